@@ -1,0 +1,74 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "evenflow/layer.hpp"
+
+namespace evenflow {
+
+/// The net inside a coupling: an ordinary feed-forward net from the half that stays to the parameters of
+/// the transform of the other half. It need not be invertible, only deterministic.
+template <class T>
+class EVENFLOW_API Conditioner {
+ public:
+  virtual ~Conditioner();
+
+  const Shape& input_shape() const { return in_; }  ///< n is 0
+  int64_t out_channels() const { return out_channels_; }
+
+  virtual void declare(const Scope&) = 0;
+  virtual void init(ParamArena<T>&, Rng&) const = 0;
+  virtual void init_from_data(Context&, ParamArena<T>&, View<const T>) const {}
+
+  /// Values of `acts` for a batch of n: everything that backward needs besides x.
+  virtual int64_t activation_size(int64_t n) const = 0;
+  /// Writes h (n, height, width, out_channels) and acts.
+  virtual void forward(Context&, const Params<T>&, View<const T> x, View<T> h, T* acts) const = 0;
+  /// Adds to dx and to params.grads; overwrites acts and dh. `h` is forward's output.
+  virtual void backward(Context&, const Params<T>&, View<const T> x, View<const T> h, T* acts, View<T> dh,
+                        View<T> dx) const = 0;
+
+ protected:
+  Conditioner(Shape in, int64_t out_channels) : in_(in.with_batch(0)), out_channels_(out_channels) {}
+
+ private:
+  Shape in_;
+  int64_t out_channels_;
+};
+
+/// How the weights of an MLP start.
+enum class MlpInit {
+  nice,   ///< U(-0.01, 0.01) everywhere, zero biases (NICE's official code)
+  he_zero ///< He normal, zero biases, last layer zero: the coupling starts as the identity
+};
+
+/// Dense ReLU net with a linear output; on images, the same net at every pixel.
+template <class T>
+EVENFLOW_API std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels,
+                                                 const std::vector<int64_t>& hidden, MlpInit init);
+
+/// Glow's net: 3x3, ActNorm, ReLU, 1x1, ActNorm, ReLU, zero-initialised 3x3 with output scale exp(3 logs).
+/// 3x3 kernels see an indicator channel that is 1 outside the image (Kingma and Dhariwal 2018, official code).
+template <class T>
+EVENFLOW_API std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width);
+
+/// Glow's `conv2d_zeros` alone: the net of the split prior.
+template <class T>
+EVENFLOW_API std::unique_ptr<Conditioner<T>> zero_conv(Shape in, int64_t out_channels);
+
+/// Real NVP's residual net (Dinh et al. 2016, official code).
+struct ResNetConfig {
+  int64_t width = 32;
+  int64_t blocks = 2;      ///< 0: a plain net of two (bottleneck: three) convolutions
+  bool bottleneck = false;
+  bool skip = true;        ///< sum 1x1 convolutions of every block's output
+  bool batch_norm = true;
+  bool weight_norm = true;
+  int checkerboard = -1;   ///< parity (i + j) % 2 of the pixels that condition; -1: all pixels (channel masks)
+};
+template <class T>
+EVENFLOW_API std::unique_ptr<Conditioner<T>> res_net(Shape in, int64_t out_channels,
+                                                     const ResNetConfig& config);
+
+}  // namespace evenflow

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "evenflow/layer.hpp"
+#include "evenflow/layers.hpp"
+#include "evenflow/prior.hpp"
+
+namespace evenflow {
+
+/// One piece of a multi-scale latent: values [offset, offset + shape.per_sample()) of a row of z.
+struct Level {
+  Shape shape;  ///< n is 0
+  int64_t offset = 0;
+};
+
+/// What the drift guard saw in a step.
+struct Drift {
+  double value = 0;      ///< max |rebuilt x - x| / max(1, max |x|)
+  bool fallback = false; ///< the step was repeated from checkpoints
+  std::string layer;     ///< with fallback: the layer whose inverse was worst
+};
+
+struct StepResult {
+  double loss = 0;         ///< mean negative log-likelihood in nats, plus class_weight times class_nll
+  double nll = 0;          ///< mean negative log-likelihood in nats
+  double class_nll = 0;    ///< mean classification loss in nats, 0 without a class head
+  double class_error = 0;  ///< share of wrong predictions
+  Drift drift;
+};
+
+/// A chain of layers with a factorised base distribution. Latents that are factored out on the way, and the
+/// last output, form one flat row of D values a sample.
+template <class T>
+class EVENFLOW_API Flow {
+ public:
+  Flow(Shape sample_shape, Base base);
+  Flow(Flow&&) = default;
+
+  // Construction, in the order data -> latent.
+  void add(const std::string& name, std::unique_ptr<Layer<T>> layer);
+  /// Channels [keep, C) of the present output become latents; the chain goes on with the others.
+  void factor_out(int64_t keep);
+  /// Trains a linear softmax classifier on the mean-pooled present output along with the flow (Glow's
+  /// --weight_y); `weight` multiplies its loss in nats.
+  void classify(int64_t classes, double weight);
+  /// Fixes names and offsets; no layer may be added afterwards.
+  void finalize();
+
+  Shape sample_shape() const { return sample_shape_; }
+  Shape output_shape() const { return current_; }  ///< of the chain so far
+  int64_t dims() const { return sample_shape_.per_sample(); }
+  const std::vector<Level>& levels() const { return levels_; }
+  Base base() const { return base_; }
+  /// Number of classes of a conditional model, 0 otherwise.
+  int64_t classes() const { return classes_; }
+  void set_classes(int64_t classes) { classes_ = classes; }
+  const std::shared_ptr<const ParamLayout>& layout() const { return layout_; }
+
+  /// Random initialisation; the same seed gives the same bits.
+  void init(ParamArena<T>& arena, uint64_t seed) const;
+  /// Data-dependent initialisation, layer by layer; marks the model as initialised.
+  void init_from_data(Context&, ParamArena<T>& arena, View<const T> x) const;
+  bool initialized(const ParamArena<T>& arena) const;
+
+  /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten. labels: (N,) or null.
+  void forward(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, T* z,
+               double* logdet) const;
+  void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const int32_t* labels, View<T> x,
+               double* logdet) const;
+  /// log p(x) (N), nats, in the units of x.
+  void log_prob(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, double* out) const;
+  /// Sample i depends on (seed, first + i) alone. temperature multiplies the base draw at every level.
+  void sample(Context&, const ParamArena<T>&, int64_t first, double temperature, uint64_t seed,
+              const int32_t* labels, View<T> x) const;
+  /// The class head's log p(label | x), (N, classes), from the present chain.
+  void class_log_prob(Context&, const ParamArena<T>&, View<const T> x, double* out) const;
+
+  /// Reversible backward for a loss L(z, logdet): rebuilds x, writes dx, adds to the arena's gradients.
+  void backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
+                const int32_t* labels, View<T> x, View<T> dx) const;
+
+  /// One training step's gradient: mean negative log-likelihood times `weight`, added to the arena's
+  /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
+  /// kept instead of recomputed.
+  StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+                           int64_t activation_budget, double weight = 1.0) const;
+
+ private:
+  struct Node {
+    std::string name;
+    std::unique_ptr<Layer<T>> layer;
+    int64_t keep = 0;  ///< channels that go on after this layer; 0: all
+  };
+  /// What a training step adds to a pass: kept activations by node, and the class head's part of the loss.
+  struct Step {
+    std::vector<T*> kept;
+    double head_scale = 0;
+    double class_nll = 0;
+    int64_t wrong = 0;
+  };
+
+  void check_input(const char* call, const Shape& x) const;
+  void check_labels(const char* call, const int32_t* labels, int64_t n) const;
+  void check_ready(const char* call, const ParamArena<T>&) const;
+  [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
+
+  Level level_of(const Node& node, size_t factored) const;
+  void put_level(Context&, View<const T> piece, const Level&, T* z) const;
+  void get_level(Context&, const T* z, const Level&, View<T> piece) const;
+
+  void run_forward(Context&, const Params<T>&, View<const T> x, T* z, double* logdet, const Step* step) const;
+  void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet) const;
+  void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
+                    View<T> dx, Step* step) const;
+  void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz, const double* dlogdet,
+                                 Step& step, Drift& drift) const;
+  void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
+  void keep_activations(WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
+
+  Shape sample_shape_;
+  Shape current_;
+  Base base_;
+  int64_t classes_ = 0;
+  std::vector<Node> nodes_;
+  std::vector<Level> levels_;
+  std::unique_ptr<ClassHead<T>> head_;
+  size_t head_at_ = 0;  ///< the head sees the input of this node
+  std::shared_ptr<const ParamLayout> layout_;
+  ParamId initialized_ = 0;
+};
+
+extern template class Flow<float>;
+extern template class Flow<double>;
+
+}  // namespace evenflow

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "evenflow/export.h"
+
+namespace evenflow {
+
+/// What happens to a parameter tensor in training.
+enum class Group {
+  decay,     ///< trained, and the target of weight decay
+  no_decay,  ///< trained
+  stats,     ///< running statistics: not trained, averaged over batches
+  fixed      ///< set at construction or by init(x), then constant
+};
+
+/// Index of a tensor in its layout.
+using ParamId = int;
+
+/// Names, shapes and offsets of every tensor of a model, in one flat buffer.
+/// Order: decay, no_decay, stats, fixed; each tensor starts on a 64-byte boundary (of float64: 8 values)
+/// and the gaps are always zero.
+class EVENFLOW_API ParamLayout {
+ public:
+  struct Entry {
+    std::string name;
+    std::vector<int64_t> shape;
+    Group group;
+    int64_t size;
+    int64_t offset;
+  };
+
+  /// Throws ConfigError on a second use of a name.
+  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group);
+  void finalize();
+
+  const std::vector<Entry>& entries() const { return entries_; }
+  const Entry& entry(ParamId id) const { return entries_[static_cast<size_t>(id)]; }
+  int64_t offset(ParamId id) const { return entry(id).offset; }
+  int64_t size(ParamId id) const { return entry(id).size; }
+
+  int64_t decay_size() const { return begin_[1]; }
+  /// Trained tensors fill [0, trainable_size()).
+  int64_t trainable_size() const { return begin_[2]; }
+  int64_t stats_begin() const { return begin_[2]; }
+  int64_t stats_size() const { return begin_[3] - begin_[2]; }
+  int64_t total_size() const { return begin_[4]; }
+
+ private:
+  std::vector<Entry> entries_;
+  int64_t begin_[5] = {0, 0, 0, 0, 0};
+};
+
+/// A place in the tree of names: Scope(layout, "level1") / "step3" / "coupling".
+class EVENFLOW_API Scope {
+ public:
+  Scope(ParamLayout& layout, std::string prefix) : layout_(layout), prefix_(std::move(prefix)) {}
+  Scope operator/(const std::string& name) const {
+    return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name);
+  }
+  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group) const {
+    return layout_.add((*this / name).prefix_, std::move(shape), group);
+  }
+  const std::string& prefix() const { return prefix_; }
+
+ private:
+  ParamLayout& layout_;
+  std::string prefix_;
+};
+
+/// What a layer sees of its model during one call.
+template <class T>
+struct Params {
+  const ParamLayout* layout = nullptr;
+  const T* values = nullptr;
+  T* grads = nullptr;        ///< null outside backward
+  T* batch_stats = nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
+  const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
+
+  const T* value(ParamId id) const { return values + layout->offset(id); }
+  T* grad(ParamId id) const { return grads + layout->offset(id); }
+  T* batch_stat(ParamId id) const {
+    return batch_stats ? batch_stats + (layout->offset(id) - layout->stats_begin()) : nullptr;
+  }
+  bool training() const { return batch_stats != nullptr; }
+};
+
+/// Two equal buffers, values and gradients, owned here.
+template <class T>
+class EVENFLOW_API ParamArena {
+ public:
+  explicit ParamArena(std::shared_ptr<const ParamLayout> layout);
+
+  const ParamLayout& layout() const { return *layout_; }
+  T* values() { return values_.get(); }
+  const T* values() const { return values_.get(); }
+  T* grads() { return grads_.get(); }
+  const T* grads() const { return grads_.get(); }
+  T* value(ParamId id) { return values() + layout_->offset(id); }
+  const T* value(ParamId id) const { return values() + layout_->offset(id); }
+  T* grad(ParamId id) { return grads() + layout_->offset(id); }
+
+  /// For backward: with gradients to add to.
+  Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
+    return {layout_.get(), values(), grads(), batch_stats, labels};
+  }
+  /// For forward and inverse.
+  Params<T> params(const int32_t* labels = nullptr) const {
+    return {layout_.get(), values(), nullptr, nullptr, labels};
+  }
+
+  void zero_grad();
+
+ private:
+  struct Free {
+    void operator()(T* p) const;
+  };
+  std::shared_ptr<const ParamLayout> layout_;
+  std::unique_ptr<T[], Free> values_;
+  std::unique_ptr<T[], Free> grads_;
+};
+
+extern template class ParamArena<float>;
+extern template class ParamArena<double>;
+
+}  // namespace evenflow

@@ -1,0 +1,56 @@
+#include <cmath>
+
+#include "conditioners/conv_stack.hpp"
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+namespace {
+
+template <class T>
+class Mlp final : public ConvStack<T> {
+ public:
+  using Unit = typename ConvStack<T>::Unit;
+
+  Mlp(Shape in, int64_t out_channels, const std::vector<Unit>& units, MlpInit init)
+      : ConvStack<T>(in, out_channels, units), init_(init) {}
+
+  void init(ParamArena<T>& arena, Rng& rng) const override {
+    for (const ConvUnit<T>& unit : this->units()) {
+      T* w = unit.weight(arena);
+      if (init_ == MlpInit::he_zero && &unit == &this->units().back()) return;
+      const double std = std::sqrt(2.0 / static_cast<double>(unit.config().in.c));
+      for (int64_t i = 0; i < unit.weight_size(); ++i) {
+        w[i] = static_cast<T>(init_ == MlpInit::nice ? rng.uniform(-0.01, 0.01) : std * rng.normal());
+      }
+    }
+  }
+
+ private:
+  MlpInit init_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::vector<int64_t>& hidden,
+                                    MlpInit init) {
+  std::vector<typename Mlp<T>::Unit> units;
+  int64_t width = in.c;
+  for (size_t u = 0; u <= hidden.size(); ++u) {
+    const bool last = u == hidden.size();
+    ConvUnitConfig config;
+    config.in = in.with_channels(width);
+    config.cout = last ? out_channels : hidden[u];
+    if (config.cout < 1) fail<ConfigError>("mlp", "expected widths >= 1, got ", config.cout);
+    config.relu = !last;
+    config.dense = true;
+    units.push_back({"dense" + std::to_string(u), config});
+    width = config.cout;
+  }
+  return std::make_unique<Mlp<T>>(in, out_channels, units, init);
+}
+
+template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit);
+template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&, MlpInit);
+
+}  // namespace evenflow

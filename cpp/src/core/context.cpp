@@ -1,0 +1,69 @@
+#include "evenflow/context.hpp"
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "evenflow/error.hpp"
+#include "kernels/cuda/backend.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+IsaLevel wanted_isa() {
+  const char* name = std::getenv("EVENFLOW_ISA");
+  if (!name) return IsaLevel::avx512;
+  const std::string isa = name;
+  if (isa == "baseline") return IsaLevel::baseline;
+  if (isa == "avx2") return IsaLevel::avx2;
+  if (isa == "avx512") return IsaLevel::avx512;
+  fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2 or avx512, got ", isa);
+}
+
+}  // namespace
+
+Context::Context(const std::string& device, int threads) {
+  if (threads < 0) fail<ConfigError>("context", "expected threads >= 0, got ", threads);
+  if (device == "cuda") {
+    require_cuda();
+  } else if (device != "cpu") {
+    fail<DeviceError>("context", "expected device cpu or cuda, got ", device);
+  }
+  threads_ = threads ? threads : omp_get_max_threads();
+  const IsaLevel level = best_isa(wanted_isa());
+  kernels_f32_ = &cpu_kernels<float>(level);
+  kernels_f64_ = &cpu_kernels<double>(level);
+}
+
+Context::~Context() = default;
+
+template <>
+const KernelSet<float>& Context::kernels<float>() const {
+  return *kernels_f32_;
+}
+template <>
+const KernelSet<double>& Context::kernels<double>() const {
+  return *kernels_f64_;
+}
+
+const char* Context::isa() const { return kernels_f32_->isa(); }
+
+int64_t default_activation_budget() {
+  // MemAvailable counts reclaimable caches, which sysconf's free pages do not.
+  int64_t kib = -1;
+  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
+    char line[128];
+    while (std::fgets(line, sizeof line, file)) {
+      long value;
+      if (std::sscanf(line, "MemAvailable: %ld", &value) == 1) kib = value;
+    }
+    std::fclose(file);
+  }
+  if (kib >= 0) return kib * 512;
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 4;
+}
+
+}  // namespace evenflow

@@ -1,0 +1,59 @@
+#include "evenflow/params.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+
+ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group) {
+  int64_t size = 1;
+  for (int64_t d : shape) size *= d;
+  for (const Entry& entry : entries_) {
+    if (entry.name == name) fail<ConfigError>("params", "expected unique names, got ", name, " twice");
+  }
+  entries_.push_back({name, std::move(shape), group, size, 0});
+  return static_cast<ParamId>(entries_.size()) - 1;
+}
+
+void ParamLayout::finalize() {
+  constexpr int64_t kPad = 16;  // values: 64 bytes of float32, 128 of float64
+  int64_t at = 0;
+  for (int g = 0; g < 4; ++g) {
+    begin_[g] = at;
+    for (Entry& entry : entries_) {
+      if (entry.group != static_cast<Group>(g)) continue;
+      entry.offset = at;
+      at += (entry.size + kPad - 1) / kPad * kPad;
+    }
+  }
+  begin_[4] = at;
+}
+
+template <class T>
+void ParamArena<T>::Free::operator()(T* p) const {
+  std::free(p);
+}
+
+template <class T>
+ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout) : layout_(std::move(layout)) {
+  const size_t bytes = (static_cast<size_t>(layout_->total_size()) * sizeof(T) + 63) / 64 * 64;
+  for (auto* buffer : {&values_, &grads_}) {
+    T* p = static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64));
+    if (!p) throw std::bad_alloc();
+    std::memset(p, 0, bytes);
+    buffer->reset(p);
+  }
+}
+
+template <class T>
+void ParamArena<T>::zero_grad() {
+  std::memset(grads(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
+}
+
+template class ParamArena<float>;
+template class ParamArena<double>;
+
+}  // namespace evenflow

@@ -1,0 +1,125 @@
+#include "io/file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+namespace evenflow {
+namespace {
+
+// Some systems refuse a single transfer of 2 GiB or more.
+constexpr int64_t max_transfer = int64_t{1} << 30;
+
+[[noreturn]] void reject_errno(const Site& site, const char* wanted) {
+  reject(site, "expected ", wanted, ", got ", std::strerror(errno));
+}
+
+const char* kind(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a pipe";
+  return "a special file";
+}
+
+int open_input(const Site& site) {
+  // A NUL would silently cut the name short.
+  if (site.path.find('\0') != std::string::npos) reject(site, "expected a path without NUL, got one");
+  // O_NONBLOCK: opening a pipe must not wait for its writer; regular files ignore it.
+  const int file = ::open(site.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) reject_errno(site, "a readable file");
+  return file;
+}
+
+int open_folder(const Site& site) {
+  if (site.path.find('\0') != std::string::npos) reject(site, "expected a path without NUL, got one");
+  // The rename would replace a device or a pipe as readily as a file.
+  struct stat info = {};
+  if (::stat(site.path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    reject(site, "expected a regular file to replace, got ", kind(info.st_mode));
+  }
+  const size_t slash = site.path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : site.path.substr(0, slash + 1);
+  const int file = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  if (file < 0) reject_errno(site, "an existing folder for the file");
+  return file;
+}
+
+/// Opens a new file beside the path and leaves its name in `name`.
+int open_temporary(const Site& site, std::string& name) {
+  static std::atomic<uint64_t> counter{0};
+  // A process of the same id may have died here before: take the next free name, never someone's file.
+  for (;;) {
+    name = site.path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+    const int file = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file >= 0) return file;
+    if (errno != EEXIST && errno != EINTR) reject_errno({site.where, name}, "a folder that takes a new file");
+  }
+}
+
+}  // namespace
+
+bool Descriptor::close() {
+  const int value = std::exchange(value_, -1);
+  // After EINTR the descriptor is gone on Linux; a second close could hit another thread's file.
+  return value < 0 || ::close(value) == 0 || errno == EINTR;
+}
+
+InputFile::InputFile(Site site) : site_(std::move(site)), file_(open_input(site_)) {
+  struct stat info = {};
+  if (::fstat(file_.get(), &info) != 0) reject_errno(site_, "a readable file");
+  if (!S_ISREG(info.st_mode)) reject(site_, "expected a regular file, got ", kind(info.st_mode));
+  size_ = info.st_size;
+}
+
+void InputFile::read(int64_t offset, void* out, int64_t count) const {
+  char* to = static_cast<char*>(out);
+  while (count > 0) {
+    const auto want = static_cast<size_t>(std::min(count, max_transfer));
+    const ssize_t done = ::pread(file_.get(), to, want, offset);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) reject_errno(site_, "a readable file");
+    if (done == 0)
+      reject(site_, "expected ", count, " more bytes at byte ", offset, ", got the end of the file");
+    to += done;
+    offset += done;
+    count -= done;
+  }
+}
+
+ReplacementFile::ReplacementFile(Site site)
+    : site_(std::move(site)), folder_(open_folder(site_)), file_(open_temporary(site_, temporary_)) {}
+
+ReplacementFile::~ReplacementFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void ReplacementFile::write(const void* data, int64_t count) {
+  const char* from = static_cast<const char*>(data);
+  while (count > 0) {
+    const auto want = static_cast<size_t>(std::min(count, max_transfer));
+    const ssize_t done = ::write(file_.get(), from, want);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) reject_errno(site_, "room for the file");
+    if (done == 0) reject(site_, "expected room for ", count, " more bytes, got none");
+    from += done;
+    count -= done;
+  }
+}
+
+void ReplacementFile::commit() {
+  if (::fsync(file_.get()) != 0 || !file_.close()) reject_errno(site_, "the file to reach the disk");
+  if (::rename(temporary_.c_str(), site_.path.c_str()) != 0)
+    reject_errno(site_, "a path that can be replaced");
+  temporary_.clear();
+  // The file is complete under its name; this makes the name survive a power cut. EINVAL: the file system
+  // has no such call for folders.
+  if (::fsync(folder_.get()) != 0 && errno != EINVAL) reject_errno(site_, "the folder to reach the disk");
+}
+
+}  // namespace evenflow

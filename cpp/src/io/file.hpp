@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+
+/// The call and the file that an error text names.
+struct Site {
+  std::string where;
+  std::string path;
+};
+
+/// Throws IoError "[where] part part ... (path)".
+template <class... Parts>
+[[noreturn]] void reject(const Site& site, const Parts&... parts) {
+  fail<IoError>(site.where, parts..., " (", site.path, ")");
+}
+
+/// Owns a file descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(int value) : value_(value) {}
+  ~Descriptor() { close(); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const { return value_; }
+  bool close();
+
+ private:
+  int value_;
+};
+
+/// A regular file, open for reading. Every failure is an IoError.
+class InputFile {
+ public:
+  explicit InputFile(Site site);
+  int64_t size() const { return size_; }
+  /// Reads exactly `count` bytes from `offset`.
+  void read(int64_t offset, void* out, int64_t count) const;
+
+ private:
+  Site site_;
+  Descriptor file_;
+  int64_t size_ = 0;
+};
+
+/// A file that appears under its name complete or not at all: written under a temporary name in the same
+/// folder, then renamed. Every failure is an IoError; without commit() the destructor removes it.
+class ReplacementFile {
+ public:
+  explicit ReplacementFile(Site site);
+  ~ReplacementFile();
+  ReplacementFile(const ReplacementFile&) = delete;
+  ReplacementFile& operator=(const ReplacementFile&) = delete;
+
+  void write(const void* data, int64_t count);
+  void commit();
+
+ private:
+  Site site_;
+  Descriptor folder_;
+  std::string temporary_;
+  Descriptor file_;
+};
+
+}  // namespace evenflow

@@ -1,0 +1,260 @@
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "evenflow/io.hpp"
+#include "io/file.hpp"
+#include "io/json.hpp"
+
+// A safetensors file: 8 bytes, the length N of the header, little-endian; N bytes, a JSON object
+// {"name": {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
+// "text"}}; then the data, without holes. Offsets count from the end of the header.
+
+namespace evenflow {
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file's numbers are copied as they are");
+
+constexpr int64_t prefix_bytes = 8;
+constexpr int64_t max_header = 100'000'000;
+constexpr int64_t max_bytes = std::numeric_limits<int64_t>::max() - max_header - prefix_bytes;
+constexpr size_t max_rank = 32;
+constexpr const char* metadata_key = "__metadata__";
+
+struct Entry {
+  std::string name;
+  Tensor tensor;
+  int64_t begin = 0, end = 0;
+};
+
+int64_t item_bytes(const std::string& dtype) {
+  if (dtype == "F32") return 4;
+  return dtype == "F64" || dtype == "I64" ? 8 : 0;
+}
+
+/// Bytes of a tensor of this type and shape; IoError if it can't be one.
+int64_t tensor_bytes(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape,
+                     const Site& site) {
+  int64_t bytes = item_bytes(dtype);
+  if (bytes == 0) {
+    reject(site, "expected dtype F32, F64 or I64, got ", json::shown(dtype), " in tensor ",
+           json::shown(name));
+  }
+  if (shape.size() > max_rank) {
+    reject(site, "expected at most ", max_rank, " dimensions, got ", shape.size(), " in tensor ",
+           json::shown(name));
+  }
+  // Zeros stay out of the product, so that one can't hide an overflow.
+  bool empty = false;
+  for (const int64_t size : shape) {
+    if (size < 0) {
+      reject(site, "expected dimensions of at least 0, got ", size, " in tensor ", json::shown(name));
+    }
+    if (size == 0) {
+      empty = true;
+    } else if (bytes > max_bytes / size) {
+      reject(site, "expected a shape that fits 64 bits, got an overflow in tensor ", json::shown(name));
+    } else {
+      bytes *= size;
+    }
+  }
+  return empty ? 0 : bytes;
+}
+
+std::string read_header(const InputFile& file, const Site& site) {
+  if (file.size() < prefix_bytes) {
+    reject(site, "expected a safetensors file of at least ", prefix_bytes, " bytes, got ", file.size());
+  }
+  uint64_t length = 0;
+  file.read(0, &length, prefix_bytes);
+  const int64_t room = std::min(file.size() - prefix_bytes, max_header);
+  if (length > static_cast<uint64_t>(room)) {
+    reject(site, "expected a header of at most ", room, " bytes, got ", length);
+  }
+  std::string header(static_cast<size_t>(length), '\0');
+  file.read(prefix_bytes, header.data(), static_cast<int64_t>(length));
+  if (header.empty() || header[0] != '{') {
+    reject(site, "expected a header that begins with '{', got ", json::shown(header.substr(0, 1)));
+  }
+  return header;
+}
+
+/// The member `key` of a tensor's entry as a T.
+template <class T>
+const T& member(const std::string& name, const json::Value& entry, const char* key, const char* kind,
+                const Site& site) {
+  const json::Value* found = entry.find(key);
+  if (found == nullptr || found->get<T>() == nullptr) {
+    reject(site, "expected ", kind, " '", key, "', got ", found ? "another type" : "none", " in tensor ",
+           json::shown(name));
+  }
+  return *found->get<T>();
+}
+
+std::vector<int64_t> integers(const std::string& name, const json::Value& entry, const char* key,
+                              const Site& site) {
+  std::vector<int64_t> out;
+  for (const json::Value& item : member<json::Array>(name, entry, key, "a list", site)) {
+    const int64_t* number = item.get<int64_t>();
+    if (number == nullptr || *number < 0) {
+      reject(site, "expected integers of at least 0 in '", key, "', got ",
+             number ? std::to_string(*number) : "another value", " in tensor ", json::shown(name));
+    }
+    out.push_back(*number);
+  }
+  return out;
+}
+
+Entry parse_entry(const std::string& name, const json::Value& value, int64_t data_bytes, const Site& site) {
+  Entry entry;
+  entry.name = name;
+  entry.tensor.dtype = member<std::string>(name, value, "dtype", "a string", site);
+  entry.tensor.shape = integers(name, value, "shape", site);
+  const std::vector<int64_t> offsets = integers(name, value, "data_offsets", site);
+  if (value.get<json::Object>()->size() != 3) {
+    reject(site, "expected dtype, shape and data_offsets alone, got ", value.get<json::Object>()->size(),
+           " members in tensor ", json::shown(name));
+  }
+  if (offsets.size() != 2) {
+    reject(site, "expected 2 data_offsets, got ", offsets.size(), " in tensor ", json::shown(name));
+  }
+  entry.begin = offsets[0];
+  entry.end = offsets[1];
+  if (entry.begin > entry.end || entry.end > data_bytes) {
+    reject(site, "expected ordered data_offsets within ", data_bytes, " bytes of data, got [", entry.begin,
+           ", ", entry.end, "] in tensor ", json::shown(name));
+  }
+  const int64_t bytes = tensor_bytes(name, entry.tensor.dtype, entry.tensor.shape, site);
+  if (entry.end - entry.begin != bytes) {
+    reject(site, "expected ", bytes, " bytes of data for its shape, got ", entry.end - entry.begin,
+           " in tensor ", json::shown(name));
+  }
+  return entry;
+}
+
+std::map<std::string, std::string> parse_metadata(const json::Value& value, const Site& site) {
+  const auto* members = value.get<json::Object>();
+  if (members == nullptr) reject(site, "expected an object '", metadata_key, "', got another type");
+  std::map<std::string, std::string> out;
+  for (const auto& [key, item] : *members) {
+    const auto* text = item.get<std::string>();
+    if (text == nullptr) {
+      reject(site, "expected strings in '", metadata_key, "', got another type for ", json::shown(key));
+    }
+    out.emplace(key, *text);
+  }
+  return out;
+}
+
+/// Sorts the entries by their place in the data and checks that they cover all of it, each byte once.
+void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site& site) {
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  int64_t covered = 0;
+  for (const Entry& entry : entries) {
+    if (entry.begin != covered) {
+      reject(site, "expected data of tensor ", json::shown(entry.name), " at offset ", covered, ", got ",
+             entry.begin);
+    }
+    covered = entry.end;
+  }
+  if (covered != data_bytes) reject(site, "expected ", covered, " bytes of data, got ", data_bytes);
+}
+
+TensorFile read_checked(const Site& site) {
+  const InputFile file(site);
+  const std::string header = read_header(file, site);
+  const int64_t data_start = prefix_bytes + static_cast<int64_t>(header.size());
+  const int64_t data_bytes = file.size() - data_start;
+  const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
+
+  TensorFile out;
+  std::vector<Entry> entries;
+  for (const auto& [name, value] : *root.get<json::Object>()) {
+    if (name == metadata_key) {
+      out.metadata = parse_metadata(value, site);
+    } else {
+      entries.push_back(parse_entry(name, value, data_bytes, site));
+    }
+  }
+  check_coverage(entries, data_bytes, site);
+  for (Entry& entry : entries) {
+    entry.tensor.bytes.resize(static_cast<size_t>(entry.end - entry.begin));
+    file.read(data_start + entry.begin, entry.tensor.bytes.data(), entry.end - entry.begin);
+    out.tensors.emplace(std::move(entry.name), std::move(entry.tensor));
+  }
+  return out;
+}
+
+std::string make_header(const std::vector<TensorRef>& tensors,
+                        const std::map<std::string, std::string>& metadata, const Site& site) {
+  const auto quote = [&](const std::string& text, const std::string& source) {
+    return json::quote(text, site.where, source + " (" + site.path + ")");
+  };
+  std::string header;
+  for (const auto& [key, text] : metadata) {
+    header += header.empty() ? "{\"" + std::string(metadata_key) + "\":{" : ",";
+    header += quote(key, "a metadata key") + ":" + quote(text, "metadata " + json::shown(key));
+  }
+  header += metadata.empty() ? "{" : "}";
+
+  std::set<std::string_view> names = {metadata_key};
+  int64_t offset = 0;
+  for (const TensorRef& tensor : tensors) {
+    const std::string label = json::shown(tensor.name);
+    if (!names.insert(tensor.name).second)
+      reject(site, "expected unique tensor names, got ", label, " again");
+    const int64_t bytes = tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site);
+    if (bytes > 0 && tensor.data == nullptr) reject(site, "expected data, got none in tensor ", label);
+    if (bytes > max_bytes - offset)
+      reject(site, "expected data that fits 64 bits, got more with tensor ", label);
+    std::string shape;
+    for (const int64_t size : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
+    header += (header.size() > 1 ? "," : "") + quote(tensor.name, "a tensor name") + ":{\"dtype\":\"" +
+              tensor.dtype + "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(offset) +
+              "," + std::to_string(offset + bytes) + "]}";
+    offset += bytes;
+  }
+  header += "}";
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  if (header.size() > static_cast<size_t>(max_header)) {
+    reject(site, "expected a header of at most ", max_header, " bytes, got ", header.size());
+  }
+  return header;
+}
+
+}  // namespace
+
+TensorFile read_safetensors(const std::string& path) {
+  const Site site{"read_safetensors", path};
+  try {
+    return read_checked(site);
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for the file, got none");
+  }
+}
+
+void write_safetensors(const std::string& path, const std::vector<TensorRef>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  const Site site{"write_safetensors", path};
+  try {
+    const std::string header = make_header(tensors, metadata, site);
+    const uint64_t length = header.size();
+    ReplacementFile file(site);
+    file.write(&length, prefix_bytes);
+    file.write(header.data(), static_cast<int64_t>(length));
+    for (const TensorRef& tensor : tensors) {
+      file.write(tensor.data, tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site));
+    }
+    file.commit();
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for the file's header, got none");
+  }
+}
+
+}  // namespace evenflow

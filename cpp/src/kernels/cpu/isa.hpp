@@ -1,0 +1,26 @@
+#pragma once
+
+namespace evenflow {
+
+// Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
+// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast.
+
+struct Baseline {
+  static constexpr const char* name = "baseline";
+  static constexpr int vector_bytes = 16;
+  static constexpr int rows = 6;
+};
+
+struct Avx2 {
+  static constexpr const char* name = "avx2";
+  static constexpr int vector_bytes = 32;
+  static constexpr int rows = 6;
+};
+
+struct Avx512 {
+  static constexpr const char* name = "avx512";
+  static constexpr int vector_bytes = 64;
+  static constexpr int rows = 14;
+};
+
+}  // namespace evenflow

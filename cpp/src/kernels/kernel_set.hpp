@@ -1,0 +1,156 @@
+#pragma once
+
+#include "evenflow/context.hpp"
+#include "evenflow/optim.hpp"
+#include "evenflow/prior.hpp"
+#include "evenflow/rng.hpp"
+#include "evenflow/types.hpp"
+
+// Every kernel, once. Views are NHWC; "rows" are pixels. Outputs are overwritten unless a comment says +=.
+
+namespace evenflow {
+
+/// A convolution or dense layer: stride 1, same padding, NHWC. Weights are (k, k, cin + edge, cout).
+struct ConvDims {
+  Shape in;          ///< (n, h, w, cin)
+  int64_t cout = 0;
+  int kernel = 1;    ///< 1 or 3
+  bool edge = false; ///< the last weight row of each tap belongs to an indicator of pixels outside the image
+
+  int64_t taps() const { return kernel * kernel; }
+  int64_t weight_rows() const { return in.c + (edge ? 1 : 0); }
+  int64_t weight_size() const { return taps() * weight_rows() * cout; }
+};
+
+/// y = act((conv + bias) * scale), each part optional.
+template <class T>
+struct Epilogue {
+  const T* bias = nullptr;   ///< (cout)
+  const T* scale = nullptr;  ///< (cout)
+  bool relu = false;
+};
+
+enum class CouplingLaw { additive, glow, real_nvp, bounded, gaussian };
+
+/// Which elements a coupling changes and where their parameters are in h; see ops::CouplingMap.
+struct CouplingDims {
+  CouplingLaw law = CouplingLaw::additive;
+  int64_t count = 0;
+  int64_t h_step = 1;
+  int64_t r_offset = 0;
+  int parity = -1;
+  double slope = 1;
+  double offset = 0;
+};
+
+enum class IsaLevel { baseline, avx2, avx512 };
+
+template <class T>
+class KernelSet {
+ public:
+  virtual ~KernelSet();
+  virtual const char* isa() const = 0;
+
+  // Convolutions and dense layers.
+  virtual void conv_forward(Context&, const ConvDims&, View<const T> x, const T* w, const Epilogue<T>&,
+                            View<T> y) const = 0;
+  /// dx = conv^T(dy), or += with accumulate.
+  virtual void conv_backward_data(Context&, const ConvDims&, View<const T> dy, const T* w, View<T> dx,
+                                  bool accumulate) const = 0;
+  /// dw += x^T dy over all pixels, in an order that does not depend on the thread count.
+  virtual void conv_backward_weights(Context&, const ConvDims&, View<const T> x, View<const T> dy,
+                                     T* dw) const = 0;
+  /// dy becomes the gradient of the bare convolution; dbias +=, dlogs += factor * d loss / d log scale
+  /// (either may be null).
+  virtual void epilogue_backward(Context&, View<const T> y, View<T> dy, const Epilogue<T>&, T* dbias, T* dlogs,
+                                 T factor) const = 0;
+
+  // Channel-wise maps on pixels with (i + j) % 2 == parity (-1: all); other pixels pass.
+  virtual void channel_forward(Context&, int parity, View<const T> x, const T* shift, const T* scale,
+                               View<T> y) const = 0;
+  virtual void channel_inverse(Context&, int parity, View<const T> y, const T* shift, const T* scale,
+                               View<T> x) const = 0;
+  /// sums (2, C): dx, dz * z over active pixels.
+  virtual void channel_backward(Context&, int parity, View<const T> z, View<const T> dz, const T* shift,
+                                const T* scale, View<T> x, View<T> dx, double* sums) const = 0;
+  /// Biased moments over all pixels of the masked array, zeros included.
+  virtual void moments(Context&, int parity, View<const T> x, T* mean, T* var) const = 0;
+  /// sums (2, C): dy, dy * y over active pixels.
+  virtual void batch_norm_sums(Context&, int parity, View<const T> y, View<const T> dy, double* sums) const = 0;
+  virtual void batch_norm_backward(Context&, int parity, View<const T> y, View<const T> dy, const T* shift,
+                                   const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
+                                   View<T> dx) const = 0;
+
+  // Couplings. x, z, dx, dz start at the first changed channel.
+  virtual void coupling_forward(Context&, const CouplingDims&, View<const T> x, View<const T> h, View<T> z,
+                                double* logdet) const = 0;
+  virtual void coupling_inverse(Context&, const CouplingDims&, View<const T> z, View<const T> h, View<T> x,
+                                double* logdet) const = 0;
+  /// dgain (n, 2): gradients of slope and offset by sample, +=.
+  virtual void coupling_backward(Context&, const CouplingDims&, View<const T> z, View<const T> dz,
+                                 const double* dlogdet, View<const T> h, View<T> x, View<T> dx, View<T> dh,
+                                 double* dgain) const = 0;
+
+  // Inside conditioners.
+  virtual void norm_relu(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                         View<T> y) const = 0;
+  /// dy becomes dv, v before ReLU; sums (2, C): dv, dv * normalised x.
+  virtual void norm_relu_sums(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                              View<T> dy, double* sums) const = 0;
+  /// dx += scale (dv - mean_dv - normalised x * mean_dvn).
+  virtual void norm_relu_backward(Context&, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
+                                  const T* mean_dvn, View<const T> dv, View<T> dx) const = 0;
+  /// y = relu([gain x, -gain x]), and the mask channel for parity >= 0.
+  virtual void concat_relu(Context&, View<const T> x, T gain, int parity, View<T> y) const = 0;
+  virtual void concat_relu_backward(Context&, View<const T> y, View<const T> dy, T gain, View<T> dx) const = 0;
+  /// y = x on pixels of that parity, 0 elsewhere; or y +=.
+  virtual void mask_pixels(Context&, View<const T> x, int parity, bool accumulate, View<T> y) const = 0;
+  /// w = v / |v| * g per column of (rows, cols), |.| over rows; g null: 1. norms (cols) are written.
+  virtual void weight_norm(Context&, int64_t rows, int64_t cols, const T* v, const T* g, T* norms, T* w) const = 0;
+  /// dv +=, dg += (g, dg may be null).
+  virtual void weight_norm_backward(Context&, int64_t rows, int64_t cols, const T* v, const T* g, const T* norms,
+                                    const T* dw, T* dv, T* dg) const = 0;
+
+  // Data movement. Shapes are equal, strides may differ.
+  virtual void copy(Context&, View<const T> x, View<T> y) const = 0;
+  virtual void add(Context&, View<const T> x, View<T> y) const = 0;  ///< y += x
+  /// y[., c] = x[., order[c]].
+  virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
+  /// x (n, h, w, c) -> y (n, h/2, w/2, 4c), or the way back with inverse.
+  virtual void squeeze(Context&, bool diagonal, bool inverse, View<const T> x, View<T> y) const = 0;
+
+  // Preprocessing.
+  virtual void logit_forward(Context&, View<const T> x, View<T> y, double* logdet) const = 0;
+  virtual void logit_inverse(Context&, View<const T> y, View<T> x, double* logdet) const = 0;
+  virtual void logit_backward(Context&, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
+                              View<T> dx) const = 0;
+  /// x, out (n, count): floor(x / 2^(8 - bits)), plus noise for sample first + i unless noise is false.
+  virtual void dequantize(Context&, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,
+                          uint64_t seed, uint64_t first, T* out) const = 0;
+
+  // Base distributions.
+  /// out (n) += log p0(z); dz = scale * d log p0 / dz unless null. z (n, d) contiguous.
+  virtual void base_log_prob(Context&, Base, int64_t n, int64_t d, const T* z, T scale, T* dz,
+                             double* out) const = 0;
+  /// out (n, d) = scale * draws; row i is sample first + i.
+  virtual void base_sample(Context&, Base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
+                           T* out) const = 0;
+
+  // The flat arena.
+  virtual double sum_squares(Context&, int64_t n, const T* x) const = 0;
+  virtual void scale(Context&, int64_t n, T factor, T* x) const = 0;
+  /// average += rate (x - average).
+  virtual void average(Context&, int64_t n, const T* x, T rate, T* average) const = 0;
+  /// One update of n values; m and v as Optimizer::moments orders them; lr includes any bias correction.
+  virtual void optimizer_step(Context&, const OptimizerConfig&, int64_t n, int64_t decay_size, double lr,
+                              const T* g, T* m, T* v, T* w) const = 0;
+};
+
+/// The kernels of this process for a level that the machine has.
+template <class T>
+const KernelSet<T>& cpu_kernels(IsaLevel level);
+
+/// The best level not above `wanted` that this machine has.
+IsaLevel best_isa(IsaLevel wanted);
+
+}  // namespace evenflow

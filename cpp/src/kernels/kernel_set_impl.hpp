@@ -1,0 +1,322 @@
+#pragma once
+
+#include "kernels/cpu/gemm/conv.hpp"
+#include "kernels/kernel_set.hpp"
+#include "kernels/ops/channel.hpp"
+#include "kernels/ops/coupling.hpp"
+#include "kernels/ops/element.hpp"
+#include "kernels/ops/net.hpp"
+#include "kernels/ops/optim.hpp"
+
+namespace evenflow {
+
+/// The launch sequences of every kernel, written once; Exec supplies loops and reductions, Conv the products.
+template <class Exec, class Isa, class T>
+class KernelSetImpl final : public KernelSet<T> {
+ public:
+  const char* isa() const override { return Isa::name; }
+
+  void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w, const Epilogue<T>& epilogue,
+                    View<T> y) const override {
+    gemm::conv_forward<Isa, T>(ctx, dims, x, w, epilogue, y);
+  }
+
+  void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
+                          bool accumulate) const override {
+    gemm::conv_backward_data<Isa, T>(ctx, dims, dy, w, dx, accumulate);
+  }
+
+  void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
+                             T* dw) const override {
+    gemm::conv_backward_weights<Isa, T>(ctx, dims, x, dy, dw);
+  }
+
+  void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
+                         T* dlogs, T factor) const override {
+    const int64_t cols = y.shape.c;
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(2 * cols);
+    const int64_t rows = y.shape.pixels();
+    if (epilogue.relu) {
+      Exec::template sum_columns<T>(
+          ctx, rows, cols, ops::EpilogueBackward<T, true>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
+          sums);
+    } else {
+      Exec::template sum_columns<T>(
+          ctx, rows, cols, ops::EpilogueBackward<T, false>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
+          sums);
+    }
+    for (int64_t c = 0; c < cols; ++c) {
+      if (dbias) dbias[c] += static_cast<T>(sums[c]);
+      if (dlogs) dlogs[c] += static_cast<T>(factor * sums[cols + c]);
+    }
+  }
+
+  void channel_forward(Context& ctx, int parity, View<const T> x, const T* shift, const T* scale,
+                       View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::ChannelForward<T>{mask(parity, x.shape), x.data, x.stride, shift, scale, y.data, y.stride});
+  }
+
+  void channel_inverse(Context& ctx, int parity, View<const T> y, const T* shift, const T* scale,
+                       View<T> x) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::ChannelInverse<T>{mask(parity, x.shape), y.data, y.stride, shift, scale, x.data, x.stride});
+  }
+
+  void channel_backward(Context& ctx, int parity, View<const T> z, View<const T> dz, const T* shift,
+                        const T* scale, View<T> x, View<T> dx, double* sums) const override {
+    Exec::template sum_columns<T>(ctx, z.shape.pixels(), z.shape.c,
+                                  ops::ChannelBackward<T>{mask(parity, z.shape), z.data, z.stride, dz.data,
+                                                          dz.stride, shift, scale, x.data, x.stride, dx.data,
+                                                          dx.stride},
+                                  sums);
+  }
+
+  void moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) const override {
+    const int64_t rows = x.shape.pixels(), cols = x.shape.c;
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(cols);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnSum<T>{mask(parity, x.shape), x.data, x.stride}, sums);
+    for (int64_t c = 0; c < cols; ++c) mean[c] = static_cast<T>(sums[c] / rows);
+    Exec::template sum_columns<T>(ctx, rows, cols,
+                                  ops::ColumnSquares<T>{mask(parity, x.shape), x.data, x.stride, mean}, sums);
+    for (int64_t c = 0; c < cols; ++c) var[c] = static_cast<T>(sums[c] / rows);
+  }
+
+  void batch_norm_sums(Context& ctx, int parity, View<const T> y, View<const T> dy, double* sums) const override {
+    Exec::template sum_columns<T>(ctx, y.shape.pixels(), y.shape.c,
+                                  ops::BatchNormSums<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride},
+                                  sums);
+  }
+
+  void batch_norm_backward(Context& ctx, int parity, View<const T> y, View<const T> dy, const T* shift,
+                           const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
+                           View<T> dx) const override {
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
+                   ops::BatchNormBackward<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride, shift,
+                                             scale, mean_dy, mean_dyy, x.data, x.stride, dx.data, dx.stride});
+  }
+
+  void coupling_forward(Context& ctx, const CouplingDims& dims, View<const T> x, View<const T> h, View<T> z,
+                        double* logdet) const override {
+    with_law(dims.law, [&](auto law) {
+      Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
+                       ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride, h.data,
+                                                              h.stride, z.data, z.stride, gain(dims)},
+                       logdet);
+    });
+  }
+
+  void coupling_inverse(Context& ctx, const CouplingDims& dims, View<const T> z, View<const T> h, View<T> x,
+                        double* logdet) const override {
+    with_law(dims.law, [&](auto law) {
+      Exec::sum_groups(ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
+                       ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, h.data,
+                                                              h.stride, x.data, x.stride, gain(dims)},
+                       logdet);
+    });
+  }
+
+  void coupling_backward(Context& ctx, const CouplingDims& dims, View<const T> z, View<const T> dz,
+                         const double* dlogdet, View<const T> h, View<T> x, View<T> dx, View<T> dh,
+                         double* dgain) const override {
+    with_law(dims.law, [&](auto law) {
+      Exec::sum_groups(ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
+                       ops::CouplingBackward<T, decltype(law)>{
+                           coupling_map(dims, z.shape), z.data, z.stride, dz.data, dz.stride, dlogdet, h.data,
+                           h.stride, x.data, x.stride, dx.data, dx.stride, dh.data, dh.stride, gain(dims)},
+                       dgain);
+    });
+  }
+
+  void norm_relu(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                 View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::NormRelu<T>{x.data, x.stride, shift, scale, beta, relu, y.data, y.stride});
+  }
+
+  void norm_relu_sums(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                      View<T> dy, double* sums) const override {
+    Exec::template sum_columns<T>(
+        ctx, x.shape.pixels(), x.shape.c,
+        ops::NormReluSums<T>{x.data, x.stride, shift, scale, beta, relu, dy.data, dy.stride}, sums);
+  }
+
+  void norm_relu_backward(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
+                          const T* mean_dvn, View<const T> dv, View<T> dx) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::NormReluBackward<T>{x.data, x.stride, shift, scale, mean_dv, mean_dvn, dv.data, dv.stride,
+                                            dx.data, dx.stride});
+  }
+
+  void concat_relu(Context& ctx, View<const T> x, T gain, int parity, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::ConcatRelu<T>{x.data, x.stride, x.shape.c, gain, parity, x.shape.w, x.shape.h, y.data,
+                                      y.stride});
+  }
+
+  void concat_relu_backward(Context& ctx, View<const T> y, View<const T> dy, T gain, View<T> dx) const override {
+    Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
+                   ops::ConcatReluBackward<T>{y.data, y.stride, dy.data, dy.stride, dx.shape.c, gain, dx.data,
+                                              dx.stride});
+  }
+
+  void mask_pixels(Context& ctx, View<const T> x, int parity, bool accumulate, View<T> y) const override {
+    Exec::for_each(
+        ctx, x.shape.pixels(), x.shape.c,
+        ops::MaskPixels<T>{x.data, x.stride, parity, x.shape.w, x.shape.h, accumulate, y.data, y.stride});
+  }
+
+  void weight_norm(Context& ctx, int64_t rows, int64_t cols, const T* v, const T* g, T* norms,
+                   T* w) const override {
+    WorkspaceScope scope(ctx);
+    double* squares = scope.take<double>(cols);
+    T* factor = scope.take<T>(cols);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::NormSquares<T>{v, cols}, squares);
+    for (int64_t c = 0; c < cols; ++c) {
+      norms[c] = static_cast<T>(ops::sqrt(squares[c]));
+      factor[c] = (g ? g[c] : T(1)) / norms[c];
+    }
+    Exec::for_each(ctx, rows, cols, ops::ScaleColumns<T>{v, factor, cols, w});
+  }
+
+  void weight_norm_backward(Context& ctx, int64_t rows, int64_t cols, const T* v, const T* g, const T* norms,
+                            const T* dw, T* dv, T* dg) const override {
+    WorkspaceScope scope(ctx);
+    double* dots = scope.take<double>(cols);
+    T* factor = scope.take<T>(cols);
+    T* along = scope.take<T>(cols);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnDots<T>{dw, v, cols}, dots);
+    for (int64_t c = 0; c < cols; ++c) {
+      const double dot = dots[c] / norms[c];  // d loss / d g
+      factor[c] = (g ? g[c] : T(1)) / norms[c];
+      along[c] = static_cast<T>(factor[c] * dot / norms[c]);
+      if (dg) dg[c] += static_cast<T>(dot);
+    }
+    Exec::for_each(ctx, rows, cols, ops::WeightNormBackward<T>{v, dw, factor, along, cols, dv});
+  }
+
+  void copy(Context& ctx, View<const T> x, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Copy<T>{x.data, x.stride, y.data, y.stride});
+  }
+
+  void add(Context& ctx, View<const T> x, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Add<T>{x.data, x.stride, y.data, y.stride});
+  }
+
+  void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
+                   ops::GatherChannels<T>{x.data, x.stride, order, y.data, y.stride});
+  }
+
+  void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {
+    const Shape large = inverse ? y.shape : x.shape;
+    Exec::for_each(ctx, large.pixels(), large.c,
+                   ops::Squeeze<T>{large.h, large.w, large.c, diagonal, inverse, x.data, x.stride, y.data, y.stride});
+  }
+
+  void logit_forward(Context& ctx, View<const T> x, View<T> y, double* logdet) const override {
+    Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
+                     ops::LogitForward<T>{x.data, x.stride, y.data, y.stride}, logdet);
+  }
+
+  void logit_inverse(Context& ctx, View<const T> y, View<T> x, double* logdet) const override {
+    Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
+                     ops::LogitInverse<T>{y.data, y.stride, x.data, x.stride}, logdet);
+  }
+
+  void logit_backward(Context& ctx, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
+                      View<T> dx) const override {
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
+                   ops::LogitBackward<T>{y.data, y.stride, dy.data, dy.stride, dlogdet, y.shape.pixels_per_sample(),
+                                         x.data, x.stride, dx.data, dx.stride});
+  }
+
+  void dequantize(Context& ctx, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise, uint64_t seed,
+                  uint64_t first, T* out) const override {
+    Exec::for_each(ctx, n, (count + 3) / 4,
+                   ops::Dequantize<T>{seed, static_cast<uint32_t>(Stream::dequantize), first, 8 - bits, noise, count,
+                                      x, out});
+  }
+
+  void base_log_prob(Context& ctx, Base base, int64_t n, int64_t d, const T* z, T scale, T* dz,
+                     double* out) const override {
+    // One row a sample would leave a single large image to one thread; chunks of columns do not.
+    if (base == Base::logistic) {
+      Exec::sum_groups(ctx, n, d, 1, ops::BaseLogProb<T, true>{z, 1, dz, 1, scale}, out);
+    } else {
+      Exec::sum_groups(ctx, n, d, 1, ops::BaseLogProb<T, false>{z, 1, dz, 1, scale}, out);
+    }
+  }
+
+  void base_sample(Context& ctx, Base base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
+                   T* out) const override {
+    const ops::Noise kind = base == Base::logistic ? ops::Noise::logistic : ops::Noise::gaussian;
+    Exec::for_each(ctx, n, (d + 3) / 4,
+                   ops::FillNoise<T>{seed, static_cast<uint32_t>(Stream::prior), first, kind, scale, d, out});
+  }
+
+  double sum_squares(Context& ctx, int64_t n, const T* x) const override {
+    constexpr int64_t kRow = 4096;
+    double total = 0;
+    WorkspaceScope scope(ctx);
+    const int64_t rows = n / kRow;
+    Exec::sum_groups(ctx, 1, rows, kRow, Rows<ops::SumSquares<T>>{{x}, kRow}, &total);
+    Exec::sum_groups(ctx, 1, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow}, &total);
+    return total;
+  }
+
+  void scale(Context& ctx, int64_t n, T factor, T* x) const override {
+    Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x});
+  }
+
+  void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
+    Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average});
+  }
+
+  void optimizer_step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr,
+                      const T* g, T* m, T* v, T* w) const override {
+    const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
+    const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps), momentum = T(config.momentum);
+    switch (config.rule) {
+      case Rule::sgd: Exec::for_each(ctx, 1, n, ops::Sgd<T>{base, momentum, m}); break;
+      case Rule::rmsprop:
+        Exec::for_each(ctx, 1, n, ops::RmsProp<T>{base, momentum, T(config.decay), eps, m, v});
+        break;
+      case Rule::adam: Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v}); break;
+      case Rule::adamax: Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v}); break;
+    }
+  }
+
+ private:
+  /// A functor over a flat array, seen as rows of equal length.
+  template <class F>
+  struct Rows {
+    static constexpr int sums = F::sums;
+    F f;
+    int64_t length;
+    EVENFLOW_HD void operator()(int64_t row, int64_t c, double* sum) const { f(0, row * length + c, sum); }
+  };
+
+  static ops::PixelMask mask(int parity, const Shape& shape) { return {parity, shape.w, shape.h}; }
+
+  static ops::CouplingMap coupling_map(const CouplingDims& dims, const Shape& shape) {
+    return {shape.w, shape.h, dims.count, dims.h_step, dims.r_offset, dims.parity};
+  }
+
+  static ops::Gain<T> gain(const CouplingDims& dims) { return {T(dims.slope), T(dims.offset)}; }
+
+  template <class F>
+  static void with_law(CouplingLaw law, const F& f) {
+    switch (law) {
+      case CouplingLaw::additive: return f(ops::AdditiveLaw());
+      case CouplingLaw::glow: return f(ops::GlowLaw());
+      case CouplingLaw::real_nvp: return f(ops::RealNvpLaw());
+      case CouplingLaw::bounded: return f(ops::BoundedLaw());
+      case CouplingLaw::gaussian: return f(ops::GaussianLaw());
+    }
+  }
+};
+
+}  // namespace evenflow

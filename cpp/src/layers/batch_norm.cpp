@@ -1,0 +1,125 @@
+#include <cmath>
+
+#include "layers/channel_scale.hpp"
+#include "layers/tiled.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr double kEps = 1e-4;
+
+template <class T>
+class BatchNorm final : public Layer<T> {
+ public:
+  BatchNorm(Shape in, Mask mask) : Layer<T>("batch_norm", in, in, true) {
+    const MaskSizes sizes = mask_sizes(mask, in.c);
+    parity_ = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
+    count_ = parity_ >= 0 ? in.c : sizes.change;
+    first_ = mask == Mask::second_half ? sizes.pass : 0;
+    active_ = 0;
+    for (int64_t i = 0; i < in.h; ++i) {
+      for (int64_t j = 0; j < in.w; ++j) active_ += parity_ < 0 || (i + j) % 2 == parity_;
+    }
+  }
+
+  void declare(const Scope& scope) override {
+    mean_ = scope.add("mean", {count_}, Group::stats);
+    var_ = scope.add("var", {count_}, Group::stats);
+  }
+
+  void init(ParamArena<T>& arena, Rng&) const override {
+    for (int64_t c = 0; c < count_; ++c) arena.value(var_)[c] = T(1);
+  }
+
+ private:
+  // y = (x + shift) * scale with the batch's moments in training, else the running ones.
+  double coefficients(const Params<T>& params, T* shift, T* scale) const {
+    const T* mean = params.training() ? params.batch_stat(mean_) : params.value(mean_);
+    const T* var = params.training() ? params.batch_stat(var_) : params.value(var_);
+    double total = 0;
+    for (int64_t c = 0; c < count_; ++c) {
+      shift[c] = -mean[c];
+      scale[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(var[c]) + kEps));
+      total += std::log(static_cast<double>(scale[c]));
+    }
+    return total * active_;
+  }
+
+  template <class U>
+  View<U> changed(View<U> v) const {
+    return v.channels(first_, count_);
+  }
+
+  // What the map leaves alone is copied when the buffers differ.
+  void pass_others(Context& ctx, View<const T> from, View<T> to) const {
+    if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().copy(ctx, from, to);
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T*) const override {
+    WorkspaceScope scope(ctx);
+    T* shift = scope.take<T>(count_);
+    T* scale = scope.take<T>(count_);
+    if (params.training()) {
+      ctx.kernels<T>().moments(ctx, parity_, changed(x), params.batch_stat(mean_), params.batch_stat(var_));
+    }
+    const double logs = coefficients(params, shift, scale);
+    pass_others(ctx, x, z);
+    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), shift, scale, changed(z));
+    add_to_all(logdet, x.shape.n, logs);
+  }
+
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    WorkspaceScope scope(ctx);
+    T* shift = scope.take<T>(count_);
+    T* scale = scope.take<T>(count_);
+    const double logs = coefficients(params, shift, scale);
+    pass_others(ctx, z, x);
+    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(z), shift, scale, changed(x));
+    add_to_all(logdet, z.shape.n, -logs);
+  }
+
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+    WorkspaceScope scope(ctx);
+    T* shift = scope.take<T>(count_);
+    T* scale = scope.take<T>(count_);
+    double* sums = scope.take<double>(2 * count_);
+    T* mean_dy = scope.take<T>(count_);
+    T* mean_dyy = scope.take<T>(count_);
+    coefficients(params, shift, scale);
+    const double pixels = static_cast<double>(z.shape.pixels());
+    const double dlogs = sum_of(dlogdet, z.shape.n) * active_;  // loss's derivative by a channel's log scale
+    if (params.training()) ctx.kernels<T>().batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
+    for (int64_t c = 0; c < count_; ++c) {
+      mean_dy[c] = params.training() ? static_cast<T>(sums[c] / pixels) : T(0);
+      mean_dyy[c] = params.training() ? static_cast<T>((sums[count_ + c] + dlogs) / pixels) : T(0);
+    }
+    pass_others(ctx, z, x);
+    pass_others(ctx, dz, dx);
+    ctx.kernels<T>().batch_norm_backward(ctx, parity_, changed(z), changed(dz), shift, scale, mean_dy, mean_dyy,
+                                         changed(x), changed(dx));
+  }
+
+  int parity_;
+  int64_t count_;
+  int64_t first_;
+  int64_t active_;  ///< changed pixels of a sample
+  ParamId mean_ = 0;
+  ParamId var_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask) {
+  if (mask != Mask::odd && mask != Mask::even) return std::make_unique<BatchNorm<T>>(in, mask);
+  const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
+  return std::make_unique<Tiled<T>>("batch_norm", std::make_unique<BatchNorm<T>>(in, half));
+}
+
+template std::unique_ptr<Layer<float>> batch_norm<float>(Shape, Mask);
+template std::unique_ptr<Layer<double>> batch_norm<double>(Shape, Mask);
+
+}  // namespace evenflow

@@ -1,0 +1,239 @@
+#include <cmath>
+
+#include "core/linalg.hpp"
+#include "evenflow/error.hpp"
+#include "layers/channel_scale.hpp"
+
+namespace evenflow {
+namespace {
+
+using linalg::Matrix;
+
+/// z = x W per pixel; a subclass says how W comes from parameters. All matrix work but the product over
+/// pixels is done in float64.
+template <class T>
+class Conv1x1 : public Layer<T> {
+ protected:
+  Conv1x1(const char* kind, Shape in) : Layer<T>(kind, in, in, false) {}
+
+  int64_t channels() const { return this->input_shape().c; }
+
+  Matrix load(const T* values) const { return Matrix(values, values + channels() * channels()); }
+
+ private:
+  /// W; logdet: log |det W|; inverse: W^-1 unless null.
+  virtual Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const = 0;
+  /// dw: gradient by W; dlogdet_pixels: the loss's derivative by log |det W|.
+  virtual void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const = 0;
+
+  ConvDims dims(const Shape& x) const {
+    ConvDims d;
+    d.in = x;
+    d.cout = channels();
+    return d;
+  }
+
+  const T* rounded(WorkspaceScope& scope, const Matrix& m) const {
+    T* out = scope.take<T>(channels() * channels());
+    for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
+    return out;
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T*) const override {
+    WorkspaceScope scope(ctx);
+    double log_det_w;
+    const T* w = rounded(scope, matrix(params, &log_det_w, nullptr));
+    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
+    add_to_all(logdet, x.shape.n, log_det_w * x.shape.pixels_per_sample());
+  }
+
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    WorkspaceScope scope(ctx);
+    double log_det_w;
+    Matrix inverse;
+    matrix(params, &log_det_w, &inverse);
+    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, rounded(scope, inverse), Epilogue<T>(), x);
+    add_to_all(logdet, z.shape.n, -log_det_w * z.shape.pixels_per_sample());
+  }
+
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+    WorkspaceScope scope(ctx);
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    double log_det_w;
+    Matrix inverse;
+    const T* w = rounded(scope, matrix(params, &log_det_w, &inverse));
+    kernels.conv_forward(ctx, dims(z.shape), z, rounded(scope, inverse), Epilogue<T>(), x);
+    kernels.conv_backward_data(ctx, dims(z.shape), dz, w, dx, false);
+    T* dw = scope.take<T>(channels() * channels());
+    std::fill(dw, dw + channels() * channels(), T(0));
+    kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
+    add_gradients(params, load(dw), sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
+  }
+};
+
+template <class T>
+class LuConv1x1 final : public Conv1x1<T> {
+ public:
+  explicit LuConv1x1(Shape in) : Conv1x1<T>("lu_conv1x1", in) {}
+
+  void declare(const Scope& scope) override {
+    const int64_t c = this->channels();
+    lower_ = scope.add("lower", {c, c}, Group::no_decay);
+    upper_ = scope.add("upper", {c, c}, Group::no_decay);
+    logs_ = scope.add("logs", {c}, Group::no_decay);
+    permutation_ = scope.add("permutation", {c}, Group::fixed);
+    sign_ = scope.add("sign", {c}, Group::fixed);
+  }
+
+  void init(ParamArena<T>& arena, Rng& rng) const override {
+    const int64_t n = this->channels();
+    const linalg::Lu f = linalg::lu(linalg::random_orthogonal(n, rng), n);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        arena.value(lower_)[i * n + j] = j < i ? static_cast<T>(f.lower[i * n + j]) : T(0);
+        arena.value(upper_)[i * n + j] = j > i ? static_cast<T>(f.upper[i * n + j]) : T(0);
+      }
+      const double d = f.upper[i * n + i];
+      arena.value(logs_)[i] = static_cast<T>(std::log(std::abs(d)));
+      arena.value(sign_)[i] = d < 0 ? T(-1) : T(1);
+      arena.value(permutation_)[i] = static_cast<T>(f.permutation[i]);
+    }
+  }
+
+ private:
+  struct Factors {
+    Matrix lower;  ///< with the unit diagonal
+    Matrix upper;  ///< with sign * exp(logs) on the diagonal
+    std::vector<int64_t> permutation;
+  };
+
+  Factors factors(const Params<T>& params) const {
+    const int64_t n = this->channels();
+    Factors f{this->load(params.value(lower_)), this->load(params.value(upper_)), {}};
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = i; j < n; ++j) f.lower[i * n + j] = i == j ? 1 : 0;
+      for (int64_t j = 0; j < i; ++j) f.upper[i * n + j] = 0;
+      f.upper[i * n + i] = params.value(sign_)[i] * std::exp(static_cast<double>(params.value(logs_)[i]));
+      f.permutation.push_back(static_cast<int64_t>(params.value(permutation_)[i]));
+    }
+    return f;
+  }
+
+  Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const override {
+    const int64_t n = this->channels();
+    const Factors f = factors(params);
+    const Matrix product = linalg::multiply(f.lower, f.upper, n);
+    Matrix w(product.size());
+    *logdet = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      *logdet += params.value(logs_)[i];
+      for (int64_t j = 0; j < n; ++j) w[i * n + j] = product[f.permutation[i] * n + j];
+    }
+    if (inverse) {
+      const Matrix inv = linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
+      inverse->resize(inv.size());
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) (*inverse)[j * n + i] = inv[j * n + f.permutation[i]];
+      }
+    }
+    return w;
+  }
+
+  void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const override {
+    const int64_t n = this->channels();
+    const Factors f = factors(params);
+    Matrix g(dw.size());  // P^T dW
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) g[f.permutation[i] * n + j] = dw[i * n + j];
+    }
+    const Matrix dlower = linalg::multiply(g, linalg::transpose(f.upper, n), n);
+    const Matrix dupper = linalg::multiply(linalg::transpose(f.lower, n), g, n);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < i; ++j) params.grad(lower_)[i * n + j] += static_cast<T>(dlower[i * n + j]);
+      for (int64_t j = i + 1; j < n; ++j) params.grad(upper_)[i * n + j] += static_cast<T>(dupper[i * n + j]);
+      params.grad(logs_)[i] += static_cast<T>(dupper[i * n + i] * f.upper[i * n + i] + dlogdet_pixels);
+    }
+  }
+
+  ParamId lower_ = 0;
+  ParamId upper_ = 0;
+  ParamId logs_ = 0;
+  ParamId permutation_ = 0;
+  ParamId sign_ = 0;
+};
+
+template <class T>
+class PlainConv1x1 final : public Conv1x1<T> {
+ public:
+  explicit PlainConv1x1(Shape in) : Conv1x1<T>("plain_conv1x1", in) {}
+
+  void declare(const Scope& scope) override {
+    name_ = scope.prefix();
+    weight_ = scope.add("weight", {this->channels(), this->channels()}, Group::no_decay);
+  }
+
+  void init(ParamArena<T>& arena, Rng& rng) const override {
+    const Matrix q = linalg::random_orthogonal(this->channels(), rng);
+    for (size_t i = 0; i < q.size(); ++i) arena.value(weight_)[i] = static_cast<T>(q[i]);
+  }
+
+ private:
+  Matrix inverse_of(const Matrix& w, double* logdet) const {
+    const int64_t n = this->channels();
+    const linalg::Lu f = linalg::lu(w, n);
+    *logdet = 0;
+    for (int64_t i = 0; i < n; ++i) *logdet += std::log(std::abs(f.upper[i * n + i]));
+    if (!std::isfinite(*logdet)) {
+      fail<NumericError>(name_, "expected an invertible 1x1 convolution, got log |det W| = ", *logdet);
+    }
+    const Matrix inv = linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
+    Matrix out(inv.size());
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) out[j * n + i] = inv[j * n + f.permutation[i]];
+    }
+    return out;
+  }
+
+  Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const override {
+    Matrix w = this->load(params.value(weight_));
+    Matrix inv = inverse_of(w, logdet);
+    if (inverse) *inverse = std::move(inv);
+    return w;
+  }
+
+  void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const override {
+    const int64_t n = this->channels();
+    double logdet;
+    const Matrix inv = inverse_of(this->load(params.value(weight_)), &logdet);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        params.grad(weight_)[i * n + j] += static_cast<T>(dw[i * n + j] + dlogdet_pixels * inv[j * n + i]);
+      }
+    }
+  }
+
+  std::string name_;
+  ParamId weight_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Layer<T>> lu_conv1x1(Shape in) {
+  return std::make_unique<LuConv1x1<T>>(in);
+}
+
+template <class T>
+std::unique_ptr<Layer<T>> plain_conv1x1(Shape in) {
+  return std::make_unique<PlainConv1x1<T>>(in);
+}
+
+template std::unique_ptr<Layer<float>> lu_conv1x1<float>(Shape);
+template std::unique_ptr<Layer<double>> lu_conv1x1<double>(Shape);
+template std::unique_ptr<Layer<float>> plain_conv1x1<float>(Shape);
+template std::unique_ptr<Layer<double>> plain_conv1x1<double>(Shape);
+
+}  // namespace evenflow

@@ -1,0 +1,191 @@
+#include "layers/coupling.hpp"
+
+#include <algorithm>
+
+#include "evenflow/error.hpp"
+#include "layers/tiled.hpp"
+
+namespace evenflow {
+
+bool is_checkerboard(Mask mask) { return mask == Mask::checkerboard0 || mask == Mask::checkerboard1; }
+
+MaskSizes mask_sizes(Mask mask, int64_t channels) {
+  const int64_t large = (channels + 1) / 2, small = channels / 2;
+  switch (mask) {
+    case Mask::second_half:
+    case Mask::odd: return {large, small};
+    case Mask::first_half:
+    case Mask::even: return {small, large};
+    default: return {channels, channels};
+  }
+}
+
+namespace {
+
+/// A coupling on contiguous halves of the channels or on a checkerboard.
+template <class T>
+class Coupling final : public Layer<T> {
+ public:
+  Coupling(const char* kind, Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net, CouplingLaw law,
+           const AffineOptions& options)
+      : Layer<T>(kind, in, in, true), mask_(mask), net_(std::move(net)), options_(options) {
+    const MaskSizes sizes = mask_sizes(mask, in.c);
+    const bool affine = law != CouplingLaw::additive;
+    if (sizes.pass < 1 || sizes.change < 1) {
+      fail<ShapeError>(kind, "expected at least 2 channels, got ", in.c);
+    }
+    const Shape pass = in.with_batch(0).with_channels(sizes.pass);
+    if (net_->input_shape() != pass || net_->out_channels() != sizes.change * (affine ? 2 : 1)) {
+      fail<ShapeError>(kind, "expected a net from ", to_string(pass), " to ", sizes.change * (affine ? 2 : 1),
+                       " channels, got ", to_string(net_->input_shape()), " to ", net_->out_channels());
+    }
+    pass_first_ = mask == Mask::first_half ? sizes.change : 0;
+    change_first_ = mask == Mask::second_half ? sizes.pass : 0;
+    pass_ = sizes.pass;
+    dims_.law = law;
+    dims_.count = sizes.change;
+    dims_.h_step = affine && options.interleaved ? 2 : 1;
+    dims_.r_offset = !affine ? 0 : options.interleaved ? 1 : sizes.change;
+    dims_.parity = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
+  }
+
+  void declare(const Scope& scope) override {
+    net_->declare(scope);
+    if (dims_.law != CouplingLaw::real_nvp) return;
+    gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
+    if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
+  }
+
+  void init(ParamArena<T>& arena, Rng& rng) const override {
+    net_->init(arena, rng);
+    if (dims_.law == CouplingLaw::real_nvp) arena.value(gain_)[0] = static_cast<T>(options_.initial_gain);
+  }
+
+  void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
+    WorkspaceScope scope(ctx);
+    net_->init_from_data(ctx, arena, pass_input(ctx, scope, x));
+  }
+
+  int64_t kept_size(int64_t n) const override { return h_size(n) + net_->activation_size(n); }
+
+ private:
+  int64_t h_size(int64_t n) const {
+    return n * this->input_shape().pixels_per_sample() * net_->out_channels();
+  }
+
+  Shape h_shape(int64_t n) const { return this->input_shape().with_batch(n).with_channels(net_->out_channels()); }
+
+  /// What the net sees: a slice of channels, or a copy with the other colour of the checkerboard zeroed.
+  View<const T> pass_input(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
+    if (dims_.parity < 0) return x.channels(pass_first_, pass_);
+    View<T> masked(scope.take<T>(x.shape.size()), x.shape);
+    ctx.kernels<T>().mask_pixels(ctx, x, 1 - dims_.parity, false, masked);
+    return masked;
+  }
+
+  template <class U>
+  View<U> changed(View<U> v) const {
+    return v.channels(change_first_, dims_.count);
+  }
+
+  void copy_pass(Context& ctx, View<const T> from, View<T> to) const {
+    if (dims_.parity >= 0 || from.data == to.data) return;
+    ctx.kernels<T>().copy(ctx, from.channels(pass_first_, pass_), to.channels(pass_first_, pass_));
+  }
+
+  CouplingDims dims(const Params<T>& params) const {
+    CouplingDims d = dims_;
+    if (d.law == CouplingLaw::real_nvp) {
+      d.slope = params.value(gain_)[0];
+      d.offset = options_.offset ? params.value(offset_)[0] : 0;
+    }
+    return d;
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T* kept) const override {
+    const int64_t n = x.shape.n;
+    WorkspaceScope scope(ctx);
+    if (!kept) kept = scope.take<T>(kept_size(n));
+    View<T> h(kept, h_shape(n));
+    net_->forward(ctx, params, pass_input(ctx, scope, x), h, kept + h_size(n));
+    copy_pass(ctx, x, z);
+    ctx.kernels<T>().coupling_forward(ctx, dims(params), changed(x), h, changed(z), logdet);
+  }
+
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    const int64_t n = z.shape.n;
+    WorkspaceScope scope(ctx);
+    T* buffer = scope.take<T>(kept_size(n));
+    View<T> h(buffer, h_shape(n));
+    net_->forward(ctx, params, pass_input(ctx, scope, z), h, buffer + h_size(n));
+    copy_pass(ctx, z, x);
+    ctx.kernels<T>().coupling_inverse(ctx, dims(params), changed(z), h, changed(x), logdet);
+  }
+
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
+    const int64_t n = z.shape.n;
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    WorkspaceScope scope(ctx);
+    // The net's input is the part of z that passed, so it can be read before x is rebuilt, or after.
+    const View<const T> input = pass_input(ctx, scope, z);
+    const bool recompute = !kept;
+    if (recompute) kept = scope.take<T>(kept_size(n));
+    View<T> h(kept, h_shape(n));
+    if (recompute) net_->forward(ctx, params, input, h, kept + h_size(n));
+
+    View<T> dh(scope.take<T>(h_size(n)), h.shape);
+    double* dgain = scope.take<double>(2 * n);
+    std::fill(dgain, dgain + 2 * n, 0.0);
+    kernels.coupling_backward(ctx, dims(params), changed(z), changed(dz), dlogdet, h, changed(x), changed(dx), dh,
+                              dgain);
+    copy_pass(ctx, z, x);
+    copy_pass(ctx, dz, dx);
+    if (dims_.law == CouplingLaw::real_nvp) {
+      for (int64_t i = 0; i < n; ++i) {
+        params.grad(gain_)[0] += static_cast<T>(dgain[2 * i]);
+        if (options_.offset) params.grad(offset_)[0] += static_cast<T>(dgain[2 * i + 1]);
+      }
+    }
+    if (dims_.parity < 0) {
+      net_->backward(ctx, params, input, h, kept + h_size(n), dh, dx.channels(pass_first_, pass_));
+      return;
+    }
+    View<T> dinput(scope.take<T>(z.shape.size()), z.shape);
+    std::fill(dinput.data, dinput.data + z.shape.size(), T(0));
+    net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
+    kernels.mask_pixels(ctx, dinput, 1 - dims_.parity, true, dx);
+  }
+
+  Mask mask_;
+  std::unique_ptr<Conditioner<T>> net_;
+  AffineOptions options_;
+  CouplingDims dims_;
+  int64_t pass_first_;
+  int64_t pass_;
+  int64_t change_first_;
+  ParamId gain_ = 0;
+  ParamId offset_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Layer<T>> coupling(const char* kind, Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
+                                   CouplingLaw law, const AffineOptions& options) {
+  if (mask != Mask::odd && mask != Mask::even) {
+    return std::make_unique<Coupling<T>>(kind, in, mask, std::move(net), law, options);
+  }
+  const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
+  return std::make_unique<Tiled<T>>(kind, std::make_unique<Coupling<T>>(kind, in, half, std::move(net), law, options));
+}
+
+template std::unique_ptr<Layer<float>> coupling<float>(const char*, Shape, Mask, std::unique_ptr<Conditioner<float>>,
+                                                       CouplingLaw, const AffineOptions&);
+template std::unique_ptr<Layer<double>> coupling<double>(const char*, Shape, Mask,
+                                                         std::unique_ptr<Conditioner<double>>, CouplingLaw,
+                                                         const AffineOptions&);
+
+}  // namespace evenflow

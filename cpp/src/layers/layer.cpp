@@ -1,0 +1,50 @@
+#include "evenflow/layer.hpp"
+
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+
+template <class T>
+Layer<T>::Layer(const char* kind, Shape in, Shape out, bool in_place)
+    : kind_(kind), in_(in.with_batch(0)), out_(out.with_batch(0)), in_place_(in_place) {}
+
+template <class T>
+Layer<T>::~Layer() = default;
+
+template <class T>
+void Layer<T>::check(const char* call, const char* name, const Shape& expected, const Shape& got) const {
+  if (expected != got) {
+    fail<ShapeError>(kind_ + "." + call, "expected ", name, " of shape ", to_string(expected), ", got ",
+                     to_string(got));
+  }
+}
+
+template <class T>
+void Layer<T>::forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                       T* kept) const {
+  check("forward", "x", in_.with_batch(x.shape.n), x.shape);
+  check("forward", "z", out_.with_batch(x.shape.n), z.shape);
+  do_forward(ctx, params, x, z, logdet, kept);
+}
+
+template <class T>
+void Layer<T>::inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double* logdet) const {
+  check("inverse", "z", out_.with_batch(z.shape.n), z.shape);
+  check("inverse", "x", in_.with_batch(z.shape.n), x.shape);
+  do_inverse(ctx, params, z, x, logdet);
+}
+
+template <class T>
+void Layer<T>::backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                        const double* dlogdet, View<T> x, View<T> dx, T* kept) const {
+  check("backward", "z", out_.with_batch(z.shape.n), z.shape);
+  check("backward", "dz", z.shape, dz.shape);
+  check("backward", "x", in_.with_batch(z.shape.n), x.shape);
+  check("backward", "dx", x.shape, dx.shape);
+  do_backward(ctx, params, z, dz, dlogdet, x, dx, kept);
+}
+
+template class Layer<float>;
+template class Layer<double>;
+
+}  // namespace evenflow

@@ -1,0 +1,74 @@
+#include <numeric>
+
+#include "evenflow/layers.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+template <class T>
+class Permutation final : public Layer<T> {
+ public:
+  Permutation(Shape in, Order order) : Layer<T>("permutation", in, in, false), order_(order) {}
+
+  void declare(const Scope& scope) override {
+    order_id_ = scope.add("permutation", {this->input_shape().c}, Group::fixed);
+  }
+
+  void init(ParamArena<T>& arena, Rng& rng) const override {
+    const int64_t n = this->input_shape().c;
+    T* order = arena.value(order_id_);
+    for (int64_t c = 0; c < n; ++c) {
+      const int64_t evens = (n + 1) / 2;
+      const int64_t tile = c < evens ? 2 * c : 2 * (c - evens) + 1;
+      order[c] = static_cast<T>(order_ == Order::reverse ? n - 1 - c : order_ == Order::tile ? tile : c);
+    }
+    if (order_ != Order::shuffle) return;
+    for (int64_t c = n - 1; c > 0; --c) std::swap(order[c], order[rng.below(c + 1)]);
+  }
+
+ private:
+  // z[c] = x[order[c]], or the way back.
+  void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
+    WorkspaceScope scope(ctx);
+    const int64_t n = in.shape.c;
+    int32_t* order = scope.take<int32_t>(n);
+    const T* stored = params.value(order_id_);
+    for (int64_t c = 0; c < n; ++c) {
+      const int32_t from = static_cast<int32_t>(stored[c]);
+      if (back) {
+        order[from] = static_cast<int32_t>(c);
+      } else {
+        order[c] = from;
+      }
+    }
+    ctx.kernels<T>().gather_channels(ctx, in, order, out);
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*, T*) const override {
+    gather(ctx, params, false, x, z);
+  }
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double*) const override {
+    gather(ctx, params, true, z, x);
+  }
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
+                   View<T> x, View<T> dx, T*) const override {
+    gather(ctx, params, true, z, x);
+    gather(ctx, params, true, dz, dx);
+  }
+
+  Order order_;
+  ParamId order_id_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Layer<T>> permutation(Shape in, Order order) {
+  return std::make_unique<Permutation<T>>(in, order);
+}
+
+template std::unique_ptr<Layer<float>> permutation<float>(Shape, Order);
+template std::unique_ptr<Layer<double>> permutation<double>(Shape, Order);
+
+}  // namespace evenflow

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "evenflow/layers.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+
+/// A layer on odd or even channels: the layer on halves between two reorderings of the channels, even ones first.
+template <class T>
+class Tiled final : public Layer<T> {
+ public:
+  Tiled(const char* kind, std::unique_ptr<Layer<T>> inner)
+      : Layer<T>(kind, inner->input_shape(), inner->input_shape(), true), inner_(std::move(inner)) {
+    const int32_t n = static_cast<int32_t>(this->input_shape().c), evens = (n + 1) / 2;
+    for (int32_t c = 0; c < n; ++c) {
+      tile_.push_back(c < evens ? 2 * c : 2 * (c - evens) + 1);
+      untile_.push_back(c % 2 ? evens + c / 2 : c / 2);
+    }
+  }
+
+  void declare(const Scope& scope) override { inner_->declare(scope); }
+  void init(ParamArena<T>& arena, Rng& rng) const override { inner_->init(arena, rng); }
+  void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
+    WorkspaceScope scope(ctx);
+    inner_->init_from_data(ctx, arena, tiled(ctx, scope, x));
+  }
+  int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
+
+ private:
+  View<T> tiled(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
+    View<T> out(scope.take<T>(x.shape.size()), x.shape);
+    ctx.kernels<T>().gather_channels(ctx, x, tile_.data(), out);
+    return out;
+  }
+  void untile(Context& ctx, View<const T> from, View<T> to) const {
+    ctx.kernels<T>().gather_channels(ctx, from, untile_.data(), to);
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T* kept) const override {
+    WorkspaceScope scope(ctx);
+    View<T> buffer = tiled(ctx, scope, x);
+    inner_->forward(ctx, params, buffer, buffer, logdet, kept);
+    untile(ctx, buffer, z);
+  }
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    WorkspaceScope scope(ctx);
+    View<T> buffer = tiled(ctx, scope, z);
+    inner_->inverse(ctx, params, buffer, buffer, logdet);
+    untile(ctx, buffer, x);
+  }
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
+    WorkspaceScope scope(ctx);
+    View<T> buffer = tiled(ctx, scope, z);
+    View<T> dbuffer = tiled(ctx, scope, dz);
+    inner_->backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer, kept);
+    untile(ctx, buffer, x);
+    untile(ctx, dbuffer, dx);
+  }
+
+  std::unique_ptr<Layer<T>> inner_;
+  std::vector<int32_t> tile_;
+  std::vector<int32_t> untile_;
+};
+
+}  // namespace evenflow

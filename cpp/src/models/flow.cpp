@@ -1,0 +1,320 @@
+#include "evenflow/flow.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "evenflow/error.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+
+template <class T>
+Flow<T>::Flow(Shape sample_shape, Base base)
+    : sample_shape_(sample_shape.with_batch(0)), current_(sample_shape_), base_(base) {
+  if (dims() < 1) fail<ShapeError>("flow", "expected positive sizes, got ", to_string(sample_shape_));
+}
+
+template <class T>
+void Flow<T>::add(const std::string& name, std::unique_ptr<Layer<T>> layer) {
+  if (layer->input_shape() != current_) {
+    fail<ShapeError>(name, "expected a layer for ", to_string(current_), ", got ", to_string(layer->input_shape()));
+  }
+  current_ = layer->output_shape();
+  nodes_.push_back({name, std::move(layer), 0});
+}
+
+template <class T>
+void Flow<T>::factor_out(int64_t keep) {
+  if (nodes_.empty() || keep < 1 || keep >= current_.c) {
+    fail<ShapeError>("factor_out", "expected 1 <= channels kept < ", current_.c, ", got ", keep);
+  }
+  nodes_.back().keep = keep;
+  const int64_t offset = levels_.empty() ? 0 : levels_.back().offset + levels_.back().shape.per_sample();
+  levels_.push_back({current_.with_channels(current_.c - keep), offset});
+  current_.c = keep;
+}
+
+template <class T>
+void Flow<T>::classify(int64_t classes, double weight) {
+  head_ = std::make_unique<ClassHead<T>>(current_, classes, weight);
+  head_at_ = nodes_.size();
+}
+
+template <class T>
+void Flow<T>::finalize() {
+  const int64_t offset = levels_.empty() ? 0 : levels_.back().offset + levels_.back().shape.per_sample();
+  levels_.push_back({current_, offset});
+  auto layout = std::make_shared<ParamLayout>();
+  const Scope root(*layout, "");
+  for (Node& node : nodes_) node.layer->declare(root / node.name);
+  if (head_) head_->declare(root / "class_head");
+  initialized_ = root.add("initialized", {1}, Group::fixed);
+  layout->finalize();
+  layout_ = std::move(layout);
+}
+
+template <class T>
+void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
+  Rng rng(seed, Stream::init);
+  for (const Node& node : nodes_) node.layer->init(arena, rng);
+}
+
+template <class T>
+void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
+  check_input("init", x.shape);
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
+  std::vector<int32_t> labels(static_cast<size_t>(n), 0);
+  int at = 0;
+  for (const Node& node : nodes_) {
+    node.layer->init_from_data(ctx, arena, x);
+    View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
+    const ParamArena<T>& values = arena;
+    node.layer->forward(ctx, values.params(labels.data()), x, z, logdet.data());
+    x = node.keep ? z.channels(0, node.keep) : z;
+    at = 1 - at;
+  }
+  arena.value(initialized_)[0] = T(1);
+}
+
+template <class T>
+bool Flow<T>::initialized(const ParamArena<T>& arena) const {
+  return arena.value(initialized_)[0] != T(0);
+}
+
+template <class T>
+void Flow<T>::check_input(const char* call, const Shape& x) const {
+  if (x.n < 1) fail<ShapeError>(call, "expected at least one sample, got an empty batch");
+  if (x.with_batch(0) != sample_shape_) {
+    fail<ShapeError>(call, "expected x of shape ", to_string(sample_shape_.with_batch(x.n)), ", got ", to_string(x));
+  }
+}
+
+template <class T>
+void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) const {
+  if (!classes_) return;
+  if (!labels) fail<ConfigError>(call, "expected ", n, " labels for a class-conditional model, got none");
+  for (int64_t i = 0; i < n; ++i) {
+    if (labels[i] < 0 || labels[i] >= classes_) {
+      fail<ConfigError>(call, "expected labels in 0 ... ", classes_ - 1, ", got ", labels[i], " at ", i);
+    }
+  }
+}
+
+template <class T>
+void Flow<T>::check_ready(const char* call, const ParamArena<T>& arena) const {
+  if (!initialized(arena)) {
+    fail<ConfigError>(call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
+  }
+}
+
+template <class T>
+void Flow<T>::put_level(Context& ctx, View<const T> piece, const Level& level, T* z) const {
+  const Shape one = level.shape.with_batch(1);
+  const int64_t pixels = one.pixels();
+  for (int64_t i = 0; i < piece.shape.n; ++i) {
+    ctx.kernels<T>().copy(ctx, View<const T>(piece.data + i * pixels * piece.stride, one, piece.stride),
+                          View<T>(z + i * dims() + level.offset, one));
+  }
+}
+
+template <class T>
+void Flow<T>::get_level(Context& ctx, const T* z, const Level& level, View<T> piece) const {
+  const Shape one = level.shape.with_batch(1);
+  const int64_t pixels = one.pixels();
+  for (int64_t i = 0; i < piece.shape.n; ++i) {
+    ctx.kernels<T>().copy(ctx, View<const T>(z + i * dims() + level.offset, one),
+                          View<T>(piece.data + i * pixels * piece.stride, one, piece.stride));
+  }
+}
+
+template <class T>
+void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x, T* z, double* logdet,
+                          const Step* step) const {
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  std::fill(logdet, logdet + n, 0.0);
+  View<T> mine;  // x, where it may be overwritten
+  int at = 0;
+  size_t level = 0;
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const Node& node = nodes_[i];
+    View<T> out = mine;
+    if (!mine.data || !node.layer->in_place()) {
+      out = View<T>(buffers[at], node.layer->output_shape().with_batch(n));
+      at = 1 - at;
+    }
+    node.layer->forward(ctx, params, x, out, logdet, step ? step->kept[i] : nullptr);
+    if (node.keep) {
+      put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
+      out = out.channels(0, node.keep);
+    }
+    mine = out;
+    x = out;
+  }
+  put_level(ctx, x, levels_.back(), z);
+}
+
+template <class T>
+void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
+                          double* logdet) const {
+  WorkspaceScope scope(ctx);
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  std::fill(logdet, logdet + n, 0.0);
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> cur(buffers[at], levels_[level].shape.with_batch(n));
+  get_level(ctx, z, levels_[level], cur);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const Node& node = nodes_[i];
+    if (node.keep) {
+      at = 1 - at;
+      View<T> whole(buffers[at], node.layer->output_shape().with_batch(n));
+      ctx.kernels<T>().copy(ctx, cur, whole.channels(0, node.keep));
+      --level;
+      get_level(ctx, z, levels_[level], whole.channels(node.keep, whole.shape.c - node.keep));
+      cur = whole;
+    }
+    View<T> out = x;
+    if (i > 0) {
+      out = cur;
+      if (!node.layer->in_place()) {
+        at = 1 - at;
+        out = View<T>(buffers[at], node.layer->input_shape().with_batch(n));
+      }
+    }
+    node.layer->inverse(ctx, params, cur, out, logdet);
+    cur = out;
+  }
+  if (nodes_.empty()) ctx.kernels<T>().copy(ctx, cur, x);
+}
+
+template <class T>
+void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
+  const auto bad_channel = [](View<const T> v) {
+    for (int64_t r = 0; r < v.shape.pixels(); ++r) {
+      for (int64_t c = 0; c < v.shape.c; ++c) {
+        if (!std::isfinite(v.data[r * v.stride + c])) return c;
+      }
+    }
+    return int64_t{-1};
+  };
+  if (bad_channel(x) >= 0) {
+    fail<NumericError>(call, "expected finite inputs, got a value that is not finite in channel ", bad_channel(x));
+  }
+  const int64_t n = x.shape.n;
+  std::vector<T> buffers[2];
+  for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(n * dims()));
+  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  int at = 0;
+  for (const Node& node : nodes_) {
+    View<T> out(buffers[at].data(), node.layer->output_shape().with_batch(n));
+    node.layer->forward(ctx, params, x, out, logdet.data());
+    const int64_t channel = bad_channel(out);
+    if (channel >= 0) {
+      fail<NumericError>(call, "expected finite values, got a value that is not finite from layer ", node.name,
+                         ", channel ", channel);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (!std::isfinite(logdet[i])) {
+        fail<NumericError>(call, "expected finite log-determinants, got ", logdet[i], " from layer ", node.name);
+      }
+    }
+    x = node.keep ? out.channels(0, node.keep) : out;
+    at = 1 - at;
+  }
+  fail<NumericError>(call, "expected a finite log-likelihood, got latents too large for the base distribution");
+}
+
+template <class T>
+void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
+                      double* logdet) const {
+  check_input("forward", x.shape);
+  check_labels("forward", labels, x.shape.n);
+  check_ready("forward", arena);
+  run_forward(ctx, arena.params(labels), x, z, logdet, nullptr);
+  for (int64_t i = 0; i < x.shape.n; ++i) {
+    if (!std::isfinite(logdet[i])) fail_nonfinite(ctx, arena.params(labels), "forward", x);
+  }
+}
+
+template <class T>
+void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const int32_t* labels,
+                      View<T> x, double* logdet) const {
+  check_input("inverse", x.shape);
+  check_labels("inverse", labels, n);
+  check_ready("inverse", arena);
+  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(logdet[i])) {
+      fail<NumericError>("inverse", "expected finite log-determinants, got ", logdet[i], " for sample ", i);
+    }
+  }
+}
+
+template <class T>
+void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                       double* out) const {
+  check_input("log_prob", x.shape);
+  check_labels("log_prob", labels, x.shape.n);
+  check_ready("log_prob", arena);
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  T* z = scope.take<T>(n * dims());
+  run_forward(ctx, arena.params(labels), x, z, out, nullptr);
+  ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(out[i])) fail_nonfinite(ctx, arena.params(labels), "log_prob", x);
+  }
+}
+
+template <class T>
+void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature, uint64_t seed,
+                     const int32_t* labels, View<T> x) const {
+  check_input("sample", x.shape);
+  check_labels("sample", labels, x.shape.n);
+  check_ready("sample", arena);
+  if (!(temperature >= 0) || !std::isfinite(temperature)) {
+    fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
+  }
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  T* z = scope.take<T>(n * dims());
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
+                               static_cast<uint64_t>(first), z);
+  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
+  int64_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const T* row = x.data + i * dims();
+    bad += !std::all_of(row, row + dims(), [](T v) { return std::isfinite(v); });
+  }
+  if (bad) fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not");
+}
+
+template <class T>
+void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, double* out) const {
+  check_input("class_log_prob", x.shape);
+  check_ready("class_log_prob", arena);
+  if (!head_) fail<ConfigError>("class_log_prob", "expected a model with a class head, got one without");
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  double* logdet = scope.take<double>(n);
+  std::fill(logdet, logdet + n, 0.0);
+  for (size_t i = 0; i < head_at_; ++i) {
+    View<T> z(buffers[i % 2], nodes_[i].layer->output_shape().with_batch(n));
+    nodes_[i].layer->forward(ctx, arena.params(), x, z, logdet);
+    x = nodes_[i].keep ? z.channels(0, nodes_[i].keep) : z;
+  }
+  head_->log_prob(ctx, arena.params(), x, out);
+}
+
+template class Flow<float>;
+template class Flow<double>;
+
+}  // namespace evenflow

@@ -1,0 +1,274 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "evenflow/error.hpp"
+#include "evenflow/flow.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr double kStatsRate = 0.1;  // of running averages (Real NVP)
+constexpr size_t kCheckpointEvery = 8;
+
+/// Rebuilt inputs may be off by this much, relative to the largest value of the batch.
+template <class T>
+double drift_tolerance() {
+  return std::is_same<T, float>::value ? 1e-3 : 1e-8;
+}
+
+/// max |a - b| / max(1, max |b|); infinite if a is not finite.
+template <class T>
+double drift_between(View<const T> a, View<const T> b) {
+  double worst = 0, largest = 1;
+  for (int64_t r = 0; r < a.shape.pixels(); ++r) {
+    for (int64_t c = 0; c < a.shape.c; ++c) {
+      const double truth = b.data[r * b.stride + c], error = std::abs(a.data[r * a.stride + c] - truth);
+      if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
+      worst = std::max(worst, error);
+      largest = std::max(largest, std::abs(truth));
+    }
+  }
+  return worst / largest;
+}
+
+}  // namespace
+
+template <class T>
+void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx, Step& step) const {
+  step.class_nll = head_->backward(ctx, params, x, step.head_scale, dx, &step.wrong);
+}
+
+template <class T>
+void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, const T* dz, const double* dlogdet,
+                           View<T> x, View<T> dx, Step* step) const {
+  WorkspaceScope scope(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n;
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> cur(buffers[at], levels_[level].shape.with_batch(n)), dcur(dbuffers[at], cur.shape);
+  get_level(ctx, z, levels_[level], cur);
+  get_level(ctx, dz, levels_[level], dcur);
+  const bool head = step && head_ && step->head_scale != 0;
+  if (head && head_at_ == nodes_.size()) head_backward(ctx, params, cur, dcur, *step);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const Node& node = nodes_[i];
+    if (node.keep) {
+      at = 1 - at;
+      --level;
+      const Shape shape = node.layer->output_shape().with_batch(n);
+      const View<T> whole(buffers[at], shape), dwhole(dbuffers[at], shape);
+      kernels.copy(ctx, cur, whole.channels(0, node.keep));
+      kernels.copy(ctx, dcur, dwhole.channels(0, node.keep));
+      get_level(ctx, z, levels_[level], whole.channels(node.keep, shape.c - node.keep));
+      get_level(ctx, dz, levels_[level], dwhole.channels(node.keep, shape.c - node.keep));
+      cur = whole;
+      dcur = dwhole;
+    }
+    View<T> out = x, dout = dx;
+    if (i > 0) {
+      out = cur;
+      dout = dcur;
+      if (!node.layer->in_place()) {
+        at = 1 - at;
+        const Shape shape = node.layer->input_shape().with_batch(n);
+        out = View<T>(buffers[at], shape);
+        dout = View<T>(dbuffers[at], shape);
+      }
+    }
+    node.layer->backward(ctx, params, cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
+    cur = out;
+    dcur = dout;
+    if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
+  }
+  if (nodes_.empty()) {
+    kernels.copy(ctx, cur, x);
+    kernels.copy(ctx, dcur, dx);
+  }
+}
+
+template <class T>
+void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, View<const T> x, const T* dz,
+                                        const double* dlogdet, Step& step, Drift& drift) const {
+  WorkspaceScope scope(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n;
+  double* unused = scope.take<double>(n);
+  std::fill(unused, unused + n, 0.0);
+  // Outputs of nodes [begin, end), each in its own buffer; an input is the last output's kept channels.
+  const auto run = [&](WorkspaceScope& local, View<const T> in, size_t begin, size_t end) {
+    std::vector<View<T>> outputs;
+    for (size_t i = begin; i < end; ++i) {
+      const Shape shape = nodes_[i].layer->output_shape().with_batch(n);
+      outputs.emplace_back(local.take<T>(shape.size()), shape);
+      nodes_[i].layer->forward(ctx, params, in, outputs.back(), unused);
+      in = nodes_[i].keep ? outputs.back().channels(0, nodes_[i].keep) : outputs.back();
+    }
+    return outputs;
+  };
+
+  std::vector<View<const T>> checkpoints{x};  // input of node 0, k, 2k, ...
+  for (size_t begin = 0; begin + kCheckpointEvery < nodes_.size(); begin += kCheckpointEvery) {
+    const size_t end = begin + kCheckpointEvery;
+    const Shape shape = nodes_[end].layer->input_shape().with_batch(n);
+    View<T> copy(scope.take<T>(shape.size()), shape);
+    WorkspaceScope local(ctx);
+    const View<T> last = run(local, checkpoints.back(), begin, end).back();
+    kernels.copy(ctx, last.channels(0, shape.c), copy);
+    checkpoints.push_back(copy);
+  }
+
+  T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  T* rebuilt = scope.take<T>(n * dims());
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> dcur(dbuffers[at], levels_[level].shape.with_batch(n));
+  get_level(ctx, dz, levels_[level], dcur);
+  drift.value = 0;
+  for (size_t segment = checkpoints.size(); segment-- > 0;) {
+    WorkspaceScope local(ctx);
+    const size_t begin = segment * kCheckpointEvery, end = std::min(nodes_.size(), begin + kCheckpointEvery);
+    const std::vector<View<T>> outputs = run(local, checkpoints[segment], begin, end);
+    for (size_t i = end; i-- > begin;) {
+      const Node& node = nodes_[i];
+      const View<T> z = outputs[i - begin];
+      if (node.keep) {
+        at = 1 - at;
+        --level;
+        const View<T> whole(dbuffers[at], z.shape);
+        kernels.copy(ctx, dcur, whole.channels(0, node.keep));
+        get_level(ctx, dz, levels_[level], whole.channels(node.keep, z.shape.c - node.keep));
+        dcur = whole;
+      }
+      at = 1 - at;
+      const Shape shape = node.layer->input_shape().with_batch(n);
+      const View<T> in(rebuilt, shape), din(dbuffers[at], shape);
+      node.layer->backward(ctx, params, z, dcur, dlogdet, in, din);
+      View<const T> truth = checkpoints[segment];
+      if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
+      const double value = drift_between<T>(in, truth);
+      if (!(value <= drift.value)) {
+        drift.value = value;
+        drift.layer = node.name;
+      }
+      dcur = din;
+      if (head_ && step.head_scale != 0 && head_at_ == i) head_backward(ctx, params, truth, dcur, step);
+    }
+  }
+  if (!(drift.value <= drift_tolerance<T>())) {
+    fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", drift.layer,
+                       " whose rebuilt input is off by ", drift.value, " of the largest value");
+  }
+}
+
+template <class T>
+void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
+                       const int32_t* labels, View<T> x, View<T> dx) const {
+  check_input("backward", x.shape);
+  check_labels("backward", labels, x.shape.n);
+  check_ready("backward", arena);
+  run_backward(ctx, arena.params(nullptr, labels), z, dz, dlogdet, x, dx, nullptr);
+}
+
+template <class T>
+void Flow<T>::keep_activations(WorkspaceScope& scope, int64_t n, int64_t budget, Step& step) const {
+  step.kept.assign(nodes_.size(), nullptr);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const int64_t count = nodes_[i].layer->kept_size(n);
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    if (!count || bytes > budget) continue;
+    step.kept[i] = scope.take<T>(count);
+    budget -= bytes;
+  }
+}
+
+template <class T>
+StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                                  int64_t activation_budget, double weight) const {
+  check_input("loss_and_grad", x.shape);
+  check_labels("loss_and_grad", labels, x.shape.n);
+  check_ready("loss_and_grad", arena);
+  WorkspaceScope scope(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n, size = n * dims(), stats = layout_->stats_size();
+  T* z = scope.take<T>(size);
+  T* dz = scope.take<T>(size);
+  double* logdet = scope.take<double>(n);
+  double* dlogdet = scope.take<double>(n);
+  T* batch_stats = scope.take<T>(stats + 1);
+  std::fill(batch_stats, batch_stats + stats + 1, T(0));
+  const Params<T> params = arena.params(batch_stats, labels);
+
+  // Gradients already there must survive a step that the drift guard repeats.
+  const int64_t trainable = layout_->trainable_size();
+  const T* before = arena.grads();
+  const bool clean = std::all_of(before, before + trainable, [](T g) { return g == T(0); });
+  std::vector<T> saved;
+  if (!clean) saved.assign(before, before + trainable);
+  const auto restore = [&] {
+    if (clean) {
+      std::fill(arena.grads(), arena.grads() + trainable, T(0));
+    } else {
+      std::copy(saved.begin(), saved.end(), arena.grads());
+    }
+  };
+
+  StepResult result;
+  Step step;
+  step.head_scale = weight / static_cast<double>(n);
+  try {
+    WorkspaceScope kept(ctx);
+    keep_activations(kept, n, activation_budget, step);
+    run_forward(ctx, params, x, z, logdet, &step);
+    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(-weight / static_cast<double>(n)), dz, logdet);
+    for (int64_t i = 0; i < n; ++i) {
+      if (!std::isfinite(logdet[i])) fail_nonfinite(ctx, params, "loss_and_grad", x);
+      result.nll -= logdet[i] / static_cast<double>(n);
+      dlogdet[i] = -weight / static_cast<double>(n);
+    }
+    View<T> rebuilt(kept.take<T>(size), x.shape), dx(kept.take<T>(size), x.shape);
+    run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
+    result.drift.value = drift_between<T>(rebuilt, x);
+    if (!(result.drift.value <= drift_tolerance<T>())) {
+      restore();
+      result.drift.fallback = true;
+      run_backward_checkpointed(ctx, params, x, dz, dlogdet, step, result.drift);
+    }
+  } catch (...) {
+    restore();
+    throw;
+  }
+  kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
+  result.class_nll = step.class_nll / static_cast<double>(n);
+  result.class_error = static_cast<double>(step.wrong) / static_cast<double>(n);
+  result.loss = result.nll + (head_ ? head_->weight() * result.class_nll : 0);
+  return result;
+}
+
+// Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>, Step&) const;
+template void Flow<float>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*, const double*, View<float>,
+                                      View<float>, Step*) const;
+template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>, const float*,
+                                                   const double*, Step&, Drift&) const;
+template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*, const int32_t*,
+                                  View<float>, View<float>) const;
+template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>, const int32_t*, int64_t,
+                                             double) const;
+template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>, Step&) const;
+template void Flow<double>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*, const double*, View<double>,
+                                      View<double>, Step*) const;
+template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>, const double*,
+                                                   const double*, Step&, Drift&) const;
+template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*, const double*, const int32_t*,
+                                  View<double>, View<double>) const;
+template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>, const int32_t*, int64_t,
+                                             double) const;
+
+}  // namespace evenflow

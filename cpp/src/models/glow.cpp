@@ -1,0 +1,78 @@
+#include "models/options.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr const char* kModel = "glow";
+
+template <class T>
+std::unique_ptr<Layer<T>> permutation_of(const std::string& kind, Shape in) {
+  if (kind == "lu") return lu_conv1x1<T>(in);
+  if (kind == "plain") return plain_conv1x1<T>(in);
+  if (kind == "shuffle") return permutation<T>(in, Order::shuffle);
+  if (kind == "reverse") return permutation<T>(in, Order::reverse);
+  fail<ConfigError>(kModel, "expected permutation lu, plain, shuffle or reverse, got ", kind);
+}
+
+/// actnorm, permutation, coupling.
+template <class T>
+void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config) {
+  const Shape shape = flow.output_shape();
+  flow.add(prefix + ".actnorm", actnorm<T>(shape));
+  flow.add(prefix + ".permutation", permutation_of<T>(config.permutation, shape));
+  const bool affine = is_affine(kModel, config.coupling);
+  const Shape half = shape.with_channels(shape.c / 2);
+  auto net = glow_net<T>(half, affine ? shape.c : shape.c / 2, config.hidden);
+  flow.add(prefix + ".coupling", affine ? affine_coupling<T>(shape, Mask::second_half, std::move(net), {})
+                                        : additive_coupling<T>(shape, Mask::second_half, std::move(net)));
+}
+
+template <class T>
+void add_split(Flow<T>& flow, const std::string& name) {
+  const Shape shape = flow.output_shape();
+  AffineOptions options;
+  options.law = ScaleLaw::gaussian;
+  flow.add(name, affine_coupling<T>(shape, Mask::second_half,
+                                    zero_conv<T>(shape.with_channels(shape.c / 2), shape.c), options));
+  flow.factor_out(shape.c / 2);
+}
+
+}  // namespace
+
+template <class T>
+Flow<T> glow(const GlowConfig& config) {
+  expect_at_least(kModel, "levels", config.levels, 1);
+  expect_at_least(kModel, "steps", config.steps, 1);
+  expect_at_least(kModel, "classes", config.classes, 0);
+  expect_bits(kModel, config.bits);
+  if (config.levels > 30 || config.shape.h % (int64_t{1} << config.levels) ||
+      config.shape.w % (int64_t{1} << config.levels)) {
+    fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ", config.shape.h,
+                     " x ", config.shape.w);
+  }
+  if (!(config.class_weight >= 0) || (config.class_weight > 0 && config.classes < 2)) {
+    fail<ConfigError>(kModel, "expected class_weight >= 0, and classes >= 2 where it is positive, got ",
+                      config.class_weight, " with ", config.classes, " classes");
+  }
+  Flow<T> flow(config.shape, Base::gaussian);
+  const double bins = std::ldexp(1.0, static_cast<int>(config.bits));
+  flow.add("rescale", rescale<T>(flow.output_shape(), bins / 2, bins));
+  for (int64_t l = 0; l < config.levels; ++l) {
+    const std::string level = "level" + std::to_string(l);
+    flow.add(level + ".squeeze", squeeze<T>(flow.output_shape(), SqueezeOrder::raster));
+    for (int64_t k = 0; k < config.steps; ++k) add_step(flow, level + ".step" + std::to_string(k), config);
+    if (l + 1 < config.levels) add_split(flow, level + ".split");
+  }
+  if (config.class_weight > 0) flow.classify(config.classes, config.class_weight);
+  if (config.learn_top || config.classes > 0) {
+    flow.add("top", top_prior<T>(flow.output_shape(), config.learn_top, config.classes));
+  }
+  flow.set_classes(config.classes);
+  flow.finalize();
+  return flow;
+}
+
+template Flow<float> glow<float>(const GlowConfig&);
+template Flow<double> glow<double>(const GlowConfig&);
+
+}  // namespace evenflow

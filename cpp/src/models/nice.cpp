@@ -1,0 +1,50 @@
+#include "models/options.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr const char* kModel = "nice";
+
+template <class T>
+void add_order(Flow<T>& flow, const std::string& order) {
+  if (order == "none") return;
+  if (order != "tile" && order != "shuffle" && order != "reverse") {
+    fail<ConfigError>(kModel, "expected order tile, shuffle, reverse or none, got ", order);
+  }
+  const Order kind = order == "tile" ? Order::tile : order == "shuffle" ? Order::shuffle : Order::reverse;
+  flow.add("order", permutation<T>(flow.output_shape(), kind));
+}
+
+}  // namespace
+
+template <class T>
+Flow<T> nice(const NiceConfig& config) {
+  expect_at_least(kModel, "couplings", config.couplings, 1);
+  expect_bits(kModel, config.bits);
+  Flow<T> flow(config.shape, base_of(kModel, config.prior));
+  if (flow.dims() < 2) fail<ShapeError>(kModel, "expected at least 2 dimensions, got ", flow.dims());
+  if (config.shape.pixels_per_sample() > 1) {
+    flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
+    flow.add("flatten", flatten<T>(flow.output_shape()));
+  }
+  if (auto layer = preprocess_of<T>(kModel, config.preprocess, flow.output_shape())) {
+    flow.add("preprocess", std::move(layer));
+  }
+  add_order(flow, config.order);
+  const Shape shape = flow.output_shape();
+  // The reversal exchanges the halves, so that every coupling changes the second one (official code).
+  const MaskSizes sizes = mask_sizes(Mask::second_half, shape.c);
+  for (int64_t i = 0; i < config.couplings; ++i) {
+    auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change, config.hidden, MlpInit::nice);
+    flow.add("coupling" + std::to_string(i), additive_coupling<T>(shape, Mask::second_half, std::move(net)));
+    flow.add("reverse" + std::to_string(i), permutation<T>(shape, Order::reverse));
+  }
+  flow.add("scaling", scaling<T>(shape));
+  flow.finalize();
+  return flow;
+}
+
+template Flow<float> nice<float>(const NiceConfig&);
+template Flow<double> nice<double>(const NiceConfig&);
+
+}  // namespace evenflow

@@ -1,0 +1,99 @@
+#include "evenflow/optim.hpp"
+
+#include <cmath>
+
+#include "evenflow/error.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+void check(const OptimizerConfig& c) {
+  const auto in_unit = [](const char* name, double v) {
+    if (!(v >= 0 && v < 1)) fail<ConfigError>("optimizer", "expected 0 <= ", name, " < 1, got ", v);
+  };
+  const auto not_negative = [](const char* name, double v) {
+    if (!(v >= 0) || !std::isfinite(v)) fail<ConfigError>("optimizer", "expected finite ", name, " >= 0, got ", v);
+  };
+  not_negative("lr", c.lr);
+  not_negative("eps", c.eps);
+  not_negative("weight_decay", c.weight_decay);
+  not_negative("shrink", c.shrink);
+  in_unit("momentum", c.momentum);
+  in_unit("beta1", c.beta1);
+  in_unit("beta2", c.beta2);
+  in_unit("decay", c.decay);
+}
+
+/// Name of the first trained tensor whose gradient is not finite, or an empty string.
+template <class T>
+std::string bad_gradient(const ParamArena<T>& arena) {
+  for (const ParamLayout::Entry& entry : arena.layout().entries()) {
+    if (entry.offset >= arena.layout().trainable_size()) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      if (!std::isfinite(arena.grads()[entry.offset + i])) return entry.name;
+    }
+  }
+  return {};
+}
+
+template <class T>
+double finite_norm(Context& ctx, ParamArena<T>& arena, const char* call) {
+  const double square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
+  if (!std::isfinite(square)) {
+    const std::string name = bad_gradient(arena);
+    fail<NumericError>(call, "expected finite gradients, got one that is not in ",
+                       name.empty() ? "no single tensor (their norm overflows)" : name);
+  }
+  return std::sqrt(square);
+}
+
+}  // namespace
+
+template <class T>
+Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config)
+    : layout_(std::move(layout)), config_(config) {
+  check(config);
+  const size_t size = static_cast<size_t>(layout_->trainable_size());
+  moments_.assign(config.rule == Rule::sgd ? 1 : 2, std::vector<T>(size, T(0)));
+}
+
+template <class T>
+void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
+  check(config_);
+  finite_norm(ctx, arena, "optimizer");
+  ++steps_;
+  double lr = config_.lr;
+  if (config_.rule == Rule::adam || config_.rule == Rule::adamax) {
+    const double t = static_cast<double>(steps_);
+    lr *= std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
+  }
+  T* second = moments_.size() > 1 ? moments_[1].data() : nullptr;
+  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, arena.grads(),
+                                  moments_[0].data(), second, arena.values());
+}
+
+template <class T>
+double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
+  if (!(max_norm >= 0)) fail<ConfigError>("clip_grad_norm", "expected max_norm >= 0, got ", max_norm);
+  const double norm = finite_norm(ctx, arena, "clip_grad_norm");
+  if (max_norm > 0 && norm > max_norm) {
+    ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm), arena.grads());
+  }
+  return norm;
+}
+
+template <class T>
+void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double decay) {
+  if (!(decay >= 0 && decay <= 1)) fail<ConfigError>("update_average", "expected 0 <= decay <= 1, got ", decay);
+  ctx.kernels<T>().average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay), average);
+}
+
+template class Optimizer<float>;
+template class Optimizer<double>;
+template double clip_grad_norm<float>(Context&, ParamArena<float>&, double);
+template double clip_grad_norm<double>(Context&, ParamArena<double>&, double);
+template void update_average<float>(Context&, const ParamArena<float>&, float*, double);
+template void update_average<double>(Context&, const ParamArena<double>&, double*, double);
+
+}  // namespace evenflow

@@ -1,0 +1,139 @@
+#include "models/options.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr const char* kModel = "real_nvp";
+
+/// The image model: couplings of one kind, each followed by batch norm of what it changed.
+template <class T>
+class ImageBuilder {
+ public:
+  ImageBuilder(const RealNvpImageConfig& config, Flow<T>& flow)
+      : config_(config), flow_(flow), affine_(is_affine(kModel, config.coupling)) {}
+
+  /// `last`: the last coupling of its group, affine even in an additive model.
+  void coupling(const std::string& name, const std::string& norm, Mask mask, int64_t width, bool last) {
+    const Shape shape = flow_.output_shape();
+    const MaskSizes sizes = mask_sizes(mask, shape.c);
+    const bool affine = affine_ || last;
+    ResNetConfig net;
+    net.width = width;
+    net.blocks = config_.residual_blocks;
+    net.bottleneck = config_.bottleneck;
+    net.skip = config_.skip;
+    net.batch_norm = config_.batch_norm;
+    net.weight_norm = config_.weight_norm;
+    net.checkerboard = mask == Mask::checkerboard0 ? 1 : mask == Mask::checkerboard1 ? 0 : -1;
+    auto conditioner = res_net<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), net);
+    if (affine) {
+      AffineOptions options;
+      options.law = ScaleLaw::real_nvp;
+      options.interleaved = false;
+      options.initial_gain = is_checkerboard(mask) ? 0 : 1;
+      options.gain_decay = is_checkerboard(mask);  // only `rescaling_scale` is regularised (official code)
+      options.offset = !config_.batch_norm;
+      flow_.add(name, affine_coupling<T>(shape, mask, std::move(conditioner), options));
+    } else {
+      flow_.add(name, additive_coupling<T>(shape, mask, std::move(conditioner)));
+    }
+    if (config_.batch_norm) flow_.add(norm, batch_norm<T>(shape, mask));
+  }
+
+  void scale(int64_t s, bool last_scale) {
+    const std::string prefix = "scale" + std::to_string(s) + ".";
+    const int64_t channels = flow_.output_shape().c;
+    const int64_t width = config_.recursion >= 4 ? config_.base_dim : config_.base_dim << s;
+    for (int i = 0; i < (last_scale ? 4 : 3); ++i) {
+      const std::string index = std::to_string(i);
+      coupling(prefix + "checkerboard" + index, prefix + "checkerboard_norm" + index,
+               i % 2 ? Mask::checkerboard1 : Mask::checkerboard0, width, i >= 2);
+    }
+    if (last_scale) return;
+    flow_.add(prefix + "squeeze", squeeze<T>(flow_.output_shape(), SqueezeOrder::raster));
+    for (int i = 0; i < 3; ++i) {
+      const std::string index = std::to_string(i);
+      coupling(prefix + "channel" + index, prefix + "channel_norm" + index,
+               i % 2 ? Mask::first_half : Mask::second_half, 2 * width, i == 2);
+    }
+    flow_.add(prefix + "unsqueeze", unsqueeze<T>(flow_.output_shape(), SqueezeOrder::raster));
+    flow_.add(prefix + "squeeze_ordered", squeeze<T>(flow_.output_shape(), SqueezeOrder::diagonal));
+    if (config_.recursion > 1) flow_.factor_out(config_.recursion == 2 ? 2 * channels : channels);
+  }
+
+ private:
+  const RealNvpImageConfig& config_;
+  Flow<T>& flow_;
+  bool affine_;
+};
+
+}  // namespace
+
+template <class T>
+Flow<T> real_nvp(const RealNvpImageConfig& config) {
+  expect_at_least(kModel, "scales", config.scales, 1);
+  expect_at_least(kModel, "base_dim", config.base_dim, 1);
+  expect_at_least(kModel, "residual_blocks", config.residual_blocks, 0);
+  expect_bits(kModel, config.bits);
+  if (config.recursion < 1 || config.recursion > 4) {
+    fail<ConfigError>(kModel, "expected recursion 1 ... 4, got ", config.recursion);
+  }
+  const int64_t unit = int64_t{1} << (config.scales - 1);
+  if (config.shape.h % unit || config.shape.w % unit) {
+    fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales, " scales, got ",
+                     config.shape.h, " x ", config.shape.w);
+  }
+  if (config.shape.pixels_per_sample() < 2) {
+    fail<ShapeError>(kModel, "expected an image of at least 2 pixels, got ", config.shape.h, " x ", config.shape.w);
+  }
+  Flow<T> flow(config.shape, Base::gaussian);
+  flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
+  flow.add("logit", logit<T>(flow.output_shape()));
+  ImageBuilder<T> builder(config, flow);
+  for (int64_t s = 0; s < config.scales; ++s) builder.scale(s, s + 1 == config.scales);
+  flow.finalize();
+  return flow;
+}
+
+template <class T>
+Flow<T> real_nvp(const RealNvpTableConfig& config) {
+  expect_at_least(kModel, "dims", config.dims, 2);
+  expect_at_least(kModel, "couplings", config.couplings, 1);
+  const bool affine = is_affine(kModel, config.coupling);
+  if (config.mask != "halves" && config.mask != "odd-even") {
+    fail<ConfigError>(kModel, "expected mask halves or odd-even, got ", config.mask);
+  }
+  if (config.permutation != "none" && config.permutation != "shuffle" && config.permutation != "lu") {
+    fail<ConfigError>(kModel, "expected permutation none, shuffle or lu, got ", config.permutation);
+  }
+  const Shape shape{0, 1, 1, config.dims};
+  Flow<T> flow(shape, base_of(kModel, config.prior));
+  if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape)) flow.add("preprocess", std::move(layer));
+  for (int64_t i = 0; i < config.couplings; ++i) {
+    const std::string index = std::to_string(i);
+    if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));
+    if (i > 0 && config.permutation == "shuffle") {
+      flow.add("permutation" + index, permutation<T>(shape, Order::shuffle));
+    }
+    const bool halves = config.mask == "halves";
+    const Mask mask = i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
+    const MaskSizes sizes = mask_sizes(mask, config.dims);
+    auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), config.hidden, MlpInit::he_zero);
+    AffineOptions options;
+    options.law = ScaleLaw::bounded;
+    options.interleaved = false;
+    flow.add("coupling" + index, affine ? affine_coupling<T>(shape, mask, std::move(net), options)
+                                        : additive_coupling<T>(shape, mask, std::move(net)));
+    if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, mask));
+    if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
+  }
+  flow.finalize();
+  return flow;
+}
+
+template Flow<float> real_nvp<float>(const RealNvpImageConfig&);
+template Flow<double> real_nvp<double>(const RealNvpImageConfig&);
+template Flow<float> real_nvp<float>(const RealNvpTableConfig&);
+template Flow<double> real_nvp<double>(const RealNvpTableConfig&);
+
+}  // namespace evenflow

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "evenflow/evenflow.hpp"
+
+namespace evenflow::python {
+
+namespace py = pybind11;
+
+/// Contexts that are not in use; a call takes one and gives it back, so that calls from several threads run
+/// at once.
+class ContextPool {
+ public:
+  ContextPool(std::string device, int threads) : device_(std::move(device)), threads_(threads) {
+    free_.push_back(std::make_unique<Context>(device_, threads_));  // reports a missing device at once
+  }
+
+  class Lease {
+   public:
+    Lease(ContextPool& pool) : pool_(pool), context_(pool.take()) {}
+    ~Lease() {
+      const std::lock_guard<std::mutex> lock(pool_.mutex_);
+      pool_.free_.push_back(std::move(context_));
+    }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    operator Context&() { return *context_; }
+
+   private:
+    ContextPool& pool_;
+    std::unique_ptr<Context> context_;
+  };
+
+ private:
+  std::unique_ptr<Context> take() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        std::unique_ptr<Context> context = std::move(free_.back());
+        free_.pop_back();
+        return context;
+      }
+    }
+    return std::make_unique<Context>(device_, threads_);
+  }
+
+  std::string device_;
+  int threads_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Context>> free_;
+};
+
+/// What the Python class holds: a flow, its parameters and contexts to run in.
+template <class T>
+struct PyFlow {
+  PyFlow(Flow<T> f, uint64_t seed, const std::string& device, int threads)
+      : flow(std::move(f)), arena(flow.layout()), contexts(device, threads) {
+    flow.init(arena, seed);
+  }
+
+  Flow<T> flow;
+  ParamArena<T> arena;
+  ContextPool contexts;
+};
+
+template <class T>
+const char* dtype_name() {
+  if (std::is_same<T, float>::value) return "float32";
+  if (std::is_same<T, double>::value) return "float64";
+  if (std::is_same<T, int32_t>::value) return "int32";
+  return "uint8";
+}
+
+/// The data of an array that must be C-contiguous and of type T (TypeError) with `rank` axes (ShapeError).
+template <class T>
+const T* data_of(const py::array& array, const char* call, const char* name, py::ssize_t rank) {
+  if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
+    throw py::type_error("[" + std::string(call) + "] expected " + name + " to be a C-contiguous " +
+                         dtype_name<T>() + " array, got dtype " + std::string(py::str(array.dtype())));
+  }
+  if (array.ndim() != rank) {
+    fail<ShapeError>(call, "expected ", name, " with ", rank, " axes, got ", array.ndim());
+  }
+  return static_cast<const T*>(array.data());
+}
+
+template <class T>
+View<const T> view_of(const py::array& array, const char* call) {
+  const T* data = data_of<T>(array, call, "x", 4);
+  return View<const T>(data, {array.shape(0), array.shape(1), array.shape(2), array.shape(3)});
+}
+
+/// Labels (n), or null for None.
+inline const int32_t* labels_of(const py::object& labels, int64_t n, const char* call) {
+  if (labels.is_none()) return nullptr;
+  const py::array array = py::array::ensure(labels);
+  const int32_t* data = data_of<int32_t>(array, call, "labels", 1);
+  if (array.shape(0) != n) fail<ShapeError>(call, "expected ", n, " labels, got ", array.shape(0));
+  return data;
+}
+
+void bind_flow(py::module_& m);
+void bind_optim(py::module_& m);
+void bind_io(py::module_& m);
+
+}  // namespace evenflow::python
