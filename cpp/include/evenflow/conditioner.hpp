@@ -39,8 +39,8 @@ class EVENFLOW_API Conditioner {
 
 /// How the weights of an MLP start.
 enum class MlpInit {
-  nice,   ///< U(-0.01, 0.01) everywhere, zero biases (NICE's official code)
-  he_zero ///< He normal, zero biases, last layer zero: the coupling starts as the identity
+  nice,    ///< U(-0.01, 0.01) everywhere, zero biases (NICE's official code)
+  he_zero  ///< He normal, zero biases, last layer zero: the coupling starts as the identity
 };
 
 /// Dense ReLU net with a linear output; on images, the same net at every pixel.
@@ -49,7 +49,8 @@ EVENFLOW_API std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels,
                                                  const std::vector<int64_t>& hidden, MlpInit init);
 
 /// Glow's net: 3x3, ActNorm, ReLU, 1x1, ActNorm, ReLU, zero-initialised 3x3 with output scale exp(3 logs).
-/// 3x3 kernels see an indicator channel that is 1 outside the image (Kingma and Dhariwal 2018, official code).
+/// 3x3 kernels see an indicator channel that is 1 outside the image (Kingma and Dhariwal 2018, official
+/// code).
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width);
 
@@ -60,12 +61,12 @@ EVENFLOW_API std::unique_ptr<Conditioner<T>> zero_conv(Shape in, int64_t out_cha
 /// Real NVP's residual net (Dinh et al. 2016, official code).
 struct ResNetConfig {
   int64_t width = 32;
-  int64_t blocks = 2;      ///< 0: a plain net of two (bottleneck: three) convolutions
+  int64_t blocks = 2;  ///< 0: a plain net of two (bottleneck: three) convolutions
   bool bottleneck = false;
-  bool skip = true;        ///< sum 1x1 convolutions of every block's output
+  bool skip = true;  ///< sum 1x1 convolutions of every block's output
   bool batch_norm = true;
   bool weight_norm = true;
-  int checkerboard = -1;   ///< parity (i + j) % 2 of the pixels that condition; -1: all pixels (channel masks)
+  int checkerboard = -1;  ///< parity (i + j) % 2 of the pixels that condition; -1: all pixels (channel masks)
 };
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> res_net(Shape in, int64_t out_channels,

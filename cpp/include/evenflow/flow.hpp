@@ -18,9 +18,9 @@ struct Level {
 
 /// What the drift guard saw in a step.
 struct Drift {
-  double value = 0;      ///< max |rebuilt x - x| / max(1, max |x|)
-  bool fallback = false; ///< the step was repeated from checkpoints
-  std::string layer;     ///< with fallback: the layer whose inverse was worst
+  double value = 0;       ///< max |rebuilt x - x| / max(1, max |x|)
+  bool fallback = false;  ///< the step was repeated from checkpoints
+  std::string layer;      ///< with fallback: the layer whose inverse was worst
 };
 
 struct StepResult {
@@ -115,8 +115,8 @@ class EVENFLOW_API Flow {
   void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet) const;
   void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
                     View<T> dx, Step* step) const;
-  void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz, const double* dlogdet,
-                                 Step& step, Drift& drift) const;
+  void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
+                                 const double* dlogdet, Step& step, Drift& drift) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
   void keep_activations(WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
 

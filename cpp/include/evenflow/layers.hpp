@@ -11,12 +11,12 @@ namespace evenflow {
 
 /// Which part of its input a coupling changes; the rest passes through and feeds the conditioner.
 enum class Mask {
-  second_half,   ///< changes channels [ceil(C/2), C)
-  first_half,    ///< changes channels [0, ceil(C/2))
-  odd,           ///< changes channels 1, 3, 5, ...
-  even,          ///< changes channels 0, 2, 4, ...
-  checkerboard0, ///< changes pixels with (i + j) % 2 == 0
-  checkerboard1  ///< changes pixels with (i + j) % 2 == 1
+  second_half,    ///< changes channels [ceil(C/2), C)
+  first_half,     ///< changes channels [0, ceil(C/2))
+  odd,            ///< changes channels 1, 3, 5, ...
+  even,           ///< changes channels 0, 2, 4, ...
+  checkerboard0,  ///< changes pixels with (i + j) % 2 == 0
+  checkerboard1   ///< changes pixels with (i + j) % 2 == 1
 };
 
 /// Number of channels that condition, and number of conditioner outputs for `parts` per changed channel.
@@ -29,10 +29,10 @@ EVENFLOW_API bool is_checkerboard(Mask mask);
 
 /// Scale of an affine coupling as a function of the net's raw output r.
 enum class ScaleLaw {
-  glow,     ///< y = (x + t) sigmoid(r + 2)                  (Glow)
-  real_nvp, ///< y = (x + t) exp(g tanh r [+ g'])             (Real NVP; g, g' learned scalars)
-  bounded,  ///< y = x exp(b tanh(r / b)) + t, b = 2          (log-scale within +-2)
-  gaussian  ///< y = (x - t) exp(-r): standardises N(t, e^r)  (learned priors)
+  glow,      ///< y = (x + t) sigmoid(r + 2)                  (Glow)
+  real_nvp,  ///< y = (x + t) exp(g tanh r [+ g'])             (Real NVP; g, g' learned scalars)
+  bounded,   ///< y = x exp(b tanh(r / b)) + t, b = 2          (log-scale within +-2)
+  gaussian   ///< y = (x - t) exp(-r): standardises N(t, e^r)  (learned priors)
 };
 
 /// y2 = x2 + net(x1), log-det 0 (NICE).

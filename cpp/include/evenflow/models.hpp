@@ -9,13 +9,13 @@ namespace evenflow {
 
 /// NICE (Dinh, Krueger, Bengio 2014): additive couplings on halves, then a diagonal scaling.
 struct NiceConfig {
-  Shape shape{0, 1, 1, 0};                         ///< (0, 1, 1, D) for tables, image shape otherwise
+  Shape shape{0, 1, 1, 0};  ///< (0, 1, 1, D) for tables, image shape otherwise
   int64_t couplings = 4;
   std::vector<int64_t> hidden{1000, 1000, 1000, 1000, 1000};
-  std::string prior = "logistic";                  ///< "logistic" | "gaussian"
-  std::string order = "tile";                      ///< first reordering: "tile" | "shuffle" | "reverse" | "none"
-  std::string preprocess = "none";                 ///< "none" | "standardize" | "zca" | "whiten"
-  int64_t bits = 8;                                ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
+  std::string prior = "logistic";   ///< "logistic" | "gaussian"
+  std::string order = "tile";       ///< first reordering: "tile" | "shuffle" | "reverse" | "none"
+  std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
+  int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
 };
 
 /// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion.
@@ -29,7 +29,7 @@ struct RealNvpImageConfig {
   bool batch_norm = true;
   bool weight_norm = true;
   std::string coupling = "affine";  ///< "affine" | "additive" (the last of each group stays affine)
-  int64_t recursion = 2;            ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
+  int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
 };
 
@@ -38,13 +38,13 @@ struct RealNvpTableConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
   std::vector<int64_t> hidden{64, 64};
-  std::string coupling = "affine";      ///< "affine" (bounded log-scale) | "additive"
-  std::string mask = "halves";          ///< "halves" | "odd-even"
-  std::string permutation = "none";     ///< between couplings: "none" | "shuffle" | "lu"
+  std::string coupling = "affine";         ///< "affine" (bounded log-scale) | "additive"
+  std::string mask = "halves";             ///< "halves" | "odd-even"
+  std::string permutation = "none";        ///< between couplings: "none" | "shuffle" | "lu"
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
   bool batch_norm = false;
   bool actnorm = false;
-  std::string prior = "gaussian";       ///< "gaussian" | "logistic"
+  std::string prior = "gaussian";  ///< "gaussian" | "logistic"
 };
 
 /// Glow (Kingma, Dhariwal 2018).
@@ -53,11 +53,11 @@ struct GlowConfig {
   int64_t levels = 3;
   int64_t steps = 32;
   int64_t hidden = 512;
-  std::string coupling = "affine";   ///< "affine" | "additive"
-  std::string permutation = "lu";    ///< "lu" | "plain" | "shuffle" | "reverse"
+  std::string coupling = "affine";  ///< "affine" | "additive"
+  std::string permutation = "lu";   ///< "lu" | "plain" | "shuffle" | "reverse"
   bool learn_top = true;
   int64_t classes = 0;
-  double class_weight = 0;           ///< weight of the classification loss (nats a sample)
+  double class_weight = 0;  ///< weight of the classification loss (nats a sample)
   int64_t bits = 8;
 };
 

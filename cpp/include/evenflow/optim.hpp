@@ -13,13 +13,13 @@ enum class Rule { sgd, rmsprop, adam, adamax };
 struct OptimizerConfig {
   Rule rule = Rule::adam;
   double lr = 1e-3;
-  double momentum = 0.0;        ///< sgd, rmsprop
-  double beta1 = 0.9;           ///< adam, adamax
-  double beta2 = 0.999;         ///< adam, adamax
-  double decay = 0.95;          ///< rmsprop: of the mean square
-  double eps = 1e-8;            ///< adam, adamax: added to the denominator; rmsprop: its floor
-  double weight_decay = 0.0;    ///< L2: adds weight_decay * value to gradients of the decay group
-  double shrink = 1.0;          ///< multiplies every trained value before the step (Glow's weight_decay)
+  double momentum = 0.0;      ///< sgd, rmsprop
+  double beta1 = 0.9;         ///< adam, adamax
+  double beta2 = 0.999;       ///< adam, adamax
+  double decay = 0.95;        ///< rmsprop: of the mean square
+  double eps = 1e-8;          ///< adam, adamax: added to the denominator; rmsprop: its floor
+  double weight_decay = 0.0;  ///< L2: adds weight_decay * value to gradients of the decay group
+  double shrink = 1.0;        ///< multiplies every trained value before the step (Glow's weight_decay)
 };
 
 /// A first-order update of the trained part of an arena, one fused kernel a step.
@@ -33,7 +33,8 @@ class EVENFLOW_API Optimizer {
   const OptimizerConfig& config() const { return config_; }
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
-  /// Moments, each trainable_size() values: adam (m, v), adamax (m, v), rmsprop (velocity, mean square), sgd (velocity).
+  /// Moments, each trainable_size() values: adam (m, v), adamax (m, v), rmsprop (velocity, mean square), sgd
+  /// (velocity).
   std::vector<std::vector<T>>& moments() { return moments_; }
 
   /// NumericError, with the tensor's name, if the gradient is not finite; values are then untouched.

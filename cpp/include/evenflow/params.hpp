@@ -76,8 +76,9 @@ template <class T>
 struct Params {
   const ParamLayout* layout = nullptr;
   const T* values = nullptr;
-  T* grads = nullptr;        ///< null outside backward
-  T* batch_stats = nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
+  T* grads = nullptr;  ///< null outside backward
+  T* batch_stats =
+      nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
   const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
 
   const T* value(ParamId id) const { return values + layout->offset(id); }

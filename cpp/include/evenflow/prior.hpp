@@ -25,7 +25,8 @@ class EVENFLOW_API ClassHead {
   void log_prob(Context&, const Params<T>&, View<const T> x, double* out) const;
   /// Adds weight * scale * (sum of losses) to the loss that dx and params.grads belong to; returns the sum
   /// of the losses in nats and counts wrong predictions.
-  double backward(Context&, const Params<T>&, View<const T> x, double scale, View<T> dx, int64_t* wrong) const;
+  double backward(Context&, const Params<T>&, View<const T> x, double scale, View<T> dx,
+                  int64_t* wrong) const;
 
  private:
   Shape in_;

@@ -15,7 +15,8 @@ class ConvStack : public Conditioner<T> {
     ConvUnitConfig config;
   };
 
-  ConvStack(Shape in, int64_t out_channels, const std::vector<Unit>& units) : Conditioner<T>(in, out_channels) {
+  ConvStack(Shape in, int64_t out_channels, const std::vector<Unit>& units)
+      : Conditioner<T>(in, out_channels) {
     for (const Unit& unit : units) {
       names_.push_back(unit.name);
       units_.emplace_back(unit.config);

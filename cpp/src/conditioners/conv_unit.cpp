@@ -20,7 +20,8 @@ void ConvUnit<T>::declare(const Scope& scope) {
       config_.dense ? std::vector<int64_t>{rows, cout} : std::vector<int64_t>{k, k, rows, cout};
   // Real NVP's L2 acts on magnitudes; with them, or with an output scale, the weights' own size is free.
   const bool normalised = config_.weight_norm || config_.logs;
-  weight_ = scope.add(config_.weight_norm ? "v" : "weight", shape, normalised ? Group::no_decay : Group::decay);
+  weight_ =
+      scope.add(config_.weight_norm ? "v" : "weight", shape, normalised ? Group::no_decay : Group::decay);
   if (config_.magnitude) magnitude_ = scope.add("magnitude", {cout}, Group::decay);
   if (config_.bias) bias_ = scope.add("bias", {cout}, Group::no_decay);
   if (config_.logs) logs_ = scope.add("logs", {cout}, Group::no_decay);
@@ -79,15 +80,16 @@ void ConvUnit<T>::forward(Context& ctx, const Params<T>& params, View<const T> x
 }
 
 template <class T>
-void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> y, View<T> dy,
-                           View<T> dx, bool accumulate) const {
+void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> y,
+                           View<T> dy, View<T> dx, bool accumulate) const {
   const KernelSet<T>& kernels = ctx.kernels<T>();
   WorkspaceScope scope(ctx);
   const ConvDims d = dims(x.shape.n);
   T* norms;
   const T* w = effective_weight(ctx, scope, params, &norms);
   if (config_.bias || config_.logs || config_.relu) {
-    kernels.epilogue_backward(ctx, y, dy, epilogue(scope, params), config_.bias ? params.grad(bias_) : nullptr,
+    kernels.epilogue_backward(ctx, y, dy, epilogue(scope, params),
+                              config_.bias ? params.grad(bias_) : nullptr,
                               config_.logs ? params.grad(logs_) : nullptr, T(kLogScale));
   }
   if (dx.data) kernels.conv_backward_data(ctx, d, dy, w, dx, accumulate);

@@ -12,12 +12,12 @@ struct ConvUnitConfig {
   int kernel = 1;
   bool edge = false;
   bool bias = true;
-  bool logs = false;         ///< learned output scale exp(3 logs)
-  bool actnorm = false;      ///< bias and logs are set from data
+  bool logs = false;     ///< learned output scale exp(3 logs)
+  bool actnorm = false;  ///< bias and logs are set from data
   bool relu = false;
   bool weight_norm = false;  ///< w = v / |v| per output, times `magnitude`
   bool magnitude = false;
-  bool dense = false;        ///< the weight is declared as (in, out)
+  bool dense = false;  ///< the weight is declared as (in, out)
 };
 
 template <class T>

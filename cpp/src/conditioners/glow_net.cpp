@@ -46,7 +46,8 @@ std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t
 template <class T>
 std::unique_ptr<Conditioner<T>> zero_conv(Shape in, int64_t out_channels) {
   return std::make_unique<GlowNet<T>>(
-      in, out_channels, std::vector<typename GlowNet<T>::Unit>{{"conv", glow_unit(in, out_channels, 3, false)}});
+      in, out_channels,
+      std::vector<typename GlowNet<T>::Unit>{{"conv", glow_unit(in, out_channels, 3, false)}});
 }
 
 template std::unique_ptr<Conditioner<float>> glow_net<float>(Shape, int64_t, int64_t);

@@ -51,6 +51,7 @@ std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::v
 }
 
 template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit);
-template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&, MlpInit);
+template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&,
+                                                          MlpInit);
 
 }  // namespace evenflow

@@ -8,13 +8,14 @@
 
 namespace evenflow {
 
-/// Batch norm inside a net, y = (x - mean) / sqrt(var + 1e-4) + beta, with or without ReLU; without batch norm
-/// only the ReLU. In training the moments are the batch's, and are left in params.batch_stats.
+/// Batch norm inside a net, y = (x - mean) / sqrt(var + 1e-4) + beta, with or without ReLU; without batch
+/// norm only the ReLU. In training the moments are the batch's, and are left in params.batch_stats.
 template <class T>
 class NormUnit {
  public:
   NormUnit() = default;
-  NormUnit(int64_t channels, bool batch_norm, bool relu) : channels_(channels), norm_(batch_norm), relu_(relu) {}
+  NormUnit(int64_t channels, bool batch_norm, bool relu)
+      : channels_(channels), norm_(batch_norm), relu_(relu) {}
 
   void declare(const Scope& scope) {
     if (!norm_) return;

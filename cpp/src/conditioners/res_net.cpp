@@ -14,7 +14,7 @@ struct Step {
   enum Kind { conv, norm, add } kind;
   int unit = 0;  ///< index of the convolution or norm
   int from = 0;
-  int to = 0;    ///< add: to += from
+  int to = 0;  ///< add: to += from
 };
 
 /// Real NVP's residual net: batch norm and concatenated ReLU at the input, pre-activation residual blocks,
@@ -25,7 +25,8 @@ class ResNet final : public Conditioner<T> {
   ResNet(Shape in, int64_t out_channels, const ResNetConfig& config)
       : Conditioner<T>(in, out_channels), config_(config), input_norm_(in.c, config.batch_norm, false) {
     if (config.width < 1 || config.blocks < 0) {
-      fail<ConfigError>("res_net", "expected width >= 1 and blocks >= 0, got ", config.width, " and ", config.blocks);
+      fail<ConfigError>("res_net", "expected width >= 1 and blocks >= 0, got ", config.width, " and ",
+                        config.blocks);
     }
     channels_.push_back(2 * in.c + (config.checkerboard >= 0 ? 1 : 0));
     output_ = config.blocks ? residual() : plain();
@@ -48,7 +49,8 @@ class ResNet final : public Conditioner<T> {
       for (int64_t i = 0; i < conv.weight_size(); ++i) v[i] = static_cast<T>(rng.uniform(-sd, sd));
       if (!c.magnitude) continue;
       const double fan_in = static_cast<double>(c.in.c * c.kernel * c.kernel);
-      std::fill(conv.magnitude(arena), conv.magnitude(arena) + c.cout, static_cast<T>(sd * std::sqrt(fan_in / 12)));
+      std::fill(conv.magnitude(arena), conv.magnitude(arena) + c.cout,
+                static_cast<T>(sd * std::sqrt(fan_in / 12)));
     }
   }
 
@@ -160,10 +162,12 @@ class ResNet final : public Conditioner<T> {
   int plain() {
     const int64_t w = config_.width;
     if (!config_.bottleneck) {
-      return conv("out", norm("bn_out", conv("h0", 0, w, 3, !config_.batch_norm, false)), this->out_channels(), 3, true, true);
+      return conv("out", norm("bn_out", conv("h0", 0, w, 3, !config_.batch_norm, false)),
+                  this->out_channels(), 3, true, true);
     }
     const int t = norm("bn_mid", conv("h0", 0, w, 1, !config_.batch_norm, false));
-    return conv("out", norm("bn_out", conv("h1", t, w, 3, !config_.batch_norm, false)), this->out_channels(), 1, true, true);
+    return conv("out", norm("bn_out", conv("h1", t, w, 3, !config_.batch_norm, false)), this->out_channels(),
+                1, true, true);
   }
 
   ResNetConfig config_;

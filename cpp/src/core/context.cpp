@@ -49,7 +49,9 @@ const KernelSet<double>& Context::kernels<double>() const {
   return *kernels_f64_;
 }
 
-const char* Context::isa() const { return kernels_f32_->isa(); }
+const char* Context::isa() const {
+  return kernels_f32_->isa();
+}
 
 int64_t default_activation_budget() {
   // MemAvailable counts reclaimable caches, which sysconf's free pages do not.

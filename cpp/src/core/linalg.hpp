@@ -12,9 +12,9 @@ namespace evenflow::linalg {
 using Matrix = std::vector<double>;
 
 struct Lu {
-  Matrix lower;                 ///< unit lower triangle, strictly lower part and ones
-  Matrix upper;                 ///< upper triangle
-  std::vector<int> permutation; ///< A[i, :] = (lower upper)[permutation[i], :]
+  Matrix lower;                  ///< unit lower triangle, strictly lower part and ones
+  Matrix upper;                  ///< upper triangle
+  std::vector<int> permutation;  ///< A[i, :] = (lower upper)[permutation[i], :]
 };
 
 Matrix multiply(const Matrix& a, const Matrix& b, int64_t n);

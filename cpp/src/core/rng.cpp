@@ -17,7 +17,9 @@ uint32_t Rng::next() {
   return words_[used_++];
 }
 
-double Rng::uniform() { return (next() + 0.5) * 0x1p-32; }
+double Rng::uniform() {
+  return (next() + 0.5) * 0x1p-32;
+}
 
 double Rng::normal() {
   const double radius = std::sqrt(-2.0 * std::log(uniform()));

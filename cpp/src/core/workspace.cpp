@@ -10,7 +10,9 @@ namespace {
 constexpr size_t kAlign = 64;
 constexpr size_t kFirstBlock = size_t{1} << 16;
 
-size_t rounded(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+size_t rounded(size_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
 
 char* allocate(size_t bytes) {
   void* p = std::aligned_alloc(kAlign, bytes);
@@ -40,7 +42,9 @@ void* Workspace::take(size_t bytes) {
   return p;
 }
 
-Workspace::Mark Workspace::mark() const { return {block_, used_}; }
+Workspace::Mark Workspace::mark() const {
+  return {block_, used_};
+}
 
 void Workspace::release(Mark mark) {
   block_ = mark.block;

@@ -12,10 +12,10 @@ namespace evenflow {
 
 /// A convolution or dense layer: stride 1, same padding, NHWC. Weights are (k, k, cin + edge, cout).
 struct ConvDims {
-  Shape in;          ///< (n, h, w, cin)
+  Shape in;  ///< (n, h, w, cin)
   int64_t cout = 0;
-  int kernel = 1;    ///< 1 or 3
-  bool edge = false; ///< the last weight row of each tap belongs to an indicator of pixels outside the image
+  int kernel = 1;     ///< 1 or 3
+  bool edge = false;  ///< the last weight row of each tap belongs to an indicator of pixels outside the image
 
   int64_t taps() const { return kernel * kernel; }
   int64_t weight_rows() const { return in.c + (edge ? 1 : 0); }
@@ -62,8 +62,8 @@ class KernelSet {
                                      T* dw) const = 0;
   /// dy becomes the gradient of the bare convolution; dbias +=, dlogs += factor * d loss / d log scale
   /// (either may be null).
-  virtual void epilogue_backward(Context&, View<const T> y, View<T> dy, const Epilogue<T>&, T* dbias, T* dlogs,
-                                 T factor) const = 0;
+  virtual void epilogue_backward(Context&, View<const T> y, View<T> dy, const Epilogue<T>&, T* dbias,
+                                 T* dlogs, T factor) const = 0;
 
   // Channel-wise maps on pixels with (i + j) % 2 == parity (-1: all); other pixels pass.
   virtual void channel_forward(Context&, int parity, View<const T> x, const T* shift, const T* scale,
@@ -76,7 +76,8 @@ class KernelSet {
   /// Biased moments over all pixels of the masked array, zeros included.
   virtual void moments(Context&, int parity, View<const T> x, T* mean, T* var) const = 0;
   /// sums (2, C): dy, dy * y over active pixels.
-  virtual void batch_norm_sums(Context&, int parity, View<const T> y, View<const T> dy, double* sums) const = 0;
+  virtual void batch_norm_sums(Context&, int parity, View<const T> y, View<const T> dy,
+                               double* sums) const = 0;
   virtual void batch_norm_backward(Context&, int parity, View<const T> y, View<const T> dy, const T* shift,
                                    const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
                                    View<T> dx) const = 0;
@@ -95,21 +96,23 @@ class KernelSet {
   virtual void norm_relu(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
                          View<T> y) const = 0;
   /// dy becomes dv, v before ReLU; sums (2, C): dv, dv * normalised x.
-  virtual void norm_relu_sums(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
-                              View<T> dy, double* sums) const = 0;
+  virtual void norm_relu_sums(Context&, View<const T> x, const T* shift, const T* scale, const T* beta,
+                              bool relu, View<T> dy, double* sums) const = 0;
   /// dx += scale (dv - mean_dv - normalised x * mean_dvn).
   virtual void norm_relu_backward(Context&, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
                                   const T* mean_dvn, View<const T> dv, View<T> dx) const = 0;
   /// y = relu([gain x, -gain x]), and the mask channel for parity >= 0.
   virtual void concat_relu(Context&, View<const T> x, T gain, int parity, View<T> y) const = 0;
-  virtual void concat_relu_backward(Context&, View<const T> y, View<const T> dy, T gain, View<T> dx) const = 0;
+  virtual void concat_relu_backward(Context&, View<const T> y, View<const T> dy, T gain,
+                                    View<T> dx) const = 0;
   /// y = x on pixels of that parity, 0 elsewhere; or y +=.
   virtual void mask_pixels(Context&, View<const T> x, int parity, bool accumulate, View<T> y) const = 0;
   /// w = v / |v| * g per column of (rows, cols), |.| over rows; g null: 1. norms (cols) are written.
-  virtual void weight_norm(Context&, int64_t rows, int64_t cols, const T* v, const T* g, T* norms, T* w) const = 0;
+  virtual void weight_norm(Context&, int64_t rows, int64_t cols, const T* v, const T* g, T* norms,
+                           T* w) const = 0;
   /// dv +=, dg += (g, dg may be null).
-  virtual void weight_norm_backward(Context&, int64_t rows, int64_t cols, const T* v, const T* g, const T* norms,
-                                    const T* dw, T* dv, T* dg) const = 0;
+  virtual void weight_norm_backward(Context&, int64_t rows, int64_t cols, const T* v, const T* g,
+                                    const T* norms, const T* dw, T* dv, T* dg) const = 0;
 
   // Data movement. Shapes are equal, strides may differ.
   virtual void copy(Context&, View<const T> x, View<T> y) const = 0;

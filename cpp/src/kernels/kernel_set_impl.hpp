@@ -16,8 +16,8 @@ class KernelSetImpl final : public KernelSet<T> {
  public:
   const char* isa() const override { return Isa::name; }
 
-  void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w, const Epilogue<T>& epilogue,
-                    View<T> y) const override {
+  void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
+                    const Epilogue<T>& epilogue, View<T> y) const override {
     gemm::conv_forward<Isa, T>(ctx, dims, x, w, epilogue, y);
   }
 
@@ -39,12 +39,12 @@ class KernelSetImpl final : public KernelSet<T> {
     const int64_t rows = y.shape.pixels();
     if (epilogue.relu) {
       Exec::template sum_columns<T>(
-          ctx, rows, cols, ops::EpilogueBackward<T, true>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
-          sums);
+          ctx, rows, cols,
+          ops::EpilogueBackward<T, true>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
     } else {
       Exec::template sum_columns<T>(
-          ctx, rows, cols, ops::EpilogueBackward<T, false>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
-          sums);
+          ctx, rows, cols,
+          ops::EpilogueBackward<T, false>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
     }
     for (int64_t c = 0; c < cols; ++c) {
       if (dbias) dbias[c] += static_cast<T>(sums[c]);
@@ -54,56 +54,61 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void channel_forward(Context& ctx, int parity, View<const T> x, const T* shift, const T* scale,
                        View<T> y) const override {
-    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
-                   ops::ChannelForward<T>{mask(parity, x.shape), x.data, x.stride, shift, scale, y.data, y.stride});
+    Exec::for_each(
+        ctx, x.shape.pixels(), x.shape.c,
+        ops::ChannelForward<T>{mask(parity, x.shape), x.data, x.stride, shift, scale, y.data, y.stride});
   }
 
   void channel_inverse(Context& ctx, int parity, View<const T> y, const T* shift, const T* scale,
                        View<T> x) const override {
-    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
-                   ops::ChannelInverse<T>{mask(parity, x.shape), y.data, y.stride, shift, scale, x.data, x.stride});
+    Exec::for_each(
+        ctx, x.shape.pixels(), x.shape.c,
+        ops::ChannelInverse<T>{mask(parity, x.shape), y.data, y.stride, shift, scale, x.data, x.stride});
   }
 
   void channel_backward(Context& ctx, int parity, View<const T> z, View<const T> dz, const T* shift,
                         const T* scale, View<T> x, View<T> dx, double* sums) const override {
-    Exec::template sum_columns<T>(ctx, z.shape.pixels(), z.shape.c,
-                                  ops::ChannelBackward<T>{mask(parity, z.shape), z.data, z.stride, dz.data,
-                                                          dz.stride, shift, scale, x.data, x.stride, dx.data,
-                                                          dx.stride},
-                                  sums);
+    Exec::template sum_columns<T>(
+        ctx, z.shape.pixels(), z.shape.c,
+        ops::ChannelBackward<T>{mask(parity, z.shape), z.data, z.stride, dz.data, dz.stride, shift, scale,
+                                x.data, x.stride, dx.data, dx.stride},
+        sums);
   }
 
   void moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) const override {
     const int64_t rows = x.shape.pixels(), cols = x.shape.c;
     WorkspaceScope scope(ctx);
     double* sums = scope.take<double>(cols);
-    Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnSum<T>{mask(parity, x.shape), x.data, x.stride}, sums);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnSum<T>{mask(parity, x.shape), x.data, x.stride},
+                                  sums);
     for (int64_t c = 0; c < cols; ++c) mean[c] = static_cast<T>(sums[c] / rows);
     Exec::template sum_columns<T>(ctx, rows, cols,
                                   ops::ColumnSquares<T>{mask(parity, x.shape), x.data, x.stride, mean}, sums);
     for (int64_t c = 0; c < cols; ++c) var[c] = static_cast<T>(sums[c] / rows);
   }
 
-  void batch_norm_sums(Context& ctx, int parity, View<const T> y, View<const T> dy, double* sums) const override {
-    Exec::template sum_columns<T>(ctx, y.shape.pixels(), y.shape.c,
-                                  ops::BatchNormSums<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride},
-                                  sums);
+  void batch_norm_sums(Context& ctx, int parity, View<const T> y, View<const T> dy,
+                       double* sums) const override {
+    Exec::template sum_columns<T>(
+        ctx, y.shape.pixels(), y.shape.c,
+        ops::BatchNormSums<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride}, sums);
   }
 
   void batch_norm_backward(Context& ctx, int parity, View<const T> y, View<const T> dy, const T* shift,
                            const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
                            View<T> dx) const override {
-    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
-                   ops::BatchNormBackward<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride, shift,
-                                             scale, mean_dy, mean_dyy, x.data, x.stride, dx.data, dx.stride});
+    Exec::for_each(
+        ctx, y.shape.pixels(), y.shape.c,
+        ops::BatchNormBackward<T>{mask(parity, y.shape), y.data, y.stride, dy.data, dy.stride, shift, scale,
+                                  mean_dy, mean_dyy, x.data, x.stride, dx.data, dx.stride});
   }
 
   void coupling_forward(Context& ctx, const CouplingDims& dims, View<const T> x, View<const T> h, View<T> z,
                         double* logdet) const override {
     with_law(dims.law, [&](auto law) {
       Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
-                       ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride, h.data,
-                                                              h.stride, z.data, z.stride, gain(dims)},
+                       ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride,
+                                                              h.data, h.stride, z.data, z.stride, gain(dims)},
                        logdet);
     });
   }
@@ -112,8 +117,8 @@ class KernelSetImpl final : public KernelSet<T> {
                         double* logdet) const override {
     with_law(dims.law, [&](auto law) {
       Exec::sum_groups(ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
-                       ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, h.data,
-                                                              h.stride, x.data, x.stride, gain(dims)},
+                       ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride,
+                                                              h.data, h.stride, x.data, x.stride, gain(dims)},
                        logdet);
     });
   }
@@ -146,8 +151,8 @@ class KernelSetImpl final : public KernelSet<T> {
   void norm_relu_backward(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
                           const T* mean_dvn, View<const T> dv, View<T> dx) const override {
     Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
-                   ops::NormReluBackward<T>{x.data, x.stride, shift, scale, mean_dv, mean_dvn, dv.data, dv.stride,
-                                            dx.data, dx.stride});
+                   ops::NormReluBackward<T>{x.data, x.stride, shift, scale, mean_dv, mean_dvn, dv.data,
+                                            dv.stride, dx.data, dx.stride});
   }
 
   void concat_relu(Context& ctx, View<const T> x, T gain, int parity, View<T> y) const override {
@@ -156,7 +161,8 @@ class KernelSetImpl final : public KernelSet<T> {
                                       y.stride});
   }
 
-  void concat_relu_backward(Context& ctx, View<const T> y, View<const T> dy, T gain, View<T> dx) const override {
+  void concat_relu_backward(Context& ctx, View<const T> y, View<const T> dy, T gain,
+                            View<T> dx) const override {
     Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
                    ops::ConcatReluBackward<T>{y.data, y.stride, dy.data, dy.stride, dx.shape.c, gain, dx.data,
                                               dx.stride});
@@ -212,8 +218,9 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {
     const Shape large = inverse ? y.shape : x.shape;
-    Exec::for_each(ctx, large.pixels(), large.c,
-                   ops::Squeeze<T>{large.h, large.w, large.c, diagonal, inverse, x.data, x.stride, y.data, y.stride});
+    Exec::for_each(
+        ctx, large.pixels(), large.c,
+        ops::Squeeze<T>{large.h, large.w, large.c, diagonal, inverse, x.data, x.stride, y.data, y.stride});
   }
 
   void logit_forward(Context& ctx, View<const T> x, View<T> y, double* logdet) const override {
@@ -229,15 +236,15 @@ class KernelSetImpl final : public KernelSet<T> {
   void logit_backward(Context& ctx, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
                       View<T> dx) const override {
     Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
-                   ops::LogitBackward<T>{y.data, y.stride, dy.data, dy.stride, dlogdet, y.shape.pixels_per_sample(),
-                                         x.data, x.stride, dx.data, dx.stride});
+                   ops::LogitBackward<T>{y.data, y.stride, dy.data, dy.stride, dlogdet,
+                                         y.shape.pixels_per_sample(), x.data, x.stride, dx.data, dx.stride});
   }
 
-  void dequantize(Context& ctx, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise, uint64_t seed,
-                  uint64_t first, T* out) const override {
+  void dequantize(Context& ctx, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,
+                  uint64_t seed, uint64_t first, T* out) const override {
     Exec::for_each(ctx, n, (count + 3) / 4,
-                   ops::Dequantize<T>{seed, static_cast<uint32_t>(Stream::dequantize), first, 8 - bits, noise, count,
-                                      x, out});
+                   ops::Dequantize<T>{seed, static_cast<uint32_t>(Stream::dequantize), first, 8 - bits, noise,
+                                      count, x, out});
   }
 
   void base_log_prob(Context& ctx, Base base, int64_t n, int64_t d, const T* z, T scale, T* dz,
@@ -278,14 +285,21 @@ class KernelSetImpl final : public KernelSet<T> {
   void optimizer_step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr,
                       const T* g, T* m, T* v, T* w) const override {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
-    const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps), momentum = T(config.momentum);
+    const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
+            momentum = T(config.momentum);
     switch (config.rule) {
-      case Rule::sgd: Exec::for_each(ctx, 1, n, ops::Sgd<T>{base, momentum, m}); break;
+      case Rule::sgd:
+        Exec::for_each(ctx, 1, n, ops::Sgd<T>{base, momentum, m});
+        break;
       case Rule::rmsprop:
         Exec::for_each(ctx, 1, n, ops::RmsProp<T>{base, momentum, T(config.decay), eps, m, v});
         break;
-      case Rule::adam: Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v}); break;
-      case Rule::adamax: Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v}); break;
+      case Rule::adam:
+        Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v});
+        break;
+      case Rule::adamax:
+        Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v});
+        break;
     }
   }
 
@@ -310,11 +324,16 @@ class KernelSetImpl final : public KernelSet<T> {
   template <class F>
   static void with_law(CouplingLaw law, const F& f) {
     switch (law) {
-      case CouplingLaw::additive: return f(ops::AdditiveLaw());
-      case CouplingLaw::glow: return f(ops::GlowLaw());
-      case CouplingLaw::real_nvp: return f(ops::RealNvpLaw());
-      case CouplingLaw::bounded: return f(ops::BoundedLaw());
-      case CouplingLaw::gaussian: return f(ops::GaussianLaw());
+      case CouplingLaw::additive:
+        return f(ops::AdditiveLaw());
+      case CouplingLaw::glow:
+        return f(ops::GlowLaw());
+      case CouplingLaw::real_nvp:
+        return f(ops::RealNvpLaw());
+      case CouplingLaw::bounded:
+        return f(ops::BoundedLaw());
+      case CouplingLaw::gaussian:
+        return f(ops::GaussianLaw());
     }
   }
 };

@@ -12,9 +12,11 @@ std::unique_ptr<Layer<T>> affine_coupling(Shape in, Mask mask, std::unique_ptr<C
   return coupling<T>("affine_coupling", in, mask, std::move(net), law, options);
 }
 
-template std::unique_ptr<Layer<float>> affine_coupling<float>(Shape, Mask, std::unique_ptr<Conditioner<float>>,
+template std::unique_ptr<Layer<float>> affine_coupling<float>(Shape, Mask,
+                                                              std::unique_ptr<Conditioner<float>>,
                                                               const AffineOptions&);
-template std::unique_ptr<Layer<double>> affine_coupling<double>(Shape, Mask, std::unique_ptr<Conditioner<double>>,
+template std::unique_ptr<Layer<double>> affine_coupling<double>(Shape, Mask,
+                                                                std::unique_ptr<Conditioner<double>>,
                                                                 const AffineOptions&);
 
 }  // namespace evenflow

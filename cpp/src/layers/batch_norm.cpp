@@ -98,8 +98,8 @@ class BatchNorm final : public Layer<T> {
     }
     pass_others(ctx, z, x);
     pass_others(ctx, dz, dx);
-    ctx.kernels<T>().batch_norm_backward(ctx, parity_, changed(z), changed(dz), shift, scale, mean_dy, mean_dyy,
-                                         changed(x), changed(dx));
+    ctx.kernels<T>().batch_norm_backward(ctx, parity_, changed(z), changed(dz), shift, scale, mean_dy,
+                                         mean_dyy, changed(x), changed(dx));
   }
 
   int parity_;

@@ -11,7 +11,9 @@ constexpr double kLogScale = 3.0;
 
 }  // namespace
 
-const char* to_string(Base base) { return base == Base::logistic ? "logistic" : "gaussian"; }
+const char* to_string(Base base) {
+  return base == Base::logistic ? "logistic" : "gaussian";
+}
 
 template <class T>
 ClassHead<T>::ClassHead(Shape in, int64_t classes, double weight)
@@ -48,8 +50,8 @@ void ClassHead<T>::log_prob(Context&, const Params<T>& params, View<const T> x, 
 }
 
 template <class T>
-double ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, double scale, View<T> dx,
-                              int64_t* wrong) const {
+double ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, double scale,
+                              View<T> dx, int64_t* wrong) const {
   const int64_t n = x.shape.n, pixels = in_.pixels_per_sample();
   if (!params.labels) fail<ConfigError>("class_head", "expected ", n, " labels, got none");
   WorkspaceScope scope(ctx);
@@ -82,7 +84,8 @@ double ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const 
     for (int64_t c = 0; c < in_.c; ++c) {
       double g = 0;
       for (int64_t y = 0; y < classes_; ++y) g += dlogit[y] * params.value(w_)[c * classes_ + y];
-      for (int64_t p = 0; p < pixels; ++p) dx.data[(i * pixels + p) * dx.stride + c] += static_cast<T>(g / pixels);
+      for (int64_t p = 0; p < pixels; ++p)
+        dx.data[(i * pixels + p) * dx.stride + c] += static_cast<T>(g / pixels);
     }
   }
   return loss;

@@ -133,7 +133,8 @@ class LuConv1x1 final : public Conv1x1<T> {
       for (int64_t j = 0; j < n; ++j) w[i * n + j] = product[f.permutation[i] * n + j];
     }
     if (inverse) {
-      const Matrix inv = linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
+      const Matrix inv =
+          linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
       inverse->resize(inv.size());
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < n; ++j) (*inverse)[j * n + i] = inv[j * n + f.permutation[i]];
@@ -189,7 +190,8 @@ class PlainConv1x1 final : public Conv1x1<T> {
     if (!std::isfinite(*logdet)) {
       fail<NumericError>(name_, "expected an invertible 1x1 convolution, got log |det W| = ", *logdet);
     }
-    const Matrix inv = linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
+    const Matrix inv =
+        linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
     Matrix out(inv.size());
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) out[j * n + i] = inv[j * n + f.permutation[i]];

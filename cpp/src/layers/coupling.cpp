@@ -7,16 +7,21 @@
 
 namespace evenflow {
 
-bool is_checkerboard(Mask mask) { return mask == Mask::checkerboard0 || mask == Mask::checkerboard1; }
+bool is_checkerboard(Mask mask) {
+  return mask == Mask::checkerboard0 || mask == Mask::checkerboard1;
+}
 
 MaskSizes mask_sizes(Mask mask, int64_t channels) {
   const int64_t large = (channels + 1) / 2, small = channels / 2;
   switch (mask) {
     case Mask::second_half:
-    case Mask::odd: return {large, small};
+    case Mask::odd:
+      return {large, small};
     case Mask::first_half:
-    case Mask::even: return {small, large};
-    default: return {channels, channels};
+    case Mask::even:
+      return {small, large};
+    default:
+      return {channels, channels};
   }
 }
 
@@ -73,7 +78,9 @@ class Coupling final : public Layer<T> {
     return n * this->input_shape().pixels_per_sample() * net_->out_channels();
   }
 
-  Shape h_shape(int64_t n) const { return this->input_shape().with_batch(n).with_channels(net_->out_channels()); }
+  Shape h_shape(int64_t n) const {
+    return this->input_shape().with_batch(n).with_channels(net_->out_channels());
+  }
 
   /// What the net sees: a slice of channels, or a copy with the other colour of the checkerboard zeroed.
   View<const T> pass_input(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
@@ -139,8 +146,8 @@ class Coupling final : public Layer<T> {
     View<T> dh(scope.take<T>(h_size(n)), h.shape);
     double* dgain = scope.take<double>(2 * n);
     std::fill(dgain, dgain + 2 * n, 0.0);
-    kernels.coupling_backward(ctx, dims(params), changed(z), changed(dz), dlogdet, h, changed(x), changed(dx), dh,
-                              dgain);
+    kernels.coupling_backward(ctx, dims(params), changed(z), changed(dz), dlogdet, h, changed(x), changed(dx),
+                              dh, dgain);
     copy_pass(ctx, z, x);
     copy_pass(ctx, dz, dx);
     if (dims_.law == CouplingLaw::real_nvp) {
@@ -179,11 +186,13 @@ std::unique_ptr<Layer<T>> coupling(const char* kind, Shape in, Mask mask, std::u
     return std::make_unique<Coupling<T>>(kind, in, mask, std::move(net), law, options);
   }
   const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<Tiled<T>>(kind, std::make_unique<Coupling<T>>(kind, in, half, std::move(net), law, options));
+  return std::make_unique<Tiled<T>>(
+      kind, std::make_unique<Coupling<T>>(kind, in, half, std::move(net), law, options));
 }
 
-template std::unique_ptr<Layer<float>> coupling<float>(const char*, Shape, Mask, std::unique_ptr<Conditioner<float>>,
-                                                       CouplingLaw, const AffineOptions&);
+template std::unique_ptr<Layer<float>> coupling<float>(const char*, Shape, Mask,
+                                                       std::unique_ptr<Conditioner<float>>, CouplingLaw,
+                                                       const AffineOptions&);
 template std::unique_ptr<Layer<double>> coupling<double>(const char*, Shape, Mask,
                                                          std::unique_ptr<Conditioner<double>>, CouplingLaw,
                                                          const AffineOptions&);

@@ -28,7 +28,8 @@ void Layer<T>::forward(Context& ctx, const Params<T>& params, View<const T> x, V
 }
 
 template <class T>
-void Layer<T>::inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double* logdet) const {
+void Layer<T>::inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                       double* logdet) const {
   check("inverse", "z", out_.with_batch(z.shape.n), z.shape);
   check("inverse", "x", in_.with_batch(z.shape.n), x.shape);
   do_inverse(ctx, params, z, x, logdet);

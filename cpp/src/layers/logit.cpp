@@ -10,7 +10,8 @@ class Logit final : public Layer<T> {
   explicit Logit(Shape in) : Layer<T>("logit", in, in, true) {}
 
  private:
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet, T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet,
+                  T*) const override {
     ctx.kernels<T>().logit_forward(ctx, x, z, logdet);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double* logdet) const override {

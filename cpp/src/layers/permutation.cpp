@@ -45,7 +45,8 @@ class Permutation final : public Layer<T> {
     ctx.kernels<T>().gather_channels(ctx, in, order, out);
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*, T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*,
+                  T*) const override {
     gather(ctx, params, false, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double*) const override {

@@ -36,7 +36,8 @@ class Scaling final : public ChannelScale<T> {
 template <class T>
 class Rescale final : public ChannelScale<T> {
  public:
-  Rescale(Shape in, double offset, double width) : ChannelScale<T>("rescale", in), offset_(offset), width_(width) {}
+  Rescale(Shape in, double offset, double width)
+      : ChannelScale<T>("rescale", in), offset_(offset), width_(width) {}
 
  private:
   double coefficients(const Params<T>&, T* shift, T* scale) const override {

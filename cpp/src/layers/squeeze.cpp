@@ -33,8 +33,8 @@ class Squeeze final : public Layer<T> {
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
     ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, z, x);
   }
-  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*, View<T> x,
-                   View<T> dx, T*) const override {
+  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
+                   View<T> x, View<T> dx, T*) const override {
     ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, z, x);
     ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, dz, dx);
   }
@@ -49,13 +49,19 @@ class Flatten final : public Layer<T> {
   explicit Flatten(Shape in) : Layer<T>("flatten", in, {0, 1, 1, in.per_sample()}, false) {}
 
  private:
-  // The image as seen through the flat batch's memory, or a strided image as rows.
+  // Sample by sample: an image's pixels are equally spaced, and so are rows, but not with one stride.
   void move(Context& ctx, View<const T> from, View<T> to) const {
-    const Shape image = this->input_shape().with_batch(from.shape.n);
-    if (from.shape == image) {
-      ctx.kernels<T>().copy(ctx, from, View<T>(to.data, image));
-    } else {
-      ctx.kernels<T>().copy(ctx, View<const T>(from.data, image), to);
+    const Shape one = this->input_shape().with_batch(1);
+    const bool to_rows = to.shape.c == one.per_sample();
+    for (int64_t i = 0; i < from.shape.n; ++i) {
+      const int64_t pixel = i * one.pixels();
+      if (to_rows) {
+        ctx.kernels<T>().copy(ctx, View<const T>(from.data + pixel * from.stride, one, from.stride),
+                              View<T>(to.data + i * to.stride, one));
+      } else {
+        ctx.kernels<T>().copy(ctx, View<const T>(from.data + i * from.stride, one),
+                              View<T>(to.data + pixel * to.stride, one, to.stride));
+      }
     }
   }
   void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {
@@ -64,8 +70,8 @@ class Flatten final : public Layer<T> {
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
     move(ctx, z, x);
   }
-  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*, View<T> x,
-                   View<T> dx, T*) const override {
+  void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
+                   View<T> x, View<T> dx, T*) const override {
     move(ctx, z, x);
     move(ctx, dz, dx);
   }

@@ -28,8 +28,8 @@ class Standardize final : public ChannelScale<T> {
     ctx.kernels<T>().moments(ctx, -1, x, mean, var);
     for (int64_t c = 0; c < n; ++c) {
       if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || !varies(mean[c], var[c])) {
-        fail<NumericError>(name_, "expected a finite, varying column, got mean ", mean[c], ", variance ", var[c],
-                           " in column ", c);
+        fail<NumericError>(name_, "expected a finite, varying column, got mean ", mean[c], ", variance ",
+                           var[c], " in column ", c);
       }
     }
     for (int64_t c = 0; c < n; ++c) {

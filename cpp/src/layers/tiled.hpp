@@ -8,7 +8,8 @@
 
 namespace evenflow {
 
-/// A layer on odd or even channels: the layer on halves between two reorderings of the channels, even ones first.
+/// A layer on odd or even channels: the layer on halves between two reorderings of the channels, even ones
+/// first.
 template <class T>
 class Tiled final : public Layer<T> {
  public:

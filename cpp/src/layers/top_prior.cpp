@@ -50,7 +50,8 @@ class TopPrior final : public Layer<T> {
 
   const int32_t* labels(const Params<T>& params, int64_t n) const {
     if (!classes_) return nullptr;
-    if (!params.labels) fail<ConfigError>(name_, "expected ", n, " labels for a class-conditional model, got none");
+    if (!params.labels)
+      fail<ConfigError>(name_, "expected ", n, " labels for a class-conditional model, got none");
     return params.labels;
   }
 
@@ -84,7 +85,8 @@ class TopPrior final : public Layer<T> {
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t k = 0; k < width_; ++k) own[k] = label ? class_part(params, label[i], k) : T(0);
       for (int64_t p = 0; p < pixels(); ++p) {
-        for (int64_t k = 0; k < width_; ++k) h.data[(i * pixels() + p) * width_ + k] = edge[p * width_ + k] + own[k];
+        for (int64_t k = 0; k < width_; ++k)
+          h.data[(i * pixels() + p) * width_ + k] = edge[p * width_ + k] + own[k];
       }
     }
     return h;
@@ -138,7 +140,8 @@ class TopPrior final : public Layer<T> {
       for (int64_t k = 0; k < width_; ++k) {
         double g = 0;
         for (int64_t p = 0; p < pixels(); ++p) g += dh.data[(i * pixels() + p) * width_ + k];
-        const T inner = static_cast<T>(g * std::exp(kLogScale * static_cast<double>(params.value(class_logs_)[k])));
+        const T inner =
+            static_cast<T>(g * std::exp(kLogScale * static_cast<double>(params.value(class_logs_)[k])));
         params.grad(class_weight_)[label * width_ + k] += inner;
         params.grad(class_bias_)[k] += inner;
         params.grad(class_logs_)[k] += static_cast<T>(kLogScale * g * class_part(params, label, k));

@@ -65,7 +65,8 @@ class Whiten final : public Layer<T> {
 
   void init(ParamArena<T>& arena, Rng&) const override {
     const int64_t d = this->input_shape().c;
-    for (int64_t i = 0; i < d; ++i) arena.value(matrix_)[i * (d + 1)] = arena.value(inverse_)[i * (d + 1)] = T(1);
+    for (int64_t i = 0; i < d; ++i)
+      arena.value(matrix_)[i * (d + 1)] = arena.value(inverse_)[i * (d + 1)] = T(1);
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
@@ -94,8 +95,9 @@ class Whiten final : public Layer<T> {
 
  private:
   [[noreturn]] void not_definite() const {
-    fail<NumericError>(name_, "expected columns with a positive definite covariance, got a singular one; drop "
-                              "constant or duplicate columns, or use more rows than columns");
+    fail<NumericError>(name_,
+                       "expected columns with a positive definite covariance, got a singular one; drop "
+                       "constant or duplicate columns, or use more rows than columns");
   }
 
   /// In float64: x^T x / n about the mean, plus 1e-3 I for ZCA.
@@ -104,7 +106,8 @@ class Whiten final : public Layer<T> {
     WorkspaceScope scope(ctx);
     double* centred = scope.take<double>(rows * d);
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < d; ++c) centred[r * d + c] = static_cast<double>(x.data[r * x.stride + c]) - mean[c];
+      for (int64_t c = 0; c < d; ++c)
+        centred[r * d + c] = static_cast<double>(x.data[r * x.stride + c]) - mean[c];
     }
     linalg::Matrix covariance(static_cast<size_t>(d * d), 0.0);
     ConvDims dims;

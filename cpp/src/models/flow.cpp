@@ -17,7 +17,8 @@ Flow<T>::Flow(Shape sample_shape, Base base)
 template <class T>
 void Flow<T>::add(const std::string& name, std::unique_ptr<Layer<T>> layer) {
   if (layer->input_shape() != current_) {
-    fail<ShapeError>(name, "expected a layer for ", to_string(current_), ", got ", to_string(layer->input_shape()));
+    fail<ShapeError>(name, "expected a layer for ", to_string(current_), ", got ",
+                     to_string(layer->input_shape()));
   }
   current_ = layer->output_shape();
   nodes_.push_back({name, std::move(layer), 0});
@@ -89,7 +90,8 @@ template <class T>
 void Flow<T>::check_input(const char* call, const Shape& x) const {
   if (x.n < 1) fail<ShapeError>(call, "expected at least one sample, got an empty batch");
   if (x.with_batch(0) != sample_shape_) {
-    fail<ShapeError>(call, "expected x of shape ", to_string(sample_shape_.with_batch(x.n)), ", got ", to_string(x));
+    fail<ShapeError>(call, "expected x of shape ", to_string(sample_shape_.with_batch(x.n)), ", got ",
+                     to_string(x));
   }
 }
 
@@ -107,7 +109,8 @@ void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) c
 template <class T>
 void Flow<T>::check_ready(const char* call, const ParamArena<T>& arena) const {
   if (!initialized(arena)) {
-    fail<ConfigError>(call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
+    fail<ConfigError>(
+        call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
   }
 }
 
@@ -204,7 +207,8 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
     return int64_t{-1};
   };
   if (bad_channel(x) >= 0) {
-    fail<NumericError>(call, "expected finite inputs, got a value that is not finite in channel ", bad_channel(x));
+    fail<NumericError>(call, "expected finite inputs, got a value that is not finite in channel ",
+                       bad_channel(x));
   }
   const int64_t n = x.shape.n;
   std::vector<T> buffers[2];
@@ -216,18 +220,20 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
     node.layer->forward(ctx, params, x, out, logdet.data());
     const int64_t channel = bad_channel(out);
     if (channel >= 0) {
-      fail<NumericError>(call, "expected finite values, got a value that is not finite from layer ", node.name,
-                         ", channel ", channel);
+      fail<NumericError>(call, "expected finite values, got a value that is not finite from layer ",
+                         node.name, ", channel ", channel);
     }
     for (int64_t i = 0; i < n; ++i) {
       if (!std::isfinite(logdet[i])) {
-        fail<NumericError>(call, "expected finite log-determinants, got ", logdet[i], " from layer ", node.name);
+        fail<NumericError>(call, "expected finite log-determinants, got ", logdet[i], " from layer ",
+                           node.name);
       }
     }
     x = node.keep ? out.channels(0, node.keep) : out;
     at = 1 - at;
   }
-  fail<NumericError>(call, "expected a finite log-likelihood, got latents too large for the base distribution");
+  fail<NumericError>(call,
+                     "expected a finite log-likelihood, got latents too large for the base distribution");
 }
 
 template <class T>
@@ -273,8 +279,8 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
 }
 
 template <class T>
-void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature, uint64_t seed,
-                     const int32_t* labels, View<T> x) const {
+void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
+                     uint64_t seed, const int32_t* labels, View<T> x) const {
   check_input("sample", x.shape);
   check_labels("sample", labels, x.shape.n);
   check_ready("sample", arena);

@@ -36,13 +36,14 @@ double drift_between(View<const T> a, View<const T> b) {
 }  // namespace
 
 template <class T>
-void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx, Step& step) const {
+void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx,
+                            Step& step) const {
   step.class_nll = head_->backward(ctx, params, x, step.head_scale, dx, &step.wrong);
 }
 
 template <class T>
-void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, const T* dz, const double* dlogdet,
-                           View<T> x, View<T> dx, Step* step) const {
+void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, const T* dz,
+                           const double* dlogdet, View<T> x, View<T> dx, Step* step) const {
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n;
@@ -224,7 +225,8 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
     WorkspaceScope kept(ctx);
     keep_activations(kept, n, activation_budget, step);
     run_forward(ctx, params, x, z, logdet, &step);
-    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(-weight / static_cast<double>(n)), dz, logdet);
+    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(-weight / static_cast<double>(n)), dz,
+                          logdet);
     for (int64_t i = 0; i < n; ++i) {
       if (!std::isfinite(logdet[i])) fail_nonfinite(ctx, params, "loss_and_grad", x);
       result.nll -= logdet[i] / static_cast<double>(n);
@@ -250,25 +252,27 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
-template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>, Step&) const;
+template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>,
+                                         Step&) const;
 template void Flow<float>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
-template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*, const double*, View<float>,
-                                      View<float>, Step*) const;
-template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>, const float*,
-                                                   const double*, Step&, Drift&) const;
-template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*, const int32_t*,
-                                  View<float>, View<float>) const;
-template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>, const int32_t*, int64_t,
-                                             double) const;
-template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>, Step&) const;
+template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*,
+                                        const double*, View<float>, View<float>, Step*) const;
+template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
+                                                     const float*, const double*, Step&, Drift&) const;
+template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
+                                    const int32_t*, View<float>, View<float>) const;
+template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
+                                               const int32_t*, int64_t, double) const;
+template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
+                                          Step&) const;
 template void Flow<double>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
-template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*, const double*, View<double>,
-                                      View<double>, Step*) const;
-template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>, const double*,
-                                                   const double*, Step&, Drift&) const;
-template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*, const double*, const int32_t*,
-                                  View<double>, View<double>) const;
-template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>, const int32_t*, int64_t,
-                                             double) const;
+template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*,
+                                         const double*, View<double>, View<double>, Step*) const;
+template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,
+                                                      const double*, const double*, Step&, Drift&) const;
+template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
+                                     const double*, const int32_t*, View<double>, View<double>) const;
+template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
+                                                const int32_t*, int64_t, double) const;
 
 }  // namespace evenflow

@@ -47,8 +47,8 @@ Flow<T> glow(const GlowConfig& config) {
   expect_bits(kModel, config.bits);
   if (config.levels > 30 || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
-    fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ", config.shape.h,
-                     " x ", config.shape.w);
+    fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",
+                     config.shape.h, " x ", config.shape.w);
   }
   if (!(config.class_weight >= 0) || (config.class_weight > 0 && config.classes < 2)) {
     fail<ConfigError>(kModel, "expected class_weight >= 0, and classes >= 2 where it is positive, got ",

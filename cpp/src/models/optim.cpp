@@ -13,7 +13,8 @@ void check(const OptimizerConfig& c) {
     if (!(v >= 0 && v < 1)) fail<ConfigError>("optimizer", "expected 0 <= ", name, " < 1, got ", v);
   };
   const auto not_negative = [](const char* name, double v) {
-    if (!(v >= 0) || !std::isfinite(v)) fail<ConfigError>("optimizer", "expected finite ", name, " >= 0, got ", v);
+    if (!(v >= 0) || !std::isfinite(v))
+      fail<ConfigError>("optimizer", "expected finite ", name, " >= 0, got ", v);
   };
   not_negative("lr", c.lr);
   not_negative("eps", c.eps);
@@ -69,8 +70,8 @@ void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
     lr *= std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
   }
   T* second = moments_.size() > 1 ? moments_[1].data() : nullptr;
-  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, arena.grads(),
-                                  moments_[0].data(), second, arena.values());
+  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr,
+                                  arena.grads(), moments_[0].data(), second, arena.values());
 }
 
 template <class T>
@@ -78,15 +79,18 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
   if (!(max_norm >= 0)) fail<ConfigError>("clip_grad_norm", "expected max_norm >= 0, got ", max_norm);
   const double norm = finite_norm(ctx, arena, "clip_grad_norm");
   if (max_norm > 0 && norm > max_norm) {
-    ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm), arena.grads());
+    ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
+                           arena.grads());
   }
   return norm;
 }
 
 template <class T>
 void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double decay) {
-  if (!(decay >= 0 && decay <= 1)) fail<ConfigError>("update_average", "expected 0 <= decay <= 1, got ", decay);
-  ctx.kernels<T>().average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay), average);
+  if (!(decay >= 0 && decay <= 1))
+    fail<ConfigError>("update_average", "expected 0 <= decay <= 1, got ", decay);
+  ctx.kernels<T>().average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay),
+                           average);
 }
 
 template class Optimizer<float>;

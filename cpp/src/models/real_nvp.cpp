@@ -80,11 +80,12 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
   }
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
-    fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales, " scales, got ",
-                     config.shape.h, " x ", config.shape.w);
+    fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales,
+                     " scales, got ", config.shape.h, " x ", config.shape.w);
   }
   if (config.shape.pixels_per_sample() < 2) {
-    fail<ShapeError>(kModel, "expected an image of at least 2 pixels, got ", config.shape.h, " x ", config.shape.w);
+    fail<ShapeError>(kModel, "expected an image of at least 2 pixels, got ", config.shape.h, " x ",
+                     config.shape.w);
   }
   Flow<T> flow(config.shape, Base::gaussian);
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
@@ -108,7 +109,8 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
   }
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(kModel, config.prior));
-  if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape)) flow.add("preprocess", std::move(layer));
+  if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape))
+    flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {
     const std::string index = std::to_string(i);
     if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));
@@ -116,9 +118,11 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
       flow.add("permutation" + index, permutation<T>(shape, Order::shuffle));
     }
     const bool halves = config.mask == "halves";
-    const Mask mask = i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
+    const Mask mask =
+        i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
     const MaskSizes sizes = mask_sizes(mask, config.dims);
-    auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), config.hidden, MlpInit::he_zero);
+    auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), config.hidden,
+                      MlpInit::he_zero);
     AffineOptions options;
     options.law = ScaleLaw::bounded;
     options.interleaved = false;

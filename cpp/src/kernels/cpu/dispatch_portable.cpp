@@ -2,7 +2,9 @@
 
 namespace evenflow {
 
-IsaLevel best_isa(IsaLevel) { return IsaLevel::baseline; }
+IsaLevel best_isa(IsaLevel) {
+  return IsaLevel::baseline;
+}
 
 template <>
 const KernelSet<float>& cpu_kernels<float>(IsaLevel) {

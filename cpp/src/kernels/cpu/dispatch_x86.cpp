@@ -14,18 +14,24 @@ IsaLevel best_isa(IsaLevel wanted) {
 template <>
 const KernelSet<float>& cpu_kernels<float>(IsaLevel level) {
   switch (level) {
-    case IsaLevel::avx512: return kernels_avx512_f32();
-    case IsaLevel::avx2: return kernels_avx2_f32();
-    default: return kernels_baseline_f32();
+    case IsaLevel::avx512:
+      return kernels_avx512_f32();
+    case IsaLevel::avx2:
+      return kernels_avx2_f32();
+    default:
+      return kernels_baseline_f32();
   }
 }
 
 template <>
 const KernelSet<double>& cpu_kernels<double>(IsaLevel level) {
   switch (level) {
-    case IsaLevel::avx512: return kernels_avx512_f64();
-    case IsaLevel::avx2: return kernels_avx2_f64();
-    default: return kernels_baseline_f64();
+    case IsaLevel::avx512:
+      return kernels_avx512_f64();
+    case IsaLevel::avx2:
+      return kernels_avx2_f64();
+    default:
+      return kernels_baseline_f64();
   }
 }
 

@@ -118,7 +118,8 @@ struct BatchNormSums {
   }
 };
 
-/// x = y / scale - shift, dx = scale (dy - mean_dy - y mean_dyy), where the means include the log-det's share.
+/// x = y / scale - shift, dx = scale (dy - mean_dy - y mean_dyy), where the means include the log-det's
+/// share.
 template <class T>
 struct BatchNormBackward {
   PixelMask mask;

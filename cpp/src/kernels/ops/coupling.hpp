@@ -24,16 +24,22 @@ struct AdditiveLaw {
   static constexpr bool affine = false;
   static constexpr bool shift_first = true;
   template <class T>
-  EVENFLOW_HD static T shift(T t) { return t; }
+  EVENFLOW_HD static T shift(T t) {
+    return t;
+  }
   template <class T>
-  EVENFLOW_HD static LogScale<T> log_scale(T, Gain<T>) { return {T(0), T(1), T(0), T(0), T(0)}; }
+  EVENFLOW_HD static LogScale<T> log_scale(T, Gain<T>) {
+    return {T(0), T(1), T(0), T(0), T(0)};
+  }
 };
 
 struct GlowLaw {
   static constexpr bool affine = true;
   static constexpr bool shift_first = true;
   template <class T>
-  EVENFLOW_HD static T shift(T t) { return t; }
+  EVENFLOW_HD static T shift(T t) {
+    return t;
+  }
   template <class T>
   EVENFLOW_HD static LogScale<T> log_scale(T r, Gain<T>) {
     const T e = sigmoid(r + T(2));
@@ -45,7 +51,9 @@ struct RealNvpLaw {
   static constexpr bool affine = true;
   static constexpr bool shift_first = true;
   template <class T>
-  EVENFLOW_HD static T shift(T t) { return t; }
+  EVENFLOW_HD static T shift(T t) {
+    return t;
+  }
   template <class T>
   EVENFLOW_HD static LogScale<T> log_scale(T r, Gain<T> gain) {
     const T h = tanh(r);
@@ -58,7 +66,9 @@ struct BoundedLaw {
   static constexpr bool affine = true;
   static constexpr bool shift_first = false;
   template <class T>
-  EVENFLOW_HD static T shift(T t) { return t; }
+  EVENFLOW_HD static T shift(T t) {
+    return t;
+  }
   template <class T>
   EVENFLOW_HD static LogScale<T> log_scale(T r, Gain<T>) {
     const T bound = T(2);
@@ -72,19 +82,23 @@ struct GaussianLaw {
   static constexpr bool affine = true;
   static constexpr bool shift_first = true;
   template <class T>
-  EVENFLOW_HD static T shift(T t) { return -t; }
+  EVENFLOW_HD static T shift(T t) {
+    return -t;
+  }
   template <class T>
-  EVENFLOW_HD static LogScale<T> log_scale(T r, Gain<T>) { return {-r, exp(-r), T(-1), T(0), T(0)}; }
+  EVENFLOW_HD static LogScale<T> log_scale(T r, Gain<T>) {
+    return {-r, exp(-r), T(-1), T(0), T(0)};
+  }
 };
 
 /// Where the elements of a coupling are. Rows are pixels. `x` arguments point at the first changed channel.
 struct CouplingMap {
-  int64_t width = 1;        ///< pixels in a line of the image
+  int64_t width = 1;  ///< pixels in a line of the image
   int64_t height = 1;
-  int64_t count = 0;        ///< changed channels
-  int64_t h_step = 1;       ///< from one shift to the next in h
-  int64_t r_offset = 0;     ///< from a shift to its raw log-scale in h
-  int parity = -1;          ///< checkerboards: (i + j) % 2 of changed pixels; -1: every pixel
+  int64_t count = 0;     ///< changed channels
+  int64_t h_step = 1;    ///< from one shift to the next in h
+  int64_t r_offset = 0;  ///< from a shift to its raw log-scale in h
+  int parity = -1;       ///< checkerboards: (i + j) % 2 of changed pixels; -1: every pixel
 
   EVENFLOW_HD bool active(int64_t row) const {
     if (parity < 0) return true;

@@ -22,7 +22,9 @@ struct Add {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const { y[row * y_stride + c] += x[row * x_stride + c]; }
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    y[row * y_stride + c] += x[row * x_stride + c];
+  }
 };
 
 /// y[row, c] = x[row, order[c]].
@@ -151,7 +153,8 @@ struct FillNoise {
   int64_t count;  ///< numbers of a sample
   T* out;
   EVENFLOW_HD void operator()(int64_t row, int64_t block) const {
-    const Words words = philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
+    const Words words =
+        philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
     double u[4], v[4];
     for (int k = 0; k < 4; ++k) u[k] = (words.w[k] + 0.5) * 2.3283064365386963e-10;  // 2^-32
     if (kind == Noise::logistic) {
@@ -163,7 +166,8 @@ struct FillNoise {
         v[k + 1] = radius * ::sin(angle);
       }
     }
-    for (int k = 0; k < 4 && 4 * block + k < count; ++k) out[row * count + 4 * block + k] = scale * static_cast<T>(v[k]);
+    for (int k = 0; k < 4 && 4 * block + k < count; ++k)
+      out[row * count + 4 * block + k] = scale * static_cast<T>(v[k]);
   }
 };
 

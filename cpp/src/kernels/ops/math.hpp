@@ -38,10 +38,16 @@ EVENFLOW_HD T abs_of(T a) {
   return a < T(0) ? -a : a;
 }
 
-EVENFLOW_HD double sqrt(double x) { return ::sqrt(x); }
-EVENFLOW_HD float sqrt(float x) { return ::sqrtf(x); }
+EVENFLOW_HD double sqrt(double x) {
+  return ::sqrt(x);
+}
+EVENFLOW_HD float sqrt(float x) {
+  return ::sqrtf(x);
+}
 
-EVENFLOW_HD double exp(double x) { return ::exp(x); }
+EVENFLOW_HD double exp(double x) {
+  return ::exp(x);
+}
 
 EVENFLOW_HD float exp(float x) {
   x = x > 89.0f ? 89.0f : x;
@@ -62,7 +68,9 @@ EVENFLOW_HD float exp(float x) {
   return p * bits_to_float((half + 127) << 23) * bits_to_float((whole - half + 127) << 23);
 }
 
-EVENFLOW_HD double log(double x) { return ::log(x); }
+EVENFLOW_HD double log(double x) {
+  return ::log(x);
+}
 
 EVENFLOW_HD float log(float x) {
   const bool tiny = x < 1.17549435e-38f;
@@ -87,12 +95,14 @@ EVENFLOW_HD float log(float x) {
   p = p * m + 3.3333331174e-1f;
   float result = p * m * z + f * -2.12194440e-4f - 0.5f * z;
   result = m + result + f * 0.693359375f;
-  result = x > 3.4e38f ? x : result;                       // infinity
+  result = x > 3.4e38f ? x : result;  // infinity
   result = x == 0.0f ? -HUGE_VALF : result;
-  return x >= 0.0f ? result : bits_to_float(0x7fc00000);   // negative and NaN
+  return x >= 0.0f ? result : bits_to_float(0x7fc00000);  // negative and NaN
 }
 
-EVENFLOW_HD double log1p(double x) { return ::log1p(x); }
+EVENFLOW_HD double log1p(double x) {
+  return ::log1p(x);
+}
 
 /// For x >= 0. The second term undoes the rounding of 1 + x.
 EVENFLOW_HD float log1p(float x) {
@@ -100,7 +110,9 @@ EVENFLOW_HD float log1p(float x) {
   return log(w) - ((w - 1.0f) - x) / w;
 }
 
-EVENFLOW_HD double tanh(double x) { return ::tanh(x); }
+EVENFLOW_HD double tanh(double x) {
+  return ::tanh(x);
+}
 
 EVENFLOW_HD float tanh(float x) {
   const float a = abs_of(x);

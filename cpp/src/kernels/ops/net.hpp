@@ -164,7 +164,9 @@ struct ScaleColumns {
   const T* factor;
   int64_t cols;
   T* w;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const { w[row * cols + c] = v[row * cols + c] * factor[c]; }
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    w[row * cols + c] = v[row * cols + c] * factor[c];
+  }
 };
 
 template <class T>

@@ -2,7 +2,8 @@
 
 #include "kernels/ops/math.hpp"
 
-// Optimiser updates, one element of the flat arena each. g includes L2 where the element is in the decay group.
+// Optimiser updates, one element of the flat arena each. g includes L2 where the element is in the decay
+// group.
 
 namespace evenflow::ops {
 
@@ -11,8 +12,8 @@ struct StepBase {
   T* w;
   const T* g;
   T lr;
-  T shrink;        ///< multiplies w before the step
-  T weight_decay;  ///< L2 factor
+  T shrink;            ///< multiplies w before the step
+  T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
   EVENFLOW_HD T grad(int64_t i) const { return g[i] + (i < decay_size ? weight_decay * w[i] : T(0)); }
 };
@@ -99,7 +100,9 @@ template <class T>
 struct SumSquares {
   static constexpr int sums = 1;
   const T* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i, double* sum) const { sum[0] += static_cast<double>(x[i]) * x[i]; }
+  EVENFLOW_HD void operator()(int64_t, int64_t i, double* sum) const {
+    sum[0] += static_cast<double>(x[i]) * x[i];
+  }
 };
 
 }  // namespace evenflow::ops

@@ -9,9 +9,13 @@
 
 namespace evenflow::gemm {
 
-EVENFLOW_HD bool gather_input(const ConvDims& dims) { return dims.kernel == 1 || dims.in.c <= dims.cout; }
+EVENFLOW_HD bool gather_input(const ConvDims& dims) {
+  return dims.kernel == 1 || dims.in.c <= dims.cout;
+}
 
-EVENFLOW_HD Taps taps_of(const ConvDims& dims, int sign) { return {dims.in.h, dims.in.w, dims.kernel, sign}; }
+EVENFLOW_HD Taps taps_of(const ConvDims& dims, int sign) {
+  return {dims.in.h, dims.in.w, dims.kernel, sign};
+}
 
 template <class T>
 struct FinishEpilogue {
@@ -62,13 +66,13 @@ void gather_taps(Context& ctx, const Taps& taps, const T* products, int64_t chan
 }
 
 template <class Isa, class T>
-void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w, const Epilogue<T>& epilogue,
-                  View<T> y) {
+void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
+                  const Epilogue<T>& epilogue, View<T> y) {
   const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
   const FinishEpilogue<T> finish{epilogue};
   if (dims.kernel == 1) {
-    multiply<Isa, T>(ctx, m, dims.cout, dims.in.c, RowsA<Isa, T>{x.data, x.stride}, RowsB<Isa, T>{w, dims.cout},
-                     y.data, y.stride, false, finish);
+    multiply<Isa, T>(ctx, m, dims.cout, dims.in.c, RowsA<Isa, T>{x.data, x.stride},
+                     RowsB<Isa, T>{w, dims.cout}, y.data, y.stride, false, finish);
     return;
   }
   if (gather_input(dims)) {
@@ -81,8 +85,8 @@ void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* 
   const int64_t width = dims.taps() * dims.cout;
   T* products = scope.take<T>(m * width);
   multiply<Isa, T>(ctx, m, width, dims.in.c, RowsA<Isa, T>{x.data, x.stride},
-                   WeightsB<Isa, T, WeightsAs::channels_by_tap_outputs>{w, rows, dims.in.c, dims.cout}, products,
-                   width, false, NoFinish());
+                   WeightsB<Isa, T, WeightsAs::channels_by_tap_outputs>{w, rows, dims.in.c, dims.cout},
+                   products, width, false, NoFinish());
   gather_taps<Isa, T>(ctx, taps_of(dims, 1), products, dims.cout,
                       dims.edge ? w + dims.in.c * dims.cout : nullptr, rows * dims.cout, epilogue, false, y);
 }
@@ -93,23 +97,23 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, co
   const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
   if (dims.kernel == 1) {
     multiply<Isa, T>(ctx, m, dims.in.c, dims.cout, RowsA<Isa, T>{dy.data, dy.stride},
-                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout}, dx.data,
-                     dx.stride, accumulate, NoFinish());
+                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout},
+                     dx.data, dx.stride, accumulate, NoFinish());
     return;
   }
   if (!gather_input(dims)) {
     multiply<Isa, T>(ctx, m, dims.in.c, dims.taps() * dims.cout,
                      PatchesA<Isa, T>{dy.data, dy.stride, dims.cout, false, taps_of(dims, -1)},
-                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout}, dx.data,
-                     dx.stride, accumulate, NoFinish());
+                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout},
+                     dx.data, dx.stride, accumulate, NoFinish());
     return;
   }
   WorkspaceScope scope(ctx);
   const int64_t width = dims.taps() * dims.in.c;
   T* products = scope.take<T>(m * width);
   multiply<Isa, T>(ctx, m, width, dims.cout, RowsA<Isa, T>{dy.data, dy.stride},
-                   WeightsB<Isa, T, WeightsAs::outputs_by_tap_channels>{w, rows, dims.in.c, dims.cout}, products,
-                   width, false, NoFinish());
+                   WeightsB<Isa, T, WeightsAs::outputs_by_tap_channels>{w, rows, dims.in.c, dims.cout},
+                   products, width, false, NoFinish());
   gather_taps<Isa, T>(ctx, taps_of(dims, -1), products, dims.in.c, nullptr, 0, Epilogue<T>(), accumulate, dx);
 }
 
@@ -141,10 +145,9 @@ void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, 
   WorkspaceScope scope(ctx);
   const int64_t width = dims.taps() * dims.cout;
   T* by_tap = scope.take<T>(dims.in.c * width);  // (c, (tap, n))
-  multiply<Isa, T>(ctx, dims.in.c, width, m,
-                   PatchesTransposedA<Isa, T>{x.data, x.stride, dims.in.c, false, Taps()},
-                   PatchesB<Isa, T>{dy.data, dy.stride, dims.cout, taps_of(dims, -1)}, by_tap, width, false,
-                   NoFinish());
+  multiply<Isa, T>(
+      ctx, dims.in.c, width, m, PatchesTransposedA<Isa, T>{x.data, x.stride, dims.in.c, false, Taps()},
+      PatchesB<Isa, T>{dy.data, dy.stride, dims.cout, taps_of(dims, -1)}, by_tap, width, false, NoFinish());
   for (int64_t t = 0; t < dims.taps(); ++t) {
     for (int64_t c = 0; c < dims.in.c; ++c) {
       for (int64_t n = 0; n < dims.cout; ++n) {

@@ -100,7 +100,8 @@ void multiply(Context& ctx, int64_t m, int64_t n, int64_t k, const PackA& pack_a
       T* block_a = packed_a + job * a_size;
       T* edge = block_a + block * k_pack;  // (tile_rows, tile_cols)
       const int64_t m_begin = job / col_jobs * block, m_end = ops::min_of(m, m_begin + block);
-      const int64_t p_begin = job % col_jobs * panels / col_jobs, p_end = (job % col_jobs + 1) * panels / col_jobs;
+      const int64_t p_begin = job % col_jobs * panels / col_jobs,
+                    p_end = (job % col_jobs + 1) * panels / col_jobs;
       for (int64_t k0 = 0; k0 < k; k0 += S::k_block) {
         const int64_t kc = ops::min_of<int64_t>(S::k_block, k - k0);
         const bool add = accumulate || k0 > 0;

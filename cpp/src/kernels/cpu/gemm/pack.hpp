@@ -184,8 +184,10 @@ struct WeightsB {
   int64_t channels;  ///< of them, those of the image
   int64_t outputs;
   T at(int64_t k, int64_t n) const {
-    if (as == WeightsAs::channels_by_tap_outputs) return data[(n / outputs * rows + k) * outputs + n % outputs];
-    if (as == WeightsAs::outputs_by_tap_channels) return data[(n / channels * rows + n % channels) * outputs + k];
+    if (as == WeightsAs::channels_by_tap_outputs)
+      return data[(n / outputs * rows + k) * outputs + n % outputs];
+    if (as == WeightsAs::outputs_by_tap_channels)
+      return data[(n / channels * rows + n % channels) * outputs + k];
     return data[(k / outputs * rows + n) * outputs + k % outputs];
   }
   void operator()(T* dst, int64_t k0, int64_t k, int64_t n0, int64_t cols) const {

@@ -1,0 +1,347 @@
+#include "check_layer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include "core/linalg.hpp"
+
+namespace evenflow::test {
+namespace {
+
+template <class T>
+std::vector<T> converted(const std::vector<double>& v) {
+  return std::vector<T>(v.begin(), v.end());
+}
+
+double worst(const std::vector<double>& a, const std::vector<double>& b) {
+  double w = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double error = std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i]));
+    if (!(error <= w)) w = error;  // NaN is worst
+  }
+  return w;
+}
+
+void expect(Report& report, const std::string& what, double error, double bound) {
+  if (error <= bound) return;
+  std::ostringstream text;
+  text << what << ": error " << error << ", bound " << bound;
+  report.push_back(text.str());
+}
+
+/// One set of parameters and inputs, and the loss <g, z> + <h, logdet>.
+class LayerCheck {
+ public:
+  explicit LayerCheck(const LayerCase& c)
+      : case_(c),
+        ctx_("cpu", 1),
+        x_(inputs()),
+        fixture_(c.make64(), 7, x_view(), c.noise),
+        layer_(*fixture_.layer) {
+    n_ = c.batch;
+    size_ = n_ * layer_.input_shape().per_sample();
+    g_ = random_values(size_, 11, -1, 1);
+    h_ = random_values(n_, 12, -1, 1);
+    for (int64_t i = 0; i < n_; ++i)
+      labels_.push_back(static_cast<int32_t>(i % std::max<int64_t>(1, c.classes)));
+    stats_.assign(static_cast<size_t>(fixture_.layout->stats_size() + 1), 0.0);
+  }
+
+  Report run() {
+    round_trip();
+    backward_checks();
+    differences();
+    if (!case_.training) jacobian();
+    aliasing();
+    float32_and_threads();
+    return report_;
+  }
+
+ private:
+  std::vector<double> inputs() {
+    const auto layer = case_.make64();
+    return random_values(case_.batch * layer->input_shape().per_sample(), 4, case_.low, case_.high);
+  }
+  View<const double> x_view() {
+    return View<const double>(x_.data(), case_.make64()->input_shape().with_batch(case_.batch));
+  }
+  Shape in() const { return layer_.input_shape().with_batch(n_); }
+  Shape out() const { return layer_.output_shape().with_batch(n_); }
+
+  Params<double> params() {
+    return fixture_.arena->params(case_.training ? stats_.data() : nullptr, labels_.data());
+  }
+
+  void forward(const std::vector<double>& x, std::vector<double>& z, std::vector<double>& logdet) {
+    z.assign(static_cast<size_t>(size_), -7.0);
+    logdet.assign(static_cast<size_t>(n_), 0.0);
+    layer_.forward(ctx_, params(), {x.data(), in()}, {z.data(), out()}, logdet.data());
+  }
+
+  double loss(const std::vector<double>& x) {
+    std::vector<double> z, logdet;
+    forward(x, z, logdet);
+    double total = 0;
+    for (int64_t i = 0; i < size_; ++i) total += g_[i] * z[i];
+    for (int64_t i = 0; i < n_; ++i) total += h_[i] * logdet[i];
+    return total;
+  }
+
+  void backward(std::vector<double>& x, std::vector<double>& dx, double* kept) {
+    x.assign(static_cast<size_t>(size_), -7.0);
+    dx.assign(static_cast<size_t>(size_), -7.0);
+    layer_.backward(ctx_, params(), {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
+                    {dx.data(), in()}, kept);
+  }
+
+  void round_trip() {
+    forward(x_, z_, logdet_);
+    std::vector<double> x(static_cast<size_t>(size_)), back(static_cast<size_t>(n_), 0.5), again, det;
+    layer_.inverse(ctx_, params(), {z_.data(), out()}, {x.data(), in()}, back.data());
+    expect(report_, "1 inverse(forward(x))", worst(x, x_), 1e-12);
+    for (int64_t i = 0; i < n_; ++i) back[i] += logdet_[i] - 0.5;  // 0.5 was there
+    expect(report_, "1 log-dets cancel", worst(back, std::vector<double>(back.size(), 0.0)), 1e-11);
+    std::vector<double> added(static_cast<size_t>(n_), 0.5), z_again(static_cast<size_t>(size_));
+    layer_.forward(ctx_, params(), {x_.data(), in()}, {z_again.data(), out()}, added.data());
+    for (int64_t i = 0; i < n_; ++i) added[i] -= 0.5;
+    expect(report_, "1 log-dets are added", worst(added, logdet_), 1e-12);
+    if (case_.training) return;  // the moments of another batch
+    std::vector<double> z = random_values(size_, 5, -1, 1);
+    const std::vector<double> wanted = z;
+    layer_.inverse(ctx_, params(), {z.data(), out()}, {x.data(), in()}, back.data());
+    forward(x, again, det);
+    expect(report_, "1 forward(inverse(z))", worst(again, wanted), 1e-12);
+  }
+
+  void backward_checks() {
+    forward(x_, z_, logdet_);
+    ParamArena<double>& arena = *fixture_.arena;
+    arena.zero_grad();
+    std::vector<double> x, second_x, second_dx;
+    backward(x, dx_, nullptr);
+    expect(report_, "2 backward rebuilds x", worst(x, x_), 1e-12);
+    const int64_t trainable = fixture_.layout->trainable_size();
+    grads_.assign(arena.grads(), arena.grads() + trainable);
+    backward(second_x, second_dx, nullptr);
+    std::vector<double> doubled(arena.grads(), arena.grads() + trainable), half = grads_;
+    for (double& v : half) v *= 2;
+    expect(report_, "6 backward twice doubles gradients", worst(doubled, half), 1e-14);
+    expect(report_, "6 backward twice gives the same dx", worst(second_dx, dx_), 0);
+
+    std::vector<double> kept(static_cast<size_t>(layer_.kept_size(n_) + 1)), z(static_cast<size_t>(size_));
+    std::vector<double> det(static_cast<size_t>(n_), 0.0);
+    layer_.forward(ctx_, params(), {x_.data(), in()}, {z.data(), out()}, det.data(), kept.data());
+    arena.zero_grad();
+    backward(second_x, second_dx, kept.data());
+    expect(report_, "6 kept activations rebuild x", worst(second_x, x_), 1e-12);
+    expect(report_, "6 kept activations give the same dx", worst(second_dx, dx_), 1e-14);
+    expect(report_, "6 kept activations give the same gradients",
+           worst(std::vector<double>(arena.grads(), arena.grads() + trainable), grads_), 1e-14);
+  }
+
+  void differences() {
+    const double step = 1e-6;  // small, so that few steps cross the kink of a ReLU
+    std::vector<double> numeric(static_cast<size_t>(size_));
+    for (int64_t i = 0; i < size_; ++i) {
+      std::vector<double> x = x_;
+      x[i] += step;
+      const double up = loss(x);
+      x[i] -= 2 * step;
+      numeric[i] = (up - loss(x)) / (2 * step);
+    }
+    expect(report_, "3 dx", worst(dx_, numeric), 1e-7);
+    for (const ParamLayout::Entry& entry : fixture_.layout->entries()) {
+      if (entry.offset >= fixture_.layout->trainable_size()) continue;
+      double error = 0;
+      for (int64_t i = 0; i < entry.size; ++i) {
+        double& value = fixture_.arena->values()[entry.offset + i];
+        const double was = value;
+        value = was + step;
+        const double up = loss(x_);
+        value = was - step;
+        const double slope = (up - loss(x_)) / (2 * step);
+        value = was;
+        error = std::max(error, std::abs(slope - grads_[entry.offset + i]) / std::max(1.0, std::abs(slope)));
+      }
+      expect(report_, "4 gradient of " + entry.name, error, 1e-7);
+    }
+  }
+
+  /// Row j of sample i's Jacobian = dx for dz = e_j, dlogdet = 0.
+  void jacobian() {
+    const int64_t d = layer_.input_shape().per_sample();
+    forward(x_, z_, logdet_);
+    const std::vector<double> zeros(static_cast<size_t>(n_), 0.0);
+    std::vector<linalg::Matrix> rows(static_cast<size_t>(n_), linalg::Matrix(static_cast<size_t>(d * d)));
+    std::vector<double> x(static_cast<size_t>(size_)), dx(static_cast<size_t>(size_)),
+        dz(static_cast<size_t>(size_));
+    for (int64_t j = 0; j < d; ++j) {
+      std::fill(dz.begin(), dz.end(), 0.0);
+      for (int64_t i = 0; i < n_; ++i) dz[i * d + j] = 1;
+      layer_.backward(ctx_, params(), {z_.data(), out()}, {dz.data(), out()}, zeros.data(), {x.data(), in()},
+                      {dx.data(), in()});
+      for (int64_t i = 0; i < n_; ++i) std::copy_n(&dx[i * d], d, &rows[i][j * d]);
+    }
+    std::vector<double> probed(static_cast<size_t>(n_), 0.0), by_differences = probed;
+    for (int64_t i = 0; i < n_; ++i) probed[i] = log_abs_det(rows[i], d);
+    expect(report_, "5 log-det against the probed Jacobian", worst(probed, logdet_), 1e-10);
+    linalg::Matrix columns(static_cast<size_t>(d * d));
+    for (int64_t k = 0; k < d; ++k) {  // of sample 0
+      std::vector<double> moved = x_, up, down, det;
+      moved[k] += 1e-5;
+      forward(moved, up, det);
+      moved[k] -= 2e-5;
+      forward(moved, down, det);
+      for (int64_t j = 0; j < d; ++j) columns[j * d + k] = (up[j] - down[j]) / 2e-5;
+    }
+    expect(report_, "5 log-det against differences", std::abs(log_abs_det(columns, d) - logdet_[0]), 1e-6);
+  }
+
+  static double log_abs_det(const linalg::Matrix& m, int64_t d) {
+    const linalg::Lu f = linalg::lu(m, d);
+    double total = 0;
+    for (int64_t k = 0; k < d; ++k) total += std::log(std::abs(f.upper[k * d + k]));
+    return total;
+  }
+
+  void aliasing() {
+    forward(x_, z_, logdet_);
+    // Channels of a wider array.
+    const int64_t wide_in = in().c + 3, wide_out = out().c + 2;
+    std::vector<double> a(static_cast<size_t>(in().pixels() * wide_in), -9.0);
+    std::vector<double> b(static_cast<size_t>(out().pixels() * wide_out), -9.0);
+    for (int64_t r = 0; r < in().pixels(); ++r) std::copy_n(&x_[r * in().c], in().c, &a[r * wide_in + 1]);
+    std::vector<double> det(static_cast<size_t>(n_), 0.0);
+    if (layer_.output_shape().h == layer_.input_shape().h) {
+      layer_.forward(ctx_, params(), {a.data() + 1, in(), wide_in}, {b.data() + 1, out(), wide_out},
+                     det.data());
+      std::vector<double> z(static_cast<size_t>(size_));
+      bool untouched = true;
+      for (int64_t r = 0; r < out().pixels(); ++r) {
+        std::copy_n(&b[r * wide_out + 1], out().c, &z[r * out().c]);
+        untouched = untouched && b[r * wide_out] == -9.0 && b[r * wide_out + wide_out - 1] == -9.0;
+      }
+      expect(report_, "7 strided views", worst(z, z_), 1e-14);
+      expect(report_, "7 strided views leave their neighbours alone", untouched ? 0 : 1, 0);
+    }
+    if (!layer_.in_place()) return;
+    std::vector<double> z = x_, x, dx, dz = g_;
+    std::fill(det.begin(), det.end(), 0.0);
+    layer_.forward(ctx_, params(), {z.data(), in()}, {z.data(), out()}, det.data());
+    expect(report_, "7 forward in place", worst(z, z_), 0);
+    fixture_.arena->zero_grad();
+    x = z_;
+    layer_.backward(ctx_, params(), {x.data(), out()}, {dz.data(), out()}, h_.data(), {x.data(), in()},
+                    {dz.data(), in()});
+    expect(report_, "7 backward in place, dx", worst(dz, dx_), 1e-14);
+    expect(report_, "7 backward in place, x", worst(x, x_), 1e-12);
+    z = z_;
+    layer_.inverse(ctx_, params(), {z.data(), out()}, {z.data(), in()}, det.data());
+    expect(report_, "7 inverse in place", worst(z, x_), 1e-12);
+  }
+
+  void float32_and_threads() {
+    const std::vector<float> x = converted<float>(x_), g = converted<float>(g_);
+    Fixture<float> single(case_.make32(), 7, x_view(), case_.noise);
+    for (int64_t i = 0; i < single.layout->total_size(); ++i) {
+      single.arena->values()[i] = static_cast<float>(fixture_.arena->values()[i]);
+    }
+    std::vector<float> results[2];
+    for (int threads = 1; threads <= 2; ++threads) {
+      Context ctx("cpu", threads);
+      std::vector<float> stats(stats_.size(), 0.0f), z(x.size()), back(x.size()), dx(x.size());
+      std::vector<double> det(static_cast<size_t>(n_), 0.0);
+      single.arena->zero_grad();
+      const Params<float> p = single.arena->params(case_.training ? stats.data() : nullptr, labels_.data());
+      single.layer->forward(ctx, p, {x.data(), in()}, {z.data(), out()}, det.data());
+      single.layer->backward(ctx, p, {z.data(), out()}, {g.data(), out()}, h_.data(), {back.data(), in()},
+                             {dx.data(), in()});
+      std::vector<float>& r = results[threads - 1];
+      r = z;
+      r.insert(r.end(), det.begin(), det.end());
+      r.insert(r.end(), dx.begin(), dx.end());
+      r.insert(r.end(), single.arena->grads(), single.arena->grads() + single.layout->trainable_size());
+    }
+    std::vector<double> truth;
+    forward(x_, truth, logdet_);
+    truth.insert(truth.end(), logdet_.begin(), logdet_.end());
+    truth.insert(truth.end(), dx_.begin(), dx_.end());
+    truth.insert(truth.end(), grads_.begin(), grads_.end());
+    const std::vector<double> got(results[0].begin(), results[0].end());
+    expect(report_, "8 float32 against float64", worst(got, truth), 3e-4);
+    expect(report_, "8 two threads give the same bits", results[0] == results[1] ? 0 : 1, 0);
+  }
+
+  const LayerCase& case_;
+  Context ctx_;
+  std::vector<double> x_;
+  Fixture<double> fixture_;
+  Layer<double>& layer_;
+  int64_t n_ = 0;
+  int64_t size_ = 0;
+  std::vector<double> g_, h_, z_, logdet_, dx_, grads_, stats_;
+  std::vector<int32_t> labels_;
+  Report report_;
+};
+
+}  // namespace
+
+std::string joined(const Report& report) {
+  std::string text;
+  for (const std::string& line : report) text += line + "\n";
+  return text;
+}
+
+std::vector<double> random_values(int64_t n, uint64_t seed, double low, double high) {
+  Rng rng(seed, Stream::test);
+  std::vector<double> v(static_cast<size_t>(n));
+  for (double& x : v) x = rng.uniform(low, high);
+  return v;
+}
+
+template <class T>
+Fixture<T>::Fixture(std::unique_ptr<Layer<T>> l, uint64_t seed, View<const double> data, double noise)
+    : layer(std::move(l)) {
+  layer->declare(Scope(*layout, "layer"));
+  layout->finalize();
+  arena = std::make_unique<ParamArena<T>>(layout);
+  Rng rng(seed);
+  layer->init(*arena, rng);
+  Context ctx("cpu", 1);
+  std::vector<T> x(data.data, data.data + data.shape.size());
+  layer->init_from_data(ctx, *arena, {x.data(), data.shape});
+  Rng draws(seed + 1, Stream::test);
+  for (const ParamLayout::Entry& entry : layout->entries()) {
+    if (entry.group == Group::fixed) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      T& value = arena->values()[entry.offset + i];
+      // Running variances stay positive; triangles keep the zeros that they do not use.
+      const double by = entry.group == Group::stats ? draws.uniform(0.1, 0.3) : draws.uniform(-noise, noise);
+      value = static_cast<T>(value + by);
+    }
+  }
+}
+
+template struct Fixture<float>;
+template struct Fixture<double>;
+
+Report check_layer(const LayerCase& c) {
+  return LayerCheck(c).run();
+}
+
+Report check_conditioner(const NetCase& c) {
+  // A net is checked inside an additive coupling of a wrapper that sees twice the channels: dx of the
+  // passing half is the net's, and the coupling's own part is a plain sum.
+  LayerCase wrapped;
+  wrapped.name = c.name;
+  wrapped.batch = c.batch;
+  wrapped.training = c.training;
+  const Shape in = c.make64()->input_shape();
+  const Shape whole = in.with_channels(2 * in.c);
+  wrapped.make64 = [c, whole] { return additive_coupling<double>(whole, Mask::second_half, c.make64()); };
+  wrapped.make32 = [c, whole] { return additive_coupling<float>(whole, Mask::second_half, c.make32()); };
+  return check_layer(wrapped);
+}
+
+}  // namespace evenflow::test

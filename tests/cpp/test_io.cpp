@@ -1,0 +1,499 @@
+#include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <random>
+
+#include "evenflow/error.hpp"
+#include "evenflow/io.hpp"
+#include "io/json.hpp"
+
+namespace fs = std::filesystem;
+using namespace evenflow;
+
+namespace {
+
+struct TemporaryFolder {
+  TemporaryFolder() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
+  ~TemporaryFolder() { fs::remove_all(path); }
+  std::string file(const std::string& name) const { return path + "/" + name; }
+  /// Number of files, to see that no temporary one stays behind.
+  int64_t count() const { return std::distance(fs::directory_iterator(path), fs::directory_iterator()); }
+
+  std::string path = (fs::temp_directory_path() / "evenflow-io-XXXXXX").string();
+};
+
+/// Makes writes past `bytes` fail with EFBIG, as a full disk does with ENOSPC, while it lives.
+struct FileSizeLimit {
+  explicit FileSizeLimit(rlim_t bytes) : handler(std::signal(SIGXFSZ, SIG_IGN)) {
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &old) == 0);
+    const rlimit limit = {bytes, old.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &old);
+    std::signal(SIGXFSZ, handler);
+  }
+
+  void (*handler)(int);
+  rlimit old = {};
+};
+
+void put(const std::string& path, const std::string& bytes) {
+  REQUIRE((std::ofstream(path, std::ios::binary) << bytes).good());
+}
+
+std::string get(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+template <class T>
+std::string bytes_of(const std::vector<T>& values) {
+  std::string out(values.size() * sizeof(T), '\0');
+  std::memcpy(out.data(), values.data(), out.size());
+  return out;
+}
+
+std::string prefix(uint64_t length) {
+  return bytes_of<uint64_t>({length});
+}
+
+std::string file_of(const std::string& header, const std::string& data = "") {
+  return prefix(header.size()) + header + data;
+}
+
+size_t bytes_in(const std::string& dtype, const std::vector<int64_t>& shape) {
+  size_t bytes = dtype == "F32" ? 4 : 8;
+  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+  return bytes;
+}
+
+/// The text of the IoError that `call` throws, empty if it throws nothing; any other exception is a failure.
+template <class Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const IoError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string read_error(const std::string& path) {
+  return error_of([&] { read_safetensors(path); });
+}
+
+void check_contains(const std::string& text, const std::string& part) {
+  INFO("text: ", text);
+  INFO("part: ", part);
+  CHECK(text.find(part) != std::string::npos);
+}
+
+/// Reads a file of these bytes and checks that the error names the call, the file and `part`.
+void check_rejected(const TemporaryFolder& folder, const std::string& bytes, const std::string& part) {
+  const std::string path = folder.file("bad.safetensors");
+  put(path, bytes);
+  const std::string text = read_error(path);
+  check_contains(text, "[read_safetensors] expected ");
+  check_contains(text, path);
+  check_contains(text, part);
+}
+
+const std::vector<float> floats = {1.5f, -0.0f, std::numeric_limits<float>::infinity(), 1e-45f, 3.f, -7.f};
+const std::vector<double> doubles = {1e-320, -2.5, 1e300};
+const std::vector<int64_t> integers = {INT64_MIN, -1, 0, 1};
+
+std::vector<TensorRef> sample_tensors() {
+  return {{"level1.step3.coupling.conv2.weight", "F32", {2, 3}, floats.data()},
+          {"a", "F64", {3, 1}, doubles.data()},
+          {"empty", "F32", {0, 5}, nullptr},
+          {"steps", "I64", {4}, integers.data()},
+          {"scalar", "F64", {}, doubles.data() + 1}};
+}
+
+/// A header's entry for tensor "a".
+std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
+  return R"("a":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + '}';
+}
+
+std::string json_error(const std::string& text) {
+  return error_of([&] { json::parse(text, "parse", "test"); });
+}
+
+}  // namespace
+
+TEST_CASE("json: values of every type") {
+  const json::Value root = json::parse(
+      " {\"z\" : [1, -2,0 ,\t9223372036854775807,-9223372036854775808],\r\n\"b\":{\"c\":null,\"d\":true,"
+      "\"e\":false},\"f\":[],\"a\":{},\"h\":[1.5,-0.25e2,1E-2,9223372036854775808]} ",
+      "parse", "test");
+  std::string order;
+  for (const auto& [key, value] : *root.get<json::Object>()) order += key;
+  CHECK(order == "zbfah");
+  std::vector<int64_t> whole;
+  for (const json::Value& item : *root.find("z")->get<json::Array>()) whole.push_back(*item.get<int64_t>());
+  CHECK(whole == std::vector<int64_t>{1, -2, 0, INT64_MAX, INT64_MIN});
+  std::vector<double> real;
+  for (const json::Value& item : *root.find("h")->get<json::Array>()) real.push_back(*item.get<double>());
+  CHECK(real == std::vector<double>{1.5, -25., 0.01, 9223372036854775808.});
+  const json::Value* b = root.find("b");
+  CHECK(b->find("c")->get<std::nullptr_t>() != nullptr);
+  CHECK(*b->find("d")->get<bool>());
+  CHECK_FALSE(*b->find("e")->get<bool>());
+  CHECK(b->find("a") == nullptr);
+  CHECK(root.find("f")->get<json::Array>()->empty());
+  CHECK(root.find("a")->get<json::Object>()->empty());
+}
+
+TEST_CASE("json: strings, escapes and UTF-8") {
+  const auto text = [](const std::string& source) {
+    return *json::parse(source, "parse", "test").get<std::string>();
+  };
+  CHECK(text(R"("\"\\\/\b\f\n\r\t")") == "\"\\/\b\f\n\r\t");
+  CHECK(text(R"("\u0041\u00e9\u20AC\ud83c\udf0a")") == "A\xC3\xA9\xE2\x82\xAC\xF0\x9F\x8C\x8A");
+  CHECK(text(R"("a\u0000b")") == std::string("a\0b", 3));
+  for (const std::string raw : {"\x7F", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF",
+                                "\xEE\x80\x80", "\xEF\xBF\xBF", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
+    CHECK(text('"' + raw + '"') == raw);
+    CHECK(json::quote(raw, "quote", "test") == '"' + raw + '"');
+  }
+  for (const std::string raw :
+       {"\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xC2", "\xC2\x41", "\xE0\x9F\xBF", "\xE2\x82",
+        "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xF0\x9F\x8C"}) {
+    check_contains(json_error("\"ab" + raw + '"'), "expected valid UTF-8, got byte 0x");
+    const std::string error = error_of([&] { json::quote("ab" + raw, "quote", "test"); });
+    check_contains(error, "[quote] expected valid UTF-8, got byte 0x");
+  }
+  for (int c = 0; c < 0x80; ++c) {
+    const std::string raw(1, static_cast<char>(c));
+    CHECK(text(json::quote(raw, "quote", "test")) == raw);
+  }
+  CHECK(json::shown("a\n") == "'a?'");
+  CHECK(json::shown(std::string(100, 'x')) == "'" + std::string(60, 'x') + "...'");
+}
+
+TEST_CASE("json: everything else is an error with its position, nesting over 32 too") {
+  const std::map<int, std::vector<std::string>> cases = {
+      {0, {"", "\xEF\xBB\xBF{}", "+1", ".5", "1e999", "NaN", "tru", "// a\n1"}},
+      {1, {"{", "{1:2}", "01", "-", "0x10", "\"\\ud83c\"", "\"\\udf0a\\udf0a\"", "\"\\ud83c\\ue000\""}},
+      {2, {"  ", "{}{}", "[1}", "1.", "1e", "\"a", "\"a\nb\"", "\"\\x\"", "\"\\"}},
+      {3, {"{} x", "[1,]", "[1 2]", "1e+x"}},
+      {4, {"{\"a\"", "nulll"}},
+      {5, {"{\"a\" 1}", "{\"a\":}", "\"\\u12g4\"", "\"\\u12"}},
+      {6, {"{\"a\":1"}},
+      {7, {"{\"a\":1,}", "{\"a\":1,\"\\u0061\":3}"}},
+      {13, {"{\"a\":1,\"b\":2,\"a\":3}"}}};
+  for (const auto& [at, texts] : cases) {
+    for (const std::string& text : texts) {
+      INFO("json: ", text);
+      check_contains(json_error(text), "[parse] expected ");
+      check_contains(json_error(text), " at byte " + std::to_string(at) + " of test");
+    }
+  }
+  CHECK(json_error("{\"a\":1 2}") == "[parse] expected ',' or '}', got '2' at byte 7 of test");
+  CHECK(json_error("[1") == "[parse] expected ',' or ']', got the end at byte 2 of test");
+  check_contains(json_error("[1,\xFF]"), "expected a JSON value, got byte 0xff");
+  check_contains(json_error("{\"a\":1,\"b\":2,\"\\u0061\":3}"), "expected unique keys, got 'a' twice");
+  check_contains(json_error("-1e999"), "expected a finite number, got '-1e999'");
+  check_contains(json_error("\"\\ud83c\\u0041\""), "expected a surrogate pair, got a lone surrogate");
+
+  const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  CHECK(json_error(nested(32)) == "");
+  check_contains(json_error(nested(33)), "expected at most 32 nested values, got '[' at byte 32");
+  check_contains(json_error(std::string(1000000, '[')), "expected at most 32 nested values");
+  std::string objects;
+  for (int i = 0; i < 33; ++i) objects += "{\"a\":";
+  check_contains(json_error(objects), "expected at most 32 nested values, got '{'");
+}
+
+TEST_CASE("safetensors: what is written is read") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model.safetensors");
+  const std::map<std::string, std::string> metadata = {
+      {"config", R"({"model": "glow", "path": "a\\b"})"},
+      {"key \"quoted\"", std::string("nul \0 tab \t bell \a line \n / \\", 29)},
+      {"unicode \xC3\xA9", "\xE2\x82\xAC \xF0\x9F\x8C\x8A \x7F"},
+      {"", ""}};
+  write_safetensors(path, sample_tensors(), metadata);
+  CHECK(folder.count() == 1);
+  const TensorFile file = read_safetensors(path);
+  CHECK(file.metadata == metadata);
+  REQUIRE(file.tensors.size() == sample_tensors().size());
+  for (const TensorRef& tensor : sample_tensors()) {
+    INFO("tensor ", tensor.name);
+    const Tensor& got = file.tensors.at(tensor.name);
+    CHECK(got.dtype == tensor.dtype);
+    CHECK(got.shape == tensor.shape);
+    REQUIRE(got.bytes.size() == bytes_in(tensor.dtype, tensor.shape));
+    CHECK(std::equal(got.bytes.begin(), got.bytes.end(), static_cast<const char*>(tensor.data)));
+  }
+}
+
+TEST_CASE("safetensors: the writer's bytes") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model.safetensors");
+  const TensorRef z = {"z", "F32", {2, 3}, floats.data()}, e = {"e", "I64", {0}, nullptr};
+  write_safetensors(path, {z, e, {"b \xC3\xA9", "F64", {}, doubles.data()}}, {{"x", "1\n\""}, {"a", "2"}});
+  std::string header =
+      "{\"__metadata__\":{\"a\":\"2\",\"x\":\"1\\u000a\\\"\"},"
+      "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
+      "\"e\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[24,24]},"
+      "\"b \xC3\xA9\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[24,32]}}";
+  while (header.size() % 8 != 0) header += ' ';
+  CHECK(get(path) == file_of(header, bytes_of(floats) + bytes_of(doubles).substr(0, 8)));
+  write_safetensors(path, {}, {});
+  CHECK(get(path) == file_of("{}      "));
+  CHECK(read_safetensors(path).tensors.empty());
+}
+
+TEST_CASE("safetensors: a foreign file is read") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("foreign.safetensors");
+  // Spaces, another order of members and of tensors, an empty tensor between, no padding.
+  put(path, file_of(R"({"b": {"shape": [2], "data_offsets": [8, 24], "dtype": "F64"},
+ "hole\/less": {"dtype":"F32","shape":[3,0,2],"data_offsets":[8,8]},
+ "a": {"dtype":"I64","shape":[],"data_offsets":[0,8]}, "__metadata__": {"format":"\u0070t"}})",
+                    std::string("\x02\0\0\0\0\0\0\0", 8) + std::string("\0\0\0\0\0\0\xF0\x3F", 8) +
+                        std::string("\0\0\0\0\0\0\0\xC0", 8)));
+  const TensorFile file = read_safetensors(path);
+  CHECK(file.metadata == std::map<std::string, std::string>{{"format", "pt"}});
+  REQUIRE(file.tensors.size() == 3);
+  CHECK(file.tensors.at("hole/less").shape == std::vector<int64_t>{3, 0, 2});
+  CHECK(file.tensors.at("hole/less").bytes.empty());
+  CHECK(bytes_of(file.tensors.at("a").bytes) == bytes_of(std::vector<int64_t>{2}));
+  CHECK(bytes_of(file.tensors.at("b").bytes) == bytes_of(std::vector<double>{1., -2.}));
+}
+
+TEST_CASE("safetensors: paths that are no file") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("missing"), reason = std::strerror(ENOENT);
+  CHECK(read_error(path) == "[read_safetensors] expected a readable file, got " + reason + " (" + path + ")");
+  check_contains(read_error(folder.path), "expected a regular file, got a directory");
+  check_contains(read_error(""), reason);
+  check_contains(read_error("/dev/zero"), "expected a regular file, got a special file (/dev/zero)");
+  REQUIRE(::mkfifo(folder.file("pipe").c_str(), 0600) == 0);
+  check_contains(read_error(folder.file("pipe")), "expected a regular file, got a pipe");
+  put(folder.file("a"), file_of("{}"));
+  check_contains(read_error(folder.file(std::string("a\0b", 3))), "expected a path without NUL");
+}
+
+TEST_CASE("safetensors: bad length and header") {
+  const TemporaryFolder folder;
+  check_rejected(folder, "", "at least 8 bytes, got 0");
+  check_rejected(folder, "1234567", "at least 8 bytes, got 7");
+  check_rejected(folder, prefix(0), "expected a header that begins with '{', got ''");
+  check_rejected(folder, prefix(1), "expected a header of at most 0 bytes, got 1");
+  check_rejected(folder, prefix(3) + "{}", "expected a header of at most 2 bytes, got 3");
+  for (const uint64_t length : {~uint64_t{0}, ~uint64_t{0} - 7, uint64_t{1} << 63, (uint64_t{1} << 63) - 1}) {
+    check_rejected(folder, prefix(length) + "{}", "expected a header of at most 2 bytes, got");
+  }
+  check_rejected(folder, file_of(" {}"), "begins with '{', got ' '");
+  check_rejected(folder, file_of("[]"), "begins with '{', got '['");
+  check_rejected(folder, file_of("{} {}"), "got '{' at byte 3 of the header");
+  check_rejected(folder, file_of("{\"a\":1"), "at byte 6 of the header");
+  check_rejected(folder, std::string("\x80\2}q") + std::string(200, '\0'), "expected a header of at most");
+  // A sparse file long enough for the length alone to pass.
+  const std::string path = folder.file("bad.safetensors");
+  put(path, prefix(100'000'001) + "{}");
+  fs::resize_file(path, 200'000'000);
+  check_contains(read_error(path), "expected a header of at most 100000000 bytes, got 100000001");
+}
+
+TEST_CASE("safetensors: bad entries, holes and overlaps") {
+  const TemporaryFolder folder;
+  const auto rejected = [&](const std::string& entries, const std::string& part) {
+    check_rejected(folder, file_of("{" + entries + "}", std::string(8, '\1')), part);
+  };
+  rejected(R"("a":1)", "expected a string 'dtype', got none in tensor 'a'");
+  rejected(R"("a":{"dtype":3,"shape":[2],"data_offsets":[0,8]})", "a string 'dtype', got another type");
+  rejected(R"("a":{"dtype":"F32","data_offsets":[0,8]})", "expected a list 'shape', got none");
+  rejected(R"("a":{"dtype":"F32","shape":[2]})", "expected a list 'data_offsets', got none");
+  rejected(R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})", "got 4 members in tensor 'a'");
+  for (const std::string dtype : {"F16", "BF16", "I32", "f32", "", "F32 "}) {
+    rejected(entry(dtype, "[2]", "[0,8]"), "dtype F32, F64 or I64, got '" + dtype + "' in tensor 'a'");
+  }
+  rejected(entry("F32", "{}", "[0,8]"), "expected a list 'shape', got another type");
+  for (const std::string shape : {"[-2]", "[2.0]", "[\"2\"]", "[null]", "[9223372036854775808]"}) {
+    rejected(entry("F32", shape, "[0,8]"), "integers of at least 0 in 'shape'");
+  }
+  for (const std::string shape : {"[4611686018427387904]", "[4294967296,4294967296]", "[9223372036854775807]",
+                                  "[0,4294967296,4294967296]", "[4294967296,4294967296,0]"}) {
+    rejected(entry("F32", shape, "[0,8]"), "expected a shape that fits 64 bits, got an overflow");
+  }
+  std::string ones = "[2";
+  for (int i = 0; i < 32; ++i) ones += ",1";
+  rejected(entry("F32", ones + "]", "[0,8]"), "expected at most 32 dimensions, got 33");
+  rejected(entry("F32", "[2]", "[0]"), "expected 2 data_offsets, got 1");
+  rejected(entry("F32", "[2]", "[0,8,8]"), "expected 2 data_offsets, got 3");
+  rejected(entry("F32", "[2]", "[-8,0]"), "integers of at least 0 in 'data_offsets', got -8");
+  rejected(entry("F32", "[2]", "[0,8.0]"), "integers of at least 0 in 'data_offsets'");
+  rejected(entry("F32", "[2]", "[0,18446744073709551624]"), "integers of at least 0 in 'data_offsets'");
+  rejected(entry("F32", "[2]", "[8,0]"), "ordered data_offsets within 8 bytes of data, got [8, 0]");
+  rejected(entry("F32", "[3]", "[0,12]"), "ordered data_offsets within 8 bytes of data, got [0, 12]");
+  rejected(entry("F32", "[2]", "[9223372036854775800,9223372036854775807]"), "expected ordered data_offsets");
+  rejected(entry("F32", "[1]", "[0,8]"), "expected 4 bytes of data for its shape, got 8");
+  rejected(entry("F64", "[2]", "[0,8]"), "expected 16 bytes of data for its shape, got 8");
+  rejected(entry("F32", "[0]", "[0,8]"), "expected 0 bytes of data for its shape, got 8");
+  rejected(R"("__metadata__":[])", "expected an object '__metadata__', got another type");
+  rejected(R"("__metadata__":{"k":1})", "strings in '__metadata__', got another type for 'k'");
+  rejected(R"("__metadata__":{"k":"1","k":"2"})", "expected unique keys, got 'k' twice");
+  // Holes, overlaps and duplicates.
+  const auto item = [](const std::string& name, int begin, int end) {
+    return '"' + name + R"(":{"dtype":"F32","shape":[)" + std::to_string((end - begin) / 4) +
+           R"(],"data_offsets":[)" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+  };
+  const std::string path = folder.file("good.safetensors");
+  put(path, file_of("{" + item("a", 4, 8) + "," + item("b", 0, 4) + "}", std::string(8, '\1')));
+  CHECK(read_safetensors(path).tensors.size() == 2);
+  rejected(item("a", 0, 4), "expected 4 bytes of data, got 8");
+  rejected("", "expected 0 bytes of data, got 8");
+  rejected(item("a", 4, 8), "expected data of tensor 'a' at offset 0, got 4");
+  rejected(item("a", 0, 8) + "," + item("b", 0, 8), "expected data of tensor 'b' at offset 8, got 0");
+  rejected(item("a", 0, 8) + "," + item("b", 4, 8), "expected data of tensor 'b' at offset 8, got 4");
+  rejected(item("a", 0, 8) + "," + item("b", 4, 4), "expected data of tensor 'b' at offset 8, got 4");
+  rejected(item("a", 0, 4) + "," + item("a", 4, 8), "expected unique keys, got 'a' twice");
+}
+
+TEST_CASE("safetensors: a damaged file gives an error or consistent tensors") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("damaged.safetensors");
+  const std::string good =
+      file_of(R"({"__metadata__":{"k":"v \u00e9"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+              R"("b":{"dtype":"I64","shape":[1,1],"data_offsets":[8,16]}} )",
+              bytes_of(std::vector<float>{1.f, 2.f}) + bytes_of(std::vector<int64_t>{-3}));
+  put(path, good);
+  REQUIRE(read_safetensors(path).tensors.size() == 2);
+  put(path, good + 'x');
+  check_contains(read_error(path), "expected 16 bytes of data, got 17");
+  std::mt19937 random(1);
+  for (int i = 0; i < 300; ++i) {
+    put(path, good.substr(0, random() % good.size()));
+    check_contains(read_error(path), "[read_safetensors] expected ");
+  }
+  int errors = 0, files = 0;
+  for (int i = 0; i < 2000; ++i) {
+    std::string bytes = good;
+    for (uint32_t n = random() % 3 + 1; n > 0; --n) {
+      const size_t at = random() % bytes.size();
+      // Half of the changes flip one bit, the others write any byte.
+      bytes[at] = static_cast<char>(random() % 2 ? bytes[at] ^ (1 << random() % 8) : random() % 256);
+    }
+    put(path, bytes);
+    try {
+      size_t total = 0;
+      for (const auto& [name, tensor] : read_safetensors(path).tensors) {
+        REQUIRE(tensor.bytes.size() == bytes_in(tensor.dtype, tensor.shape));
+        total += tensor.bytes.size();
+      }
+      REQUIRE(total == 16);
+      ++files;
+    } catch (const IoError&) {
+      ++errors;
+    }
+  }
+  // Both happen, so that neither check is idle.
+  CHECK(errors > 0);
+  CHECK(files > 0);
+}
+
+TEST_CASE("safetensors: the writer's arguments") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model.safetensors");
+  put(path, "old");
+  const auto rejected = [&](const std::vector<TensorRef>& tensors, const std::string& part,
+                            const std::map<std::string, std::string>& metadata = {}) {
+    const std::string text = error_of([&] { write_safetensors(path, tensors, metadata); });
+    check_contains(text, "[write_safetensors] expected ");
+    check_contains(text, path);
+    check_contains(text, part);
+    CHECK(get(path) == "old");
+    CHECK(folder.count() == 1);
+  };
+  const float* data = floats.data();
+  rejected({{"a", "F16", {2}, data}}, "expected dtype F32, F64 or I64, got 'F16' in tensor 'a'");
+  rejected({{"a", "F32", {-2}, data}}, "expected dimensions of at least 0, got -2 in tensor 'a'");
+  rejected({{"a", "F32", {int64_t{1} << 32, int64_t{1} << 32}, data}}, "expected a shape that fits 64 bits");
+  rejected({{"a", "F32", std::vector<int64_t>(33, 1), data}}, "expected at most 32 dimensions, got 33");
+  rejected({{"a", "F32", {2}, nullptr}}, "expected data, got none in tensor 'a'");
+  rejected({{"a", "F32", {1}, data}, {"a", "F32", {1}, data}}, "expected unique tensor names, got 'a' again");
+  rejected({{"__metadata__", "F32", {1}, data}}, "expected unique tensor names, got '__metadata__' again");
+  rejected({{"a\xFF", "F32", {1}, data}}, "expected valid UTF-8, got byte 0xff at byte 1 of a tensor name");
+  rejected({}, "expected valid UTF-8, got byte 0xc3 at byte 0 of a metadata key", {{"\xC3", "v"}});
+  rejected({}, "expected valid UTF-8, got byte 0xed at byte 1 of metadata 'k'", {{"k", "v\xED\xA0\x80"}});
+  const std::vector<int64_t> half = {int64_t{1} << 60};
+  rejected({{"a", "F32", half, data}, {"b", "F32", half, data}}, "expected data that fits 64 bits");
+  // Quotes double in size, so that a short text makes a header over the limit.
+  rejected({}, "expected a header of at most 100000000 bytes, got", {{"k", std::string(50'000'000, '"')}});
+}
+
+TEST_CASE("safetensors: paths that can't be written") {
+  const TemporaryFolder folder;
+  const auto error = [](const std::string& path) {
+    return error_of([&] { write_safetensors(path, sample_tensors(), {}); });
+  };
+  check_contains(error(folder.file("absent/model")), "[write_safetensors] expected an existing folder");
+  check_contains(error(folder.file(std::string(255, 'n'))), std::strerror(ENAMETOOLONG));
+  check_contains(error(folder.file(std::string("a\0b", 3))), "expected a path without NUL");
+  check_contains(error(""), "[write_safetensors] expected a path that can be replaced, got ");
+  CHECK(folder.count() == 0);
+  fs::create_directory(folder.file("folder"));
+  put(folder.file("folder/inside"), "kept");
+  check_contains(error(folder.file("folder")), "expected a regular file to replace, got a directory");
+  CHECK(get(folder.file("folder/inside")) == "kept");
+  REQUIRE(::mkfifo(folder.file("pipe").c_str(), 0600) == 0);
+  check_contains(error(folder.file("pipe")), "expected a regular file to replace, got a pipe");
+  check_contains(error(folder.file("folder/inside/model")), std::strerror(ENOTDIR));
+  CHECK(folder.count() == 2);
+}
+
+TEST_CASE("safetensors: a write that fails keeps the old file") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model.safetensors");
+  write_safetensors(path, sample_tensors(), {});
+  const std::string old = get(path);
+  const std::vector<float> large(1 << 16, 1.f);
+  // Within the length, within the header, within the data, at its last byte.
+  for (const rlim_t limit : {4u, 16u, 1000u, 100000u, (1u << 18) + 64u + 7u}) {
+    INFO("limit ", limit);
+    std::string text;
+    {
+      const FileSizeLimit guard(limit);
+      text = error_of([&] { write_safetensors(path, {{"w", "F32", {1 << 16}, large.data()}}, {}); });
+    }
+    CHECK(text == "[write_safetensors] expected room for the file, got " + std::string(std::strerror(EFBIG)) +
+                      " (" + path + ")");
+    CHECK(get(path) == old);
+    CHECK(folder.count() == 1);
+  }
+  {
+    const FileSizeLimit guard((1u << 18) + 64u + 8u);
+    write_safetensors(path, {{"w", "F32", {1 << 16}, large.data()}}, {});
+  }
+  CHECK(bytes_of(read_safetensors(path).tensors.at("w").bytes) == bytes_of(large));
+}
+
+TEST_CASE("safetensors: temporary files of others are left alone") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model");
+  // A name too long for its temporary: the error tells the number it would have had.
+  const std::string text = error_of([&] { write_safetensors(folder.file(std::string(255, 'n')), {}, {}); });
+  const int next = std::stoi(text.substr(text.rfind('-') + 1)) + 1;
+  std::vector<std::string> stale;
+  for (int i = next; i < next + 3; ++i) {
+    stale.push_back(path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(i));
+    put(stale.back(), "stale");
+  }
+  write_safetensors(path, sample_tensors(), {});
+  CHECK(read_safetensors(path).tensors.size() == sample_tensors().size());
+  for (const std::string& name : stale) CHECK(get(name) == "stale");
+  CHECK(folder.count() == 4);
+}

@@ -1,0 +1,169 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+
+#include "check_layer.hpp"
+#include "kernels/kernel_set.hpp"
+
+// Convolutions against a direct sum, on shapes that fit no block, for every instruction set of this machine.
+
+namespace evenflow::test {
+namespace {
+
+struct ConvCase {
+  Shape in;
+  int64_t cout;
+  int kernel;
+  bool edge;
+};
+
+const ConvCase kCases[] = {
+    {{1, 1, 1, 1}, 1, 1, false},  {{3, 1, 1, 5}, 7, 1, false},      {{2, 3, 3, 17}, 33, 1, false},
+    {{2, 3, 2, 2}, 5, 3, true},   {{1, 1, 1, 3}, 4, 3, true},       {{2, 5, 4, 9}, 4, 3, true},
+    {{1, 4, 7, 40}, 6, 3, false}, {{3, 2, 2, 6}, 70, 3, true},      {{1, 1, 6, 3}, 3, 3, false},
+    {{1, 8, 8, 12}, 37, 3, true}, {{130, 1, 1, 401}, 65, 1, false}, {{5, 4, 4, 70}, 12, 3, true}};
+
+/// Value of the padded image with its indicator channel.
+double padded(const ConvCase& c, const std::vector<double>& x, int64_t n, int64_t i, int64_t j, int64_t k) {
+  const bool outside = i < 0 || j < 0 || i >= c.in.h || j >= c.in.w;
+  if (k == c.in.c) return outside ? 1 : 0;
+  return outside ? 0 : x[((n * c.in.h + i) * c.in.w + j) * c.in.c + k];
+}
+
+/// Calls f(output row, weight index of output 0, input value, input index or -1) for every product.
+template <class F>
+void for_each_product(const ConvCase& c, const std::vector<double>& x, const F& f) {
+  const int64_t depth = c.in.c + (c.edge ? 1 : 0), half = c.kernel / 2;
+  for (int64_t n = 0; n < c.in.n; ++n) {
+    for (int64_t i = 0; i < c.in.h; ++i) {
+      for (int64_t j = 0; j < c.in.w; ++j) {
+        for (int64_t t = 0; t < c.kernel * c.kernel; ++t) {
+          const int64_t si = i + t / c.kernel - half, sj = j + t % c.kernel - half;
+          const bool inside = si >= 0 && sj >= 0 && si < c.in.h && sj < c.in.w;
+          for (int64_t k = 0; k < depth; ++k) {
+            const int64_t index = inside && k < c.in.c ? ((n * c.in.h + si) * c.in.w + sj) * c.in.c + k : -1;
+            f((n * c.in.h + i) * c.in.w + j, (t * depth + k) * c.cout, padded(c, x, n, si, sj, k), index);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+std::vector<T> as(const std::vector<double>& v) {
+  return std::vector<T>(v.begin(), v.end());
+}
+
+template <class T>
+double worst(const std::vector<T>& a, const std::vector<double>& b) {
+  double w = 0;
+  for (size_t i = 0; i < b.size(); ++i)
+    w = std::max(w, std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i])));
+  return w;
+}
+
+template <class T>
+void check_conv(const ConvCase& c, int threads, double bound) {
+  CAPTURE(to_string(c.in));
+  CAPTURE(c.cout);
+  CAPTURE(c.kernel);
+  Context ctx("cpu", threads);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  ConvDims dims;
+  dims.in = c.in;
+  dims.cout = c.cout;
+  dims.kernel = c.kernel;
+  dims.edge = c.edge;
+  const Shape out = c.in.with_channels(c.cout);
+  // Values on a coarse grid: float32 sums of a few hundred products are then exact enough to compare.
+  const std::vector<double> x = random_values(c.in.size(), 1, -1, 1),
+                            w = random_values(dims.weight_size(), 2, -1, 1);
+  const std::vector<double> bias = random_values(c.cout, 3, -1, 1), scale = random_values(c.cout, 4, 0.5, 2);
+  const std::vector<double> dy = random_values(out.size(), 5, -1, 1),
+                            start = random_values(dims.weight_size(), 6, -1, 1);
+  std::vector<double> y(static_cast<size_t>(out.size())), dx(static_cast<size_t>(c.in.size())), dw = start;
+  for_each_product(c, x, [&](int64_t row, int64_t weight, double value, int64_t input) {
+    for (int64_t o = 0; o < c.cout; ++o) {
+      y[row * c.cout + o] += value * w[weight + o];
+      dw[weight + o] += value * dy[row * c.cout + o];
+      if (input >= 0) dx[input] += w[weight + o] * dy[row * c.cout + o];
+    }
+  });
+  std::vector<double> activated = y;
+  for (int64_t i = 0; i < out.size(); ++i) {
+    activated[i] = std::max(0.0, (y[i] + bias[i % c.cout]) * scale[i % c.cout]);
+  }
+
+  const std::vector<T> tx = as<T>(x), tw = as<T>(w), tb = as<T>(bias), ts = as<T>(scale), tdy = as<T>(dy);
+  std::vector<T> got(static_cast<size_t>(out.size()), T(9)), gx(static_cast<size_t>(c.in.size()), T(9));
+  std::vector<T> gw = as<T>(start);
+  kernels.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {}, {got.data(), out});
+  CHECK(worst(got, y) < bound);
+  kernels.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {tb.data(), ts.data(), true},
+                       {got.data(), out});
+  CHECK(worst(got, activated) < bound);
+  kernels.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, false);
+  CHECK(worst(gx, dx) < bound);
+  kernels.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, true);
+  for (double& v : dx) v *= 2;
+  CHECK(worst(gx, dx) < 2 * bound);
+  kernels.conv_backward_weights(ctx, dims, {tx.data(), c.in}, {tdy.data(), out}, gw.data());
+  CHECK(worst(gw, dw) < bound);
+}
+
+struct IsaGuard {
+  explicit IsaGuard(const char* name) { setenv("EVENFLOW_ISA", name, 1); }
+  ~IsaGuard() { unsetenv("EVENFLOW_ISA"); }
+};
+
+TEST_CASE("convolutions against direct sums") {
+  for (const char* isa : {"baseline", "avx2", "avx512"}) {
+    const IsaGuard guard(isa);
+    CAPTURE(isa);
+    for (const ConvCase& c : kCases) {
+      for (int threads : {1, 2, 3}) {
+        check_conv<double>(c, threads, 1e-12);
+        check_conv<float>(c, threads, 2e-5);
+      }
+    }
+  }
+}
+
+TEST_CASE("an output row does not depend on the batch around it, nor on threads") {
+  const ConvCase c{{9, 5, 5, 21}, 35, 3, true};
+  ConvDims dims;
+  dims.cout = c.cout;
+  dims.kernel = 3;
+  dims.edge = true;
+  dims.in = c.in;
+  const std::vector<float> x = as<float>(random_values(c.in.size(), 1, -1, 1));
+  const std::vector<float> w = as<float>(random_values(dims.weight_size(), 2, -1, 1));
+  const int64_t out = c.in.pixels_per_sample() * c.cout;
+  std::vector<std::vector<float>> results;
+  for (int threads : {1, 2, 5}) {
+    Context ctx("cpu", threads);
+    std::vector<float> y(static_cast<size_t>(9 * out)), single(y.size());
+    ctx.kernels<float>().conv_forward(ctx, dims, {x.data(), c.in}, w.data(), {},
+                                      {y.data(), c.in.with_channels(c.cout)});
+    ConvDims one = dims;
+    one.in.n = 1;
+    for (int64_t i = 0; i < 9; ++i) {
+      ctx.kernels<float>().conv_forward(ctx, one, {x.data() + i * c.in.per_sample(), one.in}, w.data(), {},
+                                        {single.data() + i * out, one.in.with_channels(c.cout)});
+    }
+    CHECK(y == single);
+    results.push_back(y);
+  }
+  CHECK(results[0] == results[1]);
+  CHECK(results[0] == results[2]);
+}
+
+TEST_CASE("an unknown instruction set is refused") {
+  const IsaGuard guard("mmx");
+  CHECK_THROWS_AS(Context(), ConfigError);
+}
+
+}  // namespace
+}  // namespace evenflow::test

@@ -1,0 +1,183 @@
+#include <doctest/doctest.h>
+
+#include "check_layer.hpp"
+
+namespace evenflow::test {
+namespace {
+
+/// A case from one generic maker: `make` is called with a value of the type wanted.
+template <class Make>
+LayerCase layer_case(const std::string& name, const Make& make) {
+  LayerCase c;
+  c.name = name;
+  c.make64 = [make] { return make(double()); };
+  c.make32 = [make] { return make(float()); };
+  return c;
+}
+
+void check(const LayerCase& c) {
+  CAPTURE(c.name);
+  const Report report = check_layer(c);
+  CHECK_MESSAGE(report.empty(), joined(report));
+}
+
+std::string text(const Shape& s) {
+  return " " + to_string(s);
+}
+
+// Odd channel counts, two channels, one pixel, sizes that fit no block.
+const Shape kShapes[] = {{0, 1, 1, 2}, {0, 1, 1, 7}, {0, 3, 2, 4}, {0, 2, 5, 3}, {0, 1, 3, 6}};
+
+TEST_CASE("channel-wise layers") {
+  for (const Shape& shape : kShapes) {
+    check(layer_case("actnorm" + text(shape), [shape](auto t) { return actnorm<decltype(t)>(shape); }));
+    check(layer_case("scaling" + text(shape), [shape](auto t) { return scaling<decltype(t)>(shape); }));
+    check(
+        layer_case("rescale" + text(shape), [shape](auto t) { return rescale<decltype(t)>(shape, 1.5, 3); }));
+    check(
+        layer_case("standardize" + text(shape), [shape](auto t) { return standardize<decltype(t)>(shape); }));
+    LayerCase one = layer_case("scaling, N = 1", [shape](auto t) { return scaling<decltype(t)>(shape); });
+    one.batch = 1;
+    check(one);
+  }
+}
+
+TEST_CASE("logit") {
+  for (const Shape& shape : kShapes) {
+    LayerCase c = layer_case("logit" + text(shape), [shape](auto t) { return logit<decltype(t)>(shape); });
+    c.low = 0.001;
+    c.high = 0.999;
+    check(c);
+  }
+}
+
+TEST_CASE("permutations, squeezes, flatten") {
+  for (const Shape& shape : kShapes) {
+    for (Order order : {Order::reverse, Order::shuffle, Order::tile}) {
+      check(layer_case("permutation" + text(shape),
+                       [=](auto t) { return permutation<decltype(t)>(shape, order); }));
+    }
+    check(layer_case("flatten" + text(shape), [=](auto t) { return flatten<decltype(t)>(shape); }));
+  }
+  for (SqueezeOrder order : {SqueezeOrder::raster, SqueezeOrder::diagonal}) {
+    for (const Shape& shape : {Shape{0, 2, 2, 1}, Shape{0, 4, 6, 3}}) {
+      check(layer_case("squeeze" + text(shape), [=](auto t) { return squeeze<decltype(t)>(shape, order); }));
+    }
+    const Shape shape{0, 2, 1, 8};
+    check(layer_case("unsqueeze", [=](auto t) { return unsqueeze<decltype(t)>(shape, order); }));
+  }
+}
+
+TEST_CASE("1x1 convolutions") {
+  for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 3, 2, 5}, Shape{0, 2, 2, 12}, Shape{0, 1, 1, 1}}) {
+    check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape); }));
+    check(layer_case("plain" + text(shape), [=](auto t) { return plain_conv1x1<decltype(t)>(shape); }));
+  }
+}
+
+TEST_CASE("whitening") {
+  for (Whitening kind : {Whitening::zca, Whitening::covariance}) {
+    const Shape shape{0, 1, 1, 3};
+    LayerCase c = layer_case("whiten", [=](auto t) { return whiten<decltype(t)>(shape, kind); });
+    c.batch = 9;
+    check(c);
+  }
+}
+
+TEST_CASE("batch norm as a bijector") {
+  for (bool training : {false, true}) {
+    for (Mask mask : {Mask::first_half, Mask::second_half, Mask::odd, Mask::even, Mask::checkerboard0,
+                      Mask::checkerboard1}) {
+      const Shape shape = is_checkerboard(mask) ? Shape{0, 3, 2, 2} : Shape{0, 1, 2, 5};
+      LayerCase c = layer_case("batch_norm", [=](auto t) { return batch_norm<decltype(t)>(shape, mask); });
+      c.training = training;
+      c.batch = 5;
+      check(c);
+    }
+  }
+}
+
+TEST_CASE("additive and affine couplings, every mask") {
+  for (Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::even, Mask::checkerboard0,
+                    Mask::checkerboard1}) {
+    for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 1, 1, 5}, Shape{0, 3, 2, 4}}) {
+      if (is_checkerboard(mask) && shape.pixels_per_sample() == 0) continue;
+      const MaskSizes sizes = mask_sizes(mask, shape.c);
+      const Shape pass = shape.with_channels(sizes.pass);
+      const std::string name = "mask " + std::to_string(static_cast<int>(mask)) + text(shape);
+      check(layer_case("additive " + name, [=](auto t) {
+        using T = decltype(t);
+        return additive_coupling<T>(shape, mask, mlp<T>(pass, sizes.change, {6}, MlpInit::he_zero));
+      }));
+      for (ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::bounded, ScaleLaw::gaussian}) {
+        AffineOptions options;
+        options.law = law;
+        options.interleaved = law == ScaleLaw::glow || law == ScaleLaw::gaussian;
+        options.offset = true;
+        check(layer_case("affine law " + std::to_string(static_cast<int>(law)) + " " + name, [=](auto t) {
+          using T = decltype(t);
+          return affine_coupling<T>(shape, mask, mlp<T>(pass, 2 * sizes.change, {6, 5}, MlpInit::he_zero),
+                                    options);
+        }));
+      }
+    }
+  }
+}
+
+TEST_CASE("top prior") {
+  for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 2, 3, 3}}) {
+    for (bool learned : {false, true}) {
+      for (int64_t classes : {0, 3}) {
+        if (!learned && !classes) continue;
+        LayerCase c = layer_case("top_prior" + text(shape),
+                                 [=](auto t) { return top_prior<decltype(t)>(shape, learned, classes); });
+        c.classes = classes;
+        check(c);
+      }
+    }
+  }
+}
+
+template <class Make>
+void check_net(const std::string& name, const Make& make, bool training = false) {
+  NetCase c;
+  c.name = name;
+  c.make64 = [make] { return make(double()); };
+  c.make32 = [make] { return make(float()); };
+  c.training = training;
+  CAPTURE(name);
+  const Report report = check_conditioner(c);
+  CHECK_MESSAGE(report.empty(), joined(report));
+}
+
+TEST_CASE("conditioners: mlp, Glow's net, the split prior's") {
+  for (const Shape& shape : {Shape{0, 1, 1, 1}, Shape{0, 3, 2, 2}, Shape{0, 1, 4, 3}}) {
+    check_net("mlp" + text(shape),
+              [=](auto t) { return mlp<decltype(t)>(shape, shape.c, {5, 4}, MlpInit::he_zero); });
+    check_net("glow_net" + text(shape), [=](auto t) { return glow_net<decltype(t)>(shape, shape.c, 6); });
+    check_net("zero_conv" + text(shape), [=](auto t) { return zero_conv<decltype(t)>(shape, shape.c); });
+  }
+}
+
+TEST_CASE("conditioners: Real NVP's residual net, every switch") {
+  for (int bits = 0; bits < 64; ++bits) {
+    ResNetConfig config;
+    config.width = 3;
+    config.blocks = (bits & 1) ? 2 : 0;
+    config.bottleneck = bits & 2;
+    config.skip = bits & 4;
+    config.batch_norm = bits & 8;
+    config.weight_norm = bits & 16;
+    config.checkerboard = (bits & 32) ? 1 : -1;
+    const Shape shape{0, 2, 3, 2};
+    for (bool training : {false, true}) {
+      if (training && !config.batch_norm) continue;
+      check_net(
+          "res_net " + std::to_string(bits) + (training ? " training" : ""),
+          [=](auto t) { return res_net<decltype(t)>(shape, shape.c, config); }, training);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace evenflow::test

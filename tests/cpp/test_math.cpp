@@ -1,0 +1,62 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/ops/math.hpp"
+
+namespace evenflow::test {
+namespace {
+
+/// Largest error in units of the last place of the float32 result, over `count` points of [low, high].
+template <class F, class G>
+double worst_ulp(double low, double high, const F& ours, const G& truth, int count = 200000) {
+  double worst = 0;
+  for (int i = 0; i <= count; ++i) {
+    const float x = static_cast<float>(low + (high - low) * i / count);
+    const double want = truth(static_cast<double>(x));
+    const float rounded = std::abs(static_cast<float>(want));
+    const double ulp =
+        static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity())) - rounded;
+    worst = std::max(worst, std::abs(static_cast<double>(ours(x)) - want) / ulp);
+  }
+  return worst;
+}
+
+TEST_CASE("float32 elementary functions, in units of the last place") {
+  CHECK(worst_ulp(-87, 88, [](float x) { return ops::exp(x); }, [](double x) { return std::exp(x); }) < 2);
+  CHECK(
+      worst_ulp(1e-30, 1e-3, [](float x) { return ops::log(x); }, [](double x) { return std::log(x); }) < 2);
+  CHECK(worst_ulp(1e-3, 1e4, [](float x) { return ops::log(x); }, [](double x) { return std::log(x); }) < 2);
+  CHECK(worst_ulp(0, 2, [](float x) { return ops::log1p(x); }, [](double x) { return std::log1p(x); }) < 4);
+  CHECK(worst_ulp(-10, 10, [](float x) { return ops::tanh(x); }, [](double x) { return std::tanh(x); }) < 3);
+  CHECK(worst_ulp(
+            -80, 80, [](float x) { return ops::sigmoid(x); },
+            [](double x) { return 1 / (1 + std::exp(-x)); }) < 3);
+  CHECK(worst_ulp(
+            -80, 80, [](float x) { return ops::softplus(x); },
+            [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }) < 5);
+}
+
+TEST_CASE("float32 elementary functions at the ends of their range") {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(ops::exp(inf) == inf);
+  CHECK(ops::exp(-inf) == 0.0f);
+  CHECK(ops::exp(100.0f) == inf);
+  CHECK(ops::exp(0.0f) == 1.0f);
+  CHECK(std::isnan(ops::exp(nan)));
+  CHECK(ops::log(0.0f) == -inf);
+  CHECK(ops::log(inf) == inf);
+  CHECK(std::isnan(ops::log(-1.0f)));
+  CHECK(std::isnan(ops::log(nan)));
+  CHECK(ops::log(1e-40f) == doctest::Approx(std::log(1e-40f)));
+  CHECK(ops::tanh(inf) == 1.0f);
+  CHECK(ops::tanh(-inf) == -1.0f);
+  CHECK(std::isnan(ops::tanh(nan)));
+  CHECK(ops::sigmoid(-200.0f) >= 0.0f);
+  CHECK(ops::softplus(200.0f) == 200.0f);
+  CHECK(ops::softplus(-200.0f) == 0.0f);
+}
+
+}  // namespace
+}  // namespace evenflow::test

@@ -1,0 +1,284 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "check_layer.hpp"
+
+namespace evenflow::test {
+namespace {
+
+/// A whole flow as a layer: the model's own arena mirrors the harness's, whose layout it has.
+template <class T>
+class FlowLayer final : public Layer<T> {
+ public:
+  explicit FlowLayer(Flow<T> flow)
+      : Layer<T>("flow", flow.sample_shape(), {0, 1, 1, flow.dims()}, false),
+        flow_(std::move(flow)),
+        arena_(flow_.layout()) {}
+
+  void declare(const Scope& scope) override {
+    for (const ParamLayout::Entry& e : flow_.layout()->entries()) scope.add(e.name, e.shape, e.group);
+  }
+  void init(ParamArena<T>& arena, Rng&) const override { flow_.init(arena, 5); }
+  void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
+    flow_.init_from_data(ctx, arena, x);
+  }
+
+ private:
+  ParamArena<T>& mirror(const Params<T>& params) const {
+    std::copy_n(params.values, flow_.layout()->total_size(), arena_.values());
+    return arena_;
+  }
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T*) const override {
+    std::vector<double> det(static_cast<size_t>(x.shape.n));
+    std::vector<T> packed(static_cast<size_t>(x.shape.size()));
+    flow_.forward(ctx, mirror(params), x, params.labels, packed.data(), det.data());
+    for (int64_t i = 0; i < x.shape.n; ++i) logdet[i] += det[i];
+    for (int64_t i = 0; i < x.shape.n; ++i)
+      std::copy_n(&packed[i * z.shape.c], z.shape.c, z.data + i * z.stride);
+  }
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    std::vector<double> det(static_cast<size_t>(z.shape.n));
+    flow_.inverse(ctx, mirror(params), z.data, z.shape.n, params.labels, x, det.data());
+    for (int64_t i = 0; i < z.shape.n; ++i) logdet[i] += det[i];
+  }
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+    ParamArena<T>& arena = mirror(params);
+    arena.zero_grad();
+    flow_.backward(ctx, arena, z.data, dz.data, dlogdet, params.labels, x, dx);
+    for (int64_t i = 0; i < flow_.layout()->trainable_size(); ++i) params.grads[i] += arena.grads()[i];
+  }
+
+  Flow<T> flow_;
+  mutable ParamArena<T> arena_;
+};
+
+template <class Make>
+void check_flow(const std::string& name, const Make& make, double low, double high, int64_t classes = 0,
+                int64_t batch = 3) {
+  LayerCase c;
+  c.name = name;
+  c.make64 = [=]() -> std::unique_ptr<Layer<double>> {
+    return std::make_unique<FlowLayer<double>>(make(double()));
+  };
+  c.make32 = [=]() -> std::unique_ptr<Layer<float>> {
+    return std::make_unique<FlowLayer<float>>(make(float()));
+  };
+  c.low = low;
+  c.high = high;
+  c.classes = classes;
+  c.batch = batch;
+  c.noise = 0.03;
+  CAPTURE(name);
+  const Report report = check_layer(c);
+  CHECK_MESSAGE(report.empty(), joined(report));
+}
+
+TEST_CASE("small NICE models pass every check of a layer") {
+  for (const char* order : {"tile", "reverse", "shuffle", "none"}) {
+    NiceConfig config;
+    config.shape = {0, 1, 1, 5};
+    config.hidden = {4};
+    config.order = order;
+    check_flow(order, [=](auto t) { return nice<decltype(t)>(config); }, -2, 2);
+  }
+  NiceConfig image;
+  image.shape = {0, 2, 3, 1};
+  image.hidden = {4, 4};
+  image.bits = 1;
+  check_flow("image", [=](auto t) { return nice<decltype(t)>(image); }, 0, 2);
+}
+
+TEST_CASE("small Real NVP tables pass every check of a layer") {
+  for (const char* mask : {"halves", "odd-even"}) {
+    for (const char* permutation : {"none", "shuffle", "lu"}) {
+      RealNvpTableConfig config;
+      config.dims = 3;
+      config.couplings = 3;
+      config.hidden = {4};
+      config.mask = mask;
+      config.permutation = permutation;
+      config.batch_norm = true;
+      config.actnorm = true;
+      check_flow(
+          std::string(mask) + " " + permutation, [=](auto t) { return real_nvp<decltype(t)>(config); }, -2, 2,
+          0, 6);
+    }
+  }
+}
+
+TEST_CASE("small Real NVP image models pass every check of a layer") {
+  for (int64_t recursion = 1; recursion <= 4; ++recursion) {
+    RealNvpImageConfig config;
+    config.shape = {0, 2, 2, 2};
+    config.scales = 2;
+    config.base_dim = 2;
+    config.residual_blocks = 1;
+    config.recursion = recursion;
+    config.batch_norm = recursion % 2;
+    config.bits = 1;
+    // Away from the ends of [0, 2], where the logit is steep and differences are coarse.
+    check_flow(
+        "recursion " + std::to_string(recursion), [=](auto t) { return real_nvp<decltype(t)>(config); }, 0.3,
+        1.7);
+  }
+}
+
+TEST_CASE("small Glow models pass every check of a layer") {
+  for (const char* permutation : {"lu", "plain", "shuffle", "reverse"}) {
+    for (const char* coupling : {"affine", "additive"}) {
+      GlowConfig config;
+      config.shape = {0, 4, 4, 1};
+      config.levels = 2;
+      config.steps = 2;
+      config.hidden = 3;
+      config.bits = 1;
+      config.permutation = permutation;
+      config.coupling = coupling;
+      config.classes = coupling[1] == 'f' ? 3 : 0;
+      check_flow(
+          std::string(permutation) + " " + coupling, [=](auto t) { return glow<decltype(t)>(config); }, 0, 2,
+          config.classes, 8);
+    }
+  }
+}
+
+/// A flow whose scalings go up and down again: invertible on paper, hopeless in float32 when `log_scale` is
+/// large, because what is small next to the large values is lost on the way.
+template <class T>
+Flow<T> seesaw(int pairs) {
+  const Shape shape{0, 1, 1, 4};
+  Flow<T> flow(shape, Base::gaussian);
+  for (int i = 0; i < pairs; ++i) {
+    const std::string index = std::to_string(i);
+    flow.add("up" + index, scaling<T>(shape));
+    flow.add("mix" + index, plain_conv1x1<T>(shape));
+    flow.add("down" + index, scaling<T>(shape));
+  }
+  flow.finalize();
+  return flow;
+}
+
+template <class T>
+void set_seesaw(const Flow<T>& flow, ParamArena<T>& arena, T log_scale) {
+  flow.init(arena, 1);
+  for (const ParamLayout::Entry& e : flow.layout()->entries()) {
+    T* value = arena.values() + e.offset;
+    if (e.name == "initialized") value[0] = T(1);
+    if (e.name.find("logs") == std::string::npos) continue;
+    const T sign = e.name[0] == 'u' ? T(1) : T(-1);
+    value[0] = sign * log_scale;  // one channel grows by e^log_scale, is mixed into the others, and shrinks
+  }
+}
+
+TEST_CASE("the drift guard: quiet on a well-conditioned flow, repairs or names a bad one") {
+  const Flow<float> flow = seesaw<float>(3);
+  ParamArena<float> arena(flow.layout());
+  Context ctx("cpu", 1);
+  std::vector<float> x;
+  for (double v : random_values(32, 4, -1, 1)) x.push_back(static_cast<float>(v));
+  const View<const float> batch(x.data(), {8, 1, 1, 4});
+
+  set_seesaw(flow, arena, 0.5f);
+  arena.zero_grad();
+  const StepResult good = flow.loss_and_grad(ctx, arena, batch, nullptr, 0);
+  CHECK_FALSE(good.drift.fallback);
+  CHECK(good.drift.value < 1e-4);
+
+  // Each layer alone can be inverted to 1e-3, the chain can not: checkpoints give the right gradient.
+  set_seesaw(flow, arena, 12.0f);
+  std::vector<float> earlier(static_cast<size_t>(flow.layout()->trainable_size()), 0.25f);
+  std::copy(earlier.begin(), earlier.end(), arena.grads());
+  const StepResult repaired = flow.loss_and_grad(ctx, arena, batch, nullptr, 0);
+  CHECK(repaired.drift.fallback);
+  CHECK_FALSE(repaired.drift.layer.empty());
+  const Flow<double> exact = seesaw<double>(3);
+  ParamArena<double> truth(exact.layout());
+  for (int64_t i = 0; i < exact.layout()->total_size(); ++i) truth.values()[i] = arena.values()[i];
+  std::vector<double> wide(x.begin(), x.end());
+  const StepResult reference = exact.loss_and_grad(ctx, truth, {wide.data(), batch.shape}, nullptr, 0);
+  CHECK_FALSE(reference.drift.fallback);
+  double worst = 0, largest = 0;
+  for (int64_t i = 0; i < exact.layout()->trainable_size(); ++i) {
+    // Padding between tensors holds the 0.25 that was put there.
+    if (truth.grads()[i] == 0.0) continue;
+    worst = std::max(worst, std::abs(arena.grads()[i] - 0.25 - truth.grads()[i]));
+    largest = std::max(largest, std::abs(truth.grads()[i]));
+  }
+  CHECK(worst / largest < 1e-3);
+
+  // One layer that float32 can't invert: named, and gradients stay what they were.
+  set_seesaw(flow, arena, 0.5f);
+  for (const ParamLayout::Entry& e : flow.layout()->entries()) {
+    if (e.name != "mix1.weight") continue;
+    for (int i = 0; i < 16; ++i) arena.values()[e.offset + i] = i % 5 ? 1.0f : 1.0f + 1e-6f;
+  }
+  std::copy(earlier.begin(), earlier.end(), arena.grads());
+  CHECK_THROWS_WITH_AS(flow.loss_and_grad(ctx, arena, batch, nullptr, 0), doctest::Contains("got layer mix1"),
+                       NumericError);
+  CHECK(std::equal(earlier.begin(), earlier.end(), arena.grads()));
+}
+
+TEST_CASE("checkpoints and rebuilding give the same gradients through levels and a class head") {
+  GlowConfig config;
+  config.shape = {0, 8, 8, 1};
+  config.levels = 2;
+  config.steps = 3;
+  config.hidden = 6;
+  config.classes = 3;
+  config.class_weight = 0.5;
+  const Flow<double> flow = glow<double>(config);
+  ParamArena<double> arena(flow.layout());
+  Context ctx("cpu", 2);
+  flow.init(arena, 3);
+  const Shape shape{5, 8, 8, 1};
+  const std::vector<double> x = random_values(shape.size(), 8, 0, 256);
+  flow.init_from_data(ctx, arena, {x.data(), shape});
+  Rng rng(9, Stream::test);
+  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) arena.values()[i] += rng.uniform(-0.05, 0.05);
+  const int32_t labels[] = {0, 1, 2, 1, 0};
+  std::vector<std::vector<double>> grads;
+  std::vector<double> losses;
+  for (int64_t budget : {int64_t{0}, int64_t{20000}, int64_t{1} << 40}) {
+    arena.zero_grad();
+    losses.push_back(flow.loss_and_grad(ctx, arena, {x.data(), shape}, labels, budget).loss);
+    grads.emplace_back(arena.grads(), arena.grads() + flow.layout()->trainable_size());
+  }
+  for (size_t k = 1; k < grads.size(); ++k) {
+    CHECK(losses[k] == losses[0]);
+    double worst = 0;
+    for (size_t i = 0; i < grads[0].size(); ++i) {
+      worst = std::max(worst, std::abs(grads[k][i] - grads[0][i]) / std::max(1.0, std::abs(grads[0][i])));
+    }
+    CHECK(worst < 1e-10);
+  }
+}
+
+TEST_CASE("misuse is refused") {
+  GlowConfig config;
+  config.shape = {0, 6, 6, 3};
+  CHECK_THROWS_AS(glow<float>(config), ShapeError);
+  config.levels = 1;
+  config.steps = 1;
+  config.hidden = 4;
+  const Flow<float> flow = glow<float>(config);
+  ParamArena<float> arena(flow.layout());
+  flow.init(arena, 0);
+  Context ctx;
+  std::vector<float> x(6 * 6 * 3, 1.0f);
+  double out = 0;
+  CHECK_THROWS_AS(flow.log_prob(ctx, arena, {x.data(), {1, 6, 6, 3}}, nullptr, &out), ConfigError);
+  CHECK_THROWS_AS(flow.init_from_data(ctx, arena, {x.data(), {1, 6, 6, 3}}),
+                  NumericError);  // constant channels
+  CHECK_FALSE(flow.initialized(arena));
+  CHECK_THROWS_AS(flow.log_prob(ctx, arena, {x.data(), {1, 3, 6, 6}}, nullptr, &out), ShapeError);
+  CHECK_THROWS_AS(Context("cuda"), DeviceError);
+  CHECK_THROWS_AS(Context("tpu"), DeviceError);
+}
+
+}  // namespace
+}  // namespace evenflow::test
