@@ -39,8 +39,8 @@ template <class T>
 const T* latents(PyFlow<T>& self, const py::array& z, const char* call, const char* name) {
   const T* data = data_of<T>(z, call, name, 2);
   if (z.shape(1) != self.flow.dims()) {
-    fail<ShapeError>(call, "expected ", name, " of shape (N, ", self.flow.dims(), "), got (", z.shape(0), ", ",
-                     z.shape(1), ")");
+    fail<ShapeError>(call, "expected ", name, " of shape (N, ", self.flow.dims(), "), got (", z.shape(0),
+                     ", ", z.shape(1), ")");
   }
   return data;
 }
@@ -96,7 +96,8 @@ py::array_t<T> sample(PyFlow<T>& self, int64_t n, double temperature, uint64_t s
 template <class T>
 py::array_t<double> class_log_prob(PyFlow<T>& self, const py::array& x) {
   const View<const T> in = view_of<T>(x, "class_log_prob");
-  py::array_t<double> result({static_cast<py::ssize_t>(in.shape.n), static_cast<py::ssize_t>(self.flow.classes())});
+  py::array_t<double> result(
+      {static_cast<py::ssize_t>(in.shape.n), static_cast<py::ssize_t>(self.flow.classes())});
   double* out = result.mutable_data();
   {
     Unlock unlock;
@@ -142,12 +143,14 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& la
                                 weight);
   }
   using namespace py::literals;
-  return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll, "class_error"_a = r.class_error,
-                  "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback, "drift_layer"_a = r.drift.layer);
+  return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
+                  "class_error"_a = r.class_error, "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback,
+                  "drift_layer"_a = r.drift.layer);
 }
 
 template <class T>
-py::array_t<T> dequantize(PyFlow<T>& self, const py::array& x, int bits, const py::object& seed, int64_t first) {
+py::array_t<T> dequantize(PyFlow<T>& self, const py::array& x, int bits, const py::object& seed,
+                          int64_t first) {
   const View<const uint8_t> in = view_of<uint8_t>(x, "dequantize");
   if (bits < 1 || bits > 8) fail<ConfigError>("dequantize", "expected 1 <= bits <= 8, got ", bits);
   const bool noise = !seed.is_none();
@@ -174,14 +177,20 @@ void init(PyFlow<T>& self, const py::array& x) {
 
 const char* group_name(Group group) {
   switch (group) {
-    case Group::decay: return "decay";
-    case Group::no_decay: return "no_decay";
-    case Group::stats: return "stats";
-    default: return "fixed";
+    case Group::decay:
+      return "decay";
+    case Group::no_decay:
+      return "no_decay";
+    case Group::stats:
+      return "stats";
+    default:
+      return "fixed";
   }
 }
 
-py::tuple image_shape(const Shape& s) { return py::make_tuple(s.h, s.w, s.c); }
+py::tuple image_shape(const Shape& s) {
+  return py::make_tuple(s.h, s.w, s.c);
+}
 
 template <class T>
 py::list entries(PyFlow<T>& self) {
@@ -195,7 +204,8 @@ py::list entries(PyFlow<T>& self) {
 template <class T>
 py::list levels(PyFlow<T>& self) {
   py::list list;
-  for (const Level& level : self.flow.levels()) list.append(py::make_tuple(level.offset, image_shape(level.shape)));
+  for (const Level& level : self.flow.levels())
+    list.append(py::make_tuple(level.offset, image_shape(level.shape)));
   return list;
 }
 
@@ -232,7 +242,8 @@ void bind_class(py::module_& m, const char* name) {
       .def("forward", &forward<T>, "x"_a, "labels"_a = py::none())
       .def("inverse", &inverse<T>, "z"_a, "labels"_a = py::none())
       .def("log_prob", &log_prob<T>, "x"_a, "labels"_a = py::none())
-      .def("sample", &sample<T>, "n"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(), "first"_a = 0)
+      .def("sample", &sample<T>, "n"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(),
+           "first"_a = 0)
       .def("class_log_prob", &class_log_prob<T>, "x"_a)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
@@ -255,7 +266,9 @@ py::object make(const std::string& dtype, uint64_t seed, const std::string& devi
 
 using HeightWidthChannels = std::array<int64_t, 3>;
 
-Shape shape_of(const HeightWidthChannels& s) { return {0, s[0], s[1], s[2]}; }
+Shape shape_of(const HeightWidthChannels& s) {
+  return {0, s[0], s[1], s[2]};
+}
 
 void bind_makers(py::module_& m) {
   using namespace py::literals;
@@ -264,8 +277,8 @@ void bind_makers(py::module_& m) {
       [](const std::string& dtype, HeightWidthChannels shape, int64_t levels, int64_t steps, int64_t hidden,
          const std::string& coupling, const std::string& permutation, bool learn_top, int64_t classes,
          double class_weight, int64_t bits, uint64_t seed, const std::string& device, int threads) {
-        const GlowConfig c{shape_of(shape), levels,  steps,        hidden, coupling, permutation,
-                           learn_top,       classes, class_weight, bits};
+        const GlowConfig c{shape_of(shape), levels,    steps,   hidden,       coupling,
+                           permutation,     learn_top, classes, class_weight, bits};
         return make(dtype, seed, device, threads, [&](auto t) { return glow<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "levels"_a, "steps"_a, "hidden"_a, "coupling"_a, "permutation"_a,
@@ -274,21 +287,21 @@ void bind_makers(py::module_& m) {
       "make_real_nvp_image",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t scales, int64_t base_dim,
          int64_t residual_blocks, bool bottleneck, bool skip, bool batch_norm, bool weight_norm,
-         const std::string& coupling, int64_t recursion, int64_t bits, uint64_t seed, const std::string& device,
-         int threads) {
+         const std::string& coupling, int64_t recursion, int64_t bits, uint64_t seed,
+         const std::string& device, int threads) {
         const RealNvpImageConfig c{shape_of(shape), scales,      base_dim, residual_blocks, bottleneck, skip,
                                    batch_norm,      weight_norm, coupling, recursion,       bits};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
       },
-      "dtype"_a, "shape"_a, py::kw_only(), "scales"_a, "base_dim"_a, "residual_blocks"_a, "bottleneck"_a, "skip"_a,
-      "batch_norm"_a, "weight_norm"_a, "coupling"_a, "recursion"_a, "bits"_a, "seed"_a, "device"_a = "cpu",
-      "threads"_a = 0);
+      "dtype"_a, "shape"_a, py::kw_only(), "scales"_a, "base_dim"_a, "residual_blocks"_a, "bottleneck"_a,
+      "skip"_a, "batch_norm"_a, "weight_norm"_a, "coupling"_a, "recursion"_a, "bits"_a, "seed"_a,
+      "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_real_nvp_table",
       [](const std::string& dtype, int64_t dims, int64_t couplings, const std::vector<int64_t>& hidden,
          const std::string& coupling, const std::string& mask, const std::string& permutation,
-         const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior, uint64_t seed,
-         const std::string& device, int threads) {
+         const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior,
+         uint64_t seed, const std::string& device, int threads) {
         const RealNvpTableConfig c{dims,        couplings,  hidden,     coupling, mask,
                                    permutation, preprocess, batch_norm, actnorm,  prior};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
@@ -297,14 +310,14 @@ void bind_makers(py::module_& m) {
       "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "seed"_a, "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_nice",
-      [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings, const std::vector<int64_t>& hidden,
-         const std::string& prior, const std::string& order, const std::string& preprocess, int64_t bits,
-         uint64_t seed, const std::string& device, int threads) {
+      [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings,
+         const std::vector<int64_t>& hidden, const std::string& prior, const std::string& order,
+         const std::string& preprocess, int64_t bits, uint64_t seed, const std::string& device, int threads) {
         const NiceConfig c{shape_of(shape), couplings, hidden, prior, order, preprocess, bits};
         return make(dtype, seed, device, threads, [&](auto t) { return nice<decltype(t)>(c); });
       },
-      "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a, "bits"_a,
-      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+      "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a,
+      "bits"_a, "seed"_a, "device"_a = "cpu", "threads"_a = 0);
 }
 
 }  // namespace

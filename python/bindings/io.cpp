@@ -5,7 +5,8 @@
 namespace evenflow::python {
 namespace {
 
-const std::pair<const char*, const char*> kDtypes[] = {{"F32", "float32"}, {"F64", "float64"}, {"I64", "int64"}};
+const std::pair<const char*, const char*> kDtypes[] = {
+    {"F32", "float32"}, {"F64", "float64"}, {"I64", "int64"}};
 
 py::tuple read(const std::string& path) {
   TensorFile file;
@@ -26,7 +27,8 @@ py::tuple read(const std::string& path) {
   return py::make_tuple(tensors, file.metadata);
 }
 
-void write(const std::string& path, const py::dict& tensors, const std::map<std::string, std::string>& metadata) {
+void write(const std::string& path, const py::dict& tensors,
+           const std::map<std::string, std::string>& metadata) {
   std::vector<TensorRef> refs;
   std::vector<py::array> alive;
   for (const auto& [key, value] : tensors) {
@@ -38,9 +40,11 @@ void write(const std::string& path, const py::dict& tensors, const std::map<std:
       if (dtype == ours) stored = theirs;
     }
     if (!stored) {
-      throw py::type_error("[write_safetensors] expected float32, float64 or int64 for " + name + ", got " + dtype);
+      throw py::type_error("[write_safetensors] expected float32, float64 or int64 for " + name + ", got " +
+                           dtype);
     }
-    refs.push_back({name, stored, std::vector<int64_t>(array.shape(), array.shape() + array.ndim()), array.data()});
+    refs.push_back(
+        {name, stored, std::vector<int64_t>(array.shape(), array.shape() + array.ndim()), array.data()});
     alive.push_back(array);
   }
   py::gil_scoped_release unlock;

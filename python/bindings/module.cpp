@@ -34,8 +34,9 @@ PYBIND11_MODULE(_core, m) {
   bind_error<DeviceError>(m, "DeviceError", error, PyExc_RuntimeError);
   bind_error<IoError>(m, "IoError", error, PyExc_OSError);
   bind_error<NumericError>(m, "NumericError", error, PyExc_ArithmeticError);
-  m.def("isa", [] { return std::string(Context().isa()); },
-        "The instruction set of the kernels: 'baseline', 'avx2' or 'avx512'.");
+  m.def(
+      "isa", [] { return std::string(Context().isa()); },
+      "The instruction set of the kernels: 'baseline', 'avx2' or 'avx512'.");
   bind_flow(m);
   bind_optim(m);
   bind_io(m);

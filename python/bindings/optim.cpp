@@ -22,15 +22,16 @@ void bind_class(py::module_& m, const char* name) {
   using namespace py::literals;
   using O = PyOptimizer<T>;
   py::class_<O, std::shared_ptr<O>> cls(m, name);
-  cls.def(py::init([](std::shared_ptr<PyFlow<T>> flow, const std::string& rule, double lr, double momentum,
-                      double beta1, double beta2, double decay, double eps, double weight_decay, double shrink) {
-            const OptimizerConfig c{rule_of(rule), lr, momentum, beta1, beta2, decay, eps, weight_decay, shrink};
-            Optimizer<T> optimizer(flow->flow.layout(), c);
-            return std::make_shared<O>(O{std::move(flow), std::move(optimizer)});
-          }),
-          "flow"_a, "rule"_a, py::kw_only(), "lr"_a = 1e-3, "momentum"_a = 0.0, "beta1"_a = 0.9, "beta2"_a = 0.999,
-          "decay"_a = 0.95, "eps"_a = 1e-8, "weight_decay"_a = 0.0, "shrink"_a = 1.0);
-  const auto setting = [&](const char* attribute, double OptimizerConfig::*member) {
+  cls.def(
+      py::init([](std::shared_ptr<PyFlow<T>> flow, const std::string& rule, double lr, double momentum,
+                  double beta1, double beta2, double decay, double eps, double weight_decay, double shrink) {
+        const OptimizerConfig c{rule_of(rule), lr, momentum, beta1, beta2, decay, eps, weight_decay, shrink};
+        Optimizer<T> optimizer(flow->flow.layout(), c);
+        return std::make_shared<O>(O{std::move(flow), std::move(optimizer)});
+      }),
+      "flow"_a, "rule"_a, py::kw_only(), "lr"_a = 1e-3, "momentum"_a = 0.0, "beta1"_a = 0.9,
+      "beta2"_a = 0.999, "decay"_a = 0.95, "eps"_a = 1e-8, "weight_decay"_a = 0.0, "shrink"_a = 1.0);
+  const auto setting = [&](const char* attribute, double OptimizerConfig::* member) {
     cls.def_property(
         attribute, [member](O& o) { return o.optimizer.config().*member; },
         [member](O& o, double value) { o.optimizer.config().*member = value; });
@@ -48,7 +49,8 @@ void bind_class(py::module_& m, const char* name) {
   cls.def("moments", [](py::object self) {
     py::list list;
     for (std::vector<T>& moment : self.cast<O&>().optimizer.moments()) {
-      list.append(py::array_t<T>(std::vector<py::ssize_t>{static_cast<py::ssize_t>(moment.size())}, moment.data(), self));
+      list.append(py::array_t<T>(std::vector<py::ssize_t>{static_cast<py::ssize_t>(moment.size())},
+                                 moment.data(), self));
     }
     return list;
   });
@@ -70,8 +72,8 @@ void bind_class(py::module_& m, const char* name) {
       [](PyFlow<T>& flow, py::array average, double decay) {
         data_of<T>(average, "update_average", "average", 1);
         if (average.shape(0) != flow.flow.layout()->total_size()) {
-          fail<ShapeError>("update_average", "expected average of ", flow.flow.layout()->total_size(), " values, got ",
-                           average.shape(0));
+          fail<ShapeError>("update_average", "expected average of ", flow.flow.layout()->total_size(),
+                           " values, got ", average.shape(0));
         }
         T* data = static_cast<T*>(average.mutable_data());
         py::gil_scoped_release unlock;

@@ -47,7 +47,7 @@ class ImageBuilder {
     for (int i = 0; i < (last_scale ? 4 : 3); ++i) {
       const std::string index = std::to_string(i);
       coupling(prefix + "checkerboard" + index, prefix + "checkerboard_norm" + index,
-               i % 2 ? Mask::checkerboard1 : Mask::checkerboard0, width, i >= 2);
+               i % 2 ? Mask::checkerboard0 : Mask::checkerboard1, width, i >= 2);
     }
     if (last_scale) return;
     flow_.add(prefix + "squeeze", squeeze<T>(flow_.output_shape(), SqueezeOrder::raster));

@@ -1,0 +1,104 @@
+"""Invertible layers, data -> latent: each takes x (N, ..., C) and gives (y, logdet (N,))."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def per_sample(x):
+    """Sum over everything but the batch."""
+    return x.flatten(1).sum(1)
+
+
+def pixels(x):
+    """Pixels of one sample; 1 for a table."""
+    return x[0, ..., 0].numel()
+
+
+def rescale(x, offset, width):
+    return (x - offset) / width, x.new_tensor(-x[0].numel() * math.log(width))
+
+
+def logit(x, c=0.9):
+    """u on [0, 1] -> logit((1 + c (2u - 1)) / 2) (Real NVP 4.1, in the official code's form)."""
+    p = (1 + c * (2 * x - 1)) / 2
+    y = torch.log(p) - torch.log(1 - p)
+    return y, per_sample(F.softplus(y) + F.softplus(-y) + math.log(c))
+
+
+def standardize(x, scope):
+    c = x.shape[-1]
+    std = scope("std", c)
+    return (x - scope("mean", c)) / std, -torch.log(std).sum()
+
+
+def whiten(x, scope):
+    c = x.shape[-1]
+    matrix = scope("matrix", c, c)
+    return (x - scope("mean", c)) @ matrix, torch.linalg.slogdet(matrix).logabsdet
+
+
+def preprocess(x, scope, kind):
+    """kind: "standardize", "zca" or "whiten"."""
+    return standardize(x, scope) if kind == "standardize" else whiten(x, scope)
+
+
+def actnorm(x, scope):
+    """(x + b) exp(3 l) per channel (Glow 3.1, official code)."""
+    c = x.shape[-1]
+    logs = 3 * scope("logs", c)
+    return (x + scope("bias", c)) * torch.exp(logs), pixels(x) * logs.sum()
+
+
+def scaling(x, scope):
+    logs = scope("logs", x.shape[-1])
+    return x * torch.exp(logs), pixels(x) * logs.sum()
+
+
+def lu_conv1x1(x, scope):
+    """z = x P (L + I) (U + diag(sign exp(logs))) per pixel (Glow 3.2)."""
+    c = x.shape[-1]
+    permutation, logs = scope("permutation", c).long(), scope("logs", c)
+    eye = torch.eye(c, dtype=x.dtype)
+    lower = torch.tril(scope("lower", c, c), -1) + eye
+    upper = torch.triu(scope("upper", c, c), 1) + torch.diag(scope("sign", c) * torch.exp(logs))
+    return x @ (eye[permutation] @ lower @ upper), pixels(x) * logs.sum()
+
+
+def plain_conv1x1(x, scope):
+    c = x.shape[-1]
+    weight = scope("weight", c, c)
+    return x @ weight, pixels(x) * torch.linalg.slogdet(weight).logabsdet
+
+
+def permute(x, scope, kind):
+    """Reorders channels: "reverse", "tile" (0, 2, ..., 1, 3, ...) or "shuffle" (drawn at construction)."""
+    c = x.shape[-1]
+    if kind == "reverse":
+        order = torch.arange(c - 1, -1, -1)
+    elif kind == "tile":
+        order = torch.cat([torch.arange(0, c, 2), torch.arange(1, c, 2)])
+    else:
+        order = scope("permutation", c).long()
+    return x[..., order], x.new_tensor(0.0)
+
+
+def squeeze(x):
+    """2x2 blocks to channels, out channel = 4 c + 2 dy + dx."""
+    n, h, w, c = x.shape
+    blocks = x.reshape(n, h // 2, 2, w // 2, 2, c)
+    return blocks.permute(0, 1, 3, 5, 2, 4).reshape(n, h // 2, w // 2, 4 * c), x.new_tensor(0.0)
+
+
+def unsqueeze(x):
+    """The inverse of `squeeze`."""
+    n, h, w, c = x.shape
+    blocks = x.reshape(n, h, w, c // 4, 2, 2)
+    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, c // 4), x.new_tensor(0.0)
+
+
+def squeeze_diagonal(x):
+    """2x2 blocks to channels: all channels of position (0, 0), then of (1, 1), (0, 1) and (1, 0)."""
+    corners = [x[:, 0::2, 0::2], x[:, 1::2, 1::2], x[:, 0::2, 1::2], x[:, 1::2, 0::2]]
+    return torch.cat(corners, -1), x.new_tensor(0.0)

@@ -1,0 +1,167 @@
+"""Real NVP (Dinh, Sohl-Dickstein, Bengio 2016): the official code's image model, and couplings on tables."""
+
+import torch
+
+from . import layers
+from .nets import BATCH_NORM_EPS, ResNet, mlp
+from .scope import Chain, Scope
+
+
+def checkerboard(x, parity):
+    """(H, W, 1): 1 where (i + j) % 2 == parity."""
+    h, w = x.shape[1:3]
+    total = torch.arange(h)[:, None] + torch.arange(w)[None, :]
+    return (total % 2 == parity).to(x.dtype)[..., None]
+
+
+def masked_norm(x, scope, mask):
+    """Batch norm of the pixels with mask 0; moments include the zeros put at the others."""
+    c = x.shape[-1]
+    free = 1 - mask
+    mean, var = scope.moments(x * free, c)
+    log_std = 0.5 * torch.log(var + BATCH_NORM_EPS)
+    y = x * mask + (x - mean) * torch.exp(-log_std) * free
+    return y, -free.sum() * log_std.sum()
+
+
+def norm(x, scope):
+    """Batch norm of all of x (N, ..., C), as an invertible layer."""
+    mean, var = scope.moments(x, x.shape[-1])
+    log_std = 0.5 * torch.log(var + BATCH_NORM_EPS)
+    return (x - mean) * torch.exp(-log_std), -layers.pixels(x) * log_std.sum()
+
+
+def change(x, r, scope, config, width, affine, mask=None):
+    """The law (x + t) exp(s), with t and s from r; s is 0 if not affine. Returns (y, s)."""
+    c = x.shape[-1]
+    h = ResNet(scope, config, width, 2 * c if affine else c, mask)(r)
+    if not affine:
+        return x + h, torch.zeros_like(x)
+    s = scope("gain", 1) * torch.tanh(h[..., c:])
+    if not config["batch_norm"]:
+        s = s + scope("offset", 1)
+    return (x + h[..., :c]) * torch.exp(s), s
+
+
+def checkerboard_coupling(x, scope, config, width, affine, mask):
+    """Pixels with mask 1 pass and condition the others."""
+    y, s = change(x, x * mask, scope, config, width, affine, mask)
+    return x * mask + y * (1 - mask), layers.per_sample(s * (1 - mask))
+
+
+def halves(x):
+    """The longer first half and the rest."""
+    keep = (x.shape[-1] + 1) // 2
+    return x[..., :keep], x[..., keep:]
+
+
+def channel_coupling(x, scope, config, width, affine, second):
+    """`second`: the second half of the channels changes, else the first."""
+    x1, x2 = halves(x)
+    if second:
+        y, s = change(x2, x1, scope, config, width, affine)
+        return torch.cat([x1, y], -1), layers.per_sample(s)
+    y, s = change(x1, x2, scope, config, width, affine)
+    return torch.cat([y, x2], -1), layers.per_sample(s)
+
+
+def channel_norm(x, scope, second):
+    """`norm` of the half that a channel coupling changed."""
+    x1, x2 = halves(x)
+    if second:
+        y, logdet = norm(x2, scope)
+        return torch.cat([x1, y], -1), logdet
+    y, logdet = norm(x1, scope)
+    return torch.cat([y, x2], -1), logdet
+
+
+def checkerboard_group(chain, scope, config, width, count):
+    for k in range(count):
+        mask = checkerboard(chain.x, k % 2)
+        affine = config["coupling"] == "affine" or k >= 2
+        chain.apply(checkerboard_coupling, scope / f"checkerboard{k}", config, width, affine, mask)
+        if config["batch_norm"]:
+            chain.apply(masked_norm, scope / f"checkerboard_norm{k}", mask)
+
+
+def channel_group(chain, scope, config, width):
+    for k in range(3):
+        second = k != 1
+        affine = config["coupling"] == "affine" or k == 2
+        chain.apply(channel_coupling, scope / f"channel{k}", config, width, affine, second)
+        if config["batch_norm"]:
+            chain.apply(channel_norm, scope / f"channel_norm{k}", second)
+
+
+def image_forward(params, x, config, labels=None, training=True, batch_stats=None):
+    """x: (N, H, W, C) in levels 0 ... 2^bits. Returns (z (N, D), logdet (N,)).
+
+    batch_stats: a dict that gets the batch's moments in training, by the names of the running ones.
+    """
+    root = Scope(params, training, batch_stats)
+    chain = Chain(x)
+    chain.apply(layers.rescale, 0.0, 2.0 ** config["bits"])
+    chain.apply(layers.logit)
+    for i in range(config["scales"]):
+        scope = root / f"scale{i}"
+        channels = chain.x.shape[-1]
+        width = config["base_dim"] * (2**i if config["recursion"] < 4 else 1)
+        if i + 1 == config["scales"]:
+            checkerboard_group(chain, scope, config, width, 4)
+            break
+        checkerboard_group(chain, scope, config, width, 3)
+        chain.apply(layers.squeeze)
+        channel_group(chain, scope, config, 2 * width)
+        chain.apply(layers.unsqueeze)
+        chain.apply(layers.squeeze_diagonal)
+        if config["recursion"] > 1:
+            chain.factor_out(2 * channels if config["recursion"] == 2 else channels)
+    return chain.result()
+
+
+def table_coupling(x, scope, config, changed):
+    """changed: (D,) bool. y = x exp(s) + t with s = 2 tanh(r / 2), or y = x + t."""
+    x1, x2 = x[:, ~changed], x[:, changed]
+    c = x2.shape[1]
+    y = x.clone()
+    if config["coupling"] == "additive":
+        y[:, changed] = x2 + mlp(x1, scope, config["hidden"], c)
+        return y, x.new_tensor(0.0)
+    h = mlp(x1, scope, config["hidden"], 2 * c)
+    s = 2 * torch.tanh(h[:, c:] / 2)
+    y[:, changed] = x2 * torch.exp(s) + h[:, :c]
+    return y, s.sum(1)
+
+
+def table_norm(x, scope, changed):
+    """Batch norm of the columns that the coupling changed."""
+    y = x.clone()
+    y[:, changed], logdet = norm(x[:, changed], scope)
+    return y, logdet
+
+
+def table_mask(dims, kind, i):
+    """(D,) bool, the columns that coupling i changes: second half or odd for even i, else the rest."""
+    column = torch.arange(dims)
+    later = column >= (dims + 1) // 2 if kind == "halves" else column % 2 == 1
+    return later if i % 2 == 0 else ~later
+
+
+def table_forward(params, x, config, labels=None, training=True, batch_stats=None):
+    """x: (N, D). Returns (z (N, D), logdet (N,)); batch_stats as in `image_forward`."""
+    scope = Scope(params, training, batch_stats)
+    chain = Chain(x)
+    if config["preprocess"] != "none":
+        chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
+    for i in range(config["couplings"]):
+        if i > 0 and config["permutation"] == "lu":
+            chain.apply(layers.lu_conv1x1, scope / f"permutation{i}")
+        elif i > 0 and config["permutation"] == "shuffle":
+            chain.apply(layers.permute, scope / f"permutation{i}", "shuffle")
+        changed = table_mask(x.shape[1], config["mask"], i)
+        chain.apply(table_coupling, scope / f"coupling{i}", config, changed)
+        if config["batch_norm"]:
+            chain.apply(table_norm, scope / f"batch_norm{i}", changed)
+        if config["actnorm"]:
+            chain.apply(layers.actnorm, scope / f"actnorm{i}")
+    return chain.result()

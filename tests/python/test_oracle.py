@@ -1,0 +1,296 @@
+"""The library against a re-statement of its models in plain torch (see oracle/), in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import evenflow as ef  # noqa: E402
+import oracle  # noqa: E402
+from oracle import layers, optim  # noqa: E402
+from oracle.cases import CASES  # noqa: E402
+
+torch.set_num_threads(1)  # the models are tiny: waking threads would be nearly all of the time
+
+TOLERANCE = 1e-10
+FIXED = {"permutation", "sign", "mean", "var", "std", "matrix"}  # ends of the names of untrained tensors
+NOISE = {"Glow": 0.03, "NICE": 0.1, "RealNVP": 0.1}  # moves every tensor, keeps the models well conditioned
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def trained(name):
+    return name.rpartition(".")[2] not in FIXED
+
+
+def make_data(case, n=12, seed=3):
+    """(x, labels): images in levels 0 ... 2^bits, tables with correlated columns; labels or None."""
+    rng = np.random.default_rng(seed)
+    if len(case.shape) == 3:
+        x = rng.uniform(0, 2.0 ** case.config["bits"], (n, *case.shape))
+    else:
+        d = case.shape[0]
+        x = rng.normal(size=(n, d)) @ (np.eye(d) + 0.3 * rng.normal(size=(d, d))) + 0.5
+    labels = rng.integers(0, case.classes, n).astype(np.int32) if case.classes else None
+    return x, labels
+
+
+def to_torch(labels):
+    return None if labels is None else torch.from_numpy(labels)
+
+
+def draw_params(case, seed=0, scale=0.2):
+    """Parameters of a case without the library."""
+    x, labels = make_data(case)
+    params = oracle.RandomParams(seed, scale)
+    oracle_loss(case, params, torch.from_numpy(x), to_torch(labels))
+    return dict(params)
+
+
+def oracle_loss(case, params, x, labels):
+    """The training loss: mean NLL, plus the weighted classification loss."""
+    if case.family == "Glow":
+        nll, class_nll = oracle.glow.loss(params, x, case.config, labels)
+        return nll + case.config["class_weight"] * class_nll
+    z, logdet = case.forward(params, x, case.config, labels, training=True)
+    return oracle.mean_nll(z, logdet, case.base)
+
+
+# The oracle by itself.
+
+
+@every_case
+def test_logdet_of_the_oracle_is_that_of_its_jacobian(case):
+    params = draw_params(case)
+    x, labels = (torch.from_numpy(a[:1]) if a is not None else None for a in make_data(case))
+
+    def latent(flat):
+        return case.forward(params, flat.reshape(x.shape), case.config, labels, training=False)[0][0]
+
+    jacobian = torch.autograd.functional.jacobian(latent, x.flatten())
+    expected = torch.linalg.slogdet(jacobian).logabsdet
+    logdet = case.forward(params, x, case.config, labels, training=False)[1]
+    assert logdet.shape == (1,)
+    assert abs(logdet[0] - expected) < 1e-9 * max(1, abs(expected))
+
+
+def test_channel_orders_of_both_squeezes():
+    x = torch.arange(8.0).reshape(1, 2, 2, 2)  # value = 4 dy + 2 dx + c
+    assert layers.squeeze(x)[0].flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert layers.squeeze_diagonal(x)[0].flatten().tolist() == [0, 1, 6, 7, 2, 3, 4, 5]
+    assert torch.equal(layers.unsqueeze(layers.squeeze(x)[0])[0], x)
+
+
+def test_affine_glow_starts_with_log_sigmoid_2_per_changed_value():
+    case = next(c for c in CASES if c.name == "glow-affine")
+    x = torch.from_numpy(make_data(case)[0])
+    logdet = case.forward(draw_params(case, scale=0.0), x, case.config)[1]
+    changed = 2 * 32 + 2 * 16  # two steps on 4x4x4, two on 2x2x8, half of each
+    expected = -64 * math.log(256) - changed * math.log1p(math.exp(-2))
+    np.testing.assert_allclose(logdet, expected, rtol=1e-14)
+
+
+def test_checkerboard_norm_counts_the_zeros_of_the_masked_half():
+    x = torch.tensor([[3.0, 5.0], [7.0, 9.0]], dtype=torch.float64).reshape(1, 2, 2, 1)
+    mask = oracle.real_nvp.checkerboard(x, 0)  # (0, 0) and (1, 1) pass
+    stats = {}
+    scope = oracle.Scope(oracle.RandomParams(0), training=True, batch_stats=stats)
+    y, logdet = oracle.real_nvp.masked_norm(x, scope, mask)
+    mean, var = (5 + 7) / 4, (2 * 9 + 2**2 + 4**2) / 4
+    assert (stats["mean"].item(), stats["var"].item()) == (mean, var)
+    std = math.sqrt(var + 1e-4)
+    np.testing.assert_allclose(y.flatten(), [3, 2 / std, 4 / std, 9], rtol=1e-14)
+    np.testing.assert_allclose(logdet, -2 * math.log(std), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "rule, settings, reference",
+    [
+        ("sgd", dict(momentum=0.9), lambda w: torch.optim.SGD(w, lr=0.01, momentum=0.9)),
+        ("adam", dict(beta1=0.8, beta2=0.99, eps=0.0),
+         lambda w: torch.optim.Adam(w, lr=0.01, betas=(0.8, 0.99), eps=0.0)),
+        ("rmsprop", dict(momentum=0.5, decay=0.95, eps=0.0),
+         lambda w: torch.optim.RMSprop(w, lr=0.01, alpha=0.95, momentum=0.5, eps=0.0)),
+    ],
+)
+def test_rules_of_the_oracle_are_those_of_torch_where_both_agree(rule, settings, reference):
+    start = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = start.clone(), start.clone().requires_grad_()
+    mine = optim.Optimizer({"w": ours}, rule, lr=0.01, **settings)
+    other = reference([theirs])
+    for _ in range(10):
+        mine.step({"w": torch.cos(ours) + ours})
+        theirs.grad = (torch.cos(theirs) + theirs).detach()
+        other.step()
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-12)
+
+
+def test_comparison_names_the_worst_tensor():
+    expected = {"a": np.array([100.0, 1.0]), "b": np.array([0.5])}
+    assert_close({"a": np.array([100.0, 1.0 + 9e-9]), "b": np.array([0.5])}, expected)
+    for wrong in (0.5 + 2e-10, np.nan):
+        with pytest.raises(AssertionError, match="worst is b"):
+            assert_close({"a": np.array([100.0, 1.0 + 9e-9]), "b": np.array([wrong])}, expected)
+
+
+# The library against the oracle.
+
+
+def make_flow(case, data, seed=5):
+    """A float64 flow, initialised on the data, with every trained tensor moved by noise."""
+    settings = dict(case.config)
+    if len(case.shape) == 1:
+        settings.pop("bits", None)
+    shape = case.shape[0] if len(case.shape) == 1 else case.shape
+    flow = getattr(ef, case.family)(shape, **settings, seed=1, dtype="float64")
+    x, labels = data
+    flow.init(x)
+    rng = np.random.default_rng(seed)
+    values = flow.named_parameters()
+    for name in sorted(flow.named_grads()):
+        values[name] += NOISE[case.family] * rng.normal(size=values[name].shape)
+    return flow
+
+
+def read_params(flow):
+    """(trained, all): leaf tensors with gradients, and these with the rest, by name."""
+    values = {name: torch.from_numpy(np.array(view)) for name, view in flow.named_parameters().items()}
+    return {name: values[name].requires_grad_() for name in flow.named_grads()}, values
+
+
+def error(got, expected):
+    """max |got - expected| relative to max(1, max |expected|)."""
+    expected = np.asarray(expected)
+    assert got.shape == expected.shape
+    return np.abs(got - expected).max() / max(1.0, np.abs(expected).max())
+
+
+def assert_close(got, expected):
+    """Compares dicts of arrays; says which one is worst."""
+    assert got.keys() == expected.keys()
+    errors = {name: error(got[name], expected[name]) for name in expected}
+    worst = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
+    assert errors[worst] <= TOLERANCE, f"worst is {worst}: {errors[worst]:.3e}"
+
+
+def label_argument(labels):
+    return {} if labels is None else {"label": labels}
+
+
+@every_case
+def test_names_and_shapes(case):
+    """The library may keep more tensors, but no more trained ones."""
+    flow = make_flow(case, make_data(case))
+    expected = {name: tuple(value.shape) for name, value in draw_params(case).items()}
+    got = {name: view.shape for name, view in flow.named_parameters().items()}
+    assert {name: shape for name, shape in got.items() if name in expected} == expected
+    assert set(flow.named_grads()) == {name for name in expected if trained(name)}
+
+
+@every_case
+def test_latent_and_logdet(case):
+    data = x, labels = make_data(case)
+    flow = make_flow(case, data)
+    with torch.no_grad():
+        z, logdet = case.forward(read_params(flow)[1], torch.from_numpy(x), case.config, to_torch(labels),
+                                 training=False)
+    got_z, got_logdet = flow.forward(x, **label_argument(labels))
+    log_prob = oracle.base_log_prob(z, case.base) + logdet
+    assert_close({"z": got_z, "logdet": got_logdet, "log_prob": flow.log_prob(x, **label_argument(labels))},
+                 {"z": z, "logdet": logdet, "log_prob": log_prob})
+
+
+@pytest.mark.parametrize("budget", [0, None])
+@every_case
+def test_loss_and_every_gradient(case, budget):
+    data = x, labels = make_data(case)
+    flow = make_flow(case, data)
+    leaves, values = read_params(flow)
+    expected_loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(labels))
+    expected = dict(zip(leaves, torch.autograd.grad(expected_loss, list(leaves.values()))))
+
+    flow.zero_grad()
+    loss = flow.loss_and_grad(x, activation_budget=budget, **label_argument(labels))
+    assert abs(loss - expected_loss.item()) <= TOLERANCE * max(1, abs(expected_loss.item()))
+    assert not flow.last_step["fallback"]
+    assert_close(flow.named_grads(), expected)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.config.get("batch_norm")], ids=lambda case: case.name)
+def test_running_statistics_move_by_a_tenth(case):
+    data = x, _ = make_data(case)
+    flow = make_flow(case, data)
+    before = read_params(flow)[1]
+    batch = {}
+    with torch.no_grad():
+        case.forward(before, torch.from_numpy(x), case.config, training=True, batch_stats=batch)
+    flow.loss_and_grad(x)
+    after = flow.named_parameters()
+    assert_close({name: after[name] for name in batch},
+                 {name: before[name] - 0.1 * (before[name] - value) for name, value in batch.items()})
+
+
+@pytest.mark.parametrize("kind", ["standardize", "zca", "whiten"])
+def test_init_fits_the_preprocessing(kind):
+    case = next(c for c in CASES if c.name == "nice-" + kind)
+    x, _ = make_data(case)
+    values = make_flow(case, (x, None)).named_parameters()
+    mean, covariance = x.mean(0), np.cov(x.T, bias=True)
+    expected = {"preprocess.mean": mean}
+    if kind == "standardize":
+        expected["preprocess.std"] = x.std(0)
+    elif kind == "zca":
+        variances, axes = np.linalg.eigh(covariance)
+        expected["preprocess.matrix"] = axes / np.sqrt(variances + 1e-3) @ axes.T
+    else:
+        expected["preprocess.matrix"] = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    assert_close({name: values[name] for name in expected}, expected)
+
+
+def decay_group(flow):
+    """Names of the tensors that L2 acts on."""
+    return {name for name, _, group, _, _ in flow.entries() if group == "decay"}
+
+
+def test_l2_of_real_nvp_acts_on_magnitudes_and_checkerboard_gains():
+    """The variables that the official code names `magnitude` and `rescaling_scale`."""
+    case = next(c for c in CASES if c.name == "image-rgb")
+    names = draw_params(case)
+    expected = {n for n in names if n.endswith(".magnitude") or ("checkerboard" in n and n.endswith(".gain"))}
+    assert expected and decay_group(make_flow(case, make_data(case))) == expected
+
+
+# eps is large enough that gradients that are zero but for rounding (biases before a batch norm) move nothing.
+OPTIMIZERS = {
+    "adam": (lambda flow, **s: ef.Adam(flow, **s), dict(lr=3e-3, beta1=0.9, beta2=0.99, eps=1e-4)),
+    "adamax": (lambda flow, **s: ef.Adamax(flow, **s),
+               dict(lr=3e-3, beta1=0.9, beta2=0.99, eps=1e-4, shrink=0.999)),
+    "sgd": (lambda flow, **s: ef.SGD(flow, **s), dict(lr=1e-5, momentum=0.9)),
+    "rmsprop": (lambda flow, **s: ef.RMSProp(flow, **s), dict(lr=1e-3, momentum=0.5, decay=0.95, eps=1e-2)),
+}
+TRAINED_CASES = ["glow-class-head", "nice-image", "table-all", "image-rgb", "image-no-batch-norm"]
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in TRAINED_CASES], ids=lambda case: case.name)
+def test_ten_optimizer_steps(case, rule):
+    data = x, labels = make_data(case)
+    flow = make_flow(case, data)
+    make, settings = OPTIMIZERS[rule]
+    decayed = decay_group(flow)
+    optimizer = make(flow, weight_decay=0.01, **settings)
+    leaves, values = read_params(flow)
+    mine = optim.Optimizer(leaves, rule, decayed=decayed, weight_decay=0.01, **settings)
+    losses, expected = [], []
+    for _ in range(10):
+        flow.zero_grad()
+        losses.append(flow.loss_and_grad(x, **label_argument(labels)))
+        optimizer.step()
+        loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(labels))
+        mine.step(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())))))
+        expected.append(loss.item())
+    np.testing.assert_allclose(losses, expected, rtol=TOLERANCE)
+    assert_close({name: flow.named_parameters()[name] for name in leaves},
+                 {name: value.detach() for name, value in leaves.items()})
