@@ -12,7 +12,7 @@ namespace evenflow {
 /// not be merged with this one by the linker.
 template <class Isa>
 struct CpuExec {
-  static constexpr int64_t kParallelWork = 1 << 15;  ///< elements below which waking a thread costs more
+  static constexpr int64_t kParallelWork = 1 << 16;  ///< elements below which waking a thread costs more
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 

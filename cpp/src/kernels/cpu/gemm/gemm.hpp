@@ -69,7 +69,7 @@ void multiply(Context& ctx, int64_t m, int64_t n, int64_t k, const PackA& pack_a
   using S = Tile<Isa, T>;
   const int64_t panels = (n + S::cols - 1) / S::cols;
   const int64_t k_blocks = (k + S::k_block - 1) / S::k_block;
-  int threads = m * n * k < (int64_t{1} << 18) ? 1 : ctx.threads();
+  int threads = m * n * k < (int64_t{1} << 22) ? 1 : ctx.threads();
 
   // Blocks of rows, as equal as the tile allows; where there are too few, columns are divided too.
   const int64_t tiles = (m + S::rows - 1) / S::rows;

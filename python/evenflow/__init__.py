@@ -1,0 +1,23 @@
+"""evenflow: normalizing flows with exact likelihood, exact inverse and hand-written gradients.
+
+    import evenflow as ef
+
+    data = ef.data.load("digits")
+    flow = ef.Glow((8, 8, 1), levels=2, steps=8, hidden=64, bits=4)
+    flow.fit(data.train, valid=data.test, epochs=10)
+    images = flow.to_uint8(flow.sample(16, temperature=0.8))
+"""
+
+from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
+from evenflow import data, errors
+from evenflow._core import version as __version__
+from evenflow.arrays import to_uint8
+from evenflow.checkpoint import load
+from evenflow.errors import ConfigError, DeviceError, Error, IoError, NumericError, ShapeError
+from evenflow.flow import Flow
+from evenflow.models import NICE, Glow, RealNVP
+from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
+
+__all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "to_uint8", "data", "errors", "Adam", "Adamax", "SGD",
+           "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "Error", "ShapeError", "ConfigError",
+           "DeviceError", "IoError", "NumericError", "__version__"]

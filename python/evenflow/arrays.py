@@ -1,0 +1,134 @@
+"""Arrays and settings at the border: what a user hands in becomes what the core takes, or a typed error."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from evenflow.errors import ConfigError, NumericError, ShapeError
+
+
+def as_array(where: str, x: Any) -> np.ndarray:
+    """x as a numpy array, without a copy where the exporter allows it. TypeError for anything else."""
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "__dlpack__"):
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
+                            f"got {type(x).__name__}: {error}") from error
+    if hasattr(x, "__array__"):
+        return np.asarray(x)
+    raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__), "
+                    f"got {type(x).__name__}")
+
+
+def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> np.ndarray:
+    """A batch (N, *shape) of floats, or of uint8 where images are taken. Values are not looked at."""
+    x = as_array(where, x)
+    floats = x.dtype.kind == "f"
+    if not floats and not (uint8 and x.dtype == np.uint8):
+        wanted = "uint8 or float values" if uint8 else "float values"
+        hint = "; convert whole numbers with x.astype(float)" if x.dtype.kind in "iub" else ""
+        raise TypeError(f"[{where}] expected {wanted}, got dtype {x.dtype}{hint}")
+    if x.ndim != 1 + len(shape) or x.shape[1:] != shape:
+        raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}")
+    if x.shape[0] == 0:
+        raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
+    return x
+
+
+def batch_shape(shape: tuple[int, ...]) -> str:
+    """(8, 8, 1) -> "(N, 8, 8, 1)"."""
+    return "(" + ", ".join(["N", *map(str, shape)]) + ")"
+
+
+def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0) -> np.ndarray:
+    """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite.
+
+    `first` is the number of x's first row in the user's array.
+    """
+    with np.errstate(over="ignore"):
+        out = np.ascontiguousarray(x, dtype=dtype)
+    if not np.isfinite(out).all():
+        place = np.argwhere(~np.isfinite(out))[0]
+        row, rest = int(place[0]) + first, tuple(int(i) for i in place[1:])
+        inside = f"column {rest[0]}" if len(rest) == 1 else f"pixel ({rest[0]}, {rest[1]}), channel {rest[2]}"
+        raise NumericError(f"[{where}] expected finite values, got {x[tuple(place)]} in row {row}, {inside}")
+    return out
+
+
+def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | None:
+    """Labels as (n,) int32, from one number for all or from n numbers; None for a model without classes."""
+    if classes == 0:
+        if label is not None:
+            raise ConfigError(f"[{where}] expected no label, since the model has no classes, got one")
+        return None
+    if label is None:
+        raise ConfigError(f"[{where}] expected a label in 0 ... {classes - 1}, got none "
+                          f"(the model has {classes} classes)")
+    # A plain sequence of labels is unambiguous, so it is taken as well.
+    y = np.asarray(label) if isinstance(label, (int, np.integer, list, tuple)) else as_array(where, label)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"[{where}] expected whole numbers as labels, got dtype {y.dtype}")
+    if y.ndim > 0 and y.shape != (n,):
+        raise ShapeError(f"[{where}] expected labels of shape ({n},), got {y.shape}")
+    y = np.broadcast_to(y, (n,))
+    bad = np.flatnonzero((y < 0) | (y >= classes))
+    if bad.size:
+        raise ConfigError(f"[{where}] expected labels in 0 ... {classes - 1}, "
+                          f"got {y[bad[0]]} in row {bad[0]}")
+    return np.ascontiguousarray(y, dtype=np.int32)
+
+
+def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
+    """Level units (0 ... 2^bits, floats) to 8-bit pixels, for display and for files.
+
+    A sample of level k lies in [k, k + 1), so values are rounded down; 1/16 of a level is added first, so
+    that decoded images, which are whole levels up to rounding errors, come back exactly. The largest level
+    becomes 255, and the result, given to a model of the same `bits`, has the same levels again.
+    """
+    x = as_array("to_uint8", x)
+    if not 1 <= whole("to_uint8", "bits", bits) <= 8:
+        raise ConfigError(f"[to_uint8] expected bits in 1 ... 8, got {bits}")
+    if x.dtype.kind != "f":
+        raise TypeError(f"[to_uint8] expected float values, got dtype {x.dtype}")
+    if not np.isfinite(x).all():
+        raise NumericError("[to_uint8] expected finite values, got NaN or infinity")
+    top = 2**bits - 1
+    levels = np.clip(np.floor(x + 1 / 16), 0, top).astype(np.int64)
+    return (levels * 255 // top).astype(np.uint8)
+
+
+def whole(where: str, name: str, value: Any, low: int | None = None) -> int:
+    """A whole number, at least `low`. TypeError, ConfigError."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
+    if low is not None and number < low:
+        raise ConfigError(f"[{where}] expected {name} >= {low}, got {number}")
+    return number
+
+
+def number(where: str, name: str, value: Any, low: float, high: float = float("inf")) -> float:
+    """A finite number in [low, high]. TypeError, ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")
+    if not (low <= value <= high) or not np.isfinite(value):
+        wanted = f">= {low:g}" if high == float("inf") else f"in {low:g} ... {high:g}"
+        raise ConfigError(f"[{where}] expected {name} {wanted}, got {value}")
+    return float(value)
+
+
+def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    """One of a few words. ConfigError lists them."""
+    if value not in options:
+        raise ConfigError(f"[{where}] expected {name} to be one of {', '.join(map(repr, options))}, "
+                          f"got {value!r}")
+    return value

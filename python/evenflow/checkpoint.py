@@ -1,0 +1,77 @@
+"""Model files: one safetensors file with every tensor by name and the configuration as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from evenflow import _core
+from evenflow.errors import ConfigError, IoError, ShapeError
+from evenflow.flow import Flow
+from evenflow.models import build
+
+FORMAT = "1"
+KIND = "evenflow model"
+
+
+def save(flow: Flow, path: str | os.PathLike[str]) -> None:
+    """Writes the model. The file appears complete or not at all: IoError leaves an old one as it was."""
+    metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config)}
+    tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
+    _core.write_safetensors(os.fspath(path), tensors, metadata)
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) -> Flow:
+    """The model in a file that `Flow.save` wrote, ready to use.
+
+    IoError, saying what was expected, for a file that is missing, truncated or foreign, of another format, or
+    whose tensors are not exactly those of its configuration.
+    """
+    path = os.fspath(path)
+    tensors, metadata = read(path, KIND)
+    try:
+        config = json.loads(metadata.get("config", ""))
+    except ValueError as error:
+        raise IoError(f"[load] {path}: expected a configuration in JSON, got {error}") from None
+    try:
+        flow = build(config, device, threads)
+    except (ConfigError, ShapeError, TypeError, MemoryError) as error:
+        raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
+    parameters = flow.named_parameters()
+    check_names(path, set(parameters), set(tensors))
+    for name, value in parameters.items():
+        check_tensor(path, name, tensors[name], value.dtype, value.shape)
+    for name, value in parameters.items():
+        value[...] = tensors[name]
+    return flow
+
+
+def read(path: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a file of ours; IoError if it is another file."""
+    tensors, metadata = _core.read_safetensors(path)
+    if metadata.get("kind") != kind:
+        got = metadata.get("kind", "another kind of file")
+        raise IoError(f"[load] {path}: expected an {kind} file, got {got!r}")
+    if metadata.get("format") != FORMAT:
+        raise IoError(f"[load] {path}: expected format {FORMAT}, got {metadata.get('format')!r} "
+                      f"(written by evenflow {metadata.get('evenflow')})")
+    return tensors, metadata
+
+
+def check_names(path: str, wanted: set[str], got: set[str]) -> None:
+    for what, names in (("missing", wanted - got), ("unknown", got - wanted)):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            raise IoError(f"[load] {path}: expected {len(wanted)} tensors, got {len(got)}; {what}: {shown}")
+
+
+def check_tensor(path: str, name: str, tensor: np.ndarray, dtype: Any, shape: tuple[int, ...]) -> None:
+    """IoError unless a tensor has the dtype and shape, and holds finite values only."""
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise IoError(f"[load] {path}: expected {name} as {np.dtype(dtype)} {shape}, "
+                      f"got {tensor.dtype} {tensor.shape}")
+    if not np.isfinite(tensor).all():
+        raise IoError(f"[load] {path}: expected finite values in {name}, got NaN or infinity")

@@ -1,0 +1,86 @@
+"""Dataset: arrays of one kind, ready for a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evenflow.arrays import number
+from evenflow.errors import ConfigError, IoError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test data, images (N, H, W, C) uint8 or tables (N, D) float."""
+
+    train: np.ndarray
+    test: np.ndarray | None = None
+    kind: str = "table"
+    """"image" | "table"."""
+    train_labels: np.ndarray | None = None
+    """(N,) int32, numbers of classes."""
+    test_labels: np.ndarray | None = None
+    columns: list[str] = field(default_factory=list)
+    """Names of a table's columns, where the file has them."""
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes, by number."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.train.shape[1:]
+
+    def split(self, fraction: float, seed: int = 0) -> Dataset:
+        """This data set with a random `fraction` of the training data taken out as test data."""
+        count = round(number("split", "fraction", fraction, 0.0, 1.0) * len(self.train))
+        if not 0 < count < len(self.train):
+            raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
+                              f"got {count} of {len(self.train)}")
+        order = np.random.default_rng(seed).permutation(len(self.train))
+        test, train = np.sort(order[:count]), np.sort(order[count:])
+        y = self.train_labels
+        return dataclasses.replace(self, train=self.train[train], test=self.train[test],
+                                   train_labels=None if y is None else y[train],
+                                   test_labels=None if y is None else y[test])
+
+    @staticmethod
+    def from_array(path: str | os.PathLike[str], train: np.ndarray, test: np.ndarray | None = None,
+                   train_labels: np.ndarray | None = None, test_labels: np.ndarray | None = None) -> Dataset:
+        """Decides the kind, checks that the parts agree. IoError names the file."""
+        train, kind = _kind(path, train)
+        if test is not None:
+            test, test_kind = _kind(path, test)
+            if test_kind != kind or test.shape[1:] != train.shape[1:]:
+                raise IoError(f"[data] {path}: expected test data like the training data {train.shape}, "
+                              f"got {test.shape}")
+        train_labels = _labels(path, train_labels, train)
+        test_labels = _labels(path, test_labels, test)
+        count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
+        return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)])
+
+
+def _kind(path: Any, x: np.ndarray) -> tuple[np.ndarray, str]:
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        x, kind = (x[..., None] if x.ndim == 3 else x), "image"
+    elif x.dtype.kind == "f" and x.ndim == 2:
+        kind = "table"
+    else:
+        raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a float table (N, D), "
+                      f"got {x.dtype} {x.shape}")
+    if 0 in x.shape:
+        raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
+    return x, kind
+
+
+def _labels(path: Any, y: np.ndarray | None, x: np.ndarray | None) -> np.ndarray | None:
+    if y is None or x is None:
+        return None
+    if y.dtype.kind not in "iu" or y.shape != (len(x),):
+        raise IoError(f"[data] {path}: expected whole numbers ({len(x)},) as labels, got {y.dtype} {y.shape}")
+    if y.min() < 0 or y.max() >= 1 << 20:
+        raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
+    return y.astype(np.int32)

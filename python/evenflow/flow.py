@@ -1,0 +1,340 @@
+"""Flow: the public surface of every model, over the compiled core."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+from collections.abc import Iterator
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, ShapeError
+
+# Inference runs over blocks of about this many values, so that its memory does not grow with N.
+BLOCK_VALUES = 1 << 22
+
+
+class Flow:
+    """A normalizing flow: x <-> z with exact log-density. Made by Glow, RealNVP, NICE or `load`.
+
+    Images are (N, H, W, C), uint8 or floats in level units 0 ... 2^bits; tables are (N, D) floats. Arrays in
+    are numpy, or anything with DLPack or __array__; arrays out are numpy of the model's dtype. Latents are
+    flat, (N, D), and standardised: the base density has no parameters. log_prob is in nats of the density in
+    the units of the data; log-determinants are float64, one a sample.
+
+    Everywhere: TypeError on a wrong dtype, ShapeError on a wrong shape or an empty batch, NumericError on NaN
+    or infinity in the data (with its place), ConfigError on an unknown label.
+
+    Calls that only read the model (forward, inverse, log_prob, sample, encode, decode) may run in several
+    threads at once; calls that write it (init, loss_and_grad, backward, fit) need the flow for themselves.
+    """
+
+    def __init__(self, core: Any, config: dict[str, Any]):
+        self._core = core
+        self._config = config
+        self._dtype = np.dtype(core.dtype)
+        self.last_step: dict[str, Any] = {}
+        """Of the last loss_and_grad: loss, nll, class_nll, class_error, drift, fallback, drift_layer."""
+
+    # What the model is
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's name and all its settings, as JSON holds them; a copy."""
+        return {k: list(v) if isinstance(v, list) else v for k, v in self._config.items()}
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64."""
+        return self._dtype
+
+    @property
+    def is_image(self) -> bool:
+        """Whether samples are images (H, W, C) in level units, rather than rows of a table."""
+        return isinstance(self._config["shape"], list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (H, W, C) or (D,)."""
+        return tuple(self._core.sample_shape) if self.is_image else (self.dims,)
+
+    @property
+    def dims(self) -> int:
+        """Values a sample, D."""
+        return self._core.dims
+
+    @property
+    def bits(self) -> int:
+        """Images: bits a channel; the data are levels 0 ... 2^bits - 1."""
+        if not self.is_image:
+            raise ConfigError("[bits] expected an image model, got one for tables")
+        return self._config["bits"]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the density is conditioned on, 0 without."""
+        return self._core.classes
+
+    @property
+    def initialized(self) -> bool:
+        """Whether `init` was called; an uninitialised model refuses to run."""
+        return self._core.initialized
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self._config.items() if k not in ("model", "shape"))
+        state = "initialised" if self.initialized else "not initialised"
+        return f"<{self._config['model']} {self.shape}, {settings}: {self.num_params} parameters, {state}>"
+
+    # Parameters
+
+    @property
+    def params(self) -> np.ndarray:
+        """The trained values, flat; a writable view of the model. Gaps between tensors are zero."""
+        return self._core.params
+
+    @property
+    def grads(self) -> np.ndarray:
+        """Gradients of the trained values, in the layout of `params`; a writable view."""
+        return self._core.grads
+
+    @property
+    def num_params(self) -> int:
+        """Number of trained values, without the layout's gaps."""
+        return sum(size for _, _, group, _, size in self.entries() if group in ("decay", "no_decay"))
+
+    def zero_grad(self) -> None:
+        """Sets all gradients to zero."""
+        self._core.zero_grad()
+
+    def entries(self) -> list[tuple[str, tuple[int, ...], str, int, int]]:
+        """(name, shape, group, offset, size) of every tensor in the flat buffers, in their order.
+
+        group: "decay" and "no_decay" are trained, "stats" are running statistics, "fixed" never change.
+        """
+        return self._core.entries()
+
+    def named_parameters(self) -> dict[str, np.ndarray]:
+        """Every tensor by name, running statistics and fixed tensors included; writable views."""
+        values = self._core.values
+        return {name: values[offset:offset + size].reshape(shape)
+                for name, shape, _, offset, size in self.entries()}
+
+    def named_grads(self) -> dict[str, np.ndarray]:
+        """The gradient of every trained tensor by name; writable views."""
+        grads = self._core.grads
+        return {name: grads[offset:offset + size].reshape(shape)
+                for name, shape, group, offset, size in self.entries() if group in ("decay", "no_decay")}
+
+    def init(self, x: Any) -> None:
+        """Data-dependent initialisation from a batch, once, before training (actnorm, standardisation).
+
+        uint8 images are dequantised with seed 0. Calling it again starts again from the present parameters.
+        NumericError where a channel is constant.
+        """
+        x = self._check("init", x)
+        self._core.init(self._block("init", x, 0, len(x), seed=0))
+
+    # Density, latents, samples
+
+    def forward(self, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
+        x = self._check("forward", x)
+        labels = arrays.check_labels("forward", label, len(x), self.classes)
+        z, logdet = np.empty((len(x), self.dims), self.dtype), np.empty(len(x))
+        for a, b in self._blocks(len(x)):
+            z[a:b], logdet[a:b] = self._core.forward(self._block("forward", x, a, b), _rows(labels, a, b))
+        return z, logdet
+
+    def inverse(self, z: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """z (N, D) -> x and logdet (N,) = log |det dx/dz|, minus forward's at x."""
+        z = arrays.check_batch("inverse", z, (self.dims,), uint8=False)
+        labels = arrays.check_labels("inverse", label, len(z), self.classes)
+        x, logdet = np.empty((len(z), *self.shape), self.dtype), np.empty(len(z))
+        for a, b in self._blocks(len(z)):
+            block = arrays.to_floats("inverse", z[a:b], self.dtype, first=a)
+            out, logdet[a:b] = self._core.inverse(block, _rows(labels, a, b))
+            x[a:b] = out.reshape(b - a, *self.shape)
+        return x, logdet
+
+    def encode(self, x: Any, label: Any = None) -> np.ndarray:
+        """x -> z (N, D). Nothing is added or dropped, so `decode` gives x back."""
+        return self.forward(x, label)[0]
+
+    def decode(self, z: Any, label: Any = None) -> np.ndarray:
+        """z (N, D) -> x; images in level units (see `to_uint8`)."""
+        return self.inverse(z, label)[0]
+
+    def log_prob(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+        """log p(x) (N,) float64, nats of the density in the units of x.
+
+        seed: of the uniform dequantisation noise that uint8 images get; floats get none. The noise of row i
+        depends on (seed, i) alone.
+        """
+        x, seed = self._check("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
+        labels = arrays.check_labels("log_prob", label, len(x), self.classes)
+        out = np.empty(len(x))
+        for a, b in self._blocks(len(x)):
+            out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed), _rows(labels, a, b))
+        return out
+
+    def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+        """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
+        return self.log_prob(x, seed, label) / (-self.dims * math.log(2))
+
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> np.ndarray:
+        """n samples, images as floats in level units (see `to_uint8`).
+
+        temperature multiplies the base draw at every level. Sample i depends on (seed, i) alone, not on n.
+        """
+        n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
+        temperature = arrays.number("sample", "temperature", temperature, 0.0)
+        labels = arrays.check_labels("sample", label, n, self.classes)
+        x = np.empty((n, *self.shape), self.dtype)
+        for a, b in self._blocks(n):
+            block = self._core.sample(b - a, temperature, seed, _rows(labels, a, b), first=a)
+            x[a:b] = block.reshape(b - a, *self.shape)
+        return x
+
+    def class_log_prob(self, x: Any) -> np.ndarray:
+        """The class head's log p(label | x), (N, classes). ConfigError without a class head."""
+        x = self._check("class_log_prob", x)
+        if not self._config.get("class_weight"):
+            raise ConfigError("[class_log_prob] expected a model with class_weight > 0, "
+                              "got one without a class head")
+        return np.concatenate([self._core.class_log_prob(self._block("class_log_prob", x, a, b))
+                               for a, b in self._blocks(len(x))])
+
+    def to_uint8(self, x: Any) -> np.ndarray:
+        """Samples or decoded images (level units) as 8-bit pixels; see `evenflow.to_uint8`."""
+        return arrays.to_uint8(x, self.bits)
+
+    def split_latent(self, z: Any) -> list[np.ndarray]:
+        """z (N, D) -> its levels, finest first: views (N, h, w, c) for images, (N, d) for tables."""
+        z = arrays.check_batch("split_latent", z, (self.dims,), uint8=False)
+        parts = []
+        for offset, shape in self._core.levels():
+            part = z[:, offset:offset + math.prod(shape)]
+            parts.append(part.reshape(len(z), *shape) if self.is_image else part)
+        return parts
+
+    def join_latent(self, levels: list[Any]) -> np.ndarray:
+        """The inverse of split_latent: levels -> z (N, D)."""
+        wanted = self._core.levels()
+        if len(levels) != len(wanted):
+            raise ShapeError(f"[join_latent] expected {len(wanted)} levels, got {len(levels)}")
+        parts = []
+        for part, (_, shape) in zip(levels, wanted):
+            shape = tuple(shape) if self.is_image else (math.prod(shape),)
+            parts.append(arrays.check_batch("join_latent", part, shape, uint8=False))
+            if len(parts[-1]) != len(parts[0]):
+                raise ShapeError(f"[join_latent] expected {len(parts[0])} samples in every level, "
+                                 f"got {len(parts[-1])}")
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+    # Gradients
+
+    def loss_and_grad(self, x: Any, label: Any = None, activation_budget: int | None = None, seed: int = 0,
+                      weight: float = 1.0) -> float:
+        """Mean negative log-likelihood in nats; adds its gradient, times `weight`, to `grads`.
+
+        With a class head the loss holds class_weight times the classification loss. activation_budget: bytes
+        of conditioner activations to keep instead of recomputing them; None: a share of the free memory, 0:
+        rebuild everything. Running statistics are updated. `last_step` holds the details. NumericError where
+        the loss is not finite.
+        """
+        x, seed = self._check("loss_and_grad", x), arrays.whole("loss_and_grad", "seed", seed, low=0)
+        labels = arrays.check_labels("loss_and_grad", label, len(x), self.classes)
+        budget = -1 if activation_budget is None else arrays.whole("loss_and_grad", "activation_budget",
+                                                                   activation_budget, low=0)
+        return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
+
+    def _loss_and_grad(self, x: np.ndarray, labels: np.ndarray | None, budget: int, seed: int, first: int,
+                       weight: float) -> float:
+        """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise."""
+        block = self._block("loss_and_grad", x, 0, len(x), seed, first)
+        self.last_step = self._core.loss_and_grad(block, labels, budget, weight)
+        return self.last_step["loss"]
+
+    def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """For a loss L(z, logdet) of your own: z, dL/dz (N, D) and dL/dlogdet (N,) -> x and dL/dx.
+
+        x is rebuilt from z. Adds dL/dparams to `grads`.
+        """
+        z = arrays.check_batch("backward", z, (self.dims,), uint8=False)
+        dz = arrays.check_batch("backward", dz, (self.dims,), uint8=False)
+        dlogdet = arrays.check_batch("backward", dlogdet, (), uint8=False)
+        if not len(z) == len(dz) == len(dlogdet):
+            raise ShapeError(f"[backward] expected dz {z.shape} and dlogdet {z.shape[:1]}, "
+                             f"got {dz.shape} and {dlogdet.shape}")
+        labels = arrays.check_labels("backward", label, len(z), self.classes)
+        x, dx = self._core.backward(arrays.to_floats("backward", z, self.dtype),
+                                    arrays.to_floats("backward", dz, self.dtype),
+                                    np.ascontiguousarray(dlogdet, dtype=np.float64), labels)
+        return x.reshape(len(z), *self.shape), dx.reshape(len(z), *self.shape)
+
+    # Training, files, self-test
+
+    def fit(self, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
+            epochs: int | None = None, steps: int | None = None, callback: Any = None,
+            checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
+            **settings: Any) -> list[dict[str, Any]]:
+        """Trains by maximum likelihood and returns the history, one dict an epoch.
+
+        x, valid: data as in log_prob; label, valid_label: for models with classes. Training ends after
+        `epochs` passes (10 when neither is given) or `steps` updates, counted from the very first one, or
+        when `patience` runs out. `valid` is looked at after every epoch, and the parameters that were best on
+        it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
+        initialised from the data first.
+
+        checkpoint: model file; the training state goes beside it (model.safetensors,
+        model.state.safetensors), every minute, at the end, and on Ctrl-C before KeyboardInterrupt is passed
+        on. resume=True goes on from it, with the same data and settings, as if there had been no stop.
+        callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
+
+        settings: the fields of `evenflow.train.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
+        warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
+        on_nonfinite="raise", seed=0, ...
+        """
+        from evenflow.train import Settings, Trainer
+        trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings))
+        if resume:
+            if checkpoint is None:
+                raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")
+            trainer.load_state(checkpoint)
+        trainer.run(epochs=epochs, steps=steps, callback=callback, checkpoint=checkpoint)
+        return trainer.history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes settings and all tensors as one safetensors file. IoError leaves an old file as it was."""
+        from evenflow.checkpoint import save
+        save(self, path)
+
+    def verify(self, x: Any, label: Any = None, seed: int = 0) -> Any:
+        """Tests the model on a few samples; see `evenflow.verify.Report`."""
+        from evenflow.verify import verify
+        return verify(self, x, label, seed)
+
+    # Batches
+
+    def _check(self, where: str, x: Any) -> np.ndarray:
+        return arrays.check_batch(where, x, self.shape, uint8=self.is_image)
+
+    def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
+        size = max(1, BLOCK_VALUES // self.dims)
+        for a in range(0, n, size):
+            yield a, min(n, a + size)
+
+    def _block(self, where: str, x: np.ndarray, a: int, b: int, seed: int | None = None,
+               first: int = 0) -> np.ndarray:
+        """Rows [a, b) as the core takes them, (b - a, h, w, c); seed None: whole levels, no noise."""
+        shape = (b - a, *self._core.sample_shape)
+        if x.dtype == np.uint8:
+            return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
+                                         first=first + a)
+        return arrays.to_floats(where, x[a:b], self.dtype, first=a).reshape(shape)
+
+
+def _rows(labels: np.ndarray | None, a: int, b: int) -> np.ndarray | None:
+    return None if labels is None else labels[a:b]

@@ -1,0 +1,240 @@
+"""The three models: constructors that check their settings and record them as `config`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+from collections.abc import Sequence
+
+import numpy as np
+
+from evenflow import _core
+from evenflow.arrays import choice, number, whole
+from evenflow.errors import ConfigError
+from evenflow.flow import Flow
+
+DTYPES = ("float32", "float64")
+RUN_SETTINGS = ("device", "threads")
+"""Arguments that say where a model runs, not what it is: they are no part of `config`."""
+
+
+class Glow(Flow):
+    """Glow (Kingma, Dhariwal 2018): steps of actnorm, 1x1 convolution and coupling, at several scales.
+
+    shape: (H, W, C), H and W divisible by 2^levels.  levels, steps: scales, and steps of flow at each.
+    hidden: channels inside the coupling nets.  coupling: "affine" | "additive".
+    permutation: "lu" | "plain" (1x1 convolution) | "shuffle" | "reverse".
+    learn_top: learned mean and scale of the coarsest latents.
+    classes: the top prior depends on a label in 0 ... classes - 1; 0: none.
+    class_weight: weight of a classification loss on the coarsest latents [nats a sample].
+    bits: bits a channel of the images.  conditioner_dtype: arithmetic inside the coupling nets.
+    device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
+
+    ShapeError or ConfigError for sizes and settings that don't fit, DeviceError for a device that is not
+    there.
+    """
+
+    def __init__(self, shape: Sequence[int], levels: int = 3, steps: int = 32, hidden: int = 512,
+                 coupling: str = "affine", permutation: str = "lu", learn_top: bool = True, classes: int = 0,
+                 class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+        settings: dict[str, Any] = dict(
+            levels=whole("Glow", "levels", levels, low=1), steps=whole("Glow", "steps", steps, low=1),
+            hidden=whole("Glow", "hidden", hidden, low=1),
+            coupling=choice("Glow", "coupling", coupling, ("affine", "additive")),
+            permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
+            learn_top=_flag("Glow", "learn_top", learn_top), classes=whole("Glow", "classes", classes, low=0),
+            class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
+            seed=whole("Glow", "seed", seed, low=0))
+        if settings["class_weight"] > 0 and classes == 0:
+            raise ConfigError("[Glow] expected classes > 0 with class_weight > 0, got classes 0")
+        dtype = _dtype("Glow", dtype)
+        if choice("Glow", "conditioner_dtype", conditioner_dtype, DTYPES) not in ("float32", dtype):
+            raise ConfigError(f"[Glow] expected conditioner_dtype 'float32', got {conditioner_dtype!r} in a "
+                              f"model of {dtype}")
+        shape = _image_shape("Glow", shape)
+        core = _core.make_glow(dtype, shape, device=device, threads=whole("Glow", "threads", threads, low=0),
+                               **settings)
+        super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype,
+                                "conditioner_dtype": conditioner_dtype})
+
+
+class RealNVP(Flow):
+    """Real NVP (Dinh, Sohl-Dickstein, Bengio 2016).
+
+    shape: (H, W, C) for images, the paper's multi-scale model; a number D for tables of D columns, couplings
+    on alternating halves. Settings of the other kind are refused.
+
+    Images: scales, base_dim: number of scales, and channels of the residual nets at the finest.
+    residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings.
+    coupling: "affine" | "additive" (the last of each group stays affine).
+    recursion: factored out at each scale, 1: nothing, 2: half, 3: three quarters, 4: 3 at constant width.
+    bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model).
+
+    Tables: couplings, hidden: number of couplings, widths of their hidden layers.
+    coupling: "affine" (log-scale bounded by 2) | "additive".  mask: "halves" | "odd-even".
+    permutation: between couplings, "none" | "shuffle" | "lu".
+    preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
+    couplings.  prior: "gaussian" | "logistic".
+    """
+
+    def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
+                 base_dim: int | None = None, residual_blocks: int | None = None,
+                 bottleneck: bool | None = None, skip: bool | None = None, weight_norm: bool | None = None,
+                 recursion: int | None = None, bits: int | None = None, couplings: int | None = None,
+                 hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
+                 preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
+                 batch_norm: bool | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
+                 threads: int = 0):
+        image = dict(scales=scales, base_dim=base_dim, residual_blocks=residual_blocks, bottleneck=bottleneck,
+                     skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
+        table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
+                     preprocess=preprocess, actnorm=actnorm, prior=prior)
+        is_table = _is_number(shape)
+        foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
+        if foreign:
+            raise ConfigError(f"[RealNVP] expected settings for {'tables' if is_table else 'images'}, "
+                              f"got {', '.join(foreign)}")
+        coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
+        run = dict(device=device, threads=whole("RealNVP", "threads", threads, low=0))
+        make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
+        settings = (_real_nvp_table(**table, batch_norm=batch_norm) if is_table
+                    else _real_nvp_image(**image, batch_norm=batch_norm))
+        settings.update(coupling=coupling, seed=whole("RealNVP", "seed", seed, low=0))
+        dtype = _dtype("RealNVP", dtype)
+        size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
+        super().__init__(make(dtype, size, **settings, **run),
+                         {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
+                          "dtype": dtype})
+
+
+class NICE(Flow):
+    """NICE (Dinh, Krueger, Bengio 2014): additive couplings, then one scaling of every dimension.
+
+    shape: a number D for tables, (H, W, C) for images (levels are scaled to [0, 1]).
+    couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
+    order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
+    preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
+    """
+
+    def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
+                 prior: str = "logistic", order: str = "tile", preprocess: str = "none",
+                 bits: int | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
+                 threads: int = 0):
+        is_table = _is_number(shape)
+        if is_table and bits is not None:
+            raise ConfigError("[NICE] expected settings for tables, got bits")
+        settings: dict[str, Any] = dict(
+            couplings=whole("NICE", "couplings", couplings, low=1), hidden=_widths("NICE", hidden),
+            prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
+            order=choice("NICE", "order", order, ("tile", "shuffle", "reverse", "none")),
+            preprocess=_preprocess("NICE", preprocess), seed=whole("NICE", "seed", seed, low=0))
+        bits = _bits("NICE", 8 if bits is None else bits)
+        dtype = _dtype("NICE", dtype)
+        size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
+        core = _core.make_nice(dtype, size, **settings, bits=bits, device=device,
+                               threads=whole("NICE", "threads", threads, low=0))
+        if not is_table:
+            settings["bits"] = bits
+        super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,
+                                "dtype": dtype})
+
+
+MODELS = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
+
+
+def build(config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Flow:
+    """The model that a `config` describes, with fresh parameters. ConfigError names what does not fit."""
+    if not isinstance(config, dict) or config.get("model") not in MODELS:
+        got = config.get("model") if isinstance(config, dict) else config
+        raise ConfigError(f"[config] expected model to be one of {', '.join(MODELS)}, got {got!r}")
+    model = MODELS[config["model"]]
+    known = [k for k in inspect.signature(model).parameters if k not in RUN_SETTINGS]
+    unknown = sorted(set(config) - {"model", *known})
+    if unknown:
+        raise ConfigError(f"[config] expected the settings {', '.join(known)} for {config['model']}, "
+                          f"got {', '.join(unknown)}")
+    flow = model(**{k: v for k, v in config.items() if k != "model"}, device=device, threads=threads)
+    missing = sorted(set(flow.config) - set(config))
+    if missing:
+        raise ConfigError(f"[config] expected {', '.join(missing)} for {config['model']}, got none")
+    return flow
+
+
+def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottleneck: Any, skip: Any,
+                    weight_norm: Any, recursion: Any, bits: Any, batch_norm: Any) -> dict[str, Any]:
+    recursion = whole("RealNVP", "recursion", _default(recursion, 2), low=1)
+    if recursion > 4:
+        raise ConfigError(f"[RealNVP] expected recursion in 1 ... 4, got {recursion}")
+    return dict(scales=whole("RealNVP", "scales", _default(scales, 2), low=1),
+                base_dim=whole("RealNVP", "base_dim", _default(base_dim, 64), low=1),
+                residual_blocks=whole("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
+                bottleneck=_flag("RealNVP", "bottleneck", _default(bottleneck, False)),
+                skip=_flag("RealNVP", "skip", _default(skip, True)),
+                batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, True)),
+                weight_norm=_flag("RealNVP", "weight_norm", _default(weight_norm, True)),
+                recursion=recursion, bits=_bits("RealNVP", _default(bits, 8)))
+
+
+def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
+                    actnorm: Any, prior: Any, batch_norm: Any) -> dict[str, Any]:
+    return dict(couplings=whole("RealNVP", "couplings", _default(couplings, 8), low=1),
+                hidden=_widths("RealNVP", _default(hidden, (64, 64))),
+                mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
+                permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
+                                   ("none", "shuffle", "lu")),
+                preprocess=_preprocess("RealNVP", _default(preprocess, "standardize")),
+                batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, False)),
+                actnorm=_flag("RealNVP", "actnorm", _default(actnorm, False)),
+                prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")))
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _is_number(shape: Any) -> bool:
+    return isinstance(shape, (int, np.integer)) and not isinstance(shape, bool)
+
+
+def _columns(model: str, columns: Any) -> int:
+    return whole(model, "the number of columns", columns, low=1)
+
+
+def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
+    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__len__"):
+        raise TypeError(f"[{model}] expected a shape (H, W, C), got {shape!r}")
+    if len(shape) != 3:
+        raise ConfigError(f"[{model}] expected a shape (H, W, C), got {tuple(shape)}")
+    h, w, c = (whole(model, "a size in shape", s, low=1) for s in shape)
+    return h, w, c
+
+
+def _widths(model: str, hidden: Any) -> list[int]:
+    if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__len__"):
+        raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}")
+    return [whole(model, "a width in hidden", width, low=1) for width in hidden]
+
+
+def _preprocess(model: str, value: Any) -> str:
+    return choice(model, "preprocess", value, ("none", "standardize", "zca", "whiten"))
+
+
+def _flag(model: str, name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"[{model}] expected True or False for {name}, got {value!r}")
+    return bool(value)
+
+
+def _bits(model: str, bits: Any) -> int:
+    if not 1 <= whole(model, "bits", bits) <= 8:
+        raise ConfigError(f"[{model}] expected bits in 1 ... 8, got {bits}")
+    return int(bits)
+
+
+def _dtype(model: str, dtype: Any) -> str:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    return choice(model, "dtype", name, DTYPES)

@@ -1,0 +1,71 @@
+"""Pictures: sample grids (Pillow) and learning curves (matplotlib)."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, IoError, ShapeError
+
+
+def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
+    """Images (N, H, W, C) uint8 side by side: (h, w, C). scale: enlargement; None: small ones to 32 px."""
+    images = arrays.as_array("grid", images)
+    if images.dtype != np.uint8:
+        raise TypeError(f"[grid] expected uint8 images, got dtype {images.dtype}")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ShapeError(f"[grid] expected (N, H, W, C), got {images.shape}")
+    n, h, w, c = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    scale = scale or max(1, 32 // max(h, w))
+    rows = -(-n // columns)
+    canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, c), np.uint8)
+    for i, image in enumerate(images):
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        canvas[y:y + h, x:x + w] = image
+    return canvas.repeat(scale, 0).repeat(scale, 1)
+
+
+def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
+              scale: int | None = None) -> None:
+    """Writes a grid of images (N, H, W, 1 or 3) as a picture. IoError; ConfigError without Pillow."""
+    canvas = grid(images, columns, scale)
+    if canvas.shape[2] not in (1, 3):
+        raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ConfigError("[save_grid] expected Pillow, got none: pip install evenflow[cli]") from None
+    try:
+        Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
+    except (OSError, ValueError) as error:
+        raise IoError(f"[save_grid] expected to write {path}, got: {error}") from error
+
+
+def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Training and validation loss by epoch as a picture. history: of `Flow.fit`.
+
+    IoError; ConfigError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("[learning_curve] expected matplotlib, got none: "
+                          "pip install evenflow[plot]") from None
+    bits = any("bits_per_dim" in record for record in history)
+    key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel=unit)
+    for name, label in ((key, "training"), (f"valid_{key}", "validation")):
+        points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points), label=label)
+    axes.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise IoError(f"[learning_curve] expected to write {path}, got: {error}") from error

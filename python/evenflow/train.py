@@ -1,0 +1,431 @@
+"""Training by maximum likelihood: batches, noise, schedule, validation, recovery, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from evenflow import _core, arrays, checkpoint, optim
+from evenflow.errors import ConfigError, IoError, NumericError
+from evenflow.flow import Flow
+
+STATE_KIND = "evenflow training state"
+SAVE_SECONDS = 60.0
+SNAPSHOT_STEPS = 100
+INIT_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. The same settings, data and model give the same bits."""
+
+    batch_size: int = 64
+    optimizer: str = "adamax"
+    """"adam" | "adamax" | "sgd" | "rmsprop"."""
+    optimizer_options: dict[str, float] = field(default_factory=dict)
+    """More arguments of the optimiser: beta2, momentum, eps, weight_decay, ..."""
+    lr: float = 1e-3
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    lr_decay: float = 1.0
+    """Factor on the rate at every step after the warm-up, down to lr_floor."""
+    lr_floor: float = 0.0
+    clip: float = 0.0
+    """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
+    accumulate: int = 1
+    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone."""
+    average: float = 0.0
+    """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
+    patience: int | None = None
+    """Epochs without a better validation loss until training ends."""
+    on_nonfinite: str = "raise"
+    """After a NumericError in a step: "raise" it, "skip" the step, or "rollback" to the last snapshot (every
+    100 steps) with half the learning rate. The data that failed are not used again in that epoch."""
+    max_failures: int = 10
+    """Steps that may fail in one training before the error is raised after all."""
+    init_batch: int | None = None
+    """Samples for the data-dependent initialisation; None: up to about a million values."""
+    activation_budget: int | None = None
+    seed: int = 0
+    """Of the order of the data and the dequantisation noise."""
+
+    def __post_init__(self) -> None:
+        arrays.whole("fit", "batch_size", self.batch_size, low=1)
+        arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
+        arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
+        for name, low in (("warmup", 0), ("accumulate", 1), ("max_failures", 0), ("seed", 0)):
+            arrays.whole("fit", name, getattr(self, name), low=low)
+        for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
+            if getattr(self, name) is not None:
+                arrays.whole("fit", name, getattr(self, name), low=low)
+        for name in ("lr", "lr_floor", "clip"):
+            arrays.number("fit", name, getattr(self, name), 0.0)
+        for name in ("lr_decay", "average"):
+            arrays.number("fit", name, getattr(self, name), 0.0, 1.0)
+
+
+@dataclass
+class Progress:
+    """Where a training stands; with the arrays of Trainer.state, all that a resume needs."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Batches done in this epoch."""
+    loss_sum: float = 0.0
+    nll_sum: float = 0.0
+    samples: int = 0
+    """Sums over the samples of this epoch."""
+    skipped: int = 0
+    """Failed steps of this epoch, and of all."""
+    failures: int = 0
+    lr_scale: float = 1.0
+    snapshot_steps: list[int] = field(default_factory=list)
+    """Step counters of the optimiser and the average in the snapshot."""
+    best_loss: float | None = None
+    bad_epochs: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one flow on one data set; `Flow.fit` is the short way to it.
+
+    Epoch e visits the data in the order of numpy's generator seeded by (seed, e). A last batch of a single
+    sample is left out (it has no variance), any other incomplete one is used. The noise of step s is seeded
+    by (seed, s).
+    """
+
+    def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
+                 settings: Settings = Settings()):
+        self.flow, self.settings, self.progress = flow, settings, Progress()
+        self.x, self.labels = _checked_data(flow, "fit", x, label)
+        self.valid, self.valid_labels = (None, None)
+        if valid is not None:
+            self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
+        elif settings.patience is not None:
+            raise ConfigError("[fit] expected valid data with patience, got none")
+        if not flow.initialized:
+            self._init()
+        options = settings.optimizer_options
+        try:
+            self.optimizer = optim.OPTIMIZERS[settings.optimizer](flow, lr=settings.lr, **options)
+        except TypeError as error:
+            raise ConfigError(f"[fit] expected options of {settings.optimizer}, "
+                              f"got {options}: {error}") from None
+        self.schedule = optim.Schedule(settings.lr, settings.warmup, settings.lr_decay, settings.lr_floor)
+        self.average = None
+        if settings.average:
+            self.average = optim.MovingAverage(flow, settings.average, zero_debias=True)
+        self._best: np.ndarray | None = None
+        self._snapshot: list[np.ndarray] | None = None
+        self._raw: np.ndarray | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data."""
+        return self.progress.history
+
+    # The loop
+
+    def run(self, epochs: int | None = None, steps: int | None = None,
+            callback: Callable[[dict[str, Any]], None] | None = None,
+            checkpoint: str | os.PathLike[str] | None = None) -> None:
+        """Trains until `epochs` or `steps` in total; the flow then holds the kept values (see Flow.fit).
+
+        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, at the end of a step, with the
+        checkpoint saved; a second Ctrl-C does not wait.
+        """
+        if epochs is None and steps is None:
+            epochs = 10
+        last_epoch = math.inf if epochs is None else arrays.whole("fit", "epochs", epochs, low=0)
+        last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
+        self._raw_values()
+        if checkpoint is not None:
+            self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
+        start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
+        try:
+            with _interrupt_flag() as interrupted:
+                while not self._done(last_epoch, last_step) and not interrupted:
+                    record = self._advance()
+                    self.progress.seconds = time.monotonic() - start
+                    if callback is not None:
+                        callback(record)
+                    if self.progress.position == self._batches():
+                        record = self._end_epoch()
+                        if callback is not None:
+                            callback(record)
+                    if checkpoint is not None and time.monotonic() - saved > SAVE_SECONDS:
+                        self.save(checkpoint)
+                        saved = time.monotonic()
+                if checkpoint is not None:
+                    self.save(checkpoint)
+        finally:
+            self._finish()
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _done(self, last_epoch: float, last_step: float) -> bool:
+        p = self.progress
+        return p.stopped or p.epoch >= last_epoch or p.step >= last_step
+
+    def _batches(self) -> int:
+        full, rest = divmod(len(self.x), self.settings.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def _advance(self) -> dict[str, Any]:
+        """One step of the training, or one failed attempt at it."""
+        p, s = self.progress, self.settings
+        if p.position == 0:
+            self._order = np.random.default_rng([s.seed, p.epoch]).permutation(len(self.x))
+        index = self._order[p.position * s.batch_size:(p.position + 1) * s.batch_size]
+        if s.on_nonfinite == "rollback" and p.step % SNAPSHOT_STEPS == 0:
+            self._snapshot = [a.copy() for a in self._live_arrays()]
+            p.snapshot_steps = self._step_counters()
+        record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
+        try:
+            record.update(self._step(index))
+            p.loss_sum += record["loss"] * len(index)
+            p.nll_sum += record["nll"] * len(index)
+            p.samples += len(index)
+        except NumericError as error:
+            self._recover(error)
+            record["skipped"] = str(error)
+        p.step += 1
+        p.position += 1
+        return record
+
+    def _step(self, index: np.ndarray) -> dict[str, Any]:
+        flow, s = self.flow, self.settings
+        budget = -1 if s.activation_budget is None else s.activation_budget
+        seed = _noise_seed(s.seed, self.progress.step)
+        flow.zero_grad()
+        loss, nll, size = 0.0, 0.0, -(-len(index) // s.accumulate)
+        for a in range(0, len(index), size):
+            rows = index[a:a + size]
+            labels = None if self.labels is None else self.labels[rows]
+            weight = len(rows) / len(index)
+            loss += weight * flow._loss_and_grad(self.x[rows], labels, budget, seed, first=a, weight=weight)
+            nll += weight * flow.last_step["nll"]
+        if not math.isfinite(loss):
+            raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
+        norm = optim.clip_grad_norm(flow, s.clip)
+        self.optimizer.lr = self.schedule.lr_at(self.progress.step) * self.progress.lr_scale
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        return {"loss": loss, "nll": nll, "grad_norm": norm, "lr": self.optimizer.lr,
+                **self._in_bits("", nll)}
+
+    def _recover(self, error: NumericError) -> None:
+        p, s = self.progress, self.settings
+        p.failures += 1
+        p.skipped += 1
+        if s.on_nonfinite == "raise":
+            raise error
+        if p.failures > s.max_failures:
+            raise NumericError(f"[fit] expected at most {s.max_failures} failed steps, got one more in step "
+                               f"{p.step + 1}: {error}") from error
+        if s.on_nonfinite == "rollback" and self._snapshot is not None:
+            for live, kept in zip(self._live_arrays(), self._snapshot):
+                live[:] = kept
+            self._set_step_counters(p.snapshot_steps)
+            p.lr_scale *= 0.5
+
+    def _end_epoch(self) -> dict[str, Any]:
+        p = self.progress
+        p.epoch += 1
+        p.position = 0
+        record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
+                  "seconds": round(p.seconds, 3)}
+        if p.samples:
+            record.update(loss=p.loss_sum / p.samples, **self._in_bits("", p.nll_sum / p.samples))
+        if p.skipped:
+            record["skipped"] = p.skipped
+        p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
+        if self.valid is not None:
+            value = self._validate()
+            record.update(valid_loss=value, **self._in_bits("valid_", value))
+            if value is not None and (p.best_loss is None or value < p.best_loss):
+                p.best_loss, p.bad_epochs = value, 0
+                self._best = self._candidate()
+            else:
+                p.bad_epochs += 1
+                p.stopped = self.settings.patience is not None and p.bad_epochs >= self.settings.patience
+        p.history.append(record)
+        return dict(record)
+
+    def _validate(self) -> float | None:
+        """Mean negative log-likelihood of the validation data under the values that would be kept now."""
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            try:
+                value = -float(np.mean(self.flow.log_prob(self.valid, seed=0, label=self.valid_labels)))
+            except NumericError:
+                if self.settings.on_nonfinite == "raise":
+                    raise
+                return None
+        if not math.isfinite(value):
+            if self.settings.on_nonfinite == "raise":
+                raise NumericError(f"[fit] expected a finite validation loss, got {value}")
+            return None
+        return value
+
+    def _in_bits(self, prefix: str, nll: float | None) -> dict[str, float]:
+        if not self.flow.is_image or nll is None:
+            return {}
+        return {f"{prefix}bits_per_dim": nll / (self.flow.dims * math.log(2))}
+
+    def _init(self) -> None:
+        s = self.settings
+        n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
+        rows = np.random.default_rng(s.seed).permutation(len(self.x))[:n]
+        self.flow.init(self.x[rows])
+
+    # Which values the flow holds: those in training while it runs, the kept ones afterwards
+
+    def _candidate(self) -> np.ndarray:
+        return self.average.values() if self.average is not None else self.flow._core.values.copy()
+
+    def _kept(self) -> np.ndarray:
+        return self._best if self._best is not None else self._candidate()
+
+    def _finish(self) -> None:
+        self._raw = self.flow._core.values.copy()
+        self.flow._core.values[:] = self._kept()
+
+    def _raw_values(self) -> None:
+        if self._raw is not None:
+            self.flow._core.values[:] = self._raw
+            self._raw = None
+
+    def _live_arrays(self) -> list[np.ndarray]:
+        average = [] if self.average is None else [self.average.average]
+        return [self.flow._core.values, *self.optimizer.moments(), *average]
+
+    def _step_counters(self) -> list[int]:
+        return [self.optimizer.steps, 0 if self.average is None else self.average.steps]
+
+    def _set_step_counters(self, steps: list[int]) -> None:
+        self.optimizer.steps = steps[0]
+        if self.average is not None:
+            self.average.steps = steps[1]
+
+    # Files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the kept values as a model, and beside it the state of the training. IoError."""
+        tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
+        tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
+        if self._best is not None:
+            tensors["best"] = self._best
+        progress = {**dataclasses.asdict(self.progress), "counters": self._step_counters()}
+        metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version,
+                    "config": json.dumps(self.flow.config), "data": self._data_mark(),
+                    "settings": json.dumps(dataclasses.asdict(self.settings)),
+                    "progress": json.dumps(progress)}
+        _core.write_safetensors(state_path(path), tensors, metadata)
+        values = self.flow._core.values
+        raw = values.copy()
+        values[:] = self._kept()
+        try:
+            self.flow.save(path)
+        finally:
+            values[:] = raw
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
+        path = state_path(path)
+        tensors, metadata = checkpoint.read(path, STATE_KIND)
+        try:
+            config, settings, progress = (json.loads(metadata[k]) for k in ("config", "settings", "progress"))
+            counters = progress.pop("counters")
+            progress = Progress(**progress)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
+        mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        for what, got, wanted in (("a model with", config, self.flow.config), ("settings", settings, mine)):
+            changed = sorted(k for k in {*got, *wanted} if got.get(k) != wanted.get(k))
+            if changed:
+                key = changed[0]
+                raise ConfigError(f"[resume] expected {what} {key} = {got.get(key)!r} as in {path}, "
+                                  f"got {wanted.get(key)!r}")
+        if metadata.get("data") != self._data_mark():
+            raise ConfigError(f"[resume] expected the data that {path} was trained on, got others")
+        live = self._live_arrays()
+        wanted = {f"live{i}": a for i, a in enumerate(live)}
+        if "snapshot0" in tensors:
+            wanted.update({f"snapshot{i}": a for i, a in enumerate(live)})
+        if "best" in tensors:
+            wanted["best"] = live[0]
+        checkpoint.check_names(path, set(wanted), set(tensors))
+        for name, array in wanted.items():
+            checkpoint.check_tensor(path, name, tensors[name], array.dtype, array.shape)
+        for i, array in enumerate(live):
+            array[:] = tensors[f"live{i}"]
+        self._raw = None
+        self._best = tensors.get("best")
+        self._snapshot = None
+        if "snapshot0" in tensors:
+            self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))]
+        self._set_step_counters(counters)
+        self.progress = progress
+        self._order = np.random.default_rng([self.settings.seed, progress.epoch]).permutation(len(self.x))
+
+    def _data_mark(self) -> str:
+        """Tells one data set from another."""
+        return "; ".join(f"{x.dtype} {x.shape} {zlib.crc32(np.ascontiguousarray(x).data):08x}"
+                         for x in (self.x, self.labels, self.valid, self.valid_labels) if x is not None)
+
+
+def state_path(path: str | os.PathLike[str]) -> str:
+    """model.safetensors -> model.state.safetensors."""
+    root, extension = os.path.splitext(os.fspath(path))
+    return f"{root}.state{extension}"
+
+
+def _checked_data(flow: Flow, where: str, x: Any, label: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
+    if x.dtype != np.uint8:
+        x = arrays.to_floats(where, x, flow.dtype)
+    return x, arrays.check_labels(where, label, len(x), flow.classes)
+
+
+def _noise_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextlib.contextmanager
+def _interrupt_flag() -> Iterator[list[bool]]:
+    """A list that the first Ctrl-C fills, so that no step is cut in two; a second one interrupts at once.
+
+    Signals reach the main thread only; elsewhere nothing is changed.
+    """
+    flag: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(True)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)

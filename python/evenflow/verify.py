@@ -1,0 +1,207 @@
+"""Self-test of a model on data: inverse, log-determinant, gradients, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import NumericError
+from evenflow.flow import Flow
+from evenflow.models import build
+
+SAMPLES = 16
+PROBED_DIMS = 512
+ROUND_TRIP = {"float32": 1e-3, "float64": 1e-9}
+PRECISION = 1e-3
+EXACT = 1e-7
+TAYLOR = 1e-4
+TAYLOR_STEPS = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What Flow.verify found. Errors are relative to max(1, size of the exact quantity).
+
+    The Jacobian and the gradient are tested on a float64 copy of the model, so that these numbers show wrong
+    formulas and not rounding; `precision` compares the model with that copy.
+    """
+
+    samples: int
+    dtype: str
+    probed: bool
+    """Whether `jacobian` tests the log-determinant itself; done with up to 512 dimensions."""
+    finite: bool = False
+    """No value on the way was NaN or infinity, or too far off to go on; else `error` says what was."""
+    error: str = ""
+    round_trip_x: float = math.inf
+    """max |inverse(forward(x)) - x|."""
+    round_trip_z: float = math.inf
+    """max |forward(inverse(z)) - z|, z drawn from the base."""
+    logdet_sum: float = math.inf
+    """max |logdet of forward + logdet of inverse|."""
+    precision: float = math.inf
+    """max |log_prob - log_prob of the float64 copy|."""
+    jacobian: float = math.inf
+    """|logdet - log |det J||, J from unit vectors through `backward`; where not `probed`, the error of one
+    directional derivative of z and logdet."""
+    gradient: float = math.inf
+    """Derivative of the loss along a random change of all parameters, against differences; relative."""
+    taylor_ratio: float = math.nan
+    """Remainder of the first-order Taylor expansion at a step, over that at half of it: near 4."""
+    worst_level: int = 0
+    """The level of the latent with the largest round-trip error of z; that error; its largest |z| of x."""
+    worst_level_error: float = math.inf
+    worst_level_z: float = math.inf
+
+    @property
+    def failures(self) -> list[str]:
+        """The checks that failed, in words."""
+        bound = ROUND_TRIP[self.dtype]
+        if not self.finite:
+            return [f"finite: {self.error}"]
+        checks = [("round_trip_x", self.round_trip_x <= bound, f"<= {bound:g}"),
+                  ("round_trip_z", self.round_trip_z <= bound, f"<= {bound:g}"),
+                  ("logdet_sum", self.logdet_sum <= bound, f"<= {bound:g}"),
+                  ("precision", self.precision <= PRECISION, f"<= {PRECISION:g}"),
+                  ("jacobian", self.jacobian <= (EXACT if self.probed else TAYLOR),
+                   f"<= {EXACT if self.probed else TAYLOR:g}"),
+                  ("gradient", self.gradient <= TAYLOR, f"<= {TAYLOR:g}")]
+        return [f"{name}: expected {wanted}, got {getattr(self, name)}"
+                for name, good, wanted in checks if not good]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        how = "unit vectors" if self.probed else "one direction"
+        lines = [f"{'ok' if self.ok else 'FAILED'}: {self.samples} samples, {self.dtype}",
+                 f"  finite                  {'yes' if self.finite else 'NO'}",
+                 f"  inverse(forward(x)) = x {self.round_trip_x:.1e}",
+                 f"  forward(inverse(z)) = z {self.round_trip_z:.1e}",
+                 f"  logdet both ways        {self.logdet_sum:.1e}",
+                 f"  against float64         {self.precision:.1e}",
+                 f"  logdet against Jacobian {self.jacobian:.1e} ({how})",
+                 f"  gradient                {self.gradient:.1e} (Taylor ratio {self.taylor_ratio:.2f})",
+                 f"  worst level             {self.worst_level} (error {self.worst_level_error:.1e}, "
+                 f"max |z| {self.worst_level_z:.2f})"]
+        return "\n".join(lines + [f"  failed: {text}" for text in self.failures])
+
+
+def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0) -> Report:
+    """Tests `flow` on the first samples of x (uint8 images as whole levels). The flow is left as it was.
+
+    ConfigError for an uninitialised model; a NumericError on the way ends up in the report.
+    """
+    x = flow._check("verify", x)
+    labels = arrays.check_labels("verify", label, len(x), flow.classes)
+    x = x[:SAMPLES]
+    labels = None if labels is None else labels[:SAMPLES]
+    x = flow._block("verify", x, 0, len(x)).reshape(x.shape)
+    report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS)
+    try:
+        numbers = _measure(flow, x, labels, np.random.default_rng(seed))
+        return dataclasses.replace(report, finite=True, **numbers)
+    except NumericError as error:
+        return dataclasses.replace(report, error=str(error))
+
+
+def _measure(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
+             rng: np.random.Generator) -> dict[str, Any]:
+    z, logdet = flow.forward(x, labels)
+    x2, logdet2 = flow.inverse(z, labels)
+    base = rng.logistic(size=z.shape) if flow._core.base == "logistic" else rng.standard_normal(z.shape)
+    z0 = base.astype(flow.dtype)
+    z2, _ = flow.forward(flow.inverse(z0, labels)[0], labels)
+    errors = [_error(b, a) for a, b in zip(flow.split_latent(z0), flow.split_latent(z2))]
+    worst = int(np.argmax(errors))
+    exact = _float64_copy(flow)
+    precision = _error(flow.log_prob(x, label=labels), exact.log_prob(x, label=labels))
+    probe = _probe_jacobian if flow.dims <= PROBED_DIMS else _probe_direction
+    jacobian = probe(exact, x[:1].astype(np.float64), None if labels is None else labels[:1], rng)
+    gradient, ratio = _taylor(exact, x.astype(np.float64), labels, rng)
+    return dict(
+        round_trip_x=_error(x2, x), round_trip_z=_error(z2, z0), logdet_sum=_error(-logdet2, logdet),
+        precision=precision, jacobian=jacobian, gradient=gradient, taylor_ratio=ratio, worst_level=worst,
+        worst_level_error=errors[worst], worst_level_z=float(np.abs(flow.split_latent(z)[worst]).max()))
+
+
+def _error(got: np.ndarray, wanted: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):
+        error = np.abs(np.asarray(got, np.float64) - wanted).max() / max(1.0, float(np.abs(wanted).max()))
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def _float64_copy(flow: Flow) -> Flow:
+    copy = build({**flow.config, "dtype": "float64"})
+    values, theirs = copy.named_parameters(), flow.named_parameters()
+    for name, value in values.items():
+        value[...] = theirs[name]
+    # What whitening derives from its matrix is only right to the precision of the model.
+    if "preprocess.inverse" in values:
+        values["preprocess.inverse"][...] = np.linalg.inv(values["preprocess.matrix"])
+        values["preprocess.logdet"][...] = np.linalg.slogdet(values["preprocess.matrix"])[1]
+    return copy
+
+
+def _probe_jacobian(flow: Flow, x: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator) -> float:
+    """Row i of dz/dx is what backward returns for dz = unit vector i."""
+    z, logdet = flow.forward(x, labels)
+    d = flow.dims
+    rows = [flow.backward(np.repeat(z, len(unit), 0), unit, np.zeros(len(unit)),
+                          None if labels is None else np.repeat(labels, len(unit)))[1].reshape(len(unit), d)
+            for unit in np.array_split(np.eye(d), -(-d // 64))]
+    sign, exact = np.linalg.slogdet(np.concatenate(rows))
+    return _error(logdet, np.array([exact])) if sign != 0 else float("inf")
+
+
+def _probe_direction(flow: Flow, x: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator) -> float:
+    """d/dt (g z + h logdet)(x + t v) by backward and by central differences."""
+    z, _ = flow.forward(x, labels)
+    g, h, v = rng.standard_normal(z.shape) / np.sqrt(flow.dims), np.ones(1), rng.standard_normal(x.shape)
+    _, dx = flow.backward(z, g, h, labels)
+    step = 1e-5 * max(1.0, float(np.abs(x).max()))
+    values = []
+    for t in (step, -step):
+        z, logdet = flow.forward(x + t * v, labels)
+        values.append(float((g * z).sum() + logdet.sum()))
+    return _error(np.array((values[0] - values[1]) / (2 * step)), np.array(float((dx * v).sum())))
+
+
+def _taylor(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
+            rng: np.random.Generator) -> tuple[float, float]:
+    """Relative error of the gradient along a random direction, and the ratio of the Taylor remainders.
+
+    Differences are taken at several steps and the best one counts: large steps cross kinks of the nets, small
+    ones drown in rounding; a wrong gradient is wrong at all of them.
+    """
+    start = flow.params.copy()
+    flow.zero_grad()
+    loss = flow.loss_and_grad(x, labels)
+    # Half along the gradient: in a random direction alone the slope may be small by chance.
+    direction = flow.grads / max(float(np.linalg.norm(flow.grads)), 1e-300)
+    noise = np.zeros_like(start)
+    for _, _, group, offset, size in flow.entries():
+        if group in ("decay", "no_decay"):
+            noise[offset:offset + size] = rng.standard_normal(size)
+    direction += noise / np.linalg.norm(noise)
+    slope = float(flow.grads @ direction)
+
+    def moved(step: float) -> float:
+        flow.params[:] = start + step * direction
+        flow.zero_grad()
+        return flow.loss_and_grad(x, labels)
+
+    best = (math.inf, math.nan)
+    for step in TAYLOR_STEPS:
+        ahead, back, half = moved(step), moved(-step), moved(step / 2)
+        error = abs((ahead - back) / (2 * step) - slope) / max(abs(slope), 1e-300)
+        remainder = abs(ahead - loss - step * slope), abs(half - loss - step / 2 * slope)
+        best = min(best, (error, remainder[0] / max(remainder[1], 1e-300)))
+    flow.params[:] = start
+    return best

@@ -1,0 +1,225 @@
+"""The command line: what it writes, prints and returns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import plot
+from evenflow.cli import main
+
+SMALL = ["--levels", "1", "--depth", "1", "--hidden", "8", "--batch-size", "100", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def csv(tmp_path):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((300, 2))
+    rows = [f"{x},{x + y},{'p' if y > 0 else 'q'}" for x, y in a]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,kind", *rows]))
+    return tmp_path / "t.csv"
+
+
+def test_train_writes_a_run(run):
+    assert {p.name for p in run.iterdir()} == {"log.jsonl", "model.safetensors", "model.state.safetensors",
+                                               "samples.png"}
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [r["event"] for r in log] == ["start", "epoch", "epoch", "end"]
+    assert log[0]["training"]["batch_size"] == 100 and log[-1]["n"] == 297
+    flow, digits = ef.load(run / "model.safetensors"), ef.data.load("digits")
+    assert flow.config["bits"] == 4 and flow.config["steps"] == 1
+    assert log[-1]["bits_per_dim"] == pytest.approx(flow.bits_per_dim(digits.test).mean(), rel=1e-12)
+    with pytest.importorskip("PIL.Image").open(run / "samples.png") as picture:
+        assert picture.size == (10 * 36 - 4, 10 * 36 - 4)
+
+
+def test_eval(run, tmp_path, capsys):
+    assert main(["eval", str(run), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    digits = ef.data.load("digits")
+    wanted = ef.load(run / "model.safetensors").bits_per_dim(digits.test).mean()
+    assert result["bits_per_dim"] == pytest.approx(wanted, rel=1e-12)
+    assert main(["eval", str(run)]) == 0
+    assert f"{result['bits_per_dim']:.4f}" in capsys.readouterr().out
+    np.save(tmp_path / "x.npy", digits.test[:50])
+    assert main(["eval", str(run / "model.safetensors"), str(tmp_path / "x.npy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 50
+
+
+def test_sample(run, tmp_path, capsys):
+    out = tmp_path / "s.npy"
+    options = ["--n", "5", "--seed", "3", "--temperature", "0.5", "--out", str(out)]
+    assert main(["sample", str(run), *options]) == 0
+    assert np.array_equal(np.load(out), ef.load(run / "model.safetensors").sample(5, 0.5, seed=3))
+    assert capsys.readouterr().out.strip() == str(out)
+    assert main(["sample", str(run), "--n", "5", "--out", str(tmp_path / "s.png")]) == 0
+    assert main(["sample", str(run), "--out", str(tmp_path / "s.gif")]) == 2
+    assert ".png or .npy" in capsys.readouterr().err
+    assert main(["sample", str(run), "--label", "3", "--out", str(out)]) == 2
+    assert "no label" in capsys.readouterr().err
+
+
+def test_info_and_verify(run, capsys):
+    assert main(["info", str(run), "--json", "--tensors"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    flow = ef.load(run / "model.safetensors")
+    assert result["config"] == flow.config and result["parameters"] == flow.num_params
+    assert list(result["tensors"]) == list(flow.named_parameters())
+    assert main(["info", str(run)]) == 0
+    assert "Glow" in capsys.readouterr().out
+    assert main(["verify", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_resume_equals_one_run(tmp_path, capsys):
+    folders = [str(tmp_path / name) for name in ("whole", "part")]
+    base = ["train", "digits", *SMALL, "--seed", "4"]
+    assert main([*base, "--steps", "40", "--out", folders[0]]) == 0
+    assert main([*base, "--steps", "17", "--out", folders[1]]) == 0
+    assert main(["resume", folders[1], "--steps", "40", "--quiet"]) == 0
+    whole, part = (ef.load(os.path.join(f, "model.safetensors")) for f in folders)
+    assert np.array_equal(whole.params, part.params)
+    assert main([*base, "--steps", "40", "--out", folders[1]]) == 2
+    assert "run in it" in capsys.readouterr().err
+    assert main([*base, "--steps", "45", "--out", folders[1], "--resume"]) == 0
+    assert main([*base, "--steps", "1", "--out", folders[1], "--force"]) == 0
+
+
+def test_table(csv, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", str(csv), "--label", "kind", "--epochs", "2", "--hidden", "8", "8",
+                 "--couplings", "2", "--out", out, "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["n"] == 30 and "bits_per_dim" not in result
+    assert main(["eval", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nll_nats"] == result["nll_nats"]
+    assert main(["train", str(csv), "--columns", "b", "a", "--epochs", "1", "--model", "nice",
+                 "--hidden", "8", "--out", out, "--force", "--quiet"]) == 0
+    assert ef.load(os.path.join(out, "model.safetensors")).shape == (2,)
+
+
+def test_conditional(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "digits", *SMALL, "--epochs", "1", "--conditional", "--out", out]) == 0
+    assert main(["sample", out, "--n", "4", "--label", "7", "--out", str(tmp_path / "s.png")]) == 0
+    capsys.readouterr()
+    assert main(["sample", out, "--label", "ten", "--out", str(tmp_path / "s.png")]) == 2
+    assert "out of 0, 1, 2" in capsys.readouterr().err
+    assert main(["eval", out]) == 0
+
+
+def test_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("PIL")
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    canvas = plot.grid(images, columns=3, scale=1)
+    assert canvas.shape == (9, 20, 3)
+    assert np.array_equal(canvas[5:9, 7:13], images[4]) and not canvas[5:, 14:].any()
+    with pytest.raises(TypeError, match="float32"):
+        plot.save_grid(images.astype(np.float32), tmp_path / "x.png")
+    with pytest.raises(ef.ShapeError, match="channels, got 2"):
+        plot.save_grid(images[..., :2], tmp_path / "x.png")
+    with pytest.raises(ef.IoError, match="nowhere"):
+        plot.save_grid(images, tmp_path / "nowhere" / "x.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ef.ConfigError, match=r"pip install evenflow\[cli\]"):
+        plot.save_grid(images, tmp_path / "x.png")
+
+
+def test_learning_curve(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    history = [{"step": 1, "loss": 3.0, "valid_loss": 3.5}, {"step": 2, "loss": 2.0, "valid_loss": None}]
+    plot.learning_curve(history, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ef.ConfigError, match=r"pip install evenflow\[plot\]"):
+        plot.learning_curve(history, tmp_path / "curve.png")
+
+
+def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "1", "--out", str(out)]) == 0
+    assert "pip install evenflow[cli]" in capsys.readouterr().out
+    assert (out / "model.safetensors").exists() and not (out / "samples.png").exists()
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["train", "nowhere.npy"], "does not exist"),
+    (["train", "digits", "--model", "realnvp", "--depth", "3"], "depth"),
+    (["train", "digits", "--coupling", "spline"], "affine"),
+    (["train", "digits", "--lr", "-1"], "lr"),
+    (["train", "digits", "--levels", "4"], "8"),
+    (["train", "digits", "--hidden", "8", "8"], "one number"),
+    (["train", "digits", "--valid", "0"], "fraction"),
+    (["train", "CSV"], "column 'kind'"),
+    (["train", "CSV", "--columns", "a", "c"], "out of a, b, kind"),
+    (["train", "CSV", "--label", "class"], "out of a, b, kind"),
+    (["train", "CSV", "--label", "kind", "--model", "glow"], "realnvp or nice"),
+    (["train", "CSV", "--columns", "a", "b", "--conditional"], "labels"),
+    (["eval", "nowhere"], "nowhere"),
+    (["resume", "nowhere"], "nowhere"),
+    (["info", "CSV"], "t.csv"),
+    (["train", "digits", "--device", "tpu"], "tpu"),
+])
+def test_bad_input(arguments, word, csv, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main([str(csv) if a == "CSV" else a for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("evenflow: error: [") and word in captured.err and captured.out == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "digits", "--epochs", "x"]])
+def test_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "eval", "sample", "info", "verify"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0 and f"example:\n  evenflow {command}" in capsys.readouterr().out
+
+
+def test_numeric_failure_is_1(tmp_path, capsys):
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    x[0] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    assert main(["train", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert "got nan in row" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupt_and_resume(tmp_path):
+    """Ctrl-C in the middle of a real process: exit code 130, the state is saved, the run goes on."""
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL,
+                                "--epochs", "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out / "log.jsonl").exists() or \
+            (out / "log.jsonl").read_text().count("epoch\"") < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "evenflow resume" in err and "Traceback" not in err
+    done = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    epochs = max(r["epoch"] for r in done if r["event"] == "epoch") + 2
+    assert main(["resume", str(out), "--epochs", str(epochs), "--quiet"]) == 0
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in log if r["event"] == "epoch"] == list(range(1, epochs + 1))

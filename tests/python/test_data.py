@@ -1,0 +1,230 @@
+"""Readers: what is in the file arrives, and a broken file is a typed error that says where."""
+
+import gzip
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+def idx(array, code=0x08):
+    head = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def test_digits():
+    digits = ef.data.load("digits")
+    assert digits.kind == "image"
+    assert digits.train.shape == (1500, 8, 8, 1) and digits.test.shape == (297, 8, 8, 1)
+    assert digits.train.dtype == np.uint8 and digits.train_labels.shape == (1500,)
+    assert np.array_equal(np.unique(digits.train), np.arange(16) * 17)
+    assert np.array_equal(np.unique(digits.train_labels), np.arange(10))
+    assert digits.classes == list("0123456789")
+    # A zero is dark in the middle, an eight is not.
+    mean = {k: digits.train[digits.train_labels == k].mean(0)[..., 0] for k in (0, 8)}
+    assert mean[0][3:5, 3:5].mean() < 60 < mean[8][3:5, 3:5].mean()
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_idx_folder(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (5, 3, 4), np.uint8), np.arange(5, dtype=np.uint8)
+    write = gzip.compress if ending else bytes
+    for name, array in (("train-images-idx3", images), ("train-labels-idx1", labels),
+                        ("t10k-images-idx3", images[:2]), ("t10k-labels-idx1", labels[:2])):
+        (tmp_path / f"{name}-ubyte{ending}").write_bytes(write(idx(array)))
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train[..., 0], images) and np.array_equal(data.test[..., 0], images[:2])
+    assert np.array_equal(data.train_labels, labels) and np.array_equal(data.test_labels, [0, 1])
+    single = ef.data.load(tmp_path / f"train-images-idx3-ubyte{ending}")
+    assert np.array_equal(single.train, data.train) and single.test is None
+
+
+def test_idx_float(tmp_path):
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    (tmp_path / "x.idx").write_bytes(idx(x, 0x0D))
+    data = ef.data.load(tmp_path / "x.idx")
+    assert data.kind == "table" and np.array_equal(data.train, x) and data.train.dtype.isnative
+
+
+GOOD = idx(np.zeros((2, 3, 4), np.uint8))
+
+
+@pytest.mark.parametrize("content, word", [
+    (b"", "empty"),
+    (b"\x89PNG\r\n\x1a\n" + GOOD, "magic"),
+    (b"\0\0\x07\x03" + GOOD[4:], "magic"),
+    (GOOD[:9], "header"),
+    (GOOD[:-1], "only 23"),
+    (GOOD + b"\0", "more"),
+    (b"\0\0\x08\x03" + b"\xff" * 12, "only 0"),
+])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_broken_idx(tmp_path, content, word, ending):
+    path = tmp_path / f"x-ubyte{ending}"
+    path.write_bytes(gzip.compress(content) if ending else content)
+    with pytest.raises(ef.IoError, match=word) as error:
+        ef.data.load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:99] + b"\0\0\0\0" + b[103:],
+                                    lambda b: b"no gzip"])
+def test_broken_gzip(tmp_path, damage):
+    path = tmp_path / "x-ubyte.gz"
+    noise = np.random.default_rng(0).integers(0, 256, (9, 5, 5), np.uint8)
+    path.write_bytes(damage(gzip.compress(idx(noise))))
+    with pytest.raises(ef.IoError, match="IDX"):
+        ef.data.load(path)
+
+
+def test_npy_and_npz(tmp_path):
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 256, (6, 4, 4), np.uint8), rng.integers(0, 256, (6, 4, 4, 3), np.uint8)
+    rows = rng.standard_normal((7, 2))
+    np.save(tmp_path / "grey.npy", grey)
+    np.save(tmp_path / "rows.npy", rows)
+    np.savez(tmp_path / "colour.npz", train=colour, test=colour[:2], train_labels=np.arange(6))
+    np.savez(tmp_path / "x.npz", x=rows)
+    assert np.array_equal(ef.data.load(tmp_path / "grey.npy").train, grey[..., None])
+    assert ef.data.load(tmp_path / "rows.npy").kind == "table"
+    data = ef.data.load(tmp_path / "colour.npz")
+    assert data.shape == (4, 4, 3) and len(data.test) == 2 and data.test_labels is None
+    assert np.array_equal(ef.data.load(tmp_path / "x.npz").train, rows)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was run",))
+
+
+@pytest.mark.parametrize("content, word", [
+    (lambda p: np.save(p, np.array([Bomb()], object), allow_pickle=True), "objects"),
+    (lambda p: p.write_bytes(pickle.dumps(Bomb())), "objects"),
+    (lambda p: p.write_bytes(b""), "npy file"),
+    (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])), "npy file"),
+    (lambda p: np.save(p, np.zeros((9, 3), np.int64)), "int64"),
+    (lambda p: np.save(p, np.zeros(9)), "float table"),
+    (lambda p: np.save(p, np.zeros((0, 3))), "at least one sample"),
+])
+def test_broken_npy(tmp_path, content, word):
+    path = tmp_path / "x.npy"
+    content(path)
+    with pytest.raises(ef.IoError, match=word) as error:
+        ef.data.load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("arrays, word", [
+    (dict(y=np.zeros((3, 2))), "train or x, got y"),
+    (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), "test data like"),
+    (dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)), r"whole numbers \(3,\)"),
+    (dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), "got -1"),
+    (dict(train=np.array([{}, {}], object)), "objects"),
+])
+def test_broken_npz(tmp_path, arrays, word):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ef.IoError, match=word):
+        ef.data.load(tmp_path / "x.npz")
+
+
+CSV = "a,b,kind\n1,2.5,x\n-3e2,4,y\n5,6,x\n"
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_csv(tmp_path, ending):
+    path = tmp_path / f"t.csv{ending}"
+    path.write_bytes(gzip.compress(CSV.encode()) if ending else CSV.encode())
+    data = ef.data.load(path, label="kind")
+    assert data.kind == "table" and data.columns == ["a", "b"] and data.classes == ["x", "y"]
+    assert np.array_equal(data.train, [[1, 2.5], [-300, 4], [5, 6]])
+    assert np.array_equal(data.train_labels, [0, 1, 0])
+    assert np.array_equal(ef.data.load(path, columns=["b", "a"]).train[:, 0], [2.5, 4, 6])
+
+
+@pytest.mark.parametrize("text", ["1;2\n3;4\n", "1\t2\n3\t4\n", "\ufeff1,2\r\n3,4\r\n\r\n",
+                                  '"1","2"\n"3","4"\n'])
+def test_csv_without_header(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8", newline="")
+    data = ef.data.load(tmp_path / "t.csv")
+    assert np.array_equal(data.train, [[1, 2], [3, 4]]) and data.columns == ["0", "1"]
+
+
+@pytest.mark.parametrize("text, word", [
+    ("", "empty"),
+    ("a,b\n", "below the header"),
+    ("a,b\n1,2\n3,?\n", r"line 3, column 'b', got '\?'"),
+    ("a,b\n1,2\n\n3,\n", "line 4, column 'b', got ''"),
+    ("a,b\n1,2\n3\n", "2 cells in line 3, got 1"),
+    ("a,a\n1,2\n", "different names"),
+    ('a,b\n1,"2\n', "CSV"),
+])
+def test_broken_csv(tmp_path, text, word):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ef.IoError, match=word):
+        ef.data.load(tmp_path / "t.csv")
+
+
+def test_csv_columns_and_labels(tmp_path):
+    (tmp_path / "t.csv").write_text(CSV)
+    with pytest.raises(ef.ConfigError, match="out of a, b, kind, got 'c'"):
+        ef.data.load(tmp_path / "t.csv", columns=["a", "c"])
+    with pytest.raises(ef.ConfigError, match="out of a, b, kind, got 'class'"):
+        ef.data.load(tmp_path / "t.csv", label="class")
+    with pytest.raises(ef.IoError, match="column 'kind', got 'x'.*name it as label"):
+        ef.data.load(tmp_path / "t.csv")
+    with pytest.raises(TypeError, match="sequence"):
+        ef.data.load(tmp_path / "t.csv", columns="a")
+    (tmp_path / "b.csv.gz").write_bytes(b"not gzip")
+    with pytest.raises(ef.IoError, match="CSV"):
+        ef.data.load(tmp_path / "b.csv.gz")
+
+
+def test_folder_of_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 6, 6, 3), np.uint8)
+    for name, picture in zip(("cat/1.png", "cat/2.png", "dog/1.png"), pictures):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.fromarray(picture).save(tmp_path / name)
+    (tmp_path / "dog" / "notes.txt").write_text("not a picture")
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train, pictures)
+    assert data.classes == ["cat", "dog"] and np.array_equal(data.train_labels, [0, 0, 1])
+    assert ef.data.load(tmp_path, size=4).shape == (4, 4, 3)
+    image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "dog" / "2.png")
+    with pytest.raises(ef.IoError, match="6 x 6 pixels.*got 6 x 8"):
+        ef.data.load(tmp_path)
+    cropped = ef.data.load(tmp_path, size=6).train
+    assert np.array_equal(cropped[:3], pictures) and not cropped[3].any()
+    (tmp_path / "dog" / "3.png").write_bytes((tmp_path / "dog" / "1.png").read_bytes()[:60])
+    with pytest.raises(ef.IoError, match="3.png: expected a picture"):
+        ef.data.load(tmp_path, size=6)
+
+
+def test_missing_and_unknown(tmp_path):
+    with pytest.raises(ef.IoError, match="does not exist"):
+        ef.data.load(tmp_path / "x.npy")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ef.IoError, match="a name ending in .npy"):
+        ef.data.load(tmp_path / "x.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ef.IoError, match="expected pictures"):
+        ef.data.load(tmp_path / "empty")
+    with pytest.raises(ef.ConfigError, match="CSV file only"):
+        ef.data.load("digits", columns=["a"])
+
+
+def test_split():
+    digits = ef.data.load("digits")
+    part = digits.split(0.1, seed=3)
+    assert len(part.train) == 1350 and len(part.test) == 150
+    both = np.concatenate([part.train, part.test]).reshape(1500, -1)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(digits.train.reshape(1500, -1), axis=0))
+    assert np.array_equal(part.test, digits.split(0.1, seed=3).test)
+    assert not np.array_equal(part.test, digits.split(0.1, seed=4).test)
+    with pytest.raises(ef.ConfigError, match="both sides"):
+        digits.split(0.0)

@@ -1,0 +1,404 @@
+"""Every kind of bad input: a typed error, with expected and got, and nothing lost."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+@pytest.fixture
+def model(images, glow):
+    flow = glow()
+    flow.init(images[0])
+    return flow
+
+
+@pytest.fixture
+def table_model(table, real_nvp):
+    flow = real_nvp()
+    flow.init(table)
+    return flow
+
+
+CALLS = ["init", "forward", "encode", "log_prob", "bits_per_dim", "loss_and_grad", "verify", "fit"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("x, error, word", [
+    (np.zeros((4, 4, 4, 2), np.int64), TypeError, "uint8 or float values, got dtype int64"),
+    (np.zeros((4, 4, 4, 2), complex), TypeError, "complex128"),
+    (np.zeros((4, 4, 4, 2), bool), TypeError, "bool"),
+    (np.array([["a"]]), TypeError, "<U1"),
+    ([[0.0, 1.0]], TypeError, "got list"),
+    (None, TypeError, "got NoneType"),
+    (np.zeros((4, 4, 2), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(4, 4, 2\)"),
+    (np.zeros((5, 4, 4, 3), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(5, 4, 4, 3\)"),
+    (np.zeros((5, 6, 4, 2)), ef.ShapeError, r"got \(5, 6, 4, 2\)"),
+    (np.zeros((5, 32)), ef.ShapeError, r"got \(5, 32\)"),
+    (np.float64(1.0), ef.ShapeError, r"got \(\)"),
+    (np.zeros((0, 4, 4, 2)), ef.ShapeError, "empty batch"),
+])
+def test_bad_arrays(model, call, x, error, word):
+    before = model.params.copy()
+    with pytest.raises(error, match=word):
+        getattr(model, call)(x)
+    assert np.array_equal(model.params, before)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nonfinite_images(model, images, call, bad):
+    x = images[0].astype(np.float64)
+    x[3, 1, 2, 1] = bad
+    with pytest.raises(ef.NumericError, match=rf"got {bad} in row 3, pixel \(1, 2\), channel 1"):
+        getattr(model, call)(x)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_bad_tables(table_model, table, call):
+    with pytest.raises(TypeError, match=r"got dtype int64; convert whole numbers with x.astype\(float\)"):
+        getattr(table_model, call)(table.astype(np.int64))
+    with pytest.raises(TypeError, match="float values, got dtype uint8"):
+        getattr(table_model, call)(np.zeros((5, 3), np.uint8))
+    with pytest.raises(ef.ShapeError, match=r"expected \(N, 3\), got \(200, 2\)"):
+        getattr(table_model, call)(table[:, :2])
+    x = table.copy()
+    x[5, 2] = np.nan
+    with pytest.raises(ef.NumericError, match="got nan in row 5, column 2"):
+        getattr(table_model, call)(x)
+    x[5, 2] = 1e300  # finite, but not in float32
+    with pytest.raises(ef.NumericError, match="got 1e\\+300 in row 5, column 2"):
+        getattr(table_model, call)(x)
+
+
+def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
+    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 3 * 64)
+    x = table.copy()
+    x[150, 1] = np.nan
+    with pytest.raises(ef.NumericError, match="row 150, column 1"):
+        table_model.log_prob(x)
+
+
+@pytest.mark.parametrize("call", ["inverse", "decode"])
+def test_bad_latents(model, call):
+    with pytest.raises(ef.ShapeError, match=r"expected \(N, 32\), got \(2, 31\)"):
+        getattr(model, call)(np.zeros((2, 31)))
+    with pytest.raises(TypeError, match="uint8"):
+        getattr(model, call)(np.zeros((2, 32), np.uint8))
+    with pytest.raises(ef.NumericError, match="row 1, column 5"):
+        getattr(model, call)(np.where(np.arange(64).reshape(2, 32) == 37, np.nan, 0.0))
+
+
+def test_bad_backward(model):
+    z = np.zeros((2, 32))
+    with pytest.raises(ef.ShapeError, match="dlogdet"):
+        model.backward(z, z, np.zeros(3))
+    with pytest.raises(ef.ShapeError):
+        model.backward(z, z[:, 1:], np.zeros(2))
+
+
+@pytest.mark.parametrize("call", [c for c in CALLS if c not in ("init", "fit")])
+def test_uninitialised(images, glow, call):
+    with pytest.raises(ef.Error, match="init"):
+        getattr(glow(), call)(images[0])
+
+
+def test_uninitialised_sample(glow):
+    with pytest.raises(ef.Error, match="init"):
+        glow().sample(2)
+
+
+def test_constant_channel(images, glow, table, real_nvp):
+    x = images[0].astype(float)
+    x[..., 1] = 7.0
+    flow = glow()
+    with pytest.raises(ef.NumericError, match="constant|channel"):
+        flow.init(x)
+    assert not flow.initialized
+    flow.init(images[0])
+    table[:, 2] = 1.5
+    with pytest.raises(ef.NumericError, match="constant|column|channel"):
+        real_nvp().init(table)
+
+
+@pytest.mark.parametrize("make, error, word", [
+    (lambda: ef.Glow((6, 6, 1), levels=2), ValueError, "6"),
+    (lambda: ef.Glow((28, 28, 1), levels=3), ValueError, "28|7"),
+    (lambda: ef.Glow((8, 8)), ef.ConfigError, r"\(H, W, C\)"),
+    (lambda: ef.Glow(8), TypeError, r"\(H, W, C\)"),
+    (lambda: ef.Glow((8, 8, 0)), ef.ConfigError, ">= 1"),
+    (lambda: ef.Glow((8, 8, 1.0)), TypeError, "whole number"),
+    (lambda: ef.Glow((8, 8, 1), levels=0), ef.ConfigError, "levels >= 1"),
+    (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden="64"), TypeError, "hidden"),
+    (lambda: ef.Glow((8, 8, 1), coupling="spline"), ef.ConfigError, "'affine', 'additive', got 'spline'"),
+    (lambda: ef.Glow((8, 8, 1), permutation="qr"), ef.ConfigError, "'lu'"),
+    (lambda: ef.Glow((8, 8, 1), bits=9), ef.ConfigError, "bits in 1 ... 8, got 9"),
+    (lambda: ef.Glow((8, 8, 1), class_weight=0.1), ef.ConfigError, "classes > 0"),
+    (lambda: ef.Glow((8, 8, 1), dtype="float16"), ef.ConfigError, "float16"),
+    (lambda: ef.Glow((8, 8, 1), conditioner_dtype="bfloat16"), ef.ConfigError, "bfloat16"),
+    (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden=4, device="tpu"), ef.DeviceError, "tpu"),
+    (lambda: ef.Glow((8, 8, 1), learn_top="yes"), TypeError, "learn_top"),
+    (lambda: ef.RealNVP(3, scales=2), ef.ConfigError, "tables, got scales"),
+    (lambda: ef.RealNVP((8, 8, 1), couplings=2), ef.ConfigError, "images, got couplings"),
+    (lambda: ef.RealNVP((6, 6, 1), scales=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),
+    (lambda: ef.RealNVP(0), ef.ConfigError, ">= 1"),
+    (lambda: ef.RealNVP((8, 8, 1), recursion=5), ef.ConfigError, "recursion"),
+    (lambda: ef.RealNVP(3, hidden=64), TypeError, "sequence of widths"),
+    (lambda: ef.NICE(4, bits=8), ef.ConfigError, "tables, got bits"),
+    (lambda: ef.NICE(4, prior="student"), ef.ConfigError, "'logistic'"),
+    (lambda: ef.NICE(4, hidden=(0,)), ef.ConfigError, ">= 1"),
+])
+def test_bad_settings(make, error, word):
+    with pytest.raises(error, match=word):
+        make()
+
+
+def test_device_cuda(glow):
+    """Absent on a machine without one: a typed error, no silent change of device."""
+    try:
+        flow = glow(device="cuda")
+    except ef.DeviceError as error:
+        assert "cuda" in str(error).lower()
+    else:
+        assert flow.dims == 32
+
+
+def test_labels(images, glow, model):
+    x, labels = images
+    flow = glow(classes=3)
+    flow.init(x)
+    for call in ("forward", "log_prob", "loss_and_grad", "fit"):
+        with pytest.raises(ef.ConfigError, match=r"a label in 0 ... 2, got none"):
+            getattr(flow, call)(x)
+        with pytest.raises(ef.ConfigError, match=r"labels in 0 ... 2, got 3 in row 5"):
+            getattr(flow, call)(x, label=np.where(np.arange(64) == 5, 3, labels))
+        with pytest.raises(ef.ShapeError, match=r"\(64,\), got \(63,\)"):
+            getattr(flow, call)(x, label=labels[1:])
+        with pytest.raises(TypeError, match="float64"):
+            getattr(flow, call)(x, label=labels.astype(float))
+        with pytest.raises(ef.ConfigError, match="no label"):
+            getattr(model, call)(x, label=labels)
+    with pytest.raises(ef.ConfigError, match="got -1"):
+        flow.sample(3, label=-1)
+    with pytest.raises(ef.ConfigError, match="class head"):
+        flow.class_log_prob(x)
+
+
+@pytest.mark.parametrize("arguments, error, word", [
+    (dict(n=0), ef.ConfigError, "n >= 1"),
+    (dict(n=2.0), TypeError, "n"),
+    (dict(n=2, temperature=-0.5), ef.ConfigError, "temperature"),
+    (dict(n=2, temperature=np.nan), ef.ConfigError, "temperature"),
+    (dict(n=2, seed=-1), ef.ConfigError, "seed"),
+    (dict(n=2, seed="x"), TypeError, "seed"),
+])
+def test_bad_sample(model, arguments, error, word):
+    with pytest.raises(error, match=word):
+        model.sample(**arguments)
+
+
+def test_split_and_join(model):
+    z = np.arange(64, dtype=np.float32).reshape(2, 32)
+    levels = model.split_latent(z)
+    assert np.array_equal(model.join_latent(levels), z)
+    with pytest.raises(ef.ShapeError, match=f"{len(levels)} levels"):
+        model.join_latent(levels + levels)
+    with pytest.raises(ef.ShapeError):
+        model.join_latent([levels[0][:, :1], *levels[1:]])
+
+
+def test_to_uint8():
+    levels = np.arange(16.0)
+    assert np.array_equal(ef.to_uint8(levels, 4), np.arange(16) * 17)
+    assert np.array_equal(ef.to_uint8(levels + 0.9, 4), np.arange(16) * 17)
+    assert np.array_equal(ef.to_uint8(levels - 0.01, 4), np.arange(16) * 17)
+    assert np.array_equal(ef.to_uint8(np.array([-5.0, 300.0])), [0, 255])
+    for bits in range(1, 9):
+        assert np.array_equal(ef.to_uint8(np.arange(2.0**bits), bits) >> (8 - bits), np.arange(2**bits))
+    with pytest.raises(TypeError, match="uint8"):
+        ef.to_uint8(np.zeros(3, np.uint8))
+    with pytest.raises(ef.NumericError):
+        ef.to_uint8(np.array([np.nan]))
+
+
+# Files
+
+@pytest.mark.parametrize("damage, word", [
+    (lambda b: b[:-4], "bytes of data"),
+    (lambda b: b[:100], "header of at most 92 bytes"),
+    (lambda b: b"", "at least 8 bytes, got 0"),
+    (lambda b: b + b"\0", "bytes of data"),
+    (lambda b: b"\x89PNG\r\n\x1a\n" + b, "header of at most"),
+    (lambda b: b"\xff" * 8 + b[8:], "header of at most"),
+    (lambda b: b.replace(b"evenflow model", b"somebody model"), "evenflow model"),
+    (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), "format 1"),
+    (lambda b: b.replace(b"RealNVP", b"RealNPV"), "RealNPV"),
+    (lambda b: b.replace(b"preprocess", b"preprocezz"), "preprocezz"),
+    (lambda b: b.replace(b"couplings\\\": 4", b"couplings\\\": 3"), "tensors"),
+    (lambda b: b.replace(b"coupling0.dense0.weight", b"coupling0.dense0.wieght"), "wieght|weight"),
+    (lambda b: b[:-4] + b"\0\0\xc0\x7f", "finite"),
+])
+def test_broken_model_files(tmp_path, table_model, damage, word):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    good = path.read_bytes()
+    bad = damage(good)
+    assert bad != good
+    path.write_bytes(bad)
+    with pytest.raises(ef.IoError, match=word):
+        ef.load(path)
+
+
+def test_foreign_and_missing_files(tmp_path):
+    for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
+        path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"
+        make(path)
+        with pytest.raises(ef.IoError, match=path.name):
+            ef.load(path)
+    # A safetensors file of another program.
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
+    with pytest.raises(ef.IoError, match="evenflow model"):
+        ef.load(path)
+
+
+def test_save_to_a_missing_folder(tmp_path, table_model):
+    with pytest.raises(ef.IoError, match="nowhere"):
+        table_model.save(tmp_path / "nowhere" / "m.safetensors")
+
+
+FULL_DISK = """
+import resource, sys
+import evenflow as ef
+flow = ef.load(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    flow.save(sys.argv[1])
+except ef.IoError as error:
+    print("IoError", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
+def test_full_disk(tmp_path, table_model):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    good = path.read_bytes()
+    assert len(good) > 2000
+    out = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
+    assert out.returncode == 0 and "IoError" in out.stdout, out.stderr
+    assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_and_load(tmp_path, images, table, glow, real_nvp):
+    nice = ef.NICE((4, 4, 2), couplings=2, hidden=(8,), bits=5, dtype="float64")
+    conditional = glow(classes=3, class_weight=0.5, permutation="shuffle", seed=9)
+    image_nvp = ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1)
+    for flow, x in ((nice, images[0]), (conditional, images[0]), (image_nvp, images[0]), (real_nvp(), table)):
+        label = images[1] if flow.classes else None
+        flow.init(x)
+        flow.save(tmp_path / "m.safetensors")
+        again = ef.load(tmp_path / "m.safetensors")
+        assert type(again) is type(flow) and again.config == flow.config and again.initialized
+        assert np.array_equal(again.log_prob(x, label=label), flow.log_prob(x, label=label))
+
+
+# What is taken
+
+def test_array_kinds(images, table, model, table_model):
+    torch = pytest.importorskip("torch")
+    x = images[0]
+    wanted = model.log_prob(x)
+    assert np.array_equal(model.log_prob(torch.from_numpy(x)), wanted)
+    assert np.array_equal(model.log_prob(x[:, :, :, ::-1][..., ::-1]), wanted)
+    with pytest.raises(TypeError, match="gradient"):
+        model.log_prob(torch.zeros(2, 4, 4, 2, requires_grad=True))
+    wanted = table_model.log_prob(table.astype(np.float32))
+    assert np.array_equal(table_model.log_prob(table), wanted)
+    assert np.array_equal(table_model.log_prob(np.asfortranarray(table)), wanted)
+
+    class Wrapped:
+        def __array__(self, dtype=None, copy=None):
+            return table
+
+    assert np.array_equal(table_model.log_prob(Wrapped()), wanted)
+
+
+def test_blocks_change_nothing(images, table, model, table_model, monkeypatch):
+    x = images[0]
+
+    def everything():
+        z, logdet = model.forward(x)
+        back, back_logdet = model.inverse(z)
+        return [z, logdet, back, back_logdet, model.log_prob(x, seed=5), model.sample(40, seed=3),
+                table_model.log_prob(table), table_model.sample(100, 0.7, seed=1)]
+
+    whole = everything()
+    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 32 * 7)
+    for a, b in zip(whole, everything()):
+        assert np.array_equal(a, b)
+
+
+def test_units(images, model):
+    x = images[0]
+    levels = x.astype(np.float32)
+    assert np.array_equal(model.encode(x), model.encode(levels))
+    assert np.array_equal(model.to_uint8(model.decode(model.encode(x))), x)
+    assert not np.array_equal(model.log_prob(x, seed=0), model.log_prob(x, seed=1))
+    np.testing.assert_allclose(model.bits_per_dim(x), -model.log_prob(x) / (32 * np.log(2)), rtol=1e-14)
+    assert np.array_equal(model.log_prob(x[:10]), model.log_prob(x)[:10])
+
+
+def test_threads_may_share_a_flow(images, model):
+    x = images[0]
+    wanted = [model.log_prob(x, seed=i) for i in range(8)]
+    got = [None] * 8
+
+    def work(i):
+        got[i] = model.log_prob(x, seed=i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(np.array_equal(a, b) for a, b in zip(got, wanted))
+
+
+def test_verify(images, table, model, table_model):
+    for flow, x in ((model, images[0]), (table_model, table)):
+        before = {k: v.copy() for k, v in flow.named_parameters().items()}
+        report = flow.verify(x)
+        assert report.ok and not report.failures and str(report).startswith("ok"), str(report)
+        assert report.probed and report.taylor_ratio == pytest.approx(4, rel=0.3)
+        assert all(np.array_equal(v, before[k]) for k, v in flow.named_parameters().items())
+
+
+def test_verify_finds_a_broken_model(table, table_model):
+    # A column scale of 1e-30: the inverse still exists on paper, but not in float32.
+    table_model.named_parameters()["preprocess.std"][0] = 1e-30
+    report = table_model.verify(table)
+    assert not report.ok and "FAILED" in str(report)
+
+
+@pytest.mark.parametrize("tensor, check", [("logdet", "precision"), ("inverse", "round_trip_x")])
+def test_verify_finds_a_wrong_tensor(table, real_nvp, tensor, check):
+    flow = real_nvp(preprocess="whiten")
+    flow.init(table)
+    assert flow.verify(table).ok
+    flow.named_parameters()[f"preprocess.{tensor}"][...] += 0.1
+    failures = flow.verify(table).failures
+    assert any(text.startswith(check) for text in failures), failures
+
+
+def test_verify_probes_a_direction_above_512(images):
+    flow = ef.Glow((16, 16, 3), levels=1, steps=1, hidden=4)
+    x = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    flow.init(x)
+    report = flow.verify(x)
+    assert not report.probed and report.ok, str(report)

@@ -1,0 +1,319 @@
+"""Training through the public surface: exact resume, validation, recovery, optimisers' helpers."""
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+def values(flow):
+    return {name: value.copy() for name, value in flow.named_parameters().items()}
+
+
+def assert_same(a, b):
+    a, b = (x if isinstance(x, dict) else values(x) for x in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+
+
+def test_learns(images, glow):
+    flow = glow()
+    seen = []
+    history = flow.fit(images[0], epochs=30, batch_size=16, lr=1e-2, callback=seen.append)
+    assert flow.initialized
+    assert [r["epoch"] for r in history] == list(range(1, 31)) and history[-1]["step"] == 120
+    assert sum(r["event"] == "step" for r in seen) == 120
+    assert history[-1]["bits_per_dim"] < history[0]["bits_per_dim"] - 0.1
+    # The history is in the units of bits_per_dim of the same data.
+    assert history[-1]["bits_per_dim"] == pytest.approx(flow.bits_per_dim(images[0]).mean(), abs=0.1)
+
+
+def test_same_seed_same_bits(table, real_nvp):
+    one, two, other = real_nvp(), real_nvp(), real_nvp()
+    for flow, seed in ((one, 1), (two, 1), (other, 2)):
+        flow.fit(table, steps=7, batch_size=32, seed=seed)
+    assert_same(one, two)
+    assert not np.array_equal(one.params, other.params)
+
+
+def test_threads_change_no_bit(images, glow):
+    one, two = glow(threads=1), glow(threads=2)
+    for flow in (one, two):
+        flow.fit(images[0], steps=5, batch_size=50)
+    assert_same(one, two)
+
+
+FULL = dict(batch_size=12, optimizer="adam", lr=3e-3, warmup=5, lr_decay=0.99, clip=50.0, average=0.9,
+            accumulate=2, on_nonfinite="rollback", seed=3)
+
+
+@pytest.mark.parametrize("stop", [12, 13, 17])
+def test_resume_is_exact(tmp_path, images, glow, stop):
+    """In the middle of an epoch (of six steps) and between two, with every part of the state in use."""
+    x, valid = images[0], images[0][:20]
+    whole, part, path = glow(), glow(), tmp_path / "m.safetensors"
+    history = whole.fit(x, valid=valid, steps=30, **FULL)
+    part.fit(x, valid=valid, steps=stop, checkpoint=path, **FULL)
+    again = ef.load(path)
+    assert_same(again, part)
+    resumed = again.fit(x, valid=valid, steps=30, checkpoint=path, resume=True, **FULL)
+    assert_same(again, whole)
+    assert_same(ef.load(path), whole)
+
+    def timeless(records):
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+    assert timeless(resumed) == timeless(history)
+
+
+def test_plain_resume_is_exact(tmp_path, table, real_nvp):
+    """Without validation or average: 200 steps, save, resume, 200 steps are 400 steps."""
+    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
+    whole.fit(table, steps=400, batch_size=64)
+    part.fit(table, steps=200, batch_size=64, checkpoint=path)
+    part = ef.load(path)
+    part.fit(table, steps=400, batch_size=64, checkpoint=path, resume=True)
+    assert_same(part, whole)
+
+
+def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
+    path = tmp_path / "m.safetensors"
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    again = dict(steps=5, checkpoint=path, resume=True)
+    with pytest.raises(ef.ConfigError, match="lr = 0.001.*got 0.1"):
+        ef.load(path).fit(table, lr=0.1, **again)
+    with pytest.raises(ef.ConfigError, match="data"):
+        ef.load(path).fit(table + 1, **again)
+    with pytest.raises(ef.ConfigError, match="couplings = 4.*got 2"):
+        real_nvp(couplings=2).fit(table, **again)
+    with pytest.raises(ef.ConfigError, match="checkpoint"):
+        ef.load(path).fit(table, steps=5, resume=True)
+    state = tmp_path / "m.state.safetensors"
+    state.write_bytes(state.read_bytes()[:-8])
+    with pytest.raises(ef.IoError):
+        ef.load(path).fit(table, **again)
+    state.write_bytes(path.read_bytes())
+    with pytest.raises(ef.IoError, match="training state"):
+        ef.load(path).fit(table, **again)
+    state.unlink()
+    with pytest.raises(ef.IoError):
+        ef.load(path).fit(table, **again)
+
+
+def test_interrupt_saves(tmp_path, table, real_nvp):
+    flow, path = real_nvp(), tmp_path / "m.safetensors"
+
+    def press(record):
+        if record["step"] == 9 and record["event"] == "step":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press)
+    assert signal.getsignal(signal.SIGINT) is before
+    flow = ef.load(path)
+    seen = []
+    flow.fit(table, steps=20, batch_size=64, checkpoint=path, resume=True, callback=seen.append)
+    assert seen[0]["step"] == 10
+    whole = real_nvp()
+    whole.fit(table, steps=20, batch_size=64)
+    assert_same(flow, whole)
+
+
+def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
+    seen = []
+    with pytest.raises(ef.IoError, match="nowhere"):
+        real_nvp().fit(table, steps=3, checkpoint=tmp_path / "nowhere" / "m", callback=seen.append)
+    assert not seen
+
+
+def test_best_is_kept_and_training_stops(table, real_nvp):
+    flow = real_nvp()
+    kept = {}
+
+    def watch(record):
+        if record["event"] == "epoch":
+            kept[record["valid_loss"]] = values(flow)
+
+    # A rate that makes the validation loss worse sooner or later.
+    history = flow.fit(table[:40], valid=table[40:], epochs=200, batch_size=40, lr=3e-2, patience=5,
+                       callback=watch)
+    losses = [r["valid_loss"] for r in history]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 6 < 200
+    assert_same(flow, kept[losses[best]])
+    assert -flow.log_prob(table[40:]).mean() == losses[best]
+
+
+def test_accumulation_gives_the_same_gradient(images, glow):
+    x = images[0]
+    flows = [glow(dtype="float64"), glow(dtype="float64")]
+    for flow, pieces in zip(flows, (1, 3)):
+        flow.fit(x, steps=1, batch_size=50, accumulate=pieces, optimizer="sgd", lr=1e-3)
+    assert not np.array_equal(flows[0].params, glow(dtype="float64").params)
+    np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-10, atol=1e-12)
+
+
+def test_last_batch(table, real_nvp):
+    for rows, batch, steps in ((65, 64, 1), (66, 64, 2), (64, 64, 1), (1, 64, 1), (3, 1, 3)):
+        flow = real_nvp()
+        flow.init(table)
+        assert flow.fit(table[:rows], epochs=1, batch_size=batch)[0]["step"] == steps
+
+
+@pytest.fixture
+def poisoned(table):
+    """One row of the table overflows float32 inside the model."""
+    x = table.copy()
+    x[7] = 1e30
+    return x
+
+
+def test_nonfinite_raise(table, poisoned, real_nvp):
+    flow = real_nvp()
+    flow.init(table)
+    with pytest.raises(ef.NumericError):
+        flow.fit(poisoned, epochs=1, batch_size=20)
+    assert np.isfinite(flow.params).all()
+
+
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_nonfinite_recovers(table, poisoned, real_nvp, mode, batch_norm):
+    flow = real_nvp(batch_norm=batch_norm)
+    flow.init(table)
+    seen = []
+    history = flow.fit(poisoned, epochs=3, batch_size=20, on_nonfinite=mode, callback=seen.append)
+    assert [r["skipped"] for r in history] == [1, 1, 1]
+    assert len([r for r in seen if "skipped" in r and r["event"] == "step"]) == 3
+    assert all(np.isfinite(v).all() for v in values(flow).values())
+    assert np.isfinite(flow.log_prob(table)).all()
+    rates = [r["lr"] for r in seen if "lr" in r]
+    assert rates[-1] == pytest.approx(1e-3 / (8 if mode == "rollback" else 1))
+
+
+def test_rollback_restores_the_snapshot(table, real_nvp):
+    flow = real_nvp()
+    flow.init(table)
+    start = values(flow)
+
+    def poison(record):
+        if record["event"] == "step" and record["step"] == 5:
+            flow.params[:] = np.nan
+
+    flow.fit(table, steps=6, batch_size=20, on_nonfinite="rollback", callback=poison)
+    assert_same(flow, start)
+
+
+def test_gives_up(table, poisoned, real_nvp):
+    flow = real_nvp()
+    flow.init(table)
+    with pytest.raises(ef.NumericError, match="at most 2 failed steps"):
+        flow.fit(poisoned, epochs=10, batch_size=20, on_nonfinite="skip", max_failures=2)
+
+
+@pytest.mark.parametrize("setting, error, word", [
+    (dict(batch_size=0), ef.ConfigError, "batch_size >= 1"),
+    (dict(batch_size=2.5), TypeError, "batch_size"),
+    (dict(optimizer="lion"), ef.ConfigError, "adamax"),
+    (dict(optimizer_options={"momentum": 0.5}), ef.ConfigError, "options of adamax"),
+    (dict(lr=-1.0), ef.ConfigError, "lr"),
+    (dict(on_nonfinite="ignore"), ef.ConfigError, "rollback"),
+    (dict(patience=3), ef.ConfigError, "valid"),
+    (dict(epochs=-1), ef.ConfigError, "epochs"),
+    (dict(average=1.5), ef.ConfigError, "average"),
+    (dict(learning_rate=1e-3), TypeError, "learning_rate"),
+])
+def test_settings(table, real_nvp, setting, error, word):
+    with pytest.raises(error, match=word):
+        real_nvp().fit(table, **setting)
+
+
+def test_schedule():
+    nice = ef.Schedule(lr=1.0, warmup=4, decay=0.5, floor=0.2)
+    assert [nice.lr_at(s) for s in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.25, 0.2]
+    assert [ef.Schedule(0.1).lr_at(s) for s in (0, 10**6)] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("zero_debias", [False, True])
+def test_moving_average(table, real_nvp, zero_debias):
+    flow = real_nvp(dtype="float64", permutation="shuffle")
+    flow.init(table)
+    average, decay = ef.MovingAverage(flow, 0.8, zero_debias=zero_debias), 0.8
+    wanted = np.zeros_like(flow.params) if zero_debias else flow.params.copy()
+    optimizer = ef.Adam(flow, lr=1e-2)
+    for _ in range(5):
+        flow.zero_grad()
+        flow.loss_and_grad(table)
+        optimizer.step()
+        average.update()
+        wanted = decay * wanted + (1 - decay) * flow.params
+    wanted /= (1 - decay**5) if zero_debias else 1
+    own = values(flow)
+    with average.applied():
+        np.testing.assert_allclose(flow.params, wanted, rtol=1e-12, atol=1e-15)
+        fixed = {k: v for k, v in values(flow).items() if "permutation" in k or "standardize" in k}
+        assert fixed and all(np.array_equal(v, own[k]) for k, v in fixed.items())
+        inside = flow.log_prob(table)
+    assert_same(flow, own)
+    assert not np.array_equal(inside, flow.log_prob(table))
+    with pytest.raises(RuntimeError), average.applied():
+        raise RuntimeError
+    assert_same(flow, own)
+
+
+def test_average_is_what_fit_keeps(table, real_nvp):
+    raw, averaged, seen = real_nvp(), real_nvp(), []
+    raw.fit(table, steps=6, batch_size=50)
+    averaged.fit(table, steps=6, batch_size=50, average=0.5,
+                 callback=lambda r: r["event"] == "step" and seen.append(averaged.params.copy()))
+    assert np.array_equal(seen[-1], raw.params)
+    weights = 0.5 ** np.arange(6, 0, -1)
+    wanted = np.tensordot(weights / weights.sum(), seen, 1)
+    np.testing.assert_allclose(averaged.params, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.SGD, ef.RMSProp])
+def test_optimizers_descend(table, real_nvp, make):
+    flow = real_nvp(dtype="float64")
+    flow.init(table)
+    optimizer = make(flow, lr=1e-3)
+    losses = []
+    for _ in range(30):
+        flow.zero_grad()
+        losses.append(flow.loss_and_grad(table))
+        ef.clip_grad_norm(flow, 1.0)
+        optimizer.step()
+    assert optimizer.steps == 30 and losses[-1] < losses[0]
+    flow.grads[0] = np.nan
+    before = flow.params.copy()
+    with pytest.raises(ef.NumericError):
+        optimizer.step()
+    assert np.array_equal(flow.params, before) and optimizer.steps == 30
+
+
+def test_clip(table, real_nvp):
+    flow = real_nvp(dtype="float64")
+    flow.init(table)
+    flow.loss_and_grad(table)
+    norm = float(np.linalg.norm(flow.grads))
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm)
+    assert np.linalg.norm(flow.grads) == pytest.approx(norm)
+    assert ef.clip_grad_norm(flow, norm / 4) == pytest.approx(norm)
+    assert np.linalg.norm(flow.grads) == pytest.approx(norm / 4)
+
+
+def test_class_conditional(images, glow):
+    x, labels = images
+    flow = glow(classes=3, class_weight=1.0)
+    history = flow.fit(x, label=labels, valid=x, valid_label=labels, epochs=40, batch_size=16, lr=1e-2)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert np.mean(flow.class_log_prob(x).argmax(1) == labels) > 0.6
+    right = flow.log_prob(x, label=labels).mean()
+    assert right > flow.log_prob(x, label=(labels + 1) % 3).mean()
+    assert math.isfinite(flow.last_step["class_nll"])
