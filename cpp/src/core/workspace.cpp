@@ -2,21 +2,31 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "evenflow/context.hpp"
 
 namespace evenflow {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kFirstBlock = size_t{1} << 16;
 
 size_t rounded(size_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
+// Large blocks ask for huge pages: rows of wide activations lie a page or more apart.
 char* allocate(size_t bytes) {
-  void* p = std::aligned_alloc(kAlign, bytes);
+  const size_t align = bytes >= kHugePage ? kHugePage : kAlign;
+  void* p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
   if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+  if (align == kHugePage) madvise(p, (bytes + align - 1) / align * align, MADV_HUGEPAGE);
+#endif
   return static_cast<char*>(p);
 }
 

@@ -115,7 +115,10 @@ struct PatchesTransposedA {
       for (int64_t p = 0; p < k; ++p, taps.advance(pixel)) {
         const int64_t row = taps.source(pixel, tap);
         T* out = dst + p * R + i;
-        if (row >= 0) {
+        if (row >= 0 && inside == R) {
+          const T* src = data + row * stride + c0;
+          for (int q = 0; q < R; ++q) out[q] = src[q];
+        } else if (row >= 0) {
           const T* src = data + row * stride + c0;
           for (int64_t q = 0; q < inside; ++q) out[q] = src[q];
         } else {
@@ -156,14 +159,21 @@ struct PatchesB {
   Taps taps;
   void operator()(T* dst, int64_t k0, int64_t k, int64_t n0, int64_t cols) const {
     constexpr int N = Tile<Isa, T>::cols;
+    const int first_tap = static_cast<int>(n0 / channels);
     Pixel pixel = taps.pixel(k0);
     for (int64_t p = 0; p < k; ++p, taps.advance(pixel)) {
       T* out = dst + p * N;
-      for (int64_t j = 0; j < cols;) {
-        const int64_t c0 = (n0 + j) % channels;
+      int tap = first_tap;
+      int64_t c0 = n0 - first_tap * channels;
+      for (int64_t j = 0; j < cols; ++tap, c0 = 0) {
         const int64_t run = ops::min_of(channels - c0, cols - j);
-        const int64_t row = taps.source(pixel, static_cast<int>((n0 + j) / channels));
-        for (int64_t q = 0; q < run; ++q) out[j + q] = row >= 0 ? data[row * stride + c0 + q] : T(0);
+        const int64_t row = taps.source(pixel, tap);
+        const T* src = data + row * stride + c0;
+        if (row >= 0) {
+          for (int64_t q = 0; q < run; ++q) out[j + q] = src[q];
+        } else {
+          for (int64_t q = 0; q < run; ++q) out[j + q] = T(0);
+        }
         j += run;
       }
       for (int64_t j = cols; j < N; ++j) out[j] = T(0);
@@ -183,17 +193,29 @@ struct WeightsB {
   int64_t rows;      ///< weight rows of a tap
   int64_t channels;  ///< of them, those of the image
   int64_t outputs;
-  T at(int64_t k, int64_t n) const {
-    if (as == WeightsAs::channels_by_tap_outputs)
-      return data[(n / outputs * rows + k) * outputs + n % outputs];
-    if (as == WeightsAs::outputs_by_tap_channels)
-      return data[(n / channels * rows + n % channels) * outputs + k];
-    return data[(k / outputs * rows + n) * outputs + k % outputs];
-  }
   void operator()(T* dst, int64_t k0, int64_t k, int64_t n0, int64_t cols) const {
     constexpr int N = Tile<Isa, T>::cols;
     for (int64_t j = 0; j < N; ++j) {
-      for (int64_t p = 0; p < k; ++p) dst[p * N + j] = j < cols ? at(k0 + p, n0 + j) : T(0);
+      if (j >= cols) {
+        for (int64_t p = 0; p < k; ++p) dst[p * N + j] = T(0);
+        continue;
+      }
+      const int64_t n = n0 + j;
+      if (as == WeightsAs::channels_by_tap_outputs) {
+        const T* src = data + (n / outputs * rows + k0) * outputs + n % outputs;
+        for (int64_t p = 0; p < k; ++p) dst[p * N + j] = src[p * outputs];
+      } else if (as == WeightsAs::outputs_by_tap_channels) {
+        const T* src = data + (n / channels * rows + n % channels) * outputs + k0;
+        for (int64_t p = 0; p < k; ++p) dst[p * N + j] = src[p];
+      } else {
+        int64_t tap = k0 / outputs, o = k0 % outputs;
+        for (int64_t p = 0; p < k; ++tap, o = 0) {
+          const T* src = data + (tap * rows + n) * outputs + o;
+          const int64_t run = ops::min_of(outputs - o, k - p);
+          for (int64_t q = 0; q < run; ++q) dst[(p + q) * N + j] = src[q];
+          p += run;
+        }
+      }
     }
   }
 };
