@@ -45,9 +45,14 @@ struct RowsA {
     constexpr int R = Tile<Isa, T>::rows;
     const T* src[R];
     for (int i = 0; i < R; ++i) src[i] = data + (m0 + (i < rows ? i : 0)) * stride + k0;
-    for (int64_t p = 0; p < k; ++p) {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    for (int64_t line = 0; line < k; line += kLine) {
+      // The next panel's rows: too many streams for the hardware to follow.
+      for (int i = 0; i < R; ++i) __builtin_prefetch(src[i] + R * stride + line);
+      for (int64_t p = line; p < ops::min_of(k, line + kLine); ++p) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) dst[p * R + i] = src[i][p];
+        for (int i = 0; i < R; ++i) dst[p * R + i] = src[i][p];
+      }
     }
     if (rows < R) {
       for (int64_t p = 0; p < k; ++p) {
@@ -117,6 +122,7 @@ struct PatchesTransposedA {
         T* out = dst + p * R + i;
         if (row >= 0 && inside == R) {
           const T* src = data + row * stride + c0;
+          __builtin_prefetch(src + 8 * stride);
           for (int q = 0; q < R; ++q) out[q] = src[q];
         } else if (row >= 0) {
           const T* src = data + row * stride + c0;
@@ -140,6 +146,8 @@ struct RowsB {
     constexpr int N = Tile<Isa, T>::cols;
     for (int64_t p = 0; p < k; ++p) {
       const T* src = data + (k0 + p) * stride + n0;
+      __builtin_prefetch(src + 8 * stride);
+      __builtin_prefetch(src + 8 * stride + N - 1);
       T* out = dst + p * N;
       if (cols == N) {
         for (int j = 0; j < N; ++j) out[j] = src[j];
