@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cpu/gemm/gemm.hpp"
 
 // Operand gathering for gemm::multiply.
@@ -36,29 +38,78 @@ struct Taps {
   }
 };
 
-/// A or B row-major in memory.
+/// Transposes lanes x lanes values held in vectors, by exchanging ever smaller blocks.
+template <class Isa, class T>
+struct Transpose {
+  static constexpr int lanes = Tile<Isa, T>::lanes;
+  typedef T Vector __attribute__((vector_size(Isa::vector_bytes), aligned(sizeof(T)), may_alias));
+  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
+  typedef Index Lanes __attribute__((vector_size(Isa::vector_bytes)));
+
+  template <int step>
+  EVENFLOW_HD static void exchange(Vector* v) {
+    Lanes low, high;
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      low[j] = j & step ? lanes + j - step : j;
+      high[j] = j & step ? lanes + j : j + step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) {
+      if (i & step) continue;
+      const Vector a = v[i], b = v[i + step];
+      v[i] = __builtin_shuffle(a, b, low);
+      v[i + step] = __builtin_shuffle(a, b, high);
+    }
+  }
+
+  EVENFLOW_HD static void run(Vector* v) {
+    if (lanes > 8) exchange<8>(v);
+    if (lanes > 4) exchange<4>(v);
+    if (lanes > 2) exchange<2>(v);
+    exchange<1>(v);
+  }
+};
+
+/// A row-major in memory.
 template <class Isa, class T>
 struct RowsA {
   const T* data;
   int64_t stride;
   void operator()(T* dst, int64_t m0, int64_t rows, int64_t k0, int64_t k) const {
     constexpr int R = Tile<Isa, T>::rows;
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
     const T* src[R];
     for (int i = 0; i < R; ++i) src[i] = data + (m0 + (i < rows ? i : 0)) * stride + k0;
-    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
     for (int64_t line = 0; line < k; line += kLine) {
       // The next panel's rows: too many streams for the hardware to follow.
       for (int i = 0; i < R; ++i) __builtin_prefetch(src[i] + R * stride + line);
-      for (int64_t p = line; p < ops::min_of(k, line + kLine); ++p) {
+      const int64_t end = ops::min_of(k, line + kLine);
+      int64_t p = line;
+      if (Tile<Isa, T>::lanes >= R && rows == R) {
+        for (; p + Tile<Isa, T>::lanes < end + (end < k); p += Tile<Isa, T>::lanes)
+          pack_lanes(dst + p * R, src, p);
+      }
+      for (; p < end; ++p) {
 #pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) dst[p * R + i] = src[i][p];
+        for (int i = 0; i < R; ++i) dst[p * R + i] = i < rows ? src[i][p] : T(0);
       }
     }
-    if (rows < R) {
-      for (int64_t p = 0; p < k; ++p) {
-        for (int64_t i = rows; i < R; ++i) dst[p * R + i] = T(0);
-      }
-    }
+  }
+
+ private:
+  /// Columns [p, p + lanes). Stores are wider than a row of the panel; what spills is overwritten by the
+  /// next.
+  EVENFLOW_HD static void pack_lanes(T* dst, const T* const* src, int64_t p) {
+    using X = Transpose<Isa, T>;
+    constexpr int R = Tile<Isa, T>::rows;
+    typename X::Vector v[X::lanes] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < R && i < X::lanes; ++i)
+      v[i] = *reinterpret_cast<const typename X::Vector*>(src[i] + p);
+    X::run(v);
+#pragma GCC unroll 16
+    for (int j = 0; j < X::lanes; ++j) *reinterpret_cast<typename X::Vector*>(dst + j * R) = v[j];
   }
 };
 
