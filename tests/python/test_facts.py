@@ -1,0 +1,107 @@
+"""What must be true of a density model, whatever it has learned."""
+
+import math
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+@pytest.fixture(scope="module")
+def moons():
+    """A trained 2-D model and its data."""
+    rng = np.random.default_rng(0)
+    angle, side = rng.uniform(0, np.pi, 2000), rng.integers(0, 2, 2000)
+    x = np.stack([np.where(side, np.cos(angle), 1 - np.cos(angle)),
+                  np.where(side, np.sin(angle), 0.5 - np.sin(angle))], 1) + 0.1 * rng.standard_normal((2000, 2))
+    flow = ef.RealNVP(2, couplings=6, hidden=(32, 32), seed=0)
+    flow.init(x)
+    flow.fit(x, epochs=20, batch_size=128, optimizer="adam", lr=2e-3, seed=0)
+    return flow, x
+
+
+@pytest.fixture(scope="module")
+def trained_glow():
+    """A Glow after some steps on the digits, and the digits."""
+    digits = ef.data.load("digits")
+    flow = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=16, bits=4, seed=0)
+    flow.fit(digits.train[:500], epochs=4, batch_size=50, optimizer="adamax", lr=5e-3, warmup=10, seed=0)
+    return flow, digits.test
+
+
+def test_trained_density_integrates_to_one(moons):
+    flow, x = moons
+    assert flow.log_prob(x).mean() > -1.6  # it has learned: a Gaussian fit gives -2.1
+    axis = np.linspace(-5, 6, 1200)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    total = np.exp(flow.log_prob(grid)).sum() * (axis[1] - axis[0]) ** 2
+    assert abs(total - 1) < 1e-3
+
+
+def test_bits_per_dim_of_uniform_images():
+    # A fresh NICE is the identity on [0, 1] but for nets of weights 0.01: with those at zero it is exactly that.
+    flow = ef.NICE((8, 8, 1), couplings=2, hidden=(4,), prior="logistic", seed=0)
+    flow.params[:] = 0
+    x = np.random.default_rng(0).integers(0, 256, (4000, 8, 8, 1)).astype(np.uint8)
+    flow.init(x[:10])
+    _, logdet = flow.forward(x[:10])
+    assert np.allclose(-logdet / (64 * math.log(2)), 8.0, atol=1e-6)  # the units alone: 8 bits
+    # Coding uniform data by the base's density on [0, 1] costs 8 - E log2 p0(u) bits.
+    u = (np.arange(100000) + 0.5) / 100000
+    log_p0 = -(np.logaddexp(0, u) + np.logaddexp(0, -u))
+    assert abs(flow.bits_per_dim(x).mean() - (8 - log_p0.mean() / math.log(2))) < 1e-3
+
+
+def test_actnorm_outputs_are_standardised_after_init():
+    x = np.random.default_rng(1).gamma(2.0, 3.0, (500, 5))
+    flow = ef.RealNVP(5, couplings=1, hidden=(4,), preprocess="none", actnorm=True, dtype="float64")
+    flow.init(x)  # the only coupling starts as the identity
+    z = flow.encode(x)
+    assert np.abs(z.mean(0)).max() < 1e-9
+    assert np.abs(z.std(0) - 1).max() < 1e-5  # Glow's 1e-6 beside the standard deviation
+
+
+def test_decoded_images_are_exact_after_training(trained_glow):
+    flow, images = trained_glow
+    assert np.array_equal(np.rint(flow.decode(flow.encode(images))), images >> 4)
+    assert np.array_equal(flow.to_uint8(flow.decode(flow.encode(images))), images)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_a_sample_does_not_depend_on_how_many_are_drawn(trained_glow, moons, n):
+    for flow in (trained_glow[0], moons[0]):
+        assert np.array_equal(flow.sample(40, seed=3)[:n], flow.sample(n, seed=3))
+
+
+def test_rebuilding_gives_the_gradients_of_keeping(trained_glow):
+    flow, images = trained_glow
+    grads = []
+    for budget in (0, 1 << 40):
+        flow.zero_grad()
+        flow.loss_and_grad(images[:64], activation_budget=budget)
+        assert not flow.last_step["fallback"]
+        grads.append(flow.grads.copy())
+    assert np.abs(grads[0] - grads[1]).max() < 1e-5 * np.abs(grads[1]).max()
+
+
+def test_samples_of_a_trained_model_have_the_likelihood_of_data(moons):
+    flow, x = moons
+    drawn = flow.log_prob(flow.sample(4000, seed=1))
+    # The model's own entropy and its likelihood of the data agree when it fits.
+    assert abs(drawn.mean() - flow.log_prob(x).mean()) < 0.1
+
+
+def test_shape_property_round_trip():
+    rng = np.random.default_rng(4)
+    for _ in range(12):
+        levels = int(rng.integers(1, 3))
+        h, w = (int(v) * 2**levels for v in rng.integers(1, 4, 2))
+        c, n = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        flow = ef.Glow((h, w, c), levels=levels, steps=2, hidden=5, dtype="float64", seed=1)
+        flow.init(rng.uniform(0, 256, (16, h, w, c)))
+        x = rng.uniform(0, 256, (n, h, w, c))
+        z, logdet = flow.forward(x)
+        back, inverse_logdet = flow.inverse(z)
+        assert np.abs(back - x).max() < 1e-9
+        assert np.abs(logdet + inverse_logdet).max() < 1e-9
