@@ -12,6 +12,8 @@ inline void check(cudaError_t status, const char* call) {
 }
 
 /// After every launch.
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+inline void check_launch(const char* kernel) {
+  check(cudaGetLastError(), kernel);
+}
 
 }  // namespace evenflow::cuda

@@ -14,7 +14,8 @@ constexpr int kThreads = 256;
 template <class F>
 __global__ void for_each_kernel(int64_t rows, int64_t cols, F f) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * cols; i += stride) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * cols;
+       i += stride) {
     f(i / cols, i % cols);
   }
 }
@@ -66,12 +67,14 @@ struct CudaExec {
   static void for_each(cudaStream_t stream, int64_t rows, int64_t cols, const F& f) {
     if (rows * cols == 0) return;
     const int64_t blocks = (rows * cols + kThreads - 1) / kThreads;
-    for_each_kernel<<<static_cast<unsigned>(blocks < 65535 ? blocks : 65535), kThreads, 0, stream>>>(rows, cols, f);
+    for_each_kernel<<<static_cast<unsigned>(blocks < 65535 ? blocks : 65535), kThreads, 0, stream>>>(rows,
+                                                                                                     cols, f);
     check_launch("for_each");
   }
 
   template <class F>
-  static void sum_groups(cudaStream_t stream, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
+  static void sum_groups(cudaStream_t stream, int64_t groups, int64_t rows, int64_t cols, const F& f,
+                         double* out) {
     if (groups == 0) return;
     sum_groups_kernel<<<static_cast<unsigned>(groups), kThreads, 0, stream>>>(rows, cols, f, out);
     check_launch("sum_groups");

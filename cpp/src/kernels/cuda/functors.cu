@@ -17,11 +17,17 @@ struct Instantiate {
   double* out;
 
   template <class F>
-  void each(F f = {}) const { CudaExec::for_each(stream, 1, 1, f); }
+  void each(F f = {}) const {
+    CudaExec::for_each(stream, 1, 1, f);
+  }
   template <class F>
-  void groups(F f = {}) const { CudaExec::sum_groups(stream, 1, 1, 1, f, out); }
+  void groups(F f = {}) const {
+    CudaExec::sum_groups(stream, 1, 1, 1, f, out);
+  }
   template <class F>
-  void columns(F f = {}) const { CudaExec::sum_columns<T>(stream, 1, 1, f, out); }
+  void columns(F f = {}) const {
+    CudaExec::sum_columns<T>(stream, 1, 1, f, out);
+  }
 
   template <class Law>
   void law() const {
