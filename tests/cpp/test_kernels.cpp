@@ -160,6 +160,30 @@ TEST_CASE("an output row does not depend on the batch around it, nor on threads"
   CHECK(results[0] == results[2]);
 }
 
+TEST_CASE("a row's products do not depend on how many rows there are") {
+  Context ctx("cpu", 1);
+  for (const auto& [cin, cout] :
+       {std::pair<int, int>{1, 32}, {32, 2}, {32, 4}, {33, 32}, {32, 48}, {70, 100}}) {
+    for (const int kernel : {1, 3}) {
+      ConvDims dims;
+      dims.in = {40, 1, 1, cin};
+      dims.cout = cout;
+      dims.kernel = kernel;
+      const std::vector<float> x = as<float>(random_values(dims.in.size(), 1, -1, 1));
+      const std::vector<float> w = as<float>(random_values(dims.weight_size(), 2, -1, 1));
+      std::vector<float> all(static_cast<size_t>(40 * cout)), single(all.size());
+      ctx.kernels<float>().conv_forward(ctx, dims, {x.data(), dims.in}, w.data(), {},
+                                        {all.data(), dims.in.with_channels(cout)});
+      dims.in.n = 1;
+      for (int64_t i = 0; i < 40; ++i) {
+        ctx.kernels<float>().conv_forward(ctx, dims, {x.data() + i * cin, dims.in}, w.data(), {},
+                                          {single.data() + i * cout, dims.in.with_channels(cout)});
+      }
+      CHECK(all == single);
+    }
+  }
+}
+
 TEST_CASE("an unknown instruction set is refused") {
   const IsaGuard guard("mmx");
   CHECK_THROWS_AS(Context(), ConfigError);

@@ -23,7 +23,7 @@ class EVENFLOW_API Conditioner {
 
   /// Values of `acts` for a batch of n: everything that backward needs besides x.
   virtual int64_t activation_size(int64_t n) const = 0;
-  /// Writes h (n, height, width, out_channels) and acts.
+  /// Writes h (n, height, width, out_channels) and acts (null: not kept).
   virtual void forward(Context&, const Params<T>&, View<const T> x, View<T> h, T* acts) const = 0;
   /// Adds to dx and to params.grads; overwrites acts and dh. `h` is forward's output.
   virtual void backward(Context&, const Params<T>&, View<const T> x, View<const T> h, T* acts, View<T> dh,

@@ -6,7 +6,7 @@
 
 namespace evenflow {
 
-/// A chain of units. `acts` holds the outputs of all but the last.
+/// A chain of units without weight norm. `acts` holds the outputs of all but the last.
 template <class T>
 class ConvStack : public Conditioner<T> {
  public:
@@ -42,45 +42,35 @@ class ConvStack : public Conditioner<T> {
 
   int64_t activation_size(int64_t n) const override {
     int64_t size = 0;
-    for (size_t u = 0; u + 1 < units_.size(); ++u) size += units_[u].output_size(n);
+    for (size_t u = 0; u + 1 < units_.size(); ++u) {
+      size += units_[u].output_shape(n).pixels() * padded_stride(units_[u].config().cout, sizeof(T));
+    }
     return size;
   }
 
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> h, T* acts) const override {
-    for (size_t u = 0; u + 1 < units_.size(); ++u) {
-      View<T> y(acts, units_[u].output_shape(x.shape.n));
-      units_[u].forward(ctx, params, x, y);
-      acts += y.shape.size();
-      x = y;
-    }
-    units_.back().forward(ctx, params, x, h);
+    WorkspaceScope scope(ctx);
+    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
+                                   false, x, acts, h);
   }
 
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> h, T* acts, View<T> dh,
                 View<T> dx) const override {
-    const int64_t n = x.shape.n;
     WorkspaceScope scope(ctx);
-    T* end = acts + activation_size(n);
-    View<const T> y = h;
-    View<T> dy = dh;
-    for (size_t u = units_.size(); u-- > 0;) {
-      if (u == 0) {
-        units_[0].backward(ctx, params, x, y, dy, dx, true);
-        return;
-      }
-      end -= units_[u - 1].output_size(n);
-      const View<const T> input(end, units_[u - 1].output_shape(n));
-      View<T> dinput(scope.take<T>(input.shape.size()), input.shape);
-      units_[u].backward(ctx, params, input, y, dy, dinput, false);
-      y = input;
-      dy = dinput;
-    }
+    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
+                                    false, x, acts, h, dh, dx);
   }
 
  protected:
   const std::vector<ConvUnit<T>>& units() const { return units_; }
 
  private:
+  const StackUnit<T>* stack(WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
+    StackUnit<T>* stack = scope.take<StackUnit<T>>(static_cast<int64_t>(units_.size()));
+    for (size_t u = 0; u < units_.size(); ++u) stack[u] = units_[u].stack_unit(scope, params, n);
+    return stack;
+  }
+
   std::vector<std::string> names_;
   std::vector<ConvUnit<T>> units_;
 };

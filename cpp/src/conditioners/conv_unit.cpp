@@ -105,6 +105,20 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
                                params.grad(weight_), config_.magnitude ? params.grad(magnitude_) : nullptr);
 }
 
+template <class T>
+StackUnit<T> ConvUnit<T>::stack_unit(WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
+  StackUnit<T> unit;
+  unit.dims = dims(n);
+  unit.w = params.value(weight_);
+  unit.epilogue = epilogue(scope, params);
+  unit.logs_factor = T(kLogScale);
+  if (!params.grads) return unit;
+  unit.dw = params.grad(weight_);
+  if (config_.bias) unit.dbias = params.grad(bias_);
+  if (config_.logs) unit.dlogs = params.grad(logs_);
+  return unit;
+}
+
 template class ConvUnit<float>;
 template class ConvUnit<double>;
 

@@ -43,6 +43,9 @@ class ConvUnit {
   void backward(Context&, const Params<T>&, View<const T> x, View<const T> y, View<T> dy, View<T> dx,
                 bool accumulate) const;
 
+  /// This unit as part of a chain (no weight norm).
+  StackUnit<T> stack_unit(WorkspaceScope&, const Params<T>&, int64_t n) const;
+
  private:
   ConvDims dims(int64_t n) const;
   /// The weights that multiply: the parameter itself, or its normalised copy in the workspace.

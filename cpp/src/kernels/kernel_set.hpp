@@ -5,6 +5,7 @@
 #include "evenflow/prior.hpp"
 #include "evenflow/rng.hpp"
 #include "evenflow/types.hpp"
+#include "kernels/ops/host_device.hpp"
 
 // Every kernel, once. Views are NHWC; "rows" are pixels. Outputs are overwritten unless a comment says +=.
 
@@ -29,6 +30,33 @@ struct Epilogue {
   const T* scale = nullptr;  ///< (cout)
   bool relu = false;
 };
+
+/// One convolution of a chain, and where its gradients go (+=; null: there is no such parameter).
+template <class T>
+struct StackUnit {
+  ConvDims dims;
+  const T* w = nullptr;
+  Epilogue<T> epilogue;
+  T* dw = nullptr;
+  T* dbias = nullptr;
+  T* dlogs = nullptr;
+  T logs_factor = T(1);  ///< scale = exp(logs_factor * logs)
+};
+
+/// Values from one row to the next in buffers of our own: an odd number of cache lines, so that a column of a
+/// wide activation does not fall into few sets of a cache.
+EVENFLOW_HD int64_t padded_stride(int64_t channels, int64_t value_bytes) {
+  const int64_t line = 64 / value_bytes, lines = (channels + line - 1) / line;
+  return (lines + (lines > 1 && lines % 2 == 0 ? 1 : 0)) * line;
+}
+
+/// Values of all hidden activations of a chain.
+template <class T>
+EVENFLOW_HD int64_t hidden_size(const StackUnit<T>* units, int count, int64_t pixels, int64_t value_bytes) {
+  int64_t size = 0;
+  for (int u = 0; u + 1 < count; ++u) size += pixels * padded_stride(units[u].dims.cout, value_bytes);
+  return size;
+}
 
 enum class CouplingLaw { additive, glow, real_nvp, bounded, gaussian };
 
@@ -60,6 +88,13 @@ class KernelSet {
   /// dw += x^T dy over all pixels, in an order that does not depend on the thread count.
   virtual void conv_backward_weights(Context&, const ConvDims&, View<const T> x, View<const T> dy,
                                      T* dw) const = 0;
+  /// The chain of `count` units from x to h. acts: hidden activations, hidden_size() values of T, or of
+  /// bfloat16 if `half` (float32 only); null: not kept. Weights are rounded to bfloat16 too.
+  virtual void stack_forward(Context&, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                             void* acts, View<T> h) const = 0;
+  /// Gradients of the chain: dh is overwritten, dx += unless null.
+  virtual void stack_backward(Context&, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                              const void* acts, View<const T> h, View<T> dh, View<T> dx) const = 0;
   /// dy becomes the gradient of the bare convolution; dbias +=, dlogs += factor * d loss / d log scale
   /// (either may be null).
   virtual void epilogue_backward(Context&, View<const T> y, View<T> dy, const Epilogue<T>&, T* dbias,

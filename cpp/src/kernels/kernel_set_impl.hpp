@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cpu/gemm/conv.hpp"
+#include "kernels/cpu/gemm/stack.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
@@ -18,17 +18,47 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                     const Epilogue<T>& epilogue, View<T> y) const override {
-    gemm::conv_forward<Isa, T>(ctx, dims, x, w, epilogue, y);
+    gemm::conv_forward<Isa, T, T, T>(ctx, dims, x, w, false, epilogue, y);
   }
 
   void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                           bool accumulate) const override {
-    gemm::conv_backward_data<Isa, T>(ctx, dims, dy, w, dx, accumulate);
+    if (accumulate) {
+      gemm::conv_backward_data<Isa, T, T>(ctx, dims, dy, w, false, gemm::AddTo<T>{dx.data, dx.stride});
+    } else {
+      gemm::conv_backward_data<Isa, T, T>(ctx, dims, dy, w, false, gemm::Activate<T, T>{dx.data, dx.stride});
+    }
   }
 
   void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
                              T* dw) const override {
-    gemm::conv_backward_weights<Isa, T>(ctx, dims, x, dy, dw);
+    gemm::conv_backward_weights<Isa, T, T, T>(ctx, dims, x, dy, dw);
+  }
+
+  void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                     void* acts, View<T> h) const override {
+    if constexpr (std::is_same<T, float>::value) {
+      if (half) {
+        gemm::StackForward<Isa, T, Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h).run();
+        return;
+      }
+    }
+    gemm::StackForward<Isa, T, T>(ctx, units, count, x, static_cast<T*>(acts), h).run();
+  }
+
+  void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                      const void* acts, View<const T> h, View<T> dh, View<T> dx) const override {
+    const StackUnit<T>& last = units[count - 1];
+    if (last.epilogue.bias || last.epilogue.scale || last.epilogue.relu) {
+      epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+    }
+    if constexpr (std::is_same<T, float>::value) {
+      if (half) {
+        gemm::StackBackward<Isa, T, Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx).run();
+        return;
+      }
+    }
+    gemm::StackBackward<Isa, T, T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx).run();
   }
 
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "kernels/cpu/gemm/pack.hpp"
-#include "kernels/kernel_set.hpp"
+#include "kernels/cpu/exec.hpp"
+#include "kernels/cpu/gemm/multiply.hpp"
 
 // Convolutions as matrix products. A 3x3 kernel multiplies the number of columns by nine on one side; it is
-// taken on the side with fewer channels: patches of the input while packing, or one product a pixel for all
-// taps and a gather of nine neighbours afterwards.
+// taken on the side with fewer channels: patches of the input, or one product a pixel for all taps and a sum
+// of nine neighbours afterwards.
 
 namespace evenflow::gemm {
 
@@ -13,149 +13,170 @@ EVENFLOW_HD bool gather_input(const ConvDims& dims) {
   return dims.kernel == 1 || dims.in.c <= dims.cout;
 }
 
-EVENFLOW_HD Taps taps_of(const ConvDims& dims, int sign) {
-  return {dims.in.h, dims.in.w, dims.kernel, sign};
-}
-
+/// Width of the intermediate product of a pixel with all taps.
 template <class T>
-struct FinishEpilogue {
-  Epilogue<T> epilogue;
-  void operator()(T* c, int64_t ldc, int64_t, int64_t rows, int64_t n0, int64_t cols) const {
-    if (!epilogue.bias && !epilogue.scale && !epilogue.relu) return;
-    for (int64_t i = 0; i < rows; ++i) apply(c + i * ldc, n0, cols);
-  }
-  void apply(T* row, int64_t n0, int64_t cols) const {
-    const T* bias = epilogue.bias ? epilogue.bias + n0 : nullptr;
-    const T* scale = epilogue.scale ? epilogue.scale + n0 : nullptr;
-    if (bias) {
-      for (int64_t j = 0; j < cols; ++j) row[j] += bias[j];
-    }
-    if (scale) {
-      for (int64_t j = 0; j < cols; ++j) row[j] *= scale[j];
-    }
-    if (epilogue.relu) {
-      for (int64_t j = 0; j < cols; ++j) row[j] = ops::max_of(row[j], T(0));
-    }
-  }
-};
-
-/// out[m, n] (+)= sum over taps of products[source(m, tap), (tap, n)]; where the source is outside the
-/// image, the indicator's weight (tap, n) instead, if there is one. Then the epilogue.
-template <class Isa, class T>
-void gather_taps(Context& ctx, const Taps& taps, const T* products, int64_t channels, const T* outside,
-                 int64_t outside_stride, const Epilogue<T>& epilogue, bool accumulate, View<T> out) {
-  const int64_t width = taps.count() * channels, rows = out.shape.pixels();
-  const FinishEpilogue<T> finish{epilogue};
-  const int threads = CpuExec<Isa>::threads_for(ctx, rows * width);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t m = 0; m < rows; ++m) {
-    T* y = out.data + m * out.stride;
-    if (!accumulate) {
-      for (int64_t n = 0; n < channels; ++n) y[n] = T(0);
-    }
-    const Pixel pixel = taps.pixel(m);
-    for (int t = 0; t < taps.count(); ++t) {
-      const int64_t row = taps.source(pixel, t);
-      const T* src = row >= 0 ? products + row * width + t * channels
-                              : (outside ? outside + t * outside_stride : nullptr);
-      if (!src) continue;
-      for (int64_t n = 0; n < channels; ++n) y[n] += src[n];
-    }
-    finish.apply(y, 0, channels);
-  }
+EVENFLOW_HD int64_t products_stride(int64_t channels) {
+  return padded_stride(9 * channels + kSlack / 4, sizeof(T));
 }
 
-template <class Isa, class T>
-void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
-                  const Epilogue<T>& epilogue, View<T> y) {
-  const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
-  const FinishEpilogue<T> finish{epilogue};
-  if (dims.kernel == 1) {
-    multiply<Isa, T>(ctx, m, dims.cout, dims.in.c, RowsA<Isa, T>{x.data, x.stride},
-                     RowsB<Isa, T>{w, dims.cout}, y.data, y.stride, false, finish);
-    return;
-  }
-  if (gather_input(dims)) {
-    multiply<Isa, T>(ctx, m, dims.cout, dims.taps() * rows,
-                     PatchesA<Isa, T>{x.data, x.stride, dims.in.c, dims.edge, taps_of(dims, 1)},
-                     RowsB<Isa, T>{w, dims.cout}, y.data, y.stride, false, finish);
-    return;
-  }
-  WorkspaceScope scope(ctx);
-  const int64_t width = dims.taps() * dims.cout;
-  T* products = scope.take<T>(m * width);
-  multiply<Isa, T>(ctx, m, width, dims.in.c, RowsA<Isa, T>{x.data, x.stride},
-                   WeightsB<Isa, T, WeightsAs::channels_by_tap_outputs>{w, rows, dims.in.c, dims.cout},
-                   products, width, false, NoFinish());
-  gather_taps<Isa, T>(ctx, taps_of(dims, 1), products, dims.cout,
-                      dims.edge ? w + dims.in.c * dims.cout : nullptr, rows * dims.cout, epilogue, false, y);
-}
-
-template <class Isa, class T>
-void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
-                        bool accumulate) {
-  const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
-  if (dims.kernel == 1) {
-    multiply<Isa, T>(ctx, m, dims.in.c, dims.cout, RowsA<Isa, T>{dy.data, dy.stride},
-                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout},
-                     dx.data, dx.stride, accumulate, NoFinish());
-    return;
-  }
-  if (!gather_input(dims)) {
-    multiply<Isa, T>(ctx, m, dims.in.c, dims.taps() * dims.cout,
-                     PatchesA<Isa, T>{dy.data, dy.stride, dims.cout, false, taps_of(dims, -1)},
-                     WeightsB<Isa, T, WeightsAs::tap_outputs_by_channels>{w, rows, dims.in.c, dims.cout},
-                     dx.data, dx.stride, accumulate, NoFinish());
-    return;
-  }
-  WorkspaceScope scope(ctx);
-  const int64_t width = dims.taps() * dims.in.c;
-  T* products = scope.take<T>(m * width);
-  multiply<Isa, T>(ctx, m, width, dims.cout, RowsA<Isa, T>{dy.data, dy.stride},
-                   WeightsB<Isa, T, WeightsAs::outputs_by_tap_channels>{w, rows, dims.in.c, dims.cout},
-                   products, width, false, NoFinish());
-  gather_taps<Isa, T>(ctx, taps_of(dims, -1), products, dims.in.c, nullptr, 0, Epilogue<T>(), accumulate, dx);
-}
-
-/// dw of the indicator's rows: sums of dy over the pixels whose tap is outside the image.
-template <class Isa, class T>
-void edge_weight_gradient(Context& ctx, const ConvDims& dims, View<const T> dy, T* dw) {
-  const Taps taps = taps_of(dims, 1);
-  const int threads = CpuExec<Isa>::threads_for(ctx, dims.in.pixels() * dims.cout);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int t = 0; t < taps.count(); ++t) {
-    T* out = dw + (t * dims.weight_rows() + dims.in.c) * dims.cout;
-    Pixel pixel = taps.pixel(0);
-    for (; pixel.m < dims.in.pixels(); taps.advance(pixel)) {
-      if (taps.source(pixel, t) >= 0) continue;
-      for (int64_t n = 0; n < dims.cout; ++n) out[n] += dy.data[pixel.m * dy.stride + n];
+/// finish(sum over taps of products[source(m, tap), (tap, n)]) for rows [m_begin, m_end). sign 1: source is
+/// the pixel that the tap reads; -1: the pixel that reads m through the tap. Where the source is outside the
+/// image, outside (9, channels + slack) instead, unless null.
+template <class Isa, class T, class Finish>
+void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, const T* products,
+                 int64_t channels, const T* outside, const Finish& finish) {
+  using Vector = typename Tile<Isa, T>::Vector;
+  constexpr int L = Tile<Isa, T>::lanes;
+  const int64_t stride = products_stride<T>(channels);
+  for (int64_t m = m_begin; m < m_end; ++m) {
+    const int64_t j = m % shape.w, i = m / shape.w % shape.h;
+    const T* source[9];
+    for (int t = 0; t < 9; ++t) {
+      const int64_t dy = sign * (t / 3 - 1), dx = sign * (t % 3 - 1);
+      const bool inside = i + dy >= 0 && i + dy < shape.h && j + dx >= 0 && j + dx < shape.w;
+      source[t] = inside    ? products + (m + dy * shape.w + dx) * stride + t * channels
+                  : outside ? outside + t * channels
+                            : nullptr;
     }
-  }
-}
-
-template <class Isa, class T>
-void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
-  const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
-  if (gather_input(dims)) {
-    multiply<Isa, T>(ctx, dims.taps() * rows, dims.cout, m,
-                     PatchesTransposedA<Isa, T>{x.data, x.stride, dims.in.c, dims.edge, taps_of(dims, 1)},
-                     RowsB<Isa, T>{dy.data, dy.stride}, dw, dims.cout, true, NoFinish());
-    return;
-  }
-  WorkspaceScope scope(ctx);
-  const int64_t width = dims.taps() * dims.cout;
-  T* by_tap = scope.take<T>(dims.in.c * width);  // (c, (tap, n))
-  multiply<Isa, T>(
-      ctx, dims.in.c, width, m, PatchesTransposedA<Isa, T>{x.data, x.stride, dims.in.c, false, Taps()},
-      PatchesB<Isa, T>{dy.data, dy.stride, dims.cout, taps_of(dims, -1)}, by_tap, width, false, NoFinish());
-  for (int64_t t = 0; t < dims.taps(); ++t) {
-    for (int64_t c = 0; c < dims.in.c; ++c) {
-      for (int64_t n = 0; n < dims.cout; ++n) {
-        dw[(t * rows + c) * dims.cout + n] += by_tap[c * width + t * dims.cout + n];
+    for (int64_t n = 0; n < channels; n += L) {
+      typename Tile<Isa, T>::Value sum = {};
+      for (int t = 0; t < 9; ++t) {
+        if (source[t]) sum += *reinterpret_cast<const Vector*>(source[t] + n);
+      }
+      if (n + L <= channels) {
+        finish.template columns<1, typename Tile<Isa, T>::Value>(1, m, n, [&](int) { return sum; });
+      } else {
+        for (int64_t c = n; c < channels; ++c) {
+          finish.template columns<1, T>(1, m, c, [&](int) { return sum[c - n]; });
+        }
       }
     }
   }
-  if (dims.edge) edge_weight_gradient<Isa, T>(ctx, dims, dy, dw);
+}
+
+/// The indicator's weights, with room to read past their end.
+template <class T>
+EVENFLOW_HD const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims, const T* w) {
+  if (!dims.edge) return nullptr;
+  T* out = scope.take<T>(9 * dims.cout + kSlack);
+  for (int64_t t = 0; t < 9; ++t) {
+    copy_run(out + t * dims.cout, w + (t * dims.weight_rows() + dims.in.c) * dims.cout, dims.cout);
+  }
+  for (int64_t i = 9 * dims.cout; i < 9 * dims.cout + kSlack; ++i) out[i] = T(0);
+  return out;
+}
+
+/// The images of x with a border, filled by a team of its own.
+template <class Isa, class T, class S>
+Bordered<Isa, T> bordered(Context& ctx, WorkspaceScope& scope, View<const S> x, bool edge) {
+  T* out = scope.take<T>(Bordered<Isa, T>::size(x.shape, edge));
+  Bordered<Isa, T> image;
+  run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.size()), [&](const Team& team) {
+    const Bordered<Isa, T> filled = Bordered<Isa, T>::fill(team, x, edge, out);
+    if (team.rank == 0) image = filled;
+  });
+  return image;
+}
+
+/// gather_taps over all rows, on a team of its own, or by one thread where `finish` adds up columns.
+template <class Isa, class T, class Finish>
+void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* products, int64_t channels,
+                     const T* outside, const Finish& finish) {
+  const int64_t rows = shape.pixels();
+  const int threads = Finish::has_sums ? 1 : CpuExec<Isa>::threads_for(ctx, rows * 9 * channels);
+  run_team<Isa>(threads, [&](const Team& team) {
+    gather_taps<Isa, T>(shape, team.begin(rows), team.end(rows), sign, products, channels, outside, finish);
+  });
+}
+
+/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16.
+template <class Isa, class T, class S, class Y>
+void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* w, bool round,
+                  const Epilogue<T>& epilogue, View<Y> y) {
+  const int64_t m = dims.in.pixels();
+  WorkspaceScope scope(ctx);
+  const Activate<T, Y> finish{y.data, y.stride, epilogue.bias, epilogue.scale, epilogue.relu};
+  const WeightsB<Isa, T> rows(WeightsAs::rows, dims, w, round);
+  if (dims.kernel == 1) {
+    multiply(ctx, m, ViewRows<Isa, T, S>{x.data, x.stride, dims.in.c}, rows, finish);
+  } else if (gather_input(dims)) {
+    multiply(ctx, m, PatchRows<Isa, T>{bordered<Isa, T, S>(ctx, scope, x, dims.edge)}, rows, finish);
+  } else {
+    T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
+    multiply(ctx, m, ViewRows<Isa, T, S>{x.data, x.stride, dims.in.c},
+             WeightsB<Isa, T>(WeightsAs::channels_by_tap_outputs, dims, w, round),
+             Activate<T, T>{products, products_stride<T>(dims.cout)});
+    gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
+  }
+}
+
+/// finish(conv^T(dy)).
+template <class Isa, class T, class S, class Finish>
+void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, bool round,
+                        const Finish& finish) {
+  const int64_t m = dims.in.pixels();
+  WorkspaceScope scope(ctx);
+  if (dims.kernel == 1) {
+    multiply(ctx, m, ViewRows<Isa, T, S>{dy.data, dy.stride, dims.cout},
+             WeightsB<Isa, T>(WeightsAs::outputs_by_tap_channels, dims, w, round), finish);
+  } else if (!gather_input(dims)) {
+    multiply(ctx, m, PatchRows<Isa, T>{bordered<Isa, T, S>(ctx, scope, dy, false)},
+             WeightsB<Isa, T>(WeightsAs::tap_outputs_by_channels, dims, w, round), finish);
+  } else {
+    T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
+    multiply(ctx, m, ViewRows<Isa, T, S>{dy.data, dy.stride, dims.cout},
+             WeightsB<Isa, T>(WeightsAs::outputs_by_tap_channels, dims, w, round),
+             Activate<T, T>{products, products_stride<T>(dims.in.c)});
+    gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
+                            finish.for_block(0));
+  }
+}
+
+/// dw of the indicator's rows: sums of dy over the pixels whose tap is outside the image.
+template <class Isa, class T, class S>
+void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
+  const Shape& in = dims.in;
+  for (int64_t m = 0; m < in.pixels(); ++m) {
+    const int64_t j = m % in.w, i = m / in.w % in.h;
+    if (i > 0 && i + 1 < in.h && j > 0 && j + 1 < in.w) continue;
+    for (int64_t t = 0; t < 9; ++t) {
+      const int64_t row = i + t / 3 - 1, column = j + t % 3 - 1;
+      if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
+      T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
+      for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<T>::load(dy.data + m * dy.stride + n);
+    }
+  }
+}
+
+/// dw += x^T dy.
+template <class Isa, class T, class S, class D>
+void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
+  const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
+  WorkspaceScope scope(ctx);
+  const ViewRows<Isa, T, S> x_rows{x.data, x.stride, dims.in.c};
+  const ViewRows<Isa, T, D> dy_rows{dy.data, dy.stride, dims.cout};
+  if (dims.kernel == 1) {
+    multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, dy_rows, dims.cout, dw, dims.cout);
+    return;
+  }
+  if (gather_input(dims)) {
+    const PatchRows<Isa, T> patches{bordered<Isa, T, S>(ctx, scope, x, dims.edge)};
+    multiply_transposed<Isa, T>(ctx, m, patches, 9 * rows, dy_rows, dims.cout, dw, dims.cout);
+    return;
+  }
+  const PatchRows<Isa, T> patches{bordered<Isa, T, D>(ctx, scope, dy, false)};
+  const int64_t width = 9 * dims.cout, stride = padded_stride(width, sizeof(T));
+  T* by_tap = scope.take<T>(dims.in.c * stride);  // (c, (tap, n)), taps from the last to the first
+  for (int64_t i = 0; i < dims.in.c * stride; ++i) by_tap[i] = T(0);
+  multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, patches, width, by_tap, stride);
+  for (int64_t t = 0; t < 9; ++t) {
+    for (int64_t c = 0; c < dims.in.c; ++c) {
+      const T* from = by_tap + c * stride + (8 - t) * dims.cout;
+      T* to = dw + (t * rows + c) * dims.cout;
+      for (int64_t n = 0; n < dims.cout; ++n) to[n] += from[n];
+    }
+  }
+  if (dims.edge) edge_weight_gradient<Isa, T, D>(dims, dy, dw);
 }
 
 }  // namespace evenflow::gemm

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/ops/math.hpp"
+
+namespace evenflow {
+
+/// bfloat16: the upper half of a float32. Storage only; arithmetic is float32.
+struct Bf16 {
+  uint16_t bits;
+};
+
+EVENFLOW_HD float to_float(Bf16 x) {
+  return ops::bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(x.bits) << 16));
+}
+
+/// Rounds to nearest, ties to even; NaN stays NaN.
+EVENFLOW_HD Bf16 to_bf16(float x) {
+  const uint32_t w = static_cast<uint32_t>(ops::float_to_bits(x));
+  if (x != x) return {static_cast<uint16_t>((w >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((w + 0x7fffu + ((w >> 16) & 1u)) >> 16)};
+}
+
+}  // namespace evenflow

@@ -1,0 +1,153 @@
+#pragma once
+
+#include "evenflow/context.hpp"
+#include "kernels/cpu/gemm/rows.hpp"
+#include "kernels/cpu/team.hpp"
+
+// Products by blocks. A tile of A stays in the first-level cache or a short block of tiles in the second,
+// and panels of packed weights stream past it; every element of the product is one sum over all of k, so that
+// results depend neither on blocks nor on threads nor on the batch size.
+
+namespace evenflow::gemm {
+
+constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a thread costs more than it brings
+constexpr int64_t kBlockTiles = 8;
+constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
+constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
+constexpr int64_t kPixelBlock = 256;     ///< rows of both sides in a gradient of weights
+
+EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
+  return m * n * k < kParallelProducts ? 1 : ctx.threads();
+}
+
+/// How the rows of a product are divided: into blocks of whole tiles, the same for any number of threads.
+template <class Isa, class T>
+struct Blocks {
+  int64_t m, tiles, count;
+  Blocks(int64_t m_, int64_t k) : m(m_), tiles((m_ + Tile<Isa, T>::rows - 1) / Tile<Isa, T>::rows) {
+    const int64_t groups = (tiles + kBlockTiles - 1) / kBlockTiles;
+    count = m * k * static_cast<int64_t>(sizeof(T)) <= kKeptBytes
+                ? 1
+                : (groups + kBlocks - 1) / kBlocks * kBlocks;
+  }
+  int64_t begin(int64_t block) const { return ops::min_of(m, tiles * block / count * Tile<Isa, T>::rows); }
+  int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
+};
+
+/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is. buffer: room for the
+/// block's tiles.
+template <class Isa, class T, class A, class Panel, class Finish>
+void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T>& b, int64_t p_begin,
+                    int64_t p_end, const Panel& panel, const Finish& finish, Strip<T>* strips, T* buffer) {
+  using S = Tile<Isa, T>;
+  int64_t tiles = 0;
+  for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
+    const int64_t rows = ops::min_of<int64_t>(S::rows, m_end - m0);
+    strips[tiles] = a.tile(m0, rows, S::height_for(rows), buffer + tiles * a.tile_size());
+  }
+  for (int64_t p = p_begin; p < p_end; ++p) {
+    const Strip<T> right = panel(p);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t m0 = m_begin + t * S::rows;
+      multiply_tile<Isa, T, false>(b.depth(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
+                                   p * S::cols, b.columns_of(p), finish);
+    }
+  }
+}
+
+/// finish(A B), A (m, depth), B (depth, width).
+template <class Isa, class T, class A, class Finish>
+void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T>& b, const Finish& finish) {
+  const int64_t k = b.depth(), panels = b.panels();
+  const Blocks<Isa, T> blocks(m, k);
+  const int threads = threads_for_product(ctx, m, b.width(), k);
+  WorkspaceScope scope(ctx);
+  const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = k * Tile<Isa, T>::cols;
+  T* a_buffers = scope.take<T>(threads * a_size);
+  Strip<T>* strips = scope.take<Strip<T>>(threads * tiles);
+  const bool in_place = b.in_place(m), shared = blocks.count > 1 && !in_place;
+  T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
+  run_team<Isa>(threads, [&](const Team& team) {
+    T* a_buffer = a_buffers + team.rank * a_size;
+    Strip<T>* my_strips = strips + team.rank * tiles;
+    const auto shared_panel = [&](int64_t p) {
+      return in_place ? b.panel_in_place(p) : b.panel_in(packed, p);
+    };
+    if (blocks.count == 1) {  // panels are divided, and packed by those who use them
+      T* mine = packed + (in_place ? 0 : team.rank * panel_size);
+      const auto panel = [&](int64_t p) {
+        if (in_place) return b.panel_in_place(p);
+        b.pack(mine, p);
+        return Strip<T>{mine, Tile<Isa, T>::cols};
+      };
+      multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
+                     a_buffer);
+      return;
+    }
+    if (shared) {
+      for (int64_t p = team.begin(panels); p < team.end(panels); ++p) b.pack(packed + p * panel_size, p);
+      team.barrier();
+    }
+    for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
+      multiply_block(a, blocks.begin(i), blocks.begin(i + 1), b, 0, panels, shared_panel, finish.for_block(i),
+                     my_strips, a_buffer);
+    }
+  });
+}
+
+/// Columns [first, end) of kc rows to a buffer `width` wide, zeros beyond.
+template <class T>
+EVENFLOW_HD void copy_columns(T* dst, int64_t width, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
+  for (int64_t p = 0; p < kc; ++p) {
+    for (int64_t j = 0; j < width; ++j) {
+      dst[p * width + j] = first + j < end ? src.data[p * src.stride + first + j] : T(0);
+    }
+  }
+}
+
+/// c (m, n) += left^T right over k rows.
+template <class Isa, class T, class Left, class Right>
+void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, const Right& right, int64_t n,
+                         T* c, int64_t ldc) {
+  using S = Tile<Isa, T>;
+  const int64_t tiles = (m + S::rows - 1) / S::rows, panels = (n + S::cols - 1) / S::cols;
+  const int threads = threads_for_product(ctx, m, n, k);
+  const int64_t kc_max = ops::min_of(k, kPixelBlock);
+  const AddTo<T> finish{c, ldc};
+  WorkspaceScope scope(ctx);
+  const int64_t left_size = left.block_size(kc_max), right_size = right.block_size(kc_max);
+  const int64_t size = left_size + right_size + kc_max * (S::rows + S::cols) + kSlack;
+  T* buffers = scope.take<T>(threads * size);
+  run_team<Isa>(threads, [&](const Team& team) {
+    T* left_buffer = buffers + team.rank * size;
+    T* right_buffer = left_buffer + left_size;
+    T* last_tile = right_buffer + right_size;
+    T* last_panel = last_tile + kc_max * S::rows;
+    const bool by_panels = panels >= tiles;
+    const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
+    const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
+    for (int64_t k0 = 0; k0 < k; k0 += kPixelBlock) {
+      const int64_t kc = ops::min_of(kPixelBlock, k - k0);
+      const Strip<T> a = left.block(k0, kc, left_buffer), b = right.block(k0, kc, right_buffer);
+      const int64_t first_copied = left.readable() / S::rows * S::rows;
+      if (t_end * S::rows > left.readable()) copy_columns(last_tile, S::rows, a, first_copied, m, kc);
+      for (int64_t p = p_begin; p < p_end; ++p) {
+        const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
+        Strip<T> panel{b.data + n0, b.stride};
+        if (n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
+          copy_columns(last_panel, S::cols, b, n0, n, kc);
+          panel = {last_panel, S::cols};
+        }
+        for (int64_t t = t_begin; t < t_end; ++t) {
+          const int64_t m0 = t * S::rows;
+          const Strip<T> tile =
+              m0 + S::rows > left.readable() ? Strip<T>{last_tile, S::rows} : Strip<T>{a.data + m0, a.stride};
+          multiply_tile<Isa, T, true>(kc, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols,
+                                      finish);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace evenflow::gemm

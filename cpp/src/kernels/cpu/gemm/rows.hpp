@@ -1,0 +1,139 @@
+#pragma once
+
+#include "kernels/cpu/gemm/pack.hpp"
+#include "kernels/cpu/team.hpp"
+
+// Pixels as the left-hand side of a product, or, transposed, as either side of a gradient of weights.
+
+namespace evenflow::gemm {
+
+/// Room that vectors may read or write past the end of a buffer.
+constexpr int64_t kSlack = 64;
+
+/// Rows of a view, where they lie or converted from bfloat16.
+template <class Isa, class T, class S>
+struct ViewRows {
+  const S* data;
+  int64_t stride;
+  int64_t cols;
+
+  int64_t tile_size() const { return Tile<Isa, T>::rows * cols + kSlack; }
+
+  /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
+  Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
+    if (std::is_same<T, S>::value && rows == height) return {at(m0, 0), stride};
+    for (int64_t i = 0; i < rows; ++i) convert(buffer + i * cols, data + (m0 + i) * stride);
+    for (int64_t i = rows * cols; i < height * cols; ++i) buffer[i] = T(0);
+    return {buffer, cols};
+  }
+
+  int64_t block_size(int64_t k) const {
+    return std::is_same<T, S>::value ? 0 : k * padded_stride(cols, sizeof(T)) + kSlack;
+  }
+  /// Rows [k0, k0 + k); readable(): columns that may be read of each.
+  Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
+    if (std::is_same<T, S>::value) return {at(k0, 0), stride};
+    const int64_t ld = padded_stride(cols, sizeof(T));
+    for (int64_t p = 0; p < k; ++p) convert(buffer + p * ld, data + (k0 + p) * stride);
+    return {buffer, ld};
+  }
+  int64_t readable() const { return cols; }
+
+ private:
+  const T* at(int64_t m, int64_t c) const { return reinterpret_cast<const T*>(data + m * stride + c); }
+
+  void convert(T* dst, const S* src) const {
+    using Vector = typename Tile<Isa, T>::Vector;
+    constexpr int L = Tile<Isa, T>::lanes;
+    int64_t c = 0;
+    for (; c + L <= cols; c += L)
+      *reinterpret_cast<Vector*>(dst + c) = Lanes<typename Tile<Isa, T>::Value>::load(src + c);
+    for (; c < cols; ++c) dst[c] = Lanes<T>::load(src + c);
+  }
+};
+
+/// Images with a border of one pixel and, for `edge`, a last channel that is 1 there and 0 inside: the
+/// patches of a 3x3 kernel are three runs of three pixels each.
+template <class Isa, class T>
+struct Bordered {
+  const T* data = nullptr;
+  int64_t height = 0, width = 0, depth = 0;
+
+  static int64_t size(const Shape& x, bool edge) {
+    return x.n * (x.h + 2) * (x.w + 2) * (x.c + (edge ? 1 : 0)) + kSlack;
+  }
+
+  /// Writes this thread's share of the images into `out`; everybody may read after a barrier.
+  template <class S>
+  static Bordered fill(const Team& team, View<const S> x, bool edge, T* out) {
+    const Shape& s = x.shape;
+    const Bordered b{out, s.h, s.w, s.c + (edge ? 1 : 0)};
+    const T inside = T(0), outside = edge ? T(1) : T(0);
+    for (int64_t line = team.begin(s.n * (s.h + 2)); line < team.end(s.n * (s.h + 2)); ++line) {
+      const int64_t n = line / (s.h + 2), i = line % (s.h + 2) - 1;
+      for (int64_t j = -1; j <= s.w; ++j) {
+        T* dst = out + (line * (s.w + 2) + j + 1) * b.depth;
+        if (i < 0 || i >= s.h || j < 0 || j >= s.w) {
+          for (int64_t c = 0; c < b.depth; ++c) dst[c] = T(0);
+          if (edge) dst[b.depth - 1] = outside;
+          continue;
+        }
+        const S* src = x.data + ((n * s.h + i) * s.w + j) * x.stride;
+        for (int64_t c = 0; c < s.c; ++c) dst[c] = Lanes<T>::load(src + c);
+        if (edge) dst[b.depth - 1] = inside;
+      }
+    }
+    return b;
+  }
+};
+
+/// 3x3 patches: row m holds (tap, channel).
+template <class Isa, class T>
+struct PatchRows {
+  Bordered<Isa, T> image;
+
+  int64_t cols() const { return 9 * image.depth; }
+  int64_t tile_size() const { return Tile<Isa, T>::rows * cols() + kSlack; }
+
+  Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
+    gather(m0, rows, cols(), buffer);
+    for (int64_t i = rows * cols(); i < height * cols(); ++i) buffer[i] = T(0);
+    return {buffer, cols()};
+  }
+
+  int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
+  int64_t block_size(int64_t k) const { return k * readable() + kSlack; }
+  Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
+    const int64_t ld = readable();
+    gather(k0, k, ld, buffer);
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t c = cols(); c < ld; ++c) buffer[p * ld + c] = T(0);
+    }
+    return {buffer, ld};
+  }
+
+ private:
+  /// Vectors run past the end of a line of the patch; what they spill is overwritten by the next.
+  void gather(int64_t m0, int64_t rows, int64_t ld, T* dst) const {
+    using Vector = typename Tile<Isa, T>::Vector;
+    constexpr int L = Tile<Isa, T>::lanes;
+    const int64_t run = 3 * image.depth, line = (image.width + 2) * image.depth;
+    int64_t j = m0 % image.width, i = m0 / image.width % image.height, n = m0 / image.width / image.height;
+    for (int64_t m = 0; m < rows; ++m, dst += ld) {
+      const T* src = image.data + ((n * (image.height + 2) + i) * (image.width + 2) + j) * image.depth;
+      for (int dy = 0; dy < 3; ++dy) {
+        for (int64_t q = 0; q < run; q += L) {
+          *reinterpret_cast<Vector*>(dst + dy * run + q) =
+              *reinterpret_cast<const Vector*>(src + dy * line + q);
+        }
+      }
+      if (++j < image.width) continue;
+      j = 0;
+      if (++i < image.height) continue;
+      i = 0;
+      ++n;
+    }
+  }
+};
+
+}  // namespace evenflow::gemm

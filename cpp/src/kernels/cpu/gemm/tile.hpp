@@ -1,0 +1,274 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/bf16.hpp"
+#include "kernels/cpu/isa.hpp"
+#include "kernels/ops/math.hpp"
+
+// The register tile of all matrix products: tile_rows x 2 vectors of sums.
+
+namespace evenflow::gemm {
+
+template <class Isa, class T>
+struct Tile {
+  static constexpr int rows = Isa::rows;
+  static constexpr int half_rows = (Isa::rows + 1) / 2;  ///< a second tile height, for what is left over
+  static constexpr int lanes = Isa::vector_bytes / static_cast<int>(sizeof(T));
+  static constexpr int cols = 2 * lanes;
+  typedef T Value __attribute__((vector_size(Isa::vector_bytes)));
+  typedef T Vector __attribute__((vector_size(Isa::vector_bytes), aligned(sizeof(T)), may_alias));
+
+  /// The height of the tile that serves `count` <= rows rows.
+  static constexpr int height_for(int64_t count) {
+    return count > half_rows ? rows : count > 1 ? half_rows : 1;
+  }
+};
+
+/// Integer vectors as long as a vector of floats, and of half its size.
+template <int bytes>
+struct HalfLanes {
+  typedef uint32_t Words __attribute__((vector_size(bytes)));
+  typedef uint16_t Halves __attribute__((vector_size(bytes / 2)));
+};
+
+/// Loads and stores of a vector X of floating point numbers, or of one number, with conversion.
+template <class X>
+struct Lanes {
+  template <class T>
+  EVENFLOW_HD static X load(const T* p) {
+    X value;
+    memcpy(&value, p, sizeof value);
+    return value;
+  }
+  template <class T>
+  EVENFLOW_HD static void store(X value, T* p) {
+    memcpy(p, &value, sizeof value);
+  }
+  EVENFLOW_HD static X load(const Bf16* p) {
+    typename HalfLanes<sizeof(X)>::Halves halves;
+    memcpy(&halves, p, sizeof halves);
+    return (X)(__builtin_convertvector(halves, Words) << 16);
+  }
+  EVENFLOW_HD static void store(X value, Bf16* p) {
+    const Words w = (Words)value;
+    const Words rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
+    const Words quiet = (w >> 16) | 0x40u;
+    const Words nan = (Words)(value != value);
+    const auto halves =
+        __builtin_convertvector((nan & quiet) | (~nan & rounded), typename HalfLanes<sizeof(X)>::Halves);
+    memcpy(p, &halves, sizeof halves);
+  }
+
+ private:
+  using Words = typename HalfLanes<sizeof(X)>::Words;
+};
+
+template <>
+struct Lanes<float> {
+  EVENFLOW_HD static float load(const float* p) { return *p; }
+  EVENFLOW_HD static float load(const Bf16* p) { return to_float(*p); }
+  EVENFLOW_HD static void store(float value, float* p) { *p = value; }
+  EVENFLOW_HD static void store(float value, Bf16* p) { *p = to_bf16(value); }
+};
+
+template <>
+struct Lanes<double> {
+  EVENFLOW_HD static double load(const double* p) { return *p; }
+  EVENFLOW_HD static void store(double value, double* p) { *p = value; }
+};
+
+/// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
+/// column-major with columns lda apart; rows of B are ldb apart.
+template <class Isa, class T, int R, int V, bool columns>
+inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int64_t lda, const T* b,
+                                                      int64_t ldb,
+                                                      typename Tile<Isa, T>::Vector (&sum)[R][V]) {
+  using S = Tile<Isa, T>;
+  using Vector = typename S::Vector;
+  constexpr int64_t kAhead = 16;  // rows of B: its panel streams from the second-level cache
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < V; ++j) sum[i][j] = Vector{};
+  }
+  // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
+  const T* a5 = a + 5 * lda;
+  const T* a10 = a + 10 * lda;
+  for (int64_t p = 0; p < k; ++p) {
+    __builtin_prefetch(b + kAhead * ldb);
+    if (V > 1) __builtin_prefetch(b + kAhead * ldb + S::lanes);
+    Vector right[V];
+#pragma GCC unroll 2
+    for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
+#pragma GCC unroll 2
+      for (int j = 0; j < V; ++j) sum[i][j] += left * right[j];
+    }
+    a += columns ? lda : 1;
+    ++a5;
+    ++a10;
+    b += ldb;
+  }
+}
+
+/// Where a tile of A or a panel of B is.
+template <class T>
+struct Strip {
+  const T* data = nullptr;
+  int64_t stride = 0;
+};
+
+/// One tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of the product, given to `finish` column by
+/// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed.
+template <class Isa, class T, int R, int V, bool columns, class Finish>
+void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+              const Finish& finish) {
+  using S = Tile<Isa, T>;
+  typename S::Vector sum[R][V];
+  finish.prefetch(rows, m0, n0);
+  accumulate<Isa, T, R, V, columns>(k, a.data, a.stride, b.data, b.stride, sum);
+  if (rows == R && cols == V * S::lanes) {
+#pragma GCC unroll 2
+    for (int j = 0; j < V; ++j) {
+      finish.template columns<R, typename S::Value>(R, m0, n0 + j * S::lanes,
+                                                    [&](int i) -> typename S::Value { return sum[i][j]; });
+    }
+    return;
+  }
+  const T* spilled = reinterpret_cast<const T*>(&sum[0][0]);
+  for (int64_t j = 0; j < cols; ++j) {
+    finish.template columns<0, T>(static_cast<int>(rows), m0, n0 + j,
+                                  [&](int i) { return spilled[i * V * S::lanes + j]; });
+  }
+}
+
+/// Chooses the tile's height and width.
+template <class Isa, class T, bool columns, class Finish>
+void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+                   const Finish& finish) {
+  using S = Tile<Isa, T>;
+  const int height = S::height_for(rows);
+  if (cols > S::lanes) {
+    if (height == S::rows)
+      run_tile<Isa, T, S::rows, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+    else if (height > 1)
+      run_tile<Isa, T, S::half_rows, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+    else
+      run_tile<Isa, T, 1, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+  } else {
+    if (height == S::rows)
+      run_tile<Isa, T, S::rows, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+    else if (height > 1)
+      run_tile<Isa, T, S::half_rows, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+    else
+      run_tile<Isa, T, 1, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+  }
+}
+
+// What becomes of a tile. `columns<R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
+// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number.
+
+/// c += sums.
+template <class T>
+struct AddTo {
+  static constexpr bool has_sums = false;
+  T* c;
+  int64_t ldc;
+  EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
+  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      __builtin_prefetch(c + (m0 + i) * ldc + n0, 1);
+      __builtin_prefetch(c + (m0 + i) * ldc + n0 + 64 / sizeof(T), 1);
+    }
+  }
+  template <int R, class X, class Value>
+  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    T* out = c + m0 * ldc + n;
+#pragma GCC unroll 16
+    for (int i = 0; i < (R ? R : rows); ++i) {
+      Lanes<X>::store(Lanes<X>::load(out + i * ldc) + value(i), out + i * ldc);
+    }
+  }
+};
+
+/// c = act((sums + bias) * scale).
+template <class T, class C>
+struct Activate {
+  static constexpr bool has_sums = false;
+  C* c;
+  int64_t ldc;
+  const T* bias = nullptr;
+  const T* scale = nullptr;
+  bool relu = false;
+  EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
+  EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
+  template <int R, class X, class Value>
+  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    const X zero = X{};
+    const X b = bias ? Lanes<X>::load(bias + n) : zero;
+    const X s = scale ? Lanes<X>::load(scale + n) : zero + T(1);
+    C* out = c + m0 * ldc + n;
+    if (relu) {
+#pragma GCC unroll 16
+      for (int i = 0; i < (R ? R : rows); ++i) {
+        const X v = (value(i) + b) * s;
+        Lanes<X>::store(v < zero ? zero : v, out + i * ldc);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < (R ? R : rows); ++i) Lanes<X>::store((value(i) + b) * s, out + i * ldc);
+    }
+  }
+};
+
+/// The way back through y = act((a + bias) * scale): sums are dy, c = da. Column sums of da and of dy * y
+/// (masked) are added to sums (blocks, 2, width).
+template <class T, class C>
+struct ActivateBackward {
+  static constexpr bool has_sums = true;  ///< of rows: one thread a block
+  C* c;
+  int64_t ldc;
+  const C* y;
+  int64_t y_stride;
+  const T* scale;
+  bool relu;
+  T* sums;
+  int64_t width;
+  EVENFLOW_HD ActivateBackward for_block(int64_t block) const {
+    ActivateBackward f = *this;
+    f.sums += block * 2 * width;
+    return f;
+  }
+  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      __builtin_prefetch(y + (m0 + i) * y_stride + n0);
+      __builtin_prefetch(y + (m0 + i) * y_stride + n0 + 64 / sizeof(C));
+    }
+  }
+  template <int R, class X, class Value>
+  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    const X zero = X{};
+    const X s = scale ? Lanes<X>::load(scale + n) : zero + T(1);
+    const C* act = y + m0 * y_stride + n;
+    C* out = c + m0 * ldc + n;
+    X total = zero, dots = zero;
+#pragma GCC unroll 16
+    for (int i = 0; i < (R ? R : rows); ++i) {
+      const X a = Lanes<X>::load(act + i * y_stride);
+      X g = value(i);
+      if (relu) g = a > zero ? g : zero;
+      const X da = g * s;
+      Lanes<X>::store(da, out + i * ldc);
+      total += da;
+      dots += g * a;
+    }
+    Lanes<X>::store(Lanes<X>::load(sums + n) + total, sums + n);
+    Lanes<X>::store(Lanes<X>::load(sums + width + n) + dots, sums + width + n);
+  }
+};
+
+}  // namespace evenflow::gemm
