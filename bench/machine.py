@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""What a result was measured on, and what that machine can do at most."""
 
 import os
 import platform
@@ -16,5 +16,33 @@ def describe() -> dict:
         for line in file:
             if line.startswith("model name"):
                 model = line.split(":")[1].strip()
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "isa": _core.isa(), "evenflow": ef.__version__,
-            "numpy": np.__version__, "python": platform.python_version()}
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "isa": _core.isa(),
+            "evenflow": ef.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def peaks(threads: int) -> dict:
+    """GFLOP/s of multiply-adds in registers (bfloat16: None without its instruction), GB/s of main memory."""
+    try:
+        bfloat16 = max(_core.peak_gflops(threads, "bfloat16") for _ in range(3))
+    except ef.ConfigError:
+        bfloat16 = None
+    return {"float32": max(_core.peak_gflops(threads, "float32") for _ in range(3)), "bfloat16": bfloat16,
+            "read_gbs": _core.bandwidth_gbs(threads), "triad_gbs": _core.bandwidth_gbs(threads, "triad"),
+            "load_average": os.getloadavg()[0]}
+
+
+def attainable(measured: list[dict], dtype: str) -> float:
+    """The best measured GFLOP/s for products of that dtype.
+
+    bfloat16 may also be widened and multiplied as float32, which is faster on some processors.
+    """
+    kinds = ("float32", "bfloat16") if dtype == "bfloat16" else ("float32",)
+    return max(m[kind] for m in measured for kind in kinds if m[kind])
+
+
+def peak_text(measured: list[dict]) -> str:
+    def spread(kind, digits=0):
+        values = [m[kind] for m in measured if m[kind]]
+        return " then ".join(f"{v:.{digits}f}" for v in values) if values else "none"
+    return (f"peak float32 {spread('float32')}, bfloat16 {spread('bfloat16')} GFLOP/s; "
+            f"memory read {spread('read_gbs', 1)}, triad {spread('triad_gbs', 1)} GB/s")

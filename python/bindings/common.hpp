@@ -110,5 +110,6 @@ inline const int32_t* labels_of(const py::object& labels, int64_t n, const char*
 void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_io(py::module_& m);
+void bind_bench(py::module_& m);
 
 }  // namespace evenflow::python

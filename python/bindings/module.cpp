@@ -40,6 +40,7 @@ PYBIND11_MODULE(_core, m) {
   bind_flow(m);
   bind_optim(m);
   bind_io(m);
+  bind_bench(m);
 }
 
 }  // namespace evenflow::python

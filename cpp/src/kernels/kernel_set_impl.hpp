@@ -136,20 +136,22 @@ class KernelSetImpl final : public KernelSet<T> {
   void coupling_forward(Context& ctx, const CouplingDims& dims, View<const T> x, View<const T> h, View<T> z,
                         double* logdet) const override {
     with_law(dims.law, [&](auto law) {
-      Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
-                       ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride,
-                                                              h.data, h.stride, z.data, z.stride, gain(dims)},
-                       logdet);
+      Exec::template map_groups<T>(
+          ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
+          ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride, h.data,
+                                                 h.stride, z.data, z.stride, gain(dims)},
+          logdet);
     });
   }
 
   void coupling_inverse(Context& ctx, const CouplingDims& dims, View<const T> z, View<const T> h, View<T> x,
                         double* logdet) const override {
     with_law(dims.law, [&](auto law) {
-      Exec::sum_groups(ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
-                       ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride,
-                                                              h.data, h.stride, x.data, x.stride, gain(dims)},
-                       logdet);
+      Exec::template map_groups<T>(
+          ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
+          ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, h.data,
+                                                 h.stride, x.data, x.stride, gain(dims)},
+          logdet);
     });
   }
 
@@ -157,11 +159,12 @@ class KernelSetImpl final : public KernelSet<T> {
                          const double* dlogdet, View<const T> h, View<T> x, View<T> dx, View<T> dh,
                          double* dgain) const override {
     with_law(dims.law, [&](auto law) {
-      Exec::sum_groups(ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
-                       ops::CouplingBackward<T, decltype(law)>{
-                           coupling_map(dims, z.shape), z.data, z.stride, dz.data, dz.stride, dlogdet, h.data,
-                           h.stride, x.data, x.stride, dx.data, dx.stride, dh.data, dh.stride, gain(dims)},
-                       dgain);
+      Exec::template map_groups<T>(
+          ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
+          ops::CouplingBackward<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, dz.data,
+                                                  dz.stride, dlogdet, h.data, h.stride, x.data, x.stride,
+                                                  dx.data, dx.stride, dh.data, dh.stride, gain(dims)},
+          dgain);
     });
   }
 
@@ -254,13 +257,13 @@ class KernelSetImpl final : public KernelSet<T> {
   }
 
   void logit_forward(Context& ctx, View<const T> x, View<T> y, double* logdet) const override {
-    Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
-                     ops::LogitForward<T>{x.data, x.stride, y.data, y.stride}, logdet);
+    Exec::template map_groups<T>(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
+                                 ops::LogitForward<T>{x.data, x.stride, y.data, y.stride}, logdet);
   }
 
   void logit_inverse(Context& ctx, View<const T> y, View<T> x, double* logdet) const override {
-    Exec::sum_groups(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
-                     ops::LogitInverse<T>{y.data, y.stride, x.data, x.stride}, logdet);
+    Exec::template map_groups<T>(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
+                                 ops::LogitInverse<T>{y.data, y.stride, x.data, x.stride}, logdet);
   }
 
   void logit_backward(Context& ctx, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
@@ -279,11 +282,11 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void base_log_prob(Context& ctx, Base base, int64_t n, int64_t d, const T* z, T scale, T* dz,
                      double* out) const override {
-    // One row a sample would leave a single large image to one thread; chunks of columns do not.
+    // A row a value: one row a sample would leave a single large image to one thread.
     if (base == Base::logistic) {
-      Exec::sum_groups(ctx, n, d, 1, ops::BaseLogProb<T, true>{z, 1, dz, 1, scale}, out);
+      Exec::template map_groups<T>(ctx, n, d, 1, ops::BaseLogProb<T, true>{z, dz, scale}, out);
     } else {
-      Exec::sum_groups(ctx, n, d, 1, ops::BaseLogProb<T, false>{z, 1, dz, 1, scale}, out);
+      Exec::template map_groups<T>(ctx, n, d, 1, ops::BaseLogProb<T, false>{z, dz, scale}, out);
     }
   }
 

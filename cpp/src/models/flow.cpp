@@ -114,24 +114,35 @@ void Flow<T>::check_ready(const char* call, const ParamArena<T>& arena) const {
   }
 }
 
+namespace {
+
+/// Copies pieces of samples, `from_step` and `to_step` values from one sample to the next.
+template <class T>
+void copy_samples(Context& ctx, View<const T> from, int64_t from_step, View<T> to, int64_t to_step) {
+  const Shape one = from.shape.with_batch(1);
+  if (one.pixels() == 1 || (from.contiguous() && to.contiguous())) {
+    const Shape rows{from.shape.n, 1, 1, one.size()};
+    ctx.kernels<T>().copy(ctx, View<const T>(from.data, rows, from_step), View<T>(to.data, rows, to_step));
+    return;
+  }
+  for (int64_t i = 0; i < from.shape.n; ++i) {
+    ctx.kernels<T>().copy(ctx, View<const T>(from.data + i * from_step, one, from.stride),
+                          View<T>(to.data + i * to_step, one, to.stride));
+  }
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::put_level(Context& ctx, View<const T> piece, const Level& level, T* z) const {
-  const Shape one = level.shape.with_batch(1);
-  const int64_t pixels = one.pixels();
-  for (int64_t i = 0; i < piece.shape.n; ++i) {
-    ctx.kernels<T>().copy(ctx, View<const T>(piece.data + i * pixels * piece.stride, one, piece.stride),
-                          View<T>(z + i * dims() + level.offset, one));
-  }
+  copy_samples(ctx, piece, piece.shape.pixels_per_sample() * piece.stride,
+               View<T>(z + level.offset, piece.shape), dims());
 }
 
 template <class T>
 void Flow<T>::get_level(Context& ctx, const T* z, const Level& level, View<T> piece) const {
-  const Shape one = level.shape.with_batch(1);
-  const int64_t pixels = one.pixels();
-  for (int64_t i = 0; i < piece.shape.n; ++i) {
-    ctx.kernels<T>().copy(ctx, View<const T>(z + i * dims() + level.offset, one),
-                          View<T>(piece.data + i * pixels * piece.stride, one, piece.stride));
-  }
+  copy_samples(ctx, View<const T>(z + level.offset, piece.shape), dims(), piece,
+               piece.shape.pixels_per_sample() * piece.stride);
 }
 
 template <class T>

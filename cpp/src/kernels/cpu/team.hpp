@@ -23,6 +23,19 @@ struct Team {
   EVENFLOW_HD int64_t end(int64_t count) const { return count * (rank + 1) / size; }
 };
 
+/// The processors that a team's threads woke up on. A scheduler may wake a sleeping thread beside the one
+/// that woke it, and leave both there: on some virtual machines for seconds, at half the speed.
+class Seats {
+ public:
+  Seats();
+  /// Moves the calling thread if a thread of lower rank took the same processor.
+  void take(int rank);
+
+ private:
+  static constexpr int kMax = 64;
+  int processor_[kMax];
+};
+
 /// f(Team) on `threads` threads. One thread calls f directly: OpenMP would cost more than a small product.
 template <class Isa, class F>
 void run_team(int threads, const F& f) {
@@ -30,8 +43,13 @@ void run_team(int threads, const F& f) {
     f(Team());
     return;
   }
+  Seats seats;
 #pragma omp parallel num_threads(threads)
-  f(Team{omp_get_thread_num(), omp_get_num_threads()});
+  {
+    const Team team{omp_get_thread_num(), omp_get_num_threads()};
+    seats.take(team.rank);
+    f(team);
+  }
 }
 
 }  // namespace evenflow

@@ -46,6 +46,25 @@ __global__ void sum_groups_kernel(int64_t rows, int64_t cols, F f, double* out) 
   }
 }
 
+/// One block a group of elements that are loaded, computed and stored; out[group][F::sums] +=.
+template <class T, class F>
+__global__ void map_groups_kernel(int64_t rows, int64_t cols, F f, double* out) {
+  __shared__ double shared[kThreads];
+  double sum[F::sums] = {};
+  const int64_t first = blockIdx.x * rows;
+  for (int64_t i = threadIdx.x; i < rows * cols; i += blockDim.x) {
+    T in[F::inputs], result[F::outputs], part[F::sums];
+    f.load(first + i / cols, i % cols, in, 1);
+    f.compute(in, result, part);
+    f.store(first + i / cols, i % cols, result, 1);
+    for (int k = 0; k < F::sums; ++k) sum[k] += part[k];
+  }
+  for (int k = 0; k < F::sums; ++k) {
+    const double total = block_sum(sum[k], shared);
+    if (threadIdx.x == 0) out[blockIdx.x * F::sums + k] += total;
+  }
+}
+
 /// One block a column; out (F::sums, cols) is overwritten.
 template <class T, class F>
 __global__ void sum_columns_kernel(int64_t rows, int64_t cols, F f, double* out) {
@@ -78,6 +97,14 @@ struct CudaExec {
     if (groups == 0) return;
     sum_groups_kernel<<<static_cast<unsigned>(groups), kThreads, 0, stream>>>(rows, cols, f, out);
     check_launch("sum_groups");
+  }
+
+  template <class T, class F>
+  static void map_groups(cudaStream_t stream, int64_t groups, int64_t rows, int64_t cols, const F& f,
+                         double* out) {
+    if (groups == 0) return;
+    map_groups_kernel<T><<<static_cast<unsigned>(groups), kThreads, 0, stream>>>(rows, cols, f, out);
+    check_launch("map_groups");
   }
 
   template <class T, class F>

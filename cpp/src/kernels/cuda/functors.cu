@@ -25,15 +25,19 @@ struct Instantiate {
     CudaExec::sum_groups(stream, 1, 1, 1, f, out);
   }
   template <class F>
+  void maps(F f = {}) const {
+    CudaExec::map_groups<T>(stream, 1, 1, 1, f, out);
+  }
+  template <class F>
   void columns(F f = {}) const {
     CudaExec::sum_columns<T>(stream, 1, 1, f, out);
   }
 
   template <class Law>
   void law() const {
-    groups<ops::CouplingForward<T, Law>>();
-    groups<ops::CouplingInverse<T, Law>>();
-    groups<ops::CouplingBackward<T, Law>>();
+    maps<ops::CouplingForward<T, Law>>();
+    maps<ops::CouplingInverse<T, Law>>();
+    maps<ops::CouplingBackward<T, Law>>();
   }
 
   void all() const {
@@ -65,11 +69,11 @@ struct Instantiate {
     each<ops::Add<T>>();
     each<ops::GatherChannels<T>>();
     each<ops::Squeeze<T>>();
-    groups<ops::LogitForward<T>>();
-    groups<ops::LogitInverse<T>>();
+    maps<ops::LogitForward<T>>();
+    maps<ops::LogitInverse<T>>();
     each<ops::LogitBackward<T>>();
-    groups<ops::BaseLogProb<T, true>>();
-    groups<ops::BaseLogProb<T, false>>();
+    maps<ops::BaseLogProb<T, true>>();
+    maps<ops::BaseLogProb<T, false>>();
     each<ops::FillNoise<T>>();
     each<ops::Dequantize<T>>();
     each<ops::Sgd<T>>();

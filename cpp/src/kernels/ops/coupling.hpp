@@ -107,8 +107,13 @@ struct CouplingMap {
   }
 };
 
+// An element of a coupling is loaded into `in`, computed without branches on data, and stored: in[i * step]
+// are its inputs. Executors compute many elements at a time, or one.
+
 template <class T, class Law>
 struct CouplingForward {
+  static constexpr int inputs = 4;
+  static constexpr int outputs = 1;
   static constexpr int sums = 1;  // log-det of the sample
   CouplingMap map;
   const T* x;
@@ -119,27 +124,30 @@ struct CouplingForward {
   int64_t y_stride;
   Gain<T> gain;
 
-  EVENFLOW_HD void operator()(int64_t row, int64_t k, double* sum) const {
-    const T in = x[row * x_stride + k];
-    T& out = y[row * y_stride + k];
-    if (!map.active(row)) {
-      out = in;
-      return;
-    }
+  EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
     const T* raw = h + row * h_stride + k * map.h_step;
-    const T t = Law::shift(raw[0]);
-    if (!Law::affine) {
-      out = in + t;
-      return;
-    }
-    const LogScale<T> scale = Law::log_scale(raw[map.r_offset], gain);
-    out = Law::shift_first ? (in + t) * scale.e : in * scale.e + t;
-    sum[0] += scale.s;
+    in[0] = x[row * x_stride + k];
+    in[step] = raw[0];
+    in[2 * step] = Law::affine ? raw[map.r_offset] : T(0);
+    in[3 * step] = map.active(row) ? T(1) : T(0);
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T t = Law::shift(in[1]);
+    const LogScale<T> scale = Law::log_scale(in[2], gain);
+    const T z = !Law::affine ? in[0] + t : Law::shift_first ? (in[0] + t) * scale.e : in[0] * scale.e + t;
+    const bool active = in[3] > T(0);
+    out[0] = active ? z : in[0];
+    sum[0] = active ? scale.s : T(0);
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
+    y[row * y_stride + k] = out[0];
   }
 };
 
 template <class T, class Law>
 struct CouplingInverse {
+  static constexpr int inputs = 4;
+  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   CouplingMap map;
   const T* z;
@@ -150,28 +158,27 @@ struct CouplingInverse {
   int64_t x_stride;
   Gain<T> gain;
 
-  EVENFLOW_HD void operator()(int64_t row, int64_t k, double* sum) const {
-    const T in = z[row * z_stride + k];
-    T& out = x[row * x_stride + k];
-    if (!map.active(row)) {
-      out = in;
-      return;
-    }
-    const T* raw = h + row * h_stride + k * map.h_step;
-    const T t = Law::shift(raw[0]);
-    if (!Law::affine) {
-      out = in - t;
-      return;
-    }
-    const LogScale<T> scale = Law::log_scale(raw[map.r_offset], gain);
-    out = Law::shift_first ? in / scale.e - t : (in - t) / scale.e;
-    sum[0] -= scale.s;
+  EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T t = Law::shift(in[1]);
+    const LogScale<T> scale = Law::log_scale(in[2], gain);
+    const T v = !Law::affine ? in[0] - t : Law::shift_first ? in[0] / scale.e - t : (in[0] - t) / scale.e;
+    const bool active = in[3] > T(0);
+    out[0] = active ? v : in[0];
+    sum[0] = active ? -scale.s : T(0);
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
+    x[row * x_stride + k] = out[0];
   }
 };
 
 /// Rebuilds x, writes dx and dh; sums: gradients of gain.slope and gain.offset, per sample.
 template <class T, class Law>
 struct CouplingBackward {
+  static constexpr int inputs = 6;
+  static constexpr int outputs = 4;
   static constexpr int sums = 2;
   CouplingMap map;
   const T* z;
@@ -189,37 +196,34 @@ struct CouplingBackward {
   int64_t dh_stride;
   Gain<T> gain;
 
-  EVENFLOW_HD void operator()(int64_t row, int64_t k, double* sum) const {
-    const T out = z[row * z_stride + k];
-    const T g = dz[row * dz_stride + k];
-    T& in = x[row * x_stride + k];
-    T& din = dx[row * dx_stride + k];
-    T* draw = dh + row * dh_stride + k * map.h_step;
-    if (!map.active(row)) {
-      in = out;
-      din = g;
-      draw[0] = T(0);
-      if (Law::affine) draw[map.r_offset] = T(0);
-      return;
-    }
-    const T* raw = h + row * h_stride + k * map.h_step;
-    const T t = Law::shift(raw[0]);
+  EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
+    in[4 * step] = dz[row * dz_stride + k];
+    in[5 * step] = static_cast<T>(dlogdet[row / (map.width * map.height)]);
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T v = in[0], g = in[4];
+    const T t = Law::shift(in[1]);
     const T dt_sign = Law::shift(T(1));
-    if (!Law::affine) {
-      in = out - t;
-      din = g;
-      draw[0] = g * dt_sign;
-      return;
-    }
-    const LogScale<T> scale = Law::log_scale(raw[map.r_offset], gain);
-    const T scaled = Law::shift_first ? out : out - t;  // d z / d s
-    in = Law::shift_first ? out / scale.e - t : scaled / scale.e;
-    din = g * scale.e;
-    draw[0] = (Law::shift_first ? din : g) * dt_sign;
-    const T ds = g * scaled + static_cast<T>(dlogdet[row / (map.width * map.height)]);
-    draw[map.r_offset] = ds * scale.ds_dr;
-    sum[0] += ds * scale.ds_dslope;
-    sum[1] += ds * scale.ds_doffset;
+    const LogScale<T> scale = Law::log_scale(in[2], gain);
+    const T scaled = Law::shift_first ? v : v - t;  // d z / d s
+    const T rebuilt = !Law::affine ? v - t : Law::shift_first ? v / scale.e - t : scaled / scale.e;
+    const T din = g * scale.e;
+    const T ds = g * scaled + in[5];
+    const bool active = in[3] > T(0);
+    out[0] = active ? rebuilt : v;
+    out[1] = active ? din : g;
+    out[2] = active ? (Law::shift_first ? din : g) * dt_sign : T(0);
+    out[3] = active ? ds * scale.ds_dr : T(0);
+    sum[0] = active ? ds * scale.ds_dslope : T(0);
+    sum[1] = active ? ds * scale.ds_doffset : T(0);
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t step) const {
+    T* draw = dh + row * dh_stride + k * map.h_step;
+    x[row * x_stride + k] = out[0];
+    dx[row * dx_stride + k] = out[step];
+    draw[0] = out[2 * step];
+    if (Law::affine) draw[map.r_offset] = out[3 * step];
   }
 };
 

@@ -70,30 +70,40 @@ struct Squeeze {
 /// y = logit((1 + 0.9 (2u - 1)) / 2); sum: log dy/du (Real NVP's official preprocessing).
 template <class T>
 struct LogitForward {
+  static constexpr int inputs = 1;
+  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   const T* x;
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, double* sum) const {
-    const T p = T(0.05) + T(0.9) * x[row * x_stride + c];
-    const T out = log(p) - log(T(1) - p);
-    y[row * y_stride + c] = out;
-    sum[0] += softplus(out) + softplus(-out) + T(-0.10536051565782628);  // log 0.9
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = x[row * x_stride + c]; }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T p = T(0.05) + T(0.9) * in[0];
+    out[0] = log(p) - log(T(1) - p);
+    sum[0] = softplus(out[0]) + softplus(-out[0]) + T(-0.10536051565782628);  // log 0.9
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    y[row * y_stride + c] = out[0];
   }
 };
 
 template <class T>
 struct LogitInverse {
+  static constexpr int inputs = 1;
+  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   const T* y;
   int64_t y_stride;
   T* x;
   int64_t x_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, double* sum) const {
-    const T in = y[row * y_stride + c];
-    x[row * x_stride + c] = (sigmoid(in) - T(0.05)) / T(0.9);
-    sum[0] -= softplus(in) + softplus(-in) + T(-0.10536051565782628);
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = y[row * y_stride + c]; }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
+    sum[0] = -(softplus(in[0]) + softplus(-in[0]) + T(-0.10536051565782628));
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    x[row * x_stride + c] = out[0];
   }
 };
 
@@ -123,20 +133,21 @@ struct LogitBackward {
 /// Sum: log p0(z); dz = scale * d log p0 / dz where dz is not null.
 template <class T, bool logistic>
 struct BaseLogProb {
+  static constexpr int inputs = 1;
+  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   const T* z;
-  int64_t z_stride;
   T* dz;
-  int64_t dz_stride;
   T scale;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, double* sum) const {
-    const T v = z[row * z_stride + c];
-    if (logistic) {
-      sum[0] -= softplus(v) + softplus(-v);
-    } else {
-      sum[0] -= 0.5 * (static_cast<double>(v) * v + 1.8378770664093453);  // log 2 pi
-    }
-    if (dz) dz[row * dz_stride + c] = scale * (logistic ? -tanh(v / T(2)) : -v);
+  EVENFLOW_HD void load(int64_t row, int64_t, T* in, int64_t) const { in[0] = z[row]; }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T v = in[0];
+    sum[0] =
+        logistic ? -(softplus(v) + softplus(-v)) : T(-0.5) * (v * v + T(1.8378770664093453));  // log 2 pi
+    out[0] = scale * (logistic ? -tanh(v / T(2)) : -v);
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t, const T* out, int64_t) const {
+    if (dz) dz[row] = out[0];
   }
 };
 

@@ -14,7 +14,7 @@ constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a th
 constexpr int64_t kBlockTiles = 8;
 constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kPixelBlock = 256;     ///< rows of both sides in a gradient of weights
+constexpr int64_t kPixelBlock = 128;     ///< rows of both sides in a gradient of weights
 
 EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
   return m * n * k < kParallelProducts ? 1 : ctx.threads();
@@ -34,11 +34,12 @@ struct Blocks {
   int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
 };
 
-/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is. buffer: room for the
-/// block's tiles.
+/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
+/// has to be packed soon. buffer: room for the block's tiles.
 template <class Isa, class T, class A, class Panel, class Finish>
 void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T>& b, int64_t p_begin,
-                    int64_t p_end, const Panel& panel, const Finish& finish, Strip<T>* strips, T* buffer) {
+                    int64_t p_end, const Panel& panel, const Finish& finish, Strip<T>* strips, T* buffer,
+                    bool fetch = false) {
   using S = Tile<Isa, T>;
   int64_t tiles = 0;
   for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
@@ -49,6 +50,7 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
     const Strip<T> right = panel(p);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m0 = m_begin + t * S::rows;
+      if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
       multiply_tile<Isa, T, false>(b.depth(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
                                    p * S::cols, b.columns_of(p), finish);
     }
@@ -81,7 +83,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T>& b, co
         return Strip<T>{mine, Tile<Isa, T>::cols};
       };
       multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
-                     a_buffer);
+                     a_buffer, !in_place);
       return;
     }
     if (shared) {
@@ -137,6 +139,12 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
         if (n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
           copy_columns(last_panel, S::cols, b, n0, n, kc);
           panel = {last_panel, S::cols};
+        }
+        // Rows of the next block, a share a panel: they are far away, and too many streams to be foreseen.
+        const int64_t next = k0 + kc, ahead = ops::min_of(kPixelBlock, k - next), count = p_end - p_begin;
+        for (int64_t r = ahead * (p - p_begin) / count; r < ahead * (p - p_begin + 1) / count; ++r) {
+          left.prefetch(next + r, t_begin * S::rows, ops::min_of(m, t_end * S::rows));
+          right.prefetch(next + r, p_begin * S::cols, ops::min_of(n, p_end * S::cols));
         }
         for (int64_t t = t_begin; t < t_end; ++t) {
           const int64_t m0 = t * S::rows;

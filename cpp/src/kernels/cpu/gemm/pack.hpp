@@ -132,6 +132,22 @@ struct WeightsB {
     return {packed + panel * depth() * Tile<Isa, T>::cols, Tile<Isa, T>::cols};
   }
 
+  /// Asks for part `part` of `parts` of what pack(., panel) will read. Only for layouts where that is much.
+  void prefetch(int64_t panel, int64_t part, int64_t parts) const {
+    constexpr int64_t N = Tile<Isa, T>::cols, line = 64 / static_cast<int64_t>(sizeof(T));
+    const int64_t n0 = panel * N, cols = columns_of(panel);
+    if (as == WeightsAs::rows) {
+      for (int64_t p = depth() * part / parts; p < depth() * (part + 1) / parts; ++p) {
+        for (int64_t j = 0; j < cols; j += line) __builtin_prefetch(data + p * outputs + n0 + j, 0, 2);
+      }
+    } else if (as == WeightsAs::outputs_by_tap_channels) {
+      for (int64_t j = n0 + cols * part / parts; j < n0 + cols * (part + 1) / parts; ++j) {
+        const T* column = data + (j / channels * rows + j % channels) * outputs;
+        for (int64_t o = 0; o < outputs; o += line) __builtin_prefetch(column + o, 0, 2);
+      }
+    }
+  }
+
   /// dst (depth, tile_cols): the panel's columns, zeros beyond the last.
   void pack(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols;

@@ -38,6 +38,10 @@ struct ViewRows {
     return {buffer, ld};
   }
   int64_t readable() const { return cols; }
+  EVENFLOW_HD void prefetch(int64_t row, int64_t begin, int64_t end) const {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(S));
+    for (int64_t c = begin; c < end; c += line) __builtin_prefetch(data + row * stride + c, 0, 2);
+  }
 
  private:
   const T* at(int64_t m, int64_t c) const { return reinterpret_cast<const T*>(data + m * stride + c); }
@@ -102,6 +106,7 @@ struct PatchRows {
   }
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
+  EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
   int64_t block_size(int64_t k) const { return k * readable() + kSlack; }
   Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
     const int64_t ld = readable();

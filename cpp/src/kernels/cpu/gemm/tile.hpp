@@ -87,7 +87,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
   using S = Tile<Isa, T>;
   using Vector = typename S::Vector;
-  constexpr int64_t kAhead = 16;  // rows of B: its panel streams from the second-level cache
+  constexpr int64_t kAhead = 16;  // rows of B; of both operands, one streams from the second-level cache
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 2
@@ -97,8 +97,8 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
   for (int64_t p = 0; p < k; ++p) {
-    __builtin_prefetch(b + kAhead * ldb);
-    if (V > 1) __builtin_prefetch(b + kAhead * ldb + S::lanes);
+    __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
+    if (V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
     Vector right[V];
 #pragma GCC unroll 2
     for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);

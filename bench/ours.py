@@ -1,0 +1,40 @@
+"""The works in evenflow."""
+
+import numpy as np
+
+import evenflow as ef
+
+
+def versions(library):
+    return {"evenflow": ef.__version__, "numpy": np.__version__}
+
+
+def build(library, model, sizes, threads):
+    """The work's calls, by name."""
+    options = {"threads": threads}
+    if library == "evenflow-bf16":
+        options["conditioner_dtype"] = "bfloat16"
+    rng = np.random.default_rng(0)
+    batch = sizes["batch"]
+    if model == "glow":
+        flow = ef.Glow((sizes["size"], sizes["size"], 3), levels=sizes["levels"], steps=sizes["steps"],
+                       hidden=sizes["width"], learn_top=False, **options)
+        x = 256 * rng.random((batch, *flow.shape), dtype=np.float32)
+    elif model == "real_nvp":
+        flow = ef.RealNVP(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"],
+                          preprocess="none", **options)
+        x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
+    else:
+        flow = ef.NICE(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"], **options)
+        x = rng.random((batch, sizes["dims"]), dtype=np.float32)
+    flow.init(x)
+    optimizer = ef.Adam(flow, lr=1e-5)
+
+    def step(budget=None):
+        flow.zero_grad()
+        flow.loss_and_grad(x, activation_budget=budget)
+        optimizer.step()
+
+    return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x),
+            "sample": lambda: flow.sample(batch), "sample_100000": lambda: flow.sample(100000),
+            "log_prob_1": lambda: flow.log_prob(x[:1])}

@@ -1,0 +1,138 @@
+"""The works in the flow libraries over torch: normflows, nflows, zuko, FrEIA. Differences: works.CANNOT."""
+
+from importlib.metadata import version
+
+import torch
+from torch import nn
+
+import peers_torch
+from peers_torch import LOG_2PI, glow_net, mlp
+
+
+def versions(library):
+    return {"torch": torch.__version__, library: version(library)}
+
+
+class WithContext(nn.Module):
+    """A net as nflows calls it."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, context=None):
+        return self.net(x)
+
+
+def normflows_glow(s):
+    import normflows as nf
+    bases, levels, merges = [], [], []
+    for level in reversed(range(s["levels"])):  # coarsest first
+        channels, side = 3 * 2 ** (level + 2), s["size"] >> (level + 1)
+        levels.append([nf.flows.GlowBlock(channels, s["width"], split_mode="channel", scale=True)
+                       for _ in range(s["steps"])] + [nf.flows.Squeeze()])
+        top = level == s["levels"] - 1
+        if not top:
+            merges.append(nf.flows.Merge())
+        bases.append(nf.distributions.DiagGaussian((channels if top else channels // 2, side, side)))
+    model = nf.MultiscaleFlow(bases, levels, merges)
+    return model, lambda x: model.log_prob(x, None), lambda n: model.sample(n)[0]
+
+
+def normflows_table(s):
+    import normflows as nf
+    half = s["dims"] // 2
+    flows = []
+    for _ in range(s["couplings"]):
+        net = nf.nets.MLP([s["dims"] - half, *s["hidden"], 2 * half], init_zeros=True)
+        flows += [nf.flows.AffineCouplingBlock(net), nf.flows.Permute(s["dims"], mode="swap")]
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(s["dims"], trainable=False), flows)
+    return model, model.log_prob, lambda n: model.sample(n)[0]
+
+
+def nflows_glow(s):
+    from nflows import distributions, flows
+    from nflows import transforms as T
+    chain = T.MultiscaleCompositeTransform(s["levels"])
+    channels, side = 3, s["size"]
+    for _ in range(s["levels"]):
+        channels, side = 4 * channels, side // 2
+        mask = torch.cat([-torch.ones(channels // 2), torch.ones(channels // 2)])
+        steps = [T.SqueezeTransform()]
+        for _ in range(s["steps"]):
+            steps += [T.ActNorm(channels), T.OneByOneConvolution(channels),
+                      T.AffineCouplingTransform(mask, lambda i, o: WithContext(glow_net(i, o, s["width"])))]
+        left = chain.add_transform(T.CompositeTransform(steps), (channels, side, side))
+        channels = left[0] if left else channels
+    model = flows.Flow(chain, distributions.StandardNormal([3 * s["size"] ** 2]))
+    return model, model.log_prob, model.sample
+
+
+def nflows_table(s):
+    from nflows import distributions, flows, utils
+    from nflows import transforms as T
+    couplings = [T.AffineCouplingTransform(utils.create_alternating_binary_mask(s["dims"], even=i % 2 == 0),
+                                           lambda i, o: WithContext(mlp(i, o, s["hidden"])))
+                 for i in range(s["couplings"])]
+    model = flows.Flow(T.CompositeTransform(couplings), distributions.StandardNormal([s["dims"]]))
+    return model, model.log_prob, model.sample
+
+
+def zuko_table(s):
+    import zuko
+    model = zuko.flows.RealNVP(s["dims"], transforms=s["couplings"], hidden_features=s["hidden"])
+    return model, lambda x: model().log_prob(x), lambda n: model().sample((n,))
+
+
+def freia_calls(model, dims):
+    def log_prob(x):
+        z, logdet = model(x)
+        return logdet - 0.5 * (z**2).sum(1) - 0.5 * dims * LOG_2PI
+    return model, log_prob, lambda n: model(torch.randn(n, dims), rev=True)[0]
+
+
+def freia_glow(s):
+    import FrEIA.framework as Ff
+    import FrEIA.modules as Fm
+    nodes, parts = [Ff.InputNode(3, s["size"], s["size"])], []
+
+    def add(source, module, settings=None):
+        nodes.append(Ff.Node(source, module, settings or {}))
+        return nodes[-1]
+
+    last = nodes[0]
+    for level in range(s["levels"]):
+        last = add(last, Fm.IRevNetDownsampling)
+        for _ in range(s["steps"]):
+            last = add(last, Fm.AllInOneBlock, {"subnet_constructor": lambda i, o: glow_net(i, o, s["width"]),
+                                                "permute_soft": True})
+        if level + 1 < s["levels"]:
+            split = add(last, Fm.Split)
+            parts.append(add(split.out1, Fm.Flatten).out0)
+            last = split.out0
+    parts.append(add(last, Fm.Flatten).out0)
+    joined = add(parts, Fm.Concat)
+    return freia_calls(Ff.GraphINN(nodes + [Ff.OutputNode(joined)]), 3 * s["size"] ** 2)
+
+
+def freia_table(s):
+    import FrEIA.framework as Ff
+    import FrEIA.modules as Fm
+    model = Ff.SequenceINN(s["dims"])
+    for _ in range(s["couplings"] // 2):  # a block holds a coupling of each half
+        model.append(Fm.GLOWCouplingBlock, subnet_constructor=lambda i, o: mlp(i, o, s["hidden"]),
+                     clamp_activation="TANH")
+    return freia_calls(model, s["dims"])
+
+
+MODELS = {("normflows", "glow"): normflows_glow, ("normflows", "real_nvp"): normflows_table,
+          ("nflows", "glow"): nflows_glow, ("nflows", "real_nvp"): nflows_table,
+          ("zuko", "real_nvp"): zuko_table,
+          ("FrEIA", "glow"): freia_glow, ("FrEIA", "real_nvp"): freia_table}
+
+
+def build(library, model, sizes, threads):
+    """The work's calls, by name."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return peers_torch.calls(*MODELS[library, model](sizes), peers_torch.data(model, sizes))

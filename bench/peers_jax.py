@@ -1,0 +1,121 @@
+"""The works in JAX: by hand under jit, and flowjax. For timing only."""
+
+import math
+from importlib.metadata import version
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+
+def versions(library):
+    return {name: version(name) for name in dict.fromkeys(("jax", "optax", library))}
+
+
+def mlp_init(key, widths):
+    keys = jr.split(key, len(widths) - 1)
+    return [(jr.normal(k, (a, b)) / math.sqrt(a), jnp.zeros(b)) for k, a, b in zip(keys, widths, widths[1:])]
+
+
+def mlp(layers, x):
+    for weight, bias in layers[:-1]:
+        x = jax.nn.relu(x @ weight + bias)
+    weight, bias = layers[-1]
+    return x @ weight + bias
+
+
+def nets_init(sizes, outputs):
+    """A net a coupling, from one half of the columns to `outputs` values for each of the other."""
+    half = (sizes["dims"] + 1) // 2
+    ends = [(half, sizes["dims"] - half), (sizes["dims"] - half, half)]
+    return [mlp_init(jr.key(i), [ends[i % 2][0], *sizes["hidden"], outputs * ends[i % 2][1]])
+            for i in range(sizes["couplings"])]
+
+
+def real_nvp(sizes):
+    dims, half = sizes["dims"], (sizes["dims"] + 1) // 2
+
+    def log_prob(nets, x):
+        parts, logdet = [x[:, :half], x[:, half:]], 0
+        for i, net in enumerate(nets):
+            shift, raw = jnp.split(mlp(net, parts[i % 2]), 2, 1)
+            logs = 2 * jnp.tanh(raw / 2)
+            parts[1 - i % 2] = parts[1 - i % 2] * jnp.exp(logs) + shift
+            logdet += logs.sum(1)
+        return logdet - 0.5 * sum((p**2).sum(1) for p in parts) - 0.5 * dims * math.log(2 * math.pi)
+
+    def sample(nets, key, n):
+        z = jr.normal(key, (n, dims))
+        parts = [z[:, :half], z[:, half:]]
+        for i, net in reversed(list(enumerate(nets))):
+            shift, raw = jnp.split(mlp(net, parts[i % 2]), 2, 1)
+            parts[1 - i % 2] = (parts[1 - i % 2] - shift) * jnp.exp(-2 * jnp.tanh(raw / 2))
+        return jnp.concatenate(parts, 1)
+
+    return nets_init(sizes, 2), log_prob, sample
+
+
+def nice(sizes):
+    dims, half = sizes["dims"], (sizes["dims"] + 1) // 2
+
+    def log_prob(params, x):
+        nets, logs = params
+        parts = [x[:, 0::2], x[:, 1::2]]
+        for i, net in enumerate(nets):
+            parts[1 - i % 2] = parts[1 - i % 2] + mlp(net, parts[i % 2])
+        z = jnp.concatenate(parts, 1) * jnp.exp(logs)
+        return logs.sum() - (jax.nn.softplus(z) + jax.nn.softplus(-z)).sum(1)
+
+    def sample(params, key, n):
+        nets, logs = params
+        z = jr.logistic(key, (n, dims)) * jnp.exp(-logs)
+        parts = [z[:, :half], z[:, half:]]
+        for i, net in reversed(list(enumerate(nets))):
+            parts[1 - i % 2] = parts[1 - i % 2] - mlp(net, parts[i % 2])
+        return jnp.stack(parts, 2).reshape(n, dims)
+
+    return (nets_init(sizes, 1), jnp.zeros(dims)), log_prob, sample
+
+
+def flowjax(sizes):
+    import equinox as eqx
+    from flowjax.distributions import Normal
+    from flowjax.flows import coupling_flow
+    flow = coupling_flow(jr.key(0), base_dist=Normal(jnp.zeros(sizes["dims"])),
+                         flow_layers=sizes["couplings"], nn_width=sizes["hidden"][0],
+                         nn_depth=len(sizes["hidden"]))
+    # Only the arrays are parameters: the rest of the flow is structure.
+    params, structure = eqx.partition(flow, eqx.is_inexact_array)
+    return (params, lambda p, x: eqx.combine(p, structure).log_prob(x),
+            lambda p, key, n: eqx.combine(p, structure).sample(key, (n,)))
+
+
+MODELS = {("jax", "real_nvp"): real_nvp, ("jax", "nice"): nice, ("flowjax", "real_nvp"): flowjax}
+
+
+def build(library, model, sizes, threads):
+    """The work's calls, by name. They wait for the result, which JAX does not do by itself."""
+    params, log_prob, sample = MODELS[library, model](sizes)
+    draw = jr.uniform if model == "nice" else jr.normal
+    x = draw(jr.key(1), (sizes["batch"], sizes["dims"]))
+    one, key, optimizer = x[:1], jr.key(2), optax.adam(1e-5)
+
+    def update(state, batch):
+        values, moments = state
+        gradient = jax.grad(lambda v: -log_prob(v, batch).mean())(values)
+        change, moments = optimizer.update(gradient, moments, values)
+        return optax.apply_updates(values, change), moments
+
+    update = jax.jit(update, donate_argnums=0)
+    log_prob_jit, sample_jit = jax.jit(log_prob), jax.jit(sample, static_argnums=2)
+    state = params, optimizer.init(params)
+
+    def step():
+        nonlocal state
+        state = jax.block_until_ready(update(state, x))
+
+    return {"step": step, "log_prob": lambda: log_prob_jit(state[0], x).block_until_ready(),
+            "sample": lambda: sample_jit(state[0], key, len(x)).block_until_ready(),
+            "sample_100000": lambda: sample_jit(state[0], key, 100000).block_until_ready(),
+            "log_prob_1": lambda: log_prob_jit(state[0], one).block_until_ready()}

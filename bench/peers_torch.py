@@ -1,0 +1,209 @@
+"""The works as a careful torch user writes them: channels last, one module a layer. For timing only."""
+
+import contextlib
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def versions(library):
+    return {"torch": torch.__version__}
+
+
+def glow_net(n_in: int, n_out: int, width: int) -> nn.Sequential:
+    """A Glow coupling's net. It has no norms between its convolutions, ours has: less work."""
+    net = nn.Sequential(nn.Conv2d(n_in, width, 3, padding=1), nn.ReLU(inplace=True),
+                        nn.Conv2d(width, width, 1), nn.ReLU(inplace=True),
+                        nn.Conv2d(width, n_out, 3, padding=1))
+    nn.init.zeros_(net[4].weight)
+    nn.init.zeros_(net[4].bias)
+    return net
+
+
+def mlp(n_in: int, n_out: int, hidden: tuple) -> nn.Sequential:
+    widths = [n_in, *hidden]
+    layers = [m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))
+
+
+class Step(nn.Module):
+    """ActNorm, LU-parametrised 1x1 convolution, affine coupling."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.bias, self.logs = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        order, lower, upper = torch.linalg.lu(torch.linalg.qr(torch.randn(channels, channels))[0])
+        self.lower, self.upper = nn.Parameter(lower.tril(-1)), nn.Parameter(upper.triu(1))
+        self.diagonal = nn.Parameter(upper.diagonal().abs().log())
+        self.register_buffer("order", order)
+        self.register_buffer("sign", upper.diagonal().sign())
+        self.net = glow_net(channels // 2, channels, width)
+
+    def weight(self):
+        eye = torch.eye(len(self.sign))
+        return self.order @ (self.lower.tril(-1) + eye) @ (
+            self.upper.triu(1) + torch.diag(self.sign * self.diagonal.exp()))
+
+    def forward(self, x):
+        pixels = x.shape[2] * x.shape[3]
+        x = (x + self.bias[:, None, None]) * self.logs.exp()[:, None, None]
+        x = F.conv2d(x, self.weight()[:, :, None, None])
+        x1, x2 = x.chunk(2, 1)
+        shift, raw = self.net(x1).chunk(2, 1)
+        logs = F.logsigmoid(raw + 2)
+        logdet = pixels * (self.logs.sum() + self.diagonal.sum()) + logs.sum((1, 2, 3))
+        return torch.cat([x1, (x2 + shift) * logs.exp()], 1), logdet
+
+    def inverse(self, z):
+        z1, z2 = z.chunk(2, 1)
+        shift, raw = self.net(z1).chunk(2, 1)
+        x = torch.cat([z1, z2 / torch.sigmoid(raw + 2) - shift], 1)
+        x = F.conv2d(x, torch.inverse(self.weight().double()).to(x.dtype)[:, :, None, None])
+        return x / self.logs.exp()[:, None, None] - self.bias[:, None, None]
+
+
+class Glow(nn.Module):
+    def __init__(self, size: int, levels: int, steps: int, width: int):
+        super().__init__()
+        self.levels, self.splits = nn.ModuleList(), nn.ModuleList()
+        channels = 3
+        for level in range(levels):
+            channels *= 4
+            self.levels.append(nn.ModuleList([Step(channels, width) for _ in range(steps)]))
+            if level + 1 < levels:
+                channels //= 2
+                self.splits.append(nn.Conv2d(channels, 2 * channels, 3, padding=1))
+                nn.init.zeros_(self.splits[-1].weight)
+                nn.init.zeros_(self.splits[-1].bias)
+        self.channels, self.side = channels, size >> levels
+
+    def log_prob(self, x):
+        total = 0
+        for level, steps in enumerate(self.levels):
+            x = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+            for step in steps:
+                x, logdet = step(x)
+                total = total + logdet
+            if level < len(self.splits):
+                x, z = x.chunk(2, 1)
+                mean, logs = self.splits[level](x).chunk(2, 1)
+                total = total - (0.5 * (LOG_2PI + ((z - mean) * (-logs).exp()) ** 2) + logs).sum((1, 2, 3))
+        return total - 0.5 * (LOG_2PI + x**2).sum((1, 2, 3))
+
+    def sample(self, n: int):
+        x = torch.randn(n, self.channels, self.side, self.side).contiguous(memory_format=torch.channels_last)
+        for level in reversed(range(len(self.levels))):
+            if level < len(self.splits):
+                mean, logs = self.splits[level](x).chunk(2, 1)
+                x = torch.cat([x, mean + logs.exp() * torch.randn_like(mean)], 1)
+            for step in reversed(self.levels[level]):
+                x = step.inverse(x)
+            x = F.pixel_shuffle(x, 2)
+        return x
+
+
+class RealNVP(nn.Module):
+    """Couplings on alternating halves of a table's columns, log-scales bounded by 2."""
+
+    def __init__(self, dims: int, couplings: int, hidden: tuple):
+        super().__init__()
+        self.dims, self.half = dims, (dims + 1) // 2
+        sizes = [(self.half, dims - self.half), (dims - self.half, self.half)]
+        self.nets = nn.ModuleList([mlp(n_in, 2 * n_out, hidden)
+                                   for n_in, n_out in (sizes[i % 2] for i in range(couplings))])
+
+    def log_prob(self, x):
+        parts, logdet = [x[:, :self.half], x[:, self.half:]], 0
+        for i, net in enumerate(self.nets):
+            keep, change = i % 2, 1 - i % 2
+            shift, raw = net(parts[keep]).chunk(2, 1)
+            logs = 2 * torch.tanh(raw / 2)
+            parts[change] = parts[change] * logs.exp() + shift
+            logdet = logdet + logs.sum(1)
+        z = torch.cat(parts, 1)
+        return logdet - 0.5 * (z**2).sum(1) - 0.5 * self.dims * LOG_2PI
+
+    def sample(self, n: int):
+        z = torch.randn(n, self.dims)
+        parts = [z[:, :self.half], z[:, self.half:]]
+        for i in reversed(range(len(self.nets))):
+            keep, change = i % 2, 1 - i % 2
+            shift, raw = self.nets[i](parts[keep]).chunk(2, 1)
+            parts[change] = (parts[change] - shift) * torch.exp(-2 * torch.tanh(raw / 2))
+        return torch.cat(parts, 1)
+
+
+class NICE(nn.Module):
+    """Additive couplings on alternating halves, one scaling, logistic prior."""
+
+    def __init__(self, dims: int, couplings: int, hidden: tuple):
+        super().__init__()
+        self.dims, self.half = dims, (dims + 1) // 2
+        sizes = [(self.half, dims - self.half), (dims - self.half, self.half)]
+        self.nets = nn.ModuleList([mlp(*sizes[i % 2], hidden) for i in range(couplings)])
+        self.logs = nn.Parameter(torch.zeros(dims))
+
+    def log_prob(self, x):
+        parts = [x[:, 0::2], x[:, 1::2]]
+        for i, net in enumerate(self.nets):
+            parts[1 - i % 2] = parts[1 - i % 2] + net(parts[i % 2])
+        z = torch.cat(parts, 1) * self.logs.exp()
+        return self.logs.sum() - (F.softplus(z) + F.softplus(-z)).sum(1)
+
+    def sample(self, n: int):
+        z = torch.logit(torch.rand(n, self.dims), eps=1e-7) * torch.exp(-self.logs)
+        parts = [z[:, :self.half], z[:, self.half:]]
+        for i in reversed(range(len(self.nets))):
+            parts[1 - i % 2] = parts[1 - i % 2] - self.nets[i](parts[i % 2])
+        return torch.stack(parts, 2).flatten(1)
+
+
+def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
+    """The calls of every torch library: Adam's fused form, and no gradients but in the step."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        with context():
+            loss = -log_prob(x).mean()
+        loss.backward()
+        optimizer.step()
+
+    def without_gradients(call, *arguments):
+        with torch.inference_mode(), context():
+            call(*arguments)
+
+    return {"step": step, "log_prob": lambda: without_gradients(log_prob, x),
+            "sample": lambda: without_gradients(sample, len(x)),
+            "sample_100000": lambda: without_gradients(sample, 100000),
+            "log_prob_1": lambda: without_gradients(log_prob, x[:1])}
+
+
+def data(model, sizes):
+    """A batch of the work's shape."""
+    if model == "glow":
+        return torch.rand(sizes["batch"], 3, sizes["size"], sizes["size"]) - 0.5
+    draw = torch.rand if model == "nice" else torch.randn
+    return draw(sizes["batch"], sizes["dims"])
+
+
+def build(library, model, sizes, threads):
+    """The work's calls, by name."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    if model == "glow":
+        net = Glow(sizes["size"], sizes["levels"], sizes["steps"], sizes["width"])
+        net = net.to(memory_format=torch.channels_last)
+    else:
+        net = {"real_nvp": RealNVP, "nice": NICE}[model](sizes["dims"], sizes["couplings"], sizes["hidden"])
+    log_prob, sample, context = net.log_prob, net.sample, contextlib.nullcontext
+    if library == "torch-compile":
+        # One program a batch size: a general one is slower.
+        log_prob, sample = torch.compile(log_prob, dynamic=False), torch.compile(sample, dynamic=False)
+    if library == "torch-autocast":
+        context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    return calls(net, log_prob, sample, data(model, sizes), context)

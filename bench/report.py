@@ -1,0 +1,101 @@
+"""Medians and ratios over rounds, as a table and as JSON."""
+
+import json
+import math
+import os
+import statistics
+
+from machine import attainable
+from works import CANNOT, WORKS, operations
+
+
+def best_of(runs: list[dict]) -> dict:
+    """One process's result, or call by call the best of the same library on several numbers of threads."""
+    if len(runs) == 1:
+        return runs[0]
+    timed = [r for r in runs if "ms" in r]
+    if not timed:
+        return runs[0]
+    calls = dict.fromkeys(call for r in timed for call in r["ms"])
+    return {**timed[-1], "ms": {c: min(r["ms"].get(c, math.inf) for r in timed) for c in calls},
+            "ms_by_threads": {str(r["threads"]): r["ms"] for r in timed}}
+
+
+def summarise(name: str, rounds: list[dict], measured: list[dict]) -> tuple[str, dict]:
+    """rounds: library -> its result, one dict a round. Ratios are to the first library that ran, in the same round.
+
+    Returns that library and, by library, medians of times and ratios, or why there are none.
+    """
+    work = WORKS[name]
+    ran = [library for library in rounds[0] if any("ms" in r[library] for r in rounds)]
+    first = ran[0] if ran else ""
+    libraries = {}
+    for library in rounds[0]:
+        results = [r[library] for r in rounds]
+        good = [r for r in results if "ms" in r]
+        if not good:
+            libraries[library] = {k: v for k, v in results[0].items() if k in ("missing", "error")}
+            continue
+        entry = {"median_ms": {}, "ratio": {}, "percent_of_peak": {}}
+        peak = attainable(measured, "bfloat16" if "bf16" in library or "autocast" in library else "float32")
+        needed = operations(work.model, good[0]["sizes"])
+        for call in good[0]["ms"]:
+            entry["median_ms"][call] = statistics.median(r["ms"][call] for r in good if call in r["ms"])
+            ratios = [r[library]["ms"][call] / r[first]["ms"][call] for r in rounds
+                      if call in r[library].get("ms", {}) and call in r[first].get("ms", {})]
+            if ratios:
+                entry["ratio"][call] = statistics.median(ratios)
+            if call in needed:
+                seconds = entry["median_ms"][call] / 1e3
+                entry["percent_of_peak"][call] = 100e-9 * needed[call] / seconds / peak
+        entry["peak_mb"] = good[0].get("peak_mb")
+        entry["errors"] = good[0]["errors"]
+        if (work.model, library) in CANNOT:
+            entry["differs"] = CANNOT[work.model, library]
+        libraries[library] = entry
+    return first, libraries
+
+
+def show(first: str, libraries: dict, calls: tuple) -> None:
+    """Milliseconds, (times the first library's), percent of peak."""
+    print(f"{'':16}" + "".join(f"{call:>26}" for call in calls))
+    for library, entry in libraries.items():
+        if "median_ms" not in entry:
+            kind, text = next(iter(entry.items()))
+            print(f"{library:16}  {kind}: {text}")
+            continue
+        cells = []
+        for call in calls:
+            ms = entry["median_ms"].get(call)
+            if ms is None:
+                cells.append("failed" if call in entry["errors"] else "-")
+                continue
+            text = f"{ms:.4g} ms"
+            if library != first and call in entry["ratio"]:
+                text += f" ({entry['ratio'][call]:.2f})"
+            if entry["percent_of_peak"].get(call, 0) >= 1:
+                text += f" {entry['percent_of_peak'][call]:3.0f} %"
+            cells.append(text)
+        print(f"{library:16}" + "".join(f"{c:>26}" for c in cells))
+        for call, text in entry["errors"].items():
+            print(f"{'':18}{call}: {text}")
+        if "differs" in entry:
+            print(f"{'':18}{entry['differs']}")
+
+
+def write(folder: str, name: str, result: dict) -> None:
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name + ".json")
+    with open(path, "w") as file:
+        json.dump(rounded(result), file, indent=1)
+        file.write("\n")
+    print(f"written: {path}")
+
+
+def rounded(value):
+    """Four digits: the machine's noise is larger."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

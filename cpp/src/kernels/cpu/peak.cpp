@@ -1,0 +1,110 @@
+#include "kernels/cpu/peak.hpp"
+
+#include <omp.h>
+
+#include <chrono>
+#include <memory>
+
+#include "kernels/cpu/peak_loops.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+
+PeakLoops peak_loops_baseline() {
+  return peak::loops<Baseline>();
+}
+
+namespace {
+
+constexpr double kSeconds = 0.2;
+constexpr int64_t kBufferBytes = int64_t(512) << 20;
+constexpr int64_t kAlign = 1024;  // values; a whole number of any loop's steps
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+PeakLoops best_loops() {
+#if defined(__x86_64__)
+  const IsaLevel level = best_isa(IsaLevel::avx512);
+  if (level == IsaLevel::avx512) return peak_loops_avx512();
+  if (level == IsaLevel::avx2) return peak_loops_avx2();
+#endif
+  return peak_loops_baseline();
+}
+
+/// The sum over threads of work a second. `block(thread)` does a bit of it and says how much; the first one
+/// brings the clock up and the pages in, and is not counted.
+template <class F>
+double rate(int threads, const F& block) {
+  double total = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+  {
+    const int thread = omp_get_thread_num();
+    block(thread);
+#pragma omp barrier
+    const double start = now();
+    double done = 0, elapsed = 0;
+    while (elapsed < kSeconds) {
+      done += block(thread);
+      elapsed = now() - start;
+    }
+    total += done / elapsed;
+  }
+  return total;
+}
+
+double peak_gflops(int threads, const PeakLoops& loops) {
+  constexpr int64_t kRounds = 200000;
+  volatile float kept = 0;  // the result is wanted, so the loop stays
+  const double flops = static_cast<double>(kRounds * loops.flops);
+  return 1e-9 * rate(threads, [&](int) {
+           kept = loops.multiply_add(kRounds);
+           return flops;
+         });
+}
+
+/// Memory of one thread, written by that thread first.
+template <class F>
+double bandwidth(int threads, int arrays, const F& pass) {
+  const int64_t part = kBufferBytes / 4 / threads / arrays / kAlign * kAlign;
+  const std::unique_ptr<float[]> buffer(new float[part * arrays * threads + kAlign]);
+  const size_t misaligned = reinterpret_cast<uintptr_t>(buffer.get()) % 64;
+  float* data = buffer.get() + (64 - misaligned) / 4;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int thread = 0; thread < threads; ++thread) {
+    for (int64_t i = 0; i < part * arrays; ++i) data[thread * part * arrays + i] = 1;
+  }
+  const double bytes = static_cast<double>(part * arrays) * 4;
+  return 1e-9 * rate(threads, [&](int thread) {
+           pass(part, data + thread * part * arrays);
+           return bytes;
+         });
+}
+
+}  // namespace
+
+double peak_gflops_f32(int threads) {
+  return peak_gflops(threads, best_loops());
+}
+
+double peak_gflops_bf16(int threads) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return peak_gflops(threads, peak_loops_bf16());
+#endif
+  (void)threads;
+  return 0;
+}
+
+double read_bandwidth_gbs(int threads) {
+  const PeakLoops loops = best_loops();
+  volatile float kept = 0;
+  return bandwidth(threads, 1, [&](int64_t n, const float* x) { kept = loops.read(n, x); });
+}
+
+double triad_bandwidth_gbs(int threads) {
+  const PeakLoops loops = best_loops();
+  return bandwidth(threads, 3, [&](int64_t n, float* x) { loops.triad(n, x, x + n, x + 2 * n); });
+}
+
+}  // namespace evenflow
