@@ -68,11 +68,16 @@ class EVENFLOW_API Context {
   /// The instruction set that the kernels use: "baseline", "avx2" or "avx512".
   const char* isa() const;
 
+  /// Makes contexts of one thread each for `count` threads that work side by side.
+  void prepare_children(int count);
+  Context& child(int rank) { return *children_[static_cast<size_t>(rank)]; }
+
  private:
   int threads_;
   Workspace workspace_;
   const KernelSet<float>* kernels_f32_;
   const KernelSet<double>* kernels_f64_;
+  std::vector<std::unique_ptr<Context>> children_;
 };
 
 template <>

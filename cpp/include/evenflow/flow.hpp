@@ -107,9 +107,15 @@ class EVENFLOW_API Flow {
   void check_ready(const char* call, const ParamArena<T>&) const;
   [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
 
-  Level level_of(const Node& node, size_t factored) const;
   void put_level(Context&, View<const T> piece, const Level&, T* z) const;
   void get_level(Context&, const T* z, const Level&, View<T> piece) const;
+
+  /// Whether work on n samples goes tile by tile, and whether on several threads.
+  bool by_tiles(int64_t n) const { return tile_rows_ > 0 && n > 0; }
+  bool worth_threads(int64_t n) const;
+  Params<T> rows_of(Params<T> params, int64_t first) const;
+  View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
+  View<const T> rows_of(View<const T> x, int64_t first, int64_t end) const;
 
   void run_forward(Context&, const Params<T>&, View<const T> x, T* z, double* logdet, const Step* step) const;
   void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet) const;
@@ -119,6 +125,8 @@ class EVENFLOW_API Flow {
                                  const double* dlogdet, Step& step, Drift& drift) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
   void keep_activations(WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
+  bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
+                     double weight, StepResult& result) const;
 
   Shape sample_shape_;
   Shape current_;
@@ -130,6 +138,8 @@ class EVENFLOW_API Flow {
   size_t head_at_ = 0;  ///< the head sees the input of this node
   std::shared_ptr<const ParamLayout> layout_;
   ParamId initialized_ = 0;
+  int64_t tile_rows_ =
+      0;  ///< samples of a tile; 0: too wide for a core's cache, or samples depend on each other
 };
 
 extern template class Flow<float>;

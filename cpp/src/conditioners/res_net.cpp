@@ -63,6 +63,8 @@ class ResNet final : public Conditioner<T> {
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> h, T* acts) const override {
     const int64_t n = x.shape.n;
     const KernelSet<T>& kernels = ctx.kernels<T>();
+    WorkspaceScope scope(ctx);
+    if (!acts) acts = scope.take<T>(activation_size(n));
     View<T> normal(acts, x.shape);
     input_norm_.forward(ctx, params, x, normal);
     kernels.concat_relu(ctx, normal, input_gain(), config_.checkerboard, tensor(acts, 0, n));

@@ -40,6 +40,10 @@ Context::Context(const std::string& device, int threads) {
 
 Context::~Context() = default;
 
+void Context::prepare_children(int count) {
+  while (static_cast<int>(children_.size()) < count) children_.push_back(std::make_unique<Context>("cpu", 1));
+}
+
 template <>
 const KernelSet<float>& Context::kernels<float>() const {
   return *kernels_f32_;

@@ -299,12 +299,9 @@ class KernelSetImpl final : public KernelSet<T> {
 
   double sum_squares(Context& ctx, int64_t n, const T* x) const override {
     constexpr int64_t kRow = 4096;
-    double total = 0;
-    WorkspaceScope scope(ctx);
     const int64_t rows = n / kRow;
-    Exec::sum_groups(ctx, 1, rows, kRow, Rows<ops::SumSquares<T>>{{x}, kRow}, &total);
-    Exec::sum_groups(ctx, 1, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow}, &total);
-    return total;
+    return Exec::sum(ctx, rows, kRow, ops::SumSquares<T>{x, kRow}) +
+           Exec::sum(ctx, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow, kRow});
   }
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {
@@ -335,16 +332,6 @@ class KernelSetImpl final : public KernelSet<T> {
         break;
     }
   }
-
- private:
-  /// A functor over a flat array, seen as rows of equal length.
-  template <class F>
-  struct Rows {
-    static constexpr int sums = F::sums;
-    F f;
-    int64_t length;
-    EVENFLOW_HD void operator()(int64_t row, int64_t c, double* sum) const { f(0, row * length + c, sum); }
-  };
 
   static ops::PixelMask mask(int parity, const Shape& shape) { return {parity, shape.w, shape.h}; }
 

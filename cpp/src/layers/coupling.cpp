@@ -113,9 +113,8 @@ class Coupling final : public Layer<T> {
                   T* kept) const override {
     const int64_t n = x.shape.n;
     WorkspaceScope scope(ctx);
-    if (!kept) kept = scope.take<T>(kept_size(n));
-    View<T> h(kept, h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, x), h, kept + h_size(n));
+    View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
+    net_->forward(ctx, params, pass_input(ctx, scope, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
     ctx.kernels<T>().coupling_forward(ctx, dims(params), changed(x), h, changed(z), logdet);
   }
@@ -124,9 +123,8 @@ class Coupling final : public Layer<T> {
                   double* logdet) const override {
     const int64_t n = z.shape.n;
     WorkspaceScope scope(ctx);
-    T* buffer = scope.take<T>(kept_size(n));
-    View<T> h(buffer, h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, z), h, buffer + h_size(n));
+    View<T> h(scope.take<T>(h_size(n)), h_shape(n));
+    net_->forward(ctx, params, pass_input(ctx, scope, z), h, nullptr);
     copy_pass(ctx, z, x);
     ctx.kernels<T>().coupling_inverse(ctx, dims(params), changed(z), h, changed(x), logdet);
   }

@@ -5,6 +5,7 @@
 
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/tiles.hpp"
 
 namespace evenflow {
 
@@ -52,6 +53,39 @@ void Flow<T>::finalize() {
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
   layout_ = std::move(layout);
+
+  // Weights and a tile's activations share a second-level cache of a megabyte or more.
+  constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 1 << 20, kLeastRows = 16;
+  int64_t kept = 3 * dims();
+  for (const Node& node : nodes_) kept += node.layer->kept_size(1);
+  const int64_t value = static_cast<int64_t>(sizeof(T));
+  const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
+  const bool fits = layout_->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
+  tile_rows_ = fits && layout_->stats_size() == 0 && !head_ ? rows : 0;
+}
+
+template <class T>
+bool Flow<T>::worth_threads(int64_t n) const {
+  constexpr int64_t kProducts = int64_t{1} << 21;
+  return n * layout_->trainable_size() >= kProducts;
+}
+
+template <class T>
+Params<T> Flow<T>::rows_of(Params<T> params, int64_t first) const {
+  if (params.labels) params.labels += first;
+  return params;
+}
+
+template <class T>
+View<T> Flow<T>::rows_of(View<T> x, int64_t first, int64_t end) const {
+  return View<T>(x.data + first * x.shape.pixels_per_sample() * x.stride, x.shape.with_batch(end - first),
+                 x.stride);
+}
+
+template <class T>
+View<const T> Flow<T>::rows_of(View<const T> x, int64_t first, int64_t end) const {
+  return View<const T>(x.data + first * x.shape.pixels_per_sample() * x.stride,
+                       x.shape.with_batch(end - first), x.stride);
 }
 
 template <class T>
@@ -148,8 +182,17 @@ void Flow<T>::get_level(Context& ctx, const T* z, const Level& level, View<T> pi
 template <class T>
 void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x, T* z, double* logdet,
                           const Step* step) const {
-  WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
+  if (!step && by_tiles(n) && n > tile_rows_) {
+    const Tiles tiles(n, tile_rows_);
+    run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
+      const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
+      run_forward(local, rows_of(params, first), rows_of(x, first, end), z + first * dims(), logdet + first,
+                  nullptr);
+    });
+    return;
+  }
+  WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   std::fill(logdet, logdet + n, 0.0);
   View<T> mine;  // x, where it may be overwritten
@@ -176,6 +219,15 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
 template <class T>
 void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
                           double* logdet) const {
+  if (by_tiles(n) && n > tile_rows_) {
+    const Tiles tiles(n, tile_rows_);
+    run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
+      const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
+      run_inverse(local, rows_of(params, first), z + first * dims(), end - first, rows_of(x, first, end),
+                  logdet + first);
+    });
+    return;
+  }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   std::fill(logdet, logdet + n, 0.0);

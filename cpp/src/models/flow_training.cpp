@@ -5,6 +5,7 @@
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/tiles.hpp"
 
 namespace evenflow {
 namespace {
@@ -188,11 +189,60 @@ void Flow<T>::keep_activations(WorkspaceScope& scope, int64_t n, int64_t budget,
 }
 
 template <class T>
+bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                            int64_t budget, double weight, StepResult& result) const {
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
+  const Tiles tiles(n, tile_rows_);
+  T* grads = scope.take<T>(tiles.groups * room);  // a gradient for each group, added up in order
+  double* log_prob = scope.take<double>(n);
+  double* drifts = scope.take<double>(tiles.count);
+  const double share = -weight / static_cast<double>(n);
+  run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t group, int64_t tile) {
+    const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
+                  size = rows * dims();
+    Params<T> params = rows_of(arena.params(nullptr, labels), first);
+    params.grads = grads + group * room;
+    if (tile == tiles.first_of(group)) std::fill(params.grads, params.grads + trainable, T(0));
+    WorkspaceScope mine(local);
+    T* z = mine.take<T>(size);
+    T* dz = mine.take<T>(size);
+    double* dlogdet = mine.take<double>(rows);
+    std::fill(dlogdet, dlogdet + rows, share);
+    Step step;
+    keep_activations(mine, rows, budget, step);
+    const View<const T> in = rows_of(x, first, end);
+    run_forward(local, params, in, z, log_prob + first, &step);
+    local.kernels<T>().base_log_prob(local, base_, rows, dims(), z, static_cast<T>(share), dz,
+                                     log_prob + first);
+    View<T> rebuilt(mine.take<T>(size), in.shape), dx(mine.take<T>(size), in.shape);
+    run_backward(local, params, z, dz, dlogdet, rebuilt, dx, &step);
+    drifts[tile] = drift_between<T>(rebuilt, in);
+  });
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, arena.params(nullptr, labels), "loss_and_grad", x);
+    result.nll -= log_prob[i] / static_cast<double>(n);
+  }
+  result.drift.value = *std::max_element(drifts, drifts + tiles.count);
+  if (!(result.drift.value <= drift_tolerance<T>())) return false;
+  const Shape flat{1, 1, 1, trainable};
+  for (int64_t g = 0; g < tiles.groups; ++g) {
+    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(arena.grads(), flat));
+  }
+  result.loss = result.nll;
+  return true;
+}
+
+template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                   int64_t activation_budget, double weight) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
   check_ready("loss_and_grad", arena);
+  if (by_tiles(x.shape.n)) {
+    StepResult done;
+    if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, done)) return done;
+  }
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n, size = n * dims(), stats = layout_->stats_size();
@@ -207,7 +257,7 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   // Gradients already there must survive a step that the drift guard repeats.
   const int64_t trainable = layout_->trainable_size();
   const T* before = arena.grads();
-  const bool clean = std::all_of(before, before + trainable, [](T g) { return g == T(0); });
+  const bool clean = kernels.sum_squares(ctx, trainable, before) == 0;
   std::vector<T> saved;
   if (!clean) saved.assign(before, before + trainable);
   const auto restore = [&] {
@@ -261,6 +311,10 @@ template void Flow<float>::run_backward_checkpointed(Context&, const Params<floa
                                                      const float*, const double*, Step&, Drift&) const;
 template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
                                     const int32_t*, View<float>, View<float>) const;
+template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                         int64_t, double, StepResult&) const;
+template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
+                                          int64_t, double, StepResult&) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
                                                const int32_t*, int64_t, double) const;
 template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,

@@ -17,6 +17,50 @@ struct CpuExec {
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
+  /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
+  template <class T, class F>
+  struct MappedRun {
+    static constexpr int64_t kElements = 128;
+    alignas(64) T in[F::inputs][kElements];
+    alignas(64) T out[F::outputs][kElements];
+    alignas(64) T sums[F::sums][kElements];
+    int64_t row = 0, col = 0;
+    int64_t count = 0;  ///< elements of the last run
+
+    EVENFLOW_HD void seek(int64_t to_row) {
+      row = to_row;
+      col = 0;
+    }
+    /// The next elements, `limit` at most.
+    EVENFLOW_HD void go(const F& f, int64_t cols, int64_t limit) {
+      count = ops::min_of(kElements, limit);
+      int64_t r = row, c = col;
+      for (int64_t e = 0; e < count; ++e) {
+        f.load(r, c, &in[0][e], kElements);
+        if (++c == cols) c = 0, ++r;
+      }
+      const int64_t whole = (count + 15) / 16 * 16;
+      for (int64_t e = count; e < whole; ++e) {
+        for (int i = 0; i < F::inputs; ++i) in[i][e] = T(0);
+      }
+#pragma GCC ivdep
+      for (int64_t e = 0; e < whole; ++e) {
+        T a[F::inputs], b[F::outputs], s[F::sums];
+#pragma GCC unroll 8
+        for (int i = 0; i < F::inputs; ++i) a[i] = in[i][e];
+        f.compute(a, b, s);
+#pragma GCC unroll 8
+        for (int i = 0; i < F::outputs; ++i) out[i][e] = b[i];
+#pragma GCC unroll 8
+        for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
+      }
+      for (int64_t e = 0; e < count; ++e) {
+        f.store(row, col, &out[0][e], kElements);
+        if (++col == cols) col = 0, ++row;
+      }
+    }
+  };
+
   /// f(row, column).
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f) {
@@ -35,49 +79,45 @@ struct CpuExec {
   /// the sums over that group's elements.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
-    constexpr int64_t kRun = 128;  // elements
-    constexpr int64_t kWorth = 8;  // each costs as much as that many plain ones
-    const int64_t chunk = ops::max_of<int64_t>(1, 4096 / ops::max_of<int64_t>(cols, 1));
-    const int64_t chunks = (rows + chunk - 1) / chunk;
+    constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
+    constexpr int64_t kJob = 4096;
+    const int threads = threads_for(ctx, groups * rows * cols * kWorth);
+    if (rows * cols <= MappedRun<T, F>::kElements) {  // whole groups, several a run
+      const int64_t share = ops::max_of<int64_t>(1, kJob / (rows * cols));
+      const int64_t jobs = (groups + share - 1) / share;
+      run_team<Isa>(threads, [&](const Team& team) {
+        MappedRun<T, F> run;
+        for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
+          int64_t element = job * share * rows * cols;
+          const int64_t end = ops::min_of(groups, (job + 1) * share) * rows * cols;
+          for (run.seek(job * share * rows); element < end; element += run.count) {
+            run.go(f, cols, end - element);
+            int64_t group = element / (rows * cols), next = (group + 1) * rows * cols;
+            for (int64_t e = 0; e < run.count; ++e) {
+              if (element + e == next) ++group, next += rows * cols;
+              for (int i = 0; i < F::sums; ++i) out[group * F::sums + i] += run.sums[i][e];
+            }
+          }
+        }
+      });
+      return;
+    }
+    const int64_t chunk = ops::max_of<int64_t>(1, kJob / cols), chunks = (rows + chunk - 1) / chunk;
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(groups * chunks * F::sums);
-    run_team<Isa>(threads_for(ctx, groups * rows * cols * kWorth), [&](const Team& team) {
-      alignas(64) T in[F::inputs * kRun], result[F::outputs * kRun], sums[F::sums * kRun];
+    run_team<Isa>(threads, [&](const Team& team) {
+      MappedRun<T, F> run;
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
-        const int64_t count = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
+        int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
         double total[F::sums][8] = {};
-        int64_t row = first, col = 0;
-        for (int64_t begin = 0; begin < count; begin += kRun) {
-          const int64_t run = ops::min_of(kRun, count - begin);
-          int64_t r = row, c = col;
-          for (int64_t e = 0; e < run; ++e) {
-            f.load(r, c, in + e, kRun);
-            if (++c == cols) c = 0, ++r;
-          }
-          for (int64_t e = run; e < (run + 15) / 16 * 16; ++e) {
-            for (int i = 0; i < F::inputs; ++i) in[i * kRun + e] = T(0);
-          }
-#pragma GCC ivdep
-          for (int64_t e = 0; e < (run + 15) / 16 * 16; ++e) {
-            T a[F::inputs], b[F::outputs], s[F::sums];
-#pragma GCC unroll 8
-            for (int i = 0; i < F::inputs; ++i) a[i] = in[i * kRun + e];
-            f.compute(a, b, s);
-#pragma GCC unroll 8
-            for (int i = 0; i < F::outputs; ++i) result[i * kRun + e] = b[i];
-#pragma GCC unroll 8
-            for (int i = 0; i < F::sums; ++i) sums[i * kRun + e] = s[i];
-          }
-          for (int64_t e = 0; e < run; ++e) {
-            f.store(row, col, result + e, kRun);
-            if (++col == cols) col = 0, ++row;
-          }
+        for (run.seek(first); left > 0; left -= run.count) {
+          run.go(f, cols, left);
           for (int i = 0; i < F::sums; ++i) {
-            for (int64_t e = run; e < (run + 7) / 8 * 8; ++e) sums[i * kRun + e] = T(0);
-            for (int64_t e = 0; e < run; e += 8) {
+            for (int64_t e = run.count; e < (run.count + 7) / 8 * 8; ++e) run.sums[i][e] = T(0);
+            for (int64_t e = 0; e < run.count; e += 8) {
 #pragma GCC unroll 8
-              for (int l = 0; l < 8; ++l) total[i][l] += sums[i * kRun + e + l];
+              for (int l = 0; l < 8; ++l) total[i][l] += run.sums[i][e + l];
             }
           }
         }
@@ -92,28 +132,27 @@ struct CpuExec {
     }
   }
 
-  /// f(row, column, sum[F::sums]); out[group][F::sums] += the sums over that group's rows.
+  /// The sum of f(row, column) over all elements.
   template <class F>
-  static void sum_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
-    const int64_t chunk = ops::max_of<int64_t>(1, 8192 / ops::max_of<int64_t>(cols, 1));
-    const int64_t chunks = (rows + chunk - 1) / chunk;
+  static double sum(Context& ctx, int64_t rows, int64_t cols, const F& f) {
     WorkspaceScope scope(ctx);
-    double* partial = scope.take<double>(groups * chunks * F::sums);
-    const int threads = threads_for(ctx, groups * rows * cols);
-    run_team<Isa>(threads, [&](const Team& team) {
-      for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
-        const int64_t group = job / chunks, begin = job % chunks * chunk;
-        const int64_t end = ops::min_of(rows, begin + chunk);
-        double sum[F::sums] = {};
-        for (int64_t r = group * rows + begin; r < group * rows + end; ++r) {
-          for (int64_t c = 0; c < cols; ++c) f(r, c, sum);
+    double* partial = scope.take<double>(rows);
+    run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
+      for (int64_t r = team.begin(rows); r < team.end(rows); ++r) {
+        double total[8] = {};
+        int64_t c = 0;
+        for (; c + 8 <= cols; c += 8) {
+#pragma GCC unroll 8
+          for (int l = 0; l < 8; ++l) total[l] += f(r, c + l);
         }
-        for (int k = 0; k < F::sums; ++k) partial[job * F::sums + k] = sum[k];
+        for (; c < cols; ++c) total[0] += f(r, c);
+        partial[r] =
+            ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]));
       }
     });
-    for (int64_t job = 0; job < groups * chunks; ++job) {
-      for (int k = 0; k < F::sums; ++k) out[job / chunks * F::sums + k] += partial[job * F::sums + k];
-    }
+    double total = 0;
+    for (int64_t r = 0; r < rows; ++r) total += partial[r];
+    return total;
   }
 
   /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows. Short

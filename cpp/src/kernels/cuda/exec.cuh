@@ -33,17 +33,14 @@ __device__ inline double block_sum(double value, double* shared) {
   return total;
 }
 
-/// One block a group; out[group][F::sums] +=.
+/// One block; out[0] is overwritten.
 template <class F>
-__global__ void sum_groups_kernel(int64_t rows, int64_t cols, F f, double* out) {
+__global__ void sum_kernel(int64_t rows, int64_t cols, F f, double* out) {
   __shared__ double shared[kThreads];
-  double sum[F::sums] = {};
-  const int64_t first = blockIdx.x * rows;
-  for (int64_t i = threadIdx.x; i < rows * cols; i += blockDim.x) f(first + i / cols, i % cols, sum);
-  for (int k = 0; k < F::sums; ++k) {
-    const double total = block_sum(sum[k], shared);
-    if (threadIdx.x == 0) out[blockIdx.x * F::sums + k] += total;
-  }
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < rows * cols; i += blockDim.x) sum += f(i / cols, i % cols);
+  const double total = block_sum(sum, shared);
+  if (threadIdx.x == 0) out[0] = total;
 }
 
 /// One block a group of elements that are loaded, computed and stored; out[group][F::sums] +=.
@@ -92,11 +89,9 @@ struct CudaExec {
   }
 
   template <class F>
-  static void sum_groups(cudaStream_t stream, int64_t groups, int64_t rows, int64_t cols, const F& f,
-                         double* out) {
-    if (groups == 0) return;
-    sum_groups_kernel<<<static_cast<unsigned>(groups), kThreads, 0, stream>>>(rows, cols, f, out);
-    check_launch("sum_groups");
+  static void sum(cudaStream_t stream, int64_t rows, int64_t cols, const F& f, double* out) {
+    sum_kernel<<<1, kThreads, 0, stream>>>(rows, cols, f, out);
+    check_launch("sum");
   }
 
   template <class T, class F>

@@ -21,10 +21,6 @@ struct Instantiate {
     CudaExec::for_each(stream, 1, 1, f);
   }
   template <class F>
-  void groups(F f = {}) const {
-    CudaExec::sum_groups(stream, 1, 1, 1, f, out);
-  }
-  template <class F>
   void maps(F f = {}) const {
     CudaExec::map_groups<T>(stream, 1, 1, 1, f, out);
   }
@@ -82,7 +78,7 @@ struct Instantiate {
     each<ops::Adamax<T>>();
     each<ops::Average<T>>();
     each<ops::ScaleAll<T>>();
-    groups<ops::SumSquares<T>>();
+    CudaExec::sum(stream, 1, 1, ops::SumSquares<T>{}, out);
   }
 };
 

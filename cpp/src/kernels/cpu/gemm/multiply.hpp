@@ -100,10 +100,10 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T>& b, co
 /// Columns [first, end) of kc rows to a buffer `width` wide, zeros beyond.
 template <class T>
 EVENFLOW_HD void copy_columns(T* dst, int64_t width, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
+  const int64_t count = ops::min_of(width, end - first);
   for (int64_t p = 0; p < kc; ++p) {
-    for (int64_t j = 0; j < width; ++j) {
-      dst[p * width + j] = first + j < end ? src.data[p * src.stride + first + j] : T(0);
-    }
+    copy_run(dst + p * width, src.data + p * src.stride + first, count);
+    for (int64_t j = count; j < width; ++j) dst[p * width + j] = T(0);
   }
 }
 

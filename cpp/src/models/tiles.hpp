@@ -1,0 +1,48 @@
+#pragma once
+
+#include <algorithm>
+#include <exception>
+#include <vector>
+
+#include "evenflow/context.hpp"
+#include "kernels/cpu/isa.hpp"
+#include "kernels/cpu/team.hpp"
+
+namespace evenflow {
+
+/// The second schedule: slices of a batch go through the whole flow, each inside one core's cache. Tiles and
+/// their groups depend on the batch alone, not on the threads.
+struct Tiles {
+  static constexpr int64_t kMaxRows = 128;
+  static constexpr int64_t kGroups = 16;
+
+  int64_t n, count, groups;
+  Tiles(int64_t n_, int64_t rows) : n(n_), count((n_ + rows - 1) / rows), groups(std::min(count, kGroups)) {}
+
+  int64_t begin(int64_t tile) const { return n * tile / count; }
+  int64_t first_of(int64_t group) const { return count * group / groups; }
+};
+
+/// f(context of one thread, group, tile), the tiles of a group in order and by one thread.
+template <class F>
+void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
+  const int threads = parallel ? static_cast<int>(std::min<int64_t>(ctx.threads(), tiles.groups)) : 1;
+  ctx.prepare_children(threads);
+  std::vector<std::exception_ptr> errors(static_cast<size_t>(threads));
+  run_team<Baseline>(threads, [&](const Team& team) {
+    try {
+      for (int64_t group = team.begin(tiles.groups); group < team.end(tiles.groups); ++group) {
+        for (int64_t tile = tiles.first_of(group); tile < tiles.first_of(group + 1); ++tile) {
+          f(ctx.child(team.rank), group, tile);
+        }
+      }
+    } catch (...) {
+      errors[static_cast<size_t>(team.rank)] = std::current_exception();
+    }
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+}  // namespace evenflow
