@@ -27,7 +27,9 @@ class Glow(Flow):
     learn_top: learned mean and scale of the coarsest latents.
     classes: the top prior depends on a label in 0 ... classes - 1; 0: none.
     class_weight: weight of a classification loss on the coarsest latents [nats a sample].
-    bits: bits a channel of the images.  conditioner_dtype: arithmetic inside the coupling nets.
+    bits: bits a channel of the images.
+    conditioner_dtype: arithmetic inside the coupling nets, "float32" | "bfloat16" (weights and hidden
+    activations rounded, sums in float32; the flow itself stays exactly invertible).
     device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
 
     ShapeError or ConfigError for sizes and settings that don't fit, DeviceError for a device that is not
@@ -49,14 +51,11 @@ class Glow(Flow):
         if settings["class_weight"] > 0 and classes == 0:
             raise ConfigError("[Glow] expected classes > 0 with class_weight > 0, got classes 0")
         dtype = _dtype("Glow", dtype)
-        if choice("Glow", "conditioner_dtype", conditioner_dtype, DTYPES) not in ("float32", dtype):
-            raise ConfigError(f"[Glow] expected conditioner_dtype 'float32', got {conditioner_dtype!r} in a "
-                              f"model of {dtype}")
+        settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
         shape = _image_shape("Glow", shape)
         core = _core.make_glow(dtype, shape, device=device, threads=whole("Glow", "threads", threads, low=0),
                                **settings)
-        super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype,
-                                "conditioner_dtype": conditioner_dtype})
+        super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
 
 
 class RealNVP(Flow):
@@ -75,7 +74,7 @@ class RealNVP(Flow):
     coupling: "affine" (log-scale bounded by 2) | "additive".  mask: "halves" | "odd-even".
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
-    couplings.  prior: "gaussian" | "logistic".
+    couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
@@ -84,24 +83,25 @@ class RealNVP(Flow):
                  recursion: int | None = None, bits: int | None = None, couplings: int | None = None,
                  hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
                  preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
-                 batch_norm: bool | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
-                 threads: int = 0):
+                 batch_norm: bool | None = None, conditioner_dtype: str | None = None, seed: int = 0,
+                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
         image = dict(scales=scales, base_dim=base_dim, residual_blocks=residual_blocks, bottleneck=bottleneck,
                      skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
         table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
-                     preprocess=preprocess, actnorm=actnorm, prior=prior)
+                     preprocess=preprocess, actnorm=actnorm, prior=prior,
+                     conditioner_dtype=conditioner_dtype)
         is_table = _is_number(shape)
         foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
         if foreign:
             raise ConfigError(f"[RealNVP] expected settings for {'tables' if is_table else 'images'}, "
                               f"got {', '.join(foreign)}")
+        dtype = _dtype("RealNVP", dtype)
         coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
         run = dict(device=device, threads=whole("RealNVP", "threads", threads, low=0))
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
-        settings = (_real_nvp_table(**table, batch_norm=batch_norm) if is_table
+        settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
         settings.update(coupling=coupling, seed=whole("RealNVP", "seed", seed, low=0))
-        dtype = _dtype("RealNVP", dtype)
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
         super().__init__(make(dtype, size, **settings, **run),
                          {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
@@ -115,12 +115,13 @@ class NICE(Flow):
     couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
     order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
+    conditioner_dtype: "float32" | "bfloat16", see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", order: str = "tile", preprocess: str = "none",
-                 bits: int | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
-                 threads: int = 0):
+                 bits: int | None = None, conditioner_dtype: str = "float32", seed: int = 0,
+                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
         is_table = _is_number(shape)
         if is_table and bits is not None:
             raise ConfigError("[NICE] expected settings for tables, got bits")
@@ -131,6 +132,7 @@ class NICE(Flow):
             preprocess=_preprocess("NICE", preprocess), seed=whole("NICE", "seed", seed, low=0))
         bits = _bits("NICE", 8 if bits is None else bits)
         dtype = _dtype("NICE", dtype)
+        settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
         size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
         core = _core.make_nice(dtype, size, **settings, bits=bits, device=device,
                                threads=whole("NICE", "threads", threads, low=0))
@@ -177,7 +179,8 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
 
 
 def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
-                    actnorm: Any, prior: Any, batch_norm: Any) -> dict[str, Any]:
+                    actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
+                    dtype: str) -> dict[str, Any]:
     return dict(couplings=whole("RealNVP", "couplings", _default(couplings, 8), low=1),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
@@ -186,7 +189,8 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 preprocess=_preprocess("RealNVP", _default(preprocess, "standardize")),
                 batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, False)),
                 actnorm=_flag("RealNVP", "actnorm", _default(actnorm, False)),
-                prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")))
+                prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
+                conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
 
 
 def _default(value: Any, default: Any) -> Any:
@@ -230,6 +234,15 @@ def _bits(model: str, bits: Any) -> int:
     if not 1 <= whole(model, "bits", bits) <= 8:
         raise ConfigError(f"[{model}] expected bits in 1 ... 8, got {bits}")
     return int(bits)
+
+
+def _conditioner_dtype(model: str, value: Any, dtype: str) -> str:
+    """"float32" means the model's own arithmetic, as it does by default in a model of float64."""
+    choice(model, "conditioner_dtype", value, (*DTYPES, "bfloat16"))
+    if value not in ("float32", dtype) and (value, dtype) != ("bfloat16", "float32"):
+        raise ConfigError(f"[{model}] expected conditioner_dtype 'float32' or, in a model of float32, 'bfloat16'; "
+                          f"got {value!r} in a model of {dtype}")
+    return str(value)
 
 
 def _dtype(model: str, dtype: Any) -> str:

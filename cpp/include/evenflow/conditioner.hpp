@@ -43,16 +43,23 @@ enum class MlpInit {
   he_zero  ///< He normal, zero biases, last layer zero: the coupling starts as the identity
 };
 
+/// The arithmetic inside a net of a float32 model. bfloat16: weights and hidden activations are rounded to it,
+/// products are added up in float32; parameters and gradients stay float32. A coupling is as invertible with
+/// either, because both directions compute the same.
+enum class NetDtype { same, bfloat16 };
+
 /// Dense ReLU net with a linear output; on images, the same net at every pixel.
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels,
-                                                 const std::vector<int64_t>& hidden, MlpInit init);
+                                                 const std::vector<int64_t>& hidden, MlpInit init,
+                                                 NetDtype dtype = NetDtype::same);
 
 /// Glow's net: 3x3, ActNorm, ReLU, 1x1, ActNorm, ReLU, zero-initialised 3x3 with output scale exp(3 logs).
 /// 3x3 kernels see an indicator channel that is 1 outside the image (Kingma and Dhariwal 2018, official
 /// code).
 template <class T>
-EVENFLOW_API std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width);
+EVENFLOW_API std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width,
+                                                      NetDtype dtype = NetDtype::same);
 
 /// Glow's `conv2d_zeros` alone: the net of the split prior.
 template <class T>

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "evenflow/conditioner.hpp"
 #include "evenflow/flow.hpp"
 
 namespace evenflow {
@@ -16,6 +17,7 @@ struct NiceConfig {
   std::string order = "tile";       ///< first reordering: "tile" | "shuffle" | "reverse" | "none"
   std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
   int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
+  NetDtype conditioner = NetDtype::same;
 };
 
 /// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion.
@@ -45,6 +47,7 @@ struct RealNvpTableConfig {
   bool batch_norm = false;
   bool actnorm = false;
   std::string prior = "gaussian";  ///< "gaussian" | "logistic"
+  NetDtype conditioner = NetDtype::same;
 };
 
 /// Glow (Kingma, Dhariwal 2018).
@@ -59,6 +62,7 @@ struct GlowConfig {
   int64_t classes = 0;
   double class_weight = 0;  ///< weight of the classification loss (nats a sample)
   int64_t bits = 8;
+  NetDtype conditioner = NetDtype::same;
 };
 
 template <class T>

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 
 #include "conditioners/conv_unit.hpp"
+#include "evenflow/error.hpp"
 
 namespace evenflow {
 
@@ -15,8 +17,11 @@ class ConvStack : public Conditioner<T> {
     ConvUnitConfig config;
   };
 
-  ConvStack(Shape in, int64_t out_channels, const std::vector<Unit>& units)
-      : Conditioner<T>(in, out_channels) {
+  ConvStack(Shape in, int64_t out_channels, const std::vector<Unit>& units, NetDtype dtype)
+      : Conditioner<T>(in, out_channels), half_(dtype == NetDtype::bfloat16) {
+    if (half_ && !std::is_same<T, float>::value) {
+      fail<ConfigError>("conditioner", "expected bfloat16 inside a float32 model, got a float64 model");
+    }
     for (const Unit& unit : units) {
       names_.push_back(unit.name);
       units_.emplace_back(unit.config);
@@ -41,24 +46,23 @@ class ConvStack : public Conditioner<T> {
   }
 
   int64_t activation_size(int64_t n) const override {
-    int64_t size = 0;
+    const int64_t value = half_ ? 2 : sizeof(T);
+    int64_t bytes = 0;
     for (size_t u = 0; u + 1 < units_.size(); ++u) {
-      size += units_[u].output_shape(n).pixels() * padded_stride(units_[u].config().cout, sizeof(T));
+      bytes += value * units_[u].output_shape(n).pixels() * padded_stride(units_[u].config().cout, value);
     }
-    return size;
+    return bytes / static_cast<int64_t>(sizeof(T));  // rows are whole cache lines
   }
 
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> h, T* acts) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
-                                   false, x, acts, h);
+    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()), half_, x, acts, h);
   }
 
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> h, T* acts, View<T> dh,
                 View<T> dx) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
-                                    false, x, acts, h, dh, dx);
+    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()), half_, x, acts, h, dh, dx);
   }
 
  protected:
@@ -71,6 +75,7 @@ class ConvStack : public Conditioner<T> {
     return stack;
   }
 
+  bool half_;
   std::vector<std::string> names_;
   std::vector<ConvUnit<T>> units_;
 };

@@ -33,25 +33,27 @@ ConvUnitConfig glow_unit(Shape in, int64_t cout, int kernel, bool hidden) {
 }  // namespace
 
 template <class T>
-std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width) {
+std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width, NetDtype dtype) {
   if (width < 1) fail<ConfigError>("glow_net", "expected width >= 1, got ", width);
   const Shape wide = in.with_channels(width);
   return std::make_unique<GlowNet<T>>(
       in, out_channels,
       std::vector<typename GlowNet<T>::Unit>{{"conv1", glow_unit(in, width, 3, true)},
                                              {"conv2", glow_unit(wide, width, 1, true)},
-                                             {"conv3", glow_unit(wide, out_channels, 3, false)}});
+                                             {"conv3", glow_unit(wide, out_channels, 3, false)}},
+      dtype);
 }
 
 template <class T>
 std::unique_ptr<Conditioner<T>> zero_conv(Shape in, int64_t out_channels) {
   return std::make_unique<GlowNet<T>>(
       in, out_channels,
-      std::vector<typename GlowNet<T>::Unit>{{"conv", glow_unit(in, out_channels, 3, false)}});
+      std::vector<typename GlowNet<T>::Unit>{{"conv", glow_unit(in, out_channels, 3, false)}},
+      NetDtype::same);
 }
 
-template std::unique_ptr<Conditioner<float>> glow_net<float>(Shape, int64_t, int64_t);
-template std::unique_ptr<Conditioner<double>> glow_net<double>(Shape, int64_t, int64_t);
+template std::unique_ptr<Conditioner<float>> glow_net<float>(Shape, int64_t, int64_t, NetDtype);
+template std::unique_ptr<Conditioner<double>> glow_net<double>(Shape, int64_t, int64_t, NetDtype);
 template std::unique_ptr<Conditioner<float>> zero_conv<float>(Shape, int64_t);
 template std::unique_ptr<Conditioner<double>> zero_conv<double>(Shape, int64_t);
 

@@ -11,8 +11,8 @@ class Mlp final : public ConvStack<T> {
  public:
   using Unit = typename ConvStack<T>::Unit;
 
-  Mlp(Shape in, int64_t out_channels, const std::vector<Unit>& units, MlpInit init)
-      : ConvStack<T>(in, out_channels, units), init_(init) {}
+  Mlp(Shape in, int64_t out_channels, const std::vector<Unit>& units, MlpInit init, NetDtype dtype)
+      : ConvStack<T>(in, out_channels, units, dtype), init_(init) {}
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
     for (const ConvUnit<T>& unit : this->units()) {
@@ -33,7 +33,7 @@ class Mlp final : public ConvStack<T> {
 
 template <class T>
 std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::vector<int64_t>& hidden,
-                                    MlpInit init) {
+                                    MlpInit init, NetDtype dtype) {
   std::vector<typename Mlp<T>::Unit> units;
   int64_t width = in.c;
   for (size_t u = 0; u <= hidden.size(); ++u) {
@@ -47,11 +47,10 @@ std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::v
     units.push_back({"dense" + std::to_string(u), config});
     width = config.cout;
   }
-  return std::make_unique<Mlp<T>>(in, out_channels, units, init);
+  return std::make_unique<Mlp<T>>(in, out_channels, units, init, dtype);
 }
 
-template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit);
-template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&,
-                                                          MlpInit);
+template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit, NetDtype);
+template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&, MlpInit, NetDtype);
 
 }  // namespace evenflow

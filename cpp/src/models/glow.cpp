@@ -22,7 +22,7 @@ void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config
   flow.add(prefix + ".permutation", permutation_of<T>(config.permutation, shape));
   const bool affine = is_affine(kModel, config.coupling);
   const Shape half = shape.with_channels(shape.c / 2);
-  auto net = glow_net<T>(half, affine ? shape.c : shape.c / 2, config.hidden);
+  auto net = glow_net<T>(half, affine ? shape.c : shape.c / 2, config.hidden, config.conditioner);
   flow.add(prefix + ".coupling", affine ? affine_coupling<T>(shape, Mask::second_half, std::move(net), {})
                                         : additive_coupling<T>(shape, Mask::second_half, std::move(net)));
 }
