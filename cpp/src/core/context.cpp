@@ -15,12 +15,13 @@ namespace {
 
 IsaLevel wanted_isa() {
   const char* name = std::getenv("EVENFLOW_ISA");
-  if (!name) return IsaLevel::avx512;
+  if (!name) return IsaLevel::best;
   const std::string isa = name;
   if (isa == "baseline") return IsaLevel::baseline;
   if (isa == "avx2") return IsaLevel::avx2;
   if (isa == "avx512") return IsaLevel::avx512;
-  fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2 or avx512, got ", isa);
+  if (isa == "avx512_bf16") return IsaLevel::avx512_bf16;
+  fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512 or avx512_bf16, got ", isa);
 }
 
 }  // namespace

@@ -71,7 +71,8 @@ struct CouplingDims {
   double offset = 0;
 };
 
-enum class IsaLevel { baseline, avx2, avx512 };
+/// avx512_bf16 differs from avx512 in products of bfloat16 numbers alone. best: the fastest of this machine.
+enum class IsaLevel { baseline, avx2, avx512, avx512_bf16, best };
 
 template <class T>
 class KernelSet {

@@ -18,21 +18,21 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                     const Epilogue<T>& epilogue, View<T> y) const override {
-    gemm::conv_forward<Isa, T, T, T>(ctx, dims, x, w, false, epilogue, y);
+    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, x, w, epilogue, y);
   }
 
   void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                           bool accumulate) const override {
     if (accumulate) {
-      gemm::conv_backward_data<Isa, T, T>(ctx, dims, dy, w, false, gemm::AddTo<T>{dx.data, dx.stride});
+      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::AddTo<T>{dx.data, dx.stride});
     } else {
-      gemm::conv_backward_data<Isa, T, T>(ctx, dims, dy, w, false, gemm::Activate<T, T>{dx.data, dx.stride});
+      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::Activate<T, T>{dx.data, dx.stride});
     }
   }
 
   void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
                              T* dw) const override {
-    gemm::conv_backward_weights<Isa, T, T, T>(ctx, dims, x, dy, dw);
+    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, x, dy, dw);
   }
 
   void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,

@@ -6,14 +6,20 @@ IsaLevel best_isa(IsaLevel wanted) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-  if (wanted == IsaLevel::avx512 && avx512) return IsaLevel::avx512;
-  if (wanted != IsaLevel::baseline && avx2) return IsaLevel::avx2;
+  const bool pairs = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
+  // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to float32.
+  if (wanted == IsaLevel::best && pairs && __builtin_cpu_is("amd")) return IsaLevel::avx512_bf16;
+  if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
+  if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;
   return IsaLevel::baseline;
 }
 
 template <>
 const KernelSet<float>& cpu_kernels<float>(IsaLevel level) {
   switch (level) {
+    case IsaLevel::avx512_bf16:
+      return kernels_avx512_bf16_f32();
     case IsaLevel::avx512:
       return kernels_avx512_f32();
     case IsaLevel::avx2:
@@ -26,6 +32,7 @@ const KernelSet<float>& cpu_kernels<float>(IsaLevel level) {
 template <>
 const KernelSet<double>& cpu_kernels<double>(IsaLevel level) {
   switch (level) {
+    case IsaLevel::avx512_bf16:
     case IsaLevel::avx512:
       return kernels_avx512_f64();
     case IsaLevel::avx2:

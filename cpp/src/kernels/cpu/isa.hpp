@@ -3,24 +3,36 @@
 namespace evenflow {
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
-// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast.
+// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`: has
+// an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot.
 
 struct Baseline {
   static constexpr const char* name = "baseline";
   static constexpr int vector_bytes = 16;
   static constexpr int rows = 6;
+  static constexpr bool pair_dot = false;
 };
 
 struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int vector_bytes = 32;
   static constexpr int rows = 6;
+  static constexpr bool pair_dot = false;
 };
 
 struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
+  static constexpr bool pair_dot = false;
+};
+
+/// AVX-512 with VDPBF16PS.
+struct Avx512Bf16 {
+  static constexpr const char* name = "avx512_bf16";
+  static constexpr int vector_bytes = 64;
+  static constexpr int rows = 14;
+  static constexpr bool pair_dot = true;
 };
 
 }  // namespace evenflow

@@ -11,5 +11,6 @@ const KernelSet<float>& kernels_avx2_f32();
 const KernelSet<double>& kernels_avx2_f64();
 const KernelSet<float>& kernels_avx512_f32();
 const KernelSet<double>& kernels_avx512_f64();
+const KernelSet<float>& kernels_avx512_bf16_f32();
 
 }  // namespace evenflow

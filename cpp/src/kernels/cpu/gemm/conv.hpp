@@ -67,12 +67,12 @@ EVENFLOW_HD const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims
 }
 
 /// The images of x with a border, filled by a team of its own.
-template <class Isa, class T, class S>
-Bordered<Isa, T> bordered(Context& ctx, WorkspaceScope& scope, View<const S> x, bool edge) {
-  T* out = scope.take<T>(Bordered<Isa, T>::size(x.shape, edge));
-  Bordered<Isa, T> image;
+template <class Isa, class T, bool half, class S>
+Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, View<const S> x, bool edge) {
+  T* out = scope.take<T>(Bordered<Isa, T, half>::size(x.shape, edge));
+  Bordered<Isa, T, half> image;
   run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.size()), [&](const Team& team) {
-    const Bordered<Isa, T> filled = Bordered<Isa, T>::fill(team, x, edge, out);
+    const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, edge, out);
     if (team.rank == 0) image = filled;
   });
   return image;
@@ -89,43 +89,42 @@ void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* produc
   });
 }
 
-/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16.
-template <class Isa, class T, class S, class Y>
-void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* w, bool round,
+/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers.
+template <class Isa, class T, bool half, class S, class Y>
+void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* w,
                   const Epilogue<T>& epilogue, View<Y> y) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   const Activate<T, Y> finish{y.data, y.stride, epilogue.bias, epilogue.scale, epilogue.relu};
-  const WeightsB<Isa, T> rows(WeightsAs::rows, dims, w, round);
+  const WeightsB<Isa, T, half> rows(WeightsAs::rows, dims, w);
   if (dims.kernel == 1) {
-    multiply(ctx, m, ViewRows<Isa, T, S>{x.data, x.stride, dims.in.c}, rows, finish);
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c}, rows, finish);
   } else if (gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T>{bordered<Isa, T, S>(ctx, scope, x, dims.edge)}, rows, finish);
+    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)}, rows, finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
-    multiply(ctx, m, ViewRows<Isa, T, S>{x.data, x.stride, dims.in.c},
-             WeightsB<Isa, T>(WeightsAs::channels_by_tap_outputs, dims, w, round),
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c},
+             WeightsB<Isa, T, half>(WeightsAs::channels_by_tap_outputs, dims, w),
              Activate<T, T>{products, products_stride<T>(dims.cout)});
     gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
   }
 }
 
 /// finish(conv^T(dy)).
-template <class Isa, class T, class S, class Finish>
-void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, bool round,
-                        const Finish& finish) {
+template <class Isa, class T, bool half, class S, class Finish>
+void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, const Finish& finish) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   if (dims.kernel == 1) {
-    multiply(ctx, m, ViewRows<Isa, T, S>{dy.data, dy.stride, dims.cout},
-             WeightsB<Isa, T>(WeightsAs::outputs_by_tap_channels, dims, w, round), finish);
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{dy.data, dy.stride, dims.cout},
+             WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
   } else if (!gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T>{bordered<Isa, T, S>(ctx, scope, dy, false)},
-             WeightsB<Isa, T>(WeightsAs::tap_outputs_by_channels, dims, w, round), finish);
+    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, dy, false)},
+             WeightsB<Isa, T, half>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
-    multiply(ctx, m, ViewRows<Isa, T, S>{dy.data, dy.stride, dims.cout},
-             WeightsB<Isa, T>(WeightsAs::outputs_by_tap_channels, dims, w, round),
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{dy.data, dy.stride, dims.cout},
+             WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w),
              Activate<T, T>{products, products_stride<T>(dims.in.c)});
     gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
                             finish.for_block(0));
@@ -149,22 +148,22 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
 }
 
 /// dw += x^T dy.
-template <class Isa, class T, class S, class D>
+template <class Isa, class T, bool half, class S, class D>
 void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
   const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
   WorkspaceScope scope(ctx);
-  const ViewRows<Isa, T, S> x_rows{x.data, x.stride, dims.in.c};
-  const ViewRows<Isa, T, D> dy_rows{dy.data, dy.stride, dims.cout};
+  const ViewRows<Isa, T, S, half> x_rows{x.data, x.stride, dims.in.c};
+  const ViewRows<Isa, T, D, half> dy_rows{dy.data, dy.stride, dims.cout};
   if (dims.kernel == 1) {
     multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, dy_rows, dims.cout, dw, dims.cout);
     return;
   }
   if (gather_input(dims)) {
-    const PatchRows<Isa, T> patches{bordered<Isa, T, S>(ctx, scope, x, dims.edge)};
+    const PatchRows<Isa, T, half> patches{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)};
     multiply_transposed<Isa, T>(ctx, m, patches, 9 * rows, dy_rows, dims.cout, dw, dims.cout);
     return;
   }
-  const PatchRows<Isa, T> patches{bordered<Isa, T, D>(ctx, scope, dy, false)};
+  const PatchRows<Isa, T, half> patches{bordered<Isa, T, half, D>(ctx, scope, dy, false)};
   const int64_t width = 9 * dims.cout, stride = padded_stride(width, sizeof(T));
   T* by_tap = scope.take<T>(dims.in.c * stride);  // (c, (tap, n)), taps from the last to the first
   for (int64_t i = 0; i < dims.in.c * stride; ++i) by_tap[i] = T(0);

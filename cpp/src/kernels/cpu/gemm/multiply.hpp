@@ -36,8 +36,8 @@ struct Blocks {
 
 /// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
 /// has to be packed soon. buffer: room for the block's tiles.
-template <class Isa, class T, class A, class Panel, class Finish>
-void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T>& b, int64_t p_begin,
+template <class Isa, class T, bool half, class A, class Panel, class Finish>
+void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b, int64_t p_begin,
                     int64_t p_end, const Panel& panel, const Finish& finish, Strip<T>* strips, T* buffer,
                     bool fetch = false) {
   using S = Tile<Isa, T>;
@@ -51,15 +51,15 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m0 = m_begin + t * S::rows;
       if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
-      multiply_tile<Isa, T, false>(b.depth(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
+      multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
                                    p * S::cols, b.columns_of(p), finish);
     }
   }
 }
 
 /// finish(A B), A (m, depth), B (depth, width).
-template <class Isa, class T, class A, class Finish>
-void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T>& b, const Finish& finish) {
+template <class Isa, class T, bool half, class A, class Finish>
+void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>& b, const Finish& finish) {
   const int64_t k = b.depth(), panels = b.panels();
   const Blocks<Isa, T> blocks(m, k);
   const int threads = threads_for_product(ctx, m, b.width(), k);
@@ -130,14 +130,15 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
     for (int64_t k0 = 0; k0 < k; k0 += kPixelBlock) {
       const int64_t kc = ops::min_of(kPixelBlock, k - k0);
+      const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
       const Strip<T> a = left.block(k0, kc, left_buffer), b = right.block(k0, kc, right_buffer);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
-      if (t_end * S::rows > left.readable()) copy_columns(last_tile, S::rows, a, first_copied, m, kc);
+      if (t_end * S::rows > left.readable()) copy_columns(last_tile, S::rows, a, first_copied, m, steps);
       for (int64_t p = p_begin; p < p_end; ++p) {
         const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
         Strip<T> panel{b.data + n0, b.stride};
         if (n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
-          copy_columns(last_panel, S::cols, b, n0, n, kc);
+          copy_columns(last_panel, S::cols, b, n0, n, steps);
           panel = {last_panel, S::cols};
         }
         // Rows of the next block, a share a panel: they are far away, and too many streams to be foreseen.
@@ -150,7 +151,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
               m0 + S::rows > left.readable() ? Strip<T>{last_tile, S::rows} : Strip<T>{a.data + m0, a.stride};
-          multiply_tile<Isa, T, true>(kc, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols,
+          multiply_tile<Isa, T, true, Left::pairs>(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols,
                                       finish);
         }
       }

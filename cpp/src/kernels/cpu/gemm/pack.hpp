@@ -78,6 +78,17 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
   }
 }
 
+/// Rows 2 p and 2 p + 1 of dst (k, n) become words of row p: bfloat16 pairs, zero beyond the last row.
+template <class Isa, class T>
+void pair_rows(T* dst, int64_t k, int64_t n) {
+  for (int64_t p = 0; 2 * p < k; ++p) {
+    const T* low = dst + 2 * p * n;
+    for (int64_t j = 0; j < n; ++j) {
+      dst[p * n + j] = Lanes<T>::pair(low[j], 2 * p + 1 < k ? low[n + j] : T(0));
+    }
+  }
+}
+
 /// Which matrix a product makes of the weights (tap, c, n) of a convolution.
 enum class WeightsAs {
   rows,                     ///< B[(tap, c), n]: as they lie
@@ -86,24 +97,24 @@ enum class WeightsAs {
   tap_outputs_by_channels   ///< B[(tap, n), c], taps from the last to the first
 };
 
-template <class Isa, class T>
+/// half: rounded to bfloat16.
+template <class Isa, class T, bool half>
 struct WeightsB {
+  static constexpr bool pairs = by_pairs<Isa, half>;
   WeightsAs as;
   const T* data;
   int64_t taps;
   int64_t rows;      ///< weight rows of a tap
   int64_t channels;  ///< of them, those of the image
   int64_t outputs;
-  bool round;  ///< to bfloat16
 
-  WeightsB(WeightsAs as_, const ConvDims& dims, const T* w, bool round_)
+  WeightsB(WeightsAs as_, const ConvDims& dims, const T* w)
       : as(as_),
         data(w),
         taps(dims.taps()),
         rows(dims.weight_rows()),
         channels(dims.in.c),
-        outputs(dims.cout),
-        round(round_) {}
+        outputs(dims.cout) {}
 
   int64_t depth() const {
     return as == WeightsAs::rows                      ? taps * rows
@@ -111,6 +122,8 @@ struct WeightsB {
            : as == WeightsAs::outputs_by_tap_channels ? outputs
                                                       : taps * outputs;
   }
+  /// Steps of the sum.
+  int64_t steps() const { return pairs ? (depth() + 1) / 2 : depth(); }
   int64_t width() const {
     return as == WeightsAs::rows                      ? outputs
            : as == WeightsAs::channels_by_tap_outputs ? taps * outputs
@@ -124,7 +137,7 @@ struct WeightsB {
   }
   /// Whether `m` rows are better multiplied by the weights where they lie.
   bool in_place(int64_t m) const {
-    return as == WeightsAs::rows && !round && outputs % Tile<Isa, T>::lanes == 0 &&
+    return as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 &&
            (m <= Tile<Isa, T>::rows || depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15));
   }
   Strip<T> panel_in_place(int64_t panel) const { return {data + panel * Tile<Isa, T>::cols, outputs}; }
@@ -183,9 +196,10 @@ struct WeightsB {
         }
         break;
     }
-    if (round) {
-      for (int64_t i = 0; i < k * N; ++i)
-        dst[i] = static_cast<T>(to_float(to_bf16(static_cast<float>(dst[i]))));
+    if constexpr (pairs) {
+      pair_rows<Isa, T>(dst, k, N);
+    } else if constexpr (half) {
+      for (int64_t i = 0; i < k * N; ++i) dst[i] = to_float(to_bf16(dst[i]));
     }
   }
 

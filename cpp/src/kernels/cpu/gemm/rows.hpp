@@ -10,32 +10,56 @@ namespace evenflow::gemm {
 /// Room that vectors may read or write past the end of a buffer.
 constexpr int64_t kSlack = 64;
 
-/// Rows of a view, where they lie or converted from bfloat16.
-template <class Isa, class T, class S>
+/// Rows of a view, where they lie or converted. half: as an operand of a product of bfloat16 numbers.
+template <class Isa, class T, class S, bool half>
 struct ViewRows {
+  static constexpr bool pairs = by_pairs<Isa, half>;
+  static constexpr bool as_they_are = pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
   const S* data;
   int64_t stride;
   int64_t cols;
 
-  int64_t tile_size() const { return Tile<Isa, T>::rows * cols + kSlack; }
+  int64_t tile_size() const { return Tile<Isa, T>::rows * tile_stride() + kSlack; }
 
   /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
-    if (std::is_same<T, S>::value && rows == height) return {at(m0, 0), stride};
-    for (int64_t i = 0; i < rows; ++i) convert(buffer + i * cols, data + (m0 + i) * stride);
-    for (int64_t i = rows * cols; i < height * cols; ++i) buffer[i] = T(0);
-    return {buffer, cols};
+    if constexpr (as_they_are) {
+      if (rows == height && (!pairs || cols % 2 == 0)) {
+        return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride};
+      }
+    }
+    const int64_t ld = tile_stride();
+    for (int64_t i = 0; i < rows; ++i) {
+      if constexpr (pairs) {
+        Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
+        convert(row, data + (m0 + i) * stride);
+        if (cols % 2) row[cols] = Bf16{0};
+      } else {
+        convert(buffer + i * ld, data + (m0 + i) * stride);
+      }
+    }
+    for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
+    return {buffer, ld};
   }
 
   int64_t block_size(int64_t k) const {
-    return std::is_same<T, S>::value ? 0 : k * padded_stride(cols, sizeof(T)) + kSlack;
+    return as_they_are && !pairs ? 0 : k * padded_stride(cols, sizeof(T)) + kSlack;
   }
-  /// Rows [k0, k0 + k); readable(): columns that may be read of each.
+  /// Rows [k0, k0 + k), or pairs of them; readable(): columns that may be read of each.
   Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
-    if (std::is_same<T, S>::value) return {at(k0, 0), stride};
     const int64_t ld = padded_stride(cols, sizeof(T));
-    for (int64_t p = 0; p < k; ++p) convert(buffer + p * ld, data + (k0 + p) * stride);
-    return {buffer, ld};
+    if constexpr (pairs) {
+      for (int64_t p = 0; 2 * p < k; ++p) {
+        const S* low = data + (k0 + 2 * p) * stride;
+        interleave(buffer + p * ld, low, 2 * p + 1 < k ? low + stride : nullptr);
+      }
+      return {buffer, ld};
+    } else if constexpr (as_they_are) {
+      return {data + k0 * stride, stride};
+    } else {
+      for (int64_t p = 0; p < k; ++p) convert(buffer + p * ld, data + (k0 + p) * stride);
+      return {buffer, ld};
+    }
   }
   int64_t readable() const { return cols; }
   EVENFLOW_HD void prefetch(int64_t row, int64_t begin, int64_t end) const {
@@ -44,21 +68,39 @@ struct ViewRows {
   }
 
  private:
-  const T* at(int64_t m, int64_t c) const { return reinterpret_cast<const T*>(data + m * stride + c); }
+  using Value = typename Tile<Isa, T>::Value;
+  static constexpr int L = Tile<Isa, T>::lanes;
 
-  void convert(T* dst, const S* src) const {
-    using Vector = typename Tile<Isa, T>::Vector;
-    constexpr int L = Tile<Isa, T>::lanes;
+  int64_t tile_stride() const { return pairs ? (cols + 1) / 2 : cols; }
+
+  template <class D>
+  void convert(D* dst, const S* src) const {
     int64_t c = 0;
-    for (; c + L <= cols; c += L)
-      *reinterpret_cast<Vector*>(dst + c) = Lanes<typename Tile<Isa, T>::Value>::load(src + c);
-    for (; c < cols; ++c) dst[c] = Lanes<T>::load(src + c);
+    for (; c + L <= cols; c += L) Lanes<Value>::store(operand<Value>(src + c), dst + c);
+    for (; c < cols; ++c) Lanes<T>::store(operand<T>(src + c), dst + c);
+  }
+
+  template <class X>
+  EVENFLOW_HD static X operand(const S* src) {
+    if constexpr (half && std::is_same<S, T>::value) return Lanes<X>::round(Lanes<X>::load(src));
+    return Lanes<X>::load(src);
+  }
+
+  /// Words of (low, high); high null: zero.
+  void interleave(T* dst, const S* low, const S* high) const {
+    int64_t c = 0;
+    for (; high && c + L <= cols; c += L) {
+      Lanes<Value>::store(Lanes<Value>::pair(Lanes<Value>::load(low + c), Lanes<Value>::load(high + c)), dst + c);
+    }
+    for (; c < cols; ++c) {
+      dst[c] = Lanes<T>::pair(Lanes<T>::load(low + c), high ? Lanes<T>::load(high + c) : T(0));
+    }
   }
 };
 
 /// Images with a border of one pixel and, for `edge`, a last channel that is 1 there and 0 inside: the
 /// patches of a 3x3 kernel are three runs of three pixels each.
-template <class Isa, class T>
+template <class Isa, class T, bool half>
 struct Bordered {
   const T* data = nullptr;
   int64_t height = 0, width = 0, depth = 0;
@@ -84,6 +126,9 @@ struct Bordered {
         }
         const S* src = x.data + ((n * s.h + i) * s.w + j) * x.stride;
         for (int64_t c = 0; c < s.c; ++c) dst[c] = Lanes<T>::load(src + c);
+        if constexpr (half) {
+          for (int64_t c = 0; c < s.c; ++c) dst[c] = Lanes<T>::round(dst[c]);
+        }
         if (edge) dst[b.depth - 1] = inside;
       }
     }
@@ -92,28 +137,38 @@ struct Bordered {
 };
 
 /// 3x3 patches: row m holds (tap, channel).
-template <class Isa, class T>
+template <class Isa, class T, bool half>
 struct PatchRows {
-  Bordered<Isa, T> image;
+  static constexpr bool pairs = by_pairs<Isa, half>;
+  Bordered<Isa, T, half> image;
 
   int64_t cols() const { return 9 * image.depth; }
   int64_t tile_size() const { return Tile<Isa, T>::rows * cols() + kSlack; }
 
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
     gather(m0, rows, cols(), buffer);
-    for (int64_t i = rows * cols(); i < height * cols(); ++i) buffer[i] = T(0);
-    return {buffer, cols()};
+    const int64_t ld = pairs ? (cols() + 1) / 2 : cols();
+    if constexpr (pairs) {  // in place: a row of halves ends before the next row of numbers begins
+      for (int64_t i = 0; i < rows; ++i) {
+        Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
+        for (int64_t c = 0; c < cols(); ++c) row[c] = to_bf16(buffer[i * cols() + c]);
+        if (cols() % 2) row[cols()] = Bf16{0};
+      }
+    }
+    for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
+    return {buffer, ld};
   }
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
   EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
-  int64_t block_size(int64_t k) const { return k * readable() + kSlack; }
+  int64_t block_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
   Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
     const int64_t ld = readable();
     gather(k0, k, ld, buffer);
     for (int64_t p = 0; p < k; ++p) {
       for (int64_t c = cols(); c < ld; ++c) buffer[p * ld + c] = T(0);
     }
+    if constexpr (pairs) pair_rows<Isa, T>(buffer, k, ld);
     return {buffer, ld};
   }
 

@@ -57,7 +57,7 @@ class StackForward {
   }
 
  private:
-  static constexpr bool kRound = std::is_same<H, Bf16>::value;
+  static constexpr bool half = std::is_same<H, Bf16>::value;
 
   void by_units() {
     if (!acts_) acts_ = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
@@ -66,13 +66,13 @@ class StackForward {
       const StackUnit<T>& unit = units_[u];
       const bool first = u == 0, last = u + 1 == count_;
       if (first && last) {
-        conv_forward<Isa, T, T, T>(ctx_, unit.dims, x_, unit.w, kRound, unit.epilogue, h_);
+        conv_forward<Isa, T, half, T, T>(ctx_, unit.dims, x_, unit.w, unit.epilogue, h_);
       } else if (first) {
-        conv_forward<Isa, T, T, H>(ctx_, unit.dims, x_, unit.w, kRound, unit.epilogue, hidden[0]);
+        conv_forward<Isa, T, half, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden[0]);
       } else if (last) {
-        conv_forward<Isa, T, H, T>(ctx_, unit.dims, hidden[u - 1], unit.w, kRound, unit.epilogue, h_);
+        conv_forward<Isa, T, half, H, T>(ctx_, unit.dims, hidden[u - 1], unit.w, unit.epilogue, h_);
       } else {
-        conv_forward<Isa, T, H, H>(ctx_, unit.dims, hidden[u - 1], unit.w, kRound, unit.epilogue, hidden[u]);
+        conv_forward<Isa, T, half, H, H>(ctx_, unit.dims, hidden[u - 1], unit.w, unit.epilogue, hidden[u]);
       }
     }
   }
@@ -81,13 +81,13 @@ class StackForward {
     const StackUnit<T>& last = units_[count_ - 1];
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
-    weights_ = scope_.template take<WeightsB<Isa, T>>(count_);
+    weights_ = scope_.template take<WeightsB<Isa, T, half>>(count_);
     packed_ = scope_.template take<T*>(count_);
     int64_t tile_size = 0, hidden_row = 0, panels = 0;
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
-      weights_[u] = WeightsB<Isa, T>(by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows,
-                                     units_[u].dims, units_[u].w, kRound);
+      weights_[u] = WeightsB<Isa, T, half>(by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows,
+                                     units_[u].dims, units_[u].w);
       packed_[u] = scope_.template take<T>(weights_[u].packed_size());
       panels += weights_[u].panels();
       tile_size = ops::max_of(tile_size, Tile<Isa, T>::rows * weights_[u].depth() + kSlack);
@@ -102,7 +102,7 @@ class StackForward {
       products_ = scope_.template take<T>(m_ * products_stride<T>(last.dims.cout) + kSlack);
       outside_ = outside_weights(scope_, last.dims, last.w);
     }
-    if (taps_first) image_ = bordered<Isa, T, T>(ctx_, scope_, x_, units_[0].dims.edge);
+    if (taps_first) image_ = bordered<Isa, T, half, T>(ctx_, scope_, x_, units_[0].dims.edge);
     run_team<Isa>(threads, [&](const Team& team) {
       pack_share(team, panels);
       team.barrier();
@@ -148,11 +148,11 @@ class StackForward {
     for (int u = 0; u < count_; ++u) {
       if (u > 0) {
         const View<H> in = hidden(u - 1, begin, room);
-        unit(u, ViewRows<Isa, T, H>{in.data, in.stride, in.shape.c}, begin, end, room);
+        unit(u, ViewRows<Isa, T, H, half>{in.data, in.stride, in.shape.c}, begin, end, room);
       } else if (units_[0].dims.kernel == 3) {
-        unit(0, PatchRows<Isa, T>{image_}, begin, end, room);
+        unit(0, PatchRows<Isa, T, half>{image_}, begin, end, room);
       } else {
-        unit(0, ViewRows<Isa, T, T>{x_.data, x_.stride, x_.shape.c}, begin, end, room);
+        unit(0, ViewRows<Isa, T, T, half>{x_.data, x_.stride, x_.shape.c}, begin, end, room);
       }
     }
   }
@@ -172,7 +172,7 @@ class StackForward {
 
   template <class A, class Finish>
   void product(int u, const A& a, int64_t begin, int64_t end, const Room& room, const Finish& finish) const {
-    const WeightsB<Isa, T>& b = weights_[u];
+    const WeightsB<Isa, T, half>& b = weights_[u];
     multiply_block(
         a, begin, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); }, finish,
         room.strips, room.tiles);
@@ -186,11 +186,11 @@ class StackForward {
   View<T> h_;
   int64_t m_;
   H* acts_;
-  WeightsB<Isa, T>* weights_ = nullptr;
+  WeightsB<Isa, T, half>* weights_ = nullptr;
   T** packed_ = nullptr;
   T* products_ = nullptr;
   const T* outside_ = nullptr;
-  Bordered<Isa, T> image_;
+  Bordered<Isa, T, half> image_;
 };
 
 /// dh is da of the last unit: the caller took its epilogue back.
@@ -230,7 +230,7 @@ class StackBackward {
   }
 
  private:
-  static constexpr bool kRound = std::is_same<H, Bf16>::value;
+  static constexpr bool half = std::is_same<H, Bf16>::value;
 
   View<H> buffer_for(int u, H* const* buffers) const {
     View<H> v = hidden_[u];
@@ -254,7 +254,7 @@ class StackBackward {
     for (int64_t i = 0; i < blocks * 2 * width; ++i) sums[i] = T(0);
     const ActivateBackward<T, H> finish{below.data,           below.stride,        y.data, y.stride,
                                         lower.epilogue.scale, lower.epilogue.relu, sums,   width};
-    conv_backward_data<Isa, T, D>(ctx_, unit.dims, da, unit.w, kRound, finish);
+    conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, finish);
     for (int64_t c = 0; c < width; ++c) {
       double total = 0, dots = 0;
       for (int64_t b = 0; b < blocks; ++b) {
@@ -264,16 +264,16 @@ class StackBackward {
       if (lower.dbias) lower.dbias[c] += static_cast<T>(total);
       if (lower.dlogs) lower.dlogs[c] += static_cast<T>(lower.logs_factor * dots);
     }
-    conv_backward_weights<Isa, T, H, D>(ctx_, unit.dims, y, da, unit.dw);
+    conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw);
   }
 
   template <class D>
   void first_unit(View<const D> da) {
     const StackUnit<T>& unit = units_[0];
     if (dx_.data) {
-      conv_backward_data<Isa, T, D>(ctx_, unit.dims, da, unit.w, kRound, AddTo<T>{dx_.data, dx_.stride});
+      conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
     }
-    conv_backward_weights<Isa, T, T, D>(ctx_, unit.dims, x_, da, unit.dw);
+    conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw);
   }
 
   Context& ctx_;

@@ -52,17 +52,22 @@ struct Lanes {
     return (X)(__builtin_convertvector(halves, Words) << 16);
   }
   EVENFLOW_HD static void store(X value, Bf16* p) {
-    const Words w = (Words)value;
-    const Words rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
-    const Words quiet = (w >> 16) | 0x40u;
-    const Words nan = (Words)(value != value);
-    const auto halves =
-        __builtin_convertvector((nan & quiet) | (~nan & rounded), typename HalfLanes<sizeof(X)>::Halves);
+    const auto halves = __builtin_convertvector(rounded(value), typename HalfLanes<sizeof(X)>::Halves);
     memcpy(p, &halves, sizeof halves);
   }
+  /// The nearest bfloat16 number.
+  EVENFLOW_HD static X round(X value) { return (X)(rounded(value) << 16); }
+  /// Words of two bfloat16 numbers.
+  EVENFLOW_HD static X pair(X low, X high) { return (X)(rounded(low) | rounded(high) << 16); }
 
  private:
   using Words = typename HalfLanes<sizeof(X)>::Words;
+
+  EVENFLOW_HD static Words rounded(X value) {
+    const Words w = (Words)value;
+    const Words nan = (Words)(value != value);
+    return (nan & ((w >> 16) | 0x40u)) | (~nan & ((w + 0x7fffu + ((w >> 16) & 1u)) >> 16));
+  }
 };
 
 template <>
@@ -71,6 +76,10 @@ struct Lanes<float> {
   EVENFLOW_HD static float load(const Bf16* p) { return to_float(*p); }
   EVENFLOW_HD static void store(float value, float* p) { *p = value; }
   EVENFLOW_HD static void store(float value, Bf16* p) { *p = to_bf16(value); }
+  EVENFLOW_HD static float round(float value) { return to_float(to_bf16(value)); }
+  EVENFLOW_HD static float pair(float low, float high) {
+    return ops::bits_to_float(static_cast<int32_t>(to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16));
+  }
 };
 
 template <>
@@ -79,9 +88,18 @@ struct Lanes<double> {
   EVENFLOW_HD static void store(double value, double* p) { *p = value; }
 };
 
+/// Whether a product of bfloat16 numbers takes two steps of k at once. Its operands are then words, a pair of
+/// adjacent numbers of the sum each, held as T.
+template <class Isa, bool half>
+constexpr bool by_pairs = half && Isa::pair_dot;
+
+/// sum + left . right for words of two bfloat16 numbers; specialised where there is an instruction.
+template <class Isa>
+struct PairDot;
+
 /// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
 /// column-major with columns lda apart; rows of B are ldb apart.
-template <class Isa, class T, int R, int V, bool columns>
+template <class Isa, class T, int R, int V, bool columns, bool pairs>
 inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int64_t lda, const T* b,
                                                       int64_t ldb,
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
@@ -106,7 +124,13 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
     for (int i = 0; i < R; ++i) {
       const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
 #pragma GCC unroll 2
-      for (int j = 0; j < V; ++j) sum[i][j] += left * right[j];
+      for (int j = 0; j < V; ++j) {
+        if constexpr (pairs) {
+          sum[i][j] = PairDot<Isa>::add(sum[i][j], left, right[j]);
+        } else {
+          sum[i][j] += left * right[j];
+        }
+      }
     }
     a += columns ? lda : 1;
     ++a5;
@@ -124,13 +148,13 @@ struct Strip {
 
 /// One tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of the product, given to `finish` column by
 /// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed.
-template <class Isa, class T, int R, int V, bool columns, class Finish>
+template <class Isa, class T, int R, int V, bool columns, bool pairs, class Finish>
 void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
               const Finish& finish) {
   using S = Tile<Isa, T>;
   typename S::Vector sum[R][V];
   finish.prefetch(rows, m0, n0);
-  accumulate<Isa, T, R, V, columns>(k, a.data, a.stride, b.data, b.stride, sum);
+  accumulate<Isa, T, R, V, columns, pairs>(k, a.data, a.stride, b.data, b.stride, sum);
   if (rows == R && cols == V * S::lanes) {
 #pragma GCC unroll 2
     for (int j = 0; j < V; ++j) {
@@ -147,25 +171,25 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
 }
 
 /// Chooses the tile's height and width.
-template <class Isa, class T, bool columns, class Finish>
+template <class Isa, class T, bool columns, bool pairs, class Finish>
 void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
                    const Finish& finish) {
   using S = Tile<Isa, T>;
   const int height = S::height_for(rows);
   if (cols > S::lanes) {
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::half_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
     else
-      run_tile<Isa, T, 1, 2, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, 1, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
   } else {
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::half_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
     else
-      run_tile<Isa, T, 1, 1, columns>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
   }
 }
 

@@ -1,0 +1,27 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/gemm/tile.hpp"
+
+namespace evenflow::gemm {
+
+template <>
+struct PairDot<Avx512Bf16> {
+  using Vector = typename Tile<Avx512Bf16, float>::Vector;
+  EVENFLOW_HD static Vector add(Vector sum, float left, Vector right) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(left), (__m512bh)(__m512)right);
+  }
+};
+
+}  // namespace evenflow::gemm
+
+#include "kernels/cpu/kernels.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+namespace evenflow {
+
+const KernelSet<float>& kernels_avx512_bf16_f32() {
+  static const KernelSetImpl<CpuExec<Avx512Bf16>, Avx512Bf16, float> kernels;
+  return kernels;
+}
+
+}  // namespace evenflow
