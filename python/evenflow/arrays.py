@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -51,9 +52,13 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0) -> np.
 
     `first` is the number of x's first row in the user's array.
     """
-    with np.errstate(over="ignore"):
-        out = np.ascontiguousarray(x, dtype=dtype)
-    if not np.isfinite(out).all():
+    if x.dtype == dtype:
+        out = np.ascontiguousarray(x)
+    else:
+        with np.errstate(over="ignore"):
+            out = np.ascontiguousarray(x, dtype=dtype)
+    # One product tells of most arrays that they are finite; for one row it is most of what this costs.
+    if not math.isfinite(np.vdot(out, out)) and not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
         row, rest = int(place[0]) + first, tuple(int(i) for i in place[1:])
         inside = f"column {rest[0]}" if len(rest) == 1 else f"pixel ({rest[0]}, {rest[1]}), channel {rest[2]}"

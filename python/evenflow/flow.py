@@ -174,6 +174,8 @@ class Flow:
         """
         x, seed = self._check("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
         labels = arrays.check_labels("log_prob", label, len(x), self.classes)
+        if x.size <= BLOCK_VALUES:
+            return self._core.log_prob(self._block("log_prob", x, 0, len(x), seed), labels)
         out = np.empty(len(x))
         for a, b in self._blocks(len(x)):
             out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed), _rows(labels, a, b))

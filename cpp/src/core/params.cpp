@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/memory.hpp"
 #include "evenflow/error.hpp"
 
 namespace evenflow {
@@ -41,8 +42,7 @@ template <class T>
 ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout) : layout_(std::move(layout)) {
   const size_t bytes = (static_cast<size_t>(layout_->total_size()) * sizeof(T) + 63) / 64 * 64;
   for (auto* buffer : {&values_, &grads_}) {
-    T* p = static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64));
-    if (!p) throw std::bad_alloc();
+    T* p = static_cast<T*>(allocate(bytes));
     std::memset(p, 0, bytes);
     buffer->reset(p);
   }

@@ -1,33 +1,17 @@
 #include <algorithm>
 #include <cstdlib>
-#include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "core/memory.hpp"
 #include "evenflow/context.hpp"
 
 namespace evenflow {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kFirstBlock = size_t{1} << 16;
 
 size_t rounded(size_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
-}
-
-// Large blocks ask for huge pages: rows of wide activations lie a page or more apart.
-char* allocate(size_t bytes) {
-  const size_t align = bytes >= kHugePage ? kHugePage : kAlign;
-  void* p = std::aligned_alloc(align, (bytes + align - 1) / align * align);
-  if (!p) throw std::bad_alloc();
-#if defined(__linux__)
-  if (align == kHugePage) madvise(p, (bytes + align - 1) / align * align, MADV_HUGEPAGE);
-#endif
-  return static_cast<char*>(p);
 }
 
 }  // namespace
@@ -44,7 +28,7 @@ void* Workspace::take(size_t bytes) {
   }
   if (block_ == blocks_.size()) {
     const size_t size = std::max({bytes, kFirstBlock, rounded(capacity() / 2)});
-    blocks_.push_back({allocate(size), size});
+    blocks_.push_back({static_cast<char*>(allocate(size)), size});
     used_ = 0;
   }
   void* p = blocks_[block_].data + used_;
@@ -72,7 +56,7 @@ void Workspace::merge() {
   const size_t total = capacity();
   for (Block& block : blocks_) std::free(block.data);
   blocks_.clear();
-  blocks_.push_back({allocate(total), total});
+  blocks_.push_back({static_cast<char*>(allocate(total)), total});
 }
 
 }  // namespace evenflow

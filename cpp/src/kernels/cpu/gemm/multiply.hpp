@@ -67,7 +67,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = k * Tile<Isa, T>::cols;
   T* a_buffers = scope.take<T>(threads * a_size);
   Strip<T>* strips = scope.take<Strip<T>>(threads * tiles);
-  const bool in_place = b.in_place(m), shared = blocks.count > 1 && !in_place;
+  const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
+  const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
   run_team<Isa>(threads, [&](const Team& team) {
     T* a_buffer = a_buffers + team.rank * a_size;
@@ -75,15 +76,15 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
     const auto shared_panel = [&](int64_t p) {
       return in_place ? b.panel_in_place(p) : b.panel_in(packed, p);
     };
-    if (blocks.count == 1) {  // panels are divided, and packed by those who use them
-      T* mine = packed + (in_place ? 0 : team.rank * panel_size);
+    if (divided) {
+      T* mine = packed + team.rank * panel_size;
       const auto panel = [&](int64_t p) {
-        if (in_place) return b.panel_in_place(p);
+        if (b.in_place(p)) return b.panel_in_place(p);
         b.pack(mine, p);
         return Strip<T>{mine, Tile<Isa, T>::cols};
       };
       multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
-                     a_buffer, !in_place);
+                     a_buffer, true);
       return;
     }
     if (shared) {
@@ -114,22 +115,22 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   using S = Tile<Isa, T>;
   const int64_t tiles = (m + S::rows - 1) / S::rows, panels = (n + S::cols - 1) / S::cols;
   const int threads = threads_for_product(ctx, m, n, k);
-  const int64_t kc_max = ops::min_of(k, kPixelBlock);
+  const int64_t block = k <= 2 * kPixelBlock ? k : kPixelBlock;
   const AddTo<T> finish{c, ldc};
   WorkspaceScope scope(ctx);
-  const int64_t left_size = left.block_size(kc_max), right_size = right.block_size(kc_max);
-  const int64_t size = left_size + right_size + kc_max * (S::rows + S::cols) + kSlack;
+  const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
+  const int64_t size = left_size + right_size + block * (S::rows + S::cols) + kSlack;
   T* buffers = scope.take<T>(threads * size);
   run_team<Isa>(threads, [&](const Team& team) {
     T* left_buffer = buffers + team.rank * size;
     T* right_buffer = left_buffer + left_size;
     T* last_tile = right_buffer + right_size;
-    T* last_panel = last_tile + kc_max * S::rows;
+    T* last_panel = last_tile + block * S::rows;
     const bool by_panels = panels >= tiles;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
-    for (int64_t k0 = 0; k0 < k; k0 += kPixelBlock) {
-      const int64_t kc = ops::min_of(kPixelBlock, k - k0);
+    for (int64_t k0 = 0; k0 < k; k0 += block) {
+      const int64_t kc = ops::min_of(block, k - k0);
       const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
       const Strip<T> a = left.block(k0, kc, left_buffer), b = right.block(k0, kc, right_buffer);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
@@ -142,7 +143,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
           panel = {last_panel, S::cols};
         }
         // Rows of the next block, a share a panel: they are far away, and too many streams to be foreseen.
-        const int64_t next = k0 + kc, ahead = ops::min_of(kPixelBlock, k - next), count = p_end - p_begin;
+        const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next), count = p_end - p_begin;
         for (int64_t r = ahead * (p - p_begin) / count; r < ahead * (p - p_begin + 1) / count; ++r) {
           left.prefetch(next + r, t_begin * S::rows, ops::min_of(m, t_end * S::rows));
           right.prefetch(next + r, p_begin * S::cols, ops::min_of(n, p_end * S::cols));

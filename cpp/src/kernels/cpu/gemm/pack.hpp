@@ -135,10 +135,14 @@ struct WeightsB {
   int64_t columns_of(int64_t panel) const {
     return ops::min_of<int64_t>(Tile<Isa, T>::cols, width() - panel * Tile<Isa, T>::cols);
   }
-  /// Whether `m` rows are better multiplied by the weights where they lie.
-  bool in_place(int64_t m) const {
-    return as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 &&
-           (m <= Tile<Isa, T>::rows || depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15));
+  /// Whether a panel can be read where it lies.
+  bool in_place(int64_t panel) const {
+    const int64_t cols = columns_of(panel);
+    return as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 && (cols == Tile<Isa, T>::cols || cols == Tile<Isa, T>::lanes);
+  }
+  /// Whether all can, and are few enough to be read so again and again.
+  bool in_place() const {
+    return in_place(panels() - 1) && depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15);
   }
   Strip<T> panel_in_place(int64_t panel) const { return {data + panel * Tile<Isa, T>::cols, outputs}; }
   Strip<T> panel_in(const T* packed, int64_t panel) const {
@@ -210,8 +214,10 @@ struct WeightsB {
       memcpy(dst, src, N * sizeof(T));
       return;
     }
+    using Vector = typename Tile<Isa, T>::Vector;
+    reinterpret_cast<Vector*>(dst)[0] = Vector{};
+    reinterpret_cast<Vector*>(dst)[1] = Vector{};
     copy_run(dst, src, cols);
-    for (int64_t j = cols; j < N; ++j) dst[j] = T(0);
   }
 
   /// dst[p * N + j] = column(n0 + j)[p] for p < k.
