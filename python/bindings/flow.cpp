@@ -237,7 +237,13 @@ void bind_class(py::module_& m, const char* name) {
                                F& f = self.cast<F&>();
                                return borrowed(self, f.arena.grads(), f.flow.layout()->trainable_size());
                              })
-      .def("zero_grad", [](F& f) { f.arena.zero_grad(); })
+      .def("zero_grad",
+           [](F& f) {
+             Unlock unlock;
+             ContextPool::Lease lease(f.contexts);
+             Context& ctx = lease;
+             ctx.kernels<T>().zero(ctx, f.arena.layout().total_size(), f.arena.grads());
+           })
       .def("init", &init<T>, "x"_a)
       .def("forward", &forward<T>, "x"_a, "labels"_a = py::none())
       .def("inverse", &inverse<T>, "z"_a, "labels"_a = py::none())

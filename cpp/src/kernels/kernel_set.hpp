@@ -178,6 +178,7 @@ class KernelSet {
   // The flat arena.
   virtual double sum_squares(Context&, int64_t n, const T* x) const = 0;
   virtual void scale(Context&, int64_t n, T factor, T* x) const = 0;
+  virtual void zero(Context&, int64_t n, T* x) const = 0;
   /// average += rate (x - average).
   virtual void average(Context&, int64_t n, const T* x, T rate, T* average) const = 0;
   /// One update of n values; m and v as Optimizer::moments orders them; lr includes any bias correction.

@@ -308,6 +308,8 @@ class KernelSetImpl final : public KernelSet<T> {
     Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x});
   }
 
+  void zero(Context& ctx, int64_t n, T* x) const override { Exec::for_each(ctx, 1, n, ops::Zero<T>{x}); }
+
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
     Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average});
   }

@@ -78,6 +78,7 @@ struct Instantiate {
     each<ops::Adamax<T>>();
     each<ops::Average<T>>();
     each<ops::ScaleAll<T>>();
+    each<ops::Zero<T>>();
     CudaExec::sum(stream, 1, 1, ops::SumSquares<T>{}, out);
   }
 };

@@ -103,6 +103,12 @@ struct ScaleAll {
   EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] *= factor; }
 };
 
+template <class T>
+struct Zero {
+  T* x;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] = T(0); }
+};
+
 /// Squares of rows of `length` values.
 template <class T>
 struct SumSquares {

@@ -121,12 +121,14 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
   const int64_t size = left_size + right_size + block * (S::rows + S::cols) + kSlack;
   T* buffers = scope.take<T>(threads * size);
+  // The side that divides more evenly is divided.
+  const auto idle = [&](int64_t count) { return ((count + threads - 1) / threads * threads - count) / static_cast<double>(count); };
+  const bool by_panels = idle(panels) <= idle(tiles);
   run_team<Isa>(threads, [&](const Team& team) {
     T* left_buffer = buffers + team.rank * size;
     T* right_buffer = left_buffer + left_size;
     T* last_tile = right_buffer + right_size;
     T* last_panel = last_tile + block * S::rows;
-    const bool by_panels = panels >= tiles;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
     for (int64_t k0 = 0; k0 < k; k0 += block) {

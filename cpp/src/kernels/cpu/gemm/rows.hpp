@@ -164,10 +164,7 @@ struct PatchRows {
   int64_t block_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
   Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
     const int64_t ld = readable();
-    gather(k0, k, ld, buffer);
-    for (int64_t p = 0; p < k; ++p) {
-      for (int64_t c = cols(); c < ld; ++c) buffer[p * ld + c] = T(0);
-    }
+    gather(k0, k, ld, buffer);  // what lies beyond cols() goes into sums that nobody reads
     if constexpr (pairs) pair_rows<Isa, T>(buffer, k, ld);
     return {buffer, ld};
   }
