@@ -288,12 +288,22 @@ void bind_makers(py::module_& m) {
          const std::string& coupling, const std::string& permutation, bool learn_top, int64_t classes,
          double class_weight, int64_t bits, const std::string& conditioner_dtype, uint64_t seed,
          const std::string& device, int threads) {
-        const GlowConfig c{shape_of(shape), levels,    steps,   hidden,       coupling,
-                           permutation,     learn_top, classes, class_weight, bits, net_dtype(conditioner_dtype)};
+        const GlowConfig c{shape_of(shape),
+                           levels,
+                           steps,
+                           hidden,
+                           coupling,
+                           permutation,
+                           learn_top,
+                           classes,
+                           class_weight,
+                           bits,
+                           net_dtype(conditioner_dtype)};
         return make(dtype, seed, device, threads, [&](auto t) { return glow<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "levels"_a, "steps"_a, "hidden"_a, "coupling"_a, "permutation"_a,
-      "learn_top"_a, "classes"_a, "class_weight"_a, "bits"_a, "conditioner_dtype"_a, "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+      "learn_top"_a, "classes"_a, "class_weight"_a, "bits"_a, "conditioner_dtype"_a, "seed"_a,
+      "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_real_nvp_image",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t scales, int64_t base_dim,
@@ -313,19 +323,30 @@ void bind_makers(py::module_& m) {
          const std::string& coupling, const std::string& mask, const std::string& permutation,
          const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior,
          const std::string& conditioner_dtype, uint64_t seed, const std::string& device, int threads) {
-        const RealNvpTableConfig c{dims,        couplings,  hidden,     coupling, mask,
-                                   permutation, preprocess, batch_norm, actnorm,  prior, net_dtype(conditioner_dtype)};
+        const RealNvpTableConfig c{dims,
+                                   couplings,
+                                   hidden,
+                                   coupling,
+                                   mask,
+                                   permutation,
+                                   preprocess,
+                                   batch_norm,
+                                   actnorm,
+                                   prior,
+                                   net_dtype(conditioner_dtype)};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
       },
       "dtype"_a, "dims"_a, py::kw_only(), "couplings"_a, "hidden"_a, "coupling"_a, "mask"_a, "permutation"_a,
-      "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+      "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "seed"_a,
+      "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_nice",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings,
          const std::vector<int64_t>& hidden, const std::string& prior, const std::string& order,
          const std::string& preprocess, int64_t bits, const std::string& conditioner_dtype, uint64_t seed,
          const std::string& device, int threads) {
-        const NiceConfig c{shape_of(shape), couplings, hidden, prior, order, preprocess, bits, net_dtype(conditioner_dtype)};
+        const NiceConfig c{shape_of(shape), couplings,  hidden, prior,
+                           order,           preprocess, bits,   net_dtype(conditioner_dtype)};
         return make(dtype, seed, device, threads, [&](auto t) { return nice<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a,

@@ -105,3 +105,55 @@ def test_shape_property_round_trip():
         back, inverse_logdet = flow.inverse(z)
         assert np.abs(back - x).max() < 1e-9
         assert np.abs(logdet + inverse_logdet).max() < 1e-9
+
+
+@pytest.mark.parametrize("n", [1, 127, 128, 300, 2500])
+def test_a_batch_taken_tile_by_tile_has_the_gradient_of_its_rows(n):
+    flow = ef.RealNVP(3, couplings=4, hidden=(16,), dtype="float64", preprocess="none", permutation="lu")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 3))
+    flow.init(rng.standard_normal((50, 3)))
+    flow.params[:] += 0.1 * rng.standard_normal(flow.params.size)
+    loss, grads = 0.0, np.zeros_like(flow.grads)
+    for i in range(0, n, 50):  # each smaller than a tile
+        flow.zero_grad()
+        part = x[i:i + 50]
+        loss += flow.loss_and_grad(part) * len(part) / n
+        grads += flow.grads * len(part) / n
+    flow.zero_grad()
+    assert abs(flow.loss_and_grad(x) - loss) < 1e-12 * abs(loss)
+    assert np.abs(flow.grads - grads).max() < 1e-12 * np.abs(grads).max()
+    assert np.abs(flow.log_prob(x) - np.concatenate([flow.log_prob(x[i:i + 1]) for i in range(n)])).max() == 0
+
+
+def test_bfloat16_nets_keep_the_likelihood_the_inverse_and_the_file(tmp_path):
+    images = ef.data.load("digits").train[:400]
+    flows = {}
+    for dtype in ("float32", "bfloat16"):
+        flow = flows[dtype] = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=32, bits=4, conditioner_dtype=dtype, seed=1)
+        flow.fit(images, epochs=4, batch_size=50, optimizer="adamax", lr=2e-3, seed=0)
+    bits = {dtype: flow.bits_per_dim(images, seed=0).mean() for dtype, flow in flows.items()}
+    assert abs(bits["bfloat16"] - bits["float32"]) < 0.02
+    half = flows["bfloat16"]
+    assert half.loss_and_grad(images[:100]) and half.last_step["drift"] < 1e-3 and not half.last_step["fallback"]
+    assert np.array_equal(np.rint(half.decode(half.encode(images))), images >> 4)
+    half.save(tmp_path / "half.safetensors")
+    again = ef.load(tmp_path / "half.safetensors")
+    assert again.config["conditioner_dtype"] == "bfloat16"
+    assert np.array_equal(again.log_prob(images[:20]), half.log_prob(images[:20]))
+    assert not np.array_equal(again.log_prob(images[:20]), flows["float32"].log_prob(images[:20]))
+
+
+def test_dead_units_leave_no_denormal_moments():
+    """Where a gradient stays zero a moment decays; among denormal numbers it would slow every later step."""
+    flow = ef.RealNVP(2, couplings=2, hidden=(8,), preprocess="none")
+    x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+    flow.init(x)
+    optimizer = ef.Adam(flow)
+    flow.loss_and_grad(x)
+    optimizer.step()
+    flow.zero_grad()
+    for _ in range(2000):
+        optimizer.step()
+    for moment in optimizer.moments():
+        assert not ((moment != 0) & (np.abs(moment) < np.finfo(np.float32).tiny)).any()

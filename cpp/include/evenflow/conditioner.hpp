@@ -43,9 +43,9 @@ enum class MlpInit {
   he_zero  ///< He normal, zero biases, last layer zero: the coupling starts as the identity
 };
 
-/// The arithmetic inside a net of a float32 model. bfloat16: weights and hidden activations are rounded to it,
-/// products are added up in float32; parameters and gradients stay float32. A coupling is as invertible with
-/// either, because both directions compute the same.
+/// The arithmetic inside a net of a float32 model. bfloat16: weights and hidden activations are rounded to
+/// it, products are added up in float32; parameters and gradients stay float32. A coupling is as invertible
+/// with either, because both directions compute the same.
 enum class NetDtype { same, bfloat16 };
 
 /// Dense ReLU net with a linear output; on images, the same net at every pixel.

@@ -56,13 +56,15 @@ class ConvStack : public Conditioner<T> {
 
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> h, T* acts) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()), half_, x, acts, h);
+    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
+                                   half_, x, acts, h);
   }
 
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> h, T* acts, View<T> dh,
                 View<T> dx) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()), half_, x, acts, h, dh, dx);
+    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
+                                    half_, x, acts, h, dh, dx);
   }
 
  protected:

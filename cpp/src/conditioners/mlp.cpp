@@ -50,7 +50,9 @@ std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::v
   return std::make_unique<Mlp<T>>(in, out_channels, units, init, dtype);
 }
 
-template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit, NetDtype);
-template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&, MlpInit, NetDtype);
+template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit,
+                                                        NetDtype);
+template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&,
+                                                          MlpInit, NetDtype);
 
 }  // namespace evenflow

@@ -8,7 +8,8 @@ IsaLevel best_isa(IsaLevel wanted) {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
   const bool pairs = avx512 && __builtin_cpu_supports("avx512bf16");
   if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
-  // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to float32.
+  // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to
+  // float32.
   if (wanted == IsaLevel::best && pairs && __builtin_cpu_is("amd")) return IsaLevel::avx512_bf16;
   if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
   if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;

@@ -3,8 +3,8 @@
 namespace evenflow {
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
-// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`: has
-// an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot.
+// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
+// has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot.
 
 struct Baseline {
   static constexpr const char* name = "baseline";

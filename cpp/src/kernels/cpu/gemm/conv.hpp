@@ -100,7 +100,8 @@ void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* 
   if (dims.kernel == 1) {
     multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c}, rows, finish);
   } else if (gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)}, rows, finish);
+    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)}, rows,
+             finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
     multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c},
@@ -112,7 +113,8 @@ void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* 
 
 /// finish(conv^T(dy)).
 template <class Isa, class T, bool half, class S, class Finish>
-void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, const Finish& finish) {
+void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w,
+                        const Finish& finish) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   if (dims.kernel == 1) {

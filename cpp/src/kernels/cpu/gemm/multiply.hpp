@@ -37,9 +37,9 @@ struct Blocks {
 /// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
 /// has to be packed soon. buffer: room for the block's tiles.
 template <class Isa, class T, bool half, class A, class Panel, class Finish>
-void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b, int64_t p_begin,
-                    int64_t p_end, const Panel& panel, const Finish& finish, Strip<T>* strips, T* buffer,
-                    bool fetch = false) {
+void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b,
+                    int64_t p_begin, int64_t p_end, const Panel& panel, const Finish& finish,
+                    Strip<T>* strips, T* buffer, bool fetch = false) {
   using S = Tile<Isa, T>;
   int64_t tiles = 0;
   for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
@@ -51,8 +51,9 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m0 = m_begin + t * S::rows;
       if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
-      multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
-                                   p * S::cols, b.columns_of(p), finish);
+      multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0,
+                                             ops::min_of<int64_t>(S::rows, m_end - m0), p * S::cols,
+                                             b.columns_of(p), finish);
     }
   }
 }
@@ -122,7 +123,9 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const int64_t size = left_size + right_size + block * (S::rows + S::cols) + kSlack;
   T* buffers = scope.take<T>(threads * size);
   // The side that divides more evenly is divided.
-  const auto idle = [&](int64_t count) { return ((count + threads - 1) / threads * threads - count) / static_cast<double>(count); };
+  const auto idle = [&](int64_t count) {
+    return ((count + threads - 1) / threads * threads - count) / static_cast<double>(count);
+  };
   const bool by_panels = idle(panels) <= idle(tiles);
   run_team<Isa>(threads, [&](const Team& team) {
     T* left_buffer = buffers + team.rank * size;
@@ -154,8 +157,8 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
               m0 + S::rows > left.readable() ? Strip<T>{last_tile, S::rows} : Strip<T>{a.data + m0, a.stride};
-          multiply_tile<Isa, T, true, Left::pairs>(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols,
-                                      finish);
+          multiply_tile<Isa, T, true, Left::pairs>(steps, tile, panel, m0,
+                                                   ops::min_of<int64_t>(S::rows, m - m0), n0, cols, finish);
         }
       }
     }

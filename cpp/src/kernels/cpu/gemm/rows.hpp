@@ -14,7 +14,8 @@ constexpr int64_t kSlack = 64;
 template <class Isa, class T, class S, bool half>
 struct ViewRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
-  static constexpr bool as_they_are = pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
+  static constexpr bool as_they_are =
+      pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
   const S* data;
   int64_t stride;
   int64_t cols;
@@ -90,7 +91,8 @@ struct ViewRows {
   void interleave(T* dst, const S* low, const S* high) const {
     int64_t c = 0;
     for (; high && c + L <= cols; c += L) {
-      Lanes<Value>::store(Lanes<Value>::pair(Lanes<Value>::load(low + c), Lanes<Value>::load(high + c)), dst + c);
+      Lanes<Value>::store(Lanes<Value>::pair(Lanes<Value>::load(low + c), Lanes<Value>::load(high + c)),
+                          dst + c);
     }
     for (; c < cols; ++c) {
       dst[c] = Lanes<T>::pair(Lanes<T>::load(low + c), high ? Lanes<T>::load(high + c) : T(0));

@@ -87,7 +87,7 @@ class StackForward {
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
       weights_[u] = WeightsB<Isa, T, half>(by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows,
-                                     units_[u].dims, units_[u].w);
+                                           units_[u].dims, units_[u].w);
       packed_[u] = scope_.template take<T>(weights_[u].packed_size());
       panels += weights_[u].panels();
       tile_size = ops::max_of(tile_size, Tile<Isa, T>::rows * weights_[u].depth() + kSlack);

@@ -78,7 +78,8 @@ struct Lanes<float> {
   EVENFLOW_HD static void store(float value, Bf16* p) { *p = to_bf16(value); }
   EVENFLOW_HD static float round(float value) { return to_float(to_bf16(value)); }
   EVENFLOW_HD static float pair(float low, float high) {
-    return ops::bits_to_float(static_cast<int32_t>(to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16));
+    return ops::bits_to_float(
+        static_cast<int32_t>(to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16));
   }
 };
 

@@ -1,0 +1,243 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "check_layer.hpp"
+#include "kernels/bf16.hpp"
+#include "kernels/kernel_set.hpp"
+
+// Chains of convolutions as one kernel, against the same convolutions one after another.
+
+namespace evenflow::test {
+namespace {
+
+constexpr double kLogsFactor = 3;
+
+struct ChainCase {
+  Shape in;
+  std::vector<int64_t> widths;
+  std::vector<int> kernels;
+};
+
+// Small ones go convolution by convolution, the large by blocks of pixels.
+const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
+                             {{3, 4, 4, 6}, {33, 17, 12}, {3, 1, 3}},
+                             {{1, 2, 2, 24}, {4, 4, 48}, {3, 1, 3}},
+                             {{40, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}},
+                             {{7, 16, 16, 6}, {150, 151, 12}, {3, 1, 3}},
+                             {{3000, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
+                             {{5, 6, 6, 3}, {6}, {3}}};
+
+template <class T>
+struct Chain {
+  std::vector<std::vector<T>> w, bias, scale, dw, dbias, dlogs;
+  std::vector<StackUnit<T>> units;
+
+  explicit Chain(const ChainCase& c) {
+    const size_t count = c.widths.size();
+    Shape in = c.in;
+    for (auto* v : {&w, &bias, &scale, &dw, &dbias, &dlogs}) v->resize(count);
+    for (size_t u = 0; u < count; ++u) {
+      StackUnit<T> unit;
+      unit.dims.in = in;
+      unit.dims.cout = c.widths[u];
+      unit.dims.kernel = c.kernels[u];
+      unit.dims.edge = c.kernels[u] == 3;
+      const double range = 2 / std::sqrt(static_cast<double>(unit.dims.weight_size() / unit.dims.cout));
+      const auto fill = [&](std::vector<T>& to, int64_t size, double low, double high) {
+        const std::vector<double> v =
+            random_values(size, 10 * u + static_cast<uint64_t>(size % 7), low, high);
+        to.assign(v.begin(), v.end());
+      };
+      fill(w[u], unit.dims.weight_size(), -range, range);
+      fill(bias[u], c.widths[u], -0.5, 0.5);
+      fill(scale[u], c.widths[u], 0.5, 1.5);
+      dw[u].assign(w[u].size(), T(0.25));
+      dbias[u].assign(bias[u].size(), T(0.25));
+      dlogs[u].assign(bias[u].size(), T(0.25));
+      unit.w = w[u].data();
+      unit.epilogue = {bias[u].data(), scale[u].data(), u + 1 < count};
+      unit.dw = dw[u].data();
+      unit.dbias = dbias[u].data();
+      unit.dlogs = dlogs[u].data();
+      unit.logs_factor = T(kLogsFactor);
+      units.push_back(unit);
+      in = in.with_channels(c.widths[u]);
+    }
+  }
+  int count() const { return static_cast<int>(units.size()); }
+  Shape output() const { return units.back().dims.in.with_channels(units.back().dims.cout); }
+};
+
+template <class T>
+double largest_gap(const std::vector<T>& a, const std::vector<T>& b) {
+  double gap = 0, size = 1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    gap = std::max(gap, std::abs(static_cast<double>(a[i]) - b[i]));
+    size = std::max(size, std::abs(static_cast<double>(b[i])));
+  }
+  return gap / size;
+}
+
+template <class T>
+void check_chain(const ChainCase& c, int threads, double bound) {
+  CAPTURE(to_string(c.in));
+  CAPTURE(threads);
+  Context ctx("cpu", threads);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Chain<T> fused(c), plain(c);
+  const int count = fused.count();
+  const std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
+  const std::vector<T> x(values.begin(), values.end());
+  const View<const T> in(x.data(), c.in);
+
+  std::vector<std::vector<T>> outputs;
+  View<const T> at = in;
+  for (const StackUnit<T>& unit : plain.units) {
+    outputs.emplace_back(static_cast<size_t>(unit.dims.in.pixels() * unit.dims.cout));
+    const View<T> y(outputs.back().data(), unit.dims.in.with_channels(unit.dims.cout));
+    kernels.conv_forward(ctx, unit.dims, at, unit.w, unit.epilogue, y);
+    at = y;
+  }
+  std::vector<T> h(static_cast<size_t>(fused.output().size())), kept = h;
+  std::vector<T> acts(
+      static_cast<size_t>(hidden_size(fused.units.data(), count, c.in.pixels(), sizeof(T)) + 1));
+  kernels.stack_forward(ctx, fused.units.data(), count, false, in, nullptr, {h.data(), fused.output()});
+  kernels.stack_forward(ctx, fused.units.data(), count, false, in, acts.data(),
+                        {kept.data(), fused.output()});
+  CHECK(h == outputs.back());  // to the last bit: every sum is in the same order
+  CHECK(kept == h);
+
+  const std::vector<double> dh_values = random_values(fused.output().size(), 4, -1, 1);
+  std::vector<T> dh(dh_values.begin(), dh_values.end()), dx(x.size(), T(0.5)), plain_dx = dx;
+  std::vector<T> dy = dh;
+  kernels.stack_backward(ctx, fused.units.data(), count, false, in, acts.data(), {h.data(), fused.output()},
+                         {dh.data(), fused.output()}, {dx.data(), c.in});
+  for (int u = count; u-- > 0;) {
+    const StackUnit<T>& unit = plain.units[static_cast<size_t>(u)];
+    const Shape out = unit.dims.in.with_channels(unit.dims.cout);
+    kernels.epilogue_backward(ctx, {outputs[static_cast<size_t>(u)].data(), out}, {dy.data(), out},
+                              unit.epilogue, unit.dbias, unit.dlogs, unit.logs_factor);
+    const View<const T> below =
+        u ? View<const T>(outputs[static_cast<size_t>(u - 1)].data(), unit.dims.in) : in;
+    kernels.conv_backward_weights(ctx, unit.dims, below, {dy.data(), out}, unit.dw);
+    std::vector<T> dbelow(static_cast<size_t>(unit.dims.in.size()));
+    View<T> to(u ? dbelow.data() : plain_dx.data(), unit.dims.in);
+    kernels.conv_backward_data(ctx, unit.dims, {dy.data(), out}, unit.w, to, u == 0);
+    dy = dbelow;
+  }
+  CHECK(largest_gap(dx, plain_dx) < bound);
+  for (size_t u = 0; u < fused.units.size(); ++u) {
+    CAPTURE(u);
+    CHECK(largest_gap(fused.dw[u], plain.dw[u]) < bound);
+    CHECK(largest_gap(fused.dbias[u], plain.dbias[u]) < bound);
+    CHECK(largest_gap(fused.dlogs[u], plain.dlogs[u]) < bound);
+  }
+}
+
+struct HalfResult {
+  std::vector<float> h, dx, dw;
+};
+
+HalfResult run_half(const ChainCase& c, bool half, int threads) {
+  Context ctx("cpu", threads);
+  const KernelSet<float>& kernels = ctx.kernels<float>();
+  Chain<float> chain(c);
+  const std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
+  const std::vector<float> x(values.begin(), values.end());
+  const View<const float> in(x.data(), c.in);
+  HalfResult r;
+  r.h.resize(static_cast<size_t>(chain.output().size()));
+  r.dx.assign(x.size(), 0.5f);
+  std::vector<float> acts(
+      static_cast<size_t>(hidden_size(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : 4) + 1));
+  kernels.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(),
+                        {r.h.data(), chain.output()});
+  const std::vector<double> dh_values = random_values(chain.output().size(), 4, -1, 1);
+  std::vector<float> dh(dh_values.begin(), dh_values.end());
+  kernels.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(),
+                         {r.h.data(), chain.output()}, {dh.data(), chain.output()}, {r.dx.data(), c.in});
+  for (const std::vector<float>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
+  return r;
+}
+
+double mean_square_gap(const std::vector<float>& a, const std::vector<float>& b) {
+  double gap = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    gap += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+    size += static_cast<double>(b[i]) * b[i];
+  }
+  return std::sqrt(gap / size);
+}
+
+}  // namespace
+
+TEST_CASE("a chain of convolutions equals its parts, float64") {
+  for (const ChainCase& c : kChains) {
+    check_chain<double>(c, 1, 1e-12);
+    check_chain<double>(c, 3, 1e-12);
+  }
+}
+
+TEST_CASE("a chain of convolutions equals its parts, float32") {
+  for (const ChainCase& c : kChains) {
+    check_chain<float>(c, 1, 2e-5);
+    check_chain<float>(c, 2, 2e-5);
+  }
+}
+
+TEST_CASE("bfloat16 chains stay near float32, and threads change no bit") {
+  for (const ChainCase& c : kChains) {
+    CAPTURE(to_string(c.in));
+    const HalfResult exact = run_half(c, false, 1), half = run_half(c, true, 1), two = run_half(c, true, 2);
+    CHECK(mean_square_gap(half.h, exact.h) < 1e-2);
+    CHECK(mean_square_gap(half.h, exact.h) > 1e-5);  // something was rounded
+    // A share of about 2^-8 of the units, those nearest to zero, fire in one and not in the other, and each
+    // carries its whole gradient: sqrt(2^-8) = 6 %.
+    CHECK(mean_square_gap(half.dx, exact.dx) < 0.1);
+    CHECK(mean_square_gap(half.dw, exact.dw) < 0.1);
+    CHECK(half.h == two.h);
+    CHECK(half.dx == two.dx);
+    CHECK(half.dw == two.dw);
+  }
+}
+
+TEST_CASE("products of pairs of bfloat16 numbers equal those widened to float32") {
+  if (best_isa(IsaLevel::avx512_bf16) != IsaLevel::avx512_bf16) return;
+  const char* before = std::getenv("EVENFLOW_ISA");
+  const std::string saved = before ? before : "";
+  for (const ChainCase& c : kChains) {
+    CAPTURE(to_string(c.in));
+    setenv("EVENFLOW_ISA", "avx512", 1);
+    const HalfResult widened = run_half(c, true, 2);
+    setenv("EVENFLOW_ISA", "avx512_bf16", 1);
+    const HalfResult pairs = run_half(c, true, 2);
+    // Sums in another order may round an activation to the neighbouring bfloat16 number.
+    CHECK(mean_square_gap(pairs.h, widened.h) < 2e-4);
+    CHECK(mean_square_gap(pairs.dx, widened.dx) < 5e-3);
+    CHECK(mean_square_gap(pairs.dw, widened.dw) < 5e-3);
+  }
+  if (before)
+    setenv("EVENFLOW_ISA", saved.c_str(), 1);
+  else
+    unsetenv("EVENFLOW_ISA");
+}
+
+TEST_CASE("rounding to bfloat16") {
+  const auto bits = [](float x) { return to_bf16(x).bits; };
+  CHECK(bits(1.0f) == 0x3f80);
+  CHECK(bits(1.00390625f) == 0x3f80);  // halfway to the next: to even
+  CHECK(bits(1.01171875f) == 0x3f82);  // halfway: to even, upwards
+  CHECK(bits(1.00391f) == 0x3f81);     // above halfway
+  CHECK(bits(-0.0f) == 0x8000);
+  CHECK(bits(3.4e38f) == 0x7f80);  // overflows to infinity
+  CHECK(std::isnan(to_float(to_bf16(std::nanf("")))));
+  for (const float x : {1e-40f, -2.5f, 1.17549435e-38f, 12345.678f}) {
+    CHECK(std::abs(to_float(to_bf16(x)) - x) <= std::abs(x) / 256 + 1e-40f);
+  }
+}
+
+}  // namespace evenflow::test
