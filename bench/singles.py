@@ -4,7 +4,6 @@ import os
 import statistics
 import subprocess
 
-import evenflow as ef
 from evenflow import _core
 from machine import attainable, peaks
 from works import GLOW, SCALING, SMALL_GLOW, WORKS, convolutions, dense, operations
@@ -26,38 +25,28 @@ def shapes() -> list[tuple]:
 
 
 def kernels(options) -> dict:
-    """GFLOP/s of every convolution in every pass; the peak is measured again in each round."""
-    measured, rows, refused = [], [], {}
-    seconds = {}
+    """GFLOP/s of every convolution in every pass, float32; the peak is measured again in each round."""
+    measured, rows, seconds = [], [], {}
     for _ in range(options.rounds):
         measured.append(peaks(options.threads))
-        for dtype in ("float32", "bfloat16"):
-            for shape in shapes()[:3 if options.smoke else None]:
-                for direction in PASSES:
-                    try:
-                        time = _core.time_conv(direction, *shape, dtype, options.threads,
-                                               options.seconds / 10)
-                    except ef.ConfigError as error:
-                        refused[dtype] = str(error)
-                        continue
-                    seconds.setdefault((shape, dtype, direction), []).append(time)
+        for shape in shapes()[:3 if options.smoke else None]:
+            for direction in PASSES:
+                time = _core.time_conv(direction, *shape, "float32", options.threads, options.seconds / 10)
+                seconds.setdefault((shape, direction), []).append(time)
     head = "".join(f"{d + ', GFLOP/s':>26}" for d in PASSES)
-    print(f"{'n, h, w, cin, cout, kernel':34}{'dtype':10}{head}")
+    print(f"{'n, h, w, cin, cout, kernel':34}{head}")
     for shape in shapes():
         n, h, w, cin, cout, kernel, _ = shape
-        for dtype in ("float32", "bfloat16"):
-            if (shape, dtype, PASSES[0]) not in seconds:
-                continue
-            needed = 2e-9 * n * h * w * cin * cout * kernel**2
-            speed = {d: needed / statistics.median(seconds[shape, dtype, d]) for d in PASSES}
-            percent = {d: 100 * s / attainable(measured, dtype) for d, s in speed.items()}
-            rows.append({"n": n, "h": h, "w": w, "cin": cin, "cout": cout, "kernel": kernel, "dtype": dtype,
-                         "gflops": speed, "percent_of_peak": percent})
-            cells = "".join(f"{speed[d]:14.1f} {percent[d]:9.0f} %" for d in PASSES)
-            print(f"{str(shape[:6])[1:-1]:34}{dtype:10}{cells}")
-    for dtype, text in refused.items():
-        print(f"{dtype}: refused, {text}")
-    return {"peak": measured, "shapes": rows, "refused": refused}
+        if (shape, PASSES[0]) not in seconds:
+            continue
+        needed = 2e-9 * n * h * w * cin * cout * kernel**2
+        speed = {d: needed / statistics.median(seconds[shape, d]) for d in PASSES}
+        percent = {d: 100 * s / attainable(measured, "float32") for d, s in speed.items()}
+        rows.append({"n": n, "h": h, "w": w, "cin": cin, "cout": cout, "kernel": kernel, "gflops": speed,
+                     "percent_of_peak": percent})
+        cells = "".join(f"{speed[d]:14.1f} {percent[d]:9.0f} %" for d in PASSES)
+        print(f"{str(shape[:6])[1:-1]:34}{cells}")
+    return {"peak": measured, "shapes": rows}
 
 
 def scaling(options, run_process) -> dict:

@@ -96,8 +96,15 @@ def info(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
                               "initialized": flow.initialized,
-                              "levels": [list(shape) for _, shape in flow._core.levels()]}
-    lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"])))]
+                              "levels": [list(shape) for _, shape in flow._core.levels()],
+                              "instruction_set": _core.isa()}
+    lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
+             f"instruction set: {_core.isa()}"]
+    if flow.config.get("conditioner_dtype") == "bfloat16":
+        result["bfloat16"] = "pairs" if _core.isa() == "avx512_bf16" else "widened"
+        lines.append("bfloat16 nets: " + {
+            "pairs": "multiplied in pairs by this machine's instructions",
+            "widened": "widened to float32 on this machine, at float32's speed"}[result["bfloat16"]])
     if plan is not None:
         result["run"] = dataclasses.asdict(plan)
         lines.append(f"trained on {plan.source.path}: {plan.training}")
