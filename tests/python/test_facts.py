@@ -107,7 +107,7 @@ def test_shape_property_round_trip():
         assert np.abs(logdet + inverse_logdet).max() < 1e-9
 
 
-@pytest.mark.parametrize("n", [1, 127, 128, 300, 2500])
+@pytest.mark.parametrize("n", [1, 139, 141, 300, 2500])
 def test_a_batch_taken_tile_by_tile_has_the_gradient_of_its_rows(n):
     flow = ef.RealNVP(3, couplings=4, hidden=(16,), dtype="float64", preprocess="none", permutation="lu")
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ namespace evenflow {
 /// The second schedule: slices of a batch go through the whole flow, each inside one core's cache. Tiles and
 /// their groups depend on the batch alone, not on the threads.
 struct Tiles {
-  static constexpr int64_t kMaxRows = 128;
+  static constexpr int64_t kMaxRows = 140;  ///< ten register tiles
   static constexpr int64_t kGroups = 16;
 
   int64_t n, count, groups;
