@@ -118,7 +118,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   for (int64_t p = 0; p < k; ++p) {
     __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
     if (V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
-    Vector right[V];
+    alignas(Isa::vector_bytes) Vector right[V];
 #pragma GCC unroll 2
     for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
 #pragma GCC unroll 16
@@ -153,7 +153,7 @@ template <class Isa, class T, int R, int V, bool columns, bool pairs, class Fini
 void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
               const Finish& finish) {
   using S = Tile<Isa, T>;
-  typename S::Vector sum[R][V];
+  alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
   finish.prefetch(rows, m0, n0);
   accumulate<Isa, T, R, V, columns, pairs>(k, a.data, a.stride, b.data, b.stride, sum);
   if (rows == R && cols == V * S::lanes) {
