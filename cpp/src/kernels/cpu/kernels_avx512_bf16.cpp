@@ -4,6 +4,17 @@
 
 namespace evenflow::gemm {
 
+/// Numbers below 2^-126 become zero, as the products' instruction takes them too.
+template <>
+struct Rounding<Avx512Bf16> {
+  using Vector = typename Tile<Avx512Bf16, float>::Value;
+  using Halves = typename HalfLanes<sizeof(Vector)>::Halves;
+  EVENFLOW_HD static Halves halves(Vector value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
+  EVENFLOW_HD static Bf16 half(float value) {
+    return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};
+  }
+};
+
 template <>
 struct PairDot<Avx512Bf16> {
   using Vector = typename Tile<Avx512Bf16, float>::Vector;

@@ -44,10 +44,10 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
         if (source[t]) sum += *reinterpret_cast<const Vector*>(source[t] + n);
       }
       if (n + L <= channels) {
-        finish.template columns<1, typename Tile<Isa, T>::Value>(1, m, n, [&](int) { return sum; });
+        finish.template columns<Isa, 1, typename Tile<Isa, T>::Value>(1, m, n, [&](int) { return sum; });
       } else {
         for (int64_t c = n; c < channels; ++c) {
-          finish.template columns<1, T>(1, m, c, [&](int) { return sum[c - n]; });
+          finish.template columns<Isa, 1, T>(1, m, c, [&](int) { return sum[c - n]; });
         }
       }
     }
@@ -69,7 +69,8 @@ EVENFLOW_HD const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims
 /// The images of x with a border, filled by a team of its own.
 template <class Isa, class T, bool half, class S>
 Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, View<const S> x, bool edge) {
-  T* out = scope.take<T>(Bordered<Isa, T, half>::size(x.shape, edge));
+  auto* out =
+      scope.take<typename Bordered<Isa, T, half>::Element>(Bordered<Isa, T, half>::size(x.shape, edge));
   Bordered<Isa, T, half> image;
   run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.size()), [&](const Team& team) {
     const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, edge, out);
@@ -144,7 +145,7 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
       const int64_t row = i + t / 3 - 1, column = j + t % 3 - 1;
       if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
       T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
-      for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<T>::load(dy.data + m * dy.stride + n);
+      for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<Isa, T>::load(dy.data + m * dy.stride + n);
     }
   }
 }

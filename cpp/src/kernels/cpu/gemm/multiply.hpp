@@ -14,7 +14,8 @@ constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a th
 constexpr int64_t kBlockTiles = 8;
 constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kPixelBlock = 128;     ///< rows of both sides in a gradient of weights
+constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights
+constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 
 EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
   return m * n * k < kParallelProducts ? 1 : ctx.threads();
@@ -116,7 +117,10 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   using S = Tile<Isa, T>;
   const int64_t tiles = (m + S::rows - 1) / S::rows, panels = (n + S::cols - 1) / S::cols;
   const int threads = threads_for_product(ctx, m, n, k);
-  const int64_t block = k <= 2 * kPixelBlock ? k : kPixelBlock;
+  const int64_t most = Left::pairs ? 2 * kPixelBlock : kPixelBlock;
+  const int64_t block = k <= most + most / 2 ? k : most;
+  const int64_t chunk =
+      ops::max_of<int64_t>(1, kLeftBytes / (kPixelBlock * S::rows * static_cast<int64_t>(sizeof(T))));
   const AddTo<T> finish{c, ldc};
   WorkspaceScope scope(ctx);
   const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
@@ -137,23 +141,27 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
       const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
-      const Strip<T> a = left.block(k0, kc, left_buffer), b = right.block(k0, kc, right_buffer);
+      const Strip<T> a = left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);
+      const Strip<T> b =
+          right.block(k0, kc, p_begin * S::cols, ops::min_of(n, p_end * S::cols), right_buffer);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
       if (t_end * S::rows > left.readable()) copy_columns(last_tile, S::rows, a, first_copied, m, steps);
-      for (int64_t p = p_begin; p < p_end; ++p) {
+      const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next);
+      const int64_t chunks = (t_end - t_begin + chunk - 1) / chunk, shares = chunks * (p_end - p_begin);
+      for (int64_t i = 0; i < shares; ++i) {
+        const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk;
         const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
         Strip<T> panel{b.data + n0, b.stride};
         if (n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
           copy_columns(last_panel, S::cols, b, n0, n, steps);
           panel = {last_panel, S::cols};
         }
-        // Rows of the next block, a share a panel: they are far away, and too many streams to be foreseen.
-        const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next), count = p_end - p_begin;
-        for (int64_t r = ahead * (p - p_begin) / count; r < ahead * (p - p_begin + 1) / count; ++r) {
+        // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
+        for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
           left.prefetch(next + r, t_begin * S::rows, ops::min_of(m, t_end * S::rows));
           right.prefetch(next + r, p_begin * S::cols, ops::min_of(n, p_end * S::cols));
         }
-        for (int64_t t = t_begin; t < t_end; ++t) {
+        for (int64_t t = t0; t < ops::min_of(t_end, t0 + chunk); ++t) {
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
               m0 + S::rows > left.readable() ? Strip<T>{last_tile, S::rows} : Strip<T>{a.data + m0, a.stride};

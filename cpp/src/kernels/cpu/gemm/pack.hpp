@@ -78,14 +78,18 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
   }
 }
 
-/// Rows 2 p and 2 p + 1 of dst (k, n) become words of row p: bfloat16 pairs, zero beyond the last row.
+/// Rows 2 p and 2 p + 1 of a panel (k, tile_cols) become words of row p: bfloat16 pairs, zero beyond the
+/// last.
 template <class Isa, class T>
-void pair_rows(T* dst, int64_t k, int64_t n) {
+void pair_rows(T* dst, int64_t k) {
+  using Value = typename Tile<Isa, T>::Value;
+  constexpr int64_t n = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+  static const T zeros[n] = {};
   for (int64_t p = 0; 2 * p < k; ++p) {
     const T* low = dst + 2 * p * n;
-    for (int64_t j = 0; j < n; ++j) {
-      dst[p * n + j] = Lanes<T>::pair(low[j], 2 * p + 1 < k ? low[n + j] : T(0));
-    }
+    const T* high = 2 * p + 1 < k ? low + n : zeros;
+    for (int64_t j = 0; j < n; j += L)
+      Lanes<Isa, Value>::store(Lanes<Isa, Value>::pair(low + j, high + j), dst + p * n + j);
   }
 }
 
@@ -202,9 +206,9 @@ struct WeightsB {
         break;
     }
     if constexpr (pairs) {
-      pair_rows<Isa, T>(dst, k, N);
+      pair_rows<Isa, T>(dst, k);
     } else if constexpr (half) {
-      for (int64_t i = 0; i < k * N; ++i) dst[i] = to_float(to_bf16(dst[i]));
+      for (int64_t i = 0; i < k * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
     }
   }
 

@@ -10,6 +10,26 @@ namespace evenflow::gemm {
 /// Room that vectors may read or write past the end of a buffer.
 constexpr int64_t kSlack = 64;
 
+/// Words of bfloat16 numbers, columns [begin, end) of rows 2 p and 2 p + 1 of src in row p of dst; zeros
+/// beyond the last of `rows`.
+template <class Isa, class S>
+void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, int64_t rows, int64_t begin,
+                int64_t end) {
+  using Value = typename Tile<Isa, float>::Value;
+  constexpr int L = Tile<Isa, float>::lanes;
+  static const S zeros[L] = {};
+  for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
+    const bool last = 2 * p + 1 == rows;
+    const S* high = last ? zeros : src + stride;
+    int64_t c = begin;
+    for (; c + L <= end; c += L) {
+      Lanes<Isa, Value>::store(Lanes<Isa, Value>::pair(src + c, last ? high : high + c), dst + c);
+    }
+    for (; c < end; ++c)
+      Lanes<Isa, float>::store(Lanes<Isa, float>::pair(src + c, last ? high : high + c), dst + c);
+  }
+}
+
 /// Rows of a view, where they lie or converted. half: as an operand of a product of bfloat16 numbers.
 template <class Isa, class T, class S, bool half>
 struct ViewRows {
@@ -33,10 +53,10 @@ struct ViewRows {
     for (int64_t i = 0; i < rows; ++i) {
       if constexpr (pairs) {
         Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
-        convert(row, data + (m0 + i) * stride);
+        convert(row, data + (m0 + i) * stride, cols);
         if (cols % 2) row[cols] = Bf16{0};
       } else {
-        convert(buffer + i * ld, data + (m0 + i) * stride);
+        convert(buffer + i * ld, data + (m0 + i) * stride, cols);
       }
     }
     for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
@@ -46,19 +66,20 @@ struct ViewRows {
   int64_t block_size(int64_t k) const {
     return as_they_are && !pairs ? 0 : k * padded_stride(cols, sizeof(T)) + kSlack;
   }
-  /// Rows [k0, k0 + k), or pairs of them; readable(): columns that may be read of each.
-  Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
+  /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read; readable(): the columns
+  /// that may be.
+  Strip<T> block(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
     const int64_t ld = padded_stride(cols, sizeof(T));
+    const S* src = data + k0 * stride;
     if constexpr (pairs) {
-      for (int64_t p = 0; 2 * p < k; ++p) {
-        const S* low = data + (k0 + 2 * p) * stride;
-        interleave(buffer + p * ld, low, 2 * p + 1 < k ? low + stride : nullptr);
-      }
+      interleave<Isa>(buffer, ld, src, stride, k, begin, ops::min_of(end, cols));
       return {buffer, ld};
     } else if constexpr (as_they_are) {
-      return {data + k0 * stride, stride};
+      return {src, stride};
     } else {
-      for (int64_t p = 0; p < k; ++p) convert(buffer + p * ld, data + (k0 + p) * stride);
+      for (int64_t p = 0; p < k; ++p) {
+        convert(buffer + p * ld + begin, src + p * stride + begin, ops::min_of(end, cols) - begin);
+      }
       return {buffer, ld};
     }
   }
@@ -75,36 +96,26 @@ struct ViewRows {
   int64_t tile_stride() const { return pairs ? (cols + 1) / 2 : cols; }
 
   template <class D>
-  void convert(D* dst, const S* src) const {
+  static void convert(D* dst, const S* src, int64_t count) {
     int64_t c = 0;
-    for (; c + L <= cols; c += L) Lanes<Value>::store(operand<Value>(src + c), dst + c);
-    for (; c < cols; ++c) Lanes<T>::store(operand<T>(src + c), dst + c);
+    for (; c + L <= count; c += L) Lanes<Isa, Value>::store(operand<Value>(src + c), dst + c);
+    for (; c < count; ++c) Lanes<Isa, T>::store(operand<T>(src + c), dst + c);
   }
 
   template <class X>
   EVENFLOW_HD static X operand(const S* src) {
-    if constexpr (half && std::is_same<S, T>::value) return Lanes<X>::round(Lanes<X>::load(src));
-    return Lanes<X>::load(src);
-  }
-
-  /// Words of (low, high); high null: zero.
-  void interleave(T* dst, const S* low, const S* high) const {
-    int64_t c = 0;
-    for (; high && c + L <= cols; c += L) {
-      Lanes<Value>::store(Lanes<Value>::pair(Lanes<Value>::load(low + c), Lanes<Value>::load(high + c)),
-                          dst + c);
-    }
-    for (; c < cols; ++c) {
-      dst[c] = Lanes<T>::pair(Lanes<T>::load(low + c), high ? Lanes<T>::load(high + c) : T(0));
-    }
+    const X value = Lanes<Isa, X>::load(src);
+    if constexpr (half && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
+    return value;
   }
 };
 
 /// Images with a border of one pixel and, for `edge`, a last channel that is 1 there and 0 inside: the
-/// patches of a 3x3 kernel are three runs of three pixels each.
+/// patches of a 3x3 kernel are three runs of three pixels each. half: of numbers rounded to bfloat16.
 template <class Isa, class T, bool half>
 struct Bordered {
-  const T* data = nullptr;
+  using Element = typename std::conditional<by_pairs<Isa, half>, Bf16, T>::type;
+  const Element* data = nullptr;
   int64_t height = 0, width = 0, depth = 0;
 
   static int64_t size(const Shape& x, bool edge) {
@@ -113,28 +124,55 @@ struct Bordered {
 
   /// Writes this thread's share of the images into `out`; everybody may read after a barrier.
   template <class S>
-  static Bordered fill(const Team& team, View<const S> x, bool edge, T* out) {
+  static Bordered fill(const Team& team, View<const S> x, bool edge, Element* out) {
     const Shape& s = x.shape;
     const Bordered b{out, s.h, s.w, s.c + (edge ? 1 : 0)};
-    const T inside = T(0), outside = edge ? T(1) : T(0);
-    for (int64_t line = team.begin(s.n * (s.h + 2)); line < team.end(s.n * (s.h + 2)); ++line) {
+    const int64_t lines = s.n * (s.h + 2), length = (s.w + 2) * b.depth;
+    // Vectors may run past the end of a pixel, where this thread writes next.
+    const int64_t read = (s.c + L - 1) / L * L;
+    const S* x_end = x.data + (s.pixels() - 1) * x.stride + s.c;
+    const Element* out_end = out + team.end(lines) * length;
+    for (int64_t line = team.begin(lines); line < team.end(lines); ++line) {
       const int64_t n = line / (s.h + 2), i = line % (s.h + 2) - 1;
-      for (int64_t j = -1; j <= s.w; ++j) {
-        T* dst = out + (line * (s.w + 2) + j + 1) * b.depth;
-        if (i < 0 || i >= s.h || j < 0 || j >= s.w) {
-          for (int64_t c = 0; c < b.depth; ++c) dst[c] = T(0);
-          if (edge) dst[b.depth - 1] = outside;
-          continue;
-        }
-        const S* src = x.data + ((n * s.h + i) * s.w + j) * x.stride;
-        for (int64_t c = 0; c < s.c; ++c) dst[c] = Lanes<T>::load(src + c);
-        if constexpr (half) {
-          for (int64_t c = 0; c < s.c; ++c) dst[c] = Lanes<T>::round(dst[c]);
-        }
-        if (edge) dst[b.depth - 1] = inside;
+      Element* dst = out + line * length;
+      if (i < 0 || i >= s.h) {
+        for (int64_t j = 0; j < s.w + 2; ++j) b.border(dst + j * b.depth, edge);
+        continue;
       }
+      const S* src = x.data + (n * s.h + i) * s.w * x.stride;
+      b.border(dst, edge);
+      for (int64_t j = 0; j < s.w; ++j, src += x.stride) {
+        dst += b.depth;
+        copy(dst, src, s.c, x_end - src >= read && out_end - dst >= read);
+        if (edge) dst[b.depth - 1] = Element();
+      }
+      b.border(dst + b.depth, edge);
     }
     return b;
+  }
+
+ private:
+  static constexpr int L = Tile<Isa, T>::lanes;
+
+  void border(Element* dst, bool edge) const {
+    for (int64_t c = 0; c < depth; ++c) dst[c] = Element();
+    if (edge) Lanes<Isa, T>::store(T(1), dst + depth - 1);
+  }
+
+  template <class S>
+  EVENFLOW_HD static void copy(Element* dst, const S* src, int64_t count, bool whole) {
+    using Value = typename Tile<Isa, T>::Value;
+    int64_t c = 0;
+    for (; whole ? c < count : c + L <= count; c += L)
+      Lanes<Isa, Value>::store(operand<Value>(src + c), dst + c);
+    for (; c < count; ++c) Lanes<Isa, T>::store(operand<T>(src + c), dst + c);
+  }
+
+  template <class X, class S>
+  EVENFLOW_HD static X operand(const S* src) {
+    const X value = Lanes<Isa, X>::load(src);
+    if constexpr (half && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
+    return value;
   }
 };
 
@@ -142,49 +180,49 @@ struct Bordered {
 template <class Isa, class T, bool half>
 struct PatchRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
+  using Element = typename Bordered<Isa, T, half>::Element;
   Bordered<Isa, T, half> image;
 
   int64_t cols() const { return 9 * image.depth; }
   int64_t tile_size() const { return Tile<Isa, T>::rows * cols() + kSlack; }
 
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
-    gather(m0, rows, cols(), buffer);
     const int64_t ld = pairs ? (cols() + 1) / 2 : cols();
-    if constexpr (pairs) {  // in place: a row of halves ends before the next row of numbers begins
-      for (int64_t i = 0; i < rows; ++i) {
-        Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
-        for (int64_t c = 0; c < cols(); ++c) row[c] = to_bf16(buffer[i * cols() + c]);
-        if (cols() % 2) row[cols()] = Bf16{0};
-      }
-    }
+    Element* dst = reinterpret_cast<Element*>(buffer);
+    gather(m0, rows, pairs ? 2 * ld : ld, dst);
     for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
+    if (pairs && cols() % 2) {
+      for (int64_t i = 0; i < rows; ++i) dst[2 * ld * i + cols()] = Element();
+    }
     return {buffer, ld};
   }
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
   EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
-  int64_t block_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
-  Strip<T> block(int64_t k0, int64_t k, T* buffer) const {
+  int64_t block_size(int64_t k) const { return (pairs ? 2 * k + 2 : k + 1) * readable() + kSlack; }
+  /// What lies beyond cols() goes into sums that nobody reads.
+  Strip<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
     const int64_t ld = readable();
-    gather(k0, k, ld, buffer);  // what lies beyond cols() goes into sums that nobody reads
-    if constexpr (pairs) pair_rows<Isa, T>(buffer, k, ld);
+    if constexpr (pairs) {
+      Element* rows = reinterpret_cast<Element*>(buffer + (k + 1) / 2 * ld);
+      gather(k0, k, ld, rows);
+      interleave<Isa>(buffer, ld, rows, ld, k, 0, cols());
+    } else {
+      gather(k0, k, ld, buffer);
+    }
     return {buffer, ld};
   }
 
  private:
   /// Vectors run past the end of a line of the patch; what they spill is overwritten by the next.
-  void gather(int64_t m0, int64_t rows, int64_t ld, T* dst) const {
-    using Vector = typename Tile<Isa, T>::Vector;
-    constexpr int L = Tile<Isa, T>::lanes;
+  void gather(int64_t m0, int64_t rows, int64_t ld, Element* dst) const {
+    constexpr int bytes = Isa::vector_bytes, N = bytes / static_cast<int>(sizeof(Element));
     const int64_t run = 3 * image.depth, line = (image.width + 2) * image.depth;
     int64_t j = m0 % image.width, i = m0 / image.width % image.height, n = m0 / image.width / image.height;
     for (int64_t m = 0; m < rows; ++m, dst += ld) {
-      const T* src = image.data + ((n * (image.height + 2) + i) * (image.width + 2) + j) * image.depth;
+      const Element* src = image.data + ((n * (image.height + 2) + i) * (image.width + 2) + j) * image.depth;
       for (int dy = 0; dy < 3; ++dy) {
-        for (int64_t q = 0; q < run; q += L) {
-          *reinterpret_cast<Vector*>(dst + dy * run + q) =
-              *reinterpret_cast<const Vector*>(src + dy * line + q);
-        }
+        for (int64_t q = 0; q < run; q += N) memcpy(dst + dy * run + q, src + dy * line + q, bytes);
       }
       if (++j < image.width) continue;
       j = 0;

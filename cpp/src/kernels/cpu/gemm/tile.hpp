@@ -33,8 +33,22 @@ struct HalfLanes {
   typedef uint16_t Halves __attribute__((vector_size(bytes / 2)));
 };
 
+/// Rounding to the nearest bfloat16 number; specialised where there is an instruction.
+template <class Isa>
+struct Rounding {
+  template <class X>
+  EVENFLOW_HD static typename HalfLanes<sizeof(X)>::Halves halves(X value) {
+    using Words = typename HalfLanes<sizeof(X)>::Words;
+    const Words w = (Words)value;
+    const Words nan = (Words)(value != value);
+    const Words rounded = (nan & ((w >> 16) | 0x40u)) | (~nan & ((w + 0x7fffu + ((w >> 16) & 1u)) >> 16));
+    return __builtin_convertvector(rounded, typename HalfLanes<sizeof(X)>::Halves);
+  }
+  EVENFLOW_HD static Bf16 half(float value) { return to_bf16(value); }
+};
+
 /// Loads and stores of a vector X of floating point numbers, or of one number, with conversion.
-template <class X>
+template <class Isa, class X>
 struct Lanes {
   template <class T>
   EVENFLOW_HD static X load(const T* p) {
@@ -46,45 +60,52 @@ struct Lanes {
   EVENFLOW_HD static void store(X value, T* p) {
     memcpy(p, &value, sizeof value);
   }
-  EVENFLOW_HD static X load(const Bf16* p) {
-    typename HalfLanes<sizeof(X)>::Halves halves;
-    memcpy(&halves, p, sizeof halves);
-    return (X)(__builtin_convertvector(halves, Words) << 16);
-  }
+  EVENFLOW_HD static X load(const Bf16* p) { return (X)(words(p) << 16); }
   EVENFLOW_HD static void store(X value, Bf16* p) {
-    const auto halves = __builtin_convertvector(rounded(value), typename HalfLanes<sizeof(X)>::Halves);
+    const Halves halves = Rounding<Isa>::halves(value);
     memcpy(p, &halves, sizeof halves);
   }
   /// The nearest bfloat16 number.
-  EVENFLOW_HD static X round(X value) { return (X)(rounded(value) << 16); }
-  /// Words of two bfloat16 numbers.
-  EVENFLOW_HD static X pair(X low, X high) { return (X)(rounded(low) | rounded(high) << 16); }
+  EVENFLOW_HD static X round(X value) { return (X)(words(value) << 16); }
+  /// Words of two bfloat16 numbers, of those at low and at high.
+  template <class S>
+  EVENFLOW_HD static X pair(const S* low, const S* high) {
+    return (X)(words(operand(low)) | words(operand(high)) << 16);
+  }
 
  private:
   using Words = typename HalfLanes<sizeof(X)>::Words;
+  using Halves = typename HalfLanes<sizeof(X)>::Halves;
 
-  EVENFLOW_HD static Words rounded(X value) {
-    const Words w = (Words)value;
-    const Words nan = (Words)(value != value);
-    return (nan & ((w >> 16) | 0x40u)) | (~nan & ((w + 0x7fffu + ((w >> 16) & 1u)) >> 16));
+  EVENFLOW_HD static Words words(X value) {
+    return __builtin_convertvector(Rounding<Isa>::halves(value), Words);
   }
+  EVENFLOW_HD static Words words(const Bf16* p) {
+    Halves halves;
+    memcpy(&halves, p, sizeof halves);
+    return __builtin_convertvector(halves, Words);
+  }
+  EVENFLOW_HD static const Bf16* operand(const Bf16* p) { return p; }
+  EVENFLOW_HD static X operand(const float* p) { return load(p); }
 };
 
-template <>
-struct Lanes<float> {
+template <class Isa>
+struct Lanes<Isa, float> {
   EVENFLOW_HD static float load(const float* p) { return *p; }
   EVENFLOW_HD static float load(const Bf16* p) { return to_float(*p); }
   EVENFLOW_HD static void store(float value, float* p) { *p = value; }
-  EVENFLOW_HD static void store(float value, Bf16* p) { *p = to_bf16(value); }
-  EVENFLOW_HD static float round(float value) { return to_float(to_bf16(value)); }
-  EVENFLOW_HD static float pair(float low, float high) {
+  EVENFLOW_HD static void store(float value, Bf16* p) { *p = Rounding<Isa>::half(value); }
+  EVENFLOW_HD static float round(float value) { return to_float(Rounding<Isa>::half(value)); }
+  template <class S>
+  EVENFLOW_HD static float pair(const S* low, const S* high) {
+    const uint32_t bits = Rounding<Isa>::half(load(low)).bits;
     return ops::bits_to_float(
-        static_cast<int32_t>(to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16));
+        static_cast<int32_t>(bits | static_cast<uint32_t>(Rounding<Isa>::half(load(high)).bits) << 16));
   }
 };
 
-template <>
-struct Lanes<double> {
+template <class Isa>
+struct Lanes<Isa, double> {
   EVENFLOW_HD static double load(const double* p) { return *p; }
   EVENFLOW_HD static void store(double value, double* p) { *p = value; }
 };
@@ -159,15 +180,15 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
   if (rows == R && cols == V * S::lanes) {
 #pragma GCC unroll 2
     for (int j = 0; j < V; ++j) {
-      finish.template columns<R, typename S::Value>(R, m0, n0 + j * S::lanes,
-                                                    [&](int i) -> typename S::Value { return sum[i][j]; });
+      finish.template columns<Isa, R, typename S::Value>(
+          R, m0, n0 + j * S::lanes, [&](int i) -> typename S::Value { return sum[i][j]; });
     }
     return;
   }
   const T* spilled = reinterpret_cast<const T*>(&sum[0][0]);
   for (int64_t j = 0; j < cols; ++j) {
-    finish.template columns<0, T>(static_cast<int>(rows), m0, n0 + j,
-                                  [&](int i) { return spilled[i * V * S::lanes + j]; });
+    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
+                                       [&](int i) { return spilled[i * V * S::lanes + j]; });
   }
 }
 
@@ -194,7 +215,16 @@ void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, 
   }
 }
 
-// What becomes of a tile. `columns<R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
+/// Asks for the first two cache lines of each row.
+template <int write, class C>
+EVENFLOW_HD void prefetch_rows(const C* first, int64_t stride, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) {
+    __builtin_prefetch(first + i * stride, write);
+    __builtin_prefetch(first + i * stride + 64 / sizeof(C), write);
+  }
+}
+
+// What becomes of a tile. `columns<Isa, R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
 // output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number.
 
 /// c += sums.
@@ -205,17 +235,15 @@ struct AddTo {
   int64_t ldc;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
   EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      __builtin_prefetch(c + (m0 + i) * ldc + n0, 1);
-      __builtin_prefetch(c + (m0 + i) * ldc + n0 + 64 / sizeof(T), 1);
-    }
+    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
   }
-  template <int R, class X, class Value>
+  template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    using L = Lanes<Isa, X>;
     T* out = c + m0 * ldc + n;
 #pragma GCC unroll 16
     for (int i = 0; i < (R ? R : rows); ++i) {
-      Lanes<X>::store(Lanes<X>::load(out + i * ldc) + value(i), out + i * ldc);
+      L::store(L::load(out + i * ldc) + value(i), out + i * ldc);
     }
   }
 };
@@ -230,22 +258,25 @@ struct Activate {
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
-  EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
-  template <int R, class X, class Value>
+  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
+    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
+  }
+  template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    using L = Lanes<Isa, X>;
     const X zero = X{};
-    const X b = bias ? Lanes<X>::load(bias + n) : zero;
-    const X s = scale ? Lanes<X>::load(scale + n) : zero + T(1);
+    const X b = bias ? L::load(bias + n) : zero;
+    const X s = scale ? L::load(scale + n) : zero + T(1);
     C* out = c + m0 * ldc + n;
     if (relu) {
 #pragma GCC unroll 16
       for (int i = 0; i < (R ? R : rows); ++i) {
         const X v = (value(i) + b) * s;
-        Lanes<X>::store(v < zero ? zero : v, out + i * ldc);
+        L::store(v < zero ? zero : v, out + i * ldc);
       }
     } else {
 #pragma GCC unroll 16
-      for (int i = 0; i < (R ? R : rows); ++i) Lanes<X>::store((value(i) + b) * s, out + i * ldc);
+      for (int i = 0; i < (R ? R : rows); ++i) L::store((value(i) + b) * s, out + i * ldc);
     }
   }
 };
@@ -269,30 +300,29 @@ struct ActivateBackward {
     return f;
   }
   EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      __builtin_prefetch(y + (m0 + i) * y_stride + n0);
-      __builtin_prefetch(y + (m0 + i) * y_stride + n0 + 64 / sizeof(C));
-    }
+    prefetch_rows<0>(y + m0 * y_stride + n0, y_stride, rows);
+    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
   }
-  template <int R, class X, class Value>
+  template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    using L = Lanes<Isa, X>;
     const X zero = X{};
-    const X s = scale ? Lanes<X>::load(scale + n) : zero + T(1);
+    const X s = scale ? L::load(scale + n) : zero + T(1);
     const C* act = y + m0 * y_stride + n;
     C* out = c + m0 * ldc + n;
     X total = zero, dots = zero;
 #pragma GCC unroll 16
     for (int i = 0; i < (R ? R : rows); ++i) {
-      const X a = Lanes<X>::load(act + i * y_stride);
+      const X a = L::load(act + i * y_stride);
       X g = value(i);
       if (relu) g = a > zero ? g : zero;
       const X da = g * s;
-      Lanes<X>::store(da, out + i * ldc);
+      L::store(da, out + i * ldc);
       total += da;
       dots += g * a;
     }
-    Lanes<X>::store(Lanes<X>::load(sums + n) + total, sums + n);
-    Lanes<X>::store(Lanes<X>::load(sums + width + n) + dots, sums + width + n);
+    L::store(L::load(sums + n) + total, sums + n);
+    L::store(L::load(sums + width + n) + dots, sums + width + n);
   }
 };
 
