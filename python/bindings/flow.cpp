@@ -242,7 +242,7 @@ void bind_class(py::module_& m, const char* name) {
              Unlock unlock;
              ContextPool::Lease lease(f.contexts);
              Context& ctx = lease;
-             ctx.kernels<T>().zero(ctx, f.arena.layout().total_size(), f.arena.grads());
+             zero_grad(ctx, f.arena);
            })
       .def("init", &init<T>, "x"_a)
       .def("forward", &forward<T>, "x"_a, "labels"_a = py::none())

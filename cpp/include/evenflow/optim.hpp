@@ -47,6 +47,10 @@ class EVENFLOW_API Optimizer {
   std::vector<std::vector<T>> moments_;
 };
 
+/// Gradients to zero, by all threads.
+template <class T>
+EVENFLOW_API void zero_grad(Context&, ParamArena<T>&);
+
 /// L2 norm over all trained gradients; scales them down to max_norm where it is larger (0: only measures).
 template <class T>
 EVENFLOW_API double clip_grad_norm(Context&, ParamArena<T>&, double max_norm);

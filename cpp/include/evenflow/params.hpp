@@ -9,6 +9,8 @@
 
 namespace evenflow {
 
+class Context;
+
 /// What happens to a parameter tensor in training.
 enum class Group {
   decay,     ///< trained, and the target of weight decay
@@ -98,30 +100,42 @@ class EVENFLOW_API ParamArena {
   const ParamLayout& layout() const { return *layout_; }
   T* values() { return values_.get(); }
   const T* values() const { return values_.get(); }
-  T* grads() { return grads_.get(); }
+  /// Who holds this pointer may write through it at any time: grads_are_zero() can't be known from then on.
+  T* grads() {
+    writable_elsewhere_ = true;
+    return grads_.get();
+  }
   const T* grads() const { return grads_.get(); }
   T* value(ParamId id) { return values() + layout_->offset(id); }
   const T* value(ParamId id) const { return values() + layout_->offset(id); }
   T* grad(ParamId id) { return grads() + layout_->offset(id); }
 
-  /// For backward: with gradients to add to.
+  /// For backward: with gradients to add to, during one call.
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
-    return {layout_.get(), values(), grads(), batch_stats, labels};
+    zero_ = false;
+    return {layout_.get(), values(), grads_.get(), batch_stats, labels};
   }
   /// For forward and inverse.
   Params<T> params(const int32_t* labels = nullptr) const {
     return {layout_.get(), values(), nullptr, nullptr, labels};
   }
 
+  /// Gradients to zero. See optim.hpp for the same by all threads.
   void zero_grad();
+  /// Whether gradients are known to be zero: nothing was added since zero_grad, and nobody else can write.
+  bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
 
  private:
+  template <class U>
+  friend void zero_grad(Context&, ParamArena<U>&);
   struct Free {
     void operator()(T* p) const;
   };
   std::shared_ptr<const ParamLayout> layout_;
   std::unique_ptr<T[], Free> values_;
   std::unique_ptr<T[], Free> grads_;
+  bool zero_ = true;
+  bool writable_elsewhere_ = false;
 };
 
 extern template class ParamArena<float>;

@@ -50,7 +50,8 @@ ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout) : layout_(s
 
 template <class T>
 void ParamArena<T>::zero_grad() {
-  std::memset(grads(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
+  std::memset(grads_.get(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
+  zero_ = true;
 }
 
 template class ParamArena<float>;

@@ -226,8 +226,9 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   result.drift.value = *std::max_element(drifts, drifts + tiles.count);
   if (!(result.drift.value <= drift_tolerance<T>())) return false;
   const Shape flat{1, 1, 1, trainable};
+  T* sum = arena.params().grads;
   for (int64_t g = 0; g < tiles.groups; ++g) {
-    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(arena.grads(), flat));
+    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(sum, flat));
   }
   result.loss = result.nll;
   return true;
@@ -252,19 +253,22 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   double* dlogdet = scope.take<double>(n);
   T* batch_stats = scope.take<T>(stats + 1);
   std::fill(batch_stats, batch_stats + stats + 1, T(0));
-  const Params<T> params = arena.params(batch_stats, labels);
 
   // Gradients already there must survive a step that the drift guard repeats.
   const int64_t trainable = layout_->trainable_size();
-  const T* before = arena.grads();
-  const bool clean = kernels.sum_squares(ctx, trainable, before) == 0;
-  std::vector<T> saved;
-  if (!clean) saved.assign(before, before + trainable);
+  const bool zero = arena.grads_are_zero();
+  const Params<T> params = arena.params(batch_stats, labels);
+  const Shape flat{1, 1, 1, trainable};
+  T* saved = nullptr;
+  if (!zero && kernels.sum_squares(ctx, trainable, params.grads) != 0) {
+    saved = scope.take<T>(trainable);
+    kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
+  }
   const auto restore = [&] {
-    if (clean) {
-      std::fill(arena.grads(), arena.grads() + trainable, T(0));
+    if (saved) {
+      kernels.copy(ctx, View<const T>(saved, flat), View<T>(params.grads, flat));
     } else {
-      std::copy(saved.begin(), saved.end(), arena.grads());
+      kernels.zero(ctx, trainable, params.grads);
     }
   };
 

@@ -1,6 +1,7 @@
 #include "evenflow/optim.hpp"
 
 #include <cmath>
+#include <utility>
 
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
@@ -39,7 +40,7 @@ std::string bad_gradient(const ParamArena<T>& arena) {
 }
 
 template <class T>
-double finite_norm(Context& ctx, ParamArena<T>& arena, const char* call) {
+double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   const double square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
   if (!std::isfinite(square)) {
     const std::string name = bad_gradient(arena);
@@ -70,8 +71,15 @@ void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
     lr *= std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
   }
   T* second = moments_.size() > 1 ? moments_[1].data() : nullptr;
-  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr,
-                                  arena.grads(), moments_[0].data(), second, arena.values());
+  const T* grads = std::as_const(arena).grads();
+  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, grads,
+                                  moments_[0].data(), second, arena.values());
+}
+
+template <class T>
+void zero_grad(Context& ctx, ParamArena<T>& arena) {
+  ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.get());
+  arena.zero_ = true;
 }
 
 template <class T>
@@ -80,7 +88,7 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
   const double norm = finite_norm(ctx, arena, "clip_grad_norm");
   if (max_norm > 0 && norm > max_norm) {
     ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
-                           arena.grads());
+                           arena.params().grads);
   }
   return norm;
 }
@@ -95,6 +103,8 @@ void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double
 
 template class Optimizer<float>;
 template class Optimizer<double>;
+template void zero_grad<float>(Context&, ParamArena<float>&);
+template void zero_grad<double>(Context&, ParamArena<double>&);
 template double clip_grad_norm<float>(Context&, ParamArena<float>&, double);
 template double clip_grad_norm<double>(Context&, ParamArena<double>&, double);
 template void update_average<float>(Context&, const ParamArena<float>&, float*, double);

@@ -235,7 +235,9 @@ struct AddTo {
   int64_t ldc;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
   EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
+    constexpr int64_t line = 64 / sizeof(T);
     prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
+    if (ldc % line != 0) prefetch_rows<1>(c + m0 * ldc + n0 + line - 1, ldc, rows);  // ends in a third line
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
