@@ -18,13 +18,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evenflow import _core, arrays, checkpoint, optim
+from evenflow.data.augment import Augment
+from evenflow.data.feed import Batch, Feed, take
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
+from evenflow.rows import Rows, shuffled, stays_outside
 
 STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
+MARKED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class Settings:
     init_batch: int | None = None
     """Samples for the data-dependent initialisation; None: up to about a million values."""
     activation_budget: int | None = None
+    augment: Augment | None = None
+    """Random changes of the training images, drawn anew in every epoch."""
     seed: int = 0
-    """Of the order of the data and the dequantisation noise."""
+    """Of the order of the data, their augmentation and the dequantisation noise."""
 
     def __post_init__(self) -> None:
         arrays.whole("fit", "batch_size", self.batch_size, low=1)
@@ -70,6 +76,7 @@ class Settings:
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
                 arrays.whole("fit", name, getattr(self, name), low=low)
+        object.__setattr__(self, "augment", Augment.of(self.augment))
         for name in ("lr", "lr_floor", "clip"):
             arrays.number("fit", name, getattr(self, name), 0.0)
         for name in ("lr_decay", "average"):
@@ -104,9 +111,10 @@ class Progress:
 class Trainer:
     """Trains one flow on one data set; `Flow.fit` is the short way to it.
 
-    Epoch e visits the data in the order of numpy's generator seeded by (seed, e). A last batch of a single
-    sample is left out (it has no variance), any other incomplete one is used. The noise of step s is seeded
-    by (seed, s).
+    Epoch e visits the data in an order seeded by (seed, e). A last batch of a single sample is left out (it
+    has no variance), any other incomplete one is used. The noise of step s is seeded by (seed, s). Data in
+    memory are checked at once; data in files (Rows, np.memmap) are never read as a whole, but batch by batch
+    and by a thread, and are checked then.
     """
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
@@ -118,6 +126,11 @@ class Trainer:
             self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
         elif settings.patience is not None:
             raise ConfigError("[fit] expected valid data with patience, got none")
+        if settings.augment is not None and not flow.is_image:
+            raise ConfigError("[fit] expected no augment for a table, got one")
+        self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
+                         batches=self._batches(), seed=settings.seed, augment=settings.augment)
+        self._waited, self._worked = 0.0, 0.0
         if not flow.initialized:
             self._init()
         options = settings.optimizer_options
@@ -136,7 +149,10 @@ class Trainer:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data."""
+        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data.
+
+        data_wait: share of the steps' time in which they waited for data, in this process.
+        """
         return self.progress.history
 
     # The loop
@@ -174,6 +190,7 @@ class Trainer:
                 if checkpoint is not None:
                     self.save(checkpoint)
         finally:
+            self.feed.close()
             self._finish()
         if interrupted:
             raise KeyboardInterrupt
@@ -189,36 +206,37 @@ class Trainer:
     def _advance(self) -> dict[str, Any]:
         """One step of the training, or one failed attempt at it."""
         p, s = self.progress, self.settings
-        if p.position == 0:
-            self._order = np.random.default_rng([s.seed, p.epoch]).permutation(len(self.x))
-        index = self._order[p.position * s.batch_size:(p.position + 1) * s.batch_size]
         if s.on_nonfinite == "rollback" and p.step % SNAPSHOT_STEPS == 0:
             self._snapshot = [a.copy() for a in self._live_arrays()]
             p.snapshot_steps = self._step_counters()
         record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
+        start = time.monotonic()
         try:
-            record.update(self._step(index))
-            p.loss_sum += record["loss"] * len(index)
-            p.nll_sum += record["nll"] * len(index)
-            p.samples += len(index)
+            batch = self.feed.get(p.epoch, p.position)
+            self._waited += time.monotonic() - start
+            record.update(self._step(batch))
+            p.loss_sum += record["loss"] * len(batch)
+            p.nll_sum += record["nll"] * len(batch)
+            p.samples += len(batch)
         except NumericError as error:
             self._recover(error)
             record["skipped"] = str(error)
+        self._worked += time.monotonic() - start
         p.step += 1
         p.position += 1
         return record
 
-    def _step(self, index: np.ndarray) -> dict[str, Any]:
+    def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
         budget = -1 if s.activation_budget is None else s.activation_budget
         seed = _noise_seed(s.seed, self.progress.step)
         flow.zero_grad()
-        loss, nll, size = 0.0, 0.0, -(-len(index) // s.accumulate)
-        for a in range(0, len(index), size):
-            rows = index[a:a + size]
-            labels = None if self.labels is None else self.labels[rows]
-            weight = len(rows) / len(index)
-            loss += weight * flow._loss_and_grad(self.x[rows], labels, budget, seed, first=a, weight=weight)
+        loss, nll, size = 0.0, 0.0, -(-len(batch) // s.accumulate)
+        for a in range(0, len(batch), size):
+            x = batch.x[a:a + size]
+            labels = None if batch.labels is None else batch.labels[a:a + size]
+            weight = len(x) / len(batch)
+            loss += weight * flow._loss_and_grad(x, labels, budget, seed, first=a, weight=weight)
             nll += weight * flow.last_step["nll"]
         if not math.isfinite(loss):
             raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
@@ -255,6 +273,8 @@ class Trainer:
             record.update(loss=p.loss_sum / p.samples, **self._in_bits("", p.nll_sum / p.samples))
         if p.skipped:
             record["skipped"] = p.skipped
+        record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
+        self._waited, self._worked = 0.0, 0.0
         p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
         if self.valid is not None:
             value = self._validate()
@@ -291,8 +311,7 @@ class Trainer:
     def _init(self) -> None:
         s = self.settings
         n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
-        rows = np.random.default_rng(s.seed).permutation(len(self.x))[:n]
-        self.flow.init(self.x[rows])
+        self.flow.init(take(self.x, shuffled(len(self.x), s.seed)[:n], self.flow.dtype))
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -382,11 +401,15 @@ class Trainer:
             self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))]
         self._set_step_counters(counters)
         self.progress = progress
-        self._order = np.random.default_rng([self.settings.seed, progress.epoch]).permutation(len(self.x))
 
     def _data_mark(self) -> str:
-        """Tells one data set from another."""
-        return "; ".join(f"{x.dtype} {x.shape} {zlib.crc32(np.ascontiguousarray(x).data):08x}"
+        """Tells one data set from another; of data that are not in memory, a few rows tell."""
+        def sum_of(x: Any) -> int:
+            if stays_outside(x):
+                x = x[np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)]
+            return zlib.crc32(np.ascontiguousarray(x).data)
+
+        return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}"
                          for x in (self.x, self.labels, self.valid, self.valid_labels) if x is not None)
 
 
@@ -396,9 +419,10 @@ def state_path(path: str | os.PathLike[str]) -> str:
     return f"{root}.state{extension}"
 
 
-def _checked_data(flow: Flow, where: str, x: Any, label: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _checked_data(flow: Flow, where: str, x: Any,
+                  label: Any) -> tuple[np.ndarray | Rows, np.ndarray | None]:
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
-    if x.dtype != np.uint8:
+    if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
     return x, arrays.check_labels(where, label, len(x), flow.classes)
 
