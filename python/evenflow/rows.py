@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Rows:
 
     @property
     def size(self) -> int:
-        return len(self) * int(np.prod(self.shape[1:], dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -200,6 +201,13 @@ def scramble(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:
+    """Rows of x by number; of a large x without a copy."""
+    if stays_outside(x) or x.nbytes > RESIDENT_BYTES:
+        return Picked(x, index)
+    return x[index[:]]
 
 
 def stays_outside(x: np.ndarray | Rows) -> bool:

@@ -119,7 +119,7 @@ def test_broken_npy(tmp_path, content, word):
 
 
 @pytest.mark.parametrize("arrays, word", [
-    (dict(y=np.zeros((3, 2))), "train or x, got y"),
+    (dict(y=np.zeros((3, 2))), "train, x or data, got y"),
     (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), "test data like"),
     (dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)), r"whole numbers \(3,\)"),
     (dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), "got -1"),

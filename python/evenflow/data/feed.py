@@ -31,13 +31,14 @@ class Feed:
     """Batch `position` of epoch `epoch` holds the same samples, whenever it is asked for.
 
     Epoch e visits the data in the order of `shuffled(n, [seed, e])`. Data that are read from files, and
-    augmented ones, are prepared by one thread, up to `ahead` batches before they are asked for; data in memory
-    are only indexed, which costs less than handing them over. An error in the thread is raised by the `get`
-    of its batch. `close` ends the thread; the next `get` starts it again.
+    augmented ones, are prepared by one thread, up to `ahead` batches before they are asked for; data in
+    memory are only indexed, which costs less than handing them over. An error in the thread is raised by the
+    `get` of its batch. `close` ends the thread; the next `get` starts it again.
     """
 
-    def __init__(self, x: np.ndarray | Rows, labels: np.ndarray | None, *, dtype: np.dtype, batch_size: int,
-                 batches: int, seed: int, augment: Augment | None = None, ahead: int = AHEAD):
+    def __init__(self, x: np.ndarray | Rows, labels: np.ndarray | None, *, dtype: np.dtype,
+                 batch_size: int, batches: int, seed: int, augment: Augment | None = None,
+                 ahead: int = AHEAD):
         self.x, self.labels, self.dtype = x, labels, dtype
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
