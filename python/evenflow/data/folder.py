@@ -78,14 +78,11 @@ class Pictures(Rows):
     def _decode(self, path: str) -> np.ndarray:
         with self._open(path) as picture:
             box = self._box(path, *picture.size)
+            side = self.side
             # Pillow's plug-ins let errors of many kinds through from a broken file.
             try:
-                picture = picture.convert("L" if self.shape[3] == 1 else "RGB")
-                if self.side is not None:
-                    picture = picture.resize((self.side, self.side), self.resample, box=box)
-                else:
-                    picture = picture.crop(box)
-                pixels = np.asarray(picture)
+                picture = picture.convert("L" if self.shape[3] == 1 else "RGB").crop(box)
+                pixels = np.asarray(picture if side is None else picture.resize((side, side), self.resample))
             except Exception as error:
                 raise _broken(path, error) from error
         if pixels.shape[:2] != self.shape[1:3]:

@@ -58,12 +58,13 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     file where that is not compressed.
     """
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with file:
-            wanted = ("train", "x", "data", "test", "labels", "train_labels", "test_labels")
-            arrays = {name: _member(path, file, name) for name in wanted if name in file.files}
+        if not zipfile.is_zipfile(path):
+            raise ValueError("another kind of file, or a part of one")
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: _member(path, file, name) for name in ("train", "x", "data", "test")
+                      if name in file.files}
+            labels = {name: file[name] for name in ("labels", "train_labels", "test_labels")
+                      if name in file.files}
             names = ", ".join(file.files) or "none"
     except BROKEN as error:
         if isinstance(error, IoError):
@@ -72,10 +73,10 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     name = next((n for n in ("train", "x", "data") if n in arrays), None)
     if name is None:
         raise IoError(f"[data] {path}: expected an array train, x or data, got {names}")
-    train, labels = arrays[name], arrays.get("train_labels", arrays.get("labels"))
+    train, train_labels = arrays[name], labels.get("train_labels", labels.get("labels"))
     if name == "data" and train.ndim == 2:
-        train, labels = _images_in_planes(path, train, labels)
-    return Dataset.from_array(path, train, arrays.get("test"), labels, arrays.get("test_labels"))
+        train, train_labels = _images_in_planes(path, train, train_labels)
+    return Dataset.from_array(path, train, arrays.get("test"), train_labels, labels.get("test_labels"))
 
 
 def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
