@@ -1,22 +1,21 @@
-"""The command line: evenflow train | resume | eval | sample | info | verify."""
+"""Commands that train: train, resume."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import math
 import os
 import sys
 import time
 from typing import Any
 
-from evenflow import _core, presets
+from evenflow import presets
+from evenflow.cli.common import command, quality, report
 from evenflow.data import Dataset
-from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
+from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.models import NICE, Glow, RealNVP
-from evenflow.runs import Plan, Run, Source, evaluate, held_out, open_model, write_samples
+from evenflow.runs import Plan, Run, Source, open_model
 from evenflow.train import Settings
 
 MODELS = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
@@ -26,28 +25,6 @@ MODEL_OPTIONS = ("levels", "depth", "hidden", "coupling", "permutation", "learn_
                  "preprocess", "prior", "order", "actnorm", "batch_norm", "weight_norm", "skip", "dtype")
 TRAINING_OPTIONS = ("batch_size", "optimizer", "lr", "warmup", "lr_decay", "lr_floor", "clip", "accumulate",
                     "average", "patience", "on_nonfinite", "activation_budget")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: a numeric or other failure; 2: usage or bad input; 130: interrupted."""
-    args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print("evenflow: interrupted", file=sys.stderr)
-        return 130
-    except TypeError as error:
-        # Ours say where; any other is a defect and keeps its traceback.
-        if not str(error).startswith("["):
-            raise
-        print(f"evenflow: error: {error}", file=sys.stderr)
-        return 2
-    except (ConfigError, DeviceError, IoError, ShapeError) as error:
-        print(f"evenflow: error: {error}", file=sys.stderr)
-        return 2
-    except (NumericError, MemoryError) as error:
-        print(f"evenflow: failed: {error or 'out of memory'}", file=sys.stderr)
-        return 1
 
 
 # Commands
@@ -75,55 +52,6 @@ def train(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     return _continue(Run(args.path), args)
-
-
-def evaluate_command(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
-    result = evaluate(flow, held_out(plan, args.data, args.size))
-    _report(args, result, f"{_quality(result)} on {result['n']} samples")
-    return 0
-
-
-def sample(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
-    label = _label(args.label, plan.classes if plan is not None else [])
-    write_samples(flow, args.n, args.out, args.temperature, args.seed, label)
-    print(args.out)
-    return 0
-
-
-def info(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
-    result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
-                              "initialized": flow.initialized,
-                              "levels": [list(shape) for _, shape in flow._core.levels()],
-                              "instruction_set": _core.isa()}
-    lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
-             f"instruction set: {_core.isa()}"]
-    if flow.config.get("conditioner_dtype") == "bfloat16":
-        result["bfloat16"] = "pairs" if _core.isa() == "avx512_bf16" else "widened"
-        lines.append("bfloat16 nets: " + {
-            "pairs": "multiplied in pairs by this machine's instructions",
-            "widened": "widened to float32 on this machine, at float32's speed"}[result["bfloat16"]])
-    if plan is not None:
-        result["run"] = dataclasses.asdict(plan)
-        lines.append(f"trained on {plan.source.path}: {plan.training}")
-    if args.tensors:
-        result["tensors"] = {name: list(v.shape) for name, v in flow.named_parameters().items()}
-        lines += [f"{name} {tuple(shape)}" for name, shape in result["tensors"].items()]
-    _report(args, result, "\n".join(lines))
-    return 0
-
-
-def verify(args: argparse.Namespace) -> int:
-    flow, plan = open_model(args.path, args.device, args.threads)
-    part = held_out(plan, args.data, args.size)
-    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-    report = flow.verify(x, label=labels if flow.classes else None, seed=args.seed)
-    numbers = {k: v if not isinstance(v, float) or math.isfinite(v) else None
-               for k, v in dataclasses.asdict(report).items()}
-    _report(args, {**numbers, "ok": report.ok, "failures": report.failures}, str(report))
-    return 0 if report.ok else 1
 
 
 # What they share
@@ -177,7 +105,7 @@ def _fit(run: Run, flow: Flow, plan: Plan, args: argparse.Namespace, parts: tupl
     finally:
         progress.close()
     files = [result[k] for k in ("model", "log", "samples", "note") if k in result]
-    _report(args, result, f"held out: {_quality(result)} on {result['n']} samples\n" + "\n".join(files))
+    report(args, result, f"held out: {quality(result)} on {result['n']} samples\n" + "\n".join(files))
     return 0
 
 
@@ -218,28 +146,6 @@ def _epoch_line(record: dict[str, Any]) -> str:
     return f"epoch {record['epoch']}, step {record['step']}: {', '.join(shown)}, {record['seconds']:.0f} s"
 
 
-def _quality(result: dict[str, Any]) -> str:
-    if "bits_per_dim" in result:
-        return f"{result['bits_per_dim']:.4f} +- {result['bits_per_dim_error']:.4f} bits/dim"
-    return f"{result['nll_nats']:.4f} +- {result['nll_nats_error']:.4f} nats"
-
-
-def _report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    print(json.dumps(result) if args.json else text)
-
-
-def _label(label: str | None, classes: list[str]) -> int | None:
-    """The number of a class, from its name or number."""
-    if label is None:
-        return None
-    if label in classes:
-        return classes.index(label)
-    if label.isdecimal() and (not classes or int(label) < len(classes)):
-        return int(label)
-    known = ", ".join(classes) if classes else "a number"
-    raise ConfigError(f"[sample] expected a label out of {known}, got {label!r}")
-
-
 def _stem(path: str) -> str:
     name = os.path.basename(os.path.normpath(path))
     return name.split(".")[0] or name
@@ -247,53 +153,13 @@ def _stem(path: str) -> str:
 
 # Arguments
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evenflow",
-                                     description="Normalizing flows: train, evaluate, sample.")
-    parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}",
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-        sub.set_defaults(run=run)
-        sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-        sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")
-        if name != "sample":
-            sub.add_argument("--json", action="store_true", help="print the result as one line of JSON")
-        return sub
-
-    _train_arguments(command("train", train, "Train a model on a data set.",
+def add_commands(commands: Any) -> None:
+    _train_arguments(command(commands, "train", train, "Train a model on a data set.",
                              "evenflow train digits --out runs/digits"))
-    sub = command("resume", resume, "Go on with a run, as if it had not stopped.",
+    sub = command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
                   "evenflow resume runs/digits --epochs 200")
     sub.add_argument("path", metavar="RUN", help="folder of the run")
     _length_arguments(sub)
-    sub = command("eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
-                  "evenflow eval runs/digits --json")
-    _model_and_data(sub)
-    sub = command("sample", sample, "Draw samples.",
-                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
-    sub.add_argument("--n", type=int, default=100, help="number of samples (100)")
-    sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--label", help="class, by name or number; default: all in turn")
-    sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png or .npy (samples.png)")
-    sub = command("info", info, "What a model is.", "evenflow info runs/digits --tensors")
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
-    sub.add_argument("--tensors", action="store_true", help="list all tensors")
-    sub = command("verify", verify, "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
-                  "evenflow verify runs/digits")
-    _model_and_data(sub)
-    sub.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-def _model_and_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
-    sub.add_argument("data", nargs="?", metavar="DATA", help="data; default: the test part of the run's own")
-    sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
 
 
 def _length_arguments(sub: Any) -> None:
