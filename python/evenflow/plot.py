@@ -69,3 +69,18 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
         figure.savefig(path)
     except (OSError, ValueError) as error:
         raise IoError(f"[learning_curve] expected to write {path}, got: {error}") from error
+
+
+def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
+    """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("[spectrum] expected matplotlib, got none: pip install evenflow[plot]") from None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
+    axes.bar(np.arange(len(sigma)), sigma, width=1.0)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise IoError(f"[spectrum] expected to write {path}, got: {error}") from error

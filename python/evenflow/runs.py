@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, checkpoint, data, plot
+from evenflow import _core, checkpoint, data
 from evenflow.errors import ConfigError, IoError
+from evenflow.export import write_samples
 from evenflow.flow import Flow
 from evenflow.train import state_path
 
@@ -141,28 +142,6 @@ def evaluate(flow: Flow, part: data.Dataset) -> dict[str, Any]:
         scale = flow.dims * np.log(2)
         result.update(bits_per_dim=float(nll.mean() / scale), bits_per_dim_error=float(error / scale))
     return result
-
-
-def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed: int = 0,
-                  label: int | None = None) -> None:
-    """Samples as a picture (.png) or array (.npy). label None: all classes in turn."""
-    labels = None
-    if flow.classes:
-        labels = np.arange(n) % flow.classes if label is None else label
-    elif label is not None:
-        raise ConfigError("[sample] expected no label, since the model has no classes, got one")
-    if path.endswith(".npy"):
-        try:
-            with open(path, "wb") as file:
-                np.save(file, flow.sample(n, temperature, seed, labels))
-        except OSError as error:
-            raise IoError(f"[sample] expected to write {path}, got: {error}") from error
-    elif path.endswith(".png") and flow.is_image:
-        columns = flow.classes if flow.classes and label is None else None
-        plot.save_grid(flow.to_uint8(flow.sample(n, temperature, seed, labels)), path, columns)
-    else:
-        wanted = "a name ending in .png or .npy" if flow.is_image else "a name ending in .npy, for a table"
-        raise ConfigError(f"[sample] expected {wanted}, got {path}")
 
 
 def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, Plan | None]:
