@@ -1,4 +1,4 @@
-"""The command line: evenflow train | resume | eval | sample | info | verify.
+"""The command line, `evenflow COMMAND`; docs/cli.md shows every command.
 
 One file a group of commands; each declares its arguments in `add_commands`.
 """
@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from evenflow import _core
-from evenflow.cli import models, train
+from evenflow.cli import latents, models, tools, train
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
 
 
@@ -37,9 +37,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evenflow",
-                                     description="Normalizing flows: train, evaluate, sample.")
+                                     description="Normalizing flows: train, evaluate, sample, edit, score.")
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     train.add_commands(commands)
     models.add_commands(commands)
+    latents.add_commands(commands)
+    tools.add_commands(commands)
     return parser

@@ -8,9 +8,10 @@ import math
 from typing import Any
 
 from evenflow import _core
-from evenflow.cli.common import command, quality, report
-from evenflow.errors import ConfigError
-from evenflow.runs import evaluate, held_out, open_model, write_samples
+from evenflow.cli.common import class_number, command, model_and_data, model_argument, quality, report
+from evenflow.export import write_samples
+from evenflow.latent import enlarged
+from evenflow.runs import evaluate, held_out, open_model
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -22,9 +23,12 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    label = _label(args.label, plan.classes if plan is not None else [])
-    write_samples(flow, args.n, args.out, args.temperature, args.seed, label)
-    print(args.out)
+    label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
+    if args.enlarge != 1:
+        flow = enlarged(flow, args.enlarge, args.device, args.threads)
+    names = plan.source.columns if plan is not None else None
+    write_samples(flow, args.n, args.out, args.temperature, args.seed, label, names)
+    report(args, {"n": args.n, "out": args.out}, args.out)
     return 0
 
 
@@ -62,42 +66,27 @@ def verify(args: argparse.Namespace) -> int:
     return 0 if found.ok else 1
 
 
-def _label(label: str | None, classes: list[str]) -> int | None:
-    """The number of a class, from its name or number."""
-    if label is None:
-        return None
-    if label in classes:
-        return classes.index(label)
-    if label.isdecimal() and (not classes or int(label) < len(classes)):
-        return int(label)
-    known = ", ".join(classes) if classes else "a number"
-    raise ConfigError(f"[sample] expected a label out of {known}, got {label!r}")
-
-
 def add_commands(commands: Any) -> None:
     sub = command(commands, "eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
                   "evenflow eval runs/digits --json")
-    _model_and_data(sub)
+    model_and_data(sub)
     sub = command(commands, "sample", sample, "Draw samples.",
-                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png",
-                  machine_readable=False)
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
+                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
+    model_argument(sub)
     sub.add_argument("--n", type=int, default=100, help="number of samples (100)")
     sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--label", help="class, by name or number; default: all in turn")
-    sub.add_argument("--out", default="samples.png", metavar="FILE", help=".png or .npy (samples.png)")
+    sub.add_argument("--enlarge", type=int, default=1, metavar="K",
+                     help="glow, realnvp: images K times as high and wide as those it was trained on")
+    sub.add_argument("--out", default="samples.png", metavar="FILE",
+                     help="a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
+                          "pictures (samples.png)")
     sub = command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors")
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
+    model_argument(sub)
     sub.add_argument("--tensors", action="store_true", help="list all tensors")
     sub = command(commands, "verify", verify,
                   "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
                   "evenflow verify runs/digits")
-    _model_and_data(sub)
+    model_and_data(sub)
     sub.add_argument("--seed", type=int, default=0)
-
-
-def _model_and_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
-    sub.add_argument("data", nargs="?", metavar="DATA", help="data; default: the test part of the run's own")
-    sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
