@@ -7,7 +7,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 

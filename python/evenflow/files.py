@@ -11,6 +11,7 @@ import numpy as np
 
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
+CSV_ROWS = 1 << 14
 Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
 """(x, labels) of consecutive rows; labels None where there are none. See `evenflow.stream`."""
 
@@ -97,9 +98,11 @@ class _Csv:
         if block.ndim > 2:
             raise ShapeError(f"[{self.where}] expected rows of numbers for a .csv file, "
                              f"got {block.shape[1:]}; use .npy")
-        # The shortest text that gives the same number back.
-        cells = block.reshape(len(block), -1).astype("U32").tolist()
-        self.file.write("".join(",".join(row) + "\n" for row in cells).encode())
+        rows = block.reshape(len(block), -1)
+        for a in range(0, len(rows), CSV_ROWS):
+            # The shortest text that gives the same number back.
+            cells = rows[a:a + CSV_ROWS].astype("U32").tolist()
+            self.file.write("".join(",".join(row) + "\n" for row in cells).encode())
 
     def close(self) -> None:
         pass

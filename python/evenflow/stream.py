@@ -19,6 +19,8 @@ from evenflow.errors import ConfigError, IoError
 from evenflow.runs import Plan, held_out
 
 CHUNK_VALUES = 1 << 20
+CELL_VALUES = 16
+"""A cell of text takes the memory of about so many numbers."""
 CSV = (".csv", ".csv.gz")
 
 
@@ -94,7 +96,7 @@ def _csv_blocks(path: str, rows: Iterator[tuple[int, list[str]]], columns: Seque
     for name in chosen:
         if name not in names:
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
-    at, step, found = [names.index(name) for name in chosen], _rows_a_chunk((len(names),)), False
+    at, step, found = [names.index(name) for name in chosen], _rows_a_chunk((CELL_VALUES, len(names))), False
     while block := list(itertools.islice(rows, step)):
         yield _csv_numbers(path, names, block, at)
         found = True
