@@ -82,7 +82,7 @@ def spectrum(args: argparse.Namespace) -> int:
 def bench_command(args: argparse.Namespace) -> int:
     flow, _ = open_model(args.path, args.device, args.threads)
     result = bench(flow, args.batch, args.seconds)
-    lines = [f"{name.replace('_', ' '):14} {result[f'{name}_ms']:10.3f} ms for {args.batch} rows, "
+    lines = [f"{name:14} {result[f'{name}_ms']:10.3f} ms for {args.batch} rows, "
              f"{result[f'{name}_rows_per_second']:12,.0f} rows/s"
              for name in ("log_prob", "sample", "training_step")]
     report(args, result, "\n".join([*lines, f"{'log_prob':14} {result['one_row_ms']:10.3f} ms for one row"]))
