@@ -78,20 +78,31 @@ def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np
     return _decode(flow, (weights @ z).astype(flow.dtype), label)
 
 
-def attribute(flow: Flow, x: Any, positive: Any, label: Any = None) -> np.ndarray:
-    """(D,): mean latent of the samples with an attribute minus that of those without. positive: (N,) bool.
+def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None) -> np.ndarray:
+    """(D,): mean latent of the samples with an attribute minus that of those without.
 
-    As in Glow (Kingma, Dhariwal 2018), section 5.3. ConfigError unless there are samples of both kinds.
+    As in Glow (Kingma, Dhariwal 2018), section 5.3. positive, negative: (N,) bool; negative None: all that
+    are not positive. x is encoded piece by piece. ConfigError unless there are samples of both kinds.
     """
-    positive = arrays.as_array("attribute", positive)
-    z = flow.encode(as_floats(flow, x), label)
-    if positive.dtype != bool or positive.shape != (len(z),):
-        raise ShapeError(f"[attribute] expected positive as bool ({len(z)},), "
-                         f"got {positive.dtype} {positive.shape}")
-    if positive.all() or not positive.any():
-        raise ConfigError(f"[attribute] expected samples with and without, got {int(positive.sum())} with "
-                          f"out of {len(z)}")
-    return z[positive].mean(axis=0) - z[~positive].mean(axis=0)
+    x = flow._check("attribute", x)
+    labels = arrays.check_labels("attribute", label, len(x), flow.classes)
+    groups = [_marks("positive", positive, len(x))]
+    groups.append(~groups[0] if negative is None else _marks("negative", negative, len(x)))
+    if not all(group.any() for group in groups):
+        raise ConfigError("[attribute] expected samples with and without the attribute, "
+                          f"got {groups[0].sum()} and {groups[1].sum()} out of {len(x)}")
+    sums = np.zeros((2, flow.dims))
+    for a, b in flow._blocks(len(x)):
+        z = flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b])
+        sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
+    return sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
+
+
+def _marks(name: str, marks: Any, n: int) -> np.ndarray:
+    marks = arrays.as_array("attribute", marks)
+    if marks.dtype != bool or marks.shape != (n,):
+        raise ShapeError(f"[attribute] expected {name} as bool ({n},), got {marks.dtype} {marks.shape}")
+    return marks
 
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError, IoError, ShapeError
+from evenflow.extras import need
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
@@ -73,10 +74,7 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; ConfigError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("[spectrum] expected matplotlib, got none: pip install evenflow[plot]") from None
+    Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
     axes.bar(np.arange(len(sigma)), sigma, width=1.0)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.data import Dataset
+from evenflow.data import Dataset, load
 from evenflow.data.numpy_files import BROKEN
-from evenflow.data.table import DELIMITERS
+from evenflow.data.table import DELIMITERS, choose
 from evenflow.errors import ConfigError, IoError
+from evenflow.rows import Rows
 from evenflow.runs import Plan, held_out
 
 CHUNK_VALUES = 1 << 20
@@ -28,43 +29,48 @@ def read_rows(source: str | None, plan: Plan | None = None, columns: Sequence[st
               size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """(x, labels) of consecutive rows of a data set; labels None where it has none.
 
-    .npy and CSV files are read piece by piece. Everything else that `evenflow.data.load` knows is read whole,
-    and its test part is taken where it has one. source None: the test part of the run's own data.
+    The test part is taken where the data have one; source None: that of the run's own data. CSV files are
+    read piece by piece, and so is everything that `evenflow.data.load` leaves in its file.
     columns: of a CSV file; default those that the run of `plan` was trained on, else all.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     if columns is not None and (source is None or not source.endswith(CSV)):
         raise ConfigError("[data] expected columns with a CSV file only, "
                           f"got {source or 'the data of a run'}")
-    if source is not None and source.endswith(".npy"):
-        for x in read_npy(source):
-            yield x, None
-    elif source is not None and source.endswith(CSV):
+    if source is not None and source.endswith(CSV):
         ours = plan.source if plan is not None else None
         for x in read_csv(source, columns or (ours.columns if ours else None), ours.label if ours else None):
             yield x, None
+        return
+    part = held_out(plan, source, size)
+    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
+    yield from _pieces(x, labels)
+
+
+def read_latents(path: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """(z, labels) of a file of `evenflow encode`: .npy or .csv, or .npz with z and labels. IoError."""
+    if path.endswith(".npz"):
+        try:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                z, labels = file["z"], file["labels"] if "labels" in file.files else None
+        except (*BROKEN, AttributeError, TypeError) as error:
+            raise IoError(f"[data] {path}: expected a .npz file with an array z, got: {error}") from error
+        part = Dataset.from_array(path, z, train_labels=labels)
+        yield from _pieces(part.train, part.train_labels)
+    elif path.endswith(".npy"):
+        yield from _pieces(load(path).train, None)
+    elif path.endswith(CSV):
+        for z in read_csv(path):
+            yield z, None
     else:
-        part = held_out(plan, source, size)
-        x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-        step = _rows_a_chunk(x.shape[1:])
-        for a in range(0, len(x), step):
-            yield x[a:a + step], None if labels is None else labels[a:a + step]
+        raise IoError(f"[data] expected latents in a file ending in .npy, .npz or .csv, got {path}")
 
 
-def read_npy(path: str) -> Iterator[np.ndarray]:
-    """Blocks of rows of a .npy file: uint8 images (N, H, W[, C]) or a float table (N, D). IoError."""
-    n, step = len(_map(path)), _rows_a_chunk(_map(path).shape[1:])
-    for a in range(0, n, step):
-        # Mapped anew each time: pages of an old mapping would count as this process's memory.
-        yield np.array(_map(path)[a:a + step])
-
-
-def _map(path: str) -> np.ndarray:
-    try:
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    except BROKEN as error:
-        raise IoError(f"[data] {path}: expected a .npy file without objects, got: {error}") from error
-    return Dataset.from_array(path, x).train
+def _pieces(x: np.ndarray | Rows,
+            labels: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    step = _rows_a_chunk(x.shape[1:])
+    for a in range(0, len(x), step):
+        yield x[a:a + step], None if labels is None else labels[a:a + step]
 
 
 def read_csv(path: str, columns: Sequence[str] | None = None,
@@ -90,13 +96,10 @@ def _csv_blocks(path: str, rows: Iterator[tuple[int, list[str]]], columns: Seque
     if head is None:
         raise IoError(f"[data] {path}: expected a table in CSV, got an empty file")
     names = [cell.strip() for cell in head[1]]
-    if any(_number(cell) is not None for cell in names):
+    if not all(math.isnan(_number(cell)) for cell in names):
         names, rows = [str(i) for i in range(len(names))], itertools.chain([head], rows)
-    chosen = list(columns) if columns is not None else [n for n in names if n != label]
-    for name in chosen:
-        if name not in names:
-            raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
-    at, step, found = [names.index(name) for name in chosen], _rows_a_chunk((CELL_VALUES, len(names))), False
+    at = [names.index(name) for name in choose(path, names, columns, label)]
+    step, found = _rows_a_chunk((CELL_VALUES, len(names))), False
     while block := list(itertools.islice(rows, step)):
         yield _csv_numbers(path, names, block, at)
         found = True
@@ -109,37 +112,22 @@ def _csv_numbers(path: str, names: list[str], block: list[tuple[int, list[str]]]
     for line, row in block:
         if len(row) != len(names):
             raise IoError(f"[data] {path}: expected {len(names)} cells in line {line}, got {len(row)}")
-    try:
-        return np.array([[float(row[i]) for i in at] for _, row in block])
-    except ValueError:
-        line, i, cell = next((line, i, row[i]) for line, row in block for i in at if _number(row[i]) is None)
-        raise IoError(f"[data] {path}: expected a number in line {line}, column {names[i]!r}, got {cell!r} "
-                      "(choose columns)") from None
+    numbers = np.array([[_number(row[i]) for i in at] for _, row in block])
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad):
+        (line, row), i = block[bad[0][0]], at[bad[0][1]]
+        raise IoError(f"[data] {path}: expected a finite number in line {line}, column {names[i]!r}, "
+                      f"got {row[i]!r}")
+    return numbers
 
 
-def _number(cell: str) -> float | None:
+def _number(cell: str) -> float:
+    """NaN for text that is no number."""
     try:
-        return float(cell)
+        return float("nan" if "_" in cell else cell)
     except ValueError:
-        return None
+        return math.nan
 
 
 def _rows_a_chunk(shape: Any) -> int:
     return max(1, CHUNK_VALUES // math.prod(shape))
-
-
-def read_latents(path: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """(z, labels) of a file of `evenflow encode`: .npy or .csv, or .npz with z and labels. IoError."""
-    if path.endswith(".npz"):
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                z, labels = file["z"], file["labels"] if "labels" in file.files else None
-        except (*BROKEN, AttributeError, TypeError) as error:
-            raise IoError(f"[data] {path}: expected a .npz file with an array z, got: {error}") from error
-        data = Dataset.from_array(path, z, train_labels=labels)
-        yield data.train, data.train_labels
-    elif path.endswith((".npy", *CSV)):
-        for z in read_npy(path) if path.endswith(".npy") else read_csv(path):
-            yield z, None
-    else:
-        raise IoError(f"[data] expected latents in a file ending in .npy, .npz or .csv, got {path}")

@@ -171,8 +171,10 @@ def test_edit(runs, tmp_path, capsys):
     out = result(capsys, "edit", runs / "glow", "--positive", 0, "--negative", 6, "--rows", 3, 5,
                  "--strengths", 0, 0.5, "--out", tmp_path / "e.npy")
     assert (out["positive"], out["negative"]) == tuple((DIGITS.train_labels == k).sum() for k in (0, 6))
-    used = np.isin(DIGITS.train_labels, [0, 6])
-    direction = latent.attribute(flow, DIGITS.train[used], DIGITS.train_labels[used] == 0)
+    direction = latent.attribute(flow, DIGITS.train, DIGITS.train_labels == 0, DIGITS.train_labels == 6)
+    z = flow.encode(latent.as_floats(flow, DIGITS.train))
+    means = [z[DIGITS.train_labels == k].mean(axis=0) for k in (0, 6)]
+    assert np.abs(direction - (means[0] - means[1])).max() < 1e-4
     assert out["length"] == pytest.approx(np.linalg.norm(direction), rel=1e-5)
     x, edited = latent.as_floats(flow, DIGITS.test[[3, 5]]), np.load(tmp_path / "e.npy")
     assert edited.shape == (2, 2, 8, 8, 1) and np.abs(edited[:, 0] - x).max() < 1e-3
@@ -180,6 +182,27 @@ def test_edit(runs, tmp_path, capsys):
     assert np.abs(moved - 0.5 * direction).max() < 1e-3
     with pytest.raises(ef.NumericError, match="got 1e"):
         latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])
+
+
+def test_edit_by_attributes(runs, tmp_path, capsys):
+    """A folder in CelebA's format: bright pictures, and dark ones."""
+    Image = pytest.importorskip("PIL.Image")
+    lines = ["6", "Bright Odd"]
+    for i in range(6):
+        Image.fromarray(np.full((8, 8, 3), 200 - 150 * (i < 3), np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png {1 if i >= 3 else -1} {1 if i % 2 else -1}")
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    flow = ef.Glow((8, 8, 3), levels=1, steps=1, hidden=4)
+    flow.init(np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8))
+    flow.save(tmp_path / "model.safetensors")
+    arguments = ["edit", tmp_path / "model.safetensors", tmp_path, "--size", 8, "--strengths", 0, 1]
+    out = result(capsys, *arguments, "--positive", "Bright", "--out", tmp_path / "e.npy")
+    assert (out["positive"], out["negative"]) == (3, 3)
+    edited = np.load(tmp_path / "e.npy")
+    assert edited.shape == (3, 2, 8, 8, 3) and np.abs(edited[:, 0] - 50.5).max() < 1e-2
+    assert np.abs(edited[:, 1] - 200.5).max() < 1
+    assert main([*map(str, arguments), "--positive", "Blond", "--out", str(tmp_path / "e.npy")]) == 2
+    assert "out of Bright, Odd" in capsys.readouterr().err
 
 
 def test_conditional_edits(runs, tmp_path, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 from evenflow import latent
 from evenflow.cli.common import (chosen_rows, class_number, command, examples, model_and_data, model_argument,
                                  report, rows_arguments)
+from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import decode_rows, encode_rows, write_data
 from evenflow.flow import Flow
@@ -79,32 +80,45 @@ def interpolate(args: argparse.Namespace) -> int:
 def edit(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     part = held_out(plan, args.data, args.size)
-    y = part.train_labels
-    if y is None:
-        raise ConfigError("[edit] expected data with labels, got none")
-    positive = np.isin(y, [class_number(name, part.classes) for name in args.positive])
-    used = np.ones(len(y), bool)
-    if args.negative is not None:
-        used = positive | np.isin(y, [class_number(name, part.classes) for name in args.negative])
-    conditional = y[used] if flow.classes else None
-    direction = latent.attribute(flow, part.train[used], positive[used], conditional)
-    x, labels = _negatives(args, flow, part)
+    positive = _marked(part, args.positive, "train")
+    negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
+    conditional = part.train_labels if flow.classes else None
+    direction = latent.attribute(flow, part.train, positive, negative, conditional)
+    x, labels = _unmarked(args, flow, part)
     with write_data("edit", flow, args.out, columns=len(args.strengths)) as write:
         write(latent.edit(flow, x, direction, args.strengths, labels))
-    result = {"positive": int(positive.sum()), "negative": int((used & ~positive).sum()),
+    result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
               "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": args.out}
     report(args, result, f"direction: {result['positive']} samples with the attribute, {result['negative']} "
                          f"without, length {result['length']:.3g}\n{args.out}")
     return 0
 
 
-def _negatives(args: argparse.Namespace, flow: Flow, part: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
+    """Which samples of one part, "train" or "test", have one of some attributes or classes, (N,) bool."""
+    if part.attributes:
+        unknown = [name for name in names if name not in part.attributes]
+        if unknown:
+            raise ConfigError(f"[edit] expected an attribute out of {', '.join(part.attributes)}, "
+                              f"got {unknown[0]!r}")
+        values = getattr(part, f"{which}_attributes")
+        return values[:, [part.attributes.index(name) for name in names]].any(axis=1)
+    labels = getattr(part, f"{which}_labels")
+    if labels is None:
+        raise ConfigError("[edit] expected data with labels or attributes, got none")
+    return np.isin(labels, [class_number(name, part.classes) for name in names])
+
+
+def _unmarked(args: argparse.Namespace, flow: Flow,
+              part: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples to edit: --rows of the test part, else its first ones without the attribute."""
-    x, y = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-    without = [i for i, name in enumerate(part.classes)
-               if name not in args.positive and (args.negative is None or name in args.negative)]
-    rows = chosen_rows(args, np.flatnonzero(np.isin(y, without)), len(x))
-    return x[rows], y[rows] if flow.classes else None
+    which = "train" if part.test is None else "test"
+    x, labels = getattr(part, which), getattr(part, f"{which}_labels")
+    without = ~_marked(part, args.positive, which)
+    if args.negative is not None:
+        without &= _marked(part, args.negative, which)
+    rows = chosen_rows(args, np.flatnonzero(without), len(x))
+    return x[rows], labels[rows] if flow.classes else None
 
 
 def _add_reconstruct(commands: Any) -> None:
@@ -139,9 +153,9 @@ def _add_edit(commands: Any) -> None:
                   "Move samples along an attribute vector: mean latent with the attribute minus without.",
                   "evenflow edit runs/digits --positive 0 --negative 6 --out edit.png")
     model_and_data(sub)
-    sub.add_argument("--positive", nargs="+", required=True, metavar="CLASS",
-                     help="classes with the attribute")
-    sub.add_argument("--negative", nargs="+", metavar="CLASS", help="classes without; default: all others")
+    sub.add_argument("--positive", nargs="+", required=True, metavar="NAME",
+                     help="attributes of the data (CelebA), or classes")
+    sub.add_argument("--negative", nargs="+", metavar="NAME", help="those without; default: all others")
     rows_arguments(sub, 8, "the first without the attribute")
     sub.add_argument("--strengths", type=float, nargs="+", metavar="S", default=[-1, -0.5, 0, 0.5, 1, 1.5],
                      help="multiples of the vector (-1 to 1.5 by 0.5)")
