@@ -164,7 +164,7 @@ def _add_edit(commands: Any) -> None:
 
 
 def add_commands(commands: Any) -> None:
-    sub = command(commands, "encode", encode, "Data to latents. .npy and CSV files are read piece by piece.",
+    sub = command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
                   "evenflow encode runs/digits images.npy --out latents.npy")
     model_and_data(sub)
     sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns; default: the run's")

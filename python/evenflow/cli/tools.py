@@ -91,7 +91,7 @@ def bench_command(args: argparse.Namespace) -> int:
 
 def _add_score(commands: Any) -> None:
     sub = command(commands, "score", score,
-                  "Log-likelihood of every row, to a file. .npy and CSV files are read piece by piece.",
+                  "Log-likelihood of every row, to a file. Large files are read piece by piece.",
                   "evenflow score runs/digits images.npy --reference --out scores.csv")
     model_and_data(sub)
     sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns; default: the run's")
