@@ -11,9 +11,12 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.data.augment import Augment
-from evenflow.rows import Rows, shuffled, stays_outside
+from evenflow.rows import Order, Rows, group_of, shuffled, stays_outside
 
-AHEAD = 2
+AHEAD = 4
+"""Batches that are prepared ahead."""
+WINDOW = 64
+"""Batches that are read at once and mixed, of a file with many rows in a page."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class Batch:
 class Feed:
     """Batch `position` of epoch `epoch` holds the same samples, whenever it is asked for.
 
-    Epoch e visits the data in the order of `shuffled(n, [seed, e])`. Data that are read from files, and
-    augmented ones, are prepared by one thread, up to `ahead` batches before they are asked for; data in
+    Epoch e visits the data in the order of `shuffled(x, [seed, e])`. Where that keeps neighbours together, the
+    rows of WINDOW batches are read at once and shuffled, so that neighbours go to different batches. Data that are read from files, and
+    augmented ones, are prepared by one thread, `ahead` batches before they are asked for; data in
     memory are only indexed, which costs less than handing them over. An error in the thread is raised by the
     `get` of its batch. `close` ends the thread; the next `get` starts it again.
     """
@@ -42,7 +46,9 @@ class Feed:
         self.x, self.labels, self.dtype = x, labels, dtype
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self.window = WINDOW if group_of(x) > 1 else 1
+        self._epoch, self._held = -1, (-1, -1)
+        self._order: np.ndarray | Order = np.empty(0, np.int64)
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[tuple[int, int], Future[Batch]]] = deque()
 
@@ -71,18 +77,31 @@ class Feed:
         return (epoch, position + 1) if position + 1 < self.batches else (epoch + 1, 0)
 
     def _make(self, epoch: int, position: int) -> Batch:
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, shuffled(len(self.x), [self.seed, epoch])
-        index = self._order[position * self.batch_size:(position + 1) * self.batch_size]
-        x = take(self.x, index, self.dtype)
+        window, place = divmod(position, self.window)
+        if (epoch, window) != self._held:
+            self._index = self._window(epoch, window)
+            self._rows = self.x[self._index]
+            self._held = epoch, window
+        part = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        index = self._index[part]
+        x = as_taken(self._rows[part], index, self.dtype)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
         return Batch(x, None if self.labels is None else self.labels[index])
 
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """The rows of the next batches: one, or several that share their groups of neighbours."""
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, shuffled(self.x, [self.seed, epoch])
+        size = self.window * self.batch_size
+        index = self._order[window * size:(window + 1) * size]
+        if self.window > 1:
+            index = np.random.default_rng([self.seed, epoch, window]).permutation(index)
+        return index
 
-def take(x: np.ndarray | Rows, index: np.ndarray, dtype: np.dtype) -> Any:
-    """Rows of checked data: uint8 as they are, floats in `dtype`; NumericError with the row's number."""
-    rows = x[index]
+
+def as_taken(rows: np.ndarray, index: np.ndarray, dtype: np.dtype) -> Any:
+    """uint8 as they are, floats in `dtype`; NumericError with the number of the row, out of `index`."""
     if rows.dtype == np.uint8:
         return rows
     return arrays.to_floats("fit", rows, dtype, rows=index)
