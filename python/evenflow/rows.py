@@ -109,7 +109,7 @@ class Stored(Rows):
         out = np.empty((len(index), *self.shape[1:]), self.dtype)
         if out.nbytes == 0:
             return out
-        width, target = out.nbytes // len(out), memoryview(out.reshape(-1).view(np.uint8))
+        width, target = out.nbytes // len(out), out.reshape(-1).view(np.uint8).data
         # Neighbours in the file are read at once.
         starts = np.concatenate([[0], np.flatnonzero(np.diff(index) != 1) + 1])
         places = (index[starts] * width + self.offset).tolist()
@@ -232,7 +232,7 @@ def scramble(x: np.ndarray) -> np.ndarray:
     """A hash of 64-bit numbers, one to one (the last step of SplitMix64; Steele, Lea, Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:

@@ -106,4 +106,4 @@ def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
         raise IoError(f"[data] {path}: expected whole numbers ({len(x)},) as labels, got {y.dtype} {y.shape}")
     if y.min() < 0 or y.max() >= 1 << 20:
         raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
-    return y.astype(np.int32)
+    return np.asarray(y, np.int32)

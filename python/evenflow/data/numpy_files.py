@@ -131,6 +131,7 @@ def _images_in_planes(path: str | os.PathLike[str], x: np.ndarray | Rows,
 
 def _member(path: str | os.PathLike[str], file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | Rows:
     """One array of an archive; a large one that is not compressed stays in the file."""
+    assert file.zip is not None  # it is until the file is closed
     info = file.zip.getinfo(name + ".npy")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size <= RESIDENT_BYTES:
         return file[name]
