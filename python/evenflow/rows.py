@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,8 @@ from evenflow.errors import IoError
 
 # Arrays up to this size are read, checked and split as a whole; larger ones stay where they are.
 RESIDENT_BYTES = 1 << 28
-# Up to this many rows an order is a stored permutation, beyond it every place in it is computed.
-STORED_ORDER = 1 << 24
+# Rows that stay together in the order of a file: about a page of them, which costs as much to read as one.
+GROUP_BYTES, LARGEST_GROUP = 1 << 12, 64
 FEISTEL_ROUNDS = 6
 
 
@@ -28,6 +29,8 @@ class Rows:
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    group: int = 1
+    """Neighbours that are better read together."""
 
     def _read(self, index: slice | np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -77,47 +80,61 @@ class Rows:
         return out.reshape(*index.shape, *self.shape[1:])
 
 
-class Mapped(Rows):
+class Stored(Rows):
     """An array in a file, in C order from `offset` on.
 
-    What was read is given back to the system after every read, so that the process does not grow.
+    Rows are read, not mapped: pages of a mapping count as memory of the process, cost more than a read where
+    rows are far apart, and kill the process when the file has shrunk.
     """
 
     def __init__(self, path: str | os.PathLike[str], offset: int, shape: Sequence[int], dtype: Any):
         self.path, self.offset = os.fspath(path), offset
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.group = group_of(self)
         try:
-            with open(self.path, "rb") as file:
-                self._check_size(os.fstat(file.fileno()).st_size)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            if isinstance(error, IoError):
-                raise
-            raise IoError(f"[data] {self.path}: expected a file to map, got: {error}") from error
-        self._array = np.ndarray(self.shape, self.dtype, buffer=self._map, offset=offset)
+            self._file = open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._check_size()
 
-    def reshape(self, *shape: int) -> Mapped:
+    def reshape(self, *shape: int) -> Stored:
         """The same file in another shape; the number of values must be the same."""
-        return Mapped(self.path, self.offset, shape, self.dtype)
+        return Stored(self.path, self.offset, shape, self.dtype)
 
     def _read(self, index: slice | np.ndarray) -> np.ndarray:
-        self._check_size(self._map.size())
-        self._advise("MADV_NORMAL" if isinstance(index, slice) else "MADV_RANDOM")
+        if isinstance(index, slice):
+            index = np.arange(index.start, index.stop)
+        out = np.empty((len(index), *self.shape[1:]), self.dtype)
+        if out.nbytes == 0:
+            return out
+        width, target = out.nbytes // len(out), out.reshape(-1).view(np.uint8).data
+        # Neighbours in the file are read at once.
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(index) != 1) + 1])
+        places = (index[starts] * width + self.offset).tolist()
+        bounds = [*(starts * width).tolist(), out.nbytes]
+        with self._lock:
+            for place, start, stop in zip(places, bounds, bounds[1:]):
+                self._fill(place, target[start:stop])
+        return out
+
+    def _fill(self, place: int, target: memoryview) -> None:
         try:
-            return np.array(self._array[index])
-        finally:
-            self._advise("MADV_DONTNEED")
+            self._file.seek(place)
+            while len(target) and (count := self._file.readinto(target)):
+                target = target[count:]
+        except OSError as error:
+            raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
+        if len(target):
+            self._check_size()
+            raise IoError(f"[data] {self.path}: expected {len(target)} more bytes, got none")
 
-    def _advise(self, name: str) -> None:
-        if hasattr(mmap, name):
-            self._map.madvise(getattr(mmap, name))
-
-    def _check_size(self, size: int) -> None:
-        """Reading a mapping beyond the end of its file would kill the process."""
-        wanted = self.offset + self.nbytes
-        if size < wanted:
+    def _check_size(self) -> None:
+        wanted, got = self.offset + self.nbytes, os.fstat(self._file.fileno()).st_size
+        if got < wanted:
             raise IoError(f"[data] {self.path}: expected {wanted} bytes for {self.dtype} {self.shape}, "
-                          f"got {size}")
+                          f"got {got}")
 
 
 class Picked(Rows):
@@ -125,7 +142,7 @@ class Picked(Rows):
 
     def __init__(self, base: np.ndarray | Rows, index: np.ndarray | Order):
         self.base, self.index = base, index
-        self.shape, self.dtype = (len(index), *base.shape[1:]), base.dtype
+        self.shape, self.dtype, self.group = (len(index), *base.shape[1:]), base.dtype, group_of(base)
 
     def _read(self, index: slice | np.ndarray) -> np.ndarray:
         return np.asarray(self.base[self.index[index]])
@@ -138,7 +155,7 @@ class Joined(Rows):
         self.parts = list(parts)
         self.starts = np.cumsum([0, *map(len, self.parts)])
         self.shape = (int(self.starts[-1]), *self.parts[0].shape[1:])
-        self.dtype = self.parts[0].dtype
+        self.dtype, self.group = self.parts[0].dtype, group_of(self.parts[0])
 
     def _read(self, index: slice | np.ndarray) -> np.ndarray:
         found = []
@@ -157,14 +174,16 @@ class Joined(Rows):
 class Order:
     """A pseudo-random order of n rows of which any part can be computed alone: a Feistel network.
 
-    Rounds on the smallest square number of values 2^(2k) >= n; values beyond n walk on until they are inside
-    (Black, Rogaway 2002, "Ciphers with arbitrary finite domains").
+    Groups of neighbours keep together; fewer than a group at the end keep their place. Rounds on the smallest
+    square number of values 2^(2k) >= n; values beyond n walk on until they are inside (Black, Rogaway 2002,
+    "Ciphers with arbitrary finite domains").
     """
 
-    def __init__(self, n: int, seed: Any, start: int = 0, stop: int | None = None):
-        self.n, self.seed = n, seed
+    def __init__(self, n: int, seed: Any, group: int = 1, start: int = 0, stop: int | None = None):
+        self.n, self.seed, self.group = n, seed, group
         self.start, self.stop = start, n if stop is None else stop
-        self._half = np.uint64(max(1, -(-(n - 1).bit_length() // 2)))
+        self._groups = n // group
+        self._half = np.uint64(max(1, -(-(self._groups - 1).bit_length() // 2)))
         self._keys = np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
 
     def __len__(self) -> int:
@@ -172,14 +191,18 @@ class Order:
 
     def part(self, start: int, stop: int) -> Order:
         """Places [start, stop) of this order."""
-        return Order(self.n, self.seed, self.start + start, self.start + stop)
+        return Order(self.n, self.seed, self.group, self.start + start, self.start + stop)
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         places = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
-        values = self._permute((places + self.start).astype(np.uint64))
-        while (outside := values >= self.n).any():
+        groups, inside = np.divmod(places + self.start, self.group)
+        wanted, back = np.unique(groups, return_inverse=True)
+        movable = wanted < self._groups
+        values = self._permute(wanted[movable].astype(np.uint64))
+        while (outside := values >= self._groups).any():
             values[outside] = self._permute(values[outside])
-        return values.astype(np.int64)
+        wanted[movable] = values.astype(np.int64)
+        return wanted[back] * self.group + inside
 
     def _permute(self, x: np.ndarray) -> np.ndarray:
         mask = (np.uint64(1) << self._half) - np.uint64(1)
@@ -189,18 +212,27 @@ class Order:
         return (left << self._half) | right
 
 
-def shuffled(n: int, seed: Any) -> np.ndarray | Order:
-    """The numbers 0 ... n - 1 in an order drawn from a seed, to be sliced."""
-    if n <= STORED_ORDER:
-        return np.random.default_rng(seed).permutation(n)
-    return Order(n, seed)
+def shuffled(x: np.ndarray | Rows, seed: Any) -> np.ndarray | Order:
+    """The numbers of x's rows in an order drawn from a seed, to be sliced; of a file's without memory."""
+    if stays_outside(x):
+        return Order(len(x), seed, group_of(x))
+    return np.random.default_rng(seed).permutation(len(x))
+
+
+def group_of(x: np.ndarray | Rows) -> int:
+    """Neighbours of x that are better read together."""
+    if isinstance(x, Rows) and not isinstance(x, Stored):
+        return x.group
+    if not isinstance(x, (Stored, np.memmap)):
+        return 1
+    return min(max(1, GROUP_BYTES * len(x) // max(1, x.nbytes)), LARGEST_GROUP)
 
 
 def scramble(x: np.ndarray) -> np.ndarray:
     """A hash of 64-bit numbers, one to one (the last step of SplitMix64; Steele, Lea, Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:

@@ -155,7 +155,7 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None) -> data.Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part."""
     if source is not None:
-        keep = plan.source if plan is not None and source.endswith((".csv", ".csv.gz")) else Source(source)
+        keep = plan.source if plan is not None and source.endswith(data.TABLES) else Source(source)
         part = data.load(source, columns=keep.columns, label=keep.label, size=size)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from evenflow import _core, arrays, checkpoint, optim
 from evenflow.data.augment import Augment
-from evenflow.data.feed import Batch, Feed, take
+from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
 from evenflow.rows import Rows, shuffled, stays_outside
@@ -311,7 +311,8 @@ class Trainer:
     def _init(self) -> None:
         s = self.settings
         n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
-        self.flow.init(take(self.x, shuffled(len(self.x), s.seed)[:n], self.flow.dtype))
+        rows = shuffled(self.x, s.seed)[:n]
+        self.flow.init(as_taken(self.x[rows], rows, self.flow.dtype))
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 

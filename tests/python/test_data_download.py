@@ -65,8 +65,9 @@ def mnist(server, monkeypatch):
         return gzip.compress(bytes([0, 0, 8, x.ndim]) + struct.pack(f">{x.ndim}I", *x.shape) + x.tobytes(),
                              mtime=0)
     labels = np.arange(20, dtype=np.uint8) % 10
-    server.files = {"train-images-idx3-ubyte.gz": idx(IMAGES), "train-labels-idx1-ubyte.gz": idx(labels),
-                    "t10k-images-idx3-ubyte.gz": idx(IMAGES[:3]), "t10k-labels-idx1-ubyte.gz": idx(labels[:3])}
+    server.files = {f"{name}-ubyte.gz": idx(x) for name, x in (
+        ("train-images-idx3", IMAGES), ("train-labels-idx1", labels),
+        ("t10k-images-idx3", IMAGES[:3]), ("t10k-labels-idx1", labels[:3]))}
     sums = {name: hashlib.md5(content).hexdigest() for name, content in server.files.items()}
     monkeypatch.setitem(SETS, "mnist", Public((server.url,), sums))
     return server

@@ -9,7 +9,7 @@ import pytest
 import evenflow as ef
 from evenflow.data.augment import Augment
 from evenflow.data.feed import Feed
-from evenflow.rows import Joined, Mapped, Order, Picked, Rows
+from evenflow.rows import Joined, Stored, Order, Picked, Rows
 from evenflow.train import Settings, Trainer
 
 
@@ -31,8 +31,8 @@ class Outside(Rows):
 
 
 def feed(x, augment=None, ahead=2, labels=None, seed=5, batch=7):
-    return Feed(x, labels, dtype=np.dtype(np.float32), batch_size=batch, batches=-(-len(x) // batch), seed=seed,
-                augment=augment, ahead=ahead)
+    return Feed(x, labels, dtype=np.dtype(np.float32), batch_size=batch, batches=-(-len(x) // batch),
+                seed=seed, augment=augment, ahead=ahead)
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def kinds(tmp_path):
     a = np.arange(90, dtype=np.int64).reshape(30, 3)
     np.save(tmp_path / "a.npy", a)
     offset = (tmp_path / "a.npy").stat().st_size - a.nbytes
-    return a, [Mapped(tmp_path / "a.npy", offset, a.shape, a.dtype), Joined([a[:11], a[11:12], a[12:]]),
+    return a, [Stored(tmp_path / "a.npy", offset, a.shape, a.dtype), Joined([a[:11], a[11:12], a[12:]]),
                Picked(a[::-1], np.arange(29, -1, -1)), Joined([Picked(a, np.arange(20)), Outside(a[20:])])]
 
 
-@pytest.mark.parametrize("key", [slice(None), slice(3, 17), slice(17, 3), slice(25, 99), slice(20, 2, -3), -1, 4,
-                                 [5, 2, 2, -1, 12], np.arange(30) % 4 == 1, np.empty(0, int)])
+@pytest.mark.parametrize("key", [slice(None), slice(3, 17), slice(17, 3), slice(25, 99), slice(20, 2, -3),
+                                 -1, 4, [5, 2, 2, -1, 12], np.arange(30) % 4 == 1, np.empty(0, int)])
 def test_rows_are_those_of_the_array(tmp_path, key):
     a, rows = kinds(tmp_path)
     for x in rows:
@@ -67,26 +67,32 @@ def test_rows_refuse(tmp_path, key, error):
             x[key]
 
 
-def test_mapped_file_that_shrinks(tmp_path):
-    a, (mapped, *_) = kinds(tmp_path)
+def test_stored_file_that_shrinks(tmp_path):
+    a, (stored, *_) = kinds(tmp_path)
     with open(tmp_path / "a.npy", "r+b") as file:
         file.truncate(200)
+    assert np.array_equal(stored[:3], a[:3])
     with pytest.raises(ef.IoError, match="a.npy: expected 848 bytes.*got 200"):
-        mapped[:3]
+        stored[2:4]
     with pytest.raises(ef.IoError, match="a.npy"):
-        Mapped(tmp_path / "a.npy", 128, a.shape, a.dtype)
+        Stored(tmp_path / "a.npy", 128, a.shape, a.dtype)
 
 
+@pytest.mark.parametrize("group", [1, 4, 64])
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 1000])
-def test_order_is_a_permutation(n):
-    order = Order(n, [3, 1])
-    assert np.array_equal(np.sort(order[:]), np.arange(n))
-    assert np.array_equal(order[n // 3:], order[:][n // 3:])
-    assert np.array_equal(order.part(n // 4, n)[:5], order[:][n // 4:][:5])
-    if n > 100:
-        assert not np.array_equal(order[:], Order(n, [3, 2])[:])
+def test_order_is_a_permutation(n, group):
+    order = Order(n, [3, 1], group)
+    whole = order[:]
+    assert np.array_equal(np.sort(whole), np.arange(n))
+    assert np.array_equal(order[n // 3:], whole[n // 3:])
+    assert np.array_equal(order[np.array([n - 1, 0, n // 2])], whole[[n - 1, 0, n // 2]])
+    assert np.array_equal(order.part(n // 4, n)[:5], whole[n // 4:][:5])
+    neighbours = np.diff(whole[:n // group * group].reshape(-1, group), axis=1)
+    assert (neighbours == 1).all()
+    if n == 1000 and group < 64:
+        assert not np.array_equal(whole, Order(n, [3, 2], group)[:])
         # No trend from place to row: a rank correlation of chance size.
-        assert abs(np.corrcoef(np.arange(n), order[:])[0, 1]) < 4 / np.sqrt(n)
+        assert abs(np.corrcoef(np.arange(n), whole)[0, 1]) < 4 / np.sqrt(n / group)
 
 
 def test_order_of_many_rows_takes_no_memory():
@@ -94,9 +100,28 @@ def test_order_of_many_rows_takes_no_memory():
     assert len(set(order[10**11:10**11 + 1000])) == 1000
 
 
+def test_every_row_once_an_epoch(tmp_path):
+    """And neighbours in the file go to different batches."""
+    x = np.arange(60_000, dtype=np.float32).reshape(30_000, 2)
+    np.save(tmp_path / "x.npy", x)
+    batches = feed(Stored(tmp_path / "x.npy", 128, x.shape, x.dtype), labels=np.arange(30_000), batch=100)
+    assert batches.x.group > 16
+    epochs = [[batches.get(epoch, k) for k in range(300)] for epoch in range(2)]
+    late = batches.get(0, 250)
+    batches.close()
+    for epoch in epochs:
+        rows = np.concatenate([batch.labels for batch in epoch])
+        assert np.array_equal(np.sort(rows), np.arange(30_000))
+        assert np.array_equal(np.concatenate([batch.x for batch in epoch]), x[rows])
+        distinct = [len(np.unique(batch.labels // batches.x.group)) for batch in epoch]
+        assert np.mean(distinct[:256]) > 60
+    assert np.array_equal(late.labels, epochs[0][250].labels)
+    assert not np.array_equal(epochs[0][0].labels, epochs[1][0].labels)
+
+
 def test_prefetch_changes_no_bit(pictures):
     labels = np.arange(40)
-    whole = feed(pictures, Augment.level(2), ahead=0, labels=labels)
+    whole = feed(Outside(pictures), Augment.level(2), ahead=0, labels=labels)
     ahead = feed(Outside(pictures), Augment.level(2), labels=labels)
     for epoch in range(3):
         for position in range(6):
@@ -116,12 +141,12 @@ def test_prefetch_is_bounded(pictures):
     batches = feed(x)
     batches.get(0, 0)
     batches.close()
-    assert len(x.reads) <= 3
+    assert len(x.reads) <= 1 + 2
 
 
 def test_error_comes_with_its_batch(pictures):
     batches = feed(Outside(pictures, broken=[11]))
-    order = np.random.default_rng([5, 0]).permutation(40)
+    order = Order(40, [5, 0])[:]
     bad = int(np.flatnonzero(order == 11)[0]) // 7
     for position in range(6):
         if position == bad:
@@ -142,13 +167,24 @@ def test_nan_is_named_by_its_row_in_the_file(table, real_nvp):
     assert [r["skipped"] for r in history] == [1, 1]
 
 
-@pytest.mark.parametrize("make", [Outside, lambda a: Picked(a, np.arange(len(a)))])
-def test_training_from_outside_is_training_from_memory(table, real_nvp, make):
-    inside, outside = real_nvp(), real_nvp()
-    for flow, source in ((inside, np.asarray), (outside, make)):
-        history = flow.fit(source(table), valid=source(table[:50]), batch_size=32, epochs=3)
-    assert np.array_equal(inside.params, outside.params)
-    assert 0 <= history[-1]["data_wait"] <= 1
+def test_training_from_outside_is_training_from_memory(table, real_nvp):
+    """Of the same batches; so with one batch an epoch, of all rows but in another order."""
+    inside, outside = (real_nvp(dtype="float64") for _ in range(2))
+    for flow, source in ((inside, np.asarray), (outside, Outside)):
+        history = flow.fit(source(table), valid=source(table[:50]), batch_size=200, epochs=5, init_batch=200)
+        assert 0 <= history[-1]["data_wait"] <= 1
+    np.testing.assert_allclose(inside.params, outside.params, rtol=1e-7, atol=1e-9)
+
+
+def test_resume_of_data_outside_is_exact(table, real_nvp, tmp_path):
+    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
+    whole.fit(Outside(table), steps=20, batch_size=30)
+    part.fit(Outside(table), steps=9, batch_size=30, checkpoint=path)
+    again = ef.load(path)
+    again.fit(Picked(Outside(table), np.arange(200)), steps=20, batch_size=30, checkpoint=path, resume=True)
+    assert np.array_equal(again.params, whole.params)
+    with pytest.raises(ef.ConfigError, match="data"):
+        again.fit(Outside(table + 1), steps=30, batch_size=30, checkpoint=path, resume=True)
 
 
 def test_nothing_is_read_as_a_whole(table, real_nvp, tmp_path):
@@ -182,7 +218,8 @@ def test_augmented_training_resumes_exactly(pictures, tmp_path):
     again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, **settings)
     assert np.array_equal(again.params, whole.params)
     with pytest.raises(ef.ConfigError, match="augment"):
-        again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, batch_size=12, seed=3)
+        again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, batch_size=12,
+                  seed=3)
 
 
 def test_augment_does_nothing_at_level_0(pictures):

@@ -1,8 +1,8 @@
 """Data sets: readers for files and folders of many kinds, public and built-in sets, augmentation.
 
 The digits that ship with evenflow are the test part of "Optical Recognition of Handwritten Digits"
-(E. Alpaydin, C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), levels 0 ... 16 reduced to 16 levels
-and scaled to 0 ... 255.
+(E. Alpaydin, C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), levels 0 ... 16 reduced to 16
+levels and scaled to 0 ... 255.
 """
 
 from __future__ import annotations

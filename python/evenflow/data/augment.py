@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Augment:
                 Augment(shift=0.1, flip=True, rotation=15.0, zoom=0.1, shear=0.02))[level]
 
     @staticmethod
-    def of(value: Augment | dict | None) -> Augment | None:
+    def of(value: Augment | dict[str, Any] | None) -> Augment | None:
         """From the dict that `dataclasses.asdict` makes of one. ConfigError names an unknown setting."""
         if value is None or isinstance(value, Augment):
             return value
@@ -73,14 +74,14 @@ class Augment:
         y, x = y[:, :, None] - np.sin(angle) * x[:, None, :], np.cos(angle) * x[:, None, :]
         y, x = y + self.shift * height * u[:, 5, None, None], x + self.shift * width * u[:, 6, None, None]
         y, x = np.cos(turn) * y - np.sin(turn) * x, np.sin(turn) * y + np.cos(turn) * x
-        return images[np.arange(n)[:, None, None], _nearest(y, height), _nearest(x, width)]
+        return np.asarray(images[np.arange(n)[:, None, None], _nearest(y, height), _nearest(x, width)])
 
 
 def uniforms(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     """(n, DRAWS) numbers in [0, 1) that depend on (seed, epoch, index[i]) alone."""
     key = np.random.SeedSequence([seed, epoch, DRAWS]).generate_state(2, np.uint64)
     count = index.astype(np.uint64)[:, None] * np.uint64(DRAWS) + np.arange(DRAWS, dtype=np.uint64)
-    return (scramble(scramble(count ^ key[0]) + key[1]) >> np.uint64(11)) * 2.0**-53
+    return np.asarray((scramble(scramble(count ^ key[0]) + key[1]) >> np.uint64(11)) * 2.0**-53)
 
 
 def _nearest(place: np.ndarray, size: int) -> np.ndarray:

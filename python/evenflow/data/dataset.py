@@ -11,7 +11,7 @@ import numpy as np
 
 from evenflow.arrays import number
 from evenflow.errors import ConfigError, IoError
-from evenflow.rows import STORED_ORDER, Order, Rows, pick, shuffled
+from evenflow.rows import Order, Rows, pick, shuffled
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Dataset:
         if not 0 < count < len(self.train):
             raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
                               f"got {count} of {len(self.train)}")
-        test, train = _two_parts(len(self.train), count, seed)
+        test, train = _two_parts(self.train, count, seed)
 
         def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
             return (None, None) if y is None else (y[train[:]], y[test[:]])
@@ -77,12 +77,12 @@ class Dataset:
         return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)])
 
 
-def _two_parts(n: int, count: int, seed: int) -> tuple[np.ndarray | Order, np.ndarray | Order]:
-    """`count` of n numbers and the others; sorted where they are few enough to be kept."""
-    order = shuffled(n, seed)
-    if n <= STORED_ORDER:
-        return np.sort(order[:count]), np.sort(order[count:])
-    return order.part(0, count), order.part(count, n)
+def _two_parts(x: np.ndarray | Rows, count: int, seed: int) -> tuple[np.ndarray | Order, np.ndarray | Order]:
+    """The numbers of `count` rows, and of the others; sorted where they are kept."""
+    order = shuffled(x, seed)
+    if isinstance(order, Order):
+        return order.part(0, count), order.part(count, len(x))
+    return np.sort(order[:count]), np.sort(order[count:])
 
 
 def _kind(path: Any, x: Any) -> tuple[Any, str]:
@@ -106,4 +106,4 @@ def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
         raise IoError(f"[data] {path}: expected whole numbers ({len(x)},) as labels, got {y.dtype} {y.shape}")
     if y.min() < 0 or y.max() >= 1 << 20:
         raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
-    return y.astype(np.int32)
+    return np.asarray(y, np.int32)

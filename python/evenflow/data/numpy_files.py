@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow.data.dataset import Dataset
 from evenflow.errors import IoError
-from evenflow.rows import RESIDENT_BYTES, Joined, Mapped, Rows
+from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
 
 BROKEN = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
           zipfile.BadZipFile, zlib.error)
@@ -26,6 +26,7 @@ class Planes(Rows):
     def __init__(self, base: np.ndarray | Rows):
         self.base, self.side = base, math.isqrt(base.shape[1] // 3)
         self.shape, self.dtype = (len(base), self.side, self.side, 3), base.dtype
+        self.group = group_of(base)
 
     def _read(self, index: slice | np.ndarray) -> np.ndarray:
         rows = self.base[index].reshape(-1, 3, self.side, self.side)
@@ -39,7 +40,7 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
     """
     try:
         size = os.path.getsize(path)
-        x = _mapped(path, 0, size) if size > RESIDENT_BYTES else np.load(path, allow_pickle=False)
+        x = _stored(path, 0, size) if size > RESIDENT_BYTES else np.load(path, allow_pickle=False)
         if not isinstance(x, (np.ndarray, Rows)):
             raise ValueError("an archive")
     except BROKEN as error:
@@ -130,6 +131,7 @@ def _images_in_planes(path: str | os.PathLike[str], x: np.ndarray | Rows,
 
 def _member(path: str | os.PathLike[str], file: np.lib.npyio.NpzFile, name: str) -> np.ndarray | Rows:
     """One array of an archive; a large one that is not compressed stays in the file."""
+    assert file.zip is not None  # it is until the file is closed
     info = file.zip.getinfo(name + ".npy")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size <= RESIDENT_BYTES:
         return file[name]
@@ -139,10 +141,10 @@ def _member(path: str | os.PathLike[str], file: np.lib.npyio.NpzFile, name: str)
     if len(head) < ZIP_LOCAL_HEADER or head[:4] != b"PK\3\4" or info.flag_bits & 1:
         raise ValueError(f"a broken or encrypted member {name}")
     start = info.header_offset + ZIP_LOCAL_HEADER + sum(struct.unpack("<HH", head[26:30]))
-    return _mapped(path, start, info.file_size)
+    return _stored(path, start, info.file_size)
 
 
-def _mapped(path: str | os.PathLike[str], start: int, length: int) -> Mapped:
+def _stored(path: str | os.PathLike[str], start: int, length: int) -> Stored:
     """The array whose .npy file is `length` bytes of a file from `start` on."""
     with open(path, "rb") as file:
         file.seek(start)
@@ -160,4 +162,4 @@ def _mapped(path: str | os.PathLike[str], start: int, length: int) -> Mapped:
     wanted = math.prod(shape) * dtype.itemsize
     if any(n < 0 for n in shape) or offset + wanted > start + length:
         raise ValueError(f"{start + length - offset} bytes of data for {dtype} {shape}")
-    return Mapped(path, offset, shape, dtype)
+    return Stored(path, offset, shape, dtype)
