@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
-import signal
-import threading
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from evenflow import _core, arrays, checkpoint, optim
+from evenflow import _core, arrays, checkpoint, optim, signals
 from evenflow.data.augment import Augment
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
@@ -159,11 +159,12 @@ class Trainer:
 
     def run(self, epochs: int | None = None, steps: int | None = None,
             callback: Callable[[dict[str, Any]], None] | None = None,
-            checkpoint: str | os.PathLike[str] | None = None) -> None:
+            checkpoint: str | os.PathLike[str] | None = None, save_every: float = SAVE_SECONDS) -> None:
         """Trains until `epochs` or `steps` in total; the flow then holds the kept values (see Flow.fit).
 
-        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, at the end of a step, with the
-        checkpoint saved; a second Ctrl-C does not wait.
+        save_every: seconds between two checkpoints; 0: one after every step.
+        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C or SIGTERM, at the end of a step,
+        with the checkpoint saved; a second one does not wait.
         """
         if epochs is None and steps is None:
             epochs = 10
@@ -174,17 +175,18 @@ class Trainer:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         try:
-            with _interrupt_flag() as interrupted:
+            with signals.interrupt_flag() as interrupted:
                 while not self._done(last_epoch, last_step) and not interrupted:
                     record = self._advance()
                     self.progress.seconds = time.monotonic() - start
+                    record["seconds"] = round(self.progress.seconds, 3)
                     if callback is not None:
                         callback(record)
                     if self.progress.position == self._batches():
                         record = self._end_epoch()
                         if callback is not None:
                             callback(record)
-                    if checkpoint is not None and time.monotonic() - saved > SAVE_SECONDS:
+                    if checkpoint is not None and time.monotonic() - saved >= save_every:
                         self.save(checkpoint)
                         saved = time.monotonic()
                 if checkpoint is not None:
@@ -214,7 +216,7 @@ class Trainer:
         try:
             batch = self.feed.get(p.epoch, p.position)
             self._waited += time.monotonic() - start
-            record.update(self._step(batch))
+            record.update(self._step(batch), samples=len(batch))
             p.loss_sum += record["loss"] * len(batch)
             p.nll_sum += record["nll"] * len(batch)
             p.samples += len(batch)
@@ -322,6 +324,17 @@ class Trainer:
     def _kept(self) -> np.ndarray:
         return self._best if self._best is not None else self._candidate()
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """For a callback: within the context the flow holds the values that would be kept if it ended now."""
+        values = self.flow._core.values
+        raw = values.copy()
+        values[:] = self._kept()
+        try:
+            yield
+        finally:
+            values[:] = raw
+
     def _finish(self) -> None:
         self._raw = self.flow._core.values.copy()
         self.flow._core.values[:] = self._kept()
@@ -346,28 +359,28 @@ class Trainer:
     # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the kept values as a model, and beside it the state of the training. IoError."""
+        """Writes the kept values as a model, and beside it the state of the training. IoError.
+
+        The state comes first and holds all that a resume needs. A process that dies between the two leaves
+        the older model, which is complete, and both say which training and step they are of.
+        """
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
         if self._best is not None:
             tensors["best"] = self._best
         progress = {**dataclasses.asdict(self.progress), "counters": self._step_counters()}
-        metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version,
-                    "config": json.dumps(self.flow.config), "data": self._data_mark(),
+        mark = {"training": self._training_mark, "step": str(self.progress.step)}
+        metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **mark,
+                    "config": json.dumps(self.flow.config), "data": self.data_mark,
                     "settings": json.dumps(dataclasses.asdict(self.settings)),
                     "progress": json.dumps(progress)}
         _core.write_safetensors(state_path(path), tensors, metadata)
-        values = self.flow._core.values
-        raw = values.copy()
-        values[:] = self._kept()
-        try:
-            self.flow.save(path)
-        finally:
-            values[:] = raw
+        with self.kept():
+            checkpoint.save(self.flow, path, mark)
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        path = state_path(path)
+        model, path = os.fspath(path), state_path(path)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
             config, settings, progress = (json.loads(metadata[k]) for k in ("config", "settings", "progress"))
@@ -382,8 +395,9 @@ class Trainer:
                 key = changed[0]
                 raise ConfigError(f"[resume] expected {what} {key} = {got.get(key)!r} as in {path}, "
                                   f"got {wanted.get(key)!r}")
-        if metadata.get("data") != self._data_mark():
+        if metadata.get("data") != self.data_mark:
             raise ConfigError(f"[resume] expected the data that {path} was trained on, got others")
+        self._check_pair(model, path, progress.step)
         live = self._live_arrays()
         wanted = {f"live{i}": a for i, a in enumerate(live)}
         if "snapshot0" in tensors:
@@ -403,7 +417,26 @@ class Trainer:
         self._set_step_counters(counters)
         self.progress = progress
 
-    def _data_mark(self) -> str:
+    def _check_pair(self, model: str, state: str, step: int) -> None:
+        """IoError if the model file beside a state is of another training, or newer than the state.
+
+        A model that `Flow.save` wrote says nothing of a training and is taken as it is.
+        """
+        _, metadata = checkpoint.read(model, checkpoint.KIND)
+        if metadata.get("training", self._training_mark) != self._training_mark:
+            raise IoError(f"[resume] expected {model} and {state} of one training, got files of two")
+        done = metadata.get("step", "0")
+        if not done.isdecimal() or int(done) > step:
+            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, got step {step}")
+
+    @functools.cached_property
+    def _training_mark(self) -> str:
+        """Tells one training from another: by the model, its seed, the settings and the data."""
+        what = json.dumps([self.flow.config, dataclasses.asdict(self.settings), self.data_mark])
+        return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def data_mark(self) -> str:
         """Tells one data set from another; of data that are not in memory, a few rows tell."""
         def sum_of(x: Any) -> int:
             if stays_outside(x):
@@ -430,27 +463,3 @@ def _checked_data(flow: Flow, where: str, x: Any,
 
 def _noise_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextlib.contextmanager
-def _interrupt_flag() -> Iterator[list[bool]]:
-    """A list that the first Ctrl-C fills, so that no step is cut in two; a second one interrupts at once.
-
-    Signals reach the main thread only; elsewhere nothing is changed.
-    """
-    flag: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: Any) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)
