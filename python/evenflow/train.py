@@ -427,7 +427,8 @@ class Trainer:
             raise IoError(f"[resume] expected {model} and {state} of one training, got files of two")
         done = metadata.get("step", "0")
         if not done.isdecimal() or int(done) > step:
-            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, got step {step}")
+            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, "
+                          f"got step {step}")
 
     @functools.cached_property
     def _training_mark(self) -> str:
