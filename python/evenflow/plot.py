@@ -64,7 +64,7 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
     for name, label in ((key, "training"), (f"valid_{key}", "validation")):
         points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
         if points:
-            axes.plot(*zip(*points), label=label)
+            axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
     axes.legend()
     try:
         figure.savefig(path)

@@ -5,8 +5,9 @@ Real NVP, the paper's for NICE, whose code has other nets. Sources:
 
 Glow      openai/glow, README (commands) and train.py (defaults): batch 64 a worker for 32x32 images and fewer
           for larger ones, 8 workers (40 for 256x256); an epoch is 50,000 images counted at 32x32; 10 epochs
-          of warm-up; Adamax with beta2 = 1 - 1 / (steps an epoch). The 1x1 convolutions are unfactored.
-Real NVP  Dinh, Sohl-Dickstein, Bengio 2016, section 4.1 (nets, scales, batch, regularisation), and
+          of warm-up; Adamax with beta2 = 1 - 1 / (steps an epoch); CIFAR-10 is shifted by 10 %. The 1x1
+          convolutions are unfactored.
+Real NVP  Dinh, Sohl-Dickstein, Bengio 2016, section 4.1 (nets, scales, batch, regularisation, flips), and
           tensorflow/models, real_nvp_multiscale_dataset.py (Adam, clipping). 5e-5 times the squared scales in
           the loss is weight_decay = 1e-4 in their gradient.
 NICE      Dinh, Krueger, Bengio 2014, section 5.1: nets, priors, preprocessing, AdaM with beta2 = 0.01 in that
@@ -53,15 +54,17 @@ class Preset:
     settings: dict[str, Any]
     """Arguments of the model."""
     training: dict[str, Any]
-    """Fields of evenflow.train.Settings, epochs, and temperature of the samples."""
+    """Fields of evenflow.train.Settings and evenflow.logs.Outputs, and epochs."""
 
 
 UNTIL_STOPPED = 1_000_000
 """Epochs where a paper names none, as in Glow's code."""
+SAMPLE_EVERY = 50
+"""Epochs between two pictures of such a training, as in Glow's code."""
 
 
 def _glow(size: int, levels: int, depth: int, coupling: str, bits: int, workers: int,
-          temperature: float = 1.0) -> Preset:
+          temperature: float = 1.0, augment: dict[str, Any] | None = None) -> Preset:
     shrink = 32 * 32 / (size * size)
     batch = int(64 * shrink) * workers
     steps = math.ceil(50_000 / (64 * workers))
@@ -71,15 +74,16 @@ def _glow(size: int, levels: int, depth: int, coupling: str, bits: int, workers:
                   dict(epochs=UNTIL_STOPPED, batch_size=batch, optimizer="adamax", lr=1e-3,
                        optimizer_options=dict(beta1=0.9, beta2=1 - 1 / steps),
                        warmup=math.ceil(10 * 50_000 / (64 * workers)), init_batch=int(256 * shrink),
-                       temperature=temperature))
+                       augment=augment, temperature=temperature, sample_every=SAMPLE_EVERY))
 
 
-def _real_nvp(size: int, scales: int, base_dim: int, blocks: int) -> Preset:
+def _real_nvp(size: int, scales: int, base_dim: int, blocks: int, flip: bool) -> Preset:
     return Preset("realnvp", (size, size, 3),
                   dict(scales=scales, base_dim=base_dim, residual_blocks=blocks, bottleneck=False, skip=True,
                        batch_norm=True, weight_norm=True, coupling="affine", recursion=2, bits=8),
                   dict(epochs=UNTIL_STOPPED, batch_size=64, optimizer="adam", lr=1e-3, clip=100.0,
-                       optimizer_options=dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-4)))
+                       optimizer_options=dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=1e-4),
+                       augment={"flip": True} if flip else None, sample_every=SAMPLE_EVERY))
 
 
 def _nice(shape: tuple[int, int, int], hidden: tuple[int, ...], prior: str, preprocess: str,
@@ -94,16 +98,17 @@ def _nice(shape: tuple[int, int, int], hidden: tuple[int, ...], prior: str, prep
 
 
 PRESETS = {
-    "glow-cifar10": _glow(32, levels=3, depth=32, coupling="affine", bits=8, workers=8),
+    "glow-cifar10": _glow(32, levels=3, depth=32, coupling="affine", bits=8, workers=8,
+                          augment={"shift": 0.1}),
     "glow-imagenet32": _glow(32, levels=3, depth=48, coupling="affine", bits=8, workers=8),
     "glow-imagenet64": _glow(64, levels=4, depth=48, coupling="affine", bits=8, workers=8),
     "glow-celeba-hq-256": _glow(256, levels=6, depth=32, coupling="additive", bits=5, workers=40,
                                 temperature=0.7),
-    "realnvp-cifar10": _real_nvp(32, scales=2, base_dim=64, blocks=8),
-    "realnvp-imagenet32": _real_nvp(32, scales=4, base_dim=32, blocks=4),
-    "realnvp-imagenet64": _real_nvp(64, scales=5, base_dim=32, blocks=2),
-    "realnvp-celeba": _real_nvp(64, scales=5, base_dim=32, blocks=2),
-    "realnvp-lsun": _real_nvp(64, scales=5, base_dim=32, blocks=2),
+    "realnvp-cifar10": _real_nvp(32, scales=2, base_dim=64, blocks=8, flip=True),
+    "realnvp-imagenet32": _real_nvp(32, scales=4, base_dim=32, blocks=4, flip=False),
+    "realnvp-imagenet64": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=False),
+    "realnvp-celeba": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=True),
+    "realnvp-lsun": _real_nvp(64, scales=5, base_dim=32, blocks=2, flip=True),
     "nice-mnist": _nice((28, 28, 1), (1000,) * 5, prior="logistic", preprocess="none", batch=200),
     "nice-tfd": _nice((48, 48, 1), (5000,) * 4, prior="gaussian", preprocess="whiten", batch=128),
     "nice-cifar10": _nice((32, 32, 3), (2000,) * 4, prior="logistic", preprocess="zca", batch=200),

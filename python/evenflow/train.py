@@ -129,7 +129,7 @@ class Trainer:
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
-                         batches=self._batches(), seed=settings.seed, augment=settings.augment)
+                         batches=self.batches, seed=settings.seed, augment=settings.augment)
         self._waited, self._worked = 0.0, 0.0
         if not flow.initialized:
             self._init()
@@ -143,6 +143,8 @@ class Trainer:
         self.average = None
         if settings.average:
             self.average = optim.MovingAverage(flow, settings.average, zero_debias=True)
+        self.saved_step = 0
+        """Step of the last checkpoint."""
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
@@ -182,7 +184,7 @@ class Trainer:
                     record["seconds"] = round(self.progress.seconds, 3)
                     if callback is not None:
                         callback(record)
-                    if self.progress.position == self._batches():
+                    if self.progress.position == self.batches:
                         record = self._end_epoch()
                         if callback is not None:
                             callback(record)
@@ -201,7 +203,9 @@ class Trainer:
         p = self.progress
         return p.stopped or p.epoch >= last_epoch or p.step >= last_step
 
-    def _batches(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Steps an epoch."""
         full, rest = divmod(len(self.x), self.settings.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
@@ -377,6 +381,7 @@ class Trainer:
         _core.write_safetensors(state_path(path), tensors, metadata)
         with self.kept():
             checkpoint.save(self.flow, path, mark)
+        self.saved_step = self.progress.step
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
@@ -397,7 +402,8 @@ class Trainer:
                                   f"got {wanted.get(key)!r}")
         if metadata.get("data") != self.data_mark:
             raise ConfigError(f"[resume] expected the data that {path} was trained on, got others")
-        self._check_pair(model, path, progress.step)
+        if os.path.exists(model):
+            self._check_pair(model, path, progress.step)
         live = self._live_arrays()
         wanted = {f"live{i}": a for i, a in enumerate(live)}
         if "snapshot0" in tensors:

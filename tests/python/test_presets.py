@@ -54,7 +54,7 @@ def test_takes_a_step(name):
     flow, _ = build(name, 2, **({"preprocess": "none"} if preset.model == "nice" else {}))
     known = {field.name for field in dataclasses.fields(Settings)}
     training = {k: v for k, v in preset.training.items() if k in known}
-    assert set(preset.training) - set(training) <= {"epochs", "temperature"}
+    assert set(preset.training) - set(training) <= {"epochs", "temperature", "sample_every"}
     x = np.random.default_rng(0).integers(0, 256, (3, *preset.shape), np.uint8)
     seen = []
     flow.fit(x, steps=1, callback=seen.append, **{**training, "batch_size": 2})

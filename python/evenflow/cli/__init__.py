@@ -6,6 +6,7 @@ One file a group of commands; each declares its arguments in `add_commands`.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from evenflow import _core
@@ -16,6 +17,7 @@ from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, Sha
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. 0: done; 1: a numeric or other failure; 2: usage or bad input; 130: interrupted."""
     args = build_parser().parse_args(argv)
+    args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
     try:
         return args.run(args)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Commands that train: train, resume."""
+"""Commands that train: train, resume, presets."""
 
 from __future__ import annotations
 
@@ -6,59 +6,89 @@ import argparse
 import dataclasses
 import os
 import sys
-import time
 from typing import Any
 
-from evenflow import presets
+from evenflow import _core, presets
+from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
+from evenflow.cli.progress import Progress
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
+from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
-from evenflow.runs import Plan, Run, Source, open_model
-from evenflow.train import Settings
+from evenflow.runs import Plan, Run, Source
+from evenflow.train import Settings, Trainer
 
 MODELS = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
-# Options of `train` that are arguments of a model; --depth is Glow's `steps`, since --steps is training's.
-MODEL_OPTIONS = ("levels", "depth", "hidden", "coupling", "permutation", "learn_top", "class_weight", "bits",
-                 "scales", "base_dim", "residual_blocks", "bottleneck", "recursion", "couplings", "mask",
-                 "preprocess", "prior", "order", "actnorm", "batch_norm", "weight_norm", "skip", "dtype")
-TRAINING_OPTIONS = ("batch_size", "optimizer", "lr", "warmup", "lr_decay", "lr_floor", "clip", "accumulate",
-                    "average", "patience", "on_nonfinite", "activation_budget")
 
 
 # Commands
 
 def train(args: argparse.Namespace) -> int:
-    source = Source(args.data, args.columns, args.label, args.size, args.valid, args.seed)
-    run = Run(args.out or os.path.join("runs", _stem(args.data)))
+    values = options.given(args)
+    if args.config is not None:
+        values = {**config.read(args.config), **values}
+    if "data" not in values:
+        raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
+    run = Run(args.out or os.path.join("runs", _stem(values["data"])))
     if args.resume and run.exists:
-        return _continue(run, args)
-    parts = source.load()
-    whole = parts[0]
-    name, model, training = presets.choose(args.data, whole.kind, whole.shape, args.model)
-    flow = _make_model(args, name, model, whole)
-    settings = {k: training[k] for k in TRAINING_OPTIONS if k in training}
-    settings.update({k: v for k in TRAINING_OPTIONS if (v := getattr(args, k)) is not None}, seed=args.seed)
-    Settings(**settings)
-    epochs, steps = args.epochs, args.steps
+        return _continue(run, args, values)
+    source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
+                    values.get("valid", 0.1), values.get("seed", 0))
+    whole, part = source.load()
+    name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
+                                           values.get("preset"))
+    outputs = _outputs(values, training, whole)
+    flow = _make_model(values, name, model, whole)
+    settings = _settings(values, training)
+    epochs, steps = values.get("epochs"), values.get("steps")
     if epochs is None and steps is None:
         epochs = training["epochs"]
-    plan = Plan(source, settings, epochs, steps, whole.classes if flow.classes else [],
-                training.get("temperature", 1.0))
-    run.start(plan, args.force)
-    return _fit(run, flow, plan, args, parts, resume=False)
+    plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
+                outputs)
+    trainer = plan.trainer(flow, part)
+    text = _config_file(plan, name, values, trainer, args.command)
+    run.start(plan, trainer, text, args.command, args.force)
+    return _fit(run, trainer, plan, whole, args)
 
 
 def resume(args: argparse.Namespace) -> int:
-    return _continue(Run(args.path), args)
+    values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
+    return _continue(Run(args.path), args, values)
 
 
-# What they share
+def list_presets(args: argparse.Namespace) -> int:
+    if args.name is not None:
+        preset = presets.find(args.name)
+        values = {"model": preset.model, **_model_values(preset.settings), **preset.training,
+                  **_training_values(_settings({}, preset.training))}
+        comment = f"Settings of {args.name}, for evenflow train --config"
+        report(args, options.pick(values, tuple(options.KEYS.values())),
+               config.text(values, [comment]).rstrip())
+        return 0
+    result = {name: {"model": p.model, "shape": list(p.shape)} for name, p in presets.PRESETS.items()}
+    lines = [f"{name:20} {p.model:8} {'x'.join(map(str, p.shape)):10} batch {p.training['batch_size']}"
+             for name, p in presets.PRESETS.items()]
+    report(args, result, "\n".join(lines))
+    return 0
 
-def _make_model(args: argparse.Namespace, name: str, settings: dict[str, Any], whole: Dataset) -> Flow:
-    """A model with the options that were given, over the settings of a preset."""
-    given = {k: v for k in MODEL_OPTIONS if (v := getattr(args, k)) is not None}
+
+# From settings to a training
+
+def _outputs(values: dict[str, Any], training: dict[str, Any], whole: Dataset) -> Outputs:
+    names = [field.name for field in dataclasses.fields(Outputs)]
+    outputs = Outputs(**{k: v for k, v in training.items() if k in names})
+    outputs = dataclasses.replace(outputs, **options.pick(values, options.OUTPUT))
+    if "sample_every" in values and whole.kind != "image":
+        raise ConfigError("[train] expected images with --sample-every, got a table")
+    outputs.require()
+    return outputs
+
+
+def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], whole: Dataset) -> Flow:
+    """A model with the settings that were given, over those of a preset."""
+    given = options.pick(values, options.MODEL)
     if name == "glow":
         if "depth" in given:
             given["steps"] = given.pop("depth")
@@ -67,83 +97,93 @@ def _make_model(args: argparse.Namespace, name: str, settings: dict[str, Any], w
                 raise ConfigError("[train] expected one number for --hidden with glow, "
                                   f"got {given['hidden']}")
             given["hidden"] = given["hidden"][0]
-    if args.conditional:
+    if values.get("conditional"):
         if not whole.classes:
-            raise ConfigError(f"[train] expected labels with --conditional, got data without: {args.data}")
+            raise ConfigError("[train] expected labels with --conditional, got data without: "
+                              f"{values['data']}")
         given["classes"] = len(whole.classes)
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     try:
-        return MODELS[name](shape, **{**settings, **given}, seed=args.seed, device=args.device,
-                            threads=args.threads)
+        return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
+                            device=values.get("device", "cpu"), threads=values.get("threads", 0))
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         raise ConfigError(f"[train] expected settings of {name}, got: {error}") from None
 
 
-def _continue(run: Run, args: argparse.Namespace) -> int:
+def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Settings: those that were given, over those of a preset."""
+    names = [option.name for option in options.TRAINING]
+    settings = {**{k: v for k, v in training.items() if k in names}, **options.pick(values, options.TRAINING),
+                "seed": values.get("seed", 0)}
+    # Another optimiser has other arguments: a preset's are for its own.
+    own = training.get("optimizer_options", {}) if settings["optimizer"] == training["optimizer"] else {}
+    for key, base, group in (("optimizer_options", own, options.OPTIMIZER),
+                             ("augment", training.get("augment") or {}, options.AUGMENT)):
+        chosen = {**base, **options.pick(values, group)}
+        if chosen:
+            settings[key] = chosen
+    return dataclasses.asdict(Settings(**settings))
+
+
+def _config_file(plan: Plan, name: str, values: dict[str, Any], trainer: Trainer,
+                 command_line: str) -> str:
+    """config.toml: every setting as it was resolved, so that it repeats the run by itself."""
+    resolved = {**dataclasses.asdict(plan.source), **_model_values(plan.model),
+                **_training_values(plan.training), **dataclasses.asdict(plan.outputs),
+                "data": plan.source.path, "model": name,
+                "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps,
+                "device": values.get("device", "cpu"), "threads": values.get("threads", 0)}
+    comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
+                f"evenflow {_core.version}, command: {command_line}", f"data: {trainer.data_mark}"]
+    if "preset" in values:
+        comments.append(f"preset: {values['preset']}")
+    return config.text(resolved, comments)
+
+
+def _model_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """A model's arguments by the names of their options."""
+    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k != "model"}
+
+
+def _training_values(training: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Settings by the names of their options."""
+    return {**training, **training["optimizer_options"], **(training["augment"] or {})}
+
+
+# The training
+
+def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any]) -> int:
     """Goes on with a run; only how long may change."""
     plan = run.plan()
-    if args.epochs is not None or args.steps is not None:
-        plan = dataclasses.replace(plan, epochs=args.epochs, steps=args.steps)
-    flow, _ = open_model(run.folder, args.device, args.threads)
-    run.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
-    return _fit(run, flow, plan, args, plan.source.load(), resume=True)
+    if "epochs" in values or "steps" in values:
+        plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
+    trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads", 0))
+    return _fit(run, trainer, plan, whole, args)
 
 
-def _fit(run: Run, flow: Flow, plan: Plan, args: argparse.Namespace, parts: tuple[Dataset, Dataset],
-         resume: bool) -> int:
-    batches = -(-len(parts[1].train) // plan.training["batch_size"])
-    limits = [plan.steps, None if plan.epochs is None else plan.epochs * batches]
-    progress = Progress(min(n for n in limits if n is not None), quiet=args.quiet)
+def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
+    progress = Progress(_total_steps(trainer, plan), args.quiet, images=trainer.flow.is_image)
     try:
-        result = run.fit(flow, plan, resume=resume, callback=progress, parts=parts)
+        result = run.fit(trainer, plan, whole, progress)
     except KeyboardInterrupt:
         progress.close()
-        print(f"evenflow: saved in {run.folder}; go on with: evenflow resume {run.folder}", file=sys.stderr)
-        raise
+        print(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+              f"go on with: evenflow resume {run.folder}", file=sys.stderr)
+        return 130
     finally:
         progress.close()
-    files = [result[k] for k in ("model", "log", "samples", "note") if k in result]
+    files = [result["model"], result["log"], *result["pictures"], *result["notes"]]
     report(args, result, f"held out: {quality(result)} on {result['n']} samples\n" + "\n".join(files))
     return 0
 
 
-class Progress:
-    """A bar on a terminal with tqdm, else now and then a line, on stderr."""
-
-    def __init__(self, steps: int, quiet: bool):
-        self.bar, self.quiet, self.printed, self.smooth = None, quiet, 0.0, None
-        if not quiet and sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-                self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
-            except ImportError:
-                pass
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        if self.bar is not None and record["event"] == "step":
-            self.bar.update(record["step"] - self.bar.n)
-            value = record.get("bits_per_dim", record.get("loss"))
-            if value is not None:
-                self.smooth = value if self.smooth is None else 0.95 * self.smooth + 0.05 * value
-                unit = "bits/dim" if "bits_per_dim" in record else "nats"
-                self.bar.set_postfix_str(f"{self.smooth:.3f} {unit}", refresh=False)
-        elif self.bar is None and not self.quiet and record["event"] == "epoch":
-            if time.monotonic() - self.printed > 2:
-                self.printed = time.monotonic()
-                print(_epoch_line(record), file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _epoch_line(record: dict[str, Any]) -> str:
-    key, unit = ("bits_per_dim", "bits/dim") if "valid_bits_per_dim" in record else ("loss", "nats")
-    shown = [f"{what} {record[k]:.3f} {unit}" for what, k in (("train", key), ("valid", f"valid_{key}"))
-             if record.get(k) is not None]
-    return f"epoch {record['epoch']}, step {record['step']}: {', '.join(shown)}, {record['seconds']:.0f} s"
+def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
+    limits = [plan.steps, plan.epochs and plan.epochs * trainer.batches]
+    if plan.epochs is not None and plan.epochs >= presets.UNTIL_STOPPED:
+        limits.pop()
+    return min((n for n in limits if n is not None), default=None)
 
 
 def _stem(path: str) -> str:
@@ -159,57 +199,23 @@ def add_commands(commands: Any) -> None:
     sub = command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
                   "evenflow resume runs/digits --epochs 200")
     sub.add_argument("path", metavar="RUN", help="folder of the run")
-    _length_arguments(sub)
-
-
-def _length_arguments(sub: Any) -> None:
     sub.add_argument("--epochs", type=int, help="passes over the data, in total")
     sub.add_argument("--steps", type=int, help="updates, in total")
     sub.add_argument("--quiet", action="store_true", help="no progress")
+    sub = command(commands, "presets", list_presets,
+                  "The papers' settings: their names, or one as a config file.",
+                  "evenflow presets glow-cifar10 > mine.toml")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="one preset, to print its settings")
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA",
+    parser.add_argument("data", nargs="?", metavar="DATA",
                         help="digits, a file (.npy .npz .csv IDX) or a folder of images")
+    parser.add_argument("--config", metavar="FILE",
+                        help="TOML file of settings, named like the options (batch_size = 64), which go "
+                        "before it")
     parser.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
     parser.add_argument("--force", action="store_true", help="replace a run that is there")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    parser.add_argument("--seed", type=int, default=0)
-    _length_arguments(parser)
-    sub = parser.add_argument_group("data")
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns to use, in this order")
-    sub.add_argument("--label", metavar="NAME", help="CSV: column of classes")
-    sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
-    sub.add_argument("--valid", type=float, default=0.1,
-                     help="fraction for validation, and for testing where the data have no test part (0.1)")
-    sub = parser.add_argument_group("model")
-    sub.add_argument("--model", choices=sorted(MODELS))
-    sub.add_argument("--conditional", action="store_true", help="glow: density given the label")
-    for name, text in (("levels", "glow: scales"), ("depth", "glow: steps of flow a scale"),
-                       ("bits", "images: bits a channel"), ("scales", "realnvp, images: scales"),
-                       ("base-dim", "realnvp, images: channels of the nets"),
-                       ("residual-blocks", "realnvp, images: blocks of the nets"),
-                       ("recursion", "realnvp, images: 1 to 4"), ("couplings", "realnvp (tables), nice")):
-        sub.add_argument(f"--{name}", type=int, help=text)
-    sub.add_argument("--hidden", type=int, nargs="+", help="width of the nets: one number, or one a layer")
-    for name, text in (("coupling", "affine, additive"), ("permutation", "glow: lu, plain, shuffle, reverse"),
-                       ("mask", "realnvp, tables: halves, odd-even"), ("prior", "gaussian, logistic"),
-                       ("preprocess", "tables: none, standardize, zca, whiten"),
-                       ("order", "nice: tile, shuffle, reverse, none"), ("dtype", "float32, float64")):
-        sub.add_argument(f"--{name}", help=text)
-    for name in ("learn-top", "bottleneck", "skip", "actnorm", "batch-norm", "weight-norm"):
-        sub.add_argument(f"--{name}", action=argparse.BooleanOptionalAction)
-    sub.add_argument("--class-weight", type=float, help="glow: weight of a classification loss")
-    sub = parser.add_argument_group("training")
-    sub.add_argument("--optimizer", help="adamax, adam, sgd, rmsprop")
-    sub.add_argument("--on-nonfinite", choices=("raise", "skip", "rollback"))
-    for name, kind, text in (("batch-size", int, "samples a step"), ("lr", float, "learning rate"),
-                             ("warmup", int, "steps of linear warm-up"),
-                             ("lr-decay", float, "factor a step after it"),
-                             ("lr-floor", float, "smallest rate"),
-                             ("clip", float, "largest gradient norm; 0: off"),
-                             ("accumulate", int, "pieces a batch is worked through in"),
-                             ("average", float, "decay of the moving average; 0: off"),
-                             ("patience", int, "epochs without improvement until it stops"),
-                             ("activation-budget", int, "bytes; 0: rebuild all activations")):
-        sub.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options.add_arguments(parser)
