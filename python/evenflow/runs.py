@@ -38,13 +38,14 @@ class Source:
     columns: list[str] | None = None
     label: str | None = None
     size: int | None = None
+    crop: int | None = None
     valid: float = 0.1
     """Fraction of the training data for validation; also for a test part, where the data have none."""
     seed: int = 0
 
     def load(self) -> tuple[data.Dataset, data.Dataset]:
         """(train, test), (train, valid)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size)
+        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop)
         if whole.test is None:
             whole = whole.split(self.valid, self.seed)
         return whole, whole.split(self.valid, self.seed + 1)

@@ -94,9 +94,10 @@ OUTPUT = (
 """Fields of evenflow.logs.Outputs."""
 
 GROUPS: dict[str, tuple[Option, ...]] = {
-    "data": (Option("columns", str, "CSV: columns to use, in this order", many=True, metavar="NAME"),
-             Option("label", str, "CSV: column of classes", metavar="NAME"),
-             Option("size", int, "folder of images: crop and resize to SIZE x SIZE"),
+    "data": (Option("columns", str, "tables: columns to use, in this order", many=True, metavar="NAME"),
+             Option("label", str, "tables: column of classes", metavar="NAME"),
+             Option("size", int, "folder of images: resize to SIZE x SIZE"),
+             Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
              Option("valid", float,
                     "fraction for validation, and for testing where the data have no test part (0.1)"),
              *AUGMENT),

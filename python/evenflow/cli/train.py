@@ -35,7 +35,7 @@ def train(args: argparse.Namespace) -> int:
     if args.resume and run.exists:
         return _continue(run, args, values)
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
-                    values.get("valid", 0.1), values.get("seed", 0))
+                    values.get("crop"), values.get("valid", 0.1), values.get("seed", 0))
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
@@ -210,7 +210,8 @@ def add_commands(commands: Any) -> None:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", metavar="DATA",
-                        help="digits, a file (.npy .npz .csv IDX) or a folder of images")
+                        help="a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a "
+                        "folder")
     parser.add_argument("--config", metavar="FILE",
                         help="TOML file of settings, named like the options (batch_size = 64), which go "
                         "before it")
