@@ -295,8 +295,8 @@ class Flow:
         initialised from the data first.
 
         checkpoint: model file; the training state goes beside it (model.safetensors,
-        model.state.safetensors), every minute, at the end, and on Ctrl-C before KeyboardInterrupt is passed
-        on. resume=True goes on from it, with the same data and settings, as if there had been no stop.
+        model.state.safetensors), every minute, at the end, and on Ctrl-C or SIGTERM before KeyboardInterrupt
+        is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
 
         settings: the fields of `evenflow.train.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,

@@ -6,6 +6,9 @@ import sys
 import time
 from typing import Any
 
+from evenflow.errors import ConfigError
+from evenflow.extras import need
+
 EPOCH_SECONDS, STEP_SECONDS = 2.0, 15.0
 """Shortest time between two lines, of epochs and of steps."""
 SMOOTH = 0.95
@@ -17,14 +20,16 @@ class Progress:
     def __init__(self, total: int | None, quiet: bool, images: bool):
         """total: steps, None for a training without an end in sight."""
         self.total, self.quiet, self.unit = total, quiet, "images" if images else "rows"
-        self.bar, self.begun, self.first, self.samples = None, time.monotonic(), None, 0
+        self.bar: Any = None
+        self.begun, self.first, self.samples = time.monotonic(), -1, 0
         self.printed = self.begun - EPOCH_SECONDS  # the first epoch is told of at once
-        self.smooth, self.valid = None, ""
+        self.smooth: float | None = None
+        self.valid = ""
 
     def __call__(self, record: dict[str, Any]) -> None:
         if self.quiet:
             return
-        if self.first is None:
+        if self.first < 0:
             self.first = record["step"] - 1
             self.bar = self._make_bar()
         if record["event"] == "step":
@@ -40,9 +45,9 @@ class Progress:
         if not sys.stderr.isatty():
             return None
         try:
-            from tqdm import tqdm
-        except ImportError:
-            return None
+            tqdm = need("train", "tqdm", "tqdm", "cli").tqdm
+        except ConfigError:
+            return None  # lines tell as much
         shape = ("{n_fmt} steps [{elapsed}{postfix}]" if self.total is None else
                  "{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]")
         return tqdm(total=self.total, initial=self.first, bar_format=shape, dynamic_ncols=True)
@@ -62,11 +67,11 @@ class Progress:
         (train, unit), (valid, _) = quality(record), quality(record, "valid_")
         self.valid = "" if valid is None else f"valid {valid:.3f}"
         if self.bar is None and (self._due(EPOCH_SECONDS) or record["step"] == self.total):
-            shown = [] if train is None else [f"train {train:.3f} {unit}"]
+            shown = [f"train {train:.3f} {unit}"] if train is not None else []
             self._print(record, shown + ([f"{self.valid} {unit}"] if self.valid else []))
 
     def _loss(self, unit: str) -> list[str]:
-        shown = [] if self.smooth is None else [f"{self.smooth:.3f} {unit}"]
+        shown = [f"{self.smooth:.3f} {unit}"] if self.smooth is not None else []
         return shown + ([self.valid] if self.valid else [])
 
     def _rate(self) -> str:
@@ -78,7 +83,7 @@ class Progress:
 
     def _print(self, record: dict[str, Any], shown: list[str]) -> None:
         self.printed = time.monotonic()
-        of, left = "", []
+        of, left = "", list[str]()
         if self.total is not None:
             of = f" of {self.total}"
             done = record["step"] - self.first

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from evenflow import _core, presets
@@ -20,7 +21,7 @@ from evenflow.models import NICE, Glow, RealNVP
 from evenflow.runs import Plan, Run, Source
 from evenflow.train import Settings, Trainer
 
-MODELS = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
+MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
 
 
 # Commands
