@@ -196,6 +196,18 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
     assert -flow.log_prob(table[40:]).mean() == losses[best]
 
 
+def test_resume_remembers_the_best(tmp_path, table, real_nvp):
+    """A stop after the validation loss began to grow, before the training ends by itself."""
+    options = dict(valid=table[40:], batch_size=40, lr=3e-2, patience=5)
+    whole, path = real_nvp(), tmp_path / "m.safetensors"
+    history = whole.fit(table[:40], epochs=200, **options)
+    real_nvp().fit(table[:40], epochs=len(history) - 2, checkpoint=path, **options)
+    again = ef.load(path)
+    resumed = again.fit(table[:40], epochs=200, checkpoint=path, resume=True, **options)
+    assert [r["valid_loss"] for r in resumed] == [r["valid_loss"] for r in history]
+    assert_same(again, whole)
+
+
 def test_accumulation_gives_the_same_gradient(images, glow):
     x = images[0]
     flows = [glow(dtype="float64"), glow(dtype="float64")]
