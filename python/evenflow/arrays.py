@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.rows import Rows
 
 
-def as_array(where: str, x: Any) -> np.ndarray:
-    """x as a numpy array, without a copy where the exporter allows it. TypeError for anything else."""
-    if isinstance(x, np.ndarray):
+def as_array(where: str, x: Any) -> Any:
+    """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError."""
+    if isinstance(x, (np.ndarray, Rows)):
         return x
     if hasattr(x, "__dlpack__"):
         try:
@@ -47,10 +48,11 @@ def batch_shape(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["N", *map(str, shape)]) + ")"
 
 
-def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0) -> np.ndarray:
+def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
+              rows: np.ndarray | None = None) -> np.ndarray:
     """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite.
 
-    `first` is the number of x's first row in the user's array.
+    `first` is the number of x's first row in the user's array, or `rows` are the numbers of all.
     """
     if x.dtype == dtype:
         out = np.ascontiguousarray(x)
@@ -60,7 +62,8 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0) -> np.
     # One product tells of most arrays that they are finite; for one row it is most of what this costs.
     if not math.isfinite(np.vdot(out, out)) and not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
-        row, rest = int(place[0]) + first, tuple(int(i) for i in place[1:])
+        row = int(place[0]) + first if rows is None else int(rows[place[0]])
+        rest = tuple(int(i) for i in place[1:])
         inside = f"column {rest[0]}" if len(rest) == 1 else f"pixel ({rest[0]}, {rest[1]}), channel {rest[2]}"
         raise NumericError(f"[{where}] expected finite values, got {x[tuple(place)]} in row {row}, {inside}")
     return out

@@ -17,9 +17,13 @@ FORMAT = "1"
 KIND = "evenflow model"
 
 
-def save(flow: Flow, path: str | os.PathLike[str]) -> None:
-    """Writes the model. The file appears complete or not at all: IoError leaves an old one as it was."""
-    metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config)}
+def save(flow: Flow, path: str | os.PathLike[str], marks: dict[str, str] | None = None) -> None:
+    """Writes the model. The file appears complete or not at all: IoError leaves an old one as it was.
+
+    marks: more entries of the file's metadata.
+    """
+    metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config),
+                **(marks or {})}
     tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
     _core.write_safetensors(os.fspath(path), tensors, metadata)
 

@@ -166,36 +166,40 @@ class Flow:
         """z (N, D) -> x; images in level units (see `to_uint8`)."""
         return self.inverse(z, label)[0]
 
-    def log_prob(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+    def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0) -> np.ndarray:
         """log p(x) (N,) float64, nats of the density in the units of x.
 
         seed: of the uniform dequantisation noise that uint8 images get; floats get none. The noise of row i
-        depends on (seed, i) alone.
+        depends on (seed, first + i) alone: first is the number of x's first row, for data in pieces.
         """
         x, seed = self._check("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
         labels = arrays.check_labels("log_prob", label, len(x), self.classes)
+        first = arrays.whole("log_prob", "first", first, low=0)
         if x.size <= BLOCK_VALUES:
-            return self._core.log_prob(self._block("log_prob", x, 0, len(x), seed), labels)
+            return self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), labels)
         out = np.empty(len(x))
         for a, b in self._blocks(len(x)):
-            out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed), _rows(labels, a, b))
+            out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed, first), _rows(labels, a, b))
         return out
 
     def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
         return self.log_prob(x, seed, label) / (-self.dims * math.log(2))
 
-    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> np.ndarray:
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None,
+               first: int = 0) -> np.ndarray:
         """n samples, images as floats in level units (see `to_uint8`).
 
-        temperature multiplies the base draw at every level. Sample i depends on (seed, i) alone, not on n.
+        temperature multiplies the base draw at every level. Sample i depends on (seed, first + i) alone, not
+        on n: a large draw can be made in pieces.
         """
         n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
         labels = arrays.check_labels("sample", label, n, self.classes)
+        first = arrays.whole("sample", "first", first, low=0)
         x = np.empty((n, *self.shape), self.dtype)
         for a, b in self._blocks(n):
-            block = self._core.sample(b - a, temperature, seed, _rows(labels, a, b), first=a)
+            block = self._core.sample(b - a, temperature, seed, _rows(labels, a, b), first=first + a)
             x[a:b] = block.reshape(b - a, *self.shape)
         return x
 
@@ -291,8 +295,8 @@ class Flow:
         initialised from the data first.
 
         checkpoint: model file; the training state goes beside it (model.safetensors,
-        model.state.safetensors), every minute, at the end, and on Ctrl-C before KeyboardInterrupt is passed
-        on. resume=True goes on from it, with the same data and settings, as if there had been no stop.
+        model.state.safetensors), every minute, at the end, and on Ctrl-C or SIGTERM before KeyboardInterrupt
+        is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
 
         settings: the fields of `evenflow.train.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
@@ -335,7 +339,7 @@ class Flow:
         if x.dtype == np.uint8:
             return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
                                          first=first + a)
-        return arrays.to_floats(where, x[a:b], self.dtype, first=a).reshape(shape)
+        return arrays.to_floats(where, x[a:b], self.dtype, first=first + a).reshape(shape)
 
 
 def _rows(labels: np.ndarray | None, a: int, b: int) -> np.ndarray | None:

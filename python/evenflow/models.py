@@ -141,6 +141,14 @@ class NICE(Flow):
         super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,
                                 "dtype": dtype})
 
+    def spectrum(self) -> np.ndarray:
+        """(D,) float64, the scaling layer's sigma = exp(-s), largest first: NICE's figure 4.
+
+        A latent dimension with a small sigma is one that the data hardly vary in, as a small singular value
+        of a principal component analysis.
+        """
+        return np.sort(np.exp(-self.named_parameters()["scaling.logs"].astype(np.float64)))[::-1]
+
 
 MODELS = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
 

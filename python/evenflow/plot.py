@@ -10,6 +10,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError, IoError, ShapeError
+from evenflow.extras import need
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
@@ -63,9 +64,21 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
     for name, label in ((key, "training"), (f"valid_{key}", "validation")):
         points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
         if points:
-            axes.plot(*zip(*points), label=label)
+            axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
     axes.legend()
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
         raise IoError(f"[learning_curve] expected to write {path}, got: {error}") from error
+
+
+def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
+    """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; ConfigError without matplotlib."""
+    Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
+    axes.bar(np.arange(len(sigma)), sigma, width=1.0)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise IoError(f"[spectrum] expected to write {path}, got: {error}") from error

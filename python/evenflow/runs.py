@@ -1,24 +1,33 @@
-"""A training run in a folder: model.safetensors, model.state.safetensors, log.jsonl, samples.png.
+"""A training run in a folder, with everything that is needed to go on with it or to repeat it.
 
-The first line of the log says where the data came from and how they are trained on, so that the run can be
-resumed and evaluated without repeating it.
+config.toml    what was asked for, resolved; `evenflow train --config` repeats it
+log.jsonl      first line: the plan, versions, command and data; then what happened
+model.safetensors, model.state.safetensors    the checkpoint, see evenflow.train
+samples.png, samples/, curve.png, history.csv, tensorboard/    what `evenflow.logs.Outputs` say
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import glob
 import json
 import os
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from evenflow import _core, checkpoint, data, plot
+from evenflow import _core, checkpoint, data
 from evenflow.errors import ConfigError, IoError
+from evenflow.files import replacing
 from evenflow.flow import Flow
-from evenflow.train import state_path
+from evenflow.logs import Outputs, Recorder
+from evenflow.models import build
+from evenflow.train import Settings, Trainer, state_path
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,14 @@ class Source:
     columns: list[str] | None = None
     label: str | None = None
     size: int | None = None
+    crop: int | None = None
     valid: float = 0.1
     """Fraction of the training data for validation; also for a test part, where the data have none."""
     seed: int = 0
 
     def load(self) -> tuple[data.Dataset, data.Dataset]:
         """(train, test), (train, valid)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size)
+        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop)
         if whole.test is None:
             whole = whole.split(self.valid, self.seed)
         return whole, whole.split(self.valid, self.seed + 1)
@@ -43,17 +53,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """The first line of a log."""
+    """What a run is to do: in the first line of its log."""
 
     source: Source
+    model: dict[str, Any]
+    """The config of the flow."""
     training: dict[str, Any]
     """Fields of evenflow.train.Settings."""
     epochs: int | None
     steps: int | None
     classes: list[str]
     """Names of the labels of a class-conditional model."""
-    temperature: float = 1.0
-    """Of samples.png."""
+    outputs: Outputs = field(default_factory=Outputs)
+
+    def trainer(self, flow: Flow, part: data.Dataset) -> Trainer:
+        """Of the flow, on the training and validation data."""
+        conditional = flow.classes > 0
+        return Trainer(flow, part.train, part.test, label=part.train_labels if conditional else None,
+                       valid_label=part.test_labels if conditional else None,
+                       settings=Settings(**self.training))
+
+
+# Everything that a run writes, and the names of what a killed process leaves half-written.
+FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png",
+         "curve.png", "history.csv", "samples/epoch_*.png", "tensorboard/events.out.tfevents.*")
+LEFTOVERS = ("model*.safetensors.tmp-*", ".*.log.jsonl", ".*.config.toml", ".*.samples.png", ".*.curve.png",
+             ".*.history.csv", "samples/.*.png")
 
 
 class Run:
@@ -61,73 +86,130 @@ class Run:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.model = os.path.join(folder, "model.safetensors")
-        self.log = os.path.join(folder, "log.jsonl")
-        self.samples = os.path.join(folder, "samples.png")
+        self.log, self.config, self.model = (os.path.join(folder, name) for name in (
+            "log.jsonl", "config.toml", "model.safetensors"))
+        self.samples, self.curve, self.table = (os.path.join(folder, name) for name in (
+            "samples.png", "curve.png", "history.csv"))
+        self.sample_folder, self.board = os.path.join(folder, "samples"), os.path.join(folder, "tensorboard")
 
     @property
     def exists(self) -> bool:
         return os.path.exists(self.log)
 
-    def start(self, plan: Plan, force: bool) -> None:
-        """Makes the folder and writes the log's first line. IoError if a run is there, unless `force`."""
+    def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
+        """Makes the folder and its first files, all or none. IoError if a run is there, unless `force`."""
         if not force and (self.exists or os.path.exists(self.model)):
             raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; "
                           "resume it, use another --out, or replace it with --force")
+        made = not os.path.exists(self.folder)
         try:
             os.makedirs(self.folder, exist_ok=True)
-            for path in (self.model, state_path(self.model), self.samples):
-                if os.path.exists(path):
-                    os.remove(path)
+            self._remove(FILES + LEFTOVERS)
         except OSError as error:
             raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
-        self._write({"event": "start", "evenflow": _core.version, **dataclasses.asdict(plan)}, mode="w")
+        try:
+            _write(self.config, config)
+            first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
+            _write(self.log, json.dumps(first) + "\n")
+            trainer.save(self.model)
+        except IoError:
+            self._remove(FILES)
+            if made:
+                os.rmdir(self.folder)
+            raise
+
+    def _remove(self, patterns: tuple[str, ...]) -> None:
+        """Removes files of a run, and its folders once they are empty; nothing else."""
+        for pattern in patterns:
+            for path in glob.glob(os.path.join(glob.escape(self.folder), pattern)):
+                os.remove(path)
+        for folder in (self.sample_folder, self.board):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
     def append(self, record: dict[str, Any]) -> None:
-        self._write(record, mode="a")
-
-    def _write(self, record: dict[str, Any], mode: str) -> None:
+        """Adds a line to the log."""
         try:
-            with open(self.log, mode, encoding="utf-8") as file:
+            with open(self.log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise IoError(f"[train] expected to write {self.log}, got: {error}") from error
 
+    def rewind(self, step: int) -> None:
+        """Drops from the log a last line that was cut short, and what it says of steps after `step`."""
+        kept = []
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    with contextlib.suppress(ValueError):
+                        record = json.loads(line)
+                        if record.get("step", 0) <= step:
+                            kept.append(json.dumps(record) + "\n")
+        except OSError as error:
+            raise IoError(f"[resume] expected to read {self.log}, got: {error}") from error
+        _write(self.log, "".join(kept))
+
     def plan(self) -> Plan:
-        """The first line of the log. IoError if there is none."""
+        """From the first line of the log. IoError if there is none."""
         try:
             with open(self.log, encoding="utf-8") as file:
                 record = json.loads(file.readline())
             fields = {f.name: record[f.name] for f in dataclasses.fields(Plan)}
-            return Plan(**{**fields, "source": Source(**fields["source"])})
+            return Plan(**{**fields, "source": Source(**fields["source"]),
+                           "outputs": Outputs(**fields["outputs"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
-    def fit(self, flow: Flow, plan: Plan, *, resume: bool, callback: Callable[[dict[str, Any]], None],
-            parts: tuple[data.Dataset, data.Dataset]) -> dict[str, Any]:
-        """Trains, writes samples.png, and returns the numbers on the test data, which training never saw."""
-        whole, train = parts
-        conditional = flow.classes > 0
+    def resume(self, plan: Plan, device: str, threads: int) -> tuple[Trainer, data.Dataset]:
+        """The trainer, at the run's last checkpoint, and all its data. The log goes back to there as well.
 
-        def log(record: dict[str, Any]) -> None:
-            if record["event"] == "epoch" or "skipped" in record:
-                self.append(record)
+        A run that was killed before its first checkpoint begins again.
+        """
+        whole, part = plan.source.load()
+        begun = os.path.exists(self.model)
+        flow = checkpoint.load(self.model, device, threads) if begun else build(plan.model, device, threads)
+        trainer = plan.trainer(flow, part)
+        if begun or os.path.exists(state_path(self.model)):
+            trainer.load_state(self.model)
+        self._remove(LEFTOVERS)
+        self.rewind(trainer.progress.step)
+        self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
+        return trainer, whole
+
+    def fit(self, trainer: Trainer, plan: Plan, whole: data.Dataset,
+            callback: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Trains, draws pictures, and returns the numbers on the test data, which training never saw."""
+        recorder = Recorder(self, plan.outputs, trainer)
+
+        def watch(record: dict[str, Any]) -> None:
+            recorder(record)
             callback(record)
 
-        history = flow.fit(train.train, valid=train.test, label=train.train_labels if conditional else None,
-                           valid_label=train.test_labels if conditional else None, epochs=plan.epochs,
-                           steps=plan.steps, callback=log, checkpoint=self.model, resume=resume,
-                           **plan.training)
-        result = {"event": "end", "epochs": len(history), **evaluate(flow, whole), "model": self.model,
-                  "log": self.log}
-        if flow.is_image and flow.shape[2] in (1, 3):
-            try:
-                write_samples(flow, 100, self.samples, plan.temperature)
-                result["samples"] = self.samples
-            except ConfigError as error:
-                result["note"] = str(error)
+        try:
+            trainer.run(epochs=plan.epochs, steps=plan.steps, callback=watch, checkpoint=self.model,
+                        save_every=plan.outputs.save_every)
+            result = {"event": "end", "epochs": trainer.progress.epoch, "steps": trainer.progress.step,
+                      **evaluate(trainer.flow, whole), "model": self.model, "log": self.log}
+        finally:
+            recorder.close()
+        result.update(pictures=recorder.finish(), notes=recorder.notes)
         self.append(result)
         return result
+
+
+def _write(path: str, text: str) -> None:
+    # A path that is no valid text must not stop a training that could read it.
+    with replacing("train", path) as temporary, \
+            open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+
+
+def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
+    """What else decides a result, or helps to find out why it differs."""
+    return {"evenflow": _core.version, "python": platform.python_version(), "numpy": np.__version__,
+            "platform": platform.platform(), "instruction_set": _core.isa(), "command": command,
+            "folder": os.getcwd(), "parameters": trainer.flow.num_params, "data": trainer.data_mark,
+            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
 def evaluate(flow: Flow, part: data.Dataset) -> dict[str, Any]:
@@ -143,28 +225,6 @@ def evaluate(flow: Flow, part: data.Dataset) -> dict[str, Any]:
     return result
 
 
-def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed: int = 0,
-                  label: int | None = None) -> None:
-    """Samples as a picture (.png) or array (.npy). label None: all classes in turn."""
-    labels = None
-    if flow.classes:
-        labels = np.arange(n) % flow.classes if label is None else label
-    elif label is not None:
-        raise ConfigError("[sample] expected no label, since the model has no classes, got one")
-    if path.endswith(".npy"):
-        try:
-            with open(path, "wb") as file:
-                np.save(file, flow.sample(n, temperature, seed, labels))
-        except OSError as error:
-            raise IoError(f"[sample] expected to write {path}, got: {error}") from error
-    elif path.endswith(".png") and flow.is_image:
-        columns = flow.classes if flow.classes and label is None else None
-        plot.save_grid(flow.to_uint8(flow.sample(n, temperature, seed, labels)), path, columns)
-    else:
-        wanted = "a name ending in .png or .npy" if flow.is_image else "a name ending in .npy, for a table"
-        raise ConfigError(f"[sample] expected {wanted}, got {path}")
-
-
 def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, Plan | None]:
     """A run's folder or a model file -> the model, and the run's plan where there is one."""
     if os.path.isdir(path):
@@ -176,7 +236,7 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None) -> data.Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part."""
     if source is not None:
-        keep = plan.source if plan is not None and source.endswith((".csv", ".csv.gz")) else Source(source)
+        keep = plan.source if plan is not None and source.endswith(data.TABLES) else Source(source)
         part = data.load(source, columns=keep.columns, label=keep.label, size=size)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:

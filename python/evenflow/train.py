@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
-import signal
-import threading
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from evenflow import _core, arrays, checkpoint, optim
+from evenflow import _core, arrays, checkpoint, optim, signals
+from evenflow.data.augment import Augment
+from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
+from evenflow.rows import Rows, shuffled, stays_outside
 
 STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
+MARKED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class Settings:
     init_batch: int | None = None
     """Samples for the data-dependent initialisation; None: up to about a million values."""
     activation_budget: int | None = None
+    augment: Augment | None = None
+    """Random changes of the training images, drawn anew in every epoch."""
     seed: int = 0
-    """Of the order of the data and the dequantisation noise."""
+    """Of the order of the data, their augmentation and the dequantisation noise."""
 
     def __post_init__(self) -> None:
         arrays.whole("fit", "batch_size", self.batch_size, low=1)
@@ -70,6 +76,7 @@ class Settings:
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
                 arrays.whole("fit", name, getattr(self, name), low=low)
+        object.__setattr__(self, "augment", Augment.of(self.augment))
         for name in ("lr", "lr_floor", "clip"):
             arrays.number("fit", name, getattr(self, name), 0.0)
         for name in ("lr_decay", "average"):
@@ -104,9 +111,10 @@ class Progress:
 class Trainer:
     """Trains one flow on one data set; `Flow.fit` is the short way to it.
 
-    Epoch e visits the data in the order of numpy's generator seeded by (seed, e). A last batch of a single
-    sample is left out (it has no variance), any other incomplete one is used. The noise of step s is seeded
-    by (seed, s).
+    Epoch e visits the data in an order seeded by (seed, e). A last batch of a single sample is left out (it
+    has no variance), any other incomplete one is used. The noise of step s is seeded by (seed, s). Data in
+    memory are checked at once; data in files (Rows, np.memmap) are never read as a whole, but batch by batch
+    and by a thread, and are checked then.
     """
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
@@ -118,6 +126,11 @@ class Trainer:
             self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
         elif settings.patience is not None:
             raise ConfigError("[fit] expected valid data with patience, got none")
+        if settings.augment is not None and not flow.is_image:
+            raise ConfigError("[fit] expected no augment for a table, got one")
+        self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
+                         batches=self.batches, seed=settings.seed, augment=settings.augment)
+        self._waited, self._worked = 0.0, 0.0
         if not flow.initialized:
             self._init()
         options = settings.optimizer_options
@@ -130,24 +143,30 @@ class Trainer:
         self.average = None
         if settings.average:
             self.average = optim.MovingAverage(flow, settings.average, zero_debias=True)
+        self.saved_step = 0
+        """Step of the last checkpoint."""
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data."""
+        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data.
+
+        data_wait: share of the steps' time in which they waited for data, in this process.
+        """
         return self.progress.history
 
     # The loop
 
     def run(self, epochs: int | None = None, steps: int | None = None,
             callback: Callable[[dict[str, Any]], None] | None = None,
-            checkpoint: str | os.PathLike[str] | None = None) -> None:
+            checkpoint: str | os.PathLike[str] | None = None, save_every: float = SAVE_SECONDS) -> None:
         """Trains until `epochs` or `steps` in total; the flow then holds the kept values (see Flow.fit).
 
-        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, at the end of a step, with the
-        checkpoint saved; a second Ctrl-C does not wait.
+        save_every: seconds between two checkpoints; 0: one after every step.
+        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C or SIGTERM, at the end of a step,
+        with the checkpoint saved; a second one does not wait.
         """
         if epochs is None and steps is None:
             epochs = 10
@@ -158,22 +177,24 @@ class Trainer:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         try:
-            with _interrupt_flag() as interrupted:
+            with signals.interrupt_flag() as interrupted:
                 while not self._done(last_epoch, last_step) and not interrupted:
                     record = self._advance()
                     self.progress.seconds = time.monotonic() - start
+                    record["seconds"] = round(self.progress.seconds, 3)
                     if callback is not None:
                         callback(record)
-                    if self.progress.position == self._batches():
+                    if self.progress.position == self.batches:
                         record = self._end_epoch()
                         if callback is not None:
                             callback(record)
-                    if checkpoint is not None and time.monotonic() - saved > SAVE_SECONDS:
+                    if checkpoint is not None and time.monotonic() - saved >= save_every:
                         self.save(checkpoint)
                         saved = time.monotonic()
                 if checkpoint is not None:
                     self.save(checkpoint)
         finally:
+            self.feed.close()
             self._finish()
         if interrupted:
             raise KeyboardInterrupt
@@ -182,43 +203,46 @@ class Trainer:
         p = self.progress
         return p.stopped or p.epoch >= last_epoch or p.step >= last_step
 
-    def _batches(self) -> int:
+    @property
+    def batches(self) -> int:
+        """Steps an epoch."""
         full, rest = divmod(len(self.x), self.settings.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
     def _advance(self) -> dict[str, Any]:
         """One step of the training, or one failed attempt at it."""
         p, s = self.progress, self.settings
-        if p.position == 0:
-            self._order = np.random.default_rng([s.seed, p.epoch]).permutation(len(self.x))
-        index = self._order[p.position * s.batch_size:(p.position + 1) * s.batch_size]
         if s.on_nonfinite == "rollback" and p.step % SNAPSHOT_STEPS == 0:
             self._snapshot = [a.copy() for a in self._live_arrays()]
             p.snapshot_steps = self._step_counters()
         record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
+        start = time.monotonic()
         try:
-            record.update(self._step(index))
-            p.loss_sum += record["loss"] * len(index)
-            p.nll_sum += record["nll"] * len(index)
-            p.samples += len(index)
+            batch = self.feed.get(p.epoch, p.position)
+            self._waited += time.monotonic() - start
+            record.update(self._step(batch), samples=len(batch))
+            p.loss_sum += record["loss"] * len(batch)
+            p.nll_sum += record["nll"] * len(batch)
+            p.samples += len(batch)
         except NumericError as error:
             self._recover(error)
             record["skipped"] = str(error)
+        self._worked += time.monotonic() - start
         p.step += 1
         p.position += 1
         return record
 
-    def _step(self, index: np.ndarray) -> dict[str, Any]:
+    def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
         budget = -1 if s.activation_budget is None else s.activation_budget
         seed = _noise_seed(s.seed, self.progress.step)
         flow.zero_grad()
-        loss, nll, size = 0.0, 0.0, -(-len(index) // s.accumulate)
-        for a in range(0, len(index), size):
-            rows = index[a:a + size]
-            labels = None if self.labels is None else self.labels[rows]
-            weight = len(rows) / len(index)
-            loss += weight * flow._loss_and_grad(self.x[rows], labels, budget, seed, first=a, weight=weight)
+        loss, nll, size = 0.0, 0.0, -(-len(batch) // s.accumulate)
+        for a in range(0, len(batch), size):
+            x = batch.x[a:a + size]
+            labels = None if batch.labels is None else batch.labels[a:a + size]
+            weight = len(x) / len(batch)
+            loss += weight * flow._loss_and_grad(x, labels, budget, seed, first=a, weight=weight)
             nll += weight * flow.last_step["nll"]
         if not math.isfinite(loss):
             raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
@@ -255,6 +279,8 @@ class Trainer:
             record.update(loss=p.loss_sum / p.samples, **self._in_bits("", p.nll_sum / p.samples))
         if p.skipped:
             record["skipped"] = p.skipped
+        record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
+        self._waited, self._worked = 0.0, 0.0
         p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
         if self.valid is not None:
             value = self._validate()
@@ -291,8 +317,8 @@ class Trainer:
     def _init(self) -> None:
         s = self.settings
         n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
-        rows = np.random.default_rng(s.seed).permutation(len(self.x))[:n]
-        self.flow.init(self.x[rows])
+        rows = shuffled(self.x, s.seed)[:n]
+        self.flow.init(as_taken(self.x[rows], rows, self.flow.dtype))
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -301,6 +327,17 @@ class Trainer:
 
     def _kept(self) -> np.ndarray:
         return self._best if self._best is not None else self._candidate()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """For a callback: within the context the flow holds the values that would be kept if it ended now."""
+        values = self.flow._core.values
+        raw = values.copy()
+        values[:] = self._kept()
+        try:
+            yield
+        finally:
+            values[:] = raw
 
     def _finish(self) -> None:
         self._raw = self.flow._core.values.copy()
@@ -326,28 +363,29 @@ class Trainer:
     # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the kept values as a model, and beside it the state of the training. IoError."""
+        """Writes the kept values as a model, and beside it the state of the training. IoError.
+
+        The state comes first and holds all that a resume needs. A process that dies between the two leaves
+        the older model, which is complete, and both say which training and step they are of.
+        """
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
         if self._best is not None:
             tensors["best"] = self._best
         progress = {**dataclasses.asdict(self.progress), "counters": self._step_counters()}
-        metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version,
-                    "config": json.dumps(self.flow.config), "data": self._data_mark(),
+        mark = {"training": self._training_mark, "step": str(self.progress.step)}
+        metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **mark,
+                    "config": json.dumps(self.flow.config), "data": self.data_mark,
                     "settings": json.dumps(dataclasses.asdict(self.settings)),
                     "progress": json.dumps(progress)}
         _core.write_safetensors(state_path(path), tensors, metadata)
-        values = self.flow._core.values
-        raw = values.copy()
-        values[:] = self._kept()
-        try:
-            self.flow.save(path)
-        finally:
-            values[:] = raw
+        with self.kept():
+            checkpoint.save(self.flow, path, mark)
+        self.saved_step = self.progress.step
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        path = state_path(path)
+        model, path = os.fspath(path), state_path(path)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
             config, settings, progress = (json.loads(metadata[k]) for k in ("config", "settings", "progress"))
@@ -362,8 +400,10 @@ class Trainer:
                 key = changed[0]
                 raise ConfigError(f"[resume] expected {what} {key} = {got.get(key)!r} as in {path}, "
                                   f"got {wanted.get(key)!r}")
-        if metadata.get("data") != self._data_mark():
+        if metadata.get("data") != self.data_mark:
             raise ConfigError(f"[resume] expected the data that {path} was trained on, got others")
+        if os.path.exists(model):
+            self._check_pair(model, path, progress.step)
         live = self._live_arrays()
         wanted = {f"live{i}": a for i, a in enumerate(live)}
         if "snapshot0" in tensors:
@@ -382,11 +422,35 @@ class Trainer:
             self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))]
         self._set_step_counters(counters)
         self.progress = progress
-        self._order = np.random.default_rng([self.settings.seed, progress.epoch]).permutation(len(self.x))
 
-    def _data_mark(self) -> str:
-        """Tells one data set from another."""
-        return "; ".join(f"{x.dtype} {x.shape} {zlib.crc32(np.ascontiguousarray(x).data):08x}"
+    def _check_pair(self, model: str, state: str, step: int) -> None:
+        """IoError if the model file beside a state is of another training, or newer than the state.
+
+        A model that `Flow.save` wrote says nothing of a training and is taken as it is.
+        """
+        _, metadata = checkpoint.read(model, checkpoint.KIND)
+        if metadata.get("training", self._training_mark) != self._training_mark:
+            raise IoError(f"[resume] expected {model} and {state} of one training, got files of two")
+        done = metadata.get("step", "0")
+        if not done.isdecimal() or int(done) > step:
+            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, "
+                          f"got step {step}")
+
+    @functools.cached_property
+    def _training_mark(self) -> str:
+        """Tells one training from another: by the model, its seed, the settings and the data."""
+        what = json.dumps([self.flow.config, dataclasses.asdict(self.settings), self.data_mark])
+        return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def data_mark(self) -> str:
+        """Tells one data set from another; of data that are not in memory, a few rows tell."""
+        def sum_of(x: Any) -> int:
+            if stays_outside(x):
+                x = x[np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)]
+            return zlib.crc32(np.ascontiguousarray(x).data)
+
+        return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}"
                          for x in (self.x, self.labels, self.valid, self.valid_labels) if x is not None)
 
 
@@ -396,36 +460,13 @@ def state_path(path: str | os.PathLike[str]) -> str:
     return f"{root}.state{extension}"
 
 
-def _checked_data(flow: Flow, where: str, x: Any, label: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _checked_data(flow: Flow, where: str, x: Any,
+                  label: Any) -> tuple[np.ndarray | Rows, np.ndarray | None]:
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
-    if x.dtype != np.uint8:
+    if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
     return x, arrays.check_labels(where, label, len(x), flow.classes)
 
 
 def _noise_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextlib.contextmanager
-def _interrupt_flag() -> Iterator[list[bool]]:
-    """A list that the first Ctrl-C fills, so that no step is cut in two; a second one interrupts at once.
-
-    Signals reach the main thread only; elsewhere nothing is changed.
-    """
-    flag: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: Any) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous if previous is not None else signal.SIG_DFL)

@@ -34,8 +34,9 @@ def csv(tmp_path):
 
 
 def test_train_writes_a_run(run):
-    assert {p.name for p in run.iterdir()} == {"log.jsonl", "model.safetensors", "model.state.safetensors",
-                                               "samples.png"}
+    pytest.importorskip("matplotlib")
+    assert {p.name for p in run.iterdir()} == {"config.toml", "log.jsonl", "model.safetensors",
+                                               "model.state.safetensors", "samples.png", "curve.png"}
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [r["event"] for r in log] == ["start", "epoch", "epoch", "end"]
     assert log[0]["training"]["batch_size"] == 100 and log[-1]["n"] == 297
@@ -150,6 +151,7 @@ def test_learning_curve(tmp_path, monkeypatch):
 
 def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # which can't be had without Pillow
     out = tmp_path / "run"
     assert main(["train", "digits", *SMALL, "--epochs", "1", "--out", str(out)]) == 0
     assert "pip install evenflow[cli]" in capsys.readouterr().out
@@ -157,6 +159,7 @@ def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("arguments, word", [
+    (["train"], "DATA"),
     (["train", "nowhere.npy"], "does not exist"),
     (["train", "digits", "--model", "realnvp", "--depth", "3"], "depth"),
     (["train", "digits", "--coupling", "spline"], "affine"),
@@ -183,7 +186,7 @@ def test_bad_input(arguments, word, csv, tmp_path, capsys, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "digits", "--epochs", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["eval"], ["train", "digits", "--epochs", "x"]])
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)

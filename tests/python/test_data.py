@@ -119,7 +119,7 @@ def test_broken_npy(tmp_path, content, word):
 
 
 @pytest.mark.parametrize("arrays, word", [
-    (dict(y=np.zeros((3, 2))), "train or x, got y"),
+    (dict(y=np.zeros((3, 2))), "train, x or data, got y"),
     (dict(train=np.zeros((3, 2)), test=np.zeros((3, 4))), "test data like"),
     (dict(train=np.zeros((3, 2)), train_labels=np.zeros(4, int)), r"whole numbers \(3,\)"),
     (dict(train=np.zeros((3, 2)), labels=np.array([0, -1, 2])), "got -1"),
@@ -161,10 +161,22 @@ def test_csv_without_header(tmp_path, text):
     ("a,b\n1,2\n3\n", "2 cells in line 3, got 1"),
     ("a,a\n1,2\n", "different names"),
     ('a,b\n1,"2\n', "CSV"),
+    ("a,b\n1,2\n3,nan\n", "finite number in line 3, column 'b', got 'nan'"),
+    ("a,b\n1,-inf\n", "finite number in line 2, column 'b', got '-inf'"),
+    ("a,b\n1,1_000\n", "number in line 2, column 'b', got '1_000'"),
+    ('\ufeff"a","b"\n"1","2"\n"3\n","x"\n', "line 4, column 'b', got 'x'"),
+    ("a,b\n1,2,\n", "2 cells in line 2, got 3"),
+    ("a,b\n1,\0\n", "CSV|number in line 2"),
 ])
 def test_broken_csv(tmp_path, text, word):
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ef.IoError, match=word):
+        ef.data.load(tmp_path / "t.csv")
+
+
+def test_csv_in_another_encoding(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n", encoding="utf-16")
+    with pytest.raises(ef.IoError, match="t.csv: expected a table in CSV"):
         ef.data.load(tmp_path / "t.csv")
 
 
@@ -208,13 +220,13 @@ def test_folder_of_images(tmp_path):
 def test_missing_and_unknown(tmp_path):
     with pytest.raises(ef.IoError, match="does not exist"):
         ef.data.load(tmp_path / "x.npy")
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.feather").write_bytes(b"FEA1")
     with pytest.raises(ef.IoError, match="a name ending in .npy"):
-        ef.data.load(tmp_path / "x.parquet")
+        ef.data.load(tmp_path / "x.feather")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ef.IoError, match="expected pictures"):
         ef.data.load(tmp_path / "empty")
-    with pytest.raises(ef.ConfigError, match="CSV file only"):
+    with pytest.raises(ef.ConfigError, match="CSV or Parquet file only"):
         ef.data.load("digits", columns=["a"])
 
 

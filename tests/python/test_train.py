@@ -66,7 +66,7 @@ def test_resume_is_exact(tmp_path, images, glow, stop):
     assert_same(ef.load(path), whole)
 
     def timeless(records):
-        return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+        return [{k: v for k, v in r.items() if k not in ("seconds", "data_wait")} for r in records]
 
     assert timeless(resumed) == timeless(history)
 
@@ -105,17 +105,45 @@ def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
         ef.load(path).fit(table, **again)
 
 
-def test_interrupt_saves(tmp_path, table, real_nvp):
+def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
+    """The state is written first: a model may be older than its state, but not newer, nor a stranger's."""
+    path, state, old = (tmp_path / n for n in ("m.safetensors", "m.state.safetensors", "old"))
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    model3, state3 = path.read_bytes(), state.read_bytes()
+    ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
+    model5, again = path.read_bytes(), dict(steps=6, checkpoint=path, resume=True)
+    state.write_bytes(state3)
+    with pytest.raises(ef.IoError, match="step 5 or later.*got step 3"):
+        ef.load(path).fit(table, **again)
+    assert path.read_bytes() == model5 and state.read_bytes() == state3
+    real_nvp().fit(table, steps=3, seed=1, checkpoint=path)
+    state.write_bytes(state3)
+    with pytest.raises(ef.IoError, match="of one training"):
+        ef.load(path).fit(table, **again)
+    path.write_bytes(model3)
+    resumed, saved = ef.load(path), ef.load(path)
+    resumed.fit(table, **again)
+    saved.save(old)
+    path.write_bytes(old.read_bytes())
+    ef.load(path).fit(table, **again)
+    whole = real_nvp()
+    whole.fit(table, steps=6)
+    assert_same(resumed, whole)
+    assert_same(ef.load(path), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(tmp_path, table, real_nvp, number):
     flow, path = real_nvp(), tmp_path / "m.safetensors"
 
     def press(record):
         if record["step"] == 9 and record["event"] == "step":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     flow = ef.load(path)
     seen = []
     flow.fit(table, steps=20, batch_size=64, checkpoint=path, resume=True, callback=seen.append)
@@ -123,6 +151,24 @@ def test_interrupt_saves(tmp_path, table, real_nvp):
     whole = real_nvp()
     whole.fit(table, steps=20, batch_size=64)
     assert_same(flow, whole)
+
+
+def test_second_interrupt_does_not_wait(tmp_path, table, real_nvp):
+    flow, path, seen = real_nvp(), tmp_path / "m.safetensors", []
+
+    def press_twice(record):
+        seen.append(record["step"])
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        seen.append("too late")
+
+    with pytest.raises(KeyboardInterrupt):
+        flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press_twice)
+    assert seen == [1]
+    ef.load(path).fit(table, steps=20, batch_size=64, checkpoint=path, resume=True)
+    whole = real_nvp()
+    whole.fit(table, steps=20, batch_size=64)
+    assert_same(ef.load(path), whole)
 
 
 def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
@@ -148,6 +194,18 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
     assert len(losses) == best + 6 < 200
     assert_same(flow, kept[losses[best]])
     assert -flow.log_prob(table[40:]).mean() == losses[best]
+
+
+def test_resume_remembers_the_best(tmp_path, table, real_nvp):
+    """A stop after the validation loss began to grow, before the training ends by itself."""
+    options = dict(valid=table[40:], batch_size=40, lr=3e-2, patience=5)
+    whole, path = real_nvp(), tmp_path / "m.safetensors"
+    history = whole.fit(table[:40], epochs=200, **options)
+    real_nvp().fit(table[:40], epochs=len(history) - 2, checkpoint=path, **options)
+    again = ef.load(path)
+    resumed = again.fit(table[:40], epochs=200, checkpoint=path, resume=True, **options)
+    assert [r["valid_loss"] for r in resumed] == [r["valid_loss"] for r in history]
+    assert_same(again, whole)
 
 
 def test_accumulation_gives_the_same_gradient(images, glow):

@@ -1,7 +1,8 @@
-"""Data sets: readers for IDX, .npy, .npz, CSV and folders of images, and 8x8 digits that ship with evenflow.
+"""Data sets: readers for files and folders of many kinds, public and built-in sets, augmentation.
 
-The digits are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak 1998, UCI
-Machine Learning Repository, CC BY 4.0), levels 0 ... 16 reduced to 16 levels and scaled to 0 ... 255.
+The digits that ship with evenflow are the test part of "Optical Recognition of Handwritten Digits"
+(E. Alpaydin, C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), levels 0 ... 16 reduced to 16
+levels and scaled to 0 ... 255.
 """
 
 from __future__ import annotations
@@ -10,56 +11,101 @@ import os
 from collections.abc import Sequence
 from importlib import resources
 
+from evenflow.data import celeba, cifar, svhn, toys
+from evenflow.data.augment import Augment
+from evenflow.data.celeba import read_celeba
+from evenflow.data.cifar import read_cifar
 from evenflow.data.dataset import Dataset
 from evenflow.data.folder import read_folder
 from evenflow.data.idx import read_idx, read_idx_folder
-from evenflow.data.numpy_files import read_npy, read_npz
+from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
+from evenflow.data.parquet import read_parquet
+from evenflow.data.public import SETS, download, load_public
+from evenflow.data.svhn import read_svhn
 from evenflow.data.table import read_csv
+from evenflow.data.toys import checkerboard, rings, two_moons
 from evenflow.errors import ConfigError, IoError
 
-__all__ = ["Dataset", "load", "read_csv", "read_folder", "read_idx", "read_idx_folder", "read_npy",
-           "read_npz"]
+__all__ = ["Augment", "Dataset", "load", "download", "read_celeba", "read_cifar", "read_csv", "read_folder",
+           "read_idx", "read_idx_folder", "read_npy", "read_npz", "read_npz_folder", "read_parquet",
+           "read_svhn", "checkerboard", "rings", "two_moons"]
 
-SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
-
+TABLES = (".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         size: int | None = None) -> Dataset:
-    """Reads a data set, by the name "digits" or by path.
+         size: int | None = None, crop: int | None = None) -> Dataset:
+    """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
+    two-moons, rings, checkerboard     10,000 + 2,000 points in the plane
+    mnist, fashion-mnist, cifar10, cifar100, svhn     downloaded once (see `download`), with labels
     *.npz                 train (and test), or x; with train_labels, test_labels or labels where present
     *.npy                 one array: uint8 images (N, H, W[, C]) or a float table (N, D)
     *.csv, *.csv.gz       a table; `columns` selects and orders columns, `label` names the column of classes
+    *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file
-    folder                of IDX files (MNIST's names), else of pictures (needs Pillow); subfolders are
-                          classes; `size` crops and resizes to size x size
+    *.tar.gz              CIFAR-10 or CIFAR-100, binary or Python version
+    *.mat                 SVHN (needs scipy)
+    folder                of IDX files (MNIST's names), CIFAR's, SVHN's or .npz files, of CelebA with its
+                          list_attr_celeba.txt, else of pictures (needs Pillow), whose subfolders are classes.
+                          Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
 
-    IoError, with the path, for a file that is missing, broken or of another kind; ConfigError for an unknown
-    column or an option that does not fit.
+    A path goes before a name. IoError, with the path, for a file that is missing, broken or of another kind;
+    ConfigError for an unknown column or an option that does not fit.
     """
     path = os.fspath(source)
-    is_csv = path.endswith((".csv", ".csv.gz"))
-    if (columns is not None or label is not None) and not is_csv:
-        raise ConfigError(f"[data] expected columns and label with a CSV file only, got {path}")
-    if path == "digits" and not os.path.exists(path):
+    exists = os.path.exists(path)
+    if (columns is not None or label is not None) and not path.endswith(TABLES):
+        raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
+    if exists and os.path.isdir(path):
+        return _load_folder(path, size, crop)
+    if size is not None or crop is not None:
+        raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
+    if not exists:
+        return _load_name(path)
+    return _load_file(path, columns, label)
+
+
+def _load_name(name: str) -> Dataset:
+    if name == "digits":
         with resources.as_file(resources.files(__package__) / "digits.npz") as file:
             return read_npz(file)
-    if not os.path.exists(path):
-        raise IoError(f"[data] expected a file, a folder or 'digits', got {path}, which does not exist")
-    if os.path.isdir(path):
-        if not any("idx3-ubyte" in name for name in os.listdir(path)):
-            return read_folder(path, size)
-        if size is None:
-            return read_idx_folder(path)
-    if size is not None:
-        raise ConfigError(f"[data] expected size with a folder of images only, got {path}")
-    if is_csv:
+    if name in toys.NAMES:
+        return toys.toy(name)
+    if name in SETS:
+        return load_public(name)
+    raise IoError(f"[data] expected a file, a folder or one of {', '.join(('digits', *toys.NAMES, *SETS))}, "
+                  f"got {name}, which does not exist")
+
+
+def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        raise IoError(f"[data] {path}: expected a readable folder, got: {error}") from error
+    if celeba.ATTRIBUTES in names and crop is None:
+        return read_celeba(path, celeba.SIZE if size is None else size)
+    reader = next((read for read, fits in (
+        (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
+        (read_svhn, svhn.TRAIN in names),
+        (read_npz_folder, any(name.endswith(".npz") for name in names))) if fits), None)
+    if reader is None:
+        return read_folder(path, size, crop)
+    if size is not None or crop is not None:
+        raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
+    return reader(path)
+
+
+def _load_file(path: str, columns: Sequence[str] | None, label: str | None) -> Dataset:
+    if path.endswith((".csv", ".csv.gz")):
         return read_csv(path, columns=columns, label=label)
-    if path.endswith(".npy"):
-        return read_npy(path)
-    if path.endswith(".npz"):
-        return read_npz(path)
+    if path.endswith(".parquet"):
+        return read_parquet(path, columns=columns, label=label)
+    for suffix, read in ((".npy", read_npy), (".npz", read_npz), (".tar.gz", read_cifar),
+                         (".mat", read_svhn)):
+        if path.endswith(suffix):
+            return read(path)
     if path.endswith(SUFFIXES):
         return Dataset.from_array(path, read_idx(path))
     raise IoError(f"[data] expected a name ending in {', '.join(SUFFIXES)}, got {path}")

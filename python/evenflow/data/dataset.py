@@ -11,14 +11,19 @@ import numpy as np
 
 from evenflow.arrays import number
 from evenflow.errors import ConfigError, IoError
+from evenflow.rows import Order, Rows, pick, shuffled
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test data, images (N, H, W, C) uint8 or tables (N, D) float."""
+    """Training and test data, images (N, H, W, C) uint8 or tables (N, D) float.
 
-    train: np.ndarray
-    test: np.ndarray | None = None
+    Data that are too large for memory are `Rows`: they have a shape and a dtype, and x[a:b] or x[indices]
+    reads these samples as an array. Everything in evenflow that takes data takes them.
+    """
+
+    train: np.ndarray | Rows
+    test: np.ndarray | Rows | None = None
     kind: str = "table"
     """"image" | "table"."""
     train_labels: np.ndarray | None = None
@@ -28,6 +33,11 @@ class Dataset:
     """Names of a table's columns, where the file has them."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by number."""
+    train_attributes: np.ndarray | None = None
+    """(N, A) uint8, 1 where a sample has an attribute."""
+    test_attributes: np.ndarray | None = None
+    attributes: list[str] = field(default_factory=list)
+    """Names of the attributes, by column."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,16 +50,20 @@ class Dataset:
         if not 0 < count < len(self.train):
             raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
                               f"got {count} of {len(self.train)}")
-        order = np.random.default_rng(seed).permutation(len(self.train))
-        test, train = np.sort(order[:count]), np.sort(order[count:])
-        y = self.train_labels
-        return dataclasses.replace(self, train=self.train[train], test=self.train[test],
-                                   train_labels=None if y is None else y[train],
-                                   test_labels=None if y is None else y[test])
+        test, train = _two_parts(self.train, count, seed)
+
+        def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+            return (None, None) if y is None else (y[train[:]], y[test[:]])
+
+        labels, attributes = both(self.train_labels), both(self.train_attributes)
+        return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test),
+                                   train_labels=labels[0], test_labels=labels[1],
+                                   train_attributes=attributes[0], test_attributes=attributes[1])
 
     @staticmethod
-    def from_array(path: str | os.PathLike[str], train: np.ndarray, test: np.ndarray | None = None,
-                   train_labels: np.ndarray | None = None, test_labels: np.ndarray | None = None) -> Dataset:
+    def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
+                   test: np.ndarray | Rows | None = None, train_labels: np.ndarray | None = None,
+                   test_labels: np.ndarray | None = None) -> Dataset:
         """Decides the kind, checks that the parts agree. IoError names the file."""
         train, kind = _kind(path, train)
         if test is not None:
@@ -63,9 +77,17 @@ class Dataset:
         return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)])
 
 
-def _kind(path: Any, x: np.ndarray) -> tuple[np.ndarray, str]:
+def _two_parts(x: np.ndarray | Rows, count: int, seed: int) -> tuple[np.ndarray | Order, np.ndarray | Order]:
+    """The numbers of `count` rows, and of the others; sorted where they are kept."""
+    order = shuffled(x, seed)
+    if isinstance(order, Order):
+        return order.part(0, count), order.part(count, len(x))
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def _kind(path: Any, x: Any) -> tuple[Any, str]:
     if x.dtype == np.uint8 and x.ndim in (3, 4):
-        x, kind = (x[..., None] if x.ndim == 3 else x), "image"
+        x, kind = (x.reshape(*x.shape, 1) if x.ndim == 3 else x), "image"
     elif x.dtype.kind == "f" and x.ndim == 2:
         kind = "table"
     else:
@@ -76,11 +98,12 @@ def _kind(path: Any, x: np.ndarray) -> tuple[np.ndarray, str]:
     return x, kind
 
 
-def _labels(path: Any, y: np.ndarray | None, x: np.ndarray | None) -> np.ndarray | None:
+def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
     if y is None or x is None:
         return None
+    y = np.asarray(y)
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
         raise IoError(f"[data] {path}: expected whole numbers ({len(x)},) as labels, got {y.dtype} {y.shape}")
     if y.min() < 0 or y.max() >= 1 << 20:
         raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
-    return y.astype(np.int32)
+    return np.asarray(y, np.int32)

@@ -3,66 +3,134 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from evenflow.data.dataset import Dataset
 from evenflow.errors import ConfigError, IoError
+from evenflow.extras import need
+from evenflow.rows import RESIDENT_BYTES, Rows
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+Box = tuple[int, int, int, int]
 
 
-def read_folder(path: str | os.PathLike[str], size: int | None = None) -> Dataset:
+class Pictures(Rows):
+    """Picture files, decoded when they are indexed. The headers of all are read at once.
+
+    box: the part (left, top, right, bottom) to take of a picture of (width, height), or None for all of it.
+    side: of the square that it is resized to, or None. Grey pictures give one channel if all are grey,
+    else everything is RGB. IoError names the file that can't be read or whose size differs from the first's.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, files: Sequence[str], side: int | None, box: Callable[[int, int], Box] | None = None,
+                 resample: str = "BICUBIC"):
+        self._image = need("data", "PIL.Image", "Pillow", "cli")
+        self.files, self.side, self.box = list(files), side, box
+        self.resample = getattr(self._image.Resampling, resample)
+        shapes = [self._header(file) for file in self.files]
+        for file, shape in zip(self.files, shapes):
+            if shape[:2] != shapes[0][:2]:
+                raise IoError(f"[data] {file}: expected {shapes[0][0]} x {shapes[0][1]} pixels like "
+                              f"{self.files[0]}, got {shape[0]} x {shape[1]} (size=... makes them equal)")
+        self.shape = (len(files), *shapes[0][:2], max(shape[2] for shape in shapes))
+
+    def _header(self, path: str) -> tuple[int, int, int]:
+        """(height, width, channels) of a picture as it will be read."""
+        picture = self._open(path)
+        with picture:
+            mode, (width, height) = picture.mode, picture.size
+        if mode not in (*GREY, *COLOUR):
+            raise IoError(f"[data] {path}: expected 8 bits a channel, got a picture of mode {mode}")
+        if self.side is not None:
+            height = width = self.side
+        elif self.box is not None:
+            left, top, right, bottom = self._box(path, width, height)
+            height, width = bottom - top, right - left
+        return height, width, 1 if mode in GREY else 3
+
+    def _open(self, path: str) -> Any:
+        try:
+            return self._image.open(path)
+        except Exception as error:
+            raise _broken(path, error) from error
+
+    def _box(self, path: str, width: int, height: int) -> Box:
+        box = (0, 0, width, height) if self.box is None else self.box(width, height)
+        if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
+            raise IoError(f"[data] {path}: expected at least {box[3] - box[1]} x {box[2] - box[0]} pixels to "
+                          f"crop, got {height} x {width}")
+        return box
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        rows = range(len(self))[index] if isinstance(index, slice) else index
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            out[place] = self._decode(self.files[row])
+        return out
+
+    def _decode(self, path: str) -> np.ndarray:
+        with self._open(path) as picture:
+            box = self._box(path, *picture.size)
+            side = self.side
+            # Pillow's plug-ins let errors of many kinds through from a broken file.
+            try:
+                picture = picture.convert("L" if self.shape[3] == 1 else "RGB").crop(box)
+                pixels = np.asarray(picture if side is None else picture.resize((side, side), self.resample))
+            except Exception as error:
+                raise _broken(path, error) from error
+        if pixels.shape[:2] != self.shape[1:3]:
+            raise IoError(f"[data] {path}: expected {self.shape[1]} x {self.shape[2]} pixels as before, "
+                          f"got {pixels.shape[0]} x {pixels.shape[1]}")
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int | None = None) -> Dataset:
     """All pictures of a folder, sorted by name; subfolders are classes and give their pictures' labels.
 
-    size: centre square, resized to size x size; None: all pictures must have one size. Grey pictures give one
-    channel if all are grey, else everything is RGB. IoError for a picture that can't be read; ConfigError
-    without Pillow.
+    size: side of the squares that pictures are resized to (bicubic); None: all must have one size. crop: side
+    of the square that is taken out of the middle before; None: with size the largest, else all. Grey pictures
+    give one channel if all are grey, else everything is RGB. More than 256 MiB of pixels are decoded while
+    they are used. IoError for a picture that can't be read; ConfigError without Pillow.
     """
     path = os.fspath(path)
-    if size is not None and size < 1:
-        raise ConfigError(f"[data] expected size >= 1, got {size}")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ConfigError("[data] expected Pillow, got none: pip install evenflow[cli]") from None
+    for name, value in (("size", size), ("crop", crop)):
+        if value is not None and value < 1:
+            raise ConfigError(f"[data] expected {name} >= 1, got {value}")
     folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
     files = [(file, label) for label, folder in enumerate(folders)
-             for file in _pictures(os.path.join(path, folder))]
+             for file in picture_files(os.path.join(path, folder))]
     if not files:
-        folders, files = [], [(file, 0) for file in _pictures(path)]
+        folders, files = [], [(file, 0) for file in picture_files(path)]
     if not files:
         raise IoError(f"[data] {path}: expected pictures ({', '.join(SUFFIXES)}), got none")
-    pictures = [_read(Image, file, size) for file, _ in files]
-    channels = max(p.shape[2] for p in pictures)
-    first = pictures[0].shape[:2]
-    for (file, _), picture in zip(files, pictures):
-        if picture.shape[:2] != first:
-            raise IoError(f"[data] {file}: expected {first[0]} x {first[1]} pixels like {files[0][0]}, "
-                          f"got {picture.shape[0]} x {picture.shape[1]} (size=... makes them equal)")
-    images = np.stack([np.broadcast_to(p, (*p.shape[:2], channels)) for p in pictures])
+    box = None if size is None and crop is None else lambda w, h: middle(w, h, crop or min(w, h))
+    images = resident(Pictures([file for file, _ in files], size, box))
     labels = np.array([label for _, label in files], np.int32) if folders else None
     return Dataset(images, kind="image", train_labels=labels, classes=folders)
 
 
-def _pictures(path: str) -> list[str]:
+def middle(width: int, height: int, side: int) -> Box:
+    """The square of a side in the middle of a picture."""
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def resident(images: Pictures) -> np.ndarray | Rows:
+    """Decoded, if that is not too large."""
+    return images if images.nbytes > RESIDENT_BYTES else images[:]
+
+
+def picture_files(path: str) -> list[str]:
     return sorted(entry.path for entry in os.scandir(path)
                   if entry.is_file() and entry.name.lower().endswith(SUFFIXES))
 
 
-def _read(image_module: Any, path: str, size: int | None) -> np.ndarray:
-    """One picture, (h, w, 1 or 3) uint8."""
-    try:
-        with image_module.open(path) as picture:
-            picture = picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-            if size is not None:
-                side = min(picture.size)
-                left, top = (picture.width - side) // 2, (picture.height - side) // 2
-                picture = picture.resize((size, size), image_module.Resampling.BICUBIC,
-                                         box=(left, top, left + side, top + side))
-            pixels = np.asarray(picture)
-    # Pillow's plug-ins let errors of many kinds through from a broken file.
-    except Exception as error:
-        raise IoError(f"[data] {path}: expected a picture, got: {error}") from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+def _broken(path: str, error: Exception) -> IoError:
+    return IoError(f"[data] {path}: expected a picture, got: {error}")

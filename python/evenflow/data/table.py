@@ -22,7 +22,7 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
 
     The first line is a header when none of its cells is a number; else the columns are called 0, 1, ...
     columns: which to take, in this order; all but the label by default. label: column of classes, any text;
-    they are numbered in sorted order. IoError gives line and column of a cell that is not a number;
+    they are numbered in sorted order. IoError gives line and column of a cell that is not a finite number;
     ConfigError for an unknown column lists the known ones.
     """
     path = os.fspath(path)
@@ -54,8 +54,8 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     return _select(path, names, rows, columns, label)
 
 
-def _select(path: str, names: list[str], rows: list[tuple[int, list[str]]], columns: Sequence[str] | None,
-            label: str | None) -> Dataset:
+def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None) -> list[str]:
+    """The columns to take out of `names`. ConfigError for an unknown one."""
     if isinstance(columns, str):
         raise TypeError(f"[data] expected a sequence of names for columns, got {columns!r}")
     chosen = [str(c) for c in columns] if columns is not None else [n for n in names if n != label]
@@ -64,27 +64,49 @@ def _select(path: str, names: list[str], rows: list[tuple[int, list[str]]], colu
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
     if not chosen:
         raise ConfigError(f"[data] {path}: expected at least one column, got none")
+    return chosen
+
+
+def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Names of classes -> their numbers (N,), in sorted order, and the names by number."""
+    classes = sorted(set(cells))
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[cell] for cell in cells], np.int32), classes
+
+
+def _select(path: str, names: list[str], rows: list[tuple[int, list[str]]], columns: Sequence[str] | None,
+            label: str | None) -> Dataset:
+    chosen = choose(path, names, columns, label)
     table = np.empty((len(rows), len(chosen)))
     for j, name in enumerate(chosen):
         at = names.index(name)
         try:
-            table[:, j] = [float(row[at]) for _, row in rows]
+            table[:, j] = [_number(row[at]) for _, row in rows]
         except ValueError:
             line, cell = next((line, row[at]) for line, row in rows if not _is_number(row[at]))
             raise IoError(f"[data] {path}: expected a number in line {line}, column {name!r}, got {cell!r} "
                           "(choose columns, or name it as label)") from None
-    labels, classes = None, []
-    if label is not None:
-        cells = [row[names.index(label)].strip() for _, row in rows]
-        classes = sorted(set(cells))
-        number = {name: i for i, name in enumerate(classes)}
-        labels = np.array([number[cell] for cell in cells], np.int32)
+        bad = np.flatnonzero(~np.isfinite(table[:, j]))
+        if bad.size:
+            line, row = rows[bad[0]]
+            raise IoError(f"[data] {path}: expected a finite number in line {line}, column {name!r}, "
+                          f"got {row[at]!r}")
+    if label is None:
+        return Dataset(table, kind="table", columns=chosen)
+    labels, classes = number_classes([row[names.index(label)].strip() for _, row in rows])
     return Dataset(table, kind="table", train_labels=labels, columns=chosen, classes=classes)
+
+
+def _number(cell: str) -> float:
+    """As float() reads it, but not Python's 1_000."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
 
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True

@@ -1,0 +1,57 @@
+"""How fast a model runs on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from evenflow import arrays, optim
+from evenflow.flow import Flow
+
+
+def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None) -> dict[str, Any]:
+    """Medians over about `seconds` for each of: log_prob, sample, training step, log_prob of one row.
+
+    Data are samples of the model. Returns milliseconds a call ("..._ms") and rows a second of the three calls
+    on `batch` rows ("..._rows_per_second"). The model is left as it was.
+    """
+    batch = arrays.whole("bench", "batch", batch, low=1)
+    seconds = arrays.number("bench", "seconds", seconds, 0.0)
+    label = 0 if flow.classes and label is None else label
+    x = flow.sample(batch, label=label)
+    values, grads = flow._core.values.copy(), flow.grads.copy()
+    optimizer = optim.Adam(flow, lr=1e-6)
+
+    def train() -> None:
+        flow.zero_grad()
+        flow.loss_and_grad(x, label)
+        optimizer.step()
+
+    try:
+        times = {"log_prob": _median(lambda: flow.log_prob(x, label=label), seconds),
+                 "sample": _median(lambda: flow.sample(batch, label=label), seconds),
+                 "training_step": _median(train, seconds),
+                 "one_row": _median(lambda: flow.log_prob(x[:1], label=label), seconds)}
+    finally:
+        flow._core.values[...] = values
+        flow.grads[...] = grads
+    result: dict[str, Any] = {"batch": batch}
+    for name, value in times.items():
+        result[f"{name}_ms"] = 1e3 * value
+        if name != "one_row":
+            result[f"{name}_rows_per_second"] = batch / value
+    return result
+
+
+def _median(call: Callable[[], Any], seconds: float) -> float:
+    """Of the times of at least three calls, after one that is not counted."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,77 @@
+"""What the commands share: how they are declared, which data they take, how they report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+from evenflow.errors import ConfigError
+from evenflow.flow import Flow
+from evenflow.runs import Plan, held_out
+
+
+def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
+    """Declares one command; `run` takes its arguments and returns the exit code."""
+    sub = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}",
+                              formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub.set_defaults(run=run)
+    sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")
+    sub.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    return sub
+
+
+def model_argument(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("path", metavar="MODEL", help="folder of a run, or a model file")
+
+
+def model_and_data(sub: argparse.ArgumentParser) -> None:
+    model_argument(sub)
+    sub.add_argument("data", nargs="?", metavar="DATA", help="data; default: the test part of the run's own")
+    sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
+
+
+def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the first") -> None:
+    sub.add_argument("--n", type=int, default=count, help=f"number of samples ({count})")
+    sub.add_argument("--rows", type=int, nargs="+", metavar="ROW",
+                     help=f"rows of the data instead; default: {default}")
+
+
+def examples(args: argparse.Namespace, flow: Flow,
+             plan: Plan | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The samples that --rows asks for, else the first --n; labels for a model with classes."""
+    part = held_out(plan, args.data, args.size)
+    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
+    rows = chosen_rows(args, np.arange(len(x)), len(x))
+    return x[rows], labels[rows] if flow.classes and labels is not None else None
+
+
+def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.ndarray:
+    """--rows, checked against the number of samples, else the first --n of the usual ones."""
+    rows = usual[:max(args.n, 0)] if args.rows is None else np.array(args.rows)
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= count:
+        raise ConfigError(f"[data] expected rows in 0 ... {count - 1}, got {rows.tolist() or 'none'}")
+    return rows
+
+
+def class_number(label: str, classes: list[str]) -> int:
+    """The number of a class, from its name or number."""
+    if label in classes:
+        return classes.index(label)
+    if label.isdecimal() and (not classes or int(label) < len(classes)):
+        return int(label)
+    known = ", ".join(classes) if classes else "a number"
+    raise ConfigError(f"[label] expected a label out of {known}, got {label!r}")
+
+
+def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    print(json.dumps(result) if args.json else text)
+
+
+def quality(result: dict[str, Any]) -> str:
+    if "bits_per_dim" in result:
+        return f"{result['bits_per_dim']:.4f} +- {result['bits_per_dim_error']:.4f} bits/dim"
+    return f"{result['nll_nats']:.4f} +- {result['nll_nats_error']:.4f} nats"

@@ -1,0 +1,182 @@
+"""Commands in latent space: encode, decode, reconstruct, interpolate, edit."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from evenflow import latent
+from evenflow.cli.common import (chosen_rows, class_number, command, examples, model_and_data, model_argument,
+                                 report, rows_arguments)
+from evenflow.data import Dataset
+from evenflow.errors import ConfigError
+from evenflow.export import decode_rows, encode_rows, write_data
+from evenflow.flow import Flow
+from evenflow.runs import held_out, open_model
+from evenflow.stream import read_latents, read_rows
+
+PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
+
+
+def encode(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    n = encode_rows(flow, read_rows(args.data, plan, args.columns, args.size), args.out)
+    report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
+    return 0
+
+
+def decode(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
+    names = plan.source.columns if plan is not None else None
+    n = decode_rows(flow, read_latents(args.latents), args.out, label, names)
+    report(args, {"n": n, "out": args.out}, args.out)
+    return 0
+
+
+def reconstruct(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    x, labels = examples(args, flow, plan)
+    keeps = args.keep or [len(flow._core.levels())]
+    shown, rows = [latent.as_floats(flow, x)], []
+    with write_data("reconstruct", flow, args.out, columns=len(x)) as write:
+        for keep in keeps:
+            shown.append(latent.reconstruct(flow, x, keep, args.rest, args.seed, labels))
+            error = np.abs(shown[-1].astype(np.float64) - shown[0])
+            rows.append({"keep": keep, "worst_error": float(error.max()),
+                         "mean_error": float(error.mean())})
+        write(np.stack(shown))
+    unit = "levels" if flow.is_image else "units of the data"
+    lines = [f"keep {r['keep']} of {len(flow._core.levels())} levels: worst error {r['worst_error']:.3g}, "
+             f"mean error {r['mean_error']:.3g} {unit}" for r in rows]
+    report(args, {"n": len(x), "reconstructions": rows, "out": args.out}, "\n".join([*lines, args.out]))
+    return 0
+
+
+def interpolate(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    args.n = 4 if args.manifold else args.n
+    x, labels = examples(args, flow, plan)
+    if not args.manifold and len(x) % 2:
+        raise ConfigError("[interpolate] expected an even number of rows, start and end in turn, "
+                          f"got {len(x)}")
+    if labels is not None:
+        groups = labels[None] if args.manifold else labels.reshape(-1, 2)
+        if (groups != groups[:, :1]).any():
+            raise ConfigError("[interpolate] expected samples of one class, since the model is "
+                              f"class-conditional, got {labels.tolist()} (choose --rows)")
+        labels = groups[:, 0]
+    with write_data("interpolate", flow, args.out, columns=args.steps) as write:
+        if args.manifold:
+            write(latent.manifold(flow, x, args.steps, None if labels is None else int(labels[0])))
+        else:
+            write(latent.interpolate(flow, x[0::2], x[1::2], args.steps, labels))
+    report(args, {"samples": len(x), "steps": args.steps, "out": args.out}, args.out)
+    return 0
+
+
+def edit(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    part = held_out(plan, args.data, args.size)
+    positive = _marked(part, args.positive, "train")
+    negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
+    conditional = part.train_labels if flow.classes else None
+    direction = latent.attribute(flow, part.train, positive, negative, conditional)
+    x, labels = _unmarked(args, flow, part)
+    with write_data("edit", flow, args.out, columns=len(args.strengths)) as write:
+        write(latent.edit(flow, x, direction, args.strengths, labels))
+    result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
+              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": args.out}
+    report(args, result, f"direction: {result['positive']} samples with the attribute, {result['negative']} "
+                         f"without, length {result['length']:.3g}\n{args.out}")
+    return 0
+
+
+def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
+    """Which samples of one part, "train" or "test", have one of some attributes or classes, (N,) bool."""
+    if part.attributes:
+        unknown = [name for name in names if name not in part.attributes]
+        if unknown:
+            raise ConfigError(f"[edit] expected an attribute out of {', '.join(part.attributes)}, "
+                              f"got {unknown[0]!r}")
+        values = getattr(part, f"{which}_attributes")
+        return values[:, [part.attributes.index(name) for name in names]].any(axis=1)
+    labels = getattr(part, f"{which}_labels")
+    if labels is None:
+        raise ConfigError("[edit] expected data with labels or attributes, got none")
+    return np.isin(labels, [class_number(name, part.classes) for name in names])
+
+
+def _unmarked(args: argparse.Namespace, flow: Flow,
+              part: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """The samples to edit: --rows of the test part, else its first ones without the attribute."""
+    which = "train" if part.test is None else "test"
+    x, labels = getattr(part, which), getattr(part, f"{which}_labels")
+    without = ~_marked(part, args.positive, which)
+    if args.negative is not None:
+        without &= _marked(part, args.negative, which)
+    rows = chosen_rows(args, np.flatnonzero(without), len(x))
+    return x[rows], labels[rows] if flow.classes else None
+
+
+def _add_reconstruct(commands: Any) -> None:
+    sub = command(commands, "reconstruct", reconstruct,
+                  "Data through the latent space and back; with --keep, from the coarsest levels alone.",
+                  "evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png")
+    model_and_data(sub)
+    rows_arguments(sub, 10)
+    sub.add_argument("--keep", type=int, nargs="+", metavar="K",
+                     help="keep the coarsest K levels; several K: one line of pictures each (all levels)")
+    sub.add_argument("--rest", choices=("zero", "redraw"), default="zero", help="the other levels (zero)")
+    sub.add_argument("--seed", type=int, default=0, help="of --rest redraw")
+    sub.add_argument("--out", default="reconstruct.png", metavar="FILE",
+                     help=f"originals, then reconstructions: {PICTURE} (reconstruct.png)")
+
+
+def _add_interpolate(commands: Any) -> None:
+    sub = command(commands, "interpolate", interpolate,
+                  "From sample to sample through latent space: start and end in turn.",
+                  "evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png")
+    model_and_data(sub)
+    rows_arguments(sub, 8)
+    sub.add_argument("--manifold", action="store_true",
+                     help="Real NVP's manifold of four samples, on steps x steps angles")
+    sub.add_argument("--steps", type=int, default=9, help="samples a line (9)")
+    sub.add_argument("--out", default="interpolate.png", metavar="FILE",
+                     help=f"one line a pair: {PICTURE} (interpolate.png)")
+
+
+def _add_edit(commands: Any) -> None:
+    sub = command(commands, "edit", edit,
+                  "Move samples along an attribute vector: mean latent with the attribute minus without.",
+                  "evenflow edit runs/digits --positive 0 --negative 6 --out edit.png")
+    model_and_data(sub)
+    sub.add_argument("--positive", nargs="+", required=True, metavar="NAME",
+                     help="attributes of the data (CelebA), or classes")
+    sub.add_argument("--negative", nargs="+", metavar="NAME", help="those without; default: all others")
+    rows_arguments(sub, 8, "the first without the attribute")
+    sub.add_argument("--strengths", type=float, nargs="+", metavar="S", default=[-1, -0.5, 0, 0.5, 1, 1.5],
+                     help="multiples of the vector (-1 to 1.5 by 0.5)")
+    sub.add_argument("--out", default="edit.png", metavar="FILE",
+                     help=f"one line a sample: {PICTURE} (edit.png)")
+
+
+def add_commands(commands: Any) -> None:
+    sub = command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
+                  "evenflow encode runs/digits images.npy --out latents.npy")
+    model_and_data(sub)
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns; default: the run's")
+    sub.add_argument("--out", default="latents.npy", metavar="FILE",
+                     help=".npy, .csv, or .npz with labels too (latents.npy)")
+    sub = command(commands, "decode", decode, "Latents to data.",
+                  "evenflow decode runs/digits latents.npy --out decoded.png")
+    model_argument(sub)
+    sub.add_argument("latents", metavar="LATENTS", help="file of `evenflow encode`: .npy, .csv or .npz")
+    sub.add_argument("--label", help="class of all, by name or number, where the file has no labels")
+    sub.add_argument("--out", default="decoded.npy", metavar="FILE",
+                     help=f"{PICTURE}; .csv for tables (decoded.npy)")
+    _add_reconstruct(commands)
+    _add_interpolate(commands)
+    _add_edit(commands)

@@ -1,0 +1,92 @@
+"""Commands on a trained model: eval, sample, info, verify."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from typing import Any
+
+from evenflow import _core
+from evenflow.cli.common import class_number, command, model_and_data, model_argument, quality, report
+from evenflow.export import write_samples
+from evenflow.latent import enlarged
+from evenflow.runs import evaluate, held_out, open_model
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    result = evaluate(flow, held_out(plan, args.data, args.size))
+    report(args, result, f"{quality(result)} on {result['n']} samples")
+    return 0
+
+
+def sample(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
+    if args.enlarge != 1:
+        flow = enlarged(flow, args.enlarge, args.device, args.threads)
+    names = plan.source.columns if plan is not None else None
+    write_samples(flow, args.n, args.out, args.temperature, args.seed, label, names)
+    report(args, {"n": args.n, "out": args.out}, args.out)
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
+                              "initialized": flow.initialized,
+                              "levels": [list(shape) for _, shape in flow._core.levels()],
+                              "instruction_set": _core.isa()}
+    lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
+             f"instruction set: {_core.isa()}"]
+    if flow.config.get("conditioner_dtype") == "bfloat16":
+        result["bfloat16"] = "pairs" if _core.isa() == "avx512_bf16" else "widened"
+        lines.append("bfloat16 nets: " + {
+            "pairs": "multiplied in pairs by this machine's instructions",
+            "widened": "widened to float32 on this machine, at float32's speed"}[result["bfloat16"]])
+    if plan is not None:
+        result["run"] = dataclasses.asdict(plan)
+        lines.append(f"trained on {plan.source.path}: {plan.training}")
+    if args.tensors:
+        result["tensors"] = {name: list(v.shape) for name, v in flow.named_parameters().items()}
+        lines += [f"{name} {tuple(shape)}" for name, shape in result["tensors"].items()]
+    report(args, result, "\n".join(lines))
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    part = held_out(plan, args.data, args.size)
+    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
+    found = flow.verify(x, label=labels if flow.classes else None, seed=args.seed)
+    numbers = {k: v if not isinstance(v, float) or math.isfinite(v) else None
+               for k, v in dataclasses.asdict(found).items()}
+    report(args, {**numbers, "ok": found.ok, "failures": found.failures}, str(found))
+    return 0 if found.ok else 1
+
+
+def add_commands(commands: Any) -> None:
+    sub = command(commands, "eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
+                  "evenflow eval runs/digits --json")
+    model_and_data(sub)
+    sub = command(commands, "sample", sample, "Draw samples.",
+                  "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
+    model_argument(sub)
+    sub.add_argument("--n", type=int, default=100, help="number of samples (100)")
+    sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--label", help="class, by name or number; default: all in turn")
+    sub.add_argument("--enlarge", type=int, default=1, metavar="K",
+                     help="glow, realnvp: images K times as high and wide as those it was trained on")
+    sub.add_argument("--out", default="samples.png", metavar="FILE",
+                     help="a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
+                          "pictures (samples.png)")
+    sub = command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors")
+    model_argument(sub)
+    sub.add_argument("--tensors", action="store_true", help="list all tensors")
+    sub = command(commands, "verify", verify,
+                  "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
+                  "evenflow verify runs/digits")
+    model_and_data(sub)
+    sub.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,140 @@
+"""The settings of a training: options of `evenflow train`, and keys of its config files."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: --batch-size on the command line is batch_size in a file."""
+
+    name: str
+    kind: type
+    """int, float, str or bool."""
+    text: str
+    many: bool = False
+    """One or more values."""
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None
+
+
+MODEL = (
+    Option("levels", int, "glow: scales"),
+    Option("depth", int, "glow: steps of flow a scale"),
+    Option("hidden", int, "width of the nets: one number, or one a layer", many=True),
+    Option("scales", int, "realnvp, images: scales"),
+    Option("base_dim", int, "realnvp, images: channels of the nets"),
+    Option("residual_blocks", int, "realnvp, images: blocks of the nets"),
+    Option("recursion", int, "realnvp, images: 1 to 4"),
+    Option("couplings", int, "realnvp (tables), nice"),
+    Option("coupling", str, "affine, additive"),
+    Option("permutation", str, "glow: lu, plain, shuffle, reverse; realnvp, tables: none, shuffle, lu"),
+    Option("mask", str, "realnvp, tables: halves, odd-even"),
+    Option("prior", str, "gaussian, logistic"),
+    Option("preprocess", str, "none, standardize, zca, whiten"),
+    Option("order", str, "nice: tile, shuffle, reverse, none"),
+    Option("learn_top", bool, "glow: learned prior of the coarsest latents"),
+    Option("bottleneck", bool, "realnvp, images: narrow blocks"),
+    Option("skip", bool, "realnvp, images: nets with skip connections"),
+    Option("actnorm", bool, "realnvp, tables: between couplings"),
+    Option("batch_norm", bool, "realnvp: in nets and between couplings"),
+    Option("weight_norm", bool, "realnvp, images: in nets"),
+    Option("class_weight", float, "glow: weight of a classification loss"),
+    Option("bits", int, "images: bits a channel"),
+    Option("dtype", str, "float32, float64"),
+    Option("conditioner_dtype", str, "arithmetic inside the nets: float32, bfloat16"))
+"""Arguments of a model; depth is Glow's `steps`, since steps is the training's."""
+
+TRAINING = (
+    Option("batch_size", int, "samples a step"),
+    Option("optimizer", str, "adamax, adam, sgd, rmsprop"),
+    Option("lr", float, "learning rate"),
+    Option("warmup", int, "steps of linear warm-up"),
+    Option("lr_decay", float, "factor a step after it"),
+    Option("lr_floor", float, "smallest rate"),
+    Option("clip", float, "largest gradient norm; 0: off"),
+    Option("accumulate", int, "pieces a batch is worked through in"),
+    Option("average", float, "decay of the moving average; 0: off"),
+    Option("patience", int, "epochs without improvement until it stops"),
+    Option("on_nonfinite", str, "after a failed step: raise, skip, rollback",
+           choices=("raise", "skip", "rollback")),
+    Option("max_failures", int, "steps that may fail"),
+    Option("init_batch", int, "samples for the data-dependent initialisation"),
+    Option("activation_budget", int, "bytes; 0: rebuild all activations"))
+"""Fields of evenflow.train.Settings."""
+
+OPTIMIZER = (
+    Option("beta1", float, "adam, adamax"),
+    Option("beta2", float, "adam, adamax"),
+    Option("eps", float, "adam, adamax, rmsprop"),
+    Option("momentum", float, "sgd, rmsprop"),
+    Option("decay", float, "rmsprop: of the mean square"),
+    Option("weight_decay", float, "added to the gradient, times the value, where the model says so"),
+    Option("shrink", float, "factor on all values at every step; 1: off"))
+"""Further arguments of the optimiser."""
+
+AUGMENT = (
+    Option("flip", bool, "left and right changed over in half of the images"),
+    Option("shift", float, "largest shift, as a fraction of height and width"),
+    Option("rotation", float, "largest angle, degrees"),
+    Option("zoom", float, "largest change of size, as a fraction"),
+    Option("shear", float, "largest shear angle, radians"))
+"""Fields of evenflow.data.augment.Augment: changes of the training images, drawn anew in every epoch."""
+
+OUTPUT = (
+    Option("temperature", float, "of the samples in pictures"),
+    Option("sample_every", int, "pictures of samples and learning curve every N epochs, not at the end only"),
+    Option("log_every", int, "a line in the log every N steps (100); 0: for epochs only"),
+    Option("save_every", float, "seconds between checkpoints (60); 0: after every step"),
+    Option("csv", bool, "history.csv, one row an epoch"),
+    Option("tensorboard", bool, "events for TensorBoard (needs tensorboardX)"))
+"""Fields of evenflow.logs.Outputs."""
+
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "data": (Option("columns", str, "tables: columns to use, in this order", many=True, metavar="NAME"),
+             Option("label", str, "tables: column of classes", metavar="NAME"),
+             Option("size", int, "folder of images: resize to SIZE x SIZE"),
+             Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
+             Option("valid", float,
+                    "fraction for validation, and for testing where the data have no test part (0.1)"),
+             *AUGMENT),
+    "model": (Option("preset", str, "settings of a paper, see `evenflow presets`", metavar="NAME"),
+              Option("model", str, "glow, nice, realnvp", choices=("glow", "nice", "realnvp")),
+              Option("conditional", bool, "glow: density given the label"), *MODEL),
+    "training": (Option("epochs", int, "passes over the data, in total"),
+                 Option("steps", int, "updates, in total"),
+                 Option("seed", int, "of the split, the model, the order and the noise (0)"), *TRAINING,
+                 *OPTIMIZER),
+    "output": OUTPUT}
+
+# Keys that the command line has in its own way.
+PLACE = (Option("data", str, "DATA"), Option("device", str, "--device"),
+         Option("threads", int, "--threads"))
+KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares all options; one that is not given stays None."""
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            flag = "--" + option.name.replace("_", "-")
+            if option.kind is bool:
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, help=option.text)
+            else:
+                group.add_argument(flag, type=option.kind, nargs="+" if option.many else None,
+                                   choices=option.choices, metavar=option.metavar, help=option.text)
+    parser.set_defaults(device=None, threads=None)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, by key."""
+    return {name: value for name in KEYS if (value := getattr(args, name)) is not None}
+
+
+def pick(values: dict[str, Any], options: tuple[Option, ...]) -> dict[str, Any]:
+    """Those of the values that are of some options."""
+    return {option.name: values[option.name] for option in options if option.name in values}

@@ -1,0 +1,223 @@
+"""Commands that train: train, resume, presets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from evenflow import _core, presets
+from evenflow.cli import config, options
+from evenflow.cli.common import command, quality, report
+from evenflow.cli.progress import Progress
+from evenflow.data import Dataset
+from evenflow.errors import ConfigError
+from evenflow.flow import Flow
+from evenflow.logs import Outputs
+from evenflow.models import NICE, Glow, RealNVP
+from evenflow.runs import Plan, Run, Source
+from evenflow.train import Settings, Trainer
+
+MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
+
+
+# Commands
+
+def train(args: argparse.Namespace) -> int:
+    values = options.given(args)
+    if args.config is not None:
+        values = {**config.read(args.config), **values}
+    if "data" not in values:
+        raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
+    run = Run(args.out or os.path.join("runs", _stem(values["data"])))
+    if args.resume and run.exists:
+        return _continue(run, args, values)
+    source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
+                    values.get("crop"), values.get("valid", 0.1), values.get("seed", 0))
+    whole, part = source.load()
+    name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
+                                           values.get("preset"))
+    outputs = _outputs(values, training, whole)
+    flow = _make_model(values, name, model, whole)
+    settings = _settings(values, training)
+    epochs, steps = values.get("epochs"), values.get("steps")
+    if epochs is None and steps is None:
+        epochs = training["epochs"]
+    plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
+                outputs)
+    trainer = plan.trainer(flow, part)
+    text = _config_file(plan, name, values, trainer, args.command)
+    run.start(plan, trainer, text, args.command, args.force)
+    return _fit(run, trainer, plan, whole, args)
+
+
+def resume(args: argparse.Namespace) -> int:
+    values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
+    return _continue(Run(args.path), args, values)
+
+
+def list_presets(args: argparse.Namespace) -> int:
+    if args.name is not None:
+        preset = presets.find(args.name)
+        values = {"model": preset.model, **_model_values(preset.settings), **preset.training,
+                  **_training_values(_settings({}, preset.training))}
+        comment = f"Settings of {args.name}, for evenflow train --config"
+        report(args, options.pick(values, tuple(options.KEYS.values())),
+               config.text(values, [comment]).rstrip())
+        return 0
+    result = {name: {"model": p.model, "shape": list(p.shape)} for name, p in presets.PRESETS.items()}
+    lines = [f"{name:20} {p.model:8} {'x'.join(map(str, p.shape)):10} batch {p.training['batch_size']}"
+             for name, p in presets.PRESETS.items()]
+    report(args, result, "\n".join(lines))
+    return 0
+
+
+# From settings to a training
+
+def _outputs(values: dict[str, Any], training: dict[str, Any], whole: Dataset) -> Outputs:
+    names = [field.name for field in dataclasses.fields(Outputs)]
+    outputs = Outputs(**{k: v for k, v in training.items() if k in names})
+    outputs = dataclasses.replace(outputs, **options.pick(values, options.OUTPUT))
+    if "sample_every" in values and whole.kind != "image":
+        raise ConfigError("[train] expected images with --sample-every, got a table")
+    outputs.require()
+    return outputs
+
+
+def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], whole: Dataset) -> Flow:
+    """A model with the settings that were given, over those of a preset."""
+    given = options.pick(values, options.MODEL)
+    if name == "glow":
+        if "depth" in given:
+            given["steps"] = given.pop("depth")
+        if "hidden" in given:
+            if len(given["hidden"]) != 1:
+                raise ConfigError("[train] expected one number for --hidden with glow, "
+                                  f"got {given['hidden']}")
+            given["hidden"] = given["hidden"][0]
+    if values.get("conditional"):
+        if not whole.classes:
+            raise ConfigError("[train] expected labels with --conditional, got data without: "
+                              f"{values['data']}")
+        given["classes"] = len(whole.classes)
+    shape = whole.shape if whole.kind == "image" else whole.shape[0]
+    try:
+        return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
+                            device=values.get("device", "cpu"), threads=values.get("threads", 0))
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ConfigError(f"[train] expected settings of {name}, got: {error}") from None
+
+
+def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Settings: those that were given, over those of a preset."""
+    names = [option.name for option in options.TRAINING]
+    settings = {**{k: v for k, v in training.items() if k in names}, **options.pick(values, options.TRAINING),
+                "seed": values.get("seed", 0)}
+    # Another optimiser has other arguments: a preset's are for its own.
+    own = training.get("optimizer_options", {}) if settings["optimizer"] == training["optimizer"] else {}
+    for key, base, group in (("optimizer_options", own, options.OPTIMIZER),
+                             ("augment", training.get("augment") or {}, options.AUGMENT)):
+        chosen = {**base, **options.pick(values, group)}
+        if chosen:
+            settings[key] = chosen
+    return dataclasses.asdict(Settings(**settings))
+
+
+def _config_file(plan: Plan, name: str, values: dict[str, Any], trainer: Trainer,
+                 command_line: str) -> str:
+    """config.toml: every setting as it was resolved, so that it repeats the run by itself."""
+    resolved = {**dataclasses.asdict(plan.source), **_model_values(plan.model),
+                **_training_values(plan.training), **dataclasses.asdict(plan.outputs),
+                "data": plan.source.path, "model": name,
+                "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps,
+                "device": values.get("device", "cpu"), "threads": values.get("threads", 0)}
+    comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
+                f"evenflow {_core.version}, command: {command_line}", f"data: {trainer.data_mark}"]
+    if "preset" in values:
+        comments.append(f"preset: {values['preset']}")
+    return config.text(resolved, comments)
+
+
+def _model_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """A model's arguments by the names of their options."""
+    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k != "model"}
+
+
+def _training_values(training: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Settings by the names of their options."""
+    return {**training, **training["optimizer_options"], **(training["augment"] or {})}
+
+
+# The training
+
+def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any]) -> int:
+    """Goes on with a run; only how long may change."""
+    plan = run.plan()
+    if "epochs" in values or "steps" in values:
+        plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
+    trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads", 0))
+    return _fit(run, trainer, plan, whole, args)
+
+
+def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
+    progress = Progress(_total_steps(trainer, plan), args.quiet, images=trainer.flow.is_image)
+    try:
+        result = run.fit(trainer, plan, whole, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+              f"go on with: evenflow resume {run.folder}", file=sys.stderr)
+        return 130
+    finally:
+        progress.close()
+    files = [result["model"], result["log"], *result["pictures"], *result["notes"]]
+    report(args, result, f"held out: {quality(result)} on {result['n']} samples\n" + "\n".join(files))
+    return 0
+
+
+def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
+    limits = [plan.steps, plan.epochs and plan.epochs * trainer.batches]
+    if plan.epochs is not None and plan.epochs >= presets.UNTIL_STOPPED:
+        limits.pop()
+    return min((n for n in limits if n is not None), default=None)
+
+
+def _stem(path: str) -> str:
+    name = os.path.basename(os.path.normpath(path))
+    return name.split(".")[0] or name
+
+
+# Arguments
+
+def add_commands(commands: Any) -> None:
+    _train_arguments(command(commands, "train", train, "Train a model on a data set.",
+                             "evenflow train digits --out runs/digits"))
+    sub = command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
+                  "evenflow resume runs/digits --epochs 200")
+    sub.add_argument("path", metavar="RUN", help="folder of the run")
+    sub.add_argument("--epochs", type=int, help="passes over the data, in total")
+    sub.add_argument("--steps", type=int, help="updates, in total")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    sub = command(commands, "presets", list_presets,
+                  "The papers' settings: their names, or one as a config file.",
+                  "evenflow presets glow-cifar10 > mine.toml")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="one preset, to print its settings")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", metavar="DATA",
+                        help="a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a "
+                        "folder")
+    parser.add_argument("--config", metavar="FILE",
+                        help="TOML file of settings, named like the options (batch_size = 64), which go "
+                        "before it")
+    parser.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
+    parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options.add_arguments(parser)

@@ -1,0 +1,129 @@
+"""Feed: the batches of a training in their order, prepared ahead by a thread where that takes time."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.data.augment import Augment
+from evenflow.errors import NumericError
+from evenflow.rows import Order, Rows, group_of, shuffled, stays_outside
+
+AHEAD = 2
+"""Windows that are prepared ahead."""
+WINDOW, WINDOW_BYTES = 64, 1 << 23
+"""Most batches that are read at once and mixed, of a file with many rows in a page, and most bytes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as a flow takes them, and their labels."""
+
+    x: np.ndarray
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Feed:
+    """Batch `position` of epoch `epoch` holds the same samples, whenever it is asked for.
+
+    Epoch e visits the data in the order of `shuffled(x, [seed, e])`. A window is one batch; where the order
+    keeps neighbours together, it is several, whose rows are read at once and shuffled, so that neighbours go
+    to different batches. Windows of data that are read from files, or augmented, are prepared by one thread,
+    `ahead` of them before they are asked for; data in memory are only indexed, which costs less than handing
+    them over. An error in the thread is raised by `get`. `close` ends the thread; the next `get` starts it
+    again.
+    """
+
+    def __init__(self, x: np.ndarray | Rows, labels: np.ndarray | None, *, dtype: np.dtype,
+                 batch_size: int, batches: int, seed: int, augment: Augment | None = None,
+                 ahead: int = AHEAD):
+        self.x, self.labels, self.dtype = x, labels, dtype
+        self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
+        self.ahead = ahead if stays_outside(x) or augment is not None else 0
+        self.window = 1
+        if group_of(x) > 1:
+            self.window = min(max(1, WINDOW_BYTES * len(x) // (batch_size * x.nbytes)), WINDOW)
+        self._epoch = -1
+        self._order: np.ndarray | Order = np.empty(0, np.int64)
+        self._held = (-1, -1)
+        self._batches: list[Batch | NumericError] = []
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: deque[tuple[tuple[int, int], Future[list[Batch | NumericError]]]] = deque()
+
+    def get(self, epoch: int, position: int) -> Batch:
+        """One batch. NumericError for a value that is not finite, IoError for a sample that can't be read."""
+        window, place = divmod(position, self.window)
+        if self._held != (epoch, window):
+            self._batches = self._next((epoch, window))
+            self._held = epoch, window
+        batch = self._batches[place]
+        if isinstance(batch, NumericError):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread after the window it is at."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread = None
+        self._pending.clear()
+
+    def _next(self, window: tuple[int, int]) -> list[Batch | NumericError]:
+        if self.ahead == 0:
+            return self._make(*window)
+        if self._thread is None or (self._pending and self._pending[0][0] != window):
+            self.close()
+            self._thread = ThreadPoolExecutor(1, "evenflow-feed")
+        last = self._after(self._pending[-1][0]) if self._pending else window
+        while len(self._pending) <= self.ahead:
+            self._pending.append((last, self._thread.submit(self._make, *last)))
+            last = self._after(last)
+        return self._pending.popleft()[1].result()
+
+    def _after(self, window: tuple[int, int]) -> tuple[int, int]:
+        epoch, number = window
+        return (epoch, number + 1) if (number + 1) * self.window < self.batches else (epoch + 1, 0)
+
+    def _make(self, epoch: int, window: int) -> list[Batch | NumericError]:
+        """The batches of a window; in the place of one with a value that is not finite, the error."""
+        index = self._window(epoch, window)
+        rows = self.x[index]
+        batches: list[Batch | NumericError] = []
+        for start in range(0, len(index), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            try:
+                batches.append(self._batch(rows[part], index[part], epoch))
+            except NumericError as error:
+                batches.append(error)
+        return batches
+
+    def _batch(self, rows: np.ndarray, index: np.ndarray, epoch: int) -> Batch:
+        x = as_taken(rows, index, self.dtype)
+        if self.augment is not None:
+            x = self.augment(x, self.seed, epoch, index)
+        return Batch(x, None if self.labels is None else self.labels[index])
+
+    def _window(self, epoch: int, window: int) -> np.ndarray:
+        """The rows of one batch, or of several in which groups of neighbours are mixed."""
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, shuffled(self.x, [self.seed, epoch])
+        size = self.window * self.batch_size
+        index = self._order[window * size:(window + 1) * size]
+        if self.window > 1:
+            index = np.random.default_rng([self.seed, epoch, window]).permutation(index)
+        return index
+
+
+def as_taken(rows: np.ndarray, index: np.ndarray, dtype: np.dtype) -> Any:
+    """uint8 as they are, floats in `dtype`; NumericError with the number of the row, out of `index`."""
+    if rows.dtype == np.uint8:
+        return rows
+    return arrays.to_floats("fit", rows, dtype, rows=index)

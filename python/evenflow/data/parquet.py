@@ -1,0 +1,70 @@
+"""Tables in Parquet, read with pyarrow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evenflow.data.dataset import Dataset
+from evenflow.data.table import choose, number_classes
+from evenflow.errors import IoError
+from evenflow.extras import need
+
+
+def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
+                 label: str | None = None) -> Dataset:
+    """A table of numbers, float64; columns and label as in `read_csv`. Only the chosen columns are read.
+
+    IoError gives the row (from 0) and the column of an empty cell or a value that is not finite, and the
+    type of a column that does not hold numbers; ConfigError for an unknown column, or without pyarrow.
+    """
+    path = os.fspath(path)
+    parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
+    # A broken file fails in many ways, not all of them pyarrow's own.
+    try:
+        names = list(parquet.read_schema(path).names)
+    except Exception as error:
+        raise _broken(path, error) from error
+    if len(set(names)) != len(names):
+        raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
+    chosen = choose(path, names, columns, label)
+    wanted = [*chosen, *([] if label is None or label in chosen else [label])]
+    try:
+        table = parquet.read_table(path, columns=wanted)
+        cells = None if label is None else table.column(label).cast("string").to_pylist()
+    except Exception as error:
+        raise _broken(path, error) from error
+    if table.num_rows == 0:
+        raise IoError(f"[data] {path}: expected at least one row, got none")
+    x = np.empty((table.num_rows, len(chosen)))
+    for j, name in enumerate(chosen):
+        x[:, j] = _numbers(path, name, table.column(name))
+    if cells is None:
+        return Dataset(x, kind="table", columns=chosen)
+    if None in cells:
+        raise IoError(f"[data] {path}: expected a class in row {cells.index(None)}, column {label!r}, "
+                      "got an empty cell")
+    labels, classes = number_classes(cells)
+    return Dataset(x, kind="table", train_labels=labels, columns=chosen, classes=classes)
+
+
+def _numbers(path: str, name: str, column: Any) -> np.ndarray:
+    kind = str(column.type)
+    if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
+        raise IoError(f"[data] {path}: expected numbers in column {name!r}, got {kind} "
+                      "(choose columns, or name it as label)")
+    values = column.cast("double").to_numpy()
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        row = int(bad[0])
+        raise IoError(f"[data] {path}: expected a finite number in row {row}, column {name!r}, "
+                      f"got {'an empty cell' if not column[row].is_valid else values[row]}")
+    return np.asarray(values)
+
+
+def _broken(path: str, error: Exception) -> IoError:
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return IoError(f"[data] {path}: expected a readable Parquet file, got: {text[:200]}")

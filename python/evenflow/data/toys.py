@@ -1,0 +1,50 @@
+"""Densities in the plane that are easy to look at, made from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from evenflow.data.dataset import Dataset
+
+
+def two_moons(n: int, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two half circles of radius 1 that reach into each other: points (n, 2) and which half, (n,) int32."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n, dtype=np.int32)
+    angle, sign = rng.uniform(0, np.pi, n), 1 - 2 * labels
+    points = np.stack([sign * np.cos(angle) + labels, sign * np.sin(angle) + 0.5 * labels], axis=1)
+    return points + rng.normal(0, noise, (n, 2)), labels
+
+
+def rings(n: int, noise: float = 0.08, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Circles of radius 1, 2, 3 and 4 about the origin: points (n, 2) and which circle, (n,) int32."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n, dtype=np.int32)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    points = (1 + labels)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return points + rng.normal(0, noise, (n, 2)), labels
+
+
+def checkerboard(n: int, seed: int = 0) -> np.ndarray:
+    """Uniform on the eight dark squares of a board of 4 x 4 on [-4, 4]^2: points (n, 2)."""
+    rng = np.random.default_rng(seed)
+    row, half = rng.integers(0, 4, n), rng.integers(0, 2, n)
+    corner = np.stack([2 * half + row % 2, row], axis=1)
+    return 2 * (corner + rng.uniform(0, 1, (n, 2))) - 4
+
+
+LABELLED: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {"two-moons": two_moons, "rings": rings}
+NAMES = (*LABELLED, "checkerboard")
+
+
+def toy(name: str, train: int = 10_000, test: int = 2_000, seed: int = 0) -> Dataset:
+    """A data set of one of NAMES."""
+    n = train + test
+    x, y = LABELLED[name](n, seed=seed) if name in LABELLED else (checkerboard(n, seed), None)
+    data = Dataset(x[:train], x[train:], "table", columns=["x", "y"])
+    if y is None:
+        return data
+    return Dataset(data.train, data.test, "table", y[:train], y[train:], ["x", "y"],
+                   [str(i) for i in range(int(y.max()) + 1)])

@@ -1,0 +1,141 @@
+"""Latents, data and samples to files, block by block: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from evenflow import arrays, plot
+from evenflow.errors import ConfigError, IoError
+from evenflow.files import Rows, replacing, write_rows
+from evenflow.flow import BLOCK_VALUES, Flow
+
+
+def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
+    """Writes the latents of data, (N, D), and returns N.
+
+    out: .npy or .csv; or .npz with arrays z and, for a class-conditional model, labels, as decode_rows takes
+    them. Errors leave no file behind.
+    """
+    if not out.endswith(".npz"):
+        return _encode_rows(flow, rows, out, [])
+    labels: list[np.ndarray] = []
+    with replacing("encode", out) as temporary:
+        arrays_of = {"z": temporary + ".z.npy", "labels": temporary + ".labels.npy"}
+        try:
+            n = _encode_rows(flow, rows, arrays_of["z"], labels)
+            if labels:
+                np.save(arrays_of["labels"], np.concatenate(labels))
+            with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+                for name, path in arrays_of.items():
+                    if os.path.exists(path):
+                        archive.write(path, name + ".npy")
+        finally:
+            for path in arrays_of.values():
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+    return n
+
+
+def _encode_rows(flow: Flow, rows: Rows, out: str, labels_out: list[np.ndarray]) -> int:
+    n = 0
+    with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
+        for x, labels in rows:
+            writer.write(flow.encode(x, labels if flow.classes else None))
+            n += len(x)
+            if flow.classes and labels is not None:
+                labels_out.append(labels)
+    return n
+
+
+def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
+                names: Sequence[str] | None = None) -> int:
+    """Writes the data of latents (z, labels) in a form of `write_data`, and returns their number N.
+
+    label: for rows without labels, of a class-conditional model.
+    """
+    n = 0
+    with write_data("decode", flow, out, names=names) as write:
+        for z, labels in rows:
+            write(flow.decode(z, label if labels is None else labels))
+            n += len(z)
+    return n
+
+
+def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed: int = 0,
+                  label: int | None = None, names: Sequence[str] | None = None) -> None:
+    """Writes n samples in a form of `write_data`. label None: all classes in turn, one a column."""
+    n = arrays.whole("sample", "n", n, low=1)
+    if label is not None and not flow.classes:
+        raise ConfigError("[sample] expected no label, since the model has no classes, got one")
+    columns = flow.classes if flow.classes and label is None else None
+    step = max(1, BLOCK_VALUES // flow.dims)
+    with write_data("sample", flow, path, columns, names) as write:
+        for a in range(0, n, step):
+            count = min(step, n - a)
+            turn = label if label is not None or not flow.classes else np.arange(a, a + count) % flow.classes
+            write(flow.sample(count, temperature, seed, turn, first=a))
+
+
+@contextlib.contextmanager
+def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
+               names: Sequence[str] | None = None) -> Iterator[Callable[[np.ndarray], None]]:
+    """Takes data of a model, block by block, and writes them in the form that the name asks for.
+
+    .npy: floats in the data's units, any number of leading dimensions.  .csv: tables, with `names`.
+    .png: images in one picture, `columns` side by side.  No ending: a new folder with one picture an image.
+    ConfigError for another name; IoError; nothing is left behind by an error.
+    """
+    ending = os.path.splitext(path)[1]
+    if ending == ".npy" or (ending == ".csv" and not flow.is_image):
+        with write_rows(where, path, names) as writer:
+            yield writer.write
+    elif ending == ".png" and flow.is_image:
+        blocks: list[np.ndarray] = []
+        with replacing(where, path) as temporary:
+            yield lambda x: blocks.append(flow.to_uint8(x.reshape(-1, *flow.shape)))
+            plot.save_grid(np.concatenate(blocks), temporary, columns)
+    elif ending == "" and flow.is_image:
+        with _new_folder(where, path) as folder:
+            yield _numbered_pictures(flow, folder)
+    else:
+        wanted = ".png or .npy, or the name of a new folder" if flow.is_image else ".csv or .npy, for a table"
+        raise ConfigError(f"[{where}] expected a name ending in {wanted}, got {path}")
+
+
+def _numbered_pictures(flow: Flow, folder: str) -> Callable[[np.ndarray], None]:
+    count = 0
+
+    def write(x: np.ndarray) -> None:
+        nonlocal count
+        for image in flow.to_uint8(x.reshape(-1, *flow.shape)):
+            plot.save_grid(image[None], os.path.join(folder, f"{count:06d}.png"), scale=1)
+            count += 1
+
+    return write
+
+
+@contextlib.contextmanager
+def _new_folder(where: str, path: str) -> Iterator[str]:
+    """A folder beside `path`, renamed to it if the block ends well, else removed."""
+    parent, name = os.path.split(os.path.normpath(path))
+    temporary = os.path.join(parent, f".{os.getpid()}.{name}")
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise IoError(f"[{where}] expected a new or empty folder, got {path}")
+    try:
+        os.mkdir(temporary)
+    except OSError as error:
+        raise IoError(f"[{where}] expected to make the folder {path}, got: {error}") from error
+    try:
+        yield temporary
+        if os.path.isdir(path):
+            os.rmdir(path)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,108 @@
+"""Files written block by block, that appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from evenflow.errors import ConfigError, Error, IoError, ShapeError
+
+CSV_ROWS = 1 << 14
+Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
+"""(x, labels) of consecutive rows; labels None where there are none. See `evenflow.stream`."""
+
+
+@contextlib.contextmanager
+def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
+    """A temporary name beside `path` with the same ending; renamed to `path` if the block ends well.
+
+    The temporary file is made at once, so that a place that can't be written is found out before the work.
+    IoError; an old file at `path` is then left as it was.
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    if not name or os.path.isdir(path):
+        raise IoError(f"[{where}] expected the name of a file to write, got a folder: {path}")
+    try:
+        open(temporary, "wb").close()
+    except OSError as error:
+        raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        if isinstance(error, OSError) and not isinstance(error, Error):
+            raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
+        raise
+
+
+class Writer(Protocol):
+    """Takes an array's rows, block by block."""
+
+    def write(self, block: np.ndarray) -> None: ...
+
+
+@contextlib.contextmanager
+def write_rows(where: str, path: str | os.PathLike[str],
+               names: Sequence[str] | None = None) -> Iterator[Writer]:
+    """Writes an array of unknown length: .npy (any shape), or .csv (rows of numbers, `names` as header).
+
+    IoError; ConfigError for another ending; ShapeError for a table of images.
+    """
+    path = os.fspath(path)
+    if not path.endswith((".npy", ".csv")):
+        raise ConfigError(f"[{where}] expected a name ending in .npy or .csv, got {path}")
+    with replacing(where, path) as temporary, open(temporary, "wb") as file:
+        writer = _Npy(file) if path.endswith(".npy") else _Csv(where, file, names)
+        yield writer
+        writer.close()
+
+
+class _Npy:
+    def __init__(self, file: Any):
+        self.file, self.rows, self.kind = file, 0, (np.dtype(float), ())
+
+    def write(self, block: np.ndarray) -> None:
+        if self.rows == 0:
+            self.kind = block.dtype, block.shape[1:]
+            self._header()
+        self.rows += len(block)
+        self.file.write(np.ascontiguousarray(block).data)
+
+    def close(self) -> None:
+        self.file.seek(0)
+        self._header()
+
+    def _header(self) -> None:
+        """numpy leaves room for the first size to grow, so a later header fits the place of the first."""
+        dtype, shape = self.kind
+        np.lib.format.write_array_header_1_0(self.file, {
+            "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+            "shape": (self.rows, *shape)})
+
+
+class _Csv:
+    def __init__(self, where: str, file: Any, names: Sequence[str] | None):
+        self.where, self.file = where, file
+        if names:
+            file.write((",".join(names) + "\n").encode())
+
+    def write(self, block: np.ndarray) -> None:
+        if block.ndim > 2:
+            raise ShapeError(f"[{self.where}] expected rows of numbers for a .csv file, "
+                             f"got {block.shape[1:]}; use .npy")
+        rows = block.reshape(len(block), -1)
+        for a in range(0, len(rows), CSV_ROWS):
+            # The shortest text that gives the same number back.
+            cells = rows[a:a + CSV_ROWS].astype("U32").tolist()
+            self.file.write("".join(",".join(row) + "\n" for row in cells).encode())
+
+    def close(self) -> None:
+        pass

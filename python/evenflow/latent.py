@@ -1,0 +1,147 @@
+"""Work in latent space: reconstruction from some levels, interpolation, editing along attribute vectors.
+
+Images in may be uint8, taken in the middle of their levels, or floats; images out are floats in level units
+(see `Flow.to_uint8`). Class-conditional models take the labels (N,) of the data, and use them both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.flow import Flow
+from evenflow.models import build
+
+
+def as_floats(flow: Flow, x: Any) -> np.ndarray:
+    """Data in the model's dtype and units, uint8 images in the middle of their levels.
+
+    Models are trained on data with noise, for which whole levels are an unlikely corner.
+    """
+    x = flow._check("data", x)
+    floats = flow._block("data", x, 0, len(x)).reshape(x.shape)
+    return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
+
+
+def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero", seed: int = 0,
+                label: Any = None) -> np.ndarray:
+    """x -> latent -> x (N, ...), with the coarsest `keep` levels of the latent; None: all of them.
+
+    The finer levels become zero (rest="zero", Real NVP's compression) or are drawn anew (rest="redraw"), as
+    in Real NVP (Dinh et al. 2016), appendix D. ConfigError for a number of levels that the model lacks.
+    """
+    arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
+    z = flow.encode(as_floats(flow, x), label)
+    levels = flow.split_latent(z)
+    keep = len(levels) if keep is None else arrays.whole("reconstruct", "keep", keep, low=1)
+    if keep > len(levels):
+        raise ConfigError(f"[reconstruct] expected keep in 1 ... {len(levels)}, got {keep}")
+    if rest == "redraw" and keep < len(levels):
+        fresh = flow.split_latent(flow.encode(flow.sample(len(z), seed=seed, label=label), label))
+    else:
+        fresh = [np.zeros_like(level) for level in levels]
+    finer = len(levels) - keep
+    return flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label)
+
+
+def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None) -> np.ndarray:
+    """(N, steps, ...): from a (N, ...) to b (N, ...) on a straight line in latent space, both ends included.
+
+    As in Glow (Kingma, Dhariwal 2018), figure 5. label: (N,), one a pair.
+    """
+    steps = arrays.whole("interpolate", "steps", steps, low=2)
+    za, zb = (flow.encode(as_floats(flow, x), label) for x in (a, b))
+    if len(za) != len(zb):
+        raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
+    t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
+    return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label)
+
+
+def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np.ndarray:
+    """(steps, steps, ...): the manifold of four images x (4, ...), Real NVP (Dinh et al. 2016), equation 19.
+
+    z = cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4), with phi by row and
+    phi' by column on `steps` equal angles of the whole circle; four standard normal z give one again. label:
+    the class of all images.
+    """
+    steps = arrays.whole("manifold", "steps", steps, low=2)
+    z = flow.encode(as_floats(flow, x), label)
+    if len(z) != 4:
+        raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
+    angle = 2 * np.pi * np.arange(steps) / steps
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
+    return _decode(flow, (weights @ z).astype(flow.dtype), label)
+
+
+def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None) -> np.ndarray:
+    """(D,): mean latent of the samples with an attribute minus that of those without.
+
+    As in Glow (Kingma, Dhariwal 2018), section 5.3. positive, negative: (N,) bool; negative None: all that
+    are not positive. x is encoded piece by piece. ConfigError unless there are samples of both kinds.
+    """
+    x = flow._check("attribute", x)
+    labels = arrays.check_labels("attribute", label, len(x), flow.classes)
+    groups = [_marks("positive", positive, len(x))]
+    groups.append(~groups[0] if negative is None else _marks("negative", negative, len(x)))
+    if not all(group.any() for group in groups):
+        raise ConfigError("[attribute] expected samples with and without the attribute, "
+                          f"got {groups[0].sum()} and {groups[1].sum()} out of {len(x)}")
+    sums = np.zeros((2, flow.dims))
+    for a, b in flow._blocks(len(x)):
+        z = flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b])
+        sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
+    return sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
+
+
+def _marks(name: str, marks: Any, n: int) -> np.ndarray:
+    marks = arrays.as_array("attribute", marks)
+    if marks.dtype != bool or marks.shape != (n,):
+        raise ShapeError(f"[attribute] expected {name} as bool ({n},), got {marks.dtype} {marks.shape}")
+    return marks
+
+
+def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
+    """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
+    direction = arrays.check_batch("edit", np.asarray(direction)[None], (flow.dims,), uint8=False)[0]
+    strengths = np.asarray(strengths, dtype=flow.dtype)
+    if strengths.ndim != 1 or len(strengths) == 0 or not np.isfinite(strengths).all():
+        raise ShapeError(f"[edit] expected finite strengths (S,), got {strengths}")
+    z, step = flow.encode(as_floats(flow, x), label), direction.astype(flow.dtype)
+    columns = []
+    for strength in strengths:
+        try:
+            columns.append(flow.decode(z + strength * step, label))
+        except NumericError as error:
+            raise NumericError("[edit] expected strengths that lead to latents with finite data, "
+                               f"got {strength:g}: {error}") from error
+    return np.stack(columns, axis=1)
+
+
+def enlarged(flow: Flow, factor: int, device: str = "cpu", threads: int = 0) -> Flow:
+    """The same parameters for images `factor` times as high and wide, as Real NVP's larger samples are made.
+
+    Convolutional models only: ConfigError for NICE and for tables.
+    """
+    factor = arrays.whole("enlarged", "factor", factor, low=1)
+    if not flow.is_image or flow.config["model"] == "NICE":
+        raise ConfigError("[enlarged] expected a convolutional model of images (Glow, RealNVP), "
+                          f"got {flow.config['model']} {flow.shape}")
+    h, w, c = flow.shape
+    large = build({**flow.config, "shape": [factor * h, factor * w, c]}, device, threads)
+    theirs = flow.named_parameters()
+    for name, value in large.named_parameters().items():
+        value[...] = theirs[name]
+    return large
+
+
+def _decode(flow: Flow, z: np.ndarray, label: Any) -> np.ndarray:
+    """Decodes latents (N, S, D), with one label for all or one for each of N."""
+    if label is not None and np.ndim(label) == 1:
+        label = np.repeat(np.asarray(label), z.shape[1])
+    x = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label)
+    return x.reshape(*z.shape[:2], *flow.shape)

@@ -1,0 +1,247 @@
+"""Samples that stay where they are, in a file or in another array, until they are indexed."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evenflow.errors import IoError
+
+# Arrays up to this size are read, checked and split as a whole; larger ones stay where they are.
+RESIDENT_BYTES = 1 << 28
+# Rows that stay together in the order of a file: about a page of them, which costs as much to read as one.
+GROUP_BYTES, LARGEST_GROUP = 1 << 12, 64
+FEISTEL_ROUNDS = 6
+
+
+class Rows:
+    """An array-like of samples: x[i], x[a:b] and x[indices] read these rows and return them as an array.
+
+    A subclass sets shape and dtype and reads rows in `_read(index)`, from a slice of step 1 or from ascending
+    row numbers. np.asarray(x) reads everything. Reads may run in several threads.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    group: int = 1
+    """Neighbours that are better read together."""
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.dtype} {self.shape}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("rows can't be read without a copy")
+        return np.asarray(self[:], dtype=dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step == 1:
+                return self._read(slice(start, max(start, stop)))
+            key = np.arange(start, stop, step)
+        index = np.asarray(key)
+        if index.dtype == bool and index.shape == self.shape[:1]:
+            index = np.flatnonzero(index)
+        whole = index.dtype.kind in "iu" or index.size == 0
+        if isinstance(key, tuple) or not whole or index.ndim > 1:
+            raise TypeError(f"[rows] expected a row, a slice or a list of rows, got {key!r}")
+        flat = np.where(index < 0, index + len(self), index).reshape(-1).astype(np.int64)
+        if flat.size and not 0 <= flat.min() <= flat.max() < len(self):
+            raise IndexError(f"[rows] expected rows in 0 ... {len(self) - 1}, got {key!r}")
+        order = np.argsort(flat, kind="stable")
+        found = self._read(flat[order])
+        out = np.empty_like(found)
+        out[order] = found
+        return out.reshape(*index.shape, *self.shape[1:])
+
+
+class Stored(Rows):
+    """An array in a file, in C order from `offset` on.
+
+    Rows are read, not mapped: pages of a mapping count as memory of the process, cost more than a read where
+    rows are far apart, and kill the process when the file has shrunk.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], offset: int, shape: Sequence[int], dtype: Any):
+        self.path, self.offset = os.fspath(path), offset
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.group = group_of(self)
+        try:
+            self._file = open(self.path, "rb", buffering=0)
+        except OSError as error:
+            raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._check_size()
+
+    def reshape(self, *shape: int) -> Stored:
+        """The same file in another shape; the number of values must be the same."""
+        return Stored(self.path, self.offset, shape, self.dtype)
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        if isinstance(index, slice):
+            index = np.arange(index.start, index.stop)
+        out = np.empty((len(index), *self.shape[1:]), self.dtype)
+        if out.nbytes == 0:
+            return out
+        width, target = out.nbytes // len(out), out.reshape(-1).view(np.uint8).data
+        # Neighbours in the file are read at once.
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(index) != 1) + 1])
+        places = (index[starts] * width + self.offset).tolist()
+        bounds = [*(starts * width).tolist(), out.nbytes]
+        with self._lock:
+            for place, start, stop in zip(places, bounds, bounds[1:]):
+                self._fill(place, target[start:stop])
+        return out
+
+    def _fill(self, place: int, target: memoryview) -> None:
+        try:
+            self._file.seek(place)
+            while len(target) and (count := self._file.readinto(target)):
+                target = target[count:]
+        except OSError as error:
+            raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
+        if len(target):
+            self._check_size()
+            raise IoError(f"[data] {self.path}: expected {len(target)} more bytes, got none")
+
+    def _check_size(self) -> None:
+        wanted, got = self.offset + self.nbytes, os.fstat(self._file.fileno()).st_size
+        if got < wanted:
+            raise IoError(f"[data] {self.path}: expected {wanted} bytes for {self.dtype} {self.shape}, "
+                          f"got {got}")
+
+
+class Picked(Rows):
+    """Some rows of an array, by number."""
+
+    def __init__(self, base: np.ndarray | Rows, index: np.ndarray | Order):
+        self.base, self.index = base, index
+        self.shape, self.dtype, self.group = (len(index), *base.shape[1:]), base.dtype, group_of(base)
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self.base[self.index[index]])
+
+
+class Joined(Rows):
+    """Arrays of one dtype and one shape of samples, one after the other."""
+
+    def __init__(self, parts: Sequence[np.ndarray | Rows]):
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+        self.shape = (int(self.starts[-1]), *self.parts[0].shape[1:])
+        self.dtype, self.group = self.parts[0].dtype, group_of(self.parts[0])
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        found = []
+        for part, start, stop in zip(self.parts, self.starts, self.starts[1:]):
+            if isinstance(index, slice):
+                inside: Any = slice(max(index.start - start, 0), min(index.stop, stop) - start)
+                empty = inside.start >= inside.stop
+            else:
+                inside = index[np.searchsorted(index, start):np.searchsorted(index, stop)] - start
+                empty = not len(inside)
+            if not empty:
+                found.append(part[inside])
+        return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+
+
+class Order:
+    """A pseudo-random order of n rows of which any part can be computed alone: a Feistel network.
+
+    Groups of neighbours keep together; fewer than a group at the end keep their place. Rounds on the smallest
+    square number of values 2^(2k) >= n; values beyond n walk on until they are inside (Black, Rogaway 2002,
+    "Ciphers with arbitrary finite domains").
+    """
+
+    def __init__(self, n: int, seed: Any, group: int = 1, start: int = 0, stop: int | None = None):
+        self.n, self.seed, self.group = n, seed, group
+        self.start, self.stop = start, n if stop is None else stop
+        self._groups = n // group
+        self._half = np.uint64(max(1, -(-(self._groups - 1).bit_length() // 2)))
+        self._keys = np.random.SeedSequence(seed).generate_state(FEISTEL_ROUNDS, np.uint64)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> Order:
+        """Places [start, stop) of this order."""
+        return Order(self.n, self.seed, self.group, self.start + start, self.start + stop)
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        places = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
+        groups, inside = np.divmod(places + self.start, self.group)
+        wanted, back = np.unique(groups, return_inverse=True)
+        movable = wanted < self._groups
+        values = self._permute(wanted[movable].astype(np.uint64))
+        while (outside := values >= self._groups).any():
+            values[outside] = self._permute(values[outside])
+        wanted[movable] = values.astype(np.int64)
+        return wanted[back] * self.group + inside
+
+    def _permute(self, x: np.ndarray) -> np.ndarray:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = x >> self._half, x & mask
+        for key in self._keys:
+            left, right = right, left ^ (scramble(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def shuffled(x: np.ndarray | Rows, seed: Any) -> np.ndarray | Order:
+    """The numbers of x's rows in an order drawn from a seed, to be sliced; of a file's without memory."""
+    if stays_outside(x):
+        return Order(len(x), seed, group_of(x))
+    return np.random.default_rng(seed).permutation(len(x))
+
+
+def group_of(x: np.ndarray | Rows) -> int:
+    """Neighbours of x that are better read together."""
+    if isinstance(x, Rows) and not isinstance(x, Stored):
+        return x.group
+    if not isinstance(x, (Stored, np.memmap)):
+        return 1
+    return min(max(1, GROUP_BYTES * len(x) // max(1, x.nbytes)), LARGEST_GROUP)
+
+
+def scramble(x: np.ndarray) -> np.ndarray:
+    """A hash of 64-bit numbers, one to one (the last step of SplitMix64; Steele, Lea, Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:
+    """Rows of x by number; of a large x without a copy."""
+    if stays_outside(x) or x.nbytes > RESIDENT_BYTES:
+        return Picked(x, index)
+    return x[index[:]]
+
+
+def stays_outside(x: np.ndarray | Rows) -> bool:
+    """Whether x is read piece by piece, never as a whole."""
+    return isinstance(x, (Rows, np.memmap))

@@ -1,0 +1,72 @@
+"""Scores of single rows: log-likelihood, and p-values against rows that the model never saw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from evenflow.errors import NumericError, ShapeError
+from evenflow.files import Rows, write_rows
+from evenflow.flow import Flow
+
+NAMES = ("log_prob", "conformal_p", "typicality_p")
+
+
+def p_values(log_prob: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of log-likelihoods (N,) against those of reference rows (M,): conformal and typicality p-values, (N,).
+
+    conformal: (1 + number of reference rows at most as likely) / (M + 1), one-sided. If a row comes from the
+    distribution of the reference, P(p <= a) <= a for every a (Vovk et al. 2005), whatever the model. The
+    reference must be rows that the model was not trained on.
+    typicality: twice the smaller one of both sides' p-values, at most 1. Small also for a row that is far
+    too likely, as flat images are to image models (Nalisnick et al. 2019).
+    """
+    scores, ranked = _scores("log_prob", log_prob), np.sort(_scores("reference", reference))
+    below = 1 + np.searchsorted(ranked, scores, side="right")
+    above = 1 + len(ranked) - np.searchsorted(ranked, scores, side="left")
+    return below / (len(ranked) + 1), np.minimum(1.0, 2.0 * np.minimum(below, above) / (len(ranked) + 1))
+
+
+def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: Any = None,
+               seed: int = 0) -> dict[str, Any]:
+    """Writes one log-likelihood a row [nats] to a .npy or .csv file, in memory that does not grow with it.
+
+    rows: (x, labels) of consecutive rows, of `evenflow.stream.read_rows`. With log-likelihoods of
+    reference rows (M,) the file has three columns: log_prob, conformal_p, typicality_p, see `p_values`;
+    without, a .npy file is (N,). seed: of uint8 images' noise, which does not depend on the pieces.
+    Returns n, and mean, min and max of log_prob. Errors leave no file behind.
+    """
+    n, total, low, high = 0, 0.0, np.inf, -np.inf
+    ranked = None if reference is None else np.sort(_scores("reference", reference))
+    with write_rows("score", out, NAMES if ranked is not None else NAMES[:1]) as writer:
+        for scores in log_probs(flow, rows, seed):
+            writer.write(scores if ranked is None
+                         else np.stack([scores, *p_values(scores, ranked)], axis=1))
+            n, total = n + len(scores), total + float(scores.sum())
+            low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+    return {"n": n, "mean": total / n, "min": low, "max": high}
+
+
+def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
+    """log_prob of consecutive rows, piece by piece; the same numbers as in one piece. NumericError on nan."""
+    n = 0
+    for x, labels in rows:
+        scores = flow.log_prob(x, seed, labels if flow.classes else None, first=n)
+        if np.isnan(scores).any():
+            raise NumericError("[score] expected a log-likelihood, got nan in row "
+                               f"{n + int(np.flatnonzero(np.isnan(scores))[0])}")
+        yield scores
+        n += len(scores)
+
+
+def _scores(name: str, values: Any) -> np.ndarray:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or len(scores) == 0:
+        raise ShapeError(f"[p_values] expected {name} as (N,), got {scores.shape}")
+    if np.isnan(scores).any():
+        raise NumericError(f"[p_values] expected numbers in {name}, "
+                           f"got nan at {int(np.flatnonzero(np.isnan(scores))[0])}")
+    return scores

@@ -1,0 +1,459 @@
+"""Commands on a trained model, and the functions behind them."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import latent
+from evenflow.bench import bench
+from evenflow.cli import main
+from evenflow.files import write_rows
+from evenflow.inpaint import MASKS, hidden_pixels, inpaint
+from evenflow.score import p_values
+
+DIGITS = ef.data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Small models of the digits and of a table of two columns, in one folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    a = np.random.default_rng(0).standard_normal((2000, 2))
+    rows = [f"{x},{x + 0.3 * y},{'p' if y > 0 else 'q'}" for x, y in a]
+    (folder / "t.csv").write_text("\n".join(["a,b,kind", *rows]) + "\n")
+    for name, data, options in (
+            ("glow", "digits", ["--levels", "2", "--depth", "2", "--hidden", "16", "--epochs", "5"]),
+            ("classes", "digits", ["--levels", "1", "--depth", "1", "--hidden", "8", "--epochs", "2",
+                                   "--conditional"]),
+            ("nice", "digits", ["--model", "nice", "--hidden", "64", "--epochs", "15", "--lr", "0.05",
+                                "--average", "0"]),
+            ("realnvp", "digits", ["--model", "realnvp", "--base-dim", "4", "--residual-blocks", "1",
+                                   "--steps", "100", "--lr", "0.02", "--average", "0"]),
+            ("table", str(folder / "t.csv"), ["--columns", "a", "b", "--hidden", "16", "--epochs", "5"])):
+        assert main(["train", data, *options, "--quiet", "--json", "--out", str(folder / name)]) == 0
+    return folder
+
+
+def model(runs, name):
+    return ef.load(runs / name / "model.safetensors")
+
+
+def result(capsys, *arguments):
+    """What a command that must succeed prints with --json."""
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def picture(path):
+    with pytest.importorskip("PIL.Image").open(path) as image:
+        return np.asarray(image)
+
+
+# encode, decode, sample
+
+def test_encode_and_decode_give_the_data_back(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 100 * 64)
+    np.save(tmp_path / "x.npy", DIGITS.test)
+    z, out = tmp_path / "z.npy", tmp_path / "out.npy"
+    assert result(capsys, "encode", runs / "glow", tmp_path / "x.npy", "--out", z)["n"] == 297
+    assert np.array_equal(np.load(z), model(runs, "glow").encode(DIGITS.test))
+    result(capsys, "decode", runs / "glow", z, "--out", out)
+    assert np.array_equal(np.floor(np.load(out) + 1 / 16), DIGITS.test // 16)
+    result(capsys, "encode", runs / "table", runs / "t.csv", "--out", z)
+    assert result(capsys, "decode", runs / "table", z, "--out", tmp_path / "out.csv")["n"] == 2000
+    back, table = (ef.data.load(p, columns=["a", "b"]) for p in (tmp_path / "out.csv", runs / "t.csv"))
+    assert np.abs(back.train - table.train).max() < 1e-4
+
+
+def test_latents_keep_the_labels_of_a_conditional_model(runs, tmp_path, capsys):
+    z = tmp_path / "z.npz"
+    result(capsys, "encode", runs / "classes", "--out", z)
+    with np.load(z) as file:
+        assert file["z"].shape == (297, 64) and np.array_equal(file["labels"], DIGITS.test_labels)
+        np.save(tmp_path / "bare.npy", file["z"][:3])
+    result(capsys, "decode", runs / "classes", z, "--out", tmp_path / "out.npy")
+    assert np.array_equal(np.floor(np.load(tmp_path / "out.npy") + 1 / 16), DIGITS.test // 16)
+    assert main(["decode", str(runs / "classes"), str(tmp_path / "bare.npy")]) == 2
+    assert "label" in capsys.readouterr().err
+    result(capsys, "decode", runs / "classes", tmp_path / "bare.npy", "--label", "3", "--out",
+           tmp_path / "o.png")
+    assert {p.name for p in tmp_path.iterdir()} == {"z.npz", "bare.npy", "out.npy", "o.png"}
+
+
+def test_sample_in_pieces_files_and_larger(runs, tmp_path, capsys, monkeypatch):
+    whole = model(runs, "classes").sample(25, 0.5, seed=3, label=np.arange(25) % 10)
+    monkeypatch.setattr("evenflow.export.BLOCK_VALUES", 7 * 64)
+    options = ["--n", 25, "--seed", 3, "--temperature", 0.5]
+    result(capsys, "sample", runs / "classes", *options, "--out", tmp_path / "s.npy")
+    assert np.array_equal(np.load(tmp_path / "s.npy"), whole)
+    result(capsys, "sample", runs / "classes", *options, "--out", tmp_path / "single")
+    files = sorted((tmp_path / "single").iterdir())
+    assert [f.name for f in files] == [f"{i:06d}.png" for i in range(25)]
+    assert np.array_equal(picture(files[11]), ef.to_uint8(whole, 4)[11, :, :, 0])
+    result(capsys, "sample", runs / "table", "--n", 9, "--out", tmp_path / "s.csv")
+    assert ef.data.load(tmp_path / "s.csv").columns == ["a", "b"]
+    result(capsys, "sample", runs / "realnvp", "--enlarge", 2, "--n", 4, "--out", tmp_path / "large.npy")
+    assert np.load(tmp_path / "large.npy").shape == (4, 16, 16, 1)
+
+
+def test_enlarged_has_the_same_parameters(runs):
+    flow = model(runs, "glow")
+    large = latent.enlarged(flow, 2)
+    x = large.sample(3, seed=1)
+    assert x.shape == (3, 16, 16, 1) and np.abs(large.decode(large.encode(x)) - x).max() < 1e-3
+    same = latent.enlarged(flow, 1)
+    assert np.array_equal(same.sample(3), flow.sample(3))
+    for name in ("nice", "table"):
+        with pytest.raises(ef.ConfigError, match="convolutional"):
+            latent.enlarged(model(runs, name), 2)
+
+
+# reconstruct, interpolate, edit
+
+def test_reconstruct(runs, tmp_path, capsys):
+    out = result(capsys, "reconstruct", runs / "realnvp", "--n", 5, "--out", tmp_path / "r.png")
+    assert out["reconstructions"][0]["worst_error"] < 1e-3
+    canvas = picture(tmp_path / "r.png")
+    assert np.array_equal(canvas[:32], canvas[36:68]) and canvas[:32].any()
+    out = result(capsys, "reconstruct", runs / "realnvp", "--keep", 2, 1, "--out", tmp_path / "r.npy")
+    errors = [r["worst_error"] for r in out["reconstructions"]]
+    assert errors[0] < 1e-3 and errors[1] > 0.1
+    assert np.load(tmp_path / "r.npy").shape == (3, 10, 8, 8, 1)
+    assert result(capsys, "reconstruct", runs / "table", "--out", tmp_path / "r.npy")[
+        "reconstructions"][0]["worst_error"] < 1e-4
+
+
+def test_reconstruct_keeps_the_coarse_levels(runs):
+    flow, x = model(runs, "glow"), DIGITS.test[:6]
+    fine, coarse = flow.split_latent(flow.encode(latent.as_floats(flow, x)))
+    for rest in ("zero", "redraw"):
+        z = flow.split_latent(flow.encode(latent.reconstruct(flow, x, 1, rest, seed=2)))
+        assert np.abs(z[1] - coarse).max() < 1e-3
+        assert np.abs(z[0] - fine).max() > 0.1 and (np.abs(z[0]).max() < 1e-3) == (rest == "zero")
+    with pytest.raises(ef.ConfigError, match="keep in 1 ... 2"):
+        latent.reconstruct(flow, x, 3)
+
+
+def test_interpolate(runs, tmp_path, capsys):
+    flow, x = model(runs, "glow"), DIGITS.test[:4]
+    result(capsys, "interpolate", runs / "glow", "--rows", 0, 1, 2, 3, "--steps", 5, "--out",
+           tmp_path / "i.npy")
+    line = np.load(tmp_path / "i.npy")
+    assert line.shape == (2, 5, 8, 8, 1)
+    ends = latent.as_floats(flow, x)
+    assert np.abs(line[:, 0] - ends[0::2]).max() < 1e-3 and np.abs(line[:, -1] - ends[1::2]).max() < 1e-3
+    z = flow.encode(ends)
+    assert np.abs(flow.encode(line[1])[1] - (0.75 * z[2] + 0.25 * z[3])).max() < 1e-3
+    result(capsys, "interpolate", runs / "glow", "--out", tmp_path / "i.png")
+    assert picture(tmp_path / "i.png").shape == (4 * 36 - 4, 9 * 36 - 4)
+
+
+def test_manifold(runs, tmp_path, capsys):
+    flow = model(runs, "nice")
+    result(capsys, "interpolate", runs / "nice", "--manifold", "--steps", 4, "--out", tmp_path / "m.npy")
+    grid = np.load(tmp_path / "m.npy")
+    assert grid.shape == (4, 4, 8, 8, 1)
+    corners, z = latent.as_floats(flow, DIGITS.test[:4]), flow.encode(latent.as_floats(flow, DIGITS.test[:4]))
+    # phi, phi' = 0 or a quarter turn: the four images; half a turn: the opposite latent.
+    assert np.abs(grid[:2, :2].reshape(corners.shape) - corners).max() < 1e-3
+    assert np.abs(flow.encode(grid[0])[2] + z[0]).max() < 1e-3
+
+
+def test_edit(runs, tmp_path, capsys):
+    flow = model(runs, "glow")
+    out = result(capsys, "edit", runs / "glow", "--positive", 0, "--negative", 6, "--rows", 3, 5,
+                 "--strengths", 0, 0.5, "--out", tmp_path / "e.npy")
+    assert (out["positive"], out["negative"]) == tuple((DIGITS.train_labels == k).sum() for k in (0, 6))
+    direction = latent.attribute(flow, DIGITS.train, DIGITS.train_labels == 0, DIGITS.train_labels == 6)
+    z = flow.encode(latent.as_floats(flow, DIGITS.train))
+    means = [z[DIGITS.train_labels == k].mean(axis=0) for k in (0, 6)]
+    assert np.abs(direction - (means[0] - means[1])).max() < 1e-4
+    assert out["length"] == pytest.approx(np.linalg.norm(direction), rel=1e-5)
+    x, edited = latent.as_floats(flow, DIGITS.test[[3, 5]]), np.load(tmp_path / "e.npy")
+    assert edited.shape == (2, 2, 8, 8, 1) and np.abs(edited[:, 0] - x).max() < 1e-3
+    moved = flow.encode(edited[:, 1]) - flow.encode(x)
+    assert np.abs(moved - 0.5 * direction).max() < 1e-3
+    with pytest.raises(ef.NumericError, match="got 1e"):
+        latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])
+
+
+def test_edit_by_attributes(runs, tmp_path, capsys):
+    """A folder in CelebA's format: bright pictures, and dark ones."""
+    Image = pytest.importorskip("PIL.Image")
+    lines = ["6", "Bright Odd"]
+    for i in range(6):
+        Image.fromarray(np.full((8, 8, 3), 200 - 150 * (i < 3), np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png {1 if i >= 3 else -1} {1 if i % 2 else -1}")
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    flow = ef.Glow((8, 8, 3), levels=1, steps=1, hidden=4)
+    flow.init(np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8))
+    flow.save(tmp_path / "model.safetensors")
+    arguments = ["edit", tmp_path / "model.safetensors", tmp_path, "--size", 8, "--strengths", 0, 1]
+    out = result(capsys, *arguments, "--positive", "Bright", "--out", tmp_path / "e.npy")
+    assert (out["positive"], out["negative"]) == (3, 3)
+    edited = np.load(tmp_path / "e.npy")
+    assert edited.shape == (3, 2, 8, 8, 3) and np.abs(edited[:, 0] - 50.5).max() < 1e-2
+    assert np.abs(edited[:, 1] - 200.5).max() < 1
+    assert main([*map(str, arguments), "--positive", "Blond", "--out", str(tmp_path / "e.npy")]) == 2
+    assert "out of Bright, Odd" in capsys.readouterr().err
+
+
+def test_conditional_edits(runs, tmp_path, capsys):
+    result(capsys, "edit", runs / "classes", "--positive", 0, "--n", 2, "--strengths", 0, "--out",
+           tmp_path / "e.npy")
+    rows = np.flatnonzero(DIGITS.test_labels != 0)[:2]
+    assert np.abs(np.load(tmp_path / "e.npy")[:, 0] - DIGITS.test[rows] // 16 - 0.5).max() < 1e-3
+    assert main(["interpolate", str(runs / "classes"), "--out", str(tmp_path / "i.png")]) == 2
+    assert "one class" in capsys.readouterr().err
+    same = np.flatnonzero(DIGITS.test_labels == 4)[:4]
+    result(capsys, "interpolate", runs / "classes", "--rows", *same, "--out", tmp_path / "i.png")
+    result(capsys, "interpolate", runs / "classes", "--manifold", "--rows", *same, "--out",
+           tmp_path / "i.png")
+
+
+# inpaint
+
+def test_masks():
+    hidden = {mask: hidden_pixels(mask, 8, 12) for mask in MASKS}
+    for a, b in (("top", "bottom"), ("left", "right"), ("even", "odd")):
+        assert not (hidden[a] & hidden[b]).any() and (hidden[a] | hidden[b]).all()
+    assert hidden["top"][:4].all() and hidden["left"][:, :6].all() and hidden["even"][:, ::2].all()
+    assert hidden["rows"][2:6].all() and hidden["rows"].sum() == 48
+    assert hidden["columns"][:, 3:9].all() and hidden["columns"].sum() == 48
+    for share in (75, 90):
+        assert hidden_pixels(f"random{share}", 100, 100).mean() == pytest.approx(share / 100, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["nice", "glow", "realnvp"])
+def test_inpaint_finds_a_likelier_image(runs, name):
+    flow, x, hidden = model(runs, name), DIGITS.test[:8], hidden_pixels("top", 8, 8)
+    flow.grads[...] = 7
+    params, grads = flow.params.copy(), flow.grads.copy()
+    found = inpaint(flow, x, hidden, steps=300)
+    assert np.array_equal(flow.params, params) and np.array_equal(flow.grads, grads)
+    assert np.array_equal(found[:, 4:], x[:, 4:] // 16)
+    assert found.min() >= 0 and found.max() <= 16
+    noise = latent.as_floats(flow, x)
+    noise[:, :4] = np.random.default_rng(0).uniform(0, 16, noise[:, :4].shape)
+    found[:, 4:] += 0.5
+    assert (flow.log_prob(found) - flow.log_prob(noise)).mean() > 15
+    one = inpaint(flow, x, np.broadcast_to(hidden, (8, 8, 8)), steps=3, seed=1)
+    assert np.array_equal(one, inpaint(flow, x, hidden, steps=3, seed=1))
+
+
+def test_inpaint_command(runs, tmp_path, capsys):
+    out = result(capsys, "inpaint", runs / "glow", "--mask", "all", "--n", 3, "--steps", 2, "--out",
+                 tmp_path / "i.png")
+    assert list(out["mean_error"]) == list(MASKS)
+    assert picture(tmp_path / "i.png").shape == (21 * 36 - 4, 3 * 36 - 4)
+    result(capsys, "inpaint", runs / "classes", "--n", 2, "--steps", 2, "--out", tmp_path / "i.npy")
+    lines = np.load(tmp_path / "i.npy")
+    assert lines.shape == (3, 2, 8, 8, 1) and (lines[1, :, :4] == 8).all()
+    with pytest.raises(ef.ConfigError, match="hidden pixels, got none"):
+        inpaint(model(runs, "glow"), DIGITS.test[:1], np.zeros((8, 8), bool))
+    with pytest.raises(ef.ShapeError, match=r"got float64 \(8, 8\)"):
+        inpaint(model(runs, "glow"), DIGITS.test[:1], np.zeros((8, 8)))
+
+
+# spectrum, bench
+
+def test_spectrum(runs, tmp_path, capsys):
+    sigma = model(runs, "nice").spectrum()
+    logs = model(runs, "nice").named_parameters()["scaling.logs"]
+    assert sigma.shape == (64,) and (np.diff(sigma) <= 0).all()
+    assert np.allclose(np.sort(-np.log(sigma)), np.sort(logs))
+    assert result(capsys, "spectrum", runs / "nice", "--out", tmp_path / "s.npy")["sigma"] == sigma.tolist()
+    assert np.array_equal(np.load(tmp_path / "s.npy"), sigma)
+    pytest.importorskip("matplotlib")
+    result(capsys, "spectrum", runs / "nice", "--out", tmp_path / "s.png")
+    assert picture(tmp_path / "s.png").ndim == 3
+
+
+def test_bench(runs, capsys):
+    flow = model(runs, "realnvp")
+    values = flow._core.values.copy()
+    numbers = bench(flow, batch=4, seconds=0)
+    assert np.array_equal(flow._core.values, values) and not flow.grads.any()
+    assert numbers["sample_rows_per_second"] == pytest.approx(4 / (numbers["sample_ms"] / 1e3))
+    out = result(capsys, "bench", runs / "classes", "--batch", 2, "--seconds", 0)
+    assert out.keys() == numbers.keys() and all(value > 0 for value in out.values())
+
+
+# score
+
+def test_score_streams_the_same_numbers(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 50 * 64)
+    flow, out = model(runs, "glow"), tmp_path / "s.npy"
+    np.save(tmp_path / "x.npy", DIGITS.test)
+    numbers = result(capsys, "score", runs / "glow", tmp_path / "x.npy", "--seed", 5, "--out", out)
+    wanted = flow.log_prob(DIGITS.test, seed=5)
+    assert np.array_equal(np.load(out), wanted)
+    assert numbers["n"] == 297 and numbers["mean"] == pytest.approx(wanted.mean())
+    assert (numbers["min"], numbers["max"]) == (wanted.min(), wanted.max())
+    result(capsys, "score", runs / "classes", "--out", out)
+    wanted = model(runs, "classes").log_prob(DIGITS.test, label=DIGITS.test_labels)
+    assert np.array_equal(np.load(out), wanted)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".npy", ".npz"])
+def test_score_reads_tables(runs, tmp_path, capsys, monkeypatch, ending):
+    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 64)
+    source, table = tmp_path / f"x{ending}", ef.data.load(runs / "t.csv", label="kind").train
+    if ending == ".csv.gz":
+        source.write_bytes(gzip.compress((runs / "t.csv").read_bytes()))
+    elif ending == ".csv":
+        source.write_bytes((runs / "t.csv").read_bytes())
+    else:
+        (np.save if ending == ".npy" else np.savez)(source, **{"arr" if ending == ".npy" else "x": table})
+    result(capsys, "score", runs / "table", source, "--out", tmp_path / "s.csv")
+    scores = ef.data.load(tmp_path / "s.csv")
+    assert scores.columns == ["log_prob"]
+    assert np.array_equal(scores.train[:, 0], model(runs, "table").log_prob(table))
+
+
+def test_p_values():
+    reference = np.arange(9.0)
+    conformal, typicality = p_values([-1, 0, 4, 8, 100], reference)
+    assert np.allclose(conformal, [0.1, 0.2, 0.6, 1.0, 1.0])
+    assert np.allclose(typicality, [0.2, 0.4, 1.0, 0.4, 0.2])
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.standard_normal(20000), rng.standard_normal(2000)
+    for p in p_values(ours, theirs):
+        for level in (0.05, 0.3):
+            assert (p <= level).mean() == pytest.approx(level, abs=0.02)
+    with pytest.raises(ef.NumericError, match="nan at 1"):
+        p_values([0.0, np.nan], reference)
+    with pytest.raises(ef.ShapeError, match="reference"):
+        p_values([0.0], [])
+
+
+def test_score_with_reference(runs, tmp_path, capsys):
+    flow, out = model(runs, "glow"), tmp_path / "s.csv"
+    x = np.concatenate([np.zeros((4, 8, 8), np.uint8), DIGITS.train[:500, :, :, 0]])
+    np.save(tmp_path / "x.npy", x)
+    numbers = result(capsys, "score", runs / "glow", tmp_path / "x.npy", "--reference", "--out", out)
+    scores = ef.data.load(out)
+    assert scores.columns == ["log_prob", "conformal_p", "typicality_p"] and numbers["reference"] == 297
+    wanted = p_values(flow.log_prob(x[..., None]), flow.log_prob(DIGITS.test))
+    assert np.array_equal(scores.train[:, 1:].T, wanted)
+    assert (scores.train[:4, 1:] < 0.05).all() and (scores.train[4:, 1:].mean(axis=0) > 0.4).all()
+    result(capsys, "score", runs / "glow", tmp_path / "x.npy", "--reference", "digits", "--out",
+           tmp_path / "s.npy")
+    assert np.array_equal(np.load(tmp_path / "s.npy"), scores.train)
+
+
+# Bad input
+
+@pytest.mark.parametrize("arguments, word", [
+    (["encode", "glow", "--out", "z.txt"], ".npy or .csv"),
+    (["encode", "glow", "nowhere.npy"], "nowhere.npy"),
+    (["encode", "glow", "t.csv", "--columns", "a", "c"], "out of a, b, kind"),
+    (["encode", "glow", "--columns", "a"], "CSV"),
+    (["encode", "glow", "t.csv", "--columns", "a", "b"], "(N, 8, 8, 1)"),
+    (["decode", "glow", "nowhere.npz"], "nowhere.npz"),
+    (["decode", "glow", "t.csv"], "column 'kind'"),
+    (["decode", "glow", "wide.npy"], "(N, 64)"),
+    (["decode", "glow", "x.npz"], "an array z"),
+    (["sample", "glow", "--n", "0"], "n >= 1"),
+    (["sample", "glow", "--out", "full"], "empty folder"),
+    (["sample", "glow", "--out", "nowhere/s.png"], "nowhere"),
+    (["sample", "nice", "--enlarge", "2"], "convolutional"),
+    (["sample", "table", "--out", "s.png"], "for a table"),
+    (["reconstruct", "glow", "--keep", "3"], "1 ... 2"),
+    (["reconstruct", "glow", "--rows", "297"], "0 ... 296"),
+    (["reconstruct", "glow", "--n", "0"], "got none"),
+    (["reconstruct", "glow", "--out", "r.csv"], ".png or .npy"),
+    (["interpolate", "glow", "--rows", "0", "1", "2"], "even number"),
+    (["interpolate", "glow", "--steps", "1"], "steps >= 2"),
+    (["interpolate", "glow", "--manifold", "--rows", "1", "2"], "four"),
+    (["edit", "glow", "--positive", "ten"], "out of 0, 1"),
+    (["edit", "glow", "wide.npy", "--positive", "1"], "labels"),
+    (["edit", "glow", "--positive", *"0123456789"], "with and without"),
+    (["inpaint", "table"], "images"),
+    (["inpaint", "glow", "--steps", "0"], "steps >= 1"),
+    (["spectrum", "glow"], "NICE"),
+    (["spectrum", "nice", "--out", "nowhere/s.png"], "nowhere"),
+    (["score", "table", "bad.csv", "--columns", "a"], "line 3, column 'a'"),
+    (["score", "table", "ragged.csv", "--columns", "a"], "2 cells in line 3"),
+    (["score", "table", "empty.csv"], "empty"),
+    (["score", "table", "head.csv"], "below the header"),
+    (["score", "table", "cut.npy"], "cut.npy"),
+    (["score", "table", "--reference"], "other rows"),
+    (["score", "table", "t.csv", "--out", "s.parquet"], ".npy or .csv"),
+    (["bench", "glow", "--batch", "0"], "batch >= 1"),
+])
+def test_bad_input(runs, tmp_path, capsys, monkeypatch, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_bytes((runs / "t.csv").read_bytes())
+    for name, text in (("bad", "a,b\n1,2\n?,4\n"), ("ragged", "a,b\n1,2\n3\n"), ("empty", ""),
+                       ("head", "a,b\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    np.save("wide.npy", np.zeros((2, 65)))
+    np.savez("x.npz", x=np.zeros((2, 64)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "wide.npy").read_bytes()[:-8])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert main([arguments[0], str(runs / arguments[1]), *arguments[2:]]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("evenflow: error: [") and word in captured.err and captured.out == ""
+    assert captured.err.count("\n") == 1 and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 2 * 100)
+    x = np.zeros((1000, 2))
+    x[777, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "s.npy").write_text("old")
+    assert main(["score", str(runs / "table"), str(tmp_path / "x.npy"), "--out",
+                 str(tmp_path / "s.npy")]) == 1
+    assert "got nan in row 777, column 1" in capsys.readouterr().err
+    assert (tmp_path / "s.npy").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_interrupt_is_130_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("evenflow.inpaint._gradient", interrupted)
+    assert main(["inpaint", str(runs / "glow"), "--out", str(tmp_path / "i.png")]) == 130
+    assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_write_rows(tmp_path):
+    blocks = [np.random.default_rng(i).standard_normal((n, 3)).astype("f4") for i, n in enumerate((4, 1, 9))]
+    for name in ("x.npy", "x.csv"):
+        with write_rows("test", tmp_path / name, ["a", "b", "c"]) as writer:
+            for block in blocks:
+                writer.write(block)
+    whole = np.concatenate(blocks)
+    assert np.array_equal(np.load(tmp_path / "x.npy"), whole)
+    assert np.array_equal(ef.data.read_csv(tmp_path / "x.csv").train.astype("f4"), whole)
+    with pytest.raises(ef.ShapeError, match="use .npy"):
+        with write_rows("test", tmp_path / "y.csv") as writer:
+            writer.write(np.zeros((2, 3, 4)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv", "x.npy"]
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "reconstruct", "interpolate", "edit", "inpaint",
+                                     "score", "spectrum", "bench"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0 and f"example:\n  evenflow {command}" in capsys.readouterr().out
+
+
+def test_a_real_process(runs, tmp_path):
+    process = subprocess.run([sys.executable, "-m", "evenflow", "score", str(runs / "table"), "--json",
+                              "--out", str(tmp_path / "s.csv")], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0 and process.stderr == "" and json.loads(process.stdout)["n"] == 200
+    process = subprocess.run([sys.executable, "-m", "evenflow", "score", str(runs / "table"), "nowhere.npy"],
+                             capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert process.returncode == 2 and process.stdout == "" and process.stderr.count("\n") == 1

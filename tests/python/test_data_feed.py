@@ -1,0 +1,282 @@
+"""Batches: data that stay in files, orders, augmentation and the thread that prepares them."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.data.augment import Augment
+from evenflow.data.feed import Feed
+from evenflow.rows import Joined, Stored, Order, Picked, Rows
+from evenflow.train import Settings, Trainer
+
+
+class Outside(Rows):
+    """Rows of an array, counted as if they came from a file."""
+
+    def __init__(self, array, broken=()):
+        self.array, self.broken, self.reads, self.threads = array, broken, [], set()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def _read(self, index):
+        rows = np.arange(len(self))[index]
+        self.reads.append(rows)
+        self.threads.add(threading.current_thread().name)
+        for row in self.broken:
+            if row in rows:
+                raise ef.IoError(f"[data] expected row {row}, got nothing")
+        return self.array[index]
+
+
+def feed(x, augment=None, ahead=2, labels=None, seed=5, batch=7):
+    return Feed(x, labels, dtype=np.dtype(np.float32), batch_size=batch, batches=-(-len(x) // batch),
+                seed=seed, augment=augment, ahead=ahead)
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
+
+
+def kinds(tmp_path):
+    a = np.arange(90, dtype=np.int64).reshape(30, 3)
+    np.save(tmp_path / "a.npy", a)
+    offset = (tmp_path / "a.npy").stat().st_size - a.nbytes
+    return a, [Stored(tmp_path / "a.npy", offset, a.shape, a.dtype), Joined([a[:11], a[11:12], a[12:]]),
+               Picked(a[::-1], np.arange(29, -1, -1)), Joined([Picked(a, np.arange(20)), Outside(a[20:])])]
+
+
+@pytest.mark.parametrize("key", [slice(None), slice(3, 17), slice(17, 3), slice(25, 99), slice(20, 2, -3),
+                                 -1, 4, [5, 2, 2, -1, 12], np.arange(30) % 4 == 1, np.empty(0, int)])
+def test_rows_are_those_of_the_array(tmp_path, key):
+    a, rows = kinds(tmp_path)
+    for x in rows:
+        assert len(x) == 30 and x.ndim == 2 and x.size == 90 and x.nbytes == 720 and x.dtype == a.dtype
+        found = x[key]
+        assert found.dtype == a.dtype and found.shape == a[key].shape and np.array_equal(found, a[key])
+        assert np.array_equal(np.asarray(x), a)
+
+
+@pytest.mark.parametrize("key, error", [(30, IndexError), ([0, -31], IndexError), ((1, 2), TypeError),
+                                        (1.5, TypeError), ("a", TypeError), (np.eye(30), TypeError)])
+def test_rows_refuse(tmp_path, key, error):
+    for x in kinds(tmp_path)[1]:
+        with pytest.raises(error):
+            x[key]
+
+
+def test_stored_file_that_shrinks(tmp_path):
+    a, (stored, *_) = kinds(tmp_path)
+    with open(tmp_path / "a.npy", "r+b") as file:
+        file.truncate(200)
+    assert np.array_equal(stored[:3], a[:3])
+    with pytest.raises(ef.IoError, match="a.npy: expected 848 bytes.*got 200"):
+        stored[2:4]
+    with pytest.raises(ef.IoError, match="a.npy"):
+        Stored(tmp_path / "a.npy", 128, a.shape, a.dtype)
+
+
+@pytest.mark.parametrize("group", [1, 4, 64])
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 1000])
+def test_order_is_a_permutation(n, group):
+    order = Order(n, [3, 1], group)
+    whole = order[:]
+    assert np.array_equal(np.sort(whole), np.arange(n))
+    assert np.array_equal(order[n // 3:], whole[n // 3:])
+    assert np.array_equal(order[np.array([n - 1, 0, n // 2])], whole[[n - 1, 0, n // 2]])
+    assert np.array_equal(order.part(n // 4, n)[:5], whole[n // 4:][:5])
+    neighbours = np.diff(whole[:n // group * group].reshape(-1, group), axis=1)
+    assert (neighbours == 1).all()
+    if n == 1000 and group < 64:
+        assert not np.array_equal(whole, Order(n, [3, 2], group)[:])
+        # No trend from place to row: a rank correlation of chance size.
+        assert abs(np.corrcoef(np.arange(n), whole)[0, 1]) < 4 / np.sqrt(n / group)
+
+
+def test_order_of_many_rows_takes_no_memory():
+    order = Order(10**12, 0)
+    assert len(set(order[10**11:10**11 + 1000])) == 1000
+
+
+def test_every_row_once_an_epoch(tmp_path):
+    """And neighbours in the file go to different batches."""
+    x = np.arange(60_000, dtype=np.float32).reshape(30_000, 2)
+    np.save(tmp_path / "x.npy", x)
+    batches = feed(Stored(tmp_path / "x.npy", 128, x.shape, x.dtype), labels=np.arange(30_000), batch=100)
+    assert batches.x.group > 16
+    epochs = [[batches.get(epoch, k) for k in range(300)] for epoch in range(2)]
+    late = batches.get(0, 250)
+    batches.close()
+    for epoch in epochs:
+        rows = np.concatenate([batch.labels for batch in epoch])
+        assert np.array_equal(np.sort(rows), np.arange(30_000))
+        assert np.array_equal(np.concatenate([batch.x for batch in epoch]), x[rows])
+        distinct = [len(np.unique(batch.labels // batches.x.group)) for batch in epoch]
+        assert np.mean(distinct[:256]) > 60
+    assert np.array_equal(late.labels, epochs[0][250].labels)
+    assert not np.array_equal(epochs[0][0].labels, epochs[1][0].labels)
+
+
+def test_prefetch_changes_no_bit(pictures):
+    labels = np.arange(40)
+    whole = feed(Outside(pictures), Augment.level(2), ahead=0, labels=labels)
+    ahead = feed(Outside(pictures), Augment.level(2), labels=labels)
+    for epoch in range(3):
+        for position in range(6):
+            a, b = whole.get(epoch, position), ahead.get(epoch, position)
+            assert np.array_equal(a.x, b.x) and np.array_equal(a.labels, b.labels)
+            assert len(b) == (5 if position == 5 else 7)
+    assert np.array_equal(whole.get(1, 2).x, ahead.get(1, 2).x)
+    assert ahead.x.threads == {"evenflow-feed_0"}
+    ahead.close()
+    assert np.array_equal(whole.get(0, 4).x, ahead.get(0, 4).x)
+    ahead.close()
+    assert not any("evenflow-feed" in t.name for t in threading.enumerate())
+
+
+def test_prefetch_is_bounded(pictures):
+    x = Outside(pictures)
+    batches = feed(x)
+    batches.get(0, 0)
+    batches.close()
+    assert len(x.reads) <= 1 + 2
+
+
+def test_error_comes_with_its_batch(pictures):
+    batches = feed(Outside(pictures, broken=[11]))
+    order = Order(40, [5, 0])[:]
+    bad = int(np.flatnonzero(order == 11)[0]) // 7
+    for position in range(6):
+        if position == bad:
+            with pytest.raises(ef.IoError, match="row 11"):
+                batches.get(0, position)
+        else:
+            assert np.array_equal(batches.get(0, position).x, pictures[order[position * 7:position * 7 + 7]])
+    batches.close()
+
+
+def test_nan_is_named_by_its_row_in_the_file(table, real_nvp):
+    table[123, 1] = np.nan
+    flow = real_nvp()
+    flow.init(table[:100])
+    with pytest.raises(ef.NumericError, match="got nan in row 123, column 1"):
+        flow.fit(Outside(table), batch_size=16, epochs=1)
+    history = flow.fit(Outside(table), batch_size=16, epochs=2, on_nonfinite="skip")
+    assert [r["skipped"] for r in history] == [1, 1]
+
+
+def test_training_from_outside_is_training_from_memory(table, real_nvp):
+    """Of the same batches; so with one batch an epoch, of all rows but in another order."""
+    inside, outside = (real_nvp(dtype="float64") for _ in range(2))
+    for flow, source in ((inside, np.asarray), (outside, Outside)):
+        history = flow.fit(source(table), valid=source(table[:50]), batch_size=200, epochs=5, init_batch=200)
+        assert 0 <= history[-1]["data_wait"] <= 1
+    np.testing.assert_allclose(inside.params, outside.params, rtol=1e-7, atol=1e-9)
+
+
+def test_resume_of_data_outside_is_exact(table, real_nvp, tmp_path):
+    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
+    whole.fit(Outside(table), steps=20, batch_size=30)
+    part.fit(Outside(table), steps=9, batch_size=30, checkpoint=path)
+    again = ef.load(path)
+    again.fit(Picked(Outside(table), np.arange(200)), steps=20, batch_size=30, checkpoint=path, resume=True)
+    assert np.array_equal(again.params, whole.params)
+    with pytest.raises(ef.ConfigError, match="data"):
+        again.fit(Outside(table + 1), steps=30, batch_size=30, checkpoint=path, resume=True)
+
+
+def test_nothing_is_read_as_a_whole(table, real_nvp, tmp_path):
+    x = Outside(np.tile(table, (20, 1)))
+    flow = real_nvp()
+    flow.fit(x, batch_size=32, steps=20, checkpoint=tmp_path / "m.safetensors", init_batch=64)
+    assert max(map(len, x.reads)) <= 64
+
+
+def test_closed_after_an_error_and_after_an_interrupt(pictures):
+    flow = ef.NICE((6, 5, 3), hidden=(8,))
+
+    def stop(record):
+        raise ValueError("enough")
+
+    def press(record):
+        signal.raise_signal(signal.SIGINT)
+
+    for callback, error in ((stop, ValueError), (press, KeyboardInterrupt)):
+        with pytest.raises(error):
+            flow.fit(Outside(pictures), batch_size=8, epochs=2, callback=callback)
+        assert not any("evenflow-feed" in t.name for t in threading.enumerate())
+
+
+def test_augmented_training_resumes_exactly(pictures, tmp_path):
+    settings = dict(batch_size=12, augment=Augment.level(2), seed=3)
+    whole, part = (ef.NICE((6, 5, 3), hidden=(8,)) for _ in range(2))
+    whole.fit(pictures, steps=14, **settings)
+    part.fit(pictures, steps=6, checkpoint=tmp_path / "m.safetensors", **settings)
+    again = ef.load(tmp_path / "m.safetensors")
+    again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, **settings)
+    assert np.array_equal(again.params, whole.params)
+    with pytest.raises(ef.ConfigError, match="augment"):
+        again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, batch_size=12,
+                  seed=3)
+
+
+def test_augment_does_nothing_at_level_0(pictures):
+    assert np.array_equal(Augment.level(0)(pictures, 0, 0, np.arange(40)), pictures)
+
+
+def test_augment_flips_half(pictures):
+    out = Augment(flip=True)(pictures, 1, 0, np.arange(40))
+    flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(out, pictures)]
+    same = [np.array_equal(a, b) for a, b in zip(out, pictures)]
+    assert all(np.logical_xor(flipped, same)) and 10 <= sum(flipped) <= 30
+    other = Augment(flip=True)(pictures, 1, 1, np.arange(40))
+    assert not np.array_equal(out, other)
+
+
+def test_augment_depends_on_the_sample_alone(pictures):
+    augment, index = Augment.level(2), np.array([31, 4, 8])
+    whole = augment(pictures, 7, 2, np.arange(40))
+    assert np.array_equal(augment(pictures[index], 7, 2, index), whole[index])
+    assert not np.array_equal(augment(pictures, 8, 2, np.arange(40)), whole)
+
+
+def test_augment_shifts_by_whole_pixels():
+    ramp = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (200, 20, 20, 1))
+    out = Augment(shift=0.1)(np.ascontiguousarray(ramp), 0, 0, np.arange(200))
+    shifts = out[:, 10, 0, 0].astype(int) - 10
+    assert set(shifts) == {-2, -1, 0, 1, 2}
+    for image, shift in zip(out, shifts):
+        assert np.array_equal(image, np.broadcast_to(np.clip(np.arange(20) + shift, 0, 19)[:, None, None],
+                                                     image.shape))
+
+
+def test_augment_turns_about_the_middle():
+    image = np.zeros((64, 9, 9, 1), np.uint8)
+    image[:, 4, 4] = 255
+    out = Augment(rotation=180.0, zoom=0.3, shear=0.3)(image, 0, 0, np.arange(64))
+    assert (out[:, 4, 4] == 255).all()
+    line = np.zeros((64, 9, 9, 1), np.uint8)
+    line[:, 4] = 255
+    out = Augment(rotation=90.0)(line, 0, 0, np.arange(64))
+    assert len({tuple(image.ravel()) for image in out}) > 10
+    assert np.isin(out, (0, 255)).all()
+
+
+@pytest.mark.parametrize("make, error, word", [
+    (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
+    (lambda: Augment(flip=1), TypeError, "flip"),
+    (lambda: Augment.level(3), ef.ConfigError, "0 ... 2"),
+    (lambda: Settings(augment={"mirror": True}), ef.ConfigError, "got mirror"),
+    (lambda: Settings(augment=2), TypeError, "Augment"),
+    (lambda: Trainer(ef.NICE(3, hidden=(4,)), np.ones((9, 3)), settings=Settings(augment=Augment(flip=True))),
+     ef.ConfigError, "for a table"),
+])
+def test_broken_augment(make, error, word):
+    with pytest.raises(error, match=word):
+        make()
+
+
+def test_settings_come_back_from_json():
+    assert Settings(augment={"flip": True}).augment == Augment(flip=True)

@@ -1,0 +1,337 @@
+"""Runs in a folder: what they hold, that they can be repeated, resumed, killed and watched."""
+
+import csv
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+from evenflow.cli.progress import Progress, clock
+from evenflow.runs import Run
+
+SMALL = ["--levels", "1", "--depth", "1", "--hidden", "8", "--batch-size", "100", "--quiet"]
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def model_bytes(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def table_file(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 3)).cumsum(1))
+    return str(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("options", [
+    ["digits", *SMALL, "--epochs", "2", "--conditional", "--flip", "--beta2", "0.9", "--seed", "3"],
+    ["digits", "--preset", "glow-cifar10", "--bits", "4", *SMALL, "--steps", "3", "--accumulate", "2"],
+    ["digits", "--preset", "glow-cifar10", *SMALL, "--steps", "3", "--optimizer", "sgd", "--momentum", "0.5"],
+    ["digits", "--model", "nice", "--couplings", "2", "--hidden", "9", "7", "--steps", "3", "--quiet"],
+    ["digits", "--model", "realnvp", "--scales", "1", "--base-dim", "2", "--residual-blocks", "1",
+     "--no-batch-norm", "--steps", "2", "--quiet"],
+    ["TABLE", "--couplings", "2", "--preprocess", "whiten", "--valid", "0.2", "--steps", "5", "--quiet"],
+    ["TABLE", "--model", "nice", "--patience", "3", "--dtype", "float64", "--steps", "5", "--quiet"],
+], ids=lambda options: " ".join(options[:3]))
+def test_config_repeats_the_run(tmp_path, table_file, options):
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = [table_file if o == "TABLE" else o for o in options]
+    assert main(["train", *options, "--out", str(one)]) == 0
+    assert main(["train", "--config", str(one / "config.toml"), "--out", str(two), "--quiet"]) == 0
+    assert model_bytes(one) == model_bytes(two)
+    first = [records(folder)[0] for folder in (one, two)]
+    for record in first:
+        assert record["event"] == "start" and record["evenflow"] == ef.__version__
+        assert record["numpy"] == np.__version__ and record["command"].startswith("evenflow train")
+        for key in ("command", "time"):
+            del record[key]
+    assert first[0] == first[1]
+
+
+def test_config_and_options(tmp_path, capsys):
+    path, out = tmp_path / "my.toml", tmp_path / "run"
+    path.write_text('data = "digits"\nlevels = 1\ndepth = 1\nhidden = 8\nlr = 1\nsteps = 2\n'
+                    'batch_size = 50\n')
+    assert main(["train", "--config", str(path), "--lr", "0.01", "--out", str(out), "--quiet"]) == 0
+    start = records(out)[0]
+    assert start["training"]["lr"] == 0.01 and start["training"]["batch_size"] == 50
+    assert start["model"]["hidden"] == 8 and start["steps"] == 2
+
+
+@pytest.mark.parametrize("text, word", [
+    ("batchsize = 3", "got batchsize; nearest: batch_size"),
+    ("learning-rate = 0.1", "got learning-rate; nearest:"),
+    ("[training]\nlr = 0.1", "got training; nearest:"),
+    ("steps = 'many'", "a whole number for steps, got 'many'"),
+    ("steps = 1.5", "a whole number for steps, got 1.5"),
+    ("lr = true", "a number for lr, got True"),
+    ("csv = 1", "true or false for csv, got 1"),
+    ("hidden = ['a']", "a whole number for hidden, got 'a'"),
+    ("model = 'flow'", "one of glow, nice, realnvp, got 'flow'"),
+    ("preset = 'nice-mnits'", "got 'nice-mnits'; nearest: nice-mnist"),
+    ("optimizer = 'adagrad'", "'adagrad'"),
+    ("log_every = -1", "log_every >= 0"),
+    ("lr 0.1", "expected TOML"),
+])
+def test_bad_config(tmp_path, capsys, monkeypatch, text, word):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    assert main(["train", "digits", "--config", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("evenflow: error: [") and err.count("\n") == 1 and word in err
+    assert os.listdir(tmp_path) == ["my.toml"]
+    assert main(["train", "digits", "--config", "nowhere.toml"]) == 2
+    assert "nowhere.toml" in capsys.readouterr().err
+
+
+def test_presets_command(tmp_path, capsys):
+    assert main(["presets"]) == 0
+    assert "glow-celeba-hq-256" in capsys.readouterr().out
+    assert main(["presets", "nice-mnist"]) == 0
+    path, out = tmp_path / "mine.toml", [tmp_path / name for name in ("one", "two")]
+    path.write_text(capsys.readouterr().out)
+    small = ["--hidden", "8", "--steps", "2", "--quiet"]
+    assert main(["train", "digits", "--config", str(path), *small, "--out", str(out[0])]) == 0
+    assert main(["train", "digits", "--preset", "nice-mnist", *small, "--out", str(out[1])]) == 0
+    assert model_bytes(out[0]) == model_bytes(out[1])
+    assert main(["presets", "nice-minst"]) == 2
+    assert "nearest: nice-mnist" in capsys.readouterr().err
+
+
+# A kill -9 while Python, the engine or the disk is at work: the timer is a thread of the process itself.
+KILLED = """
+import os, signal, sys, threading
+from evenflow.cli import main
+threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+os._exit(main(sys.argv[2:]))
+"""
+
+
+def test_killed_at_any_moment(tmp_path):
+    """20 times kill -9 in one run that saves after every step: the end is that of a run without a stop."""
+    base = ["train", "digits", *SMALL, "--steps", "300", "--save-every", "0", "--log-every", "10", "--csv"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert main([*base, "--save-every", "60", "--out", str(whole)]) == 0
+    moments, reached = random.Random(1), []
+    for _ in range(20):
+        process = subprocess.run([sys.executable, "-c", KILLED, str(moments.uniform(0.0, 0.4)), *base,
+                                  "--out", str(part), "--resume"], capture_output=True, text=True)
+        assert process.returncode in (-signal.SIGKILL, 0), process.stderr
+        reached.append(process.returncode)
+        if (part / "model.safetensors").exists():
+            assert ef.load(part / "model.safetensors").initialized
+    assert reached.count(-signal.SIGKILL) >= 10
+    assert main([*base, "--out", str(part), "--resume"]) == 0
+    assert model_bytes(part) == model_bytes(whole)
+    steps, epochs = (
+        [[r["step"] for r in records(folder) if r["event"] == event] for folder in (whole, part)]
+        for event in ("step", "epoch"))
+    assert steps[0] == steps[1] and epochs[0] == epochs[1] and len(epochs[0]) == 21
+    left = {p.name for p in part.iterdir()}
+    assert left == {p.name for p in whole.iterdir()}
+
+
+def test_resume_before_the_first_checkpoint(tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    for folder in (whole, part):
+        assert main(["train", "digits", *SMALL, "--steps", "9", "--out", str(folder)]) == 0
+    for name in ("model.safetensors", "model.state.safetensors"):
+        (part / name).unlink()
+    assert main(["resume", str(part), "--quiet"]) == 0
+    assert model_bytes(part) == model_bytes(whole)
+
+
+def test_resume_rewinds_the_log(tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--out", str(out)]) == 0
+    log = out / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines) + '{"event": "epoch", "epoch": 3, "step": 42}\n{"event": "epo')
+    assert main(["resume", str(out), "--epochs", "3", "--quiet"]) == 0
+    assert [r["epoch"] for r in records(out) if r["event"] == "epoch"] == [1, 2, 3]
+    assert records(out)[-1]["steps"] == 3 * 14
+
+
+@pytest.fixture
+def small_files():
+    """Files can't grow beyond 64 KiB, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size=1 << 16: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk(tmp_path, capsys, small_files):
+    out, wide = tmp_path / "run", ["train", "digits", *SMALL, "--hidden", "64", "--steps", "20"]
+    small_files()
+    assert main([*wide, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("evenflow: error: [") and err.count("\n") == 1 and "model" in err
+    assert not out.exists()
+
+
+def test_disk_that_fills_up(tmp_path, capsys, small_files):
+    """The checkpoint of before stays, and the run goes on from it."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    assert main(["train", "digits", *SMALL, "--steps", "20", "--out", str(out)]) == 0
+    before = model_bytes(out)
+    small_files(2000)
+    assert main(["resume", str(out), "--steps", "40", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("evenflow: error: [")
+    assert model_bytes(out) == before
+    small_files(1 << 30)
+    assert main(["resume", str(out), "--steps", "40", "--quiet"]) == 0
+    assert main(["train", "digits", *SMALL, "--steps", "40", "--out", str(whole)]) == 0
+    assert model_bytes(out) == model_bytes(whole)
+
+
+def test_no_folder_to_write(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/run"):
+        assert main(["train", "digits", *SMALL, "--steps", "1", "--out", str(tmp_path / out)]) == 2
+        err = capsys.readouterr().err
+        assert str(tmp_path / out) in err and err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path, capsys):
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    x[:, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    assert main(["train", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_force_removes_the_old_run_and_nothing_else(tmp_path):
+    out = tmp_path / "run"
+    base = ["train", "digits", *SMALL, "--out", str(out)]
+    assert main([*base, "--epochs", "2", "--sample-every", "1", "--csv", "--tensorboard"]) == 0
+    (out / "samples" / "mine.txt").write_text("kept")
+    assert main([*base, "--steps", "1", "--force"]) == 0
+    assert {p.name for p in out.iterdir()} == {"config.toml", "log.jsonl", "model.safetensors",
+                                               "model.state.safetensors", "samples.png", "samples"}
+    assert [p.name for p in (out / "samples").iterdir()] == ["mine.txt"]
+
+
+def events(folder):
+    """(tag, step, value) of TensorBoard's files: records of a length, its checksum, the event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            size, = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12:12 + size])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            data = data[16 + size:]
+    return found
+
+
+def test_outputs(tmp_path):
+    pytest.importorskip("tensorboardX")
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "4", "--out", str(out), "--sample-every", "2",
+                 "--csv", "--tensorboard", "--log-every", "7"]) == 0
+    log = records(out)
+    epochs = [r for r in log if r["event"] == "epoch"]
+    assert [r["step"] for r in log if r["event"] == "step"] == list(range(7, 57, 7))
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["valid_loss"]) for r in rows] == [r["valid_loss"] for r in epochs]
+    seen = events(out / "tensorboard")
+    assert [v for tag, _, v in seen if tag == "epoch/valid_bits_per_dim"] == pytest.approx(
+        [r["valid_bits_per_dim"] for r in epochs])
+    assert [step for tag, step, _ in seen if tag == "step/loss"] == list(range(7, 57, 7))
+    assert sorted(p.name for p in (out / "samples").iterdir()) == ["epoch_00002.png", "epoch_00004.png"]
+    # The last epoch was the best, so its picture is that of the end.
+    assert min(epochs, key=lambda r: r["valid_loss"])["epoch"] == 4
+    assert (out / "samples" / "epoch_00004.png").read_bytes() == (out / "samples.png").read_bytes()
+    assert (out / "samples" / "epoch_00002.png").read_bytes() != (out / "samples.png").read_bytes()
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_change_no_bit(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    base = ["train", "digits", *SMALL, "--epochs", "3"]
+    assert main([*base, "--out", str(one)]) == 0
+    watched = ["--sample-every", "1", "--log-every", "1", "--save-every", "0"]
+    assert main([*base, "--out", str(two), *watched]) == 0
+    assert model_bytes(one) == model_bytes(two)
+
+
+def test_missing_packages(tmp_path, capsys, monkeypatch):
+    """Pictures are left out, with one line each; what was asked for by name is refused before the start."""
+    for module in ("matplotlib.figure", "PIL", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / "run"
+    base = ["train", "digits", *SMALL, "--epochs", "3", "--sample-every", "1", "--out", str(out)]
+    assert main([*base, "--tensorboard"]) == 2
+    assert 'pip install "evenflow[tensorboard]"' in capsys.readouterr().err and not out.exists()
+    assert main(base) == 0
+    text = capsys.readouterr().out
+    assert text.count("evenflow[cli]") == 1 and text.count("evenflow[plot]") == 1
+    assert not list(out.glob("**/*.png"))
+
+
+def test_early_stopping_keeps_the_best(tmp_path, table_file):
+    out = tmp_path / "run"
+    assert main(["train", table_file, "--couplings", "4", "--lr", "0.1", "--average", "0", "--epochs", "200",
+                 "--patience", "3", "--out", str(out), "--quiet"]) == 0
+    losses = [r["valid_loss"] for r in records(out) if r["event"] == "epoch"]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 4 < 200
+    _, part = Run(str(out)).plan().source.load()
+    assert -ef.load(out / "model.safetensors").log_prob(part.test).mean() == losses[best]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_from_outside(tmp_path, number):
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL, "--epochs",
+                                "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not ((out / "log.jsonl").exists() and len(records(out)) > 3):
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.count("\n") == 1
+    step = int(err.split(" has step ")[1].split(";")[0])
+    assert main(["resume", str(out), "--steps", str(step + 5), "--quiet"]) == 0
+    assert main(["train", "digits", *SMALL, "--steps", str(step + 5), "--out", str(whole)]) == 0
+    assert model_bytes(out) == model_bytes(whole)
+
+
+def test_plain_progress(capsys):
+    progress = Progress(total=40, quiet=False, images=True)
+    for step in range(21, 31):
+        progress({"event": "step", "step": step, "epoch": 3, "samples": 50, "loss": 9.0, "bits_per_dim": 2.0})
+    progress({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
+              "valid_bits_per_dim": 2.5})
+    err = capsys.readouterr().err
+    assert err.startswith("epoch 3, step 30 of 40: train 2.000 bits/dim, valid 2.500 bits/dim, ")
+    assert "images/s" in err and err.endswith("0:00 left\n") and err.count("\n") == 1
+    assert [clock(s) for s in (0.4, 59.6, 3700)] == ["0:00", "1:00", "1:01:40"]
+
+
+def test_bar(capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress(total=4, quiet=False, images=False)
+    for step in range(1, 5):
+        progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
+    progress.close()
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "100%" in last and "4/4 steps" in last and "rows/s" in last and "9.000 nats" in last
