@@ -87,6 +87,10 @@ class Flow:
         state = "initialised" if self.initialized else "not initialised"
         return f"<{self._config['model']} {self.shape}, {settings}: {self.num_params} parameters, {state}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: settings and values; the copy runs on the default device."""
+        return _restored, (self.config, self._core.values.copy())
+
     # Parameters
 
     @property
@@ -353,6 +357,13 @@ class Flow:
             return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
                                          first=first + a)
         return arrays.to_floats(where, x[a:b], self.dtype, first=a).reshape(shape)
+
+
+def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:
+    from evenflow.models import build
+    flow = build(config)
+    flow._core.values[:] = values
+    return flow
 
 
 def _rows(labels: np.ndarray | None, a: int, b: int) -> np.ndarray | None:
