@@ -131,6 +131,30 @@ py::tuple backward(PyFlow<T>& self, const py::array& z, const py::array& dz, con
 }
 
 template <class T>
+py::tuple inverse_backward(PyFlow<T>& self, const py::array& x, const py::array& dx, const py::array& dlogdet,
+                           const py::object& labels) {
+  const char* call = "inverse_backward";
+  const View<const T> in = view_of<T>(x, call), din = view_of<T>(dx, call);
+  const double* ddet = data_of<double>(dlogdet, call, "dlogdet", 1);
+  const int64_t n = in.shape.n;
+  if (din.shape != in.shape || dlogdet.shape(0) != n) {
+    fail<ShapeError>(call, "expected dx of shape ", to_string(in.shape), " and ", n, " rows in dlogdet, got ",
+                     to_string(din.shape), " and ", dlogdet.shape(0));
+  }
+  const int32_t* label = labels_of(labels, n, call);
+  const std::vector<py::ssize_t> flat{n, self.flow.dims()};
+  py::array_t<T> z(flat), dz(flat);
+  T* out = z.mutable_data();
+  T* dout = dz.mutable_data();
+  {
+    Unlock unlock;
+    ContextPool::Lease ctx(self.contexts);
+    self.flow.inverse_backward(ctx, self.arena, in, din, ddet, label, out, dout);
+  }
+  return py::make_tuple(z, dz);
+}
+
+template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels, int64_t budget,
                        double weight) {
   const View<const T> in = view_of<T>(x, "loss_and_grad");
@@ -252,6 +276,7 @@ void bind_class(py::module_& m, const char* name) {
            "first"_a = 0)
       .def("class_log_prob", &class_log_prob<T>, "x"_a)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "labels"_a = py::none())
+      .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a = 0);

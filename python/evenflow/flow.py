@@ -87,6 +87,10 @@ class Flow:
         state = "initialised" if self.initialized else "not initialised"
         return f"<{self._config['model']} {self.shape}, {settings}: {self.num_params} parameters, {state}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: settings and values; the copy runs on the default device."""
+        return _restored, (self.config, self._core.values.copy())
+
     # Parameters
 
     @property
@@ -280,6 +284,23 @@ class Flow:
                                     np.ascontiguousarray(dlogdet, dtype=np.float64), labels)
         return x.reshape(len(z), *self.shape), dx.reshape(len(z), *self.shape)
 
+    def inverse_backward(self, x: Any, dx: Any, dlogdet: Any,
+                         label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """For a loss L(x, logdet) of `inverse`'s outputs: x, dL/dx (as x) and dL/dlogdet (N,) -> z and dL/dz.
+
+        z (N, D) is rebuilt from x. Adds dL/dparams to `grads`. For losses of samples, such as reverse KL.
+        """
+        x = arrays.check_batch("inverse_backward", x, self.shape, uint8=False)
+        dx = arrays.check_batch("inverse_backward", dx, self.shape, uint8=False)
+        dlogdet = arrays.check_batch("inverse_backward", dlogdet, (), uint8=False)
+        if not len(x) == len(dx) == len(dlogdet):
+            raise ShapeError(f"[inverse_backward] expected dx {x.shape} and dlogdet {x.shape[:1]}, "
+                             f"got {dx.shape} and {dlogdet.shape}")
+        labels = arrays.check_labels("inverse_backward", label, len(x), self.classes)
+        return self._core.inverse_backward(self._block("inverse_backward", x, 0, len(x)),
+                                           self._block("inverse_backward", dx, 0, len(x)),
+                                           np.ascontiguousarray(dlogdet, dtype=np.float64), labels)
+
     # Training, files, self-test
 
     def fit(self, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
@@ -340,6 +361,13 @@ class Flow:
             return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
                                          first=first + a)
         return arrays.to_floats(where, x[a:b], self.dtype, first=first + a).reshape(shape)
+
+
+def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:
+    from evenflow.models import build
+    flow = build(config)
+    flow._core.values[:] = values
+    return flow
 
 
 def _rows(labels: np.ndarray | None, a: int, b: int) -> np.ndarray | None:

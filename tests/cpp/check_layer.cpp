@@ -52,7 +52,10 @@ class LayerCheck {
     round_trip();
     backward_checks();
     differences();
-    if (!case_.training) jacobian();
+    if (!case_.training) {
+      jacobian();
+      inverse_differences();
+    }
     aliasing();
     float32_and_threads();
     return report_;
@@ -141,31 +144,66 @@ class LayerCheck {
   }
 
   void differences() {
+    compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
+  }
+
+  /// Gradients by `at` and by every parameter against central differences of `value`.
+  template <class Loss>
+  void compare(const std::string& what, const std::vector<double>& dat, const std::string& by,
+               const std::vector<double>& grads, const std::vector<double>& at, const Loss& value) {
     const double step = 1e-6;  // small, so that few steps cross the kink of a ReLU
     std::vector<double> numeric(static_cast<size_t>(size_));
     for (int64_t i = 0; i < size_; ++i) {
-      std::vector<double> x = x_;
-      x[i] += step;
-      const double up = loss(x);
-      x[i] -= 2 * step;
-      numeric[i] = (up - loss(x)) / (2 * step);
+      std::vector<double> moved = at;
+      moved[i] += step;
+      const double up = value(moved);
+      moved[i] -= 2 * step;
+      numeric[i] = (up - value(moved)) / (2 * step);
     }
-    expect(report_, "3 dx", worst(dx_, numeric), 1e-7);
+    expect(report_, what, worst(dat, numeric), 1e-7);
     for (const ParamLayout::Entry& entry : fixture_.layout->entries()) {
       if (entry.offset >= fixture_.layout->trainable_size()) continue;
       double error = 0;
       for (int64_t i = 0; i < entry.size; ++i) {
-        double& value = fixture_.arena->values()[entry.offset + i];
-        const double was = value;
-        value = was + step;
-        const double up = loss(x_);
-        value = was - step;
-        const double slope = (up - loss(x_)) / (2 * step);
-        value = was;
-        error = std::max(error, std::abs(slope - grads_[entry.offset + i]) / std::max(1.0, std::abs(slope)));
+        double& parameter = fixture_.arena->values()[entry.offset + i];
+        const double was = parameter;
+        parameter = was + step;
+        const double up = value(at);
+        parameter = was - step;
+        const double slope = (up - value(at)) / (2 * step);
+        parameter = was;
+        error = std::max(error, std::abs(slope - grads[entry.offset + i]) / std::max(1.0, std::abs(slope)));
       }
-      expect(report_, "4 gradient of " + entry.name, error, 1e-7);
+      expect(report_, by + entry.name, error, 1e-7);
     }
+  }
+
+  double inverse_loss(const std::vector<double>& z) {
+    std::vector<double> x(static_cast<size_t>(size_)), det(static_cast<size_t>(n_), 0.0);
+    layer_.inverse(ctx_, params(), {z.data(), out()}, {x.data(), in()}, det.data());
+    double total = 0;
+    for (int64_t i = 0; i < size_; ++i) total += g_[i] * x[i];
+    for (int64_t i = 0; i < n_; ++i) total += h_[i] * det[i];
+    return total;
+  }
+
+  void inverse_differences() {
+    forward(x_, z_, logdet_);
+    ParamArena<double>& arena = *fixture_.arena;
+    arena.zero_grad();
+    std::vector<double> z(static_cast<size_t>(size_), -7.0), dz = z;
+    layer_.inverse_backward(ctx_, params(), {x_.data(), in()}, {g_.data(), in()}, h_.data(),
+                            {z.data(), out()}, {dz.data(), out()});
+    expect(report_, "9 inverse_backward rebuilds z", worst(z, z_), 1e-12);
+    const std::vector<double> grads(arena.grads(), arena.grads() + fixture_.layout->trainable_size());
+    compare("9 dz of the inverse", dz, "9 gradient of the inverse by ", grads, z_,
+            [&](const std::vector<double>& at) { return inverse_loss(at); });
+    if (!layer_.in_place()) return;
+    std::vector<double> x = x_, dx = g_;
+    layer_.inverse_backward(ctx_, params(), {x.data(), in()}, {dx.data(), in()}, h_.data(), {x.data(), out()},
+                            {dx.data(), out()});
+    expect(report_, "9 inverse_backward in place, z", worst(x, z_), 1e-12);
+    expect(report_, "9 inverse_backward in place, dz", worst(dx, dz), 1e-14);
   }
 
   /// Row j of sample i's Jacobian = dx for dz = e_j, dlogdet = 0.

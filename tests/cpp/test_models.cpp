@@ -52,6 +52,13 @@ class FlowLayer final : public Layer<T> {
     flow_.backward(ctx, arena, z.data, dz.data, dlogdet, params.labels, x, dx);
     for (int64_t i = 0; i < flow_.layout()->trainable_size(); ++i) params.grads[i] += arena.grads()[i];
   }
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    ParamArena<T>& arena = mirror(params);
+    arena.zero_grad();
+    flow_.inverse_backward(ctx, arena, x, dx, dlogdet, params.labels, z.data, dz.data);
+    for (int64_t i = 0; i < flow_.layout()->trainable_size(); ++i) params.grads[i] += arena.grads()[i];
+  }
 
   Flow<T> flow_;
   mutable ParamArena<T> arena_;

@@ -29,7 +29,9 @@ enum class Bug {
   single_precision_inside,
   writes_beyond_its_view,
   float32_inaccurate,
-  depends_on_threads
+  depends_on_threads,
+  dz_slightly_off,
+  inverse_gradient_sign
 };
 
 template <class T>
@@ -99,6 +101,19 @@ class Mutant final : public Layer<T> {
     }
   }
 
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    const int64_t trainable = params.layout->trainable_size();
+    const std::vector<T> before(params.grads, params.grads + trainable);
+    inner_->inverse_backward(ctx, params, x, dx, dlogdet, z, dz);
+    if (bug_ == Bug::inverse_gradient_sign) {
+      for (int64_t i = 0; i < trainable; ++i) params.grads[i] = 2 * before[i] - params.grads[i];
+    }
+    if (bug_ == Bug::dz_slightly_off) {
+      for (int64_t r = 0; r < dz.shape.pixels(); ++r) dz.data[r * dz.stride] *= T(1.0001);
+    }
+  }
+
   std::unique_ptr<Layer<T>> inner_;
   Bug bug_;
 };
@@ -146,6 +161,8 @@ TEST_CASE("the harness catches planted bugs") {
   caught(Bug::writes_beyond_its_view, "7 strided views leave");
   caught(Bug::float32_inaccurate, "8 float32");
   caught(Bug::depends_on_threads, "8 two threads");
+  caught(Bug::dz_slightly_off, "9 dz of the inverse");
+  caught(Bug::inverse_gradient_sign, "9 gradient of the inverse by layer.dense1.bias");
 }
 
 }  // namespace

@@ -82,6 +82,11 @@ class EVENFLOW_API Flow {
   void backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
                 const int32_t* labels, View<T> x, View<T> dx) const;
 
+  /// The same for a loss L(x, logdet) of inverse's outputs: rebuilds z, writes dz (N, D), adds to the arena's
+  /// gradients.
+  void inverse_backward(Context&, ParamArena<T>&, View<const T> x, View<const T> dx, const double* dlogdet,
+                        const int32_t* labels, T* z, T* dz) const;
+
   /// One training step's gradient: mean negative log-likelihood times `weight`, added to the arena's
   /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
   /// kept instead of recomputed.

@@ -37,9 +37,18 @@ class EVENFLOW_API Layer {
   /// Gets the outputs z and the loss's gradient by them; rebuilds x; writes dx; adds to params.grads.
   void backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                 const double* dlogdet, View<T> x, View<T> dx, T* kept = nullptr) const;
+  /// The same for a loss of inverse's outputs: gets x, and the loss's gradient by x and by inverse's log-det;
+  /// rebuilds z; writes dz; adds to params.grads. z may alias x, and dz dx, where in_place().
+  void inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                        const double* dlogdet, View<T> z, View<T> dz) const;
 
  protected:
   Layer(const char* kind, Shape in, Shape out, bool in_place);
+
+  /// Adds the inverse's parameter gradients: those of backward for -dz and -dlogdet, since the inverse's dz
+  /// and log-det move against forward's when a parameter moves.
+  void add_inverse_gradients(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                             const double* dlogdet) const;
 
  private:
   virtual void do_forward(Context&, const Params<T>&, View<const T> x, View<T> z, double* logdet,
@@ -47,6 +56,8 @@ class EVENFLOW_API Layer {
   virtual void do_inverse(Context&, const Params<T>&, View<const T> z, View<T> x, double* logdet) const = 0;
   virtual void do_backward(Context&, const Params<T>&, View<const T> z, View<const T> dz,
                            const double* dlogdet, View<T> x, View<T> dx, T* kept) const = 0;
+  virtual void do_inverse_backward(Context&, const Params<T>&, View<const T> x, View<const T> dx,
+                                   const double* dlogdet, View<T> z, View<T> dz) const = 0;
   void check(const char* call, const char* name, const Shape& expected, const Shape& got) const;
 
   std::string kind_;

@@ -102,6 +102,20 @@ class BatchNorm final : public Layer<T> {
                                          mean_dyy, changed(x), changed(dx));
   }
 
+  // The moments count as constants.
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double*, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    T* shift = scope.take<T>(count_);
+    T* scale = scope.take<T>(count_);
+    coefficients(params, shift, scale);
+    pass_others(ctx, x, z);
+    pass_others(ctx, dx, dz);
+    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), shift, scale, changed(z));
+    std::fill(shift, shift + count_, T(0));
+    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), shift, scale, changed(dz));
+  }
+
   int parity_;
   int64_t count_;
   int64_t first_;

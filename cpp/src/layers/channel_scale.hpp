@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "evenflow/layers.hpp"
@@ -63,6 +64,18 @@ class ChannelScale : public Layer<T> {
     coefficients(params, shift, scale);
     ctx.kernels<T>().channel_backward(ctx, -1, z, dz, shift, scale, x, dx, sums);
     add_gradients(params, sums, sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
+  }
+
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    T* shift = scope.take<T>(channels());
+    T* scale = scope.take<T>(channels());
+    coefficients(params, shift, scale);
+    ctx.kernels<T>().channel_forward(ctx, -1, x, shift, scale, z);
+    std::fill(shift, shift + channels(), T(0));
+    ctx.kernels<T>().channel_inverse(ctx, -1, dx, shift, scale, dz);
+    this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };
 

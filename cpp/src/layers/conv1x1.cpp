@@ -72,6 +72,17 @@ class Conv1x1 : public Layer<T> {
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
     add_gradients(params, load(dw), sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
   }
+
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    double log_det_w;
+    Matrix inverse;
+    const T* w = rounded(scope, matrix(params, &log_det_w, &inverse));
+    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
+    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, rounded(scope, inverse), dz, false);
+    this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
+  }
 };
 
 template <class T>

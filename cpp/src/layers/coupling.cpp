@@ -164,6 +164,48 @@ class Coupling final : public Layer<T> {
     kernels.mask_pixels(ctx, dinput, 1 - dims_.parity, true, dx);
   }
 
+  // The changed part's dz is dx over the scale. backward for (dx, -dz) on (passing, changed) parts and
+  // -dlogdet then gives the passing part's dz, and adds the inverse's parameter gradients.
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    const int64_t n = x.shape.n;
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    WorkspaceScope scope(ctx);
+    const auto take = [&] { return View<T>(scope.take<T>(x.shape.size()), x.shape); };
+    const View<T> pulled = take(), flipped = take(), unused = take(), back = take();
+    T* kept = scope.take<T>(kept_size(n));
+    double* det = scope.take<double>(n);
+    std::fill(det, det + n, 0.0);
+    do_forward(ctx, params, x, z, det, kept);
+    kernels.coupling_inverse(ctx, dims(params), changed(dx), without_shift(scope, {kept, h_shape(n)}),
+                             changed(pulled), det);
+    T* zeros = scope.take<T>(dims_.count);
+    T* minus = scope.take<T>(dims_.count);
+    std::fill(zeros, zeros + dims_.count, T(0));
+    std::fill(minus, minus + dims_.count, T(-1));
+    kernels.channel_forward(ctx, dims_.parity, changed(pulled), zeros, minus, changed(flipped));
+    copy_pass(ctx, dx, flipped);
+    for (int64_t i = 0; i < n; ++i) det[i] = -dlogdet[i];
+    do_backward(ctx, params, z, flipped, det, unused, back, kept);
+    if (dims_.parity < 0) {
+      copy_pass(ctx, back, dz);
+      kernels.copy(ctx, changed(pulled), changed(dz));
+      return;
+    }
+    kernels.mask_pixels(ctx, back, 1 - dims_.parity, false, dz);
+    kernels.mask_pixels(ctx, pulled, dims_.parity, true, dz);
+  }
+
+  /// A copy of h with shifts of zero, which leave a coupling its scale.
+  View<const T> without_shift(WorkspaceScope& scope, View<const T> h) const {
+    View<T> out(scope.take<T>(h.shape.size()), h.shape);
+    std::copy_n(h.data, h.shape.size(), out.data);
+    for (int64_t p = 0; p < h.shape.pixels(); ++p) {
+      for (int64_t k = 0; k < dims_.count; ++k) out.data[p * h.shape.c + k * dims_.h_step] = T(0);
+    }
+    return out;
+  }
+
   Mask mask_;
   std::unique_ptr<Conditioner<T>> net_;
   AffineOptions options_;

@@ -1,6 +1,7 @@
 #include "evenflow/layer.hpp"
 
 #include "evenflow/error.hpp"
+#include "kernels/kernel_set.hpp"
 
 namespace evenflow {
 
@@ -43,6 +44,31 @@ void Layer<T>::backward(Context& ctx, const Params<T>& params, View<const T> z, 
   check("backward", "x", in_.with_batch(z.shape.n), x.shape);
   check("backward", "dx", x.shape, dx.shape);
   do_backward(ctx, params, z, dz, dlogdet, x, dx, kept);
+}
+
+template <class T>
+void Layer<T>::inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                                const double* dlogdet, View<T> z, View<T> dz) const {
+  check("inverse_backward", "x", in_.with_batch(x.shape.n), x.shape);
+  check("inverse_backward", "dx", x.shape, dx.shape);
+  check("inverse_backward", "z", out_.with_batch(x.shape.n), z.shape);
+  check("inverse_backward", "dz", z.shape, dz.shape);
+  do_inverse_backward(ctx, params, x, dx, dlogdet, z, dz);
+}
+
+template <class T>
+void Layer<T>::add_inverse_gradients(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                                     const double* dlogdet) const {
+  const int64_t n = z.shape.n, size = z.shape.size();
+  WorkspaceScope scope(ctx);
+  View<T> minus_dz(scope.take<T>(size), z.shape);
+  ctx.kernels<T>().copy(ctx, dz, minus_dz);
+  ctx.kernels<T>().scale(ctx, size, T(-1), minus_dz.data);
+  double* minus_dlogdet = scope.take<double>(n);
+  for (int64_t i = 0; i < n; ++i) minus_dlogdet[i] = -dlogdet[i];
+  const Shape in = in_.with_batch(n);
+  const View<T> x(scope.take<T>(size), in), dx(scope.take<T>(size), in);
+  do_backward(ctx, params, z, minus_dz, minus_dlogdet, x, dx, nullptr);
 }
 
 template class Layer<float>;

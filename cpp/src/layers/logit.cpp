@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -20,6 +22,26 @@ class Logit final : public Layer<T> {
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double* dlogdet,
                    View<T> x, View<T> dx, T*) const override {
     ctx.kernels<T>().logit_backward(ctx, z, dz, dlogdet, x, dx);
+  }
+  // backward gives slope * dz + dlogdet * bend, bend = d logdet / dx: two calls tell both apart.
+  void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    const int64_t n = x.shape.n, size = x.shape.size();
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    WorkspaceScope scope(ctx);
+    const auto take = [&] { return View<T>(scope.take<T>(size), x.shape); };
+    const View<T> unit = take(), slope = take(), bend = take(), unused = take(), pulled = take();
+    double* det = scope.take<double>(n);
+    std::fill(det, det + n, 0.0);
+    kernels.copy(ctx, dx, pulled);
+    kernels.logit_forward(ctx, x, z, det);
+    std::fill(det, det + n, 0.0);
+    std::fill(unit.data, unit.data + size, T(1));
+    kernels.logit_backward(ctx, z, unit, det, unused, slope);
+    std::fill(unit.data, unit.data + size, T(0));
+    kernels.logit_backward(ctx, z, unit, dlogdet, unused, bend);
+    for (int64_t i = 0; i < size; ++i) pulled.data[i] = (pulled.data[i] - bend.data[i]) / slope.data[i];
+    kernels.copy(ctx, pulled, dz);
   }
 };
 

@@ -57,6 +57,11 @@ class Permutation final : public Layer<T> {
     gather(ctx, params, true, z, x);
     gather(ctx, params, true, dz, dx);
   }
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double*, View<T> z, View<T> dz) const override {
+    gather(ctx, params, false, x, z);
+    gather(ctx, params, false, dx, dz);
+  }
 
   Order order_;
   ParamId order_id_ = 0;

@@ -38,6 +38,11 @@ class Squeeze final : public Layer<T> {
     ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, z, x);
     ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, dz, dx);
   }
+  void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx, const double*,
+                           View<T> z, View<T> dz) const override {
+    ctx.kernels<T>().squeeze(ctx, diagonal_, reversed_, x, z);
+    ctx.kernels<T>().squeeze(ctx, diagonal_, reversed_, dx, dz);
+  }
 
   bool diagonal_;
   bool reversed_;
@@ -74,6 +79,11 @@ class Flatten final : public Layer<T> {
                    View<T> x, View<T> dx, T*) const override {
     move(ctx, z, x);
     move(ctx, dz, dx);
+  }
+  void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx, const double*,
+                           View<T> z, View<T> dz) const override {
+    move(ctx, x, z);
+    move(ctx, dx, dz);
   }
 };
 

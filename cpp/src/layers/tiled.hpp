@@ -63,6 +63,15 @@ class Tiled final : public Layer<T> {
     untile(ctx, buffer, x);
     untile(ctx, dbuffer, dx);
   }
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    View<T> buffer = tiled(ctx, scope, x);
+    View<T> dbuffer = tiled(ctx, scope, dx);
+    inner_->inverse_backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer);
+    untile(ctx, buffer, z);
+    untile(ctx, dbuffer, dz);
+  }
 
   std::unique_ptr<Layer<T>> inner_;
   std::vector<int32_t> tile_;

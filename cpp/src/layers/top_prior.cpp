@@ -117,6 +117,19 @@ class TopPrior final : public Layer<T> {
     if (classes_) add_class_gradients(params, dh);
   }
 
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    const int64_t n = x.shape.n;
+    WorkspaceScope scope(ctx);
+    View<T> h = statistics(scope, params, n);
+    double* unused = scope.take<double>(n);
+    std::fill(unused, unused + n, 0.0);
+    ctx.kernels<T>().coupling_forward(ctx, dims(), x, h, z, unused);
+    for (int64_t p = 0; p < h.shape.pixels(); ++p) std::fill_n(h.data + p * width_, dims().count, T(0));
+    ctx.kernels<T>().coupling_inverse(ctx, dims(), dx, h, dz, unused);
+    this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
+  }
+
   void add_edge_gradients(WorkspaceScope& scope, const Params<T>& params, View<const T> dh) const {
     T* edge = scope.take<T>(pixels() * width_);
     edge_part(params, edge);

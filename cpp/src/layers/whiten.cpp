@@ -158,6 +158,15 @@ class Whiten final : public Layer<T> {
     ctx.kernels<T>().conv_backward_data(ctx, dims(z.shape), dz, params.value(matrix_), dx, false);
   }
 
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double*, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    double* unused = scope.take<double>(x.shape.n);
+    std::fill(unused, unused + x.shape.n, 0.0);
+    do_forward(ctx, params, x, z, unused, nullptr);
+    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, params.value(inverse_), dz, false);
+  }
+
   void rebuild(Context& ctx, const Params<T>& params, View<const T> z, View<T> x) const {
     Epilogue<T> epilogue;
     epilogue.bias = params.value(mean_);

@@ -177,6 +177,37 @@ void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* 
 }
 
 template <class T>
+void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
+                               const double* dlogdet, const int32_t* labels, T* z, T* dz) const {
+  check_input("inverse_backward", x.shape);
+  check_labels("inverse_backward", labels, x.shape.n);
+  check_ready("inverse_backward", arena);
+  WorkspaceScope scope(ctx);
+  const Params<T> params = arena.params(nullptr, labels);
+  const int64_t n = x.shape.n, size = n * dims();
+  T* buffers[2] = {scope.take<T>(size), scope.take<T>(size)};
+  T* dbuffers[2] = {scope.take<T>(size), scope.take<T>(size)};
+  int at = 0;
+  size_t level = 0;
+  for (const Node& node : nodes_) {
+    const Shape shape = node.layer->output_shape().with_batch(n);
+    View<T> out(buffers[at], shape), dout(dbuffers[at], shape);
+    at = 1 - at;
+    node.layer->inverse_backward(ctx, params, x, dx, dlogdet, out, dout);
+    if (node.keep) {
+      put_level(ctx, out.channels(node.keep, shape.c - node.keep), levels_[level], z);
+      put_level(ctx, dout.channels(node.keep, shape.c - node.keep), levels_[level++], dz);
+      out = out.channels(0, node.keep);
+      dout = dout.channels(0, node.keep);
+    }
+    x = out;
+    dx = dout;
+  }
+  put_level(ctx, x, levels_.back(), z);
+  put_level(ctx, dx, levels_.back(), dz);
+}
+
+template <class T>
 void Flow<T>::keep_activations(WorkspaceScope& scope, int64_t n, int64_t budget, Step& step) const {
   step.kept.assign(nodes_.size(), nullptr);
   for (size_t i = nodes_.size(); i-- > 0;) {
@@ -315,8 +346,14 @@ template void Flow<float>::run_backward_checkpointed(Context&, const Params<floa
                                                      const float*, const double*, Step&, Drift&) const;
 template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
                                     const int32_t*, View<float>, View<float>) const;
+template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<const float>,
+                                            View<const float>, const double*, const int32_t*, float*,
+                                            float*) const;
 template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const int32_t*,
                                          int64_t, double, StepResult&) const;
+template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View<const double>,
+                                             View<const double>, const double*, const int32_t*, double*,
+                                             double*) const;
 template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
                                           int64_t, double, StepResult&) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,

@@ -1,0 +1,182 @@
+"""Flows as scikit-learn estimators: a density, and an outlier detector with calibrated p-values.
+
+    density = FlowDensity(random_state=0).fit(X)
+    density.score_samples(X_new)                   # log-density in nats, in the columns' own units
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError
+from evenflow.extras import need
+from evenflow.flow import Flow
+from evenflow.models import NICE, RealNVP
+
+need("evenflow.sklearn", "sklearn.utils.validation", "scikit-learn", "sklearn")
+from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, clone  # noqa: E402
+from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+
+RESOLUTION = 1e-2
+"""Largest rounding step of a column, relative to its standard deviation, that counts as resolved."""
+
+
+class FlowDensity(DensityMixin, BaseEstimator):
+    """The density of a table (n_samples, n_features), at least 2 features, by a normalizing flow.
+
+    model: "real_nvp" (Dinh, Sohl-Dickstein, Bengio 2016; with a logistic base, whose tails forgive rows far
+    from the others) | "nice" (Dinh, Krueger, Bengio 2014).
+    couplings, hidden: number of couplings, widths of their hidden layers.
+    preprocess: "standardize" | "zca" | "whiten" | "none", fitted with the flow.
+    epochs: at most.  batch_size.  lr: of Adam.
+    validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
+    without a better one. Where that is less than one row, all rows are trained on for all epochs.
+    dtype: arithmetic of the flow, "float32" | "float64".
+    random_state: of initialisation, split and order; None: another one at every fit.
+
+    Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs),
+    n_features_in_, and feature_names_in_ for data with names of columns.
+
+    There are no sample weights: fit takes none, and a scikit-learn tool that passes sample_weight gets a
+    TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, or a column that
+    `dtype` can't resolve about its mean.
+    """
+
+    def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
+                 preprocess: str = "standardize", epochs: int = 200, batch_size: int = 256, lr: float = 1e-3,
+                 validation_fraction: float = 0.1, patience: int = 20, dtype: str = "float32",
+                 random_state: Any = None):
+        self.model = model
+        self.couplings = couplings
+        self.hidden = hidden
+        self.preprocess = preprocess
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> FlowDensity:
+        """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored."""
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2)
+        fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.flow_ = self._model(X.shape[1], seed)
+        order = np.random.default_rng(seed).permutation(len(X))
+        held_out = int(fraction * len(X))
+        train, valid = X[order[held_out:]], X[order[:held_out]] if held_out else None
+        _check_columns(train, self.flow_.dtype)
+        self.history_ = self.flow_.fit(
+            train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
+            batch_size=self.batch_size, optimizer="adam", lr=self.lr, warmup=100, clip=20.0, average=0.99,
+            patience=self.patience if held_out else None, on_nonfinite="rollback", init_batch=len(train),
+            seed=seed)
+        self.n_iter_ = len(self.history_)
+        return self
+
+    def _model(self, columns: int, seed: int) -> Flow:
+        shared: dict[str, Any] = dict(couplings=self.couplings, hidden=self.hidden, seed=seed,
+                                      preprocess=self.preprocess, dtype=self.dtype)
+        if arrays.choice("FlowDensity", "model", self.model, ("real_nvp", "nice")) == "nice":
+            return NICE(columns, **shared)
+        return RealNVP(columns, mask="odd-even", prior="logistic", **shared)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p(x) (n_samples,) of every row, nats, in the units of X."""
+        check_is_fitted(self)
+        return self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-density of the rows: larger is better, as model selection wants it."""
+        return float(np.mean(self.score_samples(X)))
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draws (n_samples, n_features) from the density; random_state None: other ones at every call."""
+        check_is_fitted(self)
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        return self.flow_.sample(n_samples, seed=seed).astype(np.float64)
+
+
+def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
+    """ConfigError for a column that is constant, or nearly so once it is rounded to `dtype`."""
+    spread = X.std(0)
+    step = np.spacing(np.abs(X).max(0).astype(dtype)).astype(np.float64)
+    for column in np.flatnonzero(step > RESOLUTION * spread):
+        if np.ptp(X[:, column]) == 0:
+            raise ConfigError(f"[FlowDensity] expected columns that vary, got a constant column {column}")
+        hint = "; centre it, or use dtype='float64'" if dtype == np.float32 else "; centre it"
+        raise ConfigError(f"[FlowDensity] expected columns that {dtype} resolves, got column {column} with "
+                          f"standard deviation {spread[column]:.3g} and steps of {step[column]:.3g}{hint}")
+
+
+class FlowOutlierDetector(OutlierMixin, BaseEstimator):
+    """Outliers by a density, with p-values calibrated on rows that the density never saw.
+
+    density: estimator with fit and score_samples; None: FlowDensity().  calibration_fraction: of the rows,
+    held out from it.  contamination: rows with a p-value up to this are outliers, -1; a new row like those
+    of `fit` is called one with at most this probability.  random_state: of the split, and of a density
+    that has none of its own.
+
+    The p-value of a row with score s is (1 + #{calibration scores <= s}) / (n + 1) (conformal prediction,
+    Vovk, Gammerman, Shafer 2005): for rows exchangeable with those of `fit`, P(p <= a) <= a for every a,
+    however good or bad the density is.
+
+    Fitted: density_, calibration_scores_ (n,) ascending, offset_ (the smallest score of an inlier),
+    n_features_in_, feature_names_in_. There are no sample weights. Errors as FlowDensity's; ValueError where
+    n is too small for any p-value to reach `contamination`.
+    """
+
+    def __init__(self, density: Any = None, *, contamination: float = 0.05,
+                 calibration_fraction: float = 0.25, random_state: Any = None):
+        self.density = density
+        self.contamination = contamination
+        self.calibration_fraction = calibration_fraction
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
+        """Fits the density on one part of X (n_samples, n_features) and calibrates on the other."""
+        X_checked = validate_data(self, X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2)
+        where = "FlowOutlierDetector"
+        contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
+        fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
+        state = check_random_state(self.random_state)
+        order = state.permutation(len(X_checked))
+        n = max(1, int(fraction * len(order)))
+        ranks = np.arange(1, n + 1) / (n + 1)
+        below = int(np.sum(ranks <= contamination))
+        if below == 0:
+            raise ConfigError(f"[{where}] expected contamination >= {ranks[0]:.3g}, the smallest p-value of "
+                              f"{n} calibration rows, got {contamination}; use more rows or a larger "
+                              f"calibration_fraction")
+        density = FlowDensity() if self.density is None else clone(self.density)
+        seed = int(state.randint(2**31 - 1))
+        density.set_params(**{name: seed for name, value in density.get_params().items()
+                              if name.rpartition("__")[2] == "random_state" and value is None})
+        self.density_ = density.fit(X_checked[order[n:]])
+        self.calibration_scores_ = np.sort(self.density_.score_samples(X_checked[order[:n]]))
+        self.offset_ = float(self.calibration_scores_[below - 1])
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log-density (n_samples,) of every row, nats."""
+        check_is_fitted(self)
+        return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """score_samples(X) - offset_ (n_samples,): negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """-1 for outliers, p-value <= contamination, 1 for others."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Conformal p-values (n_samples,), in 1 / (n + 1) ... 1; small for outliers."""
+        rank = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
+        return (1 + rank) / (len(self.calibration_scores_) + 1)

@@ -1,0 +1,391 @@
+"""A flow as a torch module: torch's parameters are the flow's own memory, and autograd runs its kernels.
+
+    module = FlowModule(flow)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    loss = -module.log_prob(x).mean()
+    loss.backward()
+    optimizer.step()                               # updates flow.params in place
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import weakref
+from typing import Any
+from collections.abc import Callable
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
+from evenflow.extras import need
+from evenflow.flow import Flow
+
+need("evenflow.torch", "torch", "torch", "torch")
+import torch  # noqa: E402
+from torch.library import custom_op  # noqa: E402
+
+DRIFT = {"float32": 1e-3, "float64": 1e-8}
+"""How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
+
+# Operators take tensors and numbers alone, so a module goes by a number.
+_MODULES: weakref.WeakValueDictionary[int, FlowModule] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+# Two gradients of one flow would add up in the same memory.
+_GRADS_LOCK = threading.Lock()
+
+
+class _Scope(torch.nn.Module):
+    """A place in the tree of parameter names; its tensors stay where they are."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Scope:
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            probe = torch.empty(0, dtype=tensor.dtype)
+            moved = fn(probe)
+            if moved is not probe or moved.is_shared():
+                raise TypeError(f"[FlowModule] expected the model's own memory, {probe.dtype} on cpu, got a "
+                                f"move to {moved.dtype} on {moved.device}; make the flow with dtype=...")
+            break
+        return self
+
+
+class FlowModule(_Scope):
+    """A flow as an nn.Module: autograd through log_prob, forward and inverse; any torch optimiser.
+
+    flow: made by Glow, RealNVP, NICE or `load`, initialised before the first call.
+    channels: "last" takes and returns images (N, H, W, C), "first" (N, C, H, W). Either is used without a
+    copy where channels are innermost in memory: a contiguous NHWC tensor, or NCHW in torch.channels_last.
+
+    Parameters and buffers have the names of `flow.named_parameters()` and share its memory: an optimiser step
+    or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
+    torch's (parameter.grad); flow.grads is left as it was. Tensors are on the CPU, in the flow's dtype;
+    other floats are converted. z is (N, D); log-determinants and log-densities are (N,) float64.
+
+    Derivatives are of first order: a derivative of a gradient is a NotImplementedError. Running statistics
+    (batch norm) count as constants, except in `loss`. Errors are those of Flow; ConfigError where the
+    module's parameters were replaced (functional_call, load_state_dict(assign=True)).
+    """
+
+    def __init__(self, flow: Flow, channels: str = "last"):
+        super().__init__()
+        if not isinstance(flow, Flow):
+            raise TypeError(f"[FlowModule] expected a Flow, got {type(flow).__name__}")
+        self.flow = flow
+        self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
+        self._dtype = getattr(torch, flow.dtype.name)
+        self._first = flow.is_image and self.channels == "first"
+        places = {}
+        for (name, value), (_, shape, group, offset, size) in zip(flow.named_parameters().items(),
+                                                                  flow.entries()):
+            places[name] = offset, size, shape
+            self._register(name, torch.from_numpy(value), trained=group in ("decay", "no_decay"))
+        self._places = [places[name] for name, _ in self.named_parameters()]
+        self._addresses = [parameter.data_ptr() for parameter in self.parameters()]
+        self._number = next(_NUMBERS)
+        _MODULES[self._number] = self
+
+    def _register(self, name: str, tensor: torch.Tensor, trained: bool) -> None:
+        *path, last = name.split(".")
+        at: torch.nn.Module = self
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, _Scope())
+            at = at._modules[part]
+        if trained:
+            at.register_parameter(last, torch.nn.Parameter(tensor))
+        else:
+            at.register_buffer(last, tensor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """deepcopy and pickle make a module on a copy of the flow."""
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return _restored, (type(self), self.flow, self.channels, self.training, frozen)
+
+    def extra_repr(self) -> str:
+        return f"{self.flow!r}, channels={self.channels!r}"
+
+    # Density, latents, samples
+
+    def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
+        x = self._input("forward", x, seed=None)
+        return torch.ops.evenflow.forward(x, list(self.parameters()), self._number, _label(label, x))
+
+    def inverse(self, z: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """z (N, D) -> x and logdet (N,) = log |det dx/dz|.
+
+        Differentiable in z and in the parameters, so a sample x of z ~ base is reparametrised.
+        """
+        self._check("inverse", z, (self.flow.dims,))
+        if not z.is_floating_point():
+            raise TypeError(f"[inverse] expected float values, got {z.dtype}")
+        z = z.to(self._dtype)
+        x, logdet = torch.ops.evenflow.inverse(z, list(self.parameters()), self._number, _label(label, z))
+        return self._output(x), logdet
+
+    def base_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """log p0(z) (N,) float64 of latents z (N, D): standard normal or logistic."""
+        self._check("base_log_prob", z, (self.flow.dims,))
+        z = z.double()
+        if self.flow._core.base == "logistic":
+            return -(torch.nn.functional.softplus(z) + torch.nn.functional.softplus(-z)).sum(1)
+        return -0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * z.shape[1]
+
+    def log_prob(self, x: torch.Tensor, seed: int = 0, label: Any = None) -> torch.Tensor:
+        """log p(x) (N,) float64, nats of the density in the units of x.
+
+        seed: of the dequantisation noise that uint8 images get, as in Flow.log_prob; floats get none.
+        """
+        z, logdet = self.forward(self._noisy("log_prob", x, seed), label)
+        return self.base_log_prob(z) + logdet
+
+    def loss(self, x: torch.Tensor, seed: int = 0, label: Any = None) -> torch.Tensor:
+        """Mean negative log-likelihood in nats (), float64, for training: Flow.loss_and_grad under autograd.
+
+        The fastest way to train, with the guard against drift: the gradient by the parameters is computed at
+        once, and backward only scales it. Batch norm uses the batch's moments and updates its running
+        statistics; a class head's loss is added. No gradient reaches x.
+        """
+        self._check("loss", x, self._shape())
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
+        x = self._channels_last(x)
+        return torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label(label, x), seed)[0]
+
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
+        """n samples without gradient, images in level units; sample i depends on (seed, i) alone.
+
+        For samples with a gradient, use `inverse` of draws from the base.
+        """
+        label = None if label is None else torch.as_tensor(label)
+        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, label))
+
+    # Tensors at the border
+
+    def _shape(self) -> tuple[int, ...]:
+        shape = self.flow.shape
+        return (shape[2], shape[0], shape[1]) if self._first else shape
+
+    def _check(self, where: str, x: Any, shape: tuple[int, ...]) -> None:
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"[{where}] expected a torch tensor, got {type(x).__name__}")
+        if x.device.type != "cpu":
+            raise DeviceError(f"[{where}] expected a tensor on the CPU, got one on {x.device}")
+        if x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape:
+            raise ShapeError(f"[{where}] expected {arrays.batch_shape(shape)}, got {tuple(x.shape)}")
+
+    def _noisy(self, where: str, x: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """x as floats of the flow's dtype, in the user's order of axes; uint8 images are dequantised."""
+        self._check(where, x, self._shape())
+        if x.dtype == torch.uint8 and self.flow.is_image:
+            noise = -1 if seed is None else arrays.whole(where, "seed", seed, low=0)
+            return self._output(torch.ops.evenflow.dequantize(self._channels_last(x), self._number, noise))
+        if not x.is_floating_point():
+            wanted = "uint8 or float values" if self.flow.is_image else "float values"
+            raise TypeError(f"[{where}] expected {wanted}, got {x.dtype}")
+        return x.to(self._dtype)
+
+    def _input(self, where: str, x: torch.Tensor, seed: int | None) -> torch.Tensor:
+        return self._channels_last(self._noisy(where, x, seed))
+
+    def _channels_last(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 2, 3, 1) if self._first else x
+
+    def _output(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 3, 1, 2) if self._first else x
+
+
+def _restored(kind: type[FlowModule], flow: Flow, channels: str, training: bool,
+              frozen: list[str]) -> FlowModule:
+    module = kind(flow, channels).train(training)
+    for name in frozen:
+        module.get_parameter(name).requires_grad_(False)
+    return module
+
+
+def _label(label: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """Labels as a tensor (N,); their values are checked where they are used."""
+    if label is None:
+        return None
+    if isinstance(label, int):
+        return torch.full((x.shape[0],), label, dtype=torch.int64)
+    return torch.as_tensor(label)
+
+
+# Operators. Each has a real implementation on numpy, a fake one (shapes alone, for torch.compile), and its
+# derivative where it has one. x is NHWC or (N, D); `params` are there for autograd, values are the flow's.
+
+def _number_to_module(number: int) -> FlowModule:
+    module = _MODULES.get(number)
+    if module is None:
+        raise ConfigError("[FlowModule] expected the module to be alive, got a call after its end")
+    return module
+
+
+def _own_flow(number: int, params: list[torch.Tensor]) -> Flow:
+    """The flow of module `number`, whose parameters `params` must be."""
+    module = _number_to_module(number)
+    if [parameter.data_ptr() for parameter in params] != module._addresses:
+        raise ConfigError("[FlowModule] expected the parameters that share the flow's memory, got others "
+                          "(functional_call, load_state_dict(assign=True) or an assignment to .data)")
+    return module.flow
+
+
+def _numpy(x: torch.Tensor | None) -> np.ndarray | None:
+    return None if x is None else x.detach().numpy()
+
+
+def _with_grads(flow: Flow, call: Callable[[], Any]) -> tuple[Any, torch.Tensor]:
+    """The result of call() and the gradients (flat) that it adds; flow.grads is afterwards as before."""
+    with _GRADS_LOCK:
+        grads = flow.grads
+        before = grads.copy()
+        grads[:] = 0
+        try:
+            return call(), torch.from_numpy(grads.copy())
+        finally:
+            grads[:] = before
+
+
+def _check_drift(where: str, flow: Flow, rebuilt: np.ndarray, truth: np.ndarray) -> None:
+    drift = float(np.abs(rebuilt - truth).max()) / max(1.0, float(np.abs(truth).max()))
+    if not drift <= DRIFT[flow.dtype.name]:
+        raise NumericError(f"[{where}] expected an invertible flow, got one whose rebuilt batch is off by "
+                           f"{drift:.1e} of the largest value; use float64, or train with loss(x)")
+
+
+@custom_op("evenflow::dequantize", mutates_args=(), schema="(Tensor x, int flow, int seed) -> Tensor")
+def _dequantize(x, flow, seed):
+    flow = _number_to_module(flow).flow
+    levels = flow._block("log_prob", _numpy(x), 0, len(x), None if seed < 0 else seed)
+    return torch.from_numpy(levels.reshape(x.shape))
+
+
+@_dequantize.register_fake
+def _(x, flow, seed):
+    return torch.empty(x.shape, dtype=_number_to_module(flow)._dtype, device=x.device)
+
+
+@custom_op("evenflow::sample", mutates_args=(),
+           schema="(int flow, SymInt n, float temperature, int seed, Tensor? label) -> Tensor")
+def _sample(flow, n, temperature, seed, label):
+    return torch.from_numpy(_number_to_module(flow).flow.sample(n, temperature, seed, _numpy(label)))
+
+
+@_sample.register_fake
+def _(flow, n, temperature, seed, label):
+    module = _number_to_module(flow)
+    return torch.empty((n, *module.flow.shape), dtype=module._dtype)
+
+
+@custom_op("evenflow::forward", mutates_args=(),
+           schema="(Tensor x, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
+def _forward(x, params, flow, label):
+    z, logdet = _own_flow(flow, params).forward(_numpy(x), _numpy(label))
+    return torch.from_numpy(z), torch.from_numpy(logdet)
+
+
+@_forward.register_fake
+def _(x, params, flow, label):
+    n, dims = x.shape[0], _number_to_module(flow).flow.dims
+    return x.new_empty((n, dims)), x.new_empty((n,), dtype=torch.float64)
+
+
+@custom_op("evenflow::inverse", mutates_args=(),
+           schema="(Tensor z, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
+def _inverse(z, params, flow, label):
+    x, logdet = _own_flow(flow, params).inverse(_numpy(z), _numpy(label))
+    return torch.from_numpy(x), torch.from_numpy(logdet)
+
+
+@_inverse.register_fake
+def _(z, params, flow, label):
+    n, shape = z.shape[0], _number_to_module(flow).flow.shape
+    return z.new_empty((n, *shape)), z.new_empty((n,), dtype=torch.float64)
+
+
+VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] params, int flow, "
+       "Tensor? label) -> (Tensor, Tensor)")
+
+
+@custom_op("evenflow::forward_vjp", mutates_args=(), schema=VJP)
+def _forward_vjp(x, z, dz, dlogdet, params, flow, label):
+    flow = _own_flow(flow, params)
+    (rebuilt, dx), grads = _with_grads(
+        flow, lambda: flow.backward(_numpy(z), _numpy(dz), _numpy(dlogdet), _numpy(label)))
+    _check_drift("backward", flow, rebuilt, _numpy(x))
+    return torch.from_numpy(dx), grads
+
+
+@custom_op("evenflow::inverse_vjp", mutates_args=(), schema=VJP)
+def _inverse_vjp(z, x, dx, dlogdet, params, flow, label):
+    flow = _own_flow(flow, params)
+    (rebuilt, dz), grads = _with_grads(
+        flow, lambda: flow.inverse_backward(_numpy(x), _numpy(dx), _numpy(dlogdet), _numpy(label)))
+    _check_drift("inverse_backward", flow, rebuilt, _numpy(z))
+    return torch.from_numpy(dz), grads
+
+
+@custom_op("evenflow::loss", mutates_args=(),
+           schema="(Tensor x, Tensor[] params, int flow, Tensor? label, int seed) -> (Tensor, Tensor)")
+def _loss(x, params, flow, label, seed):
+    flow = _own_flow(flow, params)
+    loss, grads = _with_grads(flow, lambda: flow.loss_and_grad(_numpy(x), _numpy(label), seed=seed))
+    return torch.tensor(loss, dtype=torch.float64), grads
+
+
+@_loss.register_fake
+def _(x, params, flow, label, seed):
+    module = _number_to_module(flow)
+    return (torch.empty((), dtype=torch.float64),
+            torch.empty((len(module.flow.params),), dtype=module._dtype))
+
+
+def _fake_vjp(source, target, dtarget, dlogdet, params, flow, label):
+    return torch.empty_like(source, memory_format=torch.contiguous_format), source.new_empty(
+        (len(_number_to_module(flow).flow.params),))
+
+
+def _save(ctx, inputs, output):
+    source, params, number, label = inputs
+    ctx.module = _number_to_module(number)  # lives as long as the graph
+    # Parameters are saved for torch's check that no optimiser step came between.
+    ctx.save_for_backward(source, output[0], label, *params)
+
+
+def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor]:
+    return [grads[offset:offset + size].view(shape) for offset, size, shape in module._places]
+
+
+def _derivative(vjp):
+    def backward(ctx, dtarget, dlogdet):
+        source, target, label, *params = ctx.saved_tensors
+        dsource, grads = vjp(source, target, dtarget, dlogdet, params, ctx.module._number, label)
+        return dsource, _split(ctx.module, grads), None, None
+    return backward
+
+
+def _save_loss(ctx, inputs, output):
+    ctx.module = _number_to_module(inputs[2])
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _loss_derivative(ctx, dloss, _):
+    (grads,) = ctx.saved_tensors
+    return None, _split(ctx.module, grads * dloss.to(grads.dtype)), None, None, None
+
+
+def _refuse(ctx, *_):
+    raise NotImplementedError("[FlowModule] expected first derivatives, got a derivative of a gradient "
+                              "(create_graph=True): second derivatives of a flow are not offered")
+
+
+_forward.register_autograd(_derivative(_forward_vjp), setup_context=_save)
+_inverse.register_autograd(_derivative(_inverse_vjp), setup_context=_save)
+_loss.register_autograd(_loss_derivative, setup_context=_save_loss)
+for _vjp in (_forward_vjp, _inverse_vjp):
+    _vjp.register_fake(_fake_vjp)
+    _vjp.register_autograd(_refuse)

@@ -1,0 +1,212 @@
+"""The scikit-learn estimators: its own checks, densities in the data's units, calibrated p-values."""
+
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone  # noqa: E402
+from sklearn.mixture import GaussianMixture  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+import evenflow as ef  # noqa: E402
+from evenflow.sklearn import FlowDensity, FlowOutlierDetector  # noqa: E402
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "sklearn.md"
+SMALL = dict(couplings=4, hidden=(16,), epochs=30, batch_size=64, lr=5e-3)
+TINY = FlowDensity(couplings=2, hidden=(8,), epochs=3, batch_size=32)
+
+HELD_OUT = ("expects contamination * 300 training rows to be flagged; here the threshold comes from held-out "
+            "rows, so that it holds for new rows, and the share of training rows is only near it")
+EXPECTED_FAILURES = {"FlowOutlierDetector": {"check_outliers_fit_predict": HELD_OUT,
+                                             "check_outliers_train": HELD_OUT}}
+
+
+@parametrize_with_checks(
+    [TINY, clone(TINY).set_params(model="nice"),
+     FlowOutlierDetector(TINY, contamination=0.5, calibration_fraction=0.5)],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get(type(estimator).__name__, {}))
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def crescent():
+    """(1200, 2): a crescent in columns of sizes 100 and 0.01."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((1200, 2))
+    return np.stack([500 + 100 * a[:, 0], 0.01 * (a[:, 0]**2 + 0.3 * a[:, 1])], axis=1)
+
+
+def true_score(x):
+    """Log-density of `crescent`."""
+    a, b = (x[:, 0] - 500) / 100, x[:, 1] / 0.01
+    return -0.5 * a**2 - 0.5 * ((b - a**2) / 0.3)**2 - np.log(2 * np.pi * 0.3) - np.log(100 * 0.01)
+
+
+@pytest.fixture(scope="module")
+def fitted(crescent):
+    return FlowDensity(**SMALL, random_state=0).fit(crescent[:1000])
+
+
+def test_density(crescent, fitted):
+    """Nats in the columns' units: near the truth, above a Gaussian."""
+    x = crescent[1000:]
+    scores = fitted.score_samples(x)
+    assert scores.shape == (200,) and scores.dtype == np.float64
+    assert fitted.score(x) == pytest.approx(scores.mean())
+    scale = crescent[:1000].std(0)
+    gaussian = GaussianMixture(1).fit(crescent[:1000] / scale).score(x / scale) - np.log(scale).sum()
+    assert gaussian + 0.5 < fitted.score(x) < true_score(x).mean() + 0.05
+    assert np.array_equal(scores, fitted.flow_.log_prob(x))
+
+
+def test_samples(crescent, fitted):
+    x = fitted.sample(2000, random_state=1)
+    assert x.shape == (2000, 2) and x.dtype == np.float64
+    np.testing.assert_allclose(np.median(x, 0), np.median(crescent, 0), rtol=0.1)
+    assert np.array_equal(fitted.sample(2, random_state=1), fitted.sample(2, random_state=1))
+    assert not np.array_equal(fitted.sample(2), fitted.sample(2))
+
+
+def test_random_state(crescent):
+    one, two, other = (FlowDensity(**{**SMALL, "epochs": 2}, random_state=seed).fit(crescent).score(crescent)
+                       for seed in (3, 3, 4))
+    assert one == two != other
+
+
+def test_early_stopping(crescent):
+    settings = {**SMALL, "epochs": 500, "lr": 0.03}
+    density = FlowDensity(**settings, patience=3, random_state=0).fit(crescent[:200])
+    losses = [record["valid_loss"] for record in density.history_]
+    assert density.n_iter_ == len(losses) == np.argmin(losses) + 4 < 500
+    density = FlowDensity(**SMALL, validation_fraction=0.0).fit(crescent[:100])
+    assert density.n_iter_ == 30 and "valid_loss" not in density.history_[0]
+
+
+def test_tiny_samples(crescent):
+    density = FlowDensity(**SMALL, random_state=0).fit(crescent[:2])
+    assert np.isfinite(density.score_samples(crescent[:5])).all()
+    with pytest.raises(ValueError, match="1 sample"):
+        FlowDensity().fit(crescent[:1])
+    with pytest.raises(ValueError, match=r"1 feature\(s\).*minimum of 2"):
+        FlowDensity().fit(crescent[:, :1])
+
+
+def test_columns_that_hold_nothing(crescent):
+    x = crescent.copy()
+    x[:, 1] = 3
+    with pytest.raises(ef.ConfigError, match="columns that vary, got a constant column 1"):
+        FlowDensity().fit(x)
+    x = crescent + [0, 1e6]
+    with pytest.raises(ef.ConfigError, match="float32 resolves, got column 1 .*centre it, or use dtype"):
+        FlowDensity().fit(x)
+    exact = FlowDensity(**SMALL, dtype="float64", random_state=0).fit(x[:1000]).score(x[1000:])
+    assert exact == pytest.approx(true_score(crescent[1000:]).mean(), abs=0.3)
+
+
+@pytest.mark.parametrize("setting, error", [
+    (dict(model="glow"), "'real_nvp', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
+    (dict(validation_fraction=1.0), "validation_fraction in 0 ... 0.9"), (dict(epochs=0), "epochs >= 1"),
+    (dict(dtype="float16"), "float16"), (dict(patience=0), "patience >= 1")])
+def test_settings(crescent, setting, error):
+    with pytest.raises(ValueError, match=error):
+        FlowDensity(**setting).fit(crescent)
+
+
+def test_no_sample_weight(crescent):
+    with pytest.raises(TypeError, match="sample_weight"):
+        TINY.fit(crescent, sample_weight=np.ones(len(crescent)))
+
+
+def test_pipeline_and_search(crescent):
+    pipeline = make_pipeline(StandardScaler(), FlowDensity(**SMALL, random_state=0))
+    pipeline.fit(crescent[:600])
+    units = np.log(crescent[:600].std(0)).sum()
+    x = crescent[1000:]
+    assert pipeline.score(x) - units == pytest.approx(true_score(x).mean(), abs=0.3)
+    search = GridSearchCV(FlowDensity(**{**SMALL, "epochs": 10}, random_state=0),
+                          {"couplings": [1, 4]}, cv=2).fit(crescent[:600])
+    assert search.best_params_ == {"couplings": 4}  # one coupling leaves a column Gaussian
+
+
+def test_pickle_and_save(tmp_path, crescent, fitted):
+    again = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(again.score_samples(crescent), fitted.score_samples(crescent))
+    fitted.flow_.save(tmp_path / "m.safetensors")
+    flow = ef.load(tmp_path / "m.safetensors")
+    assert np.array_equal(flow.log_prob(crescent), fitted.score_samples(crescent))
+
+
+def test_names_of_columns(crescent):
+    """feature_names_in_, by scikit-learn's own rule for data frames."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(crescent, columns=["a", "b"])
+    density = clone(TINY).fit(frame)
+    assert density.feature_names_in_.tolist() == ["a", "b"] and density.n_features_in_ == 2
+    with pytest.raises(ValueError, match="feature names"):
+        density.score_samples(frame.rename(columns={"b": "c"}))
+
+
+@pytest.fixture(scope="module")
+def detector(crescent):
+    return FlowOutlierDetector(FlowDensity(**SMALL, random_state=0), contamination=0.1,
+                               random_state=0).fit(crescent[:600])
+
+
+def test_p_values(crescent, detector):
+    """(1 + #{calibration scores <= s}) / (n + 1), counted one by one."""
+    assert detector.calibration_scores_.shape == (150,)
+    x = np.vstack([crescent[600:], crescent[:600], [[500, -0.05], [1500, 0.5]]])
+    p, scores = detector.p_values(x), detector.score_samples(x)
+    wanted = [(1 + sum(c <= s for c in detector.calibration_scores_)) / 151 for s in scores]
+    assert np.array_equal(p, wanted)
+    assert (p[-2:] == 1 / 151).all()
+    assert np.array_equal(detector.predict(x) == -1, p <= 0.1)
+    assert np.array_equal(detector.predict(x) == -1, detector.decision_function(x) < 0)
+
+
+def test_p_values_are_calibrated(crescent):
+    """Over many splits, a new row is an outlier with probability `contamination`, even by a poor density."""
+    rng, flagged, n = np.random.default_rng(0), [], 39
+    poor = GaussianMixture(1)
+    for _ in range(150):
+        rows = rng.permutation(len(crescent))
+        detector = FlowOutlierDetector(poor, contamination=0.1, calibration_fraction=0.5,
+                                       random_state=int(rng.integers(2**31))).fit(crescent[rows[:2 * n]])
+        assert len(detector.calibration_scores_) == n
+        flagged.append(np.mean(detector.predict(crescent[rows[2 * n:]]) == -1))
+    assert np.mean(flagged) == pytest.approx(4 / 40, abs=3 * np.std(flagged) / np.sqrt(150))
+
+
+def test_detector_settings(crescent, detector):
+    assert clone(detector).get_params()["density__couplings"] == 4
+    default = FlowOutlierDetector(random_state=0).set_params(density=None)
+    assert isinstance(default.fit(crescent[:100]).density_, FlowDensity)
+    with pytest.raises(ef.ConfigError, match="contamination >= 0.0909, the smallest p-value of 10 "):
+        FlowOutlierDetector(TINY, contamination=0.05).fit(crescent[:40])
+    with pytest.raises(ef.ConfigError, match="contamination in 0 ... 0.5, got 0.6"):
+        FlowOutlierDetector(TINY, contamination=0.6).fit(crescent)
+
+
+def test_without_scikit_learn():
+    code = "import sys; sys.modules['sklearn'] = None; import evenflow.sklearn"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.search(r'^.*ConfigError: \[evenflow.sklearn\] expected scikit-learn to be installed '
+                     r'\(pip install "evenflow\[sklearn\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
+
+
+def test_docs_run():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S))
+    assert "FlowOutlierDetector" in code
+    exec(compile(code, str(DOCS), "exec"), {})

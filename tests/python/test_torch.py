@@ -1,0 +1,470 @@
+"""The torch bridge: shared memory, derivatives, training beside the native loop, torch.compile."""
+
+import copy
+import io
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import evenflow as ef  # noqa: E402
+from evenflow.torch import FlowModule  # noqa: E402
+
+torch.set_num_threads(1)
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "torch.md"
+
+MODELS = {
+    "nice": lambda **s: ef.NICE(5, couplings=3, hidden=(6,), preprocess="whiten", **s),
+    "real_nvp_table": lambda **s: ef.RealNVP(5, couplings=3, hidden=(6,), permutation="lu", **s),
+    "real_nvp_odd_even": lambda **s: ef.RealNVP(5, couplings=2, hidden=(6,), mask="odd-even", actnorm=True,
+                                                batch_norm=True, **s),
+    "real_nvp_image": lambda **s: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=1, **s),
+    "glow": lambda **s: ef.Glow((4, 4, 1), levels=2, steps=1, hidden=3, classes=3, **s),
+}
+
+
+def make(name, noise=0.1, **settings):
+    """An initialised model whose tensors are all away from their special initial values, 3 rows, labels."""
+    flow = MODELS[name](seed=1, **{"dtype": "float64", **settings})
+    rng = np.random.default_rng(4)
+    x = rng.uniform(10, 240, (40, *flow.shape)) if flow.is_image else rng.standard_normal((40, 5)) * 3 + 1
+    flow.init(x)
+    for _, _, group, offset, size in flow.entries():
+        if group in ("decay", "no_decay"):
+            flow.params[offset:offset + size] += noise * rng.uniform(-1, 1, size)
+    label = torch.tensor([0, 2, 1]) if flow.classes else None
+    return flow, torch.from_numpy(x[:3].astype(flow.dtype)), label
+
+
+@pytest.fixture
+def table_module(table, real_nvp):
+    flow = real_nvp(dtype="float64")
+    flow.init(table)
+    return FlowModule(flow), torch.from_numpy(table[:20])
+
+
+def test_shares_memory(table_module):
+    module, x = table_module
+    flow, before = module.flow, module.flow.params.copy()
+    assert set(module.state_dict()) == set(flow.named_parameters())
+    assert {name for name, _ in module.named_parameters()} == set(flow.named_grads())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 1
+    assert np.isclose(flow.params, before + 1).sum() == flow.num_params
+    assert sum(p.numel() for p in module.parameters()) == flow.num_params
+    flow.params[:] = before
+    np.testing.assert_allclose(module.log_prob(x).detach(), flow.log_prob(x.numpy()), rtol=1e-12)
+
+
+def test_state_dict_carries_the_model(table, real_nvp, table_module):
+    module, x = table_module
+    other = FlowModule(real_nvp(dtype="float64", seed=9))
+    assert not other.flow.initialized
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.flow.initialized
+    assert np.array_equal(other.flow.log_prob(table), module.flow.log_prob(table))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values(name):
+    flow, x, label = make(name)
+    module, labels = FlowModule(flow), None if label is None else label.numpy()
+    z, logdet = module(x, label)
+    wanted = flow.forward(x.numpy(), labels)
+    assert np.array_equal(z.detach().numpy(), wanted[0])
+    assert np.array_equal(logdet.detach().numpy(), wanted[1]) and logdet.dtype == torch.float64
+    np.testing.assert_allclose(module.log_prob(x, label=label).detach(),
+                               flow.log_prob(x.numpy(), label=labels), rtol=1e-12)
+    back, det = module.inverse(z, label)
+    np.testing.assert_allclose(back.detach(), x, atol=1e-8)
+    np.testing.assert_allclose(det.detach(), -logdet.detach(), atol=1e-8)
+    sample = module.sample(3, temperature=0.7, seed=5, label=label)
+    assert np.array_equal(sample, flow.sample(3, 0.7, 5, labels)) and not sample.requires_grad
+
+
+@pytest.mark.parametrize("call", ["log_prob", "forward", "inverse"])
+@pytest.mark.parametrize("name", MODELS)
+def test_gradcheck(name, call):
+    flow, x, label = make(name)
+    module = FlowModule(flow)
+    if call == "inverse":
+        x = torch.from_numpy(flow.encode(x.numpy(), None if label is None else label.numpy()))
+    x.requires_grad_()
+
+    def function(x, *_):
+        return getattr(module, call)(x, label=label)
+
+    assert torch.autograd.gradcheck(function, (x, *module.parameters()), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *p: function(x, *p), tuple(module.parameters())[:4])
+    assert torch.autograd.gradcheck(function, x)
+
+
+def test_reverse_kl_agrees_with_the_score_function(table_module):
+    """The gradient of E log q through samples is that of the entropy: by differences at fixed noise."""
+    module, _ = table_module
+    z = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def loss():
+        x, logdet = module.inverse(z)
+        return (module.base_log_prob(z) - logdet + 0.5 * ((x - 1)**2).sum(1) * 1e-4).mean()
+
+    loss().backward()
+    parameters = list(module.parameters())
+    direction = [torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(i))
+                 for i, p in enumerate(parameters)]
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(parameters, direction))
+    values = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6):
+            torch._foreach_add_(parameters, direction, alpha=step)
+            values.append(float(loss()))
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+
+
+def test_accumulation_and_native_gradients(table_module):
+    """Torch's gradients add up by torch's rules; the flow's own are left alone."""
+    module, x = table_module
+    flow, parameters = module.flow, list(module.parameters())
+    flow.grads[:] = 7
+    once = torch.autograd.grad(module.log_prob(x).sum(), parameters)
+    loss = module.log_prob(x).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    for parameter, grad in zip(parameters, once):
+        assert torch.equal(parameter.grad, 2 * grad)
+    module.zero_grad()
+    z, logdet = module(x)
+    (module.log_prob(x[:10]).sum() + logdet[10:].sum() + module.base_log_prob(z[10:]).sum()).backward()
+    for parameter, grad in zip(parameters, once):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-10, atol=1e-12)
+    assert (flow.grads == 7).all()
+
+
+def test_two_modules_on_one_flow(table_module):
+    module, x = table_module
+    other = FlowModule(module.flow)
+    (module.log_prob(x).sum() + 2 * other.log_prob(x).sum()).backward()
+    for a, b in zip(module.parameters(), other.parameters()):
+        torch.testing.assert_close(b.grad, 2 * a.grad)
+        assert a.data_ptr() == b.data_ptr()
+
+
+def test_the_graph_outlives_the_module(table_module):
+    module, x = table_module
+    x.requires_grad_()
+    wanted, = torch.autograd.grad(module.log_prob(x).sum(), x)
+    loss = FlowModule(module.flow).log_prob(x).sum()
+    loss.backward()
+    assert torch.equal(x.grad, wanted)
+
+
+def test_a_step_between_forward_and_backward_is_refused(table_module):
+    module, x = table_module
+    loss = -module.log_prob(x).mean()
+    loss.backward(retain_graph=True)
+    torch.optim.SGD(module.parameters(), lr=1e-3).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_frozen_parameters(table_module):
+    module, x = table_module
+    first = next(module.parameters()).requires_grad_(False)
+    module.log_prob(x).sum().backward()
+    assert first.grad is None and all(p.grad is not None for p in list(module.parameters())[1:])
+    assert not next(copy.deepcopy(module).parameters()).requires_grad
+
+
+@pytest.mark.parametrize("way", ["log_prob", "loss"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["table", "glow"])
+def test_training_follows_the_native_loop(images, table, glow, real_nvp, name, dtype, way):
+    native, flow = (glow(dtype=dtype) if name == "glow" else real_nvp(dtype=dtype) for _ in range(2))
+    data = images[0] if name == "glow" else table.astype(dtype)
+    native.init(data)
+    flow.init(data)
+    module, optimizer = FlowModule(flow), ef.Adam(native, lr=1e-3)
+    theirs, start = torch.optim.Adam(module.parameters(), lr=1e-3), flow.params.copy()
+    for step in range(20):
+        batch = data[step % 2::2]
+        native.zero_grad()
+        wanted = native.loss_and_grad(batch, seed=step)
+        optimizer.step()
+        theirs.zero_grad()
+        x = torch.from_numpy(batch)
+        loss = module.loss(x, seed=step) if way == "loss" else -module.log_prob(x, seed=step).mean()
+        loss.backward()
+        theirs.step()
+        assert abs(loss.item() - wanted) <= 1e-6 * max(1, abs(wanted)), step
+    assert np.abs(flow.params - start).max() > 1e-3
+
+
+def test_parameters_follow_the_native_loop(images, glow):
+    """By momentum, since Adam divides rounding by rounding where a gradient is zero."""
+    native, flow = (glow(dtype="float64") for _ in range(2))
+    for model in (native, flow):
+        model.init(images[0])
+    module, optimizer = FlowModule(flow), ef.SGD(native, lr=1e-5, momentum=0.9)
+    theirs = torch.optim.SGD(module.parameters(), lr=1e-5, momentum=0.9)
+    start = flow.params.copy()
+    for step in range(20):
+        native.zero_grad()
+        native.loss_and_grad(images[0], seed=step)
+        optimizer.step()
+        theirs.zero_grad()
+        (-module.log_prob(torch.from_numpy(images[0]), seed=step).mean()).backward()
+        theirs.step()
+    assert np.abs(flow.params - start).max() > 1e-3
+    np.testing.assert_allclose(flow.params, native.params, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["real_nvp_odd_even", "glow"])
+def test_loss_is_the_native_step(name):
+    """Running statistics, class loss and gradients of loss_and_grad."""
+    flow, x, label = make(name, dtype="float32")
+    native = copy.deepcopy(flow)
+    labels = None if label is None else label.numpy()
+    module = FlowModule(flow)
+    loss = 3 * module.loss(x, label=label)
+    loss.backward()
+    wanted = native.loss_and_grad(x.numpy(), labels)
+    assert loss.item() == pytest.approx(3 * wanted)
+    for key, value in native.named_parameters().items():
+        assert np.array_equal(flow.named_parameters()[key], value), key
+    for key, parameter in module.named_parameters():
+        np.testing.assert_allclose(parameter.grad, 3 * native.named_grads()[key], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ef.ConfigError, match="use log_prob"):
+        module.loss(x.clone().requires_grad_(), label=label)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop,
+                                       torch.optim.Adagrad, torch.optim.LBFGS])
+def test_any_optimizer(table_module, optimizer):
+    module, x = table_module
+
+    def closure():
+        module.zero_grad()
+        loss = -module.log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    steps = optimizer(module.parameters(), lr=1e-3)
+    before = closure().item()
+    for _ in range(5):
+        steps.step(closure)
+    assert closure().item() < before
+    assert -module.flow.log_prob(x.numpy()).mean() == pytest.approx(closure().item())
+
+
+def test_uint8_and_seed(images, glow):
+    flow = glow()
+    flow.init(images[0])
+    x = torch.from_numpy(images[0])
+    for module, batch in ((FlowModule(flow), x), (FlowModule(flow, channels="first"), x.permute(0, 3, 1, 2))):
+        for seed in (0, 3):
+            np.testing.assert_allclose(module.log_prob(batch, seed=seed).detach(),
+                                       flow.log_prob(images[0], seed=seed), rtol=1e-6)
+        assert np.array_equal(module(batch)[0].detach(), flow.encode(images[0]))
+        with pytest.raises(ef.ConfigError, match="seed >= 0"):
+            module.log_prob(batch, seed=-1)
+
+
+def test_channels_first_is_the_same(images, glow):
+    flow = glow(dtype="float64")
+    flow.init(images[0])
+    last, first = FlowModule(flow), FlowModule(flow, channels="first")
+    nhwc = torch.from_numpy(images[0].astype(float)).requires_grad_()
+    nchw = torch.from_numpy(images[0].astype(float)).permute(0, 3, 1, 2).contiguous().requires_grad_()
+    z, _ = last(nhwc)
+    assert torch.equal(first(nchw)[0], z)
+    last.log_prob(nhwc).sum().backward()
+    first.log_prob(nchw).sum().backward()
+    assert torch.equal(nchw.grad, nhwc.grad.permute(0, 3, 1, 2))
+    for out in (first.inverse(z.detach())[0], first.sample(4)):
+        assert out.shape[1:] == (2, 4, 4) and out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(first.sample(4), last.sample(4).permute(0, 3, 1, 2))
+
+
+def test_channels_last_memory_is_not_copied():
+    flow = ef.NICE((64, 64, 3), couplings=1, hidden=(2,))
+    flow.init(np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)))
+    module = FlowModule(flow, channels="first")
+    x = torch.rand(64, 3, 64, 64) * 255
+
+    def peak(x):
+        tracemalloc.start()
+        with torch.no_grad():
+            module(x)
+        return tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+
+    copied, _ = peak(x)
+    shared, _ = peak(x.to(memory_format=torch.channels_last))
+    assert copied - shared == pytest.approx(x.nbytes, rel=0.01)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compile(name):
+    """One graph, the same values and gradients, also for another batch size."""
+    flow, x, label = make(name)
+    module = FlowModule(flow)
+
+    def step(x, z, label):
+        y, logdet = module.inverse(z, label)
+        return (module.log_prob(x * 1.01, label=label) - logdet).mean() + (y * y).mean() + module.sample(
+            2, label=None if label is None else label[:2]).sum()
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for n in (3, 2):
+        a, z = x[:n].clone().requires_grad_(), torch.ones(n, flow.dims, dtype=x.dtype, requires_grad=True)
+        labels = None if label is None else label[:n]
+        inputs = (a, z, *module.parameters())
+        got, wanted = compiled(a, z, labels), step(a, z, labels)
+        assert torch.equal(got, wanted)
+        for one, two in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(wanted, inputs)):
+            assert torch.equal(one, two)
+    loss = torch.compile(module.loss, backend="aot_eager", fullgraph=True)(x, label=label)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    assert loss.item() == module.loss(x, label=label).item()
+
+
+def test_operators_keep_torchs_rules(images, glow):
+    """No output is an input, fake shapes are the real ones (of others, see test_compile)."""
+    flow = glow()
+    flow.init(images[0])
+    module, x = FlowModule(flow), torch.from_numpy(images[0][:3])
+    operators = torch.ops.evenflow
+    rules = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(operators.dequantize.default, (x, module._number, 0), test_utils=rules)
+    torch.library.opcheck(operators.sample.default, (module._number, 2, 1.0, 0, None), test_utils=rules)
+
+
+def test_copies(table_module):
+    module, x = table_module
+    twin = copy.deepcopy(module)
+    assert twin.flow is not module.flow
+    before = module.log_prob(x)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter += 0.1
+    assert torch.equal(module.log_prob(x), before) and not torch.equal(twin.log_prob(x), before)
+    average = torch.optim.swa_utils.AveragedModel(module)
+    average.update_parameters(module)
+    assert torch.equal(average.module.log_prob(x), before)
+
+
+def test_threads(table_module):
+    """Gradients from several threads do not mix."""
+    module, x = table_module
+    parameters = list(module.parameters())
+    batches = [x[i:i + 5] for i in range(0, 20, 5)]
+    wanted = [torch.autograd.grad(module.log_prob(b).sum(), parameters) for b in batches]
+    wrong = []
+
+    def work(i):
+        for _ in range(50):
+            got = torch.autograd.grad(module.log_prob(batches[i]).sum(), parameters)
+            if not all(torch.equal(a, b) for a, b in zip(got, wanted[i])):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_second_derivatives_are_refused(table_module):
+    module, x = table_module
+    x.requires_grad_()
+    grad, = torch.autograd.grad(module.log_prob(x).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        grad.sum().backward()
+
+
+def test_moves_are_refused(table_module):
+    module, x = table_module
+    assert module.to("cpu").double() is module
+    for move in (module.float, module.half, lambda: module.to("meta"), module.share_memory,
+                 lambda: next(module.children()).float()):
+        with pytest.raises(TypeError, match="expected the model's own memory, torch.float64 on cpu"):
+            move()
+    np.testing.assert_allclose(module.log_prob(x).detach(), module.flow.log_prob(x.numpy()), rtol=1e-12)
+
+
+def test_replaced_parameters_are_refused(table_module):
+    module, x = table_module
+    others = {name: parameter.clone() for name, parameter in module.named_parameters()}
+    with pytest.raises(ef.ConfigError, match="share the flow's memory"):
+        torch.func.functional_call(module, others, (x,))
+    module.log_prob(x)
+    module.load_state_dict(module.state_dict() | others, assign=True)
+    with pytest.raises(ef.ConfigError, match="share the flow's memory"):
+        module.log_prob(x)
+
+
+def test_drift_is_refused(table, real_nvp):
+    """A batch that the inverse can't rebuild has no gradient by rebuilding."""
+    flow = real_nvp(couplings=8, permutation="lu")
+    flow.init(table)
+    for name, value in flow.named_parameters().items():
+        if name.endswith("logs"):
+            value[:] = [2, -2, 0]
+    loss = FlowModule(flow).log_prob(torch.from_numpy(table)).sum()
+    with pytest.raises(ef.NumericError, match=r"off by .* train with loss\(x\)"):
+        loss.backward()
+
+
+def test_bad_input(table, real_nvp, table_module, images, glow):
+    module, x = table_module
+    fresh = FlowModule(real_nvp(dtype="float64"))
+    for call in (fresh, fresh.log_prob, fresh.loss, fresh.inverse):
+        with pytest.raises(ef.ConfigError, match=r"expected an initialised model.*init\(x\)"):
+            call(x)
+    with pytest.raises(ef.ConfigError, match="initialised"):
+        fresh.sample(2)
+    for call in (module, module.log_prob, module.loss, module.inverse):
+        with pytest.raises(TypeError, match="expected a torch tensor, got ndarray"):
+            call(table)
+        with pytest.raises(ef.ShapeError, match=r"expected \(N, 3\), got \(20, 2\)"):
+            call(x[:, :2])
+        with pytest.raises(TypeError, match="float values, got .*int64"):
+            call(x.long())
+        with pytest.raises(ef.DeviceError, match="on the CPU, got one on meta"):
+            call(x.to("meta"))
+        with pytest.raises(ef.NumericError, match="nan in row 3, column 1"):
+            call(torch.where((torch.arange(20) == 3)[:, None] & (torch.arange(3) == 1), torch.nan, x))
+    with pytest.raises(ef.ShapeError, match=r"expected \(N, 2, 4, 4\), got \(64, 4, 4, 2\)"):
+        FlowModule(glow(), channels="first")(torch.from_numpy(images[0]))
+    with pytest.raises(ef.ConfigError, match="'last', 'first', got 'nchw'"):
+        FlowModule(glow(), channels="nchw")
+    with pytest.raises(TypeError, match="expected a Flow, got dict"):
+        FlowModule({})
+    with pytest.raises(ef.ConfigError, match="no label"):
+        module(x, label=1)
+
+
+def test_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import evenflow.torch"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.search(r'^.*ConfigError: \[evenflow.torch\] expected torch to be installed '
+                     r'\(pip install "evenflow\[torch\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
+
+
+def test_docs_run():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S))
+    assert "FlowModule" in code
+    exec(compile(code, str(DOCS), "exec"), {})
