@@ -163,8 +163,7 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& la
   {
     Unlock unlock;
     ContextPool::Lease ctx(self.contexts);
-    r = self.flow.loss_and_grad(ctx, self.arena, in, label, budget < 0 ? default_activation_budget() : budget,
-                                weight);
+    r = self.flow.loss_and_grad(ctx, self.arena, in, label, budget, weight);
   }
   using namespace py::literals;
   return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,

@@ -89,7 +89,7 @@ class EVENFLOW_API Flow {
 
   /// One training step's gradient: mean negative log-likelihood times `weight`, added to the arena's
   /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
-  /// kept instead of recomputed.
+  /// kept instead of recomputed; negative: 64 MiB, or half of the free memory if they need more.
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
                            int64_t activation_budget, double weight = 1.0) const;
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kStatsRate = 0.1;  // of running averages (Real NVP)
 constexpr size_t kCheckpointEvery = 8;
+constexpr int64_t kSmallBudget = int64_t{1} << 26;
 
 /// Rebuilt inputs may be off by this much, relative to the largest value of the batch.
 template <class T>
@@ -209,6 +210,11 @@ void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T>
 
 template <class T>
 void Flow<T>::keep_activations(WorkspaceScope& scope, int64_t n, int64_t budget, Step& step) const {
+  if (budget < 0) {  // asking for the free memory takes longer than a small step's couplings
+    int64_t all = 0;
+    for (const Node& node : nodes_) all += node.layer->kept_size(n) * static_cast<int64_t>(sizeof(T));
+    budget = all <= kSmallBudget ? all : default_activation_budget();
+  }
   step.kept.assign(nodes_.size(), nullptr);
   for (size_t i = nodes_.size(); i-- > 0;) {
     const int64_t count = nodes_[i].layer->kept_size(n);

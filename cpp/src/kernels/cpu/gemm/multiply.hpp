@@ -35,6 +35,63 @@ struct Blocks {
   int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
 };
 
+/// `count` <= lanes rows of A, lda apart, times a packed column: sums[i] for i < count. Each lane adds up its
+/// share of k, then lanes are added up in order, the same for any count.
+template <class Isa, class T>
+void multiply_column(int64_t k, const T* a, int64_t lda, int64_t count, const T* column, T* sums) {
+  using Vector = typename Tile<Isa, T>::Vector;
+  constexpr int L = Tile<Isa, T>::lanes;
+  const int64_t whole = k / L * L;
+  const auto end_of = [&](const T* row) {
+    alignas(Isa::vector_bytes) Vector v = {};
+    copy_run(reinterpret_cast<T*>(&v), row + whole, k - whole);
+    return v;
+  };
+  if (count == 1) {
+    alignas(Isa::vector_bytes) Vector sum = {};
+    for (int64_t p = 0; p < whole; p += L) {
+      sum += *reinterpret_cast<const Vector*>(a + p) * *reinterpret_cast<const Vector*>(column + p);
+    }
+    if (whole < k) sum += end_of(a) * *reinterpret_cast<const Vector*>(column + whole);
+    T total = sum[0];
+    for (int i = 1; i < L; ++i) total += sum[i];
+    sums[0] = total;
+    return;
+  }
+  const T* rows[L];
+  for (int i = 0; i < L; ++i) rows[i] = a + ops::min_of<int64_t>(i, count - 1) * lda;
+  alignas(Isa::vector_bytes) Vector sum[L] = {};
+  for (int64_t p = 0; p < whole; p += L) {
+    const Vector c = *reinterpret_cast<const Vector*>(column + p);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) sum[i] += *reinterpret_cast<const Vector*>(rows[i] + p) * c;
+  }
+  if (whole < k) {
+    const Vector c = *reinterpret_cast<const Vector*>(column + whole);
+    for (int i = 0; i < L; ++i) sum[i] += end_of(rows[i]) * c;
+  }
+  Transpose<Isa, T>::run(sum);
+  Vector total = sum[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < L; ++i) total += sum[i];
+  for (int64_t i = 0; i < count; ++i) sums[i] = total[i];
+}
+
+/// A tile times one or two columns: a vector of outputs would be nearly empty, a vector of k is full.
+template <class Isa, class T, class Finish>
+void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t rows, int64_t width,
+                   const Finish& finish) {
+  using S = Tile<Isa, T>;
+  for (int64_t j = 0; j < width; ++j) {
+    alignas(Isa::vector_bytes) T sums[S::rows];
+    for (int64_t i = 0; i < rows; i += S::lanes) {
+      multiply_column<Isa, T>(k, a.data + i * a.stride, a.stride, ops::min_of<int64_t>(S::lanes, rows - i),
+                              columns.data + j * columns.stride, sums + i);
+    }
+    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, j, [&](int i) { return sums[i]; });
+  }
+}
+
 /// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
 /// has to be packed soon. buffer: room for the block's tiles.
 template <class Isa, class T, bool half, class A, class Panel, class Finish>
@@ -46,6 +103,15 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
   for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
     const int64_t rows = ops::min_of<int64_t>(S::rows, m_end - m0);
     strips[tiles] = a.tile(m0, rows, S::height_for(rows), buffer + tiles * a.tile_size());
+  }
+  if (b.thin()) {
+    const Strip<T> columns = p_begin < p_end ? panel(0) : Strip<T>();
+    for (int64_t t = 0; t < tiles && columns.data; ++t) {
+      const int64_t m0 = m_begin + t * S::rows;
+      multiply_thin<Isa, T>(b.depth(), strips[t], {columns.data, b.column_size()}, m0,
+                            ops::min_of<int64_t>(S::rows, m_end - m0), b.width(), finish);
+    }
+    return;
   }
   for (int64_t p = p_begin; p < p_end; ++p) {
     const Strip<T> right = panel(p);

@@ -134,6 +134,13 @@ struct WeightsB {
            : as == WeightsAs::outputs_by_tap_channels ? taps * channels
                                                       : channels;
   }
+  /// One or two columns, which are packed one after the other: see multiply_thin.
+  bool thin() const { return !pairs && taps == 1 && width() <= 2; }
+  /// The room of a column, zeros at its end.
+  int64_t column_size() const {
+    constexpr int64_t L = Tile<Isa, T>::lanes;
+    return (depth() + L - 1) / L * L;
+  }
   int64_t panels() const { return (width() + Tile<Isa, T>::cols - 1) / Tile<Isa, T>::cols; }
   int64_t packed_size() const { return panels() * depth() * Tile<Isa, T>::cols; }
   int64_t columns_of(int64_t panel) const {
@@ -170,8 +177,9 @@ struct WeightsB {
     }
   }
 
-  /// dst (depth, tile_cols): the panel's columns, zeros beyond the last.
+  /// dst (depth, tile_cols): the panel's columns, zeros beyond the last. Thin: dst (width, column_size).
   void pack(T* dst, int64_t panel) const {
+    if (thin()) return pack_columns(dst);
     constexpr int N = Tile<Isa, T>::cols;
     const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
     switch (as) {
@@ -213,6 +221,19 @@ struct WeightsB {
   }
 
  private:
+  void pack_columns(T* dst) const {
+    const int64_t k = depth(), size = column_size();
+    const bool strided = as == WeightsAs::rows || as == WeightsAs::channels_by_tap_outputs;
+    for (int64_t j = 0; j < width(); ++j, dst += size) {
+      const T* src = strided ? data + j : data + j * outputs;
+      for (int64_t p = 0; p < k; ++p) dst[p] = src[strided ? p * outputs : p];
+      for (int64_t p = k; p < size; ++p) dst[p] = T(0);
+      if constexpr (half) {
+        for (int64_t p = 0; p < k; ++p) dst[p] = Lanes<Isa, T>::round(dst[p]);
+      }
+    }
+  }
+
   static void row(T* dst, const T* src, int64_t cols) {
     constexpr int N = Tile<Isa, T>::cols;
     if (cols == N) {
