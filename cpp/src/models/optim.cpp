@@ -57,7 +57,8 @@ Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const Optimiz
     : layout_(std::move(layout)), config_(config) {
   check(config);
   const size_t size = static_cast<size_t>(layout_->trainable_size());
-  moments_.assign(config.rule == Rule::sgd ? 1 : 2, std::vector<T>(size, T(0)));
+  const int moments = config.rule == Rule::sgd ? 1 : 2;
+  for (int i = 0; i < moments; ++i) moments_.emplace_back(size, T(0));  // no third one to copy from
 }
 
 template <class T>
