@@ -82,7 +82,8 @@ Trainable<double> float64_copy(const Trainable<T>& model) {
 double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const int32_t* label) {
   const int64_t d = exact.flow.dims();
   const Shape one = exact.flow.sample_shape().with_batch(1);
-  std::vector<double> z(static_cast<size_t>(d)), unit(z), rebuilt(z), rows(static_cast<size_t>(d * d));
+  std::vector<double> z(static_cast<size_t>(d)), unit(z), rebuilt(z);
+  linalg::Matrix rows(static_cast<size_t>(d * d));
   double logdet = 0;
   exact.flow.forward(ctx, exact.arena, View<const double>(x, one), label, z.data(), &logdet);
   for (int64_t i = 0; i < d; ++i) {
