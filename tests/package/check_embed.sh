@@ -15,8 +15,7 @@ say "build and install"
 cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release > /dev/null
 cmake --build "$work/build" > "$work/build.log" || { cat "$work/build.log"; exit 1; }
 cmake --install "$work/build" --prefix "$work/prefix" > /dev/null
-library=$work/prefix/lib/libevenflow.so
-[ -e "$library" ] || library=$(find "$work/prefix" -name libevenflow.so)
+library=$(find "$work/prefix" -name libevenflow.so)
 archive=$(find "$work/prefix" -name libevenflow.a)
 
 say "symbols"

@@ -56,7 +56,8 @@ void expect_none(const char* path, const char* call, int64_t n, const F& f) {
   const long taken = allocations - before;
   if (taken == 0) return;
   ++failures;
-  std::fprintf(stderr, "%s: %s of %lld rows: expected no allocation, got %ld\n", path, call, static_cast<long long>(n), taken);
+  std::fprintf(stderr, "%s: %s of %lld rows: expected no allocation, got %ld\n", path, call,
+               static_cast<long long>(n), taken);
 }
 
 template <class T>
@@ -74,7 +75,8 @@ void check(const char* path, const evenflow::Model& model) {
     expect_none(path, "inverse", n, [&] { model.inverse(ctx, z.data(), n, x.data(), out.data(), options); });
     if (model.bits()) {
       const std::vector<uint8_t> levels(x.size(), 1);
-      expect_none(path, "log_prob (uint8)", n, [&] { model.log_prob(ctx, levels.data(), n, out.data(), options); });
+      expect_none(path, "log_prob (uint8)", n,
+                  [&] { model.log_prob(ctx, levels.data(), n, out.data(), options); });
     }
   }
 }

@@ -1,5 +1,5 @@
-// 16 threads share one model, each with a context of its own; all get the bits that one thread gets alone. To be run
-// under ThreadSanitizer.
+// 16 threads share one model, each with a context of its own; all get the bits that one thread gets alone. To
+// be run under ThreadSanitizer.
 //
 // usage: threads MODEL ...
 #include <cstdio>
@@ -57,6 +57,7 @@ int main(int argc, char** argv) {
       for (const char same : equal) wrong += !same;
     }
   }
-  if (wrong) std::fprintf(stderr, "expected %d threads with the same results, got %d others\n", kThreads, wrong);
+  if (wrong)
+    std::fprintf(stderr, "expected %d threads with the same results, got %d others\n", kThreads, wrong);
   return wrong ? 1 : 0;
 }

@@ -1,4 +1,5 @@
-/* Two versions of the library in one process, both with their symbols open to everybody: each keeps to itself.
+/* Two versions of the library in one process, both with their symbols open to everybody: each keeps to
+ * itself.
  *
  * usage: two_versions LIBRARY OTHER MODEL
  */
