@@ -53,6 +53,7 @@ install(DIRECTORY cpp/include/evenflow DESTINATION ${prefix}${CMAKE_INSTALL_INCL
 install(TARGETS evenflow_archive evenflow_static evenflow_static_avx2 EXPORT static ARCHIVE DESTINATION ${lib})
 install(EXPORT static NAMESPACE evenflow:: FILE evenflow-static.cmake DESTINATION ${package})
 if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
+  file(RELATIVE_PATH include ${CMAKE_INSTALL_FULL_LIBDIR} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
   configure_file(cmake/evenflow.pc.in evenflow.pc @ONLY)
   install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflow.pc DESTINATION ${lib}/pkgconfig)
   install(TARGETS evenflow_shared EXPORT shared LIBRARY DESTINATION ${lib})
