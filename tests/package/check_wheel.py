@@ -20,6 +20,10 @@ def main(wheel: str) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert any(n.endswith("data/digits.npz") for n in names), "expected the digits in the wheel"
     assert any(n.startswith("evenflow/_core.") and n.endswith(".so") for n in names), "expected the compiled core"
+    assert {"evenflow/lib/libevenflow.a", "evenflow/include/evenflow/evenflow.h"} <= set(names)
+    cmake_dir = subprocess.run([sys.executable, "-m", "evenflow", "--cmake-dir"], check=True, capture_output=True,
+                               text=True).stdout.strip()
+    assert os.path.exists(os.path.join(cmake_dir, "evenflowConfig.cmake")), cmake_dir
     assert "evenflow/py.typed" in names and "evenflow/_core.pyi" in names
 
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -73,6 +74,9 @@ class EVENFLOW_API Context {
   Context& child(int rank) { return *children_[static_cast<size_t>(rank)]; }
 
  private:
+  friend class ContextUse;
+
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   int threads_;
   Workspace workspace_;
   const KernelSet<float>* kernels_f32_;

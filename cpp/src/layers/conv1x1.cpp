@@ -9,6 +9,24 @@ namespace {
 
 using linalg::Matrix;
 
+/// Memory of a workspace for the containers of one call.
+class Scratch final : public std::pmr::memory_resource {
+ public:
+  explicit Scratch(Context& ctx) : scope_(ctx) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    return scope_.take<T>(count);
+  }
+
+ private:
+  void* do_allocate(size_t bytes, size_t) override { return scope_.take<char>(static_cast<int64_t>(bytes)); }
+  void do_deallocate(void*, size_t, size_t) override {}  // all at once, with the scope
+  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+  WorkspaceScope scope_;
+};
+
 /// z = x W per pixel; a subclass says how W comes from parameters. All matrix work but the product over
 /// pixels is done in float64.
 template <class T>
@@ -18,13 +36,16 @@ class Conv1x1 : public Layer<T> {
 
   int64_t channels() const { return this->input_shape().c; }
 
-  Matrix load(const T* values) const { return Matrix(values, values + channels() * channels()); }
+  Matrix load(Scratch& scratch, const T* values) const {
+    return Matrix(values, values + channels() * channels(), &scratch);
+  }
 
  private:
   /// W; logdet: log |det W|; inverse: W^-1 unless null.
-  virtual Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const = 0;
+  virtual Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const = 0;
   /// dw: gradient by W; dlogdet_pixels: the loss's derivative by log |det W|.
-  virtual void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const = 0;
+  virtual void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
+                             double dlogdet_pixels) const = 0;
 
   ConvDims dims(const Shape& x) const {
     ConvDims d;
@@ -33,54 +54,55 @@ class Conv1x1 : public Layer<T> {
     return d;
   }
 
-  const T* rounded(WorkspaceScope& scope, const Matrix& m) const {
-    T* out = scope.take<T>(channels() * channels());
+  const T* rounded(Scratch& scratch, const Matrix& m) const {
+    T* out = scratch.take<T>(channels() * channels());
     for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
     return out;
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
-    WorkspaceScope scope(ctx);
+    Scratch scratch(ctx);
     double log_det_w;
-    const T* w = rounded(scope, matrix(params, &log_det_w, nullptr));
+    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, nullptr));
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
     add_to_all(logdet, x.shape.n, log_det_w * x.shape.pixels_per_sample());
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
-    WorkspaceScope scope(ctx);
+    Scratch scratch(ctx);
     double log_det_w;
-    Matrix inverse;
-    matrix(params, &log_det_w, &inverse);
-    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, rounded(scope, inverse), Epilogue<T>(), x);
+    Matrix inverse(&scratch);
+    matrix(scratch, params, &log_det_w, &inverse);
+    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
     add_to_all(logdet, z.shape.n, -log_det_w * z.shape.pixels_per_sample());
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
-    WorkspaceScope scope(ctx);
+    Scratch scratch(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     double log_det_w;
-    Matrix inverse;
-    const T* w = rounded(scope, matrix(params, &log_det_w, &inverse));
-    kernels.conv_forward(ctx, dims(z.shape), z, rounded(scope, inverse), Epilogue<T>(), x);
+    Matrix inverse(&scratch);
+    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, &inverse));
+    kernels.conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
     kernels.conv_backward_data(ctx, dims(z.shape), dz, w, dx, false);
-    T* dw = scope.take<T>(channels() * channels());
+    T* dw = scratch.take<T>(channels() * channels());
     std::fill(dw, dw + channels() * channels(), T(0));
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
-    add_gradients(params, load(dw), sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
+    add_gradients(scratch, params, load(scratch, dw),
+                  sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
-    WorkspaceScope scope(ctx);
+    Scratch scratch(ctx);
     double log_det_w;
-    Matrix inverse;
-    const T* w = rounded(scope, matrix(params, &log_det_w, &inverse));
+    Matrix inverse(&scratch);
+    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, &inverse));
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
-    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, rounded(scope, inverse), dz, false);
+    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, rounded(scratch, inverse), dz, false);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };
@@ -118,12 +140,14 @@ class LuConv1x1 final : public Conv1x1<T> {
   struct Factors {
     Matrix lower;  ///< with the unit diagonal
     Matrix upper;  ///< with sign * exp(logs) on the diagonal
-    std::vector<int64_t> permutation;
+    std::pmr::vector<int64_t> permutation;
   };
 
-  Factors factors(const Params<T>& params) const {
+  Factors factors(Scratch& scratch, const Params<T>& params) const {
     const int64_t n = this->channels();
-    Factors f{this->load(params.value(lower_)), this->load(params.value(upper_)), {}};
+    Factors f{this->load(scratch, params.value(lower_)), this->load(scratch, params.value(upper_)),
+              std::pmr::vector<int64_t>(&scratch)};
+    f.permutation.reserve(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = i; j < n; ++j) f.lower[i * n + j] = i == j ? 1 : 0;
       for (int64_t j = 0; j < i; ++j) f.upper[i * n + j] = 0;
@@ -133,11 +157,11 @@ class LuConv1x1 final : public Conv1x1<T> {
     return f;
   }
 
-  Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const override {
+  Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const override {
     const int64_t n = this->channels();
-    const Factors f = factors(params);
+    const Factors f = factors(scratch, params);
     const Matrix product = linalg::multiply(f.lower, f.upper, n);
-    Matrix w(product.size());
+    Matrix w(product.size(), &scratch);
     *logdet = 0;
     for (int64_t i = 0; i < n; ++i) {
       *logdet += params.value(logs_)[i];
@@ -154,10 +178,11 @@ class LuConv1x1 final : public Conv1x1<T> {
     return w;
   }
 
-  void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const override {
+  void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
+                     double dlogdet_pixels) const override {
     const int64_t n = this->channels();
-    const Factors f = factors(params);
-    Matrix g(dw.size());  // P^T dW
+    const Factors f = factors(scratch, params);
+    Matrix g(dw.size(), &scratch);  // P^T dW
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) g[f.permutation[i] * n + j] = dw[i * n + j];
     }
@@ -203,24 +228,25 @@ class PlainConv1x1 final : public Conv1x1<T> {
     }
     const Matrix inv =
         linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
-    Matrix out(inv.size());
+    Matrix out(inv.size(), inv.get_allocator());
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) out[j * n + i] = inv[j * n + f.permutation[i]];
     }
     return out;
   }
 
-  Matrix matrix(const Params<T>& params, double* logdet, Matrix* inverse) const override {
-    Matrix w = this->load(params.value(weight_));
+  Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const override {
+    Matrix w = this->load(scratch, params.value(weight_));
     Matrix inv = inverse_of(w, logdet);
     if (inverse) *inverse = std::move(inv);
     return w;
   }
 
-  void add_gradients(const Params<T>& params, const Matrix& dw, double dlogdet_pixels) const override {
+  void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
+                     double dlogdet_pixels) const override {
     const int64_t n = this->channels();
     double logdet;
-    const Matrix inv = inverse_of(this->load(params.value(weight_)), &logdet);
+    const Matrix inv = inverse_of(this->load(scratch, params.value(weight_)), &logdet);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         params.grad(weight_)[i * n + j] += static_cast<T>(dw[i * n + j] + dlogdet_pixels * inv[j * n + i]);

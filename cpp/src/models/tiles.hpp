@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <exception>
-#include <vector>
+#include <mutex>
 
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
@@ -28,7 +28,9 @@ template <class F>
 void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
   const int threads = parallel ? static_cast<int>(std::min<int64_t>(ctx.threads(), tiles.groups)) : 1;
   ctx.prepare_children(threads);
-  std::vector<std::exception_ptr> errors(static_cast<size_t>(threads));
+  std::exception_ptr error;  // of the lowest rank that failed
+  int failed = threads;
+  std::mutex mutex;
   run_team<Baseline>(threads, [&](const Team& team) {
     try {
       for (int64_t group = team.begin(tiles.groups); group < team.end(tiles.groups); ++group) {
@@ -37,12 +39,14 @@ void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
         }
       }
     } catch (...) {
-      errors[static_cast<size_t>(team.rank)] = std::current_exception();
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (team.rank < failed) {
+        failed = team.rank;
+        error = std::current_exception();
+      }
     }
   });
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace evenflow

@@ -6,9 +6,12 @@ One file a group of commands; each declares its arguments in `add_commands`.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
+from typing import Any
 
+import evenflow
 from evenflow import _core
 from evenflow.cli import latents, models, tools, train
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
@@ -41,9 +44,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evenflow",
                                      description="Normalizing flows: train, evaluate, sample, edit, score.")
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
+    parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0,
+                        help="print the folder for CMake's find_package(evenflow), and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     train.add_commands(commands)
     models.add_commands(commands)
     latents.add_commands(commands)
     tools.add_commands(commands)
     return parser
+
+
+class _CmakeDir(argparse.Action):
+    """Where the wheel keeps the C++ library's CMake files; docs/embedding.md."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        folders = [os.path.join(path, "lib", "cmake", "evenflow") for path in evenflow.__path__]
+        found = [folder for folder in folders if os.path.exists(os.path.join(folder, "evenflowConfig.cmake"))]
+        if not found:
+            parser.error(f"[cmake-dir] expected the C++ library in {folders[0]}, got a package without it")
+        print(found[0])
+        parser.exit()

@@ -1,18 +1,33 @@
+#include "evenflow/error.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace evenflow {
 
+// Weak: a static program holds the instruction sets that its link asks for, and the others are null here.
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_baseline_f32();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_baseline_f64();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx2_f32();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_avx2_f64();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx512_f32();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_avx512_f64();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx512_bf16_f32();
+
 IsaLevel best_isa(IsaLevel wanted) {
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-  const bool pairs = avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool avx2 = kernels_avx2_f32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && kernels_avx512_f32 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw");
+  const bool pairs = avx512 && kernels_avx512_bf16_f32 && __builtin_cpu_supports("avx512bf16");
   if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
   // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to
   // float32.
   if (wanted == IsaLevel::best && pairs && __builtin_cpu_is("amd")) return IsaLevel::avx512_bf16;
   if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
   if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;
+  if (!kernels_baseline_f32) {
+    fail<DeviceError>("context", "expected AVX2 and FMA, for which alone this program was linked, got ",
+                      wanted == IsaLevel::baseline ? "EVENFLOW_ISA=baseline" : "an older processor");
+  }
   return IsaLevel::baseline;
 }
 

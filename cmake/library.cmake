@@ -1,0 +1,67 @@
+# The libraries that programs link to, and their installation; docs/embedding.md.
+
+set(abi ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})  # while the major version is 0
+set(prefix)
+if(SKBUILD)  # inside the wheel everything lies in the package
+  set(prefix evenflow/)
+  set(CMAKE_INSTALL_LIBDIR lib)
+endif()
+
+add_library(evenflow_shared SHARED $<TARGET_OBJECTS:evenflow_objects>)
+set_target_properties(evenflow_shared PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME shared VERSION ${PROJECT_VERSION}
+                      SOVERSION ${abi})
+target_link_libraries(evenflow_shared PRIVATE OpenMP::OpenMP_CXX)
+if(NOT APPLE)
+  # Versioned symbols that bind within the library: two versions can live in one process.
+  configure_file(cmake/evenflow.map.in evenflow.map @ONLY)
+  target_link_options(evenflow_shared PRIVATE -Wl,-Bsymbolic -Wl,--gc-sections
+                      -Wl,--version-script=${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
+  set_property(TARGET evenflow_shared PROPERTY LINK_DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
+endif()
+
+add_library(evenflow_archive STATIC $<TARGET_OBJECTS:evenflow_objects>)
+set_target_properties(evenflow_archive PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME archive)
+target_link_libraries(evenflow_archive INTERFACE ${OpenMP_CXX_LIB_NAMES})
+if(NOT APPLE)
+  # A shared object that holds a copy of the library does not offer it to others.
+  target_link_options(evenflow_archive INTERFACE -Wl,--gc-sections -Wl,--exclude-libs,libevenflow.a)
+endif()
+
+# Instruction sets are linked by name: all of them, or AVX2 alone for a small program.
+add_library(evenflow_static INTERFACE)
+add_library(evenflow_static_avx2 INTERFACE)
+set_target_properties(evenflow_static PROPERTIES EXPORT_NAME static)
+set_target_properties(evenflow_static_avx2 PROPERTIES EXPORT_NAME static_avx2)
+target_link_libraries(evenflow_static INTERFACE evenflow_archive)
+target_link_libraries(evenflow_static_avx2 INTERFACE evenflow_archive)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(avx2 -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev)
+  target_link_options(evenflow_static_avx2 INTERFACE ${avx2})
+  target_link_options(evenflow_static INTERFACE ${avx2} -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev
+                      -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow23kernels_avx512_bf16_f32Ev)
+endif()
+
+foreach(library evenflow_shared evenflow_archive)
+  target_compile_features(${library} INTERFACE cxx_std_17)
+  target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/cpp/include>
+                             $<INSTALL_INTERFACE:${prefix}${CMAKE_INSTALL_INCLUDEDIR}>)
+endforeach()
+
+set(lib ${prefix}${CMAKE_INSTALL_LIBDIR})
+set(package ${lib}/cmake/evenflow)
+install(DIRECTORY cpp/include/evenflow DESTINATION ${prefix}${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS evenflow_archive evenflow_static evenflow_static_avx2 EXPORT static ARCHIVE DESTINATION ${lib})
+install(EXPORT static NAMESPACE evenflow:: FILE evenflow-static.cmake DESTINATION ${package})
+if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
+  file(RELATIVE_PATH include ${CMAKE_INSTALL_FULL_LIBDIR} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+  configure_file(cmake/evenflow.pc.in evenflow.pc @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflow.pc DESTINATION ${lib}/pkgconfig)
+  install(TARGETS evenflow_shared EXPORT shared LIBRARY DESTINATION ${lib})
+  install(EXPORT shared NAMESPACE evenflow:: FILE evenflow-shared.cmake DESTINATION ${package})
+endif()
+
+include(CMakePackageConfigHelpers)
+configure_package_config_file(cmake/evenflowConfig.cmake.in evenflowConfig.cmake INSTALL_DESTINATION ${package})
+write_basic_package_version_file(evenflowConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflowConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/evenflowConfigVersion.cmake
+        DESTINATION ${package})

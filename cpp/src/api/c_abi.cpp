@@ -1,0 +1,314 @@
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "evenflow/error.hpp"
+#include "evenflow/evenflow.h"
+#include "evenflow/model.hpp"
+
+struct evenflow_model {
+  evenflow::Model model;
+};
+
+struct evenflow_context {
+  explicit evenflow_context(int threads) : context("cpu", threads) {}
+  evenflow::Context context;
+};
+
+namespace evenflow {
+namespace {
+
+// Plain memory: a thread may end after the library was unloaded.
+thread_local char last_error[1024];
+
+evenflow_status failed(evenflow_status status, const char* text) {
+  std::snprintf(last_error, sizeof last_error, "%s", text);
+  return status;
+}
+
+/// Runs f; what it throws becomes a status and a text.
+template <class F>
+evenflow_status guarded(const F& f) noexcept {
+  try {
+    f();
+    return EVENFLOW_OK;
+  } catch (const ShapeError& e) {
+    return failed(EVENFLOW_SHAPE_ERROR, e.what());
+  } catch (const ConfigError& e) {
+    return failed(EVENFLOW_CONFIG_ERROR, e.what());
+  } catch (const DeviceError& e) {
+    return failed(EVENFLOW_DEVICE_ERROR, e.what());
+  } catch (const IoError& e) {
+    return failed(EVENFLOW_IO_ERROR, e.what());
+  } catch (const NumericError& e) {
+    return failed(EVENFLOW_NUMERIC_ERROR, e.what());
+  } catch (const std::bad_alloc&) {
+    return failed(EVENFLOW_MEMORY_ERROR, "[evenflow] expected memory, got none");
+  } catch (const std::exception& e) {
+    return failed(EVENFLOW_INTERNAL_ERROR, e.what());
+  } catch (...) {
+    return failed(EVENFLOW_INTERNAL_ERROR, "[evenflow] expected no error of an unknown kind, got one");
+  }
+}
+
+void expect(const char* call, const char* what, const void* pointer) {
+  if (!pointer) fail<ConfigError>(call, "expected ", what, ", got a null pointer");
+}
+
+/// The caller's struct as this version knows it: members that an older caller lacks keep their defaults, and
+/// a newer caller's, which are unknown here, must be zero. `least`: the size in the first version.
+template <class Struct>
+Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
+  if (!theirs) return out;
+  const size_t size = theirs->struct_size;
+  if (size < least) {
+    fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
+  }
+  const char* bytes = reinterpret_cast<const char*>(theirs);
+  if (std::any_of(bytes + std::min(size, sizeof out), bytes + size, [](char b) { return b != 0; })) {
+    fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
+  }
+  std::memcpy(&out, bytes, std::min(size, sizeof out));
+  return out;
+}
+
+/// Fills the caller's struct as far as it reaches.
+template <class Struct>
+void fill(const char* call, Struct ours, size_t least, Struct* theirs) {
+  expect(call, "a struct to fill", theirs);
+  const size_t size = theirs->struct_size;
+  if (size < least) {
+    fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
+  }
+  ours.struct_size = size;
+  std::memcpy(theirs, &ours, std::min(size, sizeof ours));
+}
+
+CallOptions options_of(const char* call, const evenflow_options* theirs) {
+  const evenflow_options o =
+      known<evenflow_options>(call, theirs, sizeof(evenflow_options), EVENFLOW_OPTIONS_INIT);
+  return {o.labels, o.seed, o.first, o.temperature};
+}
+
+/// The arguments that calls share, checked.
+struct Call {
+  Call(const char* name_, const evenflow_model* model_, evenflow_context* context_, const void* in,
+       const void* out, const evenflow_options* options_)
+      : name(name_) {
+    expect(name, "a model", model_);
+    expect(name, "a context", context_);
+    expect(name, "an input", in);
+    expect(name, "an output", out);
+    options = options_of(name, options_);
+    model = &model_->model;
+    context = &context_->context;
+  }
+
+  /// f(input as the type that `dtype` names).
+  template <class F>
+  void with_floats(evenflow_dtype dtype, const void* in, const F& f) const {
+    if (dtype == EVENFLOW_FLOAT32) {
+      f(static_cast<const float*>(in));
+    } else if (dtype == EVENFLOW_FLOAT64) {
+      f(static_cast<const double*>(in));
+    } else {
+      fail<ConfigError>(name, "expected dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got ", dtype);
+    }
+  }
+  template <class F>
+  void with_any(evenflow_dtype dtype, const void* in, const F& f) const {
+    if (dtype == EVENFLOW_UINT8) {
+      f(static_cast<const uint8_t*>(in));
+    } else {
+      with_floats(dtype, in, f);
+    }
+  }
+  /// f(x, z as the model's type), for x of any type.
+  template <class F>
+  void with_latents(evenflow_dtype dtype, const void* x, void* z, const F& f) const {
+    if (dtype == EVENFLOW_UINT8) {
+      const auto* levels = static_cast<const uint8_t*>(x);
+      if (model->dtype() == Dtype::float32) {
+        f(levels, static_cast<float*>(z));
+      } else {
+        f(levels, static_cast<double*>(z));
+      }
+      return;
+    }
+    with_floats(dtype, x, [&](const auto* values) { f(values, same_type(values, z)); });
+  }
+
+  template <class T>
+  static T* same_type(const T*, void* out) {
+    return static_cast<T*>(out);
+  }
+
+  const char* name;
+  const Model* model;
+  Context* context;
+  CallOptions options;
+};
+
+}  // namespace
+}  // namespace evenflow
+
+using namespace evenflow;
+
+const char* evenflow_last_error(void) {
+  return last_error;
+}
+
+evenflow_status evenflow_load(const char* path, evenflow_model** model) {
+  return guarded([&] {
+    expect("load", "a place for the model", model);
+    *model = nullptr;
+    expect("load", "a path", path);
+    *model = new evenflow_model{load(path)};
+  });
+}
+
+void evenflow_model_free(evenflow_model* model) {
+  delete model;
+}
+
+evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_info* info) {
+  return guarded([&] {
+    expect("model_get_info", "a model", model);
+    const Model& m = model->model;
+    const Shape shape = m.sample_shape();
+    const evenflow_info ours = {sizeof(evenflow_info),
+                                m.dtype() == Dtype::float32 ? EVENFLOW_FLOAT32 : EVENFLOW_FLOAT64,
+                                static_cast<int32_t>(m.bits()),
+                                m.dims(),
+                                shape.h,
+                                shape.w,
+                                shape.c,
+                                m.classes()};
+    fill("model_get_info", ours, sizeof(evenflow_info), info);
+  });
+}
+
+evenflow_status evenflow_model_get_config(const evenflow_model* model, char* text, size_t* size) {
+  return guarded([&] {
+    expect("model_get_config", "a model", model);
+    expect("model_get_config", "a place for the size", size);
+    const std::string& config = model->model.config();
+    const size_t needed = config.size() + 1, room = *size;
+    *size = needed;
+    if (!text) return;
+    if (room < needed)
+      fail<ShapeError>("model_get_config", "expected room for ", needed, " bytes, got ", room);
+    std::memcpy(text, config.c_str(), needed);
+  });
+}
+
+evenflow_status evenflow_context_create(int32_t threads, evenflow_context** context) {
+  return guarded([&] {
+    expect("context_create", "a place for the context", context);
+    *context = nullptr;
+    *context = new evenflow_context(threads);
+  });
+}
+
+void evenflow_context_free(evenflow_context* context) {
+  delete context;
+}
+
+evenflow_status evenflow_log_prob(const evenflow_model* model, evenflow_context* context,
+                                  evenflow_dtype dtype, const void* x, int64_t n,
+                                  const evenflow_options* options, double* out) {
+  return guarded([&] {
+    const Call call("log_prob", model, context, x, out, options);
+    call.with_any(dtype, x,
+                  [&](const auto* in) { call.model->log_prob(*call.context, in, n, out, call.options); });
+  });
+}
+
+evenflow_status evenflow_bits_per_dim(const evenflow_model* model, evenflow_context* context,
+                                      evenflow_dtype dtype, const void* x, int64_t n,
+                                      const evenflow_options* options, double* out) {
+  return guarded([&] {
+    const Call call("bits_per_dim", model, context, x, out, options);
+    call.with_any(dtype, x,
+                  [&](const auto* in) { call.model->bits_per_dim(*call.context, in, n, out, call.options); });
+  });
+}
+
+evenflow_status evenflow_sample(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                int64_t n, const evenflow_options* options, void* x) {
+  return guarded([&] {
+    const Call call("sample", model, context, x, x, options);
+    call.with_floats(dtype, x, [&](const auto* typed) {
+      call.model->sample(*call.context, n, Call::same_type(typed, x), call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_forward(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                 const void* x, int64_t n, const evenflow_options* options, void* z,
+                                 double* logdet) {
+  return guarded([&] {
+    const Call call("forward", model, context, x, z, options);
+    expect("forward", "a place for logdet", logdet);
+    call.with_latents(dtype, x, z, [&](const auto* in, auto* out) {
+      call.model->forward(*call.context, in, n, out, logdet, call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_inverse(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                 const void* z, int64_t n, const evenflow_options* options, void* x,
+                                 double* logdet) {
+  return guarded([&] {
+    const Call call("inverse", model, context, z, x, options);
+    expect("inverse", "a place for logdet", logdet);
+    call.with_floats(dtype, z, [&](const auto* in) {
+      call.model->inverse(*call.context, in, n, Call::same_type(in, x), logdet, call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_encode(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                const void* x, int64_t n, const evenflow_options* options, void* z) {
+  return guarded([&] {
+    const Call call("encode", model, context, x, z, options);
+    call.with_latents(dtype, x, z, [&](const auto* in, auto* out) {
+      call.model->encode(*call.context, in, n, out, call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_decode(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                const void* z, int64_t n, const evenflow_options* options, void* x) {
+  return guarded([&] {
+    const Call call("decode", model, context, z, x, options);
+    call.with_floats(dtype, z, [&](const auto* in) {
+      call.model->decode(*call.context, in, n, Call::same_type(in, x), call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_verify(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
+                                const void* x, int64_t n, const evenflow_options* options,
+                                evenflow_report* report) {
+  return guarded([&] {
+    const Call call("verify", model, context, x, report, options);
+    call.with_floats(dtype, x, [&](const auto* in) {
+      const VerifyReport r = call.model->verify(*call.context, in, n, call.options);
+      if (!r.finite) failed(EVENFLOW_OK, r.error.c_str());
+      const evenflow_report ours = {sizeof(evenflow_report),
+                                    r.samples,
+                                    r.ok,
+                                    r.finite,
+                                    r.round_trip_x,
+                                    r.round_trip_z,
+                                    r.logdet_sum,
+                                    r.precision,
+                                    r.jacobian,
+                                    r.probed,
+                                    0};
+      fill("verify", ours, sizeof(evenflow_report), report);
+    });
+  });
+}

@@ -1,0 +1,288 @@
+#include "evenflow/model.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "api/model_file.hpp"
+#include "evenflow/error.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+/// Calls run over blocks of about this many values, so that their memory does not grow with n.
+constexpr int64_t kBlockValues = int64_t{1} << 22;
+
+int64_t bits_of(const NiceConfig& c) {
+  return c.shape.pixels_per_sample() > 1 ? c.bits : 0;
+}
+int64_t bits_of(const RealNvpTableConfig&) {
+  return 0;
+}
+int64_t bits_of(const RealNvpImageConfig& c) {
+  return c.bits;
+}
+int64_t bits_of(const GlowConfig& c) {
+  return c.bits;
+}
+
+template <class T>
+void check_finite(const char* call, const T* values, int64_t n, int64_t row_size) {
+  for (int64_t i = 0; i < n * row_size; ++i) {
+    if (std::isfinite(values[i])) continue;
+    fail<NumericError>(call, "expected finite values, got ", values[i], " in row ", i / row_size, ", value ",
+                       i % row_size);
+  }
+}
+
+}  // namespace
+
+/// Claims a context for one call.
+class ContextUse {
+ public:
+  ContextUse(const char* call, Context& ctx) : ctx_(ctx) {
+    if (ctx.busy_.test_and_set(std::memory_order_acquire)) {
+      fail<ConfigError>(call, "expected a context of this thread's own, got one that another call is using");
+    }
+  }
+  ~ContextUse() { ctx_.busy_.clear(std::memory_order_release); }
+  ContextUse(const ContextUse&) = delete;
+  ContextUse& operator=(const ContextUse&) = delete;
+
+ private:
+  Context& ctx_;
+};
+
+struct Model::Impl {
+  template <class T>
+  explicit Impl(Trainable<T> model)
+      : trained(std::move(model)),
+        dims(as<T>().flow.dims()),
+        classes(as<T>().flow.classes()),
+        shape(as<T>().flow.sample_shape()) {
+    const ModelConfig& settings = as<T>().config;
+    config = to_json(settings);
+    dtype = settings.dtype;
+    bits = std::visit([](const auto& c) { return bits_of(c); }, settings.model);
+  }
+
+  template <class T>
+  const Trainable<T>& as() const {
+    return std::get<Trainable<T>>(trained);
+  }
+
+  /// f(first row, rows, labels of them, x of them as T) over the blocks of a checked batch.
+  template <class T, class X, class F>
+  void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
+                  const CallOptions& options, const F& f) const {
+    check_batch(call, n, options);
+    if constexpr (std::is_same<X, T>::value) {
+      check_finite(call, x, n, dims);
+    } else if (bits == 0) {
+      fail<ConfigError>(call, "expected ", to_string(dtype), " values in a model of tables, got uint8");
+    }
+    const int64_t rows = std::max<int64_t>(1, kBlockValues / dims);
+    for (int64_t a = 0; a < n; a += rows) {
+      const int64_t count = std::min(rows, n - a);
+      const int32_t* labels = options.labels ? options.labels + a : nullptr;
+      if constexpr (std::is_same<X, T>::value) {
+        f(a, count, labels, x + a * dims);
+      } else {
+        WorkspaceScope scope(ctx);
+        T* levels = scope.take<T>(count * dims);
+        ctx.kernels<T>().dequantize(ctx, count, dims, x + a * dims, static_cast<int>(bits), noise,
+                                    options.seed, static_cast<uint64_t>(options.first + a), levels);
+        f(a, count, labels, static_cast<const T*>(levels));
+      }
+    }
+  }
+
+  void check_batch(const char* call, int64_t n, const CallOptions& options) const {
+    if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
+    if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
+    if (options.labels && !classes) {
+      fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
+    }
+  }
+
+  template <class T>
+  View<const T> view(const T* x, int64_t n) const {
+    return View<const T>(x, shape.with_batch(n));
+  }
+  template <class T>
+  View<T> view(T* x, int64_t n) const {
+    return View<T>(x, shape.with_batch(n));
+  }
+
+  std::variant<Trainable<float>, Trainable<double>> trained;
+  int64_t dims;
+  int64_t classes;
+  Shape shape;
+  std::string config;
+  Dtype dtype;
+  int64_t bits;
+};
+
+Model::Model(Trainable<float> model) : impl_(std::make_shared<const Impl>(std::move(model))) {}
+Model::Model(Trainable<double> model) : impl_(std::make_shared<const Impl>(std::move(model))) {}
+
+const std::string& Model::config() const {
+  return impl_->config;
+}
+Dtype Model::dtype() const {
+  return impl_->dtype;
+}
+Shape Model::sample_shape() const {
+  return impl_->shape;
+}
+int64_t Model::dims() const {
+  return impl_->dims;
+}
+int64_t Model::classes() const {
+  return impl_->classes;
+}
+int64_t Model::bits() const {
+  return impl_->bits;
+}
+
+template <class T>
+const Trainable<T>& Model::as(const char* call) const {
+  if (impl_->dtype != dtype_of<T>()) {
+    fail<ConfigError>(call, "expected ", to_string(impl_->dtype), " values, as the model has, got ",
+                      to_string(dtype_of<T>()));
+  }
+  return impl_->as<T>();
+}
+
+template <class X, class T>
+void Model::forward(Context& ctx, const X* x, int64_t n, T* z, double* logdet,
+                    const CallOptions& options) const {
+  const Trainable<T>& model = as<T>("forward");
+  const ContextUse use("forward", ctx);
+  impl_->for_blocks<T>("forward", ctx, x, n, false, options,
+                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                         model.flow.forward(ctx, model.arena, impl_->view(block, count), labels,
+                                            z + a * impl_->dims, logdet + a);
+                       });
+}
+
+template <class T>
+void Model::inverse(Context& ctx, const T* z, int64_t n, T* x, double* logdet,
+                    const CallOptions& options) const {
+  const Trainable<T>& model = as<T>("inverse");
+  const ContextUse use("inverse", ctx);
+  impl_->for_blocks<T>("inverse", ctx, z, n, false, options,
+                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                         model.flow.inverse(ctx, model.arena, block, count, labels,
+                                            impl_->view(x + a * impl_->dims, count), logdet + a);
+                       });
+}
+
+template <class X, class T>
+void Model::encode(Context& ctx, const X* x, int64_t n, T* z, const CallOptions& options) const {
+  const Trainable<T>& model = as<T>("encode");
+  const ContextUse use("encode", ctx);
+  impl_->for_blocks<T>("encode", ctx, x, n, false, options,
+                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                         WorkspaceScope scope(ctx);
+                         model.flow.forward(ctx, model.arena, impl_->view(block, count), labels,
+                                            z + a * impl_->dims, scope.take<double>(count));
+                       });
+}
+
+template <class T>
+void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions& options) const {
+  const Trainable<T>& model = as<T>("decode");
+  const ContextUse use("decode", ctx);
+  impl_->for_blocks<T>("decode", ctx, z, n, false, options,
+                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                         WorkspaceScope scope(ctx);
+                         model.flow.inverse(ctx, model.arena, block, count, labels,
+                                            impl_->view(x + a * impl_->dims, count),
+                                            scope.take<double>(count));
+                       });
+}
+
+template <class X>
+void Model::log_prob(Context& ctx, const X* x, int64_t n, double* out, const CallOptions& options) const {
+  const ContextUse use("log_prob", ctx);
+  const auto run = [&](const auto& model) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
+    impl_->for_blocks<T>("log_prob", ctx, x, n, true, options,
+                         [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                           model.flow.log_prob(ctx, model.arena, impl_->view(block, count), labels, out + a);
+                         });
+  };
+  if constexpr (std::is_same<X, uint8_t>::value) {
+    std::visit(run, impl_->trained);
+  } else {
+    run(as<X>("log_prob"));
+  }
+}
+
+template <class X>
+void Model::bits_per_dim(Context& ctx, const X* x, int64_t n, double* out, const CallOptions& options) const {
+  log_prob(ctx, x, n, out, options);
+  constexpr double kLn2 = 0.693147180559945309417;
+  for (int64_t i = 0; i < n; ++i) out[i] /= static_cast<double>(-impl_->dims) * kLn2;
+}
+
+template <class T>
+void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) const {
+  const Trainable<T>& model = as<T>("sample");
+  const ContextUse use("sample", ctx);
+  impl_->check_batch("sample", n, options);
+  const int64_t rows = std::max<int64_t>(1, kBlockValues / impl_->dims);
+  for (int64_t a = 0; a < n; a += rows) {
+    const int64_t count = std::min(rows, n - a);
+    model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed,
+                      options.labels ? options.labels + a : nullptr, impl_->view(x + a * impl_->dims, count));
+  }
+}
+
+Model load(const std::string& path) {
+  const Site site{"load", path};
+  try {
+    const ModelFile file = read_model(site);
+    if (file.config.dtype == Dtype::float32) return Model(restore<float>(file, site));
+    return Model(restore<double>(file, site));
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for the model, got none");
+  }
+}
+
+template void Model::forward<float, float>(Context&, const float*, int64_t, float*, double*,
+                                           const CallOptions&) const;
+template void Model::encode<float, float>(Context&, const float*, int64_t, float*, const CallOptions&) const;
+template void Model::forward<uint8_t, float>(Context&, const uint8_t*, int64_t, float*, double*,
+                                             const CallOptions&) const;
+template void Model::encode<uint8_t, float>(Context&, const uint8_t*, int64_t, float*,
+                                            const CallOptions&) const;
+template void Model::inverse<float>(Context&, const float*, int64_t, float*, double*,
+                                    const CallOptions&) const;
+template void Model::decode<float>(Context&, const float*, int64_t, float*, const CallOptions&) const;
+template void Model::sample<float>(Context&, int64_t, float*, const CallOptions&) const;
+template const Trainable<float>& Model::as<float>(const char*) const;
+template void Model::forward<double, double>(Context&, const double*, int64_t, double*, double*,
+                                             const CallOptions&) const;
+template void Model::encode<double, double>(Context&, const double*, int64_t, double*,
+                                            const CallOptions&) const;
+template void Model::forward<uint8_t, double>(Context&, const uint8_t*, int64_t, double*, double*,
+                                              const CallOptions&) const;
+template void Model::encode<uint8_t, double>(Context&, const uint8_t*, int64_t, double*,
+                                             const CallOptions&) const;
+template void Model::inverse<double>(Context&, const double*, int64_t, double*, double*,
+                                     const CallOptions&) const;
+template void Model::decode<double>(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::sample<double>(Context&, int64_t, double*, const CallOptions&) const;
+template const Trainable<double>& Model::as<double>(const char*) const;
+template void Model::log_prob<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;
+template void Model::log_prob<double>(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim<double>(Context&, const double*, int64_t, double*,
+                                          const CallOptions&) const;
+template void Model::log_prob<uint8_t>(Context&, const uint8_t*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim<uint8_t>(Context&, const uint8_t*, int64_t, double*,
+                                           const CallOptions&) const;
+
+}  // namespace evenflow

@@ -1,0 +1,219 @@
+#include "evenflow/trainable.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+
+#include "api/model_file.hpp"
+#include "evenflow/error.hpp"
+#include "evenflow/io.hpp"
+#include "evenflow/version.h"
+#include "io/json.hpp"
+
+// A model file: docs/format.md. An optimiser file: tensors moment0, moment1, ... of all trained values, and
+// the number of steps in the metadata.
+
+namespace evenflow {
+namespace {
+
+constexpr const char* kFormat = "1";
+constexpr const char* kModelKind = "evenflow model";
+constexpr const char* kOptimizerKind = "evenflow optimizer";
+
+template <class T>
+const char* stored_dtype() {
+  return dtype_of<T>() == Dtype::float32 ? "F32" : "F64";
+}
+
+const std::string& metadata(const TensorFile& file, const char* key, const Site& site) {
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end()) reject(site, "expected '", key, "' in the metadata, got none");
+  return found->second;
+}
+
+TensorFile read(const char* kind, const Site& site) {
+  TensorFile file = read_safetensors(site.path);
+  const auto found = file.metadata.find("kind");
+  if (found == file.metadata.end() || found->second != kind) {
+    reject(site, "expected an ", kind, " file, got ",
+           found == file.metadata.end() ? "another kind of file" : json::shown(found->second));
+  }
+  const std::string& format = metadata(file, "format", site);
+  if (format != kFormat) reject(site, "expected format ", kFormat, ", got ", json::shown(format));
+  return file;
+}
+
+/// Tensors that a model of these settings has at the least: settings that promise more than the file holds
+/// are refused before anything is built.
+int64_t least_tensors(const GlowConfig& c) {
+  return c.levels * c.steps;
+}
+int64_t least_tensors(const RealNvpImageConfig& c) {
+  return std::max(c.scales, c.residual_blocks);
+}
+int64_t least_tensors(const RealNvpTableConfig& c) {
+  return c.couplings * (1 + static_cast<int64_t>(c.hidden.size()));
+}
+int64_t least_tensors(const NiceConfig& c) {
+  return c.couplings * (1 + static_cast<int64_t>(c.hidden.size()));
+}
+
+/// Copies a tensor of the file, which must be of this type and shape and hold finite values only.
+template <class T>
+void copy_tensor(const TensorFile& file, const std::string& name, const std::vector<int64_t>& shape, T* out,
+                 const Site& site) {
+  const auto found = file.tensors.find(name);
+  if (found == file.tensors.end()) reject(site, "expected tensor ", json::shown(name), ", got none");
+  const Tensor& tensor = found->second;
+  if (tensor.dtype != stored_dtype<T>() || tensor.shape != shape) {
+    const auto text = [](const std::string& dtype, const std::vector<int64_t>& sizes) {
+      std::string list;
+      for (const int64_t size : sizes) list += (list.empty() ? "" : ", ") + std::to_string(size);
+      return dtype + " (" + list + ")";
+    };
+    reject(site, "expected ", json::shown(name), " as ", text(stored_dtype<T>(), shape), ", got ",
+           text(tensor.dtype, tensor.shape));
+  }
+  std::memcpy(out, tensor.bytes.data(), tensor.bytes.size());
+  const T* end = out + tensor.bytes.size() / sizeof(T);
+  if (!std::all_of(static_cast<const T*>(out), end, [](T v) { return std::isfinite(v); })) {
+    reject(site, "expected finite values in ", json::shown(name), ", got NaN or infinity");
+  }
+}
+
+/// Before memory for the parameters is taken: the file has as many values as they need.
+void check_size(const ParamLayout& layout, const TensorFile& file, const Site& site) {
+  if (layout.entries().size() != file.tensors.size()) {
+    reject(site, "expected ", layout.entries().size(), " tensors for its settings, got ",
+           file.tensors.size());
+  }
+  for (const ParamLayout::Entry& entry : layout.entries()) {
+    const auto found = file.tensors.find(entry.name);
+    if (found == file.tensors.end()) reject(site, "expected tensor ", json::shown(entry.name), ", got none");
+    if (found->second.shape != entry.shape) {
+      reject(site, "expected ", json::shown(entry.name), " with ", entry.size, " values, got another shape");
+    }
+  }
+}
+
+}  // namespace
+
+ModelFile read_model(const Site& site) {
+  ModelFile out;
+  out.file = read(kModelKind, site);
+  try {
+    out.config = parse_config(metadata(out.file, "config", site));
+  } catch (const ConfigError& error) {
+    reject(site, "expected a valid configuration, got: ", error.what());
+  }
+  const int64_t least = std::visit([](const auto& model) { return least_tensors(model); }, out.config.model);
+  if (least > static_cast<int64_t>(out.file.tensors.size())) {
+    reject(site, "expected at least ", least, " tensors for its settings, got ", out.file.tensors.size());
+  }
+  return out;
+}
+
+template <class T>
+Trainable<T> restore(const ModelFile& model, const Site& site) {
+  if (model.config.dtype != dtype_of<T>()) {
+    reject(site, "expected a model of ", to_string(dtype_of<T>()), ", got one of ",
+           to_string(model.config.dtype));
+  }
+  try {
+    Flow<T> flow = build<T>(model.config);
+    check_size(*flow.layout(), model.file, site);
+    Trainable<T> out(model.config, std::move(flow));
+    for (const ParamLayout::Entry& entry : out.flow.layout()->entries()) {
+      copy_tensor(model.file, entry.name, entry.shape, out.arena.values() + entry.offset, site);
+    }
+    return out;
+  } catch (const ConfigError& error) {
+    reject(site, "expected a valid configuration, got: ", error.what());
+  } catch (const ShapeError& error) {
+    reject(site, "expected a valid configuration, got: ", error.what());
+  }
+}
+
+template <class T>
+Trainable<T>::Trainable(ModelConfig config_, Flow<T> flow_)
+    : config(std::move(config_)), flow(std::move(flow_)), arena(flow.layout()) {
+  config.dtype = dtype_of<T>();
+}
+
+template <class T>
+Trainable<T>::Trainable(const ModelConfig& config_) : Trainable(config_, build<T>(config_)) {
+  flow.init(arena, config.seed);
+}
+
+template <class T>
+Trainable<T> load_trainable(const std::string& path) {
+  const Site site{"load", path};
+  return restore<T>(read_model(site), site);
+}
+
+template <class T>
+void save(const std::string& path, const Trainable<T>& model) {
+  std::vector<TensorRef> tensors;
+  for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
+    tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
+  }
+  write_safetensors(path, tensors,
+                    {{"kind", kModelKind},
+                     {"format", kFormat},
+                     {"evenflow", EVENFLOW_VERSION},
+                     {"config", to_json(model.config)}});
+}
+
+template <class T>
+void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
+  std::vector<TensorRef> tensors;
+  for (const std::vector<T>& moment : optimizer.moments()) {
+    tensors.push_back({"moment" + std::to_string(tensors.size()),
+                       stored_dtype<T>(),
+                       {static_cast<int64_t>(moment.size())},
+                       moment.data()});
+  }
+  write_safetensors(path, tensors,
+                    {{"kind", kOptimizerKind},
+                     {"format", kFormat},
+                     {"evenflow", EVENFLOW_VERSION},
+                     {"steps", std::to_string(optimizer.steps())}});
+}
+
+template <class T>
+void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
+  const Site site{"load_optimizer", path};
+  const TensorFile file = read(kOptimizerKind, site);
+  const std::string& text = metadata(file, "steps", site);
+  int64_t steps = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
+  if (error != std::errc() || end != text.data() + text.size() || steps < 0) {
+    reject(site, "expected a number of steps, got ", json::shown(text));
+  }
+  std::vector<std::vector<T>> moments = optimizer.moments();
+  if (file.tensors.size() != moments.size()) {
+    reject(site, "expected ", moments.size(), " moments, got ", file.tensors.size());
+  }
+  for (size_t i = 0; i < moments.size(); ++i) {
+    copy_tensor(file, "moment" + std::to_string(i), {static_cast<int64_t>(moments[i].size())},
+                moments[i].data(), site);
+  }
+  for (size_t i = 0; i < moments.size(); ++i) optimizer.moments()[i].swap(moments[i]);
+  optimizer.set_steps(steps);
+}
+
+template struct Trainable<float>;
+template struct Trainable<double>;
+template Trainable<float> restore<float>(const ModelFile&, const Site&);
+template Trainable<double> restore<double>(const ModelFile&, const Site&);
+template Trainable<float> load_trainable<float>(const std::string&);
+template Trainable<double> load_trainable<double>(const std::string&);
+template void save<float>(const std::string&, const Trainable<float>&);
+template void save<double>(const std::string&, const Trainable<double>&);
+template void save_optimizer<float>(const std::string&, Optimizer<float>&);
+template void save_optimizer<double>(const std::string&, Optimizer<double>&);
+template void load_optimizer<float>(const std::string&, Optimizer<float>&);
+template void load_optimizer<double>(const std::string&, Optimizer<double>&);
+
+}  // namespace evenflow

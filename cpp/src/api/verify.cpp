@@ -1,0 +1,151 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/linalg.hpp"
+#include "evenflow/error.hpp"
+#include "evenflow/model.hpp"
+#include "kernels/kernel_set.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr int64_t kSamples = 16, kProbedDims = 512;
+constexpr double kPrecision = 1e-3, kExact = 1e-7;
+
+template <class T>
+constexpr double round_trip_bound() {
+  return dtype_of<T>() == Dtype::float32 ? 1e-3 : 1e-9;
+}
+
+/// max |got - wanted| / max(1, max |wanted|); infinity where a value is not finite.
+template <class A, class B>
+double error_of(const A* got, const B* wanted, int64_t count, double sign = 1) {
+  double error = 0, size = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const double difference = std::abs(sign * static_cast<double>(got[i]) - static_cast<double>(wanted[i]));
+    if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
+    error = std::max(error, difference);
+    size = std::max(size, std::abs(static_cast<double>(wanted[i])));
+  }
+  return error / size;
+}
+
+/// log |det A|; -infinity where A is singular.
+double log_abs_det(const linalg::Matrix& a, int64_t n) {
+  const linalg::Lu factors = linalg::lu(a, n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::log(std::abs(factors.upper[static_cast<size_t>(i * (n + 1))]));
+  return sum;
+}
+
+template <class Config>
+void set_exact_net(Config& config) {
+  config.conditioner = NetDtype::same;
+}
+void set_exact_net(RealNvpImageConfig&) {}
+
+/// The same model in float64. What whitening derives from its matrix is only right to the model's precision,
+/// so it is derived again.
+template <class T>
+Trainable<double> float64_copy(const Trainable<T>& model) {
+  ModelConfig config = model.config;
+  config.dtype = Dtype::float64;
+  std::visit([](auto& settings) { set_exact_net(settings); }, config.model);
+  Trainable<double> copy(config);
+  std::copy_n(model.arena.values(), copy.flow.layout()->total_size(), copy.arena.values());
+  double *matrix = nullptr, *inverse = nullptr, *logdet = nullptr;
+  for (const ParamLayout::Entry& entry : copy.flow.layout()->entries()) {
+    double* value = copy.arena.values() + entry.offset;
+    if (entry.name == "preprocess.matrix") matrix = value;
+    if (entry.name == "preprocess.inverse") inverse = value;
+    if (entry.name == "preprocess.logdet") logdet = value;
+  }
+  if (!inverse) return copy;
+  const int64_t d = copy.flow.dims();
+  const linalg::Matrix a(matrix, matrix + d * d);
+  const linalg::Lu factors = linalg::lu(a, d);
+  const linalg::Matrix product =
+      linalg::multiply(linalg::invert_upper(factors.upper, d), linalg::invert_lower(factors.lower, d), d);
+  // A[i] = (L U)[p(i)], so the inverse's column i is (L U)^-1's column p(i).
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = 0; j < d; ++j) {
+      inverse[i * d + j] = product[static_cast<size_t>(i * d + factors.permutation[static_cast<size_t>(j)])];
+    }
+  }
+  *logdet = log_abs_det(a, d);
+  return copy;
+}
+
+/// Row i of dz/dx is what backward returns for dz = unit vector i.
+double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const int32_t* label) {
+  const int64_t d = exact.flow.dims();
+  const Shape one = exact.flow.sample_shape().with_batch(1);
+  std::vector<double> z(static_cast<size_t>(d)), unit(z), rebuilt(z);
+  linalg::Matrix rows(static_cast<size_t>(d * d));
+  double logdet = 0;
+  exact.flow.forward(ctx, exact.arena, View<const double>(x, one), label, z.data(), &logdet);
+  for (int64_t i = 0; i < d; ++i) {
+    const double zero = 0;
+    std::fill(unit.begin(), unit.end(), 0.0);
+    unit[static_cast<size_t>(i)] = 1;
+    exact.flow.backward(ctx, exact.arena, z.data(), unit.data(), &zero, label,
+                        View<double>(rebuilt.data(), one), View<double>(rows.data() + i * d, one));
+  }
+  const double probed = log_abs_det(rows, d);
+  return error_of(&logdet, &probed, 1);
+}
+
+template <class T>
+void measure(Context& ctx, const Model& model, const Trainable<T>& trained, const T* x, CallOptions options,
+             VerifyReport& report) {
+  const int64_t n = report.samples, d = model.dims();
+  const size_t values = static_cast<size_t>(n * d);
+  std::vector<T> z(values), back(values), base(values);
+  std::vector<double> logdet(static_cast<size_t>(n)), logdet_back(logdet), density(logdet),
+      exact_density(logdet);
+  model.forward(ctx, x, n, z.data(), logdet.data(), options);
+  model.inverse(ctx, z.data(), n, back.data(), logdet_back.data(), options);
+  report.round_trip_x = error_of(back.data(), x, n * d);
+  report.logdet_sum = error_of(logdet_back.data(), logdet.data(), n, -1);
+
+  ctx.kernels<T>().base_sample(ctx, trained.flow.base(), n, d, T(1), options.seed, 0, base.data());
+  model.decode(ctx, base.data(), n, back.data(), options);
+  model.encode(ctx, back.data(), n, z.data(), options);
+  report.round_trip_z = error_of(z.data(), base.data(), n * d);
+
+  Trainable<double> exact = float64_copy(trained);
+  const std::vector<double> wide(x, x + n * d);
+  model.log_prob(ctx, x, n, density.data(), options);
+  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), model.sample_shape().with_batch(n)),
+                      options.labels, exact_density.data());
+  report.precision = error_of(density.data(), exact_density.data(), n);
+  report.probed = d <= kProbedDims;
+  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), options.labels);
+}
+
+}  // namespace
+
+template <class T>
+VerifyReport Model::verify(Context& ctx, const T* x, int64_t n, const CallOptions& options) const {
+  const Trainable<T>& trained = as<T>("verify");
+  if (n < 1) fail<ShapeError>("verify", "expected at least one sample, got ", n);
+  VerifyReport report;
+  report.samples = std::min(n, kSamples);
+  try {
+    measure(ctx, *this, trained, x, options, report);
+    report.finite = true;
+  } catch (const NumericError& error) {
+    report.error = error.what();
+  }
+  constexpr double bound = round_trip_bound<T>();
+  report.ok = report.finite && report.round_trip_x <= bound && report.round_trip_z <= bound &&
+              report.logdet_sum <= bound && report.precision <= kPrecision && report.jacobian <= kExact;
+  return report;
+}
+
+template VerifyReport Model::verify<float>(Context&, const float*, int64_t, const CallOptions&) const;
+template VerifyReport Model::verify<double>(Context&, const double*, int64_t, const CallOptions&) const;
+
+}  // namespace evenflow

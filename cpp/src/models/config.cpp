@@ -1,0 +1,342 @@
+#include "evenflow/config.hpp"
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <set>
+#include <string_view>
+
+#include "evenflow/error.hpp"
+#include "io/json.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr const char* kWhere = "config";
+// More than any model has, and little enough that no product of two of them and a kernel overflows.
+constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27;
+
+/// Takes the members of a JSON object one by one; what is left over is an error.
+class Reader {
+ public:
+  explicit Reader(const json::Value& root) : root_(root) {
+    if (!root.get<json::Object>()) fail<ConfigError>(kWhere, "expected a JSON object, got another type");
+  }
+
+  const json::Value& value(const char* key) {
+    const json::Value* found = root_.find(key);
+    if (!found) fail<ConfigError>(kWhere, "expected '", key, "', got none");
+    taken_.insert(key);
+    return *found;
+  }
+
+  template <class T>
+  const T& get(const char* key, const char* kind) {
+    const T* found = value(key).get<T>();
+    if (!found) fail<ConfigError>(kWhere, "expected ", kind, " for '", key, "', got another type");
+    return *found;
+  }
+
+  const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
+  bool flag(const char* key) { return get<bool>(key, "true or false"); }
+  int64_t whole(const char* key, int64_t low, int64_t high) {
+    return in_range(key, get<int64_t>(key, "a whole number"), low, high);
+  }
+
+  double number(const char* key) {
+    const json::Value& found = value(key);
+    if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
+    return get<double>(key, "a number");
+  }
+
+  uint64_t seed() {
+    const json::Value& found = value("seed");
+    if (const double* large = found.get<double>()) {  // 2^63 or more
+      if (*large >= 0 && *large < std::ldexp(1.0, 64) && *large == std::floor(*large)) {
+        return static_cast<uint64_t>(*large);
+      }
+    }
+    return static_cast<uint64_t>(whole("seed", 0, std::numeric_limits<int64_t>::max()));
+  }
+
+  std::vector<int64_t> sizes(const char* key, int64_t high) {
+    const json::Array& items = get<json::Array>(key, "a list");
+    if (static_cast<int64_t>(items.size()) > kMaxLayers) {
+      fail<ConfigError>(kWhere, "expected at most ", kMaxLayers, " sizes in '", key, "', got ", items.size());
+    }
+    std::vector<int64_t> out;
+    for (const json::Value& item : items) {
+      const int64_t* size = item.get<int64_t>();
+      if (!size) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
+      out.push_back(in_range(key, *size, 1, high));
+    }
+    return out;
+  }
+
+  bool is_table() { return value("shape").get<int64_t>() != nullptr; }
+
+  Shape image() {
+    const std::vector<int64_t> s = sizes("shape", kMaxWidth);
+    if (s.size() != 3) fail<ConfigError>(kWhere, "expected a shape (H, W, C), got ", s.size(), " sizes");
+    if (s[0] * s[1] > kMaxDims || s[0] * s[1] * s[2] > kMaxDims) {
+      fail<ConfigError>(kWhere, "expected at most ", kMaxDims, " values a sample, got ",
+                        to_string(Shape{1, s[0], s[1], s[2]}));
+    }
+    return {0, s[0], s[1], s[2]};
+  }
+
+  NetDtype conditioner(Dtype dtype) {
+    const std::string& name = text("conditioner_dtype");
+    if (name == "float32" || name == to_string(dtype)) return NetDtype::same;
+    if (name == "bfloat16" && dtype == Dtype::float32) return NetDtype::bfloat16;
+    fail<ConfigError>(kWhere, "expected conditioner_dtype float32 or, in a model of float32, bfloat16; got ",
+                      json::shown(name), " in a model of ", to_string(dtype));
+  }
+
+  void finish() const {
+    for (const auto& [key, value] : *root_.get<json::Object>()) {
+      if (!taken_.count(key)) fail<ConfigError>(kWhere, "expected no other settings, got ", json::shown(key));
+    }
+  }
+
+ private:
+  static int64_t in_range(const char* key, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) {
+      fail<ConfigError>(kWhere, "expected '", key, "' in ", low, " ... ", high, ", got ", value);
+    }
+    return value;
+  }
+
+  const json::Value& root_;
+  std::set<std::string_view> taken_;
+};
+
+GlowConfig read_glow(Reader& in, Dtype dtype) {
+  GlowConfig c;
+  c.shape = in.image();
+  c.levels = in.whole("levels", 1, kMaxLayers);
+  c.steps = in.whole("steps", 1, kMaxLayers);
+  c.hidden = in.whole("hidden", 1, kMaxWidth);
+  c.coupling = in.text("coupling");
+  c.permutation = in.text("permutation");
+  c.learn_top = in.flag("learn_top");
+  c.classes = in.whole("classes", 0, kMaxWidth);
+  c.class_weight = in.number("class_weight");
+  c.bits = in.whole("bits", 1, 8);
+  c.conditioner = in.conditioner(dtype);
+  return c;
+}
+
+RealNvpImageConfig read_real_nvp_image(Reader& in) {
+  RealNvpImageConfig c;
+  c.shape = in.image();
+  c.scales = in.whole("scales", 1, 30);
+  c.base_dim = in.whole("base_dim", 1, kMaxWidth);
+  c.residual_blocks = in.whole("residual_blocks", 0, kMaxLayers);
+  c.bottleneck = in.flag("bottleneck");
+  c.skip = in.flag("skip");
+  c.batch_norm = in.flag("batch_norm");
+  c.weight_norm = in.flag("weight_norm");
+  c.coupling = in.text("coupling");
+  c.recursion = in.whole("recursion", 1, 4);
+  c.bits = in.whole("bits", 1, 8);
+  return c;
+}
+
+RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
+  RealNvpTableConfig c;
+  c.dims = in.whole("shape", 1, kMaxWidth);
+  c.couplings = in.whole("couplings", 1, kMaxLayers);
+  c.hidden = in.sizes("hidden", kMaxWidth);
+  c.coupling = in.text("coupling");
+  c.mask = in.text("mask");
+  c.permutation = in.text("permutation");
+  c.preprocess = in.text("preprocess");
+  c.batch_norm = in.flag("batch_norm");
+  c.actnorm = in.flag("actnorm");
+  c.prior = in.text("prior");
+  c.conditioner = in.conditioner(dtype);
+  return c;
+}
+
+NiceConfig read_nice(Reader& in, Dtype dtype) {
+  NiceConfig c;
+  if (in.is_table()) {
+    c.shape = {0, 1, 1, in.whole("shape", 1, kMaxWidth)};
+  } else {
+    c.shape = in.image();
+    c.bits = in.whole("bits", 1, 8);
+  }
+  c.couplings = in.whole("couplings", 1, kMaxLayers);
+  c.hidden = in.sizes("hidden", kMaxWidth);
+  c.prior = in.text("prior");
+  c.order = in.text("order");
+  c.preprocess = in.text("preprocess");
+  c.conditioner = in.conditioner(dtype);
+  return c;
+}
+
+/// Members of a JSON object, in the order in which they are added.
+class Writer {
+ public:
+  void add(const char* key, const std::string& value) { raw(key, json::quote(value, kWhere, key)); }
+  void add(const char* key, const char* value) { add(key, std::string(value)); }
+  void add(const char* key, bool value) { raw(key, value ? "true" : "false"); }
+  void add(const char* key, int64_t value) { raw(key, std::to_string(value)); }
+  void add(const char* key, double value) {
+    std::array<char, 32> text;
+    const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
+    raw(key, std::string(text.data(), end));
+  }
+  void add(const char* key, const std::vector<int64_t>& values) {
+    std::string list;
+    for (const int64_t value : values) list += (list.empty() ? "" : ", ") + std::to_string(value);
+    raw(key, "[" + list + "]");
+  }
+  void add(const char* key, const Shape& s) { add(key, std::vector<int64_t>{s.h, s.w, s.c}); }
+  void add(NetDtype net, Dtype dtype) {
+    add("conditioner_dtype", net == NetDtype::bfloat16 ? "bfloat16" : to_string(dtype));
+  }
+  void raw(const char* key, const std::string& value) {
+    out_ += (out_.empty() ? "{\"" : ", \"") + std::string(key) + "\": " + value;
+  }
+  std::string text() const { return out_ + "}"; }
+
+ private:
+  std::string out_;
+};
+
+void write(Writer& out, const GlowConfig& c, Dtype dtype) {
+  out.add("model", "Glow");
+  out.add("shape", c.shape);
+  out.add("levels", c.levels);
+  out.add("steps", c.steps);
+  out.add("hidden", c.hidden);
+  out.add("coupling", c.coupling);
+  out.add("permutation", c.permutation);
+  out.add("learn_top", c.learn_top);
+  out.add("classes", c.classes);
+  out.add("class_weight", c.class_weight);
+  out.add("bits", c.bits);
+  out.add(c.conditioner, dtype);
+}
+
+void write(Writer& out, const RealNvpImageConfig& c, Dtype) {
+  out.add("model", "RealNVP");
+  out.add("shape", c.shape);
+  out.add("scales", c.scales);
+  out.add("base_dim", c.base_dim);
+  out.add("residual_blocks", c.residual_blocks);
+  out.add("bottleneck", c.bottleneck);
+  out.add("skip", c.skip);
+  out.add("batch_norm", c.batch_norm);
+  out.add("weight_norm", c.weight_norm);
+  out.add("recursion", c.recursion);
+  out.add("bits", c.bits);
+  out.add("coupling", c.coupling);
+}
+
+void write(Writer& out, const RealNvpTableConfig& c, Dtype dtype) {
+  out.add("model", "RealNVP");
+  out.add("shape", c.dims);
+  out.add("couplings", c.couplings);
+  out.add("hidden", c.hidden);
+  out.add("mask", c.mask);
+  out.add("permutation", c.permutation);
+  out.add("preprocess", c.preprocess);
+  out.add("batch_norm", c.batch_norm);
+  out.add("actnorm", c.actnorm);
+  out.add("prior", c.prior);
+  out.add(c.conditioner, dtype);
+  out.add("coupling", c.coupling);
+}
+
+void write(Writer& out, const NiceConfig& c, Dtype dtype) {
+  const bool image = c.shape.pixels_per_sample() > 1;
+  out.add("model", "NICE");
+  if (image) {
+    out.add("shape", c.shape);
+    out.add("bits", c.bits);
+  } else {
+    out.add("shape", c.shape.c);
+  }
+  out.add("couplings", c.couplings);
+  out.add("hidden", c.hidden);
+  out.add("prior", c.prior);
+  out.add("order", c.order);
+  out.add("preprocess", c.preprocess);
+  out.add(c.conditioner, dtype);
+}
+
+template <class T>
+Flow<T> make(const GlowConfig& c) {
+  return glow<T>(c);
+}
+template <class T>
+Flow<T> make(const RealNvpImageConfig& c) {
+  return real_nvp<T>(c);
+}
+template <class T>
+Flow<T> make(const RealNvpTableConfig& c) {
+  return real_nvp<T>(c);
+}
+template <class T>
+Flow<T> make(const NiceConfig& c) {
+  return nice<T>(c);
+}
+
+}  // namespace
+
+const char* to_string(Dtype dtype) {
+  return dtype == Dtype::float32 ? "float32" : "float64";
+}
+
+ModelConfig parse_config(const std::string& text) {
+  json::Value root;
+  try {
+    root = json::parse(text, kWhere, "the configuration");
+  } catch (const IoError& error) {
+    throw ConfigError(error.what());
+  }
+  Reader in(root);
+  ModelConfig config;
+  const std::string &model = in.text("model"), &dtype = in.text("dtype");
+  if (dtype != "float32" && dtype != "float64") {
+    fail<ConfigError>(kWhere, "expected dtype float32 or float64, got ", json::shown(dtype));
+  }
+  config.dtype = dtype == "float32" ? Dtype::float32 : Dtype::float64;
+  config.seed = in.seed();
+  if (model == "Glow") {
+    config.model = read_glow(in, config.dtype);
+  } else if (model == "NICE") {
+    config.model = read_nice(in, config.dtype);
+  } else if (model == "RealNVP") {
+    if (in.is_table()) {
+      config.model = read_real_nvp_table(in, config.dtype);
+    } else {
+      config.model = read_real_nvp_image(in);
+    }
+  } else {
+    fail<ConfigError>(kWhere, "expected model Glow, RealNVP or NICE, got ", json::shown(model));
+  }
+  in.finish();
+  return config;
+}
+
+std::string to_json(const ModelConfig& config) {
+  Writer out;
+  std::visit([&](const auto& model) { write(out, model, config.dtype); }, config.model);
+  out.raw("seed", std::to_string(config.seed));
+  out.add("dtype", to_string(config.dtype));
+  return out.text();
+}
+
+template <class T>
+Flow<T> build(const ModelConfig& config) {
+  return std::visit([](const auto& model) { return make<T>(model); }, config.model);
+}
+
+template Flow<float> build<float>(const ModelConfig&);
+template Flow<double> build<double>(const ModelConfig&);
+
+}  // namespace evenflow

@@ -1,0 +1,231 @@
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "evenflow/evenflow.h"
+#include "evenflow/evenflow.hpp"
+
+namespace evenflow::test {
+namespace {
+
+/// A name in the temporary folder whose file goes with the object.
+struct TemporaryFile {
+  explicit TemporaryFile(const char* name)
+      : path(std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)) {}
+  ~TemporaryFile() { std::filesystem::remove(path); }
+  std::string path;
+};
+
+template <class T>
+std::vector<T> draws(int64_t count, double scale, double offset) {
+  Rng rng(11, Stream::test);
+  std::vector<T> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(static_cast<T>(offset + scale * rng.normal()));
+  return out;
+}
+
+/// A model, initialised from data, whose nets are not the identity.
+template <class T, class Config>
+Trainable<T> initialised(const Config& config) {
+  Trainable<T> model(ModelConfig{config, Dtype::float32, 3});
+  Context ctx("cpu", 1);
+  const bool image = model.flow.sample_shape().pixels_per_sample() > 1;
+  const int64_t n = 32;
+  const std::vector<T> x = draws<T>(n * model.flow.dims(), image ? 3 : 1, image ? 16 : 0);
+  model.flow.init_from_data(ctx, model.arena,
+                            View<const T>(x.data(), model.flow.sample_shape().with_batch(n)));
+  Rng rng(4, Stream::test);
+  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
+    model.arena.values()[i] += static_cast<T>(0.02 * rng.normal());
+  }
+  return model;
+}
+
+RealNvpTableConfig table() {
+  RealNvpTableConfig config;
+  config.dims = 5;
+  config.couplings = 3;
+  config.hidden = {8, 8};
+  config.permutation = "lu";
+  config.preprocess = "whiten";
+  return config;
+}
+
+GlowConfig glow_with_classes() {
+  GlowConfig config;
+  config.shape = {0, 4, 4, 2};
+  config.levels = 2;
+  config.steps = 2;
+  config.hidden = 6;
+  config.classes = 3;
+  config.class_weight = 0.1;
+  config.bits = 5;
+  return config;
+}
+
+NiceConfig nice_images() {
+  NiceConfig config;
+  config.shape = {0, 4, 4, 1};
+  config.hidden = {8};
+  return config;
+}
+
+template <class T, class Config>
+void check_file(const Config& config, const std::vector<int32_t>& labels) {
+  const TemporaryFile file("model.safetensors");
+  const Trainable<T> trained = initialised<T>(config);
+  save(file.path, trained);
+  const Model model = load(file.path);
+  CHECK(model.config() == to_json(trained.config));
+  CHECK(model.dtype() == dtype_of<T>());
+  const int64_t n = 3, d = model.dims();
+  CallOptions options;
+  if (model.classes()) options.labels = labels.data();
+  options.seed = 9;
+  Context ctx;
+  std::vector<T> x(static_cast<size_t>(n * d)), z(x.size()), back(x.size());
+  std::vector<double> density(static_cast<size_t>(n)), wanted(density), bits(density);
+  model.sample(ctx, n, x.data(), options);
+  model.log_prob(ctx, x.data(), n, density.data(), options);
+  trained.flow.log_prob(ctx, trained.arena, View<const T>(x.data(), model.sample_shape().with_batch(n)),
+                        options.labels, wanted.data());
+  CHECK(density == wanted);
+  model.bits_per_dim(ctx, x.data(), n, bits.data(), options);
+  for (int64_t i = 0; i < n; ++i) {
+    CHECK(bits[i] == doctest::Approx(-density[i] / (static_cast<double>(d) * std::log(2.0))).epsilon(1e-14));
+  }
+  model.encode(ctx, x.data(), n, z.data(), options);
+  model.decode(ctx, z.data(), n, back.data(), options);
+  const double bound = dtype_of<T>() == Dtype::float32 ? 1e-4 : 1e-11;
+  for (size_t i = 0; i < x.size(); ++i) CHECK(back[i] == doctest::Approx(x[i]).epsilon(bound));
+
+  CallOptions later = options;  // a sample depends on its number alone
+  later.first = 1;
+  if (model.classes()) later.labels = labels.data() + 1;
+  model.sample(ctx, n - 1, back.data(), later);
+  CHECK(std::equal(x.begin() + d, x.end(), back.begin()));
+
+  const VerifyReport report = model.verify(ctx, x.data(), n, options);
+  CHECK_MESSAGE(report.ok, report.error, " x ", report.round_trip_x, " z ", report.round_trip_z, " logdet ",
+                report.logdet_sum, " precision ", report.precision, " jacobian ", report.jacobian);
+  CHECK(report.probed);
+}
+
+TEST_CASE("a saved model loads as the same model") {
+  const std::vector<int32_t> labels = {2, 0, 1};
+  check_file<float>(table(), labels);
+  check_file<double>(table(), labels);
+  check_file<float>(nice_images(), labels);
+  check_file<float>(glow_with_classes(), labels);
+  check_file<double>(glow_with_classes(), labels);
+}
+
+TEST_CASE("verify finds a model that is not its own inverse") {
+  RealNvpTableConfig config = table();
+  Trainable<double> trained = initialised<double>(config);
+  for (const ParamLayout::Entry& entry : trained.flow.layout()->entries()) {
+    if (entry.name == "preprocess.inverse") trained.arena.values()[entry.offset] *= 1.5;
+  }
+  const Model model(std::move(trained));
+  Context ctx;
+  const std::vector<double> x = draws<double>(20 * model.dims(), 1, 0);
+  const VerifyReport report = model.verify(ctx, x.data(), 20);
+  CHECK(!report.ok);
+  CHECK(report.finite);
+  CHECK(report.samples == 16);
+  CHECK(report.round_trip_x > 1e-3);
+  CHECK(report.jacobian < 1e-9);
+}
+
+TEST_CASE("a model refuses what does not fit it") {
+  const Model model(initialised<float>(glow_with_classes()));
+  Context ctx;
+  std::vector<float> x = draws<float>(2 * model.dims(), 3, 16);
+  const std::vector<double> wide(x.begin(), x.end());
+  const std::vector<int32_t> labels = {0, 3};
+  double out[2];
+  CallOptions options;
+  options.labels = labels.data();
+  CHECK_THROWS_WITH_AS(model.log_prob(ctx, x.data(), 2, out, options),
+                       "[log_prob] expected labels in 0 ... 2, got 3 at 1", ConfigError);
+  CHECK_THROWS_AS(model.log_prob(ctx, x.data(), 1, out), ConfigError);
+  CHECK_THROWS_WITH_AS(model.log_prob(ctx, wide.data(), 1, out, options),
+                       "[log_prob] expected float32 values, as the model has, got float64", ConfigError);
+  CHECK_THROWS_WITH_AS(model.log_prob(ctx, x.data(), 0, out, options),
+                       "[log_prob] expected at least one sample, got 0", ShapeError);
+  x[5] = std::nanf("");
+  CHECK_THROWS_WITH_AS(model.log_prob(ctx, x.data(), 1, out, options),
+                       "[log_prob] expected finite values, got nan in row 0, value 5", NumericError);
+  x[5] = 1;
+  options.first = -1;
+  CHECK_THROWS_AS(model.sample(ctx, 1, x.data(), options), ConfigError);
+  options.first = 0;
+  CHECK_NOTHROW(model.log_prob(ctx, x.data(), 1, out, options));  // the context is free again
+}
+
+TEST_CASE("an optimiser's file continues it, and no other") {
+  const TemporaryFile file("optimizer.safetensors");
+  Trainable<float> model = initialised<float>(table());
+  Optimizer<float> first(model.flow.layout(), {}), second(model.flow.layout(), {});
+  Context ctx;
+  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) model.arena.grads()[i] = 0.1F;
+  first.step(ctx, model.arena);
+  save_optimizer(file.path, first);
+  load_optimizer(file.path, second);
+  CHECK(second.steps() == 1);
+  CHECK(second.moments() == first.moments());
+  OptimizerConfig sgd;
+  sgd.rule = Rule::sgd;
+  Optimizer<float> third(model.flow.layout(), sgd);
+  CHECK_THROWS_AS(load_optimizer(file.path, third), IoError);
+  CHECK_THROWS_AS(load(file.path), IoError);
+}
+
+TEST_CASE("the C interface: structs of other versions") {
+  const TemporaryFile file("model.safetensors");
+  save(file.path, initialised<float>(table()));
+  evenflow_model* model = nullptr;
+  evenflow_context* context = nullptr;
+  REQUIRE(evenflow_load(file.path.c_str(), &model) == EVENFLOW_OK);
+  REQUIRE(evenflow_context_create(1, &context) == EVENFLOW_OK);
+
+  struct {
+    evenflow_options options;
+    double unknown;
+  } newer = {EVENFLOW_OPTIONS_INIT, 0};
+  newer.options.struct_size = sizeof newer;
+  float x[5];
+  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_OK);
+  newer.unknown = 1;
+  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_CONFIG_ERROR);
+  CHECK(std::string(evenflow_last_error()).find("knows, got newer ones") != std::string::npos);
+
+  evenflow_info info = EVENFLOW_INFO_INIT;
+  CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_OK);
+  CHECK(info.dims == 5);
+  CHECK(info.struct_size == sizeof info);
+  info.struct_size = 4;
+  CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_CONFIG_ERROR);
+
+  size_t size = 0;
+  CHECK(evenflow_model_get_config(model, nullptr, &size) == EVENFLOW_OK);
+  std::vector<char> text(size);
+  CHECK(evenflow_model_get_config(model, text.data(), &size) == EVENFLOW_OK);
+  CHECK(load(file.path).config() == text.data());
+  size -= 1;
+  CHECK(evenflow_model_get_config(model, text.data(), &size) == EVENFLOW_SHAPE_ERROR);
+  CHECK(size == text.size());
+
+  evenflow_report report = EVENFLOW_REPORT_INIT;
+  CHECK(evenflow_verify(model, context, EVENFLOW_FLOAT32, x, 1, nullptr, &report) == EVENFLOW_OK);
+  CHECK(report.ok == 1);
+  evenflow_context_free(context);
+  evenflow_model_free(model);
+  evenflow_model_free(nullptr);
+}
+
+}  // namespace
+}  // namespace evenflow::test

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# The C++ library and the C interface as a user gets them: built, installed, used from every example, against the
+# install tree and the wheel, and compared with Python bit by bit.
+#
+# usage: check_embed.sh [PYTHON]; PYTHON has the wheel installed. Needs cmake, ninja, g++; clang++ and rustc where present.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${1:-python3}
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+say() { printf -- '-- %s\n' "$*"; }
+
+say "build and install"
+cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release > /dev/null
+cmake --build "$work/build" > "$work/build.log" || { cat "$work/build.log"; exit 1; }
+cmake --install "$work/build" --prefix "$work/prefix" > /dev/null
+library=$(find "$work/prefix" -name libevenflow.so)
+archive=$(find "$work/prefix" -name libevenflow.a)
+
+say "symbols"
+tests/package/embed/symbols.sh "$library" | diff tests/package/embed/symbols.txt -
+
+say "models, and Python against C through ctypes"
+mkdir "$work/data"
+(cd "$work" && "$python" "$root/tests/package/check_embed.py" make data)
+(cd "$work" && "$python" "$root/tests/package/check_embed.py" compare "$library" data)
+same() { (cd "$work" && "$python" "$root/tests/package/check_embed.py" same data "$@"); }
+
+# use FOLDER: runs the example's programs there and compares.
+use() {
+  "$1/score" "$work/data/table.safetensors" "$work/data/rows.csv" > "$1/scores"
+  "$1/score" "$work/data/table.safetensors" --sample 50 5 "$1/samples"
+  same log_prob "$1/scores"
+  same plain_sample "$1/samples"
+}
+
+wheel_dir=$("$python" -m evenflow --cmake-dir)
+compilers=(g++)
+if command -v clang++ > /dev/null; then compilers+=(clang++); else say "no clang++ on this machine: skipped"; fi
+for compiler in "${compilers[@]}"; do
+  for standard in 17 20; do
+    for link in static static_avx2 shared wheel; do
+      folder=$work/$compiler-$standard-$link
+      where=(-DCMAKE_PREFIX_PATH="$work/prefix" -DEVENFLOW_LINK=evenflow::$link)
+      [ $link = wheel ] && where=(-Devenflow_DIR="$wheel_dir" -DEVENFLOW_LINK=evenflow::static)
+      cmake -S examples/embed -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=$compiler -DCMAKE_CXX_STANDARD=$standard \
+        -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wshadow -Werror" "${where[@]}" > /dev/null
+      cmake --build "$folder" > "$folder/log" || { cat "$folder/log"; exit 1; }
+      if [ $link != static_avx2 ] || grep -qw avx2 /proc/cpuinfo; then use "$folder"; fi
+    done
+  done
+done
+
+small=$work/g++-17-static_avx2/score
+strip -o "$work/small" "$small"
+size=$(stat -c %s "$work/small")
+say "stripped static program: $size bytes"
+[ "$size" -lt 2000000 ]
+
+say "training"
+trained=$work/g++-17-static
+awk 'BEGIN { srand(1); for (i = 0; i < 1000; i++) { a = rand(); b = rand(); print a "," a + b "," a * b } }' > "$work/train.csv"
+"$trained/train" "$work/train.csv" "$work/once.safetensors" 4 > /dev/null
+"$trained/train" "$work/train.csv" "$work/twice.safetensors" 2 > /dev/null
+"$trained/train" "$work/train.csv" "$work/twice.safetensors" 2 > /dev/null
+cmp "$work/once.safetensors" "$work/twice.safetensors"
+(cd "$work" && "$python" -c "
+import evenflow as ef, numpy as np
+flow = ef.load('once.safetensors')
+x = np.loadtxt('train.csv', delimiter=',', dtype=np.float32)
+assert flow.verify(x).ok and flow.log_prob(x).mean() > 1, flow.log_prob(x).mean()")
+
+say "C99"
+for compiler in gcc clang; do
+  command -v $compiler > /dev/null || continue
+  $compiler -std=c99 -pedantic -Wall -Wextra -Werror -I"$work/prefix/include" examples/c/score.c -o "$work/score_c" \
+    "$library" -Wl,-rpath,"$(dirname "$library")"
+  "$work/score_c" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
+  same log_prob "$work/scores"
+  "$work/score_c" "$work/data/table.safetensors" --sample 50 5 > "$work/samples"
+  same plain_sample "$work/samples"
+done
+
+say "ctypes"
+"$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
+same log_prob "$work/scores"
+
+if command -v rustc > /dev/null; then
+  say "Rust"
+  rustc -O -D warnings examples/rust/score.rs -o "$work/score_rust" -L native="$(dirname "$library")" \
+    -C link-arg=-Wl,-rpath,"$(dirname "$library")"
+  "$work/score_rust" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
+  same log_prob "$work/scores"
+fi
+
+say "no allocation after two calls"
+g++ -std=c++17 -O1 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/allocations.cpp \
+  -o "$work/allocations" "$library" -Wl,-rpath,"$(dirname "$library")"
+"$work/allocations" "$work"/data/*.safetensors
+
+say "two versions in one process"
+gcc -std=c99 -fPIC -c tests/package/embed/other_version.c -o "$work/other_version.o"
+sed 's/EVENFLOW_[0-9.]*/EVENFLOW_999/' "$work/build/evenflow.map" > "$work/other.map"
+g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--version-script="$work/other.map" \
+  -Wl,-u,evenflow_load -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev \
+  -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow23kernels_avx512_bf16_f32Ev "$archive" -lgomp
+gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl
+"$work/two_versions" "$library" "$work/libother.so" "$work/data/table.safetensors"
+"$work/two_versions" "$work/libother.so" "$library" "$work/data/table.safetensors"
+
+say "16 threads under ThreadSanitizer"
+# One instruction set is enough, and weak symbols let the others go.
+mkdir "$work/tsan"
+git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e portable -e peak |
+  xargs -P "$(nproc)" -I{} sh -c 'g++ -std=c++17 -O1 -w -fsanitize=thread -fopenmp -Icpp/include -Icpp/src -c "$1" \
+    -o "$2/$(echo "$1" | tr / _).o"' sh {} "$work/tsan"
+g++ -std=c++17 -O1 -Wall -Wextra -Werror -fsanitize=thread -fopenmp -Icpp/include tests/package/embed/threads.cpp \
+  "$work"/tsan/*.o -o "$work/threads"
+"$work/threads" "$work"/data/{table,table_bf16,nice,glow}.safetensors
+
+say "latency"
+"$work/g++-17-static/latency" "$work/data/table.safetensors" 2
+say "embedding: ok"
