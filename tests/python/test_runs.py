@@ -274,7 +274,7 @@ def test_pictures_change_no_bit(tmp_path):
 
 def test_missing_packages(tmp_path, capsys, monkeypatch):
     """Pictures are left out, with one line each; what was asked for by name is refused before the start."""
-    for module in ("matplotlib.figure", "PIL", "tensorboardX"):
+    for module in ("matplotlib.figure", "PIL.Image", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)
     out = tmp_path / "run"
     base = ["train", "digits", *SMALL, "--epochs", "3", "--sample-every", "1", "--out", str(out)]
