@@ -136,8 +136,8 @@ class Trainer:
         self.valid, self.valid_labels = (None, None)
         if valid is not None:
             self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
-        elif settings.patience is not None:
-            raise ConfigError("[fit] expected valid data with patience, got none")
+        elif settings.patience is not None or valid_label is not None:
+            raise ConfigError("[fit] expected valid data with patience or valid_label, got none")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
@@ -184,6 +184,8 @@ class Trainer:
             epochs = 10
         last_epoch = math.inf if epochs is None else arrays.whole("fit", "epochs", epochs, low=0)
         last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
         self._raw_values()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
@@ -397,13 +399,13 @@ class Trainer:
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        model, path = os.fspath(path), state_path(path)
+        model, path = os.fsdecode(path), state_path(path)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
-            config, settings, progress = (dict(json.loads(metadata[k]))
-                                          for k in ("config", "settings", "progress"))
-            counters = [arrays.whole("resume", "counters", n, low=0) for n in progress.pop("counters")]
-            progress = Progress(**progress)
+            config, settings, fields = (dict(json.loads(metadata[k]))
+                                        for k in ("config", "settings", "progress"))
+            counters = [arrays.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
+            progress = Progress(**fields)
             progress.check()
             if len(counters) != 2 or progress.position >= self.batches:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
@@ -477,7 +479,7 @@ class Trainer:
 
 def state_path(path: str | os.PathLike[str]) -> str:
     """model.safetensors -> model.state.safetensors."""
-    root, extension = os.path.splitext(os.fspath(path))
+    root, extension = os.path.splitext(os.fsdecode(path))
     return f"{root}.state{extension}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -33,7 +34,8 @@ def read_celeba(path: str | os.PathLike[str], size: int = SIZE, crop: int | None
     folder = os.path.join(path, IMAGES)
     folder = folder if os.path.isdir(folder) else path
     files = [os.path.join(folder, name) for name in names]
-    images = Pictures(files, size, _face if crop is None else lambda w, h: middle(w, h, crop), "BILINEAR")
+    box = _face if crop is None else functools.partial(middle, side=crop)
+    images = Pictures(files, size, box, "BILINEAR")
     split = os.path.join(path, PARTITION)
     held_out = _partition(split, names) if os.path.exists(split) else np.zeros(len(names), bool)
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
