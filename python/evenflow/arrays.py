@@ -11,10 +11,16 @@ import numpy as np
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.rows import Rows
 
+LARGEST = 2**63 - 1
+"""Of the core's whole numbers."""
+
 
 def as_array(where: str, x: Any) -> Any:
     """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError."""
     if isinstance(x, (np.ndarray, Rows)):
+        if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+            raise TypeError(f"[{where}] expected an array without masked values, got {x.mask.sum()} of them; "
+                            "fill them, or leave their rows out")
         return x
     if hasattr(x, "__dlpack__"):
         try:
@@ -64,8 +70,9 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
         place = np.argwhere(~np.isfinite(out))[0]
         row = int(place[0]) + first if rows is None else int(rows[place[0]])
         rest = tuple(int(i) for i in place[1:])
-        inside = f"column {rest[0]}" if len(rest) == 1 else f"pixel ({rest[0]}, {rest[1]}), channel {rest[2]}"
-        raise NumericError(f"[{where}] expected finite values, got {x[tuple(place)]} in row {row}, {inside}")
+        inside = ("" if not rest else f", column {rest[0]}" if len(rest) == 1
+                  else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
+        raise NumericError(f"[{where}] expected finite values, got {x[tuple(place)]} in row {row}{inside}")
     return out
 
 
@@ -111,8 +118,8 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     return (levels * 255 // top).astype(np.uint8)
 
 
-def whole(where: str, name: str, value: Any, low: int | None = None) -> int:
-    """A whole number, at least `low`. TypeError, ConfigError."""
+def whole(where: str, name: str, value: Any, low: int | None = None, high: int = LARGEST) -> int:
+    """A whole number in low ... high. TypeError, ConfigError."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -121,6 +128,8 @@ def whole(where: str, name: str, value: Any, low: int | None = None) -> int:
         raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
     if low is not None and number < low:
         raise ConfigError(f"[{where}] expected {name} >= {low}, got {number}")
+    if number > high:
+        raise ConfigError(f"[{where}] expected {name} <= {high}, got {number}")
     return number
 
 
@@ -129,7 +138,8 @@ def number(where: str, name: str, value: Any, low: float, high: float = float("i
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")
     if not (low <= value <= high) or not np.isfinite(value):
-        wanted = f">= {low:g}" if high == float("inf") else f"in {low:g} ... {high:g}"
+        wanted = ("to be finite" if low == -math.inf else f">= {low:g}" if high == math.inf
+                  else f"in {low:g} ... {high:g}")
         raise ConfigError(f"[{where}] expected {name} {wanted}, got {value}")
     return float(value)
 

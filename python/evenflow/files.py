@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -92,7 +94,9 @@ class _Csv:
     def __init__(self, where: str, file: Any, names: Sequence[str] | None):
         self.where, self.file = where, file
         if names:
-            file.write((",".join(names) + "\n").encode())
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow(names)
+            file.write(line.getvalue().encode())
 
     def write(self, block: np.ndarray) -> None:
         if block.ndim > 2:

@@ -28,7 +28,10 @@ class Flow:
     or infinity in the data (with its place), ConfigError on an unknown label.
 
     Calls that only read the model (forward, inverse, log_prob, sample, encode, decode) may run in several
-    threads at once; calls that write it (init, loss_and_grad, backward, fit) need the flow for themselves.
+    threads at once, and release the GIL; calls that write it (init, loss_and_grad, backward, fit) need the
+    flow for themselves: others beside them may give mixed numbers, but nothing crashes. The child of a fork
+    computes on one thread, since OpenMP's threads stay in the parent; the bits are the same. copy, deepcopy
+    and pickle give an independent flow with the same values, without gradients.
     """
 
     def __init__(self, core: Any, config: dict[str, Any]):
@@ -258,6 +261,7 @@ class Flow:
         labels = arrays.check_labels("loss_and_grad", label, len(x), self.classes)
         budget = -1 if activation_budget is None else arrays.whole("loss_and_grad", "activation_budget",
                                                                    activation_budget, low=0)
+        weight = arrays.number("loss_and_grad", "weight", weight, -math.inf)
         return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
 
     def _loss_and_grad(self, x: np.ndarray, labels: np.ndarray | None, budget: int, seed: int, first: int,
@@ -281,7 +285,7 @@ class Flow:
         labels = arrays.check_labels("backward", label, len(z), self.classes)
         x, dx = self._core.backward(arrays.to_floats("backward", z, self.dtype),
                                     arrays.to_floats("backward", dz, self.dtype),
-                                    np.ascontiguousarray(dlogdet, dtype=np.float64), labels)
+                                    arrays.to_floats("backward", dlogdet, np.dtype(np.float64)), labels)
         return x.reshape(len(z), *self.shape), dx.reshape(len(z), *self.shape)
 
     def inverse_backward(self, x: Any, dx: Any, dlogdet: Any,
@@ -299,7 +303,8 @@ class Flow:
         labels = arrays.check_labels("inverse_backward", label, len(x), self.classes)
         return self._core.inverse_backward(self._block("inverse_backward", x, 0, len(x)),
                                            self._block("inverse_backward", dx, 0, len(x)),
-                                           np.ascontiguousarray(dlogdet, dtype=np.float64), labels)
+                                           arrays.to_floats("inverse_backward", dlogdet,
+                                                            np.dtype(np.float64)), labels)
 
     # Training, files, self-test
 
@@ -361,6 +366,13 @@ class Flow:
             return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
                                          first=first + a)
         return arrays.to_floats(where, x[a:b], self.dtype, first=first + a).reshape(shape)
+
+
+def check_flow(where: str, flow: Any) -> Flow:
+    """TypeError for anything but a flow."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"[{where}] expected a Flow, got {type(flow).__name__}")
+    return flow
 
 
 def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:

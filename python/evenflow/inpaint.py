@@ -23,6 +23,9 @@ GRADIENT_WEIGHT = 0.01
 def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarray:
     """(H, W) bool, True where one of the ten MASKS hides a pixel. ConfigError lists them."""
     arrays.choice("inpaint", "mask", mask, MASKS)
+    height, width = (arrays.whole("inpaint", name, size, low=1)
+                     for name, size in (("height", height), ("width", width)))
+    seed = arrays.whole("inpaint", "seed", seed, low=0)
     y, x = np.mgrid[:height, :width]
     if mask.startswith("random"):
         return np.random.default_rng(seed).random((height, width)) < int(mask.removeprefix("random")) / 100
@@ -46,6 +49,7 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     Returns floats in level units. Parameters and `grads` are left as they were. ConfigError for tables.
     """
     x, steps = flow._check("inpaint", x), arrays.whole("inpaint", "steps", steps, low=1)
+    seed = arrays.whole("inpaint", "seed", seed, low=0)
     top = 2.0**flow.bits
     labels = arrays.check_labels("inpaint", label, len(x), flow.classes)
     mask = _mask(hidden, x)

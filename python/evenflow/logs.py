@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenflow import arrays, plot
-from evenflow.errors import ConfigError
+from evenflow.errors import MissingExtra, NumericError
 from evenflow.export import write_samples
 from evenflow.extras import need
 from evenflow.files import replacing
@@ -42,7 +42,7 @@ class Outputs:
             arrays.whole("train", "sample_every", self.sample_every, low=1)
 
     def require(self) -> None:
-        """ConfigError, before any file is made, without the package that TensorBoard's events need."""
+        """MissingExtra, before any file is made, without the package that TensorBoard's events need."""
         if self.tensorboard:
             need("tensorboard", "tensorboardX", "tensorboardX", "tensorboard")
 
@@ -85,13 +85,17 @@ class Recorder:
         return [path for path in paths if path is not None]
 
     def picture(self, draw: Any, path: str) -> str | None:
-        """Draws a file; without the package for it, says so once and goes on."""
+        """Draws a file; without the package for it, or without finite samples, says so once and goes on."""
         try:
             return path if draw(path) else None
-        except ConfigError as error:
-            if str(error) not in self.notes:
-                self.notes.append(str(error))
-            return None
+        except MissingExtra as error:
+            note = str(error)
+        except NumericError:
+            note = (f"[train] expected finite samples at temperature {self.outputs.temperature:g} "
+                    "for a picture, got some that are not")
+        if note not in self.notes:
+            self.notes.append(note)
+        return None
 
     def close(self) -> None:
         if self.board is not None:

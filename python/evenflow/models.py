@@ -14,6 +14,8 @@ from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 
 DTYPES = ("float32", "float64")
+MOST_THREADS = 1024
+"""OpenMP ends the process where the system refuses it a thread."""
 RUN_SETTINGS = ("device", "threads")
 """Arguments that say where a model runs, not what it is: they are no part of `config`."""
 
@@ -53,8 +55,7 @@ class Glow(Flow):
         dtype = _dtype("Glow", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
         shape = _image_shape("Glow", shape)
-        core = _core.make_glow(dtype, shape, device=device, threads=whole("Glow", "threads", threads, low=0),
-                               **settings)
+        core = _core.make_glow(dtype, shape, **_place("Glow", device, threads), **settings)
         super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
 
 
@@ -97,7 +98,7 @@ class RealNVP(Flow):
                               f"got {', '.join(foreign)}")
         dtype = _dtype("RealNVP", dtype)
         coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
-        run = dict(device=device, threads=whole("RealNVP", "threads", threads, low=0))
+        run = _place("RealNVP", device, threads)
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
         settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
@@ -134,8 +135,7 @@ class NICE(Flow):
         dtype = _dtype("NICE", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
         size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
-        core = _core.make_nice(dtype, size, **settings, bits=bits, device=device,
-                               threads=whole("NICE", "threads", threads, low=0))
+        core = _core.make_nice(dtype, size, **settings, bits=bits, **_place("NICE", device, threads))
         if not is_table:
             settings["bits"] = bits
         super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,
@@ -199,6 +199,12 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 actnorm=_flag("RealNVP", "actnorm", _default(actnorm, False)),
                 prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
+
+
+def _place(model: str, device: Any, threads: Any) -> dict[str, Any]:
+    if not isinstance(device, str):
+        raise TypeError(f"[{model}] expected the name of a device, got {device!r}")
+    return dict(device=device, threads=whole(model, "threads", threads, low=0, high=MOST_THREADS))
 
 
 def _default(value: Any, default: Any) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from collections.abc import Iterator
 
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import number
+from evenflow.arrays import number, whole
 from evenflow.errors import ConfigError
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 
 
 class Optimizer:
@@ -25,9 +26,11 @@ class Optimizer:
     def __init__(self, flow: Flow, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
                  beta2: float = 0.999, decay: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.0,
                  shrink: float = 1.0):
-        make = _core.Optimizer32 if flow.dtype == np.float32 else _core.Optimizer64
-        self._core = make(flow._core, rule, lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay,
-                          eps=eps, weight_decay=weight_decay, shrink=shrink)
+        make = _core.Optimizer32 if check_flow("optimizer", flow).dtype == np.float32 else _core.Optimizer64
+        settings = dict(lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay, eps=eps,
+                        weight_decay=weight_decay, shrink=shrink)
+        self._core = make(flow._core, rule, **{name: number("optimizer", name, value, 0.0)
+                                               for name, value in settings.items()})
 
     @property
     def lr(self) -> float:
@@ -45,7 +48,7 @@ class Optimizer:
 
     @steps.setter
     def steps(self, value: int) -> None:
-        self._core.steps = value
+        self._core.steps = whole("optimizer", "steps", value, low=0)
 
     def moments(self) -> list[np.ndarray]:
         """The state besides `steps`: writable flat views, in the layout of `flow.params`."""
@@ -102,6 +105,7 @@ OPTIMIZERS = {"adam": Adam, "adamax": Adamax, "sgd": SGD, "rmsprop": RMSProp}
 
 def clip_grad_norm(flow: Flow, max_norm: float) -> float:
     """L2 norm over all gradients, which are scaled down to max_norm where it is larger. 0 only measures."""
+    check_flow("clip_grad_norm", flow)
     return _core.clip_grad_norm(flow._core, number("clip_grad_norm", "max_norm", max_norm, 0.0))
 
 
@@ -116,7 +120,7 @@ class MovingAverage:
     def __init__(self, flow: Flow, decay: float = 0.999, zero_debias: bool = False):
         if number("MovingAverage", "decay", decay, 0.0, 1.0) == 1.0:
             raise ConfigError("[MovingAverage] expected decay below 1, got 1")
-        self.flow, self.decay, self.zero_debias = flow, float(decay), zero_debias
+        self.flow, self.decay, self.zero_debias = check_flow("MovingAverage", flow), float(decay), zero_debias
         self.steps = 0
         values = flow._core.values
         self.average = np.zeros_like(values) if zero_debias else values.copy()
@@ -161,6 +165,11 @@ class Schedule:
     warmup: int = 0
     decay: float = 1.0
     floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole("Schedule", "warmup", self.warmup, low=0)
+        for name, high in (("lr", math.inf), ("decay", 1.0), ("floor", math.inf)):
+            number("Schedule", name, getattr(self, name), 0.0, high)
 
     def lr_at(self, step: int) -> float:
         """The rate of step 0, 1, ..."""

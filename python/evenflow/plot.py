@@ -21,8 +21,9 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
     if images.ndim != 4 or 0 in images.shape:
         raise ShapeError(f"[grid] expected (N, H, W, C), got {images.shape}")
     n, h, w, c = images.shape
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
-    scale = scale or max(1, 32 // max(h, w))
+    columns = math.ceil(math.sqrt(n)) if columns is None else arrays.whole("grid", "columns", columns, low=1)
+    columns = min(n, columns)
+    scale = max(1, 32 // max(h, w)) if scale is None else arrays.whole("grid", "scale", scale, low=1)
     rows = -(-n // columns)
     canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, c), np.uint8)
     for i, image in enumerate(images):
@@ -33,14 +34,11 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
 
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
-    """Writes a grid of images (N, H, W, 1 or 3) as a picture. IoError; ConfigError without Pillow."""
+    """Writes a grid of images (N, H, W, 1 or 3) as a picture. IoError; MissingExtra without Pillow."""
     canvas = grid(images, columns, scale)
     if canvas.shape[2] not in (1, 3):
         raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ConfigError("[save_grid] expected Pillow, got none: pip install evenflow[cli]") from None
+    Image = need("save_grid", "PIL.Image", "Pillow", "cli")
     try:
         Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
     except (OSError, ValueError) as error:
@@ -48,15 +46,13 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
 
 
 def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Training and validation loss by epoch as a picture. history: of `Flow.fit`.
+    """Training and validation loss by epoch as a picture. history: of `Flow.fit`, at least one epoch.
 
-    IoError; ConfigError without matplotlib.
+    IoError; ConfigError for an empty history; MissingExtra without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("[learning_curve] expected matplotlib, got none: "
-                          "pip install evenflow[plot]") from None
+    if not history:
+        raise ConfigError("[learning_curve] expected at least one epoch, got none")
+    Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "plot").Figure
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -66,19 +62,20 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
         if points:
             axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise IoError(f"[learning_curve] expected to write {path}, got: {error}") from error
+    _save("learning_curve", figure, path)
 
 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
-    """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; ConfigError without matplotlib."""
+    """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; MissingExtra without matplotlib."""
     Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
     axes.bar(np.arange(len(sigma)), sigma, width=1.0)
+    _save("spectrum", figure, path)
+
+
+def _save(where: str, figure: Any, path: str | os.PathLike[str]) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise IoError(f"[spectrum] expected to write {path}, got: {error}") from error
+        raise IoError(f"[{where}] expected to write {path}, got: {error}") from error

@@ -9,7 +9,7 @@ Glow      openai/glow, README (commands) and train.py (defaults): batch 64 a wor
           convolutions are unfactored.
 Real NVP  Dinh, Sohl-Dickstein, Bengio 2016, section 4.1 (nets, scales, batch, regularisation, flips), and
           tensorflow/models, real_nvp_multiscale_dataset.py (Adam, clipping). 5e-5 times the squared scales in
-          the loss is weight_decay = 1e-4 in their gradient.
+          the loss is weight_decay = 1e-4 in their gradient. LSUN's random crops are left to the data.
 NICE      Dinh, Krueger, Bengio 2014, section 5.1: nets, priors, preprocessing, AdaM with beta2 = 0.01 in that
           year's convention, 1,500 epochs. The batch sizes are those of laurent-dinh/nice.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -96,7 +95,6 @@ class Stored(Rows):
         except OSError as error:
             raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
         weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()
         self._check_size()
 
     def reshape(self, *shape: int) -> Stored:
@@ -114,16 +112,15 @@ class Stored(Rows):
         starts = np.concatenate([[0], np.flatnonzero(np.diff(index) != 1) + 1])
         places = (index[starts] * width + self.offset).tolist()
         bounds = [*(starts * width).tolist(), out.nbytes]
-        with self._lock:
-            for place, start, stop in zip(places, bounds, bounds[1:]):
-                self._fill(place, target[start:stop])
+        for place, start, stop in zip(places, bounds, bounds[1:]):
+            self._fill(place, target[start:stop])
         return out
 
     def _fill(self, place: int, target: memoryview) -> None:
+        # The file's own position is left alone: threads and forked processes share it.
         try:
-            self._file.seek(place)
-            while len(target) and (count := self._file.readinto(target)):
-                target = target[count:]
+            while len(target) and (count := os.preadv(self._file.fileno(), [target], place)):
+                target, place = target[count:], place + count
         except OSError as error:
             raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
         if len(target):

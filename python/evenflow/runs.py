@@ -15,6 +15,7 @@ import glob
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,14 @@ class Plan:
     steps: int | None
     classes: list[str]
     """Names of the labels of a class-conditional model."""
+    columns: list[str] = field(default_factory=list)
+    """Names of a table's columns, where the data have them."""
     outputs: Outputs = field(default_factory=Outputs)
+
+    def selection(self) -> tuple[list[str] | None, str | None]:
+        """(columns, label) of another table: what the model was trained on, by name where there are names."""
+        columns = self.columns or self.source.columns
+        return (columns, None) if columns else (None, self.source.label)
 
     def trainer(self, flow: Flow, part: data.Dataset) -> Trainer:
         """Of the flow, on the training and validation data."""
@@ -78,7 +86,7 @@ class Plan:
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png",
          "curve.png", "history.csv", "samples/epoch_*.png", "tensorboard/events.out.tfevents.*")
 LEFTOVERS = ("model*.safetensors.tmp-*", ".*.log.jsonl", ".*.config.toml", ".*.samples.png", ".*.curve.png",
-             ".*.history.csv", "samples/.*.png")
+             ".*.history.csv", "samples/.*.png", ".[0-9]*.new")
 
 
 class Run:
@@ -97,32 +105,40 @@ class Run:
         return os.path.exists(self.log)
 
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
-        """Makes the folder and its first files, all or none. IoError if a run is there, unless `force`."""
+        """Makes the folder and its first files, all or none. IoError if a run is there, unless `force`: it is
+        then replaced once the new files are complete.
+        """
         if not force and (self.exists or os.path.exists(self.model)):
             raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; "
                           "resume it, use another --out, or replace it with --force")
         made = not os.path.exists(self.folder)
+        new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
-            os.makedirs(self.folder, exist_ok=True)
-            self._remove(FILES + LEFTOVERS)
-        except OSError as error:
-            raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
-        try:
-            _write(self.config, config)
+            self._remove(LEFTOVERS)
+            os.makedirs(new.folder)
+            _write(new.config, config)
             first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
-            _write(self.log, json.dumps(first) + "\n")
-            trainer.save(self.model)
-        except IoError:
+            _write(new.log, json.dumps(first) + "\n")
+            trainer.save(new.model)
             self._remove(FILES)
+            # The log first: with it alone, the run can begin again.
+            for path in (self.log, self.config, state_path(self.model), self.model):
+                os.replace(os.path.join(new.folder, os.path.basename(path)), path)
+        except OSError as error:
+            if isinstance(error, IoError):
+                raise
+            raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
+        finally:
+            shutil.rmtree(new.folder, ignore_errors=True)
             if made:
-                os.rmdir(self.folder)
-            raise
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.folder)  # only if nothing is in it
 
     def _remove(self, patterns: tuple[str, ...]) -> None:
         """Removes files of a run, and its folders once they are empty; nothing else."""
         for pattern in patterns:
             for path in glob.glob(os.path.join(glob.escape(self.folder), pattern)):
-                os.remove(path)
+                (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
         for folder in (self.sample_folder, self.board):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
@@ -154,7 +170,7 @@ class Run:
         try:
             with open(self.log, encoding="utf-8") as file:
                 record = json.loads(file.readline())
-            fields = {f.name: record[f.name] for f in dataclasses.fields(Plan)}
+            fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
             return Plan(**{**fields, "source": Source(**fields["source"]),
                            "outputs": Outputs(**fields["outputs"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -233,11 +249,18 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
     return checkpoint.load(path, device, threads), None
 
 
-def held_out(plan: Plan | None, source: str | None, size: int | None = None) -> data.Dataset:
-    """The data to test on: other data if given (their test part, else all), or the run's own test part."""
+def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
+             labelled: bool = False) -> data.Dataset:
+    """The data to test on: other data if given (their test part, else all), or the run's own test part.
+
+    labelled: of another table too, whose column of classes is otherwise left alone.
+    """
     if source is not None:
-        keep = plan.source if plan is not None and source.endswith(data.TABLES) else Source(source)
-        part = data.load(source, columns=keep.columns, label=keep.label, size=size)
+        columns, label = None, None
+        if plan is not None and source.endswith(data.TABLES):
+            columns, label = plan.selection()
+            label = plan.source.label if labelled else label
+        part = data.load(source, columns=columns, label=label, size=size)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:
         raise ConfigError("[data] expected data to test a model file on, got none")

@@ -21,7 +21,7 @@ import numpy as np
 from evenflow import arrays
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
 from evenflow.extras import need
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
@@ -70,9 +70,7 @@ class FlowModule(_Scope):
 
     def __init__(self, flow: Flow, channels: str = "last"):
         super().__init__()
-        if not isinstance(flow, Flow):
-            raise TypeError(f"[FlowModule] expected a Flow, got {type(flow).__name__}")
-        self.flow = flow
+        self.flow = check_flow("FlowModule", flow)
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype = getattr(torch, flow.dtype.name)
         self._first = flow.is_image and self.channels == "first"

@@ -22,7 +22,7 @@ from evenflow.data.augment import Augment
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
-from evenflow.rows import Rows, shuffled, stays_outside
+from evenflow.rows import Rows, group_of, shuffled, stays_outside
 
 STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
@@ -107,6 +107,18 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def check(self) -> None:
+        """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
+        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
+            arrays.whole("resume", name, getattr(self, name), low=0)
+        for name in ("loss_sum", "nll_sum", "lr_scale", "seconds", "best_loss"):
+            if name != "best_loss" or self.best_loss is not None:
+                arrays.number("resume", name, getattr(self, name), -math.inf)
+        for steps in self.snapshot_steps:
+            arrays.whole("resume", "snapshot_steps", steps, low=0)
+        if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):
+            raise TypeError("[resume] expected two snapshot_steps and a history of dicts, got something else")
+
 
 class Trainer:
     """Trains one flow on one data set; `Flow.fit` is the short way to it.
@@ -124,8 +136,8 @@ class Trainer:
         self.valid, self.valid_labels = (None, None)
         if valid is not None:
             self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
-        elif settings.patience is not None:
-            raise ConfigError("[fit] expected valid data with patience, got none")
+        elif settings.patience is not None or valid_label is not None:
+            raise ConfigError("[fit] expected valid data with patience or valid_label, got none")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
@@ -172,6 +184,8 @@ class Trainer:
             epochs = 10
         last_epoch = math.inf if epochs is None else arrays.whole("fit", "epochs", epochs, low=0)
         last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
         self._raw_values()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
@@ -385,13 +399,17 @@ class Trainer:
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        model, path = os.fspath(path), state_path(path)
+        model, path = os.fsdecode(path), state_path(path)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
-            config, settings, progress = (json.loads(metadata[k]) for k in ("config", "settings", "progress"))
-            counters = progress.pop("counters")
-            progress = Progress(**progress)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            config, settings, fields = (dict(json.loads(metadata[k]))
+                                        for k in ("config", "settings", "progress"))
+            counters = [arrays.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
+            progress = Progress(**fields)
+            progress.check()
+            if len(counters) != 2 or progress.position >= self.batches:
+                raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
+        except (KeyError, TypeError, ValueError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
         mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         for what, got, wanted in (("a model with", config, self.flow.config), ("settings", settings, mine)):
@@ -406,7 +424,7 @@ class Trainer:
             self._check_pair(model, path, progress.step)
         live = self._live_arrays()
         wanted = {f"live{i}": a for i, a in enumerate(live)}
-        if "snapshot0" in tensors:
+        if "snapshot0" in tensors and progress.snapshot_steps:
             wanted.update({f"snapshot{i}": a for i, a in enumerate(live)})
         if "best" in tensors:
             wanted["best"] = live[0]
@@ -444,10 +462,15 @@ class Trainer:
 
     @functools.cached_property
     def data_mark(self) -> str:
-        """Tells one data set from another; of data that are not in memory, a few rows tell."""
+        """Tells one data set from another, by a checksum of all that is in memory.
+
+        Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
+        """
         def sum_of(x: Any) -> int:
             if stays_outside(x):
-                x = x[np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)]
+                rows = np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)
+                group = group_of(x)
+                x = x[np.unique(np.minimum((rows // group * group)[:, None] + np.arange(group), len(x) - 1))]
             return zlib.crc32(np.ascontiguousarray(x).data)
 
         return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}"
@@ -456,7 +479,7 @@ class Trainer:
 
 def state_path(path: str | os.PathLike[str]) -> str:
     """model.safetensors -> model.state.safetensors."""
-    root, extension = os.path.splitext(os.fspath(path))
+    root, extension = os.path.splitext(os.fsdecode(path))
     return f"{root}.state{extension}"
 
 

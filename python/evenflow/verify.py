@@ -98,7 +98,7 @@ def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0) -> Report:
 
     ConfigError for an uninitialised model; a NumericError on the way ends up in the report.
     """
-    x = flow._check("verify", x)
+    x, seed = flow._check("verify", x), arrays.whole("verify", "seed", seed, low=0)
     labels = arrays.check_labels("verify", label, len(x), flow.classes)
     x = x[:SAMPLES]
     labels = None if labels is None else labels[:SAMPLES]

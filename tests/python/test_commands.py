@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -113,6 +114,31 @@ def test_enlarged_has_the_same_parameters(runs):
     for name in ("nice", "table"):
         with pytest.raises(ef.ConfigError, match="convolutional"):
             latent.enlarged(model(runs, name), 2)
+
+
+def test_columns_go_by_their_names(runs, tmp_path, capsys):
+    """Trained without --columns; later files have them in another order, others between, and no classes."""
+    a, b = (ef.data.load(runs / "t.csv", columns=[name]).train[:, 0] for name in "ab")
+    (tmp_path / "t.csv").write_text("\n".join(['"x, in m",b,kind', *(f"{x},{y},p" for x, y in zip(a, b))]))
+    (tmp_path / "other.csv").write_text("\n".join(['b,note,"x, in m"',
+                                                   *(f"{y},?,{x}" for x, y in zip(a[:50], b))]))
+    run, options = tmp_path / "run", ["--couplings", "2", "--hidden", "8", "--steps", "20", "--quiet"]
+    result(capsys, "train", tmp_path / "t.csv", "--label", "kind", *options, "--out", run)
+    flow, x = ef.load(run / "model.safetensors"), np.stack([a, b], axis=1)[:50]
+    result(capsys, "score", run, tmp_path / "other.csv", "--out", tmp_path / "s.npy")
+    assert np.array_equal(np.load(tmp_path / "s.npy"), flow.log_prob(x))
+    out = result(capsys, "eval", run, tmp_path / "other.csv")
+    assert out["nll_nats"] == pytest.approx(-flow.log_prob(x).mean())
+    result(capsys, "sample", run, "--n", 9, "--out", tmp_path / "s.csv")
+    samples = ef.data.load(tmp_path / "s.csv")
+    assert samples.columns == ["x, in m", "b"]
+    assert np.array_equal(samples.train.astype(np.float32), flow.sample(9))
+    # Columns without names stay without.
+    np.savetxt(tmp_path / "bare.csv", x, delimiter=",")
+    result(capsys, "train", tmp_path / "bare.csv", *options, "--out", run, "--force")
+    result(capsys, "sample", run, "--n", 9, "--out", tmp_path / "s.csv")
+    assert len(ef.data.load(tmp_path / "s.csv").train) == 9
+    result(capsys, "score", run, tmp_path / "s.csv", "--out", tmp_path / "s.npy")
 
 
 # reconstruct, interpolate, edit
@@ -305,6 +331,7 @@ def test_score_streams_the_same_numbers(runs, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".npy", ".npz"])
 def test_score_reads_tables(runs, tmp_path, capsys, monkeypatch, ending):
     monkeypatch.setattr("evenflow.stream.CHUNK_VALUES", 64)
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 64)
     source, table = tmp_path / f"x{ending}", ef.data.load(runs / "t.csv", label="kind").train
     if ending == ".csv.gz":
         source.write_bytes(gzip.compress((runs / "t.csv").read_bytes()))
@@ -448,6 +475,15 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
     assert exit.value.code == 0 and f"example:\n  evenflow {command}" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads(runs):
+    process = subprocess.Popen([sys.executable, "-m", "evenflow", "info", str(runs / "glow")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"})
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 141
+    process.stderr.close()
 
 
 def test_a_real_process(runs, tmp_path):

@@ -153,6 +153,19 @@ def test_csv_without_header(tmp_path, text):
     assert np.array_equal(data.train, [[1, 2], [3, 4]]) and data.columns == ["0", "1"]
 
 
+@pytest.mark.parametrize("cells", [2, 7, 1 << 16])
+def test_csv_in_blocks(tmp_path, monkeypatch, cells):
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", cells)
+    table = np.random.default_rng(0).standard_normal((50, 2))
+    kinds = [f"k{i % 3}" for i in range(50)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,kind", *(f"{x},{y},{k}" for (x, y), k in zip(table, kinds))]))
+    data = ef.data.load(tmp_path / "t.csv", label="kind")
+    assert np.array_equal(data.train, table) and [data.classes[i] for i in data.train_labels] == kinds
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text() + "\n1,x,k0")
+    with pytest.raises(ef.IoError, match="number in line 52, column 'b', got 'x'"):
+        ef.data.load(tmp_path / "t.csv", label="kind")
+
+
 @pytest.mark.parametrize("text, word", [
     ("", "empty"),
     ("a,b\n", "below the header"),

@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import os
 import struct
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -141,6 +143,27 @@ def test_no_network(mnist, mirror, word, tmp_path):
         ef.data.download("mnist", mirror=mirror)
     assert word in str(error.value) and "put there by hand" in str(error.value)
     assert not os.listdir(tmp_path / "cache" / "mnist")
+
+
+FETCH = """
+import sys
+from evenflow.data import public
+public.SETS["mnist"] = public.Public((sys.argv[1],), dict(a.split("=") for a in sys.argv[2:]))
+public.download("mnist")
+"""
+
+
+def test_two_processes_share_one_download(mnist, tmp_path):
+    """One waits for the other, and finds the files there; every byte is fetched once."""
+    mnist.cut = 60
+    arguments = [sys.executable, "-c", FETCH, mnist.url, *("=".join(item) for item in SETS["mnist"].files.items())]
+    processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert len(mnist.log) == len(set(mnist.log))
+    assert sorted(os.listdir(tmp_path / "cache" / "mnist")) == sorted(mnist.files)
+    assert len(ef.data.load("mnist").train) == 20
 
 
 def test_no_progress_ends(mnist):

@@ -201,7 +201,11 @@ def test_celeba(celeba):
     assert np.array_equal(data.test_attributes, [[0, 0], [1, 0]])
     part = data.split(1 / 3)
     assert part.train_attributes.shape == (2, 2) and part.test_attributes.shape == (1, 2)
+    cropped = ef.data.load(celeba, size=16, crop=170)
+    assert cropped.attributes == data.attributes and (cropped.train[:, 0, :, 2] == 255).all()
     (celeba / "list_eval_partition.txt").unlink()
+    text = (celeba / "list_attr_celeba.txt").read_text()
+    (celeba / "list_attr_celeba.txt").write_text(text + "\n \n")
     assert ef.data.load(celeba).train.shape == (5, 64, 64, 3)
 
 
@@ -211,6 +215,11 @@ def test_celeba(celeba):
     ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1", "in line 5, got '000003.png 1'"),
     ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1 2", "in line 5"),
     ("list_attr_celeba.txt", "000003.png", "../000003.png", "in line 5"),
+    ("list_attr_celeba.txt", "000003.png  1 1", "\n", "in line 5, got ''|6 pictures|got 6"),
+    ("list_attr_celeba.txt", "000003.png", "000002.png", "one line for 000002.png, got lines 4 and 5"),
+    ("list_attr_celeba.txt", "Smiling Young", "Young Young", "different names of attributes in line 2"),
+    ("list_attr_celeba.txt", "Smiling Young", "", "different names of attributes in line 2"),
+    ("list_eval_partition.txt", "000003.png", "000002.png", "another file and 0, 1 or 2 in line 3"),
     ("list_attr_celeba.txt", "000003.png", "000009.png", "000009.png: expected a picture|a line for 000009"),
     ("list_eval_partition.txt", "000003.png 0\n", "", "a line for 000003.png"),
     ("list_eval_partition.txt", "000003.png 0", "000003.png 7", "0, 1 or 2 in line 3"),
@@ -402,7 +411,7 @@ def test_absent_packages(tmp_path, monkeypatch):
     for name, module, extra in (("t.parquet", "pyarrow.parquet", "parquet"), ("t.mat", "scipy.io", "svhn")):
         (tmp_path / name).write_bytes(b"")
         monkeypatch.setitem(__import__("sys").modules, module, None)
-        with pytest.raises(ef.ConfigError, match=rf'pip install "evenflow\[{extra}\]"'):
+        with pytest.raises(ef.MissingExtra, match=rf'pip install "evenflow\[{extra}\]"'):
             ef.data.load(tmp_path / name)
 
 

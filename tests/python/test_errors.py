@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow.extras import need
 
 
 @pytest.fixture
@@ -145,6 +146,10 @@ def test_constant_channel(images, glow, table, real_nvp):
     (lambda: ef.RealNVP((8, 8, 1), conditioner_dtype="bfloat16"), ef.ConfigError, "images, got conditioner_dtype"),
     (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden=4, device="tpu"), ef.DeviceError, "tpu"),
     (lambda: ef.Glow((8, 8, 1), learn_top="yes"), TypeError, "learn_top"),
+    (lambda: ef.Glow((8, 8, 1), hidden=2**70), ef.ConfigError, "hidden <="),
+    (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
+    (lambda: ef.NICE(4, hidden=(4,), threads=10**6), ef.ConfigError, "threads <= 1024"),
+    (lambda: ef.NICE(4, hidden=(4,), device=0), TypeError, "name of a device, got 0"),
     (lambda: ef.RealNVP(3, scales=2), ef.ConfigError, "tables, got scales"),
     (lambda: ef.RealNVP((8, 8, 1), couplings=2), ef.ConfigError, "images, got couplings"),
     (lambda: ef.RealNVP((6, 6, 1), scales=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),
@@ -202,6 +207,67 @@ def test_labels(images, glow, model):
 def test_bad_sample(model, arguments, error, word):
     with pytest.raises(error, match=word):
         model.sample(**arguments)
+
+
+@pytest.mark.parametrize("call, error, word", [
+    (lambda f: f.sample(2, seed=2**64), ef.ConfigError, "seed <= "),
+    (lambda f: f.sample(2, first=2**64), ef.ConfigError, "first <= "),
+    (lambda f: f.sample(10**19), ef.ConfigError, "n <= "),
+    (lambda f: f.log_prob(np.zeros((2, 3)), seed=2**64), ef.ConfigError, "seed <= "),
+    (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight=np.nan), ef.ConfigError, "weight to be finite, got nan"),
+    (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight="x"), TypeError, "a number for weight"),
+    (lambda f: f.loss_and_grad(np.zeros((2, 3)), activation_budget=2**80), ef.ConfigError, "activation_budget <="),
+    (lambda f: f.fit(np.zeros((2, 3)), batch_size=2**80), ef.ConfigError, "batch_size <="),
+    (lambda f: f.verify(np.zeros((2, 3)), seed=-1), ef.ConfigError, "seed >= 0"),
+    (lambda f: f.log_prob(np.ma.masked_less(np.eye(3), 1)), TypeError, "without masked values, got 6 of them"),
+    (lambda f: f.backward(np.zeros((2, 3)), np.zeros((2, 3)), np.array([0, np.nan])), ef.NumericError,
+     "got nan in row 1$"),
+    (lambda f: f.inverse_backward(np.zeros((2, 3)), np.zeros((2, 3)), np.array([np.inf, 0])), ef.NumericError,
+     "got inf in row 0$"),
+    (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),
+    (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
+    (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),
+    (lambda f: ef.Adam(f, lr="x"), TypeError, "a number for lr, got 'x'"),
+    (lambda f: ef.SGD(f, weight_decay=-1.0), ef.ConfigError, "weight_decay"),
+    (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
+    (lambda f: ef.Schedule(lr=0.1, warmup=-1), ef.ConfigError, "warmup >= 0"),
+    (lambda f: ef.Schedule(lr="x"), TypeError, "a number for lr"),
+    (lambda f: ef.data.rings("x"), TypeError, "a whole number for n"),
+    (lambda f: ef.data.two_moons(-1), ef.ConfigError, "n >= 1"),
+    (lambda f: ef.data.two_moons(5, noise=-1.0), ef.ConfigError, "noise >= 0"),
+    (lambda f: ef.data.load("digits").split(0.1, seed=-1), ef.ConfigError, "seed >= 0"),
+    (lambda f: ef.data.read_folder("nowhere"), ef.IoError, "nowhere: expected a readable folder"),
+    (lambda f: ef.data.read_npz_folder("nowhere"), ef.IoError, "nowhere: expected a readable folder"),
+])
+def test_bad_arguments(table_model, call, error, word):
+    grads = table_model.grads.copy()
+    with pytest.raises(error, match=word):
+        call(table_model)
+    assert np.array_equal(table_model.grads, grads)
+
+
+def test_no_infinity_comes_out():
+    """Additive couplings have a finite log-determinant whatever overflows."""
+    flow = ef.NICE(2, couplings=2, hidden=())
+    x = np.random.default_rng(0).standard_normal((10, 2))
+    flow.init(x)
+    for name, value in flow.named_parameters().items():
+        if name.endswith("weight"):
+            value[...] = 2.0
+    for call in (flow.forward, flow.encode, flow.log_prob, flow.inverse, flow.decode):
+        with pytest.raises(ef.NumericError, match="finite"):
+            call(np.full((1, 2), 3e38))
+        assert np.isfinite(call(x)[0]).all()
+    with pytest.raises(ef.NumericError, match="that are not; try a lower temperature"):
+        flow.sample(3, temperature=1e38)
+
+
+def test_missing_extra():
+    with pytest.raises(ImportError, match=r'\[here\] expected No to be installed \(pip install "evenflow\[no\]"\)'
+                       ) as error:
+        need("here", "no_such_module", "No", "no")
+    assert isinstance(error.value, ef.MissingExtra) and isinstance(error.value, ef.ConfigError)
+    assert error.value.name == "no_such_module"
 
 
 def test_split_and_join(model):

@@ -215,6 +215,45 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("moment", ["evenflow.train.Trainer._init", "evenflow.checkpoint.save",
+                                    "evenflow.runs.evaluate"])
+def test_terminated_outside_the_loop(tmp_path, capsys, monkeypatch, moment):
+    """While a model is initialised, while the first files are written, while the test data are looked at."""
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    out, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
+    base = ["train", "digits", *SMALL, "--steps", "5", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, terminate)
+        assert main(base) == 130
+    assert signal.getsignal(signal.SIGTERM) is before and capsys.readouterr().err.count("\n") == 1
+    assert out.exists() == (moment == "evenflow.runs.evaluate")
+    assert main([*base, "--resume"]) == 0
+    assert {p.name for p in out.iterdir() if p.name.startswith(".")} == set()
+    assert records(out)[-1]["event"] == "end"
+
+
+def test_force_keeps_the_old_run_until_the_new_one_stands(tmp_path, capsys, small_files):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--steps", "5", "--out", str(out)]) == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    small_files()
+    assert main(["train", "digits", *SMALL, "--hidden", "64", "--steps", "5", "--out", str(out), "--force"]) == 2
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_samples_that_are_not_finite_cost_a_picture_only(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--sample-every", "1", "--temperature", "1e38",
+                 "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("expected finite samples at temperature 1e+38 for a picture") == 1
+    assert records(out)[-1]["epochs"] == 2 and not (out / "samples.png").exists()
+    assert main(["sample", str(out), "--temperature", "1e38", "--out", str(tmp_path / "s.npy")]) == 1
+    assert "try a lower temperature" in capsys.readouterr().err and not (tmp_path / "s.npy").exists()
+
+
 def test_force_removes_the_old_run_and_nothing_else(tmp_path):
     out = tmp_path / "run"
     base = ["train", "digits", *SMALL, "--out", str(out)]
@@ -274,7 +313,7 @@ def test_pictures_change_no_bit(tmp_path):
 
 def test_missing_packages(tmp_path, capsys, monkeypatch):
     """Pictures are left out, with one line each; what was asked for by name is refused before the start."""
-    for module in ("matplotlib.figure", "PIL", "tensorboardX"):
+    for module in ("matplotlib.figure", "PIL.Image", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)
     out = tmp_path / "run"
     base = ["train", "digits", *SMALL, "--epochs", "3", "--sample-every", "1", "--out", str(out)]

@@ -202,7 +202,7 @@ def test_without_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None; import evenflow.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 1
-    assert re.search(r'^.*ConfigError: \[evenflow.sklearn\] expected scikit-learn to be installed '
+    assert re.search(r'^evenflow.MissingExtra: \[evenflow.sklearn\] expected scikit-learn to be installed '
                      r'\(pip install "evenflow\[sklearn\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
 
 

@@ -460,7 +460,7 @@ def test_without_torch():
     code = "import sys; sys.modules['torch'] = None; import evenflow.torch"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 1
-    assert re.search(r'^.*ConfigError: \[evenflow.torch\] expected torch to be installed '
+    assert re.search(r'^evenflow.MissingExtra: \[evenflow.torch\] expected torch to be installed '
                      r'\(pip install "evenflow\[torch\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
 
 

@@ -1,5 +1,6 @@
 """Training through the public surface: exact resume, validation, recovery, optimisers' helpers."""
 
+import json
 import math
 import os
 import signal
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow import _core
 
 
 def values(flow):
@@ -103,6 +105,35 @@ def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
     state.unlink()
     with pytest.raises(ef.IoError):
         ef.load(path).fit(table, **again)
+
+
+@pytest.mark.parametrize("damage, word", [
+    (dict(step=-1), "step >= 0"), (dict(step="3"), "step"), (dict(position=99), "position 99 of 4"),
+    (dict(best_loss="x"), "best_loss"), (dict(history=[3]), "history"), (dict(counters=[1]), "counters"),
+    (dict(counters=3), "int"), (dict(unknown=1), "unknown"), (dict(lr_scale=float("nan")), "lr_scale"),
+])
+def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word):
+    path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    tensors, metadata = _core.read_safetensors(str(state))
+    metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **damage})
+    _core.write_safetensors(str(state), tensors, metadata)
+    flow = ef.load(path)
+    before = values(flow)
+    with pytest.raises(ef.IoError, match=f"m.state.safetensors: expected config, settings and progress.*{word}"):
+        flow.fit(table, steps=5, checkpoint=path, resume=True)
+    assert_same(flow, before)
+
+
+def test_resume_refuses_other_data_in_a_file(tmp_path, table, real_nvp):
+    """A few rows of a file are looked at, and all that stand in a page with them: here all."""
+    path, kept = tmp_path / "m.safetensors", np.lib.format.open_memmap(tmp_path / "x.npy", "w+", shape=(200, 3))
+    kept[:] = table
+    real_nvp().fit(kept, steps=3, checkpoint=path)
+    ef.load(path).fit(kept, steps=4, checkpoint=path, resume=True)
+    kept[102, 1] += 1
+    with pytest.raises(ef.ConfigError, match="expected the data"):
+        ef.load(path).fit(kept, steps=5, checkpoint=path, resume=True)
 
 
 def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
@@ -282,7 +313,9 @@ def test_gives_up(table, poisoned, real_nvp):
     (dict(optimizer_options={"momentum": 0.5}), ef.ConfigError, "options of adamax"),
     (dict(lr=-1.0), ef.ConfigError, "lr"),
     (dict(on_nonfinite="ignore"), ef.ConfigError, "rollback"),
-    (dict(patience=3), ef.ConfigError, "valid"),
+    (dict(patience=3), ef.ConfigError, "valid data"),
+    (dict(valid_label=[0]), ef.ConfigError, "valid data"),
+    (dict(callback=3), TypeError, "a function of a record as callback, got 3"),
     (dict(epochs=-1), ef.ConfigError, "epochs"),
     (dict(average=1.5), ef.ConfigError, "average"),
     (dict(learning_rate=1e-3), TypeError, "learning_rate"),

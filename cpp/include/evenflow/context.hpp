@@ -60,7 +60,8 @@ class EVENFLOW_API Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  int threads() const { return threads_; }
+  /// Threads that a call may use: one in the child of a fork.
+  int threads() const;
   Workspace& workspace() { return workspace_; }
 
   template <class T>

@@ -1,8 +1,10 @@
 #include "evenflow/context.hpp"
 
 #include <omp.h>
+#include <pthread.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -24,6 +26,14 @@ IsaLevel wanted_isa() {
   fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512 or avx512_bf16, got ", isa);
 }
 
+/// Whether this process is the child of a fork. OpenMP's threads stay behind in the parent, and a parallel
+/// region would wait for them for ever.
+std::atomic<bool> forked{false};
+
+void watch_forks() {
+  [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+}
+
 }  // namespace
 
 Context::Context(const std::string& device, int threads) {
@@ -34,12 +44,17 @@ Context::Context(const std::string& device, int threads) {
     fail<DeviceError>("context", "expected device cpu or cuda, got ", device);
   }
   threads_ = threads ? threads : omp_get_max_threads();
+  if (threads_ > 1) watch_forks();
   const IsaLevel level = best_isa(wanted_isa());
   kernels_f32_ = &cpu_kernels<float>(level);
   kernels_f64_ = &cpu_kernels<double>(level);
 }
 
 Context::~Context() = default;
+
+int Context::threads() const {
+  return forked.load(std::memory_order_relaxed) ? 1 : threads_;
+}
 
 void Context::prepare_children(int count) {
   while (static_cast<int>(children_.size()) < count) children_.push_back(std::make_unique<Context>("cpu", 1));

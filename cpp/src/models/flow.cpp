@@ -299,6 +299,15 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
                      "expected a finite log-likelihood, got latents too large for the base distribution");
 }
 
+namespace {
+
+template <class T>
+bool all_finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
                       double* logdet) const {
@@ -307,7 +316,8 @@ void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x,
   check_ready("forward", arena);
   run_forward(ctx, arena.params(labels), x, z, logdet, nullptr);
   for (int64_t i = 0; i < x.shape.n; ++i) {
-    if (!std::isfinite(logdet[i])) fail_nonfinite(ctx, arena.params(labels), "forward", x);
+    const bool good = std::isfinite(logdet[i]) && all_finite(z + i * dims(), dims());
+    if (!good) fail_nonfinite(ctx, arena.params(labels), "forward", x);
   }
 }
 
@@ -321,6 +331,9 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
   for (int64_t i = 0; i < n; ++i) {
     if (!std::isfinite(logdet[i])) {
       fail<NumericError>("inverse", "expected finite log-determinants, got ", logdet[i], " for sample ", i);
+    }
+    if (!all_finite(x.data + i * dims(), dims())) {
+      fail<NumericError>("inverse", "expected latents of finite data, got sample ", i, " that is not finite");
     }
   }
 }
@@ -359,10 +372,12 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   run_inverse(ctx, arena.params(labels), z, n, x, logdet);
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const T* row = x.data + i * dims();
-    bad += !std::all_of(row, row + dims(), [](T v) { return std::isfinite(v); });
+    bad += !all_finite(x.data + i * dims(), dims());
   }
-  if (bad) fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not");
+  if (bad) {
+    fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n,
+                       " that are not; try a lower temperature");
+  }
 }
 
 template <class T>

@@ -12,17 +12,27 @@ import sys
 from typing import Any
 
 import evenflow
-from evenflow import _core
+from evenflow import _core, signals
 from evenflow.cli import latents, models, tools, train
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: a numeric or other failure; 2: usage or bad input; 130: interrupted."""
+    """Runs one command and returns its exit code.
+
+    0: done; 1: a numeric failure or no memory; 2: usage or bad input; 130: interrupted, by Ctrl-C or SIGTERM;
+    141: whoever read the output has gone.
+    """
     args = build_parser().parse_args(argv)
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return args.run(args)
+        with signals.sigterm_interrupts():
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+        return 141
     except KeyboardInterrupt:
         print("evenflow: interrupted", file=sys.stderr)
         return 130

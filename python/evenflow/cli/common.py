@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,16 @@ def class_number(label: str, classes: list[str]) -> int:
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    print(json.dumps(result) if args.json else text)
+    print(json.dumps(_finite(result)) if args.json else text)
+
+
+def _finite(value: Any) -> Any:
+    """With None for numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def quality(result: dict[str, Any]) -> str:

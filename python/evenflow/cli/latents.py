@@ -30,7 +30,7 @@ def encode(args: argparse.Namespace) -> int:
 def decode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
-    names = plan.source.columns if plan is not None else None
+    names = plan.columns if plan is not None else None
     n = decode_rows(flow, read_latents(args.latents), args.out, label, names)
     report(args, {"n": n, "out": args.out}, args.out)
     return 0
@@ -79,7 +79,7 @@ def interpolate(args: argparse.Namespace) -> int:
 
 def edit(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    part = held_out(plan, args.data, args.size)
+    part = held_out(plan, args.data, args.size, labelled=True)
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
     conditional = part.train_labels if flow.classes else None

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from evenflow.errors import ConfigError
+from evenflow.errors import MissingExtra
 from evenflow.extras import need
 
 EPOCH_SECONDS, STEP_SECONDS = 2.0, 15.0
@@ -46,7 +46,7 @@ class Progress:
             return None
         try:
             tqdm = need("train", "tqdm", "tqdm", "cli").tqdm
-        except ConfigError:
+        except MissingExtra:
             return None  # lines tell as much
         shape = ("{n_fmt} steps [{elapsed}{postfix}]" if self.total is None else
                  "{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]")

@@ -14,6 +14,7 @@ from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
 from evenflow.cli.progress import Progress
 from evenflow.data import Dataset
+from evenflow.data.table import is_header
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.logs import Outputs
@@ -47,7 +48,7 @@ def train(args: argparse.Namespace) -> int:
     if epochs is None and steps is None:
         epochs = training["epochs"]
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
-                outputs)
+                whole.columns if is_header(whole.columns) else [], outputs)
     trainer = plan.trainer(flow, part)
     text = _config_file(plan, name, values, trainer, args.command)
     run.start(plan, trainer, text, args.command, args.force)

@@ -15,7 +15,7 @@ from evenflow.data import celeba, cifar, svhn, toys
 from evenflow.data.augment import Augment
 from evenflow.data.celeba import read_celeba
 from evenflow.data.cifar import read_cifar
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, entries
 from evenflow.data.folder import read_folder
 from evenflow.data.idx import read_idx, read_idx_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
@@ -54,7 +54,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     A path goes before a name. IoError, with the path, for a file that is missing, broken or of another kind;
     ConfigError for an unknown column or an option that does not fit.
     """
-    path = os.fspath(source)
+    path = os.fsdecode(source)
     exists = os.path.exists(path)
     if (columns is not None or label is not None) and not path.endswith(TABLES):
         raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
@@ -80,12 +80,9 @@ def _load_name(name: str) -> Dataset:
 
 
 def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
-    try:
-        names = os.listdir(path)
-    except OSError as error:
-        raise IoError(f"[data] {path}: expected a readable folder, got: {error}") from error
-    if celeba.ATTRIBUTES in names and crop is None:
-        return read_celeba(path, celeba.SIZE if size is None else size)
+    names = [entry.name for entry in entries(path)]
+    if celeba.ATTRIBUTES in names:
+        return read_celeba(path, celeba.SIZE if size is None else size, crop)
     reader = next((read for read, fits in (
         (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
         (read_svhn, svhn.TRAIN in names),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, entries
 from evenflow.data.numpy_files import Planes
 from evenflow.errors import IoError
 
@@ -66,7 +66,7 @@ def _wanted(name: str) -> bool:
 
 def _folder(path: str) -> dict[str, bytes]:
     files = {}
-    for name in filter(_wanted, os.listdir(path)):
+    for name in filter(_wanted, (entry.name for entry in entries(path))):
         try:
             with open(os.path.join(path, name), "rb") as file:
                 files[name] = file.read(LARGEST_FILE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.arrays import number
+from evenflow.arrays import number, whole
 from evenflow.errors import ConfigError, IoError
 from evenflow.rows import Order, Rows, pick, shuffled
 
@@ -46,6 +46,7 @@ class Dataset:
 
     def split(self, fraction: float, seed: int = 0) -> Dataset:
         """This data set with a random `fraction` of the training data taken out as test data."""
+        seed = whole("split", "seed", seed, low=0)
         count = round(number("split", "fraction", fraction, 0.0, 1.0) * len(self.train))
         if not 0 < count < len(self.train):
             raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
@@ -75,6 +76,15 @@ class Dataset:
         test_labels = _labels(path, test_labels, test)
         count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
         return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)])
+
+
+def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name. IoError."""
+    try:
+        with os.scandir(path) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise IoError(f"[data] {os.fspath(path)}: expected a readable folder, got: {error}") from error
 
 
 def _two_parts(x: np.ndarray | Rows, count: int, seed: int) -> tuple[np.ndarray | Order, np.ndarray | Order]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from evenflow.errors import IoError
@@ -21,8 +24,26 @@ ATTEMPTS = 3
 def fetch(urls: list[str], target: str, md5: str) -> None:
     """Writes one file, from the first address that has it. IoError says what happened at each.
 
-    A part of it from an earlier try, target.part, is continued.
+    A part of it from an earlier try, target.part, is continued. A second process waits for the first.
     """
+    with _alone_in(os.path.dirname(target)):
+        if not os.path.exists(target):
+            _fetch(urls, target, md5)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Two that append to one part would spoil it. Where a folder can't be locked, the checksum tells."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fetch(urls: list[str], target: str, md5: str) -> None:
     part, problems = target + ".part", []
     if os.path.exists(part):
         urls = [urls[0], *urls]  # once more from the start, if it turns out to be part of something else

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.data.dataset import Dataset
-from evenflow.errors import ConfigError, IoError
+from evenflow import arrays
+from evenflow.data.dataset import Dataset, entries
+from evenflow.errors import IoError
 from evenflow.extras import need
 from evenflow.rows import RESIDENT_BYTES, Rows
 
@@ -97,13 +98,13 @@ def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int
     size: side of the squares that pictures are resized to (bicubic); None: all must have one size. crop: side
     of the square that is taken out of the middle before; None: with size the largest, else all. Grey pictures
     give one channel if all are grey, else everything is RGB. More than 256 MiB of pixels are decoded while
-    they are used. IoError for a picture that can't be read; ConfigError without Pillow.
+    they are used. IoError for a picture that can't be read; MissingExtra without Pillow.
     """
     path = os.fspath(path)
     for name, value in (("size", size), ("crop", crop)):
-        if value is not None and value < 1:
-            raise ConfigError(f"[data] expected {name} >= 1, got {value}")
-    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+        if value is not None:
+            arrays.whole("data", name, value, low=1)
+    folders = [entry.name for entry in entries(path) if entry.is_dir()]
     files = [(file, label) for label, folder in enumerate(folders)
              for file in picture_files(os.path.join(path, folder))]
     if not files:
@@ -128,8 +129,8 @@ def resident(images: Pictures) -> np.ndarray | Rows:
 
 
 def picture_files(path: str) -> list[str]:
-    return sorted(entry.path for entry in os.scandir(path)
-                  if entry.is_file() and entry.name.lower().endswith(SUFFIXES))
+    return [entry.path for entry in entries(path)
+            if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
 
 
 def _broken(path: str, error: Exception) -> IoError:

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, entries
 from evenflow.errors import IoError
 from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
 
@@ -86,7 +86,7 @@ def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
     Files whose names begin with val or test are the test part. Each as in `read_npz`, without a test part.
     """
     path = os.fspath(path)
-    names = sorted((n for n in os.listdir(path) if n.endswith(".npz")),
+    names = sorted((entry.name for entry in entries(path) if entry.name.endswith(".npz")),
                    key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)])
     train = [n for n in names if not n.startswith(("val", "test"))]
     held_out = [n for n in names if n not in train]

@@ -16,7 +16,7 @@ TRAIN, TEST = "train_32x32.mat", "test_32x32.mat"
 def read_svhn(path: str | os.PathLike[str]) -> Dataset:
     """A folder with train_32x32.mat and test_32x32.mat, or one such file: 32x32x3 images, labels 0 ... 9.
 
-    IoError for a missing, broken or foreign file; ConfigError without scipy.
+    IoError for a missing, broken or foreign file; MissingExtra without scipy.
     """
     path = os.fspath(path)
     if not os.path.isdir(path):

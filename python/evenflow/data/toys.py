@@ -1,4 +1,4 @@
-"""Densities in the plane that are easy to look at, made from a seed."""
+"""Densities in the plane that are easy to look at, made from a seed. TypeError, ConfigError for bad sizes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evenflow import arrays
 from evenflow.data.dataset import Dataset
 
 
 def two_moons(n: int, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two half circles of radius 1 that reach into each other: points (n, 2) and which half, (n,) int32."""
-    rng = np.random.default_rng(seed)
+    n, noise, rng = _checked(n, noise, seed)
     labels = rng.integers(0, 2, n, dtype=np.int32)
     angle, sign = rng.uniform(0, np.pi, n), 1 - 2 * labels
     points = np.stack([sign * np.cos(angle) + labels, sign * np.sin(angle) + 0.5 * labels], axis=1)
@@ -20,7 +21,7 @@ def two_moons(n: int, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np
 
 def rings(n: int, noise: float = 0.08, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Circles of radius 1, 2, 3 and 4 about the origin: points (n, 2) and which circle, (n,) int32."""
-    rng = np.random.default_rng(seed)
+    n, noise, rng = _checked(n, noise, seed)
     labels = rng.integers(0, 4, n, dtype=np.int32)
     angle = rng.uniform(0, 2 * np.pi, n)
     points = (1 + labels)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -29,10 +30,15 @@ def rings(n: int, noise: float = 0.08, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 def checkerboard(n: int, seed: int = 0) -> np.ndarray:
     """Uniform on the eight dark squares of a board of 4 x 4 on [-4, 4]^2: points (n, 2)."""
-    rng = np.random.default_rng(seed)
+    n, _, rng = _checked(n, 0.0, seed)
     row, half = rng.integers(0, 4, n), rng.integers(0, 2, n)
     corner = np.stack([2 * half + row % 2, row], axis=1)
     return 2 * (corner + rng.uniform(0, 1, (n, 2))) - 4
+
+
+def _checked(n: int, noise: float, seed: int) -> tuple[int, float, np.random.Generator]:
+    rng = np.random.default_rng(arrays.whole("data", "seed", seed, low=0))
+    return arrays.whole("data", "n", n, low=1), arrays.number("data", "noise", noise, 0.0), rng
 
 
 LABELLED: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {"two-moons": two_moons, "rings": rings}

@@ -1,0 +1,107 @@
+"""One flow, one file, many threads and processes; copies and pickles."""
+
+import copy
+import multiprocessing
+import pickle
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.rows import Stored
+
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+
+
+@pytest.fixture
+def busy():
+    """A flow that has used its two threads, and data."""
+    x = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
+    flow = ef.Glow((16, 16, 3), levels=2, steps=2, hidden=64, threads=2)
+    flow.fit(x, steps=1)
+    return flow, x
+
+
+def in_children(count, job):
+    """Whether job(i) is true in each of `count` forked processes, which get a minute."""
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=lambda i=i: exit(0 if job(i) else 3)) for i in range(count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        for child in children:
+            child.start()
+    try:
+        for child in children:
+            child.join(60)
+        return [child.exitcode for child in children] == [0] * count
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+@forks
+def test_a_fork_computes_the_same_bits(busy):
+    flow, x = busy
+    wanted, trained = flow.log_prob(x), copy.deepcopy(flow)
+    trained.fit(x, steps=2)
+
+    def job(i):
+        same = np.array_equal(flow.log_prob(x), wanted)
+        flow.fit(x, steps=2)
+        return same and np.array_equal(flow.params, trained.params)
+
+    assert in_children(2, job)
+    assert np.array_equal(flow.log_prob(x), wanted)
+
+
+@forks
+def test_forks_read_one_file(tmp_path):
+    table = np.arange(30_000.0).reshape(10_000, 3)
+    np.save(tmp_path / "t.npy", table)
+    rows = Stored(tmp_path / "t.npy", 128, table.shape, table.dtype)
+
+    def job(i):
+        index = np.random.default_rng(i).integers(0, len(table), (200, 50))
+        return all(np.array_equal(rows[some], table[some]) for some in index)
+
+    assert in_children(4, job)
+
+
+def test_threads_read_while_one_trains(busy):
+    """Their numbers may be mixed, but nothing crashes, and the training is as if alone."""
+    flow, x = busy
+    errors = []
+
+    def work(call):
+        try:
+            for _ in range(3):
+                call()
+        except Exception as error:
+            errors.append(error)
+
+    z, alone = flow.encode(x), copy.deepcopy(flow)
+    calls = [lambda: flow.log_prob(x), lambda: flow.encode(x), lambda: flow.decode(z), lambda: flow.sample(20),
+             lambda: flow.fit(x, steps=2), lambda: flow.named_parameters(), lambda: pickle.dumps(flow)]
+    threads = [threading.Thread(target=work, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for _ in range(3):
+        alone.fit(x, steps=2)
+    assert np.array_equal(flow.params, alone.params)
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
+def test_copies_are_their_own(busy, make):
+    flow, x = busy
+    wanted = flow.log_prob(x)
+    other = make(flow)
+    assert type(other) is ef.Glow and other.config == flow.config
+    assert np.array_equal(other.log_prob(x), wanted)
+    other.fit(x, steps=2)
+    assert np.array_equal(flow.log_prob(x), wanted) and not np.array_equal(other.log_prob(x), wanted)
