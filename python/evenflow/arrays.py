@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> n
         raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}")
     if x.shape[0] == 0:
         raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
-    return x
+    return cast(np.ndarray, x)
 
 
 def batch_shape(shape: tuple[int, ...]) -> str:
@@ -113,8 +113,8 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
         raise TypeError(f"[to_uint8] expected float values, got dtype {x.dtype}")
     if not np.isfinite(x).all():
         raise NumericError("[to_uint8] expected finite values, got NaN or infinity")
-    top = 2**bits - 1
-    levels = np.clip(np.floor(x + 1 / 16), 0, top).astype(np.int64)
+    top = (1 << bits) - 1
+    levels: np.ndarray = np.clip(np.floor(x + 1 / 16), 0, top).astype(np.int64)
     return (levels * 255 // top).astype(np.uint8)
 
 
@@ -149,4 +149,4 @@ def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     if value not in options:
         raise ConfigError(f"[{where}] expected {name} to be one of {', '.join(map(repr, options))}, "
                           f"got {value!r}")
-    return value
+    return str(value)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import _core, arrays
 from evenflow.errors import ConfigError, ShapeError
 
 # Inference runs over blocks of about this many values, so that its memory does not grow with N.
@@ -34,7 +34,7 @@ class Flow:
     and pickle give an independent flow with the same values, without gradients.
     """
 
-    def __init__(self, core: Any, config: dict[str, Any]):
+    def __init__(self, core: _core.Flow32 | _core.Flow64, config: dict[str, Any]):
         self._core = core
         self._config = config
         self._dtype = np.dtype(core.dtype)
@@ -73,7 +73,7 @@ class Flow:
         """Images: bits a channel; the data are levels 0 ... 2^bits - 1."""
         if not self.is_image:
             raise ConfigError("[bits] expected an image model, got one for tables")
-        return self._config["bits"]
+        return int(self._config["bits"])
 
     @property
     def classes(self) -> int:
@@ -239,8 +239,8 @@ class Flow:
             raise ShapeError(f"[join_latent] expected {len(wanted)} levels, got {len(levels)}")
         parts = []
         for part, (_, shape) in zip(levels, wanted):
-            shape = tuple(shape) if self.is_image else (math.prod(shape),)
-            parts.append(arrays.check_batch("join_latent", part, shape, uint8=False))
+            expected = shape if self.is_image else (math.prod(shape),)
+            parts.append(arrays.check_batch("join_latent", part, expected, uint8=False))
             if len(parts[-1]) != len(parts[0]):
                 raise ShapeError(f"[join_latent] expected {len(parts[0])} samples in every level, "
                                  f"got {len(parts[-1])}")
@@ -268,8 +268,9 @@ class Flow:
                        weight: float) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise."""
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        self.last_step = self._core.loss_and_grad(block, labels, budget, weight)
-        return self.last_step["loss"]
+        step = self._core.loss_and_grad(block, labels, budget, weight)
+        self.last_step = {**step}
+        return step["loss"]
 
     def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """For a loss L(z, logdet) of your own: z, dL/dz (N, D) and dL/dlogdet (N,) -> x and dL/dx.

@@ -29,10 +29,12 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
     y, x = np.mgrid[:height, :width]
     if mask.startswith("random"):
         return np.random.default_rng(seed).random((height, width)) < int(mask.removeprefix("random")) / 100
-    return {"top": y < height // 2, "bottom": y >= height // 2, "left": x < width // 2,
-            "right": x >= width // 2, "even": (y * width + x) % 2 == 0, "odd": (y * width + x) % 2 == 1,
-            "rows": (y >= height // 4) & (y < height - height // 4),
-            "columns": (x >= width // 4) & (x < width - width // 4)}[mask]
+    masks: dict[str, np.ndarray] = {
+        "top": y < height // 2, "bottom": y >= height // 2, "left": x < width // 2, "right": x >= width // 2,
+        "even": (y * width + x) % 2 == 0, "odd": (y * width + x) % 2 == 1,
+        "rows": (y >= height // 4) & (y < height - height // 4),
+        "columns": (x >= width // 4) & (x < width - width // 4)}
+    return masks[mask]
 
 
 def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,

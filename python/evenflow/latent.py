@@ -95,14 +95,15 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: An
     for a, b in flow._blocks(len(x)):
         z = flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b])
         sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
-    return sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
+    direction: np.ndarray = sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
+    return direction
 
 
 def _marks(name: str, marks: Any, n: int) -> np.ndarray:
-    marks = arrays.as_array("attribute", marks)
-    if marks.dtype != bool or marks.shape != (n,):
-        raise ShapeError(f"[attribute] expected {name} as bool ({n},), got {marks.dtype} {marks.shape}")
-    return marks
+    group: np.ndarray = arrays.as_array("attribute", marks)
+    if group.dtype != bool or group.shape != (n,):
+        raise ShapeError(f"[attribute] expected {name} as bool ({n},), got {group.dtype} {group.shape}")
+    return group
 
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:

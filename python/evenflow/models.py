@@ -164,7 +164,7 @@ def build(config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Flow
     if unknown:
         raise ConfigError(f"[config] expected the settings {', '.join(known)} for {config['model']}, "
                           f"got {', '.join(unknown)}")
-    flow = model(**{k: v for k, v in config.items() if k != "model"}, device=device, threads=threads)
+    flow: Flow = model(**{k: v for k, v in config.items() if k != "model"}, device=device, threads=threads)
     missing = sorted(set(flow.config) - set(config))
     if missing:
         raise ConfigError(f"[config] expected {', '.join(missing)} for {config['model']}, got none")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -68,5 +67,5 @@ def _pieces(x: np.ndarray | Rows,
         yield x[a:a + step], None if labels is None else labels[a:a + step]
 
 
-def _rows_a_chunk(shape: Any) -> int:
+def _rows_a_chunk(shape: tuple[int, ...]) -> int:
     return max(1, CHUNK_VALUES // math.prod(shape))

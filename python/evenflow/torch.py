@@ -30,6 +30,8 @@ from torch.library import custom_op  # noqa: E402
 DRIFT = {"float32": 1e-3, "float64": 1e-8}
 """How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+
 # Operators take tensors and numbers alone, so a module goes by a number.
 _MODULES: weakref.WeakValueDictionary[int, FlowModule] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
@@ -90,7 +92,7 @@ class FlowModule(_Scope):
         for part in path:
             if part not in at._modules:
                 at.add_module(part, _Scope())
-            at = at._modules[part]
+            at = at.get_submodule(part)
         if trained:
             at.register_parameter(last, torch.nn.Parameter(tensor))
         else:
@@ -109,7 +111,8 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._input("forward", x, seed=None)
-        return torch.ops.evenflow.forward(x, list(self.parameters()), self._number, _label(label, x))
+        z, logdet = torch.ops.evenflow.forward(x, list(self.parameters()), self._number, _label(label, x))
+        return z, logdet
 
     def inverse(self, z: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N, D) -> x and logdet (N,) = log |det dx/dz|.
@@ -150,7 +153,9 @@ class FlowModule(_Scope):
         if torch.is_grad_enabled() and x.requires_grad:
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
         x = self._channels_last(x)
-        return torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label(label, x), seed)[0]
+        loss: torch.Tensor
+        loss, _ = torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label(label, x), seed)
+        return loss
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
         """n samples without gradient, images in level units; sample i depends on (seed, i) alone.
@@ -255,51 +260,53 @@ def _check_drift(where: str, flow: Flow, rebuilt: np.ndarray, truth: np.ndarray)
 
 
 @custom_op("evenflow::dequantize", mutates_args=(), schema="(Tensor x, int flow, int seed) -> Tensor")
-def _dequantize(x, flow, seed):
-    flow = _number_to_module(flow).flow
-    levels = flow._block("log_prob", _numpy(x), 0, len(x), None if seed < 0 else seed)
+def _dequantize(x: torch.Tensor, flow: int, seed: int) -> torch.Tensor:
+    model = _number_to_module(flow).flow
+    levels = model._block("log_prob", x.detach().numpy(), 0, len(x), None if seed < 0 else seed)
     return torch.from_numpy(levels.reshape(x.shape))
 
 
 @_dequantize.register_fake
-def _(x, flow, seed):
+def _(x: torch.Tensor, flow: int, seed: int) -> torch.Tensor:
     return torch.empty(x.shape, dtype=_number_to_module(flow)._dtype, device=x.device)
 
 
 @custom_op("evenflow::sample", mutates_args=(),
            schema="(int flow, SymInt n, float temperature, int seed, Tensor? label) -> Tensor")
-def _sample(flow, n, temperature, seed, label):
+def _sample(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
     return torch.from_numpy(_number_to_module(flow).flow.sample(n, temperature, seed, _numpy(label)))
 
 
 @_sample.register_fake
-def _(flow, n, temperature, seed, label):
+def _(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
     module = _number_to_module(flow)
     return torch.empty((n, *module.flow.shape), dtype=module._dtype)
 
 
 @custom_op("evenflow::forward", mutates_args=(),
            schema="(Tensor x, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
-def _forward(x, params, flow, label):
+def _forward(x: torch.Tensor, params: list[torch.Tensor], flow: int,
+             label: torch.Tensor | None) -> Pair:
     z, logdet = _own_flow(flow, params).forward(_numpy(x), _numpy(label))
     return torch.from_numpy(z), torch.from_numpy(logdet)
 
 
 @_forward.register_fake
-def _(x, params, flow, label):
+def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     n, dims = x.shape[0], _number_to_module(flow).flow.dims
     return x.new_empty((n, dims)), x.new_empty((n,), dtype=torch.float64)
 
 
 @custom_op("evenflow::inverse", mutates_args=(),
            schema="(Tensor z, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
-def _inverse(z, params, flow, label):
+def _inverse(z: torch.Tensor, params: list[torch.Tensor], flow: int,
+             label: torch.Tensor | None) -> Pair:
     x, logdet = _own_flow(flow, params).inverse(_numpy(z), _numpy(label))
     return torch.from_numpy(x), torch.from_numpy(logdet)
 
 
 @_inverse.register_fake
-def _(z, params, flow, label):
+def _(z: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     n, shape = z.shape[0], _number_to_module(flow).flow.shape
     return z.new_empty((n, *shape)), z.new_empty((n,), dtype=torch.float64)
 
@@ -309,44 +316,48 @@ VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] 
 
 
 @custom_op("evenflow::forward_vjp", mutates_args=(), schema=VJP)
-def _forward_vjp(x, z, dz, dlogdet, params, flow, label):
-    flow = _own_flow(flow, params)
+def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: torch.Tensor,
+                 params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+    model = _own_flow(flow, params)
     (rebuilt, dx), grads = _with_grads(
-        flow, lambda: flow.backward(_numpy(z), _numpy(dz), _numpy(dlogdet), _numpy(label)))
-    _check_drift("backward", flow, rebuilt, _numpy(x))
+        model, lambda: model.backward(_numpy(z), _numpy(dz), _numpy(dlogdet), _numpy(label)))
+    _check_drift("backward", model, rebuilt, x.detach().numpy())
     return torch.from_numpy(dx), grads
 
 
 @custom_op("evenflow::inverse_vjp", mutates_args=(), schema=VJP)
-def _inverse_vjp(z, x, dx, dlogdet, params, flow, label):
-    flow = _own_flow(flow, params)
+def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: torch.Tensor,
+                 params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+    model = _own_flow(flow, params)
     (rebuilt, dz), grads = _with_grads(
-        flow, lambda: flow.inverse_backward(_numpy(x), _numpy(dx), _numpy(dlogdet), _numpy(label)))
-    _check_drift("inverse_backward", flow, rebuilt, _numpy(z))
+        model, lambda: model.inverse_backward(_numpy(x), _numpy(dx), _numpy(dlogdet), _numpy(label)))
+    _check_drift("inverse_backward", model, rebuilt, z.detach().numpy())
     return torch.from_numpy(dz), grads
 
 
 @custom_op("evenflow::loss", mutates_args=(),
            schema="(Tensor x, Tensor[] params, int flow, Tensor? label, int seed) -> (Tensor, Tensor)")
-def _loss(x, params, flow, label, seed):
-    flow = _own_flow(flow, params)
-    loss, grads = _with_grads(flow, lambda: flow.loss_and_grad(_numpy(x), _numpy(label), seed=seed))
+def _loss(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None,
+          seed: int) -> Pair:
+    model = _own_flow(flow, params)
+    loss, grads = _with_grads(model, lambda: model.loss_and_grad(_numpy(x), _numpy(label), seed=seed))
     return torch.tensor(loss, dtype=torch.float64), grads
 
 
 @_loss.register_fake
-def _(x, params, flow, label, seed):
+def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None, seed: int) -> Pair:
     module = _number_to_module(flow)
     return (torch.empty((), dtype=torch.float64),
             torch.empty((len(module.flow.params),), dtype=module._dtype))
 
 
-def _fake_vjp(source, target, dtarget, dlogdet, params, flow, label):
+def _fake_vjp(source: torch.Tensor, target: torch.Tensor, dtarget: torch.Tensor, dlogdet: torch.Tensor,
+              params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     return torch.empty_like(source, memory_format=torch.contiguous_format), source.new_empty(
         (len(_number_to_module(flow).flow.params),))
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
     source, params, number, label = inputs
     ctx.module = _number_to_module(number)  # lives as long as the graph
     # Parameters are saved for torch's check that no optimiser step came between.
@@ -357,26 +368,26 @@ def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor]:
     return [grads[offset:offset + size].view(shape) for offset, size, shape in module._places]
 
 
-def _derivative(vjp):
-    def backward(ctx, dtarget, dlogdet):
+def _derivative(vjp: Callable[..., Pair]) -> Callable[..., tuple[Any, ...]]:
+    def backward(ctx: Any, dtarget: torch.Tensor, dlogdet: torch.Tensor) -> tuple[Any, ...]:
         source, target, label, *params = ctx.saved_tensors
         dsource, grads = vjp(source, target, dtarget, dlogdet, params, ctx.module._number, label)
         return dsource, _split(ctx.module, grads), None, None
     return backward
 
 
-def _save_loss(ctx, inputs, output):
+def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
     ctx.module = _number_to_module(inputs[2])
     ctx.save_for_backward(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _loss_derivative(ctx, dloss, _):
+def _loss_derivative(ctx: Any, dloss: torch.Tensor, _: Any) -> tuple[Any, ...]:
     (grads,) = ctx.saved_tensors
     return None, _split(ctx.module, grads * dloss.to(grads.dtype)), None, None, None
 
 
-def _refuse(ctx, *_):
+def _refuse(ctx: Any, *_: Any) -> None:
     raise NotImplementedError("[FlowModule] expected first derivatives, got a derivative of a gradient "
                               "(create_graph=True): second derivatives of a flow are not offered")
 

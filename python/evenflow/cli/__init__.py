@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
     try:
         with signals.sigterm_interrupts():
-            code = args.run(args)
+            code = int(args.run(args))
             sys.stdout.flush()
             return code
     except BrokenPipeError:

@@ -16,8 +16,9 @@ from evenflow.runs import Plan, held_out
 
 def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
     """Declares one command; `run` takes its arguments and returns the exit code."""
-    sub = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}",
-                              formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     sub.set_defaults(run=run)
     sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")

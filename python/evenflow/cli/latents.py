@@ -101,8 +101,8 @@ def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
         if unknown:
             raise ConfigError(f"[edit] expected an attribute out of {', '.join(part.attributes)}, "
                               f"got {unknown[0]!r}")
-        values = getattr(part, f"{which}_attributes")
-        return values[:, [part.attributes.index(name) for name in names]].any(axis=1)
+        values: np.ndarray = getattr(part, f"{which}_attributes")
+        return np.asarray(values[:, [part.attributes.index(name) for name in names]].any(axis=1))
     labels = getattr(part, f"{which}_labels")
     if labels is None:
         raise ConfigError("[edit] expected data with labels or attributes, got none")

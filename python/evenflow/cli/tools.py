@@ -43,7 +43,8 @@ def inpaint_command(args: argparse.Namespace) -> int:
     masks = MASKS if args.mask == ["all"] else args.mask
     if not flow.is_image:
         raise ConfigError("[inpaint] expected a model of images, got one for tables")
-    hidden = [hidden_pixels(mask, *flow.shape[:2], args.seed) for mask in masks]
+    height, width, _ = flow.shape
+    hidden = [hidden_pixels(mask, height, width, args.seed) for mask in masks]
     original = as_floats(flow, x)
     lines = [original]
     with write_data("inpaint", flow, args.out, columns=len(x)) as write:
