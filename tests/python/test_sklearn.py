@@ -1,6 +1,5 @@
 """The scikit-learn estimators: its own checks, densities in the data's units, calibrated p-values."""
 
-import pathlib
 import pickle
 import re
 import subprocess
@@ -21,7 +20,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 import evenflow as ef  # noqa: E402
 from evenflow.sklearn import FlowDensity, FlowOutlierDetector  # noqa: E402
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "sklearn.md"
 SMALL = dict(couplings=4, hidden=(16,), epochs=30, batch_size=64, lr=5e-3)
 TINY = FlowDensity(couplings=2, hidden=(8,), epochs=3, batch_size=32)
 
@@ -204,9 +202,3 @@ def test_without_scikit_learn():
     assert run.returncode == 1
     assert re.search(r'^evenflow.MissingExtra: \[evenflow.sklearn\] expected scikit-learn to be installed '
                      r'\(pip install "evenflow\[sklearn\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
-
-
-def test_docs_run():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S))
-    assert "FlowOutlierDetector" in code
-    exec(compile(code, str(DOCS), "exec"), {})

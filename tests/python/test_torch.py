@@ -2,7 +2,6 @@
 
 import copy
 import io
-import pathlib
 import re
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import evenflow as ef  # noqa: E402
 from evenflow.torch import FlowModule  # noqa: E402
 
 torch.set_num_threads(1)
-DOCS = pathlib.Path(__file__).parents[2] / "docs" / "torch.md"
 
 MODELS = {
     "nice": lambda **s: ef.NICE(5, couplings=3, hidden=(6,), preprocess="whiten", **s),
@@ -462,9 +460,3 @@ def test_without_torch():
     assert run.returncode == 1
     assert re.search(r'^evenflow.MissingExtra: \[evenflow.torch\] expected torch to be installed '
                      r'\(pip install "evenflow\[torch\]"\), got: .*$', run.stderr.strip().splitlines()[-1])
-
-
-def test_docs_run():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S))
-    assert "FlowModule" in code
-    exec(compile(code, str(DOCS), "exec"), {})

@@ -1,0 +1,68 @@
+"""The Python code of the README and of every page of the documentation runs, as a reader would run it."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
+PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+         for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
+
+NEEDS = {"docs/torch.md": ["torch"], "docs/sklearn.md": ["sklearn"],
+         "docs/tutorials/images.md": ["PIL"], "docs/tutorials/editing.md": ["PIL"]}
+"""Packages that a page needs besides numpy."""
+
+SMALLER = {"README.md": [("steps=32, hidden=512", "steps=1, hidden=8")]}
+"""Replacements that make a page quick enough for a test."""
+
+
+def readme():
+    """Files and names that the README speaks of."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1500, 3))
+    np.save("columns.npy", x)
+    images = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    return {"batches": np.split(x, 10), "images": images, "held_out": images[:8]}
+
+
+def data():
+    digits = ef.data.load("digits")
+    return {"ef": ef, "data": digits, "flow": ef.Glow((8, 8, 1), levels=1, steps=1, hidden=4, bits=4)}
+
+
+def editing():
+    """The run that the page begins with, for a moment only."""
+    assert main(["train", "digits", "--levels", "2", "--depth", "4", "--hidden", "16", "--epochs", "2",
+                 "--quiet"]) == 0
+    return {}
+
+
+SETUP = {"README.md": readme, "docs/data.md": data, "docs/tutorials/editing.md": editing}
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if BLOCK.search(text)])
+def test_page_runs(page, tmp_path, monkeypatch):
+    for package in NEEDS.get(page, []):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    names = SETUP.get(page, dict)()
+    for match in BLOCK.finditer(PAGES[page]):
+        code = match[1]
+        for long, short in SMALLER.get(page, []):
+            code = code.replace(long, short)
+        # Lines are counted from the top of the page, so that an error names the page's line.
+        above = PAGES[page].count("\n", 0, match.start(1))
+        exec(compile("\n" * above + code, page, "exec"), names)
+
+
+def test_pages_that_the_tests_speak_of_exist():
+    for page in {*NEEDS, *SETUP}:
+        assert BLOCK.search(PAGES[page])
+    for page, pairs in SMALLER.items():
+        assert all(long in PAGES[page] for long, _ in pairs)
