@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenflow import arrays, plot
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, NumericError
 from evenflow.export import write_samples
 from evenflow.extras import need
 from evenflow.files import replacing
@@ -85,12 +85,13 @@ class Recorder:
         return [path for path in paths if path is not None]
 
     def picture(self, draw: Any, path: str) -> str | None:
-        """Draws a file; without the package for it, says so once and goes on."""
+        """Draws a file. Without the package for it, or with samples that are not finite, as a model may give
+        early on, it notes that once and the training goes on."""
         try:
             return path if draw(path) else None
-        except ConfigError as error:
-            if str(error) not in self.notes:
-                self.notes.append(str(error))
+        except (ConfigError, NumericError) as error:
+            if not any(note.endswith(str(error)) for note in self.notes):
+                self.notes.append(f"no {path}: {error}")
             return None
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
-from evenflow.errors import ConfigError, IoError, ShapeError
+from evenflow.errors import IoError, ShapeError
 from evenflow.extras import need
 
 
@@ -37,10 +37,7 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
     canvas = grid(images, columns, scale)
     if canvas.shape[2] not in (1, 3):
         raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ConfigError("[save_grid] expected Pillow, got none: pip install evenflow[cli]") from None
+    Image = need("save_grid", "PIL.Image", "Pillow", "cli")
     try:
         Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
     except (OSError, ValueError) as error:
@@ -52,11 +49,7 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
 
     IoError; ConfigError without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("[learning_curve] expected matplotlib, got none: "
-                          "pip install evenflow[plot]") from None
+    Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "plot").Figure
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
     figure = Figure(figsize=(6, 4), layout="constrained")

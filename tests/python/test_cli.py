@@ -134,8 +134,8 @@ def test_pictures(tmp_path, monkeypatch):
         plot.save_grid(images[..., :2], tmp_path / "x.png")
     with pytest.raises(ef.IoError, match="nowhere"):
         plot.save_grid(images, tmp_path / "nowhere" / "x.png")
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ef.ConfigError, match=r"pip install evenflow\[cli\]"):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ef.ConfigError, match=r'pip install "evenflow\[cli\]"'):
         plot.save_grid(images, tmp_path / "x.png")
 
 
@@ -145,12 +145,12 @@ def test_learning_curve(tmp_path, monkeypatch):
     plot.learning_curve(history, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ef.ConfigError, match=r"pip install evenflow\[plot\]"):
+    with pytest.raises(ef.ConfigError, match=r'pip install "evenflow\[plot\]"'):
         plot.learning_curve(history, tmp_path / "curve.png")
 
 
 def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # which can't be had without Pillow
     out = tmp_path / "run"
     assert main(["train", "digits", *SMALL, "--epochs", "1", "--out", str(out)]) == 0

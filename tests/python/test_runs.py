@@ -274,7 +274,7 @@ def test_pictures_change_no_bit(tmp_path):
 
 def test_missing_packages(tmp_path, capsys, monkeypatch):
     """Pictures are left out, with one line each; what was asked for by name is refused before the start."""
-    for module in ("matplotlib.figure", "PIL", "tensorboardX"):
+    for module in ("matplotlib.figure", "PIL.Image", "tensorboardX"):
         monkeypatch.setitem(sys.modules, module, None)
     out = tmp_path / "run"
     base = ["train", "digits", *SMALL, "--epochs", "3", "--sample-every", "1", "--out", str(out)]
@@ -284,6 +284,14 @@ def test_missing_packages(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert text.count("evenflow[cli]") == 1 and text.count("evenflow[plot]") == 1
     assert not list(out.glob("**/*.png"))
+
+
+def test_samples_that_are_not_finite_end_no_training(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--sample-every", "1", "--temperature", "1e38",
+                 "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("expected finite samples") == 1
+    assert records(out)[-1]["event"] == "end" and not list(out.glob("samples*/*.png"))
 
 
 def test_early_stopping_keeps_the_best(tmp_path, table_file):
