@@ -6,6 +6,7 @@ One file a group of commands; each declares its arguments in `add_commands`.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 
@@ -15,14 +16,24 @@ from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, Sha
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: a numeric or other failure; 2: usage or bad input; 130: interrupted."""
+    """Runs one command.
+
+    0: done; 1: a numeric or other failure; 2: usage or bad input; 130: interrupted; 141: nobody reads the
+    output any more.
+    """
     args = build_parser().parse_args(argv)
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("evenflow: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # As in `evenflow info RUN --tensors | head`. What is still in the buffer must not fail at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except TypeError as error:
         # Ours say where; any other is a defect and keeps its traceback.
         if not str(error).startswith("["):
