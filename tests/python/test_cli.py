@@ -1,11 +1,13 @@
 """The command line: what it writes, prints and returns."""
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +163,8 @@ def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize("arguments, word", [
     (["train"], "DATA"),
     (["train", "nowhere.npy"], "does not exist"),
-    (["train", "digits", "--model", "realnvp", "--depth", "3"], "depth"),
+    (["train", "digits", "--model", "realnvp", "--depth", "3"], "options that realnvp has, got --depth\n"),
+    (["train", "CSV", "--label", "kind", "--conditional"], "options that realnvp has, got --conditional\n"),
     (["train", "digits", "--coupling", "spline"], "affine"),
     (["train", "digits", "--lr", "-1"], "lr"),
     (["train", "digits", "--levels", "4"], "8"),
@@ -186,6 +189,77 @@ def test_bad_input(arguments, word, csv, tmp_path, capsys, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.fixture
+def bad_files(tmp_path, monkeypatch):
+    """The working folder, with a file of each kind that can't be trained on."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("mixed", "a,b\n1,2\n3,x\n"), ("nan", "a,b\n1,nan\n"), ("empty-cell", "a,b\n1,\n"),
+                       ("ragged", "a,b\n1,2\n3\n"), ("constant", "a,b\n" + "1,2\n3,2\n" * 9)):
+        (tmp_path / f"{name}.csv").write_text(text)
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    np.savez("labels.npz", x=images, labels=np.arange(19))
+    np.savez("halves.npz", x=images, labels=np.arange(20) / 2)
+    Path("cut.npz").write_bytes(Path("labels.npz").read_bytes()[:-500])
+    Path("cut.csv.gz").write_bytes(gzip.compress(Path("mixed.csv").read_bytes())[:-9])
+    Path("cut.tar.gz").write_bytes(gzip.compress(bytes(20000))[:-9])
+    for name in ("sizes", "corrupt", "nothing"):
+        Path(name).mkdir()
+    Path("file").touch()
+    return images
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["train", "mixed.csv"], "mixed.csv: expected a number in line 3, column 'b', got 'x'"),
+    (["train", "nan.csv"], "nan.csv: expected a finite number in line 2, column 'b'"),
+    (["train", "empty-cell.csv"], "empty-cell.csv: expected a number in line 2, column 'b', got ''"),
+    (["train", "ragged.csv"], "ragged.csv: expected 2 cells in line 3, got 1"),
+    (["train", "labels.npz"], "labels.npz: expected whole numbers (20,) as labels, got int64 (19,)"),
+    (["train", "halves.npz"], "halves.npz: expected whole numbers (20,) as labels, got float64 (20,)"),
+    (["train", "cut.npz"], "cut.npz: expected a .npz file"),
+    (["train", "cut.csv.gz"], "cut.csv.gz: expected a table"),
+    (["train", "cut.tar.gz"], "cut.tar.gz: expected a"),
+    (["train", "nothing"], "nothing: expected pictures"),
+    (["train", "file"], "expected a name ending in"),
+    (["train", "digits", "--preset", "glow-cifar"], "got 'glow-cifar'; nearest: glow-cifar10"),
+    (["train", "digits", "--size", "16"], "size and crop with a folder"),
+    (["sample", "RUN", "--out", "file/s.png"], "expected to write file/s.png"),
+    (["sample", "RUN", "--out", "file/s"], "expected to make the folder file/s"),
+    (["score", "RUN", "--out", "file/s.csv"], "expected to write file/s.csv"),
+    (["encode", "RUN", "--out", "file/z.npz"], "expected to write file/z.npz"),
+    (["eval", "RUN", "ragged.csv"], "ragged.csv: expected 2 cells"),
+    (["eval", "RUN", "file"], "expected a name ending in"),
+    (["eval", "file"], "file"),
+    (["resume", "file"], "file"),
+])
+def test_bad_files(arguments, word, bad_files, run, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(run) if a == "RUN" else a for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("evenflow: error: [") and word in captured.err and captured.out == ""
+    assert captured.err.count("\n") == 1 and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder, word", [
+    ("sizes", "7.png: expected 8 x 8 pixels like sizes/00.png, got 9 x 8"),
+    ("corrupt", "5.png: expected a picture, got: image file is truncated")])
+def test_bad_pictures(folder, word, bad_files, capsys):
+    Image = pytest.importorskip("PIL.Image")
+    for i, image in enumerate(bad_files[:10]):
+        Image.fromarray(image).save(Path(folder) / f"{i:02d}.png")
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save("sizes/07.png")
+    whole = Path(folder, "05.png").read_bytes()
+    Path("corrupt/05.png").write_bytes(whole[:len(whole) // 2])
+    assert main(["train", folder]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("evenflow: error: [data]") and word in captured.err
+    assert captured.err.count("\n") == 1 and not Path("runs").exists()
+
+
+def test_a_constant_column_is_1(bad_files, capsys):
+    assert main(["train", "constant.csv"]) == 1
+    assert "varying column" in capsys.readouterr().err and not Path("runs").exists()
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["eval"], ["train", "digits", "--epochs", "x"]])
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -202,10 +276,36 @@ def test_help(command, capsys):
 
 def test_numeric_failure_is_1(tmp_path, capsys):
     x = np.random.default_rng(0).standard_normal((100, 2))
-    x[0] = np.nan
+    x[37, 1] = np.nan
     np.save(tmp_path / "x.npy", x)
     assert main(["train", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--quiet"]) == 1
-    assert "got nan in row" in capsys.readouterr().err
+    assert "x.npy: expected finite values, got nan in row 37, column 1" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads(run):
+    """As in `evenflow info RUN | head -n 0`: no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        process = subprocess.run([sys.executable, "-m", "evenflow", "info", str(run)], stdout=output,
+                                 stderr=subprocess.PIPE, text=True, timeout=120)
+    assert process.returncode == 141 and process.stderr == ""
+
+
+def test_small_data_are_trained_on_for_long_enough(tmp_path, capsys):
+    """Without --epochs or --steps: until the validation data get no better; with them: as long as they say."""
+    x = np.random.default_rng(0).standard_normal((60, 2))
+    np.save(tmp_path / "x.npy", x)
+    base = ["train", str(tmp_path / "x.npy"), "--hidden", "8", "--couplings", "2", "--quiet", "--lr", "0.05"]
+    assert main([*base, "--out", str(tmp_path / "default"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 20 < result["epochs"] < 4000
+    assert main([*base, "--out", str(tmp_path / "asked"), "--epochs", str(result["epochs"] + 5)]) == 0
+    assert "stopped" not in capsys.readouterr().out
+    asked = json.loads((tmp_path / "asked" / "log.jsonl").read_text().splitlines()[-1])
+    assert asked["epochs"] == result["epochs"] + 5
+    assert main([*base, "--out", str(tmp_path / "default"), "--force"]) == 0
+    assert f"stopped after epoch {result['epochs']}: the last 20 were not better" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -325,6 +325,14 @@ def test_missing_packages(tmp_path, capsys, monkeypatch):
     assert not list(out.glob("**/*.png"))
 
 
+def test_samples_that_are_not_finite_end_no_training(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--sample-every", "1", "--temperature", "1e38",
+                 "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("expected finite samples") == 1
+    assert records(out)[-1]["event"] == "end" and not list(out.glob("samples*/*.png"))
+
+
 def test_early_stopping_keeps_the_best(tmp_path, table_file):
     out = tmp_path / "run"
     assert main(["train", table_file, "--couplings", "4", "--lr", "0.1", "--average", "0", "--epochs", "200",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -43,10 +44,12 @@ def train(args: argparse.Namespace) -> int:
                                            values.get("preset"))
     outputs = _outputs(values, training, whole)
     flow = _make_model(values, name, model, whole)
-    settings = _settings(values, training)
     epochs, steps = values.get("epochs"), values.get("steps")
+    if epochs is not None or steps is not None:
+        training.pop("patience", None)  # a length that was asked for is kept
+    settings = _settings(values, training)
     if epochs is None and steps is None:
-        epochs = training["epochs"]
+        epochs = presets.epochs(training, len(part.train), settings["batch_size"])
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 whole.columns if is_header(whole.columns) else [], outputs)
     trainer = plan.trainer(flow, part)
@@ -109,9 +112,12 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
                             device=values.get("device", "cpu"), threads=values.get("threads", 0))
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
             raise
-        raise ConfigError(f"[train] expected settings of {name}, got: {error}") from None
+        option = {"classes": "conditional", "steps": "depth"}.get(unknown[1], unknown[1])
+        raise ConfigError(f"[train] expected options that {name} has, "
+                          f"got --{option.replace('_', '-')}") from None
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +182,12 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
         return 130
     finally:
         progress.close()
-    files = [result["model"], result["log"], *result["pictures"], *result["notes"]]
-    report(args, result, f"held out: {quality(result)} on {result['n']} samples\n" + "\n".join(files))
+    lines = [f"held out: {quality(result)} on {result['n']} samples"]
+    if trainer.progress.stopped:
+        lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
+                     "better on the validation data")
+    lines += [result["model"], result["log"], *result["pictures"], *result["notes"]]
+    report(args, result, "\n".join(lines))
     return 0
 
 

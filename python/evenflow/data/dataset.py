@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import number, whole
-from evenflow.errors import ConfigError, IoError
+from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.rows import Order, Rows, pick, shuffled
 
 
@@ -50,7 +50,7 @@ class Dataset:
         count = round(number("split", "fraction", fraction, 0.0, 1.0) * len(self.train))
         if not 0 < count < len(self.train):
             raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
-                              f"got {count} of {len(self.train)}")
+                              f"got {fraction:g}: {count} of {len(self.train)}")
         test, train = _two_parts(self.train, count, seed)
 
         def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -65,7 +65,10 @@ class Dataset:
     def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
                    test: np.ndarray | Rows | None = None, train_labels: np.ndarray | None = None,
                    test_labels: np.ndarray | None = None) -> Dataset:
-        """Decides the kind, checks that the parts agree. IoError names the file."""
+        """Decides the kind, checks that the parts agree. IoError names the file.
+
+        NumericError for a number of a table in memory that is not finite, by its row in the file.
+        """
         train, kind = _kind(path, train)
         if test is not None:
             test, test_kind = _kind(path, test)
@@ -105,6 +108,10 @@ def _kind(path: Any, x: Any) -> tuple[Any, str]:
                       f"got {x.dtype} {x.shape}")
     if 0 in x.shape:
         raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
+    if kind == "table" and isinstance(x, np.ndarray):
+        for row, column in np.argwhere(~np.isfinite(x))[:1]:
+            raise NumericError(f"[data] {path}: expected finite values, got {x[row, column]} in row {row}, "
+                               f"column {column}")
     return x, kind
 
 
