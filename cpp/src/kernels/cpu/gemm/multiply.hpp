@@ -44,7 +44,7 @@ void multiply_column(int64_t k, const T* a, int64_t lda, int64_t count, const T*
   const int64_t whole = k / L * L;
   const auto end_of = [&](const T* row) {
     alignas(Isa::vector_bytes) Vector v = {};
-    copy_run(reinterpret_cast<T*>(&v), row + whole, k - whole);
+    copy_run(reinterpret_cast<T*>(&v), row + whole, k & (L - 1));
     return v;
   };
   if (count == 1) {
