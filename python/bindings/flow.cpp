@@ -155,6 +155,22 @@ py::tuple inverse_backward(PyFlow<T>& self, const py::array& x, const py::array&
 }
 
 template <class T>
+py::tuple log_prob_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels) {
+  const View<const T> in = view_of<T>(x, "log_prob_and_grad");
+  const int32_t* label = labels_of(labels, in.shape.n, "log_prob_and_grad");
+  py::array_t<double> log_prob(in.shape.n);
+  py::array_t<T> gradient = batch<T>(in.shape);
+  double* out = log_prob.mutable_data();
+  const View<T> dx(gradient.mutable_data(), in.shape);
+  {
+    Unlock unlock;
+    ContextPool::Lease ctx(self.contexts);
+    self.flow.log_prob_and_grad(ctx, self.arena, in, label, out, dx);
+  }
+  return py::make_tuple(log_prob, gradient);
+}
+
+template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels, int64_t budget,
                        double weight) {
   const View<const T> in = view_of<T>(x, "loss_and_grad");
@@ -276,6 +292,7 @@ void bind_class(py::module_& m, const char* name) {
       .def("class_log_prob", &class_log_prob<T>, "x"_a)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "labels"_a = py::none())
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "labels"_a = py::none())
+      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a = 0);

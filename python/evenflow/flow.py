@@ -189,6 +189,26 @@ class Flow:
             out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed, first), _rows(labels, a, b))
         return out
 
+    def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None,
+                          first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """log p(x) (N,) float64 in nats and its gradient by x, in x's shape and the model's dtype.
+
+        For MAP estimates, Langevin and Hamiltonian samplers, inpainting. Arguments as in log_prob. Far from
+        the data, where a flow can't be inverted in its precision, the pass is repeated without rebuilding
+        inputs. `grads` are left alone, and batch norm uses its running moments. NumericError where the
+        density or its gradient is not finite.
+        """
+        where = "log_prob_and_grad"
+        x, seed = self._check(where, x), arrays.whole(where, "seed", seed, low=0)
+        labels = arrays.check_labels(where, label, len(x), self.classes)
+        first = arrays.whole(where, "first", first, low=0)
+        log_prob, grad = np.empty(len(x)), np.empty((len(x), *self.shape), self.dtype)
+        for a, b in self._blocks(len(x)):
+            block = self._block(where, x, a, b, seed, first)
+            log_prob[a:b], dx = self._core.log_prob_and_grad(block, _rows(labels, a, b))
+            grad[a:b] = dx.reshape(b - a, *self.shape)
+        return log_prob, grad
+
     def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
         """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
         return self.log_prob(x, seed, label) / (-self.dims * math.log(2))

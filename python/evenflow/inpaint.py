@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
-from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.errors import ConfigError, ShapeError
 from evenflow.flow import Flow
 
 MASKS = ("top", "bottom", "even", "odd", "left", "right", "rows", "columns", "random75", "random90")
@@ -57,27 +57,14 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     mask = _mask(hidden, x)
     levels = flow._block("inpaint", x, 0, len(x)).astype(np.float64) / top
     noise = 1 / top if x.dtype == np.uint8 else 0.0
-    rng, grads = np.random.default_rng(seed), flow.grads.copy()
+    rng = np.random.default_rng(seed)
     guess = rng.random(x.shape)
-    try:
-        for i in range(steps):
-            full = np.where(mask, guess, levels + noise * rng.random(x.shape))
-            push = np.clip(GRADIENT_WEIGHT * top * _gradient(flow, full * top, labels), -1, 1)
-            guess = np.clip(guess + 10 / (100 + i) * (push + rng.standard_normal(x.shape)), 0, 1)
-    finally:
-        flow.grads[...] = grads
+    for i in range(steps):
+        full = np.where(mask, guess, levels + noise * rng.random(x.shape))
+        gradient = flow.log_prob_and_grad(full * top, label=labels)[1]
+        push = np.clip(GRADIENT_WEIGHT * top * gradient, -1, 1)
+        guess = np.clip(guess + 10 / (100 + i) * (push + rng.standard_normal(x.shape)), 0, 1)
     return (np.where(mask, guess, levels) * top).astype(flow.dtype)
-
-
-def _gradient(flow: Flow, x: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-    """d log p(x) / dx, (N, H, W, C)."""
-    z, _ = flow.forward(x, labels)
-    dz = -np.tanh(z / 2) if flow._core.base == "logistic" else -z
-    gradient = flow.backward(z, dz, np.ones(len(z)), labels)[1]
-    if not np.isfinite(gradient).all():
-        raise NumericError("[inpaint] expected a finite gradient of log p(x), got NaN or infinity in image "
-                           f"{int(np.argwhere(~np.isfinite(gradient))[0][0])}")
-    return gradient
 
 
 def _mask(hidden: Any, x: np.ndarray) -> np.ndarray:

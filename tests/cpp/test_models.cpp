@@ -217,8 +217,23 @@ TEST_CASE("the drift guard: quiet on a well-conditioned flow, repairs or names a
     largest = std::max(largest, std::abs(truth.grads()[i]));
   }
   CHECK(worst / largest < 1e-3);
+  const auto check_dx = [&] {
+    std::vector<float> dx(32);
+    std::vector<double> exact_dx(32), log_prob(8);
+    flow.log_prob_and_grad(ctx, arena, batch, nullptr, log_prob.data(), {dx.data(), batch.shape});
+    exact.log_prob_and_grad(ctx, truth, {wide.data(), batch.shape}, nullptr, log_prob.data(),
+                            {exact_dx.data(), batch.shape});
+    double error = 0, size = 0;
+    for (int i = 0; i < 32; ++i) {
+      error = std::max(error, std::abs(dx[i] - exact_dx[i]));
+      size = std::max(size, std::abs(exact_dx[i]));
+    }
+    CHECK(error / size < 1e-3);
+  };
+  check_dx();
 
-  // One layer that float32 can't invert: named, and gradients stay what they were.
+  // One layer that float32 can't invert: named, and gradients stay what they were; that by x needs no
+  // inverse.
   set_seesaw(flow, arena, 0.5f);
   for (const ParamLayout::Entry& e : flow.layout()->entries()) {
     if (e.name != "mix1.weight") continue;
@@ -228,6 +243,8 @@ TEST_CASE("the drift guard: quiet on a well-conditioned flow, repairs or names a
   CHECK_THROWS_WITH_AS(flow.loss_and_grad(ctx, arena, batch, nullptr, 0), doctest::Contains("got layer mix1"),
                        NumericError);
   CHECK(std::equal(earlier.begin(), earlier.end(), arena.grads()));
+  for (int64_t i = 0; i < exact.layout()->total_size(); ++i) truth.values()[i] = arena.values()[i];
+  check_dx();
 }
 
 TEST_CASE("checkpoints and rebuilding give the same gradients through levels and a class head") {

@@ -447,9 +447,9 @@ def test_a_failure_half_way_leaves_the_old_file(runs, tmp_path, capsys, monkeypa
 
 
 def test_interrupt_is_130_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
-    monkeypatch.setattr("evenflow.inpaint._gradient", interrupted)
+    monkeypatch.setattr("evenflow.flow.Flow.log_prob_and_grad", interrupted)
     assert main(["inpaint", str(runs / "glow"), "--out", str(tmp_path / "i.png")]) == 130
     assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
 

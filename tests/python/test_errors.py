@@ -25,7 +25,8 @@ def table_model(table, real_nvp):
     return flow
 
 
-CALLS = ["init", "forward", "encode", "log_prob", "bits_per_dim", "loss_and_grad", "verify", "fit"]
+CALLS = ["init", "forward", "encode", "log_prob", "log_prob_and_grad", "bits_per_dim", "loss_and_grad", "verify",
+         "fit"]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -85,6 +85,25 @@ def test_rebuilding_gives_the_gradients_of_keeping(trained_glow):
     assert np.abs(grads[0] - grads[1]).max() < 1e-5 * np.abs(grads[1]).max()
 
 
+def test_gradient_by_x_where_float32_can_not_rebuild_inputs(trained_glow):
+    """Couplings steep enough that scales underflow for images far from the data, as after long training."""
+    flow, images = trained_glow
+    x = np.random.default_rng(0).random((8, 8, 8, 1)) * 16
+    gradients, rebuilds = {}, {}
+    for dtype in ("float32", "float64"):
+        steep = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=16, bits=4, dtype=dtype)
+        steep.init(images[:64])
+        for (name, value), trained in zip(steep.named_parameters().items(), flow.named_parameters().values()):
+            value[...] = trained * (5 if name.endswith("conv3.weight") else 1)
+        gradients[dtype] = steep.log_prob_and_grad(x)[1]
+        z, _ = steep.forward(x)
+        rebuilt, expected = steep.backward(z, -z, np.ones(len(z)))
+        rebuilds[dtype] = np.abs(rebuilt - x).max() < 1e-3
+    assert rebuilds == {"float32": False, "float64": True}
+    for got in gradients.values():
+        assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 def test_samples_of_a_trained_model_have_the_likelihood_of_data(moons):
     flow, x = moons
     drawn = flow.log_prob(flow.sample(4000, seed=1))

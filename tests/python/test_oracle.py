@@ -218,6 +218,20 @@ def test_loss_and_every_gradient(case, budget):
     assert_close(flow.named_grads(), expected)
 
 
+@every_case
+def test_gradient_of_log_prob_by_x(case):
+    x, labels = data = make_data(case)
+    flow = make_flow(case, data)
+    flow.grads[...] = 0.5
+    at = torch.from_numpy(x).requires_grad_()
+    z, logdet = case.forward(read_params(flow)[1], at, case.config, to_torch(labels), training=False)
+    log_prob = oracle.base_log_prob(z, case.base) + logdet
+    got, grad = flow.log_prob_and_grad(x, **label_argument(labels))
+    assert_close({"log_prob": got, "grad": grad},
+                 {"log_prob": log_prob.detach(), "grad": torch.autograd.grad(log_prob.sum(), at)[0]})
+    assert (flow.grads == 0.5).all()
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.config.get("batch_norm")], ids=lambda case: case.name)
 def test_running_statistics_move_by_a_tenth(case):
     data = x, _ = make_data(case)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -72,6 +73,9 @@ class EVENFLOW_API Flow {
                double* logdet) const;
   /// log p(x) (N), nats, in the units of x.
   void log_prob(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, double* out) const;
+  /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.
+  void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels,
+                         double* log_prob, View<T> dx) const;
   /// Sample i depends on (seed, first + i) alone. temperature multiplies the base draw at every level.
   void sample(Context&, const ParamArena<T>&, int64_t first, double temperature, uint64_t seed,
               const int32_t* labels, View<T> x) const;
@@ -127,7 +131,12 @@ class EVENFLOW_API Flow {
   void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
                     View<T> dx, Step* step) const;
   void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
-                                 const double* dlogdet, Step& step, Drift& drift) const;
+                                 const double* dlogdet, View<T> dx, Step& step, Drift& drift) const;
+  /// log p(x) (N), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. undo()
+  /// takes back what was added before the drift guard repeats the pass.
+  Drift differentiate(Context&, const Params<T>&, View<const T> x, int64_t activation_budget, double weight,
+                      Step& step, double* log_prob, View<T> dx, const std::function<void()>& undo,
+                      const char* call) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
   void keep_activations(WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
   bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,

@@ -96,7 +96,7 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
 
 template <class T>
 void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, View<const T> x, const T* dz,
-                                        const double* dlogdet, Step& step, Drift& drift) const {
+                                        const double* dlogdet, View<T> dx, Step& step, Drift& drift) const {
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n;
@@ -149,7 +149,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
       }
       at = 1 - at;
       const Shape shape = node.layer->input_shape().with_batch(n);
-      const View<T> in(rebuilt, shape), din(dbuffers[at], shape);
+      const View<T> in(rebuilt, shape), din = i > 0 ? View<T>(dbuffers[at], shape) : dx;
       node.layer->backward(ctx, params, z, dcur, dlogdet, in, din);
       View<const T> truth = checkpoints[segment];
       if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
@@ -161,10 +161,6 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
       dcur = din;
       if (head_ && step.head_scale != 0 && head_at_ == i) head_backward(ctx, params, truth, dcur, step);
     }
-  }
-  if (!(drift.value <= drift_tolerance<T>())) {
-    fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", drift.layer,
-                       " whose rebuilt input is off by ", drift.value, " of the largest value");
   }
 }
 
@@ -272,6 +268,40 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
 }
 
 template <class T>
+Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T> x,
+                             int64_t activation_budget, double weight, Step& step, double* log_prob,
+                             View<T> dx, const std::function<void()>& undo, const char* call) const {
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n, size = n * dims();
+  T* z = scope.take<T>(size);
+  T* dz = scope.take<T>(size);
+  double* dlogdet = scope.take<double>(n);
+  std::fill(dlogdet, dlogdet + n, weight);
+  Drift drift;
+  try {
+    WorkspaceScope kept(ctx);
+    keep_activations(kept, n, activation_budget, step);
+    run_forward(ctx, params, x, z, log_prob, &step);
+    ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
+    for (int64_t i = 0; i < n; ++i) {
+      if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, params, call, x);
+    }
+    View<T> rebuilt(kept.take<T>(size), x.shape);
+    run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
+    drift.value = drift_between<T>(rebuilt, x);
+    if (!(drift.value <= drift_tolerance<T>())) {
+      undo();
+      drift.fallback = true;
+      run_backward_checkpointed(ctx, params, x, dz, dlogdet, dx, step, drift);
+    }
+  } catch (...) {
+    undo();
+    throw;
+  }
+  return drift;
+}
+
+template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                   int64_t activation_budget, double weight) const {
   check_input("loss_and_grad", x.shape);
@@ -283,11 +313,9 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   }
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  const int64_t n = x.shape.n, size = n * dims(), stats = layout_->stats_size();
-  T* z = scope.take<T>(size);
-  T* dz = scope.take<T>(size);
-  double* logdet = scope.take<double>(n);
-  double* dlogdet = scope.take<double>(n);
+  const int64_t n = x.shape.n, stats = layout_->stats_size();
+  double* log_prob = scope.take<double>(n);
+  View<T> dx(scope.take<T>(n * dims()), x.shape);
   T* batch_stats = scope.take<T>(stats + 1);
   std::fill(batch_stats, batch_stats + stats + 1, T(0));
 
@@ -311,35 +339,46 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
 
   StepResult result;
   Step step;
-  step.head_scale = weight / static_cast<double>(n);
-  try {
-    WorkspaceScope kept(ctx);
-    keep_activations(kept, n, activation_budget, step);
-    run_forward(ctx, params, x, z, logdet, &step);
-    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(-weight / static_cast<double>(n)), dz,
-                          logdet);
-    for (int64_t i = 0; i < n; ++i) {
-      if (!std::isfinite(logdet[i])) fail_nonfinite(ctx, params, "loss_and_grad", x);
-      result.nll -= logdet[i] / static_cast<double>(n);
-      dlogdet[i] = -weight / static_cast<double>(n);
-    }
-    View<T> rebuilt(kept.take<T>(size), x.shape), dx(kept.take<T>(size), x.shape);
-    run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
-    result.drift.value = drift_between<T>(rebuilt, x);
-    if (!(result.drift.value <= drift_tolerance<T>())) {
-      restore();
-      result.drift.fallback = true;
-      run_backward_checkpointed(ctx, params, x, dz, dlogdet, step, result.drift);
-    }
-  } catch (...) {
+  const double share = weight / static_cast<double>(n);
+  step.head_scale = share;
+  result.drift =
+      differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, restore, "loss_and_grad");
+  if (!(result.drift.value <=
+        drift_tolerance<T>())) {  // gradients of parameters are sums over layers' inputs
     restore();
-    throw;
+    fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
+                       " whose rebuilt input is off by ", result.drift.value, " of the largest value");
   }
+  for (int64_t i = 0; i < n; ++i) result.nll -= log_prob[i] / static_cast<double>(n);
   kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
   result.class_nll = step.class_nll / static_cast<double>(n);
   result.class_error = static_cast<double>(step.wrong) / static_cast<double>(n);
   result.loss = result.nll + (head_ ? head_->weight() * result.class_nll : 0);
   return result;
+}
+
+template <class T>
+void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
+                                const int32_t* labels, double* log_prob, View<T> dx) const {
+  check_input("log_prob_and_grad", x.shape);
+  check_labels("log_prob_and_grad", labels, x.shape.n);
+  check_ready("log_prob_and_grad", arena);
+  WorkspaceScope scope(ctx);
+  // Layers add gradients of parameters along with that of x; these go nowhere.
+  const int64_t trainable = layout_->trainable_size();
+  Params<T> params = arena.params(labels);
+  params.grads = scope.take<T>(trainable);
+  ctx.kernels<T>().zero(ctx, trainable, params.grads);
+  Step step;
+  // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
+  differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, [] {}, "log_prob_and_grad");
+  for (int64_t i = 0; i < x.shape.n; ++i) {
+    for (int64_t j = 0; j < dims(); ++j) {
+      if (std::isfinite(dx.data[i * dims() + j])) continue;
+      fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", dx.data[i * dims() + j],
+                         " for sample ", i);
+    }
+  }
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
@@ -349,7 +388,13 @@ template void Flow<float>::keep_activations(WorkspaceScope&, int64_t, int64_t, S
 template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*,
                                         const double*, View<float>, View<float>, Step*) const;
 template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
-                                                     const float*, const double*, Step&, Drift&) const;
+                                                     const float*, const double*, View<float>, Step&,
+                                                     Drift&) const;
+template Drift Flow<float>::differentiate(Context&, const Params<float>&, View<const float>, int64_t, double,
+                                          Step&, double*, View<float>, const std::function<void()>&,
+                                          const char*) const;
+template void Flow<float>::log_prob_and_grad(Context&, const ParamArena<float>&, View<const float>,
+                                             const int32_t*, double*, View<float>) const;
 template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
                                     const int32_t*, View<float>, View<float>) const;
 template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<const float>,
@@ -370,7 +415,13 @@ template void Flow<double>::keep_activations(WorkspaceScope&, int64_t, int64_t, 
 template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*,
                                          const double*, View<double>, View<double>, Step*) const;
 template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,
-                                                      const double*, const double*, Step&, Drift&) const;
+                                                      const double*, const double*, View<double>, Step&,
+                                                      Drift&) const;
+template Drift Flow<double>::differentiate(Context&, const Params<double>&, View<const double>, int64_t,
+                                           double, Step&, double*, View<double>, const std::function<void()>&,
+                                           const char*) const;
+template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>&, View<const double>,
+                                              const int32_t*, double*, View<double>) const;
 template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
                                      const double*, const int32_t*, View<double>, View<double>) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
