@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
@@ -33,6 +35,33 @@ double drift_between(View<const T> a, View<const T> b) {
     }
   }
   return worst / largest;
+}
+
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite. One pass without
+/// branches: exponents of all ones are the largest.
+template <class T>
+void check_gradients(const ParamLayout& layout, const T* grads) {
+  using Bits = std::conditional_t<std::is_same<T, float>::value, uint32_t, uint64_t>;
+  constexpr Bits kMagnitude = static_cast<Bits>(~Bits(0)) >> 1;
+  const T infinity = std::numeric_limits<T>::infinity();
+  Bits largest = 0, limit;
+  std::memcpy(&limit, &infinity, sizeof limit);
+  for (int64_t i = 0; i < layout.trainable_size(); ++i) {
+    Bits bits;
+    std::memcpy(&bits, grads + i, sizeof bits);
+    bits &= kMagnitude;
+    largest = bits > largest ? bits : largest;
+  }
+  if (largest < limit) return;
+  for (const ParamLayout::Entry& entry : layout.entries()) {
+    if (entry.offset >= layout.trainable_size()) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      const T value = grads[entry.offset + i];
+      if (std::isfinite(value)) continue;
+      fail<NumericError>("loss_and_grad", "expected finite gradients, got ", value, " for ", entry.name,
+                         ", value ", i);
+    }
+  }
 }
 
 }  // namespace
@@ -262,6 +291,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   }
   result.drift.value = *std::max_element(drifts, drifts + tiles.count);
   if (!(result.drift.value <= drift_tolerance<T>())) return false;
+  for (int64_t g = 0; g < tiles.groups; ++g) check_gradients(*layout_, grads + g * room);
   const Shape flat{1, 1, 1, trainable};
   T* sum = arena.params().grads;
   for (int64_t g = 0; g < tiles.groups; ++g) {
@@ -331,6 +361,7 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
       result.drift.fallback = true;
       run_backward_checkpointed(ctx, params, x, dz, dlogdet, step, result.drift);
     }
+    check_gradients(*layout_, params.grads);
   } catch (...) {
     restore();
     throw;
