@@ -259,6 +259,7 @@ void bind_class(py::module_& m, const char* name) {
       .def_property_readonly("classes", [](F& f) { return f.flow.classes(); })
       .def_property_readonly("base", [](F& f) { return to_string(f.flow.base()); })
       .def_property_readonly("initialized", [](F& f) { return f.flow.initialized(f.arena); })
+      .def("check_parameters", [](F& f) { f.flow.check_parameters(f.arena); })
       .def("levels", &levels<T>)
       .def("entries", &entries<T>)
       .def_property_readonly("values",

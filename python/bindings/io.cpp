@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "api/model_file.hpp"
 #include "common.hpp"
 
 namespace evenflow::python {
@@ -51,12 +52,18 @@ void write(const std::string& path, const py::dict& tensors,
   write_safetensors(path, refs, metadata);
 }
 
+/// IoError, or ConfigError for JSON that no model has.
+void check(const std::string& path, const std::string& config, int64_t tensors, int64_t values) {
+  check_settings(parse_config(config), tensors, values, {"load", path});
+}
+
 }  // namespace
 
 void bind_io(py::module_& m) {
   using namespace py::literals;
   m.def("read_safetensors", &read, "path"_a);
   m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
+  m.def("check_settings", &check, "path"_a, "config"_a, "tensors"_a, "values"_a);
 }
 
 }  // namespace evenflow::python

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core
-from evenflow.errors import ConfigError, IoError, ShapeError
+from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.flow import Flow
 from evenflow.models import build
 
@@ -41,6 +41,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     except ValueError as error:
         raise IoError(f"[load] {path}: expected a configuration in JSON, got {error}") from None
     try:
+        _core.check_settings(path, metadata["config"], len(tensors), sum(t.size for t in tensors.values()))
         flow = build(config, device, threads)
     except (ConfigError, ShapeError, TypeError, MemoryError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
@@ -50,6 +51,10 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
         check_tensor(path, name, tensors[name], value.dtype, value.shape)
     for name, value in parameters.items():
         value[...] = tensors[name]
+    try:
+        flow._core.check_parameters()
+    except NumericError as error:
+        raise IoError(f"[load] {path}: expected valid parameters, got: {error}") from error
     return flow
 
 

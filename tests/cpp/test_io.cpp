@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +15,7 @@
 
 #include "evenflow/error.hpp"
 #include "evenflow/io.hpp"
+#include "io/crc32.hpp"
 #include "io/json.hpp"
 
 namespace fs = std::filesystem;
@@ -75,6 +77,12 @@ size_t bytes_in(const std::string& dtype, const std::vector<int64_t>& shape) {
   size_t bytes = dtype == "F32" ? 4 : 8;
   for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
   return bytes;
+}
+
+std::string hex_crc32(const std::string& bytes) {
+  char text[9];
+  std::snprintf(text, sizeof text, "%08x", crc32(bytes.data(), bytes.size()));
+  return text;
 }
 
 /// The text of the IoError that `call` throws, empty if it throws nothing; any other exception is a failure.
@@ -244,14 +252,21 @@ TEST_CASE("safetensors: the writer's bytes") {
   const TensorRef z = {"z", "F32", {2, 3}, floats.data()}, e = {"e", "I64", {0}, nullptr};
   write_safetensors(path, {z, e, {"b \xC3\xA9", "F64", {}, doubles.data()}}, {{"x", "1\n\""}, {"a", "2"}});
   std::string header =
-      "{\"__metadata__\":{\"a\":\"2\",\"x\":\"1\\u000a\\\"\"},"
+      "{\"__metadata__\":{\"a\":\"2\",\"evenflow.crc32\":\"@\",\"x\":\"1\\u000a\\\"\"},"
       "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
       "\"e\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[24,24]},"
       "\"b \xC3\xA9\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[24,32]}}";
+  const std::string data = bytes_of(floats) + bytes_of(doubles).substr(0, 8);
+  header.replace(header.find('@'), 1,
+                 hex_crc32(data + std::string("a\0"
+                                              "2\0"
+                                              "x\0"
+                                              "1\n\"\0",
+                                              10)));
   while (header.size() % 8 != 0) header += ' ';
-  CHECK(get(path) == file_of(header, bytes_of(floats) + bytes_of(doubles).substr(0, 8)));
+  CHECK(get(path) == file_of(header, data));
   write_safetensors(path, {}, {});
-  CHECK(get(path) == file_of("{}      "));
+  CHECK(get(path) == file_of("{\"__metadata__\":{\"evenflow.crc32\":\"00000000\"}}  "));
   CHECK(read_safetensors(path).tensors.empty());
 }
 
@@ -425,6 +440,7 @@ TEST_CASE("safetensors: the writer's arguments") {
   rejected({{"a", "F32", std::vector<int64_t>(33, 1), data}}, "expected at most 32 dimensions, got 33");
   rejected({{"a", "F32", {2}, nullptr}}, "expected data, got none in tensor 'a'");
   rejected({{"a", "F32", {1}, data}, {"a", "F32", {1}, data}}, "expected unique tensor names, got 'a' again");
+  rejected({}, "expected metadata without 'evenflow.crc32'", {{"evenflow.crc32", "00000000"}});
   rejected({{"__metadata__", "F32", {1}, data}}, "expected unique tensor names, got '__metadata__' again");
   rejected({{"a\xFF", "F32", {1}, data}}, "expected valid UTF-8, got byte 0xff at byte 1 of a tensor name");
   rejected({}, "expected valid UTF-8, got byte 0xc3 at byte 0 of a metadata key", {{"\xC3", "v"}});
@@ -462,7 +478,7 @@ TEST_CASE("safetensors: a write that fails keeps the old file") {
   const std::string old = get(path);
   const std::vector<float> large(1 << 16, 1.f);
   // Within the length, within the header, within the data, at its last byte.
-  for (const rlim_t limit : {4u, 16u, 1000u, 100000u, (1u << 18) + 64u + 7u}) {
+  for (const rlim_t limit : {4u, 16u, 1000u, 100000u, (1u << 18) + 112u + 7u}) {
     INFO("limit ", limit);
     std::string text;
     {
@@ -475,7 +491,7 @@ TEST_CASE("safetensors: a write that fails keeps the old file") {
     CHECK(folder.count() == 1);
   }
   {
-    const FileSizeLimit guard((1u << 18) + 64u + 8u);
+    const FileSizeLimit guard((1u << 18) + 112u + 8u);
     write_safetensors(path, {{"w", "F32", {1 << 16}, large.data()}}, {});
   }
   CHECK(bytes_of(read_safetensors(path).tensors.at("w").bytes) == bytes_of(large));

@@ -22,7 +22,8 @@ const ConvCase kCases[] = {
     {{1, 1, 1, 1}, 1, 1, false},  {{3, 1, 1, 5}, 7, 1, false},      {{2, 3, 3, 17}, 33, 1, false},
     {{2, 3, 2, 2}, 5, 3, true},   {{1, 1, 1, 3}, 4, 3, true},       {{2, 5, 4, 9}, 4, 3, true},
     {{1, 4, 7, 40}, 6, 3, false}, {{3, 2, 2, 6}, 70, 3, true},      {{1, 1, 6, 3}, 3, 3, false},
-    {{1, 8, 8, 12}, 37, 3, true}, {{130, 1, 1, 401}, 65, 1, false}, {{5, 4, 4, 70}, 12, 3, true}};
+    {{1, 8, 8, 12}, 37, 3, true}, {{130, 1, 1, 401}, 65, 1, false}, {{5, 4, 4, 70}, 12, 3, true},
+    {{3, 2, 2, 5}, 2, 1, false}};
 
 /// Value of the padded image with its indicator channel.
 double padded(const ConvCase& c, const std::vector<double>& x, int64_t n, int64_t i, int64_t j, int64_t k) {
@@ -113,9 +114,21 @@ void check_conv(const ConvCase& c, int threads, double bound) {
   CHECK(worst(gw, dw) < bound);
 }
 
+/// Another instruction set, for a while.
 struct IsaGuard {
-  explicit IsaGuard(const char* name) { setenv("EVENFLOW_ISA", name, 1); }
-  ~IsaGuard() { unsetenv("EVENFLOW_ISA"); }
+  explicit IsaGuard(const char* name) {
+    const char* before = std::getenv("EVENFLOW_ISA");
+    if (before) before_ = before;
+    setenv("EVENFLOW_ISA", name, 1);
+  }
+  ~IsaGuard() {
+    if (before_.empty()) {
+      unsetenv("EVENFLOW_ISA");
+    } else {
+      setenv("EVENFLOW_ISA", before_.c_str(), 1);
+    }
+  }
+  std::string before_;
 };
 
 TEST_CASE("convolutions against direct sums") {

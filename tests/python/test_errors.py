@@ -259,7 +259,7 @@ def test_no_infinity_comes_out():
         with pytest.raises(ef.NumericError, match="finite"):
             call(np.full((1, 2), 3e38))
         assert np.isfinite(call(x)[0]).all()
-    with pytest.raises(ef.NumericError, match="that are not; try a lower temperature"):
+    with pytest.raises(ef.NumericError, match="1 of 3 that are not, first -inf from layer coupling0, .*; try a lower temperature"):
         flow.sample(3, temperature=1e38)
 
 
@@ -307,7 +307,7 @@ def test_to_uint8():
     (lambda b: b.replace(b"evenflow model", b"somebody model"), "evenflow model"),
     (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), "format 1"),
     (lambda b: b.replace(b"RealNVP", b"RealNPV"), "RealNPV"),
-    (lambda b: b.replace(b"preprocess", b"preprocezz"), "preprocezz"),
+    (lambda b: b.replace(b"preprocess", b"preprocezz"), "'preprocess', got none"),
     (lambda b: b.replace(b"couplings\\\": 4", b"couplings\\\": 3"), "tensors"),
     (lambda b: b.replace(b"coupling0.dense0.weight", b"coupling0.dense0.wieght"), "wieght|weight"),
     (lambda b: b[:-4] + b"\0\0\xc0\x7f", "finite"),
@@ -315,12 +315,34 @@ def test_to_uint8():
 def test_broken_model_files(tmp_path, table_model, damage, word):
     path = tmp_path / "m.safetensors"
     table_model.save(path)
-    good = path.read_bytes()
+    # As another program writes it: without the checksum, that other checks are seen.
+    good = path.read_bytes().replace(b"evenflow.crc32", b"somebody.crc32")
     bad = damage(good)
     assert bad != good
     path.write_bytes(bad)
     with pytest.raises(ef.IoError, match=word):
         ef.load(path)
+
+
+def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    good = path.read_bytes()
+    for bad in (good[:-2] + bytes([good[-2] ^ 1]) + good[-1:], good.replace(b"couplings", b"couplingz")):
+        path.write_bytes(bad)
+        with pytest.raises(ef.IoError, match="the file is damaged"):
+            ef.load(path)
+
+
+def test_parameters_that_no_model_writes(tmp_path):
+    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
+    flow.init(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    flow.named_parameters()["permutation1.permutation"][0] = 7
+    flow.save(tmp_path / "m.safetensors")
+    with pytest.raises(ef.IoError, match=r"expected a permutation of 0 \.\.\. 2, got 7 at 0"):
+        ef.load(tmp_path / "m.safetensors")
+    with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation"):
+        flow.log_prob(np.zeros((1, 3), np.float32))
 
 
 def test_foreign_and_missing_files(tmp_path):

@@ -65,6 +65,9 @@ class EVENFLOW_API Flow {
   /// Data-dependent initialisation, layer by layer; marks the model as initialised.
   void init_from_data(Context&, ParamArena<T>& arena, View<const T> x) const;
   bool initialized(const ParamArena<T>& arena) const;
+  /// NumericError, naming the layer, where fixed parameters are none that this flow could have written: a
+  /// permutation that is none, signs other than 1 and -1.
+  void check_parameters(const ParamArena<T>& arena) const;
 
   /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten. labels: (N,) or null.
   void forward(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, T* z,
@@ -114,7 +117,10 @@ class EVENFLOW_API Flow {
   void check_input(const char* call, const Shape& x) const;
   void check_labels(const char* call, const int32_t* labels, int64_t n) const;
   void check_ready(const char* call, const ParamArena<T>&) const;
+  /// Finds the layer whose results for x are not finite; NumericError names it.
   [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
+  /// Value, layer, channel and sample of the first result on the way back from z that is not finite.
+  std::string nonfinite_inverse(Context&, const Params<T>&, const T* z, int64_t n) const;
 
   void put_level(Context&, View<const T> piece, const Level&, T* z) const;
   void get_level(Context&, const T* z, const Level&, View<T> piece) const;

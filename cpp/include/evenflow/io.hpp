@@ -30,12 +30,14 @@ struct TensorFile {
 };
 
 /// Writes a safetensors file: to a temporary name in the same folder, synced, renamed. On any failure
-/// IoError is thrown, the temporary file is removed and an existing file keeps its content.
+/// IoError is thrown, the temporary file is removed and an existing file keeps its content. A checksum of the
+/// data and of the metadata is added.
 EVENFLOW_API void write_safetensors(const std::string& path, const std::vector<TensorRef>& tensors,
                                     const std::map<std::string, std::string>& metadata);
 
 /// Reads a safetensors file. Nothing in it is trusted: header length, JSON depth, names, dtypes, shapes,
-/// offsets and their products are checked before anything is allocated; IoError says what is wrong.
+/// offsets and their products are checked before anything is allocated, and the checksum where there is one;
+/// IoError says what is wrong.
 EVENFLOW_API TensorFile read_safetensors(const std::string& path);
 
 }  // namespace evenflow

@@ -28,6 +28,8 @@ class EVENFLOW_API Layer {
   virtual void init(ParamArena<T>&, Rng&) const {}
   /// Data-dependent initialisation from a batch of this layer's inputs. Called explicitly, once.
   virtual void init_from_data(Context&, ParamArena<T>&, View<const T>) const {}
+  /// NumericError where fixed parameters, as read from a file, are none that the layer could have written.
+  virtual void check_parameters(const ParamArena<T>&) const {}
   /// Values of `kept` for a batch of n.
   virtual int64_t kept_size(int64_t) const { return 0; }
 

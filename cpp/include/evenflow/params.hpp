@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "evenflow/export.h"
@@ -35,7 +36,7 @@ class EVENFLOW_API ParamLayout {
     int64_t offset;
   };
 
-  /// Throws ConfigError on a second use of a name.
+  /// Throws ConfigError on a second use of a name, and where the values of all tensors pass 2^56.
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group);
   void finalize();
 
@@ -53,6 +54,8 @@ class EVENFLOW_API ParamLayout {
 
  private:
   std::vector<Entry> entries_;
+  std::unordered_set<std::string> names_;
+  int64_t values_ = 0;
   int64_t begin_[5] = {0, 0, 0, 0, 0};
 };
 

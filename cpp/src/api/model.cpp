@@ -240,12 +240,19 @@ void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) co
   }
 }
 
+Model load_model(Bytes file, const Site& site) {
+  const ModelFile model = view_model(file, site);
+  if (model.config.dtype == Dtype::float32) return Model(restore<float>(model, site));
+  return Model(restore<double>(model, site));
+}
+
 Model load(const std::string& path) {
   const Site site{"load", path};
   try {
-    const ModelFile file = read_model(site);
-    if (file.config.dtype == Dtype::float32) return Model(restore<float>(file, site));
-    return Model(restore<double>(file, site));
+    const MappedFile file(site);
+    Model model = load_model(file.bytes(), site);
+    file.check_length();
+    return model;
   } catch (const std::bad_alloc&) {
     reject(site, "expected memory for the model, got none");
   }

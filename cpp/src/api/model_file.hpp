@@ -1,22 +1,30 @@
 #pragma once
 
-#include "evenflow/io.hpp"
+#include "evenflow/model.hpp"
 #include "evenflow/trainable.hpp"
-#include "io/file.hpp"
+#include "io/safetensors.hpp"
 
 namespace evenflow {
 
-/// A model file as read, before its flow is built.
+/// A model file, checked but for what only its flow knows; its tensors are in the bytes that it was made
+/// from.
 struct ModelFile {
-  TensorFile file;
+  TensorViews file;
   ModelConfig config;
 };
 
-/// Reads a model file and its settings; IoError.
-ModelFile read_model(const Site& site);
+/// The model file in these bytes; IoError.
+ModelFile view_model(Bytes file, const Site& site);
 
-/// The model of a file whose dtype is T's; IoError.
+/// Before anything is built: IoError where the settings, which parse, imply more than a file of so many
+/// tensors and values holds.
+void check_settings(const ModelConfig& config, int64_t tensors, int64_t values, const Site& site);
+
+/// The model of a file whose dtype is T's; IoError. Tensors are copied.
 template <class T>
 Trainable<T> restore(const ModelFile& model, const Site& site);
+
+/// The model in the bytes of a file; IoError.
+Model load_model(Bytes file, const Site& site);
 
 }  // namespace evenflow

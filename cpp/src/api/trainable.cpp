@@ -4,12 +4,13 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <new>
 
 #include "api/model_file.hpp"
 #include "evenflow/error.hpp"
-#include "evenflow/io.hpp"
 #include "evenflow/version.h"
 #include "io/json.hpp"
+#include "models/model_size.hpp"
 
 // A model file: docs/format.md. An optimiser file: tensors moment0, moment1, ... of all trained values, and
 // the number of steps in the metadata.
@@ -26,14 +27,14 @@ const char* stored_dtype() {
   return dtype_of<T>() == Dtype::float32 ? "F32" : "F64";
 }
 
-const std::string& metadata(const TensorFile& file, const char* key, const Site& site) {
+const std::string& metadata(const TensorViews& file, const char* key, const Site& site) {
   const auto found = file.metadata.find(key);
   if (found == file.metadata.end()) reject(site, "expected '", key, "' in the metadata, got none");
   return found->second;
 }
 
-TensorFile read(const char* kind, const Site& site) {
-  TensorFile file = read_safetensors(site.path);
+TensorViews view(const char* kind, Bytes bytes, const Site& site) {
+  TensorViews file = view_safetensors(bytes, site);
   const auto found = file.metadata.find("kind");
   if (found == file.metadata.end() || found->second != kind) {
     reject(site, "expected an ", kind, " file, got ",
@@ -44,28 +45,13 @@ TensorFile read(const char* kind, const Site& site) {
   return file;
 }
 
-/// Tensors that a model of these settings has at the least: settings that promise more than the file holds
-/// are refused before anything is built.
-int64_t least_tensors(const GlowConfig& c) {
-  return c.levels * c.steps;
-}
-int64_t least_tensors(const RealNvpImageConfig& c) {
-  return std::max(c.scales, c.residual_blocks);
-}
-int64_t least_tensors(const RealNvpTableConfig& c) {
-  return c.couplings * (1 + static_cast<int64_t>(c.hidden.size()));
-}
-int64_t least_tensors(const NiceConfig& c) {
-  return c.couplings * (1 + static_cast<int64_t>(c.hidden.size()));
-}
-
 /// Copies a tensor of the file, which must be of this type and shape and hold finite values only.
 template <class T>
-void copy_tensor(const TensorFile& file, const std::string& name, const std::vector<int64_t>& shape, T* out,
+void copy_tensor(const TensorViews& file, const std::string& name, const std::vector<int64_t>& shape, T* out,
                  const Site& site) {
   const auto found = file.tensors.find(name);
   if (found == file.tensors.end()) reject(site, "expected tensor ", json::shown(name), ", got none");
-  const Tensor& tensor = found->second;
+  const TensorView& tensor = found->second;
   if (tensor.dtype != stored_dtype<T>() || tensor.shape != shape) {
     const auto text = [](const std::string& dtype, const std::vector<int64_t>& sizes) {
       std::string list;
@@ -75,15 +61,16 @@ void copy_tensor(const TensorFile& file, const std::string& name, const std::vec
     reject(site, "expected ", json::shown(name), " as ", text(stored_dtype<T>(), shape), ", got ",
            text(tensor.dtype, tensor.shape));
   }
-  std::memcpy(out, tensor.bytes.data(), tensor.bytes.size());
-  const T* end = out + tensor.bytes.size() / sizeof(T);
+  if (tensor.bytes == 0) return;
+  std::memcpy(out, tensor.data, static_cast<size_t>(tensor.bytes));
+  const T* end = out + tensor.bytes / static_cast<int64_t>(sizeof(T));
   if (!std::all_of(static_cast<const T*>(out), end, [](T v) { return std::isfinite(v); })) {
     reject(site, "expected finite values in ", json::shown(name), ", got NaN or infinity");
   }
 }
 
 /// Before memory for the parameters is taken: the file has as many values as they need.
-void check_size(const ParamLayout& layout, const TensorFile& file, const Site& site) {
+void check_size(const ParamLayout& layout, const TensorViews& file, const Site& site) {
   if (layout.entries().size() != file.tensors.size()) {
     reject(site, "expected ", layout.entries().size(), " tensors for its settings, got ",
            file.tensors.size());
@@ -99,18 +86,28 @@ void check_size(const ParamLayout& layout, const TensorFile& file, const Site& s
 
 }  // namespace
 
-ModelFile read_model(const Site& site) {
+void check_settings(const ModelConfig& config, int64_t tensors, int64_t values, const Site& site) {
+  const ModelSize least = least_size(config);
+  if (least.tensors > tensors) {
+    reject(site, "expected at least ", least.tensors, " tensors for its settings, got ", tensors);
+  }
+  if (least.values > values) {
+    reject(site, "expected at least ", least.values, " values for its settings, got ", values);
+  }
+}
+
+ModelFile view_model(Bytes file, const Site& site) {
   ModelFile out;
-  out.file = read(kModelKind, site);
+  out.file = view(kModelKind, file, site);
   try {
     out.config = parse_config(metadata(out.file, "config", site));
   } catch (const ConfigError& error) {
     reject(site, "expected a valid configuration, got: ", error.what());
   }
-  const int64_t least = std::visit([](const auto& model) { return least_tensors(model); }, out.config.model);
-  if (least > static_cast<int64_t>(out.file.tensors.size())) {
-    reject(site, "expected at least ", least, " tensors for its settings, got ", out.file.tensors.size());
-  }
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : out.file.tensors) bytes += tensor.bytes;
+  const int64_t value = out.config.dtype == Dtype::float32 ? sizeof(float) : sizeof(double);
+  check_settings(out.config, static_cast<int64_t>(out.file.tensors.size()), bytes / value, site);
   return out;
 }
 
@@ -127,7 +124,10 @@ Trainable<T> restore(const ModelFile& model, const Site& site) {
     for (const ParamLayout::Entry& entry : out.flow.layout()->entries()) {
       copy_tensor(model.file, entry.name, entry.shape, out.arena.values() + entry.offset, site);
     }
+    out.flow.check_parameters(out.arena);
     return out;
+  } catch (const NumericError& error) {
+    reject(site, "expected valid parameters, got: ", error.what());
   } catch (const ConfigError& error) {
     reject(site, "expected a valid configuration, got: ", error.what());
   } catch (const ShapeError& error) {
@@ -149,7 +149,14 @@ Trainable<T>::Trainable(const ModelConfig& config_) : Trainable(config_, build<T
 template <class T>
 Trainable<T> load_trainable(const std::string& path) {
   const Site site{"load", path};
-  return restore<T>(read_model(site), site);
+  try {
+    const MappedFile file(site);
+    Trainable<T> model = restore<T>(view_model(file.bytes(), site), site);
+    file.check_length();
+    return model;
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for the model, got none");
+  }
 }
 
 template <class T>
@@ -184,7 +191,8 @@ void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
 template <class T>
 void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
   const Site site{"load_optimizer", path};
-  const TensorFile file = read(kOptimizerKind, site);
+  const MappedFile mapped(site);
+  const TensorViews file = view(kOptimizerKind, mapped.bytes(), site);
   const std::string& text = metadata(file, "steps", site);
   int64_t steps = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
@@ -199,6 +207,7 @@ void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
     copy_tensor(file, "moment" + std::to_string(i), {static_cast<int64_t>(moments[i].size())},
                 moments[i].data(), site);
   }
+  mapped.check_length();
   for (size_t i = 0; i < moments.size(); ++i) optimizer.moments()[i].swap(moments[i]);
   optimizer.set_steps(steps);
 }

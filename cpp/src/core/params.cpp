@@ -10,10 +10,19 @@
 namespace evenflow {
 
 ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group) {
+  // Bytes and padding of that many still fit 64 bits.
+  constexpr int64_t kMaxValues = int64_t{1} << 56;
   int64_t size = 1;
-  for (int64_t d : shape) size *= d;
-  for (const Entry& entry : entries_) {
-    if (entry.name == name) fail<ConfigError>("params", "expected unique names, got ", name, " twice");
+  for (const int64_t d : shape) {
+    if (d < 0 || (d > 0 && size > kMaxValues / d)) {
+      fail<ConfigError>("params", "expected a tensor of at most 2^56 values, got more in ", name);
+    }
+    size *= d;
+  }
+  values_ += size;
+  if (values_ > kMaxValues) fail<ConfigError>("params", "expected at most 2^56 values, got more with ", name);
+  if (!names_.insert(name).second) {
+    fail<ConfigError>("params", "expected unique names, got ", name, " twice");
   }
   entries_.push_back({name, std::move(shape), group, size, 0});
   return static_cast<ParamId>(entries_.size()) - 1;

@@ -1,6 +1,7 @@
 #include "io/file.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -70,25 +71,27 @@ bool Descriptor::close() {
   return value < 0 || ::close(value) == 0 || errno == EINTR;
 }
 
-InputFile::InputFile(Site site) : site_(std::move(site)), file_(open_input(site_)) {
+MappedFile::MappedFile(Site site) : site_(std::move(site)), file_(open_input(site_)) {
   struct stat info = {};
   if (::fstat(file_.get(), &info) != 0) reject_errno(site_, "a readable file");
   if (!S_ISREG(info.st_mode)) reject(site_, "expected a regular file, got ", kind(info.st_mode));
-  size_ = info.st_size;
+  bytes_.size = info.st_size;
+  if (bytes_.size == 0) return;  // nothing to map
+  void* data = ::mmap(nullptr, static_cast<size_t>(bytes_.size), PROT_READ, MAP_PRIVATE, file_.get(), 0);
+  if (data == MAP_FAILED) reject_errno(site_, "a file that can be mapped into memory");
+  bytes_.data = static_cast<const char*>(data);
 }
 
-void InputFile::read(int64_t offset, void* out, int64_t count) const {
-  char* to = static_cast<char*>(out);
-  while (count > 0) {
-    const auto want = static_cast<size_t>(std::min(count, max_transfer));
-    const ssize_t done = ::pread(file_.get(), to, want, offset);
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) reject_errno(site_, "a readable file");
-    if (done == 0)
-      reject(site_, "expected ", count, " more bytes at byte ", offset, ", got the end of the file");
-    to += done;
-    offset += done;
-    count -= done;
+MappedFile::~MappedFile() {
+  if (bytes_.data) ::munmap(const_cast<char*>(bytes_.data), static_cast<size_t>(bytes_.size));
+}
+
+void MappedFile::check_length() const {
+  struct stat info = {};
+  if (::fstat(file_.get(), &info) != 0) reject_errno(site_, "a readable file");
+  if (info.st_size != bytes_.size) {
+    reject(site_, "expected a file that stays as it is while it is read, got ", info.st_size,
+           " bytes instead of ", bytes_.size);
   }
 }
 

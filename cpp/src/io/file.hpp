@@ -34,18 +34,31 @@ class Descriptor {
   int value_;
 };
 
-/// A regular file, open for reading. Every failure is an IoError.
-class InputFile {
+/// Bytes that somebody else holds.
+struct Bytes {
+  const char* data = nullptr;
+  int64_t size = 0;
+};
+
+/// A regular file, mapped into memory. Every failure is an IoError.
+///
+/// The file may be replaced meanwhile, as ReplacementFile does, but not cut short: reading past its new end
+/// is the signal SIGBUS.
+class MappedFile {
  public:
-  explicit InputFile(Site site);
-  int64_t size() const { return size_; }
-  /// Reads exactly `count` bytes from `offset`.
-  void read(int64_t offset, void* out, int64_t count) const;
+  explicit MappedFile(Site site);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  Bytes bytes() const { return bytes_; }
+  /// IoError if the file is no longer as long as when it was mapped.
+  void check_length() const;
 
  private:
   Site site_;
   Descriptor file_;
-  int64_t size_ = 0;
+  Bytes bytes_;
 };
 
 /// A file that appears under its name complete or not at all: written under a temporary name in the same

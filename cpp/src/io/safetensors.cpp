@@ -1,3 +1,5 @@
+#include "io/safetensors.hpp"
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -6,13 +8,13 @@
 #include <string_view>
 #include <utility>
 
-#include "evenflow/io.hpp"
-#include "io/file.hpp"
+#include "io/crc32.hpp"
 #include "io/json.hpp"
 
 // A safetensors file: 8 bytes, the length N of the header, little-endian; N bytes, a JSON object
 // {"name": {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
-// "text"}}; then the data, without holes. Offsets count from the end of the header.
+// "text"}}; then the data, without holes. Offsets count from the end of the header. docs/format.md says what
+// we add.
 
 namespace evenflow {
 namespace {
@@ -24,11 +26,32 @@ constexpr int64_t max_header = 100'000'000;
 constexpr int64_t max_bytes = std::numeric_limits<int64_t>::max() - max_header - prefix_bytes;
 constexpr size_t max_rank = 32;
 constexpr const char* metadata_key = "__metadata__";
+constexpr const char* checksum_key = "evenflow.crc32";
 
 struct Entry {
   std::string name;
-  Tensor tensor;
+  TensorView tensor;
   int64_t begin = 0, end = 0;
+};
+
+/// What the checksum says: the data, then the other metadata, ordered by key, each text closed by a NUL.
+class Checksum {
+ public:
+  void add(const void* data, int64_t size) { crc_ = crc32(data, static_cast<size_t>(size), crc_); }
+  void add(const std::map<std::string, std::string>& metadata) {
+    for (const auto& [key, text] : metadata) {
+      crc_ = crc32(key.c_str(), key.size() + 1, crc_);
+      crc_ = crc32(text.c_str(), text.size() + 1, crc_);
+    }
+  }
+  std::string text() const {
+    std::string out;
+    for (int shift = 28; shift >= 0; shift -= 4) out += "0123456789abcdef"[crc_ >> shift & 15];
+    return out;
+  }
+
+ private:
+  uint32_t crc_ = 0;
 };
 
 int64_t item_bytes(const std::string& dtype) {
@@ -65,18 +88,17 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
   return empty ? 0 : bytes;
 }
 
-std::string read_header(const InputFile& file, const Site& site) {
-  if (file.size() < prefix_bytes) {
-    reject(site, "expected a safetensors file of at least ", prefix_bytes, " bytes, got ", file.size());
+std::string_view header_of(Bytes file, const Site& site) {
+  if (file.size < prefix_bytes) {
+    reject(site, "expected a safetensors file of at least ", prefix_bytes, " bytes, got ", file.size);
   }
   uint64_t length = 0;
-  file.read(0, &length, prefix_bytes);
-  const int64_t room = std::min(file.size() - prefix_bytes, max_header);
+  std::memcpy(&length, file.data, prefix_bytes);
+  const int64_t room = std::min(file.size - prefix_bytes, max_header);
   if (length > static_cast<uint64_t>(room)) {
     reject(site, "expected a header of at most ", room, " bytes, got ", length);
   }
-  std::string header(static_cast<size_t>(length), '\0');
-  file.read(prefix_bytes, header.data(), static_cast<int64_t>(length));
+  const std::string_view header(file.data + prefix_bytes, static_cast<size_t>(length));
   if (header.empty() || header[0] != '{') {
     reject(site, "expected a header that begins with '{', got ", json::shown(header.substr(0, 1)));
   }
@@ -166,31 +188,33 @@ void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site&
   if (covered != data_bytes) reject(site, "expected ", covered, " bytes of data, got ", data_bytes);
 }
 
-TensorFile read_checked(const Site& site) {
-  const InputFile file(site);
-  const std::string header = read_header(file, site);
-  const int64_t data_start = prefix_bytes + static_cast<int64_t>(header.size());
-  const int64_t data_bytes = file.size() - data_start;
-  const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
-
-  TensorFile out;
-  std::vector<Entry> entries;
-  for (const auto& [name, value] : *root.get<json::Object>()) {
-    if (name == metadata_key) {
-      out.metadata = parse_metadata(value, site);
-    } else {
-      entries.push_back(parse_entry(name, value, data_bytes, site));
-    }
+/// Takes the checksum out of the metadata, and compares it with the file's where there is one.
+void check_sum(std::map<std::string, std::string>& metadata, const char* data, int64_t data_bytes,
+               const Site& site) {
+  const auto found = metadata.find(checksum_key);
+  if (found == metadata.end()) return;
+  const std::string wanted = found->second;
+  metadata.erase(found);
+  Checksum sum;
+  sum.add(data, data_bytes);
+  sum.add(metadata);
+  if (sum.text() != wanted) {
+    reject(site, "expected data and metadata of checksum ", json::shown(wanted), ", got '", sum.text(),
+           "': the file is damaged");
   }
-  check_coverage(entries, data_bytes, site);
-  for (Entry& entry : entries) {
-    entry.tensor.bytes.resize(static_cast<size_t>(entry.end - entry.begin));
-    file.read(data_start + entry.begin, entry.tensor.bytes.data(), entry.end - entry.begin);
-    out.tensors.emplace(std::move(entry.name), std::move(entry.tensor));
-  }
-  return out;
 }
 
+std::string checksum_of(const std::vector<TensorRef>& tensors,
+                        const std::map<std::string, std::string>& metadata, const Site& site) {
+  Checksum sum;
+  for (const TensorRef& tensor : tensors) {
+    sum.add(tensor.data, tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site));
+  }
+  sum.add(metadata);
+  return sum.text();
+}
+
+/// Checks the arguments too. The checksum is the same number of bytes whatever it is.
 std::string make_header(const std::vector<TensorRef>& tensors,
                         const std::map<std::string, std::string>& metadata, const Site& site) {
   const auto quote = [&](const std::string& text, const std::string& source) {
@@ -230,10 +254,43 @@ std::string make_header(const std::vector<TensorRef>& tensors,
 
 }  // namespace
 
+TensorViews view_safetensors(Bytes file, const Site& site) {
+  const std::string_view header = header_of(file, site);
+  const char* data = header.data() + header.size();
+  const int64_t data_bytes = file.size - prefix_bytes - static_cast<int64_t>(header.size());
+  const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
+
+  TensorViews out;
+  std::vector<Entry> entries;
+  for (const auto& [name, value] : *root.get<json::Object>()) {
+    if (name == metadata_key) {
+      out.metadata = parse_metadata(value, site);
+    } else {
+      entries.push_back(parse_entry(name, value, data_bytes, site));
+    }
+  }
+  check_coverage(entries, data_bytes, site);
+  check_sum(out.metadata, data, data_bytes, site);
+  for (Entry& entry : entries) {
+    entry.tensor.data = data + entry.begin;
+    entry.tensor.bytes = entry.end - entry.begin;
+    out.tensors.emplace(std::move(entry.name), std::move(entry.tensor));
+  }
+  return out;
+}
+
 TensorFile read_safetensors(const std::string& path) {
   const Site site{"read_safetensors", path};
   try {
-    return read_checked(site);
+    const MappedFile file(site);
+    TensorViews views = view_safetensors(file.bytes(), site);
+    TensorFile out;
+    out.metadata = std::move(views.metadata);
+    for (auto& [name, tensor] : views.tensors) {
+      out.tensors[name] = {tensor.dtype, tensor.shape, {tensor.data, tensor.data + tensor.bytes}};
+    }
+    file.check_length();
+    return out;
   } catch (const std::bad_alloc&) {
     reject(site, "expected memory for the file, got none");
   }
@@ -243,7 +300,14 @@ void write_safetensors(const std::string& path, const std::vector<TensorRef>& te
                        const std::map<std::string, std::string>& metadata) {
   const Site site{"write_safetensors", path};
   try {
-    const std::string header = make_header(tensors, metadata, site);
+    if (metadata.count(checksum_key)) {
+      reject(site, "expected metadata without '", checksum_key, "', which is the writer's, got it");
+    }
+    std::map<std::string, std::string> all = metadata;
+    all[checksum_key] = "00000000";
+    make_header(tensors, all, site);  // nothing is read before it is checked
+    all[checksum_key] = checksum_of(tensors, metadata, site);
+    const std::string header = make_header(tensors, all, site);
     const uint64_t length = header.size();
     ReplacementFile file(site);
     file.write(&length, prefix_bytes);

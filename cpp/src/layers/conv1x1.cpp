@@ -3,6 +3,7 @@
 #include "core/linalg.hpp"
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
+#include "layers/order.hpp"
 
 namespace evenflow {
 namespace {
@@ -114,6 +115,7 @@ class LuConv1x1 final : public Conv1x1<T> {
 
   void declare(const Scope& scope) override {
     const int64_t c = this->channels();
+    name_ = scope.prefix();
     lower_ = scope.add("lower", {c, c}, Group::no_decay);
     upper_ = scope.add("upper", {c, c}, Group::no_decay);
     logs_ = scope.add("logs", {c}, Group::no_decay);
@@ -136,6 +138,18 @@ class LuConv1x1 final : public Conv1x1<T> {
     }
   }
 
+  void check_parameters(const ParamArena<T>& arena) const override {
+    const int64_t n = this->channels();
+    std::vector<int32_t> order(static_cast<size_t>(n));
+    invert_order(name_, arena.value(permutation_), n, order.data());
+    const T* sign = arena.value(sign_);
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::abs(sign[i]) != T(1)) {
+        fail<NumericError>(name_, "expected signs of 1 or -1, got ", sign[i], " in channel ", i);
+      }
+    }
+  }
+
  private:
   struct Factors {
     Matrix lower;  ///< with the unit diagonal
@@ -152,7 +166,7 @@ class LuConv1x1 final : public Conv1x1<T> {
       for (int64_t j = i; j < n; ++j) f.lower[i * n + j] = i == j ? 1 : 0;
       for (int64_t j = 0; j < i; ++j) f.upper[i * n + j] = 0;
       f.upper[i * n + i] = params.value(sign_)[i] * std::exp(static_cast<double>(params.value(logs_)[i]));
-      f.permutation.push_back(static_cast<int64_t>(params.value(permutation_)[i]));
+      f.permutation.push_back(order_at(name_, params.value(permutation_), n, i));
     }
     return f;
   }
@@ -195,6 +209,7 @@ class LuConv1x1 final : public Conv1x1<T> {
     }
   }
 
+  std::string name_;
   ParamId lower_ = 0;
   ParamId upper_ = 0;
   ParamId logs_ = 0;

@@ -1,7 +1,8 @@
-#include <numeric>
+#include <vector>
 
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
+#include "layers/order.hpp"
 
 namespace evenflow {
 namespace {
@@ -12,6 +13,7 @@ class Permutation final : public Layer<T> {
   Permutation(Shape in, Order order) : Layer<T>("permutation", in, in, false), order_(order) {}
 
   void declare(const Scope& scope) override {
+    name_ = scope.prefix();
     order_id_ = scope.add("permutation", {this->input_shape().c}, Group::fixed);
   }
 
@@ -27,6 +29,12 @@ class Permutation final : public Layer<T> {
     for (int64_t c = n - 1; c > 0; --c) std::swap(order[c], order[rng.below(c + 1)]);
   }
 
+  void check_parameters(const ParamArena<T>& arena) const override {
+    const int64_t n = this->input_shape().c;
+    std::vector<int32_t> order(static_cast<size_t>(n));
+    invert_order(name_, arena.value(order_id_), n, order.data());
+  }
+
  private:
   // z[c] = x[order[c]], or the way back.
   void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
@@ -34,13 +42,10 @@ class Permutation final : public Layer<T> {
     const int64_t n = in.shape.c;
     int32_t* order = scope.take<int32_t>(n);
     const T* stored = params.value(order_id_);
-    for (int64_t c = 0; c < n; ++c) {
-      const int32_t from = static_cast<int32_t>(stored[c]);
-      if (back) {
-        order[from] = static_cast<int32_t>(c);
-      } else {
-        order[c] = from;
-      }
+    if (back) {
+      invert_order(name_, stored, n, order);
+    } else {
+      for (int64_t c = 0; c < n; ++c) order[c] = order_at(name_, stored, n, c);
     }
     ctx.kernels<T>().gather_channels(ctx, in, order, out);
   }
@@ -64,6 +69,7 @@ class Permutation final : public Layer<T> {
   }
 
   Order order_;
+  std::string name_;
   ParamId order_id_ = 0;
 };
 

@@ -28,6 +28,7 @@ class Tiled final : public Layer<T> {
     WorkspaceScope scope(ctx);
     inner_->init_from_data(ctx, arena, tiled(ctx, scope, x));
   }
+  void check_parameters(const ParamArena<T>& arena) const override { inner_->check_parameters(arena); }
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:

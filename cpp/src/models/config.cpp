@@ -46,7 +46,7 @@ class Reader {
   double number(const char* key) {
     const json::Value& found = value(key);
     if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
-    return get<double>(key, "a number");
+    return get<double>(key, "a number") + 0.0;  // -0 would be written as a whole number, which has no such
   }
 
   uint64_t seed() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
@@ -118,6 +119,15 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
 template <class T>
 bool Flow<T>::initialized(const ParamArena<T>& arena) const {
   return arena.value(initialized_)[0] != T(0);
+}
+
+template <class T>
+void Flow<T>::check_parameters(const ParamArena<T>& arena) const {
+  for (const Node& node : nodes_) node.layer->check_parameters(arena);
+  const T flag = arena.value(initialized_)[0];
+  if (flag != T(0) && flag != T(1)) {
+    fail<NumericError>("flow", "expected 0 or 1 for 'initialized', got ", flag);
+  }
 }
 
 template <class T>
@@ -259,19 +269,45 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
   if (nodes_.empty()) ctx.kernels<T>().copy(ctx, cur, x);
 }
 
+namespace {
+
+template <class T>
+bool all_finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+}
+
+/// The first value or log-determinant of a layer that is not finite, and its place; empty: there is none.
+template <class T>
+std::string first_nonfinite(const std::string& layer, View<const T> v, const std::vector<double>& logdet) {
+  std::ostringstream text;
+  for (int64_t r = 0; r < v.shape.pixels(); ++r) {
+    for (int64_t c = 0; c < v.shape.c; ++c) {
+      const T value = v.data[r * v.stride + c];
+      if (std::isfinite(value)) continue;
+      text << value << " from layer " << layer << ", channel " << c << ", for sample "
+           << r / v.shape.pixels_per_sample();
+      return text.str();
+    }
+  }
+  for (size_t i = 0; i < logdet.size(); ++i) {
+    if (std::isfinite(logdet[i])) continue;
+    text << "log-determinant " << logdet[i] << " from layer " << layer << ", for sample " << i;
+    return text.str();
+  }
+  return "";
+}
+
+}  // namespace
+
+// The whole batch again, layer by layer: in training its samples depend on each other.
 template <class T>
 void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
-  const auto bad_channel = [](View<const T> v) {
-    for (int64_t r = 0; r < v.shape.pixels(); ++r) {
-      for (int64_t c = 0; c < v.shape.c; ++c) {
-        if (!std::isfinite(v.data[r * v.stride + c])) return c;
-      }
+  for (int64_t r = 0; r < x.shape.pixels(); ++r) {
+    for (int64_t c = 0; c < x.shape.c; ++c) {
+      if (std::isfinite(x.data[r * x.stride + c])) continue;
+      fail<NumericError>(call, "expected finite inputs, got ", x.data[r * x.stride + c], " in channel ", c,
+                         " of sample ", r / x.shape.pixels_per_sample());
     }
-    return int64_t{-1};
-  };
-  if (bad_channel(x) >= 0) {
-    fail<NumericError>(call, "expected finite inputs, got a value that is not finite in channel ",
-                       bad_channel(x));
   }
   const int64_t n = x.shape.n;
   std::vector<T> buffers[2];
@@ -281,17 +317,8 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
   for (const Node& node : nodes_) {
     View<T> out(buffers[at].data(), node.layer->output_shape().with_batch(n));
     node.layer->forward(ctx, params, x, out, logdet.data());
-    const int64_t channel = bad_channel(out);
-    if (channel >= 0) {
-      fail<NumericError>(call, "expected finite values, got a value that is not finite from layer ",
-                         node.name, ", channel ", channel);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      if (!std::isfinite(logdet[i])) {
-        fail<NumericError>(call, "expected finite log-determinants, got ", logdet[i], " from layer ",
-                           node.name);
-      }
-    }
+    const std::string found = first_nonfinite<T>(node.name, out, logdet);
+    if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);
     x = node.keep ? out.channels(0, node.keep) : out;
     at = 1 - at;
   }
@@ -299,14 +326,36 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
                      "expected a finite log-likelihood, got latents too large for the base distribution");
 }
 
-namespace {
-
 template <class T>
-bool all_finite(const T* values, int64_t count) {
-  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n) const {
+  const View<const T> latents(z, {n, 1, 1, dims()});
+  const std::string given = first_nonfinite<T>("(latents)", latents, {});
+  if (!given.empty()) return given;
+  std::vector<T> buffers[2];
+  for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(n * dims()));
+  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> cur(buffers[at].data(), levels_[level].shape.with_batch(n));
+  get_level(ctx, z, levels_[level], cur);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const Node& node = nodes_[i];
+    if (node.keep) {
+      at = 1 - at;
+      const View<T> whole(buffers[at].data(), node.layer->output_shape().with_batch(n));
+      ctx.kernels<T>().copy(ctx, cur, whole.channels(0, node.keep));
+      get_level(ctx, z, levels_[--level], whole.channels(node.keep, whole.shape.c - node.keep));
+      cur = whole;
+    }
+    at = 1 - at;
+    const View<T> out(buffers[at].data(), node.layer->input_shape().with_batch(n));
+    node.layer->inverse(ctx, params, cur, out, logdet.data());
+    const std::string found = first_nonfinite<T>(node.name, out, logdet);
+    if (!found.empty()) return found;
+    cur = out;
+  }
+  return "others";
 }
-
-}  // namespace
 
 template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
@@ -329,12 +378,10 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
   check_ready("inverse", arena);
   run_inverse(ctx, arena.params(labels), z, n, x, logdet);
   for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(logdet[i])) {
-      fail<NumericError>("inverse", "expected finite log-determinants, got ", logdet[i], " for sample ", i);
-    }
-    if (!all_finite(x.data + i * dims(), dims())) {
-      fail<NumericError>("inverse", "expected latents of finite data, got sample ", i, " that is not finite");
-    }
+    const bool good = std::isfinite(logdet[i]) && all_finite(x.data + i * dims(), dims());
+    if (good) continue;
+    fail<NumericError>("inverse", "expected finite values, got ",
+                       nonfinite_inverse(ctx, arena.params(labels), z, n));
   }
 }
 
@@ -375,8 +422,8 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
     bad += !all_finite(x.data + i * dims(), dims());
   }
   if (bad) {
-    fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n,
-                       " that are not; try a lower temperature");
+    fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not, first ",
+                       nonfinite_inverse(ctx, arena.params(labels), z, n), "; try a lower temperature");
   }
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
@@ -33,6 +34,21 @@ double drift_between(View<const T> a, View<const T> b) {
     }
   }
   return worst / largest;
+}
+
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite.
+template <class T>
+void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
+  if (std::isfinite(ctx.kernels<T>().sum_squares(ctx, layout.trainable_size(), grads))) return;
+  for (const ParamLayout::Entry& entry : layout.entries()) {
+    if (entry.offset >= layout.trainable_size()) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      const T value = grads[entry.offset + i];
+      if (std::isfinite(value)) continue;
+      fail<NumericError>("loss_and_grad", "expected finite gradients, got ", value, " for ", entry.name,
+                         ", value ", i);
+    }
+  }
 }
 
 }  // namespace
@@ -258,6 +274,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   }
   result.drift.value = *std::max_element(drifts, drifts + tiles.count);
   if (!(result.drift.value <= drift_tolerance<T>())) return false;
+  for (int64_t g = 0; g < tiles.groups; ++g) check_gradients(ctx, *layout_, grads + g * room);
   const Shape flat{1, 1, 1, trainable};
   T* sum = arena.params().grads;
   for (int64_t g = 0; g < tiles.groups; ++g) {
@@ -343,11 +360,15 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   step.head_scale = share;
   result.drift =
       differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, restore, "loss_and_grad");
-  if (!(result.drift.value <=
-        drift_tolerance<T>())) {  // gradients of parameters are sums over layers' inputs
+  try {
+    if (!(result.drift.value <= drift_tolerance<T>())) {
+      fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
+                         " whose rebuilt input is off by ", result.drift.value, " of the largest value");
+    }
+    check_gradients(ctx, *layout_, params.grads);
+  } catch (...) {
     restore();
-    fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
-                       " whose rebuilt input is off by ", result.drift.value, " of the largest value");
+    throw;
   }
   for (int64_t i = 0; i < n; ++i) result.nll -= log_prob[i] / static_cast<double>(n);
   kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/gemm/tile.hpp"
 #include "kernels/kernel_set.hpp"
@@ -24,6 +25,21 @@ template <class Isa, class T>
 struct Transpose {
   static constexpr int lanes = Tile<Isa, T>::lanes;
   using Vector = typename Tile<Isa, T>::Vector;
+#if defined(__clang__)  // has no __builtin_shuffle, whose indices are a vector
+  template <int step, int... j>
+  EVENFLOW_HD static void exchange_pair(Vector& low, Vector& high, std::integer_sequence<int, j...>) {
+    const Vector a = low, b = high;
+    low = __builtin_shufflevector(a, b, (j & step ? lanes + j - step : j)...);
+    high = __builtin_shufflevector(a, b, (j & step ? lanes + j : j + step)...);
+  }
+
+  template <int step>
+  EVENFLOW_HD static void exchange(Vector* v) {
+    for (int i = 0; i < lanes; ++i) {
+      if (!(i & step)) exchange_pair<step>(v[i], v[i + step], std::make_integer_sequence<int, lanes>());
+    }
+  }
+#else
   typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
   typedef Index Lane __attribute__((vector_size(Isa::vector_bytes)));
 
@@ -43,11 +59,12 @@ struct Transpose {
       v[i + step] = __builtin_shuffle(a, b, high);
     }
   }
+#endif
 
   EVENFLOW_HD static void run(Vector* v) {
-    if (lanes > 8) exchange<8>(v);
-    if (lanes > 4) exchange<4>(v);
-    if (lanes > 2) exchange<2>(v);
+    if constexpr (lanes > 8) exchange<8>(v);
+    if constexpr (lanes > 4) exchange<4>(v);
+    if constexpr (lanes > 2) exchange<2>(v);
     exchange<1>(v);
   }
 };
@@ -149,7 +166,7 @@ struct WeightsB {
   /// Whether a panel can be read where it lies.
   bool in_place(int64_t panel) const {
     const int64_t cols = columns_of(panel);
-    return as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 &&
+    return as == WeightsAs::rows && !half && !thin() && outputs % Tile<Isa, T>::lanes == 0 &&
            (cols == Tile<Isa, T>::cols || cols == Tile<Isa, T>::lanes);
   }
   /// Whether all can, and are few enough to be read so again and again.

@@ -1,0 +1,85 @@
+#include "models/model_size.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace evenflow {
+namespace {
+
+/// A number of at least 0 that stays at the largest int64_t instead of overflowing.
+class Count {
+ public:
+  Count(int64_t value) : value_(value) {}
+  int64_t value() const { return value_; }
+
+  friend Count operator+(Count a, Count b) { return a.value_ > kMax - b.value_ ? kMax : a.value_ + b.value_; }
+  friend Count operator*(Count a, Count b) {
+    return b.value_ > 0 && a.value_ > kMax / b.value_ ? kMax : a.value_ * b.value_;
+  }
+
+ private:
+  static constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  int64_t value_;
+};
+
+/// Weights and biases of a dense net.
+Count mlp_values(Count in, const std::vector<int64_t>& hidden, Count out) {
+  Count values = 0;
+  for (const int64_t width : hidden) {
+    values = values + (in + 1) * width;
+    in = width;
+  }
+  return values + (in + 1) * out;
+}
+
+/// Couplings with an MLP between the halves of `dims` columns, `parts` outputs for each changed column.
+ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>& hidden, int64_t parts) {
+  const Count units = static_cast<int64_t>(hidden.size()) + 1;
+  const Count half = dims / 2;
+  return {(Count(couplings) * 2 * units).value(),
+          (Count(couplings) * mlp_values(half, hidden, half * parts)).value()};
+}
+
+ModelSize size_of(const NiceConfig& c) {
+  const int64_t dims = c.shape.per_sample();
+  const ModelSize nets = table_size(c.couplings, dims, c.hidden, 1);
+  return {nets.tensors, (Count(nets.values) + dims).value()};  // the scaling has a value a column
+}
+
+ModelSize size_of(const RealNvpTableConfig& c) {
+  return table_size(c.couplings, c.dims, c.hidden, c.coupling == "affine" ? 2 : 1);
+}
+
+/// Each coupling has a residual net: two convolutions or more a block, one of them from width to width.
+ModelSize size_of(const RealNvpImageConfig& c) {
+  const Count convolutions = Count(2) * c.residual_blocks + 2;
+  Count tensors = 0, values = 0, width = c.base_dim;
+  for (int64_t s = 0; s < c.scales; ++s) {
+    const Count couplings = s + 1 == c.scales ? 4 : 7;
+    tensors = tensors + couplings * convolutions;
+    values = values + couplings * (width + Count(c.residual_blocks) * width * width);
+    if (c.recursion < 4) width = width * 2;
+  }
+  return {tensors.value(), values.value()};
+}
+
+/// A step: ActNorm (2 values a channel), a permutation (1 or more), and a net of three convolutions.
+ModelSize size_of(const GlowConfig& c) {
+  Count tensors = 0, values = 0, channels = Count(4) * c.shape.c;
+  for (int64_t l = 0; l < c.levels; ++l) {
+    const Count taps = Count(9) * (channels.value() / 2);
+    const Count net = Count(c.hidden) * (taps * 2 + c.hidden);
+    tensors = tensors + Count(c.steps) * 12;
+    values = values + Count(c.steps) * (channels * 3 + net);
+    channels = channels * 2;
+  }
+  return {tensors.value(), values.value()};
+}
+
+}  // namespace
+
+ModelSize least_size(const ModelConfig& config) {
+  return std::visit([](const auto& model) { return size_of(model); }, config.model);
+}
+
+}  // namespace evenflow

@@ -1,0 +1,350 @@
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "api/model_file.hpp"
+#include "evenflow/evenflow.hpp"
+#include "io/crc32.hpp"
+#include "models/model_size.hpp"
+#include "targets.hpp"
+
+namespace fs = std::filesystem;
+
+// Model files: damaged ones, hostile ones, and those that the fuzzers found.
+
+namespace evenflow::test {
+namespace {
+
+const Site kSite{"load", "test"};
+
+struct TemporaryFile {
+  explicit TemporaryFile(const std::string& name)
+      : path(fs::temp_directory_path() / (std::to_string(getpid()) + name)) {}
+  ~TemporaryFile() { fs::remove(path); }
+  std::string path;
+};
+
+std::string get(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+void put(const fs::path& path, const std::string& bytes) {
+  REQUIRE((std::ofstream(path, std::ios::binary) << bytes).good());
+}
+
+Bytes bytes_of(const std::string& text) {
+  return {text.data(), static_cast<int64_t>(text.size())};
+}
+
+RealNvpTableConfig small_table() {
+  RealNvpTableConfig config;
+  config.dims = 3;
+  config.couplings = 2;
+  config.hidden = {12};
+  config.permutation = "lu";
+  return config;
+}
+
+template <class T, class Config>
+Trainable<T> initialised(const Config& config) {
+  Trainable<T> model(ModelConfig{config, dtype_of<T>(), 3});
+  const Shape shape = model.flow.sample_shape().with_batch(64);
+  std::vector<T> x(static_cast<size_t>(shape.size()));
+  Rng rng(5, Stream::test);
+  for (T& value : x) value = static_cast<T>(10 + rng.normal());
+  Context ctx("cpu", 1);
+  model.flow.init_from_data(ctx, model.arena, View<const T>(x.data(), shape));
+  return model;
+}
+
+template <class T>
+std::string file_of(const Trainable<T>& model) {
+  const TemporaryFile file("bytes.safetensors");
+  save(file.path, model);
+  return get(file.path);
+}
+
+/// Whether the bytes hold the model with exactly these settings and parameters; IoError as it comes.
+bool holds(const std::string& bytes, const Trainable<float>& wanted) {
+  const Trainable<float> got = restore<float>(view_model(bytes_of(bytes), kSite), kSite);
+  const size_t size = static_cast<size_t>(wanted.flow.layout()->total_size()) * sizeof(float);
+  return to_json(got.config) == to_json(wanted.config) &&
+         got.flow.layout()->total_size() == wanted.flow.layout()->total_size() &&
+         std::memcmp(got.arena.values(), wanted.arena.values(), size) == 0;
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+/// Where a tensor's first byte is in a file.
+size_t place_of(const std::string& bytes, const std::string& tensor) {
+  return static_cast<size_t>(view_safetensors(bytes_of(bytes), kSite).tensors.at(tensor).data - bytes.data());
+}
+
+/// A model file whose tensors and settings a test may change.
+struct Parts {
+  explicit Parts(const std::string& bytes) {
+    TensorViews views = view_safetensors(bytes_of(bytes), kSite);
+    metadata = views.metadata;
+    for (const auto& [name, tensor] : views.tensors) {
+      tensors[name] = {tensor.dtype, tensor.shape, {tensor.data, tensor.data + tensor.bytes}};
+    }
+  }
+  template <class T>
+  T& value(const std::string& name, size_t i) {
+    return reinterpret_cast<T*>(tensors.at(name).bytes.data())[i];
+  }
+  std::string error() const {
+    const TemporaryFile file("parts.safetensors");
+    std::vector<TensorRef> refs;
+    for (const auto& [name, tensor] : tensors) {
+      refs.push_back({name, tensor.dtype, tensor.shape, tensor.bytes.data()});
+    }
+    write_safetensors(file.path, refs, metadata);
+    try {
+      load(file.path);
+    } catch (const IoError& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  std::map<std::string, std::string> metadata;
+  std::map<std::string, Tensor> tensors;
+};
+
+void check_contains(const std::string& text, const std::string& part) {
+  INFO("text: ", text);
+  INFO("part: ", part);
+  CHECK(text.find(part) != std::string::npos);
+}
+
+TEST_CASE("crc32 is zlib's, in one piece and in several") {
+  const std::string text = "123456789 The quick brown fox";
+  CHECK(crc32("123456789", 9) == 0xCBF43926u);
+  CHECK(crc32("", 0) == 0);
+  for (size_t cut = 0; cut <= text.size(); ++cut) {
+    const uint32_t first = crc32(text.data(), cut);
+    CHECK(crc32(text.data() + cut, text.size() - cut, first) == crc32(text.data(), text.size()));
+  }
+}
+
+TEST_CASE("a damaged model file is an error or the same model: 1,000 truncations") {
+  const Trainable<float> model = initialised<float>(small_table());
+  const std::string good = file_of(model);
+  REQUIRE(holds(good, model));
+  const TemporaryFile file("cut.safetensors");
+  std::mt19937 random(1);
+  for (int i = 0; i < 1000; ++i) {
+    const std::string cut = good.substr(0, random() % good.size());
+    CHECK_THROWS_AS(load_model(bytes_of(cut), kSite), IoError);
+    if (i % 10 != 0) continue;
+    put(file.path, cut);
+    CHECK_THROWS_AS(load(file.path), IoError);
+  }
+  CHECK_THROWS_AS(load_model(bytes_of(good + '\0'), kSite), IoError);
+}
+
+TEST_CASE("a damaged model file is an error or the same model: 10,000 flipped bytes") {
+  const Trainable<float> model = initialised<float>(small_table());
+  const std::string good = file_of(model);
+  std::mt19937 random(2);
+  int errors = 0, equal = 0;
+  for (int i = 0; i < 10000; ++i) {
+    std::string bytes = good;
+    char& byte = bytes[random() % bytes.size()];
+    // Half of them flip one bit, the others change the byte to any other.
+    byte = static_cast<char>(byte ^ (random() % 2 ? 1 << random() % 8 : 1 + random() % 255));
+    try {
+      const bool same = holds(bytes, model);
+      CHECK_MESSAGE(same, "another model after change ", i);
+      ++equal;
+    } catch (const IoError&) {
+      ++errors;
+    }
+  }
+  CHECK(errors > 9000);
+  CHECK(equal > 0);  // blanks in the header, the version that wrote the file
+}
+
+TEST_CASE("a checksum finds what no other check can; files without one are read") {
+  const Trainable<float> model = initialised<float>(small_table());
+  const std::string good = file_of(model);
+  std::string other = good;
+  const size_t weight = place_of(good, "coupling0.dense0.weight");
+  other[weight] ^= 1;  // of a finite float32, another one
+  CHECK_THROWS_WITH_AS(holds(other, model), doctest::Contains("the file is damaged"), IoError);
+  CHECK_THROWS_WITH_AS(holds(replaced(good, R"(\"seed\": 3)", R"(\"seed\": 4)"), model),
+                       doctest::Contains("the file is damaged"), IoError);
+  // The same file as another writer would make it.
+  const size_t key = good.find("\"evenflow.crc32\"");
+  REQUIRE(key != std::string::npos);
+  std::string plain = good;
+  plain.replace(key + 1, 8, "eVENFLOW");
+  CHECK(holds(plain, model));
+  plain[weight] ^= 1;
+  CHECK(!holds(plain, model));
+}
+
+TEST_CASE("parameters that no model writes are refused") {
+  const std::string table = file_of(initialised<float>(small_table()));
+  REQUIRE(Parts(table).error() == "");
+  for (const float value : {-1.f, 3.f, 0.5f, 1e30f, 1.f}) {
+    Parts parts(table);
+    parts.value<float>("permutation1.permutation", 0) = value;
+    parts.value<float>("permutation1.permutation", 1) = 1;
+    check_contains(parts.error(), "expected a permutation of 0 ... 2, got");
+  }
+  Parts sign(table);
+  sign.value<float>("permutation1.sign", 1) = 0.5;
+  check_contains(sign.error(), "[permutation1] expected signs of 1 or -1, got 0.5 in channel 1");
+  Parts flag(table);
+  flag.value<float>("initialized", 0) = 2;
+  check_contains(flag.error(), "expected 0 or 1 for 'initialized', got 2");
+  for (const float value : {std::nanf(""), HUGE_VALF}) {
+    Parts finite(table);
+    finite.value<float>("coupling0.dense0.weight", 4) = value;
+    check_contains(finite.error(), "expected finite values in 'coupling0.dense0.weight'");
+  }
+
+  RealNvpTableConfig config = small_table();
+  config.permutation = "shuffle";
+  Parts shuffled(file_of(initialised<double>(config)));
+  shuffled.value<double>("permutation1.permutation", 2) =
+      shuffled.value<double>("permutation1.permutation", 0);
+  check_contains(shuffled.error(), "[permutation1] expected a permutation of 0 ... 2, got");
+}
+
+TEST_CASE("a permutation that a caller spoiled is an error, not an access out of bounds") {
+  RealNvpTableConfig config = small_table();
+  for (const char* kind : {"shuffle", "lu"}) {
+    config.permutation = kind;
+    Trainable<float> model = initialised<float>(config);
+    for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
+      if (entry.name == "permutation1.permutation") model.arena.values()[entry.offset] = 1e9F;
+    }
+    Context ctx;
+    const std::vector<float> x = {1, 2, 3};
+    double out;
+    CHECK_THROWS_WITH_AS(
+        model.flow.log_prob(ctx, model.arena, View<const float>(x.data(), {1, 1, 1, 3}), nullptr, &out),
+        doctest::Contains("[permutation1] expected a permutation of 0 ... 2"), NumericError);
+  }
+}
+
+TEST_CASE("settings that promise more than the file holds are refused before anything is built") {
+  const Parts table(file_of(initialised<float>(small_table())));
+  const std::string config = table.metadata.at("config");
+  const auto error = [&](const std::string& from, const std::string& to) {
+    Parts parts = table;
+    parts.metadata["config"] = replaced(config, from, to);
+    return parts.error();
+  };
+  check_contains(error("\"couplings\": 2", "\"couplings\": 65536"), "at least 262144 tensors");
+  check_contains(error("\"shape\": 3", "\"shape\": 1048576"), "values for its settings, got");
+  check_contains(error("[12]", "[1048576]"), "values for its settings, got");
+  check_contains(error("\"couplings\": 2", "\"couplings\": 65537"), "expected 'couplings' in 1 ... 65536");
+  check_contains(error("\"shape\": 3", "\"shape\": 9223372036854775807"),
+                 "expected 'shape' in 1 ... 1048576");
+  check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
+  check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
+  check_contains(error("\"float32\"}", "\"float64\"}"), "got");
+  check_contains(error("{", "{{"), "expected a valid configuration");
+  check_contains(error("\"seed\": 3", "\"seed\": 3, \"seed\": 3"), "unique keys");
+}
+
+TEST_CASE("the size of settings is never more than the model's, and never overflows") {
+  const auto check = [](const auto& model) {
+    const ModelConfig config{model, Dtype::float32, 0};
+    const Flow<float> flow = build<float>(config);
+    int64_t values = 0;
+    for (const ParamLayout::Entry& entry : flow.layout()->entries()) values += entry.size;
+    const ModelSize least = least_size(config);
+    CAPTURE(to_json(config));
+    CHECK(least.tensors <= static_cast<int64_t>(flow.layout()->entries().size()));
+    CHECK(least.values <= values);
+    CHECK(least.values >= values / 10);  // a bound that says something
+  };
+  NiceConfig nice;
+  nice.shape = {0, 1, 1, 7};
+  nice.hidden = {5, 4};
+  check(nice);
+  check(small_table());
+  RealNvpTableConfig table = small_table();
+  table.coupling = "additive";
+  table.mask = "odd-even";
+  table.hidden = {};
+  check(table);
+  GlowConfig glow;
+  glow.shape = {0, 8, 8, 3};
+  glow.steps = 2;
+  glow.hidden = 6;
+  glow.learn_top = false;
+  for (const char* kind : {"lu", "plain", "shuffle", "reverse"}) {
+    glow.permutation = kind;
+    glow.coupling = kind[0] == 'l' ? "affine" : "additive";
+    check(glow);
+  }
+  RealNvpImageConfig image;
+  image.shape = {0, 8, 8, 2};
+  image.base_dim = 4;
+  for (int bits = 0; bits < 32; ++bits) {
+    image.residual_blocks = bits & 1 ? 2 : 0;
+    image.bottleneck = bits & 2;
+    image.skip = bits & 4;
+    image.recursion = bits & 8 ? 4 : 2;
+    image.batch_norm = bits & 16;
+    image.weight_norm = image.batch_norm;
+    const ModelConfig config{image, Dtype::float32, 0};
+    CHECK(least_size(config).tensors <=
+          static_cast<int64_t>(build<float>(config).layout()->entries().size()));
+  }
+  image.scales = 30;
+  image.base_dim = 1 << 20;
+  image.residual_blocks = 1 << 16;
+  image.recursion = 2;
+  CHECK(least_size({image, Dtype::float32, 0}).values == std::numeric_limits<int64_t>::max());
+  ParamLayout layout;
+  CHECK_THROWS_AS(layout.add("a", {int64_t{1} << 40, int64_t{1} << 40}, Group::decay), ConfigError);
+  CHECK_THROWS_AS(layout.add("b", {-1}, Group::decay), ConfigError);
+  layout.add("c", {int64_t{1} << 56}, Group::decay);
+  CHECK_THROWS_AS(layout.add("d", {1}, Group::decay), ConfigError);
+}
+
+TEST_CASE("a file that gets shorter while it is read is refused") {
+  const TemporaryFile file("shrunk.safetensors");
+  put(file.path, std::string(100, 'x'));
+  const MappedFile mapped({"load", file.path});
+  CHECK_NOTHROW(mapped.check_length());
+  CHECK(std::string(mapped.bytes().data, static_cast<size_t>(mapped.bytes().size)) == std::string(100, 'x'));
+  fs::resize_file(file.path, 99);
+  CHECK_THROWS_WITH_AS(mapped.check_length(), doctest::Contains("got 99 bytes instead of 100"), IoError);
+}
+
+TEST_CASE("what the fuzzers kept") {
+  const fs::path corpus = fs::path(EVENFLOW_TEST_FOLDER) / "fuzz/corpus";
+  int files = 0;
+  using Target = std::pair<const char*, void (*)(const uint8_t*, size_t)>;
+  for (const auto& [folder, target] :
+       {Target("model", fuzz::model_file), Target("config", fuzz::configuration)}) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(corpus / folder)) {
+      CAPTURE(entry.path().string());
+      const std::string bytes = get(entry.path());
+      CHECK_NOTHROW(target(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
+      ++files;
+    }
+  }
+  CHECK(files > 50);
+}
+
+}  // namespace
+}  // namespace evenflow::test

@@ -1,0 +1,6 @@
+#include "targets.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  evenflow::fuzz::model_file(data, size);
+  return 0;
+}

@@ -1,0 +1,58 @@
+"""Makes the golden files: one model of each kind in the present format, and beside it what it gives.
+
+usage: make.py FOLDER NAME ...
+
+A file that is there stays as it is for ever, so this refuses to write over one: make a new file for a new format
+or kind of model. NAME is one of MODELS, by which a file is called from then on.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+import evenflow as ef
+from evenflow import _core
+
+MODELS = {
+    "nice_1": lambda: ef.NICE(6, couplings=3, hidden=(12,), preprocess="whiten"),
+    "real_nvp_table_1": lambda: ef.RealNVP(5, couplings=4, hidden=(12, 12), permutation="lu", actnorm=True),
+    "real_nvp_table_bf16_1": lambda: ef.RealNVP(4, couplings=3, hidden=(16, 16), permutation="shuffle",
+                                                conditioner_dtype="bfloat16"),
+    "real_nvp_table_f64_1": lambda: ef.RealNVP(4, couplings=3, hidden=(8,), mask="odd-even", batch_norm=True,
+                                               preprocess="zca", prior="logistic", dtype="float64"),
+    "real_nvp_image_1": lambda: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=0),
+    "real_nvp_residual_1": lambda: ef.RealNVP((4, 2, 1), scales=1, base_dim=2, residual_blocks=1),
+    "glow_1": lambda: ef.Glow((8, 8, 1), levels=2, steps=2, hidden=6, bits=5),
+    "glow_classes_1": lambda: ef.Glow((4, 4, 3), levels=1, steps=2, hidden=6, classes=3, class_weight=0.1,
+                                      permutation="plain"),
+}
+ROWS = 8
+
+
+def make(name: str, folder: pathlib.Path) -> None:
+    model, expected = folder / f"{name}.safetensors", folder / f"{name}.expected.safetensors"
+    if model.exists():
+        sys.exit(f"make.py: expected a new name, got {model}, which is there")
+    flow = MODELS[name]()
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(256, *flow.shape))
+    if flow.is_image:  # level units
+        x = np.clip(2**flow.config["bits"] * (0.5 + 0.15 * x), 0, 2**flow.config["bits"])
+    x = x.astype(flow.dtype)
+    flow.init(x)
+    # A net's last layer starts at zero: move it, and everything else a little.
+    flow.params[:] += (0.05 * rng.normal(size=flow.params.shape)).astype(flow.dtype)
+    x = np.ascontiguousarray(x[:ROWS])
+    label = np.arange(ROWS) % flow.classes if flow.classes else None
+    flow.save(model)
+    tensors = {"x": x, "log_prob": flow.log_prob(x, label=label),
+               "sample": flow.sample(ROWS, seed=7, label=label)}
+    if label is not None:
+        tensors["label"] = label.astype(np.int64)
+    _core.write_safetensors(str(expected), tensors, {"seed": "7"})
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        make(name, pathlib.Path(sys.argv[1]))
