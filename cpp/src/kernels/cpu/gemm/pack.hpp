@@ -149,7 +149,7 @@ struct WeightsB {
   /// Whether a panel can be read where it lies.
   bool in_place(int64_t panel) const {
     const int64_t cols = columns_of(panel);
-    return as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 &&
+    return !thin() && as == WeightsAs::rows && !half && outputs % Tile<Isa, T>::lanes == 0 &&
            (cols == Tile<Isa, T>::cols || cols == Tile<Isa, T>::lanes);
   }
   /// Whether all can, and are few enough to be read so again and again.
