@@ -33,15 +33,7 @@ class Permutation final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const int64_t n = in.shape.c;
     int32_t* order = scope.take<int32_t>(n);
-    const T* stored = params.value(order_id_);
-    for (int64_t c = 0; c < n; ++c) {
-      const int32_t from = static_cast<int32_t>(stored[c]);
-      if (back) {
-        order[from] = static_cast<int32_t>(c);
-      } else {
-        order[c] = from;
-      }
-    }
+    ctx.kernels<T>().permutation_order(ctx, n, params.value(order_id_), back, order);
     ctx.kernels<T>().gather_channels(ctx, in, order, out);
   }
 

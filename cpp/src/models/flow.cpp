@@ -94,25 +94,47 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
   for (const Node& node : nodes_) node.layer->init(arena, rng);
 }
 
+namespace {
+
+template <class T>
+void check_device(Context& ctx, const char* call, const ParamArena<T>& arena) {
+  if (arena.device() != ctx.device_name()) {
+    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
+                      ctx.device_name());
+  }
+}
+
+template <class T>
+bool finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
   check_input("init", x.shape);
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
-  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  check_device(ctx, "init", arena);
+  HostScope host(ctx);
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
-  std::vector<int32_t> labels(static_cast<size_t>(n), 0);
+  const std::vector<int32_t> zeros(static_cast<size_t>(n), 0);
+  const int32_t* labels = host.send(zeros.data(), n);
   int at = 0;
   for (const Node& node : nodes_) {
     node.layer->init_from_data(ctx, arena, x);
     View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
     const ParamArena<T>& values = arena;
-    node.layer->forward(ctx, values.params(labels.data()), x, z, logdet.data());
+    node.layer->forward(ctx, values.params(labels), x, z, logdet);
     x = node.keep ? z.channels(0, node.keep) : z;
     at = 1 - at;
   }
-  arena.value(initialized_)[0] = T(1);
+  const T one = T(1);
+  ctx.to_device(arena.value(initialized_), &one, sizeof one);
 }
 
 template <class T>
@@ -141,49 +163,32 @@ void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) c
 }
 
 template <class T>
-void Flow<T>::check_ready(const char* call, const ParamArena<T>& arena) const {
-  if (!initialized(arena)) {
+void Flow<T>::check_ready(Context& ctx, const char* call, const ParamArena<T>& arena) const {
+  check_device(ctx, call, arena);
+  HostScope host(ctx);
+  if (*host.read(arena.value(initialized_), 1) == T(0)) {
     fail<ConfigError>(
         call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
   }
 }
 
-namespace {
-
-/// Copies pieces of samples, `from_step` and `to_step` values from one sample to the next.
-template <class T>
-void copy_samples(Context& ctx, View<const T> from, int64_t from_step, View<T> to, int64_t to_step) {
-  const Shape one = from.shape.with_batch(1);
-  if (one.pixels() == 1 || (from.contiguous() && to.contiguous())) {
-    const Shape rows{from.shape.n, 1, 1, one.size()};
-    ctx.kernels<T>().copy(ctx, View<const T>(from.data, rows, from_step), View<T>(to.data, rows, to_step));
-    return;
-  }
-  for (int64_t i = 0; i < from.shape.n; ++i) {
-    ctx.kernels<T>().copy(ctx, View<const T>(from.data + i * from_step, one, from.stride),
-                          View<T>(to.data + i * to_step, one, to.stride));
-  }
-}
-
-}  // namespace
-
 template <class T>
 void Flow<T>::put_level(Context& ctx, View<const T> piece, const Level& level, T* z) const {
-  copy_samples(ctx, piece, piece.shape.pixels_per_sample() * piece.stride,
-               View<T>(z + level.offset, piece.shape), dims());
+  ctx.kernels<T>().copy_blocks(ctx, piece, piece.shape.pixels_per_sample() * piece.stride,
+                               View<T>(z + level.offset, piece.shape), dims());
 }
 
 template <class T>
 void Flow<T>::get_level(Context& ctx, const T* z, const Level& level, View<T> piece) const {
-  copy_samples(ctx, View<const T>(z + level.offset, piece.shape), dims(), piece,
-               piece.shape.pixels_per_sample() * piece.stride);
+  ctx.kernels<T>().copy_blocks(ctx, View<const T>(z + level.offset, piece.shape), dims(), piece,
+                               piece.shape.pixels_per_sample() * piece.stride);
 }
 
 template <class T>
 void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x, T* z, double* logdet,
                           const Step* step) const {
   const int64_t n = x.shape.n;
-  if (!step && by_tiles(n) && n > tile_rows_) {
+  if (!step && by_tiles(ctx, n) && n > tile_rows_) {
     const Tiles tiles(n, tile_rows_);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -194,7 +199,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   View<T> mine;  // x, where it may be overwritten
   int at = 0;
   size_t level = 0;
@@ -219,7 +224,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
 template <class T>
 void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
                           double* logdet) const {
-  if (by_tiles(n) && n > tile_rows_) {
+  if (by_tiles(ctx, n) && n > tile_rows_) {
     const Tiles tiles(n, tile_rows_);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -230,7 +235,7 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   int at = 0;
   size_t level = levels_.size() - 1;
   View<T> cur(buffers[at], levels_[level].shape.with_batch(n));
@@ -261,11 +266,15 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
 
 template <class T>
 void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
-  const auto bad_channel = [](View<const T> v) {
-    for (int64_t r = 0; r < v.shape.pixels(); ++r) {
-      for (int64_t c = 0; c < v.shape.c; ++c) {
-        if (!std::isfinite(v.data[r * v.stride + c])) return c;
-      }
+  WorkspaceScope scope(ctx);
+  const auto bad_channel = [&](View<const T> v) {
+    WorkspaceScope local(ctx);
+    HostScope host(ctx);
+    View<T> dense(local.take<T>(v.shape.size()), v.shape);
+    ctx.kernels<T>().copy(ctx, v, dense);
+    const T* values = host.read(dense.data, v.shape.size());
+    for (int64_t i = 0; i < v.shape.size(); ++i) {
+      if (!std::isfinite(values[i])) return i % v.shape.c;
     }
     return int64_t{-1};
   };
@@ -274,22 +283,23 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
                        bad_channel(x));
   }
   const int64_t n = x.shape.n;
-  std::vector<T> buffers[2];
-  for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(n * dims()));
-  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   int at = 0;
   for (const Node& node : nodes_) {
-    View<T> out(buffers[at].data(), node.layer->output_shape().with_batch(n));
-    node.layer->forward(ctx, params, x, out, logdet.data());
+    View<T> out(buffers[at], node.layer->output_shape().with_batch(n));
+    node.layer->forward(ctx, params, x, out, logdet);
     const int64_t channel = bad_channel(out);
     if (channel >= 0) {
       fail<NumericError>(call, "expected finite values, got a value that is not finite from layer ",
                          node.name, ", channel ", channel);
     }
+    HostScope host(ctx);
+    const double* det = host.read(logdet, n);
     for (int64_t i = 0; i < n; ++i) {
-      if (!std::isfinite(logdet[i])) {
-        fail<NumericError>(call, "expected finite log-determinants, got ", logdet[i], " from layer ",
-                           node.name);
+      if (!std::isfinite(det[i])) {
+        fail<NumericError>(call, "expected finite log-determinants, got ", det[i], " from layer ", node.name);
       }
     }
     x = node.keep ? out.channels(0, node.keep) : out;
@@ -299,26 +309,25 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
                      "expected a finite log-likelihood, got latents too large for the base distribution");
 }
 
-namespace {
-
 template <class T>
-bool all_finite(const T* values, int64_t count) {
-  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, const T* values) const {
+  if (values && ctx.kernels<T>().count_not_finite(ctx, View<const T>(values, {n, 1, 1, dims()})))
+    return false;
+  HostScope host(ctx);
+  const double* det = host.read(logdet, n);
+  return std::all_of(det, det + n, [](double v) { return std::isfinite(v); });
 }
-
-}  // namespace
 
 template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
                       double* logdet) const {
   check_input("forward", x.shape);
   check_labels("forward", labels, x.shape.n);
-  check_ready("forward", arena);
-  run_forward(ctx, arena.params(labels), x, z, logdet, nullptr);
-  for (int64_t i = 0; i < x.shape.n; ++i) {
-    const bool good = std::isfinite(logdet[i]) && all_finite(z + i * dims(), dims());
-    if (!good) fail_nonfinite(ctx, arena.params(labels), "forward", x);
-  }
+  check_ready(ctx, "forward", arena);
+  HostScope host(ctx);
+  const Params<T> params = arena.params(host.send(labels, x.shape.n));
+  run_forward(ctx, params, x, z, logdet, nullptr);
+  if (!all_finite(ctx, x.shape.n, logdet, z)) fail_nonfinite(ctx, params, "forward", x);
 }
 
 template <class T>
@@ -326,13 +335,17 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
                       View<T> x, double* logdet) const {
   check_input("inverse", x.shape);
   check_labels("inverse", labels, n);
-  check_ready("inverse", arena);
-  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
+  check_ready(ctx, "inverse", arena);
+  HostScope host(ctx);
+  run_inverse(ctx, arena.params(host.send(labels, n)), z, n, x, logdet);
+  if (all_finite(ctx, n, logdet, x.data)) return;
+  const double* det = host.read(logdet, n);
+  const T* values = host.read(static_cast<const T*>(x.data), n * dims());
   for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(logdet[i])) {
-      fail<NumericError>("inverse", "expected finite log-determinants, got ", logdet[i], " for sample ", i);
+    if (!std::isfinite(det[i])) {
+      fail<NumericError>("inverse", "expected finite log-determinants, got ", det[i], " for sample ", i);
     }
-    if (!all_finite(x.data + i * dims(), dims())) {
+    if (!finite(values + i * dims(), dims())) {
       fail<NumericError>("inverse", "expected latents of finite data, got sample ", i, " that is not finite");
     }
   }
@@ -343,15 +356,15 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
                        double* out) const {
   check_input("log_prob", x.shape);
   check_labels("log_prob", labels, x.shape.n);
-  check_ready("log_prob", arena);
+  check_ready(ctx, "log_prob", arena);
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
-  run_forward(ctx, arena.params(labels), x, z, out, nullptr);
+  const Params<T> params = arena.params(host.send(labels, n));
+  run_forward(ctx, params, x, z, out, nullptr);
   ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
-  for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(out[i])) fail_nonfinite(ctx, arena.params(labels), "log_prob", x);
-  }
+  if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
 }
 
 template <class T>
@@ -359,37 +372,37 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
                      uint64_t seed, const int32_t* labels, View<T> x) const {
   check_input("sample", x.shape);
   check_labels("sample", labels, x.shape.n);
-  check_ready("sample", arena);
+  check_ready(ctx, "sample", arena);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
   }
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
                                static_cast<uint64_t>(first), z);
-  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
+  run_inverse(ctx, arena.params(host.send(labels, n)), z, n, x, logdet);
+  const View<const T> flat(x.data, {n, 1, 1, dims()});
+  if (!ctx.kernels<T>().count_not_finite(ctx, flat)) return;
+  const T* values = host.read(flat.data, n * dims());
   int64_t bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    bad += !all_finite(x.data + i * dims(), dims());
-  }
-  if (bad) {
-    fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n,
-                       " that are not; try a lower temperature");
-  }
+  for (int64_t i = 0; i < n; ++i) bad += !finite(values + i * dims(), dims());
+  fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n,
+                     " that are not; try a lower temperature");
 }
 
 template <class T>
 void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, double* out) const {
   check_input("class_log_prob", x.shape);
-  check_ready("class_log_prob", arena);
+  check_ready(ctx, "class_log_prob", arena);
   if (!head_) fail<ConfigError>("class_log_prob", "expected a model with a class head, got one without");
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   double* logdet = scope.take<double>(n);
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   for (size_t i = 0; i < head_at_; ++i) {
     View<T> z(buffers[i % 2], nodes_[i].layer->output_shape().with_batch(n));
     nodes_[i].layer->forward(ctx, arena.params(), x, z, logdet);
