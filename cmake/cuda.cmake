@@ -1,5 +1,6 @@
 # libevenflow_cuda.so: the kernels for GPUs, found and loaded by the library when a context asks for them;
-# docs/cuda.md. It holds CUDA's runtime and its own copies of what it needs of the library, and offers one name.
+# docs/cuda.md. It holds CUDA's runtime and its own copies of what it needs of the library; it offers its entry, and
+# the library's errors, which it throws.
 
 enable_language(CUDA)
 add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu

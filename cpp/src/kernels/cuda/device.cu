@@ -23,8 +23,12 @@ void require_gpu() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
+    int driver = 0;
+    cudaDriverGetVersion(&driver);  // 0: none is installed
     fail<DeviceError>("context", "expected an NVIDIA GPU and its driver for device cuda, got ",
-                      status == cudaSuccess ? "no GPU" : cudaGetErrorString(status));
+                      driver == 0             ? "no driver"
+                      : status == cudaSuccess ? "no GPU"
+                                              : cudaGetErrorString(status));
   }
   check(cudaSetDevice(kDevice), "a choice of the GPU");
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
