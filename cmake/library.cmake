@@ -10,7 +10,7 @@ endif()
 add_library(evenflow_shared SHARED $<TARGET_OBJECTS:evenflow_objects>)
 set_target_properties(evenflow_shared PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME shared VERSION ${PROJECT_VERSION}
                       SOVERSION ${abi})
-target_link_libraries(evenflow_shared PRIVATE OpenMP::OpenMP_CXX)
+target_link_libraries(evenflow_shared PRIVATE OpenMP::OpenMP_CXX ${CMAKE_DL_LIBS})
 if(NOT APPLE)
   # Versioned symbols that bind within the library: two versions can live in one process.
   configure_file(cmake/evenflow.map.in evenflow.map @ONLY)
@@ -21,7 +21,7 @@ endif()
 
 add_library(evenflow_archive STATIC $<TARGET_OBJECTS:evenflow_objects>)
 set_target_properties(evenflow_archive PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME archive)
-target_link_libraries(evenflow_archive INTERFACE ${OpenMP_CXX_LIB_NAMES})
+target_link_libraries(evenflow_archive INTERFACE ${OpenMP_CXX_LIB_NAMES} ${CMAKE_DL_LIBS})
 if(NOT APPLE)
   # A shared object that holds a copy of the library does not offer it to others.
   target_link_options(evenflow_archive INTERFACE -Wl,--gc-sections -Wl,--exclude-libs,libevenflow.a)

@@ -27,6 +27,12 @@ class ContextPool {
    public:
     Lease(ContextPool& pool) : pool_(pool), context_(pool.take()) {}
     ~Lease() {
+      // A caller's arrays and the flow's parameters are the program's again.
+      try {
+        context_->synchronize();
+      } catch (const Error&) {
+        return;  // a broken queue is not used again; the next call reports what is wrong
+      }
       const std::lock_guard<std::mutex> lock(pool_.mutex_);
       pool_.free_.push_back(std::move(context_));
     }
@@ -58,17 +64,58 @@ class ContextPool {
   std::vector<std::unique_ptr<Context>> free_;
 };
 
+/// A caller's arrays where the context computes: on the CPU themselves, else copies.
+class OnDevice {
+ public:
+  explicit OnDevice(Context& ctx) : ctx_(ctx), scope_(ctx) {}
+
+  /// An array to read.
+  template <class T>
+  const T* in(const T* values, int64_t count) {
+    if (ctx_.on_host()) return values;
+    return copied(values, count);
+  }
+  template <class T>
+  View<const T> in(View<const T> x) {
+    return View<const T>(in(x.data, x.shape.size()), x.shape);
+  }
+  /// An array to write; bring() takes the results home.
+  template <class T>
+  T* out(T* values, int64_t count) {
+    return ctx_.on_host() ? values : scope_.take<T>(count);
+  }
+  template <class T>
+  T* in_out(T* values, int64_t count) {
+    return ctx_.on_host() ? values : copied(values, count);
+  }
+  template <class T>
+  void bring(T* values, const T* there, int64_t count) {
+    if (!ctx_.on_host()) ctx_.to_host(values, there, static_cast<size_t>(count) * sizeof(T));
+  }
+
+ private:
+  template <class T>
+  T* copied(const T* values, int64_t count) {
+    T* there = scope_.take<T>(count);
+    ctx_.to_device(there, values, static_cast<size_t>(count) * sizeof(T));
+    return there;
+  }
+
+  Context& ctx_;
+  WorkspaceScope scope_;
+};
+
 /// What the Python class holds: a flow, its parameters and contexts to run in.
 template <class T>
 struct PyFlow {
   PyFlow(Flow<T> f, uint64_t seed, const std::string& device, int threads)
-      : flow(std::move(f)), arena(flow.layout()), contexts(device, threads) {
+      : flow(std::move(f)), contexts(device, threads), arena(flow.layout(), device) {
     flow.init(arena, seed);
   }
 
   Flow<T> flow;
+  ContextPool contexts;  // first: it says best what a missing device lacks
   ParamArena<T> arena;
-  ContextPool contexts;
 };
 
 template <class T>

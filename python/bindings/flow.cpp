@@ -29,8 +29,15 @@ py::tuple forward(PyFlow<T>& self, const py::array& x, const py::object& labels)
   double* det = logdet.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.forward(ctx, self.arena, in, label, out, det);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const int64_t n = in.shape.n, size = in.shape.size();
+    T* z_there = arrays.out(out, size);
+    double* det_there = arrays.out(det, n);
+    self.flow.forward(ctx, self.arena, arrays.in(in), label, z_there, det_there);
+    arrays.bring(out, z_there, size);
+    arrays.bring(det, det_there, n);
   }
   return py::make_tuple(z, logdet);
 }
@@ -57,8 +64,14 @@ py::tuple inverse(PyFlow<T>& self, const py::array& z, const py::object& labels)
   double* det = logdet.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.inverse(ctx, self.arena, in, n, label, out, det);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const View<T> there(arrays.out(out.data, shape.size()), shape);
+    double* det_there = arrays.out(det, n);
+    self.flow.inverse(ctx, self.arena, arrays.in(in, shape.size()), n, label, there, det_there);
+    arrays.bring(out.data, there.data, shape.size());
+    arrays.bring(det, det_there, n);
   }
   return py::make_tuple(x, logdet);
 }
@@ -71,8 +84,12 @@ py::array_t<double> log_prob(PyFlow<T>& self, const py::array& x, const py::obje
   double* out = result.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.log_prob(ctx, self.arena, in, label, out);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    double* there = arrays.out(out, in.shape.n);
+    self.flow.log_prob(ctx, self.arena, arrays.in(in), label, there);
+    arrays.bring(out, there, in.shape.n);
   }
   return result;
 }
@@ -87,8 +104,12 @@ py::array_t<T> sample(PyFlow<T>& self, int64_t n, double temperature, uint64_t s
   View<T> out(x.mutable_data(), shape);
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.sample(ctx, self.arena, first, temperature, seed, label, out);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const View<T> there(arrays.out(out.data, shape.size()), shape);
+    self.flow.sample(ctx, self.arena, first, temperature, seed, label, there);
+    arrays.bring(out.data, there.data, shape.size());
   }
   return x;
 }
@@ -101,8 +122,13 @@ py::array_t<double> class_log_prob(PyFlow<T>& self, const py::array& x) {
   double* out = result.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.class_log_prob(ctx, self.arena, in, out);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const int64_t count = in.shape.n * self.flow.classes();
+    double* there = arrays.out(out, count);
+    self.flow.class_log_prob(ctx, self.arena, arrays.in(in), there);
+    arrays.bring(out, there, count);
   }
   return result;
 }
@@ -124,8 +150,15 @@ py::tuple backward(PyFlow<T>& self, const py::array& z, const py::array& dz, con
   View<T> out(x.mutable_data(), shape), dout(dx.mutable_data(), shape);
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.backward(ctx, self.arena, in, din, ddet, label, out, dout);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const int64_t size = shape.size();
+    const View<T> there(arrays.out(out.data, size), shape), dthere(arrays.out(dout.data, size), shape);
+    self.flow.backward(ctx, self.arena, arrays.in(in, size), arrays.in(din, size), arrays.in(ddet, n), label,
+                       there, dthere);
+    arrays.bring(out.data, there.data, size);
+    arrays.bring(dout.data, dthere.data, size);
   }
   return py::make_tuple(x, dx);
 }
@@ -148,8 +181,16 @@ py::tuple inverse_backward(PyFlow<T>& self, const py::array& x, const py::array&
   T* dout = dz.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.inverse_backward(ctx, self.arena, in, din, ddet, label, out, dout);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const int64_t size = in.shape.size();
+    T* there = arrays.out(out, size);
+    T* dthere = arrays.out(dout, size);
+    self.flow.inverse_backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet, n), label,
+                               there, dthere);
+    arrays.bring(out, there, size);
+    arrays.bring(dout, dthere, size);
   }
   return py::make_tuple(z, dz);
 }
@@ -161,11 +202,18 @@ py::tuple log_prob_and_grad(PyFlow<T>& self, const py::array& x, const py::objec
   py::array_t<double> log_prob(in.shape.n);
   py::array_t<T> gradient = batch<T>(in.shape);
   double* out = log_prob.mutable_data();
-  const View<T> dx(gradient.mutable_data(), in.shape);
+  T* dx = gradient.mutable_data();
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    self.flow.log_prob_and_grad(ctx, self.arena, in, label, out, dx);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    const int64_t n = in.shape.n, size = in.shape.size();
+    double* there = arrays.out(out, n);
+    const View<T> dx_there(arrays.out(dx, size), in.shape);
+    self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in), label, there, dx_there);
+    arrays.bring(out, there, n);
+    arrays.bring(dx, dx_there.data, size);
   }
   return py::make_tuple(log_prob, gradient);
 }
@@ -178,8 +226,10 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& la
   StepResult r;
   {
     Unlock unlock;
-    ContextPool::Lease ctx(self.contexts);
-    r = self.flow.loss_and_grad(ctx, self.arena, in, label, budget, weight);
+    ContextPool::Lease lease(self.contexts);
+    Context& ctx = lease;
+    OnDevice arrays(ctx);
+    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in), label, budget, weight);
   }
   using namespace py::literals;
   return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
@@ -200,8 +250,11 @@ py::array_t<T> dequantize(PyFlow<T>& self, const py::array& x, int bits, const p
     Unlock unlock;
     ContextPool::Lease lease(self.contexts);
     Context& ctx = lease;
-    ctx.kernels<T>().dequantize(ctx, in.shape.n, in.shape.per_sample(), in.data, bits, noise, key,
-                                static_cast<uint64_t>(first), out);
+    OnDevice arrays(ctx);
+    T* there = arrays.out(out, in.shape.size());
+    ctx.kernels<T>().dequantize(ctx, in.shape.n, in.shape.per_sample(), arrays.in(in).data, bits, noise, key,
+                                static_cast<uint64_t>(first), there);
+    arrays.bring(out, there, in.shape.size());
   }
   return result;
 }
@@ -210,8 +263,10 @@ template <class T>
 void init(PyFlow<T>& self, const py::array& x) {
   const View<const T> in = view_of<T>(x, "init");
   Unlock unlock;
-  ContextPool::Lease ctx(self.contexts);
-  self.flow.init_from_data(ctx, self.arena, in);
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.init_from_data(ctx, self.arena, arrays.in(in));
 }
 
 const char* group_name(Group group) {
@@ -253,6 +308,7 @@ void bind_class(py::module_& m, const char* name) {
   using namespace py::literals;
   using F = PyFlow<T>;
   py::class_<F, std::shared_ptr<F>>(m, name)
+      .def_property_readonly("device", [](F& f) { return f.arena.device(); })
       .def_property_readonly("dtype", [](F&) { return dtype_name<T>(); })
       .def_property_readonly("sample_shape", [](F& f) { return image_shape(f.flow.sample_shape()); })
       .def_property_readonly("dims", [](F& f) { return f.flow.dims(); })

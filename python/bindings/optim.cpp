@@ -26,7 +26,7 @@ void bind_class(py::module_& m, const char* name) {
       py::init([](std::shared_ptr<PyFlow<T>> flow, const std::string& rule, double lr, double momentum,
                   double beta1, double beta2, double decay, double eps, double weight_decay, double shrink) {
         const OptimizerConfig c{rule_of(rule), lr, momentum, beta1, beta2, decay, eps, weight_decay, shrink};
-        Optimizer<T> optimizer(flow->flow.layout(), c);
+        Optimizer<T> optimizer(flow->flow.layout(), c, flow->arena.device());
         return std::make_shared<O>(O{std::move(flow), std::move(optimizer)});
       }),
       "flow"_a, "rule"_a, py::kw_only(), "lr"_a = 1e-3, "momentum"_a = 0.0, "beta1"_a = 0.9,
@@ -48,9 +48,8 @@ void bind_class(py::module_& m, const char* name) {
       "steps", [](O& o) { return o.optimizer.steps(); }, [](O& o, int64_t n) { o.optimizer.set_steps(n); });
   cls.def("moments", [](py::object self) {
     py::list list;
-    for (std::vector<T>& moment : self.cast<O&>().optimizer.moments()) {
-      list.append(py::array_t<T>(std::vector<py::ssize_t>{static_cast<py::ssize_t>(moment.size())},
-                                 moment.data(), self));
+    for (SharedBuffer<T>& moment : self.cast<O&>().optimizer.moments()) {
+      list.append(py::array_t<T>(std::vector<py::ssize_t>{moment.size()}, moment.data(), self));
     }
     return list;
   });
@@ -77,8 +76,12 @@ void bind_class(py::module_& m, const char* name) {
         }
         T* data = static_cast<T*>(average.mutable_data());
         py::gil_scoped_release unlock;
-        ContextPool::Lease ctx(flow.contexts);
-        update_average<T>(ctx, flow.arena, data, decay);
+        ContextPool::Lease lease(flow.contexts);
+        Context& ctx = lease;
+        OnDevice arrays(ctx);
+        T* there = arrays.in_out(data, flow.flow.layout()->total_size());
+        update_average<T>(ctx, flow.arena, there, decay);
+        arrays.bring(data, there, flow.flow.layout()->total_size());
       },
       "flow"_a, "average"_a, "decay"_a);
 }

@@ -54,6 +54,11 @@ class Flow:
         return self._dtype
 
     @property
+    def device(self) -> str:
+        """Where the model computes, "cpu" or "cuda". Arrays in and out are numpy either way."""
+        return self._core.device
+
+    @property
     def is_image(self) -> bool:
         """Whether samples are images (H, W, C) in level units, rather than rows of a table."""
         return isinstance(self._config["shape"], list)

@@ -6,6 +6,37 @@ import pytest
 import evenflow as ef
 
 
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="where the models of the fixtures compute: cpu or cuda")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "any_device: runs on the device of --device; others are skipped there")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --device cuda only the tests that ask for it run, and without a GPU none; the count says so."""
+    device = config.getoption("--device")
+    if device == "cpu":
+        return
+    missing = None
+    try:
+        ef.RealNVP(2, couplings=1, hidden=(2,), device=device)
+    except ef.DeviceError as error:
+        missing = str(error)
+    for item in items:
+        if item.get_closest_marker("any_device") is None:
+            item.add_marker(pytest.mark.skip(reason="computes on the CPU"))
+        elif missing:
+            item.add_marker(pytest.mark.skip(reason=f"no {device}: {missing}"))
+
+
+@pytest.fixture
+def device(request):
+    """The device of --device."""
+    return request.config.getoption("--device")
+
+
 @pytest.fixture
 def images():
     """(64, 4, 4, 2) uint8, smooth enough to be learned, with labels (64,) in 0 ... 2."""

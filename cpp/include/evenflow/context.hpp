@@ -13,6 +13,7 @@ namespace evenflow {
 
 template <class T>
 class KernelSet;
+class Device;
 
 /// A stack of scratch memory: what was taken after a mark is given back at once by `release(mark)`.
 /// Blocks never move; when the stack is empty again they are merged into one, so that a repeated call
@@ -25,6 +26,8 @@ class EVENFLOW_API Workspace {
   };
 
   Workspace() = default;
+  /// From now on memory comes from the device; nothing may have been taken yet.
+  void use(Device* device) { device_ = device; }
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -42,8 +45,10 @@ class EVENFLOW_API Workspace {
     char* data;
     size_t size;
   };
-  void merge();
+  void add_block(size_t size);
+  void drop_blocks(size_t keep);
 
+  Device* device_ = nullptr;
   std::vector<Block> blocks_;
   size_t block_ = 0;
   size_t used_ = 0;
@@ -60,9 +65,25 @@ class EVENFLOW_API Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
+  /// "cpu", or the name of the device that every array of a call lies on.
+  const char* device_name() const;
+  bool on_host() const { return !device_; }
+  /// Null on the CPU.
+  Device* device() const { return device_.get(); }
+
   /// Threads that a call may use: one in the child of a fork.
   int threads() const;
+  /// Scratch memory for kernels: the device's.
   Workspace& workspace() { return workspace_; }
+  /// Scratch memory for the program itself; the same one on the CPU.
+  Workspace& host_workspace() { return device_ ? host_workspace_ : workspace_; }
+
+  /// Copies bytes between the program and the device, in the order of the kernels around the call. `to_host`
+  /// waits for them; `to_device` reads its source before it returns. On the CPU: plain copies.
+  void to_device(void* to, const void* from, size_t bytes);
+  void to_host(void* to, const void* from, size_t bytes);
+  /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
+  void synchronize();
 
   template <class T>
   const KernelSet<T>& kernels() const;
@@ -79,7 +100,9 @@ class EVENFLOW_API Context {
 
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   int threads_;
+  std::unique_ptr<Device> device_;  // outlives the workspace
   Workspace workspace_;
+  Workspace host_workspace_;
   const KernelSet<float>* kernels_f32_;
   const KernelSet<double>* kernels_f64_;
   std::vector<std::unique_ptr<Context>> children_;
@@ -90,10 +113,11 @@ EVENFLOW_API const KernelSet<float>& Context::kernels<float>() const;
 template <>
 EVENFLOW_API const KernelSet<double>& Context::kernels<double>() const;
 
-/// Gives back everything taken from the workspace during its lifetime.
+/// Gives back everything taken from a workspace during its lifetime.
 class WorkspaceScope {
  public:
-  explicit WorkspaceScope(Context& ctx) : workspace_(ctx.workspace()), mark_(workspace_.mark()) {}
+  explicit WorkspaceScope(Context& ctx) : WorkspaceScope(ctx.workspace()) {}
+  explicit WorkspaceScope(Workspace& workspace) : workspace_(workspace), mark_(workspace_.mark()) {}
   ~WorkspaceScope() { workspace_.release(mark_); }
   WorkspaceScope(const WorkspaceScope&) = delete;
   WorkspaceScope& operator=(const WorkspaceScope&) = delete;
@@ -106,6 +130,40 @@ class WorkspaceScope {
  private:
   Workspace& workspace_;
   Workspace::Mark mark_;
+};
+
+/// Scratch memory of the program, and the way of small arrays between it and the device. On the CPU nothing
+/// is copied: both sides are the same memory.
+class HostScope {
+ public:
+  explicit HostScope(Context& ctx) : ctx_(ctx), host_(ctx.host_workspace()), device_(ctx) {}
+
+  /// For the program to write.
+  template <class T>
+  T* take(int64_t count) {
+    return host_.take<T>(count);
+  }
+  /// `count` values of the device, readable here.
+  template <class T>
+  const T* read(const T* values, int64_t count) {
+    if (ctx_.on_host()) return values;
+    T* copy = host_.take<T>(count);
+    ctx_.to_host(copy, values, static_cast<size_t>(count) * sizeof(T));
+    return copy;
+  }
+  /// `count` values of the program, where kernels can read them; null stays null.
+  template <class T>
+  const T* send(const T* values, int64_t count) {
+    if (ctx_.on_host() || !values) return values;
+    T* copy = device_.take<T>(count);
+    ctx_.to_device(copy, values, static_cast<size_t>(count) * sizeof(T));
+    return copy;
+  }
+
+ private:
+  Context& ctx_;
+  WorkspaceScope host_;
+  WorkspaceScope device_;
 };
 
 /// Half of the memory that the machine has free now: the default bound for kept activations.

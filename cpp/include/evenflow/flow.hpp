@@ -34,6 +34,9 @@ struct StepResult {
 
 /// A chain of layers with a factorised base distribution. Latents that are factored out on the way, and the
 /// last output, form one flat row of D values a sample.
+///
+/// Arrays lie where the context computes, and so does the arena (DeviceError otherwise); labels are the
+/// program's. Results are complete after Context::synchronize().
 template <class T>
 class EVENFLOW_API Flow {
  public:
@@ -116,7 +119,9 @@ class EVENFLOW_API Flow {
 
   void check_input(const char* call, const Shape& x) const;
   void check_labels(const char* call, const int32_t* labels, int64_t n) const;
-  void check_ready(const char* call, const ParamArena<T>&) const;
+  void check_ready(Context&, const char* call, const ParamArena<T>&) const;
+  /// Whether n log-determinants and, unless null, n latents or samples are finite.
+  bool all_finite(Context&, int64_t n, const double* logdet, const T* values) const;
   /// Finds the layer whose results for x are not finite; NumericError names it.
   [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
   /// Value, layer, channel and sample of the first result on the way back from z that is not finite.
@@ -126,7 +131,7 @@ class EVENFLOW_API Flow {
   void get_level(Context&, const T* z, const Level&, View<T> piece) const;
 
   /// Whether work on n samples goes tile by tile, and whether on several threads.
-  bool by_tiles(int64_t n) const { return tile_rows_ > 0 && n > 0; }
+  bool by_tiles(Context& ctx, int64_t n) const { return tile_rows_ > 0 && n > 0 && ctx.on_host(); }
   bool worth_threads(int64_t n) const;
   Params<T> rows_of(Params<T> params, int64_t first) const;
   View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
@@ -144,7 +149,7 @@ class EVENFLOW_API Flow {
                       Step& step, double* log_prob, View<T> dx, const std::function<void()>& undo,
                       const char* call) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
-  void keep_activations(WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
+  void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
   bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
                      double weight, StepResult& result) const;
 

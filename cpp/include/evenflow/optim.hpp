@@ -26,8 +26,9 @@ struct OptimizerConfig {
 template <class T>
 class EVENFLOW_API Optimizer {
  public:
-  /// Throws ConfigError on a setting out of range.
-  Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config);
+  /// device: the arena's. Throws ConfigError on a setting out of range.
+  Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
+            const std::string& device = "cpu");
 
   OptimizerConfig& config() { return config_; }
   const OptimizerConfig& config() const { return config_; }
@@ -35,7 +36,7 @@ class EVENFLOW_API Optimizer {
   void set_steps(int64_t steps) { steps_ = steps; }
   /// Moments, each trainable_size() values: adam (m, v), adamax (m, v), rmsprop (velocity, mean square), sgd
   /// (velocity).
-  std::vector<std::vector<T>>& moments() { return moments_; }
+  std::vector<SharedBuffer<T>>& moments() { return moments_; }
 
   /// NumericError, with the tensor's name, if the gradient is not finite; values are then untouched.
   void step(Context&, ParamArena<T>&);
@@ -44,7 +45,7 @@ class EVENFLOW_API Optimizer {
   std::shared_ptr<const ParamLayout> layout_;
   OptimizerConfig config_;
   int64_t steps_ = 0;
-  std::vector<std::vector<T>> moments_;
+  std::vector<SharedBuffer<T>> moments_;
 };
 
 /// Gradients to zero, by all threads.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -94,21 +95,45 @@ struct Params {
   bool training() const { return batch_stats != nullptr; }
 };
 
+/// Zeros that kernels of a device use, and that the program may touch while none of them runs: after
+/// Context::synchronize(). On the CPU plain memory, aligned to 64 bytes.
+template <class T>
+class EVENFLOW_API SharedBuffer {
+ public:
+  /// device: "cpu", or where the kernels run; DeviceError as for Context.
+  explicit SharedBuffer(int64_t size, const std::string& device = "cpu");
+
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  int64_t size() const { return size_; }
+
+  friend bool operator==(const SharedBuffer& a, const SharedBuffer& b) {
+    return std::equal(a.data(), a.data() + a.size(), b.data(), b.data() + b.size());
+  }
+
+ private:
+  std::unique_ptr<T[], void (*)(void*)> data_;
+  int64_t size_;
+};
+
 /// Two equal buffers, values and gradients, owned here.
 template <class T>
 class EVENFLOW_API ParamArena {
  public:
-  explicit ParamArena(std::shared_ptr<const ParamLayout> layout);
+  /// device: where the contexts of its calls compute; see SharedBuffer.
+  explicit ParamArena(std::shared_ptr<const ParamLayout> layout, const std::string& device = "cpu");
+
+  const std::string& device() const { return device_; }
 
   const ParamLayout& layout() const { return *layout_; }
-  T* values() { return values_.get(); }
-  const T* values() const { return values_.get(); }
+  T* values() { return values_.data(); }
+  const T* values() const { return values_.data(); }
   /// Who holds this pointer may write through it at any time: grads_are_zero() can't be known from then on.
   T* grads() {
     writable_elsewhere_ = true;
-    return grads_.get();
+    return grads_.data();
   }
-  const T* grads() const { return grads_.get(); }
+  const T* grads() const { return grads_.data(); }
   T* value(ParamId id) { return values() + layout_->offset(id); }
   const T* value(ParamId id) const { return values() + layout_->offset(id); }
   T* grad(ParamId id) { return grads() + layout_->offset(id); }
@@ -116,7 +141,7 @@ class EVENFLOW_API ParamArena {
   /// For backward: with gradients to add to, during one call.
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
     zero_ = false;
-    return {layout_.get(), values(), grads_.get(), batch_stats, labels};
+    return {layout_.get(), values(), grads_.data(), batch_stats, labels};
   }
   /// For forward and inverse.
   Params<T> params(const int32_t* labels = nullptr) const {
@@ -131,16 +156,16 @@ class EVENFLOW_API ParamArena {
  private:
   template <class U>
   friend void zero_grad(Context&, ParamArena<U>&);
-  struct Free {
-    void operator()(T* p) const;
-  };
   std::shared_ptr<const ParamLayout> layout_;
-  std::unique_ptr<T[], Free> values_;
-  std::unique_ptr<T[], Free> grads_;
+  std::string device_;
+  SharedBuffer<T> values_;
+  SharedBuffer<T> grads_;
   bool zero_ = true;
   bool writable_elsewhere_ = false;
 };
 
+extern template class SharedBuffer<float>;
+extern template class SharedBuffer<double>;
 extern template class ParamArena<float>;
 extern template class ParamArena<double>;
 

@@ -41,6 +41,9 @@ void check_finite(const char* call, const T* values, int64_t n, int64_t row_size
 class ContextUse {
  public:
   ContextUse(const char* call, Context& ctx) : ctx_(ctx) {
+    if (!ctx.on_host()) {
+      fail<DeviceError>(call, "expected a context of the CPU, where the model is, got ", ctx.device_name());
+    }
     if (ctx.busy_.test_and_set(std::memory_order_acquire)) {
       fail<ConfigError>(call, "expected a context of this thread's own, got one that another call is using");
     }

@@ -175,11 +175,9 @@ void save(const std::string& path, const Trainable<T>& model) {
 template <class T>
 void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
   std::vector<TensorRef> tensors;
-  for (const std::vector<T>& moment : optimizer.moments()) {
-    tensors.push_back({"moment" + std::to_string(tensors.size()),
-                       stored_dtype<T>(),
-                       {static_cast<int64_t>(moment.size())},
-                       moment.data()});
+  for (const SharedBuffer<T>& moment : optimizer.moments()) {
+    tensors.push_back(
+        {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
   }
   write_safetensors(path, tensors,
                     {{"kind", kOptimizerKind},
@@ -199,7 +197,10 @@ void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
   if (error != std::errc() || end != text.data() + text.size() || steps < 0) {
     reject(site, "expected a number of steps, got ", json::shown(text));
   }
-  std::vector<std::vector<T>> moments = optimizer.moments();
+  std::vector<std::vector<T>> moments;
+  for (const SharedBuffer<T>& moment : optimizer.moments()) {
+    moments.emplace_back(static_cast<size_t>(moment.size()));
+  }
   if (file.tensors.size() != moments.size()) {
     reject(site, "expected ", moments.size(), " moments, got ", file.tensors.size());
   }
@@ -208,7 +209,9 @@ void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
                 moments[i].data(), site);
   }
   mapped.check_length();
-  for (size_t i = 0; i < moments.size(); ++i) optimizer.moments()[i].swap(moments[i]);
+  for (size_t i = 0; i < moments.size(); ++i) {
+    std::copy(moments[i].begin(), moments[i].end(), optimizer.moments()[i].data());
+  }
   optimizer.set_steps(steps);
 }
 

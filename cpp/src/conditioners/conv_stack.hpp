@@ -56,24 +56,28 @@ class ConvStack : public Conditioner<T> {
 
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> h, T* acts) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_forward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
-                                   half_, x, acts, h);
+    HostScope host(ctx);
+    ctx.kernels<T>().stack_forward(ctx, stack(ctx, scope, host, params, x.shape.n),
+                                   static_cast<int>(units_.size()), half_, x, acts, h);
   }
 
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> h, T* acts, View<T> dh,
                 View<T> dx) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().stack_backward(ctx, stack(scope, params, x.shape.n), static_cast<int>(units_.size()),
-                                    half_, x, acts, h, dh, dx);
+    HostScope host(ctx);
+    ctx.kernels<T>().stack_backward(ctx, stack(ctx, scope, host, params, x.shape.n),
+                                    static_cast<int>(units_.size()), half_, x, acts, h, dh, dx);
   }
 
  protected:
   const std::vector<ConvUnit<T>>& units() const { return units_; }
 
  private:
-  const StackUnit<T>* stack(WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
-    StackUnit<T>* stack = scope.take<StackUnit<T>>(static_cast<int64_t>(units_.size()));
-    for (size_t u = 0; u < units_.size(); ++u) stack[u] = units_[u].stack_unit(scope, params, n);
+  /// The list is the program's, what it points to the device's.
+  const StackUnit<T>* stack(Context& ctx, WorkspaceScope& scope, HostScope& host, const Params<T>& params,
+                            int64_t n) const {
+    StackUnit<T>* stack = host.take<StackUnit<T>>(static_cast<int64_t>(units_.size()));
+    for (size_t u = 0; u < units_.size(); ++u) stack[u] = units_[u].stack_unit(ctx, scope, params, n);
     return stack;
   }
 

@@ -1,8 +1,5 @@
 #include "conditioners/conv_unit.hpp"
 
-#include <algorithm>
-#include <cmath>
-
 #include "layers/init_actnorm.hpp"
 
 namespace evenflow {
@@ -49,13 +46,13 @@ const T* ConvUnit<T>::effective_weight(Context& ctx, WorkspaceScope& scope, cons
 }
 
 template <class T>
-Epilogue<T> ConvUnit<T>::epilogue(WorkspaceScope& scope, const Params<T>& params) const {
+Epilogue<T> ConvUnit<T>::epilogue(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
   Epilogue<T> e;
   e.relu = config_.relu;
   if (config_.bias) e.bias = params.value(bias_);
   if (config_.logs) {
     T* scale = scope.take<T>(config_.cout);
-    for (int64_t c = 0; c < config_.cout; ++c) scale[c] = std::exp(T(kLogScale) * params.value(logs_)[c]);
+    ctx.kernels<T>().exp_scale(ctx, config_.cout, T(kLogScale), params.value(logs_), scale);
     e.scale = scale;
   }
   return e;
@@ -76,7 +73,7 @@ void ConvUnit<T>::forward(Context& ctx, const Params<T>& params, View<const T> x
   WorkspaceScope scope(ctx);
   T* norms;
   const T* w = effective_weight(ctx, scope, params, &norms);
-  ctx.kernels<T>().conv_forward(ctx, dims(x.shape.n), x, w, epilogue(scope, params), y);
+  ctx.kernels<T>().conv_forward(ctx, dims(x.shape.n), x, w, epilogue(ctx, scope, params), y);
 }
 
 template <class T>
@@ -88,7 +85,7 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
   T* norms;
   const T* w = effective_weight(ctx, scope, params, &norms);
   if (config_.bias || config_.logs || config_.relu) {
-    kernels.epilogue_backward(ctx, y, dy, epilogue(scope, params),
+    kernels.epilogue_backward(ctx, y, dy, epilogue(ctx, scope, params),
                               config_.bias ? params.grad(bias_) : nullptr,
                               config_.logs ? params.grad(logs_) : nullptr, T(kLogScale));
   }
@@ -98,7 +95,7 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
     return;
   }
   T* dw = scope.take<T>(weight_size());
-  std::fill(dw, dw + weight_size(), T(0));
+  kernels.zero(ctx, weight_size(), dw);
   kernels.conv_backward_weights(ctx, d, x, dy, dw);
   kernels.weight_norm_backward(ctx, weight_size() / config_.cout, config_.cout, params.value(weight_),
                                config_.magnitude ? params.value(magnitude_) : nullptr, norms, dw,
@@ -106,11 +103,12 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
 }
 
 template <class T>
-StackUnit<T> ConvUnit<T>::stack_unit(WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
+StackUnit<T> ConvUnit<T>::stack_unit(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                                     int64_t n) const {
   StackUnit<T> unit;
   unit.dims = dims(n);
   unit.w = params.value(weight_);
-  unit.epilogue = epilogue(scope, params);
+  unit.epilogue = epilogue(ctx, scope, params);
   unit.logs_factor = T(kLogScale);
   if (!params.grads) return unit;
   unit.dw = params.grad(weight_);

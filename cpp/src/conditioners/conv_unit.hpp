@@ -44,13 +44,13 @@ class ConvUnit {
                 bool accumulate) const;
 
   /// This unit as part of a chain (no weight norm).
-  StackUnit<T> stack_unit(WorkspaceScope&, const Params<T>&, int64_t n) const;
+  StackUnit<T> stack_unit(Context&, WorkspaceScope&, const Params<T>&, int64_t n) const;
 
  private:
   ConvDims dims(int64_t n) const;
   /// The weights that multiply: the parameter itself, or its normalised copy in the workspace.
   const T* effective_weight(Context&, WorkspaceScope&, const Params<T>&, T** norms) const;
-  Epilogue<T> epilogue(WorkspaceScope&, const Params<T>&) const;
+  Epilogue<T> epilogue(Context&, WorkspaceScope&, const Params<T>&) const;
 
   ConvUnitConfig config_;
   std::string name_;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "evenflow/conditioner.hpp"
 #include "kernels/kernel_set.hpp"
@@ -33,25 +32,25 @@ class NormUnit {
     if (norm_ && params.training()) {
       ctx.kernels<T>().moments(ctx, -1, x, params.batch_stat(mean_), params.batch_stat(var_));
     }
-    const Coefficients c = coefficients(scope, params);
+    const Coefficients c = coefficients(ctx, scope, params);
     ctx.kernels<T>().norm_relu(ctx, x, c.shift, c.scale, c.beta, relu_, y);
   }
 
   /// dy is overwritten; dx +=.
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dy, View<T> dx) const {
     WorkspaceScope scope(ctx);
-    const Coefficients c = coefficients(scope, params);
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    const Coefficients c = coefficients(ctx, scope, params);
     double* sums = scope.take<double>(2 * channels_);
     T* means = scope.take<T>(2 * channels_);
-    ctx.kernels<T>().norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
-    const bool through = norm_ && params.training();  // moments depend on x
-    for (int64_t k = 0; k < 2 * channels_; ++k) {
-      means[k] = through ? static_cast<T>(sums[k] / static_cast<double>(x.shape.pixels())) : T(0);
+    kernels.norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
+    if (norm_ && params.training()) {  // moments depend on x
+      kernels.norm_means(ctx, channels_, sums, nullptr, 0, static_cast<double>(x.shape.pixels()), means);
+    } else {
+      kernels.zero(ctx, 2 * channels_, means);
     }
-    if (norm_) {
-      for (int64_t k = 0; k < channels_; ++k) params.grad(beta_)[k] += static_cast<T>(sums[k]);
-    }
-    ctx.kernels<T>().norm_relu_backward(ctx, x, c.shift, c.scale, means, means + channels_, dy, dx);
+    if (norm_) kernels.add_sums(ctx, channels_, 1, sums, params.grad(beta_));
+    kernels.norm_relu_backward(ctx, x, c.shift, c.scale, means, means + channels_, dy, dx);
   }
 
  private:
@@ -61,17 +60,20 @@ class NormUnit {
     const T* beta;
   };
 
-  Coefficients coefficients(WorkspaceScope& scope, const Params<T>& params) const {
+  Coefficients coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
     T* shift = scope.take<T>(channels_);
     T* scale = scope.take<T>(channels_);
-    T* beta = scope.take<T>(channels_);
-    for (int64_t c = 0; c < channels_; ++c) {
-      shift[c] = norm_ ? -(params.training() ? params.batch_stat(mean_) : params.value(mean_))[c] : T(0);
-      const T var = norm_ ? (params.training() ? params.batch_stat(var_) : params.value(var_))[c] : T(1);
-      scale[c] = norm_ ? static_cast<T>(1 / std::sqrt(static_cast<double>(var) + 1e-4)) : T(1);
-      beta[c] = norm_ ? params.value(beta_)[c] : T(0);
+    if (!norm_) {
+      kernels.zero(ctx, channels_, shift);
+      kernels.fill(ctx, channels_, T(1), scale);
+      return {shift, scale, shift};
     }
-    return {shift, scale, beta};
+    kernels.moment_coefficients(ctx, channels_,
+                                params.training() ? params.batch_stat(mean_) : params.value(mean_),
+                                params.training() ? params.batch_stat(var_) : params.value(var_), 1e-4, shift,
+                                scale, scope.take<double>(channels_));
+    return {shift, scale, params.value(beta_)};
   }
 
   int64_t channels_ = 0;

@@ -83,7 +83,7 @@ class ResNet final : public Conditioner<T> {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     T* grads = scope.take<T>(activation_size(n));  // laid out like acts
-    std::fill(grads, grads + activation_size(n), T(0));
+    kernels.zero(ctx, activation_size(n), grads);
     for (size_t s = steps_.size(); s-- > 0;) {
       const Step& step = steps_[s];
       const View<T> from = tensor(acts, step.from, n), dfrom = tensor(grads, step.from, n);

@@ -7,9 +7,10 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
+#include "core/device.hpp"
 #include "evenflow/error.hpp"
-#include "kernels/cuda/backend.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
@@ -38,12 +39,14 @@ void watch_forks() {
 
 Context::Context(const std::string& device, int threads) {
   if (threads < 0) fail<ConfigError>("context", "expected threads >= 0, got ", threads);
-  if (device == "cuda") {
-    require_cuda();
-  } else if (device != "cpu") {
-    fail<DeviceError>("context", "expected device cpu or cuda, got ", device);
-  }
   threads_ = threads ? threads : omp_get_max_threads();
+  if (const Backend* backend = find_backend(device.c_str())) {
+    device_.reset(backend->open());
+    workspace_.use(device_.get());
+    kernels_f32_ = &device_->kernels_f32();
+    kernels_f64_ = &device_->kernels_f64();
+    return;
+  }
   if (threads_ > 1) watch_forks();
   const IsaLevel level = best_isa(wanted_isa());
   kernels_f32_ = &cpu_kernels<float>(level);
@@ -51,6 +54,30 @@ Context::Context(const std::string& device, int threads) {
 }
 
 Context::~Context() = default;
+
+const char* Context::device_name() const {
+  return device_ ? device_->name() : "cpu";
+}
+
+void Context::to_device(void* to, const void* from, size_t bytes) {
+  if (device_) {
+    device_->to_device(to, from, bytes);
+  } else {
+    std::memmove(to, from, bytes);
+  }
+}
+
+void Context::to_host(void* to, const void* from, size_t bytes) {
+  if (device_) {
+    device_->to_host(to, from, bytes);
+  } else {
+    std::memmove(to, from, bytes);
+  }
+}
+
+void Context::synchronize() {
+  if (device_) device_->synchronize();
+}
 
 int Context::threads() const {
   return forked.load(std::memory_order_relaxed) ? 1 : threads_;

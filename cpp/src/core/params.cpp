@@ -2,8 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
+#include "core/device.hpp"
 #include "core/memory.hpp"
 #include "evenflow/error.hpp"
 
@@ -43,26 +43,35 @@ void ParamLayout::finalize() {
 }
 
 template <class T>
-void ParamArena<T>::Free::operator()(T* p) const {
-  std::free(p);
+SharedBuffer<T>::SharedBuffer(int64_t size, const std::string& device)
+    : data_(nullptr, &std::free), size_(size) {
+  const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
+  void* memory;
+  if (const Backend* backend = find_backend(device.c_str())) {
+    memory = backend->allocate_shared(bytes);
+    data_ = {static_cast<T*>(memory), backend->release_shared};
+  } else {
+    memory = allocate(bytes);
+    data_ = {static_cast<T*>(memory), &std::free};
+  }
+  std::memset(memory, 0, bytes);
 }
 
 template <class T>
-ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout) : layout_(std::move(layout)) {
-  const size_t bytes = (static_cast<size_t>(layout_->total_size()) * sizeof(T) + 63) / 64 * 64;
-  for (auto* buffer : {&values_, &grads_}) {
-    T* p = static_cast<T*>(allocate(bytes));
-    std::memset(p, 0, bytes);
-    buffer->reset(p);
-  }
-}
+ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout, const std::string& device)
+    : layout_(std::move(layout)),
+      device_(device),
+      values_(layout_->total_size(), device),
+      grads_(layout_->total_size(), device) {}
 
 template <class T>
 void ParamArena<T>::zero_grad() {
-  std::memset(grads_.get(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
+  std::memset(grads_.data(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
   zero_ = true;
 }
 
+template class SharedBuffer<float>;
+template class SharedBuffer<double>;
 template class ParamArena<float>;
 template class ParamArena<double>;
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "core/device.hpp"
 #include "core/memory.hpp"
 #include "evenflow/context.hpp"
 
@@ -17,18 +18,32 @@ size_t rounded(size_t bytes) {
 }  // namespace
 
 Workspace::~Workspace() {
-  for (Block& block : blocks_) std::free(block.data);
+  drop_blocks(0);
+}
+
+void Workspace::add_block(size_t size) {
+  blocks_.push_back({static_cast<char*>(device_ ? device_->allocate(size) : allocate(size)), size});
+}
+
+void Workspace::drop_blocks(size_t keep) {
+  for (; blocks_.size() > keep; blocks_.pop_back()) {
+    if (device_) {
+      device_->release(blocks_.back().data);
+    } else {
+      std::free(blocks_.back().data);
+    }
+  }
 }
 
 void* Workspace::take(size_t bytes) {
-  bytes = rounded(std::max<size_t>(bytes, 1));
+  const bool exact = device_ && device_->separate_arrays();
+  bytes = exact ? std::max<size_t>(bytes, 1) : rounded(std::max<size_t>(bytes, 1));
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;
     used_ = 0;
   }
   if (block_ == blocks_.size()) {
-    const size_t size = std::max({bytes, kFirstBlock, rounded(capacity() / 2)});
-    blocks_.push_back({static_cast<char*>(allocate(size)), size});
+    add_block(exact ? bytes : std::max({bytes, kFirstBlock, rounded(capacity() / 2)}));
     used_ = 0;
   }
   void* p = blocks_[block_].data + used_;
@@ -43,20 +58,19 @@ Workspace::Mark Workspace::mark() const {
 void Workspace::release(Mark mark) {
   block_ = mark.block;
   used_ = mark.used;
-  if (block_ == 0 && used_ == 0 && blocks_.size() > 1) merge();
+  if (device_ && device_->separate_arrays()) {
+    drop_blocks(used_ ? block_ + 1 : block_);
+  } else if (block_ == 0 && used_ == 0 && blocks_.size() > 1) {
+    const size_t total = capacity();
+    drop_blocks(0);
+    add_block(total);
+  }
 }
 
 size_t Workspace::capacity() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.size;
   return total;
-}
-
-void Workspace::merge() {
-  const size_t total = capacity();
-  for (Block& block : blocks_) std::free(block.data);
-  blocks_.clear();
-  blocks_.push_back({static_cast<char*>(allocate(total)), total});
 }
 
 }  // namespace evenflow

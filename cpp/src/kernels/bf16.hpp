@@ -22,4 +22,24 @@ EVENFLOW_HD Bf16 to_bf16(float x) {
   return {static_cast<uint16_t>((w + 0x7fffu + ((w >> 16) & 1u)) >> 16)};
 }
 
+/// A stored number's value, and a value as it is stored.
+EVENFLOW_HD float value_of(Bf16 x) {
+  return to_float(x);
+}
+EVENFLOW_HD float value_of(float x) {
+  return x;
+}
+EVENFLOW_HD double value_of(double x) {
+  return x;
+}
+EVENFLOW_HD void store_value(float x, Bf16* to) {
+  *to = to_bf16(x);
+}
+EVENFLOW_HD void store_value(float x, float* to) {
+  *to = x;
+}
+EVENFLOW_HD void store_value(double x, double* to) {
+  *to = x;
+}
+
 }  // namespace evenflow

@@ -8,6 +8,7 @@
 #include "kernels/ops/host_device.hpp"
 
 // Every kernel, once. Views are NHWC; "rows" are pixels. Outputs are overwritten unless a comment says +=.
+// Arrays lie on the context's device, results of type double or int64_t that are returned are the program's.
 
 namespace evenflow {
 
@@ -67,8 +68,13 @@ struct CouplingDims {
   int64_t h_step = 1;
   int64_t r_offset = 0;
   int parity = -1;
-  double slope = 1;
-  double offset = 0;
+};
+
+/// Learned scalars of a law, on the device; null: 1 and 0.
+template <class T>
+struct CouplingGain {
+  const T* slope = nullptr;
+  const T* offset = nullptr;
 };
 
 /// avx512_bf16 differs from avx512 in products of bfloat16 numbers alone. best: the fastest of this machine.
@@ -119,14 +125,65 @@ class KernelSet {
                                    View<T> dx) const = 0;
 
   // Couplings. x, z, dx, dz start at the first changed channel.
-  virtual void coupling_forward(Context&, const CouplingDims&, View<const T> x, View<const T> h, View<T> z,
-                                double* logdet) const = 0;
-  virtual void coupling_inverse(Context&, const CouplingDims&, View<const T> z, View<const T> h, View<T> x,
-                                double* logdet) const = 0;
+  virtual void coupling_forward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> x,
+                                View<const T> h, View<T> z, double* logdet) const = 0;
+  virtual void coupling_inverse(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
+                                View<const T> h, View<T> x, double* logdet) const = 0;
   /// dgain (n, 2): gradients of slope and offset by sample, +=.
-  virtual void coupling_backward(Context&, const CouplingDims&, View<const T> z, View<const T> dz,
-                                 const double* dlogdet, View<const T> h, View<T> x, View<T> dx, View<T> dh,
-                                 double* dgain) const = 0;
+  virtual void coupling_backward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
+                                 View<const T> dz, const double* dlogdet, View<const T> h, View<T> x,
+                                 View<T> dx, View<T> dh, double* dgain) const = 0;
+  /// dslope (1), doffset (1, or null) += the columns of dgain.
+  virtual void gain_gradients(Context&, int64_t n, const double* dgain, T* dslope, T* doffset) const = 0;
+
+  // A few numbers: coefficients, gradients from sums, log-determinants; see ops/small.hpp.
+  virtual void fill(Context&, int64_t n, T value, T* x) const = 0;
+  virtual void fill_doubles(Context&, int64_t n, double value, double* x) const = 0;
+  /// x[., k * step] = value for k * step < c.
+  virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
+  virtual void scale_doubles(Context&, int64_t n, double factor, const double* x, double* y) const = 0;
+  /// x += value, x += factor * total[0].
+  virtual void add_value(Context&, int64_t n, double value, double* x) const = 0;
+  virtual void add_total(Context&, int64_t n, double factor, const double* total, double* x) const = 0;
+  virtual void add_parameter(Context&, int64_t n, double factor, const T* total, double* x) const = 0;
+  virtual void sum_doubles(Context&, int64_t n, const double* x, double* out) const = 0;
+  /// out += factor * sums.
+  virtual void add_sums(Context&, int64_t n, double factor, const double* sums, T* out) const = 0;
+  virtual void exp_scale(Context&, int64_t n, T factor, const T* logs, T* scale) const = 0;
+  /// shift, scale, log_scale (n) of y = (x + shift) * scale: from bias (null: 0) and logs, log scale = factor
+  /// * logs; from mean and standard deviation; from mean and variance + eps.
+  virtual void log_scale_coefficients(Context&, int64_t n, const T* bias, const T* logs, double factor,
+                                      T* shift, T* scale, double* log_scale) const = 0;
+  virtual void standard_coefficients(Context&, int64_t n, const T* mean, const T* std, T* shift, T* scale,
+                                     double* log_scale) const = 0;
+  virtual void moment_coefficients(Context&, int64_t n, const T* mean, const T* var, double eps, T* shift,
+                                   T* scale, double* log_scale) const = 0;
+  /// From channel_backward's sums (2, n): dbias (or null) and dlogs +=, dlogdet (1) the sum over samples.
+  virtual void channel_gradients(Context&, int64_t n, const double* sums, const double* dlogdet,
+                                 double pixels, double factor, T* dbias, T* dlogs) const = 0;
+  /// means (2, n) = sums / pixels; the second row's sums with active * dlogdet[0] more, unless that is null.
+  virtual void norm_means(Context&, int64_t n, const double* sums, const double* dlogdet, double active,
+                          double pixels, T* means) const = 0;
+
+  // The top prior and the class head; see ops/prior.hpp. Labels lie on the device.
+  /// edge (h * w, channels) of one image.
+  virtual void prior_edge(Context&, const Shape& image, int64_t channels, const T* weight, const T* bias,
+                          const T* logs, T* edge) const = 0;
+  /// h: (n, height, width, channels), contiguous; edge and labels may be null.
+  virtual void prior_statistics(Context&, const T* edge, const int32_t* labels, const T* weight,
+                                const T* bias, const T* logs, View<T> h) const = 0;
+  virtual void prior_edge_gradients(Context&, View<const T> dh, const T* edge, const T* logs, T* dweight,
+                                    T* dbias, T* dlogs) const = 0;
+  virtual void prior_class_gradients(Context&, View<const T> dh, const int32_t* labels, const T* weight,
+                                     const T* bias, const T* logs, T* dweight, T* dbias, T* dlogs) const = 0;
+  /// pooled (n, c), raw and logp (n, classes).
+  virtual void head_log_prob(Context&, View<const T> x, int64_t classes, const T* weight, const T* bias,
+                             const T* logs, double* pooled, double* raw, double* logp) const = 0;
+  /// results (2): sum of losses, wrong predictions. Gradients of factor * losses: dweight, dbias, dlogs, dx
+  /// +=.
+  virtual void head_backward(Context&, int64_t classes, const int32_t* labels, const T* weight, const T* logs,
+                             double factor, const double* pooled, const double* raw, const double* logp,
+                             T* dweight, T* dbias, T* dlogs, View<T> dx, double* results) const = 0;
 
   // Inside conditioners.
   virtual void norm_relu(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
@@ -153,6 +210,9 @@ class KernelSet {
   // Data movement. Shapes are equal, strides may differ.
   virtual void copy(Context&, View<const T> x, View<T> y) const = 0;
   virtual void add(Context&, View<const T> x, View<T> y) const = 0;  ///< y += x
+  /// n blocks of (h * w, c) values, `from_step` and `to_step` values from one block to the next.
+  virtual void copy_blocks(Context&, View<const T> from, int64_t from_step, View<T> to,
+                           int64_t to_step) const = 0;
   /// y[., c] = x[., order[c]].
   virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
   /// x (n, h, w, c) -> y (n, h/2, w/2, 4c), or the way back with inverse.
@@ -163,6 +223,8 @@ class KernelSet {
   virtual void logit_inverse(Context&, View<const T> y, View<T> x, double* logdet) const = 0;
   virtual void logit_backward(Context&, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
                               View<T> dx) const = 0;
+  /// dz = (dx - bend) / slope; bend, slope contiguous.
+  virtual void logit_pull(Context&, View<const T> dx, const T* bend, const T* slope, View<T> dz) const = 0;
   /// x, out (n, count): floor(x / 2^(8 - bits)), plus noise for sample first + i unless noise is false.
   virtual void dequantize(Context&, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,
                           uint64_t seed, uint64_t first, T* out) const = 0;
@@ -174,6 +236,12 @@ class KernelSet {
   /// out (n, d) = scale * draws; row i is sample first + i.
   virtual void base_sample(Context&, Base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
                            T* out) const = 0;
+
+  // Judging results.
+  /// How many values are not finite.
+  virtual int64_t count_not_finite(Context&, View<const T> x) const = 0;
+  /// max |a - b| / max(1, max |b|); infinite if a is not finite.
+  virtual double distance(Context&, View<const T> a, View<const T> b) const = 0;
 
   // The flat arena.
   virtual double sum_squares(Context&, int64_t n, const T* x) const = 0;

@@ -1,49 +1,47 @@
 #pragma once
 
-#include "kernels/cpu/gemm/stack.hpp"
+#include <type_traits>
+
+#include "kernels/bf16.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
 #include "kernels/ops/net.hpp"
 #include "kernels/ops/optim.hpp"
+#include "kernels/ops/prior.hpp"
+#include "kernels/ops/small.hpp"
 
 namespace evenflow {
 
 /// The launch sequences of every kernel, written once; Exec supplies loops and reductions, Conv the products.
-template <class Exec, class Isa, class T>
+/// Nothing here follows a pointer: that is the functors' and Conv's work, wherever they run.
+template <class Exec, class Conv, class T>
 class KernelSetImpl final : public KernelSet<T> {
  public:
-  const char* isa() const override { return Isa::name; }
+  const char* isa() const override { return Conv::name; }
 
   void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                     const Epilogue<T>& epilogue, View<T> y) const override {
-    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, x, w, epilogue, y);
+    Conv::forward(ctx, dims, x, w, epilogue, y);
   }
 
   void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                           bool accumulate) const override {
-    if (accumulate) {
-      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::AddTo<T>{dx.data, dx.stride});
-    } else {
-      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::Activate<T, T>{dx.data, dx.stride});
-    }
+    Conv::backward_data(ctx, dims, dy, w, dx, accumulate);
   }
 
   void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
                              T* dw) const override {
-    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, x, dy, dw);
+    Conv::backward_weights(ctx, dims, x, dy, dw);
   }
 
   void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
                      void* acts, View<T> h) const override {
     if constexpr (std::is_same<T, float>::value) {
-      if (half) {
-        gemm::StackForward<Isa, T, Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h).run();
-        return;
-      }
+      if (half) return Conv::template stack_forward<Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h);
     }
-    gemm::StackForward<Isa, T, T>(ctx, units, count, x, static_cast<T*>(acts), h).run();
+    Conv::template stack_forward<T>(ctx, units, count, x, static_cast<T*>(acts), h);
   }
 
   void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
@@ -54,11 +52,11 @@ class KernelSetImpl final : public KernelSet<T> {
     }
     if constexpr (std::is_same<T, float>::value) {
       if (half) {
-        gemm::StackBackward<Isa, T, Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx).run();
-        return;
+        return Conv::template stack_backward<Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts), dh,
+                                                   dx);
       }
     }
-    gemm::StackBackward<Isa, T, T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx).run();
+    Conv::template stack_backward<T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx);
   }
 
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
@@ -76,10 +74,8 @@ class KernelSetImpl final : public KernelSet<T> {
           ctx, rows, cols,
           ops::EpilogueBackward<T, false>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
     }
-    for (int64_t c = 0; c < cols; ++c) {
-      if (dbias) dbias[c] += static_cast<T>(sums[c]);
-      if (dlogs) dlogs[c] += static_cast<T>(factor * sums[cols + c]);
-    }
+    if (dbias) add_sums(ctx, cols, 1, sums, dbias);
+    if (dlogs) add_sums(ctx, cols, factor, sums + cols, dlogs);
   }
 
   void channel_forward(Context& ctx, int parity, View<const T> x, const T* shift, const T* scale,
@@ -111,10 +107,10 @@ class KernelSetImpl final : public KernelSet<T> {
     double* sums = scope.take<double>(cols);
     Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnSum<T>{mask(parity, x.shape), x.data, x.stride},
                                   sums);
-    for (int64_t c = 0; c < cols; ++c) mean[c] = static_cast<T>(sums[c] / rows);
+    Exec::for_each(ctx, 1, cols, ops::MeanOf<T>{sums, static_cast<double>(rows), mean});
     Exec::template sum_columns<T>(ctx, rows, cols,
                                   ops::ColumnSquares<T>{mask(parity, x.shape), x.data, x.stride, mean}, sums);
-    for (int64_t c = 0; c < cols; ++c) var[c] = static_cast<T>(sums[c] / rows);
+    Exec::for_each(ctx, 1, cols, ops::MeanOf<T>{sums, static_cast<double>(rows), var});
   }
 
   void batch_norm_sums(Context& ctx, int parity, View<const T> y, View<const T> dy,
@@ -133,39 +129,165 @@ class KernelSetImpl final : public KernelSet<T> {
                                   mean_dy, mean_dyy, x.data, x.stride, dx.data, dx.stride});
   }
 
-  void coupling_forward(Context& ctx, const CouplingDims& dims, View<const T> x, View<const T> h, View<T> z,
-                        double* logdet) const override {
+  void coupling_forward(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> x,
+                        View<const T> h, View<T> z, double* logdet) const override {
     with_law(dims.law, [&](auto law) {
       Exec::template map_groups<T>(
           ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
           ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride, h.data,
-                                                 h.stride, z.data, z.stride, gain(dims)},
+                                                 h.stride, z.data, z.stride, gain_of(gain)},
           logdet);
     });
   }
 
-  void coupling_inverse(Context& ctx, const CouplingDims& dims, View<const T> z, View<const T> h, View<T> x,
-                        double* logdet) const override {
+  void coupling_inverse(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> z,
+                        View<const T> h, View<T> x, double* logdet) const override {
     with_law(dims.law, [&](auto law) {
       Exec::template map_groups<T>(
           ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
           ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, h.data,
-                                                 h.stride, x.data, x.stride, gain(dims)},
+                                                 h.stride, x.data, x.stride, gain_of(gain)},
           logdet);
     });
   }
 
-  void coupling_backward(Context& ctx, const CouplingDims& dims, View<const T> z, View<const T> dz,
-                         const double* dlogdet, View<const T> h, View<T> x, View<T> dx, View<T> dh,
-                         double* dgain) const override {
+  void coupling_backward(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> z,
+                         View<const T> dz, const double* dlogdet, View<const T> h, View<T> x, View<T> dx,
+                         View<T> dh, double* dgain) const override {
     with_law(dims.law, [&](auto law) {
       Exec::template map_groups<T>(
           ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
           ops::CouplingBackward<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, dz.data,
                                                   dz.stride, dlogdet, h.data, h.stride, x.data, x.stride,
-                                                  dx.data, dx.stride, dh.data, dh.stride, gain(dims)},
+                                                  dx.data, dx.stride, dh.data, dh.stride, gain_of(gain)},
           dgain);
     });
+  }
+
+  void gain_gradients(Context& ctx, int64_t n, const double* dgain, T* dslope, T* doffset) const override {
+    Exec::for_each(ctx, 1, doffset ? 2 : 1, ops::GainGradients<T>{n, dgain, dslope, doffset});
+  }
+
+  void fill(Context& ctx, int64_t n, T value, T* x) const override {
+    Exec::for_each(ctx, 1, n, ops::Fill<T>{value, x});
+  }
+
+  void fill_doubles(Context& ctx, int64_t n, double value, double* x) const override {
+    Exec::for_each(ctx, 1, n, ops::Fill<double>{value, x});
+  }
+
+  void fill_channels(Context& ctx, T value, int64_t step, View<T> x) const override {
+    Exec::for_each(ctx, x.shape.pixels(), (x.shape.c + step - 1) / step,
+                   ops::FillChannels<T>{value, step, x.data, x.stride});
+  }
+
+  void scale_doubles(Context& ctx, int64_t n, double factor, const double* x, double* y) const override {
+    Exec::for_each(ctx, 1, n, ops::Scaled{factor, x, y});
+  }
+
+  void add_value(Context& ctx, int64_t n, double value, double* x) const override {
+    Exec::for_each(ctx, 1, n, ops::AddValue{value, x});
+  }
+
+  void add_total(Context& ctx, int64_t n, double factor, const double* total, double* x) const override {
+    Exec::for_each(ctx, 1, n, ops::AddTotal<double>{factor, total, x});
+  }
+
+  void add_parameter(Context& ctx, int64_t n, double factor, const T* total, double* x) const override {
+    Exec::for_each(ctx, 1, n, ops::AddTotal<T>{factor, total, x});
+  }
+
+  void sum_doubles(Context& ctx, int64_t n, const double* x, double* out) const override {
+    Exec::for_each(ctx, 1, 1, ops::SumValues{x, n, out});
+  }
+
+  void add_sums(Context& ctx, int64_t n, double factor, const double* sums, T* out) const override {
+    Exec::for_each(ctx, 1, n, ops::AddSums<T>{factor, sums, out});
+  }
+
+  void exp_scale(Context& ctx, int64_t n, T factor, const T* logs, T* scale) const override {
+    Exec::for_each(ctx, 1, n, ops::ExpScale<T>{factor, logs, scale});
+  }
+
+  void log_scale_coefficients(Context& ctx, int64_t n, const T* bias, const T* logs, double factor, T* shift,
+                              T* scale, double* log_scale) const override {
+    Exec::for_each(ctx, 1, n, ops::LogScaleCoefficients<T>{bias, logs, factor, shift, scale, log_scale});
+  }
+
+  void standard_coefficients(Context& ctx, int64_t n, const T* mean, const T* std, T* shift, T* scale,
+                             double* log_scale) const override {
+    Exec::for_each(ctx, 1, n, ops::StandardCoefficients<T>{mean, std, shift, scale, log_scale});
+  }
+
+  void moment_coefficients(Context& ctx, int64_t n, const T* mean, const T* var, double eps, T* shift,
+                           T* scale, double* log_scale) const override {
+    Exec::for_each(ctx, 1, n, ops::MomentCoefficients<T>{mean, var, eps, shift, scale, log_scale});
+  }
+
+  void channel_gradients(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double pixels,
+                         double factor, T* dbias, T* dlogs) const override {
+    Exec::for_each(ctx, 1, n, ops::ChannelGradients<T>{sums, dlogdet, pixels, factor, n, dbias, dlogs});
+  }
+
+  void norm_means(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double active,
+                  double pixels, T* means) const override {
+    Exec::for_each(ctx, 2, n, ops::NormMeans<T>{sums, dlogdet, active, pixels, n, means});
+  }
+
+  void prior_edge(Context& ctx, const Shape& image, int64_t channels, const T* weight, const T* bias,
+                  const T* logs, T* edge) const override {
+    Exec::for_each(ctx, image.pixels_per_sample(), channels,
+                   ops::PriorEdge<T>{image.h, image.w, weight, bias, logs, channels, edge});
+  }
+
+  void prior_statistics(Context& ctx, const T* edge, const int32_t* labels, const T* weight, const T* bias,
+                        const T* logs, View<T> h) const override {
+    Exec::for_each(ctx, h.shape.pixels(), h.shape.c,
+                   ops::PriorStatistics<T>{h.shape.pixels_per_sample(), h.shape.c, edge, labels, weight, bias,
+                                           logs, h.data});
+  }
+
+  void prior_edge_gradients(Context& ctx, View<const T> dh, const T* edge, const T* logs, T* dweight,
+                            T* dbias, T* dlogs) const override {
+    const int64_t values = dh.shape.per_sample();
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(values);
+    Exec::template sum_columns<T>(ctx, dh.shape.n, values,
+                                  ops::ColumnSum<T>{ops::PixelMask(), dh.data, values}, sums);
+    Exec::for_each(ctx, 1, dh.shape.c,
+                   ops::PriorEdgeGradients<T>{dh.shape.h, dh.shape.w, sums, edge, logs, dh.shape.c, dweight,
+                                              dbias, dlogs});
+  }
+
+  void prior_class_gradients(Context& ctx, View<const T> dh, const int32_t* labels, const T* weight,
+                             const T* bias, const T* logs, T* dweight, T* dbias, T* dlogs) const override {
+    Exec::for_each(ctx, 1, dh.shape.c,
+                   ops::PriorClassGradients<T>{dh.shape.n, dh.shape.pixels_per_sample(), dh.shape.c, dh.data,
+                                               labels, weight, bias, logs, dweight, dbias, dlogs});
+  }
+
+  void head_log_prob(Context& ctx, View<const T> x, int64_t classes, const T* weight, const T* bias,
+                     const T* logs, double* pooled, double* raw, double* logp) const override {
+    const int64_t n = x.shape.n, channels = x.shape.c;
+    Exec::for_each(ctx, n, channels,
+                   ops::HeadPool<T>{x.shape.pixels_per_sample(), x.data, x.stride, channels, pooled});
+    Exec::for_each(ctx, n, classes, ops::HeadLogits<T>{pooled, channels, classes, weight, bias, raw});
+    Exec::for_each(ctx, n, 1, ops::HeadLogProb<T>{raw, logs, classes, logp});
+  }
+
+  void head_backward(Context& ctx, int64_t classes, const int32_t* labels, const T* weight, const T* logs,
+                     double factor, const double* pooled, const double* raw, const double* logp, T* dweight,
+                     T* dbias, T* dlogs, View<T> dx, double* results) const override {
+    const int64_t n = dx.shape.n, channels = dx.shape.c;
+    WorkspaceScope scope(ctx);
+    double* dlogit = scope.take<double>(n * classes);
+    Exec::for_each(ctx, 1, 1, ops::HeadLoss{logp, labels, n, classes, results});
+    Exec::for_each(ctx, n, classes, ops::HeadLossGradient<T>{logp, labels, logs, classes, factor, dlogit});
+    Exec::for_each(ctx, channels + 1, classes,
+                   ops::HeadGradients<T>{n, pooled, raw, dlogit, channels, classes, dweight, dbias, dlogs});
+    Exec::for_each(
+        ctx, dx.shape.pixels(), channels,
+        ops::HeadInputGradient<T>{dx.shape.pixels_per_sample(), dlogit, weight, classes, dx.data, dx.stride});
   }
 
   void norm_relu(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
@@ -213,10 +335,7 @@ class KernelSetImpl final : public KernelSet<T> {
     double* squares = scope.take<double>(cols);
     T* factor = scope.take<T>(cols);
     Exec::template sum_columns<T>(ctx, rows, cols, ops::NormSquares<T>{v, cols}, squares);
-    for (int64_t c = 0; c < cols; ++c) {
-      norms[c] = static_cast<T>(ops::sqrt(squares[c]));
-      factor[c] = (g ? g[c] : T(1)) / norms[c];
-    }
+    Exec::for_each(ctx, 1, cols, ops::NormFactors<T>{squares, g, norms, factor});
     Exec::for_each(ctx, rows, cols, ops::ScaleColumns<T>{v, factor, cols, w});
   }
 
@@ -227,12 +346,7 @@ class KernelSetImpl final : public KernelSet<T> {
     T* factor = scope.take<T>(cols);
     T* along = scope.take<T>(cols);
     Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnDots<T>{dw, v, cols}, dots);
-    for (int64_t c = 0; c < cols; ++c) {
-      const double dot = dots[c] / norms[c];  // d loss / d g
-      factor[c] = (g ? g[c] : T(1)) / norms[c];
-      along[c] = static_cast<T>(factor[c] * dot / norms[c]);
-      if (dg) dg[c] += static_cast<T>(dot);
-    }
+    Exec::for_each(ctx, 1, cols, ops::NormFactorsBackward<T>{dots, g, norms, factor, along, dg});
     Exec::for_each(ctx, rows, cols, ops::WeightNormBackward<T>{v, dw, factor, along, cols, dv});
   }
 
@@ -242,6 +356,26 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void add(Context& ctx, View<const T> x, View<T> y) const override {
     Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Add<T>{x.data, x.stride, y.data, y.stride});
+  }
+
+  void copy_blocks(Context& ctx, View<const T> from, int64_t from_step, View<T> to,
+                   int64_t to_step) const override {
+    const Shape& shape = to.shape;
+    if (shape.pixels_per_sample() == 1) {
+      Exec::for_each(ctx, shape.n, shape.c, ops::Copy<T>{from.data, from_step, to.data, to_step});
+    } else if (from.contiguous() && to.contiguous()) {
+      Exec::for_each(ctx, shape.n, shape.per_sample(), ops::Copy<T>{from.data, from_step, to.data, to_step});
+    } else if (Exec::cheap_launches) {
+      for (int64_t i = 0; i < shape.n; ++i) {
+        Exec::for_each(
+            ctx, shape.pixels_per_sample(), shape.c,
+            ops::Copy<T>{from.data + i * from_step, from.stride, to.data + i * to_step, to.stride});
+      }
+    } else {
+      Exec::for_each(ctx, shape.pixels(), shape.c,
+                     ops::CopyBlocks<T>{shape.pixels_per_sample(), from.data, from.stride, from_step, to.data,
+                                        to.stride, to_step});
+    }
   }
 
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {
@@ -273,6 +407,11 @@ class KernelSetImpl final : public KernelSet<T> {
                                          y.shape.pixels_per_sample(), x.data, x.stride, dx.data, dx.stride});
   }
 
+  void logit_pull(Context& ctx, View<const T> dx, const T* bend, const T* slope, View<T> dz) const override {
+    Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
+                   ops::LogitPull<T>{dx.data, dx.stride, bend, slope, dx.shape.c, dz.data, dz.stride});
+  }
+
   void dequantize(Context& ctx, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,
                   uint64_t seed, uint64_t first, T* out) const override {
     Exec::for_each(ctx, n, (count + 3) / 4,
@@ -295,6 +434,20 @@ class KernelSetImpl final : public KernelSet<T> {
     const ops::Noise kind = base == Base::logistic ? ops::Noise::logistic : ops::Noise::gaussian;
     Exec::for_each(ctx, n, (d + 3) / 4,
                    ops::FillNoise<T>{seed, static_cast<uint32_t>(Stream::prior), first, kind, scale, d, out});
+  }
+
+  int64_t count_not_finite(Context& ctx, View<const T> x) const override {
+    const Flat flat(x, x);
+    return static_cast<int64_t>(Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}));
+  }
+
+  double distance(Context& ctx, View<const T> a, View<const T> b) const override {
+    const Flat flat(a, b);
+    const double error =
+        Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, false>{a.data, flat.x, b.data, flat.y});
+    const double size =
+        Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, true>{a.data, flat.x, b.data, flat.y});
+    return error / ops::max_of(size, 1.0);
   }
 
   double sum_squares(Context& ctx, int64_t n, const T* x) const override {
@@ -335,13 +488,24 @@ class KernelSetImpl final : public KernelSet<T> {
     }
   }
 
+  /// Rows of two views of one shape: whole samples where both are contiguous.
+  struct Flat {
+    int64_t rows, cols, x, y;
+    Flat(const View<const T>& a, const View<const T>& b)
+        : rows(a.shape.pixels()), cols(a.shape.c), x(a.stride), y(b.stride) {
+      if (!a.contiguous() || !b.contiguous()) return;
+      rows = a.shape.n;
+      cols = x = y = a.shape.per_sample();
+    }
+  };
+
   static ops::PixelMask mask(int parity, const Shape& shape) { return {parity, shape.w, shape.h}; }
 
   static ops::CouplingMap coupling_map(const CouplingDims& dims, const Shape& shape) {
     return {shape.w, shape.h, dims.count, dims.h_step, dims.r_offset, dims.parity};
   }
 
-  static ops::Gain<T> gain(const CouplingDims& dims) { return {T(dims.slope), T(dims.offset)}; }
+  static ops::Gain<T> gain_of(const CouplingGain<T>& gain) { return {T(1), T(0), gain.slope, gain.offset}; }
 
   template <class F>
   static void with_law(CouplingLaw law, const F& f) {

@@ -25,24 +25,15 @@ class ActNorm final : public ChannelScale<T> {
   }
 
  private:
-  double coefficients(const Params<T>& params, T* shift, T* scale) const override {
-    const T* bias = params.value(bias_);
-    const T* logs = params.value(logs_);
-    double total = 0;
-    for (int64_t c = 0; c < this->channels(); ++c) {
-      shift[c] = bias[c];
-      scale[c] = std::exp(T(kLogScale) * logs[c]);
-      total += kLogScale * logs[c];
-    }
-    return total;
+  void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const override {
+    ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), params.value(bias_), params.value(logs_),
+                                            kLogScale, c.shift, c.scale, c.log_scale);
   }
 
-  void add_gradients(const Params<T>& params, const double* sums, double dlogdet_pixels) const override {
-    const int64_t n = this->channels();
-    for (int64_t c = 0; c < n; ++c) {
-      params.grad(bias_)[c] += static_cast<T>(sums[c]);
-      params.grad(logs_)[c] += static_cast<T>(kLogScale * (sums[n + c] + dlogdet_pixels));
-    }
+  void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
+                     double pixels) const override {
+    ctx.kernels<T>().channel_gradients(ctx, this->channels(), sums, dlogdet, pixels, kLogScale,
+                                       params.grad(bias_), params.grad(logs_));
   }
 
   std::string name_;
@@ -54,11 +45,13 @@ class ActNorm final : public ChannelScale<T> {
 
 template <class T>
 void init_actnorm(Context& ctx, const std::string& name, View<const T> x, T* bias, T* logs) {
-  WorkspaceScope scope(ctx);
   const int64_t channels = x.shape.c;
-  T* mean = scope.take<T>(channels);
-  T* var = scope.take<T>(channels);
-  ctx.kernels<T>().moments(ctx, -1, x, mean, var);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  T* moments = scope.take<T>(2 * channels);
+  ctx.kernels<T>().moments(ctx, -1, x, moments, moments + channels);
+  const T* mean = host.read(moments, 2 * channels);
+  const T* var = mean + channels;
   for (int64_t c = 0; c < channels; ++c) {
     if (!std::isfinite(mean[c]) || !std::isfinite(var[c])) {
       fail<NumericError>(name, "expected finite inputs at initialisation, got mean ", mean[c], ", variance ",
@@ -69,10 +62,15 @@ void init_actnorm(Context& ctx, const std::string& name, View<const T> x, T* bia
                          " in channel ", c, "; add noise or drop the constant column");
     }
   }
+  T* start = host.take<T>(2 * channels);
   for (int64_t c = 0; c < channels; ++c) {
-    bias[c] = -mean[c];
-    logs[c] = static_cast<T>(-std::log(std::sqrt(static_cast<double>(var[c])) + 1e-6) / kLogScale);
+    start[c] = -mean[c];
+    start[channels + c] =
+        static_cast<T>(-std::log(std::sqrt(static_cast<double>(var[c])) + 1e-6) / kLogScale);
   }
+  const size_t bytes = static_cast<size_t>(channels) * sizeof(T);
+  ctx.to_device(bias, start, bytes);
+  ctx.to_device(logs, start + channels, bytes);
 }
 
 template void init_actnorm<float>(Context&, const std::string&, View<const float>, float*, float*);

@@ -33,16 +33,13 @@ class BatchNorm final : public Layer<T> {
 
  private:
   // y = (x + shift) * scale with the batch's moments in training, else the running ones.
-  double coefficients(const Params<T>& params, T* shift, T* scale) const {
-    const T* mean = params.training() ? params.batch_stat(mean_) : params.value(mean_);
-    const T* var = params.training() ? params.batch_stat(var_) : params.value(var_);
-    double total = 0;
-    for (int64_t c = 0; c < count_; ++c) {
-      shift[c] = -mean[c];
-      scale[c] = static_cast<T>(1 / std::sqrt(static_cast<double>(var[c]) + kEps));
-      total += std::log(static_cast<double>(scale[c]));
-    }
-    return total * active_;
+  ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
+    const ChannelCoefficients<T> c(scope, count_);
+    ctx.kernels<T>().moment_coefficients(ctx, count_,
+                                         params.training() ? params.batch_stat(mean_) : params.value(mean_),
+                                         params.training() ? params.batch_stat(var_) : params.value(var_),
+                                         kEps, c.shift, c.scale, c.log_scale);
+    return c;
   }
 
   template <class U>
@@ -58,62 +55,55 @@ class BatchNorm final : public Layer<T> {
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(count_);
-    T* scale = scope.take<T>(count_);
     if (params.training()) {
       ctx.kernels<T>().moments(ctx, parity_, changed(x), params.batch_stat(mean_), params.batch_stat(var_));
     }
-    const double logs = coefficients(params, shift, scale);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
-    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), shift, scale, changed(z));
-    add_to_all(logdet, x.shape.n, logs);
+    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
+    c.add_log_det(ctx, count_, x.shape.n, static_cast<double>(active_), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(count_);
-    T* scale = scope.take<T>(count_);
-    const double logs = coefficients(params, shift, scale);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, z, x);
-    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(z), shift, scale, changed(x));
-    add_to_all(logdet, z.shape.n, -logs);
+    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(z), c.shift, c.scale, changed(x));
+    c.add_log_det(ctx, count_, z.shape.n, -static_cast<double>(active_), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(count_);
-    T* scale = scope.take<T>(count_);
-    double* sums = scope.take<double>(2 * count_);
-    T* mean_dy = scope.take<T>(count_);
-    T* mean_dyy = scope.take<T>(count_);
-    coefficients(params, shift, scale);
-    const double pixels = static_cast<double>(z.shape.pixels());
-    const double dlogs = sum_of(dlogdet, z.shape.n) * active_;  // loss's derivative by a channel's log scale
-    if (params.training()) ctx.kernels<T>().batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
-    for (int64_t c = 0; c < count_; ++c) {
-      mean_dy[c] = params.training() ? static_cast<T>(sums[c] / pixels) : T(0);
-      mean_dyy[c] = params.training() ? static_cast<T>((sums[count_ + c] + dlogs) / pixels) : T(0);
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
+    T* means = scope.take<T>(2 * count_);
+    if (params.training()) {
+      double* sums = scope.take<double>(2 * count_);
+      kernels.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
+      // Each channel's log scale moves the log-det of every changed pixel.
+      kernels.norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+                         static_cast<double>(active_), static_cast<double>(z.shape.pixels()), means);
+    } else {
+      kernels.zero(ctx, 2 * count_, means);
     }
     pass_others(ctx, z, x);
     pass_others(ctx, dz, dx);
-    ctx.kernels<T>().batch_norm_backward(ctx, parity_, changed(z), changed(dz), shift, scale, mean_dy,
-                                         mean_dyy, changed(x), changed(dx));
+    kernels.batch_norm_backward(ctx, parity_, changed(z), changed(dz), c.shift, c.scale, means,
+                                means + count_, changed(x), changed(dx));
   }
 
   // The moments count as constants.
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double*, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(count_);
-    T* scale = scope.take<T>(count_);
-    coefficients(params, shift, scale);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
     pass_others(ctx, dx, dz);
-    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), shift, scale, changed(z));
-    std::fill(shift, shift + count_, T(0));
-    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), shift, scale, changed(dz));
+    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
+    ctx.kernels<T>().zero(ctx, count_, c.shift);
+    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), c.shift, c.scale, changed(dz));
   }
 
   int parity_;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "evenflow/layers.hpp"
@@ -8,19 +7,37 @@
 
 namespace evenflow {
 
-/// Adds `value` to every sample's log-det.
-inline void add_to_all(double* logdet, int64_t n, double value) {
-  for (int64_t i = 0; i < n; ++i) logdet[i] += value;
-}
+/// Coefficients of y = (x + shift) * scale per channel, on the context's device.
+template <class T>
+struct ChannelCoefficients {
+  ChannelCoefficients(WorkspaceScope& scope, int64_t channels)
+      : shift(scope.take<T>(channels)),
+        scale(scope.take<T>(channels)),
+        log_scale(scope.take<double>(channels)),
+        total(scope.take<double>(1)) {}
 
-inline double sum_of(const double* values, int64_t n) {
-  double total = 0;
-  for (int64_t i = 0; i < n; ++i) total += values[i];
+  /// logdet += factor * (sum of log |scale|).
+  void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
+    ctx.kernels<T>().sum_doubles(ctx, channels, log_scale, total);
+    ctx.kernels<T>().add_total(ctx, n, factor, total, logdet);
+  }
+
+  T* shift;
+  T* scale;
+  double* log_scale;
+  double* total;
+};
+
+/// The sum of values, on the device.
+template <class T>
+const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, int64_t n) {
+  double* total = scope.take<double>(1);
+  ctx.kernels<T>().sum_doubles(ctx, n, values, total);
   return total;
 }
 
-/// The common part of layers y = (x + shift) * scale per channel. A subclass fills shift and scale, and turns
-/// their sums into parameter gradients.
+/// The common part of layers y = (x + shift) * scale per channel. A subclass fills the coefficients, and
+/// turns their sums into parameter gradients.
 template <class T>
 class ChannelScale : public Layer<T> {
  protected:
@@ -29,52 +46,51 @@ class ChannelScale : public Layer<T> {
   int64_t channels() const { return this->input_shape().c; }
 
  private:
-  /// Returns sum_c log |scale_c|.
-  virtual double coefficients(const Params<T>& params, T* shift, T* scale) const = 0;
-  /// sums (2, C): gradients by shift, then by log scale, without the log-det's; dlogdet_pixels: sum of
-  /// dlogdet times pixels.
-  virtual void add_gradients(const Params<T>&, const double* /*sums*/, double /*dlogdet_pixels*/) const {}
+  virtual void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const = 0;
+  /// sums (2, C): gradients by shift, then by log scale, without the log-det's; dlogdet (1): its sum; pixels:
+  /// of a sample.
+  virtual void add_gradients(Context&, const Params<T>&, const double* /*sums*/, const double* /*dlogdet*/,
+                             double /*pixels*/) const {}
+  virtual bool trained() const { return true; }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(channels());
-    T* scale = scope.take<T>(channels());
-    const double logs = coefficients(params, shift, scale);
-    ctx.kernels<T>().channel_forward(ctx, -1, x, shift, scale, z);
-    add_to_all(logdet, x.shape.n, logs * x.shape.pixels_per_sample());
+    ChannelCoefficients<T> c(scope, channels());
+    coefficients(ctx, params, c);
+    ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
+    c.add_log_det(ctx, channels(), x.shape.n, static_cast<double>(x.shape.pixels_per_sample()), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(channels());
-    T* scale = scope.take<T>(channels());
-    const double logs = coefficients(params, shift, scale);
-    ctx.kernels<T>().channel_inverse(ctx, -1, z, shift, scale, x);
-    add_to_all(logdet, z.shape.n, -logs * z.shape.pixels_per_sample());
+    ChannelCoefficients<T> c(scope, channels());
+    coefficients(ctx, params, c);
+    ctx.kernels<T>().channel_inverse(ctx, -1, z, c.shift, c.scale, x);
+    c.add_log_det(ctx, channels(), z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(channels());
-    T* scale = scope.take<T>(channels());
+    ChannelCoefficients<T> c(scope, channels());
     double* sums = scope.take<double>(2 * channels());
-    coefficients(params, shift, scale);
-    ctx.kernels<T>().channel_backward(ctx, -1, z, dz, shift, scale, x, dx, sums);
-    add_gradients(params, sums, sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
+    coefficients(ctx, params, c);
+    ctx.kernels<T>().channel_backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
+    if (!trained()) return;
+    add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+                  static_cast<double>(z.shape.pixels_per_sample()));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
-    T* shift = scope.take<T>(channels());
-    T* scale = scope.take<T>(channels());
-    coefficients(params, shift, scale);
-    ctx.kernels<T>().channel_forward(ctx, -1, x, shift, scale, z);
-    std::fill(shift, shift + channels(), T(0));
-    ctx.kernels<T>().channel_inverse(ctx, -1, dx, shift, scale, dz);
+    ChannelCoefficients<T> c(scope, channels());
+    coefficients(ctx, params, c);
+    ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
+    ctx.kernels<T>().zero(ctx, channels(), c.shift);
+    ctx.kernels<T>().channel_inverse(ctx, -1, dx, c.shift, c.scale, dz);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };

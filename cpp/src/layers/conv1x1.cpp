@@ -10,26 +10,22 @@ namespace {
 
 using linalg::Matrix;
 
-/// Memory of a workspace for the containers of one call.
+/// Memory of the program's workspace for the containers of one call, and the way between it and the device.
 class Scratch final : public std::pmr::memory_resource {
  public:
-  explicit Scratch(Context& ctx) : scope_(ctx) {}
+  explicit Scratch(Context& context) : ctx(context), host(context) {}
 
-  template <class T>
-  T* take(int64_t count) {
-    return scope_.take<T>(count);
-  }
+  Context& ctx;
+  HostScope host;
 
  private:
-  void* do_allocate(size_t bytes, size_t) override { return scope_.take<char>(static_cast<int64_t>(bytes)); }
+  void* do_allocate(size_t bytes, size_t) override { return host.take<char>(static_cast<int64_t>(bytes)); }
   void do_deallocate(void*, size_t, size_t) override {}  // all at once, with the scope
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
-
-  WorkspaceScope scope_;
 };
 
 /// z = x W per pixel; a subclass says how W comes from parameters. All matrix work but the product over
-/// pixels is done in float64.
+/// pixels is done in float64 by the program, on a device's parameters too: matrices are small.
 template <class T>
 class Conv1x1 : public Layer<T> {
  protected:
@@ -38,7 +34,15 @@ class Conv1x1 : public Layer<T> {
   int64_t channels() const { return this->input_shape().c; }
 
   Matrix load(Scratch& scratch, const T* values) const {
-    return Matrix(values, values + channels() * channels(), &scratch);
+    const T* here = scratch.host.read(values, channels() * channels());
+    return Matrix(here, here + channels() * channels(), &scratch);
+  }
+
+  /// grad += delta, `count` values of the program.
+  void add(Scratch& scratch, const T* delta, int64_t count, T* grad) const {
+    const Shape flat{1, 1, 1, count};
+    scratch.ctx.kernels<T>().add(scratch.ctx, View<const T>(scratch.host.send(delta, count), flat),
+                                 View<T>(grad, flat));
   }
 
  private:
@@ -56,9 +60,9 @@ class Conv1x1 : public Layer<T> {
   }
 
   const T* rounded(Scratch& scratch, const Matrix& m) const {
-    T* out = scratch.take<T>(channels() * channels());
+    T* out = scratch.host.take<T>(channels() * channels());
     for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
-    return out;
+    return scratch.host.send(out, channels() * channels());
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
@@ -67,7 +71,7 @@ class Conv1x1 : public Layer<T> {
     double log_det_w;
     const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, nullptr));
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
-    add_to_all(logdet, x.shape.n, log_det_w * x.shape.pixels_per_sample());
+    ctx.kernels<T>().add_value(ctx, x.shape.n, log_det_w * x.shape.pixels_per_sample(), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -77,23 +81,24 @@ class Conv1x1 : public Layer<T> {
     Matrix inverse(&scratch);
     matrix(scratch, params, &log_det_w, &inverse);
     ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
-    add_to_all(logdet, z.shape.n, -log_det_w * z.shape.pixels_per_sample());
+    ctx.kernels<T>().add_value(ctx, z.shape.n, -log_det_w * z.shape.pixels_per_sample(), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     Scratch scratch(ctx);
+    WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     double log_det_w;
     Matrix inverse(&scratch);
     const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, &inverse));
     kernels.conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
     kernels.conv_backward_data(ctx, dims(z.shape), dz, w, dx, false);
-    T* dw = scratch.take<T>(channels() * channels());
-    std::fill(dw, dw + channels() * channels(), T(0));
+    T* dw = scope.take<T>(channels() * channels());
+    kernels.zero(ctx, channels() * channels(), dw);
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
-    add_gradients(scratch, params, load(scratch, dw),
-                  sum_of(dlogdet, z.shape.n) * z.shape.pixels_per_sample());
+    const double total = *scratch.host.read(sum_of<T>(ctx, scope, dlogdet, z.shape.n), 1);
+    add_gradients(scratch, params, load(scratch, dw), total * z.shape.pixels_per_sample());
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
@@ -155,18 +160,21 @@ class LuConv1x1 final : public Conv1x1<T> {
     Matrix lower;  ///< with the unit diagonal
     Matrix upper;  ///< with sign * exp(logs) on the diagonal
     std::pmr::vector<int64_t> permutation;
+    const T* logs;  ///< readable here
   };
 
   Factors factors(Scratch& scratch, const Params<T>& params) const {
     const int64_t n = this->channels();
     Factors f{this->load(scratch, params.value(lower_)), this->load(scratch, params.value(upper_)),
-              std::pmr::vector<int64_t>(&scratch)};
+              std::pmr::vector<int64_t>(&scratch), scratch.host.read(params.value(logs_), n)};
+    const T* sign = scratch.host.read(params.value(sign_), n);
+    const T* permutation = scratch.host.read(params.value(permutation_), n);
     f.permutation.reserve(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = i; j < n; ++j) f.lower[i * n + j] = i == j ? 1 : 0;
       for (int64_t j = 0; j < i; ++j) f.upper[i * n + j] = 0;
-      f.upper[i * n + i] = params.value(sign_)[i] * std::exp(static_cast<double>(params.value(logs_)[i]));
-      f.permutation.push_back(order_at(name_, params.value(permutation_), n, i));
+      f.upper[i * n + i] = sign[i] * std::exp(static_cast<double>(f.logs[i]));
+      f.permutation.push_back(order_at(name_, permutation, n, i));
     }
     return f;
   }
@@ -178,7 +186,7 @@ class LuConv1x1 final : public Conv1x1<T> {
     Matrix w(product.size(), &scratch);
     *logdet = 0;
     for (int64_t i = 0; i < n; ++i) {
-      *logdet += params.value(logs_)[i];
+      *logdet += f.logs[i];
       for (int64_t j = 0; j < n; ++j) w[i * n + j] = product[f.permutation[i] * n + j];
     }
     if (inverse) {
@@ -202,11 +210,19 @@ class LuConv1x1 final : public Conv1x1<T> {
     }
     const Matrix dlower = linalg::multiply(g, linalg::transpose(f.upper, n), n);
     const Matrix dupper = linalg::multiply(linalg::transpose(f.lower, n), g, n);
+    T* lower = scratch.host.take<T>(n * n);
+    T* upper = scratch.host.take<T>(n * n);
+    T* logs = scratch.host.take<T>(n);
     for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < i; ++j) params.grad(lower_)[i * n + j] += static_cast<T>(dlower[i * n + j]);
-      for (int64_t j = i + 1; j < n; ++j) params.grad(upper_)[i * n + j] += static_cast<T>(dupper[i * n + j]);
-      params.grad(logs_)[i] += static_cast<T>(dupper[i * n + i] * f.upper[i * n + i] + dlogdet_pixels);
+      for (int64_t j = 0; j < n; ++j) {
+        lower[i * n + j] = j < i ? static_cast<T>(dlower[i * n + j]) : T(0);
+        upper[i * n + j] = j > i ? static_cast<T>(dupper[i * n + j]) : T(0);
+      }
+      logs[i] = static_cast<T>(dupper[i * n + i] * f.upper[i * n + i] + dlogdet_pixels);
     }
+    this->add(scratch, lower, n * n, params.grad(lower_));
+    this->add(scratch, upper, n * n, params.grad(upper_));
+    this->add(scratch, logs, n, params.grad(logs_));
   }
 
   std::string name_;
@@ -262,11 +278,13 @@ class PlainConv1x1 final : public Conv1x1<T> {
     const int64_t n = this->channels();
     double logdet;
     const Matrix inv = inverse_of(this->load(scratch, params.value(weight_)), &logdet);
+    T* delta = scratch.host.take<T>(n * n);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        params.grad(weight_)[i * n + j] += static_cast<T>(dw[i * n + j] + dlogdet_pixels * inv[j * n + i]);
+        delta[i * n + j] = static_cast<T>(dw[i * n + j] + dlogdet_pixels * inv[j * n + i]);
       }
     }
+    this->add(scratch, delta, n * n, params.grad(weight_));
   }
 
   std::string name_;

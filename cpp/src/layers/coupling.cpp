@@ -1,7 +1,5 @@
 #include "layers/coupling.hpp"
 
-#include <algorithm>
-
 #include "evenflow/error.hpp"
 #include "layers/tiled.hpp"
 
@@ -100,13 +98,9 @@ class Coupling final : public Layer<T> {
     ctx.kernels<T>().copy(ctx, from.channels(pass_first_, pass_), to.channels(pass_first_, pass_));
   }
 
-  CouplingDims dims(const Params<T>& params) const {
-    CouplingDims d = dims_;
-    if (d.law == CouplingLaw::real_nvp) {
-      d.slope = params.value(gain_)[0];
-      d.offset = options_.offset ? params.value(offset_)[0] : 0;
-    }
-    return d;
+  CouplingGain<T> gain(const Params<T>& params) const {
+    if (dims_.law != CouplingLaw::real_nvp) return {};
+    return {params.value(gain_), options_.offset ? params.value(offset_) : nullptr};
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
@@ -116,7 +110,7 @@ class Coupling final : public Layer<T> {
     View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
-    ctx.kernels<T>().coupling_forward(ctx, dims(params), changed(x), h, changed(z), logdet);
+    ctx.kernels<T>().coupling_forward(ctx, dims_, gain(params), changed(x), h, changed(z), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -126,7 +120,7 @@ class Coupling final : public Layer<T> {
     View<T> h(scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, z), h, nullptr);
     copy_pass(ctx, z, x);
-    ctx.kernels<T>().coupling_inverse(ctx, dims(params), changed(z), h, changed(x), logdet);
+    ctx.kernels<T>().coupling_inverse(ctx, dims_, gain(params), changed(z), h, changed(x), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
@@ -143,23 +137,21 @@ class Coupling final : public Layer<T> {
 
     View<T> dh(scope.take<T>(h_size(n)), h.shape);
     double* dgain = scope.take<double>(2 * n);
-    std::fill(dgain, dgain + 2 * n, 0.0);
-    kernels.coupling_backward(ctx, dims(params), changed(z), changed(dz), dlogdet, h, changed(x), changed(dx),
-                              dh, dgain);
+    kernels.fill_doubles(ctx, 2 * n, 0, dgain);
+    kernels.coupling_backward(ctx, dims_, gain(params), changed(z), changed(dz), dlogdet, h, changed(x),
+                              changed(dx), dh, dgain);
     copy_pass(ctx, z, x);
     copy_pass(ctx, dz, dx);
     if (dims_.law == CouplingLaw::real_nvp) {
-      for (int64_t i = 0; i < n; ++i) {
-        params.grad(gain_)[0] += static_cast<T>(dgain[2 * i]);
-        if (options_.offset) params.grad(offset_)[0] += static_cast<T>(dgain[2 * i + 1]);
-      }
+      kernels.gain_gradients(ctx, n, dgain, params.grad(gain_),
+                             options_.offset ? params.grad(offset_) : nullptr);
     }
     if (dims_.parity < 0) {
       net_->backward(ctx, params, input, h, kept + h_size(n), dh, dx.channels(pass_first_, pass_));
       return;
     }
     View<T> dinput(scope.take<T>(z.shape.size()), z.shape);
-    std::fill(dinput.data, dinput.data + z.shape.size(), T(0));
+    kernels.zero(ctx, z.shape.size(), dinput.data);
     net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
     kernels.mask_pixels(ctx, dinput, 1 - dims_.parity, true, dx);
   }
@@ -175,17 +167,17 @@ class Coupling final : public Layer<T> {
     const View<T> pulled = take(), flipped = take(), unused = take(), back = take();
     T* kept = scope.take<T>(kept_size(n));
     double* det = scope.take<double>(n);
-    std::fill(det, det + n, 0.0);
+    kernels.fill_doubles(ctx, n, 0, det);
     do_forward(ctx, params, x, z, det, kept);
-    kernels.coupling_inverse(ctx, dims(params), changed(dx), without_shift(scope, {kept, h_shape(n)}),
-                             changed(pulled), det);
+    kernels.coupling_inverse(ctx, dims_, gain(params), changed(dx),
+                             without_shift(ctx, scope, {kept, h_shape(n)}), changed(pulled), det);
     T* zeros = scope.take<T>(dims_.count);
     T* minus = scope.take<T>(dims_.count);
-    std::fill(zeros, zeros + dims_.count, T(0));
-    std::fill(minus, minus + dims_.count, T(-1));
+    kernels.zero(ctx, dims_.count, zeros);
+    kernels.fill(ctx, dims_.count, T(-1), minus);
     kernels.channel_forward(ctx, dims_.parity, changed(pulled), zeros, minus, changed(flipped));
     copy_pass(ctx, dx, flipped);
-    for (int64_t i = 0; i < n; ++i) det[i] = -dlogdet[i];
+    kernels.scale_doubles(ctx, n, -1, dlogdet, det);
     do_backward(ctx, params, z, flipped, det, unused, back, kept);
     if (dims_.parity < 0) {
       copy_pass(ctx, back, dz);
@@ -197,12 +189,11 @@ class Coupling final : public Layer<T> {
   }
 
   /// A copy of h with shifts of zero, which leave a coupling its scale.
-  View<const T> without_shift(WorkspaceScope& scope, View<const T> h) const {
+  View<const T> without_shift(Context& ctx, WorkspaceScope& scope, View<const T> h) const {
     View<T> out(scope.take<T>(h.shape.size()), h.shape);
-    std::copy_n(h.data, h.shape.size(), out.data);
-    for (int64_t p = 0; p < h.shape.pixels(); ++p) {
-      for (int64_t k = 0; k < dims_.count; ++k) out.data[p * h.shape.c + k * dims_.h_step] = T(0);
-    }
+    ctx.kernels<T>().copy(ctx, h, out);
+    const int64_t last = (dims_.count - 1) * dims_.h_step;
+    ctx.kernels<T>().fill_channels(ctx, T(0), dims_.h_step, out.channels(0, last + 1));
     return out;
   }
 

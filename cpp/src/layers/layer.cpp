@@ -65,7 +65,7 @@ void Layer<T>::add_inverse_gradients(Context& ctx, const Params<T>& params, View
   ctx.kernels<T>().copy(ctx, dz, minus_dz);
   ctx.kernels<T>().scale(ctx, size, T(-1), minus_dz.data);
   double* minus_dlogdet = scope.take<double>(n);
-  for (int64_t i = 0; i < n; ++i) minus_dlogdet[i] = -dlogdet[i];
+  ctx.kernels<T>().scale_doubles(ctx, n, -1, dlogdet, minus_dlogdet);
   const Shape in = in_.with_batch(n);
   const View<T> x(scope.take<T>(size), in), dx(scope.take<T>(size), in);
   do_backward(ctx, params, z, minus_dz, minus_dlogdet, x, dx, nullptr);

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -32,16 +30,15 @@ class Logit final : public Layer<T> {
     const auto take = [&] { return View<T>(scope.take<T>(size), x.shape); };
     const View<T> unit = take(), slope = take(), bend = take(), unused = take(), pulled = take();
     double* det = scope.take<double>(n);
-    std::fill(det, det + n, 0.0);
+    kernels.fill_doubles(ctx, n, 0, det);
     kernels.copy(ctx, dx, pulled);
     kernels.logit_forward(ctx, x, z, det);
-    std::fill(det, det + n, 0.0);
-    std::fill(unit.data, unit.data + size, T(1));
+    kernels.fill_doubles(ctx, n, 0, det);
+    kernels.fill(ctx, size, T(1), unit.data);
     kernels.logit_backward(ctx, z, unit, det, unused, slope);
-    std::fill(unit.data, unit.data + size, T(0));
+    kernels.zero(ctx, size, unit.data);
     kernels.logit_backward(ctx, z, unit, dlogdet, unused, bend);
-    for (int64_t i = 0; i < size; ++i) pulled.data[i] = (pulled.data[i] - bend.data[i]) / slope.data[i];
-    kernels.copy(ctx, pulled, dz);
+    kernels.logit_pull(ctx, pulled, bend.data, slope.data, dz);
   }
 };
 

@@ -38,16 +38,16 @@ class Permutation final : public Layer<T> {
  private:
   // z[c] = x[order[c]], or the way back.
   void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
-    WorkspaceScope scope(ctx);
     const int64_t n = in.shape.c;
-    int32_t* order = scope.take<int32_t>(n);
-    const T* stored = params.value(order_id_);
+    HostScope host(ctx);
+    const T* stored = host.read(params.value(order_id_), n);
+    int32_t* order = host.take<int32_t>(n);
     if (back) {
       invert_order(name_, stored, n, order);
     } else {
       for (int64_t c = 0; c < n; ++c) order[c] = order_at(name_, stored, n, c);
     }
-    ctx.kernels<T>().gather_channels(ctx, in, order, out);
+    ctx.kernels<T>().gather_channels(ctx, in, host.send(static_cast<const int32_t*>(order), n), out);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*,

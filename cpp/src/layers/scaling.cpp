@@ -13,21 +13,15 @@ class Scaling final : public ChannelScale<T> {
   }
 
  private:
-  double coefficients(const Params<T>& params, T* shift, T* scale) const override {
-    const T* logs = params.value(logs_);
-    double total = 0;
-    for (int64_t c = 0; c < this->channels(); ++c) {
-      shift[c] = T(0);
-      scale[c] = std::exp(logs[c]);
-      total += logs[c];
-    }
-    return total;
+  void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const override {
+    ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), nullptr, params.value(logs_), 1, c.shift,
+                                            c.scale, c.log_scale);
   }
 
-  void add_gradients(const Params<T>& params, const double* sums, double dlogdet_pixels) const override {
-    for (int64_t c = 0; c < this->channels(); ++c) {
-      params.grad(logs_)[c] += static_cast<T>(sums[this->channels() + c] + dlogdet_pixels);
-    }
+  void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
+                     double pixels) const override {
+    ctx.kernels<T>().channel_gradients(ctx, this->channels(), sums, dlogdet, pixels, 1, nullptr,
+                                       params.grad(logs_));
   }
 
   ParamId logs_ = 0;
@@ -40,13 +34,13 @@ class Rescale final : public ChannelScale<T> {
       : ChannelScale<T>("rescale", in), offset_(offset), width_(width) {}
 
  private:
-  double coefficients(const Params<T>&, T* shift, T* scale) const override {
-    for (int64_t c = 0; c < this->channels(); ++c) {
-      shift[c] = static_cast<T>(-offset_);
-      scale[c] = static_cast<T>(1 / width_);
-    }
-    return -static_cast<double>(this->channels()) * std::log(width_);
+  void coefficients(Context& ctx, const Params<T>&, ChannelCoefficients<T>& c) const override {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    kernels.fill(ctx, this->channels(), static_cast<T>(-offset_), c.shift);
+    kernels.fill(ctx, this->channels(), static_cast<T>(1 / width_), c.scale);
+    kernels.fill_doubles(ctx, this->channels(), -std::log(width_), c.log_scale);
   }
+  bool trained() const override { return false; }
 
   double offset_;
   double width_;

@@ -54,19 +54,16 @@ class Flatten final : public Layer<T> {
   explicit Flatten(Shape in) : Layer<T>("flatten", in, {0, 1, 1, in.per_sample()}, false) {}
 
  private:
-  // Sample by sample: an image's pixels are equally spaced, and so are rows, but not with one stride.
+  // An image's pixels are equally spaced, and so are rows, but not with one stride.
   void move(Context& ctx, View<const T> from, View<T> to) const {
-    const Shape one = this->input_shape().with_batch(1);
-    const bool to_rows = to.shape.c == one.per_sample();
-    for (int64_t i = 0; i < from.shape.n; ++i) {
-      const int64_t pixel = i * one.pixels();
-      if (to_rows) {
-        ctx.kernels<T>().copy(ctx, View<const T>(from.data + pixel * from.stride, one, from.stride),
-                              View<T>(to.data + i * to.stride, one));
-      } else {
-        ctx.kernels<T>().copy(ctx, View<const T>(from.data + i * from.stride, one),
-                              View<T>(to.data + pixel * to.stride, one, to.stride));
-      }
+    const Shape image = this->input_shape().with_batch(from.shape.n);
+    const int64_t pixels = image.pixels_per_sample();
+    if (to.shape.c == image.per_sample()) {
+      ctx.kernels<T>().copy_blocks(ctx, View<const T>(from.data, image, from.stride), pixels * from.stride,
+                                   View<T>(to.data, image), to.stride);
+    } else {
+      ctx.kernels<T>().copy_blocks(ctx, View<const T>(from.data, image), from.stride,
+                                   View<T>(to.data, image, to.stride), pixels * to.stride);
     }
   }
   void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {

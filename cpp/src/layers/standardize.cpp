@@ -21,33 +21,32 @@ class Standardize final : public ChannelScale<T> {
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
-    WorkspaceScope scope(ctx);
     const int64_t n = this->channels();
-    T* mean = scope.take<T>(n);
-    T* var = scope.take<T>(n);
-    ctx.kernels<T>().moments(ctx, -1, x, mean, var);
+    WorkspaceScope scope(ctx);
+    HostScope host(ctx);
+    T* moments = scope.take<T>(2 * n);
+    ctx.kernels<T>().moments(ctx, -1, x, moments, moments + n);
+    const T* mean = host.read(moments, 2 * n);
+    const T* var = mean + n;
     for (int64_t c = 0; c < n; ++c) {
       if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || !varies(mean[c], var[c])) {
         fail<NumericError>(name_, "expected a finite, varying column, got mean ", mean[c], ", variance ",
                            var[c], " in column ", c);
       }
     }
-    for (int64_t c = 0; c < n; ++c) {
-      arena.value(mean_)[c] = mean[c];
-      arena.value(std_)[c] = std::sqrt(var[c]);
-    }
+    T* deviation = host.take<T>(n);
+    for (int64_t c = 0; c < n; ++c) deviation[c] = std::sqrt(var[c]);
+    const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+    ctx.to_device(arena.value(mean_), mean, bytes);
+    ctx.to_device(arena.value(std_), deviation, bytes);
   }
 
  private:
-  double coefficients(const Params<T>& params, T* shift, T* scale) const override {
-    double total = 0;
-    for (int64_t c = 0; c < this->channels(); ++c) {
-      shift[c] = -params.value(mean_)[c];
-      scale[c] = T(1) / params.value(std_)[c];
-      total -= std::log(static_cast<double>(params.value(std_)[c]));
-    }
-    return total;
+  void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const override {
+    ctx.kernels<T>().standard_coefficients(ctx, this->channels(), params.value(mean_), params.value(std_),
+                                           c.shift, c.scale, c.log_scale);
   }
+  bool trained() const override { return false; }
 
   std::string name_;
   ParamId mean_ = 0;

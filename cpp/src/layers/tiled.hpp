@@ -34,11 +34,14 @@ class Tiled final : public Layer<T> {
  private:
   View<T> tiled(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     View<T> out(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().gather_channels(ctx, x, tile_.data(), out);
+    gather(ctx, x, tile_, out);
     return out;
   }
-  void untile(Context& ctx, View<const T> from, View<T> to) const {
-    ctx.kernels<T>().gather_channels(ctx, from, untile_.data(), to);
+  void untile(Context& ctx, View<const T> from, View<T> to) const { gather(ctx, from, untile_, to); }
+
+  static void gather(Context& ctx, View<const T> from, const std::vector<int32_t>& order, View<T> to) {
+    HostScope host(ctx);
+    ctx.kernels<T>().gather_channels(ctx, from, host.send(order.data(), from.shape.c), to);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,

@@ -1,13 +1,8 @@
-#include <algorithm>
-#include <cmath>
-
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
 
 namespace evenflow {
 namespace {
-
-constexpr double kLogScale = 3.0;
 
 /// y = (x - mean) exp(-logs) with (mean, logs) = edge part(position) + class part(label). The edge part is
 /// Glow's conv2d_zeros of an empty image: only the indicator channel's weights act.
@@ -34,11 +29,6 @@ class TopPrior final : public Layer<T> {
  private:
   int64_t pixels() const { return this->input_shape().pixels_per_sample(); }
 
-  bool outside(int64_t p, int tap) const {
-    const int64_t i = p / this->input_shape().w + tap / 3 - 1, j = p % this->input_shape().w + tap % 3 - 1;
-    return i < 0 || i >= this->input_shape().h || j < 0 || j >= this->input_shape().w;
-  }
-
   CouplingDims dims() const {
     CouplingDims d;
     d.law = CouplingLaw::gaussian;
@@ -55,111 +45,72 @@ class TopPrior final : public Layer<T> {
     return params.labels;
   }
 
-  /// (pixels, 2C): the part that depends on the position.
-  void edge_part(const Params<T>& params, T* out) const {
-    std::fill(out, out + pixels() * width_, T(0));
-    if (!learned_) return;
-    for (int64_t p = 0; p < pixels(); ++p) {
-      T* row = out + p * width_;
-      for (int tap = 0; tap < 9; ++tap) {
-        if (!outside(p, tap)) continue;
-        for (int64_t k = 0; k < width_; ++k) row[k] += params.value(weight_)[tap * width_ + k];
-      }
-      for (int64_t k = 0; k < width_; ++k) {
-        row[k] = (row[k] + params.value(bias_)[k]) * std::exp(T(kLogScale) * params.value(logs_)[k]);
-      }
-    }
-  }
-
-  T class_part(const Params<T>& params, int32_t label, int64_t k) const {
-    return (params.value(class_weight_)[label * width_ + k] + params.value(class_bias_)[k]) *
-           std::exp(T(kLogScale) * params.value(class_logs_)[k]);
-  }
-
-  View<T> statistics(WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
-    View<T> h(scope.take<T>(n * pixels() * width_), this->input_shape().with_batch(n).with_channels(width_));
+  /// (pixels, 2C): the part that depends on the position; null without one.
+  const T* edge_part(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
+    if (!learned_) return nullptr;
     T* edge = scope.take<T>(pixels() * width_);
-    T* own = scope.take<T>(width_);
-    const int32_t* label = labels(params, n);
-    edge_part(params, edge);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t k = 0; k < width_; ++k) own[k] = label ? class_part(params, label[i], k) : T(0);
-      for (int64_t p = 0; p < pixels(); ++p) {
-        for (int64_t k = 0; k < width_; ++k)
-          h.data[(i * pixels() + p) * width_ + k] = edge[p * width_ + k] + own[k];
-      }
-    }
+    ctx.kernels<T>().prior_edge(ctx, this->input_shape(), width_, params.value(weight_), params.value(bias_),
+                                params.value(logs_), edge);
+    return edge;
+  }
+
+  View<T> statistics(Context& ctx, WorkspaceScope& scope, const Params<T>& params, int64_t n) const {
+    View<T> h(scope.take<T>(n * pixels() * width_), this->input_shape().with_batch(n).with_channels(width_));
+    const T* edge = edge_part(ctx, scope, params);
+    const auto of_class = [&](ParamId id) { return classes_ ? params.value(id) : nullptr; };
+    ctx.kernels<T>().prior_statistics(ctx, edge, labels(params, n), of_class(class_weight_),
+                                      of_class(class_bias_), of_class(class_logs_), h);
     return h;
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().coupling_forward(ctx, dims(), x, statistics(scope, params, x.shape.n), z, logdet);
+    ctx.kernels<T>().coupling_forward(ctx, dims(), {}, x, statistics(ctx, scope, params, x.shape.n), z,
+                                      logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().coupling_inverse(ctx, dims(), z, statistics(scope, params, z.shape.n), x, logdet);
+    ctx.kernels<T>().coupling_inverse(ctx, dims(), {}, z, statistics(ctx, scope, params, z.shape.n), x,
+                                      logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     const int64_t n = z.shape.n;
+    const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
-    View<T> h = statistics(scope, params, n);
+    View<T> h = statistics(ctx, scope, params, n);
     View<T> dh(scope.take<T>(h.shape.size()), h.shape);
     double* unused = scope.take<double>(2 * n);
-    std::fill(unused, unused + 2 * n, 0.0);
-    ctx.kernels<T>().coupling_backward(ctx, dims(), z, dz, dlogdet, h, x, dx, dh, unused);
-    if (learned_) add_edge_gradients(scope, params, dh);
-    if (classes_) add_class_gradients(params, dh);
+    kernels.fill_doubles(ctx, 2 * n, 0, unused);
+    kernels.coupling_backward(ctx, dims(), {}, z, dz, dlogdet, h, x, dx, dh, unused);
+    if (learned_) {
+      kernels.prior_edge_gradients(ctx, dh, edge_part(ctx, scope, params), params.value(logs_),
+                                   params.grad(weight_), params.grad(bias_), params.grad(logs_));
+    }
+    if (classes_) {
+      kernels.prior_class_gradients(ctx, dh, params.labels, params.value(class_weight_),
+                                    params.value(class_bias_), params.value(class_logs_),
+                                    params.grad(class_weight_), params.grad(class_bias_),
+                                    params.grad(class_logs_));
+    }
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     const int64_t n = x.shape.n;
+    const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
-    View<T> h = statistics(scope, params, n);
+    View<T> h = statistics(ctx, scope, params, n);
     double* unused = scope.take<double>(n);
-    std::fill(unused, unused + n, 0.0);
-    ctx.kernels<T>().coupling_forward(ctx, dims(), x, h, z, unused);
-    for (int64_t p = 0; p < h.shape.pixels(); ++p) std::fill_n(h.data + p * width_, dims().count, T(0));
-    ctx.kernels<T>().coupling_inverse(ctx, dims(), dx, h, dz, unused);
+    kernels.fill_doubles(ctx, n, 0, unused);
+    kernels.coupling_forward(ctx, dims(), {}, x, h, z, unused);
+    kernels.fill_channels(ctx, T(0), 1, h.channels(0, dims().count));
+    kernels.coupling_inverse(ctx, dims(), {}, dx, h, dz, unused);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
-  }
-
-  void add_edge_gradients(WorkspaceScope& scope, const Params<T>& params, View<const T> dh) const {
-    T* edge = scope.take<T>(pixels() * width_);
-    edge_part(params, edge);
-    for (int64_t p = 0; p < pixels(); ++p) {
-      for (int64_t k = 0; k < width_; ++k) {
-        double g = 0;
-        for (int64_t i = 0; i < dh.shape.n; ++i) g += dh.data[(i * pixels() + p) * width_ + k];
-        const double inner = g * std::exp(kLogScale * static_cast<double>(params.value(logs_)[k]));
-        params.grad(bias_)[k] += static_cast<T>(inner);
-        params.grad(logs_)[k] += static_cast<T>(kLogScale * g * edge[p * width_ + k]);
-        for (int tap = 0; tap < 9; ++tap) {
-          if (outside(p, tap)) params.grad(weight_)[tap * width_ + k] += static_cast<T>(inner);
-        }
-      }
-    }
-  }
-
-  void add_class_gradients(const Params<T>& params, View<const T> dh) const {
-    for (int64_t i = 0; i < dh.shape.n; ++i) {
-      const int32_t label = params.labels[i];
-      for (int64_t k = 0; k < width_; ++k) {
-        double g = 0;
-        for (int64_t p = 0; p < pixels(); ++p) g += dh.data[(i * pixels() + p) * width_ + k];
-        const T inner =
-            static_cast<T>(g * std::exp(kLogScale * static_cast<double>(params.value(class_logs_)[k])));
-        params.grad(class_weight_)[label * width_ + k] += inner;
-        params.grad(class_bias_)[k] += inner;
-        params.grad(class_logs_)[k] += static_cast<T>(kLogScale * g * class_part(params, label, k));
-      }
-    }
   }
 
   bool learned_;

@@ -71,6 +71,7 @@ class Whiten final : public Layer<T> {
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     const int64_t d = x.shape.c;
+    if (!ctx.on_host()) return init_on_host(ctx, arena, x);
     WorkspaceScope scope(ctx);
     T* mean = scope.take<T>(d);
     T* var = scope.take<T>(d);
@@ -87,6 +88,7 @@ class Whiten final : public Layer<T> {
     } else if (!inverse_square_root(ctx, covariance, d, matrix, inverse)) {
       not_definite();
     }
+    ctx.synchronize();
     std::copy(mean, mean + d, arena.value(mean_));
     std::copy(matrix.begin(), matrix.end(), arena.value(matrix_));
     std::copy(inverse.begin(), inverse.end(), arena.value(inverse_));
@@ -94,6 +96,17 @@ class Whiten final : public Layer<T> {
   }
 
  private:
+  /// Once in a model's life: on a copy of the batch, by the CPU's kernels.
+  void init_on_host(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
+    WorkspaceScope scope(ctx);
+    HostScope here(ctx);
+    View<T> batch(scope.take<T>(x.shape.size()), x.shape);
+    ctx.kernels<T>().copy(ctx, x, batch);
+    const View<const T> copy(here.read(static_cast<const T*>(batch.data), x.shape.size()), x.shape);
+    Context host("cpu", ctx.threads());
+    init_from_data(host, arena, copy);
+  }
+
   [[noreturn]] void not_definite() const {
     fail<NumericError>(name_,
                        "expected columns with a positive definite covariance, got a singular one; drop "
@@ -134,22 +147,24 @@ class Whiten final : public Layer<T> {
     WorkspaceScope scope(ctx);
     // Centred first: x M - mean M would cancel where means are large.
     const int64_t d = x.shape.c;
+    const KernelSet<T>& kernels = ctx.kernels<T>();
     T* shift = scope.take<T>(d);
     T* ones = scope.take<T>(d);
-    for (int64_t c = 0; c < d; ++c) {
-      shift[c] = -params.value(mean_)[c];
-      ones[c] = T(1);
-    }
+    kernels.copy(ctx, View<const T>(params.value(mean_), {1, 1, 1, d}), View<T>(shift, {1, 1, 1, d}));
+    kernels.scale(ctx, d, T(-1), shift);
+    kernels.fill(ctx, d, T(1), ones);
     View<T> centred(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().channel_forward(ctx, -1, x, shift, ones, centred);
-    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), centred, params.value(matrix_), Epilogue<T>(), z);
-    add_to_all(logdet, x.shape.n, params.value(logdet_)[0] * x.shape.pixels_per_sample());
+    kernels.channel_forward(ctx, -1, x, shift, ones, centred);
+    kernels.conv_forward(ctx, dims(x.shape), centred, params.value(matrix_), Epilogue<T>(), z);
+    kernels.add_parameter(ctx, x.shape.n, static_cast<double>(x.shape.pixels_per_sample()),
+                          params.value(logdet_), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     rebuild(ctx, params, z, x);
-    add_to_all(logdet, z.shape.n, -params.value(logdet_)[0] * z.shape.pixels_per_sample());
+    ctx.kernels<T>().add_parameter(ctx, z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()),
+                                   params.value(logdet_), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
@@ -162,7 +177,7 @@ class Whiten final : public Layer<T> {
                            const double*, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     double* unused = scope.take<double>(x.shape.n);
-    std::fill(unused, unused + x.shape.n, 0.0);
+    ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, unused);
     do_forward(ctx, params, x, z, unused, nullptr);
     ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, params.value(inverse_), dz, false);
   }

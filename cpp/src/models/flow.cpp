@@ -95,25 +95,47 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
   for (const Node& node : nodes_) node.layer->init(arena, rng);
 }
 
+namespace {
+
+template <class T>
+void check_device(Context& ctx, const char* call, const ParamArena<T>& arena) {
+  if (arena.device() != ctx.device_name()) {
+    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
+                      ctx.device_name());
+  }
+}
+
+template <class T>
+bool finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
   check_input("init", x.shape);
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
-  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  check_device(ctx, "init", arena);
+  HostScope host(ctx);
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
-  std::vector<int32_t> labels(static_cast<size_t>(n), 0);
+  const std::vector<int32_t> zeros(static_cast<size_t>(n), 0);
+  const int32_t* labels = host.send(zeros.data(), n);
   int at = 0;
   for (const Node& node : nodes_) {
     node.layer->init_from_data(ctx, arena, x);
     View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
     const ParamArena<T>& values = arena;
-    node.layer->forward(ctx, values.params(labels.data()), x, z, logdet.data());
+    node.layer->forward(ctx, values.params(labels), x, z, logdet);
     x = node.keep ? z.channels(0, node.keep) : z;
     at = 1 - at;
   }
-  arena.value(initialized_)[0] = T(1);
+  const T one = T(1);
+  ctx.to_device(arena.value(initialized_), &one, sizeof one);
 }
 
 template <class T>
@@ -151,49 +173,32 @@ void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) c
 }
 
 template <class T>
-void Flow<T>::check_ready(const char* call, const ParamArena<T>& arena) const {
-  if (!initialized(arena)) {
+void Flow<T>::check_ready(Context& ctx, const char* call, const ParamArena<T>& arena) const {
+  check_device(ctx, call, arena);
+  HostScope host(ctx);
+  if (*host.read(arena.value(initialized_), 1) == T(0)) {
     fail<ConfigError>(
         call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
   }
 }
 
-namespace {
-
-/// Copies pieces of samples, `from_step` and `to_step` values from one sample to the next.
-template <class T>
-void copy_samples(Context& ctx, View<const T> from, int64_t from_step, View<T> to, int64_t to_step) {
-  const Shape one = from.shape.with_batch(1);
-  if (one.pixels() == 1 || (from.contiguous() && to.contiguous())) {
-    const Shape rows{from.shape.n, 1, 1, one.size()};
-    ctx.kernels<T>().copy(ctx, View<const T>(from.data, rows, from_step), View<T>(to.data, rows, to_step));
-    return;
-  }
-  for (int64_t i = 0; i < from.shape.n; ++i) {
-    ctx.kernels<T>().copy(ctx, View<const T>(from.data + i * from_step, one, from.stride),
-                          View<T>(to.data + i * to_step, one, to.stride));
-  }
-}
-
-}  // namespace
-
 template <class T>
 void Flow<T>::put_level(Context& ctx, View<const T> piece, const Level& level, T* z) const {
-  copy_samples(ctx, piece, piece.shape.pixels_per_sample() * piece.stride,
-               View<T>(z + level.offset, piece.shape), dims());
+  ctx.kernels<T>().copy_blocks(ctx, piece, piece.shape.pixels_per_sample() * piece.stride,
+                               View<T>(z + level.offset, piece.shape), dims());
 }
 
 template <class T>
 void Flow<T>::get_level(Context& ctx, const T* z, const Level& level, View<T> piece) const {
-  copy_samples(ctx, View<const T>(z + level.offset, piece.shape), dims(), piece,
-               piece.shape.pixels_per_sample() * piece.stride);
+  ctx.kernels<T>().copy_blocks(ctx, View<const T>(z + level.offset, piece.shape), dims(), piece,
+                               piece.shape.pixels_per_sample() * piece.stride);
 }
 
 template <class T>
 void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x, T* z, double* logdet,
                           const Step* step) const {
   const int64_t n = x.shape.n;
-  if (!step && by_tiles(n) && n > tile_rows_) {
+  if (!step && by_tiles(ctx, n) && n > tile_rows_) {
     const Tiles tiles(n, tile_rows_);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -204,7 +209,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   View<T> mine;  // x, where it may be overwritten
   int at = 0;
   size_t level = 0;
@@ -229,7 +234,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
 template <class T>
 void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
                           double* logdet) const {
-  if (by_tiles(n) && n > tile_rows_) {
+  if (by_tiles(ctx, n) && n > tile_rows_) {
     const Tiles tiles(n, tile_rows_);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -240,7 +245,7 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   int at = 0;
   size_t level = levels_.size() - 1;
   View<T> cur(buffers[at], levels_[level].shape.with_batch(n));
@@ -271,27 +276,43 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
 
 namespace {
 
+struct NotFinite {
+  int64_t pixel = -1;
+  int64_t channel = 0;
+  double value = 0;
+};
+
+/// The first value that is not finite; pixel -1: there is none.
 template <class T>
-bool all_finite(const T* values, int64_t count) {
-  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+NotFinite first_nonfinite(Context& ctx, View<const T> v) {
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const int64_t size = v.shape.size();
+  const View<T> dense(scope.take<T>(size), v.shape);
+  ctx.kernels<T>().copy(ctx, v, dense);
+  const T* values = host.read(static_cast<const T*>(dense.data), size);
+  for (int64_t i = 0; i < size; ++i) {
+    if (!std::isfinite(values[i])) return {i / v.shape.c, i % v.shape.c, static_cast<double>(values[i])};
+  }
+  return {};
 }
 
-/// The first value or log-determinant of a layer that is not finite, and its place; empty: there is none.
+/// The first value or log-determinant (n) of a layer that is not finite, and its place; empty: there is none.
 template <class T>
-std::string first_nonfinite(const std::string& layer, View<const T> v, const std::vector<double>& logdet) {
+std::string nonfinite_result(Context& ctx, const std::string& layer, View<const T> v, int64_t n,
+                             const double* logdet) {
   std::ostringstream text;
-  for (int64_t r = 0; r < v.shape.pixels(); ++r) {
-    for (int64_t c = 0; c < v.shape.c; ++c) {
-      const T value = v.data[r * v.stride + c];
-      if (std::isfinite(value)) continue;
-      text << value << " from layer " << layer << ", channel " << c << ", for sample "
-           << r / v.shape.pixels_per_sample();
-      return text.str();
-    }
+  const NotFinite found = first_nonfinite(ctx, v);
+  if (found.pixel >= 0) {
+    text << found.value << " from layer " << layer << ", channel " << found.channel << ", for sample "
+         << found.pixel / v.shape.pixels_per_sample();
+    return text.str();
   }
-  for (size_t i = 0; i < logdet.size(); ++i) {
-    if (std::isfinite(logdet[i])) continue;
-    text << "log-determinant " << logdet[i] << " from layer " << layer << ", for sample " << i;
+  HostScope host(ctx);
+  const double* det = host.read(logdet, n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::isfinite(det[i])) continue;
+    text << "log-determinant " << det[i] << " from layer " << layer << ", for sample " << i;
     return text.str();
   }
   return "";
@@ -302,22 +323,21 @@ std::string first_nonfinite(const std::string& layer, View<const T> v, const std
 // The whole batch again, layer by layer: in training its samples depend on each other.
 template <class T>
 void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
-  for (int64_t r = 0; r < x.shape.pixels(); ++r) {
-    for (int64_t c = 0; c < x.shape.c; ++c) {
-      if (std::isfinite(x.data[r * x.stride + c])) continue;
-      fail<NumericError>(call, "expected finite inputs, got ", x.data[r * x.stride + c], " in channel ", c,
-                         " of sample ", r / x.shape.pixels_per_sample());
-    }
+  WorkspaceScope scope(ctx);
+  const NotFinite input = first_nonfinite(ctx, x);
+  if (input.pixel >= 0) {
+    fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,
+                       " of sample ", input.pixel / x.shape.pixels_per_sample());
   }
   const int64_t n = x.shape.n;
-  std::vector<T> buffers[2];
-  for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(n * dims()));
-  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   int at = 0;
   for (const Node& node : nodes_) {
-    View<T> out(buffers[at].data(), node.layer->output_shape().with_batch(n));
-    node.layer->forward(ctx, params, x, out, logdet.data());
-    const std::string found = first_nonfinite<T>(node.name, out, logdet);
+    View<T> out(buffers[at], node.layer->output_shape().with_batch(n));
+    node.layer->forward(ctx, params, x, out, logdet);
+    const std::string found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
     if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);
     x = node.keep ? out.channels(0, node.keep) : out;
     at = 1 - at;
@@ -328,29 +348,30 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
 
 template <class T>
 std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n) const {
-  const View<const T> latents(z, {n, 1, 1, dims()});
-  const std::string given = first_nonfinite<T>("(latents)", latents, {});
+  WorkspaceScope scope(ctx);
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  const std::string given =
+      nonfinite_result<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, dims()}), n, logdet);
   if (!given.empty()) return given;
-  std::vector<T> buffers[2];
-  for (auto& buffer : buffers) buffer.resize(static_cast<size_t>(n * dims()));
-  std::vector<double> logdet(static_cast<size_t>(n), 0.0);
   int at = 0;
   size_t level = levels_.size() - 1;
-  View<T> cur(buffers[at].data(), levels_[level].shape.with_batch(n));
+  View<T> cur(buffers[at], levels_[level].shape.with_batch(n));
   get_level(ctx, z, levels_[level], cur);
   for (size_t i = nodes_.size(); i-- > 0;) {
     const Node& node = nodes_[i];
     if (node.keep) {
       at = 1 - at;
-      const View<T> whole(buffers[at].data(), node.layer->output_shape().with_batch(n));
+      const View<T> whole(buffers[at], node.layer->output_shape().with_batch(n));
       ctx.kernels<T>().copy(ctx, cur, whole.channels(0, node.keep));
       get_level(ctx, z, levels_[--level], whole.channels(node.keep, whole.shape.c - node.keep));
       cur = whole;
     }
     at = 1 - at;
-    const View<T> out(buffers[at].data(), node.layer->input_shape().with_batch(n));
-    node.layer->inverse(ctx, params, cur, out, logdet.data());
-    const std::string found = first_nonfinite<T>(node.name, out, logdet);
+    const View<T> out(buffers[at], node.layer->input_shape().with_batch(n));
+    node.layer->inverse(ctx, params, cur, out, logdet);
+    const std::string found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
     if (!found.empty()) return found;
     cur = out;
   }
@@ -358,16 +379,24 @@ std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, co
 }
 
 template <class T>
+bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, const T* values) const {
+  if (values && ctx.kernels<T>().count_not_finite(ctx, View<const T>(values, {n, 1, 1, dims()})))
+    return false;
+  HostScope host(ctx);
+  const double* det = host.read(logdet, n);
+  return std::all_of(det, det + n, [](double v) { return std::isfinite(v); });
+}
+
+template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
                       double* logdet) const {
   check_input("forward", x.shape);
   check_labels("forward", labels, x.shape.n);
-  check_ready("forward", arena);
-  run_forward(ctx, arena.params(labels), x, z, logdet, nullptr);
-  for (int64_t i = 0; i < x.shape.n; ++i) {
-    const bool good = std::isfinite(logdet[i]) && all_finite(z + i * dims(), dims());
-    if (!good) fail_nonfinite(ctx, arena.params(labels), "forward", x);
-  }
+  check_ready(ctx, "forward", arena);
+  HostScope host(ctx);
+  const Params<T> params = arena.params(host.send(labels, x.shape.n));
+  run_forward(ctx, params, x, z, logdet, nullptr);
+  if (!all_finite(ctx, x.shape.n, logdet, z)) fail_nonfinite(ctx, params, "forward", x);
 }
 
 template <class T>
@@ -375,14 +404,12 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
                       View<T> x, double* logdet) const {
   check_input("inverse", x.shape);
   check_labels("inverse", labels, n);
-  check_ready("inverse", arena);
-  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
-  for (int64_t i = 0; i < n; ++i) {
-    const bool good = std::isfinite(logdet[i]) && all_finite(x.data + i * dims(), dims());
-    if (good) continue;
-    fail<NumericError>("inverse", "expected finite values, got ",
-                       nonfinite_inverse(ctx, arena.params(labels), z, n));
-  }
+  check_ready(ctx, "inverse", arena);
+  HostScope host(ctx);
+  const Params<T> params = arena.params(host.send(labels, n));
+  run_inverse(ctx, params, z, n, x, logdet);
+  if (all_finite(ctx, n, logdet, x.data)) return;
+  fail<NumericError>("inverse", "expected finite values, got ", nonfinite_inverse(ctx, params, z, n));
 }
 
 template <class T>
@@ -390,15 +417,15 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
                        double* out) const {
   check_input("log_prob", x.shape);
   check_labels("log_prob", labels, x.shape.n);
-  check_ready("log_prob", arena);
+  check_ready(ctx, "log_prob", arena);
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
-  run_forward(ctx, arena.params(labels), x, z, out, nullptr);
+  const Params<T> params = arena.params(host.send(labels, n));
+  run_forward(ctx, params, x, z, out, nullptr);
   ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
-  for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(out[i])) fail_nonfinite(ctx, arena.params(labels), "log_prob", x);
-  }
+  if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
 }
 
 template <class T>
@@ -406,37 +433,38 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
                      uint64_t seed, const int32_t* labels, View<T> x) const {
   check_input("sample", x.shape);
   check_labels("sample", labels, x.shape.n);
-  check_ready("sample", arena);
+  check_ready(ctx, "sample", arena);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
   }
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
                                static_cast<uint64_t>(first), z);
-  run_inverse(ctx, arena.params(labels), z, n, x, logdet);
+  const Params<T> params = arena.params(host.send(labels, n));
+  run_inverse(ctx, params, z, n, x, logdet);
+  const View<const T> flat(x.data, {n, 1, 1, dims()});
+  if (!ctx.kernels<T>().count_not_finite(ctx, flat)) return;
+  const T* values = host.read(flat.data, n * dims());
   int64_t bad = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    bad += !all_finite(x.data + i * dims(), dims());
-  }
-  if (bad) {
-    fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not, first ",
-                       nonfinite_inverse(ctx, arena.params(labels), z, n), "; try a lower temperature");
-  }
+  for (int64_t i = 0; i < n; ++i) bad += !finite(values + i * dims(), dims());
+  fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not, first ",
+                     nonfinite_inverse(ctx, params, z, n), "; try a lower temperature");
 }
 
 template <class T>
 void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, double* out) const {
   check_input("class_log_prob", x.shape);
-  check_ready("class_log_prob", arena);
+  check_ready(ctx, "class_log_prob", arena);
   if (!head_) fail<ConfigError>("class_log_prob", "expected a model with a class head, got one without");
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   double* logdet = scope.take<double>(n);
-  std::fill(logdet, logdet + n, 0.0);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   for (size_t i = 0; i < head_at_; ++i) {
     View<T> z(buffers[i % 2], nodes_[i].layer->output_shape().with_batch(n));
     nodes_[i].layer->forward(ctx, arena.params(), x, z, logdet);

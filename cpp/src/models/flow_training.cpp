@@ -1,8 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <type_traits>
 
+#include "core/device.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
@@ -21,25 +20,12 @@ double drift_tolerance() {
   return std::is_same<T, float>::value ? 1e-3 : 1e-8;
 }
 
-/// max |a - b| / max(1, max |b|); infinite if a is not finite.
-template <class T>
-double drift_between(View<const T> a, View<const T> b) {
-  double worst = 0, largest = 1;
-  for (int64_t r = 0; r < a.shape.pixels(); ++r) {
-    for (int64_t c = 0; c < a.shape.c; ++c) {
-      const double truth = b.data[r * b.stride + c], error = std::abs(a.data[r * a.stride + c] - truth);
-      if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
-      worst = std::max(worst, error);
-      largest = std::max(largest, std::abs(truth));
-    }
-  }
-  return worst / largest;
-}
-
 /// NumericError naming the parameter, and so the layer, of a gradient that is not finite.
 template <class T>
 void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
   if (std::isfinite(ctx.kernels<T>().sum_squares(ctx, layout.trainable_size(), grads))) return;
+  HostScope host(ctx);
+  grads = host.read(grads, layout.trainable_size());
   for (const ParamLayout::Entry& entry : layout.entries()) {
     if (entry.offset >= layout.trainable_size()) continue;
     for (int64_t i = 0; i < entry.size; ++i) {
@@ -117,7 +103,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n;
   double* unused = scope.take<double>(n);
-  std::fill(unused, unused + n, 0.0);
+  kernels.fill_doubles(ctx, n, 0, unused);
   // Outputs of nodes [begin, end), each in its own buffer; an input is the last output's kept channels.
   const auto run = [&](WorkspaceScope& local, View<const T> in, size_t begin, size_t end) {
     std::vector<View<T>> outputs;
@@ -169,7 +155,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
       node.layer->backward(ctx, params, z, dcur, dlogdet, in, din);
       View<const T> truth = checkpoints[segment];
       if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
-      const double value = drift_between<T>(in, truth);
+      const double value = kernels.distance(ctx, in, truth);
       if (!(value <= drift.value)) {
         drift.value = value;
         drift.layer = node.name;
@@ -185,8 +171,9 @@ void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* 
                        const int32_t* labels, View<T> x, View<T> dx) const {
   check_input("backward", x.shape);
   check_labels("backward", labels, x.shape.n);
-  check_ready("backward", arena);
-  run_backward(ctx, arena.params(nullptr, labels), z, dz, dlogdet, x, dx, nullptr);
+  check_ready(ctx, "backward", arena);
+  HostScope host(ctx);
+  run_backward(ctx, arena.params(nullptr, host.send(labels, x.shape.n)), z, dz, dlogdet, x, dx, nullptr);
 }
 
 template <class T>
@@ -194,9 +181,10 @@ void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T>
                                const double* dlogdet, const int32_t* labels, T* z, T* dz) const {
   check_input("inverse_backward", x.shape);
   check_labels("inverse_backward", labels, x.shape.n);
-  check_ready("inverse_backward", arena);
+  check_ready(ctx, "inverse_backward", arena);
   WorkspaceScope scope(ctx);
-  const Params<T> params = arena.params(nullptr, labels);
+  HostScope host(ctx);
+  const Params<T> params = arena.params(nullptr, host.send(labels, x.shape.n));
   const int64_t n = x.shape.n, size = n * dims();
   T* buffers[2] = {scope.take<T>(size), scope.take<T>(size)};
   T* dbuffers[2] = {scope.take<T>(size), scope.take<T>(size)};
@@ -221,11 +209,14 @@ void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T>
 }
 
 template <class T>
-void Flow<T>::keep_activations(WorkspaceScope& scope, int64_t n, int64_t budget, Step& step) const {
+void Flow<T>::keep_activations(Context& ctx, WorkspaceScope& scope, int64_t n, int64_t budget,
+                               Step& step) const {
   if (budget < 0) {  // asking for the free memory takes longer than a small step's couplings
     int64_t all = 0;
     for (const Node& node : nodes_) all += node.layer->kept_size(n) * static_cast<int64_t>(sizeof(T));
-    budget = all <= kSmallBudget ? all : default_activation_budget();
+    budget = all <= kSmallBudget ? all
+             : ctx.on_host()     ? default_activation_budget()
+                                 : ctx.device()->free_memory() / 2;
   }
   step.kept.assign(nodes_.size(), nullptr);
   for (size_t i = nodes_.size(); i-- > 0;) {
@@ -259,14 +250,14 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     double* dlogdet = mine.take<double>(rows);
     std::fill(dlogdet, dlogdet + rows, share);
     Step step;
-    keep_activations(mine, rows, budget, step);
+    keep_activations(local, mine, rows, budget, step);
     const View<const T> in = rows_of(x, first, end);
     run_forward(local, params, in, z, log_prob + first, &step);
     local.kernels<T>().base_log_prob(local, base_, rows, dims(), z, static_cast<T>(share), dz,
                                      log_prob + first);
     View<T> rebuilt(mine.take<T>(size), in.shape), dx(mine.take<T>(size), in.shape);
     run_backward(local, params, z, dz, dlogdet, rebuilt, dx, &step);
-    drifts[tile] = drift_between<T>(rebuilt, in);
+    drifts[tile] = local.kernels<T>().distance(local, rebuilt, in);
   });
   for (int64_t i = 0; i < n; ++i) {
     if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, arena.params(nullptr, labels), "loss_and_grad", x);
@@ -293,19 +284,18 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
   T* z = scope.take<T>(size);
   T* dz = scope.take<T>(size);
   double* dlogdet = scope.take<double>(n);
-  std::fill(dlogdet, dlogdet + n, weight);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  kernels.fill_doubles(ctx, n, weight, dlogdet);
   Drift drift;
   try {
     WorkspaceScope kept(ctx);
-    keep_activations(kept, n, activation_budget, step);
+    keep_activations(ctx, kept, n, activation_budget, step);
     run_forward(ctx, params, x, z, log_prob, &step);
-    ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
-    for (int64_t i = 0; i < n; ++i) {
-      if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, params, call, x);
-    }
+    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
+    if (!all_finite(ctx, n, log_prob, nullptr)) fail_nonfinite(ctx, params, call, x);
     View<T> rebuilt(kept.take<T>(size), x.shape);
     run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
-    drift.value = drift_between<T>(rebuilt, x);
+    drift.value = kernels.distance(ctx, rebuilt, x);
     if (!(drift.value <= drift_tolerance<T>())) {
       undo();
       drift.fallback = true;
@@ -323,23 +313,24 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
                                   int64_t activation_budget, double weight) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
-  check_ready("loss_and_grad", arena);
-  if (by_tiles(x.shape.n)) {
+  check_ready(ctx, "loss_and_grad", arena);
+  if (by_tiles(ctx, x.shape.n)) {
     StepResult done;
     if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, done)) return done;
   }
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n, stats = layout_->stats_size();
   double* log_prob = scope.take<double>(n);
   View<T> dx(scope.take<T>(n * dims()), x.shape);
   T* batch_stats = scope.take<T>(stats + 1);
-  std::fill(batch_stats, batch_stats + stats + 1, T(0));
+  kernels.zero(ctx, stats + 1, batch_stats);
 
   // Gradients already there must survive a step that the drift guard repeats.
   const int64_t trainable = layout_->trainable_size();
   const bool zero = arena.grads_are_zero();
-  const Params<T> params = arena.params(batch_stats, labels);
+  const Params<T> params = arena.params(batch_stats, host.send(labels, n));
   const Shape flat{1, 1, 1, trainable};
   T* saved = nullptr;
   if (!zero && kernels.sum_squares(ctx, trainable, params.grads) != 0) {
@@ -370,7 +361,8 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
     restore();
     throw;
   }
-  for (int64_t i = 0; i < n; ++i) result.nll -= log_prob[i] / static_cast<double>(n);
+  const double* terms = host.read(log_prob, n);
+  for (int64_t i = 0; i < n; ++i) result.nll -= terms[i] / static_cast<double>(n);
   kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
   result.class_nll = step.class_nll / static_cast<double>(n);
   result.class_error = static_cast<double>(step.wrong) / static_cast<double>(n);
@@ -383,29 +375,29 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
                                 const int32_t* labels, double* log_prob, View<T> dx) const {
   check_input("log_prob_and_grad", x.shape);
   check_labels("log_prob_and_grad", labels, x.shape.n);
-  check_ready("log_prob_and_grad", arena);
+  check_ready(ctx, "log_prob_and_grad", arena);
   WorkspaceScope scope(ctx);
+  HostScope host(ctx);
   // Layers add gradients of parameters along with that of x; these go nowhere.
   const int64_t trainable = layout_->trainable_size();
-  Params<T> params = arena.params(labels);
+  Params<T> params = arena.params(host.send(labels, x.shape.n));
   params.grads = scope.take<T>(trainable);
   ctx.kernels<T>().zero(ctx, trainable, params.grads);
   Step step;
   // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
   differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, [] {}, "log_prob_and_grad");
-  for (int64_t i = 0; i < x.shape.n; ++i) {
-    for (int64_t j = 0; j < dims(); ++j) {
-      if (std::isfinite(dx.data[i * dims() + j])) continue;
-      fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", dx.data[i * dims() + j],
-                         " for sample ", i);
-    }
-  }
+  const int64_t size = x.shape.n * dims();
+  if (!ctx.kernels<T>().count_not_finite(ctx, View<const T>(dx.data, {1, 1, 1, size}))) return;
+  const T* values = host.read(static_cast<const T*>(dx.data), size);
+  const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
+  fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
+                     (bad - values) / dims());
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
 template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>,
                                          Step&) const;
-template void Flow<float>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<float>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
 template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*,
                                         const double*, View<float>, View<float>, Step*) const;
 template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
@@ -432,7 +424,7 @@ template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, Vie
                                                const int32_t*, int64_t, double) const;
 template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
                                           Step&) const;
-template void Flow<double>::keep_activations(WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<double>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
 template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*,
                                          const double*, View<double>, View<double>, Step*) const;
 template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,

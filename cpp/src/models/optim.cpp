@@ -43,6 +43,7 @@ template <class T>
 double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   const double square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
   if (!std::isfinite(square)) {
+    ctx.synchronize();
     const std::string name = bad_gradient(arena);
     fail<NumericError>(call, "expected finite gradients, got one that is not in ",
                        name.empty() ? "no single tensor (their norm overflows)" : name);
@@ -53,12 +54,12 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
 }  // namespace
 
 template <class T>
-Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config)
+Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
+                        const std::string& device)
     : layout_(std::move(layout)), config_(config) {
   check(config);
-  const size_t size = static_cast<size_t>(layout_->trainable_size());
   const int moments = config.rule == Rule::sgd ? 1 : 2;
-  for (int i = 0; i < moments; ++i) moments_.emplace_back(size, T(0));  // no third one to copy from
+  for (int i = 0; i < moments; ++i) moments_.emplace_back(layout_->trainable_size(), device);
 }
 
 template <class T>
@@ -79,7 +80,7 @@ void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
 
 template <class T>
 void zero_grad(Context& ctx, ParamArena<T>& arena) {
-  ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.get());
+  ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.data());
   arena.zero_ = true;
 }
 

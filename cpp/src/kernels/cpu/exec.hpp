@@ -15,6 +15,8 @@ template <class Isa>
 struct CpuExec {
   static constexpr int64_t kParallelWork = 1 << 16;  ///< elements below which waking a thread costs more
 
+  static constexpr bool cheap_launches = true;
+
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
   /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
@@ -78,7 +80,8 @@ struct CpuExec {
   /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][F::sums] +=
   /// the sums over that group's elements.
   template <class T, class F>
-  static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
+  static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, F f, double* out) {
+    f.prepare();
     constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kWorth);
@@ -153,6 +156,29 @@ struct CpuExec {
     double total = 0;
     for (int64_t r = 0; r < rows; ++r) total += partial[r];
     return total;
+  }
+
+  /// The largest f(row, column), or 0.
+  template <class F>
+  static double largest(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+    WorkspaceScope scope(ctx);
+    double* partial = scope.take<double>(rows);
+    run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
+      for (int64_t r = team.begin(rows); r < team.end(rows); ++r) {
+        double most[8] = {};
+        int64_t c = 0;
+        for (; c + 8 <= cols; c += 8) {
+#pragma GCC unroll 8
+          for (int l = 0; l < 8; ++l) most[l] = ops::max_of(most[l], f(r, c + l));
+        }
+        for (; c < cols; ++c) most[0] = ops::max_of(most[0], f(r, c));
+        for (int l = 1; l < 8; ++l) most[0] = ops::max_of(most[0], most[l]);
+        partial[r] = most[0];
+      }
+    });
+    double most = 0;
+    for (int64_t r = 0; r < rows; ++r) most = ops::max_of(most, partial[r]);
+    return most;
   }
 
   /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows. Short

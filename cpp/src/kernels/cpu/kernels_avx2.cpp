@@ -1,15 +1,16 @@
 #include "kernels/cpu/kernels.hpp"
+#include "kernels/cpu/products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow {
 
 const KernelSet<float>& kernels_avx2_f32() {
-  static const KernelSetImpl<CpuExec<Avx2>, Avx2, float> kernels;
+  static const KernelSetImpl<CpuExec<Avx2>, CpuProducts<Avx2, float>, float> kernels;
   return kernels;
 }
 
 const KernelSet<double>& kernels_avx2_f64() {
-  static const KernelSetImpl<CpuExec<Avx2>, Avx2, double> kernels;
+  static const KernelSetImpl<CpuExec<Avx2>, CpuProducts<Avx2, double>, double> kernels;
   return kernels;
 }
 

@@ -26,12 +26,13 @@ struct PairDot<Avx512Bf16> {
 }  // namespace evenflow::gemm
 
 #include "kernels/cpu/kernels.hpp"
+#include "kernels/cpu/products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow {
 
 const KernelSet<float>& kernels_avx512_bf16_f32() {
-  static const KernelSetImpl<CpuExec<Avx512Bf16>, Avx512Bf16, float> kernels;
+  static const KernelSetImpl<CpuExec<Avx512Bf16>, CpuProducts<Avx512Bf16, float>, float> kernels;
   return kernels;
 }
 

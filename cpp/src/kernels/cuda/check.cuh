@@ -8,12 +8,9 @@ namespace evenflow::cuda {
 
 /// Throws DeviceError with the runtime's text unless `status` is success.
 inline void check(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) fail<DeviceError>(call, "expected success, got ", cudaGetErrorString(status));
-}
-
-/// After every launch.
-inline void check_launch(const char* kernel) {
-  check(cudaGetLastError(), kernel);
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that can be left behind is left here
+  fail<DeviceError>("cuda", "expected ", call, " to succeed, got ", cudaGetErrorString(status));
 }
 
 }  // namespace evenflow::cuda

@@ -12,6 +12,12 @@ template <class T>
 struct Gain {
   T slope = T(1);
   T offset = T(0);
+  const T* slope_at = nullptr;  ///< where prepare() finds them; null: as they are
+  const T* offset_at = nullptr;
+  EVENFLOW_HD void prepare() {
+    if (slope_at) slope = slope_at[0];
+    if (offset_at) offset = offset_at[0];
+  }
 };
 
 /// s and e^s, and what the chain rule needs: ds/dr, ds/dslope, ds/doffset.
@@ -108,7 +114,7 @@ struct CouplingMap {
 };
 
 // An element of a coupling is loaded into `in`, computed without branches on data, and stored: in[i * step]
-// are its inputs. Executors compute many elements at a time, or one.
+// are its inputs. Executors compute many elements at a time, or one; they call prepare() once before.
 
 template <class T, class Law>
 struct CouplingForward {
@@ -124,6 +130,7 @@ struct CouplingForward {
   int64_t y_stride;
   Gain<T> gain;
 
+  EVENFLOW_HD void prepare() { gain.prepare(); }
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
     const T* raw = h + row * h_stride + k * map.h_step;
     in[0] = x[row * x_stride + k];
@@ -158,6 +165,7 @@ struct CouplingInverse {
   int64_t x_stride;
   Gain<T> gain;
 
+  EVENFLOW_HD void prepare() { gain.prepare(); }
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
     CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
   }
@@ -196,6 +204,7 @@ struct CouplingBackward {
   int64_t dh_stride;
   Gain<T> gain;
 
+  EVENFLOW_HD void prepare() { gain.prepare(); }
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
     CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
     in[4 * step] = dz[row * dz_stride + k];

@@ -16,6 +16,22 @@ struct Copy {
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const { y[row * y_stride + c] = x[row * x_stride + c]; }
 };
 
+/// Rows are pixels of samples that lie from_step and to_step values apart.
+template <class T>
+struct CopyBlocks {
+  int64_t pixels;  ///< of a sample
+  const T* x;
+  int64_t x_stride;
+  int64_t from_step;
+  T* y;
+  int64_t y_stride;
+  int64_t to_step;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t i = row / pixels, p = row % pixels;
+    y[i * to_step + p * y_stride + c] = x[i * from_step + p * x_stride + c];
+  }
+};
+
 template <class T>
 struct Add {
   const T* x;
@@ -77,6 +93,7 @@ struct LogitForward {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
+  EVENFLOW_HD void prepare() {}
   EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = x[row * x_stride + c]; }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T p = T(0.05) + T(0.9) * in[0];
@@ -97,6 +114,7 @@ struct LogitInverse {
   int64_t y_stride;
   T* x;
   int64_t x_stride;
+  EVENFLOW_HD void prepare() {}
   EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = y[row * y_stride + c]; }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
@@ -139,6 +157,7 @@ struct BaseLogProb {
   const T* z;
   T* dz;
   T scale;
+  EVENFLOW_HD void prepare() {}
   EVENFLOW_HD void load(int64_t row, int64_t, T* in, int64_t) const { in[0] = z[row]; }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T v = in[0];

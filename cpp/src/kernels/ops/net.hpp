@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/bf16.hpp"
 #include "kernels/ops/math.hpp"
 
 // Element work inside conditioners.
@@ -23,6 +24,29 @@ struct EpilogueBackward {
     const T da = scale ? g * scale[c] : g;
     dy[row * dy_stride + c] = da;
     sum[0] += da;
+    sum[next] += g * out;
+  }
+};
+
+/// The same for a hidden unit whose output and gradient are stored as H: da from dy, sums alike.
+template <class T, class H>
+struct HiddenBackward {
+  static constexpr int sums = 2;
+  const H* y;
+  int64_t y_stride;
+  const T* dy;
+  int64_t dy_stride;
+  const T* scale;  ///< null: 1
+  bool relu;
+  H* da;
+  int64_t da_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+    const T out = value_of(y[row * y_stride + c]);
+    T g = dy[row * dy_stride + c];
+    if (relu) g = out > T(0) ? g : T(0);
+    const T through = scale ? g * scale[c] : g;
+    store_value(through, da + row * da_stride + c);
+    sum[0] += through;
     sum[next] += g * out;
   }
 };

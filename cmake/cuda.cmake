@@ -1,0 +1,21 @@
+# libevenflow_cuda.so: the kernels for GPUs, found and loaded by the library when a context asks for them;
+# docs/cuda.md. It holds CUDA's runtime and its own copies of what it needs of the library; it offers its entry, and
+# the library's errors, which it throws.
+
+enable_language(CUDA)
+add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu
+            cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/kernel_set.cpp cpp/src/core/workspace.cpp
+            cpp/src/core/memory.cpp)
+target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
+set(EVENFLOW_CUDA_ARCHITECTURES "80-real;90-real;100" CACHE STRING "Architectures of the CUDA backend")
+set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}"
+                      CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static
+                      CUDA_VISIBILITY_PRESET hidden)
+# The architectures of a unit compile side by side; constexpr functions serve both sides.
+target_compile_options(evenflow_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--threads=2>")
+target_link_options(evenflow_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
+set(backend_folder ${CMAKE_INSTALL_LIBDIR})
+if(SKBUILD)
+  set(backend_folder evenflow)  # beside the Python module
+endif()
+install(TARGETS evenflow_cuda LIBRARY DESTINATION ${backend_folder})

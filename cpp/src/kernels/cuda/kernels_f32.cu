@@ -1,0 +1,12 @@
+#include "kernels/cuda/launch.cuh"
+#include "kernels/device/products.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+namespace evenflow::cuda {
+
+const KernelSet<float>& kernels_f32() {
+  static const KernelSetImpl<DeviceExec<Launcher>, DeviceProducts<Launcher, float>, float> kernels;
+  return kernels;
+}
+
+}  // namespace evenflow::cuda

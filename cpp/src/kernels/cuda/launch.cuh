@@ -1,0 +1,36 @@
+#pragma once
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/device.cuh"
+#include "kernels/device/body.hpp"
+
+namespace evenflow::cuda {
+
+/// A body's phases with a barrier after each: what a body may rely on is in kernels/device/body.hpp.
+template <class Body>
+__global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
+  __shared__ typename Body::Shared shared;
+  typename Body::Registers registers;
+  const device::Place at{blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x)};
+  const int64_t phases = body.phases(at.block);
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    body.run(phase, at, registers, shared);
+    if (phase + 1 < phases) __syncthreads();
+  }
+}
+
+/// Launches on the context's stream.
+struct Launcher {
+  static constexpr const char* name = "cuda";
+  static constexpr int64_t max_blocks = 65535;
+
+  template <class Body>
+  static void launch(Context& ctx, int64_t blocks, const Body& body) {
+    constexpr int64_t kMost = 2147483647;  // of a grid's first dimension
+    if (blocks > kMost) fail<DeviceError>("cuda", "expected at most ", kMost, " blocks, got ", blocks);
+    run_body<<<static_cast<unsigned>(blocks), Body::threads, 0, stream_of(ctx)>>>(body);
+    check(cudaGetLastError(), "a kernel's launch");
+  }
+};
+
+}  // namespace evenflow::cuda

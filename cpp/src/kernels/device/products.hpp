@@ -1,0 +1,184 @@
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/device/exec.hpp"
+#include "kernels/device/tile_product.hpp"
+#include "kernels/ops/net.hpp"
+#include "kernels/ops/small.hpp"
+
+namespace evenflow {
+
+/// A device's products for KernelSetImpl, over TileProduct. The list of units is the program's, everything it
+/// points to the device's.
+template <class Launcher, class T>
+struct DeviceProducts {
+  static constexpr const char* name = Launcher::name;
+  using Exec = DeviceExec<Launcher>;
+
+  static void forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
+                      const Epilogue<T>& epilogue, View<T> y) {
+    convolve<T, T, false>(ctx, dims, x, w, epilogue, y);
+  }
+
+  static void backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
+                            bool accumulate) {
+    data_gradient<T, false>(ctx, dims, dy, w, dx, accumulate);
+  }
+
+  static void backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
+    weights_gradient<T, T, false>(ctx, dims, x, dy, dw);
+  }
+
+  /// H: how hidden activations are stored; products of Bf16 numbers if that is what it is.
+  template <class H>
+  static void stack_forward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts,
+                            View<T> h) {
+    constexpr bool half = std::is_same<H, Bf16>::value;
+    const int64_t pixels = x.shape.pixels();
+    WorkspaceScope scope(ctx.workspace());
+    if (!acts) acts = scope.take<H>(hidden_size(units, count, pixels, sizeof(H)));
+    for (int u = 0; u < count; ++u) {
+      const StackUnit<T>& unit = units[u];
+      const bool first = u == 0, last = u + 1 == count;
+      if (first && last) {
+        convolve<T, T, half>(ctx, unit.dims, x, unit.w, unit.epilogue, h);
+      } else if (first) {
+        convolve<T, H, half>(ctx, unit.dims, x, unit.w, unit.epilogue, hidden(acts, units, u, pixels));
+      } else if (last) {
+        convolve<H, T, half>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue, h);
+      } else {
+        convolve<H, H, half>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue,
+                             hidden(acts, units, u, pixels));
+      }
+    }
+  }
+
+  /// dh is the gradient of the last unit's bare convolution.
+  template <class H>
+  static void stack_backward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x,
+                             const H* acts, View<const T> dh, View<T> dx) {
+    constexpr bool half = std::is_same<H, Bf16>::value;
+    if (count == 1) return first_unit<T, half>(ctx, units[0], x, dh, dx);
+    const int64_t pixels = x.shape.pixels();
+    int64_t widest = 0;
+    for (int u = 0; u + 1 < count; ++u) {
+      widest = ops::max_of(widest, padded_stride(units[u].dims.cout, sizeof(H)));
+    }
+    WorkspaceScope scope(ctx.workspace());
+    H* buffers[2] = {scope.take<H>(pixels * widest), scope.take<H>(pixels * widest)};
+    T* dy = scope.take<T>(pixels * widest);
+    const auto buffer = [&](int u) {
+      View<H> v = hidden(buffers[u % 2], units, u, pixels);
+      v.data = buffers[u % 2];
+      return v;
+    };
+    View<H> da = buffer(count - 2);
+    hidden_unit<T, H, half>(ctx, units[count - 1], units[count - 2], dh,
+                            hidden(acts, units, count - 2, pixels), dy, da);
+    for (int u = count - 2; u > 0; --u) {
+      const View<H> below = buffer(u - 1);
+      hidden_unit<H, H, half>(ctx, units[u], units[u - 1], da, hidden(acts, units, u - 1, pixels), dy, below);
+      da = below;
+    }
+    first_unit<H, half>(ctx, units[0], x, da, dx);
+  }
+
+ private:
+  /// Hidden activations of a unit; the layout is hidden_size()'s.
+  template <class H>
+  static View<H> hidden(H* acts, const StackUnit<T>* units, int unit, int64_t pixels) {
+    for (int u = 0; u < unit; ++u) acts += pixels * padded_stride(units[u].dims.cout, sizeof(H));
+    const int64_t cout = units[unit].dims.cout;
+    return View<H>(acts, units[unit].dims.in.with_channels(cout), padded_stride(cout, sizeof(H)));
+  }
+
+  template <class S, bool half>
+  static device::Patches<T, S, half> patches(const ConvDims& dims, const S* x, int64_t stride,
+                                             int64_t channels, bool edge, int sign) {
+    return {x, stride, dims.in.h, dims.in.w, channels, dims.kernel, edge, sign};
+  }
+
+  /// One split: k is a chunk.
+  template <class A, class B, class Store>
+  static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
+                      const Store& store) {
+    if (m == 0 || n == 0) return;
+    const device::TileProduct<T, A, B, Store> body{m, n, k, ops::max_of<int64_t>(k, 1), a, b, store};
+    Exec::launch(ctx, body.blocks(), body);
+  }
+
+  template <class S, class Y, bool half>
+  static void convolve(Context& ctx, const ConvDims& dims, View<const S> x, const T* w,
+                       const Epilogue<T>& epilogue, View<Y> y) {
+    product(ctx, dims.in.pixels(), dims.cout, dims.taps() * dims.weight_rows(),
+            patches<S, half>(dims, x.data, x.stride, dims.in.c, dims.edge, 1),
+            device::Rows<T, T, half>{w, dims.cout},
+            device::StoreActivated<T, Y>{y.data, y.stride, epilogue.bias, epilogue.scale, epilogue.relu});
+  }
+
+  template <class S, bool half>
+  static void data_gradient(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, View<T> dx,
+                            bool accumulate) {
+    const int64_t m = dims.in.pixels(), n = dims.in.c, k = dims.taps() * dims.cout;
+    const auto a = patches<S, half>(dims, dy.data, dy.stride, dims.cout, false, -1);
+    const device::BackwardWeights<T, half> b{w, dims.weight_rows(), dims.cout};
+    if (accumulate) {
+      product(ctx, m, n, k, a, b, device::StoreAdded<T>{dx.data, dx.stride});
+    } else {
+      product(ctx, m, n, k, a, b, device::StoreActivated<T, T>{dx.data, dx.stride, nullptr, nullptr, false});
+    }
+  }
+
+  /// dw += over all pixels: a chunk of them a split, added in order.
+  template <class S, class D, bool half>
+  static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
+    using A = device::Transposed<device::Patches<T, S, half>>;
+    using B = device::Rows<T, D, half>;
+    constexpr int64_t kChunk = 1024;
+    const int64_t pixels = dims.in.pixels(), rows = dims.taps() * dims.weight_rows();
+    if (pixels == 0) return;
+    WorkspaceScope scope(ctx.workspace());
+    const int64_t splits = Exec::parts(pixels, kChunk);
+    T* partial = scope.take<T>(splits * dims.weight_size());
+    const device::TileProduct<T, A, B, device::StoreSplit<T>> body{
+        rows,
+        dims.cout,
+        pixels,
+        kChunk,
+        {patches<S, half>(dims, x.data, x.stride, dims.in.c, dims.edge, 1)},
+        {dy.data, dy.stride},
+        {partial, rows, dims.cout}};
+    Exec::launch(ctx, body.blocks(), body);
+    Exec::for_each(ctx, 1, dims.weight_size(), device::AddSplits<T>{splits, dims.weight_size(), partial, dw});
+  }
+
+  /// From da of `unit` to its weights' gradient, and da of the unit below with its bias's and scale's. dy:
+  /// room for a gradient of y.
+  template <class D, class H, bool half>
+  static void hidden_unit(Context& ctx, const StackUnit<T>& unit, const StackUnit<T>& lower, View<const D> da,
+                          View<const H> y, T* dy, View<H> below) {
+    const int64_t pixels = y.shape.pixels(), width = y.shape.c;
+    WorkspaceScope scope(ctx.workspace());
+    double* sums = scope.take<double>(2 * width);
+    data_gradient<D, half>(ctx, unit.dims, da, unit.w, View<T>(dy, y.shape), false);
+    Exec::template sum_columns<T>(ctx, pixels, width,
+                                  ops::HiddenBackward<T, H>{y.data, y.stride, dy, width, lower.epilogue.scale,
+                                                            lower.epilogue.relu, below.data, below.stride},
+                                  sums);
+    if (lower.dbias) Exec::for_each(ctx, 1, width, ops::AddSums<T>{1, sums, lower.dbias});
+    if (lower.dlogs) {
+      Exec::for_each(ctx, 1, width, ops::AddSums<T>{lower.logs_factor, sums + width, lower.dlogs});
+    }
+    weights_gradient<H, D, half>(ctx, unit.dims, y, da, unit.dw);
+  }
+
+  template <class D, bool half>
+  static void first_unit(Context& ctx, const StackUnit<T>& unit, View<const T> x, View<const D> da,
+                         View<T> dx) {
+    if (dx.data) data_gradient<D, half>(ctx, unit.dims, da, unit.w, dx, true);
+    weights_gradient<T, D, half>(ctx, unit.dims, x, da, unit.dw);
+  }
+};
+
+}  // namespace evenflow

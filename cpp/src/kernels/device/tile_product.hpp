@@ -1,0 +1,214 @@
+#pragma once
+
+#include "kernels/bf16.hpp"
+#include "kernels/device/body.hpp"
+#include "kernels/kernel_set.hpp"
+
+// Convolutions and dense layers as one tiled matrix product. An operand is a function of its place, so a 3x3
+// kernel's patches are gathered where they are read. Right first: it is what tuned products are tested
+// against.
+
+namespace evenflow::device {
+
+/// store(m, n, split, sum over the split's k of a(m, k) * b(k, n)), a 64 x 64 tile a block, 4 x 4 a thread.
+template <class T, class A, class B, class Store>
+struct TileProduct {
+  static constexpr int threads = kThreads;
+  static constexpr int kTile = 64, kDepth = 16, kOwn = 4, kSide = kTile / kOwn;
+  static_assert(kSide * kSide == kThreads, "a thread has kOwn x kOwn outputs");
+  struct Registers {
+    T sum[kOwn][kOwn];
+  };
+  struct Shared {
+    T a[kDepth][kTile + 1];  // a column more: threads store along k
+    T b[kDepth][kTile];
+  };
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  int64_t chunk;  ///< k of a split, a multiple of kDepth
+  A a;
+  B b;
+  Store store;
+
+  EVENFLOW_HD int64_t tiles_m() const { return (m + kTile - 1) / kTile; }
+  EVENFLOW_HD int64_t tiles_n() const { return (n + kTile - 1) / kTile; }
+  EVENFLOW_HD int64_t splits() const { return (k + chunk - 1) / chunk; }
+  EVENFLOW_HD int64_t blocks() const { return splits() * tiles_m() * tiles_n(); }
+
+  EVENFLOW_HD int64_t split(int64_t block) const { return block / (tiles_m() * tiles_n()); }
+  EVENFLOW_HD int64_t end(int64_t block) const { return ops::min_of(k, (split(block) + 1) * chunk); }
+
+  /// A phase that loads and one that multiplies for every kDepth of k, then one that stores.
+  EVENFLOW_HD int64_t phases(int64_t block) const {
+    return 2 * ((end(block) - split(block) * chunk + kDepth - 1) / kDepth) + 1;
+  }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
+    const int64_t tile = at.block % (tiles_m() * tiles_n());
+    const int64_t m0 = tile / tiles_n() * kTile, n0 = tile % tiles_n() * kTile;
+    if (phase + 1 == phases(at.block)) {
+      store_tile(at, m0, n0, own);
+    } else if (phase % 2 == 0) {
+      if (phase == 0) clear(own);
+      load(at, m0, n0, split(at.block) * chunk + phase / 2 * kDepth, end(at.block), shared);
+    } else {
+      multiply(at, own, shared);
+    }
+  }
+
+ private:
+  EVENFLOW_HD static void clear(Registers& own) {
+    for (int i = 0; i < kOwn; ++i) {
+      for (int j = 0; j < kOwn; ++j) own.sum[i][j] = T(0);
+    }
+  }
+  EVENFLOW_HD void load(const Place& at, int64_t m0, int64_t n0, int64_t k0, int64_t k_end,
+                        Shared& shared) const {
+    for (int e = at.thread; e < kTile * kDepth; e += threads) {
+      // Neighbouring threads read neighbouring numbers: an operand says along which index those lie.
+      const int i = A::along_k ? e / kDepth : e % kTile, d = A::along_k ? e % kDepth : e / kTile;
+      const bool inside = m0 + i < m && k0 + d < k_end;
+      shared.a[d][i] = inside ? a(m0 + i, k0 + d) : T(0);
+    }
+    for (int e = at.thread; e < kTile * kDepth; e += threads) {
+      const int j = e % kTile, d = e / kTile;
+      const bool inside = n0 + j < n && k0 + d < k_end;
+      shared.b[d][j] = inside ? b(k0 + d, n0 + j) : T(0);
+    }
+  }
+  EVENFLOW_HD static void multiply(const Place& at, Registers& own, const Shared& shared) {
+    const int row = at.thread / kSide, column = at.thread % kSide;
+    for (int d = 0; d < kDepth; ++d) {
+      T left[kOwn], right[kOwn];
+      for (int i = 0; i < kOwn; ++i) left[i] = shared.a[d][row + i * kSide];
+      for (int j = 0; j < kOwn; ++j) right[j] = shared.b[d][column + j * kSide];
+      for (int i = 0; i < kOwn; ++i) {
+        for (int j = 0; j < kOwn; ++j) own.sum[i][j] += left[i] * right[j];
+      }
+    }
+  }
+  EVENFLOW_HD void store_tile(const Place& at, int64_t m0, int64_t n0, const Registers& own) const {
+    const int row = at.thread / kSide, column = at.thread % kSide;
+    for (int i = 0; i < kOwn; ++i) {
+      for (int j = 0; j < kOwn; ++j) {
+        const int64_t to_m = m0 + row + i * kSide, to_n = n0 + column + j * kSide;
+        if (to_m < m && to_n < n) store(to_m, to_n, split(at.block), own.sum[i][j]);
+      }
+    }
+  }
+};
+
+/// A number as products take it: rounded to bfloat16 if `half`.
+template <bool half>
+EVENFLOW_HD float operand(float x) {
+  return half ? to_float(to_bf16(x)) : x;
+}
+template <bool half>
+EVENFLOW_HD double operand(double x) {
+  return x;
+}
+
+/// (pixel, (tap, channel)) of images x, zero outside; with `edge` one channel more, 1 outside and 0 inside.
+/// sign 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap.
+template <class T, class S, bool half>
+struct Patches {
+  static constexpr bool along_k = true;
+  const S* x;
+  int64_t stride;
+  int64_t height;
+  int64_t width;
+  int64_t channels;
+  int kernel;
+  bool edge;
+  int sign;
+
+  EVENFLOW_HD T operator()(int64_t pixel, int64_t k) const {
+    if (kernel == 1) return operand<half>(value_of(x[pixel * stride + k]));
+    const int64_t rows = channels + (edge ? 1 : 0), tap = k / rows, c = k % rows;
+    const int64_t dy = sign * (tap / 3 - 1), dx = sign * (tap % 3 - 1);
+    const int64_t i = pixel / width % height + dy, j = pixel % width + dx;
+    const bool inside = i >= 0 && i < height && j >= 0 && j < width;
+    if (c == channels) return inside ? T(0) : T(1);
+    return inside ? operand<half>(value_of(x[(pixel + dy * width + dx) * stride + c])) : T(0);
+  }
+};
+
+/// The same with places swapped: ((tap, channel), pixel).
+template <class P>
+struct Transposed {
+  static constexpr bool along_k = false;
+  P of;
+  EVENFLOW_HD auto operator()(int64_t m, int64_t k) const { return of(k, m); }
+};
+
+/// (pixel, channel) of a view.
+template <class T, class S, bool half>
+struct Rows {
+  const S* x;
+  int64_t stride;
+  EVENFLOW_HD T operator()(int64_t row, int64_t c) const {
+    return operand<half>(value_of(x[row * stride + c]));
+  }
+};
+
+/// ((tap, output), channel) of weights (taps, rows, cout).
+template <class T, bool half>
+struct BackwardWeights {
+  const T* w;
+  int64_t rows;
+  int64_t cout;
+  EVENFLOW_HD T operator()(int64_t k, int64_t c) const {
+    return operand<half>(w[(k / cout * rows + c) * cout + k % cout]);
+  }
+};
+
+/// y = act((sum + bias) * scale), stored as Y.
+template <class T, class Y>
+struct StoreActivated {
+  Y* y;
+  int64_t stride;
+  const T* bias;
+  const T* scale;
+  bool relu;
+  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t, T sum) const {
+    T v = sum;
+    if (bias) v += bias[n];
+    if (scale) v *= scale[n];
+    store_value(relu && v < T(0) ? T(0) : v, y + m * stride + n);
+  }
+};
+
+/// y += sum.
+template <class T>
+struct StoreAdded {
+  T* y;
+  int64_t stride;
+  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t, T sum) const { y[m * stride + n] += sum; }
+};
+
+/// partial (splits, m, n).
+template <class T>
+struct StoreSplit {
+  T* partial;
+  int64_t m_count;
+  int64_t n_count;
+  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t split, T sum) const {
+    partial[(split * m_count + m) * n_count + n] = sum;
+  }
+};
+
+/// dw += partial (splits, size), split after split.
+template <class T>
+struct AddSplits {
+  int64_t splits;
+  int64_t size;
+  const T* partial;
+  T* dw;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    double total = 0;
+    for (int64_t s = 0; s < splits; ++s) total += static_cast<double>(partial[s * size + i]);
+    dw[i] += static_cast<T>(total);
+  }
+};
+
+}  // namespace evenflow::device

@@ -1,0 +1,241 @@
+#pragma once
+
+#include "kernels/ops/small.hpp"
+
+// The learned top prior and the class head (Glow). Log scales are 3 * logs. Sums run in a fixed order, one
+// thread an output: these arrays are as large as the coarsest latent.
+
+namespace evenflow::ops {
+
+constexpr double kPriorLogScale = 3.0;
+
+/// Whether a tap of a 3x3 kernel at pixel p of an image looks outside.
+EVENFLOW_HD bool tap_outside(int64_t p, int64_t tap, int64_t height, int64_t width) {
+  const int64_t i = p / width + tap / 3 - 1, j = p % width + tap % 3 - 1;
+  return i < 0 || i >= height || j < 0 || j >= width;
+}
+
+/// edge (pixels, channels): a convolution of an empty image, on which only the edge indicator acts.
+template <class T>
+struct PriorEdge {
+  int64_t height;
+  int64_t width;
+  const T* weight;  ///< (3, 3, channels)
+  const T* bias;
+  const T* logs;
+  int64_t channels;
+  T* edge;
+  EVENFLOW_HD void operator()(int64_t p, int64_t k) const {
+    T sum = T(0);
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      if (tap_outside(p, tap, height, width)) sum += weight[tap * channels + k];
+    }
+    edge[p * channels + k] = (sum + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+  }
+};
+
+/// h (n * pixels, channels) = edge of the pixel + part of the sample's class; either may be null.
+template <class T>
+struct PriorStatistics {
+  int64_t pixels;
+  int64_t channels;
+  const T* edge;
+  const int32_t* labels;
+  const T* weight;  ///< (classes, channels)
+  const T* bias;
+  const T* logs;
+  T* h;
+  EVENFLOW_HD void operator()(int64_t row, int64_t k) const {
+    T own = T(0);
+    if (labels) {
+      own =
+          (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+    }
+    h[row * channels + k] = edge ? edge[row % pixels * channels + k] + own : own;
+  }
+};
+
+/// Gradients of PriorEdge from sums (pixels, channels) of dh over samples.
+template <class T>
+struct PriorEdgeGradients {
+  int64_t height;
+  int64_t width;
+  const double* sums;
+  const T* edge;
+  const T* logs;
+  int64_t channels;
+  T* dweight;
+  T* dbias;
+  T* dlogs;
+  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+    const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    for (int64_t p = 0; p < height * width; ++p) {
+      const double g = sums[p * channels + k], inner = g * scale;
+      dbias[k] += static_cast<T>(inner);
+      dlogs[k] += static_cast<T>(kPriorLogScale * g * static_cast<double>(edge[p * channels + k]));
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        if (tap_outside(p, tap, height, width)) dweight[tap * channels + k] += static_cast<T>(inner);
+      }
+    }
+  }
+};
+
+/// Gradients of the class part from dh (n * pixels, channels).
+template <class T>
+struct PriorClassGradients {
+  int64_t n;
+  int64_t pixels;
+  int64_t channels;
+  const T* dh;
+  const int32_t* labels;
+  const T* weight;
+  const T* bias;
+  const T* logs;
+  T* dweight;
+  T* dbias;
+  T* dlogs;
+  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+    const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = labels[i] * channels + k;
+      double g = 0;
+      for (int64_t p = 0; p < pixels; ++p) g += dh[(i * pixels + p) * channels + k];
+      const T part = (weight[at] + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+      const T inner = static_cast<T>(g * scale);
+      dweight[at] += inner;
+      dbias[k] += inner;
+      dlogs[k] += static_cast<T>(kPriorLogScale * g * static_cast<double>(part));
+    }
+  }
+};
+
+/// pooled (n, channels): means over pixels.
+template <class T>
+struct HeadPool {
+  int64_t pixels;
+  const T* x;
+  int64_t x_stride;
+  int64_t channels;
+  double* pooled;
+  EVENFLOW_HD void operator()(int64_t i, int64_t c) const {
+    double sum = 0;
+    for (int64_t p = 0; p < pixels; ++p) sum += x[(i * pixels + p) * x_stride + c];
+    pooled[i * channels + c] = sum / static_cast<double>(pixels);
+  }
+};
+
+/// raw (n, classes): the head's logits before the scale.
+template <class T>
+struct HeadLogits {
+  const double* pooled;
+  int64_t channels;
+  int64_t classes;
+  const T* weight;  ///< (channels, classes)
+  const T* bias;
+  double* raw;
+  EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
+    double logit = bias[y];
+    for (int64_t c = 0; c < channels; ++c) logit += pooled[i * channels + c] * weight[c * classes + y];
+    raw[i * classes + y] = logit;
+  }
+};
+
+/// logp (n, classes) from raw; one thread a sample.
+template <class T>
+struct HeadLogProb {
+  const double* raw;
+  const T* logs;
+  int64_t classes;
+  double* logp;
+  EVENFLOW_HD void operator()(int64_t i, int64_t) const {
+    double* row = logp + i * classes;
+    double top = -HUGE_VAL;
+    for (int64_t y = 0; y < classes; ++y) {
+      row[y] = raw[i * classes + y] * exp(kPriorLogScale * static_cast<double>(logs[y]));
+      top = max_of(top, row[y]);
+    }
+    double sum = 0;
+    for (int64_t y = 0; y < classes; ++y) sum += exp(row[y] - top);
+    for (int64_t y = 0; y < classes; ++y) row[y] -= top + log(sum);
+  }
+};
+
+/// results (2): sum of -logp of the labels, number of samples whose largest is another; by one thread.
+struct HeadLoss {
+  const double* logp;
+  const int32_t* labels;
+  int64_t n;
+  int64_t classes;
+  double* results;
+  EVENFLOW_HD void operator()(int64_t, int64_t) const {
+    double loss = 0, wrong = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double* row = logp + i * classes;
+      int64_t best = 0;
+      for (int64_t y = 1; y < classes; ++y) best = row[y] > row[best] ? y : best;
+      loss -= row[labels[i]];
+      wrong += best != labels[i] ? 1 : 0;
+    }
+    results[0] = loss;
+    results[1] = wrong;
+  }
+};
+
+/// dlogit (n, classes): gradient by the raw logits of factor * sum of losses.
+template <class T>
+struct HeadLossGradient {
+  const double* logp;
+  const int32_t* labels;
+  const T* logs;
+  int64_t classes;
+  double factor;
+  double* dlogit;
+  EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
+    const double p = exp(logp[i * classes + y]);
+    dlogit[i * classes + y] =
+        factor * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kPriorLogScale * static_cast<double>(logs[y]));
+  }
+};
+
+/// Gradients of weight (row c < channels), or of bias and logs (row channels).
+template <class T>
+struct HeadGradients {
+  int64_t n;
+  const double* pooled;
+  const double* raw;
+  const double* dlogit;
+  int64_t channels;
+  int64_t classes;
+  T* dweight;
+  T* dbias;
+  T* dlogs;
+  EVENFLOW_HD void operator()(int64_t c, int64_t y) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = dlogit[i * classes + y];
+      if (c < channels) {
+        dweight[c * classes + y] += static_cast<T>(g * pooled[i * channels + c]);
+      } else {
+        dbias[y] += static_cast<T>(g);
+        dlogs[y] += static_cast<T>(kPriorLogScale * g * raw[i * classes + y]);
+      }
+    }
+  }
+};
+
+/// dx += the head's gradient; rows are pixels.
+template <class T>
+struct HeadInputGradient {
+  int64_t pixels;
+  const double* dlogit;
+  const T* weight;
+  int64_t classes;
+  T* dx;
+  int64_t dx_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    double g = 0;
+    for (int64_t y = 0; y < classes; ++y) g += dlogit[row / pixels * classes + y] * weight[c * classes + y];
+    dx[row * dx_stride + c] += static_cast<T>(g / static_cast<double>(pixels));
+  }
+};
+
+}  // namespace evenflow::ops

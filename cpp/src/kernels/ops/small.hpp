@@ -1,0 +1,257 @@
+#pragma once
+
+#include "kernels/ops/math.hpp"
+
+// Work on a few numbers: coefficients from parameters, parameter gradients from sums, log-determinants. On a
+// device they stay there. Columns are channels; sums are in double.
+
+namespace evenflow::ops {
+
+template <class U>
+struct Fill {
+  U value;
+  U* x;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] = value; }
+};
+
+/// Every step-th channel of a view.
+template <class T>
+struct FillChannels {
+  T value;
+  int64_t step;
+  T* x;
+  int64_t x_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t k) const { x[row * x_stride + k * step] = value; }
+};
+
+/// y = factor * x.
+struct Scaled {
+  double factor;
+  const double* x;
+  double* y;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { y[i] = factor * x[i]; }
+};
+
+struct AddValue {
+  double value;
+  double* x;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] += value; }
+};
+
+/// x[i] += factor * total[0].
+template <class U>
+struct AddTotal {
+  double factor;
+  const U* total;
+  double* x;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] += factor * static_cast<double>(total[0]); }
+};
+
+/// Values in order, by one thread: there are as many as samples or channels.
+struct SumValues {
+  const double* x;
+  int64_t count;
+  double* out;
+  EVENFLOW_HD void operator()(int64_t, int64_t) const {
+    double total = 0;
+    for (int64_t i = 0; i < count; ++i) total += x[i];
+    out[0] = total;
+  }
+};
+
+/// out[i] += factor * sums[i].
+template <class T>
+struct AddSums {
+  double factor;
+  const double* sums;
+  T* out;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { out[i] += static_cast<T>(factor * sums[i]); }
+};
+
+/// out[i] = sums[i] / count.
+template <class T>
+struct MeanOf {
+  const double* sums;
+  double count;
+  T* out;
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const { out[i] = static_cast<T>(sums[i] / count); }
+};
+
+/// Rounded once from float64, so that every device agrees.
+template <class T>
+EVENFLOW_HD T rounded_exp(T x) {
+  return static_cast<T>(exp(static_cast<double>(x)));
+}
+
+/// scale = exp(factor * logs).
+template <class T>
+struct ExpScale {
+  T factor;
+  const T* logs;
+  T* scale;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const { scale[c] = rounded_exp(factor * logs[c]); }
+};
+
+/// shift = bias (null: 0), scale = exp(factor * logs).
+template <class T>
+struct LogScaleCoefficients {
+  const T* bias;
+  const T* logs;
+  double factor;
+  T* shift;
+  T* scale;
+  double* log_scale;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    shift[c] = bias ? bias[c] : T(0);
+    scale[c] = rounded_exp(T(factor) * logs[c]);
+    log_scale[c] = factor * static_cast<double>(logs[c]);
+  }
+};
+
+/// shift = -mean, scale = 1 / std.
+template <class T>
+struct StandardCoefficients {
+  const T* mean;
+  const T* std;
+  T* shift;
+  T* scale;
+  double* log_scale;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    shift[c] = -mean[c];
+    scale[c] = T(1) / std[c];
+    log_scale[c] = -log(static_cast<double>(std[c]));
+  }
+};
+
+/// shift = -mean, scale = 1 / sqrt(var + eps).
+template <class T>
+struct MomentCoefficients {
+  const T* mean;
+  const T* var;
+  double eps;
+  T* shift;
+  T* scale;
+  double* log_scale;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    shift[c] = -mean[c];
+    scale[c] = static_cast<T>(1 / sqrt(static_cast<double>(var[c]) + eps));
+    log_scale[c] = log(static_cast<double>(scale[c]));
+  }
+};
+
+/// dbias += sums[c], dlogs += factor * (sums[channels + c] + pixels * dlogdet[0]); dbias may be null.
+template <class T>
+struct ChannelGradients {
+  const double* sums;
+  const double* dlogdet;
+  double pixels;
+  double factor;
+  int64_t channels;
+  T* dbias;
+  T* dlogs;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    if (dbias) dbias[c] += static_cast<T>(sums[c]);
+    dlogs[c] += static_cast<T>(factor * (sums[channels + c] + pixels * dlogdet[0]));
+  }
+};
+
+/// means (2, channels) = (sums + [0, active * dlogdet[0]]) / pixels; dlogdet may be null.
+template <class T>
+struct NormMeans {
+  const double* sums;
+  const double* dlogdet;
+  double active;
+  double pixels;
+  int64_t channels;
+  T* means;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const double more = row == 1 && dlogdet ? active * dlogdet[0] : 0.0;
+    means[row * channels + c] = static_cast<T>((sums[row * channels + c] + more) / pixels);
+  }
+};
+
+/// Column k of dgain (n, 2), added sample after sample.
+template <class T>
+struct GainGradients {
+  int64_t n;
+  const double* dgain;
+  T* dslope;
+  T* doffset;  ///< may be null
+  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+    T* out = k ? doffset : dslope;
+    for (int64_t i = 0; i < n; ++i) out[0] += static_cast<T>(dgain[2 * i + k]);
+  }
+};
+
+/// norms = sqrt(squares), factor = g / norms.
+template <class T>
+struct NormFactors {
+  const double* squares;
+  const T* g;  ///< null: 1
+  T* norms;
+  T* factor;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    norms[c] = static_cast<T>(sqrt(squares[c]));
+    factor[c] = (g ? g[c] : T(1)) / norms[c];
+  }
+};
+
+template <class T>
+struct NormFactorsBackward {
+  const double* dots;
+  const T* g;  ///< null: 1
+  const T* norms;
+  T* factor;
+  T* along;
+  T* dg;  ///< may be null
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const double dot = dots[c] / norms[c];  // d loss / d g
+    factor[c] = (g ? g[c] : T(1)) / norms[c];
+    along[c] = static_cast<T>(factor[c] * dot / norms[c]);
+    if (dg) dg[c] += static_cast<T>(dot);
+  }
+};
+
+/// dz = (dx - bend) / slope.
+template <class T>
+struct LogitPull {
+  const T* dx;
+  int64_t dx_stride;
+  const T* bend;
+  const T* slope;
+  int64_t channels;
+  T* dz;
+  int64_t dz_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t i = row * channels + c;
+    dz[row * dz_stride + c] = (dx[row * dx_stride + c] - bend[i]) / slope[i];
+  }
+};
+
+/// 1 for a value that is not finite.
+template <class T>
+struct NotFinite {
+  const T* x;
+  int64_t x_stride;
+  EVENFLOW_HD double operator()(int64_t row, int64_t c) const {
+    const T v = x[row * x_stride + c];
+    return v - v == T(0) ? 0.0 : 1.0;
+  }
+};
+
+/// |a - b|, infinite where it is not finite; or |b|.
+template <class T, bool size>
+struct Distance {
+  const T* a;
+  int64_t a_stride;
+  const T* b;
+  int64_t b_stride;
+  EVENFLOW_HD double operator()(int64_t row, int64_t c) const {
+    const double truth = b[row * b_stride + c];
+    if (size) return abs_of(truth);
+    const double error = abs_of(static_cast<double>(a[row * a_stride + c]) - truth);
+    return error - error == 0.0 ? error : HUGE_VAL;
+  }
+};
+
+}  // namespace evenflow::ops

@@ -1,0 +1,139 @@
+#include "emulator.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/device/products.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+namespace evenflow::test {
+namespace {
+
+template <class T>
+using EmulatedKernels = KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, T>, T>;
+
+class EmulatedDevice final : public Device {
+ public:
+  const char* name() const override { return "emulated"; }
+  void* allocate(size_t bytes) override { return Emulator::get().allocate(bytes, false); }
+  void release(void* memory) noexcept override { Emulator::get().release(memory); }
+  bool separate_arrays() const override { return true; }
+  int64_t free_memory() const override { return int64_t{1} << 30; }
+  void to_device(void* to, const void* from, size_t bytes) override {
+    Emulator::get().open();
+    std::memcpy(to, from, bytes);
+    Emulator::get().close();
+  }
+  void to_host(void* to, const void* from, size_t bytes) override {
+    Emulator::get().open();
+    std::memcpy(to, from, bytes);
+    Emulator::get().close();
+    Emulator::get().open_shared();
+  }
+  void synchronize() override { Emulator::get().open_shared(); }
+  const KernelSet<float>& kernels_f32() const override { return f32_; }
+  const KernelSet<double>& kernels_f64() const override { return f64_; }
+
+ private:
+  EmulatedKernels<float> f32_;
+  EmulatedKernels<double> f64_;
+};
+
+void protect(void* base, size_t size, int access) {
+  if (mprotect(base, size, access) != 0) throw std::runtime_error("mprotect failed");
+}
+
+}  // namespace
+
+Emulator& Emulator::get() {
+  static Emulator emulator;
+  return emulator;
+}
+
+void* Emulator::allocate(size_t bytes, bool shared) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t used = (bytes + 15) / 16 * 16, size = (used + page - 1) / page * page;
+  void* memory = mmap(nullptr, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  char* base = static_cast<char*>(memory);
+  protect(base + size, page, PROT_NONE);
+  std::memset(base, 0xCB, size);
+  if (!shared) protect(base, size, PROT_NONE);
+  regions_.push_back({base, size, base + (size - used), shared});
+  return regions_.back().data;
+}
+
+void Emulator::release(void* memory) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto found =
+      std::find_if(regions_.begin(), regions_.end(), [&](const Region& r) { return r.data == memory; });
+  if (found == regions_.end()) throw std::logic_error("released what was not allocated");
+  munmap(found->base, found->size + page);
+  regions_.erase(found);
+}
+
+void Emulator::open() {
+  for (const Region& r : regions_) protect(r.base, r.size, PROT_READ | PROT_WRITE);
+}
+
+void Emulator::close() {
+  for (const Region& r : regions_) protect(r.base, r.size, PROT_NONE);
+}
+
+void Emulator::open_shared() {
+  for (const Region& r : regions_) {
+    if (r.shared) protect(r.base, r.size, PROT_READ | PROT_WRITE);
+  }
+}
+
+bool Emulator::holds(uintptr_t address) const {
+  return std::any_of(regions_.begin(), regions_.end(), [&](const Region& r) {
+    const auto base = reinterpret_cast<uintptr_t>(r.base);
+    return address >= base && address <= base + r.size;  // one past the end of an empty view is fine
+  });
+}
+
+void Emulator::check_arguments(const void* body, size_t bytes) const {
+  for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
+    uintptr_t word;
+    std::memcpy(&word, static_cast<const char*>(body) + at, sizeof word);
+    // A user-space address of aligned data; sizes are smaller, floating-point numbers larger.
+    const bool address = word >> 40 && word >> 47 == 0 && word % 4 == 0 && (word & 0xffffffff) > 0xffff;
+    if (address && !holds(word)) {
+      throw std::logic_error("a kernel got a pointer that is not the device's, at byte " +
+                             std::to_string(at));
+    }
+  }
+}
+
+int64_t Emulator::pick(int64_t i, int64_t count) const {
+  if (order == ascending) return i;
+  if (order == descending) return count - 1 - i;
+  // A step that shares no factor with the count visits everything once.
+  int64_t step = count / 2 + 1;
+  const auto common = [](int64_t a, int64_t b) {
+    while (b) {
+      const int64_t rest = a % b;
+      a = b;
+      b = rest;
+    }
+    return a;
+  };
+  while (common(step, count) != 1) ++step;
+  return (i * step + count / 3) % count;
+}
+
+void install_emulator() {
+  static const Backend backend{Backend::kAbi,
+                               "test",
+                               "emulated",
+                               []() -> Device* { return new EmulatedDevice; },
+                               [](size_t bytes) { return Emulator::get().allocate(bytes, true); },
+                               [](void* memory) { Emulator::get().release(memory); }};
+  install_backend(&backend);
+}
+
+}  // namespace evenflow::test

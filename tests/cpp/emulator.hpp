@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core/device.hpp"
+#include "evenflow/context.hpp"
+#include "kernels/device/body.hpp"
+
+// A device on the CPU: the kernels' bodies block by block, thread by thread, phase by phase. Its memory is
+// closed to the program, as a GPU's is: a layer that follows a device's pointer ends the process, and so does
+// a kernel that leaves an array, each of which has a guard page behind it.
+
+namespace evenflow::test {
+
+/// Memory of the emulated device, and which of it may be touched now.
+class Emulator {
+ public:
+  enum Order { ascending, descending, shuffled };
+
+  static Emulator& get();
+
+  /// The order of blocks, and of threads in a phase. Results must not depend on it.
+  Order order = ascending;
+  int64_t launches = 0;
+  int64_t live() const { return static_cast<int64_t>(regions_.size()); }
+
+  void* allocate(size_t bytes, bool shared);
+  void release(void* memory);
+  /// To the kernels: everything. To the program: nothing, or after a synchronisation shared memory.
+  void open();
+  void close();
+  void open_shared();
+  /// std::logic_error if a kernel's arguments hold what looks like a pointer to the program's memory.
+  void check_arguments(const void* body, size_t bytes) const;
+  /// i-th of `count` blocks or threads in the present order.
+  int64_t pick(int64_t i, int64_t count) const;
+
+ private:
+  struct Region {
+    char* base;
+    size_t size;  ///< without the guard page behind
+    char* data;
+    bool shared;
+  };
+  bool holds(uintptr_t address) const;
+  std::vector<Region> regions_;
+};
+
+struct EmulatedLauncher {
+  static constexpr const char* name = "emulated";
+  static constexpr int64_t max_blocks = 3;  // so that small loops stride
+
+  template <class Body>
+  static void launch(Context&, int64_t blocks, const Body& body) {
+    Emulator& emulator = Emulator::get();
+#if __has_builtin(__builtin_clear_padding)  // else what lies in the gaps looks like pointers at times
+    Body arguments = body;
+    __builtin_clear_padding(&arguments);
+    emulator.check_arguments(&arguments, sizeof arguments);
+#endif
+    ++emulator.launches;
+    emulator.open();
+    // Nothing is initialised on a device; 0xCB makes large negative numbers.
+    const auto shared = std::make_unique<typename Body::Shared>();
+    std::vector<typename Body::Registers> registers(Body::threads);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t block = emulator.pick(b, blocks);
+      spoil(*shared);
+      for (auto& own : registers) spoil(own);
+      for (int64_t phase = 0; phase < body.phases(block); ++phase) {
+        for (int t = 0; t < Body::threads; ++t) {
+          const int thread = static_cast<int>(emulator.pick(t, Body::threads));
+          body.run(phase, device::Place{block, blocks, thread}, registers[static_cast<size_t>(thread)],
+                   *shared);
+        }
+      }
+    }
+    emulator.close();
+  }
+
+ private:
+  template <class S>
+  static void spoil(S& s) {
+    std::memset(static_cast<void*>(&s), 0xCB, sizeof s);
+  }
+};
+
+/// Makes Context("emulated") work.
+void install_emulator();
+
+}  // namespace evenflow::test

@@ -1,0 +1,640 @@
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <functional>
+
+#include "check_layer.hpp"
+#include "emulator.hpp"
+#include "kernels/device/exec.hpp"
+#include "kernels/kernel_set.hpp"
+
+// The device's kernels and the layers above them on an emulated device, against the CPU's.
+
+namespace evenflow::test {
+namespace {
+
+constexpr Emulator::Order kOrders[] = {Emulator::ascending, Emulator::descending, Emulator::shuffled};
+
+template <class T>
+double gap(const std::vector<T>& got, const std::vector<T>& wanted) {
+  if (got.size() != wanted.size()) return HUGE_VAL;
+  double worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double truth = static_cast<double>(wanted[i]);
+    const double error = std::abs(static_cast<double>(got[i]) - truth) / std::max(1.0, std::abs(truth));
+    if (!(error <= worst)) worst = error;
+  }
+  return worst;
+}
+
+template <class T>
+std::vector<T> random_of(int64_t n, uint64_t seed, double low = -1, double high = 1) {
+  const std::vector<double> v = random_values(n, seed, low, high);
+  return std::vector<T>(v.begin(), v.end());
+}
+
+/// Arrays of one context, of either kind.
+class Arrays {
+ public:
+  explicit Arrays(Context& ctx) : ctx_(ctx), scope_(ctx) {}
+
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    T* data = scope_.take<T>(static_cast<int64_t>(values.size()));
+    if (!values.empty()) ctx_.to_device(data, values.data(), values.size() * sizeof(T));
+    return data;
+  }
+  template <class T>
+  T* make(int64_t count, T value = T(-7)) {
+    return put(std::vector<T>(static_cast<size_t>(count), value));
+  }
+  template <class T>
+  std::vector<T> get(const T* data, int64_t count) {
+    std::vector<T> values(static_cast<size_t>(count));
+    if (count) ctx_.to_host(values.data(), data, static_cast<size_t>(count) * sizeof(T));
+    return values;
+  }
+
+ private:
+  Context& ctx_;
+  WorkspaceScope scope_;
+};
+
+/// run(ctx) on the CPU and on the emulated device in every order: near the CPU's, and the same bits.
+template <class T>
+void check_same(double bound, const std::function<std::vector<T>(Context&, const std::string&)>& run) {
+  install_emulator();
+  Context cpu("cpu", 1);
+  const std::vector<T> wanted = run(cpu, "cpu");
+  std::vector<T> first;
+  for (const Emulator::Order order : kOrders) {
+    Emulator::get().order = order;
+    {
+      Context device("emulated");
+      const std::vector<T> got = run(device, "emulated");
+      if (order == Emulator::ascending) {
+        CHECK(gap(got, wanted) <= bound);
+        first = got;
+      }
+      CHECK(std::memcmp(got.data(), first.data(), got.size() * sizeof(T)) == 0);
+    }
+    CHECK(Emulator::get().live() == 0);  // all memory came back
+  }
+  Emulator::get().order = Emulator::ascending;
+}
+
+template <class T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+template <class T>
+void append_doubles(std::vector<T>& to, const std::vector<double>& from) {
+  for (const double v : from) to.push_back(static_cast<T>(v));
+}
+
+struct ConvCase {
+  Shape in;
+  int64_t cout;
+  int kernel;
+  bool edge;
+};
+
+// Tiles are 64 x 64 x 16, chunks of pixels 1024.
+const ConvCase kConvs[] = {{{1, 1, 1, 1}, 1, 1, false},    {{3, 1, 1, 17}, 65, 1, false},
+                           {{65, 1, 1, 16}, 64, 1, false}, {{1025, 1, 1, 3}, 2, 1, false},
+                           {{2, 3, 5, 4}, 7, 3, true},     {{1, 1, 1, 3}, 5, 3, true},
+                           {{2, 4, 3, 9}, 3, 3, false},    {{5, 15, 15, 2}, 3, 3, true}};
+
+template <class T>
+void check_conv(const ConvCase& c, double bound) {
+  CAPTURE(to_string(c.in));
+  ConvDims dims;
+  dims.in = c.in;
+  dims.cout = c.cout;
+  dims.kernel = c.kernel;
+  dims.edge = c.edge;
+  const Shape out = c.in.with_channels(c.cout);
+  check_same<T>(bound, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    // A wider array than x: rows are strided.
+    const int64_t stride = c.in.c + 3;
+    const View<const T> x(a.put(random_of<T>(c.in.pixels() * stride, 1)) + 1, c.in, stride);
+    const T* w = a.put(random_of<T>(dims.weight_size(), 2));
+    const Epilogue<T> epilogue{a.put(random_of<T>(c.cout, 3)), a.put(random_of<T>(c.cout, 4, 0.5, 2)), true};
+    const View<const T> dy(a.put(random_of<T>(out.size(), 5)), out);
+    const View<T> y(a.make<T>(out.size()), out), plain(a.make<T>(out.size()), out);
+    const View<T> dx(a.make<T>(c.in.size()), c.in), more(a.make<T>(c.in.size(), T(0.5)), c.in);
+    T* dw = a.make<T>(dims.weight_size(), T(0.25));
+    kernels.conv_forward(ctx, dims, x, w, epilogue, y);
+    kernels.conv_forward(ctx, dims, x, w, {}, plain);
+    kernels.conv_backward_data(ctx, dims, dy, w, dx, false);
+    kernels.conv_backward_data(ctx, dims, dy, w, more, true);
+    kernels.conv_backward_weights(ctx, dims, x, dy, dw);
+    std::vector<T> result = a.get(y.data, out.size());
+    append(result, a.get(plain.data, out.size()));
+    append(result, a.get(dx.data, c.in.size()));
+    append(result, a.get(more.data, c.in.size()));
+    append(result, a.get(dw, dims.weight_size()));
+    return result;
+  });
+}
+
+/// A chain with a hidden layer or more; half: bfloat16 inside.
+template <class T>
+void check_stack(const Shape& in, const std::vector<int64_t>& widths, const std::vector<int>& kernels_of,
+                 bool half, double bound) {
+  CAPTURE(to_string(in));
+  check_same<T>(bound, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    std::vector<StackUnit<T>> units;
+    Shape at = in;
+    for (size_t u = 0; u < widths.size(); ++u) {
+      StackUnit<T> unit;
+      unit.dims.in = at;
+      unit.dims.cout = widths[u];
+      unit.dims.kernel = kernels_of[u];
+      unit.dims.edge = kernels_of[u] == 3;
+      unit.w = a.put(random_of<T>(unit.dims.weight_size(), 10 + u, -0.5, 0.5));
+      unit.epilogue = {a.put(random_of<T>(widths[u], 20 + u)), a.put(random_of<T>(widths[u], 30 + u, 0.5, 2)),
+                       u + 1 < widths.size()};
+      unit.dw = a.make<T>(unit.dims.weight_size(), T(0.25));
+      unit.dbias = a.make<T>(widths[u], T(0.25));
+      unit.dlogs = a.make<T>(widths[u], T(0.25));
+      unit.logs_factor = T(3);
+      units.push_back(unit);
+      at = at.with_channels(widths[u]);
+    }
+    const int count = static_cast<int>(units.size());
+    const View<const T> x(a.put(random_of<T>(in.size(), 1)), in);
+    const View<T> h(a.make<T>(at.size()), at), again(a.make<T>(at.size()), at);
+    const View<T> dh(a.put(random_of<T>(at.size(), 2)), at), dx(a.make<T>(in.size(), T(0.5)), in);
+    const int64_t bytes = half ? 2 : static_cast<int64_t>(sizeof(T));
+    char* acts = a.make<char>(hidden_size(units.data(), count, in.pixels(), bytes) * bytes + 64, 0);
+    kernels.stack_forward(ctx, units.data(), count, half, x, acts, h);
+    kernels.stack_forward(ctx, units.data(), count, half, x, nullptr, again);
+    std::vector<T> result = a.get(h.data, at.size());
+    append(result, a.get(again.data, at.size()));
+    if (half) return result;  // units near zero fire here and not there
+    kernels.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
+    append(result, a.get(dx.data, in.size()));
+    for (const StackUnit<T>& unit : units) {
+      append(result, a.get(unit.dw, unit.dims.weight_size()));
+      append(result, a.get(unit.dbias, unit.dims.cout));
+      append(result, a.get(unit.dlogs, unit.dims.cout));
+    }
+    return result;
+  });
+}
+
+/// Everything a layer computes, all of its calls one after another.
+template <class T>
+std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& c,
+                      std::unique_ptr<Layer<T>> layer) {
+  auto layout = std::make_shared<ParamLayout>();
+  layer->declare(Scope(*layout, ""));
+  layout->finalize();
+  ParamArena<T> arena(layout, device);
+  Rng rng(7);
+  layer->init(arena, rng);
+  const std::vector<T> noise = random_of<T>(layout->trainable_size() + 1, 9, -c.noise, c.noise);
+  for (int64_t i = 0; i < layout->trainable_size(); ++i) arena.values()[i] += noise[static_cast<size_t>(i)];
+  const Shape in = layer->input_shape().with_batch(c.batch), out = layer->output_shape().with_batch(c.batch);
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < c.batch; ++i)
+    labels.push_back(static_cast<int32_t>(i % std::max<int64_t>(1, c.classes)));
+  Arrays a(ctx);
+  const View<const T> x(a.put(random_of<T>(in.size(), 4, c.low, c.high)), in);
+  layer->init_from_data(ctx, arena, x);
+  T* stats = a.make<T>(layout->stats_size() + 1, T(0));
+  const Params<T> params = arena.params(c.training ? stats : nullptr, a.put(labels));
+  const View<T> z(a.make<T>(in.size()), out), back(a.make<T>(in.size()), in), dx(a.make<T>(in.size()), in);
+  const View<T> dz(a.make<T>(in.size()), out), z2(a.make<T>(in.size()), out);
+  const View<const T> g(a.put(random_of<T>(in.size(), 11)), out);
+  const View<const T> gx(g.data, in);
+  double* det = a.make<double>(c.batch, 0.5);
+  double* det_back = a.make<double>(c.batch, 0.5);
+  const double* h = a.put(random_values(c.batch, 12, -1, 1));
+  T* kept = a.make<T>(layer->kept_size(c.batch) + 1, T(0));
+  layer->forward(ctx, params, x, z, det, kept);
+  layer->inverse(ctx, params, z, back, det_back);
+  std::vector<T> result = a.get(z.data, in.size());
+  append(result, a.get(back.data, in.size()));
+  append_doubles(result, a.get(det, c.batch));
+  append_doubles(result, a.get(det_back, c.batch));
+  layer->backward(ctx, params, z, g, h, back, dx, nullptr);
+  append(result, a.get(back.data, in.size()));
+  append(result, a.get(dx.data, in.size()));
+  layer->backward(ctx, params, z, g, h, back, dx, kept);
+  append(result, a.get(dx.data, in.size()));
+  if (!c.training) {
+    layer->inverse_backward(ctx, params, x, gx, h, z2, dz);
+    append(result, a.get(z2.data, in.size()));
+    append(result, a.get(dz.data, in.size()));
+  }
+  append(result, a.get(stats, layout->stats_size()));
+  ctx.synchronize();
+  const ParamArena<T>& done = arena;
+  result.insert(result.end(), done.values(), done.values() + layout->total_size());
+  result.insert(result.end(), done.grads(), done.grads() + layout->total_size());
+  return result;
+}
+
+template <class Make>
+void check_layer_on_device(const std::string& name, LayerCase c, const Make& make) {
+  CAPTURE(name);
+  for (const int64_t batch : {c.batch, int64_t{1}}) {
+    if (batch == 1 && c.batch > 3) continue;  // a batch of one has no variance
+    CAPTURE(batch);
+    c.batch = batch;
+    check_same<double>(1e-10, [&](Context& ctx, const std::string& device) {
+      return all_of<double>(ctx, device, c, make(double()));
+    });
+  }
+  check_same<float>(2e-4, [&](Context& ctx, const std::string& device) {
+    return all_of<float>(ctx, device, c, make(float()));
+  });
+}
+
+/// Initialisation, density, samples, gradients and three optimiser steps of a whole model.
+template <class T>
+std::vector<T> train(Context& ctx, const std::string& device, const Flow<T>& flow, int64_t n, double low,
+                     double high) {
+  ParamArena<T> arena(flow.layout(), device);
+  flow.init(arena, 3);
+  const Shape shape = flow.sample_shape().with_batch(n);
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < n; ++i)
+    labels.push_back(static_cast<int32_t>(i % std::max<int64_t>(1, flow.classes())));
+  Arrays a(ctx);
+  const View<const T> x(a.put(random_of<T>(shape.size(), 4, low, high)), shape);
+  flow.init_from_data(ctx, arena, x);
+  OptimizerConfig config;
+  config.lr = 1e-2;
+  config.weight_decay = 1e-3;
+  Optimizer<T> optimizer(flow.layout(), config, device);
+  SharedBuffer<T> average(flow.layout()->total_size(), device);
+  std::vector<T> result;
+  for (int step = 0; step < 3; ++step) {
+    zero_grad(ctx, arena);
+    const StepResult r = flow.loss_and_grad(ctx, arena, x, labels.data(), step == 0 ? 0 : -1);
+    CHECK(!r.drift.fallback);
+    append(result,
+           std::vector<T>{static_cast<T>(r.loss), static_cast<T>(r.class_nll), static_cast<T>(r.class_error),
+                          static_cast<T>(clip_grad_norm(ctx, arena, 5.0))});
+    optimizer.step(ctx, arena);
+    update_average(ctx, arena, average.data(), 0.9);
+  }
+  const View<T> z(a.make<T>(shape.size()), {n, 1, 1, flow.dims()}), y(a.make<T>(shape.size()), shape);
+  const View<T> dz(a.make<T>(shape.size()), z.shape), dx(a.make<T>(shape.size()), shape);
+  double* det = a.make<double>(n);
+  flow.forward(ctx, arena, x, labels.data(), z.data, det);
+  append(result, a.get(z.data, shape.size()));
+  append_doubles(result, a.get(det, n));
+  flow.inverse(ctx, arena, z.data, n, labels.data(), y, det);
+  append(result, a.get(y.data, shape.size()));
+  flow.log_prob(ctx, arena, x, labels.data(), det);
+  append_doubles(result, a.get(det, n));
+  flow.sample(ctx, arena, 5, 0.7, 11, labels.data(), y);
+  append(result, a.get(y.data, shape.size()));
+  flow.backward(ctx, arena, z.data, z.data, det, labels.data(), y, dx);
+  append(result, a.get(dx.data, shape.size()));
+  flow.inverse_backward(ctx, arena, x, x, det, labels.data(), z.data, dz.data);
+  append(result, a.get(dz.data, shape.size()));
+  ctx.synchronize();
+  const ParamArena<T>& done = arena;
+  result.insert(result.end(), done.values(), done.values() + flow.layout()->total_size());
+  result.insert(result.end(), average.data(), average.data() + average.size());
+  return result;
+}
+
+template <class Make>
+void check_model(const char* name, const Make& make, int64_t n, double low, double high) {
+  CAPTURE(name);
+  check_same<double>(1e-7, [&](Context& ctx, const std::string& device) {
+    return train<double>(ctx, device, make(double()), n, low, high);
+  });
+}
+
+/// Whether f ends the process, in a child.
+bool ends_the_process(const std::function<void()>& f) {
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    for (const int fatal : {SIGSEGV, SIGBUS}) std::signal(fatal, SIG_DFL);  // not the test runner's report
+    try {
+      f();
+    } catch (...) {
+    }
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+struct Write {
+  int64_t shift;
+  double* x;
+  void operator()(int64_t, int64_t i) const { x[i + shift] = 1; }
+};
+
+/// A tree whose threads read what others write in the same phase.
+struct Racing {
+  static constexpr int threads = device::kThreads;
+  using Registers = device::Nothing;
+  struct Shared {
+    double value[device::kThreads];
+  };
+  double* out;
+  int64_t phases(int64_t) const { return 3; }
+  void run(int64_t phase, const device::Place& at, Registers&, Shared& shared) const {
+    if (phase == 0) shared.value[at.thread] = at.thread;
+    if (phase == 1) shared.value[at.thread] += shared.value[(at.thread + 1) % threads];
+    if (phase == 2 && at.thread == 0) out[0] = shared.value[0] + shared.value[threads - 1];
+  }
+};
+
+using Exec = DeviceExec<EmulatedLauncher>;
+
+}  // namespace
+
+TEST_CASE("device: convolutions against the CPU's") {
+  for (const ConvCase& c : kConvs) {
+    check_conv<double>(c, 1e-12);
+    check_conv<float>(c, 2e-5);
+  }
+}
+
+TEST_CASE("device: chains of convolutions against the CPU's") {
+  check_stack<double>({2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}, false, 1e-12);
+  check_stack<double>({70, 1, 1, 3}, {33, 5}, {1, 1}, false, 1e-12);
+  check_stack<double>({2, 3, 2, 3}, {4}, {3}, false, 1e-12);
+  check_stack<float>({3, 4, 4, 6}, {17, 9, 12}, {3, 1, 3}, false, 2e-4);
+  check_stack<float>({3, 4, 4, 6}, {17, 9, 12}, {3, 1, 3}, true, 3e-2);
+  check_stack<float>({40, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}, true, 3e-2);
+}
+
+TEST_CASE("device: reductions over sizes that fit no chunk") {
+  for (const int64_t n : {1, 255, 257, 4095, 4096, 4097, 70000}) {
+    CAPTURE(n);
+    check_same<double>(1e-12, [&](Context& ctx, const std::string&) {
+      const KernelSet<double>& kernels = ctx.kernels<double>();
+      Arrays a(ctx);
+      const std::vector<double> values = random_values(n, 1, -2, 2);
+      const double* x = a.put(values);
+      const double* y = a.put(random_values(n, 2, -2, 2));
+      std::vector<double> result{kernels.sum_squares(ctx, n, x),
+                                 kernels.distance(ctx, {x, {1, 1, 1, n}}, {y, {1, 1, 1, n}}),
+                                 static_cast<double>(kernels.count_not_finite(ctx, {x, {1, 1, 1, n}}))};
+      for (const int64_t cols : {int64_t{1}, int64_t{33}, n}) {
+        const Shape shape{n / cols, 1, 1, cols};
+        double* mean = a.make<double>(cols);
+        double* var = a.make<double>(cols);
+        if (shape.n == 0) continue;
+        kernels.moments(ctx, -1, {x, shape}, mean, var);
+        append(result, a.get(mean, cols));
+        append(result, a.get(var, cols));
+      }
+      for (const int64_t groups : {int64_t{1}, int64_t{3}, n}) {
+        if (n / groups == 0) continue;
+        double* out = a.make<double>(groups, 0.5);
+        kernels.base_log_prob(ctx, Base::logistic, groups, n / groups, x, 0, nullptr, out);
+        append(result, a.get(out, groups));
+      }
+      return result;
+    });
+  }
+}
+
+TEST_CASE("device: numbers that are not finite are seen") {
+  install_emulator();
+  Context ctx("emulated");
+  Arrays a(ctx);
+  std::vector<double> x(5000, 1.0), y = x;
+  x[4999] = std::nan("");
+  x[7] = HUGE_VAL;
+  const Shape flat{1, 1, 1, 5000};
+  CHECK(ctx.kernels<double>().count_not_finite(ctx, {a.put(x), flat}) == 2);
+  CHECK(std::isinf(ctx.kernels<double>().distance(ctx, {a.put(x), flat}, {a.put(y), flat})));
+  CHECK(ctx.kernels<double>().distance(ctx, {a.put(y), flat}, {a.put(y), flat}) == 0);
+}
+
+TEST_CASE("device: every layer against the CPU's") {
+  const Shape odd{0, 2, 3, 5}, pair{0, 1, 1, 2}, square{0, 4, 2, 3};
+  LayerCase c;
+  c.batch = 3;
+  check_layer_on_device("scaling", c, [=](auto t) { return scaling<decltype(t)>(odd); });
+  check_layer_on_device("rescale", c, [=](auto t) { return rescale<decltype(t)>(odd, 0.25, 3); });
+  check_layer_on_device("squeeze", c,
+                        [=](auto t) { return squeeze<decltype(t)>(square, SqueezeOrder::diagonal); });
+  check_layer_on_device("unsqueeze", c, [=](auto t) {
+    return unsqueeze<decltype(t)>(Shape{0, 2, 1, 12}, SqueezeOrder::raster);
+  });
+  check_layer_on_device("flatten", c, [=](auto t) { return flatten<decltype(t)>(odd); });
+  for (const Order order : {Order::reverse, Order::shuffle, Order::tile}) {
+    check_layer_on_device("permutation", c, [=](auto t) { return permutation<decltype(t)>(odd, order); });
+  }
+  for (const Shape& shape : {odd, pair}) {
+    check_layer_on_device("lu", c, [=](auto t) { return lu_conv1x1<decltype(t)>(shape); });
+    check_layer_on_device("plain", c, [=](auto t) { return plain_conv1x1<decltype(t)>(shape); });
+  }
+  LayerCase unit = c;
+  unit.low = 0.05;
+  unit.high = 0.95;
+  check_layer_on_device("logit", unit, [=](auto t) { return logit<decltype(t)>(odd); });
+  for (const int64_t classes : {0, 3}) {
+    LayerCase classy = c;
+    classy.classes = classes;
+    check_layer_on_device("top prior", classy,
+                          [=](auto t) { return top_prior<decltype(t)>(odd, classes == 0, classes); });
+    if (classes) {
+      check_layer_on_device("top prior, both", classy,
+                            [=](auto t) { return top_prior<decltype(t)>(odd, true, classes); });
+    }
+  }
+  LayerCase data = c;
+  data.batch = 9;
+  check_layer_on_device("actnorm", data, [=](auto t) { return actnorm<decltype(t)>(odd); });
+  check_layer_on_device("standardize", data, [=](auto t) { return standardize<decltype(t)>(odd); });
+  for (const Whitening kind : {Whitening::zca, Whitening::covariance}) {
+    check_layer_on_device("whiten", data,
+                          [=](auto t) { return whiten<decltype(t)>(Shape{0, 1, 1, 3}, kind); });
+  }
+}
+
+TEST_CASE("device: batch norm against the CPU's") {
+  for (const bool training : {false, true}) {
+    for (const Mask mask : {Mask::first_half, Mask::even, Mask::checkerboard1}) {
+      const Shape shape = is_checkerboard(mask) ? Shape{0, 3, 2, 2} : Shape{0, 1, 2, 5};
+      LayerCase c;
+      c.batch = 5;
+      c.training = training;
+      check_layer_on_device("batch_norm", c, [=](auto t) { return batch_norm<decltype(t)>(shape, mask); });
+    }
+  }
+}
+
+TEST_CASE("device: couplings and nets against the CPU's") {
+  for (const Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::checkerboard0}) {
+    const Shape shape{0, 3, 2, 5};
+    const MaskSizes sizes = mask_sizes(mask, shape.c);
+    const Shape pass = shape.with_channels(sizes.pass);
+    LayerCase c;
+    check_layer_on_device("additive", c, [=](auto t) {
+      using T = decltype(t);
+      return additive_coupling<T>(shape, mask, mlp<T>(pass, sizes.change, {6}, MlpInit::nice));
+    });
+    for (const ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::bounded, ScaleLaw::gaussian}) {
+      AffineOptions options;
+      options.law = law;
+      options.interleaved = law == ScaleLaw::glow;
+      options.offset = law == ScaleLaw::real_nvp;
+      check_layer_on_device("affine", c, [=](auto t) {
+        using T = decltype(t);
+        return affine_coupling<T>(shape, mask, mlp<T>(pass, 2 * sizes.change, {6, 5}, MlpInit::nice),
+                                  options);
+      });
+    }
+  }
+  LayerCase c;
+  c.batch = 5;
+  check_layer_on_device("glow net", c, [=](auto t) {
+    using T = decltype(t);
+    const Shape shape{0, 4, 3, 4};
+    return affine_coupling<T>(shape, Mask::second_half, glow_net<T>(shape.with_channels(2), 4, 7),
+                              AffineOptions());
+  });
+  for (int bits = 0; bits < 64; bits += 9) {  // every switch on and off
+    ResNetConfig config;
+    config.width = 3;
+    config.blocks = (bits & 1) ? 2 : 0;
+    config.bottleneck = bits & 2;
+    config.skip = bits & 4;
+    config.batch_norm = bits & 8;
+    config.weight_norm = bits & 16;
+    config.checkerboard = (bits & 32) ? 1 : -1;
+    c.training = config.batch_norm;
+    check_layer_on_device("res_net", c, [=](auto t) {
+      using T = decltype(t);
+      const Shape shape{0, 2, 3, 2};
+      return additive_coupling<T>(shape, Mask::checkerboard0, res_net<T>(shape, 2, config));
+    });
+  }
+}
+
+TEST_CASE("device: whole models, training and all, against the CPU's") {
+  GlowConfig g;
+  g.shape = {0, 8, 8, 3};
+  g.levels = 2;
+  g.steps = 1;
+  g.hidden = 6;
+  check_model("glow", [=](auto t) { return glow<decltype(t)>(g); }, 4, 0, 255);
+  g.shape = {0, 4, 4, 2};
+  g.levels = 1;
+  g.classes = 3;
+  g.class_weight = 0.1;
+  g.permutation = "shuffle";
+  g.coupling = "additive";
+  check_model("glow with classes", [=](auto t) { return glow<decltype(t)>(g); }, 5, 0, 255);
+  RealNvpImageConfig r;
+  r.shape = {0, 4, 4, 1};
+  r.scales = 2;
+  r.base_dim = 3;
+  r.residual_blocks = 1;
+  check_model("real nvp, images", [=](auto t) { return real_nvp<decltype(t)>(r); }, 6, 0, 255);
+  RealNvpTableConfig t;
+  t.dims = 5;
+  t.couplings = 3;
+  t.hidden = {7, 6};
+  t.permutation = "lu";
+  t.actnorm = true;
+  check_model("real nvp, tables", [=](auto u) { return real_nvp<decltype(u)>(t); }, 40, -2, 2);
+  NiceConfig n;
+  n.shape = {0, 1, 1, 6};
+  n.couplings = 4;
+  n.hidden = {9, 8};
+  n.preprocess = "whiten";
+  check_model("nice", [=](auto u) { return nice<decltype(u)>(n); }, 40, -2, 2);
+}
+
+TEST_CASE("device: noise is the CPU's") {
+  check_same<double>(1e-12, [&](Context& ctx, const std::string&) {
+    Arrays a(ctx);
+    double* out = a.make<double>(3 * 7);
+    double* levels = a.make<double>(2 * 5);
+    ctx.kernels<double>().base_sample(ctx, Base::gaussian, 3, 7, 0.5, 42, 9, out);
+    std::vector<double> result = a.get(out, 21);
+    ctx.kernels<double>().base_sample(ctx, Base::logistic, 3, 7, 0.5, 42, 9, out);
+    append(result, a.get(out, 21));
+    const std::vector<uint8_t> bytes{0, 1, 2, 3, 250, 255, 254, 128, 127, 7};
+    ctx.kernels<double>().dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);
+    append(result, a.get(levels, 10));
+    return result;
+  });
+}
+
+TEST_CASE("device: a failure names the layer, as on the CPU") {
+  install_emulator();
+  RealNvpTableConfig t;
+  t.dims = 3;
+  t.couplings = 2;
+  t.hidden = {4};
+  const Flow<double> flow = real_nvp<double>(t);
+  ParamArena<double> arena(flow.layout(), "emulated");
+  flow.init(arena, 1);
+  Context ctx("emulated"), cpu("cpu");
+  Arrays a(ctx);
+  const Shape shape{4, 1, 1, 3};
+  const View<const double> x(a.put(random_values(12, 1, -1, 1)), shape);
+  double* out = a.make<double>(4);
+  CHECK_THROWS_AS(flow.log_prob(ctx, arena, x, nullptr, out), ConfigError);  // not initialised
+  flow.init_from_data(ctx, arena, x);
+  flow.log_prob(ctx, arena, x, nullptr, out);
+  CHECK_THROWS_AS(flow.log_prob(cpu, arena, x, nullptr, out), DeviceError);  // the arena is elsewhere
+  std::vector<double> bad = random_values(12, 1, -1, 1);
+  bad[7] = std::nan("");
+  CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, {a.put(bad), shape}, nullptr, out),
+                       doctest::Contains("finite inputs"), NumericError);
+  ctx.synchronize();
+  const auto& entries = flow.layout()->entries();
+  arena.values()[entries[2].offset] = HUGE_VAL;
+  CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("from layer"),
+                       NumericError);
+}
+
+TEST_CASE("the emulator catches planted bugs") {
+  install_emulator();
+  Context ctx("emulated");
+  Arrays a(ctx);
+  double* x = a.make<double>(512);
+  Exec::for_each(ctx, 1, 512, Write{0, x});
+  CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{0, x}); }));
+  CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{1, x}); }));  // one past the end
+  CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 513, Write{0, x}); }));
+  CHECK(ends_the_process([&] { x[0] = 1; }));  // the program follows a device's pointer
+  double here[4];
+  CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, here}), std::logic_error);
+  // Shared memory is the program's only between a synchronisation and the next kernel.
+  SharedBuffer<double> shared(4, "emulated");
+  Exec::for_each(ctx, 1, 4, Write{0, shared.data()});
+  CHECK(ends_the_process([&] { shared.data()[0] = 2; }));
+  ctx.synchronize();
+  CHECK(shared.data()[3] == 1);
+  // A race shows as a result that depends on the order of threads.
+  std::vector<double> results;
+  for (const Emulator::Order order : kOrders) {
+    Emulator::get().order = order;
+    EmulatedLauncher::launch(ctx, 1, Racing{x});
+    append(results, a.get(x, 1));
+  }
+  Emulator::get().order = Emulator::ascending;
+  CHECK((results[0] != results[1] || results[0] != results[2]));
+}
+
+}  // namespace evenflow::test

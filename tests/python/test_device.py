@@ -1,0 +1,79 @@
+"""The public surface on the device of --device, against the CPU; and what is said where there is none."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+def pair(make, device):
+    """The same model twice: on the CPU and on the device."""
+    return make(device="cpu", dtype="float64"), make(device=device, dtype="float64")
+
+
+@pytest.mark.any_device
+def test_glow(glow, images, device):
+    x, _ = images
+    here, there = pair(glow, device)
+    assert there.device == device
+    for flow in (here, there):
+        flow.init(x)
+    np.testing.assert_allclose(there.log_prob(x), here.log_prob(x), rtol=1e-10)
+    np.testing.assert_allclose(there.sample(5, seed=3), here.sample(5, seed=3), rtol=1e-8)
+    z, logdet = there.forward(x)
+    np.testing.assert_allclose(there.inverse(z)[0], here.inverse(z)[0], rtol=1e-8)
+    np.testing.assert_allclose(there.loss_and_grad(x), here.loss_and_grad(x), rtol=1e-10)
+    np.testing.assert_allclose(there.grads, here.grads, atol=1e-8)
+
+
+@pytest.mark.any_device
+def test_training(real_nvp, table, device):
+    here, there = pair(real_nvp, device)
+    histories = []
+    for flow in (here, there):
+        flow.init(table)
+        histories.append(flow.fit(table, epochs=2, batch_size=50, optimizer="adam", clip=1.0, average=0.9))
+    np.testing.assert_allclose(there.params, here.params, atol=1e-7)
+    there.params[:] = here.params
+    np.testing.assert_allclose(there.log_prob(table), here.log_prob(table), rtol=1e-8)
+
+
+@pytest.mark.any_device
+def test_files_move_between_devices(real_nvp, table, device, tmp_path):
+    here, _ = pair(real_nvp, device)
+    here.init(table)
+    here.save(tmp_path / "model.safetensors")
+    there = ef.load(tmp_path / "model.safetensors", device=device)
+    np.testing.assert_allclose(there.log_prob(table), here.log_prob(table), rtol=1e-10)
+    there.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def message(**environment):
+    """Of a model of device cuda in a new process, which loads the backend anew."""
+    code = ("import evenflow as ef\n"
+            "try:\n    ef.RealNVP(2, couplings=1, hidden=(2,), device='cuda')\n"
+            "except ef.DeviceError as error:\n    print(error)\n"
+            "else:\n    print('it is there')\n")
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True,
+                          capture_output=True, text=True).stdout
+
+
+def test_a_missing_backend_says_what_is_missing(tmp_path):
+    text = message(EVENFLOW_CUDA_LIBRARY=str(tmp_path / "none.so"))
+    assert "libevenflow_cuda.so" in text and "none.so" in text and "EVENFLOW_CUDA=ON" in text
+
+
+def test_another_library_is_no_backend(tmp_path):
+    text = message(EVENFLOW_CUDA_LIBRARY="libc.so.6")
+    assert "another kind of library" in text
+
+
+@pytest.mark.skipif("EVENFLOW_CUDA_BUILT" not in os.environ, reason="EVENFLOW_CUDA_BUILT names no backend")
+def test_the_backend_without_a_gpu():
+    text = message(EVENFLOW_CUDA_LIBRARY=os.environ["EVENFLOW_CUDA_BUILT"])
+    assert "it is there" in text or "expected an NVIDIA GPU and its driver" in text
