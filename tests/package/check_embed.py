@@ -23,7 +23,7 @@ def models():
     yield "table64", ef.RealNVP(5, **table, dtype="float64", permutation="lu", preprocess="whiten", actnorm=True)
     yield "table_bf16", ef.RealNVP(6, **table, conditioner_dtype="bfloat16", mask="odd-even", batch_norm=True)
     yield "nice", ef.NICE(7, couplings=4, hidden=(16,), preprocess="zca")
-    yield "nice_image", ef.NICE((4, 4, 1), couplings=2, hidden=(8,), bits=5, seed=2**63 + 1)
+    yield "nice_image", ef.NICE((4, 4, 1), couplings=2, hidden=(8,), bits=5, seed=2**63 - 1)
     yield "real_nvp_image", ef.RealNVP((8, 8, 1), base_dim=4, residual_blocks=1)
     yield "glow", ef.Glow((8, 8, 3), levels=2, steps=2, hidden=8, bits=5)
     yield "glow_classes", ef.Glow((4, 4, 2), levels=1, steps=2, hidden=8, classes=3, class_weight=0.5,
