@@ -105,8 +105,9 @@ void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double
 
 template class Optimizer<float>;
 template class Optimizer<double>;
-template void zero_grad<float>(Context&, ParamArena<float>&);
-template void zero_grad<double>(Context&, ParamArena<double>&);
+// The friend declaration in ParamArena comes first and exports nothing.
+template EVENFLOW_API void zero_grad<float>(Context&, ParamArena<float>&);
+template EVENFLOW_API void zero_grad<double>(Context&, ParamArena<double>&);
 template double clip_grad_norm<float>(Context&, ParamArena<float>&, double);
 template double clip_grad_norm<double>(Context&, ParamArena<double>&, double);
 template void update_average<float>(Context&, const ParamArena<float>&, float*, double);
