@@ -36,26 +36,34 @@ Pass pass_of(const std::string& name) {
   fail<ConfigError>("time_conv", "expected pass forward, backward_data or backward_weights, got ", name);
 }
 
-/// A convolution with data to run on: x and y are also where dx and dy are.
+/// A convolution with data to run on: x and y are also where dx and dy are. Their rows are as far apart as
+/// those of a net's hidden activations.
 template <class T>
 struct ConvCase {
   ConvDims dims;
   std::vector<T> x, y, w, bias;
 
   explicit ConvCase(const ConvDims& d)
-      : dims(d), x(d.in.size()), y(d.in.pixels() * d.cout), w(d.weight_size()), bias(d.cout) {
+      : dims(d),
+        x(d.in.pixels() * stride(d.in.c)),
+        y(d.in.pixels() * stride(d.cout)),
+        w(d.weight_size()),
+        bias(d.cout) {
     Rng rng(0, Stream::test);
     for (std::vector<T>* values : {&x, &y, &w, &bias}) {
       for (T& value : *values) value = static_cast<T>(rng.uniform(-1, 1));
     }
   }
+
+  static int64_t stride(int64_t channels) { return padded_stride(channels, sizeof(T)); }
 };
 
 /// As the nets call it: bias and ReLU with the forward pass, weight gradients added.
 template <class T>
 void call(Context& ctx, Pass pass, ConvCase<T>& c) {
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  const View<T> x(c.x.data(), c.dims.in), y(c.y.data(), c.dims.in.with_channels(c.dims.cout));
+  const View<T> x(c.x.data(), c.dims.in, c.stride(c.dims.in.c));
+  const View<T> y(c.y.data(), c.dims.in.with_channels(c.dims.cout), c.stride(c.dims.cout));
   switch (pass) {
     case Pass::forward:
       return kernels.conv_forward(ctx, c.dims, x, c.w.data(), {c.bias.data(), nullptr, true}, y);

@@ -33,9 +33,20 @@ class EVENFLOW_API Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   /// Uninitialised memory, aligned to 64 bytes.
-  void* take(size_t bytes);
-  Mark mark() const;
-  void release(Mark mark);
+  void* take(size_t bytes) {
+    const size_t size = rounded(bytes);
+    if (block_ >= blocks_.size() || used_ + size > blocks_[block_].size || device_)
+      return take_elsewhere(bytes);
+    char* const taken = blocks_[block_].data + used_;
+    used_ += size;
+    return taken;
+  }
+  Mark mark() const { return {block_, used_}; }
+  void release(Mark mark) {
+    block_ = mark.block;
+    used_ = mark.used;
+    if (device_ || (block_ == 0 && used_ == 0)) tidy();
+  }
 
   /// Bytes held now, used or not.
   size_t capacity() const;
@@ -45,6 +56,10 @@ class EVENFLOW_API Workspace {
     char* data;
     size_t size;
   };
+  /// To whole cache lines, at least one.
+  static size_t rounded(size_t bytes) { return bytes ? (bytes + 63) / 64 * 64 : 64; }
+  void* take_elsewhere(size_t bytes);  ///< from a device, or where the present block has no room
+  void tidy();
   void add_block(size_t size);
   void drop_blocks(size_t keep);
 

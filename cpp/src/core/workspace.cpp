@@ -8,12 +8,7 @@
 namespace evenflow {
 namespace {
 
-constexpr size_t kAlign = 64;
 constexpr size_t kFirstBlock = size_t{1} << 16;
-
-size_t rounded(size_t bytes) {
-  return (bytes + kAlign - 1) / kAlign * kAlign;
-}
 
 }  // namespace
 
@@ -35,9 +30,9 @@ void Workspace::drop_blocks(size_t keep) {
   }
 }
 
-void* Workspace::take(size_t bytes) {
+void* Workspace::take_elsewhere(size_t bytes) {
   const bool exact = device_ && device_->separate_arrays();
-  bytes = exact ? std::max<size_t>(bytes, 1) : rounded(std::max<size_t>(bytes, 1));
+  bytes = exact ? std::max<size_t>(bytes, 1) : rounded(bytes);
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;
     used_ = 0;
@@ -51,13 +46,7 @@ void* Workspace::take(size_t bytes) {
   return p;
 }
 
-Workspace::Mark Workspace::mark() const {
-  return {block_, used_};
-}
-
-void Workspace::release(Mark mark) {
-  block_ = mark.block;
-  used_ = mark.used;
+void Workspace::tidy() {
   if (device_ && device_->separate_arrays()) {
     drop_blocks(used_ ? block_ + 1 : block_);
   } else if (block_ == 0 && used_ == 0 && blocks_.size() > 1) {

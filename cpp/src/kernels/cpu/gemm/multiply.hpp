@@ -15,6 +15,7 @@ constexpr int64_t kBlockTiles = 8;
 constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
 constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights
+constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 
 EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
@@ -125,6 +126,20 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
   }
 }
 
+/// One row times weights as they lie: as many sums side by side as keep the multiply-add units busy.
+template <class Isa, class T, bool half, class Finish>
+void multiply_row(Strip<T> row, const WeightsB<Isa, T, half>& b, const Finish& finish) {
+  constexpr int L = Tile<Isa, T>::lanes, V = Isa::vector_bytes < 64 ? 8 : 4;
+  int64_t n = 0;
+  for (; n + V * L <= b.width(); n += V * L) {
+    run_tile<Isa, T, 1, V, false, false>(b.depth(), row, b.columns_in_place(n), 0, 1, n, V * L, finish);
+  }
+  for (; n < b.width(); n += Tile<Isa, T>::cols) {
+    multiply_tile<Isa, T, false, false>(b.depth(), row, b.columns_in_place(n), 0, 1, n,
+                                        ops::min_of<int64_t>(Tile<Isa, T>::cols, b.width() - n), finish);
+  }
+}
+
 /// finish(A B), A (m, depth), B (depth, width).
 template <class Isa, class T, bool half, class A, class Finish>
 void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>& b, const Finish& finish) {
@@ -138,6 +153,13 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
+  if constexpr (!half) {
+    if (m == 1 && threads == 1 && b.in_place(panels - 1)) {
+      return multiply_row(a.tile(0, 1, 1, a_buffers), b, finish.for_block(0));
+    }
+  }
+  // Rows far apart share few sets of a cache: many narrow tiles would wait for them again and again.
+  const bool copy = Isa::narrow && tiles >= kBlockTiles && !b.in_place();
   run_team<Isa>(threads, [&](const Team& team) {
     T* a_buffer = a_buffers + team.rank * a_size;
     Strip<T>* my_strips = strips + team.rank * tiles;
@@ -147,7 +169,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
     if (divided) {
       T* mine = packed + team.rank * panel_size;
       const auto panel = [&](int64_t p) {
-        if (b.in_place(p)) return b.panel_in_place(p);
+        if (!copy && b.in_place(p)) return b.panel_in_place(p);
         b.pack(mine, p);
         return Strip<T>{mine, Tile<Isa, T>::cols};
       };
@@ -176,6 +198,21 @@ EVENFLOW_HD void copy_columns(T* dst, int64_t width, Strip<T> src, int64_t first
   }
 }
 
+/// Columns [first, end) of kc rows to tiles of `width` columns, tile_size apart; zeros beyond the last
+/// column.
+template <int width, class T>
+void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
+  const int64_t whole = (end - first) / width;
+  for (int64_t p = 0; p < kc; ++p) {
+    const T* from = src.data + p * src.stride + first;
+    T* to = dst + p * width;
+    for (int64_t t = 0; t < whole; ++t) memcpy(to + t * tile_size, from + t * width, width * sizeof(T));
+  }
+  if (first + whole * width < end) {
+    copy_columns(dst + whole * tile_size, width, src, first + whole * width, end, kc);
+  }
+}
+
 /// c (m, n) += left^T right over k rows.
 template <class Isa, class T, class Left, class Right>
 void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, const Right& right, int64_t n,
@@ -190,7 +227,9 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const AddTo<T> finish{c, ldc};
   WorkspaceScope scope(ctx);
   const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
-  const int64_t size = left_size + right_size + block * (S::rows + S::cols) + kSlack;
+  const int64_t tile_size = block * S::rows;
+  const int64_t size = left_size + right_size + tile_size * (Isa::narrow ? ops::min_of(chunk, tiles) : 1) +
+                       block * S::cols + kSlack;
   T* buffers = scope.take<T>(threads * size);
   // The side that divides more evenly is divided.
   const auto idle = [&](int64_t count) {
@@ -200,10 +239,12 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   run_team<Isa>(threads, [&](const Team& team) {
     T* left_buffer = buffers + team.rank * size;
     T* right_buffer = left_buffer + left_size;
-    T* last_tile = right_buffer + right_size;
-    T* last_panel = last_tile + block * S::rows;
+    T* copied_panel = right_buffer + right_size;
+    T* copied_tiles = copied_panel + block * S::cols;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
+    const bool copy_left = Isa::narrow && p_end - p_begin >= kCopiedReads;
+    const bool copy_right = Isa::narrow && ops::min_of(chunk, t_end - t_begin) >= kCopiedReads;
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
       const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
@@ -211,26 +252,33 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
       const Strip<T> b =
           right.block(k0, kc, p_begin * S::cols, ops::min_of(n, p_end * S::cols), right_buffer);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
-      if (t_end * S::rows > left.readable()) copy_columns(last_tile, S::rows, a, first_copied, m, steps);
+      if (!copy_left && t_end * S::rows > left.readable()) {
+        copy_columns(copied_tiles, S::rows, a, first_copied, m, steps);
+      }
       const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next);
       const int64_t chunks = (t_end - t_begin + chunk - 1) / chunk, shares = chunks * (p_end - p_begin);
       for (int64_t i = 0; i < shares; ++i) {
         const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk;
+        const int64_t t1 = ops::min_of(t_end, t0 + chunk);
         const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
         Strip<T> panel{b.data + n0, b.stride};
-        if (n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
-          copy_columns(last_panel, S::cols, b, n0, n, steps);
-          panel = {last_panel, S::cols};
+        if (copy_right || n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
+          copy_columns(copied_panel, S::cols, b, n0, n, steps);
+          panel = {copied_panel, S::cols};
+        }
+        if (copy_left && p == p_begin) {
+          copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, ops::min_of(m, t1 * S::rows), steps);
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
           left.prefetch(next + r, t_begin * S::rows, ops::min_of(m, t_end * S::rows));
           right.prefetch(next + r, p_begin * S::cols, ops::min_of(n, p_end * S::cols));
         }
-        for (int64_t t = t0; t < ops::min_of(t_end, t0 + chunk); ++t) {
+        for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * S::rows;
-          const Strip<T> tile =
-              m0 + S::rows > left.readable() ? Strip<T>{last_tile, S::rows} : Strip<T>{a.data + m0, a.stride};
+          const Strip<T> tile = copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, S::rows}
+                                : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
+                                                                 : Strip<T>{a.data + m0, a.stride};
           multiply_tile<Isa, T, true, Left::pairs>(steps, tile, panel, m0,
                                                    ops::min_of<int64_t>(S::rows, m - m0), n0, cols, finish);
         }

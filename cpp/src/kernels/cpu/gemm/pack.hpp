@@ -173,7 +173,8 @@ struct WeightsB {
   bool in_place() const {
     return in_place(panels() - 1) && depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15);
   }
-  Strip<T> panel_in_place(int64_t panel) const { return {data + panel * Tile<Isa, T>::cols, outputs}; }
+  Strip<T> columns_in_place(int64_t n) const { return {data + n, outputs}; }
+  Strip<T> panel_in_place(int64_t panel) const { return columns_in_place(panel * Tile<Isa, T>::cols); }
   Strip<T> panel_in(const T* packed, int64_t panel) const {
     return {packed + panel * depth() * Tile<Isa, T>::cols, Tile<Isa, T>::cols};
   }
@@ -241,13 +242,19 @@ struct WeightsB {
   void pack_columns(T* dst) const {
     const int64_t k = depth(), size = column_size();
     const bool strided = as == WeightsAs::rows || as == WeightsAs::channels_by_tap_outputs;
-    for (int64_t j = 0; j < width(); ++j, dst += size) {
-      const T* src = strided ? data + j : data + j * outputs;
-      for (int64_t p = 0; p < k; ++p) dst[p] = src[strided ? p * outputs : p];
-      for (int64_t p = k; p < size; ++p) dst[p] = T(0);
-      if constexpr (half) {
-        for (int64_t p = 0; p < k; ++p) dst[p] = Lanes<Isa, T>::round(dst[p]);
+    if (strided && outputs == 2) {  // a stride that the compiler knows becomes shuffles
+      for (int64_t p = 0; p < k; ++p) dst[p] = data[2 * p], dst[size + p] = data[2 * p + 1];
+    } else {
+      for (int64_t j = 0; j < width(); ++j) {
+        const T* src = strided ? data + j : data + j * outputs;
+        for (int64_t p = 0; p < k; ++p) dst[j * size + p] = src[strided ? p * outputs : p];
       }
+    }
+    for (int64_t j = 0; j < width(); ++j) {
+      for (int64_t p = k; p < size; ++p) dst[j * size + p] = T(0);
+    }
+    if constexpr (half) {
+      for (int64_t i = 0; i < width() * size; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
     }
   }
 

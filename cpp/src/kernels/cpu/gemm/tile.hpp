@@ -130,7 +130,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   constexpr int64_t kAhead = 16;  // rows of B; of both operands, one streams from the second-level cache
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) sum[i][j] = Vector{};
   }
   // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
@@ -140,12 +140,12 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
     __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
     if (V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
     alignas(Isa::vector_bytes) Vector right[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int j = 0; j < V; ++j) {
         if constexpr (pairs) {
           sum[i][j] = PairDot<Isa>::add(sum[i][j], left, right[j]);
@@ -178,7 +178,7 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
   finish.prefetch(rows, m0, n0);
   accumulate<Isa, T, R, V, columns, pairs>(k, a.data, a.stride, b.data, b.stride, sum);
   if (rows == R && cols == V * S::lanes) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
       finish.template columns<Isa, R, typename S::Value>(
           R, m0, n0 + j * S::lanes, [&](int i) -> typename S::Value { return sum[i][j]; });
