@@ -74,6 +74,18 @@ def test_a_sample_does_not_depend_on_how_many_are_drawn(trained_glow, moons, n):
         assert np.array_equal(flow.sample(40, seed=3)[:n], flow.sample(n, seed=3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden", [(64, 64), (136, 72), (30, 7), (1,), (520,)])
+@pytest.mark.parametrize("dims", [2, 3, 16])
+def test_the_density_of_a_row_does_not_depend_on_its_batch(dims, hidden, dtype):
+    flow = ef.RealNVP(dims, couplings=3, hidden=hidden, dtype=dtype, seed=0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, dims))
+    flow.init(x)
+    flow.params[:] += (0.1 * rng.standard_normal(flow.params.size)).astype(dtype)  # last layers start at zero
+    assert np.array_equal(flow.log_prob(x), [flow.log_prob(row[None])[0] for row in x])
+
+
 def test_rebuilding_gives_the_gradients_of_keeping(trained_glow):
     flow, images = trained_glow
     grads = []
