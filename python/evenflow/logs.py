@@ -89,7 +89,7 @@ class Recorder:
         try:
             return path if draw(path) else None
         except MissingExtra as error:
-            note = str(error)
+            note = f"no picture: {error}"
         except NumericError:
             note = (f"[train] expected finite samples at temperature {self.outputs.temperature:g} "
                     "for a picture, got some that are not")

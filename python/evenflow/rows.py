@@ -145,6 +145,23 @@ class Picked(Rows):
         return np.asarray(self.base[self.index[index]])
 
 
+class Bordered(Rows):
+    """Images (N, H, W, C) in the middle of a square of zeros."""
+
+    def __init__(self, base: Rows, size: int):
+        self.base, self.dtype, self.group = base, base.dtype, group_of(base)
+        self.shape = (base.shape[0], size, size, base.shape[3])
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        return bordered(self.base[index], self.shape[1])
+
+
+def bordered(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (N, H, W, C) in the middle of size x size zeros; what is left over goes below and to the right."""
+    spare = [size - side for side in images.shape[1:3]]
+    return np.pad(images, [(0, 0), *((room // 2, room - room // 2) for room in spare), (0, 0)])
+
+
 class Joined(Rows):
     """Arrays of one dtype and one shape of samples, one after the other."""
 

@@ -40,13 +40,15 @@ class Source:
     label: str | None = None
     size: int | None = None
     crop: int | None = None
+    pad: int | None = None
     valid: float = 0.1
     """Fraction of the training data for validation; also for a test part, where the data have none."""
     seed: int = 0
 
     def load(self) -> tuple[data.Dataset, data.Dataset]:
         """(train, test), (train, valid)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop)
+        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop,
+                          pad=self.pad)
         if whole.test is None:
             whole = whole.split(self.valid, self.seed)
         return whole, whole.split(self.valid, self.seed + 1)
@@ -260,7 +262,8 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         if plan is not None and source.endswith(data.TABLES):
             columns, label = plan.selection()
             label = plan.source.label if labelled else label
-        part = data.load(source, columns=columns, label=label, size=size)
+        part = data.load(source, columns=columns, label=label, size=size,
+                         pad=plan.source.pad if plan is not None else None)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:
         raise ConfigError("[data] expected data to test a model file on, got none")

@@ -73,6 +73,18 @@ def test_encode_and_decode_give_the_data_back(runs, tmp_path, capsys, monkeypatc
     assert np.abs(back.train - table.train).max() < 1e-4
 
 
+def test_padded_images_in_training_and_after(tmp_path, capsys):
+    run, original = str(tmp_path / "run"), str(tmp_path / "digits.npy")
+    np.save(original, DIGITS.test)
+    assert main(["train", "digits", "--pad", "12", "--levels", "2", "--depth", "1", "--hidden", "4", "--steps", "2",
+                 "--quiet", "--out", run]) == 0
+    assert model(tmp_path, "run").shape == (12, 12, 1)
+    capsys.readouterr()
+    assert result(capsys, "eval", run) == result(capsys, "eval", run, original)
+    assert main(["train", "--config", f"{run}/config.toml", "--out", f"{run}2", "--quiet"]) == 0
+    assert np.array_equal(model(tmp_path, "run2").params, model(tmp_path, "run").params)
+
+
 def test_latents_keep_the_labels_of_a_conditional_model(runs, tmp_path, capsys):
     z = tmp_path / "z.npz"
     result(capsys, "encode", runs / "classes", "--out", z)

@@ -255,6 +255,25 @@ def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
         ef.data.load(tmp_path, crop=6)
 
 
+def test_images_in_a_black_square(tmp_path):
+    x = rng.integers(1, 256, (5, 8, 7, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", train=x, test=x[:2], train_labels=np.arange(5))
+    padded = ef.data.load(tmp_path / "x.npz", pad=11)
+    assert padded.shape == (11, 11, 3) and np.array_equal(padded.train_labels, np.arange(5))
+    assert np.array_equal(padded.train[:, 1:9, 2:9], x) and np.array_equal(padded.test, padded.train[:2])
+    assert padded.train.sum() == x.sum(dtype=np.uint64)
+    outside = ef.data.Dataset(rows.Picked(x, np.arange(5)), kind="image").padded(11).train
+    assert isinstance(outside, rows.Rows) and outside.dtype == np.uint8
+    assert np.array_equal(outside[[3, 0]], padded.train[[3, 0]]) and np.array_equal(outside[1:3], padded.train[1:3])
+    assert padded.padded(11).train is padded.train
+    with pytest.raises(ef.ShapeError, match="expected images of at most 7 x 7 for pad=7, got 8 x 7"):
+        ef.data.load(tmp_path / "x.npz", pad=7)
+    with pytest.raises(ef.ConfigError, match="expected pad=8 with images only, got a table"):
+        ef.data.load("two-moons", pad=8)
+    with pytest.raises(ef.ConfigError, match="pad"):
+        ef.data.load("digits", pad=0)
+
+
 def test_pictures_of_16_bits_are_refused(tmp_path):
     image = pytest.importorskip("PIL.Image")
     image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")

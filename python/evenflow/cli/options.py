@@ -98,6 +98,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
              Option("label", str, "tables: column of classes", metavar="NAME"),
              Option("size", int, "folder of images: resize to SIZE x SIZE"),
              Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
+             Option("pad", int, "images: in the middle of a black square of PAD x PAD"),
              Option("valid", float,
                     "fraction for validation, and for testing where the data have no test part (0.1)"),
              *AUGMENT),

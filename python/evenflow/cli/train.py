@@ -38,7 +38,7 @@ def train(args: argparse.Namespace) -> int:
     if args.resume and run.exists:
         return _continue(run, args, values)
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
-                    values.get("crop"), values.get("valid", 0.1), values.get("seed", 0))
+                    values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0))
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))

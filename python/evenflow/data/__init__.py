@@ -34,7 +34,7 @@ TABLES = (".csv", ".csv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         size: int | None = None, crop: int | None = None) -> Dataset:
+         size: int | None = None, crop: int | None = None, pad: int | None = None) -> Dataset:
     """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
@@ -51,6 +51,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
                           list_attr_celeba.txt, else of pictures (needs Pillow), whose subfolders are classes.
                           Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
 
+    Images of any source: `pad` sets them into the middle of a black square of pad x pad, see `Dataset.padded`.
     A path goes before a name. IoError, with the path, for a file that is missing, broken or of another kind;
     ConfigError for an unknown column or an option that does not fit.
     """
@@ -59,12 +60,12 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     if (columns is not None or label is not None) and not path.endswith(TABLES):
         raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
     if exists and os.path.isdir(path):
-        return _load_folder(path, size, crop)
-    if size is not None or crop is not None:
+        found = _load_folder(path, size, crop)
+    elif size is not None or crop is not None:
         raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
-    if not exists:
-        return _load_name(path)
-    return _load_file(path, columns, label)
+    else:
+        found = _load_file(path, columns, label) if exists else _load_name(path)
+    return found if pad is None else found.padded(pad)
 
 
 def _load_name(name: str) -> Dataset:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import number, whole
-from evenflow.errors import ConfigError, IoError, NumericError
-from evenflow.rows import Order, Rows, pick, shuffled
+from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
+from evenflow.rows import Bordered, Order, Rows, bordered, pick, shuffled
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,25 @@ class Dataset:
         return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test),
                                    train_labels=labels[0], test_labels=labels[1],
                                    train_attributes=attributes[0], test_attributes=attributes[1])
+
+    def padded(self, size: int) -> Dataset:
+        """Images in the middle of a black square of size x size, as Glow's authors train on MNIST.
+
+        ConfigError for a table, ShapeError for images that are larger.
+        """
+        size = whole("data", "pad", size, low=1)
+        if self.kind != "image":
+            raise ConfigError(f"[data] expected pad={size} with images only, got a table")
+        if max(self.shape[:2]) > size:
+            raise ShapeError(f"[data] expected images of at most {size} x {size} for pad={size}, "
+                             f"got {self.shape[0]} x {self.shape[1]}")
+
+        def part(x: np.ndarray | Rows | None) -> Any:
+            if x is None or x.shape[1:3] == (size, size):
+                return x
+            return Bordered(x, size) if isinstance(x, Rows) else bordered(x, size)
+
+        return dataclasses.replace(self, train=part(self.train), test=part(self.test))
 
     @staticmethod
     def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
