@@ -243,6 +243,13 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
     });
     return;
   }
+  walk_back(ctx, params, z, n, x, logdet, [](const Node&, View<const T>) { return true; });
+}
+
+template <class T>
+template <class GoOn>
+void Flow<T>::walk_back(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
+                        double* logdet, const GoOn& go_on) const {
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
@@ -269,6 +276,7 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
       }
     }
     node.layer->inverse(ctx, params, cur, out, logdet);
+    if (!go_on(node, out)) return;
     cur = out;
   }
   if (nodes_.empty()) ctx.kernels<T>().copy(ctx, cur, x);
@@ -349,33 +357,16 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
 template <class T>
 std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n) const {
   WorkspaceScope scope(ctx);
-  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  const std::string given =
-      nonfinite_result<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, dims()}), n, logdet);
-  if (!given.empty()) return given;
-  int at = 0;
-  size_t level = levels_.size() - 1;
-  View<T> cur(buffers[at], levels_[level].shape.with_batch(n));
-  get_level(ctx, z, levels_[level], cur);
-  for (size_t i = nodes_.size(); i-- > 0;) {
-    const Node& node = nodes_[i];
-    if (node.keep) {
-      at = 1 - at;
-      const View<T> whole(buffers[at], node.layer->output_shape().with_batch(n));
-      ctx.kernels<T>().copy(ctx, cur, whole.channels(0, node.keep));
-      get_level(ctx, z, levels_[--level], whole.channels(node.keep, whole.shape.c - node.keep));
-      cur = whole;
-    }
-    at = 1 - at;
-    const View<T> out(buffers[at], node.layer->input_shape().with_batch(n));
-    node.layer->inverse(ctx, params, cur, out, logdet);
-    const std::string found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
-    if (!found.empty()) return found;
-    cur = out;
-  }
-  return "others";
+  std::string found = nonfinite_result<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, dims()}), n, logdet);
+  if (!found.empty()) return found;
+  const View<T> x(scope.take<T>(n * dims()), sample_shape().with_batch(n));
+  walk_back(ctx, params, z, n, x, logdet, [&](const Node& node, View<const T> out) {
+    found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
+    return found.empty();
+  });
+  return found.empty() ? "others" : found;
 }
 
 template <class T>
