@@ -87,6 +87,35 @@ struct EmulatedLauncher {
   }
 };
 
+inline constexpr Emulator::Order kOrders[] = {Emulator::ascending, Emulator::descending, Emulator::shuffled};
+
+/// Arrays of one context, of either kind.
+class Arrays {
+ public:
+  explicit Arrays(Context& ctx) : ctx_(ctx), scope_(ctx) {}
+
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    T* data = scope_.take<T>(static_cast<int64_t>(values.size()));
+    if (!values.empty()) ctx_.to_device(data, values.data(), values.size() * sizeof(T));
+    return data;
+  }
+  template <class T>
+  T* make(int64_t count, T value = T(-7)) {
+    return put(std::vector<T>(static_cast<size_t>(count), value));
+  }
+  template <class T>
+  std::vector<T> get(const T* data, int64_t count) {
+    std::vector<T> values(static_cast<size_t>(count));
+    if (count) ctx_.to_host(values.data(), data, static_cast<size_t>(count) * sizeof(T));
+    return values;
+  }
+
+ private:
+  Context& ctx_;
+  WorkspaceScope scope_;
+};
+
 /// Makes Context("emulated") work.
 void install_emulator();
 

@@ -1,23 +1,16 @@
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
-#include <csignal>
-#include <cstdio>
 #include <functional>
 
 #include "check_layer.hpp"
 #include "emulator.hpp"
-#include "kernels/device/exec.hpp"
 #include "kernels/kernel_set.hpp"
 
 // The device's kernels and the layers above them on an emulated device, against the CPU's.
 
 namespace evenflow::test {
 namespace {
-
-constexpr Emulator::Order kOrders[] = {Emulator::ascending, Emulator::descending, Emulator::shuffled};
 
 template <class T>
 double gap(const std::vector<T>& got, const std::vector<T>& wanted) {
@@ -36,33 +29,6 @@ std::vector<T> random_of(int64_t n, uint64_t seed, double low = -1, double high 
   const std::vector<double> v = random_values(n, seed, low, high);
   return std::vector<T>(v.begin(), v.end());
 }
-
-/// Arrays of one context, of either kind.
-class Arrays {
- public:
-  explicit Arrays(Context& ctx) : ctx_(ctx), scope_(ctx) {}
-
-  template <class T>
-  T* put(const std::vector<T>& values) {
-    T* data = scope_.take<T>(static_cast<int64_t>(values.size()));
-    if (!values.empty()) ctx_.to_device(data, values.data(), values.size() * sizeof(T));
-    return data;
-  }
-  template <class T>
-  T* make(int64_t count, T value = T(-7)) {
-    return put(std::vector<T>(static_cast<size_t>(count), value));
-  }
-  template <class T>
-  std::vector<T> get(const T* data, int64_t count) {
-    std::vector<T> values(static_cast<size_t>(count));
-    if (count) ctx_.to_host(values.data(), data, static_cast<size_t>(count) * sizeof(T));
-    return values;
-  }
-
- private:
-  Context& ctx_;
-  WorkspaceScope scope_;
-};
 
 /// run(ctx) on the CPU and on the emulated device in every order: near the CPU's, and the same bits.
 template <class T>
@@ -321,47 +287,6 @@ void check_model(const char* name, const Make& make, int64_t n, double low, doub
   });
 }
 
-/// Whether f ends the process, in a child.
-bool ends_the_process(const std::function<void()>& f) {
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  if (child == 0) {
-    for (const int fatal : {SIGSEGV, SIGBUS}) std::signal(fatal, SIG_DFL);  // not the test runner's report
-    try {
-      f();
-    } catch (...) {
-    }
-    _exit(0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-}
-
-struct Write {
-  int64_t shift;
-  double* x;
-  void operator()(int64_t, int64_t i) const { x[i + shift] = 1; }
-};
-
-/// A tree whose threads read what others write in the same phase.
-struct Racing {
-  static constexpr int threads = device::kThreads;
-  using Registers = device::Nothing;
-  struct Shared {
-    double value[device::kThreads];
-  };
-  double* out;
-  int64_t phases(int64_t) const { return 3; }
-  void run(int64_t phase, const device::Place& at, Registers&, Shared& shared) const {
-    if (phase == 0) shared.value[at.thread] = at.thread;
-    if (phase == 1) shared.value[at.thread] += shared.value[(at.thread + 1) % threads];
-    if (phase == 2 && at.thread == 0) out[0] = shared.value[0] + shared.value[threads - 1];
-  }
-};
-
-using Exec = DeviceExec<EmulatedLauncher>;
-
 }  // namespace
 
 TEST_CASE("device: convolutions against the CPU's") {
@@ -606,35 +531,6 @@ TEST_CASE("device: a failure names the layer, as on the CPU") {
   arena.values()[entries[2].offset] = HUGE_VAL;
   CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("from layer"),
                        NumericError);
-}
-
-TEST_CASE("the emulator catches planted bugs") {
-  install_emulator();
-  Context ctx("emulated");
-  Arrays a(ctx);
-  double* x = a.make<double>(512);
-  Exec::for_each(ctx, 1, 512, Write{0, x});
-  CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{0, x}); }));
-  CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{1, x}); }));  // one past the end
-  CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 513, Write{0, x}); }));
-  CHECK(ends_the_process([&] { x[0] = 1; }));  // the program follows a device's pointer
-  double here[4];
-  CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, here}), std::logic_error);
-  // Shared memory is the program's only between a synchronisation and the next kernel.
-  SharedBuffer<double> shared(4, "emulated");
-  Exec::for_each(ctx, 1, 4, Write{0, shared.data()});
-  CHECK(ends_the_process([&] { shared.data()[0] = 2; }));
-  ctx.synchronize();
-  CHECK(shared.data()[3] == 1);
-  // A race shows as a result that depends on the order of threads.
-  std::vector<double> results;
-  for (const Emulator::Order order : kOrders) {
-    Emulator::get().order = order;
-    EmulatedLauncher::launch(ctx, 1, Racing{x});
-    append(results, a.get(x, 1));
-  }
-  Emulator::get().order = Emulator::ascending;
-  CHECK((results[0] != results[1] || results[0] != results[2]));
 }
 
 }  // namespace evenflow::test
