@@ -77,7 +77,9 @@ class ConvStack : public Conditioner<T> {
   const StackUnit<T>* stack(Context& ctx, WorkspaceScope& scope, HostScope& host, const Params<T>& params,
                             int64_t n) const {
     StackUnit<T>* stack = host.take<StackUnit<T>>(static_cast<int64_t>(units_.size()));
-    for (size_t u = 0; u < units_.size(); ++u) stack[u] = units_[u].stack_unit(ctx, scope, params, n);
+    for (size_t u = 0; u < units_.size(); ++u) {
+      units_[u].describe(ctx, scope, params, n, *new (&stack[u]) StackUnit<T>());
+    }
     return stack;
   }
 

@@ -103,18 +103,19 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
 }
 
 template <class T>
-StackUnit<T> ConvUnit<T>::stack_unit(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
-                                     int64_t n) const {
-  StackUnit<T> unit;
-  unit.dims = dims(n);
+void ConvUnit<T>::describe(Context& ctx, WorkspaceScope& scope, const Params<T>& params, int64_t n,
+                           StackUnit<T>& unit) const {
+  unit.dims.in = config_.in.with_batch(n);
+  unit.dims.cout = config_.cout;
+  unit.dims.kernel = config_.kernel;
+  unit.dims.edge = config_.edge;
   unit.w = params.value(weight_);
   unit.epilogue = epilogue(ctx, scope, params);
   unit.logs_factor = T(kLogScale);
-  if (!params.grads) return unit;
+  if (!params.grads) return;
   unit.dw = params.grad(weight_);
   if (config_.bias) unit.dbias = params.grad(bias_);
   if (config_.logs) unit.dlogs = params.grad(logs_);
-  return unit;
 }
 
 template class ConvUnit<float>;

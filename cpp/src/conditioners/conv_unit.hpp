@@ -44,7 +44,7 @@ class ConvUnit {
                 bool accumulate) const;
 
   /// This unit as part of a chain (no weight norm).
-  StackUnit<T> stack_unit(Context&, WorkspaceScope&, const Params<T>&, int64_t n) const;
+  void describe(Context&, WorkspaceScope&, const Params<T>&, int64_t n, StackUnit<T>& unit) const;
 
  private:
   ConvDims dims(int64_t n) const;

@@ -137,8 +137,8 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
   for (int64_t p = 0; p < k; ++p) {
-    __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
-    if (V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
+    if (R > 1) __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
+    if (R > 1 && V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
     alignas(Isa::vector_bytes) Vector right[V];
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
