@@ -141,8 +141,8 @@ class EVENFLOW_API Flow {
   void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet) const;
   /// run_inverse of a batch that is not divided. go_on(node, result of its layer): false ends the walk.
   template <class GoOn>
-  void walk_back(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet,
-                 const GoOn& go_on) const;
+  EVENFLOW_LOCAL void walk_back(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet,
+                                const GoOn& go_on) const;
   void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
                     View<T> dx, Step* step) const;
   void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
