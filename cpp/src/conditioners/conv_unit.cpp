@@ -105,10 +105,7 @@ void ConvUnit<T>::backward(Context& ctx, const Params<T>& params, View<const T> 
 template <class T>
 void ConvUnit<T>::describe(Context& ctx, WorkspaceScope& scope, const Params<T>& params, int64_t n,
                            StackUnit<T>& unit) const {
-  unit.dims.in = config_.in.with_batch(n);
-  unit.dims.cout = config_.cout;
-  unit.dims.kernel = config_.kernel;
-  unit.dims.edge = config_.edge;
+  unit.dims = dims(n);
   unit.w = params.value(weight_);
   unit.epilogue = epilogue(ctx, scope, params);
   unit.logs_factor = T(kLogScale);

@@ -43,7 +43,7 @@ class ConvUnit {
   void backward(Context&, const Params<T>&, View<const T> x, View<const T> y, View<T> dy, View<T> dx,
                 bool accumulate) const;
 
-  /// This unit as part of a chain (no weight norm).
+  /// This unit as part of a chain (no weight norm). unit: as constructed.
   void describe(Context&, WorkspaceScope&, const Params<T>&, int64_t n, StackUnit<T>& unit) const;
 
  private:
