@@ -1,6 +1,10 @@
 """What must be true of a density model, whatever it has learned."""
 
+import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +99,16 @@ def test_rebuilding_gives_the_gradients_of_keeping(trained_glow):
         assert not flow.last_step["fallback"]
         grads.append(flow.grads.copy())
     assert np.abs(grads[0] - grads[1]).max() < 1e-5 * np.abs(grads[1]).max()
+
+
+def test_memory_of_a_step_is_flat_in_depth():
+    """Without an activation budget, besides parameters, gradients and moments. Peaks of whole processes."""
+    script = pathlib.Path(__file__).parents[2] / "bench" / "memory.py"
+    shallow, deep = (json.loads(subprocess.run([sys.executable, script, "--steps", str(k)], check=True,
+                                               capture_output=True, text=True).stdout) for k in (4, 16))
+    assert not deep["fallback"]
+    assert deep["states_mb"] > 3.9 * shallow["states_mb"]
+    assert abs(deep["besides_mb"] / shallow["besides_mb"] - 1) < 0.02
 
 
 def test_gradient_by_x_where_float32_can_not_rebuild_inputs(trained_glow):

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -112,7 +113,7 @@ class EVENFLOW_API SharedBuffer {
   }
 
  private:
-  std::unique_ptr<T[], void (*)(void*)> data_;
+  std::unique_ptr<T[], std::function<void(T*)>> data_;
   int64_t size_;
 };
 

@@ -1,6 +1,5 @@
 #include "evenflow/params.hpp"
 
-#include <cstdlib>
 #include <cstring>
 
 #include "core/device.hpp"
@@ -30,6 +29,8 @@ ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Gr
 
 void ParamLayout::finalize() {
   constexpr int64_t kPad = 16;  // values: 64 bytes of float32, 128 of float64
+  entries_.shrink_to_fit();
+  names_ = {};
   int64_t at = 0;
   for (int g = 0; g < 4; ++g) {
     begin_[g] = at;
@@ -43,18 +44,15 @@ void ParamLayout::finalize() {
 }
 
 template <class T>
-SharedBuffer<T>::SharedBuffer(int64_t size, const std::string& device)
-    : data_(nullptr, &std::free), size_(size) {
-  const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
-  void* memory;
+SharedBuffer<T>::SharedBuffer(int64_t size, const std::string& device) : size_(size) {
+  const size_t bytes = static_cast<size_t>(size) * sizeof(T);
   if (const Backend* backend = find_backend(device.c_str())) {
-    memory = backend->allocate_shared(bytes);
-    data_ = {static_cast<T*>(memory), backend->release_shared};
+    data_ = {static_cast<T*>(backend->allocate_shared(bytes)),
+             [backend](T* data) { backend->release_shared(data); }};
+    std::memset(data_.get(), 0, bytes);
   } else {
-    memory = allocate(bytes);
-    data_ = {static_cast<T*>(memory), &std::free};
+    data_ = {static_cast<T*>(allocate(bytes)), [bytes](T* data) { deallocate(data, bytes); }};
   }
-  std::memset(memory, 0, bytes);
 }
 
 template <class T>

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 
 #include "core/device.hpp"
 #include "core/memory.hpp"
@@ -25,7 +24,7 @@ void Workspace::drop_blocks(size_t keep) {
     if (device_) {
       device_->release(blocks_.back().data);
     } else {
-      std::free(blocks_.back().data);
+      deallocate(blocks_.back().data, blocks_.back().size);
     }
   }
 }
