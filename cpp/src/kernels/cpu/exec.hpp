@@ -22,7 +22,7 @@ struct CpuExec {
   /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
   template <class T, class F>
   struct MappedRun {
-    static constexpr int64_t kElements = 128;
+    static constexpr int64_t kElements = 128, kTogether = Isa::vector_bytes / 4;
     alignas(64) T in[F::inputs][kElements];
     alignas(64) T out[F::outputs][kElements];
     alignas(64) T sums[F::sums][kElements];
@@ -41,7 +41,7 @@ struct CpuExec {
         f.load(r, c, &in[0][e], kElements);
         if (++c == cols) c = 0, ++r;
       }
-      const int64_t whole = (count + 15) / 16 * 16;
+      const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
       for (int64_t e = count; e < whole; ++e) {
         for (int i = 0; i < F::inputs; ++i) in[i][e] = T(0);
       }

@@ -19,8 +19,8 @@ struct Team {
     }
   }
   /// This thread's share [begin(count), end(count)) of `count` items.
-  EVENFLOW_HD int64_t begin(int64_t count) const { return count * rank / size; }
-  EVENFLOW_HD int64_t end(int64_t count) const { return count * (rank + 1) / size; }
+  EVENFLOW_HD int64_t begin(int64_t count) const { return size > 1 ? count * rank / size : 0; }
+  EVENFLOW_HD int64_t end(int64_t count) const { return size > 1 ? count * (rank + 1) / size : count; }
 };
 
 /// The processors that a team's threads woke up on. A scheduler may wake a sleeping thread beside the one

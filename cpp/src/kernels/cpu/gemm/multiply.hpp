@@ -126,18 +126,29 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
   }
 }
 
-/// One row times weights as they lie: as many sums side by side as keep the multiply-add units busy.
-template <class Isa, class T, bool half, class Finish>
-void multiply_row(Strip<T> row, const WeightsB<Isa, T, half>& b, const Finish& finish) {
-  constexpr int L = Tile<Isa, T>::lanes, V = Isa::vector_bytes < 64 ? 8 : 4;
+/// finish(row B) for one row: as many sums side by side as keep the multiply-add units busy, of weights as
+/// they lie. False, and nothing done, where they have to be packed.
+template <class Isa, class T, class Finish>
+bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, const Finish& finish) {
+  constexpr int L = Tile<Isa, T>::lanes, N = Tile<Isa, T>::cols, V = Isa::vector_bytes < 64 ? 8 : 4;
+  if (b.thin()) {
+    WorkspaceScope scope(ctx);
+    T* columns = scope.take<T>(b.width() * b.column_size());
+    b.pack(columns, 0);
+    multiply_thin<Isa, T>(b.depth(), {row, 0}, {columns, b.column_size()}, 0, 1, b.width(), finish);
+    return true;
+  }
+  if (!b.in_place(b.panels() - 1) || threads_for_product(ctx, 1, b.width(), b.depth()) > 1) return false;
+  const Strip<T> a{row, 0};
   int64_t n = 0;
   for (; n + V * L <= b.width(); n += V * L) {
-    run_tile<Isa, T, 1, V, false, false>(b.depth(), row, b.columns_in_place(n), 0, 1, n, V * L, finish);
+    run_tile<Isa, T, 1, V, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L, finish);
   }
-  for (; n < b.width(); n += Tile<Isa, T>::cols) {
-    multiply_tile<Isa, T, false, false>(b.depth(), row, b.columns_in_place(n), 0, 1, n,
-                                        ops::min_of<int64_t>(Tile<Isa, T>::cols, b.width() - n), finish);
+  for (; n < b.width(); n += N) {
+    multiply_tile<Isa, T, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n,
+                                        ops::min_of<int64_t>(N, b.width() - n), finish);
   }
+  return true;
 }
 
 /// finish(A B), A (m, depth), B (depth, width).
@@ -153,11 +164,6 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
-  if constexpr (!half) {
-    if (m == 1 && threads == 1 && b.in_place(panels - 1)) {
-      return multiply_row(a.tile(0, 1, 1, a_buffers), b, finish.for_block(0));
-    }
-  }
   // Rows far apart share few sets of a cache: many narrow tiles would wait for them again and again.
   const bool copy = Isa::narrow && tiles >= kBlockTiles && !b.in_place();
   run_team<Isa>(threads, [&](const Team& team) {

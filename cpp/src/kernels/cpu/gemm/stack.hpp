@@ -23,6 +23,15 @@ struct HiddenViews {
   }
 };
 
+/// Whether no unit looks at neighbours.
+template <class T>
+EVENFLOW_HD bool pointwise(const StackUnit<T>* units, int count) {
+  for (int u = 0; u < count; ++u) {
+    if (units[u].dims.kernel != 1) return false;
+  }
+  return true;
+}
+
 /// Whether a block of pixels can pass the whole chain: only the first and the last unit look at neighbours.
 template <class T>
 EVENFLOW_HD bool pointwise_inside(const StackUnit<T>* units, int count) {
@@ -46,6 +55,9 @@ class StackForward {
         acts_(acts) {}
 
   void run() {
+    if constexpr (!half) {
+      if (m_ == 1 && pointwise(units_, count_)) return one_row();
+    }
     int64_t depth = 1;
     for (int u = 0; u < count_; ++u) depth = ops::max_of(depth, units_[u].dims.weight_rows());
     const Blocks<Isa, T> blocks(m_, depth);
@@ -58,6 +70,23 @@ class StackForward {
 
  private:
   static constexpr bool half = std::is_same<H, Bf16>::value;
+
+  void one_row() {
+    T* y = acts_ ? acts_ : scope_.template take<T>(hidden_size(units_, count_, 1, sizeof(T)));
+    const T* x = x_.data;
+    for (int u = 0; u < count_; ++u) {
+      const ConvDims& dims = units_[u].dims;
+      const Epilogue<T>& e = units_[u].epilogue;
+      if (u + 1 == count_) y = h_.data;
+      const WeightsB<Isa, T, false> b(WeightsAs::rows, dims, units_[u].w);
+      const Activate<T, T> finish{y, 0, e.bias, e.scale, e.relu};
+      if (!multiply_row(ctx_, x, b, finish)) {
+        multiply(ctx_, 1, ViewRows<Isa, T, T, false>{x, 0, dims.in.c}, b, finish);
+      }
+      x = y;
+      y += padded_stride(dims.cout, sizeof(T));
+    }
+  }
 
   void by_units() {
     if (!acts_) acts_ = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
