@@ -218,16 +218,38 @@ py::tuple log_prob_and_grad(PyFlow<T>& self, const py::array& x, const py::objec
   return py::make_tuple(log_prob, gradient);
 }
 
+/// A Python function that adds up an array in place.
+class PyRanks final : public Ranks {
+ public:
+  explicit PyRanks(py::object sum) : sum_(std::move(sum)) {}
+  void sum(double* values, int64_t count) override {
+    py::gil_scoped_acquire lock;
+    sum_(py::array_t<double>({static_cast<py::ssize_t>(count)}, values, py::none()));  // no copy
+  }
+
+ private:
+  py::object sum_;
+};
+
+/// For the time of a call.
+struct UseRanks {
+  Context& ctx;
+  UseRanks(Context& c, Ranks* ranks) : ctx(c) { ctx.set_ranks(ranks); }
+  ~UseRanks() { ctx.set_ranks(nullptr); }
+};
+
 template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels, int64_t budget,
-                       double weight) {
+                       double weight, const py::object& sum_over_ranks) {
   const View<const T> in = view_of<T>(x, "loss_and_grad");
   const int32_t* label = labels_of(labels, in.shape.n, "loss_and_grad");
   StepResult r;
+  PyRanks ranks(sum_over_ranks);
   {
     Unlock unlock;
     ContextPool::Lease lease(self.contexts);
     Context& ctx = lease;
+    const UseRanks use(ctx, sum_over_ranks.is_none() ? nullptr : &ranks);
     OnDevice arrays(ctx);
     r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in), label, budget, weight);
   }
@@ -351,7 +373,7 @@ void bind_class(py::module_& m, const char* name) {
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "labels"_a = py::none())
       .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
-           "weight"_a = 1.0)
+           "weight"_a = 1.0, "sum_over_ranks"_a = py::none())
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a = 0);
 }
 

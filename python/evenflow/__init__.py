@@ -14,11 +14,11 @@ from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
 from evenflow.checkpoint import load
 from evenflow.errors import (ConfigError, DeviceError, Error, IoError, MissingExtra, NumericError,
-                             ShapeError)
+                             RanksError, ShapeError)
 from evenflow.flow import Flow
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "to_uint8", "data", "errors", "Adam", "Adamax", "SGD",
            "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "Error", "ShapeError", "ConfigError",
-           "DeviceError", "IoError", "NumericError", "MissingExtra", "__version__"]
+           "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]

@@ -1,6 +1,6 @@
 """The compiled core. Arrays must be of the model's dtype and C-contiguous; `evenflow.Flow` sees to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, type_check_only
 
 import numpy as np
@@ -67,7 +67,8 @@ class _Flow:
     def log_prob_and_grad(self, x: NDArray[Any], labels: NDArray[np.int32] | None = None
                           ) -> tuple[NDArray[np.float64], NDArray[Any]]: ...
     def loss_and_grad(self, x: NDArray[Any], labels: NDArray[np.int32] | None = None,
-                      activation_budget: int = -1, weight: float = 1.0) -> Step: ...
+                      activation_budget: int = -1, weight: float = 1.0,
+                      sum_over_ranks: Callable[[NDArray[np.float64]], None] | None = None) -> Step: ...
     def dequantize(self, x: NDArray[np.uint8], bits: int, seed: int | None,
                    first: int = 0) -> NDArray[Any]: ...
 

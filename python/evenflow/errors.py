@@ -6,6 +6,7 @@ ConfigError    a setting, column or label outside its documented range (also a V
 DeviceError    a device that is absent or not in this build (also a RuntimeError)
 IoError        a file that is missing, truncated, foreign or not writable (also an OSError)
 NumericError   a value that is not finite, or a transform that can't be inverted (also an ArithmeticError)
+RanksError     a rank of a training on several that has died or does not go on (also a RuntimeError)
 MissingExtra   an optional package that is not installed (a ConfigError, also an ImportError)
 
 An array of the wrong dtype, or an argument of the wrong type, is a plain TypeError.
@@ -15,13 +16,20 @@ from __future__ import annotations
 
 from evenflow._core import ConfigError, DeviceError, Error, IoError, NumericError, ShapeError
 
-__all__ = ["Error", "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "MissingExtra"]
+__all__ = ["Error", "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError",
+           "MissingExtra"]
+
+
+class RanksError(Error, RuntimeError):
+    """A rank of a training on several that has died or does not go on."""
+
+    __module__ = "evenflow"  # as that of the others
 
 
 class MissingExtra(ConfigError, ImportError):
     """An optional package that is not installed; `name` is its module, the text how to install it."""
 
-    __module__ = "evenflow"  # as that of the others
+    __module__ = "evenflow"
 
     def __init__(self, text: str, name: str | None = None):
         ImportError.__init__(self, text, name=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from typing import Any
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -290,10 +290,13 @@ class Flow:
         return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
 
     def _loss_and_grad(self, x: np.ndarray, labels: np.ndarray | None, budget: int, seed: int, first: int,
-                       weight: float) -> float:
-        """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise."""
+                       weight: float, sum_over_ranks: Callable[[np.ndarray], None] | None = None) -> float:
+        """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
+
+        sum_over_ranks: adds up an array in place; batch norms then take the moments of all ranks' rows.
+        """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        step = self._core.loss_and_grad(block, labels, budget, weight)
+        step = self._core.loss_and_grad(block, labels, budget, weight, sum_over_ranks)
         self.last_step = {**step}
         return step["loss"]
 
@@ -336,7 +339,7 @@ class Flow:
 
     def fit(self, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
             epochs: int | None = None, steps: int | None = None, callback: Any = None,
-            checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
+            checkpoint: str | os.PathLike[str] | None = None, resume: bool = False, comm: Any = None,
             **settings: Any) -> list[dict[str, Any]]:
         """Trains by maximum likelihood and returns the history, one dict an epoch.
 
@@ -351,12 +354,17 @@ class Flow:
         is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
 
+        comm: an mpi4py communicator whose ranks train together, each with the same flow, data and settings;
+        see docs/ranks.md. The step is that of one process, up to the order of sums; rank 0 writes the files.
+
         settings: the fields of `evenflow.train.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
         warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
         on_nonfinite="raise", seed=0, ...
         """
+        from evenflow.ranks import Ranks
         from evenflow.train import Settings, Trainer
-        trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings))
+        trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
+                          ranks=Ranks(comm))
         if resume:
             if checkpoint is None:
                 raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")

@@ -28,7 +28,8 @@ from evenflow.files import replacing
 from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
-from evenflow.train import Settings, Trainer, state_path
+from evenflow.ranks import Ranks
+from evenflow.train import Settings, Trainer, log_prob, state_path
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ class Plan:
         columns = self.columns or self.source.columns
         return (columns, None) if columns else (None, self.source.label)
 
-    def trainer(self, flow: Flow, part: data.Dataset) -> Trainer:
+    def trainer(self, flow: Flow, part: data.Dataset, ranks: Ranks = Ranks()) -> Trainer:
         """Of the flow, on the training and validation data."""
         conditional = flow.classes > 0
         return Trainer(flow, part.train, part.test, label=part.train_labels if conditional else None,
                        valid_label=part.test_labels if conditional else None,
-                       settings=Settings(**self.training))
+                       settings=Settings(**self.training), ranks=ranks)
 
 
 # Everything that a run writes, and the names of what a killed process leaves half-written.
@@ -110,6 +111,9 @@ class Run:
         """Makes the folder and its first files, all or none. IoError if a run is there, unless `force`: it is
         then replaced once the new files are complete.
         """
+        trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
+
+    def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         if not force and (self.exists or os.path.exists(self.model)):
             raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; "
                           "resume it, use another --out, or replace it with --force")
@@ -121,7 +125,7 @@ class Run:
             _write(new.config, config)
             first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
             _write(new.log, json.dumps(first) + "\n")
-            trainer.save(new.model)
+            trainer.write(new.model)
             self._remove(FILES)
             # The log first: with it alone, the run can begin again.
             for path in (self.log, self.config, state_path(self.model), self.model):
@@ -178,7 +182,8 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
-    def resume(self, plan: Plan, device: str, threads: int) -> tuple[Trainer, data.Dataset]:
+    def resume(self, plan: Plan, device: str, threads: int,
+               ranks: Ranks = Ranks()) -> tuple[Trainer, data.Dataset]:
         """The trainer, at the run's last checkpoint, and all its data. The log goes back to there as well.
 
         A run that was killed before its first checkpoint begins again.
@@ -186,32 +191,45 @@ class Run:
         whole, part = plan.source.load()
         begun = os.path.exists(self.model)
         flow = checkpoint.load(self.model, device, threads) if begun else build(plan.model, device, threads)
-        trainer = plan.trainer(flow, part)
+        trainer = plan.trainer(flow, part, ranks)
         if begun or os.path.exists(state_path(self.model)):
             trainer.load_state(self.model)
-        self._remove(LEFTOVERS)
-        self.rewind(trainer.progress.step)
-        self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
+        ranks.lead(lambda: self._go_on(plan, trainer.progress.step))
         return trainer, whole
+
+    def _go_on(self, plan: Plan, step: int) -> None:
+        self._remove(LEFTOVERS)
+        self.rewind(step)
+        self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
 
     def fit(self, trainer: Trainer, plan: Plan, whole: data.Dataset,
             callback: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Trains, draws pictures, and returns the numbers on the test data, which training never saw."""
-        recorder = Recorder(self, plan.outputs, trainer)
+        """Trains, draws pictures, and returns the numbers on the test data, which training never saw.
+
+        Of several ranks, all return the numbers, and rank 0 alone writes and calls back.
+        """
+        leads = trainer.ranks.rank == 0
+        processes = trainer.ranks.collect(f"{platform.node()}:{os.getpid()}")
+        if leads and len(processes) > 1:  # launchers report a dead process by its number
+            self.append({"event": "ranks", "ranks": processes})
+        recorder = Recorder(self, plan.outputs, trainer) if leads else None
 
         def watch(record: dict[str, Any]) -> None:
-            recorder(record)
-            callback(record)
+            if recorder is not None:
+                recorder(record)
+                callback(record)
 
         try:
             trainer.run(epochs=plan.epochs, steps=plan.steps, callback=watch, checkpoint=self.model,
                         save_every=plan.outputs.save_every)
             result = {"event": "end", "epochs": trainer.progress.epoch, "steps": trainer.progress.step,
-                      **evaluate(trainer.flow, whole), "model": self.model, "log": self.log}
+                      **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
         finally:
-            recorder.close()
-        result.update(pictures=recorder.finish(), notes=recorder.notes)
-        self.append(result)
+            if recorder is not None:
+                recorder.close()
+        if recorder is not None:
+            result.update(pictures=recorder.finish(), notes=recorder.notes)
+            self.append(result)
         return result
 
 
@@ -230,11 +248,11 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
-def evaluate(flow: Flow, part: data.Dataset) -> dict[str, Any]:
+def evaluate(flow: Flow, part: data.Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error."""
     x = part.test if part.test is not None else part.train
     labels = part.test_labels if part.test is not None else part.train_labels
-    nll = -flow.log_prob(x, label=labels if flow.classes else None)
+    nll = -log_prob(flow, x, labels if flow.classes else None, ranks)
     error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else 0.0
     result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
     if flow.is_image:

@@ -22,6 +22,7 @@ from evenflow.data.augment import Augment
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
+from evenflow.ranks import Ranks
 from evenflow.rows import Rows, group_of, shuffled, stays_outside
 
 STATE_KIND = "evenflow training state"
@@ -29,6 +30,8 @@ SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
 MARKED_ROWS = 64
+SCORED_VALUES = 1 << 22
+"""Values of validation data that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Settings:
     init_batch: int | None = None
     """Samples for the data-dependent initialisation; None: up to about a million values."""
     activation_budget: int | None = None
+    sync_batch_norm: bool = True
+    """With several ranks: moments of all ranks' samples, as one process has them; else each rank's own."""
     augment: Augment | None = None
     """Random changes of the training images, drawn anew in every epoch."""
     seed: int = 0
@@ -76,6 +81,9 @@ class Settings:
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
                 arrays.whole("fit", name, getattr(self, name), low=low)
+        if not isinstance(self.sync_batch_norm, bool):
+            raise TypeError("[fit] expected sync_batch_norm to be True or False, "
+                            f"got {self.sync_batch_norm!r}")
         object.__setattr__(self, "augment", Augment.of(self.augment))
         for name in ("lr", "lr_floor", "clip"):
             arrays.number("fit", name, getattr(self, name), 0.0)
@@ -127,11 +135,15 @@ class Trainer:
     has no variance), any other incomplete one is used. The noise of step s is seeded by (seed, s). Data in
     memory are checked at once; data in files (Rows, np.memmap) are never read as a whole, but batch by batch
     and by a thread, and are checked then.
+
+    ranks: processes that train together. Each has the same flow, data and settings, works on its share of
+    every batch, and ends a step with the same parameters as the others. Order, noise and steps do not depend
+    on their number. Rank 0 writes the files.
     """
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
-                 settings: Settings = Settings()):
-        self.flow, self.settings, self.progress = flow, settings, Progress()
+                 settings: Settings = Settings(), ranks: Ranks = Ranks()):
+        self.flow, self.settings, self.progress, self.ranks = flow, settings, Progress(), ranks
         self.x, self.labels = _checked_data(flow, "fit", x, label)
         self.valid, self.valid_labels = (None, None)
         if valid is not None:
@@ -141,7 +153,9 @@ class Trainer:
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
-                         batches=self.batches, seed=settings.seed, augment=settings.augment)
+                         batches=self.batches, seed=settings.seed, augment=settings.augment,
+                         mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
+        self._check_shares()
         self._waited, self._worked = 0.0, 0.0
         if not flow.initialized:
             self._init()
@@ -160,6 +174,9 @@ class Trainer:
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
+        ranks.same("fit", {"evenflow": _core.version, **{f"model {k}": v for k, v in flow.config.items()},
+                           **dataclasses.asdict(settings), "data": self.data_mark,
+                           "parameters": self._checksum()})
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -192,7 +209,8 @@ class Trainer:
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         try:
             with signals.interrupt_flag() as interrupted:
-                while not self._done(last_epoch, last_step) and not interrupted:
+                stop = False
+                while not self._done(last_epoch, last_step) and not stop:
                     record = self._advance()
                     self.progress.seconds = time.monotonic() - start
                     record["seconds"] = round(self.progress.seconds, 3)
@@ -202,15 +220,17 @@ class Trainer:
                         record = self._end_epoch()
                         if callback is not None:
                             callback(record)
-                    if checkpoint is not None and time.monotonic() - saved >= save_every:
+                    stop, due = self.ranks.any(bool(interrupted), time.monotonic() - saved >= save_every)
+                    if checkpoint is not None and due:
                         self.save(checkpoint)
                         saved = time.monotonic()
                 if checkpoint is not None:
                     self.save(checkpoint)
+                stop, = self.ranks.any(stop or bool(interrupted))
         finally:
             self.feed.close()
             self._finish()
-        if interrupted:
+        if stop:
             raise KeyboardInterrupt
 
     def _done(self, last_epoch: float, last_step: float) -> bool:
@@ -232,12 +252,12 @@ class Trainer:
         record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
         start = time.monotonic()
         try:
-            batch = self.feed.get(p.epoch, p.position)
+            batch = self.ranks.try_on_all(lambda: self.feed.get(p.epoch, p.position))
             self._waited += time.monotonic() - start
-            record.update(self._step(batch), samples=len(batch))
-            p.loss_sum += record["loss"] * len(batch)
-            p.nll_sum += record["nll"] * len(batch)
-            p.samples += len(batch)
+            record.update(self._step(batch), samples=batch.size)
+            p.loss_sum += record["loss"] * batch.size
+            p.nll_sum += record["nll"] * batch.size
+            p.samples += batch.size
         except NumericError as error:
             self._recover(error)
             record["skipped"] = str(error)
@@ -248,16 +268,13 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
-        budget = -1 if s.activation_budget is None else s.activation_budget
-        seed = _noise_seed(s.seed, self.progress.step)
-        flow.zero_grad()
-        loss, nll, size = 0.0, 0.0, -(-len(batch) // s.accumulate)
-        for a in range(0, len(batch), size):
-            x = batch.x[a:a + size]
-            labels = None if batch.labels is None else batch.labels[a:a + size]
-            weight = len(x) / len(batch)
-            loss += weight * flow._loss_and_grad(x, labels, budget, seed, first=a, weight=weight)
-            nll += weight * flow.last_step["nll"]
+        loss, nll = self.ranks.try_on_all(lambda: self._gradient(batch))
+        if self.ranks.size > 1:
+            totals = np.array([loss, nll])
+            self.ranks.sum(totals)
+            loss, nll = totals.tolist()
+            self.ranks.sum(flow._core.grads)
+            self._average_statistics()
         if not math.isfinite(loss):
             raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
         norm = optim.clip_grad_norm(flow, s.clip)
@@ -267,6 +284,63 @@ class Trainer:
             self.average.update()
         return {"loss": loss, "nll": nll, "grad_norm": norm, "lr": self.optimizer.lr,
                 **self._in_bits("", nll)}
+
+    def _gradient(self, batch: Batch) -> tuple[float, float]:
+        """This rank's part of the loss and of its gradient, and of the likelihood."""
+        flow, s = self.flow, self.settings
+        budget = -1 if s.activation_budget is None else s.activation_budget
+        seed = _noise_seed(s.seed, self.progress.step)
+        meet = self.ranks.sum if self.ranks.size > 1 and s.sync_batch_norm else None
+        flow.zero_grad()
+        loss, nll, at = 0.0, 0.0, 0
+        for first, end in self._shares(batch.size):
+            mine = slice(at, at + end - first)
+            at = mine.stop
+            if first == end:
+                continue
+            labels = None if batch.labels is None else batch.labels[mine]
+            weight = (end - first) / batch.size
+            loss += weight * flow._loss_and_grad(batch.x[mine], labels, budget, seed, first=first,
+                                                 weight=weight, sum_over_ranks=meet)
+            nll += weight * flow.last_step["nll"]
+        return loss, nll
+
+    def _pieces(self, size: int) -> list[tuple[int, int]]:
+        """(first, end) of the pieces that a batch is worked through in."""
+        step = -(-size // self.settings.accumulate)
+        return [(a, min(a + step, size)) for a in range(0, size, step)]
+
+    def _shares(self, size: int) -> list[tuple[int, int]]:
+        """(first, end) of this rank's rows of each piece of a batch."""
+        shares = [(a, self.ranks.share(b - a)) for a, b in self._pieces(size)]
+        return [(a + share.start, a + share.stop) for a, share in shares]
+
+    def _check_shares(self) -> None:
+        """ConfigError where a rank without samples would be missed at a batch norm."""
+        if self.ranks.size == 1 or not self.settings.sync_batch_norm or not self._statistics.stop:
+            return
+        full, rest = min(self.settings.batch_size, len(self.x)), len(self.x) % self.settings.batch_size
+        smallest = min(b - a for size in (full, rest if rest > 1 else full) for a, b in self._pieces(size))
+        if smallest < self.ranks.size:
+            raise self.ranks.everywhere(ConfigError(
+                f"[fit] expected batches of at least {self.ranks.size} samples for batch norm on "
+                f"{self.ranks.size} ranks, got one of {smallest}; take another batch_size"))
+
+    @property
+    def _statistics(self) -> slice:
+        """Where the values of running statistics are."""
+        places = [(at, at + n) for _, _, group, at, n in self.flow._core.entries() if group == "stats"]
+        return slice(min((a for a, _ in places), default=0), max((b for _, b in places), default=0))
+
+    def _average_statistics(self) -> None:
+        """To the mean of all ranks, where each had the moments of its own samples."""
+        if not self.settings.sync_batch_norm:
+            values = self.flow._core.values[self._statistics]
+            values /= self.ranks.size
+            self.ranks.sum(values)
+
+    def _checksum(self) -> str:
+        return f"{zlib.crc32(self.flow._core.values.data):08x}"
 
     def _recover(self, error: NumericError) -> None:
         p, s = self.progress, self.settings
@@ -296,6 +370,7 @@ class Trainer:
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
         self._waited, self._worked = 0.0, 0.0
         p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
+        self.ranks.same("fit", {"parameters": self._checksum()})
         if self.valid is not None:
             value = self._validate()
             record.update(valid_loss=value, **self._in_bits("valid_", value))
@@ -312,7 +387,7 @@ class Trainer:
         """Mean negative log-likelihood of the validation data under the values that would be kept now."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             try:
-                value = -float(np.mean(self.flow.log_prob(self.valid, seed=0, label=self.valid_labels)))
+                value = -float(np.mean(log_prob(self.flow, self.valid, self.valid_labels, self.ranks)))
             except NumericError:
                 if self.settings.on_nonfinite == "raise":
                     raise
@@ -382,6 +457,11 @@ class Trainer:
         The state comes first and holds all that a resume needs. A process that dies between the two leaves
         the older model, which is complete, and both say which training and step they are of.
         """
+        self.ranks.lead(lambda: self.write(path))
+        self.saved_step = self.progress.step
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """`save`, by this rank alone."""
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
         if self._best is not None:
@@ -395,7 +475,6 @@ class Trainer:
         _core.write_safetensors(state_path(path), tensors, metadata)
         with self.kept():
             checkpoint.save(self.flow, path, mark)
-        self.saved_step = self.progress.step
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
@@ -411,6 +490,7 @@ class Trainer:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
         except (KeyError, TypeError, ValueError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
+        settings = {"sync_batch_norm": True, **settings}  # states of 0.1.0 have no ranks
         mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         for what, got, wanted in (("a model with", config, self.flow.config), ("settings", settings, mine)):
             changed = sorted(k for k in {*got, *wanted} if got.get(k) != wanted.get(k))
@@ -481,6 +561,19 @@ def state_path(path: str | os.PathLike[str]) -> str:
     """model.safetensors -> model.state.safetensors."""
     root, extension = os.path.splitext(os.fsdecode(path))
     return f"{root}.state{extension}"
+
+
+def log_prob(flow: Flow, x: Any, labels: np.ndarray | None, ranks: Ranks) -> np.ndarray:
+    """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
+    share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
+    starts = range(share.start, share.stop, step)
+    parts = [slice(a, min(a + step, share.stop)) for a in starts]
+
+    def work() -> list[np.ndarray]:
+        return [flow.log_prob(x[part], first=part.start, label=None if labels is None else labels[part])
+                for part in parts]
+
+    return ranks.gather(np.concatenate([np.empty(0), *ranks.try_on_all(work)]))
 
 
 def _checked_data(flow: Flow, where: str, x: Any,

@@ -127,7 +127,7 @@ def test_prefetch_changes_no_bit(pictures):
         for position in range(6):
             a, b = whole.get(epoch, position), ahead.get(epoch, position)
             assert np.array_equal(a.x, b.x) and np.array_equal(a.labels, b.labels)
-            assert len(b) == (5 if position == 5 else 7)
+            assert len(b.x) == b.size == (5 if position == 5 else 7)
     assert np.array_equal(whole.get(1, 2).x, ahead.get(1, 2).x)
     assert ahead.x.threads == {"evenflow-feed_0"}
     ahead.close()

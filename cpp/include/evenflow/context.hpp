@@ -69,6 +69,16 @@ class EVENFLOW_API Workspace {
   size_t used_ = 0;
 };
 
+/// Processes that compute one batch together, each with its share of the rows: what one of them shows to the
+/// others.
+class EVENFLOW_API Ranks {
+ public:
+  virtual ~Ranks();
+  /// Adds to values (count) those of all other ranks; the same bits on each. Every rank calls in the same
+  /// order.
+  virtual void sum(double* values, int64_t count) = 0;
+};
+
 /// Where a computation runs: device, threads, scratch memory and the kernels of this machine.
 /// One context serves one call at a time; contexts are independent of each other.
 class EVENFLOW_API Context {
@@ -106,6 +116,10 @@ class EVENFLOW_API Context {
   /// The instruction set that the kernels use: "baseline", "avx2" or "avx512".
   const char* isa() const;
 
+  /// Null, unless a batch is shared: its moments are then those of all ranks' rows. Not owned.
+  Ranks* ranks() const { return ranks_; }
+  void set_ranks(Ranks* ranks) { ranks_ = ranks; }
+
   /// Makes contexts of one thread each for `count` threads that work side by side.
   void prepare_children(int count);
   Context& child(int rank) { return *children_[static_cast<size_t>(rank)]; }
@@ -121,6 +135,7 @@ class EVENFLOW_API Context {
   const KernelSet<float>* kernels_f32_;
   const KernelSet<double>* kernels_f64_;
   std::vector<std::unique_ptr<Context>> children_;
+  Ranks* ranks_ = nullptr;
 };
 
 template <>

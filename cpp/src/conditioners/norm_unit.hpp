@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "evenflow/conditioner.hpp"
-#include "kernels/kernel_set.hpp"
+#include "layers/batch_moments.hpp"
 
 namespace evenflow {
 
 /// Batch norm inside a net, y = (x - mean) / sqrt(var + 1e-4) + beta, with or without ReLU; without batch
-/// norm only the ReLU. In training the moments are the batch's, and are left in params.batch_stats.
+/// norm only the ReLU. In training the moments are the batch's (of all ranks), and are left in
+/// params.batch_stats.
 template <class T>
 class NormUnit {
  public:
@@ -30,7 +31,7 @@ class NormUnit {
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> y) const {
     WorkspaceScope scope(ctx);
     if (norm_ && params.training()) {
-      ctx.kernels<T>().moments(ctx, -1, x, params.batch_stat(mean_), params.batch_stat(var_));
+      batch_moments(ctx, -1, x, params.batch_stat(mean_), params.batch_stat(var_));
     }
     const Coefficients c = coefficients(ctx, scope, params);
     ctx.kernels<T>().norm_relu(ctx, x, c.shift, c.scale, c.beta, relu_, y);
@@ -45,7 +46,7 @@ class NormUnit {
     T* means = scope.take<T>(2 * channels_);
     kernels.norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
     if (norm_ && params.training()) {  // moments depend on x
-      kernels.norm_means(ctx, channels_, sums, nullptr, 0, static_cast<double>(x.shape.pixels()), means);
+      batch_norm_means(ctx, channels_, sums, nullptr, 0, x.shape.pixels(), means);
     } else {
       kernels.zero(ctx, 2 * channels_, means);
     }

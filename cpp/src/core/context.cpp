@@ -37,6 +37,8 @@ void watch_forks() {
 
 }  // namespace
 
+Ranks::~Ranks() = default;
+
 Context::Context(const std::string& device, int threads) {
   if (threads < 0) fail<ConfigError>("context", "expected threads >= 0, got ", threads);
   threads_ = threads ? threads : omp_get_max_threads();

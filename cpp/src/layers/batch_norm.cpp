@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "layers/batch_moments.hpp"
 #include "layers/channel_scale.hpp"
 #include "layers/tiled.hpp"
 
@@ -56,7 +57,7 @@ class BatchNorm final : public Layer<T> {
                   T*) const override {
     WorkspaceScope scope(ctx);
     if (params.training()) {
-      ctx.kernels<T>().moments(ctx, parity_, changed(x), params.batch_stat(mean_), params.batch_stat(var_));
+      batch_moments(ctx, parity_, changed(x), params.batch_stat(mean_), params.batch_stat(var_));
     }
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
@@ -83,8 +84,8 @@ class BatchNorm final : public Layer<T> {
       double* sums = scope.take<double>(2 * count_);
       kernels.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
       // Each channel's log scale moves the log-det of every changed pixel.
-      kernels.norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
-                         static_cast<double>(active_), static_cast<double>(z.shape.pixels()), means);
+      batch_norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+                       static_cast<double>(active_), z.shape.pixels(), means);
     } else {
       kernels.zero(ctx, 2 * count_, means);
     }

@@ -329,9 +329,22 @@ std::string nonfinite_result(Context& ctx, const std::string& layer, View<const 
 }  // namespace
 
 // The whole batch again, layer by layer: in training its samples depend on each other.
+namespace {
+
+/// A context without its ranks, for a time.
+struct Alone {
+  explicit Alone(Context& c) : ctx(c), ranks(c.ranks()) { ctx.set_ranks(nullptr); }
+  ~Alone() { ctx.set_ranks(ranks); }
+  Context& ctx;
+  Ranks* ranks;
+};
+
+}  // namespace
+
 template <class T>
 void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
   WorkspaceScope scope(ctx);
+  const Alone alone(ctx);  // other ranks do not come along
   const NotFinite input = first_nonfinite(ctx, x);
   if (input.pixel >= 0) {
     fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,

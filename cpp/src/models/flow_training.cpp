@@ -37,6 +37,14 @@ void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
   }
 }
 
+/// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
+bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
+  if (!ctx.ranks() || layout.stats_size() == 0) return so;
+  double others = so ? 0 : 1;
+  ctx.ranks()->sum(&others, 1);
+  return others == 0;
+}
+
 }  // namespace
 
 template <class T>
@@ -292,11 +300,15 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
     keep_activations(ctx, kept, n, activation_budget, step);
     run_forward(ctx, params, x, z, log_prob, &step);
     kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
-    if (!all_finite(ctx, n, log_prob, nullptr)) fail_nonfinite(ctx, params, call, x);
+    const bool finite = all_finite(ctx, n, log_prob, nullptr);
+    if (!on_all_ranks(ctx, *layout_, finite)) {
+      if (!finite) fail_nonfinite(ctx, params, call, x);
+      fail<NumericError>(call, "expected finite densities on every rank, got others on another");
+    }
     View<T> rebuilt(kept.take<T>(size), x.shape);
     run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
     drift.value = kernels.distance(ctx, rebuilt, x);
-    if (!(drift.value <= drift_tolerance<T>())) {
+    if (!on_all_ranks(ctx, *layout_, drift.value <= drift_tolerance<T>())) {
       undo();
       drift.fallback = true;
       run_backward_checkpointed(ctx, params, x, dz, dlogdet, dx, step, drift);

@@ -14,14 +14,14 @@ from typing import Any
 import evenflow
 from evenflow import _core, signals
 from evenflow.cli import latents, models, tools, train
-from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: done; 1: a numeric failure or no memory; 2: usage or bad input; 130: interrupted, by Ctrl-C or SIGTERM;
-    141: whoever read the output has gone.
+    0: done; 1: a numeric failure, a lost rank or no memory; 2: usage or bad input; 130: interrupted, by Ctrl-C
+    or SIGTERM; 141: whoever read the output has gone.
     """
     args = build_parser().parse_args(argv)
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
@@ -43,11 +43,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"evenflow: error: {error}", file=sys.stderr)
         return 2
     except (ConfigError, DeviceError, IoError, ShapeError) as error:
-        print(f"evenflow: error: {error}", file=sys.stderr)
+        _tell(f"evenflow: error: {error}", error)
         return 2
-    except (NumericError, MemoryError) as error:
-        print(f"evenflow: failed: {error or 'out of memory'}", file=sys.stderr)
+    except (NumericError, RanksError, MemoryError) as error:
+        _tell(f"evenflow: failed: {error or 'out of memory'}", error)
         return 1
+
+
+def _tell(text: str, error: Exception) -> None:
+    if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.ranks
+        print(text, file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:

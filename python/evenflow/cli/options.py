@@ -63,7 +63,8 @@ TRAINING = (
            choices=("raise", "skip", "rollback")),
     Option("max_failures", int, "steps that may fail"),
     Option("init_batch", int, "samples for the data-dependent initialisation"),
-    Option("activation_budget", int, "bytes; 0: rebuild all activations"))
+    Option("activation_budget", int, "bytes; 0: rebuild all activations"),
+    Option("sync_batch_norm", bool, "on several ranks: moments of all ranks' samples"))
 """Fields of evenflow.train.Settings."""
 
 OPTIMIZER = (

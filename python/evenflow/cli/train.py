@@ -20,6 +20,7 @@ from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
+from evenflow.ranks import Ranks, launched, threads_a_rank
 from evenflow.runs import Plan, Run, Source
 from evenflow.train import Settings, Trainer
 
@@ -29,6 +30,11 @@ MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nic
 # Commands
 
 def train(args: argparse.Namespace) -> int:
+    with launched() as ranks:
+        return _train(args, ranks)
+
+
+def _train(args: argparse.Namespace, ranks: Ranks) -> int:
     values = options.given(args)
     if args.config is not None:
         values = {**config.read(args.config), **values}
@@ -36,14 +42,14 @@ def train(args: argparse.Namespace) -> int:
         raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
     run = Run(args.out or os.path.join("runs", _stem(values["data"])))
     if args.resume and run.exists:
-        return _continue(run, args, values)
+        return _continue(run, args, values, ranks)
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
                     values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0))
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
     outputs = _outputs(values, training, whole)
-    flow = _make_model(values, name, model, whole)
+    flow = _make_model(values, name, model, whole, _threads(values, ranks))
     epochs, steps = values.get("epochs"), values.get("steps")
     if epochs is not None or steps is not None:
         training.pop("patience", None)  # a length that was asked for is kept
@@ -52,7 +58,7 @@ def train(args: argparse.Namespace) -> int:
         epochs = presets.epochs(training, len(part.train), settings["batch_size"])
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 whole.columns if is_header(whole.columns) else [], outputs)
-    trainer = plan.trainer(flow, part)
+    trainer = plan.trainer(flow, part, ranks)
     text = _config_file(plan, name, values, trainer, args.command)
     run.start(plan, trainer, text, args.command, args.force)
     return _fit(run, trainer, plan, whole, args)
@@ -60,7 +66,8 @@ def train(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
-    return _continue(Run(args.path), args, values)
+    with launched() as ranks:
+        return _continue(Run(args.path), args, values, ranks)
 
 
 def list_presets(args: argparse.Namespace) -> int:
@@ -91,7 +98,8 @@ def _outputs(values: dict[str, Any], training: dict[str, Any], whole: Dataset) -
     return outputs
 
 
-def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], whole: Dataset) -> Flow:
+def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], whole: Dataset,
+                threads: int) -> Flow:
     """A model with the settings that were given, over those of a preset."""
     given = options.pick(values, options.MODEL)
     if name == "glow":
@@ -110,7 +118,7 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     try:
         return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
-                            device=values.get("device", "cpu"), threads=values.get("threads", 0))
+                            device=values.get("device", "cpu"), threads=threads)
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
@@ -160,28 +168,37 @@ def _training_values(training: dict[str, Any]) -> dict[str, Any]:
     return {**training, **training["optimizer_options"], **(training["augment"] or {})}
 
 
+def _threads(values: dict[str, Any], ranks: Ranks) -> int:
+    """Those asked for, else all cores, shared with the ranks beside this one."""
+    return values.get("threads") or threads_a_rank(ranks)
+
+
 # The training
 
-def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any]) -> int:
+def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
     """Goes on with a run; only how long may change."""
     plan = run.plan()
     if "epochs" in values or "steps" in values:
         plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
-    trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads", 0))
+    trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks)
     return _fit(run, trainer, plan, whole, args)
 
 
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
+    leads = trainer.ranks.rank == 0
     progress = Progress(_total_steps(trainer, plan), args.quiet, images=trainer.flow.is_image)
     try:
         result = run.fit(trainer, plan, whole, progress)
     except KeyboardInterrupt:
         progress.close()
-        print(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-              f"go on with: evenflow resume {run.folder}", file=sys.stderr)
+        if leads:
+            print(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+                  f"go on with: evenflow resume {run.folder}", file=sys.stderr)
         return 130
     finally:
         progress.close()
+    if not leads:
+        return 0
     lines = [f"held out: {quality(result)} on {result['n']} samples"]
     if trainer.progress.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +23,12 @@ WINDOW, WINDOW_BYTES = 64, 1 << 23
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as a flow takes them, and their labels."""
+    """This rank's samples of a batch as a flow takes them, and their labels."""
 
     x: np.ndarray
     labels: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.x)
+    size: int
+    """Samples of all ranks."""
 
 
 class Feed:
@@ -40,13 +40,16 @@ class Feed:
     `ahead` of them before they are asked for; data in memory are only indexed, which costs less than handing
     them over. An error in the thread is raised by `get`. `close` ends the thread; the next `get` starts it
     again.
+
+    mine(size): where in a batch of that size the samples of this rank are; only those are read.
     """
 
     def __init__(self, x: np.ndarray | Rows, labels: np.ndarray | None, *, dtype: np.dtype,
                  batch_size: int, batches: int, seed: int, augment: Augment | None = None,
-                 ahead: int = AHEAD):
+                 mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD):
         self.x, self.labels, self.dtype = x, labels, dtype
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
+        self.mine = mine
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
         self.window = 1
         if group_of(x) > 1:
@@ -94,22 +97,24 @@ class Feed:
 
     def _make(self, epoch: int, window: int) -> list[Batch | NumericError]:
         """The batches of a window; in the place of one with a value that is not finite, the error."""
-        index = self._window(epoch, window)
-        rows = self.x[index]
+        whole = self._window(epoch, window)
+        parts = [whole[start:start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
+        mine = [part[self.mine(len(part))] for part in parts]
+        ends = np.cumsum([len(index) for index in mine])
+        rows = np.split(self.x[np.concatenate(mine)], ends[:-1])
         batches: list[Batch | NumericError] = []
-        for start in range(0, len(index), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for part, index, x in zip(parts, mine, rows):
             try:
-                batches.append(self._batch(rows[part], index[part], epoch))
+                batches.append(self._batch(x, index, len(part), epoch))
             except NumericError as error:
                 batches.append(error)
         return batches
 
-    def _batch(self, rows: np.ndarray, index: np.ndarray, epoch: int) -> Batch:
+    def _batch(self, rows: np.ndarray, index: np.ndarray, size: int, epoch: int) -> Batch:
         x = as_taken(rows, index, self.dtype)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
-        return Batch(x, None if self.labels is None else self.labels[index])
+        return Batch(x, None if self.labels is None else self.labels[index], size)
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
         """The rows of one batch, or of several in which groups of neighbours are mixed."""

@@ -1,0 +1,216 @@
+"""Ranks: the processes that train one model together, through MPI.
+
+Every rank calls the same functions in the same order. None waits for another for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from evenflow.errors import ConfigError, Error, RanksError
+from evenflow.extras import need
+
+Result = TypeVar("Result")
+
+# What launchers tell a process of how many it is one: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+WAIT_SECONDS = 600.0
+"""That a rank may be behind the others, while rank 0 draws a picture say; or EVENFLOW_RANK_SECONDS."""
+ANSWER_SECONDS, LEAD_SECONDS = 3.0, 1.0
+"""For ranks that wait to say so, and for rank 0 to tell of an error that all have, once."""
+WAITING = 1  # tag of a message that says so
+PATIENCE, PAUSE = 0.1, 1e-3
+"""Seconds of a wait in which other threads may go first but none sleeps, and between two looks after that."""
+
+
+class Ranks:
+    """The ranks of an mpi4py communicator; without one, this process alone."""
+
+    def __init__(self, comm: Any = None):
+        if comm is not None and not all(hasattr(comm, name) for name in ("Iallreduce", "Iallgatherv")):
+            raise TypeError(f"[fit] expected an mpi4py communicator as comm, got {type(comm).__name__}")
+        self.comm = comm
+        self.rank: int = 0 if comm is None else comm.Get_rank()
+        self.size: int = 1 if comm is None else comm.Get_size()
+        if comm is not None:
+            self._in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
+            self.wait_seconds = _wait_seconds()
+
+    def share(self, n: int) -> slice:
+        """This rank's of n rows."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def sum(self, values: np.ndarray) -> None:
+        """Adds those of all other ranks to `values`, in place."""
+        if self.size > 1:
+            self._wait(self.comm.Iallreduce(self._in_place, values))
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """The float64 values (n,) of all ranks, one after the other."""
+        if self.size == 1:
+            return values
+        parts = self._collect(values.astype(np.float64).tobytes())
+        return np.concatenate([np.frombuffer(part) for part in parts])
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Which of the flags are set on any rank."""
+        counts = np.array(flags, np.float64)
+        self.sum(counts)
+        return [bool(count) for count in counts]
+
+    def agree(self, error: Exception | None) -> None:
+        """Raises the error of the first rank that has one, on all of them."""
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        failed = np.array([float(error is not None)])
+        self.sum(failed)
+        if failed[0]:
+            self._raise_first(self.collect(None if error is None else (type(error), str(error))))
+
+    def try_on_all(self, work: Callable[[], Result]) -> Result:
+        """work() on this rank; an error of evenflow's on any rank is raised on all."""
+        error = None
+        try:
+            result = work()
+        except Error as raised:
+            error = raised
+        self.agree(error)
+        return result
+
+    def lead(self, f: Callable[[], Result]) -> Result:
+        """f() by rank 0 alone: its result, or its error, on every rank."""
+        result, error = None, None
+        if self.rank == 0:
+            try:
+                result = f()
+            except Exception as raised:
+                if self.size == 1:
+                    raise
+                error = type(raised), str(raised)
+        if self.size > 1:
+            result, error = self.collect((result, error))[0]
+            self._raise_first([error])
+        return result  # type: ignore[return-value]
+
+    def same(self, where: str, facts: dict[str, Any]) -> None:
+        """ConfigError, naming the rank, where a fact is not what it is on rank 0."""
+        if self.size == 1:
+            return
+        all_facts = self.collect(facts)
+        for rank, theirs in enumerate(all_facts):
+            for name, value in all_facts[0].items():
+                if theirs.get(name) != value:
+                    raise self.everywhere(ConfigError(
+                        f"[{where}] expected the same {name} on every rank, got {value} on rank 0 and "
+                        f"{theirs.get(name)} on rank {rank}"))
+
+    def collect(self, thing: Any) -> list[Any]:
+        """The small things of all ranks, by rank."""
+        if self.size == 1:
+            return [thing]
+        return [pickle.loads(part) for part in self._collect(pickle.dumps(thing))]
+
+    def _collect(self, mine: bytes) -> list[bytes]:
+        sizes = np.zeros(self.size, np.int64)
+        sizes[self.rank] = len(mine)
+        self.sum(sizes)
+        whole = np.empty(sizes.sum(), np.uint8)
+        self._wait(self.comm.Iallgatherv(np.frombuffer(mine, np.uint8), (whole, sizes)))
+        return [part.tobytes() for part in np.split(whole, np.cumsum(sizes)[:-1])]
+
+    def _wait(self, request: Any) -> None:
+        """Until all ranks have come. RanksError, naming those that have not, after wait_seconds."""
+        start = time.monotonic()
+        while not request.Test():
+            waited = time.monotonic() - start
+            if waited > self.wait_seconds:
+                raise RanksError(f"[ranks] expected all {self.size} ranks within {self.wait_seconds:g} s, "
+                                 f"got none from rank {', '.join(map(str, self._missing()))}")
+            time.sleep(0 if waited < PATIENCE else PAUSE)
+
+    def _missing(self) -> list[int]:
+        """The ranks that do not wait as this one does."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        sent = [self.comm.isend(None, dest=rank, tag=WAITING) for rank in others]  # kept until the end
+        deadline = time.monotonic() + ANSWER_SECONDS
+        missing = set(others)
+        while missing and time.monotonic() < deadline:
+            for rank in sorted(missing):
+                if self.comm.iprobe(source=rank, tag=WAITING):
+                    self.comm.recv(source=rank, tag=WAITING)
+                    missing.remove(rank)
+            time.sleep(PAUSE)
+        return sorted(missing)
+
+    def _raise_first(self, errors: list[tuple[type[Exception], str] | None]) -> None:
+        for rank, error in enumerate(errors):
+            if error is not None:
+                kind, text = error
+                raise self.everywhere(kind(text if rank == 0 else f"{text} (rank {rank})"))
+
+    def everywhere(self, error: Exception) -> Exception:
+        """Marks an error that every rank raises, so that none waits for another and one tells of it."""
+        error.on_all_ranks, error.told_elsewhere = True, self.rank > 0  # type: ignore[attr-defined]
+        return error
+
+
+def _wait_seconds() -> float:
+    text = os.environ.get("EVENFLOW_RANK_SECONDS", "")
+    try:
+        seconds = float(text or WAIT_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ConfigError(f"EVENFLOW_RANK_SECONDS: expected seconds > 0, got {text!r}")
+    return seconds
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Ranks]:
+    """The ranks that mpirun, mpiexec or srun started, or this process alone, for the time of a command.
+
+    An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
+    ConfigError where it uses another MPI than the launcher.
+    """
+    size = max(int(os.environ.get(name, "1")) for name in LAUNCHED)
+    if size == 1:
+        yield Ranks()
+        return
+    ranks = Ranks(need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD)
+    if ranks.size != size:
+        raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {ranks.size} from "
+                          "mpi4py: it uses another MPI library than the launcher")
+    try:
+        yield ranks
+    except BaseException as error:
+        if not getattr(error, "on_all_ranks", False):
+            if ranks.rank > 0:
+                time.sleep(LEAD_SECONDS)
+            if isinstance(error, Error):
+                print(f"evenflow: rank {ranks.rank} failed: {error}", file=sys.stderr, flush=True)
+            else:
+                traceback.print_exc()
+                print(f"evenflow: rank {ranks.rank} failed, see above", file=sys.stderr, flush=True)
+            ranks.comm.Abort(1)
+        raise
+
+
+def threads_a_rank(ranks: Ranks) -> int:
+    """Threads for each rank of this machine: 0, all it may use, where the launcher gave each its own cores."""
+    if ranks.size == 1 or not hasattr(os, "sched_getaffinity"):
+        return 0
+    cores, allowed = os.cpu_count() or 1, len(os.sched_getaffinity(0))
+    here = ranks.collect(os.uname().nodename).count(os.uname().nodename)
+    return 0 if allowed < cores else max(1, cores // here)

@@ -1,0 +1,196 @@
+#include <doctest/doctest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "check_layer.hpp"
+
+// Batches shared by ranks, which are threads here: they must give what one process gives.
+
+namespace evenflow::test {
+namespace {
+
+/// Where the threads meet: the last one to come adds up, in the order of ranks.
+struct Meeting {
+  explicit Meeting(int size) : parts(static_cast<size_t>(size)) {}
+  std::mutex mutex;
+  std::condition_variable all_here;
+  std::vector<double*> parts;
+  size_t here = 0;
+  int round = 0;
+};
+
+class ThreadRanks final : public Ranks {
+ public:
+  ThreadRanks(Meeting& meeting, size_t rank) : meeting_(meeting), rank_(rank) {}
+
+  void sum(double* values, int64_t count) override {
+    Meeting& m = meeting_;
+    std::unique_lock<std::mutex> lock(m.mutex);
+    m.parts[rank_] = values;
+    const int round = m.round;
+    if (++m.here < m.parts.size()) {
+      m.all_here.wait(lock, [&] { return m.round != round; });
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      double total = 0;
+      for (const double* part : m.parts) total += part[i];
+      for (double* part : m.parts) part[i] = total;
+    }
+    m.here = 0;
+    ++m.round;
+    m.all_here.notify_all();
+  }
+
+ private:
+  Meeting& meeting_;
+  size_t rank_;
+};
+
+/// What a rank ends a step with.
+template <class T>
+struct Outcome {
+  explicit Outcome(const Flow<T>& flow) : arena(flow.layout()) {}
+  ParamArena<T> arena;
+  StepResult result;
+  std::string error;
+};
+
+/// loss_and_grad of x on ranks whose shares end at `ends`, from the values of `start`.
+template <class T>
+std::vector<Outcome<T>> on_ranks(const Flow<T>& flow, const ParamArena<T>& start, View<const T> x,
+                                 const std::vector<int64_t>& ends) {
+  Meeting meeting(static_cast<int>(ends.size()));
+  std::vector<Outcome<T>> outcomes;
+  for (size_t rank = 0; rank < ends.size(); ++rank) {
+    outcomes.emplace_back(flow);
+    std::copy_n(start.values(), flow.layout()->total_size(), outcomes.back().arena.values());
+  }
+  std::vector<std::thread> threads;
+  for (size_t rank = 0; rank < ends.size(); ++rank) {
+    threads.emplace_back([&, rank] {
+      Outcome<T>& outcome = outcomes[rank];
+      const int64_t first = rank ? ends[rank - 1] : 0, n = ends[rank] - first;
+      const View<const T> mine(x.data + first * flow.dims(), x.shape.with_batch(n));
+      ThreadRanks ranks(meeting, rank);
+      Context ctx("cpu", 1);
+      ctx.set_ranks(&ranks);
+      try {
+        outcome.result = flow.loss_and_grad(ctx, outcome.arena, mine, nullptr, -1,
+                                            static_cast<double>(n) / static_cast<double>(x.shape.n));
+      } catch (const NumericError& error) {
+        outcome.error = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return outcomes;
+}
+
+/// Largest difference between the sum of the ranks' gradients and those of `whole`, relative to the largest.
+template <class T>
+double gradient_error(const std::vector<Outcome<T>>& parts, const ParamArena<T>& whole) {
+  double worst = 0, largest = 0;
+  for (int64_t i = 0; i < whole.layout().trainable_size(); ++i) {
+    double sum = 0;
+    for (const Outcome<T>& part : parts) sum += static_cast<double>(part.arena.grads()[i]);
+    worst = std::max(worst, std::abs(sum - static_cast<double>(whole.grads()[i])));
+    largest = std::max(largest, std::abs(static_cast<double>(whole.grads()[i])));
+  }
+  return worst / largest;
+}
+
+TEST_CASE("ranks with batch norm take the step of one process") {
+  RealNvpImageConfig config;
+  config.shape = {0, 4, 4, 2};
+  config.scales = 1;
+  config.base_dim = 4;
+  config.residual_blocks = 1;
+  const Flow<double> flow = real_nvp<double>(config);
+  ParamArena<double> whole(flow.layout());
+  flow.init(whole, 3);
+  const View<const double> shape(nullptr, {7, 4, 4, 2});
+  const std::vector<double> x = random_values(shape.shape.size(), 5, 1, 255);
+  const View<const double> batch(x.data(), shape.shape);
+  Context ctx("cpu", 1);
+  flow.init_from_data(ctx, whole, batch);
+  Rng rng(4);
+  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) whole.values()[i] += 0.1 * rng.normal();
+  const std::vector<Outcome<double>> parts = on_ranks(flow, whole, batch, {1, 3, 7});
+  const StepResult alone = flow.loss_and_grad(ctx, whole, batch, nullptr, -1);
+  double nll = 0;
+  for (size_t rank = 0; rank < parts.size(); ++rank) {
+    CHECK(parts[rank].error == "");
+    nll += parts[rank].result.nll * (rank == 0 ? 1 : rank == 1 ? 2 : 4) / 7;
+    for (int64_t i = 0; i < flow.layout()->total_size(); ++i) {  // running moments
+      CHECK(parts[rank].arena.values()[i] == doctest::Approx(whole.values()[i]).epsilon(1e-12));
+    }
+  }
+  CHECK(nll == doctest::Approx(alone.nll).epsilon(1e-12));
+  CHECK(gradient_error(parts, whole) < 1e-11);
+}
+
+/// Batch norm of channels 0 and 1, then channel 0 by e^log_scale and, where it comes `back`, mixed into the
+/// others and shrunk.
+Flow<float> stretched(bool back) {
+  const Shape shape{0, 1, 1, 4};
+  Flow<float> flow(shape, Base::gaussian);
+  flow.add("norm", batch_norm<float>(shape, Mask::first_half));
+  flow.add("up", scaling<float>(shape));
+  if (back) {
+    flow.add("mix", plain_conv1x1<float>(shape));
+    flow.add("down", scaling<float>(shape));
+  }
+  flow.finalize();
+  return flow;
+}
+
+ParamArena<float> stretch(const Flow<float>& flow, float log_scale) {
+  ParamArena<float> arena(flow.layout());
+  flow.init(arena, 1);
+  for (const ParamLayout::Entry& e : flow.layout()->entries()) {
+    if (e.name == "initialized") arena.values()[e.offset] = 1;
+    if (e.name == "up.logs") arena.values()[e.offset] = log_scale;
+    if (e.name == "down.logs") arena.values()[e.offset] = -log_scale;
+  }
+  return arena;
+}
+
+/// Eight rows; channel 0 has mean 0, and is 0 in the last four.
+std::vector<float> rows() {
+  std::vector<float> x;
+  for (const double v : random_values(32, 4, -1, 1)) x.push_back(static_cast<float>(v));
+  for (size_t i = 0; i < 8; ++i) x[4 * i] = i < 4 ? (i % 2 ? 1.0f : -1.0f) : 0.0f;
+  return x;
+}
+
+TEST_CASE("a pass that one rank has to repeat is repeated by all") {
+  const Flow<float> flow = stretched(true);
+  ParamArena<float> whole = stretch(flow, 13.0f);
+  const std::vector<float> x = rows();
+  const View<const float> batch(x.data(), {8, 1, 1, 4});
+  const std::vector<Outcome<float>> parts = on_ranks(flow, whole, batch, {4, 8});
+  Context ctx("cpu", 1);
+  CHECK(flow.loss_and_grad(ctx, whole, batch, nullptr, -1).drift.fallback);
+  for (const Outcome<float>& part : parts) {
+    CHECK(part.error == "");
+    CHECK(part.result.drift.fallback);
+  }
+  CHECK(gradient_error(parts, whole) < 1e-5);
+}
+
+TEST_CASE("a density that is not finite on one rank fails on all") {
+  const Flow<float> flow = stretched(false);
+  const std::vector<float> x = rows();
+  const std::vector<Outcome<float>> parts =
+      on_ranks(flow, stretch(flow, 60.0f), View<const float>(x.data(), {8, 1, 1, 4}), {4, 8});
+  CHECK(parts[0].error.find("expected") != std::string::npos);
+  CHECK(parts[0].error.find("on another") == std::string::npos);
+  CHECK(parts[1].error.find("expected finite densities on every rank") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace evenflow::test

@@ -1,0 +1,228 @@
+"""Several ranks, with a real MPI, against one process."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mpi4py", reason="needs mpi4py")
+MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
+
+JOB = pathlib.Path(__file__).with_name("ranks_job.py")
+MODELS = ("nice", "realnvp", "table", "glow")
+
+
+def run(ranks, *command, check=True, **options):
+    return subprocess.run([MPIEXEC, "-n", str(ranks), sys.executable, *map(str, command)], check=check,
+                          text=True, capture_output=True, timeout=300, **options)
+
+
+def long_job(ranks, folder, *more, **environment):
+    """A training that goes on until something happens to it, after its first steps."""
+    command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "evenflow", "train", "digits", "--depth", "1",
+               "--hidden", "8", "--epochs", "1000", "--out", "run", *more]
+    job = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           env={**os.environ, **environment})
+    log = folder / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert job.poll() is None and time.sleep(0.1) is None
+    return job, log
+
+
+def job(ranks, model, steps=100, **more):
+    return json.loads(run(ranks, JOB, json.dumps({"model": model, "steps": steps, **more})).stdout)
+
+
+def close(a, b, tolerance):
+    a, b = np.array(a, float), np.array(b, float)
+    assert a.shape == b.shape and len(a)
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {model: job(1, model) for model in MODELS}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("model", MODELS)
+def test_ranks_take_the_steps_of_one_process(alone, model, ranks):
+    together = job(ranks, model)
+    close(together["losses"], alone[model]["losses"], 1e-10)
+    close(together["valid"], alone[model]["valid"], 1e-10)
+    assert together["same"]
+
+
+def test_float32_differs_by_the_order_of_sums(alone):
+    together = job(4, "glow", steps=20, dtype="float32")
+    close(together["losses"], job(1, "glow", steps=20, dtype="float32")["losses"], 1e-4)
+    assert together["same"]
+
+
+@pytest.mark.parametrize("model", ["glow", "table"])
+def test_pieces_of_a_batch(model):
+    settings = {"accumulate": 3, "average": 0.9}
+    one, two = (job(n, model, 20, settings=settings)["losses"] for n in (1, 2))
+    close(two, one, 1e-10)
+
+
+def test_batches_smaller_than_the_ranks():
+    """208 samples: the last batch has three."""
+    settings = {"batch_size": 41}
+    one, four = (job(n, "glow", 12, settings=settings)["losses"] for n in (1, 4))
+    close(four, one, 1e-10)
+    assert "batches of at least 4 samples for batch norm" in job(4, "table", 2, settings=settings)["error"]
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_resume_on_another_number_of_ranks(alone, tmp_path, ranks):
+    path = str(tmp_path / "model.safetensors")
+    first = job(2, "realnvp", 57, checkpoint=path)
+    rest = job(ranks, "realnvp", 100, checkpoint=path, resume=True)
+    close(first["losses"] + rest["losses"], alone["realnvp"]["losses"], 1e-10)
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "model.state.safetensors"]
+
+
+def test_data_in_a_file(tmp_path):
+    """Each rank reads its own rows only, and none at all of a last batch of two."""
+    x = np.random.default_rng(0).standard_normal((202, 3))
+    np.save(tmp_path / "x.npy", x)
+    script = """if True:
+        import json, sys, numpy as np, evenflow as ef
+        from mpi4py import MPI
+        x = np.load(sys.argv[1], mmap_mode="r")
+        flow = ef.RealNVP(3, couplings=2, hidden=(8,), seed=0, dtype="float64", threads=1)
+        losses = []
+        flow.fit(x, x, batch_size=50, epochs=2, comm=MPI.COMM_WORLD, seed=0,
+                 callback=lambda r: losses.append(r["loss" if r["event"] == "step" else "valid_loss"]))
+        if MPI.COMM_WORLD.Get_rank() == 0:
+            print(json.dumps(losses))
+    """
+    one, four = (json.loads(run(n, "-c", script, tmp_path / "x.npy").stdout) for n in (1, 4))
+    close(four, one, 1e-12)
+
+
+def test_local_batch_norm():
+    local = job(2, "table", 30, settings={"sync_batch_norm": False})
+    assert local["same"]
+    assert np.isfinite(local["losses"]).all()
+    assert local["losses"] != job(1, "table", 30, settings={"sync_batch_norm": False})["losses"]
+
+
+def test_other_settings_on_a_rank_are_refused():
+    error = job(3, "glow", 1, odd_rank=2, odd_settings={"lr": 0.5})["error"]
+    assert error == ("ConfigError: [fit] expected the same lr on every rank, got 0.001 on rank 0 and 0.5 on "
+                     "rank 2")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_failed_step_fails_on_every_rank(ranks, tmp_path):
+    """The bad sample belongs to one rank; data in files are checked batch by batch."""
+    data = np.random.default_rng(0).standard_normal((100, 3))
+    data[7] = np.nan
+    np.save(tmp_path / "x.npy", data)
+    script = """if True:
+        import sys, numpy as np, evenflow as ef
+        from mpi4py import MPI
+        flow = ef.RealNVP(3, couplings=2, hidden=(8,), seed=0)
+        data = np.load(sys.argv[1], mmap_mode="r")
+        flow.init(data[20:])
+        skipped = []
+        flow.fit(data, batch_size=20, epochs=1, on_nonfinite="skip", comm=MPI.COMM_WORLD,
+                 callback=lambda r: skipped.append("skipped" in r) if r["event"] == "step" else None)
+        counts = MPI.COMM_WORLD.gather([sum(skipped), len(skipped)])
+        if counts is not None:
+            print(counts)
+    """
+    done = run(ranks, "-c", script, tmp_path / "x.npy")
+    assert json.loads(done.stdout) == [[1, 5]] * ranks
+
+
+def test_command_line(tmp_path):
+    command = ["-m", "evenflow", "train", "digits", "--depth", "1", "--hidden", "8", "--dtype", "float64"]
+    done = run(2, *command, "--steps", "30", "--out", "two", cwd=tmp_path)
+    assert done.stdout.count("held out:") == 1
+    assert not [name for name in os.listdir(tmp_path / "two") if name.startswith(".")]
+    log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert [r["event"] for r in log].count("start") == [r["event"] for r in log].count("end") == 1
+    run(1, *command, "--steps", "30", "--out", "one", cwd=tmp_path)
+    end = json.loads((tmp_path / "one" / "log.jsonl").read_text().splitlines()[-1])
+    close([log[-1]["bits_per_dim"]], [end["bits_per_dim"]], 1e-10)
+    again = run(2, *command, "--steps", "30", "--out", "two", cwd=tmp_path, check=False)
+    assert again.returncode != 0
+    assert again.stderr.count("expected an empty folder") == 1
+    more = run(2, "-m", "evenflow", "resume", "two", "--steps", "40", cwd=tmp_path)
+    assert more.stdout.count("held out:") == 1
+
+
+def test_a_rank_that_dies_ends_the_job(tmp_path):
+    """Whatever the moment, the checkpoint is whole and the training goes on from it."""
+    job, log = long_job(2, tmp_path, "--save-every", "0")
+    os.kill(process_of(1, log), signal.SIGKILL)
+    job.communicate(timeout=30)
+    assert job.returncode != 0
+    none_left(tmp_path)
+    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(step + 100), cwd=tmp_path)
+    assert done.stdout.count("held out:") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_stalls_is_named(tmp_path, rank):
+    job, log = long_job(3, tmp_path, EVENFLOW_RANK_SECONDS="2")
+    os.kill(process_of(rank, log), signal.SIGSTOP)
+    _, told = job.communicate(timeout=30)
+    assert job.returncode != 0
+    assert f"expected all 3 ranks within 2 s, got none from rank {rank}\n" in told
+    none_left(tmp_path)
+
+
+def process_of(rank, log):
+    return int(json.loads(log.read_text().splitlines()[1])["ranks"][rank].split(":")[1])
+
+
+def none_left(folder):
+    """Processes of a job that ran in a folder, which may take a moment to end."""
+    deadline = time.monotonic() + 20
+    while any(map(_runs_in(folder), filter(str.isdigit, os.listdir("/proc")))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs_in(folder):
+    def runs(pid):
+        try:
+            return os.readlink(f"/proc/{pid}/cwd") == str(folder)
+        except OSError:
+            return False
+    return runs
+
+
+def test_without_mpi4py(tmp_path):
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('No module named mpi4py')")
+    done = subprocess.run([sys.executable, "-m", "evenflow", "train", "digits", "--out", tmp_path / "run"],
+                          capture_output=True, text=True,
+                          env={**os.environ, "PMI_SIZE": "2", "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'expected mpi4py to be installed (pip install "evenflow[mpi]")' in done.stderr
+
+
+def test_a_wrong_time_to_wait():
+    done = run(2, JOB, json.dumps({"model": "nice", "steps": 1}), check=False,
+               env={**os.environ, "EVENFLOW_RANK_SECONDS": "soon"})
+    assert "EVENFLOW_RANK_SECONDS: expected seconds > 0, got 'soon'" in done.stdout
+
+
+def test_a_wrong_communicator():
+    import evenflow as ef
+    with pytest.raises(TypeError, match="expected an mpi4py communicator as comm, got int"):
+        ef.NICE(4).fit(np.zeros((4, 4)), comm=3)
