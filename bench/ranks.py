@@ -1,0 +1,117 @@
+"""A training step on several ranks: where its time goes, and what a model of cost says of more of them.
+
+usage: mpiexec -n N python ranks.py [--work glow --batch 8 --steps 10 --out results/ranks_N.json]
+
+Measured on N ranks, each with `--batch` samples and its share of the cores: the step, what of it is spent in sums over
+ranks, and an all-reduce of the gradient's size alone. Ranks of one machine run in step, as they would elsewhere.
+
+Predicted: one rank's computation as measured, plus sums by the usual model of an all-reduce of n bytes,
+2 ceil(log2 p) alpha + 2 (p - 1) / p n / bandwidth. alpha and bandwidth of this machine are fitted to all-reduces of two
+sizes and checked against the step; those of interconnects are what their makers and users report, not measured here.
+"""
+
+import argparse
+import json
+import math
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+import evenflow as ef
+from evenflow.ranks import Ranks, threads_a_rank
+from evenflow.train import Settings, Trainer
+from machine import describe
+
+INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (10e-6, 2.9e9),
+                 "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
+WORKS = {"glow": lambda threads: ef.Glow((32, 32, 3), levels=3, steps=8, hidden=512, seed=0, threads=threads),
+         "table": lambda threads: ef.RealNVP(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
+LITTLE = 4
+"""Sums of a few numbers in a step: errors and losses to agree on, and whether to stop."""
+
+
+class TimedRanks(Ranks):
+    """Adds up the time in which it waits for other ranks."""
+
+    waited = 0.0
+
+    def _wait(self, request):
+        start = time.perf_counter()
+        super()._wait(request)
+        self.waited += time.perf_counter() - start
+
+
+def cost(ranks, size, alpha, bandwidth):
+    """Seconds of an all-reduce of `size` bytes."""
+    return 2 * math.ceil(math.log2(ranks)) * alpha + 2 * (ranks - 1) / ranks * size / bandwidth
+
+
+def all_reduce(ranks, count, repeats=15):
+    """Median seconds of a sum of `count` float32 values, from a common start."""
+    values, times = np.zeros(count, np.float32), []
+    for _ in range(repeats):
+        ranks.any(False)
+        start = time.perf_counter()
+        ranks.sum(values)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def steps(flow, x, ranks, count):
+    """Medians over `count` steps of the whole and of waiting, in seconds."""
+    trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=len(x), lr=1e-5))
+    whole, waited = [], []
+    for _ in range(count + 2):
+        start, before = time.perf_counter(), ranks.waited
+        trainer._advance()
+        trainer.progress.position = 0
+        ranks.any(False)
+        whole.append(time.perf_counter() - start)
+        waited.append(ranks.waited - before)
+    return float(np.median(whole[2:])), float(np.median(waited[2:]))
+
+
+def predict(compute, size, alpha, bandwidth):
+    """Efficiency with the same batch on each of p ranks, and the batch a rank that would give 80 %."""
+    rows = {}
+    for p in (2, 8, 32, 128, 1024):
+        sums = cost(p, size, alpha, bandwidth) + LITTLE * cost(p, 8, alpha, bandwidth)
+        rows[p] = {"efficiency": compute / (compute + sums), "batch_factor_for_80": 4 * sums / compute}
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", choices=WORKS, default="glow")
+    parser.add_argument("--batch", type=int, default=8, help="samples a rank")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--out")
+    a = parser.parse_args()
+    ranks = TimedRanks(MPI.COMM_WORLD)
+    threads = threads_a_rank(ranks)
+    flow = WORKS[a.work](threads)
+    rng = np.random.default_rng(0)
+    shape = (ranks.size * a.batch, *flow.shape)
+    x = rng.integers(0, 256, shape).astype(np.uint8) if flow.is_image else rng.standard_normal(shape)
+    step, waited = steps(flow, x, ranks, a.steps)
+    size = 4 * flow.grads.size
+    result = {"work": a.work, "ranks": ranks.size, "threads_a_rank": threads, "batch_a_rank": a.batch,
+              "step_ms": 1e3 * step, "sums_ms": 1e3 * waited, "gradient_mb": size / 1e6, "machine": describe()}
+    if ranks.size > 1:
+        little, much = all_reduce(ranks, 2), all_reduce(ranks, flow.grads.size)
+        alpha = little / (2 * math.ceil(math.log2(ranks.size)))
+        bandwidth = 2 * (ranks.size - 1) / ranks.size * size / (much - little)
+        result.update(alpha_us=1e6 * alpha, bandwidth_gbs=bandwidth / 1e9, all_reduce_ms=1e3 * much,
+                      sums_predicted_ms=1e3 * (cost(ranks.size, size, alpha, bandwidth) +
+                                               LITTLE * cost(ranks.size, 8, alpha, bandwidth)))
+    else:
+        result["predicted"] = {name: predict(step, size, *link) for name, link in INTERCONNECTS.items()}
+    if ranks.rank == 0:
+        print(json.dumps(result, indent=1))
+        if a.out:
+            with open(a.out, "w") as file:
+                json.dump(result, file, indent=1)
+
+
+main()
