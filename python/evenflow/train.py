@@ -203,6 +203,8 @@ class Trainer:
         last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
         if callback is not None and not callable(callback):
             raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
+        self.ranks.same("fit", {"epochs": epochs, "steps": steps, "save_every": save_every,
+                                "checkpoint": checkpoint is not None})
         self._raw_values()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour

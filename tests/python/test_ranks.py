@@ -117,10 +117,11 @@ def test_local_batch_norm():
     assert local["losses"] != job(1, "table", 30, settings={"sync_batch_norm": False})["losses"]
 
 
-def test_other_settings_on_a_rank_are_refused():
-    error = job(3, "glow", 1, odd_rank=2, odd_settings={"lr": 0.5})["error"]
-    assert error == ("ConfigError: [fit] expected the same lr on every rank, got 0.001 on rank 0 and 0.5 on "
-                     "rank 2")
+@pytest.mark.parametrize("name, usual, odd", [("lr", 0.001, 0.5), ("seed", 0, 1), ("epochs", None, 3)])
+def test_other_settings_on_a_rank_are_refused(name, usual, odd):
+    error = job(3, "glow", 1, odd_rank=2, odd_settings={name: odd})["error"]
+    assert error == (f"ConfigError: [fit] expected the same {name} on every rank, got {usual} on rank 0 and "
+                     f"{odd} on rank 2")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
