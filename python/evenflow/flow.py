@@ -37,7 +37,11 @@ class Flow:
     def __init__(self, core: _core.Flow32 | _core.Flow64, config: dict[str, Any]):
         self._core = core
         self._config = config
-        self._dtype = np.dtype(core.dtype)
+        # Every call asks for these, and for one row asking the core would take longer than the products.
+        self._dtype, self._dims, self._classes = np.dtype(core.dtype), core.dims, core.classes
+        self._sample_shape: tuple[int, int, int] = core.sample_shape
+        self._is_image = isinstance(config["shape"], list)
+        self._shape: tuple[int, ...] = self._sample_shape if self._is_image else (self._dims,)
         self.last_step: dict[str, Any] = {}
         """Of the last loss_and_grad: loss, nll, class_nll, class_error, drift, fallback, drift_layer."""
 
@@ -61,17 +65,17 @@ class Flow:
     @property
     def is_image(self) -> bool:
         """Whether samples are images (H, W, C) in level units, rather than rows of a table."""
-        return isinstance(self._config["shape"], list)
+        return self._is_image
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample: (H, W, C) or (D,)."""
-        return tuple(self._core.sample_shape) if self.is_image else (self.dims,)
+        return self._shape
 
     @property
     def dims(self) -> int:
         """Values a sample, D."""
-        return self._core.dims
+        return self._dims
 
     @property
     def bits(self) -> int:
@@ -83,7 +87,7 @@ class Flow:
     @property
     def classes(self) -> int:
         """Number of classes that the density is conditioned on, 0 without."""
-        return self._core.classes
+        return self._classes
 
     @property
     def initialized(self) -> bool:
@@ -395,7 +399,7 @@ class Flow:
     def _block(self, where: str, x: np.ndarray, a: int, b: int, seed: int | None = None,
                first: int = 0) -> np.ndarray:
         """Rows [a, b) as the core takes them, (b - a, h, w, c); seed None: whole levels, no noise."""
-        shape = (b - a, *self._core.sample_shape)
+        shape = (b - a, *self._sample_shape)
         if x.dtype == np.uint8:
             return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
                                          first=first + a)
