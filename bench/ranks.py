@@ -27,8 +27,8 @@ INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (1
                  "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
 WORKS = {"glow": lambda threads: ef.Glow((32, 32, 3), levels=3, steps=8, hidden=512, seed=0, threads=threads),
          "table": lambda threads: ef.RealNVP(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
-LITTLE = 4
-"""Sums of a few numbers in a step: errors and losses to agree on, and whether to stop."""
+LITTLE = 2
+"""Sums of a few numbers in a step: losses and whether all have one, and whether to stop."""
 
 
 class TimedRanks(Ranks):

@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,26 +68,33 @@ class Ranks:
         self.sum(counts)
         return [bool(count) for count in counts]
 
-    def agree(self, error: Exception | None) -> None:
-        """Raises the error of the first rank that has one, on all of them."""
+    def total(self, count: int, work: Callable[[], Sequence[float]]) -> list[float]:
+        """Sums over all ranks of the `count` numbers that work() gives on each.
+
+        An error of evenflow's on any rank is raised on all.
+        """
         if self.size == 1:
-            if error is not None:
-                raise error
-            return
-        failed = np.array([float(error is not None)])
-        self.sum(failed)
-        if failed[0]:
-            self._raise_first(self.collect(None if error is None else (type(error), str(error))))
+            return list(work())
+        numbers, error = np.zeros(1 + count), None
+        try:
+            numbers[1:] = work()
+        except Error as raised:
+            numbers[0], error = 1, (type(raised), str(raised))
+        self.sum(numbers)
+        if numbers[0]:
+            self._raise_first(self.collect(error))
+        return [float(number) for number in numbers[1:]]
 
     def try_on_all(self, work: Callable[[], Result]) -> Result:
         """work() on this rank; an error of evenflow's on any rank is raised on all."""
-        error = None
-        try:
-            result = work()
-        except Error as raised:
-            error = raised
-        self.agree(error)
-        return result
+        results: list[Result] = []
+
+        def store() -> Sequence[float]:
+            results.append(work())
+            return ()
+
+        self.total(0, store)
+        return results[0]
 
     def lead(self, f: Callable[[], Result]) -> Result:
         """f() by rank 0 alone: its result, or its error, on every rank."""

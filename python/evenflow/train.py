@@ -254,7 +254,7 @@ class Trainer:
         record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
         start = time.monotonic()
         try:
-            batch = self.ranks.try_on_all(lambda: self.feed.get(p.epoch, p.position))
+            batch = self._next_batch()
             self._waited += time.monotonic() - start
             record.update(self._step(batch), samples=batch.size)
             p.loss_sum += record["loss"] * batch.size
@@ -268,13 +268,17 @@ class Trainer:
         p.position += 1
         return record
 
+    def _next_batch(self) -> Batch:
+        """This rank's samples. Data in memory were checked before; of others a bad value fails on all ranks."""
+        def get() -> Batch:
+            return self.feed.get(self.progress.epoch, self.progress.position)
+
+        return self.ranks.try_on_all(get) if stays_outside(self.x) else get()
+
     def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
-        loss, nll = self.ranks.try_on_all(lambda: self._gradient(batch))
+        loss, nll = self.ranks.total(2, lambda: self._gradient(batch))
         if self.ranks.size > 1:
-            totals = np.array([loss, nll])
-            self.ranks.sum(totals)
-            loss, nll = totals.tolist()
             self.ranks.sum(flow._core.grads)
             self._average_statistics()
         if not math.isfinite(loss):
