@@ -26,8 +26,9 @@ LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_ST
 
 WAIT_SECONDS = 600.0
 """That a rank may be behind the others, while rank 0 draws a picture say; or EVENFLOW_RANK_SECONDS."""
-ANSWER_SECONDS, LEAD_SECONDS = 3.0, 1.0
-"""For ranks that wait to say so, and for rank 0 to tell of an error that all have, once."""
+ANSWER_SECONDS, LEAD_SECONDS, TELL_SECONDS = 3.0, 1.0, 0.5
+"""For ranks that wait to say so, for rank 0 to tell of an error that all have, once, and for the launcher to pass
+on what was told: it may drop what is on its way when a job is aborted."""
 WAITING = 1  # tag of a message that says so
 PATIENCE, PAUSE = 0.1, 1e-3
 """Seconds of a wait in which other threads may go first but none sleeps, and between two looks after that."""
@@ -210,6 +211,7 @@ def launched() -> Iterator[Ranks]:
             else:
                 traceback.print_exc()
                 print(f"evenflow: rank {ranks.rank} failed, see above", file=sys.stderr, flush=True)
+            time.sleep(TELL_SECONDS)
             ranks.comm.Abort(1)
         raise
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -182,7 +183,10 @@ def test_a_rank_that_stalls_is_named(tmp_path, rank):
     os.kill(process_of(rank, log), signal.SIGSTOP)
     _, told = job.communicate(timeout=30)
     assert job.returncode != 0
-    assert f"expected all 3 ranks within 2 s, got none from rank {rank}\n" in told
+    # MPICH may hold up a second rank, inside a call, on the one that is stopped.
+    named = re.search(r"expected all 3 ranks within 2 s, got none from rank ([\d, ]+)\n", told)
+    assert named is not None
+    assert str(rank) in named[1].split(", ")
     none_left(tmp_path)
 
 
