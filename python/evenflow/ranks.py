@@ -112,11 +112,11 @@ class Ranks:
             self._raise_first([error])
         return result  # type: ignore[return-value]
 
-    def same(self, where: str, facts: dict[str, Any]) -> None:
-        """ConfigError, naming the rank, where a fact is not what it is on rank 0."""
+    def same(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """ConfigError, naming the rank, where a fact is not what it is on rank 0. One rank alone asks for none."""
         if self.size == 1:
             return
-        all_facts = self.collect(facts)
+        all_facts = self.collect(facts())
         for rank, theirs in enumerate(all_facts):
             for name, value in all_facts[0].items():
                 if theirs.get(name) != value:

@@ -174,9 +174,10 @@ class Trainer:
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
-        ranks.same("fit", {"evenflow": _core.version, **{f"model {k}": v for k, v in flow.config.items()},
-                           **dataclasses.asdict(settings), "data": self.data_mark,
-                           "parameters": self._checksum()})
+        ranks.same("fit", lambda: {"evenflow": _core.version,
+                                   **{f"model {k}": v for k, v in flow.config.items()},
+                                   **dataclasses.asdict(settings), "data": self.data_mark,
+                                   "parameters": self._checksum()})
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -203,8 +204,8 @@ class Trainer:
         last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
         if callback is not None and not callable(callback):
             raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
-        self.ranks.same("fit", {"epochs": epochs, "steps": steps, "save_every": save_every,
-                                "checkpoint": checkpoint is not None})
+        self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
+                                        "checkpoint": checkpoint is not None})
         self._raw_values()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
@@ -376,7 +377,7 @@ class Trainer:
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
         self._waited, self._worked = 0.0, 0.0
         p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
-        self.ranks.same("fit", {"parameters": self._checksum()})
+        self.ranks.same("fit", lambda: {"parameters": self._checksum()})
         if self.valid is not None:
             value = self._validate()
             record.update(valid_loss=value, **self._in_bits("valid_", value))
