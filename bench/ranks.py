@@ -20,7 +20,8 @@ from mpi4py import MPI
 
 import evenflow as ef
 from evenflow.ranks import Ranks, threads_a_rank
-from evenflow.train import Settings, Trainer
+from evenflow.settings import Settings
+from evenflow.train import Trainer
 from machine import describe
 
 INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (10e-6, 2.9e9),
@@ -36,9 +37,9 @@ class TimedRanks(Ranks):
 
     waited = 0.0
 
-    def _wait(self, request):
+    def wait_until(self, here):
         start = time.perf_counter()
-        super()._wait(request)
+        super().wait_until(here)
         self.waited += time.perf_counter() - start
 
 
@@ -58,18 +59,18 @@ def all_reduce(ranks, count, repeats=15):
     return float(np.median(times))
 
 
-def steps(flow, x, ranks, count):
+def steps(flow, x, ranks, count, wire):
     """Medians over `count` steps of the whole and of waiting, in seconds."""
-    trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=len(x), lr=1e-5))
-    whole, waited = [], []
-    for _ in range(count + 2):
-        start, before = time.perf_counter(), ranks.waited
-        trainer._advance()
-        trainer.progress.position = 0
-        ranks.any(False)
-        whole.append(time.perf_counter() - start)
-        waited.append(ranks.waited - before)
-    return float(np.median(whole[2:])), float(np.median(waited[2:]))
+    trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=len(x), lr=1e-5, wire_dtype=wire))
+    times = []
+
+    def note(record):
+        if record["event"] == "step":
+            times.append((time.perf_counter(), ranks.waited))
+
+    trainer.run(steps=count + 3, callback=note)
+    whole, waited = np.diff(times[2:], axis=0).T
+    return float(np.median(whole)), float(np.median(waited))
 
 
 def predict(compute, size, alpha, bandwidth):

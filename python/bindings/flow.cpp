@@ -231,27 +231,29 @@ class PyRanks final : public Ranks {
   py::object sum_;
 };
 
-/// For the time of a call.
-struct UseRanks {
-  Context& ctx;
-  UseRanks(Context& c, Ranks* ranks) : ctx(c) { ctx.set_ranks(ranks); }
-  ~UseRanks() { ctx.set_ranks(nullptr); }
-};
-
 template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels, int64_t budget,
-                       double weight, const py::object& sum_over_ranks) {
+                       double weight, const py::object& sum_over_ranks, const py::object& complete,
+                       int64_t least) {
   const View<const T> in = view_of<T>(x, "loss_and_grad");
   const int32_t* label = labels_of(labels, in.shape.n, "loss_and_grad");
   StepResult r;
   PyRanks ranks(sum_over_ranks);
+  GradientWatch watch;
+  if (!complete.is_none()) watch.parts = self.flow.gradient_parts(least);
   {
     Unlock unlock;
     ContextPool::Lease lease(self.contexts);
     Context& ctx = lease;
-    const UseRanks use(ctx, sum_over_ranks.is_none() ? nullptr : &ranks);
+    const RanksScope with(ctx, sum_over_ranks.is_none() ? nullptr : &ranks);
     OnDevice arrays(ctx);
-    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in), label, budget, weight);
+    watch.complete = [&](size_t part) {
+      ctx.synchronize();
+      py::gil_scoped_acquire lock;
+      complete(part);
+    };
+    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in), label, budget, weight,
+                                complete.is_none() ? nullptr : &watch);
   }
   using namespace py::literals;
   return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
@@ -318,6 +320,15 @@ py::list entries(PyFlow<T>& self) {
 }
 
 template <class T>
+py::list gradient_parts(PyFlow<T>& self, int64_t least) {
+  py::list list;
+  for (const GradientPart& part : self.flow.gradient_parts(least)) {
+    list.append(py::make_tuple(part.first, part.end));
+  }
+  return list;
+}
+
+template <class T>
 py::list levels(PyFlow<T>& self) {
   py::list list;
   for (const Level& level : self.flow.levels())
@@ -373,7 +384,8 @@ void bind_class(py::module_& m, const char* name) {
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "labels"_a = py::none())
       .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
-           "weight"_a = 1.0, "sum_over_ranks"_a = py::none())
+           "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0)
+      .def("gradient_parts", &gradient_parts<T>, "least"_a)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a = 0);
 }
 

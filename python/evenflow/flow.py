@@ -294,13 +294,14 @@ class Flow:
         return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
 
     def _loss_and_grad(self, x: np.ndarray, labels: np.ndarray | None, budget: int, seed: int, first: int,
-                       weight: float, sum_over_ranks: Callable[[np.ndarray], None] | None = None) -> float:
+                       weight: float, **ranks: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
 
-        sum_over_ranks: adds up an array in place; batch norms then take the moments of all ranks' rows.
+        ranks: sum_over_ranks adds up an array in place: batch norms then take the moments of all ranks' rows.
+        complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch in C++.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        step = self._core.loss_and_grad(block, labels, budget, weight, sum_over_ranks)
+        step = self._core.loss_and_grad(block, labels, budget, weight, **ranks)
         self.last_step = {**step}
         return step["loss"]
 
@@ -361,12 +362,13 @@ class Flow:
         comm: an mpi4py communicator whose ranks train together, each with the same flow, data and settings;
         see docs/ranks.md. The step is that of one process, up to the order of sums; rank 0 writes the files.
 
-        settings: the fields of `evenflow.train.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
+        settings: the fields of `evenflow.settings.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
         warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
         on_nonfinite="raise", seed=0, ...
         """
         from evenflow.ranks import Ranks
-        from evenflow.train import Settings, Trainer
+        from evenflow.settings import Settings
+        from evenflow.train import Trainer
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
                           ranks=Ranks(comm))
         if resume:

@@ -44,17 +44,21 @@ class Ranks:
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
         if comm is not None:
-            self._in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
+            self.in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
             self.wait_seconds = _wait_seconds()
 
     def share(self, n: int) -> slice:
         """This rank's of n rows."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
+    def shares(self, n: int) -> list[int]:
+        """How many of n rows each rank has."""
+        return [n * (rank + 1) // self.size - n * rank // self.size for rank in range(self.size)]
+
     def sum(self, values: np.ndarray) -> None:
         """Adds those of all other ranks to `values`, in place."""
         if self.size > 1:
-            self._wait(self.comm.Iallreduce(self._in_place, values))
+            self.wait_until(self.comm.Iallreduce(self.in_place, values).Test)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """The float64 values (n,) of all ranks, one after the other."""
@@ -135,13 +139,13 @@ class Ranks:
         sizes[self.rank] = len(mine)
         self.sum(sizes)
         whole = np.empty(sizes.sum(), np.uint8)
-        self._wait(self.comm.Iallgatherv(np.frombuffer(mine, np.uint8), (whole, sizes)))
+        self.wait_until(self.comm.Iallgatherv(np.frombuffer(mine, np.uint8), (whole, sizes)).Test)
         return [part.tobytes() for part in np.split(whole, np.cumsum(sizes)[:-1])]
 
-    def _wait(self, request: Any) -> None:
+    def wait_until(self, here: Callable[[], bool]) -> None:
         """Until all ranks have come. RanksError, naming those that have not, after wait_seconds."""
         start = time.monotonic()
-        while not request.Test():
+        while not here():
             waited = time.monotonic() - start
             if waited > self.wait_seconds:
                 raise RanksError(f"[ranks] expected all {self.size} ranks within {self.wait_seconds:g} s, "

@@ -29,7 +29,8 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
 from evenflow.ranks import Ranks
-from evenflow.train import Settings, Trainer, log_prob, state_path
+from evenflow.settings import Settings
+from evenflow.train import Trainer, log_prob, state_path
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Plan:
     model: dict[str, Any]
     """The config of the flow."""
     training: dict[str, Any]
-    """Fields of evenflow.train.Settings."""
+    """Fields of evenflow.settings.Settings."""
     epochs: int | None
     steps: int | None
     classes: list[str]

@@ -11,19 +11,19 @@ import math
 import os
 import time
 import zlib
-from dataclasses import dataclass, field
 from typing import Any
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from evenflow import _core, arrays, checkpoint, optim, signals
-from evenflow.data.augment import Augment
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, group_of, shuffled, stays_outside
+from evenflow.settings import LATER, Progress, Settings
+from evenflow.sums import GradientSums
 
 STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
@@ -32,100 +32,6 @@ INIT_VALUES = 1 << 20
 MARKED_ROWS = 64
 SCORED_VALUES = 1 << 22
 """Values of validation data that are read at once."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train. The same settings, data and model give the same bits."""
-
-    batch_size: int = 64
-    optimizer: str = "adamax"
-    """"adam" | "adamax" | "sgd" | "rmsprop"."""
-    optimizer_options: dict[str, float] = field(default_factory=dict)
-    """More arguments of the optimiser: beta2, momentum, eps, weight_decay, ..."""
-    lr: float = 1e-3
-    warmup: int = 0
-    """Steps of linear warm-up."""
-    lr_decay: float = 1.0
-    """Factor on the rate at every step after the warm-up, down to lr_floor."""
-    lr_floor: float = 0.0
-    clip: float = 0.0
-    """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
-    accumulate: int = 1
-    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone."""
-    average: float = 0.0
-    """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
-    patience: int | None = None
-    """Epochs without a better validation loss until training ends."""
-    on_nonfinite: str = "raise"
-    """After a NumericError in a step: "raise" it, "skip" the step, or "rollback" to the last snapshot (every
-    100 steps) with half the learning rate. The data that failed are not used again in that epoch."""
-    max_failures: int = 10
-    """Steps that may fail in one training before the error is raised after all."""
-    init_batch: int | None = None
-    """Samples for the data-dependent initialisation; None: up to about a million values."""
-    activation_budget: int | None = None
-    sync_batch_norm: bool = True
-    """With several ranks: moments of all ranks' samples, as one process has them; else each rank's own."""
-    augment: Augment | None = None
-    """Random changes of the training images, drawn anew in every epoch."""
-    seed: int = 0
-    """Of the order of the data, their augmentation and the dequantisation noise."""
-
-    def __post_init__(self) -> None:
-        arrays.whole("fit", "batch_size", self.batch_size, low=1)
-        arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
-        arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
-        for name, low in (("warmup", 0), ("accumulate", 1), ("max_failures", 0), ("seed", 0)):
-            arrays.whole("fit", name, getattr(self, name), low=low)
-        for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
-            if getattr(self, name) is not None:
-                arrays.whole("fit", name, getattr(self, name), low=low)
-        if not isinstance(self.sync_batch_norm, bool):
-            raise TypeError("[fit] expected sync_batch_norm to be True or False, "
-                            f"got {self.sync_batch_norm!r}")
-        object.__setattr__(self, "augment", Augment.of(self.augment))
-        for name in ("lr", "lr_floor", "clip"):
-            arrays.number("fit", name, getattr(self, name), 0.0)
-        for name in ("lr_decay", "average"):
-            arrays.number("fit", name, getattr(self, name), 0.0, 1.0)
-
-
-@dataclass
-class Progress:
-    """Where a training stands; with the arrays of Trainer.state, all that a resume needs."""
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    """Batches done in this epoch."""
-    loss_sum: float = 0.0
-    nll_sum: float = 0.0
-    samples: int = 0
-    """Sums over the samples of this epoch."""
-    skipped: int = 0
-    """Failed steps of this epoch, and of all."""
-    failures: int = 0
-    lr_scale: float = 1.0
-    snapshot_steps: list[int] = field(default_factory=list)
-    """Step counters of the optimiser and the average in the snapshot."""
-    best_loss: float | None = None
-    bad_epochs: int = 0
-    stopped: bool = False
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def check(self) -> None:
-        """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
-        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
-            arrays.whole("resume", name, getattr(self, name), low=0)
-        for name in ("loss_sum", "nll_sum", "lr_scale", "seconds", "best_loss"):
-            if name != "best_loss" or self.best_loss is not None:
-                arrays.number("resume", name, getattr(self, name), -math.inf)
-        for steps in self.snapshot_steps:
-            arrays.whole("resume", "snapshot_steps", steps, low=0)
-        if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):
-            raise TypeError("[resume] expected two snapshot_steps and a history of dicts, got something else")
 
 
 class Trainer:
@@ -157,6 +63,7 @@ class Trainer:
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
         self._waited, self._worked = 0.0, 0.0
+        self._sums: GradientSums | None = None
         if not flow.initialized:
             self._init()
         options = settings.optimizer_options
@@ -211,7 +118,7 @@ class Trainer:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         try:
-            with signals.interrupt_flag() as interrupted:
+            with self._summing(), signals.interrupt_flag() as interrupted:
                 stop = False
                 while not self._done(last_epoch, last_step) and not stop:
                     record = self._advance()
@@ -278,10 +185,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
-        loss, nll = self.ranks.total(2, lambda: self._gradient(batch))
-        if self.ranks.size > 1:
-            self.ranks.sum(flow._core.grads)
-            self._average_statistics()
+        loss, nll = self._gradient_of_all(batch)
         if not math.isfinite(loss):
             raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
         norm = optim.clip_grad_norm(flow, s.clip)
@@ -292,25 +196,55 @@ class Trainer:
         return {"loss": loss, "nll": nll, "grad_norm": norm, "lr": self.optimizer.lr,
                 **self._in_bits("", nll)}
 
-    def _gradient(self, batch: Batch) -> tuple[float, float]:
-        """This rank's part of the loss and of its gradient, and of the likelihood."""
+    @contextlib.contextmanager
+    def _summing(self) -> Iterator[None]:
+        if self.ranks.size == 1:
+            yield
+            return
+        with GradientSums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
+            yield
+
+    def _gradient_of_all(self, batch: Batch) -> tuple[float, float]:
+        """The loss and its gradient, and the likelihood: of all ranks' samples."""
+        if self._sums is None:
+            return self._gradient(batch)[:2]
+        self._sums.begin()
+        try:
+            loss, nll, repeated = self.ranks.total(3, lambda: self._gradient(batch))
+        except NumericError:  # on every rank
+            self._sums.wait()
+            raise
+        self._sums.wait()
+        if repeated:
+            self.ranks.sum(self.flow._core.grads)
+        else:
+            self._sums.store()
+        self._average_statistics()
+        return loss, nll
+
+    def _gradient(self, batch: Batch) -> tuple[float, float, bool]:
+        """This rank's part of the loss and of its gradient, and of the likelihood; whether a pass was repeated
+        after others were told of its gradient.
+        """
         flow, s = self.flow, self.settings
         budget = -1 if s.activation_budget is None else s.activation_budget
         seed = _noise_seed(s.seed, self.progress.step)
         meet = self.ranks.sum if self.ranks.size > 1 and s.sync_batch_norm else None
         flow.zero_grad()
-        loss, nll, at = 0.0, 0.0, 0
-        for first, end in self._shares(batch.size):
+        loss, nll, at, repeated = 0.0, 0.0, 0, False
+        shares = [(first, end) for first, end in self._shares(batch.size) if first < end]
+        for first, end in shares:
             mine = slice(at, at + end - first)
             at = mine.stop
-            if first == end:
-                continue
+            watch = self._sums.start if self._sums is not None and end == shares[-1][1] else None
             labels = None if batch.labels is None else batch.labels[mine]
             weight = (end - first) / batch.size
             loss += weight * flow._loss_and_grad(batch.x[mine], labels, budget, seed, first=first,
-                                                 weight=weight, sum_over_ranks=meet)
+                                                 weight=weight, sum_over_ranks=meet, complete=watch,
+                                                 least=GradientSums.least)
             nll += weight * flow.last_step["nll"]
-        return loss, nll
+            repeated = watch is not None and flow.last_step["fallback"]
+        return loss, nll, repeated
 
     def _pieces(self, size: int) -> list[tuple[int, int]]:
         """(first, end) of the pieces that a batch is worked through in."""
@@ -497,7 +431,7 @@ class Trainer:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
         except (KeyError, TypeError, ValueError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
-        settings = {"sync_batch_norm": True, **settings}  # states of 0.1.0 have no ranks
+        settings = {**LATER, **settings}
         mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         for what, got, wanted in (("a model with", config, self.flow.config), ("settings", settings, mine)):
             changed = sorted(k for k in {*got, *wanted} if got.get(k) != wanted.get(k))
@@ -544,7 +478,9 @@ class Trainer:
     @functools.cached_property
     def _training_mark(self) -> str:
         """Tells one training from another: by the model, its seed, the settings and the data."""
-        what = json.dumps([self.flow.config, dataclasses.asdict(self.settings), self.data_mark])
+        settings = {name: value for name, value in dataclasses.asdict(self.settings).items()
+                    if name not in LATER or value != LATER[name]}
+        what = json.dumps([self.flow.config, settings, self.data_mark])
         return hashlib.sha256(what.encode()).hexdigest()[:16]
 
     @functools.cached_property

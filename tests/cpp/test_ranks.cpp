@@ -192,5 +192,58 @@ TEST_CASE("a density that is not finite on one rank fails on all") {
   CHECK(parts[1].error.find("expected finite densities on every rank") != std::string::npos);
 }
 
+/// Parts of a step's gradient as they were when they were told of, put together, against the final one.
+void check_watch(const Flow<double>& flow, const Shape& shape, const std::vector<int32_t>& labels) {
+  ParamArena<double> arena(flow.layout());
+  flow.init(arena, 3);
+  const std::vector<double> x = random_values(shape.size(), 5, 1, 255);
+  const View<const double> batch(x.data(), shape);
+  const int32_t* label = labels.empty() ? nullptr : labels.data();
+  Context ctx("cpu", 1);
+  flow.init_from_data(ctx, arena, batch);
+  Rng rng(4);
+  const int64_t size = flow.layout()->trainable_size();
+  for (int64_t i = 0; i < size; ++i) arena.values()[i] += 0.01 * rng.normal();
+  for (const int64_t least : {int64_t{0}, int64_t{100}, size}) {
+    CAPTURE(least);
+    std::vector<double> told(static_cast<size_t>(size), 0);
+    std::vector<int> times(static_cast<size_t>(size), 0);
+    GradientWatch watch{flow.gradient_parts(least), nullptr};
+    size_t next = 0;
+    watch.complete = [&](size_t part) {
+      CHECK(part == next++);
+      for (int64_t i = watch.parts[part].first; i < watch.parts[part].end; ++i) {
+        told[static_cast<size_t>(i)] = arena.grads()[i];
+        ++times[static_cast<size_t>(i)];
+      }
+    };
+    arena.zero_grad();
+    CHECK(!flow.loss_and_grad(ctx, arena, batch, label, -1, 1, &watch).drift.fallback);
+    CHECK(next == watch.parts.size());
+    CHECK((least == size) == (next == 1));
+    CHECK(std::all_of(times.begin(), times.end(), [](int n) { return n == 1; }));
+    CHECK(std::equal(told.begin(), told.end(), arena.grads()));
+  }
+}
+
+TEST_CASE("gradients are complete when a watch is told so") {
+  GlowConfig glow_config;
+  glow_config.shape = {0, 8, 8, 1};
+  glow_config.levels = 2;
+  glow_config.steps = 2;
+  glow_config.hidden = 96;  // too much for tiles
+  check_watch(glow<double>(glow_config), {5, 8, 8, 1}, {});
+  glow_config.hidden = 8;
+  glow_config.classes = 3;
+  glow_config.class_weight = 0.5;
+  check_watch(glow<double>(glow_config), {5, 8, 8, 1}, {0, 1, 2, 1, 0});
+  RealNvpImageConfig nvp_config;
+  nvp_config.shape = {0, 8, 8, 1};
+  nvp_config.scales = 2;
+  nvp_config.base_dim = 4;
+  nvp_config.residual_blocks = 1;
+  check_watch(real_nvp<double>(nvp_config), {5, 8, 8, 1}, {});
+}
+
 }  // namespace
 }  // namespace evenflow::test

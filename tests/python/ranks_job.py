@@ -11,11 +11,13 @@ import numpy as np
 from mpi4py import MPI
 
 import evenflow as ef
+from evenflow.sums import GradientSums
 
 MODELS = {
     "nice": lambda shape, **o: ef.NICE(shape, couplings=4, hidden=(20, 20), **o),
     "realnvp": lambda shape, **o: ef.RealNVP(shape, scales=2, base_dim=4, residual_blocks=1, **o),
     "table": lambda shape, **o: ef.RealNVP(3, couplings=4, hidden=(16, 16), batch_norm=True, **o),
+    "wide": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=96, bits=4, **o),
     "glow": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=16, bits=4, **o),
 }
 
@@ -34,21 +36,23 @@ def main() -> None:
     settings = {"batch_size": 50, "lr": 1e-3, "clip": 10.0, "seed": 0, **job.get("settings", {})}
     if comm.Get_rank() == job.get("odd_rank"):
         settings.update(job["odd_settings"])
-    if job.get("bad_row") is not None:
-        data = data.astype(np.float64)
-        data[job["bad_row"]] = np.inf
-    losses, skipped = [], []
+    if "stretch" in job:
+        flow.init(data)
+        flow.named_parameters()["level0.step0.actnorm.logs"][..., 0] += job["stretch"]
+    GradientSums.least = job.get("least", GradientSums.least)
+    losses, repeated = [], 0
 
     def watch(record: dict) -> None:
+        nonlocal repeated
         if record["event"] == "step":
-            losses.append(record.get("loss"))
-            skipped.append(record.get("skipped"))
+            losses.append(record["loss"])
+            repeated += flow.last_step["fallback"]
 
     history = flow.fit(data, valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
                        resume=job.get("resume", False), comm=comm, **settings)
     marks = comm.allgather(zlib.crc32(flow.params.tobytes()))
     if comm.Get_rank() == 0:
-        print(json.dumps({"losses": losses, "valid": [r["valid_loss"] for r in history], "skipped": skipped,
+        print(json.dumps({"losses": losses, "valid": [r["valid_loss"] for r in history], "repeated": repeated,
                           "same": len(set(marks)) == 1}))
 
 

@@ -13,6 +13,8 @@ import time
 import numpy as np
 import pytest
 
+from evenflow import _core
+
 pytest.importorskip("mpi4py", reason="needs mpi4py")
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
@@ -66,6 +68,51 @@ def test_float32_differs_by_the_order_of_sums(alone):
     together = job(4, "glow", steps=20, dtype="float32")
     close(together["losses"], job(1, "glow", steps=20, dtype="float32")["losses"], 1e-4)
     assert together["same"]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("model, settings", [("wide", {}), ("realnvp", {}), ("wide", {"accumulate": 2})])
+def test_parts_that_are_sent_during_the_pass(model, settings, ranks):
+    one, together = (job(n, model, 20, settings=settings, least=500) for n in (1, ranks))
+    close(together["losses"], one["losses"], 1e-10)
+    assert together["same"]
+
+
+def test_passes_that_are_repeated():
+    """The parts that were sent are those of the first pass."""
+    settings = {"clip": 0.01, "optimizer": "sgd", "lr": 1e-3}
+    one, two = (job(n, "wide", 5, settings=settings, least=500, stretch=4, dtype="float32") for n in (1, 2))
+    assert one["repeated"] == two["repeated"] == 5
+    assert two["same"]
+    close(two["losses"], one["losses"], 1e-4)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_gradients_sent_as_bfloat16(ranks):
+    exact, rounded = (job(ranks, "wide", 40, least=500, settings={"wire_dtype": d}) for d in (None, "bfloat16"))
+    assert rounded["same"]
+    assert rounded["losses"] != exact["losses"]
+    close(rounded["losses"], exact["losses"], 1e-2)
+
+
+def test_rounding_to_bfloat16():
+    values = np.random.default_rng(0).standard_normal((3, 1000)).astype(np.float32)
+    values[0, :4] = [np.inf, -np.inf, np.nan, 0]
+    halves, back = np.empty((3, 1000), np.uint16), np.empty((3, 1000), np.float32)
+    for i in range(3):
+        _core.to_bfloat16(values[i], halves[i])
+        _core.from_bfloat16(halves[i], back[i])
+    assert np.array_equal(back[0, :4], values[0, :4], equal_nan=True)
+    np.testing.assert_allclose(back[1:], values[1:], rtol=2.0 ** -8)  # half a unit of eight bits
+    assert (np.abs(back[1:] - values[1:]) > 2.0 ** -9.5 * np.abs(values[1:])).any()
+    assert not (back[1:].view(np.uint32) & 0xffff).any()
+    total, sums = np.empty(1000, np.uint16), np.empty(1000, np.float32)
+    _core.sum_bfloat16(halves, total)
+    _core.from_bfloat16(total, sums)
+    exact = back.astype(np.float64)[:, 4:].sum(0)
+    np.testing.assert_allclose(sums[4:], exact, rtol=2.0 ** -8, atol=1e-6)
+    with pytest.raises(ValueError, match=r"\[to_bfloat16\] expected 5 values, got 4"):
+        _core.to_bfloat16(np.zeros(5, np.float32), np.zeros(4, np.uint16))
 
 
 @pytest.mark.parametrize("model", ["glow", "table"])
@@ -126,15 +173,16 @@ def test_other_settings_on_a_rank_are_refused(name, usual, odd):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_failed_step_fails_on_every_rank(ranks, tmp_path):
-    """The bad sample belongs to one rank; data in files are checked batch by batch."""
-    data = np.random.default_rng(0).standard_normal((100, 3))
-    data[7] = np.nan
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_a_failed_step_fails_on_every_rank(ranks, value, tmp_path):
+    """The bad sample belongs to one rank; data in files are checked batch by batch, densities in the pass."""
+    data = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
+    data[7] = value
     np.save(tmp_path / "x.npy", data)
     script = """if True:
         import sys, numpy as np, evenflow as ef
         from mpi4py import MPI
-        flow = ef.RealNVP(3, couplings=2, hidden=(8,), seed=0)
+        flow = ef.RealNVP(3, couplings=2, hidden=(300, 300), seed=0)
         data = np.load(sys.argv[1], mmap_mode="r")
         flow.init(data[20:])
         skipped = []

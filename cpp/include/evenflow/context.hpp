@@ -143,6 +143,19 @@ EVENFLOW_API const KernelSet<float>& Context::kernels<float>() const;
 template <>
 EVENFLOW_API const KernelSet<double>& Context::kernels<double>() const;
 
+/// A context with these ranks, or with none, during the lifetime.
+class RanksScope {
+ public:
+  RanksScope(Context& ctx, Ranks* ranks) : ctx_(ctx), before_(ctx.ranks()) { ctx.set_ranks(ranks); }
+  ~RanksScope() { ctx_.set_ranks(before_); }
+  RanksScope(const RanksScope&) = delete;
+  RanksScope& operator=(const RanksScope&) = delete;
+
+ private:
+  Context& ctx_;
+  Ranks* before_;
+};
+
 /// Gives back everything taken from a workspace during its lifetime.
 class WorkspaceScope {
  public:

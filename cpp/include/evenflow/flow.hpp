@@ -32,6 +32,22 @@ struct StepResult {
   Drift drift;
 };
 
+/// Values [first, end) of a gradient, complete once a backward pass is through with a layer of the chain.
+struct GradientPart {
+  int64_t first;
+  int64_t end;
+  size_t layer;
+};
+
+/// Who is told, in a backward pass, which parts of the gradient (Flow::gradient_parts) are complete: part by
+/// part, in their order. On a device the values are there after Context::synchronize(). Where the pass has to
+/// be repeated (Drift::fallback) or fails, what was told does not hold; a batch that goes by tiles tells
+/// nothing.
+struct GradientWatch {
+  std::vector<GradientPart> parts;
+  std::function<void(size_t part)> complete;
+};
+
 /// A chain of layers with a factorised base distribution. Latents that are factored out on the way, and the
 /// last output, form one flat row of D values a sample.
 ///
@@ -101,20 +117,27 @@ class EVENFLOW_API Flow {
   /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
   /// kept instead of recomputed; negative: 64 MiB, or half of the free memory if they need more.
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
-                           int64_t activation_budget, double weight = 1.0) const;
+                           int64_t activation_budget, double weight = 1.0,
+                           const GradientWatch* watch = nullptr) const;
+  /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
+  std::vector<GradientPart> gradient_parts(int64_t least) const;
 
  private:
   struct Node {
     std::string name;
     std::unique_ptr<Layer<T>> layer;
-    int64_t keep = 0;  ///< channels that go on after this layer; 0: all
+    int64_t keep = 0;      ///< channels that go on after this layer; 0: all
+    size_t end_param = 0;  ///< entries of the layout up to this layer's last
   };
-  /// What a training step adds to a pass: kept activations by node, and the class head's part of the loss.
+  /// What a training step adds to a pass: kept activations by node, the class head's part of the loss, and
+  /// who is told of complete gradients.
   struct Step {
     std::vector<T*> kept;
     double head_scale = 0;
     double class_nll = 0;
     int64_t wrong = 0;
+    const GradientWatch* watch = nullptr;
+    size_t told = 0;
   };
 
   void check_input(const char* call, const Shape& x) const;

@@ -23,7 +23,9 @@ void Flow<T>::add(const std::string& name, std::unique_ptr<Layer<T>> layer) {
                      to_string(layer->input_shape()));
   }
   current_ = layer->output_shape();
-  nodes_.push_back({name, std::move(layer), 0});
+  nodes_.emplace_back();
+  nodes_.back().name = name;
+  nodes_.back().layer = std::move(layer);
 }
 
 template <class T>
@@ -49,7 +51,10 @@ void Flow<T>::finalize() {
   levels_.push_back({current_, offset});
   auto layout = std::make_shared<ParamLayout>();
   const Scope root(*layout, "");
-  for (Node& node : nodes_) node.layer->declare(root / node.name);
+  for (Node& node : nodes_) {
+    node.layer->declare(root / node.name);
+    node.end_param = layout->entries().size();
+  }
   if (head_) head_->declare(root / "class_head");
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
@@ -63,6 +68,34 @@ void Flow<T>::finalize() {
   const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
   const bool fits = layout_->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
   tile_rows_ = fits && layout_->stats_size() == 0 && !head_ ? rows : 0;
+}
+
+template <class T>
+std::vector<GradientPart> Flow<T>::gradient_parts(int64_t least) const {
+  const std::vector<ParamLayout::Entry>& entries = layout_->entries();
+  // Of what is in no part yet, and how much of that is complete. A group holds its entries in the order of
+  // layers, so that it fills from its end.
+  int64_t ends[2] = {layout_->decay_size(), layout_->trainable_size()};
+  int64_t reached[2] = {ends[0], ends[1]};
+  std::vector<GradientPart> parts;
+  size_t at = entries.size();
+  for (size_t i = nodes_.size(); i-- > 1;) {
+    while (at > nodes_[i - 1].end_param) {
+      const ParamLayout::Entry& entry = entries[--at];
+      if (entry.offset < layout_->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
+    }
+    if (head_ && i > head_at_) continue;  // its gradients, at the very end, come with those of head_at_
+    for (size_t g = 0; g < 2; ++g) {
+      if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
+      parts.push_back({reached[g], ends[g], i});
+      ends[g] = reached[g];
+    }
+  }
+  const int64_t middle = layout_->decay_size();
+  const bool whole = ends[0] == middle;  // what is left is one piece
+  if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
+  if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
+  return parts;
 }
 
 template <class T>
@@ -329,22 +362,10 @@ std::string nonfinite_result(Context& ctx, const std::string& layer, View<const 
 }  // namespace
 
 // The whole batch again, layer by layer: in training its samples depend on each other.
-namespace {
-
-/// A context without its ranks, for a time.
-struct Alone {
-  explicit Alone(Context& c) : ctx(c), ranks(c.ranks()) { ctx.set_ranks(nullptr); }
-  ~Alone() { ctx.set_ranks(ranks); }
-  Context& ctx;
-  Ranks* ranks;
-};
-
-}  // namespace
-
 template <class T>
 void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
   WorkspaceScope scope(ctx);
-  const Alone alone(ctx);  // other ranks do not come along
+  const RanksScope alone(ctx, nullptr);  // other ranks do not come along
   const NotFinite input = first_nonfinite(ctx, x);
   if (input.pixel >= 0) {
     fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,

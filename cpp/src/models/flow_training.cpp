@@ -97,6 +97,9 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
     cur = out;
     dcur = dout;
     if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
+    if (!step || !step->watch) continue;
+    const std::vector<GradientPart>& parts = step->watch->parts;
+    while (step->told < parts.size() && parts[step->told].layer == i) step->watch->complete(step->told++);
   }
   if (nodes_.empty()) {
     kernels.copy(ctx, cur, x);
@@ -322,7 +325,8 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
 
 template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
-                                  int64_t activation_budget, double weight) const {
+                                  int64_t activation_budget, double weight,
+                                  const GradientWatch* watch) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
   check_ready(ctx, "loss_and_grad", arena);
@@ -361,6 +365,7 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   Step step;
   const double share = weight / static_cast<double>(n);
   step.head_scale = share;
+  step.watch = watch;
   result.drift =
       differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, restore, "loss_and_grad");
   try {
@@ -433,7 +438,7 @@ template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View
 template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
                                           int64_t, double, StepResult&) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
-                                               const int32_t*, int64_t, double) const;
+                                               const int32_t*, int64_t, double, const GradientWatch*) const;
 template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
                                           Step&) const;
 template void Flow<double>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
@@ -450,6 +455,6 @@ template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>
 template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
                                      const double*, const int32_t*, View<double>, View<double>) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
-                                                const int32_t*, int64_t, double) const;
+                                                const int32_t*, int64_t, double, const GradientWatch*) const;
 
 }  // namespace evenflow

@@ -64,8 +64,9 @@ TRAINING = (
     Option("max_failures", int, "steps that may fail"),
     Option("init_batch", int, "samples for the data-dependent initialisation"),
     Option("activation_budget", int, "bytes; 0: rebuild all activations"),
-    Option("sync_batch_norm", bool, "on several ranks: moments of all ranks' samples"))
-"""Fields of evenflow.train.Settings."""
+    Option("sync_batch_norm", bool, "on several ranks: moments of all ranks' samples"),
+    Option("wire_dtype", str, "on several ranks: gradients are sent rounded", choices=("bfloat16",)))
+"""Fields of evenflow.settings.Settings."""
 
 OPTIMIZER = (
     Option("beta1", float, "adam, adamax"),

@@ -22,7 +22,8 @@ from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
 from evenflow.runs import Plan, Run, Source
-from evenflow.train import Settings, Trainer
+from evenflow.settings import Settings
+from evenflow.train import Trainer
 
 MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
 

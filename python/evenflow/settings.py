@@ -1,0 +1,112 @@
+"""How to train, and where a training stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from evenflow import arrays, optim
+from evenflow.data.augment import Augment
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. The same settings, data and model give the same bits."""
+
+    batch_size: int = 64
+    optimizer: str = "adamax"
+    """"adam" | "adamax" | "sgd" | "rmsprop"."""
+    optimizer_options: dict[str, float] = field(default_factory=dict)
+    """More arguments of the optimiser: beta2, momentum, eps, weight_decay, ..."""
+    lr: float = 1e-3
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    lr_decay: float = 1.0
+    """Factor on the rate at every step after the warm-up, down to lr_floor."""
+    lr_floor: float = 0.0
+    clip: float = 0.0
+    """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
+    accumulate: int = 1
+    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone."""
+    average: float = 0.0
+    """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
+    patience: int | None = None
+    """Epochs without a better validation loss until training ends."""
+    on_nonfinite: str = "raise"
+    """After a NumericError in a step: "raise" it, "skip" the step, or "rollback" to the last snapshot (every
+    100 steps) with half the learning rate. The data that failed are not used again in that epoch."""
+    max_failures: int = 10
+    """Steps that may fail in one training before the error is raised after all."""
+    init_batch: int | None = None
+    """Samples for the data-dependent initialisation; None: up to about a million values."""
+    activation_budget: int | None = None
+    sync_batch_norm: bool = True
+    """With several ranks: moments of all ranks' samples, as one process has them; else each rank's own."""
+    wire_dtype: str | None = None
+    """With several ranks: "bfloat16" sends gradients rounded to it, half the bytes; None: as they are."""
+    augment: Augment | None = None
+    """Random changes of the training images, drawn anew in every epoch."""
+    seed: int = 0
+    """Of the order of the data, their augmentation and the dequantisation noise."""
+
+    def __post_init__(self) -> None:
+        arrays.whole("fit", "batch_size", self.batch_size, low=1)
+        arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
+        arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
+        for name, low in (("warmup", 0), ("accumulate", 1), ("max_failures", 0), ("seed", 0)):
+            arrays.whole("fit", name, getattr(self, name), low=low)
+        for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
+            if getattr(self, name) is not None:
+                arrays.whole("fit", name, getattr(self, name), low=low)
+        if not isinstance(self.sync_batch_norm, bool):
+            raise TypeError("[fit] expected sync_batch_norm to be True or False, "
+                            f"got {self.sync_batch_norm!r}")
+        if self.wire_dtype is not None:
+            arrays.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
+        object.__setattr__(self, "augment", Augment.of(self.augment))
+        for name in ("lr", "lr_floor", "clip"):
+            arrays.number("fit", name, getattr(self, name), 0.0)
+        for name in ("lr_decay", "average"):
+            arrays.number("fit", name, getattr(self, name), 0.0, 1.0)
+
+
+LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None}
+"""Settings that the first trainings did not have, with what they mean there."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; with the arrays of Trainer.state, all that a resume needs."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Batches done in this epoch."""
+    loss_sum: float = 0.0
+    nll_sum: float = 0.0
+    samples: int = 0
+    """Sums over the samples of this epoch."""
+    skipped: int = 0
+    """Failed steps of this epoch, and of all."""
+    failures: int = 0
+    lr_scale: float = 1.0
+    snapshot_steps: list[int] = field(default_factory=list)
+    """Step counters of the optimiser and the average in the snapshot."""
+    best_loss: float | None = None
+    bad_epochs: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
+        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
+            arrays.whole("resume", name, getattr(self, name), low=0)
+        for name in ("loss_sum", "nll_sum", "lr_scale", "seconds", "best_loss"):
+            if name != "best_loss" or self.best_loss is not None:
+                arrays.number("resume", name, getattr(self, name), -math.inf)
+        for steps in self.snapshot_steps:
+            arrays.whole("resume", "snapshot_steps", steps, low=0)
+        if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):
+            raise TypeError("[resume] expected two snapshot_steps and a history of dicts, got something else")
