@@ -28,6 +28,8 @@ INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (1
                  "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
 WORKS = {"glow": lambda threads: ef.Glow((32, 32, 3), levels=3, steps=8, hidden=512, seed=0, threads=threads),
          "table": lambda threads: ef.RealNVP(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
+WARM_UP = 3
+"""Steps that are not counted."""
 LITTLE = 2
 """Sums of a few numbers in a step: losses and whether all have one, and whether to stop."""
 
@@ -59,17 +61,17 @@ def all_reduce(ranks, count, repeats=15):
     return float(np.median(times))
 
 
-def steps(flow, x, ranks, count, wire):
-    """Medians over `count` steps of the whole and of waiting, in seconds."""
-    trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=len(x), lr=1e-5, wire_dtype=wire))
+def steps(flow, x, ranks, batch, wire):
+    """Medians over the steps of one epoch of the whole and of waiting, in seconds."""
+    trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=batch, lr=1e-5, wire_dtype=wire))
     times = []
 
     def note(record):
         if record["event"] == "step":
             times.append((time.perf_counter(), ranks.waited))
 
-    trainer.run(steps=count + 3, callback=note)
-    whole, waited = np.diff(times[2:], axis=0).T
+    trainer.run(epochs=1, callback=note)
+    whole, waited = np.diff(times[WARM_UP - 1:], axis=0).T
     return float(np.median(whole)), float(np.median(waited))
 
 
@@ -87,15 +89,16 @@ def main():
     parser.add_argument("--work", choices=WORKS, default="glow")
     parser.add_argument("--batch", type=int, default=8, help="samples a rank")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--wire", choices=["bfloat16"])
     parser.add_argument("--out")
     a = parser.parse_args()
     ranks = TimedRanks(MPI.COMM_WORLD)
     threads = threads_a_rank(ranks)
     flow = WORKS[a.work](threads)
     rng = np.random.default_rng(0)
-    shape = (ranks.size * a.batch, *flow.shape)
+    shape = (ranks.size * a.batch * (a.steps + WARM_UP), *flow.shape)
     x = rng.integers(0, 256, shape).astype(np.uint8) if flow.is_image else rng.standard_normal(shape)
-    step, waited = steps(flow, x, ranks, a.steps)
+    step, waited = steps(flow, x, ranks, ranks.size * a.batch, a.wire)
     size = 4 * flow.grads.size
     result = {"work": a.work, "ranks": ranks.size, "threads_a_rank": threads, "batch_a_rank": a.batch,
               "step_ms": 1e3 * step, "sums_ms": 1e3 * waited, "gradient_mb": size / 1e6, "machine": describe()}

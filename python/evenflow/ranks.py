@@ -21,8 +21,9 @@ from evenflow.extras import need
 
 Result = TypeVar("Result")
 
-# What launchers tell a process of how many it is one: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
-LAUNCHED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# What launchers tell a process of its rank, and of how many: Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+LAUNCHED = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"),
+            ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 
 WAIT_SECONDS = 600.0
 """That a rank may be behind the others, while rank 0 draws a picture say; or EVENFLOW_RANK_SECONDS."""
@@ -189,6 +190,14 @@ def _wait_seconds() -> float:
     return seconds
 
 
+def launched_as() -> tuple[int, int]:
+    """The rank and the number of ranks that a launcher gave this process; (0, 1) without one."""
+    for rank, size in LAUNCHED:
+        if int(os.environ.get(size, "1")) > 1:
+            return int(os.environ.get(rank, "0")), int(os.environ[size])
+    return 0, 1
+
+
 @contextlib.contextmanager
 def launched() -> Iterator[Ranks]:
     """The ranks that mpirun, mpiexec or srun started, or this process alone, for the time of a command.
@@ -196,7 +205,7 @@ def launched() -> Iterator[Ranks]:
     An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
     ConfigError where it uses another MPI than the launcher.
     """
-    size = max(int(os.environ.get(name, "1")) for name in LAUNCHED)
+    _, size = launched_as()
     if size == 1:
         yield Ranks()
         return

@@ -210,9 +210,10 @@ class Run:
         Of several ranks, all return the numbers, and rank 0 alone writes and calls back.
         """
         leads = trainer.ranks.rank == 0
-        processes = trainer.ranks.collect(f"{platform.node()}:{os.getpid()}")
+        processes = trainer.ranks.collect([f"{platform.node()}:{n}" for n in (os.getpid(), os.getppid())])
         if leads and len(processes) > 1:  # launchers report a dead process by its number
-            self.append({"event": "ranks", "ranks": processes})
+            self.append({"event": "ranks", "ranks": [own for own, _ in processes],
+                         "parents": [parent for _, parent in processes]})
         recorder = Recorder(self, plan.outputs, trainer) if leads else None
 
         def watch(record: dict[str, Any]) -> None:

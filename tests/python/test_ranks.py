@@ -213,12 +213,14 @@ def test_command_line(tmp_path):
     assert more.stdout.count("held out:") == 1
 
 
-def test_a_rank_that_dies_ends_the_job(tmp_path):
-    """Whatever the moment, the checkpoint is whole and the training goes on from it."""
+@pytest.mark.parametrize("rank, number", [(0, signal.SIGSEGV), (1, signal.SIGKILL)])
+def test_a_rank_that_dies_ends_the_job(tmp_path, rank, number):
+    """By name; whatever the moment, the checkpoint is whole and the training goes on from it."""
     job, log = long_job(2, tmp_path, "--save-every", "0")
-    os.kill(process_of(1, log), signal.SIGKILL)
-    job.communicate(timeout=30)
+    os.kill(process_of(rank, log), number)
+    _, told = job.communicate(timeout=30)
     assert job.returncode != 0
+    assert re.search(rf"evenflow: rank {rank} \(.+:{process_of(rank, log)}\) was killed by {number.name}\n", told)
     none_left(tmp_path)
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(step + 100), cwd=tmp_path)
@@ -231,11 +233,26 @@ def test_a_rank_that_stalls_is_named(tmp_path, rank):
     os.kill(process_of(rank, log), signal.SIGSTOP)
     _, told = job.communicate(timeout=60)
     assert job.returncode != 0
+    assert re.search(rf"evenflow: rank {rank} \(.+\) is stopped by SIGSTOP; the others wait for it\n", told)
     # MPICH may hold up a second rank, inside a call, on the one that is stopped.
     named = re.search(r"expected all 3 ranks within 5 s, got none from rank ([\d, ]+)\n", told)
     assert named is not None
     assert str(rank) in named[1].split(", ")
     none_left(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ranks_stop_together(tmp_path, number):
+    """After a step, when the launcher is asked to."""
+    job, _ = long_job(2, tmp_path)
+    job.send_signal(number)
+    _, told = job.communicate(timeout=30)
+    assert job.returncode == 130
+    step = re.search(r"evenflow: stopped; run has step (\d+); go on with: evenflow resume run\n", told)
+    assert step is not None and told.count("evenflow:") == 1
+    none_left(tmp_path)
+    done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(int(step[1]) + 20), cwd=tmp_path)
+    assert done.stdout.count("held out:") == 1
 
 
 def process_of(rank, log):

@@ -13,7 +13,7 @@ from typing import Any
 
 import evenflow
 from evenflow import _core, signals
-from evenflow.cli import latents, models, tools, train
+from evenflow.cli import latents, models, tools, train, watch
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
+    if argv is None and args.run in (train.train, train.resume):
+        if watch.wanted():
+            return watch.run()
+        watch.tie()
     try:
         with signals.sigterm_interrupts():
             code = int(args.run(args))
