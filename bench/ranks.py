@@ -1,13 +1,12 @@
 """A training step on several ranks: where its time goes, and what a model of cost says of more of them.
 
-usage: mpiexec -n N python ranks.py [--work glow --batch 8 --steps 10 --out results/ranks_N.json]
+usage: mpiexec -n N python ranks.py [--work glow --batch 8 --steps 10 --wire bfloat16 --out results/ranks_N.json]
 
-Measured on N ranks, each with `--batch` samples and its share of the cores: the step, what of it is spent in sums over
-ranks, and an all-reduce of the gradient's size alone. Ranks of one machine run in step, as they would elsewhere.
+Measured on N ranks, each with `--batch` samples and its share of the cores: the step, what of it is spent in waiting for
+sums over ranks, and an all-reduce of the gradient's size alone. Ranks of one machine run in step, as they would elsewhere.
 
-Predicted: one rank's computation as measured, plus sums by the usual model of an all-reduce of n bytes,
-2 ceil(log2 p) alpha + 2 (p - 1) / p n / bandwidth. alpha and bandwidth of this machine are fitted to all-reduces of two
-sizes and checked against the step; those of interconnects are what their makers and users report, not measured here.
+Predicted (ranks_model.py), by one rank alone: computation as measured, and sums with alpha and bandwidth of interconnects
+as their makers and users report them, not measured here. ranks_network.py checks the model.
 """
 
 import argparse
@@ -21,8 +20,10 @@ from mpi4py import MPI
 import evenflow as ef
 from evenflow.ranks import Ranks, threads_a_rank
 from evenflow.settings import Settings
+from evenflow.sums import GradientSums
 from evenflow.train import Trainer
 from machine import describe
+from ranks_model import batch_factor, efficiency
 
 INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (10e-6, 2.9e9),
                  "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
@@ -45,11 +46,6 @@ class TimedRanks(Ranks):
         self.waited += time.perf_counter() - start
 
 
-def cost(ranks, size, alpha, bandwidth):
-    """Seconds of an all-reduce of `size` bytes."""
-    return 2 * math.ceil(math.log2(ranks)) * alpha + 2 * (ranks - 1) / ranks * size / bandwidth
-
-
 def all_reduce(ranks, count, repeats=15):
     """Median seconds of a sum of `count` float32 values, from a common start."""
     values, times = np.zeros(count, np.float32), []
@@ -62,7 +58,10 @@ def all_reduce(ranks, count, repeats=15):
 
 
 def steps(flow, x, ranks, batch, wire):
-    """Medians over the steps of one epoch of the whole and of waiting, in seconds."""
+    """Seconds of a step, of this rank's waiting in it, and of what no rank was spared; medians of one epoch.
+
+    The slowest rank waits for messages alone, the others for it too: a step's sums cost what all ranks waited.
+    """
     trainer = Trainer(flow, x, ranks=ranks, settings=Settings(batch_size=batch, lr=1e-5, wire_dtype=wire))
     times = []
 
@@ -72,15 +71,18 @@ def steps(flow, x, ranks, batch, wire):
 
     trainer.run(epochs=1, callback=note)
     whole, waited = np.diff(times[WARM_UP - 1:], axis=0).T
-    return float(np.median(whole)), float(np.median(waited))
+    least = np.min(ranks.collect(waited), axis=0)
+    return [float(np.median(seconds)) for seconds in (whole, waited, least)]
 
 
-def predict(compute, size, alpha, bandwidth):
-    """Efficiency with the same batch on each of p ranks, and the batch a rank that would give 80 %."""
+def predict(compute, size, parts, link):
+    """Efficiency with the same batch on each of p ranks, also with bfloat16 sent, and the batch for 80 %."""
     rows = {}
     for p in (2, 8, 32, 128, 1024):
-        sums = cost(p, size, alpha, bandwidth) + LITTLE * cost(p, 8, alpha, bandwidth)
-        rows[p] = {"efficiency": compute / (compute + sums), "batch_factor_for_80": 4 * sums / compute}
+        model = (parts, *link, LITTLE)
+        rows[p] = {"efficiency": efficiency(p, compute, size, *model),
+                   "efficiency_bfloat16": efficiency(p, compute, size / 2, *model),
+                   "batch_factor_for_80": batch_factor(0.8, p, compute, size, *model)}
     return rows
 
 
@@ -98,19 +100,19 @@ def main():
     rng = np.random.default_rng(0)
     shape = (ranks.size * a.batch * (a.steps + WARM_UP), *flow.shape)
     x = rng.integers(0, 256, shape).astype(np.uint8) if flow.is_image else rng.standard_normal(shape)
-    step, waited = steps(flow, x, ranks, ranks.size * a.batch, a.wire)
+    step, waited, not_hidden = steps(flow, x, ranks, ranks.size * a.batch, a.wire)
     size = 4 * flow.grads.size
+    parts = len(flow._core.gradient_parts(GradientSums.least))
     result = {"work": a.work, "ranks": ranks.size, "threads_a_rank": threads, "batch_a_rank": a.batch,
-              "step_ms": 1e3 * step, "sums_ms": 1e3 * waited, "gradient_mb": size / 1e6, "machine": describe()}
+              "wire": a.wire or "float32", "parts": parts, "step_ms": 1e3 * step, "waited_ms": 1e3 * waited,
+              "not_hidden_ms": 1e3 * not_hidden,
+              "gradient_mb": size / 1e6, "machine": describe()}
     if ranks.size > 1:
         little, much = all_reduce(ranks, 2), all_reduce(ranks, flow.grads.size)
-        alpha = little / (2 * math.ceil(math.log2(ranks.size)))
-        bandwidth = 2 * (ranks.size - 1) / ranks.size * size / (much - little)
-        result.update(alpha_us=1e6 * alpha, bandwidth_gbs=bandwidth / 1e9, all_reduce_ms=1e3 * much,
-                      sums_predicted_ms=1e3 * (cost(ranks.size, size, alpha, bandwidth) +
-                                               LITTLE * cost(ranks.size, 8, alpha, bandwidth)))
+        result.update(alpha_us=1e6 * little / (2 * math.ceil(math.log2(ranks.size))), all_reduce_ms=1e3 * much,
+                      bandwidth_gbs=2e-9 * (ranks.size - 1) / ranks.size * size / (much - little))
     else:
-        result["predicted"] = {name: predict(step, size, *link) for name, link in INTERCONNECTS.items()}
+        result["predicted"] = {name: predict(step, size, parts, link) for name, link in INTERCONNECTS.items()}
     if ranks.rank == 0:
         print(json.dumps(result, indent=1))
         if a.out:
