@@ -158,5 +158,6 @@ void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_io(py::module_& m);
 void bind_bench(py::module_& m);
+void bind_collective(py::module_& m);
 
 }  // namespace evenflow::python

@@ -41,6 +41,7 @@ PYBIND11_MODULE(_core, m) {
   bind_optim(m);
   bind_io(m);
   bind_bench(m);
+  bind_collective(m);
 }
 
 }  // namespace evenflow::python
