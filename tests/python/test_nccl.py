@@ -194,12 +194,31 @@ def test_what_is_missing():
     assert all("DeviceError" in r["error"] and "/none.so" in r["error"] and r["on_all"] for r in results)
 
 
+@pytest.mark.skipif("EVENFLOW_CUDA_BUILT" not in os.environ, reason="EVENFLOW_CUDA_BUILT names no backend")
+def test_the_backend_without_nccl():
+    done = subprocess.run([sys.executable, "-c", "from evenflow import _core; _core.collective_id('cuda')"],
+                          env={**os.environ, "EVENFLOW_CUDA_LIBRARY": os.environ["EVENFLOW_CUDA_BUILT"],
+                               "EVENFLOW_NCCL_LIBRARY": "libc.so.6"}, capture_output=True, text=True)
+    assert "DeviceError: [nccl] expected ncclGetVersion in libc.so.6, got a library without it" in done.stderr
+
+
 @emulated
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_training(size):
     pytest.importorskip("mpi4py", reason="Ranks needs mpi4py")
     alone = job(1, "alone")[0]["losses"]
     np.testing.assert_allclose(emulated_job(size, "train")[0]["losses"], alone, rtol=1e-9)
+
+
+@pytest.mark.any_device
+def test_training_on_gpus(device):
+    """With the real ones, where there are any."""
+    pytest.importorskip("mpi4py", reason="Ranks needs mpi4py")
+    if device == "cpu":
+        pytest.skip("computes on the CPU")
+    alone = job(1, "alone")[0]["losses"]
+    size = int(os.environ.get("EVENFLOW_TEST_RANKS", "1"))
+    np.testing.assert_allclose(job(size, "train")[0]["losses"], alone, rtol=1e-9)
 
 
 @emulated
