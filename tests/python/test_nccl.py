@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -231,6 +232,17 @@ def test_gradients_are_added_up_where_they_are():
             "[nccl] expected values to be a C-contiguous float64 array, got dtype int32",
             "[nccl] expected values with 1 axes, got 2",
             "[nccl] expected a flow on device cuda, got one on cpu"]
+
+
+@emulated
+def test_the_package_of_nccl_is_found(tmp_path):
+    (tmp_path / "nvidia" / "nccl" / "lib").mkdir(parents=True)
+    (tmp_path / "nvidia" / "__init__.py").touch()  # comes before one that is installed
+    shutil.copy(f"{BUILT}/libfake_nccl.so", tmp_path / "nvidia" / "nccl" / "lib" / "libnccl.so.2")
+    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    with started(1, "gradient", PYTHONPATH=path,
+                 EVENFLOW_CUDA_LIBRARY=f"{BUILT}/libevenflow_emulated.so") as jobs:
+        assert result_of(jobs[0])["right"]
 
 
 @emulated
