@@ -30,6 +30,12 @@ struct Job {
   char parts[kRanks][kChunk];
 };
 
+/// The last id's file goes at the latest with the process: its ranks may never have come.
+struct LastId {
+  Nccl::Id id{};
+  ~LastId() { std::remove(id.bytes); }
+} last;
+
 bool fails(const char* what) {
   const char* chosen = std::getenv("EVENFLOW_FAKE_NCCL");
   return chosen && std::strcmp(chosen, what) == 0;
@@ -84,6 +90,7 @@ int ncclGetUniqueId(Nccl::Id* id) {
   const int file = mkstemp(id->bytes);
   if (file < 0 || ftruncate(file, sizeof(Job)) != 0) return kSystemError;
   close(file);
+  last.id = *id;
   return 0;
 }
 
