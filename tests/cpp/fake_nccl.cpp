@@ -27,7 +27,7 @@ constexpr auto kPatience = std::chrono::seconds(20);
 struct Job {
   std::atomic<int> came;  ///< to all meetings so far
   std::atomic<bool> aborted;
-  char parts[kRanks][kChunk];
+  alignas(64) char parts[kRanks][kChunk];
 };
 
 /// The last id's file goes at the latest with the process: its ranks may never have come.
