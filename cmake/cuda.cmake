@@ -4,8 +4,9 @@
 
 enable_language(CUDA)
 add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu
-            cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/kernel_set.cpp cpp/src/core/workspace.cpp
-            cpp/src/core/memory.cpp)
+            cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
+            cpp/src/kernels/kernel_set.cpp cpp/src/core/workspace.cpp cpp/src/core/memory.cpp)
+target_link_libraries(evenflow_cuda PRIVATE ${CMAKE_DL_LIBS})
 target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
 set(EVENFLOW_CUDA_ARCHITECTURES "80-real;90-real;100" CACHE STRING "Architectures of the CUDA backend")
 set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}"

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, m) {
   bind_io(m);
   bind_bench(m);
   bind_wire(m);
+  bind_collective(m);
 }
 
 }  // namespace evenflow::python

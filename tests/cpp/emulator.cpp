@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "evenflow/version.h"
+#include "kernels/cuda/nccl.hpp"
 #include "kernels/device/products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
@@ -17,7 +19,7 @@ using EmulatedKernels = KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProduc
 
 class EmulatedDevice final : public Device {
  public:
-  const char* name() const override { return "emulated"; }
+  const char* name() const override { return Emulator::get().name; }
   void* allocate(size_t bytes) override { return Emulator::get().allocate(bytes, false); }
   void release(void* memory) noexcept override { Emulator::get().release(memory); }
   bool separate_arrays() const override { return true; }
@@ -40,6 +42,29 @@ class EmulatedDevice final : public Device {
  private:
   EmulatedKernels<float> f32_;
   EmulatedKernels<double> f64_;
+};
+
+/// Every sum is complete when it has started.
+class EmulatedCollective final : public Collective {
+ public:
+  EmulatedCollective(const char* id, int rank, int size) : comm_(cuda::Nccl::get(), id, rank, size) {}
+  void start(Device&, const float* from, float* to, int64_t count) override { add_up(from, to, count); }
+  void start(Device&, const double* from, double* to, int64_t count) override { add_up(from, to, count); }
+  bool done() override {
+    comm_.check();
+    comm_.settle();
+    return true;
+  }
+  void finish(Device&) override { comm_.check(); }
+
+ private:
+  template <class T>
+  void add_up(const T* from, T* to, int64_t count) {
+    Emulator::get().open();
+    comm_.sum(from, to, count, nullptr);
+    Emulator::get().close();
+  }
+  cuda::Communicator comm_;
 };
 
 void protect(void* base, size_t size, int access) {
@@ -126,14 +151,23 @@ int64_t Emulator::pick(int64_t i, int64_t count) const {
   return (i * step + count / 3) % count;
 }
 
-void install_emulator() {
-  static const Backend backend{Backend::kAbi,
-                               "test",
-                               "emulated",
-                               []() -> Device* { return new EmulatedDevice; },
-                               [](size_t bytes) { return Emulator::get().allocate(bytes, true); },
-                               [](void* memory) { Emulator::get().release(memory); }};
-  install_backend(&backend);
+Backend emulated_backend(const char* name) {
+  Emulator::get().name = name;
+  Backend backend;
+  backend.version = EVENFLOW_VERSION;
+  backend.name = name;
+  backend.open = []() -> Device* { return new EmulatedDevice; };
+  backend.allocate_shared = [](size_t bytes) { return Emulator::get().allocate(bytes, true); };
+  backend.release_shared = [](void* memory) { Emulator::get().release(memory); };
+  backend.prepare_rank = [](int local_rank) {
+    cuda::gpu_of_rank(local_rank, kEmulatedGpus);
+    cuda::Nccl::get();
+  };
+  backend.make_id = [](char* id) { cuda::Nccl::get().make_id(id); };
+  backend.join = [](const char* id, int rank, int size) -> Collective* {
+    return new EmulatedCollective(id, rank, size);
+  };
+  return backend;
 }
 
 }  // namespace evenflow::test

@@ -23,6 +23,7 @@ class Emulator {
 
   /// The order of blocks, and of threads in a phase. Results must not depend on it.
   Order order = ascending;
+  const char* name = "emulated";
   int64_t launches = 0;
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
@@ -116,7 +117,14 @@ class Arrays {
   WorkspaceScope scope_;
 };
 
+/// Ranks meet through the NCCL that EVENFLOW_NCCL_LIBRARY names, each a process, on kEmulatedGpus a machine.
+Backend emulated_backend(const char* name);
+inline constexpr int kEmulatedGpus = 4;
+
 /// Makes Context("emulated") work.
-void install_emulator();
+inline void install_emulator() {
+  static const Backend backend = emulated_backend("emulated");
+  install_backend(&backend);
+}
 
 }  // namespace evenflow::test

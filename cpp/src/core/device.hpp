@@ -36,10 +36,27 @@ class Device {
   virtual const KernelSet<double>& kernels_f64() const = 0;
 };
 
+/// The ranks of a job, each a process with a device of its own: sums over all of them in the devices' memory.
+/// Every rank calls in the same order. DeviceError where the ranks' library reports one, its own or another
+/// rank's.
+class Collective {
+ public:
+  virtual ~Collective() = default;
+
+  /// Adds up `from` over all ranks into `to`, which may be the same array: after the kernels queued on
+  /// `after` so far, beside those queued later. Both stay where they are until finish().
+  virtual void start(Device& after, const float* from, float* to, int64_t count) = 0;
+  virtual void start(Device& after, const double* from, double* to, int64_t count) = 0;
+  /// Whether all sums started are complete. Does not wait, so that the program can tell when a rank is gone.
+  virtual bool done() = 0;
+  /// Kernels queued on the device from now on wait for all sums started; the program does not.
+  virtual void finish(Device& device) = 0;
+};
+
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
-  /// Of this struct, Device, KernelSet, Context and the structs in their signatures.
-  static constexpr int kAbi = 1;
+  /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
+  static constexpr int kAbi = 2;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with
@@ -49,6 +66,15 @@ struct Backend {
   /// Memory that the program may touch too, while no kernel runs: parameters, gradients, moments.
   void* (*allocate_shared)(size_t bytes) = nullptr;
   void (*release_shared)(void* memory) = nullptr;
+
+  /// Makes this process the local_rank-th of a job on its machine: it takes the GPU of that number, before
+  /// the first use of any. DeviceError where there is none, and where the ranks' library is missing.
+  void (*prepare_rank)(int local_rank) = nullptr;
+  static constexpr int kIdBytes = 128;
+  /// By what the ranks of a job find each other: one of them makes it (kIdBytes), and hands it round.
+  void (*make_id)(char* id) = nullptr;
+  /// Waits for all ranks.
+  Collective* (*join)(const char* id, int rank, int size) = nullptr;
 };
 
 /// The backend of a device's name; null for "cpu". DeviceError for a name that nothing answers to, and where

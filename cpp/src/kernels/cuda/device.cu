@@ -1,24 +1,27 @@
+#include <atomic>
+
 #include "evenflow/version.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/nccl.hpp"
 
-// The backend's memory, copies and entry point. One GPU, the first that the driver shows:
-// CUDA_VISIBLE_DEVICES chooses another.
+// The backend's memory, copies and entry point. One GPU a process.
 
 namespace evenflow::cuda {
 namespace {
 
-constexpr int kDevice = 0;
-constexpr int kLeastMajor = 8;  ///< compute capability: what the kernels are compiled for
+constexpr int kNone = -1;
+std::atomic<int> chosen{kNone};  ///< the process's GPU
+constexpr int kLeastMajor = 8;   ///< compute capability: what the kernels are compiled for
 
 int attribute(cudaDeviceAttr which) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, kDevice), "a query of the GPU");
+  check(cudaDeviceGetAttribute(&value, which, chosen), "a query of the GPU");
   return value;
 }
 
-/// Makes kDevice the calling thread's device. DeviceError that says what is missing.
-void require_gpu() {
+/// How many the driver shows, one or more.
+int count_gpus() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -30,17 +33,12 @@ void require_gpu() {
                       : status == cudaSuccess ? "no GPU"
                                               : cudaGetErrorString(status));
   }
-  check(cudaSetDevice(kDevice), "a choice of the GPU");
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  if (major < kLeastMajor) {
-    fail<DeviceError>("context", "expected a GPU of compute capability ", kLeastMajor, ".0 or later, got ",
-                      major, ".", attribute(cudaDevAttrComputeCapabilityMinor));
-  }
-  if (!attribute(cudaDevAttrMemoryPoolsSupported) || !attribute(cudaDevAttrConcurrentManagedAccess)) {
-    fail<DeviceError>("context",
-                      "expected a GPU with memory pools and concurrent managed memory, got one "
-                      "without; a virtual GPU may lack them");
-  }
+  return count;
+}
+
+/// Threads begin with the first GPU, and other libraries may leave one with another.
+void use_gpu() {
+  check(cudaSetDevice(chosen), "a choice of the GPU");
 }
 
 Device* open() {
@@ -53,9 +51,9 @@ void* allocate_shared(size_t bytes) {
   void* memory = nullptr;
   check(cudaMallocManaged(&memory, bytes ? bytes : 1), "an allocation of shared memory");
 #if CUDART_VERSION >= 13000
-  const cudaMemLocation place{cudaMemLocationTypeDevice, kDevice};
+  const cudaMemLocation place{cudaMemLocationTypeDevice, chosen};
 #else
-  const int place = kDevice;
+  const int place = chosen;
 #endif
   check(cudaMemAdvise(memory, bytes ? bytes : 1, cudaMemAdviseSetPreferredLocation, place),
         "advice on shared memory");
@@ -68,13 +66,40 @@ void release_shared(void* memory) {
 
 }  // namespace
 
+void require_gpu() {
+  count_gpus();
+  int none = kNone;
+  chosen.compare_exchange_strong(none, 0);
+  use_gpu();
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
+  if (major < kLeastMajor) {
+    fail<DeviceError>("context", "expected a GPU of compute capability ", kLeastMajor, ".0 or later, got ",
+                      major, ".", attribute(cudaDevAttrComputeCapabilityMinor));
+  }
+  if (!attribute(cudaDevAttrMemoryPoolsSupported) || !attribute(cudaDevAttrConcurrentManagedAccess)) {
+    fail<DeviceError>("context",
+                      "expected a GPU with memory pools and concurrent managed memory, got one "
+                      "without; a virtual GPU may lack them");
+  }
+}
+
+void choose_gpu(int local_rank) {
+  const int wanted = gpu_of_rank(local_rank, count_gpus());
+  int before = kNone;
+  if (!chosen.compare_exchange_strong(before, wanted) && before != wanted) {
+    fail<DeviceError>("nccl", "expected rank ", local_rank, " of this machine to take GPU ", wanted,
+                      " before its first use of one, got GPU ", before, " in use");
+  }
+  require_gpu();
+}
+
 CudaDevice::CudaDevice() {
   require_gpu();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   // Freed memory stays in the pool: the next step asks for the same sizes.
   cudaMemPool_t pool;
   uint64_t all = UINT64_MAX;
-  check(cudaDeviceGetDefaultMemPool(&pool, kDevice), "the memory pool");
+  check(cudaDeviceGetDefaultMemPool(&pool, chosen), "the memory pool");
   check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
 }
 
@@ -83,9 +108,14 @@ CudaDevice::~CudaDevice() {
   cudaStreamDestroy(stream_);
 }
 
+cudaStream_t CudaDevice::stream() const {
+  use_gpu();
+  return stream_;
+}
+
 void* CudaDevice::allocate(size_t bytes) {
   void* memory = nullptr;
-  check(cudaMallocAsync(&memory, bytes, stream_), "an allocation");
+  check(cudaMallocAsync(&memory, bytes, stream()), "an allocation");
   return memory;
 }
 
@@ -95,22 +125,23 @@ void CudaDevice::release(void* memory) noexcept {
 
 int64_t CudaDevice::free_memory() const {
   size_t free = 0, total = 0;
+  use_gpu();
   check(cudaMemGetInfo(&free, &total), "a query of the memory");
   return static_cast<int64_t>(free);
 }
 
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
   // The runtime has read pageable memory when the call returns.
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "a copy to the GPU");
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
 }
 
 void CudaDevice::to_host(void* to, const void* from, size_t bytes) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "a copy from the GPU");
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "a copy from the GPU");
   synchronize();
 }
 
 void CudaDevice::synchronize() {
-  check(cudaStreamSynchronize(stream_), "the work before");
+  check(cudaStreamSynchronize(stream()), "the work before");
 }
 
 }  // namespace evenflow::cuda
@@ -118,7 +149,8 @@ void CudaDevice::synchronize() {
 /// The library's way in; a caller of another ABI reads no further than the first members.
 extern "C" __attribute__((visibility("default"))) const evenflow::Backend* evenflow_cuda_backend(int) {
   using namespace evenflow::cuda;
-  static const evenflow::Backend backend{evenflow::Backend::kAbi, EVENFLOW_VERSION, "cuda", &open,
-                                         &allocate_shared,        &release_shared};
+  static const evenflow::Backend backend{
+      evenflow::Backend::kAbi, EVENFLOW_VERSION, "cuda",   &open, &allocate_shared,
+      &release_shared,         &prepare_rank,    &make_id, &join};
   return &backend;
 }

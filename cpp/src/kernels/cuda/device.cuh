@@ -11,7 +11,18 @@ namespace evenflow::cuda {
 const KernelSet<float>& kernels_f32();
 const KernelSet<double>& kernels_f64();
 
-/// A stream of the first GPU, and memory in the stream's order.
+/// Makes the process's GPU the calling thread's: the first that the driver shows, unless choose_gpu() took
+/// another. DeviceError that says what is missing.
+void require_gpu();
+/// Takes the GPU of a rank before the first use of any.
+void choose_gpu(int local_rank);
+
+// The members of a backend that ranks need.
+void prepare_rank(int local_rank);
+void make_id(char* id);
+Collective* join(const char* id, int rank, int size);
+
+/// A stream of the process's GPU, and memory in the stream's order.
 class CudaDevice final : public Device {
  public:
   /// DeviceError unless there is a driver and a GPU that fits.
@@ -20,7 +31,8 @@ class CudaDevice final : public Device {
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  /// For the calling thread to use, whose GPU is the stream's from now on.
+  cudaStream_t stream() const;
 
   const char* name() const override { return "cuda"; }
   void* allocate(size_t bytes) override;

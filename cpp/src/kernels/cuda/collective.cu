@@ -1,0 +1,90 @@
+#include <memory>
+
+#include "kernels/cuda/check.cuh"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/nccl.hpp"
+
+// Sums over ranks on a stream of their own, beside the kernels of others.
+
+namespace evenflow::cuda {
+namespace {
+
+/// An event that times nothing.
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  /// What is queued on `later` from now on waits for what is on `earlier`.
+  void order(cudaStream_t earlier, cudaStream_t later) {
+    check(cudaEventRecord(event_, earlier), "an event");
+    check(cudaStreamWaitEvent(later, event_, 0), "a wait for an event");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaCollective final : public Collective {
+ public:
+  CudaCollective(const char* id, int rank, int size)
+      : comm_(std::make_unique<Communicator>(Nccl::get(), id, rank, size)) {}
+
+  ~CudaCollective() override {
+    if (cudaStreamQuery(queue_.stream()) == cudaSuccess) comm_->settle();
+    comm_.reset();  // an abort ends sums that wait for a rank: the queue's end does not wait for them
+  }
+
+  void start(Device& after, const float* from, float* to, int64_t count) override {
+    add_up(after, from, to, count);
+  }
+  void start(Device& after, const double* from, double* to, int64_t count) override {
+    add_up(after, from, to, count);
+  }
+
+  bool done() override {
+    const cudaError_t status = cudaStreamQuery(queue_.stream());
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();  // or the next launch would report it
+    } else {
+      check(status, "a sum over ranks");
+    }
+    comm_->check();
+    return status == cudaSuccess;
+  }
+
+  void finish(Device& device) override {
+    sums_.order(queue_.stream(), static_cast<CudaDevice&>(device).stream());
+    comm_->check();
+  }
+
+ private:
+  template <class T>
+  void add_up(Device& after, const T* from, T* to, int64_t count) {
+    kernels_.order(static_cast<CudaDevice&>(after).stream(), queue_.stream());
+    comm_->sum(from, to, count, queue_.stream());
+  }
+
+  CudaDevice queue_;  // first: NCCL takes the GPU of the thread
+  Event kernels_, sums_;
+  std::unique_ptr<Communicator> comm_;
+};
+
+}  // namespace
+
+void prepare_rank(int local_rank) {
+  choose_gpu(local_rank);
+  Nccl::get();
+}
+
+void make_id(char* id) {
+  Nccl::get().make_id(id);
+}
+
+Collective* join(const char* id, int rank, int size) {
+  return new CudaCollective(id, rank, size);
+}
+
+}  // namespace evenflow::cuda

@@ -1,0 +1,183 @@
+"""Ranks with a GPU each: sums over all of them in the memory of the GPUs, through NCCL.
+
+Every rank calls the same functions in the same order. docs/cuda.md says how the parts go together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from evenflow import _core
+from evenflow.errors import ConfigError, DeviceError, Error
+from evenflow.rendezvous import Notes, exchange
+
+Collect = Callable[[Any], list[Any]]
+"""Gives every rank the small things of all ranks, by rank."""
+
+JOIN_SECONDS = 300.0
+"""That ranks which torchrun started may come one after the other."""
+
+
+def local_rank(rank: int, collect: Collect) -> int:
+    """How many lower ranks this machine has: the number of the rank's GPU."""
+    machines = collect(os.uname().nodename)
+    return machines[:rank].count(machines[rank])
+
+
+def load_packaged() -> None:
+    """Loads the NCCL of a package from PyPI, where there is one: the loader does not look there by itself."""
+    if "EVENFLOW_NCCL_LIBRARY" in os.environ:
+        return
+    try:
+        package = importlib.util.find_spec("nvidia.nccl")
+    except ModuleNotFoundError:
+        return
+    for folder in (package and package.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):  # the core says what is missing
+            ctypes.CDLL(str(Path(folder, "lib", "libnccl.so.2")))
+
+
+class Request:
+    """A sum on its way, as mpi4py has them."""
+
+    def __init__(self, done: Callable[[], bool], then: Callable[[], None] = lambda: None):
+        self._done, self._then, self._over = done, then, False
+
+    def Test(self) -> bool:
+        """Whether the result is there. DeviceError where NCCL reports one, this rank's or another's."""
+        if not self._over and self._done():
+            self._then()
+            self._over = True
+        return self._over
+
+
+class Nccl:
+    """This rank among those with a GPU each; one sum at a time is on its way.
+
+    Takes the rank's GPU, so it comes before the first flow of the device. What is missing on one rank is raised
+    on all, which would wait for it.
+    """
+
+    def __init__(self, collect: Collect, rank: int, size: int, local: int, device: str = "cuda"):
+        load_packaged()
+        name, problem = "", ""
+        try:
+            _core.prepare_rank(device, local)
+            if rank == 0:
+                name = _core.collective_id(device).hex()
+        except Error as error:
+            problem = str(error)
+        answers = collect([name, problem])
+        for other, (_, problem) in enumerate(answers):
+            if problem:
+                raise _everywhere(DeviceError(f"{problem} (rank {other})" if other else problem), rank)
+        self._collective = _core.Collective(device, bytes.fromhex(answers[0][0]), rank, size)
+
+    def start(self, values: np.ndarray) -> Request:
+        """Adds those of all other ranks to float32 or float64 `values` (n,), in place."""
+        self._collective.start(values)
+        return Request(self._collective.done)
+
+    def start_gradient(self, flow: _core.Flow32 | _core.Flow64) -> Request:
+        """Adds up the gradients of all ranks where they are, in the memory of the GPU."""
+        self._collective.start_gradient(flow)
+        return Request(self._collective.done)
+
+
+def _everywhere(error: Exception, rank: int) -> Exception:
+    """Marked as Ranks.everywhere() does."""
+    error.on_all_ranks, error.told_elsewhere = True, rank > 0  # type: ignore[attr-defined]
+    return error
+
+
+class TorchrunComm:
+    """What `Ranks` needs of a communicator, for a job that torchrun started; the data go over NCCL.
+
+    Takes the rank's GPU, so it comes before the first flow of the device. ConfigError where torchrun's variables
+    are missing; RanksError where a rank does not come.
+    """
+
+    IN_PLACE = None
+
+    def __init__(self, device: str = "cuda", environment: Mapping[str, str] = os.environ):
+        self._size = _number(environment, "WORLD_SIZE", 1, 1 << 20)
+        self._rank = _number(environment, "RANK", 0, self._size - 1)
+        local = _number(environment, "LOCAL_RANK", 0, self._rank)
+        address = _text(environment, "MASTER_ADDR")
+        port = _number(environment, "MASTER_PORT", 1, 65534) + 1  # torchrun's own store is at the port itself
+        job = environment.get("TORCHELASTIC_RUN_ID", "none")
+        self._notes = Notes(job, address)
+
+        def collect(thing: Any) -> list[Any]:
+            mine = [thing, *self._notes.place]
+            answers = exchange(mine, self._rank, self._size, (address, port), job, JOIN_SECONDS)
+            self._notes.places = [(host, at) for _, host, at in answers]
+            self._notes.places[0] = address, self._notes.places[0][1]  # rank 0 may know itself by another name
+            return [theirs for theirs, _, _ in answers]
+
+        self.nccl = Nccl(collect, self._rank, self._size, local, device)
+
+    def Get_rank(self) -> int:
+        return self._rank
+
+    def Get_size(self) -> int:
+        return self._size
+
+    def Iallreduce(self, in_place: Any, values: np.ndarray) -> Request:
+        """Adds those of all other ranks to `values`; integers up to 2^53."""
+        if values.dtype in (np.float32, np.float64):
+            return self.nccl.start(values)
+        return self._sum_elsewhere(values.astype(np.float64), values)
+
+    def Iallgatherv(self, mine: np.ndarray, all_and_sizes: tuple[np.ndarray, np.ndarray]) -> Request:
+        """The bytes of all ranks, one after the other: a sum in which each gives its own, and zeros else."""
+        whole, sizes = all_and_sizes
+        first = int(sizes[:self._rank].sum())
+        numbers = np.zeros(len(whole), np.float32)
+        numbers[first:first + len(mine)] = mine
+        return self._sum_elsewhere(numbers, whole)
+
+    def _sum_elsewhere(self, numbers: np.ndarray, to: np.ndarray) -> Request:
+        def store() -> None:
+            to[...] = numbers
+
+        return Request(self.nccl.start(numbers).Test, store)
+
+    def isend(self, thing: None, dest: int, tag: int) -> None:
+        """A note without contents, which may be lost."""
+        self._notes.send(self._rank, dest, tag)
+
+    def iprobe(self, source: int, tag: int) -> bool:
+        return self._notes.has_come(source, tag)
+
+    def recv(self, source: int, tag: int) -> None:
+        self._notes.take(source, tag)
+
+    def Abort(self, code: int = 1) -> NoReturn:
+        """Ends this rank at once; torchrun then ends the others."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _text(environment: Mapping[str, str], name: str) -> str:
+    text = environment.get(name, "")
+    if not text:
+        raise ConfigError(f"[torchrun] expected {name}, as torchrun sets it, got none")
+    return text
+
+
+def _number(environment: Mapping[str, str], name: str, low: int, high: int) -> int:
+    text = _text(environment, name)
+    if not (text.isdecimal() and low <= int(text) <= high):
+        raise ConfigError(f"[torchrun] expected {low} <= {name} <= {high}, got {text!r}")
+    return int(text)
