@@ -8,6 +8,8 @@
     images = flow.to_uint8(flow.sample(16, temperature=0.8))
 """
 
+from typing import TYPE_CHECKING, Any
+
 from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
 from evenflow import data, errors
 from evenflow._core import version as __version__
@@ -20,5 +22,16 @@ from evenflow.models import NICE, Glow, RealNVP
 from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "to_uint8", "data", "errors", "Adam", "Adamax", "SGD",
-           "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "Error", "ShapeError", "ConfigError",
-           "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]
+           "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed", "Error", "ShapeError",
+           "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]
+
+if TYPE_CHECKING:
+    from evenflow.ranks import distributed
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs need is loaded when it is asked for."""
+    if name == "distributed":
+        from evenflow.ranks import distributed
+        return distributed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

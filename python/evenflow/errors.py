@@ -33,3 +33,9 @@ class MissingExtra(ConfigError, ImportError):
 
     def __init__(self, text: str, name: str | None = None):
         ImportError.__init__(self, text, name=name)
+
+
+def on_all_ranks(error: Exception, rank: int) -> Exception:
+    """Marks an error that every rank raises, so that none waits for another, and rank 0 alone tells of it."""
+    error.on_all_ranks, error.told_elsewhere = True, rank > 0  # type: ignore[attr-defined]
+    return error

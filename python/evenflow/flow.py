@@ -359,8 +359,9 @@ class Flow:
         is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
 
-        comm: an mpi4py communicator whose ranks train together, each with the same flow, data and settings;
-        see docs/ranks.md. The step is that of one process, up to the order of sums; rank 0 writes the files.
+        comm: an mpi4py communicator, or what `distributed` gives, whose ranks train together, each with the
+        same flow, data and settings; see docs/ranks.md. The step is that of one process, up to the order of
+        sums; rank 0 writes the files.
 
         settings: the fields of `evenflow.settings.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
         warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
@@ -370,7 +371,7 @@ class Flow:
         from evenflow.settings import Settings
         from evenflow.train import Trainer
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
-                          ranks=Ranks(comm))
+                          ranks=comm if isinstance(comm, Ranks) else Ranks(comm))
         if resume:
             if checkpoint is None:
                 raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from evenflow import _core
-from evenflow.errors import ConfigError, DeviceError, Error
+from evenflow.errors import ConfigError, DeviceError, Error, on_all_ranks
 from evenflow.rendezvous import Notes, exchange
 
 Collect = Callable[[Any], list[Any]]
@@ -79,7 +79,7 @@ class Nccl:
         answers = collect([name, problem])
         for other, (_, problem) in enumerate(answers):
             if problem:
-                raise _everywhere(DeviceError(f"{problem} (rank {other})" if other else problem), rank)
+                raise on_all_ranks(DeviceError(f"{problem} (rank {other})" if other else problem), rank)
         self._collective = _core.Collective(device, bytes.fromhex(answers[0][0]), rank, size)
 
     def start(self, values: np.ndarray) -> Request:
@@ -91,12 +91,6 @@ class Nccl:
         """Adds up the gradients of all ranks where they are, in the memory of the GPU."""
         self._collective.start_gradient(flow)
         return Request(self._collective.done)
-
-
-def _everywhere(error: Exception, rank: int) -> Exception:
-    """Marked as Ranks.everywhere() does."""
-    error.on_all_ranks, error.told_elsewhere = True, rank > 0  # type: ignore[attr-defined]
-    return error
 
 
 class TorchrunComm:

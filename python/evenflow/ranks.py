@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evenflow.errors import ConfigError, Error, RanksError
+from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
 from evenflow.extras import need
+from evenflow.nccl import Nccl, TorchrunComm, local_rank
 
 Result = TypeVar("Result")
 
@@ -36,7 +37,10 @@ PATIENCE, PAUSE = 0.1, 1e-3
 
 
 class Ranks:
-    """The ranks of an mpi4py communicator; without one, this process alone."""
+    """The ranks of an mpi4py communicator; without one, this process alone.
+
+    nccl: where they also have a GPU each, what sums gradients there.
+    """
 
     def __init__(self, comm: Any = None):
         if comm is not None and not all(hasattr(comm, name) for name in ("Iallreduce", "Iallgatherv")):
@@ -44,17 +48,15 @@ class Ranks:
         self.comm = comm
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
+        self.nccl: Nccl | None = getattr(comm, "nccl", None)
         if comm is not None:
-            self.in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
+            mpi = comm if hasattr(comm, "IN_PLACE") else need("fit", "mpi4py.MPI", "mpi4py", "mpi")
+            self.in_place = mpi.IN_PLACE
             self.wait_seconds = _wait_seconds()
 
     def share(self, n: int) -> slice:
         """This rank's of n rows."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
-
-    def shares(self, n: int) -> list[int]:
-        """How many of n rows each rank has."""
-        return [n * (rank + 1) // self.size - n * rank // self.size for rank in range(self.size)]
 
     def sum(self, values: np.ndarray) -> None:
         """Adds those of all other ranks to `values`, in place."""
@@ -174,9 +176,7 @@ class Ranks:
                 raise self.everywhere(kind(text if rank == 0 else f"{text} (rank {rank})"))
 
     def everywhere(self, error: Exception) -> Exception:
-        """Marks an error that every rank raises, so that none waits for another and one tells of it."""
-        error.on_all_ranks, error.told_elsewhere = True, self.rank > 0  # type: ignore[attr-defined]
-        return error
+        return on_all_ranks(error, self.rank)
 
 
 def _wait_seconds() -> float:
@@ -198,21 +198,42 @@ def launched_as() -> tuple[int, int]:
     return 0, 1
 
 
+def distributed(comm: Any = None, device: str = "cpu") -> Ranks:
+    """The ranks of an mpi4py communicator, or of the job that torchrun started, for `fit(comm=...)`.
+
+    device: "cuda" takes this rank's GPU, so it comes before the first flow there; gradients are summed in the GPUs'
+    memory, through NCCL. Without a communicator all goes over NCCL. DeviceError, on all ranks, where something is
+    missing on one.
+    """
+    if comm is None:
+        if device == "cpu":
+            raise ConfigError("[distributed] expected mpiexec and mpi4py, or torchrun and device cuda, "
+                              "got neither")
+        return Ranks(TorchrunComm(device))
+    ranks = Ranks(comm)
+    if device != "cpu" and ranks.size > 1:
+        ranks.nccl = Nccl(ranks.collect, ranks.rank, ranks.size, local_rank(ranks.rank, ranks.collect), device)
+    return ranks
+
+
 @contextlib.contextmanager
-def launched() -> Iterator[Ranks]:
-    """The ranks that mpirun, mpiexec or srun started, or this process alone, for the time of a command.
+def launched(device: str) -> Iterator[Ranks]:
+    """The ranks that mpirun, mpiexec, srun or torchrun started, or this process alone, for the time of a command.
 
     An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
     ConfigError where it uses another MPI than the launcher.
     """
     _, size = launched_as()
-    if size == 1:
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if size == 1 and not torchrun:
         yield Ranks()
         return
-    ranks = Ranks(need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD)
-    if ranks.size != size:
-        raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {ranks.size} from "
-                          "mpi4py: it uses another MPI library than the launcher")
+    if size > 1:
+        comm = need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD
+        if comm.Get_size() != size:
+            raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {comm.Get_size()} from "
+                              "mpi4py: it uses another MPI library than the launcher")
+    ranks = distributed(comm if size > 1 else None, device)
     try:
         yield ranks
     except BaseException as error:

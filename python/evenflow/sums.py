@@ -10,12 +10,47 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core
+from evenflow.errors import ConfigError
 from evenflow.extras import need
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 
 PAUSE = 5e-4
 """Seconds between two looks at sums that are on their way: MPI moves data only when it is asked."""
+
+
+def gradient_sums(flow: Flow, ranks: Ranks, wire: str | None) -> GradientSums | GpuSums:
+    """For the time of a training, a context manager."""
+    if ranks.nccl is None:
+        return GradientSums(flow, ranks, wire)
+    if wire is not None:
+        raise ranks.everywhere(ConfigError(f"[fit] expected no wire_dtype on GPUs, got {wire}"))
+    return GpuSums(flow, ranks)
+
+
+class GpuSums:
+    """The gradient of a flow on the GPUs of ranks, summed where it is: as a whole, after the pass."""
+
+    start = None
+
+    def __init__(self, flow: Flow, ranks: Ranks):
+        self._flow, self._ranks = flow, ranks
+
+    def begin(self) -> None:
+        """As GradientSums has it, and so the others."""
+
+    def wait(self) -> None:
+        """Nothing is on its way."""
+
+    def store(self) -> None:
+        if self._ranks.nccl is not None:
+            self._ranks.wait_until(self._ranks.nccl.start_gradient(self._flow._core).Test)
+
+    def __enter__(self) -> GpuSums:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
 
 
 class GradientSums:
@@ -113,20 +148,21 @@ class _Sum:
 
 class _RoundedSum:
     """Of one part, as bfloat16: every rank gets its share of all ranks' values, adds it up, and hands it round.
+
+    Shares are equal, with zeros behind the last: MPICH is slow with others.
     """
 
     def __init__(self, ranks: Ranks, comms: list[Any], size: int):
-        self._comms, self._sizes = comms, ranks.shares(size)
-        self._values = np.empty(size, np.uint16)
-        mine = self._sizes[ranks.rank]
-        self._theirs, self._sum = np.empty((ranks.size, mine), np.uint16), np.empty(mine, np.uint16)
+        share = -(-size // ranks.size)
+        self._comms, self._size = comms, size
+        self._values = np.zeros(ranks.size * share, np.uint16)
+        self._theirs, self._sum = np.empty((ranks.size, share), np.uint16), np.empty(share, np.uint16)
         self._request: Any = None
         self._summed = False
 
     def start(self, values: np.ndarray) -> None:
-        _core.to_bfloat16(values, self._values)
-        got = [self._sum.size] * len(self._sizes)
-        self._request = self._comms[0].Ialltoallv((self._values, self._sizes), (self._theirs, got))
+        _core.to_bfloat16(values, self._values[:self._size])
+        self._request = self._comms[0].Ialltoall(self._values, self._theirs)
         self._summed = False
 
     def move(self) -> bool:
@@ -136,11 +172,11 @@ class _RoundedSum:
             if not self._summed:
                 _core.sum_bfloat16(self._theirs, self._sum)
                 self._summed = True
-                self._request = self._comms[1].Iallgatherv(self._sum, (self._values, self._sizes))
+                self._request = self._comms[1].Iallgather(self._sum, self._values)
         return self._request is None
 
     def store(self, out: np.ndarray) -> None:
-        _core.from_bfloat16(self._values, out)
+        _core.from_bfloat16(self._values[:self._size], out)
 
 
 class _Watcher:

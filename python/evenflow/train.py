@@ -23,7 +23,7 @@ from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, group_of, shuffled, stays_outside
 from evenflow.settings import LATER, Progress, Settings
-from evenflow.sums import GradientSums
+from evenflow.sums import GpuSums, GradientSums, gradient_sums
 
 STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
@@ -63,7 +63,7 @@ class Trainer:
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
         self._waited, self._worked = 0.0, 0.0
-        self._sums: GradientSums | None = None
+        self._sums: GradientSums | GpuSums | None = None
         if not flow.initialized:
             self._init()
         options = settings.optimizer_options
@@ -201,7 +201,7 @@ class Trainer:
         if self.ranks.size == 1:
             yield
             return
-        with GradientSums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
+        with gradient_sums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
             yield
 
     def _gradient_of_all(self, batch: Batch) -> tuple[float, float]:

@@ -96,7 +96,9 @@ def main():
         _core.collective_id = lambda device: bytes(range(128))
         _core.Collective = FakeCollective
     try:
-        comm = None if task == "alone" else nccl.TorchrunComm()
+        comm = None
+        if task != "alone":
+            comm = ef.distributed(device="cuda") if task == "train" else nccl.TorchrunComm()
         result = {"alone": train, "train": train, "collect": collect, "gradient": gradient,
                   "stall": stall}[task](comm)
     except ef.Error as error:

@@ -58,10 +58,12 @@ def job(*arguments, **more):
         return [result_of(process) for process in jobs]
 
 
+LIBRARIES = {"EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so",
+             "EVENFLOW_NCCL_LIBRARY": f"{BUILT}/libfake_nccl.so"}
+
+
 def emulated_job(size, *arguments, **more):
-    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so",
-                 "EVENFLOW_NCCL_LIBRARY": f"{BUILT}/libfake_nccl.so"}
-    return job(size, *arguments, **{**libraries, **more})
+    return job(size, *arguments, **{**LIBRARIES, **more})
 
 
 def test_local_rank():
@@ -209,6 +211,33 @@ def test_training(size):
     pytest.importorskip("mpi4py", reason="Ranks needs mpi4py")
     alone = job(1, "alone")[0]["losses"]
     np.testing.assert_allclose(emulated_job(size, "train")[0]["losses"], alone, rtol=1e-9)
+
+
+@emulated
+@pytest.mark.parametrize("launcher", [["mpiexec", "-n", "2", sys.executable],
+                                      ["torchrun", "--nproc-per-node", "2"]], ids=lambda words: words[0])
+def test_command_line(launcher, tmp_path):
+    program = shutil.which(launcher[0], path=os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
+    if program is None:
+        pytest.skip(f"needs {launcher[0]}")
+    command = ["-m", "evenflow", "train", "digits", "--model", "nice", "--hidden", "8", "--couplings", "2",
+               "--steps", "3", "--dtype", "float64"]
+
+    def bits(*words):
+        subprocess.run(words, cwd=tmp_path, check=True, timeout=120, env={**os.environ, **LIBRARIES})
+        return json.loads((tmp_path / words[-1] / "log.jsonl").read_text().splitlines()[-1])["bits_per_dim"]
+
+    together = bits(program, *launcher[1:], *command, "--device", "cuda", "--out", "together")
+    assert together == pytest.approx(bits(sys.executable, *command, "--out", "alone"), rel=1e-10)
+    refused = subprocess.run([program, *launcher[1:], *command, "--device", "cuda", "--wire-dtype", "bfloat16"],
+                             cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **LIBRARIES})
+    assert refused.returncode != 0
+    assert "[fit] expected no wire_dtype on GPUs, got bfloat16" in refused.stderr
+
+
+def test_distributed_without_a_launcher():
+    with pytest.raises(ef.ConfigError, match="expected mpiexec and mpi4py, or torchrun and device cuda"):
+        ef.distributed()
 
 
 @pytest.mark.any_device

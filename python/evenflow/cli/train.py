@@ -31,14 +31,14 @@ MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nic
 # Commands
 
 def train(args: argparse.Namespace) -> int:
-    with launched() as ranks:
-        return _train(args, ranks)
-
-
-def _train(args: argparse.Namespace, ranks: Ranks) -> int:
     values = options.given(args)
     if args.config is not None:
         values = {**config.read(args.config), **values}
+    with launched(values.get("device", "cpu")) as ranks:
+        return _train(args, values, ranks)
+
+
+def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
     if "data" not in values:
         raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
     run = Run(args.out or os.path.join("runs", _stem(values["data"])))
@@ -67,7 +67,7 @@ def _train(args: argparse.Namespace, ranks: Ranks) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
-    with launched() as ranks:
+    with launched(values.get("device", "cpu")) as ranks:
         return _continue(Run(args.path), args, values, ranks)
 
 
