@@ -23,7 +23,7 @@ from evenflow.settings import Settings
 from evenflow.sums import GradientSums
 from evenflow.train import Trainer
 from machine import describe
-from ranks_model import batch_factor, efficiency
+from ranks_model import LITTLE, batch_factor, efficiency
 
 INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (10e-6, 2.9e9),
                  "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
@@ -31,8 +31,6 @@ WORKS = {"glow": lambda threads: ef.Glow((32, 32, 3), levels=3, steps=8, hidden=
          "table": lambda threads: ef.RealNVP(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
 WARM_UP = 3
 """Steps that are not counted."""
-LITTLE = 2
-"""Sums of a few numbers in a step: losses and whether all have one, and whether to stop."""
 
 
 class TimedRanks(Ranks):
@@ -75,11 +73,11 @@ def steps(flow, x, ranks, batch, wire):
     return [float(np.median(seconds)) for seconds in (whole, waited, least)]
 
 
-def predict(compute, size, parts, link):
+def predict(compute, size, last, link):
     """Efficiency with the same batch on each of p ranks, also with bfloat16 sent, and the batch for 80 %."""
     rows = {}
     for p in (2, 8, 32, 128, 1024):
-        model = (parts, *link, LITTLE)
+        model = (last, *link, LITTLE)
         rows[p] = {"efficiency": efficiency(p, compute, size, *model),
                    "efficiency_bfloat16": efficiency(p, compute, size / 2, *model),
                    "batch_factor_for_80": batch_factor(0.8, p, compute, size, *model)}
@@ -102,9 +100,10 @@ def main():
     x = rng.integers(0, 256, shape).astype(np.uint8) if flow.is_image else rng.standard_normal(shape)
     step, waited, not_hidden = steps(flow, x, ranks, ranks.size * a.batch, a.wire)
     size = 4 * flow.grads.size
-    parts = len(flow._core.gradient_parts(GradientSums.least))
+    parts = [end - first for first, end in flow._core.gradient_parts(GradientSums.least)]
+    last = parts[-1] / sum(parts)
     result = {"work": a.work, "ranks": ranks.size, "threads_a_rank": threads, "batch_a_rank": a.batch,
-              "wire": a.wire or "float32", "parts": parts, "step_ms": 1e3 * step, "waited_ms": 1e3 * waited,
+              "wire": a.wire or "float32", "parts": len(parts), "last_part": last, "step_ms": 1e3 * step, "waited_ms": 1e3 * waited,
               "not_hidden_ms": 1e3 * not_hidden,
               "gradient_mb": size / 1e6, "machine": describe()}
     if ranks.size > 1:
@@ -112,7 +111,7 @@ def main():
         result.update(alpha_us=1e6 * little / (2 * math.ceil(math.log2(ranks.size))), all_reduce_ms=1e3 * much,
                       bandwidth_gbs=2e-9 * (ranks.size - 1) / ranks.size * size / (much - little))
     else:
-        result["predicted"] = {name: predict(step, size, parts, link) for name, link in INTERCONNECTS.items()}
+        result["predicted"] = {name: predict(step, size, last, link) for name, link in INTERCONNECTS.items()}
     if ranks.rank == 0:
         print(json.dumps(result, indent=1))
         if a.out:

@@ -4,6 +4,8 @@ import math
 
 BACKWARD = 2 / 3
 """Of a step's computation: two of its three products."""
+LITTLE = 2
+"""Sums of a few numbers in a step: losses and whether all have one, and whether to stop."""
 
 
 def all_reduce_seconds(ranks, size, alpha, bandwidth):
@@ -11,20 +13,24 @@ def all_reduce_seconds(ranks, size, alpha, bandwidth):
     return 2 * math.ceil(math.log2(ranks)) * alpha + 2 * (ranks - 1) / ranks * size / bandwidth
 
 
-def not_hidden(sums, compute, parts):
-    """Seconds of `sums` left after the pass, when `parts` equal ones are sent as they are complete.
+def not_hidden(sums, compute, last):
+    """Seconds of `sums` left after the pass, when parts are sent as they are complete.
 
-    The last part waits for the end of the pass; all wait for each other where they take longer than the pass.
+    last: the share of the last part, which waits for the end of the pass. All wait for each other where they take
+    longer than the pass.
     """
-    backward = BACKWARD * compute
-    return max(sums / parts, sums - backward * (1 - 1 / parts))
+    return max(sums * last, sums - BACKWARD * compute * (1 - last))
 
 
-def efficiency(ranks, compute, size, parts, alpha, bandwidth, little):
-    """Of p ranks with the same batch each; `little`: sums of a few numbers in a step, which nothing hides."""
+def waiting(ranks, compute, size, last, alpha, bandwidth, little):
+    """Seconds of a step that sums cost; `little` sums of a few numbers are not hidden."""
     sums = all_reduce_seconds(ranks, size, alpha, bandwidth)
-    rest = not_hidden(sums, compute, parts) + little * all_reduce_seconds(ranks, 8, alpha, bandwidth)
-    return compute / (compute + rest)
+    return not_hidden(sums, compute, last) + little * all_reduce_seconds(ranks, 8, alpha, bandwidth)
+
+
+def efficiency(ranks, compute, *rest):
+    """Of p ranks with the same batch each."""
+    return compute / (compute + waiting(ranks, compute, *rest))
 
 
 def batch_factor(wanted, *model):

@@ -21,7 +21,7 @@ import sys
 import time
 
 from machine import describe
-from ranks_model import all_reduce_seconds, not_hidden
+from ranks_model import LITTLE, all_reduce_seconds, waiting
 
 SPACES, DEVICE = ("evenflow0", "evenflow1"), "eth0"
 TCP = {"MPIR_CVAR_NOLOCAL": "1", "MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp", "FI_TCP_IFACE": DEVICE,
@@ -120,8 +120,8 @@ def main():
                 size = got["gradient_mb"] * 1e6
                 bandwidth = min(free["bandwidth_gbs"] * 1e9, rate / 8 if rate else float("inf"))
                 alpha = free["alpha_us"] * 1e-6 + latency
-                sums = all_reduce_seconds(2, size / (2 if wire else 1), alpha, bandwidth)
-                left = not_hidden(sums, (got["step_ms"] - got["not_hidden_ms"]) / 1e3, got["parts"])
+                left = waiting(2, (got["step_ms"] - got["not_hidden_ms"]) / 1e3, size / (2 if wire else 1),
+                               got["last_part"], alpha, bandwidth, LITTLE)
                 rows.append({"link": name, "wire": wire or "float32",
                              **{k: got[k] for k in ("step_ms", "waited_ms", "not_hidden_ms")},
                              "not_hidden_share": got["not_hidden_ms"] / got["step_ms"],
