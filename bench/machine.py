@@ -31,6 +31,37 @@ def peaks(threads: int) -> dict:
             "load_average": os.getloadavg()[0]}
 
 
+def gpu_peaks() -> dict:
+    """The same of a GPU, through torch: products of large matrices (float32 as TF32), a large copy."""
+    import torch
+    torch.set_float32_matmul_precision("high")
+
+    def best_seconds(call):
+        times = []
+        for _ in range(10):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(1e-3 * begin.elapsed_time(end))
+        return min(times[2:])
+
+    n, found = 8192, {}
+    for name in ("float32", "bfloat16"):
+        x = torch.randn(n, n, device="cuda", dtype=getattr(torch, name))
+        found[name] = 2e-9 * n**3 / best_seconds(lambda: x @ x)
+    x = torch.zeros(1 << 28, device="cuda")
+    to = torch.empty_like(x)
+    moved = 2e-9 * x.numel() * x.element_size() / best_seconds(lambda: to.copy_(x))
+    return {**found, "read_gbs": moved, "triad_gbs": moved, "load_average": os.getloadavg()[0]}
+
+
+def gpu_name() -> str:
+    import torch
+    return torch.cuda.get_device_name()
+
+
 def attainable(measured: list[dict], dtype: str) -> float:
     """The best measured GFLOP/s for products of that dtype.
 

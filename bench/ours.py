@@ -9,9 +9,9 @@ def versions(library):
     return {"evenflow": ef.__version__, "numpy": np.__version__}
 
 
-def build(library, model, sizes, threads):
+def build(library, model, sizes, threads, device):
     """The work's calls, by name."""
-    options = {"threads": threads}
+    options = {"threads": threads, "device": device}
     if library == "evenflow-bf16":
         options["conditioner_dtype"] = "bfloat16"
     rng = np.random.default_rng(0)
@@ -37,4 +37,5 @@ def build(library, model, sizes, threads):
 
     return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x),
             "sample": lambda: flow.sample(batch), "sample_100000": lambda: flow.sample(100000),
+            "sample_1000000": lambda: flow.sample(1000000),
             "log_prob_1": lambda: flow.log_prob(x[:1])}

@@ -10,7 +10,8 @@ from peers_torch import LOG_2PI, glow_net, mlp
 
 
 def versions(library):
-    return {"torch": torch.__version__, library: version(library)}
+    name = library.removesuffix("-autocast")
+    return {"torch": torch.__version__, name: version(name)}
 
 
 class WithContext(nn.Module):
@@ -131,8 +132,8 @@ MODELS = {("normflows", "glow"): normflows_glow, ("normflows", "real_nvp"): norm
           ("FrEIA", "glow"): freia_glow, ("FrEIA", "real_nvp"): freia_table}
 
 
-def build(library, model, sizes, threads):
+def build(library, model, sizes, threads, device):
     """The work's calls, by name."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    return peers_torch.calls(*MODELS[library, model](sizes), peers_torch.data(model, sizes))
+    context = peers_torch.prepare(library, threads, device)
+    made = MODELS[library.removesuffix("-autocast"), model](sizes)
+    return peers_torch.calls(*made, peers_torch.data(model, sizes), context)

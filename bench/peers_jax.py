@@ -94,7 +94,7 @@ def flowjax(sizes):
 MODELS = {("jax", "real_nvp"): real_nvp, ("jax", "nice"): nice, ("flowjax", "real_nvp"): flowjax}
 
 
-def build(library, model, sizes, threads):
+def build(library, model, sizes, threads, device):
     """The work's calls, by name. They wait for the result, which JAX does not do by itself."""
     params, log_prob, sample = MODELS[library, model](sizes)
     draw = jr.uniform if model == "nice" else jr.normal

@@ -164,6 +164,14 @@ class NICE(nn.Module):
 
 def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
     """The calls of every torch library: Adam's fused form, and no gradients but in the step."""
+    def whole(call):
+        """Until a GPU has done it."""
+        def run():
+            call()
+            if x.is_cuda:
+                torch.cuda.synchronize()
+        return run
+
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
 
     def step():
@@ -177,10 +185,12 @@ def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
         with torch.inference_mode(), context():
             call(*arguments)
 
-    return {"step": step, "log_prob": lambda: without_gradients(log_prob, x),
-            "sample": lambda: without_gradients(sample, len(x)),
-            "sample_100000": lambda: without_gradients(sample, 100000),
-            "log_prob_1": lambda: without_gradients(log_prob, x[:1])}
+    named = {"step": step, "log_prob": lambda: without_gradients(log_prob, x),
+             "sample": lambda: without_gradients(sample, len(x)),
+             "sample_100000": lambda: without_gradients(sample, 100000),
+             "sample_1000000": lambda: without_gradients(sample, 1000000),
+             "log_prob_1": lambda: without_gradients(log_prob, x[:1])}
+    return {name: whole(call) for name, call in named.items()}
 
 
 def data(model, sizes):
@@ -191,19 +201,29 @@ def data(model, sizes):
     return draw(sizes["batch"], sizes["dims"])
 
 
-def build(library, model, sizes, threads):
-    """The work's calls, by name."""
+def prepare(library, threads, device):
+    """Settings of the process; the context of a library's forward passes."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    torch.set_default_device(device)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    if library.endswith("-autocast"):
+        return lambda: torch.autocast(device, torch.bfloat16)
+    return contextlib.nullcontext
+
+
+def build(library, model, sizes, threads, device):
+    """The work's calls, by name."""
+    context = prepare(library, threads, device)
     if model == "glow":
         net = Glow(sizes["size"], sizes["levels"], sizes["steps"], sizes["width"])
         net = net.to(memory_format=torch.channels_last)
     else:
         net = {"real_nvp": RealNVP, "nice": NICE}[model](sizes["dims"], sizes["couplings"], sizes["hidden"])
-    log_prob, sample, context = net.log_prob, net.sample, contextlib.nullcontext
-    if library == "torch-compile":
+    log_prob, sample = net.log_prob, net.sample
+    if library.startswith("torch-compile"):
         # One program a batch size: a general one is slower.
-        log_prob, sample = torch.compile(log_prob, dynamic=False), torch.compile(sample, dynamic=False)
-    if library == "torch-autocast":
-        context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+        how = {"dynamic": False, "mode": "max-autotune" if device == "cuda" else None}
+        log_prob, sample = torch.compile(log_prob, **how), torch.compile(sample, **how)
     return calls(net, log_prob, sample, data(model, sizes), context)

@@ -6,7 +6,7 @@ import os
 import statistics
 
 from machine import attainable
-from works import CANNOT, WORKS, operations
+from works import ALL_WORKS, CANNOT, operations
 
 
 def best_of(runs: list[dict]) -> dict:
@@ -26,7 +26,7 @@ def summarise(name: str, rounds: list[dict], measured: list[dict]) -> tuple[str,
 
     Returns that library and, by library, medians of times and ratios, or why there are none.
     """
-    work = WORKS[name]
+    work = ALL_WORKS[name]
     ran = [library for library in rounds[0] if any("ms" in r[library] for r in rounds)]
     first = ran[0] if ran else ""
     libraries = {}

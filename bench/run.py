@@ -1,7 +1,7 @@
 """Measures evenflow beside its peers on this machine. README.md says how to install the peers.
 
 usage: python run.py [--rounds 3] [--quick | --smoke] [--works glow,table,...] [--libraries evenflow,...]
-                     [--jax-python PATH] [--threads 2] [--wheel PATH] [--out FOLDER]
+                     [--jax-python PATH] [--threads 2] [--device cuda] [--wheel PATH] [--out FOLDER]
 Every round starts one process a library, in turns. The machine's peak is measured before and after each work.
 """
 
@@ -16,7 +16,7 @@ import time
 import machine
 import report
 import singles
-from works import WORKS
+from works import ALL_WORKS, WORKS, WORKS_ON_GPUS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SINGLES = ("import", "scaling", "kernels")
@@ -27,7 +27,8 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="short timings, no autocast; not written")
     parser.add_argument("--smoke", action="store_true", help="tiny models, to see that all runs; not written")
-    parser.add_argument("--works", default=",".join([*WORKS, *SINGLES]))
+    parser.add_argument("--works", help="these alone, with commas between")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--libraries", help="these alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", default=sys.executable, help="has torch and the libraries over it")
@@ -35,8 +36,9 @@ def arguments():
     parser.add_argument("--wheel", help="report its size with the import times")
     parser.add_argument("--out", help="folder for one JSON file a work")
     a = parser.parse_args()
-    a.works = a.works.split(",")
-    unknown = set(a.works) - {*WORKS, *SINGLES}
+    usual = WORKS_ON_GPUS if a.device == "cuda" else [*WORKS, *SINGLES]
+    a.works = a.works.split(",") if a.works else list(usual)
+    unknown = set(a.works) - {*ALL_WORKS, *SINGLES}
     if unknown:
         parser.error(f"unknown works: {', '.join(sorted(unknown))}")
     for python in (a.python, a.jax_python):
@@ -50,8 +52,8 @@ def arguments():
 
 def run_worker(a, work: str, library: str, threads: int, extra: list[str]) -> dict:
     python = a.jax_python if library in ("jax", "flowjax") else a.python
-    command = [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--seconds",
-               str(a.seconds), *(["--smoke"] if a.smoke else []), *extra]
+    command = [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device", a.device,
+               "--seconds", str(a.seconds), *(["--smoke"] if a.smoke else []), *extra]
     begun = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -65,10 +67,10 @@ def run_worker(a, work: str, library: str, threads: int, extra: list[str]) -> di
 
 
 def run_work(a, name: str) -> dict:
-    work = WORKS[name]
+    work, peaks = ALL_WORKS[name], machine.gpu_peaks if a.device == "cuda" else lambda: machine.peaks(a.threads)
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
-    measured, rounds = [machine.peaks(a.threads)], []
+    measured, rounds = [peaks()], []
     for i in range(a.rounds):
         results = {}
         turn = i % len(libraries)  # nobody is always first
@@ -77,7 +79,7 @@ def run_work(a, name: str) -> dict:
             counts = (1, a.threads) if work.best_of_threads and not ours and a.threads > 1 else (a.threads,)
             results[library] = report.best_of([run_worker(a, name, library, n, []) for n in counts])
         rounds.append({library: results[library] for library in libraries})
-    measured.append(machine.peaks(a.threads))
+    measured.append(peaks())
     first, summary = report.summarise(name, rounds, measured)
     versions = {k: v for r in rounds[0].values() for k, v in r.get("versions", {}).items()}
     print(machine.peak_text(measured))
@@ -88,7 +90,7 @@ def run_work(a, name: str) -> dict:
 def main():
     a = arguments()
     for name in a.works:
-        title = WORKS[name].title if name in WORKS else name
+        title = ALL_WORKS[name].title if name in ALL_WORKS else name
         note = "; smoke test with tiny sizes" if a.smoke else ""
         print(f"\n== {title}; {a.threads} threads, {a.rounds} rounds{note}", flush=True)
         if name == "import":
@@ -101,6 +103,8 @@ def main():
             result = run_work(a, name)
         head = {"work": name, "title": title, "threads": a.threads, "machine": machine.describe(),
                 "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), "date": time.strftime("%Y-%m-%d")}
+        if a.device == "cuda":
+            head["machine"]["gpu"] = machine.gpu_name()
         if a.out:
             report.write(a.out, name, {**head, **result})
 

@@ -48,6 +48,35 @@ WORKS = {
                  ("evenflow", "torch", "torch-compile", "jax")),
 }
 
+GPU_PEERS = ("torch", "torch-autocast", "torch-compile", "torch-compile-autocast", "normflows",
+             "normflows-autocast")
+
+
+def _gpu_glow(size: int, levels: int, batch: int) -> Work:
+    return Work(f"Glow {size}x{size}x3, L={levels}, K=32, width 512, batch {batch}", "glow",
+                dict(size=size, levels=levels, steps=32, width=512, batch=batch), SMALL_GLOW,
+                ("evenflow-bf16", "evenflow", *GPU_PEERS), ("step", "log_prob", "sample"))
+
+
+WORKS_ON_GPUS = {
+    **{f"gpu_glow_{n}": _gpu_glow(32, 3, n) for n in (16, 64, 256, 512)},
+    **{f"gpu_glow256_{n}": _gpu_glow(256, 6, n) for n in (4, 16, 64)},
+    **{f"gpu_glow_depth_{k}": Work(f"Glow 32x32x3, L=3, K={k}, width 512, batch 64", "glow",
+                                   dict(size=32, levels=3, steps=k, width=512, batch=64), SMALL_GLOW,
+                                   ("evenflow", "torch"), ("step_rebuilding", "step"))
+       for k in (4, 8, 16, 32)},
+    "gpu_table": Work("Real NVP, D=2, 8 couplings x (64, 64), batch 256", "real_nvp",
+                      dict(dims=2, couplings=8, hidden=(64, 64), batch=256),
+                      dict(couplings=2, hidden=(8, 8), batch=16), ("evenflow", *GPU_PEERS),
+                      ("step", "log_prob", "sample_1000000")),
+    "gpu_table_64": Work("Real NVP, D=64, 8 couplings x (128, 128), batch 256", "real_nvp",
+                         dict(dims=64, couplings=8, hidden=(128, 128), batch=256),
+                         dict(dims=8, couplings=2, hidden=(8, 8), batch=16), ("evenflow", *GPU_PEERS),
+                         ("step", "log_prob", "log_prob_1")),
+}
+"""Batches that grow until peers run out of memory; --device cuda runs these."""
+ALL_WORKS = {**WORKS, **WORKS_ON_GPUS}
+
 CANNOT = {
     ("glow", "FrEIA"): "1x1 convolutions are fixed rotations, not learned; split parts are standard normal",
     ("glow", "nflows"): "split parts are standard normal, without a learned prior",
