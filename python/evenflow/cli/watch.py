@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 import time
+from typing import NoReturn
 
 from evenflow.ranks import TELL_SECONDS, launched_as
 
@@ -27,7 +29,7 @@ def wanted() -> bool:
 
 
 def run() -> int:
-    """This command again, in a child; its exit code, or 128 + the signal that ended it."""
+    """This command again, in a child; its exit code. A signal that ended it ends this process too."""
     child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], close_fds=False,  # the launcher's among them
                              start_new_session=True,  # what reaches us all comes by us alone
                              env={**os.environ, PARENT: str(os.getpid())})
@@ -47,9 +49,18 @@ def run() -> int:
         elif os.WIFSIGNALED(status):
             tell(f"was killed by {_name(os.WTERMSIG(status))}")
             time.sleep(TELL_SECONDS)
-            return 128 + os.WTERMSIG(status)
+            _die_of(os.WTERMSIG(status))
         else:
             return os.WEXITSTATUS(status)
+
+
+def _die_of(number: int) -> NoReturn:
+    """MPICH's launcher ends the job for certain only when a signal ended the process that it started."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left one, if any
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # a signal that is ignored, or comes later
 
 
 def tie() -> None:
