@@ -213,6 +213,20 @@ def test_command_line(tmp_path):
     assert more.stdout.count("held out:") == 1
 
 
+@pytest.mark.parametrize("end, code, told", [
+    ("os.kill(os.getpid(), 9)", -9, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGKILL\n"),
+    ("os.kill(os.getpid(), 11)", -11, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGSEGV\n"),
+    ("sys.exit(3)", 3, ""), ("pass", 0, "")])
+def test_what_was_launched_ends_as_the_rank_does(end, code, told):
+    """By the same signal: MPICH's launcher may let the other ranks wait on after a status."""
+    script = ("import sys; from evenflow.cli import watch; assert watch.wanted(); "
+              f"sys.orig_argv = [sys.executable, '-c', 'import os, sys; {end}']; sys.exit(watch.run())")
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=60,
+                          env={**os.environ, "PMI_RANK": "1", "PMI_SIZE": "2"})
+    assert done.returncode == code
+    assert re.fullmatch(told, done.stderr)
+
+
 @pytest.mark.parametrize("rank, number", [(0, signal.SIGSEGV), (1, signal.SIGKILL)])
 def test_a_rank_that_dies_ends_the_job(tmp_path, rank, number):
     """By name; whatever the moment, the checkpoint is whole and the training goes on from it."""
