@@ -13,6 +13,7 @@ from evenflow import _core
 from evenflow.errors import ConfigError
 from evenflow.extras import need
 from evenflow.flow import Flow
+from evenflow.nccl import Nccl
 from evenflow.ranks import Ranks
 
 PAUSE = 5e-4
@@ -25,7 +26,7 @@ def gradient_sums(flow: Flow, ranks: Ranks, wire: str | None) -> GradientSums | 
         return GradientSums(flow, ranks, wire)
     if wire is not None:
         raise ranks.everywhere(ConfigError(f"[fit] expected no wire_dtype on GPUs, got {wire}"))
-    return GpuSums(flow, ranks)
+    return GpuSums(flow, ranks, ranks.nccl)
 
 
 class GpuSums:
@@ -33,8 +34,8 @@ class GpuSums:
 
     start = None
 
-    def __init__(self, flow: Flow, ranks: Ranks):
-        self._flow, self._ranks = flow, ranks
+    def __init__(self, flow: Flow, ranks: Ranks, nccl: Nccl):
+        self._flow, self._ranks, self._nccl = flow, ranks, nccl
 
     def begin(self) -> None:
         """As GradientSums has it, and so the others."""
@@ -43,8 +44,7 @@ class GpuSums:
         """Nothing is on its way."""
 
     def store(self) -> None:
-        if self._ranks.nccl is not None:
-            self._ranks.wait_until(self._ranks.nccl.start_gradient(self._flow._core).Test)
+        self._ranks.wait_until(self._nccl.start_gradient(self._flow._core).Test)
 
     def __enter__(self) -> GpuSums:
         return self
