@@ -38,7 +38,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(avx2 -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev)
   target_link_options(evenflow_static_avx2 INTERFACE ${avx2})
   target_link_options(evenflow_static INTERFACE ${avx2} -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev
-                      -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow23kernels_avx512_bf16_f32Ev)
+                      -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev)
+  if(EVENFLOW_AMX)
+    target_link_options(evenflow_static INTERFACE -Wl,-u,_ZN8evenflow10stacks_amxEv)
+  endif()
 endif()
 
 foreach(library evenflow_shared evenflow_archive)

@@ -104,7 +104,7 @@ gcc -std=c99 -fPIC -c tests/package/embed/other_version.c -o "$work/other_versio
 sed 's/EVENFLOW_[0-9.]*/EVENFLOW_999/' "$work/build/evenflow.map" > "$work/other.map"
 g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--version-script="$work/other.map" \
   -Wl,-u,evenflow_load -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev \
-  -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow23kernels_avx512_bf16_f32Ev "$archive" -lgomp
+  -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev -Wl,-u,_ZN8evenflow10stacks_amxEv "$archive" -lgomp
 gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl
 "$work/two_versions" "$library" "$work/libother.so" "$work/data/table.safetensors"
 "$work/two_versions" "$work/libother.so" "$library" "$work/data/table.safetensors"
@@ -112,7 +112,7 @@ gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/
 say "16 threads under ThreadSanitizer"
 # One instruction set is enough, and weak symbols let the others go.
 mkdir "$work/tsan"
-git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e portable -e peak |
+git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e amx -e portable -e peak |
   xargs -P "$(nproc)" -I{} sh -c 'g++ -std=c++17 -O1 -w -fsanitize=thread -fopenmp -Icpp/include -Icpp/src -c "$1" \
     -o "$2/$(echo "$1" | tr / _).o"' sh {} "$work/tsan"
 g++ -std=c++17 -O1 -Wall -Wextra -Werror -fsanitize=thread -fopenmp -Icpp/include tests/package/embed/threads.cpp \

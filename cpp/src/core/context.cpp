@@ -24,7 +24,8 @@ IsaLevel wanted_isa() {
   if (isa == "avx2") return IsaLevel::avx2;
   if (isa == "avx512") return IsaLevel::avx512;
   if (isa == "avx512_bf16") return IsaLevel::avx512_bf16;
-  fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512 or avx512_bf16, got ", isa);
+  if (isa == "amx") return IsaLevel::amx;
+  fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512, avx512_bf16 or amx, got ", isa);
 }
 
 /// Whether this process is the child of a fork. OpenMP's threads stay behind in the parent, and a parallel

@@ -77,8 +77,9 @@ struct CouplingGain {
   const T* offset = nullptr;
 };
 
-/// avx512_bf16 differs from avx512 in products of bfloat16 numbers alone. best: the fastest of this machine.
-enum class IsaLevel { baseline, avx2, avx512, avx512_bf16, best };
+/// avx512_bf16 and amx differ from avx512 in products of bfloat16 numbers alone. best: the fastest of this
+/// machine.
+enum class IsaLevel { baseline, avx2, avx512, avx512_bf16, amx, best };
 
 template <class T>
 class KernelSet {

@@ -17,7 +17,7 @@ namespace evenflow {
 /// The launch sequences of every kernel, written once; Exec supplies loops and reductions, Conv the products.
 /// Nothing here follows a pointer: that is the functors' and Conv's work, wherever they run.
 template <class Exec, class Conv, class T>
-class KernelSetImpl final : public KernelSet<T> {
+class KernelSetImpl : public KernelSet<T> {
  public:
   const char* isa() const override { return Conv::name; }
 
@@ -46,10 +46,7 @@ class KernelSetImpl final : public KernelSet<T> {
 
   void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
                       const void* acts, View<const T> h, View<T> dh, View<T> dx) const override {
-    const StackUnit<T>& last = units[count - 1];
-    if (last.epilogue.bias || last.epilogue.scale || last.epilogue.relu) {
-      epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
-    }
+    last_epilogue_backward(ctx, units[count - 1], h, dh);
     if constexpr (std::is_same<T, float>::value) {
       if (half) {
         return Conv::template stack_backward<Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts), dh,
@@ -57,6 +54,12 @@ class KernelSetImpl final : public KernelSet<T> {
       }
     }
     Conv::template stack_backward<T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx);
+  }
+
+  void last_epilogue_backward(Context& ctx, const StackUnit<T>& last, View<const T> h, View<T> dh) const {
+    if (last.epilogue.bias || last.epilogue.scale || last.epilogue.relu) {
+      epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+    }
   }
 
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,

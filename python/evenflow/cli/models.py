@@ -40,8 +40,9 @@ def info(args: argparse.Namespace) -> int:
     lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
              f"instruction set: {_core.isa()}"]
     if flow.config.get("conditioner_dtype") == "bfloat16":
-        result["bfloat16"] = "pairs" if _core.isa() == "avx512_bf16" else "widened"
+        result["bfloat16"] = {"avx512_bf16": "pairs", "amx": "matrices"}.get(_core.isa(), "widened")
         lines.append("bfloat16 nets: " + {
+            "matrices": "multiplied as small matrices by this machine's instructions",
             "pairs": "multiplied in pairs by this machine's instructions",
             "widened": "widened to float32 on this machine, at float32's speed"}[result["bfloat16"]])
     if plan is not None:

@@ -1,3 +1,7 @@
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "evenflow/error.hpp"
 #include "kernels/cpu/kernels.hpp"
 
@@ -11,13 +15,40 @@ namespace evenflow {
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx512_f32();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_avx512_f64();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx512_bf16_f32();
+[[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_amx_f32();
+[[gnu::weak, gnu::visibility("default")]] const HalfStacks& stacks_avx512_bf16();
+[[gnu::weak, gnu::visibility("default")]] const HalfStacks& stacks_amx();
+
+namespace {
+
+/// Whether the processor has matrix registers for bfloat16, and the system lets this process use them: it
+/// keeps no room for them, 8 kB a thread, unless asked.
+bool may_use_amx() {
+#if defined(__linux__)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID 7.0, EDX
+  constexpr int kRequest = 0x1023, kTileData = 18;        // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = [] {
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    if ((edx & (kBf16 | kTile)) != (kBf16 | kTile)) return false;
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return granted;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 IsaLevel best_isa(IsaLevel wanted) {
   const bool avx2 = kernels_avx2_f32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && kernels_avx512_f32 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw");
-  const bool pairs = avx512 && kernels_avx512_bf16_f32 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (wanted >= IsaLevel::amx && bf16 && stacks_amx && may_use_amx()) return IsaLevel::amx;
+  const bool pairs = bf16 && stacks_avx512_bf16;
   if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
   // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to
   // float32.
@@ -34,6 +65,8 @@ IsaLevel best_isa(IsaLevel wanted) {
 template <>
 const KernelSet<float>& cpu_kernels<float>(IsaLevel level) {
   switch (level) {
+    case IsaLevel::amx:
+      return kernels_amx_f32();
     case IsaLevel::avx512_bf16:
       return kernels_avx512_bf16_f32();
     case IsaLevel::avx512:
@@ -48,6 +81,7 @@ const KernelSet<float>& cpu_kernels<float>(IsaLevel level) {
 template <>
 const KernelSet<double>& cpu_kernels<double>(IsaLevel level) {
   switch (level) {
+    case IsaLevel::amx:
     case IsaLevel::avx512_bf16:
     case IsaLevel::avx512:
       return kernels_avx512_f64();

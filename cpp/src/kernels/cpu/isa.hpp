@@ -4,15 +4,17 @@ namespace evenflow {
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
-// has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `narrow`:
-// a tile takes a row of both operands in few cycles, so that they are copied to where rows lie one after the
-// other; wider tiles wait less than the copies cost.
+// has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
+// has registers that hold small matrices of such pairs; see MatrixUnit. `narrow`: a tile takes a row of both
+// operands in few cycles, so that they are copied to where rows lie one after the other; wider tiles wait
+// less than the copies cost.
 
 struct Baseline {
   static constexpr const char* name = "baseline";
   static constexpr int vector_bytes = 16;
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
+  static constexpr bool matrix = false;
   static constexpr bool narrow = false;
 };
 
@@ -21,6 +23,7 @@ struct Avx2 {
   static constexpr int vector_bytes = 32;
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
+  static constexpr bool matrix = false;
   static constexpr bool narrow = true;
 };
 
@@ -29,6 +32,7 @@ struct Avx512 {
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
   static constexpr bool pair_dot = false;
+  static constexpr bool matrix = false;
   static constexpr bool narrow = false;
 };
 
@@ -38,6 +42,17 @@ struct Avx512Bf16 {
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
   static constexpr bool pair_dot = true;
+  static constexpr bool matrix = false;
+  static constexpr bool narrow = false;
+};
+
+/// AVX-512 with VDPBF16PS and TDPBF16PS. `rows` and two vectors are what four of its registers hold.
+struct Amx {
+  static constexpr const char* name = "amx";
+  static constexpr int vector_bytes = 64;
+  static constexpr int rows = 32;
+  static constexpr bool pair_dot = true;
+  static constexpr bool matrix = true;
   static constexpr bool narrow = false;
 };
 

@@ -10,6 +10,8 @@
 
 namespace evenflow {
 
+[[gnu::weak]] PeakLoops peak_loops_amx();  // old compilers do not know the instructions
+
 PeakLoops peak_loops_baseline() {
   return peak::loops<Baseline>();
 }
@@ -90,6 +92,7 @@ double peak_gflops_f32(int threads) {
 
 double peak_gflops_bf16(int threads) {
 #if defined(__x86_64__)
+  if (best_isa(IsaLevel::amx) == IsaLevel::amx) return peak_gflops(threads, peak_loops_amx());
   if (__builtin_cpu_supports("avx512bf16")) return peak_gflops(threads, peak_loops_bf16());
 #endif
   (void)threads;

@@ -9,7 +9,7 @@ namespace evenflow {
 /// Multiply-adds (two operations each) in registers, billions of operations a second over all threads.
 double peak_gflops_f32(int threads);
 
-/// The same of the dot-product instruction for bfloat16, or 0 on a machine without it.
+/// The same of the fastest instruction for bfloat16, or 0 on a machine without one.
 double peak_gflops_bf16(int threads);
 
 /// Memory read by a sum over 512 MB, in billions of bytes a second.

@@ -19,6 +19,8 @@ PeakLoops peak_loops_avx2();
 PeakLoops peak_loops_avx512();
 /// multiply_add is the dot product of pairs of bfloat16; the other two are null.
 PeakLoops peak_loops_bf16();
+/// The same by products of matrices.
+PeakLoops peak_loops_amx();
 
 namespace peak {
 

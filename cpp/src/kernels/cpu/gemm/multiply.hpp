@@ -167,6 +167,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   // Rows far apart share few sets of a cache: many narrow tiles would wait for them again and again.
   const bool copy = Isa::narrow && tiles >= kBlockTiles && !b.in_place();
   run_team<Isa>(threads, [&](const Team& team) {
+    [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* a_buffer = a_buffers + team.rank * a_size;
     Strip<T>* my_strips = strips + team.rank * tiles;
     const auto shared_panel = [&](int64_t p) {
@@ -219,6 +220,21 @@ void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t 
   }
 }
 
+/// Columns [first, end) of kc rows, transposed, to tiles whose rows are `stride` apart; zeros beyond kc.
+template <class Isa, class T>
+void transpose_tiles(T* dst, int64_t stride, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
+  constexpr int L = Tile<Isa, T>::lanes, width = Tile<Isa, T>::rows;
+  for (int64_t p = 0; p < kc; p += L) {
+    const int64_t count = ops::min_of<int64_t>(L, kc - p);
+    const T* rows[L];
+    for (int64_t m = first, t = 0; m < end; m += width, ++t) {
+      for (int64_t i = 0; i < count; ++i) rows[i] = src.data + (p + i) * src.stride + m;
+      pack_transposed<Isa, T>(dst + t * width * stride + p, stride, rows, count,
+                              ops::min_of<int64_t>(width, end - m));
+    }
+  }
+}
+
 /// c (m, n) += left^T right over k rows.
 template <class Isa, class T, class Left, class Right>
 void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, const Right& right, int64_t n,
@@ -233,8 +249,9 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const AddTo<T> finish{c, ldc};
   WorkspaceScope scope(ctx);
   const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
-  const int64_t tile_size = block * S::rows;
-  const int64_t size = left_size + right_size + tile_size * (Isa::narrow ? ops::min_of(chunk, tiles) : 1) +
+  const int64_t steps_room = (block + S::lanes - 1) / S::lanes * S::lanes, tile_size = steps_room * S::rows;
+  const int64_t size = left_size + right_size +
+                       tile_size * (Isa::narrow || Isa::matrix ? ops::min_of(chunk, tiles) : 1) +
                        block * S::cols + kSlack;
   T* buffers = scope.take<T>(threads * size);
   // The side that divides more evenly is divided.
@@ -243,13 +260,14 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   };
   const bool by_panels = idle(panels) <= idle(tiles);
   run_team<Isa>(threads, [&](const Team& team) {
+    [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* left_buffer = buffers + team.rank * size;
     T* right_buffer = left_buffer + left_size;
     T* copied_panel = right_buffer + right_size;
     T* copied_tiles = copied_panel + block * S::cols;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
-    const bool copy_left = Isa::narrow && p_end - p_begin >= kCopiedReads;
+    const bool copy_left = Isa::matrix || (Isa::narrow && p_end - p_begin >= kCopiedReads);
     const bool copy_right = Isa::narrow && ops::min_of(chunk, t_end - t_begin) >= kCopiedReads;
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
@@ -273,7 +291,12 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
           panel = {copied_panel, S::cols};
         }
         if (copy_left && p == p_begin) {
-          copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, ops::min_of(m, t1 * S::rows), steps);
+          const int64_t end = ops::min_of(m, t1 * S::rows);
+          if constexpr (Isa::matrix) {
+            transpose_tiles<Isa>(copied_tiles, steps_room, a, t0 * S::rows, end, steps);
+          } else {
+            copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, end, steps);
+          }
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
@@ -282,11 +305,12 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
         }
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * S::rows;
-          const Strip<T> tile = copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, S::rows}
-                                : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
-                                                                 : Strip<T>{a.data + m0, a.stride};
-          multiply_tile<Isa, T, true, Left::pairs>(steps, tile, panel, m0,
-                                                   ops::min_of<int64_t>(S::rows, m - m0), n0, cols, finish);
+          const Strip<T> tile =
+              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? steps_room : S::rows}
+              : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
+                                               : Strip<T>{a.data + m0, a.stride};
+          multiply_tile<Isa, T, !Isa::matrix, Left::pairs>(
+              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols, finish);
         }
       }
     }

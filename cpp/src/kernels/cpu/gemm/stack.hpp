@@ -133,6 +133,7 @@ class StackForward {
     }
     if (taps_first) image_ = bordered<Isa, T, half, T>(ctx_, scope_, x_, units_[0].dims.edge);
     run_team<Isa>(threads, [&](const Team& team) {
+      [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       pack_share(team, panels);
       team.barrier();
       Room room{strips + team.rank * tiles,

@@ -22,7 +22,7 @@ struct Tile {
 
   /// The height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
-    return count > half_rows ? rows : count > 1 ? half_rows : 1;
+    return count > half_rows ? rows : count > 1 || Isa::matrix ? half_rows : 1;
   }
 };
 
@@ -119,6 +119,15 @@ constexpr bool by_pairs = half && Isa::pair_dot;
 template <class Isa>
 struct PairDot;
 
+/// Products of small matrices of words of two bfloat16 numbers; specialised where there is an instruction:
+/// Session, which a thread has to hold during its products; and
+///   multiply(steps, a, b, tall, wide, sums),  sums (rows, 2 lanes) = A B over `steps` words,
+/// of which half the rows are computed unless `tall`, and one vector of columns unless `wide`.
+template <class Isa>
+struct MatrixUnit {
+  struct Session {};
+};
+
 /// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
 /// column-major with columns lda apart; rows of B are ldb apart.
 template <class Isa, class T, int R, int V, bool columns, bool pairs>
@@ -192,13 +201,37 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
   }
 }
 
+/// run_tile by matrices.
+template <class Isa, class T, class Finish>
+void run_matrix_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+                     const Finish& finish) {
+  using S = Tile<Isa, T>;
+  using Value = typename S::Value;
+  alignas(Isa::vector_bytes) T sums[S::rows * S::cols];
+  finish.prefetch(rows, m0, n0);
+  MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
+  int64_t j = 0;
+  for (; j + S::lanes <= cols; j += S::lanes) {
+    finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
+      return *reinterpret_cast<const Value*>(sums + i * S::cols + j);
+    });
+  }
+  for (; j < cols; ++j) {
+    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
+                                       [&](int i) { return sums[i * S::cols + j]; });
+  }
+}
+
 /// Chooses the tile's height and width.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
 void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
                    const Finish& finish) {
   using S = Tile<Isa, T>;
   const int height = S::height_for(rows);
-  if (cols > S::lanes) {
+  if constexpr (Isa::matrix) {
+    static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
+    run_matrix_tile<Isa, T>(k, a, b, m0, rows, n0, cols, finish);
+  } else if (cols > S::lanes) {
     if (height == S::rows)
       run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
     else if (height > 1)
@@ -215,12 +248,12 @@ void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, 
   }
 }
 
-/// Asks for the first two cache lines of each row.
+/// Asks for the first cache line of each row, and for the second unless a tile's bfloat16 numbers fit one.
 template <int write, class C>
 EVENFLOW_HD void prefetch_rows(const C* first, int64_t stride, int64_t rows) {
   for (int64_t i = 0; i < rows; ++i) {
     __builtin_prefetch(first + i * stride, write);
-    __builtin_prefetch(first + i * stride + 64 / sizeof(C), write);
+    if (sizeof(C) > sizeof(Bf16)) __builtin_prefetch(first + i * stride + 64 / sizeof(C), write);
   }
 }
 
