@@ -399,6 +399,27 @@ def test_clip(table, real_nvp):
     assert np.linalg.norm(flow.grads) == pytest.approx(norm / 4)
 
 
+@pytest.mark.parametrize("batch", [200, 20])
+def test_norm_is_known_until_gradients_change(table, real_nvp, batch):
+    flow, seen = real_nvp(dtype="float64"), real_nvp(dtype="float64")
+    for f in (flow, seen):
+        f.init(table)
+    assert len(seen.grads) > 0  # may be written to from now on: its norm is never taken as known
+    x = table[:batch]
+    for f in (flow, seen):
+        f.loss_and_grad(x)
+    norm = ef.clip_grad_norm(seen, 0.0)
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
+    flow.loss_and_grad(x)
+    assert ef.clip_grad_norm(flow, norm) == pytest.approx(2 * norm, rel=1e-12)
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
+    flow.zero_grad()
+    assert ef.clip_grad_norm(flow, 0.0) == 0
+    flow.loss_and_grad(x)
+    ef.SGD(flow, lr=0.0).step()
+    assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
+
+
 def test_class_conditional(images, glow):
     x, labels = images
     flow = glow(classes=3, class_weight=1.0)

@@ -129,7 +129,8 @@ class EVENFLOW_API ParamArena {
   const ParamLayout& layout() const { return *layout_; }
   T* values() { return values_.data(); }
   const T* values() const { return values_.data(); }
-  /// Who holds this pointer may write through it at any time: grads_are_zero() can't be known from then on.
+  /// Who holds this pointer may write through it at any time: neither grads_are_zero() nor grads_square() can
+  /// be known from then on.
   T* grads() {
     writable_elsewhere_ = true;
     return grads_.data();
@@ -142,6 +143,7 @@ class EVENFLOW_API ParamArena {
   /// For backward: with gradients to add to, during one call.
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
     zero_ = false;
+    square_ = -1;
     return {layout_.get(), values(), grads_.data(), batch_stats, labels};
   }
   /// For forward and inverse.
@@ -153,15 +155,20 @@ class EVENFLOW_API ParamArena {
   void zero_grad();
   /// Whether gradients are known to be zero: nothing was added since zero_grad, and nobody else can write.
   bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
+  /// The sum of squares of all trained parameters' gradients, all finite, where that is known; -1 elsewhere.
+  double grads_square() const { return writable_elsewhere_ ? -1 : square_; }
 
  private:
   template <class U>
   friend void zero_grad(Context&, ParamArena<U>&);
+  template <class U>
+  friend class Flow;
   std::shared_ptr<const ParamLayout> layout_;
   std::string device_;
   SharedBuffer<T> values_;
   SharedBuffer<T> grads_;
   bool zero_ = true;
+  double square_ = -1;
   bool writable_elsewhere_ = false;
 };
 

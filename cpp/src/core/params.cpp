@@ -66,6 +66,7 @@ template <class T>
 void ParamArena<T>::zero_grad() {
   std::memset(grads_.data(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
   zero_ = true;
+  square_ = -1;
 }
 
 template class SharedBuffer<float>;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/device.hpp"
 #include "evenflow/error.hpp"
@@ -20,10 +21,12 @@ double drift_tolerance() {
   return std::is_same<T, float>::value ? 1e-3 : 1e-8;
 }
 
-/// NumericError naming the parameter, and so the layer, of a gradient that is not finite.
+/// The sum of squares of finite gradients, infinite where it overflows; NumericError naming the parameter,
+/// and so the layer, of a gradient that is not finite.
 template <class T>
-void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
-  if (std::isfinite(ctx.kernels<T>().sum_squares(ctx, layout.trainable_size(), grads))) return;
+double check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
+  const double square = ctx.kernels<T>().sum_squares(ctx, layout.trainable_size(), grads);
+  if (std::isfinite(square)) return square;
   HostScope host(ctx);
   grads = host.read(grads, layout.trainable_size());
   for (const ParamLayout::Entry& entry : layout.entries()) {
@@ -35,6 +38,7 @@ void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
                          ", value ", i);
     }
   }
+  return square;
 }
 
 /// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
@@ -249,10 +253,11 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   double* log_prob = scope.take<double>(n);
   double* drifts = scope.take<double>(tiles.count);
   const double share = -weight / static_cast<double>(n);
+  const Params<T> all = std::as_const(arena).params(labels);
   run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t group, int64_t tile) {
     const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
                   size = rows * dims();
-    Params<T> params = rows_of(arena.params(nullptr, labels), first);
+    Params<T> params = rows_of(all, first);
     params.grads = grads + group * room;
     if (tile == tiles.first_of(group)) std::fill(params.grads, params.grads + trainable, T(0));
     WorkspaceScope mine(local);
@@ -271,17 +276,19 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     drifts[tile] = local.kernels<T>().distance(local, rebuilt, in);
   });
   for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, arena.params(nullptr, labels), "loss_and_grad", x);
+    if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, all, "loss_and_grad", x);
     result.nll -= log_prob[i] / static_cast<double>(n);
   }
   result.drift.value = *std::max_element(drifts, drifts + tiles.count);
   if (!(result.drift.value <= drift_tolerance<T>())) return false;
-  for (int64_t g = 0; g < tiles.groups; ++g) check_gradients(ctx, *layout_, grads + g * room);
   const Shape flat{1, 1, 1, trainable};
-  T* sum = arena.params().grads;
-  for (int64_t g = 0; g < tiles.groups; ++g) {
-    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(sum, flat));
+  for (int64_t g = 1; g < tiles.groups; ++g) {
+    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(grads, flat));
   }
+  const double square = check_gradients(ctx, *layout_, grads);
+  const bool zero = arena.grads_are_zero();
+  ctx.kernels<T>().add(ctx, View<const T>(grads, flat), View<T>(arena.params().grads, flat));
+  if (zero) arena.square_ = square;
   result.loss = result.nll;
   return true;
 }
@@ -373,7 +380,7 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
       fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
                          " whose rebuilt input is off by ", result.drift.value, " of the largest value");
     }
-    check_gradients(ctx, *layout_, params.grads);
+    arena.square_ = check_gradients(ctx, *layout_, params.grads);
   } catch (...) {
     restore();
     throw;

@@ -41,7 +41,8 @@ std::string bad_gradient(const ParamArena<T>& arena) {
 
 template <class T>
 double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
-  const double square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
+  double square = arena.grads_square();
+  if (square < 0) square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
   if (!std::isfinite(square)) {
     ctx.synchronize();
     const std::string name = bad_gradient(arena);
@@ -82,6 +83,7 @@ template <class T>
 void zero_grad(Context& ctx, ParamArena<T>& arena) {
   ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.data());
   arena.zero_ = true;
+  arena.square_ = -1;
 }
 
 template <class T>
