@@ -2,6 +2,10 @@
 
 namespace evenflow {
 
+bool is_intel() {
+  return false;
+}
+
 IsaLevel best_isa(IsaLevel) {
   return IsaLevel::baseline;
 }

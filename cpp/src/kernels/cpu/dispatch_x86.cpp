@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "evenflow/error.hpp"
+#include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace evenflow {
@@ -41,6 +42,11 @@ bool may_use_amx() {
 
 }  // namespace
 
+bool is_intel() {
+  static const bool intel = __builtin_cpu_is("intel");
+  return intel;
+}
+
 IsaLevel best_isa(IsaLevel wanted) {
   const bool avx2 = kernels_avx2_f32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && kernels_avx512_f32 && __builtin_cpu_supports("avx512f") &&
@@ -52,7 +58,7 @@ IsaLevel best_isa(IsaLevel wanted) {
   if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
   // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to
   // float32.
-  if (wanted == IsaLevel::best && pairs && __builtin_cpu_is("amd")) return IsaLevel::avx512_bf16;
+  if (wanted == IsaLevel::best && pairs && !is_intel()) return IsaLevel::avx512_bf16;
   if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
   if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;
   if (!kernels_baseline_f32) {

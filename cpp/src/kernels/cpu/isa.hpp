@@ -1,13 +1,17 @@
 #pragma once
 
+#include <cstdint>
+
 namespace evenflow {
+
+bool is_intel();  ///< the processor
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
 // has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
-// has registers that hold small matrices of such pairs; see MatrixUnit. `narrow`: a tile takes a row of both
-// operands in few cycles, so that they are copied to where rows lie one after the other; wider tiles wait
-// less than the copies cost.
+// has registers that hold small matrices of such pairs; see MatrixUnit. `copies`:
+// whether operands whose rows are so far apart are copied to where they lie one after the other; it pays
+// where a tile takes a row of both in few cycles.
 
 struct Baseline {
   static constexpr const char* name = "baseline";
@@ -15,7 +19,7 @@ struct Baseline {
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
-  static constexpr bool narrow = false;
+  static bool copies(int64_t) { return false; }
 };
 
 struct Avx2 {
@@ -24,7 +28,7 @@ struct Avx2 {
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
-  static constexpr bool narrow = true;
+  static bool copies(int64_t) { return true; }
 };
 
 struct Avx512 {
@@ -33,7 +37,8 @@ struct Avx512 {
   static constexpr int rows = 14;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
-  static constexpr bool narrow = false;
+  /// Intel's do two multiply-adds of 64 bytes at once.
+  static bool copies(int64_t row_bytes) { return row_bytes >= 1024 && is_intel(); }
 };
 
 /// AVX-512 with VDPBF16PS.
@@ -43,7 +48,7 @@ struct Avx512Bf16 {
   static constexpr int rows = 14;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = false;
-  static constexpr bool narrow = false;
+  static bool copies(int64_t) { return false; }
 };
 
 /// AVX-512 with VDPBF16PS and TDPBF16PS. `rows` and two vectors are what four of its registers hold.
@@ -53,7 +58,7 @@ struct Amx {
   static constexpr int rows = 32;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = true;
-  static constexpr bool narrow = false;
+  static bool copies(int64_t) { return false; }
 };
 
 }  // namespace evenflow

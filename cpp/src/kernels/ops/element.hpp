@@ -185,19 +185,19 @@ struct FillNoise {
   EVENFLOW_HD void operator()(int64_t row, int64_t block) const {
     const Words words =
         philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
+    const int64_t wanted = count - 4 * block;
     double u[4], v[4];
     for (int k = 0; k < 4; ++k) u[k] = (words.w[k] + 0.5) * 2.3283064365386963e-10;  // 2^-32
     if (kind == Noise::logistic) {
       for (int k = 0; k < 4; ++k) v[k] = ::log(u[k]) - ::log1p(-u[k]);
     } else {
-      for (int k = 0; k < 4; k += 2) {  // Box-Muller
+      for (int k = 0; k < 4 && k < wanted; k += 2) {  // Box-Muller
         const double radius = ::sqrt(-2.0 * ::log(u[k])), angle = 6.283185307179586 * u[k + 1];
         v[k] = radius * ::cos(angle);
         v[k + 1] = radius * ::sin(angle);
       }
     }
-    for (int k = 0; k < 4 && 4 * block + k < count; ++k)
-      out[row * count + 4 * block + k] = scale * static_cast<T>(v[k]);
+    for (int k = 0; k < 4 && k < wanted; ++k) out[row * count + 4 * block + k] = scale * static_cast<T>(v[k]);
   }
 };
 

@@ -150,6 +150,21 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
   }
 }
 
+/// dw += x^T dy of a 1x1 kernel with few outputs, as dy^T x: vectors of outputs would be nearly empty.
+template <class Isa, class T>
+void narrow_weight_gradient(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
+  const int64_t m = dims.in.pixels(), cin = dims.in.c, cout = dims.cout,
+                stride = padded_stride(cin, sizeof(T));
+  WorkspaceScope scope(ctx);
+  T* by_output = scope.take<T>(cout * stride);
+  for (int64_t i = 0; i < cout * stride; ++i) by_output[i] = T(0);
+  multiply_transposed<Isa, T>(ctx, m, ViewRows<Isa, T, T, false>{dy.data, dy.stride, cout}, cout,
+                              ViewRows<Isa, T, T, false>{x.data, x.stride, cin}, cin, by_output, stride);
+  for (int64_t c = 0; c < cin; ++c) {
+    for (int64_t n = 0; n < cout; ++n) dw[c * cout + n] += by_output[n * stride + c];
+  }
+}
+
 /// dw += x^T dy.
 template <class Isa, class T, bool half, class S, class D>
 void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
@@ -158,6 +173,11 @@ void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, 
   const ViewRows<Isa, T, S, half> x_rows{x.data, x.stride, dims.in.c};
   const ViewRows<Isa, T, D, half> dy_rows{dy.data, dy.stride, dims.cout};
   if (dims.kernel == 1) {
+    if constexpr (!half) {
+      if (dims.cout <= Tile<Isa, T>::half_rows && dims.in.c >= Tile<Isa, T>::cols) {
+        return narrow_weight_gradient<Isa, T>(ctx, dims, x, dy, dw);
+      }
+    }
     multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, dy_rows, dims.cout, dw, dims.cout);
     return;
   }

@@ -17,6 +17,7 @@ constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the 
 constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights
 constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
+constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
 
 EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
   return m * n * k < kParallelProducts ? 1 : ctx.threads();
@@ -94,11 +95,11 @@ void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t 
 }
 
 /// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
-/// has to be packed soon. buffer: room for the block's tiles.
+/// has to be packed soon; far: see run_tile. buffer: room for the block's tiles.
 template <class Isa, class T, bool half, class A, class Panel, class Finish>
 void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b,
                     int64_t p_begin, int64_t p_end, const Panel& panel, const Finish& finish,
-                    Strip<T>* strips, T* buffer, bool fetch = false) {
+                    Strip<T>* strips, T* buffer, bool far, bool fetch = false) {
   using S = Tile<Isa, T>;
   int64_t tiles = 0;
   for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
@@ -121,7 +122,7 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
       if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
       multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0,
                                              ops::min_of<int64_t>(S::rows, m_end - m0), p * S::cols,
-                                             b.columns_of(p), finish);
+                                             b.columns_of(p), far, finish);
     }
   }
 }
@@ -142,11 +143,11 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
   const Strip<T> a{row, 0};
   int64_t n = 0;
   for (; n + V * L <= b.width(); n += V * L) {
-    run_tile<Isa, T, 1, V, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L, finish);
+    run_tile<Isa, T, 1, V, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L, false, finish);
   }
   for (; n < b.width(); n += N) {
     multiply_tile<Isa, T, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n,
-                                        ops::min_of<int64_t>(N, b.width() - n), finish);
+                                        ops::min_of<int64_t>(N, b.width() - n), false, finish);
   }
   return true;
 }
@@ -157,6 +158,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const int64_t k = b.depth(), panels = b.panels();
   const Blocks<Isa, T> blocks(m, k);
   const int threads = threads_for_product(ctx, m, b.width(), k);
+  const bool far = m * b.width() * static_cast<int64_t>(sizeof(T)) > kNearBytes;
   WorkspaceScope scope(ctx);
   const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = k * Tile<Isa, T>::cols;
   T* a_buffers = scope.take<T>(threads * a_size);
@@ -164,8 +166,9 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
-  // Rows far apart share few sets of a cache: many narrow tiles would wait for them again and again.
-  const bool copy = Isa::narrow && tiles >= kBlockTiles && !b.in_place();
+  // Rows far apart share few sets of a cache: many tiles would wait for them again and again.
+  const bool copy =
+      tiles >= kBlockTiles && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* a_buffer = a_buffers + team.rank * a_size;
@@ -181,7 +184,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
         return Strip<T>{mine, Tile<Isa, T>::cols};
       };
       multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
-                     a_buffer, true);
+                     a_buffer, far, true);
       return;
     }
     if (shared) {
@@ -190,7 +193,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
     }
     for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
       multiply_block(a, blocks.begin(i), blocks.begin(i + 1), b, 0, panels, shared_panel, finish.for_block(i),
-                     my_strips, a_buffer);
+                     my_strips, a_buffer, far);
     }
   });
 }
@@ -247,12 +250,12 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const int64_t chunk =
       ops::max_of<int64_t>(1, kLeftBytes / (kPixelBlock * S::rows * static_cast<int64_t>(sizeof(T))));
   const AddTo<T> finish{c, ldc};
+  const bool far = m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes;
   WorkspaceScope scope(ctx);
   const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
   const int64_t steps_room = (block + S::lanes - 1) / S::lanes * S::lanes, tile_size = steps_room * S::rows;
-  const int64_t size = left_size + right_size +
-                       tile_size * (Isa::narrow || Isa::matrix ? ops::min_of(chunk, tiles) : 1) +
-                       block * S::cols + kSlack;
+  const int64_t size =
+      left_size + right_size + tile_size * ops::min_of(chunk, tiles) + block * S::cols + kSlack;
   T* buffers = scope.take<T>(threads * size);
   // The side that divides more evenly is divided.
   const auto idle = [&](int64_t count) {
@@ -267,14 +270,17 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
     T* copied_tiles = copied_panel + block * S::cols;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
-    const bool copy_left = Isa::matrix || (Isa::narrow && p_end - p_begin >= kCopiedReads);
-    const bool copy_right = Isa::narrow && ops::min_of(chunk, t_end - t_begin) >= kCopiedReads;
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
       const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
       const Strip<T> a = left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);
       const Strip<T> b =
           right.block(k0, kc, p_begin * S::cols, ops::min_of(n, p_end * S::cols), right_buffer);
+      constexpr int64_t bytes = sizeof(T);
+      const bool copy_left =
+          Isa::matrix || (p_end - p_begin >= kCopiedReads && Isa::copies(a.stride * bytes));
+      const bool copy_right =
+          ops::min_of(chunk, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
       if (!copy_left && t_end * S::rows > left.readable()) {
         copy_columns(copied_tiles, S::rows, a, first_copied, m, steps);
@@ -310,7 +316,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
               : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
                                                : Strip<T>{a.data + m0, a.stride};
           multiply_tile<Isa, T, !Isa::matrix, Left::pairs>(
-              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols, finish);
+              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols, far, finish);
         }
       }
     }

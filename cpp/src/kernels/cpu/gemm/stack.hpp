@@ -205,7 +205,7 @@ class StackForward {
     const WeightsB<Isa, T, half>& b = weights_[u];
     multiply_block(
         a, begin, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); }, finish,
-        room.strips, room.tiles);
+        room.strips, room.tiles, true);
   }
 
   Context& ctx_;

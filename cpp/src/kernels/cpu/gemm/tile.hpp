@@ -178,13 +178,14 @@ struct Strip {
 };
 
 /// One tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of the product, given to `finish` column by
-/// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed.
+/// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed. far:
+/// the output is worth asking for in time.
 template <class Isa, class T, int R, int V, bool columns, bool pairs, class Finish>
-void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols, bool far,
               const Finish& finish) {
   using S = Tile<Isa, T>;
   alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
-  finish.prefetch(rows, m0, n0);
+  if (far) finish.prefetch(rows, m0, n0);
   accumulate<Isa, T, R, V, columns, pairs>(k, a.data, a.stride, b.data, b.stride, sum);
   if (rows == R && cols == V * S::lanes) {
 #pragma GCC unroll 8
@@ -194,7 +195,14 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
     }
     return;
   }
-  const T* spilled = reinterpret_cast<const T*>(&sum[0][0]);
+  // A copy, so that the sums themselves need no memory.
+  alignas(Isa::vector_bytes) T spilled[R * V * S::lanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j)
+      *reinterpret_cast<typename S::Vector*>(spilled + (i * V + j) * S::lanes) = sum[i][j];
+  }
   for (int64_t j = 0; j < cols; ++j) {
     finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
                                        [&](int i) { return spilled[i * V * S::lanes + j]; });
@@ -204,11 +212,11 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
 /// run_tile by matrices.
 template <class Isa, class T, class Finish>
 void run_matrix_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                     const Finish& finish) {
+                     bool far, const Finish& finish) {
   using S = Tile<Isa, T>;
   using Value = typename S::Value;
   alignas(Isa::vector_bytes) T sums[S::rows * S::cols];
-  finish.prefetch(rows, m0, n0);
+  if (far) finish.prefetch(rows, m0, n0);
   MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
   int64_t j = 0;
   for (; j + S::lanes <= cols; j += S::lanes) {
@@ -225,26 +233,26 @@ void run_matrix_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows
 /// Chooses the tile's height and width.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
 void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                   const Finish& finish) {
+                   bool far, const Finish& finish) {
   using S = Tile<Isa, T>;
   const int height = S::height_for(rows);
   if constexpr (Isa::matrix) {
     static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
-    run_matrix_tile<Isa, T>(k, a, b, m0, rows, n0, cols, finish);
+    run_matrix_tile<Isa, T>(k, a, b, m0, rows, n0, cols, far, finish);
   } else if (cols > S::lanes) {
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::half_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else
-      run_tile<Isa, T, 1, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, 1, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
   } else {
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, S::half_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else
-      run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, finish);
+      run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
   }
 }
 
