@@ -7,11 +7,16 @@
 
 #include "check_layer.hpp"
 #include "kernels/bf16.hpp"
+#include "kernels/cpu/kernels.hpp"
 #include "kernels/kernel_set.hpp"
 
 // Chains of convolutions as one kernel, against the same convolutions one after another.
 
-namespace evenflow::test {
+namespace evenflow {
+
+[[gnu::weak]] const BfloatStacks& stacks_amx();
+
+namespace test {
 namespace {
 
 constexpr double kLogsFactor = 3;
@@ -29,7 +34,8 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{40, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}},
                              {{7, 16, 16, 6}, {150, 151, 12}, {3, 1, 3}},
                              {{3000, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
-                             {{5, 6, 6, 3}, {6}, {3}}};
+                             {{5, 6, 6, 3}, {6}, {3}},
+                             {{50, 1, 1, 19}, {401, 366, 7}, {1, 1, 1}}};
 
 template <class T>
 struct Chain {
@@ -138,33 +144,72 @@ void check_chain(const ChainCase& c, int threads, double bound) {
   }
 }
 
-struct HalfResult {
-  std::vector<float> h, dx, dw;
+template <class T>
+struct Result {
+  std::vector<T> h, dx, dw;
 };
 
-HalfResult run_half(const ChainCase& c, bool half, int threads) {
+/// On numbers of float32, whatever T. split: by the chains that take them apart, whatever the weights' size.
+template <class T>
+Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = false) {
   Context ctx("cpu", threads);
-  const KernelSet<float>& kernels = ctx.kernels<float>();
-  Chain<float> chain(c);
-  const std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
-  const std::vector<float> x(values.begin(), values.end());
-  const View<const float> in(x.data(), c.in);
-  HalfResult r;
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Chain<T> chain(c);
+  for (auto* tensors : {&chain.w, &chain.bias, &chain.scale}) {
+    for (std::vector<T>& tensor : *tensors) {
+      for (T& value : tensor) value = static_cast<float>(value);
+    }
+  }
+  const auto rounded = [](const std::vector<double>& from) {
+    const std::vector<float> to(from.begin(), from.end());
+    return std::vector<T>(to.begin(), to.end());
+  };
+  const std::vector<T> x = rounded(random_values(c.in.size(), 3, -1, 1));
+  const View<const T> in(x.data(), c.in);
+  Result<T> r;
   r.h.resize(static_cast<size_t>(chain.output().size()));
-  r.dx.assign(x.size(), 0.5f);
-  std::vector<float> acts(
-      static_cast<size_t>(hidden_size(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : 4) + 1));
-  kernels.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(),
-                        {r.h.data(), chain.output()});
-  const std::vector<double> dh_values = random_values(chain.output().size(), 4, -1, 1);
-  std::vector<float> dh(dh_values.begin(), dh_values.end());
-  kernels.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(),
-                         {r.h.data(), chain.output()}, {dh.data(), chain.output()}, {r.dx.data(), c.in});
-  for (const std::vector<float>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
+  r.dx.assign(x.size(), T(0.5));
+  std::vector<T> acts(static_cast<size_t>(
+      hidden_size(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : sizeof(T)) + 1));
+  const View<T> h(r.h.data(), chain.output());
+  std::vector<T> dh = rounded(random_values(chain.output().size(), 4, -1, 1));
+  const View<T> dy(dh.data(), chain.output()), dx(r.dx.data(), c.in);
+  if constexpr (std::is_same<T, float>::value) {
+    if (split) {
+      const auto& calls = stacks_amx().full;
+      const StackUnit<T>& last = chain.units.back();
+      calls.forward(ctx, chain.units.data(), chain.count(), in, acts.data(), h);
+      kernels.epilogue_backward(ctx, h, dy, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+      calls.backward(ctx, chain.units.data(), chain.count(), in, acts.data(), dy, dx);
+    }
+  }
+  if (!split) {
+    kernels.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h);
+    kernels.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h, dy, dx);
+  }
+  for (const std::vector<T>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
   return r;
 }
 
-double mean_square_gap(const std::vector<float>& a, const std::vector<float>& b) {
+/// Gives EVENFLOW_ISA its value back.
+class IsaChoice {
+ public:
+  IsaChoice() : chosen_(std::getenv("EVENFLOW_ISA")), before_(chosen_ ? std::getenv("EVENFLOW_ISA") : "") {}
+  ~IsaChoice() {
+    if (chosen_) {
+      setenv("EVENFLOW_ISA", before_.c_str(), 1);
+    } else {
+      unsetenv("EVENFLOW_ISA");
+    }
+  }
+
+ private:
+  bool chosen_;
+  std::string before_;
+};
+
+template <class T, class U>
+double mean_square_gap(const std::vector<T>& a, const std::vector<U>& b) {
   double gap = 0, size = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     gap += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
@@ -183,6 +228,9 @@ TEST_CASE("a chain of convolutions equals its parts, float64") {
 }
 
 TEST_CASE("a chain of convolutions equals its parts, float32") {
+  const IsaChoice restored;
+  // AMX takes numbers apart in chains alone.
+  if (best_isa(IsaLevel::best) == IsaLevel::amx) setenv("EVENFLOW_ISA", "avx512", 1);
   for (const ChainCase& c : kChains) {
     check_chain<float>(c, 1, 2e-5);
     check_chain<float>(c, 2, 2e-5);
@@ -192,7 +240,8 @@ TEST_CASE("a chain of convolutions equals its parts, float32") {
 TEST_CASE("bfloat16 chains stay near float32, and threads change no bit") {
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
-    const HalfResult exact = run_half(c, false, 1), half = run_half(c, true, 1), two = run_half(c, true, 2);
+    const Result<float> exact = run_chain<float>(c, false, 1), half = run_chain<float>(c, true, 1),
+                        two = run_chain<float>(c, true, 2);
     CHECK(mean_square_gap(half.h, exact.h) < 1e-2);
     CHECK(mean_square_gap(half.h, exact.h) > 1e-5);  // something was rounded
     // A share of about 2^-8 of the units, those nearest to zero, fire in one and not in the other, and each
@@ -209,26 +258,66 @@ TEST_CASE("products of pairs of bfloat16 numbers equal those widened to float32"
   std::vector<const char*> sets;
   if (best_isa(IsaLevel::avx512_bf16) == IsaLevel::avx512_bf16) sets.push_back("avx512_bf16");
   if (best_isa(IsaLevel::amx) == IsaLevel::amx) sets.push_back("amx");
-  const char* before = std::getenv("EVENFLOW_ISA");
-  const std::string saved = before ? before : "";
+  const IsaChoice restored;
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
     setenv("EVENFLOW_ISA", "avx512", 1);
-    const HalfResult widened = run_half(c, true, 2);
+    const Result<float> widened = run_chain<float>(c, true, 2);
     for (const char* isa : sets) {
       CAPTURE(isa);
       setenv("EVENFLOW_ISA", isa, 1);
-      const HalfResult pairs = run_half(c, true, 2);
+      const Result<float> pairs = run_chain<float>(c, true, 2);
       // Sums in another order may round an activation to the neighbouring bfloat16 number.
       CHECK(mean_square_gap(pairs.h, widened.h) < 2e-4);
       CHECK(mean_square_gap(pairs.dx, widened.dx) < 5e-3);
       CHECK(mean_square_gap(pairs.dw, widened.dw) < 5e-3);
     }
   }
-  if (before)
-    setenv("EVENFLOW_ISA", saved.c_str(), 1);
-  else
-    unsetenv("EVENFLOW_ISA");
+}
+
+TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instructions") {
+  if (best_isa(IsaLevel::amx) != IsaLevel::amx) return;
+  const IsaChoice restored;
+  for (const ChainCase& c : kChains) {
+    CAPTURE(to_string(c.in));
+    const Result<double> exact = run_chain<double>(c, false, 2);
+    setenv("EVENFLOW_ISA", "avx512", 1);
+    const Result<float> own = run_chain<float>(c, false, 2);
+    const Result<float> parts = run_chain<float>(c, false, 2, true),
+                        alone = run_chain<float>(c, false, 1, true);
+    CHECK(mean_square_gap(parts.h, exact.h) < 1.5 * mean_square_gap(own.h, exact.h));
+    CHECK(mean_square_gap(parts.dx, exact.dx) < 1.5 * mean_square_gap(own.dx, exact.dx));
+    CHECK(mean_square_gap(parts.dw, exact.dw) < 2 * mean_square_gap(own.dw, exact.dw));
+    CHECK(parts.h == alone.h);
+    CHECK(parts.dx == alone.dx);
+    CHECK(parts.dw == alone.dw);
+  }
+}
+
+TEST_CASE("a row of a dense chain has the same bits in any batch") {
+  for (const ChainCase& c : {kChains[3], kChains[5], kChains[7]}) {
+    CAPTURE(to_string(c.in));
+    for (const double size : {1.0, 1e-19, 1e17}) {
+      Context ctx("cpu", 2);
+      Chain<float> all(c), one({{1, 1, 1, c.in.c}, c.widths, c.kernels});
+      std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
+      std::vector<float> x;
+      for (const double v : values) x.push_back(static_cast<float>(size * v));
+      for (auto& bias : one.bias) std::fill(bias.begin(), bias.end(), 0.0f);
+      for (auto& bias : all.bias) std::fill(bias.begin(), bias.end(), 0.0f);
+      std::vector<float> h(static_cast<size_t>(all.output().size())),
+          alone(static_cast<size_t>(c.widths.back()));
+      const KernelSet<float>& kernels = ctx.kernels<float>();
+      kernels.stack_forward(ctx, all.units.data(), all.count(), false, {x.data(), c.in}, nullptr,
+                            {h.data(), all.output()});
+      for (const int64_t row : {int64_t{0}, c.in.n - 1}) {
+        kernels.stack_forward(ctx, one.units.data(), one.count(), false,
+                              {x.data() + row * c.in.c, {1, 1, 1, c.in.c}}, nullptr,
+                              {alone.data(), one.output()});
+        CHECK(std::equal(alone.begin(), alone.end(), h.begin() + row * c.widths.back()));
+      }
+    }
+  }
 }
 
 TEST_CASE("rounding to bfloat16") {
@@ -245,4 +334,5 @@ TEST_CASE("rounding to bfloat16") {
   }
 }
 
-}  // namespace evenflow::test
+}  // namespace test
+}  // namespace evenflow

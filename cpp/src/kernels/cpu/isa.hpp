@@ -9,7 +9,8 @@ bool is_intel();  ///< the processor
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
 // has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
-// has registers that hold small matrices of such pairs; see MatrixUnit. `copies`:
+// has registers that hold small matrices of such pairs; see MatrixUnit. `parts`: bfloat16 numbers that a
+// float32 operand is taken apart into, see split. `copies`:
 // whether operands whose rows are so far apart are copied to where they lie one after the other; it pays
 // where a tile takes a row of both in few cycles.
 
@@ -19,6 +20,7 @@ struct Baseline {
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
+  static constexpr int parts = 1;
   static bool copies(int64_t) { return false; }
 };
 
@@ -28,6 +30,7 @@ struct Avx2 {
   static constexpr int rows = 6;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
+  static constexpr int parts = 1;
   static bool copies(int64_t) { return true; }
 };
 
@@ -37,6 +40,7 @@ struct Avx512 {
   static constexpr int rows = 14;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
+  static constexpr int parts = 1;
   /// Intel's do two multiply-adds of 64 bytes at once.
   static bool copies(int64_t row_bytes) { return row_bytes >= 1024 && is_intel(); }
 };
@@ -48,6 +52,7 @@ struct Avx512Bf16 {
   static constexpr int rows = 14;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = false;
+  static constexpr int parts = 1;
   static bool copies(int64_t) { return false; }
 };
 
@@ -58,7 +63,13 @@ struct Amx {
   static constexpr int rows = 32;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = true;
+  static constexpr int parts = 1;
   static bool copies(int64_t) { return false; }
+};
+
+/// The same for float32: each number as the sum of three bfloat16 ones.
+struct AmxSplit : Amx {
+  static constexpr int parts = 3;
 };
 
 }  // namespace evenflow

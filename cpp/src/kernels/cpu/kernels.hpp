@@ -13,18 +13,23 @@ const KernelSet<double>& kernels_avx2_f64();
 const KernelSet<float>& kernels_avx512_f32();
 const KernelSet<double>& kernels_avx512_f64();
 
-/// Chains of bfloat16 products, which are all that some instructions are good for: `acts` of KernelSet's
-/// stack_forward and stack_backward as bfloat16 numbers, the last epilogue taken back already.
-struct HalfStacks {
+/// Chains whose products are of bfloat16 numbers, which are all that some instructions are good for. As
+/// KernelSet's stack_forward and stack_backward, with the last epilogue taken back already.
+struct BfloatStacks {
+  template <class H>
+  struct Calls {
+    void (*forward)(Context&, const StackUnit<float>* units, int count, View<const float> x, H* acts,
+                    View<float> h) = nullptr;
+    void (*backward)(Context&, const StackUnit<float>* units, int count, View<const float> x, const H* acts,
+                     View<const float> dh, View<float> dx) = nullptr;
+  };
   const char* isa;
-  void (*forward)(Context&, const StackUnit<float>* units, int count, View<const float> x, Bf16* acts,
-                  View<float> h);
-  void (*backward)(Context&, const StackUnit<float>* units, int count, View<const float> x, const Bf16* acts,
-                   View<const float> dh, View<float> dx);
+  Calls<Bf16> half;
+  Calls<float> full;  ///< null where float32's own instructions are faster
 };
 
-const HalfStacks& stacks_avx512_bf16();
-const HalfStacks& stacks_amx();
+const BfloatStacks& stacks_avx512_bf16();
+const BfloatStacks& stacks_amx();
 
 /// kernels_avx512_f32 with these chains.
 const KernelSet<float>& kernels_avx512_bf16_f32();

@@ -4,33 +4,54 @@
 
 namespace evenflow {
 
-[[gnu::weak]] const HalfStacks& stacks_avx512_bf16();
-[[gnu::weak]] const HalfStacks& stacks_amx();
+[[gnu::weak]] const BfloatStacks& stacks_avx512_bf16();
+[[gnu::weak]] const BfloatStacks& stacks_amx();
 
 namespace {
 
 using Kernels = KernelSetImpl<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>;
 
+// Weights of a layer from which on taking numbers apart costs less than it brings.
+constexpr int64_t kDense = int64_t{1} << 17, kSpatial = int64_t{1} << 14;
+
 class KernelsWithStacks final : public Kernels {
  public:
-  explicit KernelsWithStacks(const HalfStacks& stacks) : stacks_(stacks) {}
+  explicit KernelsWithStacks(const BfloatStacks& stacks) : stacks_(stacks) {}
   const char* isa() const override { return stacks_.isa; }
 
   void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
                      void* acts, View<float> h) const override {
-    if (!half) return Kernels::stack_forward(ctx, units, count, half, x, acts, h);
-    stacks_.forward(ctx, units, count, x, static_cast<Bf16*>(acts), h);
+    if (half) {
+      stacks_.half.forward(ctx, units, count, x, static_cast<Bf16*>(acts), h);
+    } else if (splits(units, count)) {
+      stacks_.full.forward(ctx, units, count, x, static_cast<float*>(acts), h);
+    } else {
+      Kernels::stack_forward(ctx, units, count, half, x, acts, h);
+    }
   }
 
   void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
                       const void* acts, View<const float> h, View<float> dh, View<float> dx) const override {
-    if (!half) return Kernels::stack_backward(ctx, units, count, half, x, acts, h, dh, dx);
+    const bool full = !half && splits(units, count);
+    if (!half && !full) return Kernels::stack_backward(ctx, units, count, half, x, acts, h, dh, dx);
     last_epilogue_backward(ctx, units[count - 1], h, dh);
-    stacks_.backward(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx);
+    if (full) {
+      stacks_.full.backward(ctx, units, count, x, static_cast<const float*>(acts), dh, dx);
+    } else {
+      stacks_.half.backward(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx);
+    }
   }
 
  private:
-  const HalfStacks& stacks_;
+  /// By the net alone: a row gives the same bits in any batch.
+  bool splits(const StackUnit<float>* units, int count) const {
+    if (!stacks_.full.forward) return false;
+    int64_t largest = 0;
+    for (int u = 0; u < count; ++u) largest = ops::max_of(largest, units[u].dims.weight_size());
+    return largest >= (gemm::pointwise(units, count) ? kDense : kSpatial);
+  }
+
+  const BfloatStacks& stacks_;
 };
 
 }  // namespace

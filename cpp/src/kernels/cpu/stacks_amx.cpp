@@ -1,15 +1,17 @@
 #include "kernels/cpu/amx.hpp"
-#include "kernels/cpu/half_stacks.hpp"
+#include "kernels/cpu/bfloat_stacks.hpp"
 
 namespace evenflow {
 namespace gemm {
 
 template <>
 struct Rounding<Amx> : Avx512Rounding<Amx> {};
+template <>
+struct Rounding<AmxSplit> : Avx512Rounding<AmxSplit> {};
 
 /// Registers 0 to 3 hold two by two matrices of sums, 4 and 5 of A, 6 and 7 of B.
-template <>
-struct MatrixUnit<Amx> {
+template <int parts>
+struct AmxUnit {
   static constexpr int N = MatrixRegisters::size;
   using Session = MatrixRegisters;
 
@@ -38,14 +40,20 @@ struct MatrixUnit<Amx> {
       add<tall, wide>({a.data + p, a.stride}, {b.data + p * b.stride, b.stride});
     }
     if (p < steps) {
-      alignas(64) float a_end[2 * N * N] = {}, b_end[N * 2 * N] = {};
-      for (int i = 0; i < (tall ? 2 : 1) * N; ++i)
-        copy_run(a_end + i * N, a.data + i * a.stride + p, steps - p);
-      for (int64_t q = p; q < steps; ++q) {
-        memcpy(b_end + (q - p) * 2 * N, b.data + q * b.stride, (wide ? 2 : 1) * N * sizeof(float));
+      alignas(64) float a_end[2 * N * parts * N] = {}, b_end[N * parts * 2 * N] = {};
+      const Strip<float> a_rest{a_end, parts * N}, b_rest{b_end, parts * 2 * N};
+      for (int q = 0; q < parts; ++q) {
+        for (int i = 0; i < (tall ? 2 : 1) * N; ++i) {
+          copy_run(a_end + i * a_rest.stride + q * N, a.data + i * a.stride + q * (a.stride / parts) + p,
+                   steps - p);
+        }
+        for (int64_t i = 0; p + i < steps; ++i) {
+          memcpy(b_end + i * b_rest.stride + q * 2 * N, b.data + (p + i) * b.stride + q * (b.stride / parts),
+                 (wide ? 2 : 1) * N * sizeof(float));
+        }
       }
       written();
-      add<tall, wide>({a_end, N}, {b_end, 2 * N});
+      add<tall, wide>(a_rest, b_rest);
     }
     _tile_stored(0, sums, kRow);
     if (wide) _tile_stored(1, sums + N, kRow);
@@ -56,18 +64,47 @@ struct MatrixUnit<Amx> {
 
   template <bool tall, bool wide>
   EVENFLOW_HD static void add(Strip<float> a, Strip<float> b) {
-    const int64_t a_row = a.stride * 4, b_row = b.stride * 4;
-    _tile_loadd(6, b.data, b_row);
-    _tile_loadd(4, a.data, a_row);
+    if (parts == 1) {
+      load_a<tall>(a, 0);
+      load_b<wide>(b, 0);
+      multiply_add<tall, wide>();
+      return;
+    }
+    // The smallest first. Every step loads one side.
+    load_a<tall>(a, 0);
+    load_b<wide>(b, 2);
+    multiply_add<tall, wide>();
+    load_b<wide>(b, 1);
+    multiply_add<tall, wide>();
+    load_a<tall>(a, 1);
+    multiply_add<tall, wide>();
+    load_b<wide>(b, 0);
+    multiply_add<tall, wide>();
+    load_a<tall>(a, 2);
+    multiply_add<tall, wide>();
+    load_a<tall>(a, 0);
+    multiply_add<tall, wide>();
+  }
+
+  template <bool tall>
+  EVENFLOW_HD static void load_a(Strip<float> a, int part) {
+    const float* from = a.data + part * (a.stride / parts);
+    _tile_loadd(4, from, a.stride * 4);
+    if (tall) _tile_loadd(5, from + N * a.stride, a.stride * 4);
+  }
+
+  template <bool wide>
+  EVENFLOW_HD static void load_b(Strip<float> b, int part) {
+    const float* from = b.data + part * (b.stride / parts);
+    _tile_loadd(6, from, b.stride * 4);
+    if (wide) _tile_loadd(7, from + N, b.stride * 4);
+  }
+
+  template <bool tall, bool wide>
+  EVENFLOW_HD static void multiply_add() {
     _tile_dpbf16ps(0, 4, 6);
-    if (wide) {
-      _tile_loadd(7, b.data + N, b_row);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if (tall) {
-      _tile_loadd(5, a.data + N * a.stride, a_row);
-      _tile_dpbf16ps(2, 5, 6);
-    }
+    if (wide) _tile_dpbf16ps(1, 4, 7);
+    if (tall) _tile_dpbf16ps(2, 5, 6);
     if (tall && wide) _tile_dpbf16ps(3, 5, 7);
   }
 
@@ -77,10 +114,65 @@ struct MatrixUnit<Amx> {
   static constexpr int64_t kRow = 2 * N * sizeof(float);
 };
 
+template <>
+struct MatrixUnit<Amx> : AmxUnit<Amx::parts> {};
+
+template <>
+struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
+  /// sums (count) = row (k) times columns [n, n + count) of weights (k, width), count <= 64, to the bit as
+  /// multiply has them: an instruction adds up the products of sixteen even steps and of sixteen odd ones,
+  /// then the two, then all to what was there. row: its parts (3, k).
+  static void multiply_row(int64_t k, const float* row, const float* weights, int64_t width, int64_t n,
+                           int64_t count, float* sums) {
+    const unsigned rounding = _mm_getcsr();
+    _mm_setcsr(rounding | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
+    __m512 total[4] = {};
+    for (int64_t first = 0; first < k; first += 2 * N) {
+      const int64_t end = ops::min_of<int64_t>(k, first + 2 * N);
+      for (int64_t v = 0; v * N < count; ++v) {
+        const __mmask16 some = static_cast<__mmask16>((1u << ops::min_of<int64_t>(N, count - v * N)) - 1);
+        const float* w = weights + n + v * N;
+        __m512 even[kProducts] = {}, odd[kProducts] = {};
+        int64_t p = first;
+        for (; p + 1 < end; p += 2) {
+          __builtin_prefetch(w + (p + 2 * N) * width);  // rows are too far apart to be foreseen
+          __builtin_prefetch(w + (p + 2 * N + 1) * width);
+          step(even, row + p, k, _mm512_maskz_loadu_ps(some, w + p * width));
+          step(odd, row + p + 1, k, _mm512_maskz_loadu_ps(some, w + (p + 1) * width));
+        }
+        if (p < end) step(even, row + p, k, _mm512_maskz_loadu_ps(some, w + p * width));
+#pragma GCC unroll 6
+        for (int i = 0; i < kProducts; ++i)
+          total[v] = _mm512_add_ps(total[v], _mm512_add_ps(even[i], odd[i]));
+      }
+    }
+    _mm_setcsr(rounding);
+    for (int64_t v = 0; v * N < count; ++v) _mm512_storeu_ps(sums + v * N, total[v]);
+  }
+
+ private:
+  static constexpr int kProducts = 6;
+
+  EVENFLOW_HD static void step(__m512 (&sums)[kProducts], const float* row, int64_t part, __m512 w) {
+    constexpr int left[kProducts] = {0, 0, 1, 1, 2, 0}, right[kProducts] = {2, 1, 1, 0, 0, 0};
+    const __m512 a = upper(w), rest = _mm512_sub_ps(w, a), b = upper(rest);
+    const __m512 parts[3] = {a, b, _mm512_sub_ps(rest, b)};
+#pragma GCC unroll 6
+    for (int i = 0; i < kProducts; ++i) {
+      sums[i] = _mm512_fmadd_ps(_mm512_set1_ps(row[left[i] * part]), parts[right[i]], sums[i]);
+    }
+  }
+
+  EVENFLOW_HD static __m512 upper(__m512 x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(-65536)));
+  }
+};
+
 }  // namespace gemm
 
-const HalfStacks& stacks_amx() {
-  static const HalfStacks stacks = half_stacks<Amx>();
+const BfloatStacks& stacks_amx() {
+  static const BfloatStacks stacks = {Amx::name, bfloat_stacks<Amx, Bf16>(),
+                                      bfloat_stacks<AmxSplit, float>()};
   return stacks;
 }
 

@@ -1,4 +1,4 @@
-#include "kernels/cpu/half_stacks.hpp"
+#include "kernels/cpu/bfloat_stacks.hpp"
 
 namespace evenflow {
 namespace gemm {
@@ -16,8 +16,8 @@ struct PairDot<Avx512Bf16> {
 
 }  // namespace gemm
 
-const HalfStacks& stacks_avx512_bf16() {
-  static const HalfStacks stacks = half_stacks<Avx512Bf16>();
+const BfloatStacks& stacks_avx512_bf16() {
+  static const BfloatStacks stacks = {Avx512Bf16::name, bfloat_stacks<Avx512Bf16, Bf16>(), {}};
   return stacks;
 }
 

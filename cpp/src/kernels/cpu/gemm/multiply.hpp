@@ -152,6 +152,35 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
   return true;
 }
 
+/// The same for numbers that are split, to the bit as for more rows.
+template <class Isa, class Finish>
+void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, true>& b, const Finish& finish) {
+  using Value = typename Tile<Isa, float>::Value;
+  constexpr int64_t L = Tile<Isa, float>::lanes, N = 4 * L;
+  const int64_t k = b.depth();
+  WorkspaceScope scope(ctx);
+  float* parts = scope.take<float>(Isa::parts * k);
+  for (int64_t p = 0; p < k; ++p) {
+    float rest = row[p];
+    for (int q = 0; q < Isa::parts; ++q) {
+      const float before = rest;
+      Lanes<Isa, float>::take(rest);
+      parts[q * k + p] = before - rest;
+    }
+  }
+  for (int64_t n = 0; n < b.width(); n += N) {
+    alignas(Isa::vector_bytes) float sums[N];
+    const int64_t count = ops::min_of(N, b.width() - n);
+    MatrixUnit<Isa>::multiply_row(k, parts, b.data, b.outputs, n, count, sums);
+    int64_t j = 0;
+    for (; j + L <= count; j += L) {
+      finish.template columns<Isa, 1, Value>(
+          1, 0, n + j, [&](int) -> Value { return *reinterpret_cast<const Value*>(sums + j); });
+    }
+    for (; j < count; ++j) finish.template columns<Isa, 1, float>(1, 0, n + j, [&](int) { return sums[j]; });
+  }
+}
+
 /// finish(A B), A (m, depth), B (depth, width).
 template <class Isa, class T, bool half, class A, class Finish>
 void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>& b, const Finish& finish) {
@@ -160,7 +189,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   const int threads = threads_for_product(ctx, m, b.width(), k);
   const bool far = m * b.width() * static_cast<int64_t>(sizeof(T)) > kNearBytes;
   WorkspaceScope scope(ctx);
-  const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = k * Tile<Isa, T>::cols;
+  const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = b.panel_size();
   T* a_buffers = scope.take<T>(threads * a_size);
   Strip<T>* strips = scope.take<Strip<T>>(threads * tiles);
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
@@ -181,7 +210,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       const auto panel = [&](int64_t p) {
         if (!copy && b.in_place(p)) return b.panel_in_place(p);
         b.pack(mine, p);
-        return Strip<T>{mine, Tile<Isa, T>::cols};
+        return b.panel_at(mine);
       };
       multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
                      a_buffer, far, true);
@@ -198,12 +227,13 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   });
 }
 
-/// Columns [first, end) of kc rows to a buffer `width` wide, zeros beyond.
+/// Columns [first, end) of kc rows of each part to a buffer `width` wide, zeros beyond.
 template <class T>
-EVENFLOW_HD void copy_columns(T* dst, int64_t width, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
-  const int64_t count = ops::min_of(width, end - first);
-  for (int64_t p = 0; p < kc; ++p) {
-    copy_run(dst + p * width, src.data + p * src.stride + first, count);
+EVENFLOW_HD void copy_columns(T* dst, int64_t width, int parts, Strip<T> src, int64_t first, int64_t end,
+                              int64_t kc) {
+  const int64_t count = ops::min_of(width, end - first), part = src.stride / parts;
+  for (int64_t p = 0; p < kc * parts; ++p) {
+    copy_run(dst + p * width, src.data + p / parts * src.stride + p % parts * part + first, count);
     for (int64_t j = count; j < width; ++j) dst[p * width + j] = T(0);
   }
 }
@@ -219,7 +249,7 @@ void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t 
     for (int64_t t = 0; t < whole; ++t) memcpy(to + t * tile_size, from + t * width, width * sizeof(T));
   }
   if (first + whole * width < end) {
-    copy_columns(dst + whole * tile_size, width, src, first + whole * width, end, kc);
+    copy_columns(dst + whole * tile_size, width, 1, src, first + whole * width, end, kc);
   }
 }
 
@@ -238,6 +268,27 @@ void transpose_tiles(T* dst, int64_t stride, Strip<T> src, int64_t first, int64_
   }
 }
 
+/// The same of rows of values, split.
+template <class Isa>
+void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, int64_t end, int64_t k,
+                 float* room) {
+  constexpr int L = Tile<Isa, float>::lanes, width = Tile<Isa, float>::rows;
+  const int64_t values = padded_stride(k, sizeof(float));
+  for (int64_t m = first; m < end; m += width, dst += width * stride) {
+    const int64_t count = ops::min_of<int64_t>(width, end - m);
+    for (int64_t p = 0; p < k; p += L) {
+      const float* rows[L];
+      const int64_t run = ops::min_of<int64_t>(L, k - p);
+      for (int64_t i = 0; i < run; ++i) rows[i] = src.data + (p + i) * src.stride + m;
+      pack_transposed<Isa, float>(room + p, values, rows, run, count);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      split_row<Isa>(reinterpret_cast<Bf16*>(dst + i * stride), 2 * (stride / Isa::parts), room + i * values,
+                     k);
+    }
+  }
+}
+
 /// c (m, n) += left^T right over k rows.
 template <class Isa, class T, class Left, class Right>
 void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, const Right& right, int64_t n,
@@ -245,17 +296,21 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   using S = Tile<Isa, T>;
   const int64_t tiles = (m + S::rows - 1) / S::rows, panels = (n + S::cols - 1) / S::cols;
   const int threads = threads_for_product(ctx, m, n, k);
-  const int64_t most = Left::pairs ? 2 * kPixelBlock : kPixelBlock;
+  const int64_t most = Left::pairs && !split<Isa> ? 2 * kPixelBlock : kPixelBlock;
   const int64_t block = k <= most + most / 2 ? k : most;
-  const int64_t chunk =
-      ops::max_of<int64_t>(1, kLeftBytes / (kPixelBlock * S::rows * static_cast<int64_t>(sizeof(T))));
+  const int64_t chunk = ops::max_of<int64_t>(
+      1, kLeftBytes / (kPixelBlock * Isa::parts * S::rows * static_cast<int64_t>(sizeof(T))));
   const AddTo<T> finish{c, ldc};
   const bool far = m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes;
   WorkspaceScope scope(ctx);
-  const int64_t left_size = left.block_size(block), right_size = right.block_size(block);
-  const int64_t steps_room = (block + S::lanes - 1) / S::lanes * S::lanes, tile_size = steps_room * S::rows;
+  const int64_t left_size = split<Isa> ? left.values_size(block) : left.block_size(block),
+                right_size = right.block_size(block);
+  // A tile's rows where it is transposed, a panel's where it is copied.
+  const int64_t row = Isa::parts * padded_stride(Left::pairs ? (block + 1) / 2 : block, sizeof(T));
+  const int64_t tile_size = row * S::rows, panel_size = row * S::cols;
+  const int64_t values_size = split<Isa> ? S::rows * padded_stride(block, sizeof(T)) : 0;
   const int64_t size =
-      left_size + right_size + tile_size * ops::min_of(chunk, tiles) + block * S::cols + kSlack;
+      left_size + right_size + tile_size * ops::min_of(chunk, tiles) + panel_size + values_size + kSlack;
   T* buffers = scope.take<T>(threads * size);
   // The side that divides more evenly is divided.
   const auto idle = [&](int64_t count) {
@@ -267,13 +322,17 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
     T* left_buffer = buffers + team.rank * size;
     T* right_buffer = left_buffer + left_size;
     T* copied_panel = right_buffer + right_size;
-    T* copied_tiles = copied_panel + block * S::cols;
+    T* values = copied_panel + panel_size;
+    T* copied_tiles = values + values_size;
     const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
       const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
-      const Strip<T> a = left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);
+      const Strip<T> a = [&] {
+        if constexpr (split<Isa>) return left.values(k0, kc, left_buffer);
+        return left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);
+      }();
       const Strip<T> b =
           right.block(k0, kc, p_begin * S::cols, ops::min_of(n, p_end * S::cols), right_buffer);
       constexpr int64_t bytes = sizeof(T);
@@ -283,7 +342,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
           ops::min_of(chunk, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
       const int64_t first_copied = left.readable() / S::rows * S::rows;
       if (!copy_left && t_end * S::rows > left.readable()) {
-        copy_columns(copied_tiles, S::rows, a, first_copied, m, steps);
+        copy_columns(copied_tiles, S::rows, 1, a, first_copied, m, steps);
       }
       const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next);
       const int64_t chunks = (t_end - t_begin + chunk - 1) / chunk, shares = chunks * (p_end - p_begin);
@@ -293,13 +352,15 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
         const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
         Strip<T> panel{b.data + n0, b.stride};
         if (copy_right || n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
-          copy_columns(copied_panel, S::cols, b, n0, n, steps);
-          panel = {copied_panel, S::cols};
+          copy_columns(copied_panel, S::cols, Isa::parts, b, n0, n, steps);
+          panel = {copied_panel, Isa::parts * S::cols};
         }
         if (copy_left && p == p_begin) {
           const int64_t end = ops::min_of(m, t1 * S::rows);
-          if constexpr (Isa::matrix) {
-            transpose_tiles<Isa>(copied_tiles, steps_room, a, t0 * S::rows, end, steps);
+          if constexpr (split<Isa>) {
+            split_tiles<Isa>(copied_tiles, row, a, t0 * S::rows, end, kc, values);
+          } else if constexpr (Isa::matrix) {
+            transpose_tiles<Isa>(copied_tiles, row, a, t0 * S::rows, end, steps);
           } else {
             copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, end, steps);
           }
@@ -312,7 +373,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
-              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? steps_room : S::rows}
+              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row : S::rows}
               : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
                                                : Strip<T>{a.data + m0, a.stride};
           multiply_tile<Isa, T, !Isa::matrix, Left::pairs>(

@@ -95,18 +95,25 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
   }
 }
 
-/// Rows 2 p and 2 p + 1 of a panel (k, tile_cols) become words of row p: bfloat16 pairs, zero beyond the
-/// last.
+/// Rows 2 p and 2 p + 1 of a panel src (k, tile_cols) become words of row p of dst, or of its row of each
+/// part: bfloat16 pairs, zero beyond the last. src may end where dst does.
 template <class Isa, class T>
-void pair_rows(T* dst, int64_t k) {
+void pair_rows(T* dst, const T* src, int64_t k) {
   using Value = typename Tile<Isa, T>::Value;
+  using X = Lanes<Isa, Value>;
   constexpr int64_t n = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
   static const T zeros[n] = {};
   for (int64_t p = 0; 2 * p < k; ++p) {
-    const T* low = dst + 2 * p * n;
+    const T* low = src + 2 * p * n;
     const T* high = 2 * p + 1 < k ? low + n : zeros;
-    for (int64_t j = 0; j < n; j += L)
-      Lanes<Isa, Value>::store(Lanes<Isa, Value>::pair(low + j, high + j), dst + p * n + j);
+    if constexpr (split<Isa>) {
+      Value a[2] = {X::load(low), X::load(low + L)}, b[2] = {X::load(high), X::load(high + L)};
+      for (int q = 0; q < Isa::parts; ++q, dst += n) {
+        for (int j = 0; j < 2; ++j) X::store(X::take_pair(a[j], b[j]), dst + j * L);
+      }
+    } else {
+      for (int64_t j = 0; j < n; j += L) X::store(X::pair(low + j, high + j), dst + p * n + j);
+    }
   }
 }
 
@@ -118,7 +125,7 @@ enum class WeightsAs {
   tap_outputs_by_channels   ///< B[(tap, n), c], taps from the last to the first
 };
 
-/// half: rounded to bfloat16.
+/// half: rounded to bfloat16, or split.
 template <class Isa, class T, bool half>
 struct WeightsB {
   static constexpr bool pairs = by_pairs<Isa, half>;
@@ -159,7 +166,8 @@ struct WeightsB {
     return (depth() + L - 1) / L * L;
   }
   int64_t panels() const { return (width() + Tile<Isa, T>::cols - 1) / Tile<Isa, T>::cols; }
-  int64_t packed_size() const { return panels() * depth() * Tile<Isa, T>::cols; }
+  int64_t panel_size() const { return (split<Isa> ? Isa::parts * steps() : depth()) * Tile<Isa, T>::cols; }
+  int64_t packed_size() const { return panels() * panel_size(); }
   int64_t columns_of(int64_t panel) const {
     return ops::min_of<int64_t>(Tile<Isa, T>::cols, width() - panel * Tile<Isa, T>::cols);
   }
@@ -175,9 +183,8 @@ struct WeightsB {
   }
   Strip<T> columns_in_place(int64_t n) const { return {data + n, outputs}; }
   Strip<T> panel_in_place(int64_t panel) const { return columns_in_place(panel * Tile<Isa, T>::cols); }
-  Strip<T> panel_in(const T* packed, int64_t panel) const {
-    return {packed + panel * depth() * Tile<Isa, T>::cols, Tile<Isa, T>::cols};
-  }
+  Strip<T> panel_at(const T* packed) const { return {packed, Isa::parts * Tile<Isa, T>::cols}; }
+  Strip<T> panel_in(const T* packed, int64_t panel) const { return panel_at(packed + panel * panel_size()); }
 
   /// Asks for part `part` of `parts` of what pack(., panel) will read. Only for layouts where that is much.
   void prefetch(int64_t panel, int64_t part, int64_t parts) const {
@@ -198,6 +205,24 @@ struct WeightsB {
   /// dst (depth, tile_cols): the panel's columns, zeros beyond the last. Thin: dst (width, column_size).
   void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
+    constexpr int N = Tile<Isa, T>::cols;
+    if constexpr (split<Isa>) {
+      T* values = dst + steps() * N;
+      place(values, panel);
+      pair_rows<Isa, T>(dst, values, depth());
+    } else {
+      place(dst, panel);
+      if constexpr (pairs) {
+        pair_rows<Isa, T>(dst, dst, depth());
+      } else if constexpr (half) {
+        for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
+      }
+    }
+  }
+
+ private:
+  /// dst (depth, tile_cols), as they are.
+  void place(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols;
     const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
     switch (as) {
@@ -231,14 +256,8 @@ struct WeightsB {
         }
         break;
     }
-    if constexpr (pairs) {
-      pair_rows<Isa, T>(dst, k);
-    } else if constexpr (half) {
-      for (int64_t i = 0; i < k * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
-    }
   }
 
- private:
   void pack_columns(T* dst) const {
     const int64_t k = depth(), size = column_size();
     const bool strided = as == WeightsAs::rows || as == WeightsAs::channels_by_tap_outputs;

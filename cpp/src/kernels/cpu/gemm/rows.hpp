@@ -10,8 +10,32 @@ namespace evenflow::gemm {
 /// Room that vectors may read or write past the end of a buffer.
 constexpr int64_t kSlack = 64;
 
-/// Words of bfloat16 numbers, columns [begin, end) of rows 2 p and 2 p + 1 of src in row p of dst; zeros
-/// beyond the last of `rows`.
+/// The parts of `count` numbers of src in rows of dst, `stride` apart, whole vectors of them; zeros beyond.
+template <class Isa>
+void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
+  using Value = typename Tile<Isa, float>::Value;
+  using X = Lanes<Isa, Value>;
+  constexpr int L = Tile<Isa, float>::lanes;
+  const auto two = [&](const float* from, Bf16* to) {
+    Value low = X::load(from), high = X::load(from + L);
+    for (int q = 0; q < Isa::parts; ++q, to += stride) {
+      const auto halves = Rounding<Isa>::upper_halves(low, high);
+      memcpy(to, &halves, sizeof halves);
+      X::take(low);
+      X::take(high);
+    }
+  };
+  int64_t c = 0;
+  for (; c + 2 * L <= count; c += 2 * L) two(src + c, dst + c);
+  if (c < count) {
+    float rest[2 * L] = {};
+    copy_run(rest, src + c, count - c);
+    two(rest, dst + c);
+  }
+}
+
+/// Words of bfloat16 numbers, columns [begin, end) of rows 2 p and 2 p + 1 of src in row p of dst, or in its
+/// row of each part, a third of dst_stride apart; zeros beyond the last of `rows`.
 template <class Isa, class S>
 void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, int64_t rows, int64_t begin,
                 int64_t end) {
@@ -21,12 +45,21 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
   for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
     const bool last = 2 * p + 1 == rows;
     const S* high = last ? zeros : src + stride;
+    const auto put = [&](auto low, int64_t c) {
+      using X = Lanes<Isa, decltype(low)>;
+      const S* above = last ? high : high + c;
+      if constexpr (split<Isa>) {
+        low = X::load(src + c);
+        decltype(low) rest = X::load(above);
+        for (int q = 0; q < Isa::parts; ++q)
+          X::store(X::take_pair(low, rest), dst + q * (dst_stride / Isa::parts) + c);
+      } else {
+        X::store(X::pair(src + c, above), dst + c);
+      }
+    };
     int64_t c = begin;
-    for (; c + L <= end; c += L) {
-      Lanes<Isa, Value>::store(Lanes<Isa, Value>::pair(src + c, last ? high : high + c), dst + c);
-    }
-    for (; c < end; ++c)
-      Lanes<Isa, float>::store(Lanes<Isa, float>::pair(src + c, last ? high : high + c), dst + c);
+    for (; c + L <= end; c += L) put(Value(), c);
+    for (; c < end; ++c) put(0.0f, c);
   }
 }
 
@@ -40,7 +73,7 @@ struct ViewRows {
   int64_t stride;
   int64_t cols;
 
-  int64_t tile_size() const { return Tile<Isa, T>::rows * tile_stride() + kSlack; }
+  int64_t tile_size() const { return Tile<Isa, T>::rows * Isa::parts * tile_stride() + kSlack; }
 
   /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
@@ -49,9 +82,12 @@ struct ViewRows {
         return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride};
       }
     }
-    const int64_t ld = tile_stride();
+    const int64_t ld = Isa::parts * tile_stride();
     for (int64_t i = 0; i < rows; ++i) {
-      if constexpr (pairs) {
+      if constexpr (split<Isa>) {
+        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * ld), 2 * tile_stride(), data + (m0 + i) * stride,
+                       cols);
+      } else if constexpr (pairs) {
         Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
         convert(row, data + (m0 + i) * stride, cols);
         if (cols % 2) row[cols] = Bf16{0};
@@ -64,7 +100,8 @@ struct ViewRows {
   }
 
   int64_t block_size(int64_t k) const {
-    return as_they_are && !pairs ? 0 : k * padded_stride(cols, sizeof(T)) + kSlack;
+    if (as_they_are && !pairs) return 0;
+    return (split<Isa> ? (k + 1) / 2 * Isa::parts : k) * padded_stride(cols, sizeof(T)) + kSlack;
   }
   /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read; readable(): the columns
   /// that may be.
@@ -72,8 +109,8 @@ struct ViewRows {
     const int64_t ld = padded_stride(cols, sizeof(T));
     const S* src = data + k0 * stride;
     if constexpr (pairs) {
-      interleave<Isa>(buffer, ld, src, stride, k, begin, ops::min_of(end, cols));
-      return {buffer, ld};
+      interleave<Isa>(buffer, Isa::parts * ld, src, stride, k, begin, ops::min_of(end, cols));
+      return {buffer, Isa::parts * ld};
     } else if constexpr (as_they_are) {
       return {src, stride};
     } else {
@@ -83,6 +120,9 @@ struct ViewRows {
       return {buffer, ld};
     }
   }
+  int64_t values_size(int64_t) const { return 0; }
+  /// The same as they are, float32.
+  Strip<T> values(int64_t k0, int64_t, T*) const { return {data + k0 * stride, stride}; }
   int64_t readable() const { return cols; }
   EVENFLOW_HD void prefetch(int64_t row, int64_t begin, int64_t end) const {
     constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(S));
@@ -93,7 +133,10 @@ struct ViewRows {
   using Value = typename Tile<Isa, T>::Value;
   static constexpr int L = Tile<Isa, T>::lanes;
 
-  int64_t tile_stride() const { return pairs ? (cols + 1) / 2 : cols; }
+  int64_t tile_stride() const {
+    const int64_t words = (cols + 1) / 2;
+    return split<Isa> ? padded_stride(words, sizeof(T)) : pairs ? words : cols;
+  }
 
   template <class D>
   static void convert(D* dst, const S* src, int64_t count) {
@@ -114,7 +157,7 @@ struct ViewRows {
 /// patches of a 3x3 kernel are three runs of three pixels each. half: of numbers rounded to bfloat16.
 template <class Isa, class T, bool half>
 struct Bordered {
-  using Element = typename std::conditional<by_pairs<Isa, half>, Bf16, T>::type;
+  using Element = typename std::conditional<by_pairs<Isa, half> && !split<Isa>, Bf16, T>::type;
   const Element* data = nullptr;
   int64_t height = 0, width = 0, depth = 0;
 
@@ -171,7 +214,7 @@ struct Bordered {
   template <class X, class S>
   EVENFLOW_HD static X operand(const S* src) {
     const X value = Lanes<Isa, X>::load(src);
-    if constexpr (half && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
+    if constexpr (half && !split<Isa> && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
     return value;
   }
 };
@@ -184,9 +227,23 @@ struct PatchRows {
   Bordered<Isa, T, half> image;
 
   int64_t cols() const { return 9 * image.depth; }
-  int64_t tile_size() const { return Tile<Isa, T>::rows * cols() + kSlack; }
+  int64_t tile_size() const {
+    constexpr int64_t rows = Tile<Isa, T>::rows;
+    return rows * cols() + kSlack + (split<Isa> ? rows * Isa::parts * part_stride() : 0);
+  }
 
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
+    if constexpr (split<Isa>) {
+      const int64_t part = part_stride(), split_stride = Isa::parts * part;
+      T* values = buffer + height * split_stride;
+      gather(m0, rows, cols(), values);
+      for (int64_t i = 0; i < rows; ++i) {
+        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * split_stride), 2 * part, values + i * cols(),
+                       cols());
+      }
+      for (int64_t i = rows * split_stride; i < height * split_stride; ++i) buffer[i] = T(0);
+      return {buffer, split_stride};
+    }
     const int64_t ld = pairs ? (cols() + 1) / 2 : cols();
     Element* dst = reinterpret_cast<Element*>(buffer);
     gather(m0, rows, pairs ? 2 * ld : ld, dst);
@@ -199,21 +256,31 @@ struct PatchRows {
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
   EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
-  int64_t block_size(int64_t k) const { return (pairs ? 2 * k + 2 : k + 1) * readable() + kSlack; }
+  int64_t block_size(int64_t k) const {
+    return (split<Isa> ? 3 * k + 3 : pairs ? 2 * k + 2 : k + 1) * readable() + kSlack;
+  }
+  int64_t values_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
+  Strip<T> values(int64_t k0, int64_t k, T* buffer) const {
+    gather(k0, k, readable(), buffer);
+    return {buffer, readable()};
+  }
   /// What lies beyond cols() goes into sums that nobody reads.
   Strip<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
     const int64_t ld = readable();
     if constexpr (pairs) {
-      Element* rows = reinterpret_cast<Element*>(buffer + (k + 1) / 2 * ld);
+      Element* rows = reinterpret_cast<Element*>(buffer + (k + 1) / 2 * Isa::parts * ld);
       gather(k0, k, ld, rows);
-      interleave<Isa>(buffer, ld, rows, ld, k, 0, cols());
+      interleave<Isa>(buffer, Isa::parts * ld, rows, ld, k, 0, cols());
+      return {buffer, Isa::parts * ld};
     } else {
       gather(k0, k, ld, buffer);
+      return {buffer, ld};
     }
-    return {buffer, ld};
   }
 
  private:
+  int64_t part_stride() const { return padded_stride((cols() + 1) / 2, sizeof(T)); }
+
   /// Vectors run past the end of a line of the patch; what they spill is overwritten by the next.
   void gather(int64_t m0, int64_t rows, int64_t ld, Element* dst) const {
     constexpr int bytes = Isa::vector_bytes, N = bytes / static_cast<int>(sizeof(Element));

@@ -55,7 +55,7 @@ class StackForward {
         acts_(acts) {}
 
   void run() {
-    if constexpr (!half) {
+    if constexpr (std::is_same<H, T>::value) {
       if (m_ == 1 && pointwise(units_, count_)) return one_row();
     }
     int64_t depth = 1;
@@ -69,7 +69,7 @@ class StackForward {
   }
 
  private:
-  static constexpr bool half = std::is_same<H, Bf16>::value;
+  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
 
   void one_row() {
     T* y = acts_ ? acts_ : scope_.template take<T>(hidden_size(units_, count_, 1, sizeof(T)));
@@ -78,9 +78,11 @@ class StackForward {
       const ConvDims& dims = units_[u].dims;
       const Epilogue<T>& e = units_[u].epilogue;
       if (u + 1 == count_) y = h_.data;
-      const WeightsB<Isa, T, false> b(WeightsAs::rows, dims, units_[u].w);
+      const WeightsB<Isa, T, half> b(WeightsAs::rows, dims, units_[u].w);
       const Activate<T, T> finish{y, 0, e.bias, e.scale, e.relu};
-      if (!multiply_row(ctx_, x, b, finish)) {
+      if constexpr (split<Isa>) {
+        multiply_row(ctx_, x, b, finish);
+      } else if (!multiply_row(ctx_, x, b, finish)) {
         multiply(ctx_, 1, ViewRows<Isa, T, T, false>{x, 0, dims.in.c}, b, finish);
       }
       x = y;
@@ -119,7 +121,10 @@ class StackForward {
                                            units_[u].dims, units_[u].w);
       packed_[u] = scope_.template take<T>(weights_[u].packed_size());
       panels += weights_[u].panels();
-      tile_size = ops::max_of(tile_size, Tile<Isa, T>::rows * weights_[u].depth() + kSlack);
+      // Values of patches, and their parts of half the size.
+      tile_size = ops::max_of(tile_size, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
+                                                 padded_stride(weights_[u].depth(), sizeof(T)) +
+                                             kSlack);
       if (u + 1 < count_) hidden_row = ops::max_of(hidden_row, padded_stride(units_[u].dims.cout, sizeof(H)));
     }
     const int64_t tiles = blocks.largest();
@@ -162,7 +167,7 @@ class StackForward {
     for (int u = 0; u < count_; first += weights_[u++].panels()) {
       for (int64_t p = 0; p < weights_[u].panels(); ++p) {
         if (first + p < team.begin(panels) || first + p >= team.end(panels)) continue;
-        weights_[u].pack(packed_[u] + p * weights_[u].depth() * Tile<Isa, T>::cols, p);
+        weights_[u].pack(packed_[u] + p * weights_[u].panel_size(), p);
       }
     }
   }
@@ -260,7 +265,7 @@ class StackBackward {
   }
 
  private:
-  static constexpr bool half = std::is_same<H, Bf16>::value;
+  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
 
   View<H> buffer_for(int u, H* const* buffers) const {
     View<H> v = hidden_[u];

@@ -17,14 +17,21 @@ struct Avx512Rounding {
   EVENFLOW_HD static Bf16 half(float value) {
     return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};
   }
+  /// The upper half of each word of low, then of high.
+  EVENFLOW_HD static __m512i upper_halves(Vector low, Vector high) {
+    alignas(64) static constexpr uint16_t kOdd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                      23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                      45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    return _mm512_permutex2var_epi16((__m512i)low, _mm512_load_si512(kOdd), (__m512i)high);
+  }
 };
 
 }  // namespace gemm
 
-template <class Isa>
-HalfStacks half_stacks() {
+template <class Isa, class H>
+BfloatStacks::Calls<H> bfloat_stacks() {
   using Products = CpuProducts<Isa, float>;
-  return {Isa::name, &Products::template stack_forward<Bf16>, &Products::template stack_backward<Bf16>};
+  return {&Products::template stack_forward<H>, &Products::template stack_backward<H>};
 }
 
 }  // namespace evenflow
