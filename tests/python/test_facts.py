@@ -126,8 +126,11 @@ def test_gradient_by_x_where_float32_can_not_rebuild_inputs(trained_glow):
         rebuilt, expected = steep.backward(z, -z, np.ones(len(z)))
         rebuilds[dtype] = np.abs(rebuilt - x).max() < 1e-3
     assert rebuilds == {"float32": False, "float64": True}
-    for got in gradients.values():
-        assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+    # One image is so far out that float64 loses five digits on it. float32, whose activations are kept, loses up to
+    # three, by the order of an instruction set's sums.
+    bounds = {"float32": 1e-4, "float64": 1e-9}
+    for dtype, got in gradients.items():
+        assert np.abs(got - expected).max() < bounds[dtype] * np.abs(expected).max()
 
 
 def test_samples_of_a_trained_model_have_the_likelihood_of_data(moons):
