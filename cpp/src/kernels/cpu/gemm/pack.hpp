@@ -203,7 +203,7 @@ struct WeightsB {
   }
 
   /// dst (depth, tile_cols): the panel's columns, zeros beyond the last. Thin: dst (width, column_size).
-  void pack(T* dst, int64_t panel) const {
+  __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
     constexpr int N = Tile<Isa, T>::cols;
     if constexpr (split<Isa>) {
