@@ -10,9 +10,8 @@ bool is_intel();  ///< the processor
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
 // has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
 // has registers that hold small matrices of such pairs; see MatrixUnit. `parts`: bfloat16 numbers that a
-// float32 operand is taken apart into, see split. `copies`:
-// whether operands whose rows are so far apart are copied to where they lie one after the other; it pays
-// where a tile takes a row of both in few cycles.
+// float32 operand is taken apart into, see split. `copies`: whether operands whose rows are so far apart are
+// copied to where they lie one after the other; it pays where a tile takes a row of both in few cycles.
 
 struct Baseline {
   static constexpr const char* name = "baseline";

@@ -202,7 +202,8 @@ struct WeightsB {
     }
   }
 
-  /// dst (depth, tile_cols): the panel's columns, zeros beyond the last. Thin: dst (width, column_size).
+  /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it
+  /// would be in every product.
   __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
     constexpr int N = Tile<Isa, T>::cols;
