@@ -35,25 +35,8 @@ struct AmxUnit {
     if (wide) _tile_zero(1);
     if (tall) _tile_zero(2);
     if (tall && wide) _tile_zero(3);
-    int64_t p = 0;
-    for (; p + N <= steps; p += N) {
+    for (int64_t p = 0; p < steps; p += N) {
       add<tall, wide>({a.data + p, a.stride}, {b.data + p * b.stride, b.stride});
-    }
-    if (p < steps) {
-      alignas(64) float a_end[2 * N * parts * N] = {}, b_end[N * parts * 2 * N] = {};
-      const Strip<float> a_rest{a_end, parts * N}, b_rest{b_end, parts * 2 * N};
-      for (int q = 0; q < parts; ++q) {
-        for (int i = 0; i < (tall ? 2 : 1) * N; ++i) {
-          copy_run(a_end + i * a_rest.stride + q * N, a.data + i * a.stride + q * (a.stride / parts) + p,
-                   steps - p);
-        }
-        for (int64_t i = 0; p + i < steps; ++i) {
-          memcpy(b_end + i * b_rest.stride + q * 2 * N, b.data + (p + i) * b.stride + q * (b.stride / parts),
-                 (wide ? 2 : 1) * N * sizeof(float));
-        }
-      }
-      written();
-      add<tall, wide>(a_rest, b_rest);
     }
     _tile_stored(0, sums, kRow);
     if (wide) _tile_stored(1, sums + N, kRow);

@@ -306,7 +306,8 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
   const int64_t left_size = split<Isa> ? left.values_size(block) : left.block_size(block),
                 right_size = right.block_size(block);
   // A tile's rows where it is transposed, a panel's where it is copied.
-  const int64_t row = Isa::parts * padded_stride(Left::pairs ? (block + 1) / 2 : block, sizeof(T));
+  const int64_t row =
+      Isa::parts * padded_stride(Left::pairs ? whole_steps<Isa>((block + 1) / 2) : block, sizeof(T));
   const int64_t tile_size = row * S::rows, panel_size = row * S::cols;
   const int64_t values_size = split<Isa> ? S::rows * padded_stride(block, sizeof(T)) : 0;
   const int64_t size =
@@ -328,7 +329,7 @@ void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, c
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
     for (int64_t k0 = 0; k0 < k; k0 += block) {
       const int64_t kc = ops::min_of(block, k - k0);
-      const int64_t steps = Left::pairs ? (kc + 1) / 2 : kc;
+      const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
       const Strip<T> a = [&] {
         if constexpr (split<Isa>) return left.values(k0, kc, left_buffer);
         return left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);

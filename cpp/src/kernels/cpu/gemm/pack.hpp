@@ -96,7 +96,7 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
 }
 
 /// Rows 2 p and 2 p + 1 of a panel src (k, tile_cols) become words of row p of dst, or of its row of each
-/// part: bfloat16 pairs, zero beyond the last. src may end where dst does.
+/// part: bfloat16 pairs, zero beyond the last, whole_steps of them. src may end where dst does.
 template <class Isa, class T>
 void pair_rows(T* dst, const T* src, int64_t k) {
   using Value = typename Tile<Isa, T>::Value;
@@ -112,9 +112,11 @@ void pair_rows(T* dst, const T* src, int64_t k) {
         for (int j = 0; j < 2; ++j) X::store(X::take_pair(a[j], b[j]), dst + j * L);
       }
     } else {
-      for (int64_t j = 0; j < n; j += L) X::store(X::pair(low + j, high + j), dst + p * n + j);
+      for (int64_t j = 0; j < n; j += L, dst += L) X::store(X::pair(low + j, high + j), dst);
     }
   }
+  const int64_t words = (k + 1) / 2;
+  memset(dst, 0, static_cast<size_t>((whole_steps<Isa>(words) - words) * Isa::parts * n) * sizeof(T));
 }
 
 /// Which matrix a product makes of the weights (tap, c, n) of a convolution.
@@ -151,7 +153,7 @@ struct WeightsB {
                                                       : taps * outputs;
   }
   /// Steps of the sum.
-  int64_t steps() const { return pairs ? (depth() + 1) / 2 : depth(); }
+  int64_t steps() const { return pairs ? whole_steps<Isa>((depth() + 1) / 2) : depth(); }
   int64_t width() const {
     return as == WeightsAs::rows                      ? outputs
            : as == WeightsAs::channels_by_tap_outputs ? taps * outputs
@@ -166,7 +168,7 @@ struct WeightsB {
     return (depth() + L - 1) / L * L;
   }
   int64_t panels() const { return (width() + Tile<Isa, T>::cols - 1) / Tile<Isa, T>::cols; }
-  int64_t panel_size() const { return (split<Isa> ? Isa::parts * steps() : depth()) * Tile<Isa, T>::cols; }
+  int64_t panel_size() const { return ops::max_of(Isa::parts * steps(), depth()) * Tile<Isa, T>::cols; }
   int64_t packed_size() const { return panels() * panel_size(); }
   int64_t columns_of(int64_t panel) const {
     return ops::min_of<int64_t>(Tile<Isa, T>::cols, width() - panel * Tile<Isa, T>::cols);

@@ -35,7 +35,7 @@ void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
 }
 
 /// Words of bfloat16 numbers, columns [begin, end) of rows 2 p and 2 p + 1 of src in row p of dst, or in its
-/// row of each part, a third of dst_stride apart; zeros beyond the last of `rows`.
+/// row of each part, a third of dst_stride apart; zeros beyond the last of `rows`, to whole_steps.
 template <class Isa, class S>
 void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, int64_t rows, int64_t begin,
                 int64_t end) {
@@ -61,6 +61,11 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
     for (; c + L <= end; c += L) put(Value(), c);
     for (; c < end; ++c) put(0.0f, c);
   }
+  const int64_t words = (rows + 1) / 2;
+  for (int64_t p = words * Isa::parts; p < whole_steps<Isa>(words) * Isa::parts;
+       ++p, dst += dst_stride / Isa::parts) {
+    for (int64_t c = begin; c < end; ++c) dst[c] = 0;
+  }
 }
 
 /// Rows of a view, where they lie or converted. half: as an operand of a product of bfloat16 numbers.
@@ -78,7 +83,7 @@ struct ViewRows {
   /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
-      if (rows == height && (!pairs || cols % 2 == 0)) {
+      if (rows == height && (!pairs || cols == 2 * tile_stride())) {
         return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride};
       }
     }
@@ -90,7 +95,7 @@ struct ViewRows {
       } else if constexpr (pairs) {
         Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
         convert(row, data + (m0 + i) * stride, cols);
-        if (cols % 2) row[cols] = Bf16{0};
+        for (int64_t c = cols; c < 2 * tile_stride(); ++c) row[c] = Bf16{0};
       } else {
         convert(buffer + i * ld, data + (m0 + i) * stride, cols);
       }
@@ -101,7 +106,7 @@ struct ViewRows {
 
   int64_t block_size(int64_t k) const {
     if (as_they_are && !pairs) return 0;
-    return (split<Isa> ? (k + 1) / 2 * Isa::parts : k) * padded_stride(cols, sizeof(T)) + kSlack;
+    return (pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : k) * padded_stride(cols, sizeof(T)) + kSlack;
   }
   /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read; readable(): the columns
   /// that may be.
@@ -134,7 +139,7 @@ struct ViewRows {
   static constexpr int L = Tile<Isa, T>::lanes;
 
   int64_t tile_stride() const {
-    const int64_t words = (cols + 1) / 2;
+    const int64_t words = whole_steps<Isa>((cols + 1) / 2);
     return split<Isa> ? padded_stride(words, sizeof(T)) : pairs ? words : cols;
   }
 
@@ -229,7 +234,8 @@ struct PatchRows {
   int64_t cols() const { return 9 * image.depth; }
   int64_t tile_size() const {
     constexpr int64_t rows = Tile<Isa, T>::rows;
-    return rows * cols() + kSlack + (split<Isa> ? rows * Isa::parts * part_stride() : 0);
+    return rows * ops::max_of(cols(), words()) + kSlack +
+           (split<Isa> ? rows * Isa::parts * part_stride() : 0);
   }
 
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
@@ -244,12 +250,12 @@ struct PatchRows {
       for (int64_t i = rows * split_stride; i < height * split_stride; ++i) buffer[i] = T(0);
       return {buffer, split_stride};
     }
-    const int64_t ld = pairs ? (cols() + 1) / 2 : cols();
+    const int64_t ld = pairs ? words() : cols();
     Element* dst = reinterpret_cast<Element*>(buffer);
     gather(m0, rows, pairs ? 2 * ld : ld, dst);
     for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
-    if (pairs && cols() % 2) {
-      for (int64_t i = 0; i < rows; ++i) dst[2 * ld * i + cols()] = Element();
+    for (int64_t i = 0; pairs && i < rows; ++i) {
+      for (int64_t c = cols(); c < 2 * ld; ++c) dst[2 * ld * i + c] = Element();
     }
     return {buffer, ld};
   }
@@ -257,7 +263,7 @@ struct PatchRows {
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
   EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
   int64_t block_size(int64_t k) const {
-    return (split<Isa> ? 3 * k + 3 : pairs ? 2 * k + 2 : k + 1) * readable() + kSlack;
+    return ((pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : 0) + k + 1) * readable() + kSlack;
   }
   int64_t values_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
   Strip<T> values(int64_t k0, int64_t k, T* buffer) const {
@@ -268,7 +274,7 @@ struct PatchRows {
   Strip<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
     const int64_t ld = readable();
     if constexpr (pairs) {
-      Element* rows = reinterpret_cast<Element*>(buffer + (k + 1) / 2 * Isa::parts * ld);
+      Element* rows = reinterpret_cast<Element*>(buffer + whole_steps<Isa>((k + 1) / 2) * Isa::parts * ld);
       gather(k0, k, ld, rows);
       interleave<Isa>(buffer, Isa::parts * ld, rows, ld, k, 0, cols());
       return {buffer, Isa::parts * ld};
@@ -279,7 +285,8 @@ struct PatchRows {
   }
 
  private:
-  int64_t part_stride() const { return padded_stride((cols() + 1) / 2, sizeof(T)); }
+  int64_t words() const { return whole_steps<Isa>((cols() + 1) / 2); }
+  int64_t part_stride() const { return padded_stride(words(), sizeof(T)); }
 
   /// Vectors run past the end of a line of the patch; what they spill is overwritten by the next.
   void gather(int64_t m0, int64_t rows, int64_t ld, Element* dst) const {

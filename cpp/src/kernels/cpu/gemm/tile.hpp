@@ -146,9 +146,17 @@ constexpr bool split = (Isa::parts > 1);
 template <class Isa>
 struct PairDot;
 
+/// Steps of a sum, filled up to what one instruction adds up. Operands are zero beyond the last.
+template <class Isa>
+constexpr int64_t whole_steps(int64_t steps) {
+  constexpr int64_t once = Isa::matrix ? Tile<Isa, float>::lanes : 1;
+  return (steps + once - 1) / once * once;
+}
+
 /// Products of small matrices of words of two bfloat16 numbers; specialised where there is an instruction:
 /// Session, which a thread has to hold during its products; and
-///   multiply(steps, a, b, tall, wide, sums),  sums (rows, 2 lanes) = A B over `steps` words of each part,
+///   multiply(steps, a, b, tall, wide, sums),  sums (rows, 2 lanes) = A B over whole_steps words of each
+///   part,
 /// of which half the rows are computed unless `tall`, and one vector of columns unless `wide`.
 template <class Isa>
 struct MatrixUnit {
