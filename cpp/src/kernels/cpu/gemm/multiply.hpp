@@ -33,7 +33,8 @@ struct Blocks {
                 ? 1
                 : (groups + kBlocks - 1) / kBlocks * kBlocks;
   }
-  int64_t begin(int64_t block) const { return ops::min_of(m, tiles * block / count * Tile<Isa, T>::rows); }
+  int64_t begin(int64_t block) const { return row(tiles * block / count); }
+  int64_t row(int64_t tile) const { return ops::min_of(m, tile * Tile<Isa, T>::rows); }
   int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
 };
 

@@ -127,7 +127,7 @@ class StackForward {
                                              kSlack);
       if (u + 1 < count_) hidden_row = ops::max_of(hidden_row, padded_stride(units_[u].dims.cout, sizeof(H)));
     }
-    const int64_t tiles = blocks.largest();
+    const int64_t tiles = ops::min_of(kBlockTiles, blocks.tiles);
     T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
     Strip<T>* strips = scope_.template take<Strip<T>>(threads * tiles);
     const int64_t local_size = acts_ ? 0 : tiles * Tile<Isa, T>::rows * hidden_row;
@@ -144,8 +144,10 @@ class StackForward {
       Room room{strips + team.rank * tiles,
                 tile_buffers + team.rank * tiles * tile_size,
                 {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
-      for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
-        block(blocks.begin(i), blocks.begin(i + 1), room);
+      const int64_t first = team.begin(blocks.tiles), share = team.end(blocks.tiles) - first;
+      const int64_t parts = (share + kBlockTiles - 1) / kBlockTiles;
+      for (int64_t i = 0; i < parts; ++i) {
+        block(blocks.row(first + share * i / parts), blocks.row(first + share * (i + 1) / parts), room);
       }
       if (!taps_last) return;
       team.barrier();
