@@ -150,55 +150,114 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
   }
 }
 
-/// dw += x^T dy of a 1x1 kernel with few outputs, as dy^T x: vectors of outputs would be nearly empty.
-template <class Isa, class T>
-void narrow_weight_gradient(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
-  const int64_t m = dims.in.pixels(), cin = dims.in.c, cout = dims.cout,
-                stride = padded_stride(cin, sizeof(T));
-  WorkspaceScope scope(ctx);
-  T* by_output = scope.take<T>(cout * stride);
-  for (int64_t i = 0; i < cout * stride; ++i) by_output[i] = T(0);
-  multiply_transposed<Isa, T>(ctx, m, ViewRows<Isa, T, T, false>{dy.data, dy.stride, cout}, cout,
-                              ViewRows<Isa, T, T, false>{x.data, x.stride, cin}, cin, by_output, stride);
-  for (int64_t c = 0; c < cin; ++c) {
-    for (int64_t n = 0; n < cout; ++n) dw[c * cout + n] += by_output[n * stride + c];
+/// dw += x^T dy, all pixels at once or one run of them after the other. Its memory is `scope`'s.
+template <class Isa, class T, bool half, class S, class D>
+class WeightGradient {
+ public:
+  WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, View<const S> x, View<const D> dy,
+                 T* dw)
+      : dims_(dims), x_{x.data, x.stride, dims.in.c}, dy_(dy), dw_(dw), sums_(dw), stride_(dims.cout) {
+    if (dims.kernel == 1) {
+      // Of few outputs dy^T x instead: vectors of outputs would be nearly empty.
+      narrow_ = !half && dims.cout <= Tile<Isa, T>::half_rows && dims.in.c >= Tile<Isa, T>::cols;
+      if (narrow_) take_sums(scope, dims.cout, dims.in.c);
+      return;
+    }
+    if (gather_input(dims)) {
+      image_ = bordered<Isa, T, half, S>(ctx, scope, x, dims.edge);
+    } else {
+      image_ = bordered<Isa, T, half, D>(ctx, scope, dy, false);
+      take_sums(scope, dims.in.c, 9 * dims.cout);  // (c, (tap, n)), taps from the last to the first
+    }
   }
-}
+
+  /// The images of dy with a border, of a 3x3 kernel with more inputs than outputs.
+  const Bordered<Isa, T, half>& dy_image() const { return image_; }
+
+  /// Values that each thread needs for itself.
+  int64_t room() const {
+    int64_t values = 0;
+    product(dy_.data, [&](const auto& p) { values = p.room(); });
+    return values;
+  }
+
+  /// Adds up pixels [begin, end); row m of dy is at dy + m * its stride.
+  void add(const Team& team, int64_t begin, int64_t end, const D* dy, T* room) const {
+    product(dy, [&](const auto& p) { p.run(team, begin, end, room); });
+  }
+
+  /// By one thread, after all pixels.
+  void finish() const {
+    const int64_t rows = dims_.weight_rows(), cout = dims_.cout;
+    if (narrow_) {
+      for (int64_t c = 0; c < dims_.in.c; ++c) {
+        for (int64_t n = 0; n < cout; ++n) dw_[c * cout + n] += sums_[n * stride_ + c];
+      }
+    } else if (sums_ != dw_) {
+      for (int64_t t = 0; t < 9; ++t) {
+        for (int64_t c = 0; c < dims_.in.c; ++c) {
+          const T* from = sums_ + c * stride_ + (8 - t) * cout;
+          T* to = dw_ + (t * rows + c) * cout;
+          for (int64_t n = 0; n < cout; ++n) to[n] += from[n];
+        }
+      }
+      if (dims_.edge) edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
+    }
+  }
+
+ private:
+  template <class X>
+  using Rows = ViewRows<Isa, T, X, half>;
+
+  void take_sums(WorkspaceScope& scope, int64_t rows, int64_t width) {
+    stride_ = padded_stride(width, sizeof(T));
+    sums_ = scope.take<T>(rows * stride_);
+    for (int64_t i = 0; i < rows * stride_; ++i) sums_[i] = T(0);
+  }
+
+  template <class F>
+  void product(const D* dy, const F& f) const {
+    const Rows<D> dy_rows{dy, dy_.stride, dims_.cout};
+    const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
+    if (narrow_) {
+      if constexpr (!half) {
+        f(TransposedProduct<Isa, T, Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_));
+      }
+    } else if (dims_.kernel == 1) {
+      f(TransposedProduct<Isa, T, Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_));
+    } else if (gather_input(dims_)) {
+      f(TransposedProduct<Isa, T, PatchRows<Isa, T, half>, Rows<D>>(m, {image_}, 9 * dims_.weight_rows(),
+                                                                    dy_rows, cout, sums_, stride_));
+    } else {
+      f(TransposedProduct<Isa, T, Rows<S>, PatchRows<Isa, T, half>>(m, x_, cin, {image_}, 9 * cout, sums_,
+                                                                    stride_));
+    }
+  }
+
+  ConvDims dims_;
+  Rows<S> x_;
+  View<const D> dy_;
+  T* dw_;
+  T* sums_;  ///< where products are added up: dw, or in another order
+  int64_t stride_;
+  bool narrow_ = false;
+  Bordered<Isa, T, half> image_;
+};
 
 /// dw += x^T dy.
 template <class Isa, class T, bool half, class S, class D>
 void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
-  const int64_t m = dims.in.pixels(), rows = dims.weight_rows();
+  const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
-  const ViewRows<Isa, T, S, half> x_rows{x.data, x.stride, dims.in.c};
-  const ViewRows<Isa, T, D, half> dy_rows{dy.data, dy.stride, dims.cout};
-  if (dims.kernel == 1) {
-    if constexpr (!half) {
-      if (dims.cout <= Tile<Isa, T>::half_rows && dims.in.c >= Tile<Isa, T>::cols) {
-        return narrow_weight_gradient<Isa, T>(ctx, dims, x, dy, dw);
-      }
-    }
-    multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, dy_rows, dims.cout, dw, dims.cout);
-    return;
-  }
-  if (gather_input(dims)) {
-    const PatchRows<Isa, T, half> patches{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)};
-    multiply_transposed<Isa, T>(ctx, m, patches, 9 * rows, dy_rows, dims.cout, dw, dims.cout);
-    return;
-  }
-  const PatchRows<Isa, T, half> patches{bordered<Isa, T, half, D>(ctx, scope, dy, false)};
-  const int64_t width = 9 * dims.cout, stride = padded_stride(width, sizeof(T));
-  T* by_tap = scope.take<T>(dims.in.c * stride);  // (c, (tap, n)), taps from the last to the first
-  for (int64_t i = 0; i < dims.in.c * stride; ++i) by_tap[i] = T(0);
-  multiply_transposed<Isa, T>(ctx, m, x_rows, dims.in.c, patches, width, by_tap, stride);
-  for (int64_t t = 0; t < 9; ++t) {
-    for (int64_t c = 0; c < dims.in.c; ++c) {
-      const T* from = by_tap + c * stride + (8 - t) * dims.cout;
-      T* to = dw + (t * rows + c) * dims.cout;
-      for (int64_t n = 0; n < dims.cout; ++n) to[n] += from[n];
-    }
-  }
-  if (dims.edge) edge_weight_gradient<Isa, T, D>(dims, dy, dw);
+  const WeightGradient<Isa, T, half, S, D> gradient(ctx, scope, dims, x, dy, dw);
+  const int threads = threads_for_product(ctx, m, dims.weight_rows() * dims.taps(), dims.cout);
+  const int64_t room = gradient.room();
+  T* rooms = scope.take<T>(threads * room);
+  run_team<Isa>(threads, [&](const Team& team) {
+    [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
+    gradient.add(team, 0, m, dy.data, rooms + team.rank * room);
+  });
+  gradient.finish();
 }
 
 }  // namespace evenflow::gemm

@@ -14,7 +14,7 @@ constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a th
 constexpr int64_t kBlockTiles = 8;
 constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights
+constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights, at most
 constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
@@ -33,10 +33,20 @@ struct Blocks {
                 ? 1
                 : (groups + kBlocks - 1) / kBlocks * kBlocks;
   }
-  int64_t begin(int64_t block) const { return row(tiles * block / count); }
+  int64_t begin(int64_t block) const { return row(first_tile(block)); }
   int64_t row(int64_t tile) const { return ops::min_of(m, tile * Tile<Isa, T>::rows); }
   int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
+  int64_t block_of(int64_t tile) const { return ((tile + 1) * count - 1) / tiles; }
+  int64_t first_tile(int64_t block) const { return tiles * block / count; }
 };
+
+/// Rows of a sum of `k` rows that a gradient of weights takes at once: whole tiles of the other products.
+template <class Isa, class T>
+int64_t pixel_block(int64_t k, bool pairs) {
+  const int64_t tiles = kPixelBlock / Tile<Isa, T>::rows;
+  const int64_t most = (pairs && !split<Isa> ? 2 : 1) * tiles * Tile<Isa, T>::rows;
+  return k <= most + most / 2 ? k : most;
+}
 
 /// `count` <= lanes rows of A, lda apart, times a packed column: sums[i] for i < count. Each lane adds up its
 /// share of k, then lanes are added up in order, the same for any count.
@@ -95,11 +105,12 @@ void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t 
   }
 }
 
-/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is; `fetch`: the next one
-/// has to be packed soon; far: see run_tile. buffer: room for the block's tiles.
-template <class Isa, class T, bool half, class A, class Panel, class Finish>
+/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is, finish_of(m0) what
+/// becomes of the tile at row m0; `fetch`: the next panel has to be packed soon; far: see run_tile. buffer:
+/// room for the block's tiles.
+template <class Isa, class T, bool half, class A, class Panel, class FinishOf>
 void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b,
-                    int64_t p_begin, int64_t p_end, const Panel& panel, const Finish& finish,
+                    int64_t p_begin, int64_t p_end, const Panel& panel, const FinishOf& finish_of,
                     Strip<T>* strips, T* buffer, bool far, bool fetch = false) {
   using S = Tile<Isa, T>;
   int64_t tiles = 0;
@@ -112,7 +123,7 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
     for (int64_t t = 0; t < tiles && columns.data; ++t) {
       const int64_t m0 = m_begin + t * S::rows;
       multiply_thin<Isa, T>(b.depth(), strips[t], {columns.data, b.column_size()}, m0,
-                            ops::min_of<int64_t>(S::rows, m_end - m0), b.width(), finish);
+                            ops::min_of<int64_t>(S::rows, m_end - m0), b.width(), finish_of(m0));
     }
     return;
   }
@@ -123,7 +134,7 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
       if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
       multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0,
                                              ops::min_of<int64_t>(S::rows, m_end - m0), p * S::cols,
-                                             b.columns_of(p), far, finish);
+                                             b.columns_of(p), far, finish_of(m0));
     }
   }
 }
@@ -213,8 +224,9 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
         b.pack(mine, p);
         return b.panel_at(mine);
       };
-      multiply_block(a, 0, m, b, team.begin(panels), team.end(panels), panel, finish.for_block(0), my_strips,
-                     a_buffer, far, true);
+      multiply_block(
+          a, 0, m, b, team.begin(panels), team.end(panels), panel,
+          [&](int64_t) { return finish.for_block(0); }, my_strips, a_buffer, far, true);
       return;
     }
     if (shared) {
@@ -222,8 +234,9 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       team.barrier();
     }
     for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
-      multiply_block(a, blocks.begin(i), blocks.begin(i + 1), b, 0, panels, shared_panel, finish.for_block(i),
-                     my_strips, a_buffer, far);
+      multiply_block(
+          a, blocks.begin(i), blocks.begin(i + 1), b, 0, panels, shared_panel,
+          [&](int64_t) { return finish.for_block(i); }, my_strips, a_buffer, far);
     }
   });
 }
@@ -290,100 +303,121 @@ void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, in
   }
 }
 
-/// c (m, n) += left^T right over k rows.
+/// c (m, n) += left^T right, a sum over k rows of both. Threads divide c. One call may take all rows, or each
+/// of several calls the next run of them, of whole blocks.
 template <class Isa, class T, class Left, class Right>
-void multiply_transposed(Context& ctx, int64_t k, const Left& left, int64_t m, const Right& right, int64_t n,
-                         T* c, int64_t ldc) {
-  using S = Tile<Isa, T>;
-  const int64_t tiles = (m + S::rows - 1) / S::rows, panels = (n + S::cols - 1) / S::cols;
-  const int threads = threads_for_product(ctx, m, n, k);
-  const int64_t most = Left::pairs && !split<Isa> ? 2 * kPixelBlock : kPixelBlock;
-  const int64_t block = k <= most + most / 2 ? k : most;
-  const int64_t chunk = ops::max_of<int64_t>(
-      1, kLeftBytes / (kPixelBlock * Isa::parts * S::rows * static_cast<int64_t>(sizeof(T))));
-  const AddTo<T> finish{c, ldc};
-  const bool far = m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes;
-  WorkspaceScope scope(ctx);
-  const int64_t left_size = split<Isa> ? left.values_size(block) : left.block_size(block),
-                right_size = right.block_size(block);
-  // A tile's rows where it is transposed, a panel's where it is copied.
-  const int64_t row =
-      Isa::parts * padded_stride(Left::pairs ? whole_steps<Isa>((block + 1) / 2) : block, sizeof(T));
-  const int64_t tile_size = row * S::rows, panel_size = row * S::cols;
-  const int64_t values_size = split<Isa> ? S::rows * padded_stride(block, sizeof(T)) : 0;
-  const int64_t size =
-      left_size + right_size + tile_size * ops::min_of(chunk, tiles) + panel_size + values_size + kSlack;
-  T* buffers = scope.take<T>(threads * size);
-  // The side that divides more evenly is divided.
-  const auto idle = [&](int64_t count) {
-    return ((count + threads - 1) / threads * threads - count) / static_cast<double>(count);
-  };
-  const bool by_panels = idle(panels) <= idle(tiles);
-  run_team<Isa>(threads, [&](const Team& team) {
-    [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-    T* left_buffer = buffers + team.rank * size;
-    T* right_buffer = left_buffer + left_size;
-    T* copied_panel = right_buffer + right_size;
-    T* values = copied_panel + panel_size;
-    T* copied_tiles = values + values_size;
-    const int64_t p_begin = by_panels ? team.begin(panels) : 0, p_end = by_panels ? team.end(panels) : panels;
-    const int64_t t_begin = by_panels ? 0 : team.begin(tiles), t_end = by_panels ? tiles : team.end(tiles);
-    for (int64_t k0 = 0; k0 < k; k0 += block) {
-      const int64_t kc = ops::min_of(block, k - k0);
+class TransposedProduct {
+ public:
+  TransposedProduct(int64_t k, const Left& left, int64_t m, const Right& right, int64_t n, T* c, int64_t ldc)
+      : left_(left),
+        right_(right),
+        m_(m),
+        n_(n),
+        tiles_((m + S::rows - 1) / S::rows),
+        panels_((n + S::cols - 1) / S::cols),
+        block_(pixel_block<Isa, T>(k, Left::pairs)),
+        chunk_(ops::max_of<int64_t>(
+            1, kLeftBytes / (kPixelBlock * Isa::parts * S::rows * static_cast<int64_t>(sizeof(T))))),
+        row_(Isa::parts *
+             padded_stride(Left::pairs ? whole_steps<Isa>((block_ + 1) / 2) : block_, sizeof(T))),
+        left_size_(split<Isa> ? left.values_size(block_) : left.block_size(block_)),
+        right_size_(right.block_size(block_)),
+        far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
+        finish_{c, ldc} {}
+
+  /// Values that each thread needs for itself.
+  int64_t room() const {
+    return left_size_ + right_size_ + row_ * S::cols + values_size() +
+           row_ * S::rows * ops::min_of(chunk_, tiles_) + kSlack;
+  }
+
+  void run(const Team& team, int64_t k_begin, int64_t k_end, T* room) const {
+    T* left_buffer = room;
+    T* right_buffer = left_buffer + left_size_;
+    T* copied_panel = right_buffer + right_size_;
+    T* values = copied_panel + row_ * S::cols;
+    T* copied_tiles = values + values_size();
+    const int64_t tile_size = row_ * S::rows;
+    // The side that divides more evenly is divided.
+    const auto idle = [&](int64_t count) {
+      return ((count + team.size - 1) / team.size * team.size - count) / static_cast<double>(count);
+    };
+    // If both do, the one that costs more to lay out.
+    const bool by_panels = Isa::matrix ? idle(panels_) < idle(tiles_) : idle(panels_) <= idle(tiles_);
+    const int64_t p_begin = by_panels ? team.begin(panels_) : 0,
+                  p_end = by_panels ? team.end(panels_) : panels_;
+    const int64_t t_begin = by_panels ? 0 : team.begin(tiles_), t_end = by_panels ? tiles_ : team.end(tiles_);
+    const int64_t m_end = ops::min_of(m_, t_end * S::rows), n_end = ops::min_of(n_, p_end * S::cols);
+    for (int64_t k0 = k_begin; k0 < k_end; k0 += block_) {
+      const int64_t kc = ops::min_of(block_, k_end - k0);
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
       const Strip<T> a = [&] {
-        if constexpr (split<Isa>) return left.values(k0, kc, left_buffer);
-        return left.block(k0, kc, t_begin * S::rows, ops::min_of(m, t_end * S::rows), left_buffer);
+        if constexpr (split<Isa>) return left_.values(k0, kc, left_buffer);
+        return left_.block(k0, kc, t_begin * S::rows, m_end, left_buffer);
       }();
-      const Strip<T> b =
-          right.block(k0, kc, p_begin * S::cols, ops::min_of(n, p_end * S::cols), right_buffer);
+      const Strip<T> b = right_.block(k0, kc, p_begin * S::cols, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
       const bool copy_left =
           Isa::matrix || (p_end - p_begin >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
-          ops::min_of(chunk, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
-      const int64_t first_copied = left.readable() / S::rows * S::rows;
-      if (!copy_left && t_end * S::rows > left.readable()) {
-        copy_columns(copied_tiles, S::rows, 1, a, first_copied, m, steps);
+          ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
+      const int64_t first_copied = left_.readable() / S::rows * S::rows;
+      if (!copy_left && t_end * S::rows > left_.readable()) {
+        copy_columns(copied_tiles, S::rows, 1, a, first_copied, m_, steps);
       }
-      const int64_t next = k0 + kc, ahead = ops::min_of(block, k - next);
-      const int64_t chunks = (t_end - t_begin + chunk - 1) / chunk, shares = chunks * (p_end - p_begin);
+      const int64_t next = k0 + kc, ahead = ops::min_of(block_, k_end - next);
+      const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * (p_end - p_begin);
       for (int64_t i = 0; i < shares; ++i) {
-        const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk;
-        const int64_t t1 = ops::min_of(t_end, t0 + chunk);
-        const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n - n0);
+        const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk_;
+        const int64_t t1 = ops::min_of(t_end, t0 + chunk_);
+        const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n_ - n0);
         Strip<T> panel{b.data + n0, b.stride};
-        if (copy_right || n0 + (cols > S::lanes ? S::cols : S::lanes) > right.readable()) {
-          copy_columns(copied_panel, S::cols, Isa::parts, b, n0, n, steps);
+        if (copy_right || n0 + (cols > S::lanes ? S::cols : S::lanes) > right_.readable()) {
+          copy_columns(copied_panel, S::cols, Isa::parts, b, n0, n_, steps);
           panel = {copied_panel, Isa::parts * S::cols};
         }
         if (copy_left && p == p_begin) {
-          const int64_t end = ops::min_of(m, t1 * S::rows);
+          const int64_t end = ops::min_of(m_, t1 * S::rows);
           if constexpr (split<Isa>) {
-            split_tiles<Isa>(copied_tiles, row, a, t0 * S::rows, end, kc, values);
+            split_tiles<Isa>(copied_tiles, row_, a, t0 * S::rows, end, kc, values);
           } else if constexpr (Isa::matrix) {
-            transpose_tiles<Isa>(copied_tiles, row, a, t0 * S::rows, end, steps);
+            transpose_tiles<Isa>(copied_tiles, row_, a, t0 * S::rows, end, steps);
           } else {
             copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, end, steps);
           }
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
-          left.prefetch(next + r, t_begin * S::rows, ops::min_of(m, t_end * S::rows));
-          right.prefetch(next + r, p_begin * S::cols, ops::min_of(n, p_end * S::cols));
+          left_.prefetch(next + r, t_begin * S::rows, m_end);
+          right_.prefetch(next + r, p_begin * S::cols, n_end);
         }
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
-              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row : S::rows}
-              : m0 + S::rows > left.readable() ? Strip<T>{copied_tiles, S::rows}
-                                               : Strip<T>{a.data + m0, a.stride};
+              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : S::rows}
+              : m0 + S::rows > left_.readable() ? Strip<T>{copied_tiles, S::rows}
+                                                : Strip<T>{a.data + m0, a.stride};
           multiply_tile<Isa, T, !Isa::matrix, Left::pairs>(
-              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m - m0), n0, cols, far, finish);
+              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_, finish_);
         }
       }
     }
-  });
-}
+  }
+
+ private:
+  using S = Tile<Isa, T>;
+
+  int64_t values_size() const { return split<Isa> ? S::rows * padded_stride(block_, sizeof(T)) : 0; }
+
+  Left left_;
+  Right right_;
+  int64_t m_, n_, tiles_, panels_;
+  int64_t block_;  ///< steps of the sum
+  int64_t chunk_;  ///< tiles whose left sides stay in the second-level cache
+  int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied
+  int64_t left_size_, right_size_;
+  bool far_;
+  AddTo<T> finish_;
+};
 
 }  // namespace evenflow::gemm

@@ -41,6 +41,68 @@ EVENFLOW_HD bool pointwise_inside(const StackUnit<T>* units, int count) {
   return count > 1 && gather_input(units[0].dims);
 }
 
+/// The weights of a chain's units, packed, and products with them.
+template <class Isa, class T, bool half>
+class PackedUnits {
+ public:
+  void take(WorkspaceScope& scope, int count) {
+    count_ = count;
+    weights_ = scope.take<WeightsB<Isa, T, half>>(count);
+    packed_ = scope.take<T*>(count);
+  }
+
+  void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, half>& weights) {
+    weights_[u] = weights;
+    packed_[u] = scope.take<T>(weights.packed_size());
+    panels_ += weights.panels();
+    // Values of patches, and their parts of half the size.
+    tile_size_ = ops::max_of(tile_size_, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
+                                                 padded_stride(weights.depth(), sizeof(T)) +
+                                             kSlack);
+  }
+
+  /// Of the largest tile of pixels.
+  int64_t tile_size() const { return tile_size_; }
+
+  /// This thread's share.
+  void pack(const Team& team) const {
+    int64_t first = 0;
+    for (int u = 0; u < count_; first += weights_[u++].panels()) {
+      for (int64_t p = 0; p < weights_[u].panels(); ++p) {
+        if (first + p < team.begin(panels_) || first + p >= team.end(panels_)) continue;
+        weights_[u].pack(packed_[u] + p * weights_[u].panel_size(), p);
+      }
+    }
+  }
+
+  /// finish_of(m0)(rows [begin, end) of a times the weights of unit u).
+  template <class A, class FinishOf>
+  void multiply(int u, const A& a, int64_t begin, int64_t end, const FinishOf& finish_of, Strip<T>* strips,
+                T* tiles) const {
+    const WeightsB<Isa, T, half>& b = weights_[u];
+    multiply_block(
+        a, begin, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); }, finish_of,
+        strips, tiles, true);
+  }
+
+ private:
+  int count_ = 0;
+  WeightsB<Isa, T, half>* weights_ = nullptr;
+  T** packed_ = nullptr;
+  int64_t panels_ = 0, tile_size_ = 0;
+};
+
+/// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache
+/// holds, so that weights are seldom read.
+template <class F>
+void by_tiles(int64_t first, int64_t last, const F& f) {
+  const int64_t count = last - first,
+                parts = ops::max_of<int64_t>(1, (count + kBlockTiles / 2) / kBlockTiles);
+  for (int64_t i = 0; i < parts && count > 0; ++i)
+    f(first + count * i / parts, first + count * (i + 1) / parts);
+}
+constexpr int64_t kMostTiles = kBlockTiles + kBlockTiles / 2;  ///< at a time, of by_tiles
+
 template <class Isa, class T, class H>
 class StackForward {
  public:
@@ -112,22 +174,16 @@ class StackForward {
     const StackUnit<T>& last = units_[count_ - 1];
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
-    weights_ = scope_.template take<WeightsB<Isa, T, half>>(count_);
-    packed_ = scope_.template take<T*>(count_);
-    int64_t tile_size = 0, hidden_row = 0, panels = 0;
+    weights_.take(scope_, count_);
+    int64_t hidden_row = 0;
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
-      weights_[u] = WeightsB<Isa, T, half>(by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows,
-                                           units_[u].dims, units_[u].w);
-      packed_[u] = scope_.template take<T>(weights_[u].packed_size());
-      panels += weights_[u].panels();
-      // Values of patches, and their parts of half the size.
-      tile_size = ops::max_of(tile_size, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
-                                                 padded_stride(weights_[u].depth(), sizeof(T)) +
-                                             kSlack);
+      weights_.set(
+          scope_, u,
+          {by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows, units_[u].dims, units_[u].w});
       if (u + 1 < count_) hidden_row = ops::max_of(hidden_row, padded_stride(units_[u].dims.cout, sizeof(H)));
     }
-    const int64_t tiles = ops::min_of(kBlockTiles, blocks.tiles);
+    const int64_t tiles = ops::min_of(kMostTiles, blocks.tiles), tile_size = weights_.tile_size();
     T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
     Strip<T>* strips = scope_.template take<Strip<T>>(threads * tiles);
     const int64_t local_size = acts_ ? 0 : tiles * Tile<Isa, T>::rows * hidden_row;
@@ -139,16 +195,13 @@ class StackForward {
     if (taps_first) image_ = bordered<Isa, T, half, T>(ctx_, scope_, x_, units_[0].dims.edge);
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-      pack_share(team, panels);
+      weights_.pack(team);
       team.barrier();
-      Room room{strips + team.rank * tiles,
-                tile_buffers + team.rank * tiles * tile_size,
-                {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
-      const int64_t first = team.begin(blocks.tiles), share = team.end(blocks.tiles) - first;
-      const int64_t parts = (share + kBlockTiles - 1) / kBlockTiles;
-      for (int64_t i = 0; i < parts; ++i) {
-        block(blocks.row(first + share * i / parts), blocks.row(first + share * (i + 1) / parts), room);
-      }
+      const Room room{strips + team.rank * tiles,
+                      tile_buffers + team.rank * tiles * tile_size,
+                      {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
+      by_tiles(team.begin(blocks.tiles), team.end(blocks.tiles),
+               [&](int64_t first, int64_t end) { block(blocks.row(first), blocks.row(end), room); });
       if (!taps_last) return;
       team.barrier();
       gather_taps<Isa, T>(
@@ -163,16 +216,6 @@ class StackForward {
     T* tiles;
     H* hidden[2];  ///< of the present block, where activations are not kept
   };
-
-  void pack_share(const Team& team, int64_t panels) {
-    int64_t first = 0;
-    for (int u = 0; u < count_; first += weights_[u++].panels()) {
-      for (int64_t p = 0; p < weights_[u].panels(); ++p) {
-        if (first + p < team.begin(panels) || first + p >= team.end(panels)) continue;
-        weights_[u].pack(packed_[u] + p * weights_[u].panel_size(), p);
-      }
-    }
-  }
 
   /// Hidden activations of a unit such that row m is at data + m * stride.
   View<H> hidden(int u, int64_t m_begin, const Room& room) const {
@@ -209,10 +252,7 @@ class StackForward {
 
   template <class A, class Finish>
   void product(int u, const A& a, int64_t begin, int64_t end, const Room& room, const Finish& finish) const {
-    const WeightsB<Isa, T, half>& b = weights_[u];
-    multiply_block(
-        a, begin, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); }, finish,
-        room.strips, room.tiles, true);
+    weights_.multiply(u, a, begin, end, [&](int64_t) { return finish; }, room.strips, room.tiles);
   }
 
   Context& ctx_;
@@ -223,8 +263,7 @@ class StackForward {
   View<T> h_;
   int64_t m_;
   H* acts_;
-  WeightsB<Isa, T, half>* weights_ = nullptr;
-  T** packed_ = nullptr;
+  PackedUnits<Isa, T, half> weights_;
   T* products_ = nullptr;
   const T* outside_ = nullptr;
   Bordered<Isa, T, half> image_;
@@ -246,16 +285,29 @@ class StackBackward {
         hidden_{const_cast<H*>(acts), units, m_} {}
 
   void run() {
+    if (count_ == 1) return first_unit<T>(dh_);
+    int64_t depth = 1;
+    for (int u = 0; u < count_; ++u) {
+      depth = ops::max_of(depth, units_[u].dims.taps() * units_[u].dims.cout);
+    }
+    const Blocks<Isa, T> blocks(m_, depth);
+    if (blocks.count > 1 && pointwise_inside(units_, count_)) {
+      by_blocks(blocks);
+    } else {
+      by_units();
+    }
+  }
+
+ private:
+  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
+
+  void by_units() {
     WorkspaceScope scope(ctx_);
     int64_t widest = 0;
     for (int u = 0; u + 1 < count_; ++u) {
       widest = ops::max_of(widest, padded_stride(units_[u].dims.cout, sizeof(H)));
     }
     H* buffers[2] = {scope.template take<H>(m_ * widest), scope.template take<H>(m_ * widest)};
-    if (count_ == 1) {
-      first_unit<T>(dh_);
-      return;
-    }
     View<H> da = buffer_for(count_ - 2, buffers);
     inner_unit<T>(count_ - 1, dh_, da);
     for (int u = count_ - 2; u > 0; --u) {
@@ -265,9 +317,6 @@ class StackBackward {
     }
     first_unit<H>(da);
   }
-
- private:
-  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
 
   View<H> buffer_for(int u, H* const* buffers) const {
     View<H> v = hidden_[u];
@@ -287,20 +336,10 @@ class StackBackward {
     const bool taps = unit.dims.kernel == 3 && gather_input(unit.dims);
     const int64_t blocks =
         taps ? 1 : Blocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
-    T* sums = scope.template take<T>(blocks * 2 * width);
-    for (int64_t i = 0; i < blocks * 2 * width; ++i) sums[i] = T(0);
-    const ActivateBackward<T, H> finish{below.data,           below.stride,        y.data, y.stride,
-                                        lower.epilogue.scale, lower.epilogue.relu, sums,   width};
-    conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, finish);
-    for (int64_t c = 0; c < width; ++c) {
-      double total = 0, dots = 0;
-      for (int64_t b = 0; b < blocks; ++b) {
-        total += sums[2 * b * width + c];
-        dots += sums[(2 * b + 1) * width + c];
-      }
-      if (lower.dbias) lower.dbias[c] += static_cast<T>(total);
-      if (lower.dlogs) lower.dlogs[c] += static_cast<T>(lower.logs_factor * dots);
-    }
+    T* sums = zero_sums(scope, blocks, width);
+    conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w,
+                                        derivative(u - 1, below.data, below.stride, sums));
+    add_sums(lower, sums, blocks);
     conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw);
   }
 
@@ -313,6 +352,154 @@ class StackBackward {
     conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw);
   }
 
+  /// What turns the gradient of unit u's activation into da (rows at c) and adds up its columns.
+  ActivateBackward<T, H> derivative(int u, H* c, int64_t stride, T* sums) const {
+    const View<H> y = hidden_[u];
+    const Epilogue<T>& e = units_[u].epilogue;
+    return {c, stride, y.data, y.stride, e.scale, e.relu, sums, y.shape.c};
+  }
+
+  static T* zero_sums(WorkspaceScope& scope, int64_t blocks, int64_t width) {
+    T* sums = scope.take<T>(blocks * 2 * width);
+    for (int64_t i = 0; i < blocks * 2 * width; ++i) sums[i] = T(0);
+    return sums;
+  }
+
+  /// The sums of all blocks to the gradients of bias and scale.
+  static void add_sums(const StackUnit<T>& unit, const T* sums, int64_t blocks) {
+    const int64_t width = unit.dims.cout;
+    for (int64_t c = 0; c < width; ++c) {
+      double total = 0, dots = 0;
+      for (int64_t b = 0; b < blocks; ++b) {
+        total += sums[2 * b * width + c];
+        dots += sums[(2 * b + 1) * width + c];
+      }
+      if (unit.dbias) unit.dbias[c] += static_cast<T>(total);
+      if (unit.dlogs) unit.dlogs[c] += static_cast<T>(unit.logs_factor * dots);
+    }
+  }
+
+  /// A run of pixels at a time: each thread takes its share through all units, then all threads add the run
+  /// to the gradients of the weights. Activations come from memory once, and their derivatives never go
+  /// there.
+  void by_blocks(const Blocks<Isa, T>& blocks) {
+    WorkspaceScope scope(ctx_);
+    const int threads = ctx_.threads(), last = count_ - 1;
+    const int64_t run = pixels_of_run(threads);
+    weights_.take(scope, count_);
+    da_ = scope.template take<View<H>>(last);
+    sums_ = scope.template take<T*>(last);
+    for (int u = 0; u < count_; ++u) {
+      const StackUnit<T>& unit = units_[u];
+      weights_.set(scope, u,
+                   {u > 0 && unit.dims.kernel == 3 ? WeightsAs::tap_outputs_by_channels
+                                                   : WeightsAs::outputs_by_tap_channels,
+                    unit.dims, unit.w});
+      if (u == last) break;
+      da_[u] = hidden_[u];
+      da_[u].data = scope.template take<H>(run * da_[u].stride);
+      sums_[u] = zero_sums(scope, blocks.count, unit.dims.cout);
+    }
+    using Inner = WeightGradient<Isa, T, half, H, H>;
+    const WeightGradient<Isa, T, half, T, H> first(ctx_, scope, units_[0].dims, x_, da_[0], units_[0].dw);
+    const WeightGradient<Isa, T, half, H, T> end(ctx_, scope, units_[last].dims, hidden_[last - 1], dh_,
+                                                 units_[last].dw);
+    Inner* inner = scope.template take<Inner>(last);
+    int64_t gradient_size = ops::max_of(first.room(), end.room());
+    for (int u = 1; u < last; ++u) {
+      new (inner + u) Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw);
+      gradient_size = ops::max_of(gradient_size, inner[u].room());
+    }
+    dh_image_ = end.dy_image();
+    if (dx_.data && units_[0].dims.kernel == 3) {
+      products_ = scope.template take<T>(m_ * products_stride<T>(x_.shape.c) + kSlack);
+    }
+    const int64_t tiles = ops::min_of(kMostTiles, blocks.tiles), tiles_size = tiles * weights_.tile_size();
+    const int64_t room_size = ops::max_of(tiles_size, gradient_size);
+    T* rooms = scope.template take<T>(threads * room_size);
+    Strip<T>* strips = scope.template take<Strip<T>>(threads * tiles);
+    run_team<Isa>(threads, [&](const Team& team) {
+      [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
+      T* room = rooms + team.rank * room_size;
+      weights_.pack(team);
+      team.barrier();
+      for (int64_t begin = 0; begin < m_; begin += run) {
+        const int64_t stop = ops::min_of(m_, begin + run);
+        by_tiles(share_of(blocks, begin, stop, team.rank, team.size),
+                 share_of(blocks, begin, stop, team.rank + 1, team.size),
+                 [&](int64_t tile, int64_t tile_end) {
+                   derivatives(blocks, begin, blocks.row(tile), ops::min_of(stop, blocks.row(tile_end)),
+                               strips + team.rank * tiles, room);
+                 });
+        team.barrier();
+        end.add(team, begin, stop, dh_.data, room);
+        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, stop, da_of(u, begin).data, room);
+        first.add(team, begin, stop, da_of(0, begin).data, room);
+        team.barrier();
+      }
+      if (!products_) return;
+      gather_taps<Isa, T>(x_.shape, team.begin(m_), team.end(m_), -1, products_, x_.shape.c,
+                          static_cast<const T*>(nullptr), AddTo<T>{dx_.data, dx_.stride});
+    });
+    end.finish();
+    for (int u = 1; u < last; ++u) inner[u].finish();
+    first.finish();
+    for (int u = 0; u < last; ++u) add_sums(units_[u], sums_[u], blocks.count);
+  }
+
+  /// Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockTiles tiles
+  /// for each thread.
+  int64_t pixels_of_run(int threads) const {
+    const int64_t block = pixel_block<Isa, T>(m_, by_pairs<Isa, half>);
+    return (threads * kBlockTiles * Tile<Isa, T>::rows + block - 1) / block * block;
+  }
+
+  /// The first tile of a thread's share of rows [begin, end): a block of column sums has one thread.
+  static int64_t share_of(const Blocks<Isa, T>& blocks, int64_t begin, int64_t end, int rank, int size) {
+    constexpr int64_t rows = Tile<Isa, T>::rows;
+    const int64_t first = begin / rows, last = (end + rows - 1) / rows;
+    if (rank == size) return last;
+    const int64_t tile = first + (last - first) * rank / size;
+    return ops::max_of(first, blocks.first_tile(blocks.block_of(tile)));
+  }
+
+  /// da of unit u, of a run that starts at row `begin`, such that row m is at data + m * stride.
+  View<H> da_of(int u, int64_t begin) const {
+    View<H> view = da_[u];
+    view.data -= begin * view.stride;
+    return view;
+  }
+
+  /// Rows [m, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
+  void derivatives(const Blocks<Isa, T>& blocks, int64_t begin, int64_t m, int64_t end, Strip<T>* strips,
+                   T* tiles) const {
+    const auto derive = [&](int u, const auto& a) {
+      const View<H> below = da_of(u - 1, begin);
+      const ActivateBackward<T, H> finish = derivative(u - 1, below.data, below.stride, sums_[u - 1]);
+      weights_.multiply(
+          u, a, m, end,
+          [&](int64_t m0) { return finish.for_block(blocks.block_of(m0 / Tile<Isa, T>::rows)); }, strips,
+          tiles);
+    };
+    if (units_[count_ - 1].dims.kernel == 3) {
+      derive(count_ - 1, PatchRows<Isa, T, half>{dh_image_});
+    } else {
+      derive(count_ - 1, ViewRows<Isa, T, T, half>{dh_.data, dh_.stride, dh_.shape.c});
+    }
+    const auto rows_of = [&](int u) {
+      const View<H> da = da_of(u, begin);
+      return ViewRows<Isa, T, H, half>{da.data, da.stride, da.shape.c};
+    };
+    for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
+    if (products_) {
+      const Activate<T, T> finish{products_, products_stride<T>(x_.shape.c)};
+      weights_.multiply(0, rows_of(0), m, end, [&](int64_t) { return finish; }, strips, tiles);
+    } else if (dx_.data) {
+      const AddTo<T> finish{dx_.data, dx_.stride};
+      weights_.multiply(0, rows_of(0), m, end, [&](int64_t) { return finish; }, strips, tiles);
+    }
+  }
+
   Context& ctx_;
   const StackUnit<T>* units_;
   int count_;
@@ -321,6 +508,11 @@ class StackBackward {
   View<T> dx_;
   int64_t m_;
   HiddenViews<T, H> hidden_;
+  PackedUnits<Isa, T, half> weights_;
+  View<H>* da_ = nullptr;  ///< of the present run, of all units but the last
+  T** sums_ = nullptr;     ///< their columns' sums, (blocks, 2, width)
+  T* products_ = nullptr;
+  Bordered<Isa, T, half> dh_image_;
 };
 
 }  // namespace evenflow::gemm
