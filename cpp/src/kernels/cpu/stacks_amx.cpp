@@ -16,20 +16,28 @@ struct AmxUnit {
   using Session = MatrixRegisters;
 
   static void multiply(int64_t steps, Strip<float> a, Strip<float> b, bool tall, bool wide, float* sums) {
+    const auto nothing = [](int64_t) {};
     if (tall && wide) {
-      run<true, true>(steps, a, b, sums);
+      run<true, true>(steps, a, b, sums, nothing);
     } else if (tall) {
-      run<true, false>(steps, a, b, sums);
+      run<true, false>(steps, a, b, sums, nothing);
     } else if (wide) {
-      run<false, true>(steps, a, b, sums);
+      run<false, true>(steps, a, b, sums, nothing);
     } else {
-      run<false, false>(steps, a, b, sums);
+      run<false, false>(steps, a, b, sums, nothing);
     }
   }
 
+  template <class Between>
+  EVENFLOW_HD static void multiply(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+                                   const Between& between) {
+    run<true, true>(steps, a, b, sums, between);
+  }
+
  private:
-  template <bool tall, bool wide>
-  static void run(int64_t steps, Strip<float> a, Strip<float> b, float* sums) {
+  template <bool tall, bool wide, class Between>
+  EVENFLOW_HD static void run(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+                              const Between& between) {
     written();
     _tile_zero(0);
     if (wide) _tile_zero(1);
@@ -37,6 +45,7 @@ struct AmxUnit {
     if (tall && wide) _tile_zero(3);
     for (int64_t p = 0; p < steps; p += N) {
       add<tall, wide>({a.data + p, a.stride}, {b.data + p * b.stride, b.stride});
+      between(N);
     }
     _tile_stored(0, sums, kRow);
     if (wide) _tile_stored(1, sums + N, kRow);

@@ -127,16 +127,17 @@ void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<I
     }
     return;
   }
+  TileProducts<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
   for (int64_t p = p_begin; p < p_end; ++p) {
     const Strip<T> right = panel(p);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t m0 = m_begin + t * S::rows;
       if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
-      multiply_tile<Isa, T, false, A::pairs>(b.steps(), strips[t], right, m0,
-                                             ops::min_of<int64_t>(S::rows, m_end - m0), p * S::cols,
-                                             b.columns_of(p), far, finish_of(m0));
+      products.multiply(b.steps(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
+                        p * S::cols, b.columns_of(p), far, finish_of(m0));
     }
   }
+  products.end();
 }
 
 /// finish(row B) for one row: as many sums side by side as keep the multiply-add units busy, of weights as
@@ -338,6 +339,7 @@ class TransposedProduct {
     T* values = copied_panel + row_ * S::cols;
     T* copied_tiles = values + values_size();
     const int64_t tile_size = row_ * S::rows;
+    TileProducts<Isa, T, !Isa::matrix, Left::pairs, AddTo<T>> products;
     // The side that divides more evenly is divided.
     const auto idle = [&](int64_t count) {
       return ((count + team.size - 1) / team.size * team.size - count) / static_cast<double>(count);
@@ -397,11 +399,12 @@ class TransposedProduct {
               copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : S::rows}
               : m0 + S::rows > left_.readable() ? Strip<T>{copied_tiles, S::rows}
                                                 : Strip<T>{a.data + m0, a.stride};
-          multiply_tile<Isa, T, !Isa::matrix, Left::pairs>(
-              steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_, finish_);
+          products.multiply(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_,
+                            finish_);
         }
       }
     }
+    products.end();
   }
 
  private:

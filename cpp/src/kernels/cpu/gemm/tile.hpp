@@ -244,37 +244,13 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
   }
 }
 
-/// run_tile by matrices.
-template <class Isa, class T, class Finish>
-void run_matrix_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                     bool far, const Finish& finish) {
-  using S = Tile<Isa, T>;
-  using Value = typename S::Value;
-  alignas(Isa::vector_bytes) T sums[S::rows * S::cols];
-  if (far) finish.prefetch(rows, m0, n0);
-  MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
-  int64_t j = 0;
-  for (; j + S::lanes <= cols; j += S::lanes) {
-    finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
-      return *reinterpret_cast<const Value*>(sums + i * S::cols + j);
-    });
-  }
-  for (; j < cols; ++j) {
-    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
-                                       [&](int i) { return sums[i * S::cols + j]; });
-  }
-}
-
 /// Chooses the tile's height and width.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
 void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
                    bool far, const Finish& finish) {
   using S = Tile<Isa, T>;
   const int height = S::height_for(rows);
-  if constexpr (Isa::matrix) {
-    static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
-    run_matrix_tile<Isa, T>(k, a, b, m0, rows, n0, cols, far, finish);
-  } else if (cols > S::lanes) {
+  if (cols > S::lanes) {
     if (height == S::rows)
       run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else if (height > 1)
@@ -290,6 +266,82 @@ void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, 
       run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
   }
 }
+
+/// Tiles of a product, one after the other: see multiply_tile.
+template <class Isa, class T, bool columns, bool pairs, class Finish, bool matrix = Isa::matrix>
+struct TileProducts {
+  EVENFLOW_HD void multiply(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0,
+                            int64_t cols, bool far, const Finish& finish) {
+    multiply_tile<Isa, T, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+  }
+  EVENFLOW_HD void end() {}
+};
+
+/// The same by matrices. What becomes of a tile happens piece by piece during the next one, whose products
+/// keep the processor's other units waiting otherwise; of the last one in end().
+template <class Isa, class T, bool columns, bool pairs, class Finish>
+class TileProducts<Isa, T, columns, pairs, Finish, true> {
+ public:
+  static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
+
+  void multiply(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+                bool far, const Finish& finish) {
+    if (rows == S::rows && cols == S::cols) {
+      int piece = 0;
+      int64_t steps = 0;
+      MatrixUnit<Isa>::multiply(k, a, b, sums_[1 - last_], [&](int64_t step) {
+        for (steps += kPieces * step; steps >= k; steps -= k, ++piece) {
+          if (far) finish.prefetch(S::rows / kPieces, m0 + piece * (S::rows / kPieces), n0);
+          if (waiting_) this->finish(piece);
+        }
+      });
+      last_ = 1 - last_;
+      waiting_ = true;
+      finish_ = finish;
+      m0_ = m0;
+      n0_ = n0;
+      return;
+    }
+    end();
+    T* sums = sums_[0];
+    if (far) finish.prefetch(rows, m0, n0);
+    MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
+    int64_t j = 0;
+    for (; j + S::lanes <= cols; j += S::lanes) {
+      finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
+        return *reinterpret_cast<const Value*>(sums + i * S::cols + j);
+      });
+    }
+    for (; j < cols; ++j) {
+      finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
+                                         [&](int i) { return sums[i * S::cols + j]; });
+    }
+  }
+
+  void end() {
+    for (int piece = 0; waiting_ && piece < kPieces; ++piece) finish(piece);
+    waiting_ = false;
+  }
+
+ private:
+  using S = Tile<Isa, T>;
+  using Value = typename S::Value;
+  static constexpr int kPieces = 16, kRows = 2 * S::rows / kPieces;  ///< of one vector each
+
+  EVENFLOW_HD void finish(int piece) const {
+    const int j = piece / (kPieces / 2) * S::lanes, first = piece % (kPieces / 2) * kRows;
+    const T* sums = sums_[last_] + first * S::cols + j;
+    finish_.template columns<Isa, kRows, Value>(kRows, m0_ + first, n0_ + j, [&](int i) -> Value {
+      return *reinterpret_cast<const Value*>(sums + i * S::cols);
+    });
+  }
+
+  alignas(Isa::vector_bytes) T sums_[2][S::rows * S::cols];
+  int last_ = 0;
+  bool waiting_ = false;  ///< sums_[last_] is a whole tile for finish_
+  Finish finish_;
+  int64_t m0_ = 0, n0_ = 0;
+};
 
 /// Asks for the first cache line of each row, and for the second unless a tile's bfloat16 numbers fit one.
 template <int write, class C>
