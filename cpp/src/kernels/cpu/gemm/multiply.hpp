@@ -48,46 +48,59 @@ int64_t pixel_block(int64_t k, bool pairs) {
   return k <= most + most / 2 ? k : most;
 }
 
-/// `count` <= lanes rows of A, lda apart, times a packed column: sums[i] for i < count. Each lane adds up its
-/// share of k, then lanes are added up in order, the same for any count.
-template <class Isa, class T>
-void multiply_column(int64_t k, const T* a, int64_t lda, int64_t count, const T* column, T* sums) {
+/// R rows of A, lda apart, times W packed columns. Each lane adds up its share of k: sum[j * R + i] of row i
+/// and column j. Rows from `count` on repeat the last.
+template <class Isa, class T, int R, int W>
+EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns,
+                             typename Tile<Isa, T>::Vector* sum) {
   using Vector = typename Tile<Isa, T>::Vector;
   constexpr int L = Tile<Isa, T>::lanes;
+  const T* rows[R];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) rows[i] = a + ops::min_of<int64_t>(i, count - 1) * lda;
+#pragma GCC unroll 16
+  for (int i = 0; i < R * W; ++i) sum[i] = Vector{};
   const int64_t whole = k / L * L;
-  const auto end_of = [&](const T* row) {
-    alignas(Isa::vector_bytes) Vector v = {};
-    copy_run(reinterpret_cast<T*>(&v), row + whole, k & (L - 1));
-    return v;
-  };
-  if (count == 1) {
-    alignas(Isa::vector_bytes) Vector sum = {};
-    for (int64_t p = 0; p < whole; p += L) {
-      sum += *reinterpret_cast<const Vector*>(a + p) * *reinterpret_cast<const Vector*>(column + p);
+  for (int64_t p = 0; p < whole; p += L) {
+    Vector column[W];
+#pragma GCC unroll 2
+    for (int j = 0; j < W; ++j) {
+      column[j] = *reinterpret_cast<const Vector*>(columns.data + j * columns.stride + p);
     }
-    if (whole < k) sum += end_of(a) * *reinterpret_cast<const Vector*>(column + whole);
-    T total = sum[0];
-    for (int i = 1; i < L; ++i) total += sum[i];
-    sums[0] = total;
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const Vector row = *reinterpret_cast<const Vector*>(rows[i] + p);
+#pragma GCC unroll 2
+      for (int j = 0; j < W; ++j) sum[j * R + i] += row * column[j];
+    }
+  }
+  for (int i = 0; whole < k && i < R; ++i) {
+    alignas(Isa::vector_bytes) Vector row = {};
+    copy_run(reinterpret_cast<T*>(&row), rows[i] + whole, k - whole);
+    for (int j = 0; j < W; ++j) {
+      sum[j * R + i] += row * *reinterpret_cast<const Vector*>(columns.data + j * columns.stride + whole);
+    }
+  }
+}
+
+/// sums[j * sums_stride + i] of `count` <= lanes / W rows: lanes added up pairwise, the same way for any
+/// count.
+template <class Isa, class T, int W>
+void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns, T* sums,
+                      int64_t sums_stride) {
+  using S = Tile<Isa, T>;
+  constexpr int R = S::lanes / W;
+  alignas(Isa::vector_bytes) typename S::Vector sum[S::lanes];
+  if (count == 1) {
+    sum_columns<Isa, T, 1, W>(k, a, lda, 1, columns, sum);
+    for (int j = 0; j < W; ++j) sums[j * sums_stride] = Transpose<Isa, T>::add_up(sum[j]);
     return;
   }
-  const T* rows[L];
-  for (int i = 0; i < L; ++i) rows[i] = a + ops::min_of<int64_t>(i, count - 1) * lda;
-  alignas(Isa::vector_bytes) Vector sum[L] = {};
-  for (int64_t p = 0; p < whole; p += L) {
-    const Vector c = *reinterpret_cast<const Vector*>(column + p);
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) sum[i] += *reinterpret_cast<const Vector*>(rows[i] + p) * c;
+  sum_columns<Isa, T, R, W>(k, a, lda, count, columns, sum);
+  const typename S::Vector total = Transpose<Isa, T>::add_up(sum);
+  for (int j = 0; j < W; ++j) {
+    for (int64_t i = 0; i < count; ++i) sums[j * sums_stride + i] = total[j * R + i];
   }
-  if (whole < k) {
-    const Vector c = *reinterpret_cast<const Vector*>(column + whole);
-    for (int i = 0; i < L; ++i) sum[i] += end_of(rows[i]) * c;
-  }
-  Transpose<Isa, T>::run(sum);
-  Vector total = sum[0];
-#pragma GCC unroll 16
-  for (int i = 1; i < L; ++i) total += sum[i];
-  for (int64_t i = 0; i < count; ++i) sums[i] = total[i];
 }
 
 /// A tile times one or two columns: a vector of outputs would be nearly empty, a vector of k is full.
@@ -95,13 +108,21 @@ template <class Isa, class T, class Finish>
 void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t rows, int64_t width,
                    const Finish& finish) {
   using S = Tile<Isa, T>;
-  for (int64_t j = 0; j < width; ++j) {
-    alignas(Isa::vector_bytes) T sums[S::rows];
-    for (int64_t i = 0; i < rows; i += S::lanes) {
-      multiply_column<Isa, T>(k, a.data + i * a.stride, a.stride, ops::min_of<int64_t>(S::lanes, rows - i),
-                              columns.data + j * columns.stride, sums + i);
+  constexpr int64_t L = S::lanes, size = (S::rows + L - 1) / L * L;
+  alignas(Isa::vector_bytes) T sums[2 * size];
+  const int64_t together = width == 2 ? L / 2 : L;
+  for (int64_t i = 0; i < rows; i += together) {
+    const int64_t count = ops::min_of(together, rows - i);
+    const T* from = a.data + i * a.stride;
+    if (width == 2) {
+      multiply_columns<Isa, T, 2>(k, from, a.stride, count, columns, sums + i, size);
+    } else {
+      multiply_columns<Isa, T, 1>(k, from, a.stride, count, columns, sums + i, size);
     }
-    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, j, [&](int i) { return sums[i]; });
+  }
+  for (int64_t j = 0; j < width; ++j) {
+    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, j,
+                                       [&](int i) { return sums[j * size + i]; });
   }
 }
 

@@ -20,7 +20,8 @@ EVENFLOW_HD void copy_run(T* dst, const T* src, int64_t count) {
   if (count & 1) *dst = *src;
 }
 
-/// Transposes lanes x lanes values held in vectors, by exchanging ever smaller blocks.
+/// Transposes lanes x lanes values held in vectors, by exchanging ever smaller blocks, or adds up each of
+/// them.
 template <class Isa, class T>
 struct Transpose {
   static constexpr int lanes = Tile<Isa, T>::lanes;
@@ -31,6 +32,17 @@ struct Transpose {
     const Vector a = low, b = high;
     low = __builtin_shufflevector(a, b, (j & step ? lanes + j - step : j)...);
     high = __builtin_shufflevector(a, b, (j & step ? lanes + j : j + step)...);
+  }
+
+  template <int step, int... j>
+  EVENFLOW_HD static Vector fold_pair(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+    return __builtin_shufflevector(a, b, (j & step ? lanes + j : j)...) +
+           __builtin_shufflevector(a, b, (j & step ? lanes + j - step : j + step)...);
+  }
+
+  template <int step>
+  EVENFLOW_HD static Vector fold(const Vector& a, const Vector& b) {
+    return fold_pair<step>(a, b, std::make_integer_sequence<int, lanes>());
   }
 
   template <int step>
@@ -59,6 +71,18 @@ struct Transpose {
       v[i + step] = __builtin_shuffle(a, b, high);
     }
   }
+
+  /// Lanes i with i & step: those of b plus those `step` before; others: those of a plus those `step` behind.
+  template <int step>
+  EVENFLOW_HD static Vector fold(const Vector& a, const Vector& b) {
+    Lane own, other;
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      own[j] = j & step ? lanes + j : j;
+      other[j] = j & step ? lanes + j - step : j + step;
+    }
+    return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
+  }
 #endif
 
   EVENFLOW_HD static void run(Vector* v) {
@@ -66,6 +90,29 @@ struct Transpose {
     if constexpr (lanes > 4) exchange<4>(v);
     if constexpr (lanes > 2) exchange<2>(v);
     exchange<1>(v);
+  }
+
+  /// Lane i: the sum of v[i], halves added to each other again and again. v is used up.
+  EVENFLOW_HD static Vector add_up(Vector* v) {
+    if constexpr (lanes > 8) fold_all<8>(v);
+    if constexpr (lanes > 4) fold_all<4>(v);
+    if constexpr (lanes > 2) fold_all<2>(v);
+    return fold<1>(v[0], v[1]);
+  }
+
+  /// The same sum of one vector.
+  EVENFLOW_HD static T add_up(Vector v) {
+    if constexpr (lanes > 8) v = fold<8>(v, v);
+    if constexpr (lanes > 4) v = fold<4>(v, v);
+    if constexpr (lanes > 2) v = fold<2>(v, v);
+    return fold<1>(v, v)[0];
+  }
+
+ private:
+  template <int step>
+  EVENFLOW_HD static void fold_all(Vector* v) {
+#pragma GCC unroll 8
+    for (int i = 0; i < step; ++i) v[i] = fold<step>(v[i], v[i + step]);
   }
 };
 
