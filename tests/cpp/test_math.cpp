@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "kernels/ops/math.hpp"
@@ -36,6 +38,24 @@ TEST_CASE("float32 elementary functions, in units of the last place") {
   CHECK(worst_ulp(
             -80, 80, [](float x) { return ops::softplus(x); },
             [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }) < 5);
+}
+
+TEST_CASE("the functions behind noise are as good as the C library's, for all that 32 bits can say") {
+  double log_error = 0, wave_error = 0;
+  const auto check = [&](uint32_t word) {
+    const double u = (word + 0.5) / 4294967296.0, angle = 6.283185307179586476925 * u;
+    double sine, cosine;
+    ops::noise_sine(u, &sine, &cosine);
+    log_error = std::max(log_error, std::abs(ops::noise_log(u) / std::log(u) - 1));
+    wave_error = std::max({wave_error, std::abs(sine - std::sin(angle)), std::abs(cosine - std::cos(angle))});
+  };
+  for (uint32_t i = 0; i < 2000; ++i) {  // where the logarithm is steep, and where it vanishes
+    check(i);
+    check(~i);
+  }
+  for (uint64_t word = 0; word < (uint64_t{1} << 32); word += 8191) check(static_cast<uint32_t>(word));
+  CHECK(log_error < std::ldexp(1, -51));
+  CHECK(wave_error < std::ldexp(1, -49));  // the angle's rounding alone is 2^-51
 }
 
 TEST_CASE("float32 elementary functions at the ends of their range") {

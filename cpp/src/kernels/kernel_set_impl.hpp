@@ -434,9 +434,14 @@ class KernelSetImpl : public KernelSet<T> {
 
   void base_sample(Context& ctx, Base base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
                    T* out) const override {
-    const ops::Noise kind = base == Base::logistic ? ops::Noise::logistic : ops::Noise::gaussian;
-    Exec::for_each(ctx, n, (d + 3) / 4,
-                   ops::FillNoise<T>{seed, static_cast<uint32_t>(Stream::prior), first, kind, scale, d, out});
+    const uint32_t stream = static_cast<uint32_t>(Stream::prior);
+    if (base == Base::logistic) {
+      Exec::template map<double>(ctx, n, (d + 3) / 4,
+                                 ops::FillNoise<T, true>{seed, stream, first, scale, d, out});
+    } else {
+      Exec::template map<double>(ctx, n, (d + 3) / 4,
+                                 ops::FillNoise<T, false>{seed, stream, first, scale, d, out});
+    }
   }
 
   int64_t count_not_finite(Context& ctx, View<const T> x) const override {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "evenflow/context.hpp"
+#include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/ops/math.hpp"
 
@@ -23,9 +24,10 @@ struct CpuExec {
   template <class T, class F>
   struct MappedRun {
     static constexpr int64_t kElements = 128, kTogether = Isa::vector_bytes / 4;
+    static constexpr int kSums = F::sums ? F::sums : 1;
     alignas(64) T in[F::inputs][kElements];
     alignas(64) T out[F::outputs][kElements];
-    alignas(64) T sums[F::sums][kElements];
+    alignas(64) T sums[kSums][kElements];
     int64_t row = 0, col = 0;
     int64_t count = 0;  ///< elements of the last run
 
@@ -33,21 +35,25 @@ struct CpuExec {
       row = to_row;
       col = 0;
     }
-    /// The next elements, `limit` at most.
-    EVENFLOW_HD void go(const F& f, int64_t cols, int64_t limit) {
+    /// The next elements, `limit` at most. Inlined it would be everywhere, several kB each.
+    __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
       count = ops::min_of(kElements, limit);
       int64_t r = row, c = col;
-      for (int64_t e = 0; e < count; ++e) {
+      for (int64_t e = 0; cols == 1 && e < count; ++e, ++r) {
+        f.load(r, 0, &in[0][e], kElements);
+        one_by_one(r);
+      }
+      for (int64_t e = 0; cols > 1 && e < count; ++e) {
         f.load(r, c, &in[0][e], kElements);
         if (++c == cols) c = 0, ++r;
       }
       const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
-      for (int64_t e = count; e < whole; ++e) {
-        for (int i = 0; i < F::inputs; ++i) in[i][e] = T(0);
+      for (int i = 0; i < F::inputs; ++i) {
+        for (int64_t e = count; e < whole; ++e) in[i][e] = T(0);
       }
 #pragma GCC ivdep
       for (int64_t e = 0; e < whole; ++e) {
-        T a[F::inputs], b[F::outputs], s[F::sums];
+        T a[F::inputs], b[F::outputs], s[kSums];
 #pragma GCC unroll 8
         for (int i = 0; i < F::inputs; ++i) a[i] = in[i][e];
         f.compute(a, b, s);
@@ -56,7 +62,11 @@ struct CpuExec {
 #pragma GCC unroll 8
         for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
       }
-      for (int64_t e = 0; e < count; ++e) {
+      for (int64_t e = 0; cols == 1 && e < count; ++e, ++row) {
+        f.store(row, 0, &out[0][e], kElements);
+        one_by_one(row);
+      }
+      for (int64_t e = 0; cols > 1 && e < count; ++e) {
         f.store(row, col, &out[0][e], kElements);
         if (++col == cols) col = 0, ++row;
       }
@@ -77,6 +87,22 @@ struct CpuExec {
     });
   }
 
+  /// Elements of rows: loaded, computed and stored many at a time.
+  template <class T, class F>
+  static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+    if (rows * cols == 0) return;
+    constexpr int64_t kJob = 1024;
+    const int64_t share = ops::max_of<int64_t>(1, kJob / cols), jobs = (rows + share - 1) / share;
+    run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
+      MappedRun<T, F> run;
+      for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
+        const int64_t end = ops::min_of(rows, (job + 1) * share);
+        run.seek(job * share);
+        for (int64_t left = (end - job * share) * cols; left > 0; left -= run.count) run.go(f, cols, left);
+      }
+    });
+  }
+
   /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][F::sums] +=
   /// the sums over that group's elements.
   template <class T, class F>
@@ -85,16 +111,21 @@ struct CpuExec {
     constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kWorth);
-    if (rows * cols <= MappedRun<T, F>::kElements) {  // whole groups, several a run
+    using Run = MappedRun<T, F>;
+    if (rows * cols <= Run::kElements) {  // whole groups, several a run
       const int64_t share = ops::max_of<int64_t>(1, kJob / (rows * cols));
       const int64_t jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
-        MappedRun<T, F> run;
+        Run run;
         for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
           int64_t element = job * share * rows * cols;
           const int64_t end = ops::min_of(groups, (job + 1) * share) * rows * cols;
           for (run.seek(job * share * rows); element < end; element += run.count) {
             run.go(f, cols, end - element);
+            if (F::sums == 1 && rows * cols == 1) {
+              for (int64_t e = 0; e < run.count; ++e) out[element + e] += run.sums[0][e];
+              continue;
+            }
             int64_t group = element / (rows * cols), next = (group + 1) * rows * cols;
             for (int64_t e = 0; e < run.count; ++e) {
               if (element + e == next) ++group, next += rows * cols;
@@ -109,7 +140,7 @@ struct CpuExec {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(groups * chunks * F::sums);
     run_team<Isa>(threads, [&](const Team& team) {
-      MappedRun<T, F> run;
+      Run run;
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
         int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;

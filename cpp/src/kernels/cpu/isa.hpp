@@ -2,9 +2,17 @@
 
 #include <cstdint>
 
+#include "kernels/ops/host_device.hpp"
+
 namespace evenflow {
 
 bool is_intel();  ///< the processor
+
+/// Keeps a loop over `index` as it is: of numbers any distance apart, or of few, vectors take ten times the
+/// code and no less time.
+EVENFLOW_HD void one_by_one(int64_t& index) {
+  __asm__("" : "+r"(index));
+}
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:

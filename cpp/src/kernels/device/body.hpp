@@ -44,6 +44,18 @@ struct ForEach {
   }
 };
 
+/// An element of a map without sums.
+template <class T, class F>
+struct MapOne {
+  F f;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    T in[F::inputs], out[F::outputs];
+    f.load(row, c, in, 1);
+    f.compute(in, out, static_cast<T*>(nullptr));
+    f.store(row, c, out, 1);
+  }
+};
+
 struct Add {
   EVENFLOW_HD static double join(double a, double b) { return a + b; }
 };

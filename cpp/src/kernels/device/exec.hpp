@@ -27,6 +27,11 @@ struct DeviceExec {
   }
 
   template <class T, class F>
+  static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+    for_each(ctx, rows, cols, device::MapOne<T, F>{f});
+  }
+
+  template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
     if (groups * rows * cols == 0) return;
     constexpr int64_t kChunk = 2048;

@@ -170,34 +170,43 @@ struct BaseLogProb {
   }
 };
 
-enum class Noise { gaussian, logistic };
-
 /// Numbers 4 block ... 4 block + 3 of every sample (rows: samples, columns: blocks of four).
-template <class T>
+template <class T, bool logistic>
 struct FillNoise {
+  static constexpr int inputs = 4;
+  static constexpr int outputs = 4;
+  static constexpr int sums = 0;
   uint64_t seed;
   uint32_t stream;
   uint64_t first;
-  Noise kind;
   T scale;
   int64_t count;  ///< numbers of a sample
   T* out;
-  EVENFLOW_HD void operator()(int64_t row, int64_t block) const {
+  EVENFLOW_HD void load(int64_t row, int64_t block, double* in, int64_t step) const {
     const Words words =
         philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
-    const int64_t wanted = count - 4 * block;
-    double u[4], v[4];
-    for (int k = 0; k < 4; ++k) u[k] = (words.w[k] + 0.5) * 2.3283064365386963e-10;  // 2^-32
-    if (kind == Noise::logistic) {
-      for (int k = 0; k < 4; ++k) v[k] = ::log(u[k]) - ::log1p(-u[k]);
-    } else {
-      for (int k = 0; k < 4 && k < wanted; k += 2) {  // Box-Muller
-        const double radius = ::sqrt(-2.0 * ::log(u[k])), angle = 6.283185307179586 * u[k + 1];
-        v[k] = radius * ::cos(angle);
-        v[k + 1] = radius * ::sin(angle);
+    for (int k = 0; k < 4; ++k) in[k * step] = words.w[k];
+  }
+  EVENFLOW_HD void compute(const double* in, double* v, double*) const {
+    const double unit = 2.3283064365386963e-10;  // 2^-32
+    if (logistic) {
+      for (int k = 0; k < 4; ++k) {
+        v[k] = noise_log((in[k] + 0.5) * unit) - noise_log((4294967295.5 - in[k]) * unit);
       }
+      return;
     }
-    for (int k = 0; k < 4 && k < wanted; ++k) out[row * count + 4 * block + k] = scale * static_cast<T>(v[k]);
+    for (int k = 0; k < 4; k += 2) {  // Box-Muller
+      const double radius = ops::sqrt(-2.0 * noise_log((in[k] + 0.5) * unit));
+      double sine, cosine;
+      noise_sine((in[k + 1] + 0.5) * unit, &sine, &cosine);
+      v[k] = radius * cosine;
+      v[k + 1] = radius * sine;
+    }
+  }
+  EVENFLOW_HD void store(int64_t row, int64_t block, const double* v, int64_t step) const {
+    T* to = out + row * count + 4 * block;
+    const int64_t wanted = count - 4 * block;
+    for (int k = 0; k < 4 && k < wanted; ++k) to[k] = scale * static_cast<T>(v[k * step]);
   }
 };
 

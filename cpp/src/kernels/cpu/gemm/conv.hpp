@@ -31,6 +31,7 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
   for (int64_t m = m_begin; m < m_end; ++m) {
     const int64_t j = m % shape.w, i = m / shape.w % shape.h;
     const T* source[9];
+#pragma GCC unroll 1
     for (int t = 0; t < 9; ++t) {
       const int64_t dy = sign * (t / 3 - 1), dx = sign * (t % 3 - 1);
       const bool inside = i + dy >= 0 && i + dy < shape.h && j + dx >= 0 && j + dx < shape.w;
@@ -40,6 +41,7 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
     }
     for (int64_t n = 0; n < channels; n += L) {
       typename Tile<Isa, T>::Value sum = {};
+#pragma GCC unroll 1
       for (int t = 0; t < 9; ++t) {
         if (source[t]) sum += *reinterpret_cast<const Vector*>(source[t] + n);
       }
@@ -48,6 +50,7 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
       } else {
         for (int64_t c = n; c < channels; ++c) {
           finish.template columns<Isa, 1, T>(1, m, c, [&](int) { return sum[c - n]; });
+          one_by_one(c);
         }
       }
     }

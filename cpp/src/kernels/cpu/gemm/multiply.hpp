@@ -86,8 +86,8 @@ EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, 
 /// sums[j * sums_stride + i] of `count` <= lanes / W rows: lanes added up pairwise, the same way for any
 /// count.
 template <class Isa, class T, int W>
-void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns, T* sums,
-                      int64_t sums_stride) {
+__attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count,
+                                                Strip<T> columns, T* sums, int64_t sums_stride) {
   using S = Tile<Isa, T>;
   constexpr int R = S::lanes / W;
   alignas(Isa::vector_bytes) typename S::Vector sum[S::lanes];
@@ -97,9 +97,9 @@ void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T
     return;
   }
   sum_columns<Isa, T, R, W>(k, a, lda, count, columns, sum);
-  const typename S::Vector total = Transpose<Isa, T>::add_up(sum);
+  alignas(Isa::vector_bytes) const typename S::Vector total = Transpose<Isa, T>::add_up(sum);
   for (int j = 0; j < W; ++j) {
-    for (int64_t i = 0; i < count; ++i) sums[j * sums_stride + i] = total[j * R + i];
+    memcpy(sums + j * sums_stride, reinterpret_cast<const T*>(&total) + j * R, R * sizeof(T));
   }
 }
 

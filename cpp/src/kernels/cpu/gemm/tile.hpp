@@ -352,6 +352,18 @@ EVENFLOW_HD void prefetch_rows(const C* first, int64_t stride, int64_t rows) {
   }
 }
 
+/// f(row) for all rows: R, or as many as `rows` says if that is 0.
+template <int R, class F>
+EVENFLOW_HD void each_row(int rows, const F& f) {
+  if constexpr (R > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) f(i);
+  } else {
+#pragma GCC unroll 1
+    for (int i = 0; i < rows; ++i) f(i);
+  }
+}
+
 // What becomes of a tile. `columns<Isa, R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
 // output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number.
 
@@ -371,10 +383,7 @@ struct AddTo {
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     T* out = c + m0 * ldc + n;
-#pragma GCC unroll 16
-    for (int i = 0; i < (R ? R : rows); ++i) {
-      L::store(L::load(out + i * ldc) + value(i), out + i * ldc);
-    }
+    each_row<R>(rows, [&](int i) { L::store(L::load(out + i * ldc) + value(i), out + i * ldc); });
   }
 };
 
@@ -399,14 +408,12 @@ struct Activate {
     const X s = scale ? L::load(scale + n) : zero + T(1);
     C* out = c + m0 * ldc + n;
     if (relu) {
-#pragma GCC unroll 16
-      for (int i = 0; i < (R ? R : rows); ++i) {
+      each_row<R>(rows, [&](int i) {
         const X v = (value(i) + b) * s;
         L::store(v < zero ? zero : v, out + i * ldc);
-      }
+      });
     } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < (R ? R : rows); ++i) L::store((value(i) + b) * s, out + i * ldc);
+      each_row<R>(rows, [&](int i) { L::store((value(i) + b) * s, out + i * ldc); });
     }
   }
 };
@@ -441,8 +448,7 @@ struct ActivateBackward {
     const C* act = y + m0 * y_stride + n;
     C* out = c + m0 * ldc + n;
     X total = zero, dots = zero;
-#pragma GCC unroll 16
-    for (int i = 0; i < (R ? R : rows); ++i) {
+    each_row<R>(rows, [&](int i) {
       const X a = L::load(act + i * y_stride);
       X g = value(i);
       if (relu) g = a > zero ? g : zero;
@@ -450,7 +456,7 @@ struct ActivateBackward {
       L::store(da, out + i * ldc);
       total += da;
       dots += g * a;
-    }
+    });
     L::store(L::load(sums + n) + total, sums + n);
     L::store(L::load(sums + width + n) + dots, sums + width + n);
   }
