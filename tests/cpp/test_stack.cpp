@@ -35,7 +35,8 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{7, 16, 16, 6}, {150, 151, 12}, {3, 1, 3}},
                              {{3000, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
                              {{5, 6, 6, 3}, {6}, {3}},
-                             {{50, 1, 1, 19}, {401, 366, 7}, {1, 1, 1}}};
+                             {{50, 1, 1, 19}, {401, 366, 7}, {1, 1, 1}},
+                             {{2500, 1, 1, 3}, {133, 131, 65, 2}, {1, 1, 1, 1}}};
 
 template <class T>
 struct Chain {
@@ -147,6 +148,7 @@ void check_chain(const ChainCase& c, int threads, double bound) {
 template <class T>
 struct Result {
   std::vector<T> h, dx, dw;
+  std::vector<T> dbias, dlogs;  ///< of all units
 };
 
 /// On numbers of float32, whatever T. split: by the chains that take them apart, whatever the weights' size.
@@ -188,6 +190,8 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
     kernels.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h, dy, dx);
   }
   for (const std::vector<T>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
+  for (const std::vector<T>& v : chain.dbias) r.dbias.insert(r.dbias.end(), v.begin(), v.end());
+  for (const std::vector<T>& v : chain.dlogs) r.dlogs.insert(r.dlogs.end(), v.begin(), v.end());
   return r;
 }
 
@@ -234,6 +238,37 @@ TEST_CASE("a chain of convolutions equals its parts, float32") {
   for (const ChainCase& c : kChains) {
     check_chain<float>(c, 1, 2e-5);
     check_chain<float>(c, 2, 2e-5);
+  }
+}
+
+template <class T>
+void check_threads(const ChainCase& c, bool half, bool split = false) {
+  CAPTURE(half);
+  CAPTURE(split);
+  const Result<T> one = run_chain<T>(c, half, 1, split);
+  for (const int threads : {2, 3, 5}) {
+    CAPTURE(threads);
+    const Result<T> more = run_chain<T>(c, half, threads, split);
+    CHECK(one.h == more.h);
+    CHECK(one.dx == more.dx);
+    CHECK(one.dw == more.dw);
+    CHECK(one.dbias == more.dbias);
+    CHECK(one.dlogs == more.dlogs);
+  }
+}
+
+TEST_CASE("threads change no bit of a chain that goes by blocks and runs of pixels") {
+  // Several runs for any number of threads here, the last one shorter; then one that is no longer than a run.
+  const ChainCase large[] = {{{9, 15, 15, 6}, {70, 66, 12}, {3, 1, 3}},
+                             {{2500, 1, 1, 3}, {133, 131, 65, 2}, {1, 1, 1, 1}},
+                             {{6, 8, 8, 24}, {240, 200, 48}, {3, 1, 3}}};
+  const bool split = best_isa(IsaLevel::amx) == IsaLevel::amx;
+  for (const ChainCase& c : large) {
+    CAPTURE(to_string(c.in));
+    check_threads<double>(c, false);
+    check_threads<float>(c, false);
+    check_threads<float>(c, true);
+    if (split) check_threads<float>(c, false, true);
   }
 }
 

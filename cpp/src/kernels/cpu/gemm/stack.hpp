@@ -1,5 +1,7 @@
 #pragma once
 
+#include <new>
+
 #include "kernels/cpu/gemm/conv.hpp"
 
 // A chain of convolutions as one kernel. Forward, a block of pixels goes through the whole chain while its
@@ -401,16 +403,17 @@ class StackBackward {
       sums_[u] = zero_sums(scope, blocks.count, unit.dims.cout);
     }
     using Inner = WeightGradient<Isa, T, half, H, H>;
-    const WeightGradient<Isa, T, half, T, H> first(ctx_, scope, units_[0].dims, x_, da_[0], units_[0].dw);
-    const WeightGradient<Isa, T, half, H, T> end(ctx_, scope, units_[last].dims, hidden_[last - 1], dh_,
-                                                 units_[last].dw);
+    const WeightGradient<Isa, T, half, T, H> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
+                                                            units_[0].dw);
+    const WeightGradient<Isa, T, half, H, T> last_gradient(ctx_, scope, units_[last].dims, hidden_[last - 1],
+                                                           dh_, units_[last].dw);
     Inner* inner = scope.template take<Inner>(last);
-    int64_t gradient_size = ops::max_of(first.room(), end.room());
+    int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
     for (int u = 1; u < last; ++u) {
       new (inner + u) Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw);
       gradient_size = ops::max_of(gradient_size, inner[u].room());
     }
-    dh_image_ = end.dy_image();
+    dh_image_ = last_gradient.dy_image();
     if (dx_.data && units_[0].dims.kernel == 3) {
       products_ = scope.template take<T>(m_ * products_stride<T>(x_.shape.c) + kSlack);
     }
@@ -424,26 +427,25 @@ class StackBackward {
       weights_.pack(team);
       team.barrier();
       for (int64_t begin = 0; begin < m_; begin += run) {
-        const int64_t stop = ops::min_of(m_, begin + run);
-        by_tiles(share_of(blocks, begin, stop, team.rank, team.size),
-                 share_of(blocks, begin, stop, team.rank + 1, team.size),
-                 [&](int64_t tile, int64_t tile_end) {
-                   derivatives(blocks, begin, blocks.row(tile), ops::min_of(stop, blocks.row(tile_end)),
+        const int64_t end = ops::min_of(m_, begin + run);
+        by_tiles(share_of(blocks, begin, end, team.rank, team.size),
+                 share_of(blocks, begin, end, team.rank + 1, team.size), [&](int64_t tile, int64_t tile_end) {
+                   derivatives(blocks, begin, blocks.row(tile), ops::min_of(end, blocks.row(tile_end)),
                                strips + team.rank * tiles, room);
                  });
         team.barrier();
-        end.add(team, begin, stop, dh_.data, room);
-        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, stop, da_of(u, begin).data, room);
-        first.add(team, begin, stop, da_of(0, begin).data, room);
+        last_gradient.add(team, begin, end, dh_.data, room);
+        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da_of(u, begin).data, room);
+        first_gradient.add(team, begin, end, da_of(0, begin).data, room);
         team.barrier();
       }
       if (!products_) return;
       gather_taps<Isa, T>(x_.shape, team.begin(m_), team.end(m_), -1, products_, x_.shape.c,
                           static_cast<const T*>(nullptr), AddTo<T>{dx_.data, dx_.stride});
     });
-    end.finish();
+    last_gradient.finish();
     for (int u = 1; u < last; ++u) inner[u].finish();
-    first.finish();
+    first_gradient.finish();
     for (int u = 0; u < last; ++u) add_sums(units_[u], sums_[u], blocks.count);
   }
 
@@ -451,7 +453,7 @@ class StackBackward {
   /// for each thread.
   int64_t pixels_of_run(int threads) const {
     const int64_t block = pixel_block<Isa, T>(m_, by_pairs<Isa, half>);
-    return (threads * kBlockTiles * Tile<Isa, T>::rows + block - 1) / block * block;
+    return ops::min_of(m_, (threads * kBlockTiles * Tile<Isa, T>::rows + block - 1) / block * block);
   }
 
   /// The first tile of a thread's share of rows [begin, end): a block of column sums has one thread.
