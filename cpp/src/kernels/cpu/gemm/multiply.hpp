@@ -84,7 +84,7 @@ EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, 
 }
 
 /// sums[j * sums_stride + i] of `count` <= lanes / W rows: lanes added up pairwise, the same way for any
-/// count.
+/// count. sums has room for lanes / W rows. Inlined it would be in every product.
 template <class Isa, class T, int W>
 __attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count,
                                                 Strip<T> columns, T* sums, int64_t sums_stride) {
