@@ -480,18 +480,19 @@ class KernelSetImpl : public KernelSet<T> {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
     const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
             momentum = T(config.momentum);
+    constexpr int64_t kWorth = 8;  // roots and quotients
     switch (config.rule) {
       case Rule::sgd:
         Exec::for_each(ctx, 1, n, ops::Sgd<T>{base, momentum, m});
         break;
       case Rule::rmsprop:
-        Exec::for_each(ctx, 1, n, ops::RmsProp<T>{base, momentum, T(config.decay), eps, m, v});
+        Exec::for_each(ctx, 1, n, ops::RmsProp<T>{base, momentum, T(config.decay), eps, m, v}, kWorth);
         break;
       case Rule::adam:
-        Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v});
+        Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v}, kWorth);
         break;
       case Rule::adamax:
-        Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v});
+        Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v}, kWorth);
         break;
     }
   }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "core/device.hpp"
@@ -14,6 +15,7 @@ namespace {
 constexpr double kStatsRate = 0.1;  // of running averages (Real NVP)
 constexpr size_t kCheckpointEvery = 8;
 constexpr int64_t kSmallBudget = int64_t{1} << 26;
+constexpr int64_t kPiece = 4096;  // values of a gradient that one thread adds up
 
 /// Rebuilt inputs may be off by this much, relative to the largest value of the batch.
 template <class T>
@@ -21,12 +23,11 @@ double drift_tolerance() {
   return std::is_same<T, float>::value ? 1e-3 : 1e-8;
 }
 
-/// The sum of squares of finite gradients, infinite where it overflows; NumericError naming the parameter,
-/// and so the layer, of a gradient that is not finite.
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite; `square`: the sum
+/// of their squares.
 template <class T>
-double check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) {
-  const double square = ctx.kernels<T>().sum_squares(ctx, layout.trainable_size(), grads);
-  if (std::isfinite(square)) return square;
+void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, double square) {
+  if (std::isfinite(square)) return;
   HostScope host(ctx);
   grads = host.read(grads, layout.trainable_size());
   for (const ParamLayout::Entry& entry : layout.entries()) {
@@ -38,7 +39,6 @@ double check_gradients(Context& ctx, const ParamLayout& layout, const T* grads) 
                          ", value ", i);
     }
   }
-  return square;
 }
 
 /// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
@@ -281,13 +281,28 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   }
   result.drift.value = *std::max_element(drifts, drifts + tiles.count);
   if (!(result.drift.value <= drift_tolerance<T>())) return false;
-  const Shape flat{1, 1, 1, trainable};
-  for (int64_t g = 1; g < tiles.groups; ++g) {
-    ctx.kernels<T>().add(ctx, View<const T>(grads + g * room, flat), View<T>(grads, flat));
-  }
-  const double square = check_gradients(ctx, *layout_, grads);
+  const Tiles pieces(trainable, kPiece);
+  double* squares = scope.take<double>(pieces.count);
+  // f(context of one thread, number, first value and shape of a piece of the gradient)
+  const auto by_pieces = [&](const auto& f) {
+    run_tiles(ctx, pieces, worth_threads(n), [&](Context& local, int64_t, int64_t i) {
+      f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
+    });
+  };
+  by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
+    for (int64_t g = 1; g < tiles.groups; ++g) {
+      local.kernels<T>().add(local, View<const T>(grads + g * room + first, shape),
+                             View<T>(grads + first, shape));
+    }
+    squares[i] = local.kernels<T>().sum_squares(local, shape.c, grads + first);
+  });
+  const double square = std::accumulate(squares, squares + pieces.count, 0.0);
+  check_gradients(ctx, *layout_, grads, square);
   const bool zero = arena.grads_are_zero();
-  ctx.kernels<T>().add(ctx, View<const T>(grads, flat), View<T>(arena.params().grads, flat));
+  T* total = arena.params().grads;
+  by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
+    local.kernels<T>().add(local, View<const T>(grads + first, shape), View<T>(total + first, shape));
+  });
   if (zero) arena.square_ = square;
   result.loss = result.nll;
   return true;
@@ -380,7 +395,9 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
       fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
                          " whose rebuilt input is off by ", result.drift.value, " of the largest value");
     }
-    arena.square_ = check_gradients(ctx, *layout_, params.grads);
+    const double square = kernels.sum_squares(ctx, trainable, params.grads);
+    check_gradients(ctx, *layout_, params.grads, square);
+    arena.square_ = square;
   } catch (...) {
     restore();
     throw;

@@ -73,10 +73,10 @@ struct CpuExec {
     }
   };
 
-  /// f(row, column).
+  /// f(row, column), each as much work as `worth` plain ones.
   template <class F>
-  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f) {
-    const int threads = threads_for(ctx, rows * cols);
+  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t worth = 1) {
+    const int threads = threads_for(ctx, rows * cols * worth);
     run_team<Isa>(threads, [&](const Team& team) {
       const bool by_rows = rows >= team.size;
       const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);

@@ -20,7 +20,7 @@ struct DeviceExec {
   static int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
   template <class F>
-  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*worth*/ = 1) {
     if (rows * cols == 0) return;
     const int64_t blocks = parts(rows * cols, device::kThreads);
     launch(ctx, ops::min_of<int64_t>(blocks, Launcher::max_blocks), device::ForEach<F>{rows, cols, f});

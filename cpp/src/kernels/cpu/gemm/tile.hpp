@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "kernels/bf16.hpp"
 #include "kernels/cpu/isa.hpp"
@@ -212,6 +213,24 @@ struct Strip {
   int64_t stride = 0;
 };
 
+/// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart.
+template <class Isa, class T, int V, class Finish>
+EVENFLOW_HD void finish_part(const T* sums, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+                             const Finish& finish) {
+  using S = Tile<Isa, T>;
+  using Value = typename S::Value;
+  int64_t j = 0;
+  for (; j + S::lanes <= cols; j += S::lanes) {
+    finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
+      return *reinterpret_cast<const Value*>(sums + i * V * S::lanes + j);
+    });
+  }
+  for (; j < cols; ++j) {
+    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
+                                       [&](int i) { return sums[i * V * S::lanes + j]; });
+  }
+}
+
 /// One tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of the product, given to `finish` column by
 /// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed. far:
 /// the output is worth asking for in time.
@@ -225,8 +244,9 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
   if (rows == R && cols == V * S::lanes) {
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
-      finish.template columns<Isa, R, typename S::Value>(
-          R, m0, n0 + j * S::lanes, [&](int i) -> typename S::Value { return sum[i][j]; });
+      finish.template columns<Isa, R, typename S::Value>(R, m0, n0 + j * S::lanes,
+                                                         [&](int i) __attribute__((always_inline)) ->
+                                                         typename S::Value { return sum[i][j]; });
     }
     return;
   }
@@ -238,10 +258,7 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
     for (int j = 0; j < V; ++j)
       *reinterpret_cast<typename S::Vector*>(spilled + (i * V + j) * S::lanes) = sum[i][j];
   }
-  for (int64_t j = 0; j < cols; ++j) {
-    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
-                                       [&](int i) { return spilled[i * V * S::lanes + j]; });
-  }
+  finish_part<Isa, T, V>(spilled, m0, rows, n0, cols, finish);
 }
 
 /// Chooses the tile's height and width.
@@ -306,16 +323,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
     T* sums = sums_[0];
     if (far) finish.prefetch(rows, m0, n0);
     MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
-    int64_t j = 0;
-    for (; j + S::lanes <= cols; j += S::lanes) {
-      finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
-        return *reinterpret_cast<const Value*>(sums + i * S::cols + j);
-      });
-    }
-    for (; j < cols; ++j) {
-      finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
-                                         [&](int i) { return sums[i * S::cols + j]; });
-    }
+    finish_part<Isa, T, 2>(sums, m0, rows, n0, cols, finish);
   }
 
   void end() {
@@ -352,7 +360,8 @@ EVENFLOW_HD void prefetch_rows(const C* first, int64_t stride, int64_t rows) {
   }
 }
 
-/// f(row) for all rows: R, or as many as `rows` says if that is 0.
+/// f(row) for all rows: R, or as many as `rows` says if that is 0. f should be always_inline, as what it
+/// calls: inlined late, sums are written to memory and read again.
 template <int R, class F>
 EVENFLOW_HD void each_row(int rows, const F& f) {
   if constexpr (R > 0) {
@@ -383,7 +392,10 @@ struct AddTo {
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     T* out = c + m0 * ldc + n;
-    each_row<R>(rows, [&](int i) { L::store(L::load(out + i * ldc) + value(i), out + i * ldc); });
+    const int64_t stride = ldc;
+    each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
+      L::store(L::load(out + i * stride) + value(i), out + i * stride);
+    });
   }
 };
 
@@ -391,6 +403,7 @@ struct AddTo {
 template <class T, class C>
 struct Activate {
   static constexpr bool has_sums = false;
+  static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   C* c;
   int64_t ldc;
   const T* bias = nullptr;
@@ -403,18 +416,16 @@ struct Activate {
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
-    const X zero = X{};
-    const X b = bias ? L::load(bias + n) : zero;
-    const X s = scale ? L::load(scale + n) : zero + T(1);
+    // One multiply-add and one maximum a vector: no branch, or what is known in it would be simplified apart.
+    const X factor = L::load(scale ? scale + n : kOnes);
+    const X shift = L::load(bias ? bias + n : kZeros) * factor;
+    const X least = X{} + (relu ? T(0) : -std::numeric_limits<T>::infinity());
     C* out = c + m0 * ldc + n;
-    if (relu) {
-      each_row<R>(rows, [&](int i) {
-        const X v = (value(i) + b) * s;
-        L::store(v < zero ? zero : v, out + i * ldc);
-      });
-    } else {
-      each_row<R>(rows, [&](int i) { L::store((value(i) + b) * s, out + i * ldc); });
-    }
+    const int64_t stride = ldc;
+    each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
+      const X v = value(i) * factor + shift;
+      L::store(v < least ? least : v, out + i * stride);
+    });
   }
 };
 
@@ -447,13 +458,14 @@ struct ActivateBackward {
     const X s = scale ? L::load(scale + n) : zero + T(1);
     const C* act = y + m0 * y_stride + n;
     C* out = c + m0 * ldc + n;
+    const int64_t act_stride = y_stride, out_stride = ldc;
     X total = zero, dots = zero;
-    each_row<R>(rows, [&](int i) {
-      const X a = L::load(act + i * y_stride);
+    each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
+      const X a = L::load(act + i * act_stride);
       X g = value(i);
       if (relu) g = a > zero ? g : zero;
       const X da = g * s;
-      L::store(da, out + i * ldc);
+      L::store(da, out + i * out_stride);
       total += da;
       dots += g * a;
     });
