@@ -56,12 +56,13 @@ EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, 
   using Vector = typename Tile<Isa, T>::Vector;
   constexpr int L = Tile<Isa, T>::lanes;
   const T* rows[R];
+  rows[0] = a;
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) rows[i] = a + ops::min_of<int64_t>(i, count - 1) * lda;
+  for (int i = 1; i < R; ++i) rows[i] = rows[i - 1] + (i < count ? lda : 0);
 #pragma GCC unroll 16
   for (int i = 0; i < R * W; ++i) sum[i] = Vector{};
   const int64_t whole = k / L * L;
-  for (int64_t p = 0; p < whole; p += L) {
+  const auto add = [&](int64_t p, const auto& row) __attribute__((always_inline)) {
     Vector column[W];
 #pragma GCC unroll 2
     for (int j = 0; j < W; ++j) {
@@ -69,18 +70,20 @@ EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, 
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const Vector row = *reinterpret_cast<const Vector*>(rows[i] + p);
+      const Vector values = *reinterpret_cast<const Vector*>(row(i));
 #pragma GCC unroll 2
-      for (int j = 0; j < W; ++j) sum[j * R + i] += row * column[j];
+      for (int j = 0; j < W; ++j) sum[j * R + i] += values * column[j];
     }
+  };
+  for (int64_t p = 0; p < whole; p += L) {
+    add(p, [&](int i) __attribute__((always_inline)) { return rows[i] + p; });
   }
-  for (int i = 0; whole < k && i < R; ++i) {
-    alignas(Isa::vector_bytes) Vector row = {};
-    copy_run(reinterpret_cast<T*>(&row), rows[i] + whole, k - whole);
-    for (int j = 0; j < W; ++j) {
-      sum[j * R + i] += row * *reinterpret_cast<const Vector*>(columns.data + j * columns.stride + whole);
-    }
-  }
+  if (whole == k) return;
+  T rest[R * L] = {};
+#pragma GCC unroll 1
+  for (int i = 0; i < R; ++i)
+    copy_run(rest + i * L, a + ops::min_of<int64_t>(i, count - 1) * lda + whole, k - whole);
+  add(whole, [&](int i) __attribute__((always_inline)) { return rest + i * L; });
 }
 
 /// sums[j * sums_stride + i] of `count` <= lanes / W rows: lanes added up pairwise, the same way for any
