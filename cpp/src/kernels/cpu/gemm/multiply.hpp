@@ -130,7 +130,7 @@ void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t 
 }
 
 /// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is, finish_of(m0) what
-/// becomes of the tile at row m0; `fetch`: the next panel has to be packed soon; far: see run_tile. buffer:
+/// becomes of the tile at row m0; `fetch`: the next panel is far away; far: see run_tile. buffer:
 /// room for the block's tiles.
 template <class Isa, class T, bool half, class A, class Panel, class FinishOf>
 void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b,
@@ -251,7 +251,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       };
       multiply_block(
           a, 0, m, b, team.begin(panels), team.end(panels), panel,
-          [&](int64_t) { return finish.for_block(0); }, my_strips, a_buffer, far, true);
+          [&](int64_t) { return finish.for_block(0); }, my_strips, a_buffer, far, !b.in_place());
       return;
     }
     if (shared) {
