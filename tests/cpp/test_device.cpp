@@ -337,6 +337,55 @@ TEST_CASE("device: reductions over sizes that fit no chunk") {
   }
 }
 
+TEST_CASE("device: matrices of 1x1 convolutions") {
+  for (const int64_t n : {1, 2, 7, 8, 33, 48}) {
+    CAPTURE(n);
+    check_same<double>(1e-11, [&](Context& ctx, const std::string&) {
+      const KernelSet<double>& kernels = ctx.kernels<double>();
+      Arrays a(ctx);
+      const double size = 0.5 / std::sqrt(static_cast<double>(n));
+      std::vector<double> sign, permutation;
+      for (int64_t i = 0; i < n; ++i) {
+        sign.push_back(i % 3 ? 1 : -1);
+        permutation.push_back(static_cast<double>((n / 2 + n - i) % n));
+      }
+      // What lies on the other side of the diagonals is not looked at.
+      const LuParameters<double> of{a.put(random_values(n * n, 1, -size, size)),
+                                    a.put(random_values(n * n, 2, -size, size)),
+                                    a.put(random_values(n, 3, -0.5, 0.5)), a.put(sign), a.put(permutation)};
+      const double* dw = a.put(random_values(n * n, 4, -1, 1));
+      double* w = a.make<double>(n * n);
+      double* inverse = a.make<double>(n * n);
+      double* alone = a.make<double>(n * n);
+      double* log_det = a.make<double>(1);
+      double* dlower = a.make<double>(n * n, 0.25);
+      double* dupper = a.make<double>(n * n, 0.25);
+      double* dlogs = a.make<double>(n, 0.25);
+      kernels.lu_matrix(ctx, n, of, alone, nullptr, log_det);
+      kernels.lu_matrix(ctx, n, of, w, inverse, log_det);
+      kernels.lu_gradients(ctx, n, of, dw, a.put(std::vector<double>{0.75}), 6, {dlower, dupper, dlogs});
+      std::vector<double> result = a.get(w, n * n);
+      CHECK(result == a.get(alone, n * n));
+      const std::vector<double> back = a.get(inverse, n * n);
+      double worst = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          double sum = i == j ? -1 : 0;
+          for (int64_t k = 0; k < n; ++k) sum += result[i * n + k] * back[k * n + j];
+          worst = std::max(worst, std::abs(sum));
+        }
+      }
+      CHECK(worst <= 1e-12);
+      append(result, back);
+      append(result, a.get(log_det, 1));
+      append(result, a.get(dlower, n * n));
+      append(result, a.get(dupper, n * n));
+      append(result, a.get(dlogs, n));
+      return result;
+    });
+  }
+}
+
 TEST_CASE("device: numbers that are not finite are seen") {
   install_emulator();
   Context ctx("emulated");
@@ -531,6 +580,35 @@ TEST_CASE("device: a failure names the layer, as on the CPU") {
   arena.values()[entries[2].offset] = HUGE_VAL;
   CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("from layer"),
                        NumericError);
+}
+
+TEST_CASE("device: a permutation that a caller spoiled is an error, not an access out of bounds") {
+  install_emulator();
+  RealNvpTableConfig t;
+  t.dims = 3;
+  t.couplings = 2;
+  t.hidden = {4};
+  t.permutation = "lu";
+  const Flow<double> flow = real_nvp<double>(t);
+  ParamArena<double> arena(flow.layout(), "emulated");
+  flow.init(arena, 1);
+  Context ctx("emulated");
+  Arrays a(ctx);
+  const Shape shape{4, 1, 1, 3};
+  const View<const double> x(a.put(random_values(12, 1, -1, 1)), shape);
+  flow.init_from_data(ctx, arena, x);
+  for (const double value : {1e9, -2.0, std::nan("")}) {
+    ctx.synchronize();
+    for (const auto& entry : flow.layout()->entries()) {
+      if (entry.name == "permutation1.permutation") arena.values()[entry.offset + 1] = value;
+    }
+    double* out = a.make<double>(4);
+    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("permutation1"),
+                         NumericError);
+    const View<double> drawn(a.make<double>(12), shape);
+    CHECK_THROWS_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), NumericError);
+    CHECK_THROWS_AS(flow.loss_and_grad(ctx, arena, x, nullptr, -1), NumericError);
+  }
 }
 
 }  // namespace evenflow::test

@@ -77,6 +77,23 @@ struct CouplingGain {
   const T* offset = nullptr;
 };
 
+/// Of a 1x1 convolution by W = P L U (Glow, section 3.2): matrices (n, n) of which what is below the
+/// diagonal, above it, is used, and vectors (n). Row i of W is row permutation[i] of L U.
+template <class T>
+struct LuParameters {
+  const T* lower;
+  const T* upper;
+  const T* logs;
+  const T* sign;
+  const T* permutation;
+};
+template <class T>
+struct LuParameterGradients {
+  T* lower;
+  T* upper;
+  T* logs;
+};
+
 /// avx512_bf16 and amx differ from avx512 in products of bfloat16 numbers alone. best: the fastest of this
 /// machine.
 enum class IsaLevel { baseline, avx2, avx512, avx512_bf16, amx, best };
@@ -165,6 +182,14 @@ class KernelSet {
   /// means (2, n) = sums / pixels; the second row's sums with active * dlogdet[0] more, unless that is null.
   virtual void norm_means(Context&, int64_t n, const double* sums, const double* dlogdet, double active,
                           double pixels, T* means) const = 0;
+
+  // Matrices of 1x1 convolutions, in float64 inside; see ops/lu.hpp.
+  /// w (n, n), log_det (1) = log |det w|; inverse (n, n) unless null.
+  virtual void lu_matrix(Context&, int64_t n, const LuParameters<T>&, T* w, T* inverse,
+                         double* log_det) const = 0;
+  /// += from dw (n, n), and from dlogdet (1) the sum over samples.
+  virtual void lu_gradients(Context&, int64_t n, const LuParameters<T>&, const T* dw, const double* dlogdet,
+                            double pixels, const LuParameterGradients<T>&) const = 0;
 
   // The top prior and the class head; see ops/prior.hpp. Labels lie on the device.
   /// edge (h * w, channels) of one image.

@@ -7,6 +7,7 @@
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
+#include "kernels/ops/lu.hpp"
 #include "kernels/ops/net.hpp"
 #include "kernels/ops/optim.hpp"
 #include "kernels/ops/prior.hpp"
@@ -235,6 +236,20 @@ class KernelSetImpl : public KernelSet<T> {
   void norm_means(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double active,
                   double pixels, T* means) const override {
     Exec::for_each(ctx, 2, n, ops::NormMeans<T>{sums, dlogdet, active, pixels, n, means});
+  }
+
+  void lu_matrix(Context& ctx, int64_t n, const LuParameters<T>& of, T* w, T* inverse,
+                 double* log_det) const override {
+    WorkspaceScope scope(ctx.workspace());
+    Exec::block(ctx, ops::LuMatrix<T, Exec::block_rows, Exec::block_cols>{
+                         {of, n}, w, inverse, log_det, scope.take<double>(n * n + n)});
+  }
+
+  void lu_gradients(Context& ctx, int64_t n, const LuParameters<T>& of, const T* dw, const double* dlogdet,
+                    double pixels, const LuParameterGradients<T>& out) const override {
+    WorkspaceScope scope(ctx.workspace());
+    Exec::block(ctx, ops::LuGradients<T, Exec::block_rows, Exec::block_cols>{
+                         {of, n}, dw, dlogdet, pixels, out, scope.take<double>(3 * n * n + n)});
   }
 
   void prior_edge(Context& ctx, const Shape& image, int64_t channels, const T* weight, const T* bias,

@@ -10,12 +10,13 @@ namespace {
 
 using linalg::Matrix;
 
-/// Memory of the program's workspace for the containers of one call, and the way between it and the device.
+/// Memory of one call: of the device, of the program's workspace for containers, and the way between them.
 class Scratch final : public std::pmr::memory_resource {
  public:
-  explicit Scratch(Context& context) : ctx(context), host(context) {}
+  explicit Scratch(Context& context) : ctx(context), scope(context), host(context) {}
 
   Context& ctx;
+  WorkspaceScope scope;
   HostScope host;
 
  private:
@@ -24,33 +25,27 @@ class Scratch final : public std::pmr::memory_resource {
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
 };
 
-/// z = x W per pixel; a subclass says how W comes from parameters. All matrix work but the product over
-/// pixels is done in float64 by the program, on a device's parameters too: matrices are small.
+/// z = x W per pixel; a subclass says how W comes from parameters.
 template <class T>
 class Conv1x1 : public Layer<T> {
  protected:
   Conv1x1(const char* kind, Shape in) : Layer<T>(kind, in, in, false) {}
 
   int64_t channels() const { return this->input_shape().c; }
+  double pixels() const { return static_cast<double>(this->input_shape().pixels_per_sample()); }
 
-  Matrix load(Scratch& scratch, const T* values) const {
-    const T* here = scratch.host.read(values, channels() * channels());
-    return Matrix(here, here + channels() * channels(), &scratch);
-  }
-
-  /// grad += delta, `count` values of the program.
-  void add(Scratch& scratch, const T* delta, int64_t count, T* grad) const {
-    const Shape flat{1, 1, 1, count};
-    scratch.ctx.kernels<T>().add(scratch.ctx, View<const T>(scratch.host.send(delta, count), flat),
-                                 View<T>(grad, flat));
-  }
+  /// What parameters come to, where kernels read it.
+  struct Weights {
+    const T* w;             ///< W
+    const T* inverse;       ///< W^-1, or null
+    const double* log_det;  ///< (1): log |det W|
+  };
 
  private:
-  /// W; logdet: log |det W|; inverse: W^-1 unless null.
-  virtual Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const = 0;
-  /// dw: gradient by W; dlogdet_pixels: the loss's derivative by log |det W|.
-  virtual void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
-                             double dlogdet_pixels) const = 0;
+  virtual Weights weights(Scratch& scratch, const Params<T>& params, bool inverse) const = 0;
+  /// dw (C, C): gradient by W; dlogdet (1): the sum over samples.
+  virtual void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+                             const double* dlogdet) const = 0;
 
   ConvDims dims(const Shape& x) const {
     ConvDims d;
@@ -59,56 +54,41 @@ class Conv1x1 : public Layer<T> {
     return d;
   }
 
-  const T* rounded(Scratch& scratch, const Matrix& m) const {
-    T* out = scratch.host.take<T>(channels() * channels());
-    for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
-    return scratch.host.send(out, channels() * channels());
-  }
-
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     Scratch scratch(ctx);
-    double log_det_w;
-    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, nullptr));
-    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
-    ctx.kernels<T>().add_value(ctx, x.shape.n, log_det_w * x.shape.pixels_per_sample(), logdet);
+    const Weights of = weights(scratch, params, false);
+    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
+    ctx.kernels<T>().add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     Scratch scratch(ctx);
-    double log_det_w;
-    Matrix inverse(&scratch);
-    matrix(scratch, params, &log_det_w, &inverse);
-    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
-    ctx.kernels<T>().add_value(ctx, z.shape.n, -log_det_w * z.shape.pixels_per_sample(), logdet);
+    const Weights of = weights(scratch, params, true);
+    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
+    ctx.kernels<T>().add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     Scratch scratch(ctx);
-    WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    double log_det_w;
-    Matrix inverse(&scratch);
-    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, &inverse));
-    kernels.conv_forward(ctx, dims(z.shape), z, rounded(scratch, inverse), Epilogue<T>(), x);
-    kernels.conv_backward_data(ctx, dims(z.shape), dz, w, dx, false);
-    T* dw = scope.take<T>(channels() * channels());
+    const Weights of = weights(scratch, params, true);
+    kernels.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
+    kernels.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
+    T* dw = scratch.scope.template take<T>(channels() * channels());
     kernels.zero(ctx, channels() * channels(), dw);
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
-    const double total = *scratch.host.read(sum_of<T>(ctx, scope, dlogdet, z.shape.n), 1);
-    add_gradients(scratch, params, load(scratch, dw), total * z.shape.pixels_per_sample());
+    add_gradients(scratch, params, dw, sum_of<T>(ctx, scratch.scope, dlogdet, z.shape.n));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     Scratch scratch(ctx);
-    double log_det_w;
-    Matrix inverse(&scratch);
-    const T* w = rounded(scratch, matrix(scratch, params, &log_det_w, &inverse));
-    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, w, Epilogue<T>(), z);
-    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, rounded(scratch, inverse), dz, false);
+    const Weights of = weights(scratch, params, true);
+    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
+    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, of.inverse, dz, false);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };
@@ -156,73 +136,32 @@ class LuConv1x1 final : public Conv1x1<T> {
   }
 
  private:
-  struct Factors {
-    Matrix lower;  ///< with the unit diagonal
-    Matrix upper;  ///< with sign * exp(logs) on the diagonal
-    std::pmr::vector<int64_t> permutation;
-    const T* logs;  ///< readable here
-  };
+  using Weights = typename Conv1x1<T>::Weights;
 
-  Factors factors(Scratch& scratch, const Params<T>& params) const {
+  LuParameters<T> parameters(Scratch& scratch, const Params<T>& params) const {
+    const LuParameters<T> of{params.value(lower_), params.value(upper_), params.value(logs_),
+                             params.value(sign_), params.value(permutation_)};
+    // On a device W becomes NaN instead, which is an error too: a look at it would wait for the queue.
     const int64_t n = this->channels();
-    Factors f{this->load(scratch, params.value(lower_)), this->load(scratch, params.value(upper_)),
-              std::pmr::vector<int64_t>(&scratch), scratch.host.read(params.value(logs_), n)};
-    const T* sign = scratch.host.read(params.value(sign_), n);
-    const T* permutation = scratch.host.read(params.value(permutation_), n);
-    f.permutation.reserve(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = i; j < n; ++j) f.lower[i * n + j] = i == j ? 1 : 0;
-      for (int64_t j = 0; j < i; ++j) f.upper[i * n + j] = 0;
-      f.upper[i * n + i] = sign[i] * std::exp(static_cast<double>(f.logs[i]));
-      f.permutation.push_back(order_at(name_, permutation, n, i));
-    }
-    return f;
+    for (int64_t i = 0; scratch.ctx.on_host() && i < n; ++i) order_at(name_, of.permutation, n, i);
+    return of;
   }
 
-  Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const override {
+  Weights weights(Scratch& scratch, const Params<T>& params, bool inverse) const override {
     const int64_t n = this->channels();
-    const Factors f = factors(scratch, params);
-    const Matrix product = linalg::multiply(f.lower, f.upper, n);
-    Matrix w(product.size(), &scratch);
-    *logdet = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      *logdet += f.logs[i];
-      for (int64_t j = 0; j < n; ++j) w[i * n + j] = product[f.permutation[i] * n + j];
-    }
-    if (inverse) {
-      const Matrix inv =
-          linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
-      inverse->resize(inv.size());
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) (*inverse)[j * n + i] = inv[j * n + f.permutation[i]];
-      }
-    }
-    return w;
+    T* w = scratch.scope.template take<T>(n * n);
+    T* back = inverse ? scratch.scope.template take<T>(n * n) : nullptr;
+    double* log_det = scratch.scope.template take<double>(1);
+    scratch.ctx.template kernels<T>().lu_matrix(scratch.ctx, n, parameters(scratch, params), w, back,
+                                                log_det);
+    return {w, back, log_det};
   }
 
-  void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
-                     double dlogdet_pixels) const override {
-    const int64_t n = this->channels();
-    const Factors f = factors(scratch, params);
-    Matrix g(dw.size(), &scratch);  // P^T dW
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) g[f.permutation[i] * n + j] = dw[i * n + j];
-    }
-    const Matrix dlower = linalg::multiply(g, linalg::transpose(f.upper, n), n);
-    const Matrix dupper = linalg::multiply(linalg::transpose(f.lower, n), g, n);
-    T* lower = scratch.host.take<T>(n * n);
-    T* upper = scratch.host.take<T>(n * n);
-    T* logs = scratch.host.take<T>(n);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) {
-        lower[i * n + j] = j < i ? static_cast<T>(dlower[i * n + j]) : T(0);
-        upper[i * n + j] = j > i ? static_cast<T>(dupper[i * n + j]) : T(0);
-      }
-      logs[i] = static_cast<T>(dupper[i * n + i] * f.upper[i * n + i] + dlogdet_pixels);
-    }
-    this->add(scratch, lower, n * n, params.grad(lower_));
-    this->add(scratch, upper, n * n, params.grad(upper_));
-    this->add(scratch, logs, n, params.grad(logs_));
+  void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+                     const double* dlogdet) const override {
+    scratch.ctx.template kernels<T>().lu_gradients(
+        scratch.ctx, this->channels(), parameters(scratch, params), dw, dlogdet, this->pixels(),
+        {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
   }
 
   std::string name_;
@@ -249,6 +188,9 @@ class PlainConv1x1 final : public Conv1x1<T> {
   }
 
  private:
+  using Weights = typename Conv1x1<T>::Weights;
+
+  /// In float64 by the program, on a device too.
   Matrix inverse_of(const Matrix& w, double* logdet) const {
     const int64_t n = this->channels();
     const linalg::Lu f = linalg::lu(w, n);
@@ -266,25 +208,40 @@ class PlainConv1x1 final : public Conv1x1<T> {
     return out;
   }
 
-  Matrix matrix(Scratch& scratch, const Params<T>& params, double* logdet, Matrix* inverse) const override {
-    Matrix w = this->load(scratch, params.value(weight_));
-    Matrix inv = inverse_of(w, logdet);
-    if (inverse) *inverse = std::move(inv);
-    return w;
+  Matrix load(Scratch& scratch, const T* values) const {
+    const int64_t size = this->channels() * this->channels();
+    const T* here = scratch.host.read(values, size);
+    return Matrix(here, here + size, &scratch);
   }
 
-  void add_gradients(Scratch& scratch, const Params<T>& params, const Matrix& dw,
-                     double dlogdet_pixels) const override {
+  const T* rounded(Scratch& scratch, const Matrix& m) const {
+    T* out = scratch.host.template take<T>(static_cast<int64_t>(m.size()));
+    for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
+    return scratch.host.send(out, static_cast<int64_t>(m.size()));
+  }
+
+  Weights weights(Scratch& scratch, const Params<T>& params, bool) const override {
+    double* log_det = scratch.host.template take<double>(1);
+    const Matrix inverse = inverse_of(load(scratch, params.value(weight_)), log_det);
+    return {params.value(weight_), rounded(scratch, inverse), scratch.host.send(log_det, 1)};
+  }
+
+  void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+                     const double* dlogdet) const override {
     const int64_t n = this->channels();
     double logdet;
-    const Matrix inv = inverse_of(this->load(scratch, params.value(weight_)), &logdet);
-    T* delta = scratch.host.take<T>(n * n);
+    const Matrix inverse = inverse_of(load(scratch, params.value(weight_)), &logdet);
+    const Matrix own = load(scratch, dw);
+    const double total = *scratch.host.read(dlogdet, 1) * this->pixels();
+    T* delta = scratch.host.template take<T>(n * n);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        delta[i * n + j] = static_cast<T>(dw[i * n + j] + dlogdet_pixels * inv[j * n + i]);
+        delta[i * n + j] = static_cast<T>(own[i * n + j] + total * inverse[j * n + i]);
       }
     }
-    this->add(scratch, delta, n * n, params.grad(weight_));
+    const Shape flat{1, 1, 1, n * n};
+    scratch.ctx.template kernels<T>().add(scratch.ctx, View<const T>(scratch.host.send(delta, n * n), flat),
+                                          View<T>(params.grad(weight_), flat));
   }
 
   std::string name_;

@@ -3,6 +3,7 @@
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
+#include "kernels/device/body.hpp"
 #include "kernels/ops/math.hpp"
 
 // Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
@@ -19,6 +20,18 @@ struct CpuExec {
   static constexpr bool cheap_launches = true;
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
+
+  static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block that runs alone
+
+  /// A body of one block.
+  template <class Body>
+  static void block(Context&, const Body& body) {
+    typename Body::Registers own;
+    typename Body::Shared shared;
+    for (int64_t phase = 0; phase < body.phases(0); ++phase) {
+      body.run(phase, device::Place{0, 1, 0}, own, shared);
+    }
+  }
 
   /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
   template <class T, class F>

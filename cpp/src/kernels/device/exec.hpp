@@ -17,6 +17,13 @@ struct DeviceExec {
     Launcher::launch(ctx, blocks, body);
   }
 
+  static constexpr int block_rows = 8, block_cols = 32;  ///< threads of a block that runs alone
+
+  template <class Body>
+  static void block(Context& ctx, const Body& body) {
+    launch(ctx, 1, body);
+  }
+
   static int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
   template <class F>

@@ -82,7 +82,7 @@ EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, 
   T rest[R * L] = {};
 #pragma GCC unroll 1
   for (int i = 0; i < R; ++i)
-    copy_run(rest + i * L, a + ops::min_of<int64_t>(i, count - 1) * lda + whole, k - whole);
+    copy_run(rest + i * L, a + ops::min_of<int64_t>(i, count - 1) * lda + whole, k & (L - 1));
   add(whole, [&](int i) __attribute__((always_inline)) { return rest + i * L; });
 }
 
