@@ -1,8 +1,9 @@
 """Does bfloat16 in the coupling nets cost likelihood? Glow on 32x32 photographs, trained twice from one start.
 
-usage: python conditioner_dtype.py DATA_FOLDER [--dtype float32|bfloat16] [--steps 1000 --threads 2 --out FILE]
-Without --dtype both are trained, one after the other. Same data order and noise. Bits a dimension of the held-out
-images, and whether decode(encode(x)) gives them back.
+usage: python conditioner_dtype.py DATA_FOLDER [--dtype float32|bfloat16] [--seeds 0 --steps 1000 --threads 2 --out FILE]
+Without --dtype both are trained, one after the other, from each seed's start, data order and noise. Bits a dimension of
+the held-out images, by the trained dtype and with the same parameters by the other, and whether decode(encode(x)) gives
+the images back.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from machine import describe
 parser = argparse.ArgumentParser()
 parser.add_argument("data")
 parser.add_argument("--dtype", choices=["float32", "bfloat16"])
+parser.add_argument("--seeds", type=int, nargs="+", default=[0])
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--out")
@@ -27,9 +29,13 @@ SETTINGS = dict(levels=3, steps=8, hidden=512)
 BATCH, LR, WARMUP = 16, 5e-4, 50
 
 
-def train(dtype, images, held_out):
-    flow = ef.Glow(images.shape[1:], conditioner_dtype=dtype, threads=a.threads, seed=0, **SETTINGS)
-    order = np.random.default_rng(0)
+def glow(dtype, images, seed):
+    return ef.Glow(images.shape[1:], conditioner_dtype=dtype, threads=a.threads, seed=seed, **SETTINGS)
+
+
+def train(dtype, seed, images, held_out):
+    flow = glow(dtype, images, seed)
+    order = np.random.default_rng(seed)
     flow.init(images[order.permutation(len(images))[:256]])
     optimizer = ef.Adamax(flow, lr=LR)
     curve, fallbacks, drift, begun = [], 0, 0.0, time.perf_counter()
@@ -39,7 +45,7 @@ def train(dtype, images, held_out):
             rows = np.concatenate([rows, order.permutation(len(images))])
         flow.zero_grad()
         optimizer.lr = LR * min(1.0, (step + 1) / WARMUP)
-        loss = flow.loss_and_grad(images[np.sort(rows[step * BATCH:(step + 1) * BATCH])], seed=step)
+        loss = flow.loss_and_grad(images[np.sort(rows[step * BATCH:(step + 1) * BATCH])], seed=seed * a.steps + step)
         curve.append(loss / (flow.dims * np.log(2)))
         fallbacks += flow.last_step["fallback"]
         drift = max(drift, flow.last_step["drift"])
@@ -49,8 +55,13 @@ def train(dtype, images, held_out):
             print(f"{dtype}: step {step + 1}, {np.mean(curve[-100:]):.4f}", flush=True)
     seconds = time.perf_counter() - begun
     bits = flow.bits_per_dim(held_out, seed=0)
+    other = glow("float32" if dtype == "bfloat16" else "bfloat16", images, seed)
+    other.init(images[:BATCH])
+    other.params[:] = flow.params
     error = np.abs(flow.decode(flow.encode(held_out)) - held_out).reshape(len(held_out), -1).max(1)
-    return {"held_out_bits_per_dim": bits.mean(), "standard_error": bits.std() / len(bits) ** 0.5,
+    return {"seed": seed, "held_out_bits_per_dim": bits.mean(),
+            "held_out_by_other_dtype": other.bits_per_dim(held_out, seed=0).mean(),
+            "standard_error": bits.std() / len(bits) ** 0.5,
             "seconds": seconds, "threads": a.threads, "fallbacks": fallbacks, "largest_drift": drift,
             "images_decoded_exactly": int((error < 0.5).sum()), "images": len(held_out),
             "worst_level_error": float(error.max()), "bits_of_worst": float(bits[error.argmax()]),
@@ -61,8 +72,8 @@ data = np.load(os.path.join(a.data, "photos32.npz"))
 result = {"settings": SETTINGS, "batch": BATCH, "lr": LR, "warmup": WARMUP, "optimizer": "adamax, norm clipped at 100",
           "steps": a.steps, "machine": describe()}
 for dtype in [a.dtype] if a.dtype else ["float32", "bfloat16"]:
-    result[dtype] = train(dtype, data["train"], data["test"])
-    print(dtype, result[dtype], flush=True)
+    result[dtype] = [train(dtype, seed, data["train"], data["test"]) for seed in a.seeds]
+    print(dtype, *result[dtype], sep="\n", flush=True)
 if a.out:
     with open(a.out, "w") as file:
         json.dump(result, file, indent=1)

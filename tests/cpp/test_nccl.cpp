@@ -87,7 +87,7 @@ TEST_CASE("nccl: sums") {
 TEST_CASE("nccl: a library that is missing, or is another") {
   const std::string missing = problem([] { Nccl::load("/nowhere/libnccl.so.2"); });
   CHECK(has(missing, "[nccl] expected /nowhere/libnccl.so.2 for several GPUs, got none that loads"));
-  CHECK(has(missing, "pip install nvidia-nccl-cu12"));
+  CHECK(has(missing, "pip install \"evenflow[cuda]\""));
   CHECK(has(problem([] { Nccl::load("libc.so.6"); }), "expected ncclGetVersion in libc.so.6"));
   CHECK(has(problem([] { Nccl::load(FAKE_NCCL_INCOMPLETE); }), "expected ncclAllReduce in "));
 }

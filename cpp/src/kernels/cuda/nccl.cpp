@@ -36,7 +36,7 @@ Nccl Nccl::load(const char* file) {
     const char* problem = dlerror();
     fail<DeviceError>("nccl", "expected ", file, " for several GPUs, got none that loads (",
                       problem ? problem : "no reason given",
-                      "); pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, or name the file in "
+                      "); pip install \"evenflow[cuda]\", or name the file in "
                       "EVENFLOW_NCCL_LIBRARY");
   }
   Nccl nccl{};
