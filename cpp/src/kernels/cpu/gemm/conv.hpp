@@ -189,23 +189,28 @@ class WeightGradient {
     product(dy, [&](const auto& p) { p.run(team, begin, end, room); });
   }
 
-  /// By one thread, after all pixels.
-  void finish() const {
+  /// After all pixels, and a barrier.
+  void finish(const Team& team) const {
     const int64_t rows = dims_.weight_rows(), cout = dims_.cout;
+    const int64_t begin = team.begin(dims_.in.c), end = team.end(dims_.in.c);
     if (narrow_) {
-      for (int64_t c = 0; c < dims_.in.c; ++c) {
+      for (int64_t c = begin; c < end; ++c) {
         for (int64_t n = 0; n < cout; ++n) dw_[c * cout + n] += sums_[n * stride_ + c];
       }
     } else if (sums_ != dw_) {
       for (int64_t t = 0; t < 9; ++t) {
-        for (int64_t c = 0; c < dims_.in.c; ++c) {
+        for (int64_t c = begin; c < end; ++c) {
           const T* from = sums_ + c * stride_ + (8 - t) * cout;
           T* to = dw_ + (t * rows + c) * cout;
           for (int64_t n = 0; n < cout; ++n) to[n] += from[n];
         }
       }
-      if (dims_.edge) edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
     }
+  }
+
+  /// By one thread, after that.
+  void finish_edge() const {
+    if (dims_.edge && sums_ != dw_) edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
   }
 
  private:
@@ -259,8 +264,10 @@ void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, 
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     gradient.add(team, 0, m, dy.data, rooms + team.rank * room);
+    team.barrier();
+    gradient.finish(team);
   });
-  gradient.finish();
+  gradient.finish_edge();
 }
 
 }  // namespace evenflow::gemm

@@ -40,13 +40,22 @@ struct Blocks {
   int64_t first_tile(int64_t block) const { return tiles * block / count; }
 };
 
-/// Rows of a sum of `k` rows that a gradient of weights takes at once: whole tiles of the other products.
-template <class Isa, class T>
-int64_t pixel_block(int64_t k, bool pairs) {
-  const int64_t tiles = kPixelBlock / Tile<Isa, T>::rows;
-  const int64_t most = (pairs && !split<Isa> ? 2 : 1) * tiles * Tile<Isa, T>::rows;
-  return k <= most + most / 2 ? k : most;
-}
+/// How a sum of `k` rows is divided in a gradient of weights: into blocks of whole tiles of the other
+/// products. What is less than half a block belongs to the one before: a short sum costs as much besides its
+/// products.
+struct PixelBlocks {
+  int64_t size, largest;
+  template <class Isa, class T>
+  static PixelBlocks of(int64_t k, bool pairs) {
+    constexpr int64_t once = kPixelBlock / Tile<Isa, T>::rows * Tile<Isa, T>::rows;
+    const int64_t size = pairs && !split<Isa> ? 2 * once : once, largest = size + size / 2;
+    return k < largest ? PixelBlocks{k, k} : PixelBlocks{size, largest};
+  }
+  /// The end of `blocks` blocks that begin with one at `begin`, of those up to `end`.
+  EVENFLOW_HD int64_t next(int64_t begin, int64_t end, int64_t blocks = 1) const {
+    return end - begin < (blocks - 1) * size + largest ? end : begin + blocks * size;
+  }
+};
 
 /// R rows of A, lda apart, times W packed columns. Each lane adds up its share of k: sum[j * R + i] of row i
 /// and column j. Rows from `count` on repeat the last.
@@ -340,13 +349,14 @@ class TransposedProduct {
         n_(n),
         tiles_((m + S::rows - 1) / S::rows),
         panels_((n + S::cols - 1) / S::cols),
-        block_(pixel_block<Isa, T>(k, Left::pairs)),
+        blocks_(PixelBlocks::of<Isa, T>(k, Left::pairs)),
         chunk_(ops::max_of<int64_t>(
             1, kLeftBytes / (kPixelBlock * Isa::parts * S::rows * static_cast<int64_t>(sizeof(T))))),
         row_(Isa::parts *
-             padded_stride(Left::pairs ? whole_steps<Isa>((block_ + 1) / 2) : block_, sizeof(T))),
-        left_size_(split<Isa> ? left.values_size(block_) : left.block_size(block_)),
-        right_size_(right.block_size(block_)),
+             padded_stride(Left::pairs ? whole_steps<Isa>((blocks_.largest + 1) / 2) : blocks_.largest,
+                           sizeof(T))),
+        left_size_(split<Isa> ? left.values_size(blocks_.largest) : left.block_size(blocks_.largest)),
+        right_size_(right.block_size(blocks_.largest)),
         far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
         finish_{c, ldc} {}
 
@@ -374,8 +384,9 @@ class TransposedProduct {
                   p_end = by_panels ? team.end(panels_) : panels_;
     const int64_t t_begin = by_panels ? 0 : team.begin(tiles_), t_end = by_panels ? tiles_ : team.end(tiles_);
     const int64_t m_end = ops::min_of(m_, t_end * S::rows), n_end = ops::min_of(n_, p_end * S::cols);
-    for (int64_t k0 = k_begin; k0 < k_end; k0 += block_) {
-      const int64_t kc = ops::min_of(block_, k_end - k0);
+    for (int64_t k0 = k_begin, next; k0 < k_end; k0 = next) {
+      next = blocks_.next(k0, k_end);
+      const int64_t kc = next - k0;
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
       const Strip<T> a = [&] {
         if constexpr (split<Isa>) return left_.values(k0, kc, left_buffer);
@@ -391,7 +402,7 @@ class TransposedProduct {
       if (!copy_left && t_end * S::rows > left_.readable()) {
         copy_columns(copied_tiles, S::rows, 1, a, first_copied, m_, steps);
       }
-      const int64_t next = k0 + kc, ahead = ops::min_of(block_, k_end - next);
+      const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
       const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * (p_end - p_begin);
       for (int64_t i = 0; i < shares; ++i) {
         const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk_;
@@ -434,12 +445,12 @@ class TransposedProduct {
  private:
   using S = Tile<Isa, T>;
 
-  int64_t values_size() const { return split<Isa> ? S::rows * padded_stride(block_, sizeof(T)) : 0; }
+  int64_t values_size() const { return split<Isa> ? S::rows * padded_stride(blocks_.largest, sizeof(T)) : 0; }
 
   Left left_;
   Right right_;
   int64_t m_, n_, tiles_, panels_;
-  int64_t block_;  ///< steps of the sum
+  PixelBlocks blocks_;
   int64_t chunk_;  ///< tiles whose left sides stay in the second-level cache
   int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied
   int64_t left_size_, right_size_;

@@ -294,7 +294,7 @@ class StackBackward {
     }
     const Blocks<Isa, T> blocks(m_, depth);
     if (blocks.count > 1 && pointwise_inside(units_, count_)) {
-      by_blocks(blocks);
+      by_runs();
     } else {
       by_units();
     }
@@ -338,10 +338,11 @@ class StackBackward {
     const bool taps = unit.dims.kernel == 3 && gather_input(unit.dims);
     const int64_t blocks =
         taps ? 1 : Blocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
-    T* sums = zero_sums(scope, blocks, width);
+    T* sums = scope.take<T>(blocks * 2 * width);
+    zero(sums, blocks * 2 * width);
     conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w,
                                         derivative(u - 1, below.data, below.stride, sums));
-    add_sums(lower, sums, blocks);
+    add_sums(lower, sums, blocks, 0, width);
     conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw);
   }
 
@@ -361,33 +362,41 @@ class StackBackward {
     return {c, stride, y.data, y.stride, e.scale, e.relu, sums, y.shape.c};
   }
 
-  static T* zero_sums(WorkspaceScope& scope, int64_t blocks, int64_t width) {
-    T* sums = scope.take<T>(blocks * 2 * width);
-    for (int64_t i = 0; i < blocks * 2 * width; ++i) sums[i] = T(0);
-    return sums;
+  static void zero(T* sums, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sums[i] = T(0);
   }
 
-  /// The sums of all blocks to the gradients of bias and scale.
-  static void add_sums(const StackUnit<T>& unit, const T* sums, int64_t blocks) {
+  /// The sums of all blocks to the gradients of bias and scale, columns [begin, end).
+  static void add_sums(const StackUnit<T>& unit, const T* sums, int64_t blocks, int64_t begin, int64_t end) {
     const int64_t width = unit.dims.cout;
-    for (int64_t c = 0; c < width; ++c) {
-      double total = 0, dots = 0;
+    constexpr int64_t kAtOnce = 64;  // neighbours of a row of sums
+    for (int64_t c0 = begin; c0 < end; c0 += kAtOnce) {
+      double total[kAtOnce] = {}, dots[kAtOnce] = {};
+      const int64_t count = ops::min_of(kAtOnce, end - c0);
       for (int64_t b = 0; b < blocks; ++b) {
-        total += sums[2 * b * width + c];
-        dots += sums[(2 * b + 1) * width + c];
+        const T* from = sums + 2 * b * width + c0;
+        for (int64_t i = 0; i < count; ++i) total[i] += from[i];
+        for (int64_t i = 0; i < count; ++i) dots[i] += from[width + i];
       }
-      if (unit.dbias) unit.dbias[c] += static_cast<T>(total);
-      if (unit.dlogs) unit.dlogs[c] += static_cast<T>(unit.logs_factor * dots);
+      for (int64_t i = 0; i < count; ++i) {
+        if (unit.dbias) unit.dbias[c0 + i] += static_cast<T>(total[i]);
+        if (unit.dlogs) unit.dlogs[c0 + i] += static_cast<T>(unit.logs_factor * dots[i]);
+      }
     }
   }
 
   /// A run of pixels at a time: each thread takes its share through all units, then all threads add the run
   /// to the gradients of the weights. Activations come from memory once, and their derivatives never go
   /// there.
-  void by_blocks(const Blocks<Isa, T>& blocks) {
+  void by_runs() {
     WorkspaceScope scope(ctx_);
     const int threads = ctx_.threads(), last = count_ - 1;
-    const int64_t run = pixels_of_run(threads);
+    // Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockTiles
+    // tiles for each thread.
+    const PixelBlocks blocks = PixelBlocks::of<Isa, T>(m_, by_pairs<Isa, half>);
+    const int64_t run = (threads * kBlockTiles * kRows + blocks.size - 1) / blocks.size;  // blocks
+    const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
+    const int64_t all_tiles = tiles_of(m_), groups = groups_of(all_tiles);
     weights_.take(scope, count_);
     da_ = scope.template take<View<H>>(last);
     sums_ = scope.template take<T*>(last);
@@ -399,8 +408,8 @@ class StackBackward {
                     unit.dims, unit.w});
       if (u == last) break;
       da_[u] = hidden_[u];
-      da_[u].data = scope.template take<H>(run * da_[u].stride);
-      sums_[u] = zero_sums(scope, blocks.count, unit.dims.cout);
+      da_[u].data = scope.template take<H>(largest * da_[u].stride);
+      sums_[u] = scope.template take<T>(groups * 2 * unit.dims.cout);
     }
     using Inner = WeightGradient<Isa, T, half, H, H>;
     const WeightGradient<Isa, T, half, T, H> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
@@ -417,7 +426,7 @@ class StackBackward {
     if (dx_.data && units_[0].dims.kernel == 3) {
       products_ = scope.template take<T>(m_ * products_stride<T>(x_.shape.c) + kSlack);
     }
-    const int64_t tiles = ops::min_of(kMostTiles, blocks.tiles), tiles_size = tiles * weights_.tile_size();
+    const int64_t tiles = ops::min_of(kMostTiles, all_tiles), tiles_size = tiles * weights_.tile_size();
     const int64_t room_size = ops::max_of(tiles_size, gradient_size);
     T* rooms = scope.template take<T>(threads * room_size);
     Strip<T>* strips = scope.template take<Strip<T>>(threads * tiles);
@@ -426,43 +435,61 @@ class StackBackward {
       T* room = rooms + team.rank * room_size;
       weights_.pack(team);
       team.barrier();
-      for (int64_t begin = 0; begin < m_; begin += run) {
-        const int64_t end = ops::min_of(m_, begin + run);
-        by_tiles(share_of(blocks, begin, end, team.rank, team.size),
-                 share_of(blocks, begin, end, team.rank + 1, team.size), [&](int64_t tile, int64_t tile_end) {
-                   derivatives(blocks, begin, blocks.row(tile), ops::min_of(end, blocks.row(tile_end)),
-                               strips + team.rank * tiles, room);
-                 });
+      for (int64_t begin = 0, end; begin < m_; begin = end) {
+        end = blocks.next(begin, m_, run);
+        const int64_t first_tile = share_of(begin, end, team.rank, team.size),
+                      end_tile = share_of(begin, end, team.rank + 1, team.size);
+        zero_sums(first_tile, end_tile);
+        by_tiles(first_tile, end_tile, [&](int64_t tile, int64_t next) {
+          derivatives(begin, tile * kRows, ops::min_of(end, next * kRows), strips + team.rank * tiles, room);
+        });
         team.barrier();
         last_gradient.add(team, begin, end, dh_.data, room);
         for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da_of(u, begin).data, room);
         first_gradient.add(team, begin, end, da_of(0, begin).data, room);
         team.barrier();
       }
+      last_gradient.finish(team);
+      for (int u = 1; u < last; ++u) inner[u].finish(team);
+      first_gradient.finish(team);
+      for (int u = 0; u < last; ++u) {
+        const int64_t width = units_[u].dims.cout;
+        add_sums(units_[u], sums_[u], groups, team.begin(width), team.end(width));
+      }
       if (!products_) return;
       gather_taps<Isa, T>(x_.shape, team.begin(m_), team.end(m_), -1, products_, x_.shape.c,
                           static_cast<const T*>(nullptr), AddTo<T>{dx_.data, dx_.stride});
     });
-    last_gradient.finish();
-    for (int u = 1; u < last; ++u) inner[u].finish();
-    first_gradient.finish();
-    for (int u = 0; u < last; ++u) add_sums(units_[u], sums_[u], blocks.count);
+    last_gradient.finish_edge();
+    for (int u = 1; u < last; ++u) inner[u].finish_edge();
+    first_gradient.finish_edge();
   }
 
-  /// Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockTiles tiles
-  /// for each thread.
-  int64_t pixels_of_run(int threads) const {
-    const int64_t block = pixel_block<Isa, T>(m_, by_pairs<Isa, half>);
-    return ops::min_of(m_, (threads * kBlockTiles * Tile<Isa, T>::rows + block - 1) / block * block);
+  static constexpr int64_t kRows = Tile<Isa, T>::rows;
+  static int64_t tiles_of(int64_t rows) { return (rows + kRows - 1) / kRows; }
+
+  // One thread adds up the columns of a group of tiles, whatever the number of threads: a sixth of a run or
+  // so, that few threads get equal shares.
+  static constexpr int64_t group_tiles() {
+    const int64_t tiles = kPixelBlock / kRows;
+    for (int64_t parts = 6;; --parts) {
+      if (tiles % parts == 0) return tiles / parts;
+    }
+  }
+  static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
+
+  /// The first tile of a thread's share of the run of rows [begin, end).
+  static int64_t share_of(int64_t begin, int64_t end, int rank, int size) {
+    const int64_t first = begin / kRows, count = tiles_of(end) - first;
+    return first + ops::min_of(count, groups_of(count) * rank / size * group_tiles());
   }
 
-  /// The first tile of a thread's share of rows [begin, end): a block of column sums has one thread.
-  static int64_t share_of(const Blocks<Isa, T>& blocks, int64_t begin, int64_t end, int rank, int size) {
-    constexpr int64_t rows = Tile<Isa, T>::rows;
-    const int64_t first = begin / rows, last = (end + rows - 1) / rows;
-    if (rank == size) return last;
-    const int64_t tile = first + (last - first) * rank / size;
-    return ops::max_of(first, blocks.first_tile(blocks.block_of(tile)));
+  void zero_sums(int64_t first_tile, int64_t end_tile) const {
+    const int64_t first = first_tile / group_tiles(), count = groups_of(end_tile) - first;
+    for (int u = 0; u + 1 < count_; ++u) {
+      const int64_t size = 2 * units_[u].dims.cout;
+      zero(sums_[u] + first * size, count * size);
+    }
   }
 
   /// da of unit u, of a run that starts at row `begin`, such that row m is at data + m * stride.
@@ -473,14 +500,12 @@ class StackBackward {
   }
 
   /// Rows [m, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
-  void derivatives(const Blocks<Isa, T>& blocks, int64_t begin, int64_t m, int64_t end, Strip<T>* strips,
-                   T* tiles) const {
+  void derivatives(int64_t begin, int64_t m, int64_t end, Strip<T>* strips, T* tiles) const {
     const auto derive = [&](int u, const auto& a) {
       const View<H> below = da_of(u - 1, begin);
       const ActivateBackward<T, H> finish = derivative(u - 1, below.data, below.stride, sums_[u - 1]);
       weights_.multiply(
-          u, a, m, end,
-          [&](int64_t m0) { return finish.for_block(blocks.block_of(m0 / Tile<Isa, T>::rows)); }, strips,
+          u, a, m, end, [&](int64_t m0) { return finish.for_block(m0 / kRows / group_tiles()); }, strips,
           tiles);
     };
     if (units_[count_ - 1].dims.kernel == 3) {
@@ -512,7 +537,7 @@ class StackBackward {
   HiddenViews<T, H> hidden_;
   PackedUnits<Isa, T, half> weights_;
   View<H>* da_ = nullptr;  ///< of the present run, of all units but the last
-  T** sums_ = nullptr;     ///< their columns' sums, (blocks, 2, width)
+  T** sums_ = nullptr;     ///< their columns' sums, (groups, 2, width)
   T* products_ = nullptr;
   Bordered<Isa, T, half> dh_image_;
 };
