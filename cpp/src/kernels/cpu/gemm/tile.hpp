@@ -181,7 +181,12 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
+  const T* ahead = a + 2 * S::lanes;
   for (int64_t p = 0; p < k; ++p) {
+    if (R > 7 && !columns) {
+      __builtin_prefetch(ahead);
+      ahead += (p + 1) % S::lanes == 0 ? S::lanes - (S::lanes - 1) * lda : lda;
+    }
     if (R > 1) __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
     if (R > 1 && V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
     alignas(Isa::vector_bytes) Vector right[V];
