@@ -8,14 +8,13 @@
 
 #include "evenflow/version.h"
 #include "kernels/cuda/nccl.hpp"
-#include "kernels/device/products.hpp"
+#include "kernels/device/matrix_products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::test {
 namespace {
 
-template <class T>
-using EmulatedKernels = KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, T>, T>;
+using EmulatedExec = DeviceExec<EmulatedLauncher>;
 
 class EmulatedDevice final : public Device {
  public:
@@ -40,8 +39,8 @@ class EmulatedDevice final : public Device {
   const KernelSet<double>& kernels_f64() const override { return f64_; }
 
  private:
-  EmulatedKernels<float> f32_;
-  EmulatedKernels<double> f64_;
+  KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
+  KernelSetImpl<EmulatedExec, DeviceProducts<EmulatedLauncher, double>, double> f64_;
 };
 
 /// Every sum is complete when it has started.

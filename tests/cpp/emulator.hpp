@@ -6,6 +6,7 @@
 
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
+#include "kernels/bf16.hpp"
 #include "kernels/device/body.hpp"
 
 // A device on the CPU: the kernels' bodies block by block, thread by thread, phase by phase. Its memory is
@@ -49,9 +50,33 @@ class Emulator {
   std::vector<Region> regions_;
 };
 
+/// What MatrixProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
+/// a with 8 columns of b at a time, over 16 of k, and each has four of the sums.
+struct EmulatedUnits {
+  static int row(int lane, int e) { return lane / 4 + e / 2 * 8; }
+  static int column(int lane, int e) { return lane % 4 * 2 + e % 2; }
+
+  template <bool a_along_k, bool b_along_k, int rows, int columns>
+  static void multiply(int lane, const Bf16* a, int a_stride, const Bf16* b, int b_stride,
+                       float (&sum)[rows][columns][4]) {
+    for (int i = 0; i < rows; ++i) {
+      for (int j = 0; j < columns; ++j) {
+        for (int e = 0; e < 4; ++e) {
+          const int m = 16 * i + row(lane, e), n = 8 * j + column(lane, e);
+          for (int k = 0; k < 16; ++k) {
+            sum[i][j][e] += to_float(a[a_along_k ? m * a_stride + k : k * a_stride + m]) *
+                            to_float(b[b_along_k ? n * b_stride + k : k * b_stride + n]);
+          }
+        }
+      }
+    }
+  }
+};
+
 struct EmulatedLauncher {
   static constexpr const char* name = "emulated";
   static constexpr int64_t max_blocks = 3;  // so that small loops stride
+  using Units = EmulatedUnits;
 
   template <class Body>
   static void launch(Context&, int64_t blocks, const Body& body) {

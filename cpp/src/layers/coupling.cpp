@@ -72,8 +72,10 @@ class Coupling final : public Layer<T> {
   int64_t kept_size(int64_t n) const override { return h_size(n) + net_->activation_size(n); }
 
  private:
+  /// Whole cache lines: the net's activations lie behind.
   int64_t h_size(int64_t n) const {
-    return n * this->input_shape().pixels_per_sample() * net_->out_channels();
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+    return (h_shape(n).size() + kLine - 1) / kLine * kLine;
   }
 
   Shape h_shape(int64_t n) const {

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/tensor_cores.cuh"
 #include "kernels/device/body.hpp"
 
 namespace evenflow::cuda {
@@ -23,6 +24,7 @@ __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
 struct Launcher {
   static constexpr const char* name = "cuda";
   static constexpr int64_t max_blocks = 65535;
+  using Units = TensorCores;
 
   template <class Body>
   static void launch(Context& ctx, int64_t blocks, const Body& body) {
