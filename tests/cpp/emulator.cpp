@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
+#include "core/repeats.hpp"
 #include "evenflow/version.h"
 #include "kernels/cuda/nccl.hpp"
 #include "kernels/device/matrix_products.hpp"
@@ -19,26 +21,54 @@ using EmulatedExec = DeviceExec<EmulatedLauncher>;
 class EmulatedDevice final : public Device {
  public:
   const char* name() const override { return Emulator::get().name; }
-  void* allocate(size_t bytes) override { return Emulator::get().allocate(bytes, false); }
-  void release(void* memory) noexcept override { Emulator::get().release(memory); }
-  bool separate_arrays() const override { return true; }
+  void* allocate(size_t bytes) override {
+    repeats_.interrupt();
+    return Emulator::get().allocate(bytes, false);
+  }
+  void release(void* memory) noexcept override {
+    repeats_.interrupt_quietly();
+    Emulator::get().release(memory);
+  }
+  bool separate_arrays() const override { return Emulator::get().separate_arrays; }
   int64_t free_memory() const override { return int64_t{1} << 30; }
   void to_device(void* to, const void* from, size_t bytes) override {
+    repeats_.interrupt();
     Emulator::get().open();
     std::memcpy(to, from, bytes);
     Emulator::get().close();
   }
   void to_host(void* to, const void* from, size_t bytes) override {
+    repeats_.interrupt();
     Emulator::get().open();
     std::memcpy(to, from, bytes);
     Emulator::get().close();
-    Emulator::get().open_shared();
+    Emulator::get().wait();
   }
-  void synchronize() override { Emulator::get().open_shared(); }
+  void synchronize() override {
+    repeats_.interrupt();
+    Emulator::get().wait();
+  }
+  void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override {
+    repeats_.run(*this, key, f);
+  }
+
+  using Graph = std::vector<std::function<void()>>;
+  void begin() { Emulator::get().recording = &recorded_; }
+  Graph end() {
+    Emulator::get().recording = nullptr;
+    return std::exchange(recorded_, {});
+  }
+  void abandon() { end(); }
+  void launch(const Graph& graph) {
+    ++Emulator::get().graphs;
+    for (const auto& kernel : graph) kernel();
+  }
   const KernelSet<float>& kernels_f32() const override { return f32_; }
   const KernelSet<double>& kernels_f64() const override { return f64_; }
 
  private:
+  Repeats<Graph> repeats_;
+  Graph recorded_;
   KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
   KernelSetImpl<EmulatedExec, DeviceProducts<EmulatedLauncher, double>, double> f64_;
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -25,7 +26,11 @@ class Emulator {
   /// The order of blocks, and of threads in a phase. Results must not depend on it.
   Order order = ascending;
   const char* name = "emulated";
+  bool separate_arrays = true;  ///< whether each array has a guard page
   int64_t launches = 0;
+  int64_t before_wait = 0;  ///< launches before the program first waited; set to -1 to be told
+  int64_t graphs = 0;       ///< launches of recorded kernels
+  std::vector<std::function<void()>>* recording = nullptr;
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
   void* allocate(size_t bytes, bool shared);
@@ -36,6 +41,10 @@ class Emulator {
   void open_shared();
   /// std::logic_error if a kernel's arguments hold what looks like a pointer to the program's memory.
   void check_arguments(const void* body, size_t bytes) const;
+  void wait() {
+    if (before_wait < 0) before_wait = launches;
+    open_shared();
+  }
   /// i-th of `count` blocks or threads in the present order.
   int64_t pick(int64_t i, int64_t count) const;
 
@@ -87,6 +96,17 @@ struct EmulatedLauncher {
     emulator.check_arguments(&arguments, sizeof arguments);
 #endif
     ++emulator.launches;
+    if (emulator.recording) {
+      emulator.recording->push_back([blocks, body] { run(blocks, body); });
+    } else {
+      run(blocks, body);
+    }
+  }
+
+ private:
+  template <class Body>
+  static void run(int64_t blocks, const Body& body) {
+    Emulator& emulator = Emulator::get();
     emulator.open();
     // Nothing is initialised on a device; 0xCB makes large negative numbers.
     const auto shared = std::make_unique<typename Body::Shared>();
@@ -106,7 +126,6 @@ struct EmulatedLauncher {
     emulator.close();
   }
 
- private:
   template <class S>
   static void spoil(S& s) {
     std::memset(static_cast<void*>(&s), 0xCB, sizeof s);

@@ -393,9 +393,11 @@ TEST_CASE("device: reductions over sizes that fit no chunk") {
       const std::vector<double> values = random_values(n, 1, -2, 2);
       const double* x = a.put(values);
       const double* y = a.put(random_values(n, 2, -2, 2));
-      std::vector<double> result{kernels.sum_squares(ctx, n, x),
-                                 kernels.distance(ctx, {x, {1, 1, 1, n}}, {y, {1, 1, 1, n}}),
-                                 static_cast<double>(kernels.count_not_finite(ctx, {x, {1, 1, 1, n}}))};
+      double* found = a.make<double>(4);
+      kernels.sum_squares(ctx, n, x, found);
+      kernels.distance(ctx, {x, {1, 1, 1, n}}, {y, {1, 1, 1, n}}, found + 1);
+      kernels.count_not_finite(ctx, {x, {1, 1, 1, n}}, found + 3);
+      std::vector<double> result = a.get(found, 4);
       for (const int64_t cols : {int64_t{1}, int64_t{33}, n}) {
         const Shape shape{n / cols, 1, 1, cols};
         double* mean = a.make<double>(cols);
@@ -473,9 +475,14 @@ TEST_CASE("device: numbers that are not finite are seen") {
   x[4999] = std::nan("");
   x[7] = HUGE_VAL;
   const Shape flat{1, 1, 1, 5000};
-  CHECK(ctx.kernels<double>().count_not_finite(ctx, {a.put(x), flat}) == 2);
-  CHECK(std::isinf(ctx.kernels<double>().distance(ctx, {a.put(x), flat}, {a.put(y), flat})));
-  CHECK(ctx.kernels<double>().distance(ctx, {a.put(y), flat}, {a.put(y), flat}) == 0);
+  const KernelSet<double>& kernels = ctx.kernels<double>();
+  double* found = a.make<double>(2);
+  kernels.count_not_finite(ctx, {a.put(x), flat}, found);
+  CHECK(a.get(found, 1)[0] == 2);
+  kernels.distance(ctx, {a.put(x), flat}, {a.put(y), flat}, found);
+  CHECK(std::isinf(relative_distance(a.get(found, 2).data())));
+  kernels.distance(ctx, {a.put(y), flat}, {a.put(y), flat}, found);
+  CHECK(relative_distance(a.get(found, 2).data()) == 0);
 }
 
 TEST_CASE("device: every layer against the CPU's") {
@@ -614,6 +621,59 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   n.hidden = {9, 8};
   n.preprocess = "whiten";
   check_model("nice", [=](auto u) { return nice<decltype(u)>(n); }, 40, -2, 2);
+}
+
+TEST_CASE("device: a training step is one graph, and waits once") {
+  install_emulator();
+  Emulator& emulator = Emulator::get();
+  GlowConfig config;
+  config.shape = {0, 4, 4, 3};
+  config.levels = 2;
+  config.steps = 1;
+  config.hidden = 6;
+  config.permutation = "lu";
+  constexpr int kSteps = 7;
+  const auto losses_of = [&](const std::string& device) {
+    Context ctx(device);
+    const Flow<double> flow = glow<double>(config);
+    ParamArena<double> arena(flow.layout(), device);
+    flow.init(arena, 3);
+    const Shape shape = flow.sample_shape().with_batch(4);
+    Optimizer<double> optimizer(flow.layout(), OptimizerConfig(), device);
+    std::vector<double> losses;
+    for (int step = 0; step < kSteps; ++step) {
+      Arrays a(ctx);  // at the same place in each step, with other data
+      const View<const double> x(a.put(random_of<double>(shape.size(), 20 + step, 0, 255)), shape);
+      if (step == 0) flow.init_from_data(ctx, arena, x);
+      zero_grad(ctx, arena);
+      emulator.before_wait = -1;
+      // Once with another batch size in between.
+      const View<const double> some(x.data, shape.with_batch(step == 4 ? 3 : 4));
+      losses.push_back(flow.loss_and_grad(ctx, arena, some, nullptr, -1).loss);
+      if (device != "cpu") CHECK(emulator.before_wait == emulator.launches);
+      losses.push_back(clip_grad_norm(ctx, arena, 5.0));
+      optimizer.step(ctx, arena);
+    }
+    Arrays a(ctx);
+    double* log_prob = a.make<double>(4);
+    const View<double> y(a.make<double>(flow.dims() * 4), flow.sample_shape().with_batch(4));
+    for (int call = 0; call < 4; ++call) {
+      const std::vector<double> x = random_of<double>(y.shape.size(), 40 + call, 0, 255);
+      ctx.to_device(y.data, x.data(), x.size() * sizeof(double));
+      flow.log_prob(ctx, arena, y, nullptr, log_prob);
+      append(losses, a.get(log_prob, 4));
+      flow.sample(ctx, arena, 5 * call, 0.7, 11, nullptr, y);
+      append(losses, a.get(y.data, y.shape.size()));
+    }
+    return losses;
+  };
+  emulator.separate_arrays = false;
+  emulator.graphs = 0;
+  const std::vector<double> got = losses_of("emulated");
+  emulator.separate_arrays = true;
+  CHECK(emulator.graphs >= 3 + 2 + 2);
+  CHECK(gap(got, losses_of("cpu")) <= 1e-7);
+  CHECK(emulator.live() == 0);
 }
 
 TEST_CASE("device: noise is the CPU's") {

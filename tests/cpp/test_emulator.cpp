@@ -39,6 +39,11 @@ struct Write {
   void operator()(int64_t, int64_t i) const { x[i + shift] = 1; }
 };
 
+struct Grow {
+  double* x;
+  void operator()(int64_t, int64_t i) const { x[i] += 1; }
+};
+
 /// A tree whose threads read what others write in the same phase.
 struct Racing {
   static constexpr int threads = device::kThreads;
@@ -86,6 +91,52 @@ TEST_CASE("the emulator catches planted bugs") {
   }
   Emulator::get().order = Emulator::ascending;
   CHECK((results[0] != results[1] || results[0] != results[2]));
+}
+
+TEST_CASE("what is repeated is recorded, unless it waits or fails") {
+  install_emulator();
+  Context ctx("emulated");
+  Arrays a(ctx);
+  double* x = a.make<double>(8, 0.0);
+  int64_t& graphs = Emulator::get().graphs;
+  graphs = 0;
+  int calls = 0;
+  const auto add_one = [&] {
+    ++calls;
+    Exec::for_each(ctx, 1, 8, Grow{x});
+  };
+  for (int i = 0; i < 5; ++i) ctx.repeat({1}, add_one);
+  CHECK(a.get(x, 8)[7] == 5);
+  CHECK(calls == 2);  // called, then recorded
+  CHECK(graphs == 4);
+  for (int i = 0; i < 2; ++i) ctx.repeat({2}, add_one);  // another key
+  CHECK(a.get(x, 8)[7] == 7);
+  CHECK(graphs == 5);
+  for (int i = 0; i < 4; ++i) {
+    ctx.repeat({3}, [&] {
+      add_one();
+      ctx.synchronize();
+    });
+  }
+  CHECK(a.get(x, 8)[7] == 11);
+  CHECK(graphs == 5);
+  // It begins to wait when it is recorded: nothing of that call may stay behind.
+  for (int i = 0; i < 3; ++i) {
+    ctx.repeat({4}, [&] {
+      add_one();
+      if (i > 0) ctx.synchronize();
+    });
+  }
+  CHECK(a.get(x, 8)[7] == 14);
+  CHECK(graphs == 5);
+  ctx.repeat({5}, add_one);
+  const auto failing = [&] {
+    add_one();
+    throw std::runtime_error("planted");
+  };
+  CHECK_THROWS_AS(ctx.repeat({5}, failing), std::runtime_error);
+  add_one();
+  CHECK(a.get(x, 8)[7] == 16);
 }
 
 }  // namespace evenflow::test

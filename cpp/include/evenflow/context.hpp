@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,6 +57,7 @@ class EVENFLOW_API Workspace {
     char* data;
     size_t size;
   };
+  friend class Context;
   /// To whole cache lines, at least one.
   static size_t rounded(size_t bytes) { return bytes ? (bytes + 63) / 64 * 64 : 64; }
   void* take_elsewhere(size_t bytes);  ///< from a device, or where the present block has no room
@@ -109,6 +111,9 @@ class EVENFLOW_API Context {
   void to_host(void* to, const void* from, size_t bytes);
   /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
   void synchronize();
+  /// Calls f, which queues kernels. A device may record them, and queue them all at once the next time that
+  /// the workspace is as it was and `key` the same, which holds what else their arguments depend on.
+  void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>
   const KernelSet<T>& kernels() const;

@@ -139,10 +139,16 @@ class EVENFLOW_API Flow {
     const GradientWatch* watch = nullptr;
     size_t told = 0;
   };
+  enum class Pass : uint64_t { gradient, log_prob, sample };
+  /// What Context::repeat has to know of a pass: what its kernels' arguments depend on.
+  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x, const double* out, View<T> dx,
+                               double weight, const Step& step) const;
 
   void check_input(const char* call, const Shape& x) const;
   void check_labels(const char* call, const int32_t* labels, int64_t n) const;
   void check_ready(Context&, const char* call, const ParamArena<T>&) const;
+  void check_device(Context&, const char* call, const ParamArena<T>&) const;
+  void check_initialized(Context&, const char* call, const T* values) const;
   /// Whether n log-determinants and, unless null, n latents or samples are finite.
   bool all_finite(Context&, int64_t n, const double* logdet, const T* values) const;
   /// Finds the layer whose results for x are not finite; NumericError names it.
@@ -170,16 +176,18 @@ class EVENFLOW_API Flow {
                     View<T> dx, Step* step) const;
   void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
                                  const double* dlogdet, View<T> dx, Step& step, Drift& drift) const;
-  /// log p(x) (N), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. undo()
-  /// takes back what was added before the drift guard repeats the pass.
+  /// log p(x) (N), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. square (1,
+  /// or null): the sum of squares of params.grads then. undo() takes back what was added before the drift
+  /// guard repeats the pass.
   Drift differentiate(Context&, const Params<T>&, View<const T> x, int64_t activation_budget, double weight,
-                      Step& step, double* log_prob, View<T> dx, const std::function<void()>& undo,
-                      const char* call) const;
+                      Step& step, double* log_prob, View<T> dx, double* square,
+                      const std::function<void()>& undo, const char* call) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
   void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
   bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
                      double weight, StepResult& result) const;
 
+  uint64_t id_;  ///< of all flows of the process
   Shape sample_shape_;
   Shape current_;
   Base base_;

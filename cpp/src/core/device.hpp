@@ -2,7 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <vector>
 
 namespace evenflow {
 
@@ -32,6 +34,11 @@ class Device {
   virtual void to_host(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
 
+  /// Queues what f queues. If f did nothing else when it was last called with this key, no copy, no wait, no
+  /// allocation, it is recorded, and from then on queued at once without being called. So the key has to hold
+  /// all that the arguments of f's kernels depend on, and f has to bear being called twice.
+  virtual void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) = 0;
+
   virtual const KernelSet<float>& kernels_f32() const = 0;
   virtual const KernelSet<double>& kernels_f64() const = 0;
 };
@@ -56,7 +63,7 @@ class Collective {
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
   /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
-  static constexpr int kAbi = 3;
+  static constexpr int kAbi = 4;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with

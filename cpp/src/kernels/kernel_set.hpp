@@ -8,7 +8,7 @@
 #include "kernels/ops/host_device.hpp"
 
 // Every kernel, once. Views are NHWC; "rows" are pixels. Outputs are overwritten unless a comment says +=.
-// Arrays lie on the context's device, results of type double or int64_t that are returned are the program's.
+// Arrays lie on the context's device.
 
 namespace evenflow {
 
@@ -264,13 +264,14 @@ class KernelSet {
                            T* out) const = 0;
 
   // Judging results.
-  /// How many values are not finite.
-  virtual int64_t count_not_finite(Context&, View<const T> x) const = 0;
-  /// max |a - b| / max(1, max |b|); infinite if a is not finite.
-  virtual double distance(Context&, View<const T> a, View<const T> b) const = 0;
+  /// out (1): how many values are not finite.
+  virtual void count_not_finite(Context&, View<const T> x, double* out) const = 0;
+  /// out (2): max |a - b|, infinite if a is not finite, and max |b|; see relative_distance().
+  virtual void distance(Context&, View<const T> a, View<const T> b, double* out) const = 0;
 
   // The flat arena.
-  virtual double sum_squares(Context&, int64_t n, const T* x) const = 0;
+  /// out (1).
+  virtual void sum_squares(Context&, int64_t n, const T* x, double* out) const = 0;
   virtual void scale(Context&, int64_t n, T factor, T* x) const = 0;
   virtual void zero(Context&, int64_t n, T* x) const = 0;
   /// average += rate (x - average).
@@ -279,6 +280,11 @@ class KernelSet {
   virtual void optimizer_step(Context&, const OptimizerConfig&, int64_t n, int64_t decay_size, double lr,
                               const T* g, T* m, T* v, T* w) const = 0;
 };
+
+/// max |a - b| / max(1, max |b|) from what KernelSet::distance found.
+inline double relative_distance(const double* found) {
+  return found[0] / (found[1] > 1 ? found[1] : 1);
+}
 
 /// The kernels of this process for a level that the machine has.
 template <class T>

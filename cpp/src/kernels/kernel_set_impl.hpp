@@ -459,25 +459,22 @@ class KernelSetImpl : public KernelSet<T> {
     }
   }
 
-  int64_t count_not_finite(Context& ctx, View<const T> x) const override {
+  void count_not_finite(Context& ctx, View<const T> x, double* out) const override {
     const Flat flat(x, x);
-    return static_cast<int64_t>(Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}));
+    Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}, false, out);
   }
 
-  double distance(Context& ctx, View<const T> a, View<const T> b) const override {
+  void distance(Context& ctx, View<const T> a, View<const T> b, double* out) const override {
     const Flat flat(a, b);
-    const double error =
-        Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, false>{a.data, flat.x, b.data, flat.y});
-    const double size =
-        Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, true>{a.data, flat.x, b.data, flat.y});
-    return error / ops::max_of(size, 1.0);
+    Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, false>{a.data, flat.x, b.data, flat.y}, out);
+    Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, true>{a.data, flat.x, b.data, flat.y}, out + 1);
   }
 
-  double sum_squares(Context& ctx, int64_t n, const T* x) const override {
+  void sum_squares(Context& ctx, int64_t n, const T* x, double* out) const override {
     constexpr int64_t kRow = 4096;
     const int64_t rows = n / kRow;
-    return Exec::sum(ctx, rows, kRow, ops::SumSquares<T>{x, kRow}) +
-           Exec::sum(ctx, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow, kRow});
+    Exec::sum(ctx, rows, kRow, ops::SumSquares<T>{x, kRow}, false, out);
+    Exec::sum(ctx, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow, kRow}, true, out);
   }
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {

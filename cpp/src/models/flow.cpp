@@ -1,6 +1,7 @@
 #include "evenflow/flow.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <sstream>
 
@@ -9,10 +10,18 @@
 #include "models/tiles.hpp"
 
 namespace evenflow {
+namespace {
+
+uint64_t next_id() {
+  static std::atomic<uint64_t> next{0};
+  return next++;
+}
+
+}  // namespace
 
 template <class T>
 Flow<T>::Flow(Shape sample_shape, Base base)
-    : sample_shape_(sample_shape.with_batch(0)), current_(sample_shape_), base_(base) {
+    : id_(next_id()), sample_shape_(sample_shape.with_batch(0)), current_(sample_shape_), base_(base) {
   if (dims() < 1) fail<ShapeError>("flow", "expected positive sizes, got ", to_string(sample_shape_));
 }
 
@@ -131,19 +140,19 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
 namespace {
 
 template <class T>
-void check_device(Context& ctx, const char* call, const ParamArena<T>& arena) {
-  if (arena.device() != ctx.device_name()) {
-    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
-                      ctx.device_name());
-  }
-}
-
-template <class T>
 bool finite(const T* values, int64_t count) {
   return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
 }
 
 }  // namespace
+
+template <class T>
+void Flow<T>::check_device(Context& ctx, const char* call, const ParamArena<T>& arena) const {
+  if (arena.device() != ctx.device_name()) {
+    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
+                      ctx.device_name());
+  }
+}
 
 template <class T>
 void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
@@ -208,8 +217,13 @@ void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) c
 template <class T>
 void Flow<T>::check_ready(Context& ctx, const char* call, const ParamArena<T>& arena) const {
   check_device(ctx, call, arena);
+  check_initialized(ctx, call, arena.values());
+}
+
+template <class T>
+void Flow<T>::check_initialized(Context& ctx, const char* call, const T* values) const {
   HostScope host(ctx);
-  if (*host.read(arena.value(initialized_), 1) == T(0)) {
+  if (*host.read(values + layout_->offset(initialized_), 1) == T(0)) {
     fail<ConfigError>(
         call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
   }
@@ -405,9 +419,13 @@ std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, co
 
 template <class T>
 bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, const T* values) const {
-  if (values && ctx.kernels<T>().count_not_finite(ctx, View<const T>(values, {n, 1, 1, dims()})))
-    return false;
   HostScope host(ctx);
+  if (values) {
+    WorkspaceScope scope(ctx);
+    double* bad = scope.take<double>(1);
+    ctx.kernels<T>().count_not_finite(ctx, View<const T>(values, {n, 1, 1, dims()}), bad);
+    if (*host.read(bad, 1) != 0) return false;
+  }
   const double* det = host.read(logdet, n);
   return std::all_of(det, det + n, [](double v) { return std::isfinite(v); });
 }
@@ -448,8 +466,15 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   const Params<T> params = arena.params(host.send(labels, n));
-  run_forward(ctx, params, x, z, out, nullptr);
-  ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
+  const auto pass = [&] {
+    run_forward(ctx, params, x, z, out, nullptr);
+    ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
+  };
+  if (ctx.on_host()) {
+    pass();
+  } else {
+    ctx.repeat(key_of(Pass::log_prob, params, x, out, View<T>(), 0, Step()), pass);
+  }
   if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
 }
 
@@ -470,9 +495,18 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
                                static_cast<uint64_t>(first), z);
   const Params<T> params = arena.params(host.send(labels, n));
-  run_inverse(ctx, params, z, n, x, logdet);
   const View<const T> flat(x.data, {n, 1, 1, dims()});
-  if (!ctx.kernels<T>().count_not_finite(ctx, flat)) return;
+  double* bad_values = scope.take<double>(1);
+  const auto pass = [&] {
+    run_inverse(ctx, params, z, n, x, logdet);
+    ctx.kernels<T>().count_not_finite(ctx, flat, bad_values);
+  };
+  if (ctx.on_host()) {
+    pass();
+  } else {
+    ctx.repeat(key_of(Pass::sample, params, x, logdet, View<T>(), 0, Step()), pass);
+  }
+  if (*host.read(bad_values, 1) == 0) return;
   const T* values = host.read(flat.data, n * dims());
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) bad += !finite(values + i * dims(), dims());

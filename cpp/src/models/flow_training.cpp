@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -144,6 +145,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
 
   T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   T* rebuilt = scope.take<T>(n * dims());
+  double* found = scope.take<double>(2);
   int at = 0;
   size_t level = levels_.size() - 1;
   View<T> dcur(dbuffers[at], levels_[level].shape.with_batch(n));
@@ -170,7 +172,8 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
       node.layer->backward(ctx, params, z, dcur, dlogdet, in, din);
       View<const T> truth = checkpoints[segment];
       if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
-      const double value = kernels.distance(ctx, in, truth);
+      kernels.distance(ctx, in, truth, found);
+      const double value = relative_distance(HostScope(ctx).read(found, 2));
       if (!(value <= drift.value)) {
         drift.value = value;
         drift.layer = node.name;
@@ -273,7 +276,9 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
                                      log_prob + first);
     View<T> rebuilt(mine.take<T>(size), in.shape), dx(mine.take<T>(size), in.shape);
     run_backward(local, params, z, dz, dlogdet, rebuilt, dx, &step);
-    drifts[tile] = local.kernels<T>().distance(local, rebuilt, in);
+    double found[2];
+    local.kernels<T>().distance(local, rebuilt, in, found);
+    drifts[tile] = relative_distance(found);
   });
   for (int64_t i = 0; i < n; ++i) {
     if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, all, "loss_and_grad", x);
@@ -294,7 +299,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
       local.kernels<T>().add(local, View<const T>(grads + g * room + first, shape),
                              View<T>(grads + first, shape));
     }
-    squares[i] = local.kernels<T>().sum_squares(local, shape.c, grads + first);
+    local.kernels<T>().sum_squares(local, shape.c, grads + first, squares + i);
   });
   const double square = std::accumulate(squares, squares + pieces.count, 0.0);
   check_gradients(ctx, *layout_, grads, square);
@@ -309,9 +314,33 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
 }
 
 template <class T>
+std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<const T> x, const double* out,
+                                      View<T> dx, double weight, const Step& step) const {
+  const auto at = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
+  uint64_t weight_bits;
+  std::memcpy(&weight_bits, &weight, sizeof weight_bits);
+  std::vector<uint64_t> key{static_cast<uint64_t>(pass),
+                            id_,
+                            at(params.values),
+                            at(params.grads),
+                            at(params.batch_stats),
+                            at(params.labels),
+                            at(x.data),
+                            static_cast<uint64_t>(x.shape.n),
+                            static_cast<uint64_t>(x.stride),
+                            at(out),
+                            at(dx.data),
+                            static_cast<uint64_t>(dx.stride),
+                            weight_bits};
+  for (const T* kept : step.kept) key.push_back(at(kept));
+  return key;
+}
+
+template <class T>
 Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T> x,
                              int64_t activation_budget, double weight, Step& step, double* log_prob,
-                             View<T> dx, const std::function<void()>& undo, const char* call) const {
+                             View<T> dx, double* square, const std::function<void()>& undo,
+                             const char* call) const {
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n, size = n * dims();
   T* z = scope.take<T>(size);
@@ -323,20 +352,47 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
   try {
     WorkspaceScope kept(ctx);
     keep_activations(ctx, kept, n, activation_budget, step);
-    run_forward(ctx, params, x, z, log_prob, &step);
-    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
-    const bool finite = all_finite(ctx, n, log_prob, nullptr);
-    if (!on_all_ranks(ctx, *layout_, finite)) {
+    View<T> rebuilt(kept.take<T>(size), x.shape);
+    double* found = kept.take<double>(2);
+    const auto forward = [&] {
+      run_forward(ctx, params, x, z, log_prob, &step);
+      kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(weight), dz, log_prob);
+    };
+    const auto check_densities = [&] {
+      const bool finite = all_finite(ctx, n, log_prob, nullptr);
+      if (on_all_ranks(ctx, *layout_, finite)) return;
       if (!finite) fail_nonfinite(ctx, params, call, x);
       fail<NumericError>(call, "expected finite densities on every rank, got others on another");
+    };
+    const auto backward = [&] {
+      run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
+      kernels.distance(ctx, rebuilt, x, found);
+      if (square) kernels.sum_squares(ctx, layout_->trainable_size(), params.grads, square);
+    };
+    const auto all = [&] {
+      forward();
+      backward();
+    };
+    if (ctx.on_host()) {
+      forward();
+      check_densities();
+      backward();
+    } else {
+      // A device is asked once all of the pass is queued: it does not wait for the program in between.
+      if (step.watch) {
+        all();
+      } else {
+        ctx.repeat(key_of(Pass::gradient, params, x, log_prob, dx, weight, step), all);
+      }
+      check_initialized(ctx, call, params.values);
+      check_densities();
     }
-    View<T> rebuilt(kept.take<T>(size), x.shape);
-    run_backward(ctx, params, z, dz, dlogdet, rebuilt, dx, &step);
-    drift.value = kernels.distance(ctx, rebuilt, x);
+    drift.value = relative_distance(HostScope(ctx).read(found, 2));
     if (!on_all_ranks(ctx, *layout_, drift.value <= drift_tolerance<T>())) {
       undo();
       drift.fallback = true;
       run_backward_checkpointed(ctx, params, x, dz, dlogdet, dx, step, drift);
+      if (square) kernels.sum_squares(ctx, layout_->trainable_size(), params.grads, square);
     }
   } catch (...) {
     undo();
@@ -351,7 +407,8 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
                                   const GradientWatch* watch) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
-  check_ready(ctx, "loss_and_grad", arena);
+  check_device(ctx, "loss_and_grad", arena);
+  if (ctx.on_host()) check_initialized(ctx, "loss_and_grad", std::as_const(arena).values());
   if (by_tiles(ctx, x.shape.n)) {
     StepResult done;
     if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, done)) return done;
@@ -371,7 +428,9 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   const Params<T> params = arena.params(batch_stats, host.send(labels, n));
   const Shape flat{1, 1, 1, trainable};
   T* saved = nullptr;
-  if (!zero && kernels.sum_squares(ctx, trainable, params.grads) != 0) {
+  double* square = scope.take<double>(1);
+  if (!zero) kernels.sum_squares(ctx, trainable, params.grads, square);
+  if (!zero && *host.read(square, 1) != 0) {
     saved = scope.take<T>(trainable);
     kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
   }
@@ -388,16 +447,16 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   const double share = weight / static_cast<double>(n);
   step.head_scale = share;
   step.watch = watch;
-  result.drift =
-      differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, restore, "loss_and_grad");
+  result.drift = differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore,
+                               "loss_and_grad");
   try {
     if (!(result.drift.value <= drift_tolerance<T>())) {
       fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
                          " whose rebuilt input is off by ", result.drift.value, " of the largest value");
     }
-    const double square = kernels.sum_squares(ctx, trainable, params.grads);
-    check_gradients(ctx, *layout_, params.grads, square);
-    arena.square_ = square;
+    const double norm_squared = *host.read(square, 1);
+    check_gradients(ctx, *layout_, params.grads, norm_squared);
+    arena.square_ = norm_squared;
   } catch (...) {
     restore();
     throw;
@@ -426,9 +485,11 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   ctx.kernels<T>().zero(ctx, trainable, params.grads);
   Step step;
   // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
-  differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, [] {}, "log_prob_and_grad");
+  differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
   const int64_t size = x.shape.n * dims();
-  if (!ctx.kernels<T>().count_not_finite(ctx, View<const T>(dx.data, {1, 1, 1, size}))) return;
+  double* not_finite = scope.take<double>(1);
+  ctx.kernels<T>().count_not_finite(ctx, View<const T>(dx.data, {1, 1, 1, size}), not_finite);
+  if (*host.read(not_finite, 1) == 0) return;
   const T* values = host.read(static_cast<const T*>(dx.data), size);
   const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
   fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
@@ -444,8 +505,10 @@ template void Flow<float>::run_backward(Context&, const Params<float>&, const fl
 template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
                                                      const float*, const double*, View<float>, Step&,
                                                      Drift&) const;
+template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>,
+                                                   const double*, View<float>, double, const Step&) const;
 template Drift Flow<float>::differentiate(Context&, const Params<float>&, View<const float>, int64_t, double,
-                                          Step&, double*, View<float>, const std::function<void()>&,
+                                          Step&, double*, View<float>, double*, const std::function<void()>&,
                                           const char*) const;
 template void Flow<float>::log_prob_and_grad(Context&, const ParamArena<float>&, View<const float>,
                                              const int32_t*, double*, View<float>) const;
@@ -471,9 +534,11 @@ template void Flow<double>::run_backward(Context&, const Params<double>&, const 
 template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,
                                                       const double*, const double*, View<double>, Step&,
                                                       Drift&) const;
+template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>,
+                                                    const double*, View<double>, double, const Step&) const;
 template Drift Flow<double>::differentiate(Context&, const Params<double>&, View<const double>, int64_t,
-                                           double, Step&, double*, View<double>, const std::function<void()>&,
-                                           const char*) const;
+                                           double, Step&, double*, View<double>, double*,
+                                           const std::function<void()>&, const char*) const;
 template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>&, View<const double>,
                                               const int32_t*, double*, View<double>) const;
 template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,

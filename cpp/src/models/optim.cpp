@@ -42,7 +42,12 @@ std::string bad_gradient(const ParamArena<T>& arena) {
 template <class T>
 double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   double square = arena.grads_square();
-  if (square < 0) square = ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads());
+  if (square < 0) {
+    WorkspaceScope scope(ctx);
+    double* found = scope.take<double>(1);
+    ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), found);
+    square = *HostScope(ctx).read(found, 1);
+  }
   if (!std::isfinite(square)) {
     ctx.synchronize();
     const std::string name = bad_gradient(arena);

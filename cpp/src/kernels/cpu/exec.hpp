@@ -179,9 +179,9 @@ struct CpuExec {
     }
   }
 
-  /// The sum of f(row, column) over all elements.
+  /// out[0] = the sum of f(row, column) over all elements, or += with `add`.
   template <class F>
-  static double sum(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(rows);
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
@@ -199,12 +199,12 @@ struct CpuExec {
     });
     double total = 0;
     for (int64_t r = 0; r < rows; ++r) total += partial[r];
-    return total;
+    out[0] = add ? out[0] + total : total;
   }
 
-  /// The largest f(row, column), or 0.
+  /// out[0] = the largest f(row, column), or 0.
   template <class F>
-  static double largest(Context& ctx, int64_t rows, int64_t cols, const F& f) {
+  static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(rows);
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
@@ -220,9 +220,8 @@ struct CpuExec {
         partial[r] = most[0];
       }
     });
-    double most = 0;
-    for (int64_t r = 0; r < rows; ++r) most = ops::max_of(most, partial[r]);
-    return most;
+    out[0] = 0;
+    for (int64_t r = 0; r < rows; ++r) out[0] = ops::max_of(out[0], partial[r]);
   }
 
   /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows. Short

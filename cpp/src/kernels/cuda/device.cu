@@ -114,12 +114,14 @@ cudaStream_t CudaDevice::stream() const {
 }
 
 void* CudaDevice::allocate(size_t bytes) {
+  repeats_.interrupt();
   void* memory = nullptr;
   check(cudaMallocAsync(&memory, bytes, stream()), "an allocation");
   return memory;
 }
 
 void CudaDevice::release(void* memory) noexcept {
+  repeats_.interrupt_quietly();
   cudaFreeAsync(memory, stream_);
 }
 
@@ -131,17 +133,49 @@ int64_t CudaDevice::free_memory() const {
 }
 
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
+  repeats_.interrupt();
   // The runtime has read pageable memory when the call returns.
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
 }
 
 void CudaDevice::to_host(void* to, const void* from, size_t bytes) {
+  repeats_.interrupt();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "a copy from the GPU");
   synchronize();
 }
 
 void CudaDevice::synchronize() {
+  repeats_.interrupt();
   check(cudaStreamSynchronize(stream()), "the work before");
+}
+
+/// A stream's kernels as a CUDA graph.
+struct CudaDevice::Recorder {
+  cudaStream_t stream;
+  void begin() const {
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the start of a graph");
+  }
+  Graph end() const {
+    cudaGraph_t recorded = nullptr;
+    check(cudaStreamEndCapture(stream, &recorded), "the end of a graph");
+    cudaGraphExec_t graph = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&graph, recorded, 0);
+    cudaGraphDestroy(recorded);
+    check(status, "the making of a graph");
+    return Graph(graph);
+  }
+  void abandon() const {
+    cudaGraph_t recorded = nullptr;
+    cudaStreamEndCapture(stream, &recorded);
+    if (recorded) cudaGraphDestroy(recorded);
+    cudaGetLastError();  // of a capture that a call has spoilt
+  }
+  void launch(const Graph& graph) const { check(cudaGraphLaunch(graph.get(), stream), "a graph's launch"); }
+};
+
+void CudaDevice::repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) {
+  Recorder recorder{stream()};
+  repeats_.run(recorder, key, f);
 }
 
 }  // namespace evenflow::cuda

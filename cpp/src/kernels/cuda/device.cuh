@@ -2,7 +2,11 @@
 
 #include <cuda_runtime.h>
 
+#include <memory>
+#include <type_traits>
+
 #include "core/device.hpp"
+#include "core/repeats.hpp"
 #include "evenflow/context.hpp"
 
 namespace evenflow::cuda {
@@ -41,11 +45,18 @@ class CudaDevice final : public Device {
   void to_device(void* to, const void* from, size_t bytes) override;
   void to_host(void* to, const void* from, size_t bytes) override;
   void synchronize() override;
+  void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override;
   const KernelSet<float>& kernels_f32() const override { return cuda::kernels_f32(); }
   const KernelSet<double>& kernels_f64() const override { return cuda::kernels_f64(); }
 
  private:
+  struct Destroy {
+    void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+  };
+  using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy>;
+  struct Recorder;
   cudaStream_t stream_ = nullptr;
+  Repeats<Graph> repeats_;
 };
 
 inline cudaStream_t stream_of(Context& ctx) {

@@ -111,16 +111,17 @@ struct Reduce {
   }
 };
 
-/// out[0] = the join of partial (count), in order.
+/// out[0] = the join of partial (count), in order; joined to what is there with `add`.
 template <class Join>
 struct JoinAll {
   const double* partial;
   int64_t count;
+  bool add;
   double* out;
   EVENFLOW_HD void operator()(int64_t, int64_t) const {
     double total = 0;
     for (int64_t i = 0; i < count; ++i) total = Join::join(total, partial[i]);
-    out[0] = total;
+    out[0] = add ? Join::join(out[0], total) : total;
   }
 };
 

@@ -50,13 +50,13 @@ struct DeviceExec {
   }
 
   template <class F>
-  static double sum(Context& ctx, int64_t rows, int64_t cols, const F& f) {
-    return reduce<device::Add>(ctx, rows, cols, f);
+  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
+    reduce<device::Add>(ctx, rows, cols, f, add, out);
   }
 
   template <class F>
-  static double largest(Context& ctx, int64_t rows, int64_t cols, const F& f) {
-    return reduce<device::Largest>(ctx, rows, cols, f);
+  static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
+    reduce<device::Largest>(ctx, rows, cols, f, false, out);
   }
 
   template <class T, class F>
@@ -75,18 +75,14 @@ struct DeviceExec {
 
  private:
   template <class Join, class F>
-  static double reduce(Context& ctx, int64_t rows, int64_t cols, const F& f) {
-    if (rows * cols == 0) return 0;
+  static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
     constexpr int64_t kLeast = 4096, kMostBlocks = 1024;
     const int64_t chunk = ops::max_of(kLeast, parts(rows * cols, kMostBlocks));
     const int64_t blocks = parts(rows * cols, chunk);
     WorkspaceScope scope(ctx.workspace());
-    double* partial = scope.take<double>(blocks + 1);
-    launch(ctx, blocks, device::Reduce<F, Join>{rows, cols, chunk, f, partial});
-    for_each(ctx, 1, 1, device::JoinAll<Join>{partial, blocks, partial + blocks});
-    double total;
-    ctx.device()->to_host(&total, partial + blocks, sizeof total);
-    return total;
+    double* partial = scope.take<double>(blocks);
+    if (blocks) launch(ctx, blocks, device::Reduce<F, Join>{rows, cols, chunk, f, partial});
+    for_each(ctx, 1, 1, device::JoinAll<Join>{partial, blocks, add, out});
   }
 };
 

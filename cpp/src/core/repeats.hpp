@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace evenflow {
+
+/// Device::repeat() for a device that can record what is queued. Graph frees itself; Recorder has
+///   begin(): what is queued from now on is recorded and does not run;
+///   Graph end(), abandon(): ends that;
+///   launch(Graph&): queues what was recorded.
+template <class Graph>
+class Repeats {
+ public:
+  /// Whatever a graph can't hold has to come by here first: a copy, a wait, an allocation.
+  void interrupt() {
+    ++interruptions_;
+    if (recording_) throw Interrupted();
+  }
+  /// The same where nothing may be thrown.
+  void interrupt_quietly() noexcept { ++interruptions_; }
+
+  template <class Recorder>
+  void run(Recorder& recorder, const std::vector<uint64_t>& key, const std::function<void()>& f) {
+    if (entries_.size() >= kMost && !entries_.count(key)) entries_.clear();
+    Entry& entry = entries_[key];
+    if (!entry.graph && entry.steady) entry.graph = record(recorder, f);
+    if (entry.graph) return recorder.launch(*entry.graph);
+    const int64_t before = interruptions_;
+    f();
+    entry.steady =
+        !entry.steady && interruptions_ == before;  // what could not be recorded is not tried at once
+  }
+
+ private:
+  struct Interrupted {};
+  struct Entry {
+    bool steady = false;  ///< the last call queued kernels and did nothing else
+    std::optional<Graph> graph;
+  };
+  static constexpr size_t kMost = 32;  ///< graphs: a program that never repeats itself shall not collect them
+
+  template <class Recorder>
+  std::optional<Graph> record(Recorder& recorder, const std::function<void()>& f) {
+    const int64_t before = interruptions_;
+    recorder.begin();
+    recording_ = true;
+    try {
+      f();
+    } catch (const Interrupted&) {
+    } catch (...) {
+      recording_ = false;
+      recorder.abandon();
+      throw;
+    }
+    recording_ = false;
+    if (interruptions_ == before) return recorder.end();
+    recorder.abandon();
+    return std::nullopt;
+  }
+
+  std::map<std::vector<uint64_t>, Entry> entries_;
+  int64_t interruptions_ = 0;
+  bool recording_ = false;
+};
+
+}  // namespace evenflow
