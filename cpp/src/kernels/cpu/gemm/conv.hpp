@@ -190,7 +190,7 @@ class WeightGradient {
   }
 
   /// After all pixels, and a barrier.
-  void finish(const Team& team) const {
+  __attribute__((noinline)) void finish(const Team& team) const {
     const int64_t rows = dims_.weight_rows(), cout = dims_.cout;
     const int64_t begin = team.begin(dims_.in.c), end = team.end(dims_.in.c);
     if (narrow_) {
