@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -140,9 +141,9 @@ class EVENFLOW_API Flow {
     size_t told = 0;
   };
   enum class Pass : uint64_t { gradient, log_prob, sample };
-  /// What Context::repeat has to know of a pass: what its kernels' arguments depend on.
-  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x, const double* out, View<T> dx,
-                               double weight, const Step& step) const;
+  /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
+  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
+                               std::initializer_list<const void*> arrays) const;
 
   void check_input(const char* call, const Shape& x) const;
   void check_labels(const char* call, const int32_t* labels, int64_t n) const;

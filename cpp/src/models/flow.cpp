@@ -473,7 +473,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   if (ctx.on_host()) {
     pass();
   } else {
-    ctx.repeat(key_of(Pass::log_prob, params, x, out, View<T>(), 0, Step()), pass);
+    ctx.repeat(key_of(Pass::log_prob, params, x, {out, z}), pass);
   }
   if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
 }
@@ -504,7 +504,7 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   if (ctx.on_host()) {
     pass();
   } else {
-    ctx.repeat(key_of(Pass::sample, params, x, logdet, View<T>(), 0, Step()), pass);
+    ctx.repeat(key_of(Pass::sample, params, x, {logdet, z, bad_values}), pass);
   }
   if (*host.read(bad_values, 1) == 0) return;
   const T* values = host.read(flat.data, n * dims());

@@ -314,25 +314,17 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
 }
 
 template <class T>
-std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<const T> x, const double* out,
-                                      View<T> dx, double weight, const Step& step) const {
-  const auto at = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
-  uint64_t weight_bits;
-  std::memcpy(&weight_bits, &weight, sizeof weight_bits);
-  std::vector<uint64_t> key{static_cast<uint64_t>(pass),
-                            id_,
-                            at(params.values),
-                            at(params.grads),
-                            at(params.batch_stats),
-                            at(params.labels),
-                            at(x.data),
-                            static_cast<uint64_t>(x.shape.n),
-                            static_cast<uint64_t>(x.stride),
-                            at(out),
-                            at(dx.data),
-                            static_cast<uint64_t>(dx.stride),
-                            weight_bits};
-  for (const T* kept : step.kept) key.push_back(at(kept));
+std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<const T> x,
+                                      std::initializer_list<const void*> arrays) const {
+  std::vector<uint64_t> key{static_cast<uint64_t>(pass), id_, static_cast<uint64_t>(x.shape.n),
+                            static_cast<uint64_t>(x.stride)};
+  const auto add = [&](const void* p) { key.push_back(reinterpret_cast<uintptr_t>(p)); };
+  for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
+                        static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
+                        static_cast<const void*>(x.data)}) {
+    add(p);
+  }
+  for (const void* p : arrays) add(p);
   return key;
 }
 
@@ -382,7 +374,13 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
       if (step.watch) {
         all();
       } else {
-        ctx.repeat(key_of(Pass::gradient, params, x, log_prob, dx, weight, step), all);
+        std::vector<uint64_t> key = key_of(Pass::gradient, params, x,
+                                           {log_prob, z, dz, dlogdet, rebuilt.data, dx.data, found, square});
+        uint64_t weight_bits;
+        std::memcpy(&weight_bits, &weight, sizeof weight_bits);
+        key.insert(key.end(), {weight_bits, static_cast<uint64_t>(dx.stride)});
+        for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
+        ctx.repeat(std::move(key), all);
       }
       check_initialized(ctx, call, params.values);
       check_densities();
@@ -429,10 +427,12 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   const Shape flat{1, 1, 1, trainable};
   T* saved = nullptr;
   double* square = scope.take<double>(1);
-  if (!zero) kernels.sum_squares(ctx, trainable, params.grads, square);
-  if (!zero && *host.read(square, 1) != 0) {
-    saved = scope.take<T>(trainable);
-    kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
+  if (!zero) {
+    kernels.sum_squares(ctx, trainable, params.grads, square);
+    if (*host.read(square, 1) != 0) {
+      saved = scope.take<T>(trainable);
+      kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
+    }
   }
   const auto restore = [&] {
     if (saved) {
@@ -506,7 +506,7 @@ template void Flow<float>::run_backward_checkpointed(Context&, const Params<floa
                                                      const float*, const double*, View<float>, Step&,
                                                      Drift&) const;
 template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>,
-                                                   const double*, View<float>, double, const Step&) const;
+                                                   std::initializer_list<const void*>) const;
 template Drift Flow<float>::differentiate(Context&, const Params<float>&, View<const float>, int64_t, double,
                                           Step&, double*, View<float>, double*, const std::function<void()>&,
                                           const char*) const;
@@ -535,7 +535,7 @@ template void Flow<double>::run_backward_checkpointed(Context&, const Params<dou
                                                       const double*, const double*, View<double>, Step&,
                                                       Drift&) const;
 template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>,
-                                                    const double*, View<double>, double, const Step&) const;
+                                                    std::initializer_list<const void*>) const;
 template Drift Flow<double>::differentiate(Context&, const Params<double>&, View<const double>, int64_t,
                                            double, Step&, double*, View<double>, double*,
                                            const std::function<void()>&, const char*) const;
