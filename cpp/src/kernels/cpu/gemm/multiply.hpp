@@ -1,6 +1,7 @@
 #pragma once
 
 #include "evenflow/context.hpp"
+#include "kernels/cpu/gemm/row_tiles.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
 #include "kernels/cpu/team.hpp"
 
@@ -26,18 +27,16 @@ EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t 
 /// How the rows of a product are divided: into blocks of whole tiles, the same for any number of threads.
 template <class Isa, class T>
 struct Blocks {
-  int64_t m, tiles, count;
-  Blocks(int64_t m_, int64_t k) : m(m_), tiles((m_ + Tile<Isa, T>::rows - 1) / Tile<Isa, T>::rows) {
-    const int64_t groups = (tiles + kBlockTiles - 1) / kBlockTiles;
+  RowTiles tiles;
+  int64_t count;
+  Blocks(int64_t m, int64_t k) : tiles(RowTiles::of<Isa, T>(m)) {
+    const int64_t groups = (tiles.count() + kBlockTiles - 1) / kBlockTiles;
     count = m * k * static_cast<int64_t>(sizeof(T)) <= kKeptBytes
                 ? 1
                 : (groups + kBlocks - 1) / kBlocks * kBlocks;
   }
-  int64_t begin(int64_t block) const { return row(first_tile(block)); }
-  int64_t row(int64_t tile) const { return ops::min_of(m, tile * Tile<Isa, T>::rows); }
-  int64_t largest() const { return (tiles + count - 1) / count; }  ///< tiles
-  int64_t block_of(int64_t tile) const { return ((tile + 1) * count - 1) / tiles; }
-  int64_t first_tile(int64_t block) const { return tiles * block / count; }
+  int64_t largest() const { return (tiles.count() + count - 1) / count; }  ///< tiles
+  int64_t first_tile(int64_t block) const { return tiles.count() * block / count; }
 };
 
 /// How a sum of `k` rows is divided in a gradient of weights: into blocks of whole tiles of the other
@@ -138,36 +137,43 @@ void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t 
   }
 }
 
-/// Rows [m_begin, m_end) times panels [p_begin, p_end). panel(p) says where a panel is, finish_of(m0) what
-/// becomes of the tile at row m0; `fetch`: the next panel is far away; far: see run_tile. buffer:
-/// room for the block's tiles.
+/// Rows of A where a tile finds them.
+template <class T>
+struct PlacedTile {
+  Strip<T> strip;
+  int64_t m0 = 0, rows = 0, index = 0;
+};
+
+/// Tiles [first, end) of `rows` times panels [p_begin, p_end). panel(p) says where a panel is,
+/// finish_of(tile) what becomes of a tile; `fetch`: the next panel is far away; far: see run_tile. placed,
+/// buffer: room for the tiles.
 template <class Isa, class T, bool half, class A, class Panel, class FinishOf>
-void multiply_block(const A& a, int64_t m_begin, int64_t m_end, const WeightsB<Isa, T, half>& b,
-                    int64_t p_begin, int64_t p_end, const Panel& panel, const FinishOf& finish_of,
-                    Strip<T>* strips, T* buffer, bool far, bool fetch = false) {
+void multiply_block(const A& a, const RowTiles& rows, int64_t first, int64_t end,
+                    const WeightsB<Isa, T, half>& b, int64_t p_begin, int64_t p_end, const Panel& panel,
+                    const FinishOf& finish_of, PlacedTile<T>* placed, T* buffer, bool far,
+                    bool fetch = false) {
   using S = Tile<Isa, T>;
-  int64_t tiles = 0;
-  for (int64_t m0 = m_begin; m0 < m_end; m0 += S::rows, ++tiles) {
-    const int64_t rows = ops::min_of<int64_t>(S::rows, m_end - m0);
-    strips[tiles] = a.tile(m0, rows, S::height_for(rows), buffer + tiles * a.tile_size());
+  PlacedTile<T>* last = placed;
+  for (int64_t t = first, m0 = rows.row(first), next; t < end; ++t, ++last, m0 = next) {
+    next = rows.row(t + 1);
+    *last = {a.tile(m0, next - m0, S::height_for(next - m0), buffer), m0, next - m0, t};
+    buffer += a.tile_size();
   }
   if (b.thin()) {
     const Strip<T> columns = p_begin < p_end ? panel(0) : Strip<T>();
-    for (int64_t t = 0; t < tiles && columns.data; ++t) {
-      const int64_t m0 = m_begin + t * S::rows;
-      multiply_thin<Isa, T>(b.depth(), strips[t], {columns.data, b.column_size()}, m0,
-                            ops::min_of<int64_t>(S::rows, m_end - m0), b.width(), finish_of(m0));
+    for (const PlacedTile<T>* t = placed; t < last && columns.data; ++t) {
+      multiply_thin<Isa, T>(b.depth(), t->strip, {columns.data, b.column_size()}, t->m0, t->rows, b.width(),
+                            finish_of(t->index));
     }
     return;
   }
   TileProducts<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
   for (int64_t p = p_begin; p < p_end; ++p) {
     const Strip<T> right = panel(p);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t m0 = m_begin + t * S::rows;
-      if (fetch && p + 1 < p_end) b.prefetch(p + 1, t, tiles);
-      products.multiply(b.steps(), strips[t], right, m0, ops::min_of<int64_t>(S::rows, m_end - m0),
-                        p * S::cols, b.columns_of(p), far, finish_of(m0));
+    for (const PlacedTile<T>* t = placed; t < last; ++t) {
+      if (fetch && p + 1 < p_end) b.prefetch(p + 1, t - placed, last - placed);
+      products.multiply(b.steps(), t->strip, right, t->m0, t->rows, p * S::cols, b.columns_of(p), far,
+                        finish_of(t->index));
     }
   }
   products.end();
@@ -237,7 +243,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   WorkspaceScope scope(ctx);
   const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = b.panel_size();
   T* a_buffers = scope.take<T>(threads * a_size);
-  Strip<T>* strips = scope.take<Strip<T>>(threads * tiles);
+  PlacedTile<T>* placed = scope.take<PlacedTile<T>>(threads * tiles);
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
@@ -247,7 +253,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* a_buffer = a_buffers + team.rank * a_size;
-    Strip<T>* my_strips = strips + team.rank * tiles;
+    PlacedTile<T>* my_tiles = placed + team.rank * tiles;
     const auto shared_panel = [&](int64_t p) {
       return in_place ? b.panel_in_place(p) : b.panel_in(packed, p);
     };
@@ -259,8 +265,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
         return b.panel_at(mine);
       };
       multiply_block(
-          a, 0, m, b, team.begin(panels), team.end(panels), panel,
-          [&](int64_t) { return finish.for_block(0); }, my_strips, a_buffer, far, !b.in_place());
+          a, blocks.tiles, 0, blocks.tiles.count(), b, team.begin(panels), team.end(panels), panel,
+          [&](int64_t) { return finish.for_block(0); }, my_tiles, a_buffer, far, !b.in_place());
       return;
     }
     if (shared) {
@@ -269,8 +275,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
     }
     for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
       multiply_block(
-          a, blocks.begin(i), blocks.begin(i + 1), b, 0, panels, shared_panel,
-          [&](int64_t) { return finish.for_block(i); }, my_strips, a_buffer, far);
+          a, blocks.tiles, blocks.first_tile(i), blocks.first_tile(i + 1), b, 0, panels, shared_panel,
+          [&](int64_t) { return finish.for_block(i); }, my_tiles, a_buffer, far);
     }
   });
 }

@@ -77,14 +77,14 @@ class PackedUnits {
     }
   }
 
-  /// finish_of(m0)(rows [begin, end) of a times the weights of unit u).
+  /// finish_of(tile)(tiles [first, end) of a times the weights of unit u).
   template <class A, class FinishOf>
-  void multiply(int u, const A& a, int64_t begin, int64_t end, const FinishOf& finish_of, Strip<T>* strips,
-                T* tiles) const {
+  void multiply(int u, const A& a, const RowTiles& rows, int64_t first, int64_t end,
+                const FinishOf& finish_of, PlacedTile<T>* placed, T* tiles) const {
     const WeightsB<Isa, T, half>& b = weights_[u];
     multiply_block(
-        a, begin, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); }, finish_of,
-        strips, tiles, true);
+        a, rows, first, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); },
+        finish_of, placed, tiles, true);
   }
 
  private:
@@ -116,6 +116,7 @@ class StackForward {
         x_(x),
         h_(h),
         m_(x.shape.pixels()),
+        rows_(RowTiles::of<Isa, T>(m_)),
         acts_(acts) {}
 
   void run() {
@@ -126,7 +127,7 @@ class StackForward {
     for (int u = 0; u < count_; ++u) depth = ops::max_of(depth, units_[u].dims.weight_rows());
     const Blocks<Isa, T> blocks(m_, depth);
     if (blocks.count > 1 && pointwise_inside(units_, count_)) {
-      by_blocks(blocks);
+      by_blocks();
     } else {
       by_units();
     }
@@ -172,7 +173,7 @@ class StackForward {
     }
   }
 
-  void by_blocks(const Blocks<Isa, T>& blocks) {
+  void by_blocks() {
     const StackUnit<T>& last = units_[count_ - 1];
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
@@ -185,9 +186,9 @@ class StackForward {
           {by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows, units_[u].dims, units_[u].w});
       if (u + 1 < count_) hidden_row = ops::max_of(hidden_row, padded_stride(units_[u].dims.cout, sizeof(H)));
     }
-    const int64_t tiles = ops::min_of(kMostTiles, blocks.tiles), tile_size = weights_.tile_size();
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tile_size = weights_.tile_size();
     T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
-    Strip<T>* strips = scope_.template take<Strip<T>>(threads * tiles);
+    PlacedTile<T>* placed = scope_.template take<PlacedTile<T>>(threads * tiles);
     const int64_t local_size = acts_ ? 0 : tiles * Tile<Isa, T>::rows * hidden_row;
     H* local = scope_.template take<H>(threads * 2 * local_size);
     if (taps_last) {
@@ -199,11 +200,11 @@ class StackForward {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       weights_.pack(team);
       team.barrier();
-      const Room room{strips + team.rank * tiles,
+      const Room room{placed + team.rank * tiles,
                       tile_buffers + team.rank * tiles * tile_size,
                       {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
-      by_tiles(team.begin(blocks.tiles), team.end(blocks.tiles),
-               [&](int64_t first, int64_t end) { block(blocks.row(first), blocks.row(end), room); });
+      by_tiles(team.begin(rows_.count()), team.end(rows_.count()),
+               [&](int64_t first, int64_t end) { block(first, end, room); });
       if (!taps_last) return;
       team.barrier();
       gather_taps<Isa, T>(
@@ -214,47 +215,47 @@ class StackForward {
 
   /// A thread's own memory.
   struct Room {
-    Strip<T>* strips;
+    PlacedTile<T>* placed;
     T* tiles;
     H* hidden[2];  ///< of the present block, where activations are not kept
   };
 
-  /// Hidden activations of a unit such that row m is at data + m * stride.
-  View<H> hidden(int u, int64_t m_begin, const Room& room) const {
+  /// Hidden activations of a unit, of the block that starts at tile `first`: row m is at data + m * stride.
+  View<H> hidden(int u, int64_t first, const Room& room) const {
     if (acts_) return HiddenViews<T, H>{acts_, units_, m_}[u];
     const int64_t cout = units_[u].dims.cout, stride = padded_stride(cout, sizeof(H));
-    return View<H>(room.hidden[u % 2] - m_begin * stride, x_.shape.with_channels(cout), stride);
+    return View<H>(room.hidden[u % 2] - rows_.row(first) * stride, x_.shape.with_channels(cout), stride);
   }
 
-  void block(int64_t begin, int64_t end, const Room& room) const {
+  void block(int64_t first, int64_t end, const Room& room) const {
     for (int u = 0; u < count_; ++u) {
       if (u > 0) {
-        const View<H> in = hidden(u - 1, begin, room);
-        unit(u, ViewRows<Isa, T, H, half>{in.data, in.stride, in.shape.c}, begin, end, room);
+        const View<H> in = hidden(u - 1, first, room);
+        unit(u, ViewRows<Isa, T, H, half>{in.data, in.stride, in.shape.c}, first, end, room);
       } else if (units_[0].dims.kernel == 3) {
-        unit(0, PatchRows<Isa, T, half>{image_}, begin, end, room);
+        unit(0, PatchRows<Isa, T, half>{image_}, first, end, room);
       } else {
-        unit(0, ViewRows<Isa, T, T, half>{x_.data, x_.stride, x_.shape.c}, begin, end, room);
+        unit(0, ViewRows<Isa, T, T, half>{x_.data, x_.stride, x_.shape.c}, first, end, room);
       }
     }
   }
 
   template <class A>
-  void unit(int u, const A& a, int64_t begin, int64_t end, const Room& room) const {
+  void unit(int u, const A& a, int64_t first, int64_t end, const Room& room) const {
     const Epilogue<T>& e = units_[u].epilogue;
     if (u + 1 < count_) {
-      const View<H> y = hidden(u, begin, room);
-      product(u, a, begin, end, room, Activate<T, H>{y.data, y.stride, e.bias, e.scale, e.relu});
+      const View<H> y = hidden(u, first, room);
+      product(u, a, first, end, room, Activate<T, H>{y.data, y.stride, e.bias, e.scale, e.relu});
     } else if (products_) {
-      product(u, a, begin, end, room, Activate<T, T>{products_, products_stride<T>(units_[u].dims.cout)});
+      product(u, a, first, end, room, Activate<T, T>{products_, products_stride<T>(units_[u].dims.cout)});
     } else {
-      product(u, a, begin, end, room, Activate<T, T>{h_.data, h_.stride, e.bias, e.scale, e.relu});
+      product(u, a, first, end, room, Activate<T, T>{h_.data, h_.stride, e.bias, e.scale, e.relu});
     }
   }
 
   template <class A, class Finish>
-  void product(int u, const A& a, int64_t begin, int64_t end, const Room& room, const Finish& finish) const {
-    weights_.multiply(u, a, begin, end, [&](int64_t) { return finish; }, room.strips, room.tiles);
+  void product(int u, const A& a, int64_t first, int64_t end, const Room& room, const Finish& finish) const {
+    weights_.multiply(u, a, rows_, first, end, [&](int64_t) { return finish; }, room.placed, room.tiles);
   }
 
   Context& ctx_;
@@ -264,6 +265,7 @@ class StackForward {
   View<const T> x_;
   View<T> h_;
   int64_t m_;
+  RowTiles rows_;
   H* acts_;
   PackedUnits<Isa, T, half> weights_;
   T* products_ = nullptr;
@@ -284,6 +286,7 @@ class StackBackward {
         dh_(dh),
         dx_(dx),
         m_(x.shape.pixels()),
+        rows_(RowTiles::of<Isa, T>(m_)),
         hidden_{const_cast<H*>(acts), units, m_} {}
 
   void run() {
@@ -398,7 +401,7 @@ class StackBackward {
     const PixelBlocks blocks = PixelBlocks::of<Isa, T>(m_, by_pairs<Isa, half>);
     const int64_t run = (threads * kBlockTiles * kRows + blocks.size - 1) / blocks.size;  // blocks
     const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
-    const int64_t all_tiles = tiles_of(m_), groups = groups_of(all_tiles);
+    const int64_t groups = groups_of(rows_.count());
     weights_.take(scope, count_);
     da_ = scope.template take<View<H>>(last);
     sums_ = scope.template take<T*>(last);
@@ -428,10 +431,10 @@ class StackBackward {
     if (dx_.data && units_[0].dims.kernel == 3) {
       products_ = scope.template take<T>(m_ * products_stride<T>(x_.shape.c) + kSlack);
     }
-    const int64_t tiles = ops::min_of(kMostTiles, all_tiles), tiles_size = tiles * weights_.tile_size();
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tiles_size = tiles * weights_.tile_size();
     const int64_t room_size = ops::max_of(tiles_size, gradient_size);
     T* rooms = scope.template take<T>(threads * room_size);
-    Strip<T>* strips = scope.template take<Strip<T>>(threads * tiles);
+    PlacedTile<T>* placed = scope.template take<PlacedTile<T>>(threads * tiles);
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       T* room = rooms + team.rank * room_size;
@@ -443,7 +446,7 @@ class StackBackward {
                       end_tile = share_of(begin, end, team.rank + 1, team.size);
         zero_sums(first_tile, end_tile);
         by_tiles(first_tile, end_tile, [&](int64_t tile, int64_t next) {
-          derivatives(begin, tile * kRows, ops::min_of(end, next * kRows), strips + team.rank * tiles, room);
+          derivatives(begin, tile, next, placed + team.rank * tiles, room);
         });
         team.barrier();
         last_gradient.add(team, begin, end, dh_.data, room);
@@ -468,7 +471,6 @@ class StackBackward {
   }
 
   static constexpr int64_t kRows = Tile<Isa, T>::rows;
-  static int64_t tiles_of(int64_t rows) { return (rows + kRows - 1) / kRows; }
 
   // One thread adds up the columns of a group of tiles, whatever the number of threads: a sixth of a run or
   // so, that few threads get equal shares.
@@ -481,8 +483,8 @@ class StackBackward {
   static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
 
   /// The first tile of a thread's share of the run of rows [begin, end).
-  static int64_t share_of(int64_t begin, int64_t end, int rank, int size) {
-    const int64_t first = begin / kRows, count = tiles_of(end) - first;
+  int64_t share_of(int64_t begin, int64_t end, int rank, int size) const {
+    const int64_t first = rows_.at(begin), count = rows_.at(end) - first;
     return first + ops::min_of(count, groups_of(count) * rank / size * group_tiles());
   }
 
@@ -501,14 +503,14 @@ class StackBackward {
     return view;
   }
 
-  /// Rows [m, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
-  void derivatives(int64_t begin, int64_t m, int64_t end, Strip<T>* strips, T* tiles) const {
+  /// Tiles [first, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
+  void derivatives(int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed, T* tiles) const {
     const auto derive = [&](int u, const auto& a) {
       const View<H> below = da_of(u - 1, begin);
       const ActivateBackward<T, H> finish = derivative(u - 1, below.data, below.stride, sums_[u - 1]);
       weights_.multiply(
-          u, a, m, end, [&](int64_t m0) { return finish.for_block(m0 / kRows / group_tiles()); }, strips,
-          tiles);
+          u, a, rows_, first, end, [&](int64_t tile) { return finish.for_block(tile / group_tiles()); },
+          placed, tiles);
     };
     if (units_[count_ - 1].dims.kernel == 3) {
       derive(count_ - 1, PatchRows<Isa, T, half>{dh_image_});
@@ -522,10 +524,10 @@ class StackBackward {
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
       const Activate<T, T> finish{products_, products_stride<T>(x_.shape.c)};
-      weights_.multiply(0, rows_of(0), m, end, [&](int64_t) { return finish; }, strips, tiles);
+      weights_.multiply(0, rows_of(0), rows_, first, end, [&](int64_t) { return finish; }, placed, tiles);
     } else if (dx_.data) {
       const AddTo<T> finish{dx_.data, dx_.stride};
-      weights_.multiply(0, rows_of(0), m, end, [&](int64_t) { return finish; }, strips, tiles);
+      weights_.multiply(0, rows_of(0), rows_, first, end, [&](int64_t) { return finish; }, placed, tiles);
     }
   }
 
@@ -536,6 +538,7 @@ class StackBackward {
   View<const T> dh_;
   View<T> dx_;
   int64_t m_;
+  RowTiles rows_;
   HiddenViews<T, H> hidden_;
   PackedUnits<Isa, T, half> weights_;
   View<H>* da_ = nullptr;  ///< of the present run, of all units but the last

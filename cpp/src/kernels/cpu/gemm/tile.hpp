@@ -15,7 +15,8 @@ namespace evenflow::gemm {
 template <class Isa, class T>
 struct Tile {
   static constexpr int rows = Isa::rows;
-  static constexpr int half_rows = (Isa::rows + 1) / 2;  ///< a second tile height, for what is left over
+  /// A second tile height, for what is left over: 64 and 512 rows are whole tiles of 14 and one of 8.
+  static constexpr int half_rows = Isa::matrix ? Isa::rows / 2 : Isa::rows / 2 + 1;
   static constexpr int lanes = Isa::vector_bytes / static_cast<int>(sizeof(T));
   static constexpr int cols = 2 * lanes;
   typedef T Value __attribute__((vector_size(Isa::vector_bytes)));
@@ -183,7 +184,8 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   const T* a10 = a + 10 * lda;
   const T* ahead = a + 2 * S::lanes;
   for (int64_t p = 0; p < k; ++p) {
-    if (R > 7 && !columns) {
+    // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
+    if (R > Tile<Isa, T>::half_rows && !columns) {
       __builtin_prefetch(ahead);
       ahead += (p + 1) % S::lanes == 0 ? S::lanes - (S::lanes - 1) * lda : lda;
     }
