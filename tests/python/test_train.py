@@ -420,6 +420,26 @@ def test_norm_is_known_until_gradients_change(table, real_nvp, batch):
     assert ef.clip_grad_norm(flow, 0.0) == pytest.approx(norm, rel=1e-12)
 
 
+@pytest.mark.parametrize("batch", [200, 20])
+def test_a_failed_pass_changes_no_gradient(table, real_nvp, batch):
+    x = table[:batch]
+    poisoned = x.copy()
+    poisoned[batch - 1] = 1e200  # its log-density is not finite
+    flow, twice = real_nvp(dtype="float64"), real_nvp(dtype="float64")
+    for f in (flow, twice):
+        f.init(table)
+        with pytest.raises(ef.NumericError, match="log_prob|finite"):
+            f.loss_and_grad(poisoned)
+        f.loss_and_grad(x)
+    with pytest.raises(ef.NumericError):
+        twice.loss_and_grad(poisoned)
+    clean = real_nvp(dtype="float64")
+    clean.init(table)
+    clean.loss_and_grad(x)
+    np.testing.assert_array_equal(flow.grads, clean.grads)
+    np.testing.assert_array_equal(twice.grads, clean.grads)
+
+
 def test_class_conditional(images, glow):
     x, labels = images
     flow = glow(classes=3, class_weight=1.0)

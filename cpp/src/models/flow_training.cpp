@@ -252,17 +252,28 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
   const Tiles tiles(n, tile_rows_);
-  T* grads = scope.take<T>(tiles.groups * room);  // a gradient for each group, added up in order
+  // A gradient for each group, added up in order: the first one's in place where nothing is there yet.
+  const bool zero = arena.grads_are_zero();
+  T* total = arena.params().grads;
+  T* others = scope.take<T>((tiles.groups - zero) * room);
+  const auto grads_of = [&](int64_t group) {
+    return zero && group == 0 ? total : others + (group - zero) * room;
+  };
   double* log_prob = scope.take<double>(n);
   double* drifts = scope.take<double>(tiles.count);
   const double share = -weight / static_cast<double>(n);
   const Params<T> all = std::as_const(arena).params(labels);
-  run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t group, int64_t tile) {
+  const auto undo = [&] {
+    if (zero) ctx.kernels<T>().zero(ctx, trainable, total);
+  };
+  const auto pass = [&](Context& local, int64_t group, int64_t tile) {
     const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
                   size = rows * dims();
     Params<T> params = rows_of(all, first);
-    params.grads = grads + group * room;
-    if (tile == tiles.first_of(group)) std::fill(params.grads, params.grads + trainable, T(0));
+    params.grads = grads_of(group);
+    if (tile == tiles.first_of(group) && params.grads != total) {
+      std::fill(params.grads, params.grads + trainable, T(0));
+    }
     WorkspaceScope mine(local);
     T* z = mine.take<T>(size);
     T* dz = mine.take<T>(size);
@@ -279,13 +290,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     double found[2];
     local.kernels<T>().distance(local, rebuilt, in, found);
     drifts[tile] = relative_distance(found);
-  });
-  for (int64_t i = 0; i < n; ++i) {
-    if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, all, "loss_and_grad", x);
-    result.nll -= log_prob[i] / static_cast<double>(n);
-  }
-  result.drift.value = *std::max_element(drifts, drifts + tiles.count);
-  if (!(result.drift.value <= drift_tolerance<T>())) return false;
+  };
   const Tiles pieces(trainable, kPiece);
   double* squares = scope.take<double>(pieces.count);
   // f(context of one thread, number, first value and shape of a piece of the gradient)
@@ -294,21 +299,38 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
       f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
     });
   };
-  by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
-    for (int64_t g = 1; g < tiles.groups; ++g) {
-      local.kernels<T>().add(local, View<const T>(grads + g * room + first, shape),
-                             View<T>(grads + first, shape));
+  double square = 0;
+  try {
+    run_tiles(ctx, tiles, worth_threads(n), pass);
+    for (int64_t i = 0; i < n; ++i) {
+      if (!std::isfinite(log_prob[i])) fail_nonfinite(ctx, all, "loss_and_grad", x);
+      result.nll -= log_prob[i] / static_cast<double>(n);
     }
-    local.kernels<T>().sum_squares(local, shape.c, grads + first, squares + i);
-  });
-  const double square = std::accumulate(squares, squares + pieces.count, 0.0);
-  check_gradients(ctx, *layout_, grads, square);
-  const bool zero = arena.grads_are_zero();
-  T* total = arena.params().grads;
-  by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
-    local.kernels<T>().add(local, View<const T>(grads + first, shape), View<T>(total + first, shape));
-  });
-  if (zero) arena.square_ = square;
+    result.drift.value = *std::max_element(drifts, drifts + tiles.count);
+    if (!(result.drift.value <= drift_tolerance<T>())) {
+      undo();
+      return false;
+    }
+    by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
+      for (int64_t g = 1; g < tiles.groups; ++g) {
+        local.kernels<T>().add(local, View<const T>(grads_of(g) + first, shape),
+                               View<T>(grads_of(0) + first, shape));
+      }
+      local.kernels<T>().sum_squares(local, shape.c, grads_of(0) + first, squares + i);
+    });
+    square = std::accumulate(squares, squares + pieces.count, 0.0);
+    check_gradients(ctx, *layout_, grads_of(0), square);
+  } catch (...) {
+    undo();
+    throw;
+  }
+  if (zero) {
+    arena.square_ = square;
+  } else {
+    by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
+      local.kernels<T>().add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
+    });
+  }
   result.loss = result.nll;
   return true;
 }
