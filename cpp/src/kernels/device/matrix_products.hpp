@@ -1,59 +1,32 @@
 #pragma once
 
 #include "kernels/device/matrix_product.hpp"
+#include "kernels/device/matrix_stores.hpp"
 #include "kernels/device/products.hpp"
 #include "kernels/ops/channel.hpp"
 
 namespace evenflow {
 
-/// A device's products of float32 numbers, with chains of bfloat16 numbers by Launcher::Units. All else is
+/// A device's products of float32 numbers, with chains by Launcher::Units. Single convolutions are
 /// DeviceProducts'.
 template <class Launcher>
 struct MatrixProducts : DeviceProducts<Launcher, float> {
   using Exec = DeviceExec<Launcher>;
-  using Generic = DeviceProducts<Launcher, float>;
 
+  /// H: how hidden activations are stored, and what is multiplied.
   template <class H>
   static void stack_forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
                             H* acts, View<float> h) {
-    if constexpr (std::is_same<H, Bf16>::value) {
-      bfloat_forward(ctx, units, count, x, acts, h);
-    } else {
-      Generic::template stack_forward<H>(ctx, units, count, x, acts, h);
-    }
-  }
-  template <class H>
-  static void stack_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
-                             const H* acts, View<const float> dh, View<float> dx) {
-    if constexpr (std::is_same<H, Bf16>::value) {
-      bfloat_backward(ctx, units, count, x, acts, dh, dx);
-    } else {
-      Generic::template stack_backward<H>(ctx, units, count, x, acts, dh, dx);
-    }
-  }
-
- private:
-  using Units = typename Launcher::Units;
-
-  /// Rows of bfloat16 numbers, `channels` of them filled up with zeros to a multiple of eight.
-  struct Rows {
-    const Bf16* data;
-    int64_t stride;
-    int64_t channels;
-  };
-
-  static void bfloat_forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
-                             Bf16* acts, View<float> h) {
     const int64_t pixels = x.shape.pixels();
     if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
-    if (!acts) acts = scope.take<Bf16>(hidden_size(units, count, pixels, sizeof(Bf16)));
-    Rows from = pack(ctx, scope, x);
+    if (!acts) acts = scope.take<H>(hidden_size(units, count, pixels, sizeof(H)));
+    Rows<H> from = pack<H>(ctx, scope, x);
     for (int u = 0; u < count; ++u) {
       const StackUnit<float>& unit = units[u];
       WorkspaceScope inner(ctx.workspace());
-      const device::PatchRows a{patches(unit.dims, 1), from.data, from.stride, pixels};
-      const device::MatrixRows b = weights(ctx, inner, unit);
+      const device::PatchRows<H> a{patches(unit.dims, 1), from.data, from.stride, pixels};
+      const device::MatrixRows<H> b = weights<H>(ctx, inner, unit);
       const Epilogue<float>& e = unit.epilogue;
       if (u + 1 == count) {
         const device::Parts parts = split_product(ctx, inner, pixels, unit.dims.cout, a.dims.size(), a, b);
@@ -61,41 +34,53 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                        device::FinishRows{parts, e.bias, e.scale, e.relu, false, h.data, h.stride});
         return;
       }
-      const int64_t stride = padded_stride(unit.dims.cout, sizeof(Bf16));
+      const int64_t stride = padded_stride(unit.dims.cout, sizeof(H));
       product(ctx, pixels, unit.dims.cout, a.dims.size(), a, b,
-              device::StoreHidden{acts, stride, unit.dims.cout, e.bias, e.scale, e.relu});
+              device::StoreHidden<H>{acts, stride, unit.dims.cout, e.bias, e.scale, e.relu});
       from = {acts, stride, unit.dims.cout};
       acts += pixels * stride;
     }
   }
 
-  static void bfloat_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
-                              const Bf16* acts, View<const float> dh, View<float> dx) {
+  template <class H>
+  static void stack_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
+                             const H* acts, View<const float> dh, View<float> dx) {
     const int64_t pixels = x.shape.pixels();
     if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
     int64_t widest = 0;
     for (int u = 0; u + 1 < count; ++u) {
-      const int64_t stride = padded_stride(units[u].dims.cout, sizeof(Bf16));
+      const int64_t stride = padded_stride(units[u].dims.cout, sizeof(H));
       widest = ops::max_of(widest, stride);
       acts += pixels * stride;
     }
-    Bf16* buffers[2] = {nullptr, nullptr};
-    for (int u = 0; u + 1 < ops::min_of(count, 3); ++u) buffers[u] = scope.take<Bf16>(pixels * widest);
-    Rows da = pack(ctx, scope, dh);
+    H* buffers[2] = {nullptr, nullptr};
+    for (int u = 0; u + 1 < ops::min_of(count, 3); ++u) buffers[u] = scope.take<H>(pixels * widest);
+    Rows<H> da = pack<H>(ctx, scope, dh);
     for (int u = count - 1; u > 0; --u) {
-      const int64_t width = units[u - 1].dims.cout, stride = padded_stride(width, sizeof(Bf16));
+      const int64_t width = units[u - 1].dims.cout, stride = padded_stride(width, sizeof(H));
       acts -= pixels * stride;
-      Bf16* to = buffers[(u - 1) % 2];
-      const Rows y{acts, stride, width}, below{to, stride, width};
+      H* to = buffers[(u - 1) % 2];
+      const Rows<H> y{acts, stride, width}, below{to, stride, width};
       hidden_gradient(ctx, units[u], units[u - 1], da, y, to);
       weights_gradient(ctx, units[u], y, da);
       da = below;
     }
     if (dx.data) data_gradient(ctx, units[0], da, dx);
     WorkspaceScope inner(ctx.workspace());
-    weights_gradient(ctx, units[0], pack(ctx, inner, x), da);
+    weights_gradient(ctx, units[0], pack<H>(ctx, inner, x), da);
   }
+
+ private:
+  using Units = typename Launcher::Units;
+
+  /// Rows of numbers, `channels` of them filled up with zeros to a multiple of eight.
+  template <class H>
+  struct Rows {
+    const H* data;
+    int64_t stride;
+    int64_t channels;
+  };
 
   static device::PatchDims patches(const ConvDims& dims, int32_t sign) {
     const int64_t channels = sign > 0 ? dims.in.c : dims.cout;
@@ -107,38 +92,42 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
             sign};
   }
 
-  static Rows pack(Context& ctx, WorkspaceScope& scope, View<const float> x) {
+  template <class H>
+  static Rows<H> pack(Context& ctx, WorkspaceScope& scope, View<const float> x) {
     const int64_t pixels = x.shape.pixels(), width = device::up_to_eight(x.shape.c);
-    Bf16* out = scope.take<Bf16>(pixels * width);
-    Exec::for_each(ctx, pixels, width, device::PackRows{x.data, x.stride, x.shape.c, width, out});
+    H* out = scope.take<H>(pixels * width);
+    Exec::for_each(ctx, pixels, width, device::PackRows<H>{x.data, x.stride, x.shape.c, width, out});
     return {out, width, x.shape.c};
   }
 
-  static device::MatrixRows weights(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit) {
+  template <class H>
+  static device::MatrixRows<H> weights(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit) {
     const device::PatchDims dims = patches(unit.dims, 1);
     const int64_t width = device::up_to_eight(unit.dims.cout);
-    Bf16* out = scope.take<Bf16>(dims.size() * width);
+    H* out = scope.take<H>(dims.size() * width);
     Exec::for_each(ctx, dims.size(), width,
-                   device::PackWeights{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
+                   device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
     return {out, width, dims.size(), width};
   }
-  static device::WeightColumns weight_columns(Context& ctx, WorkspaceScope& scope,
-                                              const StackUnit<float>& unit) {
+  template <class H>
+  static device::WeightColumns<H> weight_columns(Context& ctx, WorkspaceScope& scope,
+                                                 const StackUnit<float>& unit) {
     const device::PatchDims dims = patches(unit.dims, 1);
-    return {weights(ctx, scope, unit).x, dims.taps(), dims.channels,
+    return {weights<H>(ctx, scope, unit).x, dims.taps(), dims.channels,
             static_cast<int32_t>(device::up_to_eight(unit.dims.cout))};
   }
 
+  template <class H>
   static void hidden_gradient(Context& ctx, const StackUnit<float>& unit, const StackUnit<float>& lower,
-                              const Rows& da, const Rows& y, Bf16* below) {
+                              const Rows<H>& da, const Rows<H>& y, H* below) {
     const int64_t pixels = unit.dims.in.pixels(), width = y.channels, tiles = Exec::parts(pixels, kTileM);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(tiles * 2 * width);
     double* sums = scope.take<double>(2 * width);
-    const device::PatchRows a{patches(unit.dims, -1), da.data, da.stride, pixels};
-    product(ctx, pixels, width, a.dims.size(), a, weight_columns(ctx, scope, unit),
-            device::StoreHiddenGradient{y.data, y.stride, below, y.stride, width, lower.epilogue.scale,
-                                        lower.epilogue.relu, partial});
+    const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
+    product(ctx, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit),
+            device::StoreHiddenGradient<H>{y.data, y.stride, below, y.stride, width, lower.epilogue.scale,
+                                           lower.epilogue.relu, partial});
     Exec::template sum_columns<double>(ctx, tiles, 2 * width,
                                        ops::ColumnSum<double>{ops::PixelMask(), partial, 2 * width}, sums);
     if (lower.dbias) Exec::for_each(ctx, 1, width, ops::AddSums<float>{1, sums, lower.dbias});
@@ -147,32 +136,40 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     }
   }
 
-  static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows& da, View<float> dx) {
+  template <class H>
+  static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& da, View<float> dx) {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
     WorkspaceScope scope(ctx.workspace());
-    const device::PatchRows a{patches(unit.dims, -1), da.data, da.stride, pixels};
+    const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
     const device::Parts parts =
-        split_product(ctx, scope, pixels, width, a.dims.size(), a, weight_columns(ctx, scope, unit));
+        split_product(ctx, scope, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit));
     Exec::for_each(ctx, pixels, width,
                    device::FinishRows{parts, nullptr, nullptr, false, true, dx.data, dx.stride});
   }
 
-  static void weights_gradient(Context& ctx, const StackUnit<float>& unit, const Rows& x, const Rows& da) {
+  template <class H>
+  static void weights_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x,
+                               const Rows<H>& da) {
     const int64_t pixels = unit.dims.in.pixels(), cout = unit.dims.cout;
     WorkspaceScope scope(ctx.workspace());
-    const device::PatchColumns a{patches(unit.dims, 1), x.data, x.stride, pixels};
-    const device::MatrixRows b{da.data, da.stride, pixels, device::up_to_eight(cout)};
+    const device::PatchColumns<H> a{patches(unit.dims, 1), x.data, x.stride, pixels};
+    const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
     const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);
     Exec::for_each(ctx, unit.dims.taps() * unit.dims.weight_rows(), cout,
                    device::FinishWeights{parts, a.dims, unit.dims.in.c, cout, unit.dw});
   }
 
-  static constexpr int64_t kTileM = 128, kDepth = 32;
+  static constexpr int64_t kTileM = 128;
+  template <class Number>
+  static constexpr int64_t depth = std::is_same<Number, Bf16>::value ? 32 : 16;
+  template <class Number>
+  static constexpr int widest = std::is_same<Number, Bf16>::value ? 128 : 64;
 
   /// The tile that computes least beside the result; of two the wider one.
+  template <class Number>
   static int tile_n(int64_t n) {
     int best = 16;
-    for (const int tile : {32, 128}) {
+    for (const int tile : {32, widest<Number>}) {
       if (Exec::parts(n, tile) * tile <= Exec::parts(n, best) * best) best = tile;
     }
     return best;
@@ -181,15 +178,20 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   template <class A, class B, class Store>
   static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
                       const Store& store, int64_t splits = 1) {
-    const int64_t chunk = Exec::parts(Exec::parts(k, kDepth), splits) * kDepth;
-    const auto launch = [&](const auto& body) { Exec::launch(ctx, body.blocks(), body); };
-    switch (tile_n(n)) {
+    using Number = typename A::Number;
+    const int64_t chunk = Exec::parts(Exec::parts(k, depth<Number>), splits) * depth<Number>;
+    const auto launch = [&](auto width) {
+      const device::MatrixProduct<Units, decltype(width)::value, A, B, Store> body{
+          {m, n, k, chunk}, a, b, store};
+      Exec::launch(ctx, body.blocks(), body);
+    };
+    switch (tile_n<Number>(n)) {
       case 16:
-        return launch(device::MatrixProduct<Units, 16, A, B, Store>{m, n, k, chunk, a, b, store});
+        return launch(std::integral_constant<int, 16>());
       case 32:
-        return launch(device::MatrixProduct<Units, 32, A, B, Store>{m, n, k, chunk, a, b, store});
+        return launch(std::integral_constant<int, 32>());
       default:
-        return launch(device::MatrixProduct<Units, 128, A, B, Store>{m, n, k, chunk, a, b, store});
+        return launch(std::integral_constant<int, widest<Number>>());
     }
   }
 
@@ -197,9 +199,11 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   template <class A, class B>
   static device::Parts split_product(Context& ctx, WorkspaceScope& scope, int64_t m, int64_t n, int64_t k,
                                      const A& a, const B& b) {
-    constexpr int64_t kBlocks = 264, kLeastSteps = 4;
-    const int64_t tiles = Exec::parts(m, kTileM) * Exec::parts(n, tile_n(n)), steps = Exec::parts(k, kDepth);
-    const int64_t wanted = ops::min_of(Exec::parts(kBlocks, tiles), Exec::parts(steps, kLeastSteps));
+    using Number = typename A::Number;
+    constexpr int64_t kBlocks = 264, kLeastDepth = 128;
+    const int64_t tiles = Exec::parts(m, kTileM) * Exec::parts(n, tile_n<Number>(n)),
+                  steps = Exec::parts(k, depth<Number>);
+    const int64_t wanted = ops::min_of(Exec::parts(kBlocks, tiles), Exec::parts(k, kLeastDepth));
     const int64_t splits = Exec::parts(steps, Exec::parts(steps, wanted));  // none is empty
     const int64_t width = device::up_to_eight(n);
     float* partial = scope.take<float>(splits * m * width);

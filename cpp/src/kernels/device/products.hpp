@@ -104,7 +104,7 @@ struct DeviceProducts {
   static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
                       const Store& store) {
     if (m == 0 || n == 0) return;
-    const device::TileProduct<T, A, B, Store> body{m, n, k, ops::max_of<int64_t>(k, 1), a, b, store};
+    const device::TileProduct<T, A, B, Store> body{{m, n, k, ops::max_of<int64_t>(k, 1)}, a, b, store};
     Exec::launch(ctx, body.blocks(), body);
   }
 
@@ -142,10 +142,7 @@ struct DeviceProducts {
     const int64_t splits = Exec::parts(pixels, kChunk);
     T* partial = scope.take<T>(splits * dims.weight_size());
     const device::TileProduct<T, A, B, device::StoreSplit<T>> body{
-        rows,
-        dims.cout,
-        pixels,
-        kChunk,
+        {rows, dims.cout, pixels, kChunk},
         {patches<S, half>(dims, x.data, x.stride, dims.in.c, dims.edge, 1)},
         {dy.data, dy.stride},
         {partial, rows, dims.cout}};

@@ -2,6 +2,7 @@
 
 #include "kernels/bf16.hpp"
 #include "kernels/device/body.hpp"
+#include "kernels/device/grid.hpp"
 #include "kernels/kernel_set.hpp"
 
 // Convolutions and dense layers as one tiled matrix product. An operand is a function of its place, so a 3x3
@@ -12,7 +13,7 @@ namespace evenflow::device {
 
 /// store(m, n, split, sum over the split's k of a(m, k) * b(k, n)), a 64 x 64 tile a block, 4 x 4 a thread.
 template <class T, class A, class B, class Store>
-struct TileProduct {
+struct TileProduct : ProductGrid<64, 64> {
   static constexpr int threads = kThreads;
   static constexpr int kTile = 64, kDepth = 16, kOwn = 4, kSide = kTile / kOwn;
   static_assert(kSide * kSide == kThreads, "a thread has kOwn x kOwn outputs");
@@ -23,34 +24,19 @@ struct TileProduct {
     T a[kDepth][kTile + 1];  // a column more: threads store along k
     T b[kDepth][kTile];
   };
-  int64_t m;
-  int64_t n;
-  int64_t k;
-  int64_t chunk;  ///< k of a split, a multiple of kDepth
   A a;
   B b;
   Store store;
 
-  EVENFLOW_HD int64_t tiles_m() const { return (m + kTile - 1) / kTile; }
-  EVENFLOW_HD int64_t tiles_n() const { return (n + kTile - 1) / kTile; }
-  EVENFLOW_HD int64_t splits() const { return (k + chunk - 1) / chunk; }
-  EVENFLOW_HD int64_t blocks() const { return splits() * tiles_m() * tiles_n(); }
-
-  EVENFLOW_HD int64_t split(int64_t block) const { return block / (tiles_m() * tiles_n()); }
-  EVENFLOW_HD int64_t end(int64_t block) const { return ops::min_of(k, (split(block) + 1) * chunk); }
-
   /// A phase that loads and one that multiplies for every kDepth of k, then one that stores.
-  EVENFLOW_HD int64_t phases(int64_t block) const {
-    return 2 * ((end(block) - split(block) * chunk + kDepth - 1) / kDepth) + 1;
-  }
+  EVENFLOW_HD int64_t phases(int64_t block) const { return 2 * steps<kDepth>(block) + 1; }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
-    const int64_t tile = at.block % (tiles_m() * tiles_n());
-    const int64_t m0 = tile / tiles_n() * kTile, n0 = tile % tiles_n() * kTile;
+    const int64_t m0 = first_m(at.block), n0 = first_n(at.block);
     if (phase + 1 == phases(at.block)) {
       store_tile(at, m0, n0, own);
     } else if (phase % 2 == 0) {
       if (phase == 0) clear(own);
-      load(at, m0, n0, split(at.block) * chunk + phase / 2 * kDepth, end(at.block), shared);
+      load(at, m0, n0, begin(at.block) + phase / 2 * kDepth, end(at.block), shared);
     } else {
       multiply(at, own, shared);
     }

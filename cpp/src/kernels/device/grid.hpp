@@ -1,0 +1,33 @@
+#pragma once
+
+#include "kernels/ops/math.hpp"
+
+namespace evenflow::device {
+
+/// How blocks divide a product (m, k) x (k, n): tile_m x tile_n of the result and one split of the sum each.
+template <int tile_m, int tile_n>
+struct ProductGrid {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  int64_t chunk;  ///< k of a split, a multiple of a step's
+
+  EVENFLOW_HD int64_t tiles_m() const { return (m + tile_m - 1) / tile_m; }
+  EVENFLOW_HD int64_t tiles_n() const { return (n + tile_n - 1) / tile_n; }
+  EVENFLOW_HD int64_t blocks() const { return (k + chunk - 1) / chunk * tiles_m() * tiles_n(); }
+
+  // Of a block: its split, its range of k, the first row and column of its tile.
+  EVENFLOW_HD int64_t split(int64_t block) const { return block / (tiles_m() * tiles_n()); }
+  EVENFLOW_HD int64_t begin(int64_t block) const { return split(block) * chunk; }
+  EVENFLOW_HD int64_t end(int64_t block) const { return ops::min_of(k, begin(block) + chunk); }
+  template <int depth>
+  EVENFLOW_HD int64_t steps(int64_t block) const {
+    return (end(block) - begin(block) + depth - 1) / depth;
+  }
+  EVENFLOW_HD int64_t first_m(int64_t block) const {
+    return block % (tiles_m() * tiles_n()) / tiles_n() * tile_m;
+  }
+  EVENFLOW_HD int64_t first_n(int64_t block) const { return block % tiles_n() * tile_n; }
+};
+
+}  // namespace evenflow::device

@@ -1,0 +1,169 @@
+#pragma once
+
+#include "kernels/bf16.hpp"
+#include "kernels/ops/host_device.hpp"
+
+// What MatrixProduct multiplies: matrices of numbers S, float32 or bfloat16, read eight at a time. So
+// channels are filled up with zeros to a multiple of eight; a 3x3 kernel's patches are gathered where they
+// are read.
+
+namespace evenflow::device {
+
+constexpr int kEight = 8;
+/// Neighbouring numbers, sixteen bytes an access.
+template <class S>
+struct alignas(16) Eight {
+  S v[kEight];
+};
+
+EVENFLOW_HD constexpr int64_t up_to_eight(int64_t n) {
+  return (n + kEight - 1) / kEight * kEight;
+}
+template <class S>
+EVENFLOW_HD Eight<S> zeros() {
+  Eight<S> e;
+  for (int i = 0; i < kEight; ++i) e.v[i] = {0};
+  return e;
+}
+template <class S>
+EVENFLOW_HD const Eight<S>& eight_at(const S* x) {
+  return *reinterpret_cast<const Eight<S>*>(x);
+}
+
+/// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind
+/// those come the taps of the edge's indicator, filled up.
+struct PatchDims {
+  int32_t height;
+  int32_t width;
+  int32_t kernel;
+  int32_t channels;  ///< a multiple of eight
+  bool edge;
+  int32_t sign;  ///< 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap
+
+  EVENFLOW_HD int32_t taps() const { return kernel * kernel; }
+  EVENFLOW_HD int64_t inner() const { return int64_t{taps()} * channels; }
+  EVENFLOW_HD int64_t size() const { return inner() + (edge ? up_to_eight(taps()) : 0); }
+};
+
+/// Eight patch indices of one pixel: channels of a tap, or the indicators of eight taps (1 outside, 0
+/// inside).
+struct PatchPart {
+  int32_t tap;
+  int32_t channel;
+  bool inside;  ///< else zeros
+  bool indicator;
+};
+
+EVENFLOW_HD PatchPart patch_part(const PatchDims& dims, int64_t k) {
+  if (k >= dims.size()) return {0, 0, false, false};
+  if (k >= dims.inner()) return {static_cast<int32_t>(k - dims.inner()), 0, true, true};
+  const int32_t at = static_cast<int32_t>(k);
+  return {at / dims.channels, at % dims.channels, true, false};
+}
+
+/// row: of the pixel in its image, column alike.
+template <class S>
+EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
+                                int64_t pixel, int32_t row, int32_t column) {
+  if (!part.inside) return zeros<S>();
+  if (dims.kernel == 1) return eight_at(x + pixel * stride + part.channel);
+  if (!part.indicator) {
+    const int32_t dy = dims.sign * (part.tap / 3 - 1), dx = dims.sign * (part.tap % 3 - 1);
+    const int32_t i = row + dy, j = column + dx;
+    if (i < 0 || i >= dims.height || j < 0 || j >= dims.width) return zeros<S>();
+    return eight_at(x + (pixel + dy * dims.width + dx) * stride + part.channel);
+  }
+  Eight<S> out = zeros<S>();
+  for (int e = 0; e < kEight; ++e) {
+    const int32_t tap = part.tap + e, i = row + tap / 3 - 1, j = column + tap % 3 - 1;
+    const bool outside = i < 0 || i >= dims.height || j < 0 || j >= dims.width;
+    if (tap < dims.taps() && outside) store_value(1.0f, &out.v[e]);
+  }
+  return out;
+}
+
+// An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor holds what
+// does not change from one step in k to the next.
+
+/// (pixel, patch index).
+template <class S>
+struct PatchRows {
+  using Number = S;
+  static constexpr bool along_k = true;
+  struct Cursor {
+    int64_t pixel;  ///< negative: outside
+    int32_t row;
+    int32_t column;
+  };
+  PatchDims dims;
+  const S* x;
+  int64_t stride;
+  int64_t pixels;
+
+  EVENFLOW_HD Cursor start(int64_t m) const {
+    if (m >= pixels) return {-1, 0, 0};
+    const int32_t at = static_cast<int32_t>(m % (int64_t{dims.height} * dims.width));
+    return {m, at / dims.width, at % dims.width};
+  }
+  EVENFLOW_HD Eight<S> operator()(const Cursor& at, int64_t k) const {
+    if (at.pixel < 0) return zeros<S>();
+    return read_patch(dims, patch_part(dims, k), x, stride, at.pixel, at.row, at.column);
+  }
+};
+
+/// (patch index, pixel).
+template <class S>
+struct PatchColumns {
+  using Number = S;
+  static constexpr bool along_k = false;
+  using Cursor = PatchPart;
+  PatchDims dims;
+  const S* x;
+  int64_t stride;
+  int64_t pixels;
+
+  EVENFLOW_HD Cursor start(int64_t m) const { return patch_part(dims, m); }
+  EVENFLOW_HD Eight<S> operator()(const Cursor& part, int64_t pixel) const {
+    if (pixel >= pixels) return zeros<S>();
+    const int32_t at = static_cast<int32_t>(pixel % (int64_t{dims.height} * dims.width));
+    return read_patch(dims, part, x, stride, pixel, at / dims.width, at % dims.width);
+  }
+};
+
+/// (k, n) of a matrix whose columns are filled up.
+template <class S>
+struct MatrixRows {
+  using Number = S;
+  static constexpr bool along_k = false;
+  using Cursor = int64_t;
+  const S* x;
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;  ///< a multiple of eight
+
+  EVENFLOW_HD Cursor start(int64_t n) const { return n < columns ? n : -1; }
+  EVENFLOW_HD Eight<S> operator()(Cursor n, int64_t k) const {
+    return n < 0 || k >= rows ? zeros<S>() : eight_at(x + k * stride + n);
+  }
+};
+
+/// ((tap, output), input channel) of packed weights: what a gradient is multiplied with on its way down.
+template <class S>
+struct WeightColumns {
+  using Number = S;
+  static constexpr bool along_k = true;
+  using Cursor = int64_t;
+  const S* w;  ///< PackWeights
+  int32_t taps;
+  int32_t channels;  ///< filled up, as outputs are
+  int32_t outputs;
+
+  EVENFLOW_HD Cursor start(int64_t n) const { return n < channels ? n : -1; }
+  EVENFLOW_HD Eight<S> operator()(Cursor n, int64_t k) const {
+    if (n < 0 || k >= int64_t{taps} * outputs) return zeros<S>();
+    const int32_t at = static_cast<int32_t>(k), tap = at / outputs;
+    return eight_at(w + (int64_t{tap} * channels + n) * outputs + at % outputs);
+  }
+};
+
+}  // namespace evenflow::device

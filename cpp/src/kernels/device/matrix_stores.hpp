@@ -1,0 +1,159 @@
+#pragma once
+
+#include "kernels/device/matrix_operands.hpp"
+
+// What becomes of MatrixProduct's sums, and what it reads is made of. n counts columns without those that
+// fill up; eights are stored whole, with zeros.
+
+namespace evenflow::device {
+
+/// y = act((sum + bias) * scale).
+template <class H>
+struct StoreHidden {
+  static constexpr int sums = 0;
+  H* y;
+  int64_t stride;
+  int64_t n;
+  const float* bias;
+  const float* scale;
+  bool relu;
+  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
+                              float (*)[kEight]) const {
+    Eight<H> out;
+    for (int e = 0; e < kEight; ++e) {
+      float v = 0;
+      if (column + e < n) {
+        v = sum[e];
+        if (bias) v += bias[column + e];
+        if (scale) v *= scale[column + e];
+        if (relu && v < 0) v = 0;
+      }
+      store_value(v, &out.v[e]);
+    }
+    *reinterpret_cast<Eight<H>*>(y + row * stride + column) = out;
+  }
+};
+
+/// The gradient of a hidden unit's bare convolution from that of its output y, as ops::HiddenBackward.
+template <class H>
+struct StoreHiddenGradient {
+  static constexpr int sums = 2;  ///< of the gradients of bias and log scale
+  const H* y;
+  int64_t y_stride;
+  H* da;
+  int64_t da_stride;
+  int64_t n;
+  const float* scale;
+  bool relu;
+  double* partial;
+  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
+                              float (*own)[kEight]) const {
+    const Eight<H> out = eight_at(y + row * y_stride + column);
+    Eight<H> through;
+    for (int e = 0; e < kEight; ++e) {
+      float g = 0, v = 0;
+      if (column + e < n) {
+        const float at = value_of(out.v[e]);
+        g = relu && !(at > 0) ? 0 : sum[e];
+        v = scale ? g * scale[column + e] : g;
+        own[0][e] += v;
+        own[1][e] += g * at;
+      }
+      store_value(v, &through.v[e]);
+    }
+    *reinterpret_cast<Eight<H>*>(da + row * da_stride + column) = through;
+  }
+};
+
+/// partial (splits, m, width).
+struct StoreParts {
+  static constexpr int sums = 0;
+  float* partial;
+  int64_t m;
+  int64_t width;  ///< a multiple of eight
+  EVENFLOW_HD void operator()(int64_t split, int64_t row, int64_t column, const float* sum,
+                              float (*)[kEight]) const {
+    float* to = partial + (split * m + row) * width + column;
+    for (int e = 0; e < kEight; ++e) to[e] = sum[e];
+  }
+};
+
+/// Parts of all splits, one after another.
+struct Parts {
+  int64_t splits;
+  int64_t m;
+  int64_t width;
+  const float* partial;
+  EVENFLOW_HD float total(int64_t row, int64_t column) const {
+    float total = 0;
+    for (int64_t s = 0; s < splits; ++s) total += partial[(s * m + row) * width + column];
+    return total;
+  }
+};
+
+/// y = act((sum + bias) * scale), or y += sum.
+struct FinishRows {
+  Parts parts;
+  const float* bias;
+  const float* scale;
+  bool relu;
+  bool add;
+  float* y;
+  int64_t stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    float v = parts.total(row, c);
+    if (bias) v += bias[c];
+    if (scale) v *= scale[c];
+    if (relu && v < 0) v = 0;
+    float* to = y + row * stride + c;
+    *to = add ? *to + v : v;
+  }
+};
+
+/// dw (taps, rows, cout) += sums by patch index.
+struct FinishWeights {
+  Parts parts;
+  PatchDims dims;
+  int64_t cin;
+  int64_t cout;
+  float* dw;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t rows = cin + (dims.edge ? 1 : 0), tap = row / rows, channel = row % rows;
+    const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels + channel;
+    dw[row * cout + c] += parts.total(at, c);
+  }
+};
+
+/// Numbers as S, rows filled up with zeros to `width`.
+template <class S>
+struct PackRows {
+  const float* x;
+  int64_t x_stride;
+  int64_t columns;
+  int64_t width;
+  S* out;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    store_value(c < columns ? x[row * x_stride + c] : 0.0f, out + row * width + c);
+  }
+};
+
+/// Weights (taps, cin + edge, cout) by patch index, (dims.size(), width).
+template <class S>
+struct PackWeights {
+  const float* w;
+  PatchDims dims;
+  int64_t cin;
+  int64_t cout;
+  int64_t width;
+  S* out;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const bool edge = row >= dims.inner();
+    const int64_t tap = edge ? row - dims.inner() : row / dims.channels;
+    const int64_t channel = edge ? cin : row % dims.channels;
+    const bool inside = tap < dims.taps() && (edge || channel < cin) && c < cout;
+    const int64_t rows = cin + (dims.edge ? 1 : 0);
+    store_value(inside ? w[(tap * rows + channel) * cout + c] : 0.0f, out + row * width + c);
+  }
+};
+
+}  // namespace evenflow::device

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "check_layer.hpp"
+#include "emulator.hpp"
+
+// The emulated device beside the CPU.
+
+namespace evenflow::test {
+
+/// The largest error, relative to what is wanted where that is more than one.
+template <class T>
+double gap(const std::vector<T>& got, const std::vector<T>& wanted) {
+  if (got.size() != wanted.size()) return HUGE_VAL;
+  double worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double truth = static_cast<double>(wanted[i]);
+    const double error = std::abs(static_cast<double>(got[i]) - truth) / std::max(1.0, std::abs(truth));
+    if (!(error <= worst)) worst = error;
+  }
+  return worst;
+}
+
+template <class T>
+std::vector<T> random_of(int64_t n, uint64_t seed, double low = -1, double high = 1) {
+  const std::vector<double> v = random_values(n, seed, low, high);
+  return std::vector<T>(v.begin(), v.end());
+}
+
+/// run(ctx) on the CPU and on the emulated device in every order: near the CPU's, and the same bits.
+template <class T>
+void check_same(double bound, const std::function<std::vector<T>(Context&, const std::string&)>& run) {
+  install_emulator();
+  Context cpu("cpu", 1);
+  const std::vector<T> wanted = run(cpu, "cpu");
+  std::vector<T> first;
+  for (const Emulator::Order order : kOrders) {
+    Emulator::get().order = order;
+    {
+      Context device("emulated");
+      const std::vector<T> got = run(device, "emulated");
+      if (order == Emulator::ascending) {
+        CHECK(gap(got, wanted) <= bound);
+        first = got;
+      }
+      CHECK(std::memcmp(got.data(), first.data(), got.size() * sizeof(T)) == 0);
+    }
+    CHECK(Emulator::get().live() == 0);  // all memory came back
+  }
+  Emulator::get().order = Emulator::ascending;
+}
+
+template <class T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+template <class T>
+void append_doubles(std::vector<T>& to, const std::vector<double>& from) {
+  for (const double v : from) to.push_back(static_cast<T>(v));
+}
+
+}  // namespace evenflow::test

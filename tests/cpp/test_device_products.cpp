@@ -1,0 +1,236 @@
+#include "check_device.hpp"
+#include "kernels/device/matrix_products.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+// A device's convolutions and chains of them.
+
+namespace evenflow::test {
+namespace {
+
+struct ConvCase {
+  Shape in;
+  int64_t cout;
+  int kernel;
+  bool edge;
+};
+
+// Tiles are 64 x 64 x 16, chunks of pixels 1024.
+const ConvCase kConvs[] = {{{1, 1, 1, 1}, 1, 1, false},    {{3, 1, 1, 17}, 65, 1, false},
+                           {{65, 1, 1, 16}, 64, 1, false}, {{1025, 1, 1, 3}, 2, 1, false},
+                           {{2, 3, 5, 4}, 7, 3, true},     {{1, 1, 1, 3}, 5, 3, true},
+                           {{2, 4, 3, 9}, 3, 3, false},    {{5, 15, 15, 2}, 3, 3, true}};
+
+template <class T>
+void check_conv(const ConvCase& c, double bound) {
+  CAPTURE(to_string(c.in));
+  ConvDims dims;
+  dims.in = c.in;
+  dims.cout = c.cout;
+  dims.kernel = c.kernel;
+  dims.edge = c.edge;
+  const Shape out = c.in.with_channels(c.cout);
+  check_same<T>(bound, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    // A wider array than x: rows are strided.
+    const int64_t stride = c.in.c + 3;
+    const View<const T> x(a.put(random_of<T>(c.in.pixels() * stride, 1)) + 1, c.in, stride);
+    const T* w = a.put(random_of<T>(dims.weight_size(), 2));
+    const Epilogue<T> epilogue{a.put(random_of<T>(c.cout, 3)), a.put(random_of<T>(c.cout, 4, 0.5, 2)), true};
+    const View<const T> dy(a.put(random_of<T>(out.size(), 5)), out);
+    const View<T> y(a.make<T>(out.size()), out), plain(a.make<T>(out.size()), out);
+    const View<T> dx(a.make<T>(c.in.size()), c.in), more(a.make<T>(c.in.size(), T(0.5)), c.in);
+    T* dw = a.make<T>(dims.weight_size(), T(0.25));
+    kernels.conv_forward(ctx, dims, x, w, epilogue, y);
+    kernels.conv_forward(ctx, dims, x, w, {}, plain);
+    kernels.conv_backward_data(ctx, dims, dy, w, dx, false);
+    kernels.conv_backward_data(ctx, dims, dy, w, more, true);
+    kernels.conv_backward_weights(ctx, dims, x, dy, dw);
+    std::vector<T> result = a.get(y.data, out.size());
+    append(result, a.get(plain.data, out.size()));
+    append(result, a.get(dx.data, c.in.size()));
+    append(result, a.get(more.data, c.in.size()));
+    append(result, a.get(dw, dims.weight_size()));
+    return result;
+  });
+}
+
+using DeviceKernels =
+    KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, float>, float>;
+
+struct Chain {
+  Shape in;
+  std::vector<int64_t> widths;
+  std::vector<int> kernels;
+  std::vector<bool> relu;
+};
+
+/// All that a chain computes, both ways, from the same float32 numbers whatever T is. acts: the hidden
+/// activations, or null to make them.
+template <class T, class H>
+std::vector<double> run_chain(Context& ctx, Arrays& a, const KernelSet<T>& kernels, const Chain& chain,
+                              H*& acts) {
+  constexpr bool half = std::is_same<H, Bf16>::value;
+  const auto put = [&](int64_t n, uint64_t seed, double low = -1, double high = 1) {
+    const std::vector<float> v = random_of<float>(n, seed, low, high);
+    return a.put(std::vector<T>(v.begin(), v.end()));
+  };
+  std::vector<StackUnit<T>> units;
+  Shape at = chain.in;
+  for (size_t u = 0; u < chain.widths.size(); ++u) {
+    const int64_t width = chain.widths[u];
+    StackUnit<T> unit;
+    unit.dims.in = at;
+    unit.dims.cout = width;
+    unit.dims.kernel = chain.kernels[u];
+    unit.dims.edge = chain.kernels[u] == 3 && u % 2 == 0;
+    unit.w = put(unit.dims.weight_size(), 10 + u, -0.5, 0.5);
+    if (u != 1) unit.epilogue.bias = put(width, 20 + u);
+    if (u != 2) unit.epilogue.scale = put(width, 30 + u, 0.5, 2);
+    unit.epilogue.relu = chain.relu[u];
+    unit.dw = a.make<T>(unit.dims.weight_size(), T(0.25));
+    if (unit.epilogue.bias) unit.dbias = a.make<T>(width, T(0.25));
+    if (unit.epilogue.scale) unit.dlogs = a.make<T>(width, T(0.25));
+    unit.logs_factor = 3;
+    units.push_back(unit);
+    at = at.with_channels(width);
+  }
+  // x and h are slices of wider arrays.
+  const int64_t pixels = at.pixels(), x_stride = chain.in.c + 3, h_stride = at.c + 2;
+  const int count = static_cast<int>(units.size());
+  const View<const T> x(put(pixels * x_stride, 1) + 1, chain.in, x_stride);
+  const View<T> h(a.make<T>(pixels * h_stride), at, h_stride);
+  const View<T> dx(a.make<T>(pixels * x_stride, T(0.5)) + 1, chain.in, x_stride);
+  const View<T> dh(put(at.size(), 2), at);
+  const bool keep = !acts;
+  if (keep) acts = a.make<H>(hidden_size(units.data(), count, pixels, sizeof(H)) + 1, H{0});
+  kernels.stack_forward(ctx, units.data(), count, half, x, keep ? acts : nullptr, h);
+  std::vector<double> result;
+  const auto add = [&](const T* values, int64_t n) {
+    for (const T v : a.get(values, n)) result.push_back(static_cast<double>(v));
+  };
+  add(h.data, pixels * h_stride);
+  kernels.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
+  add(dx.data - 1, pixels * x_stride);
+  for (const StackUnit<T>& unit : units) {
+    add(unit.dw, unit.dims.weight_size());
+    if (unit.dbias) add(unit.dbias, unit.dims.cout);
+    if (unit.dlogs) add(unit.dlogs, unit.dims.cout);
+  }
+  return result;
+}
+
+using GenericKernels =
+    KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, float>, float>;
+
+/// A chain by matrix units, of numbers H, in every order of threads, beside the generic products with the
+/// same activations.
+template <class H>
+void check_matrix_units(const Chain& chain) {
+  CAPTURE(to_string(chain.in));
+  CAPTURE(chain.widths.back());
+  install_emulator();
+  const GenericKernels generic;
+  std::vector<double> first;
+  for (const Emulator::Order order : kOrders) {
+    Emulator::get().order = order;
+    Context ctx("emulated");
+    Arrays a(ctx);
+    H* acts = nullptr;
+    const std::vector<double> wanted = run_chain<float, H>(ctx, a, generic, chain, acts);
+    const std::vector<double> got = run_chain<float, H>(ctx, a, ctx.kernels<float>(), chain, acts);
+    if (order == Emulator::ascending) {
+      first = got;
+      if (std::is_same<H, Bf16>::value) {
+        // A sum on the other side of a rounding to bfloat16 changes what follows by 2^-9 of one term.
+        CHECK(gap(got, wanted) <= 5e-3);
+      } else {
+        double* exact_acts = nullptr;
+        const std::vector<double> truth =
+            run_chain<double, double>(ctx, a, ctx.kernels<double>(), chain, exact_acts);
+        CHECK(gap(got, truth) <= 1e-6 + 2 * gap(wanted, truth));
+      }
+    }
+    CHECK(std::memcmp(got.data(), first.data(), first.size() * sizeof(double)) == 0);
+  }
+  Emulator::get().order = Emulator::ascending;
+}
+
+/// A chain with a hidden layer or more; half: bfloat16 inside.
+template <class T>
+void check_stack(const Shape& in, const std::vector<int64_t>& widths, const std::vector<int>& kernels_of,
+                 bool half, double bound) {
+  CAPTURE(to_string(in));
+  check_same<T>(bound, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    std::vector<StackUnit<T>> units;
+    Shape at = in;
+    for (size_t u = 0; u < widths.size(); ++u) {
+      StackUnit<T> unit;
+      unit.dims.in = at;
+      unit.dims.cout = widths[u];
+      unit.dims.kernel = kernels_of[u];
+      unit.dims.edge = kernels_of[u] == 3;
+      unit.w = a.put(random_of<T>(unit.dims.weight_size(), 10 + u, -0.5, 0.5));
+      unit.epilogue = {a.put(random_of<T>(widths[u], 20 + u)), a.put(random_of<T>(widths[u], 30 + u, 0.5, 2)),
+                       u + 1 < widths.size()};
+      unit.dw = a.make<T>(unit.dims.weight_size(), T(0.25));
+      unit.dbias = a.make<T>(widths[u], T(0.25));
+      unit.dlogs = a.make<T>(widths[u], T(0.25));
+      unit.logs_factor = T(3);
+      units.push_back(unit);
+      at = at.with_channels(widths[u]);
+    }
+    const int count = static_cast<int>(units.size());
+    const View<const T> x(a.put(random_of<T>(in.size(), 1)), in);
+    const View<T> h(a.make<T>(at.size()), at), again(a.make<T>(at.size()), at);
+    const View<T> dh(a.put(random_of<T>(at.size(), 2)), at), dx(a.make<T>(in.size(), T(0.5)), in);
+    const int64_t bytes = half ? 2 : static_cast<int64_t>(sizeof(T));
+    char* acts = a.make<char>(hidden_size(units.data(), count, in.pixels(), bytes) * bytes + 64, 0);
+    kernels.stack_forward(ctx, units.data(), count, half, x, acts, h);
+    kernels.stack_forward(ctx, units.data(), count, half, x, nullptr, again);
+    std::vector<T> result = a.get(h.data, at.size());
+    append(result, a.get(again.data, at.size()));
+    if (half) return result;  // units near zero fire here and not there
+    kernels.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
+    append(result, a.get(dx.data, in.size()));
+    for (const StackUnit<T>& unit : units) {
+      append(result, a.get(unit.dw, unit.dims.weight_size()));
+      append(result, a.get(unit.dbias, unit.dims.cout));
+      append(result, a.get(unit.dlogs, unit.dims.cout));
+    }
+    return result;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("device: convolutions against the CPU's") {
+  for (const ConvCase& c : kConvs) {
+    check_conv<double>(c, 1e-12);
+    check_conv<float>(c, 2e-5);
+  }
+}
+
+TEST_CASE("device: chains of convolutions against the CPU's") {
+  check_stack<double>({2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}, false, 1e-12);
+  check_stack<double>({70, 1, 1, 3}, {33, 5}, {1, 1}, false, 1e-12);
+  check_stack<double>({2, 3, 2, 3}, {4}, {3}, false, 1e-12);
+  check_stack<float>({3, 4, 4, 6}, {17, 9, 12}, {3, 1, 3}, false, 2e-4);
+  check_stack<float>({3, 4, 4, 6}, {17, 9, 12}, {3, 1, 3}, true, 3e-2);
+  check_stack<float>({40, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}, true, 3e-2);
+}
+
+TEST_CASE_TEMPLATE("device: chains by matrix units", H, float, Bf16) {
+  // Tiles are 128 x (16, 32, and 64 or 128) x (16 or 32).
+  check_matrix_units<H>({{1, 1, 1, 1}, {1, 1}, {1, 1}, {true, false}});
+  check_matrix_units<H>({{129, 1, 1, 3}, {37, 130, 2}, {1, 1, 1}, {true, true, false}});
+  check_matrix_units<H>({{2, 8, 9, 6}, {40, 20, 12}, {3, 1, 3}, {true, true, false}});
+  check_matrix_units<H>({{3, 5, 3, 9}, {17, 33, 24}, {3, 3, 3}, {true, false, false}});
+  check_matrix_units<H>({{1, 2, 2, 2}, {300, 8}, {1, 3}, {true, true}});
+  check_matrix_units<H>({{40, 4, 4, 5}, {4}, {3}, {false}});
+  check_matrix_units<H>({{300, 1, 1, 70}, {16, 16, 16, 140}, {1, 1, 1, 1}, {true, true, true, false}});
+}
+
+}  // namespace evenflow::test
