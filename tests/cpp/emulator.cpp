@@ -54,11 +54,14 @@ class EmulatedDevice final : public Device {
 
   using Graph = std::vector<std::function<void()>>;
   void begin() { Emulator::get().recording = &recorded_; }
-  Graph end() {
-    Emulator::get().recording = nullptr;
-    return std::exchange(recorded_, {});
+  std::optional<Graph> end() {
+    abandon();
+    return Emulator::get().makes_graphs ? std::optional<Graph>(std::move(last_)) : std::nullopt;
   }
-  void abandon() { end(); }
+  void abandon() {
+    Emulator::get().recording = nullptr;
+    last_ = std::exchange(recorded_, {});
+  }
   void launch(const Graph& graph) {
     ++Emulator::get().graphs;
     for (const auto& kernel : graph) kernel();
@@ -68,7 +71,7 @@ class EmulatedDevice final : public Device {
 
  private:
   Repeats<Graph> repeats_;
-  Graph recorded_;
+  Graph recorded_, last_;
   KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
   KernelSetImpl<EmulatedExec, DeviceProducts<EmulatedLauncher, double>, double> f64_;
 };

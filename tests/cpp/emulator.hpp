@@ -31,6 +31,7 @@ class Emulator {
   int64_t before_wait = 0;  ///< launches before the program first waited; set to -1 to be told
   int64_t graphs = 0;       ///< launches of recorded kernels
   std::vector<std::function<void()>>* recording = nullptr;
+  bool makes_graphs = true;
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
   void* allocate(size_t bytes, bool shared);

@@ -137,6 +137,12 @@ TEST_CASE("what is repeated is recorded, unless it waits or fails") {
   CHECK_THROWS_AS(ctx.repeat({5}, failing), std::runtime_error);
   add_one();
   CHECK(a.get(x, 8)[7] == 16);
+  // Where no graph can be made, the kernels are queued all the same.
+  Emulator::get().makes_graphs = false;
+  for (int i = 0; i < 4; ++i) ctx.repeat({6}, add_one);
+  Emulator::get().makes_graphs = true;
+  CHECK(a.get(x, 8)[7] == 20);
+  CHECK(graphs == 5);
 }
 
 }  // namespace evenflow::test

@@ -144,6 +144,10 @@ class EVENFLOW_API Flow {
   /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
   std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
                                std::initializer_list<const void*> arrays) const;
+  /// f(), which queues kernels: on a device through Context::repeat.
+  template <class F>
+  EVENFLOW_LOCAL void queue(Context&, Pass, const Params<T>&, View<const T> x,
+                            std::initializer_list<const void*> arrays, const F& f) const;
 
   void check_input(const char* call, const Shape& x) const;
   void check_labels(const char* call, const int32_t* labels, int64_t n) const;

@@ -10,7 +10,7 @@ namespace evenflow {
 
 /// Device::repeat() for a device that can record what is queued. Graph frees itself; Recorder has
 ///   begin(): what is queued from now on is recorded and does not run;
-///   Graph end(), abandon(): ends that;
+///   std::optional<Graph> end(), which is empty where that can't be; abandon(): ends that without one;
 ///   launch(Graph&): queues what was recorded.
 template <class Graph>
 class Repeats {

@@ -466,16 +466,19 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   const Params<T> params = arena.params(host.send(labels, n));
-  const auto pass = [&] {
+  queue(ctx, Pass::log_prob, params, x, {out, z}, [&] {
     run_forward(ctx, params, x, z, out, nullptr);
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
-  };
-  if (ctx.on_host()) {
-    pass();
-  } else {
-    ctx.repeat(key_of(Pass::log_prob, params, x, {out, z}), pass);
-  }
+  });
   if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
+}
+
+template <class T>
+template <class F>
+void Flow<T>::queue(Context& ctx, Pass pass, const Params<T>& params, View<const T> x,
+                    std::initializer_list<const void*> arrays, const F& f) const {
+  if (ctx.on_host()) return f();
+  ctx.repeat(key_of(pass, params, x, arrays), f);
 }
 
 template <class T>
@@ -497,15 +500,10 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   const Params<T> params = arena.params(host.send(labels, n));
   const View<const T> flat(x.data, {n, 1, 1, dims()});
   double* bad_values = scope.take<double>(1);
-  const auto pass = [&] {
+  queue(ctx, Pass::sample, params, x, {logdet, z, bad_values}, [&] {
     run_inverse(ctx, params, z, n, x, logdet);
     ctx.kernels<T>().count_not_finite(ctx, flat, bad_values);
-  };
-  if (ctx.on_host()) {
-    pass();
-  } else {
-    ctx.repeat(key_of(Pass::sample, params, x, {logdet, z, bad_values}), pass);
-  }
+  });
   if (*host.read(bad_values, 1) == 0) return;
   const T* values = host.read(flat.data, n * dims());
   int64_t bad = 0;

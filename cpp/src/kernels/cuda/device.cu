@@ -155,14 +155,15 @@ struct CudaDevice::Recorder {
   void begin() const {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the start of a graph");
   }
-  Graph end() const {
+  std::optional<Graph> end() const {
     cudaGraph_t recorded = nullptr;
-    check(cudaStreamEndCapture(stream, &recorded), "the end of a graph");
     cudaGraphExec_t graph = nullptr;
-    const cudaError_t status = cudaGraphInstantiate(&graph, recorded, 0);
-    cudaGraphDestroy(recorded);
-    check(status, "the making of a graph");
-    return Graph(graph);
+    const bool made = cudaStreamEndCapture(stream, &recorded) == cudaSuccess &&
+                      cudaGraphInstantiate(&graph, recorded, 0) == cudaSuccess;
+    if (recorded) cudaGraphDestroy(recorded);
+    if (made) return Graph(graph);
+    cudaGetLastError();  // the pass is queued kernel by kernel, which reports what is wrong with it
+    return std::nullopt;
   }
   void abandon() const {
     cudaGraph_t recorded = nullptr;
