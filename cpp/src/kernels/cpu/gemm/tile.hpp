@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/bf16.hpp"
+#include "kernels/cpu/gemm/upcoming.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/ops/math.hpp"
 
@@ -167,9 +168,9 @@ struct MatrixUnit {
 
 /// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
 /// column-major with columns lda apart; rows of B are ldb apart.
-template <class Isa, class T, int R, int V, bool columns, bool pairs>
+template <class Isa, class T, int R, int V, bool columns, bool pairs, bool asks>
 inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int64_t lda, const T* b,
-                                                      int64_t ldb,
+                                                      int64_t ldb, Upcoming upcoming,
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
   using S = Tile<Isa, T>;
   using Vector = typename S::Vector;
@@ -184,6 +185,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   const T* a10 = a + 10 * lda;
   const T* ahead = a + 2 * S::lanes;
   for (int64_t p = 0; p < k; ++p) {
+    if (R > 1 && asks) upcoming.ask<R>();
     // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
     if (R > Tile<Isa, T>::half_rows && !columns) {
       __builtin_prefetch(ahead);
@@ -246,8 +248,10 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
               const Finish& finish) {
   using S = Tile<Isa, T>;
   alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
-  if (far) finish.prefetch(rows, m0, n0);
-  accumulate<Isa, T, R, V, columns, pairs>(k, a.data, a.stride, b.data, b.stride, sum);
+  const Upcoming upcoming = far ? finish.upcoming(m0, n0) : Upcoming();
+  if (far && !Finish::spread) ask_all(upcoming, rows);
+  accumulate<Isa, T, R, V, columns, pairs, Finish::spread>(k, a.data, a.stride, b.data, b.stride, upcoming,
+                                                           sum);
   if (rows == R && cols == V * S::lanes) {
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
@@ -315,7 +319,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
       int64_t steps = 0;
       MatrixUnit<Isa>::multiply(k, a, b, sums_[1 - last_], [&](int64_t step) {
         for (steps += kPieces * step; steps >= k; steps -= k, ++piece) {
-          if (far) finish.prefetch(S::rows / kPieces, m0 + piece * (S::rows / kPieces), n0);
+          if (far) finish.upcoming(m0 + piece * (S::rows / kPieces), n0).ask_all(S::rows / kPieces);
           if (waiting_) this->finish(piece);
         }
       });
@@ -328,7 +332,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
     }
     end();
     T* sums = sums_[0];
-    if (far) finish.prefetch(rows, m0, n0);
+    if (far) finish.upcoming(m0, n0).ask_all(rows);
     MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
     finish_part<Isa, T, 2>(sums, m0, rows, n0, cols, finish);
   }
@@ -358,15 +362,6 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   int64_t m0_ = 0, n0_ = 0;
 };
 
-/// Asks for the first cache line of each row, and for the second unless a tile's bfloat16 numbers fit one.
-template <int write, class C>
-EVENFLOW_HD void prefetch_rows(const C* first, int64_t stride, int64_t rows) {
-  for (int64_t i = 0; i < rows; ++i) {
-    __builtin_prefetch(first + i * stride, write);
-    if (sizeof(C) > sizeof(Bf16)) __builtin_prefetch(first + i * stride + 64 / sizeof(C), write);
-  }
-}
-
 /// f(row) for all rows: R, or as many as `rows` says if that is 0. f should be always_inline, as what it
 /// calls: inlined late, sums are written to memory and read again.
 template <int R, class F>
@@ -381,19 +376,19 @@ EVENFLOW_HD void each_row(int rows, const F& f) {
 }
 
 // What becomes of a tile. `columns<Isa, R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
-// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number.
+// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number. `upcoming` is
+// what a tile's results need; it is asked for line by line if `spread`, which costs a tile more than it
+// brings where results stay in a core's caches.
 
 /// c += sums.
 template <class T>
 struct AddTo {
-  static constexpr bool has_sums = false;
+  static constexpr bool has_sums = false, spread = true;
   T* c;
   int64_t ldc;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
-  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
-    constexpr int64_t line = 64 / sizeof(T);
-    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
-    if (ldc % line != 0) prefetch_rows<1>(c + m0 * ldc + n0 + line - 1, ldc, rows);  // ends in a third line
+  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
+    return {Lines::of(c + m0 * ldc + n0, ldc), Lines()};
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -409,7 +404,7 @@ struct AddTo {
 /// c = act((sums + bias) * scale).
 template <class T, class C>
 struct Activate {
-  static constexpr bool has_sums = false;
+  static constexpr bool has_sums = false, spread = false;
   static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   C* c;
   int64_t ldc;
@@ -417,8 +412,8 @@ struct Activate {
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
-  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
-    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
+  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
+    return {Lines::of(c + m0 * ldc + n0, ldc), Lines()};
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -441,6 +436,7 @@ struct Activate {
 template <class T, class C>
 struct ActivateBackward {
   static constexpr bool has_sums = true;  ///< of rows: one thread a block
+  static constexpr bool spread = true;
   C* c;
   int64_t ldc;
   const C* y;
@@ -454,9 +450,8 @@ struct ActivateBackward {
     f.sums += block * 2 * width;
     return f;
   }
-  EVENFLOW_HD void prefetch(int64_t rows, int64_t m0, int64_t n0) const {
-    prefetch_rows<0>(y + m0 * y_stride + n0, y_stride, rows);
-    prefetch_rows<1>(c + m0 * ldc + n0, ldc, rows);
+  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
+    return {Lines::of(y + m0 * y_stride + n0, y_stride), Lines::of(c + m0 * ldc + n0, ldc)};
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
