@@ -2,8 +2,8 @@
 
 #include "kernels/device/matrix_operands.hpp"
 
-// What becomes of MatrixProduct's sums, and what it reads is made of. n counts columns without those that
-// fill up; eights are stored whole, with zeros.
+// What becomes of MatrixProduct's sums, and how its operands are laid out. n counts columns without those
+// that fill up; eights are stored whole, with zeros.
 
 namespace evenflow::device {
 

@@ -162,7 +162,7 @@ class WeightGradient {
       : dims_(dims), x_{x.data, x.stride, dims.in.c}, dy_(dy), dw_(dw), sums_(dw), stride_(dims.cout) {
     if (dims.kernel == 1) {
       // Of few outputs dy^T x instead: vectors of outputs would be nearly empty.
-      narrow_ = !half && dims.cout <= Tile<Isa, T>::half_rows && dims.in.c >= Tile<Isa, T>::cols;
+      narrow_ = !half && dims.cout <= Tile<Isa, T>::low_rows && dims.in.c >= Tile<Isa, T>::cols;
       if (narrow_) take_sums(scope, dims.cout, dims.in.c);
       return;
     }

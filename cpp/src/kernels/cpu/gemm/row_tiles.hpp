@@ -11,7 +11,7 @@ class RowTiles {
   template <class Isa, class T>
   static RowTiles of(int64_t m) {
     using S = Tile<Isa, T>;
-    return RowTiles(m, S::rows, Isa::matrix ? S::rows : S::half_rows);
+    return RowTiles(m, S::rows, Isa::matrix ? S::rows : S::low_rows);
   }
 
   int64_t count() const { return count_; }

@@ -17,7 +17,7 @@ template <class Isa, class T>
 struct Tile {
   static constexpr int rows = Isa::rows;
   /// A second tile height, for what is left over: 64 and 512 rows are whole tiles of 14 and one of 8.
-  static constexpr int half_rows = Isa::matrix ? Isa::rows / 2 : Isa::rows / 2 + 1;
+  static constexpr int low_rows = Isa::matrix ? Isa::rows / 2 : Isa::rows / 2 + 1;
   static constexpr int lanes = Isa::vector_bytes / static_cast<int>(sizeof(T));
   static constexpr int cols = 2 * lanes;
   typedef T Value __attribute__((vector_size(Isa::vector_bytes)));
@@ -25,7 +25,7 @@ struct Tile {
 
   /// The height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
-    return count > half_rows ? rows : count > 1 || Isa::matrix ? half_rows : 1;
+    return count > low_rows ? rows : count > 1 || Isa::matrix ? low_rows : 1;
   }
 };
 
@@ -187,7 +187,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   for (int64_t p = 0; p < k; ++p) {
     if (R > 1 && asks) upcoming.ask<R>();
     // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
-    if (R > Tile<Isa, T>::half_rows && !columns) {
+    if (R > Tile<Isa, T>::low_rows && !columns) {
       __builtin_prefetch(ahead);
       ahead += (p + 1) % S::lanes == 0 ? S::lanes - (S::lanes - 1) * lda : lda;
     }
@@ -282,14 +282,14 @@ void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, 
     if (height == S::rows)
       run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, S::low_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else
       run_tile<Isa, T, 1, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
   } else {
     if (height == S::rows)
       run_tile<Isa, T, S::rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else if (height > 1)
-      run_tile<Isa, T, S::half_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, S::low_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else
       run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
   }
@@ -333,7 +333,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
     end();
     T* sums = sums_[0];
     if (far) finish.upcoming(m0, n0).ask_all(rows);
-    MatrixUnit<Isa>::multiply(k, a, b, rows > S::half_rows, cols > S::lanes, sums);
+    MatrixUnit<Isa>::multiply(k, a, b, rows > S::low_rows, cols > S::lanes, sums);
     finish_part<Isa, T, 2>(sums, m0, rows, n0, cols, finish);
   }
 
