@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "check_layer.hpp"
+#include "kernels/cpu/gemm/row_tiles.hpp"
 #include "kernels/kernel_set.hpp"
 
 // Convolutions against a direct sum, on shapes that fit no block, for every instruction set of this machine.
@@ -203,4 +204,25 @@ TEST_CASE("an unknown instruction set is refused") {
 }
 
 }  // namespace
+TEST_CASE_TEMPLATE("rows are divided into whole tiles", Isa, Avx2, Avx512, Amx) {
+  using Tile = gemm::Tile<Isa, float>;
+  for (int64_t m = 0; m <= 700; ++m) {
+    CAPTURE(m);
+    const gemm::RowTiles tiles = gemm::RowTiles::of<Isa, float>(m);
+    CHECK(tiles.row(0) == 0);
+    CHECK(tiles.row(tiles.count()) == m);
+    CHECK(tiles.at(m) == tiles.count());
+    int64_t partly_empty = 0;
+    for (int64_t t = 0; t < tiles.count(); ++t) {
+      const int64_t rows = tiles.row(t + 1) - tiles.row(t);
+      CHECK(rows > 0);
+      CHECK(rows <= Tile::rows);
+      if (rows == Tile::rows) CHECK(tiles.at(tiles.row(t)) == t);
+      partly_empty += rows != Tile::rows && rows != Tile::low_rows;
+    }
+    CHECK(partly_empty <= 1);
+    if (!Isa::matrix && m % 2 == 0 && m >= 48) CHECK(partly_empty == 0);
+  }
+}
+
 }  // namespace evenflow::test
