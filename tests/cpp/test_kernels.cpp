@@ -19,12 +19,28 @@ struct ConvCase {
   bool edge;
 };
 
-const ConvCase kCases[] = {
-    {{1, 1, 1, 1}, 1, 1, false},  {{3, 1, 1, 5}, 7, 1, false},      {{2, 3, 3, 17}, 33, 1, false},
-    {{2, 3, 2, 2}, 5, 3, true},   {{1, 1, 1, 3}, 4, 3, true},       {{2, 5, 4, 9}, 4, 3, true},
-    {{1, 4, 7, 40}, 6, 3, false}, {{3, 2, 2, 6}, 70, 3, true},      {{1, 1, 6, 3}, 3, 3, false},
-    {{1, 8, 8, 12}, 37, 3, true}, {{130, 1, 1, 401}, 65, 1, false}, {{5, 4, 4, 70}, 12, 3, true},
-    {{3, 2, 2, 5}, 2, 1, false},  {{13, 1, 1, 3}, 2, 1, false},     {{9, 1, 1, 2}, 2, 1, false}};
+const ConvCase kCases[] = {{{1, 1, 1, 1}, 1, 1, false},
+                           {{3, 1, 1, 5}, 7, 1, false},
+                           {{2, 3, 3, 17}, 33, 1, false},
+                           {{2, 3, 2, 2}, 5, 3, true},
+                           {{1, 1, 1, 3}, 4, 3, true},
+                           {{2, 5, 4, 9}, 4, 3, true},
+                           {{1, 4, 7, 40}, 6, 3, false},
+                           {{3, 2, 2, 6}, 70, 3, true},
+                           {{1, 1, 6, 3}, 3, 3, false},
+                           {{1, 8, 8, 12}, 37, 3, true},
+                           {{130, 1, 1, 401}, 65, 1, false},
+                           {{5, 4, 4, 70}, 12, 3, true},
+                           {{3, 2, 2, 5}, 2, 1, false},
+                           {{13, 1, 1, 3}, 2, 1, false},
+                           {{9, 1, 1, 2}, 2, 1, false},
+                           // Inputs that end with a tile of a gradient of weights, of each height.
+                           {{20, 1, 1, 8}, 33, 1, false},
+                           {{19, 1, 1, 10}, 16, 1, false},
+                           {{35, 1, 1, 16}, 40, 1, false},
+                           {{18, 1, 1, 22}, 9, 1, false},
+                           {{33, 1, 1, 30}, 18, 1, false},
+                           {{40, 1, 1, 2}, 64, 1, false}};
 
 /// Value of the padded image with its indicator channel.
 double padded(const ConvCase& c, const std::vector<double>& x, int64_t n, int64_t i, int64_t j, int64_t k) {

@@ -404,10 +404,11 @@ class TransposedProduct {
           Isa::matrix || (p_end - p_begin >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
           ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
-      const int64_t first_copied = left_.readable() / S::rows * S::rows;
-      if (!copy_left && t_end * S::rows > left_.readable()) {
-        copy_columns(copied_tiles, S::rows, 1, a, first_copied, m_, steps);
-      }
+      // The last tile may be higher than what is left to read.
+      const int64_t m_last = (tiles_ - 1) * S::rows;
+      const bool copy_last =
+          !copy_left && t_end == tiles_ && m_last + S::height_for_columns(m_ - m_last) > left_.readable();
+      if (copy_last) copy_columns(copied_tiles, S::rows, 1, a, m_last, m_, steps);
       const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
       const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * (p_end - p_begin);
       for (int64_t i = 0; i < shares; ++i) {
@@ -438,8 +439,8 @@ class TransposedProduct {
           const int64_t m0 = t * S::rows;
           const Strip<T> tile =
               copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : S::rows}
-              : m0 + S::rows > left_.readable() ? Strip<T>{copied_tiles, S::rows}
-                                                : Strip<T>{a.data + m0, a.stride};
+              : copy_last && m0 == m_last ? Strip<T>{copied_tiles, S::rows}
+                                          : Strip<T>{a.data + m0, a.stride};
           products.multiply(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_,
                             finish_);
         }

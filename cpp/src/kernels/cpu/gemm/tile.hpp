@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/bf16.hpp"
 #include "kernels/cpu/gemm/upcoming.hpp"
@@ -26,6 +27,10 @@ struct Tile {
   /// The height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
     return count > low_rows ? rows : count > 1 || Isa::matrix ? low_rows : 1;
+  }
+  /// The same for rows that are columns of A, as in gradients of weights: two of a thin output are frequent.
+  static constexpr int height_for_columns(int64_t count) {
+    return count == 2 && !Isa::matrix ? 2 : height_for(count);
   }
 };
 
@@ -277,22 +282,22 @@ template <class Isa, class T, bool columns, bool pairs, class Finish>
 void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
                    bool far, const Finish& finish) {
   using S = Tile<Isa, T>;
-  const int height = S::height_for(rows);
-  if (cols > S::lanes) {
+  const int height = columns ? S::height_for_columns(rows) : S::height_for(rows);
+  const auto run = [&](auto vectors) {
+    constexpr int V = decltype(vectors)::value;
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
-    else if (height > 1)
-      run_tile<Isa, T, S::low_rows, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, S::rows, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+    else if (height > 2)
+      run_tile<Isa, T, S::low_rows, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+    else if (columns && height == 2)
+      run_tile<Isa, T, columns ? 2 : 1, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
     else
-      run_tile<Isa, T, 1, 2, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
-  } else {
-    if (height == S::rows)
-      run_tile<Isa, T, S::rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
-    else if (height > 1)
-      run_tile<Isa, T, S::low_rows, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
-    else
-      run_tile<Isa, T, 1, 1, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
-  }
+      run_tile<Isa, T, 1, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+  };
+  if (cols > S::lanes)
+    run(std::integral_constant<int, 2>());
+  else
+    run(std::integral_constant<int, 1>());
 }
 
 /// Tiles of a product, one after the other: see multiply_tile.
