@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -20,13 +22,21 @@ using EmulatedExec = DeviceExec<EmulatedLauncher>;
 
 class EmulatedDevice final : public Device {
  public:
+  ~EmulatedDevice() override { Emulator::get().forget(this); }
   const char* name() const override { return Emulator::get().name; }
+  int id() const override { return 0; }
+  uintptr_t handle() const override {
+    known_ = true;
+    return reinterpret_cast<uintptr_t>(this);
+  }
   void* allocate(size_t bytes) override {
     repeats_.interrupt();
-    return Emulator::get().allocate(bytes, false);
+    idle_ = false;
+    return Emulator::get().allocate(bytes, this);
   }
   void release(void* memory) noexcept override {
     repeats_.interrupt_quietly();
+    if (known_ && !idle_) std::abort();  // whom the queue was told may have work on the memory under way
     Emulator::get().release(memory);
   }
   bool separate_arrays() const override { return Emulator::get().separate_arrays; }
@@ -47,6 +57,14 @@ class EmulatedDevice final : public Device {
   void synchronize() override {
     repeats_.interrupt();
     Emulator::get().wait();
+  }
+  void follow(Device& other) override {
+    repeats_.interrupt();
+    Emulator::get().follow(this, &other);
+  }
+  bool wait_for_all() noexcept override {
+    Emulator::get().wait();
+    return idle_ = true;
   }
   void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override {
     repeats_.run(*this, key, f);
@@ -70,6 +88,8 @@ class EmulatedDevice final : public Device {
   const KernelSet<double>& kernels_f64() const override { return f64_; }
 
  private:
+  mutable bool known_ = false;  ///< to other libraries
+  bool idle_ = false;           ///< nothing was allocated since wait_for_all()
   Repeats<Graph> repeats_;
   Graph recorded_, last_;
   KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
@@ -110,7 +130,7 @@ Emulator& Emulator::get() {
   return emulator;
 }
 
-void* Emulator::allocate(size_t bytes, bool shared) {
+void* Emulator::allocate(size_t bytes, const Device* queue) {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t used = (bytes + 15) / 16 * 16, size = (used + page - 1) / page * page;
   void* memory = mmap(nullptr, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -118,8 +138,8 @@ void* Emulator::allocate(size_t bytes, bool shared) {
   char* base = static_cast<char*>(memory);
   protect(base + size, page, PROT_NONE);
   std::memset(base, 0xCB, size);
-  if (!shared) protect(base, size, PROT_NONE);
-  regions_.push_back({base, size, base + (size - used), shared});
+  if (queue) protect(base, size, PROT_NONE);
+  regions_.push_back({base, size, base + (size - used), queue, allocations_++});
   return regions_.back().data;
 }
 
@@ -142,25 +162,44 @@ void Emulator::close() {
 
 void Emulator::open_shared() {
   for (const Region& r : regions_) {
-    if (r.shared) protect(r.base, r.size, PROT_READ | PROT_WRITE);
+    if (!r.queue) protect(r.base, r.size, PROT_READ | PROT_WRITE);
   }
 }
 
-bool Emulator::holds(uintptr_t address) const {
-  return std::any_of(regions_.begin(), regions_.end(), [&](const Region& r) {
+void Emulator::forget(const Device* queue) {
+  for (auto at = followed_.begin(); at != followed_.end();) {
+    at = at->first.first == queue || at->first.second == queue ? followed_.erase(at) : std::next(at);
+  }
+}
+
+const Emulator::Region* Emulator::region_of(uintptr_t address) const {
+  const auto found = std::find_if(regions_.begin(), regions_.end(), [&](const Region& r) {
     const auto base = reinterpret_cast<uintptr_t>(r.base);
     return address >= base && address <= base + r.size;  // one past the end of an empty view is fine
   });
+  return found == regions_.end() ? nullptr : &*found;
 }
 
-void Emulator::check_arguments(const void* body, size_t bytes) const {
+bool Emulator::ordered(const Device* queue, const Region& region) const {
+  if (!region.queue || region.queue == queue) return true;
+  const auto found = followed_.find({queue, region.queue});
+  return found != followed_.end() && region.number < found->second;
+}
+
+void Emulator::check_arguments(const void* body, size_t bytes, const Device* queue) const {
   for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
     uintptr_t word;
     std::memcpy(&word, static_cast<const char*>(body) + at, sizeof word);
     // A user-space address of aligned data; sizes are smaller, floating-point numbers larger.
     const bool address = word >> 40 && word >> 47 == 0 && word % 4 == 0 && (word & 0xffffffff) > 0xffff;
-    if (address && !holds(word)) {
+    if (!address) continue;
+    const Region* region = region_of(word);
+    if (!region) {
       throw std::logic_error("a kernel got a pointer that is not the device's, at byte " +
+                             std::to_string(at));
+    }
+    if (!ordered(queue, *region)) {
+      throw std::logic_error("a kernel got memory of a queue that its own does not follow, at byte " +
                              std::to_string(at));
     }
   }
@@ -189,7 +228,7 @@ Backend emulated_backend(const char* name) {
   backend.version = EVENFLOW_VERSION;
   backend.name = name;
   backend.open = []() -> Device* { return new EmulatedDevice; };
-  backend.allocate_shared = [](size_t bytes) { return Emulator::get().allocate(bytes, true); };
+  backend.allocate_shared = [](size_t bytes) { return Emulator::get().allocate(bytes, nullptr); };
   backend.release_shared = [](void* memory) { Emulator::get().release(memory); };
   backend.prepare_rank = [](int local_rank) {
     cuda::gpu_of_rank(local_rank, kEmulatedGpus);

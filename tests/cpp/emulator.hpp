@@ -2,7 +2,9 @@
 
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/device.hpp"
@@ -34,14 +36,19 @@ class Emulator {
   bool makes_graphs = true;
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
-  void* allocate(size_t bytes, bool shared);
+  /// queue: whose kernels, and those of queues that follow it, may use the memory; null: shared memory.
+  void* allocate(size_t bytes, const Device* queue);
   void release(void* memory);
+  /// What the other queue has allocated so far is `queue`'s too.
+  void follow(const Device* queue, const Device* other) { followed_[{queue, other}] = allocations_; }
+  void forget(const Device* queue);
   /// To the kernels: everything. To the program: nothing, or after a synchronisation shared memory.
   void open();
   void close();
   void open_shared();
-  /// std::logic_error if a kernel's arguments hold what looks like a pointer to the program's memory.
-  void check_arguments(const void* body, size_t bytes) const;
+  /// std::logic_error if a kernel's arguments hold what looks like a pointer to the program's memory, or to
+  /// that of a queue which this one does not follow.
+  void check_arguments(const void* body, size_t bytes, const Device* queue) const;
   void wait() {
     if (before_wait < 0) before_wait = launches;
     open_shared();
@@ -54,10 +61,14 @@ class Emulator {
     char* base;
     size_t size;  ///< without the guard page behind
     char* data;
-    bool shared;
+    const Device* queue;  ///< null: shared
+    int64_t number;       ///< of allocations before
   };
-  bool holds(uintptr_t address) const;
+  const Region* region_of(uintptr_t address) const;
+  bool ordered(const Device* queue, const Region& region) const;
   std::vector<Region> regions_;
+  int64_t allocations_ = 0;
+  std::map<std::pair<const Device*, const Device*>, int64_t> followed_;  ///< allocations at that time
 };
 
 /// What MatrixProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
@@ -89,12 +100,12 @@ struct EmulatedLauncher {
   using Units = EmulatedUnits;
 
   template <class Body>
-  static void launch(Context&, int64_t blocks, const Body& body) {
+  static void launch(Context& ctx, int64_t blocks, const Body& body) {
     Emulator& emulator = Emulator::get();
 #if __has_builtin(__builtin_clear_padding)  // else what lies in the gaps looks like pointers at times
     Body arguments = body;
     __builtin_clear_padding(&arguments);
-    emulator.check_arguments(&arguments, sizeof arguments);
+    emulator.check_arguments(&arguments, sizeof arguments, ctx.device());
 #endif
     ++emulator.launches;
     if (emulator.recording) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <stdexcept>
 
+#include "core/device.hpp"
 #include "emulator.hpp"
 #include "evenflow/params.hpp"
 #include "kernels/device/exec.hpp"
@@ -76,6 +77,15 @@ TEST_CASE("the emulator catches planted bugs") {
   CHECK(ends_the_process([&] { x[0] = 1; }));  // the program follows a device's pointer
   double here[4];
   CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, here}), std::logic_error);
+  // Memory of another queue is there for those that follow it after that.
+  Context other("emulated");
+  Arrays b(other);
+  double* early = b.make<double>(4);
+  CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, early}), std::logic_error);
+  ctx.device()->follow(*other.device());
+  double* late = b.make<double>(4);
+  CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 4, Write{0, early}); }));
+  CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, late}), std::logic_error);
   // Shared memory is the program's only between a synchronisation and the next kernel.
   SharedBuffer<double> shared(4, "emulated");
   Exec::for_each(ctx, 1, 4, Write{0, shared.data()});

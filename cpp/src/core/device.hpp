@@ -19,8 +19,13 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual const char* name() const = 0;
+  /// Which of the machine's devices it is, and the queue's handle, a CUDA stream, as other libraries know
+  /// them.
+  virtual int id() const = 0;
+  virtual uintptr_t handle() const = 0;
 
-  /// Memory for this queue's kernels alone, aligned to 64 bytes, in the order of the queue.
+  /// Memory for the kernels of this queue and of those that follow it, aligned to 64 bytes, in the order of
+  /// the queue.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
   /// Whether every array shall be an allocation of its own, so that a kernel that leaves one is seen.
@@ -33,6 +38,10 @@ class Device {
   /// Waits for the queue, and for the copy.
   virtual void to_host(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  /// What is queued from now on waits for what is queued on `other`, of the same backend, so far.
+  virtual void follow(Device& other) = 0;
+  /// Waits for all that the device has to do, whoever queued it. False where that can't be waited for now.
+  virtual bool wait_for_all() noexcept = 0;
 
   /// Queues what f queues. If f did nothing else when it was last called with this key, no copy, no wait, no
   /// allocation, it is recorded, and from then on queued at once without being called. So the key has to hold
@@ -63,7 +72,7 @@ class Collective {
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
   /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
-  static constexpr int kAbi = 4;
+  static constexpr int kAbi = 5;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with

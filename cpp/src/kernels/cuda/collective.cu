@@ -1,31 +1,13 @@
 #include <memory>
 
-#include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/event.cuh"
 #include "kernels/cuda/nccl.hpp"
 
 // Sums over ranks on a stream of their own, beside the kernels of others.
 
 namespace evenflow::cuda {
 namespace {
-
-/// An event that times nothing.
-class Event {
- public:
-  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event"); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-
-  /// What is queued on `later` from now on waits for what is on `earlier`.
-  void order(cudaStream_t earlier, cudaStream_t later) {
-    check(cudaEventRecord(event_, earlier), "an event");
-    check(cudaStreamWaitEvent(later, event_, 0), "a wait for an event");
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
 
 class CudaCollective final : public Collective {
  public:

@@ -1,8 +1,11 @@
 #include <atomic>
+#include <mutex>
+#include <shared_mutex>
 
 #include "evenflow/version.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/event.cuh"
 #include "kernels/cuda/nccl.hpp"
 
 // The backend's memory, copies and entry point. One GPU a process.
@@ -12,6 +15,7 @@ namespace {
 
 constexpr int kNone = -1;
 std::atomic<int> chosen{kNone};  ///< the process's GPU
+std::shared_mutex recording;     ///< the device as a whole can't be waited for while a stream is recorded
 constexpr int kLeastMajor = 8;   ///< compute capability: what the kernels are compiled for
 
 int attribute(cudaDeviceAttr which) {
@@ -113,6 +117,10 @@ cudaStream_t CudaDevice::stream() const {
   return stream_;
 }
 
+int CudaDevice::id() const {
+  return chosen;
+}
+
 void* CudaDevice::allocate(size_t bytes) {
   repeats_.interrupt();
   void* memory = nullptr;
@@ -149,25 +157,47 @@ void CudaDevice::synchronize() {
   check(cudaStreamSynchronize(stream()), "the work before");
 }
 
+void CudaDevice::follow(Device& other) {
+  repeats_.interrupt();
+  const cudaStream_t earlier = static_cast<CudaDevice&>(other).stream();  // takes the GPU for the event too
+  Event().order(earlier, stream_);
+}
+
+bool CudaDevice::wait_for_all() noexcept {
+  const std::unique_lock<std::shared_mutex> lock(recording);
+  // Other libraries call this through a deleter, and go on with the GPU that was theirs.
+  int before = chosen;
+  cudaGetDevice(&before);
+  cudaSetDevice(chosen);
+  const bool done = cudaDeviceSynchronize() == cudaSuccess;  // not while another library records a graph
+  cudaSetDevice(before);
+  cudaGetLastError();  // a failed kernel is reported where its results are asked for
+  return done;
+}
+
 /// A stream's kernels as a CUDA graph.
 struct CudaDevice::Recorder {
   cudaStream_t stream;
-  void begin() const {
+  std::shared_lock<std::shared_mutex> lock{recording, std::defer_lock};
+  void begin() {
+    lock.lock();
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the start of a graph");
   }
-  std::optional<Graph> end() const {
+  std::optional<Graph> end() {
     cudaGraph_t recorded = nullptr;
     cudaGraphExec_t graph = nullptr;
-    const bool made = cudaStreamEndCapture(stream, &recorded) == cudaSuccess &&
-                      cudaGraphInstantiate(&graph, recorded, 0) == cudaSuccess;
+    const bool ended = cudaStreamEndCapture(stream, &recorded) == cudaSuccess;
+    lock.unlock();
+    const bool made = ended && cudaGraphInstantiate(&graph, recorded, 0) == cudaSuccess;
     if (recorded) cudaGraphDestroy(recorded);
     if (made) return Graph(graph);
     cudaGetLastError();  // the pass is queued kernel by kernel, which reports what is wrong with it
     return std::nullopt;
   }
-  void abandon() const {
+  void abandon() {
     cudaGraph_t recorded = nullptr;
     cudaStreamEndCapture(stream, &recorded);
+    lock.unlock();
     if (recorded) cudaGraphDestroy(recorded);
     cudaGetLastError();  // of a capture that a call has spoilt
   }
@@ -175,7 +205,7 @@ struct CudaDevice::Recorder {
 };
 
 void CudaDevice::repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) {
-  Recorder recorder{stream()};
+  Recorder recorder{stream(), {recording, std::defer_lock}};
   repeats_.run(recorder, key, f);
 }
 

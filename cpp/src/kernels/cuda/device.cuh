@@ -39,12 +39,16 @@ class CudaDevice final : public Device {
   cudaStream_t stream() const;
 
   const char* name() const override { return "cuda"; }
+  int id() const override;
+  uintptr_t handle() const override { return reinterpret_cast<uintptr_t>(stream_); }
   void* allocate(size_t bytes) override;
   void release(void* memory) noexcept override;
   int64_t free_memory() const override;
   void to_device(void* to, const void* from, size_t bytes) override;
   void to_host(void* to, const void* from, size_t bytes) override;
   void synchronize() override;
+  void follow(Device& other) override;
+  bool wait_for_all() noexcept override;
   void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override;
   const KernelSet<float>& kernels_f32() const override { return cuda::kernels_f32(); }
   const KernelSet<double>& kernels_f64() const override { return cuda::kernels_f64(); }
