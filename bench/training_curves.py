@@ -109,7 +109,7 @@ if oracle_steps:
     trained = {name: params[name] for name in names}
     torch_opt = oracle.optim.Optimizer(trained, run["rule"], lr=run["lr"], **run["options"])
     for x, seed in batches(train, run["batch"], oracle_steps):
-        levels = flow._core.dequantize(np.ascontiguousarray(x), 8, seed)
+        levels = flow._block("training", x, 0, len(x), seed)
         z, logdet = run["forward"](params, torch.from_numpy(levels), run["config"], training=True)
         loss = oracle.mean_nll(z, logdet, run["config"].get("prior", "gaussian"))
         grads = torch.autograd.grad(loss, list(trained.values()))

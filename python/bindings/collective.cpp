@@ -81,7 +81,7 @@ class PyCollective {
   template <class T>
   void start_staged(py::array values) {
     require_none();
-    data_of<T>(values, "nccl", "values", 1);
+    data_of<T>(values, "nccl", "values");
     auto sum = std::make_unique<Sum>();
     const int64_t count = values.shape(0);
     sum->values = values.mutable_data();

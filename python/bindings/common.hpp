@@ -64,47 +64,6 @@ class ContextPool {
   std::vector<std::unique_ptr<Context>> free_;
 };
 
-/// A caller's arrays where the context computes: on the CPU themselves, else copies.
-class OnDevice {
- public:
-  explicit OnDevice(Context& ctx) : ctx_(ctx), scope_(ctx) {}
-
-  /// An array to read.
-  template <class T>
-  const T* in(const T* values, int64_t count) {
-    if (ctx_.on_host()) return values;
-    return copied(values, count);
-  }
-  template <class T>
-  View<const T> in(View<const T> x) {
-    return View<const T>(in(x.data, x.shape.size()), x.shape);
-  }
-  /// An array to write; bring() takes the results home.
-  template <class T>
-  T* out(T* values, int64_t count) {
-    return ctx_.on_host() ? values : scope_.take<T>(count);
-  }
-  template <class T>
-  T* in_out(T* values, int64_t count) {
-    return ctx_.on_host() ? values : copied(values, count);
-  }
-  template <class T>
-  void bring(T* values, const T* there, int64_t count) {
-    if (!ctx_.on_host()) ctx_.to_host(values, there, static_cast<size_t>(count) * sizeof(T));
-  }
-
- private:
-  template <class T>
-  T* copied(const T* values, int64_t count) {
-    T* there = scope_.take<T>(count);
-    ctx_.to_device(there, values, static_cast<size_t>(count) * sizeof(T));
-    return there;
-  }
-
-  Context& ctx_;
-  WorkspaceScope scope_;
-};
-
 /// What the Python class holds: a flow, its parameters and contexts to run in.
 template <class T>
 struct PyFlow {
@@ -126,34 +85,33 @@ const char* dtype_name() {
   return "uint8";
 }
 
-/// The data of an array that must be C-contiguous and of type T (TypeError) with `rank` axes (ShapeError).
+/// TypeError unless `array` is C-contiguous and of type T.
 template <class T>
-const T* data_of(const py::array& array, const char* call, const char* name, py::ssize_t rank) {
+void require(const py::array& array, const char* call, const char* name) {
   if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
     throw py::type_error("[" + std::string(call) + "] expected " + name + " to be a C-contiguous " +
                          dtype_name<T>() + " array, got dtype " + std::string(py::str(array.dtype())));
   }
-  if (array.ndim() != rank) {
-    fail<ShapeError>(call, "expected ", name, " with ", rank, " axes, got ", array.ndim());
-  }
-  return static_cast<const T*>(array.data());
 }
 
+/// The data of an array that must be C-contiguous and of type T (TypeError) with one axis (ShapeError).
 template <class T>
-View<const T> view_of(const py::array& array, const char* call) {
-  const T* data = data_of<T>(array, call, "x", 4);
-  return View<const T>(data, {array.shape(0), array.shape(1), array.shape(2), array.shape(3)});
+const T* data_of(const py::array& array, const char* call, const char* name) {
+  require<T>(array, call, name);
+  if (array.ndim() != 1) fail<ShapeError>(call, "expected ", name, " with 1 axes, got ", array.ndim());
+  return static_cast<const T*>(array.data());
 }
 
 /// Labels (n), or null for None.
 inline const int32_t* labels_of(const py::object& labels, int64_t n, const char* call) {
   if (labels.is_none()) return nullptr;
   const py::array array = py::array::ensure(labels);
-  const int32_t* data = data_of<int32_t>(array, call, "labels", 1);
+  const int32_t* data = data_of<int32_t>(array, call, "labels");
   if (array.shape(0) != n) fail<ShapeError>(call, "expected ", n, " labels, got ", array.shape(0));
   return data;
 }
 
+void bind_arrays(py::module_& m);
 void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_io(py::module_& m);

@@ -1,17 +1,13 @@
-#include <cstring>
+#include <algorithm>
+#include <cmath>
 
-#include "common.hpp"
+#include "arrays.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow::python {
 namespace {
 
 using Unlock = py::gil_scoped_release;
-
-template <class T>
-py::array_t<T> batch(const Shape& s) {
-  return py::array_t<T>(std::vector<py::ssize_t>{s.n, s.h, s.w, s.c});
-}
 
 /// A writable numpy view of `size` values inside the flow, which it keeps alive.
 template <class T>
@@ -20,202 +16,138 @@ py::array_t<T> borrowed(const py::object& owner, T* data, int64_t size) {
 }
 
 template <class T>
-py::tuple forward(PyFlow<T>& self, const py::array& x, const py::object& labels) {
-  const View<const T> in = view_of<T>(x, "forward");
-  const int32_t* label = labels_of(labels, in.shape.n, "forward");
-  py::array_t<T> z({static_cast<py::ssize_t>(in.shape.n), static_cast<py::ssize_t>(self.flow.dims())});
-  py::array_t<double> logdet(in.shape.n);
-  T* out = z.mutable_data();
-  double* det = logdet.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const int64_t n = in.shape.n, size = in.shape.size();
-    T* z_there = arrays.out(out, size);
-    double* det_there = arrays.out(det, n);
-    self.flow.forward(ctx, self.arena, arrays.in(in), label, z_there, det_there);
-    arrays.bring(out, z_there, size);
-    arrays.bring(det, det_there, n);
-  }
-  return py::make_tuple(z, logdet);
+void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
+             const py::object& labels) {
+  const char* call = "forward";
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const T>(x, call, "x", dims);
+  const auto out = batch_of<T>(z, call, "z", dims, in.n);
+  const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out),
+                    arrays.out(det));
+  arrays.bring();
 }
 
 template <class T>
-const T* latents(PyFlow<T>& self, const py::array& z, const char* call, const char* name) {
-  const T* data = data_of<T>(z, call, name, 2);
-  if (z.shape(1) != self.flow.dims()) {
-    fail<ShapeError>(call, "expected ", name, " of shape (N, ", self.flow.dims(), "), got (", z.shape(0),
-                     ", ", z.shape(1), ")");
-  }
-  return data;
+void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py::object& logdet,
+             const py::object& labels) {
+  const char* call = "inverse";
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const T>(z, call, "z", dims);
+  const auto out = batch_of<T>(x, call, "x", dims, in.n);
+  const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, label, arrays.out(out, self.flow.sample_shape()),
+                    arrays.out(det));
+  arrays.bring();
 }
 
 template <class T>
-py::tuple inverse(PyFlow<T>& self, const py::array& z, const py::object& labels) {
-  const T* in = latents(self, z, "inverse", "z");
-  const int64_t n = z.shape(0);
-  const int32_t* label = labels_of(labels, n, "inverse");
-  const Shape shape = self.flow.sample_shape().with_batch(n);
-  py::array_t<T> x = batch<T>(shape);
-  py::array_t<double> logdet(n);
-  View<T> out(x.mutable_data(), shape);
-  double* det = logdet.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const View<T> there(arrays.out(out.data, shape.size()), shape);
-    double* det_there = arrays.out(det, n);
-    self.flow.inverse(ctx, self.arena, arrays.in(in, shape.size()), n, label, there, det_there);
-    arrays.bring(out.data, there.data, shape.size());
-    arrays.bring(det, det_there, n);
-  }
-  return py::make_tuple(x, logdet);
+void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& labels) {
+  const char* call = "log_prob";
+  const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
+  const auto out = batch_of<double>(result, call, "result", 1, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out));
+  arrays.bring();
 }
 
 template <class T>
-py::array_t<double> log_prob(PyFlow<T>& self, const py::array& x, const py::object& labels) {
-  const View<const T> in = view_of<T>(x, "log_prob");
-  const int32_t* label = labels_of(labels, in.shape.n, "log_prob");
-  py::array_t<double> result(in.shape.n);
-  double* out = result.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    double* there = arrays.out(out, in.shape.n);
-    self.flow.log_prob(ctx, self.arena, arrays.in(in), label, there);
-    arrays.bring(out, there, in.shape.n);
-  }
-  return result;
+void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& labels,
+            int64_t first) {
+  const char* call = "sample";
+  const auto out = batch_of<T>(x, call, "x", self.flow.dims());
+  const int32_t* label = labels_of(labels, out.n, call);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.sample(ctx, self.arena, first, temperature, seed, label,
+                   arrays.out(out, self.flow.sample_shape()));
+  arrays.bring();
 }
 
 template <class T>
-py::array_t<T> sample(PyFlow<T>& self, int64_t n, double temperature, uint64_t seed, const py::object& labels,
-                      int64_t first) {
-  if (n < 1) fail<ConfigError>("sample", "expected n >= 1, got ", n);
-  const int32_t* label = labels_of(labels, n, "sample");
-  const Shape shape = self.flow.sample_shape().with_batch(n);
-  py::array_t<T> x = batch<T>(shape);
-  View<T> out(x.mutable_data(), shape);
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const View<T> there(arrays.out(out.data, shape.size()), shape);
-    self.flow.sample(ctx, self.arena, first, temperature, seed, label, there);
-    arrays.bring(out.data, there.data, shape.size());
-  }
-  return x;
+void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& result) {
+  const char* call = "class_log_prob";
+  const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
+  const auto out = batch_of<double>(result, call, "result", self.flow.classes(), in.n);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.class_log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), arrays.out(out));
+  arrays.bring();
 }
 
 template <class T>
-py::array_t<double> class_log_prob(PyFlow<T>& self, const py::array& x) {
-  const View<const T> in = view_of<T>(x, "class_log_prob");
-  py::array_t<double> result(
-      {static_cast<py::ssize_t>(in.shape.n), static_cast<py::ssize_t>(self.flow.classes())});
-  double* out = result.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const int64_t count = in.shape.n * self.flow.classes();
-    double* there = arrays.out(out, count);
-    self.flow.class_log_prob(ctx, self.arena, arrays.in(in), there);
-    arrays.bring(out, there, count);
-  }
-  return result;
+void backward(PyFlow<T>& self, const py::object& z, const py::object& dz, const py::object& dlogdet,
+              const py::object& x, const py::object& dx, const py::object& labels) {
+  const char* call = "backward";
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const T>(z, call, "z", dims), din = batch_of<const T>(dz, call, "dz", dims, in.n);
+  const auto ddet = batch_of<const double>(dlogdet, call, "dlogdet", 1, in.n);
+  const auto out = batch_of<T>(x, call, "x", dims, in.n), dout = batch_of<T>(dx, call, "dx", dims, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  const Shape shape = self.flow.sample_shape();
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet), label,
+                     arrays.out(out, shape), arrays.out(dout, shape));
+  arrays.bring();
 }
 
 template <class T>
-py::tuple backward(PyFlow<T>& self, const py::array& z, const py::array& dz, const py::array& dlogdet,
-                   const py::object& labels) {
-  const T* in = latents(self, z, "backward", "z");
-  const T* din = latents(self, dz, "backward", "dz");
-  const double* ddet = data_of<double>(dlogdet, "backward", "dlogdet", 1);
-  const int64_t n = z.shape(0);
-  if (dz.shape(0) != n || dlogdet.shape(0) != n) {
-    fail<ShapeError>("backward", "expected ", n, " rows in dz and dlogdet, got ", dz.shape(0), " and ",
-                     dlogdet.shape(0));
-  }
-  const int32_t* label = labels_of(labels, n, "backward");
-  const Shape shape = self.flow.sample_shape().with_batch(n);
-  py::array_t<T> x = batch<T>(shape), dx = batch<T>(shape);
-  View<T> out(x.mutable_data(), shape), dout(dx.mutable_data(), shape);
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const int64_t size = shape.size();
-    const View<T> there(arrays.out(out.data, size), shape), dthere(arrays.out(dout.data, size), shape);
-    self.flow.backward(ctx, self.arena, arrays.in(in, size), arrays.in(din, size), arrays.in(ddet, n), label,
-                       there, dthere);
-    arrays.bring(out.data, there.data, size);
-    arrays.bring(dout.data, dthere.data, size);
-  }
-  return py::make_tuple(x, dx);
-}
-
-template <class T>
-py::tuple inverse_backward(PyFlow<T>& self, const py::array& x, const py::array& dx, const py::array& dlogdet,
-                           const py::object& labels) {
+void inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx, const py::object& dlogdet,
+                      const py::object& z, const py::object& dz, const py::object& labels) {
   const char* call = "inverse_backward";
-  const View<const T> in = view_of<T>(x, call), din = view_of<T>(dx, call);
-  const double* ddet = data_of<double>(dlogdet, call, "dlogdet", 1);
-  const int64_t n = in.shape.n;
-  if (din.shape != in.shape || dlogdet.shape(0) != n) {
-    fail<ShapeError>(call, "expected dx of shape ", to_string(in.shape), " and ", n, " rows in dlogdet, got ",
-                     to_string(din.shape), " and ", dlogdet.shape(0));
-  }
-  const int32_t* label = labels_of(labels, n, call);
-  const std::vector<py::ssize_t> flat{n, self.flow.dims()};
-  py::array_t<T> z(flat), dz(flat);
-  T* out = z.mutable_data();
-  T* dout = dz.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const int64_t size = in.shape.size();
-    T* there = arrays.out(out, size);
-    T* dthere = arrays.out(dout, size);
-    self.flow.inverse_backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet, n), label,
-                               there, dthere);
-    arrays.bring(out, there, size);
-    arrays.bring(dout, dthere, size);
-  }
-  return py::make_tuple(z, dz);
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const T>(x, call, "x", dims), din = batch_of<const T>(dx, call, "dx", dims, in.n);
+  const auto ddet = batch_of<const double>(dlogdet, call, "dlogdet", 1, in.n);
+  const auto out = batch_of<T>(z, call, "z", dims, in.n), dout = batch_of<T>(dz, call, "dz", dims, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  const Shape shape = self.flow.sample_shape();
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.inverse_backward(ctx, self.arena, arrays.in(in, shape), arrays.in(din, shape), arrays.in(ddet),
+                             label, arrays.out(out), arrays.out(dout));
+  arrays.bring();
 }
 
 template <class T>
-py::tuple log_prob_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels) {
-  const View<const T> in = view_of<T>(x, "log_prob_and_grad");
-  const int32_t* label = labels_of(labels, in.shape.n, "log_prob_and_grad");
-  py::array_t<double> log_prob(in.shape.n);
-  py::array_t<T> gradient = batch<T>(in.shape);
-  double* out = log_prob.mutable_data();
-  T* dx = gradient.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    const int64_t n = in.shape.n, size = in.shape.size();
-    double* there = arrays.out(out, n);
-    const View<T> dx_there(arrays.out(dx, size), in.shape);
-    self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in), label, there, dx_there);
-    arrays.bring(out, there, n);
-    arrays.bring(dx, dx_there.data, size);
-  }
-  return py::make_tuple(log_prob, gradient);
+void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& log_prob,
+                       const py::object& grad, const py::object& labels) {
+  const char* call = "log_prob_and_grad";
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const T>(x, call, "x", dims);
+  const auto out = batch_of<double>(log_prob, call, "log_prob", 1, in.n);
+  const auto dx = batch_of<T>(grad, call, "grad", dims, in.n);
+  const int32_t* label = labels_of(labels, in.n, call);
+  const Shape shape = self.flow.sample_shape();
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), label, arrays.out(out),
+                              arrays.out(dx, shape));
+  arrays.bring();
 }
 
 /// A Python function that adds up an array in place.
@@ -232,11 +164,11 @@ class PyRanks final : public Ranks {
 };
 
 template <class T>
-py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& labels, int64_t budget,
+py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& labels, int64_t budget,
                        double weight, const py::object& sum_over_ranks, const py::object& complete,
                        int64_t least) {
-  const View<const T> in = view_of<T>(x, "loss_and_grad");
-  const int32_t* label = labels_of(labels, in.shape.n, "loss_and_grad");
+  const auto in = batch_of<const T>(x, "loss_and_grad", "x", self.flow.dims());
+  const int32_t* label = labels_of(labels, in.n, "loss_and_grad");
   StepResult r;
   PyRanks ranks(sum_over_ranks);
   GradientWatch watch;
@@ -252,8 +184,8 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& la
       py::gil_scoped_acquire lock;
       complete(part);
     };
-    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in), label, budget, weight,
-                                complete.is_none() ? nullptr : &watch);
+    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
+                                weight, complete.is_none() ? nullptr : &watch);
   }
   using namespace py::literals;
   return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
@@ -262,35 +194,78 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::array& x, const py::object& la
 }
 
 template <class T>
-py::array_t<T> dequantize(PyFlow<T>& self, const py::array& x, int bits, const py::object& seed,
-                          int64_t first) {
-  const View<const uint8_t> in = view_of<uint8_t>(x, "dequantize");
+void dequantize(PyFlow<T>& self, const py::object& x, int bits, const py::object& seed, int64_t first,
+                const py::object& levels) {
+  const int64_t dims = self.flow.dims();
+  const auto in = batch_of<const uint8_t>(x, "dequantize", "x", dims);
+  const auto out = batch_of<T>(levels, "dequantize", "levels", dims, in.n);
   if (bits < 1 || bits > 8) fail<ConfigError>("dequantize", "expected 1 <= bits <= 8, got ", bits);
   const bool noise = !seed.is_none();
   const uint64_t key = noise ? seed.cast<uint64_t>() : 0;
-  py::array_t<T> result = batch<T>(in.shape);
-  T* out = result.mutable_data();
-  {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
-    OnDevice arrays(ctx);
-    T* there = arrays.out(out, in.shape.size());
-    ctx.kernels<T>().dequantize(ctx, in.shape.n, in.shape.per_sample(), arrays.in(in).data, bits, noise, key,
-                                static_cast<uint64_t>(first), there);
-    arrays.bring(out, there, in.shape.size());
-  }
-  return result;
-}
-
-template <class T>
-void init(PyFlow<T>& self, const py::array& x) {
-  const View<const T> in = view_of<T>(x, "init");
   Unlock unlock;
   ContextPool::Lease lease(self.contexts);
   Context& ctx = lease;
   OnDevice arrays(ctx);
-  self.flow.init_from_data(ctx, self.arena, arrays.in(in));
+  ctx.kernels<T>().dequantize(ctx, in.n, dims, arrays.in(in), bits, noise, key, static_cast<uint64_t>(first),
+                              arrays.out(out));
+  arrays.bring();
+}
+
+template <class T>
+void init(PyFlow<T>& self, const py::object& x) {
+  const auto in = batch_of<const T>(x, "init", "x", self.flow.dims());
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  self.flow.init_from_data(ctx, self.arena, arrays.in(in, self.flow.sample_shape()));
+}
+
+template <class Value, class T>
+int64_t first_not_finite_of(PyFlow<T>& self, const DeviceArray& array) {
+  const int64_t size = array.size();
+  const Batch<const Value> in{reinterpret_cast<const Value*>(array.data), size, 1, true};
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  HostScope host(ctx);
+  WorkspaceScope scope(ctx);
+  const Value* values = arrays.in(in);
+  double* bad = scope.take<double>(1);
+  ctx.kernels<Value>().count_not_finite(ctx, View<const Value>(values, {1, 1, 1, size}), bad);
+  if (*host.read(bad, 1) == 0) return -1;
+  const Value* here = host.read(values, size);
+  return std::find_if(here, here + size, [](Value v) { return !std::isfinite(v); }) - here;
+}
+
+/// The place of the first value that is not finite; -1: there is none.
+template <class T>
+int64_t first_not_finite(PyFlow<T>& self, const DeviceArray& array) {
+  const std::string type = name_of(array.dtype);
+  return type == "float32"   ? first_not_finite_of<float>(self, array)
+         : type == "float64" ? first_not_finite_of<double>(self, array)
+                             : -1;
+}
+
+/// array *= factor.
+template <class T>
+void scale(PyFlow<T>& self, const py::object& array, double factor) {
+  const auto values = batch_of<double>(array, "scale", "array", 1);
+  Unlock unlock;
+  ContextPool::Lease lease(self.contexts);
+  Context& ctx = lease;
+  OnDevice arrays(ctx);
+  double* there = arrays.in_out(values);
+  ctx.kernels<T>().scale_doubles(ctx, values.n, factor, there, there);
+  arrays.bring();
+}
+
+/// `size` values of the flow, which the array keeps alive, where kernels see them.
+template <class T>
+DeviceArray lent(const std::shared_ptr<PyFlow<T>>& self, T* data, int64_t size) {
+  return {Exchange::of(self->arena.device()), self, reinterpret_cast<char*>(data), type_of<T>(),
+          std::vector<int64_t>(1, size)};
 }
 
 const char* group_name(Group group) {
@@ -373,20 +348,35 @@ void bind_class(py::module_& m, const char* name) {
              Context& ctx = lease;
              zero_grad(ctx, f.arena);
            })
+      .def_property_readonly("device_values",
+                             [](const std::shared_ptr<F>& f) {
+                               return lent(f, f->arena.values(), f->flow.layout()->total_size());
+                             })
+      .def_property_readonly("device_params",
+                             [](const std::shared_ptr<F>& f) {
+                               return lent(f, f->arena.values(), f->flow.layout()->trainable_size());
+                             })
+      .def_property_readonly("device_grads",
+                             [](const std::shared_ptr<F>& f) {
+                               return lent(f, f->arena.grads(), f->flow.layout()->trainable_size());
+                             })
+      .def("scale", &scale<T>, "array"_a, "factor"_a)
+      .def("first_not_finite", &first_not_finite<T>, "array"_a)
       .def("init", &init<T>, "x"_a)
-      .def("forward", &forward<T>, "x"_a, "labels"_a = py::none())
-      .def("inverse", &inverse<T>, "z"_a, "labels"_a = py::none())
-      .def("log_prob", &log_prob<T>, "x"_a, "labels"_a = py::none())
-      .def("sample", &sample<T>, "n"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(),
+      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "labels"_a = py::none())
+      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "labels"_a = py::none())
+      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "labels"_a = py::none())
+      .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(),
            "first"_a = 0)
-      .def("class_log_prob", &class_log_prob<T>, "x"_a)
-      .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "labels"_a = py::none())
-      .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "labels"_a = py::none())
-      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "labels"_a = py::none())
+      .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a)
+      .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "labels"_a = py::none())
+      .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,
+           "labels"_a = py::none())
+      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "labels"_a = py::none())
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0)
       .def("gradient_parts", &gradient_parts<T>, "least"_a)
-      .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a = 0);
+      .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }
 
 /// Builds the flow for a dtype: `build` is called with a value of that type.

@@ -37,6 +37,7 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "isa", [] { return std::string(Context().isa()); },
       "The instruction set of the kernels: 'baseline', 'avx2' or 'avx512'.");
+  bind_arrays(m);
   bind_flow(m);
   bind_optim(m);
   bind_io(m);

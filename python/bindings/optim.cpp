@@ -1,4 +1,4 @@
-#include "common.hpp"
+#include "arrays.hpp"
 
 namespace evenflow::python {
 namespace {
@@ -69,19 +69,18 @@ void bind_class(py::module_& m, const char* name) {
   m.def(
       "update_average",
       [](PyFlow<T>& flow, py::array average, double decay) {
-        data_of<T>(average, "update_average", "average", 1);
-        if (average.shape(0) != flow.flow.layout()->total_size()) {
-          fail<ShapeError>("update_average", "expected average of ", flow.flow.layout()->total_size(),
-                           " values, got ", average.shape(0));
+        data_of<T>(average, "update_average", "average");
+        const int64_t size = flow.flow.layout()->total_size();
+        if (average.shape(0) != size) {
+          fail<ShapeError>("update_average", "expected average of ", size, " values, got ", average.shape(0));
         }
-        T* data = static_cast<T*>(average.mutable_data());
+        const Batch<T> batch{static_cast<T*>(average.mutable_data()), size, 1, false};
         py::gil_scoped_release unlock;
         ContextPool::Lease lease(flow.contexts);
         Context& ctx = lease;
         OnDevice arrays(ctx);
-        T* there = arrays.in_out(data, flow.flow.layout()->total_size());
-        update_average<T>(ctx, flow.arena, there, decay);
-        arrays.bring(data, there, flow.flow.layout()->total_size());
+        update_average<T>(ctx, flow.arena, arrays.in_out(batch), decay);
+        arrays.bring();
       },
       "flow"_a, "average"_a, "decay"_a);
 }

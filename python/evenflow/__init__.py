@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
 from evenflow import data, errors
+from evenflow._core import DeviceArray
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
 from evenflow.checkpoint import load
@@ -21,9 +22,10 @@ from evenflow.flow import Flow
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
-__all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "to_uint8", "data", "errors", "Adam", "Adamax", "SGD",
-           "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed", "Error", "ShapeError",
-           "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]
+__all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8", "data", "errors", "Adam",
+           "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed", "Error",
+           "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra",
+           "__version__"]
 
 if TYPE_CHECKING:
     from evenflow.ranks import distributed

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
 
-from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow import _core
+from evenflow._core import DeviceArray
+from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
 from evenflow.rows import Rows
 
 LARGEST = 2**63 - 1
 """Of the core's whole numbers."""
+
+Batch = np.ndarray | DeviceArray
+"""An array of a call, in main memory or on the GPU where the model computes."""
+
+CUDA, CUDA_MANAGED = 2, 13
+"""DLPack's types of devices."""
 
 
 def as_array(where: str, x: Any) -> Any:
@@ -23,6 +32,9 @@ def as_array(where: str, x: Any) -> Any:
                             "fill them, or leave their rows out")
         return x
     if hasattr(x, "__dlpack__"):
+        if _is_on(x, CUDA):
+            raise TypeError(f"[{where}] expected an array in main memory, got {type(x).__name__} on the GPU; "
+                            "copy it there, with x.cpu() in torch or numpy.asarray(x)")
         try:
             return np.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -42,11 +54,54 @@ def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> n
         wanted = "uint8 or float values" if uint8 else "float values"
         hint = "; convert whole numbers with x.astype(float)" if x.dtype.kind in "iub" else ""
         raise TypeError(f"[{where}] expected {wanted}, got dtype {x.dtype}{hint}")
+    _check_shape(where, x, shape)
+    return cast(np.ndarray, x)
+
+
+def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, device: str, *,
+               uint8: bool = False) -> Batch:
+    """check_batch for a model of `dtype` on a device: an array on its GPU stays there, and is of that dtype.
+
+    DLPack has its library order what it has queued on the array before the model's work.
+    """
+    if device == "cpu" or isinstance(x, np.ndarray) or not _is_on(x, CUDA, CUDA_MANAGED):
+        return check_batch(where, x, shape, uint8=uint8)
+    gpu, stream = _core.gpu_and_stream(device)
+    got = int(x.__dlpack_device__()[1])
+    if got != gpu:
+        raise DeviceError(f"[{where}] expected an array on GPU {gpu}, where the model computes, got one on "
+                          f"GPU {got}")
+    try:
+        try:
+            capsule = x.__dlpack__(stream=stream, max_version=(1, 0))
+        except TypeError:  # of a library from before versions
+            capsule = x.__dlpack__(stream=stream)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"[{where}] expected an array on the GPU without gradient tracking, "
+                        f"got {type(x).__name__}: {error}") from error
+    taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if uint8 else [dtype.name])
+    _check_shape(where, taken, shape)
+    return taken
+
+
+def _is_on(x: Any, *types: int) -> bool:
+    """Whether x offers DLPack, and lies on a device of these types."""
+    try:
+        return hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] in types
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+        return False  # on none that there is a number for; taking it tells more
+
+
+def _check_shape(where: str, x: Batch, shape: tuple[int, ...]) -> None:
     if x.ndim != 1 + len(shape) or x.shape[1:] != shape:
         raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}")
     if x.shape[0] == 0:
         raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
-    return cast(np.ndarray, x)
+
+
+def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Batch:
+    """An uninitialised array in main memory ("cpu") or on a device."""
+    return np.empty(shape, dtype) if device == "cpu" else _core.empty(device, shape, dtype)
 
 
 def batch_shape(shape: tuple[int, ...]) -> str:
@@ -69,11 +124,16 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     if not math.isfinite(np.vdot(out, out)) and not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
         row = int(place[0]) + first if rows is None else int(rows[place[0]])
-        rest = tuple(int(i) for i in place[1:])
-        inside = ("" if not rest else f", column {rest[0]}" if len(rest) == 1
-                  else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
-        raise NumericError(f"[{where}] expected finite values, got {x[tuple(place)]} in row {row}{inside}")
+        raise not_finite(where, x[tuple(place)], row, place[1:])
     return out
+
+
+def not_finite(where: str, value: Any, row: int, place: Iterable[int]) -> NumericError:
+    """The error of a value at `place` in a row."""
+    rest = tuple(int(i) for i in place)
+    inside = ("" if not rest else f", column {rest[0]}" if len(rest) == 1
+              else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
+    return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}")
 
 
 def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | None:

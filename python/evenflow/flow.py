@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evenflow import _core, arrays
-from evenflow.errors import ConfigError, ShapeError
+from evenflow._core import DeviceArray
+from evenflow.arrays import Batch
+from evenflow.errors import ConfigError, DeviceError, ShapeError
+
+Array = Any
+"""What a call returns: numpy.ndarray, or DeviceArray where its (first) array came on the GPU."""
+
+DOUBLE = np.dtype(np.float64)
 
 # Inference runs over blocks of about this many values, so that its memory does not grow with N.
 BLOCK_VALUES = 1 << 22
@@ -24,8 +31,13 @@ class Flow:
     flat, (N, D), and standardised: the base density has no parameters. log_prob is in nats of the density in
     the units of the data; log-determinants are float64, one a sample.
 
+    A model of device="cuda" takes arrays on its GPU as well, from any library with DLPack, and leaves them
+    there: C-contiguous, of the model's dtype or uint8 for images, log-determinants float64. A call whose
+    first array is on the GPU returns DeviceArrays. Labels are in main memory. See docs/cuda.md.
+
     Everywhere: TypeError on a wrong dtype, ShapeError on a wrong shape or an empty batch, NumericError on NaN
-    or infinity in the data (with its place), ConfigError on an unknown label.
+    or infinity in the data (with its place), ConfigError on an unknown label, DeviceError on an array of
+    another GPU.
 
     Calls that only read the model (forward, inverse, log_prob, sample, encode, decode) may run in several
     threads at once, and release the GIL; calls that write it (init, loss_and_grad, backward, fit) need the
@@ -39,9 +51,9 @@ class Flow:
         self._config = config
         # Every call asks for these, and for one row asking the core would take longer than the products.
         self._dtype, self._dims, self._classes = np.dtype(core.dtype), core.dims, core.classes
-        self._sample_shape: tuple[int, int, int] = core.sample_shape
+        self._device = core.device
         self._is_image = isinstance(config["shape"], list)
-        self._shape: tuple[int, ...] = self._sample_shape if self._is_image else (self._dims,)
+        self._shape: tuple[int, ...] = core.sample_shape if self._is_image else (self._dims,)
         self.last_step: dict[str, Any] = {}
         """Of the last loss_and_grad: loss, nll, class_nll, class_error, drift, fallback, drift_layer."""
 
@@ -59,8 +71,8 @@ class Flow:
 
     @property
     def device(self) -> str:
-        """Where the model computes, "cpu" or "cuda". Arrays in and out are numpy either way."""
-        return self._core.device
+        """Where the model computes, "cpu" or "cuda"."""
+        return self._device
 
     @property
     def is_image(self) -> bool:
@@ -116,6 +128,20 @@ class Flow:
         return self._core.grads
 
     @property
+    def device_params(self) -> DeviceArray:
+        """`params` on the GPU, the same memory: what another library writes there is the model's.
+
+        DeviceError on the CPU. Another library's work on it is ordered before the model's by a call that is
+        given an array of the same stream, else by waiting for it; the same before `params` is looked at.
+        """
+        return self._core.device_params
+
+    @property
+    def device_grads(self) -> DeviceArray:
+        """`grads` on the GPU, the same memory, as device_params."""
+        return self._core.device_grads
+
+    @property
     def num_params(self) -> int:
         """Number of trained values, without the layout's gaps."""
         return sum(size for _, _, group, _, size in self.entries() if group in ("decay", "no_decay"))
@@ -149,57 +175,57 @@ class Flow:
         uint8 images are dequantised with seed 0. Calling it again starts again from the present parameters.
         NumericError where a channel is constant.
         """
-        x = self._check("init", x)
+        x = self._take("init", x)
         self._core.init(self._block("init", x, 0, len(x), seed=0))
 
     # Density, latents, samples
 
-    def forward(self, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, x: Any, label: Any = None) -> tuple[Array, Array]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
-        x = self._check("forward", x)
+        x = self._take("forward", x)
         labels = arrays.check_labels("forward", label, len(x), self.classes)
-        z, logdet = np.empty((len(x), self.dims), self.dtype), np.empty(len(x))
+        z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
-            z[a:b], logdet[a:b] = self._core.forward(self._block("forward", x, a, b), _rows(labels, a, b))
+            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(labels, a, b))
         return z, logdet
 
-    def inverse(self, z: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def inverse(self, z: Any, label: Any = None) -> tuple[Array, Array]:
         """z (N, D) -> x and logdet (N,) = log |det dx/dz|, minus forward's at x."""
-        z = arrays.check_batch("inverse", z, (self.dims,), uint8=False)
+        z = self._take_floats("inverse", z, (self.dims,))
         labels = arrays.check_labels("inverse", label, len(z), self.classes)
-        x, logdet = np.empty((len(z), *self.shape), self.dtype), np.empty(len(z))
+        x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
-            block = arrays.to_floats("inverse", z[a:b], self.dtype, first=a)
-            out, logdet[a:b] = self._core.inverse(block, _rows(labels, a, b))
-            x[a:b] = out.reshape(b - a, *self.shape)
+            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(labels, a, b))
         return x, logdet
 
-    def encode(self, x: Any, label: Any = None) -> np.ndarray:
+    def encode(self, x: Any, label: Any = None) -> Array:
         """x -> z (N, D). Nothing is added or dropped, so `decode` gives x back."""
         return self.forward(x, label)[0]
 
-    def decode(self, z: Any, label: Any = None) -> np.ndarray:
+    def decode(self, z: Any, label: Any = None) -> Array:
         """z (N, D) -> x; images in level units (see `to_uint8`)."""
         return self.inverse(z, label)[0]
 
-    def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0) -> np.ndarray:
+    def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0) -> Array:
         """log p(x) (N,) float64, nats of the density in the units of x.
 
         seed: of the uniform dequantisation noise that uint8 images get; floats get none. The noise of row i
         depends on (seed, first + i) alone: first is the number of x's first row, for data in pieces.
         """
-        x, seed = self._check("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
+        x, seed = self._take("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
         labels = arrays.check_labels("log_prob", label, len(x), self.classes)
         first = arrays.whole("log_prob", "first", first, low=0)
+        out = self._empty(x, dtype=DOUBLE)
         if x.size <= BLOCK_VALUES:
-            return self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), labels)
-        out = np.empty(len(x))
+            self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), out, labels)
+            return out
         for a, b in self._blocks(len(x)):
-            out[a:b] = self._core.log_prob(self._block("log_prob", x, a, b, seed, first), _rows(labels, a, b))
+            block = self._block("log_prob", x, a, b, seed, first)
+            self._core.log_prob(block, out[a:b], _rows(labels, a, b))
         return out
 
     def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None,
-                          first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+                          first: int = 0) -> tuple[Array, Array]:
         """log p(x) (N,) float64 in nats and its gradient by x, in x's shape and the model's dtype.
 
         For MAP estimates, Langevin and Hamiltonian samplers, inpainting. Arguments as in log_prob. Far from
@@ -208,45 +234,52 @@ class Flow:
         density or its gradient is not finite.
         """
         where = "log_prob_and_grad"
-        x, seed = self._check(where, x), arrays.whole(where, "seed", seed, low=0)
+        x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
         labels = arrays.check_labels(where, label, len(x), self.classes)
         first = arrays.whole(where, "first", first, low=0)
-        log_prob, grad = np.empty(len(x)), np.empty((len(x), *self.shape), self.dtype)
+        log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            log_prob[a:b], dx = self._core.log_prob_and_grad(block, _rows(labels, a, b))
-            grad[a:b] = dx.reshape(b - a, *self.shape)
+            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(labels, a, b))
         return log_prob, grad
 
-    def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> np.ndarray:
+    def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> Array:
         """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
-        return self.log_prob(x, seed, label) / (-self.dims * math.log(2))
+        log_prob = self.log_prob(x, seed, label)
+        nats = -self.dims * math.log(2)
+        if isinstance(log_prob, np.ndarray):
+            return log_prob / nats
+        self._core.scale(log_prob, 1 / nats)
+        return log_prob
 
-    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None,
-               first: int = 0) -> np.ndarray:
+    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None, first: int = 0,
+               device: str = "cpu") -> Array:
         """n samples, images as floats in level units (see `to_uint8`).
 
         temperature multiplies the base draw at every level. Sample i depends on (seed, first + i) alone, not
-        on n: a large draw can be made in pieces.
+        on n: a large draw can be made in pieces. device: where they shall be, "cpu" (numpy) or the model's.
         """
         n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
         labels = arrays.check_labels("sample", label, n, self.classes)
         first = arrays.whole("sample", "first", first, low=0)
-        x = np.empty((n, *self.shape), self.dtype)
+        if device not in ("cpu", self.device):
+            raise DeviceError(f"[sample] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
+        x = arrays.empty(device, (n, *self.shape), self.dtype)
         for a, b in self._blocks(n):
-            block = self._core.sample(b - a, temperature, seed, _rows(labels, a, b), first=first + a)
-            x[a:b] = block.reshape(b - a, *self.shape)
+            self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a)
         return x
 
-    def class_log_prob(self, x: Any) -> np.ndarray:
+    def class_log_prob(self, x: Any) -> Array:
         """The class head's log p(label | x), (N, classes). ConfigError without a class head."""
-        x = self._check("class_log_prob", x)
+        x = self._take("class_log_prob", x)
         if not self._config.get("class_weight"):
             raise ConfigError("[class_log_prob] expected a model with class_weight > 0, "
                               "got one without a class head")
-        return np.concatenate([self._core.class_log_prob(self._block("class_log_prob", x, a, b))
-                               for a, b in self._blocks(len(x))])
+        out = self._empty(x, (self.classes,), DOUBLE)
+        for a, b in self._blocks(len(x)):
+            self._core.class_log_prob(self._block("class_log_prob", x, a, b), out[a:b])
+        return out
 
     def to_uint8(self, x: Any) -> np.ndarray:
         """Samples or decoded images (level units) as 8-bit pixels; see `evenflow.to_uint8`."""
@@ -286,14 +319,14 @@ class Flow:
         rebuild everything. Running statistics are updated. `last_step` holds the details. NumericError where
         the loss is not finite.
         """
-        x, seed = self._check("loss_and_grad", x), arrays.whole("loss_and_grad", "seed", seed, low=0)
+        x, seed = self._take("loss_and_grad", x), arrays.whole("loss_and_grad", "seed", seed, low=0)
         labels = arrays.check_labels("loss_and_grad", label, len(x), self.classes)
         budget = -1 if activation_budget is None else arrays.whole("loss_and_grad", "activation_budget",
                                                                    activation_budget, low=0)
         weight = arrays.number("loss_and_grad", "weight", weight, -math.inf)
         return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
 
-    def _loss_and_grad(self, x: np.ndarray, labels: np.ndarray | None, budget: int, seed: int, first: int,
+    def _loss_and_grad(self, x: Batch, labels: np.ndarray | None, budget: int, seed: int, first: int,
                        weight: float, **ranks: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
 
@@ -305,40 +338,39 @@ class Flow:
         self.last_step = {**step}
         return step["loss"]
 
-    def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None) -> tuple[Array, Array]:
         """For a loss L(z, logdet) of your own: z, dL/dz (N, D) and dL/dlogdet (N,) -> x and dL/dx.
 
         x is rebuilt from z. Adds dL/dparams to `grads`.
         """
-        z = arrays.check_batch("backward", z, (self.dims,), uint8=False)
-        dz = arrays.check_batch("backward", dz, (self.dims,), uint8=False)
-        dlogdet = arrays.check_batch("backward", dlogdet, (), uint8=False)
+        z = self._take_floats("backward", z, (self.dims,))
+        dz = self._take_floats("backward", dz, (self.dims,))
+        dlogdet = self._take_floats("backward", dlogdet, (), DOUBLE)
         if not len(z) == len(dz) == len(dlogdet):
             raise ShapeError(f"[backward] expected dz {z.shape} and dlogdet {z.shape[:1]}, "
                              f"got {dz.shape} and {dlogdet.shape}")
         labels = arrays.check_labels("backward", label, len(z), self.classes)
-        x, dx = self._core.backward(arrays.to_floats("backward", z, self.dtype),
-                                    arrays.to_floats("backward", dz, self.dtype),
-                                    arrays.to_floats("backward", dlogdet, np.dtype(np.float64)), labels)
-        return x.reshape(len(z), *self.shape), dx.reshape(len(z), *self.shape)
+        x, dx = self._empty(z, self.shape), self._empty(z, self.shape)
+        self._core.backward(self._floats("backward", z), self._floats("backward", dz),
+                            self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, labels)
+        return x, dx
 
-    def inverse_backward(self, x: Any, dx: Any, dlogdet: Any,
-                         label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def inverse_backward(self, x: Any, dx: Any, dlogdet: Any, label: Any = None) -> tuple[Array, Array]:
         """For a loss L(x, logdet) of `inverse`'s outputs: x, dL/dx (as x) and dL/dlogdet (N,) -> z and dL/dz.
 
         z (N, D) is rebuilt from x. Adds dL/dparams to `grads`. For losses of samples, such as reverse KL.
         """
-        x = arrays.check_batch("inverse_backward", x, self.shape, uint8=False)
-        dx = arrays.check_batch("inverse_backward", dx, self.shape, uint8=False)
-        dlogdet = arrays.check_batch("inverse_backward", dlogdet, (), uint8=False)
+        where = "inverse_backward"
+        x, dx = self._take_floats(where, x, self.shape), self._take_floats(where, dx, self.shape)
+        dlogdet = self._take_floats(where, dlogdet, (), DOUBLE)
         if not len(x) == len(dx) == len(dlogdet):
             raise ShapeError(f"[inverse_backward] expected dx {x.shape} and dlogdet {x.shape[:1]}, "
                              f"got {dx.shape} and {dlogdet.shape}")
-        labels = arrays.check_labels("inverse_backward", label, len(x), self.classes)
-        return self._core.inverse_backward(self._block("inverse_backward", x, 0, len(x)),
-                                           self._block("inverse_backward", dx, 0, len(x)),
-                                           arrays.to_floats("inverse_backward", dlogdet,
-                                                            np.dtype(np.float64)), labels)
+        labels = arrays.check_labels(where, label, len(x), self.classes)
+        z, dz = self._empty(x, (self.dims,)), self._empty(x, (self.dims,))
+        self._core.inverse_backward(self._floats(where, x), self._floats(where, dx),
+                                    self._floats(where, dlogdet, dtype=DOUBLE), z, dz, labels)
+        return z, dz
 
     # Training, files, self-test
 
@@ -392,21 +424,46 @@ class Flow:
     # Batches
 
     def _check(self, where: str, x: Any) -> np.ndarray:
+        """Data for a call that computes with numpy too."""
         return arrays.check_batch(where, x, self.shape, uint8=self.is_image)
+
+    def _take(self, where: str, x: Any) -> Batch:
+        return arrays.take_batch(where, x, self._shape, self._dtype, self._device, uint8=self._is_image)
+
+    def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Batch:
+        return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
 
     def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
         size = max(1, BLOCK_VALUES // self.dims)
         for a in range(0, n, size):
             yield a, min(n, a + size)
 
-    def _block(self, where: str, x: np.ndarray, a: int, b: int, seed: int | None = None,
-               first: int = 0) -> np.ndarray:
-        """Rows [a, b) as the core takes them, (b - a, h, w, c); seed None: whole levels, no noise."""
-        shape = (b - a, *self._sample_shape)
-        if x.dtype == np.uint8:
-            return self._core.dequantize(np.ascontiguousarray(x[a:b]).reshape(shape), self.bits, seed,
-                                         first=first + a)
-        return arrays.to_floats(where, x[a:b], self.dtype, first=first + a).reshape(shape)
+    def _empty(self, like: Batch, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Batch:
+        """For results (N, *shape) of the model's dtype: where `like` (N, ...) lies."""
+        device = like.device if isinstance(like, DeviceArray) else "cpu"
+        return arrays.empty(device, (len(like), *shape), self._dtype if dtype is None else dtype)
+
+    def _block(self, where: str, x: Batch, a: int, b: int, seed: int | None = None, first: int = 0) -> Array:
+        """Rows [a, b) as floats; seed None: whole levels, no noise."""
+        if x.dtype != np.uint8:
+            return self._floats(where, x, a, b, first)
+        part = x[a:b] if isinstance(x, DeviceArray) else np.ascontiguousarray(x[a:b])
+        levels = self._empty(part, self.shape)
+        self._core.dequantize(part, self.bits, seed, first + a, levels)
+        return levels
+
+    def _floats(self, where: str, x: Batch, a: int = 0, b: int | None = None, first: int = 0,
+                dtype: np.dtype | None = None) -> Array:
+        """Rows [a, b) of floats as the core takes them. NumericError names the first that is not finite."""
+        part = x[a:b]
+        if not isinstance(part, DeviceArray):
+            return arrays.to_floats(where, part, self._dtype if dtype is None else dtype, first=first + a)
+        at = self._core.first_not_finite(part)
+        if at >= 0:
+            row, *place = (int(i) for i in np.unravel_index(at, part.shape))
+            value = np.asarray(part[row:row + 1])[(0, *place)]
+            raise arrays.not_finite(where, value, first + a + row, place)
+        return part
 
 
 def check_flow(where: str, flow: Any) -> Flow:

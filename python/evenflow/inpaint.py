@@ -55,7 +55,7 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     top = 2.0**flow.bits
     labels = arrays.check_labels("inpaint", label, len(x), flow.classes)
     mask = _mask(hidden, x)
-    levels = flow._block("inpaint", x, 0, len(x)).astype(np.float64) / top
+    levels: np.ndarray = flow._block("inpaint", x, 0, len(x)).astype(np.float64) / top
     noise = 1 / top if x.dtype == np.uint8 else 0.0
     rng = np.random.default_rng(seed)
     guess = rng.random(x.shape)

@@ -23,7 +23,7 @@ def as_floats(flow: Flow, x: Any) -> np.ndarray:
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
     x = flow._check("data", x)
-    floats = flow._block("data", x, 0, len(x)).reshape(x.shape)
+    floats: np.ndarray = flow._block("data", x, 0, len(x))
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
 
@@ -45,7 +45,8 @@ def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero",
     else:
         fresh = [np.zeros_like(level) for level in levels]
     finer = len(levels) - keep
-    return flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label)
+    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label)
+    return decoded
 
 
 def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None) -> np.ndarray:
@@ -144,5 +145,5 @@ def _decode(flow: Flow, z: np.ndarray, label: Any) -> np.ndarray:
     """Decodes latents (N, S, D), with one label for all or one for each of N."""
     if label is not None and np.ndim(label) == 1:
         label = np.repeat(np.asarray(label), z.shape[1])
-    x = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label)
+    x: np.ndarray = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label)
     return x.reshape(*z.shape[:2], *flow.shape)

@@ -90,7 +90,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) (n_samples,) of every row, nats, in the units of X."""
         check_is_fitted(self)
-        return self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
+        scores: np.ndarray = self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
+        return scores
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of the rows: larger is better, as model selection wants it."""
@@ -100,7 +101,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Draws (n_samples, n_features) from the density; random_state None: other ones at every call."""
         check_is_fitted(self)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        return self.flow_.sample(n_samples, seed=seed).astype(np.float64)
+        samples: np.ndarray = self.flow_.sample(n_samples, seed=seed)
+        return samples.astype(np.float64)
 
 
 def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:

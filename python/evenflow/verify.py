@@ -102,7 +102,7 @@ def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0) -> Report:
     labels = arrays.check_labels("verify", label, len(x), flow.classes)
     x = x[:SAMPLES]
     labels = None if labels is None else labels[:SAMPLES]
-    x = flow._block("verify", x, 0, len(x)).reshape(x.shape)
+    x = flow._block("verify", x, 0, len(x))
     report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS)
     try:
         numbers = _measure(flow, x, labels, np.random.default_rng(seed))

@@ -1,0 +1,169 @@
+#pragma once
+
+#include <functional>
+#include <type_traits>
+
+#include "common.hpp"
+#include "core/device.hpp"
+#include "dlpack.hpp"
+
+// Arrays of calls: numpy's, or on the device.
+
+namespace evenflow::python {
+
+/// The queue on which arrays come to a device and leave it: other libraries order their work before it, and
+/// contexts follow it. The process has one, which is never closed, since arrays may outlive everything else.
+class Exchange {
+ public:
+  /// DeviceError for the CPU.
+  static Exchange& of(const std::string& device);
+
+  Device& device() const { return *context_.device(); }
+  /// Memory that goes back when nobody holds it any more.
+  std::shared_ptr<void> allocate(size_t bytes);
+  /// Waits for what was queued here. Without Python's lock.
+  void to_host(void* to, const void* from, size_t bytes);
+
+ private:
+  explicit Exchange(const std::string& device) : context_(device) {}
+  void release(void* memory) noexcept;
+
+  std::mutex mutex_;
+  Context context_;
+  std::vector<void*> waiting_;  ///< to be released when the device can next be waited for
+};
+
+/// C-contiguous values on a device: a result that stays there, or what another library lends.
+struct DeviceArray {
+  Exchange& exchange;
+  std::shared_ptr<void> owner;
+  char* data;
+  dlpack::DLDataType dtype;
+  std::vector<int64_t> shape;
+
+  int64_t size() const;
+  int64_t bytes() const { return size() * dtype.bits / 8; }
+};
+
+template <class T>
+constexpr dlpack::DLDataType type_of() {
+  return {std::is_floating_point<T>::value ? dlpack::kDLFloat : dlpack::kDLUInt, 8 * sizeof(T), 1};
+}
+std::string name_of(dlpack::DLDataType type);
+/// "(2, 3)".
+std::string shape_text(const std::vector<int64_t>& shape);
+
+/// An argument of a call as kernels see it, C-contiguous: n rows of numbers T, const where it is read alone.
+template <class T>
+struct Batch {
+  T* data;
+  int64_t n;
+  int64_t width;
+  bool on_device;
+
+  int64_t size() const { return n * width; }
+};
+
+/// `object`, which must be a numpy array or a DeviceArray of type T (TypeError) that holds rows of `width`
+/// values, n of them unless n is negative (ShapeError).
+template <class T>
+Batch<T> batch_of(const py::object& object, const char* call, const char* name, int64_t width,
+                  int64_t n = -1) {
+  using Value = std::remove_const_t<T>;
+  const auto batch_at = [&](T* data, const auto* shape, py::ssize_t rank, bool on_device) {
+    int64_t size = 1;
+    for (py::ssize_t i = 0; i < rank; ++i) size *= shape[i];
+    const Batch<T> batch{data, rank ? shape[0] : 0, width, on_device};
+    if (rank == 0 || size != batch.size() || (n >= 0 && n != batch.n)) {
+      fail<ShapeError>(call, "expected ", name, " of ", n >= 0 ? std::to_string(n) : "N", " rows of ", width,
+                       " values, got shape ", shape_text({shape, shape + rank}));
+    }
+    return batch;
+  };
+  if (py::isinstance<py::array>(object)) {
+    auto array = py::reinterpret_borrow<py::array>(object);
+    require<Value>(array, call, name);
+    if constexpr (std::is_const<T>::value) {
+      return batch_at(static_cast<T*>(array.data()), array.shape(), array.ndim(), false);
+    } else {
+      return batch_at(static_cast<T*>(array.mutable_data()), array.shape(), array.ndim(), false);
+    }
+  }
+  const auto& array = object.cast<const DeviceArray&>();
+  if (name_of(array.dtype) != dtype_name<Value>()) {
+    throw py::type_error("[" + std::string(call) + "] expected " + name + " to be of dtype " +
+                         dtype_name<Value>() + ", got " + name_of(array.dtype));
+  }
+  return batch_at(reinterpret_cast<T*>(array.data), array.shape.data(),
+                  static_cast<py::ssize_t>(array.shape.size()), true);
+}
+
+/// The arguments of a call where the context computes: those that lie there themselves, else copies.
+class OnDevice {
+ public:
+  explicit OnDevice(Context& ctx) : ctx_(ctx), scope_(ctx) {}
+
+  /// An array to read.
+  template <class T>
+  const T* in(const Batch<const T>& batch) {
+    return lies_there(batch.on_device) ? batch.data : copied(batch);
+  }
+  template <class T>
+  View<const T> in(const Batch<const T>& batch, const Shape& shape) {
+    return View<const T>(in(batch), shape.with_batch(batch.n));
+  }
+  /// An array to write; bring() takes the results home.
+  template <class T>
+  T* out(const Batch<T>& batch) {
+    if (lies_there(batch.on_device)) return batch.data;
+    T* there = scope_.take<T>(batch.size());
+    home(batch, there);
+    return there;
+  }
+  template <class T>
+  View<T> out(const Batch<T>& batch, const Shape& shape) {
+    return View<T>(out(batch), shape.with_batch(batch.n));
+  }
+  template <class T>
+  T* in_out(const Batch<T>& batch) {
+    if (lies_there(batch.on_device)) return batch.data;
+    T* there = copied(Batch<const T>{batch.data, batch.n, batch.width, batch.on_device});
+    home(batch, there);
+    return there;
+  }
+  void bring() {
+    for (const Way& way : ways_) ctx_.to_host(way.home, way.there, way.bytes);
+  }
+
+ private:
+  struct Way {
+    void* home;
+    const void* there;
+    size_t bytes;
+  };
+
+  bool lies_there(bool on_device) {
+    if (!on_device) return ctx_.on_host();
+    if (ctx_.on_host()) fail<DeviceError>("arrays", "expected arrays in main memory, got one on a device");
+    if (!follows_) ctx_.device()->follow(Exchange::of(ctx_.device_name()).device());
+    follows_ = true;
+    return true;
+  }
+  template <class T>
+  T* copied(const Batch<const T>& batch) {
+    T* there = scope_.take<T>(batch.size());
+    ctx_.to_device(there, batch.data, static_cast<size_t>(batch.size()) * sizeof(T));
+    return there;
+  }
+  template <class T>
+  void home(const Batch<T>& batch, const T* there) {
+    ways_.push_back({batch.data, there, static_cast<size_t>(batch.size()) * sizeof(T)});
+  }
+
+  Context& ctx_;
+  WorkspaceScope scope_;
+  std::vector<Way> ways_;
+  bool follows_ = false;
+};
+
+}  // namespace evenflow::python

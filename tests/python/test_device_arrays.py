@@ -1,0 +1,492 @@
+"""Arrays on the GPU, by DLPack: what goes in, what comes out, and how long it lives."""
+
+import ctypes
+import gc
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import _core
+
+BUILT = os.environ.get("EVENFLOW_EMULATED_BUILT", "")  # a folder of a build with EVENFLOW_TESTS
+CUDA, CUDA_MANAGED = 2, 13
+
+
+# DLPack's structs, once more
+
+class Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
+                ("lanes", ctypes.c_uint16), ("shape", ctypes.POINTER(ctypes.c_int64)),
+                ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64)]
+
+
+class Managed(ctypes.Structure):
+    _fields_ = [("tensor", Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+
+
+class ManagedVersioned(ctypes.Structure):
+    _fields_ = [("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p),
+                ("deleter", ctypes.c_void_p), ("flags", ctypes.c_uint64), ("tensor", Tensor)]
+
+
+KINDS = {b"dltensor": Managed, b"dltensor_versioned": ManagedVersioned}
+python = ctypes.pythonapi
+python.PyCapsule_New.restype = ctypes.py_object
+python.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+python.PyCapsule_GetName.restype = ctypes.c_char_p
+python.PyCapsule_GetName.argtypes = [ctypes.py_object]
+python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+python.PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_void_p]
+
+
+def held(capsule):
+    """The struct in a capsule, which is left as it is."""
+    name = python.PyCapsule_GetName(capsule)
+    managed = KINDS[name].from_address(python.PyCapsule_GetPointer(capsule, name))
+    managed.capsule = capsule  # lives as long
+    return managed
+
+
+USED = ctypes.create_string_buffer(b"used_dltensor")  # a capsule does not copy its name
+
+
+def take(capsule):
+    """The deleter of a capsule's tensor, as a function that a library calls without Python's lock."""
+    managed = held(capsule)
+    python.PyCapsule_SetName(capsule, USED)
+    delete = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(managed.deleter)
+    return lambda: delete(ctypes.addressof(managed))
+
+
+LENDERS, STRUCTS = {}, []
+
+
+class Lender:
+    """Another library's array on the GPU: values in managed memory, of which every part can be wrong."""
+
+    def __init__(self, values, device, versioned=True, device_type=CUDA, told=None, **wrong):
+        self.memory = ef.NICE(max(values.nbytes, 64), couplings=1, hidden=(1,), dtype="float64", device=device)
+        flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        self.memory.params.view(np.uint8)[:len(flat)] = flat
+        self.address = address(self.memory.device_params)
+        self.values, self.versioned, self.place = values, versioned, (device_type, 0)
+        self.told, self.wrong = told or self.place, wrong
+        self.asked, self.lent, self.given_back = [], 0, 0
+
+    def __dlpack_device__(self):
+        return self.told
+
+    def __dlpack__(self, stream=None, **versions):
+        if not self.versioned and versions:
+            raise TypeError("__dlpack__() got an unexpected keyword argument 'max_version'")
+        self.asked.append((stream, versions))
+        if "raises" in self.wrong:
+            raise self.wrong["raises"]
+        managed = (ManagedVersioned if self.versioned else Managed)()
+        if self.versioned:
+            managed.major = self.wrong.get("major", 1)
+
+        number = len(STRUCTS)
+        LENDERS[number] = self  # the values live until they are given back
+
+        def give_back(_):
+            LENDERS.pop(number).given_back += 1
+
+        shape = self.wrong.get("shape", self.values.shape)
+        strides = self.wrong.get("strides")
+        deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(give_back)
+        managed.deleter = ctypes.cast(deleter, ctypes.c_void_p)
+        tensor = managed.tensor
+        tensor.data, tensor.byte_offset = self.wrong.get("address", self.address), self.wrong.get("offset", 0)
+        tensor.device_type, tensor.device_id = self.wrong.get("place", self.place)
+        tensor.ndim, tensor.shape = len(shape), (ctypes.c_int64 * len(shape))(*shape)
+        if strides:
+            tensor.strides = (ctypes.c_int64 * len(shape))(*strides)
+        dtype = self.values.dtype
+        tensor.code, tensor.bits, tensor.lanes = self.wrong.get(
+            "type", ({"i": 0, "u": 1, "f": 2}[dtype.kind], 8 * dtype.itemsize, 1))
+        self.lent += 1
+        STRUCTS.append((managed, deleter))
+        name = b"dltensor_versioned" if self.versioned else b"dltensor"
+        return python.PyCapsule_New(ctypes.addressof(managed), name, None)
+
+
+def address(array):
+    """Of an array on the GPU."""
+    return held(array.__dlpack__()).tensor.data
+
+
+def emulated():
+    return "emulated" in os.environ.get("EVENFLOW_CUDA_LIBRARY", "")
+
+
+@pytest.fixture
+def gpu(device):
+    if device == "cpu":
+        pytest.skip("has no GPU; test_on_the_emulated_device runs it there")
+    return device
+
+
+@pytest.fixture
+def flow(glow, images, gpu):
+    x, labels = images
+    flow = glow(device=gpu, classes=3, class_weight=0.1, seed=2)
+    flow.init(x)
+    return flow
+
+
+@pytest.fixture
+def table_flow(real_nvp, table, gpu):
+    flow = real_nvp(device=gpu, dtype="float64", seed=1)
+    flow.init(table)
+    return flow
+
+
+def same(there, here):
+    """What a call gives on the GPU and in main memory."""
+    assert isinstance(there, ef.DeviceArray) and isinstance(here, np.ndarray)
+    assert (there.shape, there.dtype, there.ndim, there.size, len(there)) == (
+        here.shape, here.dtype, here.ndim, here.size, len(here))
+    assert np.array_equal(np.asarray(there), here)
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("device_type", [CUDA, CUDA_MANAGED])
+@pytest.mark.parametrize("whole_levels", [False, True])
+def test_calls(flow, images, versioned, device_type, whole_levels):
+    x, labels = images
+    x = x if whole_levels else x.astype(np.float32) + np.float32(0.25)
+
+    def lend(values):
+        return Lender(values, "cuda", versioned, device_type)
+
+    same(flow.log_prob(lend(x), seed=3, label=labels, first=5), flow.log_prob(x, seed=3, label=labels, first=5))
+    np.testing.assert_allclose(flow.bits_per_dim(lend(x), label=labels), flow.bits_per_dim(x, label=labels),
+                               rtol=1e-15)
+    same(flow.class_log_prob(lend(x)), flow.class_log_prob(x))
+    z, logdet = flow.forward(x, labels)
+    for there, here in zip(flow.forward(lend(x), labels), (z, logdet)):
+        same(there, here)
+    for there, here in zip(flow.inverse(lend(z), labels), flow.inverse(z, labels)):
+        same(there, here)
+    same(flow.encode(lend(x), labels), z)
+    same(flow.decode(lend(z), labels), flow.decode(z, labels))
+    here = flow.log_prob_and_grad(x, label=labels)
+    for part, wanted in zip(flow.log_prob_and_grad(lend(x), label=labels), here):
+        same(part, wanted)
+    assert flow.loss_and_grad(lend(x), labels, seed=4) == flow.loss_and_grad(x, labels, seed=4)
+
+
+@pytest.mark.any_device
+def test_gradients(table_flow, table):
+    rng = np.random.default_rng(0)
+    z = table_flow.encode(table)
+    dz, dlogdet = rng.standard_normal(z.shape), rng.standard_normal(len(z))
+    for call, first in ((table_flow.backward, z), (table_flow.inverse_backward, table)):
+        table_flow.zero_grad()
+        here = call(first, dz, dlogdet)
+        grads = table_flow.grads.copy()
+        table_flow.zero_grad()
+        # Log-determinants come from a device's own results as well as from numpy.
+        for there in (call(*(Lender(a, "cuda") for a in (first, dz, dlogdet))),
+                      call(Lender(first, "cuda"), dz, dlogdet)):
+            same(there[0], here[0])
+            same(there[1], here[1])
+        assert np.array_equal(table_flow.grads, grads + grads) and grads.any()
+        # Results lie where the first array does.
+        assert isinstance(call(first, Lender(dz, "cuda"), dlogdet)[0], np.ndarray)
+
+
+@pytest.mark.any_device
+def test_initialisation(glow, images, gpu):
+    x, _ = images
+    here, there = glow(device=gpu, seed=3), glow(device=gpu, seed=3)
+    here.init(x)
+    there.init(Lender(x, gpu))
+    assert there.initialized and np.array_equal(there.params, here.params)
+
+
+@pytest.mark.any_device
+def test_results_go_in_again(table_flow, table):
+    """A whole way on the GPU, in pieces too."""
+    z, logdet = table_flow.forward(Lender(table, "cuda"))
+    x, back = table_flow.inverse(z)
+    np.testing.assert_allclose(x, table, rtol=1e-8)
+    np.testing.assert_allclose(back, -np.asarray(logdet), rtol=1e-8)
+    same(table_flow.inverse(z[3:7])[0], np.asarray(x[3:7]))
+    for part, wanted in ((z[190:], z[190:200]), (z[-10:], z[190:200]), (z[5:300], z[5:200])):
+        assert np.array_equal(part, wanted) and part.shape[0] == len(part) > 0
+
+
+@pytest.mark.any_device
+def test_blocks(table_flow, table, monkeypatch):
+    calls = {"log_prob": lambda x: (table_flow.log_prob(x),), "forward": table_flow.forward,
+             "log_prob_and_grad": table_flow.log_prob_and_grad}
+    whole = {name: call(table) for name, call in calls.items()}
+    samples = table_flow.sample(200, seed=5, device="cuda")
+    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 3 * 64)
+    for name, call in calls.items():
+        for there, here in zip(call(Lender(table, "cuda")), whole[name]):
+            same(there, here)
+    same(table_flow.sample(200, seed=5, device="cuda"), np.asarray(samples))
+    bad = table.copy()
+    bad[150, 1] = np.inf
+    with pytest.raises(ef.NumericError, match=r"\[log_prob\] .* got inf in row 157, column 1"):
+        table_flow.log_prob(Lender(bad, "cuda"), first=7)
+
+
+@pytest.mark.any_device
+def test_samples(flow, table_flow):
+    labels = [0, 1, 2]
+    here = flow.sample(3, 0.7, seed=9, label=labels, first=4)
+    same(flow.sample(3, 0.7, seed=9, label=labels, first=4, device="cuda"), here)
+    assert isinstance(flow.sample(3, label=0), np.ndarray)
+    with pytest.raises(ef.DeviceError, match="'cpu' or the model's, 'cuda', got 'tpu'"):
+        table_flow.sample(3, device="tpu")
+
+
+@pytest.mark.any_device
+def test_the_lender_orders_its_work_before(flow, images):
+    gpu, stream = _core.gpu_and_stream("cuda")
+    assert stream > 2  # 0, 1 and 2 have meanings of their own
+    lender = Lender(images[0], "cuda")
+    flow.log_prob(lender, label=0)
+    assert lender.asked == [(stream, {"max_version": (1, 0)})]
+    old = Lender(images[0], "cuda", versioned=False)
+    flow.log_prob(old, label=0)
+    assert old.asked == [(stream, {})]
+    assert lender.given_back == old.given_back == 1
+
+
+ONES = np.ones((3, 4, 4, 2), np.float32)
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("lender, error, text", [
+    (dict(values=ONES.astype(np.float64)), TypeError,
+     "expected float32 or uint8 values on the GPU, got dtype float64; convert them there"),
+    (dict(values=ONES.astype(np.int32)), TypeError, "got dtype int32"),
+    (dict(type=(4, 16, 1)), TypeError, "got dtype bfloat16"),
+    (dict(type=(6, 8, 1)), TypeError, "got dtype bool"),
+    (dict(type=(2, 32, 2)), TypeError, "got dtype float32 in groups of 2"),
+    (dict(type=(17, 8, 1)), TypeError, "got dtype type 17 of 8"),
+    (dict(strides=(32, 1, 4, 16)), TypeError, "expected a C-contiguous array on the GPU, "
+     r"got strides \(32, 1, 4, 16\) of shape \(3, 4, 4, 2\); lay it out anew"),
+    (dict(strides=(0, 8, 2, 1)), TypeError, "C-contiguous"),
+    (dict(shape=(3, 32)), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(3, 32\)"),
+    (dict(shape=()), ef.ShapeError, r"got \(\)"),
+    (dict(shape=(0, 4, 4, 2), address=None), ef.ShapeError, "at least one sample"),
+    (dict(shape=(-1, 4, 4, 2)), TypeError, r"a shape that memory can have, got \(-1, 4, 4, 2\)"),
+    (dict(shape=(2**40, 2**40, 4, 2)), TypeError, "a shape that memory can have"),
+    (dict(address=None), TypeError, "expected a DLPack tensor with data, got none"),
+    (dict(offset=2), TypeError, "at multiples of their size"),
+    (dict(place=(1, 0)), TypeError, r"on the device that the array told of, got one on \(1, 0\)"),
+    (dict(place=(CUDA, 1)), TypeError, r"got one on \(2, 1\)"),
+    (dict(major=2), TypeError, "expected DLPack of version 1, got 2"),
+    (dict(told=(CUDA, 1)), ef.DeviceError,
+     "expected an array on GPU 0, where the model computes, got one on GPU 1"),
+    (dict(raises=BufferError("can't export tensors that require gradient")), TypeError,
+     "without gradient tracking, got Lender: can't export"),
+])
+def test_what_can_not_be_taken(flow, lender, error, text):
+    lender = Lender(**{"values": ONES, "device": "cuda", **lender})
+    before = flow.params.copy()
+    for call in (flow.log_prob, flow.forward, flow.loss_and_grad, flow.log_prob_and_grad):
+        with pytest.raises(error, match=rf"^\[{call.__name__}\] .*{text}"):
+            call(lender, label=0)
+    assert lender.given_back == lender.lent  # whatever was taken
+    assert np.array_equal(flow.params, before)
+
+
+@pytest.mark.any_device
+def test_strange_capsules(flow):
+    lender = Lender(ONES, "cuda")
+    capsule = lender.__dlpack__()
+    for wrong in (None, 3, python.PyCapsule_New(16, b"a name", None)):
+        strange = type("Strange", (), {"__dlpack_device__": lambda self: (CUDA, 0),
+                                       "__dlpack__": lambda self, stream, max_version, wrong=wrong: wrong})()
+        with pytest.raises(TypeError, match="expected a DLPack capsule from __dlpack__, got"):
+            flow.log_prob(strange, label=0)
+    again = type("Again", (), {"__dlpack_device__": lambda self: (CUDA, 0),
+                               "__dlpack__": lambda self, stream, max_version: capsule})()
+    flow.log_prob(again, label=0)
+    with pytest.raises(TypeError, match="used_dltensor_versioned"):
+        flow.log_prob(again, label=0)
+    assert lender.given_back == 1
+
+
+@pytest.mark.any_device
+def test_values_that_are_not_finite(flow, table_flow, table):
+    x = ONES.copy()
+    x[2, 1, 3, 1] = np.nan
+    lender = Lender(x, "cuda")
+    for call in (flow.log_prob, flow.forward, flow.loss_and_grad, flow.log_prob_and_grad):
+        with pytest.raises(ef.NumericError, match=r"got nan in row 2, pixel \(1, 3\), channel 1"):
+            call(lender, label=0)
+    assert lender.given_back == 4
+    z = np.zeros((4, 3))
+    bad = z.copy()
+    bad[3, 1] = -np.inf
+    ones = np.ones(4)
+    for first, second, third in ((bad, z, ones), (z, bad, ones), (z, z, np.array([1, 2, 3, np.nan]))):
+        for call in (table_flow.backward, table_flow.inverse_backward):
+            with pytest.raises(ef.NumericError, match="row 3"):
+                call(Lender(first, "cuda"), Lender(second, "cuda"), Lender(third, "cuda"))
+    assert not table_flow.grads.any()
+    with pytest.raises(ef.NumericError, match="row 3, column 1"):
+        table_flow.inverse(Lender(bad, "cuda"))
+
+
+@pytest.mark.any_device
+def test_what_stays_in_main_memory(flow, table_flow, table):
+    """Labels, and calls that compute with numpy."""
+    for call in (lambda: flow.log_prob(ONES, label=Lender(np.zeros(3, np.int32), "cuda")),
+                 lambda: flow.verify(Lender(ONES, "cuda"), 0), lambda: table_flow.fit(Lender(table, "cuda")),
+                 lambda: flow.to_uint8(flow.sample(2, label=0, device="cuda")),
+                 lambda: flow.split_latent(flow.encode(Lender(ONES, "cuda"), 0))):
+        with pytest.raises(TypeError, match="expected an array in main memory, got .* on the GPU; copy it"):
+            call()
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("version, name", [(None, b"dltensor"), ((0, 8), b"dltensor"),
+                                           ((1, 0), b"dltensor_versioned"), ((2, 1), b"dltensor_versioned")])
+def test_what_other_libraries_get(table_flow, version, name):
+    x = table_flow.sample(5, device="cuda")[1:]
+    for stream in (None, 1, 2, -1, 12345):
+        capsule = x.__dlpack__(stream=stream, max_version=version)
+        assert python.PyCapsule_GetName(capsule) == name
+    managed = held(capsule)
+    tensor = managed.tensor
+    assert (tensor.device_type, tensor.device_id) == x.__dlpack_device__() == (CUDA, 0)
+    assert (tensor.code, tensor.bits, tensor.lanes, tensor.byte_offset) == (2, 64, 1, 0)
+    assert tensor.shape[:tensor.ndim] == [4, 3] and tensor.strides[:tensor.ndim] == [3, 1]
+    if name == b"dltensor_versioned":
+        assert (managed.major, managed.minor, managed.flags) == (1, 0, 0)
+    assert tensor.data == address(x[:1]) == address(x)
+    assert address(x[2:]) == tensor.data + 2 * 3 * 8
+    assert repr(x) == "<DeviceArray (4, 3) float64 on cuda:0>" and x.device == "cuda"
+    for wrong in (dict(copy=True), dict(dl_device=(1, 0)), dict(dl_device=(CUDA, 1))):
+        with pytest.raises(BufferError, match=r"\[DeviceArray\] expected an export of the memory itself, got"):
+            x.__dlpack__(**wrong)
+    assert held(x.__dlpack__(dl_device=(CUDA, 0), copy=False)).tensor.data == tensor.data
+
+
+@pytest.mark.any_device
+def test_as_numpy(table_flow):
+    x, here = table_flow.sample(5, device="cuda"), table_flow.sample(5)
+    same(x, here)
+    assert np.asarray(x, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="expected leave to copy"):
+        x.__array__(copy=False)
+    for wrong in (slice(None, None, 2), slice(None, None, -1)):
+        with pytest.raises(TypeError, match="expected a slice of rows of step 1, got slice"):
+            x[wrong]
+    with pytest.raises(TypeError):
+        x[0]
+
+
+@pytest.mark.any_device
+def test_lifetime(table_flow):
+    """An array outlives its flow and whoever made it, as long as anybody holds it."""
+    here = table_flow.sample(50)
+    x = table_flow.sample(50, device="cuda")
+    capsule = x.__dlpack__(max_version=(1, 0))
+    del x
+    gc.collect()
+    borrower = type("Borrower", (), {"__dlpack_device__": lambda self: (CUDA, 0),
+                                     "__dlpack__": lambda self, stream, max_version: capsule})()
+    wanted = table_flow.log_prob(here)
+    assert np.array_equal(table_flow.log_prob(borrower), wanted)
+
+
+def mappings():
+    return len(pathlib.Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.any_device
+def test_memory_goes_back(table_flow):
+    if not emulated():
+        pytest.skip("only the emulated device maps every array by itself")
+
+    def use(how):
+        x = table_flow.sample(50, device="cuda")
+        capsules = [x.__dlpack__(), x.__dlpack__(max_version=(1, 0))]
+        rows = x[:3]
+        del x
+        if how == "deleters":
+            for delete in [take(capsule) for capsule in capsules]:
+                delete()
+        return rows if how == "rows" else None
+
+    for how in ("capsules that nobody takes", "deleters", "rows"):
+        use(how)
+        before = mappings()
+        for _ in range(20):
+            use(how)
+        assert mappings() <= before + 2
+        kept = [use(how) for _ in range(20)]
+        assert (mappings() >= before + 20) == (how == "rows")
+        del kept
+    flow = ef.NICE(4, couplings=1, hidden=(4,), device="cuda")
+    delete = take(flow.device_params.__dlpack__())
+    before = mappings()
+    del flow
+    gc.collect()
+    assert mappings() >= before - 2  # its parameters are there
+    delete()
+    gc.collect()
+    assert mappings() < before
+
+
+@pytest.mark.any_device
+def test_parameters(table_flow, table):
+    assert np.array_equal(table_flow.device_params, table_flow.params)
+    table_flow.loss_and_grad(table)
+    same(table_flow.device_grads, table_flow.grads)
+    assert address(table_flow.device_params) == table_flow.params.ctypes.data
+    assert address(table_flow.device_grads) == table_flow.grads.ctypes.data
+
+
+def test_models_on_the_cpu(real_nvp, table):
+    """Say clearly what they can't take."""
+    flow = real_nvp()
+    flow.init(table)
+    lender = type("Lender", (), {"__dlpack_device__": lambda self: (CUDA, 0), "__dlpack__": None})()
+    for call in (flow.log_prob, flow.encode, flow.decode, flow.loss_and_grad, flow.init):
+        with pytest.raises(TypeError, match="expected an array in main memory, got Lender on the GPU; copy it "
+                                            r"there, with x.cpu\(\) in torch or numpy.asarray\(x\)"):
+            call(lender)
+
+    class Nowhere:
+        def __dlpack_device__(self):
+            raise ValueError("on no device")
+
+        __dlpack__ = __dlpack_device__
+
+    with pytest.raises(TypeError, match="got Nowhere"):
+        flow.log_prob(Nowhere())
+    for call in (lambda: flow.device_params, lambda: flow.device_grads):
+        with pytest.raises(ef.DeviceError, match="expected a device with memory of its own, got the CPU"):
+            call()
+    with pytest.raises(ef.DeviceError, match="'cpu' or the model's, 'cpu', got 'cuda'"):
+        flow.sample(3, device="cuda")
+
+
+@pytest.mark.skipif(not BUILT, reason="EVENFLOW_EMULATED_BUILT names no folder")
+def test_on_the_emulated_device():
+    """All of the above, and the rest of what the public surface does on a device."""
+    here = pathlib.Path(__file__)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda",
+                           here, here.with_name("test_device.py")], capture_output=True, text=True,
+                          env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so"})
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
