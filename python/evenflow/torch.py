@@ -26,6 +26,7 @@ from evenflow.flow import Flow, check_flow
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
 from torch.library import custom_op  # noqa: E402
+from torch.utils.dlpack import from_dlpack  # noqa: E402
 
 DRIFT = {"float32": 1e-3, "float64": 1e-8}
 """How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
@@ -44,11 +45,12 @@ class _Scope(torch.nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Scope:
         for tensor in itertools.chain(self.parameters(), self.buffers()):
-            probe = torch.empty(0, dtype=tensor.dtype)
+            probe = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             moved = fn(probe)
-            if moved is not probe or moved.is_shared():
-                raise TypeError(f"[FlowModule] expected the model's own memory, {probe.dtype} on cpu, got a "
-                                f"move to {moved.dtype} on {moved.device}; make the flow with dtype=...")
+            if moved is not probe or (moved.is_shared() and not moved.is_cuda):
+                raise TypeError(f"[FlowModule] expected the model's own memory, {probe.dtype} on {probe.device}, "
+                                f"got a move to {moved.dtype} on {moved.device}; make the flow with dtype=..., "
+                                "device=...")
             break
         return self
 
@@ -62,8 +64,9 @@ class FlowModule(_Scope):
 
     Parameters and buffers have the names of `flow.named_parameters()` and share its memory: an optimiser step
     or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
-    torch's (parameter.grad); flow.grads is left as it was. Tensors are on the CPU, in the flow's dtype;
-    other floats are converted. z is (N, D); log-determinants and log-densities are (N,) float64.
+    torch's (parameter.grad); flow.grads is left as it was. Tensors are where the flow computes and stay there,
+    on the CPU or the flow's GPU, in the flow's dtype; other floats are converted. Labels may be anywhere. z is
+    (N, D); log-determinants and log-densities are (N,) float64.
 
     Derivatives are of first order: a derivative of a gradient is a NotImplementedError. Running statistics
     (batch norm) count as constants, except in `loss`. Errors are those of Flow; ConfigError where the
@@ -74,13 +77,14 @@ class FlowModule(_Scope):
         super().__init__()
         self.flow = check_flow("FlowModule", flow)
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
-        self._dtype = getattr(torch, flow.dtype.name)
+        self._dtype, self._device = getattr(torch, flow.dtype.name), _device_of(flow)
         self._first = flow.is_image and self.channels == "first"
         places = {}
-        for (name, value), (_, shape, group, offset, size) in zip(flow.named_parameters().items(),
-                                                                  flow.entries()):
+        values = flow._core.values if flow.device == "cpu" else flow._core.device_values
+        for name, shape, group, offset, size in flow.entries():
             places[name] = offset, size, shape
-            self._register(name, torch.from_numpy(value), trained=group in ("decay", "no_decay"))
+            self._register(name, _tensor(values[offset:offset + size]).view(shape),
+                           trained=group in ("decay", "no_decay"))
         self._places = [places[name] for name, _ in self.named_parameters()]
         self._addresses = [parameter.data_ptr() for parameter in self.parameters()]
         self._number = next(_NUMBERS)
@@ -174,8 +178,9 @@ class FlowModule(_Scope):
     def _check(self, where: str, x: Any, shape: tuple[int, ...]) -> None:
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"[{where}] expected a torch tensor, got {type(x).__name__}")
-        if x.device.type != "cpu":
-            raise DeviceError(f"[{where}] expected a tensor on the CPU, got one on {x.device}")
+        if x.device != self._device:
+            raise DeviceError(f"[{where}] expected a tensor on {self._device}, where the flow computes, "
+                              f"got one on {x.device}")
         if x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape:
             raise ShapeError(f"[{where}] expected {arrays.batch_shape(shape)}, got {tuple(x.shape)}")
 
@@ -217,8 +222,9 @@ def _label(label: Any, x: torch.Tensor) -> torch.Tensor | None:
     return torch.as_tensor(label)
 
 
-# Operators. Each has a real implementation on numpy, a fake one (shapes alone, for torch.compile), and its
-# derivative where it has one. x is NHWC or (N, D); `params` are there for autograd, values are the flow's.
+# Operators. Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile),
+# and its derivative where it has one. x is NHWC or (N, D); `params` are there for autograd, values are the
+# flow's.
 
 def _number_to_module(number: int) -> FlowModule:
     module = _MODULES.get(number)
@@ -236,24 +242,52 @@ def _own_flow(number: int, params: list[torch.Tensor]) -> Flow:
     return module.flow
 
 
-def _numpy(x: torch.Tensor | None) -> np.ndarray | None:
-    return None if x is None else x.detach().numpy()
+def _device_of(flow: Flow) -> torch.device:
+    if flow.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"[FlowModule] expected a torch that has the GPU of a flow on {flow.device}, got "
+                          f"{torch.__version__} without one")
+    return torch.device("cuda", flow._core.device_params.__dlpack_device__()[1])
+
+
+def _array(x: torch.Tensor) -> Any:
+    """A tensor as a flow takes it: of numpy, or by DLPack on the GPU."""
+    x = x.detach()
+    return x.contiguous() if x.is_cuda else x.numpy()
+
+
+def _tensor(x: Any) -> torch.Tensor:
+    """What a flow gives, as a tensor in the same memory."""
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else from_dlpack(x)
+
+
+def _labels(label: torch.Tensor | None) -> np.ndarray | None:
+    """Labels as a flow takes them, in main memory."""
+    return None if label is None else label.detach().cpu().numpy()
+
+
+def _wait(flow: Flow) -> None:
+    """What torch has queued is done, for a call that is given no tensor on the GPU to know by."""
+    if flow.device != "cpu":
+        torch.cuda.current_stream().synchronize()
 
 
 def _with_grads(flow: Flow, call: Callable[[], Any]) -> tuple[Any, torch.Tensor]:
     """The result of call() and the gradients (flat) that it adds; flow.grads is afterwards as before."""
     with _GRADS_LOCK:
-        grads = flow.grads
-        before = grads.copy()
-        grads[:] = 0
+        grads = _tensor(flow.grads if flow.device == "cpu" else flow.device_grads)
+        before = grads.clone()
+        grads.zero_()
         try:
-            return call(), torch.from_numpy(grads.copy())
+            return call(), grads.clone()
         finally:
-            grads[:] = before
+            grads.copy_(before)
+            _wait(flow)
 
 
-def _check_drift(where: str, flow: Flow, rebuilt: np.ndarray, truth: np.ndarray) -> None:
-    drift = float(np.abs(rebuilt - truth).max()) / max(1.0, float(np.abs(truth).max()))
+def _check_drift(where: str, flow: Flow, rebuilt: torch.Tensor, truth: torch.Tensor) -> None:
+    drift = float((rebuilt - truth).abs().max()) / max(1.0, float(truth.abs().max()))
     if not drift <= DRIFT[flow.dtype.name]:
         raise NumericError(f"[{where}] expected an invertible flow, got one whose rebuilt batch is off by "
                            f"{drift:.1e} of the largest value; use float64, or train with loss(x)")
@@ -262,8 +296,8 @@ def _check_drift(where: str, flow: Flow, rebuilt: np.ndarray, truth: np.ndarray)
 @custom_op("evenflow::dequantize", mutates_args=(), schema="(Tensor x, int flow, int seed) -> Tensor")
 def _dequantize(x: torch.Tensor, flow: int, seed: int) -> torch.Tensor:
     model = _number_to_module(flow).flow
-    levels = model._block("log_prob", x.detach().numpy(), 0, len(x), None if seed < 0 else seed)
-    return torch.from_numpy(levels.reshape(x.shape))
+    batch = model._take("log_prob", _array(x))
+    return _tensor(model._block("log_prob", batch, 0, len(x), None if seed < 0 else seed))
 
 
 @_dequantize.register_fake
@@ -274,21 +308,23 @@ def _(x: torch.Tensor, flow: int, seed: int) -> torch.Tensor:
 @custom_op("evenflow::sample", mutates_args=(),
            schema="(int flow, SymInt n, float temperature, int seed, Tensor? label) -> Tensor")
 def _sample(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
-    return torch.from_numpy(_number_to_module(flow).flow.sample(n, temperature, seed, _numpy(label)))
+    model = _number_to_module(flow).flow
+    _wait(model)
+    return _tensor(model.sample(n, temperature, seed, _labels(label), device=model.device))
 
 
 @_sample.register_fake
 def _(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
     module = _number_to_module(flow)
-    return torch.empty((n, *module.flow.shape), dtype=module._dtype)
+    return torch.empty((n, *module.flow.shape), dtype=module._dtype, device=module._device)
 
 
 @custom_op("evenflow::forward", mutates_args=(),
            schema="(Tensor x, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
 def _forward(x: torch.Tensor, params: list[torch.Tensor], flow: int,
              label: torch.Tensor | None) -> Pair:
-    z, logdet = _own_flow(flow, params).forward(_numpy(x), _numpy(label))
-    return torch.from_numpy(z), torch.from_numpy(logdet)
+    z, logdet = _own_flow(flow, params).forward(_array(x), _labels(label))
+    return _tensor(z), _tensor(logdet)
 
 
 @_forward.register_fake
@@ -301,8 +337,8 @@ def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tenso
            schema="(Tensor z, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
 def _inverse(z: torch.Tensor, params: list[torch.Tensor], flow: int,
              label: torch.Tensor | None) -> Pair:
-    x, logdet = _own_flow(flow, params).inverse(_numpy(z), _numpy(label))
-    return torch.from_numpy(x), torch.from_numpy(logdet)
+    x, logdet = _own_flow(flow, params).inverse(_array(z), _labels(label))
+    return _tensor(x), _tensor(logdet)
 
 
 @_inverse.register_fake
@@ -320,9 +356,9 @@ def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: to
                  params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     model = _own_flow(flow, params)
     (rebuilt, dx), grads = _with_grads(
-        model, lambda: model.backward(_numpy(z), _numpy(dz), _numpy(dlogdet), _numpy(label)))
-    _check_drift("backward", model, rebuilt, x.detach().numpy())
-    return torch.from_numpy(dx), grads
+        model, lambda: model.backward(_array(z), _array(dz), _array(dlogdet), _labels(label)))
+    _check_drift("backward", model, _tensor(rebuilt), x.detach())
+    return _tensor(dx), grads
 
 
 @custom_op("evenflow::inverse_vjp", mutates_args=(), schema=VJP)
@@ -330,9 +366,9 @@ def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: to
                  params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     model = _own_flow(flow, params)
     (rebuilt, dz), grads = _with_grads(
-        model, lambda: model.inverse_backward(_numpy(x), _numpy(dx), _numpy(dlogdet), _numpy(label)))
-    _check_drift("inverse_backward", model, rebuilt, z.detach().numpy())
-    return torch.from_numpy(dz), grads
+        model, lambda: model.inverse_backward(_array(x), _array(dx), _array(dlogdet), _labels(label)))
+    _check_drift("inverse_backward", model, _tensor(rebuilt), z.detach())
+    return _tensor(dz), grads
 
 
 @custom_op("evenflow::loss", mutates_args=(),
@@ -340,15 +376,14 @@ def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: to
 def _loss(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None,
           seed: int) -> Pair:
     model = _own_flow(flow, params)
-    loss, grads = _with_grads(model, lambda: model.loss_and_grad(_numpy(x), _numpy(label), seed=seed))
-    return torch.tensor(loss, dtype=torch.float64), grads
+    loss, grads = _with_grads(model, lambda: model.loss_and_grad(_array(x), _labels(label), seed=seed))
+    return torch.tensor(loss, dtype=torch.float64, device=x.device), grads
 
 
 @_loss.register_fake
 def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None, seed: int) -> Pair:
     module = _number_to_module(flow)
-    return (torch.empty((), dtype=torch.float64),
-            torch.empty((len(module.flow.params),), dtype=module._dtype))
+    return x.new_empty((), dtype=torch.float64), x.new_empty((len(module.flow.params),), dtype=module._dtype)
 
 
 def _fake_vjp(source: torch.Tensor, target: torch.Tensor, dtarget: torch.Tensor, dlogdet: torch.Tensor,

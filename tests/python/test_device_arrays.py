@@ -456,6 +456,85 @@ def test_parameters(table_flow, table):
     assert address(table_flow.device_grads) == table_flow.grads.ctypes.data
 
 
+def torch_place(device, monkeypatch):
+    """Where torch's tensors for a flow on `device` are; those on the CPU pass for the emulated one's then."""
+    torch = pytest.importorskip("torch")
+    bridge = pytest.importorskip("evenflow.torch")
+    if device == "cpu":
+        return torch.device("cpu")
+    if not emulated():
+        if not torch.cuda.is_available():
+            pytest.skip("needs a torch with CUDA")
+        return torch.device("cuda", 0)
+
+    def tensor(x):
+        if isinstance(x, ef.DeviceArray) and not any(low <= address(x) < high for low, high in shared):
+            return torch.from_numpy(np.asarray(x))
+        if isinstance(x, ef.DeviceArray):
+            values = (ctypes.c_uint8 * (x.size * x.dtype.itemsize)).from_address(address(x))
+            x = np.frombuffer(values, x.dtype).reshape(x.shape)
+        return torch.from_numpy(x)
+
+    shared = []
+
+    def device_of(flow):
+        for values in (flow._core.values, flow.grads):
+            shared.append((values.ctypes.data, values.ctypes.data + values.nbytes))
+        return torch.device("cpu")
+
+    monkeypatch.setattr(bridge, "_device_of", device_of)
+    monkeypatch.setattr(bridge, "_tensor", tensor)
+    monkeypatch.setattr(bridge, "_array", lambda x: Lender(np.ascontiguousarray(x.detach()), device))
+    monkeypatch.setattr(bridge, "_wait", lambda flow: None)
+    return torch.device("cpu")
+
+
+@pytest.mark.any_device
+def test_torch_module(glow, images, gpu, monkeypatch):
+    """Values, gradients and a step of torch's optimiser, against those on the CPU."""
+    torch = pytest.importorskip("torch")
+    from evenflow.torch import FlowModule
+    x, labels = images
+    results = []
+    for device in ("cpu", gpu):
+        place = torch_place(device, monkeypatch)
+        flow = glow(device=device, classes=3, seed=2, dtype="float64")
+        flow.init(x)
+        flow.grads[:] = 3
+        module = FlowModule(flow, channels="first")
+        optimizer = torch.optim.SGD(module.parameters(), lr=1e-7)
+        data = torch.from_numpy(x).permute(0, 3, 1, 2).to(place)
+        label = torch.from_numpy(labels).to(place)
+        found = [module.sample(3, seed=4, label=label[:3])]
+        for step in range(2):
+            floats = (data + 0.25).requires_grad_()
+            z, logdet = module(floats, label)
+            back, _ = module.inverse(z.detach(), label)
+            losses = [module.loss(data, label=label), -module.log_prob(data, seed=step, label=label).mean(),
+                      (z * z.detach()).mean() + logdet.mean(), (back * back.detach()).mean()]
+            optimizer.zero_grad()
+            sum(losses).backward()
+            found += [z, logdet, back, floats.grad, *losses, *(p.grad.clone() for p in module.parameters())]
+            optimizer.step()
+        assert all(tensor.device == place for tensor in found)
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+        assert (flow.grads == 3).all()
+        results.append([*(tensor.detach().cpu().numpy() for tensor in found), flow.params.copy()])
+    for here, there in zip(*results, strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.any_device
+def test_torch_without_the_gpu(table_flow):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("needs a torch without CUDA")
+    from evenflow.torch import FlowModule
+    with pytest.raises(ef.DeviceError, match="expected a torch that has the GPU of a flow on cuda"):
+        FlowModule(table_flow)
+
+
 def test_models_on_the_cpu(real_nvp, table):
     """Say clearly what they can't take."""
     flow = real_nvp()
