@@ -402,10 +402,12 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {
-    const Shape large = inverse ? y.shape : x.shape;
-    Exec::for_each(
-        ctx, large.pixels(), large.c,
-        ops::Squeeze<T>{large.h, large.w, large.c, diagonal, inverse, x.data, x.stride, y.data, y.stride});
+    const Shape& small = inverse ? x.shape : y.shape;
+    const int64_t channels = inverse ? y.shape.c : x.shape.c;
+    constexpr int64_t kWorth = 4;
+    Exec::for_each(ctx, small.pixels(), channels,
+                   ops::Squeeze<T>{small.w, channels, diagonal, inverse, x.data, x.stride, y.data, y.stride},
+                   kWorth);
   }
 
   void logit_forward(Context& ctx, View<const T> x, View<T> y, double* logdet) const override {
@@ -439,11 +441,12 @@ class KernelSetImpl : public KernelSet<T> {
 
   void base_log_prob(Context& ctx, Base base, int64_t n, int64_t d, const T* z, T scale, T* dz,
                      double* out) const override {
-    // A row a value: one row a sample would leave a single large image to one thread.
+    // A row a value where rows are not shared: one row a sample would leave a large image to one thread.
+    const int64_t rows = Exec::shares_rows ? 1 : d, cols = Exec::shares_rows ? d : 1;
     if (base == Base::logistic) {
-      Exec::template map_groups<T>(ctx, n, d, 1, ops::BaseLogProb<T, true>{z, dz, scale}, out);
+      Exec::template map_groups<T>(ctx, n, rows, cols, ops::BaseLogProb<T, true>{cols, z, dz, scale}, out);
     } else {
-      Exec::template map_groups<T>(ctx, n, d, 1, ops::BaseLogProb<T, false>{z, dz, scale}, out);
+      Exec::template map_groups<T>(ctx, n, rows, cols, ops::BaseLogProb<T, false>{cols, z, dz, scale}, out);
     }
   }
 
@@ -481,7 +484,9 @@ class KernelSetImpl : public KernelSet<T> {
     Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x});
   }
 
-  void zero(Context& ctx, int64_t n, T* x) const override { Exec::for_each(ctx, 1, n, ops::Zero<T>{x}); }
+  void zero(Context& ctx, int64_t n, T* x) const override {
+    Exec::for_each(ctx, 1, n, ops::Fill<T>{T(0), x});
+  }
 
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
     Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average});

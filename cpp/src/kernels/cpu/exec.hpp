@@ -18,6 +18,7 @@ struct CpuExec {
   static constexpr int64_t kParallelWork = 1 << 16;  ///< elements below which waking a thread costs more
 
   static constexpr bool cheap_launches = true;
+  static constexpr bool shares_rows = false;  ///< whether what adds up may cut a row into pieces
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
@@ -190,9 +191,9 @@ struct CpuExec {
         int64_t c = 0;
         for (; c + 8 <= cols; c += 8) {
 #pragma GCC unroll 8
-          for (int l = 0; l < 8; ++l) total[l] += f(r, c + l);
+          for (int l = 0; l < 8; ++l) total[l] += f(r, c + l).v[0];
         }
-        for (; c < cols; ++c) total[0] += f(r, c);
+        for (; c < cols; ++c) total[0] += f(r, c).v[0];
         partial[r] =
             ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]));
       }
@@ -213,9 +214,9 @@ struct CpuExec {
         int64_t c = 0;
         for (; c + 8 <= cols; c += 8) {
 #pragma GCC unroll 8
-          for (int l = 0; l < 8; ++l) most[l] = ops::max_of(most[l], f(r, c + l));
+          for (int l = 0; l < 8; ++l) most[l] = ops::max_of(most[l], f(r, c + l).v[0]);
         }
-        for (; c < cols; ++c) most[0] = ops::max_of(most[0], f(r, c));
+        for (; c < cols; ++c) most[0] = ops::max_of(most[0], f(r, c).v[0]);
         for (int l = 1; l < 8; ++l) most[0] = ops::max_of(most[0], most[l]);
         partial[r] = most[0];
       }

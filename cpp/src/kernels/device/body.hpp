@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Kernels as plain structs, so that a compiler for the CPU sees them too. A body says
 //   threads                   threads of a block
@@ -12,8 +14,11 @@
 // A device runs the phases with a barrier after each; the tests' emulator runs all threads of a phase one
 // after another, in several orders. Within a phase no thread may read what another one writes.
 //
-// Reductions have a fixed order that depends on sizes alone: a thread adds every so-many-th element of its
-// block's chunk, a block's threads are added as a tree, and chunks in order.
+// An access is a pack of n neighbouring columns; a launch chooses n. Arrays begin at multiples of sixteen
+// bytes, so n is a matter of the sizes of views, and of which slices they are.
+//
+// Reductions have a fixed order that depends on these alone: a thread adds every so-many-th pack of its
+// block's chunk, a block's threads are added as a tree, and chunks in the same way.
 
 namespace evenflow::device {
 
@@ -27,20 +32,63 @@ struct Place {
 
 struct Nothing {};
 
-/// f(row, column), grid-stride.
+/// Columns of the widest access of a functor: sixteen bytes of its numbers, or one if it takes no packs.
+template <class F, class = void>
+constexpr int most_packed = 1;
 template <class F>
+constexpr int most_packed<F, std::void_t<typename F::Number>> = 16 / sizeof(typename F::Number);
+
+/// A place in rows of packs.
+struct Spot {
+  int64_t row;
+  int64_t column;
+};
+
+/// Every so-many-th pack of rows of `cols` packs: a thread divides once, and in 32 bits where those suffice.
+struct Walk {
+  int64_t cols;
+  int64_t rows_on;  ///< of a step
+  int64_t cols_on;
+
+  static Walk by(int64_t step, int64_t cols) {
+    const int64_t of = ops::max_of<int64_t>(cols, 1);
+    return {of, step / of, step % of};
+  }
+  EVENFLOW_HD Spot start(int64_t i) const {
+    if ((i | cols) >> 32 == 0) {
+      const uint32_t at = static_cast<uint32_t>(i), in = static_cast<uint32_t>(cols);
+      return {at / in, at % in};
+    }
+    return {i / cols, i % cols};
+  }
+  EVENFLOW_HD void step(Spot& at) const {
+    at.row += rows_on;
+    at.column += cols_on;
+    if (at.column < cols) return;
+    at.column -= cols;
+    ++at.row;
+  }
+};
+
+/// f(row, column) for n columns at a time, grid-stride.
+template <class F, int n>
 struct ForEach {
   static constexpr int threads = kThreads;
   using Registers = Nothing;
   using Shared = Nothing;
   int64_t rows;
-  int64_t cols;
+  Walk walk;  ///< by all threads of the grid
   F f;
 
   EVENFLOW_HD int64_t phases(int64_t) const { return 1; }
   EVENFLOW_HD void run(int64_t, const Place& at, Registers&, Shared&) const {
-    const int64_t step = at.blocks * threads;
-    for (int64_t i = at.block * threads + at.thread; i < rows * cols; i += step) f(i / cols, i % cols);
+    for (Spot spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
+      if constexpr (n == 1) {
+        f(spot.row, spot.column);
+      } else {
+        f.template operator()<n>(spot.row, spot.column * n);
+      }
+    }
   }
 };
 
@@ -82,62 +130,66 @@ struct Tree {
   }
 };
 
-/// partial (blocks): f(row, column) over a chunk of elements a block, joined from 0.
-template <class F, class Join>
+/// out (blocks): f(row, column) over a chunk of packs a block, joined from 0, or from what is there with
+/// `add`.
+template <class F, class Join, int n>
 struct Reduce {
   static constexpr int threads = kThreads;
   using Registers = Nothing;
   using Shared = typename Tree<Join, 1>::Shared;
-  int64_t rows;
-  int64_t cols;
+  int64_t packs;
   int64_t chunk;
+  Walk walk;  ///< by a block's threads
   F f;
-  double* partial;
+  bool add;
+  double* out;
 
   EVENFLOW_HD int64_t phases(int64_t) const { return Tree<Join, 1>::levels + 2; }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       double total = 0;
-      const int64_t end = ops::min_of(rows * cols, (at.block + 1) * chunk);
-      for (int64_t i = at.block * chunk + at.thread; i < end; i += threads) {
-        total = Join::join(total, f(i / cols, i % cols));
+      const int64_t end = ops::min_of(packs, (at.block + 1) * chunk);
+      int64_t i = at.block * chunk + at.thread;
+      for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+        const ops::Pack<double, n> part = f.template operator()<n>(spot.row, spot.column * n);
+        for (int e = 0; e < n; ++e) total = Join::join(total, part.v[e]);
       }
       shared.value[0][at.thread] = total;
     } else if (phase <= Tree<Join, 1>::levels) {
       Tree<Join, 1>::join(phase, at.thread, shared);
     } else if (at.thread == 0) {
-      partial[at.block] = shared.value[0][0];
+      const double total = shared.value[0][0];
+      out[at.block] = add ? Join::join(out[at.block], total) : total;
     }
   }
 };
 
-/// out[0] = the join of partial (count), in order; joined to what is there with `add`.
-template <class Join>
-struct JoinAll {
-  const double* partial;
-  int64_t count;
-  bool add;
-  double* out;
-  EVENFLOW_HD void operator()(int64_t, int64_t) const {
-    double total = 0;
-    for (int64_t i = 0; i < count; ++i) total = Join::join(total, partial[i]);
-    out[0] = add ? Join::join(out[0], total) : total;
+/// Numbers that are there, for a second Reduce.
+struct Values {
+  using Number = double;
+  const double* x;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x); }
+  template <int n>
+  EVENFLOW_HD ops::Pack<double, n> operator()(int64_t, int64_t i) const {
+    return ops::read<n>(x + i);
   }
 };
 
-/// A chunk of a group's elements a block: loaded, computed, stored. partial (groups, chunks, F::sums).
-template <class T, class F>
+/// A chunk of a group's packs a block: loaded, computed, stored. out (groups, chunks, F::sums), or += with
+/// `add`.
+template <class T, class F, int n>
 struct MapGroups {
   static constexpr int threads = kThreads;
   using Sums = Tree<Add, F::sums>;
   using Registers = Nothing;
   using Shared = typename Sums::Shared;
   int64_t rows;
-  int64_t cols;
   int64_t chunk;
   int64_t chunks;
+  Walk walk;  ///< by a block's threads
   F f;
-  double* partial;
+  bool add;
+  double* out;
 
   EVENFLOW_HD int64_t phases(int64_t) const { return Sums::levels + 2; }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
@@ -146,7 +198,8 @@ struct MapGroups {
     } else if (phase <= Sums::levels) {
       Sums::join(phase, at.thread, shared);
     } else if (at.thread < F::sums) {
-      partial[at.block * F::sums + at.thread] = shared.value[at.thread][0];
+      double& to = out[at.block * F::sums + at.thread];
+      to = (add ? to : 0.0) + shared.value[at.thread][0];
     }
   }
 
@@ -156,15 +209,24 @@ struct MapGroups {
     map.prepare();
     double total[F::sums] = {};
     const int64_t first = at.block / chunks * rows, begin = at.block % chunks * chunk;
-    const int64_t end = ops::min_of(rows * cols, begin + chunk);
-    for (int64_t i = begin + at.thread; i < end; i += threads) {
-      T in[F::inputs], out[F::outputs], part[F::sums];
-      map.load(first + i / cols, i % cols, in, 1);
-      map.compute(in, out, part);
-      map.store(first + i / cols, i % cols, out, 1);
-      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
+    const int64_t end = ops::min_of(rows * walk.cols, begin + chunk);
+    int64_t i = begin + at.thread;
+    for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+      add_pack(map, first + spot.row, spot.column * n, total);
     }
     for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
+  }
+  EVENFLOW_HD static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[F::sums]) {
+    T in[F::inputs * n], to[F::outputs * n];
+    map.template load<n>(row, c, in, n);
+    for (int e = 0; e < n; ++e) {
+      T a[F::inputs], b[F::outputs], part[F::sums];
+      for (int i = 0; i < F::inputs; ++i) a[i] = in[i * n + e];
+      map.compute(a, b, part);
+      for (int i = 0; i < F::outputs; ++i) to[i * n + e] = b[i];
+      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
+    }
+    map.template store<n>(row, c, to, n);
   }
 };
 
@@ -181,55 +243,58 @@ struct AddChunks {
   }
 };
 
-/// A strip of columns of a chunk of rows a block. partial (chunks, F::sums, cols).
-template <class T, class F>
+/// A strip of columns of a chunk of rows a block: threads lie along a row, then along lanes, which are added
+/// in order. out (chunks, F::sums, cols).
+template <class T, class F, int n>
 struct SumColumns {
   static constexpr int threads = kThreads;
-  static constexpr int kStrip = 32;  ///< columns: neighbouring threads read neighbouring numbers
-  static constexpr int kLanes = kThreads / kStrip;  ///< rows at a time
+  static constexpr int kStrip = 32;  ///< packs of a row, at most
   using Registers = Nothing;
   struct Shared {
-    double value[F::sums][kLanes][kStrip];
+    double value[F::sums * n][kThreads];
   };
   int64_t rows;
   int64_t cols;
   int64_t chunk;
+  int width;  ///< packs of a strip
+  int lanes;  ///< rows at a time
   F f;
-  double* partial;
+  double* out;
 
-  EVENFLOW_HD int64_t strips() const { return (cols + kStrip - 1) / kStrip; }
+  EVENFLOW_HD int64_t strips() const { return (cols / n + width - 1) / width; }
   EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
-    const int64_t part = at.block / strips(), column = at.block % strips() * kStrip + at.thread % kStrip;
-    const int lane = at.thread / kStrip, place = at.thread % kStrip;
-    if (column >= cols) return;
+    const int64_t part = at.block / strips(), first = at.block % strips() * width;
     if (phase == 0) {
-      double total[F::sums] = {};
-      const int64_t end = ops::min_of(rows, (part + 1) * chunk);
-      for (int64_t r = part * chunk + lane; r < end; r += kLanes) {
-        T one[F::sums] = {};
-        f(r, column, one, 1);
-        for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(one[k]);
+      const int lane = at.thread / width, place = at.thread % width;
+      if (lane < lanes && (first + place) * n < cols) add_rows(part, lane, (first + place) * n, at, shared);
+    } else {
+      for (int i = at.thread; i < F::sums * n * width; i += threads) {
+        const int sum = i / (n * width), column = i % (n * width);
+        if (first * n + column < cols) {
+          out[(part * F::sums + sum) * cols + first * n + column] = total(sum, column, shared);
+        }
       }
-      for (int k = 0; k < F::sums; ++k) shared.value[k][lane][place] = total[k];
-    } else if (lane < F::sums) {
-      double total = 0;
-      for (int l = 0; l < kLanes; ++l) total += shared.value[lane][l][place];
-      partial[(part * F::sums + lane) * cols + column] = total;
     }
   }
-};
 
-/// out (width) = partial (chunks, width), chunk after chunk.
-struct ChunkTotals {
-  int64_t chunks;
-  int64_t width;
-  const double* partial;
-  double* out;
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+ private:
+  EVENFLOW_HD void add_rows(int64_t part, int lane, int64_t column, const Place& at, Shared& shared) const {
+    double total[F::sums * n] = {};
+    const int64_t end = ops::min_of(rows, (part + 1) * chunk);
+    for (int64_t r = part * chunk + lane; r < end; r += lanes) {
+      T one[F::sums * n] = {};
+      f.template operator()<n>(r, column, one, n);
+      for (int k = 0; k < F::sums * n; ++k) total[k] += static_cast<double>(one[k]);
+    }
+    for (int k = 0; k < F::sums * n; ++k) shared.value[k][at.thread] = total[k];
+  }
+  EVENFLOW_HD double total(int sum, int column, const Shared& shared) const {
     double total = 0;
-    for (int64_t i = 0; i < chunks; ++i) total += partial[i * width + k];
-    out[k] = total;
+    for (int lane = 0; lane < lanes; ++lane) {
+      total += shared.value[sum * n + column % n][lane * width + column / n];
+    }
+    return total;
   }
 };
 

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <type_traits>
+
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/device/body.hpp"
+#include "kernels/ops/channel.hpp"
 
 namespace evenflow {
 
@@ -11,6 +14,7 @@ namespace evenflow {
 template <class Launcher>
 struct DeviceExec {
   static constexpr bool cheap_launches = false;
+  static constexpr bool shares_rows = true;
 
   template <class Body>
   static void launch(Context& ctx, int64_t blocks, const Body& body) {
@@ -26,11 +30,22 @@ struct DeviceExec {
 
   static int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
+  /// g(the most columns that are one access: of sixteen bytes, of half as many ..., or one).
+  template <class F, class G>
+  static void in_packs(int64_t cols, const F& f, const G& g) {
+    in_packs_of<device::most_packed<F>>(cols, f, g);
+  }
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*worth*/ = 1) {
     if (rows * cols == 0) return;
-    const int64_t blocks = parts(rows * cols, device::kThreads);
-    launch(ctx, ops::min_of<int64_t>(blocks, Launcher::max_blocks), device::ForEach<F>{rows, cols, f});
+    in_packs(cols, f, [&](auto n) {
+      constexpr int kPack = decltype(n)::value;
+      const int64_t packs = cols / kPack;
+      const int64_t blocks =
+          ops::min_of<int64_t>(parts(rows * packs, device::kThreads), Launcher::max_blocks);
+      launch(ctx, blocks,
+             device::ForEach<F, kPack>{rows, device::Walk::by(blocks * device::kThreads, packs), f});
+    });
   }
 
   template <class T, class F>
@@ -44,9 +59,14 @@ struct DeviceExec {
     constexpr int64_t kChunk = 2048;
     const int64_t chunks = parts(rows * cols, kChunk);
     WorkspaceScope scope(ctx.workspace());
-    double* partial = scope.take<double>(groups * chunks * F::sums);
-    launch(ctx, groups * chunks, device::MapGroups<T, F>{rows, cols, kChunk, chunks, f, partial});
-    for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
+    double* partial = chunks == 1 ? out : scope.take<double>(groups * chunks * F::sums);
+    in_packs(cols, f, [&](auto n) {
+      constexpr int kPack = decltype(n)::value;
+      const auto walk = device::Walk::by(device::kThreads, cols / kPack);
+      launch(ctx, groups * chunks,
+             device::MapGroups<T, F, kPack>{rows, kChunk / kPack, chunks, walk, f, chunks == 1, partial});
+    });
+    if (chunks > 1) for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
   }
 
   template <class F>
@@ -62,27 +82,66 @@ struct DeviceExec {
   template <class T, class F>
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     if (cols == 0) return;
-    constexpr int64_t kChunk = 512;
-    const int64_t chunks = parts(rows, kChunk), width = F::sums * cols;
+    constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
+    const int64_t chunk = ops::max_of(parts(kChunk, ops::min_of(cols, kWidest)), parts(rows, kMostChunks));
+    const int64_t chunks = parts(rows, chunk), width = F::sums * cols;
+    if (chunks <= 1) return sum_chunks<T>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(chunks * width);
-    if (chunks) {
-      const device::SumColumns<T, F> body{rows, cols, kChunk, f, partial};
-      launch(ctx, chunks * body.strips(), body);
-    }
-    for_each(ctx, 1, width, device::ChunkTotals{chunks, width, partial, out});
+    sum_chunks<T>(ctx, rows, cols, chunk, f, partial);
+    add_rows(ctx, chunks, width, partial, out);
+  }
+
+  /// out (cols) = the sums of a few rows.
+  static void add_rows(Context& ctx, int64_t rows, int64_t cols, const double* x, double* out) {
+    sum_chunks<double>(ctx, rows, cols, rows, ops::ColumnSum<double>{ops::PixelMask(), x, cols}, out);
   }
 
  private:
+  template <int n, class F, class G>
+  static void in_packs_of(int64_t cols, const F& f, const G& g) {
+    if constexpr (n > 1) {
+      if (cols % n != 0 || !f.packs(n)) return in_packs_of<n / 2>(cols, f, g);
+    }
+    g(std::integral_constant<int, n>());
+  }
+
   template <class Join, class F>
   static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
-    constexpr int64_t kLeast = 4096, kMostBlocks = 1024;
-    const int64_t chunk = ops::max_of(kLeast, parts(rows * cols, kMostBlocks));
-    const int64_t blocks = parts(rows * cols, chunk);
+    constexpr int64_t kLeast = 4096, kMostBlocks = 1024, kAlign = 4;
+    if (rows * cols == 0 && add) return;
+    const int64_t share = parts(parts(rows * cols, kMostBlocks), kAlign) * kAlign;
+    const int64_t chunk = ops::max_of(kLeast, share), blocks = parts(rows * cols, chunk);
+    if (blocks <= 1) return reduce_chunks<Join>(ctx, rows, cols, chunk, f, add, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(blocks);
-    if (blocks) launch(ctx, blocks, device::Reduce<F, Join>{rows, cols, chunk, f, partial});
-    for_each(ctx, 1, 1, device::JoinAll<Join>{partial, blocks, add, out});
+    reduce_chunks<Join>(ctx, rows, cols, chunk, f, false, partial);
+    reduce_chunks<Join>(ctx, 1, blocks, blocks, device::Values{partial}, add, out);
+  }
+
+  /// One number a chunk of elements, one at least.
+  template <class Join, class F>
+  static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, bool add,
+                            double* out) {
+    in_packs(cols, f, [&](auto n) {
+      constexpr int kPack = decltype(n)::value;
+      const int64_t row = cols / kPack;
+      launch(ctx, ops::max_of<int64_t>(parts(rows * cols, chunk), 1),
+             device::Reduce<F, Join, kPack>{rows * row, chunk / kPack,
+                                            device::Walk::by(device::kThreads, row), f, add, out});
+    });
+  }
+
+  /// Sums of chunks of rows, one at least: out (chunks, F::sums, cols).
+  template <class T, class F>
+  static void sum_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, double* out) {
+    in_packs(cols, f, [&](auto n) {
+      using Body = device::SumColumns<T, F, decltype(n)::value>;
+      const int64_t packs = cols / decltype(n)::value, strips = parts(packs, Body::kStrip);
+      const int width = static_cast<int>(parts(packs, strips));
+      launch(ctx, strips * ops::max_of<int64_t>(parts(rows, chunk), 1),
+             Body{rows, cols, chunk, width, device::kThreads / width, f, out});
+    });
   }
 };
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "kernels/bf16.hpp"
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/pack.hpp"
 
 // What MatrixProduct multiplies: matrices of numbers S, float32 or bfloat16, read eight at a time. So
 // channels are filled up with zeros to a multiple of eight; a 3x3 kernel's patches are gathered where they
@@ -27,7 +27,7 @@ EVENFLOW_HD Eight<S> zeros() {
 }
 template <class S>
 EVENFLOW_HD const Eight<S>& eight_at(const S* x) {
-  return *reinterpret_cast<const Eight<S>*>(x);
+  return *ops::aligned<const Eight<S>>(x);
 }
 
 /// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind

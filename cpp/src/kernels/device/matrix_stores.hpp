@@ -30,7 +30,7 @@ struct StoreHidden {
       }
       store_value(v, &out.v[e]);
     }
-    *reinterpret_cast<Eight<H>*>(y + row * stride + column) = out;
+    *ops::aligned<Eight<H>>(y + row * stride + column) = out;
   }
 };
 
@@ -61,7 +61,7 @@ struct StoreHiddenGradient {
       }
       store_value(v, &through.v[e]);
     }
-    *reinterpret_cast<Eight<H>*>(da + row * da_stride + column) = through;
+    *ops::aligned<Eight<H>>(da + row * da_stride + column) = through;
   }
 };
 
@@ -82,17 +82,22 @@ struct StoreParts {
 struct Parts {
   int64_t splits;
   int64_t m;
-  int64_t width;
+  int64_t width;  ///< a multiple of eight
   const float* partial;
-  EVENFLOW_HD float total(int64_t row, int64_t column) const {
-    float total = 0;
-    for (int64_t s = 0; s < splits; ++s) total += partial[(s * m + row) * width + column];
+  template <int n>
+  EVENFLOW_HD ops::Pack<float, n> total(int64_t row, int64_t column) const {
+    ops::Pack<float, n> total = {};
+    for (int64_t s = 0; s < splits; ++s) {
+      const auto part = ops::read<n>(partial + (s * m + row) * width + column);
+      for (int e = 0; e < n; ++e) total.v[e] += part.v[e];
+    }
     return total;
   }
 };
 
 /// y = act((sum + bias) * scale), or y += sum.
 struct FinishRows {
+  using Number = float;
   Parts parts;
   const float* bias;
   const float* scale;
@@ -100,13 +105,21 @@ struct FinishRows {
   bool add;
   float* y;
   int64_t stride;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, y, stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    float v = parts.total(row, c);
-    if (bias) v += bias[c];
-    if (scale) v *= scale[c];
-    if (relu && v < 0) v = 0;
     float* to = y + row * stride + c;
-    *to = add ? *to + v : v;
+    ops::Pack<float, n> v = parts.total<n>(row, c);
+    for (int e = 0; e < n; ++e) {
+      if (bias) v.v[e] += bias[c + e];
+      if (scale) v.v[e] *= scale[c + e];
+      if (relu && v.v[e] < 0) v.v[e] = 0;
+    }
+    if (add) {
+      const auto more = ops::read<n>(to);
+      for (int e = 0; e < n; ++e) v.v[e] += more.v[e];
+    }
+    ops::write(v, to);
   }
 };
 
@@ -120,20 +133,27 @@ struct FinishWeights {
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const int64_t rows = cin + (dims.edge ? 1 : 0), tap = row / rows, channel = row % rows;
     const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels + channel;
-    dw[row * cout + c] += parts.total(at, c);
+    dw[row * cout + c] += parts.total<1>(at, c).v[0];
   }
 };
 
 /// Numbers as S, rows filled up with zeros to `width`.
 template <class S>
 struct PackRows {
+  using Number = float;
   const float* x;
   int64_t x_stride;
   int64_t columns;
   int64_t width;
   S* out;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x, x_stride) && columns % n == 0; }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    store_value(c < columns ? x[row * x_stride + c] : 0.0f, out + row * width + c);
+    ops::Pack<float, n> from = {};
+    if (c < columns) from = ops::read<n>(x + row * x_stride + c);
+    ops::Pack<S, n> to;
+    for (int e = 0; e < n; ++e) store_value(from.v[e], &to.v[e]);
+    ops::write(to, out + row * width + c);
   }
 };
 

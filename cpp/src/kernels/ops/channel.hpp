@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Channel-wise maps: ActNorm, scaling, standardisation, batch norm. Rows are pixels.
 
@@ -21,6 +22,7 @@ struct PixelMask {
 /// y = (x + shift) * scale; other pixels pass.
 template <class T>
 struct ChannelForward {
+  using Number = T;
   PixelMask mask;
   const T* x;
   int64_t x_stride;
@@ -28,15 +30,23 @@ struct ChannelForward {
   const T* scale;
   T* y;
   int64_t y_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, y, y_stride) && fits(n, shift) && fits(n, scale);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T in = x[row * x_stride + c];
-    y[row * y_stride + c] = mask.active(row) ? (in + shift[c]) * scale[c] : in;
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
+    const bool on = mask.active(row);
+    Pack<T, n> v = read<n>(x + row * x_stride + c);
+    for (int e = 0; e < n; ++e) v.v[e] = on ? (v.v[e] + by.v[e]) * times.v[e] : v.v[e];
+    write(v, y + row * y_stride + c);
   }
 };
 
 /// x = y / scale - shift; other pixels pass.
 template <class T>
 struct ChannelInverse {
+  using Number = T;
   PixelMask mask;
   const T* y;
   int64_t y_stride;
@@ -44,15 +54,23 @@ struct ChannelInverse {
   const T* scale;
   T* x;
   int64_t x_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, x, x_stride) && fits(n, shift) && fits(n, scale);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T out = y[row * y_stride + c];
-    x[row * x_stride + c] = mask.active(row) ? out / scale[c] - shift[c] : out;
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
+    const bool on = mask.active(row);
+    Pack<T, n> v = read<n>(y + row * y_stride + c);
+    for (int e = 0; e < n; ++e) v.v[e] = on ? v.v[e] / times.v[e] - by.v[e] : v.v[e];
+    write(v, x + row * x_stride + c);
   }
 };
 
 /// Rebuilds x, dx = dz * scale; sums per channel over active pixels: dx, dz * z.
 template <class T>
 struct ChannelBackward {
+  using Number = T;
   static constexpr int sums = 2;
   PixelMask mask;
   const T* z;
@@ -65,56 +83,84 @@ struct ChannelBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, z, z_stride) && fits(n, dz, dz_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
+           fits(n, shift) && fits(n, scale);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const T out = z[row * z_stride + c];
-    const T g = dz[row * dz_stride + c];
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
+    const Pack<T, n> out = read<n>(z + row * z_stride + c), g = read<n>(dz + row * dz_stride + c);
     const bool on = mask.active(row);
-    const T din = on ? g * scale[c] : g;
-    x[row * x_stride + c] = on ? out / scale[c] - shift[c] : out;
-    dx[row * dx_stride + c] = din;
-    sum[0] += on ? din : T(0);
-    sum[next] += on ? g * out : T(0);
+    Pack<T, n> in, din;
+    for (int e = 0; e < n; ++e) {
+      din.v[e] = on ? g.v[e] * times.v[e] : g.v[e];
+      in.v[e] = on ? out.v[e] / times.v[e] - by.v[e] : out.v[e];
+      sum[e] += on ? din.v[e] : T(0);
+      sum[next + e] += on ? g.v[e] * out.v[e] : T(0);
+    }
+    write(in, x + row * x_stride + c);
+    write(din, dx + row * dx_stride + c);
   }
 };
 
 template <class T>
 struct ColumnSum {
+  using Number = T;
   static constexpr int sums = 1;
   PixelMask mask;
   const T* x;
   int64_t x_stride;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    sum[0] += mask.active(row) ? x[row * x_stride + c] : T(0);
+    const Pack<T, n> in = read<n>(x + row * x_stride + c);
+    const bool on = mask.active(row);
+    for (int e = 0; e < n; ++e) sum[e] += on ? in.v[e] : T(0);
   }
 };
 
 /// Squares of (masked x - mean): masked-out pixels count as zeros of the array.
 template <class T>
 struct ColumnSquares {
+  using Number = T;
   static constexpr int sums = 1;
   PixelMask mask;
   const T* x;
   int64_t x_stride;
   const T* mean;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, mean); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    const T d = (mask.active(row) ? x[row * x_stride + c] : T(0)) - mean[c];
-    sum[0] += d * d;
+    const Pack<T, n> in = read<n>(x + row * x_stride + c), middle = read<n>(mean + c);
+    const bool on = mask.active(row);
+    for (int e = 0; e < n; ++e) {
+      const T d = (on ? in.v[e] : T(0)) - middle.v[e];
+      sum[e] += d * d;
+    }
   }
 };
 
 /// Sums per channel over active pixels: dy, dy * y.
 template <class T>
 struct BatchNormSums {
+  using Number = T;
   static constexpr int sums = 2;
   PixelMask mask;
   const T* y;
   int64_t y_stride;
   const T* dy;
   int64_t dy_stride;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, y, y_stride) && fits(n, dy, dy_stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const T g = mask.active(row) ? dy[row * dy_stride + c] : T(0);
-    sum[0] += g;
-    sum[next] += g * y[row * y_stride + c];
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), slope = read<n>(dy + row * dy_stride + c);
+    const bool on = mask.active(row);
+    for (int e = 0; e < n; ++e) {
+      const T g = on ? slope.v[e] : T(0);
+      sum[e] += g;
+      sum[next + e] += g * out.v[e];
+    }
   }
 };
 
@@ -122,6 +168,7 @@ struct BatchNormSums {
 /// share.
 template <class T>
 struct BatchNormBackward {
+  using Number = T;
   PixelMask mask;
   const T* y;
   int64_t y_stride;
@@ -135,12 +182,23 @@ struct BatchNormBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
+           fits(n, shift) && fits(n, scale) && fits(n, mean_dy) && fits(n, mean_dyy);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T out = y[row * y_stride + c];
-    const T g = dy[row * dy_stride + c];
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
+    const Pack<T, n> dy_mean = read<n>(mean_dy + c), dyy_mean = read<n>(mean_dyy + c);
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), g = read<n>(dy + row * dy_stride + c);
     const bool on = mask.active(row);
-    x[row * x_stride + c] = on ? out / scale[c] - shift[c] : out;
-    dx[row * dx_stride + c] = on ? scale[c] * (g - mean_dy[c] - out * mean_dyy[c]) : g;
+    Pack<T, n> in, din;
+    for (int e = 0; e < n; ++e) {
+      in.v[e] = on ? out.v[e] / times.v[e] - by.v[e] : out.v[e];
+      din.v[e] = on ? times.v[e] * (g.v[e] - dy_mean.v[e] - out.v[e] * dyy_mean.v[e]) : g.v[e];
+    }
+    write(in, x + row * x_stride + c);
+    write(din, dx + row * dx_stride + c);
   }
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Coupling laws (Dinh et al. 2014, 2016; Kingma and Dhariwal 2018). A law maps the net's raw outputs (t, r)
 // to a log-scale s and decides whether the shift comes before or after the scale.
@@ -97,6 +98,12 @@ struct GaussianLaw {
   }
 };
 
+/// A net's outputs for n changed channels.
+template <class T, int n>
+struct RawOutputs {
+  Pack<T, n> t, r;
+};
+
 /// Where the elements of a coupling are. Rows are pixels. `x` arguments point at the first changed channel.
 struct CouplingMap {
   int64_t width = 1;  ///< pixels in a line of the image
@@ -111,13 +118,55 @@ struct CouplingMap {
     const int64_t i = row / width % height, j = row % width;
     return ((i + j) & 1) == parity;
   }
+
+  /// Whether h has n shifts side by side, and n log-scales; or they take turns.
+  template <class T>
+  EVENFLOW_HD bool packs(int n, const T* h, int64_t h_stride) const {
+    return fits(n, h, h_stride) && (h_step == 1 ? r_offset % n == 0 : h_step == 2 && r_offset == 1);
+  }
+  template <int n, class T>
+  EVENFLOW_HD RawOutputs<T, n> read_h(const T* raw) const {
+    if constexpr (n > 1) {
+      if (h_step == 2) {
+        T both[2 * n];
+        put(read<n>(raw), both);
+        put(read<n>(raw + n), both + n);
+        RawOutputs<T, n> out;
+        for (int e = 0; e < n; ++e) {
+          out.t.v[e] = both[2 * e];
+          out.r.v[e] = both[2 * e + 1];
+        }
+        return out;
+      }
+    }
+    return {read<n>(raw), read<n>(raw + r_offset)};
+  }
+  template <bool affine, int n, class T>
+  EVENFLOW_HD void write_h(const RawOutputs<T, n>& from, T* raw) const {
+    if constexpr (n > 1) {
+      if (h_step == 2) {
+        T both[2 * n];
+        for (int e = 0; e < n; ++e) {
+          both[2 * e] = from.t.v[e];
+          both[2 * e + 1] = from.r.v[e];
+        }
+        write(pack_of<n>(both), raw);
+        write(pack_of<n>(both + n), raw + n);
+        return;
+      }
+    }
+    write(from.t, raw);
+    if (affine) write(from.r, raw + r_offset);
+  }
 };
 
 // An element of a coupling is loaded into `in`, computed without branches on data, and stored: in[i * step]
-// are its inputs. Executors compute many elements at a time, or one; they call prepare() once before.
+// are its inputs, and in[i * step + e] those of the e-th of n neighbours. Executors compute many elements at
+// a time, or one; they call prepare() once before.
 
 template <class T, class Law>
 struct CouplingForward {
+  using Number = T;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;  // log-det of the sample
@@ -131,12 +180,20 @@ struct CouplingForward {
   Gain<T> gain;
 
   EVENFLOW_HD void prepare() { gain.prepare(); }
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, y, y_stride) && map.packs(n, h, h_stride);
+  }
+  template <int n = 1>
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
-    const T* raw = h + row * h_stride + k * map.h_step;
-    in[0] = x[row * x_stride + k];
-    in[step] = raw[0];
-    in[2 * step] = Law::affine ? raw[map.r_offset] : T(0);
-    in[3 * step] = map.active(row) ? T(1) : T(0);
+    const Pack<T, n> v = read<n>(x + row * x_stride + k);
+    const RawOutputs<T, n> raw = map.template read_h<n>(h + row * h_stride + k * map.h_step);
+    const T active = map.active(row) ? T(1) : T(0);
+    for (int e = 0; e < n; ++e) {
+      in[e] = v.v[e];
+      in[step + e] = raw.t.v[e];
+      in[2 * step + e] = Law::affine ? raw.r.v[e] : T(0);
+      in[3 * step + e] = active;
+    }
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
@@ -146,13 +203,15 @@ struct CouplingForward {
     out[0] = active ? z : in[0];
     sum[0] = active ? scale.s : T(0);
   }
+  template <int n = 1>
   EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
-    y[row * y_stride + k] = out[0];
+    write(pack_of<n>(out), y + row * y_stride + k);
   }
 };
 
 template <class T, class Law>
 struct CouplingInverse {
+  using Number = T;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -166,8 +225,13 @@ struct CouplingInverse {
   Gain<T> gain;
 
   EVENFLOW_HD void prepare() { gain.prepare(); }
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, z, z_stride) && fits(n, x, x_stride) && map.packs(n, h, h_stride);
+  }
+  template <int n = 1>
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
-    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.template load<n>(row, k, in,
+                                                                                               step);
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
@@ -177,14 +241,16 @@ struct CouplingInverse {
     out[0] = active ? v : in[0];
     sum[0] = active ? -scale.s : T(0);
   }
+  template <int n = 1>
   EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
-    x[row * x_stride + k] = out[0];
+    write(pack_of<n>(out), x + row * x_stride + k);
   }
 };
 
 /// Rebuilds x, writes dx and dh; sums: gradients of gain.slope and gain.offset, per sample.
 template <class T, class Law>
 struct CouplingBackward {
+  using Number = T;
   static constexpr int inputs = 6;
   static constexpr int outputs = 4;
   static constexpr int sums = 2;
@@ -205,10 +271,20 @@ struct CouplingBackward {
   Gain<T> gain;
 
   EVENFLOW_HD void prepare() { gain.prepare(); }
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, z, z_stride) && fits(n, dz, dz_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
+           map.packs(n, h, h_stride) && map.packs(n, dh, dh_stride);
+  }
+  template <int n = 1>
   EVENFLOW_HD void load(int64_t row, int64_t k, T* in, int64_t step) const {
-    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load(row, k, in, step);
-    in[4 * step] = dz[row * dz_stride + k];
-    in[5 * step] = static_cast<T>(dlogdet[row / (map.width * map.height)]);
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.template load<n>(row, k, in,
+                                                                                               step);
+    const Pack<T, n> g = read<n>(dz + row * dz_stride + k);
+    const T slope = static_cast<T>(dlogdet[row / (map.width * map.height)]);
+    for (int e = 0; e < n; ++e) {
+      in[4 * step + e] = g.v[e];
+      in[5 * step + e] = slope;
+    }
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T v = in[0], g = in[4];
@@ -227,12 +303,12 @@ struct CouplingBackward {
     sum[0] = active ? ds * scale.ds_dslope : T(0);
     sum[1] = active ? ds * scale.ds_doffset : T(0);
   }
+  template <int n = 1>
   EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t step) const {
-    T* draw = dh + row * dh_stride + k * map.h_step;
-    x[row * x_stride + k] = out[0];
-    dx[row * dx_stride + k] = out[step];
-    draw[0] = out[2 * step];
-    if (Law::affine) draw[map.r_offset] = out[3 * step];
+    write(pack_of<n>(out), x + row * x_stride + k);
+    write(pack_of<n>(out + step), dx + row * dx_stride + k);
+    map.template write_h<Law::affine, n>({pack_of<n>(out + 2 * step), pack_of<n>(out + 3 * step)},
+                                         dh + row * dh_stride + k * map.h_step);
   }
 };
 

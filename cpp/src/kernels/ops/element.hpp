@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 #include "kernels/ops/philox.hpp"
 
 // Copies, layouts, preprocessing, base distributions and random fills.
@@ -9,16 +10,22 @@ namespace evenflow::ops {
 
 template <class T>
 struct Copy {
+  using Number = T;
   const T* x;
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const { y[row * y_stride + c] = x[row * x_stride + c]; }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    write(read<n>(x + row * x_stride + c), y + row * y_stride + c);
+  }
 };
 
 /// Rows are pixels of samples that lie from_step and to_step values apart.
 template <class T>
 struct CopyBlocks {
+  using Number = T;
   int64_t pixels;  ///< of a sample
   const T* x;
   int64_t x_stride;
@@ -26,20 +33,30 @@ struct CopyBlocks {
   T* y;
   int64_t y_stride;
   int64_t to_step;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, y, y_stride) && from_step % n == 0 && to_step % n == 0;
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const int64_t i = row / pixels, p = row % pixels;
-    y[i * to_step + p * y_stride + c] = x[i * from_step + p * x_stride + c];
+    write(read<n>(x + i * from_step + p * x_stride + c), y + i * to_step + p * y_stride + c);
   }
 };
 
 template <class T>
 struct Add {
+  using Number = T;
   const T* x;
   int64_t x_stride;
   T* y;
   int64_t y_stride;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    y[row * y_stride + c] += x[row * x_stride + c];
+    const Pack<T, n> more = read<n>(x + row * x_stride + c);
+    Pack<T, n> v = read<n>(y + row * y_stride + c);
+    for (int e = 0; e < n; ++e) v.v[e] += more.v[e];
+    write(v, y + row * y_stride + c);
   }
 };
 
@@ -56,11 +73,11 @@ struct GatherChannels {
   }
 };
 
-/// Space to depth by 2 and back. Rows are the large image's pixels, (height, width) its size.
+/// Space to depth by 2 and back. Rows are the small image's pixels, columns the large one's channels.
 template <class T>
 struct Squeeze {
-  int64_t height;
-  int64_t width;
+  using Number = T;
+  int64_t width;     ///< of the small image
   int64_t channels;  ///< of the large image
   bool diagonal;
   bool inverse;
@@ -68,24 +85,56 @@ struct Squeeze {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
+
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const int64_t n = row / (height * width), i = row / width % height, j = row % width;
-    const int64_t dy = i & 1, dx = j & 1;
-    // Diagonal order: (0,0), (1,1), (0,1), (1,0).
-    const int64_t position = dy == dx ? dy : 2 + dy;
-    const int64_t channel = diagonal ? position * channels + c : 4 * c + 2 * dy + dx;
-    const int64_t small = (n * (height / 2) + i / 2) * (width / 2) + j / 2;
+    const int64_t corner = 2 * (row / width * 2 * width + row % width);  // of the four pixels
+    Pack<T, n> four[4];                                                  // (0, 0), (0, 1), (1, 0), (1, 1)
     if (inverse) {
-      y[row * y_stride + c] = x[small * x_stride + channel];
+      read_small(x + row * x_stride, c, four);
+      for (int k = 0; k < 4; ++k) write(four[k], y + pixel(corner, k) * y_stride + c);
     } else {
-      y[small * y_stride + channel] = x[row * x_stride + c];
+      for (int k = 0; k < 4; ++k) four[k] = read<n>(x + pixel(corner, k) * x_stride + c);
+      write_small(four, c, y + row * y_stride);
     }
+  }
+
+ private:
+  EVENFLOW_HD int64_t pixel(int64_t corner, int k) const { return corner + k / 2 * 2 * width + k % 2; }
+  /// Diagonal order: (0, 0), (1, 1), (0, 1), (1, 0).
+  EVENFLOW_HD int64_t position(int k) const { return (k == 0 ? 0 : k == 1 ? 2 : k == 2 ? 3 : 1) * channels; }
+
+  template <int n>
+  EVENFLOW_HD void read_small(const T* from, int64_t c, Pack<T, n> (&four)[4]) const {
+    if (diagonal) {
+      for (int k = 0; k < 4; ++k) four[k] = read<n>(from + position(k) + c);
+      return;
+    }
+    T in[4 * n];
+    for (int k = 0; k < 4; ++k) put(read<n>(from + 4 * c + k * n), in + k * n);
+    for (int k = 0; k < 4; ++k) {
+      for (int e = 0; e < n; ++e) four[k].v[e] = in[4 * e + k];
+    }
+  }
+  template <int n>
+  EVENFLOW_HD void write_small(const Pack<T, n> (&four)[4], int64_t c, T* to) const {
+    if (diagonal) {
+      for (int k = 0; k < 4; ++k) write(four[k], to + position(k) + c);
+      return;
+    }
+    T out[4 * n];
+    for (int k = 0; k < 4; ++k) {
+      for (int e = 0; e < n; ++e) out[4 * e + k] = four[k].v[e];
+    }
+    for (int k = 0; k < 4; ++k) write(pack_of<n>(out + k * n), to + 4 * c + k * n);
   }
 };
 
 /// y = logit((1 + 0.9 (2u - 1)) / 2); sum: log dy/du (Real NVP's official preprocessing).
 template <class T>
 struct LogitForward {
+  using Number = T;
   static constexpr int inputs = 1;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -94,19 +143,25 @@ struct LogitForward {
   T* y;
   int64_t y_stride;
   EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = x[row * x_stride + c]; }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+    put(read<n>(x + row * x_stride + c), in);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T p = T(0.05) + T(0.9) * in[0];
     out[0] = log(p) - log(T(1) - p);
     sum[0] = softplus(out[0]) + softplus(-out[0]) + T(-0.10536051565782628);  // log 0.9
   }
+  template <int n = 1>
   EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    y[row * y_stride + c] = out[0];
+    write(pack_of<n>(out), y + row * y_stride + c);
   }
 };
 
 template <class T>
 struct LogitInverse {
+  using Number = T;
   static constexpr int inputs = 1;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -115,19 +170,25 @@ struct LogitInverse {
   T* x;
   int64_t x_stride;
   EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const { in[0] = y[row * y_stride + c]; }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+    put(read<n>(y + row * y_stride + c), in);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
     sum[0] = -(softplus(in[0]) + softplus(-in[0]) + T(-0.10536051565782628));
   }
+  template <int n = 1>
   EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    x[row * x_stride + c] = out[0];
+    write(pack_of<n>(out), x + row * x_stride + c);
   }
 };
 
 /// log dy/du = softplus(y) + softplus(-y) + log 0.9, whose derivative by y is tanh(y / 2).
 template <class T>
 struct LogitBackward {
+  using Number = T;
   const T* y;
   int64_t y_stride;
   const T* dy;
@@ -138,35 +199,52 @@ struct LogitBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T out = y[row * y_stride + c];
-    const T p = sigmoid(out);
-    const T slope = T(0.9) / (p * sigmoid(-out));  // dy/du
-    const T g = dy[row * dy_stride + c] + static_cast<T>(dlogdet[row / rows_per_sample]) * tanh(out / T(2));
-    x[row * x_stride + c] = (p - T(0.05)) / T(0.9);
-    dx[row * dx_stride + c] = g * slope;
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), above = read<n>(dy + row * dy_stride + c);
+    const T det = static_cast<T>(dlogdet[row / rows_per_sample]);
+    Pack<T, n> in, din;
+    for (int e = 0; e < n; ++e) {
+      const T p = sigmoid(out.v[e]);
+      const T slope = T(0.9) / (p * sigmoid(-out.v[e]));  // dy/du
+      const T g = above.v[e] + det * tanh(out.v[e] / T(2));
+      in.v[e] = (p - T(0.05)) / T(0.9);
+      din.v[e] = g * slope;
+    }
+    write(in, x + row * x_stride + c);
+    write(din, dx + row * dx_stride + c);
   }
 };
 
 /// Sum: log p0(z); dz = scale * d log p0 / dz where dz is not null.
 template <class T, bool logistic>
 struct BaseLogProb {
+  using Number = T;
   static constexpr int inputs = 1;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
+  int64_t cols;
   const T* z;
   T* dz;
   T scale;
   EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD void load(int64_t row, int64_t, T* in, int64_t) const { in[0] = z[row]; }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, z, cols) && fits(n, dz); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+    put(read<n>(z + row * cols + c), in);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T v = in[0];
     sum[0] =
         logistic ? -(softplus(v) + softplus(-v)) : T(-0.5) * (v * v + T(1.8378770664093453));  // log 2 pi
     out[0] = scale * (logistic ? -tanh(v / T(2)) : -v);
   }
-  EVENFLOW_HD void store(int64_t row, int64_t, const T* out, int64_t) const {
-    if (dz) dz[row] = out[0];
+  template <int n = 1>
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    if (dz) write(pack_of<n>(out), dz + row * cols + c);
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include "kernels/bf16.hpp"
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Element work inside conditioners.
 
@@ -11,26 +12,36 @@ namespace evenflow::ops {
 /// and of log scale (dy masked * y).
 template <class T, bool relu>
 struct EpilogueBackward {
+  using Number = T;
   static constexpr int sums = 2;
   const T* y;
   int64_t y_stride;
   T* dy;
   int64_t dy_stride;
   const T* scale;  ///< null: 1
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, scale);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const T out = y[row * y_stride + c];
-    T g = dy[row * dy_stride + c];
-    if (relu) g = out > T(0) ? g : T(0);
-    const T da = scale ? g * scale[c] : g;
-    dy[row * dy_stride + c] = da;
-    sum[0] += da;
-    sum[next] += g * out;
+    const Pack<T, n> out = read<n>(y + row * y_stride + c);
+    Pack<T, n> v = read<n>(dy + row * dy_stride + c);
+    for (int e = 0; e < n; ++e) {
+      T g = v.v[e];
+      if (relu) g = out.v[e] > T(0) ? g : T(0);
+      const T da = scale ? g * scale[c + e] : g;
+      v.v[e] = da;
+      sum[e] += da;
+      sum[next + e] += g * out.v[e];
+    }
+    write(v, dy + row * dy_stride + c);
   }
 };
 
 /// The same for a hidden unit whose output and gradient are stored as H: da from dy, sums alike.
 template <class T, class H>
 struct HiddenBackward {
+  using Number = T;
   static constexpr int sums = 2;
   const H* y;
   int64_t y_stride;
@@ -40,20 +51,31 @@ struct HiddenBackward {
   bool relu;
   H* da;
   int64_t da_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, da, da_stride);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const T out = value_of(y[row * y_stride + c]);
-    T g = dy[row * dy_stride + c];
-    if (relu) g = out > T(0) ? g : T(0);
-    const T through = scale ? g * scale[c] : g;
-    store_value(through, da + row * da_stride + c);
-    sum[0] += through;
-    sum[next] += g * out;
+    const Pack<H, n> out = read<n>(y + row * y_stride + c);
+    const Pack<T, n> slope = read<n>(dy + row * dy_stride + c);
+    Pack<H, n> to;
+    for (int e = 0; e < n; ++e) {
+      const T at = value_of(out.v[e]);
+      T g = slope.v[e];
+      if (relu) g = at > T(0) ? g : T(0);
+      const T through = scale ? g * scale[c + e] : g;
+      store_value(through, &to.v[e]);
+      sum[e] += through;
+      sum[next + e] += g * at;
+    }
+    write(to, da + row * da_stride + c);
   }
 };
 
 /// y = (x + shift) * scale + beta, optionally with ReLU: batch norm inside a net.
 template <class T>
 struct NormRelu {
+  using Number = T;
   const T* x;
   int64_t x_stride;
   const T* shift;
@@ -62,15 +84,25 @@ struct NormRelu {
   bool relu;
   T* y;
   int64_t y_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, y, y_stride) && fits(n, shift) && fits(n, scale) && fits(n, beta);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T v = (x[row * x_stride + c] + shift[c]) * scale[c] + beta[c];
-    y[row * y_stride + c] = relu ? max_of(v, T(0)) : v;
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c), more = read<n>(beta + c);
+    Pack<T, n> out = read<n>(x + row * x_stride + c);
+    for (int e = 0; e < n; ++e) {
+      const T v = (out.v[e] + by.v[e]) * times.v[e] + more.v[e];
+      out.v[e] = relu ? max_of(v, T(0)) : v;
+    }
+    write(out, y + row * y_stride + c);
   }
 };
 
 /// dy of ReLU(v) to dv in place, from x; sums: dv, dv * normalised x.
 template <class T>
 struct NormReluSums {
+  using Number = T;
   static constexpr int sums = 2;
   const T* x;
   int64_t x_stride;
@@ -80,18 +112,30 @@ struct NormReluSums {
   bool relu;
   T* dy;
   int64_t dy_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, dy, dy_stride) && fits(n, shift) && fits(n, scale) &&
+           fits(n, beta);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const T normal = (x[row * x_stride + c] + shift[c]) * scale[c];
-    const T g = !relu || normal + beta[c] > T(0) ? dy[row * dy_stride + c] : T(0);
-    dy[row * dy_stride + c] = g;
-    sum[0] += g;
-    sum[next] += g * normal;
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c), more = read<n>(beta + c);
+    const Pack<T, n> in = read<n>(x + row * x_stride + c);
+    Pack<T, n> v = read<n>(dy + row * dy_stride + c);
+    for (int e = 0; e < n; ++e) {
+      const T normal = (in.v[e] + by.v[e]) * times.v[e];
+      const T g = !relu || normal + more.v[e] > T(0) ? v.v[e] : T(0);
+      v.v[e] = g;
+      sum[e] += g;
+      sum[next + e] += g * normal;
+    }
+    write(v, dy + row * dy_stride + c);
   }
 };
 
 /// dx += scale (dv - mean_dv - normal mean_dvn); running statistics: both means are zero.
 template <class T>
 struct NormReluBackward {
+  using Number = T;
   const T* x;
   int64_t x_stride;
   const T* shift;
@@ -102,9 +146,21 @@ struct NormReluBackward {
   int64_t dv_stride;
   T* dx;
   int64_t dx_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, x, x_stride) && fits(n, dv, dv_stride) && fits(n, dx, dx_stride) && fits(n, shift) &&
+           fits(n, scale) && fits(n, mean_dv) && fits(n, mean_dvn);
+  }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const T normal = (x[row * x_stride + c] + shift[c]) * scale[c];
-    dx[row * dx_stride + c] += scale[c] * (dv[row * dv_stride + c] - mean_dv[c] - normal * mean_dvn[c]);
+    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
+    const Pack<T, n> dv_mean = read<n>(mean_dv + c), dvn_mean = read<n>(mean_dvn + c);
+    const Pack<T, n> in = read<n>(x + row * x_stride + c), g = read<n>(dv + row * dv_stride + c);
+    Pack<T, n> out = read<n>(dx + row * dx_stride + c);
+    for (int e = 0; e < n; ++e) {
+      const T normal = (in.v[e] + by.v[e]) * times.v[e];
+      out.v[e] += times.v[e] * (g.v[e] - dv_mean.v[e] - normal * dvn_mean.v[e]);
+    }
+    write(out, dx + row * dx_stride + c);
   }
 };
 
@@ -153,6 +209,7 @@ struct ConcatReluBackward {
 /// y = mask * x, or y += mask * x.
 template <class T>
 struct MaskPixels {
+  using Number = T;
   const T* x;
   int64_t x_stride;
   int parity;
@@ -161,23 +218,32 @@ struct MaskPixels {
   bool accumulate;
   T* y;
   int64_t y_stride;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const bool on = ((row / width % height + row % width) & 1) == parity;
-    const T v = on ? x[row * x_stride + c] : T(0);
-    T& out = y[row * y_stride + c];
-    out = accumulate ? out + v : v;
+    Pack<T, n> v = read<n>(x + row * x_stride + c);
+    for (int e = 0; e < n; ++e) v.v[e] = on ? v.v[e] : T(0);
+    if (accumulate) {
+      const Pack<T, n> more = read<n>(y + row * y_stride + c);
+      for (int e = 0; e < n; ++e) v.v[e] += more.v[e];
+    }
+    write(v, y + row * y_stride + c);
   }
 };
 
 /// Squared column norms of v (rows, cols).
 template <class T>
 struct NormSquares {
+  using Number = T;
   static constexpr int sums = 1;
   const T* v;
   int64_t cols;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, v, cols); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    const T value = v[row * cols + c];
-    sum[0] += value * value;
+    const Pack<T, n> value = read<n>(v + row * cols + c);
+    for (int e = 0; e < n; ++e) sum[e] += value.v[e] * value.v[e];
   }
 };
 
@@ -195,12 +261,16 @@ struct ScaleColumns {
 
 template <class T>
 struct ColumnDots {
+  using Number = T;
   static constexpr int sums = 1;
   const T* a;
   const T* b;
   int64_t cols;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, a, cols) && fits(n, b, cols); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    sum[0] += a[row * cols + c] * b[row * cols + c];
+    const Pack<T, n> left = read<n>(a + row * cols + c), right = read<n>(b + row * cols + c);
+    for (int e = 0; e < n; ++e) sum[e] += left.v[e] * right.v[e];
   }
 };
 

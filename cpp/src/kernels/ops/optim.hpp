@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Optimiser updates, one element of the flat arena each. g includes L2 where the element is in the decay
 // group.
@@ -15,7 +16,13 @@ struct StepBase {
   T shrink;            ///< multiplies w before the step
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
-  EVENFLOW_HD T grad(int64_t i) const { return g[i] + (i < decay_size ? weight_decay * w[i] : T(0)); }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, w) && fits(n, g); }
+  template <int n>
+  EVENFLOW_HD Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
+    Pack<T, n> slope = read<n>(g + i);
+    for (int e = 0; e < n; ++e) slope.v[e] += i + e < decay_size ? weight_decay * at.v[e] : T(0);
+    return slope;
+  }
 };
 
 /// A decaying average that nothing feeds any more (a unit that never fires) ends at zero, not among the
@@ -27,96 +34,146 @@ EVENFLOW_HD T settled(T x) {
 
 template <class T>
 struct Sgd {
+  using Number = T;
   StepBase<T> base;
   T momentum;
   T* v;
+  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    v[i] = settled(momentum * v[i] - base.lr * base.grad(i));
-    base.w[i] = base.shrink * base.w[i] + v[i];
+    Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i);
+    const Pack<T, n> g = base.grad(i, w);
+    for (int e = 0; e < n; ++e) {
+      speed.v[e] = settled(momentum * speed.v[e] - base.lr * g.v[e]);
+      w.v[e] = base.shrink * w.v[e] + speed.v[e];
+    }
+    write(speed, v + i);
+    write(w, base.w + i);
   }
 };
 
 /// RMSProp with momentum (NICE's official rule): the root mean square has a floor, not an addend.
 template <class T>
 struct RmsProp {
+  using Number = T;
   StepBase<T> base;
   T momentum;
   T decay;
   T floor;
   T* v;
   T* square;
+  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v) && fits(n, square); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    const T g = base.grad(i);
-    square[i] = settled(decay * square[i] + (T(1) - decay) * g * g);
-    const T rms = max_of(sqrt(square[i]), floor);
-    v[i] = settled(momentum * v[i] - base.lr * g / rms);
-    base.w[i] = base.shrink * base.w[i] + v[i];
+    Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i), mean = read<n>(square + i);
+    const Pack<T, n> g = base.grad(i, w);
+    for (int e = 0; e < n; ++e) {
+      mean.v[e] = settled(decay * mean.v[e] + (T(1) - decay) * g.v[e] * g.v[e]);
+      const T rms = max_of(sqrt(mean.v[e]), floor);
+      speed.v[e] = settled(momentum * speed.v[e] - base.lr * g.v[e] / rms);
+      w.v[e] = base.shrink * w.v[e] + speed.v[e];
+    }
+    write(mean, square + i);
+    write(speed, v + i);
+    write(w, base.w + i);
   }
 };
 
 /// base.lr already holds the bias correction sqrt(1 - beta2^t) / (1 - beta1^t).
 template <class T>
 struct Adam {
+  using Number = T;
   StepBase<T> base;
   T beta1;
   T beta2;
   T eps;
   T* m;
   T* v;
+  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    const T g = base.grad(i);
-    m[i] = settled(beta1 * m[i] + (T(1) - beta1) * g);
-    v[i] = settled(beta2 * v[i] + (T(1) - beta2) * g * g);
-    base.w[i] = base.shrink * base.w[i] - base.lr * m[i] / (sqrt(v[i]) + eps);
+    Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
+    const Pack<T, n> g = base.grad(i, w);
+    for (int e = 0; e < n; ++e) {
+      first.v[e] = settled(beta1 * first.v[e] + (T(1) - beta1) * g.v[e]);
+      second.v[e] = settled(beta2 * second.v[e] + (T(1) - beta2) * g.v[e] * g.v[e]);
+      w.v[e] = base.shrink * w.v[e] - base.lr * first.v[e] / (sqrt(second.v[e]) + eps);
+    }
+    write(first, m + i);
+    write(second, v + i);
+    write(w, base.w + i);
   }
 };
 
 template <class T>
 struct Adamax {
+  using Number = T;
   StepBase<T> base;
   T beta1;
   T beta2;
   T eps;
   T* m;
   T* v;
+  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    const T g = base.grad(i);
-    m[i] = settled(beta1 * m[i] + (T(1) - beta1) * g);
-    v[i] = max_of(beta2 * v[i], abs_of(g));
-    base.w[i] = base.shrink * base.w[i] - base.lr * m[i] / (v[i] + eps);
+    Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), most = read<n>(v + i);
+    const Pack<T, n> g = base.grad(i, w);
+    for (int e = 0; e < n; ++e) {
+      first.v[e] = settled(beta1 * first.v[e] + (T(1) - beta1) * g.v[e]);
+      most.v[e] = max_of(beta2 * most.v[e], abs_of(g.v[e]));
+      w.v[e] = base.shrink * w.v[e] - base.lr * first.v[e] / (most.v[e] + eps);
+    }
+    write(first, m + i);
+    write(most, v + i);
+    write(w, base.w + i);
   }
 };
 
 /// average += rate (x - average).
 template <class T>
 struct Average {
+  using Number = T;
   const T* x;
   T rate;
   T* average;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { average[i] += rate * (x[i] - average[i]); }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x) && fits(n, average); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    const Pack<T, n> now = read<n>(x + i);
+    Pack<T, n> mean = read<n>(average + i);
+    for (int e = 0; e < n; ++e) mean.v[e] += rate * (now.v[e] - mean.v[e]);
+    write(mean, average + i);
+  }
 };
 
 template <class T>
 struct ScaleAll {
+  using Number = T;
   T factor;
   T* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] *= factor; }
-};
-
-template <class T>
-struct Zero {
-  T* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] = T(0); }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    Pack<T, n> v = read<n>(x + i);
+    for (int e = 0; e < n; ++e) v.v[e] *= factor;
+    write(v, x + i);
+  }
 };
 
 /// Squares of rows of `length` values.
 template <class T>
 struct SumSquares {
+  using Number = T;
   const T* x;
   int64_t length;
-  EVENFLOW_HD double operator()(int64_t row, int64_t i) const {
-    const double v = x[row * length + i];
-    return v * v;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, length); }
+  template <int n = 1>
+  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t i) const {
+    const Pack<T, n> in = read<n>(x + row * length + i);
+    Pack<double, n> out;
+    for (int e = 0; e < n; ++e) out.v[e] = static_cast<double>(in.v[e]) * static_cast<double>(in.v[e]);
+    return out;
   }
 };
 

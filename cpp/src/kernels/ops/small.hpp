@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Work on a few numbers: coefficients from parameters, parameter gradients from sums, log-determinants. On a
 // device they stay there. Columns are channels; sums are in double.
@@ -9,9 +10,16 @@ namespace evenflow::ops {
 
 template <class U>
 struct Fill {
+  using Number = U;
   U value;
   U* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] = value; }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    Pack<U, n> v;
+    for (int e = 0; e < n; ++e) v.v[e] = value;
+    write(v, x + i);
+  }
 };
 
 /// Every step-th channel of a view.
@@ -231,26 +239,38 @@ struct LogitPull {
 /// 1 for a value that is not finite.
 template <class T>
 struct NotFinite {
+  using Number = T;
   const T* x;
   int64_t x_stride;
-  EVENFLOW_HD double operator()(int64_t row, int64_t c) const {
-    const T v = x[row * x_stride + c];
-    return v - v == T(0) ? 0.0 : 1.0;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride); }
+  template <int n = 1>
+  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t c) const {
+    const Pack<T, n> in = read<n>(x + row * x_stride + c);
+    Pack<double, n> out;
+    for (int e = 0; e < n; ++e) out.v[e] = in.v[e] - in.v[e] == T(0) ? 0.0 : 1.0;
+    return out;
   }
 };
 
 /// |a - b|, infinite where it is not finite; or |b|.
 template <class T, bool size>
 struct Distance {
+  using Number = T;
   const T* a;
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
-  EVENFLOW_HD double operator()(int64_t row, int64_t c) const {
-    const double truth = b[row * b_stride + c];
-    if (size) return abs_of(truth);
-    const double error = abs_of(static_cast<double>(a[row * a_stride + c]) - truth);
-    return error - error == 0.0 ? error : HUGE_VAL;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, a, a_stride) && fits(n, b, b_stride); }
+  template <int n = 1>
+  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t c) const {
+    const Pack<T, n> truth = read<n>(b + row * b_stride + c), got = read<n>(a + row * a_stride + c);
+    Pack<double, n> out;
+    for (int e = 0; e < n; ++e) {
+      const double right = truth.v[e];
+      const double error = abs_of(static_cast<double>(got.v[e]) - right);
+      out.v[e] = size ? abs_of(right) : error - error == 0.0 ? error : HUGE_VAL;
+    }
+    return out;
   }
 };
 

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/ops/host_device.hpp"
+
+// Neighbouring numbers as one access. A functor that takes n columns at a time has
+//   Number      what its arrays hold, the bulk of them
+//   packs(n)    whether n columns, from a multiple of n on, are one access in each array
+// and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
+// vectors of loops.
+
+namespace evenflow::ops {
+
+template <class T, int n>
+struct alignas(n * sizeof(T)) Pack {
+  T v[n];
+};
+
+/// Whether packs may begin at every n-th column of rows `stride` numbers apart; null fits.
+template <class T>
+EVENFLOW_HD bool fits(int n, const T* x, int64_t stride = 0) {
+  return reinterpret_cast<uintptr_t>(x) % (static_cast<unsigned>(n) * sizeof(T)) == 0 && stride % n == 0;
+}
+
+// What the bytes of a pack are to the machine, and how they are stored: nvcc takes other structs apart at
+// times.
+#ifdef __CUDA_ARCH__
+template <class P, int bytes = sizeof(P)>
+using Word = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 8, uint2, uint32_t>>;
+template <class W>
+EVENFLOW_HD void store(const W& word, W* to) {
+  __stwb(to, word);
+}
+#else
+template <class P>
+using Word = P;
+template <class W>
+EVENFLOW_HD void store(const W& word, W* to) {
+  *to = word;
+}
+#endif
+
+/// A GPU ends a kernel that accesses a pack elsewhere; so does what runs such kernels on a CPU.
+template <class W, class T>
+EVENFLOW_HD W* aligned(T* at) {
+#ifndef __CUDA_ARCH__
+  if (reinterpret_cast<uintptr_t>(at) % alignof(W) != 0) __builtin_trap();
+#endif
+  return reinterpret_cast<W*>(at);
+}
+
+template <int n, class T>
+EVENFLOW_HD Pack<T, n> read(const T* x) {
+  if constexpr (n == 1) {
+    return {{x[0]}};
+  } else {
+    const Word<Pack<T, n>> word = *aligned<const Word<Pack<T, n>>>(x);
+    Pack<T, n> out;
+    __builtin_memcpy(&out, &word, sizeof out);
+    return out;
+  }
+}
+
+/// To the device's own memory, not to what the threads of a block share.
+template <class T, int n>
+EVENFLOW_HD void write(const Pack<T, n>& from, T* to) {
+  if constexpr (n == 1) {
+    to[0] = from.v[0];
+  } else {
+    Word<Pack<T, n>> word;
+    __builtin_memcpy(&word, &from, sizeof from);
+    store(word, aligned<Word<Pack<T, n>>>(to));
+  }
+}
+
+/// To and from an array of a thread's own.
+template <class T, int n>
+EVENFLOW_HD void put(const Pack<T, n>& from, T* to) {
+  for (int e = 0; e < n; ++e) to[e] = from.v[e];
+}
+template <int n, class T>
+EVENFLOW_HD Pack<T, n> pack_of(const T* from) {
+  Pack<T, n> out;
+  for (int e = 0; e < n; ++e) out.v[e] = from[e];
+  return out;
+}
+
+}  // namespace evenflow::ops

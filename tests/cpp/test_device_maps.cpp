@@ -1,0 +1,258 @@
+#include <utility>
+
+#include "check_device.hpp"
+#include "kernels/kernel_set.hpp"
+
+// A device's maps and sums by columns: with accesses of sixteen bytes, of half as many, and a number at a
+// time.
+
+namespace evenflow::test {
+namespace {
+
+/// How an array lies in memory: numbers before it, and between its rows.
+struct Place {
+  int64_t before;
+  int64_t between;
+};
+// Where packs of four fit, packs of two, and none; a pointer alone that is amiss, and a stride alone.
+constexpr Place kPlaces[] = {{0, 0}, {4, 8}, {2, 6}, {1, 4}, {0, 3}};
+
+/// A view into an array of its own, with what lies around it.
+template <class T>
+struct Placed {
+  View<T> view;
+  T* all;
+  int64_t size;
+
+  Placed(Arrays& a, const Shape& shape, const Place& place, uint64_t seed, double low = -1, double high = 1) {
+    const int64_t stride = shape.c + place.between;
+    size = place.before + shape.pixels() * stride;
+    all = a.put(random_of<T>(size, seed, low, high));
+    view = View<T>(all + place.before, shape, stride);
+  }
+};
+
+template <class T>
+void append_all(std::vector<T>& to, Arrays& a, const std::vector<Placed<T>>& from) {
+  for (const Placed<T>& p : from) append(to, a.get(p.all, p.size));
+}
+
+template <class T>
+std::vector<T> channel_maps(Context& ctx, const Shape& shape, const Place& place, int parity) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const auto view = [&](uint64_t seed) { return Placed<T>(a, shape, place, seed); };
+  const int64_t c = shape.c;
+  const T* shift = a.put(random_of<T>(c, 1));
+  const T* scale = a.put(random_of<T>(c, 2, 0.5, 2));
+  const T* beta = a.put(random_of<T>(c, 3));
+  const Placed<T> x = view(4), dy = view(5);
+  std::vector<Placed<T>> out;
+  for (uint64_t i = 0; i < 11; ++i) out.push_back(view(10 + i));
+  double* sums = a.make<double>(4 * 2 * c);
+  T* mean = a.make<T>(c);
+  T* var = a.make<T>(c);
+  kernels.channel_forward(ctx, parity, x.view, shift, scale, out[0].view);
+  kernels.channel_inverse(ctx, parity, x.view, shift, scale, out[1].view);
+  kernels.channel_backward(ctx, parity, x.view, dy.view, shift, scale, out[2].view, out[3].view, sums);
+  kernels.moments(ctx, parity, x.view, mean, var);
+  kernels.batch_norm_sums(ctx, parity, x.view, dy.view, sums + 2 * c);
+  kernels.batch_norm_backward(ctx, parity, x.view, dy.view, shift, scale, mean, var, out[4].view,
+                              out[5].view);
+  kernels.norm_relu(ctx, x.view, shift, scale, beta, true, out[6].view);
+  kernels.norm_relu_sums(ctx, x.view, shift, scale, beta, true, out[7].view, sums + 4 * c);
+  kernels.norm_relu_backward(ctx, x.view, shift, scale, mean, var, dy.view, out[8].view);
+  T* bias_gradient = a.make<T>(c);
+  T* logs_gradient = a.make<T>(c);
+  kernels.epilogue_backward(ctx, x.view, out[9].view, {shift, scale, true}, bias_gradient, logs_gradient,
+                            T(3));
+  kernels.epilogue_backward(ctx, x.view, out[10].view, {shift, nullptr, false}, bias_gradient, nullptr, T(3));
+  std::vector<T> result;
+  append_all(result, a, out);
+  append_doubles(result, a.get(sums, 6 * c));
+  for (const T* v : {mean, var, bias_gradient, logs_gradient}) append(result, a.get(v, c));
+  return result;
+}
+
+template <class T>
+std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const auto view = [&](uint64_t seed, double low = -1) { return Placed<T>(a, shape, place, seed, low); };
+  const Placed<T> x = view(1), dy = view(2), unit(a, shape, place, 3, 0.05, 0.95);
+  std::vector<Placed<T>> out;
+  for (uint64_t i = 0; i < 9; ++i) out.push_back(view(10 + i));
+  kernels.copy(ctx, x.view, out[0].view);
+  kernels.add(ctx, x.view, out[1].view);
+  kernels.mask_pixels(ctx, x.view, 1, false, out[2].view);
+  kernels.mask_pixels(ctx, x.view, 0, true, out[3].view);
+  double* det = a.make<double>(shape.n, 0.5);
+  const double* slope = a.put(random_values(shape.n, 4, -1, 1));
+  kernels.logit_forward(ctx, unit.view, out[4].view, det);
+  kernels.logit_inverse(ctx, x.view, out[5].view, det);
+  kernels.logit_backward(ctx, x.view, dy.view, slope, out[6].view, out[7].view);
+  // Samples further apart than their pixels.
+  const int64_t step = (shape.pixels_per_sample() + 1) * x.view.stride;
+  T* apart = a.make<T>(shape.n * step);
+  kernels.copy_blocks(ctx, x.view, shape.pixels_per_sample() * x.view.stride,
+                      View<T>(apart, shape, x.view.stride), step);
+  const Shape small{shape.n, shape.h / 2, shape.w / 2, 4 * shape.c};
+  std::vector<T> result;
+  for (const bool diagonal : {false, true}) {
+    const Placed<T> squeezed(a, small, place, 5);
+    kernels.squeeze(ctx, diagonal, false, x.view, squeezed.view);
+    kernels.squeeze(ctx, diagonal, true, squeezed.view, out[8].view);
+    append(result, a.get(squeezed.all, squeezed.size));
+    append(result, a.get(out[8].all, out[8].size));
+  }
+  append_all(result, a, out);
+  append_doubles(result, a.get(det, shape.n));
+  append(result, a.get(apart, shape.n * step));
+  return result;
+}
+
+template <class T>
+std::vector<T> couplings(Context& ctx, const Shape& shape, const Place& place, bool interleaved, int parity) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const T* slope = a.put(std::vector<T>{T(0.75)});
+  const T* offset = a.put(std::vector<T>{T(-0.25)});
+  std::vector<T> result;
+  for (const CouplingLaw law : {CouplingLaw::additive, CouplingLaw::glow, CouplingLaw::real_nvp,
+                                CouplingLaw::bounded, CouplingLaw::gaussian}) {
+    CouplingDims dims;
+    dims.law = law;
+    dims.count = shape.c;
+    dims.parity = parity;
+    const bool affine = law != CouplingLaw::additive;
+    if (affine) {
+      dims.h_step = interleaved ? 2 : 1;
+      dims.r_offset = interleaved ? 1 : shape.c;
+    }
+    const CouplingGain<T> gain{slope, offset};
+    const Shape h_shape = shape.with_channels(shape.c * (affine ? 2 : 1));
+    const Placed<T> x(a, shape, place, 1), dz(a, shape, place, 2), h(a, h_shape, place, 3);
+    const std::vector<Placed<T>> out{{a, shape, place, 4},
+                                     {a, shape, place, 5},
+                                     {a, shape, place, 6},
+                                     {a, shape, place, 7},
+                                     {a, h_shape, place, 8}};
+    double* det = a.make<double>(2 * shape.n, 0.5);
+    double* dgain = a.make<double>(2 * shape.n, 0.5);
+    kernels.coupling_forward(ctx, dims, gain, x.view, h.view, out[0].view, det);
+    kernels.coupling_inverse(ctx, dims, gain, x.view, h.view, out[1].view, det + shape.n);
+    kernels.coupling_backward(ctx, dims, gain, x.view, dz.view, det, h.view, out[2].view, out[3].view,
+                              out[4].view, dgain);
+    append_all(result, a, out);
+    append_doubles(result, a.get(det, 2 * shape.n));
+    append_doubles(result, a.get(dgain, 2 * shape.n));
+  }
+  return result;
+}
+
+template <class T>
+std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const int64_t size = before + n;
+  const auto array = [&](uint64_t seed, double low) {
+    return a.put(random_of<T>(size, seed, low, 1)) + before;
+  };
+  std::vector<T*> out;
+  OptimizerConfig config;
+  config.momentum = 0.9;
+  config.weight_decay = 1e-2;
+  const T* g = array(1, -1);
+  for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
+    config.rule = rule;
+    for (uint64_t i = 0; i < 3; ++i) out.push_back(array(2 + i, i == 1 ? 0.1 : -1));
+    T* const* last = out.data() + out.size() - 3;
+    kernels.optimizer_step(ctx, config, n, n / 2, 1e-2, g, last[0], last[1], last[2]);
+  }
+  for (uint64_t i = 0; i < 6; ++i) out.push_back(array(20 + i, -1));
+  T* const* last = out.data() + out.size() - 6;
+  kernels.average(ctx, n, g, T(0.1), last[0]);
+  kernels.scale(ctx, n, T(0.5), last[1]);
+  kernels.zero(ctx, n, last[2]);
+  kernels.fill(ctx, n, T(3), last[3]);
+  double* found = a.make<double>(6, 0.5);
+  kernels.sum_squares(ctx, n, g, found);
+  const View<const T> flat(g, {1, 1, 1, n}), other(last[4], {1, 1, 1, n});
+  kernels.distance(ctx, flat, other, found + 1);
+  kernels.count_not_finite(ctx, flat, found + 3);
+  if (n > 0) {
+    kernels.base_log_prob(ctx, Base::gaussian, 1, n, g, T(0.5), last[5], found + 4);
+    kernels.base_log_prob(ctx, Base::logistic, 1, n, g, T(0.5), nullptr, found + 5);
+  }
+  std::vector<T> result;
+  for (const T* values : out) append(result, a.get(values - before, size));
+  append_doubles(result, a.get(found, 6));
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("device: maps of views that fit packs, and that do not", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
+  for (const int64_t c : {1, 2, 3, 4, 6, 8, 12}) {
+    for (const Place& place : kPlaces) {
+      CAPTURE(c);
+      CAPTURE(place.before);
+      CAPTURE(place.between);
+      const Shape shape{3, 4, 6, c};
+      for (const int parity : {-1, 1}) {
+        check_same<T>(bound, [&](Context& ctx, const std::string&) {
+          return channel_maps<T>(ctx, shape, place, parity);
+        });
+        check_same<T>(bound, [&](Context& ctx, const std::string&) {
+          return couplings<T>(ctx, shape, place, parity > 0, parity);
+        });
+      }
+      check_same<T>(bound, [&](Context& ctx, const std::string&) { return moves<T>(ctx, shape, place); });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("device: maps of empty batches and of single numbers", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
+  for (const Shape& shape : {Shape{0, 2, 2, 4}, Shape{1, 2, 2, 1}, Shape{1, 2, 2, 4}}) {
+    CAPTURE(to_string(shape));
+    check_same<T>(bound, [&](Context& ctx, const std::string&) { return moves<T>(ctx, shape, {0, 0}); });
+    check_same<T>(
+        bound, [&](Context& ctx, const std::string&) { return couplings<T>(ctx, shape, {0, 0}, true, -1); });
+  }
+}
+
+TEST_CASE_TEMPLATE("device: the flat arena at every alignment", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
+  for (const int64_t n : {0, 1, 2, 3, 4, 5, 8, 1023, 4096, 4097, 9000}) {
+    for (int64_t before = 0; before < 4; ++before) {
+      CAPTURE(n);
+      CAPTURE(before);
+      check_same<T>(bound, [&](Context& ctx, const std::string&) { return flat_arrays<T>(ctx, n, before); });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 3}, {3000, 12}, {700, 132}, {5, 300}}) {
+    CAPTURE(rows);
+    CAPTURE(cols);
+    const Shape shape{rows, 1, 1, cols};
+    check_same<T>(bound, [&, c = cols](Context& ctx, const std::string&) {
+      Arrays a(ctx);
+      const Placed<T> z(a, shape, {0, 0}, 1), dz(a, shape, {0, 0}, 2);
+      std::vector<Placed<T>> out{{a, shape, {0, 0}, 3}, {a, shape, {0, 0}, 4}};
+      double* sums = a.make<double>(2 * c);
+      ctx.kernels<T>().channel_backward(ctx, -1, z.view, dz.view, a.put(random_of<T>(c, 5)),
+                                        a.put(random_of<T>(c, 6, 0.5, 2)), out[0].view, out[1].view, sums);
+      std::vector<T> result;
+      append_all(result, a, out);
+      append_doubles(result, a.get(sums, 2 * c));
+      return result;
+    });
+  }
+}
+
+}  // namespace evenflow::test
