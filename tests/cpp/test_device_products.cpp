@@ -58,6 +58,41 @@ void check_conv(const ConvCase& c, double bound) {
 using DeviceKernels =
     KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, float>, float>;
 
+/// A 1x1 convolution each way, of rows that lie `before` behind the beginning and `between` apart.
+template <class T>
+void check_thin(int64_t pixels, int64_t in, int64_t out, int64_t before, int64_t between, double bound) {
+  CAPTURE(pixels);
+  CAPTURE(in);
+  CAPTURE(out);
+  CAPTURE(before);
+  ConvDims dims;
+  dims.in = {pixels, 1, 1, in};
+  dims.cout = out;
+  check_same<T>(bound, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    std::vector<T> result;
+    const auto size = [&](int64_t channels) { return before + pixels * (channels + between); };
+    const auto view = [&](int64_t channels, uint64_t seed) {
+      return View<T>(a.put(random_of<T>(size(channels), seed)) + before, {pixels, 1, 1, channels},
+                     channels + between);
+    };
+    const View<T> x = view(in, 1), dy = view(out, 2), y = view(out, 3), plain = view(out, 4),
+                  dx = view(in, 5), more = view(in, 6);
+    const T* w = a.put(random_of<T>(in * out, 7, -0.5, 0.5));
+    const Epilogue<T> epilogue{a.put(random_of<T>(out, 8)), a.put(random_of<T>(out, 9, 0.5, 2)), true};
+    T* dw = a.make<T>(in * out, T(0.25));
+    kernels.conv_forward(ctx, dims, x, w, epilogue, y);
+    kernels.conv_forward(ctx, dims, x, w, {}, plain);
+    kernels.conv_backward_data(ctx, dims, dy, w, dx, false);
+    kernels.conv_backward_data(ctx, dims, dy, w, more, true);
+    kernels.conv_backward_weights(ctx, dims, x, dy, dw);
+    for (const View<T>& v : {y, plain, dx, more}) append(result, a.get(v.data - before, size(v.shape.c)));
+    append(result, a.get(dw, in * out));
+    return result;
+  });
+}
+
 struct Chain {
   Shape in;
   std::vector<int64_t> widths;
@@ -210,6 +245,22 @@ TEST_CASE("device: convolutions against the CPU's") {
   for (const ConvCase& c : kConvs) {
     check_conv<double>(c, 1e-12);
     check_conv<float>(c, 2e-5);
+  }
+}
+
+TEST_CASE_TEMPLATE("device: thin 1x1 convolutions against the CPU's", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 5e-5;
+  // Tiles of pixels depend on both widths: 512 at most, and no more than give all multiprocessors work.
+  for (const int64_t pixels : {1, 3, 1057, 3000}) {
+    for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{
+             {1, 1}, {2, 6}, {12, 12}, {24, 24}, {48, 48}, {64, 64}, {64, 1}, {1, 64}, {13, 7}, {65, 4}}) {
+      if (pixels > 1057 && in * out > 144) continue;
+      // Contiguous; slices where packs may begin; where they may not.
+      for (const auto& [before, between] :
+           std::vector<std::pair<int64_t, int64_t>>{{0, 0}, {4, 8}, {2, 2}, {1, 3}, {0, 1}}) {
+        check_thin<T>(pixels, in, out, before, between, bound);
+      }
+    }
   }
 }
 

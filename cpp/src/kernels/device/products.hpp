@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/device/exec.hpp"
+#include "kernels/device/thin_product.hpp"
 #include "kernels/device/tile_product.hpp"
 #include "kernels/ops/net.hpp"
 #include "kernels/ops/small.hpp"
@@ -18,15 +19,18 @@ struct DeviceProducts {
 
   static void forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                       const Epilogue<T>& epilogue, View<T> y) {
+    if (is_thin(dims)) return thin_product(ctx, x, w, dims.cout, 1, epilogue, false, y);
     convolve<T, T, false>(ctx, dims, x, w, epilogue, y);
   }
 
   static void backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                             bool accumulate) {
+    if (is_thin(dims)) return thin_product(ctx, dy, w, 1, dims.cout, Epilogue<T>(), accumulate, dx);
     data_gradient<T, false>(ctx, dims, dy, w, dx, accumulate);
   }
 
   static void backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
+    if (is_thin(dims)) return thin_gradient(ctx, x, dy, dw);
     weights_gradient<T, T, false>(ctx, dims, x, dy, dw);
   }
 
@@ -85,6 +89,57 @@ struct DeviceProducts {
   }
 
  private:
+  static bool is_thin(const ConvDims& dims) {
+    return dims.kernel == 1 && !dims.edge && dims.in.c <= device::kThin && dims.cout <= device::kThin;
+  }
+
+  /// Two views whose channels are accessed alike.
+  struct Pair {
+    using Number = T;
+    View<const T> a, b;
+    bool packs(int n) const {
+      return b.shape.c % n == 0 && ops::fits(n, a.data, a.stride) && ops::fits(n, b.data, b.stride);
+    }
+  };
+
+  static constexpr int64_t kBlocks = 264;  ///< fill a large GPU
+
+  static void thin_product(Context& ctx, View<const T> x, const T* w, int64_t w_down, int64_t w_along,
+                           const Epilogue<T>& e, bool add, View<T> y) {
+    const int64_t pixels = x.shape.pixels(), depth = x.shape.c, width = y.shape.c;
+    if (pixels == 0) return;
+    Exec::in_packs(depth, Pair{x, y}, [&](auto n) {
+      using Body = device::ThinProduct<T, decltype(n)::value>;
+      constexpr int kOwn = device::kOwnThin;
+      const int64_t threads = Exec::parts(pixels, kOwn * kBlocks);  // along a tile
+      const int64_t most =
+          ops::min_of<int64_t>(device::kThreads / Exec::parts(width, kOwn), Body::kTile / depth / kOwn);
+      const int tile = static_cast<int>(kOwn * ops::min_of(threads, most));
+      Exec::launch(ctx, Exec::parts(pixels, tile),
+                   Body{pixels, static_cast<int>(depth), static_cast<int>(width), tile, x.data, x.stride, w,
+                        w_down, w_along, y.data, y.stride, e.bias, e.scale, e.relu, add});
+    });
+  }
+
+  static void thin_gradient(Context& ctx, View<const T> x, View<const T> dy, T* dw) {
+    const int64_t pixels = x.shape.pixels(), rows = x.shape.c, cols = dy.shape.c, size = rows * cols;
+    if (pixels == 0) return;
+    Exec::in_packs(rows, Pair{x, dy}, [&](auto n) {
+      using Body = device::ThinGradient<T, decltype(n)::value>;
+      const int tile = Body::kTile / (device::up_to_four(rows) + device::up_to_four(cols));
+      const int64_t chunk = Exec::parts(Exec::parts(pixels, tile), kBlocks) * tile,
+                    blocks = Exec::parts(pixels, chunk);
+      WorkspaceScope scope(ctx.workspace());
+      double* partial = scope.take<double>(blocks * size);
+      double* sums = scope.take<double>(size);
+      Exec::launch(ctx, blocks,
+                   Body{pixels, static_cast<int>(rows), static_cast<int>(cols), tile, chunk, x.data, x.stride,
+                        dy.data, dy.stride, partial});
+      Exec::add_rows(ctx, blocks, size, partial, sums);
+      Exec::for_each(ctx, 1, size, ops::AddSums<T>{1, sums, dw});
+    });
+  }
+
   /// Hidden activations of a unit; the layout is hidden_size()'s.
   template <class H>
   static View<H> hidden(H* acts, const StackUnit<T>* units, int unit, int64_t pixels) {
