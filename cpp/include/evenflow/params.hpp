@@ -129,8 +129,8 @@ class EVENFLOW_API ParamArena {
   const ParamLayout& layout() const { return *layout_; }
   T* values() { return values_.data(); }
   const T* values() const { return values_.data(); }
-  /// Who holds this pointer may write through it at any time: neither grads_are_zero() nor grads_square() can
-  /// be known from then on.
+  /// Who holds this pointer may write through it at any time: none of grads_are_zero(), grads_square() and
+  /// grads_are_finite() can be known from then on.
   T* grads() {
     writable_elsewhere_ = true;
     return grads_.data();
@@ -142,7 +142,7 @@ class EVENFLOW_API ParamArena {
 
   /// For backward: with gradients to add to, during one call.
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
-    zero_ = false;
+    zero_ = finite_ = false;
     square_ = -1;
     return {layout_.get(), values(), grads_.data(), batch_stats, labels};
   }
@@ -157,10 +157,14 @@ class EVENFLOW_API ParamArena {
   bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
   /// The sum of squares of all trained parameters' gradients, all finite, where that is known; -1 elsewhere.
   double grads_square() const { return writable_elsewhere_ ? -1 : square_; }
+  /// Whether they are known to be finite, and their norm with them.
+  bool grads_are_finite() const { return grads_square() >= 0 || (finite_ && !writable_elsewhere_); }
 
  private:
   template <class U>
   friend void zero_grad(Context&, ParamArena<U>&);
+  template <class U>
+  friend double clip_grad_norm(Context&, ParamArena<U>&, double);
   template <class U>
   friend class Flow;
   std::shared_ptr<const ParamLayout> layout_;
@@ -168,6 +172,7 @@ class EVENFLOW_API ParamArena {
   SharedBuffer<T> values_;
   SharedBuffer<T> grads_;
   bool zero_ = true;
+  bool finite_ = false;
   double square_ = -1;
   bool writable_elsewhere_ = false;
 };

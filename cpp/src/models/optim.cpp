@@ -71,7 +71,7 @@ Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const Optimiz
 template <class T>
 void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
   check(config_);
-  finite_norm(ctx, arena, "optimizer");
+  if (!arena.grads_are_finite()) finite_norm(ctx, arena, "optimizer");
   ++steps_;
   double lr = config_.lr;
   if (config_.rule == Rule::adam || config_.rule == Rule::adamax) {
@@ -98,6 +98,7 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
   if (max_norm > 0 && norm > max_norm) {
     ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
                            arena.params().grads);
+    arena.finite_ = true;
   }
   return norm;
 }
@@ -112,11 +113,11 @@ void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double
 
 template class Optimizer<float>;
 template class Optimizer<double>;
-// The friend declaration in ParamArena comes first and exports nothing.
+// The friend declarations in ParamArena come first and export nothing.
 template EVENFLOW_API void zero_grad<float>(Context&, ParamArena<float>&);
 template EVENFLOW_API void zero_grad<double>(Context&, ParamArena<double>&);
-template double clip_grad_norm<float>(Context&, ParamArena<float>&, double);
-template double clip_grad_norm<double>(Context&, ParamArena<double>&, double);
+template EVENFLOW_API double clip_grad_norm<float>(Context&, ParamArena<float>&, double);
+template EVENFLOW_API double clip_grad_norm<double>(Context&, ParamArena<double>&, double);
 template void update_average<float>(Context&, const ParamArena<float>&, float*, double);
 template void update_average<double>(Context&, const ParamArena<double>&, double*, double);
 
