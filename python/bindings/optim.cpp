@@ -9,6 +9,13 @@ struct PyOptimizer {
   Optimizer<T> optimizer;
 };
 
+/// A moving average where the flow's kernels reach it.
+template <class T>
+struct PyAverage {
+  std::shared_ptr<PyFlow<T>> owner;
+  SharedBuffer<T> values;
+};
+
 Rule rule_of(const std::string& name) {
   if (name == "sgd") return Rule::sgd;
   if (name == "rmsprop") return Rule::rmsprop;
@@ -66,23 +73,30 @@ void bind_class(py::module_& m, const char* name) {
         return clip_grad_norm<T>(ctx, flow.arena, max_norm);
       },
       "flow"_a, "max_norm"_a);
-  m.def(
-      "update_average",
-      [](PyFlow<T>& flow, py::array average, double decay) {
-        data_of<T>(average, "update_average", "average");
-        const int64_t size = flow.flow.layout()->total_size();
-        if (average.shape(0) != size) {
-          fail<ShapeError>("update_average", "expected average of ", size, " values, got ", average.shape(0));
-        }
-        const Batch<T> batch{static_cast<T*>(average.mutable_data()), size, 1, false};
+}
+
+template <class T>
+void bind_average(py::module_& m, const char* name) {
+  using namespace py::literals;
+  using A = PyAverage<T>;
+  py::class_<A, std::shared_ptr<A>> cls(m, name);
+  cls.def(py::init([](std::shared_ptr<PyFlow<T>> flow) {
+            SharedBuffer<T> values(flow->flow.layout()->total_size(), flow->arena.device());
+            return std::make_shared<A>(A{std::move(flow), std::move(values)});
+          }),
+          "flow"_a);
+  cls.def_property_readonly("values", [](py::object self) {
+    SharedBuffer<T>& values = self.cast<A&>().values;
+    return py::array_t<T>(std::vector<py::ssize_t>{values.size()}, values.data(), self);
+  });
+  cls.def(
+      "update",
+      [](A& a, double decay) {
         py::gil_scoped_release unlock;
-        ContextPool::Lease lease(flow.contexts);
-        Context& ctx = lease;
-        OnDevice arrays(ctx);
-        update_average<T>(ctx, flow.arena, arrays.in_out(batch), decay);
-        arrays.bring();
+        ContextPool::Lease ctx(a.owner->contexts);
+        update_average<T>(ctx, a.owner->arena, a.values.data(), decay);
       },
-      "flow"_a, "average"_a, "decay"_a);
+      "decay"_a);
 }
 
 }  // namespace
@@ -90,6 +104,8 @@ void bind_class(py::module_& m, const char* name) {
 void bind_optim(py::module_& m) {
   bind_class<float>(m, "Optimizer32");
   bind_class<double>(m, "Optimizer64");
+  bind_average<float>(m, "Average32");
+  bind_average<double>(m, "Average64");
 }
 
 }  // namespace evenflow::python

@@ -123,14 +123,22 @@ class MovingAverage:
         self.flow, self.decay, self.zero_debias = check_flow("MovingAverage", flow), float(decay), zero_debias
         self.steps = 0
         values = flow._core.values
-        self.average = np.zeros_like(values) if zero_debias else values.copy()
+        make = _core.Average32 if values.dtype == np.float32 else _core.Average64
+        self._core = make(flow._core)
+        if not zero_debias:
+            self.average[:] = values
         # Tensors of the fixed group (permutations, signs) are never averaged: they come last in the layout.
         self._fixed = min((offset for _, _, group, offset, _ in flow.entries() if group == "fixed"),
                           default=len(values))
 
+    @property
+    def average(self) -> np.ndarray:
+        """What is averaged, (total,), where the flow's device has it at hand: before any division. Writable."""
+        return self._core.values
+
     def update(self) -> None:
         """Takes the present values in; call it after each optimiser step."""
-        _core.update_average(self.flow._core, self.average, self.decay)
+        self._core.update(self.decay)
         self.steps += 1
 
     def values(self) -> np.ndarray:

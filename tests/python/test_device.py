@@ -43,6 +43,22 @@ def test_training(real_nvp, table, device):
 
 
 @pytest.mark.any_device
+def test_moving_average(real_nvp, table, device):
+    averages = []
+    for flow in pair(real_nvp, device):
+        flow.init(table)
+        average = ef.MovingAverage(flow, 0.9)
+        view = average.average
+        for _ in range(3):
+            flow.params[:] += 1
+            average.update()
+        np.testing.assert_allclose(flow.params - average.values()[:flow.params.size], 0.9 + 0.81 + 0.729)
+        assert np.array_equal(view, average.average)  # one array, which kernels and the program share
+        averages.append(average.values())
+    np.testing.assert_allclose(averages[1], averages[0], rtol=1e-12)
+
+
+@pytest.mark.any_device
 def test_files_move_between_devices(real_nvp, table, device, tmp_path):
     here, _ = pair(real_nvp, device)
     here.init(table)
