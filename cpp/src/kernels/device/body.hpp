@@ -38,6 +38,11 @@ constexpr int most_packed = 1;
 template <class F>
 constexpr int most_packed<F, std::void_t<typename F::Number>> = 16 / sizeof(typename F::Number);
 
+template <class F, class = void>
+constexpr bool takes_halves = false;
+template <class F>
+constexpr bool takes_halves<F, std::void_t<decltype(F::halves)>> = F::halves;
+
 /// A place in rows of packs.
 struct Spot {
   int64_t row;

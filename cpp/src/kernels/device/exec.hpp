@@ -30,7 +30,7 @@ struct DeviceExec {
 
   static int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-  /// g(the most columns that are one access: of sixteen bytes, of half as many ..., or one).
+  /// g(the most columns that are one access: of sixteen bytes, of eight if f takes halves, or one).
   template <class F, class G>
   static void in_packs(int64_t cols, const F& f, const G& g) {
     in_packs_of<device::most_packed<F>>(cols, f, g);
@@ -101,7 +101,7 @@ struct DeviceExec {
   template <int n, class F, class G>
   static void in_packs_of(int64_t cols, const F& f, const G& g) {
     if constexpr (n > 1) {
-      if (cols % n != 0 || !f.packs(n)) return in_packs_of<n / 2>(cols, f, g);
+      if (cols % n != 0 || !f.packs(n)) return in_packs_of<device::takes_halves<F> ? n / 2 : 1>(cols, f, g);
     }
     g(std::integral_constant<int, n>());
   }

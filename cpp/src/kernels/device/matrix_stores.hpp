@@ -98,6 +98,7 @@ struct Parts {
 /// y = act((sum + bias) * scale), or y += sum.
 struct FinishRows {
   using Number = float;
+  static constexpr bool halves = true;
   Parts parts;
   const float* bias;
   const float* scale;
@@ -141,6 +142,7 @@ struct FinishWeights {
 template <class S>
 struct PackRows {
   using Number = float;
+  static constexpr bool halves = true;
   const float* x;
   int64_t x_stride;
   int64_t columns;

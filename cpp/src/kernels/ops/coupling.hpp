@@ -167,6 +167,7 @@ struct CouplingMap {
 template <class T, class Law>
 struct CouplingForward {
   using Number = T;
+  static constexpr bool halves = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;  // log-det of the sample
@@ -212,6 +213,7 @@ struct CouplingForward {
 template <class T, class Law>
 struct CouplingInverse {
   using Number = T;
+  static constexpr bool halves = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -251,6 +253,7 @@ struct CouplingInverse {
 template <class T, class Law>
 struct CouplingBackward {
   using Number = T;
+  static constexpr bool halves = true;
   static constexpr int inputs = 6;
   static constexpr int outputs = 4;
   static constexpr int sums = 2;

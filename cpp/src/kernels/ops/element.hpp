@@ -11,6 +11,7 @@ namespace evenflow::ops {
 template <class T>
 struct Copy {
   using Number = T;
+  static constexpr bool halves = true;
   const T* x;
   int64_t x_stride;
   T* y;
@@ -46,6 +47,7 @@ struct CopyBlocks {
 template <class T>
 struct Add {
   using Number = T;
+  static constexpr bool halves = true;
   const T* x;
   int64_t x_stride;
   T* y;

@@ -8,6 +8,7 @@
 // Neighbouring numbers as one access. A functor that takes n columns at a time has
 //   Number      what its arrays hold, the bulk of them
 //   packs(n)    whether n columns, from a multiple of n on, are one access in each array
+//   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
 
