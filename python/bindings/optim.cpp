@@ -1,4 +1,4 @@
-#include "arrays.hpp"
+#include "common.hpp"
 
 namespace evenflow::python {
 namespace {
