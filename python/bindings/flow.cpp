@@ -61,8 +61,12 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
   ContextPool::Lease lease(self.contexts);
   Context& ctx = lease;
   OnDevice arrays(ctx);
-  self.flow.log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out));
-  arrays.bring();
+  const View<const T> there = arrays.in(in, self.flow.sample_shape());
+  if (out.on_device || ctx.on_host()) {
+    self.flow.log_prob(ctx, self.arena, there, label, arrays.out(out));
+  } else {
+    self.flow.log_prob(ctx, self.arena, there, label, arrays.room<double>(out.n), out.data);
+  }
 }
 
 template <class T>

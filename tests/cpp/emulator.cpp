@@ -13,6 +13,7 @@
 #include "evenflow/version.h"
 #include "kernels/cuda/nccl.hpp"
 #include "kernels/device/matrix_products.hpp"
+#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::test {
@@ -86,6 +87,8 @@ class EmulatedDevice final : public Device {
   }
   const KernelSet<float>& kernels_f32() const override { return f32_; }
   const KernelSet<double>& kernels_f64() const override { return f64_; }
+  const FlowKernels<float>& flow_kernels_f32() const override { return flow_f32_; }
+  const FlowKernels<double>& flow_kernels_f64() const override { return flow_f64_; }
 
  private:
   mutable bool known_ = false;  ///< to other libraries
@@ -94,6 +97,8 @@ class EmulatedDevice final : public Device {
   Graph recorded_, last_;
   KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
   KernelSetImpl<EmulatedExec, DeviceProducts<EmulatedLauncher, double>, double> f64_;
+  WholeFlows<EmulatedLauncher, float> flow_f32_;
+  WholeFlows<EmulatedLauncher, double> flow_f64_;
 };
 
 /// Every sum is complete when it has started.

@@ -94,8 +94,9 @@ class EVENFLOW_API Flow {
                double* logdet) const;
   void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const int32_t* labels, View<T> x,
                double* logdet) const;
-  /// log p(x) (N), nats, in the units of x.
-  void log_prob(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, double* out) const;
+  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory.
+  void log_prob(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, double* out,
+                double* copy = nullptr) const;
   /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.
   void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels,
                          double* log_prob, View<T> dx) const;
@@ -167,6 +168,8 @@ class EVENFLOW_API Flow {
   /// Whether work on n samples goes tile by tile, and whether on several threads.
   bool by_tiles(Context& ctx, int64_t n) const { return tile_rows_ > 0 && n > 0 && ctx.on_host(); }
   bool worth_threads(int64_t n) const;
+  /// Whether a density or samples are one kernel, and no layer is asked.
+  EVENFLOW_LOCAL bool in_one_kernel(Context&) const;
   Params<T> rows_of(Params<T> params, int64_t first) const;
   View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
   View<const T> rows_of(View<const T> x, int64_t first, int64_t end) const;
@@ -202,6 +205,7 @@ class EVENFLOW_API Flow {
   std::unique_ptr<ClassHead<T>> head_;
   size_t head_at_ = 0;  ///< the head sees the input of this node
   std::shared_ptr<const ParamLayout> layout_;
+  std::shared_ptr<FlowProgram> program_;  ///< null: samples are too wide for one
   ParamId initialized_ = 0;
   int64_t tile_rows_ =
       0;  ///< samples of a tile; 0: too wide for a core's cache, or samples depend on each other

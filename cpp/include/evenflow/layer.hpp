@@ -24,6 +24,7 @@ class EVENFLOW_API Layer {
   /// Whether z may alias x and dx may alias dz.
   bool in_place() const { return in_place_; }
 
+  /// Adds the parameters, and the steps of the scope's program if the layer can do its work in such.
   virtual void declare(const Scope&) {}
   virtual void init(ParamArena<T>&, Rng&) const {}
   /// Data-dependent initialisation from a batch of this layer's inputs. Called explicitly, once.

@@ -13,6 +13,7 @@
 namespace evenflow {
 
 class Context;
+struct FlowProgram;
 
 /// What happens to a parameter tensor in training.
 enum class Group {
@@ -64,18 +65,22 @@ class EVENFLOW_API ParamLayout {
 /// A place in the tree of names: Scope(layout, "level1") / "step3" / "coupling".
 class EVENFLOW_API Scope {
  public:
-  Scope(ParamLayout& layout, std::string prefix) : layout_(layout), prefix_(std::move(prefix)) {}
+  Scope(ParamLayout& layout, std::string prefix, FlowProgram* program = nullptr)
+      : layout_(layout), prefix_(std::move(prefix)), program_(program) {}
   Scope operator/(const std::string& name) const {
-    return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name);
+    return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name, program_);
   }
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group) const {
     return layout_.add((*this / name).prefix_, std::move(shape), group);
   }
   const std::string& prefix() const { return prefix_; }
+  /// Where layers that work on rows of a table add their steps; null: nobody asks for them.
+  FlowProgram* program() const { return program_; }
 
  private:
   ParamLayout& layout_;
   std::string prefix_;
+  FlowProgram* program_;
 };
 
 /// What a layer sees of its model during one call.

@@ -1,5 +1,6 @@
 #include "conditioners/conv_unit.hpp"
 
+#include "kernels/flow_program.hpp"
 #include "layers/init_actnorm.hpp"
 
 namespace evenflow {
@@ -22,6 +23,11 @@ void ConvUnit<T>::declare(const Scope& scope) {
   if (config_.magnitude) magnitude_ = scope.add("magnitude", {cout}, Group::decay);
   if (config_.bias) bias_ = scope.add("bias", {cout}, Group::no_decay);
   if (config_.logs) logs_ = scope.add("logs", {cout}, Group::no_decay);
+}
+
+template <class T>
+void ConvUnit<T>::declare_step(const Scope& scope) const {
+  add_dense(scope, config_.in.c, config_.cout, config_.relu, weight_, bias_);
 }
 
 template <class T>

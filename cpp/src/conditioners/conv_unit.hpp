@@ -30,6 +30,8 @@ class ConvUnit {
   int64_t output_size(int64_t n) const { return output_shape(n).size(); }
 
   void declare(const Scope& scope);
+  /// A dense unit as a step of the program that it was declared for.
+  void declare_step(const Scope& scope) const;
   /// The raw weight tensor (v with weight norm), for initialisation.
   T* weight(ParamArena<T>& arena) const { return arena.value(weight_); }
   int64_t weight_size() const { return dims(0).weight_size(); }

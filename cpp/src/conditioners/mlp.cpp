@@ -14,6 +14,12 @@ class Mlp final : public ConvStack<T> {
   Mlp(Shape in, int64_t out_channels, const std::vector<Unit>& units, MlpInit init, NetDtype dtype)
       : ConvStack<T>(in, out_channels, units, dtype), init_(init) {}
 
+  void declare(const Scope& scope) override {
+    ConvStack<T>::declare(scope);
+    if (this->half()) return;
+    for (const ConvUnit<T>& unit : this->units()) unit.declare_step(scope);
+  }
+
   void init(ParamArena<T>& arena, Rng& rng) const override {
     for (const ConvUnit<T>& unit : this->units()) {
       T* w = unit.weight(arena);

@@ -10,6 +10,8 @@ namespace evenflow {
 
 template <class T>
 class KernelSet;
+template <class T>
+class FlowKernels;
 
 /// An ordered queue of kernels and copies on a device, and its memory. A context owns one.
 ///
@@ -50,6 +52,8 @@ class Device {
 
   virtual const KernelSet<float>& kernels_f32() const = 0;
   virtual const KernelSet<double>& kernels_f64() const = 0;
+  virtual const FlowKernels<float>& flow_kernels_f32() const = 0;
+  virtual const FlowKernels<double>& flow_kernels_f64() const = 0;
 };
 
 /// The ranks of a job, each a process with a device of its own: sums over all of them in the devices' memory.
@@ -71,7 +75,7 @@ class Collective {
 
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
-  /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
+  /// Of this struct, Device, Collective, KernelSet, FlowKernels, Context and the structs in their signatures.
   static constexpr int kAbi = 5;
 
   int abi = kAbi;

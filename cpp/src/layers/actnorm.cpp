@@ -18,6 +18,7 @@ class ActNorm final : public ChannelScale<T> {
     name_ = scope.prefix();
     bias_ = scope.add("bias", {this->channels()}, Group::no_decay);
     logs_ = scope.add("logs", {this->channels()}, Group::no_decay);
+    add_scale(scope, FlowOp::log_scale, 0, this->channels(), bias_, logs_, kLogScale);
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {

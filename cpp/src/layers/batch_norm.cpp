@@ -26,6 +26,7 @@ class BatchNorm final : public Layer<T> {
   void declare(const Scope& scope) override {
     mean_ = scope.add("mean", {count_}, Group::stats);
     var_ = scope.add("var", {count_}, Group::stats);
+    add_scale(scope, FlowOp::moments, first_, count_, mean_, var_, kEps);
   }
 
   void init(ParamArena<T>& arena, Rng&) const override {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "evenflow/layers.hpp"
+#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {

@@ -1,6 +1,7 @@
 #include "layers/coupling.hpp"
 
 #include "evenflow/error.hpp"
+#include "kernels/flow_program.hpp"
 #include "layers/tiled.hpp"
 
 namespace evenflow {
@@ -53,10 +54,13 @@ class Coupling final : public Layer<T> {
   }
 
   void declare(const Scope& scope) override {
+    const int begin = step_count(scope);
     net_->declare(scope);
-    if (dims_.law != CouplingLaw::real_nvp) return;
-    gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
-    if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
+    if (dims_.law == CouplingLaw::real_nvp) {
+      gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
+      if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
+    }
+    add_coupling(scope, begin, pass_first_, change_first_, dims_, gain_, offset_);
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
@@ -206,8 +210,8 @@ class Coupling final : public Layer<T> {
   int64_t pass_first_;
   int64_t pass_;
   int64_t change_first_;
-  ParamId gain_ = 0;
-  ParamId offset_ = 0;
+  ParamId gain_ = -1;  ///< -1: there is no such
+  ParamId offset_ = -1;
 };
 
 }  // namespace

@@ -10,6 +10,7 @@ class Scaling final : public ChannelScale<T> {
 
   void declare(const Scope& scope) override {
     logs_ = scope.add("logs", {this->channels()}, Group::no_decay);
+    add_scale(scope, FlowOp::log_scale, 0, this->channels(), -1, logs_, 1);
   }
 
  private:

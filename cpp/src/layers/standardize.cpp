@@ -14,6 +14,7 @@ class Standardize final : public ChannelScale<T> {
     name_ = scope.prefix();
     mean_ = scope.add("mean", {this->channels()}, Group::fixed);
     std_ = scope.add("std", {this->channels()}, Group::fixed);
+    add_scale(scope, FlowOp::standard, 0, this->channels(), mean_, std_, 1);
   }
 
   void init(ParamArena<T>& arena, Rng&) const override {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "evenflow/layers.hpp"
+#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
@@ -22,7 +23,11 @@ class Tiled final : public Layer<T> {
     }
   }
 
-  void declare(const Scope& scope) override { inner_->declare(scope); }
+  void declare(const Scope& scope) override {
+    const int begin = step_count(scope);
+    inner_->declare(scope);
+    interleave_steps(scope, begin);
+  }
   void init(ParamArena<T>& arena, Rng& rng) const override { inner_->init(arena, rng); }
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);

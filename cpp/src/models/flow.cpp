@@ -5,7 +5,9 @@
 #include <cmath>
 #include <sstream>
 
+#include "core/device.hpp"
 #include "evenflow/error.hpp"
+#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "models/tiles.hpp"
 
@@ -59,14 +61,18 @@ void Flow<T>::finalize() {
   const int64_t offset = levels_.empty() ? 0 : levels_.back().offset + levels_.back().shape.per_sample();
   levels_.push_back({current_, offset});
   auto layout = std::make_shared<ParamLayout>();
-  const Scope root(*layout, "");
+  FlowProgram::begin(sample_shape_, base_, program_);
+  const Scope root(*layout, "", program_.get());
   for (Node& node : nodes_) {
+    const int steps = step_count(root);
     node.layer->declare(root / node.name);
     node.end_param = layout->entries().size();
+    if (program_ && (node.keep || program_->count == steps)) program_->fits = false;
   }
   if (head_) head_->declare(root / "class_head");
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
+  if (program_) program_->complete(*layout, initialized_);
   layout_ = std::move(layout);
 
   // Weights and a tile's activations share a second-level cache of a megabyte or more.
@@ -108,6 +114,11 @@ std::vector<GradientPart> Flow<T>::gradient_parts(int64_t least) const {
 }
 
 template <class T>
+bool Flow<T>::in_one_kernel(Context& ctx) const {
+  return !ctx.on_host() && program_ && program_->fits;
+}
+
+template <class T>
 bool Flow<T>::worth_threads(int64_t n) const {
   constexpr int64_t kProducts = int64_t{1} << 21;
   return n * layout_->trainable_size() >= kProducts;
@@ -138,6 +149,15 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
 }
 
 namespace {
+
+template <class T>
+const FlowKernels<T>& flow_kernels(Context& ctx) {
+  if constexpr (std::is_same<T, float>::value) {
+    return ctx.device()->flow_kernels_f32();
+  } else {
+    return ctx.device()->flow_kernels_f64();
+  }
+}
 
 template <class T>
 bool finite(const T* values, int64_t count) {
@@ -457,10 +477,14 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
 
 template <class T>
 void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels,
-                       double* out) const {
+                       double* out, double* copy) const {
   check_input("log_prob", x.shape);
   check_labels("log_prob", labels, x.shape.n);
-  check_ready(ctx, "log_prob", arena);
+  check_device(ctx, "log_prob", arena);
+  if (in_one_kernel(ctx) && flow_kernels<T>(ctx).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
+    return;
+  }
+  check_initialized(ctx, "log_prob", arena.values());
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
@@ -471,6 +495,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
   });
   if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
+  if (copy) ctx.to_host(copy, out, static_cast<size_t>(n) * sizeof(double));
 }
 
 template <class T>
@@ -486,17 +511,23 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
                      uint64_t seed, const int32_t* labels, View<T> x) const {
   check_input("sample", x.shape);
   check_labels("sample", labels, x.shape.n);
-  check_ready(ctx, "sample", arena);
+  check_device(ctx, "sample", arena);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
   }
+  const T scale = static_cast<T>(temperature);
+  const uint64_t draw = static_cast<uint64_t>(first);
+  if (in_one_kernel(ctx) &&
+      flow_kernels<T>(ctx).sample(ctx, *program_, arena.values(), scale, seed, draw, x)) {
+    return;
+  }
+  check_initialized(ctx, "sample", arena.values());
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
-                               static_cast<uint64_t>(first), z);
+  ctx.kernels<T>().base_sample(ctx, base_, n, dims(), scale, seed, draw, z);
   const Params<T> params = arena.params(host.send(labels, n));
   const View<const T> flat(x.data, {n, 1, 1, dims()});
   double* bad_values = scope.take<double>(1);

@@ -1,11 +1,17 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/device/matrix_products.hpp"
+#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::cuda {
 
 const KernelSet<float>& kernels_f32() {
   static const KernelSetImpl<DeviceExec<Launcher>, MatrixProducts<Launcher>, float> kernels;
+  return kernels;
+}
+
+const FlowKernels<float>& flow_kernels_f32() {
+  static const WholeFlows<Launcher, float> kernels;
   return kernels;
 }
 

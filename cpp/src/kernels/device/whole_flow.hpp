@@ -1,0 +1,457 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "kernels/device/exec.hpp"
+#include "kernels/flow_program.hpp"
+#include "kernels/kernel_set.hpp"
+#include "kernels/ops/channel.hpp"
+#include "kernels/ops/coupling.hpp"
+#include "kernels/ops/element.hpp"
+#include "kernels/ops/small.hpp"
+
+// A FlowProgram in one kernel: a block takes tiles of rows through all steps, in shared memory.
+
+namespace evenflow::device {
+
+/// One channel of the rows of a tile. 16 bytes are read at once where there are as many.
+template <class T, int rows>
+struct alignas(rows * sizeof(T) < 16 ? rows * sizeof(T) : 16) TileChannel {
+  T row[rows];
+};
+
+/// What a block holds: channels of its rows, those of a net's present and next activations, parts of sums.
+template <class T, int rows, int parts, int lanes>
+struct FlowTile {
+  TileChannel<T, rows> x[FlowProgram::kDims];
+  TileChannel<T, rows> h[2][FlowProgram::kWidth];
+  T part[parts];
+  double lane[lanes];
+};
+
+/// Rows x (n, dims), to out (n) = log p(x).
+template <class T>
+struct FlowDensities {
+  static constexpr bool inverse = false;
+  const T* x;
+  int64_t x_stride;
+  double* out;
+};
+
+/// Rows x (n, dims) from scaled draws of the base distribution. bad (blocks): values that are not finite.
+template <class T>
+struct FlowSamples {
+  static constexpr bool inverse = true;
+  T* x;
+  int64_t x_stride;
+  double* bad;
+  double scale;  ///< a value of T
+  uint64_t seed;
+  uint64_t first;
+};
+
+/// Tile i of `rows` rows belongs to block i % blocks. One row has a large block to itself, whose threads
+/// divide the sums of a dense unit; of several rows, a thread has whole sums. Either way a sum over inputs is
+/// that of parts of kPart, added in order, and a row's sums over channels are those of kLanes lanes, added in
+/// order: a row's results are the same bits in any tile.
+template <class T, int rows, class Ends>
+struct WholeFlow {
+  static constexpr bool one_row = rows == 1;
+  static constexpr bool inverse = Ends::inverse;
+  static constexpr int threads = one_row ? 1024 : 256;
+  static constexpr int kPart = 16;
+  static constexpr int kLanes = 32;
+  static constexpr int kParts = FlowProgram::kWidth / kPart;
+  static_assert(kLanes * rows <= threads, "a thread has one lane of one row");
+
+  using Shared = FlowTile<T, rows, one_row ? kParts * FlowProgram::kWidth : 1, kLanes * rows>;
+  using Channel = TileChannel<T, rows>;
+  struct Registers {
+    int64_t tile;
+    int step;    ///< -1: before the first
+    int part;    ///< of the step
+    int held;    ///< h[held] are the outputs of the last dense unit
+    double sum;  ///< of the thread's lane: the row's log-density, or all tiles' values that are not finite
+  };
+
+  FlowProgram program;
+  const T* params;
+  int64_t n;
+  int64_t blocks;
+  int64_t tile_phases;
+  Ends ends;
+
+  EVENFLOW_HD int64_t tiles() const { return (n + rows - 1) / rows; }
+  /// Phases of a tile: its load, all steps, its end.
+  static int64_t phases_of(const FlowProgram& program) {
+    int64_t count = 3;
+    for (int s = 0; s < program.count; ++s) count += parts_of(program.steps[s].op);
+    return count;
+  }
+
+  EVENFLOW_HD int64_t phases(int64_t block) const {
+    return (tiles() - block + blocks - 1) / blocks * tile_phases;
+  }
+
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
+    if (phase == 0) r = {at.block, -1, 0, 0, 0};
+    int parts = 1;
+    if (r.step < 0) {
+      load(at, r, shared);
+    } else if (r.step < program.count) {
+      parts = parts_of(program.steps[r.step].op);
+      take(program.steps[r.step], at, r, shared);
+    } else {
+      parts = 2;
+      finish(at, r, shared);
+    }
+    if (++r.part < parts) return;
+    r.part = 0;
+    if (++r.step <= program.count) return;
+    r.step = -1;
+    r.tile += at.blocks;
+  }
+
+ private:
+  EVENFLOW_HD static int parts_of(FlowOp op) {
+    return op == FlowOp::permutation || (op == FlowOp::dense && one_row) ? 2 : 1;
+  }
+
+  EVENFLOW_HD const T* parameter(const FlowStep& step, int i) const {
+    return step.at[i] < 0 ? nullptr : params + step.at[i];
+  }
+
+  EVENFLOW_HD static T not_a_number() { return static_cast<T>(ops::bits_to_float(0x7fc00000)); }
+
+  EVENFLOW_HD void take(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    switch (step.op) {
+      case FlowOp::dense:
+        return dense(step, at, r, shared);
+      case FlowOp::coupling:
+        return couple(step, at, r, shared);
+      case FlowOp::permutation:
+        return permute(step, at, r, shared);
+      default:
+        return scale_channels(step, at, r, shared);
+    }
+  }
+
+  // Ends of a tile. Rows behind the last are zeros that nobody stores.
+
+  EVENFLOW_HD void load(const Place& at, Registers& r, Shared& shared) const {
+    const bool ready = params[program.initialized] != T(0);
+    if constexpr (inverse) {
+      const int quads = (program.dims + 3) / 4;
+      const T scale = static_cast<T>(ends.scale);
+      for (int i = at.thread; i < rows * quads; i += threads) {
+        const int row = i / quads, quad = i % quads;
+        double words[4], noise[4];
+        draw(r.tile * rows + row, quad, words, noise);
+        for (int k = 0; k < 4 && 4 * quad + k < program.dims; ++k) {
+          shared.x[4 * quad + k].row[row] = ready ? scale * static_cast<T>(noise[k]) : not_a_number();
+        }
+      }
+    } else {
+      for (int i = at.thread; i < rows * program.dims; i += threads) {
+        const int row = i / program.dims, c = i % program.dims;
+        const int64_t from = r.tile * rows + row;
+        shared.x[c].row[row] = from >= n ? T(0) : ready ? ends.x[from * ends.x_stride + c] : not_a_number();
+      }
+      r.sum = 0;
+    }
+  }
+
+  EVENFLOW_HD void draw(int64_t row, int quad, double* words, double* noise) const {
+    const uint32_t stream = static_cast<uint32_t>(Stream::prior);
+    if (program.base == Base::logistic) {
+      const ops::FillNoise<T, true> fill{ends.seed, stream, ends.first, T(1), program.dims, nullptr};
+      fill.load(row, quad, words, 1);
+      fill.compute(words, noise, nullptr);
+    } else {
+      const ops::FillNoise<T, false> fill{ends.seed, stream, ends.first, T(1), program.dims, nullptr};
+      fill.load(row, quad, words, 1);
+      fill.compute(words, noise, nullptr);
+    }
+  }
+
+  EVENFLOW_HD void finish(const Place& at, Registers& r, Shared& shared) const {
+    constexpr int lanes = kLanes * rows;
+    if (r.part == 0) {
+      if (at.thread >= lanes) return;
+      if constexpr (inverse) {
+        for (int i = at.thread; i < rows * program.dims; i += lanes) {
+          const int row = i / program.dims, c = i % program.dims;
+          const int64_t to = r.tile * rows + row;
+          const T value = shared.x[c].row[row];
+          if (to >= n) continue;
+          ends.x[to * ends.x_stride + c] = value;
+          r.sum += ops::NotFinite<T>{&value, 0}(0, 0);
+        }
+      } else {
+        const int row = at.thread % rows;
+        for (int c = at.thread / rows; c < program.dims; c += kLanes) {
+          r.sum += static_cast<double>(base_log_prob(shared.x[c].row[row]));
+        }
+      }
+      shared.lane[at.thread] = r.sum;
+    } else if constexpr (inverse) {
+      const bool last = r.tile + at.blocks >= tiles();
+      if (!last || at.thread > 0) return;
+      double total = 0;
+      for (int l = 0; l < lanes; ++l) total += shared.lane[l];
+      ends.bad[at.block] = total;
+    } else {
+      const int64_t to = r.tile * rows + at.thread;
+      if (at.thread >= rows || to >= n) return;
+      double total = 0;
+      for (int l = 0; l < kLanes; ++l) total += shared.lane[l * rows + at.thread];
+      ends.out[to] = total;
+    }
+  }
+
+  EVENFLOW_HD T base_log_prob(T z) const {
+    T unused, log_prob;
+    if (program.base == Base::logistic) {
+      ops::BaseLogProb<T, true>{nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
+    } else {
+      ops::BaseLogProb<T, false>{nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
+    }
+    return log_prob;
+  }
+
+  // Steps. A thread has one lane of one row, and every kLanes-th channel.
+
+  EVENFLOW_HD void scale_channels(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    if (at.thread >= kLanes * rows) return;
+    const int row = at.thread % rows;
+    for (int k = at.thread / rows; k < step.count; k += kLanes) {
+      T shift, scale;
+      double log_scale;
+      coefficients(step, k, &shift, &scale, &log_scale);
+      T& value = shared.x[step.first + k * step.stride].row[row];
+      if constexpr (inverse) {
+        ops::ChannelInverse<T>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
+      } else {
+        ops::ChannelForward<T>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
+        r.sum += log_scale;
+      }
+    }
+  }
+
+  EVENFLOW_HD void coefficients(const FlowStep& step, int k, T* shift, T* scale, double* log_scale) const {
+    const T* a = parameter(step, 0);
+    const T* b = parameter(step, 1) + k;
+    if (a) a += k;
+    if (step.op == FlowOp::log_scale) {
+      ops::LogScaleCoefficients<T>{a, b, step.factor, shift, scale, log_scale}(0, 0);
+    } else if (step.op == FlowOp::standard) {
+      ops::StandardCoefficients<T>{a, b, shift, scale, log_scale}(0, 0);
+    } else {
+      ops::MomentCoefficients<T>{a, b, step.factor, shift, scale, log_scale}(0, 0);
+    }
+  }
+
+  EVENFLOW_HD void couple(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    switch (static_cast<CouplingLaw>(step.option)) {
+      case CouplingLaw::additive:
+        return couple_by<ops::AdditiveLaw>(step, at, r, shared);
+      case CouplingLaw::glow:
+        return couple_by<ops::GlowLaw>(step, at, r, shared);
+      case CouplingLaw::real_nvp:
+        return couple_by<ops::RealNvpLaw>(step, at, r, shared);
+      case CouplingLaw::bounded:
+        return couple_by<ops::BoundedLaw>(step, at, r, shared);
+      case CouplingLaw::gaussian:
+        return couple_by<ops::GaussianLaw>(step, at, r, shared);
+    }
+  }
+
+  template <class Law>
+  EVENFLOW_HD void couple_by(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    if (at.thread >= kLanes * rows) return;
+    const int row = at.thread % rows;
+    std::conditional_t<inverse, ops::CouplingInverse<T, Law>, ops::CouplingForward<T, Law>> law{};
+    law.gain.slope_at = parameter(step, 0);
+    law.gain.offset_at = parameter(step, 1);
+    law.prepare();
+    const Channel* h = shared.h[r.held];
+    for (int k = at.thread / rows; k < step.count; k += kLanes) {
+      T& value = shared.x[step.first + k * step.stride].row[row];
+      const int shift = k * step.h_step;
+      const T in[4] = {value, h[shift].row[row], h[shift + step.r_offset].row[row], T(1)};
+      T log_det;
+      law.compute(in, &value, &log_det);
+      r.sum += inverse ? 0.0 : static_cast<double>(log_det);
+    }
+  }
+
+  /// The way back begins with NaN, which is what stays where an order that is none names no channel.
+  EVENFLOW_HD void permute(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    const T* order = parameter(step, 0);
+    Channel* copy = shared.h[r.held];
+    for (int i = at.thread; i < step.count * rows; i += threads) {
+      const int c = i / rows, row = i % rows;
+      T& value = shared.x[c].row[row];
+      if (r.part == 0) {
+        copy[c].row[row] = value;
+        if (inverse) value = not_a_number();
+        continue;
+      }
+      const T stored = order[c];
+      const bool named = stored >= T(0) && stored < static_cast<T>(step.count);
+      const int other = named ? static_cast<int>(stored) : 0;
+      const bool whole = named && static_cast<T>(other) == stored;
+      if (!inverse) {
+        value = whole ? copy[other].row[row] : not_a_number();
+      } else if (whole) {
+        shared.x[other].row[row] = copy[c].row[row];
+      }
+    }
+  }
+
+  // Dense units. Weights are (inputs, outputs): neighbouring threads read neighbouring ones.
+
+  EVENFLOW_HD void dense(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    const Channel* in = step.stride ? shared.x + step.first : shared.h[r.held];
+    const int in_step = step.stride ? step.stride : 1;
+    const T* weight = parameter(step, 0);
+    const int parts = (step.count + kPart - 1) / kPart;
+    Channel* out = shared.h[1 - r.held];
+    if constexpr (one_row) {
+      if (r.part == 0) {
+        for (int i = at.thread; i < parts * step.width; i += threads) {
+          T sum[1];
+          add_part(step, weight + i % step.width, in, in_step, i / step.width, 0, sum);
+          shared.part[i] = sum[0];
+        }
+        return;
+      }
+      for (int j = at.thread; j < step.width; j += threads) {
+        T total = T(0);
+        for (int p = 0; p < parts; ++p) total += shared.part[p * step.width + j];
+        out[j].row[0] = activated(step, j, total);
+      }
+    } else if (step.width * (rows / 4) < threads) {
+      dense_rows<1>(step, at, weight, in, in_step, parts, out);
+    } else {
+      dense_rows<4>(step, at, weight, in, in_step, parts, out);
+    }
+    r.held = 1 - r.held;
+  }
+
+  /// An output of `some` rows at a time: few where there are few outputs, so that more threads have work.
+  template <int some>
+  EVENFLOW_HD void dense_rows(const FlowStep& step, const Place& at, const T* weight, const Channel* in,
+                              int in_step, int parts, Channel* out) const {
+    for (int i = at.thread; i < step.width * (rows / some); i += threads) {
+      const int j = i % step.width, first = i / step.width * some;
+      T total[some] = {};
+      for (int p = 0; p < parts; ++p) {
+        T sum[some];
+        add_part(step, weight + j, in, in_step, p, first, sum);
+        for (int k = 0; k < some; ++k) total[k] += sum[k];
+      }
+      for (int k = 0; k < some; ++k) out[j].row[first + k] = activated(step, j, total[k]);
+    }
+  }
+
+  /// sum = the products of a part's inputs with one output's weights, for rows first, first + 1, ...
+  template <int some>
+  EVENFLOW_HD void add_part(const FlowStep& step, const T* weight, const Channel* in, int in_step, int part,
+                            int first, T (&sum)[some]) const {
+    const int begin = part * kPart, width = step.width;
+    for (int k = 0; k < some; ++k) sum[k] = T(0);
+    if (begin + kPart <= step.count) {
+      T w[kPart];  // all on their way before the first is needed
+      for (int i = 0; i < kPart; ++i) w[i] = weight[(begin + i) * width];
+      for (int i = 0; i < kPart; ++i) {
+        const Channel& channel = in[(begin + i) * in_step];
+        for (int k = 0; k < some; ++k) sum[k] += w[i] * channel.row[first + k];
+      }
+      return;
+    }
+    for (int i = begin; i < step.count; ++i) {
+      const T w = weight[i * width];
+      for (int k = 0; k < some; ++k) sum[k] += w * in[i * in_step].row[first + k];
+    }
+  }
+
+  EVENFLOW_HD T activated(const FlowStep& step, int j, T sum) const {
+    const T* bias = parameter(step, 1);
+    const T value = bias ? sum + bias[j] : sum;
+    return step.option && value < T(0) ? T(0) : value;
+  }
+};
+
+}  // namespace evenflow::device
+
+namespace evenflow {
+
+/// FlowKernels by one launch a call. Calls are short, so that what the program does around it counts: it
+/// reads one array, in one copy.
+template <class Launcher, class T>
+class WholeFlows final : public FlowKernels<T> {
+ public:
+  bool log_prob(Context& ctx, const FlowProgram& program, const T* params, View<const T> x, double* out,
+                double* copy) const override {
+    const int64_t n = x.shape.n;
+    run(ctx, program, params, n, device::FlowDensities<T>{x.data, x.stride, out});
+    std::vector<double> own(static_cast<size_t>(copy ? 0 : n));
+    if (!copy) copy = own.data();
+    return all_of(ctx, out, n, copy, [](double v) { return std::isfinite(v); });
+  }
+
+  bool sample(Context& ctx, const FlowProgram& program, const T* params, T scale, uint64_t seed,
+              uint64_t first, View<T> x) const override {
+    WorkspaceScope scope(ctx.workspace());
+    double* bad = scope.take<double>(kMostBlocks);
+    const int64_t blocks = run(ctx, reversed(program), params, x.shape.n,
+                               device::FlowSamples<T>{x.data, x.stride, bad, scale, seed, first});
+    std::vector<double> here(static_cast<size_t>(blocks));
+    return all_of(ctx, bad, blocks, here.data(), [](double v) { return v == 0; });
+  }
+
+ private:
+  static constexpr int64_t kMostBlocks = 1024;
+  static constexpr int64_t kAlone = 128;  ///< rows with a block each: about a large GPU's multiprocessors
+  static constexpr int kTileRows = 8;
+
+  /// Latent -> data: layers in the other order, a net still before its coupling.
+  static FlowProgram reversed(const FlowProgram& program) {
+    FlowProgram back = program;
+    FlowStep* to = back.steps;
+    for (int end = program.count; end > 0;) {
+      int begin = end - 1;
+      while (begin > 0 && program.steps[begin - 1].op == FlowOp::dense) --begin;
+      to = std::copy(program.steps + begin, program.steps + end, to);
+      end = begin;
+    }
+    return back;
+  }
+
+  template <class Ends>
+  static int64_t run(Context& ctx, const FlowProgram& program, const T* params, int64_t n, const Ends& ends) {
+    return n <= kAlone ? launch(ctx, device::WholeFlow<T, 1, Ends>{program, params, n, 0, 0, ends})
+                       : launch(ctx, device::WholeFlow<T, kTileRows, Ends>{program, params, n, 0, 0, ends});
+  }
+
+  template <class Body>
+  static int64_t launch(Context& ctx, Body body) {
+    body.blocks = std::min({body.tiles(), Launcher::max_blocks, kMostBlocks});
+    body.tile_phases = Body::phases_of(body.program);
+    Launcher::launch(ctx, body.blocks, body);
+    return body.blocks;
+  }
+
+  /// Whether all of the device's values (count) are good, which the program gets in `here`.
+  template <class Good>
+  static bool all_of(Context& ctx, const double* values, int64_t count, double* here, const Good& good) {
+    ctx.device()->to_host(here, values, static_cast<size_t>(count) * sizeof(double));
+    return std::all_of(here, here + count, good);
+  }
+};
+
+}  // namespace evenflow

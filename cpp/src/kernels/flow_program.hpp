@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "evenflow/context.hpp"
+#include "evenflow/params.hpp"
+#include "evenflow/prior.hpp"
+#include "evenflow/types.hpp"
+
+namespace evenflow {
+
+struct CouplingDims;
+
+/// What a step of a FlowProgram does to a row of a table.
+enum class FlowOp : int16_t {
+  dense,        ///< a unit of a net; parameters: weight, bias
+  coupling,     ///< the net's outputs change channels; parameters: slope and offset of the gain
+  log_scale,    ///< y = (x + bias) exp(factor * logs); parameters: bias, logs
+  standard,     ///< y = (x - mean) / std; parameters: mean, std
+  moments,      ///< y = (x - mean) / sqrt(var + factor); parameters: mean, var
+  permutation,  ///< y[c] = x[order[c]]; parameter: order
+};
+
+/// Plain data, so that a program is a kernel's argument.
+struct FlowStep {
+  FlowOp op = FlowOp::dense;
+  int16_t first = 0;         ///< of the channels that are read (dense) or changed: first, first + stride, ...
+  int16_t stride = 1;        ///< 0: a dense unit reads the outputs of the one before
+  int16_t count = 0;         ///< how many; a dense unit's inputs
+  int16_t width = 0;         ///< a dense unit's outputs
+  int16_t h_step = 1;        ///< of a coupling, as in CouplingDims
+  int16_t r_offset = 0;      ///< of a coupling, as in CouplingDims
+  int16_t option = 0;        ///< dense: whether ReLU follows; coupling: its CouplingLaw
+  int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
+  double factor = 1;
+};
+
+/// A flow on rows of a table as a list of steps, data -> latent, small enough for a block of threads to hold
+/// a tile of rows. Layers add their steps when they are declared; a layer that adds none has none.
+struct FlowProgram {
+  static constexpr int64_t kDims = 128;   ///< channels of a row at most
+  static constexpr int64_t kWidth = 256;  ///< inputs and outputs of a dense unit at most
+  static constexpr int kSteps = 96;       ///< a kernel's arguments have 4 kB
+
+  int32_t dims = 0;
+  int32_t count = 0;
+  Base base = Base::gaussian;
+  bool fits = true;         ///< every layer has steps, and there was room for them
+  int64_t initialized = 0;  ///< offset of a parameter: where it is 0, results are NaN
+  FlowStep steps[kSteps];
+
+  /// An empty one for samples of this shape; null: they are too wide, or images.
+  static void begin(const Shape& sample, Base base, std::shared_ptr<FlowProgram>& program);
+  /// All layers are declared: ids become offsets, -1 stays.
+  void complete(const ParamLayout& layout, ParamId initialized_flag);
+};
+
+// Steps for the program that a layer is declared for, if there is any. -1: no such parameter.
+
+int step_count(const Scope&);
+void add_dense(const Scope&, int64_t in, int64_t out, bool relu, ParamId weight, ParamId bias);
+/// After the net's steps, from net_begin on, which reads channels from pass_first on; without any: none.
+void add_coupling(const Scope&, int net_begin, int64_t pass_first, int64_t first, const CouplingDims& dims,
+                  ParamId slope, ParamId offset);
+void add_scale(const Scope&, FlowOp op, int64_t first, int64_t count, ParamId a, ParamId b, double factor);
+void add_permutation(const Scope&, int64_t count, ParamId order);
+/// Steps from `begin` on are of channels of which even ones come first, and become those of the channels in
+/// their own order.
+void interleave_steps(const Scope&, int begin);
+
+/// Whole flows in one kernel each, for a device. A row's results do not depend on the rows beside it. False:
+/// some are not finite, for which the layers have an error.
+template <class T>
+class FlowKernels {
+ public:
+  virtual ~FlowKernels() = default;
+  /// out (n) = log p(x), x (n, dims). copy (n, or null): the same in the program's memory.
+  virtual bool log_prob(Context&, const FlowProgram&, const T* params, View<const T> x, double* out,
+                        double* copy) const = 0;
+  /// x (n, dims) from the base distribution's draws first, first + 1, ... times `scale`.
+  virtual bool sample(Context&, const FlowProgram&, const T* params, T scale, uint64_t seed, uint64_t first,
+                      View<T> x) const = 0;
+};
+
+}  // namespace evenflow

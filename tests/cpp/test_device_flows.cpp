@@ -1,0 +1,292 @@
+#include <limits>
+#include <type_traits>
+
+#include "check_device.hpp"
+#include "kernels/flow_program.hpp"
+#include "kernels/kernel_set.hpp"
+
+// Whole flows in one kernel, against the CPU and against the same device layer by layer.
+
+namespace evenflow::test {
+namespace {
+
+/// A model with parameters unlike those at the start, where couplings are the identity.
+template <class T>
+std::unique_ptr<ParamArena<T>> trained(Context& ctx, const std::string& device, const Flow<T>& flow) {
+  auto arena = std::make_unique<ParamArena<T>>(flow.layout(), device);
+  flow.init(*arena, 3);
+  Arrays a(ctx);
+  const Shape shape = flow.sample_shape().with_batch(50);
+  flow.init_from_data(ctx, *arena, View<const T>(a.put(random_of<T>(shape.size(), 4, -2, 3)), shape));
+  ctx.synchronize();
+  const ParamLayout& layout = *flow.layout();
+  const std::vector<double> noise = random_values(layout.total_size(), 9, -0.05, 0.05);
+  for (int64_t i = 0; i < layout.stats_begin() + layout.stats_size(); ++i) {
+    arena->values()[i] += static_cast<T>(noise[static_cast<size_t>(i)]);
+  }
+  return arena;
+}
+
+template <class T>
+std::vector<T> inputs(const Flow<T>& flow, int64_t n) {
+  return random_of<T>(n * flow.dims(), 6, -2, 3);
+}
+
+/// Densities of n rows and n samples, and how many kernels each takes.
+template <class T>
+struct Results {
+  std::vector<double> log_prob;
+  std::vector<T> samples;
+  int64_t log_prob_launches = 0;
+  int64_t sample_launches = 0;
+
+  std::vector<double> all() const {
+    std::vector<double> values = log_prob;
+    values.insert(values.end(), samples.begin(), samples.end());
+    return values;
+  }
+};
+
+template <class T>
+Results<T> compute(Context& ctx, const ParamArena<T>& arena, const Flow<T>& flow, int64_t n) {
+  Emulator& emulator = Emulator::get();
+  Arrays a(ctx);
+  const Shape shape = flow.sample_shape().with_batch(n);
+  const View<const T> x(a.put(inputs(flow, n)), shape);
+  const View<T> drawn(a.make<T>(shape.size()), shape);
+  double* out = a.make<double>(n);
+  Results<T> results;
+  const int64_t begin = emulator.launches;
+  std::vector<double> copy(static_cast<size_t>(n));
+  flow.log_prob(ctx, arena, x, nullptr, out, copy.data());
+  const int64_t middle = emulator.launches;
+  flow.sample(ctx, arena, 5, 0.75, 11, nullptr, drawn);
+  results.log_prob_launches = middle - begin;
+  results.sample_launches = emulator.launches - middle;
+  results.log_prob = a.get(out, n);
+  CHECK(copy == results.log_prob);
+  results.samples = a.get(drawn.data, shape.size());
+  return results;
+}
+
+/// The same by the calls that go layer by layer.
+template <class T>
+std::vector<double> by_layers(Context& ctx, const ParamArena<T>& arena, const Flow<T>& flow, int64_t n) {
+  Arrays a(ctx);
+  const Shape shape = flow.sample_shape().with_batch(n);
+  const View<const T> x(a.put(inputs(flow, n)), shape);
+  const View<T> drawn(a.make<T>(shape.size()), shape);
+  T* z = a.make<T>(shape.size());
+  double* out = a.make<double>(n);
+  flow.forward(ctx, arena, x, nullptr, z, out);
+  ctx.kernels<T>().base_log_prob(ctx, flow.base(), n, flow.dims(), z, T(0), nullptr, out);
+  std::vector<double> values = a.get(out, n);
+  ctx.kernels<T>().base_sample(ctx, flow.base(), n, flow.dims(), T(0.75), 11, 5, z);
+  flow.inverse(ctx, arena, z, n, nullptr, drawn, out);
+  append_doubles(values, std::vector<double>());
+  for (const T v : a.get(drawn.data, shape.size())) values.push_back(v);
+  return values;
+}
+
+/// One kernel a call on the device in every order: the CPU's results, the layers', and those of a row that do
+/// not depend on the batch. 129 rows begin to share blocks.
+template <class T>
+void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches) {
+  CAPTURE(sizeof(T));
+  const double bound = std::is_same<T, double>::value ? 1e-10 : 1e-5;
+  install_emulator();
+  Context cpu("cpu", 1);
+  const auto here = trained(cpu, "cpu", flow);
+  std::vector<double> longest;  // the densities of the largest batch
+  std::vector<T> drawn;
+  for (const int64_t n : batches) {
+    CAPTURE(n);
+    const std::vector<double> wanted = compute(cpu, *here, flow, n).all();
+    for (const Emulator::Order order : kOrders) {
+      Emulator::get().order = order;
+      Context device("emulated");
+      auto there = std::make_unique<ParamArena<T>>(flow.layout(), "emulated");
+      std::copy(here->values(), here->values() + flow.layout()->total_size(), there->values());
+      const Results<T> got = compute(device, *there, flow, n);
+      CHECK(got.log_prob_launches == 1);
+      CHECK(got.sample_launches == 1);
+      if (longest.empty()) {
+        longest = got.log_prob;
+        drawn = got.samples;
+      }
+      CHECK(std::memcmp(got.log_prob.data(), longest.data(), got.log_prob.size() * sizeof(double)) == 0);
+      CHECK(std::memcmp(got.samples.data(), drawn.data(), got.samples.size() * sizeof(T)) == 0);
+      if (order != Emulator::ascending) continue;
+      CHECK(gap(got.all(), wanted) <= bound);
+      CHECK(gap(got.all(), by_layers(device, *there, flow, n)) <= bound);
+    }
+    CHECK(Emulator::get().live() == 0);
+  }
+  Emulator::get().order = Emulator::ascending;
+}
+
+template <class Make>
+void check_both(const Make& make, const std::vector<int64_t>& batches) {
+  check_flow<double>(make(double()), batches);
+  check_flow<float>(make(float()), batches);
+}
+
+}  // namespace
+
+TEST_CASE("device: a table model's density and samples are one kernel") {
+  RealNvpTableConfig c;
+  c.dims = 2;
+  c.couplings = 4;
+  c.hidden = {64, 64};
+  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  check_both(make, {300, 129, 128, 64, 7, 1});
+  c.dims = 64;
+  c.couplings = 3;
+  c.hidden = {40, 17, 33};
+  c.permutation = "shuffle";
+  c.batch_norm = true;
+  check_both(make, {140, 7, 1});
+  c.dims = 7;  // odd: halves of different sizes
+  c.couplings = 5;
+  c.hidden = {15};
+  c.mask = "odd-even";
+  c.actnorm = true;
+  c.prior = "logistic";
+  check_both(make, {131, 2});
+  c.coupling = "additive";
+  c.preprocess = "none";
+  c.hidden = {};
+  check_both(make, {300, 3});
+  c = RealNvpTableConfig();
+  c.dims = FlowProgram::kDims;  // as wide and as long as there is room for
+  c.couplings = 23;
+  c.hidden = {FlowProgram::kWidth, 3};
+  check_both(make, {130, 1});
+}
+
+TEST_CASE("device: every law, order and scale of a table flow in one kernel") {
+  NiceConfig n;
+  n.shape = {0, 1, 1, 5};
+  n.hidden = {9, 8};
+  n.order = "shuffle";
+  check_both([&](auto t) { return nice<decltype(t)>(n); }, {133, 4});
+  for (const ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::gaussian}) {
+    for (const Mask mask : {Mask::second_half, Mask::even}) {
+      check_both(
+          [&](auto t) {
+            using T = decltype(t);
+            const Shape shape{0, 1, 1, 5};
+            const MaskSizes sizes = mask_sizes(mask, shape.c);
+            Flow<T> flow(shape, Base::gaussian);
+            for (const char* name : {"first", "second"}) {
+              AffineOptions options;
+              options.law = law;
+              options.interleaved = law == ScaleLaw::glow;
+              options.offset = name[0] == 'f';
+              options.initial_gain = 0.7;
+              auto net = mlp<T>(shape.with_channels(sizes.pass), 2 * sizes.change, {20}, MlpInit::he_zero);
+              flow.add(name, affine_coupling<T>(shape, mask, std::move(net), options));
+            }
+            flow.finalize();
+            return flow;
+          },
+          {129, 3});
+    }
+  }
+}
+
+TEST_CASE("device: models that are not for one kernel go layer by layer") {
+  install_emulator();
+  const auto check_layered = [](const RealNvpTableConfig& c) {
+    const Flow<float> flow = real_nvp<float>(c);
+    Context cpu("cpu", 1), ctx("emulated");
+    const auto here = trained(cpu, "cpu", flow);
+    ParamArena<float> there(flow.layout(), "emulated");
+    std::copy(here->values(), here->values() + flow.layout()->total_size(), there.values());
+    const Results<float> wanted = compute(cpu, *here, flow, 3), got = compute(ctx, there, flow, 3);
+    CHECK(got.log_prob_launches > 1);
+    CHECK(got.sample_launches > 1);
+    CHECK(gap(got.all(), wanted.all()) <= (c.conditioner == NetDtype::same ? 2e-4 : 1e-2));
+  };
+  RealNvpTableConfig c;
+  c.dims = 4;
+  c.couplings = 2;
+  c.hidden = {8};
+  c.permutation = "lu";
+  check_layered(c);
+  c.permutation = "none";
+  c.preprocess = "zca";
+  check_layered(c);
+  c.preprocess = "standardize";
+  c.conditioner = NetDtype::bfloat16;
+  check_layered(c);
+  c.conditioner = NetDtype::same;
+  c.hidden = {FlowProgram::kWidth + 1};
+  check_layered(c);
+  c.couplings = 1;
+  c.hidden = {(1 << 16) + 8};  // no width is cut to sixteen bits
+  check_layered(c);
+  c.hidden = {8};
+  c.dims = FlowProgram::kDims + 1;
+  check_layered(c);
+  c.dims = 4;
+  c.couplings = FlowProgram::kSteps / 3 + 1;
+  check_layered(c);
+}
+
+TEST_CASE("device: what a kernel for a whole flow can't compute is the layers' error") {
+  install_emulator();
+  RealNvpTableConfig t;
+  t.dims = 3;
+  t.couplings = 2;
+  t.hidden = {4};
+  t.permutation = "shuffle";
+  const Flow<double> flow = real_nvp<double>(t);
+  Context ctx("emulated");
+  for (const int64_t n : {4, 150}) {
+    CAPTURE(n);
+    ParamArena<double> arena(flow.layout(), "emulated");
+    flow.init(arena, 1);
+    Arrays a(ctx);
+    const Shape shape{n, 1, 1, 3};
+    std::vector<double> values = random_values(3 * n, 1, -1, 1);
+    const View<double> x(a.put(values), shape), drawn(a.make<double>(3 * n), shape);
+    double* out = a.make<double>(n);
+    CHECK_THROWS_AS(flow.log_prob(ctx, arena, x, nullptr, out), ConfigError);  // not initialised
+    CHECK_THROWS_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), ConfigError);
+    flow.init_from_data(ctx, arena, x);
+    flow.log_prob(ctx, arena, x, nullptr, out);
+    flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn);
+    values.back() = HUGE_VAL;
+    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, {a.put(values), shape}, nullptr, out),
+                         doctest::Contains("finite inputs"), NumericError);
+    const auto spoil = [&](const std::string& name, double value) {
+      ctx.synchronize();
+      for (const auto& entry : flow.layout()->entries()) {
+        if (entry.name == name) std::swap(arena.values()[entry.offset + 1], value);
+      }
+      return value;
+    };
+    const double before = spoil("permutation1.permutation", 0);
+    for (const double value : {1e9, -1.0, 3.0, 0.5, std::numeric_limits<double>::quiet_NaN()}) {
+      CAPTURE(value);
+      spoil("permutation1.permutation", value);
+      CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("permutation1"),
+                           NumericError);
+      CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn),
+                           doctest::Contains("permutation1"), NumericError);
+    }
+    spoil("permutation1.permutation", before == 0 ? 1 : 0);
+    ctx.synchronize();
+    CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), doctest::Contains("twice"),
+                         NumericError);
+    spoil("permutation1.permutation", before);
+    spoil("coupling1.dense1.bias", HUGE_VAL);
+    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("from layer"),
+                         NumericError);
+    CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), doctest::Contains("from layer"),
+                         NumericError);
+  }
+}
+
+}  // namespace evenflow::test
