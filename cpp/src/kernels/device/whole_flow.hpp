@@ -188,7 +188,7 @@ struct WholeFlow {
           const T value = shared.x[c].row[row];
           if (to >= n) continue;
           ends.x[to * ends.x_stride + c] = value;
-          r.sum += ops::NotFinite<T>{&value, 0}(0, 0);
+          r.sum += ops::NotFinite<T>{&value, 0}(0, 0).v[0];
         }
       } else {
         const int row = at.thread % rows;
@@ -215,9 +215,9 @@ struct WholeFlow {
   EVENFLOW_HD T base_log_prob(T z) const {
     T unused, log_prob;
     if (program.base == Base::logistic) {
-      ops::BaseLogProb<T, true>{nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
+      ops::BaseLogProb<T, true>{1, nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
     } else {
-      ops::BaseLogProb<T, false>{nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
+      ops::BaseLogProb<T, false>{1, nullptr, nullptr, T(0)}.compute(&z, &unused, &log_prob);
     }
     return log_prob;
   }
