@@ -197,11 +197,15 @@ def number(where: str, name: str, value: Any, low: float, high: float = float("i
     """A finite number in [low, high]. TypeError, ConfigError."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")
-    if not (low <= value <= high) or not np.isfinite(value):
-        wanted = ("to be finite" if low == -math.inf else f">= {low:g}" if high == math.inf
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not (low <= result <= high) or not math.isfinite(result):
+        wanted = ("to be finite" if not math.isfinite(result) else f">= {low:g}" if high == math.inf
                   else f"in {low:g} ... {high:g}")
         raise ConfigError(f"[{where}] expected {name} {wanted}, got {value}")
-    return float(value)
+    return result
 
 
 def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:

@@ -229,6 +229,7 @@ def test_bad_sample(model, arguments, error, word):
     (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
     (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),
     (lambda f: ef.Adam(f, lr="x"), TypeError, "a number for lr, got 'x'"),
+    (lambda f: ef.Adam(f, lr=10**400), ef.ConfigError, "lr to be finite"),
     (lambda f: ef.SGD(f, weight_decay=-1.0), ef.ConfigError, "weight_decay"),
     (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
     (lambda f: ef.Schedule(lr=0.1, warmup=-1), ef.ConfigError, "warmup >= 0"),
