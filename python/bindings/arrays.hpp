@@ -98,10 +98,13 @@ Batch<T> batch_of(const py::object& object, const char* call, const char* name, 
                   static_cast<py::ssize_t>(array.shape.size()), true);
 }
 
-/// The arguments of a call where the context computes: those that lie there themselves, else copies.
+/// A call's context, without Python's lock, and its arguments where that computes: those that lie there
+/// themselves, else copies.
 class OnDevice {
  public:
-  explicit OnDevice(Context& ctx) : ctx_(ctx), scope_(ctx) {}
+  explicit OnDevice(ContextPool& contexts) : lease_(contexts), ctx_(lease_), scope_(ctx_) {}
+
+  Context& ctx() { return ctx_; }
 
   /// An array to read.
   template <class T>
@@ -165,6 +168,8 @@ class OnDevice {
     ways_.push_back({batch.data, there, static_cast<size_t>(batch.size()) * sizeof(T)});
   }
 
+  py::gil_scoped_release unlock_;
+  ContextPool::Lease lease_;
   Context& ctx_;
   WorkspaceScope scope_;
   std::vector<Way> ways_;

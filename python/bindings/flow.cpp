@@ -24,10 +24,8 @@ void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py
   const auto out = batch_of<T>(z, call, "z", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out),
                     arrays.out(det));
   arrays.bring();
@@ -42,10 +40,8 @@ void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py
   const auto out = batch_of<T>(x, call, "x", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, label, arrays.out(out, self.flow.sample_shape()),
                     arrays.out(det));
   arrays.bring();
@@ -57,10 +53,8 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", 1, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   const View<const T> there = arrays.in(in, self.flow.sample_shape());
   if (out.on_device || ctx.on_host()) {
     self.flow.log_prob(ctx, self.arena, there, label, arrays.out(out));
@@ -75,10 +69,8 @@ void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t s
   const char* call = "sample";
   const auto out = batch_of<T>(x, call, "x", self.flow.dims());
   const int32_t* label = labels_of(labels, out.n, call);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.sample(ctx, self.arena, first, temperature, seed, label,
                    arrays.out(out, self.flow.sample_shape()));
   arrays.bring();
@@ -89,10 +81,8 @@ void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& resu
   const char* call = "class_log_prob";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", self.flow.classes(), in.n);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.class_log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), arrays.out(out));
   arrays.bring();
 }
@@ -107,10 +97,8 @@ void backward(PyFlow<T>& self, const py::object& z, const py::object& dz, const 
   const auto out = batch_of<T>(x, call, "x", dims, in.n), dout = batch_of<T>(dx, call, "dx", dims, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
   const Shape shape = self.flow.sample_shape();
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet), label,
                      arrays.out(out, shape), arrays.out(dout, shape));
   arrays.bring();
@@ -126,10 +114,8 @@ void inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx
   const auto out = batch_of<T>(z, call, "z", dims, in.n), dout = batch_of<T>(dz, call, "dz", dims, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
   const Shape shape = self.flow.sample_shape();
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.inverse_backward(ctx, self.arena, arrays.in(in, shape), arrays.in(din, shape), arrays.in(ddet),
                              label, arrays.out(out), arrays.out(dout));
   arrays.bring();
@@ -145,10 +131,8 @@ void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
   const auto dx = batch_of<T>(grad, call, "grad", dims, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
   const Shape shape = self.flow.sample_shape();
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), label, arrays.out(out),
                               arrays.out(dx, shape));
   arrays.bring();
@@ -178,11 +162,9 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
   GradientWatch watch;
   if (!complete.is_none()) watch.parts = self.flow.gradient_parts(least);
   {
-    Unlock unlock;
-    ContextPool::Lease lease(self.contexts);
-    Context& ctx = lease;
+    OnDevice arrays(self.contexts);
+    Context& ctx = arrays.ctx();
     const RanksScope with(ctx, sum_over_ranks.is_none() ? nullptr : &ranks);
-    OnDevice arrays(ctx);
     watch.complete = [&](size_t part) {
       ctx.synchronize();
       py::gil_scoped_acquire lock;
@@ -206,10 +188,8 @@ void dequantize(PyFlow<T>& self, const py::object& x, int bits, const py::object
   if (bits < 1 || bits > 8) fail<ConfigError>("dequantize", "expected 1 <= bits <= 8, got ", bits);
   const bool noise = !seed.is_none();
   const uint64_t key = noise ? seed.cast<uint64_t>() : 0;
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   ctx.kernels<T>().dequantize(ctx, in.n, dims, arrays.in(in), bits, noise, key, static_cast<uint64_t>(first),
                               arrays.out(out));
   arrays.bring();
@@ -218,10 +198,8 @@ void dequantize(PyFlow<T>& self, const py::object& x, int bits, const py::object
 template <class T>
 void init(PyFlow<T>& self, const py::object& x) {
   const auto in = batch_of<const T>(x, "init", "x", self.flow.dims());
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   self.flow.init_from_data(ctx, self.arena, arrays.in(in, self.flow.sample_shape()));
 }
 
@@ -229,10 +207,8 @@ template <class Value, class T>
 int64_t first_not_finite_of(PyFlow<T>& self, const DeviceArray& array) {
   const int64_t size = array.size();
   const Batch<const Value> in{reinterpret_cast<const Value*>(array.data), size, 1, true};
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   HostScope host(ctx);
   WorkspaceScope scope(ctx);
   const Value* values = arrays.in(in);
@@ -256,10 +232,8 @@ int64_t first_not_finite(PyFlow<T>& self, const DeviceArray& array) {
 template <class T>
 void scale(PyFlow<T>& self, const py::object& array, double factor) {
   const auto values = batch_of<double>(array, "scale", "array", 1);
-  Unlock unlock;
-  ContextPool::Lease lease(self.contexts);
-  Context& ctx = lease;
-  OnDevice arrays(ctx);
+  OnDevice arrays(self.contexts);
+  Context& ctx = arrays.ctx();
   double* there = arrays.in_out(values);
   ctx.kernels<T>().scale_doubles(ctx, values.n, factor, there, there);
   arrays.bring();
