@@ -31,9 +31,7 @@ def build(library, model, sizes, threads, device):
     optimizer = ef.Adam(flow, lr=1e-5)
 
     def step(budget=None):
-        flow.zero_grad()
-        flow.loss_and_grad(x, activation_budget=budget)
-        optimizer.step()
+        flow.train_step(x, optimizer, activation_budget=budget)
 
     return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x),
             "sample": lambda: flow.sample(batch), "sample_100000": lambda: flow.sample(100000),

@@ -55,10 +55,7 @@ double epoch(evenflow::Context& context, Trainable<float>& model, evenflow::Opti
                   table.columns, &batch[static_cast<size_t>(i * table.columns)]);
     }
     const evenflow::View<const float> x(batch.data(), model.flow.sample_shape().with_batch(kBatch));
-    evenflow::zero_grad(context, model.arena);
-    sum += model.flow.loss_and_grad(context, model.arena, x, nullptr, -1).loss;
-    evenflow::clip_grad_norm(context, model.arena, 50);
-    optimizer.step(context, model.arena);
+    sum += model.flow.train_step(context, model.arena, x, nullptr, -1, {optimizer, 50}).loss;
   }
   return sum / static_cast<double>(steps);
 }

@@ -78,6 +78,19 @@ struct PyFlow {
 };
 
 template <class T>
+struct PyOptimizer {
+  std::shared_ptr<PyFlow<T>> owner;
+  Optimizer<T> optimizer;
+};
+
+/// A moving average where the flow's kernels reach it.
+template <class T>
+struct PyAverage {
+  std::shared_ptr<PyFlow<T>> owner;
+  SharedBuffer<T> values;
+};
+
+template <class T>
 const char* dtype_name() {
   if (std::is_same<T, float>::value) return "float32";
   if (std::is_same<T, double>::value) return "float64";

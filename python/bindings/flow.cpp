@@ -151,6 +151,13 @@ class PyRanks final : public Ranks {
   py::object sum_;
 };
 
+py::dict as_dict(const StepResult& r) {
+  using namespace py::literals;
+  return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
+                  "class_error"_a = r.class_error, "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback,
+                  "drift_layer"_a = r.drift.layer);
+}
+
 template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& labels, int64_t budget,
                        double weight, const py::object& sum_over_ranks, const py::object& complete,
@@ -173,10 +180,25 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
     r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
                                 weight, complete.is_none() ? nullptr : &watch);
   }
-  using namespace py::literals;
-  return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
-                  "class_error"_a = r.class_error, "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback,
-                  "drift_layer"_a = r.drift.layer);
+  return as_dict(r);
+}
+
+template <class T>
+py::dict train_step(PyFlow<T>& self, const py::object& x, PyOptimizer<T>& optimizer, const py::object& labels,
+                    int64_t budget, double max_norm, PyAverage<T>* average, double decay) {
+  const char* call = "train_step";
+  const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
+  const int32_t* label = labels_of(labels, in.n, call);
+  StepResult r;
+  {
+    OnDevice arrays(self.contexts);
+    r = self.flow.train_step(
+        arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
+        {optimizer.optimizer, max_norm, average ? average->values.data() : nullptr, decay});
+  }
+  py::dict out = as_dict(r);
+  out["grad_norm"] = r.grad_norm;
+  return out;
 }
 
 template <class T>
@@ -351,6 +373,8 @@ void bind_class(py::module_& m, const char* name) {
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,
            "labels"_a = py::none())
       .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "labels"_a = py::none())
+      .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "labels"_a = py::none(),
+           "activation_budget"_a = -1, "max_norm"_a = 0.0, "average"_a = py::none(), "decay"_a = 0.0)
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0)
       .def("gradient_parts", &gradient_parts<T>, "least"_a)

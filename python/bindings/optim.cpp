@@ -3,19 +3,6 @@
 namespace evenflow::python {
 namespace {
 
-template <class T>
-struct PyOptimizer {
-  std::shared_ptr<PyFlow<T>> owner;
-  Optimizer<T> optimizer;
-};
-
-/// A moving average where the flow's kernels reach it.
-template <class T>
-struct PyAverage {
-  std::shared_ptr<PyFlow<T>> owner;
-  SharedBuffer<T> values;
-};
-
 Rule rule_of(const std::string& name) {
   if (name == "sgd") return Rule::sgd;
   if (name == "rmsprop") return Rule::rmsprop;

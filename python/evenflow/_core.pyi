@@ -66,6 +66,10 @@ class Step(TypedDict):
     drift_layer: str
 
 @type_check_only
+class TrainStep(Step):
+    grad_norm: float
+
+@type_check_only
 class _Flow:
     @property
     def sample_shape(self) -> tuple[int, int, int]: ...
@@ -114,6 +118,9 @@ class _Flow:
     def loss_and_grad(self, x: _Array, labels: _Labels = None, activation_budget: int = -1, weight: float = 1.0,
                       sum_over_ranks: Callable[[NDArray[np.float64]], None] | None = None,
                       complete: Callable[[int], None] | None = None, least: int = 0) -> Step: ...
+    def train_step(self, x: _Array, optimizer: Optimizer32 | Optimizer64, labels: _Labels = None,
+                   activation_budget: int = -1, max_norm: float = 0.0,
+                   average: Average32 | Average64 | None = None, decay: float = 0.0) -> TrainStep: ...
     def gradient_parts(self, least: int) -> list[tuple[int, int]]: ...
     def dequantize(self, x: _Array, bits: int, seed: int | None, first: int, levels: _Array) -> None: ...
 

@@ -26,7 +26,8 @@ class Optimizer:
     def __init__(self, flow: Flow, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
                  beta2: float = 0.999, decay: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.0,
                  shrink: float = 1.0):
-        make = _core.Optimizer32 if check_flow("optimizer", flow).dtype == np.float32 else _core.Optimizer64
+        self.flow = check_flow("optimizer", flow)
+        make = _core.Optimizer32 if flow.dtype == np.float32 else _core.Optimizer64
         settings = dict(lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay, eps=eps,
                         weight_decay=weight_decay, shrink=shrink)
         self._core = make(flow._core, rule, **{name: number("optimizer", name, value, 0.0)

@@ -185,16 +185,30 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
-        loss, nll = self._gradient_of_all(batch)
-        if not math.isfinite(loss):
-            raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
-        norm = optim.clip_grad_norm(flow, s.clip)
         self.optimizer.lr = self.schedule.lr_at(self.progress.step) * self.progress.lr_scale
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
+        if self._sums is None and s.accumulate == 1:
+            loss = flow._train_step(batch.x, batch.labels, self._budget, self._seed, self.optimizer, s.clip,
+                                    self.average)
+            nll, norm = flow.last_step["nll"], flow.last_step["grad_norm"]
+        else:
+            loss, nll = self._gradient_of_all(batch)
+            if not math.isfinite(loss):
+                raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
+            norm = optim.clip_grad_norm(flow, s.clip)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
         return {"loss": loss, "nll": nll, "grad_norm": norm, "lr": self.optimizer.lr,
                 **self._in_bits("", nll)}
+
+    @property
+    def _budget(self) -> int:
+        return -1 if self.settings.activation_budget is None else self.settings.activation_budget
+
+    @property
+    def _seed(self) -> int:
+        """Of this step's noise."""
+        return _noise_seed(self.settings.seed, self.progress.step)
 
     @contextlib.contextmanager
     def _summing(self) -> Iterator[None]:
@@ -227,8 +241,6 @@ class Trainer:
         after others were told of its gradient.
         """
         flow, s = self.flow, self.settings
-        budget = -1 if s.activation_budget is None else s.activation_budget
-        seed = _noise_seed(s.seed, self.progress.step)
         meet = self.ranks.sum if self.ranks.size > 1 and s.sync_batch_norm else None
         flow.zero_grad()
         loss, nll, at, repeated = 0.0, 0.0, 0, False
@@ -239,7 +251,7 @@ class Trainer:
             watch = self._sums.start if self._sums is not None and end == shares[-1][1] else None
             labels = None if batch.labels is None else batch.labels[mine]
             weight = (end - first) / batch.size
-            loss += weight * flow._loss_and_grad(batch.x[mine], labels, budget, seed, first=first,
+            loss += weight * flow._loss_and_grad(batch.x[mine], labels, self._budget, self._seed, first=first,
                                                  weight=weight, sum_over_ranks=meet, complete=watch,
                                                  least=GradientSums.least)
             nll += weight * flow.last_step["nll"]

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "check_layer.hpp"
@@ -43,7 +44,7 @@ struct Chain {
   std::vector<std::vector<T>> w, bias, scale, dw, dbias, dlogs;
   std::vector<StackUnit<T>> units;
 
-  explicit Chain(const ChainCase& c) {
+  explicit Chain(const ChainCase& c, bool overwrite = false) {
     const size_t count = c.widths.size();
     Shape in = c.in;
     for (auto* v : {&w, &bias, &scale, &dw, &dbias, &dlogs}) v->resize(count);
@@ -62,12 +63,14 @@ struct Chain {
       fill(w[u], unit.dims.weight_size(), -range, range);
       fill(bias[u], c.widths[u], -0.5, 0.5);
       fill(scale[u], c.widths[u], 0.5, 1.5);
-      dw[u].assign(w[u].size(), T(0.25));
+      // What is overwritten may hold anything.
+      dw[u].assign(w[u].size(), overwrite ? std::numeric_limits<T>::quiet_NaN() : T(0.25));
       dbias[u].assign(bias[u].size(), T(0.25));
       dlogs[u].assign(bias[u].size(), T(0.25));
       unit.w = w[u].data();
       unit.epilogue = {bias[u].data(), scale[u].data(), u + 1 < count};
       unit.dw = dw[u].data();
+      unit.overwrite = overwrite;
       unit.dbias = dbias[u].data();
       unit.dlogs = dlogs[u].data();
       unit.logs_factor = T(kLogsFactor);
@@ -143,6 +146,17 @@ void check_chain(const ChainCase& c, int threads, double bound) {
     CHECK(largest_gap(fused.dbias[u], plain.dbias[u]) < bound);
     CHECK(largest_gap(fused.dlogs[u], plain.dlogs[u]) < bound);
   }
+
+  Chain<T> replaced(c, true);
+  std::vector<T> again(dh_values.begin(), dh_values.end());
+  kernels.stack_backward(ctx, replaced.units.data(), count, false, in, acts.data(),
+                         {h.data(), fused.output()}, {again.data(), fused.output()}, {});
+  for (size_t u = 0; u < fused.units.size(); ++u) {
+    CAPTURE(u);
+    for (T& value : replaced.dw[u]) value += T(0.25);
+    CHECK(largest_gap(replaced.dw[u], plain.dw[u]) < bound);
+    CHECK(replaced.dbias[u] == fused.dbias[u]);
+  }
 }
 
 template <class T>
@@ -153,10 +167,10 @@ struct Result {
 
 /// On numbers of float32, whatever T. split: by the chains that take them apart, whatever the weights' size.
 template <class T>
-Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = false) {
+Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = false, bool overwrite = false) {
   Context ctx("cpu", threads);
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  Chain<T> chain(c);
+  Chain<T> chain(c, overwrite);
   for (auto* tensors : {&chain.w, &chain.bias, &chain.scale}) {
     for (std::vector<T>& tensor : *tensors) {
       for (T& value : tensor) value = static_cast<float>(value);
@@ -193,6 +207,14 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
   for (const std::vector<T>& v : chain.dbias) r.dbias.insert(r.dbias.end(), v.begin(), v.end());
   for (const std::vector<T>& v : chain.dlogs) r.dlogs.insert(r.dlogs.end(), v.begin(), v.end());
   return r;
+}
+
+/// Of one chain, gradients of weights that were stored and such as were added to 0.25.
+template <class T>
+void check_overwritten(Result<T> stored, const Result<T>& added) {
+  for (T& value : stored.dw) value += T(0.25);
+  CHECK(largest_gap(stored.dw, added.dw) < 1e-6);
+  CHECK(stored.dbias == added.dbias);
 }
 
 /// Gives EVENFLOW_ISA its value back.
@@ -306,6 +328,7 @@ TEST_CASE("products of pairs of bfloat16 numbers equal those widened to float32"
       CHECK(mean_square_gap(pairs.h, widened.h) < 2e-4);
       CHECK(mean_square_gap(pairs.dx, widened.dx) < 5e-3);
       CHECK(mean_square_gap(pairs.dw, widened.dw) < 5e-3);
+      check_overwritten(run_chain<float>(c, true, 2, false, true), pairs);
     }
   }
 }
@@ -326,6 +349,7 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
     CHECK(parts.h == alone.h);
     CHECK(parts.dx == alone.dx);
     CHECK(parts.dw == alone.dw);
+    check_overwritten(run_chain<float>(c, false, 2, true, true), parts);
   }
 }
 

@@ -449,3 +449,71 @@ def test_class_conditional(images, glow):
     right = flow.log_prob(x, label=labels).mean()
     assert right > flow.log_prob(x, label=(labels + 1) % 3).mean()
     assert math.isfinite(flow.last_step["class_nll"])
+
+
+@pytest.mark.parametrize("model", ["table", "tiles", "few rows", "glow", "image", "dense", "half"])
+def test_train_step_is_its_parts(table, images, model):
+    """On tables of one tile, of several groups of tiles and of fewer rows; over whatever gradients were there."""
+    x = images[0][:9] if model in ("glow", "image") else table[:5] if model == "few rows" else table
+    if model == "tiles":
+        x = np.concatenate([table, table + 0.1, table - 0.1])
+    options = dict(seed=1, dtype="float32" if model == "half" else "float64")
+
+    def make():
+        if model == "glow":
+            return ef.Glow(x.shape[1:], levels=2, steps=2, hidden=8, classes=3, class_weight=0.1, **options)
+        if model == "image":
+            return ef.RealNVP(x.shape[1:], scales=2, base_dim=4, residual_blocks=1, **options)
+        if model == "dense":
+            return ef.NICE(x.shape[1], couplings=3, hidden=(9, 17), **options)
+        kind = dict(conditioner_dtype="bfloat16") if model == "half" else {}
+        return ef.RealNVP(x.shape[1], couplings=3, hidden=(9, 17), **kind, **options)
+
+    label = np.arange(len(x)) % 3 if model == "glow" else None
+    one, parts = make(), make()
+    steps = []
+    for flow in (one, parts):
+        flow.init(x)
+        steps.append((ef.Adamax(flow, lr=1e-2, weight_decay=1e-3), ef.MovingAverage(flow, 0.9)))
+    (mine, average), (optimizer, other) = steps
+    assert np.isfinite(mine.moments()[0]).all()
+    for step in range(4):
+        max_norm = 0.5 if step % 2 else 0.0
+        if step == 2:
+            one.grads[:] = np.nan
+        got = one.train_step(x, mine, label, seed=step, max_norm=max_norm, average=average)
+        parts.zero_grad()
+        assert got == parts.loss_and_grad(x, label, seed=step)
+        norm = ef.clip_grad_norm(parts, max_norm)
+        optimizer.step()
+        other.update()
+        assert one.last_step.pop("grad_norm") == norm and one.last_step == parts.last_step
+        assert np.array_equal(one.grads, parts.grads)
+        assert_same(one, parts)
+    assert mine.steps == 4 and average.steps == 4 and np.array_equal(average.values(), other.values())
+
+
+@pytest.mark.parametrize("batch", [200, 20])
+def test_a_failed_train_step_changes_no_value(table, real_nvp, batch):
+    flow = real_nvp(dtype="float64")
+    flow.init(table)
+    optimizer, average = ef.Adam(flow, lr=1e-2), ef.MovingAverage(flow, 0.9)
+    flow.train_step(table, optimizer, average=average)
+    before, moments = values(flow), [m.copy() for m in optimizer.moments()]
+    poisoned = table[:batch].copy()
+    poisoned[batch - 1] = 1e200  # its log-density is not finite
+    with pytest.raises(ef.NumericError, match="finite"):
+        flow.train_step(poisoned, optimizer, average=average)
+    assert_same(flow, before)
+    assert all(np.array_equal(a, b) for a, b in zip(optimizer.moments(), moments))
+    assert optimizer.steps == 1 and average.steps == 1 and not flow.grads.any()
+
+
+def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
+    flow, other = real_nvp(), real_nvp()
+    flow.init(table)
+    for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other)), (None, None)):
+        with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected an optimizer.* of this flow"):
+            flow.train_step(table, optimizer, average=average)
+    with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected max_norm"):
+        flow.train_step(table, ef.Adam(flow), max_norm=-1.0)

@@ -8,6 +8,7 @@
 
 #include "evenflow/layer.hpp"
 #include "evenflow/layers.hpp"
+#include "evenflow/optim.hpp"
 #include "evenflow/prior.hpp"
 
 namespace evenflow {
@@ -30,7 +31,17 @@ struct StepResult {
   double nll = 0;          ///< mean negative log-likelihood in nats
   double class_nll = 0;    ///< mean classification loss in nats, 0 without a class head
   double class_error = 0;  ///< share of wrong predictions
+  double grad_norm = 0;    ///< train_step: of all trained gradients, before clipping
   Drift drift;
+};
+
+/// What a training step does with its gradient.
+template <class T>
+struct Update {
+  Optimizer<T>& optimizer;
+  double max_norm = 0;       ///< of the gradient, as clip_grad_norm takes it; 0: any
+  T* average = nullptr;      ///< update_average's, or none
+  double average_decay = 0;  ///< of it
 };
 
 /// Values [first, end) of a gradient, complete once a backward pass is through with a layer of the chain.
@@ -121,6 +132,11 @@ class EVENFLOW_API Flow {
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
                            int64_t activation_budget, double weight = 1.0,
                            const GradientWatch* watch = nullptr) const;
+  /// A whole training step: loss_and_grad in place of the gradients that are there, clip_grad_norm, the
+  /// optimiser's step and update_average. NumericError, also where the loss is not finite: no value is
+  /// updated, and gradients are zero.
+  StepResult train_step(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+                        int64_t activation_budget, const Update<T>& update) const;
   /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
   std::vector<GradientPart> gradient_parts(int64_t least) const;
 
@@ -192,8 +208,14 @@ class EVENFLOW_API Flow {
                       const std::function<void()>& undo, const char* call) const;
   void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
   void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
+  /// For a pass that adds to params.grads, which may hold anything: clears what is added to.
+  void begin_gradient(Context&, Params<T>& params) const;
+  /// loss_and_grad, with `replace` in place of the gradients that are there.
+  StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+                      int64_t activation_budget, double weight, const GradientWatch* watch,
+                      bool replace) const;
   bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
-                     double weight, StepResult& result) const;
+                     double weight, bool replace, StepResult& result) const;
 
   uint64_t id_;  ///< of all flows of the process
   Shape sample_shape_;

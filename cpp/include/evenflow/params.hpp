@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "evenflow/export.h"
@@ -37,10 +38,11 @@ class EVENFLOW_API ParamLayout {
     Group group;
     int64_t size;
     int64_t offset;
+    bool overwritable;  ///< its gradient is stored where Params::overwrite, not added
   };
 
   /// Throws ConfigError on a second use of a name, and where the values of all tensors pass 2^56.
-  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group);
+  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group, bool overwritable = false);
   void finalize();
 
   const std::vector<Entry>& entries() const { return entries_; }
@@ -54,12 +56,15 @@ class EVENFLOW_API ParamLayout {
   int64_t stats_begin() const { return begin_[2]; }
   int64_t stats_size() const { return begin_[3] - begin_[2]; }
   int64_t total_size() const { return begin_[4]; }
+  /// [first, end) of what trained tensors' gradients are besides the overwritable ones, in order.
+  const std::vector<std::pair<int64_t, int64_t>>& added_to() const { return added_to_; }
 
  private:
   std::vector<Entry> entries_;
   std::unordered_set<std::string> names_;
   int64_t values_ = 0;
   int64_t begin_[5] = {0, 0, 0, 0, 0};
+  std::vector<std::pair<int64_t, int64_t>> added_to_;
 };
 
 /// A place in the tree of names: Scope(layout, "level1") / "step3" / "coupling".
@@ -70,8 +75,9 @@ class EVENFLOW_API Scope {
   Scope operator/(const std::string& name) const {
     return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name, program_);
   }
-  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group) const {
-    return layout_.add((*this / name).prefix_, std::move(shape), group);
+  ParamId add(const std::string& name, std::vector<int64_t> shape, Group group,
+              bool overwritable = false) const {
+    return layout_.add((*this / name).prefix_, std::move(shape), group, overwritable);
   }
   const std::string& prefix() const { return prefix_; }
   /// Where layers that work on rows of a table add their steps; null: nobody asks for them.
@@ -92,6 +98,7 @@ struct Params {
   T* batch_stats =
       nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
   const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
+  bool overwrite = false;           ///< overwritable gradients hold nothing yet: they are stored, not added
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }
@@ -149,11 +156,11 @@ class EVENFLOW_API ParamArena {
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
     zero_ = finite_ = false;
     square_ = -1;
-    return {layout_.get(), values(), grads_.data(), batch_stats, labels};
+    return {layout_.get(), values(), grads_.data(), batch_stats, labels, false};
   }
   /// For forward and inverse.
   Params<T> params(const int32_t* labels = nullptr) const {
-    return {layout_.get(), values(), nullptr, nullptr, labels};
+    return {layout_.get(), values(), nullptr, nullptr, labels, false};
   }
 
   /// Gradients to zero. See optim.hpp for the same by all threads.

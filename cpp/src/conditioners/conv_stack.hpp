@@ -29,7 +29,7 @@ class ConvStack : public Conditioner<T> {
   }
 
   void declare(const Scope& scope) override {
-    for (size_t u = 0; u < units_.size(); ++u) units_[u].declare(scope / names_[u]);
+    for (size_t u = 0; u < units_.size(); ++u) units_[u].declare(scope / names_[u], true);
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {

@@ -11,15 +11,15 @@ constexpr double kLogScale = 3.0;
 }  // namespace
 
 template <class T>
-void ConvUnit<T>::declare(const Scope& scope) {
+void ConvUnit<T>::declare(const Scope& scope, bool overwritable) {
   name_ = scope.prefix();
   const int64_t k = config_.kernel, rows = dims(0).weight_rows(), cout = config_.cout;
   const std::vector<int64_t> shape =
       config_.dense ? std::vector<int64_t>{rows, cout} : std::vector<int64_t>{k, k, rows, cout};
   // Real NVP's L2 acts on magnitudes; with them, or with an output scale, the weights' own size is free.
   const bool normalised = config_.weight_norm || config_.logs;
-  weight_ =
-      scope.add(config_.weight_norm ? "v" : "weight", shape, normalised ? Group::no_decay : Group::decay);
+  weight_ = scope.add(config_.weight_norm ? "v" : "weight", shape,
+                      normalised ? Group::no_decay : Group::decay, overwritable);
   if (config_.magnitude) magnitude_ = scope.add("magnitude", {cout}, Group::decay);
   if (config_.bias) bias_ = scope.add("bias", {cout}, Group::no_decay);
   if (config_.logs) logs_ = scope.add("logs", {cout}, Group::no_decay);
@@ -117,6 +117,7 @@ void ConvUnit<T>::describe(Context& ctx, WorkspaceScope& scope, const Params<T>&
   unit.logs_factor = T(kLogScale);
   if (!params.grads) return;
   unit.dw = params.grad(weight_);
+  unit.overwrite = params.overwrite;
   if (config_.bias) unit.dbias = params.grad(bias_);
   if (config_.logs) unit.dlogs = params.grad(logs_);
 }

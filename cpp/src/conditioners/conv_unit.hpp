@@ -29,7 +29,8 @@ class ConvUnit {
   Shape output_shape(int64_t n) const { return config_.in.with_batch(n).with_channels(config_.cout); }
   int64_t output_size(int64_t n) const { return output_shape(n).size(); }
 
-  void declare(const Scope& scope);
+  /// overwritable: whether all backward passes are through describe(), once each; see ParamLayout::Entry.
+  void declare(const Scope& scope, bool overwritable = false);
   /// A dense unit as a step of the program that it was declared for.
   void declare_step(const Scope& scope) const;
   /// The raw weight tensor (v with weight norm), for initialisation.

@@ -8,7 +8,8 @@
 
 namespace evenflow {
 
-ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group) {
+ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group,
+                         bool overwritable) {
   // Bytes and padding of that many still fit 64 bits.
   constexpr int64_t kMaxValues = int64_t{1} << 56;
   int64_t size = 1;
@@ -23,7 +24,7 @@ ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Gr
   if (!names_.insert(name).second) {
     fail<ConfigError>("params", "expected unique names, got ", name, " twice");
   }
-  entries_.push_back({name, std::move(shape), group, size, 0});
+  entries_.push_back({name, std::move(shape), group, size, 0, overwritable});
   return static_cast<ParamId>(entries_.size()) - 1;
 }
 
@@ -41,6 +42,17 @@ void ParamLayout::finalize() {
     }
   }
   begin_[4] = at;
+  std::vector<std::pair<int64_t, int64_t>> stored;
+  for (const Entry& entry : entries_) {
+    if (entry.overwritable) stored.emplace_back(entry.offset, entry.offset + entry.size);
+  }
+  std::sort(stored.begin(), stored.end());
+  stored.emplace_back(trainable_size(), trainable_size());
+  at = 0;
+  for (const auto& [first, end] : stored) {
+    if (at < first) added_to_.emplace_back(at, first);
+    at = end;
+  }
 }
 
 template <class T>

@@ -32,13 +32,15 @@ struct Epilogue {
   bool relu = false;
 };
 
-/// One convolution of a chain, and where its gradients go (+=; null: there is no such parameter).
+/// One convolution of a chain, and where its gradients go (null: there is no such parameter). They are added,
+/// dw with `overwrite` stored.
 template <class T>
 struct StackUnit {
   ConvDims dims;
   const T* w = nullptr;
   Epilogue<T> epilogue;
   T* dw = nullptr;
+  bool overwrite = false;
   T* dbias = nullptr;
   T* dlogs = nullptr;
   T logs_factor = T(1);  ///< scale = exp(logs_factor * logs)

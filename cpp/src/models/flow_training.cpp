@@ -247,33 +247,44 @@ void Flow<T>::keep_activations(Context& ctx, WorkspaceScope& scope, int64_t n, i
 }
 
 template <class T>
+void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
+  const int64_t trainable = layout_->trainable_size();
+  if (ctx.on_host()) {
+    for (const auto& [first, end] : layout_->added_to()) {
+      std::fill(params.grads + first, params.grads + end, T(0));
+    }
+  } else {  // one kernel, not one for each gap
+    ctx.kernels<T>().zero(ctx, trainable, params.grads);
+  }
+  params.overwrite = true;
+}
+
+template <class T>
 bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
-                            int64_t budget, double weight, StepResult& result) const {
+                            int64_t budget, double weight, bool replace, StepResult& result) const {
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
   const Tiles tiles(n, tile_rows_);
   // A gradient for each group, added up in order: the first one's in place where nothing is there yet.
-  const bool zero = arena.grads_are_zero();
+  const bool first_in_place = replace || arena.grads_are_zero();
   T* total = arena.params().grads;
-  T* others = scope.take<T>((tiles.groups - zero) * room);
+  T* others = scope.take<T>((tiles.groups - first_in_place) * room);
   const auto grads_of = [&](int64_t group) {
-    return zero && group == 0 ? total : others + (group - zero) * room;
+    return first_in_place && group == 0 ? total : others + (group - first_in_place) * room;
   };
   double* log_prob = scope.take<double>(n);
   double* drifts = scope.take<double>(tiles.count);
   const double share = -weight / static_cast<double>(n);
   const Params<T> all = std::as_const(arena).params(labels);
   const auto undo = [&] {
-    if (zero) ctx.kernels<T>().zero(ctx, trainable, total);
+    if (first_in_place) ctx.kernels<T>().zero(ctx, trainable, total);
   };
   const auto pass = [&](Context& local, int64_t group, int64_t tile) {
     const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
                   size = rows * dims();
     Params<T> params = rows_of(all, first);
     params.grads = grads_of(group);
-    if (tile == tiles.first_of(group) && params.grads != total) {
-      std::fill(params.grads, params.grads + trainable, T(0));
-    }
+    if (tile == tiles.first_of(group)) begin_gradient(local, params);
     WorkspaceScope mine(local);
     T* z = mine.take<T>(size);
     T* dz = mine.take<T>(size);
@@ -324,7 +335,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     undo();
     throw;
   }
-  if (zero) {
+  if (first_in_place) {
     arena.square_ = square;
   } else {
     by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
@@ -401,6 +412,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
         uint64_t weight_bits;
         std::memcpy(&weight_bits, &weight, sizeof weight_bits);
         key.insert(key.end(), {weight_bits, static_cast<uint64_t>(dx.stride)});
+        key.push_back(params.overwrite);
         for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
         ctx.repeat(std::move(key), all);
       }
@@ -425,13 +437,34 @@ template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                   int64_t activation_budget, double weight,
                                   const GradientWatch* watch) const {
+  return gradient(ctx, arena, x, labels, activation_budget, weight, watch, false);
+}
+
+template <class T>
+StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                               int64_t activation_budget, const Update<T>& update) const {
+  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true);
+  if (!std::isfinite(result.loss)) {
+    zero_grad(ctx, arena);
+    fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
+  }
+  result.grad_norm = clip_grad_norm(ctx, arena, update.max_norm);
+  update.optimizer.step(ctx, arena);
+  if (update.average) update_average(ctx, arena, update.average, update.average_decay);
+  return result;
+}
+
+template <class T>
+StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                             int64_t activation_budget, double weight, const GradientWatch* watch,
+                             bool replace) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
   check_device(ctx, "loss_and_grad", arena);
   if (ctx.on_host()) check_initialized(ctx, "loss_and_grad", std::as_const(arena).values());
   if (by_tiles(ctx, x.shape.n)) {
     StepResult done;
-    if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, done)) return done;
+    if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, replace, done)) return done;
   }
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
@@ -444,8 +477,10 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
 
   // Gradients already there must survive a step that the drift guard repeats.
   const int64_t trainable = layout_->trainable_size();
-  const bool zero = arena.grads_are_zero();
-  const Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  const bool zero = replace || arena.grads_are_zero();
+  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  if (replace) begin_gradient(ctx, params);
+  params.overwrite = zero && n > 0;
   const Shape flat{1, 1, 1, trainable};
   T* saved = nullptr;
   double* square = scope.take<double>(1);
@@ -504,7 +539,7 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   const int64_t trainable = layout_->trainable_size();
   Params<T> params = arena.params(host.send(labels, x.shape.n));
   params.grads = scope.take<T>(trainable);
-  ctx.kernels<T>().zero(ctx, trainable, params.grads);
+  begin_gradient(ctx, params);
   Step step;
   // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
   differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
@@ -539,13 +574,19 @@ template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, 
 template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<const float>,
                                             View<const float>, const double*, const int32_t*, float*,
                                             float*) const;
+template void Flow<float>::begin_gradient(Context&, Params<float>&) const;
 template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const int32_t*,
-                                         int64_t, double, StepResult&) const;
+                                         int64_t, double, bool, StepResult&) const;
 template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View<const double>,
                                              View<const double>, const double*, const int32_t*, double*,
                                              double*) const;
+template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
 template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
-                                          int64_t, double, StepResult&) const;
+                                          int64_t, double, bool, StepResult&) const;
+template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                            int64_t, const Update<float>&) const;
+template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                          int64_t, double, const GradientWatch*, bool) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
                                                const int32_t*, int64_t, double, const GradientWatch*) const;
 template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
@@ -565,6 +606,10 @@ template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>
                                               const int32_t*, double*, View<double>) const;
 template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
                                      const double*, const int32_t*, View<double>, View<double>) const;
+template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
+                                             const int32_t*, int64_t, const Update<double>&) const;
+template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>, const int32_t*,
+                                           int64_t, double, const GradientWatch*, bool) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
                                                 const int32_t*, int64_t, double, const GradientWatch*) const;
 

@@ -156,7 +156,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
     const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);
     Exec::for_each(ctx, unit.dims.taps() * unit.dims.weight_rows(), cout,
-                   device::FinishWeights{parts, a.dims, unit.dims.in.c, cout, unit.dw});
+                   device::FinishWeights{parts, a.dims, unit.dims.in.c, cout, unit.overwrite, unit.dw});
   }
 
   static constexpr int64_t kTileM = 128;

@@ -130,11 +130,13 @@ struct FinishWeights {
   PatchDims dims;
   int64_t cin;
   int64_t cout;
+  bool overwrite;
   float* dw;
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const int64_t rows = cin + (dims.edge ? 1 : 0), tap = row / rows, channel = row % rows;
     const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels + channel;
-    dw[row * cout + c] += parts.total<1>(at, c).v[0];
+    const float before = overwrite ? 0 : dw[row * cout + c];
+    dw[row * cout + c] = before + parts.total<1>(at, c).v[0];
   }
 };
 

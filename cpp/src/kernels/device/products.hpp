@@ -31,7 +31,7 @@ struct DeviceProducts {
 
   static void backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
     if (is_thin(dims)) return thin_gradient(ctx, x, dy, dw);
-    weights_gradient<T, T, false>(ctx, dims, x, dy, dw);
+    weights_gradient<T, T, false>(ctx, dims, x, dy, dw, false);
   }
 
   /// H: how hidden activations are stored; products of Bf16 numbers if that is what it is.
@@ -185,9 +185,10 @@ struct DeviceProducts {
     }
   }
 
-  /// dw += over all pixels: a chunk of them a split, added in order.
+  /// dw += over all pixels, or =: a chunk of them a split, added in order.
   template <class S, class D, bool half>
-  static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
+  static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
+                               bool overwrite) {
     using A = device::Transposed<device::Patches<T, S, half>>;
     using B = device::Rows<T, D, half>;
     constexpr int64_t kChunk = 1024;
@@ -202,7 +203,8 @@ struct DeviceProducts {
         {dy.data, dy.stride},
         {partial, rows, dims.cout}};
     Exec::launch(ctx, body.blocks(), body);
-    Exec::for_each(ctx, 1, dims.weight_size(), device::AddSplits<T>{splits, dims.weight_size(), partial, dw});
+    Exec::for_each(ctx, 1, dims.weight_size(),
+                   device::AddSplits<T>{splits, dims.weight_size(), partial, overwrite, dw});
   }
 
   /// From da of `unit` to its weights' gradient, and da of the unit below with its bias's and scale's. dy:
@@ -222,14 +224,14 @@ struct DeviceProducts {
     if (lower.dlogs) {
       Exec::for_each(ctx, 1, width, ops::AddSums<T>{lower.logs_factor, sums + width, lower.dlogs});
     }
-    weights_gradient<H, D, half>(ctx, unit.dims, y, da, unit.dw);
+    weights_gradient<H, D, half>(ctx, unit.dims, y, da, unit.dw, unit.overwrite);
   }
 
   template <class D, bool half>
   static void first_unit(Context& ctx, const StackUnit<T>& unit, View<const T> x, View<const D> da,
                          View<T> dx) {
     if (dx.data) data_gradient<D, half>(ctx, unit.dims, da, unit.w, dx, true);
-    weights_gradient<T, D, half>(ctx, unit.dims, x, da, unit.dw);
+    weights_gradient<T, D, half>(ctx, unit.dims, x, da, unit.dw, unit.overwrite);
   }
 };
 

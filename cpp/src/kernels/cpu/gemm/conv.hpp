@@ -153,13 +153,20 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
   }
 }
 
-/// dw += x^T dy, all pixels at once or one run of them after the other. Its memory is `scope`'s.
+/// dw += x^T dy, or = with overwrite; all pixels, of which there is one, at once or one run of them after the
+/// other. Its memory is `scope`'s.
 template <class Isa, class T, bool half, class S, class D>
 class WeightGradient {
  public:
   WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, View<const S> x, View<const D> dy,
-                 T* dw)
-      : dims_(dims), x_{x.data, x.stride, dims.in.c}, dy_(dy), dw_(dw), sums_(dw), stride_(dims.cout) {
+                 T* dw, bool overwrite)
+      : dims_(dims),
+        x_{x.data, x.stride, dims.in.c},
+        dy_(dy),
+        dw_(dw),
+        overwrite_(overwrite),
+        sums_(dw),
+        stride_(dims.cout) {
     if (dims.kernel == 1) {
       // Of few outputs dy^T x instead: vectors of outputs would be nearly empty.
       narrow_ = !half && dims.cout <= Tile<Isa, T>::low_rows && dims.in.c >= Tile<Isa, T>::cols;
@@ -195,14 +202,14 @@ class WeightGradient {
     const int64_t begin = team.begin(dims_.in.c), end = team.end(dims_.in.c);
     if (narrow_) {
       for (int64_t c = begin; c < end; ++c) {
-        for (int64_t n = 0; n < cout; ++n) dw_[c * cout + n] += sums_[n * stride_ + c];
+        for (int64_t n = 0; n < cout; ++n) put(sums_[n * stride_ + c], dw_ + c * cout + n);
       }
     } else if (sums_ != dw_) {
       for (int64_t t = 0; t < 9; ++t) {
         for (int64_t c = begin; c < end; ++c) {
           const T* from = sums_ + c * stride_ + (8 - t) * cout;
           T* to = dw_ + (t * rows + c) * cout;
-          for (int64_t n = 0; n < cout; ++n) to[n] += from[n];
+          for (int64_t n = 0; n < cout; ++n) put(from[n], to + n);
         }
       }
     }
@@ -210,7 +217,12 @@ class WeightGradient {
 
   /// By one thread, after that.
   void finish_edge() const {
-    if (dims_.edge && sums_ != dw_) edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
+    if (!dims_.edge || sums_ == dw_) return;
+    for (int64_t t = 0; overwrite_ && t < 9; ++t) {
+      T* edge = dw_ + (t * dims_.weight_rows() + dims_.in.c) * dims_.cout;
+      for (int64_t n = 0; n < dims_.cout; ++n) edge[n] = T(0);
+    }
+    edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
   }
 
  private:
@@ -220,25 +232,27 @@ class WeightGradient {
   void take_sums(WorkspaceScope& scope, int64_t rows, int64_t width) {
     stride_ = padded_stride(width, sizeof(T));
     sums_ = scope.take<T>(rows * stride_);
-    for (int64_t i = 0; i < rows * stride_; ++i) sums_[i] = T(0);
   }
+
+  void put(T sum, T* to) const { *to = overwrite_ ? sum : *to + sum; }
 
   template <class F>
   void product(const D* dy, const F& f) const {
     const Rows<D> dy_rows{dy, dy_.stride, dims_.cout};
     const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
+    const bool overwrite = overwrite_ || sums_ != dw_;
     if (narrow_) {
       if constexpr (!half) {
-        f(TransposedProduct<Isa, T, Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_));
+        f(TransposedProduct<Isa, T, Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
       }
     } else if (dims_.kernel == 1) {
-      f(TransposedProduct<Isa, T, Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_));
+      f(TransposedProduct<Isa, T, Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_, overwrite));
     } else if (gather_input(dims_)) {
-      f(TransposedProduct<Isa, T, PatchRows<Isa, T, half>, Rows<D>>(m, {image_}, 9 * dims_.weight_rows(),
-                                                                    dy_rows, cout, sums_, stride_));
+      f(TransposedProduct<Isa, T, PatchRows<Isa, T, half>, Rows<D>>(
+          m, {image_}, 9 * dims_.weight_rows(), dy_rows, cout, sums_, stride_, overwrite));
     } else {
       f(TransposedProduct<Isa, T, Rows<S>, PatchRows<Isa, T, half>>(m, x_, cin, {image_}, 9 * cout, sums_,
-                                                                    stride_));
+                                                                    stride_, overwrite));
     }
   }
 
@@ -246,18 +260,21 @@ class WeightGradient {
   Rows<S> x_;
   View<const D> dy_;
   T* dw_;
+  bool overwrite_;
   T* sums_;  ///< where products are added up: dw, or in another order
   int64_t stride_;
   bool narrow_ = false;
   Bordered<Isa, T, half> image_;
 };
 
-/// dw += x^T dy.
+/// dw += x^T dy, or = with overwrite.
 template <class Isa, class T, bool half, class S, class D>
-void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw) {
+void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
+                           bool overwrite = false) {
   const int64_t m = dims.in.pixels();
+  if (m == 0) return;
   WorkspaceScope scope(ctx);
-  const WeightGradient<Isa, T, half, S, D> gradient(ctx, scope, dims, x, dy, dw);
+  const WeightGradient<Isa, T, half, S, D> gradient(ctx, scope, dims, x, dy, dw, overwrite);
   const int threads = threads_for_product(ctx, m, dims.weight_rows() * dims.taps(), dims.cout);
   const int64_t room = gradient.room();
   T* rooms = scope.take<T>(threads * room);

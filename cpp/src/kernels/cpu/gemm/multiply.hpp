@@ -343,12 +343,13 @@ void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, in
   }
 }
 
-/// c (m, n) += left^T right, a sum over k rows of both. Threads divide c. One call may take all rows, or each
-/// of several calls the next run of them, of whole blocks.
+/// c (m, n) += left^T right, a sum over k rows of both, or = with overwrite. Threads divide c. One call may
+/// take all rows, or each of several calls the next run of them, of whole blocks.
 template <class Isa, class T, class Left, class Right>
 class TransposedProduct {
  public:
-  TransposedProduct(int64_t k, const Left& left, int64_t m, const Right& right, int64_t n, T* c, int64_t ldc)
+  TransposedProduct(int64_t k, const Left& left, int64_t m, const Right& right, int64_t n, T* c, int64_t ldc,
+                    bool overwrite)
       : left_(left),
         right_(right),
         m_(m),
@@ -364,7 +365,9 @@ class TransposedProduct {
         left_size_(split<Isa> ? left.values_size(blocks_.largest) : left.block_size(blocks_.largest)),
         right_size_(right.block_size(blocks_.largest)),
         far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
-        finish_{c, ldc} {}
+        c_(c),
+        ldc_(ldc),
+        overwrite_(overwrite) {}
 
   /// Values that each thread needs for itself.
   int64_t room() const {
@@ -410,6 +413,7 @@ class TransposedProduct {
           !copy_left && t_end == tiles_ && m_last + S::height_for_columns(m_ - m_last) > left_.readable();
       if (copy_last) copy_columns(copied_tiles, S::rows, 1, a, m_last, m_, steps);
       const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
+      const AddTo<T> finish{c_, ldc_, overwrite_ && k0 == 0};
       const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * (p_end - p_begin);
       for (int64_t i = 0; i < shares; ++i) {
         const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk_;
@@ -442,7 +446,7 @@ class TransposedProduct {
               : copy_last && m0 == m_last ? Strip<T>{copied_tiles, S::rows}
                                           : Strip<T>{a.data + m0, a.stride};
           products.multiply(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_,
-                            finish_);
+                            finish);
         }
       }
     }
@@ -462,7 +466,9 @@ class TransposedProduct {
   int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied
   int64_t left_size_, right_size_;
   bool far_;
-  AddTo<T> finish_;
+  T* c_;
+  int64_t ldc_;
+  bool overwrite_;
 };
 
 }  // namespace evenflow::gemm

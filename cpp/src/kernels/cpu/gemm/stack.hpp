@@ -290,6 +290,7 @@ class StackBackward {
         hidden_{const_cast<H*>(acts), units, m_} {}
 
   void run() {
+    if (m_ == 0) return;
     if (count_ == 1) return first_unit<T>(dh_);
     int64_t depth = 1;
     for (int u = 0; u < count_; ++u) {
@@ -346,7 +347,7 @@ class StackBackward {
     conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w,
                                         derivative(u - 1, below.data, below.stride, sums));
     add_sums(lower, sums, blocks, 0, width);
-    conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw);
+    conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw, unit.overwrite);
   }
 
   template <class D>
@@ -355,7 +356,7 @@ class StackBackward {
     if (dx_.data) {
       conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
     }
-    conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw);
+    conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
   }
 
   /// What turns the gradient of unit u's activation into da (rows at c) and adds up its columns.
@@ -418,13 +419,14 @@ class StackBackward {
     }
     using Inner = WeightGradient<Isa, T, half, H, H>;
     const WeightGradient<Isa, T, half, T, H> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
-                                                            units_[0].dw);
+                                                            units_[0].dw, units_[0].overwrite);
     const WeightGradient<Isa, T, half, H, T> last_gradient(ctx_, scope, units_[last].dims, hidden_[last - 1],
-                                                           dh_, units_[last].dw);
+                                                           dh_, units_[last].dw, units_[last].overwrite);
     Inner* inner = scope.template take<Inner>(last);
     int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
     for (int u = 1; u < last; ++u) {
-      new (inner + u) Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw);
+      new (inner + u)
+          Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw, units_[u].overwrite);
       gradient_size = ops::max_of(gradient_size, inner[u].room());
     }
     dh_image_ = last_gradient.dy_image();

@@ -385,12 +385,14 @@ EVENFLOW_HD void each_row(int rows, const F& f) {
 // what a tile's results need; it is asked for line by line if `spread`, which costs a tile more than it
 // brings where results stay in a core's caches.
 
-/// c += sums.
+/// c += sums, or = with overwrite.
 template <class T>
 struct AddTo {
   static constexpr bool has_sums = false, spread = true;
+  static constexpr T kZeros[16] = {};
   T* c;
   int64_t ldc;
+  bool overwrite = false;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
   EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
     return {Lines::of(c + m0 * ldc + n0, ldc), Lines()};
@@ -399,9 +401,11 @@ struct AddTo {
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     T* out = c + m0 * ldc + n;
-    const int64_t stride = ldc;
+    // Adding to zeros costs what adding does, and no branch or loop of its own.
+    const T* before = overwrite ? kZeros : out;
+    const int64_t stride = ldc, step = overwrite ? 0 : ldc;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
-      L::store(L::load(out + i * stride) + value(i), out + i * stride);
+      L::store(L::load(before + i * step) + value(i), out + i * stride);
     });
   }
 };
