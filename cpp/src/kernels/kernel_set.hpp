@@ -243,6 +243,8 @@ class KernelSet {
                            int64_t to_step) const = 0;
   /// y[., c] = x[., order[c]].
   virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
+  /// y = x with the even channels first, or the way back with inverse.
+  virtual void tile_channels(Context&, bool inverse, View<const T> x, View<T> y) const = 0;
   /// x (n, h, w, c) -> y (n, h/2, w/2, 4c), or the way back with inverse.
   virtual void squeeze(Context&, bool diagonal, bool inverse, View<const T> x, View<T> y) const = 0;
 

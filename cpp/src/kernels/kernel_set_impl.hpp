@@ -401,6 +401,12 @@ class KernelSetImpl : public KernelSet<T> {
                    ops::GatherChannels<T>{x.data, x.stride, order, y.data, y.stride});
   }
 
+  void tile_channels(Context& ctx, bool inverse, View<const T> x, View<T> y) const override {
+    Exec::for_each(
+        ctx, y.shape.pixels(), y.shape.c,
+        ops::TileChannels<T>{(y.shape.c + 1) / 2, inverse, x.data, x.stride, y.data, y.stride});
+  }
+
   void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {
     const Shape& small = inverse ? x.shape : y.shape;
     const int64_t channels = inverse ? y.shape.c : x.shape.c;

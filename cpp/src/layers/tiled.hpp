@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <vector>
 
 #include "evenflow/layers.hpp"
 #include "kernels/flow_program.hpp"
@@ -15,13 +14,7 @@ template <class T>
 class Tiled final : public Layer<T> {
  public:
   Tiled(const char* kind, std::unique_ptr<Layer<T>> inner)
-      : Layer<T>(kind, inner->input_shape(), inner->input_shape(), true), inner_(std::move(inner)) {
-    const int32_t n = static_cast<int32_t>(this->input_shape().c), evens = (n + 1) / 2;
-    for (int32_t c = 0; c < n; ++c) {
-      tile_.push_back(c < evens ? 2 * c : 2 * (c - evens) + 1);
-      untile_.push_back(c % 2 ? evens + c / 2 : c / 2);
-    }
-  }
+      : Layer<T>(kind, inner->input_shape(), inner->input_shape(), true), inner_(std::move(inner)) {}
 
   void declare(const Scope& scope) override {
     const int begin = step_count(scope);
@@ -39,14 +32,11 @@ class Tiled final : public Layer<T> {
  private:
   View<T> tiled(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     View<T> out(scope.take<T>(x.shape.size()), x.shape);
-    gather(ctx, x, tile_, out);
+    ctx.kernels<T>().tile_channels(ctx, false, x, out);
     return out;
   }
-  void untile(Context& ctx, View<const T> from, View<T> to) const { gather(ctx, from, untile_, to); }
-
-  static void gather(Context& ctx, View<const T> from, const std::vector<int32_t>& order, View<T> to) {
-    HostScope host(ctx);
-    ctx.kernels<T>().gather_channels(ctx, from, host.send(order.data(), from.shape.c), to);
+  static void untile(Context& ctx, View<const T> from, View<T> to) {
+    ctx.kernels<T>().tile_channels(ctx, true, from, to);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
@@ -83,8 +73,6 @@ class Tiled final : public Layer<T> {
   }
 
   std::unique_ptr<Layer<T>> inner_;
-  std::vector<int32_t> tile_;
-  std::vector<int32_t> untile_;
 };
 
 }  // namespace evenflow

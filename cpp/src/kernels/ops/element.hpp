@@ -75,6 +75,21 @@ struct GatherChannels {
   }
 };
 
+/// y[row, c] = x[row, channel c of even ones first], or the way back.
+template <class T>
+struct TileChannels {
+  int64_t evens;
+  bool inverse;
+  const T* x;
+  int64_t x_stride;
+  T* y;
+  int64_t y_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t tiled = c < evens ? 2 * c : 2 * (c - evens) + 1;
+    y[row * y_stride + (inverse ? tiled : c)] = x[row * x_stride + (inverse ? c : tiled)];
+  }
+};
+
 /// Space to depth by 2 and back. Rows are the small image's pixels, columns the large one's channels.
 template <class T>
 struct Squeeze {
