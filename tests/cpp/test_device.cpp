@@ -220,6 +220,48 @@ TEST_CASE("device: matrices of 1x1 convolutions") {
   }
 }
 
+TEST_CASE("device: inverses of free matrices are the CPU's, bit for bit") {
+  for (const int64_t n : {1, 2, 3, 7, 8, 33, 48}) {
+    CAPTURE(n);
+    check_same<double>(0, [&](Context& ctx, const std::string&) {
+      const KernelSet<double>& kernels = ctx.kernels<double>();
+      Arrays a(ctx);
+      std::vector<double> values = random_values(n * n, 1, -1, 1);
+      if (n > 1) values[0] = 0;  // not without an exchange of rows
+      const double* w = a.put(values);
+      double* inverse = a.make<double>(n * n);
+      double* exact = a.make<double>(n * n);
+      double* gradient = a.make<double>(n * n, 0.25);
+      double* log_det = a.make<double>(3);
+      kernels.plain_matrix(ctx, n, w, nullptr, nullptr, log_det);
+      kernels.plain_matrix(ctx, n, w, inverse, exact, log_det + 1);
+      kernels.plain_gradients(ctx, n, a.put(random_values(n * n, 4, -1, 1)), exact,
+                              a.put(std::vector<double>{0.75}), 6, gradient);
+      // The first row is the last one too.
+      std::copy(values.begin(), values.begin() + n, values.end() - n);
+      kernels.plain_matrix(ctx, n, a.put(values), nullptr, nullptr, log_det + 2);
+      const std::vector<double> back = a.get(inverse, n * n), found = a.get(log_det, 3);
+      CHECK(found[0] == found[1]);
+      CHECK(found[2] == (n == 1 ? found[0] : -HUGE_VAL));
+      CHECK(back == a.get(exact, n * n));
+      std::vector<double> result = a.get(w, n * n);
+      double worst = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          double sum = i == j ? -1 : 0;
+          for (int64_t k = 0; k < n; ++k) sum += result[i * n + k] * back[k * n + j];
+          worst = std::max(worst, std::abs(sum));
+        }
+      }
+      CHECK(worst <= 1e-11);
+      append(result, back);
+      append(result, a.get(gradient, n * n));
+      result.push_back(found[0]);
+      return result;
+    });
+  }
+}
+
 TEST_CASE("device: numbers that are not finite are seen") {
   install_emulator();
   Context ctx("emulated");

@@ -31,6 +31,9 @@ class EVENFLOW_API Layer {
   virtual void init_from_data(Context&, ParamArena<T>&, View<const T>) const {}
   /// NumericError where fixed parameters, as read from a file, are none that the layer could have written.
   virtual void check_parameters(const ParamArena<T>&) const {}
+  /// NumericError where no call can be computed with the parameters. On the CPU a call finds that itself; on
+  /// a device it gives numbers that are not finite, and this is asked afterwards.
+  virtual void check_values(Context&, const Params<T>&) const {}
   /// Values of `kept` for a batch of n.
   virtual int64_t kept_size(int64_t) const { return 0; }
 

@@ -192,6 +192,13 @@ class KernelSet {
   /// += from dw (n, n), and from dlogdet (1) the sum over samples.
   virtual void lu_gradients(Context&, int64_t n, const LuParameters<T>&, const T* dw, const double* dlogdet,
                             double pixels, const LuParameterGradients<T>&) const = 0;
+  /// log_det (1) = log |det w|, -infinity for a singular w (n, n). Unless null, both: exact (n, n) = w^-1,
+  /// and inverse, rounded from it.
+  virtual void plain_matrix(Context&, int64_t n, const T* w, T* inverse, double* exact,
+                            double* log_det) const = 0;
+  /// out (n, n) += from dw and exact, (n, n), and from dlogdet (1) the sum over samples.
+  virtual void plain_gradients(Context&, int64_t n, const T* dw, const double* exact, const double* dlogdet,
+                               double pixels, T* out) const = 0;
 
   // The top prior and the class head; see ops/prior.hpp. Labels lie on the device.
   /// edge (h * w, channels) of one image.

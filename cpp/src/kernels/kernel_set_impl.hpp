@@ -252,6 +252,18 @@ class KernelSetImpl : public KernelSet<T> {
                          {of, n}, dw, dlogdet, pixels, out, scope.take<double>(3 * n * n + n)});
   }
 
+  void plain_matrix(Context& ctx, int64_t n, const T* w, T* inverse, double* exact,
+                    double* log_det) const override {
+    WorkspaceScope scope(ctx.workspace());
+    Exec::block(ctx, ops::PlainMatrix<T, Exec::block_rows, Exec::block_cols>{
+                         n, w, inverse, exact, log_det, scope.take<double>(3 * n * n + n + 1)});
+  }
+
+  void plain_gradients(Context& ctx, int64_t n, const T* dw, const double* exact, const double* dlogdet,
+                       double pixels, T* out) const override {
+    Exec::for_each(ctx, n, n, ops::PlainGradients<T>{n, dw, exact, dlogdet, pixels, out});
+  }
+
   void prior_edge(Context& ctx, const Shape& image, int64_t channels, const T* weight, const T* bias,
                   const T* logs, T* edge) const override {
     Exec::for_each(ctx, image.pixels_per_sample(), channels,

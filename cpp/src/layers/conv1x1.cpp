@@ -8,23 +8,6 @@
 namespace evenflow {
 namespace {
 
-using linalg::Matrix;
-
-/// Memory of one call: of the device, of the program's workspace for containers, and the way between them.
-class Scratch final : public std::pmr::memory_resource {
- public:
-  explicit Scratch(Context& context) : ctx(context), scope(context), host(context) {}
-
-  Context& ctx;
-  WorkspaceScope scope;
-  HostScope host;
-
- private:
-  void* do_allocate(size_t bytes, size_t) override { return host.take<char>(static_cast<int64_t>(bytes)); }
-  void do_deallocate(void*, size_t, size_t) override {}  // all at once, with the scope
-  bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
-};
-
 /// z = x W per pixel; a subclass says how W comes from parameters.
 template <class T>
 class Conv1x1 : public Layer<T> {
@@ -39,12 +22,14 @@ class Conv1x1 : public Layer<T> {
     const T* w;             ///< W
     const T* inverse;       ///< W^-1, or null
     const double* log_det;  ///< (1): log |det W|
+    const double* exact;    ///< W^-1 before it was rounded; null where gradients do not need it
   };
 
  private:
-  virtual Weights weights(Scratch& scratch, const Params<T>& params, bool inverse) const = 0;
+  virtual Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                          bool inverse) const = 0;
   /// dw (C, C): gradient by W; dlogdet (1): the sum over samples.
-  virtual void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+  virtual void add_gradients(Context& ctx, const Params<T>& params, const Weights& of, const T* dw,
                              const double* dlogdet) const = 0;
 
   ConvDims dims(const Shape& x) const {
@@ -56,37 +41,37 @@ class Conv1x1 : public Layer<T> {
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
-    Scratch scratch(ctx);
-    const Weights of = weights(scratch, params, false);
+    WorkspaceScope scope(ctx);
+    const Weights of = weights(ctx, scope, params, false);
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
     ctx.kernels<T>().add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
-    Scratch scratch(ctx);
-    const Weights of = weights(scratch, params, true);
+    WorkspaceScope scope(ctx);
+    const Weights of = weights(ctx, scope, params, true);
     ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
     ctx.kernels<T>().add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
-    Scratch scratch(ctx);
+    WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    const Weights of = weights(scratch, params, true);
+    const Weights of = weights(ctx, scope, params, true);
     kernels.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
     kernels.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
-    T* dw = scratch.scope.template take<T>(channels() * channels());
+    T* dw = scope.take<T>(channels() * channels());
     kernels.zero(ctx, channels() * channels(), dw);
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
-    add_gradients(scratch, params, dw, sum_of<T>(ctx, scratch.scope, dlogdet, z.shape.n));
+    add_gradients(ctx, params, of, dw, sum_of<T>(ctx, scope, dlogdet, z.shape.n));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
-    Scratch scratch(ctx);
-    const Weights of = weights(scratch, params, true);
+    WorkspaceScope scope(ctx);
+    const Weights of = weights(ctx, scope, params, true);
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
     ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, of.inverse, dz, false);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
@@ -135,33 +120,35 @@ class LuConv1x1 final : public Conv1x1<T> {
     }
   }
 
+  void check_values(Context& ctx, const Params<T>& params) const override {
+    const int64_t n = this->channels();
+    HostScope host(ctx);
+    const T* permutation = host.read(params.value(permutation_), n);
+    for (int64_t i = 0; i < n; ++i) order_at(name_, permutation, n, i);
+  }
+
  private:
   using Weights = typename Conv1x1<T>::Weights;
 
-  LuParameters<T> parameters(Scratch& scratch, const Params<T>& params) const {
-    const LuParameters<T> of{params.value(lower_), params.value(upper_), params.value(logs_),
-                             params.value(sign_), params.value(permutation_)};
-    // On a device W becomes NaN instead, which is an error too: a look at it would wait for the queue.
-    const int64_t n = this->channels();
-    for (int64_t i = 0; scratch.ctx.on_host() && i < n; ++i) order_at(name_, of.permutation, n, i);
-    return of;
+  LuParameters<T> parameters(const Params<T>& params) const {
+    return {params.value(lower_), params.value(upper_), params.value(logs_), params.value(sign_),
+            params.value(permutation_)};
   }
 
-  Weights weights(Scratch& scratch, const Params<T>& params, bool inverse) const override {
+  Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params, bool inverse) const override {
     const int64_t n = this->channels();
-    T* w = scratch.scope.template take<T>(n * n);
-    T* back = inverse ? scratch.scope.template take<T>(n * n) : nullptr;
-    double* log_det = scratch.scope.template take<double>(1);
-    scratch.ctx.template kernels<T>().lu_matrix(scratch.ctx, n, parameters(scratch, params), w, back,
-                                                log_det);
-    return {w, back, log_det};
+    if (ctx.on_host()) check_values(ctx, params);
+    T* w = scope.take<T>(n * n);
+    T* back = inverse ? scope.take<T>(n * n) : nullptr;
+    double* log_det = scope.take<double>(1);
+    ctx.kernels<T>().lu_matrix(ctx, n, parameters(params), w, back, log_det);
+    return {w, back, log_det, nullptr};
   }
 
-  void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+  void add_gradients(Context& ctx, const Params<T>& params, const Weights&, const T* dw,
                      const double* dlogdet) const override {
-    scratch.ctx.template kernels<T>().lu_gradients(
-        scratch.ctx, this->channels(), parameters(scratch, params), dw, dlogdet, this->pixels(),
-        {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
+    ctx.kernels<T>().lu_gradients(ctx, this->channels(), parameters(params), dw, dlogdet, this->pixels(),
+                                  {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
   }
 
   std::string name_;
@@ -183,65 +170,38 @@ class PlainConv1x1 final : public Conv1x1<T> {
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
-    const Matrix q = linalg::random_orthogonal(this->channels(), rng);
+    const linalg::Matrix q = linalg::random_orthogonal(this->channels(), rng);
     for (size_t i = 0; i < q.size(); ++i) arena.value(weight_)[i] = static_cast<T>(q[i]);
+  }
+
+  void check_values(Context& ctx, const Params<T>& params) const override {
+    WorkspaceScope scope(ctx);
+    HostScope host(ctx);
+    check_invertible(*host.read(weights(ctx, scope, params, false).log_det, 1));
   }
 
  private:
   using Weights = typename Conv1x1<T>::Weights;
 
-  /// In float64 by the program, on a device too.
-  Matrix inverse_of(const Matrix& w, double* logdet) const {
-    const int64_t n = this->channels();
-    const linalg::Lu f = linalg::lu(w, n);
-    *logdet = 0;
-    for (int64_t i = 0; i < n; ++i) *logdet += std::log(std::abs(f.upper[i * n + i]));
-    if (!std::isfinite(*logdet)) {
-      fail<NumericError>(name_, "expected an invertible 1x1 convolution, got log |det W| = ", *logdet);
-    }
-    const Matrix inv =
-        linalg::multiply(linalg::invert_upper(f.upper, n), linalg::invert_lower(f.lower, n), n);
-    Matrix out(inv.size(), inv.get_allocator());
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) out[j * n + i] = inv[j * n + f.permutation[i]];
-    }
-    return out;
-  }
-
-  Matrix load(Scratch& scratch, const T* values) const {
+  Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params, bool inverse) const override {
     const int64_t size = this->channels() * this->channels();
-    const T* here = scratch.host.read(values, size);
-    return Matrix(here, here + size, &scratch);
+    T* back = inverse ? scope.take<T>(size) : nullptr;
+    double* exact = inverse ? scope.take<double>(size) : nullptr;
+    double* log_det = scope.take<double>(1);
+    ctx.kernels<T>().plain_matrix(ctx, this->channels(), params.value(weight_), back, exact, log_det);
+    if (ctx.on_host()) check_invertible(*log_det);
+    return {params.value(weight_), back, log_det, exact};
   }
 
-  const T* rounded(Scratch& scratch, const Matrix& m) const {
-    T* out = scratch.host.template take<T>(static_cast<int64_t>(m.size()));
-    for (size_t i = 0; i < m.size(); ++i) out[i] = static_cast<T>(m[i]);
-    return scratch.host.send(out, static_cast<int64_t>(m.size()));
+  void check_invertible(double log_det) const {
+    if (std::isfinite(log_det)) return;
+    fail<NumericError>(name_, "expected an invertible 1x1 convolution, got log |det W| = ", log_det);
   }
 
-  Weights weights(Scratch& scratch, const Params<T>& params, bool) const override {
-    double* log_det = scratch.host.template take<double>(1);
-    const Matrix inverse = inverse_of(load(scratch, params.value(weight_)), log_det);
-    return {params.value(weight_), rounded(scratch, inverse), scratch.host.send(log_det, 1)};
-  }
-
-  void add_gradients(Scratch& scratch, const Params<T>& params, const T* dw,
+  void add_gradients(Context& ctx, const Params<T>& params, const Weights& of, const T* dw,
                      const double* dlogdet) const override {
-    const int64_t n = this->channels();
-    double logdet;
-    const Matrix inverse = inverse_of(load(scratch, params.value(weight_)), &logdet);
-    const Matrix own = load(scratch, dw);
-    const double total = *scratch.host.read(dlogdet, 1) * this->pixels();
-    T* delta = scratch.host.template take<T>(n * n);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) {
-        delta[i * n + j] = static_cast<T>(own[i * n + j] + total * inverse[j * n + i]);
-      }
-    }
-    const Shape flat{1, 1, 1, n * n};
-    scratch.ctx.template kernels<T>().add(scratch.ctx, View<const T>(scratch.host.send(delta, n * n), flat),
-                                          View<T>(params.grad(weight_), flat));
+    ctx.kernels<T>().plain_gradients(ctx, this->channels(), dw, of.exact, dlogdet, this->pixels(),
+                                     params.grad(weight_));
   }
 
   std::string name_;

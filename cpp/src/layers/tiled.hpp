@@ -27,6 +27,9 @@ class Tiled final : public Layer<T> {
     inner_->init_from_data(ctx, arena, tiled(ctx, scope, x));
   }
   void check_parameters(const ParamArena<T>& arena) const override { inner_->check_parameters(arena); }
+  void check_values(Context& ctx, const Params<T>& params) const override {
+    inner_->check_values(ctx, params);
+  }
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:

@@ -412,6 +412,7 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
   int at = 0;
   for (const Node& node : nodes_) {
     View<T> out(buffers[at], node.layer->output_shape().with_batch(n));
+    node.layer->check_values(ctx, params);
     node.layer->forward(ctx, params, x, out, logdet);
     const std::string found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
     if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);
@@ -431,6 +432,7 @@ std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, co
   if (!found.empty()) return found;
   const View<T> x(scope.take<T>(n * dims()), sample_shape().with_batch(n));
   walk_back(ctx, params, z, n, x, logdet, [&](const Node& node, View<const T> out) {
+    node.layer->check_values(ctx, params);
     found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
     return found.empty();
   });

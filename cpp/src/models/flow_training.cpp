@@ -421,6 +421,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
     }
     drift.value = relative_distance(HostScope(ctx).read(found, 2));
     if (!on_all_ranks(ctx, *layout_, drift.value <= drift_tolerance<T>())) {
+      for (const Node& node : nodes_) node.layer->check_values(ctx, params);
       undo();
       drift.fallback = true;
       run_backward_checkpointed(ctx, params, x, dz, dlogdet, dx, step, drift);
