@@ -147,13 +147,12 @@ class EVENFLOW_API Flow {
     int64_t keep = 0;      ///< channels that go on after this layer; 0: all
     size_t end_param = 0;  ///< entries of the layout up to this layer's last
   };
-  /// What a training step adds to a pass: kept activations by node, the class head's part of the loss, and
-  /// who is told of complete gradients.
+  /// What a training step adds to a pass: kept activations by node, the class head's results (2, null: the
+  /// head is left out), and who is told of complete gradients.
   struct Step {
     std::vector<T*> kept;
     double head_scale = 0;
-    double class_nll = 0;
-    int64_t wrong = 0;
+    double* head_results = nullptr;
     const GradientWatch* watch = nullptr;
     size_t told = 0;
   };

@@ -23,10 +23,9 @@ class EVENFLOW_API ClassHead {
 
   /// log p(class | x), (N, classes).
   void log_prob(Context&, const Params<T>&, View<const T> x, double* out) const;
-  /// Adds weight * scale * (sum of losses) to the loss that dx and params.grads belong to; returns the sum
-  /// of the losses in nats and counts wrong predictions.
-  double backward(Context&, const Params<T>&, View<const T> x, double scale, View<T> dx,
-                  int64_t* wrong) const;
+  /// Adds weight * scale * (sum of losses) to the loss that dx and params.grads belong to. results (2): the
+  /// sum of the losses in nats, and how many predictions are wrong.
+  void backward(Context&, const Params<T>&, View<const T> x, double scale, View<T> dx, double* results) const;
 
  private:
   Shape in_;

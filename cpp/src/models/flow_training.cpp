@@ -55,7 +55,7 @@ bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
 template <class T>
 void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx,
                             Step& step) const {
-  step.class_nll = head_->backward(ctx, params, x, step.head_scale, dx, &step.wrong);
+  head_->backward(ctx, params, x, step.head_scale, dx, step.head_results);
 }
 
 template <class T>
@@ -71,7 +71,7 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
   View<T> cur(buffers[at], levels_[level].shape.with_batch(n)), dcur(dbuffers[at], cur.shape);
   get_level(ctx, z, levels_[level], cur);
   get_level(ctx, dz, levels_[level], dcur);
-  const bool head = step && head_ && step->head_scale != 0;
+  const bool head = step && step->head_results;
   if (head && head_at_ == nodes_.size()) head_backward(ctx, params, cur, dcur, *step);
   for (size_t i = nodes_.size(); i-- > 0;) {
     const Node& node = nodes_[i];
@@ -179,7 +179,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
         drift.layer = node.name;
       }
       dcur = din;
-      if (head_ && step.head_scale != 0 && head_at_ == i) head_backward(ctx, params, truth, dcur, step);
+      if (step.head_results && head_at_ == i) head_backward(ctx, params, truth, dcur, step);
     }
   }
 }
@@ -407,8 +407,9 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
       if (step.watch) {
         all();
       } else {
-        std::vector<uint64_t> key = key_of(Pass::gradient, params, x,
-                                           {log_prob, z, dz, dlogdet, rebuilt.data, dx.data, found, square});
+        std::vector<uint64_t> key =
+            key_of(Pass::gradient, params, x,
+                   {log_prob, z, dz, dlogdet, rebuilt.data, dx.data, found, square, step.head_results});
         uint64_t weight_bits;
         std::memcpy(&weight_bits, &weight, sizeof weight_bits);
         key.insert(key.end(), {weight_bits, static_cast<uint64_t>(dx.stride)});
@@ -504,6 +505,7 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   Step step;
   const double share = weight / static_cast<double>(n);
   step.head_scale = share;
+  if (head_ && share != 0) step.head_results = scope.take<double>(2);
   step.watch = watch;
   result.drift = differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore,
                                "loss_and_grad");
@@ -522,8 +524,11 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   const double* terms = host.read(log_prob, n);
   for (int64_t i = 0; i < n; ++i) result.nll -= terms[i] / static_cast<double>(n);
   kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
-  result.class_nll = step.class_nll / static_cast<double>(n);
-  result.class_error = static_cast<double>(step.wrong) / static_cast<double>(n);
+  if (step.head_results) {
+    const double* sums = host.read(static_cast<const double*>(step.head_results), 2);
+    result.class_nll = sums[0] / static_cast<double>(n);
+    result.class_error = sums[1] / static_cast<double>(n);
+  }
   result.loss = result.nll + (head_ ? head_->weight() * result.class_nll : 0);
   return result;
 }
