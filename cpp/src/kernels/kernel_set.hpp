@@ -248,7 +248,10 @@ class KernelSet {
   /// n blocks of (h * w, c) values, `from_step` and `to_step` values from one block to the next.
   virtual void copy_blocks(Context&, View<const T> from, int64_t from_step, View<T> to,
                            int64_t to_step) const = 0;
-  /// y[., c] = x[., order[c]].
+  /// order (n) of gather_channels from a stored permutation, or from its inverse; -1 where it names no
+  /// channel.
+  virtual void channel_order(Context&, int64_t n, const T* stored, bool inverse, int32_t* order) const = 0;
+  /// y[., c] = x[., order[c]], NaN for -1.
   virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
   /// y = x with the even channels first, or the way back with inverse.
   virtual void tile_channels(Context&, bool inverse, View<const T> x, View<T> y) const = 0;

@@ -408,15 +408,19 @@ class KernelSetImpl : public KernelSet<T> {
     }
   }
 
+  void channel_order(Context& ctx, int64_t n, const T* stored, bool inverse, int32_t* order) const override {
+    Exec::for_each(ctx, 1, n, ops::Fill<int32_t>{-1, order});
+    Exec::for_each(ctx, 1, n, ops::ChannelOrder<T>{stored, n, inverse, order});
+  }
+
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {
     Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
                    ops::GatherChannels<T>{x.data, x.stride, order, y.data, y.stride});
   }
 
   void tile_channels(Context& ctx, bool inverse, View<const T> x, View<T> y) const override {
-    Exec::for_each(
-        ctx, y.shape.pixels(), y.shape.c,
-        ops::TileChannels<T>{(y.shape.c + 1) / 2, inverse, x.data, x.stride, y.data, y.stride});
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
+                   ops::TileChannels<T>{(y.shape.c + 1) / 2, inverse, x.data, x.stride, y.data, y.stride});
   }
 
   void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {

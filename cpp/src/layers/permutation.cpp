@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "evenflow/layers.hpp"
@@ -37,19 +38,21 @@ class Permutation final : public Layer<T> {
     invert_order(name_, arena.value(order_id_), n, order.data());
   }
 
+  void check_values(Context& ctx, const Params<T>& params) const override {
+    const int64_t n = this->input_shape().c;
+    HostScope host(ctx);
+    invert_order(name_, host.read(params.value(order_id_), n), n, host.take<int32_t>(n));
+  }
+
  private:
   // z[c] = x[order[c]], or the way back.
   void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
     const int64_t n = in.shape.c;
-    HostScope host(ctx);
-    const T* stored = host.read(params.value(order_id_), n);
-    int32_t* order = host.take<int32_t>(n);
-    if (back) {
-      invert_order(name_, stored, n, order);
-    } else {
-      for (int64_t c = 0; c < n; ++c) order[c] = order_at(name_, stored, n, c);
-    }
-    ctx.kernels<T>().gather_channels(ctx, in, host.send(static_cast<const int32_t*>(order), n), out);
+    WorkspaceScope scope(ctx);
+    int32_t* order = scope.take<int32_t>(n);
+    ctx.kernels<T>().channel_order(ctx, n, params.value(order_id_), back, order);
+    if (ctx.on_host() && std::find(order, order + n, -1) != order + n) check_values(ctx, params);
+    ctx.kernels<T>().gather_channels(ctx, in, order, out);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*,

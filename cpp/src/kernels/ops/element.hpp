@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/philox.hpp"
@@ -62,7 +64,24 @@ struct Add {
   }
 };
 
-/// y[row, c] = x[row, order[c]].
+/// A stored permutation, or its inverse, as an order of channels (n). Of what no permutation could hold
+/// nothing comes: order has the -1 that was there.
+template <class T>
+struct ChannelOrder {
+  const T* stored;
+  int64_t n;
+  bool inverse;
+  int32_t* order;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const T value = stored[c];
+    if (!(value >= T(0) && value < static_cast<T>(n))) return;
+    const int32_t channel = static_cast<int32_t>(value);
+    if (static_cast<T>(channel) != value) return;
+    order[inverse ? channel : c] = inverse ? static_cast<int32_t>(c) : channel;
+  }
+};
+
+/// y[row, c] = x[row, order[c]], or NaN where order names none.
 template <class T>
 struct GatherChannels {
   const T* x;
@@ -71,7 +90,7 @@ struct GatherChannels {
   T* y;
   int64_t y_stride;
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    y[row * y_stride + c] = x[row * x_stride + order[c]];
+    y[row * y_stride + c] = order[c] < 0 ? std::numeric_limits<T>::quiet_NaN() : x[row * x_stride + order[c]];
   }
 };
 
