@@ -3,6 +3,176 @@
 // Passes that a device records.
 
 namespace evenflow::test {
+namespace {
+
+/// Gradients, densities and samples, call after call with other data: what a training step's gradient, a
+/// density and samples come to, and how many of the last calls' three passes were graphs.
+template <class T>
+std::vector<double> repeated(const std::string& device, const Flow<T>& flow, int64_t n, double low,
+                             double high, int64_t& graphs) {
+  Context ctx(device);
+  ParamArena<T> arena(flow.layout(), device);
+  flow.init(arena, 3);
+  Optimizer<T> optimizer(flow.layout(), OptimizerConfig(), device);
+  const Shape shape = flow.sample_shape().with_batch(n);
+  std::vector<double> results;
+  for (int call = 0; call < 5; ++call) {
+    Arrays a(ctx);  // at the same places in each call
+    std::vector<int32_t> labels;
+    for (int64_t i = 0; i < n; ++i)
+      labels.push_back(static_cast<int32_t>((i + call) % std::max<int64_t>(1, flow.classes())));
+    const View<const T> x(a.put(random_of<T>(shape.size(), 20 + call, low, high)), shape);
+    const View<T> drawn(a.make<T>(shape.size()), shape);
+    double* log_prob = a.make<double>(n);
+    if (call == 0) flow.init_from_data(ctx, arena, x);
+    const int64_t before = Emulator::get().graphs;
+    zero_grad(ctx, arena);
+    const StepResult r = flow.loss_and_grad(ctx, arena, x, labels.data(), -1);
+    CHECK(!r.drift.fallback);
+    append(results, {r.loss, r.class_nll, r.class_error, clip_grad_norm(ctx, arena, 1e9)});
+    optimizer.step(ctx, arena);
+    flow.log_prob(ctx, arena, x, labels.data(), log_prob);
+    flow.sample(ctx, arena, 5 * call, 0.7, 11, labels.data(), drawn);
+    graphs = Emulator::get().graphs - before;
+    append(results, a.get(log_prob, n));
+    for (const T v : a.get(drawn.data, shape.size())) results.push_back(static_cast<double>(v));
+  }
+  ctx.synchronize();
+  const ParamArena<T>& done = arena;
+  for (int64_t i = 0; i < flow.layout()->total_size(); ++i) results.push_back(done.values()[i]);
+  return results;
+}
+
+/// `wanted` of the three are graphs, whose results are the CPU's.
+void check_recorded(const std::string& name, const Flow<double>& flow, int64_t n, double low, double high,
+                    int64_t wanted = 3) {
+  CAPTURE(name);
+  install_emulator();
+  Emulator::get().separate_arrays = false;
+  int64_t graphs = 0, none = 0;
+  const std::vector<double> got = repeated(std::string("emulated"), flow, n, low, high, graphs);
+  Emulator::get().separate_arrays = true;
+  CHECK(graphs == wanted);
+  CHECK(gap(got, repeated(std::string("cpu"), flow, n, low, high, none)) <= 1e-7);
+  CHECK(Emulator::get().live() == 0);
+}
+
+}  // namespace
+
+TEST_CASE("device: passes of every kind of model are graphs") {
+  GlowConfig g;
+  g.shape = {0, 4, 4, 2};
+  g.levels = 2;
+  g.steps = 1;
+  g.hidden = 6;
+  for (const char* kind : {"lu", "plain", "shuffle", "reverse"}) {
+    g.permutation = kind;
+    check_recorded(kind, glow<double>(g), 4, 0, 255);
+  }
+  g.permutation = "lu";
+  g.classes = 3;
+  check_recorded("classes", glow<double>(g), 5, 0, 255);
+  g.class_weight = 0.1;
+  check_recorded("class head", glow<double>(g), 5, 0, 255);
+  RealNvpImageConfig r;
+  r.shape = {0, 4, 4, 1};
+  r.scales = 2;
+  r.base_dim = 3;
+  r.residual_blocks = 1;
+  check_recorded("real nvp, images", real_nvp<double>(r), 6, 0, 255);
+  RealNvpTableConfig t;
+  t.dims = 5;
+  t.couplings = 3;
+  t.hidden = {7};
+  t.batch_norm = true;
+  for (const char* mask : {"halves", "odd-even"}) {
+    t.mask = mask;
+    check_recorded(mask, real_nvp<double>(t), 20, -2, 2, 1);  // densities and samples are one kernel each
+  }
+  NiceConfig nice_config;
+  nice_config.shape = {0, 1, 1, 6};
+  nice_config.hidden = {9};
+  for (const char* order : {"tile", "shuffle", "none"}) {
+    nice_config.order = order;
+    check_recorded(order, nice<double>(nice_config), 20, -2, 2, 1);
+  }
+}
+
+namespace {
+
+/// The error of each call, or nothing, after some calls that had none. spoil(first value of the entry).
+std::vector<std::string> errors_of(const std::string& device, const Flow<double>& flow,
+                                   const std::string& entry, const std::function<void(double*)>& spoil) {
+  Context ctx(device);
+  ParamArena<double> arena(flow.layout(), device);
+  flow.init(arena, 3);
+  const Shape shape = flow.sample_shape().with_batch(4);
+  std::vector<std::string> errors;
+  for (int call = 0; call < 5; ++call) {
+    Arrays a(ctx);
+    const View<const double> x(a.put(random_of<double>(shape.size(), 20 + call, 0, 255)), shape);
+    const View<double> y(a.make<double>(shape.size()), shape);
+    const double* latents = a.put(random_values(shape.size(), 30 + call, -1, 1));
+    double* z = a.make<double>(shape.size());
+    double* out = a.make<double>(4);
+    if (call == 0) flow.init_from_data(ctx, arena, x);
+    ctx.synchronize();
+    for (const auto& e : flow.layout()->entries()) {
+      if (call == 4 && e.name == entry) spoil(arena.values() + e.offset);
+    }
+    errors.clear();
+    for (const std::function<void()>& f : std::vector<std::function<void()>>{
+             [&] { flow.loss_and_grad(ctx, arena, x, nullptr, -1); },
+             [&] { flow.log_prob(ctx, arena, x, nullptr, out); },
+             [&] { flow.sample(ctx, arena, 0, 0.7, 11, nullptr, y); },
+             [&] { flow.forward(ctx, arena, x, nullptr, z, out); },
+             [&] { flow.inverse(ctx, arena, latents, 4, nullptr, y, out); },
+             [&] { flow.log_prob_and_grad(ctx, arena, x, nullptr, out, y); }}) {
+      errors.emplace_back();
+      try {
+        f();
+      } catch (const NumericError& e) {
+        errors.back() = e.what();
+      }
+      if (call < 4) CHECK(errors.back().empty());
+    }
+  }
+  return errors;
+}
+
+}  // namespace
+
+TEST_CASE("device: parameters that make no layer are the CPU's error, from a graph too") {
+  install_emulator();
+  GlowConfig g;
+  g.shape = {0, 4, 4, 2};
+  g.levels = 2;
+  g.steps = 1;
+  g.hidden = 6;
+  const auto check = [&](const char* kind, const char* entry, const std::string& text, size_t least,
+                         const std::function<void(double*)>& spoil) {
+    CAPTURE(std::string(kind));
+    g.permutation = kind;
+    const Flow<double> flow = glow<double>(g);
+    Emulator::get().separate_arrays = false;
+    const std::string name = std::string("level0.step0.permutation.") + entry;
+    const std::vector<std::string> got = errors_of("emulated", flow, name, spoil);
+    Emulator::get().separate_arrays = true;
+    CHECK(got == errors_of("cpu", flow, name, spoil));
+    size_t failed = 0;
+    for (const std::string& error : got) failed += error.find(text) != std::string::npos;
+    CHECK(failed >= least);
+  };
+  check("plain", "weight", "[level0.step0.permutation] expected an invertible", 6,
+        [](double* w) { std::copy(w, w + 8, w + 8); });
+  check("plain", "weight", "got log |det W| = nan", 6, [](double* w) { w[3] = std::nan(""); });
+  check("lu", "permutation", "expected a permutation of 0 ... 7, got 9 at 2", 6,
+        [](double* order) { order[2] = 9; });
+  for (const double value : {9.0, -1.0, 0.5, std::nan("")}) {
+    check("shuffle", "permutation", "at 2", 6, [&](double* order) { order[2] = value; });
+  }
+  check("shuffle", "permutation", "twice", 4, [](double* order) { order[2] = order[1]; });
+}
 
 TEST_CASE("device: a training step is one graph, and waits once") {
   install_emulator();
