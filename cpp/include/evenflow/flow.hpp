@@ -3,6 +3,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -156,7 +157,7 @@ class EVENFLOW_API Flow {
     const GradientWatch* watch = nullptr;
     size_t told = 0;
   };
-  enum class Pass : uint64_t { gradient, log_prob, sample };
+  enum class Pass : uint64_t { gradient, step, log_prob, sample };
   /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
   std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
                                std::initializer_list<const void*> arrays) const;
@@ -213,6 +214,9 @@ class EVENFLOW_API Flow {
   StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
                       int64_t activation_budget, double weight, const GradientWatch* watch,
                       bool replace) const;
+  /// train_step that asks the program nothing on the way. Empty where it was not taken, and nothing updated.
+  std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+                                           int64_t activation_budget, const Update<T>& update) const;
   bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
                      double weight, bool replace, StepResult& result) const;
 

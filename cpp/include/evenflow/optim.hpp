@@ -40,6 +40,8 @@ class EVENFLOW_API Optimizer {
 
   /// NumericError, with the tensor's name, if the gradient is not finite; values are then untouched.
   void step(Context&, ParamArena<T>&);
+  /// Learning rate of the next step, with any bias correction. ConfigError on a setting out of range.
+  double next_rate() const;
 
  private:
   std::shared_ptr<const ParamLayout> layout_;

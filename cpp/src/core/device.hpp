@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 namespace evenflow {
@@ -96,6 +97,15 @@ struct Backend {
   /// Waits for all ranks.
   Collective* (*join)(const char* id, int rank, int size) = nullptr;
 };
+
+template <class T>
+const FlowKernels<T>& flow_kernels(const Device& device) {
+  if constexpr (std::is_same<T, float>::value) {
+    return device.flow_kernels_f32();
+  } else {
+    return device.flow_kernels_f64();
+  }
+}
 
 /// The backend of a device's name; null for "cpu". DeviceError for a name that nothing answers to, and where
 /// the backend's library or what it needs is missing.

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "evenflow/context.hpp"
+#include "evenflow/optim.hpp"
 #include "evenflow/params.hpp"
 #include "evenflow/prior.hpp"
 #include "evenflow/types.hpp"
@@ -69,8 +70,36 @@ void add_permutation(const Scope&, int64_t count, ParamId order);
 /// their own order.
 void interleave_steps(const Scope&, int begin);
 
-/// Whole flows in one kernel each, for a device. A row's results do not depend on the rows beside it. False:
-/// some are not finite, for which the layers have an error.
+/// A training step's pass on a device, and what is updated where it was good. Arrays are the device's.
+template <class T>
+struct StepEnd {
+  // What the pass left.
+  const double* not_finite;  ///< (1): densities that are not
+  const double* found;       ///< (2): KernelSet::distance's
+  const double* square;      ///< (1): of the gradient's norm
+  const double* head;        ///< the class head's loss, or null
+  const T* initialized;      ///< (1): not 0
+  double tolerance;          ///< of the drift
+  // What the program says, and what it reads: the same places in every step, so that steps can be recorded.
+  enum Settings { lr, max_norm, average_rate, kSettings };
+  enum Verdict { taken, clipped, factor, kVerdict };
+  const double*
+      settings;     ///< (kSettings): the rate with bias correction, 0 or the norm's bound, the average's
+  double* verdict;  ///< (kVerdict): 1 or 0; whether the gradient is multiplied, and by what
+  // What is updated, if the step is taken.
+  OptimizerConfig config;
+  int64_t trainable, decay_size, total;
+  T *grads, *m, *v, *values;
+  T* average;  ///< of the values, or null
+  int64_t stats;
+  double stats_rate;
+  const T* batch_stats;
+  T* running;
+};
+
+/// What a device does without asking the program on the way: whole flows in one kernel each, and the end of a
+/// training step. A row's results do not depend on the rows beside it. False: some are not finite, for which
+/// the layers have an error.
 template <class T>
 class FlowKernels {
  public:
@@ -81,6 +110,8 @@ class FlowKernels {
   /// x (n, dims) from the base distribution's draws first, first + 1, ... times `scale`.
   virtual bool sample(Context&, const FlowProgram&, const T* params, T scale, uint64_t seed, uint64_t first,
                       View<T> x) const = 0;
+  /// Decides whether the step is taken, and takes it.
+  virtual void finish_step(Context&, const StepEnd<T>&) const = 0;
 };
 
 }  // namespace evenflow

@@ -517,23 +517,8 @@ class KernelSetImpl : public KernelSet<T> {
   void optimizer_step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr,
                       const T* g, T* m, T* v, T* w) const override {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
-    const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
-            momentum = T(config.momentum);
-    constexpr int64_t kWorth = 8;  // roots and quotients
-    switch (config.rule) {
-      case Rule::sgd:
-        Exec::for_each(ctx, 1, n, ops::Sgd<T>{base, momentum, m});
-        break;
-      case Rule::rmsprop:
-        Exec::for_each(ctx, 1, n, ops::RmsProp<T>{base, momentum, T(config.decay), eps, m, v}, kWorth);
-        break;
-      case Rule::adam:
-        Exec::for_each(ctx, 1, n, ops::Adam<T>{base, beta1, beta2, eps, m, v}, kWorth);
-        break;
-      case Rule::adamax:
-        Exec::for_each(ctx, 1, n, ops::Adamax<T>{base, beta1, beta2, eps, m, v}, kWorth);
-        break;
-    }
+    ops::with_rule(config, base, m, v,
+                   [&](const auto& f, int64_t worth) { Exec::for_each(ctx, 1, n, f, worth); });
   }
 
   /// Rows of two views of one shape: whole samples where both are contiguous.

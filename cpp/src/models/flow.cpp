@@ -151,15 +151,6 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
 namespace {
 
 template <class T>
-const FlowKernels<T>& flow_kernels(Context& ctx) {
-  if constexpr (std::is_same<T, float>::value) {
-    return ctx.device()->flow_kernels_f32();
-  } else {
-    return ctx.device()->flow_kernels_f64();
-  }
-}
-
-template <class T>
 bool finite(const T* values, int64_t count) {
   return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
 }
@@ -483,7 +474,8 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   check_input("log_prob", x.shape);
   check_labels("log_prob", labels, x.shape.n);
   check_device(ctx, "log_prob", arena);
-  if (in_one_kernel(ctx) && flow_kernels<T>(ctx).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
+  if (in_one_kernel(ctx) &&
+      flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
     return;
   }
   check_initialized(ctx, "log_prob", arena.values());
@@ -520,7 +512,7 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   const T scale = static_cast<T>(temperature);
   const uint64_t draw = static_cast<uint64_t>(first);
   if (in_one_kernel(ctx) &&
-      flow_kernels<T>(ctx).sample(ctx, *program_, arena.values(), scale, seed, draw, x)) {
+      flow_kernels<T>(*ctx.device()).sample(ctx, *program_, arena.values(), scale, seed, draw, x)) {
     return;
   }
   check_initialized(ctx, "sample", arena.values());

@@ -2,11 +2,13 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "core/device.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
+#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "models/tiles.hpp"
 
@@ -40,6 +42,12 @@ void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, do
                          ", value ", i);
     }
   }
+}
+
+uint64_t bits_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
 }
 
 /// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
@@ -410,9 +418,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
         std::vector<uint64_t> key =
             key_of(Pass::gradient, params, x,
                    {log_prob, z, dz, dlogdet, rebuilt.data, dx.data, found, square, step.head_results});
-        uint64_t weight_bits;
-        std::memcpy(&weight_bits, &weight, sizeof weight_bits);
-        key.insert(key.end(), {weight_bits, static_cast<uint64_t>(dx.stride)});
+        key.insert(key.end(), {bits_of(weight), static_cast<uint64_t>(dx.stride)});
         key.push_back(params.overwrite);
         for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
         ctx.repeat(std::move(key), all);
@@ -445,14 +451,123 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
 template <class T>
 StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                int64_t activation_budget, const Update<T>& update) const {
-  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true);
-  if (!std::isfinite(result.loss)) {
-    zero_grad(ctx, arena);
-    fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
+  if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, labels, activation_budget, update)) {
+    return *taken;
   }
-  result.grad_norm = clip_grad_norm(ctx, arena, update.max_norm);
-  update.optimizer.step(ctx, arena);
+  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true);
+  try {
+    if (!std::isfinite(result.loss)) {
+      fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
+    }
+    result.grad_norm = clip_grad_norm(ctx, arena, update.max_norm);
+    update.optimizer.step(ctx, arena);
+  } catch (...) {
+    zero_grad(ctx, arena);
+    throw;
+  }
   if (update.average) update_average(ctx, arena, update.average, update.average_decay);
+  return result;
+}
+
+template <class T>
+std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& arena, View<const T> x,
+                                                  const int32_t* labels, int64_t activation_budget,
+                                                  const Update<T>& update) const {
+  if (ctx.on_host() || ctx.ranks() || x.shape.n == 0) return std::nullopt;
+  check_input("train_step", x.shape);
+  check_labels("train_step", labels, x.shape.n);
+  check_device(ctx, "train_step", arena);
+  using End = StepEnd<T>;
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n, size = n * dims();
+
+  // All that the program reads is one array.
+  constexpr int64_t kHead = 2, kFound = 2;
+  const int64_t count = End::kVerdict + kFound + kHead + 1 + n;
+  double* numbers = scope.take<double>(count);
+  double *found = numbers + End::kVerdict, *head = found + kFound, *square = head + kHead,
+         *log_prob = square + 1;
+  double* settings = host.take<double>(End::kSettings);
+  settings[End::lr] = update.optimizer.next_rate();
+  settings[End::max_norm] = update.max_norm;
+  settings[End::average_rate] = 1 - update.average_decay;
+
+  End end;
+  double* not_finite = scope.take<double>(1);
+  end.not_finite = not_finite;
+  end.found = found;
+  end.square = square;
+  end.head = head_ ? head : nullptr;
+  end.tolerance = drift_tolerance<T>();
+  end.settings = host.send(static_cast<const double*>(settings), End::kSettings);
+  end.verdict = numbers;
+  end.config = update.optimizer.config();
+  end.trainable = layout_->trainable_size();
+  end.decay_size = layout_->decay_size();
+  end.total = layout_->total_size();
+  end.stats = layout_->stats_size();
+  end.stats_rate = kStatsRate;
+  T* batch_stats = scope.take<T>(end.stats + 1);
+  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  end.initialized = params.value(initialized_);
+  end.grads = params.grads;
+  end.values = arena.values();
+  end.m = update.optimizer.moments()[0].data();
+  end.v = update.optimizer.moments().size() > 1 ? update.optimizer.moments()[1].data() : nullptr;
+  end.average = update.average;
+  end.batch_stats = batch_stats;
+  end.running = arena.values() + layout_->stats_begin();
+
+  const double share = 1 / static_cast<double>(n);
+  T* z = scope.take<T>(size);
+  T* dz = scope.take<T>(size);
+  double* dlogdet = scope.take<double>(n);
+  const View<T> rebuilt(scope.take<T>(size), x.shape), dx(scope.take<T>(size), x.shape);
+  Step step;
+  step.head_scale = share;
+  if (head_) step.head_results = head;
+  keep_activations(ctx, scope, n, activation_budget, step);
+
+  std::vector<uint64_t> key = key_of(Pass::step, params, x,
+                                     {numbers, end.not_finite, end.settings, end.m, end.v, end.average, z, dz,
+                                      dlogdet, rebuilt.data, dx.data});
+  const OptimizerConfig& c = end.config;
+  key.push_back(static_cast<uint64_t>(c.rule));
+  for (const double setting : {c.momentum, c.beta1, c.beta2, c.decay, c.eps, c.weight_decay, c.shrink}) {
+    key.push_back(bits_of(setting));
+  }
+  for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
+  ctx.repeat(std::move(key), [&] {
+    Params<T> mine = params;
+    begin_gradient(ctx, mine);
+    kernels.zero(ctx, end.stats + 1, batch_stats);
+    kernels.fill_doubles(ctx, n, -share, dlogdet);
+    run_forward(ctx, mine, x, z, log_prob, &step);
+    kernels.base_log_prob(ctx, base_, n, dims(), z, static_cast<T>(-share), dz, log_prob);
+    run_backward(ctx, mine, z, dz, dlogdet, rebuilt, dx, &step);
+    kernels.distance(ctx, rebuilt, x, found);
+    kernels.sum_squares(ctx, end.trainable, mine.grads, square);
+    ctx.kernels<double>().count_not_finite(ctx, View<const double>(log_prob, {1, 1, 1, n}), not_finite);
+    flow_kernels<T>(*ctx.device()).finish_step(ctx, end);
+  });
+
+  const double* here = host.read(static_cast<const double*>(numbers), count);
+  if (here[End::taken] == 0) return std::nullopt;  // for an error, or the drift guard
+  update.optimizer.set_steps(update.optimizer.steps() + 1);
+  const auto at = [&](const double* number) { return here + (number - numbers); };
+  arena.finite_ = true;
+  if (here[End::clipped] == 0) arena.square_ = *at(square);
+  StepResult result;
+  result.grad_norm = std::sqrt(*at(square));
+  result.drift.value = relative_distance(at(found));
+  for (int64_t i = 0; i < n; ++i) result.nll -= at(log_prob)[i] / static_cast<double>(n);
+  if (head_) {
+    result.class_nll = at(head)[0] / static_cast<double>(n);
+    result.class_error = at(head)[1] / static_cast<double>(n);
+  }
+  result.loss = result.nll + (head_ ? head_->weight() * result.class_nll : 0);
   return result;
 }
 
@@ -589,6 +704,9 @@ template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View
 template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
 template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
                                           int64_t, double, bool, StepResult&) const;
+template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
+                                                               View<const float>, const int32_t*, int64_t,
+                                                               const Update<float>&) const;
 template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>, const int32_t*,
                                             int64_t, const Update<float>&) const;
 template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>, const int32_t*,
@@ -612,6 +730,9 @@ template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>
                                               const int32_t*, double*, View<double>) const;
 template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
                                      const double*, const int32_t*, View<double>, View<double>) const;
+template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,
+                                                                View<const double>, const int32_t*, int64_t,
+                                                                const Update<double>&) const;
 template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
                                              const int32_t*, int64_t, const Update<double>&) const;
 template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>, const int32_t*,

@@ -69,15 +69,18 @@ Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const Optimiz
 }
 
 template <class T>
-void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
+double Optimizer<T>::next_rate() const {
   check(config_);
+  if (config_.rule != Rule::adam && config_.rule != Rule::adamax) return config_.lr;
+  const double t = static_cast<double>(steps_ + 1);
+  return config_.lr * std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
+}
+
+template <class T>
+void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
+  const double lr = next_rate();
   if (!arena.grads_are_finite()) finite_norm(ctx, arena, "optimizer");
   ++steps_;
-  double lr = config_.lr;
-  if (config_.rule == Rule::adam || config_.rule == Rule::adamax) {
-    const double t = static_cast<double>(steps_);
-    lr *= std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
-  }
   T* second = moments_.size() > 1 ? moments_[1].data() : nullptr;
   const T* grads = std::as_const(arena).grads();
   ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, grads,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/device/exec.hpp"
+#include "kernels/device/step_end.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/ops/channel.hpp"
@@ -390,7 +391,7 @@ struct WholeFlow {
 
 namespace evenflow {
 
-/// FlowKernels by one launch a call. Calls are short, so that what the program does around it counts: it
+/// FlowKernels by one launch a flow. Calls are short, so that what the program does around it counts: it
 /// reads one array, in one copy.
 template <class Launcher, class T>
 class WholeFlows final : public FlowKernels<T> {
@@ -412,6 +413,10 @@ class WholeFlows final : public FlowKernels<T> {
                                device::FlowSamples<T>{x.data, x.stride, bad, scale, seed, first});
     std::vector<double> here(static_cast<size_t>(blocks));
     return all_of(ctx, bad, blocks, here.data(), [](double v) { return v == 0; });
+  }
+
+  void finish_step(Context& ctx, const StepEnd<T>& end) const override {
+    device::finish_step<Launcher>(ctx, end);
   }
 
  private:

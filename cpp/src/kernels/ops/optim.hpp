@@ -1,5 +1,6 @@
 #pragma once
 
+#include "evenflow/optim.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
@@ -38,6 +39,7 @@ struct Sgd {
   StepBase<T> base;
   T momentum;
   T* v;
+  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
@@ -62,6 +64,7 @@ struct RmsProp {
   T floor;
   T* v;
   T* square;
+  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v) && fits(n, square); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
@@ -89,6 +92,7 @@ struct Adam {
   T eps;
   T* m;
   T* v;
+  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
@@ -114,6 +118,7 @@ struct Adamax {
   T eps;
   T* m;
   T* v;
+  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
@@ -130,6 +135,24 @@ struct Adamax {
   }
 };
 
+/// f(the update of a rule, what an element costs); m and v as Optimizer::moments orders them.
+template <class T, class F>
+void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* v, const F& f) {
+  const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
+          momentum = T(config.momentum);
+  constexpr int64_t kRoots = 8;  // and quotients
+  switch (config.rule) {
+    case Rule::sgd:
+      return f(Sgd<T>{base, momentum, m}, 1);
+    case Rule::rmsprop:
+      return f(RmsProp<T>{base, momentum, T(config.decay), eps, m, v}, kRoots);
+    case Rule::adam:
+      return f(Adam<T>{base, beta1, beta2, eps, m, v}, kRoots);
+    case Rule::adamax:
+      return f(Adamax<T>{base, beta1, beta2, eps, m, v}, kRoots);
+  }
+}
+
 /// average += rate (x - average).
 template <class T>
 struct Average {
@@ -137,6 +160,7 @@ struct Average {
   const T* x;
   T rate;
   T* average;
+  EVENFLOW_HD void set_rate(T value) { rate = value; }
   EVENFLOW_HD bool packs(int n) const { return fits(n, x) && fits(n, average); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
@@ -152,6 +176,7 @@ struct ScaleAll {
   using Number = T;
   T factor;
   T* x;
+  EVENFLOW_HD void set_rate(T value) { factor = value; }
   EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
