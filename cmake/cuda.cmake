@@ -2,6 +2,12 @@
 # docs/cuda.md. It holds CUDA's runtime and its own copies of what it needs of the library; it offers its entry, and
 # the library's errors, which it throws.
 
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc, got none; install NVIDIA's CUDA toolkit, 12.8 or newer, and have "
+                      "its nvcc on the PATH or named in CUDACXX")
+endif()
 enable_language(CUDA)
 add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu
             cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
@@ -17,6 +23,6 @@ target_compile_options(evenflow_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-
 target_link_options(evenflow_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 set(backend_folder ${CMAKE_INSTALL_LIBDIR})
 if(SKBUILD)
-  set(backend_folder evenflow)  # beside the Python module
+  set(backend_folder evenflow_cuda)  # the Python package of packaging/cuda
 endif()
-install(TARGETS evenflow_cuda LIBRARY DESTINATION ${backend_folder})
+install(TARGETS evenflow_cuda LIBRARY DESTINATION ${backend_folder} COMPONENT cuda)

@@ -11,6 +11,7 @@ import numpy as np
 from evenflow import _core
 from evenflow.arrays import choice, number, whole
 from evenflow.errors import ConfigError
+from evenflow.extras import load_backend
 from evenflow.flow import Flow
 
 DTYPES = ("float32", "float64")
@@ -204,6 +205,7 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
 def _place(model: str, device: Any, threads: Any) -> dict[str, Any]:
     if not isinstance(device, str):
         raise TypeError(f"[{model}] expected the name of a device, got {device!r}")
+    load_backend(device)
     return dict(device=device, threads=whole(model, "threads", threads, low=0, high=MOST_THREADS))
 
 

@@ -5,19 +5,16 @@ Every rank calls the same functions in the same order. docs/cuda.md says how the
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from evenflow import _core
 from evenflow.errors import ConfigError, DeviceError, Error, on_all_ranks
+from evenflow.extras import load_backend, load_library
 from evenflow.rendezvous import Notes, exchange
 
 Collect = Callable[[Any], list[Any]]
@@ -31,19 +28,6 @@ def local_rank(rank: int, collect: Collect) -> int:
     """How many lower ranks this machine has: the number of the rank's GPU."""
     machines = collect(os.uname().nodename)
     return machines[:rank].count(machines[rank])
-
-
-def load_packaged() -> None:
-    """Loads the NCCL of a package from PyPI, where there is one: the loader does not look there by itself."""
-    if "EVENFLOW_NCCL_LIBRARY" in os.environ:
-        return
-    try:
-        package = importlib.util.find_spec("nvidia.nccl")
-    except ModuleNotFoundError:
-        return
-    for folder in (package and package.submodule_search_locations) or ():
-        with contextlib.suppress(OSError):  # the core says what is missing
-            ctypes.CDLL(str(Path(folder, "lib", "libnccl.so.2")))
 
 
 class Request:
@@ -68,9 +52,10 @@ class Nccl:
     """
 
     def __init__(self, collect: Collect, rank: int, size: int, local: int, device: str = "cuda"):
-        load_packaged()
         name, problem = "", ""
         try:
+            load_backend(device)
+            load_library("nvidia.nccl", "lib/libnccl.so.2", "EVENFLOW_NCCL_LIBRARY")
             _core.prepare_rank(device, local)
             if rank == 0:
                 name = _core.collective_id(device).hex()

@@ -81,12 +81,21 @@ def message(**environment):
 
 def test_a_missing_backend_says_what_is_missing(tmp_path):
     text = message(EVENFLOW_CUDA_LIBRARY=str(tmp_path / "none.so"))
-    assert "libevenflow_cuda.so" in text and "none.so" in text and "EVENFLOW_CUDA=ON" in text
+    assert "libevenflow_cuda.so" in text and "none.so" in text and 'pip install "evenflow[cuda]"' in text
 
 
 def test_another_library_is_no_backend(tmp_path):
     text = message(EVENFLOW_CUDA_LIBRARY="libc.so.6")
     assert "another kind of library" in text
+
+
+def test_a_package_whose_library_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.delenv("EVENFLOW_CUDA_LIBRARY", raising=False)
+    (tmp_path / "evenflow_cuda").mkdir()
+    (tmp_path / "evenflow_cuda" / "__init__.py").touch()
+    (tmp_path / "evenflow_cuda" / "libevenflow_cuda.so").write_text("not a library")
+    text = message(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert "[evenflow_cuda] expected a library that loads, got: " in text and str(tmp_path) in text
 
 
 @pytest.mark.skipif("EVENFLOW_CUDA_BUILT" not in os.environ, reason="EVENFLOW_CUDA_BUILT names no backend")

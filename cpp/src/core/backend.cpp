@@ -45,7 +45,7 @@ const Backend* load_cuda() {
   void* library = open_library(file, problem);
   if (!library) {
     fail<DeviceError>("context", "expected ", file, " for device cuda, got none that loads (", problem,
-                      "); use a build with EVENFLOW_CUDA=ON, or device=\"cpu\"");
+                      "); pip install \"evenflow[cuda]\", or name the file in EVENFLOW_CUDA_LIBRARY");
   }
   const auto entry = reinterpret_cast<Entry>(dlsym(library, "evenflow_cuda_backend"));
   const Backend* backend = entry ? entry(Backend::kAbi) : nullptr;
