@@ -12,14 +12,9 @@
 #include "core/repeats.hpp"
 #include "evenflow/version.h"
 #include "kernels/cuda/nccl.hpp"
-#include "kernels/device/matrix_products.hpp"
-#include "kernels/device/whole_flow.hpp"
-#include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::test {
 namespace {
-
-using EmulatedExec = DeviceExec<EmulatedLauncher>;
 
 class EmulatedDevice final : public Device {
  public:
@@ -85,20 +80,16 @@ class EmulatedDevice final : public Device {
     ++Emulator::get().graphs;
     for (const auto& kernel : graph) kernel();
   }
-  const KernelSet<float>& kernels_f32() const override { return f32_; }
-  const KernelSet<double>& kernels_f64() const override { return f64_; }
-  const FlowKernels<float>& flow_kernels_f32() const override { return flow_f32_; }
-  const FlowKernels<double>& flow_kernels_f64() const override { return flow_f64_; }
+  const KernelSet<float>& kernels_f32() const override { return emulated_kernels_f32(); }
+  const KernelSet<double>& kernels_f64() const override { return emulated_kernels_f64(); }
+  const FlowKernels<float>& flow_kernels_f32() const override { return emulated_flow_kernels_f32(); }
+  const FlowKernels<double>& flow_kernels_f64() const override { return emulated_flow_kernels_f64(); }
 
  private:
   mutable bool known_ = false;  ///< to other libraries
   bool idle_ = false;           ///< nothing was allocated since wait_for_all()
   Repeats<Graph> repeats_;
   Graph recorded_, last_;
-  KernelSetImpl<EmulatedExec, MatrixProducts<EmulatedLauncher>, float> f32_;
-  KernelSetImpl<EmulatedExec, DeviceProducts<EmulatedLauncher, double>, double> f64_;
-  WholeFlows<EmulatedLauncher, float> flow_f32_;
-  WholeFlows<EmulatedLauncher, double> flow_f64_;
 };
 
 /// Every sum is complete when it has started.

@@ -1,0 +1,18 @@
+#include "emulator.hpp"
+#include "kernels/device/matrix_products.hpp"
+#include "kernels/device/whole_flow.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+namespace evenflow::test {
+
+const KernelSet<float>& emulated_kernels_f32() {
+  static const KernelSetImpl<DeviceExec<EmulatedLauncher>, MatrixProducts<EmulatedLauncher>, float> kernels;
+  return kernels;
+}
+
+const FlowKernels<float>& emulated_flow_kernels_f32() {
+  static const WholeFlows<EmulatedLauncher, float> kernels;
+  return kernels;
+}
+
+}  // namespace evenflow::test

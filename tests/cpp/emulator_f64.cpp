@@ -1,0 +1,19 @@
+#include "emulator.hpp"
+#include "kernels/device/products.hpp"
+#include "kernels/device/whole_flow.hpp"
+#include "kernels/kernel_set_impl.hpp"
+
+namespace evenflow::test {
+
+const KernelSet<double>& emulated_kernels_f64() {
+  static const KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, double>, double>
+      kernels;
+  return kernels;
+}
+
+const FlowKernels<double>& emulated_flow_kernels_f64() {
+  static const WholeFlows<EmulatedLauncher, double> kernels;
+  return kernels;
+}
+
+}  // namespace evenflow::test
