@@ -206,6 +206,23 @@ def test_gradients(table_flow, table):
 
 
 @pytest.mark.any_device
+def test_training_steps(glow, images, gpu):
+    x = images[0][:8]
+    here, there = (glow(dtype="float64", device=gpu) for _ in range(2))
+    steps = []
+    for flow in (here, there):
+        flow.init(x)
+        steps.append((ef.Adam(flow, lr=1e-3), ef.MovingAverage(flow, 0.9)))
+    for step in range(4):
+        losses = [flow.train_step(batch, optimizer, seed=step, max_norm=0.5, average=average)
+                  for (flow, batch), (optimizer, average) in
+                  zip(((here, x), (there, Lender(x, "cuda"))), steps)]
+        assert losses[0] == losses[1] and here.last_step == there.last_step
+    assert np.array_equal(here.params, there.params) and steps[1][0].steps == steps[1][1].steps == 4
+    assert np.array_equal(steps[0][1].average, steps[1][1].average)
+
+
+@pytest.mark.any_device
 def test_initialisation(glow, images, gpu):
     x, _ = images
     here, there = glow(device=gpu, seed=3), glow(device=gpu, seed=3)
