@@ -251,10 +251,10 @@ class KernelSet {
   /// order (n) of gather_channels from a stored permutation, or from its inverse; -1 where it names no
   /// channel.
   virtual void channel_order(Context&, int64_t n, const T* stored, bool inverse, int32_t* order) const = 0;
+  /// The same that puts the even ones of n channels first, or the way back with inverse.
+  virtual void tile_order(Context&, int64_t n, bool inverse, int32_t* order) const = 0;
   /// y[., c] = x[., order[c]], NaN for -1.
   virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
-  /// y = x with the even channels first, or the way back with inverse.
-  virtual void tile_channels(Context&, bool inverse, View<const T> x, View<T> y) const = 0;
   /// x (n, h, w, c) -> y (n, h/2, w/2, 4c), or the way back with inverse.
   virtual void squeeze(Context&, bool diagonal, bool inverse, View<const T> x, View<T> y) const = 0;
 

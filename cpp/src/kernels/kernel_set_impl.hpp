@@ -252,15 +252,16 @@ class KernelSetImpl : public KernelSet<T> {
                          {of, n}, dw, dlogdet, pixels, out, scope.take<double>(3 * n * n + n)});
   }
 
-  void plain_matrix(Context& ctx, int64_t n, const T* w, T* inverse, double* exact,
-                    double* log_det) const override {
+  // Cold: a few numbers, and code that is small rather than fast.
+  [[gnu::cold]] void plain_matrix(Context& ctx, int64_t n, const T* w, T* inverse, double* exact,
+                                  double* log_det) const override {
     WorkspaceScope scope(ctx.workspace());
     Exec::block(ctx, ops::PlainMatrix<T, Exec::block_rows, Exec::block_cols>{
                          n, w, inverse, exact, log_det, scope.take<double>(3 * n * n + n + 1)});
   }
 
-  void plain_gradients(Context& ctx, int64_t n, const T* dw, const double* exact, const double* dlogdet,
-                       double pixels, T* out) const override {
+  [[gnu::cold]] void plain_gradients(Context& ctx, int64_t n, const T* dw, const double* exact,
+                                     const double* dlogdet, double pixels, T* out) const override {
     Exec::for_each(ctx, n, n, ops::PlainGradients<T>{n, dw, exact, dlogdet, pixels, out});
   }
 
@@ -408,7 +409,12 @@ class KernelSetImpl : public KernelSet<T> {
     }
   }
 
-  void channel_order(Context& ctx, int64_t n, const T* stored, bool inverse, int32_t* order) const override {
+  [[gnu::cold]] void tile_order(Context& ctx, int64_t n, bool inverse, int32_t* order) const override {
+    Exec::for_each(ctx, 1, n, ops::TileOrder{n, inverse, order});
+  }
+
+  [[gnu::cold]] void channel_order(Context& ctx, int64_t n, const T* stored, bool inverse,
+                                   int32_t* order) const override {
     Exec::for_each(ctx, 1, n, ops::Fill<int32_t>{-1, order});
     Exec::for_each(ctx, 1, n, ops::ChannelOrder<T>{stored, n, inverse, order});
   }
@@ -416,11 +422,6 @@ class KernelSetImpl : public KernelSet<T> {
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {
     Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
                    ops::GatherChannels<T>{x.data, x.stride, order, y.data, y.stride});
-  }
-
-  void tile_channels(Context& ctx, bool inverse, View<const T> x, View<T> y) const override {
-    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
-                   ops::TileChannels<T>{(y.shape.c + 1) / 2, inverse, x.data, x.stride, y.data, y.stride});
   }
 
   void squeeze(Context& ctx, bool diagonal, bool inverse, View<const T> x, View<T> y) const override {

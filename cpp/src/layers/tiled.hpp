@@ -35,11 +35,16 @@ class Tiled final : public Layer<T> {
  private:
   View<T> tiled(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     View<T> out(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().tile_channels(ctx, false, x, out);
+    gather(ctx, x, false, out);
     return out;
   }
-  static void untile(Context& ctx, View<const T> from, View<T> to) {
-    ctx.kernels<T>().tile_channels(ctx, true, from, to);
+  static void untile(Context& ctx, View<const T> from, View<T> to) { gather(ctx, from, true, to); }
+
+  static void gather(Context& ctx, View<const T> from, bool inverse, View<T> to) {
+    WorkspaceScope scope(ctx);
+    int32_t* order = scope.take<int32_t>(from.shape.c);
+    ctx.kernels<T>().tile_order(ctx, from.shape.c, inverse, order);
+    ctx.kernels<T>().gather_channels(ctx, from, order, to);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,

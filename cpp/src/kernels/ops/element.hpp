@@ -94,18 +94,14 @@ struct GatherChannels {
   }
 };
 
-/// y[row, c] = x[row, channel c of even ones first], or the way back.
-template <class T>
-struct TileChannels {
-  int64_t evens;
+/// GatherChannels' order that puts the even ones of n channels first, or the way back.
+struct TileOrder {
+  int64_t n;
   bool inverse;
-  const T* x;
-  int64_t x_stride;
-  T* y;
-  int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const int64_t tiled = c < evens ? 2 * c : 2 * (c - evens) + 1;
-    y[row * y_stride + (inverse ? tiled : c)] = x[row * x_stride + (inverse ? c : tiled)];
+  int32_t* order;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const int64_t evens = (n + 1) / 2, tiled = c < evens ? 2 * c : 2 * (c - evens) + 1;
+    order[inverse ? tiled : c] = static_cast<int32_t>(inverse ? c : tiled);
   }
 };
 
