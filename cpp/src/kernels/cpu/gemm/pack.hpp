@@ -223,7 +223,7 @@ struct WeightsB {
   /// Whether a panel can be read where it lies.
   bool in_place(int64_t panel) const {
     const int64_t cols = columns_of(panel);
-    return as == WeightsAs::rows && !half && !thin() && outputs % Tile<Isa, T>::lanes == 0 &&
+    return as == WeightsAs::rows && !half && !thin() &&
            (cols == Tile<Isa, T>::cols || cols == Tile<Isa, T>::lanes);
   }
   /// Whether all can, and are few enough to be read so again and again.
@@ -241,7 +241,9 @@ struct WeightsB {
     const int64_t n0 = panel * N, cols = columns_of(panel);
     if (as == WeightsAs::rows) {
       for (int64_t p = depth() * part / parts; p < depth() * (part + 1) / parts; ++p) {
-        for (int64_t j = 0; j < cols; j += line) __builtin_prefetch(data + p * outputs + n0 + j, 0, 2);
+        const T* row = data + p * outputs + n0;
+        for (int64_t j = 0; j < cols; j += line) __builtin_prefetch(row + j, 0, 2);
+        if (outputs % line != 0) __builtin_prefetch(row + cols - 1, 0, 2);  // rows begin within a line
       }
     } else if (as == WeightsAs::outputs_by_tap_channels) {
       for (int64_t j = n0 + cols * part / parts; j < n0 + cols * (part + 1) / parts; ++j) {
