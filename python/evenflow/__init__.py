@@ -8,10 +8,11 @@
     images = flow.to_uint8(flow.sample(16, temperature=0.8))
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
-from evenflow import data, errors
+from evenflow import errors
 from evenflow._core import DeviceArray
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
@@ -28,11 +29,14 @@ __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8",
            "__version__"]
 
 if TYPE_CHECKING:
+    from evenflow import data
     from evenflow.ranks import distributed
 
 
 def __getattr__(name: str) -> Any:
-    """What few programs need is loaded when it is asked for."""
+    """What not every program needs is loaded when it is asked for."""
+    if name == "data":
+        return importlib.import_module("evenflow.data")
     if name == "distributed":
         from evenflow.ranks import distributed
         return distributed
