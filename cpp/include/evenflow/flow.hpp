@@ -157,10 +157,24 @@ class EVENFLOW_API Flow {
     const GradientWatch* watch = nullptr;
     size_t told = 0;
   };
+  /// What a gradient's pass of n samples fills: latents and the gradient there (n, D), the gradient of
+  /// log-determinants and log p (n), the rebuilt batch and dx, and what KernelSet::distance finds between x
+  /// and the former (2).
+  struct PassArrays {
+    T* z;
+    T* dz;
+    double* dlogdet;
+    double* log_prob;
+    View<T> rebuilt;
+    View<T> dx;
+    double* found;
+  };
   enum class Pass : uint64_t { gradient, step, log_prob, sample };
   /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
   std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
                                std::initializer_list<const void*> arrays) const;
+  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x, double weight, const PassArrays&,
+                               const Step&) const;
   /// f(), which queues kernels: on a device through Context::repeat.
   template <class F>
   EVENFLOW_LOCAL void queue(Context&, Pass, const Params<T>&, View<const T> x,
@@ -200,6 +214,12 @@ class EVENFLOW_API Flow {
                     View<T> dx, Step* step) const;
   void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
                                  const double* dlogdet, View<T> dx, Step& step, Drift& drift) const;
+  /// log p(x), and the gradient of its sum times `weight` at the latents.
+  EVENFLOW_LOCAL void pass_forward(Context&, const Params<T>&, View<const T> x, double weight,
+                                   const PassArrays&, const Step&) const;
+  /// From there to the rebuilt batch and dx; params.grads +=.
+  EVENFLOW_LOCAL void pass_backward(Context&, const Params<T>&, View<const T> x, const PassArrays&,
+                                    Step&) const;
   /// log p(x) (N), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. square (1,
   /// or null): the sum of squares of params.grads then. undo() takes back what was added before the drift
   /// guard repeats the pass.

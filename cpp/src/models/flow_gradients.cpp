@@ -1,0 +1,411 @@
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/device.hpp"
+#include "evenflow/error.hpp"
+#include "evenflow/flow.hpp"
+#include "kernels/kernel_set.hpp"
+#include "models/passes.hpp"
+
+namespace evenflow {
+namespace {
+
+constexpr size_t kCheckpointEvery = 8;
+constexpr int64_t kSmallBudget = int64_t{1} << 26;
+
+/// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
+bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
+  if (!ctx.ranks() || layout.stats_size() == 0) return so;
+  double others = so ? 0 : 1;
+  ctx.ranks()->sum(&others, 1);
+  return others == 0;
+}
+
+}  // namespace
+
+template <class T>
+void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx,
+                            Step& step) const {
+  head_->backward(ctx, params, x, step.head_scale, dx, step.head_results);
+}
+
+template <class T>
+void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, const T* dz,
+                           const double* dlogdet, View<T> x, View<T> dx, Step* step) const {
+  WorkspaceScope scope(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n;
+  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> cur(buffers[at], levels_[level].shape.with_batch(n)), dcur(dbuffers[at], cur.shape);
+  get_level(ctx, z, levels_[level], cur);
+  get_level(ctx, dz, levels_[level], dcur);
+  const bool head = step && step->head_results;
+  if (head && head_at_ == nodes_.size()) head_backward(ctx, params, cur, dcur, *step);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const Node& node = nodes_[i];
+    if (node.keep) {
+      at = 1 - at;
+      --level;
+      const Shape shape = node.layer->output_shape().with_batch(n);
+      const View<T> whole(buffers[at], shape), dwhole(dbuffers[at], shape);
+      kernels.copy(ctx, cur, whole.channels(0, node.keep));
+      kernels.copy(ctx, dcur, dwhole.channels(0, node.keep));
+      get_level(ctx, z, levels_[level], whole.channels(node.keep, shape.c - node.keep));
+      get_level(ctx, dz, levels_[level], dwhole.channels(node.keep, shape.c - node.keep));
+      cur = whole;
+      dcur = dwhole;
+    }
+    View<T> out = x, dout = dx;
+    if (i > 0) {
+      out = cur;
+      dout = dcur;
+      if (!node.layer->in_place()) {
+        at = 1 - at;
+        const Shape shape = node.layer->input_shape().with_batch(n);
+        out = View<T>(buffers[at], shape);
+        dout = View<T>(dbuffers[at], shape);
+      }
+    }
+    node.layer->backward(ctx, params, cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
+    cur = out;
+    dcur = dout;
+    if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
+    if (!step || !step->watch) continue;
+    const std::vector<GradientPart>& parts = step->watch->parts;
+    while (step->told < parts.size() && parts[step->told].layer == i) step->watch->complete(step->told++);
+  }
+  if (nodes_.empty()) {
+    kernels.copy(ctx, cur, x);
+    kernels.copy(ctx, dcur, dx);
+  }
+}
+
+template <class T>
+void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, View<const T> x, const T* dz,
+                                        const double* dlogdet, View<T> dx, Step& step, Drift& drift) const {
+  WorkspaceScope scope(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n;
+  double* unused = scope.take<double>(n);
+  kernels.fill_doubles(ctx, n, 0, unused);
+  // Outputs of nodes [begin, end), each in its own buffer; an input is the last output's kept channels.
+  const auto run = [&](WorkspaceScope& local, View<const T> in, size_t begin, size_t end) {
+    std::vector<View<T>> outputs;
+    for (size_t i = begin; i < end; ++i) {
+      const Shape shape = nodes_[i].layer->output_shape().with_batch(n);
+      outputs.emplace_back(local.take<T>(shape.size()), shape);
+      nodes_[i].layer->forward(ctx, params, in, outputs.back(), unused);
+      in = nodes_[i].keep ? outputs.back().channels(0, nodes_[i].keep) : outputs.back();
+    }
+    return outputs;
+  };
+
+  std::vector<View<const T>> checkpoints{x};  // input of node 0, k, 2k, ...
+  for (size_t begin = 0; begin + kCheckpointEvery < nodes_.size(); begin += kCheckpointEvery) {
+    const size_t end = begin + kCheckpointEvery;
+    const Shape shape = nodes_[end].layer->input_shape().with_batch(n);
+    View<T> copy(scope.take<T>(shape.size()), shape);
+    WorkspaceScope local(ctx);
+    const View<T> last = run(local, checkpoints.back(), begin, end).back();
+    kernels.copy(ctx, last.channels(0, shape.c), copy);
+    checkpoints.push_back(copy);
+  }
+
+  T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  T* rebuilt = scope.take<T>(n * dims());
+  double* found = scope.take<double>(2);
+  int at = 0;
+  size_t level = levels_.size() - 1;
+  View<T> dcur(dbuffers[at], levels_[level].shape.with_batch(n));
+  get_level(ctx, dz, levels_[level], dcur);
+  drift.value = 0;
+  for (size_t segment = checkpoints.size(); segment-- > 0;) {
+    WorkspaceScope local(ctx);
+    const size_t begin = segment * kCheckpointEvery, end = std::min(nodes_.size(), begin + kCheckpointEvery);
+    const std::vector<View<T>> outputs = run(local, checkpoints[segment], begin, end);
+    for (size_t i = end; i-- > begin;) {
+      const Node& node = nodes_[i];
+      const View<T> z = outputs[i - begin];
+      if (node.keep) {
+        at = 1 - at;
+        --level;
+        const View<T> whole(dbuffers[at], z.shape);
+        kernels.copy(ctx, dcur, whole.channels(0, node.keep));
+        get_level(ctx, dz, levels_[level], whole.channels(node.keep, z.shape.c - node.keep));
+        dcur = whole;
+      }
+      at = 1 - at;
+      const Shape shape = node.layer->input_shape().with_batch(n);
+      const View<T> in(rebuilt, shape), din = i > 0 ? View<T>(dbuffers[at], shape) : dx;
+      node.layer->backward(ctx, params, z, dcur, dlogdet, in, din);
+      View<const T> truth = checkpoints[segment];
+      if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
+      kernels.distance(ctx, in, truth, found);
+      const double value = relative_distance(HostScope(ctx).read(found, 2));
+      if (!(value <= drift.value)) {
+        drift.value = value;
+        drift.layer = node.name;
+      }
+      dcur = din;
+      if (step.head_results && head_at_ == i) head_backward(ctx, params, truth, dcur, step);
+    }
+  }
+}
+
+template <class T>
+void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
+                       const int32_t* labels, View<T> x, View<T> dx) const {
+  check_input("backward", x.shape);
+  check_labels("backward", labels, x.shape.n);
+  check_ready(ctx, "backward", arena);
+  HostScope host(ctx);
+  run_backward(ctx, arena.params(nullptr, host.send(labels, x.shape.n)), z, dz, dlogdet, x, dx, nullptr);
+}
+
+template <class T>
+void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
+                               const double* dlogdet, const int32_t* labels, T* z, T* dz) const {
+  check_input("inverse_backward", x.shape);
+  check_labels("inverse_backward", labels, x.shape.n);
+  check_ready(ctx, "inverse_backward", arena);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const Params<T> params = arena.params(nullptr, host.send(labels, x.shape.n));
+  const int64_t n = x.shape.n, size = n * dims();
+  T* buffers[2] = {scope.take<T>(size), scope.take<T>(size)};
+  T* dbuffers[2] = {scope.take<T>(size), scope.take<T>(size)};
+  int at = 0;
+  size_t level = 0;
+  for (const Node& node : nodes_) {
+    const Shape shape = node.layer->output_shape().with_batch(n);
+    View<T> out(buffers[at], shape), dout(dbuffers[at], shape);
+    at = 1 - at;
+    node.layer->inverse_backward(ctx, params, x, dx, dlogdet, out, dout);
+    if (node.keep) {
+      put_level(ctx, out.channels(node.keep, shape.c - node.keep), levels_[level], z);
+      put_level(ctx, dout.channels(node.keep, shape.c - node.keep), levels_[level++], dz);
+      out = out.channels(0, node.keep);
+      dout = dout.channels(0, node.keep);
+    }
+    x = out;
+    dx = dout;
+  }
+  put_level(ctx, x, levels_.back(), z);
+  put_level(ctx, dx, levels_.back(), dz);
+}
+
+template <class T>
+void Flow<T>::keep_activations(Context& ctx, WorkspaceScope& scope, int64_t n, int64_t budget,
+                               Step& step) const {
+  if (budget < 0) {  // asking for the free memory takes longer than a small step's couplings
+    int64_t all = 0;
+    for (const Node& node : nodes_) all += node.layer->kept_size(n) * static_cast<int64_t>(sizeof(T));
+    budget = all <= kSmallBudget ? all
+             : ctx.on_host()     ? default_activation_budget()
+                                 : ctx.device()->free_memory() / 2;
+  }
+  step.kept.assign(nodes_.size(), nullptr);
+  for (size_t i = nodes_.size(); i-- > 0;) {
+    const int64_t count = nodes_[i].layer->kept_size(n);
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    if (!count || bytes > budget) continue;
+    step.kept[i] = scope.take<T>(count);
+    budget -= bytes;
+  }
+}
+
+template <class T>
+std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<const T> x,
+                                      std::initializer_list<const void*> arrays) const {
+  std::vector<uint64_t> key{static_cast<uint64_t>(pass), id_, static_cast<uint64_t>(x.shape.n),
+                            static_cast<uint64_t>(x.stride)};
+  const auto add = [&](const void* p) { key.push_back(reinterpret_cast<uintptr_t>(p)); };
+  for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
+                        static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
+                        static_cast<const void*>(x.data)}) {
+    add(p);
+  }
+  for (const void* p : arrays) add(p);
+  return key;
+}
+
+template <class T>
+std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<const T> x, double weight,
+                                      const PassArrays& arrays, const Step& step) const {
+  std::vector<uint64_t> key = key_of(pass, params, x,
+                                     {arrays.z, arrays.dz, arrays.dlogdet, arrays.log_prob,
+                                      arrays.rebuilt.data, arrays.dx.data, arrays.found, step.head_results});
+  key.insert(key.end(), {bits_of(weight), static_cast<uint64_t>(arrays.dx.stride)});
+  for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
+  return key;
+}
+
+template <class T>
+void Flow<T>::pass_forward(Context& ctx, const Params<T>& params, View<const T> x, double weight,
+                           const PassArrays& arrays, const Step& step) const {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  kernels.fill_doubles(ctx, x.shape.n, weight, arrays.dlogdet);
+  run_forward(ctx, params, x, arrays.z, arrays.log_prob, &step);
+  kernels.base_log_prob(ctx, base_, x.shape.n, dims(), arrays.z, static_cast<T>(weight), arrays.dz,
+                        arrays.log_prob);
+}
+
+template <class T>
+void Flow<T>::pass_backward(Context& ctx, const Params<T>& params, View<const T> x, const PassArrays& arrays,
+                            Step& step) const {
+  run_backward(ctx, params, arrays.z, arrays.dz, arrays.dlogdet, arrays.rebuilt, arrays.dx, &step);
+  ctx.kernels<T>().distance(ctx, arrays.rebuilt, x, arrays.found);
+}
+
+template <class T>
+Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T> x,
+                             int64_t activation_budget, double weight, Step& step, double* log_prob,
+                             View<T> dx, double* square, const std::function<void()>& undo,
+                             const char* call) const {
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n, size = n * dims();
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  PassArrays arrays;
+  arrays.z = scope.take<T>(size);
+  arrays.dz = scope.take<T>(size);
+  arrays.dlogdet = scope.take<double>(n);
+  arrays.log_prob = log_prob;
+  arrays.dx = dx;
+  Drift drift;
+  try {
+    WorkspaceScope kept(ctx);
+    keep_activations(ctx, kept, n, activation_budget, step);
+    arrays.rebuilt = View<T>(kept.take<T>(size), x.shape);
+    arrays.found = kept.take<double>(2);
+    const auto forward = [&] { pass_forward(ctx, params, x, weight, arrays, step); };
+    const auto backward = [&] {
+      pass_backward(ctx, params, x, arrays, step);
+      if (square) kernels.sum_squares(ctx, layout_->trainable_size(), params.grads, square);
+    };
+    const auto check_densities = [&] {
+      const bool finite = all_finite(ctx, n, log_prob, nullptr);
+      if (on_all_ranks(ctx, *layout_, finite)) return;
+      if (!finite) fail_nonfinite(ctx, params, call, x);
+      fail<NumericError>(call, "expected finite densities on every rank, got others on another");
+    };
+    if (ctx.on_host()) {
+      forward();
+      check_densities();
+      backward();
+    } else {
+      // A device is asked once all of the pass is queued: it does not wait for the program in between.
+      const auto all = [&] {
+        forward();
+        backward();
+      };
+      if (step.watch) {
+        all();
+      } else {
+        std::vector<uint64_t> key = key_of(Pass::gradient, params, x, weight, arrays, step);
+        key.push_back(reinterpret_cast<uintptr_t>(square));
+        key.push_back(params.overwrite);
+        ctx.repeat(std::move(key), all);
+      }
+      check_initialized(ctx, call, params.values);
+      check_densities();
+    }
+    drift.value = relative_distance(HostScope(ctx).read(arrays.found, 2));
+    if (!on_all_ranks(ctx, *layout_, drift.value <= drift_tolerance<T>())) {
+      for (const Node& node : nodes_) node.layer->check_values(ctx, params);
+      undo();
+      drift.fallback = true;
+      run_backward_checkpointed(ctx, params, x, arrays.dz, arrays.dlogdet, dx, step, drift);
+      if (square) kernels.sum_squares(ctx, layout_->trainable_size(), params.grads, square);
+    }
+  } catch (...) {
+    undo();
+    throw;
+  }
+  return drift;
+}
+
+template <class T>
+void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
+                                const int32_t* labels, double* log_prob, View<T> dx) const {
+  check_input("log_prob_and_grad", x.shape);
+  check_labels("log_prob_and_grad", labels, x.shape.n);
+  check_ready(ctx, "log_prob_and_grad", arena);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  // Layers add gradients of parameters along with that of x; these go nowhere.
+  const int64_t trainable = layout_->trainable_size();
+  Params<T> params = arena.params(host.send(labels, x.shape.n));
+  params.grads = scope.take<T>(trainable);
+  begin_gradient(ctx, params);
+  Step step;
+  // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
+  differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
+  const int64_t size = x.shape.n * dims();
+  double* not_finite = scope.take<double>(1);
+  ctx.kernels<T>().count_not_finite(ctx, View<const T>(dx.data, {1, 1, 1, size}), not_finite);
+  if (*host.read(not_finite, 1) == 0) return;
+  const T* values = host.read(static_cast<const T*>(dx.data), size);
+  const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
+  fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
+                     (bad - values) / dims());
+}
+
+// Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>,
+                                         Step&) const;
+template void Flow<float>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*,
+                                        const double*, View<float>, View<float>, Step*) const;
+template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
+                                                     const float*, const double*, View<float>, Step&,
+                                                     Drift&) const;
+template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>,
+                                                   std::initializer_list<const void*>) const;
+template Drift Flow<float>::differentiate(Context&, const Params<float>&, View<const float>, int64_t, double,
+                                          Step&, double*, View<float>, double*, const std::function<void()>&,
+                                          const char*) const;
+template void Flow<float>::log_prob_and_grad(Context&, const ParamArena<float>&, View<const float>,
+                                             const int32_t*, double*, View<float>) const;
+template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
+                                    const int32_t*, View<float>, View<float>) const;
+template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<const float>,
+                                            View<const float>, const double*, const int32_t*, float*,
+                                            float*) const;
+template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>, double,
+                                                   const PassArrays&, const Step&) const;
+template void Flow<float>::pass_forward(Context&, const Params<float>&, View<const float>, double,
+                                        const PassArrays&, const Step&) const;
+template void Flow<float>::pass_backward(Context&, const Params<float>&, View<const float>, const PassArrays&,
+                                         Step&) const;
+template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View<const double>,
+                                             View<const double>, const double*, const int32_t*, double*,
+                                             double*) const;
+template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
+                                          Step&) const;
+template void Flow<double>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
+template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*,
+                                         const double*, View<double>, View<double>, Step*) const;
+template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,
+                                                      const double*, const double*, View<double>, Step&,
+                                                      Drift&) const;
+template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>,
+                                                    std::initializer_list<const void*>) const;
+template Drift Flow<double>::differentiate(Context&, const Params<double>&, View<const double>, int64_t,
+                                           double, Step&, double*, View<double>, double*,
+                                           const std::function<void()>&, const char*) const;
+template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>&, View<const double>,
+                                              const int32_t*, double*, View<double>) const;
+template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
+                                     const double*, const int32_t*, View<double>, View<double>) const;
+template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>, double,
+                                                    const PassArrays&, const Step&) const;
+template void Flow<double>::pass_forward(Context&, const Params<double>&, View<const double>, double,
+                                         const PassArrays&, const Step&) const;
+template void Flow<double>::pass_backward(Context&, const Params<double>&, View<const double>,
+                                          const PassArrays&, Step&) const;
+
+}  // namespace evenflow

@@ -1,0 +1,383 @@
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "core/device.hpp"
+#include "evenflow/error.hpp"
+#include "evenflow/flow.hpp"
+#include "kernels/flow_program.hpp"
+#include "kernels/kernel_set.hpp"
+#include "models/passes.hpp"
+#include "models/tiles.hpp"
+
+// Training steps: a gradient of a batch as a whole, by tiles, or with its update on a device.
+
+namespace evenflow {
+namespace {
+
+constexpr double kStatsRate = 0.1;  // of running averages (Real NVP)
+constexpr int64_t kPiece = 4096;    // values of a gradient that one thread adds up
+
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite; `square`: the sum
+/// of their squares.
+template <class T>
+void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, double square) {
+  if (std::isfinite(square)) return;
+  HostScope host(ctx);
+  grads = host.read(grads, layout.trainable_size());
+  for (const ParamLayout::Entry& entry : layout.entries()) {
+    if (entry.offset >= layout.trainable_size()) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      const T value = grads[entry.offset + i];
+      if (std::isfinite(value)) continue;
+      fail<NumericError>("loss_and_grad", "expected finite gradients, got ", value, " for ", entry.name,
+                         ", value ", i);
+    }
+  }
+}
+
+double mean_nll(const double* log_prob, int64_t n) {
+  double nll = 0;
+  for (int64_t i = 0; i < n; ++i) nll -= log_prob[i] / static_cast<double>(n);
+  return nll;
+}
+
+/// The loss, and the terms of the class head, from its `sums` (2); null: there is none, or it was left out.
+template <class T>
+void set_loss(StepResult& result, const ClassHead<T>* head, const double* sums, int64_t n) {
+  result.loss = result.nll;
+  if (!sums) return;
+  result.class_nll = sums[0] / static_cast<double>(n);
+  result.class_error = sums[1] / static_cast<double>(n);
+  result.loss += head->weight() * result.class_nll;
+}
+
+}  // namespace
+
+template <class T>
+void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
+  const int64_t trainable = layout_->trainable_size();
+  if (ctx.on_host()) {
+    for (const auto& [first, end] : layout_->added_to()) {
+      std::fill(params.grads + first, params.grads + end, T(0));
+    }
+  } else {  // one kernel, not one for each gap
+    ctx.kernels<T>().zero(ctx, trainable, params.grads);
+  }
+  params.overwrite = true;
+}
+
+template <class T>
+bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                            int64_t budget, double weight, bool replace, StepResult& result) const {
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
+  const Tiles tiles(n, tile_rows_);
+  // A gradient for each group, added up in order: the first one's in place where nothing is there yet.
+  const bool first_in_place = replace || arena.grads_are_zero();
+  T* total = arena.params().grads;
+  T* others = scope.take<T>((tiles.groups - first_in_place) * room);
+  const auto grads_of = [&](int64_t group) {
+    return first_in_place && group == 0 ? total : others + (group - first_in_place) * room;
+  };
+  double* log_prob = scope.take<double>(n);
+  double* drifts = scope.take<double>(tiles.count);
+  const double share = -weight / static_cast<double>(n);
+  const Params<T> all = std::as_const(arena).params(labels);
+  const auto undo = [&] {
+    if (first_in_place) ctx.kernels<T>().zero(ctx, trainable, total);
+  };
+  const auto pass = [&](Context& local, int64_t group, int64_t tile) {
+    const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
+                  size = rows * dims();
+    Params<T> params = rows_of(all, first);
+    params.grads = grads_of(group);
+    if (tile == tiles.first_of(group)) begin_gradient(local, params);
+    WorkspaceScope mine(local);
+    double found[2];
+    PassArrays arrays;
+    arrays.z = mine.take<T>(size);
+    arrays.dz = mine.take<T>(size);
+    arrays.dlogdet = mine.take<double>(rows);
+    arrays.log_prob = log_prob + first;
+    Step step;
+    keep_activations(local, mine, rows, budget, step);
+    const View<const T> in = rows_of(x, first, end);
+    arrays.rebuilt = View<T>(mine.take<T>(size), in.shape);
+    arrays.dx = View<T>(mine.take<T>(size), in.shape);
+    arrays.found = found;
+    pass_forward(local, params, in, share, arrays, step);
+    pass_backward(local, params, in, arrays, step);
+    drifts[tile] = relative_distance(found);
+  };
+  const Tiles pieces(trainable, kPiece);
+  double* squares = scope.take<double>(pieces.count);
+  // f(context of one thread, number, first value and shape of a piece of the gradient)
+  const auto by_pieces = [&](const auto& f) {
+    run_tiles(ctx, pieces, worth_threads(n), [&](Context& local, int64_t, int64_t i) {
+      f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
+    });
+  };
+  double square = 0;
+  try {
+    run_tiles(ctx, tiles, worth_threads(n), pass);
+    if (!all_finite(ctx, n, log_prob, nullptr)) fail_nonfinite(ctx, all, "loss_and_grad", x);
+    result.nll = mean_nll(log_prob, n);
+    result.drift.value = *std::max_element(drifts, drifts + tiles.count);
+    if (!(result.drift.value <= drift_tolerance<T>())) {
+      undo();
+      return false;
+    }
+    by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
+      for (int64_t g = 1; g < tiles.groups; ++g) {
+        local.kernels<T>().add(local, View<const T>(grads_of(g) + first, shape),
+                               View<T>(grads_of(0) + first, shape));
+      }
+      local.kernels<T>().sum_squares(local, shape.c, grads_of(0) + first, squares + i);
+    });
+    square = std::accumulate(squares, squares + pieces.count, 0.0);
+    check_gradients(ctx, *layout_, grads_of(0), square);
+  } catch (...) {
+    undo();
+    throw;
+  }
+  if (first_in_place) {
+    arena.square_ = square;
+  } else {
+    by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
+      local.kernels<T>().add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
+    });
+  }
+  result.loss = result.nll;
+  return true;
+}
+
+template <class T>
+StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                                  int64_t activation_budget, double weight,
+                                  const GradientWatch* watch) const {
+  return gradient(ctx, arena, x, labels, activation_budget, weight, watch, false);
+}
+
+template <class T>
+StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                               int64_t activation_budget, const Update<T>& update) const {
+  if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, labels, activation_budget, update)) {
+    return *taken;
+  }
+  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true);
+  try {
+    if (!std::isfinite(result.loss)) {
+      fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
+    }
+    result.grad_norm = clip_grad_norm(ctx, arena, update.max_norm);
+    update.optimizer.step(ctx, arena);
+  } catch (...) {
+    zero_grad(ctx, arena);
+    throw;
+  }
+  if (update.average) update_average(ctx, arena, update.average, update.average_decay);
+  return result;
+}
+
+template <class T>
+std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& arena, View<const T> x,
+                                                  const int32_t* labels, int64_t activation_budget,
+                                                  const Update<T>& update) const {
+  if (ctx.on_host() || ctx.ranks() || x.shape.n == 0) return std::nullopt;
+  check_input("train_step", x.shape);
+  check_labels("train_step", labels, x.shape.n);
+  check_device(ctx, "train_step", arena);
+  using End = StepEnd<T>;
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n, size = n * dims();
+  const double share = 1 / static_cast<double>(n);
+
+  // All that the program reads is one array.
+  constexpr int64_t kHead = 2, kFound = 2;
+  const int64_t count = End::kVerdict + kFound + kHead + 1 + n;
+  double* numbers = scope.take<double>(count);
+  double *found = numbers + End::kVerdict, *head = found + kFound, *square = head + kHead,
+         *log_prob = square + 1;
+  double* settings = host.take<double>(End::kSettings);
+  settings[End::lr] = update.optimizer.next_rate();
+  settings[End::max_norm] = update.max_norm;
+  settings[End::average_rate] = 1 - update.average_decay;
+
+  End end;
+  double* not_finite = scope.take<double>(1);
+  end.not_finite = not_finite;
+  end.found = found;
+  end.square = square;
+  end.head = head_ ? head : nullptr;
+  end.tolerance = drift_tolerance<T>();
+  end.settings = host.send(static_cast<const double*>(settings), End::kSettings);
+  end.verdict = numbers;
+  end.config = update.optimizer.config();
+  end.trainable = layout_->trainable_size();
+  end.decay_size = layout_->decay_size();
+  end.total = layout_->total_size();
+  end.stats = layout_->stats_size();
+  end.stats_rate = kStatsRate;
+  T* batch_stats = scope.take<T>(end.stats + 1);
+  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  end.initialized = params.value(initialized_);
+  end.grads = params.grads;
+  end.values = arena.values();
+  end.m = update.optimizer.moments()[0].data();
+  end.v = update.optimizer.moments().size() > 1 ? update.optimizer.moments()[1].data() : nullptr;
+  end.average = update.average;
+  end.batch_stats = batch_stats;
+  end.running = arena.values() + layout_->stats_begin();
+
+  PassArrays arrays;
+  arrays.z = scope.take<T>(size);
+  arrays.dz = scope.take<T>(size);
+  arrays.dlogdet = scope.take<double>(n);
+  arrays.log_prob = log_prob;
+  arrays.rebuilt = View<T>(scope.take<T>(size), x.shape);
+  arrays.dx = View<T>(scope.take<T>(size), x.shape);
+  arrays.found = found;
+  Step step;
+  step.head_scale = share;
+  if (head_) step.head_results = head;
+  keep_activations(ctx, scope, n, activation_budget, step);
+
+  std::vector<uint64_t> key = key_of(Pass::step, params, x, -share, arrays, step);
+  for (const void* p :
+       std::initializer_list<const void*>{numbers, not_finite, end.settings, end.m, end.v, end.average}) {
+    key.push_back(reinterpret_cast<uintptr_t>(p));
+  }
+  const OptimizerConfig& c = end.config;
+  key.push_back(static_cast<uint64_t>(c.rule));
+  for (const double setting : {c.momentum, c.beta1, c.beta2, c.decay, c.eps, c.weight_decay, c.shrink}) {
+    key.push_back(bits_of(setting));
+  }
+  ctx.repeat(std::move(key), [&] {
+    Params<T> mine = params;
+    begin_gradient(ctx, mine);
+    kernels.zero(ctx, end.stats + 1, batch_stats);
+    pass_forward(ctx, mine, x, -share, arrays, step);
+    pass_backward(ctx, mine, x, arrays, step);
+    kernels.sum_squares(ctx, end.trainable, mine.grads, square);
+    ctx.kernels<double>().count_not_finite(ctx, View<const double>(log_prob, {1, 1, 1, n}), not_finite);
+    flow_kernels<T>(*ctx.device()).finish_step(ctx, end);
+  });
+
+  const double* here = host.read(static_cast<const double*>(numbers), count);
+  if (here[End::taken] == 0) return std::nullopt;  // for an error, or the drift guard
+  update.optimizer.set_steps(update.optimizer.steps() + 1);
+  const auto at = [&](const double* number) { return here + (number - numbers); };
+  arena.finite_ = true;
+  if (here[End::clipped] == 0) arena.square_ = *at(square);
+  StepResult result;
+  result.grad_norm = std::sqrt(*at(square));
+  result.drift.value = relative_distance(at(found));
+  result.nll = mean_nll(at(log_prob), n);
+  set_loss(result, head_.get(), head_ ? at(head) : nullptr, n);
+  return result;
+}
+
+template <class T>
+StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+                             int64_t activation_budget, double weight, const GradientWatch* watch,
+                             bool replace) const {
+  check_input("loss_and_grad", x.shape);
+  check_labels("loss_and_grad", labels, x.shape.n);
+  check_device(ctx, "loss_and_grad", arena);
+  if (ctx.on_host()) check_initialized(ctx, "loss_and_grad", std::as_const(arena).values());
+  if (by_tiles(ctx, x.shape.n)) {
+    StepResult done;
+    if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, replace, done)) return done;
+  }
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  const int64_t n = x.shape.n, stats = layout_->stats_size();
+  double* log_prob = scope.take<double>(n);
+  View<T> dx(scope.take<T>(n * dims()), x.shape);
+  T* batch_stats = scope.take<T>(stats + 1);
+  kernels.zero(ctx, stats + 1, batch_stats);
+
+  // Gradients already there must survive a step that the drift guard repeats.
+  const int64_t trainable = layout_->trainable_size();
+  const bool zero = replace || arena.grads_are_zero();
+  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  if (replace) begin_gradient(ctx, params);
+  params.overwrite = zero && n > 0;
+  const Shape flat{1, 1, 1, trainable};
+  T* saved = nullptr;
+  double* square = scope.take<double>(1);
+  if (!zero) {
+    kernels.sum_squares(ctx, trainable, params.grads, square);
+    if (*host.read(square, 1) != 0) {
+      saved = scope.take<T>(trainable);
+      kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
+    }
+  }
+  const auto restore = [&] {
+    if (saved) {
+      kernels.copy(ctx, View<const T>(saved, flat), View<T>(params.grads, flat));
+    } else {
+      kernels.zero(ctx, trainable, params.grads);
+    }
+  };
+
+  StepResult result;
+  Step step;
+  const double share = weight / static_cast<double>(n);
+  step.head_scale = share;
+  if (head_ && share != 0) step.head_results = scope.take<double>(2);
+  step.watch = watch;
+  result.drift = differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore,
+                               "loss_and_grad");
+  try {
+    if (!(result.drift.value <= drift_tolerance<T>())) {
+      fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
+                         " whose rebuilt input is off by ", result.drift.value, " of the largest value");
+    }
+    const double norm_squared = *host.read(square, 1);
+    check_gradients(ctx, *layout_, params.grads, norm_squared);
+    arena.square_ = norm_squared;
+  } catch (...) {
+    restore();
+    throw;
+  }
+  result.nll = mean_nll(host.read(log_prob, n), n);
+  kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
+  const double* sums = step.head_results;
+  set_loss(result, head_.get(), sums ? host.read(sums, 2) : nullptr, n);
+  return result;
+}
+
+// Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::begin_gradient(Context&, Params<float>&) const;
+template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                         int64_t, double, bool, StepResult&) const;
+template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
+                                                               View<const float>, const int32_t*, int64_t,
+                                                               const Update<float>&) const;
+template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                            int64_t, const Update<float>&) const;
+template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+                                          int64_t, double, const GradientWatch*, bool) const;
+template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
+                                               const int32_t*, int64_t, double, const GradientWatch*) const;
+template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
+template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
+                                          int64_t, double, bool, StepResult&) const;
+template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,
+                                                                View<const double>, const int32_t*, int64_t,
+                                                                const Update<double>&) const;
+template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
+                                             const int32_t*, int64_t, const Update<double>&) const;
+template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>, const int32_t*,
+                                           int64_t, double, const GradientWatch*, bool) const;
+template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
+                                                const int32_t*, int64_t, double, const GradientWatch*) const;
+
+}  // namespace evenflow

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace evenflow {
+
+/// Rebuilt inputs may be off by this much, relative to the largest value of the batch.
+template <class T>
+constexpr double drift_tolerance() {
+  return std::is_same<T, float>::value ? 1e-3 : 1e-8;
+}
+
+/// A number in the key of a pass, see Context::repeat.
+inline uint64_t bits_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+}  // namespace evenflow
