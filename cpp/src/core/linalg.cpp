@@ -6,7 +6,7 @@
 namespace evenflow::linalg {
 
 Matrix multiply(const Matrix& a, const Matrix& b, int64_t n) {
-  Matrix c(a.size(), 0.0, a.get_allocator());
+  Matrix c(a.size(), 0.0);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t k = 0; k < n; ++k) {
       const double v = a[i * n + k];
@@ -18,7 +18,7 @@ Matrix multiply(const Matrix& a, const Matrix& b, int64_t n) {
 }
 
 Matrix transpose(const Matrix& a, int64_t n) {
-  Matrix t(a.size(), a.get_allocator());
+  Matrix t(a.size());
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) t[j * n + i] = a[i * n + j];
   }
@@ -45,9 +45,8 @@ Matrix random_orthogonal(int64_t n, Rng& rng) {
 }
 
 Lu lu(const Matrix& a, int64_t n) {
-  Matrix m(a, a.get_allocator());
-  std::pmr::vector<int64_t> row(static_cast<size_t>(n),
-                                a.get_allocator().resource());  // row[i]: the row of A that stands at i
+  Matrix m = a;
+  std::vector<int64_t> row(static_cast<size_t>(n));  // row[i]: the row of A that stands at i
   std::iota(row.begin(), row.end(), 0);
   for (int64_t k = 0; k < n; ++k) {
     int64_t pivot = k;
@@ -64,8 +63,7 @@ Lu lu(const Matrix& a, int64_t n) {
       for (int64_t j = k + 1; j < n; ++j) m[i * n + j] -= factor * m[k * n + j];
     }
   }
-  Lu out{Matrix(a.size(), 0.0, a.get_allocator()), Matrix(a.size(), 0.0, a.get_allocator()),
-         std::pmr::vector<int>(static_cast<size_t>(n), a.get_allocator().resource())};
+  Lu out{Matrix(a.size(), 0.0), Matrix(a.size(), 0.0), std::vector<int>(static_cast<size_t>(n))};
   for (int64_t i = 0; i < n; ++i) {
     out.permutation[row[i]] = static_cast<int>(i);
     for (int64_t j = 0; j < n; ++j) (j < i ? out.lower : out.upper)[i * n + j] = m[i * n + j];
@@ -75,7 +73,7 @@ Lu lu(const Matrix& a, int64_t n) {
 }
 
 Matrix invert_lower(const Matrix& a, int64_t n) {
-  Matrix inv(a.size(), 0.0, a.get_allocator());
+  Matrix inv(a.size(), 0.0);
   for (int64_t i = 0; i < n; ++i) {
     inv[i * n + i] = 1;
     for (int64_t k = 0; k < i; ++k) {
@@ -91,7 +89,7 @@ Matrix invert_upper(const Matrix& a, int64_t n) {
 }
 
 Matrix cholesky(const Matrix& a, int64_t n) {
-  Matrix l(a.size(), 0.0, a.get_allocator());
+  Matrix l(a.size(), 0.0);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       double v = a[i * n + j];

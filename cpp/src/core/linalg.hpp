@@ -1,22 +1,20 @@
 #pragma once
 
 #include <cstdint>
-#include <memory_resource>
 #include <vector>
 
 #include "evenflow/rng.hpp"
 
-// Small dense matrices in float64, row-major n x n: the factors of 1x1 convolutions and whitening. Results
-// take their memory from where the first argument has its own.
+// Small dense matrices in float64, row-major n x n: the factors of 1x1 convolutions and whitening.
 
 namespace evenflow::linalg {
 
-using Matrix = std::pmr::vector<double>;
+using Matrix = std::vector<double>;
 
 struct Lu {
-  Matrix lower;                       ///< unit lower triangle, strictly lower part and ones
-  Matrix upper;                       ///< upper triangle
-  std::pmr::vector<int> permutation;  ///< A[i, :] = (lower upper)[permutation[i], :]
+  Matrix lower;                  ///< unit lower triangle, strictly lower part and ones
+  Matrix upper;                  ///< upper triangle
+  std::vector<int> permutation;  ///< A[i, :] = (lower upper)[permutation[i], :]
 };
 
 Matrix multiply(const Matrix& a, const Matrix& b, int64_t n);
