@@ -88,10 +88,10 @@ std::vector<double> by_layers(Context& ctx, const ParamArena<T>& arena, const Fl
   return values;
 }
 
-/// One kernel a call on the device in every order: the CPU's results, the layers', and those of a row that do
-/// not depend on the batch. 129 rows begin to share blocks.
+/// So many kernels a call on the device in every order: the CPU's results, the layers', and those of a row
+/// that do not depend on the batch. 129 rows begin to share blocks.
 template <class T>
-void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches) {
+void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches, int64_t kernels = 1) {
   CAPTURE(sizeof(T));
   const double bound = std::is_same<T, double>::value ? 1e-10 : 1e-5;
   install_emulator();
@@ -108,8 +108,8 @@ void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches) {
       auto there = std::make_unique<ParamArena<T>>(flow.layout(), "emulated");
       std::copy(here->values(), here->values() + flow.layout()->total_size(), there->values());
       const Results<T> got = compute(device, *there, flow, n);
-      CHECK(got.log_prob_launches == 1);
-      CHECK(got.sample_launches == 1);
+      CHECK(got.log_prob_launches == kernels);
+      CHECK(got.sample_launches == kernels);
       if (longest.empty()) {
         longest = got.log_prob;
         drawn = got.samples;
@@ -126,9 +126,9 @@ void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches) {
 }
 
 template <class Make>
-void check_both(const Make& make, const std::vector<int64_t>& batches) {
-  check_flow<double>(make(double()), batches);
-  check_flow<float>(make(float()), batches);
+void check_both(const Make& make, const std::vector<int64_t>& batches, int64_t kernels = 1) {
+  check_flow<double>(make(double()), batches, kernels);
+  check_flow<float>(make(float()), batches, kernels);
 }
 
 }  // namespace
@@ -198,6 +198,41 @@ TEST_CASE("device: every law, order and scale of a table flow in one kernel") {
   }
 }
 
+TEST_CASE("device: a table flow with matrices in one kernel") {
+  RealNvpTableConfig c;
+  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  c.dims = 5;
+  c.couplings = 3;
+  c.hidden = {9};
+  c.preprocess = "whiten";
+  check_both(make, {300, 129, 128, 7, 1});
+  c.preprocess = "zca";
+  c.mask = "odd-even";
+  check_both(make, {131, 2});
+  c.permutation = "lu";  // and a kernel for the learned ones
+  check_both(make, {300, 129, 128, 7, 1}, 2);
+  c.preprocess = "standardize";
+  c.dims = 2;
+  c.prior = "logistic";
+  c.actnorm = true;
+  check_both(make, {130, 1}, 2);
+  c.couplings = 22;  // as long as there is room for
+  c.actnorm = false;
+  check_both(make, {129, 3}, 2);
+  c = RealNvpTableConfig();
+  c.dims = FlowProgram::kDims;  // as wide
+  c.couplings = 2;
+  c.hidden = {20};
+  c.permutation = "lu";
+  c.preprocess = "none";
+  check_both(make, {131, 1}, 2);
+  NiceConfig n;
+  n.shape = {0, 1, 1, 6};
+  n.hidden = {9};
+  n.preprocess = "whiten";
+  check_both([&](auto t) { return nice<decltype(t)>(n); }, {130, 4});
+}
+
 TEST_CASE("device: models that are not for one kernel go layer by layer") {
   install_emulator();
   const auto check_layered = [](const RealNvpTableConfig& c, auto t) {
@@ -216,12 +251,6 @@ TEST_CASE("device: models that are not for one kernel go layer by layer") {
   c.dims = 4;
   c.couplings = 2;
   c.hidden = {8};
-  c.permutation = "lu";
-  check_layered(c, float());
-  c.permutation = "none";
-  c.preprocess = "zca";
-  check_layered(c, float());
-  c.preprocess = "standardize";
   c.conditioner = NetDtype::bfloat16;
   check_layered(c, float());
   c.conditioner = NetDtype::same;
@@ -290,6 +319,65 @@ TEST_CASE("device: what a kernel for a whole flow can't compute is the layers' e
                          NumericError);
     CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), doctest::Contains("from layer"),
                          NumericError);
+  }
+}
+
+TEST_CASE("device: what a spoiled matrix gives in a kernel for a whole flow is the layers' error") {
+  install_emulator();
+  RealNvpTableConfig t;
+  t.dims = 3;
+  t.couplings = 2;
+  t.hidden = {4};
+  t.permutation = "lu";
+  t.preprocess = "whiten";
+  const Flow<double> flow = real_nvp<double>(t);
+  Context ctx("emulated");
+  for (const int64_t n : {4, 150}) {
+    CAPTURE(n);
+    ParamArena<double> arena(flow.layout(), "emulated");
+    flow.init(arena, 1);
+    Arrays a(ctx);
+    const Shape shape{n, 1, 1, 3};
+    const View<double> x(a.put(random_values(3 * n, 1, -1, 1)), shape), drawn(a.make<double>(3 * n), shape);
+    double* out = a.make<double>(n);
+    CHECK_THROWS_AS(flow.log_prob(ctx, arena, x, nullptr, out), ConfigError);  // not initialised
+    CHECK_THROWS_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), ConfigError);
+    flow.init_from_data(ctx, arena, x);
+    const auto check = [&](const std::string& entry, double value, const char* log_prob, const char* sample) {
+      CAPTURE(entry);
+      CAPTURE(value);
+      double* at = nullptr;
+      for (const auto& e : flow.layout()->entries()) {
+        if (e.name == entry) at = arena.values() + e.offset + e.size - 1;
+      }
+      REQUIRE(at);
+      ctx.synchronize();
+      std::swap(*at, value);
+      const auto check_call = [](const char* text, const auto& call) {
+        if (text) {
+          CHECK_THROWS_WITH_AS(call(), doctest::Contains(text), NumericError);
+        } else {
+          CHECK_NOTHROW(call());
+        }
+      };
+      check_call(log_prob, [&] { flow.log_prob(ctx, arena, x, nullptr, out); });
+      check_call(sample, [&] { flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn); });
+      ctx.synchronize();
+      std::swap(*at, value);
+    };
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    const char* singular = "log-determinant -inf from layer permutation1";
+    check("permutation1.logs", -HUGE_VAL, singular, "from layer permutation1");
+    check("permutation1.logs", nan, "from layer permutation1", "from layer permutation1");
+    check("permutation1.sign", 0, nullptr, "from layer permutation1");
+    for (const double value : {3.0, -1.0, 1e9, nan}) {
+      check("permutation1.permutation", value, "[permutation1] expected a permutation",
+            "[permutation1] expected");
+    }
+    check("preprocess.matrix", nan, "from layer preprocess", nullptr);
+    check("preprocess.inverse", nan, nullptr, "from layer preprocess");
+    check("preprocess.mean", HUGE_VAL, "from layer preprocess", "from layer preprocess");
+    check("preprocess.logdet", nan, "log-determinant nan from layer preprocess", nullptr);
   }
 }
 

@@ -17,6 +17,16 @@ void add(const Scope& scope, const FlowStep& step) {
   }
 }
 
+void add_matrix(const Scope& scope, int64_t count, int64_t learned, ParamId matrix, ParamId inverse) {
+  FlowStep step;
+  step.op = FlowOp::matrix;
+  step.count = step.width = static_cast<int16_t>(count);
+  step.option = static_cast<int16_t>(learned);
+  step.at[0] = matrix;
+  step.at[1] = inverse;
+  add(scope, step);
+}
+
 }  // namespace
 
 void FlowProgram::begin(const Shape& sample, Base base, std::shared_ptr<FlowProgram>& program) {
@@ -31,6 +41,12 @@ void FlowProgram::complete(const ParamLayout& layout, ParamId initialized_flag) 
   initialized = layout.offset(initialized_flag);
   for (FlowStep& step : steps) {
     for (int64_t& at : step.at) at = at < 0 ? at : layout.offset(static_cast<ParamId>(at));
+  }
+  for (int64_t i = 0; i < learned.count; ++i) {
+    FlowMatrix& of = learned.of[i];
+    for (int64_t* at : {&of.lower, &of.upper, &of.logs, &of.sign, &of.permutation}) {
+      *at = layout.offset(static_cast<ParamId>(*at));
+    }
   }
 }
 
@@ -78,6 +94,20 @@ void add_scale(const Scope& scope, FlowOp op, int64_t first, int64_t count, Para
   step.at[1] = b;
   step.factor = factor;
   add(scope, step);
+}
+
+void add_whitening(const Scope& scope, int64_t count, ParamId mean, ParamId matrix, ParamId inverse,
+                   ParamId logdet) {
+  add_scale(scope, FlowOp::center, 0, count, mean, logdet, 1);
+  add_matrix(scope, count, -1, matrix, inverse);
+}
+
+void add_learned_matrix(const Scope& scope, int64_t count, const FlowMatrix& of) {
+  FlowProgram* program = scope.program();
+  if (!program) return;
+  FlowMatrices& learned = program->learned;
+  add_matrix(scope, count, learned.count, -1, -1);
+  if (program->fits) learned.of[learned.count++] = of;  // there was room for its step, so there is for it
 }
 
 void add_permutation(const Scope& scope, int64_t count, ParamId order) {

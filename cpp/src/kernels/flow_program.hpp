@@ -20,10 +20,12 @@ enum class FlowOp : int16_t {
   log_scale,    ///< y = (x + bias) exp(factor * logs); parameters: bias, logs
   standard,     ///< y = (x - mean) / std; parameters: mean, std
   moments,      ///< y = (x - mean) / sqrt(var + factor); parameters: mean, var
+  center,       ///< y = x - mean, before a matrix; parameters: mean, the matrix's log |det|
+  matrix,       ///< y = x M; parameters: M, its inverse, or none where M is a learned one
   permutation,  ///< y[c] = x[order[c]]; parameter: order
 };
 
-/// Plain data, so that a program is a kernel's argument.
+/// Plain data, so that steps are a kernel's argument.
 struct FlowStep {
   FlowOp op = FlowOp::dense;
   int16_t first = 0;         ///< of the channels that are read (dense) or changed: first, first + stride, ...
@@ -32,14 +34,14 @@ struct FlowStep {
   int16_t width = 0;         ///< a dense unit's outputs
   int16_t h_step = 1;        ///< of a coupling, as in CouplingDims
   int16_t r_offset = 0;      ///< of a coupling, as in CouplingDims
-  int16_t option = 0;        ///< dense: whether ReLU follows; coupling: its CouplingLaw
+  int16_t option = 0;        ///< dense: whether ReLU; coupling: its law; matrix: which learned one, or -1
   int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
   double factor = 1;
 };
 
 /// A flow on rows of a table as a list of steps, data -> latent, small enough for a block of threads to hold
-/// a tile of rows. Layers add their steps when they are declared; a layer that adds none has none.
-struct FlowProgram {
+/// a tile of rows.
+struct FlowSteps {
   static constexpr int64_t kDims = 128;   ///< channels of a row at most
   static constexpr int64_t kWidth = 256;  ///< inputs and outputs of a dense unit at most
   static constexpr int kSteps = 96;       ///< a kernel's arguments have 4 kB
@@ -47,9 +49,25 @@ struct FlowProgram {
   int32_t dims = 0;
   int32_t count = 0;
   Base base = Base::gaussian;
-  bool fits = true;         ///< every layer has steps, and there was room for them
   int64_t initialized = 0;  ///< offset of a parameter: where it is 0, results are NaN
   FlowStep steps[kSteps];
+};
+
+/// The parameters of W = P L U, as LuParameters has them: ids, in a complete program their offsets.
+struct FlowMatrix {
+  int64_t lower, upper, logs, sign, permutation;
+};
+
+/// Matrices that are known by their factors, (dims, dims) each, in the order of their steps.
+struct FlowMatrices {
+  int64_t count = 0;
+  FlowMatrix of[FlowSteps::kSteps] = {};
+};
+
+/// Layers add their steps when they are declared; a layer that adds none has none.
+struct FlowProgram : FlowSteps {
+  FlowMatrices learned;
+  bool fits = true;  ///< every layer has steps, and there was room for them
 
   /// An empty one for samples of this shape; null: they are too wide, or images.
   static void begin(const Shape& sample, Base base, std::shared_ptr<FlowProgram>& program);
@@ -65,6 +83,11 @@ void add_dense(const Scope&, int64_t in, int64_t out, bool relu, ParamId weight,
 void add_coupling(const Scope&, int net_begin, int64_t pass_first, int64_t first, const CouplingDims& dims,
                   ParamId slope, ParamId offset);
 void add_scale(const Scope&, FlowOp op, int64_t first, int64_t count, ParamId a, ParamId b, double factor);
+/// y = (x - mean) M, with M^-1 and log |det M| among the parameters.
+void add_whitening(const Scope&, int64_t count, ParamId mean, ParamId matrix, ParamId inverse,
+                   ParamId logdet);
+/// y = x W, by the ids of W's factors.
+void add_learned_matrix(const Scope&, int64_t count, const FlowMatrix& of);
 void add_permutation(const Scope&, int64_t count, ParamId order);
 /// Steps from `begin` on are of channels of which even ones come first, and become those of the channels in
 /// their own order.
@@ -97,9 +120,9 @@ struct StepEnd {
   T* running;
 };
 
-/// What a device does without asking the program on the way: whole flows in one kernel each, and the end of a
-/// training step. A row's results do not depend on the rows beside it. False: some are not finite, for which
-/// the layers have an error.
+/// What a device does without asking the program on the way: whole flows in one kernel each, or two with
+/// learned matrices, and the end of a training step. A row's results do not depend on the rows beside it.
+/// False: some are not finite, for which the layers have an error.
 template <class T>
 class FlowKernels {
  public:

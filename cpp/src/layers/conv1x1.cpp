@@ -91,6 +91,7 @@ class LuConv1x1 final : public Conv1x1<T> {
     logs_ = scope.add("logs", {c}, Group::no_decay);
     permutation_ = scope.add("permutation", {c}, Group::fixed);
     sign_ = scope.add("sign", {c}, Group::fixed);
+    add_learned_matrix(scope, c, {lower_, upper_, logs_, sign_, permutation_});
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {

@@ -12,11 +12,44 @@
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
+#include "kernels/ops/lu.hpp"
 #include "kernels/ops/small.hpp"
 
-// A FlowProgram in one kernel: a block takes tiles of rows through all steps, in shared memory.
+// A FlowProgram in one kernel: a block takes tiles of rows through all steps, in shared memory. Matrices that
+// are known by their factors are a kernel before it.
 
 namespace evenflow::device {
+
+/// The layer's W = P L U and log |det W|, or W^-1, of each learned matrix: a block each.
+template <class T, int block_rows, int block_cols>
+struct LearnedMatrices {
+  using One = ops::LuMatrix<T, block_rows, block_cols>;
+  static constexpr int threads = One::threads;
+  using Registers = typename One::Registers;
+  using Shared = typename One::Shared;
+  FlowMatrices learned;
+  const T* params;
+  int64_t n;
+  int64_t inverse;  ///< whether W^-1 is wanted
+  T* w;             ///< (count, n, n)
+  double* log_det;  ///< (count)
+  double* room;     ///< (count, n * n + n)
+
+  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
+    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
+  }
+
+ private:
+  /// W is stored, and then overwritten where its inverse is wanted: nothing reads it in between.
+  EVENFLOW_HD One one(int64_t block) const {
+    const FlowMatrix& at = learned.of[block];
+    T* out = w + block * n * n;
+    const LuParameters<T> of{params + at.lower, params + at.upper, params + at.logs, params + at.sign,
+                             params + at.permutation};
+    return {{of, n}, out, inverse ? out : nullptr, log_det + block, room + block * (n * n + n)};
+  }
+};
 
 /// One channel of the rows of a tile. 16 bytes are read at once where there are as many.
 template <class T, int rows>
@@ -78,8 +111,10 @@ struct WholeFlow {
     double sum;  ///< of the thread's lane: the row's log-density, or all tiles' values that are not finite
   };
 
-  FlowProgram program;
+  FlowSteps program;
   const T* params;
+  const T* learned;  ///< of LearnedMatrices, null without any: W or its inverse (count, dims, dims)
+  const double* learned_log_det;  ///< (count)
   int64_t n;
   int64_t blocks;
   int64_t tile_phases;
@@ -87,9 +122,9 @@ struct WholeFlow {
 
   EVENFLOW_HD int64_t tiles() const { return (n + rows - 1) / rows; }
   /// Phases of a tile: its load, all steps, its end.
-  static int64_t phases_of(const FlowProgram& program) {
+  static int64_t phases_of(const FlowSteps& program) {
     int64_t count = 3;
-    for (int s = 0; s < program.count; ++s) count += parts_of(program.steps[s].op);
+    for (int s = 0; s < program.count; ++s) count += parts_of(program.steps[s]);
     return count;
   }
 
@@ -103,7 +138,7 @@ struct WholeFlow {
     if (r.step < 0) {
       load(at, r, shared);
     } else if (r.step < program.count) {
-      parts = parts_of(program.steps[r.step].op);
+      parts = parts_of(program.steps[r.step]);
       take(program.steps[r.step], at, r, shared);
     } else {
       parts = 2;
@@ -117,8 +152,19 @@ struct WholeFlow {
   }
 
  private:
-  EVENFLOW_HD static int parts_of(FlowOp op) {
-    return op == FlowOp::permutation || (op == FlowOp::dense && one_row) ? 2 : 1;
+  /// Sums of products are one phase, or two where threads divide them.
+  EVENFLOW_HD static int parts_of(const FlowStep& step) {
+    constexpr int product = one_row ? 2 : 1;
+    switch (step.op) {
+      case FlowOp::dense:
+        return product;
+      case FlowOp::matrix:
+        return product + 1;
+      case FlowOp::permutation:
+        return 2;
+      default:
+        return 1;
+    }
   }
 
   EVENFLOW_HD const T* parameter(const FlowStep& step, int i) const {
@@ -133,6 +179,8 @@ struct WholeFlow {
         return dense(step, at, r, shared);
       case FlowOp::coupling:
         return couple(step, at, r, shared);
+      case FlowOp::matrix:
+        return transform(step, at, r, shared);
       case FlowOp::permutation:
         return permute(step, at, r, shared);
       default:
@@ -248,6 +296,10 @@ struct WholeFlow {
     if (a) a += k;
     if (step.op == FlowOp::log_scale) {
       ops::LogScaleCoefficients<T>{a, b, step.factor, shift, scale, log_scale}(0, 0);
+    } else if (step.op == FlowOp::center) {
+      *shift = -*a;
+      *scale = T(1);
+      *log_scale = k == 0 ? static_cast<double>(*parameter(step, 1)) : 0.0;
     } else if (step.op == FlowOp::standard) {
       ops::StandardCoefficients<T>{a, b, shift, scale, log_scale}(0, 0);
     } else {
@@ -313,19 +365,49 @@ struct WholeFlow {
     }
   }
 
-  // Dense units. Weights are (inputs, outputs): neighbouring threads read neighbouring ones.
+  // Dense units and matrices. Weights are (inputs, outputs): neighbouring threads read neighbouring ones.
+
+  /// act(in * weight + bias), in the places of h that are not held.
+  struct Unit {
+    const T* weight;
+    const T* bias;  ///< or null
+    const Channel* in;
+    int in_step;
+    bool relu;
+  };
 
   EVENFLOW_HD void dense(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
-    const Channel* in = step.stride ? shared.x + step.first : shared.h[r.held];
-    const int in_step = step.stride ? step.stride : 1;
-    const T* weight = parameter(step, 0);
+    Unit unit{parameter(step, 0), parameter(step, 1), shared.h[r.held], 1, step.option != 0};
+    if (step.stride) {
+      unit.in = shared.x + step.first;
+      unit.in_step = step.stride;
+    }
+    multiply(step, unit, r.part, at, r, shared);
+  }
+
+  EVENFLOW_HD void transform(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
+    const bool stored = step.option < 0;
+    if (r.part + 1 < parts_of(step)) {
+      const T* matrix =
+          stored ? parameter(step, inverse ? 1 : 0) : learned + step.option * step.count * step.count;
+      return multiply(step, {matrix, nullptr, shared.x, 1, false}, r.part, at, r, shared);
+    }
+    const Channel* out = shared.h[r.held];
+    for (int i = at.thread; i < step.count * rows; i += threads) {
+      shared.x[i / rows].row[i % rows] = out[i / rows].row[i % rows];
+    }
+    if (!inverse && !stored && at.thread < rows) r.sum += learned_log_det[step.option];  // the first lane's
+  }
+
+  EVENFLOW_HD void multiply(const FlowStep& step, const Unit& unit, int part, const Place& at, Registers& r,
+                            Shared& shared) const {
     const int parts = (step.count + kPart - 1) / kPart;
     Channel* out = shared.h[1 - r.held];
     if constexpr (one_row) {
-      if (r.part == 0) {
+      if (part == 0) {
         for (int i = at.thread; i < parts * step.width; i += threads) {
           T sum[1];
-          add_part(step, weight + i % step.width, in, in_step, i / step.width, 0, sum);
+          add_part(step, unit, i % step.width, i / step.width, 0, sum);
           shared.part[i] = sum[0];
         }
         return;
@@ -333,57 +415,57 @@ struct WholeFlow {
       for (int j = at.thread; j < step.width; j += threads) {
         T total = T(0);
         for (int p = 0; p < parts; ++p) total += shared.part[p * step.width + j];
-        out[j].row[0] = activated(step, j, total);
+        out[j].row[0] = activated(unit, j, total);
       }
     } else if (step.width * (rows / 4) < threads) {
-      dense_rows<1>(step, at, weight, in, in_step, parts, out);
+      multiply_rows<1>(step, unit, at, parts, out);
     } else {
-      dense_rows<4>(step, at, weight, in, in_step, parts, out);
+      multiply_rows<4>(step, unit, at, parts, out);
     }
     r.held = 1 - r.held;
   }
 
   /// An output of `some` rows at a time: few where there are few outputs, so that more threads have work.
   template <int some>
-  EVENFLOW_HD void dense_rows(const FlowStep& step, const Place& at, const T* weight, const Channel* in,
-                              int in_step, int parts, Channel* out) const {
+  EVENFLOW_HD void multiply_rows(const FlowStep& step, const Unit& unit, const Place& at, int parts,
+                                 Channel* out) const {
     for (int i = at.thread; i < step.width * (rows / some); i += threads) {
       const int j = i % step.width, first = i / step.width * some;
       T total[some] = {};
       for (int p = 0; p < parts; ++p) {
         T sum[some];
-        add_part(step, weight + j, in, in_step, p, first, sum);
+        add_part(step, unit, j, p, first, sum);
         for (int k = 0; k < some; ++k) total[k] += sum[k];
       }
-      for (int k = 0; k < some; ++k) out[j].row[first + k] = activated(step, j, total[k]);
+      for (int k = 0; k < some; ++k) out[j].row[first + k] = activated(unit, j, total[k]);
     }
   }
 
-  /// sum = the products of a part's inputs with one output's weights, for rows first, first + 1, ...
+  /// sum = the products of a part's inputs with output j's weights, for rows first, first + 1, ...
   template <int some>
-  EVENFLOW_HD void add_part(const FlowStep& step, const T* weight, const Channel* in, int in_step, int part,
-                            int first, T (&sum)[some]) const {
+  EVENFLOW_HD void add_part(const FlowStep& step, const Unit& unit, int j, int part, int first,
+                            T (&sum)[some]) const {
     const int begin = part * kPart, width = step.width;
+    const T* weight = unit.weight + j;
     for (int k = 0; k < some; ++k) sum[k] = T(0);
     if (begin + kPart <= step.count) {
       T w[kPart];  // all on their way before the first is needed
       for (int i = 0; i < kPart; ++i) w[i] = weight[(begin + i) * width];
       for (int i = 0; i < kPart; ++i) {
-        const Channel& channel = in[(begin + i) * in_step];
+        const Channel& channel = unit.in[(begin + i) * unit.in_step];
         for (int k = 0; k < some; ++k) sum[k] += w[i] * channel.row[first + k];
       }
       return;
     }
     for (int i = begin; i < step.count; ++i) {
       const T w = weight[i * width];
-      for (int k = 0; k < some; ++k) sum[k] += w * in[i * in_step].row[first + k];
+      for (int k = 0; k < some; ++k) sum[k] += w * unit.in[i * unit.in_step].row[first + k];
     }
   }
 
-  EVENFLOW_HD T activated(const FlowStep& step, int j, T sum) const {
-    const T* bias = parameter(step, 1);
-    const T value = bias ? sum + bias[j] : sum;
-    return step.option && value < T(0) ? T(0) : value;
+  EVENFLOW_HD T activated(const Unit& unit, int j, T sum) const {
+    const T value = unit.bias ? sum + unit.bias[j] : sum;
+    return unit.relu && value < T(0) ? T(0) : value;
   }
 };
 
@@ -391,15 +473,15 @@ struct WholeFlow {
 
 namespace evenflow {
 
-/// FlowKernels by one launch a flow. Calls are short, so that what the program does around it counts: it
-/// reads one array, in one copy.
+/// FlowKernels by one launch a flow, and one before it where matrices are learned. Calls are short, so that
+/// what the program does around it counts: it reads one array, in one copy.
 template <class Launcher, class T>
 class WholeFlows final : public FlowKernels<T> {
  public:
   bool log_prob(Context& ctx, const FlowProgram& program, const T* params, View<const T> x, double* out,
                 double* copy) const override {
     const int64_t n = x.shape.n;
-    run(ctx, program, params, n, device::FlowDensities<T>{x.data, x.stride, out});
+    run(ctx, program, program.learned, params, n, device::FlowDensities<T>{x.data, x.stride, out});
     std::vector<double> own(static_cast<size_t>(copy ? 0 : n));
     if (!copy) copy = own.data();
     return all_of(ctx, out, n, copy, [](double v) { return std::isfinite(v); });
@@ -409,7 +491,7 @@ class WholeFlows final : public FlowKernels<T> {
               uint64_t first, View<T> x) const override {
     WorkspaceScope scope(ctx.workspace());
     double* bad = scope.take<double>(kMostBlocks);
-    const int64_t blocks = run(ctx, reversed(program), params, x.shape.n,
+    const int64_t blocks = run(ctx, reversed(program), program.learned, params, x.shape.n,
                                device::FlowSamples<T>{x.data, x.stride, bad, scale, seed, first});
     std::vector<double> here(static_cast<size_t>(blocks));
     return all_of(ctx, bad, blocks, here.data(), [](double v) { return v == 0; });
@@ -425,8 +507,8 @@ class WholeFlows final : public FlowKernels<T> {
   static constexpr int kTileRows = 8;
 
   /// Latent -> data: layers in the other order, a net still before its coupling.
-  static FlowProgram reversed(const FlowProgram& program) {
-    FlowProgram back = program;
+  static FlowSteps reversed(const FlowSteps& program) {
+    FlowSteps back = program;
     FlowStep* to = back.steps;
     for (int end = program.count; end > 0;) {
       int begin = end - 1;
@@ -438,9 +520,23 @@ class WholeFlows final : public FlowKernels<T> {
   }
 
   template <class Ends>
-  static int64_t run(Context& ctx, const FlowProgram& program, const T* params, int64_t n, const Ends& ends) {
-    return n <= kAlone ? launch(ctx, device::WholeFlow<T, 1, Ends>{program, params, n, 0, 0, ends})
-                       : launch(ctx, device::WholeFlow<T, kTileRows, Ends>{program, params, n, 0, 0, ends});
+  static int64_t run(Context& ctx, const FlowSteps& program, const FlowMatrices& learned, const T* params,
+                     int64_t n, const Ends& ends) {
+    using Matrices =
+        device::LearnedMatrices<T, DeviceExec<Launcher>::block_rows, DeviceExec<Launcher>::block_cols>;
+    const int64_t count = learned.count, size = int64_t{program.dims} * program.dims;
+    WorkspaceScope scope(ctx.workspace());
+    T* w = nullptr;
+    double* log_det = nullptr;
+    if (count > 0) {
+      w = scope.take<T>(count * size);
+      log_det = scope.take<double>(count);
+      double* room = scope.take<double>(count * (size + program.dims));
+      Launcher::launch(ctx, count, Matrices{learned, params, program.dims, Ends::inverse, w, log_det, room});
+    }
+    if (n <= kAlone)
+      return launch(ctx, device::WholeFlow<T, 1, Ends>{program, params, w, log_det, n, 0, 0, ends});
+    return launch(ctx, device::WholeFlow<T, kTileRows, Ends>{program, params, w, log_det, n, 0, 0, ends});
   }
 
   template <class Body>
