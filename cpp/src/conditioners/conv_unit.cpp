@@ -26,8 +26,9 @@ void ConvUnit<T>::declare(const Scope& scope, bool overwritable) {
 }
 
 template <class T>
-void ConvUnit<T>::declare_step(const Scope& scope) const {
-  add_dense(scope, config_.in.c, config_.cout, config_.relu, weight_, bias_);
+void ConvUnit<T>::declare_step(const Scope& scope, bool half) const {
+  const int option = (config_.relu ? FlowStep::relu : 0) | (half ? FlowStep::half : 0);
+  add_dense(scope, config_.in.c, config_.cout, option, weight_, bias_);
 }
 
 template <class T>

@@ -16,8 +16,7 @@ class Mlp final : public ConvStack<T> {
 
   void declare(const Scope& scope) override {
     ConvStack<T>::declare(scope);
-    if (this->half()) return;
-    for (const ConvUnit<T>& unit : this->units()) unit.declare_step(scope);
+    for (const ConvUnit<T>& unit : this->units()) unit.declare_step(scope, this->half());
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {

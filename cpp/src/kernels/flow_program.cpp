@@ -54,13 +54,13 @@ int step_count(const Scope& scope) {
   return scope.program() ? scope.program()->count : 0;
 }
 
-void add_dense(const Scope& scope, int64_t in, int64_t out, bool relu, ParamId weight, ParamId bias) {
+void add_dense(const Scope& scope, int64_t in, int64_t out, int option, ParamId weight, ParamId bias) {
   if (scope.program() && std::max(in, out) > FlowProgram::kWidth) scope.program()->fits = false;
   FlowStep step;
   step.stride = 0;
   step.count = static_cast<int16_t>(in);
   step.width = static_cast<int16_t>(out);
-  step.option = relu;
+  step.option = static_cast<int16_t>(option);
   step.at[0] = weight;
   step.at[1] = bias;
   add(scope, step);

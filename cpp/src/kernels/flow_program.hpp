@@ -27,6 +27,8 @@ enum class FlowOp : int16_t {
 
 /// Plain data, so that steps are a kernel's argument.
 struct FlowStep {
+  enum Dense { relu = 1, half = 2 };  ///< bits; half: the net is of bfloat16 numbers
+
   FlowOp op = FlowOp::dense;
   int16_t first = 0;         ///< of the channels that are read (dense) or changed: first, first + stride, ...
   int16_t stride = 1;        ///< 0: a dense unit reads the outputs of the one before
@@ -34,7 +36,7 @@ struct FlowStep {
   int16_t width = 0;         ///< a dense unit's outputs
   int16_t h_step = 1;        ///< of a coupling, as in CouplingDims
   int16_t r_offset = 0;      ///< of a coupling, as in CouplingDims
-  int16_t option = 0;        ///< dense: whether ReLU; coupling: its law; matrix: which learned one, or -1
+  int16_t option = 0;        ///< dense: bits of Dense; coupling: its law; matrix: which learned one, or -1
   int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
   double factor = 1;
 };
@@ -78,7 +80,8 @@ struct FlowProgram : FlowSteps {
 // Steps for the program that a layer is declared for, if there is any. -1: no such parameter.
 
 int step_count(const Scope&);
-void add_dense(const Scope&, int64_t in, int64_t out, bool relu, ParamId weight, ParamId bias);
+/// option: of FlowStep::Dense.
+void add_dense(const Scope&, int64_t in, int64_t out, int option, ParamId weight, ParamId bias);
 /// After the net's steps, from net_begin on, which reads channels from pass_first on; without any: none.
 void add_coupling(const Scope&, int net_begin, int64_t pass_first, int64_t first, const CouplingDims& dims,
                   ParamId slope, ParamId offset);

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/bf16.hpp"
 #include "kernels/device/exec.hpp"
 #include "kernels/device/step_end.hpp"
 #include "kernels/flow_program.hpp"
@@ -157,7 +158,7 @@ struct WholeFlow {
     constexpr int product = one_row ? 2 : 1;
     switch (step.op) {
       case FlowOp::dense:
-        return product;
+        return product + (rounds_input(step) ? 1 : 0);
       case FlowOp::matrix:
         return product + 1;
       case FlowOp::permutation:
@@ -165,6 +166,11 @@ struct WholeFlow {
       default:
         return 1;
     }
+  }
+
+  /// The first unit of a bfloat16 net: what later ones read is rounded where it is stored.
+  EVENFLOW_HD static bool rounds_input(const FlowStep& step) {
+    return (step.option & FlowStep::half) != 0 && step.stride != 0;
   }
 
   EVENFLOW_HD const T* parameter(const FlowStep& step, int i) const {
@@ -373,16 +379,25 @@ struct WholeFlow {
     const T* bias;  ///< or null
     const Channel* in;
     int in_step;
-    bool relu;
+    int option;  ///< bits of FlowStep::Dense
   };
 
   EVENFLOW_HD void dense(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
-    Unit unit{parameter(step, 0), parameter(step, 1), shared.h[r.held], 1, step.option != 0};
-    if (step.stride) {
+    Channel* held = shared.h[r.held];
+    const bool rounds = rounds_input(step);
+    if (rounds && r.part == 0) {
+      for (int i = at.thread; i < step.count * rows; i += threads) {
+        const int c = i / rows, row = i % rows;
+        held[c].row[row] = rounded(shared.x[step.first + c * step.stride].row[row]);
+      }
+      return;
+    }
+    Unit unit{parameter(step, 0), parameter(step, 1), held, 1, step.option};
+    if (step.stride && !rounds) {
       unit.in = shared.x + step.first;
       unit.in_step = step.stride;
     }
-    multiply(step, unit, r.part, at, r, shared);
+    multiply(step, unit, rounds ? r.part - 1 : r.part, at, r, shared);
   }
 
   EVENFLOW_HD void transform(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
@@ -390,7 +405,7 @@ struct WholeFlow {
     if (r.part + 1 < parts_of(step)) {
       const T* matrix =
           stored ? parameter(step, inverse ? 1 : 0) : learned + step.option * step.count * step.count;
-      return multiply(step, {matrix, nullptr, shared.x, 1, false}, r.part, at, r, shared);
+      return multiply(step, {matrix, nullptr, shared.x, 1, 0}, r.part, at, r, shared);
     }
     const Channel* out = shared.h[r.held];
     for (int i = at.thread; i < step.count * rows; i += threads) {
@@ -446,11 +461,15 @@ struct WholeFlow {
   EVENFLOW_HD void add_part(const FlowStep& step, const Unit& unit, int j, int part, int first,
                             T (&sum)[some]) const {
     const int begin = part * kPart, width = step.width;
+    const bool half = (unit.option & FlowStep::half) != 0;
     const T* weight = unit.weight + j;
     for (int k = 0; k < some; ++k) sum[k] = T(0);
     if (begin + kPart <= step.count) {
       T w[kPart];  // all on their way before the first is needed
       for (int i = 0; i < kPart; ++i) w[i] = weight[(begin + i) * width];
+      if (half) {
+        for (int i = 0; i < kPart; ++i) w[i] = rounded(w[i]);
+      }
       for (int i = 0; i < kPart; ++i) {
         const Channel& channel = unit.in[(begin + i) * unit.in_step];
         for (int k = 0; k < some; ++k) sum[k] += w[i] * channel.row[first + k];
@@ -458,14 +477,26 @@ struct WholeFlow {
       return;
     }
     for (int i = begin; i < step.count; ++i) {
-      const T w = weight[i * width];
+      const T w = half ? rounded(weight[i * width]) : weight[i * width];
       for (int k = 0; k < some; ++k) sum[k] += w * unit.in[i * unit.in_step].row[first + k];
     }
   }
 
+  /// Hidden units, which alone have ReLU, store what they round.
   EVENFLOW_HD T activated(const Unit& unit, int j, T sum) const {
-    const T value = unit.bias ? sum + unit.bias[j] : sum;
-    return unit.relu && value < T(0) ? T(0) : value;
+    T value = unit.bias ? sum + unit.bias[j] : sum;
+    if ((unit.option & FlowStep::relu) == 0) return value;
+    if (value < T(0)) value = T(0);
+    return (unit.option & FlowStep::half) != 0 ? rounded(value) : value;
+  }
+
+  /// A number as bfloat16 has it. There is none in a float64 model.
+  EVENFLOW_HD static T rounded(T value) {
+    if constexpr (std::is_same<T, float>::value) {
+      return to_float(to_bf16(value));
+    } else {
+      return value;
+    }
   }
 };
 
