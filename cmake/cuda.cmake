@@ -5,16 +5,25 @@
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc, got none; install NVIDIA's CUDA toolkit, 12.8 or newer, and have "
+  message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc, got none; install NVIDIA's CUDA toolkit, 12.0 or newer, and have "
                       "its nvcc on the PATH or named in CUDACXX")
 endif()
 enable_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA" OR CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+  message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc of CUDA 12.0 or newer, got ${CMAKE_CUDA_COMPILER_ID} "
+                      "${CMAKE_CUDA_COMPILER_VERSION} in ${CMAKE_CUDA_COMPILER}")
+endif()
+# Machine code for each, and PTX of the newest for what comes after.
+set(architectures 80-real 90)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  set(architectures 80-real 90-real 100)
+endif()
+set(EVENFLOW_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures of the CUDA backend")
 add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu
             cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
             cpp/src/kernels/kernel_set.cpp cpp/src/core/workspace.cpp cpp/src/core/memory.cpp)
 target_link_libraries(evenflow_cuda PRIVATE ${CMAKE_DL_LIBS})
 target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
-set(EVENFLOW_CUDA_ARCHITECTURES "80-real;90-real;100" CACHE STRING "Architectures of the CUDA backend")
 set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}"
                       CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static
                       CUDA_VISIBILITY_PRESET hidden)
