@@ -2,11 +2,27 @@
 # docs/cuda.md. It holds CUDA's runtime and its own copies of what it needs of the library; it offers its entry, and
 # the library's errors, which it throws.
 
-include(CheckLanguage)
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
-  message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc, got none; install NVIDIA's CUDA toolkit, 12.0 or newer, and have "
-                      "its nvcc on the PATH or named in CUDACXX")
+# nvcc: CUDACXX, or that on the PATH, in the toolkit's folder, or of NVIDIA's packages in the Python that builds.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(CMAKE_CUDA_COMPILER nvcc PATHS ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
+  if(NOT CMAKE_CUDA_COMPILER)
+    find_package(Python QUIET COMPONENTS Interpreter)
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER AND Python_FOUND)
+    execute_process(COMMAND ${Python_EXECUTABLE} -c "import nvidia; print(*nvidia.__path__, sep=';', end='')"
+                    OUTPUT_VARIABLE packages ERROR_QUIET)
+    find_program(CMAKE_CUDA_COMPILER nvcc PATHS ${packages} PATH_SUFFIXES cu13/bin NO_DEFAULT_PATH)
+  endif()
+  if(NOT CMAKE_CUDA_COMPILER)
+    message(FATAL_ERROR "EVENFLOW_CUDA: expected nvcc, got none; install NVIDIA's CUDA toolkit, 12.0 or newer, and have its "
+                        "nvcc on the PATH or named in CUDACXX, or pip install \"cuda-toolkit[nvcc]>=13\"")
+  endif()
+endif()
+# The Python packages have the runtime in lib, where the nvcc of those before 13.2 does not look.
+get_filename_component(toolkit "${CMAKE_CUDA_COMPILER}" DIRECTORY)
+get_filename_component(toolkit "${toolkit}" DIRECTORY)
+if(EXISTS "${toolkit}/lib/libcudart_static.a" AND NOT EXISTS "${toolkit}/lib64")
+  set(ENV{NVCC_APPEND_FLAGS} "$ENV{NVCC_APPEND_FLAGS} -L${toolkit}/lib")  # CMake keeps what nvcc links with
 endif()
 enable_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA" OR CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
