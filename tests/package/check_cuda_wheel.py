@@ -38,6 +38,8 @@ def main(wheel: str) -> None:
     version = evenflow.__version__
     metadata = contents.read(f"evenflow_cuda-{version}.dist-info/METADATA").decode()
     assert f"Requires-Dist: evenflow=={version}\n" in metadata, metadata
+    terms = contents.read(f"evenflow_cuda-{version}.dist-info/licenses/LICENSE").decode()
+    assert terms.startswith("MIT License"), terms
     with tempfile.TemporaryDirectory() as folder:
         other = os.path.join(folder, "other.so")
         with open(other, "wb") as file:
