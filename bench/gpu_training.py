@@ -85,11 +85,8 @@ def main():
     optimizer = ef.Adam(flow, lr=a.lr)
 
     def our_step(x, seed, rate):
-        flow.zero_grad()
-        loss = flow.loss_and_grad(x, seed=seed)
         optimizer.lr = rate
-        optimizer.step()
-        return loss
+        return flow.train_step(x, optimizer, seed=seed)
 
     results = {"evenflow": report("evenflow", flow, test, train_for(a.minutes, train, our_step))}
 
