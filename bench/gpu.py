@@ -1,0 +1,211 @@
+"""What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
+
+usage: python gpu.py check | speed | train DATA [--smoke]
+Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
+needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
+its build; NVIDIA's tools are left out.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+import evenflow as ef
+import machine
+import report
+from works import WORKS_ON_GPUS
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+TESTS = os.path.join(ROOT, "tests", "python")
+# Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
+SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
+    "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+TIME = "gpu__time_duration.sum"
+PERCENTS = {"memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+            "tensor_cores": "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_elapsed"}
+
+
+def run(outcomes: dict, stage: str, *command: str, **environment: str) -> bool:
+    """Notes what became of a stage; others run all the same. From the root, whose settings pytest needs."""
+    print(f"\n== {stage}: {' '.join(command)}", flush=True)
+    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    outcomes[stage] = f"exit status {status}" if status else "ok"
+    return status == 0
+
+
+def script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, os.path.join(HERE, name), *arguments]
+
+
+def find_tool(name: str) -> str | None:
+    """Of CUDA's toolkit: on the PATH, in its usual folder, or from PyPI."""
+    try:
+        import nvidia
+        packages = [os.path.join(folder, "cu13", "bin") for folder in nvidia.__path__]
+    except ImportError:
+        packages = []
+    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *packages]))
+
+
+def check(a, folder: str) -> dict:
+    """All tests that take a device, then some of them under each of compute-sanitizer's tools."""
+    built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
+    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
+                 "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
+    device = "cpu" if a.smoke and not built else "cuda"
+    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "any_device", "--device", device]
+    some = [os.path.join(TESTS, name) for name in SANITIZED]
+    outcomes: dict = {}
+    run(outcomes, "tests", *pytest, TESTS, **libraries)
+    if a.smoke:
+        run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
+        return outcomes
+    sanitizer = find_tool("compute-sanitizer")
+    for tool in SANITIZERS:
+        if sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
+            run(outcomes, tool, sanitizer, "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no",
+                *pytest, *some)
+        else:
+            outcomes[tool] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
+    report.write(folder, "check", {**head(a), "outcomes": outcomes})
+    return outcomes
+
+
+def speed(a, folder: str) -> dict:
+    """run.py's works, then the kernels of a few training steps."""
+    outcomes: dict = {}
+    device = ["--device", "cpu", "--smoke"] if a.smoke else ["--device", "cuda"]
+    works, rounds = (["gpu_glow_16", "gpu_table_64"], "1") if a.smoke else (list(WORKS_ON_GPUS), "3")
+    if run(outcomes, "beside peers", *script("run.py", *device, "--works", ",".join(works), "--rounds", rounds, "--out",
+                                             folder)):
+        outcomes.update(our_failures(folder, works))
+    # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
+    steps = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--seconds", "0",
+                   "--set", "steps=4")
+    if a.smoke:
+        run(outcomes, "steps for ncu", *steps)
+        return outcomes
+    ncu = find_tool("ncu")
+    if not ncu:
+        outcomes["kernels"] = "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute"
+        return outcomes
+    with tempfile.TemporaryDirectory() as scratch:
+        log = os.path.join(scratch, "kernels.csv")
+        if run(outcomes, "kernels", ncu, "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv", "--print-units",
+               "base", "--log-file", log, *steps, LC_ALL="C"):
+            with open(log) as file:
+                found = kernels(file.read())
+            if not found:
+                outcomes["kernels"] = "expected ncu to see kernels, got none"
+            show(found)
+            report.write(folder, "kernels", {**head(a), "kernels": found})
+    return outcomes
+
+
+def our_failures(folder: str, works: list[str]) -> dict:
+    """run.py notes what fails and goes on, as it must with peers; here evenflow's calls count."""
+    failures = {}
+    for work in works:
+        with open(os.path.join(folder, work + ".json")) as file:
+            libraries = json.load(file)["libraries"]
+        for library, entry in libraries.items():
+            if library.startswith("evenflow") and (entry.get("errors") or "median_ms" not in entry):
+                failures[f"{work}, {library}"] = str(entry.get("errors") or entry)
+    return failures
+
+
+def kernels(text: str) -> list[dict]:
+    """ncu's CSV, a line for a launch's metric, as a dict for a kernel: the longest first.
+
+    Launches, milliseconds, and percents of peaks, weighted by time; None where ncu has no number.
+    """
+    launches: dict = {}
+    for row in csv.DictReader(line for line in text.splitlines() if line.startswith('"')):
+        value = row["Metric Value"].replace(",", "")
+        if row["Metric Name"] == TIME and row["Metric Unit"] not in ("ns", "nsecond"):
+            raise ValueError(f"[kernels] expected times in ns, got {row['Metric Unit']}")
+        launch = launches.setdefault((row["Process ID"], row["ID"]), {"kernel": short_name(row["Kernel Name"])})
+        launch[row["Metric Name"]] = float(value) if re.fullmatch(r"[\d.eE+-]+", value) else None
+    found = []
+    for name in dict.fromkeys(launch["kernel"] for launch in launches.values()):
+        its = [launch for launch in launches.values() if launch["kernel"] == name]
+        entry = {"kernel": name, "launches": len(its), "ms": 1e-6 * sum(launch[TIME] for launch in its)}
+        for kind, metric in PERCENTS.items():
+            known = [(launch[TIME], launch[metric]) for launch in its if launch.get(metric) is not None]
+            entry[kind] = sum(ns * percent for ns, percent in known) / sum(ns for ns, _ in known) if known else None
+        found.append(entry)
+    return sorted(found, key=lambda entry: -entry["ms"])
+
+
+def short_name(kernel: str) -> str:
+    """void evenflow::cuda::run_body<evenflow::device::Sum<float>>(T1) -> Sum<float>"""
+    plain = re.sub(r"(\(anonymous namespace\)|\b\w+)::", "", kernel)
+    body = re.fullmatch(r"void run_body<(.*)>\(.*\)", plain)
+    return body[1].strip() if body else plain
+
+
+def show(found: list[dict]) -> None:
+    total = sum(entry["ms"] for entry in found)
+    print(f"{'ms':>9} {'of all':>7} {'launches':>9} {'memory':>7} {'tensor':>7}  kernel (percents of peak)")
+    for entry in found:
+        percents = [f"{entry[kind]:5.1f} %" if entry[kind] is not None else "-" for kind in PERCENTS]
+        print(f"{entry['ms']:9.3f} {100 * entry['ms'] / total:5.1f} % {entry['launches']:9} "
+              + " ".join(f"{percent:>7}" for percent in percents) + f"  {entry['kernel'][:120]}")
+
+
+def train(a, folder: str) -> dict:
+    """Twenty minutes each of evenflow and torch, from the same start."""
+    outcomes: dict = {}
+    data, tiny = a.data, []
+    if a.smoke:
+        data = os.path.join(folder, "noise.npz")
+        noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
+        np.savez(data, train=noise[0], test=noise[1])
+        tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8"]
+    run(outcomes, "training", *script("gpu_training.py", data, *tiny, "--out", os.path.join(folder, "training.json"),
+                                      "--pictures", folder))
+    return outcomes
+
+
+def head(a) -> dict:
+    return {"machine": {**machine.describe(), "gpu": a.card}, "date": time.strftime("%Y-%m-%d")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("job", choices=["check", "speed", "train"])
+    parser.add_argument("data", nargs="?", help="of gpu_training.py, for train")
+    parser.add_argument("--smoke", action="store_true", help="does everything run? without a GPU; nothing is kept")
+    a = parser.parse_args()
+    if a.job == "train" and not a.data and not a.smoke:
+        parser.error("train needs a file of images: gpu_training.py says which")
+    job = {"check": check, "speed": speed, "train": train}[a.job]
+    if a.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            outcomes = job(a, folder)
+    else:
+        try:
+            ef.RealNVP(2, couplings=1, hidden=(2,), device="cuda")
+        except ef.DeviceError as error:
+            sys.exit(str(error))
+        a.card = machine.gpu_name()
+        folder = os.path.join(HERE, "results", "gpu", re.sub(r"\W+", "_", a.card.lower()))
+        os.makedirs(folder, exist_ok=True)
+        outcomes = job(a, folder)
+    print(f"\n== {a.job}" + "".join(f"\n{stage}: {outcome}" for stage, outcome in outcomes.items()))
+    sys.exit(any(outcome != "ok" for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    main()

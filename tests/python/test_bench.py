@@ -1,0 +1,59 @@
+"""What the scripts of bench/ make of other programs' output."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+HEAD = ('"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size",'
+        '"Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"')
+PRODUCT = "void evenflow::cuda::run_body<evenflow::device::Product<evenflow::Bf16, (int)128>>(T1)"
+FILL = "void at::native::fill<float>(float *, int)"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2] / "bench")
+    return importlib.import_module("gpu")
+
+
+def lines(gpu, launch, kernel, values, time_unit="ns"):
+    """Of ncu --csv --print-units base: a launch's three metrics."""
+    units = (time_unit, "%", "%")
+    return [f'"{launch}","77","python","127.0.0.1","{kernel}","1","13","(256, 1, 1)","(64, 1, 1)","0","9.0",'
+            f'"Command line profiler metrics","{name}","{unit if value != "n/a" else ""}","{value}"'
+            for name, unit, value in zip((gpu.TIME, *gpu.PERCENTS.values()), units, values)]
+
+
+def test_kernels_of_ncu(gpu, capsys):
+    text = "\n".join(["==PROF== Connected to process 77 (/usr/bin/python3.12)",
+                      '==PROF== Profiling "run_body" - 0: 0%....50%....100% - 3 passes', HEAD,
+                      *lines(gpu, 0, FILL, ("2,000", "80.5", "n/a")),
+                      *lines(gpu, 1, PRODUCT, ("1,000,000", "10", "60")),
+                      *lines(gpu, 2, PRODUCT, ("3,000,000.00", "20", "40")),
+                      "==PROF== Disconnected from process 77"])
+    product, fill = gpu.kernels(text)
+    assert product == {"kernel": "Product<Bf16, (int)128>", "launches": 2, "ms": pytest.approx(4),
+                       "memory": pytest.approx(17.5), "tensor_cores": pytest.approx(45)}
+    assert fill == {"kernel": "void fill<float>(float *, int)", "launches": 1, "ms": pytest.approx(0.002),
+                    "memory": pytest.approx(80.5), "tensor_cores": None}
+    gpu.show([product, fill])
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 3 and table[1].split()[:4] == ["4.000", "100.0", "%", "2"]
+    assert "17.5 %  45.0 %" in table[1] and "80.5 %       -" in table[2]
+
+
+def test_kernels_in_another_unit(gpu):
+    with pytest.raises(ValueError, match="expected times in ns, got us"):
+        gpu.kernels("\n".join([HEAD, *lines(gpu, 0, FILL, ("2", "80", "0"), "us")]))
+
+
+def test_failures_of_our_calls(gpu, tmp_path):
+    """A peer may fail."""
+    good = {"median_ms": {"step": 1.0}, "errors": {}}
+    for name, ours in (("one", good), ("two", {**good, "errors": {"sample": "no"}}), ("three", {"error": "gone"})):
+        libraries = {"evenflow": ours, "torch": {"missing": "no torch"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"libraries": libraries}))
+    assert gpu.our_failures(tmp_path, ["one", "two", "three"]) == {
+        "two, evenflow": "{'sample': 'no'}", "three, evenflow": "{'error': 'gone'}"}
