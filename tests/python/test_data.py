@@ -23,6 +23,8 @@ def test_digits():
     assert np.array_equal(np.unique(digits.train), np.arange(16) * 17)
     assert np.array_equal(np.unique(digits.train_labels), np.arange(10))
     assert digits.classes == list("0123456789")
+    assert repr(digits) == ("Dataset(image, train (1500, 8, 8, 1) uint8, test (297, 8, 8, 1) uint8, "
+                            "train_labels (1500,) int32, test_labels (297,) int32, 10 classes)")
     # A zero is dark in the middle, an eight is not.
     mean = {k: digits.train[digits.train_labels == k].mean(0)[..., 0] for k in (0, 8)}
     assert mean[0][3:5, 3:5].mean() < 60 < mean[8][3:5, 3:5].mean()

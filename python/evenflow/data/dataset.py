@@ -14,7 +14,7 @@ from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.rows import Bordered, Order, Rows, bordered, pick, shuffled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Training and test data, images (N, H, W, C) uint8 or tables (N, D) float.
 
@@ -38,6 +38,17 @@ class Dataset:
     test_attributes: np.ndarray | None = None
     attributes: list[str] = field(default_factory=list)
     """Names of the attributes, by column."""
+
+    def __repr__(self) -> str:
+        """Shapes and types: Dataset(image, train (1500, 8, 8, 1) uint8, ..., 10 classes)."""
+        shown = [self.kind]
+        for name in ("train", "test", "train_labels", "test_labels", "train_attributes", "test_attributes"):
+            x = getattr(self, name)
+            if x is not None:
+                shown.append(f"{name} {tuple(x.shape)} {x.dtype}")
+        shown += [f"{len(getattr(self, name))} {name}" for name in ("columns", "classes", "attributes")
+                  if getattr(self, name)]
+        return f"Dataset({', '.join(shown)})"
 
     @property
     def shape(self) -> tuple[int, ...]:
