@@ -1,4 +1,5 @@
 #include <limits>
+#include <stdexcept>
 #include <type_traits>
 
 #include "check_device.hpp"
@@ -9,6 +10,8 @@
 
 namespace evenflow::test {
 namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 /// A model with parameters unlike those at the start, where couplings are the identity.
 template <class T>
@@ -141,6 +144,73 @@ void check_both(const Make& make, const std::vector<int64_t>& batches, int64_t k
   check_flow<double>(make(double()), batches, kernels);
   check_flow<float>(make(float()), batches, kernels);
 }
+
+/// A table flow of one kernel, n rows for it, and what its calls report once a number of its parameters is
+/// another.
+class Spoiled {
+ public:
+  Spoiled(Context& ctx, const RealNvpTableConfig& config, int64_t n)
+      : ctx_(ctx),
+        flow_(real_nvp<double>(config)),
+        arena_(flow_.layout(), "emulated"),
+        arrays_(ctx),
+        shape_{n, 1, 1, config.dims},
+        rows_(random_values(shape_.size(), 1, -1, 1)),
+        x_(arrays_.put(rows_), shape_),
+        drawn_(arrays_.make<double>(shape_.size()), shape_),
+        out_(arrays_.make<double>(n)) {
+    ctx_.synchronize();
+    flow_.init(arena_, 1);
+    CHECK_THROWS_AS(log_prob(x_), ConfigError);  // not initialised
+    CHECK_THROWS_AS(sample(), ConfigError);
+    flow_.init_from_data(ctx_, arena_, x_);
+    CHECK_NOTHROW(log_prob(x_));
+    CHECK_NOTHROW(sample());
+    rows_.back() = HUGE_VAL;
+    CHECK_THROWS_WITH_AS(log_prob({arrays_.put(rows_), shape_}), doctest::Contains("finite inputs"),
+                         NumericError);
+  }
+
+  /// The middle one of a parameter's numbers.
+  double& number(const std::string& parameter) {
+    ctx_.synchronize();
+    for (const auto& entry : flow_.layout()->entries()) {
+      if (entry.name == parameter) return arena_.values()[entry.offset + entry.size / 2];
+    }
+    throw std::out_of_range(parameter);
+  }
+
+  /// What the errors of log_prob and sample contain; null: there is none.
+  void check(const std::string& parameter, double value, const char* in_log_prob, const char* in_sample) {
+    CAPTURE(parameter);
+    CAPTURE(value);
+    std::swap(number(parameter), value);
+    check_call(in_log_prob, [&] { log_prob(x_); });
+    check_call(in_sample, [&] { sample(); });
+    std::swap(number(parameter), value);
+  }
+
+ private:
+  template <class Call>
+  static void check_call(const char* text, const Call& call) {
+    if (text) {
+      CHECK_THROWS_WITH_AS(call(), doctest::Contains(text), NumericError);
+    } else {
+      CHECK_NOTHROW(call());
+    }
+  }
+  void log_prob(View<const double> x) { flow_.log_prob(ctx_, arena_, x, nullptr, out_); }
+  void sample() { flow_.sample(ctx_, arena_, 0, 1, 3, nullptr, drawn_); }
+
+  Context& ctx_;
+  Flow<double> flow_;
+  ParamArena<double> arena_;
+  Arrays arrays_;
+  Shape shape_;
+  std::vector<double> rows_;
+  View<double> x_, drawn_;
+  double* out_;
+};
 
 }  // namespace
 
@@ -323,51 +393,16 @@ TEST_CASE("device: what a kernel for a whole flow can't compute is the layers' e
   t.couplings = 2;
   t.hidden = {4};
   t.permutation = "shuffle";
-  const Flow<double> flow = real_nvp<double>(t);
   Context ctx("emulated");
   for (const int64_t n : {4, 150}) {
     CAPTURE(n);
-    ParamArena<double> arena(flow.layout(), "emulated");
-    flow.init(arena, 1);
-    Arrays a(ctx);
-    const Shape shape{n, 1, 1, 3};
-    std::vector<double> values = random_values(3 * n, 1, -1, 1);
-    const View<double> x(a.put(values), shape), drawn(a.make<double>(3 * n), shape);
-    double* out = a.make<double>(n);
-    CHECK_THROWS_AS(flow.log_prob(ctx, arena, x, nullptr, out), ConfigError);  // not initialised
-    CHECK_THROWS_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), ConfigError);
-    flow.init_from_data(ctx, arena, x);
-    flow.log_prob(ctx, arena, x, nullptr, out);
-    flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn);
-    values.back() = HUGE_VAL;
-    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, {a.put(values), shape}, nullptr, out),
-                         doctest::Contains("finite inputs"), NumericError);
-    const auto spoil = [&](const std::string& name, double value) {
-      ctx.synchronize();
-      for (const auto& entry : flow.layout()->entries()) {
-        if (entry.name == name) std::swap(arena.values()[entry.offset + 1], value);
-      }
-      return value;
-    };
-    const double before = spoil("permutation1.permutation", 0);
-    for (const double value : {1e9, -1.0, 3.0, 0.5, std::numeric_limits<double>::quiet_NaN()}) {
-      CAPTURE(value);
-      spoil("permutation1.permutation", value);
-      CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("permutation1"),
-                           NumericError);
-      CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn),
-                           doctest::Contains("permutation1"), NumericError);
+    Spoiled flow(ctx, t, n);
+    for (const double value : {1e9, -1.0, 3.0, 0.5, kNan}) {
+      flow.check("permutation1.permutation", value, "permutation1", "permutation1");
     }
-    spoil("permutation1.permutation", before == 0 ? 1 : 0);
-    ctx.synchronize();
-    CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), doctest::Contains("twice"),
-                         NumericError);
-    spoil("permutation1.permutation", before);
-    spoil("coupling1.dense1.bias", HUGE_VAL);
-    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, x, nullptr, out), doctest::Contains("from layer"),
-                         NumericError);
-    CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), doctest::Contains("from layer"),
-                         NumericError);
+    const double before = flow.number("permutation1.permutation");
+    flow.check("permutation1.permutation", before == 0 ? 1 : 0, nullptr, "twice");
+    flow.check("coupling1.dense1.bias", kNan, "from layer", "from layer");
   }
 }
 
@@ -379,54 +414,22 @@ TEST_CASE("device: what a spoiled matrix gives in a kernel for a whole flow is t
   t.hidden = {4};
   t.permutation = "lu";
   t.preprocess = "whiten";
-  const Flow<double> flow = real_nvp<double>(t);
   Context ctx("emulated");
   for (const int64_t n : {4, 150}) {
     CAPTURE(n);
-    ParamArena<double> arena(flow.layout(), "emulated");
-    flow.init(arena, 1);
-    Arrays a(ctx);
-    const Shape shape{n, 1, 1, 3};
-    const View<double> x(a.put(random_values(3 * n, 1, -1, 1)), shape), drawn(a.make<double>(3 * n), shape);
-    double* out = a.make<double>(n);
-    CHECK_THROWS_AS(flow.log_prob(ctx, arena, x, nullptr, out), ConfigError);  // not initialised
-    CHECK_THROWS_AS(flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn), ConfigError);
-    flow.init_from_data(ctx, arena, x);
-    const auto check = [&](const std::string& entry, double value, const char* log_prob, const char* sample) {
-      CAPTURE(entry);
-      CAPTURE(value);
-      double* at = nullptr;
-      for (const auto& e : flow.layout()->entries()) {
-        if (e.name == entry) at = arena.values() + e.offset + e.size - 1;
-      }
-      REQUIRE(at);
-      ctx.synchronize();
-      std::swap(*at, value);
-      const auto check_call = [](const char* text, const auto& call) {
-        if (text) {
-          CHECK_THROWS_WITH_AS(call(), doctest::Contains(text), NumericError);
-        } else {
-          CHECK_NOTHROW(call());
-        }
-      };
-      check_call(log_prob, [&] { flow.log_prob(ctx, arena, x, nullptr, out); });
-      check_call(sample, [&] { flow.sample(ctx, arena, 0, 1, 3, nullptr, drawn); });
-      ctx.synchronize();
-      std::swap(*at, value);
-    };
-    const double nan = std::numeric_limits<double>::quiet_NaN();
+    Spoiled flow(ctx, t, n);
     const char* singular = "log-determinant -inf from layer permutation1";
-    check("permutation1.logs", -HUGE_VAL, singular, "from layer permutation1");
-    check("permutation1.logs", nan, "from layer permutation1", "from layer permutation1");
-    check("permutation1.sign", 0, nullptr, "from layer permutation1");
-    for (const double value : {3.0, -1.0, 1e9, nan}) {
-      check("permutation1.permutation", value, "[permutation1] expected a permutation",
-            "[permutation1] expected");
+    flow.check("permutation1.logs", -HUGE_VAL, singular, "from layer permutation1");
+    flow.check("permutation1.logs", kNan, "from layer permutation1", "from layer permutation1");
+    flow.check("permutation1.sign", 0, nullptr, "from layer permutation1");
+    for (const double value : {3.0, -1.0, 1e9, kNan}) {
+      flow.check("permutation1.permutation", value, "[permutation1] expected a permutation",
+                 "[permutation1] expected");
     }
-    check("preprocess.matrix", nan, "from layer preprocess", nullptr);
-    check("preprocess.inverse", nan, nullptr, "from layer preprocess");
-    check("preprocess.mean", HUGE_VAL, "from layer preprocess", "from layer preprocess");
-    check("preprocess.logdet", nan, "log-determinant nan from layer preprocess", nullptr);
+    flow.check("preprocess.matrix", kNan, "from layer preprocess", nullptr);
+    flow.check("preprocess.inverse", kNan, nullptr, "from layer preprocess");
+    flow.check("preprocess.mean", HUGE_VAL, "from layer preprocess", "from layer preprocess");
+    flow.check("preprocess.logdet", kNan, "log-determinant nan from layer preprocess", nullptr);
   }
 }
 
