@@ -401,7 +401,7 @@ TEST_CASE("device: what a kernel for a whole flow can't compute is the layers' e
       flow.check("permutation1.permutation", value, "permutation1", "permutation1");
     }
     const double before = flow.number("permutation1.permutation");
-    flow.check("permutation1.permutation", before == 0 ? 1 : 0, nullptr, "twice");
+    flow.check("permutation1.permutation", before == 0 ? 1 : 0, "twice", "twice");
     flow.check("coupling1.dense1.bias", kNan, "from layer", "from layer");
   }
 }
@@ -422,10 +422,12 @@ TEST_CASE("device: what a spoiled matrix gives in a kernel for a whole flow is t
     flow.check("permutation1.logs", -HUGE_VAL, singular, "from layer permutation1");
     flow.check("permutation1.logs", kNan, "from layer permutation1", "from layer permutation1");
     flow.check("permutation1.sign", 0, nullptr, "from layer permutation1");
-    for (const double value : {3.0, -1.0, 1e9, kNan}) {
+    for (const double value : {3.0, -1.0, 1e9, 0.5, kNan}) {
       flow.check("permutation1.permutation", value, "[permutation1] expected a permutation",
                  "[permutation1] expected");
     }
+    const double before = flow.number("permutation1.permutation");
+    flow.check("permutation1.permutation", before == 0 ? 1 : 0, "twice", "twice");
     flow.check("preprocess.matrix", kNan, "from layer preprocess", nullptr);
     flow.check("preprocess.inverse", kNan, nullptr, "from layer preprocess");
     flow.check("preprocess.mean", HUGE_VAL, "from layer preprocess", "from layer preprocess");

@@ -346,6 +346,18 @@ def test_parameters_that_no_model_writes(tmp_path):
         flow.log_prob(np.zeros((1, 3), np.float32))
 
 
+@pytest.mark.parametrize("permutation", ["shuffle", "lu"])
+def test_a_permutation_with_a_channel_twice(permutation):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
+    flow.init(x)
+    order = flow.named_parameters()["permutation1.permutation"]
+    order[2] = order[1]
+    for call in (flow.log_prob, flow.forward, flow.encode, flow.loss_and_grad, flow.decode, lambda x: flow.sample(2)):
+        with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation of 0 ... 2, got . twice"):
+            call(x)
+
+
 def test_foreign_and_missing_files(tmp_path):
     for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
         path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"

@@ -248,8 +248,8 @@ class KernelSet {
   /// n blocks of (h * w, c) values, `from_step` and `to_step` values from one block to the next.
   virtual void copy_blocks(Context&, View<const T> from, int64_t from_step, View<T> to,
                            int64_t to_step) const = 0;
-  /// order (n) of gather_channels from a stored permutation, or from its inverse; -1 where it names no
-  /// channel.
+  /// order (n) of gather_channels from a stored permutation, or from its inverse; -1 somewhere where that is
+  /// none.
   virtual void channel_order(Context&, int64_t n, const T* stored, bool inverse, int32_t* order) const = 0;
   /// The same that puts the even ones of n channels first, or the way back with inverse.
   virtual void tile_order(Context&, int64_t n, bool inverse, int32_t* order) const = 0;

@@ -415,8 +415,14 @@ class KernelSetImpl : public KernelSet<T> {
 
   [[gnu::cold]] void channel_order(Context& ctx, int64_t n, const T* stored, bool inverse,
                                    int32_t* order) const override {
+    WorkspaceScope scope(ctx);
+    int32_t* back = inverse ? order : scope.take<int32_t>(n);
+    Exec::for_each(ctx, 1, n, ops::Fill<int32_t>{-1, back});
+    Exec::for_each(ctx, 1, n, ops::InvertOrder<T>{stored, n, back});
+    if (inverse) return;
+    // The inverse's inverse, and not what is stored: that may name a channel twice.
     Exec::for_each(ctx, 1, n, ops::Fill<int32_t>{-1, order});
-    Exec::for_each(ctx, 1, n, ops::ChannelOrder<T>{stored, n, inverse, order});
+    Exec::for_each(ctx, 1, n, ops::InvertOrder<int32_t>{back, n, order});
   }
 
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {

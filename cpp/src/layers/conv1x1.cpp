@@ -124,8 +124,7 @@ class LuConv1x1 final : public Conv1x1<T> {
   void check_values(Context& ctx, const Params<T>& params) const override {
     const int64_t n = this->channels();
     HostScope host(ctx);
-    const T* permutation = host.read(params.value(permutation_), n);
-    for (int64_t i = 0; i < n; ++i) order_at(name_, permutation, n, i);
+    invert_order(name_, host.read(params.value(permutation_), n), n, host.take<int32_t>(n));
   }
 
  private:

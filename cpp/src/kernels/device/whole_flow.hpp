@@ -162,7 +162,7 @@ struct WholeFlow {
       case FlowOp::matrix:
         return product + 1;
       case FlowOp::permutation:
-        return 2;
+        return inverse ? 2 : 3;
       default:
         return 1;
     }
@@ -351,12 +351,17 @@ struct WholeFlow {
   EVENFLOW_HD void permute(const FlowStep& step, const Place& at, Registers& r, Shared& shared) const {
     const T* order = parameter(step, 0);
     Channel* copy = shared.h[r.held];
+    Channel* left = shared.h[1 - r.held];  // what no channel was taken from; NaN, or 0
     for (int i = at.thread; i < step.count * rows; i += threads) {
       const int c = i / rows, row = i % rows;
       T& value = shared.x[c].row[row];
       if (r.part == 0) {
         copy[c].row[row] = value;
-        if (inverse) value = not_a_number();
+        (inverse ? value : left[c].row[row]) = not_a_number();
+        continue;
+      }
+      if (r.part == 2) {  // a channel that is named twice leaves another out
+        if (left[c].row[row] != T(0)) value = not_a_number();
         continue;
       }
       const T stored = order[c];
@@ -365,6 +370,7 @@ struct WholeFlow {
       const bool whole = named && static_cast<T>(other) == stored;
       if (!inverse) {
         value = whole ? copy[other].row[row] : not_a_number();
+        if (whole) left[other].row[row] = T(0);
       } else if (whole) {
         shared.x[other].row[row] = copy[c].row[row];
       }

@@ -64,20 +64,18 @@ struct Add {
   }
 };
 
-/// A stored permutation, or its inverse, as an order of channels (n). Of what no permutation could hold
-/// nothing comes: order has the -1 that was there.
-template <class T>
-struct ChannelOrder {
-  const T* stored;
+/// order[from[c]] = c: the inverse of an order of n channels. Of what no permutation could hold nothing
+/// comes, and of two places with one channel one: order has the -1 that was there.
+template <class From>
+struct InvertOrder {
+  const From* from;
   int64_t n;
-  bool inverse;
   int32_t* order;
   EVENFLOW_HD void operator()(int64_t, int64_t c) const {
-    const T value = stored[c];
-    if (!(value >= T(0) && value < static_cast<T>(n))) return;
+    const From value = from[c];
+    if (!(value >= From(0) && value < static_cast<From>(n))) return;
     const int32_t channel = static_cast<int32_t>(value);
-    if (static_cast<T>(channel) != value) return;
-    order[inverse ? channel : c] = inverse ? static_cast<int32_t>(c) : channel;
+    if (static_cast<From>(channel) == value) order[channel] = static_cast<int32_t>(c);
   }
 };
 

@@ -26,7 +26,15 @@ struct LuFactors {
   /// The row of L U that is row i of W; -1: the permutation names none.
   EVENFLOW_HD int64_t row(int64_t i) const {
     const T stored = of.permutation[i];
-    return stored >= T(0) && stored < static_cast<T>(n) ? static_cast<int64_t>(stored) : -1;
+    if (!(stored >= T(0) && stored < static_cast<T>(n))) return -1;
+    const int64_t named = static_cast<int64_t>(stored);
+    return static_cast<T>(named) == stored ? named : -1;
+  }
+  /// Whether the permutation names row k of L U once.
+  EVENFLOW_HD bool names(int64_t k) const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; ++i) count += row(i) == k;
+    return count == 1;
   }
 };
 
@@ -41,8 +49,8 @@ struct MatrixShare {
   EVENFLOW_HD bool has_col(int64_t j) const { return j % cols == j0; }
 };
 
-/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n. A value
-/// of the permutation that names no row makes NaN of numbers in both.
+/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n. What is no
+/// permutation makes NaN of numbers in both.
 template <class T, int rows, int cols>
 struct LuMatrix {
   static constexpr int threads = rows * cols;
@@ -61,7 +69,7 @@ struct LuMatrix {
     const Share share(at.thread);
     const int64_t n = f.n;
     if (phase == 0) {
-      for (int64_t i = at.thread; i < n; i += threads) room[i] = f.row(i) < 0 ? none() : f.diagonal(i);
+      for (int64_t i = at.thread; i < n; i += threads) room[i] = f.names(i) ? f.diagonal(i) : none();
       if (at.thread == 0) sum_logs();
     } else if (phase == 1) {
       for (int64_t i = share.first_row(0); i < n; i += rows) multiply(share, i);
