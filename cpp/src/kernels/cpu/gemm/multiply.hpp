@@ -170,10 +170,12 @@ void multiply_block(const A& a, const RowTiles& rows, int64_t first, int64_t end
   TileProducts<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
   for (int64_t p = p_begin; p < p_end; ++p) {
     const Strip<T> right = panel(p);
+    Lines ahead = fetch && p + 1 < p_end ? b.ahead(p + 1) : Lines();
+    const int64_t share = ahead.rows > 0 ? (ahead.rows + (last - placed) - 1) / (last - placed) : 0;
     for (const PlacedTile<T>* t = placed; t < last; ++t) {
-      if (fetch && p + 1 < p_end) b.prefetch(p + 1, t - placed, last - placed);
-      products.multiply(b.steps(), t->strip, right, t->m0, t->rows, p * S::cols, b.columns_of(p), far,
-                        finish_of(t->index));
+      products.multiply(
+          {b.steps(), t->strip, right, t->m0, t->rows, p * S::cols, b.columns_of(p), far, ahead.take(share)},
+          finish_of(t->index));
     }
   }
   products.end();
@@ -195,11 +197,11 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
   const Strip<T> a{row, 0};
   int64_t n = 0;
   for (; n + V * L <= b.width(); n += V * L) {
-    run_tile<Isa, T, 1, V, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L, false, finish);
+    run_tile<Isa, T, 1, V, false, false>({b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L}, finish);
   }
   for (; n < b.width(); n += N) {
-    multiply_tile<Isa, T, false, false>(b.depth(), a, b.columns_in_place(n), 0, 1, n,
-                                        ops::min_of<int64_t>(N, b.width() - n), false, finish);
+    multiply_tile<Isa, T, false, false>(
+        {b.depth(), a, b.columns_in_place(n), 0, 1, n, ops::min_of<int64_t>(N, b.width() - n)}, finish);
   }
   return true;
 }
@@ -445,7 +447,7 @@ class TransposedProduct {
               copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : S::rows}
               : copy_last && m0 == m_last ? Strip<T>{copied_tiles, S::rows}
                                           : Strip<T>{a.data + m0, a.stride};
-          products.multiply(steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_,
+          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_},
                             finish);
         }
       }

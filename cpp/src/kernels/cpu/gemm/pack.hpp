@@ -235,22 +235,13 @@ struct WeightsB {
   Strip<T> panel_at(const T* packed) const { return {packed, Isa::parts * Tile<Isa, T>::cols}; }
   Strip<T> panel_in(const T* packed, int64_t panel) const { return panel_at(packed + panel * panel_size()); }
 
-  /// Asks for part `part` of `parts` of what pack(., panel) will read. Only for layouts where that is much.
-  void prefetch(int64_t panel, int64_t part, int64_t parts) const {
-    constexpr int64_t N = Tile<Isa, T>::cols, line = 64 / static_cast<int64_t>(sizeof(T));
-    const int64_t n0 = panel * N, cols = columns_of(panel);
-    if (as == WeightsAs::rows) {
-      for (int64_t p = depth() * part / parts; p < depth() * (part + 1) / parts; ++p) {
-        const T* row = data + p * outputs + n0;
-        for (int64_t j = 0; j < cols; j += line) __builtin_prefetch(row + j, 0, 2);
-        if (outputs % line != 0) __builtin_prefetch(row + cols - 1, 0, 2);  // rows begin within a line
-      }
-    } else if (as == WeightsAs::outputs_by_tap_channels) {
-      for (int64_t j = n0 + cols * part / parts; j < n0 + cols * (part + 1) / parts; ++j) {
-        const T* column = data + (j / channels * rows + j % channels) * outputs;
-        for (int64_t o = 0; o < outputs; o += line) __builtin_prefetch(column + o, 0, 2);
-      }
-    }
+  /// What pack(., panel) will read; only for layouts where that is much. Rows between taps are taken along.
+  Lines ahead(int64_t panel) const {
+    const int64_t n0 = panel * Tile<Isa, T>::cols;
+    if (as == WeightsAs::rows) return Lines::of(data + n0, outputs, depth());
+    if (as != WeightsAs::outputs_by_tap_channels) return {};
+    return Lines::of_run(data + (n0 / channels * rows + n0 % channels) * outputs,
+                         columns_of(panel) * outputs);
   }
 
   /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it

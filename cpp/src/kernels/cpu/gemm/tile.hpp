@@ -173,13 +173,13 @@ struct MatrixUnit {
 
 /// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
 /// column-major with columns lda apart; rows of B are ldb apart.
-template <class Isa, class T, int R, int V, bool columns, bool pairs, bool asks>
+template <class Isa, class T, int R, int V, bool columns, bool pairs>
 inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int64_t lda, const T* b,
-                                                      int64_t ldb, Upcoming upcoming,
+                                                      int64_t ldb, Upcoming& upcoming,
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
   using S = Tile<Isa, T>;
   using Vector = typename S::Vector;
-  constexpr int64_t kAhead = 16;  // rows of B; of both operands, one streams from the second-level cache
+  constexpr int64_t kAhead = 16;  // rows of B
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
@@ -188,35 +188,55 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
-  const T* ahead = a + 2 * S::lanes;
-  for (int64_t p = 0; p < k; ++p) {
-    if (R > 1 && asks) upcoming.ask<R>();
-    // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
-    if (R > Tile<Isa, T>::low_rows && !columns) {
-      __builtin_prefetch(ahead);
-      ahead += (p + 1) % S::lanes == 0 ? S::lanes - (S::lanes - 1) * lda : lda;
+  const T* a_ahead = a + 2 * S::lanes;
+  // In runs of steps, between which there is time to count: a processor of four instructions a cycle has none
+  // within them.
+  constexpr bool tall = R > S::low_rows;
+  const int64_t run = R > 1 ? S::lanes : k;
+  Lines *asking = upcoming.list, *last = asking + upcoming.count;
+  int at_once = 1;
+  for (const int64_t rows = upcoming.rows(); at_once * k < rows * run;) at_once *= 2;
+  for (int64_t p = 0; p < k; a_ahead += run - run * lda) {
+#pragma GCC unroll 1
+    for (int i = at_once; asking < last;) {
+      asking->ask();
+      if (asking->rows == 0) ++asking;
+      if (--i == 0) break;
     }
-    if (R > 1) __builtin_prefetch(columns ? a + 8 * lda : b + kAhead * ldb);
-    if (R > 1 && V > 1) __builtin_prefetch(columns ? a + 8 * lda + R - 1 : b + kAhead * ldb + S::lanes);
-    alignas(Isa::vector_bytes) Vector right[V];
+    for (const int64_t end = ops::min_of(p + run, k); p < end; ++p) {
+      // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
+      if (tall && !columns) {
+        __builtin_prefetch(a_ahead);
+        a_ahead += lda;
+      }
+      if (R > 1 && columns) {
+        __builtin_prefetch(a + 8 * lda);
+        if (V > 1) __builtin_prefetch(a + 8 * lda + R - 1);
+      }
+      if (tall || (R > 1 && !columns)) {
+        __builtin_prefetch(b + kAhead * ldb);
+        if (V > 1) __builtin_prefetch(b + kAhead * ldb + S::lanes);
+      }
+      alignas(Isa::vector_bytes) Vector right[V];
 #pragma GCC unroll 8
-    for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
+      for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
+      for (int i = 0; i < R; ++i) {
+        const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
 #pragma GCC unroll 8
-      for (int j = 0; j < V; ++j) {
-        if constexpr (pairs) {
-          sum[i][j] = PairDot<Isa>::add(sum[i][j], left, right[j]);
-        } else {
-          sum[i][j] += left * right[j];
+        for (int j = 0; j < V; ++j) {
+          if constexpr (pairs) {
+            sum[i][j] = PairDot<Isa>::add(sum[i][j], left, right[j]);
+          } else {
+            sum[i][j] += left * right[j];
+          }
         }
       }
+      a += columns ? lda : 1;
+      ++a5;
+      ++a10;
+      b += ldb;
     }
-    a += columns ? lda : 1;
-    ++a5;
-    ++a10;
-    b += ldb;
   }
 }
 
@@ -225,6 +245,17 @@ template <class T>
 struct Strip {
   const T* data = nullptr;
   int64_t stride = 0;
+};
+
+/// A tile of a product: rows [m0, m0 + rows) and columns [n0, n0 + cols), sums over k. far: its output is
+/// worth asking for in time; ahead: what else is.
+template <class T>
+struct TileTask {
+  int64_t k;
+  Strip<T> a, b;
+  int64_t m0, rows, n0, cols;
+  bool far = false;
+  Lines ahead = {};
 };
 
 /// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart.
@@ -245,22 +276,21 @@ EVENFLOW_HD void finish_part(const T* sums, int64_t m0, int64_t rows, int64_t n0
   }
 }
 
-/// One tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of the product, given to `finish` column by
-/// column of vectors, while they are in registers. R >= rows and V * lanes >= cols are what is computed. far:
-/// the output is worth asking for in time.
+/// One tile, given to `finish` column by column of vectors, while they are in registers. R >= rows and V *
+/// lanes >= cols are what is computed.
 template <class Isa, class T, int R, int V, bool columns, bool pairs, class Finish>
-void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols, bool far,
-              const Finish& finish) {
+void run_tile(const TileTask<T>& tile, const Finish& finish) {
   using S = Tile<Isa, T>;
   alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
-  const Upcoming upcoming = far ? finish.upcoming(m0, n0) : Upcoming();
-  if (far && !Finish::spread) ask_all(upcoming, rows);
-  accumulate<Isa, T, R, V, columns, pairs, Finish::spread>(k, a.data, a.stride, b.data, b.stride, upcoming,
-                                                           sum);
-  if (rows == R && cols == V * S::lanes) {
+  Upcoming upcoming;
+  if (tile.far) finish.ask(tile.m0, tile.n0, tile.rows, upcoming);
+  upcoming.add(tile.ahead);
+  accumulate<Isa, T, R, V, columns, pairs>(tile.k, tile.a.data, tile.a.stride, tile.b.data, tile.b.stride,
+                                           upcoming, sum);
+  if (tile.rows == R && tile.cols == V * S::lanes) {
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
-      finish.template columns<Isa, R, typename S::Value>(R, m0, n0 + j * S::lanes,
+      finish.template columns<Isa, R, typename S::Value>(R, tile.m0, tile.n0 + j * S::lanes,
                                                          [&](int i) __attribute__((always_inline)) ->
                                                          typename S::Value { return sum[i][j]; });
     }
@@ -274,27 +304,26 @@ void run_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64
     for (int j = 0; j < V; ++j)
       *reinterpret_cast<typename S::Vector*>(spilled + (i * V + j) * S::lanes) = sum[i][j];
   }
-  finish_part<Isa, T, V>(spilled, m0, rows, n0, cols, finish);
+  finish_part<Isa, T, V>(spilled, tile.m0, tile.rows, tile.n0, tile.cols, finish);
 }
 
 /// Chooses the tile's height and width.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
-void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                   bool far, const Finish& finish) {
+void multiply_tile(const TileTask<T>& tile, const Finish& finish) {
   using S = Tile<Isa, T>;
-  const int height = columns ? S::height_for_columns(rows) : S::height_for(rows);
+  const int height = columns ? S::height_for_columns(tile.rows) : S::height_for(tile.rows);
   const auto run = [&](auto vectors) {
     constexpr int V = decltype(vectors)::value;
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, S::rows, V, columns, pairs>(tile, finish);
     else if (height > 2)
-      run_tile<Isa, T, S::low_rows, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, S::low_rows, V, columns, pairs>(tile, finish);
     else if (columns && height == 2)
-      run_tile<Isa, T, columns ? 2 : 1, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, columns ? 2 : 1, V, columns, pairs>(tile, finish);
     else
-      run_tile<Isa, T, 1, V, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+      run_tile<Isa, T, 1, V, columns, pairs>(tile, finish);
   };
-  if (cols > S::lanes)
+  if (tile.cols > S::lanes)
     run(std::integral_constant<int, 2>());
   else
     run(std::integral_constant<int, 1>());
@@ -303,9 +332,8 @@ void multiply_tile(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, 
 /// Tiles of a product, one after the other: see multiply_tile.
 template <class Isa, class T, bool columns, bool pairs, class Finish, bool matrix = Isa::matrix>
 struct TileProducts {
-  EVENFLOW_HD void multiply(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0,
-                            int64_t cols, bool far, const Finish& finish) {
-    multiply_tile<Isa, T, columns, pairs>(k, a, b, m0, rows, n0, cols, far, finish);
+  EVENFLOW_HD void multiply(const TileTask<T>& tile, const Finish& finish) {
+    multiply_tile<Isa, T, columns, pairs>(tile, finish);
   }
   EVENFLOW_HD void end() {}
 };
@@ -317,29 +345,31 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
  public:
   static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
 
-  void multiply(int64_t k, Strip<T> a, Strip<T> b, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                bool far, const Finish& finish) {
-    if (rows == S::rows && cols == S::cols) {
+  void multiply(const TileTask<T>& tile, const Finish& finish) {
+    Upcoming later;
+    later.add(tile.ahead);
+    later.ask_all();
+    if (tile.rows == S::rows && tile.cols == S::cols) {
       int piece = 0;
       int64_t steps = 0;
-      MatrixUnit<Isa>::multiply(k, a, b, sums_[1 - last_], [&](int64_t step) {
-        for (steps += kPieces * step; steps >= k; steps -= k, ++piece) {
-          if (far) finish.upcoming(m0 + piece * (S::rows / kPieces), n0).ask_all(S::rows / kPieces);
+      MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, sums_[1 - last_], [&](int64_t step) {
+        for (steps += kPieces * step; steps >= tile.k; steps -= tile.k, ++piece) {
+          if (tile.far) ask(finish, tile.m0 + piece * (S::rows / kPieces), tile.n0, S::rows / kPieces);
           if (waiting_) this->finish(piece);
         }
       });
       last_ = 1 - last_;
       waiting_ = true;
       finish_ = finish;
-      m0_ = m0;
-      n0_ = n0;
+      m0_ = tile.m0;
+      n0_ = tile.n0;
       return;
     }
     end();
     T* sums = sums_[0];
-    if (far) finish.upcoming(m0, n0).ask_all(rows);
-    MatrixUnit<Isa>::multiply(k, a, b, rows > S::low_rows, cols > S::lanes, sums);
-    finish_part<Isa, T, 2>(sums, m0, rows, n0, cols, finish);
+    if (tile.far) ask(finish, tile.m0, tile.n0, tile.rows);
+    MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, tile.rows > S::low_rows, tile.cols > S::lanes, sums);
+    finish_part<Isa, T, 2>(sums, tile.m0, tile.rows, tile.n0, tile.cols, finish);
   }
 
   void end() {
@@ -352,6 +382,11 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   using Value = typename S::Value;
   static constexpr int kPieces = 16, kRows = 2 * S::rows / kPieces;  ///< of one vector each
 
+  EVENFLOW_HD static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
+    Upcoming upcoming;
+    finish.ask(m0, n0, rows, upcoming);
+    upcoming.ask_all();
+  }
   EVENFLOW_HD void finish(int piece) const {
     const int j = piece / (kPieces / 2) * S::lanes, first = piece % (kPieces / 2) * kRows;
     const T* sums = sums_[last_] + first * S::cols + j;
@@ -381,21 +416,20 @@ EVENFLOW_HD void each_row(int rows, const F& f) {
 }
 
 // What becomes of a tile. `columns<Isa, R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
-// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number. `upcoming` is
-// what a tile's results need; it is asked for line by line if `spread`, which costs a tile more than it
-// brings where results stay in a core's caches.
+// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number. `ask` adds what
+// a tile's results need.
 
 /// c += sums, or = with overwrite.
 template <class T>
 struct AddTo {
-  static constexpr bool has_sums = false, spread = true;
+  static constexpr bool has_sums = false;
   static constexpr T kZeros[16] = {};
   T* c;
   int64_t ldc;
   bool overwrite = false;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
-  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
-    return {Lines::of(c + m0 * ldc + n0, ldc), Lines()};
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -413,7 +447,7 @@ struct AddTo {
 /// c = act((sums + bias) * scale).
 template <class T, class C>
 struct Activate {
-  static constexpr bool has_sums = false, spread = false;
+  static constexpr bool has_sums = false;
   static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   C* c;
   int64_t ldc;
@@ -421,8 +455,8 @@ struct Activate {
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
-  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
-    return {Lines::of(c + m0 * ldc + n0, ldc), Lines()};
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -445,7 +479,6 @@ struct Activate {
 template <class T, class C>
 struct ActivateBackward {
   static constexpr bool has_sums = true;  ///< of rows: one thread a block
-  static constexpr bool spread = true;
   C* c;
   int64_t ldc;
   const C* y;
@@ -459,8 +492,9 @@ struct ActivateBackward {
     f.sums += block * 2 * width;
     return f;
   }
-  EVENFLOW_HD Upcoming upcoming(int64_t m0, int64_t n0) const {
-    return {Lines::of(y + m0 * y_stride + n0, y_stride), Lines::of(c + m0 * ldc + n0, ldc)};
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+    upcoming.add(Lines::of(y + m0 * y_stride + n0, y_stride, rows));
+    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {

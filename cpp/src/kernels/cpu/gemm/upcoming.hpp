@@ -7,61 +7,66 @@
 
 namespace evenflow::gemm {
 
-/// Cache lines that a tile's results need: `lines` of each of its rows, stride bytes apart.
+/// Rows of memory that will be needed, up to three cache lines of each: the first one's first, and how far
+/// the others of a row lie behind it (the same one again where there are fewer).
 struct Lines {
   const char* at = nullptr;
-  int64_t stride = 0;
-  int lines = 0;
+  int64_t stride = 0;  ///< bytes
+  int second = 0, third = 0;
+  int64_t rows = 0;
 
-  /// Of rows whose first element is *first.
+  /// Of a tile's width of rows whose first element is *first.
   template <class C>
-  EVENFLOW_HD static Lines of(const C* first, int64_t row_stride) {
+  EVENFLOW_HD static Lines of(const C* first, int64_t row_stride, int64_t rows) {
     constexpr int64_t line = 64 / sizeof(C);
-    const int lines = sizeof(C) > sizeof(Bf16) ? 2 : 1;  // a tile's bfloat16 numbers fit one
-    return {reinterpret_cast<const char*>(first), row_stride * static_cast<int64_t>(sizeof(C)),
-            lines + (row_stride % line != 0)};
+    const int whole = sizeof(C) > sizeof(Bf16) ? 64 : 0;  // a tile's bfloat16 numbers fit one line
+    return {reinterpret_cast<const char*>(first), row_stride * static_cast<int64_t>(sizeof(C)), whole,
+            row_stride % line != 0 ? whole + 64 : whole, rows};
   }
-};
-
-/// What results need, asked for a line at a time while a tile is computed: all at once they would wait for
-/// each other.
-class Upcoming {
- public:
-  Upcoming() = default;
-  EVENFLOW_HD Upcoming(const Lines& first, const Lines& second) : now_(first), next_(second) {}
-
-  /// The next line of R rows; the last one again when all have been asked for.
-  template <int R>
+  /// Of `count` elements, one after the other.
+  template <class C>
+  EVENFLOW_HD static Lines of_run(const C* first, int64_t count) {
+    constexpr int64_t row = 3 * 64;
+    return {reinterpret_cast<const char*>(first), row, 64, 128,
+            (count * static_cast<int64_t>(sizeof(C)) + row - 1) / row};
+  }
+  /// The next `count` rows, or what is left.
+  EVENFLOW_HD Lines take(int64_t count) {
+    Lines taken = *this;
+    taken.rows = count < rows ? count : rows;
+    at += taken.rows * stride;
+    rows -= taken.rows;
+    return taken;
+  }
+  /// Asks for the next row.
   EVENFLOW_HD void ask() {
-    __builtin_prefetch(now_.at);
-    now_.at += now_.stride;
-    if (++row_ < R) return;
-    row_ = 0;
-    if (--now_.lines > 0) {
-      now_.at += 64 - R * now_.stride;
-    } else if (next_.lines > 0) {
-      now_ = next_;
-      next_.lines = 0;
-    } else {
-      now_ = {now_.at - now_.stride, 0, 1};
-    }
+    __builtin_prefetch(at);
+    __builtin_prefetch(at + second);
+    __builtin_prefetch(at + third);
+    at += stride;
+    --rows;
   }
-  /// All of them, of `rows` rows.
-  EVENFLOW_HD void ask_all(int64_t rows) const {
-    const Lines both[] = {now_, next_};
-    for (const Lines& lines : both) {
-      for (int64_t i = 0; i < rows; ++i) {
-        for (int l = 0; l < lines.lines; ++l) __builtin_prefetch(lines.at + i * lines.stride + 64 * l);
-      }
-    }
-  }
-
- private:
-  Lines now_, next_;
-  int row_ = 0;
 };
 
-/// upcoming.ask_all(rows), which would be in every tile otherwise.
-void ask_all(const Upcoming& upcoming, int64_t rows);
+/// What a tile should ask for while it is computed, a few rows at a time: all at once they would wait for
+/// each other.
+struct Upcoming {
+  Lines list[3];
+  int count = 0;
+  EVENFLOW_HD void add(const Lines& lines) {
+    if (lines.rows > 0) list[count++] = lines;
+  }
+  EVENFLOW_HD int64_t rows() const {
+    int64_t sum = 0;
+#pragma GCC unroll 1
+    for (int i = 0; i < count; ++i) sum += list[i].rows;
+    return sum;
+  }
+  EVENFLOW_HD void ask_all() {
+    for (int i = 0; i < count; ++i) {
+      while (list[i].rows > 0) list[i].ask();
+    }
+  }
+};
 
 }  // namespace evenflow::gemm
