@@ -162,8 +162,7 @@ class KernelSet {
   /// x[., k * step] = value for k * step < c.
   virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
   virtual void scale_doubles(Context&, int64_t n, double factor, const double* x, double* y) const = 0;
-  /// x += value, x += factor * total[0].
-  virtual void add_value(Context&, int64_t n, double value, double* x) const = 0;
+  /// x += factor * total[0].
   virtual void add_total(Context&, int64_t n, double factor, const double* total, double* x) const = 0;
   virtual void add_parameter(Context&, int64_t n, double factor, const T* total, double* x) const = 0;
   virtual void sum_doubles(Context&, int64_t n, const double* x, double* out) const = 0;

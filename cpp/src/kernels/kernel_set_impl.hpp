@@ -189,10 +189,6 @@ class KernelSetImpl : public KernelSet<T> {
     Exec::for_each(ctx, 1, n, ops::Scaled{factor, x, y});
   }
 
-  void add_value(Context& ctx, int64_t n, double value, double* x) const override {
-    Exec::for_each(ctx, 1, n, ops::AddValue{value, x});
-  }
-
   void add_total(Context& ctx, int64_t n, double factor, const double* total, double* x) const override {
     Exec::for_each(ctx, 1, n, ops::AddTotal<double>{factor, total, x});
   }

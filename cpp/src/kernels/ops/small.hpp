@@ -40,12 +40,6 @@ struct Scaled {
   EVENFLOW_HD void operator()(int64_t, int64_t i) const { y[i] = factor * x[i]; }
 };
 
-struct AddValue {
-  double value;
-  double* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] += value; }
-};
-
 /// x[i] += factor * total[0].
 template <class U>
 struct AddTotal {
