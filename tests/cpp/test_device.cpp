@@ -323,6 +323,37 @@ TEST_CASE("device: every layer against the CPU's") {
   }
 }
 
+TEST_CASE_TEMPLATE("device: a class head against the CPU's", T, float, double) {
+  const Shape shape{4, 2, 3, 5};
+  constexpr int64_t kClasses = 3, kChannels = 5, kSamples = 4;
+  check_same<T>(std::is_same<T, double>::value ? 1e-12 : 2e-5, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    const View<const T> x(a.put(random_of<T>(shape.size(), 1, -2, 2)), shape);
+    const T* weight = a.put(random_of<T>(kChannels * kClasses, 2));
+    const T* logs = a.put(random_of<T>(kClasses, 3));
+    double* pooled = a.make<double>(kSamples * kChannels);
+    double* raw = a.make<double>(kSamples * kClasses);
+    double* logp = a.make<double>(kSamples * kClasses);
+    T* dweight = a.make<T>(kChannels * kClasses, T(0.25));
+    T* dbias = a.make<T>(kClasses, T(0.25));
+    T* dlogs = a.make<T>(kClasses, T(0.25));
+    const View<T> dx(a.make<T>(shape.size(), T(0.5)), shape);
+    double* results = a.make<double>(2);
+    kernels.head_log_prob(ctx, x, kClasses, weight, a.put(random_of<T>(kClasses, 4)), logs, pooled, raw,
+                          logp);
+    kernels.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), weight, logs, 0.75, pooled,
+                          raw, logp, dweight, dbias, dlogs, dx, results);
+    std::vector<T> result = a.get(dx.data, shape.size());
+    append(result, a.get(dweight, kChannels * kClasses));
+    append(result, a.get(dbias, kClasses));
+    append(result, a.get(dlogs, kClasses));
+    append_doubles(result, a.get(logp, kSamples * kClasses));
+    append_doubles(result, a.get(results, 2));
+    return result;
+  });
+}
+
 TEST_CASE("device: batch norm against the CPU's") {
   for (const bool training : {false, true}) {
     for (const Mask mask : {Mask::first_half, Mask::even, Mask::checkerboard1}) {
@@ -418,17 +449,18 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   check_model("nice", [=](auto u) { return nice<decltype(u)>(n); }, 40, -2, 2);
 }
 
-TEST_CASE("device: noise is the CPU's") {
-  check_same<double>(1e-12, [&](Context& ctx, const std::string&) {
+TEST_CASE_TEMPLATE("device: noise is the CPU's", T, float, double) {
+  check_same<T>(std::is_same<T, double>::value ? 1e-12 : 2e-5, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
     Arrays a(ctx);
-    double* out = a.make<double>(3 * 7);
-    double* levels = a.make<double>(2 * 5);
-    ctx.kernels<double>().base_sample(ctx, Base::gaussian, 3, 7, 0.5, 42, 9, out);
-    std::vector<double> result = a.get(out, 21);
-    ctx.kernels<double>().base_sample(ctx, Base::logistic, 3, 7, 0.5, 42, 9, out);
+    T* out = a.make<T>(3 * 7);
+    T* levels = a.make<T>(2 * 5);
+    kernels.base_sample(ctx, Base::gaussian, 3, 7, T(0.5), 42, 9, out);
+    std::vector<T> result = a.get(out, 21);
+    kernels.base_sample(ctx, Base::logistic, 3, 7, T(0.5), 42, 9, out);
     append(result, a.get(out, 21));
     const std::vector<uint8_t> bytes{0, 1, 2, 3, 250, 255, 254, 128, 127, 7};
-    ctx.kernels<double>().dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);
+    kernels.dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);
     append(result, a.get(levels, 10));
     return result;
   });

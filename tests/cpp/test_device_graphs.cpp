@@ -1,4 +1,9 @@
+#include <iterator>
+#include <limits>
+
 #include "check_device.hpp"
+#include "kernels/flow_program.hpp"
+#include "kernels/kernel_set.hpp"
 
 // Passes that a device records.
 
@@ -279,6 +284,95 @@ TEST_CASE("device: a whole training step is one graph, and asks the program noth
   nice_config.shape = {0, 1, 1, 6};
   nice_config.hidden = {9};
   check_trained("nice", nice<double>(nice_config), Rule::sgd, 20, 1);
+}
+
+namespace {
+
+/// What a pass left, and whether a step ought to be taken after it.
+struct Ending {
+  double not_finite, difference, largest, square, head, initialized;
+  double max_norm;
+  bool taken;
+  double factor;  ///< of the gradient
+};
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr Ending kEndings[] = {
+    {0, 0.02, 2, 4, 1, 1, 0, true, 1},         {0, 0.04, 0.5, 4, 1, 1, 3, true, 1},
+    {0, 0.02, 2, 4, -1, 1, 0.5, true, 0.25},   {1, 0.02, 2, 4, 1, 1, 0.5, false, 1},
+    {0, 0.2, 2, 4, 1, 1, 0.5, false, 1},       {0, kNaN, 2, 4, 1, 1, 0.5, false, 1},
+    {0, 0.02, 2, HUGE_VAL, 1, 1, 1, false, 1}, {0, 0.02, 2, kNaN, 1, 1, 1, false, 1},
+    {0, 0.02, 2, 4, kNaN, 1, 0.5, false, 1},   {0, 0.02, 2, 4, 1, 0, 0.5, false, 1}};
+
+/// All that the end of a step writes, n parameters and as many running statistics; on the CPU, by the updates
+/// that it ought to make.
+template <class T>
+std::vector<T> ended(Context& ctx, const Ending& ending, Rule rule, int64_t n, bool averaged) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const int64_t begin = (n + 7) / 8 * 8, total = begin + n;
+  using End = StepEnd<T>;
+  End end;
+  end.not_finite = a.put(std::vector<double>{ending.not_finite});
+  end.found = a.put(std::vector<double>{ending.difference, ending.largest});
+  end.square = a.put(std::vector<double>{ending.square});
+  end.head = ending.head < 0 ? nullptr : a.put(std::vector<double>{ending.head});
+  end.initialized = a.put(std::vector<T>{T(ending.initialized)});
+  end.tolerance = 0.05;
+  constexpr double kRate = 1e-2, kAverageRate = 0.25;
+  end.settings = a.put(std::vector<double>{kRate, ending.max_norm, kAverageRate});
+  end.verdict = a.make<double>(End::kVerdict);
+  end.config.rule = rule;
+  end.config.momentum = 0.5;
+  end.config.weight_decay = 1e-2;
+  end.config.shrink = 0.75;
+  end.trainable = n;
+  end.decay_size = n / 2;
+  end.total = total;
+  end.grads = a.put(random_of<T>(n, 1));
+  end.m = a.put(random_of<T>(n, 2));
+  end.v = a.put(random_of<T>(n, 3, 0.5, 1));
+  end.values = a.put(random_of<T>(total, 4));
+  T* average = a.put(random_of<T>(total, 5));
+  end.average = averaged ? average : nullptr;
+  end.stats = n;
+  end.stats_rate = 0.125;
+  end.batch_stats = a.put(random_of<T>(n, 6));
+  end.running = end.values + begin;
+  if (!ctx.on_host()) {
+    flow_kernels<T>(*ctx.device()).finish_step(ctx, end);
+  } else {
+    const bool clipped = ending.factor != 1;
+    const double verdict[] = {ending.taken ? 1.0 : 0.0, clipped ? 1.0 : 0.0, ending.factor};
+    std::copy(std::begin(verdict), std::end(verdict), end.verdict);
+    if (clipped) kernels.scale(ctx, n, T(ending.factor), end.grads);
+    if (ending.taken) {
+      kernels.optimizer_step(ctx, end.config, n, n / 2, kRate, end.grads, end.m, end.v, end.values);
+      kernels.average(ctx, n, end.batch_stats, T(end.stats_rate), end.running);
+      if (averaged) kernels.average(ctx, total, end.values, T(kAverageRate), average);
+    }
+  }
+  std::vector<T> result;
+  append_doubles(result, a.get(end.verdict, End::kVerdict));
+  for (const T* values : {end.grads, end.m, end.v}) append(result, a.get(values, n));
+  for (const T* values : {end.values, average}) append(result, a.get(values, total));
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("device: the end of a step is the CPU's updates, or none", T, float, double) {
+  for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
+    for (const int64_t n : {7, 8}) {  // by numbers and by packs
+      CAPTURE(static_cast<int>(rule));
+      CAPTURE(n);
+      check_same<T>(std::is_same<T, double>::value ? 1e-12 : 2e-5, [&](Context& ctx, const std::string&) {
+        std::vector<T> results;
+        for (const Ending& ending : kEndings)
+          append(results, ended<T>(ctx, ending, rule, n, &ending != kEndings));
+        return results;
+      });
+    }
+  }
 }
 
 TEST_CASE("device: a gradient is one graph, and waits once") {

@@ -234,6 +234,33 @@ TEST_CASE_TEMPLATE("device: the flat arena at every alignment", T, float, double
   }
 }
 
+TEST_CASE_TEMPLATE("device: weight norm of columns that fit packs, and that do not", T, float, double) {
+  const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9, 3}, {7, 4}, {1, 8}, {1500, 12}}) {
+    CAPTURE(rows);
+    CAPTURE(cols);
+    check_same<T>(bound, [&, n = rows, c = cols](Context& ctx, const std::string&) {
+      const KernelSet<T>& kernels = ctx.kernels<T>();
+      Arrays a(ctx);
+      const T* v = a.put(random_of<T>(n * c, 1));
+      const T* dw = a.put(random_of<T>(n * c, 2));
+      const T* gain = a.put(random_of<T>(c, 3, 0.5, 2));
+      std::vector<T> result;
+      for (const T* g : {gain, static_cast<const T*>(nullptr)}) {
+        T* norms = a.make<T>(c);
+        T* w = a.make<T>(n * c);
+        T* dv = a.make<T>(n * c, T(0.25));
+        T* dg = a.make<T>(c, T(0.25));
+        kernels.weight_norm(ctx, n, c, v, g, norms, w);
+        kernels.weight_norm_backward(ctx, n, c, v, g, norms, dw, dv, g ? dg : nullptr);
+        for (const T* values : {norms, dg}) append(result, a.get(values, c));
+        for (const T* values : {w, dv}) append(result, a.get(values, n * c));
+      }
+      return result;
+    });
+  }
+}
+
 TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
   for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 3}, {3000, 12}, {700, 132}, {5, 300}}) {
