@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -15,6 +16,9 @@ namespace evenflow::python {
 
 namespace py = pybind11;
 
+/// What set_matmul_precision() says, of calls that begin from then on.
+inline std::atomic<MatmulPrecision> matmul_precision{MatmulPrecision::highest};
+
 /// Contexts that are not in use; a call takes one and gives it back, so that calls from several threads run
 /// at once.
 class ContextPool {
@@ -25,7 +29,9 @@ class ContextPool {
 
   class Lease {
    public:
-    Lease(ContextPool& pool) : pool_(pool), context_(pool.take()) {}
+    Lease(ContextPool& pool) : pool_(pool), context_(pool.take()) {
+      context_->set_matmul_precision(matmul_precision);
+    }
     ~Lease() {
       // A caller's arrays and the flow's parameters are the program's again.
       try {

@@ -1,4 +1,5 @@
 #include "common.hpp"
+#include "evenflow/error.hpp"
 
 namespace evenflow::python {
 namespace {
@@ -21,9 +22,21 @@ void bind_error(py::module_& m, const char* name, const py::object& base, PyObje
   });
 }
 
+void set_matmul_precision(const std::string& precision) {
+  if (precision != "highest" && precision != "high") {
+    fail<ConfigError>("set_matmul_precision", "expected highest or high, got ", precision);
+  }
+  matmul_precision = precision == "high" ? MatmulPrecision::high : MatmulPrecision::highest;
+}
+
+std::string matmul_precision_name() {
+  return matmul_precision == MatmulPrecision::high ? "high" : "highest";
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
+  using namespace py::literals;
   m.doc() = "Compiled core of evenflow; use the names of the package instead.";
   m.attr("version") = EVENFLOW_VERSION;
   // Translators are tried in reverse order of registration: derived classes come last.
@@ -37,6 +50,9 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "isa", [] { return std::string(Context().isa()); },
       "The instruction set of the kernels: 'baseline', 'avx2' or 'avx512'.");
+  m.def("set_matmul_precision", &set_matmul_precision, "precision"_a,
+        "How a GPU multiplies the nets of float32 models: 'highest' or 'high'.");
+  m.def("matmul_precision", &matmul_precision_name, "What set_matmul_precision was last given.");
   bind_arrays(m);
   bind_flow(m);
   bind_optim(m);

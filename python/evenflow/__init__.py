@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
 from evenflow import errors
-from evenflow._core import DeviceArray
+from evenflow._core import DeviceArray, matmul_precision, set_matmul_precision
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
 from evenflow.checkpoint import load
@@ -24,9 +24,9 @@ from evenflow.models import NICE, Glow, RealNVP
 from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8", "data", "errors", "Adam",
-           "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed", "Error",
-           "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra",
-           "__version__"]
+           "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed",
+           "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError", "DeviceError",
+           "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data

@@ -185,6 +185,16 @@ class Collective:
     def done(self) -> bool: ...
 
 def isa() -> str: ...
+def set_matmul_precision(precision: str) -> None:
+    """How a GPU multiplies the nets of float32 models, in all calls of the process from now on.
+
+    "highest", as it begins: as exact as float32 on the CPU. "high": half the products, whose errors are those of
+    numbers with 16 significant bits; docs/cuda.md says more. It changes nothing on the CPU, of nets of another
+    dtype, or where a small table model is computed in one kernel. Decode latents under the precision that they
+    were encoded with. ConfigError for another name.
+    """
+def matmul_precision() -> str:
+    """What set_matmul_precision was last given."""
 def peak_gflops(threads: int, kind: str) -> float: ...
 def bandwidth_gbs(threads: int, kind: str = "read") -> float: ...
 def time_conv(pass_: str, n: int, h: int, w: int, cin: int, cout: int, kernel: int, edge: bool, dtype: str,

@@ -103,6 +103,51 @@ TEST_CASE("device: passes of every kind of model are graphs") {
   }
 }
 
+TEST_CASE("device: a graph is of one precision") {
+  install_emulator();
+  Emulator::get().separate_arrays = false;
+  {
+    GlowConfig g;
+    g.shape = {0, 4, 4, 2};
+    g.levels = 2;
+    g.steps = 1;
+    g.hidden = 6;
+    const Flow<float> flow = glow<float>(g);
+    const Shape shape = flow.sample_shape().with_batch(4);
+    Context ctx("emulated");
+    ParamArena<float> arena(flow.layout(), "emulated");
+    flow.init(arena, 3);
+    Arrays a(ctx);
+    const View<const float> x(a.put(random_of<float>(shape.size(), 20, 0, 255)), shape);
+    double* log_prob = a.make<double>(4);
+    flow.init_from_data(ctx, arena, x);
+    ctx.synchronize();
+    const std::vector<float> noise = random_of<float>(flow.layout()->stats_begin(), 21, -0.05, 0.05);
+    for (size_t i = 0; i < noise.size(); ++i) arena.values()[i] += noise[i];  // nets begin with zeros
+    int64_t graphs = 0;
+    const auto call = [&](MatmulPrecision precision) {
+      ctx.set_matmul_precision(precision);
+      graphs = -Emulator::get().graphs;
+      flow.log_prob(ctx, arena, x, nullptr, log_prob);
+      graphs += Emulator::get().graphs;
+      return a.get(log_prob, 4);
+    };
+    std::vector<double> results[2];
+    for (const MatmulPrecision precision : {MatmulPrecision::highest, MatmulPrecision::high}) {
+      std::vector<double>& first = results[precision == MatmulPrecision::high];
+      first = call(precision);
+      CHECK(graphs == 0);
+      for (int i = 0; i < 3; ++i) CHECK(same_bits(call(precision), first));
+      CHECK(graphs == 1);
+    }
+    CHECK(!same_bits(results[0], results[1]));
+    CHECK(same_bits(call(MatmulPrecision::highest), results[0]));
+    CHECK(graphs == 1);
+  }
+  Emulator::get().separate_arrays = true;
+  CHECK(Emulator::get().live() == 0);
+}
+
 namespace {
 
 /// The error of each call, or nothing, after some calls that had none. spoil(first value of the entry).

@@ -31,6 +31,26 @@ def test_glow(glow, images, device):
 
 
 @pytest.mark.any_device
+def test_matmul_precision(glow, images, device):
+    """Of two parts a number the device's densities are others, and the CPU's the same."""
+    x, _ = images
+    flow = glow(device=device)
+    flow.init(x)
+    flow.params[:] += np.random.default_rng(3).normal(0, 0.02, flow.params.size)  # nets begin with zeros
+    assert ef.matmul_precision() == "highest"
+    highest = flow.log_prob(x)
+    ef.set_matmul_precision("high")
+    try:
+        assert ef.matmul_precision() == "high"
+        high = flow.log_prob(x)
+    finally:
+        ef.set_matmul_precision("highest")
+    np.testing.assert_allclose(high, highest, rtol=1e-4)
+    assert np.array_equal(high, highest) == (device == "cpu")
+    assert np.array_equal(flow.log_prob(x), highest)
+
+
+@pytest.mark.any_device
 def test_training(real_nvp, table, device):
     here, there = pair(real_nvp, device)
     histories = []

@@ -127,6 +127,14 @@ def test_constant_channel(images, glow, table, real_nvp):
         real_nvp().init(table)
 
 
+def test_bad_matmul_precision():
+    with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got medium"):
+        ef.set_matmul_precision("medium")
+    with pytest.raises(TypeError):
+        ef.set_matmul_precision(None)
+    assert ef.matmul_precision() == "highest"
+
+
 @pytest.mark.parametrize("make, error, word", [
     (lambda: ef.Glow((6, 6, 1), levels=2), ValueError, "6"),
     (lambda: ef.Glow((28, 28, 1), levels=3), ValueError, "28|7"),

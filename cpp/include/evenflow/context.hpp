@@ -81,6 +81,11 @@ class EVENFLOW_API Ranks {
   virtual void sum(double* values, int64_t count) = 0;
 };
 
+/// How a device's matrix units multiply float32 numbers, which they take apart into bfloat16 ones. highest:
+/// three each, as exact as float32 itself. high: two, for half the products; errors are those of numbers with
+/// 16 significant bits. Nothing else depends on it.
+enum class MatmulPrecision { highest, high };
+
 /// Where a computation runs: device, threads, scratch memory and the kernels of this machine.
 /// One context serves one call at a time; contexts are independent of each other.
 class EVENFLOW_API Context {
@@ -112,7 +117,8 @@ class EVENFLOW_API Context {
   /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
   void synchronize();
   /// Calls f, which queues kernels. A device may record them, and queue them all at once the next time that
-  /// the workspace is as it was and `key` the same, which holds what else their arguments depend on.
+  /// the workspace and the precision are as they were and `key` the same, which holds what else their
+  /// arguments depend on.
   void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>
@@ -120,6 +126,9 @@ class EVENFLOW_API Context {
 
   /// The instruction set that the kernels use: "baseline", "avx2" or "avx512".
   const char* isa() const;
+
+  MatmulPrecision matmul_precision() const { return matmul_precision_; }
+  void set_matmul_precision(MatmulPrecision precision) { matmul_precision_ = precision; }
 
   /// Null, unless a batch is shared: its moments are then those of all ranks' rows. Not owned.
   Ranks* ranks() const { return ranks_; }
@@ -141,6 +150,7 @@ class EVENFLOW_API Context {
   const KernelSet<double>* kernels_f64_;
   std::vector<std::unique_ptr<Context>> children_;
   Ranks* ranks_ = nullptr;
+  MatmulPrecision matmul_precision_ = MatmulPrecision::highest;
 };
 
 template <>

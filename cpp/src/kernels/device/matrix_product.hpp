@@ -10,7 +10,7 @@
 // Convolutions and dense layers by the matrix units of a device, as one tiled product of bfloat16 numbers
 // with float32 sums. A float32 number is taken apart into three: x = a + b + c, eight bits of its significand
 // each. Of the nine products of two such sums six are taken; those that are not are 2^-23 of the whole at
-// most.
+// most. Or into two, and three of four are taken: 2^-15 is missing at most.
 
 namespace evenflow::device {
 
@@ -25,7 +25,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   using Number = typename A::Number;
   static_assert(std::is_same<Number, typename B::Number>::value, "operands are of one type");
   static constexpr int threads = kThreads;
-  static constexpr int kParts = std::is_same<Number, Bf16>::value ? 1 : 3;
+  static constexpr int kParts = std::is_same<Number, Bf16>::value ? 1 : 3;  ///< at most
   static constexpr int kTileM = 128, kTileN = tile_n, kDepth = kParts == 1 ? 32 : 16, kStep = 16;
   static constexpr int kHalves = kParts == 1 ? 2 : 1;  ///< of the operands' memory
   /// Products of leading parts, and all others: what a unit cuts off after an addition is in proportion to
@@ -55,9 +55,10 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       return Operand::along_k ? e % (kDepth / kEight) * kEight : e / (size / kEight);
     }
     EVENFLOW_HD static int place(int i, int k) { return Operand::along_k ? i * stride + k : k * stride + i; }
-    EVENFLOW_HD void put(int e, const Eight<Bf16>& from) { put_part(e, 0, from); }
-    EVENFLOW_HD void put(int e, Eight<float> from) {
+    EVENFLOW_HD void put(int e, const Eight<Bf16>& from, int) { put_part(e, 0, from); }
+    EVENFLOW_HD void put(int e, Eight<float> from, int parts) {
       for (int p = 0; p < kParts; ++p) {
+        if (p == parts) return;
         Eight<Bf16> part;
         for (int i = 0; i < kEight; ++i) {
           part.v[i] = to_bf16(from.v[i]);
@@ -104,6 +105,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   A a;
   B b;
   Store store;
+  int32_t parts;  ///< of a float32 number: two or three
 
   /// While a step multiplies one half of the operands' memory, the next step's numbers come; they go into the
   /// other half, or into the same after a barrier. Then twice half a tile is laid out and stored; then sums
@@ -165,26 +167,27 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       if (e < TileB::eights) own.next_b[i] = b(own.at_b[i], k0 + TileB::depth(e));
     }
   }
-  EVENFLOW_HD static void put(int thread, const Registers& own, Operands& to) {
+  EVENFLOW_HD void put(int thread, const Registers& own, Operands& to) const {
     for (int i = 0; i < TileA::own; ++i) {
       const int e = thread + i * kThreads;
-      if (e < TileA::eights) to.a.put(e, own.next_a[i]);
+      if (e < TileA::eights) to.a.put(e, own.next_a[i], parts);
     }
     for (int i = 0; i < TileB::own; ++i) {
       const int e = thread + i * kThreads;
-      if (e < TileB::eights) to.b.put(e, own.next_b[i]);
+      if (e < TileB::eights) to.b.put(e, own.next_b[i], parts);
     }
   }
 
   EVENFLOW_HD static int first_row(int thread) { return thread / 32 / kWarpsN * kOwnM * 16; }
   EVENFLOW_HD static int first_column(int thread) { return thread / 32 % kWarpsN * kOwnN * 8; }
 
-  EVENFLOW_HD static void multiply(int thread, const Operands& from, Registers& own) {
+  EVENFLOW_HD void multiply(int thread, const Operands& from, Registers& own) const {
     for (int d = 0; d < kDepth; d += kStep) {
       multiply_parts<0, 0>(thread, d, from, own.sum[0]);
       if constexpr (kParts == 3) {
         multiply_parts<0, 1>(thread, d, from, own.sum[1]);
         multiply_parts<1, 0>(thread, d, from, own.sum[1]);
+        if (parts < kParts) continue;
         multiply_parts<1, 1>(thread, d, from, own.sum[1]);
         multiply_parts<0, 2>(thread, d, from, own.sum[1]);
         multiply_parts<2, 0>(thread, d, from, own.sum[1]);

@@ -180,9 +180,10 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                       const Store& store, int64_t splits = 1) {
     using Number = typename A::Number;
     const int64_t chunk = Exec::parts(Exec::parts(k, depth<Number>), splits) * depth<Number>;
+    const int32_t parts = ctx.matmul_precision() == MatmulPrecision::high ? 2 : 3;
     const auto launch = [&](auto width) {
       const device::MatrixProduct<Units, decltype(width)::value, A, B, Store> body{
-          {m, n, k, chunk}, a, b, store};
+          {m, n, k, chunk}, a, b, store, parts};
       Exec::launch(ctx, body.blocks(), body);
     };
     switch (tile_n<Number>(n)) {
