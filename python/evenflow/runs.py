@@ -245,8 +245,9 @@ def _write(path: str, text: str) -> None:
 def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
     """What else decides a result, or helps to find out why it differs."""
     return {"evenflow": _core.version, "python": platform.python_version(), "numpy": np.__version__,
-            "platform": platform.platform(), "instruction_set": _core.isa(), "command": command,
-            "folder": os.getcwd(), "parameters": trainer.flow.num_params, "data": trainer.data_mark,
+            "platform": platform.platform(), "instruction_set": _core.isa(),
+            "matmul_precision": _core.matmul_precision(), "command": command, "folder": os.getcwd(),
+            "parameters": trainer.flow.num_params, "data": trainer.data_mark,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 

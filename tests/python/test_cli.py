@@ -87,6 +87,23 @@ def test_info_and_verify(run, capsys):
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
+def test_matmul_precision(run, tmp_path, capsys):
+    """An option of each command, for that command alone; a run's config file repeats it."""
+    try:
+        for options, wanted in (["--matmul-precision", "high"], "high"), ([], "highest"):
+            assert main(["info", str(run), "--json", *options]) == 0
+            assert json.loads(capsys.readouterr().out)["matmul_precision"] == wanted
+        one, two = tmp_path / "one", tmp_path / "two"
+        assert main(["train", "digits", *SMALL, "--steps", "1", "--matmul-precision", "high",
+                     "--out", str(one)]) == 0
+        assert main(["train", "--config", str(one / "config.toml"), "--out", str(two), "--quiet"]) == 0
+        for folder in (run, one, two):
+            start = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+            assert start["matmul_precision"] == ("highest" if folder is run else "high")
+    finally:
+        ef.set_matmul_precision("highest")
+
+
 def test_resume_equals_one_run(tmp_path, capsys):
     folders = [str(tmp_path / name) for name in ("whole", "part")]
     base = ["train", "digits", *SMALL, "--seed", "4"]

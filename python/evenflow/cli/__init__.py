@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     or SIGTERM; 141: whoever read the output has gone.
     """
     args = build_parser().parse_args(argv)
+    evenflow.set_matmul_precision(args.matmul_precision or "highest")
     args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
     if argv is None and args.run in (train.train, train.resume):
         if watch.wanted():

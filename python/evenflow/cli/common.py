@@ -22,6 +22,8 @@ def command(commands: Any, name: str, run: Any, text: str, example: str) -> argp
     sub.set_defaults(run=run)
     sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")
+    sub.add_argument("--matmul-precision", default="highest", choices=("highest", "high"),
+                     help="float32 nets on a GPU: highest (default), or high for half the products")
     sub.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return sub
 

@@ -36,9 +36,11 @@ def info(args: argparse.Namespace) -> int:
     result: dict[str, Any] = {"config": flow.config, "parameters": flow.num_params, "dims": flow.dims,
                               "initialized": flow.initialized,
                               "levels": [list(shape) for _, shape in flow._core.levels()],
-                              "instruction_set": _core.isa()}
+                              "instruction_set": _core.isa(), "matmul_precision": _core.matmul_precision()}
     lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
              f"instruction set: {_core.isa()}"]
+    if flow.device != "cpu":
+        lines.append(f"matmul precision: {_core.matmul_precision()}")
     if flow.config.get("conditioner_dtype") == "bfloat16":
         result["bfloat16"] = {"avx512_bf16": "pairs", "amx": "matrices"}.get(_core.isa(), "widened")
         lines.append("bfloat16 nets: " + {

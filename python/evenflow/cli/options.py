@@ -115,7 +115,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
 
 # Keys that the command line has in its own way.
 PLACE = (Option("data", str, "DATA"), Option("device", str, "--device"),
-         Option("threads", int, "--threads"))
+         Option("threads", int, "--threads"),
+         Option("matmul_precision", str, "--matmul-precision", choices=("highest", "high")))
 KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
 
 
@@ -130,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             else:
                 group.add_argument(flag, type=option.kind, nargs="+" if option.many else None,
                                    choices=option.choices, metavar=option.metavar, help=option.text)
-    parser.set_defaults(device=None, threads=None)
+    parser.set_defaults(device=None, threads=None, matmul_precision=None)
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

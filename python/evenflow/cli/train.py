@@ -34,6 +34,7 @@ def train(args: argparse.Namespace) -> int:
     values = options.given(args)
     if args.config is not None:
         values = {**config.read(args.config), **values}
+        _core.set_matmul_precision(values.get("matmul_precision", "highest"))
     with launched(values.get("device", "cpu")) as ranks:
         return _train(args, values, ranks)
 
@@ -151,7 +152,8 @@ def _config_file(plan: Plan, name: str, values: dict[str, Any], trainer: Trainer
                 **_training_values(plan.training), **dataclasses.asdict(plan.outputs),
                 "data": plan.source.path, "model": name,
                 "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps,
-                "device": values.get("device", "cpu"), "threads": values.get("threads", 0)}
+                "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
+                "matmul_precision": _core.matmul_precision()}
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                 f"evenflow {_core.version}, command: {command_line}", f"data: {trainer.data_mark}"]
     if "preset" in values:
