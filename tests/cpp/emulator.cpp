@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -202,21 +203,17 @@ void Emulator::check_arguments(const void* body, size_t bytes, const Device* que
   }
 }
 
-int64_t Emulator::pick(int64_t i, int64_t count) const {
-  if (order == ascending) return i;
-  if (order == descending) return count - 1 - i;
-  // A step that shares no factor with the count visits everything once.
-  int64_t step = count / 2 + 1;
-  const auto common = [](int64_t a, int64_t b) {
-    while (b) {
-      const int64_t rest = a % b;
-      a = b;
-      b = rest;
-    }
-    return a;
-  };
-  while (common(step, count) != 1) ++step;
-  return (i * step + count / 3) % count;
+std::vector<int64_t> Emulator::order_of(int64_t count) const {
+  std::vector<int64_t> all(static_cast<size_t>(count));
+  std::iota(all.begin(), all.end(), 0);
+  if (order == descending) std::reverse(all.begin(), all.end());
+  if (order == shuffled) {
+    // A step that shares no factor with the count visits everything once.
+    int64_t step = count / 2 + 1;
+    while (std::gcd(step, count) != 1) ++step;
+    for (int64_t& i : all) i = (i * step + count / 3) % count;
+  }
+  return all;
 }
 
 bool Emulator::note(const char* body) {

@@ -54,8 +54,8 @@ class Emulator {
     if (before_wait < 0) before_wait = launches;
     open_shared();
   }
-  /// i-th of `count` blocks or threads in the present order.
-  int64_t pick(int64_t i, int64_t count) const;
+  /// `count` blocks or threads in the present order.
+  std::vector<int64_t> order_of(int64_t count) const;
   /// Adds the name of a body that has run to the file in EVENFLOW_EMULATED_BODIES, for
   /// tests/package/check_bodies.py.
   static bool note(const char* body);
@@ -127,15 +127,14 @@ struct EmulatedLauncher {
     // Nothing is initialised on a device; 0xCB makes large negative numbers.
     const auto shared = std::make_unique<typename Body::Shared>();
     std::vector<typename Body::Registers> registers(Body::threads);
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t block = emulator.pick(b, blocks);
+    const std::vector<int64_t> threads = emulator.order_of(Body::threads);
+    for (const int64_t block : emulator.order_of(blocks)) {
       spoil(*shared);
       for (auto& own : registers) spoil(own);
       for (int64_t phase = 0; phase < body.phases(block); ++phase) {
-        for (int t = 0; t < Body::threads; ++t) {
-          const int thread = static_cast<int>(emulator.pick(t, Body::threads));
-          body.run(phase, device::Place{block, blocks, thread}, registers[static_cast<size_t>(thread)],
-                   *shared);
+        for (const int64_t thread : threads) {
+          body.run(phase, device::Place{block, blocks, static_cast<int>(thread)},
+                   registers[static_cast<size_t>(thread)], *shared);
         }
       }
     }
