@@ -147,6 +147,10 @@ class LayerCheck {
     compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
   }
 
+  /// Of a tensor; where it has more numbers than these, directions are random and a wrong gradient of any
+  /// number shows in each.
+  static constexpr int64_t kDirections = 4;
+
   /// Gradients by `at` and by every parameter against central differences of `value`.
   template <class Loss>
   void compare(const std::string& what, const std::vector<double>& dat, const std::string& by,
@@ -163,16 +167,24 @@ class LayerCheck {
     expect(report_, what, worst(dat, numeric), 1e-7);
     for (const ParamLayout::Entry& entry : fixture_.layout->entries()) {
       if (entry.offset >= fixture_.layout->trainable_size()) continue;
+      double* const values = fixture_.arena->values() + entry.offset;
+      const std::vector<double> was(values, values + entry.size);
       double error = 0;
-      for (int64_t i = 0; i < entry.size; ++i) {
-        double& parameter = fixture_.arena->values()[entry.offset + i];
-        const double was = parameter;
-        parameter = was + step;
-        const double up = value(at);
-        parameter = was - step;
-        const double slope = (up - value(at)) / (2 * step);
-        parameter = was;
-        error = std::max(error, std::abs(slope - grads[entry.offset + i]) / std::max(1.0, std::abs(slope)));
+      for (int64_t k = 0; k < std::min(entry.size, kDirections); ++k) {
+        std::vector<double> along = random_values(entry.size, 20 + static_cast<uint64_t>(k), -1, 1);
+        if (entry.size <= kDirections) {
+          std::fill(along.begin(), along.end(), 0.0);
+          along[k] = 1;
+        }
+        const auto moved = [&](double shift) {
+          for (int64_t i = 0; i < entry.size; ++i) values[i] = was[i] + shift * along[i];
+          return value(at);
+        };
+        const double up = moved(step), slope = (up - moved(-step)) / (2 * step);
+        std::copy(was.begin(), was.end(), values);
+        double wanted = 0;
+        for (int64_t i = 0; i < entry.size; ++i) wanted += along[i] * grads[entry.offset + i];
+        error = std::max(error, std::abs(slope - wanted) / std::max(1.0, std::abs(slope)));
       }
       expect(report_, by + entry.name, error, 1e-7);
     }

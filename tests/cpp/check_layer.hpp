@@ -28,12 +28,14 @@ struct LayerCase {
 /// The checks of a layer in float64, with loss = <g, z> + <h, logdet>, random g and h:
 ///  1. inverse(forward(x)) = x, forward(inverse(z)) = z, log-dets cancel          (1e-12)
 ///  2. backward rebuilds x                                                        (1e-12)
-///  3. dx, 4. every parameter gradient against central differences                (1e-7)
+///  3. dx, 4. every parameter gradient against central differences                (1e-7), along four random
+///     directions of a tensor that has more numbers
 ///  5. log-det against the Jacobian probed with unit vectors through backward     (1e-10), and by differences
 ///  6. backward twice doubles parameter gradients; kept activations change nothing
 ///  7. in place = out of place, and a strided view = a contiguous one
 ///  8. float32 agrees with float64; one and two threads give the same bits
-///  9. the inverse's dz and every parameter gradient, loss = <g, x> + <h, logdet>  (1e-7); z rebuilt (1e-12)
+///  9. the inverse's dz and every parameter gradient as in 4, loss = <g, x> + <h, logdet>  (1e-7); z rebuilt
+///     (1e-12)
 Report check_layer(const LayerCase& c);
 
 /// Checks 3 and 4 for a conditioner, whose backward adds to dx, and 8.
