@@ -1,8 +1,7 @@
 #include <limits>
 
 #include "check_device.hpp"
-#include "kernels/device/matrix_products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/device/products.hpp"
 
 // A device's convolutions and chains of them.
 
@@ -57,9 +56,6 @@ void check_conv(const ConvCase& c, double bound) {
   });
 }
 
-using DeviceKernels =
-    KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, float>, float>;
-
 /// A 1x1 convolution each way, of rows that lie `before` behind the beginning and `between` apart.
 template <class T>
 void check_thin(int64_t pixels, int64_t in, int64_t out, int64_t before, int64_t between, double bound) {
@@ -104,9 +100,8 @@ struct Chain {
 
 /// All that a chain computes, both ways, from the same float32 numbers whatever T is. acts: the hidden
 /// activations, or null to make them.
-template <class T, class H>
-std::vector<double> run_chain(Context& ctx, Arrays& a, const KernelSet<T>& kernels, const Chain& chain,
-                              H*& acts) {
+template <class T, class H, class Kernels>
+std::vector<double> run_chain(Context& ctx, Arrays& a, const Kernels& kernels, const Chain& chain, H*& acts) {
   constexpr bool half = std::is_same<H, Bf16>::value;
   const auto put = [&](int64_t n, uint64_t seed, double low = -1, double high = 1) {
     const std::vector<float> v = random_of<float>(n, seed, low, high);
@@ -159,8 +154,25 @@ std::vector<double> run_chain(Context& ctx, Arrays& a, const KernelSet<T>& kerne
   return result;
 }
 
-using GenericKernels =
-    KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, float>, float>;
+/// A device's kernels with the generic products: a kernel set of its own would instantiate all the others
+/// anew.
+struct GenericKernels {
+  using Products = DeviceProducts<EmulatedLauncher, float>;
+  const KernelSet<float>& others;
+
+  template <class H>
+  void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool, View<const float> x,
+                     H* acts, View<float> h) const {
+    Products::stack_forward<H>(ctx, units, count, x, acts, h);
+  }
+  template <class H>
+  void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool, View<const float> x,
+                      const H* acts, View<const float> h, View<float> dh, View<float> dx) const {
+    const StackUnit<float>& last = units[count - 1];
+    others.epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+    Products::stack_backward<H>(ctx, units, count, x, acts, dh, dx);
+  }
+};
 
 /// A chain by matrix units, of numbers H, in every order of threads, beside the generic products with the
 /// same activations, and beside itself with two parts a number.
@@ -169,17 +181,17 @@ void check_matrix_units(const Chain& chain) {
   CAPTURE(to_string(chain.in));
   CAPTURE(chain.widths.back());
   install_emulator();
-  const GenericKernels generic;
   std::vector<double> first, first_high;
   for (const Emulator::Order order : kOrders) {
     Emulator::get().order = order;
     Context ctx("emulated");
     Arrays a(ctx);
+    const KernelSet<float>& kernels = ctx.kernels<float>();
     H* acts = nullptr;
-    const std::vector<double> wanted = run_chain<float, H>(ctx, a, generic, chain, acts);
-    const std::vector<double> got = run_chain<float, H>(ctx, a, ctx.kernels<float>(), chain, acts);
+    const std::vector<double> wanted = run_chain<float, H>(ctx, a, GenericKernels{kernels}, chain, acts);
+    const std::vector<double> got = run_chain<float, H>(ctx, a, kernels, chain, acts);
     ctx.set_matmul_precision(MatmulPrecision::high);
-    const std::vector<double> high = run_chain<float, H>(ctx, a, ctx.kernels<float>(), chain, acts);
+    const std::vector<double> high = run_chain<float, H>(ctx, a, kernels, chain, acts);
     if (order == Emulator::ascending) {
       first = got;
       first_high = high;
