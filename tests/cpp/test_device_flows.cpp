@@ -132,6 +132,7 @@ void check_flow(const Flow<T>& flow, const std::vector<int64_t>& batches, int64_
       CHECK(std::memcmp(got.samples.data(), drawn.data(), got.samples.size() * sizeof(T)) == 0);
       if (order != Emulator::ascending) continue;
       CHECK(gap(got.all(), wanted) <= bound);
+      if (n != batches.front()) continue;  // smaller ones have its bits
       CHECK(gap(got.all(), by_layers(device, *there, flow, n)) <= bound);
     }
     CHECK(Emulator::get().live() == 0);
