@@ -429,7 +429,7 @@ struct AddTo {
   bool overwrite = false;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
-    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
+    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -456,7 +456,7 @@ struct Activate {
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
-    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
+    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -494,7 +494,7 @@ struct ActivateBackward {
   }
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
     upcoming.add(Lines::of(y + m0 * y_stride + n0, y_stride, rows));
-    upcoming.add(Lines::of(c + m0 * ldc + n0, ldc, rows));
+    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {

@@ -7,6 +7,14 @@
 
 namespace evenflow::gemm {
 
+/// Whether there is an instruction that asks for a line to write. Else a line that other cores have read, as
+/// they do operands of gradients, is asked for to read, and the write waits until they have given it up.
+#if defined(__x86_64__) && !defined(__PRFCHW__)
+constexpr bool kAsksToWrite = false;
+#else
+constexpr bool kAsksToWrite = true;
+#endif
+
 /// Rows of memory that will be needed, up to three cache lines of each: the first one's first, and how far
 /// the others of a row lie behind it (the same one again where there are fewer).
 struct Lines {
@@ -14,6 +22,7 @@ struct Lines {
   int64_t stride = 0;  ///< bytes
   int second = 0, third = 0;
   int64_t rows = 0;
+  bool written = false;  ///< they will be
 
   /// Of a tile's width of rows whose first element is *first.
   template <class C>
@@ -22,6 +31,13 @@ struct Lines {
     const int whole = sizeof(C) > sizeof(Bf16) ? 64 : 0;  // a tile's bfloat16 numbers fit one line
     return {reinterpret_cast<const char*>(first), row_stride * static_cast<int64_t>(sizeof(C)), whole,
             row_stride % line != 0 ? whole + 64 : whole, rows};
+  }
+  /// Of results.
+  template <class C>
+  EVENFLOW_HD static Lines to_write(const C* first, int64_t row_stride, int64_t rows) {
+    Lines lines = of(first, row_stride, rows);
+    lines.written = true;
+    return lines;
   }
   /// Of `count` elements, one after the other.
   template <class C>
@@ -40,9 +56,15 @@ struct Lines {
   }
   /// Asks for the next row.
   EVENFLOW_HD void ask() {
-    __builtin_prefetch(at);
-    __builtin_prefetch(at + second);
-    __builtin_prefetch(at + third);
+    if (kAsksToWrite && written) {
+      __builtin_prefetch(at, 1);
+      __builtin_prefetch(at + second, 1);
+      __builtin_prefetch(at + third, 1);
+    } else {
+      __builtin_prefetch(at);
+      __builtin_prefetch(at + second);
+      __builtin_prefetch(at + third);
+    }
     at += stride;
     --rows;
   }
