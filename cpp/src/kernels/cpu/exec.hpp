@@ -38,6 +38,8 @@ struct CpuExec {
   template <class T, class F>
   struct MappedRun {
     static constexpr int64_t kElements = 128, kTogether = Isa::vector_bytes / 4;
+    /// Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
+    static constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
     static constexpr int kSums = F::sums ? F::sums : 1;
     alignas(64) T in[F::inputs][kElements];
     alignas(64) T out[F::outputs][kElements];
@@ -57,7 +59,15 @@ struct CpuExec {
         f.load(r, 0, &in[0][e], kElements);
         one_by_one(r);
       }
-      for (int64_t e = 0; cols > 1 && e < count; ++e) {
+      bool packed = false;
+      if constexpr (kPack > 1) {
+        packed = cols % kPack == 0 && f.packs(kPack);
+        for (int64_t e = 0; packed && e < count; e += kPack) {
+          f.template load<kPack>(r, c, &in[0][e], kElements);
+          if ((c += kPack) == cols) c = 0, ++r;
+        }
+      }
+      for (int64_t e = 0; !packed && cols > 1 && e < count; ++e) {
         f.load(r, c, &in[0][e], kElements);
         if (++c == cols) c = 0, ++r;
       }
@@ -80,7 +90,13 @@ struct CpuExec {
         f.store(row, 0, &out[0][e], kElements);
         one_by_one(row);
       }
-      for (int64_t e = 0; cols > 1 && e < count; ++e) {
+      if constexpr (kPack > 1) {
+        for (int64_t e = 0; packed && e < count; e += kPack) {
+          f.template store<kPack>(row, col, &out[0][e], kElements);
+          if ((col += kPack) == cols) col = 0, ++row;
+        }
+      }
+      for (int64_t e = 0; !packed && cols > 1 && e < count; ++e) {
         f.store(row, col, &out[0][e], kElements);
         if (++col == cols) col = 0, ++row;
       }
