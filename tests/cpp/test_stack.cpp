@@ -28,7 +28,8 @@ struct ChainCase {
   std::vector<int> kernels;
 };
 
-// Small ones go convolution by convolution, the large by blocks of pixels.
+// Small ones go convolution by convolution, the large by blocks of pixels; the last but one forward by
+// convolutions, backward by runs.
 const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{3, 4, 4, 6}, {33, 17, 12}, {3, 1, 3}},
                              {{1, 2, 2, 24}, {4, 4, 48}, {3, 1, 3}},
@@ -37,7 +38,11 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{3000, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
                              {{5, 6, 6, 3}, {6}, {3}},
                              {{50, 1, 1, 19}, {401, 366, 7}, {1, 1, 1}},
-                             {{2500, 1, 1, 3}, {133, 131, 65, 2}, {1, 1, 1, 1}}};
+                             {{2500, 1, 1, 3}, {133, 131, 65, 2}, {1, 1, 1, 1}},
+                             {{1501, 1, 1, 3}, {300, 50, 5}, {1, 1, 1}},
+                             {{1501, 1, 1, 3}, {300, 2, 290, 5}, {1, 1, 1, 1}},
+                             {{5, 9, 9, 12}, {100, 90, 24}, {3, 1, 3}},
+                             {{1100, 1, 1, 42}, {257, 240, 33, 64}, {1, 1, 1, 1}}};
 
 template <class T>
 struct Chain {

@@ -49,7 +49,7 @@ class ConvStack : public Conditioner<T> {
     const int64_t value = half_ ? 2 : sizeof(T);
     int64_t bytes = 0;
     for (size_t u = 0; u + 1 < units_.size(); ++u) {
-      bytes += value * units_[u].output_shape(n).pixels() * padded_stride(units_[u].config().cout, value);
+      bytes += value * hidden_size(units_[u].config().cout, units_[u].output_shape(n).pixels(), value);
     }
     return bytes / static_cast<int64_t>(sizeof(T));  // rows are whole cache lines
   }

@@ -53,11 +53,30 @@ EVENFLOW_HD int64_t padded_stride(int64_t channels, int64_t value_bytes) {
   return (lines + (lines > 1 && lines % 2 == 0 ? 1 : 0)) * line;
 }
 
-/// Values of all hidden activations of a chain.
+/// Hidden activations of at least so many pixels may lie in panels: all pixels of a cache line of channels,
+/// then those of the next. Rows of a panel, some more than pixels, so that lines of one pixel do not fall
+/// into few sets of a cache.
+constexpr int64_t kPanelPixels = 256;
+EVENFLOW_HD int64_t panel_rows(int64_t pixels) {
+  return (pixels + 63) / 64 * 64 + 16;
+}
+EVENFLOW_HD int64_t panels_size(int64_t channels, int64_t pixels, int64_t value_bytes) {
+  const int64_t line = 64 / value_bytes;
+  return (channels + line - 1) / line * line * panel_rows(pixels);
+}
+
+/// Values of a hidden activation, in rows or panels.
+EVENFLOW_HD int64_t hidden_size(int64_t channels, int64_t pixels, int64_t value_bytes) {
+  const int64_t rows = pixels * padded_stride(channels, value_bytes),
+                panels = pixels < kPanelPixels ? 0 : panels_size(channels, pixels, value_bytes);
+  return panels < rows ? rows : panels;
+}
+
+/// Of all those of a chain.
 template <class T>
 EVENFLOW_HD int64_t hidden_size(const StackUnit<T>* units, int count, int64_t pixels, int64_t value_bytes) {
   int64_t size = 0;
-  for (int u = 0; u + 1 < count; ++u) size += pixels * padded_stride(units[u].dims.cout, value_bytes);
+  for (int u = 0; u + 1 < count; ++u) size += hidden_size(units[u].dims.cout, pixels, value_bytes);
   return size;
 }
 

@@ -20,11 +20,15 @@ EVENFLOW_HD void one_by_one(int64_t& index) {
 // has registers that hold small matrices of such pairs; see MatrixUnit. `parts`: bfloat16 numbers that a
 // float32 operand is taken apart into, see split. `copies`: whether operands whose rows are so far apart are
 // copied to where they lie one after the other; it pays where a tile takes a row of both in few cycles.
+// `gradient_rows` x `gradient_vectors` is the tile of a gradient of weights. `panels`: whether long batches'
+// hidden float32 activations lie in panels (see gemm::Matrix), whose columns such a tile divides.
 
 struct Baseline {
   static constexpr const char* name = "baseline";
   static constexpr int vector_bytes = 16;
   static constexpr int rows = 6;
+  static constexpr int gradient_rows = 6, gradient_vectors = 2;
+  static constexpr bool panels = false;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
   static constexpr int parts = 1;
@@ -35,6 +39,8 @@ struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int vector_bytes = 32;
   static constexpr int rows = 6;
+  static constexpr int gradient_rows = 6, gradient_vectors = 2;
+  static constexpr bool panels = false;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
   static constexpr int parts = 1;
@@ -45,6 +51,8 @@ struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
+  static constexpr int gradient_rows = 8, gradient_vectors = 3;
+  static constexpr bool panels = true;
   static constexpr bool pair_dot = false;
   static constexpr bool matrix = false;
   static constexpr int parts = 1;
@@ -57,6 +65,8 @@ struct Avx512Bf16 {
   static constexpr const char* name = "avx512_bf16";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
+  static constexpr int gradient_rows = 14, gradient_vectors = 2;
+  static constexpr bool panels = false;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = false;
   static constexpr int parts = 1;
@@ -68,6 +78,8 @@ struct Amx {
   static constexpr const char* name = "amx";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 32;
+  static constexpr int gradient_rows = 32, gradient_vectors = 2;
+  static constexpr bool panels = false;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = true;
   static constexpr int parts = 1;

@@ -19,7 +19,8 @@ struct CpuProducts {
     if (accumulate) {
       gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::AddTo<T>{dx.data, dx.stride});
     } else {
-      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::Activate<T, T>{dx.data, dx.stride});
+      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w,
+                                                 gemm::Activate<T, T>{{dx.data, dx.stride}});
     }
   }
 

@@ -93,24 +93,25 @@ void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* produc
   });
 }
 
-/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers.
+/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers. Hops:
+/// see Matrix; none in x if its neighbours are looked at.
 template <class Isa, class T, bool half, class S, class Y>
 void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* w,
-                  const Epilogue<T>& epilogue, View<Y> y) {
+                  const Epilogue<T>& epilogue, View<Y> y, int64_t x_hop = 0, int64_t y_hop = 0) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
-  const Activate<T, Y> finish{y.data, y.stride, epilogue.bias, epilogue.scale, epilogue.relu};
+  const Activate<T, Y> finish{{y.data, y.stride, y_hop}, epilogue.bias, epilogue.scale, epilogue.relu};
   const WeightsB<Isa, T, half> rows(WeightsAs::rows, dims, w);
   if (dims.kernel == 1) {
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c}, rows, finish);
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c, x_hop}, rows, finish);
   } else if (gather_input(dims)) {
     multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)}, rows,
              finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c},
+    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c, x_hop},
              WeightsB<Isa, T, half>(WeightsAs::channels_by_tap_outputs, dims, w),
-             Activate<T, T>{products, products_stride<T>(dims.cout)});
+             Activate<T, T>{{products, products_stride<T>(dims.cout)}});
     gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
   }
 }
@@ -131,7 +132,7 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, co
     T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
     multiply(ctx, m, ViewRows<Isa, T, S, half>{dy.data, dy.stride, dims.cout},
              WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w),
-             Activate<T, T>{products, products_stride<T>(dims.in.c)});
+             Activate<T, T>{{products, products_stride<T>(dims.in.c)}});
     gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
                             finish.for_block(0));
   }
@@ -154,15 +155,17 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
 }
 
 /// dw += x^T dy, or = with overwrite; all pixels, of which there is one, at once or one run of them after the
-/// other. Its memory is `scope`'s.
-template <class Isa, class T, bool half, class S, class D>
+/// other. Its memory is `scope`'s. panels: sides whose neighbours are not looked at may have hops; see
+/// Matrix.
+template <class Isa, class T, bool half, class S, class D, bool panels = false>
 class WeightGradient {
  public:
   WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, View<const S> x, View<const D> dy,
-                 T* dw, bool overwrite)
+                 T* dw, bool overwrite, int64_t x_hop = 0, int64_t dy_hop = 0)
       : dims_(dims),
-        x_{x.data, x.stride, dims.in.c},
+        x_{x.data, x.stride, dims.in.c, x_hop},
         dy_(dy),
+        dy_hop_(dy_hop),
         dw_(dw),
         overwrite_(overwrite),
         sums_(dw),
@@ -177,7 +180,9 @@ class WeightGradient {
       image_ = bordered<Isa, T, half, S>(ctx, scope, x, dims.edge);
     } else {
       image_ = bordered<Isa, T, half, D>(ctx, scope, dy, false);
-      take_sums(scope, dims.in.c, 9 * dims.cout);  // (c, (tap, n)), taps from the last to the first
+      // ((tap, n), c), taps from the last to the first: channels divide more evenly, and one by one they need
+      // no neighbours.
+      take_sums(scope, 9 * dims.cout, dims.in.c);
     }
   }
 
@@ -198,18 +203,16 @@ class WeightGradient {
 
   /// After all pixels, and a barrier.
   __attribute__((noinline)) void finish(const Team& team) const {
-    const int64_t rows = dims_.weight_rows(), cout = dims_.cout;
-    const int64_t begin = team.begin(dims_.in.c), end = team.end(dims_.in.c);
-    if (narrow_) {
-      for (int64_t c = begin; c < end; ++c) {
-        for (int64_t n = 0; n < cout; ++n) put(sums_[n * stride_ + c], dw_ + c * cout + n);
-      }
-    } else if (sums_ != dw_) {
-      for (int64_t t = 0; t < 9; ++t) {
-        for (int64_t c = begin; c < end; ++c) {
-          const T* from = sums_ + c * stride_ + (8 - t) * cout;
-          T* to = dw_ + (t * rows + c) * cout;
-          for (int64_t n = 0; n < cout; ++n) put(from[n], to + n);
+    if (sums_ == dw_) return;
+    constexpr int64_t kLine = Matrix<T>::line;
+    const int64_t rows = dims_.weight_rows(), cout = dims_.cout, taps = dims_.taps();
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t c0 = team.begin(dims_.in.c), end = team.end(dims_.in.c), next; c0 < end; c0 = next) {
+        next = ops::min_of(end, c0 + kLine);
+        for (int64_t n = 0; n < cout; ++n) {
+          const T* from = sums_ + ((taps - 1 - t) * cout + n) * stride_;
+          T* to = dw_ + t * rows * cout + n;
+          for (int64_t c = c0; c < next; ++c) put(from[c], to + c * cout);
         }
       }
     }
@@ -228,6 +231,9 @@ class WeightGradient {
  private:
   template <class X>
   using Rows = ViewRows<Isa, T, X, half>;
+  using Patches = PatchRows<Isa, T, half>;
+  template <class Left, class Right>
+  using Product = TransposedProduct<Isa, T, Left, Right, panels>;
 
   void take_sums(WorkspaceScope& scope, int64_t rows, int64_t width) {
     stride_ = padded_stride(width, sizeof(T));
@@ -238,27 +244,27 @@ class WeightGradient {
 
   template <class F>
   void product(const D* dy, const F& f) const {
-    const Rows<D> dy_rows{dy, dy_.stride, dims_.cout};
+    const Rows<D> dy_rows{dy, dy_.stride, dims_.cout, dy_hop_};
     const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
     const bool overwrite = overwrite_ || sums_ != dw_;
     if (narrow_) {
       if constexpr (!half) {
-        f(TransposedProduct<Isa, T, Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
+        f(Product<Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
       }
     } else if (dims_.kernel == 1) {
-      f(TransposedProduct<Isa, T, Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_, overwrite));
+      f(Product<Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_, overwrite));
     } else if (gather_input(dims_)) {
-      f(TransposedProduct<Isa, T, PatchRows<Isa, T, half>, Rows<D>>(
-          m, {image_}, 9 * dims_.weight_rows(), dy_rows, cout, sums_, stride_, overwrite));
+      f(Product<Patches, Rows<D>>(m, {image_}, 9 * dims_.weight_rows(), dy_rows, cout, sums_, stride_,
+                                  overwrite));
     } else {
-      f(TransposedProduct<Isa, T, Rows<S>, PatchRows<Isa, T, half>>(m, x_, cin, {image_}, 9 * cout, sums_,
-                                                                    stride_, overwrite));
+      f(Product<Patches, Rows<S>>(m, {image_}, 9 * cout, x_, cin, sums_, stride_, overwrite));
     }
   }
 
   ConvDims dims_;
   Rows<S> x_;
   View<const D> dy_;
+  int64_t dy_hop_;
   T* dw_;
   bool overwrite_;
   T* sums_;  ///< where products are added up: dw, or in another order

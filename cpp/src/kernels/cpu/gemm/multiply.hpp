@@ -283,10 +283,11 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   });
 }
 
-/// Columns [first, end) of kc rows of each part to a buffer `width` wide, zeros beyond.
-template <class T>
-EVENFLOW_HD void copy_columns(T* dst, int64_t width, int parts, Strip<T> src, int64_t first, int64_t end,
-                              int64_t kc) {
+/// Columns [first, end) of kc rows of each part to a buffer `width` wide, zeros beyond. Inlined it would be
+/// in every product twice.
+template <class Isa, class T>
+__attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, Strip<T> src, int64_t first,
+                                            int64_t end, int64_t kc) {
   const int64_t count = ops::min_of(width, end - first), part = src.stride / parts;
   for (int64_t p = 0; p < kc * parts; ++p) {
     copy_run(dst + p * width, src.data + p / parts * src.stride + p % parts * part + first, count);
@@ -296,7 +297,7 @@ EVENFLOW_HD void copy_columns(T* dst, int64_t width, int parts, Strip<T> src, in
 
 /// Columns [first, end) of kc rows to tiles of `width` columns, tile_size apart; zeros beyond the last
 /// column.
-template <int width, class T>
+template <class Isa, int width, class T>
 void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
   const int64_t whole = (end - first) / width;
   for (int64_t p = 0; p < kc; ++p) {
@@ -305,7 +306,7 @@ void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t 
     for (int64_t t = 0; t < whole; ++t) memcpy(to + t * tile_size, from + t * width, width * sizeof(T));
   }
   if (first + whole * width < end) {
-    copy_columns(dst + whole * tile_size, width, 1, src, first + whole * width, end, kc);
+    copy_columns<Isa>(dst + whole * tile_size, width, 1, src, first + whole * width, end, kc);
   }
 }
 
@@ -346,8 +347,9 @@ void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, in
 }
 
 /// c (m, n) += left^T right, a sum over k rows of both, or = with overwrite. Threads divide c. One call may
-/// take all rows, or each of several calls the next run of them, of whole blocks.
-template <class Isa, class T, class Left, class Right>
+/// take all rows, or each of several calls the next run of them, of whole blocks. panels: the sides may lie
+/// in panels.
+template <class Isa, class T, class Left, class Right, bool panels>
 class TransposedProduct {
  public:
   TransposedProduct(int64_t k, const Left& left, int64_t m, const Right& right, int64_t n, T* c, int64_t ldc,
@@ -356,11 +358,10 @@ class TransposedProduct {
         right_(right),
         m_(m),
         n_(n),
-        tiles_((m + S::rows - 1) / S::rows),
-        panels_((n + S::cols - 1) / S::cols),
+        tiles_((m + kRows - 1) / kRows),
         blocks_(PixelBlocks::of<Isa, T>(k, Left::pairs)),
         chunk_(ops::max_of<int64_t>(
-            1, kLeftBytes / (kPixelBlock * Isa::parts * S::rows * static_cast<int64_t>(sizeof(T))))),
+            1, kLeftBytes / (kPixelBlock * Isa::parts * kRows * static_cast<int64_t>(sizeof(T))))),
         row_(Isa::parts *
              padded_stride(Left::pairs ? whole_steps<Isa>((blocks_.largest + 1) / 2) : blocks_.largest,
                            sizeof(T))),
@@ -373,81 +374,86 @@ class TransposedProduct {
 
   /// Values that each thread needs for itself.
   int64_t room() const {
-    return left_size_ + right_size_ + row_ * S::cols + values_size() +
-           row_ * S::rows * ops::min_of(chunk_, tiles_) + kSlack;
+    return left_size_ + right_size_ + row_ * kCols + values_size() +
+           row_ * kRows * ops::min_of(chunk_, tiles_) + kSlack;
   }
 
   void run(const Team& team, int64_t k_begin, int64_t k_end, T* room) const {
     T* left_buffer = room;
     T* right_buffer = left_buffer + left_size_;
     T* copied_panel = right_buffer + right_size_;
-    T* values = copied_panel + row_ * S::cols;
+    T* values = copied_panel + row_ * kCols;
     T* copied_tiles = values + values_size();
-    const int64_t tile_size = row_ * S::rows;
+    const int64_t tile_size = row_ * kRows;
     TileProducts<Isa, T, !Isa::matrix, Left::pairs, AddTo<T>> products;
-    // The side that divides more evenly is divided.
+    // The side that divides more evenly is divided; if both do, the longer one.
     const auto idle = [&](int64_t count) {
       return ((count + team.size - 1) / team.size * team.size - count) / static_cast<double>(count);
     };
-    // If both do, the one that costs more to lay out.
-    const bool by_panels = Isa::matrix ? idle(panels_) < idle(tiles_) : idle(panels_) <= idle(tiles_);
-    const int64_t p_begin = by_panels ? team.begin(panels_) : 0,
-                  p_end = by_panels ? team.end(panels_) : panels_;
-    const int64_t t_begin = by_panels ? 0 : team.begin(tiles_), t_end = by_panels ? tiles_ : team.end(tiles_);
-    const int64_t m_end = ops::min_of(m_, t_end * S::rows), n_end = ops::min_of(n_, p_end * S::cols);
+    const int64_t shares_of_n = (n_ + kShare - 1) / kShare;
+    const double idle_n = idle(shares_of_n), idle_m = idle(tiles_);
+    const bool by_columns = idle_n < idle_m || (idle_n == idle_m && n_ > m_);
+    const int64_t n_begin = by_columns ? team.begin(shares_of_n) * kShare : 0,
+                  n_end = by_columns ? ops::min_of(n_, team.end(shares_of_n) * kShare) : n_;
+    const int64_t t_begin = by_columns ? 0 : team.begin(tiles_),
+                  t_end = by_columns ? tiles_ : team.end(tiles_);
+    const int64_t m_end = ops::min_of(m_, t_end * kRows), count = (n_end - n_begin + kCols - 1) / kCols;
+    // Panels of nearly one width: a tile of one vector would wait for its loads.
+    const int64_t vectors = (n_end - n_begin + S::lanes - 1) / S::lanes;
+    const auto panel_at = [&](int64_t p) {
+      return wide ? n_begin + vectors * p / count * S::lanes : n_begin + p * kCols;
+    };
     for (int64_t k0 = k_begin, next; k0 < k_end; k0 = next) {
       next = blocks_.next(k0, k_end);
       const int64_t kc = next - k0;
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
       const Strip<T> a = [&] {
         if constexpr (split<Isa>) return left_.values(k0, kc, left_buffer);
-        return left_.block(k0, kc, t_begin * S::rows, m_end, left_buffer);
+        return left_.block(k0, kc, t_begin * kRows, m_end, left_buffer);
       }();
-      const Strip<T> b = right_.block(k0, kc, p_begin * S::cols, n_end, right_buffer);
+      const Strip<T> b = right_.block(k0, kc, n_begin, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
-      const bool copy_left =
-          Isa::matrix || (p_end - p_begin >= kCopiedReads && Isa::copies(a.stride * bytes));
+      const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
           ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
       // The last tile may be higher than what is left to read.
-      const int64_t m_last = (tiles_ - 1) * S::rows;
-      const bool copy_last =
-          !copy_left && t_end == tiles_ && m_last + S::height_for_columns(m_ - m_last) > left_.readable();
-      if (copy_last) copy_columns(copied_tiles, S::rows, 1, a, m_last, m_, steps);
+      const int64_t m_last = (tiles_ - 1) * kRows;
+      const bool copy_last = !copy_left && t_end == tiles_ && m_last + height(m_ - m_last) > left_.readable();
+      if (copy_last) copy_columns<Isa>(copied_tiles, kRows, 1, a, m_last, m_, steps);
       const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
       const AddTo<T> finish{c_, ldc_, overwrite_ && k0 == 0};
-      const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * (p_end - p_begin);
+      const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * count;
       for (int64_t i = 0; i < shares; ++i) {
-        const int64_t p = p_begin + i % (p_end - p_begin), t0 = t_begin + i / (p_end - p_begin) * chunk_;
+        const int64_t p = i % count, t0 = t_begin + i / count * chunk_;
         const int64_t t1 = ops::min_of(t_end, t0 + chunk_);
-        const int64_t n0 = p * S::cols, cols = ops::min_of<int64_t>(S::cols, n_ - n0);
-        Strip<T> panel{b.data + n0, b.stride};
-        if (copy_right || n0 + (cols > S::lanes ? S::cols : S::lanes) > right_.readable()) {
-          copy_columns(copied_panel, S::cols, Isa::parts, b, n0, n_, steps);
-          panel = {copied_panel, Isa::parts * S::cols};
+        const int64_t n0 = panel_at(p), cols = ops::min_of(panel_at(p + 1), n_end) - n0;
+        Strip<T> panel{b.template at<Isa>(0, n0), b.stride, b.hop};
+        if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
+          copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
+          panel = {copied_panel, Isa::parts * kCols};
         }
-        if (copy_left && p == p_begin) {
-          const int64_t end = ops::min_of(m_, t1 * S::rows);
+        if (copy_left && p == 0) {
+          const int64_t end = ops::min_of(m_, t1 * kRows);
           if constexpr (split<Isa>) {
-            split_tiles<Isa>(copied_tiles, row_, a, t0 * S::rows, end, kc, values);
+            split_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, kc, values);
           } else if constexpr (Isa::matrix) {
-            transpose_tiles<Isa>(copied_tiles, row_, a, t0 * S::rows, end, steps);
+            transpose_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, steps);
           } else {
-            copy_tiles<S::rows>(copied_tiles, tile_size, a, t0 * S::rows, end, steps);
+            copy_tiles<Isa, kRows>(copied_tiles, tile_size, a, t0 * kRows, end, steps);
           }
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
-          left_.prefetch(next + r, t_begin * S::rows, m_end);
-          right_.prefetch(next + r, p_begin * S::cols, n_end);
+          left_.prefetch(next + r, t_begin * kRows, m_end);
+          right_.prefetch(next + r, n_begin, n_end);
         }
         for (int64_t t = t0; t < t1; ++t) {
-          const int64_t m0 = t * S::rows;
+          const int64_t m0 = t * kRows;
           const Strip<T> tile =
-              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : S::rows}
-              : copy_last && m0 == m_last ? Strip<T>{copied_tiles, S::rows}
-                                          : Strip<T>{a.data + m0, a.stride};
-          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(S::rows, m_ - m0), n0, cols, far_},
+              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : kRows}
+              : copy_last && m0 == m_last ? Strip<T>{copied_tiles, kRows}
+                                          : Strip<T>{a.template at<Isa>(0, m0), a.stride};
+          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols, far_},
                             finish);
         }
       }
@@ -457,12 +463,19 @@ class TransposedProduct {
 
  private:
   using S = Tile<Isa, T>;
+  static constexpr int kRows = panels ? S::gradient_rows : S::rows,
+                       kCols = panels ? S::gradient_cols : S::cols;
+  /// Whether a panel's tiles are of three vectors, which seldom divide columns evenly.
+  static constexpr bool wide = kCols > S::cols;
+  static constexpr int kShare = wide ? S::lanes : kCols;  ///< of columns that threads divide
 
-  int64_t values_size() const { return split<Isa> ? S::rows * padded_stride(blocks_.largest, sizeof(T)) : 0; }
+  /// Of the tiles that serve `count` rows.
+  static constexpr int height(int64_t count) { return wide ? kRows : S::height_for_columns(count); }
+  int64_t values_size() const { return split<Isa> ? kRows * padded_stride(blocks_.largest, sizeof(T)) : 0; }
 
   Left left_;
   Right right_;
-  int64_t m_, n_, tiles_, panels_;
+  int64_t m_, n_, tiles_;
   PixelBlocks blocks_;
   int64_t chunk_;  ///< tiles whose left sides stay in the second-level cache
   int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied

@@ -125,7 +125,10 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
     if (run == X::lanes && count == X::lanes) {
 #pragma GCC unroll 16
-      for (int j = 0; j < X::lanes; ++j) v[j] = *reinterpret_cast<const typename X::Vector*>(columns[j] + p);
+      for (int j = 0; j < X::lanes; ++j) {
+        __builtin_prefetch(columns[j] + p + 4 * X::lanes);
+        v[j] = *reinterpret_cast<const typename X::Vector*>(columns[j] + p);
+      }
     } else {
       for (int64_t j = 0; j < count; ++j) copy_run(reinterpret_cast<T*>(&v[j]), columns[j] + p, run);
     }

@@ -68,7 +68,8 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
   }
 }
 
-/// Rows of a view, where they lie or converted. half: as an operand of a product of bfloat16 numbers.
+/// Rows of a matrix, where they lie or converted. half: as an operand of a product of bfloat16 numbers;
+/// without hops then.
 template <class Isa, class T, class S, bool half>
 struct ViewRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
@@ -77,14 +78,16 @@ struct ViewRows {
   const S* data;
   int64_t stride;
   int64_t cols;
+  int64_t hop = 0;
 
   int64_t tile_size() const { return Tile<Isa, T>::rows * Isa::parts * tile_stride() + kSlack; }
 
   /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
-      if (rows == height && (!pairs || cols == 2 * tile_stride())) {
-        return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride};
+      // A panel has room for more rows than there are.
+      if ((rows == height || hop != 0) && (!pairs || cols == 2 * tile_stride())) {
+        return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride, hop};
       }
     }
     const int64_t ld = Isa::parts * tile_stride();
@@ -117,7 +120,7 @@ struct ViewRows {
       interleave<Isa>(buffer, Isa::parts * ld, src, stride, k, begin, ops::min_of(end, cols));
       return {buffer, Isa::parts * ld};
     } else if constexpr (as_they_are) {
-      return {src, stride};
+      return {src, stride, hop};
     } else {
       for (int64_t p = 0; p < k; ++p) {
         convert(buffer + p * ld + begin, src + p * stride + begin, ops::min_of(end, cols) - begin);
@@ -128,15 +131,16 @@ struct ViewRows {
   int64_t values_size(int64_t) const { return 0; }
   /// The same as they are, float32.
   Strip<T> values(int64_t k0, int64_t, T*) const { return {data + k0 * stride, stride}; }
-  int64_t readable() const { return cols; }
+  int64_t readable() const { return hop != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
   EVENFLOW_HD void prefetch(int64_t row, int64_t begin, int64_t end) const {
-    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(S));
-    for (int64_t c = begin; c < end; c += line) __builtin_prefetch(data + row * stride + c, 0, 2);
+    const Matrix<const S> rows{data, stride, hop};
+    for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(rows.template at<Isa>(row, c), 0, 2);
   }
 
  private:
   using Value = typename Tile<Isa, T>::Value;
   static constexpr int L = Tile<Isa, T>::lanes;
+  static constexpr int64_t kLine = Matrix<S>::line;
 
   int64_t tile_stride() const {
     const int64_t words = whole_steps<Isa>((cols + 1) / 2);

@@ -10,18 +10,32 @@
 
 namespace evenflow::gemm {
 
-/// The hidden activations of a chain in one buffer, H: T or Bf16. Rows are padded_stride apart.
+/// The hidden activations of a chain in one buffer, H: T or Bf16; in panels, or in rows padded_stride apart.
 template <class T, class H>
 struct HiddenViews {
   H* data;
   const StackUnit<T>* units;
   int64_t pixels;
+  bool panels;
 
   EVENFLOW_HD View<H> operator[](int unit) const {
     H* at = data;
-    for (int u = 0; u < unit; ++u) at += pixels * padded_stride(units[u].dims.cout, sizeof(H));
-    const int64_t cout = units[unit].dims.cout;
-    return View<H>(at, units[unit].dims.in.with_channels(cout), padded_stride(cout, sizeof(H)));
+    for (int u = 0; u < unit; ++u) at += hidden_size(units[u].dims.cout, pixels, sizeof(H));
+    return view(at, units[unit]);
+  }
+  /// Of a unit's activations at `at`.
+  EVENFLOW_HD View<H> view(H* at, const StackUnit<T>& unit) const {
+    const int64_t cout = unit.dims.cout;
+    return View<H>(at, unit.dims.in.with_channels(cout),
+                   panels ? Matrix<H>::line : padded_stride(cout, sizeof(H)));
+  }
+  /// Values of a buffer for the activations of so many pixels.
+  EVENFLOW_HD int64_t size(int64_t channels, int64_t count) const {
+    return panels ? panels_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
+  }
+  /// Of such a buffer; see Matrix.
+  EVENFLOW_HD int64_t hop(int64_t count) const {
+    return panels ? (panel_rows(count) - 1) * Matrix<H>::line : 0;
   }
 };
 
@@ -41,6 +55,31 @@ EVENFLOW_HD bool pointwise_inside(const StackUnit<T>* units, int count) {
     if (units[u].dims.kernel != 1 && (u + 1 < count || gather_input(units[u].dims))) return false;
   }
   return count > 1 && gather_input(units[0].dims);
+}
+
+/// Whether it is worth it, with sums over `depth` steps.
+template <class Isa, class T>
+bool in_blocks(const StackUnit<T>* units, int count, int64_t pixels, int64_t depth) {
+  return Blocks<Isa, T>(pixels, depth).count > 1 && pointwise_inside(units, count);
+}
+
+/// The longest sum of a chain's products, of those backward.
+template <class T>
+EVENFLOW_HD int64_t backward_depth(const StackUnit<T>* units, int count) {
+  int64_t depth = 1;
+  for (int u = 0; u < count; ++u) depth = ops::max_of(depth, units[u].dims.taps() * units[u].dims.cout);
+  return depth;
+}
+
+/// Whether kept activations lie in panels; the way back asks too. Products with one or two columns read rows
+/// by vectors, which know no hops.
+template <class Isa, class T, class H>
+bool in_panels(const StackUnit<T>* units, int count, int64_t pixels) {
+  if (!Tile<Isa, T>::panels || !std::is_same<H, T>::value || pixels < kPanelPixels) return false;
+  for (int u = 0; u < count; ++u) {
+    if (units[u].dims.in.c <= 2 || units[u].dims.cout <= 2) return false;
+  }
+  return in_blocks<Isa, T>(units, count, pixels, backward_depth(units, count));
 }
 
 /// The weights of a chain's units, packed, and products with them.
@@ -117,7 +156,8 @@ class StackForward {
         h_(h),
         m_(x.shape.pixels()),
         rows_(RowTiles::of<Isa, T>(m_)),
-        acts_(acts) {}
+        acts_(acts),
+        hidden_{acts, units, m_, acts && in_panels<Isa, T, H>(units, count, m_)} {}
 
   void run() {
     if constexpr (std::is_same<H, T>::value) {
@@ -125,8 +165,7 @@ class StackForward {
     }
     int64_t depth = 1;
     for (int u = 0; u < count_; ++u) depth = ops::max_of(depth, units_[u].dims.weight_rows());
-    const Blocks<Isa, T> blocks(m_, depth);
-    if (blocks.count > 1 && pointwise_inside(units_, count_)) {
+    if (in_blocks<Isa, T>(units_, count_, m_, depth)) {
       by_blocks();
     } else {
       by_units();
@@ -144,7 +183,7 @@ class StackForward {
       const Epilogue<T>& e = units_[u].epilogue;
       if (u + 1 == count_) y = h_.data;
       const WeightsB<Isa, T, half> b(WeightsAs::rows, dims, units_[u].w);
-      const Activate<T, T> finish{y, 0, e.bias, e.scale, e.relu};
+      const Activate<T, T> finish{{y, 0}, e.bias, e.scale, e.relu};
       if constexpr (split<Isa>) {
         multiply_row(ctx_, x, b, finish);
       } else if (!multiply_row(ctx_, x, b, finish)) {
@@ -156,19 +195,20 @@ class StackForward {
   }
 
   void by_units() {
-    if (!acts_) acts_ = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
-    const HiddenViews<T, H> hidden{acts_, units_, m_};
+    if (!acts_) hidden_.data = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
+    const int64_t hop = hidden_.hop(m_);
     for (int u = 0; u < count_; ++u) {
       const StackUnit<T>& unit = units_[u];
       const bool first = u == 0, last = u + 1 == count_;
       if (first && last) {
         conv_forward<Isa, T, half, T, T>(ctx_, unit.dims, x_, unit.w, unit.epilogue, h_);
       } else if (first) {
-        conv_forward<Isa, T, half, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden[0]);
+        conv_forward<Isa, T, half, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden_[0], 0, hop);
       } else if (last) {
-        conv_forward<Isa, T, half, H, T>(ctx_, unit.dims, hidden[u - 1], unit.w, unit.epilogue, h_);
+        conv_forward<Isa, T, half, H, T>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, h_, hop);
       } else {
-        conv_forward<Isa, T, half, H, H>(ctx_, unit.dims, hidden[u - 1], unit.w, unit.epilogue, hidden[u]);
+        conv_forward<Isa, T, half, H, H>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, hidden_[u],
+                                         hop, hop);
       }
     }
   }
@@ -178,18 +218,20 @@ class StackForward {
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
     weights_.take(scope_, count_);
-    int64_t hidden_row = 0;
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tile_rows = tiles * Tile<Isa, T>::rows;
+    int64_t local_size = 0;
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
       weights_.set(
           scope_, u,
           {by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows, units_[u].dims, units_[u].w});
-      if (u + 1 < count_) hidden_row = ops::max_of(hidden_row, padded_stride(units_[u].dims.cout, sizeof(H)));
+      if (u + 1 < count_ && !acts_) {
+        local_size = ops::max_of(local_size, hidden_.size(units_[u].dims.cout, tile_rows));
+      }
     }
-    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tile_size = weights_.tile_size();
+    const int64_t tile_size = weights_.tile_size();
     T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
     PlacedTile<T>* placed = scope_.template take<PlacedTile<T>>(threads * tiles);
-    const int64_t local_size = acts_ ? 0 : tiles * Tile<Isa, T>::rows * hidden_row;
     H* local = scope_.template take<H>(threads * 2 * local_size);
     if (taps_last) {
       products_ = scope_.template take<T>(m_ * products_stride<T>(last.dims.cout) + kSlack);
@@ -209,7 +251,7 @@ class StackForward {
       team.barrier();
       gather_taps<Isa, T>(
           last.dims.in, team.begin(m_), team.end(m_), 1, products_, last.dims.cout, outside_,
-          Activate<T, T>{h_.data, h_.stride, last.epilogue.bias, last.epilogue.scale, last.epilogue.relu});
+          Activate<T, T>{{h_.data, h_.stride}, last.epilogue.bias, last.epilogue.scale, last.epilogue.relu});
     });
   }
 
@@ -222,16 +264,17 @@ class StackForward {
 
   /// Hidden activations of a unit, of the block that starts at tile `first`: row m is at data + m * stride.
   View<H> hidden(int u, int64_t first, const Room& room) const {
-    if (acts_) return HiddenViews<T, H>{acts_, units_, m_}[u];
-    const int64_t cout = units_[u].dims.cout, stride = padded_stride(cout, sizeof(H));
-    return View<H>(room.hidden[u % 2] - rows_.row(first) * stride, x_.shape.with_channels(cout), stride);
+    if (acts_) return hidden_[u];
+    View<H> view = hidden_.view(room.hidden[u % 2], units_[u]);
+    view.data -= rows_.row(first) * view.stride;
+    return view;
   }
 
   void block(int64_t first, int64_t end, const Room& room) const {
     for (int u = 0; u < count_; ++u) {
       if (u > 0) {
         const View<H> in = hidden(u - 1, first, room);
-        unit(u, ViewRows<Isa, T, H, half>{in.data, in.stride, in.shape.c}, first, end, room);
+        unit(u, ViewRows<Isa, T, H, half>{in.data, in.stride, in.shape.c, hidden_.hop(m_)}, first, end, room);
       } else if (units_[0].dims.kernel == 3) {
         unit(0, PatchRows<Isa, T, half>{image_}, first, end, room);
       } else {
@@ -245,11 +288,12 @@ class StackForward {
     const Epilogue<T>& e = units_[u].epilogue;
     if (u + 1 < count_) {
       const View<H> y = hidden(u, first, room);
-      product(u, a, first, end, room, Activate<T, H>{y.data, y.stride, e.bias, e.scale, e.relu});
+      product(u, a, first, end, room,
+              Activate<T, H>{{y.data, y.stride, hidden_.hop(m_)}, e.bias, e.scale, e.relu});
     } else if (products_) {
-      product(u, a, first, end, room, Activate<T, T>{products_, products_stride<T>(units_[u].dims.cout)});
+      product(u, a, first, end, room, Activate<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
     } else {
-      product(u, a, first, end, room, Activate<T, T>{h_.data, h_.stride, e.bias, e.scale, e.relu});
+      product(u, a, first, end, room, Activate<T, T>{{h_.data, h_.stride}, e.bias, e.scale, e.relu});
     }
   }
 
@@ -267,6 +311,7 @@ class StackForward {
   int64_t m_;
   RowTiles rows_;
   H* acts_;
+  HiddenViews<T, H> hidden_;
   PackedUnits<Isa, T, half> weights_;
   T* products_ = nullptr;
   const T* outside_ = nullptr;
@@ -287,17 +332,12 @@ class StackBackward {
         dx_(dx),
         m_(x.shape.pixels()),
         rows_(RowTiles::of<Isa, T>(m_)),
-        hidden_{const_cast<H*>(acts), units, m_} {}
+        hidden_{const_cast<H*>(acts), units, m_, in_panels<Isa, T, H>(units, count, m_)} {}
 
   void run() {
     if (m_ == 0) return;
     if (count_ == 1) return first_unit<T>(dh_);
-    int64_t depth = 1;
-    for (int u = 0; u < count_; ++u) {
-      depth = ops::max_of(depth, units_[u].dims.taps() * units_[u].dims.cout);
-    }
-    const Blocks<Isa, T> blocks(m_, depth);
-    if (blocks.count > 1 && pointwise_inside(units_, count_)) {
+    if (in_blocks<Isa, T>(units_, count_, m_, backward_depth(units_, count_))) {
       by_runs();
     } else {
       by_units();
@@ -345,7 +385,7 @@ class StackBackward {
     T* sums = scope.take<T>(blocks * 2 * width);
     zero(sums, blocks * 2 * width);
     conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w,
-                                        derivative(u - 1, below.data, below.stride, sums));
+                                        derivative(u - 1, {below.data, below.stride}, sums));
     add_sums(lower, sums, blocks, 0, width);
     conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, y, da, unit.dw, unit.overwrite);
   }
@@ -359,11 +399,11 @@ class StackBackward {
     conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
   }
 
-  /// What turns the gradient of unit u's activation into da (rows at c) and adds up its columns.
-  ActivateBackward<T, H> derivative(int u, H* c, int64_t stride, T* sums) const {
+  /// What turns the gradient of unit u's activation into da and adds up its columns.
+  ActivateBackward<T, H> derivative(int u, const Matrix<H>& da, T* sums) const {
     const View<H> y = hidden_[u];
     const Epilogue<T>& e = units_[u].epilogue;
-    return {c, stride, y.data, y.stride, e.scale, e.relu, sums, y.shape.c};
+    return {da, {y.data, y.stride, hidden_.hop(m_)}, e.scale, e.relu, sums, y.shape.c};
   }
 
   static void zero(T* sums, int64_t count) {
@@ -414,19 +454,22 @@ class StackBackward {
                     unit.dims, unit.w});
       if (u == last) break;
       da_[u] = hidden_[u];
-      da_[u].data = scope.template take<H>(largest * da_[u].stride);
+      da_[u].data = scope.template take<H>(hidden_.size(unit.dims.cout, largest));
       sums_[u] = scope.template take<T>(groups * 2 * unit.dims.cout);
     }
-    using Inner = WeightGradient<Isa, T, half, H, H>;
-    const WeightGradient<Isa, T, half, T, H> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
-                                                            units_[0].dw, units_[0].overwrite);
-    const WeightGradient<Isa, T, half, H, T> last_gradient(ctx_, scope, units_[last].dims, hidden_[last - 1],
-                                                           dh_, units_[last].dw, units_[last].overwrite);
+    const int64_t hop = hidden_.hop(m_);
+    da_hop_ = hidden_.hop(largest);
+    constexpr bool panels = Tile<Isa, T>::panels && std::is_same<H, T>::value;
+    using Inner = WeightGradient<Isa, T, half, H, H, panels>;
+    const WeightGradient<Isa, T, half, T, H, panels> first_gradient(
+        ctx_, scope, units_[0].dims, x_, da_[0], units_[0].dw, units_[0].overwrite, 0, da_hop_);
+    const WeightGradient<Isa, T, half, H, T, panels> last_gradient(
+        ctx_, scope, units_[last].dims, hidden_[last - 1], dh_, units_[last].dw, units_[last].overwrite, hop);
     Inner* inner = scope.template take<Inner>(last);
     int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
     for (int u = 1; u < last; ++u) {
-      new (inner + u)
-          Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw, units_[u].overwrite);
+      new (inner + u) Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw,
+                            units_[u].overwrite, hop, da_hop_);
       gradient_size = ops::max_of(gradient_size, inner[u].room());
     }
     dh_image_ = last_gradient.dy_image();
@@ -509,7 +552,8 @@ class StackBackward {
   void derivatives(int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed, T* tiles) const {
     const auto derive = [&](int u, const auto& a) {
       const View<H> below = da_of(u - 1, begin);
-      const ActivateBackward<T, H> finish = derivative(u - 1, below.data, below.stride, sums_[u - 1]);
+      const ActivateBackward<T, H> finish =
+          derivative(u - 1, {below.data, below.stride, da_hop_}, sums_[u - 1]);
       weights_.multiply(
           u, a, rows_, first, end, [&](int64_t tile) { return finish.for_block(tile / group_tiles()); },
           placed, tiles);
@@ -521,11 +565,11 @@ class StackBackward {
     }
     const auto rows_of = [&](int u) {
       const View<H> da = da_of(u, begin);
-      return ViewRows<Isa, T, H, half>{da.data, da.stride, da.shape.c};
+      return ViewRows<Isa, T, H, half>{da.data, da.stride, da.shape.c, da_hop_};
     };
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
-      const Activate<T, T> finish{products_, products_stride<T>(x_.shape.c)};
+      const Activate<T, T> finish{{products_, products_stride<T>(x_.shape.c)}};
       weights_.multiply(0, rows_of(0), rows_, first, end, [&](int64_t) { return finish; }, placed, tiles);
     } else if (dx_.data) {
       const AddTo<T> finish{dx_.data, dx_.stride};
@@ -544,7 +588,8 @@ class StackBackward {
   HiddenViews<T, H> hidden_;
   PackedUnits<Isa, T, half> weights_;
   View<H>* da_ = nullptr;  ///< of the present run, of all units but the last
-  T** sums_ = nullptr;     ///< their columns' sums, (groups, 2, width)
+  int64_t da_hop_ = 0;
+  T** sums_ = nullptr;  ///< their columns' sums, (groups, 2, width)
   T* products_ = nullptr;
   Bordered<Isa, T, half> dh_image_;
 };

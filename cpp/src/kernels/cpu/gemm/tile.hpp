@@ -24,11 +24,17 @@ struct Tile {
   typedef T Value __attribute__((vector_size(Isa::vector_bytes)));
   typedef T Vector __attribute__((vector_size(Isa::vector_bytes), aligned(sizeof(T)), may_alias));
 
+  /// The tile of a gradient of weights whose operands may lie in panels, which those of doubles never do.
+  static constexpr bool panels = Isa::panels && std::is_same<T, float>::value;
+  static constexpr int gradient_rows = panels ? Isa::gradient_rows : rows,
+                       gradient_vectors = panels ? Isa::gradient_vectors : 2,
+                       gradient_cols = gradient_vectors * lanes;
+
   /// The height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
     return count > low_rows ? rows : count > 1 || Isa::matrix ? low_rows : 1;
   }
-  /// The same for rows that are columns of A, as in gradients of weights: two of a thin output are frequent.
+  /// The same for columns of A, as in gradients of weights: two of a thin output are frequent.
   static constexpr int height_for_columns(int64_t count) {
     return count == 2 && !Isa::matrix ? 2 : height_for(count);
   }
@@ -171,15 +177,40 @@ struct MatrixUnit {
   struct Session {};
 };
 
-/// sum[i][j] = sum over p < k of A[i, p] B[p, j]. A is row-major with rows lda apart, or, if `columns`,
-/// column-major with columns lda apart; rows of B are ldb apart.
+/// A matrix: row m and column n are at data + m * stride + n + n / line * hop, where a line is what a cache
+/// line holds. Without a hop, rows are whole. With one, `stride` is a line and the matrix lies in panels of
+/// that many columns: what a tile writes or a gradient of weights reads then are neighbours, and need no
+/// copy.
+template <class C>
+struct Matrix {
+  C* data = nullptr;
+  int64_t stride = 0, hop = 0;
+  static constexpr int64_t line = 64 / sizeof(C);
+  template <class Isa>
+  EVENFLOW_HD C* at(int64_t m, int64_t n) const {
+    C* const row = data + m * stride + n;
+    return Isa::panels ? row + static_cast<int64_t>(static_cast<uint64_t>(n) / line) * hop : row;
+  }
+};
+
+/// What a tile reads.
+template <class T>
+using Strip = Matrix<const T>;
+
+/// sum[i][j] = sum over p < k of A[i, p] B[p, j]; of A its transpose if `columns`. A's columns, or those of
+/// its transpose, and B's begin with those of a line where there are hops.
 template <class Isa, class T, int R, int V, bool columns, bool pairs>
-inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int64_t lda, const T* b,
-                                                      int64_t ldb, Upcoming& upcoming,
+inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_a, Strip<T> strip_b,
+                                                      Upcoming& upcoming,
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
   using S = Tile<Isa, T>;
   using Vector = typename S::Vector;
   constexpr int64_t kAhead = 16;  // rows of B
+  const T *a = strip_a.data, *b = strip_b.data;
+  const int64_t lda = strip_a.stride, ldb = strip_b.stride;
+  // From one vector of B to the next, and what a run of A's steps ends with.
+  const int64_t next = S::lanes + (S::panels && columns ? strip_b.hop : 0);
+  const int64_t hop = S::panels && !columns ? strip_a.hop : 0;
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
@@ -188,15 +219,15 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
   // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
-  const T* a_ahead = a + 2 * S::lanes;
+  const T* a_ahead = a + 2 * (S::lanes + hop);
   // In runs of steps, between which there is time to count: a processor of four instructions a cycle has none
   // within them.
-  constexpr bool tall = R > S::low_rows;
-  const int64_t run = R > 1 ? S::lanes : k;
+  constexpr bool tall = R > S::low_rows, wide = V > 2;
+  const int64_t run = R > 1 || hop != 0 ? S::lanes : k;
   Lines *asking = upcoming.list, *last = asking + upcoming.count;
   int at_once = 1;
   for (const int64_t rows = upcoming.rows(); at_once * k < rows * run;) at_once *= 2;
-  for (int64_t p = 0; p < k; a_ahead += run - run * lda) {
+  for (int64_t p = 0; p < k;) {
 #pragma GCC unroll 1
     for (int i = at_once; asking < last;) {
       asking->ask();
@@ -211,15 +242,15 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
       }
       if (R > 1 && columns) {
         __builtin_prefetch(a + 8 * lda);
-        if (V > 1) __builtin_prefetch(a + 8 * lda + R - 1);
+        if (V > 1 && !wide) __builtin_prefetch(a + 8 * lda + R - 1);
       }
-      if (tall || (R > 1 && !columns)) {
-        __builtin_prefetch(b + kAhead * ldb);
-        if (V > 1) __builtin_prefetch(b + kAhead * ldb + S::lanes);
+      if (tall || wide || (R > 1 && !columns)) {
+#pragma GCC unroll 8
+        for (int j = 0; j < V; ++j) __builtin_prefetch(b + kAhead * ldb + j * next);
       }
       alignas(Isa::vector_bytes) Vector right[V];
 #pragma GCC unroll 8
-      for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * S::lanes);
+      for (int j = 0; j < V; ++j) right[j] = *reinterpret_cast<const Vector*>(b + j * next);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
         const T left = columns ? a[i] : i < 5 ? a[i * lda] : i < 10 ? a5[(i - 5) * lda] : a10[(i - 10) * lda];
@@ -237,15 +268,12 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, const T* a, int
       ++a10;
       b += ldb;
     }
+    a += hop;
+    a5 += hop;
+    a10 += hop;
+    a_ahead += run + hop - run * lda;
   }
 }
-
-/// Where a tile of A or a panel of B is.
-template <class T>
-struct Strip {
-  const T* data = nullptr;
-  int64_t stride = 0;
-};
 
 /// A tile of a product: rows [m0, m0 + rows) and columns [n0, n0 + cols), sums over k. far: its output is
 /// worth asking for in time; ahead: what else is.
@@ -283,10 +311,9 @@ void run_tile(const TileTask<T>& tile, const Finish& finish) {
   using S = Tile<Isa, T>;
   alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
   Upcoming upcoming;
-  if (tile.far) finish.ask(tile.m0, tile.n0, tile.rows, upcoming);
+  if (tile.far) finish.template ask<Isa>(tile.m0, tile.n0, tile.rows, upcoming);
   upcoming.add(tile.ahead);
-  accumulate<Isa, T, R, V, columns, pairs>(tile.k, tile.a.data, tile.a.stride, tile.b.data, tile.b.stride,
-                                           upcoming, sum);
+  accumulate<Isa, T, R, V, columns, pairs>(tile.k, tile.a, tile.b, upcoming, sum);
   if (tile.rows == R && tile.cols == V * S::lanes) {
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
@@ -323,6 +350,11 @@ void multiply_tile(const TileTask<T>& tile, const Finish& finish) {
     else
       run_tile<Isa, T, 1, V, columns, pairs>(tile, finish);
   };
+  if constexpr (columns && S::gradient_vectors > 2) {
+    if (tile.cols > S::cols) {
+      return run_tile<Isa, T, S::gradient_rows, S::gradient_vectors, columns, pairs>(tile, finish);
+    }
+  }
   if (tile.cols > S::lanes)
     run(std::integral_constant<int, 2>());
   else
@@ -384,7 +416,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
 
   EVENFLOW_HD static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
     Upcoming upcoming;
-    finish.ask(m0, n0, rows, upcoming);
+    finish.template ask<Isa>(m0, n0, rows, upcoming);
     upcoming.ask_all();
   }
   EVENFLOW_HD void finish(int piece) const {
@@ -428,6 +460,7 @@ struct AddTo {
   int64_t ldc;
   bool overwrite = false;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
+  template <class Isa>
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
     upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
@@ -449,14 +482,14 @@ template <class T, class C>
 struct Activate {
   static constexpr bool has_sums = false;
   static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  C* c;
-  int64_t ldc;
+  Matrix<C> c;
   const T* bias = nullptr;
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
+  template <class Isa>
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
-    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
+    upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
@@ -465,8 +498,8 @@ struct Activate {
     const X factor = L::load(scale ? scale + n : kOnes);
     const X shift = L::load(bias ? bias + n : kZeros) * factor;
     const X least = X{} + (relu ? T(0) : -std::numeric_limits<T>::infinity());
-    C* out = c + m0 * ldc + n;
-    const int64_t stride = ldc;
+    C* out = c.template at<Isa>(m0, n);
+    const int64_t stride = c.stride;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
       const X v = value(i) * factor + shift;
       L::store(v < least ? least : v, out + i * stride);
@@ -479,10 +512,8 @@ struct Activate {
 template <class T, class C>
 struct ActivateBackward {
   static constexpr bool has_sums = true;  ///< of rows: one thread a block
-  C* c;
-  int64_t ldc;
-  const C* y;
-  int64_t y_stride;
+  Matrix<C> c;
+  Matrix<const C> y;
   const T* scale;
   bool relu;
   T* sums;
@@ -492,18 +523,19 @@ struct ActivateBackward {
     f.sums += block * 2 * width;
     return f;
   }
+  template <class Isa>
   EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
-    upcoming.add(Lines::of(y + m0 * y_stride + n0, y_stride, rows));
-    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
+    upcoming.add(Lines::of(y.template at<Isa>(m0, n0), y.stride, rows, y.hop));
+    upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     const X zero = X{};
     const X s = scale ? L::load(scale + n) : zero + T(1);
-    const C* act = y + m0 * y_stride + n;
-    C* out = c + m0 * ldc + n;
-    const int64_t act_stride = y_stride, out_stride = ldc;
+    const C* act = y.template at<Isa>(m0, n);
+    C* out = c.template at<Isa>(m0, n);
+    const int64_t act_stride = y.stride, out_stride = c.stride;
     X total = zero, dots = zero;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
       const X a = L::load(act + i * act_stride);

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 
-#include "kernels/bf16.hpp"
 #include "kernels/ops/host_device.hpp"
 
 namespace evenflow::gemm {
@@ -24,18 +23,19 @@ struct Lines {
   int64_t rows = 0;
   bool written = false;  ///< they will be
 
-  /// Of a tile's width of rows whose first element is *first.
+  /// Of a tile's width of rows whose first element is *first; see Matrix.
   template <class C>
-  EVENFLOW_HD static Lines of(const C* first, int64_t row_stride, int64_t rows) {
-    constexpr int64_t line = 64 / sizeof(C);
-    const int whole = sizeof(C) > sizeof(Bf16) ? 64 : 0;  // a tile's bfloat16 numbers fit one line
-    return {reinterpret_cast<const char*>(first), row_stride * static_cast<int64_t>(sizeof(C)), whole,
+  EVENFLOW_HD static Lines of(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
+    constexpr int64_t size = sizeof(C), line = 64 / size;
+    const int whole =
+        size > 2 ? static_cast<int>(64 + hop * size) : 0;  // a tile's bfloat16 numbers fit one line
+    return {reinterpret_cast<const char*>(first), row_stride * size, whole,
             row_stride % line != 0 ? whole + 64 : whole, rows};
   }
   /// Of results.
   template <class C>
-  EVENFLOW_HD static Lines to_write(const C* first, int64_t row_stride, int64_t rows) {
-    Lines lines = of(first, row_stride, rows);
+  EVENFLOW_HD static Lines to_write(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
+    Lines lines = of(first, row_stride, rows, hop);
     lines.written = true;
     return lines;
   }
