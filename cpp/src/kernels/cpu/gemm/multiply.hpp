@@ -168,14 +168,21 @@ void multiply_block(const A& a, const RowTiles& rows, int64_t first, int64_t end
     return;
   }
   TileProducts<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
+  TileTask<T> task;
+  task.k = b.steps();
+  task.far = far;
   for (int64_t p = p_begin; p < p_end; ++p) {
-    const Strip<T> right = panel(p);
+    task.b = panel(p);
+    task.n0 = p * S::cols;
+    task.cols = b.columns_of(p);
     Lines ahead = fetch && p + 1 < p_end ? b.ahead(p + 1) : Lines();
     const int64_t share = ahead.rows > 0 ? (ahead.rows + (last - placed) - 1) / (last - placed) : 0;
     for (const PlacedTile<T>* t = placed; t < last; ++t) {
-      products.multiply(
-          {b.steps(), t->strip, right, t->m0, t->rows, p * S::cols, b.columns_of(p), far, ahead.take(share)},
-          finish_of(t->index));
+      task.a = t->strip;
+      task.m0 = t->m0;
+      task.rows = t->rows;
+      if (fetch) task.ahead = ahead.take(share);
+      products.multiply(task, finish_of(t->index));
     }
   }
   products.end();
@@ -268,7 +275,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       };
       multiply_block(
           a, blocks.tiles, 0, blocks.tiles.count(), b, team.begin(panels), team.end(panels), panel,
-          [&](int64_t) { return finish.for_block(0); }, my_tiles, a_buffer, far, !b.in_place());
+          [&](int64_t) -> decltype(auto) { return finish.for_block(0); }, my_tiles, a_buffer, far,
+          !b.in_place());
       return;
     }
     if (shared) {
@@ -278,7 +286,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
     for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
       multiply_block(
           a, blocks.tiles, blocks.first_tile(i), blocks.first_tile(i + 1), b, 0, panels, shared_panel,
-          [&](int64_t) { return finish.for_block(i); }, my_tiles, a_buffer, far);
+          [&](int64_t) -> decltype(auto) { return finish.for_block(i); }, my_tiles, a_buffer, far);
     }
   });
 }

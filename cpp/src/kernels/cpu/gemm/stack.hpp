@@ -299,7 +299,8 @@ class StackForward {
 
   template <class A, class Finish>
   void product(int u, const A& a, int64_t first, int64_t end, const Room& room, const Finish& finish) const {
-    weights_.multiply(u, a, rows_, first, end, [&](int64_t) { return finish; }, room.placed, room.tiles);
+    weights_.multiply(
+        u, a, rows_, first, end, [&](int64_t) -> const auto& { return finish; }, room.placed, room.tiles);
   }
 
   Context& ctx_;
@@ -570,10 +571,12 @@ class StackBackward {
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
       const Activate<T, T> finish{{products_, products_stride<T>(x_.shape.c)}};
-      weights_.multiply(0, rows_of(0), rows_, first, end, [&](int64_t) { return finish; }, placed, tiles);
+      weights_.multiply(
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
     } else if (dx_.data) {
       const AddTo<T> finish{dx_.data, dx_.stride};
-      weights_.multiply(0, rows_of(0), rows_, first, end, [&](int64_t) { return finish; }, placed, tiles);
+      weights_.multiply(
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
     }
   }
 

@@ -279,9 +279,9 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
 /// worth asking for in time; ahead: what else is.
 template <class T>
 struct TileTask {
-  int64_t k;
+  int64_t k = 0;
   Strip<T> a, b;
-  int64_t m0, rows, n0, cols;
+  int64_t m0 = 0, rows = 0, n0 = 0, cols = 0;
   bool far = false;
   Lines ahead = {};
 };
