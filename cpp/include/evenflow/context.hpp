@@ -34,16 +34,11 @@ class EVENFLOW_API Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   /// Uninitialised memory, aligned to 64 bytes.
-  void* take(size_t bytes) {
-    const size_t size = rounded(bytes);
-    if (block_ >= blocks_.size() || used_ + size > blocks_[block_].size || device_)
-      return take_elsewhere(bytes);
-    char* const taken = blocks_[block_].data + used_;
-    used_ += size;
-    return taken;
-  }
-  Mark mark() const { return {block_, used_}; }
-  void release(Mark mark) {
+  void* take(size_t bytes);
+  // What kernels call of this class is inlined always, or never: else each instruction set would compile it,
+  // and the linker keep one of them for all.
+  [[gnu::always_inline]] Mark mark() const { return {block_, used_}; }
+  [[gnu::always_inline]] void release(Mark mark) {
     block_ = mark.block;
     used_ = mark.used;
     if (device_ || (block_ == 0 && used_ == 0)) tidy();
@@ -58,9 +53,6 @@ class EVENFLOW_API Workspace {
     size_t size;
   };
   friend class Context;
-  /// To whole cache lines, at least one.
-  static size_t rounded(size_t bytes) { return bytes ? (bytes + 63) / 64 * 64 : 64; }
-  void* take_elsewhere(size_t bytes);  ///< from a device, or where the present block has no room
   void tidy();
   void add_block(size_t size);
   void drop_blocks(size_t keep);
@@ -106,7 +98,7 @@ class EVENFLOW_API Context {
   /// Threads that a call may use: one in the child of a fork.
   int threads() const;
   /// Scratch memory for kernels: the device's.
-  Workspace& workspace() { return workspace_; }
+  [[gnu::always_inline]] Workspace& workspace() { return workspace_; }
   /// Scratch memory for the program itself; the same one on the CPU.
   Workspace& host_workspace() { return device_ ? host_workspace_ : workspace_; }
 
@@ -174,14 +166,15 @@ class RanksScope {
 /// Gives back everything taken from a workspace during its lifetime.
 class WorkspaceScope {
  public:
-  explicit WorkspaceScope(Context& ctx) : WorkspaceScope(ctx.workspace()) {}
-  explicit WorkspaceScope(Workspace& workspace) : workspace_(workspace), mark_(workspace_.mark()) {}
-  ~WorkspaceScope() { workspace_.release(mark_); }
+  [[gnu::always_inline]] explicit WorkspaceScope(Context& ctx) : WorkspaceScope(ctx.workspace()) {}
+  [[gnu::always_inline]] explicit WorkspaceScope(Workspace& workspace)
+      : workspace_(workspace), mark_(workspace_.mark()) {}
+  [[gnu::always_inline]] ~WorkspaceScope() { workspace_.release(mark_); }
   WorkspaceScope(const WorkspaceScope&) = delete;
   WorkspaceScope& operator=(const WorkspaceScope&) = delete;
 
   template <class T>
-  T* take(int64_t count) {
+  [[gnu::always_inline]] T* take(int64_t count) {
     return static_cast<T*>(workspace_.take(static_cast<size_t>(count) * sizeof(T)));
   }
 

@@ -9,6 +9,11 @@ namespace {
 
 constexpr size_t kFirstBlock = size_t{1} << 16;
 
+/// To whole cache lines, at least one.
+size_t rounded(size_t bytes) {
+  return bytes ? (bytes + 63) / 64 * 64 : 64;
+}
+
 }  // namespace
 
 Workspace::~Workspace() {
@@ -29,7 +34,7 @@ void Workspace::drop_blocks(size_t keep) {
   }
 }
 
-void* Workspace::take_elsewhere(size_t bytes) {
+void* Workspace::take(size_t bytes) {
   const bool exact = device_ && device_->separate_arrays();
   bytes = exact ? std::max<size_t>(bytes, 1) : rounded(bytes);
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
