@@ -1,21 +1,26 @@
 """Measures evenflow beside its peers on this machine. README.md says how to install the peers.
 
-usage: python run.py [--rounds 3] [--quick | --smoke] [--works glow,table,...] [--libraries evenflow,...]
+usage: python run.py [--rounds 9] [--quick | --smoke] [--works glow,table,...] [--libraries evenflow,...]
                      [--jax-python PATH] [--threads 2] [--device cuda] [--wheel PATH] [--out FOLDER]
-Every round starts one process a library, in turns. The machine's peak is measured before and after each work.
+A process for each library; in every round each call is timed in all of them, one after the other, so that what else
+the machine does meets all. The machine's peak is measured before and after each work.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import machine
 import report
 import singles
+import worker
 from works import ALL_WORKS, WORKS, WORKS_ON_GPUS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,9 +29,9 @@ SINGLES = ("import", "scaling", "kernels")
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="short timings, no autocast; not written")
-    parser.add_argument("--smoke", action="store_true", help="tiny models, to see that all runs; not written")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="short timings, no autocast; written with --out")
+    parser.add_argument("--smoke", action="store_true", help="tiny models, to see that all runs; written with --out")
     parser.add_argument("--works", help="these alone, with commas between")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--libraries", help="these alone")
@@ -50,45 +55,119 @@ def arguments():
     return a
 
 
-def run_worker(a, work: str, library: str, threads: int, extra: list[str]) -> dict:
+def command(a, work: str, library: str, threads: int, *extra: str) -> list[str]:
     python = a.jax_python if library in ("jax", "flowjax") else a.python
-    command = [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device", a.device,
-               "--seconds", str(a.seconds), *(["--smoke"] if a.smoke else []), *extra]
-    begun = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    return [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device", a.device,
+            "--seconds", str(a.seconds), *(["--smoke"] if a.smoke else []), *extra]
+
+
+def run_once(a, work: str, library: str, threads: int, extra: list[str]) -> dict:
+    """All calls in a process of their own."""
+    done = subprocess.run(command(a, work, library, threads, *extra), capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip() or "nothing on standard error").split("\n")[-1]
-        result = {"error": f"exit status {done.returncode}: {last}"[:200]}
-    else:
-        result = json.loads(done.stdout.strip().split("\n")[-1])
-    seconds = time.perf_counter() - begun
-    print(f"  {work}, {library}, {threads} threads: {seconds:.0f} s", file=sys.stderr, flush=True)
-    return {"threads": threads, **result}
+        return {"threads": threads, "error": died(done.returncode, done.stderr)}
+    return {"threads": threads, **json.loads(done.stdout.strip().split("\n")[-1])}
+
+
+def died(status: int, stderr: str) -> str:
+    last = (stderr.strip() or "nothing on standard error").split("\n")[-1]
+    return f"exit status {status}: {last}"[:200]
+
+
+class Worker:
+    """A process that times calls when asked to."""
+
+    def __init__(self, a, work: str, library: str, threads: int):
+        self.library, self.threads, self.seconds = library, threads, a.seconds
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(command(a, work, library, threads, "--turns"), stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self.head = self._answer()
+        self._timings: dict[str, dict] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _answer(self) -> dict:
+        for line in self._process.stdout:  # a library may print too
+            if line.startswith("{"):
+                return json.loads(line)
+        self._errors.seek(0)
+        return {"error": died(self._process.wait(), self._errors.read())}
+
+    def time(self, call: str) -> None:
+        if call not in self.head.get("calls", ()):
+            return
+        if "error" in self._timings.get(call, {}):  # it won't work now either
+            return
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{call} {self.seconds}\n")
+            self._process.stdin.flush()
+        self._timings[call] = self._answer()
+
+    def result(self) -> dict:
+        """Of the last timings."""
+        result = worker.collected(self.head, self._timings) if "calls" in self.head else self.head
+        return {"threads": self.threads, **result}
+
+
+def run_rounds(a, name: str, makers: list) -> list[list[dict]]:
+    """Results of all workers, round by round. On a GPU one at a time is there, since each keeps its memory."""
+    calls, rounds = ALL_WORKS[name].calls, []
+    with contextlib.ExitStack() as stack:
+        kept = [] if a.device == "cuda" else [stack.enter_context(make()) for make in makers]
+        for i in range(a.rounds):
+            order = [(i + k) % len(makers) for k in range(len(makers))]  # nobody is always first
+            results: list = [None] * len(makers)
+            begun = time.perf_counter()
+            if kept:
+                for call in calls:
+                    for k in order:
+                        kept[k].time(call)
+                results = [w.result() for w in kept]
+            else:
+                for k in order:
+                    with makers[k]() as only:
+                        for call in calls:
+                            only.time(call)
+                        results[k] = only.result()
+            rounds.append(results)
+            print(f"  {name}, round {i + 1}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    return rounds
 
 
 def run_work(a, name: str) -> dict:
     work, peaks = ALL_WORKS[name], machine.gpu_peaks if a.device == "cuda" else lambda: machine.peaks(a.threads)
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
-    measured, rounds = [peaks()], []
-    for i in range(a.rounds):
-        results = {}
-        turn = i % len(libraries)  # nobody is always first
-        for library in libraries[turn:] + libraries[:turn]:
-            ours = library.startswith("evenflow")
-            counts = (1, a.threads) if work.best_of_threads and not ours and a.threads > 1 else (a.threads,)
-            results[library] = report.best_of([run_worker(a, name, library, n, []) for n in counts])
-        rounds.append({library: results[library] for library in libraries})
+    pairs = [(library, threads) for library in libraries for threads in
+             ((1, a.threads) if work.best_of_threads and not library.startswith("evenflow") and a.threads > 1
+              else (a.threads,))]
+    measured = [peaks()]
+    makers = [functools.partial(Worker, a, name, *pair) for pair in pairs]
+    rounds = [{library: report.best_of([r for r, pair in zip(results, pairs) if pair[0] == library])
+               for library in libraries} for results in run_rounds(a, name, makers)]
     measured.append(peaks())
     first, summary = report.summarise(name, rounds, measured)
     versions = {k: v for r in rounds[0].values() for k, v in r.get("versions", {}).items()}
     print(machine.peak_text(measured))
     report.show(first, summary, work.calls)
-    return {"peak": measured, "versions": versions, "ratios_to": first, "libraries": summary, "rounds": rounds}
+    sizes = rounds[0][first].get("sizes") if first else None
+    return {"peak": measured, "versions": versions, "sizes": sizes, "ratios_to": first, "libraries": summary,
+            "rounds": [{library: {k: r[k] for k in ("ms", "ms_by_threads") if k in r}
+                        for library, r in results.items()} for results in rounds]}
 
 
 def main():
     a = arguments()
+    fewer = argparse.Namespace(**{**vars(a), "rounds": max(1, a.rounds // 3)})  # of what has no peers beside it
     for name in a.works:
         title = ALL_WORKS[name].title if name in ALL_WORKS else name
         note = "; smoke test with tiny sizes" if a.smoke else ""
@@ -96,9 +175,9 @@ def main():
         if name == "import":
             result = singles.import_time(a)
         elif name == "scaling":
-            result = singles.scaling(a, lambda *args: run_worker(a, *args))
+            result = singles.scaling(fewer, lambda *args: run_once(a, *args))
         elif name == "kernels":
-            result = singles.kernels(a)
+            result = singles.kernels(fewer)
         else:
             result = run_work(a, name)
         head = {"work": name, "title": title, "threads": a.threads, "machine": machine.describe(),

@@ -3,6 +3,8 @@
 import importlib
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,29 @@ def test_failures_of_our_calls(gpu, tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"libraries": libraries}))
     assert gpu.our_failures(tmp_path, ["one", "two", "three"]) == {
         "two, evenflow": "{'sample': 'no'}", "three, evenflow": "{'error': 'gone'}"}
+
+
+def run(tmp_path, *options):
+    script = pathlib.Path(__file__).parents[2] / "bench" / "run.py"
+    done = subprocess.run([sys.executable, script, "--smoke", "--works", "nice", "--rounds", "2", "--threads", "1",
+                           "--libraries", "evenflow", "--out", tmp_path, *options],
+                          check=True, capture_output=True, text=True, timeout=300)
+    return json.loads((tmp_path / "nice.json").read_text()), done.stdout
+
+
+def test_calls_in_turns(tmp_path):
+    result, table = run(tmp_path)
+    ours = result["libraries"]["evenflow"]
+    assert ours["ratio"] == {"step": 1, "log_prob": 1, "sample": 1} and ours["errors"] == {} and ours["peak_mb"] > 1
+    assert [set(r["evenflow"]["ms"]) for r in result["rounds"]] == [{"step", "log_prob", "sample"}] * 2
+    assert all(ms > 0 for r in result["rounds"] for ms in r["evenflow"]["ms"].values())
+    assert "step" in table and "evenflow" in table
+
+
+def test_a_library_whose_process_dies(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
+    python.chmod(0o755)
+    result, table = run(tmp_path, "--python", str(python))
+    assert result["libraries"] == {"evenflow": {"error": "exit status 3: no such thing"}}
+    assert "error: exit status 3: no such thing" in table
