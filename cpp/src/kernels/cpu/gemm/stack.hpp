@@ -95,7 +95,7 @@ class PackedUnits {
   void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, half>& weights) {
     weights_[u] = weights;
     packed_[u] = scope.take<T>(weights.packed_size());
-    panels_ += weights.panels();
+    size_ += weights.packed_size();
     // Values of patches, and their parts of half the size.
     tile_size_ = ops::max_of(tile_size_, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
                                                  padded_stride(weights.depth(), sizeof(T)) +
@@ -107,11 +107,12 @@ class PackedUnits {
 
   /// This thread's share.
   void pack(const Team& team) const {
-    int64_t first = 0;
-    for (int u = 0; u < count_; first += weights_[u++].panels()) {
-      for (int64_t p = 0; p < weights_[u].panels(); ++p) {
-        if (first + p < team.begin(panels_) || first + p >= team.end(panels_)) continue;
-        weights_[u].pack(packed_[u] + p * weights_[u].panel_size(), p);
+    int64_t first = 0;  // value of all units' panels
+    for (int u = 0; u < count_; ++u) {
+      const int64_t size = weights_[u].panel_size();
+      for (int64_t p = 0; p < weights_[u].panels(); ++p, first += size) {
+        if (first < team.begin(size_) || first >= team.end(size_)) continue;
+        weights_[u].pack(packed_[u] + p * size, p);
       }
     }
   }
@@ -130,7 +131,7 @@ class PackedUnits {
   int count_ = 0;
   WeightsB<Isa, T, half>* weights_ = nullptr;
   T** packed_ = nullptr;
-  int64_t panels_ = 0, tile_size_ = 0;
+  int64_t size_ = 0, tile_size_ = 0;
 };
 
 /// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache
