@@ -75,10 +75,12 @@ Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, View<const 
   auto* out =
       scope.take<typename Bordered<Isa, T, half>::Element>(Bordered<Isa, T, half>::size(x.shape, edge));
   Bordered<Isa, T, half> image;
-  run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.size()), [&](const Team& team) {
-    const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, edge, out);
-    if (team.rank == 0) image = filled;
-  });
+  constexpr int64_t kPixel = 16;  // as much work as so many numbers more
+  run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.pixels() * (x.shape.c + kPixel)),
+                [&](const Team& team) {
+                  const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, edge, out);
+                  if (team.rank == 0) image = filled;
+                });
   return image;
 }
 
@@ -142,14 +144,17 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, co
 template <class Isa, class T, class S>
 void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
   const Shape& in = dims.in;
-  for (int64_t m = 0; m < in.pixels(); ++m) {
-    const int64_t j = m % in.w, i = m / in.w % in.h;
-    if (i > 0 && i + 1 < in.h && j > 0 && j + 1 < in.w) continue;
-    for (int64_t t = 0; t < 9; ++t) {
-      const int64_t row = i + t / 3 - 1, column = j + t % 3 - 1;
-      if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
-      T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
-      for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<Isa, T>::load(dy.data + m * dy.stride + n);
+  for (int64_t line = 0; line < in.n * in.h; ++line) {
+    const int64_t i = line % in.h;
+    const bool whole = i == 0 || i + 1 == in.h;  // else only the ends are at an edge
+    for (int64_t j = 0; j < in.w; j += whole || j + 1 == in.w ? 1 : in.w - 1) {
+      const S* from = dy.data + (line * in.w + j) * dy.stride;
+      for (int64_t t = 0; t < 9; ++t) {
+        const int64_t row = i + t / 3 - 1, column = j + t % 3 - 1;
+        if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
+        T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
+        for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<Isa, T>::load(from + n);
+      }
     }
   }
 }
