@@ -84,25 +84,31 @@ class KernelSetImpl : public KernelSet<T> {
 
   void channel_forward(Context& ctx, int parity, View<const T> x, const T* shift, const T* scale,
                        View<T> y) const override {
-    Exec::for_each(
-        ctx, x.shape.pixels(), x.shape.c,
-        ops::ChannelForward<T>{mask(parity, x.shape), x.data, x.stride, shift, scale, y.data, y.stride});
+    with_mask(parity, x.shape, [&](auto mask) {
+      Exec::for_each(
+          ctx, x.shape.pixels(), x.shape.c,
+          ops::ChannelForward<T, decltype(mask)>{mask, x.data, x.stride, shift, scale, y.data, y.stride});
+    });
   }
 
   void channel_inverse(Context& ctx, int parity, View<const T> y, const T* shift, const T* scale,
                        View<T> x) const override {
-    Exec::for_each(
-        ctx, x.shape.pixels(), x.shape.c,
-        ops::ChannelInverse<T>{mask(parity, x.shape), y.data, y.stride, shift, scale, x.data, x.stride});
+    with_mask(parity, x.shape, [&](auto mask) {
+      Exec::for_each(
+          ctx, x.shape.pixels(), x.shape.c,
+          ops::ChannelInverse<T, decltype(mask)>{mask, y.data, y.stride, shift, scale, x.data, x.stride});
+    });
   }
 
   void channel_backward(Context& ctx, int parity, View<const T> z, View<const T> dz, const T* shift,
                         const T* scale, View<T> x, View<T> dx, double* sums) const override {
-    Exec::template sum_columns<T>(
-        ctx, z.shape.pixels(), z.shape.c,
-        ops::ChannelBackward<T>{mask(parity, z.shape), z.data, z.stride, dz.data, dz.stride, shift, scale,
-                                x.data, x.stride, dx.data, dx.stride},
-        sums);
+    with_mask(parity, z.shape, [&](auto mask) {
+      Exec::template sum_columns<T>(
+          ctx, z.shape.pixels(), z.shape.c,
+          ops::ChannelBackward<T, decltype(mask)>{mask, z.data, z.stride, dz.data, dz.stride, shift, scale,
+                                                  x.data, x.stride, dx.data, dx.stride},
+          sums);
+    });
   }
 
   void moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) const override {
@@ -489,7 +495,7 @@ class KernelSetImpl : public KernelSet<T> {
 
   void count_not_finite(Context& ctx, View<const T> x, double* out) const override {
     const Flat flat(x, x);
-    Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}, false, out);
+    Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}, out);
   }
 
   void distance(Context& ctx, View<const T> a, View<const T> b, double* out) const override {
@@ -499,14 +505,11 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void sum_squares(Context& ctx, int64_t n, const T* x, double* out) const override {
-    constexpr int64_t kRow = 4096;
-    const int64_t rows = n / kRow;
-    Exec::sum(ctx, rows, kRow, ops::SumSquares<T>{x, kRow}, false, out);
-    Exec::sum(ctx, 1, n - rows * kRow, ops::SumSquares<T>{x + rows * kRow, kRow}, true, out);
+    Exec::sum(ctx, 1, n, ops::SumSquares<T>{x}, out);
   }
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {
-    Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x});
+    Exec::stream(ctx, n, ops::ScaleAll<T>{factor, x}, 1);
   }
 
   void zero(Context& ctx, int64_t n, T* x) const override {
@@ -514,26 +517,32 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
-    Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average});
+    Exec::stream(ctx, n, ops::Average<T>{x, rate, average}, 1);
   }
 
   void optimizer_step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr,
                       const T* g, T* m, T* v, T* w) const override {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
-    ops::with_rule(config, base, m, v,
-                   [&](const auto& f, int64_t worth) { Exec::for_each(ctx, 1, n, f, worth); });
+    ops::with_rule(config, base, m, v, [&](const auto& f, int64_t worth) { Exec::stream(ctx, n, f, worth); });
   }
 
-  /// Rows of two views of one shape: whole samples where both are contiguous.
+  /// Rows of two views of one shape: one where both are contiguous.
   struct Flat {
     int64_t rows, cols, x, y;
     Flat(const View<const T>& a, const View<const T>& b)
         : rows(a.shape.pixels()), cols(a.shape.c), x(a.stride), y(b.stride) {
       if (!a.contiguous() || !b.contiguous()) return;
-      rows = a.shape.n;
-      cols = x = y = a.shape.per_sample();
+      rows = 1;
+      cols = x = y = a.shape.size();
     }
   };
+
+  /// f(the pixels that take part)
+  template <class F>
+  static void with_mask(int parity, const Shape& shape, const F& f) {
+    if (parity < 0) return f(ops::AllPixels());
+    f(mask(parity, shape));
+  }
 
   static ops::PixelMask mask(int parity, const Shape& shape) { return {parity, shape.w, shape.h}; }
 

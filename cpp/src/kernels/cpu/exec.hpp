@@ -1,5 +1,8 @@
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
@@ -11,6 +14,12 @@
 
 namespace evenflow {
 
+/// Whether F reads one array from its first element to its last: F::at(element).
+template <class F, class = void>
+constexpr bool in_order = false;
+template <class F>
+constexpr bool in_order<F, std::void_t<decltype(std::declval<F>().at(0))>> = true;
+
 /// Isa is a template argument of everything here: the same body compiled for another instruction set must
 /// not be merged with this one by the linker.
 template <class Isa>
@@ -21,6 +30,15 @@ struct CpuExec {
   static constexpr bool shares_rows = false;  ///< whether what adds up may cut a row into pieces
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
+
+  static constexpr int64_t kAhead = 512;  ///< elements that a stream's lines are asked for before
+
+  template <class C>
+  EVENFLOW_HD static void ask(const C* first, int64_t count) {
+    constexpr int64_t kLine = 64 / sizeof(C);
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(first + i);
+  }
 
   static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block that runs alone
 
@@ -117,6 +135,23 @@ struct CpuExec {
     });
   }
 
+  /// f(0, i) for i < n, each as much work as `worth` plain ones, of arrays too long for a cache: their lines
+  /// are asked for a while before, since a processor that foresees reads does not foresee enough of them.
+  template <class F>
+  static void stream(Context& ctx, int64_t n, const F& f, int64_t worth) {
+    constexpr int64_t kBlock = 64;
+    const int64_t blocks = (n + kBlock - 1) / kBlock;
+    run_team<Isa>(threads_for(ctx, n * worth), [&](const Team& team) {
+      const int64_t end = team.end(blocks);
+      for (int64_t b = team.begin(blocks); b < end; ++b) {
+        const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
+        f.each_array([&](const auto* array) { ask(array + first + kAhead, kBlock); });
+#pragma GCC ivdep
+        for (int64_t i = first; i < last; ++i) f(0, i);
+      }
+    });
+  }
+
   /// Elements of rows: loaded, computed and stored many at a time.
   template <class T, class F>
   static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
@@ -196,49 +231,51 @@ struct CpuExec {
     }
   }
 
-  /// out[0] = the sum of f(row, column) over all elements, or += with `add`.
-  template <class F>
-  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
+  /// join(a, b) of 0 and all f(row, column): of kLanes columns side by side, then of those, then of pieces
+  /// of rows.
+  template <class F, class Join>
+  static double joined(Context& ctx, int64_t rows, int64_t cols, const F& f, const Join& join) {
+    constexpr int64_t kPiece = 4096;
+    constexpr int kLanes = Isa::vector_bytes / 2;  // four vectors
+    const int64_t pieces = (cols + kPiece - 1) / kPiece, count = rows * pieces;
     WorkspaceScope scope(ctx);
-    double* partial = scope.take<double>(rows);
+    double* partial = scope.take<double>(count);
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
-      for (int64_t r = team.begin(rows); r < team.end(rows); ++r) {
-        double total[8] = {};
-        int64_t c = 0;
-        for (; c + 8 <= cols; c += 8) {
-#pragma GCC unroll 8
-          for (int l = 0; l < 8; ++l) total[l] += f(r, c + l).v[0];
+      for (int64_t i = team.begin(count), last = team.end(count); i < last; ++i) {
+        const int64_t r = i / pieces, end = ops::min_of(cols, (i % pieces + 1) * kPiece);
+        int64_t c = i % pieces * kPiece;
+        double total = 0;
+        if (c + kLanes <= end) {
+          double lanes[kLanes] = {};
+          for (; c + kLanes <= end; c += kLanes) {
+            if constexpr (in_order<F>) ask(f.at(c + kAhead), kLanes);
+#pragma GCC ivdep
+            for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l).v[0]);
+          }
+          for (int half = kLanes / 2; half > 0; half /= 2) {
+            for (int l = 0; l < half; ++l) lanes[l] = join(lanes[l], lanes[l + half]);
+          }
+          total = lanes[0];
         }
-        for (; c < cols; ++c) total[0] += f(r, c).v[0];
-        partial[r] =
-            ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]));
+        for (; c < end; ++c) total = join(total, f(r, c).v[0]);
+        partial[i] = total;
       }
     });
     double total = 0;
-    for (int64_t r = 0; r < rows; ++r) total += partial[r];
-    out[0] = add ? out[0] + total : total;
+    for (int64_t i = 0; i < count; ++i) total = join(total, partial[i]);
+    return total;
+  }
+
+  /// out[0] = the sum of f(row, column) over all elements.
+  template <class F>
+  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
+    out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return a + b; });
   }
 
   /// out[0] = the largest f(row, column), or 0.
   template <class F>
   static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
-    WorkspaceScope scope(ctx);
-    double* partial = scope.take<double>(rows);
-    run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
-      for (int64_t r = team.begin(rows); r < team.end(rows); ++r) {
-        double most[8] = {};
-        int64_t c = 0;
-        for (; c + 8 <= cols; c += 8) {
-#pragma GCC unroll 8
-          for (int l = 0; l < 8; ++l) most[l] = ops::max_of(most[l], f(r, c + l).v[0]);
-        }
-        for (; c < cols; ++c) most[0] = ops::max_of(most[0], f(r, c).v[0]);
-        for (int l = 1; l < 8; ++l) most[0] = ops::max_of(most[0], most[l]);
-        partial[r] = most[0];
-      }
-    });
-    out[0] = 0;
-    for (int64_t r = 0; r < rows; ++r) out[0] = ops::max_of(out[0], partial[r]);
+    out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return ops::max_of(a, b); });
   }
 
   /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows. Short
@@ -247,13 +284,13 @@ struct CpuExec {
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     constexpr int64_t kRun = 32;
     const int64_t width = F::sums * cols;
-    const int64_t chunk = ops::max_of<int64_t>(kRun, 32768 / ops::max_of<int64_t>(cols, 1) / kRun * kRun);
+    const int64_t chunk = ops::max_of<int64_t>(kRun, 8192 / ops::max_of<int64_t>(cols, 1) / kRun * kRun);
     const int64_t chunks = (rows + chunk - 1) / chunk;
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(chunks * width);
     T* runs = scope.take<T>(chunks * width);
-    const int threads = threads_for(ctx, rows * cols);
-    run_team<Isa>(threads, [&](const Team& team) {
+    constexpr int64_t kWorth = 4;
+    run_team<Isa>(threads_for(ctx, rows * cols * kWorth), [&](const Team& team) {
       for (int64_t job = team.begin(chunks); job < team.end(chunks); ++job) {
         double* total = partial + job * width;
         T* run = runs + job * width;

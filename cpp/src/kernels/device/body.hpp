@@ -135,8 +135,7 @@ struct Tree {
   }
 };
 
-/// out (blocks): f(row, column) over a chunk of packs a block, joined from 0, or from what is there with
-/// `add`.
+/// out (blocks): f(row, column) over a chunk of packs a block, joined from 0.
 template <class F, class Join, int n>
 struct Reduce {
   static constexpr int threads = kThreads;
@@ -146,7 +145,6 @@ struct Reduce {
   int64_t chunk;
   Walk walk;  ///< by a block's threads
   F f;
-  bool add;
   double* out;
 
   EVENFLOW_HD int64_t phases(int64_t) const { return Tree<Join, 1>::levels + 2; }
@@ -163,8 +161,7 @@ struct Reduce {
     } else if (phase <= Tree<Join, 1>::levels) {
       Tree<Join, 1>::join(phase, at.thread, shared);
     } else if (at.thread == 0) {
-      const double total = shared.value[0][0];
-      out[at.block] = add ? Join::join(out[at.block], total) : total;
+      out[at.block] = shared.value[0][0];
     }
   }
 };

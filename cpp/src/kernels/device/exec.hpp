@@ -70,13 +70,18 @@ struct DeviceExec {
   }
 
   template <class F>
-  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
-    reduce<device::Add>(ctx, rows, cols, f, add, out);
+  static void stream(Context& ctx, int64_t n, const F& f, int64_t) {
+    for_each(ctx, 1, n, f);
+  }
+
+  template <class F>
+  static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
+    reduce<device::Add>(ctx, rows, cols, f, out);
   }
 
   template <class F>
   static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
-    reduce<device::Largest>(ctx, rows, cols, f, false, out);
+    reduce<device::Largest>(ctx, rows, cols, f, out);
   }
 
   template <class T, class F>
@@ -107,28 +112,27 @@ struct DeviceExec {
   }
 
   template <class Join, class F>
-  static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, bool add, double* out) {
+  static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     constexpr int64_t kLeast = 4096, kMostBlocks = 1024, kAlign = 4;
-    if (rows * cols == 0 && add) return;
     const int64_t share = parts(parts(rows * cols, kMostBlocks), kAlign) * kAlign;
     const int64_t chunk = ops::max_of(kLeast, share), blocks = parts(rows * cols, chunk);
-    if (blocks <= 1) return reduce_chunks<Join>(ctx, rows, cols, chunk, f, add, out);
+    if (blocks <= 1) return reduce_chunks<Join>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(blocks);
-    reduce_chunks<Join>(ctx, rows, cols, chunk, f, false, partial);
-    reduce_chunks<Join>(ctx, 1, blocks, blocks, device::Values{partial}, add, out);
+    reduce_chunks<Join>(ctx, rows, cols, chunk, f, partial);
+    reduce_chunks<Join>(ctx, 1, blocks, blocks, device::Values{partial}, out);
   }
 
   /// One number a chunk of elements, one at least.
   template <class Join, class F>
-  static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, bool add,
+  static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f,
                             double* out) {
     in_packs(cols, f, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
       const int64_t row = cols / kPack;
       launch(ctx, ops::max_of<int64_t>(parts(rows * cols, chunk), 1),
              device::Reduce<F, Join, kPack>{rows * row, chunk / kPack,
-                                            device::Walk::by(device::kThreads, row), f, add, out});
+                                            device::Walk::by(device::kThreads, row), f, out});
     });
   }
 

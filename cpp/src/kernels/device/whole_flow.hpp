@@ -288,9 +288,9 @@ struct WholeFlow {
       coefficients(step, k, &shift, &scale, &log_scale);
       T& value = shared.x[step.first + k * step.stride].row[row];
       if constexpr (inverse) {
-        ops::ChannelInverse<T>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
+        ops::ChannelInverse<T, ops::AllPixels>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
       } else {
-        ops::ChannelForward<T>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
+        ops::ChannelForward<T, ops::AllPixels>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
         r.sum += log_scale;
       }
     }

@@ -19,11 +19,16 @@ struct PixelMask {
   }
 };
 
+/// All of them, where nothing else can be: no division for a pixel.
+struct AllPixels {
+  EVENFLOW_HD bool active(int64_t) const { return true; }
+};
+
 /// y = (x + shift) * scale; other pixels pass.
-template <class T>
+template <class T, class Mask>
 struct ChannelForward {
   using Number = T;
-  PixelMask mask;
+  Mask mask;
   const T* x;
   int64_t x_stride;
   const T* shift;
@@ -44,10 +49,10 @@ struct ChannelForward {
 };
 
 /// x = y / scale - shift; other pixels pass.
-template <class T>
+template <class T, class Mask>
 struct ChannelInverse {
   using Number = T;
-  PixelMask mask;
+  Mask mask;
   const T* y;
   int64_t y_stride;
   const T* shift;
@@ -68,11 +73,11 @@ struct ChannelInverse {
 };
 
 /// Rebuilds x, dx = dz * scale; sums per channel over active pixels: dx, dz * z.
-template <class T>
+template <class T, class Mask>
 struct ChannelBackward {
   using Number = T;
   static constexpr int sums = 2;
-  PixelMask mask;
+  Mask mask;
   const T* z;
   int64_t z_stride;
   const T* dz;

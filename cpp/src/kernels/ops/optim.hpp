@@ -18,6 +18,10 @@ struct StepBase {
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
   EVENFLOW_HD bool packs(int n) const { return fits(n, w) && fits(n, g); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    f(g), f(w);
+  }
   template <int n>
   EVENFLOW_HD Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
     Pack<T, n> slope = read<n>(g + i);
@@ -41,6 +45,10 @@ struct Sgd {
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    base.each_array(f), f(v);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i);
@@ -66,6 +74,10 @@ struct RmsProp {
   T* square;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v) && fits(n, square); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    base.each_array(f), f(v), f(square);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i), mean = read<n>(square + i);
@@ -94,6 +106,10 @@ struct Adam {
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    base.each_array(f), f(m), f(v);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
@@ -120,6 +136,10 @@ struct Adamax {
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    base.each_array(f), f(m), f(v);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), most = read<n>(v + i);
@@ -162,6 +182,10 @@ struct Average {
   T* average;
   EVENFLOW_HD void set_rate(T value) { rate = value; }
   EVENFLOW_HD bool packs(int n) const { return fits(n, x) && fits(n, average); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    f(x), f(average);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     const Pack<T, n> now = read<n>(x + i);
@@ -178,6 +202,10 @@ struct ScaleAll {
   T* x;
   EVENFLOW_HD void set_rate(T value) { factor = value; }
   EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    f(x);
+  }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> v = read<n>(x + i);
@@ -186,16 +214,16 @@ struct ScaleAll {
   }
 };
 
-/// Squares of rows of `length` values.
+/// Squares, of one row.
 template <class T>
 struct SumSquares {
   using Number = T;
   const T* x;
-  int64_t length;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, length); }
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
+  EVENFLOW_HD const T* at(int64_t i) const { return x + i; }
   template <int n = 1>
-  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t i) const {
-    const Pack<T, n> in = read<n>(x + row * length + i);
+  EVENFLOW_HD Pack<double, n> operator()(int64_t, int64_t i) const {
+    const Pack<T, n> in = read<n>(x + i);
     Pack<double, n> out;
     for (int e = 0; e < n; ++e) out.v[e] = static_cast<double>(in.v[e]) * static_cast<double>(in.v[e]);
     return out;
