@@ -140,19 +140,21 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, co
   }
 }
 
-/// dw of the indicator's rows: sums of dy over the pixels whose tap is outside the image.
+/// dw of the indicator's rows, of taps [begin, end): sums of dy over the pixels whose tap is outside the
+/// image.
 template <class Isa, class T, class S>
-void edge_weight_gradient(const ConvDims& dims, View<const S> dy, T* dw) {
+void edge_weight_gradient(const ConvDims& dims, View<const S> dy, int64_t begin, int64_t end, T* dw) {
   const Shape& in = dims.in;
   for (int64_t line = 0; line < in.n * in.h; ++line) {
     const int64_t i = line % in.h;
     const bool whole = i == 0 || i + 1 == in.h;  // else only the ends are at an edge
     for (int64_t j = 0; j < in.w; j += whole || j + 1 == in.w ? 1 : in.w - 1) {
       const S* from = dy.data + (line * in.w + j) * dy.stride;
-      for (int64_t t = 0; t < 9; ++t) {
+      for (int64_t t = begin; t < end; ++t) {
         const int64_t row = i + t / 3 - 1, column = j + t % 3 - 1;
         if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
         T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
+#pragma GCC ivdep
         for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<Isa, T>::load(from + n);
       }
     }
@@ -206,9 +208,10 @@ class WeightGradient {
     product(dy, [&](const auto& p) { p.run(team, begin, end, room); });
   }
 
-  /// After all pixels, and a barrier.
+  /// After all pixels, and a barrier: this thread's share.
   __attribute__((noinline)) void finish(const Team& team) const {
     if (sums_ == dw_) return;
+    finish_edge(team.begin(9), team.end(9));
     constexpr int64_t kLine = Matrix<T>::line;
     const int64_t rows = dims_.weight_rows(), cout = dims_.cout, taps = dims_.taps();
     for (int64_t t = 0; t < taps; ++t) {
@@ -223,16 +226,6 @@ class WeightGradient {
     }
   }
 
-  /// By one thread, after that.
-  void finish_edge() const {
-    if (!dims_.edge || sums_ == dw_) return;
-    for (int64_t t = 0; overwrite_ && t < 9; ++t) {
-      T* edge = dw_ + (t * dims_.weight_rows() + dims_.in.c) * dims_.cout;
-      for (int64_t n = 0; n < dims_.cout; ++n) edge[n] = T(0);
-    }
-    edge_weight_gradient<Isa, T, D>(dims_, dy_, dw_);
-  }
-
  private:
   template <class X>
   using Rows = ViewRows<Isa, T, X, half>;
@@ -243,6 +236,16 @@ class WeightGradient {
   void take_sums(WorkspaceScope& scope, int64_t rows, int64_t width) {
     stride_ = padded_stride(width, sizeof(T));
     sums_ = scope.take<T>(rows * stride_);
+  }
+
+  /// The indicator's rows of taps [begin, end).
+  void finish_edge(int64_t begin, int64_t end) const {
+    if (!dims_.edge) return;
+    for (int64_t t = begin; overwrite_ && t < end; ++t) {
+      T* edge = dw_ + (t * dims_.weight_rows() + dims_.in.c) * dims_.cout;
+      for (int64_t n = 0; n < dims_.cout; ++n) edge[n] = T(0);
+    }
+    edge_weight_gradient<Isa, T, D>(dims_, dy_, begin, end, dw_);
   }
 
   void put(T sum, T* to) const { *to = overwrite_ ? sum : *to + sum; }
@@ -295,7 +298,6 @@ void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, 
     team.barrier();
     gradient.finish(team);
   });
-  gradient.finish_edge();
 }
 
 }  // namespace evenflow::gemm

@@ -512,9 +512,6 @@ class StackBackward {
       gather_taps<Isa, T>(x_.shape, team.begin(m_), team.end(m_), -1, products_, x_.shape.c,
                           static_cast<const T*>(nullptr), AddTo<T>{dx_.data, dx_.stride});
     });
-    last_gradient.finish_edge();
-    for (int u = 1; u < last; ++u) inner[u].finish_edge();
-    first_gradient.finish_edge();
   }
 
   static constexpr int64_t kRows = Tile<Isa, T>::rows;
