@@ -28,8 +28,9 @@ struct ChainCase {
   std::vector<int> kernels;
 };
 
-// Small ones go convolution by convolution, the large by blocks of pixels; the last but one forward by
-// convolutions, backward by runs.
+// Small ones go convolution by convolution, the large by blocks of pixels, the 9x9 images forward by
+// convolutions, backward by runs. The last, and some before, have few enough weights to go forward with their
+// samples side by side.
 const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{3, 4, 4, 6}, {33, 17, 12}, {3, 1, 3}},
                              {{1, 2, 2, 24}, {4, 4, 48}, {3, 1, 3}},
@@ -42,7 +43,12 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{1501, 1, 1, 3}, {300, 50, 5}, {1, 1, 1}},
                              {{1501, 1, 1, 3}, {300, 2, 290, 5}, {1, 1, 1, 1}},
                              {{5, 9, 9, 12}, {100, 90, 24}, {3, 1, 3}},
-                             {{1100, 1, 1, 42}, {257, 240, 33, 64}, {1, 1, 1, 1}}};
+                             {{1100, 1, 1, 42}, {257, 240, 33, 64}, {1, 1, 1, 1}},
+                             {{128, 1, 1, 1}, {64, 64, 2}, {1, 1, 1}},
+                             {{61, 1, 1, 5}, {50, 33, 20, 1}, {1, 1, 1, 1}},
+                             {{32, 1, 1, 8}, {8}, {1}},
+                             {{2900, 1, 1, 2}, {37, 2, 64, 7}, {1, 1, 1, 1}},
+                             {{96, 2, 2, 6}, {100, 15, 3}, {1, 1, 1}}};
 
 template <class T>
 struct Chain {
@@ -359,7 +365,7 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
 }
 
 TEST_CASE("a row of a dense chain has the same bits in any batch") {
-  for (const ChainCase& c : {kChains[3], kChains[5], kChains[7]}) {
+  for (const ChainCase& c : {kChains[3], kChains[5], kChains[7], kChains[13], kChains[14], kChains[16]}) {
     CAPTURE(to_string(c.in));
     for (const double size : {1.0, 1e-19, 1e17}) {
       Context ctx("cpu", 2);

@@ -256,8 +256,9 @@ template <class T>
 void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x, T* z, double* logdet,
                           const Step* step) const {
   const int64_t n = x.shape.n;
-  if (!step && by_tiles(ctx, n) && n > tile_rows_) {
-    const Tiles tiles(n, tile_rows_);
+  const int64_t rows = std::min(tile_rows_, Tiles::kScored);
+  if (!step && by_tiles(ctx, n) && n > rows) {
+    const Tiles tiles(n, rows);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
       run_forward(local, rows_of(params, first), rows_of(x, first, end), z + first * dims(), logdet + first,
@@ -292,8 +293,9 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
 template <class T>
 void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
                           double* logdet) const {
-  if (by_tiles(ctx, n) && n > tile_rows_) {
-    const Tiles tiles(n, tile_rows_);
+  const int64_t rows = std::min(tile_rows_, Tiles::kScored);
+  if (by_tiles(ctx, n) && n > rows) {
+    const Tiles tiles(n, rows);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
       run_inverse(local, rows_of(params, first), z + first * dims(), end - first, rows_of(x, first, end),

@@ -14,6 +14,7 @@ namespace evenflow {
 /// their groups depend on the batch alone, not on the threads.
 struct Tiles {
   static constexpr int64_t kMaxRows = 140;  ///< ten register tiles
+  static constexpr int64_t kScored = 128;   ///< rows at most without gradients: whole vectors of samples
   static constexpr int64_t kGroups = 16;
 
   int64_t n, count, groups;

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "kernels/cpu/gemm/conv.hpp"
+#include "kernels/cpu/gemm/small_net.hpp"
 
 // A chain of convolutions as one kernel. Forward, a block of pixels goes through the whole chain while its
 // activations are in the second-level cache. Backward, the derivative of each activation is taken where the
@@ -164,6 +165,11 @@ class StackForward {
     if constexpr (std::is_same<H, T>::value) {
       if (m_ == 1 && pointwise(units_, count_)) return one_row();
     }
+    if constexpr (std::is_same<H, T>::value && SmallNet<Isa, T>::exists) {
+      if (!acts_ && pointwise(units_, count_) && SmallNet<Isa, T>::fits(units_, count_, m_)) {
+        return side_by_side();
+      }
+    }
     int64_t depth = 1;
     for (int u = 0; u < count_; ++u) depth = ops::max_of(depth, units_[u].dims.weight_rows());
     if (in_blocks<Isa, T>(units_, count_, m_, depth)) {
@@ -193,6 +199,17 @@ class StackForward {
       x = y;
       y += padded_stride(dims.cout, sizeof(T));
     }
+  }
+
+  void side_by_side() {
+    int64_t products = 0;
+    for (int u = 0; u < count_; ++u) products += units_[u].dims.weight_size();
+    const int threads = threads_for_product(ctx_, m_, products, 1);
+    const SmallNet<Isa, T> net(scope_, units_, count_);
+    T* rooms = scope_.template take<T>(threads * net.room());
+    run_team<Isa>(threads, [&](const Team& team) {
+      net.run(x_, h_, team.begin(m_), team.end(m_), rooms + team.rank * net.room());
+    });
   }
 
   void by_units() {

@@ -1,0 +1,250 @@
+#pragma once
+
+#include "kernels/cpu/gemm/row_tiles.hpp"
+#include "kernels/cpu/gemm/rows.hpp"
+
+// A dense net of few weights. Activations of some samples lie as (channels, samples), so that the vectors of
+// a tile are of samples: they go from one layer to the next as they are, the weights are read where they lie,
+// and a layer of one or two outputs fills vectors too.
+
+namespace evenflow::gemm {
+
+/// c = act(sums * factor + shift), one of both for each row.
+template <class T>
+struct ActivateRows {
+  static constexpr bool has_sums = false;
+  T* c;
+  int64_t ldc;
+  const T* factor;
+  const T* shift;
+  T least;  ///< of the results
+  template <class Isa>
+  EVENFLOW_HD void ask(int64_t, int64_t, int64_t, Upcoming&) const {}
+  template <class Isa, int R, class X, class Value>
+  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+    const X floor = X{} + least;
+    const T *factors = factor + m0, *shifts = shift + m0;
+    T* out = c + m0 * ldc + n;
+    const int64_t stride = ldc;
+    each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
+      const X v = value(i) * factors[i] + shifts[i];
+      Lanes<Isa, X>::store(v < floor ? floor : v, out + i * stride);
+    });
+  }
+};
+
+/// Forward, without activations kept. Sums have the order that they have in other products of this
+/// instruction set: a sample's result is the same whichever way it is computed.
+template <class Isa, class T>
+class SmallNet {
+ public:
+  static constexpr bool exists = Tile<Isa, T>::panels;
+
+  /// Whether it is worth it: the weights stay in a core's caches, few places of the last vectors are empty,
+  /// and rows of the input and output are short, since these are transposed.
+  static bool fits(const StackUnit<T>* units, int count, int64_t samples) {
+    constexpr int64_t kBytes = 96 << 10, kChannels = 8;
+    int64_t weights = 0;
+    for (int u = 0; u < count; ++u) weights += units[u].dims.weight_size();
+    const int64_t empty = (samples + kSamples - 1) / kSamples * kSamples - samples;
+    return weights * static_cast<int64_t>(sizeof(T)) <= kBytes && empty <= samples / 8 &&
+           units[0].dims.in.c <= kChannels && units[count - 1].dims.cout <= kChannels;
+  }
+
+  SmallNet(WorkspaceScope& scope, const StackUnit<T>* units, int count)
+      : count_(count), layers_(scope.take<Layer>(count)) {
+    for (int u = 0; u < count; ++u) {
+      layers_[u] = layer(scope, units[u]);
+      widest_ = ops::max_of(widest_, ops::max_of(units[u].dims.in.c, units[u].dims.cout));
+    }
+  }
+
+  /// Values that each thread needs for itself.
+  int64_t room() const { return 2 * widest_ * kSamples + kSamples * L; }
+
+  /// h (end - begin, outputs) of samples [begin, end) of x.
+  void run(View<const T> x, View<T> h, int64_t begin, int64_t end, T* room) const {
+    T *from = room, *to = room + widest_ * kSamples, *rows = room + 2 * widest_ * kSamples;
+    for (int64_t first = begin; first < end; first += kSamples) {
+      const int64_t samples = ops::min_of<int64_t>(kSamples, end - first);
+      columns_of(View<const T>(x.data + first * x.stride, x.shape, x.stride), samples, from);
+      for (int u = 0; u < count_; ++u) {
+        multiply(layers_[u], from, to);
+        T* const read = from;
+        from = to;
+        to = read;
+      }
+      rows_of(from, samples, View<T>(h.data + first * h.stride, h.shape, h.stride), rows);
+    }
+  }
+
+ private:
+  using S = Tile<Isa, T>;
+  using Vector = typename S::Vector;
+  static constexpr int kSamples = S::cols, L = S::lanes;
+  static constexpr int64_t kThin = 2;   ///< outputs whose sums are over every L-th input first
+  static constexpr int64_t kShort = 4;  ///< inputs
+
+  /// columns (channels, kSamples) of the first `samples` rows of x; zeros beyond.
+  static void columns_of(const View<const T>& x, int64_t samples, T* columns) {
+    for (int64_t c = 0; x.shape.c <= kThin && c < x.shape.c; ++c) {
+      T* to = columns + c * kSamples;
+      for (int64_t i = 0; i < samples; ++i) to[i] = x.data[i * x.stride + c];
+      for (int64_t i = samples; i < kSamples; ++i) to[i] = T(0);
+    }
+    for (int64_t i0 = 0; x.shape.c > kThin && i0 < kSamples; i0 += L) {
+      const T* rows[L];
+      const int64_t count = ops::max_of<int64_t>(0, ops::min_of<int64_t>(L, samples - i0));
+      for (int64_t i = 0; i < count; ++i) rows[i] = x.data + (i0 + i) * x.stride;
+      pack_transposed<Isa, T>(columns + i0, kSamples, rows, count, x.shape.c);
+    }
+  }
+
+  /// The way back. room (kSamples, L).
+  static void rows_of(const T* columns, int64_t samples, const View<T>& h, T* room) {
+    for (int64_t c = 0; h.shape.c <= kThin && c < h.shape.c; ++c) {
+      for (int64_t i = 0; i < samples; ++i) h.data[i * h.stride + c] = columns[c * kSamples + i];
+    }
+    for (int64_t c0 = 0; h.shape.c > kThin && c0 < h.shape.c; c0 += L) {
+      const T* channels[L];
+      const int64_t count = ops::min_of<int64_t>(L, h.shape.c - c0);
+      for (int64_t c = 0; c < count; ++c) channels[c] = columns + (c0 + c) * kSamples;
+      pack_transposed<Isa, T>(room, L, channels, count, samples);
+      for (int64_t i = 0; i < samples; ++i) copy_run(h.data + i * h.stride + c0, room + i * L, count);
+    }
+  }
+
+  /// y = act(x w * factor + shift).
+  struct Layer {
+    int64_t inputs, outputs;
+    Strip<T> w;           ///< (inputs, outputs)
+    int64_t tiles, tall;  ///< of outputs; see RowTiles
+    T *factor, *shift;
+    T least;
+  };
+
+  static int height(int64_t rows) { return rows > S::low_rows ? S::rows : S::low_rows; }
+
+  static Layer layer(WorkspaceScope& scope, const StackUnit<T>& unit) {
+    const int64_t k = unit.dims.in.c, n = unit.dims.cout;
+    const Epilogue<T>& e = unit.epilogue;
+    const RowTiles tiles = RowTiles::of<Isa, T>(n);
+    Layer layer{k,
+                n,
+                {unit.w, n},
+                tiles.count(),
+                0,
+                scope.take<T>(n),
+                scope.take<T>(n),
+                e.relu ? T(0) : -std::numeric_limits<T>::infinity()};
+    for (int64_t j = 0; j < n; ++j) layer.factor[j] = T(1), layer.shift[j] = T(0);
+    if (e.scale) memcpy(layer.factor, e.scale, static_cast<size_t>(n) * sizeof(T));
+    for (int64_t j = 0; e.bias && j < n; ++j) layer.shift[j] = e.bias[j] * layer.factor[j];
+    for (int64_t t = 0; t < tiles.count(); ++t) {
+      layer.tall += height(tiles.row(t + 1) - tiles.row(t)) == S::rows;
+    }
+    const int64_t end = layer.tall * S::rows + (layer.tiles - layer.tall) * S::low_rows;
+    if (end == n || n <= kThin || k <= kShort) return layer;
+    // The last tile reads more columns than there are.
+    T* w = scope.take<T>(k * end);
+    for (int64_t p = 0; p < k; ++p) {
+      copy_run(w + p * end, unit.w + p * n, n);
+      for (int64_t j = n; j < end; ++j) w[p * end + j] = T(0);
+    }
+    layer.w = {w, end};
+    return layer;
+  }
+
+  /// y (outputs, kSamples) of x (inputs, kSamples).
+  static void multiply(const Layer& layer, const T* x, T* y) {
+    if (layer.outputs == 1) return multiply_thin<1>(layer, x, y);
+    if (layer.outputs == 2) return multiply_thin<2>(layer, x, y);
+    if (layer.inputs <= kShort) return multiply_short(layer, x, y);
+    const ActivateRows<T> finish{y, kSamples, layer.factor, layer.shift, layer.least};
+    TileTask<T> task;
+    task.k = layer.inputs;
+    task.b = {x, kSamples};
+    task.cols = kSamples;
+    for (int64_t t = 0; t < layer.tiles; ++t, task.m0 += task.rows) {
+      const int64_t rows = t < layer.tall ? S::rows : S::low_rows;
+      task.rows = ops::min_of(rows, layer.outputs - task.m0);
+      task.a = {layer.w.data + task.m0, layer.w.stride};
+      if (rows == S::rows) {
+        run_tile<Isa, T, S::rows, 2, true, false>(task, finish);
+      } else {
+        run_tile<Isa, T, S::low_rows, 2, true, false>(task, finish);
+      }
+    }
+  }
+
+  EVENFLOW_HD static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
+
+  /// Output j of a vector of samples.
+  EVENFLOW_HD static void finish(const Layer& layer, int64_t j, Vector sum, T* y) {
+    const Vector value = sum * layer.factor[j] + layer.shift[j], floor = Vector{} + layer.least;
+    *reinterpret_cast<Vector*>(y) = value < floor ? floor : value;
+  }
+
+  /// Of few inputs, whose sums a tile would take less time for than for beginning and ending.
+  __attribute__((noinline)) static void multiply_short(const Layer& of, const T* x, T* y) {
+    const Layer layer = of;  // which no result can be part of
+    const Vector first_low = load(x), first_high = load(x + L);
+    for (int64_t j = 0; j < layer.outputs; ++j, y += kSamples) {
+      const T* w = layer.w.data + j;
+      Vector low = first_low * w[0], high = first_high * w[0];
+      for (int64_t p = 1; p < layer.inputs; ++p) {
+        low += load(x + p * kSamples) * w[p * layer.w.stride];
+        high += load(x + p * kSamples + L) * w[p * layer.w.stride];
+      }
+      finish(layer, j, low, y);
+      finish(layer, j, high, y + L);
+    }
+  }
+
+  template <int outputs>
+  struct Sums {
+    Vector of[outputs][2];
+  };
+
+  /// Sums over every step-th input from `first` on: from L on as they come, below by halves, as
+  /// multiply_columns has them.
+  template <int outputs, int first, int step>
+  EVENFLOW_HD static Sums<outputs> sum(const Layer& layer, const T* x) {
+    Sums<outputs> sums = {};
+    if constexpr (step < L) {
+      sums = sum<outputs, first, 2 * step>(layer, x);
+      const Sums<outputs> others = sum<outputs, first + step, 2 * step>(layer, x);
+#pragma GCC unroll 2
+      for (int j = 0; j < outputs; ++j) {
+        sums.of[j][0] += others.of[j][0];
+        sums.of[j][1] += others.of[j][1];
+      }
+    } else {
+      for (int64_t p = first; p < layer.inputs; p += L) {
+        const Vector low = load(x + p * kSamples), high = load(x + p * kSamples + L);
+        const T* w = layer.w.data + p * layer.w.stride;
+#pragma GCC unroll 2
+        for (int j = 0; j < outputs; ++j) {
+          sums.of[j][0] += low * w[j];
+          sums.of[j][1] += high * w[j];
+        }
+      }
+    }
+    return sums;
+  }
+
+  template <int outputs>
+  __attribute__((noinline)) static void multiply_thin(const Layer& layer, const T* x, T* y) {
+    const Sums<outputs> sums = sum<outputs, 0, 1>(layer, x);
+    for (int j = 0; j < outputs; ++j) {
+      finish(layer, j, sums.of[j][0], y + j * kSamples);
+      finish(layer, j, sums.of[j][1], y + j * kSamples + L);
+    }
+  }
+
+  int count_;
+  Layer* layers_;
+  int64_t widest_ = 1;
+};
+
+}  // namespace evenflow::gemm
