@@ -286,22 +286,30 @@ struct TileTask {
   Lines ahead = {};
 };
 
-/// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart.
+/// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart. The last columns go by
+/// halves and quarters of a vector, then one by one. Inlined it would be in every tile.
 template <class Isa, class T, int V, class Finish>
-EVENFLOW_HD void finish_part(const T* sums, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                             const Finish& finish) {
+__attribute__((noinline)) void finish_part(const T* sums, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
+                                           const Finish& finish) {
   using S = Tile<Isa, T>;
-  using Value = typename S::Value;
   int64_t j = 0;
-  for (; j + S::lanes <= cols; j += S::lanes) {
-    finish.template columns<Isa, 0, Value>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> Value {
-      return *reinterpret_cast<const Value*>(sums + i * V * S::lanes + j);
-    });
+  const auto by = [&](auto zero) {
+    using X = decltype(zero);
+    constexpr int64_t count = sizeof(X) / sizeof(T);
+    for (; j + count <= cols; j += count) {
+      finish.template columns<Isa, 0, X>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> X {
+        return Lanes<Isa, X>::load(sums + i * V * S::lanes + j);
+      });
+    }
+  };
+  by(typename S::Value());
+  if constexpr (Isa::vector_bytes == 64 && !Isa::pair_dot) {
+    typedef T Half __attribute__((vector_size(Isa::vector_bytes / 2)));
+    typedef T Quarter __attribute__((vector_size(Isa::vector_bytes / 4)));
+    by(Half());
+    by(Quarter());
   }
-  for (; j < cols; ++j) {
-    finish.template columns<Isa, 0, T>(static_cast<int>(rows), m0, n0 + j,
-                                       [&](int i) { return sums[i * V * S::lanes + j]; });
-  }
+  by(T());
 }
 
 /// One tile, given to `finish` column by column of vectors, while they are in registers. R >= rows and V *
