@@ -20,6 +20,7 @@ struct ConvDims {
   bool edge = false;  ///< the last weight row of each tap belongs to an indicator of pixels outside the image
 
   int64_t taps() const { return kernel * kernel; }
+  Shape out() const { return in.with_channels(cout); }
   int64_t weight_rows() const { return in.c + (edge ? 1 : 0); }
   int64_t weight_size() const { return taps() * weight_rows() * cout; }
 };

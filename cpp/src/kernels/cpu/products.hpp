@@ -1,6 +1,7 @@
 #pragma once
 
-#include "kernels/cpu/gemm/stack.hpp"
+#include "kernels/cpu/gemm/stack_backward.hpp"
+#include "kernels/cpu/gemm/stack_forward.hpp"
 
 namespace evenflow {
 
@@ -11,21 +12,22 @@ struct CpuProducts {
 
   static void forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                       const Epilogue<T>& epilogue, View<T> y) {
-    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, x, w, epilogue, y);
+    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, gemm::matrix_of(x), w, epilogue, gemm::matrix_of(y));
   }
 
   static void backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                             bool accumulate) {
+    const gemm::Matrix<const T> from = gemm::matrix_of(dy);
     if (accumulate) {
-      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w, gemm::AddTo<T>{dx.data, dx.stride});
+      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w, gemm::AddTo<T>{dx.data, dx.stride});
     } else {
-      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, dy, w,
-                                                 gemm::Activate<T, T>{{dx.data, dx.stride}});
+      gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w,
+                                                 gemm::Activate<T, T>{gemm::matrix_of(dx)});
     }
   }
 
   static void backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
-    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, x, dy, dw);
+    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, gemm::matrix_of(x), gemm::matrix_of(dy), dw);
   }
 
   template <class H>

@@ -71,16 +71,15 @@ EVENFLOW_HD const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims
 
 /// The images of x with a border, filled by a team of its own.
 template <class Isa, class T, bool half, class S>
-Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, View<const S> x, bool edge) {
-  auto* out =
-      scope.take<typename Bordered<Isa, T, half>::Element>(Bordered<Isa, T, half>::size(x.shape, edge));
+Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, const Matrix<S>& x, const Shape& shape,
+                                bool edge) {
+  auto* out = scope.take<typename Bordered<Isa, T, half>::Element>(Bordered<Isa, T, half>::size(shape, edge));
   Bordered<Isa, T, half> image;
   constexpr int64_t kPixel = 16;  // as much work as so many numbers more
-  run_team<Isa>(CpuExec<Isa>::threads_for(ctx, x.shape.pixels() * (x.shape.c + kPixel)),
-                [&](const Team& team) {
-                  const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, edge, out);
-                  if (team.rank == 0) image = filled;
-                });
+  run_team<Isa>(CpuExec<Isa>::threads_for(ctx, shape.pixels() * (shape.c + kPixel)), [&](const Team& team) {
+    const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, shape, edge, out);
+    if (team.rank == 0) image = filled;
+  });
   return image;
 }
 
@@ -95,44 +94,44 @@ void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* produc
   });
 }
 
-/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers. Hops:
-/// see Matrix; none in x if its neighbours are looked at.
+/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers. x has
+/// no hops if its neighbours are looked at.
 template <class Isa, class T, bool half, class S, class Y>
-void conv_forward(Context& ctx, const ConvDims& dims, View<const S> x, const T* w,
-                  const Epilogue<T>& epilogue, View<Y> y, int64_t x_hop = 0, int64_t y_hop = 0) {
+void conv_forward(Context& ctx, const ConvDims& dims, const Matrix<const S>& x, const T* w,
+                  const Epilogue<T>& epilogue, const Matrix<Y>& y) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
-  const Activate<T, Y> finish{{y.data, y.stride, y_hop}, epilogue.bias, epilogue.scale, epilogue.relu};
+  const Activate<T, Y> finish{y, epilogue.bias, epilogue.scale, epilogue.relu};
   const WeightsB<Isa, T, half> rows(WeightsAs::rows, dims, w);
   if (dims.kernel == 1) {
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c, x_hop}, rows, finish);
+    multiply(ctx, m, MatrixRows<Isa, T, S, half>{x, dims.in.c}, rows, finish);
   } else if (gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, x, dims.edge)}, rows,
+    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half>(ctx, scope, x, dims.in, dims.edge)}, rows,
              finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{x.data, x.stride, dims.in.c, x_hop},
+    multiply(ctx, m, MatrixRows<Isa, T, S, half>{x, dims.in.c},
              WeightsB<Isa, T, half>(WeightsAs::channels_by_tap_outputs, dims, w),
              Activate<T, T>{{products, products_stride<T>(dims.cout)}});
     gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
   }
 }
 
-/// finish(conv^T(dy)).
+/// finish(conv^T(dy)); dy has no hops if its neighbours are looked at.
 template <class Isa, class T, bool half, class S, class Finish>
-void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w,
+void conv_backward_data(Context& ctx, const ConvDims& dims, const Matrix<const S>& dy, const T* w,
                         const Finish& finish) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   if (dims.kernel == 1) {
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{dy.data, dy.stride, dims.cout},
+    multiply(ctx, m, MatrixRows<Isa, T, S, half>{dy, dims.cout},
              WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
   } else if (!gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half, S>(ctx, scope, dy, false)},
+    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half>(ctx, scope, dy, dims.out(), false)},
              WeightsB<Isa, T, half>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
-    multiply(ctx, m, ViewRows<Isa, T, S, half>{dy.data, dy.stride, dims.cout},
+    multiply(ctx, m, MatrixRows<Isa, T, S, half>{dy, dims.cout},
              WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w),
              Activate<T, T>{{products, products_stride<T>(dims.in.c)}});
     gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
@@ -143,7 +142,8 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, View<const S> dy, co
 /// dw of the indicator's rows, of taps [begin, end): sums of dy over the pixels whose tap is outside the
 /// image.
 template <class Isa, class T, class S>
-void edge_weight_gradient(const ConvDims& dims, View<const S> dy, int64_t begin, int64_t end, T* dw) {
+void edge_weight_gradient(const ConvDims& dims, const Matrix<const S>& dy, int64_t begin, int64_t end,
+                          T* dw) {
   const Shape& in = dims.in;
   for (int64_t line = 0; line < in.n * in.h; ++line) {
     const int64_t i = line % in.h;
@@ -162,17 +162,15 @@ void edge_weight_gradient(const ConvDims& dims, View<const S> dy, int64_t begin,
 }
 
 /// dw += x^T dy, or = with overwrite; all pixels, of which there is one, at once or one run of them after the
-/// other. Its memory is `scope`'s. panels: sides whose neighbours are not looked at may have hops; see
-/// Matrix.
+/// other. Its memory is `scope`'s. panels: sides whose neighbours are not looked at may have hops.
 template <class Isa, class T, bool half, class S, class D, bool panels = false>
 class WeightGradient {
  public:
-  WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, View<const S> x, View<const D> dy,
-                 T* dw, bool overwrite, int64_t x_hop = 0, int64_t dy_hop = 0)
+  WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, const Matrix<const S>& x,
+                 const Matrix<const D>& dy, T* dw, bool overwrite)
       : dims_(dims),
-        x_{x.data, x.stride, dims.in.c, x_hop},
+        x_{x, dims.in.c},
         dy_(dy),
-        dy_hop_(dy_hop),
         dw_(dw),
         overwrite_(overwrite),
         sums_(dw),
@@ -184,9 +182,9 @@ class WeightGradient {
       return;
     }
     if (gather_input(dims)) {
-      image_ = bordered<Isa, T, half, S>(ctx, scope, x, dims.edge);
+      image_ = bordered<Isa, T, half>(ctx, scope, x, dims.in, dims.edge);
     } else {
-      image_ = bordered<Isa, T, half, D>(ctx, scope, dy, false);
+      image_ = bordered<Isa, T, half>(ctx, scope, dy, dims.out(), false);
       // ((tap, n), c), taps from the last to the first: channels divide more evenly, and one by one they need
       // no neighbours.
       take_sums(scope, 9 * dims.cout, dims.in.c);
@@ -199,12 +197,12 @@ class WeightGradient {
   /// Values that each thread needs for itself.
   int64_t room() const {
     int64_t values = 0;
-    product(dy_.data, [&](const auto& p) { values = p.room(); });
+    product(dy_, [&](const auto& p) { values = p.room(); });
     return values;
   }
 
-  /// Adds up pixels [begin, end); row m of dy is at dy + m * its stride.
-  void add(const Team& team, int64_t begin, int64_t end, const D* dy, T* room) const {
+  /// Adds up pixels [begin, end) of dy.
+  void add(const Team& team, int64_t begin, int64_t end, const Matrix<const D>& dy, T* room) const {
     product(dy, [&](const auto& p) { p.run(team, begin, end, room); });
   }
 
@@ -228,7 +226,7 @@ class WeightGradient {
 
  private:
   template <class X>
-  using Rows = ViewRows<Isa, T, X, half>;
+  using Rows = MatrixRows<Isa, T, X, half>;
   using Patches = PatchRows<Isa, T, half>;
   template <class Left, class Right>
   using Product = TransposedProduct<Isa, T, Left, Right, panels>;
@@ -251,8 +249,8 @@ class WeightGradient {
   void put(T sum, T* to) const { *to = overwrite_ ? sum : *to + sum; }
 
   template <class F>
-  void product(const D* dy, const F& f) const {
-    const Rows<D> dy_rows{dy, dy_.stride, dims_.cout, dy_hop_};
+  void product(const Matrix<const D>& dy, const F& f) const {
+    const Rows<D> dy_rows{dy, dims_.cout};
     const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
     const bool overwrite = overwrite_ || sums_ != dw_;
     if (narrow_) {
@@ -271,8 +269,7 @@ class WeightGradient {
 
   ConvDims dims_;
   Rows<S> x_;
-  View<const D> dy_;
-  int64_t dy_hop_;
+  Matrix<const D> dy_;
   T* dw_;
   bool overwrite_;
   T* sums_;  ///< where products are added up: dw, or in another order
@@ -283,8 +280,8 @@ class WeightGradient {
 
 /// dw += x^T dy, or = with overwrite.
 template <class Isa, class T, bool half, class S, class D>
-void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
-                           bool overwrite = false) {
+void conv_backward_weights(Context& ctx, const ConvDims& dims, const Matrix<const S>& x,
+                           const Matrix<const D>& dy, T* dw, bool overwrite = false) {
   const int64_t m = dims.in.pixels();
   if (m == 0) return;
   WorkspaceScope scope(ctx);
@@ -294,7 +291,7 @@ void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const S> x, 
   T* rooms = scope.take<T>(threads * room);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-    gradient.add(team, 0, m, dy.data, rooms + team.rank * room);
+    gradient.add(team, 0, m, dy, rooms + team.rank * room);
     team.barrier();
     gradient.finish(team);
   });

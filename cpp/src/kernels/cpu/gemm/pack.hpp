@@ -10,6 +10,11 @@
 
 namespace evenflow::gemm {
 
+template <class T>
+EVENFLOW_HD Matrix<T> matrix_of(const View<T>& view) {
+  return {view.data, view.stride};
+}
+
 /// Copies without reading or writing past the end.
 template <class T>
 EVENFLOW_HD void copy_run(T* dst, const T* src, int64_t count) {

@@ -71,14 +71,12 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
 /// Rows of a matrix, where they lie or converted. half: as an operand of a product of bfloat16 numbers;
 /// without hops then.
 template <class Isa, class T, class S, bool half>
-struct ViewRows {
+struct MatrixRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
   static constexpr bool as_they_are =
       pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
-  const S* data;
-  int64_t stride;
+  Matrix<const S> matrix;
   int64_t cols;
-  int64_t hop = 0;
 
   int64_t tile_size() const { return Tile<Isa, T>::rows * Isa::parts * tile_stride() + kSlack; }
 
@@ -86,21 +84,20 @@ struct ViewRows {
   Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
       // A panel has room for more rows than there are.
-      if ((rows == height || hop != 0) && (!pairs || cols == 2 * tile_stride())) {
-        return {reinterpret_cast<const T*>(data + m0 * stride), pairs ? stride / 2 : stride, hop};
+      if ((rows == height || matrix.hop != 0) && (!pairs || cols == 2 * tile_stride())) {
+        return {reinterpret_cast<const T*>(row(m0)), pairs ? matrix.stride / 2 : matrix.stride, matrix.hop};
       }
     }
     const int64_t ld = Isa::parts * tile_stride();
     for (int64_t i = 0; i < rows; ++i) {
       if constexpr (split<Isa>) {
-        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * ld), 2 * tile_stride(), data + (m0 + i) * stride,
-                       cols);
+        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * ld), 2 * tile_stride(), row(m0 + i), cols);
       } else if constexpr (pairs) {
-        Bf16* row = reinterpret_cast<Bf16*>(buffer + i * ld);
-        convert(row, data + (m0 + i) * stride, cols);
-        for (int64_t c = cols; c < 2 * tile_stride(); ++c) row[c] = Bf16{0};
+        Bf16* to = reinterpret_cast<Bf16*>(buffer + i * ld);
+        convert(to, row(m0 + i), cols);
+        for (int64_t c = cols; c < 2 * tile_stride(); ++c) to[c] = Bf16{0};
       } else {
-        convert(buffer + i * ld, data + (m0 + i) * stride, cols);
+        convert(buffer + i * ld, row(m0 + i), cols);
       }
     }
     for (int64_t i = rows * ld; i < height * ld; ++i) buffer[i] = T(0);
@@ -115,32 +112,32 @@ struct ViewRows {
   /// that may be.
   Strip<T> block(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
     const int64_t ld = padded_stride(cols, sizeof(T));
-    const S* src = data + k0 * stride;
     if constexpr (pairs) {
-      interleave<Isa>(buffer, Isa::parts * ld, src, stride, k, begin, ops::min_of(end, cols));
+      interleave<Isa>(buffer, Isa::parts * ld, row(k0), matrix.stride, k, begin, ops::min_of(end, cols));
       return {buffer, Isa::parts * ld};
     } else if constexpr (as_they_are) {
-      return {src, stride, hop};
+      return {row(k0), matrix.stride, matrix.hop};
     } else {
       for (int64_t p = 0; p < k; ++p) {
-        convert(buffer + p * ld + begin, src + p * stride + begin, ops::min_of(end, cols) - begin);
+        convert(buffer + p * ld + begin, row(k0 + p) + begin, ops::min_of(end, cols) - begin);
       }
       return {buffer, ld};
     }
   }
   int64_t values_size(int64_t) const { return 0; }
   /// The same as they are, float32.
-  Strip<T> values(int64_t k0, int64_t, T*) const { return {data + k0 * stride, stride}; }
-  int64_t readable() const { return hop != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
-  EVENFLOW_HD void prefetch(int64_t row, int64_t begin, int64_t end) const {
-    const Matrix<const S> rows{data, stride, hop};
-    for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(rows.template at<Isa>(row, c), 0, 2);
+  Strip<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
+  int64_t readable() const { return matrix.hop != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
+  EVENFLOW_HD void prefetch(int64_t m, int64_t begin, int64_t end) const {
+    for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(matrix.template at<Isa>(m, c), 0, 2);
   }
 
  private:
   using Value = typename Tile<Isa, T>::Value;
   static constexpr int L = Tile<Isa, T>::lanes;
   static constexpr int64_t kLine = Matrix<S>::line;
+
+  EVENFLOW_HD const S* row(int64_t m) const { return matrix.data + m * matrix.stride; }
 
   int64_t tile_stride() const {
     const int64_t words = whole_steps<Isa>((cols + 1) / 2);
@@ -176,8 +173,7 @@ struct Bordered {
 
   /// Writes this thread's share of the images into `out`; everybody may read after a barrier.
   template <class S>
-  static Bordered fill(const Team& team, View<const S> x, bool edge, Element* out) {
-    const Shape& s = x.shape;
+  static Bordered fill(const Team& team, const Matrix<S>& x, const Shape& s, bool edge, Element* out) {
     const Bordered b{out, s.h, s.w, s.c + (edge ? 1 : 0)};
     const int64_t lines = s.n * (s.h + 2), length = (s.w + 2) * b.depth;
     // Vectors may run past the end of a pixel, where this thread writes next.

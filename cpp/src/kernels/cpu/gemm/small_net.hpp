@@ -63,18 +63,18 @@ class SmallNet {
   int64_t room() const { return 2 * widest_ * kSamples + kSamples * L; }
 
   /// h (end - begin, outputs) of samples [begin, end) of x.
-  void run(View<const T> x, View<T> h, int64_t begin, int64_t end, T* room) const {
+  void run(const Matrix<const T>& x, const Matrix<T>& h, int64_t begin, int64_t end, T* room) const {
     T *from = room, *to = room + widest_ * kSamples, *rows = room + 2 * widest_ * kSamples;
     for (int64_t first = begin; first < end; first += kSamples) {
       const int64_t samples = ops::min_of<int64_t>(kSamples, end - first);
-      columns_of(View<const T>(x.data + first * x.stride, x.shape, x.stride), samples, from);
+      columns_of(x.from_row(first), layers_[0].inputs, samples, from);
       for (int u = 0; u < count_; ++u) {
         multiply(layers_[u], from, to);
         T* const read = from;
         from = to;
         to = read;
       }
-      rows_of(from, samples, View<T>(h.data + first * h.stride, h.shape, h.stride), rows);
+      rows_of(from, samples, h.from_row(first), layers_[count_ - 1].outputs, rows);
     }
   }
 
@@ -86,30 +86,30 @@ class SmallNet {
   static constexpr int64_t kShort = 4;  ///< inputs
 
   /// columns (channels, kSamples) of the first `samples` rows of x; zeros beyond.
-  static void columns_of(const View<const T>& x, int64_t samples, T* columns) {
-    for (int64_t c = 0; x.shape.c <= kThin && c < x.shape.c; ++c) {
+  static void columns_of(const Matrix<const T>& x, int64_t channels, int64_t samples, T* columns) {
+    for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       T* to = columns + c * kSamples;
       for (int64_t i = 0; i < samples; ++i) to[i] = x.data[i * x.stride + c];
       for (int64_t i = samples; i < kSamples; ++i) to[i] = T(0);
     }
-    for (int64_t i0 = 0; x.shape.c > kThin && i0 < kSamples; i0 += L) {
+    for (int64_t i0 = 0; channels > kThin && i0 < kSamples; i0 += L) {
       const T* rows[L];
       const int64_t count = ops::max_of<int64_t>(0, ops::min_of<int64_t>(L, samples - i0));
       for (int64_t i = 0; i < count; ++i) rows[i] = x.data + (i0 + i) * x.stride;
-      pack_transposed<Isa, T>(columns + i0, kSamples, rows, count, x.shape.c);
+      pack_transposed<Isa, T>(columns + i0, kSamples, rows, count, channels);
     }
   }
 
   /// The way back. room (kSamples, L).
-  static void rows_of(const T* columns, int64_t samples, const View<T>& h, T* room) {
-    for (int64_t c = 0; h.shape.c <= kThin && c < h.shape.c; ++c) {
+  static void rows_of(const T* columns, int64_t samples, const Matrix<T>& h, int64_t channels, T* room) {
+    for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       for (int64_t i = 0; i < samples; ++i) h.data[i * h.stride + c] = columns[c * kSamples + i];
     }
-    for (int64_t c0 = 0; h.shape.c > kThin && c0 < h.shape.c; c0 += L) {
-      const T* channels[L];
-      const int64_t count = ops::min_of<int64_t>(L, h.shape.c - c0);
-      for (int64_t c = 0; c < count; ++c) channels[c] = columns + (c0 + c) * kSamples;
-      pack_transposed<Isa, T>(room, L, channels, count, samples);
+    for (int64_t c0 = 0; channels > kThin && c0 < channels; c0 += L) {
+      const T* from[L];
+      const int64_t count = ops::min_of<int64_t>(L, channels - c0);
+      for (int64_t c = 0; c < count; ++c) from[c] = columns + (c0 + c) * kSamples;
+      pack_transposed<Isa, T>(room, L, from, count, samples);
       for (int64_t i = 0; i < samples; ++i) copy_run(h.data + i * h.stride + c0, room + i * L, count);
     }
   }
@@ -121,6 +121,7 @@ class SmallNet {
     int64_t tiles, tall;  ///< of outputs; see RowTiles
     T *factor, *shift;
     T least;
+    EVENFLOW_HD ActivateRows<T> finish(T* y) const { return {y, kSamples, factor, shift, least}; }
   };
 
   static int height(int64_t rows) { return rows > S::low_rows ? S::rows : S::low_rows; }
@@ -160,7 +161,7 @@ class SmallNet {
     if (layer.outputs == 1) return multiply_thin<1>(layer, x, y);
     if (layer.outputs == 2) return multiply_thin<2>(layer, x, y);
     if (layer.inputs <= kShort) return multiply_short(layer, x, y);
-    const ActivateRows<T> finish{y, kSamples, layer.factor, layer.shift, layer.least};
+    const ActivateRows<T> finish = layer.finish(y);
     TileTask<T> task;
     task.k = layer.inputs;
     task.b = {x, kSamples};
@@ -179,25 +180,26 @@ class SmallNet {
 
   EVENFLOW_HD static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
 
-  /// Output j of a vector of samples.
-  EVENFLOW_HD static void finish(const Layer& layer, int64_t j, Vector sum, T* y) {
-    const Vector value = sum * layer.factor[j] + layer.shift[j], floor = Vector{} + layer.least;
-    *reinterpret_cast<Vector*>(y) = value < floor ? floor : value;
+  /// Output j of both vectors of samples.
+  EVENFLOW_HD static void put(const ActivateRows<T>& finish, int64_t j, Vector low, Vector high) {
+    using Value = typename S::Value;
+    finish.template columns<Isa, 1, Value>(1, j, 0, [&](int) -> Value { return low; });
+    finish.template columns<Isa, 1, Value>(1, j, L, [&](int) -> Value { return high; });
   }
 
   /// Of few inputs, whose sums a tile would take less time for than for beginning and ending.
   __attribute__((noinline)) static void multiply_short(const Layer& of, const T* x, T* y) {
     const Layer layer = of;  // which no result can be part of
+    const ActivateRows<T> finish = layer.finish(y);
     const Vector first_low = load(x), first_high = load(x + L);
-    for (int64_t j = 0; j < layer.outputs; ++j, y += kSamples) {
+    for (int64_t j = 0; j < layer.outputs; ++j) {
       const T* w = layer.w.data + j;
       Vector low = first_low * w[0], high = first_high * w[0];
       for (int64_t p = 1; p < layer.inputs; ++p) {
         low += load(x + p * kSamples) * w[p * layer.w.stride];
         high += load(x + p * kSamples + L) * w[p * layer.w.stride];
       }
-      finish(layer, j, low, y);
-      finish(layer, j, high, y + L);
+      put(finish, j, low, high);
     }
   }
 
@@ -236,10 +238,7 @@ class SmallNet {
   template <int outputs>
   __attribute__((noinline)) static void multiply_thin(const Layer& layer, const T* x, T* y) {
     const Sums<outputs> sums = sum<outputs, 0, 1>(layer, x);
-    for (int j = 0; j < outputs; ++j) {
-      finish(layer, j, sums.of[j][0], y + j * kSamples);
-      finish(layer, j, sums.of[j][1], y + j * kSamples + L);
-    }
+    for (int j = 0; j < outputs; ++j) put(layer.finish(y), j, sums.of[j][0], sums.of[j][1]);
   }
 
   int count_;

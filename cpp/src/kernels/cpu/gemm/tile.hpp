@@ -186,6 +186,13 @@ struct Matrix {
   C* data = nullptr;
   int64_t stride = 0, hop = 0;
   static constexpr int64_t line = 64 / sizeof(C);
+
+  EVENFLOW_HD operator Matrix<const C>() const {
+    static_assert(!std::is_const<C>::value, "already const");
+    return {data, stride, hop};
+  }
+  /// Of rows from m on; below 0, of a matrix whose first rows are not stored.
+  EVENFLOW_HD Matrix from_row(int64_t m) const { return {data + m * stride, stride, hop}; }
   template <class Isa>
   EVENFLOW_HD C* at(int64_t m, int64_t n) const {
     C* const row = data + m * stride + n;

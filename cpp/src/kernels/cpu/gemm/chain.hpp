@@ -1,0 +1,140 @@
+#pragma once
+
+#include "kernels/cpu/gemm/conv.hpp"
+
+// What both ways through a chain of convolutions share: where its activations lie, and its packed weights.
+
+namespace evenflow::gemm {
+
+/// The hidden activations of a chain in one buffer, H: T or Bf16; in panels, or in rows padded_stride apart.
+template <class T, class H>
+struct Hidden {
+  H* data;
+  const StackUnit<T>* units;
+  int64_t pixels;
+  bool panels;
+
+  EVENFLOW_HD Matrix<H> operator[](int unit) const {
+    H* at = data;
+    for (int u = 0; u < unit; ++u) at += hidden_size(units[u].dims.cout, pixels, sizeof(H));
+    return matrix(at, unit, pixels);
+  }
+  /// A unit's activations of `count` pixels, at `at`.
+  EVENFLOW_HD Matrix<H> matrix(H* at, int unit, int64_t count) const {
+    if (panels) return {at, Matrix<H>::line, (panel_rows(count) - 1) * Matrix<H>::line};
+    return {at, padded_stride(units[unit].dims.cout, sizeof(H))};
+  }
+  /// Values that it takes.
+  EVENFLOW_HD int64_t size(int unit, int64_t count) const {
+    const int64_t channels = units[unit].dims.cout;
+    return panels ? panels_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
+  }
+};
+
+/// Whether no unit looks at neighbours.
+template <class T>
+EVENFLOW_HD bool pointwise(const StackUnit<T>* units, int count) {
+  for (int u = 0; u < count; ++u) {
+    if (units[u].dims.kernel != 1) return false;
+  }
+  return true;
+}
+
+/// Whether a block of pixels can pass the whole chain: only the first and the last unit look at neighbours.
+template <class T>
+EVENFLOW_HD bool pointwise_inside(const StackUnit<T>* units, int count) {
+  for (int u = 1; u < count; ++u) {
+    if (units[u].dims.kernel != 1 && (u + 1 < count || gather_input(units[u].dims))) return false;
+  }
+  return count > 1 && gather_input(units[0].dims);
+}
+
+/// Whether it is worth it, with sums over `depth` steps.
+template <class Isa, class T>
+bool in_blocks(const StackUnit<T>* units, int count, int64_t pixels, int64_t depth) {
+  return Blocks<Isa, T>(pixels, depth).count > 1 && pointwise_inside(units, count);
+}
+
+/// The longest sum of a chain's products, of those backward.
+template <class T>
+EVENFLOW_HD int64_t backward_depth(const StackUnit<T>* units, int count) {
+  int64_t depth = 1;
+  for (int u = 0; u < count; ++u) depth = ops::max_of(depth, units[u].dims.taps() * units[u].dims.cout);
+  return depth;
+}
+
+/// Whether kept activations lie in panels; the way back asks too. Products with one or two columns read rows
+/// by vectors, which know no hops.
+template <class Isa, class T, class H>
+bool in_panels(const StackUnit<T>* units, int count, int64_t pixels) {
+  if (!Tile<Isa, T>::panels || !std::is_same<H, T>::value || pixels < kPanelPixels) return false;
+  for (int u = 0; u < count; ++u) {
+    if (units[u].dims.in.c <= 2 || units[u].dims.cout <= 2) return false;
+  }
+  return in_blocks<Isa, T>(units, count, pixels, backward_depth(units, count));
+}
+
+/// The weights of a chain's units, packed, and products with them.
+template <class Isa, class T, bool half>
+class PackedUnits {
+ public:
+  void take(WorkspaceScope& scope, int count) {
+    count_ = count;
+    weights_ = scope.take<WeightsB<Isa, T, half>>(count);
+    packed_ = scope.take<T*>(count);
+  }
+
+  void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, half>& weights) {
+    weights_[u] = weights;
+    packed_[u] = scope.take<T>(weights.packed_size());
+    size_ += weights.packed_size();
+    // Values of patches, and their parts of half the size.
+    tile_size_ = ops::max_of(tile_size_, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
+                                                 padded_stride(weights.depth(), sizeof(T)) +
+                                             kSlack);
+  }
+
+  /// Of the largest tile of pixels.
+  int64_t tile_size() const { return tile_size_; }
+
+  /// This thread's share.
+  void pack(const Team& team) const {
+    int64_t first = 0;  // value of all units' panels
+    for (int u = 0; u < count_; ++u) {
+      const int64_t size = weights_[u].panel_size();
+      for (int64_t p = 0; p < weights_[u].panels(); ++p, first += size) {
+        if (first < team.begin(size_) || first >= team.end(size_)) continue;
+        weights_[u].pack(packed_[u] + p * size, p);
+      }
+    }
+  }
+
+  /// finish_of(tile)(tiles [first, end) of a times the weights of unit u).
+  template <class A, class FinishOf>
+  void multiply(int u, const A& a, const RowTiles& rows, int64_t first, int64_t end,
+                const FinishOf& finish_of, PlacedTile<T>* placed, T* tiles) const {
+    const WeightsB<Isa, T, half>& b = weights_[u];
+    multiply_block(
+        a, rows, first, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); },
+        finish_of, placed, tiles, true);
+  }
+
+ private:
+  int count_ = 0;
+  WeightsB<Isa, T, half>* weights_ = nullptr;
+  T** packed_ = nullptr;
+  int64_t size_ = 0, tile_size_ = 0;
+};
+
+/// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache
+/// holds, so that weights are seldom read.
+template <class F>
+void by_tiles(int64_t first, int64_t last, const F& f) {
+  const int64_t count = last - first,
+                parts = ops::max_of<int64_t>(1, (count + kBlockTiles / 2) / kBlockTiles);
+  for (int64_t i = 0; i < parts && count > 0; ++i)
+    f(first + count * i / parts, first + count * (i + 1) / parts);
+}
+constexpr int64_t kMostTiles = kBlockTiles + kBlockTiles / 2;  ///< at a time, of by_tiles
+
+}  // namespace evenflow::gemm

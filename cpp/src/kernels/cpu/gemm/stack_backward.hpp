@@ -1,0 +1,264 @@
+#pragma once
+
+#include <new>
+
+#include "kernels/cpu/gemm/chain.hpp"
+
+// The way back through a chain of convolutions: the derivative of each activation is taken where the product
+// that yields its gradient leaves the registers.
+
+namespace evenflow::gemm {
+
+/// dh is da of the last unit: the caller took its epilogue back.
+template <class Isa, class T, class H>
+class StackBackward {
+ public:
+  StackBackward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, const H* acts,
+                View<const T> dh, View<T> dx)
+      : ctx_(ctx),
+        units_(units),
+        count_(count),
+        x_(matrix_of(x)),
+        dh_(matrix_of(dh)),
+        dx_(matrix_of(dx)),
+        m_(x.shape.pixels()),
+        rows_(RowTiles::of<Isa, T>(m_)),
+        hidden_{const_cast<H*>(acts), units, m_, in_panels<Isa, T, H>(units, count, m_)} {}
+
+  void run() {
+    if (m_ == 0) return;
+    if (count_ == 1) return first_unit<T>(dh_);
+    if (in_blocks<Isa, T>(units_, count_, m_, backward_depth(units_, count_))) {
+      by_runs();
+    } else {
+      by_units();
+    }
+  }
+
+ private:
+  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
+
+  void by_units() {
+    WorkspaceScope scope(ctx_);
+    int64_t size = 0;
+    for (int u = 0; u + 1 < count_; ++u) size = ops::max_of(size, hidden_.size(u, m_));
+    H* buffers[2] = {scope.template take<H>(size), scope.template take<H>(size)};
+    const auto buffer_for = [&](int u) { return hidden_.matrix(buffers[u % 2], u, m_); };
+    Matrix<H> da = buffer_for(count_ - 2);
+    inner_unit<T>(count_ - 1, dh_, da);
+    for (int u = count_ - 2; u > 0; --u) {
+      const Matrix<H> next = buffer_for(u - 1);
+      inner_unit<H>(u, da, next);
+      da = next;
+    }
+    first_unit<H>(da);
+  }
+
+  /// From da of unit u to its weights' gradient and da of the unit below.
+  template <class D>
+  void inner_unit(int u, const Matrix<const D>& da, const Matrix<H>& below) {
+    const StackUnit<T>& unit = units_[u];
+    const StackUnit<T>& lower = units_[u - 1];
+    const int64_t width = lower.dims.cout;
+    WorkspaceScope scope(ctx_);
+    // Without patches each row block adds up its own share; see gather_all_taps for the other case.
+    const bool taps = unit.dims.kernel == 3 && gather_input(unit.dims);
+    const int64_t blocks =
+        taps ? 1 : Blocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
+    T* sums = scope.take<T>(blocks * 2 * width);
+    zero(sums, blocks * 2 * width);
+    conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, derivative(u - 1, below, sums));
+    add_sums(lower, sums, blocks, 0, width);
+    conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, hidden_[u - 1], da, unit.dw, unit.overwrite);
+  }
+
+  template <class D>
+  void first_unit(const Matrix<const D>& da) {
+    const StackUnit<T>& unit = units_[0];
+    if (dx_.data) {
+      conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
+    }
+    conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
+  }
+
+  /// What turns the gradient of unit u's activation into da and adds up its columns.
+  ActivateBackward<T, H> derivative(int u, const Matrix<H>& da, T* sums) const {
+    const Epilogue<T>& e = units_[u].epilogue;
+    return {da, hidden_[u], e.scale, e.relu, sums, units_[u].dims.cout};
+  }
+
+  static void zero(T* sums, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sums[i] = T(0);
+  }
+
+  /// The sums of all blocks to the gradients of bias and scale, columns [begin, end). Inlined it would be in
+  /// every chain of every type.
+  __attribute__((noinline)) static void add_sums(const StackUnit<T>& unit, const T* sums, int64_t blocks,
+                                                 int64_t begin, int64_t end) {
+    const int64_t width = unit.dims.cout;
+    constexpr int64_t kAtOnce = 64;  // neighbours of a row of sums
+    for (int64_t c0 = begin; c0 < end; c0 += kAtOnce) {
+      double total[kAtOnce] = {}, dots[kAtOnce] = {};
+      const int64_t count = ops::min_of(kAtOnce, end - c0);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const T* from = sums + 2 * b * width + c0;
+        for (int64_t i = 0; i < count; ++i) total[i] += from[i];
+        for (int64_t i = 0; i < count; ++i) dots[i] += from[width + i];
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        if (unit.dbias) unit.dbias[c0 + i] += static_cast<T>(total[i]);
+        if (unit.dlogs) unit.dlogs[c0 + i] += static_cast<T>(unit.logs_factor * dots[i]);
+      }
+    }
+  }
+
+  /// A run of pixels at a time: each thread takes its share through all units, then all threads add the run
+  /// to the gradients of the weights. Activations come from memory once, and their derivatives never go
+  /// there.
+  void by_runs() {
+    WorkspaceScope scope(ctx_);
+    const int threads = ctx_.threads(), last = count_ - 1;
+    // Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockTiles
+    // tiles for each thread.
+    const PixelBlocks blocks = PixelBlocks::of<Isa, T>(m_, by_pairs<Isa, half>);
+    const int64_t run = (threads * kBlockTiles * kRows + blocks.size - 1) / blocks.size;  // blocks
+    const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
+    const int64_t groups = groups_of(rows_.count());
+    weights_.take(scope, count_);
+    da_ = scope.template take<Matrix<H>>(last);
+    sums_ = scope.template take<T*>(last);
+    for (int u = 0; u < count_; ++u) {
+      const StackUnit<T>& unit = units_[u];
+      weights_.set(scope, u,
+                   {u > 0 && unit.dims.kernel == 3 ? WeightsAs::tap_outputs_by_channels
+                                                   : WeightsAs::outputs_by_tap_channels,
+                    unit.dims, unit.w});
+      if (u == last) break;
+      da_[u] = hidden_.matrix(scope.template take<H>(hidden_.size(u, largest)), u, largest);
+      sums_[u] = scope.template take<T>(groups * 2 * unit.dims.cout);
+    }
+    constexpr bool panels = Tile<Isa, T>::panels && std::is_same<H, T>::value;
+    using Inner = WeightGradient<Isa, T, half, H, H, panels>;
+    const WeightGradient<Isa, T, half, T, H, panels> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
+                                                                    units_[0].dw, units_[0].overwrite);
+    const WeightGradient<Isa, T, half, H, T, panels> last_gradient(
+        ctx_, scope, units_[last].dims, hidden_[last - 1], dh_, units_[last].dw, units_[last].overwrite);
+    Inner* inner = scope.template take<Inner>(last);
+    int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
+    for (int u = 1; u < last; ++u) {
+      new (inner + u)
+          Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw, units_[u].overwrite);
+      gradient_size = ops::max_of(gradient_size, inner[u].room());
+    }
+    dh_image_ = last_gradient.dy_image();
+    if (dx_.data && units_[0].dims.kernel == 3) {
+      products_ = scope.template take<T>(m_ * products_stride<T>(units_[0].dims.in.c) + kSlack);
+    }
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tiles_size = tiles * weights_.tile_size();
+    const int64_t room_size = ops::max_of(tiles_size, gradient_size);
+    T* rooms = scope.template take<T>(threads * room_size);
+    PlacedTile<T>* placed = scope.template take<PlacedTile<T>>(threads * tiles);
+    run_team<Isa>(threads, [&](const Team& team) {
+      [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
+      T* room = rooms + team.rank * room_size;
+      weights_.pack(team);
+      team.barrier();
+      for (int64_t begin = 0, end; begin < m_; begin = end) {
+        end = blocks.next(begin, m_, run);
+        const int64_t first_tile = share_of(begin, end, team.rank, team.size),
+                      end_tile = share_of(begin, end, team.rank + 1, team.size);
+        zero_sums(first_tile, end_tile);
+        by_tiles(first_tile, end_tile, [&](int64_t tile, int64_t next) {
+          derivatives(begin, tile, next, placed + team.rank * tiles, room);
+        });
+        team.barrier();
+        last_gradient.add(team, begin, end, dh_, room);
+        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da_[u].from_row(-begin), room);
+        first_gradient.add(team, begin, end, da_[0].from_row(-begin), room);
+        team.barrier();
+      }
+      last_gradient.finish(team);
+      for (int u = 1; u < last; ++u) inner[u].finish(team);
+      first_gradient.finish(team);
+      for (int u = 0; u < last; ++u) {
+        const int64_t width = units_[u].dims.cout;
+        add_sums(units_[u], sums_[u], groups, team.begin(width), team.end(width));
+      }
+      if (!products_) return;
+      const Shape& in = units_[0].dims.in;
+      gather_taps<Isa, T>(in, team.begin(m_), team.end(m_), -1, products_, in.c,
+                          static_cast<const T*>(nullptr), AddTo<T>{dx_.data, dx_.stride});
+    });
+  }
+
+  static constexpr int64_t kRows = Tile<Isa, T>::rows;
+
+  // One thread adds up the columns of a group of tiles, whatever the number of threads: a sixth of a run or
+  // so, that few threads get equal shares.
+  static constexpr int64_t group_tiles() {
+    const int64_t tiles = kPixelBlock / kRows;
+    for (int64_t parts = 6;; --parts) {
+      if (tiles % parts == 0) return tiles / parts;
+    }
+  }
+  static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
+
+  /// The first tile of a thread's share of the run of rows [begin, end).
+  int64_t share_of(int64_t begin, int64_t end, int rank, int size) const {
+    const int64_t first = rows_.at(begin), count = rows_.at(end) - first;
+    return first + ops::min_of(count, groups_of(count) * rank / size * group_tiles());
+  }
+
+  void zero_sums(int64_t first_tile, int64_t end_tile) const {
+    const int64_t first = first_tile / group_tiles(), count = groups_of(end_tile) - first;
+    for (int u = 0; u + 1 < count_; ++u) {
+      const int64_t size = 2 * units_[u].dims.cout;
+      zero(sums_[u] + first * size, count * size);
+    }
+  }
+
+  /// Tiles [first, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
+  void derivatives(int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed, T* tiles) const {
+    const auto derive = [&](int u, const auto& a) {
+      const ActivateBackward<T, H> finish = derivative(u - 1, da_[u - 1].from_row(-begin), sums_[u - 1]);
+      weights_.multiply(
+          u, a, rows_, first, end, [&](int64_t tile) { return finish.for_block(tile / group_tiles()); },
+          placed, tiles);
+    };
+    if (units_[count_ - 1].dims.kernel == 3) {
+      derive(count_ - 1, PatchRows<Isa, T, half>{dh_image_});
+    } else {
+      derive(count_ - 1, MatrixRows<Isa, T, T, half>{dh_, units_[count_ - 1].dims.cout});
+    }
+    const auto rows_of = [&](int u) {
+      return MatrixRows<Isa, T, H, half>{da_[u].from_row(-begin), units_[u].dims.cout};
+    };
+    for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
+    if (products_) {
+      const Activate<T, T> finish{{products_, products_stride<T>(units_[0].dims.in.c)}};
+      weights_.multiply(
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
+    } else if (dx_.data) {
+      const AddTo<T> finish{dx_.data, dx_.stride};
+      weights_.multiply(
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
+    }
+  }
+
+  Context& ctx_;
+  const StackUnit<T>* units_;
+  int count_;
+  Matrix<const T> x_;
+  Matrix<const T> dh_;
+  Matrix<T> dx_;
+  int64_t m_;
+  RowTiles rows_;
+  Hidden<T, H> hidden_;
+  PackedUnits<Isa, T, half> weights_;
+  Matrix<H>* da_ = nullptr;  ///< of the present run, of all units but the last
+  T** sums_ = nullptr;       ///< their columns' sums, (groups, 2, width)
+  T* products_ = nullptr;
+  Bordered<Isa, T, half> dh_image_;
+};
+
+}  // namespace evenflow::gemm

@@ -1,0 +1,197 @@
+#pragma once
+
+#include "kernels/cpu/gemm/chain.hpp"
+#include "kernels/cpu/gemm/small_net.hpp"
+
+// A chain of convolutions as one kernel: a block of pixels goes through the whole chain while its activations
+// are in the second-level cache.
+
+namespace evenflow::gemm {
+
+template <class Isa, class T, class H>
+class StackForward {
+ public:
+  StackForward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts, View<T> h)
+      : ctx_(ctx),
+        scope_(ctx),
+        units_(units),
+        count_(count),
+        x_(matrix_of(x)),
+        h_(matrix_of(h)),
+        m_(x.shape.pixels()),
+        rows_(RowTiles::of<Isa, T>(m_)),
+        acts_(acts),
+        hidden_{acts, units, m_, acts && in_panels<Isa, T, H>(units, count, m_)} {}
+
+  void run() {
+    if constexpr (std::is_same<H, T>::value) {
+      if (m_ == 1 && pointwise(units_, count_)) return one_row();
+    }
+    if constexpr (std::is_same<H, T>::value && SmallNet<Isa, T>::exists) {
+      if (!acts_ && pointwise(units_, count_) && SmallNet<Isa, T>::fits(units_, count_, m_)) {
+        return side_by_side();
+      }
+    }
+    int64_t depth = 1;
+    for (int u = 0; u < count_; ++u) depth = ops::max_of(depth, units_[u].dims.weight_rows());
+    if (in_blocks<Isa, T>(units_, count_, m_, depth)) {
+      by_blocks();
+    } else {
+      by_units();
+    }
+  }
+
+ private:
+  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
+
+  void one_row() {
+    T* y = acts_ ? acts_ : scope_.template take<T>(hidden_size(units_, count_, 1, sizeof(T)));
+    const T* x = x_.data;
+    for (int u = 0; u < count_; ++u) {
+      const ConvDims& dims = units_[u].dims;
+      const Epilogue<T>& e = units_[u].epilogue;
+      if (u + 1 == count_) y = h_.data;
+      const WeightsB<Isa, T, half> b(WeightsAs::rows, dims, units_[u].w);
+      const Activate<T, T> finish{{y, 0}, e.bias, e.scale, e.relu};
+      if constexpr (split<Isa>) {
+        multiply_row(ctx_, x, b, finish);
+      } else if (!multiply_row(ctx_, x, b, finish)) {
+        multiply(ctx_, 1, MatrixRows<Isa, T, T, false>{{x}, dims.in.c}, b, finish);
+      }
+      x = y;
+      y += padded_stride(dims.cout, sizeof(T));
+    }
+  }
+
+  void side_by_side() {
+    int64_t products = 0;
+    for (int u = 0; u < count_; ++u) products += units_[u].dims.weight_size();
+    const int threads = threads_for_product(ctx_, m_, products, 1);
+    const SmallNet<Isa, T> net(scope_, units_, count_);
+    T* rooms = scope_.template take<T>(threads * net.room());
+    run_team<Isa>(threads, [&](const Team& team) {
+      net.run(x_, h_, team.begin(m_), team.end(m_), rooms + team.rank * net.room());
+    });
+  }
+
+  void by_units() {
+    if (!acts_) hidden_.data = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
+    for (int u = 0; u < count_; ++u) {
+      const StackUnit<T>& unit = units_[u];
+      const bool first = u == 0, last = u + 1 == count_;
+      if (first && last) {
+        conv_forward<Isa, T, half, T, T>(ctx_, unit.dims, x_, unit.w, unit.epilogue, h_);
+      } else if (first) {
+        conv_forward<Isa, T, half, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden_[0]);
+      } else if (last) {
+        conv_forward<Isa, T, half, H, T>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, h_);
+      } else {
+        conv_forward<Isa, T, half, H, H>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, hidden_[u]);
+      }
+    }
+  }
+
+  void by_blocks() {
+    const StackUnit<T>& last = units_[count_ - 1];
+    const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
+    const int threads = ctx_.threads();
+    weights_.take(scope_, count_);
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tile_rows = tiles * Tile<Isa, T>::rows;
+    int64_t local_size = 0;
+    for (int u = 0; u < count_; ++u) {
+      const bool by_taps = u + 1 == count_ && taps_last;
+      weights_.set(
+          scope_, u,
+          {by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows, units_[u].dims, units_[u].w});
+      if (u + 1 < count_ && !acts_) {
+        local_size = ops::max_of(local_size, hidden_.size(u, tile_rows));
+      }
+    }
+    const int64_t tile_size = weights_.tile_size();
+    T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
+    PlacedTile<T>* placed = scope_.template take<PlacedTile<T>>(threads * tiles);
+    H* local = scope_.template take<H>(threads * 2 * local_size);
+    if (taps_last) {
+      products_ = scope_.template take<T>(m_ * products_stride<T>(last.dims.cout) + kSlack);
+      outside_ = outside_weights(scope_, last.dims, last.w);
+    }
+    if (taps_first) {
+      image_ = bordered<Isa, T, half>(ctx_, scope_, x_, units_[0].dims.in, units_[0].dims.edge);
+    }
+    run_team<Isa>(threads, [&](const Team& team) {
+      [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
+      weights_.pack(team);
+      team.barrier();
+      const Room room{placed + team.rank * tiles,
+                      tile_buffers + team.rank * tiles * tile_size,
+                      {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
+      by_tiles(team.begin(rows_.count()), team.end(rows_.count()),
+               [&](int64_t first, int64_t end) { block(first, end, room); });
+      if (!taps_last) return;
+      team.barrier();
+      gather_taps<Isa, T>(last.dims.in, team.begin(m_), team.end(m_), 1, products_, last.dims.cout, outside_,
+                          Activate<T, T>{h_, last.epilogue.bias, last.epilogue.scale, last.epilogue.relu});
+    });
+  }
+
+  /// A thread's own memory.
+  struct Room {
+    PlacedTile<T>* placed;
+    T* tiles;
+    H* hidden[2];  ///< of the present block, where activations are not kept
+  };
+
+  /// Hidden activations of a unit, of the block that starts at tile `first`.
+  Matrix<H> hidden(int u, int64_t first, const Room& room) const {
+    if (acts_) return hidden_[u];
+    return hidden_.matrix(room.hidden[u % 2], u, m_).from_row(-rows_.row(first));
+  }
+
+  void block(int64_t first, int64_t end, const Room& room) const {
+    for (int u = 0; u < count_; ++u) {
+      if (u > 0) {
+        unit(u, MatrixRows<Isa, T, H, half>{hidden(u - 1, first, room), units_[u].dims.in.c}, first, end,
+             room);
+      } else if (units_[0].dims.kernel == 3) {
+        unit(0, PatchRows<Isa, T, half>{image_}, first, end, room);
+      } else {
+        unit(0, MatrixRows<Isa, T, T, half>{x_, units_[0].dims.in.c}, first, end, room);
+      }
+    }
+  }
+
+  template <class A>
+  void unit(int u, const A& a, int64_t first, int64_t end, const Room& room) const {
+    const Epilogue<T>& e = units_[u].epilogue;
+    if (u + 1 < count_) {
+      product(u, a, first, end, room, Activate<T, H>{hidden(u, first, room), e.bias, e.scale, e.relu});
+    } else if (products_) {
+      product(u, a, first, end, room, Activate<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
+    } else {
+      product(u, a, first, end, room, Activate<T, T>{h_, e.bias, e.scale, e.relu});
+    }
+  }
+
+  template <class A, class Finish>
+  void product(int u, const A& a, int64_t first, int64_t end, const Room& room, const Finish& finish) const {
+    weights_.multiply(
+        u, a, rows_, first, end, [&](int64_t) -> const auto& { return finish; }, room.placed, room.tiles);
+  }
+
+  Context& ctx_;
+  WorkspaceScope scope_;
+  const StackUnit<T>* units_;
+  int count_;
+  Matrix<const T> x_;
+  Matrix<T> h_;
+  int64_t m_;
+  RowTiles rows_;
+  H* acts_;
+  Hidden<T, H> hidden_;
+  PackedUnits<Isa, T, half> weights_;
+  T* products_ = nullptr;
+  const T* outside_ = nullptr;
+  Bordered<Isa, T, half> image_;
+};
+
+}  // namespace evenflow::gemm
