@@ -509,7 +509,7 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {
-    Exec::stream(ctx, n, ops::ScaleAll<T>{factor, x}, 1);
+    Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x}, 1);
   }
 
   void zero(Context& ctx, int64_t n, T* x) const override {
@@ -517,13 +517,14 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
-    Exec::stream(ctx, n, ops::Average<T>{x, rate, average}, 1);
+    Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average}, 1);
   }
 
   void optimizer_step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr,
                       const T* g, T* m, T* v, T* w) const override {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
-    ops::with_rule(config, base, m, v, [&](const auto& f, int64_t worth) { Exec::stream(ctx, n, f, worth); });
+    ops::with_rule(config, base, m, v,
+                   [&](const auto& f, int64_t worth) { Exec::for_each(ctx, 1, n, f, worth); });
   }
 
   /// Rows of two views of one shape: one where both are contiguous.

@@ -1,24 +1,16 @@
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/device/body.hpp"
 #include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
 
 // Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
 // count, and partial sums are added in chunk order, so results do not depend on it either.
 
 namespace evenflow {
-
-/// Whether F reads one array from its first element to its last: F::at(element).
-template <class F, class = void>
-constexpr bool in_order = false;
-template <class F>
-constexpr bool in_order<F, std::void_t<decltype(std::declval<F>().at(0))>> = true;
 
 /// Isa is a template argument of everything here: the same body compiled for another instruction set must
 /// not be merged with this one by the linker.
@@ -31,13 +23,15 @@ struct CpuExec {
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
-  static constexpr int64_t kAhead = 512;  ///< elements that a stream's lines are asked for before
-
-  template <class C>
-  EVENFLOW_HD static void ask(const C* first, int64_t count) {
-    constexpr int64_t kLine = 64 / sizeof(C);
+  /// Asks for the lines of f's arrays that hold `count` elements some time after element i: a processor that
+  /// foresees reads does not foresee enough of them.
+  template <int count, class F>
+  EVENFLOW_HD static void ask_ahead(const F& f, int64_t i) {
+    constexpr int64_t kAhead = 512;
+    f.each_array([&](const auto* array) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(first + i);
+      for (int64_t c = 0; c < count; c += 64 / sizeof(*array)) __builtin_prefetch(array + i + kAhead + c);
+    });
   }
 
   static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block that runs alone
@@ -121,22 +115,24 @@ struct CpuExec {
     }
   };
 
-  /// f(row, column), each as much work as `worth` plain ones.
+  /// f(row, column), each as much work as `worth` plain ones; one row where f names its arrays.
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t worth = 1) {
-    const int threads = threads_for(ctx, rows * cols * worth);
-    run_team<Isa>(threads, [&](const Team& team) {
-      const bool by_rows = rows >= team.size;
-      const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);
-      for (int64_t r = by_rows ? team.begin(rows) : 0; r < r_end; ++r) {
+    if constexpr (ops::names_arrays<F>) {
+      stream(ctx, cols, f, worth);
+    } else {
+      run_team<Isa>(threads_for(ctx, rows * cols * worth), [&](const Team& team) {
+        const bool by_rows = rows >= team.size;
+        const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);
+        for (int64_t r = by_rows ? team.begin(rows) : 0; r < r_end; ++r) {
 #pragma GCC ivdep
-        for (int64_t c = by_rows ? 0 : team.begin(cols); c < c_end; ++c) f(r, c);
-      }
-    });
+          for (int64_t c = by_rows ? 0 : team.begin(cols); c < c_end; ++c) f(r, c);
+        }
+      });
+    }
   }
 
-  /// f(0, i) for i < n, each as much work as `worth` plain ones, of arrays too long for a cache: their lines
-  /// are asked for a while before, since a processor that foresees reads does not foresee enough of them.
+  /// f(0, i) for i < n, of arrays too long for a cache.
   template <class F>
   static void stream(Context& ctx, int64_t n, const F& f, int64_t worth) {
     constexpr int64_t kBlock = 64;
@@ -145,7 +141,7 @@ struct CpuExec {
       const int64_t end = team.end(blocks);
       for (int64_t b = team.begin(blocks); b < end; ++b) {
         const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
-        f.each_array([&](const auto* array) { ask(array + first + kAhead, kBlock); });
+        ask_ahead<kBlock>(f, first);
 #pragma GCC ivdep
         for (int64_t i = first; i < last; ++i) f(0, i);
       }
@@ -248,7 +244,7 @@ struct CpuExec {
         if (c + kLanes <= end) {
           double lanes[kLanes] = {};
           for (; c + kLanes <= end; c += kLanes) {
-            if constexpr (in_order<F>) ask(f.at(c + kAhead), kLanes);
+            if constexpr (ops::names_arrays<F>) ask_ahead<kLanes>(f, c);
 #pragma GCC ivdep
             for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l).v[0]);
           }

@@ -70,11 +70,6 @@ struct DeviceExec {
   }
 
   template <class F>
-  static void stream(Context& ctx, int64_t n, const F& f, int64_t) {
-    for_each(ctx, 1, n, f);
-  }
-
-  template <class F>
   static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     reduce<device::Add>(ctx, rows, cols, f, out);
   }
@@ -106,7 +101,8 @@ struct DeviceExec {
   template <int n, class F, class G>
   static void in_packs_of(int64_t cols, const F& f, const G& g) {
     if constexpr (n > 1) {
-      if (cols % n != 0 || !f.packs(n)) return in_packs_of<device::takes_halves<F> ? n / 2 : 1>(cols, f, g);
+      if (cols % n != 0 || !ops::packs(f, n))
+        return in_packs_of<device::takes_halves<F> ? n / 2 : 1>(cols, f, g);
     }
     g(std::integral_constant<int, n>());
   }

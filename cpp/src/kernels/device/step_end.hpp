@@ -36,7 +36,7 @@ struct UpdateIf {
   const double* condition;
   const double* rate;  ///< null: the update's own
   F update;
-  EVENFLOW_HD bool packs(int n) const { return update.packs(n); }
+  EVENFLOW_HD bool packs(int n) const { return ops::packs(update, n); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t i) const {
     if (*condition == 0) return;

@@ -17,7 +17,6 @@ struct StepBase {
   T shrink;            ///< multiplies w before the step
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
-  EVENFLOW_HD bool packs(int n) const { return fits(n, w) && fits(n, g); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     f(g), f(w);
@@ -44,7 +43,6 @@ struct Sgd {
   T momentum;
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(v);
@@ -73,7 +71,6 @@ struct RmsProp {
   T* v;
   T* square;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, v) && fits(n, square); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(v), f(square);
@@ -105,7 +102,6 @@ struct Adam {
   T* m;
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(m), f(v);
@@ -135,7 +131,6 @@ struct Adamax {
   T* m;
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  EVENFLOW_HD bool packs(int n) const { return base.packs(n) && fits(n, m) && fits(n, v); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(m), f(v);
@@ -181,7 +176,6 @@ struct Average {
   T rate;
   T* average;
   EVENFLOW_HD void set_rate(T value) { rate = value; }
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x) && fits(n, average); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     f(x), f(average);
@@ -201,7 +195,6 @@ struct ScaleAll {
   T factor;
   T* x;
   EVENFLOW_HD void set_rate(T value) { factor = value; }
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     f(x);
@@ -219,8 +212,10 @@ template <class T>
 struct SumSquares {
   using Number = T;
   const T* x;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
-  EVENFLOW_HD const T* at(int64_t i) const { return x + i; }
+  template <class F>
+  EVENFLOW_HD void each_array(const F& f) const {
+    f(x);
+  }
   template <int n = 1>
   EVENFLOW_HD Pack<double, n> operator()(int64_t, int64_t i) const {
     const Pack<T, n> in = read<n>(x + i);

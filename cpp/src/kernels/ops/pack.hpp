@@ -2,12 +2,15 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/ops/host_device.hpp"
 
 // Neighbouring numbers as one access. A functor that takes n columns at a time has
 //   Number      what its arrays hold, the bulk of them
 //   packs(n)    whether n columns, from a multiple of n on, are one access in each array
+//               or, of whole arrays whose i-th elements belong together,
+//   each_array(f)  f(array) for each
 //   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
@@ -23,6 +26,28 @@ struct alignas(n * sizeof(T)) Pack {
 template <class T>
 EVENFLOW_HD bool fits(int n, const T* x, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(x) % (static_cast<unsigned>(n) * sizeof(T)) == 0 && stride % n == 0;
+}
+
+/// Whether F names its arrays.
+template <class F, class = void>
+constexpr bool names_arrays = false;
+struct AnyArray {
+  template <class T>
+  EVENFLOW_HD void operator()(const T*) const {}
+};
+template <class F>
+constexpr bool names_arrays<F, std::void_t<decltype(std::declval<F>().each_array(AnyArray()))>> = true;
+
+/// Whether n columns are one access in each of f's arrays.
+template <class F>
+EVENFLOW_HD bool packs(const F& f, int n) {
+  if constexpr (names_arrays<F>) {
+    bool all = true;
+    f.each_array([&](const auto* array) { all = all && fits(n, array); });
+    return all;
+  } else {
+    return f.packs(n);
+  }
 }
 
 // What the bytes of a pack are to the machine, and how they are stored: nvcc takes other structs apart at
