@@ -26,7 +26,7 @@ def load_library(package: str, file: str, variable: str) -> None:
 
     The loader would not look there by itself, and now finds it by its name. The core says what is missing.
     """
-    if variable in os.environ:
+    if os.environ.get(variable):
         return
     try:
         found = importlib.util.find_spec(package)

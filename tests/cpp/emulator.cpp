@@ -30,6 +30,10 @@ class EmulatedDevice final : public Device {
   void* allocate(size_t bytes) override {
     repeats_.interrupt();
     idle_ = false;
+    if (Emulator::get().allocations_left-- == 0) {
+      Emulator::get().allocations_left = 0;
+      fail<DeviceError>("emulator", "expected memory, got none");
+    }
     return Emulator::get().allocate(bytes, this);
   }
   void release(void* memory) noexcept override {

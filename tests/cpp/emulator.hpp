@@ -10,6 +10,7 @@
 
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
+#include "evenflow/error.hpp"
 #include "kernels/bf16.hpp"
 #include "kernels/device/body.hpp"
 
@@ -35,6 +36,8 @@ class Emulator {
   int64_t graphs = 0;       ///< launches of recorded kernels
   std::vector<std::function<void()>>* recording = nullptr;
   bool makes_graphs = true;
+  bool spoils_recordings = false;  ///< launches fail while kernels are recorded
+  int64_t allocations_left = -1;   ///< until there is no memory; below 0: there is always some
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
   /// queue: whose kernels, and those of queues that follow it, may use the memory; null: shared memory.
@@ -113,6 +116,7 @@ struct EmulatedLauncher {
 #endif
     ++emulator.launches;
     if (emulator.recording) {
+      if (emulator.spoils_recordings) fail<DeviceError>("emulator", "expected a recording, got a spoilt one");
       emulator.recording->push_back([blocks, body] { run(blocks, body); });
     } else {
       run(blocks, body);

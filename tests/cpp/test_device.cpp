@@ -495,6 +495,49 @@ TEST_CASE("device: a failure names the layer, as on the CPU") {
                        NumericError);
 }
 
+TEST_CASE("device: no memory is an error, and a call like any other once there is some") {
+  install_emulator();
+  Emulator::get().separate_arrays = false;
+  {
+    GlowConfig g;
+    g.shape = {0, 4, 4, 2};
+    g.levels = 2;
+    g.steps = 1;
+    g.hidden = 6;
+    const Flow<double> flow = glow<double>(g);
+    ParamArena<double> arena(flow.layout(), "emulated");
+    flow.init(arena, 1);
+    Context start("emulated");
+    Arrays a(start);
+    const Shape shape{600, 4, 4, 2};  // more than the first block of a workspace
+    const View<const double> x(a.put(random_values(shape.size(), 1, 0, 255)), shape);
+    flow.init_from_data(start, arena, x);
+    const auto gradient = [&](Context& ctx) {
+      zero_grad(ctx, arena);
+      const double loss = flow.loss_and_grad(ctx, arena, x, nullptr, -1).loss;
+      return std::vector<double>{loss, clip_grad_norm(ctx, arena, 0)};
+    };
+    const std::vector<double> wanted = gradient(start);
+    int64_t failed = 0;
+    for (bool done = false; !done; ++failed) {
+      Context ctx("emulated");
+      ctx.device()->follow(*start.device());
+      Emulator::get().allocations_left = failed;
+      try {
+        const std::vector<double> got = gradient(ctx);
+        CHECK(got == wanted);
+        done = Emulator::get().allocations_left > 0;
+      } catch (const DeviceError& e) {
+        CHECK(std::string(e.what()).find("expected memory") != std::string::npos);
+      }
+      Emulator::get().allocations_left = -1;
+      CHECK(gradient(ctx) == wanted);
+    }
+    CHECK(failed > 3);
+  }
+  Emulator::get().separate_arrays = true;
+}
+
 TEST_CASE("device: a permutation that a caller spoiled is an error, not an access out of bounds") {
   install_emulator();
   RealNvpTableConfig t;

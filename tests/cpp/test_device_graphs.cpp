@@ -103,6 +103,68 @@ TEST_CASE("device: passes of every kind of model are graphs") {
   }
 }
 
+TEST_CASE("device: recordings that others spoil leave passes as they are") {
+  install_emulator();
+  GlowConfig g;
+  g.shape = {0, 4, 4, 2};
+  g.levels = 2;
+  g.steps = 1;
+  g.hidden = 6;
+  Emulator::get().spoils_recordings = true;
+  check_recorded("spoilt", glow<double>(g), 4, 0, 255, 0);
+  Emulator::get().spoils_recordings = false;
+}
+
+namespace {
+
+/// As if another rank had other rows.
+class Other : public Ranks {
+ public:
+  void sum(double* values, int64_t count) override {
+    for (int64_t i = 1; i < count; ++i) values[i] = 2 * values[i] + 0.1;
+  }
+};
+
+/// The norm of a batch norm's gradient with ranks, after passes without.
+double norm_with_ranks(const std::string& device) {
+  RealNvpTableConfig t;
+  t.dims = 5;
+  t.couplings = 2;
+  t.hidden = {7};
+  t.batch_norm = true;
+  const Flow<double> flow = real_nvp<double>(t);
+  Context ctx(device);
+  ParamArena<double> arena(flow.layout(), device);
+  flow.init(arena, 3);
+  Arrays a(ctx);
+  const Shape shape{6, 1, 1, 5};
+  const View<const double> x(a.put(random_values(30, 1, -2, 2)), shape);
+  flow.init_from_data(ctx, arena, x);
+  const auto norm = [&] {
+    zero_grad(ctx, arena);
+    flow.loss_and_grad(ctx, arena, x, nullptr, -1);
+    return clip_grad_norm(ctx, arena, 0);
+  };
+  double alone = 0;
+  for (int call = 0; call < 4; ++call) alone = norm();
+  Other ranks;
+  const RanksScope scope(ctx, &ranks);
+  const double together = norm();
+  CHECK(std::abs(together / alone - 1) > 1e-3);
+  return together;
+}
+
+}  // namespace
+
+TEST_CASE("device: a graph without ranks is not one with them") {
+  install_emulator();
+  Emulator::get().separate_arrays = false;
+  const int64_t before = Emulator::get().graphs;
+  CHECK(norm_with_ranks("emulated") == doctest::Approx(norm_with_ranks("cpu")).epsilon(1e-10));
+  CHECK(Emulator::get().graphs > before);
+  Emulator::get().separate_arrays = true;
+}
+
 TEST_CASE("device: a graph is of one precision") {
   install_emulator();
   Emulator::get().separate_arrays = false;

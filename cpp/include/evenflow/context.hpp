@@ -46,6 +46,8 @@ class EVENFLOW_API Workspace {
 
   /// Bytes held now, used or not.
   size_t capacity() const;
+  /// Of these, bytes that nobody has taken.
+  size_t unused() const;
 
  private:
   struct Block {
@@ -109,8 +111,8 @@ class EVENFLOW_API Context {
   /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
   void synchronize();
   /// Calls f, which queues kernels. A device may record them, and queue them all at once the next time that
-  /// the workspace and the precision are as they were and `key` the same, which holds what else their
-  /// arguments depend on.
+  /// the workspace, the precision and whether there are ranks are as they were and `key` the same, which
+  /// holds what else their arguments depend on.
   void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>

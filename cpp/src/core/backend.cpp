@@ -28,6 +28,7 @@ std::string own_folder() {
 /// The library where the variable says, beside this code, or where the loader finds it.
 void* open_library(const char* file, std::string& problem) {
   const char* chosen = std::getenv("EVENFLOW_CUDA_LIBRARY");
+  if (chosen && !*chosen) chosen = nullptr;
   std::string candidates[2] = {chosen ? chosen : own_folder() + file, chosen ? "" : file};
   for (const std::string& path : candidates) {
     if (path.empty()) continue;

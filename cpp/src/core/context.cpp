@@ -18,7 +18,7 @@ namespace {
 
 IsaLevel wanted_isa() {
   const char* name = std::getenv("EVENFLOW_ISA");
-  if (!name) return IsaLevel::best;
+  if (!name || !*name) return IsaLevel::best;
   const std::string isa = name;
   if (isa == "baseline") return IsaLevel::baseline;
   if (isa == "avx2") return IsaLevel::avx2;
@@ -85,7 +85,8 @@ void Context::synchronize() {
 void Context::repeat(std::vector<uint64_t> key, const std::function<void()>& f) {
   if (!device_) return f();
   const auto at = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
-  key.insert(key.end(), {static_cast<uint64_t>(matmul_precision_), workspace_.block_, workspace_.used_});
+  key.insert(key.end(), {static_cast<uint64_t>(matmul_precision_), ranks_ != nullptr, workspace_.block_,
+                         workspace_.used_});
   for (const Workspace::Block& block : workspace_.blocks_)
     key.insert(key.end(), {at(block.data), block.size});
   device_->repeat(key, f);

@@ -46,18 +46,17 @@ class Repeats {
   template <class Recorder>
   std::optional<Graph> record(Recorder& recorder, const std::function<void()>& f) {
     const int64_t before = interruptions_;
+    bool whole = true;
     recorder.begin();
     recording_ = true;
     try {
       f();
-    } catch (const Interrupted&) {
     } catch (...) {
-      recording_ = false;
-      recorder.abandon();
-      throw;
+      // Other threads can spoil a recording; an error of f itself is thrown again when it runs.
+      whole = false;
     }
     recording_ = false;
-    if (interruptions_ == before) return recorder.end();
+    if (whole && interruptions_ == before) return recorder.end();
     recorder.abandon();
     return std::nullopt;
   }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <exception>
 
 #include "core/device.hpp"
 #include "core/memory.hpp"
@@ -56,7 +57,11 @@ void Workspace::tidy() {
   } else if (block_ == 0 && used_ == 0 && blocks_.size() > 1) {
     const size_t total = capacity();
     drop_blocks(0);
-    add_block(total);
+    try {
+      add_block(total);
+    } catch (const std::exception&) {
+      // A scope ends here, maybe for an error: who takes memory next is told.
+    }
   }
 }
 
@@ -64,6 +69,12 @@ size_t Workspace::capacity() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.size;
   return total;
+}
+
+size_t Workspace::unused() const {
+  size_t total = 0;
+  for (size_t b = block_; b < blocks_.size(); ++b) total += blocks_[b].size;
+  return total - used_;
 }
 
 }  // namespace evenflow

@@ -204,9 +204,11 @@ void Flow<T>::keep_activations(Context& ctx, WorkspaceScope& scope, int64_t n, i
   if (budget < 0) {  // asking for the free memory takes longer than a small step's couplings
     int64_t all = 0;
     for (const Node& node : nodes_) all += node.layer->kept_size(n) * static_cast<int64_t>(sizeof(T));
+    // What an earlier call's activations took is free as well.
+    const int64_t ours = static_cast<int64_t>(ctx.workspace().unused()) / 2;
     budget = all <= kSmallBudget ? all
-             : ctx.on_host()     ? default_activation_budget()
-                                 : ctx.device()->free_memory() / 2;
+             : ctx.on_host()     ? default_activation_budget() + ours
+                                 : ctx.device()->free_memory() / 2 + ours;
   }
   step.kept.assign(nodes_.size(), nullptr);
   for (size_t i = nodes_.size(); i-- > 0;) {

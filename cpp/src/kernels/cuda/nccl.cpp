@@ -54,7 +54,7 @@ Nccl Nccl::load(const char* file) {
 
 const Nccl& Nccl::get() {
   const char* const chosen = std::getenv("EVENFLOW_NCCL_LIBRARY");
-  static const Nccl nccl = load(chosen ? chosen : "libnccl.so.2");  // tried again after a failure
+  static const Nccl nccl = load(chosen && *chosen ? chosen : "libnccl.so.2");  // tried again after a failure
   return nccl;
 }
 
