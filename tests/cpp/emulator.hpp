@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -79,8 +80,13 @@ class Emulator {
 };
 
 /// What MatrixProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
-/// a with 8 columns of b at a time, over 16 of k, and each has four of the sums.
+/// a with 8 columns of b at a time, over 16 of k, and each has four of the sums. Products are exact, and what
+/// a sum has beyond float32 is cut off.
 struct EmulatedUnits {
+  static float cut_off(double x) {
+    const float near = static_cast<float>(x);
+    return std::abs(static_cast<double>(near)) > std::abs(x) ? std::nextafter(near, 0.0f) : near;
+  }
   static int row(int lane, int e) { return lane / 4 + e / 2 * 8; }
   static int column(int lane, int e) { return lane % 4 * 2 + e % 2; }
 
@@ -91,10 +97,12 @@ struct EmulatedUnits {
       for (int j = 0; j < columns; ++j) {
         for (int e = 0; e < 4; ++e) {
           const int m = 16 * i + row(lane, e), n = 8 * j + column(lane, e);
+          double total = static_cast<double>(sum[i][j][e]);
           for (int k = 0; k < 16; ++k) {
-            sum[i][j][e] += to_float(a[a_along_k ? m * a_stride + k : k * a_stride + m]) *
-                            to_float(b[b_along_k ? n * b_stride + k : k * b_stride + n]);
+            total += static_cast<double>(to_float(a[a_along_k ? m * a_stride + k : k * a_stride + m])) *
+                     static_cast<double>(to_float(b[b_along_k ? n * b_stride + k : k * b_stride + n]));
           }
+          sum[i][j][e] = cut_off(total);
         }
       }
     }

@@ -256,6 +256,43 @@ std::vector<double> errors_of_products(MatmulPrecision precision) {
   return errors;
 }
 
+/// Root mean squares of the relative errors of long sums of terms of one sign: a hidden layer's by matrix
+/// units, and the same term by term in float32.
+std::pair<double, double> errors_of_long_sums(int64_t inputs) {
+  constexpr int64_t rows = 40, outputs = 32;
+  install_emulator();
+  Context ctx("emulated");
+  Arrays a(ctx);
+  const std::vector<float> x = random_of<float>(rows * inputs, 1, 0.5, 1.5),
+                           w = random_of<float>(inputs * outputs, 2, 0.5, 1.5);
+  StackUnit<float> units[2];
+  units[0].dims.in = {rows, 1, 1, inputs};
+  units[0].dims.cout = units[1].dims.cout = outputs;
+  units[1].dims.in = {rows, 1, 1, outputs};
+  units[0].w = a.put(w);
+  units[1].w = a.make<float>(outputs * outputs, 0);
+  float* acts = a.make<float>(hidden_size(units, 2, rows, sizeof(float)));
+  ctx.kernels<float>().stack_forward(ctx, units, 2, false, {a.put(x), units[0].dims.in}, acts,
+                                     {a.make<float>(rows * outputs), units[0].dims.out()});
+  const int64_t stride = padded_stride(outputs, sizeof(float));
+  const std::vector<float> got = a.get(acts, rows * stride);
+  double squares = 0, plain_squares = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < outputs; ++c) {
+      double truth = 0;
+      float plain = 0;
+      for (int64_t k = 0; k < inputs; ++k) {
+        const float left = x[r * inputs + k], right = w[k * outputs + c];
+        truth += double{left} * double{right};
+        plain = std::fma(left, right, plain);
+      }
+      squares += std::pow(got[r * stride + c] / truth - 1, 2);
+      plain_squares += std::pow(plain / truth - 1, 2);
+    }
+  }
+  return {std::sqrt(squares / (rows * outputs)), std::sqrt(plain_squares / (rows * outputs))};
+}
+
 /// A chain with a hidden layer or more; half: bfloat16 inside.
 template <class T>
 void check_stack(const Shape& in, const std::vector<int64_t>& widths, const std::vector<int>& kernels_of,
@@ -356,6 +393,14 @@ TEST_CASE("device: products of float32 numbers in three parts and in two") {
   for (const double error : errors_of_products(MatmulPrecision::high)) {
     CHECK(error <= 0x1p-15);  // measured: 2.5e-5
     CHECK(error > 0x1p-17);
+  }
+}
+
+TEST_CASE("device: long sums by matrix units are as exact as plain float32's") {
+  for (const int64_t inputs : {70, 512, 4608}) {
+    CAPTURE(inputs);
+    const auto [by_units, plain] = errors_of_long_sums(inputs);
+    CHECK(by_units <= plain);
   }
 }
 

@@ -198,11 +198,11 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   const double share = 1 / static_cast<double>(n);
 
   // All that the program reads is one array.
-  constexpr int64_t kHead = 2, kFound = 2;
-  const int64_t count = End::kVerdict + kFound + kHead + 1 + n;
+  constexpr int64_t kFound = 2;
+  const int64_t count = End::kVerdict + kFound + 1 + n + (head_ ? 2 : 0);
   double* numbers = scope.take<double>(count);
-  double *found = numbers + End::kVerdict, *head = found + kFound, *square = head + kHead,
-         *log_prob = square + 1;
+  double *found = numbers + End::kVerdict, *square = found + kFound, *log_prob = square + 1,
+         *head = log_prob + n;
   double* settings = host.take<double>(End::kSettings);
   settings[End::lr] = update.optimizer.next_rate();
   settings[End::max_norm] = update.max_norm;

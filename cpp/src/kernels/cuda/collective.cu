@@ -15,8 +15,10 @@ class CudaCollective final : public Collective {
       : comm_(std::make_unique<Communicator>(Nccl::get(), id, rank, size)) {}
 
   ~CudaCollective() override {
-    if (cudaStreamQuery(queue_.stream()) == cudaSuccess) comm_->settle();
-    comm_.reset();  // an abort ends sums that wait for a rank: the queue's end does not wait for them
+    const OnGpu here;
+    if (cudaStreamQuery(reinterpret_cast<cudaStream_t>(queue_.handle())) == cudaSuccess) comm_->settle();
+    cudaGetLastError();  // or the next launch would report a sum that is not complete
+    comm_.reset();       // an abort ends sums that wait for a rank: the queue's end does not wait for them
   }
 
   void start(Device& after, const float* from, float* to, int64_t count) override {

@@ -65,10 +65,16 @@ void* allocate_shared(size_t bytes) {
 }
 
 void release_shared(void* memory) {
+  const OnGpu here;
   cudaFree(memory);
 }
 
 }  // namespace
+
+OnGpu::OnGpu() noexcept : before_(chosen) {
+  cudaGetDevice(&before_);
+  cudaSetDevice(chosen);
+}
 
 void require_gpu() {
   count_gpus();
@@ -83,7 +89,7 @@ void require_gpu() {
   if (!attribute(cudaDevAttrMemoryPoolsSupported) || !attribute(cudaDevAttrConcurrentManagedAccess)) {
     fail<DeviceError>("context",
                       "expected a GPU with memory pools and concurrent managed memory, got one "
-                      "without; a virtual GPU may lack them");
+                      "without; a virtual GPU and WSL may lack them");
   }
 }
 
@@ -101,13 +107,14 @@ CudaDevice::CudaDevice() {
   require_gpu();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   // Freed memory stays in the pool: the next step asks for the same sizes.
-  cudaMemPool_t pool;
   uint64_t all = UINT64_MAX;
-  check(cudaDeviceGetDefaultMemPool(&pool, chosen), "the memory pool");
-  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
+  check(cudaDeviceGetDefaultMemPool(&pool_, chosen), "the memory pool");
+  check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
+  reads_pageable_ = attribute(cudaDevAttrPageableMemoryAccessUsesHostPageTables);
 }
 
 CudaDevice::~CudaDevice() {
+  const OnGpu here;
   cudaStreamSynchronize(stream_);
   cudaStreamDestroy(stream_);
 }
@@ -130,6 +137,7 @@ void* CudaDevice::allocate(size_t bytes) {
 
 void CudaDevice::release(void* memory) noexcept {
   repeats_.interrupt_quietly();
+  const OnGpu here;
   cudaFreeAsync(memory, stream_);
 }
 
@@ -137,13 +145,18 @@ int64_t CudaDevice::free_memory() const {
   size_t free = 0, total = 0;
   use_gpu();
   check(cudaMemGetInfo(&free, &total), "a query of the memory");
-  return static_cast<int64_t>(free);
+  // What the pool has kept of what was freed.
+  uint64_t reserved = 0, used = 0;
+  check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved), "the memory pool");
+  check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used), "the memory pool");
+  return static_cast<int64_t>(free + (reserved - used));
 }
 
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
   repeats_.interrupt();
-  // The runtime has read pageable memory when the call returns.
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
+  // The runtime has read pageable memory when the call returns, unless it may leave that to the GPU.
+  if (reads_pageable_) check(cudaStreamSynchronize(stream_), "a copy to the GPU");
 }
 
 void CudaDevice::to_host(void* to, const void* from, size_t bytes) {
@@ -165,12 +178,8 @@ void CudaDevice::follow(Device& other) {
 
 bool CudaDevice::wait_for_all() noexcept {
   const std::unique_lock<std::shared_mutex> lock(recording);
-  // Other libraries call this through a deleter, and go on with the GPU that was theirs.
-  int before = chosen;
-  cudaGetDevice(&before);
-  cudaSetDevice(chosen);
+  const OnGpu here;                                          // other libraries call this through a deleter
   const bool done = cudaDeviceSynchronize() == cudaSuccess;  // not while another library records a graph
-  cudaSetDevice(before);
   cudaGetLastError();  // a failed kernel is reported where its results are asked for
   return done;
 }

@@ -23,6 +23,19 @@ void require_gpu();
 /// Takes the GPU of a rank before the first use of any.
 void choose_gpu(int local_rank);
 
+/// The process's GPU as the calling thread's, which afterwards has its own again: of calls that may come from
+/// any thread, another library's too.
+class OnGpu {
+ public:
+  OnGpu() noexcept;
+  ~OnGpu() { cudaSetDevice(before_); }
+  OnGpu(const OnGpu&) = delete;
+  OnGpu& operator=(const OnGpu&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
 // The members of a backend that ranks need.
 void prepare_rank(int local_rank);
 void make_id(char* id);
@@ -64,6 +77,8 @@ class CudaDevice final : public Device {
   using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, Destroy>;
   struct Recorder;
   cudaStream_t stream_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
+  bool reads_pageable_ = false;  ///< the GPU reads the program's memory by itself
   Repeats<Graph> repeats_;
 };
 

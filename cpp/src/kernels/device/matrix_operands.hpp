@@ -10,10 +10,29 @@
 namespace evenflow::device {
 
 constexpr int kEight = 8;
-/// Neighbouring numbers, sixteen bytes an access.
+/// Neighbouring numbers, sixteen bytes an access. Held as words: numbers of two bytes nvcc takes apart where
+/// they are loaded, and waits for them there.
 template <class S>
-struct alignas(16) Eight {
-  S v[kEight];
+struct Eight {
+  static constexpr int kShare = 4 / sizeof(S);  ///< of a word
+  uint32_t words[kEight / kShare];
+
+  EVENFLOW_HD float get(int i) const {
+    const uint32_t word = words[i / kShare];
+    return ops::bits_to_float(static_cast<int32_t>(kShare == 1  ? word
+                                                   : i % 2 == 0 ? word << 16
+                                                                : word & 0xffff0000u));
+  }
+  /// Of zeros so far.
+  EVENFLOW_HD void set(int i, float x) {
+    S value;
+    store_value(x, &value);
+    if constexpr (kShare == 1) {
+      words[i] = static_cast<uint32_t>(ops::float_to_bits(value));
+    } else {
+      words[i / 2] |= static_cast<uint32_t>(value.bits) << i % 2 * 16;
+    }
+  }
 };
 
 EVENFLOW_HD constexpr int64_t up_to_eight(int64_t n) {
@@ -21,13 +40,28 @@ EVENFLOW_HD constexpr int64_t up_to_eight(int64_t n) {
 }
 template <class S>
 EVENFLOW_HD Eight<S> zeros() {
-  Eight<S> e;
-  for (int i = 0; i < kEight; ++i) e.v[i] = {0};
-  return e;
+  return {};
 }
 template <class S>
-EVENFLOW_HD const Eight<S>& eight_at(const S* x) {
-  return *ops::aligned<const Eight<S>>(x);
+EVENFLOW_HD Eight<S> eight_at(const S* x) {
+  constexpr int n = 16 / sizeof(S);
+  using Word = ops::Word<ops::Pack<S, n>>;
+  Eight<S> out;
+  for (int i = 0; i < kEight / n; ++i) {
+    const Word word = *ops::aligned<const Word>(x + i * n);
+    __builtin_memcpy(out.words + 4 * i, &word, sizeof word);
+  }
+  return out;
+}
+template <class S>
+EVENFLOW_HD void put_eight(const Eight<S>& from, S* to) {
+  constexpr int n = 16 / sizeof(S);
+  using Word = ops::Word<ops::Pack<S, n>>;
+  for (int i = 0; i < kEight / n; ++i) {
+    Word word;
+    __builtin_memcpy(&word, from.words + 4 * i, sizeof word);
+    *ops::aligned<Word>(to + i * n) = word;
+  }
 }
 
 /// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind
@@ -77,7 +111,7 @@ EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, co
   for (int e = 0; e < kEight; ++e) {
     const int32_t tap = part.tap + e, i = row + tap / 3 - 1, j = column + tap % 3 - 1;
     const bool outside = i < 0 || i >= dims.height || j < 0 || j >= dims.width;
-    if (tap < dims.taps() && outside) store_value(1.0f, &out.v[e]);
+    if (tap < dims.taps() && outside) out.set(e, 1.0f);
   }
   return out;
 }

@@ -28,9 +28,10 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   static constexpr int kParts = std::is_same<Number, Bf16>::value ? 1 : 3;  ///< at most
   static constexpr int kTileM = 128, kTileN = tile_n, kDepth = kParts == 1 ? 32 : 16, kStep = 16;
   static constexpr int kHalves = kParts == 1 ? 2 : 1;  ///< of the operands' memory
-  /// Products of leading parts, and all others: what a unit cuts off after an addition is in proportion to
-  /// the sum.
-  static constexpr int kSets = kParts == 1 ? 1 : 2;
+  /// Sums of float32 numbers: products of leading parts over kTogether steps, all other products, and those
+  /// of leading parts of the steps before. What a unit cuts off after an addition is in proportion to its
+  /// sum, and always towards zero.
+  static constexpr int kSets = kParts == 1 ? 1 : 3, kTogether = 8;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kWarpsN = tile_n >= 128 ? 4 : tile_n >= 32 ? 2 : 1, kWarpsM = kWarps / kWarpsN;
   static constexpr int kOwnM = kTileM / kWarpsM / 16, kOwnN = kTileN / kWarpsN / 8;
@@ -56,13 +57,15 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     }
     EVENFLOW_HD static int place(int i, int k) { return Operand::along_k ? i * stride + k : k * stride + i; }
     EVENFLOW_HD void put(int e, const Eight<Bf16>& from, int) { put_part(e, 0, from); }
-    EVENFLOW_HD void put(int e, Eight<float> from, int parts) {
+    EVENFLOW_HD void put(int e, const Eight<float>& from, int parts) {
+      float rest[kEight];
+      for (int i = 0; i < kEight; ++i) rest[i] = from.get(i);
       for (int p = 0; p < kParts; ++p) {
         if (p == parts) return;
-        Eight<Bf16> part;
+        Eight<Bf16> part = zeros<Bf16>();
         for (int i = 0; i < kEight; ++i) {
-          part.v[i] = to_bf16(from.v[i]);
-          from.v[i] -= to_float(part.v[i]);
+          part.set(i, rest[i]);
+          rest[i] -= part.get(i);
         }
         put_part(e, p, part);
       }
@@ -73,7 +76,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
 
    private:
     EVENFLOW_HD void put_part(int e, int part, const Eight<Bf16>& from) {
-      *reinterpret_cast<Eight<Bf16>*>(value + part * size_of_part + place(index(e), depth(e))) = from;
+      put_eight(from, value + part * size_of_part + place(index(e), depth(e)));
     }
   };
   using TileA = Tile<A, kTileM>;
@@ -123,6 +126,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       const bool multiplies = kHalves == 2 || phase % 2 != 0, more = step < steps(at.block);
       if (multiplies && more) fetch(at.thread, k0 + step * kDepth, own);
       if (multiplies) multiply(at.thread, shared.operands[(step - 1) % kHalves], own);
+      if (kSets > 1 && multiplies && step % kTogether == 0) gather(own);
       if (more && (kHalves == 2 || !multiplies)) put(at.thread, own, shared.operands[step % kHalves]);
     } else if (after < 4) {
       const int half = static_cast<int>(after / 2);
@@ -201,8 +205,20 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
         thread % 32, from.a.at(first_row(thread), d, part_a), TileA::stride,
         from.b.at(first_column(thread), d, part_b), TileB::stride, sum);
   }
+  EVENFLOW_HD static void gather(Registers& own) {
+    for (int i = 0; i < kOwnM; ++i) {
+      for (int j = 0; j < kOwnN; ++j) {
+        for (int e = 0; e < 4; ++e) {
+          own.sum[kSets - 1][i][j][e] += own.sum[0][i][j][e];
+          own.sum[0][i][j][e] = 0;
+        }
+      }
+    }
+  }
   EVENFLOW_HD static float total(const Registers& own, int i, int j, int e) {
-    return kSets == 1 ? own.sum[0][i][j][e] : own.sum[0][i][j][e] + own.sum[kSets - 1][i][j][e];
+    float total = own.sum[kSets - 1][i][j][e];
+    for (int set = 0; set + 1 < kSets; ++set) total += own.sum[set][i][j][e];
+    return total;
   }
   EVENFLOW_HD static void lay_out(int thread, int half, const Registers& own, Shared& shared) {
     const int row = first_row(thread) - half * kHalf, column = first_column(thread);

@@ -19,7 +19,7 @@ struct StoreHidden {
   bool relu;
   EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
                               float (*)[kEight]) const {
-    Eight<H> out;
+    Eight<H> out = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
       float v = 0;
       if (column + e < n) {
@@ -28,9 +28,9 @@ struct StoreHidden {
         if (scale) v *= scale[column + e];
         if (relu && v < 0) v = 0;
       }
-      store_value(v, &out.v[e]);
+      out.set(e, v);
     }
-    *ops::aligned<Eight<H>>(y + row * stride + column) = out;
+    put_eight(out, y + row * stride + column);
   }
 };
 
@@ -49,19 +49,19 @@ struct StoreHiddenGradient {
   EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
                               float (*own)[kEight]) const {
     const Eight<H> out = eight_at(y + row * y_stride + column);
-    Eight<H> through;
+    Eight<H> through = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
       float g = 0, v = 0;
       if (column + e < n) {
-        const float at = value_of(out.v[e]);
+        const float at = out.get(e);
         g = relu && !(at > 0) ? 0 : sum[e];
         v = scale ? g * scale[column + e] : g;
         own[0][e] += v;
         own[1][e] += g * at;
       }
-      store_value(v, &through.v[e]);
+      through.set(e, v);
     }
-    *ops::aligned<Eight<H>>(da + row * da_stride + column) = through;
+    put_eight(through, da + row * da_stride + column);
   }
 };
 

@@ -69,14 +69,17 @@ struct PriorEdgeGradients {
   T* dlogs;
   EVENFLOW_HD void operator()(int64_t, int64_t k) const {
     const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t p = 0; p < height * width; ++p) {
       const double g = sums[p * channels + k], inner = g * scale;
-      dbias[k] += static_cast<T>(inner);
-      dlogs[k] += static_cast<T>(kPriorLogScale * g * static_cast<double>(edge[p * channels + k]));
+      to_bias += static_cast<T>(inner);
+      to_logs += static_cast<T>(kPriorLogScale * g * static_cast<double>(edge[p * channels + k]));
       for (int64_t tap = 0; tap < 9; ++tap) {
         if (tap_outside(p, tap, height, width)) dweight[tap * channels + k] += static_cast<T>(inner);
       }
     }
+    dbias[k] = to_bias;
+    dlogs[k] = to_logs;
   }
 };
 
@@ -96,6 +99,7 @@ struct PriorClassGradients {
   T* dlogs;
   EVENFLOW_HD void operator()(int64_t, int64_t k) const {
     const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t i = 0; i < n; ++i) {
       const int64_t at = labels[i] * channels + k;
       double g = 0;
@@ -103,9 +107,11 @@ struct PriorClassGradients {
       const T part = (weight[at] + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
       const T inner = static_cast<T>(g * scale);
       dweight[at] += inner;
-      dbias[k] += inner;
-      dlogs[k] += static_cast<T>(kPriorLogScale * g * static_cast<double>(part));
+      to_bias += inner;
+      to_logs += static_cast<T>(kPriorLogScale * g * static_cast<double>(part));
     }
+    dbias[k] = to_bias;
+    dlogs[k] = to_logs;
   }
 };
 
@@ -210,15 +216,22 @@ struct HeadGradients {
   T* dbias;
   T* dlogs;
   EVENFLOW_HD void operator()(int64_t c, int64_t y) const {
+    if (c < channels) {
+      T total = dweight[c * classes + y];
+      for (int64_t i = 0; i < n; ++i) {
+        total += static_cast<T>(dlogit[i * classes + y] * pooled[i * channels + c]);
+      }
+      dweight[c * classes + y] = total;
+      return;
+    }
+    T to_bias = dbias[y], to_logs = dlogs[y];
     for (int64_t i = 0; i < n; ++i) {
       const double g = dlogit[i * classes + y];
-      if (c < channels) {
-        dweight[c * classes + y] += static_cast<T>(g * pooled[i * channels + c]);
-      } else {
-        dbias[y] += static_cast<T>(g);
-        dlogs[y] += static_cast<T>(kPriorLogScale * g * raw[i * classes + y]);
-      }
+      to_bias += static_cast<T>(g);
+      to_logs += static_cast<T>(kPriorLogScale * g * raw[i * classes + y]);
     }
+    dbias[y] = to_bias;
+    dlogs[y] = to_logs;
   }
 };
 

@@ -181,7 +181,9 @@ struct GainGradients {
   T* doffset;  ///< may be null
   EVENFLOW_HD void operator()(int64_t, int64_t k) const {
     T* out = k ? doffset : dslope;
-    for (int64_t i = 0; i < n; ++i) out[0] += static_cast<T>(dgain[2 * i + k]);
+    T total = out[0];  // memory would be waited for, sample after sample
+    for (int64_t i = 0; i < n; ++i) total += static_cast<T>(dgain[2 * i + k]);
+    out[0] = total;
   }
 };
 
