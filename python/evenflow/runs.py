@@ -44,15 +44,19 @@ class Source:
     crop: int | None = None
     pad: int | None = None
     valid: float = 0.1
-    """Fraction of the training data for validation; also for a test part, where the data have none."""
+    """Fraction of the training data for validation, 0 for none; also for a test part, where the data have none."""
     seed: int = 0
 
     def load(self) -> tuple[data.Dataset, data.Dataset]:
-        """(train, test), (train, valid)."""
+        """(train, test), (train, valid or None)."""
         whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop,
                           pad=self.pad)
         if whole.test is None:
+            if self.valid == 0:
+                raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
             whole = whole.split(self.valid, self.seed)
+        if self.valid == 0:
+            return whole, dataclasses.replace(whole, test=None, test_labels=None, test_attributes=None)
         return whole, whole.split(self.valid, self.seed + 1)
 
 

@@ -186,7 +186,9 @@ def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatc
     (["train", "digits", "--lr", "-1"], "lr"),
     (["train", "digits", "--levels", "4"], "8"),
     (["train", "digits", "--hidden", "8", "8"], "one number"),
-    (["train", "digits", "--valid", "0"], "fraction"),
+    (["train", "digits", "--valid", "1"], "fraction"),
+    (["train", "digits", "--valid", "0", "--patience", "3"], "valid data with patience"),
+    (["train", "CSV", "--columns", "a", "b", "--valid", "0"], "a test part with valid=0"),
     (["train", "CSV"], "column 'kind'"),
     (["train", "CSV", "--columns", "a", "c"], "out of a, b, kind"),
     (["train", "CSV", "--label", "class"], "out of a, b, kind"),
@@ -323,6 +325,29 @@ def test_small_data_are_trained_on_for_long_enough(tmp_path, capsys):
     assert asked["epochs"] == result["epochs"] + 5
     assert main([*base, "--out", str(tmp_path / "default"), "--force"]) == 0
     assert f"stopped after epoch {result['epochs']}: the last 20 were not better" in capsys.readouterr().out
+
+
+def test_all_training_data(tmp_path, capsys):
+    """--valid 0: nothing is held out, the last parameters are kept, and the test part is what it was."""
+    rng = np.random.default_rng(0)
+    train, test = rng.standard_normal((60, 2)), rng.standard_normal((7, 2))
+    np.savez(tmp_path / "x.npz", train=train, test=test)
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    base = ["train", str(tmp_path / "x.npz"), "--hidden", "8", "--couplings", "2", "--batch-size", "20",
+            "--valid", "0"]
+    assert main([*base, "--out", str(out), "--epochs", "2", "--csv", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 7
+    assert main(["resume", str(out), "--epochs", "4", "--quiet"]) == 0
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    epochs = [r for r in log if r["event"] == "epoch"]
+    assert [r["step"] for r in epochs] == [3, 6, 9, 12] and not any("valid_loss" in r for r in epochs)
+    flow = ef.load(out / "model.safetensors")
+    assert log[-1]["nll_nats"] == pytest.approx(-flow.log_prob(test.astype(np.float32)).mean(), rel=1e-6)
+    assert main([*base, "--out", str(alone), "--epochs", "4", "--quiet"]) == 0
+    assert np.array_equal(ef.load(alone / "model.safetensors").params, flow.params)
+    # Without a length: the least number of steps, since nothing says when to stop.
+    assert main([*base, "--out", str(tmp_path / "default"), "--quiet"]) == 0
+    assert "stopped" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -102,7 +102,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
              Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
              Option("pad", int, "images: in the middle of a black square of PAD x PAD"),
              Option("valid", float,
-                    "fraction for validation, and for testing where the data have no test part (0.1)"),
+                    "fraction for validation, 0 for none, and for testing where the data have no test part "
+                    "(0.1)"),
              *AUGMENT),
     "model": (Option("preset", str, "settings of a paper, see `evenflow presets`", metavar="NAME"),
               Option("model", str, "glow, nice, realnvp", choices=("glow", "nice", "realnvp")),

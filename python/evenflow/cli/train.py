@@ -55,6 +55,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     epochs, steps = values.get("epochs"), values.get("steps")
     if epochs is not None or steps is not None:
         training.pop("patience", None)  # a length that was asked for is kept
+    if source.valid == 0:
+        training.pop("patience", None)
     settings = _settings(values, training)
     if epochs is None and steps is None:
         epochs = presets.epochs(training, len(part.train), settings["batch_size"])

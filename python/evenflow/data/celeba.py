@@ -26,7 +26,8 @@ def read_celeba(path: str | os.PathLike[str], size: int = SIZE, crop: int | None
     list_eval_partition.txt its part 2 is the test part, and parts 0 and 1 are training data. Of the aligned
     pictures of 178 x 218 rows 40 ... 187 and columns 15 ... 162 are taken, as Real NVP does, else the largest
     square in the middle; crop: side of the square in the middle to take instead. They are resized to
-    size x size (bilinear). IoError names file and line; MissingExtra without Pillow.
+    size x size as Real NVP's code has it, bilinear without smoothing, but rounded to whole levels. IoError
+    names file and line; MissingExtra without Pillow.
     """
     path, size = os.fspath(path), arrays.whole("data", "size", size, low=1)
     crop = None if crop is None else arrays.whole("data", "crop", crop, low=1)
@@ -35,7 +36,7 @@ def read_celeba(path: str | os.PathLike[str], size: int = SIZE, crop: int | None
     folder = folder if os.path.isdir(folder) else path
     files = [os.path.join(folder, name) for name in names]
     box = _face if crop is None else functools.partial(middle, side=crop)
-    images = Pictures(files, size, box, "BILINEAR")
+    images = Pictures(files, size, box, smooth=False)
     split = os.path.join(path, PARTITION)
     held_out = _partition(split, names) if os.path.exists(split) else np.zeros(len(names), bool)
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -73,7 +73,8 @@ class Dataset:
                                    train_attributes=attributes[0], test_attributes=attributes[1])
 
     def padded(self, size: int) -> Dataset:
-        """Images in the middle of a black square of size x size, as Glow's authors train on MNIST.
+        """Images in the middle of a black square of size x size, as Glow's authors have MNIST; they also copy its
+        channel to three, over which bits_per_dim is a mean.
 
         ConfigError for a table, ShapeError for images that are larger.
         """

@@ -24,17 +24,17 @@ class Pictures(Rows):
     """Picture files, decoded when they are indexed. The headers of all are read at once.
 
     box: the part (left, top, right, bottom) to take of a picture of (width, height), or None for all of it.
-    side: of the square that it is resized to, or None. Grey pictures give one channel if all are grey,
-    else everything is RGB. IoError names the file that can't be read or whose size differs from the first's.
+    side: of the square that it is resized to, or None; smooth: bicubic, over all pixels that one of the
+    smaller picture covers, else `points`. Grey pictures give one channel if all are grey, else everything is
+    RGB. IoError names the file that can't be read or whose size differs from the first's.
     """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, files: Sequence[str], side: int | None, box: Callable[[int, int], Box] | None = None,
-                 resample: str = "BICUBIC"):
+                 smooth: bool = True):
         self._image = need("data", "PIL.Image", "Pillow", "cli")
-        self.files, self.side, self.box = list(files), side, box
-        self.resample = getattr(self._image.Resampling, resample)
+        self.files, self.side, self.box, self.smooth = list(files), side, box, smooth
         shapes = [self._header(file) for file in self.files]
         for file, shape in zip(self.files, shapes):
             if shape[:2] != shapes[0][:2]:
@@ -83,13 +83,30 @@ class Pictures(Rows):
             # Pillow's plug-ins let errors of many kinds through from a broken file.
             try:
                 picture = picture.convert("L" if self.shape[3] == 1 else "RGB").crop(box)
-                pixels = np.asarray(picture if side is None else picture.resize((side, side), self.resample))
+                if side is not None and self.smooth:
+                    picture = picture.resize((side, side), self._image.Resampling.BICUBIC)
+                pixels = np.asarray(picture)
+                if side is not None and not self.smooth:
+                    pixels = points(pixels, side)
             except Exception as error:
                 raise _broken(path, error) from error
         if pixels.shape[:2] != self.shape[1:3]:
             raise IoError(f"[data] {path}: expected {self.shape[1]} x {self.shape[2]} pixels as before, "
                           f"got {pixels.shape[0]} x {pixels.shape[1]}")
         return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def points(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, ...) uint8 at side x side points, between the four pixels around each and rounded: TensorFlow 1's
+    bilinear resize_images, which smooths nothing that it shrinks."""
+    out = pixels.astype(np.float64)
+    for axis, length in enumerate(pixels.shape[:2]):
+        at = np.arange(side) * (length / side)
+        low = at.astype(np.intp)
+        share = np.expand_dims(at - low, tuple(d for d in range(out.ndim) if d != axis))
+        below, above = out.take(low, axis), out.take(np.minimum(low + 1, length - 1), axis)
+        out = below + share * (above - below)
+    return np.rint(out).astype(np.uint8)
 
 
 def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int | None = None) -> Dataset:
