@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, checkpoint, data
+from evenflow import _core, arrays, checkpoint, data
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing
 from evenflow.flow import Flow
@@ -46,11 +46,13 @@ class Source:
     valid: float = 0.1
     """Fraction of the training data for validation, 0 for none; also for a test part, where the data have none."""
     seed: int = 0
+    named: bool = False
+    """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
     def load(self) -> tuple[data.Dataset, data.Dataset]:
         """(train, test), (train, valid or None)."""
         whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop,
-                          pad=self.pad)
+                          pad=self.pad, named=self.named)
         if whole.test is None:
             if self.valid == 0:
                 raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
@@ -76,6 +78,11 @@ class Plan:
     columns: list[str] = field(default_factory=list)
     """Names of a table's columns, where the data have them."""
     outputs: Outputs = field(default_factory=Outputs)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps"):
+            if getattr(self, name) is not None:
+                arrays.whole("train", name, getattr(self, name), low=0)
 
     def selection(self) -> tuple[list[str] | None, str | None]:
         """(columns, label) of another table: what the model was trained on, by name where there are names."""
@@ -177,10 +184,15 @@ class Run:
         _write(self.log, "".join(kept))
 
     def plan(self) -> Plan:
-        """From the first line of the log. IoError if there is none."""
+        """From the first line of the log, with the length that was asked for last. IoError if there is none."""
         try:
-            with open(self.log, encoding="utf-8") as file:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
                 record = json.loads(file.readline())
+                for line in file:
+                    with contextlib.suppress(ValueError):  # of a line that was cut short
+                        later = json.loads(line)
+                        if later["event"] == "resume":
+                            record.update(epochs=later["epochs"], steps=later["steps"])
             fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
             return Plan(**{**fields, "source": Source(**fields["source"]),
                            "outputs": Outputs(**fields["outputs"])})
@@ -280,6 +292,7 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
              labelled: bool = False) -> data.Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part.
 
+    Pictures of a folder are cropped, resized and padded as the run's, unless size is given.
     labelled: of another table too, whose column of classes is otherwise left alone.
     """
     if source is not None:
@@ -287,8 +300,12 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         if plan is not None and source.endswith(data.TABLES):
             columns, label = plan.selection()
             label = plan.source.label if labelled else label
-        part = data.load(source, columns=columns, label=label, size=size,
-                         pad=plan.source.pad if plan is not None else None)
+        crop, pad = None, None
+        if plan is not None:
+            pad = plan.source.pad
+            if data.is_pictures(source):
+                crop, size = plan.source.crop, plan.source.size if size is None else size
+        part = data.load(source, columns=columns, label=label, size=size, crop=crop, pad=pad)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:
         raise ConfigError("[data] expected data to test a model file on, got none")

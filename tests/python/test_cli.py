@@ -350,6 +350,15 @@ def test_all_training_data(tmp_path, capsys):
     assert "stopped" not in capsys.readouterr().out
 
 
+def test_test_part_without_labels(tmp_path, capsys):
+    """A model of classes could not be tested after its training: said before."""
+    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", train=x, test=x, train_labels=np.arange(30) % 3)
+    assert main(["train", str(tmp_path / "x.npz"), "--conditional", "--out", str(tmp_path / "run")]) == 2
+    assert "labels of the test part with --conditional" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_and_resume(tmp_path):
     """Ctrl-C in the middle of a real process: exit code 130, the state is saved, the run goes on."""

@@ -36,6 +36,110 @@ def table_file(tmp_path):
     return str(tmp_path / "x.npy")
 
 
+def test_a_length_that_can_not_be_leaves_everything(tmp_path, table_file, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert main(["train", table_file, "--steps", "2", "--quiet", "--out", str(run)]) == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    for name in ("--steps", "--epochs"):
+        assert main(["train", table_file, name, "-3", "--force", "--quiet", "--out", str(run)]) == 2
+        assert main(["train", table_file, name, "-3", "--quiet", "--out", str(other)]) == 2
+        assert main(["resume", str(run), name, "-3", "--quiet"]) == 2
+        assert capsys.readouterr().err.count(f"expected {name[2:]} >= 0, got -3") == 3
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before and not other.exists()
+
+
+def test_the_length_asked_for_last_is_the_plan(tmp_path, table_file):
+    out = tmp_path / "run"
+    assert main(["train", table_file, "--steps", "2", "--quiet", "--out", str(out)]) == 0
+    assert main(["resume", str(out), "--epochs", "3", "--quiet"]) == 0
+    with open(out / "log.jsonl", "a") as log:
+        log.write('{"event": "resu')
+    plan = Run(str(out)).plan()
+    assert (plan.epochs, plan.steps) == (3, None)
+    assert main(["resume", str(out), "--quiet"]) == 0
+    assert records(out)[-1]["epochs"] == 3
+
+
+def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
+    """`train --resume` goes on with a run as it is: what it would leave out is an error."""
+    out = tmp_path / "run"
+    base = ["train", table_file, "--couplings", "2", "--quiet", "--out", str(out)]
+    assert main([*base, "--steps", "2", "--lr", "1e-3"]) == 0
+    again = [*base, "--resume", "--steps", "4"]
+    assert main([*again, "--lr", "0.001", "--hidden", "64", "64", "--no-batch-norm", "--threads", "1"]) == 0
+    assert main(["train", "--config", str(out / "config.toml"), "--out", str(out), "--resume", "--quiet"]) == 0
+    capsys.readouterr()
+    elsewhere = tmp_path / "elsewhere.npy"
+    np.save(elsewhere, np.zeros((9, 3)))
+    for options, word in ((["--lr", "0.5"], "lr = 0.5 instead of 0.001"), (["--csv"], "csv = True"),
+                          (["--hidden", "8"], "hidden = [8] instead of [64, 64]"), (["--beta1", "0.5"], "beta1"),
+                          (["--columns", "a"], "columns = ['a'] instead of None")):
+        assert main([*again, *options]) == 2
+        assert word in capsys.readouterr().err
+    assert main(["train", str(elsewhere), *again[2:]]) == 2
+    assert "elsewhere.npy" in capsys.readouterr().err
+
+
+def test_patience_anew(tmp_path, table_file):
+    out = tmp_path / "run"
+    assert main(["train", table_file, "--couplings", "2", "--lr", "0.3", "--patience", "1", "--epochs", "200",
+                 "--quiet", "--out", str(out)]) == 0
+    stopped = records(out)[-1]["epochs"]
+    assert stopped < 200
+    assert main(["resume", str(out), "--quiet"]) == 0
+    assert records(out)[-1]["epochs"] == stopped
+    assert main(["resume", str(out), "--epochs", str(stopped + 1), "--quiet"]) == 0
+    assert records(out)[-1]["epochs"] == stopped + 1
+
+
+def test_a_run_named_like_its_data(tmp_path, monkeypatch):
+    """The run's folder is not read as the data set."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "two-moons", "--steps", "1", "--quiet", "--out", "two-moons"]) == 0
+    assert main(["eval", "two-moons"]) == 0
+    assert main(["resume", "two-moons", "--steps", "2", "--quiet"]) == 0
+    assert main(["train", "two-moons", "--out", "two-moons", "--resume", "--steps", "3", "--quiet"]) == 0
+
+
+def test_numbers_as_names(tmp_path, capsys):
+    """Columns of another Parquet file are taken by name, whatever the names."""
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    table = pandas.DataFrame({"2019": rng.standard_normal(200), "2020": 50 + 9 * rng.standard_normal(200)})
+    table.to_parquet(tmp_path / "a.parquet")
+    table[["2020", "2019"]].to_parquet(tmp_path / "b.parquet")
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "a.parquet"), "--steps", "3", "--quiet", "--out", out]) == 0
+    capsys.readouterr()
+    results = []
+    for name in ("a", "b"):
+        assert main(["eval", out, str(tmp_path / f"{name}.parquet")]) == 0
+        results.append(capsys.readouterr().out)
+    assert results[0] == results[1]
+
+
+def test_other_pictures_as_the_run_has_them(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(20):
+            pixels = rng.integers(0, 256, (24, 24), dtype=np.uint8)
+            image.fromarray(pixels).save(tmp_path / folder / f"{i:02}.png")
+    a, b, out = str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "run")
+    crop = ["--crop", "16", "--size", "8"]
+    assert main(["train", a, *crop, "--out", str(tmp_path / "a" / "run")]) == 2
+    assert "--out outside of the folder of pictures" in capsys.readouterr().err
+    assert main(["train", a, *crop, "--levels", "1", "--depth", "1", "--hidden", "4", "--steps", "2", "--quiet",
+                 "--out", out]) == 0
+    capsys.readouterr()
+    flow = ef.load(tmp_path / "run" / "model.safetensors")
+    wanted = flow.bits_per_dim(ef.data.load(b, crop=16, size=8).train).mean()
+    for options in ([], ["--size", "8"]):
+        assert main(["eval", out, b, "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["bits_per_dim"] == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("options", [
     ["digits", *SMALL, "--epochs", "2", "--conditional", "--flip", "--beta2", "0.9", "--seed", "3"],
     ["digits", "--preset", "glow-cifar10", "--bits", "4", *SMALL, "--steps", "3", "--accumulate", "2"],

@@ -14,7 +14,7 @@ from evenflow import _core, presets
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
 from evenflow.cli.progress import Progress
-from evenflow.data import Dataset
+from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
@@ -44,9 +44,13 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
     run = Run(args.out or os.path.join("runs", _stem(values["data"])))
     if args.resume and run.exists:
+        _require_same(run, values)
         return _continue(run, args, values, ranks)
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
-                    values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0))
+                    values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0),
+                    named=not os.path.exists(values["data"]))
+    if is_pictures(source.path) and _inside(run.folder, source.path):
+        raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {run.folder}")
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
@@ -61,9 +65,9 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     if epochs is None and steps is None:
         epochs = presets.epochs(training, len(part.train), settings["batch_size"])
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
-                whole.columns if is_header(whole.columns) else [], outputs)
+                whole.columns if _has_names(source.path, whole) else [], outputs)
     trainer = plan.trainer(flow, part, ranks)
-    text = _config_file(plan, name, values, trainer, args.command)
+    text = _config_file(plan, values, trainer, args.command)
     run.start(plan, trainer, text, args.command, args.force)
     return _fit(run, trainer, plan, whole, args)
 
@@ -118,6 +122,9 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         if not whole.classes:
             raise ConfigError("[train] expected labels with --conditional, got data without: "
                               f"{values['data']}")
+        if whole.test is not None and whole.test_labels is None:
+            raise ConfigError("[train] expected labels of the test part with --conditional, got none: "
+                              f"{values['data']}")
         given["classes"] = len(whole.classes)
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     try:
@@ -147,14 +154,16 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any
     return dataclasses.asdict(Settings(**settings))
 
 
-def _config_file(plan: Plan, name: str, values: dict[str, Any], trainer: Trainer,
-                 command_line: str) -> str:
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """Every setting of a plan by the name of its option."""
+    return {**dataclasses.asdict(plan.source), **_model_values(plan.model), **_training_values(plan.training),
+            **dataclasses.asdict(plan.outputs), "data": plan.source.path, "model": plan.model["model"].lower(),
+            "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps}
+
+
+def _config_file(plan: Plan, values: dict[str, Any], trainer: Trainer, command_line: str) -> str:
     """config.toml: every setting as it was resolved, so that it repeats the run by itself."""
-    resolved = {**dataclasses.asdict(plan.source), **_model_values(plan.model),
-                **_training_values(plan.training), **dataclasses.asdict(plan.outputs),
-                "data": plan.source.path, "model": name,
-                "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps,
-                "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
+    resolved = {**_resolved(plan), "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
                 "matmul_precision": _core.matmul_precision()}
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                 f"evenflow {_core.version}, command: {command_line}", f"data: {trainer.data_mark}"]
@@ -180,12 +189,29 @@ def _threads(values: dict[str, Any], ranks: Ranks) -> int:
 
 # The training
 
+ANEW = ("epochs", "steps", "device", "threads", "matmul_precision", "preset")
+"""Options of `train --resume` that are not compared with the run's: those that may change, and the preset, which
+the run no longer knows."""
+
+
+def _require_same(run: Run, values: dict[str, Any]) -> None:
+    """ConfigError if a setting that was given is not the run's: it would go on without it."""
+    has = _resolved(run.plan())
+    for name, value in values.items():
+        own = has.get(name)
+        if name not in ANEW and value != own and value != [own] and (value or own is not None):
+            raise ConfigError(f"[train] expected the settings of the run in {run.folder} with --resume, got "
+                              f"{name} = {value!r} instead of {own!r}")
+
+
 def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
     """Goes on with a run; only how long may change."""
     plan = run.plan()
     if "epochs" in values or "steps" in values:
         plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
     trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks)
+    if "epochs" in values or "steps" in values:
+        trainer.progress.stopped, trainer.progress.bad_epochs = False, 0
     return _fit(run, trainer, plan, whole, args)
 
 
@@ -218,6 +244,16 @@ def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
     if plan.epochs is not None and plan.epochs >= presets.UNTIL_STOPPED:
         limits.pop()
     return min((n for n in limits if n is not None), default=None)
+
+
+def _has_names(path: str, whole: Dataset) -> bool:
+    """Whether a table's columns have names of their own, not numbers that stand for a line without."""
+    return path.endswith(".parquet") or is_header(whole.columns)
+
+
+def _inside(path: str, folder: str) -> bool:
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
 
 
 def _stem(path: str) -> str:

@@ -8,7 +8,7 @@ levels and scaled to 0 ... 255.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from evenflow.data import celeba, cifar, svhn, toys
@@ -34,7 +34,8 @@ TABLES = (".csv", ".csv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         size: int | None = None, crop: int | None = None, pad: int | None = None) -> Dataset:
+         size: int | None = None, crop: int | None = None, pad: int | None = None,
+         named: bool = False) -> Dataset:
     """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
@@ -52,11 +53,11 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
                           Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
 
     Images of any source: `pad` sets them into the middle of a black square of pad x pad, see `Dataset.padded`.
-    A path goes before a name. IoError, with the path, for a file that is missing, broken or of another kind;
+    A path goes before a name, unless `named`. IoError, with the path, for a file that is missing, broken or of another kind;
     ConfigError for an unknown column or an option that does not fit.
     """
     path = os.fsdecode(source)
-    exists = os.path.exists(path)
+    exists = os.path.exists(path) and not named
     if (columns is not None or label is not None) and not path.endswith(TABLES):
         raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
     if exists and os.path.isdir(path):
@@ -80,14 +81,27 @@ def _load_name(name: str) -> Dataset:
                   f"got {name}, which does not exist")
 
 
+def is_pictures(path: str) -> bool:
+    """Whether a path is a folder whose pictures are cropped and resized."""
+    if not os.path.isdir(path):
+        return False
+    names = [entry.name for entry in entries(path)]
+    return celeba.ATTRIBUTES in names or _reader(names) is None
+
+
+def _reader(names: list[str]) -> Callable[[str], Dataset] | None:
+    """Of a folder of these files, unless they are pictures."""
+    return next((read for read, fits in (
+        (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
+        (read_svhn, svhn.TRAIN in names),
+        (read_npz_folder, any(name.endswith(".npz") for name in names))) if fits), None)
+
+
 def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
     names = [entry.name for entry in entries(path)]
     if celeba.ATTRIBUTES in names:
         return read_celeba(path, celeba.SIZE if size is None else size, crop)
-    reader = next((read for read, fits in (
-        (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
-        (read_svhn, svhn.TRAIN in names),
-        (read_npz_folder, any(name.endswith(".npz") for name in names))) if fits), None)
+    reader = _reader(names)
     if reader is None:
         return read_folder(path, size, crop)
     if size is not None or crop is not None:
