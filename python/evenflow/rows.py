@@ -145,6 +145,14 @@ class Picked(Rows):
         return np.asarray(self.base[self.index[index]])
 
 
+def origin(x: np.ndarray | Rows, index: np.ndarray) -> np.ndarray:
+    """The numbers that rows of x have where they were picked from, so those in the file for a part of it."""
+    while isinstance(x, Picked):
+        index = x.index[index]
+        x = x.base
+    return index
+
+
 class Bordered(Rows):
     """Images (N, H, W, C) in the middle of a square of zeros."""
 

@@ -21,7 +21,7 @@ from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
-from evenflow.rows import Rows, group_of, shuffled, stays_outside
+from evenflow.rows import Rows, group_of, origin, shuffled, stays_outside
 from evenflow.settings import LATER, Progress, Settings
 from evenflow.sums import GpuSums, GradientSums, gradient_sums
 
@@ -360,7 +360,7 @@ class Trainer:
         s = self.settings
         n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
         rows = shuffled(self.x, s.seed)[:n]
-        self.flow.init(as_taken(self.x[rows], rows, self.flow.dtype))
+        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype))
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -524,11 +524,13 @@ def log_prob(flow: Flow, x: Any, labels: np.ndarray | None, ranks: Ranks) -> np.
     starts = range(share.start, share.stop, step)
     parts = [slice(a, min(a + step, share.stop)) for a in starts]
 
-    def work() -> list[np.ndarray]:
-        return [flow.log_prob(x[part], first=part.start, label=None if labels is None else labels[part])
-                for part in parts]
+    def of(part: slice) -> Any:
+        rows = origin(x, np.arange(part.start, part.stop))
+        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype), first=part.start,
+                             label=None if labels is None else labels[part])
 
-    return ranks.gather(np.concatenate([np.empty(0), *ranks.try_on_all(work)]))
+    scores = ranks.try_on_all(lambda: [of(part) for part in parts])
+    return ranks.gather(np.concatenate([np.empty(0), *scores]))
 
 
 def _checked_data(flow: Flow, where: str, x: Any,

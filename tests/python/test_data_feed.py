@@ -167,6 +167,21 @@ def test_nan_is_named_by_its_row_in_the_file(table, real_nvp):
     assert [r["skipped"] for r in history] == [1, 1]
 
 
+def test_nan_of_a_part_is_named_by_its_row_in_the_file(table, real_nvp):
+    """Of a part of a part, in a step, in the initialisation and in validation."""
+    table[123, 1] = np.nan
+    odd = Picked(Outside(table), Order(200, 0).part(10, 200))
+    part, clean = Picked(odd, np.arange(189, -1, -1)), table[:100]
+    assert np.isnan(part[:]).any()
+    flow = real_nvp()
+    flow.init(clean)
+    for train in (lambda: flow.fit(part, batch_size=16, epochs=1),
+                  lambda: real_nvp().fit(part, steps=1),
+                  lambda: flow.fit(clean, valid=part, epochs=1)):
+        with pytest.raises(ef.NumericError, match="got nan in row 123, column 1"):
+            train()
+
+
 def test_training_from_outside_is_training_from_memory(table, real_nvp):
     """Of the same batches; so with one batch an epoch, of all rows but in another order."""
     inside, outside = (real_nvp(dtype="float64") for _ in range(2))

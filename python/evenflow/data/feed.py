@@ -13,7 +13,7 @@ import numpy as np
 from evenflow import arrays
 from evenflow.data.augment import Augment
 from evenflow.errors import NumericError
-from evenflow.rows import Order, Rows, group_of, shuffled, stays_outside
+from evenflow.rows import Order, Rows, group_of, origin, shuffled, stays_outside
 
 AHEAD = 2
 """Windows that are prepared ahead."""
@@ -111,7 +111,7 @@ class Feed:
         return batches
 
     def _batch(self, rows: np.ndarray, index: np.ndarray, size: int, epoch: int) -> Batch:
-        x = as_taken(rows, index, self.dtype)
+        x = as_taken("fit", rows, origin(self.x, index), self.dtype)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
         return Batch(x, None if self.labels is None else self.labels[index], size)
@@ -127,8 +127,8 @@ class Feed:
         return index
 
 
-def as_taken(rows: np.ndarray, index: np.ndarray, dtype: np.dtype) -> Any:
+def as_taken(where: str, rows: np.ndarray, index: np.ndarray, dtype: np.dtype) -> Any:
     """uint8 as they are, floats in `dtype`; NumericError with the number of the row, out of `index`."""
     if rows.dtype == np.uint8:
         return rows
-    return arrays.to_floats("fit", rows, dtype, rows=index)
+    return arrays.to_floats(where, rows, dtype, rows=index)
