@@ -208,6 +208,13 @@ def number(where: str, name: str, value: Any, low: float, high: float = float("i
     return result
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's, which JSON takes; anything else as it is."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return float(value) if isinstance(value, np.floating) else value
+
+
 def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """One of a few words. ConfigError lists them."""
     if value not in options:

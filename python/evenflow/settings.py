@@ -51,24 +51,34 @@ class Settings:
     """Of the order of the data, their augmentation and the dequantisation noise."""
 
     def __post_init__(self) -> None:
-        arrays.whole("fit", "batch_size", self.batch_size, low=1)
+        """Checks, and makes numpy's numbers Python's, as a checkpoint holds them.
+
+        Whole numbers that stand for floats stay whole: the mark of a training is a sum over the settings' text.
+        """
+        def keep(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
         arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
         arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
-        for name, low in (("warmup", 0), ("accumulate", 1), ("max_failures", 0), ("seed", 0)):
-            arrays.whole("fit", name, getattr(self, name), low=low)
+        for name, low in (("batch_size", 1), ("warmup", 0), ("accumulate", 1), ("max_failures", 0),
+                          ("seed", 0)):
+            keep(name, arrays.whole("fit", name, getattr(self, name), low=low))
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
-                arrays.whole("fit", name, getattr(self, name), low=low)
+                keep(name, arrays.whole("fit", name, getattr(self, name), low=low))
         if not isinstance(self.sync_batch_norm, bool):
             raise TypeError("[fit] expected sync_batch_norm to be True or False, "
                             f"got {self.sync_batch_norm!r}")
         if self.wire_dtype is not None:
             arrays.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
-        object.__setattr__(self, "augment", Augment.of(self.augment))
-        for name in ("lr", "lr_floor", "clip"):
-            arrays.number("fit", name, getattr(self, name), 0.0)
-        for name in ("lr_decay", "average"):
-            arrays.number("fit", name, getattr(self, name), 0.0, 1.0)
+        keep("augment", Augment.of(self.augment))
+        for name, high in (("lr", math.inf), ("lr_floor", math.inf), ("clip", math.inf), ("lr_decay", 1.0),
+                           ("average", 1.0)):
+            arrays.number("fit", name, getattr(self, name), 0.0, high)
+            keep(name, arrays.plain(getattr(self, name)))
+        if isinstance(self.optimizer_options, dict):  # the optimiser says what is wrong with another thing
+            options = self.optimizer_options.items()
+            keep("optimizer_options", {name: arrays.plain(value) for name, value in options})
 
 
 LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None}

@@ -163,6 +163,22 @@ def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
     assert_same(ef.load(path), whole)
 
 
+def test_settings_may_be_numbers_of_numpy(tmp_path, images):
+    """A checkpoint can hold them, and they are the settings that Python's numbers are."""
+    def train(whole, real, **more):
+        flow, path = ef.NICE((4, 4, 2), hidden=(8,)), tmp_path / "m.safetensors"
+        flow.fit(images[0], valid=images[0][:9], batch_size=whole(16), accumulate=whole(2), warmup=whole(2),
+                 max_failures=whole(3), seed=whole(4), patience=whole(5), init_batch=whole(20),
+                 activation_budget=whole(1000), lr=real(0.125), lr_decay=real(0.5), lr_floor=real(0.0625),
+                 clip=whole(1), average=real(0.5), optimizer_options={"beta1": real(0.75), "eps": whole(1)},
+                 augment=dict(shift=real(0.25)), checkpoint=path, **more)
+        return flow
+
+    train(np.int64, np.float32, steps=2)
+    train(np.uint16, np.float64, steps=3, resume=True)
+    assert_same(train(int, float, steps=4, resume=True), ef.load(tmp_path / "m.safetensors"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves(tmp_path, table, real_nvp, number):
     flow, path = real_nvp(), tmp_path / "m.safetensors"

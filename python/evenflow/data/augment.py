@@ -40,6 +40,7 @@ class Augment:
             raise TypeError(f"[augment] expected True or False for flip, got {self.flip!r}")
         for name, high in (("shift", 1.0), ("rotation", 180.0), ("zoom", 0.9), ("shear", 1.5)):
             arrays.number("augment", name, getattr(self, name), 0.0, high)
+            object.__setattr__(self, name, arrays.plain(getattr(self, name)))
 
     @staticmethod
     def level(level: int) -> Augment:
