@@ -218,6 +218,9 @@ def test_folder_of_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         image.fromarray(picture).save(tmp_path / name)
     (tmp_path / "dog" / "notes.txt").write_text("not a picture")
+    for name in ("bird", ".ipynb_checkpoints", "cat/inside"):  # none is a class
+        (tmp_path / name).mkdir()
+    image.fromarray(pictures[0]).save(tmp_path / ".ipynb_checkpoints" / "1-checkpoint.png")
     data = ef.data.load(tmp_path)
     assert np.array_equal(data.train, pictures)
     assert data.classes == ["cat", "dog"] and np.array_equal(data.train_labels, [0, 0, 1])

@@ -112,6 +112,8 @@ def points(pixels: np.ndarray, side: int) -> np.ndarray:
 def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int | None = None) -> Dataset:
     """All pictures of a folder, sorted by name; subfolders are classes and give their pictures' labels.
 
+    Subfolders without pictures are none, nor are hidden ones, as programs leave behind (.ipynb_checkpoints).
+
     size: side of the squares that pictures are resized to (bicubic); None: all must have one size. crop: side
     of the square that is taken out of the middle before; None: with size the largest, else all. Grey pictures
     give one channel if all are grey, else everything is RGB. More than 256 MiB of pixels are decoded while
@@ -121,17 +123,17 @@ def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int
     for name, value in (("size", size), ("crop", crop)):
         if value is not None:
             arrays.whole("data", name, value, low=1)
-    folders = [entry.name for entry in entries(path) if entry.is_dir()]
-    files = [(file, label) for label, folder in enumerate(folders)
-             for file in picture_files(os.path.join(path, folder))]
+    classes = {entry.name: found for entry in entries(path) if entry.is_dir() and not entry.name.startswith(".")
+               and (found := picture_files(entry.path))}
+    files = [(file, label) for label, found in enumerate(classes.values()) for file in found]
     if not files:
-        folders, files = [], [(file, 0) for file in picture_files(path)]
+        files = [(file, 0) for file in picture_files(path)]
     if not files:
         raise IoError(f"[data] {path}: expected pictures ({', '.join(SUFFIXES)}), got none")
     box = None if size is None and crop is None else lambda w, h: middle(w, h, crop or min(w, h))
     images = resident(Pictures([file for file, _ in files], size, box))
-    labels = np.array([label for _, label in files], np.int32) if folders else None
-    return Dataset(images, kind="image", train_labels=labels, classes=folders)
+    labels = np.array([label for _, label in files], np.int32) if classes else None
+    return Dataset(images, kind="image", train_labels=labels, classes=list(classes))
 
 
 def middle(width: int, height: int, side: int) -> Box:
