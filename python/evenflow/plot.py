@@ -61,7 +61,8 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
         points = [(r["step"], r[name]) for r in history if r.get(name) is not None]
         if points:
             axes.plot(*zip(*points), label=label, marker="." if len(points) < 30 else None)
-    axes.legend()
+    if axes.lines:  # a legend of nothing is a warning; of no epoch a loss is known if all its steps failed
+        axes.legend()
     _save("learning_curve", figure, path)
 
 

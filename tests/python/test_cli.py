@@ -163,6 +163,8 @@ def test_learning_curve(tmp_path, monkeypatch):
     history = [{"step": 1, "loss": 3.0, "valid_loss": 3.5}, {"step": 2, "loss": 2.0, "valid_loss": None}]
     plot.learning_curve(history, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    plot.learning_curve([{"step": 4, "skipped": 4}], tmp_path / "none.png")  # every step failed; no warning
+    assert (tmp_path / "none.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[plot\]"'):
         plot.learning_curve(history, tmp_path / "curve.png")
