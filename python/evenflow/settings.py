@@ -28,7 +28,8 @@ class Settings:
     clip: float = 0.0
     """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
     accumulate: int = 1
-    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone."""
+    """Pieces that a batch is worked through in, to save memory. Batch norm sees each piece alone; where one would
+    have a single row, there are fewer."""
     average: float = 0.0
     """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
     patience: int | None = None

@@ -259,9 +259,17 @@ class Trainer:
         return loss, nll, repeated
 
     def _pieces(self, size: int) -> list[tuple[int, int]]:
-        """(first, end) of the pieces that a batch is worked through in."""
-        step = -(-size // self.settings.accumulate)
-        return [(a, min(a + step, size)) for a in range(0, size, step)]
+        """(first, end) of the pieces that a batch is worked through in, equal but for one row."""
+        count = max(1, min(self.settings.accumulate, size // self._least_rows))
+        bounds = [size * i // count for i in range(count + 1)]
+        return list(zip(bounds, bounds[1:]))
+
+    @property
+    def _least_rows(self) -> int:
+        """Of a piece. Batch norm needs two, of each rank where it sees its own only: one row has no variance."""
+        if not self._statistics.stop:
+            return 1
+        return 2 if self.settings.sync_batch_norm else 2 * self.ranks.size
 
     def _shares(self, size: int) -> list[tuple[int, int]]:
         """(first, end) of this rank's rows of each piece of a batch."""
@@ -269,17 +277,19 @@ class Trainer:
         return [(a + share.start, a + share.stop) for a, share in shares]
 
     def _check_shares(self) -> None:
-        """ConfigError where a rank without samples would be missed at a batch norm."""
-        if self.ranks.size == 1 or not self.settings.sync_batch_norm or not self._statistics.stop:
+        """ConfigError where batch norm would see a single row, or miss a rank without samples."""
+        if not self._statistics.stop:
             return
         full, rest = min(self.settings.batch_size, len(self.x)), len(self.x) % self.settings.batch_size
         smallest = min(b - a for size in (full, rest if rest > 1 else full) for a, b in self._pieces(size))
-        if smallest < self.ranks.size:
+        least = max(self._least_rows, self.ranks.size)
+        if smallest < least:
+            where = f" on {self.ranks.size} ranks" if self.ranks.size > 1 else ""
             raise self.ranks.everywhere(ConfigError(
-                f"[fit] expected batches of at least {self.ranks.size} samples for batch norm on "
-                f"{self.ranks.size} ranks, got one of {smallest}; take another batch_size"))
+                f"[fit] expected batches of at least {least} samples for batch norm{where}, got one of "
+                f"{smallest}; take another batch_size"))
 
-    @property
+    @functools.cached_property
     def _statistics(self) -> slice:
         """Where the values of running statistics are."""
         places = [(at, at + n) for _, _, group, at, n in self.flow._core.entries() if group == "stats"]

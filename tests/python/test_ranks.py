@@ -163,6 +163,10 @@ def test_local_batch_norm():
     assert local["same"]
     assert np.isfinite(local["losses"]).all()
     assert local["losses"] != job(1, "table", 30, settings={"sync_batch_norm": False})["losses"]
+    small = {"sync_batch_norm": False, "batch_size": 6}  # three pieces would leave each rank one row
+    whole, pieces = (job(2, "table", 4, settings={**small, "accumulate": n})["losses"] for n in (1, 3))
+    assert pieces == whole
+    assert "at least 8 samples for batch norm" in job(4, "table", 2, settings=small)["error"]
 
 
 @pytest.mark.parametrize("name, usual, odd", [("lr", 0.001, 0.5), ("seed", 0, 1), ("epochs", None, 3)])

@@ -264,6 +264,24 @@ def test_accumulation_gives_the_same_gradient(images, glow):
     np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch_norm, sizes", [(False, [3, 3, 3, 4, 1, 1, 1]), (True, [3, 3, 3, 4, 3])])
+def test_pieces_are_balanced(table, real_nvp, monkeypatch, batch_norm, sizes):
+    """Of batches of 13 and 3 rows; batch norm never sees one row, which has no variance."""
+    flow, seen = real_nvp(batch_norm=batch_norm), []
+    flow.init(table)
+    compute = flow._loss_and_grad
+    monkeypatch.setattr(flow, "_loss_and_grad",
+                        lambda x, *a, **k: seen.append(len(x)) or compute(x, *a, **k))
+    flow.fit(table[:16], epochs=1, batch_size=13, accumulate=4)
+    assert seen == sizes
+
+
+def test_batch_norm_refuses_single_rows(table, real_nvp):
+    for rows, batch in ((9, 1), (1, 64)):
+        with pytest.raises(ef.ConfigError, match="at least 2 samples for batch norm, got one of 1"):
+            real_nvp(batch_norm=True).fit(table[:rows], batch_size=batch, steps=1)
+
+
 def test_last_batch(table, real_nvp):
     for rows, batch, steps in ((65, 64, 1), (66, 64, 2), (64, 64, 1), (1, 64, 1), (3, 1, 3)):
         flow = real_nvp()
