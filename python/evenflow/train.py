@@ -425,6 +425,8 @@ class Trainer:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """`save`, by this rank alone."""
+        if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
+            raise IoError(f"[fit] expected the name of a file as checkpoint, got {os.fsdecode(path)!r}")
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
         if self._best is not None:

@@ -225,6 +225,15 @@ def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
     assert not seen
 
 
+@pytest.mark.parametrize("path", ["", ".", "folder", "folder/"])
+def test_checkpoint_in_place_of_a_folder_leaves_nothing(tmp_path, table, real_nvp, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder")
+    with pytest.raises(ef.IoError, match=f"the name of a file as checkpoint, got '{path}'"):
+        real_nvp().fit(table, steps=3, checkpoint=path)
+    assert os.listdir() == ["folder"] and not os.listdir("folder")
+
+
 def test_best_is_kept_and_training_stops(table, real_nvp):
     flow = real_nvp()
     kept = {}
