@@ -424,7 +424,8 @@ class Flow:
 
         checkpoint: model file; the training state goes beside it (model.safetensors,
         model.state.safetensors), every minute, at the end, and on Ctrl-C or SIGTERM before KeyboardInterrupt
-        is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop.
+        is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop;
+        without, ConfigError where there is one already: training would begin by writing over it.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
 
         comm: an mpi4py communicator, or what `distributed` gives, whose ranks train together, each with the
@@ -437,12 +438,14 @@ class Flow:
         """
         from evenflow.ranks import Ranks
         from evenflow.settings import Settings
-        from evenflow.train import Trainer
+        from evenflow.train import Trainer, refuse_used
+        if resume and checkpoint is None:
+            raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")
+        ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
+        ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
-                          ranks=comm if isinstance(comm, Ranks) else Ranks(comm))
-        if resume:
-            if checkpoint is None:
-                raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")
+                          ranks=ranks)
+        if checkpoint is not None and resume:
             trainer.load_state(checkpoint)
         trainer.run(epochs=epochs, steps=steps, callback=callback, checkpoint=checkpoint)
         return trainer.history

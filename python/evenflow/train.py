@@ -530,6 +530,14 @@ def state_path(path: str | os.PathLike[str]) -> str:
     return f"{root}.state{extension}"
 
 
+def refuse_used(path: str | os.PathLike[str]) -> None:
+    """ConfigError where there is a model or a state already, which a new training would write over at once."""
+    for file in (os.fsdecode(path), state_path(path)):
+        if os.path.isfile(file):
+            raise ConfigError(f"[fit] expected a checkpoint that is not there yet, got {file}; pass resume=True "
+                              "to go on from it, another path, or delete it")
+
+
 def log_prob(flow: Flow, x: Any, labels: np.ndarray | None, ranks: Ranks) -> np.ndarray:
     """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
     share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)

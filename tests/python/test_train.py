@@ -147,6 +147,8 @@ def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
     with pytest.raises(ef.IoError, match="step 5 or later.*got step 3"):
         ef.load(path).fit(table, **again)
     assert path.read_bytes() == model5 and state.read_bytes() == state3
+    for file in (path, state):
+        file.unlink()
     real_nvp().fit(table, steps=3, seed=1, checkpoint=path)
     state.write_bytes(state3)
     with pytest.raises(ef.IoError, match="of one training"):
@@ -223,6 +225,22 @@ def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
     with pytest.raises(ef.IoError, match="nowhere"):
         real_nvp().fit(table, steps=3, checkpoint=tmp_path / "nowhere" / "m", callback=seen.append)
     assert not seen
+
+
+def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
+    """Neither the model nor a state that is alone; resume=True goes on, another path or no file begins anew."""
+    path, state, flow = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors", real_nvp()
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    before = path.read_bytes(), state.read_bytes()
+    with pytest.raises(ef.ConfigError, match="not there yet, got .*m.safetensors; pass resume=True"):
+        flow.fit(table, steps=3, checkpoint=path)
+    assert not flow.initialized and before == (path.read_bytes(), state.read_bytes())
+    path.unlink()
+    with pytest.raises(ef.ConfigError, match="m.state.safetensors"):
+        flow.fit(table, steps=3, checkpoint=path)
+    state.unlink()
+    flow.fit(table, steps=3, checkpoint=path)
+    ef.load(path).fit(table, steps=4, checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize("path", ["", ".", "folder", "folder/"])
