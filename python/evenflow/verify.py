@@ -17,7 +17,9 @@ from evenflow.models import build
 SAMPLES = 16
 PROBED_DIMS = 512
 ROUND_TRIP = {"float32": 1e-3, "float64": 1e-9}
-PRECISION = 1e-3
+PRECISION, BFLOAT16_PRECISION = 1e-3, 5e-2
+"""The second with nets of bfloat16. They round to eight bits, and every coupling adds the error of its own: trained
+models of up to 16 couplings were up to 1.2e-2 off."""
 EXACT = 1e-7
 TAYLOR = 1e-4
 TAYLOR_STEPS = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
@@ -35,6 +37,8 @@ class Report:
     dtype: str
     probed: bool
     """Whether `jacobian` tests the log-determinant itself; done with up to 512 dimensions."""
+    bfloat16: bool = False
+    """Whether the model's nets compute in it: those of the copy don't, which `precision` shows."""
     finite: bool = False
     """No value on the way was NaN or infinity, or too far off to go on; else `error` says what was."""
     error: str = ""
@@ -61,13 +65,13 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """The checks that failed, in words."""
-        bound = ROUND_TRIP[self.dtype]
+        bound, precision = ROUND_TRIP[self.dtype], BFLOAT16_PRECISION if self.bfloat16 else PRECISION
         if not self.finite:
             return [f"finite: {self.error}"]
         checks = [("round_trip_x", self.round_trip_x <= bound, f"<= {bound:g}"),
                   ("round_trip_z", self.round_trip_z <= bound, f"<= {bound:g}"),
                   ("logdet_sum", self.logdet_sum <= bound, f"<= {bound:g}"),
-                  ("precision", self.precision <= PRECISION, f"<= {PRECISION:g}"),
+                  ("precision", self.precision <= precision, f"<= {precision:g}"),
                   ("jacobian", self.jacobian <= (EXACT if self.probed else TAYLOR),
                    f"<= {EXACT if self.probed else TAYLOR:g}"),
                   ("gradient", self.gradient <= TAYLOR, f"<= {TAYLOR:g}")]
@@ -80,7 +84,8 @@ class Report:
 
     def __str__(self) -> str:
         how = "unit vectors" if self.probed else "one direction"
-        lines = [f"{'ok' if self.ok else 'FAILED'}: {self.samples} samples, {self.dtype}",
+        lines = [f"{'ok' if self.ok else 'FAILED'}: {self.samples} samples, {self.dtype}"
+                 + (", nets of bfloat16" if self.bfloat16 else ""),
                  f"  finite                  {'yes' if self.finite else 'NO'}",
                  f"  inverse(forward(x)) = x {self.round_trip_x:.1e}",
                  f"  forward(inverse(z)) = z {self.round_trip_z:.1e}",
@@ -103,7 +108,8 @@ def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0) -> Report:
     x = x[:SAMPLES]
     labels = None if labels is None else labels[:SAMPLES]
     x = flow._block("verify", x, 0, len(x))
-    report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS)
+    report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS,
+                    bfloat16=flow.config.get("conditioner_dtype") == "bfloat16")
     try:
         numbers = _measure(flow, x, labels, np.random.default_rng(seed))
         return dataclasses.replace(report, finite=True, **numbers)
@@ -138,7 +144,10 @@ def _error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _float64_copy(flow: Flow) -> Flow:
-    copy = build({**flow.config, "dtype": "float64"})
+    config = {**flow.config, "dtype": "float64"}
+    if "conditioner_dtype" in config:
+        config["conditioner_dtype"] = "float32"  # which is float64 here: the nets compute as the model does
+    copy = build(config)
     values, theirs = copy.named_parameters(), flow.named_parameters()
     for name, value in values.items():
         value[...] = theirs[name]

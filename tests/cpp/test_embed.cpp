@@ -140,6 +140,24 @@ TEST_CASE("verify finds a model that is not its own inverse") {
   CHECK(report.jacobian < 1e-9);
 }
 
+TEST_CASE("verify knows by how much bfloat16 nets round") {
+  RealNvpTableConfig config = table();
+  config.hidden = {64, 64};
+  config.conditioner = NetDtype::bfloat16;
+  Trainable<float> trained = initialised<float>(config);
+  Rng rng(5, Stream::test);
+  for (int64_t i = 0; i < trained.flow.layout()->trainable_size(); ++i) {
+    trained.arena.values()[i] += static_cast<float>(0.06 * rng.normal());
+  }
+  const Model model(std::move(trained));
+  Context ctx;
+  const std::vector<float> x = draws<float>(20 * model.dims(), 1, 0);
+  const VerifyReport report = model.verify(ctx, x.data(), 20);
+  CHECK_MESSAGE(report.ok, report.error, " x ", report.round_trip_x, " z ", report.round_trip_z, " precision ",
+                report.precision, " jacobian ", report.jacobian);
+  CHECK(report.precision > 1e-3);
+}
+
 TEST_CASE("a model refuses what does not fit it") {
   const Model model(initialised<float>(glow_with_classes()));
   Context ctx;
