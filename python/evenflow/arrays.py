@@ -167,7 +167,8 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     becomes 255, and the result, given to a model of the same `bits`, has the same levels again.
     """
     x = as_array("to_uint8", x)
-    if not 1 <= whole("to_uint8", "bits", bits) <= 8:
+    bits = whole("to_uint8", "bits", bits)  # shifts of a numpy int8 stay in its 8 bits
+    if not 1 <= bits <= 8:
         raise ConfigError(f"[to_uint8] expected bits in 1 ... 8, got {bits}")
     if x.dtype.kind != "f":
         raise TypeError(f"[to_uint8] expected float values, got dtype {x.dtype}")

@@ -176,9 +176,10 @@ class Schedule:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("Schedule", "warmup", self.warmup, low=0)
+        # What is kept computes as Python's numbers do, and does not overflow as a numpy int8 would.
+        object.__setattr__(self, "warmup", whole("Schedule", "warmup", self.warmup, low=0))
         for name, high in (("lr", math.inf), ("decay", 1.0), ("floor", math.inf)):
-            number("Schedule", name, getattr(self, name), 0.0, high)
+            object.__setattr__(self, name, number("Schedule", name, getattr(self, name), 0.0, high))
 
     def lr_at(self, step: int) -> float:
         """The rate of step 0, 1, ..."""

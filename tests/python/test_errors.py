@@ -290,6 +290,14 @@ def test_split_and_join(model):
         model.join_latent([levels[0][:, :1], *levels[1:]])
 
 
+def test_settings_of_small_numpy_types():
+    small, plain = ef.Schedule(lr=np.int8(1), warmup=np.int8(100)), ef.Schedule(lr=1, warmup=100)
+    assert [small.lr_at(step) for step in (50, 500)] == [plain.lr_at(step) for step in (50, 500)]
+    images = np.random.default_rng(0).integers(0, 256, (4, 200, 200, 1), np.uint8)
+    small, plain = (ef.data.Augment(shift=kind(1), rotation=kind(90)) for kind in (np.int8, int))
+    assert np.array_equal(small(images, 0, 0, np.arange(4)), plain(images, 0, 0, np.arange(4)))
+
+
 def test_to_uint8():
     levels = np.arange(16.0)
     assert np.array_equal(ef.to_uint8(levels, 4), np.arange(16) * 17)
@@ -298,6 +306,8 @@ def test_to_uint8():
     assert np.array_equal(ef.to_uint8(np.array([-5.0, 300.0])), [0, 255])
     for bits in range(1, 9):
         assert np.array_equal(ef.to_uint8(np.arange(2.0**bits), bits) >> (8 - bits), np.arange(2**bits))
+    for bits in (1, 7, 8):
+        assert np.array_equal(ef.to_uint8(levels, np.int8(bits)), ef.to_uint8(levels, bits))
     with pytest.raises(TypeError, match="uint8"):
         ef.to_uint8(np.zeros(3, np.uint8))
     with pytest.raises(ef.NumericError):
