@@ -38,8 +38,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     dtype: arithmetic of the flow, "float32" | "float64".
     random_state: of initialisation, split and order; None: another one at every fit.
 
-    Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs),
-    n_features_in_, and feature_names_in_ for data with names of columns.
+    Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs
+    run), n_features_in_, and feature_names_in_ for data with names of columns.
 
     There are no sample weights: fit takes none, and a scikit-learn tool that passes sample_weight gets a
     TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, or a column that
