@@ -153,10 +153,9 @@ class FlowModule(_Scope):
         once, and backward only scales it. Batch norm uses the batch's moments and updates its running
         statistics; a class head's loss is added. No gradient reaches x.
         """
-        self._check("loss", x, self._shape())
+        x = self._channels_last(self._converted("loss", x))
         if torch.is_grad_enabled() and x.requires_grad:
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
-        x = self._channels_last(x)
         loss: torch.Tensor
         loss, _ = torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label(label, x), seed)
         return loss
@@ -186,10 +185,17 @@ class FlowModule(_Scope):
 
     def _noisy(self, where: str, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         """x as floats of the flow's dtype, in the user's order of axes; uint8 images are dequantised."""
+        x = self._converted(where, x)
+        if x.dtype != torch.uint8:
+            return x
+        noise = -1 if seed is None else arrays.whole(where, "seed", seed, low=0)
+        return self._output(torch.ops.evenflow.dequantize(self._channels_last(x), self._number, noise))
+
+    def _converted(self, where: str, x: torch.Tensor) -> torch.Tensor:
+        """Floats x in the flow's dtype, uint8 images as they are."""
         self._check(where, x, self._shape())
         if x.dtype == torch.uint8 and self.flow.is_image:
-            noise = -1 if seed is None else arrays.whole(where, "seed", seed, low=0)
-            return self._output(torch.ops.evenflow.dequantize(self._channels_last(x), self._number, noise))
+            return x
         if not x.is_floating_point():
             wanted = "uint8 or float values" if self.flow.is_image else "float values"
             raise TypeError(f"[{where}] expected {wanted}, got {x.dtype}")

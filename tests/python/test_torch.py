@@ -108,6 +108,26 @@ def test_gradcheck(name, call):
     assert torch.autograd.gradcheck(function, x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_loss_converts_floats_as_log_prob_does(table, real_nvp, dtype):
+    flow = real_nvp()
+    flow.init(table)
+    module, x = FlowModule(flow), torch.from_numpy(table[:20]).to(dtype)
+    np.testing.assert_allclose(module.loss(x).detach(), -module.log_prob(x).detach().mean(), rtol=1e-6)
+
+
+def test_loss_under_autocast(table, real_nvp):
+    flow = real_nvp()
+    flow.init(table)
+    module, columns = FlowModule(flow), torch.eye(3)
+    x = torch.from_numpy(table[:20].astype(np.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.loss(x @ columns)  # of bfloat16
+        loss.backward()
+    assert loss.dtype == torch.float64 and all(p.grad.dtype == torch.float32 for p in module.parameters())
+    np.testing.assert_allclose(loss.detach(), -module.log_prob(x.bfloat16()).detach().mean(), rtol=1e-6)
+
+
 def test_reverse_kl_agrees_with_the_score_function(table_module):
     """The gradient of E log q through samples is that of the entropy: by differences at fixed noise."""
     module, _ = table_module
