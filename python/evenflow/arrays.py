@@ -26,10 +26,8 @@ CUDA, CUDA_MANAGED = 2, 13
 
 def as_array(where: str, x: Any) -> Any:
     """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError."""
+    refuse_masked(where, x)
     if isinstance(x, (np.ndarray, Rows)):
-        if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-            raise TypeError(f"[{where}] expected an array without masked values, got {x.mask.sum()} of them; "
-                            "fill them, or leave their rows out")
         return x
     if hasattr(x, "__dlpack__"):
         if _is_on(x, CUDA):
@@ -44,6 +42,26 @@ def as_array(where: str, x: Any) -> Any:
         return np.asarray(x)
     raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__), "
                     f"got {type(x).__name__}")
+
+
+def refuse_masked(where: str, x: Any) -> None:
+    """TypeError for masked values, which numpy hands out as if they were ordinary ones."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError(f"[{where}] expected an array without masked values, got {x.mask.sum()} of them; "
+                        "fill them, or leave their rows out")
+
+
+def as_numbers(where: str, name: str, values: Any) -> np.ndarray:
+    """Real numbers of any shape, from an array or from (nested) lists, in their own dtype. TypeError."""
+    if isinstance(values, (int, float, np.number, list, tuple, DeviceArray)):
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, say
+            raise TypeError(f"[{where}] expected numbers for {name}, got {values!r}: {error}") from error
+    numbers = np.asarray(as_array(where, values))
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError(f"[{where}] expected numbers for {name}, got dtype {numbers.dtype}")
+    return numbers
 
 
 def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> np.ndarray:

@@ -109,11 +109,13 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
     """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
-    direction = arrays.check_batch("edit", np.asarray(direction)[None], (flow.dims,), uint8=False)[0]
-    strengths = np.asarray(strengths, dtype=flow.dtype)
+    direction = arrays.as_numbers("edit", "direction", direction)
+    if direction.shape != (flow.dims,):
+        raise ShapeError(f"[edit] expected direction as ({flow.dims},), got {direction.shape}")
+    strengths = arrays.as_numbers("edit", "strengths", strengths).astype(flow.dtype)
     if strengths.ndim != 1 or len(strengths) == 0 or not np.isfinite(strengths).all():
         raise ShapeError(f"[edit] expected finite strengths (S,), got {strengths}")
-    z, step = flow.encode(as_floats(flow, x), label), direction.astype(flow.dtype)
+    z, step = flow.encode(as_floats(flow, x), label), arrays.to_floats("edit", direction, flow.dtype)
     columns = []
     for strength in strengths:
         try:

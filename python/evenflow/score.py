@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evenflow import arrays
 from evenflow.errors import NumericError, ShapeError
 from evenflow.files import Rows, write_rows
 from evenflow.flow import Flow
@@ -60,7 +61,7 @@ def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
 
 
 def _scores(name: str, values: Any) -> np.ndarray:
-    scores = np.asarray(values, dtype=np.float64)
+    scores = arrays.as_numbers("p_values", name, values).astype(np.float64)
     if scores.ndim != 1 or len(scores) == 0:
         raise ShapeError(f"[p_values] expected {name} as (N,), got {scores.shape}")
     if np.isnan(scores).any():

@@ -64,6 +64,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> FlowDensity:
         """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored."""
+        arrays.refuse_masked("FlowDensity", X)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -90,6 +91,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) (n_samples,) of every row, nats, in the units of X."""
         check_is_fitted(self)
+        arrays.refuse_masked("FlowDensity", X)
         scores: np.ndarray = self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
         return scores
 
@@ -143,8 +145,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
         """Fits the density on one part of X (n_samples, n_features) and calibrates on the other."""
-        X_checked = validate_data(self, X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2)
         where = "FlowOutlierDetector"
+        arrays.refuse_masked(where, X)
+        X_checked = validate_data(self, X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2)
         contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
@@ -168,6 +171,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """log-density (n_samples,) of every row, nats."""
         check_is_fitted(self)
+        arrays.refuse_masked("FlowOutlierDetector", X)
         return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -220,6 +220,12 @@ def test_edit(runs, tmp_path, capsys):
     assert np.abs(moved - 0.5 * direction).max() < 1e-3
     with pytest.raises(ef.NumericError, match="got 1e"):
         latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])
+    for bad in (np.ma.masked_less(direction, 0), ["1.5"] * 64, [[1.0], [1.0, 2.0]], direction * 1j, None):
+        for arguments in ((bad, [1.0]), (direction, bad)):
+            with pytest.raises(TypeError, match=r"\[edit\] expected .* got"):
+                latent.edit(flow, DIGITS.test[:1], *arguments)
+    with pytest.raises(ef.ShapeError, match=r"\[edit\] expected direction as \(64,\), got \(63,\)"):
+        latent.edit(flow, DIGITS.test[:1], direction[1:], [1.0])
 
 
 def test_edit_by_attributes(runs, tmp_path, capsys):
@@ -371,6 +377,10 @@ def test_p_values():
         p_values([0.0, np.nan], reference)
     with pytest.raises(ef.ShapeError, match="reference"):
         p_values([0.0], [])
+    for bad in (np.ma.masked_less(reference, 5), ["1.5"], [[1.0], [1.0, 2.0]], [1j], None, [True]):
+        for arguments in ((bad, reference), (reference, bad)):
+            with pytest.raises(TypeError, match=r"\[p_values\] expected .* got"):
+                p_values(*arguments)
 
 
 def test_score_with_reference(runs, tmp_path, capsys):

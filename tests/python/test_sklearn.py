@@ -112,6 +112,13 @@ def test_columns_that_hold_nothing(crescent):
     assert exact == pytest.approx(true_score(crescent[1000:]).mean(), abs=0.3)
 
 
+def test_masked_values_are_refused(crescent, fitted, detector):
+    masked = np.ma.masked_less(crescent, 0)
+    for call in (TINY.fit, fitted.score_samples, FlowOutlierDetector(TINY).fit, detector.predict):
+        with pytest.raises(TypeError, match=r"\[Flow.*\] expected an array without masked values, got"):
+            call(masked)
+
+
 @pytest.mark.parametrize("setting, error", [
     (dict(model="glow"), "'real_nvp', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
     (dict(validation_fraction=1.0), "validation_fraction in 0 ... 0.9"), (dict(epochs=0), "epochs >= 1"),
