@@ -124,6 +124,8 @@ def _numbered_pictures(flow: Flow, folder: str) -> Callable[[np.ndarray], None]:
 def _new_folder(where: str, path: str) -> Iterator[str]:
     """A folder beside `path`, renamed to it if the block ends well, else removed."""
     parent, name = os.path.split(os.path.normpath(path))
+    if name in ("", ".", ".."):
+        raise ConfigError(f"[{where}] expected the name of a new folder, got {path!r}")
     temporary = os.path.join(parent, f".{os.getpid()}.{name}")
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise IoError(f"[{where}] expected a new or empty folder, got {path}")
@@ -133,9 +135,12 @@ def _new_folder(where: str, path: str) -> Iterator[str]:
         raise IoError(f"[{where}] expected to make the folder {path}, got: {error}") from error
     try:
         yield temporary
-        if os.path.isdir(path):
-            os.rmdir(path)
-        os.rename(temporary, path)
+        try:
+            if os.path.isdir(path):
+                os.rmdir(path)
+            os.rename(temporary, path)
+        except OSError as error:
+            raise IoError(f"[{where}] expected to make the folder {path}, got: {error}") from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

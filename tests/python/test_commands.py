@@ -13,6 +13,7 @@ import evenflow as ef
 from evenflow import latent
 from evenflow.bench import bench
 from evenflow.cli import main
+from evenflow.export import write_data
 from evenflow.files import write_rows
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.score import p_values
@@ -114,6 +115,24 @@ def test_sample_in_pieces_files_and_larger(runs, tmp_path, capsys, monkeypatch):
     assert ef.data.load(tmp_path / "s.csv").columns == ["a", "b"]
     result(capsys, "sample", runs / "realnvp", "--enlarge", 2, "--n", 4, "--out", tmp_path / "large.npy")
     assert np.load(tmp_path / "large.npy").shape == (4, 16, 16, 1)
+
+
+@pytest.mark.parametrize("out", ["", ".", "..", "new/..", "/"])
+def test_a_folder_without_a_name(runs, tmp_path, capsys, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(runs / "glow"), "--n", "2", "--out", out]) == 2
+    assert "[sample] expected the name of a new folder, got " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_filled_meanwhile(runs, tmp_path):
+    flow, folder = model(runs, "glow"), tmp_path / "pictures"
+    with pytest.raises(ef.IoError, match=r"\[sample\] expected to make the folder .*pictures, got: "):
+        with write_data("sample", flow, str(folder)) as write:
+            write(flow.sample(2))
+            folder.mkdir()
+            (folder / "mine").write_text("kept")
+    assert list(tmp_path.iterdir()) == [folder] and (folder / "mine").read_text() == "kept"
 
 
 def test_enlarged_has_the_same_parameters(runs):
