@@ -12,7 +12,7 @@ import numpy as np
 
 from evenflow import arrays, plot
 from evenflow.errors import ConfigError, IoError
-from evenflow.files import Rows, replacing, write_rows
+from evenflow.files import Rows, check_any, replacing, write_rows
 from evenflow.flow import BLOCK_VALUES, Flow
 
 
@@ -50,6 +50,7 @@ def _encode_rows(flow: Flow, rows: Rows, out: str, labels_out: list[np.ndarray])
             n += len(x)
             if flow.classes and labels is not None:
                 labels_out.append(labels)
+        check_any("encode", n)
     return n
 
 
@@ -64,6 +65,7 @@ def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
         for z, labels in rows:
             write(flow.decode(z, label if labels is None else labels))
             n += len(z)
+        check_any("decode", n)
     return n
 
 
@@ -92,6 +94,8 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
     ConfigError for another name; IoError; nothing is left behind by an error.
     """
     ending = os.path.splitext(path)[1]
+    if ending == ".csv" and names and len(names) != flow.dims:
+        raise ConfigError(f"[{where}] expected {flow.dims} names of columns, got {len(names)}")
     if ending == ".npy" or (ending == ".csv" and not flow.is_image):
         with write_rows(where, path, names) as writer:
             yield writer.write

@@ -67,6 +67,12 @@ def write_rows(where: str, path: str | os.PathLike[str],
         writer.close()
 
 
+def check_any(where: str, n: int) -> None:
+    """ShapeError for no rows at all; said before a file is complete, it leaves none behind."""
+    if n == 0:
+        raise ShapeError(f"[{where}] expected at least one row, got none")
+
+
 class _Npy:
     def __init__(self, file: Any):
         self.file, self.rows, self.kind = file, 0, (np.dtype(float), ())

@@ -10,7 +10,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import NumericError, ShapeError
-from evenflow.files import Rows, write_rows
+from evenflow.files import Rows, check_any, write_rows
 from evenflow.flow import Flow
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
@@ -48,6 +48,7 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
                          else np.stack([scores, *p_values(scores, ranked)], axis=1))
             n, total = n + len(scores), total + float(scores.sum())
             low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+        check_any("score", n)
     return {"n": n, "mean": total / n, "min": low, "max": high}
 
 

@@ -18,7 +18,7 @@ from evenflow.models import NICE, RealNVP
 
 need("evenflow.sklearn", "sklearn.utils.validation", "scikit-learn", "sklearn")
 from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, clone  # noqa: E402
-from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils import check_array, check_random_state  # noqa: E402
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
 
 RESOLUTION = 1e-2
@@ -65,20 +65,22 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> FlowDensity:
         """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored."""
         arrays.refuse_masked("FlowDensity", X)
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2)
+        rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.flow_ = self._model(X.shape[1], seed)
-        order = np.random.default_rng(seed).permutation(len(X))
-        held_out = int(fraction * len(X))
-        train, valid = X[order[held_out:]], X[order[:held_out]] if held_out else None
-        _check_columns(train, self.flow_.dtype)
-        self.history_ = self.flow_.fit(
+        flow = self._model(rows.shape[1], seed)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        held_out = int(fraction * len(rows))
+        train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
+        _check_columns(train, flow.dtype)
+        history = flow.fit(
             train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
             batch_size=self.batch_size, optimizer="adam", lr=self.lr, warmup=100, clip=20.0, average=0.99,
             patience=self.patience if held_out else None, on_nonfinite="rollback", init_batch=len(train),
             seed=seed)
-        self.n_iter_ = len(self.history_)
+        # Last, so that a fit that fails leaves an earlier one whole.
+        validate_data(self, X, skip_check_array=True)
+        self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
         return self
 
     def _model(self, columns: int, seed: int) -> Flow:
@@ -147,11 +149,11 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """Fits the density on one part of X (n_samples, n_features) and calibrates on the other."""
         where = "FlowOutlierDetector"
         arrays.refuse_masked(where, X)
-        X_checked = validate_data(self, X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2)
+        rows = check_array(X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2, estimator=self)
         contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
-        order = state.permutation(len(X_checked))
+        order = state.permutation(len(rows))
         n = max(1, int(fraction * len(order)))
         ranks = np.arange(1, n + 1) / (n + 1)
         below = int(np.sum(ranks <= contamination))
@@ -163,8 +165,10 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         seed = int(state.randint(2**31 - 1))
         density.set_params(**{name: seed for name, value in density.get_params().items()
                               if name.rpartition("__")[2] == "random_state" and value is None})
-        self.density_ = density.fit(X_checked[order[n:]])
-        self.calibration_scores_ = np.sort(self.density_.score_samples(X_checked[order[:n]]))
+        density = density.fit(rows[order[n:]])
+        scores = np.sort(density.score_samples(rows[order[:n]]))
+        validate_data(self, X, skip_check_array=True)
+        self.density_, self.calibration_scores_ = density, scores
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
@@ -184,5 +188,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     def p_values(self, X: Any) -> np.ndarray:
         """Conformal p-values (n_samples,), in 1 / (n + 1) ... 1; small for outliers."""
-        rank = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
+        scores = self.score_samples(X)
+        rank = np.searchsorted(self.calibration_scores_, scores, side="right")
         return (1 + rank) / (len(self.calibration_scores_) + 1)

@@ -13,10 +13,10 @@ import evenflow as ef
 from evenflow import latent
 from evenflow.bench import bench
 from evenflow.cli import main
-from evenflow.export import write_data
+from evenflow.export import decode_rows, encode_rows, write_data, write_samples
 from evenflow.files import write_rows
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
-from evenflow.score import p_values
+from evenflow.score import p_values, score_rows
 
 DIGITS = ef.data.load("digits")
 
@@ -115,6 +115,22 @@ def test_sample_in_pieces_files_and_larger(runs, tmp_path, capsys, monkeypatch):
     assert ef.data.load(tmp_path / "s.csv").columns == ["a", "b"]
     result(capsys, "sample", runs / "realnvp", "--enlarge", 2, "--n", 4, "--out", tmp_path / "large.npy")
     assert np.load(tmp_path / "large.npy").shape == (4, 16, 16, 1)
+
+
+@pytest.mark.parametrize("out", ["x.npy", "x.csv", "x.npz", "x.png", "x"])
+def test_no_rows(runs, tmp_path, out):
+    for name, call in (("glow", decode_rows), ("table", decode_rows), ("glow", encode_rows), ("table", score_rows)):
+        with pytest.raises((ef.ShapeError, ef.ConfigError), match="at least one row, got none|a name ending in"):
+            call(model(runs, name), [], str(tmp_path / out))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_another_table(runs, tmp_path):
+    flow, path = model(runs, "table"), str(tmp_path / "x.csv")
+    for names in (["a"], ["a", "b", "c"]):
+        with pytest.raises(ef.ConfigError, match=rf"\[sample\] expected 2 names of columns, got {len(names)}"):
+            write_samples(flow, 3, path, names=names)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("out", ["", ".", "..", "new/..", "/"])

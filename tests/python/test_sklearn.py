@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -110,6 +111,27 @@ def test_columns_that_hold_nothing(crescent):
         FlowDensity().fit(x)
     exact = FlowDensity(**SMALL, dtype="float64", random_state=0).fit(x[:1000]).score(x[1000:])
     assert exact == pytest.approx(true_score(crescent[1000:]).mean(), abs=0.3)
+
+
+def test_a_failed_fit_leaves_the_earlier_one(crescent, detector, monkeypatch):
+    def fail(*_, **__):
+        raise ef.NumericError("no")
+
+    x, wide = crescent[:100], np.hstack([crescent, crescent])
+    density, detector = clone(TINY).fit(crescent), pickle.loads(pickle.dumps(detector))
+    before = density.score_samples(x), detector.p_values(x)
+    monkeypatch.setattr(ef.Flow, "fit", fail)
+    for estimator in (density, detector):
+        with pytest.raises(ef.NumericError):
+            estimator.fit(wide)
+    assert np.array_equal(before, (density.score_samples(x), detector.p_values(x)))
+    assert density.n_iter_ == 3 and density.n_features_in_ == 2
+
+
+def test_unfitted(crescent):
+    for call in (FlowDensity().score_samples, FlowOutlierDetector().p_values, FlowOutlierDetector().predict):
+        with pytest.raises(NotFittedError):
+            call(crescent)
 
 
 def test_masked_values_are_refused(crescent, fitted, detector):
