@@ -33,6 +33,7 @@ class Glow(Flow):
     bits: bits a channel of the images.
     conditioner_dtype: arithmetic inside the coupling nets, "float32" | "bfloat16" (weights and hidden
     activations rounded, sums in float32; the flow itself stays exactly invertible).
+    dtype: "float32" | "float64", or numpy's; None, which numpy takes for float64, is refused.
     device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
 
     ShapeError or ConfigError for sizes and settings that don't fit, DeviceError for a device that is not
@@ -77,6 +78,8 @@ class RealNVP(Flow):
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
+
+    dtype, device, threads: see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
@@ -117,7 +120,7 @@ class NICE(Flow):
     couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
     order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
-    conditioner_dtype: "float32" | "bfloat16", see Glow.
+    conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads: see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
@@ -263,7 +266,7 @@ def _conditioner_dtype(model: str, value: Any, dtype: str) -> str:
 
 def _dtype(model: str, dtype: Any) -> str:
     try:
-        name = np.dtype(dtype).name
+        name = None if dtype is None else np.dtype(dtype).name
     except TypeError:
         name = dtype
     return choice(model, "dtype", name, DTYPES)
