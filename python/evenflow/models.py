@@ -17,6 +17,8 @@ from evenflow.flow import Flow
 DTYPES = ("float32", "float64")
 MOST_THREADS = 1024
 """OpenMP ends the process where the system refuses it a thread."""
+# Those of the reader of model files (cpp/src/models/config.cpp), so that what can be built can be loaded.
+MOST_LAYERS, MOST_SCALES, MOST_WIDTH, MOST_VALUES = 1 << 16, 30, 1 << 20, 1 << 27
 RUN_SETTINGS = ("device", "threads")
 """Arguments that say where a model runs, not what it is: they are no part of `config`."""
 
@@ -45,11 +47,11 @@ class Glow(Flow):
                  class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         settings: dict[str, Any] = dict(
-            levels=whole("Glow", "levels", levels, low=1), steps=whole("Glow", "steps", steps, low=1),
-            hidden=whole("Glow", "hidden", hidden, low=1),
+            levels=_layers("Glow", "levels", levels), steps=_layers("Glow", "steps", steps),
+            hidden=_width("Glow", "hidden", hidden),
             coupling=choice("Glow", "coupling", coupling, ("affine", "additive")),
             permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
-            learn_top=_flag("Glow", "learn_top", learn_top), classes=whole("Glow", "classes", classes, low=0),
+            learn_top=_flag("Glow", "learn_top", learn_top), classes=_width("Glow", "classes", classes, low=0),
             class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
             seed=whole("Glow", "seed", seed, low=0))
         if settings["class_weight"] > 0 and classes == 0:
@@ -131,7 +133,7 @@ class NICE(Flow):
         if is_table and bits is not None:
             raise ConfigError("[NICE] expected settings for tables, got bits")
         settings: dict[str, Any] = dict(
-            couplings=whole("NICE", "couplings", couplings, low=1), hidden=_widths("NICE", hidden),
+            couplings=_layers("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
             prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
             order=choice("NICE", "order", order, ("tile", "shuffle", "reverse", "none")),
             preprocess=_preprocess("NICE", preprocess), seed=whole("NICE", "seed", seed, low=0))
@@ -180,9 +182,9 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
     recursion = whole("RealNVP", "recursion", _default(recursion, 2), low=1)
     if recursion > 4:
         raise ConfigError(f"[RealNVP] expected recursion in 1 ... 4, got {recursion}")
-    return dict(scales=whole("RealNVP", "scales", _default(scales, 2), low=1),
-                base_dim=whole("RealNVP", "base_dim", _default(base_dim, 64), low=1),
-                residual_blocks=whole("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
+    return dict(scales=whole("RealNVP", "scales", _default(scales, 2), low=1, high=MOST_SCALES),
+                base_dim=_width("RealNVP", "base_dim", _default(base_dim, 64)),
+                residual_blocks=_layers("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
                 bottleneck=_flag("RealNVP", "bottleneck", _default(bottleneck, False)),
                 skip=_flag("RealNVP", "skip", _default(skip, True)),
                 batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, True)),
@@ -193,7 +195,7 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
 def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
                     actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
                     dtype: str) -> dict[str, Any]:
-    return dict(couplings=whole("RealNVP", "couplings", _default(couplings, 8), low=1),
+    return dict(couplings=_layers("RealNVP", "couplings", _default(couplings, 8)),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
@@ -221,22 +223,40 @@ def _is_number(shape: Any) -> bool:
 
 
 def _columns(model: str, columns: Any) -> int:
-    return whole(model, "the number of columns", columns, low=1)
+    return _width(model, "the number of columns", columns)
 
 
 def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
-    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__len__"):
+    if not _is_sequence(shape):
         raise TypeError(f"[{model}] expected a shape (H, W, C), got {shape!r}")
     if len(shape) != 3:
         raise ConfigError(f"[{model}] expected a shape (H, W, C), got {tuple(shape)}")
-    h, w, c = (whole(model, "a size in shape", s, low=1) for s in shape)
+    h, w, c = (_width(model, "a size in shape", s) for s in shape)
+    if h * w * c > MOST_VALUES:
+        raise ConfigError(f"[{model}] expected at most {MOST_VALUES} values a sample, got {(h, w, c)}")
     return h, w, c
 
 
 def _widths(model: str, hidden: Any) -> list[int]:
-    if isinstance(hidden, (str, bytes)) or not hasattr(hidden, "__len__"):
+    if not _is_sequence(hidden):
         raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}")
-    return [whole(model, "a width in hidden", width, low=1) for width in hidden]
+    if len(hidden) > MOST_LAYERS:
+        raise ConfigError(f"[{model}] expected at most {MOST_LAYERS} widths in hidden, got {len(hidden)}")
+    return [_width(model, "a width in hidden", width) for width in hidden]
+
+
+def _is_sequence(value: Any) -> bool:
+    """Of numbers, with a length; an array of numpy without axes has none."""
+    return (hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+            and getattr(value, "shape", None) != ())
+
+
+def _layers(model: str, name: str, value: Any, low: int = 1) -> int:
+    return whole(model, name, value, low=low, high=MOST_LAYERS)
+
+
+def _width(model: str, name: str, value: Any, low: int = 1) -> int:
+    return whole(model, name, value, low=low, high=MOST_WIDTH)
 
 
 def _preprocess(model: str, value: Any) -> str:
