@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -35,11 +36,15 @@ def as_array(where: str, x: Any) -> Any:
                             "copy it there, with x.cpu() in torch or numpy.asarray(x)")
         try:
             return np.from_dlpack(x)
-        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of another library
             raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
                             f"got {type(x).__name__}: {error}") from error
     if hasattr(x, "__array__"):
-        return np.asarray(x)
+        try:
+            return np.asarray(x)
+        except Exception as error:
+            raise TypeError(f"[{where}] expected an object that __array__ makes an array of, "
+                            f"got {type(x).__name__}: {error}") from error
     raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__), "
                     f"got {type(x).__name__}")
 
@@ -106,7 +111,7 @@ def _is_on(x: Any, *types: int) -> bool:
     """Whether x offers DLPack, and lies on a device of these types."""
     try:
         return hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] in types
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+    except Exception:  # of another library
         return False  # on none that there is a number for; taking it tells more
 
 
@@ -163,18 +168,16 @@ def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | N
     if label is None:
         raise ConfigError(f"[{where}] expected a label in 0 ... {classes - 1}, got none "
                           f"(the model has {classes} classes)")
-    # A plain sequence of labels is unambiguous, so it is taken as well.
-    y = np.asarray(label) if isinstance(label, (int, np.integer, list, tuple)) else as_array(where, label)
+    y = as_numbers(where, "the labels", label)  # a plain sequence of labels is unambiguous, too
     if y.dtype.kind not in "iu":
         raise TypeError(f"[{where}] expected whole numbers as labels, got dtype {y.dtype}")
     if y.ndim > 0 and y.shape != (n,):
         raise ShapeError(f"[{where}] expected labels of shape ({n},), got {y.shape}")
-    y = np.broadcast_to(y, (n,))
     bad = np.flatnonzero((y < 0) | (y >= classes))
     if bad.size:
         raise ConfigError(f"[{where}] expected labels in 0 ... {classes - 1}, "
-                          f"got {y[bad[0]]} in row {bad[0]}")
-    return np.ascontiguousarray(y, dtype=np.int32)
+                          f"got {y.flat[bad[0]]} in row {bad[0]}")
+    return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
@@ -234,9 +237,17 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, np.floating) else value
 
 
+def file_name(where: str, path: Any) -> str:
+    """A path as a string. TypeError."""
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"[{where}] expected a path, got {path!r}") from None
+
+
 def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """One of a few words. ConfigError lists them."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ConfigError(f"[{where}] expected {name} to be one of {', '.join(map(repr, options))}, "
                           f"got {value!r}")
     return str(value)

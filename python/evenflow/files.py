@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
@@ -25,7 +26,7 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     The temporary file is made at once, so that a place that can't be written is found out before the work.
     IoError; an old file at `path` is then left as it was.
     """
-    path = os.fspath(path)
+    path = file_name(where, path)
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{os.getpid()}.{name}")
     if not name or os.path.isdir(path):
@@ -58,7 +59,7 @@ def write_rows(where: str, path: str | os.PathLike[str],
 
     IoError; ConfigError for another ending; ShapeError for a table of images.
     """
-    path = os.fspath(path)
+    path = file_name(where, path)
     if not path.endswith((".npy", ".csv")):
         raise ConfigError(f"[{where}] expected a name ending in .npy or .csv, got {path}")
     with replacing(where, path) as temporary, open(temporary, "wb") as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -262,13 +264,17 @@ class Flow:
         temperature multiplies the base draw at every level. Sample i depends on (seed, first + i) alone, not
         on n: a large draw can be made in pieces. device: where they shall be, "cpu" (numpy) or the model's.
         """
-        n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
+        most = arrays.LARGEST // (self.dims * self.dtype.itemsize)
+        n, seed = arrays.whole("sample", "n", n, low=1, high=most), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
-        labels = arrays.check_labels("sample", label, n, self.classes)
-        first = arrays.whole("sample", "first", first, low=0)
+        first = arrays.whole("sample", "first", first, low=0, high=arrays.LARGEST - n)
         if device not in ("cpu", self.device):
             raise DeviceError(f"[sample] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
-        x = arrays.empty(device, (n, *self.shape), self.dtype)
+        try:
+            x = arrays.empty(device, (n, *self.shape), self.dtype)
+        except MemoryError as error:
+            raise MemoryError(f"[sample] expected memory for {n} samples, got: {error}") from error
+        labels = arrays.check_labels("sample", label, n, self.classes)
         for a, b in self._blocks(n):
             self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a)
         return x
@@ -300,6 +306,8 @@ class Flow:
     def join_latent(self, levels: list[Any]) -> np.ndarray:
         """The inverse of split_latent: levels -> z (N, D)."""
         wanted = self._core.levels()
+        if not isinstance(levels, (list, tuple)):
+            raise TypeError(f"[join_latent] expected a list of {len(wanted)} levels, got {type(levels).__name__}")
         if len(levels) != len(wanted):
             raise ShapeError(f"[join_latent] expected {len(wanted)} levels, got {len(levels)}")
         parts = []
@@ -350,8 +358,13 @@ class Flow:
         NumericError where the loss or a gradient is not finite: no value is changed, and `grads` are zero.
         """
         where = "train_step"
-        parts = (optimizer,) if average is None else (optimizer, average)
-        if any(getattr(part, "flow", None) is not self for part in parts):
+        from evenflow.optim import MovingAverage, Optimizer
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"[{where}] expected an optimizer, got {type(optimizer).__name__}")
+        if average is not None and not isinstance(average, MovingAverage):
+            raise TypeError(f"[{where}] expected a MovingAverage or None, got {type(average).__name__}")
+        parts: tuple[Any, ...] = (optimizer,) if average is None else (optimizer, average)
+        if any(part.flow is not self for part in parts):
             raise ConfigError(f"[{where}] expected an optimizer, and an average if any, of this flow, "
                               "got another's")
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
@@ -441,6 +454,11 @@ class Flow:
         from evenflow.train import Trainer, refuse_used
         if resume and checkpoint is None:
             raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")
+        known = [field.name for field in dataclasses.fields(Settings)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise TypeError(f"[fit] expected the name of a setting, got {name}; nearest: {near}")
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
@@ -453,7 +471,7 @@ class Flow:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes settings and all tensors as one safetensors file. IoError leaves an old file as it was."""
         from evenflow.checkpoint import save
-        save(self, path)
+        save(self, arrays.file_name("save", path))
 
     def verify(self, x: Any, label: Any = None, seed: int = 0) -> Any:
         """Tests the model on a few samples; see `evenflow.verify.Report`."""
@@ -515,7 +533,10 @@ def check_flow(where: str, flow: Any) -> Flow:
 def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:
     from evenflow.models import build
     flow = build(config)
-    flow._core.values[:] = values
+    own = flow._core.values
+    if np.shape(values) != own.shape:  # which numpy might broadcast
+        raise ShapeError(f"[Flow] expected {own.size} values for {config['model']}, got {np.shape(values)}")
+    own[:] = values
     return flow
 
 

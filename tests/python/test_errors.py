@@ -9,6 +9,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.extras import need
+from evenflow.flow import _restored
 
 
 @pytest.fixture
@@ -224,6 +225,14 @@ def test_labels(images, glow, model):
         flow.class_log_prob(x)
 
 
+@pytest.mark.parametrize("label", [[[0], [0, 1]], "1", ["1"], True, [True], 1.0, 1j, {0: 1}])
+def test_labels_of_odd_kinds(images, glow, label):
+    flow = glow(classes=3)
+    flow.init(images[0])
+    with pytest.raises(TypeError, match=r"\[log_prob\] expected .*, got "):
+        flow.log_prob(images[0], label=label)
+
+
 @pytest.mark.parametrize("arguments, error, word", [
     (dict(n=0), ef.ConfigError, "n >= 1"),
     (dict(n=2.0), TypeError, "n"),
@@ -235,6 +244,17 @@ def test_labels(images, glow, model):
 def test_bad_sample(model, arguments, error, word):
     with pytest.raises(error, match=word):
         model.sample(**arguments)
+
+
+class Raises:
+    """Another library's array, whose way to numpy fails with an error of its own."""
+
+    def __init__(self, name):
+        self.__class__ = type("Raises", (), {name: self.fail})
+
+    @staticmethod
+    def fail(*_, **__):
+        raise KeyError("no values")
 
 
 @pytest.mark.parametrize("call, error, word", [
@@ -252,6 +272,23 @@ def test_bad_sample(model, arguments, error, word):
      "got nan in row 1$"),
     (lambda f: f.inverse_backward(np.zeros((2, 3)), np.zeros((2, 3)), np.array([np.inf, 0])), ef.NumericError,
      "got inf in row 0$"),
+    (lambda f: f.sample(2**62), ef.ConfigError, "n <= 768614336404564650, got"),
+    (lambda f: f.sample(2**40), MemoryError, r"\[sample\] expected memory for 1099511627776 samples, got"),
+    (lambda f: f.sample(3, first=2**63 - 2), ef.ConfigError, "first <= 9223372036854775804"),
+    (lambda f: f.join_latent(None), TypeError, "a list of 1 levels, got NoneType"),
+    (lambda f: f.join_latent(3), TypeError, "a list of 1 levels, got int"),
+    (lambda f: f.train_step(np.eye(3), None), TypeError, r"\[train_step\] expected an optimizer, got NoneType"),
+    (lambda f: f.train_step(np.eye(3), ef.MovingAverage(f)), TypeError, "an optimizer, got MovingAverage"),
+    (lambda f: f.train_step(np.eye(3), ef.Adam(f), average=ef.Adam(f)), TypeError, "MovingAverage or None, got Adam"),
+    (lambda f: f.train_step(np.eye(3), ef.Adam(ef.NICE(3, hidden=()))), ef.ConfigError, "of this flow"),
+    (lambda f: f.fit(np.eye(3), batchsize=1), TypeError,
+     r"\[fit\] expected the name of a setting, got batchsize; nearest: batch_size"),
+    (lambda f: f.save(None), TypeError, r"\[save\] expected a path, got None"),
+    (lambda f: ef.data.load(None), TypeError, r"\[data\] expected a path, got None"),
+    (lambda f: _restored(f.config, np.ones(1, np.float32)), ef.ShapeError, r"values for RealNVP, got \(1,\)"),
+    (lambda f: f.log_prob(Raises("__array__")), TypeError, r"__array__ makes an array of, got Raises: 'no values'"),
+    (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "in main memory without gradient .*, got Raises: 'no values'"),
+    (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
     (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),
     (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
     (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),

@@ -573,7 +573,7 @@ def test_a_failed_train_step_changes_no_value(table, real_nvp, batch):
 def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
     flow, other = real_nvp(), real_nvp()
     flow.init(table)
-    for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other)), (None, None)):
+    for optimizer, average in ((ef.Adam(other), None), (ef.Adam(flow), ef.MovingAverage(other))):
         with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected an optimizer.* of this flow"):
             flow.train_step(table, optimizer, average=average)
     with pytest.raises(ef.ConfigError, match=r"\[train_step\] expected max_norm"):

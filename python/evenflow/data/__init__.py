@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 
+from evenflow.arrays import file_name
 from evenflow.data import celeba, cifar, svhn, toys
 from evenflow.data.augment import Augment
 from evenflow.data.celeba import read_celeba
@@ -56,7 +57,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     A path goes before a name, unless `named`. IoError, with the path, for a file that is missing, broken or of another kind;
     ConfigError for an unknown column or an option that does not fit.
     """
-    path = os.fsdecode(source)
+    path = file_name("data", source)
     exists = os.path.exists(path) and not named
     if (columns is not None or label is not None) and not path.endswith(TABLES):
         raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
