@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401, I001
 from evenflow import errors
-from evenflow._core import DeviceArray, matmul_precision, set_matmul_precision
+from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
 from evenflow.checkpoint import load
 from evenflow.errors import (ConfigError, DeviceError, Error, IoError, MissingExtra, NumericError,
                              RanksError, ShapeError)
 from evenflow.flow import Flow
-from evenflow.models import NICE, Glow, RealNVP
+from evenflow.models import NICE, Glow, RealNVP, set_matmul_precision
 from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
 __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8", "data", "errors", "Adam",

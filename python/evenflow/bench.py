@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evenflow import arrays, optim
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 
 
 def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None) -> dict[str, Any]:
@@ -17,6 +17,7 @@ def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None) 
     Data are samples of the model. Returns milliseconds a call ("..._ms") and rows a second of the three calls
     on `batch` rows ("..._rows_per_second"). The model is left as it was.
     """
+    check_flow("bench", flow)
     batch = arrays.whole("bench", "batch", batch, low=1)
     seconds = arrays.number("bench", "seconds", seconds, 0.0)
     label = 0 if flow.classes and label is None else label

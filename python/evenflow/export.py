@@ -13,7 +13,7 @@ import numpy as np
 from evenflow import arrays, plot
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import Rows, check_any, replacing, write_rows
-from evenflow.flow import BLOCK_VALUES, Flow
+from evenflow.flow import BLOCK_VALUES, Flow, check_flow
 
 
 def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
@@ -22,6 +22,8 @@ def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
     out: .npy or .csv; or .npz with arrays z and, for a class-conditional model, labels, as decode_rows takes
     them. Errors leave no file behind.
     """
+    check_flow("encode", flow)
+    out = arrays.file_name("encode", out)
     if not out.endswith(".npz"):
         return _encode_rows(flow, rows, out, [])
     labels: list[np.ndarray] = []
@@ -72,6 +74,7 @@ def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
 def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed: int = 0,
                   label: int | None = None, names: Sequence[str] | None = None) -> None:
     """Writes n samples in a form of `write_data`. label None: all classes in turn, one a column."""
+    check_flow("sample", flow)
     n = arrays.whole("sample", "n", n, low=1)
     if label is not None and not flow.classes:
         raise ConfigError("[sample] expected no label, since the model has no classes, got one")
@@ -93,6 +96,8 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
     .png: images in one picture, `columns` side by side.  No ending: a new folder with one picture an image.
     ConfigError for another name; IoError; nothing is left behind by an error.
     """
+    check_flow(where, flow)
+    path = arrays.file_name(where, path)
     ending = os.path.splitext(path)[1]
     if ending == ".csv" and names and len(names) != flow.dims:
         raise ConfigError(f"[{where}] expected {flow.dims} names of columns, got {len(names)}")

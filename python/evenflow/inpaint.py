@@ -12,7 +12,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError, ShapeError
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 
 MASKS = ("top", "bottom", "even", "odd", "left", "right", "rows", "columns", "random75", "random90")
 """What is hidden: a half; every second pixel; the middle half of rows or columns; a share at random."""
@@ -50,6 +50,7 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     dequantisation noise in every step. The script takes 111,895 steps.
     Returns floats in level units. Parameters and `grads` are left as they were. ConfigError for tables.
     """
+    check_flow("inpaint", flow)
     x, steps = flow._check("inpaint", x), arrays.whole("inpaint", "steps", steps, low=1)
     seed = arrays.whole("inpaint", "seed", seed, low=0)
     top = 2.0**flow.bits

@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError, NumericError, ShapeError
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 from evenflow.models import build
 
 
@@ -22,7 +22,7 @@ def as_floats(flow: Flow, x: Any) -> np.ndarray:
 
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
-    x = flow._check("data", x)
+    x = check_flow("data", flow)._check("data", x)
     floats: np.ndarray = flow._block("data", x, 0, len(x))
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
@@ -34,6 +34,7 @@ def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero",
     The finer levels become zero (rest="zero", Real NVP's compression) or are drawn anew (rest="redraw"), as
     in Real NVP (Dinh et al. 2016), appendix D. ConfigError for a number of levels that the model lacks.
     """
+    check_flow("reconstruct", flow)
     arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
     z = flow.encode(as_floats(flow, x), label)
     levels = flow.split_latent(z)
@@ -54,6 +55,7 @@ def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None) -
 
     As in Glow (Kingma, Dhariwal 2018), figure 5. label: (N,), one a pair.
     """
+    check_flow("interpolate", flow)
     steps = arrays.whole("interpolate", "steps", steps, low=2)
     za, zb = (flow.encode(as_floats(flow, x), label) for x in (a, b))
     if len(za) != len(zb):
@@ -69,6 +71,7 @@ def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np
     phi' by column on `steps` equal angles of the whole circle; four standard normal z give one again. label:
     the class of all images.
     """
+    check_flow("manifold", flow)
     steps = arrays.whole("manifold", "steps", steps, low=2)
     z = flow.encode(as_floats(flow, x), label)
     if len(z) != 4:
@@ -85,7 +88,7 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: An
     As in Glow (Kingma, Dhariwal 2018), section 5.3. positive, negative: (N,) bool; negative None: all that
     are not positive. x is encoded piece by piece. ConfigError unless there are samples of both kinds.
     """
-    x = flow._check("attribute", x)
+    x = check_flow("attribute", flow)._check("attribute", x)
     labels = arrays.check_labels("attribute", label, len(x), flow.classes)
     groups = [_marks("positive", positive, len(x))]
     groups.append(~groups[0] if negative is None else _marks("negative", negative, len(x)))
@@ -109,6 +112,7 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
     """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
+    check_flow("edit", flow)
     direction = arrays.as_numbers("edit", "direction", direction)
     if direction.shape != (flow.dims,):
         raise ShapeError(f"[edit] expected direction as ({flow.dims},), got {direction.shape}")
@@ -131,6 +135,7 @@ def enlarged(flow: Flow, factor: int, device: str = "cpu", threads: int = 0) -> 
 
     Convolutional models only: ConfigError for NICE and for tables.
     """
+    check_flow("enlarged", flow)
     factor = arrays.whole("enlarged", "factor", factor, low=1)
     if not flow.is_image or flow.config["model"] == "NICE":
         raise ConfigError("[enlarged] expected a convolutional model of images (Glow, RealNVP), "

@@ -156,6 +156,13 @@ class NICE(Flow):
         return np.sort(np.exp(-self.named_parameters()["scaling.logs"].astype(np.float64)))[::-1]
 
 
+def set_matmul_precision(precision: str) -> None:
+    """How a GPU multiplies the nets of float32 models: "highest" or "high". ConfigError for another word."""
+    if not isinstance(precision, str):
+        raise TypeError(f"[set_matmul_precision] expected highest or high, got {precision!r}")
+    _core.set_matmul_precision(precision)
+
+
 MODELS = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
 
 

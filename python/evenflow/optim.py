@@ -6,6 +6,7 @@ import contextlib
 import math
 from dataclasses import dataclass
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 
@@ -50,6 +51,11 @@ class Optimizer:
     @steps.setter
     def steps(self, value: int) -> None:
         self._core.steps = whole("optimizer", "steps", value, low=0)
+
+    def __reduce__(self) -> NoReturn:
+        """No copies and no pickles: moments are of no use without the flow's memory, which a copy has not."""
+        raise TypeError(f"[optimizer] expected no copy of {type(self).__name__}, which updates the memory of one "
+                        "flow, got one; make a new one for the copied flow, and set its steps and moments()")
 
     def moments(self) -> list[np.ndarray]:
         """The state besides `steps`: writable flat views, in the layout of `flow.params`."""
@@ -137,6 +143,11 @@ class MovingAverage:
         """What is averaged, (total,), where the flow's device has it at hand: before any division. Writable."""
         return self._core.values
 
+    def __reduce__(self) -> NoReturn:
+        """No copies and no pickles, as for optimisers."""
+        raise TypeError("[MovingAverage] expected no copy, since it follows the memory of one flow, got one; make "
+                        "a new one for the copied flow, and set its steps and average[:]")
+
     def update(self) -> None:
         """Takes the present values in; call it after each optimiser step."""
         self._core.update(self.decay)
@@ -183,6 +194,7 @@ class Schedule:
 
     def lr_at(self, step: int) -> float:
         """The rate of step 0, 1, ..."""
+        step = whole("Schedule", "step", step, low=0)
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return max(self.lr * self.decay**(step - self.warmup), min(self.floor, self.lr))

@@ -24,6 +24,7 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
     columns = math.ceil(math.sqrt(n)) if columns is None else arrays.whole("grid", "columns", columns, low=1)
     columns = min(n, columns)
     scale = max(1, 32 // max(h, w)) if scale is None else arrays.whole("grid", "scale", scale, low=1)
+    gap = arrays.whole("grid", "gap", gap, low=0)
     rows = -(-n // columns)
     canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, c), np.uint8)
     for i, image in enumerate(images):
@@ -68,6 +69,9 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; MissingExtra without matplotlib."""
+    sigma = arrays.as_numbers("spectrum", "sigma", sigma)
+    if sigma.ndim != 1 or len(sigma) == 0:
+        raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")
     Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")

@@ -11,7 +11,7 @@ import numpy as np
 from evenflow import arrays
 from evenflow.errors import NumericError, ShapeError
 from evenflow.files import Rows, check_any, write_rows
-from evenflow.flow import Flow
+from evenflow.flow import Flow, check_flow
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
 
@@ -40,6 +40,7 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
     without, a .npy file is (N,). seed: of uint8 images' noise, which does not depend on the pieces.
     Returns n, and mean, min and max of log_prob. Errors leave no file behind.
     """
+    check_flow("score", flow)
     n, total, low, high = 0, 0.0, np.inf, -np.inf
     ranked = None if reference is None else np.sort(_scores("reference", reference))
     with write_rows("score", out, NAMES if ranked is not None else NAMES[:1]) as writer:
@@ -54,6 +55,7 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
 
 def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
     """log_prob of consecutive rows, piece by piece; the same numbers as in one piece."""
+    check_flow("score", flow)
     n = 0
     for x, labels in rows:
         scores = flow.log_prob(x, seed, labels if flow.classes else None, first=n)

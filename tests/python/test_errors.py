@@ -1,5 +1,7 @@
 """Every kind of bad input: a typed error, with expected and got, and nothing lost."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import threading
@@ -8,8 +10,15 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow import latent, plot
+from evenflow.bench import bench
+from evenflow.export import decode_rows, encode_rows, write_samples
 from evenflow.extras import need
 from evenflow.flow import _restored
+from evenflow.inpaint import inpaint
+from evenflow.score import log_probs, score_rows
+
+IMAGES = np.zeros((4, 2, 2, 1), np.uint8)
 
 
 @pytest.fixture
@@ -131,7 +140,7 @@ def test_constant_channel(images, glow, table, real_nvp):
 def test_bad_matmul_precision():
     with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got medium"):
         ef.set_matmul_precision("medium")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"\[set_matmul_precision\] expected highest or high, got None"):
         ef.set_matmul_precision(None)
     assert ef.matmul_precision() == "highest"
 
@@ -298,6 +307,25 @@ class Raises:
     (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
     (lambda f: ef.Schedule(lr=0.1, warmup=-1), ef.ConfigError, "warmup >= 0"),
     (lambda f: ef.Schedule(lr="x"), TypeError, "a number for lr"),
+    (lambda f: ef.Schedule().lr_at("a"), TypeError, r"\[Schedule\] expected a whole number for step, got 'a'"),
+    (lambda f: copy.deepcopy(ef.Adam(f)), TypeError, r"\[optimizer\] expected no copy of Adam, .* make a new one"),
+    (lambda f: pickle.dumps(ef.SGD(f)), TypeError, r"\[optimizer\] expected no copy of SGD"),
+    (lambda f: copy.copy(ef.MovingAverage(f)), TypeError, r"\[MovingAverage\] expected no copy, .* make a new one"),
+    (lambda f: plot.grid(IMAGES, gap=-9), ef.ConfigError, r"\[grid\] expected gap >= 0, got -9"),
+    (lambda f: plot.grid(IMAGES, gap=1.5), TypeError, r"\[grid\] expected a whole number for gap, got 1.5"),
+    (lambda f: plot.grid(IMAGES, gap=None), TypeError, r"\[grid\] expected a whole number for gap, got None"),
+    (lambda f: plot.spectrum(3, "s.png"), ef.ShapeError, r"\[spectrum\] expected sigma as \(D,\), got \(\)"),
+    (lambda f: plot.spectrum(["a"], "s.png"), TypeError, r"\[spectrum\] expected numbers for sigma"),
+    (lambda f: write_samples(f, 2, None), TypeError, r"\[sample\] expected a path, got None"),
+    (lambda f: encode_rows(f, [], None), TypeError, r"\[encode\] expected a path, got None"),
+    *((call, TypeError, r"\[\w+\] expected a Flow, got NoneType") for call in (
+        lambda f: latent.as_floats(None, IMAGES), lambda f: latent.reconstruct(None, IMAGES),
+        lambda f: latent.interpolate(None, IMAGES, IMAGES), lambda f: latent.manifold(None, IMAGES),
+        lambda f: latent.attribute(None, IMAGES, []), lambda f: latent.edit(None, IMAGES, [], []),
+        lambda f: latent.enlarged(None, 2), lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None),
+        lambda f: encode_rows(None, [], "z.npy"), lambda f: decode_rows(None, [], "x.npy"),
+        lambda f: write_samples(None, 2, "x.npy"), lambda f: score_rows(None, [], "s.csv"),
+        lambda f: next(log_probs(None, [])))),
     (lambda f: ef.data.rings("x"), TypeError, "a whole number for n"),
     (lambda f: ef.data.two_moons(-1), ef.ConfigError, "n >= 1"),
     (lambda f: ef.data.two_moons(5, noise=-1.0), ef.ConfigError, "noise >= 0"),
