@@ -115,7 +115,8 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._input("forward", x, seed=None)
-        z, logdet = torch.ops.evenflow.forward(x, list(self.parameters()), self._number, _label(label, x))
+        z, logdet = torch.ops.evenflow.forward(x, list(self.parameters()), self._number,
+                                               _label("forward", label))
         return z, logdet
 
     def inverse(self, z: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,12 +128,18 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[inverse] expected float values, got {z.dtype}")
         z = z.to(self._dtype)
-        x, logdet = torch.ops.evenflow.inverse(z, list(self.parameters()), self._number, _label(label, z))
+        x, logdet = torch.ops.evenflow.inverse(z, list(self.parameters()), self._number,
+                                               _label("inverse", label))
         return self._output(x), logdet
 
     def base_log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        """log p0(z) (N,) float64 of latents z (N, D): standard normal or logistic."""
+        """log p0(z) (N,) float64 of latents z (N, D): standard normal or logistic.
+
+        NaN and infinity go through: to look for them would wait for the GPU, and break a compiled graph.
+        """
         self._check("base_log_prob", z, (self.flow.dims,))
+        if not z.is_floating_point():
+            raise TypeError(f"[base_log_prob] expected float values, got {z.dtype}")
         z = z.double()
         if self.flow._core.base == "logistic":
             return -(torch.nn.functional.softplus(z) + torch.nn.functional.softplus(-z)).sum(1)
@@ -143,6 +150,7 @@ class FlowModule(_Scope):
 
         seed: of the dequantisation noise that uint8 images get, as in Flow.log_prob; floats get none.
         """
+        seed = arrays.whole("log_prob", "seed", seed, low=0)
         z, logdet = self.forward(self._noisy("log_prob", x, seed), label)
         return self.base_log_prob(z) + logdet
 
@@ -156,8 +164,9 @@ class FlowModule(_Scope):
         x = self._channels_last(self._converted("loss", x))
         if torch.is_grad_enabled() and x.requires_grad:
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
+        seed = arrays.whole("loss", "seed", seed, low=0)
         loss: torch.Tensor
-        loss, _ = torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label(label, x), seed)
+        loss, _ = torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label("loss", label), seed)
         return loss
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
@@ -165,8 +174,9 @@ class FlowModule(_Scope):
 
         For samples with a gradient, use `inverse` of draws from the base.
         """
-        label = None if label is None else torch.as_tensor(label)
-        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, label))
+        n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
+        temperature = arrays.number("sample", "temperature", temperature, 0.0)
+        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, _label("sample", label)))
 
     # Tensors at the border
 
@@ -188,7 +198,7 @@ class FlowModule(_Scope):
         x = self._converted(where, x)
         if x.dtype != torch.uint8:
             return x
-        noise = -1 if seed is None else arrays.whole(where, "seed", seed, low=0)
+        noise = -1 if seed is None else seed
         return self._output(torch.ops.evenflow.dequantize(self._channels_last(x), self._number, noise))
 
     def _converted(self, where: str, x: torch.Tensor) -> torch.Tensor:
@@ -219,13 +229,18 @@ def _restored(kind: type[FlowModule], flow: Flow, channels: str, training: bool,
     return module
 
 
-def _label(label: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """Labels as a tensor (N,); their values are checked where they are used."""
+def _label(where: str, label: Any) -> torch.Tensor | None:
+    """Labels as a tensor, one for all or (N,); their values are checked where they are used."""
     if label is None:
         return None
-    if isinstance(label, int):
-        return torch.full((x.shape[0],), label, dtype=torch.int64)
-    return torch.as_tensor(label)
+    arrays.refuse_masked(where, label)
+    try:
+        labels = torch.as_tensor(label)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"[{where}] expected whole numbers as labels, got {label!r}: {error}") from error
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"[{where}] expected whole numbers as labels, got {labels.dtype}")
+    return labels
 
 
 # Operators. Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile),

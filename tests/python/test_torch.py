@@ -128,6 +128,34 @@ def test_loss_under_autocast(table, real_nvp):
     np.testing.assert_allclose(loss.detach(), -module.log_prob(x.bfloat16()).detach().mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("call, error, word", [
+    (lambda m, x, z: m.sample("a", label=0), TypeError, "[sample] expected a whole number for n, got 'a'"),
+    (lambda m, x, z: m.sample(True, label=0), TypeError, "[sample] expected a whole number for n, got True"),
+    (lambda m, x, z: m.sample(2**70, label=0), ef.ConfigError, "[sample] expected n <= "),
+    (lambda m, x, z: m.sample(2, "x", label=0), TypeError, "[sample] expected a number for temperature, got 'x'"),
+    (lambda m, x, z: m.sample(2, True, label=0), TypeError, "[sample] expected a number for temperature, got True"),
+    (lambda m, x, z: m.sample(2, seed="a", label=0), TypeError, "[sample] expected a whole number for seed"),
+    (lambda m, x, z: m.sample(2, label=True), TypeError, "[sample] expected whole numbers as labels, got torch.bool"),
+    (lambda m, x, z: m.loss(x, "a", label=0), TypeError, "[loss] expected a whole number for seed, got 'a'"),
+    (lambda m, x, z: m.loss(x, True, label=0), TypeError, "[loss] expected a whole number for seed, got True"),
+    (lambda m, x, z: m.loss(x, label="a"), TypeError, "[loss] expected whole numbers as labels, got 'a'"),
+    (lambda m, x, z: m.log_prob(x, -1, label=0), ef.ConfigError, "[log_prob] expected seed >= 0, got -1"),
+    (lambda m, x, z: m.log_prob(x, "a", label=0), TypeError, "[log_prob] expected a whole number for seed, got 'a'"),
+    (lambda m, x, z: m(x, label=[[0], [0, 1]]), TypeError, "[forward] expected whole numbers as labels, got [[0]"),
+    (lambda m, x, z: m(x, label=2**70), TypeError, "[forward] expected whole numbers as labels, got 118059162"),
+    (lambda m, x, z: m(x, label={0: 1}), TypeError, "[forward] expected whole numbers as labels, got {0: 1}"),
+    (lambda m, x, z: m(x, label=torch.zeros(3).bfloat16()), TypeError, "as labels, got torch.bfloat16"),
+    (lambda m, x, z: m(x, label=np.ma.masked_less(np.arange(3), 1)), TypeError, "[forward] expected an array without"),
+    (lambda m, x, z: m.inverse(z, label="a"), TypeError, "[inverse] expected whole numbers as labels, got 'a'"),
+    (lambda m, x, z: m.base_log_prob(z * 1j), TypeError, "[base_log_prob] expected float values, got torch.complex"),
+    (lambda m, x, z: m.base_log_prob(z.long()), TypeError, "[base_log_prob] expected float values, got torch.int64"),
+])
+def test_wrong_kinds(call, error, word):
+    flow, x, label = make("glow")
+    with pytest.raises(error, match=re.escape(word)):
+        call(FlowModule(flow), x, torch.from_numpy(flow.encode(x.numpy(), label.numpy())))
+
+
 def test_reverse_kl_agrees_with_the_score_function(table_module):
     """The gradient of E log q through samples is that of the entropy: by differences at fixed noise."""
     module, _ = table_module
