@@ -66,3 +66,23 @@ def test_pages_that_the_tests_speak_of_exist():
         assert BLOCK.search(PAGES[page])
     for page, pairs in SMALLER.items():
         assert all(long in PAGES[page] for long, _ in pairs)
+
+
+def form(message):
+    """A message without its numbers and names of layers."""
+    return re.sub(r"layer [\w.]+|-?\binf\b|\bnan\b|\b[\d.]+(e[+-]\d+)?\b", "#", message)
+
+
+def test_messages_that_the_troubleshooting_page_quotes():
+    quoted = re.findall(r"^`NumericError: (.*)`$", PAGES["docs/troubleshooting.md"], re.M)
+    x = np.random.default_rng(0).standard_normal((500, 2))
+    flow, constant, missing = ef.RealNVP(2, couplings=4, hidden=(16,)), x.copy(), x.copy()
+    constant[:, 1], missing[7, 0] = 1, np.nan
+    flow.init(x)
+    said = set()
+    for call in (lambda: flow.fit(missing), lambda: flow.log_prob(np.full((1, 2), 1e20)), lambda: flow.init(constant),
+                 lambda: flow.fit(x, lr=1e3, optimizer="sgd"), lambda: flow.inverse(np.full((1, 2), 3e38))):
+        with pytest.raises(ef.NumericError) as error:
+            call()
+        said.add(form(str(error.value)))
+    assert {form(message) for message in quoted} == said
