@@ -268,7 +268,7 @@ class Flow:
         n, seed = arrays.whole("sample", "n", n, low=1, high=most), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
         first = arrays.whole("sample", "first", first, low=0, high=arrays.LARGEST - n)
-        if device not in ("cpu", self.device):
+        if not isinstance(device, str) or device not in ("cpu", self.device):
             raise DeviceError(f"[sample] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
         try:
             x = arrays.empty(device, (n, *self.shape), self.dtype)

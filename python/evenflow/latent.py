@@ -73,6 +73,7 @@ def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np
     """
     check_flow("manifold", flow)
     steps = arrays.whole("manifold", "steps", steps, low=2)
+    label = None if label is None else arrays.whole("manifold", "label", label, low=0)
     z = flow.encode(as_floats(flow, x), label)
     if len(z) != 4:
         raise ShapeError(f"[manifold] expected four samples, got {len(z)}")

@@ -234,6 +234,14 @@ def test_labels(images, glow, model):
         flow.class_log_prob(x)
 
 
+def test_a_manifold_has_one_label(images, glow):
+    flow = glow(classes=3)
+    flow.init(images[0])
+    with pytest.raises(TypeError, match=r"\[manifold\] expected a whole number for label, got \[0, 1, 2, 0\]"):
+        latent.manifold(flow, images[0][:4], steps=4, label=[0, 1, 2, 0])
+    assert latent.manifold(flow, images[0][:4], steps=4, label=2).shape == (4, 4, 4, 4, 2)
+
+
 @pytest.mark.parametrize("label", [[[0], [0, 1]], "1", ["1"], True, [True], 1.0, 1j, {0: 1}])
 def test_labels_of_odd_kinds(images, glow, label):
     flow = glow(classes=3)
@@ -249,6 +257,7 @@ def test_labels_of_odd_kinds(images, glow, label):
     (dict(n=2, temperature=np.nan), ef.ConfigError, "temperature"),
     (dict(n=2, seed=-1), ef.ConfigError, "seed"),
     (dict(n=2, seed="x"), TypeError, "seed"),
+    (dict(n=2, device=np.array(["cpu", "cuda"])), ef.DeviceError, "expected device 'cpu' or the model's"),
 ])
 def test_bad_sample(model, arguments, error, word):
     with pytest.raises(error, match=word):
