@@ -307,7 +307,8 @@ class Flow:
         """The inverse of split_latent: levels -> z (N, D)."""
         wanted = self._core.levels()
         if not isinstance(levels, (list, tuple)):
-            raise TypeError(f"[join_latent] expected a list of {len(wanted)} levels, got {type(levels).__name__}")
+            raise TypeError(f"[join_latent] expected a list of {len(wanted)} levels, "
+                            f"got {type(levels).__name__}")
         if len(levels) != len(wanted):
             raise ShapeError(f"[join_latent] expected {len(wanted)} levels, got {len(levels)}")
         parts = []

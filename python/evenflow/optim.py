@@ -54,8 +54,8 @@ class Optimizer:
 
     def __reduce__(self) -> NoReturn:
         """No copies and no pickles: moments are of no use without the flow's memory, which a copy has not."""
-        raise TypeError(f"[optimizer] expected no copy of {type(self).__name__}, which updates the memory of one "
-                        "flow, got one; make a new one for the copied flow, and set its steps and moments()")
+        raise TypeError(f"[optimizer] expected no copy of {type(self).__name__}, which updates the memory of "
+                        "one flow, got one; make a new one for the copied flow, and set its steps and moments()")
 
     def moments(self) -> list[np.ndarray]:
         """The state besides `steps`: writable flat views, in the layout of `flow.params`."""
@@ -145,8 +145,8 @@ class MovingAverage:
 
     def __reduce__(self) -> NoReturn:
         """No copies and no pickles, as for optimisers."""
-        raise TypeError("[MovingAverage] expected no copy, since it follows the memory of one flow, got one; make "
-                        "a new one for the copied flow, and set its steps and average[:]")
+        raise TypeError("[MovingAverage] expected no copy, since it follows the memory of one flow, got one; "
+                        "make a new one for the copied flow, and set its steps and average[:]")
 
     def update(self) -> None:
         """Takes the present values in; call it after each optimiser step."""

@@ -176,7 +176,8 @@ class FlowModule(_Scope):
         """
         n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
-        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, _label("sample", label)))
+        labels = _label("sample", label)
+        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, labels))
 
     # Tensors at the border
 
