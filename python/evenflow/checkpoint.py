@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core
+from evenflow import _core, arrays
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.flow import Flow
 from evenflow.models import build
@@ -34,7 +34,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     IoError, saying what was expected, for a file that is missing, truncated or foreign, of another format, or
     whose tensors are not exactly those of its configuration.
     """
-    path = os.fspath(path)
+    path, threads = arrays.file_name("load", path), arrays.whole("load", "threads", threads, low=0)
     tensors, metadata = read(path, KIND)
     try:
         config = json.loads(metadata.get("config", ""))

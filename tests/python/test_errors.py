@@ -303,6 +303,8 @@ class Raises:
      r"\[fit\] expected the name of a setting, got batchsize; nearest: batch_size"),
     (lambda f: f.save(None), TypeError, r"\[save\] expected a path, got None"),
     (lambda f: ef.data.load(None), TypeError, r"\[data\] expected a path, got None"),
+    (lambda f: ef.load(None), TypeError, r"\[load\] expected a path, got None"),
+    (lambda f: ef.load("model.safetensors", threads=-1), ef.ConfigError, r"\[load\] expected threads >= 0"),
     (lambda f: _restored(f.config, np.ones(1, np.float32)), ef.ShapeError, r"values for RealNVP, got \(1,\)"),
     (lambda f: f.log_prob(Raises("__array__")), TypeError, r"__array__ makes an array of, got Raises: 'no values'"),
     (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "in main memory without gradient .*, got Raises: 'no values'"),

@@ -54,8 +54,8 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
                           Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
 
     Images of any source: `pad` sets them into the middle of a black square of pad x pad, see `Dataset.padded`.
-    A path goes before a name, unless `named`. IoError, with the path, for a file that is missing, broken or of another kind;
-    ConfigError for an unknown column or an option that does not fit.
+    A path goes before a name, unless `named`. IoError, with the path, for a file that is missing, broken or
+    of another kind; ConfigError for an unknown column or an option that does not fit.
     """
     path = file_name("data", source)
     exists = os.path.exists(path) and not named
