@@ -123,7 +123,8 @@ class Recorder:
     def _to_board(self, record: dict[str, Any], group: str) -> None:
         if self.board is None:
             return
-        for name in ("loss", "bits_per_dim", "lr", "grad_norm", "valid_loss", "valid_bits_per_dim"):
+        for name in ("loss", "bits_per_dim", "lr", "grad_norm", "valid_loss", "valid_bits_per_dim", "class_nll",
+                     "class_error"):
             if record.get(name) is not None:
                 self.board.add_scalar(f"{group}/{name}", record[name], record["step"])
         self.board.flush()

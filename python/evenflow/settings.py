@@ -96,6 +96,8 @@ class Progress:
     """Batches done in this epoch."""
     loss_sum: float = 0.0
     nll_sum: float = 0.0
+    class_nll_sum: float = 0.0
+    class_error_sum: float = 0.0
     samples: int = 0
     """Sums over the samples of this epoch."""
     skipped: int = 0
@@ -114,7 +116,8 @@ class Progress:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
         for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
             arrays.whole("resume", name, getattr(self, name), low=0)
-        for name in ("loss_sum", "nll_sum", "lr_scale", "seconds", "best_loss"):
+        for name in ("loss_sum", "nll_sum", "class_nll_sum", "class_error_sum", "lr_scale", "seconds",
+                     "best_loss"):
             if name != "best_loss" or self.best_loss is not None:
                 arrays.number("resume", name, getattr(self, name), -math.inf)
         for steps in self.snapshot_steps:

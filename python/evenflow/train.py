@@ -166,7 +166,8 @@ class Trainer:
             self._waited += time.monotonic() - start
             record.update(self._step(batch), samples=batch.size)
             p.loss_sum += record["loss"] * batch.size
-            p.nll_sum += record["nll"] * batch.size
+            for name in self._numbers:
+                setattr(p, f"{name}_sum", getattr(p, f"{name}_sum") + record[name] * batch.size)
             p.samples += batch.size
         except NumericError as error:
             self._recover(error)
@@ -189,17 +190,22 @@ class Trainer:
         if self._sums is None and s.accumulate == 1:
             loss = flow._train_step(batch.x, batch.labels, self._budget, self._seed, self.optimizer, s.clip,
                                     self.average)
-            nll, norm = flow.last_step["nll"], flow.last_step["grad_norm"]
+            numbers, norm = {name: flow.last_step[name] for name in self._numbers}, flow.last_step["grad_norm"]
         else:
-            loss, nll = self._gradient_of_all(batch)
+            loss, numbers = self._gradient_of_all(batch)
             if not math.isfinite(loss):
                 raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
             norm = optim.clip_grad_norm(flow, s.clip)
             self.optimizer.step()
             if self.average is not None:
                 self.average.update()
-        return {"loss": loss, "nll": nll, "grad_norm": norm, "lr": self.optimizer.lr,
-                **self._in_bits("", nll)}
+        return {"loss": loss, **numbers, "grad_norm": norm, "lr": self.optimizer.lr,
+                **self._in_bits("", numbers["nll"])}
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[str, ...]:
+        """Means over a batch that a step tells besides its loss."""
+        return ("nll", "class_nll", "class_error") if self.flow.config.get("class_weight") else ("nll",)
 
     @property
     def _budget(self) -> int:
@@ -218,13 +224,14 @@ class Trainer:
         with gradient_sums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
             yield
 
-    def _gradient_of_all(self, batch: Batch) -> tuple[float, float]:
-        """The loss and its gradient, and the likelihood: of all ranks' samples."""
+    def _gradient_of_all(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """The loss and its gradient, and the step's other numbers: of all ranks' samples."""
         if self._sums is None:
-            return self._gradient(batch)[:2]
+            loss, *numbers, _ = self._gradient(batch)
+            return loss, dict(zip(self._numbers, numbers))
         self._sums.begin()
         try:
-            loss, nll, repeated = self.ranks.total(3, lambda: self._gradient(batch))
+            loss, *numbers, repeated = self.ranks.total(2 + len(self._numbers), lambda: self._gradient(batch))
         except NumericError:  # on every rank
             self._sums.wait()
             raise
@@ -234,16 +241,16 @@ class Trainer:
         else:
             self._sums.store()
         self._average_statistics()
-        return loss, nll
+        return loss, dict(zip(self._numbers, numbers))
 
-    def _gradient(self, batch: Batch) -> tuple[float, float, bool]:
-        """This rank's part of the loss and of its gradient, and of the likelihood; whether a pass was repeated
-        after others were told of its gradient.
+    def _gradient(self, batch: Batch) -> tuple[float, ...]:
+        """This rank's part of the loss and of its gradient, and of the step's other numbers; whether a pass was
+        repeated after others were told of its gradient.
         """
         flow, s = self.flow, self.settings
         meet = self.ranks.sum if self.ranks.size > 1 and s.sync_batch_norm else None
         flow.zero_grad()
-        loss, nll, at, repeated = 0.0, 0.0, 0, False
+        loss, numbers, at, repeated = 0.0, [0.0] * len(self._numbers), 0, False
         shares = [(first, end) for first, end in self._shares(batch.size) if first < end]
         for first, end in shares:
             mine = slice(at, at + end - first)
@@ -254,9 +261,9 @@ class Trainer:
             loss += weight * flow._loss_and_grad(batch.x[mine], labels, self._budget, self._seed, first=first,
                                                  weight=weight, sum_over_ranks=meet, complete=watch,
                                                  least=GradientSums.least)
-            nll += weight * flow.last_step["nll"]
+            numbers = [n + weight * flow.last_step[name] for n, name in zip(numbers, self._numbers)]
             repeated = watch is not None and flow.last_step["fallback"]
-        return loss, nll, repeated
+        return loss, *numbers, repeated
 
     def _pieces(self, size: int) -> list[tuple[int, int]]:
         """(first, end) of the pieces that a batch is worked through in, equal but for one row."""
@@ -327,12 +334,14 @@ class Trainer:
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
                   "seconds": round(p.seconds, 3)}
         if p.samples:
-            record.update(loss=p.loss_sum / p.samples, **self._in_bits("", p.nll_sum / p.samples))
+            means = {name: getattr(p, f"{name}_sum") / p.samples for name in self._numbers}
+            record.update(loss=p.loss_sum / p.samples, **self._in_bits("", means.pop("nll")), **means)
         if p.skipped:
             record["skipped"] = p.skipped
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
         self._waited, self._worked = 0.0, 0.0
-        p.loss_sum, p.nll_sum, p.samples, p.skipped = 0.0, 0.0, 0, 0
+        p.loss_sum, p.nll_sum, p.class_nll_sum, p.class_error_sum = 0.0, 0.0, 0.0, 0.0
+        p.samples, p.skipped = 0, 0
         self.ranks.same("fit", lambda: {"parameters": self._checksum()})
         if self.valid is not None:
             value = self._validate()

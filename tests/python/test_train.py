@@ -512,6 +512,27 @@ def test_class_conditional(images, glow):
     assert math.isfinite(flow.last_step["class_nll"])
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
+    x, labels = images
+    flow, other = (glow(classes=3, class_weight=0.5, dtype="float64") for _ in range(2))
+    records = []
+    history = flow.fit(x, label=labels, epochs=2, batch_size=16, accumulate=accumulate, callback=records.append)
+    steps = [r for r in records if r["event"] == "step"]
+    for r in steps:
+        assert r["loss"] == pytest.approx(r["nll"] + 0.5 * r["class_nll"]) and 0 <= r["class_error"] <= 1
+    epoch = steps[len(steps) // 2:]
+    for name in ("class_nll", "class_error"):
+        mean = np.average([r[name] for r in epoch], weights=[r["samples"] for r in epoch])
+        assert history[-1][name] == pytest.approx(mean)
+    again = []
+    other.fit(x, label=labels, epochs=1, batch_size=16, callback=again.append)
+    for name in ("loss", "class_nll", "class_error"):
+        assert steps[0][name] == pytest.approx(again[0][name], rel=1e-9)
+    plain = glow(classes=3)
+    assert "class_nll" not in plain.fit(x, label=labels, epochs=1, batch_size=16)[0]
+
+
 @pytest.mark.parametrize("model", ["table", "tiles", "few rows", "glow", "image", "dense", "half"])
 def test_train_step_is_its_parts(table, images, model):
     """On tables of one tile, of several groups of tiles and of fewer rows; over whatever gradients were there."""
