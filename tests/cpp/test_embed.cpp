@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "evenflow/evenflow.h"
 #include "evenflow/evenflow.hpp"
@@ -156,6 +157,29 @@ TEST_CASE("verify knows by how much bfloat16 nets round") {
   CHECK_MESSAGE(report.ok, report.error, " x ", report.round_trip_x, " z ", report.round_trip_z, " precision ",
                 report.precision, " jacobian ", report.jacobian);
   CHECK(report.precision > 1e-3);
+}
+
+TEST_CASE("verify claims its context once, for all that it measures") {
+  const Model model(initialised<float>(table()));
+  Context shared("cpu", 1);
+  const std::vector<float> x = draws<float>(16 * model.dims(), 1, 0);
+  int refused[2] = {}, failed[2] = {};
+  const auto work = [&](int thread) {
+    for (int i = 0; i < 300; ++i) {
+      try {
+        failed[thread] += !model.verify(shared, x.data(), 16).ok;
+      } catch (const ConfigError& error) {
+        ++refused[thread];
+        failed[thread] += std::string(error.what()).rfind("[verify] expected a context", 0) != 0;
+      }
+    }
+  };
+  std::thread first(work, 0), second(work, 1);
+  first.join();
+  second.join();
+  CHECK(failed[0] + failed[1] == 0);
+  CHECK(refused[0] + refused[1] < 600);
+  CHECK(model.verify(shared, x.data(), 16).ok);
 }
 
 TEST_CASE("a model refuses what does not fit it") {

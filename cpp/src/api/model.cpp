@@ -1,8 +1,8 @@
 #include "evenflow/model.hpp"
 
 #include <algorithm>
-#include <cmath>
 
+#include "api/calls.hpp"
 #include "api/model_file.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
@@ -26,35 +26,7 @@ int64_t bits_of(const GlowConfig& c) {
   return c.bits;
 }
 
-template <class T>
-void check_finite(const char* call, const T* values, int64_t n, int64_t row_size) {
-  for (int64_t i = 0; i < n * row_size; ++i) {
-    if (std::isfinite(values[i])) continue;
-    fail<NumericError>(call, "expected finite values, got ", values[i], " in row ", i / row_size, ", value ",
-                       i % row_size);
-  }
-}
-
 }  // namespace
-
-/// Claims a context for one call.
-class ContextUse {
- public:
-  ContextUse(const char* call, Context& ctx) : ctx_(ctx) {
-    if (!ctx.on_host()) {
-      fail<DeviceError>(call, "expected a context of the CPU, where the model is, got ", ctx.device_name());
-    }
-    if (ctx.busy_.test_and_set(std::memory_order_acquire)) {
-      fail<ConfigError>(call, "expected a context of this thread's own, got one that another call is using");
-    }
-  }
-  ~ContextUse() { ctx_.busy_.clear(std::memory_order_release); }
-  ContextUse(const ContextUse&) = delete;
-  ContextUse& operator=(const ContextUse&) = delete;
-
- private:
-  Context& ctx_;
-};
 
 struct Model::Impl {
   template <class T>
@@ -78,7 +50,7 @@ struct Model::Impl {
   template <class T, class X, class F>
   void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
                   const CallOptions& options, const F& f) const {
-    check_batch(call, n, options);
+    check_batch(call, n, classes, options);
     if constexpr (std::is_same<X, T>::value) {
       check_finite(call, x, n, dims);
     } else if (bits == 0) {
@@ -97,14 +69,6 @@ struct Model::Impl {
                                     options.seed, static_cast<uint64_t>(options.first + a), levels);
         f(a, count, labels, static_cast<const T*>(levels));
       }
-    }
-  }
-
-  void check_batch(const char* call, int64_t n, const CallOptions& options) const {
-    if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
-    if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
-    if (options.labels && !classes) {
-      fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
     }
   }
 
@@ -234,7 +198,7 @@ template <class T>
 void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) const {
   const Trainable<T>& model = as<T>("sample");
   const ContextUse use("sample", ctx);
-  impl_->check_batch("sample", n, options);
+  check_batch("sample", n, impl_->classes, options);
   const int64_t rows = std::max<int64_t>(1, kBlockValues / impl_->dims);
   for (int64_t a = 0; a < n; a += rows) {
     const int64_t count = std::min(rows, n - a);

@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "api/calls.hpp"
 #include "core/linalg.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/model.hpp"
@@ -103,32 +104,37 @@ double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, c
   return error_of(&logdet, &probed, 1);
 }
 
+/// By the flow's calls, since those of the model would each claim the context.
 template <class T>
-void measure(Context& ctx, const Model& model, const Trainable<T>& trained, const T* x, CallOptions options,
+void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOptions& options,
              VerifyReport& report) {
-  const int64_t n = report.samples, d = model.dims();
+  const Flow<T>& flow = trained.flow;
+  const ParamArena<T>& arena = trained.arena;
+  const int32_t* labels = options.labels;
+  const int64_t n = report.samples, d = flow.dims();
+  const Shape shape = flow.sample_shape().with_batch(n);
   const size_t values = static_cast<size_t>(n * d);
   std::vector<T> z(values), back(values), base(values);
   std::vector<double> logdet(static_cast<size_t>(n)), logdet_back(logdet), density(logdet),
       exact_density(logdet);
-  model.forward(ctx, x, n, z.data(), logdet.data(), options);
-  model.inverse(ctx, z.data(), n, back.data(), logdet_back.data(), options);
+  check_finite("verify", x, n, d);
+  flow.forward(ctx, arena, View<const T>(x, shape), labels, z.data(), logdet.data());
+  flow.inverse(ctx, arena, z.data(), n, labels, View<T>(back.data(), shape), logdet_back.data());
   report.round_trip_x = error_of(back.data(), x, n * d);
   report.logdet_sum = error_of(logdet_back.data(), logdet.data(), n, -1);
 
-  ctx.kernels<T>().base_sample(ctx, trained.flow.base(), n, d, T(1), options.seed, 0, base.data());
-  model.decode(ctx, base.data(), n, back.data(), options);
-  model.encode(ctx, back.data(), n, z.data(), options);
+  ctx.kernels<T>().base_sample(ctx, flow.base(), n, d, T(1), options.seed, 0, base.data());
+  flow.inverse(ctx, arena, base.data(), n, labels, View<T>(back.data(), shape), logdet_back.data());
+  flow.forward(ctx, arena, View<const T>(back.data(), shape), labels, z.data(), logdet_back.data());
   report.round_trip_z = error_of(z.data(), base.data(), n * d);
 
   Trainable<double> exact = float64_copy(trained);
   const std::vector<double> wide(x, x + n * d);
-  model.log_prob(ctx, x, n, density.data(), options);
-  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), model.sample_shape().with_batch(n)),
-                      options.labels, exact_density.data());
+  flow.log_prob(ctx, arena, View<const T>(x, shape), labels, density.data());
+  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), shape), labels, exact_density.data());
   report.precision = error_of(density.data(), exact_density.data(), n);
   report.probed = d <= kProbedDims;
-  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), options.labels);
+  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), labels);
 }
 
 }  // namespace
@@ -136,11 +142,12 @@ void measure(Context& ctx, const Model& model, const Trainable<T>& trained, cons
 template <class T>
 VerifyReport Model::verify(Context& ctx, const T* x, int64_t n, const CallOptions& options) const {
   const Trainable<T>& trained = as<T>("verify");
-  if (n < 1) fail<ShapeError>("verify", "expected at least one sample, got ", n);
+  const ContextUse use("verify", ctx);
+  check_batch("verify", n, trained.flow.classes(), options);
   VerifyReport report;
   report.samples = std::min(n, kSamples);
   try {
-    measure(ctx, *this, trained, x, options, report);
+    measure(ctx, trained, x, options, report);
     report.finite = true;
   } catch (const NumericError& error) {
     report.error = error.what();

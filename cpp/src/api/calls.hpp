@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <cmath>
+
+#include "evenflow/error.hpp"
+#include "evenflow/model.hpp"
+
+// What every call of a Model checks before it computes.
+
+namespace evenflow {
+
+/// Claims a context for one call.
+class ContextUse {
+ public:
+  ContextUse(const char* call, Context& ctx) : ctx_(ctx) {
+    if (!ctx.on_host()) {
+      fail<DeviceError>(call, "expected a context of the CPU, where the model is, got ", ctx.device_name());
+    }
+    if (ctx.busy_.test_and_set(std::memory_order_acquire)) {
+      fail<ConfigError>(call, "expected a context of this thread's own, got one that another call is using");
+    }
+  }
+  ~ContextUse() { ctx_.busy_.clear(std::memory_order_release); }
+  ContextUse(const ContextUse&) = delete;
+  ContextUse& operator=(const ContextUse&) = delete;
+
+ private:
+  Context& ctx_;
+};
+
+inline void check_batch(const char* call, int64_t n, int64_t classes, const CallOptions& options) {
+  if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
+  if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
+  if (options.labels && !classes) {
+    fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
+  }
+}
+
+template <class T>
+void check_finite(const char* call, const T* values, int64_t n, int64_t row_size) {
+  for (int64_t i = 0; i < n * row_size; ++i) {
+    if (std::isfinite(values[i])) continue;
+    fail<NumericError>(call, "expected finite values, got ", values[i], " in row ", i / row_size, ", value ",
+                       i % row_size);
+  }
+}
+
+}  // namespace evenflow
