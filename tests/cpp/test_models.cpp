@@ -304,5 +304,40 @@ TEST_CASE("misuse is refused") {
   CHECK_THROWS_AS(Context("tpu"), DeviceError);
 }
 
+/// A table flow that is initialised from `rows`, dense rows of its dims().
+struct SmallFlow {
+  SmallFlow() : flow(real_nvp<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {
+    flow.init(arena, 1);
+    flow.init_from_data(ctx, arena, View<const double>(rows.data(), {20, 1, 1, 3}));
+  }
+  static RealNvpTableConfig config() {
+    RealNvpTableConfig c;
+    c.dims = 3;
+    c.couplings = 2;
+    c.hidden = {4};
+    return c;
+  }
+
+  Context ctx{"cpu", 1};
+  Flow<double> flow;
+  ParamArena<double> arena;
+  std::vector<double> rows;
+};
+
+TEST_CASE("a flow refuses outputs that are not of its batch") {
+  SmallFlow s;
+  double out[6], other[12], det[4] = {};
+  const View<double> two(out, {2, 1, 1, 3}), four(other, {4, 1, 1, 3});
+  const double* z = s.rows.data();
+  CHECK_THROWS_WITH_AS(s.flow.inverse(s.ctx, s.arena, z, 4, nullptr, two, det),
+                       "[inverse] expected x of as many samples as z, 4, got 2", ShapeError);
+  CHECK_THROWS_AS(s.flow.inverse(s.ctx, s.arena, z, 0, nullptr, two, det), ShapeError);
+  CHECK_THROWS_WITH_AS(s.flow.backward(s.ctx, s.arena, z, z, det, nullptr, four, two),
+                       "[backward] expected dx of shape (4, 1, 1, 3), as x, got (2, 1, 1, 3)", ShapeError);
+  CHECK_THROWS_AS(s.flow.inverse_backward(s.ctx, s.arena, four, two, det, nullptr, other, other), ShapeError);
+  const View<const double> x(z, four.shape);
+  CHECK_THROWS_AS(s.flow.log_prob_and_grad(s.ctx, s.arena, x, nullptr, det, two), ShapeError);
+}
+
 }  // namespace
 }  // namespace evenflow::test

@@ -461,6 +461,9 @@ template <class T>
 void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const int32_t* labels,
                       View<T> x, double* logdet) const {
   check_input("inverse", x.shape);
+  if (n != x.shape.n) {
+    fail<ShapeError>("inverse", "expected x of as many samples as z, ", n, ", got ", x.shape.n);
+  }
   check_labels("inverse", labels, n);
   check_ready(ctx, "inverse", arena);
   HostScope host(ctx);

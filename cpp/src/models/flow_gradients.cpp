@@ -11,6 +11,10 @@
 namespace evenflow {
 namespace {
 
+void check_same_shape(const char* call, const Shape& x, const Shape& dx) {
+  if (dx != x) fail<ShapeError>(call, "expected dx of shape ", to_string(x), ", as x, got ", to_string(dx));
+}
+
 constexpr size_t kCheckpointEvery = 8;
 constexpr int64_t kSmallBudget = int64_t{1} << 26;
 
@@ -160,6 +164,7 @@ template <class T>
 void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
                        const int32_t* labels, View<T> x, View<T> dx) const {
   check_input("backward", x.shape);
+  check_same_shape("backward", x.shape, dx.shape);
   check_labels("backward", labels, x.shape.n);
   check_ready(ctx, "backward", arena);
   HostScope host(ctx);
@@ -170,6 +175,7 @@ template <class T>
 void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
                                const double* dlogdet, const int32_t* labels, T* z, T* dz) const {
   check_input("inverse_backward", x.shape);
+  check_same_shape("inverse_backward", x.shape, dx.shape);
   check_labels("inverse_backward", labels, x.shape.n);
   check_ready(ctx, "inverse_backward", arena);
   WorkspaceScope scope(ctx);
@@ -334,6 +340,7 @@ template <class T>
 void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
                                 const int32_t* labels, double* log_prob, View<T> dx) const {
   check_input("log_prob_and_grad", x.shape);
+  check_same_shape("log_prob_and_grad", x.shape, dx.shape);
   check_labels("log_prob_and_grad", labels, x.shape.n);
   check_ready(ctx, "log_prob_and_grad", arena);
   WorkspaceScope scope(ctx);
