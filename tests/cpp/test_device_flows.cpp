@@ -387,6 +387,28 @@ TEST_CASE("device: models that are not for one kernel go layer by layer") {
   check_layered(c, float());
 }
 
+TEST_CASE("device: an output with room between its rows") {
+  check_same<double>(1e-12, [](Context& ctx, const std::string& device) {
+    RealNvpTableConfig config;
+    config.dims = 3;
+    config.couplings = 2;
+    config.hidden = {4};
+    const Flow<double> flow = real_nvp<double>(config);
+    const auto arena = trained<double>(ctx, device, flow);
+    Arrays a(ctx);
+    const View<double> x(a.put(std::vector<double>(20, kNan)), {4, 1, 1, 3}, 5);
+    flow.inverse(ctx, *arena, a.put(random_of<double>(12, 8)), 4, nullptr, x, a.make<double>(4));
+    std::vector<double> values = a.get(x.data, 20);
+    flow.sample(ctx, *arena, 0, 1, 3, nullptr, x);
+    append(values, a.get(x.data, 20));
+    for (size_t i = 0; i < values.size(); ++i) {
+      CHECK(std::isnan(values[i]) == (i % 5 > 2));
+      if (i % 5 > 2) values[i] = 0;
+    }
+    return values;
+  });
+}
+
 TEST_CASE("device: what a kernel for a whole flow can't compute is the layers' error") {
   install_emulator();
   RealNvpTableConfig t;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "check_layer.hpp"
 
@@ -337,6 +338,35 @@ TEST_CASE("a flow refuses outputs that are not of its batch") {
   CHECK_THROWS_AS(s.flow.inverse_backward(s.ctx, s.arena, four, two, det, nullptr, other, other), ShapeError);
   const View<const double> x(z, four.shape);
   CHECK_THROWS_AS(s.flow.log_prob_and_grad(s.ctx, s.arena, x, nullptr, det, two), ShapeError);
+}
+
+TEST_CASE("a flow looks at the values of an output with room between its rows, and at nothing else") {
+  SmallFlow s;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> wide(20, nan), dense(12), det(4);
+  const View<double> x(wide.data(), {4, 1, 1, 3}, 5);
+  const auto same = [&] {
+    for (size_t i = 0; i < 12; ++i) CHECK(wide[i / 3 * 5 + i % 3] == dense[i]);
+    for (size_t i = 0; i < 20; ++i) CHECK((i % 5 < 3 || std::isnan(wide[i])));
+  };
+  s.flow.sample(s.ctx, s.arena, 0, 1, 7, nullptr, x);
+  s.flow.sample(s.ctx, s.arena, 0, 1, 7, nullptr, View<double>(dense.data(), x.shape));
+  same();
+  const double* z = s.rows.data();
+  s.flow.inverse(s.ctx, s.arena, z, 4, nullptr, x, det.data());
+  s.flow.inverse(s.ctx, s.arena, z, 4, nullptr, View<double>(dense.data(), x.shape), det.data());
+  same();
+  const View<const double> in(z, x.shape);
+  s.flow.log_prob_and_grad(s.ctx, s.arena, in, nullptr, det.data(), x);
+  s.flow.log_prob_and_grad(s.ctx, s.arena, in, nullptr, det.data(), View<double>(dense.data(), x.shape));
+  same();
+
+  std::fill(wide.begin(), wide.end(), 0.0);
+  for (const ParamLayout::Entry& entry : s.flow.layout()->entries()) {  // the last column's
+    if (entry.name == "preprocess.mean") s.arena.values()[entry.offset + 2] = nan;
+  }
+  CHECK_THROWS_AS(s.flow.inverse(s.ctx, s.arena, z, 4, nullptr, x, det.data()), NumericError);
+  CHECK_THROWS_AS(s.flow.sample(s.ctx, s.arena, 0, 1, 7, nullptr, x), NumericError);
 }
 
 }  // namespace

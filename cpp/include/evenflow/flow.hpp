@@ -185,8 +185,8 @@ class EVENFLOW_API Flow {
   void check_ready(Context&, const char* call, const ParamArena<T>&) const;
   void check_device(Context&, const char* call, const ParamArena<T>&) const;
   void check_initialized(Context&, const char* call, const T* values) const;
-  /// Whether n log-determinants and, unless null, n latents or samples are finite.
-  bool all_finite(Context&, int64_t n, const double* logdet, const T* values) const;
+  /// Whether n log-determinants and, where there are any, `values` are finite.
+  bool all_finite(Context&, int64_t n, const double* logdet, View<const T> values = {}) const;
   /// Finds the layer whose results for x are not finite; NumericError names it.
   [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
   /// Value, layer, channel and sample of the first result on the way back from z that is not finite.

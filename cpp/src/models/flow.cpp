@@ -433,12 +433,12 @@ std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, co
 }
 
 template <class T>
-bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, const T* values) const {
+bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, View<const T> values) const {
   HostScope host(ctx);
-  if (values) {
+  if (values.data) {
     WorkspaceScope scope(ctx);
     double* bad = scope.take<double>(1);
-    ctx.kernels<T>().count_not_finite(ctx, View<const T>(values, {n, 1, 1, dims()}), bad);
+    ctx.kernels<T>().count_not_finite(ctx, values, bad);
     if (*host.read(bad, 1) != 0) return false;
   }
   const double* det = host.read(logdet, n);
@@ -454,7 +454,8 @@ void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x,
   HostScope host(ctx);
   const Params<T> params = arena.params(host.send(labels, x.shape.n));
   run_forward(ctx, params, x, z, logdet, nullptr);
-  if (!all_finite(ctx, x.shape.n, logdet, z)) fail_nonfinite(ctx, params, "forward", x);
+  const View<const T> latents(z, {x.shape.n, 1, 1, dims()});
+  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_nonfinite(ctx, params, "forward", x);
 }
 
 template <class T>
@@ -469,7 +470,7 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
   HostScope host(ctx);
   const Params<T> params = arena.params(host.send(labels, n));
   run_inverse(ctx, params, z, n, x, logdet);
-  if (all_finite(ctx, n, logdet, x.data)) return;
+  if (all_finite(ctx, n, logdet, x)) return;
   fail<NumericError>("inverse", "expected finite values, got ", nonfinite_inverse(ctx, params, z, n));
 }
 
@@ -493,7 +494,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
     run_forward(ctx, params, x, z, out, nullptr);
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
   });
-  if (!all_finite(ctx, n, out, nullptr)) fail_nonfinite(ctx, params, "log_prob", x);
+  if (!all_finite(ctx, n, out)) fail_nonfinite(ctx, params, "log_prob", x);
   if (copy) ctx.to_host(copy, out, static_cast<size_t>(n) * sizeof(double));
 }
 
@@ -528,14 +529,15 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().base_sample(ctx, base_, n, dims(), scale, seed, draw, z);
   const Params<T> params = arena.params(host.send(labels, n));
-  const View<const T> flat(x.data, {n, 1, 1, dims()});
   double* bad_values = scope.take<double>(1);
   queue(ctx, Pass::sample, params, x, {logdet, z, bad_values}, [&] {
     run_inverse(ctx, params, z, n, x, logdet);
-    ctx.kernels<T>().count_not_finite(ctx, flat, bad_values);
+    ctx.kernels<T>().count_not_finite(ctx, x, bad_values);
   });
   if (*host.read(bad_values, 1) == 0) return;
-  const T* values = host.read(flat.data, n * dims());
+  const View<T> dense(scope.take<T>(n * dims()), x.shape);
+  ctx.kernels<T>().copy(ctx, x, dense);
+  const T* values = host.read(static_cast<const T*>(dense.data), n * dims());
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) bad += !finite(values + i * dims(), dims());
   fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not, first ",

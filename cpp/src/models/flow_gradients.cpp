@@ -295,7 +295,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
       if (square) kernels.sum_squares(ctx, layout_->trainable_size(), params.grads, square);
     };
     const auto check_densities = [&] {
-      const bool finite = all_finite(ctx, n, log_prob, nullptr);
+      const bool finite = all_finite(ctx, n, log_prob);
       if (on_all_ranks(ctx, *layout_, finite)) return;
       if (!finite) fail_nonfinite(ctx, params, call, x);
       fail<NumericError>(call, "expected finite densities on every rank, got others on another");
@@ -355,9 +355,11 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
   const int64_t size = x.shape.n * dims();
   double* not_finite = scope.take<double>(1);
-  ctx.kernels<T>().count_not_finite(ctx, View<const T>(dx.data, {1, 1, 1, size}), not_finite);
+  ctx.kernels<T>().count_not_finite(ctx, dx, not_finite);
   if (*host.read(not_finite, 1) == 0) return;
-  const T* values = host.read(static_cast<const T*>(dx.data), size);
+  const View<T> dense(scope.take<T>(size), dx.shape);
+  ctx.kernels<T>().copy(ctx, dx, dense);
+  const T* values = host.read(static_cast<const T*>(dense.data), size);
   const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
   fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
                      (bad - values) / dims());

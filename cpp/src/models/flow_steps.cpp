@@ -123,7 +123,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   double square = 0;
   try {
     run_tiles(ctx, tiles, worth_threads(n), pass);
-    if (!all_finite(ctx, n, log_prob, nullptr)) fail_nonfinite(ctx, all, "loss_and_grad", x);
+    if (!all_finite(ctx, n, log_prob)) fail_nonfinite(ctx, all, "loss_and_grad", x);
     result.nll = mean_nll(log_prob, n);
     result.drift.value = *std::max_element(drifts, drifts + tiles.count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
