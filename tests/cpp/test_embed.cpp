@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <thread>
 
 #include "evenflow/evenflow.h"
@@ -224,6 +225,17 @@ TEST_CASE("an optimiser's file continues it, and no other") {
   Optimizer<float> third(model.flow.layout(), sgd);
   CHECK_THROWS_AS(load_optimizer(file.path, third), IoError);
   CHECK_THROWS_AS(load(file.path), IoError);
+}
+
+TEST_CASE("a context refuses more threads than a process can have") {
+  CHECK_THROWS_WITH_AS(Context("cpu", 1025), "[context] expected threads in 0 ... 1024, got 1025",
+                       ConfigError);
+  CHECK_THROWS_AS(Context("cpu", std::numeric_limits<int>::max()), ConfigError);
+  CHECK_THROWS_AS(Context("cpu", -1), ConfigError);
+  CHECK(Context("cpu", 1024).threads() == 1024);
+  evenflow_context* context = nullptr;
+  CHECK(evenflow_context_create(1000000, &context) == EVENFLOW_CONFIG_ERROR);
+  CHECK(context == nullptr);
 }
 
 TEST_CASE("the C interface: structs of other versions") {

@@ -80,11 +80,14 @@ class EVENFLOW_API Ranks {
 /// 16 significant bits. Nothing else depends on it.
 enum class MatmulPrecision { highest, high };
 
+/// The most threads of a context: where the system has no more, OpenMP ends the process.
+constexpr int kMostThreads = 1024;
+
 /// Where a computation runs: device, threads, scratch memory and the kernels of this machine.
 /// One context serves one call at a time; contexts are independent of each other.
 class EVENFLOW_API Context {
  public:
-  /// device: "cpu" or "cuda". threads: 0 takes the OpenMP default.
+  /// device: "cpu" or "cuda". threads: at most kMostThreads (ConfigError); 0 takes the OpenMP default.
   /// The environment variable EVENFLOW_ISA (baseline, avx2, avx512) lowers the instruction set used.
   explicit Context(const std::string& device = "cpu", int threads = 0);
   ~Context();

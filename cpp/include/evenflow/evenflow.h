@@ -94,7 +94,8 @@ EVENFLOW_API evenflow_status evenflow_model_get_info(const evenflow_model* model
  * becomes the bytes needed. With text NULL only that. */
 EVENFLOW_API evenflow_status evenflow_model_get_config(const evenflow_model* model, char* text, size_t* size);
 
-/* threads: that a large batch may be spread over; 0: the OpenMP default. A small batch stays on one. */
+/* threads: that a large batch may be spread over, at most 1024; 0: the OpenMP default. A small batch stays on
+ * one. */
 EVENFLOW_API evenflow_status evenflow_context_create(int32_t threads, evenflow_context** context);
 EVENFLOW_API void evenflow_context_free(evenflow_context* context);
 

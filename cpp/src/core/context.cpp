@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -41,8 +42,10 @@ void watch_forks() {
 Ranks::~Ranks() = default;
 
 Context::Context(const std::string& device, int threads) {
-  if (threads < 0) fail<ConfigError>("context", "expected threads >= 0, got ", threads);
-  threads_ = threads ? threads : omp_get_max_threads();
+  if (threads < 0 || threads > kMostThreads) {
+    fail<ConfigError>("context", "expected threads in 0 ... ", kMostThreads, ", got ", threads);
+  }
+  threads_ = threads ? threads : std::min(omp_get_max_threads(), kMostThreads);
   if (const Backend* backend = find_backend(device.c_str())) {
     device_.reset(backend->open());
     workspace_.use(device_.get());
