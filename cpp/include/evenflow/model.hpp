@@ -34,7 +34,7 @@ struct VerifyReport {
 ///
 /// Any number of threads may use one model at once, each with a Context of its own: a context serves one call
 /// at a time (ConfigError otherwise), and decides how many threads a large batch is spread over. Once a
-/// context has seen a batch size, calls of one thread allocate nothing.
+/// context has seen a batch size, calls of that size on one thread allocate nothing.
 ///
 /// Arrays are the caller's, contiguous, row after row. X is T, the model's own type, or uint8_t for images; T
 /// is float or double as dtype() says (ConfigError otherwise). x has sample_shape() values a row (NHWC), z
