@@ -227,6 +227,54 @@ TEST_CASE("an optimiser's file continues it, and no other") {
   CHECK_THROWS_AS(load(file.path), IoError);
 }
 
+/// What load_optimizer says to adam's state after a change of its file.
+template <class Change>
+std::string error_of_state(const Change& change, Rule rule = Rule::adam) {
+  const TemporaryFile file("state.safetensors");
+  const Flow<float> flow = real_nvp<float>(table());
+  Optimizer<float> adam(flow.layout(), {});
+  adam.set_steps(7);
+  save_optimizer(file.path, adam);
+  TensorFile state = read_safetensors(file.path);
+  change(state);
+  std::vector<TensorRef> tensors;
+  for (const auto& [name, tensor] : state.tensors) {
+    tensors.push_back({name, tensor.dtype, tensor.shape, tensor.bytes.data()});
+  }
+  write_safetensors(file.path, tensors, state.metadata);
+  OptimizerConfig config;
+  config.rule = rule;
+  Optimizer<float> reader(flow.layout(), config);
+  try {
+    load_optimizer(file.path, reader);
+  } catch (const IoError& error) {
+    CHECK(reader.steps() == 0);
+    return error.what();
+  }
+  CHECK(reader.steps() == 7);
+  return "";
+}
+
+TEST_CASE("an optimiser's file is of its rule, and holds a state that the rule can have") {
+  const auto as_it_is = [](TensorFile&) {};
+  CHECK(error_of_state(as_it_is) == "");
+  CHECK(error_of_state(as_it_is, Rule::adamax).find("expected the state of adamax, got 'adam'") !=
+        std::string::npos);
+  CHECK(error_of_state(as_it_is, Rule::rmsprop).find("got 'adam'") != std::string::npos);
+  const auto as_once = [](TensorFile& state) { state.metadata.erase("rule"); };
+  CHECK(error_of_state(as_once) == "");
+  const auto negative = [](TensorFile& state) {
+    const float value = -1;
+    std::memcpy(state.tensors.at("moment1").bytes.data(), &value, sizeof value);
+  };
+  CHECK(error_of_state(negative).find("expected values >= 0 in 'moment1'") != std::string::npos);
+  const auto endless = [](TensorFile& state) { state.metadata["steps"] = "9223372036854775807"; };
+  CHECK(error_of_state(endless).find("expected a number of steps") != std::string::npos);
+  Optimizer<float> optimizer(real_nvp<float>(table()).layout(), {});
+  CHECK_THROWS_AS(optimizer.set_steps(kMostSteps + 1), ConfigError);
+  CHECK_THROWS_AS(optimizer.set_steps(-1), ConfigError);
+}
+
 TEST_CASE("a context refuses more threads than a process can have") {
   CHECK_THROWS_WITH_AS(Context("cpu", 1025), "[context] expected threads in 0 ... 1024, got 1025",
                        ConfigError);

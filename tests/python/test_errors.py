@@ -316,6 +316,7 @@ class Raises:
     (lambda f: ef.Adam(f, lr=10**400), ef.ConfigError, "lr to be finite"),
     (lambda f: ef.SGD(f, weight_decay=-1.0), ef.ConfigError, "weight_decay"),
     (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
+    (lambda f: setattr(ef.Adam(f), "steps", 2**63 - 1), ef.ConfigError, "expected steps in 0 ... 4611686018427387904"),
     (lambda f: ef.Schedule(lr=0.1, warmup=-1), ef.ConfigError, "warmup >= 0"),
     (lambda f: ef.Schedule(lr="x"), TypeError, "a number for lr"),
     (lambda f: ef.Schedule().lr_at("a"), TypeError, r"\[Schedule\] expected a whole number for step, got 'a'"),

@@ -10,6 +10,9 @@ namespace evenflow {
 
 enum class Rule { sgd, rmsprop, adam, adamax };
 
+/// "sgd", "rmsprop", "adam" or "adamax".
+EVENFLOW_API const char* to_string(Rule rule);
+
 struct OptimizerConfig {
   Rule rule = Rule::adam;
   double lr = 1e-3;
@@ -22,6 +25,9 @@ struct OptimizerConfig {
   double shrink = 1.0;        ///< multiplies every trained value before the step (Glow's weight_decay)
 };
 
+/// Steps that an optimiser may count: more than any training takes, and far from an overflow.
+constexpr int64_t kMostSteps = int64_t{1} << 62;
+
 /// A first-order update of the trained part of an arena, one fused kernel a step.
 template <class T>
 class EVENFLOW_API Optimizer {
@@ -33,7 +39,8 @@ class EVENFLOW_API Optimizer {
   OptimizerConfig& config() { return config_; }
   const OptimizerConfig& config() const { return config_; }
   int64_t steps() const { return steps_; }
-  void set_steps(int64_t steps) { steps_ = steps; }
+  /// ConfigError unless 0 <= steps <= kMostSteps.
+  void set_steps(int64_t steps);
   /// Moments, each trainable_size() values: adam (m, v), adamax (m, v), rmsprop (velocity, mean square), sgd
   /// (velocity).
   std::vector<SharedBuffer<T>>& moments() { return moments_; }

@@ -30,7 +30,7 @@ template <class T>
 EVENFLOW_API void save(const std::string& path, const Trainable<T>& model);
 
 /// Writes and reads an optimiser's number of steps and moments; with the model file, all that an exact
-/// continuation needs besides the order of the data. IoError where the moments are not of this optimiser.
+/// continuation needs besides the order of the data. IoError where the state is not of this optimiser's rule.
 template <class T>
 EVENFLOW_API void save_optimizer(const std::string& path, Optimizer<T>& optimizer);
 template <class T>

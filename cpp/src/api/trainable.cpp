@@ -13,7 +13,7 @@
 #include "models/model_size.hpp"
 
 // A model file: docs/format.md. An optimiser file: tensors moment0, moment1, ... of all trained values, and
-// the number of steps in the metadata.
+// the number of steps and the rule in the metadata; the first versions wrote no rule.
 
 namespace evenflow {
 namespace {
@@ -183,36 +183,57 @@ void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
                     {{"kind", kOptimizerKind},
                      {"format", kFormat},
                      {"evenflow", EVENFLOW_VERSION},
+                     {"rule", to_string(optimizer.config().rule)},
                      {"steps", std::to_string(optimizer.steps())}});
 }
 
+namespace {
+
 template <class T>
-void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
-  const Site site{"load_optimizer", path};
-  const MappedFile mapped(site);
+void read_optimizer(const MappedFile& mapped, Optimizer<T>& optimizer, const Site& site) {
   const TensorViews file = view(kOptimizerKind, mapped.bytes(), site);
+  const char* rule = to_string(optimizer.config().rule);
+  const auto saved = file.metadata.find("rule");
+  if (saved != file.metadata.end() && saved->second != rule) {
+    reject(site, "expected the state of ", rule, ", got ", json::shown(saved->second));
+  }
   const std::string& text = metadata(file, "steps", site);
   int64_t steps = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
-  if (error != std::errc() || end != text.data() + text.size() || steps < 0) {
+  if (error != std::errc() || end != text.data() + text.size() || steps < 0 || steps > kMostSteps) {
     reject(site, "expected a number of steps, got ", json::shown(text));
+  }
+  if (file.tensors.size() != optimizer.moments().size()) {
+    reject(site, "expected ", optimizer.moments().size(), " moments, got ", file.tensors.size());
   }
   std::vector<std::vector<T>> moments;
   for (const SharedBuffer<T>& moment : optimizer.moments()) {
     moments.emplace_back(static_cast<size_t>(moment.size()));
+    copy_tensor(file, "moment" + std::to_string(moments.size() - 1), {moment.size()}, moments.back().data(),
+                site);
   }
-  if (file.tensors.size() != moments.size()) {
-    reject(site, "expected ", moments.size(), " moments, got ", file.tensors.size());
-  }
-  for (size_t i = 0; i < moments.size(); ++i) {
-    copy_tensor(file, "moment" + std::to_string(i), {static_cast<int64_t>(moments[i].size())},
-                moments[i].data(), site);
+  // Second ones are mean squares or largest sizes.
+  if (moments.size() > 1 && std::any_of(moments[1].begin(), moments[1].end(), [](T v) { return v < 0; })) {
+    reject(site, "expected values >= 0 in 'moment1', got a negative one");
   }
   mapped.check_length();
   for (size_t i = 0; i < moments.size(); ++i) {
     std::copy(moments[i].begin(), moments[i].end(), optimizer.moments()[i].data());
   }
   optimizer.set_steps(steps);
+}
+
+}  // namespace
+
+template <class T>
+void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
+  const Site site{"load_optimizer", path};
+  try {
+    const MappedFile mapped(site);
+    read_optimizer(mapped, optimizer, site);
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for the moments, got none");
+  }
 }
 
 template struct Trainable<float>;

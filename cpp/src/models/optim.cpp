@@ -59,6 +59,20 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
 
 }  // namespace
 
+const char* to_string(Rule rule) {
+  switch (rule) {
+    case Rule::sgd:
+      return "sgd";
+    case Rule::rmsprop:
+      return "rmsprop";
+    case Rule::adam:
+      return "adam";
+    case Rule::adamax:
+      return "adamax";
+  }
+  return "";
+}
+
 template <class T>
 Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
                         const std::string& device)
@@ -66,6 +80,14 @@ Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const Optimiz
   check(config);
   const int moments = config.rule == Rule::sgd ? 1 : 2;
   for (int i = 0; i < moments; ++i) moments_.emplace_back(layout_->trainable_size(), device);
+}
+
+template <class T>
+void Optimizer<T>::set_steps(int64_t steps) {
+  if (steps < 0 || steps > kMostSteps) {
+    fail<ConfigError>("optimizer", "expected steps in 0 ... ", kMostSteps, ", got ", steps);
+  }
+  steps_ = steps;
 }
 
 template <class T>
