@@ -53,7 +53,7 @@ class Glow(Flow):
             permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
             learn_top=_flag("Glow", "learn_top", learn_top), classes=_width("Glow", "classes", classes, low=0),
             class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
-            seed=whole("Glow", "seed", seed, low=0))
+            seed=_seed("Glow", seed))
         if settings["class_weight"] > 0 and classes == 0:
             raise ConfigError("[Glow] expected classes > 0 with class_weight > 0, got classes 0")
         dtype = _dtype("Glow", dtype)
@@ -108,7 +108,7 @@ class RealNVP(Flow):
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
         settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
-        settings.update(coupling=coupling, seed=whole("RealNVP", "seed", seed, low=0))
+        settings.update(coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
         super().__init__(make(dtype, size, **settings, **run),
                          {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
@@ -136,7 +136,7 @@ class NICE(Flow):
             couplings=_layers("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
             prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
             order=choice("NICE", "order", order, ("tile", "shuffle", "reverse", "none")),
-            preprocess=_preprocess("NICE", preprocess), seed=whole("NICE", "seed", seed, low=0))
+            preprocess=_preprocess("NICE", preprocess), seed=_seed("NICE", seed))
         bits = _bits("NICE", 8 if bits is None else bits)
         dtype = _dtype("NICE", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
@@ -274,6 +274,10 @@ def _flag(model: str, name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"[{model}] expected True or False for {name}, got {value!r}")
     return bool(value)
+
+
+def _seed(model: str, seed: Any) -> int:
+    return whole(model, "seed", seed, low=0, high=2**64 - 1)
 
 
 def _bits(model: str, bits: Any) -> int:

@@ -125,6 +125,16 @@ TEST_CASE("a saved model loads as the same model") {
   check_file<double>(glow_with_classes(), labels);
 }
 
+TEST_CASE("a file keeps any seed") {
+  const TemporaryFile file("seed.safetensors");
+  for (const uint64_t seed : {uint64_t{0}, (uint64_t{1} << 63) - 1, (uint64_t{1} << 63) + 1, ~uint64_t{0}}) {
+    Trainable<float> model = initialised<float>(table());
+    model.config.seed = seed;
+    save(file.path, model);
+    CHECK(load_trainable<float>(file.path).config.seed == seed);
+  }
+}
+
 TEST_CASE("verify finds a model that is not its own inverse") {
   RealNvpTableConfig config = table();
   Trainable<double> trained = initialised<double>(config);

@@ -142,7 +142,7 @@ std::string json_error(const std::string& text) {
 TEST_CASE("json: values of every type") {
   const json::Value root = json::parse(
       " {\"z\" : [1, -2,0 ,\t9223372036854775807,-9223372036854775808],\r\n\"b\":{\"c\":null,\"d\":true,"
-      "\"e\":false},\"f\":[],\"a\":{},\"h\":[1.5,-0.25e2,1E-2,9223372036854775808]} ",
+      "\"e\":false},\"f\":[],\"a\":{},\"h\":[1.5,-0.25e2,1E-2,18446744073709551616]} ",
       "parse", "test");
   std::string order;
   for (const auto& [key, value] : *root.get<json::Object>()) order += key;
@@ -150,9 +150,14 @@ TEST_CASE("json: values of every type") {
   std::vector<int64_t> whole;
   for (const json::Value& item : *root.find("z")->get<json::Array>()) whole.push_back(*item.get<int64_t>());
   CHECK(whole == std::vector<int64_t>{1, -2, 0, INT64_MAX, INT64_MIN});
+  const auto parsed = [](const char* text) { return json::parse(text, "test", "text"); };
+  CHECK(*parsed("9223372036854775808").get<uint64_t>() == uint64_t{1} << 63);
+  CHECK(*parsed("18446744073709551615").get<uint64_t>() == ~uint64_t{0});
+  CHECK(*parsed("18446744073709551616").get<double>() == 18446744073709551616.0);
+  CHECK(*parsed("-9223372036854775809").get<double>() == -9223372036854775808.0);
   std::vector<double> real;
   for (const json::Value& item : *root.find("h")->get<json::Array>()) real.push_back(*item.get<double>());
-  CHECK(real == std::vector<double>{1.5, -25., 0.01, 9223372036854775808.});
+  CHECK(real == std::vector<double>{1.5, -25., 0.01, 18446744073709551616.});
   const json::Value* b = root.find("b");
   CHECK(b->find("c")->get<std::nullptr_t>() != nullptr);
   CHECK(*b->find("d")->get<bool>());

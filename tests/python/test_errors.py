@@ -137,6 +137,12 @@ def test_constant_channel(images, glow, table, real_nvp):
         real_nvp().init(table)
 
 
+def test_any_seed_of_64_bits_survives_a_file(tmp_path):
+    flow = ef.NICE(4, couplings=1, hidden=(4,), seed=2**64 - 1)
+    flow.save(tmp_path / "a.safetensors")
+    assert ef.load(tmp_path / "a.safetensors").config["seed"] == 2**64 - 1
+
+
 def test_bad_matmul_precision():
     with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got medium"):
         ef.set_matmul_precision("medium")

@@ -220,10 +220,12 @@ class Parser {
       digits();
     }
     const std::string_view text = text_.substr(start, at_ - start);
-    int64_t integer = 0;
-    if (at_ == integer_end &&
-        std::from_chars(text.data(), text.data() + text.size(), integer).ec == std::errc()) {
-      return {integer};
+    if (at_ == integer_end) {
+      const char *first = text.data(), *last = first + text.size();
+      int64_t integer = 0;
+      if (std::from_chars(first, last, integer).ec == std::errc()) return {integer};
+      uint64_t large = 0;
+      if (*first != '-' && std::from_chars(first, last, large).ec == std::errc()) return {large};
     }
     // A stream with the classic locale: strtod follows the program's locale.
     std::istringstream stream{std::string(text)};

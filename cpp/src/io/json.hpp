@@ -14,9 +14,10 @@ using Array = std::vector<Value>;
 /// Members in the order of the text; keys are unique.
 using Object = std::vector<std::pair<std::string, Value>>;
 
-/// A JSON value (RFC 8259). A number without fraction and exponent is int64_t where it fits, else double.
+/// A JSON value (RFC 8259). A number without fraction and exponent is int64_t where it fits, else uint64_t
+/// where that does, else double.
 struct Value {
-  std::variant<std::nullptr_t, bool, int64_t, double, std::string, Array, Object> data;
+  std::variant<std::nullptr_t, bool, int64_t, uint64_t, double, std::string, Array, Object> data;
 
   /// The value as a T, or nullptr if it is of another type.
   template <class T>

@@ -2,7 +2,7 @@
 
 #include <array>
 #include <charconv>
-#include <cmath>
+#include <limits>
 #include <set>
 #include <string_view>
 
@@ -46,16 +46,12 @@ class Reader {
   double number(const char* key) {
     const json::Value& found = value(key);
     if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
+    if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
     return get<double>(key, "a number") + 0.0;  // -0 would be written as a whole number, which has no such
   }
 
   uint64_t seed() {
-    const json::Value& found = value("seed");
-    if (const double* large = found.get<double>()) {  // 2^63 or more
-      if (*large >= 0 && *large < std::ldexp(1.0, 64) && *large == std::floor(*large)) {
-        return static_cast<uint64_t>(*large);
-      }
-    }
+    if (const uint64_t* large = value("seed").get<uint64_t>()) return *large;
     return static_cast<uint64_t>(whole("seed", 0, std::numeric_limits<int64_t>::max()));
   }
 
