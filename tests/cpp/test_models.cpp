@@ -305,6 +305,20 @@ TEST_CASE("misuse is refused") {
   CHECK_THROWS_AS(Context("tpu"), DeviceError);
 }
 
+TEST_CASE("a class weight is a finite number") {
+  GlowConfig config;
+  config.shape = {0, 4, 4, 2};
+  config.levels = config.steps = 1;
+  config.hidden = 4;
+  config.classes = 3;
+  for (const double weight : {HUGE_VAL, -1.0, std::nan("")}) {
+    config.class_weight = weight;
+    CHECK_THROWS_AS(glow<float>(config), ConfigError);
+  }
+  config.class_weight = 1e20;
+  CHECK_NOTHROW(glow<float>(config));
+}
+
 /// A table flow that is initialised from `rows`, dense rows of its dims().
 struct SmallFlow {
   SmallFlow() : flow(real_nvp<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {

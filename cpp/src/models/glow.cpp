@@ -50,8 +50,10 @@ Flow<T> glow(const GlowConfig& config) {
     fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",
                      config.shape.h, " x ", config.shape.w);
   }
-  if (!(config.class_weight >= 0) || (config.class_weight > 0 && config.classes < 2)) {
-    fail<ConfigError>(kModel, "expected class_weight >= 0, and classes >= 2 where it is positive, got ",
+  if (!(config.class_weight >= 0) || !std::isfinite(config.class_weight) ||
+      (config.class_weight > 0 && config.classes < 2)) {
+    fail<ConfigError>(kModel,
+                      "expected a finite class_weight >= 0, and classes >= 2 where it is positive, got ",
                       config.class_weight, " with ", config.classes, " classes");
   }
   Flow<T> flow(config.shape, Base::gaussian);
