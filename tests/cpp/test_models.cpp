@@ -319,6 +319,75 @@ TEST_CASE("a class weight is a finite number") {
   CHECK_NOTHROW(glow<float>(config));
 }
 
+TEST_CASE("settings that no file can have are refused before anything is built") {
+  constexpr int64_t kHuge = 1'000'000'000;
+  GlowConfig g;
+  g.shape = {0, 4, 4, 1};
+  g.levels = g.steps = 1;
+  g.hidden = 4;
+  CHECK_NOTHROW(glow<float>(g));
+  const auto glow_with = [&](const auto& change) {
+    GlowConfig c = g;
+    change(c);
+    glow<float>(c);
+  };
+  CHECK_THROWS_AS(glow_with([](auto& c) { c.shape = {0, -4, -4, 1}; }), ShapeError);
+  CHECK_THROWS_AS(glow_with([](auto& c) { c.shape = {0, -4, 4, -1}; }), ShapeError);
+  CHECK_THROWS_AS(glow_with([](auto& c) { c.shape = {0, 1 << 14, 1 << 14, 1}; }), ConfigError);
+  CHECK_THROWS_WITH_AS(glow_with([](auto& c) { c.steps = kHuge; }),
+                       "[glow] expected steps in 1 ... 65536, got 1000000000", ConfigError);
+  CHECK_THROWS_AS(glow_with([](auto& c) { c.classes = (1 << 20) + 1; }), ConfigError);
+  CHECK_THROWS_AS(glow_with([](auto& c) { c.hidden = (1 << 20) + 1; }), ConfigError);
+  CHECK_THROWS_AS(glow_with([](auto& c) {
+                    c.shape = {0, 1 << 13, 1 << 13, 1};
+                    c.levels = 13;
+                    c.steps = 1 << 16;
+                    c.hidden = 1 << 20;
+                  }),
+                  ConfigError);
+
+  RealNvpImageConfig image;
+  image.shape = {0, 4, 4, 1};
+  image.base_dim = 2;
+  image.residual_blocks = 0;
+  CHECK_NOTHROW(real_nvp<float>(image));
+  const auto image_with = [&](const auto& change) {
+    RealNvpImageConfig c = image;
+    change(c);
+    real_nvp<float>(c);
+  };
+  for (const int64_t scales : {int64_t{31}, int64_t{65}, int64_t{1} << 40}) {
+    CHECK_THROWS_AS(image_with([&](auto& c) { c.scales = scales; }), ConfigError);
+  }
+  CHECK_THROWS_AS(image_with([](auto& c) { c.base_dim = int64_t{1} << 62; }), ConfigError);
+  CHECK_THROWS_AS(image_with([](auto& c) { c.base_dim = 1 << 20; }), ConfigError);  // twice that at scale 1
+  CHECK_THROWS_AS(image_with([](auto& c) { c.residual_blocks = kHuge; }), ConfigError);
+  CHECK_THROWS_AS(image_with([](auto& c) { c.shape = {0, -4, -4, 1}; }), ShapeError);
+
+  RealNvpTableConfig table = RealNvpTableConfig();
+  table.dims = 4;
+  const auto table_with = [&](const auto& change) {
+    RealNvpTableConfig c = table;
+    change(c);
+    real_nvp<float>(c);
+  };
+  CHECK_THROWS_AS(table_with([](auto& c) { c.dims = (1 << 20) + 1; }), ConfigError);
+  CHECK_THROWS_AS(table_with([](auto& c) { c.couplings = 65537; }), ConfigError);
+  CHECK_THROWS_AS(table_with([](auto& c) { c.hidden = {int64_t{1} << 62}; }), ConfigError);
+  CHECK_THROWS_AS(table_with([](auto& c) { c.hidden.assign(65537, 1); }), ConfigError);
+  CHECK_THROWS_AS(table_with([](auto& c) {
+                    c.couplings = 65536;
+                    c.hidden.assign(65536, 1);
+                  }),
+                  ConfigError);
+
+  NiceConfig n;
+  n.shape = {0, 1, 1, (1 << 20) + 1};
+  CHECK_THROWS_AS(nice<float>(n), ConfigError);
+  n.shape = {0, -1, -1, 4};
+  CHECK_THROWS_AS(nice<float>(n), ShapeError);
+}
+
 /// A table flow that is initialised from `rows`, dense rows of its dims().
 struct SmallFlow {
   SmallFlow() : flow(real_nvp<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {

@@ -8,13 +8,12 @@
 
 #include "evenflow/error.hpp"
 #include "io/json.hpp"
+#include "models/options.hpp"
 
 namespace evenflow {
 namespace {
 
 constexpr const char* kWhere = "config";
-// More than any model has, and little enough that no product of two of them and a kernel overflows.
-constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27;
 
 /// Takes the members of a JSON object one by one; what is left over is an error.
 class Reader {
@@ -126,7 +125,7 @@ GlowConfig read_glow(Reader& in, Dtype dtype) {
 RealNvpImageConfig read_real_nvp_image(Reader& in) {
   RealNvpImageConfig c;
   c.shape = in.image();
-  c.scales = in.whole("scales", 1, 30);
+  c.scales = in.whole("scales", 1, kMaxScales);
   c.base_dim = in.whole("base_dim", 1, kMaxWidth);
   c.residual_blocks = in.whole("residual_blocks", 0, kMaxLayers);
   c.bottleneck = in.flag("bottleneck");

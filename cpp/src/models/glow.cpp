@@ -41,9 +41,11 @@ void add_split(Flow<T>& flow, const std::string& name) {
 
 template <class T>
 Flow<T> glow(const GlowConfig& config) {
-  expect_at_least(kModel, "levels", config.levels, 1);
-  expect_at_least(kModel, "steps", config.steps, 1);
-  expect_at_least(kModel, "classes", config.classes, 0);
+  expect_image(kModel, config.shape);
+  expect_in(kModel, "levels", config.levels, 1, kMaxLayers);
+  expect_in(kModel, "steps", config.steps, 1, kMaxLayers);
+  expect_in(kModel, "hidden", config.hidden, 1, kMaxWidth);
+  expect_in(kModel, "classes", config.classes, 0, kMaxWidth);
   expect_bits(kModel, config.bits);
   if (config.levels > 30 || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
@@ -56,6 +58,7 @@ Flow<T> glow(const GlowConfig& config) {
                       "expected a finite class_weight >= 0, and classes >= 2 where it is positive, got ",
                       config.class_weight, " with ", config.classes, " classes");
   }
+  expect_size(kModel, {config});
   Flow<T> flow(config.shape, Base::gaussian);
   const double bins = std::ldexp(1.0, static_cast<int>(config.bits));
   flow.add("rescale", rescale<T>(flow.output_shape(), bins / 2, bins));

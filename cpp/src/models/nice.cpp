@@ -19,10 +19,15 @@ void add_order(Flow<T>& flow, const std::string& order) {
 
 template <class T>
 Flow<T> nice(const NiceConfig& config) {
-  expect_at_least(kModel, "couplings", config.couplings, 1);
+  expect_image(kModel, config.shape);
+  if (config.shape.per_sample() < 2) {
+    fail<ShapeError>(kModel, "expected at least 2 dimensions, got ", config.shape.per_sample());
+  }
+  expect_in(kModel, "couplings", config.couplings, 1, kMaxLayers);
+  expect_widths(kModel, config.hidden);
   expect_bits(kModel, config.bits);
+  expect_size(kModel, {config});
   Flow<T> flow(config.shape, base_of(kModel, config.prior));
-  if (flow.dims() < 2) fail<ShapeError>(kModel, "expected at least 2 dimensions, got ", flow.dims());
   if (config.shape.pixels_per_sample() > 1) {
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));

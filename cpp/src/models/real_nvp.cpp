@@ -71,9 +71,10 @@ class ImageBuilder {
 
 template <class T>
 Flow<T> real_nvp(const RealNvpImageConfig& config) {
-  expect_at_least(kModel, "scales", config.scales, 1);
-  expect_at_least(kModel, "base_dim", config.base_dim, 1);
-  expect_at_least(kModel, "residual_blocks", config.residual_blocks, 0);
+  expect_image(kModel, config.shape);
+  expect_in(kModel, "scales", config.scales, 1, kMaxScales);
+  expect_in(kModel, "base_dim", config.base_dim, 1, kMaxWidth);
+  expect_in(kModel, "residual_blocks", config.residual_blocks, 0, kMaxLayers);
   expect_bits(kModel, config.bits);
   if (config.recursion < 1 || config.recursion > 4) {
     fail<ConfigError>(kModel, "expected recursion 1 ... 4, got ", config.recursion);
@@ -87,6 +88,9 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
     fail<ShapeError>(kModel, "expected an image of at least 2 pixels, got ", config.shape.h, " x ",
                      config.shape.w);
   }
+  const int64_t doublings = config.recursion < 4 ? config.scales - 1 : 0;
+  expect_in(kModel, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
+  expect_size(kModel, {config});
   Flow<T> flow(config.shape, Base::gaussian);
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
   flow.add("logit", logit<T>(flow.output_shape()));
@@ -98,8 +102,9 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
 
 template <class T>
 Flow<T> real_nvp(const RealNvpTableConfig& config) {
-  expect_at_least(kModel, "dims", config.dims, 2);
-  expect_at_least(kModel, "couplings", config.couplings, 1);
+  expect_in(kModel, "dims", config.dims, 2, kMaxWidth);
+  expect_in(kModel, "couplings", config.couplings, 1, kMaxLayers);
+  expect_widths(kModel, config.hidden);
   const bool affine = is_affine(kModel, config.coupling);
   if (config.mask != "halves" && config.mask != "odd-even") {
     fail<ConfigError>(kModel, "expected mask halves or odd-even, got ", config.mask);
@@ -107,6 +112,7 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
   if (config.permutation != "none" && config.permutation != "shuffle" && config.permutation != "lu") {
     fail<ConfigError>(kModel, "expected permutation none, shuffle or lu, got ", config.permutation);
   }
+  expect_size(kModel, {config});
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(kModel, config.prior));
   if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape))
