@@ -408,6 +408,34 @@ struct SmallFlow {
   std::vector<double> rows;
 };
 
+TEST_CASE("a training step that is refused changes nothing") {
+  RealNvpTableConfig config = SmallFlow::config();
+  config.batch_norm = true;
+  const Flow<double> flow = real_nvp<double>(config);
+  ParamArena<double> arena(flow.layout());
+  Context ctx("cpu", 1);
+  const std::vector<double> rows = random_values(60, 4, -2, 2);
+  const View<const double> x(rows.data(), {20, 1, 1, 3});
+  flow.init(arena, 1);
+  flow.init_from_data(ctx, arena, x);
+  Optimizer<double> optimizer(flow.layout(), {});
+  std::vector<double> average(static_cast<size_t>(flow.layout()->total_size()));
+  const std::vector<double> before(arena.values(), arena.values() + flow.layout()->total_size());
+  const auto unchanged = [&] { return std::equal(before.begin(), before.end(), arena.values()); };
+  const auto step = [&](double max_norm, double decay) {
+    flow.train_step(ctx, arena, x, nullptr, -1, {optimizer, max_norm, average.data(), decay});
+  };
+  CHECK_THROWS_WITH_AS(step(-1, 0.9), "[clip_grad_norm] expected max_norm >= 0, got -1", ConfigError);
+  CHECK_THROWS_AS(step(0, 1.5), ConfigError);
+  optimizer.config().lr = -1;
+  CHECK_THROWS_AS(step(0, 0.9), ConfigError);
+  CHECK(unchanged());
+  CHECK(optimizer.steps() == 0);
+  optimizer.config().lr = 1e-3;
+  step(0, 0.9);
+  CHECK(!unchanged());
+}
+
 TEST_CASE("a flow refuses outputs that are not of its batch") {
   SmallFlow s;
   double out[6], other[12], det[4] = {};

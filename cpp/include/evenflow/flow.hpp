@@ -135,7 +135,7 @@ class EVENFLOW_API Flow {
                            const GradientWatch* watch = nullptr) const;
   /// A whole training step: loss_and_grad in place of the gradients that are there, clip_grad_norm, the
   /// optimiser's step and update_average. NumericError, also where the loss is not finite: no value is
-  /// updated, and gradients are zero.
+  /// updated, running statistics neither, and gradients are zero. ConfigError: nothing is changed.
   StepResult train_step(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
                         int64_t activation_budget, const Update<T>& update) const;
   /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
@@ -230,10 +230,11 @@ class EVENFLOW_API Flow {
   void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
   /// For a pass that adds to params.grads, which may hold anything: clears what is added to.
   void begin_gradient(Context&, Params<T>& params) const;
-  /// loss_and_grad, with `replace` in place of the gradients that are there.
+  /// loss_and_grad, with `replace` in place of the gradients that are there. Running statistics stay; those
+  /// of the batch go to batch_stats (stats_size() + 1).
   StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
-                      int64_t activation_budget, double weight, const GradientWatch* watch,
-                      bool replace) const;
+                      int64_t activation_budget, double weight, const GradientWatch* watch, bool replace,
+                      T* batch_stats) const;
   /// train_step that asks the program nothing on the way. Empty where it was not taken, and nothing updated.
   std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
                                            int64_t activation_budget, const Update<T>& update) const;

@@ -38,6 +38,14 @@ void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, do
   }
 }
 
+/// Running statistics move towards a batch's.
+template <class T>
+void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
+  const ParamLayout& layout = arena.layout();
+  ctx.kernels<T>().average(ctx, layout.stats_size(), batch_stats, T(kStatsRate),
+                           arena.values() + layout.stats_begin());
+}
+
 double mean_nll(const double* log_prob, int64_t n) {
   double nll = 0;
   for (int64_t i = 0; i < n; ++i) nll -= log_prob[i] / static_cast<double>(n);
@@ -158,16 +166,27 @@ template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                   int64_t activation_budget, double weight,
                                   const GradientWatch* watch) const {
-  return gradient(ctx, arena, x, labels, activation_budget, weight, watch, false);
+  WorkspaceScope scope(ctx);
+  T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
+  const StepResult result =
+      gradient(ctx, arena, x, labels, activation_budget, weight, watch, false, batch_stats);
+  move_stats(ctx, batch_stats, arena);
+  return result;
 }
 
 template <class T>
 StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                int64_t activation_budget, const Update<T>& update) const {
+  // What is refused is refused before anything changes.
+  update.optimizer.next_rate();
+  check_max_norm(update.max_norm);
+  if (update.average) check_average_decay(update.average_decay);
   if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, labels, activation_budget, update)) {
     return *taken;
   }
-  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true);
+  WorkspaceScope scope(ctx);
+  T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
+  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true, batch_stats);
   try {
     if (!std::isfinite(result.loss)) {
       fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
@@ -178,6 +197,7 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
     zero_grad(ctx, arena);
     throw;
   }
+  move_stats(ctx, batch_stats, arena);
   if (update.average) update_average(ctx, arena, update.average, update.average_decay);
   return result;
 }
@@ -285,7 +305,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
 template <class T>
 StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                              int64_t activation_budget, double weight, const GradientWatch* watch,
-                             bool replace) const {
+                             bool replace, T* batch_stats) const {
   check_input("loss_and_grad", x.shape);
   check_labels("loss_and_grad", labels, x.shape.n);
   check_device(ctx, "loss_and_grad", arena);
@@ -300,7 +320,6 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   const int64_t n = x.shape.n, stats = layout_->stats_size();
   double* log_prob = scope.take<double>(n);
   View<T> dx(scope.take<T>(n * dims()), x.shape);
-  T* batch_stats = scope.take<T>(stats + 1);
   kernels.zero(ctx, stats + 1, batch_stats);
 
   // Gradients already there must survive a step that the drift guard repeats.
@@ -348,7 +367,6 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
     throw;
   }
   result.nll = mean_nll(host.read(log_prob, n), n);
-  kernels.average(ctx, stats, batch_stats, T(kStatsRate), arena.values() + layout_->stats_begin());
   const double* sums = step.head_results;
   set_loss(result, head_.get(), sums ? host.read(sums, 2) : nullptr, n);
   return result;
@@ -364,7 +382,7 @@ template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamAr
 template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>, const int32_t*,
                                             int64_t, const Update<float>&) const;
 template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>, const int32_t*,
-                                          int64_t, double, const GradientWatch*, bool) const;
+                                          int64_t, double, const GradientWatch*, bool, float*) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
                                                const int32_t*, int64_t, double, const GradientWatch*) const;
 template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
@@ -376,7 +394,7 @@ template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamA
 template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
                                              const int32_t*, int64_t, const Update<double>&) const;
 template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>, const int32_t*,
-                                           int64_t, double, const GradientWatch*, bool) const;
+                                           int64_t, double, const GradientWatch*, bool, double*) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
                                                 const int32_t*, int64_t, double, const GradientWatch*) const;
 

@@ -5,6 +5,7 @@
 
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/passes.hpp"
 
 namespace evenflow {
 namespace {
@@ -109,6 +110,16 @@ void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
                                   moments_[0].data(), second, arena.values());
 }
 
+void check_max_norm(double max_norm) {
+  if (!(max_norm >= 0)) fail<ConfigError>("clip_grad_norm", "expected max_norm >= 0, got ", max_norm);
+}
+
+void check_average_decay(double decay) {
+  if (!(decay >= 0 && decay <= 1)) {
+    fail<ConfigError>("update_average", "expected 0 <= decay <= 1, got ", decay);
+  }
+}
+
 template <class T>
 void zero_grad(Context& ctx, ParamArena<T>& arena) {
   ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.data());
@@ -118,7 +129,7 @@ void zero_grad(Context& ctx, ParamArena<T>& arena) {
 
 template <class T>
 double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
-  if (!(max_norm >= 0)) fail<ConfigError>("clip_grad_norm", "expected max_norm >= 0, got ", max_norm);
+  check_max_norm(max_norm);
   const double norm = finite_norm(ctx, arena, "clip_grad_norm");
   if (max_norm > 0 && norm > max_norm) {
     ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
@@ -130,8 +141,7 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
 
 template <class T>
 void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double decay) {
-  if (!(decay >= 0 && decay <= 1))
-    fail<ConfigError>("update_average", "expected 0 <= decay <= 1, got ", decay);
+  check_average_decay(decay);
   ctx.kernels<T>().average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay),
                            average);
 }

@@ -19,4 +19,8 @@ inline uint64_t bits_of(double value) {
   return bits;
 }
 
+/// What clip_grad_norm and update_average refuse.
+void check_max_norm(double max_norm);
+void check_average_decay(double decay);
+
 }  // namespace evenflow
