@@ -1,9 +1,12 @@
 #include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <thread>
 
@@ -295,6 +298,33 @@ TEST_CASE("a context refuses more threads than a process can have") {
   CHECK(evenflow_context_create(1000000, &context) == EVENFLOW_CONFIG_ERROR);
   CHECK(context == nullptr);
 }
+
+#ifndef __SANITIZE_ADDRESS__  // which ends a process without memory by itself
+TEST_CASE("the C interface: a load without memory") {
+  const TemporaryFile file("large.safetensors");
+  NiceConfig config;
+  config.shape = {0, 1, 1, 4};
+  config.couplings = 1;
+  config.hidden = {3000, 3000};
+  const Trainable<float> large = initialised<float>(config);
+  save(file.path, large);
+  const pid_t child = fork();
+  if (child == 0) {  // with room for the file, but not for the parameters
+    long pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlim_t limit = static_cast<rlim_t>(pages) * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) +
+                         std::filesystem::file_size(file.path) + (rlim_t{4} << 20);
+    const rlimit room = {limit, limit};
+    setrlimit(RLIMIT_AS, &room);
+    evenflow_model* model = nullptr;
+    const evenflow_status status = evenflow_load(file.path.c_str(), &model);
+    _exit(status == EVENFLOW_MEMORY_ERROR && !model ? 0 : 1 + static_cast<int>(status));
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+#endif
 
 TEST_CASE("the C interface: structs of other versions") {
   const TemporaryFile file("model.safetensors");

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "api/model_file.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/evenflow.h"
 #include "evenflow/model.hpp"
@@ -164,7 +165,7 @@ evenflow_status evenflow_load(const char* path, evenflow_model** model) {
     expect("load", "a place for the model", model);
     *model = nullptr;
     expect("load", "a path", path);
-    *model = new evenflow_model{load(path)};
+    *model = new evenflow_model{load_file({"load", path})};
   });
 }
 

@@ -213,13 +213,17 @@ Model load_model(Bytes file, const Site& site) {
   return Model(restore<double>(model, site));
 }
 
+Model load_file(const Site& site) {
+  const MappedFile file(site);
+  Model model = load_model(file.bytes(), site);
+  file.check_length();
+  return model;
+}
+
 Model load(const std::string& path) {
   const Site site{"load", path};
   try {
-    const MappedFile file(site);
-    Model model = load_model(file.bytes(), site);
-    file.check_length();
-    return model;
+    return load_file(site);
   } catch (const std::bad_alloc&) {
     reject(site, "expected memory for the model, got none");
   }

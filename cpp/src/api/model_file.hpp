@@ -27,4 +27,7 @@ Trainable<T> restore(const ModelFile& model, const Site& site);
 /// The model in the bytes of a file; IoError.
 Model load_model(Bytes file, const Site& site);
 
+/// load, with std::bad_alloc where there is no memory.
+Model load_file(const Site& site);
+
 }  // namespace evenflow
