@@ -219,7 +219,7 @@ class Flow:
         """
         x, seed = self._take("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
         labels = arrays.check_labels("log_prob", label, len(x), self.classes)
-        first = arrays.whole("log_prob", "first", first, low=0)
+        first = arrays.whole("log_prob", "first", first, low=0, high=arrays.LARGEST - len(x))
         out = self._empty(x, dtype=DOUBLE)
         if x.size <= BLOCK_VALUES:
             self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), out, labels)
@@ -241,7 +241,7 @@ class Flow:
         where = "log_prob_and_grad"
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
         labels = arrays.check_labels(where, label, len(x), self.classes)
-        first = arrays.whole(where, "first", first, low=0)
+        first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)

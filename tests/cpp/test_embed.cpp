@@ -218,6 +218,13 @@ TEST_CASE("a model refuses what does not fit it") {
   x[5] = 1;
   options.first = -1;
   CHECK_THROWS_AS(model.sample(ctx, 1, x.data(), options), ConfigError);
+  options.first = std::numeric_limits<int64_t>::max() - 1;
+  std::vector<float> many(static_cast<size_t>(2 * model.dims()));
+  CHECK_THROWS_WITH_AS(model.sample(ctx, 2, many.data(), options),
+                       "[sample] expected first <= 9223372036854775805 with 2 rows, got 9223372036854775806",
+                       ConfigError);
+  const std::vector<uint8_t> levels(many.size(), 1);
+  CHECK_THROWS_AS(model.log_prob(ctx, levels.data(), 2, out, options), ConfigError);
   options.first = 0;
   CHECK_NOTHROW(model.log_prob(ctx, x.data(), 1, out, options));  // the context is free again
 }

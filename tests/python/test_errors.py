@@ -284,6 +284,7 @@ class Raises:
 @pytest.mark.parametrize("call, error, word", [
     (lambda f: f.sample(2, seed=2**64), ef.ConfigError, "seed <= "),
     (lambda f: f.sample(2, first=2**64), ef.ConfigError, "first <= "),
+    (lambda f: f.sample(2, first=2**63 - 2), ef.ConfigError, "first <= 9223372036854775805"),
     (lambda f: f.sample(10**19), ef.ConfigError, "n <= "),
     (lambda f: f.log_prob(np.zeros((2, 3)), seed=2**64), ef.ConfigError, "seed <= "),
     (lambda f: f.loss_and_grad(np.zeros((2, 3)), weight=np.nan), ef.ConfigError, "weight to be finite, got nan"),

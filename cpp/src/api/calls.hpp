@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <limits>
 
 #include "evenflow/error.hpp"
 #include "evenflow/model.hpp"
@@ -32,6 +33,10 @@ class ContextUse {
 inline void check_batch(const char* call, int64_t n, int64_t classes, const CallOptions& options) {
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
   if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
+  constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
+  if (n > kLast - options.first) {
+    fail<ConfigError>(call, "expected first <= ", kLast - n, " with ", n, " rows, got ", options.first);
+  }
   if (options.labels && !classes) {
     fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
   }
