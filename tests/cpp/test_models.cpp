@@ -388,6 +388,44 @@ TEST_CASE("settings that no file can have are refused before anything is built")
   CHECK_THROWS_AS(nice<float>(n), ShapeError);
 }
 
+TEST_CASE("a fresh Real NVP has densities of a usual size with any norms in its nets") {
+  RealNvpImageConfig config;
+  config.shape = {0, 8, 8, 3};
+  config.base_dim = 16;
+  config.residual_blocks = 8;
+  const int64_t n = 16;
+  const std::vector<double> values = random_values(n * 8 * 8 * 3, 3, 0, 256);
+  const std::vector<float> pixels(values.begin(), values.end());
+  const View<const float> x(pixels.data(), config.shape.with_batch(n));
+  Context ctx("cpu", 1);
+  for (const bool weight_norm : {true, false}) {
+    for (const bool batch_norm : {true, false}) {
+      CAPTURE(weight_norm);
+      CAPTURE(batch_norm);
+      config.weight_norm = weight_norm;
+      config.batch_norm = batch_norm;
+      const Flow<float> flow = real_nvp<float>(config);
+      ParamArena<float> arena(flow.layout());
+      flow.init(arena, 1);
+      flow.init_from_data(ctx, arena, x);
+      double log_prob[n];
+      flow.log_prob(ctx, arena, x, nullptr, log_prob);
+      for (const double v : log_prob) CHECK(std::abs(v) < 30 * static_cast<double>(flow.dims()));
+      for (const ParamLayout::Entry& entry : flow.layout()->entries()) {
+        if (weight_norm || entry.shape.size() != 4) continue;
+        const int64_t k = entry.shape[0], out = entry.shape[3];
+        double square = 0;
+        for (int64_t r = 0; r < entry.size / out; ++r) {
+          const double w = static_cast<double>(arena.values()[entry.offset + r * out]);
+          square += w * w;
+        }
+        const double learned = static_cast<double>(k * k) / 6;  // square of weight norm's first magnitude
+        CHECK(std::min(std::abs(square - 1), std::abs(square - learned)) < 1e-5);
+      }
+    }
+  }
+}
+
 /// A table flow that is initialised from `rows`, dense rows of its dims().
 struct SmallFlow {
   SmallFlow() : flow(real_nvp<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {

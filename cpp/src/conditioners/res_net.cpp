@@ -41,16 +41,17 @@ class ResNet final : public Conditioner<T> {
   void init(ParamArena<T>& arena, Rng& rng) const override {
     input_norm_.init(arena);
     for (const NormUnit<T>& norm : norms_) norm.init(arena);
-    for (const ConvUnit<T>& conv : convs_) {
+    for (size_t u = 0; u < convs_.size(); ++u) {
       // v ~ U(-sd, sd); g = sd sqrt(fan_in / 12) (official code).
+      const ConvUnit<T>& conv = convs_[u];
       const ConvUnitConfig& c = conv.config();
       const double sd = std::sqrt(2.0 / static_cast<double>(c.in.c));
+      const double fan_in = static_cast<double>(c.in.c * c.kernel * c.kernel);
+      const double length = magnitudes_[u] ? sd * std::sqrt(fan_in / 12) : 1;
       T* v = conv.weight(arena);
       for (int64_t i = 0; i < conv.weight_size(); ++i) v[i] = static_cast<T>(rng.uniform(-sd, sd));
-      if (!c.magnitude) continue;
-      const double fan_in = static_cast<double>(c.in.c * c.kernel * c.kernel);
-      std::fill(conv.magnitude(arena), conv.magnitude(arena) + c.cout,
-                static_cast<T>(sd * std::sqrt(fan_in / 12)));
+      if (c.magnitude) std::fill_n(conv.magnitude(arena), c.cout, static_cast<T>(length));
+      if (!c.weight_norm) set_lengths(v, conv.weight_size() / c.cout, c.cout, length);
     }
   }
 
@@ -103,6 +104,19 @@ class ResNet final : public Conditioner<T> {
   }
 
  private:
+  /// Scales the columns of v (rows, columns) to this length: without weight norm the weights start as they
+  /// would with it, since nothing else keeps a deep net's outputs from growing.
+  static void set_lengths(T* v, int64_t rows, int64_t columns, double length) {
+    for (int64_t c = 0; c < columns; ++c) {
+      double square = 0;
+      for (int64_t i = c; i < rows * columns; i += columns) square += std::pow(static_cast<double>(v[i]), 2);
+      const double scale = length / std::sqrt(square);
+      for (int64_t i = c; i < rows * columns; i += columns) {
+        v[i] = static_cast<T>(scale * static_cast<double>(v[i]));
+      }
+    }
+  }
+
   T input_gain() const { return config_.checkerboard >= 0 && config_.batch_norm ? T(2) : T(1); }
 
   int64_t input_size(int64_t n) const { return this->input_shape().per_sample() * n; }
@@ -127,6 +141,7 @@ class ResNet final : public Conditioner<T> {
     c.bias = bias;
     c.weight_norm = config_.weight_norm;
     c.magnitude = magnitude && config_.weight_norm;
+    magnitudes_.push_back(magnitude);
     conv_names_.push_back(name);
     convs_.emplace_back(c);
     steps_.push_back({Step::conv, static_cast<int>(convs_.size()) - 1, from, add_tensor(cout)});
@@ -177,6 +192,7 @@ class ResNet final : public Conditioner<T> {
   std::vector<int64_t> channels_;  ///< of each tensor
   std::vector<Step> steps_;
   std::vector<ConvUnit<T>> convs_;
+  std::vector<bool> magnitudes_;  ///< whether weight norm gives the convolution a learned length
   std::vector<NormUnit<T>> norms_;
   std::vector<std::string> conv_names_;
   std::vector<std::string> norm_names_;
