@@ -168,8 +168,8 @@ TEST_CASE("verify knows by how much bfloat16 nets round") {
   Context ctx;
   const std::vector<float> x = draws<float>(20 * model.dims(), 1, 0);
   const VerifyReport report = model.verify(ctx, x.data(), 20);
-  CHECK_MESSAGE(report.ok, report.error, " x ", report.round_trip_x, " z ", report.round_trip_z, " precision ",
-                report.precision, " jacobian ", report.jacobian);
+  CHECK_MESSAGE(report.ok, report.error, " x ", report.round_trip_x, " z ", report.round_trip_z,
+                " precision ", report.precision, " jacobian ", report.jacobian);
   CHECK(report.precision > 1e-3);
 }
 

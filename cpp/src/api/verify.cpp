@@ -45,7 +45,9 @@ template <class Config>
 NetDtype* net_dtype(Config& config) {
   return &config.conditioner;
 }
-NetDtype* net_dtype(RealNvpImageConfig&) { return nullptr; }
+NetDtype* net_dtype(RealNvpImageConfig&) {
+  return nullptr;
+}
 
 bool has_bfloat16_nets(ModelConfig config) {
   const NetDtype* dtype = std::visit([](auto& settings) { return net_dtype(settings); }, config.model);
