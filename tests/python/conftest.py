@@ -68,3 +68,19 @@ def real_nvp():
     def make(**settings):
         return ef.RealNVP(3, **{"couplings": 4, "hidden": (8, 8), **settings})
     return make
+
+
+@pytest.fixture
+def model(images, glow):
+    """A Glow that has seen `images`."""
+    flow = glow()
+    flow.init(images[0])
+    return flow
+
+
+@pytest.fixture
+def table_model(table, real_nvp):
+    """A Real NVP that has seen `table`."""
+    flow = real_nvp()
+    flow.init(table)
+    return flow

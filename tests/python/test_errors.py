@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -19,21 +17,6 @@ from evenflow.inpaint import inpaint
 from evenflow.score import log_probs, score_rows
 
 IMAGES = np.zeros((4, 2, 2, 1), np.uint8)
-
-
-@pytest.fixture
-def model(images, glow):
-    flow = glow()
-    flow.init(images[0])
-    return flow
-
-
-@pytest.fixture
-def table_model(table, real_nvp):
-    flow = real_nvp()
-    flow.init(table)
-    return flow
-
 
 CALLS = ["init", "forward", "encode", "log_prob", "log_prob_and_grad", "bits_per_dim", "loss_and_grad", "verify",
          "fit"]
@@ -299,7 +282,6 @@ class Raises:
      "got inf in row 0$"),
     (lambda f: f.sample(2**62), ef.ConfigError, "n <= 768614336404564650, got"),
     (lambda f: f.sample(2**40), MemoryError, r"\[sample\] expected memory for 1099511627776 samples, got"),
-    (lambda f: f.sample(3, first=2**63 - 2), ef.ConfigError, "first <= 9223372036854775804"),
     (lambda f: f.join_latent(None), TypeError, "a list of 1 levels, got NoneType"),
     (lambda f: f.join_latent(3), TypeError, "a list of 1 levels, got int"),
     (lambda f: f.train_step(np.eye(3), None), TypeError, r"\[train_step\] expected an optimizer, got NoneType"),
@@ -417,123 +399,6 @@ def test_to_uint8():
         ef.to_uint8(np.array([np.nan]))
 
 
-# Files
-
-@pytest.mark.parametrize("damage, word", [
-    (lambda b: b[:-4], "bytes of data"),
-    (lambda b: b[:100], "header of at most 92 bytes"),
-    (lambda b: b"", "at least 8 bytes, got 0"),
-    (lambda b: b + b"\0", "bytes of data"),
-    (lambda b: b"\x89PNG\r\n\x1a\n" + b, "header of at most"),
-    (lambda b: b"\xff" * 8 + b[8:], "header of at most"),
-    (lambda b: b.replace(b"evenflow model", b"somebody model"), "evenflow model"),
-    (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), "format 1"),
-    (lambda b: b.replace(b"RealNVP", b"RealNPV"), "RealNPV"),
-    (lambda b: b.replace(b"preprocess", b"preprocezz"), "'preprocess', got none"),
-    (lambda b: b.replace(b"couplings\\\": 4", b"couplings\\\": 3"), "tensors"),
-    (lambda b: b.replace(b"coupling0.dense0.weight", b"coupling0.dense0.wieght"), "wieght|weight"),
-    (lambda b: b[:-4] + b"\0\0\xc0\x7f", "finite"),
-])
-def test_broken_model_files(tmp_path, table_model, damage, word):
-    path = tmp_path / "m.safetensors"
-    table_model.save(path)
-    # As another program writes it: without the checksum, that other checks are seen.
-    good = path.read_bytes().replace(b"evenflow.crc32", b"somebody.crc32")
-    bad = damage(good)
-    assert bad != good
-    path.write_bytes(bad)
-    with pytest.raises(ef.IoError, match=word):
-        ef.load(path)
-
-
-def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
-    path = tmp_path / "m.safetensors"
-    table_model.save(path)
-    good = path.read_bytes()
-    for bad in (good[:-2] + bytes([good[-2] ^ 1]) + good[-1:], good.replace(b"couplings", b"couplingz")):
-        path.write_bytes(bad)
-        with pytest.raises(ef.IoError, match="the file is damaged"):
-            ef.load(path)
-
-
-def test_parameters_that_no_model_writes(tmp_path):
-    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
-    flow.init(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
-    flow.named_parameters()["permutation1.permutation"][0] = 7
-    flow.save(tmp_path / "m.safetensors")
-    with pytest.raises(ef.IoError, match=r"expected a permutation of 0 \.\.\. 2, got 7 at 0"):
-        ef.load(tmp_path / "m.safetensors")
-    with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation"):
-        flow.log_prob(np.zeros((1, 3), np.float32))
-
-
-@pytest.mark.parametrize("permutation", ["shuffle", "lu"])
-def test_a_permutation_with_a_channel_twice(permutation):
-    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
-    flow.init(x)
-    order = flow.named_parameters()["permutation1.permutation"]
-    order[2] = order[1]
-    for call in (flow.log_prob, flow.forward, flow.encode, flow.loss_and_grad, flow.decode, lambda x: flow.sample(2)):
-        with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation of 0 ... 2, got . twice"):
-            call(x)
-
-
-def test_foreign_and_missing_files(tmp_path):
-    for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
-        path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"
-        make(path)
-        with pytest.raises(ef.IoError, match=path.name):
-            ef.load(path)
-    # A safetensors file of another program.
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
-    with pytest.raises(ef.IoError, match="evenflow model"):
-        ef.load(path)
-
-
-def test_save_to_a_missing_folder(tmp_path, table_model):
-    with pytest.raises(ef.IoError, match="nowhere"):
-        table_model.save(tmp_path / "nowhere" / "m.safetensors")
-
-
-FULL_DISK = """
-import resource, sys
-import evenflow as ef
-flow = ef.load(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-try:
-    flow.save(sys.argv[1])
-except ef.IoError as error:
-    print("IoError", error)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
-def test_full_disk(tmp_path, table_model):
-    path = tmp_path / "m.safetensors"
-    table_model.save(path)
-    good = path.read_bytes()
-    assert len(good) > 2000
-    out = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
-    assert out.returncode == 0 and "IoError" in out.stdout, out.stderr
-    assert path.read_bytes() == good
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_save_and_load(tmp_path, images, table, glow, real_nvp):
-    nice = ef.NICE((4, 4, 2), couplings=2, hidden=(8,), bits=5, dtype="float64")
-    conditional = glow(classes=3, class_weight=0.5, permutation="shuffle", seed=9)
-    image_nvp = ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1)
-    for flow, x in ((nice, images[0]), (conditional, images[0]), (image_nvp, images[0]), (real_nvp(), table)):
-        label = images[1] if flow.classes else None
-        flow.init(x)
-        flow.save(tmp_path / "m.safetensors")
-        again = ef.load(tmp_path / "m.safetensors")
-        assert type(again) is type(flow) and again.config == flow.config and again.initialized
-        assert np.array_equal(again.log_prob(x, label=label), flow.log_prob(x, label=label))
-
-
 # What is taken
 
 def test_array_kinds(images, table, model, table_model):
@@ -594,50 +459,3 @@ def test_threads_may_share_a_flow(images, model):
     for t in threads:
         t.join()
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted))
-
-
-def test_verify(images, table, model, table_model):
-    for flow, x in ((model, images[0]), (table_model, table)):
-        before = {k: v.copy() for k, v in flow.named_parameters().items()}
-        report = flow.verify(x)
-        assert report.ok and not report.failures and str(report).startswith("ok"), str(report)
-        assert report.probed and report.taylor_ratio == pytest.approx(4, rel=0.3)
-        assert all(np.array_equal(v, before[k]) for k, v in flow.named_parameters().items())
-
-
-@pytest.mark.parametrize("make, shape, settings", [
-    (ef.RealNVP, 3, dict(couplings=4, hidden=(16, 16))), (ef.NICE, 3, dict(hidden=(16, 16))),
-    (ef.NICE, (4, 4, 2), dict(hidden=(16, 16))), (ef.Glow, (4, 4, 2), dict(levels=1, steps=2, hidden=8))])
-def test_verify_of_bfloat16_nets(images, table, make, shape, settings):
-    """Against an exact copy they are off by their rounding, which untrained nets hardly show."""
-    x = table if shape == 3 else images[0]
-    flow = make(shape, conditioner_dtype="bfloat16", **settings)
-    flow.fit(x, steps=300, batch_size=50, lr=5e-3)
-    report = flow.verify(x)
-    assert report.ok and "float32, nets of bfloat16" in str(report), str(report)
-    assert 1e-6 < report.precision < 5e-2 and report.jacobian < 1e-7 and report.gradient < 1e-4
-
-
-def test_verify_finds_a_broken_model(table, table_model):
-    # A column scale of 1e-30: the inverse still exists on paper, but not in float32.
-    table_model.named_parameters()["preprocess.std"][0] = 1e-30
-    report = table_model.verify(table)
-    assert not report.ok and "FAILED" in str(report)
-
-
-@pytest.mark.parametrize("tensor, check", [("logdet", "precision"), ("inverse", "round_trip_x")])
-def test_verify_finds_a_wrong_tensor(table, real_nvp, tensor, check):
-    flow = real_nvp(preprocess="whiten")
-    flow.init(table)
-    assert flow.verify(table).ok
-    flow.named_parameters()[f"preprocess.{tensor}"][...] += 0.1
-    failures = flow.verify(table).failures
-    assert any(text.startswith(check) for text in failures), failures
-
-
-def test_verify_probes_a_direction_above_512(images):
-    flow = ef.Glow((16, 16, 3), levels=1, steps=1, hidden=4)
-    x = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
-    flow.init(x)
-    report = flow.verify(x)
-    assert not report.probed and report.ok, str(report)

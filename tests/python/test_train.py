@@ -1,26 +1,12 @@
-"""Training through the public surface: exact resume, validation, recovery, optimisers' helpers."""
+"""Training through the public surface: validation, recovery, accumulation, optimisers' helpers."""
 
-import json
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
+from parameters import assert_same, values
 
 import evenflow as ef
-from evenflow import _core
-
-
-def values(flow):
-    return {name: value.copy() for name, value in flow.named_parameters().items()}
-
-
-def assert_same(a, b):
-    a, b = (x if isinstance(x, dict) else values(x) for x in (a, b))
-    assert a.keys() == b.keys()
-    for name in a:
-        assert np.array_equal(a[name], b[name]), name
 
 
 def test_learns(images, glow):
@@ -50,208 +36,6 @@ def test_threads_change_no_bit(images, glow):
     assert_same(one, two)
 
 
-FULL = dict(batch_size=12, optimizer="adam", lr=3e-3, warmup=5, lr_decay=0.99, clip=50.0, average=0.9,
-            accumulate=2, on_nonfinite="rollback", seed=3)
-
-
-@pytest.mark.parametrize("stop", [12, 13, 17])
-def test_resume_is_exact(tmp_path, images, glow, stop):
-    """In the middle of an epoch (of six steps) and between two, with every part of the state in use."""
-    x, valid = images[0], images[0][:20]
-    whole, part, path = glow(), glow(), tmp_path / "m.safetensors"
-    history = whole.fit(x, valid=valid, steps=30, **FULL)
-    part.fit(x, valid=valid, steps=stop, checkpoint=path, **FULL)
-    again = ef.load(path)
-    assert_same(again, part)
-    resumed = again.fit(x, valid=valid, steps=30, checkpoint=path, resume=True, **FULL)
-    assert_same(again, whole)
-    assert_same(ef.load(path), whole)
-
-    def timeless(records):
-        return [{k: v for k, v in r.items() if k not in ("seconds", "data_wait")} for r in records]
-
-    assert timeless(resumed) == timeless(history)
-
-
-def test_plain_resume_is_exact(tmp_path, table, real_nvp):
-    """Without validation or average: 200 steps, save, resume, 200 steps are 400 steps."""
-    whole, part, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
-    whole.fit(table, steps=400, batch_size=64)
-    part.fit(table, steps=200, batch_size=64, checkpoint=path)
-    part = ef.load(path)
-    part.fit(table, steps=400, batch_size=64, checkpoint=path, resume=True)
-    assert_same(part, whole)
-
-
-def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
-    path = tmp_path / "m.safetensors"
-    real_nvp().fit(table, steps=3, checkpoint=path)
-    again = dict(steps=5, checkpoint=path, resume=True)
-    with pytest.raises(ef.ConfigError, match="lr = 0.001.*got 0.1"):
-        ef.load(path).fit(table, lr=0.1, **again)
-    with pytest.raises(ef.ConfigError, match="data"):
-        ef.load(path).fit(table + 1, **again)
-    with pytest.raises(ef.ConfigError, match="couplings = 4.*got 2"):
-        real_nvp(couplings=2).fit(table, **again)
-    with pytest.raises(ef.ConfigError, match="checkpoint"):
-        ef.load(path).fit(table, steps=5, resume=True)
-    state = tmp_path / "m.state.safetensors"
-    state.write_bytes(state.read_bytes()[:-8])
-    with pytest.raises(ef.IoError):
-        ef.load(path).fit(table, **again)
-    state.write_bytes(path.read_bytes())
-    with pytest.raises(ef.IoError, match="training state"):
-        ef.load(path).fit(table, **again)
-    state.unlink()
-    with pytest.raises(ef.IoError):
-        ef.load(path).fit(table, **again)
-
-
-@pytest.mark.parametrize("damage, word", [
-    (dict(step=-1), "step >= 0"), (dict(step="3"), "step"), (dict(position=99), "position 99 of 4"),
-    (dict(best_loss="x"), "best_loss"), (dict(history=[3]), "history"), (dict(counters=[1]), "counters"),
-    (dict(counters=3), "int"), (dict(unknown=1), "unknown"), (dict(lr_scale=float("nan")), "lr_scale"),
-])
-def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word):
-    path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
-    real_nvp().fit(table, steps=3, checkpoint=path)
-    tensors, metadata = _core.read_safetensors(str(state))
-    metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **damage})
-    _core.write_safetensors(str(state), tensors, metadata)
-    flow = ef.load(path)
-    before = values(flow)
-    with pytest.raises(ef.IoError, match=f"m.state.safetensors: expected config, settings and progress.*{word}"):
-        flow.fit(table, steps=5, checkpoint=path, resume=True)
-    assert_same(flow, before)
-
-
-def test_resume_refuses_other_data_in_a_file(tmp_path, table, real_nvp):
-    """A few rows of a file are looked at, and all that stand in a page with them: here all."""
-    path, kept = tmp_path / "m.safetensors", np.lib.format.open_memmap(tmp_path / "x.npy", "w+", shape=(200, 3))
-    kept[:] = table
-    real_nvp().fit(kept, steps=3, checkpoint=path)
-    ef.load(path).fit(kept, steps=4, checkpoint=path, resume=True)
-    kept[102, 1] += 1
-    with pytest.raises(ef.ConfigError, match="expected the data"):
-        ef.load(path).fit(kept, steps=5, checkpoint=path, resume=True)
-
-
-def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
-    """The state is written first: a model may be older than its state, but not newer, nor a stranger's."""
-    path, state, old = (tmp_path / n for n in ("m.safetensors", "m.state.safetensors", "old"))
-    real_nvp().fit(table, steps=3, checkpoint=path)
-    model3, state3 = path.read_bytes(), state.read_bytes()
-    ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
-    model5, again = path.read_bytes(), dict(steps=6, checkpoint=path, resume=True)
-    state.write_bytes(state3)
-    with pytest.raises(ef.IoError, match="step 5 or later.*got step 3"):
-        ef.load(path).fit(table, **again)
-    assert path.read_bytes() == model5 and state.read_bytes() == state3
-    for file in (path, state):
-        file.unlink()
-    real_nvp().fit(table, steps=3, seed=1, checkpoint=path)
-    state.write_bytes(state3)
-    with pytest.raises(ef.IoError, match="of one training"):
-        ef.load(path).fit(table, **again)
-    path.write_bytes(model3)
-    resumed, saved = ef.load(path), ef.load(path)
-    resumed.fit(table, **again)
-    saved.save(old)
-    path.write_bytes(old.read_bytes())
-    ef.load(path).fit(table, **again)
-    whole = real_nvp()
-    whole.fit(table, steps=6)
-    assert_same(resumed, whole)
-    assert_same(ef.load(path), whole)
-
-
-def test_settings_may_be_numbers_of_numpy(tmp_path, images):
-    """A checkpoint can hold them, and they are the settings that Python's numbers are."""
-    def train(whole, real, **more):
-        flow, path = ef.NICE((4, 4, 2), hidden=(8,)), tmp_path / "m.safetensors"
-        flow.fit(images[0], valid=images[0][:9], batch_size=whole(16), accumulate=whole(2), warmup=whole(2),
-                 max_failures=whole(3), seed=whole(4), patience=whole(5), init_batch=whole(20),
-                 activation_budget=whole(1000), lr=real(0.125), lr_decay=real(0.5), lr_floor=real(0.0625),
-                 clip=whole(1), average=real(0.5), optimizer_options={"beta1": real(0.75), "eps": whole(1)},
-                 augment=dict(shift=real(0.25)), checkpoint=path, **more)
-        return flow
-
-    train(np.int64, np.float32, steps=2)
-    train(np.uint16, np.float64, steps=3, resume=True)
-    assert_same(train(int, float, steps=4, resume=True), ef.load(tmp_path / "m.safetensors"))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves(tmp_path, table, real_nvp, number):
-    flow, path = real_nvp(), tmp_path / "m.safetensors"
-
-    def press(record):
-        if record["step"] == 9 and record["event"] == "step":
-            os.kill(os.getpid(), number)
-
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):
-        flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press)
-    assert signal.getsignal(number) is before
-    flow = ef.load(path)
-    seen = []
-    flow.fit(table, steps=20, batch_size=64, checkpoint=path, resume=True, callback=seen.append)
-    assert seen[0]["step"] == 10
-    whole = real_nvp()
-    whole.fit(table, steps=20, batch_size=64)
-    assert_same(flow, whole)
-
-
-def test_second_interrupt_does_not_wait(tmp_path, table, real_nvp):
-    flow, path, seen = real_nvp(), tmp_path / "m.safetensors", []
-
-    def press_twice(record):
-        seen.append(record["step"])
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-        seen.append("too late")
-
-    with pytest.raises(KeyboardInterrupt):
-        flow.fit(table, steps=20, batch_size=64, checkpoint=path, callback=press_twice)
-    assert seen == [1]
-    ef.load(path).fit(table, steps=20, batch_size=64, checkpoint=path, resume=True)
-    whole = real_nvp()
-    whole.fit(table, steps=20, batch_size=64)
-    assert_same(ef.load(path), whole)
-
-
-def test_checkpoint_path_is_tried_at_once(tmp_path, table, real_nvp):
-    seen = []
-    with pytest.raises(ef.IoError, match="nowhere"):
-        real_nvp().fit(table, steps=3, checkpoint=tmp_path / "nowhere" / "m", callback=seen.append)
-    assert not seen
-
-
-def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
-    """Neither the model nor a state that is alone; resume=True goes on, another path or no file begins anew."""
-    path, state, flow = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors", real_nvp()
-    real_nvp().fit(table, steps=3, checkpoint=path)
-    before = path.read_bytes(), state.read_bytes()
-    with pytest.raises(ef.ConfigError, match="not there yet, got .*m.safetensors; pass resume=True"):
-        flow.fit(table, steps=3, checkpoint=path)
-    assert not flow.initialized and before == (path.read_bytes(), state.read_bytes())
-    path.unlink()
-    with pytest.raises(ef.ConfigError, match="m.state.safetensors"):
-        flow.fit(table, steps=3, checkpoint=path)
-    state.unlink()
-    flow.fit(table, steps=3, checkpoint=path)
-    ef.load(path).fit(table, steps=4, checkpoint=path, resume=True)
-
-
-@pytest.mark.parametrize("path", ["", ".", "folder", "folder/"])
-def test_checkpoint_in_place_of_a_folder_leaves_nothing(tmp_path, table, real_nvp, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    os.mkdir("folder")
-    with pytest.raises(ef.IoError, match=f"the name of a file as checkpoint, got '{path}'"):
-        real_nvp().fit(table, steps=3, checkpoint=path)
-    assert os.listdir() == ["folder"] and not os.listdir("folder")
-
-
 def test_best_is_kept_and_training_stops(table, real_nvp):
     flow = real_nvp()
     kept = {}
@@ -268,18 +52,6 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
     assert len(losses) == best + 6 < 200
     assert_same(flow, kept[losses[best]])
     assert -flow.log_prob(table[40:]).mean() == losses[best]
-
-
-def test_resume_remembers_the_best(tmp_path, table, real_nvp):
-    """A stop after the validation loss began to grow, before the training ends by itself."""
-    options = dict(valid=table[40:], batch_size=40, lr=3e-2, patience=5)
-    whole, path = real_nvp(), tmp_path / "m.safetensors"
-    history = whole.fit(table[:40], epochs=200, **options)
-    real_nvp().fit(table[:40], epochs=len(history) - 2, checkpoint=path, **options)
-    again = ef.load(path)
-    resumed = again.fit(table[:40], epochs=200, checkpoint=path, resume=True, **options)
-    assert [r["valid_loss"] for r in resumed] == [r["valid_loss"] for r in history]
-    assert_same(again, whole)
 
 
 def test_accumulation_gives_the_same_gradient(images, glow):

@@ -1,0 +1,14 @@
+"""Parameters of models, to compare."""
+
+import numpy as np
+
+
+def values(flow):
+    return {name: value.copy() for name, value in flow.named_parameters().items()}
+
+
+def assert_same(a, b):
+    a, b = (x if isinstance(x, dict) else values(x) for x in (a, b))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name

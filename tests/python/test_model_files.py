@@ -1,0 +1,124 @@
+"""Model files: exact, whole after a failure, and refused if they are not a model's."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+@pytest.mark.parametrize("damage, word", [
+    (lambda b: b[:-4], "bytes of data"),
+    (lambda b: b[:100], "header of at most 92 bytes"),
+    (lambda b: b"", "at least 8 bytes, got 0"),
+    (lambda b: b + b"\0", "bytes of data"),
+    (lambda b: b"\x89PNG\r\n\x1a\n" + b, "header of at most"),
+    (lambda b: b"\xff" * 8 + b[8:], "header of at most"),
+    (lambda b: b.replace(b"evenflow model", b"somebody model"), "evenflow model"),
+    (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), "format 1"),
+    (lambda b: b.replace(b"RealNVP", b"RealNPV"), "RealNPV"),
+    (lambda b: b.replace(b"preprocess", b"preprocezz"), "'preprocess', got none"),
+    (lambda b: b.replace(b"couplings\\\": 4", b"couplings\\\": 3"), "tensors"),
+    (lambda b: b.replace(b"coupling0.dense0.weight", b"coupling0.dense0.wieght"), "wieght|weight"),
+    (lambda b: b[:-4] + b"\0\0\xc0\x7f", "finite"),
+])
+def test_broken_model_files(tmp_path, table_model, damage, word):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    # As another program writes it: without the checksum, that other checks are seen.
+    good = path.read_bytes().replace(b"evenflow.crc32", b"somebody.crc32")
+    bad = damage(good)
+    assert bad != good
+    path.write_bytes(bad)
+    with pytest.raises(ef.IoError, match=word):
+        ef.load(path)
+
+
+def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    good = path.read_bytes()
+    for bad in (good[:-2] + bytes([good[-2] ^ 1]) + good[-1:], good.replace(b"couplings", b"couplingz")):
+        path.write_bytes(bad)
+        with pytest.raises(ef.IoError, match="the file is damaged"):
+            ef.load(path)
+
+
+def test_parameters_that_no_model_writes(tmp_path):
+    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
+    flow.init(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    flow.named_parameters()["permutation1.permutation"][0] = 7
+    flow.save(tmp_path / "m.safetensors")
+    with pytest.raises(ef.IoError, match=r"expected a permutation of 0 \.\.\. 2, got 7 at 0"):
+        ef.load(tmp_path / "m.safetensors")
+    with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation"):
+        flow.log_prob(np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("permutation", ["shuffle", "lu"])
+def test_a_permutation_with_a_channel_twice(permutation):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
+    flow.init(x)
+    order = flow.named_parameters()["permutation1.permutation"]
+    order[2] = order[1]
+    for call in (flow.log_prob, flow.forward, flow.encode, flow.loss_and_grad, flow.decode, lambda x: flow.sample(2)):
+        with pytest.raises(ef.NumericError, match=r"\[permutation1\] expected a permutation of 0 ... 2, got . twice"):
+            call(x)
+
+
+def test_foreign_and_missing_files(tmp_path):
+    for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
+        path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"
+        make(path)
+        with pytest.raises(ef.IoError, match=path.name):
+            ef.load(path)
+    # A safetensors file of another program.
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0\0")
+    with pytest.raises(ef.IoError, match="evenflow model"):
+        ef.load(path)
+
+
+def test_save_to_a_missing_folder(tmp_path, table_model):
+    with pytest.raises(ef.IoError, match="nowhere"):
+        table_model.save(tmp_path / "nowhere" / "m.safetensors")
+
+
+FULL_DISK = """
+import resource, sys
+import evenflow as ef
+flow = ef.load(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    flow.save(sys.argv[1])
+except ef.IoError as error:
+    print("IoError", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
+def test_full_disk(tmp_path, table_model):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    good = path.read_bytes()
+    assert len(good) > 2000
+    out = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True)
+    assert out.returncode == 0 and "IoError" in out.stdout, out.stderr
+    assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_and_load(tmp_path, images, table, glow, real_nvp):
+    nice = ef.NICE((4, 4, 2), couplings=2, hidden=(8,), bits=5, dtype="float64")
+    conditional = glow(classes=3, class_weight=0.5, permutation="shuffle", seed=9)
+    image_nvp = ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1)
+    for flow, x in ((nice, images[0]), (conditional, images[0]), (image_nvp, images[0]), (real_nvp(), table)):
+        label = images[1] if flow.classes else None
+        flow.init(x)
+        flow.save(tmp_path / "m.safetensors")
+        again = ef.load(tmp_path / "m.safetensors")
+        assert type(again) is type(flow) and again.config == flow.config and again.initialized
+        assert np.array_equal(again.log_prob(x, label=label), flow.log_prob(x, label=label))
