@@ -17,8 +17,6 @@ from evenflow.flow import Flow
 DTYPES = ("float32", "float64")
 MOST_THREADS = 1024
 """OpenMP ends the process where the system refuses it a thread."""
-# Those of the reader of model files (cpp/src/models/config.cpp), so that what can be built can be loaded.
-MOST_LAYERS, MOST_SCALES, MOST_WIDTH, MOST_VALUES = 1 << 16, 30, 1 << 20, 1 << 27
 RUN_SETTINGS = ("device", "threads")
 """Arguments that say where a model runs, not what it is: they are no part of `config`."""
 
@@ -47,11 +45,11 @@ class Glow(Flow):
                  class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         settings: dict[str, Any] = dict(
-            levels=_layers("Glow", "levels", levels), steps=_layers("Glow", "steps", steps),
-            hidden=_width("Glow", "hidden", hidden),
+            levels=_count("Glow", "levels", levels), steps=_count("Glow", "steps", steps),
+            hidden=_count("Glow", "hidden", hidden),
             coupling=choice("Glow", "coupling", coupling, ("affine", "additive")),
             permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
-            learn_top=_flag("Glow", "learn_top", learn_top), classes=_width("Glow", "classes", classes, low=0),
+            learn_top=_flag("Glow", "learn_top", learn_top), classes=_count("Glow", "classes", classes, low=0),
             class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
             seed=_seed("Glow", seed))
         if settings["class_weight"] > 0 and classes == 0:
@@ -133,7 +131,7 @@ class NICE(Flow):
         if is_table and bits is not None:
             raise ConfigError("[NICE] expected settings for tables, got bits")
         settings: dict[str, Any] = dict(
-            couplings=_layers("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
+            couplings=_count("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
             prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
             order=choice("NICE", "order", order, ("tile", "shuffle", "reverse", "none")),
             preprocess=_preprocess("NICE", preprocess), seed=_seed("NICE", seed))
@@ -189,9 +187,9 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
     recursion = whole("RealNVP", "recursion", _default(recursion, 2), low=1)
     if recursion > 4:
         raise ConfigError(f"[RealNVP] expected recursion in 1 ... 4, got {recursion}")
-    return dict(scales=whole("RealNVP", "scales", _default(scales, 2), low=1, high=MOST_SCALES),
-                base_dim=_width("RealNVP", "base_dim", _default(base_dim, 64)),
-                residual_blocks=_layers("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
+    return dict(scales=_count("RealNVP", "scales", _default(scales, 2)),
+                base_dim=_count("RealNVP", "base_dim", _default(base_dim, 64)),
+                residual_blocks=_count("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
                 bottleneck=_flag("RealNVP", "bottleneck", _default(bottleneck, False)),
                 skip=_flag("RealNVP", "skip", _default(skip, True)),
                 batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, True)),
@@ -202,7 +200,7 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
 def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
                     actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
                     dtype: str) -> dict[str, Any]:
-    return dict(couplings=_layers("RealNVP", "couplings", _default(couplings, 8)),
+    return dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
@@ -230,7 +228,7 @@ def _is_number(shape: Any) -> bool:
 
 
 def _columns(model: str, columns: Any) -> int:
-    return _width(model, "the number of columns", columns)
+    return _count(model, "the number of columns", columns)
 
 
 def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
@@ -238,18 +236,14 @@ def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
         raise TypeError(f"[{model}] expected a shape (H, W, C), got {shape!r}")
     if len(shape) != 3:
         raise ConfigError(f"[{model}] expected a shape (H, W, C), got {tuple(shape)}")
-    h, w, c = (_width(model, "a size in shape", s) for s in shape)
-    if h * w * c > MOST_VALUES:
-        raise ConfigError(f"[{model}] expected at most {MOST_VALUES} values a sample, got {(h, w, c)}")
+    h, w, c = (_count(model, "a size in shape", s) for s in shape)
     return h, w, c
 
 
 def _widths(model: str, hidden: Any) -> list[int]:
     if not _is_sequence(hidden):
         raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}")
-    if len(hidden) > MOST_LAYERS:
-        raise ConfigError(f"[{model}] expected at most {MOST_LAYERS} widths in hidden, got {len(hidden)}")
-    return [_width(model, "a width in hidden", width) for width in hidden]
+    return [_count(model, "a width in hidden", width) for width in hidden]
 
 
 def _is_sequence(value: Any) -> bool:
@@ -258,12 +252,9 @@ def _is_sequence(value: Any) -> bool:
             and getattr(value, "shape", None) != ())
 
 
-def _layers(model: str, name: str, value: Any, low: int = 1) -> int:
-    return whole(model, name, value, low=low, high=MOST_LAYERS)
-
-
-def _width(model: str, name: str, value: Any, low: int = 1) -> int:
-    return whole(model, name, value, low=low, high=MOST_WIDTH)
+def _count(model: str, name: str, value: Any, low: int = 1) -> int:
+    """Of 64 bits; the core, which has the same bounds for files, says what is too many."""
+    return whole(model, name, value, low=low)
 
 
 def _preprocess(model: str, value: Any) -> str:
