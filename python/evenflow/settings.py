@@ -94,12 +94,9 @@ class Progress:
     epoch: int = 0
     position: int = 0
     """Batches done in this epoch."""
-    loss_sum: float = 0.0
-    nll_sum: float = 0.0
-    class_nll_sum: float = 0.0
-    class_error_sum: float = 0.0
     samples: int = 0
-    """Sums over the samples of this epoch."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Samples of this epoch, and over them the sums of what a step's record says."""
     skipped: int = 0
     """Failed steps of this epoch, and of all."""
     failures: int = 0
@@ -112,14 +109,22 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Progress:
+        """From a state file; in the first ones each sum was a field of its own."""
+        sums = {name[:-len("_sum")]: fields.pop(name) for name in list(fields) if name.endswith("_sum")}
+        return cls(**{"sums": sums, **fields})
+
     def check(self) -> None:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
         for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
             arrays.whole("resume", name, getattr(self, name), low=0)
-        for name in ("loss_sum", "nll_sum", "class_nll_sum", "class_error_sum", "lr_scale", "seconds",
-                     "best_loss"):
-            if name != "best_loss" or self.best_loss is not None:
-                arrays.number("resume", name, getattr(self, name), -math.inf)
+        best = {} if self.best_loss is None else {"best_loss": self.best_loss}
+        numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, **best, **self.sums}
+        for name, value in numbers.items():
+            arrays.number("resume", name, value, -math.inf)
+        if self.samples and not {"loss", "nll"} <= self.sums.keys():
+            raise TypeError(f"[resume] expected sums of loss and nll, got {', '.join(self.sums) or 'none'}")
         for steps in self.snapshot_steps:
             arrays.whole("resume", "snapshot_steps", steps, low=0)
         if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):

@@ -165,9 +165,8 @@ class Trainer:
             batch = self._next_batch()
             self._waited += time.monotonic() - start
             record.update(self._step(batch), samples=batch.size)
-            p.loss_sum += record["loss"] * batch.size
-            for name in self._numbers:
-                setattr(p, f"{name}_sum", getattr(p, f"{name}_sum") + record[name] * batch.size)
+            for name in ("loss", *self._numbers):
+                p.sums[name] = p.sums.get(name, 0.0) + record[name] * batch.size
             p.samples += batch.size
         except NumericError as error:
             self._recover(error)
@@ -334,14 +333,13 @@ class Trainer:
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
                   "seconds": round(p.seconds, 3)}
         if p.samples:
-            means = {name: getattr(p, f"{name}_sum") / p.samples for name in self._numbers}
-            record.update(loss=p.loss_sum / p.samples, **self._in_bits("", means.pop("nll")), **means)
+            means = {name: total / p.samples for name, total in p.sums.items()}
+            record.update(loss=means.pop("loss"), **self._in_bits("", means.pop("nll")), **means)
         if p.skipped:
             record["skipped"] = p.skipped
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
         self._waited, self._worked = 0.0, 0.0
-        p.loss_sum, p.nll_sum, p.class_nll_sum, p.class_error_sum = 0.0, 0.0, 0.0, 0.0
-        p.samples, p.skipped = 0, 0
+        p.samples, p.skipped, p.sums = 0, 0, {}
         self.ranks.same("fit", lambda: {"parameters": self._checksum()})
         if self.valid is not None:
             value = self._validate()
@@ -458,7 +456,7 @@ class Trainer:
             config, settings, fields = (dict(json.loads(metadata[k]))
                                         for k in ("config", "settings", "progress"))
             counters = [arrays.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
-            progress = Progress(**fields)
+            progress = Progress.of(fields)
             progress.check()
             if len(counters) != 2 or progress.position >= self.batches:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")

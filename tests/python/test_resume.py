@@ -69,17 +69,36 @@ def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
         ef.load(path).fit(table, **again)
 
 
+def rewrite_progress(state, change):
+    tensors, metadata = _core.read_safetensors(str(state))
+    metadata["progress"] = json.dumps(change(json.loads(metadata["progress"])))
+    _core.write_safetensors(str(state), tensors, metadata)
+
+
+def test_a_state_of_the_first_versions(tmp_path, images, glow):
+    """Each of its sums was a field of its own."""
+    path, flow = tmp_path / "m.safetensors", glow()
+    flow.fit(images[0], steps=3, batch_size=16, checkpoint=path)
+
+    def as_before(progress):
+        return {**progress, **{f"{name}_sum": value for name, value in progress.pop("sums").items()}}
+
+    rewrite_progress(tmp_path / "m.state.safetensors", as_before)
+    resumed = ef.load(path).fit(images[0], steps=4, batch_size=16, checkpoint=path, resume=True)
+    whole = glow().fit(images[0], steps=4, batch_size=16)
+    assert resumed[0]["loss"] == whole[0]["loss"] and resumed[0]["bits_per_dim"] == whole[0]["bits_per_dim"]
+
+
 @pytest.mark.parametrize("damage, word", [
     (dict(step=-1), "step >= 0"), (dict(step="3"), "step"), (dict(position=99), "position 99 of 4"),
     (dict(best_loss="x"), "best_loss"), (dict(history=[3]), "history"), (dict(counters=[1]), "counters"),
     (dict(counters=3), "int"), (dict(unknown=1), "unknown"), (dict(lr_scale=float("nan")), "lr_scale"),
+    (dict(sums={"loss": 1.0}), "sums of loss and nll, got loss"), (dict(sums=3), "int"),
 ])
 def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word):
     path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
     real_nvp().fit(table, steps=3, checkpoint=path)
-    tensors, metadata = _core.read_safetensors(str(state))
-    metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **damage})
-    _core.write_safetensors(str(state), tensors, metadata)
+    rewrite_progress(state, lambda progress: {**progress, **damage})
     flow = ef.load(path)
     before = values(flow)
     with pytest.raises(ef.IoError, match=f"m.state.safetensors: expected config, settings and progress.*{word}"):
