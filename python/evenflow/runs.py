@@ -188,7 +188,7 @@ class Run:
         try:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 record = json.loads(file.readline())
-                for line in file:
+                for line in filter(lambda line: '"resume"' in line, file):
                     with contextlib.suppress(ValueError):  # of a line that was cut short
                         later = json.loads(line)
                         if later["event"] == "resume":
