@@ -38,6 +38,16 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
+/// Two levels of a step each, of images 4 x 4 x 2.
+inline GlowConfig small_glow() {
+  GlowConfig g;
+  g.shape = {0, 4, 4, 2};
+  g.levels = 2;
+  g.steps = 1;
+  g.hidden = 6;
+  return g;
+}
+
 /// run(ctx) on the CPU and on the emulated device in every order: near the CPU's, and the same bits.
 template <class T>
 void check_same(double bound, const std::function<std::vector<T>(Context&, const std::string&)>& run) {

@@ -499,12 +499,7 @@ TEST_CASE("device: no memory is an error, and a call like any other once there i
   install_emulator();
   Emulator::get().separate_arrays = false;
   {
-    GlowConfig g;
-    g.shape = {0, 4, 4, 2};
-    g.levels = 2;
-    g.steps = 1;
-    g.hidden = 6;
-    const Flow<double> flow = glow<double>(g);
+    const Flow<double> flow = glow<double>(small_glow());
     ParamArena<double> arena(flow.layout(), "emulated");
     flow.init(arena, 1);
     Context start("emulated");

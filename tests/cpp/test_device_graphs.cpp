@@ -65,11 +65,7 @@ void check_recorded(const std::string& name, const Flow<double>& flow, int64_t n
 }  // namespace
 
 TEST_CASE("device: passes of every kind of model are graphs") {
-  GlowConfig g;
-  g.shape = {0, 4, 4, 2};
-  g.levels = 2;
-  g.steps = 1;
-  g.hidden = 6;
+  GlowConfig g = small_glow();
   for (const char* kind : {"lu", "plain", "shuffle", "reverse"}) {
     g.permutation = kind;
     check_recorded(kind, glow<double>(g), 4, 0, 255);
@@ -105,13 +101,8 @@ TEST_CASE("device: passes of every kind of model are graphs") {
 
 TEST_CASE("device: recordings that others spoil leave passes as they are") {
   install_emulator();
-  GlowConfig g;
-  g.shape = {0, 4, 4, 2};
-  g.levels = 2;
-  g.steps = 1;
-  g.hidden = 6;
   Emulator::get().spoils_recordings = true;
-  check_recorded("spoilt", glow<double>(g), 4, 0, 255, 0);
+  check_recorded("spoilt", glow<double>(small_glow()), 4, 0, 255, 0);
   Emulator::get().spoils_recordings = false;
 }
 
@@ -169,12 +160,7 @@ TEST_CASE("device: a graph is of one precision") {
   install_emulator();
   Emulator::get().separate_arrays = false;
   {
-    GlowConfig g;
-    g.shape = {0, 4, 4, 2};
-    g.levels = 2;
-    g.steps = 1;
-    g.hidden = 6;
-    const Flow<float> flow = glow<float>(g);
+    const Flow<float> flow = glow<float>(small_glow());
     const Shape shape = flow.sample_shape().with_batch(4);
     Context ctx("emulated");
     ParamArena<float> arena(flow.layout(), "emulated");
@@ -256,11 +242,7 @@ std::vector<std::string> errors_of(const std::string& device, const Flow<double>
 
 TEST_CASE("device: parameters that make no layer are the CPU's error, from a graph too") {
   install_emulator();
-  GlowConfig g;
-  g.shape = {0, 4, 4, 2};
-  g.levels = 2;
-  g.steps = 1;
-  g.hidden = 6;
+  GlowConfig g = small_glow();
   const auto check = [&](const char* kind, const char* entry, const std::string& text, size_t least,
                          const std::function<void(double*)>& spoil) {
     CAPTURE(std::string(kind));
@@ -371,12 +353,7 @@ void check_trained(const std::string& name, const Flow<double>& flow, Rule rule,
 }  // namespace
 
 TEST_CASE("device: a whole training step is one graph, and asks the program nothing") {
-  GlowConfig g;
-  g.shape = {0, 4, 4, 2};
-  g.levels = 2;
-  g.steps = 1;
-  g.hidden = 6;
-  g.permutation = "lu";
+  GlowConfig g = small_glow();
   check_trained("glow", glow<double>(g), Rule::adamax, 4, 255);
   g.classes = 3;
   g.class_weight = 0.1;
@@ -485,12 +462,8 @@ TEST_CASE_TEMPLATE("device: the end of a step is the CPU's updates, or none", T,
 TEST_CASE("device: a gradient is one graph, and waits once") {
   install_emulator();
   Emulator& emulator = Emulator::get();
-  GlowConfig config;
+  GlowConfig config = small_glow();
   config.shape = {0, 4, 4, 3};
-  config.levels = 2;
-  config.steps = 1;
-  config.hidden = 6;
-  config.permutation = "lu";
   constexpr int kSteps = 7;
   const auto losses_of = [&](const std::string& device) {
     Context ctx(device);
