@@ -155,7 +155,7 @@ py::dict as_dict(const StepResult& r) {
   using namespace py::literals;
   return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
                   "class_error"_a = r.class_error, "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback,
-                  "drift_layer"_a = r.drift.layer);
+                  "drift_layer"_a = r.drift.layer, "drift_in_layer"_a = r.drift.layer_value);
 }
 
 template <class T>

@@ -64,6 +64,7 @@ class Step(TypedDict):
     drift: float
     fallback: bool
     drift_layer: str
+    drift_in_layer: float
 
 @type_check_only
 class TrainStep(Step):

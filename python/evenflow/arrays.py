@@ -185,7 +185,8 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
 
     A sample of level k lies in [k, k + 1), so values are rounded down; 1/16 of a level is added first, so
     that decoded images, which are whole levels up to rounding errors, come back exactly. The largest level
-    becomes 255, and the result, given to a model of the same `bits`, has the same levels again.
+    becomes 255, and the result, given to a model of the same `bits`, has the same levels again. Any shape.
+    NumericError for NaN and infinity, TypeError for whole numbers, ConfigError for bits beyond 1 ... 8.
     """
     x = as_array("to_uint8", x)
     bits = whole("to_uint8", "bits", bits)  # shifts of a numpy int8 stay in its 8 bits

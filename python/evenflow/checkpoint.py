@@ -11,7 +11,7 @@ import numpy as np
 from evenflow import _core, arrays
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.flow import Flow
-from evenflow.models import build
+from evenflow.models import build, place
 
 FORMAT = "1"
 KIND = "evenflow model"
@@ -32,9 +32,10 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     """The model in a file that `Flow.save` wrote, ready to use.
 
     IoError, saying what was expected, for a file that is missing, truncated or foreign, of another format, or
-    whose tensors are not exactly those of its configuration.
+    whose tensors are not exactly those of its configuration; DeviceError, ConfigError or TypeError for a device
+    or a number of threads that is not to be had.
     """
-    path, threads = arrays.file_name("load", path), arrays.whole("load", "threads", threads, low=0)
+    path, run = arrays.file_name("load", path), place("load", device, threads)
     tensors, metadata = read(path, KIND)
     try:
         config = json.loads(metadata.get("config", ""))
@@ -42,8 +43,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
         raise IoError(f"[load] {path}: expected a configuration in JSON, got {error}") from None
     try:
         _core.check_settings(path, metadata["config"], len(tensors), sum(t.size for t in tensors.values()))
-        flow = build(config, device, threads)
-    except (ConfigError, ShapeError, TypeError, MemoryError) as error:
+        flow = build(config, **run)
+    except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
     parameters = flow.named_parameters()
     check_names(path, set(parameters), set(tensors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,8 @@ class Flow:
     first array is on the GPU returns DeviceArrays. Labels are in main memory. See docs/cuda.md.
 
     Everywhere: TypeError on a wrong dtype, ShapeError on a wrong shape or an empty batch, NumericError on NaN
-    or infinity in the data (with its place), ConfigError on an unknown label, DeviceError on an array of
-    another GPU.
+    or infinity in the data (with its place), ConfigError on an unknown label and before `init`, DeviceError on
+    an array of another GPU.
 
     Calls that only read the model (forward, inverse, log_prob, sample, encode, decode) may run in several
     threads at once, and release the GIL; calls that write it (init, loss_and_grad, train_step, backward, fit) need the
@@ -60,7 +61,10 @@ class Flow:
         self._is_image = isinstance(config["shape"], list)
         self._shape: tuple[int, ...] = core.sample_shape if self._is_image else (self._dims,)
         self.last_step: dict[str, Any] = {}
-        """Of the last loss_and_grad or train_step: loss, nll, class_nll, class_error, drift, fallback, drift_layer."""
+        """Of the last loss_and_grad or train_step: loss, nll, class_nll, class_error; drift: how far the rebuilt batch
+        was off, relative to its largest value; fallback: whether the step was repeated from checkpoints for that;
+        then drift_layer, the layer whose own inverse was worst, and drift_in_layer, how far it was off.
+        """
 
     # What the model is
 
@@ -108,7 +112,7 @@ class Flow:
 
     @property
     def initialized(self) -> bool:
-        """Whether `init` was called; an uninitialised model refuses to run."""
+        """Whether `init` was called; before, calls that compute with the model raise ConfigError."""
         return self._core.initialized
 
     def __repr__(self) -> str:
@@ -291,7 +295,7 @@ class Flow:
         return out
 
     def to_uint8(self, x: Any) -> np.ndarray:
-        """Samples or decoded images (level units) as 8-bit pixels; see `evenflow.to_uint8`."""
+        """Samples or decoded images (level units) as 8-bit pixels of the same shape; see `evenflow.to_uint8`."""
         return arrays.to_uint8(x, self.bits)
 
     def split_latent(self, z: Any) -> list[np.ndarray]:
@@ -440,7 +444,8 @@ class Flow:
         model.state.safetensors), every minute, at the end, and on Ctrl-C or SIGTERM before KeyboardInterrupt
         is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop;
         without, ConfigError where there is one already: training would begin by writing over it.
-        callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch").
+        callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch"), as
+        docs/training.md lists them; the history holds the latter.
 
         comm: an mpi4py communicator, or what `distributed` gives, whose ranks train together, each with the
         same flow, data and settings; see docs/ranks.md. The step is that of one process, up to the order of
@@ -458,8 +463,9 @@ class Flow:
         known = [field.name for field in dataclasses.fields(Settings)]
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise TypeError(f"[fit] expected the name of a setting, got {name}; nearest: {near}")
+                near = difflib.get_close_matches(name, [*inspect.signature(self.fit).parameters, *known], n=1)
+                raise TypeError(f"[fit] expected the name of a setting, got {name}"
+                                f"{'; nearest: ' if near else ''}{''.join(near)}")
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),

@@ -36,8 +36,8 @@ class Glow(Flow):
     dtype: "float32" | "float64", or numpy's; None, which numpy takes for float64, is refused.
     device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
 
-    ShapeError or ConfigError for sizes and settings that don't fit, DeviceError for a device that is not
-    there.
+    ShapeError or ConfigError for sizes and settings that don't fit, TypeError for others than numbers, names
+    and flags where these belong, DeviceError for a device that is not there.
     """
 
     def __init__(self, shape: Sequence[int], levels: int = 3, steps: int = 32, hidden: int = 512,
@@ -57,7 +57,7 @@ class Glow(Flow):
         dtype = _dtype("Glow", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
         shape = _image_shape("Glow", shape)
-        core = _core.make_glow(dtype, shape, **_place("Glow", device, threads), **settings)
+        core = _core.make_glow(dtype, shape, **place("Glow", device, threads), **settings)
         super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
 
 
@@ -69,7 +69,7 @@ class RealNVP(Flow):
 
     Images: scales, base_dim: number of scales, and channels of the residual nets at the finest.
     residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings.
-    coupling: "affine" | "additive" (the last of each group stays affine).
+    coupling: "affine" | "additive" (the third of each group, and the fourth of the last, stay affine).
     recursion: factored out at each scale, 1: nothing, 2: half, 3: three quarters, 4: 3 at constant width.
     bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model).
 
@@ -79,7 +79,7 @@ class RealNVP(Flow):
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
 
-    dtype, device, threads: see Glow.
+    dtype, device, threads, and errors: see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
@@ -102,7 +102,7 @@ class RealNVP(Flow):
                               f"got {', '.join(foreign)}")
         dtype = _dtype("RealNVP", dtype)
         coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
-        run = _place("RealNVP", device, threads)
+        run = place("RealNVP", device, threads)
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
         settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
@@ -120,7 +120,7 @@ class NICE(Flow):
     couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
     order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
-    conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads: see Glow.
+    conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads, and errors: see Glow.
     """
 
     def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
@@ -139,7 +139,7 @@ class NICE(Flow):
         dtype = _dtype("NICE", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
         size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
-        core = _core.make_nice(dtype, size, **settings, bits=bits, **_place("NICE", device, threads))
+        core = _core.make_nice(dtype, size, **settings, bits=bits, **place("NICE", device, threads))
         if not is_table:
             settings["bits"] = bits
         super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,
@@ -212,7 +212,8 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
 
 
-def _place(model: str, device: Any, threads: Any) -> dict[str, Any]:
+def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
+    """Where a model runs, checked: TypeError, ConfigError, DeviceError."""
     if not isinstance(device, str):
         raise TypeError(f"[{model}] expected the name of a device, got {device!r}")
     load_backend(device)

@@ -21,7 +21,7 @@ class Optimizer:
 
     lr may be changed between steps. weight_decay adds weight_decay * value to the gradients of the tensors
     that the model marks for it; shrink multiplies every trained value before the step (Glow's weight decay;
-    1: off).
+    1: off). ConfigError for a setting that is negative or not finite, TypeError for what is no number.
     """
 
     def __init__(self, flow: Flow, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
@@ -70,7 +70,11 @@ class Optimizer:
 
 
 class Adam(Optimizer):
-    """Adam (Kingma, Ba 2014), with bias correction."""
+    """Adam (Kingma, Ba 2014), bias correction on the step size, as in its section 2 and in Glow's code.
+
+    value -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): torch's Adam with
+    eps / sqrt(1 - beta2^t) for eps.
+    """
 
     def __init__(self, flow: Flow, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0.0, shrink: float = 1.0):
@@ -111,7 +115,10 @@ OPTIMIZERS = {"adam": Adam, "adamax": Adamax, "sgd": SGD, "rmsprop": RMSProp}
 
 
 def clip_grad_norm(flow: Flow, max_norm: float) -> float:
-    """L2 norm over all gradients, which are scaled down to max_norm where it is larger. 0 only measures."""
+    """L2 norm over all gradients, which are scaled down to max_norm where it is larger. 0 only measures.
+
+    NumericError, with the tensor's name, where a gradient is not finite; ConfigError for a negative max_norm.
+    """
     check_flow("clip_grad_norm", flow)
     return _core.clip_grad_norm(flow._core, number("clip_grad_norm", "max_norm", max_norm, 0.0))
 
@@ -121,7 +128,7 @@ class MovingAverage:
 
     average += (1 - decay) (values - average), a step. Without zero_debias the average starts at the present
     values; with it, it starts at zero and is divided by 1 - decay^steps where it is used, so that early
-    values don't linger.
+    values don't linger. ConfigError unless 0 <= decay < 1.
     """
 
     def __init__(self, flow: Flow, decay: float = 0.999, zero_debias: bool = False):
@@ -179,6 +186,7 @@ class Schedule:
 
     warmup: steps until the full rate; the first step already has lr / warmup.
     decay: factor a step after the warm-up (NICE: 1 / 1.0005); 1: constant.  floor: smallest decayed rate.
+    ConfigError for negative ones, and a decay above 1.
     """
 
     lr: float = 1e-3

@@ -14,7 +14,10 @@ from evenflow.extras import need
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
-    """Images (N, H, W, C) uint8 side by side: (h, w, C). scale: enlargement; None: small ones to 32 px."""
+    """Images (N, H, W, C) uint8 side by side: (h, w, C). scale: enlargement; None: small ones to 32 px.
+
+    TypeError for other values, ShapeError for other shapes.
+    """
     images = arrays.as_array("grid", images)
     if images.dtype != np.uint8:
         raise TypeError(f"[grid] expected uint8 images, got dtype {images.dtype}")
@@ -35,7 +38,7 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
 
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
-    """Writes a grid of images (N, H, W, 1 or 3) as a picture. IoError; MissingExtra without Pillow."""
+    """Writes a grid of images (N, H, W, 1 or 3) as a picture. Errors: see grid; IoError; MissingExtra without Pillow."""
     canvas = grid(images, columns, scale)
     if canvas.shape[2] not in (1, 3):
         raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")
@@ -68,7 +71,10 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
 
 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
-    """Sorted scales of `NICE.spectrum` as bars, logarithmic. IoError; MissingExtra without matplotlib."""
+    """Sorted scales (D,) of `NICE.spectrum` as bars, logarithmic.
+
+    TypeError, ShapeError for other arrays; IoError; MissingExtra without matplotlib.
+    """
     sigma = arrays.as_numbers("spectrum", "sigma", sigma)
     if sigma.ndim != 1 or len(sigma) == 0:
         raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")

@@ -203,7 +203,7 @@ def distributed(comm: Any = None, device: str = "cpu") -> Ranks:
 
     device: "cuda" takes this rank's GPU, so it comes before the first flow there; gradients are summed in the GPUs'
     memory, through NCCL. Without a communicator all goes over NCCL. DeviceError, on all ranks, where something is
-    missing on one.
+    missing on one; ConfigError without a communicator, a launcher or a GPU.
     """
     if comm is None:
         if device == "cpu":

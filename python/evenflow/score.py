@@ -24,6 +24,7 @@ def p_values(log_prob: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
     reference must be rows that the model was not trained on.
     typicality: twice the smaller one of both sides' p-values, at most 1. Small also for a row that is far
     too likely, as flat images are to image models (Nalisnick et al. 2019).
+    ShapeError for other shapes or no reference, NumericError for NaN.
     """
     scores, ranked = _scores("log_prob", log_prob), np.sort(_scores("reference", reference))
     below = 1 + np.searchsorted(ranked, scores, side="right")

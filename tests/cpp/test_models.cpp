@@ -196,6 +196,7 @@ TEST_CASE("the drift guard: quiet on a well-conditioned flow, repairs or names a
   const StepResult good = flow.loss_and_grad(ctx, arena, batch, nullptr, 0);
   CHECK_FALSE(good.drift.fallback);
   CHECK(good.drift.value < 1e-4);
+  CHECK(good.drift.layer_value == 0);
 
   // Each layer alone can be inverted to 1e-3, the chain can not: checkpoints give the right gradient.
   set_seesaw(flow, arena, 12.0f);
@@ -204,6 +205,9 @@ TEST_CASE("the drift guard: quiet on a well-conditioned flow, repairs or names a
   const StepResult repaired = flow.loss_and_grad(ctx, arena, batch, nullptr, 0);
   CHECK(repaired.drift.fallback);
   CHECK_FALSE(repaired.drift.layer.empty());
+  CHECK(repaired.drift.value > 1e-3);
+  CHECK(repaired.drift.layer_value > 0);
+  CHECK(repaired.drift.layer_value <= 1e-3);
   const Flow<double> exact = seesaw<double>(3);
   ParamArena<double> truth(exact.layout());
   for (int64_t i = 0; i < exact.layout()->total_size(); ++i) truth.values()[i] = arena.values()[i];

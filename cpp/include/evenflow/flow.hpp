@@ -22,9 +22,10 @@ struct Level {
 
 /// What the drift guard saw in a step.
 struct Drift {
-  double value = 0;       ///< max |rebuilt x - x| / max(1, max |x|)
-  bool fallback = false;  ///< the step was repeated from checkpoints
-  std::string layer;      ///< with fallback: the layer whose inverse was worst
+  double value = 0;        ///< max |rebuilt x - x| / max(1, max |x|)
+  bool fallback = false;   ///< the step was repeated from checkpoints
+  std::string layer;       ///< with fallback: the layer whose own inverse was worst
+  double layer_value = 0;  ///< with fallback: how far that layer's rebuilt input was off, likewise
 };
 
 struct StepResult {

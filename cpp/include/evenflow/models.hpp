@@ -30,7 +30,7 @@ struct RealNvpImageConfig {
   bool skip = true;
   bool batch_norm = true;
   bool weight_norm = true;
-  std::string coupling = "affine";  ///< "affine" | "additive" (the last of each group stays affine)
+  std::string coupling = "affine";  ///< "affine" | "additive" (but the third of each group, and the fourth of the last)
   int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
 };

@@ -126,7 +126,6 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
   size_t level = levels_.size() - 1;
   View<T> dcur(dbuffers[at], levels_[level].shape.with_batch(n));
   get_level(ctx, dz, levels_[level], dcur);
-  drift.value = 0;
   for (size_t segment = checkpoints.size(); segment-- > 0;) {
     WorkspaceScope local(ctx);
     const size_t begin = segment * kCheckpointEvery, end = std::min(nodes_.size(), begin + kCheckpointEvery);
@@ -150,8 +149,8 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
       if (i > begin) truth = outputs[i - begin - 1].channels(0, shape.c);
       kernels.distance(ctx, in, truth, found);
       const double value = relative_distance(HostScope(ctx).read(found, 2));
-      if (!(value <= drift.value)) {
-        drift.value = value;
+      if (!(value <= drift.layer_value)) {
+        drift.layer_value = value;
         drift.layer = node.name;
       }
       dcur = din;

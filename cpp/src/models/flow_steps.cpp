@@ -355,9 +355,10 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   result.drift = differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore,
                                "loss_and_grad");
   try {
-    if (!(result.drift.value <= drift_tolerance<T>())) {
+    if (!(result.drift.layer_value <= drift_tolerance<T>())) {
       fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
-                         " whose rebuilt input is off by ", result.drift.value, " of the largest value");
+                         " whose rebuilt input is off by ", result.drift.layer_value,
+                         " of the largest value");
     }
     const double norm_squared = *host.read(square, 1);
     check_gradients(ctx, *layout_, params.grads, norm_squared);

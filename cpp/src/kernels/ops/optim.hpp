@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "evenflow/optim.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
@@ -63,42 +65,47 @@ struct Sgd {
 /// RMSProp with momentum (NICE's official rule): the root mean square has a floor, not an addend.
 template <class T>
 struct RmsProp {
-  using Number = T;
-  StepBase<T> base;
   T momentum;
   T decay;
   T floor;
-  T* v;
-  T* square;
-  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
-    base.each_array(f), f(v), f(square);
-  }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i), mean = read<n>(square + i);
-    const Pack<T, n> g = base.grad(i, w);
-    for (int e = 0; e < n; ++e) {
-      mean.v[e] = settled(decay * mean.v[e] + (T(1) - decay) * g.v[e] * g.v[e]);
-      const T rms = max_of(sqrt(mean.v[e]), floor);
-      speed.v[e] = settled(momentum * speed.v[e] - base.lr * g.v[e] / rms);
-      w.v[e] = base.shrink * w.v[e] + speed.v[e];
-    }
-    write(mean, square + i);
-    write(speed, v + i);
-    write(w, base.w + i);
+  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& speed, T& mean) const {
+    mean = settled(decay * mean + (T(1) - decay) * g * g);
+    speed = settled(momentum * speed - base.lr * g / max_of(sqrt(mean), floor));
+    w = base.shrink * w + speed;
   }
 };
 
 /// base.lr already holds the bias correction sqrt(1 - beta2^t) / (1 - beta1^t).
 template <class T>
 struct Adam {
-  using Number = T;
-  StepBase<T> base;
   T beta1;
   T beta2;
   T eps;
+  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& second) const {
+    first = settled(beta1 * first + (T(1) - beta1) * g);
+    second = settled(beta2 * second + (T(1) - beta2) * g * g);
+    w = base.shrink * w - base.lr * first / (sqrt(second) + eps);
+  }
+};
+
+template <class T>
+struct Adamax {
+  T beta1;
+  T beta2;
+  T eps;
+  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& most) const {
+    first = settled(beta1 * first + (T(1) - beta1) * g);
+    most = max_of(beta2 * most, abs_of(g));
+    w = base.shrink * w - base.lr * first / (most + eps);
+  }
+};
+
+/// A step of a rule with two moments.
+template <class T, class Rule>
+struct TwoMoments {
+  using Number = T;
+  StepBase<T> base;
+  Rule rule;
   T* m;
   T* v;
   EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
@@ -110,42 +117,9 @@ struct Adam {
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
     const Pack<T, n> g = base.grad(i, w);
-    for (int e = 0; e < n; ++e) {
-      first.v[e] = settled(beta1 * first.v[e] + (T(1) - beta1) * g.v[e]);
-      second.v[e] = settled(beta2 * second.v[e] + (T(1) - beta2) * g.v[e] * g.v[e]);
-      w.v[e] = base.shrink * w.v[e] - base.lr * first.v[e] / (sqrt(second.v[e]) + eps);
-    }
+    for (int e = 0; e < n; ++e) rule(base, g.v[e], w.v[e], first.v[e], second.v[e]);
     write(first, m + i);
     write(second, v + i);
-    write(w, base.w + i);
-  }
-};
-
-template <class T>
-struct Adamax {
-  using Number = T;
-  StepBase<T> base;
-  T beta1;
-  T beta2;
-  T eps;
-  T* m;
-  T* v;
-  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
-  template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
-    base.each_array(f), f(m), f(v);
-  }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), most = read<n>(v + i);
-    const Pack<T, n> g = base.grad(i, w);
-    for (int e = 0; e < n; ++e) {
-      first.v[e] = settled(beta1 * first.v[e] + (T(1) - beta1) * g.v[e]);
-      most.v[e] = max_of(beta2 * most.v[e], abs_of(g.v[e]));
-      w.v[e] = base.shrink * w.v[e] - base.lr * first.v[e] / (most.v[e] + eps);
-    }
-    write(first, m + i);
-    write(most, v + i);
     write(w, base.w + i);
   }
 };
@@ -155,16 +129,19 @@ template <class T, class F>
 void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* v, const F& f) {
   const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
           momentum = T(config.momentum);
-  constexpr int64_t kRoots = 8;  // and quotients
+  const auto two_moments = [&](const auto& rule) {
+    constexpr int64_t kRoots = 8;  // and quotients
+    f(TwoMoments<T, std::decay_t<decltype(rule)>>{base, rule, m, v}, kRoots);
+  };
   switch (config.rule) {
     case Rule::sgd:
       return f(Sgd<T>{base, momentum, m}, 1);
     case Rule::rmsprop:
-      return f(RmsProp<T>{base, momentum, T(config.decay), eps, m, v}, kRoots);
+      return two_moments(RmsProp<T>{momentum, T(config.decay), eps});
     case Rule::adam:
-      return f(Adam<T>{base, beta1, beta2, eps, m, v}, kRoots);
+      return two_moments(Adam<T>{beta1, beta2, eps});
     case Rule::adamax:
-      return f(Adamax<T>{base, beta1, beta2, eps, m, v}, kRoots);
+      return two_moments(Adamax<T>{beta1, beta2, eps});
   }
 }
 
