@@ -160,9 +160,10 @@ class Flow:
         self._core.zero_grad()
 
     def entries(self) -> list[tuple[str, tuple[int, ...], str, int, int]]:
-        """(name, shape, group, offset, size) of every tensor in the flat buffers, in their order.
+        """(name, shape, group, offset, size) of every tensor, the data's side first.
 
-        group: "decay" and "no_decay" are trained, "stats" are running statistics, "fixed" never change.
+        offset: of its first value in the flat buffers, which are ordered by group: "decay" and "no_decay" are
+        trained, "stats" are running statistics, "fixed" never change.
         """
         return self._core.entries()
 

@@ -113,14 +113,11 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
 
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
     """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
-    check_flow("edit", flow)
-    direction = arrays.as_numbers("edit", "direction", direction)
-    if direction.shape != (flow.dims,):
-        raise ShapeError(f"[edit] expected direction as ({flow.dims},), got {direction.shape}")
+    direction = _direction("edit", flow, direction)
     strengths = arrays.as_numbers("edit", "strengths", strengths).astype(flow.dtype)
     if strengths.ndim != 1 or len(strengths) == 0 or not np.isfinite(strengths).all():
         raise ShapeError(f"[edit] expected finite strengths (S,), got {strengths}")
-    z, step = flow.encode(as_floats(flow, x), label), arrays.to_floats("edit", direction, flow.dtype)
+    z, step = flow.encode(as_floats(flow, x), label), direction.astype(flow.dtype)
     columns = []
     for strength in strengths:
         try:
@@ -129,6 +126,29 @@ def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) 
             raise NumericError("[edit] expected strengths that lead to latents with finite data, "
                                f"got {strength:g}: {error}") from error
     return np.stack(columns, axis=1)
+
+
+def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray:
+    """(N,) float64: how much of `direction` (D,), of `attribute`, is in each sample's latent z (Glow's demo).
+
+    z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros.
+    """
+    direction = _direction("project", flow, direction)
+    square = float(direction @ direction)
+    if square == 0:
+        raise ConfigError("[project] expected a direction other than zero, got zeros")
+    x = flow._check("project", x)
+    labels = arrays.check_labels("project", label, len(x), flow.classes)
+    parts = [flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b]) @ direction
+             for a, b in flow._blocks(len(x))]
+    return np.concatenate(parts) / square
+
+
+def _direction(where: str, flow: Flow, direction: Any) -> np.ndarray:
+    numbers = arrays.as_numbers(where, "direction", direction)
+    if numbers.shape != (check_flow(where, flow).dims,):
+        raise ShapeError(f"[{where}] expected direction as ({flow.dims},), got {numbers.shape}")
+    return arrays.to_floats(where, numbers, flow.dtype).astype(np.float64)
 
 
 def enlarged(flow: Flow, factor: int, device: str = "cpu", threads: int = 0) -> Flow:

@@ -38,7 +38,10 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
 
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
-    """Writes a grid of images (N, H, W, 1 or 3) as a picture. Errors: see grid; IoError; MissingExtra without Pillow."""
+    """Writes a grid of images (N, H, W, 1 or 3) as a picture.
+
+    Errors of `grid`; IoError; MissingExtra without Pillow.
+    """
     canvas = grid(images, columns, scale)
     if canvas.shape[2] not in (1, 3):
         raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")

@@ -253,6 +253,14 @@ def test_edit(runs, tmp_path, capsys):
     assert edited.shape == (2, 2, 8, 8, 1) and np.abs(edited[:, 0] - x).max() < 1e-3
     moved = flow.encode(edited[:, 1]) - flow.encode(x)
     assert np.abs(moved - 0.5 * direction).max() < 1e-3
+    shares = z[:9].astype(float) @ direction / (direction @ direction)
+    np.testing.assert_allclose(latent.project(flow, DIGITS.train[:9], direction), shares, atol=1e-6)
+    assert np.abs(latent.project(flow, edited[:, 1], direction)
+                  - latent.project(flow, x, direction) - 0.5).max() < 1e-4
+    with pytest.raises(ef.ConfigError, match=r"\[project\] expected a direction other than zero"):
+        latent.project(flow, x, np.zeros(64))
+    with pytest.raises(ef.ShapeError, match=r"\[project\] expected direction as \(64,\)"):
+        latent.project(flow, x, direction[1:])
     with pytest.raises(ef.NumericError, match="got 1e"):
         latent.edit(flow, DIGITS.test[:1], direction, [0, 1e30])
     for bad in (np.ma.masked_less(direction, 0), ["1.5"] * 64, [[1.0], [1.0, 2.0]], direction * 1j, None):

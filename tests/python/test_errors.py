@@ -327,7 +327,7 @@ class Raises:
         lambda f: latent.as_floats(None, IMAGES), lambda f: latent.reconstruct(None, IMAGES),
         lambda f: latent.interpolate(None, IMAGES, IMAGES), lambda f: latent.manifold(None, IMAGES),
         lambda f: latent.attribute(None, IMAGES, []), lambda f: latent.edit(None, IMAGES, [], []),
-        lambda f: latent.enlarged(None, 2), lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None),
+        lambda f: latent.project(None, IMAGES, []), lambda f: latent.enlarged(None, 2), lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None),
         lambda f: encode_rows(None, [], "z.npy"), lambda f: decode_rows(None, [], "x.npy"),
         lambda f: write_samples(None, 2, "x.npy"), lambda f: score_rows(None, [], "s.csv"),
         lambda f: next(log_probs(None, [])))),

@@ -32,7 +32,7 @@ enum class ScaleLaw {
   glow,      ///< y = (x + t) sigmoid(r + 2)                  (Glow)
   real_nvp,  ///< y = (x + t) exp(g tanh r [+ g'])             (Real NVP; g, g' learned scalars)
   bounded,   ///< y = x exp(b tanh(r / b)) + t, b = 2          (log-scale within +-2)
-  gaussian   ///< y = (x - t) exp(-r): standardises N(t, e^r)  (learned priors)
+  gaussian   ///< y = (x - t) exp(-r): standardises N(t, e^2r), e^2r the variance (learned priors)
 };
 
 /// y2 = x2 + net(x1), log-det 0 (NICE).

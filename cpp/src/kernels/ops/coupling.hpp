@@ -84,7 +84,7 @@ struct BoundedLaw {
   }
 };
 
-/// Standardises N(t, e^r).
+/// Standardises N(t, e^2r), e^2r the variance.
 struct GaussianLaw {
   static constexpr bool affine = true;
   static constexpr bool shift_first = true;
