@@ -20,70 +20,55 @@ EVENFLOW_HD void one_by_one(int64_t& index) {
 // has registers that hold small matrices of such pairs; see MatrixUnit. `parts`: bfloat16 numbers that a
 // float32 operand is taken apart into, see split. `copies`: whether operands whose rows are so far apart are
 // copied to where they lie one after the other; it pays where a tile takes a row of both in few cycles.
-// `gradient_rows` x `gradient_vectors` is the tile of a gradient of weights. `panels`: whether long batches'
-// hidden float32 activations lie in panels (see gemm::Matrix), whose columns such a tile divides.
+// `panels`: whether long batches' hidden float32 activations lie in panels (see gemm::Matrix); gradients of
+// weights then have a tile of `gradient_rows` x `gradient_vectors`, which divides their columns.
 
-struct Baseline {
+/// What holds where an instruction set does not say otherwise.
+struct AnyIsa {
+  static constexpr bool panels = false, pair_dot = false, matrix = false;
+  static constexpr int gradient_rows = 0, gradient_vectors = 0;
+  static constexpr int parts = 1;
+  static constexpr bool copies(int64_t) { return false; }
+};
+
+struct Baseline : AnyIsa {
   static constexpr const char* name = "baseline";
   static constexpr int vector_bytes = 16;
   static constexpr int rows = 6;
-  static constexpr int gradient_rows = 6, gradient_vectors = 2;
-  static constexpr bool panels = false;
-  static constexpr bool pair_dot = false;
-  static constexpr bool matrix = false;
-  static constexpr int parts = 1;
-  static bool copies(int64_t) { return false; }
 };
 
-struct Avx2 {
+struct Avx2 : AnyIsa {
   static constexpr const char* name = "avx2";
   static constexpr int vector_bytes = 32;
   static constexpr int rows = 6;
-  static constexpr int gradient_rows = 6, gradient_vectors = 2;
-  static constexpr bool panels = false;
-  static constexpr bool pair_dot = false;
-  static constexpr bool matrix = false;
-  static constexpr int parts = 1;
-  static bool copies(int64_t) { return true; }
+  static constexpr bool copies(int64_t) { return true; }
 };
 
-struct Avx512 {
+struct Avx512 : AnyIsa {
   static constexpr const char* name = "avx512";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
-  static constexpr int gradient_rows = 8, gradient_vectors = 3;
   static constexpr bool panels = true;
-  static constexpr bool pair_dot = false;
-  static constexpr bool matrix = false;
-  static constexpr int parts = 1;
+  static constexpr int gradient_rows = 8, gradient_vectors = 3;
   /// Intel's do two multiply-adds of 64 bytes at once.
   static bool copies(int64_t row_bytes) { return row_bytes >= 1024 && is_intel(); }
 };
 
 /// AVX-512 with VDPBF16PS.
-struct Avx512Bf16 {
+struct Avx512Bf16 : AnyIsa {
   static constexpr const char* name = "avx512_bf16";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
-  static constexpr int gradient_rows = 14, gradient_vectors = 2;
-  static constexpr bool panels = false;
   static constexpr bool pair_dot = true;
-  static constexpr bool matrix = false;
-  static constexpr int parts = 1;
-  static bool copies(int64_t) { return false; }
 };
 
 /// AVX-512 with VDPBF16PS and TDPBF16PS. `rows` and two vectors are what four of its registers hold.
-struct Amx {
+struct Amx : AnyIsa {
   static constexpr const char* name = "amx";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 32;
-  static constexpr int gradient_rows = 32, gradient_vectors = 2;
-  static constexpr bool panels = false;
   static constexpr bool pair_dot = true;
   static constexpr bool matrix = true;
-  static constexpr int parts = 1;
-  static bool copies(int64_t) { return false; }
 };
 
 /// The same for float32: each number as the sum of three bfloat16 ones.
