@@ -114,32 +114,38 @@ def speed(a, folder: str) -> dict:
 
 
 def our_failures(folder: str, works: list[str]) -> dict:
-    """run.py notes what fails and goes on, as it must with peers; here evenflow's calls count."""
+    """run.py notes what fails and goes on, as it must with peers; here evenflow's calls count, and memory."""
     failures = {}
     for work in works:
         with open(os.path.join(folder, work + ".json")) as file:
             libraries = json.load(file)["libraries"]
         for library, entry in libraries.items():
-            if library.startswith("evenflow") and (entry.get("errors") or "median_ms" not in entry):
+            if not library.startswith("evenflow"):
+                continue
+            if entry.get("errors") or "median_ms" not in entry:
                 failures[f"{work}, {library}"] = str(entry.get("errors") or entry)
+            elif not all((entry.get("peak_mb") or {}).values()):
+                failures[f"{work}, {library}"] = f"expected memory in MB, got {entry['peak_mb']}"
     return failures
 
 
 def kernels(text: str) -> list[dict]:
     """ncu's CSV, a line for a launch's metric, as a dict for a kernel: the longest first.
 
-    Launches, milliseconds, and percents of peaks, weighted by time; None where ncu has no number.
+    Launches, milliseconds, and percents of peaks, weighted by time; None where ncu has no number. Launches without a
+    time are left out.
     """
     launches: dict = {}
     for row in csv.DictReader(line for line in text.splitlines() if line.startswith('"')):
-        value = row["Metric Value"].replace(",", "")
-        if row["Metric Name"] == TIME and row["Metric Unit"] not in ("ns", "nsecond"):
+        digits = row["Metric Value"].replace(",", "")
+        value = float(digits) if re.fullmatch(r"[\d.eE+-]+", digits) else None
+        if row["Metric Name"] == TIME and value is not None and row["Metric Unit"] not in ("ns", "nsecond"):
             raise ValueError(f"[kernels] expected times in ns, got {row['Metric Unit']}")
         launch = launches.setdefault((row["Process ID"], row["ID"]), {"kernel": short_name(row["Kernel Name"])})
-        launch[row["Metric Name"]] = float(value) if re.fullmatch(r"[\d.eE+-]+", value) else None
-    found = []
-    for name in dict.fromkeys(launch["kernel"] for launch in launches.values()):
-        its = [launch for launch in launches.values() if launch["kernel"] == name]
+        launch[row["Metric Name"]] = value
+    timed, found = [launch for launch in launches.values() if launch.get(TIME) is not None], []
+    for name in dict.fromkeys(launch["kernel"] for launch in timed):
+        its = [launch for launch in timed if launch["kernel"] == name]
         entry = {"kernel": name, "launches": len(its), "ms": 1e-6 * sum(launch[TIME] for launch in its)}
         for kind, metric in PERCENTS.items():
             known = [(launch[TIME], launch[metric]) for launch in its if launch.get(metric) is not None]

@@ -12,9 +12,11 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import machine
@@ -38,6 +40,8 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", default=sys.executable, help="has torch and the libraries over it")
     parser.add_argument("--jax-python", default=sys.executable, help="has jax and flowjax")
+    parser.add_argument("--limit", type=float, default=900, metavar="SECONDS",
+                        help="for one timing, with what is compiled for it")
     parser.add_argument("--wheel", help="report its size with the import times")
     parser.add_argument("--out", help="folder for one JSON file a work")
     a = parser.parse_args()
@@ -78,7 +82,7 @@ class Worker:
     """A process that times calls when asked to."""
 
     def __init__(self, a, work: str, library: str, threads: int):
-        self.library, self.threads, self.seconds = library, threads, a.seconds
+        self.library, self.threads, self.seconds, self._limit = library, threads, a.seconds, a.limit
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(command(a, work, library, threads, "--turns"), stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=self._errors, text=True)
@@ -96,11 +100,19 @@ class Worker:
         self._errors.close()
 
     def _answer(self) -> dict:
-        for line in self._process.stdout:  # a library may print too
-            if line.startswith("{"):
-                return json.loads(line)
+        late = threading.Timer(self._limit, self._process.kill)
+        late.start()
+        try:
+            for line in self._process.stdout:  # a library may print too
+                if line.startswith("{"):
+                    return json.loads(line)
+        finally:
+            late.cancel()
+        status = self._process.wait()
+        if status == -signal.SIGKILL and late.finished.is_set():
+            return {"error": f"expected an answer within {self._limit:g} s, got none"}
         self._errors.seek(0)
-        return {"error": died(self._process.wait(), self._errors.read())}
+        return {"error": died(status, self._errors.read())}
 
     def time(self, call: str) -> None:
         if call not in self.head.get("calls", ()):

@@ -68,10 +68,10 @@ def scaling(options, run_process) -> dict:
         ms = [r["ms"]["step"] for r in results]
         median = statistics.median(ms)
         speed = 1e-6 * operations("glow", results[0]["sizes"])["step"] / median
-        rows.append({"change": change, "step_ms": median, "gflops": speed, "peak_mb": results[0]["peak_mb"],
+        rows.append({"change": change, "step_ms": median, "gflops": speed, "peak_mb": results[0]["peak_mb"]["step"],
                      "rounds": ms})
         label = ", ".join(f"{k} {v}" for k, v in change.items())
-        print(f"{label:20}{median:9.4g} ms{speed:10.1f}{results[0]['peak_mb']:10.0f}")
+        print(f"{label:20}{median:9.4g} ms{speed:10.1f}{results[0]['peak_mb']['step']:10.0f}")
     return {"sizes": {**GLOW, **base}, "peak": measured, "steps": rows}
 
 

@@ -40,11 +40,36 @@ def peak_mb() -> float:
 
 
 def gpu_mb() -> float:
-    """Memory that this process has taken of the GPU; all libraries here keep what they have freed."""
-    done = subprocess.run(["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"],
+    """Memory that is taken of the GPU. Of the card: a container's driver does not know its processes."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    done = subprocess.run(["nvidia-smi", "-i", card, "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
                           check=True, capture_output=True, text=True)
-    rows = (line.split(",") for line in done.stdout.splitlines())
-    return sum(1.048576 * float(used) for pid, used in rows if int(pid) == os.getpid())
+    return 1.048576 * float(done.stdout)
+
+
+class Memory:
+    """Megabytes that this process has taken so far; all libraries here keep what they have freed on a GPU.
+
+    There they count from the process' start, with CUDA's context, and nobody else may use the card.
+    """
+
+    def __init__(self, device: str):
+        self._on_gpu, self._before = device == "cuda", 0.0
+        if self._on_gpu:
+            self._before = self._read() or 0.0
+
+    def taken(self) -> float | None:
+        """None where the machine does not tell."""
+        now = self._read() if self._on_gpu else peak_mb()
+        return None if now is None else now - self._before
+
+    @staticmethod
+    def _read() -> float | None:
+        try:
+            return gpu_mb()
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            print(f"expected memory of the GPU from nvidia-smi, got: {error}", file=sys.stderr)
+            return None
 
 
 def reason(error: Exception) -> str:
@@ -56,6 +81,7 @@ class Work:
     """A model in one library, and calls of it by name."""
 
     def __init__(self, a):
+        self.memory = Memory(a.device)
         work = ALL_WORKS[a.work]
         changes = {name: int(value) for name, value in (item.split("=") for item in a.set)}
         sizes = {**work.sizes, **(work.smoke if a.smoke else {}), **changes}
@@ -65,7 +91,6 @@ class Work:
         calls = module.build(a.library, work.model, sizes, a.threads, a.device)
         self.calls = {name: calls[name] for name in a.calls or work.calls if name in calls}
         self.head = {"sizes": sizes, "versions": module.versions(a.library), "calls": list(self.calls)}
-        self.memory_mb = gpu_mb if a.device == "cuda" else peak_mb
         self.warm: set = set()
 
     def time(self, name: str, seconds: float) -> dict:
@@ -78,7 +103,7 @@ class Work:
             found = {"ms": median_ms(call, seconds)}
         except Exception as error:  # the other calls may work
             return {"error": reason(error)}
-        return {**found, "peak_mb": self.memory_mb()} if name.startswith("step") else found
+        return {**found, "peak_mb": self.memory.taken()} if name.startswith("step") else found
 
 
 def opened(a) -> tuple[Work | None, dict]:
@@ -94,10 +119,10 @@ def opened(a) -> tuple[Work | None, dict]:
 
 def collected(head: dict, timings: dict[str, dict]) -> dict:
     """What a library's timings of one round come to."""
-    peaks = [t["peak_mb"] for t in timings.values() if "peak_mb" in t]
+    peaks = {call: t["peak_mb"] for call, t in timings.items() if "peak_mb" in t}
     return {**head, "ms": {call: t["ms"] for call, t in timings.items() if "ms" in t},
             "errors": {call: t["error"] for call, t in timings.items() if "error" in t},
-            **({"peak_mb": peaks[-1]} if peaks else {})}
+            **({"peak_mb": peaks} if peaks else {})}
 
 
 def main():

@@ -34,6 +34,7 @@ def test_kernels_of_ncu(gpu, capsys):
                       *lines(gpu, 0, FILL, ("2,000", "80.5", "n/a")),
                       *lines(gpu, 1, PRODUCT, ("1,000,000", "10", "60")),
                       *lines(gpu, 2, PRODUCT, ("3,000,000.00", "20", "40")),
+                      *lines(gpu, 3, FILL, ("n/a", "n/a", "n/a")),
                       "==PROF== Disconnected from process 77"])
     product, fill = gpu.kernels(text)
     assert product == {"kernel": "Product<Bf16, (int)128>", "launches": 2, "ms": pytest.approx(4),
@@ -53,12 +54,34 @@ def test_kernels_in_another_unit(gpu):
 
 def test_failures_of_our_calls(gpu, tmp_path):
     """A peer may fail."""
-    good = {"median_ms": {"step": 1.0}, "errors": {}}
-    for name, ours in (("one", good), ("two", {**good, "errors": {"sample": "no"}}), ("three", {"error": "gone"})):
+    good = {"median_ms": {"step": 1.0}, "errors": {}, "peak_mb": {"step": 600.0}}
+    for name, ours in (("one", good), ("two", {**good, "errors": {"sample": "no"}}), ("three", {"error": "gone"}),
+                       ("four", {**good, "peak_mb": {"step": 600.0, "step_rebuilding": None}})):
         libraries = {"evenflow": ours, "torch": {"missing": "no torch"}}
         (tmp_path / f"{name}.json").write_text(json.dumps({"libraries": libraries}))
-    assert gpu.our_failures(tmp_path, ["one", "two", "three"]) == {
-        "two, evenflow": "{'sample': 'no'}", "three, evenflow": "{'error': 'gone'}"}
+    assert gpu.our_failures(tmp_path, ["one", "two", "three", "four"]) == {
+        "two, evenflow": "{'sample': 'no'}", "three, evenflow": "{'error': 'gone'}",
+        "four, evenflow": "expected memory in MB, got {'step': 600.0, 'step_rebuilding': None}"}
+
+
+def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
+    """What the card has lost since the process began; None, and no error, where nobody tells."""
+    worker = importlib.import_module("worker")
+    smi = tmp_path / "nvidia-smi"
+
+    def tells(text):
+        smi.write_text(f"#!/bin/sh\necho '{text}'\n")
+        smi.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tells("1000")
+    memory = worker.Memory("cuda")
+    tells("3000")
+    assert memory.taken() == pytest.approx(2000 * 1.048576)
+    tells("[N/A]")
+    assert memory.taken() is None
+    timings = {"step_rebuilding": {"ms": 1.0, "peak_mb": 1200.0}, "step": {"ms": 1.0, "peak_mb": 9800.0}}
+    assert worker.collected({}, timings)["peak_mb"] == {"step_rebuilding": 1200.0, "step": 9800.0}
 
 
 def run(tmp_path, *options):
@@ -72,7 +95,8 @@ def run(tmp_path, *options):
 def test_calls_in_turns(tmp_path):
     result, table = run(tmp_path)
     ours = result["libraries"]["evenflow"]
-    assert ours["ratio"] == {"step": 1, "log_prob": 1, "sample": 1} and ours["errors"] == {} and ours["peak_mb"] > 1
+    assert ours["ratio"] == {"step": 1, "log_prob": 1, "sample": 1} and ours["errors"] == {}
+    assert list(ours["peak_mb"]) == ["step"] and ours["peak_mb"]["step"] > 1
     assert [set(r["evenflow"]["ms"]) for r in result["rounds"]] == [{"step", "log_prob", "sample"}] * 2
     assert all(ms > 0 for r in result["rounds"] for ms in r["evenflow"]["ms"].values())
     assert "step" in table and "evenflow" in table
@@ -85,3 +109,11 @@ def test_a_library_whose_process_dies(tmp_path):
     result, table = run(tmp_path, "--python", str(python))
     assert result["libraries"] == {"evenflow": {"error": "exit status 3: no such thing"}}
     assert "error: exit status 3: no such thing" in table
+
+
+def test_a_library_that_does_not_answer(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 100\n")
+    python.chmod(0o755)
+    result, _ = run(tmp_path, "--python", str(python), "--limit", "0.5")
+    assert result["libraries"] == {"evenflow": {"error": "expected an answer within 0.5 s, got none"}}

@@ -110,7 +110,7 @@ CudaDevice::CudaDevice() {
   uint64_t all = UINT64_MAX;
   check(cudaDeviceGetDefaultMemPool(&pool_, chosen), "the memory pool");
   check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
-  reads_pageable_ = attribute(cudaDevAttrPageableMemoryAccessUsesHostPageTables);
+  reads_pageable_ = attribute(cudaDevAttrPageableMemoryAccess);
 }
 
 CudaDevice::~CudaDevice() {
@@ -155,7 +155,7 @@ int64_t CudaDevice::free_memory() const {
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
   repeats_.interrupt();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
-  // The runtime has read pageable memory when the call returns, unless it may leave that to the GPU.
+  // The runtime has read pageable memory when the call returns, where it has to stage it for the GPU.
   if (reads_pageable_) check(cudaStreamSynchronize(stream_), "a copy to the GPU");
 }
 
