@@ -361,6 +361,39 @@ def test_no_infinity_comes_out():
         flow.sample(3, temperature=1e38)
 
 
+@pytest.mark.parametrize("make", [
+    lambda: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, learn_top=True, classes=3),
+    lambda: ef.Glow((4, 4, 2), levels=1, steps=1, hidden=8, coupling="additive", permutation="lu"),
+    lambda: ef.RealNVP((4, 4, 2), scales=2, base_dim=4, residual_blocks=1),
+    lambda: ef.RealNVP((4, 4, 2), scales=1, base_dim=4, residual_blocks=1, bottleneck=True, batch_norm=False,
+                       weight_norm=False, skip=False),
+    lambda: ef.NICE((4, 4, 2), couplings=2, hidden=(8, 8), preprocess="standardize"),
+    lambda: ef.RealNVP(32, couplings=4, hidden=(8, 8), batch_norm=True, permutation="lu"),
+    lambda: ef.RealNVP(32, couplings=2, hidden=(8,), actnorm=True, preprocess="whiten", prior="logistic"),
+])
+def test_nan_in_any_tensor_is_found(images, make):
+    """Not a ReLU nor a maximum may make a number of it."""
+    x, labels = images
+    flow = make()
+    x = x if flow.is_image else x.reshape(64, 32).astype(np.float32)
+    label = labels if flow.classes else None
+    flow.init(x)
+    flow.fit(x, label=label, epochs=2)
+    for name, value in flow.named_parameters().items():
+        if name == "initialized":
+            continue
+        kept = value.copy()
+        value[...] = np.nan
+        if name != "preprocess.inverse":
+            with pytest.raises(ef.NumericError):
+                print(name, flow.log_prob(x, label=label))
+        if name not in ("preprocess.matrix", "preprocess.logdet"):
+            with pytest.raises(ef.NumericError):
+                print(name, flow.sample(64, label=label))
+        value[...] = kept
+    flow.log_prob(x, label=label)
+
+
 def test_missing_extra():
     with pytest.raises(ImportError, match=r'\[here\] expected No to be installed \(pip install "evenflow\[no\]"\)'
                        ) as error:

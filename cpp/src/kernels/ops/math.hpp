@@ -23,6 +23,7 @@ EVENFLOW_HD int32_t float_to_bits(float f) {
   return bits;
 }
 
+/// b where one is NaN; so is min_of.
 template <class T>
 EVENFLOW_HD T max_of(T a, T b) {
   return a > b ? a : b;

@@ -4,7 +4,7 @@
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
-// Element work inside conditioners.
+// Element work inside conditioners. A ReLU is max_of(0, v): of NaN it is NaN, which an error then names.
 
 namespace evenflow::ops {
 
@@ -93,7 +93,7 @@ struct NormRelu {
     Pack<T, n> out = read<n>(x + row * x_stride + c);
     for (int e = 0; e < n; ++e) {
       const T v = (out.v[e] + by.v[e]) * times.v[e] + more.v[e];
-      out.v[e] = relu ? max_of(v, T(0)) : v;
+      out.v[e] = relu ? max_of(T(0), v) : v;
     }
     write(out, y + row * y_stride + c);
   }
@@ -179,8 +179,8 @@ struct ConcatRelu {
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const T v = gain * x[row * x_stride + c];
     T* out = y + row * y_stride;
-    out[c] = max_of(v, T(0));
-    out[c + channels] = max_of(-v, T(0));
+    out[c] = max_of(T(0), v);
+    out[c + channels] = max_of(T(0), -v);
     if (parity >= 0 && c == 0) {
       out[2 * channels] = ((row / width % height + row % width) & 1) == parity ? T(1) : T(0);
     }
