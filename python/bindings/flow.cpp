@@ -17,7 +17,7 @@ py::array_t<T> borrowed(const py::object& owner, T* data, int64_t size) {
 
 template <class T>
 void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
-             const py::object& labels) {
+             const py::object& labels, int64_t first_row) {
   const char* call = "forward";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims);
@@ -26,6 +26,7 @@ void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py
   const int32_t* label = labels_of(labels, in.n, call);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out),
                     arrays.out(det));
   arrays.bring();
@@ -33,7 +34,7 @@ void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py
 
 template <class T>
 void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py::object& logdet,
-             const py::object& labels) {
+             const py::object& labels, int64_t first_row) {
   const char* call = "inverse";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(z, call, "z", dims);
@@ -42,19 +43,22 @@ void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py
   const int32_t* label = labels_of(labels, in.n, call);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, label, arrays.out(out, self.flow.sample_shape()),
                     arrays.out(det));
   arrays.bring();
 }
 
 template <class T>
-void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& labels) {
+void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& labels,
+              int64_t first_row) {
   const char* call = "log_prob";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", 1, in.n);
   const int32_t* label = labels_of(labels, in.n, call);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   const View<const T> there = arrays.in(in, self.flow.sample_shape());
   if (out.on_device || ctx.on_host()) {
     self.flow.log_prob(ctx, self.arena, there, label, arrays.out(out));
@@ -65,12 +69,13 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
 
 template <class T>
 void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& labels,
-            int64_t first) {
+            int64_t first, int64_t first_row) {
   const char* call = "sample";
   const auto out = batch_of<T>(x, call, "x", self.flow.dims());
   const int32_t* label = labels_of(labels, out.n, call);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   self.flow.sample(ctx, self.arena, first, temperature, seed, label,
                    arrays.out(out, self.flow.sample_shape()));
   arrays.bring();
@@ -123,7 +128,7 @@ void inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx
 
 template <class T>
 void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& log_prob,
-                       const py::object& grad, const py::object& labels) {
+                       const py::object& grad, const py::object& labels, int64_t first_row) {
   const char* call = "log_prob_and_grad";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims);
@@ -133,6 +138,7 @@ void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), label, arrays.out(out),
                               arrays.out(dx, shape));
   arrays.bring();
@@ -363,16 +369,17 @@ void bind_class(py::module_& m, const char* name) {
       .def("scale", &scale<T>, "array"_a, "factor"_a)
       .def("first_not_finite", &first_not_finite<T>, "array"_a)
       .def("init", &init<T>, "x"_a)
-      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "labels"_a = py::none())
-      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "labels"_a = py::none())
-      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "labels"_a = py::none())
+      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "labels"_a = py::none(), "first_row"_a = 0)
+      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "labels"_a = py::none(), "first_row"_a = 0)
+      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "labels"_a = py::none(), "first_row"_a = 0)
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(),
-           "first"_a = 0)
+           "first"_a = 0, "first_row"_a = 0)
       .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "labels"_a = py::none())
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,
            "labels"_a = py::none())
-      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "labels"_a = py::none())
+      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "labels"_a = py::none(),
+           "first_row"_a = 0)
       .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "labels"_a = py::none(),
            "activation_budget"_a = -1, "max_norm"_a = 0.0, "average"_a = py::none(), "decay"_a = 0.0)
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,

@@ -196,7 +196,7 @@ class Flow:
         labels = arrays.check_labels("forward", label, len(x), self.classes)
         z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
-            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(labels, a, b))
+            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(labels, a, b), a)
         return z, logdet
 
     def inverse(self, z: Any, label: Any = None) -> tuple[Array, Array]:
@@ -205,7 +205,7 @@ class Flow:
         labels = arrays.check_labels("inverse", label, len(z), self.classes)
         x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
-            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(labels, a, b))
+            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(labels, a, b), a)
         return x, logdet
 
     def encode(self, x: Any, label: Any = None) -> Array:
@@ -231,7 +231,7 @@ class Flow:
             return out
         for a, b in self._blocks(len(x)):
             block = self._block("log_prob", x, a, b, seed, first)
-            self._core.log_prob(block, out[a:b], _rows(labels, a, b))
+            self._core.log_prob(block, out[a:b], _rows(labels, a, b), a)
         return out
 
     def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None,
@@ -250,7 +250,7 @@ class Flow:
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(labels, a, b))
+            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(labels, a, b), a)
         return log_prob, grad
 
     def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> Array:
@@ -281,7 +281,7 @@ class Flow:
             raise MemoryError(f"[sample] expected memory for {n} samples, got: {error}") from error
         labels = arrays.check_labels("sample", label, n, self.classes)
         for a, b in self._blocks(n):
-            self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a)
+            self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a, first_row=a)
         return x
 
     def class_log_prob(self, x: Any) -> Array:

@@ -229,6 +229,36 @@ TEST_CASE("a model refuses what does not fit it") {
   CHECK_NOTHROW(model.log_prob(ctx, x.data(), 1, out, options));  // the context is free again
 }
 
+TEST_CASE("errors count the rows of the call, not of the blocks that it is computed in") {
+  GlowConfig config;
+  config.shape = {0, 64, 64, 3};
+  config.levels = 1;
+  config.steps = 1;
+  config.hidden = 4;
+  config.classes = 3;
+  const Model model(initialised<float>(config));
+  Context ctx;
+  const int64_t n = 342;  // a block has 341
+  std::vector<float> z(static_cast<size_t>(n * model.dims())), x(z.size());
+  std::vector<double> logdet(static_cast<size_t>(n));
+  std::vector<int32_t> labels(static_cast<size_t>(n));
+  CallOptions options;
+  options.labels = labels.data();
+  z[z.size() - 1] = 3e38f;
+  z[z.size() - 2] = -3e38f;
+  const auto error = [&] {
+    try {
+      model.inverse(ctx, z.data(), n, x.data(), logdet.data(), options);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CHECK(error().find("for sample 341") != std::string::npos);
+  labels[341] = 7;
+  CHECK(error() == "[inverse] expected labels in 0 ... 2, got 7 at 341");
+}
+
 TEST_CASE("an optimiser's file continues it, and no other") {
   const TemporaryFile file("optimizer.safetensors");
   Trainable<float> model = initialised<float>(table());

@@ -78,6 +78,28 @@ def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
         table_model.log_prob(x)
 
 
+def test_place_of_overflow_in_later_blocks(monkeypatch):
+    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 2 * 64)
+    flow = ef.NICE(2, couplings=2, hidden=())
+    x = np.random.default_rng(0).standard_normal((200, 2))
+    flow.init(x)
+    for name, value in flow.named_parameters().items():
+        if name.endswith("weight"):
+            value[...] = 2.0
+    x[150] = 3e38
+    for call in (flow.forward, flow.log_prob, flow.log_prob_and_grad, flow.inverse):
+        with pytest.raises(ef.NumericError, match="for sample 150$"):
+            call(x)
+    temperature = 1e36
+    with pytest.raises(ef.NumericError, match="for sample 157;"):
+        while True:
+            flow.sample(200, temperature, seed=7)
+            temperature *= 1.05
+    flow.sample(157, temperature, seed=7)
+    with pytest.raises(ef.NumericError, match="for sample 0;"):
+        flow.sample(1, temperature, seed=7, first=157)
+
+
 @pytest.mark.parametrize("call", ["inverse", "decode"])
 def test_bad_latents(model, call):
     with pytest.raises(ef.ShapeError, match=r"expected \(N, 32\), got \(2, 31\)"):

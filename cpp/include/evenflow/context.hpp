@@ -131,6 +131,10 @@ class EVENFLOW_API Context {
   Ranks* ranks() const { return ranks_; }
   void set_ranks(Ranks* ranks) { ranks_ = ranks; }
 
+  /// What errors call the first sample of a call; not 0 where the call is a block of a larger one.
+  int64_t first_row() const { return first_row_; }
+  void set_first_row(int64_t row) { first_row_ = row; }
+
   /// Makes contexts of one thread each for `count` threads that work side by side.
   void prepare_children(int count);
   Context& child(int rank) { return *children_[static_cast<size_t>(rank)]; }
@@ -147,6 +151,7 @@ class EVENFLOW_API Context {
   const KernelSet<double>* kernels_f64_;
   std::vector<std::unique_ptr<Context>> children_;
   Ranks* ranks_ = nullptr;
+  int64_t first_row_ = 0;
   MatmulPrecision matmul_precision_ = MatmulPrecision::highest;
 };
 
@@ -166,6 +171,19 @@ class RanksScope {
  private:
   Context& ctx_;
   Ranks* before_;
+};
+
+/// A context whose errors count samples from this one during the lifetime.
+class RowsScope {
+ public:
+  RowsScope(Context& ctx, int64_t first) : ctx_(ctx), before_(ctx.first_row()) { ctx.set_first_row(first); }
+  ~RowsScope() { ctx_.set_first_row(before_); }
+  RowsScope(const RowsScope&) = delete;
+  RowsScope& operator=(const RowsScope&) = delete;
+
+ private:
+  Context& ctx_;
+  int64_t before_;
 };
 
 /// Gives back everything taken from a workspace during its lifetime.

@@ -6,6 +6,7 @@
 
 #include "evenflow/error.hpp"
 #include "evenflow/model.hpp"
+#include "models/passes.hpp"
 
 // What every call of a Model checks before it computes.
 
@@ -40,6 +41,7 @@ inline void check_batch(const char* call, int64_t n, int64_t classes, const Call
   if (options.labels && !classes) {
     fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
   }
+  check_labels(call, options.labels, n, classes);
 }
 
 template <class T>

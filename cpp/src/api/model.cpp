@@ -59,6 +59,7 @@ struct Model::Impl {
     const int64_t rows = std::max<int64_t>(1, kBlockValues / dims);
     for (int64_t a = 0; a < n; a += rows) {
       const int64_t count = std::min(rows, n - a);
+      const RowsScope counted(ctx, a);
       const int32_t* labels = options.labels ? options.labels + a : nullptr;
       if constexpr (std::is_same<X, T>::value) {
         f(a, count, labels, x + a * dims);
@@ -202,6 +203,7 @@ void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) co
   const int64_t rows = std::max<int64_t>(1, kBlockValues / impl_->dims);
   for (int64_t a = 0; a < n; a += rows) {
     const int64_t count = std::min(rows, n - a);
+    const RowsScope counted(ctx, a);
     model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed,
                       options.labels ? options.labels + a : nullptr, impl_->view(x + a * impl_->dims, count));
   }

@@ -9,6 +9,7 @@
 #include "evenflow/error.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/passes.hpp"
 #include "models/tiles.hpp"
 
 namespace evenflow {
@@ -214,15 +215,19 @@ void Flow<T>::check_input(const char* call, const Shape& x) const {
   }
 }
 
-template <class T>
-void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) const {
-  if (!classes_) return;
+void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t classes) {
+  if (!classes) return;
   if (!labels) fail<ConfigError>(call, "expected ", n, " labels for a class-conditional model, got none");
   for (int64_t i = 0; i < n; ++i) {
-    if (labels[i] < 0 || labels[i] >= classes_) {
-      fail<ConfigError>(call, "expected labels in 0 ... ", classes_ - 1, ", got ", labels[i], " at ", i);
+    if (labels[i] < 0 || labels[i] >= classes) {
+      fail<ConfigError>(call, "expected labels in 0 ... ", classes - 1, ", got ", labels[i], " at ", i);
     }
   }
+}
+
+template <class T>
+void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) const {
+  evenflow::check_labels(call, labels, n, classes_);
 }
 
 template <class T>
@@ -373,14 +378,14 @@ std::string nonfinite_result(Context& ctx, const std::string& layer, View<const 
   const NotFinite found = first_nonfinite(ctx, v);
   if (found.pixel >= 0) {
     text << found.value << " from layer " << layer << ", channel " << found.channel << ", for sample "
-         << found.pixel / v.shape.pixels_per_sample();
+         << ctx.first_row() + found.pixel / v.shape.pixels_per_sample();
     return text.str();
   }
   HostScope host(ctx);
   const double* det = host.read(logdet, n);
   for (int64_t i = 0; i < n; ++i) {
     if (std::isfinite(det[i])) continue;
-    text << "log-determinant " << det[i] << " from layer " << layer << ", for sample " << i;
+    text << "log-determinant " << det[i] << " from layer " << layer << ", for sample " << ctx.first_row() + i;
     return text.str();
   }
   return "";
@@ -396,7 +401,7 @@ void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* 
   const NotFinite input = first_nonfinite(ctx, x);
   if (input.pixel >= 0) {
     fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,
-                       " of sample ", input.pixel / x.shape.pixels_per_sample());
+                       " of sample ", ctx.first_row() + input.pixel / x.shape.pixels_per_sample());
   }
   const int64_t n = x.shape.n;
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};

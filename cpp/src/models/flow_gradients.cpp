@@ -361,7 +361,7 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   const T* values = host.read(static_cast<const T*>(dense.data), size);
   const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
   fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
-                     (bad - values) / dims());
+                     ctx.first_row() + (bad - values) / dims());
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.

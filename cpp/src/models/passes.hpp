@@ -19,7 +19,8 @@ inline uint64_t bits_of(double value) {
   return bits;
 }
 
-/// What clip_grad_norm and update_average refuse.
+/// What calls with labels, clip_grad_norm and update_average refuse.
+void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t classes);
 void check_max_norm(double max_norm);
 void check_average_decay(double decay);
 
