@@ -20,11 +20,13 @@ KIND = "evenflow model"
 def save(flow: Flow, path: str | os.PathLike[str], marks: dict[str, str] | None = None) -> None:
     """Writes the model. The file appears complete or not at all: IoError leaves an old one as it was.
 
-    marks: more entries of the file's metadata.
+    NumericError, before anything is written, where a value is not finite: no reader takes it.  marks: more
+    entries of the file's metadata.
     """
     metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config),
                 **(marks or {})}
     tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
+    expect_finite("save", tensors)
     _core.write_safetensors(os.fspath(path), tensors, metadata)
 
 
@@ -69,6 +71,14 @@ def read(path: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise IoError(f"[load] {path}: expected format {FORMAT}, got {metadata.get('format')!r} "
                       f"(written by evenflow {metadata.get('evenflow')})")
     return tensors, metadata
+
+
+def expect_finite(where: str, tensors: dict[str, np.ndarray]) -> None:
+    """NumericError where a tensor to write holds what no reader takes: a good file must not give way to it."""
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise NumericError(f"[{where}] expected finite values in {name!r}, got NaN or infinity; "
+                               "nothing was written")
 
 
 def check_names(path: str, wanted: set[str], got: set[str]) -> None:

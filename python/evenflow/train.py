@@ -444,6 +444,9 @@ class Trainer:
                     "config": json.dumps(self.flow.config), "data": self.data_mark,
                     "settings": json.dumps(dataclasses.asdict(self.settings)),
                     "progress": json.dumps(progress)}
+        checkpoint.expect_finite("fit", tensors)
+        with self.kept():  # of both files none is replaced unless both are good
+            checkpoint.expect_finite("fit", self.flow.named_parameters())
         _core.write_safetensors(state_path(path), tensors, metadata)
         with self.kept():
             checkpoint.save(self.flow, path, mark)

@@ -259,6 +259,26 @@ TEST_CASE("errors count the rows of the call, not of the blocks that it is compu
   CHECK(error() == "[inverse] expected labels in 0 ... 2, got 7 at 341");
 }
 
+TEST_CASE("what no reader takes leaves the older file") {
+  const TemporaryFile file("older.safetensors");
+  Trainable<float> model = initialised<float>(table());
+  Optimizer<float> optimizer(model.flow.layout(), {});
+  save(file.path, model);
+  const float kept = model.arena.values()[0];
+  model.arena.values()[0] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_AS(save(file.path, model), NumericError);
+  model.arena.values()[0] = kept;
+  CHECK_NOTHROW(load_trainable<float>(file.path));
+  save_optimizer(file.path, optimizer);
+  optimizer.moments()[1].data()[0] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_WITH_AS(
+      save_optimizer(file.path, optimizer),
+      "[save_optimizer] expected finite values in 'moment1', got NaN or infinity; nothing was "
+      "written",
+      NumericError);
+  CHECK_NOTHROW(load_optimizer(file.path, optimizer));
+}
+
 TEST_CASE("an optimiser's file continues it, and no other") {
   const TemporaryFile file("optimizer.safetensors");
   Trainable<float> model = initialised<float>(table());

@@ -69,6 +69,17 @@ def test_a_permutation_with_a_channel_twice(permutation):
             call(x)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_no_reader_takes_leaves_the_older_file(tmp_path, table_model, bad):
+    table_model.save(tmp_path / "m.safetensors")
+    good = (tmp_path / "m.safetensors").read_bytes()
+    table_model.named_parameters()["coupling1.dense0.bias"][2] = bad
+    with pytest.raises(ef.NumericError, match=r"\[save\] expected finite values in 'coupling1.dense0.bias'"):
+        table_model.save(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == good
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_foreign_and_missing_files(tmp_path):
     for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
         path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"

@@ -10,6 +10,7 @@ from parameters import assert_same, values
 
 import evenflow as ef
 from evenflow import _core
+from evenflow.train import Settings, Trainer
 
 
 FULL = dict(batch_size=12, optimizer="adam", lr=3e-3, warmup=5, lr_decay=0.99, clip=50.0, average=0.9,
@@ -222,6 +223,22 @@ def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
     state.unlink()
     flow.fit(table, steps=3, checkpoint=path)
     ef.load(path).fit(table, steps=4, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("spoil, name", [
+    (lambda trainer: trainer.optimizer.moments()[1], "live2"),
+    (lambda trainer: trainer.flow.params, "live0"),
+    (lambda trainer: trainer._best, "best"),
+])
+def test_what_no_reader_takes_leaves_the_older_pair(tmp_path, table, real_nvp, spoil, name):
+    flow = real_nvp()
+    trainer = Trainer(flow, table, table, settings=Settings(batch_size=50))
+    trainer.run(epochs=2, checkpoint=tmp_path / "m.safetensors")
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    spoil(trainer)[3] = np.inf
+    with pytest.raises(ef.NumericError, match=f"expected finite values in '{name}', got NaN or infinity"):
+        trainer.save(tmp_path / "m.safetensors")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize("path", ["", ".", "folder", "folder/"])

@@ -45,6 +45,23 @@ TensorViews view(const char* kind, Bytes bytes, const Site& site) {
   return file;
 }
 
+template <class T>
+bool all_finite(const T* values, int64_t count) {
+  return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
+}
+
+/// What no reader takes must not replace a file that is good.
+template <class T>
+void expect_finite(const char* call, const std::vector<TensorRef>& tensors) {
+  for (const TensorRef& tensor : tensors) {
+    int64_t count = 1;
+    for (const int64_t size : tensor.shape) count *= size;
+    if (all_finite(static_cast<const T*>(tensor.data), count)) continue;
+    fail<NumericError>(call, "expected finite values in ", json::shown(tensor.name),
+                       ", got NaN or infinity; nothing was written");
+  }
+}
+
 /// Copies a tensor of the file, which must be of this type and shape and hold finite values only.
 template <class T>
 void copy_tensor(const TensorViews& file, const std::string& name, const std::vector<int64_t>& shape, T* out,
@@ -63,8 +80,7 @@ void copy_tensor(const TensorViews& file, const std::string& name, const std::ve
   }
   if (tensor.bytes == 0) return;
   std::memcpy(out, tensor.data, static_cast<size_t>(tensor.bytes));
-  const T* end = out + tensor.bytes / static_cast<int64_t>(sizeof(T));
-  if (!std::all_of(static_cast<const T*>(out), end, [](T v) { return std::isfinite(v); })) {
+  if (!all_finite(out, tensor.bytes / static_cast<int64_t>(sizeof(T)))) {
     reject(site, "expected finite values in ", json::shown(name), ", got NaN or infinity");
   }
 }
@@ -165,6 +181,7 @@ void save(const std::string& path, const Trainable<T>& model) {
   for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
     tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
   }
+  expect_finite<T>("save", tensors);
   write_safetensors(path, tensors,
                     {{"kind", kModelKind},
                      {"format", kFormat},
@@ -179,6 +196,7 @@ void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
     tensors.push_back(
         {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
   }
+  expect_finite<T>("save_optimizer", tensors);
   write_safetensors(path, tensors,
                     {{"kind", kOptimizerKind},
                      {"format", kFormat},
