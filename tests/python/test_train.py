@@ -221,6 +221,28 @@ def test_optimizers_descend(table, real_nvp, make):
     assert np.array_equal(flow.params, before) and optimizer.steps == 30
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make, settings", [
+    (ef.Adam, {}), (ef.Adam, dict(beta1=0.9999)), (ef.Adam, dict(beta2=0.9999999)),
+    (ef.Adam, dict(beta1=0.0, beta2=0.0)),
+    (ef.Adamax, dict(beta1=0.9999)), (ef.RMSProp, dict(decay=0.999999, eps=1e-6)), (ef.RMSProp, dict(decay=0.0)),
+])
+def test_decays_near_one_keep_their_digits(table, real_nvp, dtype, make, settings):
+    """Steps as float64 has them, of a beta that float32 rounds by more than a thousandth of 1 - beta."""
+    def moved(dtype):
+        flow = real_nvp(dtype=dtype)
+        flow.init(table)
+        optimizer, rng, flow.params[:] = make(flow, **settings), np.random.default_rng(0), 0
+        for _ in range(20):
+            flow.grads[:] = rng.standard_normal(len(flow.grads)).astype(np.float32)
+            optimizer.step()
+        return {name: flow.named_parameters()[name].ravel() for name in flow.named_grads()}
+
+    got, wanted = moved(dtype), moved("float64")
+    for name, value in wanted.items():
+        assert np.abs(got[name] - value).max() < 3e-5 * np.abs(value).max()
+
+
 def test_clip(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)

@@ -38,6 +38,13 @@ EVENFLOW_HD T settled(T x) {
   return abs_of(x) < T(1e-30) ? T(0) : x;
 }
 
+/// average + rate (x - average). The rate is 1 - beta of a beta near 1, which in T has few digits: it is
+/// taken in double. Of values >= 0 the average is >= 0, since rate * average is no larger than average.
+template <class T>
+EVENFLOW_HD T averaged(T average, T rate, T x) {
+  return settled((average - rate * average) + rate * x);
+}
+
 template <class T>
 struct Sgd {
   using Number = T;
@@ -66,10 +73,10 @@ struct Sgd {
 template <class T>
 struct RmsProp {
   T momentum;
-  T decay;
+  T rate;  ///< 1 - decay
   T floor;
   EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& speed, T& mean) const {
-    mean = settled(decay * mean + (T(1) - decay) * g * g);
+    mean = averaged(mean, rate, g * g);
     speed = settled(momentum * speed - base.lr * g / max_of(sqrt(mean), floor));
     w = base.shrink * w + speed;
   }
@@ -78,23 +85,23 @@ struct RmsProp {
 /// base.lr already holds the bias correction sqrt(1 - beta2^t) / (1 - beta1^t).
 template <class T>
 struct Adam {
-  T beta1;
-  T beta2;
+  T rate1;  ///< 1 - beta1
+  T rate2;
   T eps;
   EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& second) const {
-    first = settled(beta1 * first + (T(1) - beta1) * g);
-    second = settled(beta2 * second + (T(1) - beta2) * g * g);
+    first = averaged(first, rate1, g);
+    second = averaged(second, rate2, g * g);
     w = base.shrink * w - base.lr * first / (sqrt(second) + eps);
   }
 };
 
 template <class T>
 struct Adamax {
-  T beta1;
+  T rate1;  ///< 1 - beta1
   T beta2;
   T eps;
   EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& most) const {
-    first = settled(beta1 * first + (T(1) - beta1) * g);
+    first = averaged(first, rate1, g);
     most = max_of(beta2 * most, abs_of(g));
     w = base.shrink * w - base.lr * first / (most + eps);
   }
@@ -127,8 +134,7 @@ struct TwoMoments {
 /// f(the update of a rule, what an element costs); m and v as Optimizer::moments orders them.
 template <class T, class F>
 void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* v, const F& f) {
-  const T beta1 = T(config.beta1), beta2 = T(config.beta2), eps = T(config.eps),
-          momentum = T(config.momentum);
+  const T rate1 = T(1 - config.beta1), eps = T(config.eps), momentum = T(config.momentum);
   const auto two_moments = [&](const auto& rule) {
     constexpr int64_t kRoots = 8;  // and quotients
     f(TwoMoments<T, std::decay_t<decltype(rule)>>{base, rule, m, v}, kRoots);
@@ -137,11 +143,11 @@ void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* 
     case Rule::sgd:
       return f(Sgd<T>{base, momentum, m}, 1);
     case Rule::rmsprop:
-      return two_moments(RmsProp<T>{momentum, T(config.decay), eps});
+      return two_moments(RmsProp<T>{momentum, T(1 - config.decay), eps});
     case Rule::adam:
-      return two_moments(Adam<T>{beta1, beta2, eps});
+      return two_moments(Adam<T>{rate1, T(1 - config.beta2), eps});
     case Rule::adamax:
-      return two_moments(Adamax<T>{beta1, beta2, eps});
+      return two_moments(Adamax<T>{rate1, T(config.beta2), eps});
   }
 }
 
