@@ -243,6 +243,20 @@ def test_decays_near_one_keep_their_digits(table, real_nvp, dtype, make, setting
         assert np.abs(got[name] - value).max() < 3e-5 * np.abs(value).max()
 
 
+@pytest.mark.parametrize("make, setting, word", [
+    (ef.Adam, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
+    (ef.Adamax, dict(eps=1e-60), "expected eps > 0 in float32, got 0"),
+    (ef.RMSProp, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
+    (ef.Adam, dict(beta2=1 - 1e-9), "expected 0 <= beta2 < 1 in float32, got 1"),
+    (ef.RMSProp, dict(decay=1.0), "expected 0 <= decay < 1 in float32, got 1"),
+])
+def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, word):
+    with pytest.raises(ef.ConfigError, match=word):
+        make(real_nvp(), **setting)
+    if 0 < setting.get("eps", 1) and setting.get("decay", 0) < 1:
+        make(real_nvp(dtype="float64"), **setting)
+
+
 def test_clip(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)

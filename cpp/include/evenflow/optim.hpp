@@ -20,7 +20,7 @@ struct OptimizerConfig {
   double beta1 = 0.9;         ///< adam, adamax
   double beta2 = 0.999;       ///< adam, adamax
   double decay = 0.95;        ///< rmsprop: of the mean square
-  double eps = 1e-8;          ///< adam, adamax: added to the denominator; rmsprop: its floor
+  double eps = 1e-8;          ///< > 0; adam, adamax: added to the denominator; rmsprop: its floor
   double weight_decay = 0.0;  ///< L2: adds weight_decay * value to gradients of the decay group
   double shrink = 1.0;        ///< multiplies every trained value before the step (Glow's weight_decay)
 };

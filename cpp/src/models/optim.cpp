@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
 #include "models/passes.hpp"
@@ -10,9 +11,13 @@
 namespace evenflow {
 namespace {
 
-void check(const OptimizerConfig& c) {
-  const auto in_unit = [](const char* name, double v) {
-    if (!(v >= 0 && v < 1)) fail<ConfigError>("optimizer", "expected 0 <= ", name, " < 1, got ", v);
+template <class T>
+void check_settings(const OptimizerConfig& c) {
+  // As T has them: what is 1 or 0 there would keep for ever, or divide by zero.
+  const char* dtype = to_string(dtype_of<T>());
+  const auto in_unit = [&](const char* name, double v) {
+    if (v >= 0 && static_cast<T>(v) < 1) return;
+    fail<ConfigError>("optimizer", "expected 0 <= ", name, " < 1 in ", dtype, ", got ", static_cast<T>(v));
   };
   const auto not_negative = [](const char* name, double v) {
     if (!(v >= 0) || !std::isfinite(v))
@@ -26,6 +31,9 @@ void check(const OptimizerConfig& c) {
   in_unit("beta1", c.beta1);
   in_unit("beta2", c.beta2);
   in_unit("decay", c.decay);
+  if (c.rule != Rule::sgd && !(static_cast<T>(c.eps) > 0)) {
+    fail<ConfigError>("optimizer", "expected eps > 0 in ", dtype, ", got ", static_cast<T>(c.eps));
+  }
 }
 
 /// Name of the first trained tensor whose gradient is not finite, or an empty string.
@@ -78,7 +86,7 @@ template <class T>
 Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
                         const std::string& device)
     : layout_(std::move(layout)), config_(config) {
-  check(config);
+  check_settings<T>(config);
   const int moments = config.rule == Rule::sgd ? 1 : 2;
   for (int i = 0; i < moments; ++i) moments_.emplace_back(layout_->trainable_size(), device);
 }
@@ -93,7 +101,7 @@ void Optimizer<T>::set_steps(int64_t steps) {
 
 template <class T>
 double Optimizer<T>::next_rate() const {
-  check(config_);
+  check_settings<T>(config_);
   if (config_.rule != Rule::adam && config_.rule != Rule::adamax) return config_.lr;
   const double t = static_cast<double>(steps_ + 1);
   return config_.lr * std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));

@@ -35,7 +35,8 @@ struct StepBase {
 /// denormal numbers, whose arithmetic is a hundred times slower.
 template <class T>
 EVENFLOW_HD T settled(T x) {
-  return abs_of(x) < T(1e-30) ? T(0) : x;
+  constexpr T kLeast = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-30 : 1e-300);
+  return abs_of(x) < kLeast ? T(0) : x;
 }
 
 /// average + rate (x - average). The rate is 1 - beta of a beta near 1, which in T has few digits: it is
