@@ -46,6 +46,13 @@ EVENFLOW_HD T averaged(T average, T rate, T x) {
   return settled((average - rate * average) + rate * x);
 }
 
+/// A gradient, or the largest one whose square is finite: an infinite mean square would stay for ever.
+template <class T>
+EVENFLOW_HD T squarable(T g) {
+  constexpr T kMost = static_cast<T>(sizeof(T) == sizeof(float) ? 0x1p63 : 0x1p511);
+  return max_of(-kMost, min_of(kMost, g));
+}
+
 template <class T>
 struct Sgd {
   using Number = T;
@@ -76,7 +83,8 @@ struct RmsProp {
   T momentum;
   T rate;  ///< 1 - decay
   T floor;
-  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& speed, T& mean) const {
+  EVENFLOW_HD void operator()(const StepBase<T>& base, T slope, T& w, T& speed, T& mean) const {
+    const T g = squarable(slope);
     mean = averaged(mean, rate, g * g);
     speed = settled(momentum * speed - base.lr * g / max_of(sqrt(mean), floor));
     w = base.shrink * w + speed;
@@ -89,7 +97,8 @@ struct Adam {
   T rate1;  ///< 1 - beta1
   T rate2;
   T eps;
-  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& second) const {
+  EVENFLOW_HD void operator()(const StepBase<T>& base, T slope, T& w, T& first, T& second) const {
+    const T g = squarable(slope);
     first = averaged(first, rate1, g);
     second = averaged(second, rate2, g * g);
     w = base.shrink * w - base.lr * first / (sqrt(second) + eps);
