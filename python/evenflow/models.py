@@ -116,7 +116,7 @@ class RealNVP(Flow):
 class NICE(Flow):
     """NICE (Dinh, Krueger, Bengio 2014): additive couplings, then one scaling of every dimension.
 
-    shape: a number D for tables, (H, W, C) for images (levels are scaled to [0, 1]).
+    shape: a number D for tables, (H, W, C) for images (levels are scaled to [0, 1], but of one pixel).
     couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
     order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.

@@ -259,6 +259,16 @@ TEST_CASE("errors count the rows of the call, not of the blocks that it is compu
   CHECK(error() == "[inverse] expected labels in 0 ... 2, got 7 at 341");
 }
 
+TEST_CASE("an image of one pixel is an image in every language") {
+  const std::string text =
+      R"({"model": "NICE", "shape": [1, 1, 3], "bits": 7, "couplings": 1, "hidden": [4], "prior": "logistic", )"
+      R"("order": "tile", "preprocess": "none", "conditioner_dtype": "float32", "seed": 0, "dtype": "float32"})";
+  const ModelConfig config = parse_config(text);
+  CHECK(to_json(parse_config(to_json(config))) == to_json(config));
+  CHECK(to_json(config).find("[1, 1, 3]") != std::string::npos);
+  CHECK(Model(Trainable<float>(config)).bits() == 7);
+}
+
 TEST_CASE("what no reader takes leaves the older file") {
   const TemporaryFile file("older.safetensors");
   Trainable<float> model = initialised<float>(table());

@@ -80,6 +80,16 @@ def test_what_no_reader_takes_leaves_the_older_file(tmp_path, table_model, bad):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_image_of_one_pixel_stays_one(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (50, 1, 1, 3), np.uint8)
+    flow = ef.NICE((1, 1, 3), couplings=2, hidden=(4,))
+    flow.init(x)
+    flow.save(tmp_path / "m.safetensors")
+    loaded = ef.load(tmp_path / "m.safetensors")
+    assert loaded.is_image and loaded.config == flow.config
+    assert np.array_equal(loaded.log_prob(x), flow.log_prob(x))
+
+
 def test_foreign_and_missing_files(tmp_path):
     for make in (lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("hello")):
         path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.safetensors"

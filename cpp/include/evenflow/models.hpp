@@ -18,6 +18,8 @@ struct NiceConfig {
   std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
   int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
   NetDtype conditioner = NetDtype::same;
+  bool pixel = false;  ///< an image though its shape is a table's: one pixel, whose levels are not scaled
+  bool is_image() const { return pixel || shape.pixels_per_sample() > 1; }
 };
 
 /// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion.
@@ -30,7 +32,8 @@ struct RealNvpImageConfig {
   bool skip = true;
   bool batch_norm = true;
   bool weight_norm = true;
-  std::string coupling = "affine";  ///< "affine" | "additive" (but the third of each group, and the fourth of the last)
+  std::string coupling =
+      "affine";           ///< "affine" | "additive" (but the third of each group, and the fourth of the last)
   int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
 };

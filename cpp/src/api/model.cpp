@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kBlockValues = int64_t{1} << 22;
 
 int64_t bits_of(const NiceConfig& c) {
-  return c.shape.pixels_per_sample() > 1 ? c.bits : 0;
+  return c.is_image() ? c.bits : 0;
 }
 int64_t bits_of(const RealNvpTableConfig&) {
   return 0;

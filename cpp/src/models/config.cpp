@@ -160,6 +160,7 @@ NiceConfig read_nice(Reader& in, Dtype dtype) {
     c.shape = {0, 1, 1, in.whole("shape", 1, kMaxWidth)};
   } else {
     c.shape = in.image();
+    c.pixel = c.shape.pixels_per_sample() == 1;
     c.bits = in.whole("bits", 1, 8);
   }
   c.couplings = in.whole("couplings", 1, kMaxLayers);
@@ -247,9 +248,8 @@ void write(Writer& out, const RealNvpTableConfig& c, Dtype dtype) {
 }
 
 void write(Writer& out, const NiceConfig& c, Dtype dtype) {
-  const bool image = c.shape.pixels_per_sample() > 1;
   out.add("model", "NICE");
-  if (image) {
+  if (c.is_image()) {
     out.add("shape", c.shape);
     out.add("bits", c.bits);
   } else {

@@ -28,7 +28,7 @@ Flow<T> nice(const NiceConfig& config) {
   expect_bits(kModel, config.bits);
   expect_size(kModel, {config});
   Flow<T> flow(config.shape, base_of(kModel, config.prior));
-  if (config.shape.pixels_per_sample() > 1) {
+  if (config.shape.pixels_per_sample() > 1) {  // files of one pixel have no scaled levels
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));
   }
