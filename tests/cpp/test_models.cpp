@@ -478,6 +478,25 @@ TEST_CASE("a training step that is refused changes nothing") {
   CHECK(!unchanged());
 }
 
+TEST_CASE("an optimiser of another model is refused") {
+  SmallFlow s;
+  RealNvpTableConfig config = SmallFlow::config();
+  config.hidden = {40};
+  const Flow<double> larger = real_nvp<double>(config);
+  Optimizer<double> optimizer(larger.layout(), {});
+  const View<const double> x(s.rows.data(), {20, 1, 1, 3});
+  const std::vector<double> before(s.arena.values(), s.arena.values() + s.flow.layout()->total_size());
+  const std::string text =
+      "[optimizer] expected an arena of " + std::to_string(larger.layout()->trainable_size()) +
+      " trained values, " + std::to_string(larger.layout()->decay_size()) +
+      " of them in the decay group, got " + std::to_string(s.flow.layout()->trainable_size()) + " and " +
+      std::to_string(s.flow.layout()->decay_size());
+  CHECK_THROWS_WITH_AS(optimizer.step(s.ctx, s.arena), text.c_str(), ConfigError);
+  CHECK_THROWS_WITH_AS(s.flow.train_step(s.ctx, s.arena, x, nullptr, -1, {optimizer}), text.c_str(),
+                       ConfigError);
+  CHECK(std::equal(before.begin(), before.end(), s.arena.values()));
+}
+
 TEST_CASE("a flow refuses outputs that are not of its batch") {
   SmallFlow s;
   double out[6], other[12], det[4] = {};

@@ -45,8 +45,11 @@ class EVENFLOW_API Optimizer {
   /// (velocity).
   std::vector<SharedBuffer<T>>& moments() { return moments_; }
 
-  /// NumericError, with the tensor's name, if the gradient is not finite; values are then untouched.
+  /// NumericError, with the tensor's name, if the gradient is not finite, and what check throws; values are
+  /// then untouched.
   void step(Context&, ParamArena<T>&);
+  /// ConfigError on a setting out of range, and on an arena with other numbers of values than the layout.
+  void check(const ParamArena<T>&) const;
   /// Learning rate of the next step, with any bias correction. ConfigError on a setting out of range.
   double next_rate() const;
 

@@ -178,7 +178,7 @@ template <class T>
 StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
                                int64_t activation_budget, const Update<T>& update) const {
   // What is refused is refused before anything changes.
-  update.optimizer.next_rate();
+  update.optimizer.check(arena);
   check_max_norm(update.max_norm);
   if (update.average) check_average_decay(update.average_decay);
   if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, labels, activation_budget, update)) {

@@ -108,7 +108,18 @@ double Optimizer<T>::next_rate() const {
 }
 
 template <class T>
+void Optimizer<T>::check(const ParamArena<T>& arena) const {
+  check_settings<T>(config_);
+  const ParamLayout& layout = arena.layout();
+  const int64_t trained = layout.trainable_size(), decayed = layout.decay_size();
+  if (trained == layout_->trainable_size() && decayed == layout_->decay_size()) return;
+  fail<ConfigError>("optimizer", "expected an arena of ", layout_->trainable_size(), " trained values, ",
+                    layout_->decay_size(), " of them in the decay group, got ", trained, " and ", decayed);
+}
+
+template <class T>
 void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
+  check(arena);
   const double lr = next_rate();
   if (!arena.grads_are_finite()) finite_norm(ctx, arena, "optimizer");
   ++steps_;
