@@ -52,6 +52,15 @@ for compiler in "${compilers[@]}"; do
   done
 done
 
+say "linked by hand"
+mkdir "$work/by_hand"
+g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp "$archive" -fopenmp -ldl -o "$work/by_hand/score"
+! "$work/by_hand/score" "$work/data/table.safetensors" "$work/data/rows.csv" 2> "$work/by_hand/error"
+grep -q "expected kernels in this program, got none" "$work/by_hand/error"
+g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp -Wl,--whole-archive "$archive" \
+  -Wl,--no-whole-archive -fopenmp -ldl -o "$work/by_hand/score"
+use "$work/by_hand"
+
 small=$work/g++-17-static_avx2/score
 strip -o "$work/small" "$small"
 size=$(stat -c %s "$work/small")

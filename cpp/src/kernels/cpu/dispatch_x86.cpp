@@ -61,6 +61,10 @@ IsaLevel best_isa(IsaLevel wanted) {
   if (wanted == IsaLevel::best && pairs && !is_intel()) return IsaLevel::avx512_bf16;
   if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
   if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;
+  if (!kernels_baseline_f32 && !kernels_avx2_f32) {
+    fail<DeviceError>("context", "expected kernels in this program, got none; link the CMake target ",
+                      "evenflow::static, or libevenflow.a with -Wl,--whole-archive");
+  }
   if (!kernels_baseline_f32) {
     fail<DeviceError>("context", "expected AVX2 and FMA, for which alone this program was linked, got ",
                       wanted == IsaLevel::baseline ? "EVENFLOW_ISA=baseline" : "an older processor");
