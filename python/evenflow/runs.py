@@ -100,7 +100,7 @@ class Plan:
 # Everything that a run writes, and the names of what a killed process leaves half-written.
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png",
          "curve.png", "history.csv", "samples/epoch_*.png", "tensorboard/events.out.tfevents.*")
-LEFTOVERS = ("model*.safetensors.tmp-*", ".*.log.jsonl", ".*.config.toml", ".*.samples.png", ".*.curve.png",
+LEFTOVERS = (".evenflow-*.tmp", ".*.log.jsonl", ".*.config.toml", ".*.samples.png", ".*.curve.png",
              ".*.history.csv", "samples/.*.png", ".[0-9]*.new")
 
 

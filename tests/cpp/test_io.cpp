@@ -49,6 +49,21 @@ struct FileSizeLimit {
   rlimit old = {};
 };
 
+/// One more file can be opened, and no second one, while it lives.
+struct OneFileLeft {
+  OneFileLeft() {
+    const int next = ::dup(0);
+    REQUIRE(next >= 0);
+    ::close(next);
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &old) == 0);
+    const rlimit limit = {static_cast<rlim_t>(next) + 1, old.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  }
+  ~OneFileLeft() { ::setrlimit(RLIMIT_NOFILE, &old); }
+
+  rlimit old = {};
+};
+
 void put(const std::string& path, const std::string& bytes) {
   REQUIRE((std::ofstream(path, std::ios::binary) << bytes).good());
 }
@@ -462,7 +477,7 @@ TEST_CASE("safetensors: paths that can't be written") {
     return error_of([&] { write_safetensors(path, sample_tensors(), {}); });
   };
   check_contains(error(folder.file("absent/model")), "[write_safetensors] expected an existing folder");
-  check_contains(error(folder.file(std::string(255, 'n'))), std::strerror(ENAMETOOLONG));
+  check_contains(error(folder.file(std::string(256, 'n'))), std::strerror(ENAMETOOLONG));
   check_contains(error(folder.file(std::string("a\0b", 3))), "expected a path without NUL");
   check_contains(error(""), "[write_safetensors] expected a path that can be replaced, got ");
   CHECK(folder.count() == 0);
@@ -505,12 +520,16 @@ TEST_CASE("safetensors: a write that fails keeps the old file") {
 TEST_CASE("safetensors: temporary files of others are left alone") {
   const TemporaryFolder folder;
   const std::string path = folder.file("model");
-  // A name too long for its temporary: the error tells the number it would have had.
-  const std::string text = error_of([&] { write_safetensors(folder.file(std::string(255, 'n')), {}, {}); });
+  // Room for the folder's descriptor and no other: the error tells the number that the file would have had.
+  const std::string text = error_of([&] {
+    const OneFileLeft guard;
+    write_safetensors(path, {}, {});
+  });
   const int next = std::stoi(text.substr(text.rfind('-') + 1)) + 1;
   std::vector<std::string> stale;
   for (int i = next; i < next + 3; ++i) {
-    stale.push_back(path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(i));
+    stale.push_back(
+        folder.file(".evenflow-" + std::to_string(::getpid()) + "-" + std::to_string(i) + ".tmp"));
     put(stale.back(), "stale");
   }
   write_safetensors(path, sample_tensors(), {});

@@ -80,6 +80,12 @@ def test_what_no_reader_takes_leaves_the_older_file(tmp_path, table_model, bad):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_name_as_long_as_a_name_may_be(tmp_path, table_model):
+    path = tmp_path / ("m" * 243 + ".safetensors")
+    table_model.save(path)
+    assert ef.load(path).initialized
+
+
 def test_an_image_of_one_pixel_stays_one(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (50, 1, 1, 3), np.uint8)
     flow = ef.NICE((1, 1, 3), couplings=2, hidden=(4,))

@@ -36,8 +36,9 @@ EVENFLOW_API void write_safetensors(const std::string& path, const std::vector<T
                                     const std::map<std::string, std::string>& metadata);
 
 /// Reads a safetensors file. Nothing in it is trusted: header length, JSON depth, names, dtypes, shapes,
-/// offsets and their products are checked before anything is allocated, and the checksum where there is one;
-/// IoError says what is wrong.
+/// offsets and their products are checked before memory is taken for the data, and the checksum where there
+/// is one; IoError says what is wrong. The header, of at most 100 MB, takes up to some forty times its size
+/// while it is parsed.
 EVENFLOW_API TensorFile read_safetensors(const std::string& path);
 
 }  // namespace evenflow

@@ -37,6 +37,11 @@ int open_input(const Site& site) {
   return file;
 }
 
+/// With its slash; empty: the working directory.
+std::string folder_of(const std::string& path) {
+  return path.substr(0, path.rfind('/') + 1);
+}
+
 int open_folder(const Site& site) {
   if (site.path.find('\0') != std::string::npos) reject(site, "expected a path without NUL, got one");
   // The rename would replace a device or a pipe as readily as a file.
@@ -44,19 +49,20 @@ int open_folder(const Site& site) {
   if (::stat(site.path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
     reject(site, "expected a regular file to replace, got ", kind(info.st_mode));
   }
-  const size_t slash = site.path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : site.path.substr(0, slash + 1);
-  const int file = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  const std::string folder = folder_of(site.path);
+  const int file = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
   if (file < 0) reject_errno(site, "an existing folder for the file");
   return file;
 }
 
-/// Opens a new file beside the path and leaves its name in `name`.
+/// Opens a new file beside the path and leaves its name in `name`, which is short: the path's own may be as
+/// long as the system allows.
 int open_temporary(const Site& site, std::string& name) {
   static std::atomic<uint64_t> counter{0};
   // A process of the same id may have died here before: take the next free name, never someone's file.
   for (;;) {
-    name = site.path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+    name = folder_of(site.path) + ".evenflow-" + std::to_string(::getpid()) + "-" +
+           std::to_string(counter++) + ".tmp";
     const int file = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file >= 0) return file;
     if (errno != EEXIST && errno != EINTR) reject_errno({site.where, name}, "a folder that takes a new file");
