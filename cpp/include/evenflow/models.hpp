@@ -32,8 +32,8 @@ struct RealNvpImageConfig {
   bool skip = true;
   bool batch_norm = true;
   bool weight_norm = true;
-  std::string coupling =
-      "affine";           ///< "affine" | "additive" (but the third of each group, and the fourth of the last)
+  /// "affine" | "additive": all but the third of each group, and the fourth of the last scale's.
+  std::string coupling = "affine";
   int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
 };
