@@ -1,4 +1,4 @@
-"""Parameters of models, to compare."""
+"""Parameters of models, to compare and to break."""
 
 import numpy as np
 
@@ -12,3 +12,11 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         assert np.array_equal(a[name], b[name]), name
+
+
+def broken_after(flow, step):
+    """A callback of `fit` that spoils the parameters after a step, so that the next one fails."""
+    def watch(record):
+        if record["event"] == "step" and record["step"] == step:
+            flow.params[:] = np.nan
+    return watch

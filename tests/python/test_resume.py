@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from parameters import assert_same, values
+from parameters import assert_same, broken_after, values
 
 import evenflow as ef
 from evenflow import _core
@@ -46,6 +46,30 @@ def test_plain_resume_is_exact(tmp_path, table, real_nvp):
     assert_same(part, whole)
 
 
+def test_rollback_goes_to_the_last_snapshot(tmp_path, table, real_nvp):
+    """Of step 100, in one training as in one that was resumed after it."""
+    wanted, whole, path = real_nvp(), real_nvp(), tmp_path / "m.safetensors"
+    wanted.fit(table, steps=100, batch_size=20)
+    settings = dict(batch_size=20, on_nonfinite="rollback")
+    whole.fit(table, steps=106, callback=broken_after(whole, 105), **settings)
+    assert_same(whole, wanted)
+    real_nvp().fit(table, steps=102, checkpoint=path, **settings)
+    part = ef.load(path)
+    part.fit(table, steps=106, checkpoint=path, resume=True, callback=broken_after(part, 105), **settings)
+    assert_same(part, wanted)
+
+
+def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
+    seen = []
+
+    def look(record):
+        _, metadata = _core.read_safetensors(str(tmp_path / "m.state.safetensors"))
+        seen.append((record["step"], int(metadata["step"])))
+
+    Trainer(real_nvp(), table).run(steps=3, callback=look, checkpoint=tmp_path / "m.safetensors", save_every=0)
+    assert seen == [(1, 0), (2, 1), (3, 2)]
+
+
 def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
     path = tmp_path / "m.safetensors"
     real_nvp().fit(table, steps=3, checkpoint=path)
@@ -68,6 +92,13 @@ def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
     state.unlink()
     with pytest.raises(ef.IoError):
         ef.load(path).fit(table, **again)
+
+
+def test_resume_refuses_other_labels(tmp_path, images, glow):
+    (x, labels), path = images, tmp_path / "m.safetensors"
+    glow(classes=3).fit(x, label=labels, steps=2, checkpoint=path)
+    with pytest.raises(ef.ConfigError, match="expected the data"):
+        ef.load(path).fit(x, label=(labels + 1) % 3, steps=3, checkpoint=path, resume=True)
 
 
 def rewrite_progress(state, change):
@@ -123,12 +154,12 @@ def test_resume_refuses_half_a_pair(tmp_path, table, real_nvp):
     path, state, old = (tmp_path / n for n in ("m.safetensors", "m.state.safetensors", "old"))
     real_nvp().fit(table, steps=3, checkpoint=path)
     model3, state3 = path.read_bytes(), state.read_bytes()
-    ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
-    model5, again = path.read_bytes(), dict(steps=6, checkpoint=path, resume=True)
+    ef.load(path).fit(table, steps=4, checkpoint=path, resume=True)
+    model4, again = path.read_bytes(), dict(steps=6, checkpoint=path, resume=True)
     state.write_bytes(state3)
-    with pytest.raises(ef.IoError, match="step 5 or later.*got step 3"):
+    with pytest.raises(ef.IoError, match="step 4 or later.*got step 3"):
         ef.load(path).fit(table, **again)
-    assert path.read_bytes() == model5 and state.read_bytes() == state3
+    assert path.read_bytes() == model4 and state.read_bytes() == state3
     for file in (path, state):
         file.unlink()
     real_nvp().fit(table, steps=3, seed=1, checkpoint=path)

@@ -1,12 +1,14 @@
 """Training through the public surface: validation, recovery, accumulation, optimisers' helpers."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
-from parameters import assert_same, values
+from parameters import assert_same, broken_after, values
 
 import evenflow as ef
+from evenflow.train import Settings, Trainer
 
 
 def test_learns(images, glow):
@@ -36,6 +38,20 @@ def test_threads_change_no_bit(images, glow):
     assert_same(one, two)
 
 
+def test_every_step_draws_noise_anew(images, glow):
+    seen = []
+    glow().fit(np.repeat(images[0][:1], 16, 0), batch_size=16, lr=0.0, steps=3, callback=seen.append)
+    assert len({r["loss"] for r in seen if r["event"] == "step"}) == 3
+
+
+def test_initialised_from_rows_of_all_the_data(table, real_nvp):
+    x, flow, first = table[np.argsort(table[:, 0])], real_nvp(), real_nvp()
+    flow.fit(x, steps=0, init_batch=20)
+    first.init(x[:20])
+    means = [values(f)["preprocess.mean"][0] for f in (flow, first)]
+    assert abs(means[0] - 100) < 5 < abs(means[1] - 100)
+
+
 def test_best_is_kept_and_training_stops(table, real_nvp):
     flow = real_nvp()
     kept = {}
@@ -54,6 +70,17 @@ def test_best_is_kept_and_training_stops(table, real_nvp):
     assert -flow.log_prob(table[40:]).mean() == losses[best]
 
 
+def test_an_equal_validation_loss_is_no_better(table, real_nvp):
+    assert len(real_nvp().fit(table, valid=table[:50], epochs=20, lr=0.0, patience=3)) == 4
+
+
+def test_validation_in_pieces_is_the_same(images, glow, monkeypatch):
+    x, valid = images[0], images[0][:50]
+    whole = glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"]
+    monkeypatch.setattr("evenflow.train.SCORED_VALUES", 32 * 7)
+    assert glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"] == pytest.approx(whole, rel=1e-9)
+
+
 def test_accumulation_gives_the_same_gradient(images, glow):
     x = images[0]
     flows = [glow(dtype="float64"), glow(dtype="float64")]
@@ -61,6 +88,14 @@ def test_accumulation_gives_the_same_gradient(images, glow):
         flow.fit(x, steps=1, batch_size=50, accumulate=pieces, optimizer="sgd", lr=1e-3)
     assert not np.array_equal(flows[0].params, glow(dtype="float64").params)
     np.testing.assert_allclose(flows[1].params, flows[0].params, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("setting", [dict(clip=0.1), dict(average=0.5)])
+def test_steps_in_pieces_are_clipped_and_averaged(table, real_nvp, setting):
+    whole, pieces = (real_nvp(dtype="float64") for _ in range(2))
+    for flow, count in ((whole, 1), (pieces, 3)):
+        flow.fit(table, steps=6, batch_size=50, accumulate=count, optimizer="sgd", lr=1e-2, **setting)
+    np.testing.assert_allclose(pieces.params, whole.params, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("batch_norm, sizes", [(False, [3, 3, 3, 4, 1, 1, 1]), (True, [3, 3, 3, 4, 3])])
@@ -123,20 +158,25 @@ def test_rollback_restores_the_snapshot(table, real_nvp):
     flow = real_nvp()
     flow.init(table)
     start = values(flow)
-
-    def poison(record):
-        if record["event"] == "step" and record["step"] == 5:
-            flow.params[:] = np.nan
-
-    flow.fit(table, steps=6, batch_size=20, on_nonfinite="rollback", callback=poison)
+    trainer = Trainer(flow, table, settings=Settings(batch_size=20, on_nonfinite="rollback", average=0.9))
+    trainer.run(steps=6, callback=broken_after(flow, 5))
     assert_same(flow, start)
+    assert trainer.optimizer.steps == trainer.average.steps == 0
 
 
 def test_gives_up(table, poisoned, real_nvp):
     flow = real_nvp()
     flow.init(table)
+    options = dict(batch_size=20, on_nonfinite="skip", max_failures=2)
+    assert [r["skipped"] for r in flow.fit(poisoned, epochs=2, **options)] == [1, 1]
     with pytest.raises(ef.NumericError, match="at most 2 failed steps"):
-        flow.fit(poisoned, epochs=10, batch_size=20, on_nonfinite="skip", max_failures=2)
+        flow.fit(poisoned, epochs=10, **options)
+
+
+def test_nonfinite_validation(table, poisoned, real_nvp):
+    with pytest.raises(ef.NumericError):
+        real_nvp().fit(table, valid=poisoned, epochs=1)
+    assert real_nvp().fit(table, valid=poisoned, epochs=1, on_nonfinite="skip")[0]["valid_loss"] is None
 
 
 @pytest.mark.parametrize("setting, error, word", [
@@ -162,6 +202,14 @@ def test_schedule():
     nice = ef.Schedule(lr=1.0, warmup=4, decay=0.5, floor=0.2)
     assert [nice.lr_at(s) for s in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.25, 0.2]
     assert [ef.Schedule(0.1).lr_at(s) for s in (0, 10**6)] == [0.1, 0.1]
+    assert ef.Schedule(lr=0.1, floor=0.2).lr_at(0) == 0.1
+
+
+def test_steps_follow_the_schedule(table, real_nvp):
+    schedule, seen = ef.Schedule(1e-2, warmup=4, decay=0.5, floor=2e-3), []
+    real_nvp().fit(table, steps=8, batch_size=50, lr=1e-2, warmup=4, lr_decay=0.5, lr_floor=2e-3,
+                   callback=seen.append)
+    assert [r["lr"] for r in seen if r["event"] == "step"] == [schedule.lr_at(step) for step in range(8)]
 
 
 @pytest.mark.parametrize("zero_debias", [False, True])
@@ -276,6 +324,14 @@ def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, wor
         make(real_nvp(dtype="float64"), **setting)
 
 
+def test_rmsprop_has_the_floor_of_nices_code(table, table_model):
+    other = copy.deepcopy(table_model)
+    for flow, options in ((table_model, {}), (other, dict(eps=1e-2))):
+        flow.loss_and_grad(table)  # some gradients are below the floor
+        ef.RMSProp(flow, **options).step()
+    assert_same(table_model, other)
+
+
 def test_clip(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)
@@ -344,20 +400,20 @@ def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
     x, labels = images
     flow, other = (glow(classes=3, class_weight=0.5, dtype="float64") for _ in range(2))
     records = []
-    history = flow.fit(x, label=labels, epochs=2, batch_size=16, accumulate=accumulate, callback=records.append)
+    history = flow.fit(x, label=labels, epochs=2, batch_size=20, accumulate=accumulate, callback=records.append)
     steps = [r for r in records if r["event"] == "step"]
     for r in steps:
         assert r["loss"] == pytest.approx(r["nll"] + 0.5 * r["class_nll"]) and 0 <= r["class_error"] <= 1
     epoch = steps[len(steps) // 2:]
-    for name in ("class_nll", "class_error"):
+    for name in ("loss", "bits_per_dim", "class_nll", "class_error"):
         mean = np.average([r[name] for r in epoch], weights=[r["samples"] for r in epoch])
         assert history[-1][name] == pytest.approx(mean)
     again = []
-    other.fit(x, label=labels, epochs=1, batch_size=16, callback=again.append)
+    other.fit(x, label=labels, epochs=1, batch_size=20, callback=again.append)
     for name in ("loss", "class_nll", "class_error"):
         assert steps[0][name] == pytest.approx(again[0][name], rel=1e-9)
     plain = glow(classes=3)
-    assert "class_nll" not in plain.fit(x, label=labels, epochs=1, batch_size=16)[0]
+    assert "class_nll" not in plain.fit(x, label=labels, epochs=1, batch_size=20)[0]
 
 
 @pytest.mark.parametrize("model", ["table", "tiles", "few rows", "glow", "image", "dense", "half"])
