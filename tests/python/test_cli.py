@@ -53,8 +53,11 @@ def test_eval(run, tmp_path, capsys):
     assert main(["eval", str(run), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     digits = ef.data.load("digits")
-    wanted = ef.load(run / "model.safetensors").bits_per_dim(digits.test).mean()
-    assert result["bits_per_dim"] == pytest.approx(wanted, rel=1e-12)
+    bits = ef.load(run / "model.safetensors").bits_per_dim(digits.test)
+    assert result["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-12)
+    error = bits.std(ddof=1) / np.sqrt(297)
+    assert result["bits_per_dim_error"] == pytest.approx(error)
+    assert result["nll_nats_error"] == pytest.approx(64 * np.log(2) * error)
     assert main(["eval", str(run)]) == 0
     assert f"{result['bits_per_dim']:.4f}" in capsys.readouterr().out
     np.save(tmp_path / "x.npy", digits.test[:50])
@@ -83,8 +86,11 @@ def test_info_and_verify(run, capsys):
     assert list(result["tensors"]) == list(flow.named_parameters())
     assert main(["info", str(run)]) == 0
     assert "Glow" in capsys.readouterr().out
-    assert main(["verify", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert main(["verify", str(run), "--json", "--seed", "3"]) == 0
+    result, digits = json.loads(capsys.readouterr().out), ef.data.load("digits")
+    assert result["ok"] is True
+    assert result["round_trip_z"] == flow.verify(digits.test, seed=3).round_trip_z
+    assert result["round_trip_z"] != flow.verify(digits.test).round_trip_z
 
 
 def test_matmul_precision(run, tmp_path, capsys):

@@ -76,6 +76,8 @@ def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
     x[150, 1] = np.nan
     with pytest.raises(ef.NumericError, match="row 150, column 1"):
         table_model.log_prob(x)
+    with pytest.raises(ef.NumericError, match="row 157, column 1"):
+        table_model.log_prob(x, first=7)
 
 
 def test_place_of_overflow_in_later_blocks(monkeypatch):
@@ -500,7 +502,9 @@ def test_units(images, model):
     assert np.array_equal(model.encode(x), model.encode(levels))
     assert np.array_equal(model.to_uint8(model.decode(model.encode(x))), x)
     assert not np.array_equal(model.log_prob(x, seed=0), model.log_prob(x, seed=1))
-    np.testing.assert_allclose(model.bits_per_dim(x), -model.log_prob(x) / (32 * np.log(2)), rtol=1e-14)
+    for seed in (0, 1):
+        wanted = -model.log_prob(x, seed) / (32 * np.log(2))
+        np.testing.assert_allclose(model.bits_per_dim(x, seed), wanted, rtol=1e-14)
     assert np.array_equal(model.log_prob(x[:10]), model.log_prob(x)[:10])
 
 

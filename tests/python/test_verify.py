@@ -45,6 +45,22 @@ def test_verify_finds_a_wrong_tensor(table, real_nvp, tensor, check):
     assert any(text.startswith(check) for text in failures), failures
 
 
+@pytest.mark.parametrize("call, check", [("loss_and_grad", "gradient"), ("inverse", "logdet_sum")])
+def test_verify_finds_a_wrong_derivative(table, table_model, monkeypatch, call, check):
+    right = getattr(ef.Flow, call)
+
+    def wrong(flow, *arguments):
+        found = right(flow, *arguments)
+        if call == "inverse":
+            return found[0], 1.1 * found[1]
+        flow.grads[:] *= 1.01
+        return found
+
+    monkeypatch.setattr(ef.Flow, call, wrong)
+    failures = table_model.verify(table).failures
+    assert len(failures) == 1 and failures[0].startswith(check), failures
+
+
 def test_verify_probes_a_direction_above_512(images):
     flow = ef.Glow((16, 16, 3), levels=1, steps=1, hidden=4)
     x = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
