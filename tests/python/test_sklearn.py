@@ -83,6 +83,28 @@ def test_random_state(crescent):
     assert one == two != other
 
 
+def test_held_out_rows_are_not_trained_on(crescent, monkeypatch):
+    parts, fit = [], ef.Flow.fit
+
+    def spy(flow, x, valid, **settings):
+        parts.extend([x, valid])
+        return fit(flow, x, valid=valid, **settings)
+
+    monkeypatch.setattr(ef.Flow, "fit", spy)
+    clone(TINY).fit(crescent)
+    train, valid = parts
+    assert (len(train), len(valid)) == (1080, 120)
+    assert np.array_equal(np.unique(np.concatenate(parts), axis=0), np.unique(crescent, axis=0))
+
+
+@pytest.mark.parametrize("model, kind", [("nice", "NICE"), ("real_nvp", "RealNVP")])
+def test_the_model_asked_for(crescent, model, kind):
+    density = clone(TINY).set_params(model=model, hidden=(5, 6), preprocess="zca")
+    config = density.fit(crescent).flow_.config
+    assert (config["model"], config["hidden"], config["preprocess"]) == (kind, [5, 6], "zca")
+    assert config["couplings"] == 2
+
+
 def test_early_stopping(crescent):
     settings = {**SMALL, "epochs": 500, "lr": 0.03}
     density = FlowDensity(**settings, patience=3, random_state=0).fit(crescent[:200])

@@ -321,6 +321,7 @@ def test_uint8_and_seed(images, glow):
         for seed in (0, 3):
             np.testing.assert_allclose(module.log_prob(batch, seed=seed).detach(),
                                        flow.log_prob(images[0], seed=seed), rtol=1e-6)
+            assert module.loss(batch, seed=seed).item() == flow.loss_and_grad(images[0], seed=seed)
         assert np.array_equal(module(batch)[0].detach(), flow.encode(images[0]))
         with pytest.raises(ef.ConfigError, match="seed >= 0"):
             module.log_prob(batch, seed=-1)
