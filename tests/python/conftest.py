@@ -47,6 +47,12 @@ def images():
 
 
 @pytest.fixture
+def pictures():
+    """(40, 6, 5, 3) uint8, nothing but noise."""
+    return np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
+
+
+@pytest.fixture
 def table():
     """(200, 3) float64 with correlated columns of different sizes."""
     rng = np.random.default_rng(2)

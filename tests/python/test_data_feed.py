@@ -1,4 +1,4 @@
-"""Batches: data that stay in files, orders, augmentation and the thread that prepares them."""
+"""Batches: data that stay in files, orders and the thread that prepares them."""
 
 import signal
 import threading
@@ -10,7 +10,6 @@ import evenflow as ef
 from evenflow.data.augment import Augment
 from evenflow.data.feed import Feed
 from evenflow.rows import Joined, Stored, Order, Picked, Rows
-from evenflow.train import Settings, Trainer
 
 
 class Outside(Rows):
@@ -33,11 +32,6 @@ class Outside(Rows):
 def feed(x, augment=None, ahead=2, labels=None, seed=5, batch=7):
     return Feed(x, labels, dtype=np.dtype(np.float32), batch_size=batch, batches=-(-len(x) // batch),
                 seed=seed, augment=augment, ahead=ahead)
-
-
-@pytest.fixture
-def pictures():
-    return np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
 
 
 def kinds(tmp_path):
@@ -222,76 +216,3 @@ def test_closed_after_an_error_and_after_an_interrupt(pictures):
         with pytest.raises(error):
             flow.fit(Outside(pictures), batch_size=8, epochs=2, callback=callback)
         assert not any("evenflow-feed" in t.name for t in threading.enumerate())
-
-
-def test_augmented_training_resumes_exactly(pictures, tmp_path):
-    settings = dict(batch_size=12, augment=Augment.level(2), seed=3)
-    whole, part = (ef.NICE((6, 5, 3), hidden=(8,)) for _ in range(2))
-    whole.fit(pictures, steps=14, **settings)
-    part.fit(pictures, steps=6, checkpoint=tmp_path / "m.safetensors", **settings)
-    again = ef.load(tmp_path / "m.safetensors")
-    again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, **settings)
-    assert np.array_equal(again.params, whole.params)
-    with pytest.raises(ef.ConfigError, match="augment"):
-        again.fit(pictures, steps=14, checkpoint=tmp_path / "m.safetensors", resume=True, batch_size=12,
-                  seed=3)
-
-
-def test_augment_does_nothing_at_level_0(pictures):
-    assert np.array_equal(Augment.level(0)(pictures, 0, 0, np.arange(40)), pictures)
-
-
-def test_augment_flips_half(pictures):
-    out = Augment(flip=True)(pictures, 1, 0, np.arange(40))
-    flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(out, pictures)]
-    same = [np.array_equal(a, b) for a, b in zip(out, pictures)]
-    assert all(np.logical_xor(flipped, same)) and 10 <= sum(flipped) <= 30
-    other = Augment(flip=True)(pictures, 1, 1, np.arange(40))
-    assert not np.array_equal(out, other)
-
-
-def test_augment_depends_on_the_sample_alone(pictures):
-    augment, index = Augment.level(2), np.array([31, 4, 8])
-    whole = augment(pictures, 7, 2, np.arange(40))
-    assert np.array_equal(augment(pictures[index], 7, 2, index), whole[index])
-    assert not np.array_equal(augment(pictures, 8, 2, np.arange(40)), whole)
-
-
-def test_augment_shifts_by_whole_pixels():
-    ramp = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (200, 20, 20, 1))
-    out = Augment(shift=0.1)(np.ascontiguousarray(ramp), 0, 0, np.arange(200))
-    shifts = out[:, 10, 0, 0].astype(int) - 10
-    assert set(shifts) == {-2, -1, 0, 1, 2}
-    for image, shift in zip(out, shifts):
-        assert np.array_equal(image, np.broadcast_to(np.clip(np.arange(20) + shift, 0, 19)[:, None, None],
-                                                     image.shape))
-
-
-def test_augment_turns_about_the_middle():
-    image = np.zeros((64, 9, 9, 1), np.uint8)
-    image[:, 4, 4] = 255
-    out = Augment(rotation=180.0, zoom=0.3, shear=0.3)(image, 0, 0, np.arange(64))
-    assert (out[:, 4, 4] == 255).all()
-    line = np.zeros((64, 9, 9, 1), np.uint8)
-    line[:, 4] = 255
-    out = Augment(rotation=90.0)(line, 0, 0, np.arange(64))
-    assert len({tuple(image.ravel()) for image in out}) > 10
-    assert np.isin(out, (0, 255)).all()
-
-
-@pytest.mark.parametrize("make, error, word", [
-    (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
-    (lambda: Augment(flip=1), TypeError, "flip"),
-    (lambda: Augment.level(3), ef.ConfigError, "0 ... 2"),
-    (lambda: Settings(augment={"mirror": True}), ef.ConfigError, "got mirror"),
-    (lambda: Settings(augment=2), TypeError, "Augment"),
-    (lambda: Trainer(ef.NICE(3, hidden=(4,)), np.ones((9, 3)), settings=Settings(augment=Augment(flip=True))),
-     ef.ConfigError, "for a table"),
-])
-def test_broken_augment(make, error, word):
-    with pytest.raises(error, match=word):
-        make()
-
-
-def test_settings_come_back_from_json():
-    assert Settings(augment={"flip": True}).augment == Augment(flip=True)
