@@ -45,11 +45,20 @@ def test_idx_folder(tmp_path, ending):
     assert np.array_equal(single.train, data.train) and single.test is None
 
 
-def test_idx_float(tmp_path):
-    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    (tmp_path / "x.idx").write_bytes(idx(x, 0x0D))
+@pytest.mark.parametrize("code, dtype", [(0x0D, np.float32), (0x0E, np.float64)])
+def test_idx_float(tmp_path, code, dtype):
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(dtype)
+    (tmp_path / "x.idx").write_bytes(idx(x, code))
     data = ef.data.load(tmp_path / "x.idx")
     assert data.kind == "table" and np.array_equal(data.train, x) and data.train.dtype.isnative
+
+
+@pytest.mark.parametrize("code, dtype", [(0x09, np.int8), (0x0B, np.int16), (0x0C, np.int32)])
+def test_idx_whole_numbers(tmp_path, code, dtype):
+    x = np.array([[1, -2, 3], [100, 5, -6]], dtype)
+    (tmp_path / "x.idx").write_bytes(idx(x, code))
+    read = ef.data.read_idx(tmp_path / "x.idx")
+    assert np.array_equal(read, x) and read.dtype == dtype
 
 
 GOOD = idx(np.zeros((2, 3, 4), np.uint8))
@@ -133,7 +142,7 @@ def test_broken_npz(tmp_path, arrays, word):
         ef.data.load(tmp_path / "x.npz")
 
 
-CSV = "a,b,kind\n1,2.5,x\n-3e2,4,y\n5,6,x\n"
+CSV = "\ufeffa,b,kind\n1,2.5,x\n-3e2,4, y\n5,6,x \n"
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -172,6 +181,7 @@ def test_csv_in_blocks(tmp_path, monkeypatch, cells):
     ("", "empty"),
     ("a,b\n", "below the header"),
     ("a,b\n1,2\n3,?\n", r"line 3, column 'b', got '\?'"),
+    ("a,1\n2,3\n", "number in line 1, column '0', got 'a'"),
     ("a,b\n1,2\n\n3,\n", "line 4, column 'b', got ''"),
     ("a,b\n1,2\n3\n", "2 cells in line 3, got 1"),
     ("a,a\n1,2\n", "different names"),
@@ -196,7 +206,7 @@ def test_csv_in_another_encoding(tmp_path):
 
 
 def test_csv_columns_and_labels(tmp_path):
-    (tmp_path / "t.csv").write_text(CSV)
+    (tmp_path / "t.csv").write_text(CSV, encoding="utf-8")
     with pytest.raises(ef.ConfigError, match="out of a, b, kind, got 'c'"):
         ef.data.load(tmp_path / "t.csv", columns=["a", "c"])
     with pytest.raises(ef.ConfigError, match="out of a, b, kind, got 'class'"):
@@ -214,7 +224,7 @@ def test_folder_of_images(tmp_path):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (3, 6, 6, 3), np.uint8)
-    for name, picture in zip(("cat/1.png", "cat/2.png", "dog/1.png"), pictures):
+    for name, picture in zip(("cat/1.png", "cat/2.png", "dog/1.PNG"), pictures):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         image.fromarray(picture).save(tmp_path / name)
     (tmp_path / "dog" / "notes.txt").write_text("not a picture")
@@ -230,9 +240,22 @@ def test_folder_of_images(tmp_path):
         ef.data.load(tmp_path)
     cropped = ef.data.load(tmp_path, size=6).train
     assert np.array_equal(cropped[:3], pictures) and not cropped[3].any()
-    (tmp_path / "dog" / "3.png").write_bytes((tmp_path / "dog" / "1.png").read_bytes()[:60])
+    (tmp_path / "dog" / "3.png").write_bytes((tmp_path / "dog" / "1.PNG").read_bytes()[:60])
     with pytest.raises(ef.IoError, match="3.png: expected a picture"):
         ef.data.load(tmp_path, size=6)
+
+
+def test_grey_pictures(tmp_path):
+    """One channel, whether opaque or not. Of seven rows, the six in the middle are the upper ones."""
+    image = pytest.importorskip("PIL.Image")
+    grey = np.random.default_rng(0).integers(0, 256, (7, 6), np.uint8)
+    opaque = image.fromarray(grey)
+    opaque.save(tmp_path / "1.png")
+    image.merge("LA", [opaque, image.new("L", opaque.size, 99)]).save(tmp_path / "2.png")
+    small = np.asarray(image.fromarray(grey[:6]).resize((3, 3), image.Resampling.BICUBIC))
+    for options, wanted in (({}, grey), (dict(crop=6), grey[:6]), (dict(size=3), small)):
+        data = ef.data.load(tmp_path, **options).train
+        assert data.shape[3] == 1 and np.array_equal(data[..., 0], [wanted, wanted])
 
 
 def test_missing_and_unknown(tmp_path):

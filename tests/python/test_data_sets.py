@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import tarfile
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -92,6 +93,13 @@ def test_cifar_of_python_2(tmp_path):
     files = {**cifar10_python(), "test_batch": written_by_python_2()}
     data = ef.data.load(write_folder(tmp_path / "c", files))
     assert np.array_equal(data.test, IMAGES[:2]) and np.array_equal(data.test_labels, [3, 4])
+
+
+def test_cifar_of_columns(tmp_path):
+    """Arrays in Fortran order, as numpy pickles those it got by transposing."""
+    batch = pickle.dumps({"labels": [3, 4, 5], "data": np.asfortranarray(PLANES[:3])}, 2)
+    data = ef.data.load(write_folder(tmp_path / "c", {**cifar10_python(), "test_batch": batch}))
+    assert np.array_equal(data.test, IMAGES[:3])
 
 
 class Call:
@@ -359,15 +367,15 @@ def test_broken_large_npz(tmp_path, small_memory):
             ef.data.load(path)
 
 
-@pytest.mark.parametrize("limit", [10**9, 100])
-def test_imagenet_batches(tmp_path, monkeypatch, limit):
+@pytest.mark.parametrize("limit, held_out", [(10**9, "val_data"), (100, "test_data")])
+def test_imagenet_batches(tmp_path, monkeypatch, limit, held_out):
     for module in ("rows", "data.numpy_files"):
         monkeypatch.setattr(f"evenflow.{module}.RESIDENT_BYTES", limit)
     planes = PLANES[:, :3 * 64]
     for k, name in enumerate(["train_data_batch_1", "train_data_batch_2", "train_data_batch_10"]):
         np.savez(tmp_path / f"{name}.npz", data=planes[3 * k:3 * k + 3], labels=np.arange(3) + 3 * k + 1,
                  mean=np.zeros(192))
-    np.savez(tmp_path / "val_data.npz", data=planes[9:], labels=np.array([12]))
+    np.savez(tmp_path / f"{held_out}.npz", data=planes[9:], labels=np.array([12]))
     data = ef.data.load(tmp_path)
     images = planes.reshape(10, 3, 8, 8).transpose(0, 2, 3, 1)
     assert np.array_equal(np.asarray(data.train), images[:9]) and np.array_equal(data.test[:], images[9:])
@@ -408,6 +416,8 @@ def test_parquet(parquet):
     assert np.array_equal(data.train_labels, [0, 1, 0])
     assert np.array_equal(ef.data.load(path, columns=["b", "a"]).train[:, 0], [2.5, 4, 6])
     assert ef.data.load(path, columns=["b"], label="a").classes == ["-300", "1", "5"]
+    path = parquet(a=[Decimal("1.5"), Decimal("-2.25")], b=np.array([1, 2], np.float16))
+    assert np.array_equal(ef.data.load(path).train, [[1.5, 1], [-2.25, 2]])
 
 
 @pytest.mark.parametrize("columns, options, error, word", [
@@ -480,6 +490,8 @@ def test_toys(name):
 
 
 def test_shapes_of_toys():
+    for make, noise in ((ef.data.two_moons, 0.1), (ef.data.rings, 0.08)):
+        assert np.array_equal(make(50)[0], make(50, noise)[0])
     x, y = ef.data.rings(2000, noise=0.0, seed=1)
     np.testing.assert_allclose(np.hypot(*x.T), 1 + y)
     x, y = ef.data.two_moons(2000, noise=0.0, seed=1)
