@@ -68,7 +68,9 @@ def test_encode_and_decode_give_the_data_back(runs, tmp_path, capsys, monkeypatc
     assert np.array_equal(np.load(z), model(runs, "glow").encode(DIGITS.test))
     result(capsys, "decode", runs / "glow", z, "--out", out)
     assert np.array_equal(np.floor(np.load(out) + 1 / 16), DIGITS.test // 16)
+    z = tmp_path / "z.csv"
     result(capsys, "encode", runs / "table", runs / "t.csv", "--out", z)
+    assert ef.data.load(z).columns == ["z0", "z1"]
     assert result(capsys, "decode", runs / "table", z, "--out", tmp_path / "out.csv")["n"] == 2000
     back, table = (ef.data.load(p, columns=["a", "b"]) for p in (tmp_path / "out.csv", runs / "t.csv"))
     assert np.abs(back.train - table.train).max() < 1e-4
@@ -93,7 +95,10 @@ def test_latents_keep_the_labels_of_a_conditional_model(runs, tmp_path, capsys):
         assert file["z"].shape == (297, 64) and np.array_equal(file["labels"], DIGITS.test_labels)
         np.save(tmp_path / "bare.npy", file["z"][:3])
     result(capsys, "decode", runs / "classes", z, "--out", tmp_path / "out.npy")
-    assert np.array_equal(np.floor(np.load(tmp_path / "out.npy") + 1 / 16), DIGITS.test // 16)
+    decoded = np.load(tmp_path / "out.npy")
+    assert np.array_equal(np.floor(decoded + 1 / 16), DIGITS.test // 16)
+    result(capsys, "decode", runs / "classes", z, "--label", 3, "--out", tmp_path / "out.npy")
+    assert np.array_equal(np.load(tmp_path / "out.npy"), decoded)
     assert main(["decode", str(runs / "classes"), str(tmp_path / "bare.npy")]) == 2
     assert "label" in capsys.readouterr().err
     result(capsys, "decode", runs / "classes", tmp_path / "bare.npy", "--label", "3", "--out",
@@ -253,6 +258,10 @@ def test_edit(runs, tmp_path, capsys):
     assert edited.shape == (2, 2, 8, 8, 1) and np.abs(edited[:, 0] - x).max() < 1e-3
     moved = flow.encode(edited[:, 1]) - flow.encode(x)
     assert np.abs(moved - 0.5 * direction).max() < 1e-3
+    result(capsys, "edit", runs / "glow", "--positive", 0, "--negative", 6, "--n", 2, "--strengths", 0,
+           "--out", tmp_path / "six.npy")
+    sixes = latent.as_floats(flow, DIGITS.test[DIGITS.test_labels == 6][:2])
+    assert np.abs(np.load(tmp_path / "six.npy")[:, 0] - sixes).max() < 1e-3
     shares = z[:9].astype(float) @ direction / (direction @ direction)
     np.testing.assert_allclose(latent.project(flow, DIGITS.train[:9], direction), shares, atol=1e-6)
     assert np.abs(latent.project(flow, edited[:, 1], direction)

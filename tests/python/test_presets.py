@@ -88,6 +88,12 @@ def test_real_nvp_regularises_the_scales():
     assert all("magnitude" in name or "gain" in name for name in decayed)
 
 
+@pytest.mark.parametrize("shape, levels", [((64, 64, 3), 3), ((12, 8, 1), 2), ((8, 6, 1), 1), ((7, 8, 1), 1)])
+def test_levels_halve_evenly(shape, levels):
+    _, settings, _ = presets.choose("x.npy", "image", shape, None)
+    assert settings["levels"] == levels
+
+
 def test_unknown_and_unfit():
     with pytest.raises(ef.ConfigError, match="glow-cifar.*nearest: glow-cifar10"):
         presets.find("glow-cifar")

@@ -1,0 +1,54 @@
+"""Functions on latents and inpainting: units, labels, seeds and blocks; test_commands.py has the rest."""
+
+import numpy as np
+import pytest
+
+from evenflow import latent
+from evenflow.inpaint import hidden_pixels, inpaint
+
+
+@pytest.fixture
+def conditional(images, glow):
+    """A Glow of three classes that has learned to tell them apart."""
+    flow = glow(classes=3)
+    flow.fit(images[0], label=images[1], epochs=5, lr=1e-2)
+    return flow
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_as_floats_takes_the_middle_of_levels(images, glow, bits):
+    x = images[0]
+    floats = latent.as_floats(glow(bits=bits), x)
+    assert floats.dtype == np.float32 and np.array_equal(floats, x // 2**(8 - bits) + 0.5)
+
+
+def test_redrawn_levels_depend_on_the_seed(images, glow):
+    x, flow = images[0][:4], glow(levels=2)
+    flow.init(images[0])
+    one, two, other = (latent.reconstruct(flow, x, 1, "redraw", seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, two) and np.abs(one - other).max() > 1
+
+
+def test_interpolation_has_a_label_a_pair(images, conditional):
+    x, labels = images[0], np.array([0, 2])
+    both = latent.interpolate(conditional, x[:2], x[2:4], 3, labels)
+    for i in range(2):
+        alone = latent.interpolate(conditional, x[i:i + 1], x[i + 2:i + 3], 3, labels[i:i + 1])
+        assert np.abs(both[i] - alone[0]).max() < 1e-3
+
+
+def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
+    x, labels = images
+    whole = latent.attribute(model, x, labels == 1)
+    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 7 * 32)
+    np.testing.assert_allclose(latent.attribute(model, x, labels == 1), whole, atol=1e-6)
+
+
+def test_inpainting_depends_on_seed_label_and_noise(images, conditional):
+    x, hidden = images[0][:4], hidden_pixels("top", 4, 4)
+    found = inpaint(conditional, x, hidden, steps=5, label=0)
+    assert np.array_equal(found, inpaint(conditional, x, hidden, steps=5, label=0))
+    others = [inpaint(conditional, x, hidden, steps=5, label=0, seed=1),
+              inpaint(conditional, x, hidden, steps=5, label=2),
+              inpaint(conditional, x.astype(np.float32), hidden, steps=5, label=0)]  # which get no noise
+    assert not any(np.array_equal(found, other) for other in others)
