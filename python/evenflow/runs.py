@@ -97,11 +97,11 @@ class Plan:
                        settings=Settings(**self.training), ranks=ranks)
 
 
-# Everything that a run writes, and the names of what a killed process leaves half-written.
+# Everything that a run writes, and what a killed process leaves half-written: names with the number of the process.
 FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png",
          "curve.png", "history.csv", "samples/epoch_*.png", "tensorboard/events.out.tfevents.*")
-LEFTOVERS = (".evenflow-*.tmp", ".*.log.jsonl", ".*.config.toml", ".*.samples.png", ".*.curve.png",
-             ".*.history.csv", "samples/.*.png", ".[0-9]*.new")
+LEFTOVERS = (".evenflow-[0-9]*.tmp", ".[0-9]*.log.jsonl", ".[0-9]*.config.toml", ".[0-9]*.samples.png",
+             ".[0-9]*.curve.png", ".[0-9]*.history.csv", "samples/.[0-9]*.epoch_*.png", ".[0-9]*.new")
 
 
 class Run:
@@ -120,15 +120,18 @@ class Run:
         return os.path.exists(self.log)
 
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
-        """Makes the folder and its first files, all or none. IoError if a run is there, unless `force`: it is
-        then replaced once the new files are complete.
+        """Makes the folder and its first files, all or none. IoError if a run is there, or a file of a name that a
+        run writes, unless `force`: they are then replaced once the new files are complete.
         """
         trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
 
     def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
-        if not force and (self.exists or os.path.exists(self.model)):
-            raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; "
-                          "resume it, use another --out, or replace it with --force")
+        there = self._found(FILES)
+        if there and not force:
+            raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; resume it, use "
+                          "another --out, or replace it with --force" if self.exists else
+                          f"[train] expected a folder without the files of a run, got {there[0]}; use another "
+                          "--out, or replace it with --force")
         made = not os.path.exists(self.folder)
         new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
@@ -152,11 +155,13 @@ class Run:
                 with contextlib.suppress(OSError):
                     os.rmdir(self.folder)  # only if nothing is in it
 
+    def _found(self, patterns: tuple[str, ...]) -> list[str]:
+        return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
+
     def _remove(self, patterns: tuple[str, ...]) -> None:
         """Removes files of a run, and its folders once they are empty; nothing else."""
-        for pattern in patterns:
-            for path in glob.glob(os.path.join(glob.escape(self.folder), pattern)):
-                (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+        for path in self._found(patterns):
+            (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
         for folder in (self.sample_folder, self.board):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)

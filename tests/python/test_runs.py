@@ -369,6 +369,25 @@ def test_force_removes_the_old_run_and_nothing_else(tmp_path):
     assert [p.name for p in (out / "samples").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("name", ["history.csv", "samples.png", "config.toml", "curve.png", "model.safetensors",
+                                  "samples/epoch_00001.png"])
+def test_files_of_the_user_are_not_replaced(tmp_path, table_file, capsys, monkeypatch, name):
+    """In a folder that holds no run: refused, until --force says that they may go; others stay in any case."""
+    monkeypatch.chdir(tmp_path)
+    mine, others = tmp_path / name, [tmp_path / ".own.samples.png", tmp_path / "samples" / ".own.png"]
+    (tmp_path / "samples").mkdir()
+    for path in (mine, *others):
+        path.write_text("lr = 0.01")
+    base = ["train", table_file, "--config", name if name == "config.toml" else ".own.samples.png", "--steps", "1",
+            "--quiet", "--out", "."]
+    assert main(base) == 2
+    assert f"without the files of a run, got ./{name}; use another --out" in capsys.readouterr().err
+    assert mine.read_text() == "lr = 0.01" and not (tmp_path / "log.jsonl").exists()
+    assert main([*base, "--force"]) == 0
+    assert records(tmp_path)[0]["training"]["lr"] == 0.01
+    assert all(path.read_text() == "lr = 0.01" for path in others)
+
+
 def events(folder):
     """(tag, step, value) of TensorBoard's files: records of a length, its checksum, the event, a checksum."""
     from tensorboardX.proto.event_pb2 import Event

@@ -286,7 +286,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
                         help="TOML file of settings, named like the options (batch_size = 64), which go "
                         "before it")
     parser.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
-    parser.add_argument("--force", action="store_true", help="replace a run that is there")
+    parser.add_argument("--force", action="store_true", help="replace a run, or files of its names, that are there")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options.add_arguments(parser)
