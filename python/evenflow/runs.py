@@ -204,11 +204,12 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
-    def resume(self, plan: Plan, device: str, threads: int,
-               ranks: Ranks = Ranks()) -> tuple[Trainer, data.Dataset]:
+    def resume(self, plan: Plan, device: str, threads: int, ranks: Ranks = Ranks(), *,
+               anew: bool = False) -> tuple[Trainer, data.Dataset]:
         """The trainer, at the run's last checkpoint, and all its data. The log goes back to there as well.
 
-        A run that was killed before its first checkpoint begins again.
+        A run that was killed before its first checkpoint begins again. anew: the plan has another length than
+        before, and patience begins anew.
         """
         whole, part = plan.source.load()
         begun = os.path.exists(self.model)
@@ -216,12 +217,16 @@ class Run:
         trainer = plan.trainer(flow, part, ranks)
         if begun or os.path.exists(state_path(self.model)):
             trainer.load_state(self.model)
-        ranks.lead(lambda: self._go_on(plan, trainer.progress.step))
+        if anew:
+            trainer.progress.stopped, trainer.progress.bad_epochs = False, 0
+        ranks.lead(lambda: self._go_on(plan, trainer, anew))
         return trainer, whole
 
-    def _go_on(self, plan: Plan, step: int) -> None:
+    def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
         self._remove(LEFTOVERS)
-        self.rewind(step)
+        self.rewind(trainer.progress.step)
+        if anew:
+            trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
         self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
 
     def fit(self, trainer: Trainer, plan: Plan, whole: data.Dataset,

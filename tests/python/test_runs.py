@@ -92,6 +92,22 @@ def test_patience_anew(tmp_path, table_file):
     assert records(out)[-1]["epochs"] == stopped + 1
 
 
+def test_the_same_length_again_leaves_patience(tmp_path, table_file):
+    """`train --resume` as a job that is started again and again: the end is that of a run without a stop."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    base = ["train", table_file, "--couplings", "2", "--lr", "0.3", "--patience", "3", "--quiet", "--resume"]
+    assert main([*base, "--epochs", "200", "--out", str(whole)]) == 0
+    stopped = records(whole)[-1]["epochs"]
+    assert 3 < stopped < 200
+    assert main([*base, "--epochs", str(stopped - 1), "--out", str(part)]) == 0
+    # As if it had been killed then: in the log's first line is the length that it was to have.
+    log = (part / "log.jsonl").read_text()
+    (part / "log.jsonl").write_text(log.replace(f'"epochs": {stopped - 1}', '"epochs": 200', 1))
+    for _ in range(3):
+        assert main([*base, "--epochs", "200", "--out", str(part)]) == 0
+        assert records(part)[-1]["epochs"] == stopped and model_bytes(part) == model_bytes(whole)
+
+
 def test_a_run_named_like_its_data(tmp_path, monkeypatch):
     """The run's folder is not read as the data set."""
     monkeypatch.chdir(tmp_path)

@@ -206,12 +206,11 @@ def _require_same(run: Run, values: dict[str, Any]) -> None:
 
 def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
     """Goes on with a run; only how long may change."""
-    plan = run.plan()
+    plan = before = run.plan()
     if "epochs" in values or "steps" in values:
         plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
-    trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks)
-    if "epochs" in values or "steps" in values:
-        trainer.progress.stopped, trainer.progress.bad_epochs = False, 0
+    trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks,
+                                anew=plan != before)
     return _fit(run, trainer, plan, whole, args)
 
 
