@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core, arrays, checkpoint, data
+from evenflow.data import Dataset
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing
 from evenflow.flow import Flow
@@ -30,7 +31,7 @@ from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
 from evenflow.ranks import Ranks
 from evenflow.settings import Settings
-from evenflow.train import Trainer, log_prob, state_path
+from evenflow.train import Trainer, data_mark, log_prob, state_path
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Source:
     named: bool = False
     """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
-    def load(self) -> tuple[data.Dataset, data.Dataset]:
+    def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None)."""
         whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop,
                           pad=self.pad, named=self.named)
@@ -78,6 +79,10 @@ class Plan:
     columns: list[str] = field(default_factory=list)
     """Names of a table's columns, where the data have them."""
     outputs: Outputs = field(default_factory=Outputs)
+    data: str | None = None
+    """`evenflow.train.data_mark` of the training and validation data."""
+    test: str | None = None
+    """The same of the test part; None in the first runs."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
@@ -89,7 +94,19 @@ class Plan:
         columns = self.columns or self.source.columns
         return (columns, None) if columns else (None, self.source.label)
 
-    def trainer(self, flow: Flow, part: data.Dataset, ranks: Ranks = Ranks()) -> Trainer:
+    def load(self) -> tuple[Dataset, Dataset]:
+        """Source.load. ConfigError if the data are others than when the run began."""
+        whole, part = self.source.load()
+        labels = (part.train_labels, part.test_labels) if self.classes else (None, None)
+        dtype = np.dtype(self.model["dtype"])
+        marks = (data_mark(dtype, part.train, labels[0], part.test, labels[1]),
+                 data_mark(dtype, whole.test, whole.test_labels))
+        if any(mark not in (None, now) for mark, now in zip((self.data, self.test), marks)):
+            raise ConfigError("[data] expected the data that the run was trained on, got others: "
+                              f"{self.source.path} has changed; restore it, or name data to test on")
+        return whole, part
+
+    def trainer(self, flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
         """Of the flow, on the training and validation data."""
         conditional = flow.classes > 0
         return Trainer(flow, part.train, part.test, label=part.train_labels if conditional else None,
@@ -205,13 +222,13 @@ class Run:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
     def resume(self, plan: Plan, device: str, threads: int, ranks: Ranks = Ranks(), *,
-               anew: bool = False) -> tuple[Trainer, data.Dataset]:
+               anew: bool = False) -> tuple[Trainer, Dataset]:
         """The trainer, at the run's last checkpoint, and all its data. The log goes back to there as well.
 
         A run that was killed before its first checkpoint begins again. anew: the plan has another length than
         before, and patience begins anew.
         """
-        whole, part = plan.source.load()
+        whole, part = plan.load()
         begun = os.path.exists(self.model)
         flow = checkpoint.load(self.model, device, threads) if begun else build(plan.model, device, threads)
         trainer = plan.trainer(flow, part, ranks)
@@ -229,7 +246,7 @@ class Run:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
         self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
 
-    def fit(self, trainer: Trainer, plan: Plan, whole: data.Dataset,
+    def fit(self, trainer: Trainer, plan: Plan, whole: Dataset,
             callback: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Trains, draws pictures, and returns the numbers on the test data, which training never saw.
 
@@ -273,11 +290,11 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
     return {"evenflow": _core.version, "python": platform.python_version(), "numpy": np.__version__,
             "platform": platform.platform(), "instruction_set": _core.isa(),
             "matmul_precision": _core.matmul_precision(), "command": command, "folder": os.getcwd(),
-            "parameters": trainer.flow.num_params, "data": trainer.data_mark,
+            "parameters": trainer.flow.num_params,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
-def evaluate(flow: Flow, part: data.Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
+def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error."""
     x = part.test if part.test is not None else part.train
     labels = part.test_labels if part.test is not None else part.train_labels
@@ -299,8 +316,9 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 
 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
-             labelled: bool = False) -> data.Dataset:
+             labelled: bool = False) -> Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part.
+    ConfigError if the run's own data have changed: what they were split into would be mixed.
 
     Pictures of a folder are cropped, resized and padded as the run's, unless size is given.
     labelled: of another table too, whose column of classes is otherwise left alone.
@@ -319,10 +337,10 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:
         raise ConfigError("[data] expected data to test a model file on, got none")
-    return plan.source.load()[0]
+    return plan.load()[0]
 
 
-def _renumber(part: data.Dataset, classes: list[str]) -> data.Dataset:
+def _renumber(part: Dataset, classes: list[str]) -> Dataset:
     """Labels by the numbers that the classes of these names have in a model."""
     unknown = [name for name in part.classes if name not in classes]
     if unknown:

@@ -519,19 +519,27 @@ class Trainer:
 
     @functools.cached_property
     def data_mark(self) -> str:
-        """Tells one data set from another, by a checksum of all that is in memory.
+        """Tells one data set from another, see `data_mark`."""
+        return data_mark(self.flow.dtype, self.x, self.labels, self.valid, self.valid_labels)
 
-        Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
-        """
-        def sum_of(x: Any) -> int:
-            if stays_outside(x):
-                rows = np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)
-                group = group_of(x)
-                x = x[np.unique(np.minimum((rows // group * group)[:, None] + np.arange(group), len(x) - 1))]
-            return zlib.crc32(np.ascontiguousarray(x).data)
 
-        return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}"
-                         for x in (self.x, self.labels, self.valid, self.valid_labels) if x is not None)
+def data_mark(dtype: Any, *parts: np.ndarray | Rows | None) -> str:
+    """Tells one data set from another, by a checksum of all that is in memory, with floats of a dtype.
+
+    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
+    """
+    def sum_of(x: Any) -> int:
+        if stays_outside(x):
+            rows = np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)
+            group = group_of(x)
+            x = x[np.unique(np.minimum((rows // group * group)[:, None] + np.arange(group), len(x) - 1))]
+        return zlib.crc32(np.ascontiguousarray(x).data)
+
+    def taken(x: Any) -> Any:
+        with np.errstate(over="ignore"):
+            return x.astype(dtype, copy=False) if x.dtype.kind == "f" and not stays_outside(x) else x
+
+    return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}" for x in (taken(x) for x in parts if x is not None))
 
 
 def state_path(path: str | os.PathLike[str]) -> str:

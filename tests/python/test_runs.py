@@ -117,6 +117,36 @@ def test_a_run_named_like_its_data(tmp_path, monkeypatch):
     assert main(["train", "two-moons", "--out", "two-moons", "--resume", "--steps", "3", "--quiet"]) == 0
 
 
+@pytest.mark.parametrize("parts", ["one", "two"])
+def test_data_that_have_changed(tmp_path, capsys, parts):
+    """Split anew, rows that the model has seen would be in the test part; a test part may change by itself."""
+    rng, file, out = np.random.default_rng(0), str(tmp_path / "x.npz"), str(tmp_path / "run")
+    x, test = rng.standard_normal((80, 2)), rng.standard_normal((9, 2))
+
+    def write(x, test):
+        np.savez(file, train=x, test=test) if parts == "two" else np.savez(file, x=x)
+
+    write(x, test)
+    assert main(["train", file, "--steps", "2", "--quiet", "--out", out]) == 0
+    commands = (["eval", out], ["score", out, file, "--reference", "--out", str(tmp_path / "s.csv")],
+                ["resume", out, "--quiet"])
+    changed = [(np.append(x, x[:1], 0), test)] + ([(x, test + 1)] if parts == "two" else [])
+    for now in changed:
+        write(*now)
+        for command in commands:
+            assert main(command) == 2
+            assert f"expected the data that the run was trained on, got others: {file}" in capsys.readouterr().err
+        assert main(["eval", out, file]) == 0
+    log = tmp_path / "run" / "log.jsonl"
+    first, rest = log.read_text().split("\n", 1)
+    log.write_text(json.dumps({k: v for k, v in json.loads(first).items() if k != "test"}) + "\n" + rest)
+    # A run of before there was a mark of the test part.
+    assert main(["eval", out]) == (0 if parts == "two" else 2)
+    write(x, test)
+    for command in commands:
+        assert main(command) == 0
+
+
 def test_numbers_as_names(tmp_path, capsys):
     """Columns of another Parquet file are taken by name, whatever the names."""
     pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")

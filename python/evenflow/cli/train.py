@@ -23,7 +23,7 @@ from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
 from evenflow.runs import Plan, Run, Source
 from evenflow.settings import Settings
-from evenflow.train import Trainer
+from evenflow.train import Trainer, data_mark
 
 MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
 
@@ -67,7 +67,9 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 whole.columns if _has_names(source.path, whole) else [], outputs)
     trainer = plan.trainer(flow, part, ranks)
-    text = _config_file(plan, values, trainer, args.command)
+    plan = dataclasses.replace(plan, data=trainer.data_mark,
+                               test=data_mark(flow.dtype, whole.test, whole.test_labels))
+    text = _config_file(plan, values, args.command)
     run.start(plan, trainer, text, args.command, args.force)
     return _fit(run, trainer, plan, whole, args)
 
@@ -161,12 +163,12 @@ def _resolved(plan: Plan) -> dict[str, Any]:
             "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps}
 
 
-def _config_file(plan: Plan, values: dict[str, Any], trainer: Trainer, command_line: str) -> str:
+def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
     """config.toml: every setting as it was resolved, so that it repeats the run by itself."""
     resolved = {**_resolved(plan), "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
                 "matmul_precision": _core.matmul_precision()}
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
-                f"evenflow {_core.version}, command: {command_line}", f"data: {trainer.data_mark}"]
+                f"evenflow {_core.version}, command: {command_line}", f"data: {plan.data}"]
     if "preset" in values:
         comments.append(f"preset: {values['preset']}")
     return config.text(resolved, comments)
