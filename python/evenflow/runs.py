@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import glob
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,9 +137,43 @@ class Run:
     def exists(self) -> bool:
         return os.path.exists(self.log)
 
+    @contextlib.contextmanager
+    def alone(self, ranks: Ranks) -> Iterator[None]:
+        """For `start` or `resume`, and `fit`: no other process works on the run. IoError while one does.
+
+        Makes the folder where there is none, and removes it if nothing came into it.
+        """
+        lock, made = ranks.lead(self._lock)
+        try:
+            yield
+        finally:
+            if ranks.rank == 0:
+                if made:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(self.folder)  # only if nothing is in it
+                os.close(lock)
+
+    def _lock(self) -> tuple[int, bool]:
+        """(a descriptor that locks the folder until it is closed or the process ends, whether the folder is new)."""
+        made = not os.path.exists(self.folder)
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            lock = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise IoError("[train] expected a run that no other process works on, "
+                          f"got {self.folder}, where one does") from None
+        except OSError:
+            pass  # a file system without locks
+        return lock, made
+
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
-        """Makes the folder and its first files, all or none. IoError if a run is there, or a file of a name that a
-        run writes, unless `force`: they are then replaced once the new files are complete.
+        """Makes the first files, all or none. IoError if a run is there, or a file of a name that a run writes,
+        unless `force`: they are then replaced once the new files are complete.
         """
         trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
 
@@ -149,7 +184,6 @@ class Run:
                           "another --out, or replace it with --force" if self.exists else
                           f"[train] expected a folder without the files of a run, got {there[0]}; use another "
                           "--out, or replace it with --force")
-        made = not os.path.exists(self.folder)
         new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
             self._remove(LEFTOVERS)
@@ -165,12 +199,9 @@ class Run:
         except OSError as error:
             if isinstance(error, IoError):
                 raise
-            raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
+            raise IoError(f"[train] expected to write into {self.folder}, got: {error}") from error
         finally:
             shutil.rmtree(new.folder, ignore_errors=True)
-            if made:
-                with contextlib.suppress(OSError):
-                    os.rmdir(self.folder)  # only if nothing is in it
 
     def _found(self, patterns: tuple[str, ...]) -> list[str]:
         return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
@@ -318,7 +349,7 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
              labelled: bool = False) -> Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part.
-    ConfigError if the run's own data have changed: what they were split into would be mixed.
+    ConfigError if the run's own have changed: split anew, rows to test on could be some it was trained on.
 
     Pictures of a folder are cropped, resized and padded as the run's, unless size is given.
     labelled: of another table too, whose column of classes is otherwise left alone.

@@ -513,14 +513,20 @@ def test_early_stopping_keeps_the_best(tmp_path, table_file):
     assert -ef.load(out / "model.safetensors").log_prob(part.test).mean() == losses[best]
 
 
+def wait_for_epochs(process, out):
+    """Until the log of a training that has just been started tells of some."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not ((out / "log.jsonl").exists() and len(records(out)) > 3):
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_from_outside(tmp_path, number):
     out, whole = tmp_path / "run", tmp_path / "whole"
     process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL, "--epochs",
                                 "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not ((out / "log.jsonl").exists() and len(records(out)) > 3):
-        assert process.poll() is None
+    wait_for_epochs(process, out)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.count("\n") == 1
@@ -528,6 +534,27 @@ def test_stopped_from_outside(tmp_path, number):
     assert main(["resume", str(out), "--steps", str(step + 5), "--quiet"]) == 0
     assert main(["train", "digits", *SMALL, "--steps", str(step + 5), "--out", str(whole)]) == 0
     assert model_bytes(out) == model_bytes(whole)
+
+
+def test_one_process_at_a_time(tmp_path, capsys):
+    """Another is told so and touches nothing; the run is free once its process has ended, however that was."""
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL, "--epochs", "100000",
+                                "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_epochs(process, out)
+        for command in (["resume", str(out), "--steps", "5"],
+                        *(["train", "digits", *SMALL, "--steps", "5", "--out", str(out), option]
+                          for option in ("--resume", "--force"))):
+            assert main([*command, "--quiet"]) == 2
+            err = capsys.readouterr().err
+            assert err.count("\n") == 1
+            assert f"expected a run that no other process works on, got {out}, where one does" in err
+    finally:
+        process.kill()
+        process.communicate()
+    assert [r["event"] for r in records(out)].count("resume") == 0
+    assert main(["resume", str(out), "--steps", "5", "--quiet"]) == 0
 
 
 def test_plain_progress(capsys):

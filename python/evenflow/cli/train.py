@@ -70,8 +70,9 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     plan = dataclasses.replace(plan, data=trainer.data_mark,
                                test=data_mark(flow.dtype, whole.test, whole.test_labels))
     text = _config_file(plan, values, args.command)
-    run.start(plan, trainer, text, args.command, args.force)
-    return _fit(run, trainer, plan, whole, args)
+    with run.alone(ranks):
+        run.start(plan, trainer, text, args.command, args.force)
+        return _fit(run, trainer, plan, whole, args)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -211,9 +212,10 @@ def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks:
     plan = before = run.plan()
     if "epochs" in values or "steps" in values:
         plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
-    trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks,
-                                anew=plan != before)
-    return _fit(run, trainer, plan, whole, args)
+    with run.alone(ranks):
+        trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks,
+                                    anew=plan != before)
+        return _fit(run, trainer, plan, whole, args)
 
 
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
