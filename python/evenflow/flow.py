@@ -442,9 +442,9 @@ class Flow:
         initialised from the data first.
 
         checkpoint: model file; the training state goes beside it (model.safetensors,
-        model.state.safetensors), every minute, at the end, and on Ctrl-C or SIGTERM before KeyboardInterrupt
-        is raised. resume=True goes on from it, with the same data and settings, as if there had been no stop;
-        without, ConfigError where there is one already: training would begin by writing over it.
+        model.state.safetensors), every minute, at the end, and on Ctrl-C, SIGTERM or SIGHUP before
+        KeyboardInterrupt is raised. resume=True goes on from it, with the same data and settings, as if there had
+        been no stop; without, ConfigError where there is one already: training would begin by writing over it.
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch"), as
         docs/training.md lists them; the history holds the latter.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from evenflow.console import tell
 from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
 from evenflow.extras import need
 from evenflow.nccl import Nccl, TorchrunComm, local_rank
@@ -241,10 +241,9 @@ def launched(device: str) -> Iterator[Ranks]:
             if ranks.rank > 0:
                 time.sleep(LEAD_SECONDS)
             if isinstance(error, Error):
-                print(f"evenflow: rank {ranks.rank} failed: {error}", file=sys.stderr, flush=True)
+                tell(f"evenflow: rank {ranks.rank} failed: {error}")
             else:
-                traceback.print_exc()
-                print(f"evenflow: rank {ranks.rank} failed, see above", file=sys.stderr, flush=True)
+                tell(f"{traceback.format_exc()}evenflow: rank {ranks.rank} failed, see above")
             time.sleep(TELL_SECONDS)
             ranks.comm.Abort(1)
         raise

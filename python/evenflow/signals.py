@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a request to stop at the next good moment, or an exception."""
+"""Ctrl-C, SIGTERM and SIGHUP: a request to stop at the next good moment, or an exception."""
 
 from __future__ import annotations
 
@@ -10,39 +10,46 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def interrupt_flag() -> Iterator[list[bool]]:
-    """A list that the first Ctrl-C or SIGTERM fills, so that no step is cut in two; a second one raises
-    KeyboardInterrupt at once.
+def interrupt_flag() -> Iterator[list[int]]:
+    """A list that takes the number of the first signal, so that no step is cut in two; a second Ctrl-C or SIGTERM
+    raises KeyboardInterrupt at once. A terminal that closes may send SIGHUP twice, itself and by its shell.
     """
-    flag: list[bool] = []
+    flag: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
+        if not flag:
+            flag.append(number)
+        elif number != signal.SIGHUP:
+            raise KeyboardInterrupt(number)
 
-    with _handled(handle, signal.SIGINT, signal.SIGTERM):
+    with _handled(handle, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield flag
 
 
 @contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does, so that what is half-written is removed."""
+def termination_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that what is half-written is removed."""
 
     def handle(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
-    with _handled(handle, signal.SIGTERM):
+    with _handled(handle, signal.SIGTERM, signal.SIGHUP):
         yield
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """130 after Ctrl-C or SIGTERM, 129 after SIGHUP."""
+    return 128 + (signal.SIGHUP if interrupt.args == (signal.SIGHUP,) else signal.SIGINT)
 
 
 @contextlib.contextmanager
 def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Signals reach the main thread only; elsewhere nothing is changed."""
+    """Signals reach the main thread only; elsewhere nothing is changed. Nor is SIGHUP where nohup has it ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    previous = {number: signal.signal(number, handle) for number in numbers
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:

@@ -102,8 +102,8 @@ class Trainer:
         """Trains until `epochs` or `steps` in total; the flow then holds the kept values (see Flow.fit).
 
         save_every: seconds between two checkpoints; 0: one after every step.
-        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C or SIGTERM, at the end of a step,
-        with the checkpoint saved; a second one does not wait.
+        NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP, at the end of a
+        step, with the checkpoint saved; a second Ctrl-C or SIGTERM does not wait.
         """
         if epochs is None and steps is None:
             epochs = 10
@@ -141,7 +141,7 @@ class Trainer:
             self.feed.close()
             self._finish()
         if stop:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(*interrupted)
 
     def _done(self, last_epoch: float, last_step: float) -> bool:
         p = self.progress

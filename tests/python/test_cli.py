@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -317,6 +318,17 @@ def test_output_that_nobody_reads(run):
         process = subprocess.run([sys.executable, "-m", "evenflow", "info", str(run)], stdout=output,
                                  stderr=subprocess.PIPE, text=True, timeout=120)
     assert process.returncode == 141 and process.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["2> /dev/full", "2>&-", "2>&1 > out.txt | head -n 0; exit ${PIPESTATUS[0]}"])
+def test_progress_that_can_not_be_written(tmp_path, shell):
+    """Ends no training."""
+    options = ["--epochs", "400", "--batch-size", "1500", "--out", "run"]
+    command = [sys.executable, "-m", "evenflow", "train", "digits", *SMALL[:-1], *options]
+    process = subprocess.run(["bash", "-c", f"{shlex.join(command)} {shell}"], cwd=tmp_path, timeout=120)
+    assert process.returncode == 0
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["event"] == "end" and json.loads(log[-1])["epochs"] == 400
 
 
 def test_small_data_are_trained_on_for_long_enough(tmp_path, capsys):

@@ -194,13 +194,14 @@ def test_settings_may_be_numbers_of_numpy(tmp_path, images):
     assert_same(train(int, float, steps=4, resume=True), ef.load(tmp_path / "m.safetensors"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_saves(tmp_path, table, real_nvp, number):
     flow, path = real_nvp(), tmp_path / "m.safetensors"
 
     def press(record):
         if record["step"] == 9 and record["event"] == "step":
-            os.kill(os.getpid(), number)
+            for _ in range(2 if number == signal.SIGHUP else 1):  # as a terminal and its shell send it
+                os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
@@ -213,6 +214,16 @@ def test_interrupt_saves(tmp_path, table, real_nvp, number):
     whole = real_nvp()
     whole.fit(table, steps=20, batch_size=64)
     assert_same(flow, whole)
+
+
+def test_a_hang_up_that_is_ignored(table, real_nvp):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        history = real_nvp().fit(table, epochs=2, callback=lambda _: os.kill(os.getpid(), signal.SIGHUP))
+        assert len(history) == 2 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_second_interrupt_does_not_wait(tmp_path, table, real_nvp):

@@ -521,15 +521,15 @@ def wait_for_epochs(process, out):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_from_outside(tmp_path, number):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 129)])
+def test_stopped_from_outside(tmp_path, number, code):
     out, whole = tmp_path / "run", tmp_path / "whole"
     process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL, "--epochs",
                                 "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True)
     wait_for_epochs(process, out)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.count("\n") == 1
+    assert process.returncode == code and err.count("\n") == 1
     step = int(err.split(" has step ")[1].split(";")[0])
     assert main(["resume", str(out), "--steps", str(step + 5), "--quiet"]) == 0
     assert main(["train", "digits", *SMALL, "--steps", str(step + 5), "--out", str(whole)]) == 0

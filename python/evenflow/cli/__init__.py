@@ -14,14 +14,15 @@ from typing import Any
 import evenflow
 from evenflow import _core, signals
 from evenflow.cli import latents, models, tools, train, watch
+from evenflow.console import tell
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: done; 1: a numeric failure, a lost rank or no memory; 2: usage or bad input; 130: interrupted, by Ctrl-C
-    or SIGTERM; 141: whoever read the output has gone.
+    0: done; 1: a numeric failure, a lost rank or no memory; 2: usage or bad input; 129: interrupted
+    by SIGHUP; 130: by Ctrl-C or SIGTERM; 141: whoever read the output has gone.
     """
     args = build_parser().parse_args(argv)
     evenflow.set_matmul_precision(args.matmul_precision or "highest")
@@ -31,33 +32,33 @@ def main(argv: list[str] | None = None) -> int:
             return watch.run()
         watch.tie()
     try:
-        with signals.sigterm_interrupts():
+        with signals.termination_interrupts():
             code = int(args.run(args))
             sys.stdout.flush()
             return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
         return 141
-    except KeyboardInterrupt:
-        print("evenflow: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        tell("evenflow: interrupted")
+        return signals.exit_code(interrupt)
     except TypeError as error:
         # Ours say where; any other is a defect and keeps its traceback.
         if not str(error).startswith("["):
             raise
-        print(f"evenflow: error: {error}", file=sys.stderr)
+        tell(f"evenflow: error: {error}")
         return 2
     except (ConfigError, DeviceError, IoError, ShapeError) as error:
-        _tell(f"evenflow: error: {error}", error)
+        _tell_once(f"evenflow: error: {error}", error)
         return 2
     except (NumericError, RanksError, MemoryError) as error:
-        _tell(f"evenflow: failed: {error or 'out of memory'}", error)
+        _tell_once(f"evenflow: failed: {error or 'out of memory'}", error)
         return 1
 
 
-def _tell(text: str, error: Exception) -> None:
+def _tell_once(text: str, error: Exception) -> None:
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.ranks
-        print(text, file=sys.stderr)
+        tell(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

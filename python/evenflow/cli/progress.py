@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from evenflow.console import abandon, tell
 from evenflow.errors import MissingExtra
 from evenflow.extras import need
 
@@ -19,7 +20,8 @@ class Progress:
 
     def __init__(self, total: int | None, quiet: bool, images: bool):
         """total: steps, None for a training without an end in sight."""
-        self.total, self.quiet, self.unit = total, quiet, "images" if images else "rows"
+        self.total, self.unit = total, "images" if images else "rows"
+        self.quiet = quiet or sys.stderr is None
         self.bar: Any = None
         self.begun, self.first, self.samples = time.monotonic(), -1, 0
         self.printed = self.begun - EPOCH_SECONDS  # the first epoch is told of at once
@@ -29,6 +31,19 @@ class Progress:
     def __call__(self, record: dict[str, Any]) -> None:
         if self.quiet:
             return
+        try:
+            self._show(record)
+        except OSError:  # of the bar: the training goes on without a word
+            abandon(sys.stderr)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            try:
+                self.bar.close()
+            except OSError:
+                abandon(sys.stderr)
+
+    def _show(self, record: dict[str, Any]) -> None:
         if self.first < 0:
             self.first = record["step"] - 1
             self.bar = self._make_bar()
@@ -36,10 +51,6 @@ class Progress:
             self._step(record)
         else:
             self._epoch(record)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
     def _make_bar(self) -> Any:
         if not sys.stderr.isatty():
@@ -89,7 +100,7 @@ class Progress:
             done = record["step"] - self.first
             left = [f"{clock((self.total - record['step']) / done * (self.printed - self.begun))} left"]
         line = f"epoch {record['epoch']}, step {record['step']}{of}: "
-        print(line + ", ".join([*shown, self._rate(), *left]), file=sys.stderr, flush=True)
+        tell(line + ", ".join([*shown, self._rate(), *left]))
 
 
 def quality(record: dict[str, Any], prefix: str = "") -> tuple[float | None, str]:

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import _core, presets
+from evenflow import _core, presets, signals
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
 from evenflow.cli.progress import Progress
+from evenflow.console import tell
 from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
 from evenflow.errors import ConfigError
@@ -223,12 +223,12 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     progress = Progress(_total_steps(trainer, plan), args.quiet, images=trainer.flow.is_image)
     try:
         result = run.fit(trainer, plan, whole, progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         progress.close()
         if leads:
-            print(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-                  f"go on with: evenflow resume {run.folder}", file=sys.stderr)
-        return 130
+            tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+                 f"go on with: evenflow resume {run.folder}")
+        return signals.exit_code(interrupt)
     finally:
         progress.close()
     if not leads:

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import NoReturn
 
+from evenflow.console import tell
 from evenflow.ranks import TELL_SECONDS, launched_as
 
 PARENT = "EVENFLOW_RANK_PARENT"
@@ -36,18 +37,17 @@ def run() -> int:
     for number in PASSED_ON:
         signal.signal(number, lambda n, _: child.send_signal(n))
 
-    def tell(what: str) -> None:
-        print(f"evenflow: rank {launched_as()[0]} ({platform.node()}:{child.pid}) {what}", file=sys.stderr,
-              flush=True)
+    def tell_of(what: str) -> None:
+        tell(f"evenflow: rank {launched_as()[0]} ({platform.node()}:{child.pid}) {what}")
 
     while True:
         _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
         if os.WIFSTOPPED(status):
-            tell(f"is stopped by {_name(os.WSTOPSIG(status))}; the others wait for it")
+            tell_of(f"is stopped by {_name(os.WSTOPSIG(status))}; the others wait for it")
         elif os.WIFCONTINUED(status):
-            tell("goes on")
+            tell_of("goes on")
         elif os.WIFSIGNALED(status):
-            tell(f"was killed by {_name(os.WTERMSIG(status))}")
+            tell_of(f"was killed by {_name(os.WTERMSIG(status))}")
             time.sleep(TELL_SECONDS)
             _die_of(os.WTERMSIG(status))
         else:
