@@ -1,4 +1,4 @@
-"""What processes say on standard error, to a person: where that can't be written they go on."""
+"""Standard output, for results, which must be written, and standard error, for what is said to a person."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import os
 import sys
 from typing import Any
 
+from evenflow.errors import IoError
+
+
+def write(text: str) -> None:
+    """Prints a result, if there is a standard output. IoError; BrokenPipeError where whoever read it has gone."""
+    if sys.stdout is None:  # closed before the process began
+        return
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        abandon(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise IoError(f"[output] expected to write the result, got: {error}") from error
+
 
 def tell(text: str) -> None:
-    """Prints a line, if there is anywhere to."""
-    if sys.stderr is None:  # closed before the process began
+    """Prints a line, or goes on without."""
+    if sys.stderr is None:
         return
     try:
         print(text, file=sys.stderr, flush=True)

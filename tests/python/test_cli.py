@@ -331,6 +331,16 @@ def test_progress_that_can_not_be_written(tmp_path, shell):
     assert json.loads(log[-1])["event"] == "end" and json.loads(log[-1])["epochs"] == 400
 
 
+@pytest.mark.parametrize("shell, code, word", [
+    ("> /dev/full", 2, "evenflow: error: [output] expected to write the result, got: [Errno 28] No space"),
+    (">&-", 0, ""), ("> /dev/full 2>&1", 2, ""), (">&- 2>&-", 0, "")])
+def test_output_that_can_not_be_written(run, shell, code, word):
+    command = shlex.join([sys.executable, "-m", "evenflow", "info", str(run), "--tensors"])
+    process = subprocess.run(["bash", "-c", f"{command} {shell}"], stderr=subprocess.PIPE, text=True, timeout=120)
+    assert process.returncode == code
+    assert process.stderr.startswith(word) and process.stderr.count("\n") == (word != "")
+
+
 def test_small_data_are_trained_on_for_long_enough(tmp_path, capsys):
     """Without --epochs or --steps: until the validation data get no better; with them: as long as they say."""
     x = np.random.default_rng(0).standard_normal((60, 2))

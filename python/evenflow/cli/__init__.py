@@ -33,11 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         watch.tie()
     try:
         with signals.termination_interrupts():
-            code = int(args.run(args))
-            sys.stdout.flush()
-            return code
+            return int(args.run(args))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
         return 141
     except KeyboardInterrupt as interrupt:
         tell("evenflow: interrupted")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evenflow.console import write
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.runs import Plan, held_out
@@ -72,7 +73,7 @@ def class_number(label: str, classes: list[str]) -> int:
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    print(json.dumps(_finite(result)) if args.json else text)
+    write(json.dumps(_finite(result)) if args.json else text)
 
 
 def _finite(value: Any) -> Any:
