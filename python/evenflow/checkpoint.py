@@ -10,6 +10,7 @@ import numpy as np
 
 from evenflow import _core, arrays
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
+from evenflow.files import core_name
 from evenflow.flow import Flow
 from evenflow.models import build, place
 
@@ -27,7 +28,8 @@ def save(flow: Flow, path: str | os.PathLike[str], marks: dict[str, str] | None 
                 **(marks or {})}
     tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
     expect_finite("save", tensors)
-    _core.write_safetensors(os.fspath(path), tensors, metadata)
+    with core_name(path) as file:
+        _core.write_safetensors(file, tensors, metadata)
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) -> Flow:
@@ -44,7 +46,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     except ValueError as error:
         raise IoError(f"[load] {path}: expected a configuration in JSON, got {error}") from None
     try:
-        _core.check_settings(path, metadata["config"], len(tensors), sum(t.size for t in tensors.values()))
+        with core_name(path) as file:
+            _core.check_settings(file, metadata["config"], len(tensors), sum(t.size for t in tensors.values()))
         flow = build(config, **run)
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
@@ -63,7 +66,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
 
 def read(path: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a file of ours; IoError if it is another file."""
-    tensors, metadata = _core.read_safetensors(path)
+    with core_name(path) as file:
+        tensors, metadata = _core.read_safetensors(file)
     if metadata.get("kind") != kind:
         got = metadata.get("kind", "another kind of file")
         raise IoError(f"[load] {path}: expected an {kind} file, got {got!r}")

@@ -15,7 +15,9 @@ def write(text: str) -> None:
     if sys.stdout is None:  # closed before the process began
         return
     try:
-        print(text, flush=True)
+        # A path need not be valid text.
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         abandon(sys.stdout)
         if isinstance(error, BrokenPipeError):

@@ -19,6 +19,7 @@ import numpy as np
 from evenflow import _core, arrays, checkpoint, optim, signals
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
+from evenflow.files import core_name
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, group_of, origin, shuffled, stays_outside
@@ -447,7 +448,8 @@ class Trainer:
         checkpoint.expect_finite("fit", tensors)
         with self.kept():  # of both files none is replaced unless both are good
             checkpoint.expect_finite("fit", self.flow.named_parameters())
-        _core.write_safetensors(state_path(path), tensors, metadata)
+        with core_name(state_path(path)) as file:
+            _core.write_safetensors(file, tensors, metadata)
         with self.kept():
             checkpoint.save(self.flow, path, mark)
 

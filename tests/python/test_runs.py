@@ -357,6 +357,23 @@ def test_no_folder_to_write(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_names_that_are_no_text(tmp_path, table_file, capfd):
+    """Bytes that are not UTF-8, in the name of the data, of the run and of what is missing."""
+    x, out, nowhere = (os.fsdecode(bytes(tmp_path) + name) for name in (b"/x\xff.npy", b"/r\xff", b"/n\xff"))
+    os.rename(table_file, x)
+    assert main(["train", x, "--steps", "2", "--quiet", "--out", out]) == 0
+    assert main(["resume", out, "--steps", "3", "--quiet"]) == 0
+    assert main(["eval", out]) == 0
+    assert "r\\udcff/model.safetensors" in capfd.readouterr().out
+    for command in (["eval", nowhere], ["eval", x]):
+        assert main(command) == 2
+        err = capfd.readouterr().err
+        assert err.startswith("evenflow: error: [") and "xff" in err and err.count("\n") == 1
+    ef.load(os.path.join(out, "model.safetensors")).save(os.fsencode(out) + b"/copy")
+    with pytest.raises(ef.IoError, match="xff"):
+        ef.load(os.path.join(out, "nowhere"))
+
+
 def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path, capsys):
     x = np.random.default_rng(0).standard_normal((100, 2))
     x[:, 1] = np.nan
