@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import tarfile
+import zlib
 from decimal import Decimal
 
 import numpy as np
@@ -299,6 +300,41 @@ def test_pictures_of_16_bits_are_refused(tmp_path):
     image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ef.IoError, match="deep.png: expected 8 bits a channel"):
         ef.data.load(tmp_path)
+
+
+def png(depth, channels):
+    """A picture of 2 x 2 black pixels; Pillow writes none of 16 bits with colours."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 2, depth, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = zlib.compress(bytes(2 * (1 + 2 * channels * depth // 8)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def ppm(largest):
+    return f"P6 2 2 {largest}\n".encode() + bytes(12 * (1 + (largest > 255)))
+
+
+def tiff(depth):
+    tags = ((256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 206),
+            (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, 12 * depth // 8))
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return header.ljust(200, b"\0") + struct.pack("<HHH", *3 * [depth]) + bytes(12 * depth // 8)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    """Pillow opens them as pictures of 8 bits."""
+    pytest.importorskip("PIL.Image")
+    for kind, good, bad in ([("png", png(8, n), png(16, n)) for n in (2, 3, 4)]
+                            + [("ppm", ppm(255), ppm(65535)), ("tif", tiff(8), tiff(16))]):
+        path = tmp_path / f"x.{kind}"
+        path.write_bytes(good)
+        assert ef.data.load(tmp_path).train[0].max() == 0
+        path.write_bytes(bad)
+        with pytest.raises(ef.IoError, match=f"x.{kind}: expected 8 bits a channel, got more"):
+            ef.data.load(tmp_path)
+        path.unlink()
 
 
 # Arrays

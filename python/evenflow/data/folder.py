@@ -46,9 +46,10 @@ class Pictures(Rows):
         """(height, width, channels) of a picture as it will be read."""
         picture = self._open(path)
         with picture:
-            mode, (width, height) = picture.mode, picture.size
-        if mode not in (*GREY, *COLOUR):
-            raise IoError(f"[data] {path}: expected 8 bits a channel, got a picture of mode {mode}")
+            mode, (width, height), deep = picture.mode, picture.size, _is_deep(picture)
+        if deep or mode not in (*GREY, *COLOUR):
+            got = "more" if deep else f"a picture of mode {mode}"
+            raise IoError(f"[data] {path}: expected 8 bits a channel, got {got}")
         if self.side is not None:
             height = width = self.side
         elif self.box is not None:
@@ -150,6 +151,14 @@ def resident(images: Pictures) -> np.ndarray | Rows:
 def picture_files(path: str) -> list[str]:
     return [entry.path for entry in entries(path)
             if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
+
+
+def _is_deep(picture: Any) -> bool:
+    """Whether the file has more than 8 bits a channel, of which Pillow would drop the lower ones unasked."""
+    layout = [tile[3] for tile in picture.tile]  # as RGB;16B, or of a PPM (RGB, 65535)
+    if picture.format == "PPM":
+        return any(isinstance(args, tuple) and args[-1] > 255 for args in layout)
+    return picture.format in ("PNG", "TIFF") and ";16" in str(layout)
 
 
 def _broken(path: str, error: Exception) -> IoError:
