@@ -113,7 +113,8 @@ def points(pixels: np.ndarray, side: int) -> np.ndarray:
 def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int | None = None) -> Dataset:
     """All pictures of a folder, sorted by name; subfolders are classes and give their pictures' labels.
 
-    Subfolders without pictures are none, nor are hidden ones, as programs leave behind (.ipynb_checkpoints).
+    Pictures beside them would have none: IoError. Subfolders without pictures are no classes, nor are hidden ones, as
+    programs leave behind (.ipynb_checkpoints).
 
     size: side of the squares that pictures are resized to (bicubic); None: all must have one size. crop: side
     of the square that is taken out of the middle before; None: with size the largest, else all. Grey pictures
@@ -127,8 +128,11 @@ def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int
     classes = {entry.name: found for entry in entries(path) if entry.is_dir() and not entry.name.startswith(".")
                and (found := picture_files(entry.path))}
     files = [(file, label) for label, found in enumerate(classes.values()) for file in found]
-    if not files:
-        files = [(file, 0) for file in picture_files(path)]
+    beside = picture_files(path)
+    if files and beside:
+        raise IoError(f"[data] {path}: expected pictures in subfolders, which are classes, or none there, "
+                      f"got {beside[0]} beside {files[0][0]}")
+    files = files or [(file, 0) for file in beside]
     if not files:
         raise IoError(f"[data] {path}: expected pictures ({', '.join(SUFFIXES)}), got none")
     box = None if size is None and crop is None else lambda w, h: middle(w, h, crop or min(w, h))
