@@ -94,6 +94,7 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
 
     .npy: floats in the data's units, any number of leading dimensions.  .csv: tables, with `names`.
     .png: images in one picture, `columns` side by side.  No ending: a new folder with one picture an image.
+    columns: the data are lines of so many samples; of a table they go into .npy files only.
     ConfigError for another name; IoError; nothing is left behind by an error.
     """
     check_flow(where, flow)
@@ -101,7 +102,8 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
     ending = os.path.splitext(path)[1]
     if ending == ".csv" and names and len(names) != flow.dims:
         raise ConfigError(f"[{where}] expected {flow.dims} names of columns, got {len(names)}")
-    if ending == ".npy" or (ending == ".csv" and not flow.is_image):
+    flat = not flow.is_image and columns is None
+    if ending == ".npy" or (ending == ".csv" and flat):
         with write_rows(where, path, names) as writer:
             yield writer.write
     elif ending == ".png" and flow.is_image:
@@ -113,7 +115,8 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
         with _new_folder(where, path) as folder:
             yield _numbered_pictures(flow, folder)
     else:
-        wanted = ".png or .npy, or the name of a new folder" if flow.is_image else ".csv or .npy, for a table"
+        wanted = (".png or .npy, or the name of a new folder" if flow.is_image else
+                  ".csv or .npy, for a table" if flat else ".npy, for lines of rows of a table")
         raise ConfigError(f"[{where}] expected a name ending in {wanted}, got {path}")
 
 

@@ -219,6 +219,22 @@ def test_reconstruct_keeps_the_coarse_levels(runs):
         latent.reconstruct(flow, x, 3)
 
 
+@pytest.mark.parametrize("command, options, shape", [
+    ("reconstruct", [], (2, 10, 2)), ("interpolate", [], (4, 9, 2)),
+    ("edit", ["DATA", "--positive", "p", "--strengths", "0", "1"], (8, 2, 2))])
+def test_lines_of_a_table(runs, tmp_path, capsys, monkeypatch, command, options, shape):
+    """Go into an array: by default, and by the error that names the endings there are."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(runs / "t.csv"), "--label", "kind", "--hidden", "8", "--couplings", "2", "--steps", "2",
+                 "--quiet", "--out", "run"]) == 0
+    arguments = [command, "run", *[str(runs / "t.csv") if option == "DATA" else option for option in options]]
+    assert result(capsys, *arguments)["out"] == f"{command}.npy"
+    assert np.load(f"{command}.npy").shape == shape
+    for name in ("x.csv", "x.png", "x"):
+        assert main([*arguments, "--out", name]) == 2
+        assert f"expected a name ending in .npy, for lines of rows of a table, got {name}" in capsys.readouterr().err
+
+
 def test_interpolate(runs, tmp_path, capsys):
     flow, x = model(runs, "glow"), DIGITS.test[:4]
     result(capsys, "interpolate", runs / "glow", "--rows", 0, 1, 2, 3, "--steps", 5, "--out",

@@ -18,6 +18,7 @@ from evenflow.runs import held_out, open_model
 from evenflow.stream import read_latents, read_rows
 
 PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
+LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -41,7 +42,8 @@ def reconstruct(args: argparse.Namespace) -> int:
     x, labels = examples(args, flow, plan)
     keeps = args.keep or [len(flow._core.levels())]
     shown, rows = [latent.as_floats(flow, x)], []
-    with write_data("reconstruct", flow, args.out, columns=len(x)) as write:
+    out = _out(args, flow, "reconstruct")
+    with write_data("reconstruct", flow, out, columns=len(x)) as write:
         for keep in keeps:
             shown.append(latent.reconstruct(flow, x, keep, args.rest, args.seed, labels))
             error = np.abs(shown[-1].astype(np.float64) - shown[0])
@@ -51,7 +53,7 @@ def reconstruct(args: argparse.Namespace) -> int:
     unit = "levels" if flow.is_image else "units of the data"
     lines = [f"keep {r['keep']} of {len(flow._core.levels())} levels: worst error {r['worst_error']:.3g}, "
              f"mean error {r['mean_error']:.3g} {unit}" for r in rows]
-    report(args, {"n": len(x), "reconstructions": rows, "out": args.out}, "\n".join([*lines, args.out]))
+    report(args, {"n": len(x), "reconstructions": rows, "out": out}, "\n".join([*lines, out]))
     return 0
 
 
@@ -68,12 +70,13 @@ def interpolate(args: argparse.Namespace) -> int:
             raise ConfigError("[interpolate] expected samples of one class, since the model is "
                               f"class-conditional, got {labels.tolist()} (choose --rows)")
         labels = groups[:, 0]
-    with write_data("interpolate", flow, args.out, columns=args.steps) as write:
+    out = _out(args, flow, "interpolate")
+    with write_data("interpolate", flow, out, columns=args.steps) as write:
         if args.manifold:
             write(latent.manifold(flow, x, args.steps, None if labels is None else int(labels[0])))
         else:
             write(latent.interpolate(flow, x[0::2], x[1::2], args.steps, labels))
-    report(args, {"samples": len(x), "steps": args.steps, "out": args.out}, args.out)
+    report(args, {"samples": len(x), "steps": args.steps, "out": out}, out)
     return 0
 
 
@@ -85,13 +88,19 @@ def edit(args: argparse.Namespace) -> int:
     conditional = part.train_labels if flow.classes else None
     direction = latent.attribute(flow, part.train, positive, negative, conditional)
     x, labels = _unmarked(args, flow, part)
-    with write_data("edit", flow, args.out, columns=len(args.strengths)) as write:
+    out = _out(args, flow, "edit")
+    with write_data("edit", flow, out, columns=len(args.strengths)) as write:
         write(latent.edit(flow, x, direction, args.strengths, labels))
     result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
-              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": args.out}
+              "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": out}
     report(args, result, f"direction: {result['positive']} samples with the attribute, {result['negative']} "
-                         f"without, length {result['length']:.3g}\n{args.out}")
+                         f"without, length {result['length']:.3g}\n{out}")
     return 0
+
+
+def _out(args: argparse.Namespace, flow: Flow, name: str) -> str:
+    """--out, else a picture, or for a table an array."""
+    return args.out or name + (".png" if flow.is_image else ".npy")
 
 
 def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
@@ -131,8 +140,8 @@ def _add_reconstruct(commands: Any) -> None:
                      help="keep the coarsest K levels; several K: one line of pictures each (all levels)")
     sub.add_argument("--rest", choices=("zero", "redraw"), default="zero", help="the other levels (zero)")
     sub.add_argument("--seed", type=int, default=0, help="of --rest redraw")
-    sub.add_argument("--out", default="reconstruct.png", metavar="FILE",
-                     help=f"originals, then reconstructions: {PICTURE} (reconstruct.png)")
+    sub.add_argument("--out", metavar="FILE",
+                     help=f"originals, then reconstructions: {LINES}; default: reconstruct.png or reconstruct.npy")
 
 
 def _add_interpolate(commands: Any) -> None:
@@ -144,8 +153,8 @@ def _add_interpolate(commands: Any) -> None:
     sub.add_argument("--manifold", action="store_true",
                      help="Real NVP's manifold of four samples, on steps x steps angles")
     sub.add_argument("--steps", type=int, default=9, help="samples a line (9)")
-    sub.add_argument("--out", default="interpolate.png", metavar="FILE",
-                     help=f"one line a pair: {PICTURE} (interpolate.png)")
+    sub.add_argument("--out", metavar="FILE",
+                     help=f"one line a pair: {LINES}; default: interpolate.png or interpolate.npy")
 
 
 def _add_edit(commands: Any) -> None:
@@ -159,8 +168,8 @@ def _add_edit(commands: Any) -> None:
     rows_arguments(sub, 8, "the first without the attribute")
     sub.add_argument("--strengths", type=float, nargs="+", metavar="S", default=[-1, -0.5, 0, 0.5, 1, 1.5],
                      help="multiples of the vector (-1 to 1.5 by 0.5)")
-    sub.add_argument("--out", default="edit.png", metavar="FILE",
-                     help=f"one line a sample: {PICTURE} (edit.png)")
+    sub.add_argument("--out", metavar="FILE",
+                     help=f"one line a sample: {LINES}; default: edit.png or edit.npy")
 
 
 def add_commands(commands: Any) -> None:
