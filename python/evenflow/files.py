@@ -43,6 +43,8 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
             os.remove(temporary)
         if isinstance(error, OSError) and not isinstance(error, Error):
             raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
+        if isinstance(error, IoError) and temporary in str(error):
+            raise IoError(str(error).replace(temporary, path)) from error
         raise
 
 

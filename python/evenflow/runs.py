@@ -61,7 +61,7 @@ class Source:
             whole = whole.split(self.valid, self.seed)
         if self.valid == 0:
             return whole, dataclasses.replace(whole, test=None, test_labels=None, test_attributes=None)
-        return whole, whole.split(self.valid, self.seed + 1)
+        return whole, whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1))
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,13 @@ def test_resume_equals_one_run(tmp_path, capsys):
     assert main([*base, "--steps", "1", "--out", folders[1], "--force"]) == 0
 
 
+def test_the_largest_seed(csv, tmp_path):
+    """The validation data are split by the next one."""
+    assert main(["train", str(csv), "--label", "kind", "--steps", "1", "--quiet", "--seed", str(2**63 - 1), "--out",
+                 str(tmp_path / "run")]) == 0
+    assert main(["eval", str(tmp_path / "run")]) == 0
+
+
 def test_table(csv, tmp_path, capsys):
     out = str(tmp_path / "run")
     assert main(["train", str(csv), "--label", "kind", "--epochs", "2", "--hidden", "8", "8",

@@ -498,6 +498,7 @@ def test_score_with_reference(runs, tmp_path, capsys):
     (["inpaint", "glow", "--steps", "0"], "steps >= 1"),
     (["spectrum", "glow"], "NICE"),
     (["spectrum", "nice", "--out", "nowhere/s.png"], "nowhere"),
+    (["spectrum", "nice", "--out", "s.xyz"], "expected to write s.xyz, got: Format 'xyz'"),
     (["score", "table", "bad.csv", "--columns", "a"], "line 3, column 'a'"),
     (["score", "table", "ragged.csv", "--columns", "a"], "2 cells in line 3"),
     (["score", "table", "empty.csv"], "empty"),
