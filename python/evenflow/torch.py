@@ -79,14 +79,14 @@ class FlowModule(_Scope):
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._device = getattr(torch, flow.dtype.name), _device_of(flow)
         self._first = flow.is_image and self.channels == "first"
-        places = {}
         values = flow._core.values if flow.device == "cpu" else flow._core.device_values
+        self._places = {}
         for name, shape, group, offset, size in flow.entries():
-            places[name] = offset, size, shape
-            self._register(name, _tensor(values[offset:offset + size]).view(shape),
-                           trained=group in ("decay", "no_decay"))
-        self._places = [places[name] for name, _ in self.named_parameters()]
-        self._addresses = [parameter.data_ptr() for parameter in self.parameters()]
+            trained = group in ("decay", "no_decay")
+            self._register(name, _tensor(values[offset:offset + size]).view(shape), trained)
+            if trained:
+                self._places[name] = offset, size, shape
+        self._addresses = [parameter.data_ptr() for parameter in self._params()]
         self._number = next(_NUMBERS)
         _MODULES[self._number] = self
 
@@ -102,6 +102,13 @@ class FlowModule(_Scope):
         else:
             at.register_buffer(last, tensor)
 
+    def _params(self) -> list[torch.Tensor]:
+        """The flow's parameters, whatever others the module has."""
+        found = dict(self.named_parameters(remove_duplicate=False))
+        if not found.keys() >= self._places.keys():
+            raise _replaced()
+        return [found[name] for name in self._places]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """deepcopy and pickle make a module on a copy of the flow."""
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
@@ -115,7 +122,7 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._input("forward", x, seed=None)
-        z, logdet = torch.ops.evenflow.forward(x, list(self.parameters()), self._number,
+        z, logdet = torch.ops.evenflow.forward(x, self._params(), self._number,
                                                _label("forward", label))
         return z, logdet
 
@@ -128,7 +135,7 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[inverse] expected float values, got {z.dtype}")
         z = z.to(self._dtype)
-        x, logdet = torch.ops.evenflow.inverse(z, list(self.parameters()), self._number,
+        x, logdet = torch.ops.evenflow.inverse(z, self._params(), self._number,
                                                _label("inverse", label))
         return self._output(x), logdet
 
@@ -166,7 +173,7 @@ class FlowModule(_Scope):
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
         seed = arrays.whole("loss", "seed", seed, low=0)
         loss: torch.Tensor
-        loss, _ = torch.ops.evenflow.loss(x, list(self.parameters()), self._number, _label("loss", label), seed)
+        loss, _ = torch.ops.evenflow.loss(x, self._params(), self._number, _label("loss", label), seed)
         return loss
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
@@ -259,9 +266,13 @@ def _own_flow(number: int, params: list[torch.Tensor]) -> Flow:
     """The flow of module `number`, whose parameters `params` must be."""
     module = _number_to_module(number)
     if [parameter.data_ptr() for parameter in params] != module._addresses:
-        raise ConfigError("[FlowModule] expected the parameters that share the flow's memory, got others "
-                          "(functional_call, load_state_dict(assign=True) or an assignment to .data)")
+        raise _replaced()
     return module.flow
+
+
+def _replaced() -> ConfigError:
+    return ConfigError("[FlowModule] expected the parameters that share the flow's memory, got others "
+                       "(functional_call, load_state_dict(assign=True), a parametrization or an assignment to .data)")
 
 
 def _device_of(flow: Flow) -> torch.device:
@@ -422,7 +433,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
 
 
 def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor]:
-    return [grads[offset:offset + size].view(shape) for offset, size, shape in module._places]
+    return [grads[offset:offset + size].view(shape) for offset, size, shape in module._places.values()]
 
 
 def _derivative(vjp: Callable[..., Pair]) -> Callable[..., tuple[Any, ...]]:
