@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import math
 import os
@@ -485,6 +486,12 @@ class Flow:
         """Tests the model on a few samples; see `evenflow.verify.Report`."""
         from evenflow.verify import verify
         return verify(self, x, label, seed)
+
+    @functools.cached_property
+    def _statistics(self) -> slice:
+        """Where running statistics are among all values, next to each other."""
+        places = [(at, at + n) for _, _, group, at, n in self.entries() if group == "stats"]
+        return slice(min((a for a, _ in places), default=0), max((b for _, b in places), default=0))
 
     # Batches
 

@@ -32,6 +32,7 @@ DRIFT = {"float32": 1e-3, "float64": 1e-8}
 """How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 # Operators take tensors and numbers alone, so a module goes by a number.
 _MODULES: weakref.WeakValueDictionary[int, FlowModule] = weakref.WeakValueDictionary()
@@ -80,13 +81,13 @@ class FlowModule(_Scope):
         self._dtype, self._device = getattr(torch, flow.dtype.name), _device_of(flow)
         self._first = flow.is_image and self.channels == "first"
         values = flow._core.values if flow.device == "cpu" else flow._core.device_values
+        self._statistics = _tensor(values[flow._statistics])
         self._places = {}
         for name, shape, group, offset, size in flow.entries():
-            trained = group in ("decay", "no_decay")
-            self._register(name, _tensor(values[offset:offset + size]).view(shape), trained)
-            if trained:
-                self._places[name] = offset, size, shape
-        self._addresses = [parameter.data_ptr() for parameter in self._params()]
+            self._register(name, _tensor(values[offset:offset + size]).view(shape),
+                           trained=group in ("decay", "no_decay"))
+            self._places[name] = group, offset, size, shape
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors()]
         self._number = next(_NUMBERS)
         _MODULES[self._number] = self
 
@@ -102,9 +103,10 @@ class FlowModule(_Scope):
         else:
             at.register_buffer(last, tensor)
 
-    def _params(self) -> list[torch.Tensor]:
-        """The flow's parameters, whatever others the module has."""
-        found = dict(self.named_parameters(remove_duplicate=False))
+    def _tensors(self) -> list[torch.Tensor]:
+        """The flow's parameters and buffers, whatever others the module has."""
+        found: dict[str, torch.Tensor] = dict(self.named_parameters(remove_duplicate=False))
+        found.update(self.named_buffers(remove_duplicate=False))
         if not found.keys() >= self._places.keys():
             raise _replaced()
         return [found[name] for name in self._places]
@@ -122,7 +124,7 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._input("forward", x, seed=None)
-        z, logdet = torch.ops.evenflow.forward(x, self._params(), self._number,
+        z, logdet = torch.ops.evenflow.forward(x, self._tensors(), self._number,
                                                _label("forward", label))
         return z, logdet
 
@@ -135,7 +137,7 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[inverse] expected float values, got {z.dtype}")
         z = z.to(self._dtype)
-        x, logdet = torch.ops.evenflow.inverse(z, self._params(), self._number,
+        x, logdet = torch.ops.evenflow.inverse(z, self._tensors(), self._number,
                                                _label("inverse", label))
         return self._output(x), logdet
 
@@ -173,7 +175,12 @@ class FlowModule(_Scope):
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
         seed = arrays.whole("loss", "seed", seed, low=0)
         loss: torch.Tensor
-        loss, _ = torch.ops.evenflow.loss(x, self._params(), self._number, _label("loss", label), seed)
+        loss, _, statistics = torch.ops.evenflow.loss(x, self._tensors(), self._number, _label("loss", label), seed)
+        start = self.flow._statistics.start
+        with torch.no_grad():  # here, and not in the operator, so that torch knows of it
+            for name, (group, offset, size, shape) in self._places.items():
+                if group == "stats":
+                    self.get_buffer(name).copy_(statistics[offset - start:offset - start + size].view(shape))
         return loss
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
@@ -252,8 +259,8 @@ def _label(where: str, label: Any) -> torch.Tensor | None:
 
 
 # Operators. Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile),
-# and its derivative where it has one. x is NHWC or (N, D); `params` are there for autograd, values are the
-# flow's.
+# and its derivative where it has one. x is NHWC or (N, D); `tensors`, the module's, are there for autograd and
+# for torch.compile, values are the flow's.
 
 def _number_to_module(number: int) -> FlowModule:
     module = _MODULES.get(number)
@@ -262,17 +269,18 @@ def _number_to_module(number: int) -> FlowModule:
     return module
 
 
-def _own_flow(number: int, params: list[torch.Tensor]) -> Flow:
-    """The flow of module `number`, whose parameters `params` must be."""
+def _own_flow(number: int, tensors: list[torch.Tensor]) -> Flow:
+    """The flow of module `number`, whose parameters and buffers `tensors` must be."""
     module = _number_to_module(number)
-    if [parameter.data_ptr() for parameter in params] != module._addresses:
+    if [tensor.data_ptr() for tensor in tensors] != module._addresses:
         raise _replaced()
     return module.flow
 
 
 def _replaced() -> ConfigError:
-    return ConfigError("[FlowModule] expected the parameters that share the flow's memory, got others "
-                       "(functional_call, load_state_dict(assign=True), a parametrization or an assignment to .data)")
+    return ConfigError("[FlowModule] expected the parameters and buffers that share the flow's memory, got others "
+                       "(functional_call, load_state_dict(assign=True), a parametrization, an assignment to .data, "
+                       "or a change of them earlier in the same compiled graph)")
 
 
 def _device_of(flow: Flow) -> torch.device:
@@ -353,41 +361,41 @@ def _(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | No
 
 
 @custom_op("evenflow::forward", mutates_args=(),
-           schema="(Tensor x, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
-def _forward(x: torch.Tensor, params: list[torch.Tensor], flow: int,
+           schema="(Tensor x, Tensor[] tensors, int flow, Tensor? label) -> (Tensor, Tensor)")
+def _forward(x: torch.Tensor, tensors: list[torch.Tensor], flow: int,
              label: torch.Tensor | None) -> Pair:
-    z, logdet = _own_flow(flow, params).forward(_array(x), _labels(label))
+    z, logdet = _own_flow(flow, tensors).forward(_array(x), _labels(label))
     return _tensor(z), _tensor(logdet)
 
 
 @_forward.register_fake
-def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     n, dims = x.shape[0], _number_to_module(flow).flow.dims
     return x.new_empty((n, dims)), x.new_empty((n,), dtype=torch.float64)
 
 
 @custom_op("evenflow::inverse", mutates_args=(),
-           schema="(Tensor z, Tensor[] params, int flow, Tensor? label) -> (Tensor, Tensor)")
-def _inverse(z: torch.Tensor, params: list[torch.Tensor], flow: int,
+           schema="(Tensor z, Tensor[] tensors, int flow, Tensor? label) -> (Tensor, Tensor)")
+def _inverse(z: torch.Tensor, tensors: list[torch.Tensor], flow: int,
              label: torch.Tensor | None) -> Pair:
-    x, logdet = _own_flow(flow, params).inverse(_array(z), _labels(label))
+    x, logdet = _own_flow(flow, tensors).inverse(_array(z), _labels(label))
     return _tensor(x), _tensor(logdet)
 
 
 @_inverse.register_fake
-def _(z: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+def _(z: torch.Tensor, tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     n, shape = z.shape[0], _number_to_module(flow).flow.shape
     return z.new_empty((n, *shape)), z.new_empty((n,), dtype=torch.float64)
 
 
-VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] params, int flow, "
+VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] tensors, int flow, "
        "Tensor? label) -> (Tensor, Tensor)")
 
 
 @custom_op("evenflow::forward_vjp", mutates_args=(), schema=VJP)
 def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: torch.Tensor,
-                 params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
-    model = _own_flow(flow, params)
+                 tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+    model = _own_flow(flow, tensors)
     (rebuilt, dx), grads = _with_grads(
         model, lambda: model.backward(_array(z), _array(dz), _array(dlogdet), _labels(label)))
     _check_drift("backward", model, _tensor(rebuilt), x.detach())
@@ -396,8 +404,8 @@ def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: to
 
 @custom_op("evenflow::inverse_vjp", mutates_args=(), schema=VJP)
 def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: torch.Tensor,
-                 params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
-    model = _own_flow(flow, params)
+                 tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+    model = _own_flow(flow, tensors)
     (rebuilt, dz), grads = _with_grads(
         model, lambda: model.inverse_backward(_array(x), _array(dx), _array(dlogdet), _labels(label)))
     _check_drift("inverse_backward", model, _tensor(rebuilt), z.detach())
@@ -405,52 +413,63 @@ def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: to
 
 
 @custom_op("evenflow::loss", mutates_args=(),
-           schema="(Tensor x, Tensor[] params, int flow, Tensor? label, int seed) -> (Tensor, Tensor)")
-def _loss(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None,
-          seed: int) -> Pair:
-    model = _own_flow(flow, params)
-    loss, grads = _with_grads(model, lambda: model.loss_and_grad(_array(x), _labels(label), seed=seed))
-    return torch.tensor(loss, dtype=torch.float64, device=x.device), grads
+           schema="(Tensor x, Tensor[] tensors, int flow, Tensor? label, int seed) -> (Tensor, Tensor, Tensor)")
+def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None,
+          seed: int) -> Triple:
+    """The loss, its gradient, and the running statistics as they become; those of the flow stay."""
+    model, live = _own_flow(flow, tensors), _number_to_module(flow)._statistics
+
+    def step() -> tuple[float, torch.Tensor]:
+        before = live.clone()
+        loss = model.loss_and_grad(_array(x), _labels(label), seed=seed)
+        statistics = live.clone()
+        live.copy_(before)
+        return loss, statistics
+
+    (loss, statistics), grads = _with_grads(model, step)
+    return torch.tensor(loss, dtype=torch.float64, device=x.device), grads, statistics
 
 
 @_loss.register_fake
-def _(x: torch.Tensor, params: list[torch.Tensor], flow: int, label: torch.Tensor | None, seed: int) -> Pair:
+def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None, seed: int) -> Triple:
     module = _number_to_module(flow)
-    return x.new_empty((), dtype=torch.float64), x.new_empty((len(module.flow.params),), dtype=module._dtype)
+    return (x.new_empty((), dtype=torch.float64), x.new_empty((len(module.flow.params),), dtype=module._dtype),
+            x.new_empty((len(module._statistics),), dtype=module._dtype))
 
 
 def _fake_vjp(source: torch.Tensor, target: torch.Tensor, dtarget: torch.Tensor, dlogdet: torch.Tensor,
-              params: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
+              tensors: list[torch.Tensor], flow: int, label: torch.Tensor | None) -> Pair:
     return torch.empty_like(source, memory_format=torch.contiguous_format), source.new_empty(
         (len(_number_to_module(flow).flow.params),))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
-    source, params, number, label = inputs
+    source, tensors, number, label = inputs
     ctx.module = _number_to_module(number)  # lives as long as the graph
-    # Parameters are saved for torch's check that no optimiser step came between.
-    ctx.save_for_backward(source, output[0], label, *params)
+    # The flow's tensors are saved for torch's check that no optimiser step and no `loss` came between.
+    ctx.save_for_backward(source, output[0], label, *tensors)
 
 
-def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor]:
-    return [grads[offset:offset + size].view(shape) for offset, size, shape in module._places.values()]
+def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor | None]:
+    return [grads[offset:offset + size].view(shape) if group in ("decay", "no_decay") else None
+            for group, offset, size, shape in module._places.values()]
 
 
 def _derivative(vjp: Callable[..., Pair]) -> Callable[..., tuple[Any, ...]]:
     def backward(ctx: Any, dtarget: torch.Tensor, dlogdet: torch.Tensor) -> tuple[Any, ...]:
-        source, target, label, *params = ctx.saved_tensors
-        dsource, grads = vjp(source, target, dtarget, dlogdet, params, ctx.module._number, label)
+        source, target, label, *tensors = ctx.saved_tensors
+        dsource, grads = vjp(source, target, dtarget, dlogdet, tensors, ctx.module._number, label)
         return dsource, _split(ctx.module, grads), None, None
     return backward
 
 
-def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
+def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Triple) -> None:
     ctx.module = _number_to_module(inputs[2])
     ctx.save_for_backward(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _loss_derivative(ctx: Any, dloss: torch.Tensor, _: Any) -> tuple[Any, ...]:
+def _loss_derivative(ctx: Any, dloss: torch.Tensor, *_: Any) -> tuple[Any, ...]:
     (grads,) = ctx.saved_tensors
     return None, _split(ctx.module, grads * dloss.to(grads.dtype)), None, None, None
 

@@ -274,7 +274,7 @@ class Trainer:
     @property
     def _least_rows(self) -> int:
         """Of a piece. Batch norm needs two, of each rank where it sees its own only: one row has no variance."""
-        if not self._statistics.stop:
+        if not self.flow._statistics.stop:
             return 1
         return 2 if self.settings.sync_batch_norm else 2 * self.ranks.size
 
@@ -285,7 +285,7 @@ class Trainer:
 
     def _check_shares(self) -> None:
         """ConfigError where batch norm would see a single row, or miss a rank without samples."""
-        if not self._statistics.stop:
+        if not self.flow._statistics.stop:
             return
         full, rest = min(self.settings.batch_size, len(self.x)), len(self.x) % self.settings.batch_size
         smallest = min(b - a for size in (full, rest if rest > 1 else full) for a, b in self._pieces(size))
@@ -296,16 +296,10 @@ class Trainer:
                 f"[fit] expected batches of at least {least} samples for batch norm{where}, got one of "
                 f"{smallest}; take another batch_size"))
 
-    @functools.cached_property
-    def _statistics(self) -> slice:
-        """Where the values of running statistics are."""
-        places = [(at, at + n) for _, _, group, at, n in self.flow._core.entries() if group == "stats"]
-        return slice(min((a for a, _ in places), default=0), max((b for _, b in places), default=0))
-
     def _average_statistics(self) -> None:
         """To the mean of all ranks, where each had the moments of its own samples."""
         if not self.settings.sync_batch_norm:
-            values = self.flow._core.values[self._statistics]
+            values = self.flow._core.values[self.flow._statistics]
             values /= self.ranks.size
             self.ranks.sum(values)
 

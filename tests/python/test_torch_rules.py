@@ -1,9 +1,12 @@
 """The rules of the torch bridge: modules with more in them than the flow, copies, changes between calls."""
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import evenflow as ef  # noqa: E402
 from evenflow.torch import FlowModule  # noqa: E402
 
 torch.set_num_threads(1)
@@ -19,6 +22,13 @@ def flow(table, real_nvp):
     flow = real_nvp(dtype="float64")
     flow.init(table)
     return flow
+
+
+@pytest.fixture
+def batch_norm(table, real_nvp):
+    flow = real_nvp(dtype="float64", batch_norm=True)
+    flow.init(table * [1, 2, 3] + 1)
+    return FlowModule(flow)
 
 
 class Extended(FlowModule):
@@ -48,3 +58,63 @@ def test_a_module_may_have_more_than_the_flow(flow, x, backend):
         torch.testing.assert_close(module.get_parameter(name).grad, grad)
     assert all(parameter.grad is not None for parameter in module.parameters())
     assert module.sample(3).shape == (3, 3)
+
+
+def test_compiled_losses_update_running_statistics(batch_norm, x):
+    eager, unused = copy.deepcopy(batch_norm), copy.deepcopy(batch_norm)
+
+    def step(module, x):
+        with torch.no_grad():
+            before = module.log_prob(x).mean()
+        return before, module.loss(x)
+
+    def drop(module, x):
+        module.loss(x)
+        return x
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    start = batch_norm.state_dict()["batch_norm0.var"].clone()
+    for n in (20, 10, 5):
+        wanted, got = step(eager, x[:n]), compiled(batch_norm, x[:n])
+        assert torch.equal(wanted[0], got[0]) and torch.equal(wanted[1], got[1])
+        torch.compile(drop, backend="aot_eager", fullgraph=True)(unused, x[:n])
+    for module in (batch_norm, unused):
+        assert not torch.equal(module.state_dict()["batch_norm0.var"], start)
+        for name, value in eager.state_dict().items():
+            assert torch.equal(module.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("second", ["loss", "log_prob", "inverse"])
+def test_a_compiled_graph_ends_with_the_loss_of_batch_norm(batch_norm, x, second):
+    """Any call after it would see the statistics from before."""
+    @torch.compile(backend="aot_eager")
+    def both(x):
+        with torch.no_grad():
+            return batch_norm.loss(x), getattr(batch_norm, second)(x)
+
+    with pytest.raises(ef.ConfigError, match="got others .* a change of them earlier in the same compiled graph"):
+        both(x)
+
+
+def test_a_loss_of_batch_norm_between_a_call_and_its_backward_is_refused(batch_norm, x):
+    for call in (batch_norm.log_prob, lambda x: batch_norm.inverse(x)[1]):
+        result = call(x).mean()
+        batch_norm.loss(x + 1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            result.backward()
+
+
+@pytest.mark.parametrize("name", ["flow", "batch_norm"])
+def test_a_loss_has_its_gradient_at_once(request, x, name):
+    made = request.getfixturevalue(name)
+    module = made if name == "batch_norm" else FlowModule(made)
+    parameters = list(module.parameters())
+    twin = copy.deepcopy(module)
+    wanted = torch.autograd.grad(twin.loss(x), list(twin.parameters()))
+    loss = module.loss(x)
+    module.loss(x).backward()
+    torch.optim.SGD(parameters, lr=1e-3).step()
+    module.zero_grad()
+    loss.backward()
+    for parameter, grad in zip(parameters, wanted):
+        assert torch.equal(parameter.grad, grad)
