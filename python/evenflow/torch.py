@@ -191,7 +191,9 @@ class FlowModule(_Scope):
         n, seed = arrays.whole("sample", "n", n, low=1), arrays.whole("sample", "seed", seed, low=0)
         temperature = arrays.number("sample", "temperature", temperature, 0.0)
         labels = _label("sample", label)
-        return self._output(torch.ops.evenflow.sample(self._number, n, temperature, seed, labels))
+        with torch.no_grad():
+            x = torch.ops.evenflow.sample(self._tensors(), self._number, n, temperature, seed, labels)
+        return self._output(x)
 
     # Tensors at the border
 
@@ -347,15 +349,17 @@ def _(x: torch.Tensor, flow: int, seed: int) -> torch.Tensor:
 
 
 @custom_op("evenflow::sample", mutates_args=(),
-           schema="(int flow, SymInt n, float temperature, int seed, Tensor? label) -> Tensor")
-def _sample(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
-    model = _number_to_module(flow).flow
+           schema="(Tensor[] tensors, int flow, SymInt n, float temperature, int seed, Tensor? label) -> Tensor")
+def _sample(tensors: list[torch.Tensor], flow: int, n: int, temperature: float, seed: int,
+            label: torch.Tensor | None) -> torch.Tensor:
+    model = _own_flow(flow, tensors)
     _wait(model)
     return _tensor(model.sample(n, temperature, seed, _labels(label), device=model.device))
 
 
 @_sample.register_fake
-def _(flow: int, n: int, temperature: float, seed: int, label: torch.Tensor | None) -> torch.Tensor:
+def _(tensors: list[torch.Tensor], flow: int, n: int, temperature: float, seed: int,
+      label: torch.Tensor | None) -> torch.Tensor:
     module = _number_to_module(flow)
     return torch.empty((n, *module.flow.shape), dtype=module._dtype, device=module._device)
 

@@ -386,15 +386,21 @@ def test_compile(name):
     assert loss.item() == module.loss(x, label=label).item()
 
 
-def test_operators_keep_torchs_rules(images, glow):
-    """No output is an input, fake shapes are the real ones (of others, see test_compile)."""
+def test_operators_keep_torchs_rules(images, glow, monkeypatch):
+    """No output is an input, fake shapes are the real ones."""
     flow = glow()
     flow.init(images[0])
     module, x = FlowModule(flow), torch.from_numpy(images[0][:3])
-    operators = torch.ops.evenflow
+    # The rules are tried on copies of the tensors.
+    monkeypatch.setattr("evenflow.torch._own_flow", lambda number, tensors: flow)
+    operators, tensors, floats = torch.ops.evenflow, module._tensors(), x.float()
+    z = torch.zeros(3, flow.dims)
     rules = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(operators.dequantize.default, (x, module._number, 0), test_utils=rules)
-    torch.library.opcheck(operators.sample.default, (module._number, 2, 1.0, 0, None), test_utils=rules)
+    torch.library.opcheck(operators.sample.default, (tensors, module._number, 2, 1.0, 0, None), test_utils=rules)
+    torch.library.opcheck(operators.forward.default, (floats, tensors, module._number, None), test_utils=rules)
+    torch.library.opcheck(operators.inverse.default, (z, tensors, module._number, None), test_utils=rules)
+    torch.library.opcheck(operators.loss.default, (floats, tensors, module._number, None, 0), test_utils=rules)
 
 
 def test_copies(table_module):

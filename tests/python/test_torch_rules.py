@@ -96,6 +96,21 @@ def test_a_compiled_graph_ends_with_the_loss_of_batch_norm(batch_norm, x, second
         both(x)
 
 
+@pytest.mark.parametrize("call", ["sample", "log_prob"])
+def test_a_compiled_graph_ends_with_an_update(flow, x, call):
+    module = FlowModule(flow)
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def update_and_call(x):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.05
+            return module.sample(2) if call == "sample" else module.log_prob(x)
+
+    with pytest.raises(ef.ConfigError, match="got others .* a change of them earlier in the same compiled graph"):
+        update_and_call(x)
+
+
 def test_a_loss_of_batch_norm_between_a_call_and_its_backward_is_refused(batch_norm, x):
     for call in (batch_norm.log_prob, lambda x: batch_norm.inverse(x)[1]):
         result = call(x).mean()
