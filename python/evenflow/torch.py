@@ -25,6 +25,7 @@ from evenflow.flow import Flow, check_flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
+from torch.autograd.forward_ad import unpack_dual  # noqa: E402
 from torch.library import custom_op  # noqa: E402
 from torch.utils.dlpack import from_dlpack  # noqa: E402
 
@@ -69,7 +70,8 @@ class FlowModule(_Scope):
     on the CPU or the flow's GPU, in the flow's dtype; other floats are converted. Labels may be anywhere. z is
     (N, D); log-determinants and log-densities are (N,) float64.
 
-    Derivatives are of first order: a derivative of a gradient is a NotImplementedError. Running statistics
+    Derivatives are of first order and by backward: a derivative of a gradient, and a tensor with a tangent
+    (torch.func.jvp), is a NotImplementedError. Running statistics
     (batch norm) count as constants, except in `loss`. Errors are those of Flow; ConfigError where the
     module's parameters were replaced (functional_call, load_state_dict(assign=True)).
     """
@@ -103,13 +105,15 @@ class FlowModule(_Scope):
         else:
             at.register_buffer(last, tensor)
 
-    def _tensors(self) -> list[torch.Tensor]:
-        """The flow's parameters and buffers, whatever others the module has."""
+    def _tensors(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The flow's parameters and buffers, whatever others the module has, for an operator that takes `inputs`."""
         found: dict[str, torch.Tensor] = dict(self.named_parameters(remove_duplicate=False))
         found.update(self.named_buffers(remove_duplicate=False))
         if not found.keys() >= self._places.keys():
             raise _replaced()
-        return [found[name] for name in self._places]
+        tensors = [found[name] for name in self._places]
+        _refuse_tangents(*inputs, *tensors)
+        return tensors
 
     def __reduce__(self) -> tuple[Any, ...]:
         """deepcopy and pickle make a module on a copy of the flow."""
@@ -124,7 +128,7 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._input("forward", x, seed=None)
-        z, logdet = torch.ops.evenflow.forward(x, self._tensors(), self._number,
+        z, logdet = torch.ops.evenflow.forward(x, self._tensors(x), self._number,
                                                _label("forward", label))
         return z, logdet
 
@@ -137,7 +141,7 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[inverse] expected float values, got {z.dtype}")
         z = z.to(self._dtype)
-        x, logdet = torch.ops.evenflow.inverse(z, self._tensors(), self._number,
+        x, logdet = torch.ops.evenflow.inverse(z, self._tensors(z), self._number,
                                                _label("inverse", label))
         return self._output(x), logdet
 
@@ -175,7 +179,7 @@ class FlowModule(_Scope):
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
         seed = arrays.whole("loss", "seed", seed, low=0)
         loss: torch.Tensor
-        loss, _, statistics = torch.ops.evenflow.loss(x, self._tensors(), self._number, _label("loss", label), seed)
+        loss, _, statistics = torch.ops.evenflow.loss(x, self._tensors(x), self._number, _label("loss", label), seed)
         start = self.flow._statistics.start
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
             for name, (group, offset, size, shape) in self._places.items():
@@ -263,6 +267,13 @@ def _label(where: str, label: Any) -> torch.Tensor | None:
 # Operators. Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile),
 # and its derivative where it has one. x is NHWC or (N, D); `tensors`, the module's, are there for autograd and
 # for torch.compile, values are the flow's.
+
+def _refuse_tangents(*tensors: torch.Tensor) -> None:
+    """NotImplementedError for forward-mode tangents, which torch would drop without a word."""
+    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError("[FlowModule] expected backward derivatives, got a tensor with a tangent "
+                                  "(torch.func.jvp, dual_level): forward-mode derivatives are not offered")
+
 
 def _number_to_module(number: int) -> FlowModule:
     module = _MODULES.get(number)
@@ -461,6 +472,7 @@ def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor | None]
 
 def _derivative(vjp: Callable[..., Pair]) -> Callable[..., tuple[Any, ...]]:
     def backward(ctx: Any, dtarget: torch.Tensor, dlogdet: torch.Tensor) -> tuple[Any, ...]:
+        _refuse_tangents(dtarget, dlogdet)
         source, target, label, *tensors = ctx.saved_tensors
         dsource, grads = vjp(source, target, dtarget, dlogdet, tensors, ctx.module._number, label)
         return dsource, _split(ctx.module, grads), None, None

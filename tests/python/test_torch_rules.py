@@ -133,3 +133,29 @@ def test_a_loss_has_its_gradient_at_once(request, x, name):
     loss.backward()
     for parameter, grad in zip(parameters, wanted):
         assert torch.equal(parameter.grad, grad)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")  # of torch itself
+@pytest.mark.parametrize("name", ["forward", "log_prob", "inverse", "loss"])
+def test_forward_mode_is_refused(flow, x, name):
+    """Torch itself would give zeros."""
+    module, refused = FlowModule(flow), pytest.raises(NotImplementedError, match="forward-mode derivatives are not")
+    call, tangent = getattr(module, name), torch.ones_like(x)
+    with refused:
+        torch.func.jvp(call, (x,), (tangent,))
+    with refused, torch.autograd.forward_ad.dual_level(), torch.no_grad():
+        call(torch.autograd.forward_ad.make_dual(x, tangent))
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    with refused:
+        torch.func.jvp(lambda p: torch.func.functional_call(module, p, (x,)), (parameters,), (parameters,))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")  # of torch itself
+def test_a_tangent_of_a_gradient_is_refused(flow, x):
+    forward_ad = torch.autograd.forward_ad
+    module, x = FlowModule(flow), x.requires_grad_()
+    with forward_ad.dual_level():
+        weights = forward_ad.make_dual(torch.ones(20).double(), torch.ones(20).double())
+        torch.autograd.grad(module.log_prob(x), x, torch.ones(20).double())
+        with pytest.raises(NotImplementedError, match="forward-mode derivatives are not offered"):
+            torch.autograd.grad(module.log_prob(x), x, weights)
