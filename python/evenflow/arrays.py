@@ -35,7 +35,7 @@ def as_array(where: str, x: Any) -> Any:
             raise TypeError(f"[{where}] expected an array in main memory, got {type(x).__name__} on the GPU; "
                             "copy it there, with x.cpu() in torch or numpy.asarray(x)")
         try:
-            return np.from_dlpack(x)
+            return np.from_dlpack(_with_signs(x))
         except Exception as error:  # of another library
             raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
                             f"got {type(x).__name__}: {error}") from error
@@ -89,6 +89,7 @@ def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, devi
     """
     if device == "cpu" or isinstance(x, np.ndarray) or not _is_on(x, CUDA, CUDA_MANAGED):
         return check_batch(where, x, shape, uint8=uint8)
+    x = _with_signs(x)
     gpu, stream = _core.gpu_and_stream(device)
     got = int(x.__dlpack_device__()[1])
     if got != gpu:
@@ -105,6 +106,11 @@ def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, devi
     taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if uint8 else [dtype.name])
     _check_shape(where, taken, shape)
     return taken
+
+
+def _with_signs(x: Any) -> Any:
+    """x with its signs in memory: torch keeps that of torch.imag(z.conj()) in a flag, which DLPack drops."""
+    return x.resolve_neg() if hasattr(x, "resolve_neg") else x
 
 
 def _is_on(x: Any, *types: int) -> bool:

@@ -186,6 +186,16 @@ def test_calls(flow, images, versioned, device_type, whole_levels):
 
 
 @pytest.mark.any_device
+def test_signs_in_a_flag(table_flow, table):
+    """As torch has them; without the flag DLPack would give the wrong ones."""
+    class Flagged(Lender):
+        def resolve_neg(self):
+            return Lender(-self.values, "cuda")
+
+    same(table_flow.log_prob(Flagged(-table, "cuda")), table_flow.log_prob(table))
+
+
+@pytest.mark.any_device
 def test_gradients(table_flow, table):
     rng = np.random.default_rng(0)
     z = table_flow.encode(table)

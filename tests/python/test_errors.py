@@ -472,6 +472,8 @@ def test_array_kinds(images, table, model, table_model):
         model.log_prob(torch.zeros(2, 4, 4, 2, requires_grad=True))
     wanted = table_model.log_prob(table.astype(np.float32))
     assert np.array_equal(table_model.log_prob(table), wanted)
+    flagged = torch.imag(torch.complex(torch.zeros(200, 3).double(), torch.from_numpy(-table)).conj())
+    assert flagged.is_neg() and np.array_equal(table_model.log_prob(flagged), wanted)
     assert np.array_equal(table_model.log_prob(np.asfortranarray(table)), wanted)
 
     class Wrapped:
