@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 import weakref
-from typing import Any
+from typing import Any, cast
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +32,9 @@ from torch.utils.dlpack import from_dlpack  # noqa: E402
 DRIFT = {"float32": 1e-3, "float64": 1e-8}
 """How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
 
+TRAINED = "decay", "no_decay"
+"""Groups of tensors that are parameters; the others are buffers."""
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -43,17 +46,28 @@ _GRADS_LOCK = threading.Lock()
 
 
 class _Scope(torch.nn.Module):
-    """A place in the tree of parameter names; its tensors stay where they are."""
+    """A place in the tree of parameter names; the flow's tensors stay where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: list[str] = []
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Scope:
-        for tensor in itertools.chain(self.parameters(), self.buffers()):
+        for name in self._own:
+            tensor = getattr(self, name)
             probe = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             moved = fn(probe)
             if moved is not probe or (moved.is_shared() and not moved.is_cuda):
                 raise TypeError(f"[FlowModule] expected the model's own memory, {probe.dtype} on {probe.device}, "
                                 f"got a move to {moved.dtype} on {moved.device}; make the flow with dtype=..., "
                                 "device=...")
-            break
+        parameters, buffers = self._parameters, self._buffers
+        self._parameters = {name: parameter for name, parameter in parameters.items() if name not in self._own}
+        self._buffers = {name: buffer for name, buffer in buffers.items() if name not in self._own}
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            self._parameters, self._buffers = {**parameters, **self._parameters}, {**buffers, **self._buffers}
         return self
 
 
@@ -71,39 +85,53 @@ class FlowModule(_Scope):
     (N, D); log-determinants and log-densities are (N,) float64.
 
     Derivatives are of first order and by backward: a derivative of a gradient, and a tensor with a tangent
-    (torch.func.jvp), is a NotImplementedError. Running statistics
-    (batch norm) count as constants, except in `loss`. Errors are those of Flow; ConfigError where the
-    module's parameters were replaced (functional_call, load_state_dict(assign=True)).
+    (torch.func.jvp), is a NotImplementedError. Running statistics (batch norm) count as constants, except in
+    `loss`. Errors are those of Flow; ConfigError where the flow's tensors in the module were replaced
+    (functional_call, load_state_dict(assign=True)).
+
+    A subclass may have more attributes, parameters and submodules. deepcopy and pickle copy them and the flow.
     """
 
     def __init__(self, flow: Flow, channels: str = "last"):
         super().__init__()
         self.flow = check_flow("FlowModule", flow)
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
-        self._dtype, self._device = getattr(torch, flow.dtype.name), _device_of(flow)
-        self._first = flow.is_image and self.channels == "first"
-        values = flow._core.values if flow.device == "cpu" else flow._core.device_values
-        self._statistics = _tensor(values[flow._statistics])
+        self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
         for name, shape, group, offset, size in flow.entries():
-            self._register(name, _tensor(values[offset:offset + size]).view(shape),
-                           trained=group in ("decay", "no_decay"))
-            self._places[name] = group, offset, size, shape
-        self._addresses = [tensor.data_ptr() for tensor in self._tensors()]
-        self._number = next(_NUMBERS)
-        _MODULES[self._number] = self
+            self._places[name] = shape, group, offset, size
+            self._register(name, torch.empty(0, dtype=self._dtype), trained=group in TRAINED)
+        self._bind()
 
     def _register(self, name: str, tensor: torch.Tensor, trained: bool) -> None:
         *path, last = name.split(".")
-        at: torch.nn.Module = self
+        at: _Scope = self
         for part in path:
             if part not in at._modules:
                 at.add_module(part, _Scope())
-            at = at.get_submodule(part)
+            at = cast(_Scope, at.get_submodule(part))
+        at._own.append(last)
         if trained:
             at.register_parameter(last, torch.nn.Parameter(tensor))
         else:
             at.register_buffer(last, tensor)
+
+    def _bind(self) -> None:
+        """Puts the flow's tensors, which may be copies, into its memory."""
+        self._device = _device_of(self.flow)
+        values = self.flow._core.values if self.flow.device == "cpu" else self.flow._core.device_values
+        self._statistics = _tensor(values[self.flow._statistics])
+        tensors = self._tensors()
+        for tensor, (shape, _, offset, size) in zip(tensors, self._places.values()):
+            tensor.data = _tensor(values[offset:offset + size]).view(shape)
+        self._addresses = [tensor.data_ptr() for tensor in tensors]
+        self._number = next(_NUMBERS)
+        _MODULES[self._number] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """For deepcopy and pickle: the flow comes as a copy, and the tensors as copies of their own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._bind()
 
     def _tensors(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """The flow's parameters and buffers, whatever others the module has, for an operator that takes `inputs`."""
@@ -114,11 +142,6 @@ class FlowModule(_Scope):
         tensors = [found[name] for name in self._places]
         _refuse_tangents(*inputs, *tensors)
         return tensors
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """deepcopy and pickle make a module on a copy of the flow."""
-        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        return _restored, (type(self), self.flow, self.channels, self.training, frozen)
 
     def extra_repr(self) -> str:
         return f"{self.flow!r}, channels={self.channels!r}"
@@ -182,7 +205,7 @@ class FlowModule(_Scope):
         loss, _, statistics = torch.ops.evenflow.loss(x, self._tensors(x), self._number, _label("loss", label), seed)
         start = self.flow._statistics.start
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
-            for name, (group, offset, size, shape) in self._places.items():
+            for name, (shape, group, offset, size) in self._places.items():
                 if group == "stats":
                     self.get_buffer(name).copy_(statistics[offset - start:offset - start + size].view(shape))
         return loss
@@ -240,14 +263,6 @@ class FlowModule(_Scope):
 
     def _output(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2) if self._first else x
-
-
-def _restored(kind: type[FlowModule], flow: Flow, channels: str, training: bool,
-              frozen: list[str]) -> FlowModule:
-    module = kind(flow, channels).train(training)
-    for name in frozen:
-        module.get_parameter(name).requires_grad_(False)
-    return module
 
 
 def _label(where: str, label: Any) -> torch.Tensor | None:
@@ -466,8 +481,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
 
 
 def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor | None]:
-    return [grads[offset:offset + size].view(shape) if group in ("decay", "no_decay") else None
-            for group, offset, size, shape in module._places.values()]
+    return [grads[offset:offset + size].view(shape) if group in TRAINED else None
+            for shape, group, offset, size in module._places.values()]
 
 
 def _derivative(vjp: Callable[..., Pair]) -> Callable[..., tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """The rules of the torch bridge: modules with more in them than the flow, copies, changes between calls."""
 
 import copy
+import io
 
 import pytest
 
@@ -38,7 +39,7 @@ class Extended(FlowModule):
         super().__init__(flow)
         self.rate = rate
         self.scale = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
-        self.alias = self.get_parameter("coupling0.dense0.weight")
+        self.alias = self.get_parameter("coupling0.dense2.bias")
         self.register_buffer("shift", torch.zeros(3, dtype=torch.float64))
         self.head = torch.nn.Linear(3, 2, dtype=torch.float64)
 
@@ -58,6 +59,50 @@ def test_a_module_may_have_more_than_the_flow(flow, x, backend):
         torch.testing.assert_close(module.get_parameter(name).grad, grad)
     assert all(parameter.grad is not None for parameter in module.parameters())
     assert module.sample(3).shape == (3, 3)
+
+
+def saved_and_loaded(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def count_calls(module, *_):
+    module.calls = getattr(module, "calls", 0) + 1
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, saved_and_loaded])
+def test_copies_have_all_of_a_module(flow, x, duplicate):
+    module = Extended(flow, rate=0.1).eval()
+    module.alias.requires_grad_(False)
+    module.register_forward_hook(count_calls)
+    with torch.no_grad():
+        module.shift += 3
+        module.scale *= 2
+    twin = duplicate(module)
+    assert (type(twin), twin.rate, twin.training) == (Extended, 0.1, False)
+    assert list(twin.state_dict()) == list(module.state_dict())
+    for name, value in module.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value), name
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in module.parameters()]
+    assert torch.equal(twin(x)[0], module(x)[0]) and twin.calls == 1
+    before = module.log_prob(x)
+    with torch.no_grad():
+        twin.alias += 0.1  # one of the flow's, still
+    assert torch.equal(torch.from_numpy(twin.flow.named_parameters()["coupling0.dense2.bias"]), twin.alias)
+    assert torch.equal(module.log_prob(x), before) and not torch.equal(twin.log_prob(x), before)
+
+
+def test_moves_are_of_what_is_not_the_flows(flow, x):
+    module = Extended(flow)
+    module.head.float()
+    names = list(module.state_dict())
+    assert module.double().head.weight.dtype == torch.float64 and list(module.state_dict()) == names
+    with pytest.raises(TypeError, match="expected the model's own memory, torch.float64 on cpu"):
+        module.float()
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float64}
+    module.to(memory_format=torch.channels_last).log_prob(x)
 
 
 def test_compiled_losses_update_running_statistics(batch_norm, x):
