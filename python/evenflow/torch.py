@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
 import weakref
 from typing import Any, cast
@@ -43,6 +44,14 @@ _MODULES: weakref.WeakValueDictionary[int, FlowModule] = weakref.WeakValueDictio
 _NUMBERS = itertools.count()
 # Two gradients of one flow would add up in the same memory.
 _GRADS_LOCK = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _GRADS_LOCK
+    _GRADS_LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it stays in the parent
 
 
 class _Scope(torch.nn.Module):

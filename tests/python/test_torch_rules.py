@@ -2,6 +2,9 @@
 
 import copy
 import io
+import os
+import signal
+import threading
 
 import pytest
 
@@ -204,3 +207,33 @@ def test_a_tangent_of_a_gradient_is_refused(flow, x):
         torch.autograd.grad(module.log_prob(x), x, torch.ones(20).double())
         with pytest.raises(NotImplementedError, match="forward-mode derivatives are not offered"):
             torch.autograd.grad(module.log_prob(x), x, weights)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_beside_a_gradient(flow, x):
+    """The thread that holds the lock at the fork stays in the parent; the child must not wait for it."""
+    module, code = FlowModule(flow), 1
+    module.loss(x)
+    inside, done = threading.Event(), threading.Event()
+
+    def hold(*_, **__):
+        inside.set()
+        done.wait(60)
+        return 0.0
+
+    busy = FlowModule(copy.deepcopy(flow))
+    busy.flow.loss_and_grad = hold
+    thread = threading.Thread(target=busy.loss, args=(x,))
+    thread.start()
+    inside.wait(60)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            module.loss(x).backward()
+            code = 0
+        finally:
+            os._exit(code)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
