@@ -140,29 +140,32 @@ def batch_shape(shape: tuple[int, ...]) -> str:
 
 def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
               rows: np.ndarray | None = None) -> np.ndarray:
-    """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite.
+    """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite there.
 
     `first` is the number of x's first row in the user's array, or `rows` are the numbers of all.
     """
     if x.dtype == dtype:
         out = np.ascontiguousarray(x)
     else:
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out = np.ascontiguousarray(x, dtype=dtype)
     # One product tells of most arrays that they are finite; for one row it is most of what this costs.
     if not math.isfinite(np.vdot(out, out)) and not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
         row = int(place[0]) + first if rows is None else int(rows[place[0]])
-        raise not_finite(where, x[tuple(place)], row, place[1:])
+        raise not_finite(where, x[tuple(place)], row, place[1:], dtype)
     return out
 
 
-def not_finite(where: str, value: Any, row: int, place: Iterable[int]) -> NumericError:
-    """The error of a value at `place` in a row."""
+def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype) -> NumericError:
+    """The error of a value at `place` in a row that is not finite, or too large for `dtype`."""
     rest = tuple(int(i) for i in place)
     inside = ("" if not rest else f", column {rest[0]}" if len(rest) == 1
               else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
-    return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}")
+    if not np.isfinite(value):
+        return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}")
+    hint = "; dtype float64 holds it" if abs(value) <= np.finfo(np.float64).max else ""
+    return NumericError(f"[{where}] expected values that {dtype} can hold, got {value} in row {row}{inside}{hint}")
 
 
 def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | None:

@@ -468,6 +468,7 @@ class Flow:
                 near = difflib.get_close_matches(name, [*inspect.signature(self.fit).parameters, *known], n=1)
                 raise TypeError(f"[fit] expected the name of a setting, got {name}"
                                 f"{'; nearest: ' if near else ''}{''.join(near)}")
+        checkpoint = None if checkpoint is None else arrays.file_name("fit", checkpoint)
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
@@ -534,7 +535,7 @@ class Flow:
         if at >= 0:
             row, *place = (int(i) for i in np.unravel_index(at, part.shape))
             value = np.asarray(part[row:row + 1])[(0, *place)]
-            raise arrays.not_finite(where, value, first + a + row, place)
+            raise arrays.not_finite(where, value, first + a + row, place, part.dtype)
         return part
 
 

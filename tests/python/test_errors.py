@@ -68,6 +68,28 @@ def test_bad_tables(table_model, table, call):
     x[5, 2] = 1e300  # finite, but not in float32
     with pytest.raises(ef.NumericError, match="got 1e\\+300 in row 5, column 2"):
         getattr(table_model, call)(x)
+    with pytest.raises(ef.NumericError, match="values that float32 can hold, got .* column 2; dtype float64 holds it$"):
+        getattr(table_model, call)(x)
+
+
+def test_numpys_error_settings(table_model, table):
+    """A value that is too small for float32 is zero, whatever numpy is told to raise."""
+    x = table.copy()
+    x[5, 2] = 1e-50
+    wanted = table_model.log_prob(x)
+    with np.errstate(all="raise"):
+        assert np.array_equal(table_model.log_prob(x), wanted)
+        table_model.fit(x, epochs=1)
+        x[5, 2] = 1e50
+        with pytest.raises(ef.NumericError, match="values that float32 can hold, got 1e.50 in row 5, column 2"):
+            table_model.log_prob(x)
+
+
+@pytest.mark.parametrize("checkpoint", [3, 1.0, ["model.safetensors"]])
+@pytest.mark.parametrize("resume", [False, True])
+def test_bad_checkpoint(table_model, table, checkpoint, resume):
+    with pytest.raises(TypeError, match=r"\[fit\] expected a path, got "):
+        table_model.fit(table, epochs=1, checkpoint=checkpoint, resume=resume)
 
 
 def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
