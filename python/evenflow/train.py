@@ -192,10 +192,16 @@ class Trainer:
                                     self.average)
             numbers, norm = {name: flow.last_step[name] for name in self._numbers}, flow.last_step["grad_norm"]
         else:
-            loss, numbers = self._gradient_of_all(batch)
-            if not math.isfinite(loss):
-                raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
-            norm = optim.clip_grad_norm(flow, s.clip)
+            statistics = flow._core.values[flow._statistics]
+            before = statistics.copy()
+            try:
+                loss, numbers = self._gradient_of_all(batch)
+                if not math.isfinite(loss):
+                    raise NumericError(f"[fit] expected a finite loss, got {loss} in step {self.progress.step + 1}")
+                norm = optim.clip_grad_norm(flow, s.clip)
+            except NumericError:
+                statistics[:] = before  # some pieces of the batch, or some ranks' shares, were good
+                raise
             self.optimizer.step()
             if self.average is not None:
                 self.average.update()

@@ -154,6 +154,17 @@ def test_nonfinite_recovers(table, poisoned, real_nvp, mode, batch_norm):
     assert rates[-1] == pytest.approx(1e-3 / (8 if mode == "rollback" else 1))
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_skipped_step_leaves_running_statistics(table, poisoned, real_nvp, accumulate, seed):
+    flow = real_nvp(batch_norm=True)
+    flow.init(table)
+    start = values(flow)
+    history = flow.fit(poisoned[:20], epochs=1, batch_size=20, accumulate=accumulate, on_nonfinite="skip", seed=seed)
+    assert history[0]["skipped"] == 1
+    assert_same(flow, start)
+
+
 def test_rollback_restores_the_snapshot(table, real_nvp):
     flow = real_nvp()
     flow.init(table)
