@@ -78,10 +78,13 @@ def test_messages_that_the_troubleshooting_page_quotes():
     x = np.random.default_rng(0).standard_normal((500, 2))
     flow, constant, missing = ef.RealNVP(2, couplings=4, hidden=(16,)), x.copy(), x.copy()
     constant[:, 1], missing[7, 0] = 1, np.nan
+    late, large = x + [0, 1.7e9], x.copy()
+    large[7, 0] = 1e50
     flow.init(x)
     said = set()
     for call in (lambda: flow.fit(missing), lambda: flow.log_prob(np.full((1, 2), 1e20)), lambda: flow.init(constant),
-                 lambda: flow.fit(x, lr=1e3, optimizer="sgd"), lambda: flow.inverse(np.full((1, 2), 3e38))):
+                 lambda: flow.init(late), lambda: flow.fit(large), lambda: flow.fit(x, lr=1e3, optimizer="sgd"),
+                 lambda: flow.inverse(np.full((1, 2), 3e38))):
         with pytest.raises(ef.NumericError) as error:
             call()
         said.add(form(str(error.value)))

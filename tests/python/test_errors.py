@@ -164,6 +164,11 @@ def test_constant_channel(images, glow, table, real_nvp):
     table[:, 2] = 1.5
     with pytest.raises(ef.NumericError, match="constant|column|channel"):
         real_nvp().init(table)
+    table[:, 2] = 1.7e9 + 300 * np.arange(200) / 200
+    with pytest.raises(ef.NumericError, match="by more than float32 resolves, got mean 1.7e.09, .* column 2; leave a "
+                                              "constant column out, else subtract an offset or take dtype float64$"):
+        real_nvp().init(table)
+    real_nvp(dtype="float64").init(table)
 
 
 def test_any_seed_of_64_bits_survives_a_file(tmp_path):

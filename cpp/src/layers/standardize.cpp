@@ -30,9 +30,16 @@ class Standardize final : public ChannelScale<T> {
     const T* mean = host.read(moments, 2 * n);
     const T* var = mean + n;
     for (int64_t c = 0; c < n; ++c) {
-      if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || !varies(mean[c], var[c])) {
+      if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
         fail<NumericError>(name_, "expected a finite, varying column, got mean ", mean[c], ", variance ",
                            var[c], " in column ", c);
+      }
+      if (!varies(mean[c], var[c])) {
+        constexpr bool single = sizeof(T) == sizeof(float);
+        fail<NumericError>(name_, "expected a column that varies by more than ",
+                           single ? "float32" : "float64", " resolves, got mean ", mean[c], ", variance ",
+                           var[c], " in column ", c, "; leave a constant column out, else subtract an offset",
+                           single ? " or take dtype float64" : "");
       }
     }
     T* deviation = host.take<T>(n);
