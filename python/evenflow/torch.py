@@ -211,12 +211,12 @@ class FlowModule(_Scope):
             raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
         seed = arrays.whole("loss", "seed", seed, low=0)
         loss: torch.Tensor
-        loss, _, statistics = torch.ops.evenflow.loss(x, self._tensors(x), self._number, _label("loss", label), seed)
-        start = self.flow._statistics.start
+        tensors, start = self._tensors(x), self.flow._statistics.start
+        loss, _, statistics = torch.ops.evenflow.loss(x, tensors, self._number, _label("loss", label), seed)
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
-            for name, (shape, group, offset, size) in self._places.items():
+            for buffer, (shape, group, offset, size) in zip(tensors, self._places.values()):
                 if group == "stats":
-                    self.get_buffer(name).copy_(statistics[offset - start:offset - start + size].view(shape))
+                    buffer.copy_(statistics[offset - start:offset - start + size].view(shape))
         return loss
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None) -> torch.Tensor:
