@@ -26,7 +26,7 @@ from evenflow.flow import Flow, check_flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
-from torch.autograd.forward_ad import unpack_dual  # noqa: E402
+from torch.autograd import forward_ad  # noqa: E402
 from torch.library import custom_op  # noqa: E402
 from torch.utils.dlpack import from_dlpack  # noqa: E402
 
@@ -107,6 +107,8 @@ class FlowModule(_Scope):
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
+        self._holders: list[tuple[_Scope, str]] = []
+        """Where the tensors of _places are; looking names up in the tree takes longer than a row's products."""
         for name, shape, group, offset, size in flow.entries():
             self._places[name] = shape, group, offset, size
             self._register(name, torch.empty(0, dtype=self._dtype), trained=group in TRAINED)
@@ -120,6 +122,7 @@ class FlowModule(_Scope):
                 at.add_module(part, _Scope())
             at = cast(_Scope, at.get_submodule(part))
         at._own.append(last)
+        self._holders.append((at, last))
         if trained:
             at.register_parameter(last, torch.nn.Parameter(tensor))
         else:
@@ -144,11 +147,13 @@ class FlowModule(_Scope):
 
     def _tensors(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """The flow's parameters and buffers, whatever others the module has, for an operator that takes `inputs`."""
-        found: dict[str, torch.Tensor] = dict(self.named_parameters(remove_duplicate=False))
-        found.update(self.named_buffers(remove_duplicate=False))
-        if not found.keys() >= self._places.keys():
-            raise _replaced()
-        tensors = [found[name] for name in self._places]
+        tensors: list[torch.Tensor] = []
+        for at, last in self._holders:
+            tensor: torch.Tensor | None = at._parameters.get(last)
+            tensor = at._buffers.get(last) if tensor is None else tensor
+            if tensor is None:
+                raise _replaced()
+            tensors.append(tensor)
         _refuse_tangents(*inputs, *tensors)
         return tensors
 
@@ -294,7 +299,9 @@ def _label(where: str, label: Any) -> torch.Tensor | None:
 
 def _refuse_tangents(*tensors: torch.Tensor) -> None:
     """NotImplementedError for forward-mode tangents, which torch would drop without a word."""
-    if any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+    if forward_ad._current_level < 0:  # no forward mode, as a rule
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
         raise NotImplementedError("[FlowModule] expected backward derivatives, got a tensor with a tangent "
                                   "(torch.func.jvp, dual_level): forward-mode derivatives are not offered")
 

@@ -60,8 +60,9 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   if (!std::isfinite(square)) {
     ctx.synchronize();
     const std::string name = bad_gradient(arena);
-    fail<NumericError>(call, "expected finite gradients, got one that is not in ",
-                       name.empty() ? "no single tensor (their norm overflows)" : name);
+    if (name.empty())
+      fail<NumericError>(call, "expected gradients whose norm is finite, got one that overflows");
+    fail<NumericError>(call, "expected finite gradients, got one that is not in ", name);
   }
   return std::sqrt(square);
 }
