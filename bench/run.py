@@ -85,7 +85,9 @@ class Worker:
         self.library, self.threads, self.seconds, self._limit = library, threads, a.seconds, a.limit
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(command(a, work, library, threads, "--turns"), stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=self._errors, text=True)
+                                         stdout=subprocess.PIPE, stderr=self._errors, text=True,
+                                         start_new_session=True)
+        self._gave_up = False
         self.head = self._answer()
         self._timings: dict[str, dict] = {}
 
@@ -100,7 +102,7 @@ class Worker:
         self._errors.close()
 
     def _answer(self) -> dict:
-        late = threading.Timer(self._limit, self._process.kill)
+        late = threading.Timer(self._limit, self._give_up)
         late.start()
         try:
             for line in self._process.stdout:  # a library may print too
@@ -109,10 +111,15 @@ class Worker:
         finally:
             late.cancel()
         status = self._process.wait()
-        if status == -signal.SIGKILL and late.finished.is_set():
+        if self._gave_up:
             return {"error": f"expected an answer within {self._limit:g} s, got none"}
         self._errors.seek(0)
         return {"error": died(status, self._errors.read())}
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what it started holds its output, too
 
     def time(self, call: str) -> None:
         if call not in self.head.get("calls", ()):

@@ -113,7 +113,9 @@ def test_a_library_whose_process_dies(tmp_path):
 
 def test_a_library_that_does_not_answer(tmp_path):
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexec sleep 100\n")
-    python.chmod(0o755)
-    result, _ = run(tmp_path, "--python", str(python), "--limit", "0.5")
-    assert result["libraries"] == {"evenflow": {"error": "expected an answer within 0.5 s, got none"}}
+    for script, error in (("sleep 100 & sleep 100", "expected an answer within 0.5 s, got none"),
+                          ("echo no memory >&2; kill -9 $$", "exit status -9: no memory")):
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        result, _ = run(tmp_path, "--python", str(python), "--limit", "0.5")
+        assert result["libraries"] == {"evenflow": {"error": error}}
