@@ -123,8 +123,6 @@ class Progress:
         numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, **best, **self.sums}
         for name, value in numbers.items():
             arrays.number("resume", name, value, -math.inf)
-        if self.samples and not {"loss", "nll"} <= self.sums.keys():
-            raise TypeError(f"[resume] expected sums of loss and nll, got {', '.join(self.sums) or 'none'}")
         for steps in self.snapshot_steps:
             arrays.whole("resume", "snapshot_steps", steps, low=0)
         if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):

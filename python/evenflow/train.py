@@ -132,8 +132,7 @@ class Trainer:
                         if callback is not None:
                             callback(record)
                     stop, due = self.ranks.any(bool(interrupted), time.monotonic() - saved >= save_every)
-                    if checkpoint is not None and due:
-                        self.save(checkpoint)
+                    if checkpoint is not None and due and self._save_if_finite(checkpoint):
                         saved = time.monotonic()
                 if checkpoint is not None:
                     self.save(checkpoint)
@@ -334,7 +333,7 @@ class Trainer:
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
                   "seconds": round(p.seconds, 3)}
         if p.samples:
-            means = {name: total / p.samples for name, total in p.sums.items()}
+            means = {name: p.sums[name] / p.samples for name in ("loss", *self._numbers)}
             record.update(loss=means.pop("loss"), **self._in_bits("", means.pop("nll")), **means)
         if p.skipped:
             record["skipped"] = p.skipped
@@ -431,6 +430,16 @@ class Trainer:
         self.ranks.lead(lambda: self.write(path))
         self.saved_step = self.progress.step
 
+    def _save_if_finite(self, path: str | os.PathLike[str]) -> bool:
+        """Whether it was saved: an update that overflowed fails the next step, which decides what becomes of it."""
+        try:
+            self.save(path)
+        except NumericError:
+            if self.settings.on_nonfinite == "raise":
+                raise
+            return False
+        return True
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """`save`, by this rank alone."""
         if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
@@ -465,6 +474,8 @@ class Trainer:
             progress.check()
             if len(counters) != 2 or progress.position >= self.batches:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
+            if progress.samples and not {"loss", *self._numbers} <= progress.sums.keys():
+                raise ValueError(f"sums of {', '.join(progress.sums) or 'nothing'}")
         except (KeyError, TypeError, ValueError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
         settings = {**LATER, **settings}

@@ -1,5 +1,7 @@
 """Small models and data for the tests of the public surface."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,11 @@ def table_model(table, real_nvp):
     flow = real_nvp()
     flow.init(table)
     return flow
+
+
+@pytest.fixture
+def hang_up():
+    """SIGHUP as a terminal leaves it, for this process and those it starts: under nohup it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

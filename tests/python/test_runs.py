@@ -539,7 +539,7 @@ def wait_for_epochs(process, out):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 129)])
-def test_stopped_from_outside(tmp_path, number, code):
+def test_stopped_from_outside(tmp_path, hang_up, number, code):
     out, whole = tmp_path / "run", tmp_path / "whole"
     process = subprocess.Popen([sys.executable, "-m", "evenflow", "train", "digits", *SMALL, "--epochs",
                                 "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True)

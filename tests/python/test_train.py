@@ -175,6 +175,14 @@ def test_rollback_restores_the_snapshot(table, real_nvp):
     assert trainer.optimizer.steps == trainer.average.steps == 0
 
 
+def test_rollback_comes_before_a_checkpoint(tmp_path, table, real_nvp):
+    """Updates that overflow are found in the next step; a checkpoint that is due in between waits."""
+    flow, path = real_nvp(), tmp_path / "m.safetensors"
+    trainer = Trainer(flow, table, settings=Settings(optimizer="sgd", lr=3e38, on_nonfinite="rollback"))
+    trainer.run(steps=6, checkpoint=path, save_every=0)
+    assert trainer.progress.failures == 3 and np.isfinite(ef.load(path).params).all()
+
+
 def test_gives_up(table, poisoned, real_nvp):
     flow = real_nvp()
     flow.init(table)
@@ -321,12 +329,26 @@ def test_gradients_of_any_size(table, real_nvp, make):
             assert all(np.isfinite(moment).all() for moment in optimizer.moments())
 
 
+def test_adamax_forgets(table, real_nvp):
+    """What is never fed again ends at zero: denormal numbers would make every later step ten times as slow."""
+    flow = real_nvp()
+    flow.init(table)
+    optimizer = ef.Adamax(flow, beta2=0.5)
+    flow.grads[:] = 1e-3
+    for _ in range(150):
+        optimizer.step()
+        flow.grads[:] = 0
+    assert not optimizer.moments()[1].any()
+
+
 @pytest.mark.parametrize("make, setting, word", [
     (ef.Adam, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
     (ef.Adamax, dict(eps=1e-60), "expected eps > 0 in float32, got 0"),
     (ef.RMSProp, dict(eps=0.0), "expected eps > 0 in float32, got 0"),
     (ef.Adam, dict(beta2=1 - 1e-9), "expected 0 <= beta2 < 1 in float32, got 1"),
     (ef.RMSProp, dict(decay=1.0), "expected 0 <= decay < 1 in float32, got 1"),
+    (ef.SGD, dict(lr=1e39), "expected finite lr >= 0 in float32, got 1e.39"),
+    (ef.Adam, dict(weight_decay=1e39), "expected finite weight_decay >= 0 in float32, got 1e.39"),
 ])
 def test_settings_that_the_dtype_rounds_away(table, real_nvp, make, setting, word):
     with pytest.raises(ef.ConfigError, match=word):

@@ -13,15 +13,15 @@ namespace {
 
 template <class T>
 void check_settings(const OptimizerConfig& c) {
-  // As T has them: what is 1 or 0 there would keep for ever, or divide by zero.
+  // As T has them: what is 1, 0 or infinite there would keep for ever, divide by zero, or spoil all values.
   const char* dtype = to_string(dtype_of<T>());
   const auto in_unit = [&](const char* name, double v) {
     if (v >= 0 && static_cast<T>(v) < 1) return;
     fail<ConfigError>("optimizer", "expected 0 <= ", name, " < 1 in ", dtype, ", got ", static_cast<T>(v));
   };
-  const auto not_negative = [](const char* name, double v) {
-    if (!(v >= 0) || !std::isfinite(v))
-      fail<ConfigError>("optimizer", "expected finite ", name, " >= 0, got ", v);
+  const auto not_negative = [&](const char* name, double v) {
+    if (v >= 0 && std::isfinite(static_cast<T>(v))) return;
+    fail<ConfigError>("optimizer", "expected finite ", name, " >= 0 in ", dtype, ", got ", v);
   };
   not_negative("lr", c.lr);
   not_negative("eps", c.eps);

@@ -112,7 +112,7 @@ struct Adamax {
   T eps;
   EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& most) const {
     first = averaged(first, rate1, g);
-    most = max_of(beta2 * most, abs_of(g));
+    most = max_of(settled(beta2 * most), abs_of(g));
     w = base.shrink * w - base.lr * first / (most + eps);
   }
 };
