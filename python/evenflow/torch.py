@@ -12,8 +12,10 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import pickle
 import threading
 import weakref
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 from collections.abc import Callable
 
@@ -107,8 +109,10 @@ class FlowModule(_Scope):
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
-        self._holders: list[tuple[_Scope, str]] = []
-        """Where the tensors of _places are; looking names up in the tree takes longer than a row's products."""
+        self._holders: list[tuple[_Scope | None, str]] = []
+        """Where the tensors of _places are, None: here, so that there is no cycle. Looking names up in the tree takes
+        longer than a row's products.
+        """
         for name, shape, group, offset, size in flow.entries():
             self._places[name] = shape, group, offset, size
             self._register(name, torch.empty(0, dtype=self._dtype), trained=group in TRAINED)
@@ -122,7 +126,7 @@ class FlowModule(_Scope):
                 at.add_module(part, _Scope())
             at = cast(_Scope, at.get_submodule(part))
         at._own.append(last)
-        self._holders.append((at, last))
+        self._holders.append((None if at is self else at, last))
         if trained:
             at.register_parameter(last, torch.nn.Parameter(tensor))
         else:
@@ -148,7 +152,8 @@ class FlowModule(_Scope):
     def _tensors(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """The flow's parameters and buffers, whatever others the module has, for an operator that takes `inputs`."""
         tensors: list[torch.Tensor] = []
-        for at, last in self._holders:
+        for holder, last in self._holders:
+            at = self if holder is None else holder
             tensor: torch.Tensor | None = at._parameters.get(last)
             tensor = at._buffers.get(last) if tensor is None else tensor
             if tensor is None:
@@ -156,6 +161,10 @@ class FlowModule(_Scope):
             tensors.append(tensor)
         _refuse_tangents(*inputs, *tensors)
         return tensors
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        ForkingPickler.register(cls, _by_value)
 
     def extra_repr(self) -> str:
         return f"{self.flow!r}, channels={self.channels!r}"
@@ -277,6 +286,14 @@ class FlowModule(_Scope):
 
     def _output(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2) if self._first else x
+
+
+def _by_value(module: FlowModule) -> tuple[Any, ...]:
+    """For another process: torch's way would move the tensors into shared memory here, and out of the flow's."""
+    return pickle.loads, (pickle.dumps(module),)
+
+
+ForkingPickler.register(FlowModule, _by_value)
 
 
 def _label(where: str, label: Any) -> torch.Tensor | None:

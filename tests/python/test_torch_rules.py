@@ -1,11 +1,16 @@
 """The rules of the torch bridge: modules with more in them than the flow, copies, changes between calls."""
 
 import copy
+import gc
 import io
 import os
+import pickle
 import signal
 import threading
+import weakref
+from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -237,3 +242,33 @@ def test_a_fork_beside_a_gradient(flow, x):
     done.set()
     thread.join()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_module_sent_to_a_process_stays_the_flows(flow, x):
+    """Torch moves what it sends into shared memory, out of the flow's."""
+    class Named(FlowModule):
+        pass
+
+    for module in (FlowModule(flow), torch.nn.Sequential(FlowModule(flow))):
+        wanted = module(x)[0]
+        copied = pickle.loads(ForkingPickler.dumps(module))
+        assert torch.equal(copied(x)[0], wanted)
+        before = flow.params.copy()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.1)
+        assert torch.equal(copied(x)[0], wanted) and not np.array_equal(flow.params, before)
+        assert not torch.equal(module(x)[0], wanted)
+    assert ForkingPickler(io.BytesIO()).dispatch_table[Named] is ForkingPickler(io.BytesIO()).dispatch_table[FlowModule]
+
+
+def test_a_module_is_freed_at_once(flow, x):
+    module = FlowModule(flow)
+    module.log_prob(x)
+    gone = weakref.ref(module)
+    gc.disable()
+    try:
+        del module
+        assert gone() is None
+    finally:
+        gc.enable()
