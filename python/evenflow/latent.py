@@ -17,13 +17,13 @@ from evenflow.flow import Flow, check_flow
 from evenflow.models import build
 
 
-def as_floats(flow: Flow, x: Any) -> np.ndarray:
-    """Data in the model's dtype and units, uint8 images in the middle of their levels.
+def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
+    """Data in the model's dtype and units, uint8 images in the middle of their levels. first: x's first row in errors.
 
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
     x = check_flow("data", flow)._check("data", x)
-    floats: np.ndarray = flow._block("data", x, 0, len(x))
+    floats: np.ndarray = flow._block("data", x, 0, len(x), first=first)
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
 
@@ -98,7 +98,7 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: An
                           f"got {groups[0].sum()} and {groups[1].sum()} out of {len(x)}")
     sums = np.zeros((2, flow.dims))
     for a, b in flow._blocks(len(x)):
-        z = flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b])
+        z = flow.encode(as_floats(flow, x[a:b], a), None if labels is None else labels[a:b])
         sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
     direction: np.ndarray = sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
     return direction
@@ -134,14 +134,16 @@ def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray
     z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros.
     """
     direction = _direction("project", flow, direction)
-    square = float(direction @ direction)
-    if square == 0:
+    scale = float(np.abs(direction).max())
+    if scale == 0:
         raise ConfigError("[project] expected a direction other than zero, got zeros")
+    unit = direction / scale  # whose square neither overflows nor vanishes
     x = flow._check("project", x)
     labels = arrays.check_labels("project", label, len(x), flow.classes)
-    parts = [flow.encode(as_floats(flow, x[a:b]), None if labels is None else labels[a:b]) @ direction
+    parts = [flow.encode(as_floats(flow, x[a:b], a), None if labels is None else labels[a:b]) @ unit
              for a, b in flow._blocks(len(x))]
-    return np.concatenate(parts) / square
+    shares: np.ndarray = np.concatenate(parts) / (unit @ unit) / scale
+    return shares
 
 
 def _direction(where: str, flow: Flow, direction: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -207,9 +208,10 @@ class Run:
         return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
 
     def _remove(self, patterns: tuple[str, ...]) -> None:
-        """Removes files of a run, and its folders once they are empty; nothing else."""
+        """Removes files of a run, but not what a living process writes, and its folders once they are empty."""
         for path in self._found(patterns):
-            (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+            if patterns is not LEFTOVERS or not _of_living(path):
+                (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
         for folder in (self.sample_folder, self.board):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
@@ -323,6 +325,18 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
             "matmul_precision": _core.matmul_precision(), "command": command, "folder": os.getcwd(),
             "parameters": trainer.flow.num_params,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def _of_living(path: str) -> bool:
+    """Whether another process has the number in the name of a half-written file, and may still write it."""
+    number = int(re.findall(r"\d+", os.path.basename(path))[0])
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return number != os.getpid()
 
 
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:

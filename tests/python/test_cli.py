@@ -125,6 +125,17 @@ def test_resume_equals_one_run(tmp_path, capsys):
     assert main([*base, "--steps", "1", "--out", folders[1], "--force"]) == 0
 
 
+def test_resume_removes_what_dead_processes_left(tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--steps", "2", "--out", str(out)]) == 0
+    dead = [out / name for name in (".evenflow-999999999-0.tmp", ".999999999.log.jsonl", ".99999999999999.config.toml")]
+    living = out / f".evenflow-{os.getppid()}-0.tmp"
+    for path in (*dead, living):
+        path.write_text("half")
+    assert main(["resume", str(out), "--steps", "3", "--quiet"]) == 0
+    assert living.exists() and not any(path.exists() for path in dead)
+
+
 def test_the_largest_seed(csv, tmp_path):
     """The validation data are split by the next one."""
     assert main(["train", str(csv), "--label", "kind", "--steps", "1", "--quiet", "--seed", str(2**63 - 1), "--out",

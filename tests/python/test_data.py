@@ -243,6 +243,10 @@ def test_folder_of_images(tmp_path):
     (tmp_path / "dog" / "3.png").write_bytes((tmp_path / "dog" / "1.PNG").read_bytes()[:60])
     with pytest.raises(ef.IoError, match="3.png: expected a picture"):
         ef.data.load(tmp_path, size=6)
+    (tmp_path / "dog" / "3.png").unlink()
+    for hidden in (tmp_path / "._1.png", tmp_path / "dog" / "._1.png"):
+        hidden.write_bytes(b"no picture")
+    assert np.array_equal(ef.data.load(tmp_path, size=6).train, cropped)
     image.fromarray(pictures[0]).save(tmp_path / "stray.png")
     with pytest.raises(ef.IoError, match="pictures in subfolders.* or none there, got .*stray.png beside .*1.png"):
         ef.data.load(tmp_path, size=6)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import evenflow as ef
 from evenflow import latent
 from evenflow.inpaint import hidden_pixels, inpaint
 
@@ -42,6 +43,20 @@ def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
     whole = latent.attribute(model, x, labels == 1)
     monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 7 * 32)
     np.testing.assert_allclose(latent.attribute(model, x, labels == 1), whole, atol=1e-6)
+    bad = x.astype(np.float32)
+    bad[60, 0, 0, 0] = np.nan
+    for call in (lambda: latent.attribute(model, bad, labels == 1), lambda: latent.project(model, bad, whole)):
+        with pytest.raises(ef.NumericError, match="got nan in row 60,"):
+            call()
+
+
+def test_projection_on_directions_of_any_length(table, real_nvp):
+    flow = real_nvp(dtype="float64")
+    flow.init(table)
+    direction = np.array([1.0, -2.0, 0.5])
+    wanted = latent.project(flow, table, direction)
+    for length in (1e-200, 1e200):
+        np.testing.assert_allclose(latent.project(flow, table, length * direction) * length, wanted, rtol=1e-12)
 
 
 def test_inpainting_depends_on_seed_label_and_noise(images, conditional):

@@ -153,8 +153,9 @@ def resident(images: Pictures) -> np.ndarray | Rows:
 
 
 def picture_files(path: str) -> list[str]:
+    """Without hidden ones, as some systems leave beside each file they copy (._a.png)."""
     return [entry.path for entry in entries(path)
-            if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
+            if entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")]
 
 
 def _is_deep(picture: Any) -> bool:
