@@ -187,13 +187,13 @@ class Run:
                           "--out, or replace it with --force")
         new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
-            self._remove(LEFTOVERS)
+            self._remove(self._leftovers())
             os.makedirs(new.folder)
             _write(new.config, config)
             first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
             _write(new.log, json.dumps(first) + "\n")
             trainer.write(new.model)
-            self._remove(FILES)
+            self._remove(self._found(FILES))
             # The log first: with it alone, the run can begin again.
             for path in (self.log, self.config, state_path(self.model), self.model):
                 os.replace(os.path.join(new.folder, os.path.basename(path)), path)
@@ -207,11 +207,13 @@ class Run:
     def _found(self, patterns: tuple[str, ...]) -> list[str]:
         return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
 
-    def _remove(self, patterns: tuple[str, ...]) -> None:
-        """Removes files of a run, but not what a living process writes, and its folders once they are empty."""
-        for path in self._found(patterns):
-            if patterns is not LEFTOVERS or not _of_living(path):
-                (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
+    def _leftovers(self) -> list[str]:
+        return [path for path in self._found(LEFTOVERS) if not _of_living(path)]
+
+    def _remove(self, paths: list[str]) -> None:
+        """Removes files of a run, and its folders once they are empty; nothing else."""
+        for path in paths:
+            (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
         for folder in (self.sample_folder, self.board):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
@@ -273,7 +275,7 @@ class Run:
         return trainer, whole
 
     def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
-        self._remove(LEFTOVERS)
+        self._remove(self._leftovers())
         self.rewind(trainer.progress.step)
         if anew:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
