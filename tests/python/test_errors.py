@@ -153,6 +153,29 @@ def test_uninitialised_sample(glow):
         glow().sample(2)
 
 
+@pytest.mark.parametrize("kind", ["standardize", "zca", "whiten"])
+def test_columns_that_float32_does_not_resolve(kind):
+    noise = np.random.default_rng(0).standard_normal((200, 2))
+    dates = noise + [2460000.5, 0]  # days; float32 has one in four hours there
+    for x, wanted in ((dates, "varies by more than float32 resolves"), (noise * [0, 1] + 5, "varying column")):
+        with pytest.raises(ef.NumericError, match=rf"\[preprocess\].*{wanted}.*in column 0"):
+            ef.RealNVP(2, couplings=1, hidden=(4,), preprocess=kind).init(x)
+    flow = ef.RealNVP(2, couplings=1, hidden=(4,), preprocess=kind, dtype="float64")
+    flow.init(dates)
+    assert np.isfinite(flow.log_prob(dates)).all()
+
+
+def test_a_refused_init_changes_nothing(images):
+    flow = ef.Glow((4, 4, 2), levels=2, steps=1, hidden=4, seed=0)
+    for initialised in (False, True):
+        before = {name: value.copy() for name, value in flow.named_parameters().items()}
+        with pytest.raises(ef.NumericError, match="level1"):
+            flow.init(images[0][:1])  # one image: of 1x1 pixels no channel varies
+        assert flow.initialized == initialised
+        assert all(np.array_equal(value, before[name]) for name, value in flow.named_parameters().items())
+        flow.init(images[0])
+
+
 def test_constant_channel(images, glow, table, real_nvp):
     x = images[0].astype(float)
     x[..., 1] = 7.0

@@ -3,6 +3,7 @@
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
 #include "layers/init_actnorm.hpp"
+#include "layers/varying.hpp"
 
 namespace evenflow {
 namespace {

@@ -1,6 +1,5 @@
-#include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
-#include "layers/init_actnorm.hpp"
+#include "layers/varying.hpp"
 
 namespace evenflow {
 namespace {
@@ -29,19 +28,7 @@ class Standardize final : public ChannelScale<T> {
     ctx.kernels<T>().moments(ctx, -1, x, moments, moments + n);
     const T* mean = host.read(moments, 2 * n);
     const T* var = mean + n;
-    for (int64_t c = 0; c < n; ++c) {
-      if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
-        fail<NumericError>(name_, "expected a finite, varying column, got mean ", mean[c], ", variance ",
-                           var[c], " in column ", c);
-      }
-      if (!varies(mean[c], var[c])) {
-        constexpr bool single = sizeof(T) == sizeof(float);
-        fail<NumericError>(name_, "expected a column that varies by more than ",
-                           single ? "float32" : "float64", " resolves, got mean ", mean[c], ", variance ",
-                           var[c], " in column ", c, "; leave a constant column out, else subtract an offset",
-                           single ? " or take dtype float64" : "");
-      }
-    }
+    check_columns(name_, mean, var, n);
     T* deviation = host.take<T>(n);
     for (int64_t c = 0; c < n; ++c) deviation[c] = std::sqrt(var[c]);
     const size_t bytes = static_cast<size_t>(n) * sizeof(T);

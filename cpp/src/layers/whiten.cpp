@@ -3,6 +3,7 @@
 #include "core/linalg.hpp"
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
+#include "layers/varying.hpp"
 
 namespace evenflow {
 namespace {
@@ -77,6 +78,7 @@ class Whiten final : public Layer<T> {
     T* mean = scope.take<T>(d);
     T* var = scope.take<T>(d);
     ctx.kernels<T>().moments(ctx, -1, x, mean, var);
+    check_columns(name_, mean, var, d);
     const linalg::Matrix covariance = covariance_of(ctx, x, mean);
     linalg::Matrix matrix, inverse;
     double logdet = 0;
@@ -111,7 +113,7 @@ class Whiten final : public Layer<T> {
   [[noreturn]] void not_definite() const {
     fail<NumericError>(name_,
                        "expected columns with a positive definite covariance, got a singular one; drop "
-                       "constant or duplicate columns, or use more rows than columns");
+                       "duplicate columns, or use more rows than columns");
   }
 
   /// In float64: x^T x / n about the mean, plus 1e-3 I for ZCA.

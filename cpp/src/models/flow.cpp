@@ -179,14 +179,23 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
   // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
   const std::vector<int32_t> zeros(static_cast<size_t>(n), 0);
   const int32_t* labels = host.send(zeros.data(), n);
+  // A layer may refuse what the ones before it have made of the batch.
+  const Shape all{1, 1, 1, layout_->total_size()};
+  const View<T> values(arena.values(), all), before(scope.take<T>(all.c), all);
+  ctx.kernels<T>().copy(ctx, values, before);
   int at = 0;
-  for (const Node& node : nodes_) {
-    node.layer->init_from_data(ctx, arena, x);
-    View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
-    const ParamArena<T>& values = arena;
-    node.layer->forward(ctx, values.params(labels), x, z, logdet);
-    x = node.keep ? z.channels(0, node.keep) : z;
-    at = 1 - at;
+  try {
+    for (const Node& node : nodes_) {
+      node.layer->init_from_data(ctx, arena, x);
+      View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
+      const ParamArena<T>& fixed = arena;
+      node.layer->forward(ctx, fixed.params(labels), x, z, logdet);
+      x = node.keep ? z.channels(0, node.keep) : z;
+      at = 1 - at;
+    }
+  } catch (...) {
+    ctx.kernels<T>().copy(ctx, before, values);
+    throw;
   }
   const T one = T(1);
   ctx.to_device(arena.value(initialized_), &one, sizeof one);

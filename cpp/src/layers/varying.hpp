@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+
+/// Whether a channel of this mean and variance varies: rounding alone leaves some variance in a constant one.
+template <class T>
+bool varies(T mean, T var) {
+  return var > mean * mean * std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon() * T(1e4);
+}
+
+/// NumericError from layer `name` on a column that is constant, or that T holds in a few steps only: a
+/// density would grow on them without bound.
+template <class T>
+void check_columns(const std::string& name, const T* mean, const T* var, int64_t columns) {
+  constexpr bool single = sizeof(T) == sizeof(float);
+  for (int64_t c = 0; c < columns; ++c) {
+    if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
+      fail<NumericError>(name, "expected a finite, varying column, got mean ", mean[c], ", variance ", var[c],
+                         " in column ", c);
+    }
+    if (!varies(mean[c], var[c])) {
+      fail<NumericError>(name, "expected a column that varies by more than ", single ? "float32" : "float64",
+                         " resolves, got mean ", mean[c], ", variance ", var[c], " in column ", c,
+                         "; leave a constant column out, else subtract an offset",
+                         single ? " or take dtype float64" : "");
+    }
+  }
+}
+
+}  // namespace evenflow
