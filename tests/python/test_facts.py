@@ -212,3 +212,12 @@ def test_dead_units_leave_no_denormal_moments():
         optimizer.step()
     for moment in optimizer.moments():
         assert not ((moment != 0) & (np.abs(moment) < np.finfo(np.float32).tiny)).any()
+
+
+def test_a_log_det_is_that_of_the_sample_alone():
+    x = np.random.default_rng(0).integers(0, 256, (50, 2, 6, 1)).astype(np.uint8)
+    flow = ef.Glow((2, 6, 1), levels=1, steps=2, hidden=4, dtype="float64", seed=0)
+    flow.init(x)
+    # Twelve pixels: a pixel's constant times their number rounds, or does not where the sum that follows is fused.
+    for rows in (1, 3, 9, 17):
+        assert len(set(flow.forward(np.repeat(x[:1], rows, 0))[1])) == 1

@@ -50,6 +50,18 @@ EVENFLOW_HD double rounded_product(double a, double b) {
 #endif
 }
 
+/// a * b + c, rounded once where the processor can. Left to compilers it may be once in the vectors of a loop
+/// and twice behind them.
+EVENFLOW_HD double multiply_add(double a, double b, double c) {
+#if defined(__CUDA_ARCH__)
+  return ::fma(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 EVENFLOW_HD double sqrt(double x) {
   return ::sqrt(x);
 }

@@ -46,7 +46,9 @@ struct AddTotal {
   double factor;
   const U* total;
   double* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { x[i] += factor * static_cast<double>(total[0]); }
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    x[i] = multiply_add(factor, static_cast<double>(total[0]), x[i]);
+  }
 };
 
 /// Values in order, by one thread: there are as many as samples or channels.
