@@ -307,6 +307,7 @@ TEST_CASE("misuse is refused") {
   CHECK_THROWS_AS(flow.log_prob(ctx, arena, {x.data(), {1, 3, 6, 6}}, nullptr, &out), ShapeError);
   CHECK_THROWS_AS(Context("cuda"), DeviceError);
   CHECK_THROWS_AS(Context("tpu"), DeviceError);
+  CHECK_THROWS_WITH_AS(fail<NumericError>("here", "got ", -std::nan("")), "[here] got nan", NumericError);
 }
 
 TEST_CASE("a class weight is a finite number") {

@@ -3,6 +3,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "evenflow/export.h"
 
@@ -49,7 +50,14 @@ template <class E, class... Parts>
 [[noreturn]] void fail(const std::string& where, const Parts&... parts) {
   std::ostringstream text;
   text << '[' << where << "] ";
-  (text << ... << parts);
+  const auto put = [&text](const auto& part) {
+    using Part = std::decay_t<decltype(part)>;
+    if constexpr (std::is_floating_point<Part>::value) {
+      if (part != part) return void(text << "nan");  // its sign says nothing
+    }
+    text << part;
+  };
+  (put(parts), ...);
   throw E(text.str());
 }
 
