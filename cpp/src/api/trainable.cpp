@@ -177,32 +177,40 @@ Trainable<T> load_trainable(const std::string& path) {
 
 template <class T>
 void save(const std::string& path, const Trainable<T>& model) {
-  std::vector<TensorRef> tensors;
-  for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
-    tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
+  try {
+    std::vector<TensorRef> tensors;
+    for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
+      tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
+    }
+    expect_finite<T>("save", tensors);
+    write_safetensors(path, tensors,
+                      {{"kind", kModelKind},
+                       {"format", kFormat},
+                       {"evenflow", EVENFLOW_VERSION},
+                       {"config", to_json(model.config)}});
+  } catch (const std::bad_alloc&) {
+    reject({"save", path}, "expected memory for the list of tensors, got none");
   }
-  expect_finite<T>("save", tensors);
-  write_safetensors(path, tensors,
-                    {{"kind", kModelKind},
-                     {"format", kFormat},
-                     {"evenflow", EVENFLOW_VERSION},
-                     {"config", to_json(model.config)}});
 }
 
 template <class T>
 void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
-  std::vector<TensorRef> tensors;
-  for (const SharedBuffer<T>& moment : optimizer.moments()) {
-    tensors.push_back(
-        {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
+  try {
+    std::vector<TensorRef> tensors;
+    for (const SharedBuffer<T>& moment : optimizer.moments()) {
+      tensors.push_back(
+          {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
+    }
+    expect_finite<T>("save_optimizer", tensors);
+    write_safetensors(path, tensors,
+                      {{"kind", kOptimizerKind},
+                       {"format", kFormat},
+                       {"evenflow", EVENFLOW_VERSION},
+                       {"rule", to_string(optimizer.config().rule)},
+                       {"steps", std::to_string(optimizer.steps())}});
+  } catch (const std::bad_alloc&) {
+    reject({"save_optimizer", path}, "expected memory for the list of moments, got none");
   }
-  expect_finite<T>("save_optimizer", tensors);
-  write_safetensors(path, tensors,
-                    {{"kind", kOptimizerKind},
-                     {"format", kFormat},
-                     {"evenflow", EVENFLOW_VERSION},
-                     {"rule", to_string(optimizer.config().rule)},
-                     {"steps", std::to_string(optimizer.steps())}});
 }
 
 namespace {

@@ -22,6 +22,7 @@ Workspace::~Workspace() {
 }
 
 void Workspace::add_block(size_t size) {
+  blocks_.reserve(blocks_.size() + 1);  // or what follows could be lost
   blocks_.push_back({static_cast<char*>(device_ ? device_->allocate(size) : allocate(size)), size});
 }
 

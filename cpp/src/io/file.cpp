@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <utility>
 
 namespace evenflow {
@@ -84,6 +85,7 @@ MappedFile::MappedFile(Site site) : site_(std::move(site)), file_(open_input(sit
   bytes_.size = info.st_size;
   if (bytes_.size == 0) return;  // nothing to map
   void* data = ::mmap(nullptr, static_cast<size_t>(bytes_.size), PROT_READ, MAP_PRIVATE, file_.get(), 0);
+  if (data == MAP_FAILED && errno == ENOMEM) throw std::bad_alloc();
   if (data == MAP_FAILED) reject_errno(site_, "a file that can be mapped into memory");
   bytes_.data = static_cast<const char*>(data);
 }
@@ -122,13 +124,17 @@ void ReplacementFile::write(const void* data, int64_t count) {
 }
 
 void ReplacementFile::commit() {
-  if (::fsync(file_.get()) != 0 || !file_.close()) reject_errno(site_, "the file to reach the disk");
+  int synced;
+  do {
+    synced = ::fsync(file_.get());
+  } while (synced != 0 && errno == EINTR);
+  if (synced != 0 || !file_.close()) reject_errno(site_, "the file to reach the disk");
   if (::rename(temporary_.c_str(), site_.path.c_str()) != 0)
     reject_errno(site_, "a path that can be replaced");
   temporary_.clear();
-  // The file is complete under its name; this makes the name survive a power cut. EINVAL: the file system
-  // has no such call for folders.
-  if (::fsync(folder_.get()) != 0 && errno != EINVAL) reject_errno(site_, "the folder to reach the disk");
+  // The file is complete under its name; this makes the name survive a power cut where the file system can.
+  // Nothing is undone any more: without it the old file may come back, whole.
+  static_cast<void>(::fsync(folder_.get()));
 }
 
 }  // namespace evenflow
