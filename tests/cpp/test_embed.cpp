@@ -412,6 +412,10 @@ TEST_CASE("the C interface: structs of other versions") {
   CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_CONFIG_ERROR);
   CHECK(std::string(evenflow_last_error()).find("knows, got newer ones") != std::string::npos);
 
+  newer.options.struct_size = SIZE_MAX;  // of a struct that nobody initialised
+  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_CONFIG_ERROR);
+  CHECK(std::string(evenflow_last_error()).find("expected struct_size <= 4096") != std::string::npos);
+
   evenflow_info info = EVENFLOW_INFO_INIT;
   CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_OK);
   CHECK(info.dims == 5);

@@ -75,6 +75,13 @@ TEST_CASE("1x1 convolutions") {
   }
 }
 
+TEST_CASE("a permutation's indices are numbers of its type") {
+  const Shape most{0, 1, 1, int64_t{1} << 24};
+  CHECK_NOTHROW(permutation<float>(most, Order::reverse));
+  CHECK_THROWS_AS(permutation<float>(most.with_channels(most.c + 1), Order::reverse), ConfigError);
+  CHECK_NOTHROW(permutation<double>(most.with_channels(most.c + 1), Order::reverse));
+}
+
 TEST_CASE("whitening") {
   for (Whitening kind : {Whitening::zca, Whitening::covariance}) {
     const Shape shape{0, 1, 1, 3};

@@ -66,6 +66,10 @@ Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
   if (size < least) {
     fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
   }
+  constexpr size_t kMost = 4096;
+  if (size > kMost) {
+    fail<ConfigError>(call, "expected struct_size <= ", kMost, ", got ", size, "; use the _INIT macro");
+  }
   const char* bytes = reinterpret_cast<const char*>(theirs);
   if (std::any_of(bytes + std::min(size, sizeof out), bytes + size, [](char b) { return b != 0; })) {
     fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");

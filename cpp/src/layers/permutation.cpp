@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <limits>
 #include <vector>
 
+#include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
@@ -12,7 +14,10 @@ namespace {
 template <class T>
 class Permutation final : public Layer<T> {
  public:
-  Permutation(Shape in, Order order) : Layer<T>("permutation", in, in, false), order_(order) {}
+  Permutation(Shape in, Order order) : Layer<T>("permutation", in, in, false), order_(order) {
+    constexpr int64_t most = int64_t{1} << std::numeric_limits<T>::digits;  // indices are stored as T
+    if (in.c > most) fail<ConfigError>("permutation", "expected channels <= ", most, ", got ", in.c);
+  }
 
   void declare(const Scope& scope) override {
     name_ = scope.prefix();
