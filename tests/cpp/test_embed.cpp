@@ -1,75 +1,15 @@
 #include <doctest/doctest.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <thread>
 
+#include "embedded.hpp"
 #include "evenflow/evenflow.h"
-#include "evenflow/evenflow.hpp"
 
 namespace evenflow::test {
 namespace {
-
-/// A name in the temporary folder whose file goes with the object.
-struct TemporaryFile {
-  explicit TemporaryFile(const char* name)
-      : path(std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)) {}
-  ~TemporaryFile() { std::filesystem::remove(path); }
-  std::string path;
-};
-
-template <class T>
-std::vector<T> draws(int64_t count, double scale, double offset) {
-  Rng rng(11, Stream::test);
-  std::vector<T> out;
-  for (int64_t i = 0; i < count; ++i) out.push_back(static_cast<T>(offset + scale * rng.normal()));
-  return out;
-}
-
-/// A model, initialised from data, whose nets are not the identity.
-template <class T, class Config>
-Trainable<T> initialised(const Config& config) {
-  Trainable<T> model(ModelConfig{config, Dtype::float32, 3});
-  Context ctx("cpu", 1);
-  const bool image = model.flow.sample_shape().pixels_per_sample() > 1;
-  const int64_t n = 32;
-  const std::vector<T> x = draws<T>(n * model.flow.dims(), image ? 3 : 1, image ? 16 : 0);
-  model.flow.init_from_data(ctx, model.arena,
-                            View<const T>(x.data(), model.flow.sample_shape().with_batch(n)));
-  Rng rng(4, Stream::test);
-  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
-    model.arena.values()[i] += static_cast<T>(0.02 * rng.normal());
-  }
-  return model;
-}
-
-RealNvpTableConfig table() {
-  RealNvpTableConfig config;
-  config.dims = 5;
-  config.couplings = 3;
-  config.hidden = {8, 8};
-  config.permutation = "lu";
-  config.preprocess = "whiten";
-  return config;
-}
-
-GlowConfig glow_with_classes() {
-  GlowConfig config;
-  config.shape = {0, 4, 4, 2};
-  config.levels = 2;
-  config.steps = 2;
-  config.hidden = 6;
-  config.classes = 3;
-  config.class_weight = 0.1;
-  config.bits = 5;
-  return config;
-}
 
 NiceConfig nice_images() {
   NiceConfig config;
@@ -153,6 +93,34 @@ TEST_CASE("verify finds a model that is not its own inverse") {
   CHECK(report.samples == 16);
   CHECK(report.round_trip_x > 1e-3);
   CHECK(report.jacobian < 1e-9);
+}
+
+TEST_CASE("verify finds what a round trip of x does not show") {
+  RealNvpTableConfig config = table();
+  Context ctx("cpu", 1);
+  const auto set = [](Trainable<float>& model, const std::string& name, float value) {
+    for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
+      if (entry.name == name) std::fill_n(model.arena.values() + entry.offset, entry.size, value);
+    }
+  };
+  // A density that is not the transformation's.
+  Trainable<float> dense = initialised<float>(config);
+  set(dense, "preprocess.logdet", 3);
+  const std::vector<float> x = draws<float>(16 * 5, 1, 0);
+  VerifyReport report = Model(std::move(dense)).verify(ctx, x.data(), 16);
+  CHECK(!report.ok);
+  CHECK(report.round_trip_x < 1e-3);
+  CHECK(report.precision > 1e-3);
+  // Latents that are one and the same x in float32.
+  config.preprocess = "standardize";
+  Trainable<float> coarse = initialised<float>(config);
+  set(coarse, "preprocess.mean", 1e6F);
+  set(coarse, "preprocess.std", 1e-3F);
+  const std::vector<float> mean(16 * 5, 1e6F);
+  report = Model(std::move(coarse)).verify(ctx, mean.data(), 16);
+  CHECK(!report.ok);
+  CHECK(report.round_trip_x < 1e-3);
+  CHECK(report.round_trip_z > 1e-3);
 }
 
 TEST_CASE("verify knows by how much bfloat16 nets round") {
@@ -259,6 +227,43 @@ TEST_CASE("errors count the rows of the call, not of the blocks that it is compu
   CHECK(error() == "[inverse] expected labels in 0 ... 2, got 7 at 341");
 }
 
+TEST_CASE("a row has its number, its label and its noise in any block") {
+  GlowConfig config;
+  config.shape = {0, 64, 64, 3};
+  config.levels = 1;
+  config.steps = 1;
+  config.hidden = 4;
+  config.classes = 3;
+  Trainable<float> trained = initialised<float>(config);
+  const Model model(initialised<float>(config));
+  for (const ParamLayout::Entry& entry : trained.flow.layout()->entries()) {
+    if (entry.name != "top.class_weight") continue;
+    float* end = trained.arena.values() + entry.offset + entry.size;  // of class 2
+    std::fill(end - entry.size / 3, end, std::nanf(""));
+  }
+  Context ctx;
+  const int64_t n = 342, last = n - 1, d = model.dims();  // a block has 341
+  std::vector<int32_t> labels(static_cast<size_t>(n));
+  labels[last] = 2;
+  CallOptions options, own;
+  options.labels = labels.data();
+  options.seed = own.seed = 9;
+  own.labels = &labels[last];
+  own.first = last;
+  std::vector<float> x(static_cast<size_t>(n * d)), row(static_cast<size_t>(d));
+  model.sample(ctx, n, x.data(), options);
+  model.sample(ctx, 1, row.data(), own);
+  CHECK(std::equal(row.begin(), row.end(), x.begin() + last * d));
+  const std::vector<uint8_t> levels(x.size(), 100);
+  std::vector<double> density(static_cast<size_t>(n));
+  double alone;
+  model.log_prob(ctx, levels.data(), n, density.data(), options);
+  model.log_prob(ctx, levels.data() + last * d, 1, &alone, own);
+  CHECK(density[last] == alone);
+  CHECK_THROWS_WITH_AS(Model(std::move(trained)).sample(ctx, n, x.data(), options),
+                       doctest::Contains("for sample 341"), NumericError);
+}
+
 TEST_CASE("an image of one pixel is an image in every language") {
   const std::string text =
       R"({"model": "NICE", "shape": [1, 1, 3], "bits": 7, "couplings": 1, "hidden": [4], "prior": "logistic", )"
@@ -350,6 +355,10 @@ TEST_CASE("an optimiser's file is of its rule, and holds a state that the rule c
   CHECK(error_of_state(negative).find("expected values >= 0 in 'moment1'") != std::string::npos);
   const auto endless = [](TensorFile& state) { state.metadata["steps"] = "9223372036854775807"; };
   CHECK(error_of_state(endless).find("expected a number of steps") != std::string::npos);
+  const auto unfinished = [](TensorFile& state) { state.metadata["steps"] += "x"; };
+  CHECK(error_of_state(unfinished).find("expected a number of steps, got '7x'") != std::string::npos);
+  const auto third = [](TensorFile& state) { state.tensors["moment2"] = state.tensors.at("moment1"); };
+  CHECK(error_of_state(third).find("expected 2 moments, got 3") != std::string::npos);
   Optimizer<float> optimizer(real_nvp<float>(table()).layout(), {});
   CHECK_THROWS_AS(optimizer.set_steps(kMostSteps + 1), ConfigError);
   CHECK_THROWS_AS(optimizer.set_steps(-1), ConfigError);
@@ -364,80 +373,6 @@ TEST_CASE("a context refuses more threads than a process can have") {
   evenflow_context* context = nullptr;
   CHECK(evenflow_context_create(1000000, &context) == EVENFLOW_CONFIG_ERROR);
   CHECK(context == nullptr);
-}
-
-#ifndef __SANITIZE_ADDRESS__  // which ends a process without memory by itself
-TEST_CASE("the C interface: a load without memory") {
-  const TemporaryFile file("large.safetensors");
-  NiceConfig config;
-  config.shape = {0, 1, 1, 4};
-  config.couplings = 1;
-  config.hidden = {3000, 3000};
-  const Trainable<float> large = initialised<float>(config);
-  save(file.path, large);
-  const pid_t child = fork();
-  if (child == 0) {  // with room for the file, but not for the parameters
-    long pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const rlim_t limit = static_cast<rlim_t>(pages) * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) +
-                         std::filesystem::file_size(file.path) + (rlim_t{4} << 20);
-    const rlimit room = {limit, limit};
-    setrlimit(RLIMIT_AS, &room);
-    evenflow_model* model = nullptr;
-    const evenflow_status status = evenflow_load(file.path.c_str(), &model);
-    _exit(status == EVENFLOW_MEMORY_ERROR && !model ? 0 : 1 + static_cast<int>(status));
-  }
-  int status = -1;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  CHECK(status == 0);
-}
-#endif
-
-TEST_CASE("the C interface: structs of other versions") {
-  const TemporaryFile file("model.safetensors");
-  save(file.path, initialised<float>(table()));
-  evenflow_model* model = nullptr;
-  evenflow_context* context = nullptr;
-  REQUIRE(evenflow_load(file.path.c_str(), &model) == EVENFLOW_OK);
-  REQUIRE(evenflow_context_create(1, &context) == EVENFLOW_OK);
-
-  struct {
-    evenflow_options options;
-    double unknown;
-  } newer = {EVENFLOW_OPTIONS_INIT, 0};
-  newer.options.struct_size = sizeof newer;
-  float x[5];
-  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_OK);
-  newer.unknown = 1;
-  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_CONFIG_ERROR);
-  CHECK(std::string(evenflow_last_error()).find("knows, got newer ones") != std::string::npos);
-
-  newer.options.struct_size = SIZE_MAX;  // of a struct that nobody initialised
-  CHECK(evenflow_sample(model, context, EVENFLOW_FLOAT32, 1, &newer.options, x) == EVENFLOW_CONFIG_ERROR);
-  CHECK(std::string(evenflow_last_error()).find("expected struct_size <= 4096") != std::string::npos);
-
-  evenflow_info info = EVENFLOW_INFO_INIT;
-  CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_OK);
-  CHECK(info.dims == 5);
-  CHECK(info.struct_size == sizeof info);
-  info.struct_size = 4;
-  CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_CONFIG_ERROR);
-
-  size_t size = 0;
-  CHECK(evenflow_model_get_config(model, nullptr, &size) == EVENFLOW_OK);
-  std::vector<char> text(size);
-  CHECK(evenflow_model_get_config(model, text.data(), &size) == EVENFLOW_OK);
-  CHECK(load(file.path).config() == text.data());
-  size -= 1;
-  CHECK(evenflow_model_get_config(model, text.data(), &size) == EVENFLOW_SHAPE_ERROR);
-  CHECK(size == text.size());
-
-  evenflow_report report = EVENFLOW_REPORT_INIT;
-  CHECK(evenflow_verify(model, context, EVENFLOW_FLOAT32, x, 1, nullptr, &report) == EVENFLOW_OK);
-  CHECK(report.ok == 1);
-  evenflow_context_free(context);
-  evenflow_model_free(model);
-  evenflow_model_free(nullptr);
 }
 
 }  // namespace

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "evenflow/evenflow.hpp"
+
+// Models and files of the tests of what programs embed.
+
+namespace evenflow::test {
+
+/// A name in the temporary folder whose file goes with the object.
+struct TemporaryFile {
+  explicit TemporaryFile(const char* name)
+      : path(std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)) {}
+  ~TemporaryFile() { std::filesystem::remove(path); }
+  std::string path;
+};
+
+template <class T>
+std::vector<T> draws(int64_t count, double scale, double offset) {
+  Rng rng(11, Stream::test);
+  std::vector<T> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(static_cast<T>(offset + scale * rng.normal()));
+  return out;
+}
+
+/// A model, initialised from data, whose nets are not the identity.
+template <class T, class Config>
+Trainable<T> initialised(const Config& config) {
+  Trainable<T> model(ModelConfig{config, Dtype::float32, 3});
+  Context ctx("cpu", 1);
+  const bool image = model.flow.sample_shape().pixels_per_sample() > 1;
+  const int64_t n = 32;
+  const std::vector<T> x = draws<T>(n * model.flow.dims(), image ? 3 : 1, image ? 16 : 0);
+  model.flow.init_from_data(ctx, model.arena,
+                            View<const T>(x.data(), model.flow.sample_shape().with_batch(n)));
+  Rng rng(4, Stream::test);
+  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
+    model.arena.values()[i] += static_cast<T>(0.02 * rng.normal());
+  }
+  return model;
+}
+
+inline RealNvpTableConfig table() {
+  RealNvpTableConfig config;
+  config.dims = 5;
+  config.couplings = 3;
+  config.hidden = {8, 8};
+  config.permutation = "lu";
+  config.preprocess = "whiten";
+  return config;
+}
+
+inline GlowConfig glow_with_classes() {
+  GlowConfig config;
+  config.shape = {0, 4, 4, 2};
+  config.levels = 2;
+  config.steps = 2;
+  config.hidden = 6;
+  config.classes = 3;
+  config.class_weight = 0.1;
+  config.bits = 5;
+  return config;
+}
+
+}  // namespace evenflow::test
