@@ -130,6 +130,9 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
     WorkspaceScope local(ctx);
     const size_t begin = segment * kCheckpointEvery, end = std::min(nodes_.size(), begin + kCheckpointEvery);
     const std::vector<View<T>> outputs = run(local, checkpoints[segment], begin, end);
+    if (step.head_results && end == nodes_.size() && head_at_ == end) {
+      head_backward(ctx, params, outputs.back().channels(0, dcur.shape.c), dcur, step);
+    }
     for (size_t i = end; i-- > begin;) {
       const Node& node = nodes_[i];
       const View<T> z = outputs[i - begin];

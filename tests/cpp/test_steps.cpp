@@ -1,0 +1,159 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "check_layer.hpp"
+
+// Batches that go by tiles: what a repeated pass leaves, and what each row of them is given.
+
+namespace evenflow::test {
+namespace {
+
+/// Channel 0 grows by e^log_scale, is mixed into the others and shrinks: where it is not zero, float32 loses
+/// the others beside it, and a pass is repeated from its inputs.
+template <class T>
+struct Stretched {
+  /// A class head comes after that many layers; 0: there is none.
+  explicit Stretched(T log_scale, size_t head_after = 0) : flow({0, 1, 1, 4}, Base::gaussian) {
+    const Shape shape = flow.sample_shape();
+    size_t layers = 0;
+    const auto add = [&](const char* name, std::unique_ptr<Layer<T>> layer) {
+      flow.add(name, std::move(layer));
+      if (++layers == head_after) flow.classify(3, 0.5);
+    };
+    add("up", scaling<T>(shape));
+    add("mix", plain_conv1x1<T>(shape));
+    add("down", scaling<T>(shape));
+    flow.finalize();
+    arena = std::make_unique<ParamArena<T>>(flow.layout());
+    flow.init(*arena, 1);
+    for (const ParamLayout::Entry& e : flow.layout()->entries()) {
+      T* value = arena->values() + e.offset;
+      if (e.name == "initialized") value[0] = T(1);
+      if (e.name == "up.logs") value[0] = log_scale;
+      if (e.name == "down.logs") value[0] = -log_scale;
+      if (e.name == "class_head.weight") {
+        for (int64_t i = 0; i < e.size; ++i) value[i] = T(1e-6) * static_cast<T>(i * i % 7);
+      }
+    }
+  }
+
+  StepResult pass(const std::vector<T>& x) {
+    const Shape shape{static_cast<int64_t>(x.size()) / 4, 1, 1, 4};
+    std::vector<int32_t> labels;  // of the head
+    for (int32_t i = 0; i < shape.n; ++i) labels.push_back(i % 3);
+    return flow.loss_and_grad(ctx, *arena, View<const T>(x.data(), shape), labels.data(), -1);
+  }
+  /// To read: who could write gradients would make them unknown.
+  std::vector<double> grads() const {
+    const T* from = static_cast<const ParamArena<T>&>(*arena).grads();
+    return std::vector<double>(from, from + flow.layout()->trainable_size());
+  }
+  double norm() { return clip_grad_norm(ctx, *arena, 0); }
+
+  Context ctx{"cpu", 1};
+  Flow<T> flow;
+  std::unique_ptr<ParamArena<T>> arena;
+};
+
+/// Rows whose channel 0 is zero before row `first`.
+std::vector<double> rows(int64_t n, int64_t first) {
+  std::vector<double> x = random_values(4 * n, 4, -1, 1);
+  for (int64_t i = 0; i < first; ++i) x[static_cast<size_t>(4 * i)] = 0;
+  return x;
+}
+
+double norm_of(const std::vector<double>& values) {
+  double square = 0;
+  for (const double v : values) square += v * v;
+  return std::sqrt(square);
+}
+
+/// The step of float32 numbers against the same one of float64 numbers, which needs no guard.
+void check_repeated(int64_t n, int64_t first, size_t head_after = 0) {
+  CAPTURE(n);
+  CAPTURE(head_after);
+  Stretched<float> s(13, head_after);
+  Stretched<double> exact(13, head_after);
+  const std::vector<float> x = [&] {
+    const std::vector<double> wide = rows(n, first);
+    return std::vector<float>(wide.begin(), wide.end());
+  }();
+  const float* values = s.arena->values();
+  std::copy(values, values + s.flow.layout()->total_size(), exact.arena->values());
+  CHECK(s.pass(x).drift.fallback);
+  CHECK_FALSE(exact.pass(std::vector<double>(x.begin(), x.end())).drift.fallback);
+  const std::vector<double> got = s.grads(), wanted = exact.grads();
+  for (const ParamLayout::Entry& e : s.flow.layout()->entries()) {  // gradients of very different sizes
+    CAPTURE(e.name);
+    double error = 0, largest = 0;
+    for (size_t i = e.offset; e.group != Group::fixed && i < static_cast<size_t>(e.offset + e.size); ++i) {
+      error = std::max(error, std::abs(got[i] - wanted[i]));
+      largest = std::max(largest, std::abs(wanted[i]));
+    }
+    CHECK(error <= 1e-3 * largest);
+  }
+  CHECK(s.norm() == doctest::Approx(norm_of(got)).epsilon(1e-12));
+}
+
+}  // namespace
+
+TEST_CASE("a pass that is repeated leaves its own gradient alone, whichever tile it is repeated for") {
+  check_repeated(8, 0);
+  check_repeated(300, 250);
+}
+
+TEST_CASE("a pass that is repeated has the gradient of a class head, wherever that is") {
+  for (const size_t head_after : {1, 2, 3}) check_repeated(8, 0, head_after);
+}
+
+TEST_CASE("an arena whose gradients are zeroed has none of the norm that was known") {
+  Stretched<double> s(0);
+  s.pass(rows(300, 0));
+  CHECK(s.norm() == doctest::Approx(norm_of(s.grads())).epsilon(1e-12));
+  s.arena->zero_grad();
+  CHECK(s.norm() == 0);
+}
+
+TEST_CASE("a row has its label in any tile") {
+  GlowConfig config;
+  config.shape = {0, 4, 4, 2};
+  config.levels = 2;
+  config.steps = 1;
+  config.hidden = 4;
+  config.classes = 3;
+  const Flow<double> flow = glow<double>(config);
+  ParamArena<double> arena(flow.layout());
+  Context ctx("cpu", 1);
+  const Shape shape{300, 4, 4, 2};
+  const int64_t n = shape.n, d = flow.dims();
+  const std::vector<double> x = random_values(n * d, 4, 0, 255);
+  std::vector<int32_t> labels;
+  for (int32_t i = 0; i < n; ++i) labels.push_back(i % 7 % 3);
+  flow.init(arena, 1);
+  flow.init_from_data(ctx, arena, View<const double>(x.data(), shape));
+  Rng rng(4, Stream::test);
+  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) arena.values()[i] += 0.1 * rng.normal();
+
+  std::vector<double> density(static_cast<size_t>(n)), z(x.size()), back(x.size()),
+      row(static_cast<size_t>(d));
+  flow.log_prob(ctx, arena, View<const double>(x.data(), shape), labels.data(), density.data());
+  const std::vector<double> latents = random_values(n * d, 5, -1, 1);
+  flow.inverse(ctx, arena, latents.data(), n, labels.data(), View<double>(back.data(), shape), z.data());
+  double nll = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    double alone, logdet;
+    flow.log_prob(ctx, arena, View<const double>(&x[i * d], shape.with_batch(1)), &labels[i], &alone);
+    CHECK(density[i] == alone);
+    nll -= alone / static_cast<double>(n);
+    flow.inverse(ctx, arena, &latents[i * d], 1, &labels[i], View<double>(row.data(), shape.with_batch(1)),
+                 &logdet);
+    CHECK(std::equal(row.begin(), row.end(), &back[i * d]));
+  }
+  const View<const double> batch(x.data(), shape);
+  CHECK(flow.loss_and_grad(ctx, arena, batch, labels.data(), -1).nll == doctest::Approx(nll).epsilon(1e-12));
+}
+
+}  // namespace evenflow::test
