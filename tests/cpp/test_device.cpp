@@ -533,6 +533,24 @@ TEST_CASE("device: no memory is an error, and a call like any other once there i
   Emulator::get().separate_arrays = true;
 }
 
+TEST_CASE("device: a step looks at labels before kernels do") {
+  install_emulator();
+  GlowConfig config = small_glow();
+  config.classes = 3;
+  const Flow<double> flow = glow<double>(config);
+  Context ctx("emulated");
+  ParamArena<double> arena(flow.layout(), "emulated");
+  flow.init(arena, 3);
+  Optimizer<double> optimizer(flow.layout(), {}, "emulated");
+  Arrays a(ctx);
+  const Shape shape = flow.sample_shape().with_batch(2);
+  const View<const double> x(a.put(random_of<double>(shape.size(), 5, 0, 255)), shape);
+  flow.init_from_data(ctx, arena, x);
+  const int32_t labels[] = {0, 3};
+  CHECK_THROWS_WITH_AS(flow.train_step(ctx, arena, x, labels, -1, {optimizer}),
+                       "[train_step] expected labels in 0 ... 2, got 3 at 1", ConfigError);
+}
+
 TEST_CASE("device: a permutation that a caller spoiled is an error, not an access out of bounds") {
   install_emulator();
   RealNvpTableConfig t;

@@ -1,5 +1,6 @@
 #include <iterator>
 #include <limits>
+#include <utility>
 
 #include "check_device.hpp"
 #include "kernels/flow_program.hpp"
@@ -368,6 +369,77 @@ TEST_CASE("device: a whole training step is one graph, and asks the program noth
   nice_config.shape = {0, 1, 1, 6};
   nice_config.hidden = {9};
   check_trained("nice", nice<double>(nice_config), Rule::sgd, 20, 1);
+}
+
+namespace {
+
+/// Parameters after steps of which each third one has another setting, one setting after the other.
+std::vector<double> steps_of_settings(const std::string& device, const Flow<double>& flow, Rule rule) {
+  Context ctx(device);
+  ParamArena<double> arena(flow.layout(), device);
+  flow.init(arena, 3);
+  OptimizerConfig config;
+  config.rule = rule;
+  Optimizer<double> optimizer(flow.layout(), config, device);
+  const Shape shape = flow.sample_shape().with_batch(20);
+  bool fresh = true;
+  const auto step = [&](uint64_t seed) {
+    Arrays a(ctx);  // at the same places in each call
+    const View<const double> x(a.put(random_of<double>(shape.size(), seed, 0, 1)), shape);
+    if (std::exchange(fresh, false)) flow.init_from_data(ctx, arena, x);
+    flow.train_step(ctx, arena, x, nullptr, -1, {optimizer});
+    ctx.synchronize();
+  };
+  using C = OptimizerConfig;
+  for (const auto setting :
+       {&C::momentum, &C::beta1, &C::beta2, &C::decay, &C::eps, &C::weight_decay, &C::shrink}) {
+    for (uint64_t call = 0; call < 3; ++call) step(20 + call);
+    optimizer.config().*setting = 0.9 * optimizer.config().*setting + 0.01;
+  }
+  step(20);
+  const ParamArena<double>& done = arena;
+  return std::vector<double>(done.values(), done.values() + flow.layout()->total_size());
+}
+
+}  // namespace
+
+TEST_CASE("device: a step's graph is of its settings") {
+  install_emulator();
+  NiceConfig config;
+  config.shape = {0, 1, 1, 6};
+  config.hidden = {9};
+  const Flow<double> flow = nice<double>(config);
+  for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
+    CAPTURE(static_cast<int>(rule));
+    Emulator::get().separate_arrays = false;
+    const std::vector<double> got = steps_of_settings("emulated", flow, rule);
+    Emulator::get().separate_arrays = true;
+    CHECK(gap(got, steps_of_settings("cpu", flow, rule)) <= 1e-7);
+  }
+}
+
+TEST_CASE("device: a gradient's graph is of its weight, and of what it is added to") {
+  install_emulator();
+  const Flow<double> flow = glow<double>(small_glow());
+  Emulator::get().separate_arrays = false;
+  Context ctx("emulated");
+  ParamArena<double> arena(flow.layout(), "emulated");
+  flow.init(arena, 3);
+  Arrays a(ctx);
+  const Shape shape = flow.sample_shape().with_batch(4);
+  const View<const double> x(a.put(random_of<double>(shape.size(), 5, 0, 255)), shape);
+  flow.init_from_data(ctx, arena, x);
+  const auto norm = [&](double weight, bool fresh = true) {
+    if (fresh) zero_grad(ctx, arena);
+    flow.loss_and_grad(ctx, arena, x, nullptr, -1, weight);
+    return clip_grad_norm(ctx, arena, 0);
+  };
+  double once = 0;
+  for (int call = 0; call < 3; ++call) once = norm(1);
+  CHECK(norm(0.25) == doctest::Approx(once / 4).epsilon(1e-9));
+  CHECK(norm(1) == doctest::Approx(once).epsilon(1e-9));
+  CHECK(norm(1, false) == doctest::Approx(2 * once).epsilon(1e-9));
+  Emulator::get().separate_arrays = true;
 }
 
 namespace {

@@ -204,4 +204,23 @@ TEST_CASE("what is repeated is recorded, unless it waits or fails") {
   CHECK(graphs == 5);
 }
 
+TEST_CASE("graphs that nobody asks for again make room for others") {
+  install_emulator();
+  Context ctx("emulated");
+  Arrays a(ctx);
+  double* x = a.make<double>(8, 0.0);
+  int calls = 0;
+  const auto add_one = [&] {
+    ++calls;
+    Exec::for_each(ctx, 1, 8, Grow{x});
+  };
+  for (int i = 0; i < 3; ++i) ctx.repeat({100}, add_one);
+  CHECK(calls == 2);
+  for (uint64_t key = 0; key < 40; ++key) ctx.repeat({key}, add_one);
+  CHECK(calls == 42);
+  ctx.repeat({100}, add_one);  // as if for the first time
+  CHECK(calls == 43);
+  CHECK(a.get(x, 8)[7] == 44);
+}
+
 }  // namespace evenflow::test
