@@ -195,6 +195,21 @@ TEST_CASE("an error names the layer, the channel and the sample, or the paramete
                                         nullptr, x, two.det),
                        "[inverse] expected finite values, got inf from layer first, channel 0, for sample 1",
                        NumericError);
+  two.set("first.logs", 0);
+  two.set("second.logs", -0.1F);  // the one that is inverted first
+  CHECK_THROWS_WITH_AS(two.flow.inverse(two.ctx, *two.arena, std::vector<float>{1, 2, 3.3e38F, 3}.data(), 2,
+                                        nullptr, x, two.det),
+                       "[inverse] expected finite values, got inf from layer second, channel 0, for sample 1",
+                       NumericError);
+  two.set("second.logs", 0);
+  two.set("first.logs", -HUGE_VALF);
+  {
+    const RowsScope counted(two.ctx, 40);
+    CHECK_THROWS_WITH_AS(
+        two.flow.log_prob(two.ctx, *two.arena, two.view({1, 2, 3, 4}), nullptr, two.det),
+        "[log_prob] expected finite values, got log-determinant -inf from layer first, for sample 40",
+        NumericError);
+  }
   two.set("first.logs", -200);
   CHECK_THROWS_WITH_AS(two.flow.sample(two.ctx, *two.arena, 0, 1, 0, nullptr, x),
                        doctest::Contains("2 of 2 that are not, first "), NumericError);

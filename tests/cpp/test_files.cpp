@@ -260,6 +260,19 @@ TEST_CASE("settings that promise more than the file holds are refused before any
   check_contains(error("\"float32\"}", "\"float64\"}"), "got");
   check_contains(error("{", "{{"), "expected a valid configuration");
   check_contains(error("\"seed\": 3", "\"seed\": 3, \"seed\": 3"), "unique keys");
+  check_contains(error("\"seed\": 3", "\"seed\": -3"),
+                 "expected 'seed' in 0 ... 9223372036854775807, got -3");
+  Parts later = table;
+  later.metadata["format"] = "2";
+  check_contains(later.error(), "expected format 1, got '2'");
+
+  GlowConfig glow_config;
+  glow_config.shape = {0, 4, 4, 1};
+  glow_config.levels = glow_config.steps = 1;
+  glow_config.hidden = 2;
+  Parts image(file_of(initialised<float>(glow_config)));
+  image.metadata["config"] = replaced(image.metadata.at("config"), "[4, 4, 1]", "[4, 5, 1]");
+  check_contains(image.error(), "[glow] expected height and width divisible by 2^1, got 4 x 5");
 }
 
 TEST_CASE("the size of settings is never more than the model's, and never overflows") {

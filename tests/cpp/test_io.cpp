@@ -266,6 +266,15 @@ TEST_CASE("safetensors: what is written is read") {
   }
 }
 
+TEST_CASE("safetensors: who may read a file is what the process says of its files") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("model.safetensors");
+  const mode_t before = ::umask(027);
+  write_safetensors(path, sample_tensors(), {});
+  ::umask(before);
+  CHECK(fs::status(path).permissions() == fs::perms(0640));
+}
+
 TEST_CASE("safetensors: the writer's bytes") {
   const TemporaryFolder folder;
   const std::string path = folder.file("model.safetensors");

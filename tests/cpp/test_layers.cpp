@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 #include "check_layer.hpp"
 
 namespace evenflow::test {
@@ -88,6 +90,32 @@ TEST_CASE("whitening") {
     LayerCase c = layer_case("whiten", [=](auto t) { return whiten<decltype(t)>(shape, kind); });
     c.batch = 9;
     check(c);
+  }
+}
+
+TEST_CASE("actnorm makes channels of a small spread unit ones") {
+  const Shape shape{50, 1, 1, 2};
+  std::vector<double> x = random_values(100, 4, -0.01, 0.01), z(100), logdet(50);
+  for (double& v : x) v += 5;
+  const Fixture<double> f(actnorm<double>(shape), 7, View<const double>(x.data(), shape), 0);
+  Context ctx("cpu", 1);
+  const ParamArena<double>& arena = *f.arena;
+  f.layer->forward(ctx, arena.params(), View<const double>(x.data(), shape), View<double>(z.data(), shape),
+                   logdet.data());
+  for (size_t c = 0; c < 2; ++c) {
+    double square = 0;
+    for (size_t i = c; i < 100; i += 2) square += z[i] * z[i] / 50;
+    CHECK(std::sqrt(square) == doctest::Approx(1).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("columns that depend on each other can't be whitened") {
+  const Shape shape{40, 1, 1, 3};
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    std::vector<double> x = random_values(120, seed, -1, 1);
+    for (size_t i = 0; i < 120; i += 3) x[i + 2] = x[i] + x[i + 1];
+    const View<const double> view(x.data(), shape);
+    CHECK_THROWS_AS(Fixture<double>(whiten<double>(shape, Whitening::covariance), 7, view, 0), NumericError);
   }
 }
 

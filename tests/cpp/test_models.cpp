@@ -305,6 +305,12 @@ TEST_CASE("misuse is refused") {
                   NumericError);  // constant channels
   CHECK_FALSE(flow.initialized(arena));
   CHECK_THROWS_AS(flow.log_prob(ctx, arena, {x.data(), {1, 3, 6, 6}}, nullptr, &out), ShapeError);
+  const Shape pair{0, 1, 1, 2};
+  Flow<float> chain(pair, Base::gaussian);
+  CHECK_THROWS_AS(chain.factor_out(1), ShapeError);  // of no layer
+  CHECK_THROWS_AS(chain.add("wide", scaling<float>({0, 1, 1, 3})), ShapeError);
+  chain.add("first", scaling<float>(pair));
+  for (const int64_t keep : {-1, 0, 2, 3}) CHECK_THROWS_AS(chain.factor_out(keep), ShapeError);
   CHECK_THROWS_AS(Context("cuda"), DeviceError);
   CHECK_THROWS_AS(Context("tpu"), DeviceError);
   CHECK_THROWS_WITH_AS(fail<NumericError>("here", "got ", -std::nan("")), "[here] got nan", NumericError);
@@ -368,6 +374,11 @@ TEST_CASE("settings that no file can have are refused before anything is built")
   CHECK_THROWS_AS(image_with([](auto& c) { c.base_dim = 1 << 20; }), ConfigError);  // twice that at scale 1
   CHECK_THROWS_AS(image_with([](auto& c) { c.residual_blocks = kHuge; }), ConfigError);
   CHECK_THROWS_AS(image_with([](auto& c) { c.shape = {0, -4, -4, 1}; }), ShapeError);
+  CHECK_THROWS_AS(image_with([](auto& c) {
+                    c.shape = {0, 1, 1, 4};
+                    c.scales = 1;
+                  }),
+                  ShapeError);
 
   RealNvpTableConfig table = RealNvpTableConfig();
   table.dims = 4;
@@ -496,6 +507,17 @@ TEST_CASE("an optimiser of another model is refused") {
   CHECK_THROWS_WITH_AS(s.flow.train_step(s.ctx, s.arena, x, nullptr, -1, {optimizer}), text.c_str(),
                        ConfigError);
   CHECK(std::equal(before.begin(), before.end(), s.arena.values()));
+
+  // As many numbers, of which others decay.
+  const Shape pair{0, 1, 1, 2};
+  Flow<double> net(pair, Base::gaussian), scales(pair, Base::gaussian);
+  net.add("a", additive_coupling<double>(pair, Mask::odd, mlp<double>({0, 1, 1, 1}, 1, {}, MlpInit::nice)));
+  for (const char* name : {"a", "b"}) scales.add(name, scaling<double>(pair));
+  net.finalize();
+  scales.finalize();
+  REQUIRE(net.layout()->trainable_size() == scales.layout()->trainable_size());
+  ParamArena<double> arena(scales.layout());
+  CHECK_THROWS_AS(Optimizer<double>(net.layout(), {}).step(s.ctx, arena), ConfigError);
 }
 
 TEST_CASE("a flow refuses outputs that are not of its batch") {

@@ -22,6 +22,14 @@ CALLS = ["init", "forward", "encode", "log_prob", "log_prob_and_grad", "bits_per
          "fit"]
 
 
+@pytest.mark.parametrize("error, builtin", [
+    (ef.ShapeError, ValueError), (ef.ConfigError, ValueError), (ef.DeviceError, RuntimeError), (ef.IoError, OSError),
+    (ef.NumericError, ArithmeticError),
+])
+def test_an_error_is_a_builtin_one_too(error, builtin):
+    assert error.__bases__ == (ef.Error, builtin)
+
+
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("x, error, word", [
     (np.zeros((4, 4, 4, 2), np.int64), TypeError, "uint8 or float values, got dtype int64"),

@@ -276,6 +276,11 @@ def test_l2_of_real_nvp_acts_on_magnitudes_and_checkerboard_gains():
     assert expected and decay_group(make_flow(case, make_data(case))) == expected
 
 
+def test_l2_of_glow_acts_on_nothing():
+    """Its convolutions have an output scale each, so that the size of their weights is free."""
+    assert decay_group(ef.Glow((4, 4, 2), levels=2, steps=2, hidden=4, classes=3, class_weight=0.1)) == set()
+
+
 # eps is large enough that gradients that are zero but for rounding (biases before a batch norm) move nothing.
 OPTIMIZERS = {
     "adam": (lambda flow, **s: ef.Adam(flow, **s), dict(lr=3e-3, beta1=0.9, beta2=0.99, eps=1e-4)),
