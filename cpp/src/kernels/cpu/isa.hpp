@@ -14,6 +14,15 @@ EVENFLOW_HD void one_by_one(int64_t& index) {
   __asm__("" : "+r"(index));
 }
 
+/// p + n, or `otherwise` where p is null. A compiler that sees which would make two copies of what follows,
+/// of which one may round a multiply-add once and the other twice.
+template <class T>
+EVENFLOW_HD const T* either(const T* p, int64_t n, const T* otherwise) {
+  const T* q = p ? p + n : otherwise;
+  __asm__("" : "+r"(q));
+  return q;
+}
+
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
 // the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
 // has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
@@ -32,9 +41,14 @@ struct AnyIsa {
 };
 
 struct Baseline : AnyIsa {
-  static constexpr const char* name = "baseline";
   static constexpr int vector_bytes = 16;
+#if defined(__aarch64__)
+  static constexpr const char* name = "neon";
+  static constexpr int rows = 8;  // 16 sums: what four units of four cycles each have at work
+#else
+  static constexpr const char* name = "baseline";
   static constexpr int rows = 6;
+#endif
 };
 
 struct Avx2 : AnyIsa {

@@ -105,8 +105,9 @@ struct Transpose {
     return fold<1>(v[0], v[1]);
   }
 
-  /// The same sum of one vector.
-  EVENFLOW_HD static T add_up(Vector v) {
+  /// The same sum of one vector. By reference: GCC for ARM fails at parameters of such a type.
+  EVENFLOW_HD static T add_up(const Vector& one) {
+    Vector v = one;
     if constexpr (lanes > 8) v = fold<8>(v, v);
     if constexpr (lanes > 4) v = fold<4>(v, v);
     if constexpr (lanes > 2) v = fold<2>(v, v);

@@ -509,9 +509,9 @@ struct Activate {
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
-    // One multiply-add and one maximum a vector: no branch, or what is known in it would be simplified apart.
-    const X factor = L::load(scale ? scale + n : kOnes);
-    const X shift = L::load(bias ? bias + n : kZeros) * factor;
+    // One multiply-add and one maximum a vector, no branch.
+    const X factor = L::load(either(scale, n, kOnes));
+    const X shift = L::load(either(bias, n, kZeros)) * factor;
     const X least = X{} + (relu ? T(0) : -std::numeric_limits<T>::infinity());
     C* out = c.template at<Isa>(m0, n);
     const int64_t stride = c.stride;
