@@ -21,6 +21,9 @@ LARGEST = 2**63 - 1
 Batch = np.ndarray | DeviceArray
 """An array of a call, in main memory or on the GPU where the model computes."""
 
+LEVEL_ERROR = 2.0**-14
+"""How far below a level a value may be and still count as it, of the range: four times a decoded photograph's worst."""
+
 CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
@@ -192,9 +195,10 @@ def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | N
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     """Level units (0 ... 2^bits, floats) to 8-bit pixels, for display and for files.
 
-    A sample of level k lies in [k, k + 1), so values are rounded down; 1/16 of a level is added first, so
-    that decoded images, which are whole levels up to rounding errors, come back exactly. The largest level
-    becomes 255, and the result, given to a model of the same `bits`, has the same levels again. Any shape.
+    A sample of level k lies in [k, k + 1), so values are rounded down; but one that is less than 2^(bits - 14)
+    below a level (1/64 with 8 bits) counts as that level, so that decoded images, which are whole levels up to
+    rounding errors, come back exactly. The largest level becomes 255, and the result, given to a model of the
+    same `bits`, has the same levels again. Any shape.
     NumericError for NaN and infinity, TypeError for whole numbers, ConfigError for bits beyond 1 ... 8.
     """
     x = as_array("to_uint8", x)
@@ -206,7 +210,9 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     if not np.isfinite(x).all():
         raise NumericError("[to_uint8] expected finite values, got NaN or infinity")
     top = (1 << bits) - 1
-    levels: np.ndarray = np.clip(np.floor(x + 1 / 16), 0, top).astype(np.int64)
+    # Rounding errors of a round trip are a fraction of the range of levels. What is added moves as large a share of
+    # sampled pixels up as it is of a level, which shows where levels are few.
+    levels: np.ndarray = np.clip(np.floor(x + 2.0**bits * LEVEL_ERROR), 0, top).astype(np.int64)
     return (levels * 255 // top).astype(np.uint8)
 
 
