@@ -442,6 +442,10 @@ class Flow:
         it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
         initialised from the data first.
 
+        Another call trains the present parameters, but begins everything else anew: optimiser, counts, and, with the
+        same `seed`, the same order and noise, to which many short calls would fit the model. Give each its own
+        `seed`, or go on from a checkpoint.
+
         checkpoint: model file; the training state goes beside it (model.safetensors,
         model.state.safetensors), every minute, at the end, and on Ctrl-C, SIGTERM or SIGHUP before
         KeyboardInterrupt is raised. resume=True goes on from it, with the same data and settings, as if there had

@@ -49,7 +49,8 @@ class Settings:
     augment: Augment | None = None
     """Random changes of the training images, drawn anew in every epoch."""
     seed: int = 0
-    """Of the order of the data, their augmentation and the dequantisation noise."""
+    """Of the order of the data, their augmentation and the dequantisation noise, which another call of `fit` with the
+    same seed repeats."""
 
     def __post_init__(self) -> None:
         """Checks, and makes numpy's numbers Python's, as a checkpoint holds them.
