@@ -250,6 +250,11 @@ def group_of(x: np.ndarray | Rows) -> int:
     return min(max(1, GROUP_BYTES * len(x) // max(1, x.nbytes)), LARGEST_GROUP)
 
 
+def drawn_together(x: np.ndarray | Rows) -> int:
+    """Rows that came into a part by one draw, next to each other in it: each is a random one, but they are alike."""
+    return x.index.group if isinstance(x, Picked) and isinstance(x.index, Order) else 1
+
+
 def scramble(x: np.ndarray) -> np.ndarray:
     """A hash of 64-bit numbers, one to one (the last step of SplitMix64; Steele, Lea, Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

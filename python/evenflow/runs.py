@@ -32,6 +32,7 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
 from evenflow.ranks import Ranks
+from evenflow.rows import drawn_together
 from evenflow.settings import Settings
 from evenflow.train import Trainer, data_mark, log_prob, state_path
 
@@ -346,12 +347,20 @@ def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any
     x = part.test if part.test is not None else part.train
     labels = part.test_labels if part.test is not None else part.train_labels
     nll = -log_prob(flow, x, labels if flow.classes else None, ranks)
-    error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else 0.0
+    error = _standard_error(nll, drawn_together(x))
     result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
     if flow.is_image:
         scale = flow.dims * np.log(2)
         result.update(bits_per_dim=float(nll.mean() / scale), bits_per_dim_error=float(error / scale))
     return result
+
+
+def _standard_error(values: np.ndarray, group: int) -> float:
+    """Of the mean of values that were drawn by groups of neighbours (cluster sampling), or one by one."""
+    sums = np.add.reduceat(values - values.mean(), np.arange(0, len(values), group))
+    if len(sums) == 1:
+        return 0.0
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 
 def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, Plan | None]:

@@ -14,6 +14,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import rows
+from evenflow.runs import evaluate
 
 rng = np.random.default_rng(0)
 PLANES = rng.integers(0, 256, (10, 3072), np.uint8)
@@ -375,6 +376,22 @@ def test_split_of_a_file_keeps_no_numbers(tmp_path, small_memory):
     assert np.array_equal(np.sort(np.concatenate([part.train_labels, part.test_labels])), np.arange(50))
     flow = ef.RealNVP(3, couplings=2, hidden=(8,))
     flow.fit(part.train, valid=part.test, batch_size=8, epochs=2)
+
+
+def test_standard_error_of_neighbours_drawn_together(tmp_path):
+    values = np.random.default_rng(1).standard_normal((1 << 16, 2), np.float32)
+    np.save(tmp_path / "sorted.npy", np.sort(values, axis=0))
+    table = np.load(tmp_path / "sorted.npy", mmap_mode="r")
+    flow = ef.RealNVP(2, couplings=1, hidden=(4,))
+    flow.init(np.asarray(table))
+    parts = [ef.data.Dataset(table).split(0.05, seed) for seed in range(50)]
+    assert {rows.group_of(part.test) for part in parts} == {64}
+    results = [evaluate(flow, part) for part in parts]
+    claimed = np.mean([result["nll_nats_error"] for result in results])
+    assert np.std([result["nll_nats"] for result in results]) == pytest.approx(claimed, rel=0.3)
+    whole = evaluate(flow, ef.data.Dataset(table))  # of rows that nobody drew
+    nll = -flow.log_prob(table)
+    assert whole["nll_nats_error"] == pytest.approx(nll.std(ddof=1) / np.sqrt(len(nll)))
 
 
 @pytest.mark.parametrize("write, word", [
