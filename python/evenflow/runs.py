@@ -343,7 +343,7 @@ def _of_living(path: str) -> bool:
 
 
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
-    """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error."""
+    """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error, or None."""
     x = part.test if part.test is not None else part.train
     labels = part.test_labels if part.test is not None else part.train_labels
     nll = -log_prob(flow, x, labels if flow.classes else None, ranks)
@@ -351,15 +351,16 @@ def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any
     result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
     if flow.is_image:
         scale = flow.dims * np.log(2)
-        result.update(bits_per_dim=float(nll.mean() / scale), bits_per_dim_error=float(error / scale))
+        result.update(bits_per_dim=float(nll.mean() / scale),
+                      bits_per_dim_error=None if error is None else float(error / scale))
     return result
 
 
-def _standard_error(values: np.ndarray, group: int) -> float:
-    """Of the mean of values that were drawn by groups of neighbours (cluster sampling), or one by one."""
+def _standard_error(values: np.ndarray, group: int) -> float | None:
+    """Of the mean of values that were drawn by groups of neighbours (cluster sampling), or one by one. None: of one."""
     sums = np.add.reduceat(values - values.mean(), np.arange(0, len(values), group))
     if len(sums) == 1:
-        return 0.0
+        return None
     return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
 
 

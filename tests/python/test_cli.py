@@ -64,6 +64,12 @@ def test_eval(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", digits.test[:50])
     assert main(["eval", str(run / "model.safetensors"), str(tmp_path / "x.npy"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 50
+    np.save(tmp_path / "x.npy", digits.test[:1])  # which tells nothing of the spread
+    assert main(["eval", str(run), str(tmp_path / "x.npy"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["nll_nats_error"] is None and result["bits_per_dim_error"] is None
+    assert main(["eval", str(run), str(tmp_path / "x.npy")]) == 0
+    assert capsys.readouterr().out == f"{result['bits_per_dim']:.4f} bits/dim on 1 samples\n"
 
 
 def test_sample(run, tmp_path, capsys):

@@ -86,6 +86,6 @@ def _finite(value: Any) -> Any:
 
 
 def quality(result: dict[str, Any]) -> str:
-    if "bits_per_dim" in result:
-        return f"{result['bits_per_dim']:.4f} +- {result['bits_per_dim_error']:.4f} bits/dim"
-    return f"{result['nll_nats']:.4f} +- {result['nll_nats_error']:.4f} nats"
+    name, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in result else ("nll_nats", "nats")
+    error = result[f"{name}_error"]
+    return f"{result[name]:.4f} {'' if error is None else f'+- {error:.4f} '}{unit}"
