@@ -246,6 +246,13 @@ def number(where: str, name: str, value: Any, low: float, high: float = float("i
     return result
 
 
+def flag(where: str, name: str, value: Any) -> bool:
+    """True or False. TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"[{where}] expected True or False for {name}, got {value!r}")
+    return bool(value)
+
+
 def plain(value: Any) -> Any:
     """A number of numpy's as Python's, which JSON takes; anything else as it is."""
     if isinstance(value, np.integer):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import choice, number, whole
+from evenflow.arrays import choice, flag, number, whole
 from evenflow.errors import ConfigError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
@@ -49,7 +49,7 @@ class Glow(Flow):
             hidden=_count("Glow", "hidden", hidden),
             coupling=choice("Glow", "coupling", coupling, ("affine", "additive")),
             permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
-            learn_top=_flag("Glow", "learn_top", learn_top), classes=_count("Glow", "classes", classes, low=0),
+            learn_top=flag("Glow", "learn_top", learn_top), classes=_count("Glow", "classes", classes, low=0),
             class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
             seed=_seed("Glow", seed))
         if settings["class_weight"] > 0 and classes == 0:
@@ -190,10 +190,10 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
     return dict(scales=_count("RealNVP", "scales", _default(scales, 2)),
                 base_dim=_count("RealNVP", "base_dim", _default(base_dim, 64)),
                 residual_blocks=_count("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
-                bottleneck=_flag("RealNVP", "bottleneck", _default(bottleneck, False)),
-                skip=_flag("RealNVP", "skip", _default(skip, True)),
-                batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, True)),
-                weight_norm=_flag("RealNVP", "weight_norm", _default(weight_norm, True)),
+                bottleneck=flag("RealNVP", "bottleneck", _default(bottleneck, False)),
+                skip=flag("RealNVP", "skip", _default(skip, True)),
+                batch_norm=flag("RealNVP", "batch_norm", _default(batch_norm, True)),
+                weight_norm=flag("RealNVP", "weight_norm", _default(weight_norm, True)),
                 recursion=recursion, bits=_bits("RealNVP", _default(bits, 8)))
 
 
@@ -206,8 +206,8 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
                                    ("none", "shuffle", "lu")),
                 preprocess=_preprocess("RealNVP", _default(preprocess, "standardize")),
-                batch_norm=_flag("RealNVP", "batch_norm", _default(batch_norm, False)),
-                actnorm=_flag("RealNVP", "actnorm", _default(actnorm, False)),
+                batch_norm=flag("RealNVP", "batch_norm", _default(batch_norm, False)),
+                actnorm=flag("RealNVP", "actnorm", _default(actnorm, False)),
                 prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
 
@@ -260,12 +260,6 @@ def _count(model: str, name: str, value: Any, low: int = 1) -> int:
 
 def _preprocess(model: str, value: Any) -> str:
     return choice(model, "preprocess", value, ("none", "standardize", "zca", "whiten"))
-
-
-def _flag(model: str, name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"[{model}] expected True or False for {name}, got {value!r}")
-    return bool(value)
 
 
 def _seed(model: str, seed: Any) -> int:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import number, whole
+from evenflow.arrays import flag, number, whole
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow, check_flow
 
@@ -130,18 +130,19 @@ class MovingAverage:
 
     average += (1 - decay) (values - average), a step. Without zero_debias the average starts at the present
     values; with it, it starts at zero and is divided by 1 - decay^steps where it is used, so that early
-    values don't linger. ConfigError unless 0 <= decay < 1.
+    values don't linger. ConfigError unless 0 <= decay < 1, TypeError for what is no number or no flag.
     """
 
     def __init__(self, flow: Flow, decay: float = 0.999, zero_debias: bool = False):
         if number("MovingAverage", "decay", decay, 0.0, 1.0) == 1.0:
             raise ConfigError("[MovingAverage] expected decay below 1, got 1")
-        self.flow, self.decay, self.zero_debias = check_flow("MovingAverage", flow), float(decay), zero_debias
+        self.flow, self.decay = check_flow("MovingAverage", flow), float(decay)
+        self.zero_debias = flag("MovingAverage", "zero_debias", zero_debias)
         self.steps = 0
         values = flow._core.values
         make = _core.Average32 if values.dtype == np.float32 else _core.Average64
         self._core = make(flow._core)
-        if not zero_debias:
+        if not self.zero_debias:
             self.average[:] = values
         # Tensors of the fixed group (permutations, signs) are never averaged: they come last in the layout.
         self._fixed = min((offset for _, _, group, offset, _ in flow.entries() if group == "fixed"),

@@ -386,6 +386,8 @@ class Raises:
     (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
     (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),
     (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
+    (lambda f: ef.MovingAverage(f, 0.9, "no"), TypeError, "True or False for zero_debias, got 'no'"),
+    (lambda f: ef.MovingAverage(f, 0.9, np.zeros(2)), TypeError, "True or False for zero_debias, got array"),
     (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),
     (lambda f: ef.Adam(f, lr="x"), TypeError, "a number for lr, got 'x'"),
     (lambda f: ef.Adam(f, lr=10**400), ef.ConfigError, "lr to be finite"),
