@@ -131,7 +131,8 @@ def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) 
 def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray:
     """(N,) float64: how much of `direction` (D,), of `attribute`, is in each sample's latent z (Glow's demo).
 
-    z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros.
+    z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros,
+    NumericError for one that is so short that a share overflows.
     """
     direction = _direction("project", flow, direction)
     scale = float(np.abs(direction).max())
@@ -142,7 +143,11 @@ def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray
     labels = arrays.check_labels("project", label, len(x), flow.classes)
     parts = [flow.encode(as_floats(flow, x[a:b], a), None if labels is None else labels[a:b]) @ unit
              for a, b in flow._blocks(len(x))]
-    shares: np.ndarray = np.concatenate(parts) / (unit @ unit) / scale
+    with np.errstate(over="ignore"):
+        shares: np.ndarray = np.concatenate(parts) / (unit @ unit) / scale
+    if not np.isfinite(shares).all():
+        raise NumericError("[project] expected a direction long enough for finite shares, got one whose largest value "
+                           f"is {scale:.3g}")
     return shares
 
 

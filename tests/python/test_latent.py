@@ -57,6 +57,8 @@ def test_projection_on_directions_of_any_length(table, real_nvp):
     wanted = latent.project(flow, table, direction)
     for length in (1e-200, 1e200):
         np.testing.assert_allclose(latent.project(flow, table, length * direction) * length, wanted, rtol=1e-12)
+    with pytest.raises(ef.NumericError, match=r"\[project\] expected a direction long enough .* got .* 1e-310"):
+        latent.project(flow, table, np.full(3, 1e-310))
 
 
 def test_inpainting_depends_on_seed_label_and_noise(images, conditional):
