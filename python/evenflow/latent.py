@@ -114,9 +114,10 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
 def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
     """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
     direction = _direction("edit", flow, direction)
-    strengths = arrays.as_numbers("edit", "strengths", strengths).astype(flow.dtype)
-    if strengths.ndim != 1 or len(strengths) == 0 or not np.isfinite(strengths).all():
-        raise ShapeError(f"[edit] expected finite strengths (S,), got {strengths}")
+    strengths = arrays.as_numbers("edit", "strengths", strengths)
+    if strengths.ndim != 1 or len(strengths) == 0:
+        raise ShapeError(f"[edit] expected strengths as (S,), got {strengths.shape}")
+    strengths = arrays.to_floats("edit", strengths, flow.dtype)
     z, step = flow.encode(as_floats(flow, x), label), direction.astype(flow.dtype)
     columns = []
     for strength in strengths:

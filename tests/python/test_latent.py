@@ -61,6 +61,17 @@ def test_projection_on_directions_of_any_length(table, real_nvp):
         latent.project(flow, table, np.full(3, 1e-310))
 
 
+@pytest.mark.parametrize("strengths, error, message", [
+    ([0, 1e39], ef.NumericError, r"\[edit\] expected values that float32 can hold, got 1e\+39 in row 1"),
+    ([np.nan], ef.NumericError, r"\[edit\] expected finite values, got nan in row 0"),
+    (np.inf, ef.ShapeError, r"\[edit\] expected strengths as \(S,\), got \(\)"),
+    ([], ef.ShapeError, r"\[edit\] expected strengths as \(S,\), got \(0,\)"),
+    ([[1.0]], ef.ShapeError, r"\[edit\] expected strengths as \(S,\), got \(1, 1\)")])
+def test_strengths_that_are_refused(images, model, strengths, error, message):
+    with pytest.raises(error, match=message):
+        latent.edit(model, images[0][:1], np.ones(32), strengths)
+
+
 def test_inpainting_depends_on_seed_label_and_noise(images, conditional):
     x, hidden = images[0][:4], hidden_pixels("top", 4, 4)
     found = inpaint(conditional, x, hidden, steps=5, label=0)
