@@ -201,7 +201,8 @@ class FlowModule(_Scope):
             raise TypeError(f"[base_log_prob] expected float values, got {z.dtype}")
         z = z.double()
         if self.flow._core.base == "logistic":
-            return -(torch.nn.functional.softplus(z) + torch.nn.functional.softplus(-z)).sum(1)
+            # Not softplus, which is z itself above 20.
+            return (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(1)
         return -0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * z.shape[1]
 
     def log_prob(self, x: torch.Tensor, seed: int = 0, label: Any = None) -> torch.Tensor:

@@ -91,6 +91,18 @@ def test_values(name):
     assert np.array_equal(sample, flow.sample(3, 0.7, 5, labels)) and not sample.requires_grad
 
 
+def test_logistic_prior_far_out():
+    flow = ef.RealNVP(2, couplings=1, hidden=(2,), preprocess="none", prior="logistic", dtype="float64")
+    flow.init(np.random.default_rng(0).standard_normal((50, 2)))
+    flow.params[:] = 0  # x is z
+    z = torch.tensor([[0.0, 1], [20.5, -20.5], [-50, 50], [800, -800]], dtype=torch.float64, requires_grad=True)
+    value = FlowModule(flow).base_log_prob(z)
+    value.sum().backward()
+    wanted, gradient = flow.log_prob_and_grad(z.detach().numpy())
+    np.testing.assert_allclose(value.detach(), wanted, rtol=1e-15)
+    np.testing.assert_allclose(z.grad, gradient, rtol=1e-15)
+
+
 @pytest.mark.parametrize("call", ["log_prob", "forward", "inverse"])
 @pytest.mark.parametrize("name", MODELS)
 def test_gradcheck(name, call):
