@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -134,6 +135,15 @@ def _check_shape(where: str, x: Batch, shape: tuple[int, ...]) -> None:
 def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Batch:
     """An uninitialised array in main memory ("cpu") or on a device."""
     return np.empty(shape, dtype) if device == "cpu" else _core.empty(device, shape, dtype)
+
+
+@contextlib.contextmanager
+def memory_for(where: str, what: str) -> Iterator[None]:
+    """Within it, a MemoryError says what the memory was for."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"[{where}] expected memory for {what}, got: {error}") from error
 
 
 def batch_shape(shape: tuple[int, ...]) -> str:

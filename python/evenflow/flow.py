@@ -276,10 +276,8 @@ class Flow:
         first = arrays.whole("sample", "first", first, low=0, high=arrays.LARGEST - n)
         if not isinstance(device, str) or device not in ("cpu", self.device):
             raise DeviceError(f"[sample] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
-        try:
+        with arrays.memory_for("sample", f"{n} samples"):
             x = arrays.empty(device, (n, *self.shape), self.dtype)
-        except MemoryError as error:
-            raise MemoryError(f"[sample] expected memory for {n} samples, got: {error}") from error
         labels = arrays.check_labels("sample", label, n, self.classes)
         for a, b in self._blocks(n):
             self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a, first_row=a)

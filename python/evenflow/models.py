@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import choice, flag, number, whole
+from evenflow.arrays import choice, flag, memory_for, number, whole
 from evenflow.errors import ConfigError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
@@ -57,7 +57,9 @@ class Glow(Flow):
         dtype = _dtype("Glow", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
         shape = _image_shape("Glow", shape)
-        core = _core.make_glow(dtype, shape, **place("Glow", device, threads), **settings)
+        run = place("Glow", device, threads)
+        with memory_for("Glow", "the model"):
+            core = _core.make_glow(dtype, shape, **run, **settings)
         super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
 
 
@@ -108,9 +110,10 @@ class RealNVP(Flow):
                     else _real_nvp_image(**image, batch_norm=batch_norm))
         settings.update(coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
-        super().__init__(make(dtype, size, **settings, **run),
-                         {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
-                          "dtype": dtype})
+        with memory_for("RealNVP", "the model"):
+            core = make(dtype, size, **settings, **run)
+        super().__init__(core, {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
+                                "dtype": dtype})
 
 
 class NICE(Flow):
@@ -139,7 +142,9 @@ class NICE(Flow):
         dtype = _dtype("NICE", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
         size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
-        core = _core.make_nice(dtype, size, **settings, bits=bits, **place("NICE", device, threads))
+        run = place("NICE", device, threads)
+        with memory_for("NICE", "the model"):
+            core = _core.make_nice(dtype, size, **settings, bits=bits, **run)
         if not is_table:
             settings["bits"] = bits
         super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,

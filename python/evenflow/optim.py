@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import flag, number, whole
+from evenflow.arrays import flag, memory_for, number, whole
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow, check_flow
 
@@ -33,8 +33,9 @@ class Optimizer:
         make = _core.Optimizer32 if flow.dtype == np.float32 else _core.Optimizer64
         settings = dict(lr=lr, momentum=momentum, beta1=beta1, beta2=beta2, decay=decay, eps=eps,
                         weight_decay=weight_decay, shrink=shrink)
-        self._core = make(flow._core, rule, **{name: number("optimizer", name, value, 0.0)
-                                               for name, value in settings.items()})
+        with memory_for("optimizer", "its state"):
+            self._core = make(flow._core, rule, **{name: number("optimizer", name, value, 0.0)
+                                                   for name, value in settings.items()})
 
     @property
     def lr(self) -> float:
@@ -141,7 +142,8 @@ class MovingAverage:
         self.steps = 0
         values = flow._core.values
         make = _core.Average32 if values.dtype == np.float32 else _core.Average64
-        self._core = make(flow._core)
+        with memory_for("MovingAverage", "its values"):
+            self._core = make(flow._core)
         if not self.zero_debias:
             self.average[:] = values
         # Tensors of the fixed group (permutations, signs) are never averaged: they come last in the layout.
