@@ -175,12 +175,15 @@ class Run:
 
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         """Makes the first files, all or none. IoError if a run is there, or a file of a name that a run writes,
-        unless `force`: they are then replaced once the new files are complete.
+        unless `force`: they are then replaced once the new files are complete. ConfigError if the data are one.
         """
         trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
 
     def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         there = self._found(FILES)
+        if any(inside(plan.source.path, path) for path in there):
+            raise ConfigError("[train] expected data that --force would not replace, got "
+                              f"{plan.source.path}; use another --out")
         if there and not force:
             raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; resume it, use "
                           "another --out, or replace it with --force" if self.exists else
@@ -312,6 +315,12 @@ class Run:
             result.update(pictures=recorder.finish(), notes=recorder.notes)
             self.append(result)
         return result
+
+
+def inside(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or file, or in it."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
 
 
 def _write(path: str, text: str) -> None:

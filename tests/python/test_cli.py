@@ -189,6 +189,30 @@ def test_pictures(tmp_path, monkeypatch):
         plot.save_grid(images, tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("data, out", [("history.csv", "."), ("link.csv", "."), ("history.csv", "s/.."),
+                                       ("curve.png/x.npy", "."), ("s/samples", "s"), ("s/samples", "link")])
+def test_force_does_not_replace_the_data(tmp_path, monkeypatch, capsys, data, out):
+    """Though they have the names of a run's files; nor is it suggested."""
+    pictures = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    table = np.random.default_rng(0).standard_normal((300, 3))
+    np.savetxt("history.csv", table, delimiter=",")
+    os.symlink("history.csv", "link.csv")
+    os.mkdir("curve.png")
+    np.save("curve.png/x.npy", table)
+    os.makedirs("s/samples")
+    os.symlink("s", "link")
+    for i in range(30):
+        pictures.fromarray(np.full((8, 8, 3), 8 * i, np.uint8)).save(f"s/samples/epoch_{i:05d}.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for options in (["--force"], []):
+        assert main(["train", data, "--steps", "1", "--quiet", "--out", out, *options]) == 2
+        said = capsys.readouterr().err
+        assert "data that --force would not replace" in said or "--out outside of the folder of pictures" in said
+        assert "with --force" not in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_learning_curve(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     history = [{"step": 1, "loss": 3.0, "valid_loss": 3.5}, {"step": 2, "loss": 2.0, "valid_loss": None}]

@@ -21,7 +21,7 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
-from evenflow.runs import Plan, Run, Source
+from evenflow.runs import Plan, Run, Source, inside
 from evenflow.settings import Settings
 from evenflow.train import Trainer, data_mark
 
@@ -49,8 +49,9 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
                     values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0),
                     named=not os.path.exists(values["data"]))
-    if is_pictures(source.path) and _inside(run.folder, source.path):
-        raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {run.folder}")
+    for folder in (run.folder, run.sample_folder):
+        if is_pictures(source.path) and inside(folder, source.path):
+            raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"))
@@ -252,11 +253,6 @@ def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
 def _has_names(path: str, whole: Dataset) -> bool:
     """Whether a table's columns have names of their own, not numbers that stand for a line without."""
     return path.endswith(".parquet") or is_header(whole.columns)
-
-
-def _inside(path: str, folder: str) -> bool:
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([path, folder]) == folder
 
 
 def _stem(path: str) -> str:
