@@ -41,14 +41,11 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     """
     path, run = arrays.file_name("load", path), place("load", device, threads)
     tensors, metadata = read(path, KIND)
+    config = metadata.get("config", "")
     try:
-        config = json.loads(metadata.get("config", ""))
-    except ValueError as error:
-        raise IoError(f"[load] {path}: expected a configuration in JSON, got {error}") from None
-    try:
-        with core_name(path) as file:
-            _core.check_settings(file, metadata["config"], len(tensors), sum(t.size for t in tensors.values()))
-        flow = build(config, **run)
+        with core_name(path) as file:  # which also bounds how deep the JSON is nested, as Python's reader does not
+            _core.check_settings(file, config, len(tensors), sum(t.size for t in tensors.values()))
+        flow = build(json.loads(config), **run)
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
     parameters = flow.named_parameters()

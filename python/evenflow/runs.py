@@ -236,7 +236,7 @@ class Run:
         try:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 for line in file:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, RecursionError):
                         record = json.loads(line)
                         if record.get("step", 0) <= step:
                             kept.append(json.dumps(record) + "\n")
@@ -250,14 +250,14 @@ class Run:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 record = json.loads(file.readline())
                 for line in filter(lambda line: '"resume"' in line, file):
-                    with contextlib.suppress(ValueError):  # of a line that was cut short
+                    with contextlib.suppress(ValueError, RecursionError):  # of a line that was cut short
                         later = json.loads(line)
                         if later["event"] == "resume":
                             record.update(epochs=later["epochs"], steps=later["steps"])
             fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
             return Plan(**{**fields, "source": Source(**fields["source"]),
                            "outputs": Outputs(**fields["outputs"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise IoError(f"[run] expected a run in {self.folder}, with {self.log}, got: {error}") from error
 
     def resume(self, plan: Plan, device: str, threads: int, ranks: Ranks = Ranks(), *,

@@ -126,5 +126,7 @@ class Progress:
             arrays.number("resume", name, value, -math.inf)
         for steps in self.snapshot_steps:
             arrays.whole("resume", "snapshot_steps", steps, low=0)
-        if len(self.snapshot_steps) not in (0, 2) or not all(isinstance(r, dict) for r in self.history):
-            raise TypeError("[resume] expected two snapshot_steps and a history of dicts, got something else")
+        flat = all(isinstance(r, dict) and not any(isinstance(v, (dict, list)) for v in r.values())
+                   for r in self.history)
+        if len(self.snapshot_steps) not in (0, 2) or not flat:
+            raise TypeError("[resume] expected two snapshot_steps and a history of flat dicts, got something else")

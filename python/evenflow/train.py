@@ -476,7 +476,7 @@ class Trainer:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
             if progress.samples and not {"loss", *self._numbers} <= progress.sums.keys():
                 raise ValueError(f"sums of {', '.join(progress.sums) or 'nothing'}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
         settings = {**LATER, **settings}
         mine = json.loads(json.dumps(dataclasses.asdict(self.settings)))

@@ -281,6 +281,7 @@ def bad_files(tmp_path, monkeypatch):
     for name in ("sizes", "corrupt", "nothing"):
         Path(name).mkdir()
     Path("file").touch()
+    Path("sizes/log.jsonl").write_text("[" * 100000)
     return images
 
 
@@ -306,6 +307,7 @@ def bad_files(tmp_path, monkeypatch):
     (["eval", "RUN", "file"], "expected a name ending in"),
     (["eval", "file"], "file"),
     (["resume", "file"], "file"),
+    (["resume", "sizes"], "expected a run in sizes"),
 ])
 def test_bad_files(arguments, word, bad_files, run, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))

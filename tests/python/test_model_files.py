@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow import _core
 
 
 @pytest.mark.parametrize("damage, word", [
@@ -33,6 +34,16 @@ def test_broken_model_files(tmp_path, table_model, damage, word):
     assert bad != good
     path.write_bytes(bad)
     with pytest.raises(ef.IoError, match=word):
+        ef.load(path)
+
+
+@pytest.mark.parametrize("config", ["[" * 1100, "", '{"model": [' + "1" * 5000 + "]}"], ids=["deep", "none", "long"])
+def test_configurations_that_python_can_not_read(tmp_path, table_model, config):
+    path = tmp_path / "m.safetensors"
+    table_model.save(path)
+    tensors, metadata = _core.read_safetensors(str(path))
+    _core.write_safetensors(str(path), tensors, {**metadata, "config": config})
+    with pytest.raises(ef.IoError, match="m.safetensors: expected a valid configuration, got: .config. expected"):
         ef.load(path)
 
 

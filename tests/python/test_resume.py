@@ -128,6 +128,7 @@ def test_a_state_of_the_first_versions(tmp_path, images, glow):
     (dict(best_loss="x"), "best_loss"), (dict(history=[3]), "history"), (dict(counters=[1]), "counters"),
     (dict(counters=3), "int"), (dict(unknown=1), "unknown"), (dict(lr_scale=float("nan")), "lr_scale"),
     (dict(sums={"loss": 1.0}), "sums of loss"), (dict(sums=3), "int"),
+    (dict(history=[{"loss": json.loads("[" * 400 + "]" * 400)}]), "history"),
 ])
 def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word):
     path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
@@ -138,6 +139,16 @@ def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word)
     with pytest.raises(ef.IoError, match=f"m.state.safetensors: expected config, settings and progress.*{word}"):
         flow.fit(table, steps=5, checkpoint=path, resume=True)
     assert_same(flow, before)
+
+
+@pytest.mark.parametrize("name", ["config", "settings", "progress"])
+def test_resume_refuses_a_state_nested_too_deep(tmp_path, table, real_nvp, name):
+    path, state = tmp_path / "m.safetensors", tmp_path / "m.state.safetensors"
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    tensors, metadata = _core.read_safetensors(str(state))
+    _core.write_safetensors(str(state), tensors, {**metadata, name: "[" * 1100})
+    with pytest.raises(ef.IoError, match="expected config, settings and progress, got RecursionError"):
+        ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
 
 
 def test_resume_refuses_other_data_in_a_file(tmp_path, table, real_nvp):

@@ -28,7 +28,7 @@ def read(path: str) -> dict[str, Any]:
             table = tomllib.load(file)
     except OSError as error:
         raise IoError(f"[config] expected to read {path}, got: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"[config] {path}: expected TOML, got: {error}") from None
     return {name: _checked(path, name, value) for name, value in table.items()}
 
