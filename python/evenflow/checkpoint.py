@@ -54,11 +54,25 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
         check_tensor(path, name, tensors[name], value.dtype, value.shape)
     for name, value in parameters.items():
         value[...] = tensors[name]
+    _check_parameters(path, flow)
+    return flow
+
+
+def check_values(path: str, flow: Flow, values: np.ndarray) -> None:
+    """IoError unless the values, laid out like the model's, are valid parameters. It keeps its own."""
+    own = flow._core.values.copy()
+    flow._core.values[:] = values
+    try:
+        _check_parameters(path, flow)
+    finally:
+        flow._core.values[:] = own
+
+
+def _check_parameters(path: str, flow: Flow) -> None:
     try:
         flow._core.check_parameters()
     except NumericError as error:
         raise IoError(f"[load] {path}: expected valid parameters, got: {error}") from error
-    return flow
 
 
 def read(path: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -499,13 +499,15 @@ class Trainer:
         checkpoint.check_names(path, set(wanted), set(tensors))
         for name, array in wanted.items():
             checkpoint.check_tensor(path, name, tensors[name], array.dtype, array.shape)
+            if name in ("live0", "snapshot0", "best"):
+                checkpoint.check_values(path, self.flow, tensors[name])
+            elif name in ("live2", "snapshot2") and len(self.optimizer.moments()) > 1 and (tensors[name] < 0).any():
+                raise IoError(f"[load] {path}: expected second moments >= 0 in {name}, got a negative one")
         for i, array in enumerate(live):
             array[:] = tensors[f"live{i}"]
         self._raw = None
         self._best = tensors.get("best")
-        self._snapshot = None
-        if "snapshot0" in tensors:
-            self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))]
+        self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))] if "snapshot0" in tensors else None
         self._set_step_counters(counters)
         self.progress = progress
 

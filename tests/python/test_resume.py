@@ -151,6 +151,31 @@ def test_resume_refuses_a_state_nested_too_deep(tmp_path, table, real_nvp, name)
         ef.load(path).fit(table, steps=5, checkpoint=path, resume=True)
 
 
+@pytest.mark.parametrize("name, value, word", [
+    ("live2", -1, "moments >= 0 in live2"), ("snapshot2", -1, "moments >= 0 in snapshot2"),
+    ("live0", 7, "a permutation"), ("snapshot0", 7, "a permutation"), ("best", 7, "a permutation")])
+def test_resume_refuses_arrays_that_no_training_has(tmp_path, table, name, value, word):
+    flow, path, state = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m", tmp_path / "m.state"
+    settings = dict(valid=table, batch_size=100, optimizer="adam", on_nonfinite="rollback", average=0.9)
+    flow.fit(table, epochs=2, checkpoint=path, **settings)
+    tensors, metadata = _core.read_safetensors(str(state))
+    order = next(offset for entry, _, _, offset, _ in flow.entries() if entry == "permutation1.permutation")
+    tensors[name][order if word == "a permutation" else 3] = value
+    _core.write_safetensors(str(state), tensors, metadata)
+    flow = ef.load(path)
+    before = values(flow)
+    with pytest.raises(ef.IoError, match=f"m.state: expected .*{word}"):
+        flow.fit(table, epochs=3, checkpoint=path, resume=True, **settings)
+    assert_same(flow, before)
+
+
+def test_resume_takes_an_average_below_zero(tmp_path, table, real_nvp):
+    """Which stands where the second moments of other optimisers do."""
+    path, settings = tmp_path / "m", dict(optimizer="sgd", lr=1e-4, average=0.9)
+    real_nvp().fit(table, steps=2, checkpoint=path, **settings)
+    ef.load(path).fit(table, steps=3, checkpoint=path, resume=True, **settings)
+
+
 def test_resume_refuses_other_data_in_a_file(tmp_path, table, real_nvp):
     """A few rows of a file are looked at, and all that stand in a page with them: here all."""
     path, kept = tmp_path / "m.safetensors", np.lib.format.open_memmap(tmp_path / "x.npy", "w+", shape=(200, 3))
