@@ -95,7 +95,8 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
     .npy: floats in the data's units, any number of leading dimensions.  .csv: tables, with `names`.
     .png: images in one picture, `columns` side by side.  No ending: a new folder with one picture an image.
     columns: the data are lines of so many samples; of a table they go into .npy files only.
-    ConfigError for another name; IoError; nothing is left behind by an error.
+    ConfigError for another name; IoError; errors of `plot.writer`. What can be is found out before the first block,
+    and nothing is left behind by an error.
     """
     check_flow(where, flow)
     path = arrays.file_name(where, path)
@@ -107,6 +108,7 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
         with write_rows(where, path, names) as writer:
             yield writer.write
     elif ending == ".png" and flow.is_image:
+        plot.writer(flow.shape[2])
         blocks: list[np.ndarray] = []
         with replacing(where, path) as temporary:
             yield lambda x: blocks.append(flow.to_uint8(x.reshape(-1, *flow.shape)))
@@ -121,6 +123,7 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
 
 
 def _numbered_pictures(flow: Flow, folder: str) -> Callable[[np.ndarray], None]:
+    plot.writer(flow.shape[2])
     count = 0
 
     def write(x: np.ndarray) -> None:

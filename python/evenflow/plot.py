@@ -36,6 +36,15 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
     return canvas.repeat(scale, 0).repeat(scale, 1)
 
 
+def writer(channels: int) -> Any:
+    """Pillow's module, to ask for before work that ends in a picture. ShapeError for channels of which none is written;
+    MissingExtra without it.
+    """
+    if channels not in (1, 3):
+        raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {channels}")
+    return need("save_grid", "PIL.Image", "Pillow", "cli")
+
+
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
     """Writes a grid of images (N, H, W, 1 or 3) as a picture.
@@ -43,9 +52,7 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
     Errors of `grid`; IoError; MissingExtra without Pillow.
     """
     canvas = grid(images, columns, scale)
-    if canvas.shape[2] not in (1, 3):
-        raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {canvas.shape[2]}")
-    Image = need("save_grid", "PIL.Image", "Pillow", "cli")
+    Image = writer(canvas.shape[2])
     try:
         Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
     except (OSError, ValueError) as error:

@@ -156,6 +156,15 @@ def test_a_folder_that_is_filled_meanwhile(runs, tmp_path):
     assert list(tmp_path.iterdir()) == [folder] and (folder / "mine").read_text() == "kept"
 
 
+@pytest.mark.parametrize("name", ["p.png", "pictures"])
+def test_pictures_that_can_not_be_are_found_out_before_the_work(tmp_path, monkeypatch, name):
+    for channels, pillow, error in ((2, sys, ef.ShapeError), (3, None, ef.MissingExtra)):
+        monkeypatch.setitem(sys.modules, "PIL.Image", pillow)
+        with pytest.raises(error), write_data("sample", ef.NICE((2, 2, channels)), str(tmp_path / name)):
+            pytest.fail("work was done")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_enlarged_has_the_same_parameters(runs):
     flow = model(runs, "glow")
     large = latent.enlarged(flow, 2)
