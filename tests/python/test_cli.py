@@ -439,6 +439,18 @@ def test_test_part_without_labels(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("folder", ["run", "my runs/the 'best' $1", "-run", "--force"])
+def test_the_command_to_go_on_with_can_be_pasted(tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("evenflow.cli.train.Progress.__call__", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert main(["train", "digits", *SMALL, "--steps", "9", f"--out={folder}"]) == 130
+    said = capsys.readouterr().err
+    assert f"{folder} has step 1; " in said
+    assert main(shlex.split(said.split("go on with: ")[1])[1:]) == 0
+    assert ef.load(os.path.join(folder, "model.safetensors")).initialized
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_and_resume(tmp_path):
     """Ctrl-C in the middle of a real process: exit code 130, the state is saved, the run goes on."""

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -227,8 +228,9 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     except KeyboardInterrupt as interrupt:
         progress.close()
         if leads:
+            place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
             tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-                 f"go on with: evenflow resume {run.folder}")
+                 f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
         return signals.exit_code(interrupt)
     finally:
         progress.close()
