@@ -352,6 +352,20 @@ def test_help(command, capsys):
     assert exit.value.code == 0 and f"example:\n  evenflow {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shell, code, word", [
+    ("> /dev/full", 2, "evenflow: error: [output] expected to write the result, got: [Errno 28] No space"),
+    (">&-", 0, ""), ("| head -c 0; exit ${PIPESTATUS[0]}", 141, "")])
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["--version"]])
+def test_help_that_can_not_be_written(arguments, shell, code, word):
+    """Has the exit codes of results, also where Python keeps what it prints until its end."""
+    command = shlex.join([sys.executable, "-m", "evenflow", *arguments])
+    wait = "{ sleep 0.5; " + command + "; }" if code == 141 else command
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.run(["bash", "-c", f"{wait} {shell}"], env=env, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert process.returncode == code
+    assert process.stderr.startswith(word) and process.stderr.count("\n") == (word != "")
+
+
 def test_numeric_failure_is_1(tmp_path, capsys):
     x = np.random.default_rng(0).standard_normal((100, 2))
     x[37, 1] = np.nan

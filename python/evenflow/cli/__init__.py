@@ -14,7 +14,7 @@ from typing import Any
 import evenflow
 from evenflow import _core, signals
 from evenflow.cli import latents, models, tools, train, watch
-from evenflow.console import tell
+from evenflow.console import tell, write
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
@@ -24,14 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     0: done; 1: a numeric failure, a lost rank or no memory; 2: usage or bad input; 129: interrupted
     by SIGHUP; 130: by Ctrl-C or SIGTERM; 141: whoever read the output has gone.
     """
-    args = build_parser().parse_args(argv)
-    evenflow.set_matmul_precision(args.matmul_precision or "highest")
-    args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
-    if argv is None and args.run in (train.train, train.resume):
-        if watch.wanted():
-            return watch.run()
-        watch.tie()
     try:
+        args = build_parser().parse_args(argv)
+        evenflow.set_matmul_precision(args.matmul_precision or "highest")
+        args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
+        if argv is None and args.run in (train.train, train.resume):
+            if watch.wanted():
+                return watch.run()
+            watch.tie()
         with signals.termination_interrupts():
             return int(args.run(args))
     except BrokenPipeError:
@@ -59,8 +59,7 @@ def _tell_once(text: str, error: Exception) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evenflow",
-                                     description="Normalizing flows: train, evaluate, sample, edit, score.")
+    parser = _Parser(prog="evenflow", description="Normalizing flows: train, evaluate, sample, edit, score.")
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
     parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0,
                         help="print the folder for CMake's find_package(evenflow), and exit")
@@ -72,6 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Writes help and usage at once: Python would do it at its end, with exit codes of its own where it can't."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (write if file is sys.stdout else tell)(message.removesuffix("\n"))
+
+
 class _CmakeDir(argparse.Action):
     """Where the wheel keeps the C++ library's CMake files; docs/embedding.md."""
 
@@ -80,5 +87,5 @@ class _CmakeDir(argparse.Action):
         found = [folder for folder in folders if os.path.exists(os.path.join(folder, "evenflowConfig.cmake"))]
         if not found:
             parser.error(f"[cmake-dir] expected the C++ library in {folders[0]}, got a package without it")
-        print(found[0])
+        write(found[0])
         parser.exit()
