@@ -188,6 +188,20 @@ def test_unwritable_folder(mnist, tmp_path, monkeypatch):
         ef.data.download("mnist")
 
 
+def test_no_home(mnist, tmp_path, monkeypatch):
+    """Nor a passwd entry, as in a container under a number of no user: no folder of the name ~ is made."""
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EVENFLOW_DATA")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ef.IoError, match=r"\[download\] expected HOME or EVENFLOW_DATA to say where"):
+        ef.data.download("mnist")
+    assert not os.listdir()
+
+
 def test_known_sets():
     for public in SETS.values():
         assert all(url.endswith("/") for url in public.addresses)

@@ -59,8 +59,7 @@ def download(name: str, *, mirror: str | None = None) -> str:
     a wrong checksum and for a folder that can't be written.
     """
     public = SETS[choice("download", "name", name, tuple(SETS))]
-    root = os.environ.get(FOLDER) or os.path.join(os.path.expanduser("~"), ".cache", "evenflow")
-    folder = os.path.join(root, name)
+    folder = os.path.join(os.environ.get(FOLDER) or os.path.join(_home(), ".cache", "evenflow"), name)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -72,6 +71,13 @@ def download(name: str, *, mirror: str | None = None) -> str:
         if not os.path.exists(target):
             fetch([address + file for address in addresses], target, md5)
     return folder
+
+
+def _home() -> str:
+    home = os.path.expanduser("~")
+    if home == "~":  # nor is there a passwd entry
+        raise IoError(f"[download] expected HOME or {FOLDER} to say where data are kept, got neither")
+    return home
 
 
 def load_public(name: str) -> Dataset:
