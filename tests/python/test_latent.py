@@ -5,6 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import latent
+from evenflow.cli import main
 from evenflow.inpaint import hidden_pixels, inpaint
 
 
@@ -48,6 +49,18 @@ def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
     for call in (lambda: latent.attribute(model, bad, labels == 1), lambda: latent.project(model, bad, whole)):
         with pytest.raises(ef.NumericError, match="got nan in row 60,"):
             call()
+
+
+def test_no_sample_left_to_edit(tmp_path, capsys, monkeypatch):
+    """Where all have the attribute: said of the samples, since no rows were asked for."""
+    monkeypatch.chdir(tmp_path)
+    flow = ef.NICE((8, 8, 1), bits=4, hidden=(4,))
+    flow.init(ef.data.load("digits").train)
+    flow.save("m")
+    command = ["edit", "m", "digits", "--positive", "0", "--negative", "0", "--out", "e.npy"]
+    assert main(command) == 2
+    assert "[edit] expected a sample of the test part without the attribute to edit" in capsys.readouterr().err
+    assert main([*command, "--rows", "3"]) == 0
 
 
 def test_projection_on_directions_of_any_length(table, real_nvp):

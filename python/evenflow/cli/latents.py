@@ -126,6 +126,9 @@ def _unmarked(args: argparse.Namespace, flow: Flow,
     without = ~_marked(part, args.positive, which)
     if args.negative is not None:
         without &= _marked(part, args.negative, which)
+    if args.rows is None and not without.any():
+        raise ConfigError(f"[edit] expected a sample of the {which} part without the attribute to edit, got none; "
+                          "choose --rows")
     rows = chosen_rows(args, np.flatnonzero(without), len(x))
     return x[rows], labels[rows] if flow.classes else None
 
