@@ -91,6 +91,13 @@ for compiler in gcc clang; do
   same plain_sample "$work/samples"
 done
 
+say "CMake without C++"
+mkdir "$work/no_cxx"
+printf 'cmake_minimum_required(VERSION 3.18)\nproject(app LANGUAGES C)\n%s\n' \
+  'find_package(evenflow REQUIRED COMPONENTS static)' > "$work/no_cxx/CMakeLists.txt"
+! cmake -S "$work/no_cxx" -B "$work/no_cxx/build" -DCMAKE_PREFIX_PATH="$work/prefix" > /dev/null 2> "$work/no_cxx/error"
+grep -q "LANGUAGES C CXX) for the component static, got no CXX" "$work/no_cxx/error"
+
 say "ctypes"
 "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
 same log_prob "$work/scores"
