@@ -23,7 +23,8 @@ Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
 def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     """A temporary name beside `path` with the same ending; renamed to `path` if the block ends well.
 
-    The temporary file is made at once, so that a place that can't be written is found out before the work.
+    The temporary file is made at once, so that a place that can't be written is found out before the work. What
+    has the name is replaced, not written to: a symbolic link becomes a file, with the mode of a new one.
     IoError; an old file at `path` is then left as it was.
     """
     path = file_name(where, path)
