@@ -78,10 +78,7 @@ class Recorder:
 
     def finish(self) -> list[str]:
         """The last pictures, from the values that the flow holds; returns the names of those there are."""
-        paths = []
-        if self.trainer.flow.is_image and self.trainer.flow.shape[2] in (1, 3):
-            paths.append(self.picture(self._samples, self.run.samples))
-        paths.append(self.picture(self._curve, self.run.curve))
+        paths = [self.picture(self._samples, self.run.samples), self.picture(self._curve, self.run.curve)]
         return [path for path in paths if path is not None]
 
     def picture(self, draw: Any, path: str) -> str | None:
@@ -102,6 +99,8 @@ class Recorder:
             self.board.close()
 
     def _samples(self, path: str) -> bool:
+        if not self.trainer.flow.is_image or self.trainer.flow.shape[2] not in (1, 3):
+            return False
         # The same latents every time, so that pictures of different epochs can be compared.
         write_samples(self.trainer.flow, 100, path, self.outputs.temperature, seed=0)
         return True

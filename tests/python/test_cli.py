@@ -225,6 +225,15 @@ def test_learning_curve(tmp_path, monkeypatch):
         plot.learning_curve(history, tmp_path / "curve.png")
 
 
+def test_images_of_two_channels_have_a_curve_only(tmp_path, images):
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", images[0])
+    out = tmp_path / "run"
+    assert main(["train", str(tmp_path / "x.npy"), *SMALL, "--epochs", "2", "--sample-every", "1",
+                 "--out", str(out)]) == 0
+    assert [path.name for path in out.rglob("*.png")] == ["curve.png"]
+
+
 def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # which can't be had without Pillow
