@@ -11,7 +11,8 @@ namespace evenflow {
 /// Whether a channel of this mean and variance varies: rounding alone leaves some variance in a constant one.
 template <class T>
 bool varies(T mean, T var) {
-  return var > mean * mean * std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon() * T(1e4);
+  const double step = static_cast<double>(mean) * std::numeric_limits<T>::epsilon();
+  return static_cast<double>(var) > 1e4 * step * step;
 }
 
 /// NumericError from layer `name` on a column that is constant, or that T holds in a few steps only: a

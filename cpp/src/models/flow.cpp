@@ -181,7 +181,8 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
   const int32_t* labels = host.send(zeros.data(), n);
   // A layer may refuse what the ones before it have made of the batch.
   const Shape all{1, 1, 1, layout_->total_size()};
-  const View<T> values(arena.values(), all), before(scope.take<T>(all.c), all);
+  SharedBuffer<T> kept(all.c, arena.device());
+  const View<T> values(arena.values(), all), before(kept.data(), all);
   ctx.kernels<T>().copy(ctx, values, before);
   int at = 0;
   try {
@@ -195,6 +196,7 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
     }
   } catch (...) {
     ctx.kernels<T>().copy(ctx, before, values);
+    ctx.synchronize();
     throw;
   }
   const T one = T(1);
