@@ -70,7 +70,6 @@ class Recorder:
             if self.outputs.csv:
                 self._table()
             if self.outputs.sample_every and record["epoch"] % self.outputs.sample_every == 0:
-                os.makedirs(self.run.sample_folder, exist_ok=True)
                 path = os.path.join(self.run.sample_folder, f"epoch_{record['epoch']:05d}.png")
                 with self.trainer.kept():
                     self.picture(self._samples, path)
@@ -101,6 +100,7 @@ class Recorder:
     def _samples(self, path: str) -> bool:
         if not self.trainer.flow.is_image or self.trainer.flow.shape[2] not in (1, 3):
             return False
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         # The same latents every time, so that pictures of different epochs can be compared.
         write_samples(self.trainer.flow, 100, path, self.outputs.temperature, seed=0)
         return True

@@ -181,7 +181,8 @@ class Run:
 
     def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         there = self._found(FILES)
-        if any(inside(plan.source.path, path) for path in there):
+        gone = there + self._leftovers()
+        if not plan.source.named and any(inside(plan.source.path, path) for path in gone):
             raise ConfigError("[train] expected data that --force would not replace, got "
                               f"{plan.source.path}; use another --out")
         if there and not force:

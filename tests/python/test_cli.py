@@ -231,7 +231,7 @@ def test_images_of_two_channels_have_a_curve_only(tmp_path, images):
     out = tmp_path / "run"
     assert main(["train", str(tmp_path / "x.npy"), *SMALL, "--epochs", "2", "--sample-every", "1",
                  "--out", str(out)]) == 0
-    assert [path.name for path in out.rglob("*.png")] == ["curve.png"]
+    assert [path.name for path in out.rglob("*.png")] == ["curve.png"] and not (out / "samples").exists()
 
 
 def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):
@@ -363,14 +363,17 @@ def test_help(command, capsys):
 
 @pytest.mark.parametrize("shell, code, word", [
     ("> /dev/full", 2, "evenflow: error: [output] expected to write the result, got: [Errno 28] No space"),
-    (">&-", 0, ""), ("| head -c 0; exit ${PIPESTATUS[0]}", 141, "")])
+    (">&-", 0, ""), ("", 141, "")])
 @pytest.mark.parametrize("arguments", [["train", "--help"], ["--version"]])
 def test_help_that_can_not_be_written(arguments, shell, code, word):
     """Has the exit codes of results, also where Python keeps what it prints until its end."""
     command = shlex.join([sys.executable, "-m", "evenflow", *arguments])
-    wait = "{ sleep 0.5; " + command + "; }" if code == 141 else command
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.run(["bash", "-c", f"{wait} {shell}"], env=env, stderr=subprocess.PIPE, text=True, timeout=120)
+    reader, pipe = os.pipe()
+    os.close(reader)
+    process = subprocess.run(["bash", "-c", f"{command} {shell}"], env=env, stdout=pipe, stderr=subprocess.PIPE,
+                             text=True, timeout=120)
+    os.close(pipe)
     assert process.returncode == code
     assert process.stderr.startswith(word) and process.stderr.count("\n") == (word != "")
 
