@@ -121,7 +121,7 @@ class EVENFLOW_API Context {
   template <class T>
   const KernelSet<T>& kernels() const;
 
-  /// The instruction set that the kernels use: "baseline", "avx2" or "avx512".
+  /// The instruction set that the kernels use: "baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon".
   const char* isa() const;
 
   MatmulPrecision matmul_precision() const { return matmul_precision_; }

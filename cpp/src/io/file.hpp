@@ -40,7 +40,8 @@ struct Bytes {
   int64_t size = 0;
 };
 
-/// A regular file, mapped into memory. Every failure is an IoError.
+/// A regular file, mapped into memory. Every failure is an IoError, but std::bad_alloc where there is no room
+/// to map it.
 ///
 /// The file may be replaced meanwhile, as ReplacementFile does, but not cut short: reading past its new end
 /// is the signal SIGBUS.
