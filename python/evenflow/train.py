@@ -85,6 +85,7 @@ class Trainer:
         ranks.same("fit", lambda: {"evenflow": _core.version,
                                    **{f"model {k}": v for k, v in flow.config.items()},
                                    **dataclasses.asdict(settings), "data": self.data_mark,
+                                   "data in memory": not stays_outside(self.x), "rows read together": group_of(self.x),
                                    "parameters": self._checksum()})
 
     @property
@@ -115,6 +116,8 @@ class Trainer:
         self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
                                         "checkpoint": checkpoint is not None})
         self._raw_values()
+        if self.progress.position == self.batches:  # a callback ended the last run before the epoch
+            self._end_epoch()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
@@ -156,9 +159,11 @@ class Trainer:
     def _advance(self) -> dict[str, Any]:
         """One step of the training, or one failed attempt at it."""
         p, s = self.progress, self.settings
+        tried = self._snapshot, p.snapshot_steps
         if s.on_nonfinite == "rollback" and p.step % SNAPSHOT_STEPS == 0:
-            self._snapshot = [a.copy() for a in self._live_arrays()]
-            p.snapshot_steps = self._step_counters()
+            tried = [a.copy() for a in self._live_arrays()], self._step_counters()
+            if self._snapshot is None:
+                self._snapshot, p.snapshot_steps = tried
         record: dict[str, Any] = {"event": "step", "step": p.step + 1, "epoch": p.epoch + 1}
         start = time.monotonic()
         try:
@@ -168,6 +173,7 @@ class Trainer:
             for name in ("loss", *self._numbers):
                 p.sums[name] = p.sums.get(name, 0.0) + record[name] * batch.size
             p.samples += batch.size
+            self._snapshot, p.snapshot_steps = tried  # now that they are known to be good for a step
         except NumericError as error:
             self._recover(error)
             record["skipped"] = str(error)
@@ -328,6 +334,8 @@ class Trainer:
 
     def _end_epoch(self) -> dict[str, Any]:
         p = self.progress
+        self.ranks.same("fit", lambda: {"parameters": self._checksum()})
+        value = None if self.valid is None else self._validate()  # which an interrupt may end
         p.epoch += 1
         p.position = 0
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
@@ -340,13 +348,10 @@ class Trainer:
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
         self._waited, self._worked = 0.0, 0.0
         p.samples, p.skipped, p.sums = 0, 0, {}
-        self.ranks.same("fit", lambda: {"parameters": self._checksum()})
         if self.valid is not None:
-            value = self._validate()
             record.update(valid_loss=value, **self._in_bits("valid_", value))
             if value is not None and (p.best_loss is None or value < p.best_loss):
-                p.best_loss, p.bad_epochs = value, 0
-                self._best = self._candidate()
+                p.best_loss, p.bad_epochs, self._best = value, 0, self._candidate()
             else:
                 p.bad_epochs += 1
                 p.stopped = self.settings.patience is not None and p.bad_epochs >= self.settings.patience
@@ -408,8 +413,8 @@ class Trainer:
             self._raw = None
 
     def _live_arrays(self) -> list[np.ndarray]:
-        average = [] if self.average is None else [self.average.average]
-        return [self.flow._core.values, *self.optimizer.moments(), *average]
+        values = self.flow._core.values if self._raw is None else self._raw
+        return [values, *self.optimizer.moments(), *([] if self.average is None else [self.average.average])]
 
     def _step_counters(self) -> list[int]:
         return [self.optimizer.steps, 0 if self.average is None else self.average.steps]
@@ -445,9 +450,8 @@ class Trainer:
         if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
             raise IoError(f"[fit] expected the name of a file as checkpoint, got {os.fsdecode(path)!r}")
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
-        tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])})
-        if self._best is not None:
-            tensors["best"] = self._best
+        tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])},
+                       **({} if self._best is None else {"best": self._best}))
         progress = {**dataclasses.asdict(self.progress), "counters": self._step_counters()}
         mark = {"training": self._training_mark, "step": str(self.progress.step)}
         metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **mark,
@@ -467,12 +471,11 @@ class Trainer:
         model, path = os.fsdecode(path), state_path(path)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
-            config, settings, fields = (dict(json.loads(metadata[k]))
-                                        for k in ("config", "settings", "progress"))
+            config, settings, fields = (dict(json.loads(metadata[k])) for k in ("config", "settings", "progress"))
             counters = [arrays.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
             progress = Progress.of(fields)
             progress.check()
-            if len(counters) != 2 or progress.position >= self.batches:
+            if len(counters) != 2 or progress.position > self.batches:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
             if progress.samples and not {"loss", *self._numbers} <= progress.sums.keys():
                 raise ValueError(f"sums of {', '.join(progress.sums) or 'nothing'}")
@@ -494,8 +497,7 @@ class Trainer:
         wanted = {f"live{i}": a for i, a in enumerate(live)}
         if "snapshot0" in tensors and progress.snapshot_steps:
             wanted.update({f"snapshot{i}": a for i, a in enumerate(live)})
-        if "best" in tensors:
-            wanted["best"] = live[0]
+        wanted.update({"best": live[0]} if "best" in tensors else {})
         checkpoint.check_names(path, set(wanted), set(tensors))
         for name, array in wanted.items():
             checkpoint.check_tensor(path, name, tensors[name], array.dtype, array.shape)
@@ -503,9 +505,9 @@ class Trainer:
                 checkpoint.check_values(path, self.flow, tensors[name])
             elif name in ("live2", "snapshot2") and len(self.optimizer.moments()) > 1 and (tensors[name] < 0).any():
                 raise IoError(f"[load] {path}: expected second moments >= 0 in {name}, got a negative one")
-        for i, array in enumerate(live):
-            array[:] = tensors[f"live{i}"]
         self._raw = None
+        for i, array in enumerate(self._live_arrays()):
+            array[:] = tensors[f"live{i}"]
         self._best = tensors.get("best")
         self._snapshot = [tensors[f"snapshot{i}"] for i in range(len(live))] if "snapshot0" in tensors else None
         self._set_step_counters(counters)
@@ -521,8 +523,7 @@ class Trainer:
             raise IoError(f"[resume] expected {model} and {state} of one training, got files of two")
         done = metadata.get("step", "0")
         if not done.isdecimal() or int(done) > step:
-            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, "
-                          f"got step {step}")
+            raise IoError(f"[resume] expected {state} at step {done} or later, as {model} is, got step {step}")
 
     @functools.cached_property
     def _training_mark(self) -> str:

@@ -59,6 +59,52 @@ def test_rollback_goes_to_the_last_snapshot(tmp_path, table, real_nvp):
     assert_same(part, wanted)
 
 
+@pytest.mark.parametrize("bad", [99, 100, 101])
+def test_no_snapshot_is_taken_of_values_that_fail_at_once(table, real_nvp, bad):
+    """Values that an update spoilt are finite until a step tries them, be it the one that snapshots are due in."""
+    flow = real_nvp()
+    history = flow.fit(table, steps=150, batch_size=20, on_nonfinite="rollback", callback=broken_after(flow, bad))
+    assert sum(record.get("skipped", 0) for record in history) == 1
+    assert np.isfinite(flow.log_prob(table)).all()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_save_after_a_run_is_of_the_training(tmp_path, table, real_nvp, average):
+    settings, path = Settings(batch_size=20, lr=1e-2, average=average), tmp_path / "m.safetensors"
+
+    def trainer():
+        return Trainer(real_nvp(), table[20:], table[:20], settings=settings)
+
+    whole, part, again = trainer(), trainer(), trainer()
+    whole.run(epochs=3)
+    part.run(epochs=1)  # after which the flow holds the best or averaged values
+    part.save(path)
+    again.load_state(path)
+    again.run(epochs=3)
+    assert_same(again.flow, whole.flow)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_epoch_whose_callback_failed_is_ended_first(tmp_path, table, real_nvp, saved):
+    settings, path = Settings(batch_size=50), tmp_path / "m.safetensors"
+    whole, part = (Trainer(real_nvp(), table, table[:20], settings=settings) for _ in range(2))
+    whole.run(epochs=3)
+
+    def fail(record):
+        if record["event"] == "step" and record["step"] == part.batches:
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        part.run(epochs=3, callback=fail)
+    if saved:
+        part.save(path)
+        part = Trainer(real_nvp(), table, table[:20], settings=settings)
+        part.load_state(path)
+    part.run(epochs=3)
+    assert [record["epoch"] for record in part.history] == [1, 2, 3]
+    assert_same(part.flow, whole.flow)
+
+
 def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
     seen = []
 
@@ -307,7 +353,7 @@ def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
 
 @pytest.mark.parametrize("spoil, name", [
     (lambda trainer: trainer.optimizer.moments()[1], "live2"),
-    (lambda trainer: trainer.flow.params, "live0"),
+    (lambda trainer: trainer._live_arrays()[0], "live0"),
     (lambda trainer: trainer._best, "best"),
 ])
 def test_what_no_reader_takes_leaves_the_older_pair(tmp_path, table, real_nvp, spoil, name):
