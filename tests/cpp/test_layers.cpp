@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "check_layer.hpp"
 
@@ -68,6 +70,43 @@ TEST_CASE("permutations, squeezes, flatten") {
     const Shape shape{0, 2, 1, 8};
     check(layer_case("unsqueeze", [=](auto t) { return unsqueeze<decltype(t)>(shape, order); }));
   }
+}
+
+TEST_CASE("sizes that can't be squeezed are refused") {
+  for (const Shape& odd : {Shape{0, 3, 2, 1}, Shape{0, 2, 3, 1}}) {
+    CHECK_THROWS_WITH_AS(squeeze<double>(odd, SqueezeOrder::raster),
+                         doctest::Contains("[squeeze] expected even height and width, got "), ShapeError);
+  }
+  CHECK_THROWS_WITH_AS(unsqueeze<double>({0, 1, 1, 6}, SqueezeOrder::raster),
+                       "[unsqueeze] expected a multiple of 4 channels, got 6", ShapeError);
+}
+
+TEST_CASE("a layer refuses arrays of another shape, whichever they are") {
+  const Shape in{2, 2, 2, 1}, out{2, 1, 1, 4}, other{2, 1, 2, 2};  // as many values
+  const std::unique_ptr<Layer<double>> layer = squeeze<double>(in, SqueezeOrder::raster);
+  Context ctx("cpu", 1);
+  double x[8] = {}, dx[8] = {}, z[8] = {}, dz[8] = {}, logdet[2] = {};
+  const Params<double> none;
+  using Views = std::vector<View<double>>;
+  const auto check_call = [&](const char* call, const std::vector<std::string>& names, const Views& right,
+                              const std::function<void(const Views&)>& f) {
+    CHECK_NOTHROW(f(right));
+    for (size_t i = 0; i < names.size(); ++i) {
+      Views views = right;
+      views[i] = View<double>(views[i].data, other);
+      const std::string text = "[squeeze." + std::string(call) + "] expected " + names[i] + " of shape " +
+                               to_string(right[i].shape) + ", got (2, 1, 2, 2)";
+      CHECK_THROWS_WITH_AS(f(views), text.c_str(), ShapeError);
+    }
+  };
+  check_call("forward", {"x", "z"}, {{x, in}, {z, out}},
+             [&](const Views& v) { layer->forward(ctx, none, v[0], v[1], logdet); });
+  check_call("inverse", {"z", "x"}, {{z, out}, {x, in}},
+             [&](const Views& v) { layer->inverse(ctx, none, v[0], v[1], logdet); });
+  check_call("backward", {"z", "dz", "x", "dx"}, {{z, out}, {dz, out}, {x, in}, {dx, in}},
+             [&](const Views& v) { layer->backward(ctx, none, v[0], v[1], logdet, v[2], v[3]); });
+  check_call("inverse_backward", {"x", "dx", "z", "dz"}, {{x, in}, {dx, in}, {z, out}, {dz, out}},
+             [&](const Views& v) { layer->inverse_backward(ctx, none, v[0], v[1], logdet, v[2], v[3]); });
 }
 
 TEST_CASE("1x1 convolutions") {
@@ -173,6 +212,18 @@ TEST_CASE("top prior") {
   }
 }
 
+TEST_CASE("what is of a class needs labels") {
+  const Shape shape{2, 1, 1, 2};
+  double x[4] = {}, z[4] = {}, results[2] = {};
+  const Fixture<double> f(top_prior<double>(shape, true, 3), 7, View<const double>(x, shape), 0);
+  Context ctx("cpu", 1);
+  const ParamArena<double>& arena = *f.arena;
+  CHECK_THROWS_WITH_AS(f.layer->forward(ctx, arena.params(), {x, shape}, {z, shape}, results),
+                       "[layer] expected 2 labels for a class-conditional model, got none", ConfigError);
+  CHECK_THROWS_WITH_AS(ClassHead<double>(shape, 3, 1).backward(ctx, {}, {x, shape}, 1, {z, shape}, results),
+                       "[class_head] expected 2 labels, got none", ConfigError);
+}
+
 template <class Make>
 void check_net(const std::string& name, const Make& make, bool training = false) {
   NetCase c;
@@ -192,6 +243,44 @@ TEST_CASE("conditioners: mlp, Glow's net, the split prior's") {
     check_net("glow_net" + text(shape), [=](auto t) { return glow_net<decltype(t)>(shape, shape.c, 6); });
     check_net("zero_conv" + text(shape), [=](auto t) { return zero_conv<decltype(t)>(shape, shape.c); });
   }
+}
+
+/// The weights of dense layers 50 -> 40 -> 30 as they start.
+std::vector<std::vector<double>> initial_weights(MlpInit kind) {
+  const std::unique_ptr<Conditioner<double>> net = mlp<double>({0, 1, 1, 50}, 30, {40}, kind);
+  const auto layout = std::make_shared<ParamLayout>();
+  net->declare(Scope(*layout, "net"));
+  layout->finalize();
+  ParamArena<double> arena(layout);
+  Rng rng(3);
+  net->init(arena, rng);
+  std::vector<std::vector<double>> weights;
+  for (const ParamLayout::Entry& e : layout->entries()) {
+    const double* first = arena.values() + e.offset;
+    if (e.shape.size() > 1) weights.emplace_back(first, first + e.size);
+  }
+  return weights;
+}
+
+TEST_CASE("the weights of an mlp start as wide as its kind says") {
+  const auto rms = [](const std::vector<double>& w) {
+    double square = 0;
+    for (const double v : w) square += v * v / static_cast<double>(w.size());
+    return std::sqrt(square);
+  };
+  const auto mean = [](const std::vector<double>& w) {
+    return std::accumulate(w.begin(), w.end(), 0.0) / static_cast<double>(w.size());
+  };
+  const auto nice = initial_weights(MlpInit::nice), he = initial_weights(MlpInit::he_zero);
+  REQUIRE(nice.size() == 2);
+  for (const std::vector<double>& w : nice) {
+    CHECK(std::abs(mean(w)) < 1e-3);
+    CHECK(rms(w) / (0.01 / std::sqrt(3.0)) == doctest::Approx(1).epsilon(0.02));
+    CHECK(std::all_of(w.begin(), w.end(), [](double v) { return std::abs(v) <= 0.01; }));
+  }
+  REQUIRE(he.size() == 2);
+  CHECK(rms(he[0]) / std::sqrt(2.0 / 50) == doctest::Approx(1).epsilon(0.02));
+  CHECK(rms(he[1]) == 0);
 }
 
 TEST_CASE("conditioners: Real NVP's residual net, every switch") {
