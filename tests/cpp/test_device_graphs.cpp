@@ -418,7 +418,7 @@ TEST_CASE("device: a step's graph is of its settings") {
   }
 }
 
-TEST_CASE("device: a gradient's graph is of its weight, and of what it is added to") {
+TEST_CASE("device: a gradient's graph is of its input's rows, its weight, and what it is added to") {
   install_emulator();
   const Flow<double> flow = glow<double>(small_glow());
   Emulator::get().separate_arrays = false;
@@ -427,18 +427,26 @@ TEST_CASE("device: a gradient's graph is of its weight, and of what it is added 
   flow.init(arena, 3);
   Arrays a(ctx);
   const Shape shape = flow.sample_shape().with_batch(4);
-  const View<const double> x(a.put(random_of<double>(shape.size(), 5, 0, 255)), shape);
+  const std::vector<double> values = random_of<double>(2 * shape.size(), 5, 0, 255);
+  const View<const double> x(a.put(values), shape), apart(x.data, shape, 2 * shape.c);
   flow.init_from_data(ctx, arena, x);
-  const auto norm = [&](double weight, bool fresh = true) {
+  const auto norm = [&](View<const double> of, double weight, bool fresh = true) {
     if (fresh) zero_grad(ctx, arena);
-    flow.loss_and_grad(ctx, arena, x, nullptr, -1, weight);
+    flow.loss_and_grad(ctx, arena, of, nullptr, -1, weight);
     return clip_grad_norm(ctx, arena, 0);
   };
   double once = 0;
-  for (int call = 0; call < 3; ++call) once = norm(1);
-  CHECK(norm(0.25) == doctest::Approx(once / 4).epsilon(1e-9));
-  CHECK(norm(1) == doctest::Approx(once).epsilon(1e-9));
-  CHECK(norm(1, false) == doctest::Approx(2 * once).epsilon(1e-9));
+  for (int call = 0; call < 3; ++call) once = norm(x, 1);
+  CHECK(norm(x, 0.25) == doctest::Approx(once / 4).epsilon(1e-9));
+  const double others = norm(apart, 1);
+  CHECK(norm(x, 1) == doctest::Approx(once).epsilon(1e-9));
+  CHECK(norm(x, 1, false) == doctest::Approx(2 * once).epsilon(1e-9));
+  std::vector<double> dense;  // what `apart` is, elsewhere
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i / static_cast<size_t>(shape.c) % 2 == 0) dense.push_back(values[i]);
+  }
+  CHECK(others == doctest::Approx(norm({a.put(dense), shape}, 1)).epsilon(1e-9));
+  CHECK(std::abs(others / once - 1) > 1e-3);
   Emulator::get().separate_arrays = true;
 }
 

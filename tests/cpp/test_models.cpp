@@ -556,6 +556,14 @@ TEST_CASE("a flow looks at the values of an output with room between its rows, a
   s.flow.log_prob_and_grad(s.ctx, s.arena, in, nullptr, det.data(), View<double>(dense.data(), x.shape));
   same();
 
+  const auto loss_of = [&](const View<const double>& rows) {
+    const StepResult r = s.flow.loss_and_grad(s.ctx, s.arena, rows, nullptr, -1);
+    CHECK_FALSE(r.drift.fallback);
+    return r.loss;
+  };
+  for (size_t i = 0; i < 12; ++i) wide[i / 3 * 5 + i % 3] = z[i];
+  CHECK(loss_of({wide.data(), x.shape, 5}) == loss_of(in));
+
   std::fill(wide.begin(), wide.end(), 0.0);
   for (const ParamLayout::Entry& entry : s.flow.layout()->entries()) {  // the last column's
     if (entry.name == "preprocess.mean") s.arena.values()[entry.offset + 2] = nan;
