@@ -71,6 +71,24 @@ def test_actnorm_outputs_are_standardised_after_init():
     assert np.abs(z.std(0) - 1).max() < 1e-5  # Glow's 1e-6 beside the standard deviation
 
 
+def test_a_row_of_odd_images_is_the_same_in_any_batch():
+    """The colours of a checkerboard begin anew with each image."""
+    x = np.random.default_rng(0).uniform(0, 256, (8, 3, 3, 1))
+    flow = ef.RealNVP((3, 3, 1), scales=1, base_dim=4, residual_blocks=1, dtype="float64")
+    flow.init(x)
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
+    alone = np.concatenate([flow.log_prob(x[i:i + 1]) for i in range(8)])
+    np.testing.assert_allclose(flow.log_prob(x), alone, rtol=1e-12)
+
+
+def test_noise_is_of_every_bit_of_a_seed_and_of_a_rows_number(moons):
+    flow, many = moons[0], 2**32
+    rows = flow.sample(4, seed=5, first=many - 2)
+    assert np.array_equal(rows[2:], flow.sample(2, seed=5, first=many))
+    assert not np.array_equal(rows[2:], flow.sample(2, seed=5))
+    assert not np.array_equal(flow.sample(2, seed=5 + many), flow.sample(2, seed=5))
+
+
 def test_decoded_images_are_exact_after_training(trained_glow):
     flow, images = trained_glow
     assert np.array_equal(np.rint(flow.decode(flow.encode(images))), images >> 4)

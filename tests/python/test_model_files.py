@@ -47,6 +47,16 @@ def test_configurations_that_python_can_not_read(tmp_path, table_model, config):
         ef.load(path)
 
 
+def test_arrays_are_written_in_the_order_of_their_indices(tmp_path):
+    """Whatever their order in memory."""
+    path, wide = str(tmp_path / "m.safetensors"), np.arange(12.0).reshape(3, 4)
+    tensors = {"columns": np.asfortranarray(wide), "transposed": wide.T, "some": wide[::2, 1::2]}
+    _core.write_safetensors(path, tensors, {})
+    found, _ = _core.read_safetensors(path)
+    assert found.keys() == tensors.keys()
+    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+
+
 def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
     path = tmp_path / "m.safetensors"
     table_model.save(path)

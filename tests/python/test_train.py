@@ -428,6 +428,25 @@ def test_class_conditional(images, glow):
     assert math.isfinite(flow.last_step["class_nll"])
 
 
+def test_gradients_of_a_class_head_add_up(images, glow):
+    x, labels = images
+    flow = glow(classes=3, class_weight=0.5, dtype="float64")
+    flow.init(x)
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.shape)
+    flow.loss_and_grad(x, labels)
+    once = flow.grads.copy()
+    flow.loss_and_grad(x, labels)
+    np.testing.assert_allclose(flow.grads, 2 * once, rtol=1e-9, atol=1e-12)
+
+
+def test_classes_far_apart_have_finite_log_probabilities(images, glow):
+    flow = glow(classes=3, class_weight=0.5)
+    flow.init(images[0])
+    (offset, size), = [(at, n) for name, _, _, at, n in flow.entries() if name == "class_head.bias"]
+    flow.params[offset:offset + size] = 1000, 0, -1000
+    assert np.array_equal(flow.class_log_prob(images[0][:2]), 2 * [[0, -1000, -2000]])
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_what_a_class_head_learns_is_recorded(images, glow, accumulate):
     x, labels = images
@@ -505,6 +524,20 @@ def test_a_failed_train_step_changes_no_value(table, real_nvp, batch):
     assert_same(flow, before)
     assert all(np.array_equal(a, b) for a, b in zip(optimizer.moments(), moments))
     assert optimizer.steps == 1 and average.steps == 1 and not flow.grads.any()
+
+
+def test_a_step_whose_loss_alone_is_not_finite_changes_no_value(images, glow):
+    """A class that the head rules out, with a weight that leaves its gradients finite."""
+    x, labels = images
+    flow = glow(classes=3, class_weight=1e-200, dtype="float64")
+    flow.init(x)
+    (offset, size), = [(at, n) for name, _, _, at, n in flow.entries() if name == "class_head.bias"]
+    flow.params[offset:offset + size] = 1e308, -1e308, 0.0
+    optimizer, before = ef.Adam(flow, lr=1e-2), values(flow)
+    with pytest.raises(ef.NumericError, match=r"\[train_step\] expected a finite loss, got inf"):
+        flow.train_step(x, optimizer, labels)
+    assert_same(flow, before)
+    assert optimizer.steps == 0 and not flow.grads.any()
 
 
 def test_train_step_refuses_what_is_not_its_own(table, real_nvp):
