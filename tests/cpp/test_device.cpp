@@ -566,7 +566,7 @@ TEST_CASE("device: a permutation that a caller spoiled is an error, not an acces
   const Shape shape{4, 1, 1, 3};
   const View<const double> x(a.put(random_values(12, 1, -1, 1)), shape);
   flow.init_from_data(ctx, arena, x);
-  for (const double value : {1e9, -2.0, std::nan("")}) {
+  for (const double value : {1e9, 3.0, 0.5, 1.5, 2.5, -2.0, std::nan("")}) {
     ctx.synchronize();
     for (const auto& entry : flow.layout()->entries()) {
       if (entry.name == "permutation1.permutation") arena.values()[entry.offset + 1] = value;

@@ -81,6 +81,14 @@ def test_a_row_of_odd_images_is_the_same_in_any_batch():
     np.testing.assert_allclose(flow.log_prob(x), alone, rtol=1e-12)
 
 
+def test_every_value_of_odd_images_is_taken():
+    """Nine values, where noise comes by four."""
+    x = np.random.default_rng(0).integers(0, 256, (8, 3, 3, 1), np.uint8)
+    flow = ef.RealNVP((3, 3, 1), scales=1, base_dim=4, residual_blocks=1, dtype="float64")
+    flow.init(x)
+    assert np.array_equal(np.rint(flow.decode(flow.encode(x))), x)
+
+
 def test_noise_is_of_every_bit_of_a_seed_and_of_a_rows_number(moons):
     flow, many = moons[0], 2**32
     rows = flow.sample(4, seed=5, first=many - 2)

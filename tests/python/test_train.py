@@ -310,22 +310,30 @@ def test_decays_near_one_keep_their_digits(table, real_nvp, dtype, make, setting
         assert np.abs(got[name] - value).max() < 3e-5 * np.abs(value).max()
 
 
+@pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.SGD, ef.RMSProp])
+def test_shrink_multiplies_every_value(table_model, make):
+    before = table_model.params.copy()
+    make(table_model, shrink=0.5).step()  # of no gradient
+    assert before.any() and np.array_equal(table_model.params, 0.5 * before)
+
+
 @pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.RMSProp])
 def test_gradients_of_any_size(table, real_nvp, make):
     """Neither a square that overflows nor one that vanishes stops a value for good, and no gap becomes NaN."""
     for dtype, sizes in (("float32", (1e30, 1e-12)), ("float64", (1e150, 1e-100))):
-        for size in sizes:
+        for size in (*sizes, -sizes[0]):
             flow = real_nvp(dtype=dtype)
             flow.init(table)
             optimizer = make(flow, eps=1e-30 if dtype == "float32" else 1e-250)
             before = flow.params.copy()
             flow.grads[0], flow.grads[1] = size, 0
             optimizer.step()
-            assert 1e-5 < before[0] - flow.params[0] < 0.1 and np.array_equal(flow.params[1:], before[1:])
+            assert 1e-5 < (before[0] - flow.params[0]) * np.sign(size) < 0.1
+            assert np.array_equal(flow.params[1:], before[1:])
             before = flow.params.copy()
             flow.grads[0] = size
             optimizer.step()
-            assert flow.params[0] < before[0]
+            assert flow.params[0] != before[0] and (flow.params[0] < before[0]) == (size > 0)
             assert all(np.isfinite(moment).all() for moment in optimizer.moments())
 
 
