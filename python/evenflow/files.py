@@ -20,6 +20,17 @@ Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
 
 
 @contextlib.contextmanager
+def writing(where: str, path: str) -> Iterator[None]:
+    """An OSError of the block is an IoError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, Error):
+            raise
+        raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
+
+
+@contextlib.contextmanager
 def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     """A temporary name beside `path` with the same ending; renamed to `path` if the block ends well.
 
@@ -32,18 +43,15 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     temporary = os.path.join(folder, f".{os.getpid()}.{name}")
     if not name or os.path.isdir(path):
         raise IoError(f"[{where}] expected the name of a file to write, got a folder: {path}")
-    try:
+    with writing(where, path):
         open(temporary, "wb").close()
-    except OSError as error:
-        raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(where, path):
+            yield temporary
+            os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        if isinstance(error, OSError) and not isinstance(error, Error):
-            raise IoError(f"[{where}] expected to write {path}, got: {error}") from error
         if isinstance(error, IoError) and temporary in str(error):
             raise IoError(str(error).replace(temporary, path)) from error
         raise

@@ -11,7 +11,7 @@ from evenflow import arrays, plot
 from evenflow.errors import MissingExtra, NumericError
 from evenflow.export import write_samples
 from evenflow.extras import need
-from evenflow.files import replacing
+from evenflow.files import replacing, writing
 from evenflow.train import SAVE_SECONDS, Trainer
 
 COLUMNS = ("epoch", "step", "seconds", "lr", "loss", "valid_loss", "bits_per_dim", "valid_bits_per_dim",
@@ -58,7 +58,8 @@ class Recorder:
         if outputs.tensorboard:
             writer = need("tensorboard", "tensorboardX", "tensorboardX", "tensorboard").SummaryWriter
             # Events of steps that a killed process did after its last checkpoint will come again.
-            self.board = writer(run.board, purge_step=trainer.progress.step + 1)
+            with writing("train", run.board):
+                self.board = writer(run.board, purge_step=trainer.progress.step + 1)
 
     def __call__(self, record: dict[str, Any]) -> None:
         epoch = record["event"] == "epoch"
@@ -95,12 +96,15 @@ class Recorder:
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            with writing("train", self.run.board):
+                self.board.close()
 
     def _samples(self, path: str) -> bool:
         if not self.trainer.flow.is_image or self.trainer.flow.shape[2] not in (1, 3):
             return False
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        folder = os.path.dirname(path)
+        with writing("train", folder):
+            os.makedirs(folder, exist_ok=True)
         # The same latents every time, so that pictures of different epochs can be compared.
         write_samples(self.trainer.flow, 100, path, self.outputs.temperature, seed=0)
         return True
@@ -122,8 +126,9 @@ class Recorder:
     def _to_board(self, record: dict[str, Any], group: str) -> None:
         if self.board is None:
             return
-        for name in ("loss", "bits_per_dim", "lr", "grad_norm", "valid_loss", "valid_bits_per_dim", "class_nll",
-                     "class_error"):
-            if record.get(name) is not None:
-                self.board.add_scalar(f"{group}/{name}", record[name], record["step"])
-        self.board.flush()
+        with writing("train", self.run.board):
+            for name in ("loss", "bits_per_dim", "lr", "grad_norm", "valid_loss", "valid_bits_per_dim", "class_nll",
+                         "class_error"):
+                if record.get(name) is not None:
+                    self.board.add_scalar(f"{group}/{name}", record[name], record["step"])
+            self.board.flush()

@@ -27,7 +27,7 @@ import numpy as np
 from evenflow import _core, arrays, checkpoint, data
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError, IoError
-from evenflow.files import replacing
+from evenflow.files import replacing, writing
 from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
@@ -192,20 +192,17 @@ class Run:
                           "--out, or replace it with --force")
         new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
-            self._remove(self._leftovers())
-            os.makedirs(new.folder)
-            _write(new.config, config)
-            first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
-            _write(new.log, json.dumps(first) + "\n")
-            trainer.write(new.model)
-            self._remove(self._found(FILES))
-            # The log first: with it alone, the run can begin again.
-            for path in (self.log, self.config, state_path(self.model), self.model):
-                os.replace(os.path.join(new.folder, os.path.basename(path)), path)
-        except OSError as error:
-            if isinstance(error, IoError):
-                raise
-            raise IoError(f"[train] expected to write into {self.folder}, got: {error}") from error
+            with writing("train", self.folder):
+                self._remove(self._leftovers())
+                os.makedirs(new.folder)
+                _write(new.config, config)
+                first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
+                _write(new.log, json.dumps(first) + "\n")
+                trainer.write(new.model)
+                self._remove(self._found(FILES))
+                # The log first: with it alone, the run can begin again.
+                for path in (self.log, self.config, state_path(self.model), self.model):
+                    os.replace(os.path.join(new.folder, os.path.basename(path)), path)
         finally:
             shutil.rmtree(new.folder, ignore_errors=True)
 
@@ -225,11 +222,8 @@ class Run:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line to the log."""
-        try:
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise IoError(f"[train] expected to write {self.log}, got: {error}") from error
+        with writing("train", self.log), open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drops from the log a last line that was cut short, and what it says of steps after `step`."""
@@ -280,7 +274,8 @@ class Run:
         return trainer, whole
 
     def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
-        self._remove(self._leftovers())
+        with contextlib.suppress(OSError):  # what can't be removed stays
+            self._remove(self._leftovers())
         self.rewind(trainer.progress.step)
         if anew:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing

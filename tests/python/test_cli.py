@@ -1,5 +1,6 @@
 """The command line: what it writes, prints and returns."""
 
+import errno
 import gzip
 import json
 import os
@@ -140,6 +141,40 @@ def test_resume_removes_what_dead_processes_left(tmp_path):
         path.write_text("half")
     assert main(["resume", str(out), "--steps", "3", "--quiet"]) == 0
     assert living.exists() and not any(path.exists() for path in dead)
+
+
+@pytest.mark.parametrize("name, options", [("samples", ["--sample-every", "1"]), ("tensorboard", ["--tensorboard"])])
+def test_a_file_where_a_folder_of_a_run_would_be(tmp_path, capsys, name, options):
+    if name == "tensorboard":
+        pytest.importorskip("tensorboardX")
+    pytest.importorskip("PIL")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    assert main(["train", "digits", *SMALL, "--epochs", "1", "--out", str(tmp_path / "run"), *options]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"evenflow: error: [train] expected to write {tmp_path / 'run' / name}, got: [Errno ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("call", ["add_scalar", "flush", "close"])
+def test_events_that_can_not_be_written(tmp_path, capsys, monkeypatch, call):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pytest.importorskip("tensorboardX").SummaryWriter, call, full)
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "1", "--tensorboard", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (f"evenflow: error: [train] expected to write {out / 'tensorboard'}, "
+                                       "got: [Errno 28] No space left on device\n")
+
+
+def test_a_leftover_that_can_not_be_removed(tmp_path):
+    """As a link to a folder, which is no folder to remove: it stays."""
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--steps", "2", "--out", str(out)]) == 0
+    (out / ".999999999.new").symlink_to(tmp_path)
+    assert main(["resume", str(out), "--steps", "3", "--quiet"]) == 0
+    assert (out / ".999999999.new").is_symlink()
 
 
 def test_the_largest_seed(csv, tmp_path):
