@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,15 +226,10 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drops from the log a last line that was cut short, and what it says of steps after `step`."""
-        kept = []
+        """Drops from the log lines that are no records, and what it says of steps after `step`."""
         try:
             with open(self.log, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    with contextlib.suppress(ValueError, RecursionError):
-                        record = json.loads(line)
-                        if record.get("step", 0) <= step:
-                            kept.append(json.dumps(record) + "\n")
+                kept = [json.dumps(record) + "\n" for record in _records(file) if record.get("step", 0) <= step]
         except OSError as error:
             raise IoError(f"[resume] expected to read {self.log}, got: {error}") from error
         _write(self.log, "".join(kept))
@@ -244,11 +239,9 @@ class Run:
         try:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 record = json.loads(file.readline())
-                for line in filter(lambda line: '"resume"' in line, file):
-                    with contextlib.suppress(ValueError, RecursionError):  # of a line that was cut short
-                        later = json.loads(line)
-                        if later["event"] == "resume":
-                            record.update(epochs=later["epochs"], steps=later["steps"])
+                for later in _records(line for line in file if '"resume"' in line):
+                    if later.get("event") == "resume":
+                        record.update(epochs=later["epochs"], steps=later["steps"])
             fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
             return Plan(**{**fields, "source": Source(**fields["source"]),
                            "outputs": Outputs(**fields["outputs"])})
@@ -317,6 +310,15 @@ def inside(path: str, folder: str) -> bool:
     """Whether a path is a folder, or file, or in it."""
     path, folder = os.path.realpath(path), os.path.realpath(folder)
     return os.path.commonpath([path, folder]) == folder
+
+
+def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Of a log; a line that was cut short, or is no record, is left out."""
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step", 0), int):
+                yield record
 
 
 def _write(path: str, text: str) -> None:

@@ -177,6 +177,17 @@ def test_a_leftover_that_can_not_be_removed(tmp_path):
     assert (out / ".999999999.new").is_symlink()
 
 
+@pytest.mark.parametrize("line", ["5", "[]", "null", '"resume"', '["resume"]', '{"event": "epoch", "step": null}'])
+def test_resume_drops_lines_that_are_no_records(tmp_path, line):
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--steps", "2", "--out", str(out)]) == 0
+    with open(out / "log.jsonl", "a") as log:
+        log.write(line + "\n")
+    assert main(["resume", str(out), "--steps", "3", "--quiet"]) == 0
+    lines = (out / "log.jsonl").read_text().splitlines()
+    assert line not in lines and json.loads(lines[-1])["steps"] == 3
+
+
 def test_the_largest_seed(csv, tmp_path):
     """The validation data are split by the next one."""
     assert main(["train", str(csv), "--label", "kind", "--steps", "1", "--quiet", "--seed", str(2**63 - 1), "--out",
