@@ -296,6 +296,7 @@ def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatc
     (["train", "CSV", "--label", "kind", "--conditional"], "options that realnvp has, got --conditional\n"),
     (["train", "digits", "--coupling", "spline"], "affine"),
     (["train", "digits", "--lr", "-1"], "lr"),
+    (["train", "digits", "--out", ""], "a folder for --out, got an empty name"),
     (["train", "digits", "--levels", "4"], "8"),
     (["train", "digits", "--hidden", "8", "8"], "one number"),
     (["train", "digits", "--valid", "1"], "fraction"),
