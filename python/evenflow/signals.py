@@ -37,6 +37,20 @@ def termination_interrupts() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP come after the block. Within an import, Python can turn the exception into another:
+    before 3.12 that of a `__set_name__` into a RuntimeError.
+    """
+    numbers: list[int] = []
+    try:
+        with _handled(lambda number, _: numbers.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+    finally:
+        for number in numbers:
+            signal.raise_signal(number)
+
+
 def exit_code(interrupt: KeyboardInterrupt) -> int:
     """130 after Ctrl-C or SIGTERM, 129 after SIGHUP."""
     return 128 + (signal.SIGHUP if interrupt.args == (signal.SIGHUP,) else signal.SIGINT)

@@ -524,6 +524,23 @@ def test_the_command_to_go_on_with_can_be_pasted(tmp_path, monkeypatch, capsys, 
     assert ef.load(os.path.join(folder, "model.safetensors")).initialized
 
 
+@pytest.mark.parametrize("number, code", [("SIGTERM", 130), ("SIGHUP", 129)])
+def test_interrupt_within_an_import(tmp_path, monkeypatch, capsys, hang_up, number, code):
+    """Where Python before 3.12 makes a RuntimeError of any exception."""
+    (tmp_path / "tensorboardX.py").write_text(
+        "import os, signal\n"
+        "class Name:\n"
+        f"    def __set_name__(self, *_): os.kill(os.getpid(), signal.{number})\n"
+        "class Owner: name = Name()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorboardX", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["train", "digits", "--tensorboard", "--out", str(tmp_path / "run")]) == code
+    assert capsys.readouterr().err == "evenflow: interrupted\n" and not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    sys.modules.pop("tensorboardX", None)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_and_resume(tmp_path):
     """Ctrl-C in the middle of a real process: exit code 130, the state is saved, the run goes on."""
