@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,21 +144,21 @@ class Run:
     def alone(self, ranks: Ranks) -> Iterator[None]:
         """For `start` or `resume`, and `fit`: no other process works on the run. IoError while one does.
 
-        Makes the folder where there is none, and removes it if nothing came into it.
+        Makes the folder where there is none, with those above it, and removes them if nothing came into it.
         """
         lock, made = ranks.lead(self._lock)
         try:
             yield
         finally:
             if ranks.rank == 0:
-                if made:
-                    with contextlib.suppress(OSError):
-                        os.rmdir(self.folder)  # only if nothing is in it
+                with contextlib.suppress(OSError):
+                    for folder in made:
+                        os.rmdir(folder)  # only if nothing is in it
                 os.close(lock)
 
-    def _lock(self) -> tuple[int, bool]:
-        """(a descriptor that locks the folder until it is closed or the process ends, whether the folder is new)."""
-        made = not os.path.exists(self.folder)
+    def _lock(self) -> tuple[int, list[Path]]:
+        """(a descriptor that locks the folder until it is closed or the process ends, the folders made for it)."""
+        made = [folder for folder in (Path(self.folder), *Path(self.folder).parents) if not os.path.exists(folder)]
         try:
             os.makedirs(self.folder, exist_ok=True)
             lock = os.open(self.folder, os.O_RDONLY)

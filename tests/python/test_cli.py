@@ -524,6 +524,16 @@ def test_the_command_to_go_on_with_can_be_pasted(tmp_path, monkeypatch, capsys, 
     assert ef.load(os.path.join(folder, "model.safetensors")).initialized
 
 
+@pytest.mark.parametrize("out", [None, "a/b/run", "a/b/run/"])
+def test_no_folder_is_left_of_a_run_that_could_not_begin(tmp_path, monkeypatch, out):
+    """Nor those above it that were made for it; others stay, empty or not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("evenflow.checkpoint.save", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["train", "digits", *SMALL, "--steps", "5", *([] if out is None else ["--out", out])]) == 130
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+
+
 @pytest.mark.parametrize("number, code", [("SIGTERM", 130), ("SIGHUP", 129)])
 def test_interrupt_within_an_import(tmp_path, monkeypatch, capsys, hang_up, number, code):
     """Where Python before 3.12 makes a RuntimeError of any exception."""
