@@ -54,6 +54,8 @@ class Recorder:
         self.run, self.outputs, self.trainer = run, outputs, trainer
         self.notes: list[str] = []
         """Why a picture is missing, once each."""
+        if outputs.csv:
+            self._table()  # without the epochs that a killed process did after its last checkpoint
         self.board = None
         if outputs.tensorboard:
             writer = need("tensorboard", "tensorboardX", "tensorboardX", "tensorboard").SummaryWriter

@@ -177,6 +177,18 @@ def test_a_leftover_that_can_not_be_removed(tmp_path):
     assert (out / ".999999999.new").is_symlink()
 
 
+def test_resume_rewinds_the_table(tmp_path):
+    """Of a run that was killed after its last epoch, with nothing to do after its last checkpoint."""
+    out = tmp_path / "run"
+    assert main(["train", "digits", *SMALL, "--epochs", "2", "--csv", "--out", str(out)]) == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert main(["resume", str(out), "--epochs", "4", "--quiet"]) == 0
+    for path in (out / name for name in ("model.safetensors", "model.state.safetensors", "log.jsonl")):
+        path.write_bytes(before[path])
+    assert main(["resume", str(out), "--quiet"]) == 0
+    assert (out / "history.csv").read_bytes() == before[out / "history.csv"]
+
+
 @pytest.mark.parametrize("line", ["5", "[]", "null", '"resume"', '["resume"]', '{"event": "epoch", "step": null}'])
 def test_resume_drops_lines_that_are_no_records(tmp_path, line):
     out = tmp_path / "run"
