@@ -2,11 +2,13 @@
 
 import os
 import platform
+import subprocess
 
 import numpy as np
 
 import evenflow as ef
 from evenflow import _core
+from worker import gpu_tells
 
 
 def describe() -> dict:
@@ -60,17 +62,25 @@ def gpu_peaks() -> dict:
 
 
 def gpu_name() -> str:
-    import torch
-    return torch.cuda.get_device_name()
+    """From nvidia-smi, or else torch, which may be a build without CUDA."""
+    try:
+        return gpu_tells("name")
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    try:
+        import torch
+        return torch.cuda.get_device_name()
+    except Exception:  # of several kinds, from torch's own to AssertionError
+        return "unknown GPU"
 
 
-def attainable(measured: list[dict], dtype: str) -> float:
-    """The best measured GFLOP/s for products of that dtype.
+def attainable(measured: list[dict], dtype: str) -> float | None:
+    """The best measured GFLOP/s for products of that dtype; None where nothing was measured.
 
     bfloat16 may also be widened and multiplied as float32, which is faster on some processors.
     """
     kinds = ("float32", "bfloat16") if dtype == "bfloat16" else ("float32",)
-    return max(m[kind] for m in measured for kind in kinds if m[kind])
+    return max((m[kind] for m in measured for kind in kinds if m[kind]), default=None)
 
 
 def peak_text(measured: list[dict]) -> str:

@@ -45,7 +45,7 @@ def summarise(name: str, rounds: list[dict], measured: list[dict]) -> tuple[str,
                       if call in r[library].get("ms", {}) and call in r[first].get("ms", {})]
             if ratios:
                 entry["ratio"][call] = statistics.median(ratios)
-            if call in needed:
+            if call in needed and peak:
                 seconds = entry["median_ms"][call] / 1e3
                 entry["percent_of_peak"][call] = 100e-9 * needed[call] / seconds / peak
         entry["peak_mb"] = good[0].get("peak_mb")

@@ -162,18 +162,29 @@ def run_rounds(a, name: str, makers: list) -> list[list[dict]]:
     return rounds
 
 
+def peaks(a) -> list[dict]:
+    """None, and then no percents of it, on a GPU that torch can't use."""
+    if a.device == "cpu":
+        return [machine.peaks(a.threads)]
+    try:
+        return [machine.gpu_peaks()]
+    except Exception as error:  # of many kinds
+        print(f"no peak of the GPU, which torch measures: {worker.reason(error)}", file=sys.stderr)
+        return []
+
+
 def run_work(a, name: str) -> dict:
-    work, peaks = ALL_WORKS[name], machine.gpu_peaks if a.device == "cuda" else lambda: machine.peaks(a.threads)
+    work = ALL_WORKS[name]
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
     pairs = [(library, threads) for library in libraries for threads in
              ((1, a.threads) if work.best_of_threads and not library.startswith("evenflow") and a.threads > 1
               else (a.threads,))]
-    measured = [peaks()]
+    measured = peaks(a)
     makers = [functools.partial(Worker, a, name, *pair) for pair in pairs]
     rounds = [{library: report.best_of([r for r, pair in zip(results, pairs) if pair[0] == library])
                for library in libraries} for results in run_rounds(a, name, makers)]
-    measured.append(peaks())
+    measured += peaks(a)
     first, summary = report.summarise(name, rounds, measured)
     versions = {k: v for r in rounds[0].values() for k, v in r.get("versions", {}).items()}
     print(machine.peak_text(measured))

@@ -39,12 +39,17 @@ def peak_mb() -> float:
         return next(int(line.split()[1]) / 1e3 for line in file if line.startswith("VmHWM:"))
 
 
+def gpu_tells(what: str) -> str:
+    """A property of the card, from nvidia-smi. OSError or CalledProcessError where there is no answer."""
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    done = subprocess.run(["nvidia-smi", "-i", card, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
+                          check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def gpu_mb() -> float:
     """Memory that is taken of the GPU. Of the card: a container's driver does not know its processes."""
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    done = subprocess.run(["nvidia-smi", "-i", card, "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-                          check=True, capture_output=True, text=True)
-    return 1.048576 * float(done.stdout)
+    return 1.048576 * float(gpu_tells("memory.used"))
 
 
 class Memory:

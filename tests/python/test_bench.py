@@ -1,5 +1,6 @@
 """What the scripts of bench/ make of other programs' output."""
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -82,6 +83,22 @@ def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
     assert memory.taken() is None
     timings = {"step_rebuilding": {"ms": 1.0, "peak_mb": 1200.0}, "step": {"ms": 1.0, "peak_mb": 9800.0}}
     assert worker.collected({}, timings)["peak_mb"] == {"step_rebuilding": 1200.0, "step": 9800.0}
+
+
+def test_a_gpu_that_torch_cannot_use(gpu, tmp_path, monkeypatch):
+    """Its name is nvidia-smi's, and times have no percents beside them."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.machine.gpu_name() == "unknown GPU"
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n")
+    smi.chmod(0o755)
+    assert gpu.machine.gpu_name() == "NVIDIA H100 80GB HBM3"
+    measured = importlib.import_module("run").peaks(argparse.Namespace(device="cuda"))
+    result = {"sizes": gpu.WORKS_ON_GPUS["gpu_glow_16"].sizes, "ms": {"step": 2.0}, "errors": {}}
+    first, libraries = gpu.report.summarise("gpu_glow_16", [{"evenflow": result}], measured)
+    assert first == "evenflow" and measured == []
+    assert libraries["evenflow"]["median_ms"] == {"step": 2.0} and libraries["evenflow"]["percent_of_peak"] == {}
 
 
 def run(tmp_path, *options):
