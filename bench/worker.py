@@ -2,7 +2,8 @@
 
 usage: python worker.py WORK LIBRARY [--threads 2 --device cuda --seconds 2 --smoke --set width=128 batch=8
                                       --calls step | --turns]
-With --turns, a line `CALL SECONDS` on standard input asks for one timing, which is printed as another line.
+With --turns, a line `CALL SECONDS` on standard input asks for one timing, which is printed as another line; without,
+the exit status is 1 if there is no model, or a call failed.
 """
 
 import argparse
@@ -145,8 +146,9 @@ def main():
     work, head = opened(a)
     if not a.turns:
         timings = {call: work.time(call, a.seconds) for call in work.calls} if work else None
-        print(json.dumps(head if timings is None else collected(head, timings)))
-        return
+        result = head if timings is None else collected(head, timings)
+        print(json.dumps(result))
+        sys.exit(1 if work is None or result["errors"] else 0)
     print(json.dumps(head), flush=True)
     for line in sys.stdin:
         call, seconds = line.split()

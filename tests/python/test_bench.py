@@ -119,6 +119,17 @@ def test_calls_in_turns(tmp_path):
     assert "step" in table and "evenflow" in table
 
 
+def test_status_of_a_worker():
+    """1 without a model; what it printed says why."""
+    script = pathlib.Path(__file__).parents[2] / "bench" / "worker.py"
+    for size, status in (("2", 0), ("-1", 1)):
+        done = subprocess.run([sys.executable, script, "nice", "evenflow", "--smoke", "--threads", "1", "--seconds", "0",
+                               "--calls", "step", "--set", f"couplings={size}"],
+                              capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr
+        assert ("error" in json.loads(done.stdout)) == bool(status)
+
+
 def test_a_library_whose_process_dies(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
