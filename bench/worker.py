@@ -7,9 +7,11 @@ the exit status is 1 if there is no model, or a call failed.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -131,6 +133,12 @@ def collected(head: dict, timings: dict[str, dict]) -> dict:
             **({"peak_mb": peaks} if peaks else {})}
 
 
+def end_with_parent() -> None:
+    """run.py may be killed, and a process in a session of its own would keep the card, without a limit."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=ALL_WORKS)
@@ -143,6 +151,8 @@ def main():
     parser.add_argument("--calls", nargs="*")
     parser.add_argument("--turns", action="store_true")
     a = parser.parse_args()
+    if a.turns:
+        end_with_parent()
     work, head = opened(a)
     if not a.turns:
         timings = {call: work.time(call, a.seconds) for call in work.calls} if work else None

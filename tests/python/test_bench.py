@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -128,6 +129,29 @@ def test_status_of_a_worker():
                               capture_output=True, text=True, timeout=300)
         assert done.returncode == status, done.stderr
         assert ("error" in json.loads(done.stdout)) == bool(status)
+
+
+def runs(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+def test_no_worker_outlives_a_killed_run():
+    script = pathlib.Path(__file__).parents[2] / "bench" / "worker.py"
+    start = ("import subprocess, sys; worker = subprocess.Popen(sys.argv[1:], stdin=0, stdout=subprocess.PIPE); "
+             "worker.stdout.readline(); print(worker.pid, flush=True); worker.wait()")
+    command = [sys.executable, "-c", start, sys.executable, script, "nice", "evenflow", "--smoke", "--turns"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        worker = int(run.stdout.readline())
+        assert runs(worker)
+        run.kill()
+        end = time.monotonic() + 10  # its input stays open
+        while runs(worker) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not runs(worker)
 
 
 def test_a_library_whose_process_dies(tmp_path):
