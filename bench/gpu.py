@@ -1,6 +1,6 @@
 """What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
 
-usage: python gpu.py check | speed | train DATA [--smoke]
+usage: python gpu.py check [tests memcheck ... --limit 540] | speed | train DATA  [--smoke]
 Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
 needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
 its build; NVIDIA's tools are left out.
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 import evenflow as ef
 import machine
 import report
+import worker
 from works import WORKS_ON_GPUS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -30,18 +32,30 @@ TESTS = os.path.join(ROOT, "tests", "python")
 # Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
 SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
     "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
-SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+STAGES = ("tests", "memcheck", "racecheck", "initcheck", "synccheck")
+"""Of check."""
+# Runs a command. No preexec_fn: Python warns of one in a program that has threads.
+ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE!r}); import worker; "
+                "worker.end_with_parent(); os.execvp(sys.argv[1], sys.argv[1:])")
 TIME = "gpu__time_duration.sum"
 PERCENTS = {"memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
             "tensor_cores": "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_elapsed"}
 
 
-def run(outcomes: dict, stage: str, *command: str, **environment: str) -> bool:
+def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, **environment: str) -> bool:
     """Notes what became of a stage; others run all the same. From the root, whose settings pytest needs."""
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
-    outcomes[stage] = f"exit status {status}" if status else "ok"
-    return status == 0
+    with subprocess.Popen([*ENDS_WITH_US, *command], cwd=ROOT, env={**os.environ, **environment},
+                          start_new_session=True) as process:
+        try:
+            status = process.wait(limit)
+            outcomes[stage] = f"exit status {status}" if status else "ok"
+        except subprocess.TimeoutExpired:
+            outcomes[stage] = f"expected to end within {limit:g} s, did not"
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)  # a tool, and the program under it
+    return outcomes[stage] == "ok"
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -59,26 +73,29 @@ def find_tool(name: str) -> str | None:
 
 
 def check(a, folder: str) -> dict:
-    """All tests that take a device, then some of them under each of compute-sanitizer's tools."""
+    """All tests that take a device, then some of them under each of compute-sanitizer's tools; or the stages named."""
     built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
     libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
                  "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
     device = "cpu" if a.smoke and not built else "cuda"
-    pytest = [sys.executable, "-m", "pytest", "-q", "-m", "any_device", "--device", device]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=120",  # names a test that hangs
+              "-m", "any_device", "--device", device]
     some = [os.path.join(TESTS, name) for name in SANITIZED]
     outcomes: dict = {}
-    run(outcomes, "tests", *pytest, TESTS, **libraries)
     if a.smoke:
+        run(outcomes, "tests", *pytest, TESTS, **libraries)
         run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
         return outcomes
     sanitizer = find_tool("compute-sanitizer")
-    for tool in SANITIZERS:
-        if sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
-            run(outcomes, tool, sanitizer, "--tool", tool, "--error-exitcode", "1", "--report-api-errors", "no",
-                *pytest, *some)
+    for stage in a.stages or STAGES:
+        if stage == "tests":
+            run(outcomes, stage, *pytest, TESTS, limit=a.limit)
+        elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
+            run(outcomes, stage, sanitizer, "--tool", stage, "--error-exitcode", "1", "--report-api-errors", "no",
+                *pytest, *some, limit=a.limit)
         else:
-            outcomes[tool] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
-    report.write(folder, "check", {**head(a), "outcomes": outcomes})
+            outcomes[stage] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
+        report.write(folder, f"check_{stage}", {**head(a), "outcome": outcomes[stage]})
     return outcomes
 
 
@@ -188,18 +205,32 @@ def head(a) -> dict:
     return {"machine": {**machine.describe(), "gpu": a.card}, "date": time.strftime("%Y-%m-%d")}
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("job", choices=["check", "speed", "train"])
-    parser.add_argument("data", nargs="?", help="of gpu_training.py, for train")
-    parser.add_argument("--smoke", action="store_true", help="does everything run? without a GPU; nothing is kept")
+    jobs = parser.add_subparsers(dest="job", required=True)
+    parsers = {}
+    for job in (check, speed, train):
+        parsers[job] = jobs.add_parser(job.__name__, description=job.__doc__)
+        parsers[job].set_defaults(call=job)
+        parsers[job].add_argument("--smoke", action="store_true",
+                                  help="does everything run? without a GPU; nothing is kept")
+    parsers[check].add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; otherwise all")
+    parsers[check].add_argument("--limit", type=float, default=540, metavar="SECONDS", help="for a stage")
+    parsers[train].add_argument("data", nargs="?", help="of gpu_training.py")
     a = parser.parse_args()
+    if a.job == "check" and set(a.stages) - set(STAGES):
+        parser.error(f"unknown stages: {', '.join(sorted(set(a.stages) - set(STAGES)))}")
     if a.job == "train" and not a.data and not a.smoke:
         parser.error("train needs a file of images: gpu_training.py says which")
-    job = {"check": check, "speed": speed, "train": train}[a.job]
+    return a
+
+
+def main():
+    a = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the stage, too
     if a.smoke:
         with tempfile.TemporaryDirectory() as folder:
-            outcomes = job(a, folder)
+            outcomes = a.call(a, folder)
     else:
         try:
             ef.RealNVP(2, couplings=1, hidden=(2,), device="cuda")
@@ -208,7 +239,7 @@ def main():
         a.card = machine.gpu_name()
         folder = os.path.join(HERE, "results", "gpu", re.sub(r"\W+", "_", a.card.lower()))
         os.makedirs(folder, exist_ok=True)
-        outcomes = job(a, folder)
+        outcomes = a.call(a, folder)
     print(f"\n== {a.job}" + "".join(f"\n{stage}: {outcome}" for stage, outcome in outcomes.items()))
     sys.exit(any(outcome != "ok" for outcome in outcomes.values()))
 

@@ -134,7 +134,7 @@ def collected(head: dict, timings: dict[str, dict]) -> dict:
 
 
 def end_with_parent() -> None:
-    """run.py may be killed, and a process in a session of its own would keep the card, without a limit."""
+    """For a process in a session of its own: it would keep the card when its parent is killed, without a limit."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -86,6 +86,27 @@ def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
     assert worker.collected({}, timings)["peak_mb"] == {"step_rebuilding": 1200.0, "step": 9800.0}
 
 
+def test_stages(gpu, tmp_path, monkeypatch):
+    """Each has a limit, and its outcome a file when it ends; what it started ends with it."""
+    def stage(text, limit=60.0):
+        outcomes = {}
+        assert gpu.run(outcomes, "one", "sh", "-c", text, limit=limit) == (outcomes["one"] == "ok")
+        return outcomes["one"]
+
+    assert stage("exit 0") == "ok" and stage("exit 3") == "exit status 3"
+    started = tmp_path / "started"
+    assert stage(f"sleep 100 & echo $! > {started}; wait", 0.5) == "expected to end within 0.5 s, did not"
+    end = time.monotonic() + 10
+    while runs(int(started.read_text())) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not runs(int(started.read_text()))
+    monkeypatch.setattr(gpu, "find_tool", lambda name: None)
+    options = argparse.Namespace(smoke=False, stages=["racecheck"], limit=1.0, card="a card")
+    expected = {"racecheck": 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'}
+    assert gpu.check(options, tmp_path) == expected
+    assert json.loads((tmp_path / "check_racecheck.json").read_text())["outcome"] == expected["racecheck"]
+
+
 def test_a_gpu_that_torch_cannot_use(gpu, tmp_path, monkeypatch):
     """Its name is nvidia-smi's, and times have no percents beside them."""
     monkeypatch.setitem(sys.modules, "torch", None)
