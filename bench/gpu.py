@@ -1,6 +1,8 @@
 """What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
 
-usage: python gpu.py check [tests memcheck ... --limit 540] | speed | train DATA  [--smoke]
+usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
+       python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,...]  [--smoke]
+       python gpu.py train DATA [--minutes 20]  [--smoke]
 Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
 needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
 its build; NVIDIA's tools are left out.
@@ -32,8 +34,7 @@ TESTS = os.path.join(ROOT, "tests", "python")
 # Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
 SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
     "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
-STAGES = ("tests", "memcheck", "racecheck", "initcheck", "synccheck")
-"""Of check."""
+STAGES = {"check": ("tests", "memcheck", "racecheck", "initcheck", "synccheck"), "speed": ("kernels", "peers")}
 # Runs a command. No preexec_fn: Python warns of one in a program that has threads.
 ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE!r}); import worker; "
                 "worker.end_with_parent(); os.execvp(sys.argv[1], sys.argv[1:])")
@@ -87,7 +88,7 @@ def check(a, folder: str) -> dict:
         run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
         return outcomes
     sanitizer = find_tool("compute-sanitizer")
-    for stage in a.stages or STAGES:
+    for stage in a.stages:
         if stage == "tests":
             run(outcomes, stage, *pytest, TESTS, limit=a.limit)
         elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
@@ -100,34 +101,49 @@ def check(a, folder: str) -> dict:
 
 
 def speed(a, folder: str) -> dict:
-    """run.py's works, then the kernels of a few training steps."""
+    """The kernels of a few training steps, then run.py's works beside peers; or the stages named."""
     outcomes: dict = {}
     device = ["--device", "cpu", "--smoke"] if a.smoke else ["--device", "cuda"]
-    works, rounds = (["gpu_glow_16", "gpu_table_64"], "1") if a.smoke else (list(WORKS_ON_GPUS), "3")
-    if run(outcomes, "beside peers", *script("run.py", *device, "--works", ",".join(works), "--rounds", rounds, "--out",
-                                             folder)):
-        outcomes.update(our_failures(folder, works))
-    # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
-    steps = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--seconds", "0",
-                   "--set", "steps=4")
-    if a.smoke:
-        run(outcomes, "steps for ncu", *steps)
-        return outcomes
+    if "kernels" in a.stages:
+        # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
+        steps = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--seconds", "0",
+                       "--set", "steps=4")
+        if a.smoke:
+            run(outcomes, "steps for ncu", *steps)
+        else:
+            profile(a, folder, outcomes, steps)
+    if "peers" in a.stages:
+        works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
+        rounds = a.rounds or (1 if a.smoke else 3)
+        libraries = ["--libraries", a.libraries] if a.libraries else []
+        if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *libraries,
+                                          "--out", folder)):
+            outcomes.update(our_failures(folder, works.split(",")))
+    return outcomes
+
+
+def profile(a, folder: str, outcomes: dict, steps: list[str]) -> None:
+    """The kernels of a command, by ncu."""
     ncu = find_tool("ncu")
     if not ncu:
         outcomes["kernels"] = "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute"
-        return outcomes
+        return
     with tempfile.TemporaryDirectory() as scratch:
         log = os.path.join(scratch, "kernels.csv")
-        if run(outcomes, "kernels", ncu, "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv", "--print-units",
-               "base", "--log-file", log, *steps, LC_ALL="C"):
-            with open(log) as file:
-                found = kernels(file.read())
-            if not found:
-                outcomes["kernels"] = "expected ncu to see kernels, got none"
-            show(found)
-            report.write(folder, "kernels", {**head(a), "kernels": found})
-    return outcomes
+        if not run(outcomes, "kernels", ncu, "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv",
+                   "--print-units", "base", "--log-file", log, *steps, LC_ALL="C"):
+            return
+        with open(log) as file:
+            text = file.read()
+    try:
+        found = kernels(text)
+    except (KeyError, ValueError) as error:  # the other stage runs all the same
+        outcomes["kernels"] = worker.reason(error)
+        return
+    if not found:
+        outcomes["kernels"] = "expected ncu to see kernels, got none"
+    show(found)
+    report.write(folder, "kernels", {**head(a), "kernels": found})
 
 
 def our_failures(folder: str, works: list[str]) -> dict:
@@ -188,7 +204,7 @@ def show(found: list[dict]) -> None:
 
 
 def train(a, folder: str) -> dict:
-    """Twenty minutes each of evenflow and torch, from the same start."""
+    """Some minutes each of evenflow and torch, from the same start."""
     outcomes: dict = {}
     data, tiny = a.data, []
     if a.smoke:
@@ -196,8 +212,9 @@ def train(a, folder: str) -> dict:
         noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
         np.savez(data, train=noise[0], test=noise[1])
         tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8"]
-    run(outcomes, "training", *script("gpu_training.py", data, *tiny, "--out", os.path.join(folder, "training.json"),
-                                      "--pictures", folder))
+    minutes = ["--minutes", str(a.minutes)] if a.minutes else []
+    run(outcomes, "training", *script("gpu_training.py", data, *tiny, *minutes, "--out",
+                                      os.path.join(folder, "training.json"), "--pictures", folder))
     return outcomes
 
 
@@ -214,12 +231,21 @@ def arguments():
         parsers[job].set_defaults(call=job)
         parsers[job].add_argument("--smoke", action="store_true",
                                   help="does everything run? without a GPU; nothing is kept")
-    parsers[check].add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; otherwise all")
+    for job in (check, speed):
+        parsers[job].add_argument("stages", nargs="*", metavar="STAGE",
+                                  help=f"of {', '.join(STAGES[job.__name__])}; otherwise all")
     parsers[check].add_argument("--limit", type=float, default=540, metavar="SECONDS", help="for a stage")
+    for name in ("--works", "--libraries"):
+        parsers[speed].add_argument(name, help="of run.py, with commas between")
+    parsers[speed].add_argument("--rounds", type=int, help="of run.py; otherwise 3")
     parsers[train].add_argument("data", nargs="?", help="of gpu_training.py")
+    parsers[train].add_argument("--minutes", type=float, help="of gpu_training.py, for each of both")
     a = parser.parse_args()
-    if a.job == "check" and set(a.stages) - set(STAGES):
-        parser.error(f"unknown stages: {', '.join(sorted(set(a.stages) - set(STAGES)))}")
+    if a.job in STAGES:
+        unknown = set(a.stages) - set(STAGES[a.job])
+        if unknown:
+            parser.error(f"unknown stages: {', '.join(sorted(unknown))}")
+        a.stages = a.stages or list(STAGES[a.job])
     if a.job == "train" and not a.data and not a.smoke:
         parser.error("train needs a file of images: gpu_training.py says which")
     return a

@@ -86,9 +86,10 @@ def show(first: str, libraries: dict, calls: tuple) -> None:
 def write(folder: str, name: str, result: dict) -> None:
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name + ".json")
-    with open(path, "w") as file:
+    with open(path + ".part", "w") as file:
         json.dump(rounded(result), file, indent=1)
         file.write("\n")
+    os.replace(path + ".part", path)  # what was there stays, until all is written
     print(f"written: {path}")
 
 

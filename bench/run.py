@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 import machine
 import report
@@ -138,29 +139,31 @@ class Worker:
         return {"threads": self.threads, **result}
 
 
-def run_rounds(a, name: str, makers: list) -> list[list[dict]]:
-    """Results of all workers, round by round. On a GPU one at a time is there, since each keeps its memory."""
+def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
+    """Results of all workers, round by round: after each round, those so far.
+
+    On a GPU one worker at a time is there, since each keeps its memory, and results come after each of them.
+    """
     calls, rounds = ALL_WORKS[name].calls, []
     with contextlib.ExitStack() as stack:
         kept = [] if a.device == "cuda" else [stack.enter_context(make()) for make in makers]
         for i in range(a.rounds):
-            order = [(i + k) % len(makers) for k in range(len(makers))]  # nobody is always first
-            results: list = [None] * len(makers)
             begun = time.perf_counter()
             if kept:
                 for call in calls:
-                    for k in order:
-                        kept[k].time(call)
-                results = [w.result() for w in kept]
+                    for k in range(len(kept)):
+                        kept[(i + k) % len(kept)].time(call)  # nobody is always first
+                rounds.append([w.result() for w in kept])
+                yield rounds
             else:
-                for k in order:
-                    with makers[k]() as only:
+                rounds.append([{"error": "not measured yet"}] * len(makers))
+                for k, make in enumerate(makers):  # evenflow first: peers compile for minutes
+                    with make() as only:
                         for call in calls:
                             only.time(call)
-                        results[k] = only.result()
-            rounds.append(results)
+                        rounds[-1][k] = only.result()
+                    yield rounds
             print(f"  {name}, round {i + 1}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    return rounds
 
 
 def peaks(a) -> list[dict]:
@@ -174,8 +177,18 @@ def peaks(a) -> list[dict]:
         return []
 
 
-def run_work(a, name: str) -> dict:
-    work = ALL_WORKS[name]
+def result_of(name: str, rounds: list[dict], measured: list[dict]) -> dict:
+    first, summary = report.summarise(name, rounds, measured)
+    versions = {k: v for r in rounds[0].values() for k, v in r.get("versions", {}).items()}
+    sizes = rounds[0][first].get("sizes") if first else None
+    return {"peak": measured, "versions": versions, "sizes": sizes, "ratios_to": first, "libraries": summary,
+            "rounds": [{library: {k: r[k] for k in ("ms", "ms_by_threads") if k in r}
+                        for library, r in results.items()} for results in rounds]}
+
+
+def run_work(a, name: str, keep) -> dict:
+    """keep(result so far): whatever stops this may come at any time."""
+    work, rounds = ALL_WORKS[name], [{}]
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
     pairs = [(library, threads) for library in libraries for threads in
@@ -183,17 +196,20 @@ def run_work(a, name: str) -> dict:
               else (a.threads,))]
     measured = peaks(a)
     makers = [functools.partial(Worker, a, name, *pair) for pair in pairs]
-    rounds = [{library: report.best_of([r for r, pair in zip(results, pairs) if pair[0] == library])
-               for library in libraries} for results in run_rounds(a, name, makers)]
+    for so_far in run_rounds(a, name, makers):
+        rounds = [{library: report.best_of([r for r, pair in zip(results, pairs) if pair[0] == library])
+                   for library in libraries} for results in so_far]
+        keep(result_of(name, rounds, measured))
     measured += peaks(a)
-    first, summary = report.summarise(name, rounds, measured)
-    versions = {k: v for r in rounds[0].values() for k, v in r.get("versions", {}).items()}
+    result = result_of(name, rounds, measured)
     print(machine.peak_text(measured))
-    report.show(first, summary, work.calls)
-    sizes = rounds[0][first].get("sizes") if first else None
-    return {"peak": measured, "versions": versions, "sizes": sizes, "ratios_to": first, "libraries": summary,
-            "rounds": [{library: {k: r[k] for k in ("ms", "ms_by_threads") if k in r}
-                        for library, r in results.items()} for results in rounds]}
+    report.show(result["ratios_to"], result["libraries"], work.calls)
+    return result
+
+
+def write(a, name: str, head: dict, result: dict) -> None:
+    if a.out:
+        report.write(a.out, name, {**head, **result})
 
 
 def main():
@@ -203,6 +219,11 @@ def main():
         title = ALL_WORKS[name].title if name in ALL_WORKS else name
         note = "; smoke test with tiny sizes" if a.smoke else ""
         print(f"\n== {title}; {a.threads} threads, {a.rounds} rounds{note}", flush=True)
+        head = {"work": name, "title": title, "threads": a.threads, "machine": machine.describe(),
+                "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), "date": time.strftime("%Y-%m-%d")}
+        if a.device == "cuda":
+            head["machine"]["gpu"] = machine.gpu_name()
+        keep = functools.partial(write, a, name, head)
         if name == "import":
             result = singles.import_time(a)
         elif name == "scaling":
@@ -210,13 +231,8 @@ def main():
         elif name == "kernels":
             result = singles.kernels(fewer)
         else:
-            result = run_work(a, name)
-        head = {"work": name, "title": title, "threads": a.threads, "machine": machine.describe(),
-                "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), "date": time.strftime("%Y-%m-%d")}
-        if a.device == "cuda":
-            head["machine"]["gpu"] = machine.gpu_name()
-        if a.out:
-            report.write(a.out, name, {**head, **result})
+            result = run_work(a, name, keep)
+        keep(result)
 
 
 if __name__ == "__main__":

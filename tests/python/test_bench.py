@@ -141,12 +141,45 @@ def test_calls_in_turns(tmp_path):
     assert "step" in table and "evenflow" in table
 
 
+def test_results_so_far(gpu, monkeypatch):
+    """On a GPU after each library, evenflow's first in every round."""
+    run = importlib.import_module("run")
+
+    class Measured:
+        def __init__(self, a, work, library, threads):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def time(self, call):
+            pass
+
+        def result(self):
+            return {"sizes": gpu.WORKS_ON_GPUS[work].sizes, "ms": {"step": 2.0}, "errors": {}}
+
+    work, ours, both, kept = "gpu_glow_depth_4", ["evenflow"], ["evenflow", "torch"], []
+    monkeypatch.setattr(run, "Worker", Measured)
+    monkeypatch.setattr(run, "peaks", lambda a: [])
+    options = argparse.Namespace(device="cuda", rounds=2, quick=False, smoke=False, threads=1, libraries=None)
+    last = run.run_work(options, work, lambda result: kept.append(json.loads(json.dumps(result))))
+    assert kept[-1] == last and kept[0]["libraries"]["torch"] == {"error": "not measured yet"}
+    found = [[[library for library in r if r[library]] for r in result["rounds"]] for result in kept]
+    assert found == [[ours], [both], [both, ours], [both, both]]
+    assert last["libraries"]["torch"]["ratio"] == {"step": 1.0}
+    none = argparse.Namespace(**{**vars(options), "libraries": "jax"})
+    assert run.run_work(none, work, kept.append)["libraries"] == {}
+
+
 def test_status_of_a_worker():
     """1 without a model; what it printed says why."""
     script = pathlib.Path(__file__).parents[2] / "bench" / "worker.py"
     for size, status in (("2", 0), ("-1", 1)):
-        done = subprocess.run([sys.executable, script, "nice", "evenflow", "--smoke", "--threads", "1", "--seconds", "0",
-                               "--calls", "step", "--set", f"couplings={size}"],
+        done = subprocess.run([sys.executable, script, "nice", "evenflow", "--smoke", "--threads", "1", "--seconds",
+                               "0", "--calls", "step", "--set", f"couplings={size}"],
                               capture_output=True, text=True, timeout=300)
         assert done.returncode == status, done.stderr
         assert ("error" in json.loads(done.stdout)) == bool(status)
