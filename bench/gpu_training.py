@@ -1,8 +1,9 @@
 """A Glow trained for the same time by evenflow and by torch on a GPU: same model, start, batches and noise.
 
 usage: python gpu_training.py photos32.npz [--minutes 20 --out results/gpu_training.json --pictures FOLDER]
-The file has uint8 images `train` and `test` (N, H, W, 3). torch is the tests' oracle, eager, with TF32. Looking at held-out
-data does not count as time. Both sets of parameters are scored and sampled by evenflow, each after its training.
+The file has uint8 images `train` and `test` (N, H, W, 3). torch is the tests' oracle, eager, with TF32. Looking at
+held-out data does not count as time. Both sets of parameters are scored and sampled by evenflow, each after its
+training; an error there is written with the results, and is the exit status.
 """
 
 import argparse
@@ -62,26 +63,32 @@ def new_flow(shape, **options):
     return ef.Glow(shape, levels=3, steps=a.steps, hidden=a.hidden, seed=0, device=a.device, **options)
 
 
-def report(name, flow, test, curve):
-    """What was reached."""
-    held_out = flow.bits_per_dim(test[:a.held_out], seed=0)
-    result = {"steps": len(curve), "held_out_bits_per_dim": float(held_out.mean()),
-              "held_out_standard_error": float(held_out.std() / len(held_out) ** 0.5),
-              "curve": [[round(v, 4) for v in point] for point in curve[::max(1, len(curve) // 200)]]}
-    print(name, {k: v for k, v in result.items() if k != "curve"}, flush=True)
-    return result
-
-
-def keep(results, name, flow):
-    """The numbers so far, then a picture of samples, which may fail."""
+def write(results):
     if a.out:
         head = {"machine": describe(), "gpu": gpu_name() if a.device == "cuda" else None, "minutes": a.minutes,
                 "batch": a.batch, "steps_a_level": a.steps, "hidden": a.hidden, "torch": torch.__version__}
         with open(a.out, "w") as file:
             json.dump({**head, **results}, file, indent=1)
-    if a.pictures:
-        images = ef.to_uint8(flow.sample(64, temperature=0.7, seed=0))
-        plot.save_grid(images, os.path.join(a.pictures, f"{name}.png"))
+
+
+def report(results, name, flow, test, curve):
+    """What was reached, and a picture of samples. Where some are not finite, the other trains all the same."""
+    result = results[name] = {"steps": len(curve), "curve": [
+        [round(v, 4) for v in point] for point in curve[::max(1, len(curve) // 200)]]}
+    write(results)
+    try:
+        held_out = flow.bits_per_dim(test[:a.held_out], seed=0)
+        result["held_out_bits_per_dim"] = float(held_out.mean())
+        result["held_out_standard_error"] = float(held_out.std() / len(held_out) ** 0.5)
+        print(name, {k: v for k, v in result.items() if k != "curve"}, flush=True)
+        write(results)
+        if a.pictures:
+            images = ef.to_uint8(flow.sample(64, temperature=0.7, seed=0))
+            plot.save_grid(images, os.path.join(a.pictures, f"{name}.png"))
+    except ef.Error as error:
+        result["error"] = str(error)
+        print(name, error, flush=True)
+        write(results)
 
 
 def main():
@@ -102,8 +109,8 @@ def main():
         optimizer.lr = rate
         return flow.train_step(x, optimizer, seed=seed)
 
-    results = {"evenflow": report("evenflow", flow, test, train_for(a.minutes, train, our_step))}
-    keep(results, "evenflow", flow)
+    results = {}
+    report(results, "evenflow", flow, test, train_for(a.minutes, train, our_step))
 
     torch.set_default_device(a.device)
     torch.set_float32_matmul_precision("high")
@@ -124,8 +131,8 @@ def main():
     curve = train_for(a.minutes, train, torch_step)
     for name, v in other.named_parameters().items():
         v[...] = params[name].detach().cpu().numpy()
-    results["torch"] = report("torch", other, test, curve)
-    keep(results, "torch", other)
+    report(results, "torch", other, test, curve)
+    sys.exit(any("error" in result for result in results.values()))
 
 
 if __name__ == "__main__":
