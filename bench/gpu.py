@@ -211,7 +211,8 @@ def train(a, folder: str) -> dict:
         data = os.path.join(folder, "noise.npz")
         noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
         np.savez(data, train=noise[0], test=noise[1])
-        tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8"]
+        tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8",
+                "--lr", "1e-5"]  # more, and a flow learns these images by heart until it has no finite samples
     minutes = ["--minutes", str(a.minutes)] if a.minutes else []
     run(outcomes, "training", *script("gpu_training.py", data, *tiny, *minutes, "--out",
                                       os.path.join(folder, "training.json"), "--pictures", folder))
