@@ -66,7 +66,8 @@ def new_flow(shape, **options):
 def write(results):
     if a.out:
         head = {"machine": describe(), "gpu": gpu_name() if a.device == "cuda" else None, "minutes": a.minutes,
-                "batch": a.batch, "steps_a_level": a.steps, "hidden": a.hidden, "torch": torch.__version__}
+                "batch": a.batch, "steps_a_level": a.steps, "hidden": a.hidden,
+                "torch_version": torch.__version__}
         with open(a.out, "w") as file:
             json.dump({**head, **results}, file, indent=1)
 
