@@ -317,33 +317,32 @@ def test_resume_rewinds_the_log(tmp_path):
     assert records(out)[-1]["steps"] == 3 * 14
 
 
-@pytest.fixture
-def small_files():
-    """Files can't grow beyond 64 KiB, as on a full disk."""
+def main_on_a_full_disk(arguments, size=1 << 16):
+    """Files can't grow beyond that; nor could one that pytest's own output goes to, so it is for this call alone."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size=1 << 16: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        return main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk(tmp_path, capsys, small_files):
+def test_full_disk(tmp_path, capsys):
     out, wide = tmp_path / "run", ["train", "digits", *SMALL, "--hidden", "64", "--steps", "20"]
-    small_files()
-    assert main([*wide, "--out", str(out)]) == 2
+    assert main_on_a_full_disk([*wide, "--out", str(out)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("evenflow: error: [") and err.count("\n") == 1 and "model" in err
     assert not out.exists()
 
 
-def test_disk_that_fills_up(tmp_path, capsys, small_files):
+def test_disk_that_fills_up(tmp_path, capsys):
     """The checkpoint of before stays, and the run goes on from it."""
     out, whole = tmp_path / "run", tmp_path / "whole"
     assert main(["train", "digits", *SMALL, "--steps", "20", "--out", str(out)]) == 0
     before = model_bytes(out)
-    small_files(2000)
-    assert main(["resume", str(out), "--steps", "40", "--quiet"]) == 2
+    assert main_on_a_full_disk(["resume", str(out), "--steps", "40", "--quiet"], 2000) == 2
     assert capsys.readouterr().err.startswith("evenflow: error: [")
     assert model_bytes(out) == before
-    small_files(1 << 30)
     assert main(["resume", str(out), "--steps", "40", "--quiet"]) == 0
     assert main(["train", "digits", *SMALL, "--steps", "40", "--out", str(whole)]) == 0
     assert model_bytes(out) == model_bytes(whole)
@@ -402,12 +401,12 @@ def test_terminated_outside_the_loop(tmp_path, capsys, monkeypatch, moment):
     assert records(out)[-1]["event"] == "end"
 
 
-def test_force_keeps_the_old_run_until_the_new_one_stands(tmp_path, capsys, small_files):
+def test_force_keeps_the_old_run_until_the_new_one_stands(tmp_path):
     out = tmp_path / "run"
     assert main(["train", "digits", *SMALL, "--steps", "5", "--out", str(out)]) == 0
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    small_files()
-    assert main(["train", "digits", *SMALL, "--hidden", "64", "--steps", "5", "--out", str(out), "--force"]) == 2
+    wide = ["--hidden", "64", "--steps", "5", "--out", str(out), "--force"]
+    assert main_on_a_full_disk(["train", "digits", *SMALL, *wide]) == 2
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
