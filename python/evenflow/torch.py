@@ -28,6 +28,8 @@ from evenflow.flow import Flow, check_flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
+from torch._C._functorch import is_functorch_wrapped_tensor  # noqa: E402
+from torch._functorch import eager_transforms  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 from torch.library import custom_op  # noqa: E402
 from torch.utils.dlpack import from_dlpack  # noqa: E402
@@ -319,7 +321,10 @@ def _refuse_tangents(*tensors: torch.Tensor) -> None:
     """NotImplementedError for forward-mode tangents, which torch would drop without a word."""
     if forward_ad._current_level < 0:  # no forward mode, as a rule
         return
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    # Of one jvp inside another the outer tangents are hidden in wrappers.
+    nested = eager_transforms.JVP_NESTING > 1
+    if any(forward_ad.unpack_dual(tensor).tangent is not None
+           or (nested and is_functorch_wrapped_tensor(tensor)) for tensor in tensors):
         raise NotImplementedError("[FlowModule] expected backward derivatives, got a tensor with a tangent "
                                   "(torch.func.jvp, dual_level): forward-mode derivatives are not offered")
 

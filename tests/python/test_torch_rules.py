@@ -202,6 +202,11 @@ def test_forward_mode_is_refused(flow, x, name):
     with refused:
         torch.func.jvp(lambda p: torch.func.functional_call(module, p, (x,)), (parameters,), (parameters,))
 
+    def inner(outer):
+        return torch.func.jvp(lambda factor: call(outer) * factor, (torch.ones(()),), (torch.ones(()),))[1]
+    with refused:
+        torch.func.jvp(inner, (x,), (tangent,))
+
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")  # of torch itself
 def test_a_tangent_of_a_gradient_is_refused(flow, x):
