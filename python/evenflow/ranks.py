@@ -217,24 +217,29 @@ def distributed(comm: Any = None, device: str = "cpu") -> Ranks:
 
 
 @contextlib.contextmanager
-def launched(device: str) -> Iterator[Ranks]:
+def launched(device: Callable[[], str]) -> Iterator[Ranks]:
     """The ranks that mpirun, mpiexec, srun or torchrun started, or this process alone, for the time of a command.
 
-    An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
-    ConfigError where it uses another MPI than the launcher.
+    device() says where the flow will be, once the ranks can tell each other of its error. An error of one rank alone
+    ends all of them, which would wait for it for ever. MissingExtra without mpi4py; ConfigError where it uses another
+    MPI than the launcher.
     """
     _, size = launched_as()
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     if size == 1 and not torchrun:
+        device()
         yield Ranks()
         return
+    comm = None
     if size > 1:
         comm = need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD
         if comm.Get_size() != size:
             raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {comm.Get_size()} from "
                               "mpi4py: it uses another MPI library than the launcher")
-    ranks = distributed(comm if size > 1 else None, device)
+    ranks = Ranks(comm) if comm is not None else distributed(None, device())
     try:
+        if comm is not None:
+            ranks = distributed(comm, ranks.try_on_all(device))
         yield ranks
     except BaseException as error:
         if not getattr(error, "on_all_ranks", False):

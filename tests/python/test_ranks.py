@@ -217,6 +217,17 @@ def test_command_line(tmp_path):
     assert more.stdout.count("held out:") == 1
 
 
+def test_a_file_of_settings_that_one_machine_lacks(tmp_path):
+    """Under MPICH the other ranks waited in MPI's start."""
+    (tmp_path / "here.toml").write_text("steps = 1")
+    command = [sys.executable, "-m", "evenflow", "train", "digits", "--config"]
+    done = subprocess.run([MPIEXEC, "-n", "1", *command, "here.toml", ":", "-n", "1", *command, "there.toml"],
+                          capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("evenflow:") == 1
+    assert "evenflow: error: [config] expected to read there.toml, got:" in done.stderr
+
+
 @pytest.mark.parametrize("end, code, told", [
     ("os.kill(os.getpid(), 9)", -9, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGKILL\n"),
     ("os.kill(os.getpid(), 11)", -11, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGSEGV\n"),

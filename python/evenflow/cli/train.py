@@ -33,10 +33,14 @@ MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nic
 
 def train(args: argparse.Namespace) -> int:
     values = options.given(args)
-    if args.config is not None:
-        values = {**config.read(args.config), **values}
-        _core.set_matmul_precision(values.get("matmul_precision", "highest"))
-    with launched(values.get("device", "cpu")) as ranks:
+
+    def device() -> str:
+        if args.config is not None:
+            values.update({**config.read(args.config), **values})
+            _core.set_matmul_precision(values.get("matmul_precision", "highest"))
+        return str(values.get("device", "cpu"))
+
+    with launched(device) as ranks:
         return _train(args, values, ranks)
 
 
@@ -81,7 +85,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
 
 def resume(args: argparse.Namespace) -> int:
     values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
-    with launched(values.get("device", "cpu")) as ranks:
+    with launched(lambda: str(values.get("device", "cpu"))) as ranks:
         return _continue(Run(args.path), args, values, ranks)
 
 
