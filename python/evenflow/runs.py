@@ -129,6 +129,8 @@ class Run:
     """The files of one run."""
 
     def __init__(self, folder: str):
+        if folder == "":  # as of an unset variable of the shell
+            raise ConfigError("[run] expected a folder, got an empty name")
         self.folder = folder
         self.log, self.config, self.model = (os.path.join(folder, name) for name in (
             "log.jsonl", "config.toml", "model.safetensors"))

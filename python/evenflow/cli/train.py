@@ -47,9 +47,7 @@ def train(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
     if "data" not in values:
         raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
-    if args.out == "":  # as of an unset variable of the shell
-        raise ConfigError("[train] expected a folder for --out, got an empty name")
-    run = Run(args.out or os.path.join("runs", _stem(values["data"])))
+    run = Run(os.path.join("runs", _stem(values["data"])) if args.out is None else args.out)
     if args.resume and run.exists:
         _require_same(run, values)
         return _continue(run, args, values, ranks)
