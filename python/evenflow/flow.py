@@ -387,7 +387,7 @@ class Flow:
             step = self._core.train_step(block, optimizer._core, labels, budget, max_norm)
         else:
             step = self._core.train_step(block, optimizer._core, labels, budget, max_norm, average._core,
-                                         average.decay)
+                                         average.next_decay())
             average.steps += 1
         self.last_step = {**step}
         return step["loss"]

@@ -130,8 +130,9 @@ class MovingAverage:
     """Exponential moving average of a model's values, running statistics included.
 
     average += (1 - decay) (values - average), a step. Without zero_debias the average starts at the present
-    values; with it, it starts at zero and is divided by 1 - decay^steps where it is used, so that early
-    values don't linger. ConfigError unless 0 <= decay < 1, TypeError for what is no number or no flag.
+    values; with it, at the first ones it takes, and step t moves it by (1 - decay) / (1 - decay^t) instead: so an
+    average that starts at zero would be, divided by 1 - decay^t, and early values don't linger. ConfigError
+    unless 0 <= decay < 1, TypeError for what is no number or no flag.
     """
 
     def __init__(self, flow: Flow, decay: float = 0.999, zero_debias: bool = False):
@@ -152,7 +153,7 @@ class MovingAverage:
 
     @property
     def average(self) -> np.ndarray:
-        """What is averaged, (total,), where the flow's device has it at hand: before any division. Writable."""
+        """The average, (total,), where the flow's device has it at hand. Writable."""
         return self._core.values
 
     def __reduce__(self) -> NoReturn:
@@ -162,15 +163,20 @@ class MovingAverage:
 
     def update(self) -> None:
         """Takes the present values in; call it after each optimiser step."""
-        self._core.update(self.decay)
+        self._core.update(self.next_decay())
         self.steps += 1
+
+    def next_decay(self) -> float:
+        """1 less what the next step moves the average by."""
+        if not self.zero_debias:
+            return self.decay
+        return 1.0 - (1.0 - self.decay) / (1.0 - self.decay**(self.steps + 1))
 
     def values(self) -> np.ndarray:
         """The averaged values (total,), laid out like the model's; its own before the first update."""
         values = self.flow._core.values.copy()
         if self.steps > 0:
-            scale = 1.0 - self.decay**self.steps if self.zero_debias else 1.0
-            values[:self._fixed] = self.average[:self._fixed] / values.dtype.type(scale)
+            values[:self._fixed] = self.average[:self._fixed]
         return values
 
     @contextlib.contextmanager

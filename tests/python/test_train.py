@@ -258,6 +258,17 @@ def test_moving_average(table, real_nvp, zero_debias):
     assert_same(flow, own)
 
 
+@pytest.mark.parametrize("zero_debias", [False, True])
+def test_the_average_of_constant_values(table, real_nvp, zero_debias):
+    """float32 sums of small steps up to a value would stop below it."""
+    flow = real_nvp()
+    flow.init(table)
+    average = ef.MovingAverage(flow, 0.9999, zero_debias=zero_debias)
+    for _ in range(50_000):
+        average.update()
+    np.testing.assert_array_equal(average.values()[:len(flow.params)], flow.params)
+
+
 def test_average_is_what_fit_keeps(table, real_nvp):
     raw, averaged, seen = real_nvp(), real_nvp(), []
     raw.fit(table, steps=6, batch_size=50)
