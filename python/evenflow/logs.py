@@ -54,6 +54,7 @@ class Recorder:
         self.run, self.outputs, self.trainer = run, outputs, trainer
         self.notes: list[str] = []
         """Why a picture is missing, once each."""
+        self._rows: int | None = None
         if outputs.csv:
             self._table()  # without the epochs that a killed process did after its last checkpoint
         self.board = None
@@ -119,11 +120,18 @@ class Recorder:
         return True
 
     def _table(self) -> None:
-        with replacing("train", self.run.table) as temporary, \
-                open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.trainer.history)
+        """One row more, or the whole table where there is none or the history was taken back."""
+        history, path = self.trainer.history, self.run.table
+        if self._rows is not None and len(history) == self._rows + 1 and os.path.exists(path):
+            with writing("train", path), open(path, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, COLUMNS, extrasaction="ignore").writerow(history[-1])
+        else:
+            with replacing("train", path) as temporary, \
+                    open(temporary, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(history)
+        self._rows = len(history)
 
     def _to_board(self, record: dict[str, Any], group: str) -> None:
         if self.board is None:
