@@ -18,9 +18,13 @@ def need(where: str, module: str, package: str, extra: str) -> Any:
     try:
         with signals.held_back():
             return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # a package that does not fit its own dependencies raises what it likes
         raise MissingExtra(f'[{where}] expected {package} to be installed (pip install "evenflow[{extra}]"), '
                            f"got: {error}", name=module) from error
+
+
+def outdated(where: str, package: str, least: str, got: str) -> MissingExtra:
+    return MissingExtra(f"[{where}] expected {package} {least} or newer, got {got}", name=package)
 
 
 def load_library(package: str, file: str, variable: str) -> None:

@@ -12,14 +12,18 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError
-from evenflow.extras import need
+from evenflow.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, RealNVP
 
-need("evenflow.sklearn", "sklearn.utils.validation", "scikit-learn", "sklearn")
+_version = need("evenflow.sklearn", "sklearn", "scikit-learn", "sklearn").__version__
 from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, clone  # noqa: E402
 from sklearn.utils import check_array, check_random_state  # noqa: E402
-from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+
+try:
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise outdated("evenflow.sklearn", "scikit-learn", "1.6", _version) from error
 
 RESOLUTION = 1e-2
 """Largest rounding step of a column, relative to its standard deviation, that counts as resolved."""

@@ -23,16 +23,20 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
-from evenflow.extras import need
+from evenflow.extras import need, outdated
 from evenflow.flow import Flow, check_flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
-from torch._C._functorch import is_functorch_wrapped_tensor  # noqa: E402
-from torch._functorch import eager_transforms  # noqa: E402
-from torch.autograd import forward_ad  # noqa: E402
-from torch.library import custom_op  # noqa: E402
-from torch.utils.dlpack import from_dlpack  # noqa: E402
+
+try:
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch._functorch import eager_transforms
+    from torch.autograd import forward_ad
+    from torch.library import custom_op
+    from torch.utils.dlpack import from_dlpack
+except ImportError as error:
+    raise outdated("evenflow.torch", "torch", "2.4", torch.__version__) from error
 
 DRIFT = {"float32": 1e-3, "float64": 1e-8}
 """How far a batch that backward rebuilds may be off, relative to its largest value; as in `loss_and_grad`."""
@@ -137,6 +141,7 @@ class FlowModule(_Scope):
     def _bind(self) -> None:
         """Puts the flow's tensors, which may be copies, into its memory."""
         self._device = _device_of(self.flow)
+        self._logistic = self.flow._core.base == "logistic"  # torch 2.4 can't compile the question
         values = self.flow._core.values if self.flow.device == "cpu" else self.flow._core.device_values
         self._statistics = _tensor(values[self.flow._statistics])
         tensors = self._tensors()
@@ -202,7 +207,7 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[base_log_prob] expected float values, got {z.dtype}")
         z = z.double()
-        if self.flow._core.base == "logistic":
+        if self._logistic:
             # Not softplus, which is z itself above 20.
             return (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(1)
         return -0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * z.shape[1]

@@ -11,7 +11,6 @@ import evenflow as ef
 from evenflow import latent, plot
 from evenflow.bench import bench
 from evenflow.export import decode_rows, encode_rows, write_samples
-from evenflow.extras import need
 from evenflow.flow import _restored
 from evenflow.inpaint import inpaint
 from evenflow.score import log_probs, score_rows
@@ -480,14 +479,6 @@ def test_nan_in_any_tensor_is_found(images, make):
                 print(name, flow.sample(64, label=label))
         value[...] = kept
     flow.log_prob(x, label=label)
-
-
-def test_missing_extra():
-    with pytest.raises(ImportError, match=r'\[here\] expected No to be installed \(pip install "evenflow\[no\]"\)'
-                       ) as error:
-        need("here", "no_such_module", "No", "no")
-    assert isinstance(error.value, ef.MissingExtra) and isinstance(error.value, ef.ConfigError)
-    assert error.value.name == "no_such_module"
 
 
 def test_split_and_join(model):

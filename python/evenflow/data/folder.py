@@ -34,6 +34,7 @@ class Pictures(Rows):
     def __init__(self, files: Sequence[str], side: int | None, box: Callable[[int, int], Box] | None = None,
                  smooth: bool = True):
         self._image = need("data", "PIL.Image", "Pillow", "cli")
+        self._bicubic = getattr(self._image, "Resampling", self._image).BICUBIC  # before Pillow 9.1
         self.files, self.side, self.box, self.smooth = list(files), side, box, smooth
         shapes = [self._header(file) for file in self.files]
         for file, shape in zip(self.files, shapes):
@@ -85,7 +86,7 @@ class Pictures(Rows):
             try:
                 picture = picture.convert("L" if self.shape[3] == 1 else "RGB").crop(box)
                 if side is not None and self.smooth:
-                    picture = picture.resize((side, side), self._image.Resampling.BICUBIC)
+                    picture = picture.resize((side, side), self._bicubic)
                 pixels = np.asarray(picture)
                 if side is not None and not self.smooth:
                     pixels = points(pixels, side)
