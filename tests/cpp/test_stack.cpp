@@ -48,7 +48,14 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{61, 1, 1, 5}, {50, 33, 20, 1}, {1, 1, 1, 1}},
                              {{32, 1, 1, 8}, {8}, {1}},
                              {{2900, 1, 1, 2}, {37, 2, 64, 7}, {1, 1, 1, 1}},
-                             {{96, 2, 2, 6}, {100, 15, 3}, {1, 1, 1}}};
+                             {{96, 2, 2, 6}, {100, 15, 3}, {1, 1, 1}},
+                             // One row in the last tile; by blocks with fewer pixels than panels want.
+                             {{3011, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
+                             {{210, 1, 1, 3}, {1300, 20, 5}, {1, 1, 1}},
+                             // The last kernel widens, the first narrows: convolution by convolution.
+                             {{4, 24, 24, 6}, {40, 40, 48}, {3, 1, 3}},
+                             {{4, 24, 24, 6}, {4, 40, 12}, {3, 1, 3}},
+                             {{4, 24, 24, 6}, {4, 8}, {3, 3}}};
 
 template <class T>
 struct Chain {
@@ -97,7 +104,9 @@ template <class T>
 double largest_gap(const std::vector<T>& a, const std::vector<T>& b) {
   double gap = 0, size = 1;
   for (size_t i = 0; i < a.size(); ++i) {
-    gap = std::max(gap, std::abs(static_cast<double>(a[i]) - b[i]));
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (std::isnan(difference)) return difference;
+    gap = std::max(gap, difference);
     size = std::max(size, std::abs(static_cast<double>(b[i])));
   }
   return gap / size;
@@ -302,6 +311,23 @@ TEST_CASE("threads change no bit of a chain that goes by blocks and runs of pixe
     check_threads<float>(c, false);
     check_threads<float>(c, true);
     if (split) check_threads<float>(c, false, true);
+  }
+}
+
+TEST_CASE("threads that add up columns of one chain do not disturb each other") {
+  for (int i = 0; i < 5; ++i) check_chain<float>({{4, 24, 24, 6}, {64, 32, 8}, {3, 3, 3}}, 3, 1e-4);
+}
+
+TEST_CASE("NaN in a small net stays where it is") {
+  for (const std::vector<int64_t>& widths : {std::vector<int64_t>{64, 64, 3}, {64, 64, 2}, {5, 3}}) {
+    Context ctx("cpu", 1);
+    const ChainCase c{{64, 1, 1, 3}, widths, std::vector<int>(widths.size(), 1)};
+    Chain<float> chain(c);
+    std::vector<float> x(64 * 3, 0.5f), h(static_cast<size_t>(chain.output().size()));
+    x[3 * 5 + 1] = std::nanf("");
+    ctx.kernels<float>().stack_forward(ctx, chain.units.data(), chain.count(), false, {x.data(), c.in},
+                                       nullptr, {h.data(), chain.output()});
+    for (int64_t i = 0; i < 64; ++i) CHECK(std::isnan(h[static_cast<size_t>(i * widths.back())]) == (i == 5));
   }
 }
 
