@@ -1,0 +1,76 @@
+"""What the bindings refuse: the package hands them arrays that fit, and nothing else stands before the memory."""
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import _core
+
+X = np.zeros((4, 4), np.float32)
+
+
+def nice():
+    return ef.NICE(4, couplings=2, hidden=(4,), seed=0)
+
+
+@pytest.mark.parametrize("x, out, error, text", [
+    (np.zeros((4, 8), np.float32)[:, ::2], np.zeros(4), TypeError, r"x to be a C-contiguous float32 array"),
+    (np.asfortranarray(np.arange(16, dtype=np.float32).reshape(4, 4)), np.zeros(4), TypeError, "C-contiguous"),
+    (X.astype(np.float64), np.zeros(4), TypeError, "got dtype float64"),
+    (X.astype(">f4"), np.zeros(4), TypeError, "got dtype >f4"),
+    (np.zeros((), np.float32), np.zeros(4), ef.ShapeError, r"x of N rows of 4 values, got shape \(\)"),
+    (np.zeros((4, 3), np.float32), np.zeros(4), ef.ShapeError, r"got shape \(4, 3\)"),
+    (np.zeros((0, 3), np.float32)[None], np.zeros(1), ef.ShapeError, r"got shape \(1, 0, 3\)"),
+    (X, np.zeros(3), ef.ShapeError, r"result of 4 rows of 1 values, got shape \(3,\)"),
+    (X, np.zeros(8)[::2], TypeError, "result to be a C-contiguous float64 array"),
+    (X, np.zeros(4, np.float32), TypeError, "got dtype float32"),
+])
+def test_arrays_that_do_not_fit(x, out, error, text):
+    with pytest.raises(error, match=rf"^\[log_prob\] expected .*{text}"):
+        nice()._core.log_prob(x, out)
+
+
+def test_results_that_are_read_only():
+    out = np.zeros(4)
+    out.setflags(write=False)
+    with pytest.raises(ValueError, match="not writeable"):
+        nice()._core.log_prob(X, out)
+    assert not out.any()
+
+
+def test_labels_that_do_not_fit(glow):
+    core = glow(classes=3, class_weight=0.1, seed=2)._core
+    x, out = np.zeros((5, 4, 4, 2), np.float32), np.zeros(5)
+    core.init(x + np.arange(160, dtype=np.float32).reshape(x.shape))
+    core.log_prob(x, out, np.zeros(5, np.int32))
+    with pytest.raises(ef.ShapeError, match=r"\[log_prob\] expected 5 labels, got 4"):
+        core.log_prob(x, out, np.zeros(4, np.int32))
+    with pytest.raises(ef.ShapeError, match="labels with 1 axes, got 2"):
+        core.log_prob(x, out, np.zeros((5, 1), np.int32))
+    for wrong in (np.zeros(5, np.int64), np.zeros(10, np.int32)[::2]):
+        with pytest.raises(TypeError, match="labels to be a C-contiguous int32 array"):
+            core.log_prob(x, out, wrong)
+
+
+@pytest.mark.parametrize("bits", [0, 9, -1])
+def test_bits_out_of_range(bits):
+    with pytest.raises(ef.ConfigError, match=rf"\[dequantize\] expected 1 <= bits <= 8, got {bits}"):
+        nice()._core.dequantize(X.astype(np.uint8), bits, None, 0, X.copy())
+
+
+def test_sums_of_bfloat16():
+    with pytest.raises(ef.ShapeError, match="expected 2 axes, got 1"):
+        _core.sum_bfloat16(np.zeros(4, np.uint16), np.zeros(4, np.uint16))
+    with pytest.raises(ef.ShapeError, match=r"\[sum_bfloat16\] expected 4 values, got 3"):
+        _core.sum_bfloat16(np.zeros((2, 4), np.uint16), np.zeros(3, np.uint16))
+    with pytest.raises(ef.ShapeError, match=r"\[from_bfloat16\] expected 4 values, got 5"):
+        _core.from_bfloat16(np.zeros(4, np.uint16), np.zeros(5, np.float32))
+
+
+def test_arrays_to_write(tmp_path):
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    _core.write_safetensors(str(tmp_path / "a"), {"t": values.T, "s": np.arange(8.0)[::2]}, {})
+    got, _ = _core.read_safetensors(str(tmp_path / "a"))
+    assert np.array_equal(got["t"], values.T) and np.array_equal(got["s"], [0, 2, 4, 6])
+    with pytest.raises(TypeError, match=r"\[write_safetensors\] expected float32, float64 or int64 for t, got"):
+        _core.write_safetensors(str(tmp_path / "b"), {"t": values.astype(np.float16)}, {})
