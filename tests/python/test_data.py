@@ -213,6 +213,8 @@ def test_csv_columns_and_labels(tmp_path):
         ef.data.load(tmp_path / "t.csv", label="class")
     with pytest.raises(ef.IoError, match="column 'kind', got 'x'.*name it as label"):
         ef.data.load(tmp_path / "t.csv")
+    with pytest.raises(ef.ConfigError, match="t.csv: expected different columns, got 'a' twice"):
+        ef.data.load(tmp_path / "t.csv", columns=["a", "b", "a"])
     with pytest.raises(TypeError, match="sequence"):
         ef.data.load(tmp_path / "t.csv", columns="a")
     (tmp_path / "b.csv.gz").write_bytes(b"not gzip")

@@ -483,6 +483,7 @@ def test_parquet(parquet):
     (dict(a=[1.0], k=[None]), dict(label="k"), ef.IoError, "a class in row 0, column 'k'"),
     (dict(a=[1.0]), dict(label="k"), ef.ConfigError, "out of a, got 'k'"),
     (dict(a=[1.0]), dict(columns=["b"]), ef.ConfigError, "out of a, got 'b'"),
+    (dict(a=[1.0], b=[2.0]), dict(columns=["b", "b"]), ef.ConfigError, "different columns, got 'b' twice"),
     (dict(a=[]), {}, ef.IoError, "row, got none|numbers in column"),
 ])
 def test_broken_parquet(parquet, columns, options, error, word):

@@ -19,8 +19,8 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     """A table of numbers, float64; columns and label as in `read_csv`. Only the chosen columns are read.
 
     IoError gives the row (from 0) and the column of an empty cell or a value that is not finite, and the
-    type of a column that does not hold numbers; ConfigError for an unknown column; MissingExtra
-    without pyarrow.
+    type of a column that does not hold numbers; ConfigError for an unknown column or one
+    chosen twice; MissingExtra without pyarrow.
     """
     path = os.fspath(path)
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")

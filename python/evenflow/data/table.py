@@ -27,7 +27,7 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     The first line is a header when none of its cells is a number; else the columns are called 0, 1, ...
     columns: which to take, in this order; all but the label by default. label: column of classes, any text;
     they are numbered in sorted order. IoError gives line and column of a cell that is not a finite number;
-    ConfigError for an unknown column lists the known ones.
+    ConfigError for a column chosen twice, or an unknown one, with the known ones.
     """
     blocks = list(read_csv_blocks(path, columns=columns, label=label))
     table = np.concatenate([block.numbers for block in blocks])
@@ -72,13 +72,16 @@ def is_header(cells: Sequence[str]) -> bool:
 
 
 def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None) -> list[str]:
-    """The columns to take out of `names`. ConfigError for an unknown one."""
+    """The columns to take out of `names`. ConfigError for one that is unknown or given twice."""
     if isinstance(columns, str):
         raise TypeError(f"[data] expected a sequence of names for columns, got {columns!r}")
     chosen = [str(c) for c in columns] if columns is not None else [n for n in names if n != label]
     for name in [*chosen, *([] if label is None else [label])]:
         if name not in names:
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
+    if len(set(chosen)) < len(chosen):  # equal columns have no density
+        twice = max(chosen, key=chosen.count)
+        raise ConfigError(f"[data] {path}: expected different columns, got {twice!r} twice")
     if not chosen:
         raise ConfigError(f"[data] {path}: expected at least one column, got none")
     return chosen
