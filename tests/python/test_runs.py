@@ -235,6 +235,7 @@ def test_config_and_options(tmp_path, capsys):
     ("optimizer = 'adagrad'", "'adagrad'"),
     ("log_every = -1", "log_every >= 0"),
     ("lr 0.1", "expected TOML"),
+    pytest.param("lr = 1" + "0" * 400, "a number of 64 bits for lr, got a longer one", id="long"),
     pytest.param("hidden = " + "[" * 100000, "expected TOML", id="nested"),
 ])
 def test_bad_config(tmp_path, capsys, monkeypatch, text, word):

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from evenflow.arrays import LARGEST
 from evenflow.cli.options import GROUPS, KEYS, PLACE, Option
 from evenflow.errors import ConfigError, IoError
 from evenflow.extras import need
@@ -44,6 +45,8 @@ def _checked(path: str, name: str, value: Any) -> Any:
 
 
 def _of_kind(path: str, option: Option, value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > LARGEST:  # Python's TOML knows no limit, nor how to print such a one
+        raise ConfigError(f"[config] {path}: expected a number of 64 bits for {option.name}, got a longer one")
     kinds = (int, float) if option.kind is float else option.kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and option.kind is not bool):
         raise ConfigError(f"[config] {path}: expected {KINDS[option.kind]} for {option.name}, got {value!r}")
