@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow import _core
 from evenflow._core import DeviceArray
-from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, ShapeError
 from evenflow.rows import Rows
 
 LARGEST = 2**63 - 1
@@ -271,11 +271,14 @@ def plain(value: Any) -> Any:
 
 
 def file_name(where: str, path: Any) -> str:
-    """A path as a string. TypeError."""
+    """A path as a string. TypeError; IoError for one that no file can have."""
     try:
-        return os.fsdecode(path)
-    except TypeError:
+        name = os.fsdecode(path)
+    except TypeError:  # a number too, which the system would take as an open file
         raise TypeError(f"[{where}] expected a path, got {path!r}") from None
+    if "\0" in name:
+        raise IoError(f"[{where}] expected a path without null characters, got {name!r}")
+    return name
 
 
 def choice(where: str, name: str, value: Any, options: tuple[str, ...]) -> str:

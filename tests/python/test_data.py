@@ -1,6 +1,7 @@
 """Readers: what is in the file arrives, and a broken file is a typed error that says where."""
 
 import gzip
+import os
 import pickle
 import struct
 
@@ -154,6 +155,7 @@ def test_csv(tmp_path, ending):
     assert np.array_equal(data.train, [[1, 2.5], [-300, 4], [5, 6]])
     assert np.array_equal(data.train_labels, [0, 1, 0])
     assert np.array_equal(ef.data.load(path, columns=["b", "a"]).train[:, 0], [2.5, 4, 6])
+    assert np.array_equal(ef.data.read_csv(os.fsencode(path), columns=["a"]).train[:, 0], [1, -300, 5])
 
 
 @pytest.mark.parametrize("text", ["1;2\n3;4\n", "1\t2\n3\t4\n", "\ufeff1,2\r\n3,4\r\n\r\n",
@@ -278,6 +280,23 @@ def test_missing_and_unknown(tmp_path):
         ef.data.load(tmp_path / "empty")
     with pytest.raises(ef.ConfigError, match="CSV or Parquet file only"):
         ef.data.load("digits", columns=["a"])
+
+
+READERS = [ef.data.read_csv, ef.data.read_idx, ef.data.read_idx_folder, ef.data.read_svhn, ef.data.read_cifar,
+           ef.data.read_folder, ef.data.read_celeba, ef.data.read_npy, ef.data.read_npz, ef.data.read_npz_folder,
+           ef.data.read_parquet, ef.data.load]
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+def test_paths_that_are_none(tmp_path, read):
+    (tmp_path / "x.npz").write_bytes(b"")
+    with open(tmp_path / "x.npz", "rb") as file:
+        for path in (None, file.fileno(), file):
+            with pytest.raises(TypeError, match=r"\[data\] expected a path, got"):
+                read(path)
+        os.fstat(file.fileno())  # which is still open
+    with pytest.raises(ef.IoError, match=r"\[data\] expected a path without null characters, got 'a\\x00b.csv'"):
+        read("a\0b.csv")
 
 
 def test_split():

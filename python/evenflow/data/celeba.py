@@ -29,7 +29,7 @@ def read_celeba(path: str | os.PathLike[str], size: int = SIZE, crop: int | None
     size x size as Real NVP's code has it, bilinear without smoothing, but rounded to whole levels. IoError
     names file and line; MissingExtra without Pillow.
     """
-    path, size = os.fspath(path), arrays.whole("data", "size", size, low=1)
+    path, size = arrays.file_name("data", path), arrays.whole("data", "size", size, low=1)
     crop = None if crop is None else arrays.whole("data", "crop", crop, low=1)
     attributes, names, values = _attributes(os.path.join(path, ATTRIBUTES))
     folder = os.path.join(path, IMAGES)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset, entries
 from evenflow.data.numpy_files import Planes
 from evenflow.errors import IoError
@@ -38,7 +39,7 @@ def read_cifar(path: str | os.PathLike[str]) -> Dataset:
     IoError for a missing, truncated or foreign file. The Python version's pickles are read by an unpickler
     that knows arrays, numbers, text, lists and dicts, and refuses anything else.
     """
-    path = os.fspath(path)
+    path = file_name("data", path)
     files = _folder(path) if os.path.isdir(path) else _archive(path)
     layout = next((x for x in LAYOUTS if x[0][0] in files and x[2] in files), None)
     if layout is None:

@@ -122,7 +122,7 @@ def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int
     give one channel if all are grey, else everything is RGB. More than 256 MiB of pixels are decoded while
     they are used. IoError for a picture that can't be read; MissingExtra without Pillow.
     """
-    path = os.fspath(path)
+    path = arrays.file_name("data", path)
     for name, value in (("size", size), ("crop", crop)):
         if value is not None:
             arrays.whole("data", name, value, low=1)

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset
 from evenflow.errors import IoError
 
@@ -18,7 +19,7 @@ CHUNK = 1 << 20
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an IDX file, in native byte order. IoError for a foreign, truncated or overlong file."""
-    path = os.fspath(path)
+    path = file_name("data", path)
     try:
         with (gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")) as file:
             head = file.read(4)
@@ -46,7 +47,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 def read_idx_folder(path: str | os.PathLike[str]) -> Dataset:
     """A folder with MNIST's file names: {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz."""
-    path = os.fspath(path)
+    path = file_name("data", path)
 
     def part(name: str) -> np.ndarray | None:
         for file in (os.path.join(path, name + ending) for ending in ("", ".gz")):

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset, entries
 from evenflow.errors import IoError
 from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
@@ -38,6 +39,7 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
 
     An array of more than 256 MiB stays in its file (`Dataset.train` is then a `Rows`).
     """
+    path = file_name("data", path)
     try:
         size = os.path.getsize(path)
         x = _stored(path, 0, size) if size > RESIDENT_BYTES else np.load(path, allow_pickle=False)
@@ -58,6 +60,7 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     down-sampled ImageNet (Chrabaszcz, Loshchilov, Hutter 2017). An array of more than 256 MiB stays in its
     file where that is not compressed.
     """
+    path = file_name("data", path)
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("another kind of file, or a part of one")
@@ -85,7 +88,7 @@ def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
 
     Files whose names begin with val or test are the test part. Each as in `read_npz`, without a test part.
     """
-    path = os.fspath(path)
+    path = file_name("data", path)
     names = sorted((entry.name for entry in entries(path) if entry.name.endswith(".npz")),
                    key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)])
     train = [n for n in names if not n.startswith(("val", "test"))]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset
 from evenflow.data.table import choose, number_classes
 from evenflow.errors import IoError
@@ -22,7 +23,7 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     type of a column that does not hold numbers; ConfigError for an unknown column or one
     chosen twice; MissingExtra without pyarrow.
     """
-    path = os.fspath(path)
+    path = file_name("data", path)
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
     # A broken file fails in many ways, not all of them pyarrow's own.
     try:

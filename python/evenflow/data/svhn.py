@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset
 from evenflow.errors import IoError
 from evenflow.extras import need
@@ -18,7 +19,7 @@ def read_svhn(path: str | os.PathLike[str]) -> Dataset:
 
     IoError for a missing, broken or foreign file; MissingExtra without scipy.
     """
-    path = os.fspath(path)
+    path = file_name("data", path)
     if not os.path.isdir(path):
         x, y = _read(path)
         return Dataset.from_array(path, x, None, y)

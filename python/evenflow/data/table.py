@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset
 from evenflow.errors import ConfigError, IoError
 
@@ -51,7 +52,7 @@ class Block:
 def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
                     label: str | None = None) -> Iterator[Block]:
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
-    path = os.fspath(path)
+    path = file_name("data", path)
     try:
         with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.endswith(".gz")
               else open(path, encoding="utf-8-sig", newline="")) as file:
