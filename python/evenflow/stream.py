@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from evenflow.arrays import file_name
 from evenflow.data import Dataset, load
 from evenflow.data.numpy_files import BROKEN
 from evenflow.data.table import read_csv_blocks
@@ -18,7 +20,7 @@ CHUNK_VALUES = 1 << 20
 CSV = (".csv", ".csv.gz")
 
 
-def read_rows(source: str | None, plan: Plan | None = None, columns: Sequence[str] | None = None,
+def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, columns: Sequence[str] | None = None,
               size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """(x, labels) of consecutive rows of a data set; labels None where it has none.
 
@@ -28,6 +30,7 @@ def read_rows(source: str | None, plan: Plan | None = None, columns: Sequence[st
     all.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
+    source = None if source is None else file_name("data", source)
     if columns is not None and (source is None or not source.endswith(CSV)):
         raise ConfigError("[data] expected columns with a CSV file only, "
                           f"got {source or 'the data of a run'}")
@@ -41,8 +44,9 @@ def read_rows(source: str | None, plan: Plan | None = None, columns: Sequence[st
     yield from _pieces(x, labels)
 
 
-def read_latents(path: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """(z, labels) of a file of `evenflow encode`: .npy or .csv, or .npz with z and labels. IoError."""
+    path = file_name("data", path)
     if path.endswith(".npz"):
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:

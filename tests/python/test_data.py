@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow.stream import read_latents, read_rows
 
 
 def idx(array, code=0x08):
@@ -217,8 +218,9 @@ def test_csv_columns_and_labels(tmp_path):
         ef.data.load(tmp_path / "t.csv")
     with pytest.raises(ef.ConfigError, match="t.csv: expected different columns, got 'a' twice"):
         ef.data.load(tmp_path / "t.csv", columns=["a", "b", "a"])
-    with pytest.raises(TypeError, match="sequence"):
-        ef.data.load(tmp_path / "t.csv", columns="a")
+    for columns in ("a", 3):
+        with pytest.raises(TypeError, match="sequence of names for columns, got"):
+            ef.data.load(tmp_path / "t.csv", columns=columns)
     (tmp_path / "b.csv.gz").write_bytes(b"not gzip")
     with pytest.raises(ef.IoError, match="CSV"):
         ef.data.load(tmp_path / "b.csv.gz")
@@ -297,6 +299,20 @@ def test_paths_that_are_none(tmp_path, read):
         os.fstat(file.fileno())  # which is still open
     with pytest.raises(ef.IoError, match=r"\[data\] expected a path without null characters, got 'a\\x00b.csv'"):
         read("a\0b.csv")
+
+
+def test_rows_of_a_path(tmp_path):
+    table = np.random.default_rng(0).standard_normal((5, 2))
+    np.save(tmp_path / "t.npy", table)
+    np.savez(tmp_path / "t.npz", z=table)
+    np.savetxt(tmp_path / "t.csv", table, delimiter=",")
+    for read, name in ((read_rows, "t.npy"), (read_rows, "t.csv"), (read_latents, "t.npy"), (read_latents, "t.npz"),
+                       (read_latents, "t.csv")):
+        (rows, labels), = read(tmp_path / name)
+        assert np.array_equal(rows, table) and labels is None
+    for read, path in ((read_rows, 3), (read_latents, None)):
+        with pytest.raises(TypeError, match=r"\[data\] expected a path, got"):
+            next(read(path))
 
 
 def test_split():

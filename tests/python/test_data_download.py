@@ -177,6 +177,8 @@ def test_mirror_and_names(mnist):
     assert len(os.listdir(ef.data.download("mnist", mirror=mnist.url.rstrip("/")))) == 4
     with pytest.raises(ef.ConfigError, match="'mnist', 'fashion-mnist', 'cifar10', 'cifar100', 'svhn'"):
         ef.data.download("imagenet")
+    with pytest.raises(TypeError, match=r"\[download\] expected an address as text for mirror, got 3"):
+        ef.data.download("mnist", mirror=3)
     with pytest.raises(ef.IoError, match="one of digits.*svhn, got imagenet"):
         ef.data.load("imagenet")
 

@@ -546,6 +546,7 @@ def test_toys(name):
 def test_shapes_of_toys():
     for make, noise in ((ef.data.two_moons, 0.1), (ef.data.rings, 0.08)):
         assert np.array_equal(make(50)[0], make(50, noise)[0])
+        assert np.array_equal(make(50, -0.0)[0], make(50, 0.0)[0])
     x, y = ef.data.rings(2000, noise=0.0, seed=1)
     np.testing.assert_allclose(np.hypot(*x.T), 1 + y)
     x, y = ef.data.two_moons(2000, noise=0.0, seed=1)

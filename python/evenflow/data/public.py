@@ -59,6 +59,8 @@ def download(name: str, *, mirror: str | None = None) -> str:
     a wrong checksum and for a folder that can't be written.
     """
     public = SETS[choice("download", "name", name, tuple(SETS))]
+    if mirror is not None and not isinstance(mirror, str):
+        raise TypeError(f"[download] expected an address as text for mirror, got {mirror!r}")
     folder = os.path.join(os.environ.get(FOLDER) or os.path.join(_home(), ".cache", "evenflow"), name)
     try:
         os.makedirs(folder, exist_ok=True)

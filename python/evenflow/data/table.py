@@ -7,7 +7,7 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def is_header(cells: Sequence[str]) -> bool:
 
 def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None) -> list[str]:
     """The columns to take out of `names`. ConfigError for one that is unknown or given twice."""
-    if isinstance(columns, str):
+    if columns is not None and (isinstance(columns, str) or not isinstance(columns, Iterable)):
         raise TypeError(f"[data] expected a sequence of names for columns, got {columns!r}")
     chosen = [str(c) for c in columns] if columns is not None else [n for n in names if n != label]
     for name in [*chosen, *([] if label is None else [label])]:

@@ -38,7 +38,8 @@ def checkerboard(n: int, seed: int = 0) -> np.ndarray:
 
 def _checked(n: int, noise: float, seed: int) -> tuple[int, float, np.random.Generator]:
     rng = np.random.default_rng(arrays.whole("data", "seed", seed, low=0))
-    return arrays.whole("data", "n", n, low=1), arrays.number("data", "noise", noise, 0.0), rng
+    noise = abs(arrays.number("data", "noise", noise, 0.0))  # numpy refuses -0.0
+    return arrays.whole("data", "n", n, low=1), noise, rng
 
 
 LABELLED: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {"two-moons": two_moons, "rings": rings}
