@@ -16,6 +16,9 @@ from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.flow import Flow, check_flow
 from evenflow.models import build
 
+MOST_STEPS = 1 << 20
+"""Of a line: far more than can be looked at, few enough that sizes of arrays don't overflow."""
+
 
 def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
     """Data in the model's dtype and units, uint8 images in the middle of their levels. first: x's first row in errors.
@@ -56,12 +59,13 @@ def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None) -
     As in Glow (Kingma, Dhariwal 2018), figure 5. label: (N,), one a pair.
     """
     check_flow("interpolate", flow)
-    steps = arrays.whole("interpolate", "steps", steps, low=2)
+    steps = arrays.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
     za, zb = (flow.encode(as_floats(flow, x), label) for x in (a, b))
     if len(za) != len(zb):
         raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
-    t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
-    return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label)
+    with arrays.memory_for("interpolate", f"{len(za)} lines of {steps} samples"):
+        t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
+        return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label)
 
 
 def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np.ndarray:
@@ -72,15 +76,16 @@ def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np
     the class of all images.
     """
     check_flow("manifold", flow)
-    steps = arrays.whole("manifold", "steps", steps, low=2)
+    steps = arrays.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
     label = None if label is None else arrays.whole("manifold", "label", label, low=0)
     z = flow.encode(as_floats(flow, x), label)
     if len(z) != 4:
         raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
     angle = 2 * np.pi * np.arange(steps) / steps
     circle = np.stack([np.cos(angle), np.sin(angle)])
-    weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
-    return _decode(flow, (weights @ z).astype(flow.dtype), label)
+    with arrays.memory_for("manifold", f"{steps} x {steps} samples"):
+        weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
+        return _decode(flow, (weights @ z).astype(flow.dtype), label)
 
 
 def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None) -> np.ndarray:

@@ -39,6 +39,17 @@ def test_interpolation_has_a_label_a_pair(images, conditional):
         assert np.abs(both[i] - alone[0]).max() < 1e-3
 
 
+def test_steps_beyond_all_memory(images, model):
+    x = images[0][:4]
+    for steps in (2**20 + 1, 2**63 - 1):
+        with pytest.raises(ef.ConfigError, match=rf"\[interpolate\] expected steps <= 1048576, got {steps}"):
+            latent.interpolate(model, x[:2], x[2:], steps)
+        with pytest.raises(ef.ConfigError, match=rf"\[manifold\] expected steps <= 1048576, got {steps}"):
+            latent.manifold(model, x, steps)
+    with pytest.raises(MemoryError, match=r"\[manifold\] expected memory for 1048576 x 1048576 samples, got:"):
+        latent.manifold(model, x, 2**20)
+
+
 def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
     x, labels = images
     whole = latent.attribute(model, x, labels == 1)
