@@ -26,6 +26,7 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
     x = check_flow("data", flow)._check("data", x)
+    first = arrays.whole("data", "first", first, low=0, high=arrays.LARGEST - len(x))
     floats: np.ndarray = flow._block("data", x, 0, len(x), first=first)
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
@@ -39,6 +40,7 @@ def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero",
     """
     check_flow("reconstruct", flow)
     arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
+    seed = arrays.whole("reconstruct", "seed", seed, low=0)
     z = flow.encode(as_floats(flow, x), label)
     levels = flow.split_latent(z)
     keep = len(levels) if keep is None else arrays.whole("reconstruct", "keep", keep, low=1)

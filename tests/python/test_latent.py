@@ -31,6 +31,16 @@ def test_redrawn_levels_depend_on_the_seed(images, glow):
     assert np.array_equal(one, two) and np.abs(one - other).max() > 1
 
 
+def test_arguments_that_make_no_difference_are_checked(images, model):
+    x = images[0][:4]
+    for seed, error in ((None, TypeError), ("a", TypeError), (-1, ef.ConfigError), (2**64, ef.ConfigError)):
+        with pytest.raises(error, match=r"\[reconstruct\] expected .*seed"):
+            latent.reconstruct(model, x, seed=seed)
+    for first, error in ((None, TypeError), (-1, ef.ConfigError)):
+        with pytest.raises(error, match=r"\[data\] expected .*first"):
+            latent.as_floats(model, x, first)
+
+
 def test_interpolation_has_a_label_a_pair(images, conditional):
     x, labels = images[0], np.array([0, 2])
     both = latent.interpolate(conditional, x[:2], x[2:4], 3, labels)
