@@ -51,7 +51,7 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
 
     Errors of `grid`; IoError; MissingExtra without Pillow.
     """
-    canvas = grid(images, columns, scale)
+    path, canvas = arrays.file_name("save_grid", path), grid(images, columns, scale)
     Image = writer(canvas.shape[2])
     try:
         Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
@@ -62,10 +62,14 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
 def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     """Training and validation loss by epoch as a picture. history: of `Flow.fit`, at least one epoch.
 
-    IoError; ConfigError for an empty history; MissingExtra without matplotlib.
+    IoError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
     """
+    path = arrays.file_name("learning_curve", path)
     if not history:
         raise ConfigError("[learning_curve] expected at least one epoch, got none")
+    for record in history:
+        if not isinstance(record, dict) or "step" not in record:
+            raise ConfigError(f"[learning_curve] expected records of Flow.fit, with their step, got {record!r}")
     Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "plot").Figure
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
@@ -83,11 +87,16 @@ def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) 
 def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     """Sorted scales (D,) of `NICE.spectrum` as bars, logarithmic.
 
-    TypeError, ShapeError for other arrays; IoError; MissingExtra without matplotlib.
+    TypeError, ShapeError for other arrays, NumericError, ConfigError for values that are no scales; IoError;
+    MissingExtra without matplotlib.
     """
+    path = arrays.file_name("spectrum", path)
     sigma = arrays.as_numbers("spectrum", "sigma", sigma)
     if sigma.ndim != 1 or len(sigma) == 0:
         raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")
+    sigma = arrays.to_floats("spectrum", sigma, np.dtype(np.float64))
+    if (sigma < 0).any():
+        raise ConfigError(f"[spectrum] expected sigma >= 0, got {sigma.min():g}")
     Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
@@ -95,7 +104,7 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     _save("spectrum", figure, path)
 
 
-def _save(where: str, figure: Any, path: str | os.PathLike[str]) -> None:
+def _save(where: str, figure: Any, path: str) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
