@@ -33,9 +33,9 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
 from evenflow.ranks import Ranks
-from evenflow.rows import drawn_together
+from evenflow.rows import data_mark, drawn_together
 from evenflow.settings import Settings
-from evenflow.train import Trainer, data_mark, log_prob, state_path
+from evenflow.train import Trainer, log_prob, state_path
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Plan:
     """Names of a table's columns, where the data have them."""
     outputs: Outputs = field(default_factory=Outputs)
     data: str | None = None
-    """`evenflow.train.data_mark` of the training and validation data."""
+    """`evenflow.rows.data_mark` of the training and validation data."""
     test: str | None = None
     """The same of the test part; None in the first runs."""
 

@@ -22,7 +22,7 @@ from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.files import core_name
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
-from evenflow.rows import Rows, group_of, origin, shuffled, stays_outside
+from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
 from evenflow.settings import LATER, Progress, Settings
 from evenflow.sums import GpuSums, GradientSums, gradient_sums
 
@@ -30,7 +30,6 @@ STATE_KIND = "evenflow training state"
 SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
-MARKED_ROWS = 64
 SCORED_VALUES = 1 << 22
 """Values of validation data that are read at once."""
 
@@ -537,25 +536,6 @@ class Trainer:
     def data_mark(self) -> str:
         """Tells one data set from another, see `data_mark`."""
         return data_mark(self.flow.dtype, self.x, self.labels, self.valid, self.valid_labels)
-
-
-def data_mark(dtype: Any, *parts: np.ndarray | Rows | None) -> str:
-    """Tells one data set from another, by a checksum of all that is in memory, with floats of a dtype.
-
-    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
-    """
-    def sum_of(x: Any) -> int:
-        if stays_outside(x):
-            rows = np.linspace(0, len(x) - 1, MARKED_ROWS).astype(np.int64)
-            group = group_of(x)
-            x = x[np.unique(np.minimum((rows // group * group)[:, None] + np.arange(group), len(x) - 1))]
-        return zlib.crc32(np.ascontiguousarray(x).data)
-
-    def taken(x: Any) -> Any:
-        with np.errstate(over="ignore"):
-            return x.astype(dtype, copy=False) if x.dtype.kind == "f" and not stays_outside(x) else x
-
-    return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}" for x in (taken(x) for x in parts if x is not None))
 
 
 def state_path(path: str | os.PathLike[str]) -> str:

@@ -23,8 +23,9 @@ from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
 from evenflow.runs import Plan, Run, Source, inside
+from evenflow.rows import data_mark
 from evenflow.settings import Settings
-from evenflow.train import Trainer, data_mark
+from evenflow.train import Trainer
 
 MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
 
