@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -438,7 +439,7 @@ class Flow:
         `epochs` passes (10 when neither is given) or `steps` updates, counted from the very first one, or
         when `patience` runs out. `valid` is looked at after every epoch, and the parameters that were best on
         it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
-        initialised from the data first.
+        initialised from the data first. An error before the first step leaves the model as it was.
 
         Another call trains the present parameters, but begins everything else anew: optimiser, counts, and, with the
         same `seed`, the same order and noise, to which many short calls would fit the model. Give each its own
@@ -473,12 +474,24 @@ class Flow:
         checkpoint = None if checkpoint is None else arrays.file_name("fit", checkpoint)
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
-        trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
-                          ranks=ranks)
-        if checkpoint is not None and resume:
-            trainer.load_state(checkpoint)
-        trainer.run(epochs=epochs, steps=steps, callback=callback, checkpoint=checkpoint)
+        with self._undone_on_error():
+            trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
+                              ranks=ranks)
+            if checkpoint is not None and resume:
+                trainer.load_state(checkpoint)
+            train = trainer._begin(epochs, steps, callback, checkpoint)
+        train()
         return trainer.history
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """An error of the block leaves the values as they were."""
+        values = self._core.values.copy()
+        try:
+            yield
+        except BaseException:
+            self._core.values[:] = values
+            raise
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes settings and all tensors as one safetensors file. IoError leaves an old file as it was."""

@@ -64,8 +64,6 @@ class Trainer:
         self._check_shares()
         self._waited, self._worked = 0.0, 0.0
         self._sums: GradientSums | GpuSums | None = None
-        if not flow.initialized:
-            self._init()
         options = settings.optimizer_options
         try:
             self.optimizer = optim.OPTIMIZERS[settings.optimizer](flow, lr=settings.lr, **options)
@@ -81,6 +79,8 @@ class Trainer:
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
+        if not flow.initialized:  # after all that may be refused
+            self._init()
         ranks.same("fit", lambda: {"evenflow": _core.version,
                                    **{f"model {k}": v for k, v in flow.config.items()},
                                    **dataclasses.asdict(settings), "data": self.data_mark,
@@ -106,6 +106,11 @@ class Trainer:
         NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP, at the end of a
         step, with the checkpoint saved; a second Ctrl-C or SIGTERM does not wait.
         """
+        self._begin(epochs, steps, callback, checkpoint, save_every)()
+
+    def _begin(self, epochs: int | None, steps: int | None, callback: Callable[[dict[str, Any]], None] | None,
+               checkpoint: str | os.PathLike[str] | None, save_every: float = SAVE_SECONDS) -> Callable[[], None]:
+        """All of `run` that may be refused; what is returned trains."""
         if epochs is None and steps is None:
             epochs = 10
         last_epoch = math.inf if epochs is None else arrays.whole("fit", "epochs", epochs, low=0)
@@ -119,6 +124,10 @@ class Trainer:
             self._end_epoch()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
+        return functools.partial(self._train, last_epoch, last_step, callback, checkpoint, save_every)
+
+    def _train(self, last_epoch: float, last_step: float, callback: Callable[[dict[str, Any]], None] | None,
+               checkpoint: str | os.PathLike[str] | None, save_every: float) -> None:
         start, saved = time.monotonic() - self.progress.seconds, time.monotonic()
         try:
             with self._summing(), signals.interrupt_flag() as interrupted:

@@ -217,6 +217,41 @@ def test_settings(table, real_nvp, setting, error, word):
         real_nvp().fit(table, **setting)
 
 
+@pytest.mark.parametrize("initialized", [False, True])
+@pytest.mark.parametrize("setting", [
+    dict(epochs="3"), dict(steps=1.5), dict(callback=3), dict(optimizer="adam", optimizer_options={"eps": 0.0}),
+    dict(optimizer_options={"nope": 1}), dict(optimizer_options=3), dict(checkpoint="nowhere/m.safetensors"),
+    dict(checkpoint="absent.safetensors", resume=True),
+])
+def test_a_refused_fit_changes_nothing(tmp_path, monkeypatch, table, real_nvp, setting, initialized):
+    monkeypatch.chdir(tmp_path)
+    flow = real_nvp()
+    if initialized:
+        flow.init(table)
+    before = values(flow)
+    with pytest.raises((TypeError, ef.Error)):
+        flow.fit(table * 1000, **setting)
+    assert flow.initialized == initialized
+    assert_same(flow, before)
+
+
+def test_a_refused_fit_changes_nothing_of_what_it_would_go_on_from(tmp_path, table, real_nvp):
+    flow, path = real_nvp(), tmp_path / "m.safetensors"
+    real_nvp().fit(table, steps=3, checkpoint=path)
+    before = values(flow)
+    with pytest.raises(TypeError, match="a whole number for steps, got 4.5"):
+        flow.fit(table, steps=4.5, checkpoint=path, resume=True)
+    assert_same(flow, before)
+
+
+@pytest.mark.parametrize("options", [{"nope": 1}, {"beta1": 2.0}])
+def test_a_refused_trainer_does_not_initialise(table, real_nvp, options):
+    flow = real_nvp()
+    with pytest.raises(ef.ConfigError):
+        Trainer(flow, table, settings=Settings(optimizer_options=options))
+    assert not flow.initialized
+
+
 def test_schedule():
     nice = ef.Schedule(lr=1.0, warmup=4, decay=0.5, floor=0.2)
     assert [nice.lr_at(s) for s in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.25, 0.2]
