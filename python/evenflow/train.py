@@ -49,6 +49,9 @@ class Trainer:
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
                  settings: Settings = Settings(), ranks: Ranks = Ranks()):
+        for name, value, kind in (("flow", flow, Flow), ("settings", settings, Settings), ("ranks", ranks, Ranks)):
+            if not isinstance(value, kind):
+                raise TypeError(f"[fit] expected {kind.__name__} for {name}, got {type(value).__name__}")
         self.flow, self.settings, self.progress, self.ranks = flow, settings, Progress(), ranks
         self.x, self.labels = _checked_data(flow, "fit", x, label)
         self.valid, self.valid_labels = (None, None)
@@ -117,6 +120,8 @@ class Trainer:
         last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
         if callback is not None and not callable(callback):
             raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
+        checkpoint = None if checkpoint is None else arrays.file_name("fit", checkpoint)
+        save_every = arrays.number("fit", "save_every", save_every, 0.0)
         self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
                                         "checkpoint": checkpoint is not None})
         self._raw_values()
@@ -455,8 +460,9 @@ class Trainer:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """`save`, by this rank alone."""
+        path = arrays.file_name("fit", path)
         if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
-            raise IoError(f"[fit] expected the name of a file as checkpoint, got {os.fsdecode(path)!r}")
+            raise IoError(f"[fit] expected the name of a file as checkpoint, got {path!r}")
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])},
                        **({} if self._best is None else {"best": self._best}))
@@ -476,7 +482,8 @@ class Trainer:
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        model, path = os.fsdecode(path), state_path(path)
+        model = arrays.file_name("resume", path)
+        path = state_path(model)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
             config, settings, fields = (dict(json.loads(metadata[k])) for k in ("config", "settings", "progress"))
@@ -547,15 +554,15 @@ class Trainer:
         return data_mark(self.flow.dtype, self.x, self.labels, self.valid, self.valid_labels)
 
 
-def state_path(path: str | os.PathLike[str]) -> str:
+def state_path(path: str) -> str:
     """model.safetensors -> model.state.safetensors."""
-    root, extension = os.path.splitext(os.fsdecode(path))
+    root, extension = os.path.splitext(path)
     return f"{root}.state{extension}"
 
 
-def refuse_used(path: str | os.PathLike[str]) -> None:
+def refuse_used(path: str) -> None:
     """ConfigError where there is a model or a state already, which a new training would write over at once."""
-    for file in (os.fsdecode(path), state_path(path)):
+    for file in (path, state_path(path)):
         if os.path.isfile(file):
             raise ConfigError(f"[fit] expected a checkpoint that is not there yet, got {file}; pass resume=True "
                               "to go on from it, another path, or delete it")

@@ -1,6 +1,7 @@
 """Checkpoints: exact resume, refusal of what is another training's, interrupts."""
 
 import json
+import math
 import os
 import signal
 
@@ -114,6 +115,27 @@ def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
 
     Trainer(real_nvp(), table).run(steps=3, callback=look, checkpoint=tmp_path / "m.safetensors", save_every=0)
     assert seen == [(1, 0), (2, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("call, error, word", [
+    *((lambda t, value=value: t.run(steps=1, save_every=value), error, word) for value, error, word in (
+        (math.nan, ef.ConfigError, "save_every to be finite, got nan"), (-1, ef.ConfigError, "save_every >= 0, got -1"),
+        (math.inf, ef.ConfigError, "save_every to be finite, got inf"), (True, TypeError, "for save_every, got True"),
+        ("x", TypeError, "a number for save_every, got 'x'"))),
+    (lambda t: t.run(steps=1, checkpoint=1.5), TypeError, "a path, got 1.5"),
+    (lambda t: t.run(steps=1, checkpoint=2**31), TypeError, "a path, got 2147483648"),
+    (lambda t: t.save(None), TypeError, "a path, got None"),
+    (lambda t: t.load_state(3), TypeError, "a path, got 3"),
+    (lambda t: Trainer(t.flow, t.x, settings=None), TypeError, "Settings for settings, got NoneType"),
+    (lambda t: Trainer(t.flow, t.x, ranks=None), TypeError, "Ranks for ranks, got NoneType"),
+    (lambda t: Trainer(None, t.x), TypeError, "Flow for flow, got NoneType"),
+])
+def test_a_trainer_refuses(table, real_nvp, call, error, word):
+    trainer = Trainer(real_nvp(), table)
+    before = values(trainer.flow)
+    with pytest.raises(error, match=rf"\[(fit|resume)\] expected .*{word}"):
+        call(trainer)
+    assert_same(trainer.flow, before)
 
 
 def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
