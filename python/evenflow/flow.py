@@ -463,7 +463,7 @@ class Flow:
         from evenflow.ranks import Ranks
         from evenflow.settings import Settings
         from evenflow.train import Trainer, refuse_used
-        if resume and checkpoint is None:
+        if arrays.flag("fit", "resume", resume) and checkpoint is None:
             raise ConfigError("[fit] expected checkpoint=... with resume=True, got none")
         known = [field.name for field in dataclasses.fields(Settings)]
         for name in settings:

@@ -398,6 +398,13 @@ def test_checkpoint_in_place_of_a_folder_leaves_nothing(tmp_path, table, real_nv
     assert os.listdir() == ["folder"] and not os.listdir("folder")
 
 
+@pytest.mark.parametrize("resume", ["no", None, 1])
+def test_resume_is_a_flag(tmp_path, table, real_nvp, resume):
+    real_nvp().fit(table, steps=3, checkpoint=tmp_path / "m.safetensors")
+    with pytest.raises(TypeError, match=rf"\[fit\] expected True or False for resume, got {resume!r}"):
+        real_nvp().fit(table, steps=4, checkpoint=tmp_path / "m.safetensors", resume=resume)
+
+
 def test_resume_remembers_the_best(tmp_path, table, real_nvp):
     """A stop after the validation loss began to grow, before the training ends by itself."""
     options = dict(valid=table[40:], batch_size=40, lr=3e-2, patience=5)
