@@ -98,8 +98,8 @@ class FlowModule(_Scope):
     Parameters and buffers have the names of `flow.named_parameters()` and share its memory: an optimiser step
     or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
     torch's (parameter.grad); flow.grads is left as it was. Tensors are where the flow computes and stay there,
-    on the CPU or the flow's GPU, in the flow's dtype; other floats are converted. Labels may be anywhere. z is
-    (N, D); log-determinants and log-densities are (N,) float64.
+    on the CPU or the flow's GPU, in the flow's dtype; other floats are converted. Labels may be on any device
+    but meta. z is (N, D); log-determinants and log-densities are (N,) float64.
 
     Derivatives are of first order and by backward: a derivative of a gradient, and a tensor with a tangent
     (torch.func.jvp), is a NotImplementedError. Running statistics (batch norm) count as constants, except in
@@ -262,6 +262,7 @@ class FlowModule(_Scope):
     def _check(self, where: str, x: Any, shape: tuple[int, ...]) -> None:
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"[{where}] expected a torch tensor, got {type(x).__name__}")
+        _refuse_layouts(where, x)
         if x.device != self._device:
             raise DeviceError(f"[{where}] expected a tensor on {self._device}, where the flow computes, "
                               f"got one on {x.device}")
@@ -315,7 +316,16 @@ def _label(where: str, label: Any) -> torch.Tensor | None:
         raise TypeError(f"[{where}] expected whole numbers as labels, got {label!r}: {error}") from error
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"[{where}] expected whole numbers as labels, got {labels.dtype}")
+    _refuse_layouts(where, labels)
+    if labels.device.type == "meta":  # torch would call the fake operator, whose results are memory as it was
+        raise DeviceError(f"[{where}] expected labels with values, got a tensor on meta")
     return labels
+
+
+def _refuse_layouts(where: str, x: torch.Tensor) -> None:
+    """TypeError for tensors that are no plain array."""
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"[{where}] expected a dense tensor, got a {'nested' if x.is_nested else x.layout} one")
 
 
 # Operators. Each has a real implementation on the flow's arrays, a fake one (shapes alone, for torch.compile),

@@ -140,6 +140,9 @@ def test_loss_under_autocast(table, real_nvp):
     np.testing.assert_allclose(loss.detach(), -module.log_prob(x.bfloat16()).detach().mean(), rtol=1e-6)
 
 
+ON_META = torch.zeros((), dtype=torch.int64, device="meta")
+
+
 @pytest.mark.parametrize("call, error, word", [
     (lambda m, x, z: m.sample("a", label=0), TypeError, "[sample] expected a whole number for n, got 'a'"),
     (lambda m, x, z: m.sample(True, label=0), TypeError, "[sample] expected a whole number for n, got True"),
@@ -159,6 +162,19 @@ def test_loss_under_autocast(table, real_nvp):
     (lambda m, x, z: m(x, label=torch.zeros(3).bfloat16()), TypeError, "as labels, got torch.bfloat16"),
     (lambda m, x, z: m(x, label=np.ma.masked_less(np.arange(3), 1)), TypeError, "[forward] expected an array without"),
     (lambda m, x, z: m.inverse(z, label="a"), TypeError, "[inverse] expected whole numbers as labels, got 'a'"),
+    (lambda m, x, z: m(x, label=ON_META), ef.DeviceError,
+     "[forward] expected labels with values, got a tensor on meta"),
+    (lambda m, x, z: m.log_prob(x, label=ON_META), ef.DeviceError, "[forward] expected labels with values"),
+    (lambda m, x, z: m.loss(x, label=ON_META), ef.DeviceError, "[loss] expected labels with values"),
+    (lambda m, x, z: m.inverse(z, label=ON_META), ef.DeviceError, "[inverse] expected labels with values"),
+    (lambda m, x, z: m.sample(2, label=ON_META), ef.DeviceError, "[sample] expected labels with values"),
+    (lambda m, x, z: m.sample(2, label=torch.arange(2).to_sparse()), TypeError, "[sample] expected a dense tensor"),
+    (lambda m, x, z: m.log_prob(x.to_sparse(), label=0), TypeError,
+     "[log_prob] expected a dense tensor, got a torch.sparse_coo one"),
+    (lambda m, x, z: m.loss(x.to_sparse(), label=0), TypeError, "[loss] expected a dense tensor"),
+    (lambda m, x, z: m.inverse(z.to_sparse(), label=0), TypeError, "[inverse] expected a dense tensor"),
+    (lambda m, x, z: m.base_log_prob(z.to_sparse()), TypeError, "[base_log_prob] expected a dense tensor"),
+    (lambda m, x, z: m.base_log_prob(torch.nested.nested_tensor([*z], layout=torch.jagged)), TypeError, "a nested one"),
     (lambda m, x, z: m.base_log_prob(z * 1j), TypeError, "[base_log_prob] expected float values, got torch.complex"),
     (lambda m, x, z: m.base_log_prob(z.long()), TypeError, "[base_log_prob] expected float values, got torch.int64"),
 ])
