@@ -27,6 +27,8 @@ from evenflow.settings import LATER, Progress, Settings
 from evenflow.sums import GpuSums, GradientSums, gradient_sums
 
 STATE_KIND = "evenflow training state"
+AVERAGE = "from its first values"
+"""How a state's average was made: earlier ones hold one from zero, and would need a division."""
 SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
@@ -466,10 +468,10 @@ class Trainer:
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
         tensors.update({f"snapshot{i}": a for i, a in enumerate(self._snapshot or [])},
                        **({} if self._best is None else {"best": self._best}))
-        progress = {**dataclasses.asdict(self.progress), "counters": self._step_counters()}
+        progress = {**vars(self.progress), "counters": self._step_counters()}
         mark = {"training": self._training_mark, "step": str(self.progress.step)}
         metadata = {"kind": STATE_KIND, "format": checkpoint.FORMAT, "evenflow": _core.version, **mark,
-                    "config": json.dumps(self.flow.config), "data": self.data_mark,
+                    "config": json.dumps(self.flow.config), "data": self.data_mark, "average": AVERAGE,
                     "settings": json.dumps(dataclasses.asdict(self.settings)),
                     "progress": json.dumps(progress)}
         checkpoint.expect_finite("fit", tensors)
@@ -506,6 +508,8 @@ class Trainer:
                                   f"got {wanted.get(key)!r}")
         if metadata.get("data") != self.data_mark:
             raise ConfigError(f"[resume] expected the data that {path} was trained on, got others")
+        if self.average is not None and metadata.get("average") != AVERAGE:
+            raise IoError(f"[resume] {path}: expected a moving average {AVERAGE}, got one of an earlier evenflow")
         if os.path.exists(model):
             self._check_pair(model, path, progress.step)
         live = self._live_arrays()

@@ -373,6 +373,17 @@ def test_checkpoint_is_not_written_over(tmp_path, table, real_nvp):
     ef.load(path).fit(table, steps=4, checkpoint=path, resume=True)
 
 
+def test_an_average_of_an_earlier_version(tmp_path, table, real_nvp):
+    """It was to be divided; taken as it is, its values would be too small."""
+    path, state = tmp_path / "m.safetensors", str(tmp_path / "m.state.safetensors")
+    real_nvp().fit(table, steps=3, average=0.99, checkpoint=path)
+    tensors, metadata = _core.read_safetensors(state)
+    del metadata["average"]
+    _core.write_safetensors(state, tensors, metadata)
+    with pytest.raises(ef.IoError, match=r"\[resume\] .* expected a moving average .* got one of an earlier"):
+        real_nvp().fit(table, steps=6, average=0.99, checkpoint=path, resume=True)
+
+
 @pytest.mark.parametrize("spoil, name", [
     (lambda trainer: trainer.optimizer.moments()[1], "live2"),
     (lambda trainer: trainer._live_arrays()[0], "live0"),
