@@ -212,7 +212,10 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
                                                       typename Tile<Isa, T>::Vector (&sum)[R][V]) {
   using S = Tile<Isa, T>;
   using Vector = typename S::Vector;
-  constexpr int64_t kAhead = 16;  // rows of B
+  constexpr int64_t kAhead = 16;                                              // rows of B
+  constexpr int kLine = Isa::vector_bytes < 64 ? 64 / Isa::vector_bytes : 1;  // vectors of a cache line
+  // Panels have a hop after each line. Where steps are short, what is between longer runs costs less.
+  constexpr int64_t kRun = Isa::vector_bytes < 64 ? 64 : S::lanes;
   const T *a = strip_a.data, *b = strip_b.data;
   const int64_t lda = strip_a.stride, ldb = strip_b.stride;
   // From one vector of B to the next, and what a run of A's steps ends with.
@@ -230,7 +233,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
   // In runs of steps, between which there is time to count: a processor of four instructions a cycle has none
   // within them.
   constexpr bool tall = R > S::low_rows, wide = V > 2;
-  const int64_t run = R > 1 || hop != 0 ? S::lanes : k;
+  const int64_t run = R > 1 || hop != 0 ? kRun : k;
   Lines *asking = upcoming.list, *last = asking + upcoming.count;
   int at_once = 1;
   for (const int64_t rows = upcoming.rows(); at_once * k < rows * run;) at_once *= 2;
@@ -253,7 +256,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
       }
       if (tall || wide || (R > 1 && !columns)) {
 #pragma GCC unroll 8
-        for (int j = 0; j < V; ++j) __builtin_prefetch(b + kAhead * ldb + j * next);
+        for (int j = 0; j < V; j += kLine) __builtin_prefetch(b + kAhead * ldb + j * next);
       }
       alignas(Isa::vector_bytes) Vector right[V];
 #pragma GCC unroll 8
