@@ -92,6 +92,10 @@ class Plan:
         for name in ("epochs", "steps"):
             if getattr(self, name) is not None:
                 arrays.whole("train", name, getattr(self, name), low=0)
+        for name in ("classes", "columns"):  # which the log may have otherwise
+            names = getattr(self, name)
+            if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+                raise TypeError(f"[train] expected a list of names for {name}, got {names!r}")
 
     def selection(self) -> tuple[list[str] | None, str | None]:
         """(columns, label) of another table: what the model was trained on, by name where there are names."""

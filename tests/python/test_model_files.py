@@ -1,5 +1,6 @@
 """Model files: exact, whole after a failure, and refused if they are not a model's."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import _core
+from evenflow.cli import main
 
 
 @pytest.mark.parametrize("damage, word", [
@@ -170,3 +172,22 @@ def test_save_and_load(tmp_path, images, table, glow, real_nvp):
         again = ef.load(tmp_path / "m.safetensors")
         assert type(again) is type(flow) and again.config == flow.config and again.initialized
         assert np.array_equal(again.log_prob(x, label=label), flow.log_prob(x, label=label))
+
+
+@pytest.mark.parametrize("name", ["classes", "columns"])
+@pytest.mark.parametrize("value", [None, True, -1, float("nan"), [1], "ab"])
+def test_a_log_with_other_names(tmp_path, capsys, monkeypatch, real_nvp, table, name, value):
+    """Of a run; its first line is read by each command that takes the run."""
+    monkeypatch.chdir(tmp_path)
+    flow = real_nvp()
+    flow.init(table)
+    flow.save("model.safetensors")
+    plan = {"source": {"path": "t.csv"}, "model": flow.config, "training": {}, "epochs": 1, "steps": None,
+            "classes": [], "columns": [], "outputs": {}}
+    (tmp_path / "log.jsonl").write_text(json.dumps(plan) + "\n")
+    assert main(["sample", ".", "--out", "x.csv"]) == 0
+    (tmp_path / "log.jsonl").write_text(json.dumps({**plan, name: value}) + "\n")
+    capsys.readouterr()
+    assert main(["sample", ".", "--out", "x.csv"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("evenflow: error: [run] expected a run in .") and f"a list of names for {name}" in err
