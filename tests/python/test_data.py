@@ -282,6 +282,8 @@ def test_missing_and_unknown(tmp_path):
         ef.data.load(tmp_path / "empty")
     with pytest.raises(ef.ConfigError, match="CSV or Parquet file only"):
         ef.data.load("digits", columns=["a"])
+    with pytest.raises(TypeError, match=r"\[data\] expected True or False for named, got 'no'"):
+        ef.data.load("digits", named="no")
 
 
 READERS = [ef.data.read_csv, ef.data.read_idx, ef.data.read_idx_folder, ef.data.read_svhn, ef.data.read_cifar,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from evenflow.arrays import file_name
+from evenflow.arrays import file_name, flag
 from evenflow.data import celeba, cifar, svhn, toys
 from evenflow.data.augment import Augment
 from evenflow.data.celeba import read_celeba
@@ -58,7 +58,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     of another kind; ConfigError for an unknown column or an option that does not fit.
     """
     path = file_name("data", source)
-    exists = os.path.exists(path) and not named
+    exists = not flag("data", "named", named) and os.path.exists(path)
     if (columns is not None or label is not None) and not path.endswith(TABLES):
         raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
     if exists and os.path.isdir(path):
