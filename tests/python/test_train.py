@@ -266,55 +266,6 @@ def test_steps_follow_the_schedule(table, real_nvp):
     assert [r["lr"] for r in seen if r["event"] == "step"] == [schedule.lr_at(step) for step in range(8)]
 
 
-@pytest.mark.parametrize("zero_debias", [False, True])
-def test_moving_average(table, real_nvp, zero_debias):
-    flow = real_nvp(dtype="float64", permutation="shuffle")
-    flow.init(table)
-    average, decay = ef.MovingAverage(flow, 0.8, zero_debias=zero_debias), 0.8
-    wanted = np.zeros_like(flow.params) if zero_debias else flow.params.copy()
-    optimizer = ef.Adam(flow, lr=1e-2)
-    for _ in range(5):
-        flow.zero_grad()
-        flow.loss_and_grad(table)
-        optimizer.step()
-        average.update()
-        wanted = decay * wanted + (1 - decay) * flow.params
-    wanted /= (1 - decay**5) if zero_debias else 1
-    own = values(flow)
-    with average.applied():
-        np.testing.assert_allclose(flow.params, wanted, rtol=1e-12, atol=1e-15)
-        fixed = {k: v for k, v in values(flow).items() if "permutation" in k or "standardize" in k}
-        assert fixed and all(np.array_equal(v, own[k]) for k, v in fixed.items())
-        inside = flow.log_prob(table)
-    assert_same(flow, own)
-    assert not np.array_equal(inside, flow.log_prob(table))
-    with pytest.raises(RuntimeError), average.applied():
-        raise RuntimeError
-    assert_same(flow, own)
-
-
-@pytest.mark.parametrize("zero_debias", [False, True])
-def test_the_average_of_constant_values(table, real_nvp, zero_debias):
-    """float32 sums of small steps up to a value would stop below it."""
-    flow = real_nvp()
-    flow.init(table)
-    average = ef.MovingAverage(flow, 0.9999, zero_debias=zero_debias)
-    for _ in range(50_000):
-        average.update()
-    np.testing.assert_array_equal(average.values()[:len(flow.params)], flow.params)
-
-
-def test_average_is_what_fit_keeps(table, real_nvp):
-    raw, averaged, seen = real_nvp(), real_nvp(), []
-    raw.fit(table, steps=6, batch_size=50)
-    averaged.fit(table, steps=6, batch_size=50, average=0.5,
-                 callback=lambda r: r["event"] == "step" and seen.append(averaged.params.copy()))
-    assert np.array_equal(seen[-1], raw.params)
-    weights = 0.5 ** np.arange(6, 0, -1)
-    wanted = np.tensordot(weights / weights.sum(), seen, 1)
-    np.testing.assert_allclose(averaged.params, wanted, rtol=1e-5, atol=1e-7)
-
-
 @pytest.mark.parametrize("make", [ef.Adam, ef.Adamax, ef.SGD, ef.RMSProp])
 def test_optimizers_descend(table, real_nvp, make):
     flow = real_nvp(dtype="float64")
