@@ -35,6 +35,11 @@ def tell(text: str) -> None:
         abandon(sys.stderr)
 
 
+def tell_error(text: str) -> None:
+    """Prints an error, which is one line whatever names are in it."""
+    tell("\\n".join(text.splitlines()))
+
+
 def abandon(stream: Any) -> None:
     """After an error: what the stream still holds, which Python would write at its end, and what comes go nowhere."""
     with contextlib.suppress(OSError):  # of a stream without a file

@@ -10,11 +10,12 @@ import numpy as np
 
 from evenflow import _core
 from evenflow.arrays import choice, flag, memory_for, number, whole
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, DeviceError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
 
 DTYPES = ("float32", "float64")
+DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
 """OpenMP ends the process where the system refuses it a thread."""
 RUN_SETTINGS = ("device", "threads")
@@ -163,6 +164,8 @@ def set_matmul_precision(precision: str) -> None:
     """How a GPU multiplies the nets of float32 models: "highest" or "high". ConfigError for another word."""
     if not isinstance(precision, str):
         raise TypeError(f"[set_matmul_precision] expected highest or high, got {precision!r}")
+    if precision not in ("highest", "high"):  # said here, since a text that is not UTF-8 would not reach the core
+        raise ConfigError(f"[set_matmul_precision] expected highest or high, got {precision!r}")
     _core.set_matmul_precision(precision)
 
 
@@ -221,6 +224,8 @@ def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
     """Where a model runs, checked: TypeError, ConfigError, DeviceError."""
     if not isinstance(device, str):
         raise TypeError(f"[{model}] expected the name of a device, got {device!r}")
+    if device not in DEVICES:
+        raise DeviceError(f"[{model}] expected device cpu or cuda, got {device!r}")
     load_backend(device)
     return dict(device=device, threads=whole(model, "threads", threads, low=0, high=MOST_THREADS))
 
@@ -289,6 +294,6 @@ def _conditioner_dtype(model: str, value: Any, dtype: str) -> str:
 def _dtype(model: str, dtype: Any) -> str:
     try:
         name = None if dtype is None else np.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ValueError):
         name = dtype
     return choice(model, "dtype", name, DTYPES)

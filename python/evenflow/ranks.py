@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evenflow.console import tell
+from evenflow.console import tell, tell_error
 from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
 from evenflow.extras import need
 from evenflow.nccl import Nccl, TorchrunComm, local_rank
@@ -246,7 +246,7 @@ def launched(device: Callable[[], str]) -> Iterator[Ranks]:
             if ranks.rank > 0:
                 time.sleep(LEAD_SECONDS)
             if isinstance(error, Error):
-                tell(f"evenflow: rank {ranks.rank} failed: {error}")
+                tell_error(f"evenflow: rank {ranks.rank} failed: {error}")
             else:
                 tell(f"{traceback.format_exc()}evenflow: rank {ranks.rank} failed, see above")
             time.sleep(TELL_SECONDS)

@@ -377,6 +377,8 @@ def bad_files(tmp_path, monkeypatch):
     (["eval", "file"], "file"),
     (["resume", "file"], "file"),
     (["resume", "sizes"], "expected a run in sizes"),
+    (["info", "no\nfile"], "no\\nfile"),
+    (["info", "RUN", "--device", "\udcff"], "[load] expected device cpu or cuda, got '\\udcff'\n"),
 ])
 def test_bad_files(arguments, word, bad_files, run, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))

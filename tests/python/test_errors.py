@@ -208,8 +208,9 @@ def test_any_seed_of_64_bits_survives_a_file(tmp_path):
 
 
 def test_bad_matmul_precision():
-    with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got medium"):
-        ef.set_matmul_precision("medium")
+    for word in ("medium", "high\0", "\ud800"):
+        with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got '[mh\\]"):
+            ef.set_matmul_precision(word)
     with pytest.raises(TypeError, match=r"\[set_matmul_precision\] expected highest or high, got None"):
         ef.set_matmul_precision(None)
     assert ef.matmul_precision() == "highest"
@@ -258,6 +259,9 @@ def test_bad_matmul_precision():
     (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
     (lambda: ef.NICE(4, hidden=(4,), threads=10**6), ef.ConfigError, "threads <= 1024"),
     (lambda: ef.NICE(4, hidden=(4,), device=0), TypeError, "name of a device, got 0"),
+    *((lambda word=word: ef.NICE(4, hidden=(4,), device=word), ef.DeviceError,
+       r"\[NICE\] expected device cpu or cuda, got '") for word in ("\ud800", "cpu\0", "")),
+    (lambda: ef.NICE(4, dtype="\ud800"), ef.ConfigError, r"'float32', 'float64', got '\\ud800'"),
     (lambda: ef.RealNVP(3, scales=2), ef.ConfigError, "tables, got scales"),
     (lambda: ef.RealNVP((8, 8, 1), couplings=2), ef.ConfigError, "images, got couplings"),
     (lambda: ef.RealNVP((6, 6, 1), scales=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),

@@ -161,6 +161,12 @@ def test_full_disk(tmp_path, table_model):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_that_no_file_can_have(table_model):
+    for call in (table_model.save, ef.load):
+        with pytest.raises(ef.IoError, match=r"\[path\] expected characters that a file's name can have, got '\\ud800"):
+            call("\ud800.safetensors")
+
+
 def test_save_and_load(tmp_path, images, table, glow, real_nvp):
     nice = ef.NICE((4, 4, 2), couplings=2, hidden=(8,), bits=5, dtype="float64")
     conditional = glow(classes=3, class_weight=0.5, permutation="shuffle", seed=9)

@@ -14,7 +14,7 @@ from typing import Any
 import evenflow
 from evenflow import _core, signals
 from evenflow.cli import latents, models, tools, train, watch
-from evenflow.console import tell, write
+from evenflow.console import tell, tell_error, write
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         # Ours say where; any other is a defect and keeps its traceback.
         if not str(error).startswith("["):
             raise
-        tell(f"evenflow: error: {error}")
+        tell_error(f"evenflow: error: {error}")
         return 2
     except (ConfigError, DeviceError, IoError, ShapeError) as error:
         _tell_once(f"evenflow: error: {error}", error)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _tell_once(text: str, error: Exception) -> None:
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.ranks
-        tell(text)
+        tell_error(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
