@@ -229,10 +229,10 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
 def whole(where: str, name: str, value: Any, low: int | None = None, high: int = LARGEST) -> int:
     """A whole number in low ... high. TypeError, ConfigError."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
             raise TypeError
         number = operator.index(value)
-    except TypeError:
+    except Exception:  # of another library: torch's on meta have no value
         raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
     if low is not None and number < low:
         raise ConfigError(f"[{where}] expected {name} >= {low}, got {number}")

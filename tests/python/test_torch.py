@@ -146,6 +146,8 @@ ON_META = torch.zeros((), dtype=torch.int64, device="meta")
 @pytest.mark.parametrize("call, error, word", [
     (lambda m, x, z: m.sample("a", label=0), TypeError, "[sample] expected a whole number for n, got 'a'"),
     (lambda m, x, z: m.sample(True, label=0), TypeError, "[sample] expected a whole number for n, got True"),
+    (lambda m, x, z: m.sample(torch.tensor(True), label=0), TypeError, "a whole number for n, got tensor(True)"),
+    (lambda m, x, z: m.sample(ON_META, label=0), TypeError, "a whole number for n, got tensor(..., device='meta'"),
     (lambda m, x, z: m.sample(2**70, label=0), ef.ConfigError, "[sample] expected n <= "),
     (lambda m, x, z: m.sample(2, "x", label=0), TypeError, "[sample] expected a number for temperature, got 'x'"),
     (lambda m, x, z: m.sample(2, True, label=0), TypeError, "[sample] expected a number for temperature, got True"),
