@@ -243,7 +243,8 @@ def whole(where: str, name: str, value: Any, low: int | None = None, high: int =
 
 def number(where: str, name: str, value: Any, low: float, high: float = float("inf")) -> float:
     """A finite number in [low, high]. TypeError, ConfigError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    # A span of time is one of numpy's whole numbers.
+    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")
     try:
         result = float(value)

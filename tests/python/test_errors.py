@@ -397,6 +397,7 @@ class Raises:
     (lambda f: ef.MovingAverage(f, 0.9, np.zeros(2)), TypeError, "True or False for zero_debias, got array"),
     (lambda f: ef.clip_grad_norm({}, 1.0), TypeError, "a Flow, got dict"),
     (lambda f: ef.Adam(f, lr="x"), TypeError, "a number for lr, got 'x'"),
+    (lambda f: ef.Adam(f, lr=np.timedelta64(1, "ns")), TypeError, "a number for lr, got np.timedelta64"),
     (lambda f: ef.Adam(f, lr=10**400), ef.ConfigError, "lr to be finite"),
     (lambda f: ef.SGD(f, weight_decay=-1.0), ef.ConfigError, "weight_decay"),
     (lambda f: setattr(ef.Adam(f), "steps", -3), ef.ConfigError, "steps >= 0"),
