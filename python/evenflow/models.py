@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from typing import Any
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -258,8 +258,8 @@ def _widths(model: str, hidden: Any) -> list[int]:
 
 
 def _is_sequence(value: Any) -> bool:
-    """Of numbers, with a length; an array of numpy without axes has none."""
-    return (hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+    """Of numbers in an order, with a length; an array of numpy without axes has none."""
+    return (hasattr(value, "__len__") and not isinstance(value, (str, bytes, Set, Mapping))
             and getattr(value, "shape", None) != ())
 
 

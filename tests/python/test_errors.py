@@ -253,6 +253,8 @@ def test_bad_matmul_precision():
     (lambda: ef.RealNVP(2**62), ef.ConfigError, "dims in 2 ... 1048576"),
     (lambda: ef.RealNVP(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
     (lambda: ef.RealNVP(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
+    (lambda: ef.RealNVP(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
+    (lambda: ef.Glow({8: 8, 4: 4, 1: 1}), TypeError, r"shape \(H, W, C\), got {8: 8"),
     (lambda: ef.RealNVP(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
     (lambda: ef.NICE(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
     (lambda: ef.NICE(3, hidden=[1] * (2**16 + 1)), ef.ConfigError, "hidden layers in 0 ... 65536, got 65537"),
