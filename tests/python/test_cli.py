@@ -377,6 +377,7 @@ def bad_files(tmp_path, monkeypatch):
     (["eval", "file"], "file"),
     (["resume", "file"], "file"),
     (["resume", "sizes"], "expected a run in sizes"),
+    (["sample", "RUN", "--label", "1" * 5000], "[label] expected a label out of "),
     (["info", "no\nfile"], "no\\nfile"),
     (["info", "RUN", "--device", "\udcff"], "[load] expected device cpu or cuda, got '\\udcff'\n"),
 ])

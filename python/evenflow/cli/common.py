@@ -66,8 +66,9 @@ def class_number(label: str, classes: list[str]) -> int:
     """The number of a class, from its name or number."""
     if label in classes:
         return classes.index(label)
-    if label.isdecimal() and (not classes or int(label) < len(classes)):
-        return int(label)
+    number = int(label) if label.isdecimal() and len(label) < 19 else None  # Python reads 4300 digits at most
+    if number is not None and (not classes or number < len(classes)):
+        return number
     known = ", ".join(classes) if classes else "a number"
     raise ConfigError(f"[label] expected a label out of {known}, got {label!r}")
 
