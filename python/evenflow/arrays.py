@@ -277,8 +277,12 @@ def file_name(where: str, path: Any) -> str:
         name = os.fsdecode(path)
     except TypeError:  # a number too, which the system would take as an open file
         raise TypeError(f"[{where}] expected a path, got {path!r}") from None
-    if "\0" in name:
-        raise IoError(f"[{where}] expected a path without null characters, got {name!r}")
+    try:
+        valid = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise IoError(f"[{where}] expected characters that a file's name can have, got {name!r}")
     return name
 
 

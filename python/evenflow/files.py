@@ -62,8 +62,6 @@ def core_name(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """A path for the core, which may be no valid text, nor are the core's errors that name it."""
     try:
         yield os.fsencode(path)
-    except UnicodeEncodeError:
-        raise IoError(f"[path] expected characters that a file's name can have, got {path!r}") from None
     except UnicodeDecodeError as error:
         raise IoError(error.object.decode(errors="backslashreplace")) from None
 
