@@ -455,6 +455,13 @@ def test_no_infinity_comes_out():
         flow.sample(3, temperature=1e38)
 
 
+def test_a_value_that_is_no_number_has_no_sign():
+    flow = ef.RealNVP(2, preprocess="none", dtype="float64")
+    flow.init(np.random.default_rng(0).standard_normal((10, 2)))
+    with pytest.raises(ef.NumericError, match="got nan from layer coupling0"):  # C++'s streams write -nan
+        flow.log_prob(np.full((1, 2), 1.5e308))
+
+
 @pytest.mark.parametrize("make", [
     lambda: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, learn_top=True, classes=3),
     lambda: ef.Glow((4, 4, 2), levels=1, steps=1, hidden=8, coupling="additive", permutation="lu"),

@@ -45,11 +45,10 @@ class EVENFLOW_API NumericError : public Error {
   using Error::Error;
 };
 
-/// Throws `E` with the text "[where] part part ...".
-template <class E, class... Parts>
-[[noreturn]] void fail(const std::string& where, const Parts&... parts) {
+/// All parts, one after the other.
+template <class... Parts>
+std::string text_of(const Parts&... parts) {
   std::ostringstream text;
-  text << '[' << where << "] ";
   const auto put = [&text](const auto& part) {
     using Part = std::decay_t<decltype(part)>;
     if constexpr (std::is_floating_point<Part>::value) {
@@ -58,7 +57,13 @@ template <class E, class... Parts>
     text << part;
   };
   (put(parts), ...);
-  throw E(text.str());
+  return text.str();
+}
+
+/// Throws `E` with the text "[where] part part ...".
+template <class E, class... Parts>
+[[noreturn]] void fail(const std::string& where, const Parts&... parts) {
+  throw E(text_of('[', where, "] ", parts...));
 }
 
 }  // namespace evenflow

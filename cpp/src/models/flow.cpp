@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <sstream>
 
 #include "core/device.hpp"
 #include "evenflow/error.hpp"
@@ -385,19 +384,16 @@ NotFinite first_nonfinite(Context& ctx, View<const T> v) {
 template <class T>
 std::string nonfinite_result(Context& ctx, const std::string& layer, View<const T> v, int64_t n,
                              const double* logdet) {
-  std::ostringstream text;
   const NotFinite found = first_nonfinite(ctx, v);
   if (found.pixel >= 0) {
-    text << found.value << " from layer " << layer << ", channel " << found.channel << ", for sample "
-         << ctx.first_row() + found.pixel / v.shape.pixels_per_sample();
-    return text.str();
+    return text_of(found.value, " from layer ", layer, ", channel ", found.channel, ", for sample ",
+                   ctx.first_row() + found.pixel / v.shape.pixels_per_sample());
   }
   HostScope host(ctx);
   const double* det = host.read(logdet, n);
   for (int64_t i = 0; i < n; ++i) {
     if (std::isfinite(det[i])) continue;
-    text << "log-determinant " << det[i] << " from layer " << layer << ", for sample " << ctx.first_row() + i;
-    return text.str();
+    return text_of("log-determinant ", det[i], " from layer ", layer, ", for sample ", ctx.first_row() + i);
   }
   return "";
 }
