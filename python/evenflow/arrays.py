@@ -25,6 +25,9 @@ Batch = np.ndarray | DeviceArray
 LEVEL_ERROR = 2.0**-14
 """How far below a level a value may be and still count as it, of the range: four times a decoded photograph's worst."""
 
+FEW_VALUES = 16
+"""Up to which a list of them is added up sooner than numpy begins."""
+
 CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
@@ -162,8 +165,9 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     else:
         with np.errstate(all="ignore"):
             out = np.ascontiguousarray(x, dtype=dtype)
-    # One product tells of most arrays that they are finite; for one row it is most of what this costs.
-    if not math.isfinite(np.vdot(out, out)) and not np.isfinite(out).all():
+    # One sum tells of most arrays that they are finite. Of few values Python's is faster than a call of numpy.
+    total = sum(out.ravel().tolist()) if out.size <= FEW_VALUES else np.vdot(out, out)
+    if not math.isfinite(total) and not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
         row = int(place[0]) + first if rows is None else int(rows[place[0]])
         raise not_finite(where, x[tuple(place)], row, place[1:], dtype)
@@ -228,12 +232,14 @@ def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
 
 def whole(where: str, name: str, value: Any, low: int | None = None, high: int = LARGEST) -> int:
     """A whole number in low ... high. TypeError, ConfigError."""
-    try:
-        if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-            raise TypeError
-        number = operator.index(value)
-    except Exception:  # of another library: torch's on meta have no value
-        raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
+    number: int = value
+    if type(value) is not int:  # a call for one row should not wait for the rest
+        try:
+            if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+                raise TypeError
+            number = operator.index(value)
+        except Exception:  # of another library: torch's on meta have no value
+            raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
     if low is not None and number < low:
         raise ConfigError(f"[{where}] expected {name} >= {low}, got {number}")
     if number > high:
