@@ -122,14 +122,17 @@ struct Transpose {
   }
 };
 
-/// dst[p * stride + j] = columns[j][p] for j < count <= lanes, p < k; zero for other lanes.
+/// dst[p * stride + j] = columns[j][p] for j < count <= lanes, p < k; zero for other lanes. `end`: up to
+/// where the last column, which lies behind the others, may be read, if not up to k only.
 template <class Isa, class T>
-void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k) {
+void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k,
+                     const T* end = nullptr) {
   using X = Transpose<Isa, T>;
+  const int64_t readable = count < X::lanes ? 0 : end ? end - columns[X::lanes - 1] : k;
   for (int64_t p = 0; p < k; p += X::lanes) {
     alignas(Isa::vector_bytes) typename X::Vector v[X::lanes] = {};
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
-    if (run == X::lanes && count == X::lanes) {
+    if (p + X::lanes <= readable) {
 #pragma GCC unroll 16
       for (int j = 0; j < X::lanes; ++j) {
         __builtin_prefetch(columns[j] + p + 4 * X::lanes);
@@ -275,8 +278,8 @@ struct WeightsB {
  private:
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
-    constexpr int N = Tile<Isa, T>::cols;
-    const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
+    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+    const int64_t n0 = panel * N, cols = columns_of(panel), k = depth(), size = taps * rows * outputs;
     switch (as) {
       case WeightsAs::rows:
         for (int64_t p = 0; p < k; ++p) {
@@ -287,13 +290,24 @@ struct WeightsB {
         }
         break;
       case WeightsAs::channels_by_tap_outputs:
-        for (int64_t c = 0; c < channels; ++c) {
-          int64_t tap = n0 / outputs, o = n0 % outputs;
-          for (int64_t j = 0; j < cols; ++tap, o = 0) {
-            const int64_t run = ops::min_of(outputs - o, cols - j);
-            copy_run(dst + c * N + j, data + (tap * rows + c) * outputs + o, run);
-            j += run;
+        for (int64_t j = 0, run; j < cols; j += run) {
+          const int64_t tap = (n0 + j) / outputs, o = (n0 + j) % outputs;
+          run = ops::min_of(outputs - o, cols - j);
+          // Whole vectors, as far as they may be read, and the next run overwrites what they write behind it.
+          const int64_t whole = (run + L - 1) / L * L, first = (tap * rows * outputs) + o;
+          const int64_t quick =
+              j + whole > N || first + whole > size ? 0 : 1 + (size - first - whole) / outputs;
+          for (int64_t c = 0; c < channels; ++c) {
+            T* to = dst + c * N + j;
+            const T* from = data + first + c * outputs;
+            if (c < quick) {
+              for (int64_t i = 0; i < whole; i += L) copy_vector(to + i, from + i);
+            } else {
+              copy_run(to, from, run);
+            }
           }
+        }
+        for (int64_t c = 0; cols < N && c < channels; ++c) {
           for (int64_t j = cols; j < N; ++j) dst[c * N + j] = T(0);
         }
         break;
@@ -329,6 +343,13 @@ struct WeightsB {
     }
   }
 
+  const T* end() const { return data + taps * rows * outputs; }
+
+  static void copy_vector(T* dst, const T* src) {
+    using Vector = typename Tile<Isa, T>::Vector;
+    *reinterpret_cast<Vector*>(dst) = *reinterpret_cast<const Vector*>(src);
+  }
+
   static void row(T* dst, const T* src, int64_t cols) {
     constexpr int N = Tile<Isa, T>::cols;
     if (cols == N) {
@@ -343,13 +364,13 @@ struct WeightsB {
 
   /// dst[p * N + j] = column(n0 + j)[p] for p < k.
   template <class Column>
-  static void transposed(T* dst, int64_t n0, int64_t cols, int64_t k, const Column& column) {
+  void transposed(T* dst, int64_t n0, int64_t cols, int64_t k, const Column& column) const {
     constexpr int L = Tile<Isa, T>::lanes, N = Tile<Isa, T>::cols;
     for (int64_t j0 = 0; j0 < N; j0 += L) {
       const T* columns[L];
       const int64_t count = ops::max_of<int64_t>(0, ops::min_of<int64_t>(L, cols - j0));
       for (int64_t j = 0; j < count; ++j) columns[j] = column(n0 + j0 + j);
-      pack_transposed<Isa, T>(dst + j0, N, columns, count, k);
+      pack_transposed<Isa, T>(dst + j0, N, columns, count, k, end());
     }
   }
 };
