@@ -51,6 +51,24 @@ def test_matmul_precision(glow, images, device):
 
 
 @pytest.mark.any_device
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_nets_wider_than_a_tile(dtype, rtol, device):
+    """Of matrix units: 128 channels, and of steps of a sum as many as a product's parts have."""
+    x = 256 * np.random.default_rng(5).random((3, 8, 8, 3), dtype=np.float32)
+    found = []
+    for place in ("cpu", device):
+        flow = ef.Glow((8, 8, 3), levels=2, steps=1, hidden=136, conditioner_dtype=dtype, device=place)
+        flow.init(x)
+        flow.params[:] += np.random.default_rng(3).normal(0, 0.01, flow.params.size)  # nets begin with zeros
+        loss = flow.loss_and_grad(x)
+        found.append((loss, flow.log_prob(x), np.array(flow.grads)))
+    (loss, log_prob, grads), (loss_there, log_prob_there, grads_there) = found
+    assert np.isclose(loss_there, loss, rtol=rtol)
+    np.testing.assert_allclose(log_prob_there, log_prob, rtol=rtol)
+    np.testing.assert_allclose(grads_there, grads, atol=rtol * np.abs(grads).max())
+
+
+@pytest.mark.any_device
 def test_training(real_nvp, table, device):
     here, there = pair(real_nvp, device)
     histories = []
