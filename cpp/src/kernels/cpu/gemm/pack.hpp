@@ -122,17 +122,14 @@ struct Transpose {
   }
 };
 
-/// dst[p * stride + j] = columns[j][p] for j < count <= lanes, p < k; zero for other lanes. `end`: up to
-/// where the last column, which lies behind the others, may be read, if not up to k only.
+/// dst[p * stride + j] = columns[j][p] for j < count <= lanes, p < k; zero for other lanes.
 template <class Isa, class T>
-void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k,
-                     const T* end = nullptr) {
+void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k) {
   using X = Transpose<Isa, T>;
-  const int64_t readable = count < X::lanes ? 0 : end ? end - columns[X::lanes - 1] : k;
   for (int64_t p = 0; p < k; p += X::lanes) {
     alignas(Isa::vector_bytes) typename X::Vector v[X::lanes] = {};
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
-    if (p + X::lanes <= readable) {
+    if (run == X::lanes && count == X::lanes) {
 #pragma GCC unroll 16
       for (int j = 0; j < X::lanes; ++j) {
         __builtin_prefetch(columns[j] + p + 4 * X::lanes);
@@ -279,7 +276,7 @@ struct WeightsB {
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
-    const int64_t n0 = panel * N, cols = columns_of(panel), k = depth(), size = taps * rows * outputs;
+    const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
     switch (as) {
       case WeightsAs::rows:
         for (int64_t p = 0; p < k; ++p) {
@@ -294,7 +291,7 @@ struct WeightsB {
           const int64_t tap = (n0 + j) / outputs, o = (n0 + j) % outputs;
           run = ops::min_of(outputs - o, cols - j);
           // Whole vectors, as far as they may be read, and the next run overwrites what they write behind it.
-          const int64_t whole = (run + L - 1) / L * L, first = (tap * rows * outputs) + o;
+          const int64_t whole = (run + L - 1) / L * L, first = tap * rows * outputs + o, size = end() - data;
           const int64_t quick =
               j + whole > N || first + whole > size ? 0 : 1 + (size - first - whole) / outputs;
           for (int64_t c = 0; c < channels; ++c) {
@@ -364,13 +361,13 @@ struct WeightsB {
 
   /// dst[p * N + j] = column(n0 + j)[p] for p < k.
   template <class Column>
-  void transposed(T* dst, int64_t n0, int64_t cols, int64_t k, const Column& column) const {
+  static void transposed(T* dst, int64_t n0, int64_t cols, int64_t k, const Column& column) {
     constexpr int L = Tile<Isa, T>::lanes, N = Tile<Isa, T>::cols;
     for (int64_t j0 = 0; j0 < N; j0 += L) {
       const T* columns[L];
       const int64_t count = ops::max_of<int64_t>(0, ops::min_of<int64_t>(L, cols - j0));
       for (int64_t j = 0; j < count; ++j) columns[j] = column(n0 + j0 + j);
-      pack_transposed<Isa, T>(dst + j0, N, columns, count, k, end());
+      pack_transposed<Isa, T>(dst + j0, N, columns, count, k);
     }
   }
 };
