@@ -64,6 +64,17 @@ EVENFLOW_HD void put_eight(const Eight<S>& from, S* to) {
   }
 }
 
+/// The same to the device's own memory.
+template <class S>
+EVENFLOW_HD void write_eight(const Eight<S>& from, S* to) {
+  constexpr int n = 16 / sizeof(S);
+  for (int i = 0; i < kEight / n; ++i) {
+    ops::Pack<S, n> pack;
+    __builtin_memcpy(&pack, from.words + 4 * i, sizeof pack);
+    ops::write(pack, to + i * n);
+  }
+}
+
 /// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind
 /// those come the taps of the edge's indicator, filled up.
 struct PatchDims {

@@ -15,7 +15,7 @@
 namespace evenflow::device {
 
 /// Sums of a (m, k) * b (k, n), a tile of 128 x tile_n a block, handed to
-///   store(split, m, n, sums of eight columns, own)  for rows and columns inside
+///   store(split, m, n, sums of eight columns, store.columns(n), own)  for rows and columns inside
 /// Units multiplies, once for 32 threads; see EmulatedUnits in the tests for what it has to do. A store with
 /// column sums (Store::sums) adds to own[sums][eight]; those of a tile go to store.partial
 /// (tiles_m, sums, n).
@@ -236,9 +236,13 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
                               const Shared& shared) const {
     const int column = thread % (kTileN / kEight) * kEight;
     if (n0 + column >= Grid::n) return;
+    const typename Store::Columns of = store.columns(n0 + column);
     for (int row = thread / (kTileN / kEight); row < kHalf; row += kLanes) {
       const int64_t to_m = m0 + half * kHalf + row;
-      if (to_m < Grid::m) store(split, to_m, n0 + column, &shared.out[row][column], own.own);
+      if (to_m >= Grid::m) continue;
+      float sums[kEight];
+      for (int e = 0; e < kEight; e += 4) ops::put(ops::read<4>(&shared.out[row][column + e]), sums + e);
+      store(split, to_m, n0 + column, sums, of, own.own);
     }
   }
   EVENFLOW_HD static void put_sums(int thread, const Registers& own, Shared& shared) {

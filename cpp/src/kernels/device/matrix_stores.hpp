@@ -3,9 +3,20 @@
 #include "kernels/device/matrix_operands.hpp"
 
 // What becomes of MatrixProduct's sums, and how its operands are laid out. n counts columns without those
-// that fill up; eights are stored whole, with zeros.
+// that fill up; eights are stored whole, with zeros. A thread stores the same eight columns of row after row:
+// what it needs of them, Columns, is read once.
 
 namespace evenflow::device {
+
+/// Eight of a vector's n numbers, those inside; null: none.
+struct ColumnValues {
+  float v[kEight];
+};
+EVENFLOW_HD ColumnValues eight_of(const float* from, int64_t column, int64_t n) {
+  ColumnValues values = {};
+  for (int e = 0; from && e < kEight && column + e < n; ++e) values.v[e] = from[column + e];
+  return values;
+}
 
 /// y = act((sum + bias) * scale).
 template <class H>
@@ -17,20 +28,26 @@ struct StoreHidden {
   const float* bias;
   const float* scale;
   bool relu;
-  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
-                              float (*)[kEight]) const {
+  struct Columns {
+    ColumnValues bias, scale;
+  };
+  EVENFLOW_HD Columns columns(int64_t column) const {
+    return {eight_of(bias, column, n), eight_of(scale, column, n)};
+  }
+  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
+                              const Columns& of, float (*)[kEight]) const {
     Eight<H> out = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
       float v = 0;
       if (column + e < n) {
         v = sum[e];
-        if (bias) v += bias[column + e];
-        if (scale) v *= scale[column + e];
+        if (bias) v += of.bias.v[e];
+        if (scale) v *= of.scale.v[e];
         if (relu && v < 0) v = 0;
       }
       out.set(e, v);
     }
-    put_eight(out, y + row * stride + column);
+    write_eight(out, y + row * stride + column);
   }
 };
 
@@ -46,8 +63,12 @@ struct StoreHiddenGradient {
   const float* scale;
   bool relu;
   double* partial;
-  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float* sum,
-                              float (*own)[kEight]) const {
+  struct Columns {
+    ColumnValues scale;
+  };
+  EVENFLOW_HD Columns columns(int64_t column) const { return {eight_of(scale, column, n)}; }
+  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
+                              const Columns& of, float (*own)[kEight]) const {
     const Eight<H> out = eight_at(y + row * y_stride + column);
     Eight<H> through = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
@@ -55,13 +76,13 @@ struct StoreHiddenGradient {
       if (column + e < n) {
         const float at = out.get(e);
         g = relu && !(at > 0) ? 0 : sum[e];
-        v = scale ? g * scale[column + e] : g;
+        v = scale ? g * of.scale.v[e] : g;
         own[0][e] += v;
         own[1][e] += g * at;
       }
       through.set(e, v);
     }
-    put_eight(through, da + row * da_stride + column);
+    write_eight(through, da + row * da_stride + column);
   }
 };
 
@@ -71,10 +92,13 @@ struct StoreParts {
   float* partial;
   int64_t m;
   int64_t width;  ///< a multiple of eight
-  EVENFLOW_HD void operator()(int64_t split, int64_t row, int64_t column, const float* sum,
-                              float (*)[kEight]) const {
+  struct Columns {};
+  EVENFLOW_HD Columns columns(int64_t) const { return {}; }
+  EVENFLOW_HD void operator()(int64_t split, int64_t row, int64_t column, const float (&sum)[kEight],
+                              const Columns&, float (*)[kEight]) const {
     float* to = partial + (split * m + row) * width + column;
-    for (int e = 0; e < kEight; ++e) to[e] = sum[e];
+    ops::write(ops::pack_of<4>(sum), to);
+    ops::write(ops::pack_of<4>(sum + 4), to + 4);
   }
 };
 
