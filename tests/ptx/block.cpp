@@ -62,10 +62,11 @@ auto with_type(Type type, const F& f) {
       return f(float());
     case Type::f64:
       return f(double());
+    case Type::bf16:
     case Type::pred:
       break;
   }
-  give_up("expected a number's type, got a predicate's");
+  give_up("expected a type for arithmetic, got another");
 }
 
 template <class T>
@@ -373,6 +374,13 @@ uint64_t Launch::whole(const Instruction& i, const uint64_t* r) const {
 
 void Launch::convert(const Instruction& i, uint64_t* r) const {
   const uint64_t from = r[i.of[0]];
+  if (i.type == Type::bf16) {
+    if (i.from != Type::f32 || i.rounding != Rounding::nearest)
+      fail("expected float32 to round to bfloat16, got another");
+    const auto word = static_cast<uint32_t>(from);
+    r[i.to[0]] = std::isnan(value_of<float>(from)) ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+    return;
+  }
   r[i.to[0]] = with_type(i.from, [&](auto of) -> uint64_t {
     return with_type(i.type, [&, of](auto to) -> uint64_t {
       using From = decltype(of);

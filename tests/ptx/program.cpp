@@ -37,9 +37,10 @@ int64_t number(std::string_view s, int base = 0) {
 }
 
 const std::map<std::string_view, Type> kTypes = {
-    {"u8", Type::u8},   {"s8", Type::s8},   {"b8", Type::u8},   {"u16", Type::u16}, {"s16", Type::s16},
-    {"b16", Type::u16}, {"u32", Type::u32}, {"s32", Type::s32}, {"b32", Type::u32}, {"u64", Type::u64},
-    {"s64", Type::s64}, {"b64", Type::u64}, {"f32", Type::f32}, {"f64", Type::f64}, {"pred", Type::pred}};
+    {"u8", Type::u8},     {"s8", Type::s8},   {"b8", Type::u8},   {"u16", Type::u16},
+    {"s16", Type::s16},   {"b16", Type::u16}, {"u32", Type::u32}, {"s32", Type::s32},
+    {"b32", Type::u32},   {"u64", Type::u64}, {"s64", Type::s64}, {"b64", Type::u64},
+    {"bf16", Type::bf16}, {"f32", Type::f32}, {"f64", Type::f64}, {"pred", Type::pred}};
 const std::map<std::string_view, Comparison> kComparisons = {
     {"eq", Comparison::eq},   {"ne", Comparison::ne},   {"lt", Comparison::lt},   {"le", Comparison::le},
     {"gt", Comparison::gt},   {"ge", Comparison::ge},   {"equ", Comparison::equ}, {"neu", Comparison::neu},
@@ -261,7 +262,7 @@ class Reader {
 }  // namespace
 
 int size_of(Type type) {
-  constexpr int sizes[] = {1, 1, 2, 2, 4, 4, 8, 8, 4, 8, 1};
+  constexpr int sizes[] = {1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, 1};
   return sizes[static_cast<int>(type)];
 }
 

@@ -13,7 +13,7 @@
 
 namespace evenflow::ptx {
 
-enum class Type : uint8_t { u8, s8, u16, s16, u32, s32, u64, s64, f32, f64, pred };
+enum class Type : uint8_t { u8, s8, u16, s16, u32, s32, u64, s64, bf16, f32, f64, pred };
 int size_of(Type type);
 
 // clang-format off

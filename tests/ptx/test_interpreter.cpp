@@ -85,6 +85,9 @@ TEST_CASE("results of instructions") {
       {"cvt.rzi.s32.f32 %r9, 0f60000000;\ncvt.rn.f32.s32 %f2, %r9;\n", 2147483648.0},
       {"setp.lt.f32 %p1, 0f7FC00000, %f1;\nselp.f32 %f2, 0f40000000, 0f3F800000, %p1;\n", 1},
       {"setp.ltu.f32 %p1, 0f7FC00000, %f1;\nselp.f32 %f2, 0f40000000, 0f3F800000, %p1;\n", 2},
+      {"cvt.rn.bf16.f32 %rs1, 0f3F818000;\nmov.b32 %r9, {%rs2, %rs1};\nand.b32 %r9, %r9, -65536;\nmov.b32 "
+       "%f2, %r9;\n",
+       1.015625},  // a tie: to the even one, which is above
       {"max.f32 %f2, 0f7FC00000, %f1;\n", 1.25},
       {"mov.b64 {%r8, %r9}, 0d4000000000000000;\nmov.b64 %fd1, {%r8, %r9};\ncvt.rn.f32.f64 %f2, %fd1;\n", 2},
       {"mov.f32 %f2, 0f00000000;\n$L:\nadd.f32 %f2, %f2, %f1;\nsetp.lt.f32 %p1, %f2, 0f40800000;\n@%p1 bra "

@@ -17,9 +17,15 @@ EVENFLOW_HD float to_float(Bf16 x) {
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
 EVENFLOW_HD Bf16 to_bf16(float x) {
+#ifdef __CUDA_ARCH__
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return {bits};
+#else
   const uint32_t w = static_cast<uint32_t>(ops::float_to_bits(x));
   if (x != x) return {static_cast<uint16_t>((w >> 16) | 0x40u)};
   return {static_cast<uint16_t>((w + 0x7fffu + ((w >> 16) & 1u)) >> 16)};
+#endif
 }
 
 /// A stored number's value, and a value as it is stored.

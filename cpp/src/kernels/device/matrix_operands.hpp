@@ -75,18 +75,37 @@ EVENFLOW_HD void write_eight(const Eight<S>& from, S* to) {
   }
 }
 
+/// Division of numbers from 0 to 2^31 - 1 by one that the launch knows: by a product, since a GPU takes a few
+/// dozen instructions for a division (Granlund and Montgomery, "Division by invariant integers using
+/// multiplication", 1994).
+struct Divisor {
+  int32_t by;
+  int32_t shift = 31;
+  uint32_t factor;
+
+  Divisor(int32_t divisor) : by(divisor) {
+    while (int64_t{1} << (shift - 31) < by) ++shift;
+    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + static_cast<uint32_t>(by) - 1) /
+                                   static_cast<uint32_t>(by));
+  }
+  EVENFLOW_HD int32_t quotient(int32_t n) const {
+    return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> shift);
+  }
+};
+
 /// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind
 /// those come the taps of the edge's indicator, filled up.
 struct PatchDims {
   int32_t height;
-  int32_t width;
+  Divisor width;
+  Divisor area;  ///< height * width
   int32_t kernel;
-  int32_t channels;  ///< a multiple of eight
+  Divisor channels;  ///< a multiple of eight
   bool edge;
   int32_t sign;  ///< 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap
 
   EVENFLOW_HD int32_t taps() const { return kernel * kernel; }
-  EVENFLOW_HD int64_t inner() const { return int64_t{taps()} * channels; }
+  EVENFLOW_HD int64_t inner() const { return int64_t{taps()} * channels.by; }
   EVENFLOW_HD int64_t size() const { return inner() + (edge ? up_to_eight(taps()) : 0); }
 };
 
@@ -102,8 +121,8 @@ struct PatchPart {
 EVENFLOW_HD PatchPart patch_part(const PatchDims& dims, int64_t k) {
   if (k >= dims.size()) return {0, 0, false, false};
   if (k >= dims.inner()) return {static_cast<int32_t>(k - dims.inner()), 0, true, true};
-  const int32_t at = static_cast<int32_t>(k);
-  return {at / dims.channels, at % dims.channels, true, false};
+  const int32_t at = static_cast<int32_t>(k), tap = dims.channels.quotient(at);
+  return {tap, at - tap * dims.channels.by, true, false};
 }
 
 /// row: of the pixel in its image, column alike.
@@ -115,16 +134,29 @@ EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, co
   if (!part.indicator) {
     const int32_t dy = dims.sign * (part.tap / 3 - 1), dx = dims.sign * (part.tap % 3 - 1);
     const int32_t i = row + dy, j = column + dx;
-    if (i < 0 || i >= dims.height || j < 0 || j >= dims.width) return zeros<S>();
-    return eight_at(x + (pixel + dy * dims.width + dx) * stride + part.channel);
+    if (i < 0 || i >= dims.height || j < 0 || j >= dims.width.by) return zeros<S>();
+    return eight_at(x + (pixel + dy * dims.width.by + dx) * stride + part.channel);
   }
   Eight<S> out = zeros<S>();
   for (int e = 0; e < kEight; ++e) {
     const int32_t tap = part.tap + e, i = row + tap / 3 - 1, j = column + tap % 3 - 1;
-    const bool outside = i < 0 || i >= dims.height || j < 0 || j >= dims.width;
+    const bool outside = i < 0 || i >= dims.height || j < 0 || j >= dims.width.by;
     if (tap < dims.taps() && outside) out.set(e, 1.0f);
   }
   return out;
+}
+
+/// A pixel in its image.
+struct PixelPlace {
+  int32_t row;
+  int32_t column;
+};
+EVENFLOW_HD PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
+  const int32_t at = pixel <= INT32_MAX ? static_cast<int32_t>(pixel) -
+                                              dims.area.quotient(static_cast<int32_t>(pixel)) * dims.area.by
+                                        : static_cast<int32_t>(pixel % dims.area.by);
+  const int32_t row = dims.width.quotient(at);
+  return {row, at - row * dims.width.by};
 }
 
 // An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor holds what
@@ -147,8 +179,8 @@ struct PatchRows {
 
   EVENFLOW_HD Cursor start(int64_t m) const {
     if (m >= pixels) return {-1, 0, 0};
-    const int32_t at = static_cast<int32_t>(m % (int64_t{dims.height} * dims.width));
-    return {m, at / dims.width, at % dims.width};
+    const PixelPlace place = place_of(dims, m);
+    return {m, place.row, place.column};
   }
   EVENFLOW_HD Eight<S> operator()(const Cursor& at, int64_t k) const {
     if (at.pixel < 0) return zeros<S>();
@@ -170,8 +202,8 @@ struct PatchColumns {
   EVENFLOW_HD Cursor start(int64_t m) const { return patch_part(dims, m); }
   EVENFLOW_HD Eight<S> operator()(const Cursor& part, int64_t pixel) const {
     if (pixel >= pixels) return zeros<S>();
-    const int32_t at = static_cast<int32_t>(pixel % (int64_t{dims.height} * dims.width));
-    return read_patch(dims, part, x, stride, pixel, at / dims.width, at % dims.width);
+    const PixelPlace place = place_of(dims, pixel);
+    return read_patch(dims, part, x, stride, pixel, place.row, place.column);
   }
 };
 
@@ -201,13 +233,13 @@ struct WeightColumns {
   const S* w;  ///< PackWeights
   int32_t taps;
   int32_t channels;  ///< filled up, as outputs are
-  int32_t outputs;
+  Divisor outputs;
 
   EVENFLOW_HD Cursor start(int64_t n) const { return n < channels ? n : -1; }
   EVENFLOW_HD Eight<S> operator()(Cursor n, int64_t k) const {
-    if (n < 0 || k >= int64_t{taps} * outputs) return zeros<S>();
-    const int32_t at = static_cast<int32_t>(k), tap = at / outputs;
-    return eight_at(w + (int64_t{tap} * channels + n) * outputs + at % outputs);
+    if (n < 0 || k >= int64_t{taps} * outputs.by) return zeros<S>();
+    const int32_t at = static_cast<int32_t>(k), tap = outputs.quotient(at);
+    return eight_at(w + (int64_t{tap} * channels + n) * outputs.by + at - tap * outputs.by);
   }
 };
 

@@ -86,6 +86,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const int64_t channels = sign > 0 ? dims.in.c : dims.cout;
     return {static_cast<int32_t>(dims.in.h),
             static_cast<int32_t>(dims.in.w),
+            static_cast<int32_t>(dims.in.h * dims.in.w),
             dims.kernel,
             static_cast<int32_t>(device::up_to_eight(channels)),
             sign > 0 && dims.edge,
@@ -113,7 +114,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   static device::WeightColumns<H> weight_columns(Context& ctx, WorkspaceScope& scope,
                                                  const StackUnit<float>& unit) {
     const device::PatchDims dims = patches(unit.dims, 1);
-    return {weights<H>(ctx, scope, unit).x, dims.taps(), dims.channels,
+    return {weights<H>(ctx, scope, unit).x, dims.taps(), dims.channels.by,
             static_cast<int32_t>(device::up_to_eight(unit.dims.cout))};
   }
 

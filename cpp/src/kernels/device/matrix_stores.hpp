@@ -158,7 +158,7 @@ struct FinishWeights {
   float* dw;
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const int64_t rows = cin + (dims.edge ? 1 : 0), tap = row / rows, channel = row % rows;
-    const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels + channel;
+    const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels.by + channel;
     const float before = overwrite ? 0 : dw[row * cout + c];
     dw[row * cout + c] = before + parts.total<1>(at, c).v[0];
   }
@@ -196,8 +196,8 @@ struct PackWeights {
   S* out;
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const bool edge = row >= dims.inner();
-    const int64_t tap = edge ? row - dims.inner() : row / dims.channels;
-    const int64_t channel = edge ? cin : row % dims.channels;
+    const int64_t tap = edge ? row - dims.inner() : row / dims.channels.by;
+    const int64_t channel = edge ? cin : row % dims.channels.by;
     const bool inside = tap < dims.taps() && (edge || channel < cin) && c < cout;
     const int64_t rows = cin + (dims.edge ? 1 : 0);
     store_value(inside ? w[(tap * rows + channel) * cout + c] : 0.0f, out + row * width + c);
