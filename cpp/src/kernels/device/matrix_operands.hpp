@@ -81,9 +81,11 @@ EVENFLOW_HD void write_eight(const Eight<S>& from, S* to) {
 struct Divisor {
   int32_t by;
   int32_t shift = 31;
-  uint32_t factor;
+  uint32_t factor = 0;
 
+  /// 0: there will be nothing to divide.
   Divisor(int32_t divisor) : by(divisor) {
+    if (by == 0) return;
     while (int64_t{1} << (shift - 31) < by) ++shift;
     factor = static_cast<uint32_t>(((uint64_t{1} << shift) + static_cast<uint32_t>(by) - 1) /
                                    static_cast<uint32_t>(by));
@@ -125,27 +127,6 @@ EVENFLOW_HD PatchPart patch_part(const PatchDims& dims, int64_t k) {
   return {tap, at - tap * dims.channels.by, true, false};
 }
 
-/// row: of the pixel in its image, column alike.
-template <class S>
-EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
-                                int64_t pixel, int32_t row, int32_t column) {
-  if (!part.inside) return zeros<S>();
-  if (dims.kernel == 1) return eight_at(x + pixel * stride + part.channel);
-  if (!part.indicator) {
-    const int32_t dy = dims.sign * (part.tap / 3 - 1), dx = dims.sign * (part.tap % 3 - 1);
-    const int32_t i = row + dy, j = column + dx;
-    if (i < 0 || i >= dims.height || j < 0 || j >= dims.width.by) return zeros<S>();
-    return eight_at(x + (pixel + dy * dims.width.by + dx) * stride + part.channel);
-  }
-  Eight<S> out = zeros<S>();
-  for (int e = 0; e < kEight; ++e) {
-    const int32_t tap = part.tap + e, i = row + tap / 3 - 1, j = column + tap % 3 - 1;
-    const bool outside = i < 0 || i >= dims.height || j < 0 || j >= dims.width.by;
-    if (tap < dims.taps() && outside) out.set(e, 1.0f);
-  }
-  return out;
-}
-
 /// A pixel in its image.
 struct PixelPlace {
   int32_t row;
@@ -159,6 +140,33 @@ EVENFLOW_HD PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
   return {row, at - row * dims.width.by};
 }
 
+/// The pixel that a 3x3 kernel's tap reads, or that reads this one through it, by the sign; -1: outside of
+/// the image.
+EVENFLOW_HD int64_t neighbour(const PatchDims& dims, const PixelPlace& place, int64_t pixel, int32_t tap) {
+  const int32_t dy = dims.sign * (tap / 3 - 1), dx = dims.sign * (tap % 3 - 1);
+  const int32_t i = place.row + dy, j = place.column + dx;
+  if (i < 0 || i >= dims.height || j < 0 || j >= dims.width.by) return -1;
+  return pixel + dy * dims.width.by + dx;
+}
+
+/// Zeros outside of the image.
+template <class S>
+EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
+                                int64_t pixel, const PixelPlace& place) {
+  if (!part.inside) return zeros<S>();
+  if (dims.kernel == 1) return eight_at(x + pixel * stride + part.channel);
+  if (!part.indicator) {
+    const int64_t from = neighbour(dims, place, pixel, part.tap);
+    return from < 0 ? zeros<S>() : eight_at(x + from * stride + part.channel);
+  }
+  Eight<S> out = zeros<S>();
+  for (int e = 0; e < kEight; ++e) {
+    const int32_t tap = part.tap + e;
+    if (tap < dims.taps() && neighbour(dims, place, pixel, tap) < 0) out.set(e, 1.0f);
+  }
+  return out;
+}
+
 // An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor holds what
 // does not change from one step in k to the next.
 
@@ -169,8 +177,7 @@ struct PatchRows {
   static constexpr bool along_k = true;
   struct Cursor {
     int64_t pixel;  ///< negative: outside
-    int32_t row;
-    int32_t column;
+    PixelPlace place;
   };
   PatchDims dims;
   const S* x;
@@ -178,13 +185,12 @@ struct PatchRows {
   int64_t pixels;
 
   EVENFLOW_HD Cursor start(int64_t m) const {
-    if (m >= pixels) return {-1, 0, 0};
-    const PixelPlace place = place_of(dims, m);
-    return {m, place.row, place.column};
+    if (m >= pixels) return {-1, {0, 0}};
+    return {m, place_of(dims, m)};
   }
   EVENFLOW_HD Eight<S> operator()(const Cursor& at, int64_t k) const {
     if (at.pixel < 0) return zeros<S>();
-    return read_patch(dims, patch_part(dims, k), x, stride, at.pixel, at.row, at.column);
+    return read_patch(dims, patch_part(dims, k), x, stride, at.pixel, at.place);
   }
 };
 
@@ -202,8 +208,7 @@ struct PatchColumns {
   EVENFLOW_HD Cursor start(int64_t m) const { return patch_part(dims, m); }
   EVENFLOW_HD Eight<S> operator()(const Cursor& part, int64_t pixel) const {
     if (pixel >= pixels) return zeros<S>();
-    const PixelPlace place = place_of(dims, pixel);
-    return read_patch(dims, part, x, stride, pixel, place.row, place.column);
+    return read_patch(dims, part, x, stride, pixel, place_of(dims, pixel));
   }
 };
 

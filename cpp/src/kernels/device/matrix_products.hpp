@@ -25,6 +25,9 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     for (int u = 0; u < count; ++u) {
       const StackUnit<float>& unit = units[u];
       WorkspaceScope inner(ctx.workspace());
+      if (u + 1 == count && by_taps(unit.dims.kernel, unit.dims.in.c, unit.dims.cout)) {
+        return forward_by_taps(ctx, unit, from, h);
+      }
       const device::PatchRows<H> a{patches(unit.dims, 1), from.data, from.stride, pixels};
       const device::MatrixRows<H> b = weights<H>(ctx, inner, unit);
       const Epilogue<float>& e = unit.epilogue;
@@ -137,10 +140,60 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     }
   }
 
+  // A 3x3 kernel with few outputs: a product with all taps of each pixel, and a sum over neighbours. Patches
+  // would read each pixel nine times, for tiles that are mostly filled up.
+
+  static bool by_taps(int kernel, int64_t inputs, int64_t outputs) { return kernel == 3 && outputs < inputs; }
+
+  template <class H>
+  static void forward_by_taps(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x, View<float> h) {
+    const int64_t cin = unit.dims.in.c, cout = unit.dims.cout, rows = unit.dims.weight_rows();
+    const Epilogue<float>& e = unit.epilogue;
+    WorkspaceScope scope(ctx.workspace());
+    const device::Parts parts = product_of_taps(ctx, scope, unit, x, {rows * cout, cout, 1, cin, cout});
+    Exec::for_each(
+        ctx, h.shape.pixels(), cout,
+        device::FinishTaps{parts, patches(unit.dims, 1), cout, unit.dims.edge ? unit.w + cin * cout : nullptr,
+                           rows * cout, e.bias, e.scale, e.relu, false, h.data, h.stride});
+  }
+
+  static device::PatchDims pointwise(const ConvDims& dims, int64_t channels) {
+    ConvDims one = dims;
+    one.in = dims.in.with_channels(channels);
+    one.kernel = 1;
+    one.edge = false;
+    return patches(one, 1);
+  }
+
+  struct TapWeights {
+    int64_t tap_step, k_step, c_step, k, channels;
+  };
+  template <class H>
+  static device::Parts product_of_taps(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit,
+                                       const Rows<H>& x, const TapWeights& w) {
+    const int64_t n = 9 * w.channels, width = device::up_to_eight(n), depth = device::up_to_eight(w.k);
+    H* packed = scope.take<H>(depth * width);
+    Exec::for_each(
+        ctx, depth, width,
+        device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k, w.channels, width, packed});
+    const int64_t pixels = unit.dims.in.pixels();
+    const device::PatchRows<H> a{pointwise(unit.dims, depth), x.data, x.stride, pixels};
+    return split_product(ctx, scope, pixels, n, depth, a, device::MatrixRows<H>{packed, width, depth, width});
+  }
+
   template <class H>
   static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& da, View<float> dx) {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
     WorkspaceScope scope(ctx.workspace());
+    if (by_taps(unit.dims.kernel, unit.dims.cout, width)) {
+      const int64_t cout = unit.dims.cout;
+      const device::Parts parts =
+          product_of_taps(ctx, scope, unit, da, {unit.dims.weight_rows() * cout, 1, cout, cout, width});
+      Exec::for_each(ctx, pixels, width,
+                     device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, nullptr, nullptr,
+                                        false, true, dx.data, dx.stride});
+      return;
+    }
     const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
     const device::Parts parts =
         split_product(ctx, scope, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit));
@@ -153,11 +206,38 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                const Rows<H>& da) {
     const int64_t pixels = unit.dims.in.pixels(), cout = unit.dims.cout;
     WorkspaceScope scope(ctx.workspace());
+    if (by_taps(unit.dims.kernel, unit.dims.in.c, cout)) return weights_gradient_by_taps(ctx, unit, x, da);
     const device::PatchColumns<H> a{patches(unit.dims, 1), x.data, x.stride, pixels};
     const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
     const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);
     Exec::for_each(ctx, unit.dims.taps() * unit.dims.weight_rows(), cout,
                    device::FinishWeights{parts, a.dims, unit.dims.in.c, cout, unit.overwrite, unit.dw});
+  }
+
+  template <class H>
+  static void weights_gradient_by_taps(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x,
+                                       const Rows<H>& da) {
+    const ConvDims& dims = unit.dims;
+    const int64_t pixels = dims.in.pixels(), cout = dims.cout, n = 9 * cout, width = device::up_to_eight(n);
+    WorkspaceScope scope(ctx.workspace());
+    H* readers = scope.take<H>(pixels * width);
+    Exec::for_each(ctx, pixels, width,
+                   device::PackReaders<H>{da.data, da.stride, patches(dims, -1), cout, width, readers});
+    const device::PatchColumns<H> a{pointwise(dims, device::up_to_eight(dims.in.c)), x.data, x.stride,
+                                    pixels};
+    const device::MatrixRows<H> b{readers, width, pixels, width};
+    const device::Parts taps = split_product(ctx, scope, dims.in.c, n, pixels, a, b);
+    device::Parts edge = {};
+    if (dims.edge) {
+      device::PatchDims indicators = patches(dims, 1);
+      indicators.channels = device::Divisor(0);
+      const device::PatchColumns<H> outside{indicators, x.data, x.stride, pixels};
+      const device::MatrixRows<H> outputs{da.data, da.stride, pixels, device::up_to_eight(cout)};
+      edge = split_product(ctx, scope, indicators.size(), cout, pixels, outside, outputs);
+    }
+    Exec::for_each(
+        ctx, dims.taps() * dims.weight_rows(), cout,
+        device::FinishTapWeights{taps, edge, dims.weight_rows(), dims.in.c, cout, unit.overwrite, unit.dw});
   }
 
   static constexpr int64_t kTileM = 128;
@@ -166,12 +246,16 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   template <class Number>
   static constexpr int widest = std::is_same<Number, Bf16>::value ? 128 : 64;
 
-  /// The tile that computes least beside the result; of two the wider one.
+  /// The width of tiles that takes the fewest instructions; of two the wider one. Counted in PTX, a step
+  /// takes a warp some 250 with 16 columns of bfloat16, 280 with 32, 420 with 128: most of them to fetch the
+  /// left side.
   template <class Number>
   static int tile_n(int64_t n) {
+    constexpr int64_t kFetch = 150, kProducts = std::is_same<Number, Bf16>::value ? 1 : 3;
+    const auto cost = [&](int tile) { return Exec::parts(n, tile) * (kFetch + kProducts * tile); };
     int best = 16;
     for (const int tile : {32, widest<Number>}) {
-      if (Exec::parts(n, tile) * tile <= Exec::parts(n, best) * best) best = tile;
+      if (cost(tile) <= cost(best)) best = tile;
     }
     return best;
   }

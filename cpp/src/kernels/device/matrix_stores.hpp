@@ -148,6 +148,40 @@ struct FinishRows {
   }
 };
 
+/// Of a product with the weights of all nine taps, (pixel, (tap, c)): the sum over taps of what the pixel
+/// reads (sign 1) or is read by (-1), and then as FinishRows. Where that lies outside of the image, the tap's
+/// weight of the edge's indicator instead, unless null.
+struct FinishTaps {
+  Parts parts;
+  PatchDims dims;
+  int64_t channels;   ///< of y
+  const float* edge;  ///< (taps, ..., channels)
+  int64_t edge_step;
+  const float* bias;
+  const float* scale;
+  bool relu;
+  bool add;
+  float* y;
+  int64_t stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const PixelPlace place = place_of(dims, row);
+    float v = 0;
+    for (int32_t tap = 0; tap < 9; ++tap) {
+      const int64_t from = neighbour(dims, place, row, tap);
+      if (from >= 0) {
+        v += parts.total<1>(from, tap * channels + c).v[0];
+      } else if (edge) {
+        v += edge[tap * edge_step + c];
+      }
+    }
+    if (bias) v += bias[c];
+    if (scale) v *= scale[c];
+    if (relu && v < 0) v = 0;
+    float* to = y + row * stride + c;
+    *to = add ? *to + v : v;
+  }
+};
+
 /// dw (taps, rows, cout) += sums by patch index.
 struct FinishWeights {
   Parts parts;
@@ -161,6 +195,24 @@ struct FinishWeights {
     const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels.by + channel;
     const float before = overwrite ? 0 : dw[row * cout + c];
     dw[row * cout + c] = before + parts.total<1>(at, c).v[0];
+  }
+};
+
+/// The same from products of channels with the outputs of all taps, (cin, (tap, cout)), and of the edge's
+/// indicators with outputs, (tap, cout).
+struct FinishTapWeights {
+  Parts taps;
+  Parts edge;
+  int64_t rows;  ///< weight rows of a tap
+  int64_t cin;
+  int64_t cout;
+  bool overwrite;
+  float* dw;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t tap = row / rows, channel = row % rows;
+    const float before = overwrite ? 0 : dw[row * cout + c];
+    dw[row * cout + c] =
+        before + (channel == cin ? edge.total<1>(tap, c) : taps.total<1>(channel, tap * cout + c)).v[0];
   }
 };
 
@@ -201,6 +253,44 @@ struct PackWeights {
     const bool inside = tap < dims.taps() && (edge || channel < cin) && c < cout;
     const int64_t rows = cin + (dims.edge ? 1 : 0);
     store_value(inside ? w[(tap * rows + channel) * cout + c] : 0.0f, out + row * width + c);
+  }
+};
+
+/// What reads a pixel through each tap, (pixel, (tap, channel)); zeros where that lies outside of the image,
+/// and to fill rows up. dims: sign -1.
+template <class S>
+struct PackReaders {
+  const S* x;
+  int64_t x_stride;
+  PatchDims dims;
+  int64_t channels;
+  int64_t width;
+  S* out;
+  EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
+    const int32_t tap = static_cast<int32_t>(column / channels);
+    const PixelPlace place = place_of(dims, row);
+    const int64_t from = neighbour(dims, place, row, tap);
+    S value = {};
+    if (tap < 9 && from >= 0) value = x[from * x_stride + column % channels];
+    out[row * width + column] = value;
+  }
+};
+
+/// Weights of all taps side by side, (k, (tap, c)), rows and columns filled up with zeros.
+template <class S>
+struct PackTaps {
+  const float* w;
+  int64_t tap_step;  ///< of w, from one tap to the next; k and c alike
+  int64_t k_step;
+  int64_t c_step;
+  int64_t k;
+  int64_t channels;
+  int64_t width;
+  S* out;
+  EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
+    const int64_t tap = column / channels, c = column % channels;
+    const bool inside = row < k && tap < 9;
+    store_value(inside ? w[tap * tap_step + row * k_step + c * c_step] : 0.0f, out + row * width + column);
   }
 };
 
