@@ -1,6 +1,7 @@
 #include <limits>
 
 #include "check_device.hpp"
+#include "kernels/device/matrix_operands.hpp"
 #include "kernels/device/products.hpp"
 
 // A device's convolutions and chains of them.
@@ -387,6 +388,20 @@ TEST_CASE_TEMPLATE("device: chains by matrix units", H, float, Bf16) {
   check_matrix_units<H>({{30, 1, 1, 4}, {20, 24}, {1, 1}, {true, false}});
   check_matrix_units<H>({{300, 1, 1, 70}, {16, 16, 16, 140}, {1, 1, 1, 1}, {true, true, true, false}});
   check_matrix_units<H>({{9, 1, 1, 121}, {5, 128, 3, 120}, {1, 1, 1, 1}, {true, true, true, false}});
+}
+
+TEST_CASE("device: division by a product") {
+  const auto agrees = [](int32_t n, int32_t by) { return device::Divisor(by).quotient(n) == n / by; };
+  for (int64_t by = 1; by <= INT32_MAX; by += 1 + by / 64) {
+    const int32_t d = static_cast<int32_t>(by), most = INT32_MAX / d * d;
+    CAPTURE(d);
+    for (const int32_t multiple : {d, d * (most / d / 2), d * (most / d / 3), most}) {
+      CHECK(agrees(multiple, d));
+      CHECK(agrees(multiple > 0 ? multiple - 1 : 0, d));
+    }
+    CHECK(agrees(INT32_MAX, d));
+    CHECK(agrees(0, d));
+  }
 }
 
 TEST_CASE("device: products of float32 numbers in three parts and in two") {
