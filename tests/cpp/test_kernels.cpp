@@ -1,10 +1,15 @@
 #include <doctest/doctest.h>
+#include <omp.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <thread>
+#include <vector>
 
 #include "check_layer.hpp"
 #include "kernels/cpu/gemm/row_tiles.hpp"
+#include "kernels/cpu/team.hpp"
 #include "kernels/kernel_set.hpp"
 
 // Convolutions against a direct sum, on shapes that fit no block, for every instruction set of this machine.
@@ -198,6 +203,56 @@ TEST_CASE("inside a parallel region, where a team is one thread") {
 #pragma omp master
     check_conv<float>({{300, 1, 1, 200}, 130, 1, false}, 3, 2e-4);
   }
+}
+
+TEST_CASE("a team does every item of its shares once, whoever comes late") {
+  for (int threads = 1; threads <= 5; ++threads) {
+    for (const int64_t count : {0, 1, 2, 7, 100}) {
+      for (const int64_t most : {1, 3, 8}) {
+        CAPTURE(threads);
+        CAPTURE(count);
+        CAPTURE(most);
+        std::vector<Shares::Next> next(threads);
+        const Shares shares(next.data(), threads);
+        std::vector<int> done(count);
+        bool in_pieces = true;
+#pragma omp parallel num_threads(threads)
+        {
+          const Team team{omp_get_thread_num(), omp_get_num_threads()};
+          for (int round = 1; round <= 2; ++round) {
+            if (team.rank == round - 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+            shares.work(team, count, most, [&](int64_t first, int64_t end) {
+              const bool fits = first < end && end - first <= most;
+              for (int64_t i = first; i < end; ++i) {
+#pragma omp atomic
+                ++done[i];
+              }
+              if (!fits) {
+#pragma omp atomic write
+                in_pieces = false;
+              }
+            });
+            team.barrier();
+            shares.again(team);
+            team.barrier();
+          }
+        }
+        CHECK(in_pieces);
+        for (const int times : done) CHECK(times == 2);
+      }
+    }
+  }
+}
+
+TEST_CASE("a thread does what others have not begun") {
+  std::vector<Shares::Next> next(3);
+  const Shares shares(next.data(), 3);
+  std::vector<int64_t> ends;
+  shares.work(Team{1, 3}, 60, 8, [&](int64_t first, int64_t end) {
+    CHECK(first == (ends.empty() ? 20 : ends.back() == 60 ? 0 : ends.back()));
+    ends.push_back(end);
+  });
+  CHECK(ends == std::vector<int64_t>{28, 34, 37, 39, 40, 48, 54, 57, 59, 60, 8, 14, 17, 19, 20});
 }
 
 TEST_CASE("couplings of more channels than a job takes") {

@@ -259,6 +259,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
   // Rows far apart share few sets of a cache: many tiles would wait for them again and again.
   const bool copy =
       tiles >= kBlockTiles && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
+  const Shares shares(scope.take<Shares::Next>(threads), threads);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* a_buffer = a_buffers + team.rank * a_size;
@@ -283,11 +284,11 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       for (int64_t p = team.begin(panels); p < team.end(panels); ++p) b.pack(packed + p * panel_size, p);
       team.barrier();
     }
-    for (int64_t i = team.begin(blocks.count); i < team.end(blocks.count); ++i) {
+    shares.work(team, blocks.count, 1, [&](int64_t i, int64_t) {
       multiply_block(
           a, blocks.tiles, blocks.first_tile(i), blocks.first_tile(i + 1), b, 0, panels, shared_panel,
           [&](int64_t) -> decltype(auto) { return finish.for_block(i); }, my_tiles, a_buffer, far);
-    }
+    });
   });
 }
 

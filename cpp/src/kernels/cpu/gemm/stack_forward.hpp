@@ -96,7 +96,7 @@ class StackForward {
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
     weights_.take(scope_, count_);
-    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tile_rows = tiles * Tile<Isa, T>::rows;
+    const int64_t tiles = ops::min_of(kBlockTiles, rows_.count()), tile_rows = tiles * Tile<Isa, T>::rows;
     int64_t local_size = 0;
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
@@ -118,6 +118,7 @@ class StackForward {
     if (taps_first) {
       image_ = bordered<Isa, T, half>(ctx_, scope_, x_, units_[0].dims.in, units_[0].dims.edge);
     }
+    const Shares shares(scope_.template take<Shares::Next>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       weights_.pack(team);
@@ -125,8 +126,8 @@ class StackForward {
       const Room room{placed + team.rank * tiles,
                       tile_buffers + team.rank * tiles * tile_size,
                       {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
-      by_tiles(team.begin(rows_.count()), team.end(rows_.count()),
-               [&](int64_t first, int64_t end) { block(first, end, room); });
+      shares.work(team, rows_.count(), kBlockTiles,
+                  [&](int64_t first, int64_t end) { block(first, end, room); });
       if (!taps_last) return;
       team.barrier();
       gather_taps<Isa, T>(last.dims.in, team.begin(m_), team.end(m_), 1, products_, last.dims.cout, outside_,
