@@ -401,6 +401,9 @@ TEST_CASE("device: division by a product") {
     }
     CHECK(agrees(INT32_MAX, d));
     CHECK(agrees(0, d));
+    for (const int64_t n : {int64_t{0}, int64_t{INT32_MAX}, int64_t{1} << 31, (int64_t{5} << 31) + 12345}) {
+      CHECK(device::Divisor(d).remainder(n) == n % d);
+    }
   }
 }
 

@@ -82,6 +82,7 @@ struct Divisor {
   int32_t by;
   int32_t shift = 31;
   uint32_t factor = 0;
+  int32_t most = 0;  ///< the largest multiple of it
 
   /// 0: there will be nothing to divide.
   Divisor(int32_t divisor) : by(divisor) {
@@ -89,9 +90,16 @@ struct Divisor {
     while (int64_t{1} << (shift - 31) < by) ++shift;
     factor = static_cast<uint32_t>(((uint64_t{1} << shift) + static_cast<uint32_t>(by) - 1) /
                                    static_cast<uint32_t>(by));
+    most = INT32_MAX / by * by;
   }
   EVENFLOW_HD int32_t quotient(int32_t n) const {
     return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> shift);
+  }
+  /// Of a number that may be larger, but not by far: no memory holds many times 2^31 pixels.
+  EVENFLOW_HD int32_t remainder(int64_t n) const {
+    while (n > INT32_MAX) n -= most;
+    const int32_t at = static_cast<int32_t>(n);
+    return at - quotient(at) * by;
   }
 };
 
@@ -133,9 +141,7 @@ struct PixelPlace {
   int32_t column;
 };
 EVENFLOW_HD PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
-  const int32_t at = pixel <= INT32_MAX ? static_cast<int32_t>(pixel) -
-                                              dims.area.quotient(static_cast<int32_t>(pixel)) * dims.area.by
-                                        : static_cast<int32_t>(pixel % dims.area.by);
+  const int32_t at = dims.area.remainder(pixel);
   const int32_t row = dims.width.quotient(at);
   return {row, at - row * dims.width.by};
 }

@@ -34,7 +34,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
       if (u + 1 == count) {
         const device::Parts parts = split_product(ctx, inner, pixels, unit.dims.cout, a.dims.size(), a, b);
         Exec::for_each(ctx, pixels, unit.dims.cout,
-                       device::FinishRows{parts, e.bias, e.scale, e.relu, false, h.data, h.stride});
+                       device::FinishRows{parts, {e.bias, e.scale, e.relu, false, h.data, h.stride}});
         return;
       }
       const int64_t stride = padded_stride(unit.dims.cout, sizeof(H));
@@ -151,10 +151,14 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const Epilogue<float>& e = unit.epilogue;
     WorkspaceScope scope(ctx.workspace());
     const device::Parts parts = product_of_taps(ctx, scope, unit, x, {rows * cout, cout, 1, cin, cout});
-    Exec::for_each(
-        ctx, h.shape.pixels(), cout,
-        device::FinishTaps{parts, patches(unit.dims, 1), cout, unit.dims.edge ? unit.w + cin * cout : nullptr,
-                           rows * cout, e.bias, e.scale, e.relu, false, h.data, h.stride});
+    const float* edge = unit.dims.edge ? unit.w + cin * cout : nullptr;
+    Exec::for_each(ctx, h.shape.pixels(), cout,
+                   device::FinishTaps{parts,
+                                      patches(unit.dims, 1),
+                                      cout,
+                                      edge,
+                                      rows * cout,
+                                      {e.bias, e.scale, e.relu, false, h.data, h.stride}});
   }
 
   static device::PatchDims pointwise(const ConvDims& dims, int64_t channels) {
@@ -173,14 +177,17 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                        const Rows<H>& x, const TapWeights& w) {
     const int64_t n = 9 * w.channels, width = device::up_to_eight(n), depth = device::up_to_eight(w.k);
     H* packed = scope.take<H>(depth * width);
-    Exec::for_each(
-        ctx, depth, width,
-        device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k, w.channels, width, packed});
+    Exec::for_each(ctx, depth, width,
+                   device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
+                                       static_cast<int32_t>(w.channels), width, packed});
     const int64_t pixels = unit.dims.in.pixels();
     const device::PatchRows<H> a{pointwise(unit.dims, depth), x.data, x.stride, pixels};
     return split_product(ctx, scope, pixels, n, depth, a, device::MatrixRows<H>{packed, width, depth, width});
   }
 
+  static device::FinishUnit add_to(View<float> dx) {
+    return {nullptr, nullptr, false, true, dx.data, dx.stride};
+  }
   template <class H>
   static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& da, View<float> dx) {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
@@ -190,17 +197,19 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
       const device::Parts parts =
           product_of_taps(ctx, scope, unit, da, {unit.dims.weight_rows() * cout, 1, cout, cout, width});
       Exec::for_each(ctx, pixels, width,
-                     device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, nullptr, nullptr,
-                                        false, true, dx.data, dx.stride});
+                     device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, add_to(dx)});
       return;
     }
     const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
     const device::Parts parts =
         split_product(ctx, scope, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit));
-    Exec::for_each(ctx, pixels, width,
-                   device::FinishRows{parts, nullptr, nullptr, false, true, dx.data, dx.stride});
+    Exec::for_each(ctx, pixels, width, device::FinishRows{parts, add_to(dx)});
   }
 
+  static device::FinishGradient finish_gradient(const StackUnit<float>& unit) {
+    return {static_cast<int32_t>(unit.dims.weight_rows()), unit.dims.in.c, unit.dims.cout, unit.overwrite,
+            unit.dw};
+  }
   template <class H>
   static void weights_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x,
                                const Rows<H>& da) {
@@ -211,7 +220,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
     const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);
     Exec::for_each(ctx, unit.dims.taps() * unit.dims.weight_rows(), cout,
-                   device::FinishWeights{parts, a.dims, unit.dims.in.c, cout, unit.overwrite, unit.dw});
+                   device::FinishWeights{parts, a.dims, finish_gradient(unit)});
   }
 
   template <class H>
@@ -222,7 +231,8 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     WorkspaceScope scope(ctx.workspace());
     H* readers = scope.take<H>(pixels * width);
     Exec::for_each(ctx, pixels, width,
-                   device::PackReaders<H>{da.data, da.stride, patches(dims, -1), cout, width, readers});
+                   device::PackReaders<H>{da.data, da.stride, patches(dims, -1), static_cast<int32_t>(cout),
+                                          width, readers});
     const device::PatchColumns<H> a{pointwise(dims, device::up_to_eight(dims.in.c)), x.data, x.stride,
                                     pixels};
     const device::MatrixRows<H> b{readers, width, pixels, width};
@@ -235,9 +245,8 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
       const device::MatrixRows<H> outputs{da.data, da.stride, pixels, device::up_to_eight(cout)};
       edge = split_product(ctx, scope, indicators.size(), cout, pixels, outside, outputs);
     }
-    Exec::for_each(
-        ctx, dims.taps() * dims.weight_rows(), cout,
-        device::FinishTapWeights{taps, edge, dims.weight_rows(), dims.in.c, cout, unit.overwrite, unit.dw});
+    Exec::for_each(ctx, dims.taps() * dims.weight_rows(), cout,
+                   device::FinishTapWeights{taps, edge, finish_gradient(unit)});
   }
 
   static constexpr int64_t kTileM = 128;

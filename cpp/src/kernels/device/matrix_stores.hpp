@@ -119,11 +119,8 @@ struct Parts {
   }
 };
 
-/// y = act((sum + bias) * scale), or y += sum.
-struct FinishRows {
-  using Number = float;
-  static constexpr bool halves = true;
-  Parts parts;
+/// What becomes of a unit's sums: y = act((sum + bias) * scale), or y += sum.
+struct FinishUnit {
   const float* bias;
   const float* scale;
   bool relu;
@@ -131,10 +128,9 @@ struct FinishRows {
   float* y;
   int64_t stride;
   EVENFLOW_HD bool packs(int n) const { return ops::fits(n, y, stride); }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  template <int n>
+  EVENFLOW_HD void operator()(ops::Pack<float, n> v, int64_t row, int64_t c) const {
     float* to = y + row * stride + c;
-    ops::Pack<float, n> v = parts.total<n>(row, c);
     for (int e = 0; e < n; ++e) {
       if (bias) v.v[e] += bias[c + e];
       if (scale) v.v[e] *= scale[c + e];
@@ -148,73 +144,116 @@ struct FinishRows {
   }
 };
 
+struct FinishRows {
+  using Number = float;
+  static constexpr bool halves = true;
+  Parts parts;
+  FinishUnit finish;
+  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    finish(parts.total<n>(row, c), row, c);
+  }
+};
+
 /// Of a product with the weights of all nine taps, (pixel, (tap, c)): the sum over taps of what the pixel
-/// reads (sign 1) or is read by (-1), and then as FinishRows. Where that lies outside of the image, the tap's
-/// weight of the edge's indicator instead, unless null.
+/// reads (sign 1) or is read by (-1). Where that lies outside of the image, the tap's weight of the edge's
+/// indicator instead, unless null.
 struct FinishTaps {
+  using Number = float;
+  static constexpr bool halves = true;
   Parts parts;
   PatchDims dims;
   int64_t channels;   ///< of y
   const float* edge;  ///< (taps, ..., channels)
   int64_t edge_step;
-  const float* bias;
-  const float* scale;
-  bool relu;
-  bool add;
-  float* y;
-  int64_t stride;
+  FinishUnit finish;
+  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const PixelPlace place = place_of(dims, row);
-    float v = 0;
+    ops::Pack<float, n> v = {};
     for (int32_t tap = 0; tap < 9; ++tap) {
       const int64_t from = neighbour(dims, place, row, tap);
       if (from >= 0) {
-        v += parts.total<1>(from, tap * channels + c).v[0];
+        const auto read = parts.total<n>(from, tap * channels + c);
+        for (int e = 0; e < n; ++e) v.v[e] += read.v[e];
       } else if (edge) {
-        v += edge[tap * edge_step + c];
+        for (int e = 0; e < n; ++e) v.v[e] += edge[tap * edge_step + c + e];
       }
     }
-    if (bias) v += bias[c];
-    if (scale) v *= scale[c];
-    if (relu && v < 0) v = 0;
-    float* to = y + row * stride + c;
-    *to = add ? *to + v : v;
+    finish(v, row, c);
   }
 };
 
-/// dw (taps, rows, cout) += sums by patch index.
+/// What becomes of the sums of a weight's gradient: dw (taps, rows, cout) += sum, or = sum.
+struct FinishGradient {
+  Divisor rows;  ///< of a tap: input channels, and then the edge's indicator
+  int64_t cin;
+  int64_t cout;
+  bool overwrite;
+  float* dw;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, dw, cout); }
+  template <int n>
+  EVENFLOW_HD void operator()(ops::Pack<float, n> sum, int64_t row, int64_t c) const {
+    float* to = dw + row * cout + c;
+    if (!overwrite) {
+      const auto before = ops::read<n>(to);
+      for (int e = 0; e < n; ++e) sum.v[e] += before.v[e];
+    }
+    ops::write(sum, to);
+  }
+  struct Row {
+    int32_t tap;
+    int32_t channel;  ///< cin: the indicator
+  };
+  EVENFLOW_HD Row row_of(int64_t row) const {
+    const int32_t at = static_cast<int32_t>(row), tap = rows.quotient(at);
+    return {tap, at - tap * rows.by};
+  }
+};
+
+/// From sums by patch index.
 struct FinishWeights {
+  using Number = float;
+  static constexpr bool halves = true;
   Parts parts;
   PatchDims dims;
-  int64_t cin;
-  int64_t cout;
-  bool overwrite;
-  float* dw;
+  FinishGradient finish;
+  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const int64_t rows = cin + (dims.edge ? 1 : 0), tap = row / rows, channel = row % rows;
-    const int64_t at = channel == cin ? dims.inner() + tap : tap * dims.channels.by + channel;
-    const float before = overwrite ? 0 : dw[row * cout + c];
-    dw[row * cout + c] = before + parts.total<1>(at, c).v[0];
+    const FinishGradient::Row at = finish.row_of(row);
+    const bool indicator = at.channel == finish.cin;
+    const int64_t from = indicator ? dims.inner() + at.tap : at.tap * dims.channels.by + at.channel;
+    finish(parts.total<n>(from, c), row, c);
   }
 };
 
-/// The same from products of channels with the outputs of all taps, (cin, (tap, cout)), and of the edge's
-/// indicators with outputs, (tap, cout).
+/// From products of channels with the outputs of all taps, (cin, (tap, cout)), and of the edge's indicators
+/// with outputs, (tap, cout).
 struct FinishTapWeights {
+  using Number = float;
+  static constexpr bool halves = true;
   Parts taps;
   Parts edge;
-  int64_t rows;  ///< weight rows of a tap
-  int64_t cin;
-  int64_t cout;
-  bool overwrite;
-  float* dw;
+  FinishGradient finish;
+  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const int64_t tap = row / rows, channel = row % rows;
-    const float before = overwrite ? 0 : dw[row * cout + c];
-    dw[row * cout + c] =
-        before + (channel == cin ? edge.total<1>(tap, c) : taps.total<1>(channel, tap * cout + c)).v[0];
+    const FinishGradient::Row at = finish.row_of(row);
+    const bool indicator = at.channel == finish.cin;
+    finish(indicator ? edge.total<n>(at.tap, c) : taps.total<n>(at.channel, at.tap * finish.cout + c), row,
+           c);
   }
 };
+
+template <class S, int n>
+EVENFLOW_HD void write_as(const ops::Pack<float, n>& from, S* to) {
+  ops::Pack<S, n> pack;
+  for (int e = 0; e < n; ++e) store_value(from.v[e], &pack.v[e]);
+  ops::write(pack, to);
+}
 
 /// Numbers as S, rows filled up with zeros to `width`.
 template <class S>
@@ -231,28 +270,30 @@ struct PackRows {
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     ops::Pack<float, n> from = {};
     if (c < columns) from = ops::read<n>(x + row * x_stride + c);
-    ops::Pack<S, n> to;
-    for (int e = 0; e < n; ++e) store_value(from.v[e], &to.v[e]);
-    ops::write(to, out + row * width + c);
+    write_as(from, out + row * width + c);
   }
 };
 
-/// Weights (taps, cin + edge, cout) by patch index, (dims.size(), width).
+/// Weights (taps, cin + edge, cout) by patch index, (dims.size(), width), columns filled up with zeros.
 template <class S>
 struct PackWeights {
+  using Number = float;
+  static constexpr bool halves = true;
   const float* w;
   PatchDims dims;
   int64_t cin;
   int64_t cout;
   int64_t width;
   S* out;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, w, cout); }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const bool edge = row >= dims.inner();
-    const int64_t tap = edge ? row - dims.inner() : row / dims.channels.by;
-    const int64_t channel = edge ? cin : row % dims.channels.by;
-    const bool inside = tap < dims.taps() && (edge || channel < cin) && c < cout;
-    const int64_t rows = cin + (dims.edge ? 1 : 0);
-    store_value(inside ? w[(tap * rows + channel) * cout + c] : 0.0f, out + row * width + c);
+    const PatchPart part = patch_part(dims, row);
+    const int64_t channel = part.indicator ? cin : part.channel;
+    const bool inside = part.tap < dims.taps() && (part.indicator || channel < cin) && c < cout;
+    ops::Pack<float, n> from = {};
+    if (inside) from = ops::read<n>(w + (part.tap * (cin + (dims.edge ? 1 : 0)) + channel) * cout + c);
+    write_as(from, out + row * width + c);
   }
 };
 
@@ -260,19 +301,22 @@ struct PackWeights {
 /// and to fill rows up. dims: sign -1.
 template <class S>
 struct PackReaders {
+  using Number = S;
+  static constexpr bool halves = true;
   const S* x;
   int64_t x_stride;
   PatchDims dims;
-  int64_t channels;
+  Divisor channels;
   int64_t width;
   S* out;
+  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x, x_stride) && channels.by % n == 0; }
+  template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
-    const int32_t tap = static_cast<int32_t>(column / channels);
-    const PixelPlace place = place_of(dims, row);
-    const int64_t from = neighbour(dims, place, row, tap);
-    S value = {};
-    if (tap < 9 && from >= 0) value = x[from * x_stride + column % channels];
-    out[row * width + column] = value;
+    const int32_t at = static_cast<int32_t>(column), tap = channels.quotient(at);
+    const int64_t from = tap < 9 ? neighbour(dims, place_of(dims, row), row, tap) : -1;
+    ops::Pack<S, n> value = {};
+    if (from >= 0) value = ops::read<n>(x + from * x_stride + at - tap * channels.by);
+    ops::write(value, out + row * width + column);
   }
 };
 
@@ -284,11 +328,11 @@ struct PackTaps {
   int64_t k_step;
   int64_t c_step;
   int64_t k;
-  int64_t channels;
+  Divisor channels;
   int64_t width;
   S* out;
   EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
-    const int64_t tap = column / channels, c = column % channels;
+    const int32_t at = static_cast<int32_t>(column), tap = channels.quotient(at), c = at - tap * channels.by;
     const bool inside = row < k && tap < 9;
     store_value(inside ? w[tap * tap_step + row * k_step + c * c_step] : 0.0f, out + row * width + column);
   }
