@@ -215,30 +215,23 @@ TEST_CASE("a team does every item of its shares once, whoever comes late") {
         std::vector<Shares::Next> next(threads);
         const Shares shares(next.data(), threads);
         std::vector<int> done(count);
-        bool in_pieces = true;
+        bool fit = true;
 #pragma omp parallel num_threads(threads)
         {
           const Team team{omp_get_thread_num(), omp_get_num_threads()};
-          for (int round = 1; round <= 2; ++round) {
-            if (team.rank == round - 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-            shares.work(team, count, most, [&](int64_t first, int64_t end) {
-              const bool fits = first < end && end - first <= most;
-              for (int64_t i = first; i < end; ++i) {
+          if (team.rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+          shares.work(team, count, most, [&](int64_t first, int64_t end) {
+            for (int64_t i = first; i < end; ++i) {
 #pragma omp atomic
-                ++done[i];
-              }
-              if (!fits) {
+              ++done[i];
+            }
+            if (first < end && end - first <= most) return;
 #pragma omp atomic write
-                in_pieces = false;
-              }
-            });
-            team.barrier();
-            shares.again(team);
-            team.barrier();
-          }
+            fit = false;
+          });
         }
-        CHECK(in_pieces);
-        for (const int times : done) CHECK(times == 2);
+        CHECK(fit);
+        for (const int times : done) CHECK(times == 1);
       }
     }
   }
@@ -253,6 +246,10 @@ TEST_CASE("a thread does what others have not begun") {
     ends.push_back(end);
   });
   CHECK(ends == std::vector<int64_t>{28, 34, 37, 39, 40, 48, 54, 57, 59, 60, 8, 14, 17, 19, 20});
+  std::vector<Shares::Next> one(1);
+  ends.clear();
+  Shares(one.data(), 1).work(Team(), 20, 8, [&](int64_t, int64_t end) { ends.push_back(end); });
+  CHECK(ends == std::vector<int64_t>{8, 16, 20});
 }
 
 TEST_CASE("couplings of more channels than a job takes") {

@@ -24,7 +24,7 @@ struct Team {
 };
 
 /// Items that a team divides while it goes: a thread takes those of its own share a few at a time, then what
-/// others have not begun of theirs, so that nobody waits long for one that was kept from working. Which
+/// others have not begun of theirs, so that nobody waits long for one that was kept from working. Once; which
 /// thread has which items must not matter.
 class Shares {
  public:
@@ -33,32 +33,30 @@ class Shares {
     int64_t item;
   };
   /// next: one a thread.
-  Shares(Next* next, int threads) : next_(next) {
+  EVENFLOW_HD Shares(Next* next, int threads) : next_(next) {
     for (int t = 0; t < threads; ++t) next_[t].item = 0;
   }
 
-  /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share.
+  /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share that others may help
+  /// with.
   template <class F>
   EVENFLOW_HD void work(const Team& team, int64_t count, int64_t most, const F& f) const {
     for (int i = 0; i < team.size; ++i) {
       const Team owner{(team.rank + i) % team.size, team.size};
       const int64_t begin = owner.begin(count), size = owner.end(count) - begin;
-      for (int64_t first = 0, end; take(owner.rank, size, most, first, end);) f(begin + first, begin + end);
+      for (int64_t first = 0, end; take(owner, size, most, first, end);) f(begin + first, begin + end);
     }
-  }
-  /// After a barrier and before another: everything is to be done again.
-  EVENFLOW_HD void again(const Team& team) const {
-    __atomic_store_n(&next_[team.rank].item, 0, __ATOMIC_RELAXED);
   }
 
  private:
-  EVENFLOW_HD bool take(int owner, int64_t size, int64_t most, int64_t& first, int64_t& end) const {
-    int64_t* const next = &next_[owner].item;
+  EVENFLOW_HD bool take(const Team& owner, int64_t size, int64_t most, int64_t& first, int64_t& end) const {
+    int64_t* const next = &next_[owner.rank].item;
     first = __atomic_load_n(next, __ATOMIC_RELAXED);
     do {
       const int64_t left = size - first;
       if (left <= 0) return false;
-      end = first + (left >= 2 * most ? most : (left + 1) / 2);
+      const int64_t piece = owner.size > 1 ? (left + 1) / 2 : left;
+      end = first + (piece < most ? piece : most);
     } while (!__atomic_compare_exchange_n(next, &first, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     return true;
   }

@@ -126,4 +126,15 @@ class PackedUnits {
   int64_t size_ = 0, tile_size_ = 0;
 };
 
+/// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache
+/// holds, so that weights are seldom read.
+template <class F>
+void by_tiles(int64_t first, int64_t last, const F& f) {
+  const int64_t count = last - first,
+                parts = ops::max_of<int64_t>(1, (count + kBlockTiles / 2) / kBlockTiles);
+  for (int64_t i = 0; i < parts && count > 0; ++i)
+    f(first + count * i / parts, first + count * (i + 1) / parts);
+}
+constexpr int64_t kMostTiles = kBlockTiles + kBlockTiles / 2;  ///< at a time, of by_tiles
+
 }  // namespace evenflow::gemm

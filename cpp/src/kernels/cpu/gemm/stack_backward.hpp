@@ -154,11 +154,10 @@ class StackBackward {
     if (dx_.data && units_[0].dims.kernel == 3) {
       products_ = scope.template take<T>(m_ * products_stride<T>(units_[0].dims.in.c) + kSlack);
     }
-    const int64_t tiles = ops::min_of(kBlockTiles, rows_.count()), tiles_size = tiles * weights_.tile_size();
+    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tiles_size = tiles * weights_.tile_size();
     const int64_t room_size = ops::max_of(tiles_size, gradient_size);
     T* rooms = scope.template take<T>(threads * room_size);
     PlacedTile<T>* placed = scope.template take<PlacedTile<T>>(threads * tiles);
-    const Shares shares(scope.template take<Shares::Next>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       T* room = rooms + team.rank * room_size;
@@ -166,16 +165,13 @@ class StackBackward {
       team.barrier();
       for (int64_t begin = 0, end; begin < m_; begin = end) {
         end = blocks.next(begin, m_, run);
-        const int64_t first_tile = rows_.at(begin), end_tile = rows_.at(end);
-        shares.work(team, groups_of(end_tile - first_tile), kBlockTiles / group_tiles(),
-                    [&](int64_t group, int64_t next) {
-                      const int64_t tile = first_tile + group * group_tiles(),
-                                    last_tile = ops::min_of(end_tile, first_tile + next * group_tiles());
-                      zero_sums(tile, last_tile);
-                      derivatives(begin, tile, last_tile, placed + team.rank * tiles, room);
-                    });
+        const int64_t first_tile = share_of(begin, end, team.rank, team.size),
+                      end_tile = share_of(begin, end, team.rank + 1, team.size);
+        zero_sums(first_tile, end_tile);
+        by_tiles(first_tile, end_tile, [&](int64_t tile, int64_t next) {
+          derivatives(begin, tile, next, placed + team.rank * tiles, room);
+        });
         team.barrier();
-        shares.again(team);
         last_gradient.add(team, begin, end, dh_, room);
         for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da_[u].from_row(-begin), room);
         first_gradient.add(team, begin, end, da_[0].from_row(-begin), room);
@@ -205,8 +201,13 @@ class StackBackward {
       if (tiles % parts == 0) return tiles / parts;
     }
   }
-  static_assert(group_tiles() <= kBlockTiles);
   static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
+
+  /// The first tile of a thread's share of the run of rows [begin, end).
+  int64_t share_of(int64_t begin, int64_t end, int rank, int size) const {
+    const int64_t first = rows_.at(begin), count = rows_.at(end) - first;
+    return first + ops::min_of(count, groups_of(count) * rank / size * group_tiles());
+  }
 
   void zero_sums(int64_t first_tile, int64_t end_tile) const {
     const int64_t first = first_tile / group_tiles(), count = groups_of(end_tile) - first;
