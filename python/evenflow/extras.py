@@ -24,6 +24,7 @@ def need(where: str, module: str, package: str, extra: str) -> Any:
 
 
 def outdated(where: str, package: str, least: str, got: str) -> MissingExtra:
+    """The error where a package is there, and too old."""
     return MissingExtra(f"[{where}] expected {package} {least} or newer, got {got}", name=package)
 
 

@@ -74,13 +74,16 @@ class RealNVP(Flow):
     residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings.
     coupling: "affine" | "additive" (the third of each group, and the fourth of the last, stay affine).
     recursion: factored out at each scale, 1: nothing, 2: half, 3: three quarters, 4: 3 at constant width.
-    bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model).
+    bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model),
+    bottleneck=False, skip=True, weight_norm=True, batch_norm=True, recursion=2, bits=8.
 
     Tables: couplings, hidden: number of couplings, widths of their hidden layers.
     coupling: "affine" (log-scale bounded by 2) | "additive".  mask: "halves" | "odd-even".
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
+    Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
+    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model.
 
     dtype, device, threads, and errors: see Glow.
     """

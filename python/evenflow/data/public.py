@@ -68,10 +68,14 @@ def download(name: str, *, mirror: str | None = None) -> str:
         raise IoError(f"[download] expected to make the folder {folder}, got: {error}") from error
     from evenflow.data.fetch import fetch  # late, since it imports Python's network modules
     addresses = public.addresses if mirror is None else (mirror.rstrip("/") + "/",)
-    for file, md5 in public.files.items():
-        target = os.path.join(folder, file)
-        if not os.path.exists(target):
-            fetch([address + file for address in addresses], target, md5)
+    missing = [file for file in public.files if not os.path.exists(os.path.join(folder, file))]
+    for i, file in enumerate(missing):
+        try:
+            fetch([address + file for address in addresses], os.path.join(folder, file), public.files[file])
+        except IoError as error:
+            if i + 1 == len(missing):
+                raise
+            raise IoError(f"{error}; likewise {', '.join(missing[i + 1:])}") from error
     return folder
 
 
