@@ -102,10 +102,14 @@ class PackedUnits {
     int64_t first = 0;  // value of all units' panels
     for (int u = 0; u < count_; ++u) {
       const int64_t size = weights_[u].panel_size();
-      for (int64_t p = 0; p < weights_[u].panels(); ++p, first += size) {
-        if (first < team.begin(size_) || first >= team.end(size_)) continue;
-        weights_[u].pack(packed_[u] + p * size, p);
-      }
+      // Panels that begin within the share.
+      const int64_t panels = weights_[u].panels();
+      const auto before = [&](int64_t value) {
+        return ops::min_of(panels, ops::max_of<int64_t>(0, (value - first + size - 1) / size));
+      };
+      const int64_t begin = before(team.begin(size_));
+      weights_[u].pack(packed_[u] + begin * size, begin, before(team.end(size_)));
+      first += panels * size;
     }
   }
 

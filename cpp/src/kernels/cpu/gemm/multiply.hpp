@@ -281,7 +281,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       return;
     }
     if (shared) {
-      for (int64_t p = team.begin(panels); p < team.end(panels); ++p) b.pack(packed + p * panel_size, p);
+      b.pack(packed + team.begin(panels) * panel_size, team.begin(panels), team.end(panels));
       team.barrier();
     }
     shares.work(team, blocks.count, 1, [&](int64_t i, int64_t) {

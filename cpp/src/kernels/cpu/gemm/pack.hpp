@@ -253,6 +253,17 @@ struct WeightsB {
                          columns_of(panel) * outputs);
   }
 
+  /// Panels [panel, end) to dst, one (panel_size) after the other.
+  void pack(T* dst, int64_t panel, int64_t end) const {
+    if (!split<Isa> && as == WeightsAs::rows && !thin()) {
+      // Row by row of all of them: memory gives whole rows sooner than parts of many.
+      place_rows(dst, panel, end);
+      for (; panel < end; ++panel, dst += panel_size()) convert(dst);
+    } else {
+      for (; panel < end; ++panel, dst += panel_size()) pack(dst, panel);
+    }
+  }
+
   /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it
   /// would be in every product.
   __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
@@ -264,15 +275,35 @@ struct WeightsB {
       pair_rows<Isa, T>(dst, values, depth());
     } else {
       place(dst, panel);
-      if constexpr (pairs) {
-        pair_rows<Isa, T>(dst, dst, depth());
-      } else if constexpr (half) {
-        for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
-      }
+      convert(dst);
     }
   }
 
  private:
+  void convert(T* dst) const {
+    constexpr int N = Tile<Isa, T>::cols;
+    if constexpr (pairs) {
+      pair_rows<Isa, T>(dst, dst, depth());
+    } else if constexpr (half) {
+      for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
+    }
+  }
+
+  void place_rows(T* dst, int64_t panel, int64_t end) const {
+    constexpr int N = Tile<Isa, T>::cols;
+    const int64_t k = depth(), size = panel_size();
+    const int64_t n0 = panel * N, n1 = ops::min_of(end * N, width());
+    for (int64_t p = 0; p < k; ++p) {
+      const T* src = data + p * outputs;
+      T* to = dst + p * N;
+      for (int64_t n = n0; n < n1; n += N, to += size) {
+        __builtin_prefetch(src + 4 * outputs + n);
+        __builtin_prefetch(src + 4 * outputs + n + N - 1);
+        row(to, src + n, ops::min_of<int64_t>(N, n1 - n));
+      }
+    }
+  }
+
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
