@@ -25,6 +25,19 @@ struct Avx512Rounding {
     memcpy(&low, &words, sizeof low);
     return low;
   }
+  // The compiler would widen halves of the vector and put them together.
+  template <class Words>
+  EVENFLOW_HD static Words words(Halves halves) {
+    return (Words)_mm512_cvtepu16_epi32((__m256i)halves);
+  }
+  template <class Words>
+  EVENFLOW_HD static Words words(HalfLanes<32>::Halves halves) {
+    return (Words)_mm256_cvtepu16_epi32((__m128i)halves);
+  }
+  template <class Words>
+  EVENFLOW_HD static Words words(HalfLanes<16>::Halves halves) {
+    return __builtin_convertvector(halves, Words);
+  }
   EVENFLOW_HD static Bf16 half(float value) {
     return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};
   }

@@ -127,7 +127,7 @@ template <class Isa, class T>
 void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k) {
   using X = Transpose<Isa, T>;
   for (int64_t p = 0; p < k; p += X::lanes) {
-    alignas(Isa::vector_bytes) typename X::Vector v[X::lanes] = {};
+    alignas(Isa::vector_bytes) typename X::Vector v[X::lanes];
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
     if (run == X::lanes && count == X::lanes) {
 #pragma GCC unroll 16
@@ -136,6 +136,7 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
         v[j] = *reinterpret_cast<const typename X::Vector*>(columns[j] + p);
       }
     } else {
+      memset(v, 0, sizeof v);
       for (int64_t j = 0; j < count; ++j) copy_run(reinterpret_cast<T*>(&v[j]), columns[j] + p, run);
     }
     X::run(v);

@@ -41,6 +41,7 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
                 int64_t end) {
   using Value = typename Tile<Isa, float>::Value;
   constexpr int L = Tile<Isa, float>::lanes;
+  constexpr int64_t kAhead = 8;  // rows
   static const S zeros[L] = {};
   for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
     const bool last = 2 * p + 1 == rows;
@@ -48,6 +49,8 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
     const auto put = [&](auto low, int64_t c) {
       using X = Lanes<Isa, decltype(low)>;
       const S* above = last ? high : high + c;
+      __builtin_prefetch(src + kAhead * stride + c);
+      __builtin_prefetch(src + (kAhead + 1) * stride + c);
       if constexpr (split<Isa>) {
         low = X::load(src + c);
         decltype(low) rest = X::load(above);

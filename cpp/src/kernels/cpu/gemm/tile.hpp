@@ -59,6 +59,11 @@ struct Rounding {
     return __builtin_convertvector(rounded, typename HalfLanes<sizeof(X)>::Halves);
   }
   EVENFLOW_HD static Bf16 half(float value) { return to_bf16(value); }
+  /// Words whose lower halves they are.
+  template <class Words, class Halves>
+  EVENFLOW_HD static Words words(Halves halves) {
+    return __builtin_convertvector(halves, Words);
+  }
 };
 
 /// Loads and stores of a vector X of floating point numbers, or of one number, with conversion.
@@ -102,12 +107,12 @@ struct Lanes {
   using Halves = typename HalfLanes<sizeof(X)>::Halves;
 
   EVENFLOW_HD static Words words(X value) {
-    return __builtin_convertvector(Rounding<Isa>::halves(value), Words);
+    return Rounding<Isa>::template words<Words>(Rounding<Isa>::halves(value));
   }
   EVENFLOW_HD static Words words(const Bf16* p) {
     Halves halves;
     memcpy(&halves, p, sizeof halves);
-    return __builtin_convertvector(halves, Words);
+    return Rounding<Isa>::template words<Words>(halves);
   }
   EVENFLOW_HD static const Bf16* operand(const Bf16* p) { return p; }
   EVENFLOW_HD static X operand(const float* p) { return load(p); }
