@@ -75,7 +75,7 @@ def download(name: str, *, mirror: str | None = None) -> str:
         except IoError as error:
             if i + 1 == len(missing):
                 raise
-            raise IoError(f"{error}; likewise {', '.join(missing[i + 1:])}") from error
+            raise IoError(f"{error}; not fetched either: {', '.join(missing[i + 1:])}") from error
     return folder
 
 

@@ -27,7 +27,7 @@ struct TapSources {
   const T* from[9];
   int64_t step[9];
 
-  void add(const T* first, int64_t stride) {
+  EVENFLOW_HD void add(const T* first, int64_t stride) {
     from[count] = first;
     step[count++] = stride;
   }
