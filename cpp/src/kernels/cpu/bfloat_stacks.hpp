@@ -13,30 +13,11 @@ template <class Isa>
 struct Avx512Rounding {
   using Vector = typename Tile<Isa, float>::Value;
   using Halves = typename HalfLanes<sizeof(Vector)>::Halves;
-  typedef float Half __attribute__((vector_size(32)));
-  typedef float Quarter __attribute__((vector_size(16)));
   EVENFLOW_HD static Halves halves(Vector value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
-  EVENFLOW_HD static HalfLanes<32>::Halves halves(Half value) {
-    return (HalfLanes<32>::Halves)_mm256_cvtneps_pbh((__m256)value);
-  }
-  EVENFLOW_HD static HalfLanes<16>::Halves halves(Quarter value) {
-    const __m128i words = (__m128i)_mm_cvtneps_pbh((__m128)value);
-    HalfLanes<16>::Halves low;
-    memcpy(&low, &words, sizeof low);
-    return low;
-  }
-  // The compiler would widen halves of the vector and put them together.
+  /// The compiler would widen halves of the vector and put them together.
   template <class Words>
   EVENFLOW_HD static Words words(Halves halves) {
     return (Words)_mm512_cvtepu16_epi32((__m256i)halves);
-  }
-  template <class Words>
-  EVENFLOW_HD static Words words(HalfLanes<32>::Halves halves) {
-    return (Words)_mm256_cvtepu16_epi32((__m128i)halves);
-  }
-  template <class Words>
-  EVENFLOW_HD static Words words(HalfLanes<16>::Halves halves) {
-    return __builtin_convertvector(halves, Words);
   }
   EVENFLOW_HD static Bf16 half(float value) {
     return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};

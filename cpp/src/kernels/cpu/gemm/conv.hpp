@@ -19,20 +19,6 @@ EVENFLOW_HD int64_t products_stride(int64_t channels) {
   return padded_stride(9 * channels + kSlack / 4, sizeof(T));
 }
 
-/// What pixels with the same edges of the image beside them add up: for pixel m, of each tap, what begins at
-/// from[i] + m * step[i].
-template <class T>
-struct TapSources {
-  int count = 0;
-  const T* from[9];
-  int64_t step[9];
-
-  EVENFLOW_HD void add(const T* first, int64_t stride) {
-    from[count] = first;
-    step[count++] = stride;
-  }
-};
-
 /// finish(sum over taps of products[source(m, tap), (tap, n)]) for rows [m_begin, m_end). sign 1: source is
 /// the pixel that the tap reads; -1: the pixel that reads m through the tap. Where the source is outside the
 /// image, outside (9, channels + slack) instead, unless null.
@@ -41,43 +27,36 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
                  int64_t channels, const T* outside, const Finish& finish) {
   using Vector = typename Tile<Isa, T>::Vector;
   constexpr int L = Tile<Isa, T>::lanes;
+  constexpr int64_t kAhead = 8;  // pixels: each load is of another line, and would wait for it
   const int64_t stride = products_stride<T>(channels);
-  // By [row][column]: bit 0 for the image's first, bit 1 for its last.
-  TapSources<T> sources[4][4];
-  for (int t = 0; t < 9; ++t) {
-    const int64_t dy = sign * (t / 3 - 1), dx = sign * (t % 3 - 1);
-    const int off_row = dy < 0 ? 1 : dy > 0 ? 2 : 0, off_column = dx < 0 ? 1 : dx > 0 ? 2 : 0;
-    for (int edges = 0; edges < 16; ++edges) {
-      TapSources<T>& of = sources[edges / 4][edges % 4];
-      if (!(edges / 4 & off_row) && !(edges % 4 & off_column)) {
-        of.add(products + (dy * shape.w + dx) * stride + t * channels, stride);
-      } else if (outside) {
-        of.add(outside + t * channels, 0);
-      }
-    }
-  }
-  constexpr int64_t kAhead = 8;  // pixels: a load would wait, each is of another line
-  int64_t j = m_begin % shape.w, i = m_begin / shape.w % shape.h;
   for (int64_t m = m_begin; m < m_end; ++m) {
-    const TapSources<T>& of = sources[(i == 0) + 2 * (i + 1 == shape.h)][(j == 0) + 2 * (j + 1 == shape.w)];
     const T* const later = products + (m + shape.w + kAhead) * stride;
     for (int64_t c = 0; c < 9 * channels; c += Matrix<T>::line) __builtin_prefetch(later + c);
-    for (int64_t n = 0; n < channels; n += L) {
-      alignas(Isa::vector_bytes) typename Tile<Isa, T>::Vector sum = {};
+    const int64_t j = m % shape.w, i = m / shape.w % shape.h;
+    const T* source[9];
 #pragma GCC unroll 1
-      for (int s = 0; s < of.count; ++s) {
-        sum += *reinterpret_cast<const Vector*>(of.from[s] + m * of.step[s] + n);
+    for (int t = 0; t < 9; ++t) {
+      const int64_t dy = sign * (t / 3 - 1), dx = sign * (t % 3 - 1);
+      const bool inside = i + dy >= 0 && i + dy < shape.h && j + dx >= 0 && j + dx < shape.w;
+      source[t] = inside    ? products + (m + dy * shape.w + dx) * stride + t * channels
+                  : outside ? outside + t * channels
+                            : nullptr;
+    }
+    for (int64_t n = 0; n < channels; n += L) {
+      typename Tile<Isa, T>::Value sum = {};
+#pragma GCC unroll 1
+      for (int t = 0; t < 9; ++t) {
+        if (source[t]) sum += *reinterpret_cast<const Vector*>(source[t] + n);
       }
       if (n + L <= channels) {
-        finish.template columns<Isa, 1, typename Tile<Isa, T>::Value>(
-            1, m, n, [&](int) -> typename Tile<Isa, T>::Value { return sum; });
+        finish.template columns<Isa, 1, typename Tile<Isa, T>::Value>(1, m, n, [&](int) { return sum; });
       } else {
-        finish_part<Isa, T, 1>(reinterpret_cast<const T*>(&sum), m, 1, n, channels - n, finish);
+        for (int64_t c = n; c < channels; ++c) {
+          finish.template columns<Isa, 1, T>(1, m, c, [&](int) { return sum[c - n]; });
+          one_by_one(c);
+        }
       }
     }
-    if (++j < shape.w) continue;
-    j = 0;
-    if (++i == shape.h) i = 0;
   }
 }
 

@@ -254,15 +254,16 @@ struct WeightsB {
                          columns_of(panel) * outputs);
   }
 
-  /// Panels [panel, end) to dst, one (panel_size) after the other.
-  void pack(T* dst, int64_t panel, int64_t end) const {
-    if (!split<Isa> && as == WeightsAs::rows && !thin()) {
-      // Row by row of all of them: memory gives whole rows sooner than parts of many.
-      place_rows(dst, panel, end);
-      for (; panel < end; ++panel, dst += panel_size()) convert(dst);
-    } else {
-      for (; panel < end; ++panel, dst += panel_size()) pack(dst, panel);
+  /// Panels [panel, end) to dst, one (panel_size) after the other. Inlined it would be in every product.
+  __attribute__((noinline)) void pack(T* dst, int64_t panel, int64_t end) const {
+    if constexpr (!split<Isa>) {
+      if (as == WeightsAs::rows && !thin()) {
+        place_rows(dst, panel, end);
+        for (; panel < end; ++panel, dst += panel_size()) convert(dst);
+        return;
+      }
     }
+    for (; panel < end; ++panel, dst += panel_size()) pack(dst, panel);
   }
 
   /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it
@@ -281,7 +282,8 @@ struct WeightsB {
   }
 
  private:
-  void convert(T* dst) const {
+  /// A panel as it is to what products take.
+  __attribute__((noinline)) void convert(T* dst) const {
     constexpr int N = Tile<Isa, T>::cols;
     if constexpr (pairs) {
       pair_rows<Isa, T>(dst, dst, depth());
@@ -290,7 +292,9 @@ struct WeightsB {
     }
   }
 
-  void place_rows(T* dst, int64_t panel, int64_t end) const {
+  /// Panels [panel, end) of weights as they lie, row by row of all of them: memory gives whole rows sooner
+  /// than parts of many.
+  __attribute__((noinline)) void place_rows(T* dst, int64_t panel, int64_t end) const {
     constexpr int N = Tile<Isa, T>::cols;
     const int64_t k = depth(), size = panel_size();
     const int64_t n0 = panel * N, n1 = ops::min_of(end * N, width());
@@ -298,8 +302,8 @@ struct WeightsB {
       const T* src = data + p * outputs;
       T* to = dst + p * N;
       for (int64_t n = n0; n < n1; n += N, to += size) {
-        __builtin_prefetch(src + 4 * outputs + n);
-        __builtin_prefetch(src + 4 * outputs + n + N - 1);
+        __builtin_prefetch(src + 8 * outputs + n);
+        __builtin_prefetch(src + 8 * outputs + n + N - 1);
         row(to, src + n, ops::min_of<int64_t>(N, n1 - n));
       }
     }
@@ -311,12 +315,7 @@ struct WeightsB {
     const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
     switch (as) {
       case WeightsAs::rows:
-        for (int64_t p = 0; p < k; ++p) {
-          const T* src = data + p * outputs + n0;
-          __builtin_prefetch(src + 8 * outputs);
-          __builtin_prefetch(src + 8 * outputs + N - 1);
-          row(dst + p * N, src, cols);
-        }
+        place_rows(dst, panel, panel + 1);
         break;
       case WeightsAs::channels_by_tap_outputs:
         for (int64_t j = 0, run; j < cols; j += run) {

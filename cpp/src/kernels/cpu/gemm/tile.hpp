@@ -318,7 +318,7 @@ __attribute__((noinline)) void finish_part(const T* sums, int64_t m0, int64_t ro
     }
   };
   by(typename S::Value());
-  if constexpr (Isa::vector_bytes == 64) {
+  if constexpr (Isa::vector_bytes == 64 && !Isa::pair_dot) {
     typedef T Half __attribute__((vector_size(Isa::vector_bytes / 2)));
     typedef T Quarter __attribute__((vector_size(Isa::vector_bytes / 4)));
     by(Half());
