@@ -312,7 +312,7 @@ struct WeightsB {
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
-    const int64_t n0 = panel * N, cols = columns_of(panel), k = depth();
+    const int64_t n0 = panel * N, cols = columns_of(panel);
     switch (as) {
       case WeightsAs::rows:
         place_rows(dst, panel, panel + 1);
