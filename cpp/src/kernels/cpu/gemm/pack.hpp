@@ -258,8 +258,12 @@ struct WeightsB {
   __attribute__((noinline)) void pack(T* dst, int64_t panel, int64_t end) const {
     if constexpr (!split<Isa>) {
       if (as == WeightsAs::rows && !thin()) {
-        place_rows(dst, panel, end);
-        for (; panel < end; ++panel, dst += panel_size()) convert(dst);
+        if constexpr (pairs) {
+          place_pairs(dst, panel, end);
+        } else {
+          place_rows(dst, panel, end);
+          for (; panel < end; ++panel, dst += panel_size()) convert(dst);
+        }
         return;
       }
     }
@@ -275,6 +279,8 @@ struct WeightsB {
       T* values = dst + steps() * N;
       place(values, panel);
       pair_rows<Isa, T>(dst, values, depth());
+    } else if (pairs && as == WeightsAs::rows) {
+      pack(dst, panel, panel + 1);
     } else {
       place(dst, panel);
       convert(dst);
@@ -309,13 +315,43 @@ struct WeightsB {
     }
   }
 
+  /// The same in pairs of rows, as pair_rows has them.
+  __attribute__((noinline)) void place_pairs(T* dst, int64_t panel, int64_t end) const {
+    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+    using X = Lanes<Isa, typename Tile<Isa, T>::Value>;
+    static const T zeros[N] = {};
+    const int64_t k = depth(), size = panel_size();
+    const int64_t n0 = panel * N, n1 = ops::min_of(end * N, width());
+    for (int64_t p = 0; 2 * p < k; ++p) {
+      const T* src = data + 2 * p * outputs;
+      const bool last = 2 * p + 1 == k;
+      T* to = dst + p * N;
+      for (int64_t n = n0; n < n1; n += N, to += size) {
+        for (int r = 8; r < 10; ++r) {
+          __builtin_prefetch(src + r * outputs + n);
+          __builtin_prefetch(src + r * outputs + n + N - 1);
+        }
+        const T *low = src + n, *high = last ? zeros : low + outputs;
+        const int64_t cols = ops::min_of<int64_t>(N, n1 - n);
+        if (cols == N) {
+          for (int j = 0; j < N; j += L) X::store(X::pair(low + j, high + j), to + j);
+        } else {
+          for (int64_t j = 0; j < N; ++j) to[j] = j < cols ? Lanes<Isa, T>::pair(low + j, high + j) : T(0);
+        }
+      }
+    }
+    const int64_t words = (k + 1) / 2, rest = (steps() - words) * N;
+    for (int64_t p = panel; p < end; ++p, dst += size)
+      memset(dst + words * N, 0, static_cast<size_t>(rest) * sizeof(T));
+  }
+
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
     constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
     const int64_t n0 = panel * N, cols = columns_of(panel);
     switch (as) {
       case WeightsAs::rows:
-        place_rows(dst, panel, panel + 1);
+        if constexpr (!pairs || split<Isa>) place_rows(dst, panel, panel + 1);  // else place_pairs
         break;
       case WeightsAs::channels_by_tap_outputs:
         for (int64_t j = 0, run; j < cols; j += run) {
