@@ -115,6 +115,23 @@ struct CpuExec {
     }
   };
 
+  /// A sum in double: of every eighth number side by side, and of those behind the last eight.
+  struct Sum {
+    double lanes[8] = {}, rest = 0;
+    template <class T>
+    EVENFLOW_HD void add(const T* x, int64_t count) {
+      for (; count >= 8; count -= 8, x += 8) {
+#pragma GCC unroll 8
+        for (int l = 0; l < 8; ++l) lanes[l] += x[l];
+      }
+      for (int64_t i = 0; i < count; ++i) rest += x[i];
+    }
+    EVENFLOW_HD double total() const {
+      const double* t = lanes;
+      return ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7])) + rest;
+    }
+  };
+
   /// f(row, column), each as much work as `worth` plain ones; one row where f names its arrays.
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t worth = 1) {
@@ -173,24 +190,28 @@ struct CpuExec {
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kWorth);
     using Run = MappedRun<T, F>;
-    if (rows * cols <= Run::kElements) {  // whole groups, several a run
-      const int64_t share = ops::max_of<int64_t>(1, kJob / (rows * cols));
-      const int64_t jobs = (groups + share - 1) / share;
+    const int64_t size = rows * cols, together = Run::kElements / size;
+    if (together > 0) {  // whole groups, several a run
+      const int64_t share = ops::max_of<int64_t>(1, kJob / size), jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
         Run run;
         for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
-          int64_t element = job * share * rows * cols;
-          const int64_t end = ops::min_of(groups, (job + 1) * share) * rows * cols;
-          for (run.seek(job * share * rows); element < end; element += run.count) {
-            run.go(f, cols, end - element);
-            if (F::sums == 1 && rows * cols == 1) {
-              for (int64_t e = 0; e < run.count; ++e) out[element + e] += run.sums[0][e];
-              continue;
-            }
-            int64_t group = element / (rows * cols), next = (group + 1) * rows * cols;
-            for (int64_t e = 0; e < run.count; ++e) {
-              if (element + e == next) ++group, next += rows * cols;
-              for (int i = 0; i < F::sums; ++i) out[group * F::sums + i] += run.sums[i][e];
+          const int64_t end = ops::min_of(groups, (job + 1) * share);
+          run.seek(job * share * rows);
+          for (int64_t group = job * share, next; group < end; group = next) {
+            next = ops::min_of(end, group + together);
+            run.go(f, cols, (next - group) * size);
+            for (int i = 0; i < F::sums; ++i) {
+              const T* values = run.sums[i];
+              if (size == 1) {
+                for (int64_t g = group; g < next; ++g) out[g * F::sums + i] += values[g - group];
+                continue;
+              }
+              for (int64_t g = group; g < next; ++g, values += size) {
+                Sum sum;
+                sum.add(values, size);
+                out[g * F::sums + i] += sum.total();
+              }
             }
           }
         }
@@ -205,21 +226,12 @@ struct CpuExec {
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
         int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
-        double total[F::sums][8] = {};
+        Sum sums[F::sums];
         for (run.seek(first); left > 0; left -= run.count) {
           run.go(f, cols, left);
-          for (int i = 0; i < F::sums; ++i) {
-            for (int64_t e = run.count; e < (run.count + 7) / 8 * 8; ++e) run.sums[i][e] = T(0);
-            for (int64_t e = 0; e < run.count; e += 8) {
-#pragma GCC unroll 8
-              for (int l = 0; l < 8; ++l) total[i][l] += run.sums[i][e + l];
-            }
-          }
+          for (int i = 0; i < F::sums; ++i) sums[i].add(run.sums[i], run.count);
         }
-        for (int i = 0; i < F::sums; ++i) {
-          const double* t = total[i];
-          partial[job * F::sums + i] = ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + (t[6] + t[7]));
-        }
+        for (int i = 0; i < F::sums; ++i) partial[job * F::sums + i] = sums[i].total();
       }
     });
     for (int64_t job = 0; job < groups * chunks; ++job) {

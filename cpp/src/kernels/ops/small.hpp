@@ -266,7 +266,7 @@ struct Distance {
     for (int e = 0; e < n; ++e) {
       const double right = truth.v[e];
       const double error = abs_of(static_cast<double>(got.v[e]) - right);
-      out.v[e] = size ? abs_of(right) : error < HUGE_VAL ? error : HUGE_VAL;
+      out.v[e] = size ? abs_of(right) : min_of(error, HUGE_VAL);
     }
     return out;
   }
