@@ -28,6 +28,9 @@ LEVEL_ERROR = 2.0**-14
 FEW_VALUES = 16
 """Up to which a list of them is added up sooner than numpy begins."""
 
+DOT_VALUES = 8192
+"""Up to which numpy's BLAS takes a dot product on one thread: it would wake others, which spin beside ours for long."""
+
 CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
@@ -165,13 +168,19 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     else:
         with np.errstate(all="ignore"):
             out = np.ascontiguousarray(x, dtype=dtype)
-    # One sum tells of most arrays that they are finite. Of few values Python's is faster than a call of numpy.
-    total = sum(out.ravel().tolist()) if out.size <= FEW_VALUES else np.vdot(out, out)
-    if not math.isfinite(total) and not np.isfinite(out).all():
+    if not _finite(out):
         place = np.argwhere(~np.isfinite(out))[0]
         row = int(place[0]) + first if rows is None else int(rows[place[0]])
         raise not_finite(where, x[tuple(place)], row, place[1:], dtype)
     return out
+
+
+def _finite(x: np.ndarray) -> bool:
+    """Whether all values of a contiguous array are finite."""
+    # One sum tells of most small arrays. Of few values Python's is faster than a call of numpy.
+    if x.size <= DOT_VALUES and math.isfinite(sum(x.ravel().tolist()) if x.size <= FEW_VALUES else np.vdot(x, x)):
+        return True
+    return bool(np.isfinite(x).all())
 
 
 def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype) -> NumericError:
