@@ -18,7 +18,7 @@ struct EpilogueBackward {
   int64_t y_stride;
   T* dy;
   int64_t dy_stride;
-  bool scaled;
+  T scaled;  ///< 1, or 0 without a scale: a choice by a number becomes one of vectors, by a bool a branch
   /// The scale, else anything as long: a load from null takes 50 ns even if it is of no lane of a vector.
   const T* scale;
   EVENFLOW_HD EpilogueBackward(const T* y_, int64_t y_stride_, T* dy_, int64_t dy_stride_, const T* scale_)
@@ -26,24 +26,23 @@ struct EpilogueBackward {
         y_stride(y_stride_),
         dy(dy_),
         dy_stride(dy_stride_),
-        scaled(scale_ != nullptr),
-        scale(scaled ? scale_ : y_) {}
+        scaled(scale_ ? T(1) : T(0)),
+        scale(scale_ ? scale_ : y_) {}
   EVENFLOW_HD bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, scale);
   }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const Pack<T, n> out = read<n>(y + row * y_stride + c);
-    Pack<T, n> v = read<n>(dy + row * dy_stride + c);
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), gradient = read<n>(dy + row * dy_stride + c);
+    Pack<T, n> da;
     for (int e = 0; e < n; ++e) {
-      T g = v.v[e];
-      if (relu) g = out.v[e] > T(0) ? g : T(0);
-      const T da = scaled ? g * scale[c + e] : g;
-      v.v[e] = da;
-      sum[e] += da;
+      const T factor = scale[c + e];
+      const T g = !relu || out.v[e] > T(0) ? gradient.v[e] : T(0);
+      da.v[e] = scaled > T(0) ? g * factor : g;
+      sum[e] += da.v[e];
       sum[next + e] += g * out.v[e];
     }
-    write(v, dy + row * dy_stride + c);
+    write(da, dy + row * dy_stride + c);
   }
 };
 
