@@ -87,7 +87,7 @@ class PackedUnits {
   void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, half>& weights) {
     weights_[u] = weights;
     packed_[u] = scope.take<T>(weights.packed_size());
-    size_ += weights.packed_size();
+    if (!weights.by_rows()) size_ += weights.packed_size();
     // Values of patches, and their parts of half the size.
     tile_size_ = ops::max_of(tile_size_, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
                                                  padded_stride(weights.depth(), sizeof(T)) +
@@ -99,16 +99,19 @@ class PackedUnits {
 
   /// This thread's share.
   void pack(const Team& team) const {
-    int64_t first = 0;  // value of all units' panels
+    int64_t first = 0;  // value of all units' panels, of those that aren't packed by rows
     for (int u = 0; u < count_; ++u) {
-      const int64_t size = weights_[u].panel_size();
+      const WeightsB<Isa, T, half>& weights = weights_[u];
+      if (weights.by_rows()) {
+        weights.pack(team, packed_[u]);
+        continue;
+      }
+      const int64_t size = weights.panel_size(), panels = weights.panels();
       // Panels that begin within the share.
-      const int64_t panels = weights_[u].panels();
       const auto before = [&](int64_t value) {
         return ops::min_of(panels, ops::max_of<int64_t>(0, (value - first + size - 1) / size));
       };
-      const int64_t begin = before(team.begin(size_));
-      weights_[u].pack(packed_[u] + begin * size, begin, before(team.end(size_)));
+      weights.pack(packed_[u], before(team.begin(size_)), before(team.end(size_)));
       first += panels * size;
     }
   }
@@ -127,7 +130,8 @@ class PackedUnits {
   int count_ = 0;
   WeightsB<Isa, T, half>* weights_ = nullptr;
   T** packed_ = nullptr;
-  int64_t size_ = 0, tile_size_ = 0;
+  int64_t size_ = 0;  ///< of panels that aren't packed by rows
+  int64_t tile_size_ = 0;
 };
 
 /// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache

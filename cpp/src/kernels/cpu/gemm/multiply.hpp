@@ -281,7 +281,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       return;
     }
     if (shared) {
-      b.pack(packed + team.begin(panels) * panel_size, team.begin(panels), team.end(panels));
+      b.pack(team, packed);
       team.barrier();
     }
     shares.work(team, blocks.count, 1, [&](int64_t i, int64_t) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/cpu/gemm/tile.hpp"
+#include "kernels/cpu/team.hpp"
 #include "kernels/kernel_set.hpp"
 
 // Weights as the right-hand side of a product, packed into panels of tile_cols columns.
@@ -254,95 +255,68 @@ struct WeightsB {
                          columns_of(panel) * outputs);
   }
 
-  /// Panels [panel, end) to dst, one (panel_size) after the other. Inlined it would be in every product.
-  __attribute__((noinline)) void pack(T* dst, int64_t panel, int64_t end) const {
-    if constexpr (!split<Isa>) {
-      if (as == WeightsAs::rows && !thin()) {
-        if constexpr (pairs) {
-          place_pairs(dst, panel, end);
-        } else {
-          place_rows(dst, panel, end);
-          for (; panel < end; ++panel, dst += panel_size()) convert(dst);
-        }
-        return;
-      }
-    }
-    for (; panel < end; ++panel, dst += panel_size()) pack(dst, panel);
+  /// Whether rows of all panels are packed together: memory gives whole rows sooner than parts of many.
+  bool by_rows() const { return as == WeightsAs::rows && !split<Isa> && !thin(); }
+
+  /// This thread's share of all panels to dst, one (panel_size) after the other. Inlined it would be in every
+  /// product.
+  __attribute__((noinline)) void pack(const Team& team, T* dst) const {
+    if (by_rows()) return place_rows(dst, 0, panels(), team.begin(steps()), team.end(steps()));
+    pack(dst, team.begin(panels()), team.end(panels()));
+  }
+
+  /// Panels [panel, end), where they belong in dst.
+  void pack(T* dst, int64_t panel, int64_t end) const {
+    for (dst += panel * panel_size(); panel < end; ++panel, dst += panel_size()) pack(dst, panel);
   }
 
   /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it
   /// would be in every product.
   __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
+    if (by_rows()) return place_rows(dst, panel, panel + 1, 0, steps());
     constexpr int N = Tile<Isa, T>::cols;
     if constexpr (split<Isa>) {
       T* values = dst + steps() * N;
       place(values, panel);
       pair_rows<Isa, T>(dst, values, depth());
-    } else if (pairs && as == WeightsAs::rows) {
-      pack(dst, panel, panel + 1);
     } else {
       place(dst, panel);
-      convert(dst);
+      if constexpr (pairs) {
+        pair_rows<Isa, T>(dst, dst, depth());
+      } else if constexpr (half) {
+        for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
+      }
     }
   }
 
  private:
-  /// A panel as it is to what products take.
-  __attribute__((noinline)) void convert(T* dst) const {
-    constexpr int N = Tile<Isa, T>::cols;
-    if constexpr (pairs) {
-      pair_rows<Isa, T>(dst, dst, depth());
-    } else if constexpr (half) {
-      for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
-    }
-  }
-
-  /// Panels [panel, end) of weights as they lie, row by row of all of them: memory gives whole rows sooner
-  /// than parts of many.
-  __attribute__((noinline)) void place_rows(T* dst, int64_t panel, int64_t end) const {
-    constexpr int N = Tile<Isa, T>::cols;
-    const int64_t k = depth(), size = panel_size();
-    const int64_t n0 = panel * N, n1 = ops::min_of(end * N, width());
-    for (int64_t p = 0; p < k; ++p) {
-      const T* src = data + p * outputs;
-      T* to = dst + p * N;
-      for (int64_t n = n0; n < n1; n += N, to += size) {
-        __builtin_prefetch(src + 8 * outputs + n);
-        __builtin_prefetch(src + 8 * outputs + n + N - 1);
-        row(to, src + n, ops::min_of<int64_t>(N, n1 - n));
-      }
-    }
-  }
-
-  /// The same in pairs of rows, as pair_rows has them.
-  __attribute__((noinline)) void place_pairs(T* dst, int64_t panel, int64_t end) const {
-    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
-    using X = Lanes<Isa, typename Tile<Isa, T>::Value>;
+  /// Rows [first, last) of panels [panel, end) of weights as they lie, or pairs of them as pair_rows has
+  /// them; of parts: as they are. dst: the first of these panels.
+  __attribute__((noinline)) void place_rows(T* dst, int64_t panel, int64_t end, int64_t first,
+                                            int64_t last) const {
+    constexpr int N = Tile<Isa, T>::cols, at_once = pairs && !split<Isa> ? 2 : 1;
+    constexpr int64_t kAhead = 8;
     static const T zeros[N] = {};
     const int64_t k = depth(), size = panel_size();
     const int64_t n0 = panel * N, n1 = ops::min_of(end * N, width());
-    for (int64_t p = 0; 2 * p < k; ++p) {
-      const T* src = data + 2 * p * outputs;
-      const bool last = 2 * p + 1 == k;
+    for (int64_t p = first; p < last; ++p) {
+      const T* src = data + p * at_once * outputs;
       T* to = dst + p * N;
       for (int64_t n = n0; n < n1; n += N, to += size) {
-        for (int r = 8; r < 10; ++r) {
-          __builtin_prefetch(src + r * outputs + n);
-          __builtin_prefetch(src + r * outputs + n + N - 1);
+        for (int r = 0; r < at_once; ++r) {
+          __builtin_prefetch(src + (kAhead + r) * outputs + n);
+          __builtin_prefetch(src + (kAhead + r) * outputs + n + N - 1);
         }
-        const T *low = src + n, *high = last ? zeros : low + outputs;
         const int64_t cols = ops::min_of<int64_t>(N, n1 - n);
-        if (cols == N) {
-          for (int j = 0; j < N; j += L) X::store(X::pair(low + j, high + j), to + j);
+        if constexpr (at_once == 2) {
+          const int64_t rest = k - 2 * p;
+          pair_of_rows(to, rest > 0 ? src + n : zeros, rest > 1 ? src + n + outputs : zeros, cols);
         } else {
-          for (int64_t j = 0; j < N; ++j) to[j] = j < cols ? Lanes<Isa, T>::pair(low + j, high + j) : T(0);
+          row(to, src + n, cols);
         }
       }
     }
-    const int64_t words = (k + 1) / 2, rest = (steps() - words) * N;
-    for (int64_t p = panel; p < end; ++p, dst += size)
-      memset(dst + words * N, 0, static_cast<size_t>(rest) * sizeof(T));
   }
 
   /// dst (depth, tile_cols), as they are.
@@ -351,7 +325,7 @@ struct WeightsB {
     const int64_t n0 = panel * N, cols = columns_of(panel);
     switch (as) {
       case WeightsAs::rows:
-        if constexpr (!pairs || split<Isa>) place_rows(dst, panel, panel + 1);  // else place_pairs
+        place_rows(dst, panel, panel + 1, 0, depth());
         break;
       case WeightsAs::channels_by_tap_outputs:
         for (int64_t j = 0, run; j < cols; j += run) {
@@ -414,16 +388,34 @@ struct WeightsB {
     *reinterpret_cast<Vector*>(dst) = *reinterpret_cast<const Vector*>(src);
   }
 
+  /// dst (tile_cols): `cols` numbers, rounded if they are to be, and zeros.
   static void row(T* dst, const T* src, int64_t cols) {
-    constexpr int N = Tile<Isa, T>::cols;
-    if (cols == N) {
-      memcpy(dst, src, N * sizeof(T));
-      return;
+    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+    using Value = typename Tile<Isa, T>::Value;
+    using X = Lanes<Isa, Value>;
+    if (cols < N) {
+      for (int j = 0; j < N; j += L) X::store(Value{}, dst + j);
+      copy_run(dst, src, cols);
+      src = dst;
     }
-    using Vector = typename Tile<Isa, T>::Vector;
-    reinterpret_cast<Vector*>(dst)[0] = Vector{};
-    reinterpret_cast<Vector*>(dst)[1] = Vector{};
-    copy_run(dst, src, cols);
+    for (int j = 0; j < N; j += L) {
+      if constexpr (half && !split<Isa>) {
+        X::store(X::round(X::load(src + j)), dst + j);
+      } else {
+        X::store(X::load(src + j), dst + j);
+      }
+    }
+  }
+
+  /// dst (tile_cols): `cols` words of two numbers each, and zeros.
+  static void pair_of_rows(T* dst, const T* low, const T* high, int64_t cols) {
+    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+    using X = Lanes<Isa, typename Tile<Isa, T>::Value>;
+    if (cols == N) {
+      for (int j = 0; j < N; j += L) X::store(X::pair(low + j, high + j), dst + j);
+    } else {
+      for (int64_t j = 0; j < N; ++j) dst[j] = j < cols ? Lanes<Isa, T>::pair(low + j, high + j) : T(0);
+    }
   }
 
   /// dst[p * N + j] = column(n0 + j)[p] for p < k.
