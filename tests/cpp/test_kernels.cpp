@@ -205,33 +205,39 @@ TEST_CASE("inside a parallel region, where a team is one thread") {
   }
 }
 
-TEST_CASE("a team does every item of its shares once, whoever comes late") {
+TEST_CASE("a team does every item of its shares once a turn, whoever comes late") {
+  constexpr int kTurns = 4;
   for (int threads = 1; threads <= 5; ++threads) {
     for (const int64_t count : {0, 1, 2, 7, 100}) {
       for (const int64_t most : {1, 3, 8}) {
         CAPTURE(threads);
         CAPTURE(count);
         CAPTURE(most);
-        std::vector<Shares::Next> next(threads);
-        const Shares shares(next.data(), threads);
+        std::vector<Shares::Next> next(2 * threads);
+        const Shares shares[2] = {{next.data(), threads}, {next.data() + threads, threads}};
         std::vector<int> done(count);
         bool fit = true;
 #pragma omp parallel num_threads(threads)
         {
           const Team team{omp_get_thread_num(), omp_get_num_threads()};
-          if (team.rank == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-          shares.work(team, count, most, [&](int64_t first, int64_t end) {
-            for (int64_t i = first; i < end; ++i) {
+          for (int turn = 0; turn < kTurns; ++turn) {
+            if (team.rank == turn % threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            shares[turn % 2].work(team, ops::max_of<int64_t>(0, count - turn % 2), most,
+                                  [&](int64_t first, int64_t end) {
+                                    for (int64_t i = first; i < end; ++i) {
 #pragma omp atomic
-              ++done[i];
-            }
-            if (first < end && end - first <= most) return;
+                                      ++done[i];
+                                    }
+                                    if (first < end && end - first <= most) return;
 #pragma omp atomic write
-            fit = false;
-          });
+                                    fit = false;
+                                  });
+            shares[1 - turn % 2].renew(team);
+            team.barrier();
+          }
         }
         CHECK(fit);
-        for (const int times : done) CHECK(times == 1);
+        for (int64_t i = 0; i < count; ++i) CHECK(done[i] == (i + 1 < count ? kTurns : kTurns / 2));
       }
     }
   }

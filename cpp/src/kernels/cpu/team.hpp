@@ -24,7 +24,7 @@ struct Team {
 };
 
 /// Items that a team divides while it goes: a thread takes those of its own share a few at a time, then what
-/// others have not begun of theirs, so that nobody waits long for one that was kept from working. Once; which
+/// others have not begun of theirs, so that nobody waits long for one that was kept from working. Which
 /// thread has which items must not matter.
 class Shares {
  public:
@@ -38,7 +38,7 @@ class Shares {
   }
 
   /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share that others may help
-  /// with.
+  /// with. Once, and again after renew().
   template <class F>
   EVENFLOW_HD void work(const Team& team, int64_t count, int64_t most, const F& f) const {
     for (int i = 0; i < team.size; ++i) {
@@ -47,6 +47,9 @@ class Shares {
       for (int64_t first = 0, end; take(owner, size, most, first, end);) f(begin + first, begin + end);
     }
   }
+
+  /// By each thread, between a barrier after work() and one before the next.
+  EVENFLOW_HD void renew(const Team& team) const { next_[team.rank].item = 0; }
 
  private:
   EVENFLOW_HD bool take(const Team& owner, int64_t size, int64_t most, int64_t& first, int64_t& end) const {

@@ -112,9 +112,9 @@ class StackBackward {
     }
   }
 
-  /// A run of pixels at a time: each thread takes its share through all units, then all threads add the run
-  /// to the gradients of the weights. Activations come from memory once, and their derivatives never go
-  /// there.
+  /// A run of pixels at a time: threads take tiles through all units, then all threads add the run to the
+  /// gradients of the weights; who is done with that begins with the next run, whose derivatives have places
+  /// of their own. Activations come from memory once, and their derivatives never go there.
   void by_runs() {
     WorkspaceScope scope(ctx_);
     const int threads = ctx_.threads(), last = count_ - 1;
@@ -123,9 +123,10 @@ class StackBackward {
     const PixelBlocks blocks = PixelBlocks::of<Isa, T>(m_, by_pairs<Isa, half>);
     const int64_t run = (threads * kBlockTiles * kRows + blocks.size - 1) / blocks.size;  // blocks
     const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
+    const int places = blocks.next(0, m_, run) < m_ ? 2 : 1;
     const int64_t groups = groups_of(rows_.count());
     weights_.take(scope, count_);
-    da_ = scope.template take<Matrix<H>>(last);
+    for (Matrix<H>*& da : da_) da = scope.template take<Matrix<H>>(last);
     sums_ = scope.template take<T*>(last);
     for (int u = 0; u < count_; ++u) {
       const StackUnit<T>& unit = units_[u];
@@ -134,20 +135,21 @@ class StackBackward {
                                                    : WeightsAs::outputs_by_tap_channels,
                     unit.dims, unit.w});
       if (u == last) break;
-      da_[u] = hidden_.matrix(scope.template take<H>(hidden_.size(u, largest)), u, largest);
+      for (int i = 0; i < places; ++i)
+        da_[i][u] = hidden_.matrix(scope.template take<H>(hidden_.size(u, largest)), u, largest);
       sums_[u] = scope.template take<T>(groups * 2 * unit.dims.cout);
     }
     constexpr bool panels = Tile<Isa, T>::panels && std::is_same<H, T>::value;
     using Inner = WeightGradient<Isa, T, half, H, H, panels>;
-    const WeightGradient<Isa, T, half, T, H, panels> first_gradient(ctx_, scope, units_[0].dims, x_, da_[0],
-                                                                    units_[0].dw, units_[0].overwrite);
+    const WeightGradient<Isa, T, half, T, H, panels> first_gradient(
+        ctx_, scope, units_[0].dims, x_, da_[0][0], units_[0].dw, units_[0].overwrite);
     const WeightGradient<Isa, T, half, H, T, panels> last_gradient(
         ctx_, scope, units_[last].dims, hidden_[last - 1], dh_, units_[last].dw, units_[last].overwrite);
     Inner* inner = scope.template take<Inner>(last);
     int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
     for (int u = 1; u < last; ++u) {
       new (inner + u)
-          Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[u], units_[u].dw, units_[u].overwrite);
+          Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[0][u], units_[u].dw, units_[u].overwrite);
       gradient_size = ops::max_of(gradient_size, inner[u].room());
     }
     dh_image_ = last_gradient.dy_image();
@@ -158,25 +160,34 @@ class StackBackward {
     const int64_t room_size = ops::max_of(tiles_size, gradient_size);
     T* rooms = scope.template take<T>(threads * room_size);
     PlacedTile<T>* placed = scope.template take<PlacedTile<T>>(threads * tiles);
+    const auto take_shares = [&] { return Shares(scope.template take<Shares::Next>(threads), threads); };
+    const Shares shares[2] = {take_shares(), take_shares()};
+    const int64_t most = ops::max_of<int64_t>(1, (kBlockTiles + group_tiles() / 2) / group_tiles());
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       T* room = rooms + team.rank * room_size;
       weights_.pack(team);
       team.barrier();
-      for (int64_t begin = 0, end; begin < m_; begin = end) {
+      int turn = 0;
+      for (int64_t begin = 0, end; begin < m_; begin = end, turn = 1 - turn) {
         end = blocks.next(begin, m_, run);
-        const int64_t first_tile = share_of(begin, end, team.rank, team.size),
-                      end_tile = share_of(begin, end, team.rank + 1, team.size);
-        zero_sums(first_tile, end_tile);
-        by_tiles(first_tile, end_tile, [&](int64_t tile, int64_t next) {
-          derivatives(begin, tile, next, placed + team.rank * tiles, room);
+        const Matrix<H>* da = da_[turn];
+        const int64_t first = rows_.at(begin), behind = rows_.at(end);
+        shares[turn].work(team, groups_of(behind - first), most, [&](int64_t from, int64_t to) {
+          const int64_t tile = first + from * group_tiles(),
+                        next = ops::min_of(behind, first + to * group_tiles());
+          zero_sums(tile, next);
+          by_tiles(tile, next, [&](int64_t t, int64_t t_next) {
+            derivatives(da, begin, t, t_next, placed + team.rank * tiles, room);
+          });
         });
+        shares[1 - turn].renew(team);  // nobody takes from it before the barrier
         team.barrier();
         last_gradient.add(team, begin, end, dh_, room);
-        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da_[u].from_row(-begin), room);
-        first_gradient.add(team, begin, end, da_[0].from_row(-begin), room);
-        team.barrier();
+        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da[u].from_row(-begin), room);
+        first_gradient.add(team, begin, end, da[0].from_row(-begin), room);
       }
+      team.barrier();
       last_gradient.finish(team);
       for (int u = 1; u < last; ++u) inner[u].finish(team);
       first_gradient.finish(team);
@@ -203,12 +214,6 @@ class StackBackward {
   }
   static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
 
-  /// The first tile of a thread's share of the run of rows [begin, end).
-  int64_t share_of(int64_t begin, int64_t end, int rank, int size) const {
-    const int64_t first = rows_.at(begin), count = rows_.at(end) - first;
-    return first + ops::min_of(count, groups_of(count) * rank / size * group_tiles());
-  }
-
   void zero_sums(int64_t first_tile, int64_t end_tile) const {
     const int64_t first = first_tile / group_tiles(), count = groups_of(end_tile) - first;
     for (int u = 0; u + 1 < count_; ++u) {
@@ -218,9 +223,10 @@ class StackBackward {
   }
 
   /// Tiles [first, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
-  void derivatives(int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed, T* tiles) const {
+  void derivatives(const Matrix<H>* da, int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed,
+                   T* tiles) const {
     const auto derive = [&](int u, const auto& a) {
-      const ActivateBackward<T, H> finish = derivative(u - 1, da_[u - 1].from_row(-begin), sums_[u - 1]);
+      const ActivateBackward<T, H> finish = derivative(u - 1, da[u - 1].from_row(-begin), sums_[u - 1]);
       weights_.multiply(
           u, a, rows_, first, end, [&](int64_t tile) { return finish.for_block(tile / group_tiles()); },
           placed, tiles);
@@ -231,7 +237,7 @@ class StackBackward {
       derive(count_ - 1, MatrixRows<Isa, T, T, half>{dh_, units_[count_ - 1].dims.cout});
     }
     const auto rows_of = [&](int u) {
-      return MatrixRows<Isa, T, H, half>{da_[u].from_row(-begin), units_[u].dims.cout};
+      return MatrixRows<Isa, T, H, half>{da[u].from_row(-begin), units_[u].dims.cout};
     };
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
@@ -255,8 +261,8 @@ class StackBackward {
   RowTiles rows_;
   Hidden<T, H> hidden_;
   PackedUnits<Isa, T, half> weights_;
-  Matrix<H>* da_ = nullptr;  ///< of the present run, of all units but the last
-  T** sums_ = nullptr;       ///< their columns' sums, (groups, 2, width)
+  Matrix<H>* da_[2] = {};  ///< of runs in turns, of all units but the last
+  T** sums_ = nullptr;     ///< their columns' sums, (groups, 2, width)
   T* products_ = nullptr;
   Bordered<Isa, T, half> dh_image_;
 };
