@@ -152,16 +152,20 @@ struct CpuExec {
   /// f(0, i) for i < n, of arrays too long for a cache.
   template <class F>
   static void stream(Context& ctx, int64_t n, const F& f, int64_t worth) {
-    constexpr int64_t kBlock = 64;
+    constexpr int64_t kBlock = 64, kMost = 256;
     const int64_t blocks = (n + kBlock - 1) / kBlock;
-    run_team<Isa>(threads_for(ctx, n * worth), [&](const Team& team) {
-      const int64_t end = team.end(blocks);
-      for (int64_t b = team.begin(blocks); b < end; ++b) {
-        const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
-        ask_ahead<kBlock>(f, first);
+    const int threads = threads_for(ctx, n * worth);
+    WorkspaceScope scope(ctx);
+    const Shares shares(scope.take<Shares::Next>(threads), threads);
+    run_team<Isa>(threads, [&](const Team& team) {
+      shares.work(team, blocks, kMost, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+          const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
+          ask_ahead<kBlock>(f, first);
 #pragma GCC ivdep
-        for (int64_t i = first; i < last; ++i) f(0, i);
-      }
+          for (int64_t i = first; i < last; ++i) f(0, i);
+        }
+      });
     });
   }
 
