@@ -41,28 +41,20 @@ class Shares {
   /// with. Once, and again after renew().
   template <class F>
   EVENFLOW_HD void work(const Team& team, int64_t count, int64_t most, const F& f) const {
-    for (int i = 0; i < team.size; ++i) {
-      const Team owner{(team.rank + i) % team.size, team.size};
-      const int64_t begin = owner.begin(count), size = owner.end(count) - begin;
-      for (int64_t first = 0, end; take(owner, size, most, first, end);) f(begin + first, begin + end);
-    }
+    for (Piece piece; take(team, count, most, piece);) f(piece.first, piece.end);
   }
 
   /// By each thread, between a barrier after work() and one before the next.
   EVENFLOW_HD void renew(const Team& team) const { next_[team.rank].item = 0; }
 
  private:
-  EVENFLOW_HD bool take(const Team& owner, int64_t size, int64_t most, int64_t& first, int64_t& end) const {
-    int64_t* const next = &next_[owner.rank].item;
-    first = __atomic_load_n(next, __ATOMIC_RELAXED);
-    do {
-      const int64_t left = size - first;
-      if (left <= 0) return false;
-      const int64_t piece = owner.size > 1 ? (left + 1) / 2 : left;
-      end = first + (piece < most ? piece : most);
-    } while (!__atomic_compare_exchange_n(next, &first, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    return true;
-  }
+  struct Piece {
+    int64_t first = 0, end = 0;
+    int owner = 0;  ///< whose it is: so many ranks behind who takes it
+  };
+
+  // Not inlined: it would be in every product.
+  bool take(const Team& team, int64_t count, int64_t most, Piece& piece) const;
 
   Next* next_;
 };
