@@ -180,7 +180,8 @@ def _finite(x: np.ndarray) -> bool:
     # One sum tells of most small arrays. Of few values Python's is faster than a call of numpy.
     if x.size <= DOT_VALUES and math.isfinite(sum(x.ravel().tolist()) if x.size <= FEW_VALUES else np.vdot(x, x)):
         return True
-    return bool(np.isfinite(x).all())
+    flat, piece = x.reshape(-1), 1 << 20
+    return all(np.isfinite(flat[i:i + piece]).all() for i in range(0, len(flat), piece))
 
 
 def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype) -> NumericError:
