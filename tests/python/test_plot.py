@@ -29,3 +29,13 @@ def test_a_history_without_steps(tmp_path, history):
 def test_paths_that_are_none(call):
     with pytest.raises(TypeError, match=r"\[\w+\] expected a path, got None"):
         call(None)
+
+
+@pytest.mark.parametrize("count", [9, 8192, 8193, 1_200_000])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_value_that_is_not_finite_is_found_wherever_it_is(tmp_path, count, value):
+    for place in (0, count // 2, count - 1):
+        sigma = np.full(count, 1e300)  # whose squares overflow
+        sigma[place] = value
+        with pytest.raises(ef.NumericError, match=rf"expected finite values, got {value} in row {place}$"):
+            plot.spectrum(sigma, tmp_path / "s.png")
