@@ -1,6 +1,8 @@
 #include "arrays.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 
 namespace evenflow::python {
@@ -273,6 +275,31 @@ DeviceArray empty(const std::string& device, std::vector<int64_t> shape, const p
   return {exchange, std::move(memory), data, type, std::move(shape)};
 }
 
+/// The place of the first of `size` values that is not finite; -1: there is none.
+template <class T>
+int64_t first_not_finite_of(const T* values, int64_t size) {
+  constexpr int64_t kPiece = 4096;
+  for (int64_t begin = 0; begin < size; begin += kPiece) {
+    const int64_t end = std::min(size, begin + kPiece);
+    int bad = 0;  // without a way out the loop is one of vectors
+    for (int64_t i = begin; i < end; ++i) bad |= !(std::abs(values[i]) <= std::numeric_limits<T>::max());
+    if (!bad) continue;
+    return std::find_if(values + begin, values + end, [](T v) { return !std::isfinite(v); }) - values;
+  }
+  return -1;
+}
+
+/// The same of an array, C-contiguous float32 or float64, in the order of its memory.
+int64_t first_not_finite(const py::array& array) {
+  const char* call = "first_not_finite";
+  if (py::isinstance<py::array_t<float>>(array)) {
+    require<float>(array, call, "array");
+    return first_not_finite_of(static_cast<const float*>(array.data()), array.size());
+  }
+  require<double>(array, call, "array");
+  return first_not_finite_of(static_cast<const double*>(array.data()), array.size());
+}
+
 }  // namespace
 
 void bind_arrays(py::module_& m) {
@@ -301,6 +328,7 @@ rows, in the same memory. The memory is released when neither it nor an array ma
       .def("__dlpack_device__", &dlpack_device);
   m.def("empty", &empty, "device"_a, "shape"_a, "dtype"_a);
   m.def("borrow", &borrow, "where"_a, "capsule"_a, "device"_a, "dtypes"_a);
+  m.def("first_not_finite", &first_not_finite, "array"_a);
   m.def(
       "gpu_and_stream",
       [](const std::string& device) {

@@ -25,12 +25,6 @@ Batch = np.ndarray | DeviceArray
 LEVEL_ERROR = 2.0**-14
 """How far below a level a value may be and still count as it, of the range: four times a decoded photograph's worst."""
 
-FEW_VALUES = 16
-"""Up to which a list of them is added up sooner than numpy begins."""
-
-DOT_VALUES = 8192
-"""Up to which numpy's BLAS takes a dot product on one thread: it would wake others, which spin beside ours for long."""
-
 CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
@@ -168,20 +162,12 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     else:
         with np.errstate(all="ignore"):
             out = np.ascontiguousarray(x, dtype=dtype)
-    if not _finite(out):
-        place = np.argwhere(~np.isfinite(out))[0]
-        row = int(place[0]) + first if rows is None else int(rows[place[0]])
-        raise not_finite(where, x[tuple(place)], row, place[1:], dtype)
+    at = _core.first_not_finite(out)
+    if at >= 0:
+        at, *place = (int(i) for i in np.unravel_index(at, out.shape))
+        row = at + first if rows is None else int(rows[at])
+        raise not_finite(where, x[(at, *place)], row, place, dtype)
     return out
-
-
-def _finite(x: np.ndarray) -> bool:
-    """Whether all values of a contiguous array are finite."""
-    # One sum tells of most small arrays. Of few values Python's is faster than a call of numpy.
-    if x.size <= DOT_VALUES and math.isfinite(sum(x.ravel().tolist()) if x.size <= FEW_VALUES else np.vdot(x, x)):
-        return True
-    flat, piece = x.reshape(-1), 1 << 20
-    return all(np.isfinite(flat[i:i + piece]).all() for i in range(0, len(flat), piece))
 
 
 def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype) -> NumericError:

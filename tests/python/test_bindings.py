@@ -74,3 +74,25 @@ def test_arrays_to_write(tmp_path):
     assert np.array_equal(got["t"], values.T) and np.array_equal(got["s"], [0, 2, 4, 6])
     with pytest.raises(TypeError, match=r"\[write_safetensors\] expected float32, float64 or int64 for t, got"):
         _core.write_safetensors(str(tmp_path / "b"), {"t": values.astype(np.float16)}, {})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [0, 1, 7, 4096, 4097, 10_000])
+def test_first_value_that_is_not_finite(dtype, count):
+    x = np.resize(np.array([np.finfo(dtype).max, -np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, -0.0],
+                           dtype), count)
+    assert _core.first_not_finite(x) == -1
+    for value in (np.nan, np.inf, -np.inf):
+        for place in {0, count // 2, count - 1} & set(range(count)):
+            bad = x.copy()
+            bad[place:] = value
+            assert _core.first_not_finite(bad) == place
+            if count % 7 == 0:
+                assert _core.first_not_finite(bad.reshape(-1, 7)) == place
+
+
+@pytest.mark.parametrize("x", [np.ones(3, np.int32), np.ones(3, ">f4"), np.ones(3, np.float16), np.ones((4, 4)).T[1:],
+                               np.ones(6, np.float32)[::2]])
+def test_first_value_that_is_not_finite_of_another_array(x):
+    with pytest.raises(TypeError, match=r"\[first_not_finite\] expected array to be a C-contiguous float"):
+        _core.first_not_finite(x)
