@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "arrays.hpp"
@@ -157,11 +158,25 @@ class PyRanks final : public Ranks {
   py::object sum_;
 };
 
-py::dict as_dict(const StepResult& r) {
-  using namespace py::literals;
-  return py::dict("loss"_a = r.loss, "nll"_a = r.nll, "class_nll"_a = r.class_nll,
-                  "class_error"_a = r.class_error, "drift"_a = r.drift.value, "fallback"_a = r.drift.fallback,
-                  "drift_layer"_a = r.drift.layer, "drift_in_layer"_a = r.drift.layer_value);
+/// By name. grad_norm is the last of the names, of train_step alone.
+py::dict as_dict(const StepResult& r, bool grad_norm = false) {
+  // Made once, never released: a small step takes little longer than making them does.
+  static const auto* const names =
+      new std::array<py::str, 9>{"loss",     "nll",         "class_nll",      "class_error", "drift",
+                                 "fallback", "drift_layer", "drift_in_layer", "grad_norm"};
+  py::dict out;
+  auto name = names->begin();
+  const auto add = [&](const auto& value) { out[*name++] = value; };
+  add(r.loss);
+  add(r.nll);
+  add(r.class_nll);
+  add(r.class_error);
+  add(r.drift.value);
+  add(r.drift.fallback);
+  add(r.drift.layer);
+  add(r.drift.layer_value);
+  if (grad_norm) add(r.grad_norm);
+  return out;
 }
 
 template <class T>
@@ -202,9 +217,7 @@ py::dict train_step(PyFlow<T>& self, const py::object& x, PyOptimizer<T>& optimi
         arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
         {optimizer.optimizer, max_norm, average ? average->values.data() : nullptr, decay});
   }
-  py::dict out = as_dict(r);
-  out["grad_norm"] = r.grad_norm;
-  return out;
+  return as_dict(r, true);
 }
 
 template <class T>

@@ -31,6 +31,8 @@ CUDA, CUDA_MANAGED = 2, 13
 
 def as_array(where: str, x: Any) -> Any:
     """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError."""
+    if type(x) is np.ndarray:  # a call for one row should not wait for the rest
+        return x
     refuse_masked(where, x)
     if isinstance(x, (np.ndarray, Rows)):
         return x
@@ -245,6 +247,8 @@ def whole(where: str, name: str, value: Any, low: int | None = None, high: int =
 
 def number(where: str, name: str, value: Any, low: float, high: float = float("inf")) -> float:
     """A finite number in [low, high]. TypeError, ConfigError."""
+    if type(value) is float and low <= value <= high and math.isfinite(value):
+        return value
     # A span of time is one of numpy's whole numbers.
     if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")

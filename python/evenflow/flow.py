@@ -364,13 +364,12 @@ class Flow:
         NumericError where the loss or a gradient is not finite: no value is changed, and `grads` are zero.
         """
         where = "train_step"
-        from evenflow.optim import MovingAverage, Optimizer
+        Optimizer, MovingAverage = _parts_of_a_step()
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"[{where}] expected an optimizer, got {type(optimizer).__name__}")
         if average is not None and not isinstance(average, MovingAverage):
             raise TypeError(f"[{where}] expected a MovingAverage or None, got {type(average).__name__}")
-        parts: tuple[Any, ...] = (optimizer,) if average is None else (optimizer, average)
-        if any(part.flow is not self for part in parts):
+        if optimizer.flow is not self or (average is not None and average.flow is not self):
             raise ConfigError(f"[{where}] expected an optimizer, and an average if any, of this flow, "
                               "got another's")
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
@@ -552,6 +551,13 @@ class Flow:
             value = np.asarray(part[row:row + 1])[(0, *place)]
             raise arrays.not_finite(where, value, first + a + row, place, part.dtype)
         return part
+
+
+@functools.cache
+def _parts_of_a_step() -> tuple[type[Optimizer], type[MovingAverage]]:
+    """Of evenflow.optim, which imports this module: looked up once, not in each step."""
+    from evenflow.optim import MovingAverage, Optimizer
+    return Optimizer, MovingAverage
 
 
 def check_flow(where: str, flow: Any) -> Flow:
