@@ -282,6 +282,53 @@ TEST_CASE("couplings of more channels than a job takes") {
   }
 }
 
+/// The gradient of y = act((a + bias) scale) for rows of `cols` numbers, `stride` apart, against sums in
+/// order.
+void check_epilogue_backward(int64_t rows, int64_t cols, int64_t stride, bool relu, bool scaled) {
+  CAPTURE(rows);
+  CAPTURE(cols);
+  CAPTURE(stride);
+  CAPTURE(relu);
+  CAPTURE(scaled);
+  const Shape shape{rows, 1, 1, cols};
+  const std::vector<double> y = random_values(rows * stride, 1, -1, 1);
+  const std::vector<double> scale = random_values(cols, 3, 0.5, 2);
+  std::vector<double> dy = random_values(rows * stride, 2, -1, 1), da = dy;
+  std::vector<double> dbias(static_cast<size_t>(cols), 0.25), dlogs = dbias, bias_sum = dbias,
+                                                              logs_sum = dbias;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      const size_t i = static_cast<size_t>(r * stride + c), at = static_cast<size_t>(c);
+      const double g = relu && y[i] <= 0 ? 0 : dy[i];
+      da[i] = scaled ? g * scale[at] : g;
+      bias_sum[at] += da[i];
+      logs_sum[at] += 3 * g * y[i];
+    }
+  }
+  Context ctx("cpu", 2);
+  ctx.kernels<double>().epilogue_backward(ctx, {y.data(), shape, stride}, {dy.data(), shape, stride},
+                                          {nullptr, scaled ? scale.data() : nullptr, relu}, dbias.data(),
+                                          dlogs.data(), 3);
+  CHECK(dy == da);
+  for (size_t c = 0; c < dbias.size(); ++c) {
+    CHECK(std::abs(dbias[c] - bias_sum[c]) < 1e-10);
+    CHECK(std::abs(dlogs[c] - logs_sum[c]) < 1e-10);
+  }
+}
+
+TEST_CASE("gradients of short rows, joined or not") {
+  for (const int64_t rows : {1, 2, 3, 31, 32, 33, 129, 1000, 20011}) {
+    for (const int64_t cols : {1, 2, 3, 5, 8, 31, 32, 33, 64, 65}) {
+      if (rows * cols > 200000) continue;
+      for (const bool relu : {false, true}) {
+        check_epilogue_backward(rows, cols, cols, relu, false);
+        check_epilogue_backward(rows, cols, cols + 1, relu, false);
+        check_epilogue_backward(rows, cols, cols, relu, true);
+      }
+    }
+  }
+}
+
 TEST_CASE("threads share the columns of few rows") {
   const int64_t count = 300001;
   std::vector<uint8_t> x(2 * count);

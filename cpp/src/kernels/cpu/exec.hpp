@@ -291,10 +291,37 @@ struct CpuExec {
     out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return ops::max_of(a, b); });
   }
 
-  /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows. Short
-  /// runs are added in T, which vectorises, then in double.
+  /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows.
   template <class T, class F>
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
+    if constexpr (ops::joins_rows<F>) {  // short rows: several as one
+      constexpr int64_t kCols = 64;
+      if (cols <= kCols / 2 && f.flat(cols)) {
+        WorkspaceScope scope(ctx);
+        double* sums = scope.take<double>(F::sums * kCols);
+        for (int64_t k = 0; k < F::sums * cols; ++k) out[k] = 0;
+        for (int64_t row = 0; row < rows;) {  // once or twice
+          const int64_t left = rows - row, together = ops::min_of(left, kCols / cols),
+                        count = left / together;
+          sum_rows<T>(ctx, count, together * cols, f.joined(row, together), sums);
+          const double* sum = sums;
+          for (int i = 0; i < F::sums; ++i) {
+            for (int64_t r = 0; r < together; ++r, sum += cols) {
+              for (int64_t c = 0; c < cols; ++c) out[i * cols + c] += sum[c];
+            }
+          }
+          row += count * together;
+        }
+        return;
+      }
+    }
+    sum_rows<T>(ctx, rows, cols, f, out);
+  }
+
+  /// sum_columns of long rows. Short runs are added in T, which vectorises, then in double.
+  template <class T, class F>
+  __attribute__((noinline)) static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const F& f,
+                                                 double* out) {
     constexpr int64_t kRun = 32;
     const int64_t width = F::sums * cols;
     const int64_t chunk = ops::max_of<int64_t>(kRun, 8192 / ops::max_of<int64_t>(cols, 1) / kRun * kRun);

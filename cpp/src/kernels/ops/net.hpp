@@ -28,6 +28,12 @@ struct EpilogueBackward {
         dy_stride(dy_stride_),
         scaled(scale_ ? T(1) : T(0)),
         scale(scale_ ? scale_ : y_) {}
+  EVENFLOW_HD bool flat(int64_t cols) const {
+    return y_stride == cols && dy_stride == cols && scaled == T(0);
+  }
+  EVENFLOW_HD EpilogueBackward joined(int64_t row, int64_t together) const {
+    return {y + row * y_stride, y_stride * together, dy + row * dy_stride, dy_stride * together, nullptr};
+  }
   EVENFLOW_HD bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, scale);
   }

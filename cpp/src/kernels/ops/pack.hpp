@@ -11,6 +11,7 @@
 //   packs(n)    whether n columns, from a multiple of n on, are one access in each array
 //               or, of whole arrays whose i-th elements belong together,
 //   each_array(f)  f(array) for each
+//   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
 //   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
@@ -37,6 +38,13 @@ struct AnyArray {
 };
 template <class F>
 constexpr bool names_arrays<F, std::void_t<decltype(std::declval<F>().each_array(AnyArray()))>> = true;
+
+/// Whether F knows rows that are one array, flat(cols), all of whose numbers are passed alike, and becomes
+/// joined(row, together): itself from a row on, of rows so many times as long.
+template <class F, class = void>
+constexpr bool joins_rows = false;
+template <class F>
+constexpr bool joins_rows<F, std::void_t<decltype(std::declval<F>().joined(0, 1))>> = true;
 
 /// Whether n columns are one access in each of f's arrays.
 template <class F>
