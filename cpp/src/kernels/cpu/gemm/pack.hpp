@@ -127,9 +127,18 @@ struct Transpose {
 template <class Isa, class T>
 void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k) {
   using X = Transpose<Isa, T>;
+  constexpr int64_t kShort = 2;
   for (int64_t p = 0; p < k; p += X::lanes) {
     alignas(Isa::vector_bytes) typename X::Vector v[X::lanes];
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
+    if (run < X::lanes && run <= kShort) {  // as weights of one or two outputs have them
+      for (int64_t i = 0; i < run; ++i) {
+        T* const row = dst + (p + i) * stride;
+        for (int64_t j = 0; j < count; ++j) row[j] = columns[j][p + i];
+        for (int64_t j = count; j < X::lanes; ++j) row[j] = T(0);
+      }
+      break;
+    }
     if (run == X::lanes && count == X::lanes) {
 #pragma GCC unroll 16
       for (int j = 0; j < X::lanes; ++j) {
