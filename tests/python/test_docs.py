@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow.cli import main
+from evenflow.cli import main, options
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
@@ -89,3 +89,9 @@ def test_messages_that_the_troubleshooting_page_quotes():
             call()
         said.add(form(str(error.value)))
     assert {form(message) for message in quoted} == said
+
+
+def test_page_of_training_names_all_options():
+    for group in options.GROUPS.values():
+        for option in group:
+            assert f"`--{option.name.replace('_', '-')}" in PAGES["docs/training.md"]
