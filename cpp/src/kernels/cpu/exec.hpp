@@ -163,8 +163,16 @@ struct CpuExec {
         for (int64_t b = begin; b < end; ++b) {
           const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
           ask_ahead<kBlock>(f, first);
+          if constexpr (ops::writes_later<F>) {
+            // Other cores have read target(): its lines must be called back, sooner in a burst.
+            alignas(64) typename F::Number values[kBlock];
 #pragma GCC ivdep
-          for (int64_t i = first; i < last; ++i) f(0, i);
+            for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
+            for (int64_t i = first; i < last; ++i) f.target()[i] = values[i - first];
+          } else {
+#pragma GCC ivdep
+            for (int64_t i = first; i < last; ++i) f(0, i);
+          }
         }
       });
     });

@@ -64,8 +64,9 @@ struct Sgd {
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(v);
   }
+  EVENFLOW_HD T* target() const { return base.w; }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_HD Pack<T, n> next(int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i);
     const Pack<T, n> g = base.grad(i, w);
     for (int e = 0; e < n; ++e) {
@@ -73,7 +74,11 @@ struct Sgd {
       w.v[e] = base.shrink * w.v[e] + speed.v[e];
     }
     write(speed, v + i);
-    write(w, base.w + i);
+    return w;
+  }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    write(next<n>(i), target() + i);
   }
 };
 
@@ -130,14 +135,19 @@ struct TwoMoments {
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(m), f(v);
   }
+  EVENFLOW_HD T* target() const { return base.w; }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_HD Pack<T, n> next(int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
     const Pack<T, n> g = base.grad(i, w);
     for (int e = 0; e < n; ++e) rule(base, g.v[e], w.v[e], first.v[e], second.v[e]);
     write(first, m + i);
     write(second, v + i);
-    write(w, base.w + i);
+    return w;
+  }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+    write(next<n>(i), target() + i);
   }
 };
 

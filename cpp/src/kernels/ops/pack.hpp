@@ -12,6 +12,7 @@
 //               or, of whole arrays whose i-th elements belong together,
 //   each_array(f)  f(array) for each
 //   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
+//   next(i), target()  where what belongs into element i of target() may be written later than the rest
 //   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
@@ -38,6 +39,12 @@ struct AnyArray {
 };
 template <class F>
 constexpr bool names_arrays<F, std::void_t<decltype(std::declval<F>().each_array(AnyArray()))>> = true;
+
+/// Whether F leaves it to its caller when to write next(i).
+template <class F, class = void>
+constexpr bool writes_later = false;
+template <class F>
+constexpr bool writes_later<F, std::void_t<decltype(std::declval<F>().next(0))>> = true;
 
 /// Whether F knows rows that are one array, flat(cols), all of whose numbers are passed alike, and becomes
 /// joined(row, together): itself from a row on, of rows so many times as long.
