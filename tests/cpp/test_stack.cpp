@@ -26,11 +26,20 @@ struct ChainCase {
   Shape in;
   std::vector<int64_t> widths;
   std::vector<int> kernels;
+  bool scales = true;  ///< of the outputs
+
+  /// Without scales dense chains have ways of their own.
+  ChainCase plain() const {
+    ChainCase c = *this;
+    c.scales = false;
+    return c;
+  }
+  bool dense() const { return std::count(kernels.begin(), kernels.end(), 3) == 0; }
 };
 
 // Small ones go convolution by convolution, the large by blocks of pixels, the 9x9 images forward by
 // convolutions, backward by runs. The last, and some before, have few enough weights to go forward with their
-// samples side by side.
+// samples side by side where they have no scales.
 const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{3, 4, 4, 6}, {33, 17, 12}, {3, 1, 3}},
                              {{1, 2, 2, 24}, {4, 4, 48}, {3, 1, 3}},
@@ -45,6 +54,7 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{5, 9, 9, 12}, {100, 90, 24}, {3, 1, 3}},
                              {{1100, 1, 1, 42}, {257, 240, 33, 64}, {1, 1, 1, 1}},
                              {{128, 1, 1, 1}, {64, 64, 2}, {1, 1, 1}},
+                             {{253, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}},
                              {{61, 1, 1, 5}, {50, 33, 20, 1}, {1, 1, 1, 1}},
                              {{32, 1, 1, 8}, {8}, {1}},
                              {{2900, 1, 1, 2}, {37, 2, 64, 7}, {1, 1, 1, 1}},
@@ -86,11 +96,11 @@ struct Chain {
       dbias[u].assign(bias[u].size(), T(0.25));
       dlogs[u].assign(bias[u].size(), T(0.25));
       unit.w = w[u].data();
-      unit.epilogue = {bias[u].data(), scale[u].data(), u + 1 < count};
+      unit.epilogue = {bias[u].data(), c.scales ? scale[u].data() : nullptr, u + 1 < count};
       unit.dw = dw[u].data();
       unit.overwrite = overwrite;
       unit.dbias = dbias[u].data();
-      unit.dlogs = dlogs[u].data();
+      unit.dlogs = c.scales ? dlogs[u].data() : nullptr;
       unit.logs_factor = T(kLogsFactor);
       units.push_back(unit);
       in = in.with_channels(c.widths[u]);
@@ -140,6 +150,26 @@ void check_chain(const ChainCase& c, int threads, double bound) {
                         {kept.data(), fused.output()});
   CHECK(h == outputs.back());  // to the last bit: every sum is in the same order
   CHECK(kept == h);
+  for (int64_t column = 0; c.in.c == 1 && column < 2; ++column) {  // one of two features, outputs apart
+    CAPTURE(column);
+    constexpr T kElsewhere = T(7);
+    const int64_t rows = c.in.n, outs = c.widths.back();
+    std::vector<T> pairs(x.size() * 2, std::numeric_limits<T>::quiet_NaN()), apart(h), among, expected;
+    for (int64_t i = 0; i < rows; ++i) pairs[static_cast<size_t>(2 * i + column)] = x[static_cast<size_t>(i)];
+    const View<const T> feature(pairs.data() + column, c.in, 2);
+    std::fill(apart.begin(), apart.end(), kElsewhere);
+    kernels.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
+                          {apart.data(), fused.output()});
+    CHECK(apart == h);
+    among.assign(static_cast<size_t>(rows * (outs + 1)), kElsewhere);
+    expected = among;
+    for (int64_t i = 0; i < rows * outs; ++i) {
+      expected[static_cast<size_t>(i / outs * (outs + 1) + i % outs)] = h[static_cast<size_t>(i)];
+    }
+    kernels.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
+                          {among.data(), fused.output(), outs + 1});
+    CHECK(among == expected);
+  }
 
   const std::vector<double> dh_values = random_values(fused.output().size(), 4, -1, 1);
   std::vector<T> dh(dh_values.begin(), dh_values.end()), dx(x.size(), T(0.5)), plain_dx = dx;
@@ -270,6 +300,7 @@ TEST_CASE("a chain of convolutions equals its parts, float64") {
   for (const ChainCase& c : kChains) {
     check_chain<double>(c, 1, 1e-12);
     check_chain<double>(c, 3, 1e-12);
+    if (c.dense()) check_chain<double>(c.plain(), 2, 1e-12);
   }
 }
 
@@ -280,6 +311,7 @@ TEST_CASE("a chain of convolutions equals its parts, float32") {
   for (const ChainCase& c : kChains) {
     check_chain<float>(c, 1, 2e-5);
     check_chain<float>(c, 2, 2e-5);
+    if (c.dense()) check_chain<float>(c.plain(), 3, 2e-5);
   }
 }
 
@@ -321,7 +353,7 @@ TEST_CASE("threads that add up columns of one chain do not disturb each other") 
 TEST_CASE("NaN in a small net stays where it is") {
   for (const std::vector<int64_t>& widths : {std::vector<int64_t>{64, 64, 3}, {64, 64, 2}, {5, 3}}) {
     Context ctx("cpu", 1);
-    const ChainCase c{{64, 1, 1, 3}, widths, std::vector<int>(widths.size(), 1)};
+    const ChainCase c{{64, 1, 1, 3}, widths, std::vector<int>(widths.size(), 1), false};
     Chain<float> chain(c);
     std::vector<float> x(64 * 3, 0.5f), h(static_cast<size_t>(chain.output().size()));
     x[3 * 5 + 1] = std::nanf("");
@@ -391,11 +423,12 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
 }
 
 TEST_CASE("a row of a dense chain has the same bits in any batch") {
-  for (const ChainCase& c : {kChains[3], kChains[5], kChains[7], kChains[13], kChains[14], kChains[16]}) {
+  for (const ChainCase& c : {kChains[3], kChains[5], kChains[7], kChains[13].plain(), kChains[14].plain(),
+                             kChains[15].plain(), kChains[17], kChains[17].plain()}) {
     CAPTURE(to_string(c.in));
     for (const double size : {1.0, 1e-19, 1e17}) {
       Context ctx("cpu", 2);
-      Chain<float> all(c), one({{1, 1, 1, c.in.c}, c.widths, c.kernels});
+      Chain<float> all(c), one({{1, 1, 1, c.in.c}, c.widths, c.kernels, c.scales});
       std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
       std::vector<float> x;
       for (const double v : values) x.push_back(static_cast<float>(size * v));

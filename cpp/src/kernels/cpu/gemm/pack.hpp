@@ -51,6 +51,11 @@ struct Transpose {
     return fold_pair<step>(a, b, std::make_integer_sequence<int, lanes>());
   }
 
+  template <int... j>
+  EVENFLOW_HD static Vector every_second(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+    return __builtin_shufflevector(a, b, (2 * j < lanes ? 2 * j : 2 * j + 1)...);
+  }
+
   template <int step>
   EVENFLOW_HD static void exchange(Vector* v) {
     for (int i = 0; i < lanes; ++i) {
@@ -89,7 +94,18 @@ struct Transpose {
     }
     return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
   }
+
+  template <int... j>
+  EVENFLOW_HD static Vector every_second(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+    return __builtin_shuffle(a, b, Lane{(2 * j < lanes ? 2 * j : 2 * j + 1)...});
+  }
 #endif
+
+  /// p[0], p[2], ...; reads nothing behind the last of them.
+  EVENFLOW_HD static Vector every_second(const T* p) {
+    return every_second(*reinterpret_cast<const Vector*>(p), *reinterpret_cast<const Vector*>(p + lanes - 1),
+                        std::make_integer_sequence<int, lanes>());
+  }
 
   EVENFLOW_HD static void run(Vector* v) {
     if constexpr (lanes > 8) exchange<8>(v);

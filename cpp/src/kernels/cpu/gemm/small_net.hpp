@@ -9,25 +9,24 @@
 
 namespace evenflow::gemm {
 
-/// c = act(sums * factor + shift), one of both for each row.
+/// c = act(sums + bias), one bias for each row.
 template <class T>
 struct ActivateRows {
   static constexpr bool has_sums = false;
   T* c;
   int64_t ldc;
-  const T* factor;
-  const T* shift;
+  const T* bias;
   T least;  ///< of the results
   template <class Isa>
   EVENFLOW_HD void ask(int64_t, int64_t, int64_t, Upcoming&) const {}
   template <class Isa, int R, class X, class Value>
   EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     const X floor = X{} + least;
-    const T *factors = factor + m0, *shifts = shift + m0;
+    const T* shifts = bias + m0;
     T* out = c + m0 * ldc + n;
     const int64_t stride = ldc;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
-      const X v = value(i) * factors[i] + shifts[i];
+      const X v = value(i) + shifts[i];
       Lanes<Isa, X>::store(v < floor ? floor : v, out + i * stride);
     });
   }
@@ -40,12 +39,16 @@ class SmallNet {
  public:
   static constexpr bool exists = Tile<Isa, T>::panels;
 
-  /// Whether it is worth it: the weights stay in a core's caches, few places of the last vectors are empty,
-  /// and rows of the input and output are short, since these are transposed.
+  /// Whether it can be, no outputs having scales, and is worth it: the weights stay in a core's caches, few
+  /// places of the last vectors are empty, and rows of the input and output are short, since these are
+  /// transposed.
   static bool fits(const StackUnit<T>* units, int count, int64_t samples) {
     constexpr int64_t kBytes = 96 << 10, kChannels = 8;
     int64_t weights = 0;
-    for (int u = 0; u < count; ++u) weights += units[u].dims.weight_size();
+    for (int u = 0; u < count; ++u) {
+      if (units[u].epilogue.scale) return false;
+      weights += units[u].dims.weight_size();
+    }
     const int64_t empty = (samples + kSamples - 1) / kSamples * kSamples - samples;
     return weights * static_cast<int64_t>(sizeof(T)) <= kBytes && empty <= samples / 8 &&
            units[0].dims.in.c <= kChannels && units[count - 1].dims.cout <= kChannels;
@@ -89,6 +92,12 @@ class SmallNet {
   static void columns_of(const Matrix<const T>& x, int64_t channels, int64_t samples, T* columns) {
     for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       T* to = columns + c * kSamples;
+      if (samples == kSamples && x.stride == 2) {  // of two features
+        for (int64_t i = 0; i < kSamples; i += L) {
+          *reinterpret_cast<Vector*>(to + i) = Transpose<Isa, T>::every_second(x.data + 2 * i + c);
+        }
+        continue;
+      }
       for (int64_t i = 0; i < samples; ++i) to[i] = x.data[i * x.stride + c];
       for (int64_t i = samples; i < kSamples; ++i) to[i] = T(0);
     }
@@ -102,6 +111,11 @@ class SmallNet {
 
   /// The way back. room (kSamples, L).
   static void rows_of(const T* columns, int64_t samples, const Matrix<T>& h, int64_t channels, T* room) {
+    if (samples == kSamples && channels == 2 && h.stride == 2) {  // counts known: shuffles
+      T* const to = h.data;
+      for (int64_t i = 0; i < kSamples; ++i) to[2 * i] = columns[i], to[2 * i + 1] = columns[kSamples + i];
+      return;
+    }
     for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       for (int64_t i = 0; i < samples; ++i) h.data[i * h.stride + c] = columns[c * kSamples + i];
     }
@@ -114,14 +128,14 @@ class SmallNet {
     }
   }
 
-  /// y = act(x w * factor + shift).
+  /// y = act(x w + bias).
   struct Layer {
     int64_t inputs, outputs;
     Strip<T> w;           ///< (inputs, outputs)
     int64_t tiles, tall;  ///< of outputs; see RowTiles
-    T *factor, *shift;
+    T* bias;
     T least;
-    EVENFLOW_HD ActivateRows<T> finish(T* y) const { return {y, kSamples, factor, shift, least}; }
+    EVENFLOW_HD ActivateRows<T> finish(T* y) const { return {y, kSamples, bias, least}; }
   };
 
   static int height(int64_t rows) { return rows > S::low_rows ? S::rows : S::low_rows; }
@@ -136,11 +150,8 @@ class SmallNet {
                 tiles.count(),
                 0,
                 scope.take<T>(n),
-                scope.take<T>(n),
                 e.relu ? T(0) : -std::numeric_limits<T>::infinity()};
-    for (int64_t j = 0; j < n; ++j) layer.factor[j] = T(1), layer.shift[j] = T(0);
-    if (e.scale) memcpy(layer.factor, e.scale, static_cast<size_t>(n) * sizeof(T));
-    for (int64_t j = 0; e.bias && j < n; ++j) layer.shift[j] = e.bias[j] * layer.factor[j];
+    for (int64_t j = 0; j < n; ++j) layer.bias[j] = e.bias ? e.bias[j] : T(0);
     for (int64_t t = 0; t < tiles.count(); ++t) {
       layer.tall += height(tiles.row(t + 1) - tiles.row(t)) == S::rows;
     }
