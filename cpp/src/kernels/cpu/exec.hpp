@@ -46,6 +46,31 @@ struct CpuExec {
     }
   }
 
+  /// to[e] = from[e * stride]. Of every second number by vectors.
+  struct Gather {
+    template <class From, class To>
+    __attribute__((noinline)) void operator()(const From* from, int64_t stride, To* to, int64_t count) const {
+      if (stride == 2) {
+        for (int64_t e = 0; e < count; ++e) to[e] = static_cast<To>(from[2 * e]);
+        return;
+      }
+      for (int64_t e = 0; e < count; ++e, from += stride) {
+        to[e] = static_cast<To>(*from);
+        one_by_one(e);
+      }
+    }
+  };
+  /// to[e * stride] = from[e].
+  struct Scatter {
+    template <class T>
+    __attribute__((noinline)) void operator()(const T* from, T* to, int64_t stride, int64_t count) const {
+      for (int64_t e = 0; e < count; ++e, to += stride) {
+        *to = from[e];
+        one_by_one(e);
+      }
+    }
+  };
+
   /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
   template <class T, class F>
   struct MappedRun {
@@ -67,11 +92,15 @@ struct CpuExec {
     __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
       count = ops::min_of(kElements, limit);
       int64_t r = row, c = col;
-      for (int64_t e = 0; cols == 1 && e < count; ++e, ++r) {
-        f.load(r, 0, &in[0][e], kElements);
-        one_by_one(r);
-      }
       bool packed = false;
+      if constexpr (ops::takes_rows<F>) {
+        if (cols == 1) f.load_rows(r, count, in[0], kElements, Gather());
+      } else {
+        for (int64_t e = 0; cols == 1 && e < count; ++e, ++r) {
+          f.load(r, 0, &in[0][e], kElements);
+          one_by_one(r);
+        }
+      }
       if constexpr (kPack > 1) {
         packed = cols % kPack == 0 && f.packs(kPack);
         for (int64_t e = 0; packed && e < count; e += kPack) {
@@ -98,9 +127,13 @@ struct CpuExec {
 #pragma GCC unroll 8
         for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
       }
-      for (int64_t e = 0; cols == 1 && e < count; ++e, ++row) {
-        f.store(row, 0, &out[0][e], kElements);
-        one_by_one(row);
+      if constexpr (ops::takes_rows<F>) {
+        if (cols == 1) f.store_rows(row, count, out[0], kElements, Scatter()), row += count;
+      } else {
+        for (int64_t e = 0; cols == 1 && e < count; ++e, ++row) {
+          f.store(row, 0, &out[0][e], kElements);
+          one_by_one(row);
+        }
       }
       if constexpr (kPack > 1) {
         for (int64_t e = 0; packed && e < count; e += kPack) {
@@ -150,30 +183,37 @@ struct CpuExec {
     }
   }
 
+  static constexpr int64_t kBlock = 64;  ///< elements of a stream that are asked for together
+
+  /// f(0, i) for first <= i < last, a block at most.
+  template <class F>
+  static void stream_block(const F& f, int64_t first, int64_t last) {
+    ask_ahead<kBlock>(f, first);
+    if constexpr (ops::writes_later<F>) {
+      // Other cores have read target(): its lines must be called back, sooner in a burst.
+      alignas(64) typename F::Number values[kBlock];
+#pragma GCC ivdep
+      for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
+      typename F::Number* to = f.target();
+#pragma GCC ivdep
+      for (int64_t i = first; i < last; ++i) to[i] = values[i - first];
+    } else {
+#pragma GCC ivdep
+      for (int64_t i = first; i < last; ++i) f(0, i);
+    }
+  }
+
   /// f(0, i) for i < n, of arrays too long for a cache.
   template <class F>
   static void stream(Context& ctx, int64_t n, const F& f, int64_t worth) {
-    constexpr int64_t kBlock = 64, kMost = 256;
+    constexpr int64_t kMost = 256;
     const int64_t blocks = (n + kBlock - 1) / kBlock;
     const int threads = threads_for(ctx, n * worth);
     WorkspaceScope scope(ctx);
     const Shares shares(scope.take<Shares::Next>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
-      shares.work(team, blocks, kMost, [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-          const int64_t first = b * kBlock, last = ops::min_of(n, first + kBlock);
-          ask_ahead<kBlock>(f, first);
-          if constexpr (ops::writes_later<F>) {
-            // Other cores have read target(): its lines must be called back, sooner in a burst.
-            alignas(64) typename F::Number values[kBlock];
-#pragma GCC ivdep
-            for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
-            for (int64_t i = first; i < last; ++i) f.target()[i] = values[i - first];
-          } else {
-#pragma GCC ivdep
-            for (int64_t i = first; i < last; ++i) f(0, i);
-          }
-        }
+      shares.work(team, blocks, kMost, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+        for (int64_t b = begin; b < end; ++b) stream_block(f, b * kBlock, ops::min_of(n, (b + 1) * kBlock));
       });
     });
   }

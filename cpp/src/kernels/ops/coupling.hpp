@@ -168,12 +168,13 @@ struct CouplingMap {
 
 // An element of a coupling is loaded into `in`, computed without branches on data, and stored: in[i * step]
 // are its inputs, and in[i * step + e] those of the e-th of n neighbours. Executors compute many elements at
-// a time, or one; they call prepare() once before.
+// a time, or one; they call prepare() once before. Of one column, rows are loaded and stored together:
+// gather(from, stride, to, count) and scatter(from, to, stride, count).
 
 template <class T, class Law>
 struct CouplingForward {
   using Number = T;
-  static constexpr bool halves = true;
+  static constexpr bool halves = true, rows = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;  // log-det of the sample
@@ -202,6 +203,16 @@ struct CouplingForward {
       in[3 * step + e] = active;
     }
   }
+  template <class Gather>
+  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
+    const T* raw = h + row * h_stride;
+    gather(x + row * x_stride, x_stride, in, count);
+    gather(raw, h_stride, in + step, count);
+    if constexpr (Law::affine) gather(raw + map.r_offset, h_stride, in + 2 * step, count);
+    const T all = T(1);
+    if (map.parity < 0) return gather(&all, 0, in + 3 * step, count);
+    for (int64_t e = 0; e < count; ++e) in[3 * step + e] = map.active(row + e) ? T(1) : T(0);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
     const LogScale<T> scale = Law::log_scale(in[2], gain);
@@ -214,12 +225,17 @@ struct CouplingForward {
   EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
     write(pack_of<n>(out), y + row * y_stride + k);
   }
+  template <class Scatter>
+  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t,
+                              const Scatter& scatter) const {
+    scatter(out, y + row * y_stride, y_stride, count);
+  }
 };
 
 template <class T, class Law>
 struct CouplingInverse {
   using Number = T;
-  static constexpr bool halves = true;
+  static constexpr bool halves = true, rows = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -241,6 +257,11 @@ struct CouplingInverse {
     CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.template load<n>(row, k, in,
                                                                                                step);
   }
+  template <class Gather>
+  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_rows(row, count, in, step,
+                                                                                        gather);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
     const LogScale<T> scale = Law::log_scale(in[2], gain);
@@ -253,13 +274,18 @@ struct CouplingInverse {
   EVENFLOW_HD void store(int64_t row, int64_t k, const T* out, int64_t) const {
     write(pack_of<n>(out), x + row * x_stride + k);
   }
+  template <class Scatter>
+  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t,
+                              const Scatter& scatter) const {
+    scatter(out, x + row * x_stride, x_stride, count);
+  }
 };
 
 /// Rebuilds x, writes dx and dh; sums: gradients of gain.slope and gain.offset, per sample.
 template <class T, class Law>
 struct CouplingBackward {
   using Number = T;
-  static constexpr bool halves = true;
+  static constexpr bool halves = true, rows = true;
   static constexpr int inputs = 6;
   static constexpr int outputs = 4;
   static constexpr int sums = 2;
@@ -295,6 +321,14 @@ struct CouplingBackward {
       in[5 * step + e] = slope;
     }
   }
+  template <class Gather>
+  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_rows(row, count, in, step,
+                                                                                        gather);
+    gather(dz + row * dz_stride, dz_stride, in + 4 * step, count);
+    if (map.width * map.height == 1) return gather(dlogdet + row, 1, in + 5 * step, count);
+    for (int64_t e = 0; e < count; ++e) in[5 * step + e] = static_cast<T>(dlogdet[map.sample(row + e)]);
+  }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T v = in[0], g = in[4];
     const T t = Law::shift(in[1]);
@@ -318,6 +352,15 @@ struct CouplingBackward {
     write(pack_of<n>(out + step), dx + row * dx_stride + k);
     map.template write_h<Law::affine, n>({pack_of<n>(out + 2 * step), pack_of<n>(out + 3 * step)},
                                          dh + row * dh_stride + k * map.h_step);
+  }
+  template <class Scatter>
+  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t step,
+                              const Scatter& scatter) const {
+    T* raw = dh + row * dh_stride;
+    scatter(out, x + row * x_stride, x_stride, count);
+    scatter(out + step, dx + row * dx_stride, dx_stride, count);
+    scatter(out + 2 * step, raw, dh_stride, count);
+    if constexpr (Law::affine) scatter(out + 3 * step, raw + map.r_offset, dh_stride, count);
   }
 };
 

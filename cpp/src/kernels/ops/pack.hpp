@@ -13,6 +13,7 @@
 //   each_array(f)  f(array) for each
 //   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
 //   next(i), target()  where what belongs into element i of target() may be written later than the rest
+//   rows        true, with load_rows and store_rows: see coupling.hpp
 //   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
@@ -45,6 +46,12 @@ template <class F, class = void>
 constexpr bool writes_later = false;
 template <class F>
 constexpr bool writes_later<F, std::void_t<decltype(std::declval<F>().next(0))>> = true;
+
+/// Whether F loads and stores rows of one column together.
+template <class F, class = void>
+constexpr bool takes_rows = false;
+template <class F>
+constexpr bool takes_rows<F, std::void_t<decltype(F::rows)>> = F::rows;
 
 /// Whether F knows rows that are one array, flat(cols), all of whose numbers are passed alike, and becomes
 /// joined(row, together): itself from a row on, of rows so many times as long.
