@@ -282,6 +282,86 @@ TEST_CASE("couplings of more channels than a job takes") {
   }
 }
 
+/// A coupling of an image, whose runs of elements end within pixels, and of the same pixels as so many
+/// samples: z, dx, x and dh, with what lies between them, and sums.
+template <class T>
+struct Coupled {
+  std::vector<T> z, x, dx, dh;
+  double logdet = 0, dslope = 0, doffset = 0;
+
+  Coupled(const Shape& shape, const CouplingDims& dims) {
+    const int64_t n = shape.n, pixels = shape.pixels(), stride = shape.c + 2, h_stride = 2 * shape.c + 1;
+    const auto numbers = [](int64_t count, uint64_t seed) {
+      const std::vector<double> v = random_values(count, seed, -1, 1);
+      return std::vector<T>(v.begin(), v.end());
+    };
+    const std::vector<T> in = numbers(pixels * stride, 1), h = numbers(pixels * h_stride, 2),
+                         dz = numbers(pixels * stride, 3);
+    const std::vector<double> dlogdet(static_cast<size_t>(n), 0.75);
+    std::vector<double> logdets(static_cast<size_t>(n)), dgain(static_cast<size_t>(2 * n));
+    const T slope = T(1.25), offset = T(-0.25);
+    z = x = dx = numbers(pixels * stride, 4);
+    dh = numbers(pixels * h_stride, 5);
+    const auto view = [&](auto& of) { return View<T>(of.data(), shape, stride); };
+    const auto values = [&](const auto& of) { return View<const T>(of.data(), shape, stride); };
+    const View<const T> raw(h.data(), shape.with_channels(2 * shape.c), h_stride);
+    Context ctx("cpu", 1);
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    kernels.coupling_forward(ctx, dims, {&slope, &offset}, values(in), raw, view(z), logdets.data());
+    kernels.coupling_backward(ctx, dims, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
+                              view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
+                              dgain.data());
+    std::vector<T> back = in;
+    std::vector<double> inverse(static_cast<size_t>(n));
+    kernels.coupling_inverse(ctx, dims, {&slope, &offset}, values(z), raw, view(back), inverse.data());
+    double undone = 0;
+    for (size_t i = 0; i < logdets.size(); ++i) {
+      logdet += logdets[i];
+      undone += inverse[i];
+      dslope += dgain[2 * i];
+      doffset += dgain[2 * i + 1];
+    }
+    CHECK(undone == doctest::Approx(-logdet).epsilon(1e-5));
+    for (size_t i = 0; i < in.size(); ++i) CHECK(std::abs(back[i] - in[i]) < 1e-5);
+    const std::vector<T> before = numbers(pixels * stride, 4);
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t c = 0; c < stride; ++c) {
+        const size_t i = static_cast<size_t>(p * stride + c);
+        CHECK(x[i] == (c < shape.c ? back[i] : before[i]));
+        if (c >= shape.c) CHECK(z[i] == before[i]);
+      }
+    }
+  }
+};
+
+template <class T>
+void check_runs_of_couplings() {
+  for (const int64_t c : {1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 20, 33}) {
+    for (const int64_t h_step : {1, 2}) {
+      CAPTURE(c);
+      CAPTURE(h_step);
+      CouplingDims dims;
+      dims.law = CouplingLaw::real_nvp;
+      dims.count = c;
+      dims.h_step = h_step;
+      dims.r_offset = h_step == 1 ? c : 1;
+      const Coupled<T> image({1, 7, 19, c}, dims), pixels({7 * 19, 1, 1, c}, dims);
+      CHECK(image.z == pixels.z);
+      CHECK(image.x == pixels.x);
+      CHECK(image.dx == pixels.dx);
+      CHECK(image.dh == pixels.dh);
+      CHECK(image.logdet == doctest::Approx(pixels.logdet).epsilon(1e-6));
+      CHECK(image.dslope == doctest::Approx(pixels.dslope).epsilon(1e-6));
+      CHECK(image.doffset == doctest::Approx(pixels.doffset).epsilon(1e-6));
+    }
+  }
+}
+
+TEST_CASE("runs of a coupling's elements end anywhere in pixels") {
+  check_runs_of_couplings<double>();
+  check_runs_of_couplings<float>();
+}
+
 /// The gradient of y = act((a + bias) scale) for rows of `cols` numbers, `stride` apart, against sums in
 /// order.
 void check_epilogue_backward(int64_t rows, int64_t cols, int64_t stride, bool relu, bool scaled) {

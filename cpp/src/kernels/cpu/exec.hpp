@@ -46,27 +46,110 @@ struct CpuExec {
     }
   }
 
-  /// to[e] = from[e * stride]. Of every second number by vectors.
+  /// f(first element, its place, rows, elements of each) of rows of a run, whose elements are `step` apart;
+  /// of one row where all elements are: step is changed to their distance.
+  template <class F>
+  EVENFLOW_HD static void by_rows(const ops::Run& run, int64_t stride, int64_t& step, const F& f) {
+    const int64_t at = run.row * stride + run.col * step;
+    if (run.cols == 1) step = stride;
+    if (run.cols == 1 || stride == run.cols * step) return f(0, at, 1, run.count);
+    const int64_t head = run.col == 0 ? 0 : ops::min_of(run.count, run.cols - run.col);
+    const int64_t rows = (run.count - head) / run.cols, tail = (run.count - head) % run.cols;
+    int64_t row = run.row * stride;
+    if (head > 0) f(0, at, 1, head), row += stride;
+    if (rows > 0) f(head, row, rows, run.cols);
+    if (tail > 0) f(run.count - tail, row + rows * stride, 1, tail);
+  }
+
+  template <int cols, class T>
+  EVENFLOW_HD static void copy_short_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride,
+                                          int64_t rows) {
+    for (; rows > 0; --rows, from += from_stride, to += to_stride) memcpy(to, from, cols * sizeof(T));
+  }
+  /// Rows of few numbers by moves that the compiler chooses for each count of these.
+  template <class T>
+  __attribute__((noinline)) static void copy_rows(const T* from, int64_t from_stride, T* to,
+                                                  int64_t to_stride, int64_t rows, int64_t cols) {
+    switch (cols) {
+      case 2:
+        return copy_short_rows<2>(from, from_stride, to, to_stride, rows);
+      case 3:
+        return copy_short_rows<3>(from, from_stride, to, to_stride, rows);
+      case 4:
+        return copy_short_rows<4>(from, from_stride, to, to_stride, rows);
+      case 5:
+        return copy_short_rows<5>(from, from_stride, to, to_stride, rows);
+      case 6:
+        return copy_short_rows<6>(from, from_stride, to, to_stride, rows);
+      case 7:
+        return copy_short_rows<7>(from, from_stride, to, to_stride, rows);
+      case 8:
+        return copy_short_rows<8>(from, from_stride, to, to_stride, rows);
+      default:
+        for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
+    }
+  }
+
+  /// to[e] = element e of a run; see coupling.hpp.
   struct Gather {
     template <class From, class To>
-    __attribute__((noinline)) void operator()(const From* from, int64_t stride, To* to, int64_t count) const {
-      if (stride == 2) {
-        for (int64_t e = 0; e < count; ++e) to[e] = static_cast<To>(from[2 * e]);
-        return;
+    __attribute__((noinline)) void operator()(const ops::Run& run, const From* from, int64_t stride,
+                                              int64_t step, To* to) const {
+      by_rows(run, stride, step,
+              [&](int64_t first, int64_t at, int64_t rows, int64_t cols)
+                  __attribute__((always_inline)) { move(from + at, stride, step, to + first, rows, cols); });
+    }
+
+   private:
+    template <class From, class To>
+    __attribute__((noinline)) static void move(const From* from, int64_t stride, int64_t step, To* to,
+                                               int64_t rows, int64_t cols) {
+      if constexpr (std::is_same<From, To>::value) {
+        if (step == 1) return copy_rows(from, stride, to, cols, rows, cols);
       }
-      for (int64_t e = 0; e < count; ++e, from += stride) {
-        to[e] = static_cast<To>(*from);
-        one_by_one(e);
+      for (const To* end = to + rows * cols; rows > 0; --rows, from += stride, to += cols) {
+        if (step == 0) {
+          const To all = static_cast<To>(*from);
+          int64_t e = 0;
+          constexpr int64_t kMany = 16;  // some of which the next rows overwrite
+          for (; e < cols && end - (to + e) >= kMany; e += kMany) {
+            for (int64_t i = 0; i < kMany; ++i) to[e + i] = all;
+          }
+          for (; e < cols; ++e) {
+            to[e] = all;
+            one_by_one(e);
+          }
+        } else if (step == 2) {  // by vectors
+          for (int64_t e = 0; e < cols; ++e) to[e] = static_cast<To>(from[2 * e]);
+        } else {
+          for (int64_t e = 0; e < cols; ++e) {
+            to[e] = static_cast<To>(from[e * step]);
+            one_by_one(e);
+          }
+        }
       }
     }
   };
-  /// to[e * stride] = from[e].
+  /// The way back.
   struct Scatter {
     template <class T>
-    __attribute__((noinline)) void operator()(const T* from, T* to, int64_t stride, int64_t count) const {
-      for (int64_t e = 0; e < count; ++e, to += stride) {
-        *to = from[e];
-        one_by_one(e);
+    __attribute__((noinline)) void operator()(const ops::Run& run, const T* from, T* to, int64_t stride,
+                                              int64_t step) const {
+      by_rows(run, stride, step,
+              [&](int64_t first, int64_t at, int64_t rows, int64_t cols)
+                  __attribute__((always_inline)) { move(from + first, to + at, stride, step, rows, cols); });
+    }
+
+   private:
+    template <class T>
+    __attribute__((noinline)) static void move(const T* from, T* to, int64_t stride, int64_t step,
+                                               int64_t rows, int64_t cols) {
+      if (step == 1) return copy_rows(from, cols, to, stride, rows, cols);
+      for (; rows > 0; --rows, from += cols, to += stride) {
+        for (int64_t e = 0; e < cols; ++e) {
+          to[e * step] = from[e];
+          one_by_one(e);
+        }
       }
     }
   };
@@ -74,7 +157,7 @@ struct CpuExec {
   /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
   template <class T, class F>
   struct MappedRun {
-    static constexpr int64_t kElements = 128, kTogether = Isa::vector_bytes / 4;
+    static constexpr int64_t kElements = ops::Run::kMost, kTogether = Isa::vector_bytes / 4;
     /// Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
     static constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
     static constexpr int kSums = F::sums ? F::sums : 1;
@@ -91,26 +174,12 @@ struct CpuExec {
     /// The next elements, `limit` at most. Inlined it would be everywhere, several kB each.
     __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
       count = ops::min_of(kElements, limit);
-      int64_t r = row, c = col;
       bool packed = false;
-      if constexpr (ops::takes_rows<F>) {
-        if (cols == 1) f.load_rows(r, count, in[0], kElements, Gather());
+      const ops::Run run{row, col, cols, count};
+      if constexpr (ops::takes_runs<F>) {
+        f.load_run(run, in[0], kElements, Gather());
       } else {
-        for (int64_t e = 0; cols == 1 && e < count; ++e, ++r) {
-          f.load(r, 0, &in[0][e], kElements);
-          one_by_one(r);
-        }
-      }
-      if constexpr (kPack > 1) {
-        packed = cols % kPack == 0 && f.packs(kPack);
-        for (int64_t e = 0; packed && e < count; e += kPack) {
-          f.template load<kPack>(r, c, &in[0][e], kElements);
-          if ((c += kPack) == cols) c = 0, ++r;
-        }
-      }
-      for (int64_t e = 0; !packed && cols > 1 && e < count; ++e) {
-        f.load(r, c, &in[0][e], kElements);
-        if (++c == cols) c = 0, ++r;
+        packed = load(f, run);
       }
       const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
       for (int i = 0; i < F::inputs; ++i) {
@@ -127,23 +196,53 @@ struct CpuExec {
 #pragma GCC unroll 8
         for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
       }
-      if constexpr (ops::takes_rows<F>) {
-        if (cols == 1) f.store_rows(row, count, out[0], kElements, Scatter()), row += count;
+      if constexpr (ops::takes_runs<F>) {
+        f.store_run(run, out[0], kElements, Scatter());
       } else {
-        for (int64_t e = 0; cols == 1 && e < count; ++e, ++row) {
-          f.store(row, 0, &out[0][e], kElements);
-          one_by_one(row);
+        store(f, run, packed);
+      }
+      col += count;
+      row += col / cols;
+      col %= cols;
+    }
+
+   private:
+    /// Element by element, or by packs, which it tells.
+    EVENFLOW_HD bool load(const F& f, const ops::Run& run) {
+      int64_t r = run.row, c = run.col;
+      for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
+        f.load(r, 0, &in[0][e], kElements);
+        one_by_one(r);
+      }
+      bool packed = false;
+      if constexpr (kPack > 1) {
+        packed = run.cols % kPack == 0 && f.packs(kPack);
+        for (int64_t e = 0; packed && e < run.count; e += kPack) {
+          f.template load<kPack>(r, c, &in[0][e], kElements);
+          if ((c += kPack) == run.cols) c = 0, ++r;
         }
+      }
+      for (int64_t e = 0; !packed && run.cols > 1 && e < run.count; ++e) {
+        f.load(r, c, &in[0][e], kElements);
+        if (++c == run.cols) c = 0, ++r;
+      }
+      return packed;
+    }
+    EVENFLOW_HD void store(const F& f, const ops::Run& run, bool packed) {
+      int64_t r = run.row, c = run.col;
+      for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
+        f.store(r, 0, &out[0][e], kElements);
+        one_by_one(r);
       }
       if constexpr (kPack > 1) {
-        for (int64_t e = 0; packed && e < count; e += kPack) {
-          f.template store<kPack>(row, col, &out[0][e], kElements);
-          if ((col += kPack) == cols) col = 0, ++row;
+        for (int64_t e = 0; packed && e < run.count; e += kPack) {
+          f.template store<kPack>(r, c, &out[0][e], kElements);
+          if ((c += kPack) == run.cols) c = 0, ++r;
         }
       }
-      for (int64_t e = 0; !packed && cols > 1 && e < count; ++e) {
-        f.store(row, col, &out[0][e], kElements);
-        if (++col == cols) col = 0, ++row;
+      for (int64_t e = 0; !packed && run.cols > 1 && e < run.count; ++e) {
+        f.store(r, c, &out[0][e], kElements);
+        if (++c == run.cols) c = 0, ++r;
       }
     }
   };
@@ -261,6 +360,12 @@ struct CpuExec {
                 continue;
               }
               for (int64_t g = group; g < next; ++g, values += size) {
+                if (size < 8) {  // what a Sum would be
+                  double sum = 0;
+                  for (int64_t e = 0; e < size; ++e) sum += values[e];
+                  out[g * F::sums + i] += sum;
+                  continue;
+                }
                 Sum sum;
                 sum.add(values, size);
                 out[g * F::sums + i] += sum.total();

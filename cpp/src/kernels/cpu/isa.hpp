@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "kernels/ops/host_device.hpp"
 
@@ -21,6 +23,28 @@ EVENFLOW_HD const T* either(const T* p, int64_t n, const T* otherwise) {
   const T* q = p ? p + n : otherwise;
   __asm__("" : "+r"(q));
   return q;
+}
+
+/// Copies without reading or writing past the end; some twice.
+template <class T>
+EVENFLOW_HD void copy_run(T* dst, const T* src, int64_t count) {
+  const auto ends = [&](auto size) __attribute__((always_inline)) {
+    constexpr int64_t n = decltype(size)::value;
+    memcpy(dst, src, n * sizeof(T));
+    memcpy(dst + count - n, src + count - n, n * sizeof(T));
+  };
+  if (count >= 16) {
+    for (int64_t i = 0; i + 16 < count; i += 16) memcpy(dst + i, src + i, 16 * sizeof(T));
+    memcpy(dst + count - 16, src + count - 16, 16 * sizeof(T));
+  } else if (count >= 8) {
+    ends(std::integral_constant<int, 8>());
+  } else if (count >= 4) {
+    ends(std::integral_constant<int, 4>());
+  } else if (count >= 2) {
+    ends(std::integral_constant<int, 2>());
+  } else if (count == 1) {
+    *dst = *src;
+  }
 }
 
 // Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of

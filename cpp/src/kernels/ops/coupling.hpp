@@ -168,13 +168,23 @@ struct CouplingMap {
 
 // An element of a coupling is loaded into `in`, computed without branches on data, and stored: in[i * step]
 // are its inputs, and in[i * step + e] those of the e-th of n neighbours. Executors compute many elements at
-// a time, or one; they call prepare() once before. Of one column, rows are loaded and stored together:
-// gather(from, stride, to, count) and scatter(from, to, stride, count).
+// a time, or one; they call prepare() once before. Of a run of elements, arrays are loaded and stored one
+// after the other: gather(run, from, stride, step, to) and scatter(run, from, to, stride, step), where column
+// c of row r is stride * r + step * c numbers on.
+
+/// Values of rows, one for each element of a run.
+template <class T, class Value, class Gather>
+EVENFLOW_HD void spread(const Run& run, const Value& value, T* to, const Gather& gather) {
+  T values[Run::kMost];
+  const int64_t rows = (run.col + run.count + run.cols - 1) / run.cols;
+  for (int64_t i = 0; i < rows; ++i) values[i] = value(run.row + i);
+  gather(Run{0, run.col, run.cols, run.count}, values, 1, 0, to);
+}
 
 template <class T, class Law>
 struct CouplingForward {
   using Number = T;
-  static constexpr bool halves = true, rows = true;
+  static constexpr bool halves = true, runs = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;  // log-det of the sample
@@ -204,14 +214,13 @@ struct CouplingForward {
     }
   }
   template <class Gather>
-  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
-    const T* raw = h + row * h_stride;
-    gather(x + row * x_stride, x_stride, in, count);
-    gather(raw, h_stride, in + step, count);
-    if constexpr (Law::affine) gather(raw + map.r_offset, h_stride, in + 2 * step, count);
+  EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+    gather(run, x, x_stride, 1, in);
+    gather(run, h, h_stride, map.h_step, in + room);
+    if constexpr (Law::affine) gather(run, h + map.r_offset, h_stride, map.h_step, in + 2 * room);
     const T all = T(1);
-    if (map.parity < 0) return gather(&all, 0, in + 3 * step, count);
-    for (int64_t e = 0; e < count; ++e) in[3 * step + e] = map.active(row + e) ? T(1) : T(0);
+    if (map.parity < 0) return gather(run, &all, 0, 0, in + 3 * room);
+    spread<T>(run, [&](int64_t row) { return map.active(row) ? T(1) : T(0); }, in + 3 * room, gather);
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
@@ -226,16 +235,15 @@ struct CouplingForward {
     write(pack_of<n>(out), y + row * y_stride + k);
   }
   template <class Scatter>
-  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t,
-                              const Scatter& scatter) const {
-    scatter(out, y + row * y_stride, y_stride, count);
+  EVENFLOW_HD void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    scatter(run, out, y, y_stride, 1);
   }
 };
 
 template <class T, class Law>
 struct CouplingInverse {
   using Number = T;
-  static constexpr bool halves = true, rows = true;
+  static constexpr bool halves = true, runs = true;
   static constexpr int inputs = 4;
   static constexpr int outputs = 1;
   static constexpr int sums = 1;
@@ -258,9 +266,8 @@ struct CouplingInverse {
                                                                                                step);
   }
   template <class Gather>
-  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
-    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_rows(row, count, in, step,
-                                                                                        gather);
+  EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_run(run, in, room, gather);
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T t = Law::shift(in[1]);
@@ -275,9 +282,8 @@ struct CouplingInverse {
     write(pack_of<n>(out), x + row * x_stride + k);
   }
   template <class Scatter>
-  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t,
-                              const Scatter& scatter) const {
-    scatter(out, x + row * x_stride, x_stride, count);
+  EVENFLOW_HD void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    scatter(run, out, x, x_stride, 1);
   }
 };
 
@@ -285,7 +291,7 @@ struct CouplingInverse {
 template <class T, class Law>
 struct CouplingBackward {
   using Number = T;
-  static constexpr bool halves = true, rows = true;
+  static constexpr bool halves = true, runs = true;
   static constexpr int inputs = 6;
   static constexpr int outputs = 4;
   static constexpr int sums = 2;
@@ -322,12 +328,12 @@ struct CouplingBackward {
     }
   }
   template <class Gather>
-  EVENFLOW_HD void load_rows(int64_t row, int64_t count, T* in, int64_t step, const Gather& gather) const {
-    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_rows(row, count, in, step,
-                                                                                        gather);
-    gather(dz + row * dz_stride, dz_stride, in + 4 * step, count);
-    if (map.width * map.height == 1) return gather(dlogdet + row, 1, in + 5 * step, count);
-    for (int64_t e = 0; e < count; ++e) in[5 * step + e] = static_cast<T>(dlogdet[map.sample(row + e)]);
+  EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+    CouplingForward<T, Law>{map, z, z_stride, h, h_stride, x, x_stride, gain}.load_run(run, in, room, gather);
+    gather(run, dz, dz_stride, 1, in + 4 * room);
+    if (map.width * map.height == 1) return gather(run, dlogdet, 1, 0, in + 5 * room);
+    spread<T>(
+        run, [&](int64_t row) { return static_cast<T>(dlogdet[map.sample(row)]); }, in + 5 * room, gather);
   }
   EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
     const T v = in[0], g = in[4];
@@ -354,13 +360,11 @@ struct CouplingBackward {
                                          dh + row * dh_stride + k * map.h_step);
   }
   template <class Scatter>
-  EVENFLOW_HD void store_rows(int64_t row, int64_t count, const T* out, int64_t step,
-                              const Scatter& scatter) const {
-    T* raw = dh + row * dh_stride;
-    scatter(out, x + row * x_stride, x_stride, count);
-    scatter(out + step, dx + row * dx_stride, dx_stride, count);
-    scatter(out + 2 * step, raw, dh_stride, count);
-    if constexpr (Law::affine) scatter(out + 3 * step, raw + map.r_offset, dh_stride, count);
+  EVENFLOW_HD void store_run(const Run& run, const T* out, int64_t room, const Scatter& scatter) const {
+    scatter(run, out, x, x_stride, 1);
+    scatter(run, out + room, dx, dx_stride, 1);
+    scatter(run, out + 2 * room, dh, dh_stride, map.h_step);
+    if constexpr (Law::affine) scatter(run, out + 3 * room, dh + map.r_offset, dh_stride, map.h_step);
   }
 };
 

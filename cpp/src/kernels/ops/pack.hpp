@@ -13,7 +13,7 @@
 //   each_array(f)  f(array) for each
 //   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
 //   next(i), target()  where what belongs into element i of target() may be written later than the rest
-//   rows        true, with load_rows and store_rows: see coupling.hpp
+//   runs        true, with load_run and store_run: see coupling.hpp
 //   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
@@ -47,11 +47,17 @@ constexpr bool writes_later = false;
 template <class F>
 constexpr bool writes_later<F, std::void_t<decltype(std::declval<F>().next(0))>> = true;
 
-/// Whether F loads and stores rows of one column together.
+/// Successive elements of rows of `cols`: `count`, from column `col` of `row` on.
+struct Run {
+  static constexpr int64_t kMost = 128;  ///< elements
+  int64_t row, col, cols, count;
+};
+
+/// Whether F loads and stores runs of elements, array by array.
 template <class F, class = void>
-constexpr bool takes_rows = false;
+constexpr bool takes_runs = false;
 template <class F>
-constexpr bool takes_rows<F, std::void_t<decltype(F::rows)>> = F::rows;
+constexpr bool takes_runs<F, std::void_t<decltype(F::runs)>> = F::runs;
 
 /// Whether F knows rows that are one array, flat(cols), all of whose numbers are passed alike, and becomes
 /// joined(row, together): itself from a row on, of rows so many times as long.

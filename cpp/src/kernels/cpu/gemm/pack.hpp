@@ -16,16 +16,6 @@ EVENFLOW_HD Matrix<T> matrix_of(const View<T>& view) {
   return {view.data, view.stride};
 }
 
-/// Copies without reading or writing past the end.
-template <class T>
-EVENFLOW_HD void copy_run(T* dst, const T* src, int64_t count) {
-  for (; count >= 16; count -= 16, dst += 16, src += 16) memcpy(dst, src, 16 * sizeof(T));
-  if (count & 8) memcpy(dst, src, 8 * sizeof(T)), dst += 8, src += 8;
-  if (count & 4) memcpy(dst, src, 4 * sizeof(T)), dst += 4, src += 4;
-  if (count & 2) memcpy(dst, src, 2 * sizeof(T)), dst += 2, src += 2;
-  if (count & 1) *dst = *src;
-}
-
 /// Transposes lanes x lanes values held in vectors, by exchanging ever smaller blocks, or adds up each of
 /// them.
 template <class Isa, class T>
