@@ -61,33 +61,20 @@ struct CpuExec {
     if (tail > 0) f(run.count - tail, row + rows * stride, 1, tail);
   }
 
-  template <int cols, class T>
+  /// Rows of at most `most` numbers, by moves that the compiler chooses for each count of these.
+  template <int most, class T>
   EVENFLOW_HD static void copy_short_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride,
-                                          int64_t rows) {
-    for (; rows > 0; --rows, from += from_stride, to += to_stride) memcpy(to, from, cols * sizeof(T));
+                                          int64_t rows, int64_t cols) {
+    if constexpr (most > 0) {
+      if (cols < most) return copy_short_rows<most - 1>(from, from_stride, to, to_stride, rows, cols);
+      for (; rows > 0; --rows, from += from_stride, to += to_stride) memcpy(to, from, most * sizeof(T));
+    }
   }
-  /// Rows of few numbers by moves that the compiler chooses for each count of these.
   template <class T>
   __attribute__((noinline)) static void copy_rows(const T* from, int64_t from_stride, T* to,
                                                   int64_t to_stride, int64_t rows, int64_t cols) {
-    switch (cols) {
-      case 2:
-        return copy_short_rows<2>(from, from_stride, to, to_stride, rows);
-      case 3:
-        return copy_short_rows<3>(from, from_stride, to, to_stride, rows);
-      case 4:
-        return copy_short_rows<4>(from, from_stride, to, to_stride, rows);
-      case 5:
-        return copy_short_rows<5>(from, from_stride, to, to_stride, rows);
-      case 6:
-        return copy_short_rows<6>(from, from_stride, to, to_stride, rows);
-      case 7:
-        return copy_short_rows<7>(from, from_stride, to, to_stride, rows);
-      case 8:
-        return copy_short_rows<8>(from, from_stride, to, to_stride, rows);
-      default:
-        for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
-    }
+    if (cols <= 8) return copy_short_rows<8>(from, from_stride, to, to_stride, rows, cols);
+    for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
   }
 
   /// to[e] = element e of a run; see coupling.hpp.
