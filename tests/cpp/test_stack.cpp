@@ -38,8 +38,8 @@ struct ChainCase {
 };
 
 // Small ones go convolution by convolution, the large by blocks of pixels, the 9x9 images forward by
-// convolutions, backward by runs. The last, and some before, have few enough weights to go forward with their
-// samples side by side where they have no scales.
+// convolutions, backward by runs. Some dense ones have few enough weights to go forward with their samples
+// side by side where they have no scales.
 const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{3, 4, 4, 6}, {33, 17, 12}, {3, 1, 3}},
                              {{1, 2, 2, 24}, {4, 4, 48}, {3, 1, 3}},

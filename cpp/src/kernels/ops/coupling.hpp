@@ -217,8 +217,12 @@ struct CouplingForward {
   EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
     gather(run, x, x_stride, 1, in);
     gather(run, h, h_stride, map.h_step, in + room);
-    if constexpr (Law::affine) gather(run, h + map.r_offset, h_stride, map.h_step, in + 2 * room);
-    const T all = T(1);
+    const T none = T(0), all = T(1);
+    if constexpr (Law::affine) {
+      gather(run, h + map.r_offset, h_stride, map.h_step, in + 2 * room);
+    } else {
+      gather(run, &none, 0, 0, in + 2 * room);
+    }
     if (map.parity < 0) return gather(run, &all, 0, 0, in + 3 * room);
     spread<T>(run, [&](int64_t row) { return map.active(row) ? T(1) : T(0); }, in + 3 * room, gather);
   }

@@ -205,7 +205,9 @@ class SmallNet {
     const Vector first_low = load(x), first_high = load(x + L);
     for (int64_t j = 0; j < layer.outputs; ++j) {
       const T* w = layer.w.data + j;
-      Vector low = first_low * w[0], high = first_high * w[0];
+      Vector low = {}, high = {};  // a sum even of one product: with the bias that would be rounded once
+      low += first_low * w[0];
+      high += first_high * w[0];
       for (int64_t p = 1; p < layer.inputs; ++p) {
         low += load(x + p * kSamples) * w[p * layer.w.stride];
         high += load(x + p * kSamples + L) * w[p * layer.w.stride];
