@@ -22,15 +22,20 @@ def describe() -> dict:
             "evenflow": ef.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
-def peaks(threads: int) -> dict:
-    """GFLOP/s of multiply-adds in registers (bfloat16: None without its instruction), GB/s of main memory."""
+def peak(threads: int, kind: str) -> float | None:
+    """GFLOP/s of multiply-adds in registers; None for bfloat16 without its instruction."""
     try:
-        bfloat16 = max(_core.peak_gflops(threads, "bfloat16") for _ in range(3))
+        return _core.peak_gflops(threads, kind)
     except ef.ConfigError:
-        bfloat16 = None
-    return {"float32": max(_core.peak_gflops(threads, "float32") for _ in range(3)), "bfloat16": bfloat16,
-            "read_gbs": _core.bandwidth_gbs(threads), "triad_gbs": _core.bandwidth_gbs(threads, "triad"),
-            "load_average": os.getloadavg()[0]}
+        return None
+
+
+def peaks(threads: int) -> dict:
+    """The best of three of these, GB/s of main memory, and how busy the machine is."""
+    gflops = {kind: max((p for p in (peak(threads, kind) for _ in range(3)) if p), default=None)
+              for kind in ("float32", "bfloat16")}
+    gbs = {f"{kind}_gbs": _core.bandwidth_gbs(threads, kind) for kind in ("read", "triad", "update")}
+    return {**gflops, **gbs, "load_average": os.getloadavg()[0]}
 
 
 def gpu_peaks() -> dict:
@@ -58,7 +63,8 @@ def gpu_peaks() -> dict:
     moved = 2e-9 * x.numel() * x.element_size() / best_seconds(lambda: to.copy_(x))
     del x, to
     torch.cuda.empty_cache()  # of which the libraries are to have all
-    return {**found, "read_gbs": moved, "triad_gbs": moved, "load_average": os.getloadavg()[0]}
+    return {**found, "read_gbs": moved, "triad_gbs": moved, "update_gbs": moved,
+            "load_average": os.getloadavg()[0]}
 
 
 def gpu_name() -> str:
@@ -88,4 +94,5 @@ def peak_text(measured: list[dict]) -> str:
         values = [m[kind] for m in measured if m[kind]]
         return " then ".join(f"{v:.{digits}f}" for v in values) if values else "none"
     return (f"peak float32 {spread('float32')}, bfloat16 {spread('bfloat16')} GFLOP/s; "
-            f"memory read {spread('read_gbs', 1)}, triad {spread('triad_gbs', 1)} GB/s")
+            f"memory read {spread('read_gbs', 1)}, triad {spread('triad_gbs', 1)}, "
+            f"update {spread('update_gbs', 1)} GB/s")

@@ -5,23 +5,17 @@ import statistics
 import subprocess
 
 from evenflow import _core
+from limits import PASSES
 from machine import attainable, peaks
-from works import GLOW, SCALING, SMALL_GLOW, WORKS, convolutions, dense, operations
+from works import GLOW, SCALING, SMALL_GLOW, WORKS, operations, products
 
-PASSES = ("forward", "backward_data", "backward_weights")
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
 def shapes() -> list[tuple]:
     """(n, h, w, cin, cout, kernel, edge) of every product in the works, largest images first."""
-    found = []
-    for pixels, cin, cout, kernel in convolutions(GLOW):
-        side = round((pixels / GLOW["batch"]) ** 0.5)
-        found.append((GLOW["batch"], side, side, cin, cout, kernel, kernel == 3))
-    for name in ("table", "table_wide", "nice"):
-        work = WORKS[name]
-        found += [(rows, 1, 1, cin, cout, 1, False) for rows, cin, cout in dense(work.model, work.sizes)]
-    return list(dict.fromkeys(found))
+    works = [WORKS[name] for name in ("glow", "table", "table_wide", "nice")]
+    return list(dict.fromkeys(shape for work in works for shape in products(work.model, work.sizes)))
 
 
 def kernels(options) -> dict:

@@ -26,12 +26,15 @@ class Work:
 GLOW = dict(size=32, levels=3, steps=8, width=512, batch=16)
 SMALL_GLOW = dict(size=16, levels=2, steps=2, width=32, batch=4)
 GLOW_PEERS = ("torch", "torch-compile", "normflows", "nflows", "FrEIA")
+LIMITS = ("peak", "products")
+"""Of the machine, in turns with the libraries: see limits.py."""
 
 WORKS = {
     "glow": Work("Glow 32x32x3, L=3, K=8, width 512, batch 16", "glow", GLOW, SMALL_GLOW,
-                 ("evenflow", *GLOW_PEERS), ("step", "step_rebuilding", "log_prob", "sample")),
+                 ("evenflow", *GLOW_PEERS, *LIMITS), ("step", "step_rebuilding", "log_prob", "sample")),
     "glow_bf16": Work("Glow as above, bfloat16 inside the coupling nets", "glow", GLOW, SMALL_GLOW,
-                      ("evenflow-bf16", "evenflow", *GLOW_PEERS, "torch-autocast", "torch-compile-autocast"),
+                      ("evenflow-bf16", "evenflow", *GLOW_PEERS, "torch-autocast", "torch-compile-autocast",
+                       "peak-bf16", *LIMITS),
                       slow=("torch-autocast", "torch-compile-autocast")),
     "table": Work("Real NVP, D=2, 8 couplings x (64, 64), batch 256", "real_nvp",
                   dict(dims=2, couplings=8, hidden=(64, 64), batch=256),
@@ -42,11 +45,11 @@ WORKS = {
     "table_wide": Work("Real NVP, D=64, 8 couplings x (512, 512), batch 1024", "real_nvp",
                        dict(dims=64, couplings=8, hidden=(512, 512), batch=1024),
                        dict(dims=8, couplings=2, hidden=(16, 16), batch=32),
-                       ("evenflow", "evenflow-bf16", "torch", "torch-compile", "jax")),
+                       ("evenflow", "evenflow-bf16", "torch", "torch-compile", "jax", "peak-bf16", *LIMITS)),
     "nice": Work("NICE, 784 dimensions, 4 couplings x 5 layers of 1000, batch 200", "nice",
                  dict(dims=784, couplings=4, hidden=(1000,) * 5, batch=200),
                  dict(dims=16, couplings=2, hidden=(16, 16), batch=8),
-                 ("evenflow", "torch", "torch-compile", "jax")),
+                 ("evenflow", "torch", "torch-compile", "jax", *LIMITS)),
 }
 
 GPU_PEERS = ("torch", "torch-autocast", "torch-compile", "torch-compile-autocast", "normflows",
@@ -116,6 +119,17 @@ def dense(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int]]:
         passed, changed = (large, small) if i % 2 == 0 else (small, large)
         widths = [passed, *sizes["hidden"], changed * (1 if model == "nice" else 2)]
         found += [(sizes["batch"], a, b) for a, b in zip(widths, widths[1:])]
+    return found
+
+
+def products(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int, int, int, int, bool]]:
+    """(n, h, w, cin, cout, kernel, edge) of every product in one pass, as `time_conv` takes them."""
+    if model != "glow":
+        return [(rows, 1, 1, a, b, 1, False) for rows, a, b in dense(model, sizes)]
+    found = []
+    for pixels, cin, cout, kernel in convolutions(sizes):
+        side = round((pixels / sizes["batch"]) ** 0.5)
+        found.append((sizes["batch"], side, side, cin, cout, kernel, kernel == 3))
     return found
 
 

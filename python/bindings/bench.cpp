@@ -24,7 +24,8 @@ double bandwidth_gbs(int threads, const std::string& kind) {
   if (threads < 1) fail<ConfigError>("bandwidth_gbs", "expected threads >= 1, got ", threads);
   if (kind == "read") return read_bandwidth_gbs(threads);
   if (kind == "triad") return triad_bandwidth_gbs(threads);
-  fail<ConfigError>("bandwidth_gbs", "expected kind read or triad, got ", kind);
+  if (kind == "update") return update_bandwidth_gbs(threads);
+  fail<ConfigError>("bandwidth_gbs", "expected kind read, triad or update, got ", kind);
 }
 
 enum class Pass { forward, backward_data, backward_weights };
@@ -115,7 +116,7 @@ void bind_bench(py::module_& m) {
       "peak_gflops", &peak_gflops, "threads"_a, "kind"_a, Unlock(),
       "Multiply-adds in registers, in GFLOP/s: 'float32', or 'bfloat16' where the machine has dot products.");
   m.def("bandwidth_gbs", &bandwidth_gbs, "threads"_a, "kind"_a = "read", Unlock(),
-        "Main memory: bytes a second, in GB/s, of a 'read' or a 'triad' over 512 MB.");
+        "Main memory: bytes a second, in GB/s, of a 'read', a 'triad' or an 'update' over 512 MB.");
   m.def("time_conv", &time_conv, "pass_"_a, "n"_a, "h"_a, "w"_a, "cin"_a, "cout"_a, "kernel"_a, "edge"_a,
         "dtype"_a, "threads"_a, "seconds"_a, Unlock(),
         "Median seconds of one call of a convolution's kernel on random data, over at least `seconds`.");

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -123,10 +124,10 @@ def test_a_gpu_that_torch_cannot_use(gpu, tmp_path, monkeypatch):
     assert libraries["evenflow"]["median_ms"] == {"step": 2.0} and libraries["evenflow"]["percent_of_peak"] == {}
 
 
-def run(tmp_path, *options):
+def run(tmp_path, *options, libraries="evenflow"):
     script = pathlib.Path(__file__).parents[2] / "bench" / "run.py"
     done = subprocess.run([sys.executable, script, "--smoke", "--works", "nice", "--rounds", "2", "--threads", "1",
-                           "--libraries", "evenflow", "--out", tmp_path, *options],
+                           "--libraries", libraries, "--out", tmp_path, *options],
                           check=True, capture_output=True, text=True, timeout=300)
     return json.loads((tmp_path / "nice.json").read_text()), done.stdout
 
@@ -139,6 +140,34 @@ def test_calls_in_turns(tmp_path):
     assert [set(r["evenflow"]["ms"]) for r in result["rounds"]] == [{"step", "log_prob", "sample"}] * 2
     assert all(ms > 0 for r in result["rounds"] for ms in r["evenflow"]["ms"].values())
     assert "step" in table and "evenflow" in table
+
+
+def test_limits_in_turns(tmp_path):
+    result, table = run(tmp_path, libraries="evenflow,peak,products")
+    for name in ("peak", "products"):
+        found = result["libraries"][name]
+        assert found["errors"] == {} and set(found["ratio"]) == {"step", "log_prob", "sample"}
+        assert all(ms > 0 for ms in found["median_ms"].values()) and found["peak_mb"] is None
+    assert "products" in table
+
+
+def test_what_limits_add_up(gpu, monkeypatch):
+    """Operations at the peak; products of each pass, and an optimiser's seven arrays."""
+    limits, works = importlib.import_module("limits"), importlib.import_module("works")
+    core = types.SimpleNamespace(time_conv=lambda *product: 1e-3 if product[0] == "forward" else 2e-3,
+                                 bandwidth_gbs=lambda threads, kind: {"update": 50.0}[kind])
+    monkeypatch.setattr(limits, "_core", core)
+    monkeypatch.setattr(limits, "peak", lambda threads, kind: {"float32": 100.0, "bfloat16": 250.0}[kind])
+    for model, sizes, count, weights in (
+            ("nice", works.WORKS["nice"].sizes, 4 * 6, 4 * (2 * 392 * 1000 + 4 * 1000 * 1000)),
+            ("glow", works.SMALL_GLOW, 2 * 4 * 2 + 1, None)):
+        calls = {name: limits.build(name, model, sizes, 2, "cpu") for name in ("peak", "peak-bf16", "products")}
+        for call, needed in works.operations(model, sizes).items():
+            assert limits.median_ms(calls["peak"][call], 0) == pytest.approx(1e-8 * needed)
+            assert limits.median_ms(calls["peak-bf16"][call], 0) == pytest.approx(4e-9 * needed)
+        assert limits.median_ms(calls["products"]["log_prob"], 0) == pytest.approx(count)
+        if weights:
+            assert limits.median_ms(calls["products"]["step"], 0) == pytest.approx(5 * count + 28e-6 * weights / 50)
 
 
 def test_results_so_far(gpu, monkeypatch):

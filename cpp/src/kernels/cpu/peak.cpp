@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 
+#include "core/memory.hpp"
 #include "kernels/cpu/peak_loops.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -19,7 +20,7 @@ PeakLoops peak_loops_baseline() {
 namespace {
 
 constexpr double kSeconds = 0.2;
-constexpr int64_t kBufferBytes = int64_t(512) << 20;
+constexpr size_t kBufferBytes = size_t(512) << 20;
 constexpr int64_t kAlign = 1024;  // values; a whole number of any loop's steps
 
 double now() {
@@ -66,18 +67,19 @@ double peak_gflops(int threads, const PeakLoops& loops) {
          });
 }
 
-/// Memory of one thread, written by that thread first.
+/// Memory with as large pages as parameters have; its parts written first by the thread that passes them. A
+/// pass moves `moved` arrays of those that it has.
 template <class F>
-double bandwidth(int threads, int arrays, const F& pass) {
-  const int64_t part = kBufferBytes / 4 / threads / arrays / kAlign * kAlign;
-  const std::unique_ptr<float[]> buffer(new float[part * arrays * threads + kAlign]);
-  const size_t misaligned = reinterpret_cast<uintptr_t>(buffer.get()) % 64;
-  float* data = buffer.get() + (64 - misaligned) / 4;
+double bandwidth(int threads, int arrays, int moved, const F& pass) {
+  const int64_t part = static_cast<int64_t>(kBufferBytes) / 4 / threads / arrays / kAlign * kAlign;
+  const auto free = [](float* memory) { deallocate(memory, kBufferBytes); };
+  const std::unique_ptr<float, decltype(free)> buffer(static_cast<float*>(allocate(kBufferBytes)), free);
+  float* data = buffer.get();
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) {
     for (int64_t i = 0; i < part * arrays; ++i) data[thread * part * arrays + i] = 1;
   }
-  const double bytes = static_cast<double>(part * arrays) * 4;
+  const double bytes = static_cast<double>(part * moved) * 4;
   return 1e-9 * rate(threads, [&](int thread) {
            pass(part, data + thread * part * arrays);
            return bytes;
@@ -102,12 +104,18 @@ double peak_gflops_bf16(int threads) {
 double read_bandwidth_gbs(int threads) {
   const PeakLoops loops = best_loops();
   volatile float kept = 0;
-  return bandwidth(threads, 1, [&](int64_t n, const float* x) { kept = loops.read(n, x); });
+  return bandwidth(threads, 1, 1, [&](int64_t n, const float* x) { kept = loops.read(n, x); });
 }
 
 double triad_bandwidth_gbs(int threads) {
   const PeakLoops loops = best_loops();
-  return bandwidth(threads, 3, [&](int64_t n, float* x) { loops.triad(n, x, x + n, x + 2 * n); });
+  return bandwidth(threads, 3, 3, [&](int64_t n, float* x) { loops.triad(n, x, x + n, x + 2 * n); });
+}
+
+double update_bandwidth_gbs(int threads) {
+  const PeakLoops loops = best_loops();
+  return bandwidth(threads, 4, 7,
+                   [&](int64_t n, float* x) { loops.update(n, x, x + n, x + 2 * n, x + 3 * n); });
 }
 
 }  // namespace evenflow

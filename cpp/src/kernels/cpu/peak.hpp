@@ -18,4 +18,8 @@ double read_bandwidth_gbs(int threads);
 /// z = x + y / 2 over 512 MB; bytes of the three arrays a second, without the read that a write may cause.
 double triad_bandwidth_gbs(int threads);
 
+/// Three arrays changed by a fourth, as an optimiser does, over 512 MB; bytes of three that are written and
+/// of four that are read a second.
+double update_bandwidth_gbs(int threads);
+
 }  // namespace evenflow

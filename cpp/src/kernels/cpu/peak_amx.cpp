@@ -31,7 +31,7 @@ float multiply_add(int64_t rounds) {
 }  // namespace
 
 PeakLoops peak_loops_amx() {
-  return {kFlops * kProducts, &multiply_add, nullptr, nullptr};
+  return {kFlops * kProducts, &multiply_add, nullptr, nullptr, nullptr};
 }
 
 }  // namespace evenflow

@@ -26,7 +26,7 @@ float multiply_add(int64_t rounds) {
 }  // namespace
 
 PeakLoops peak_loops_bf16() {
-  return {kFlops * kSums, &multiply_add, nullptr, nullptr};
+  return {kFlops * kSums, &multiply_add, nullptr, nullptr, nullptr};
 }
 
 }  // namespace evenflow

@@ -12,12 +12,13 @@ struct PeakLoops {
   float (*multiply_add)(int64_t rounds);
   float (*read)(int64_t n, const float* x);  ///< n a multiple of 1024; the sum
   void (*triad)(int64_t n, const float* x, const float* y, float* z);
+  void (*update)(int64_t n, const float* g, float* x, float* y, float* z);
 };
 
 PeakLoops peak_loops_baseline();
 PeakLoops peak_loops_avx2();
 PeakLoops peak_loops_avx512();
-/// multiply_add is the dot product of pairs of bfloat16; the other two are null.
+/// multiply_add is the dot product of pairs of bfloat16; the others are null.
 PeakLoops peak_loops_bf16();
 /// The same by products of matrices.
 PeakLoops peak_loops_amx();
@@ -82,8 +83,18 @@ void triad(int64_t n, const float* x, const float* y, float* z) {
 }
 
 template <class Isa>
+void update(int64_t n, const float* g, float* x, float* y, float* z) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = 0.5f * x[i] + g[i];
+    y[i] = 0.5f * y[i] + g[i];
+    z[i] = 0.5f * z[i] + g[i];
+  }
+}
+
+template <class Isa>
 PeakLoops loops() {
-  return {2 * kSums * lanes<Isa>, &multiply_add<Isa>, &read<Isa>, &triad<Isa>};
+  return {2 * kSums * lanes<Isa>, &multiply_add<Isa>, &read<Isa>, &triad<Isa>, &update<Isa>};
 }
 
 }  // namespace peak

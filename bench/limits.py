@@ -1,0 +1,47 @@
+"""What bounds a work on this machine, timed in turns with the libraries; no model runs here.
+
+peak, peak-bf16: a call's products at the pace of multiply-adds in registers, measured just then.
+products: the same in float32 one by one, operands warm; in a step also what an optimiser passes, at the memory's pace
+(weights and two moments are read and written, gradients read). No couplings, no waits, nothing read cold.
+"""
+
+import time
+from collections import Counter
+
+from evenflow import _core
+from machine import attainable, peak
+from works import operations, products
+
+PASSES = ("forward", "backward_data", "backward_weights")
+
+
+def versions(library):
+    return {}
+
+
+def median_ms(call, seconds: float) -> float:
+    return 1e3 * call(seconds)
+
+
+def build(library, model, sizes, threads, device):
+    """The work's calls, by name: each gives seconds, and may take some to measure."""
+    def at_peak(call, seconds):
+        kinds = ("float32", "bfloat16") if library == "peak-bf16" else ("float32",)
+        measured, end = [], time.perf_counter() + seconds
+        while not measured or time.perf_counter() < end:
+            measured.append({kind: peak(threads, kind) for kind in kinds})
+        return 1e-9 * operations(model, sizes)[call] / attainable(measured, kinds[-1])
+
+    shapes = Counter(products(model, sizes))
+    weights = sum(count * cin * cout * kernel**2 for (*_, cin, cout, kernel, _), count in shapes.items())
+
+    def one_by_one(call, seconds):
+        passes = PASSES if call == "step" else PASSES[:1]
+        each = seconds / len(shapes) / len(passes)
+        total = sum(count * _core.time_conv(name, *shape, "float32", threads, each)
+                    for shape, count in shapes.items() for name in passes)
+        moved = 7 * 4e-9 * weights / _core.bandwidth_gbs(threads, "update") if call == "step" else 0
+        return total + moved
+
+    timed = one_by_one if library == "products" else at_peak
+    return {call: lambda seconds=0.0, call=call: timed(call, seconds) for call in operations(model, sizes)}
