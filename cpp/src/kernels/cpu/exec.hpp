@@ -161,12 +161,11 @@ struct CpuExec {
     /// The next elements, `limit` at most. Inlined it would be everywhere, several kB each.
     __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
       count = ops::min_of(kElements, limit);
-      bool packed = false;
       const ops::Run run{row, col, cols, count};
       if constexpr (ops::takes_runs<F>) {
         f.load_run(run, in[0], kElements, Gather());
       } else {
-        packed = load(f, run);
+        load(f, run);
       }
       const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
       for (int i = 0; i < F::inputs; ++i) {
@@ -186,7 +185,7 @@ struct CpuExec {
       if constexpr (ops::takes_runs<F>) {
         f.store_run(run, out[0], kElements, Scatter());
       } else {
-        store(f, run, packed);
+        store(f, run);
       }
       col += count;
       row += col / cols;
@@ -194,43 +193,46 @@ struct CpuExec {
     }
 
    private:
-    /// Element by element, or by packs, which it tells.
-    EVENFLOW_HD bool load(const F& f, const ops::Run& run) {
+    /// visit(how many neighbours, the first one's place in the run, its row, its column).
+    template <class Visit>
+    EVENFLOW_HD static void walk(const F& f, const ops::Run& run, const Visit& visit) {
+      constexpr std::integral_constant<int, 1> one;
       int64_t r = run.row, c = run.col;
       for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
-        f.load(r, 0, &in[0][e], kElements);
+        visit(one, e, r, 0);
         one_by_one(r);
       }
-      bool packed = false;
+      bool packed = run.cols == 1;
       if constexpr (kPack > 1) {
-        packed = run.cols % kPack == 0 && f.packs(kPack);
-        for (int64_t e = 0; packed && e < run.count; e += kPack) {
-          f.template load<kPack>(r, c, &in[0][e], kElements);
+        constexpr std::integral_constant<int, kPack> pack;
+        packed = packed || (run.cols % kPack == 0 && f.packs(kPack));
+        for (int64_t e = 0; packed && run.cols > 1 && e < run.count; e += kPack) {
+          visit(pack, e, r, c);
           if ((c += kPack) == run.cols) c = 0, ++r;
         }
       }
-      for (int64_t e = 0; !packed && run.cols > 1 && e < run.count; ++e) {
-        f.load(r, c, &in[0][e], kElements);
+      for (int64_t e = 0; !packed && e < run.count; ++e) {
+        visit(one, e, r, c);
         if (++c == run.cols) c = 0, ++r;
       }
-      return packed;
     }
-    EVENFLOW_HD void store(const F& f, const ops::Run& run, bool packed) {
-      int64_t r = run.row, c = run.col;
-      for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
-        f.store(r, 0, &out[0][e], kElements);
-        one_by_one(r);
-      }
-      if constexpr (kPack > 1) {
-        for (int64_t e = 0; packed && e < run.count; e += kPack) {
-          f.template store<kPack>(r, c, &out[0][e], kElements);
-          if ((c += kPack) == run.cols) c = 0, ++r;
-        }
-      }
-      for (int64_t e = 0; !packed && run.cols > 1 && e < run.count; ++e) {
-        f.store(r, c, &out[0][e], kElements);
-        if (++c == run.cols) c = 0, ++r;
-      }
+    EVENFLOW_HD void load(const F& f, const ops::Run& run) {
+      walk(f, run, [&](auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+        constexpr int n = decltype(pack)::value;
+        if constexpr (n == 1)
+          f.load(r, c, &in[0][e], kElements);
+        else
+          f.template load<n>(r, c, &in[0][e], kElements);
+      });
+    }
+    EVENFLOW_HD void store(const F& f, const ops::Run& run) {
+      walk(f, run, [&](auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+        constexpr int n = decltype(pack)::value;
+        if constexpr (n == 1)
+          f.store(r, c, &out[0][e], kElements);
+        else
+          f.template store<n>(r, c, &out[0][e], kElements);
+      });
     }
   };
 
