@@ -10,7 +10,6 @@ import numpy as np
 
 from evenflow import _core, arrays
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
-from evenflow.files import core_name
 from evenflow.flow import Flow
 from evenflow.models import build, place
 
@@ -28,8 +27,7 @@ def save(flow: Flow, path: str | os.PathLike[str], marks: dict[str, str] | None 
                 **(marks or {})}
     tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
     expect_finite("save", tensors)
-    with core_name(path) as file:
-        _core.write_safetensors(file, tensors, metadata)
+    _core.write_safetensors(os.fsencode(path), tensors, metadata)
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) -> Flow:
@@ -43,8 +41,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     tensors, metadata = read(path, KIND)
     config = metadata.get("config", "")
     try:
-        with core_name(path) as file:  # which also bounds how deep the JSON is nested, as Python's reader does not
-            _core.check_settings(file, config, len(tensors), sum(t.size for t in tensors.values()))
+        # Which also bounds how deep the JSON is nested, as Python's reader does not.
+        _core.check_settings(os.fsencode(path), config, len(tensors), sum(t.size for t in tensors.values()))
         flow = build(json.loads(config), **run)
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
@@ -77,8 +75,7 @@ def _check_parameters(path: str, flow: Flow) -> None:
 
 def read(path: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a file of ours; IoError if it is another file."""
-    with core_name(path) as file:
-        tensors, metadata = _core.read_safetensors(file)
+    tensors, metadata = _core.read_safetensors(os.fsencode(path))
     if metadata.get("kind") != kind:
         got = metadata.get("kind", "another kind of file")
         raise IoError(f"[load] {path}: expected an {kind} file, got {got!r}")

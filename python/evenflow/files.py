@@ -57,15 +57,6 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
         raise
 
 
-@contextlib.contextmanager
-def core_name(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """A path for the core, which may be no valid text, nor are the core's errors that name it."""
-    try:
-        yield os.fsencode(path)
-    except UnicodeDecodeError as error:
-        raise IoError(error.object.decode(errors="backslashreplace")) from None
-
-
 class Writer(Protocol):
     """Takes an array's rows, block by block."""
 

@@ -19,7 +19,6 @@ import numpy as np
 from evenflow import _core, arrays, checkpoint, optim, signals
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
-from evenflow.files import core_name
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
@@ -477,8 +476,7 @@ class Trainer:
         checkpoint.expect_finite("fit", tensors)
         with self.kept():  # of both files none is replaced unless both are good
             checkpoint.expect_finite("fit", self.flow.named_parameters())
-        with core_name(state_path(path)) as file:
-            _core.write_safetensors(file, tensors, metadata)
+        _core.write_safetensors(os.fsencode(state_path(path)), tensors, metadata)
         with self.kept():
             checkpoint.save(self.flow, path, mark)
 
