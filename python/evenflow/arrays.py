@@ -160,7 +160,7 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     `first` is the number of x's first row in the user's array, or `rows` are the numbers of all.
     """
     if x.dtype == dtype:
-        out = np.ascontiguousarray(x)
+        out = np.ascontiguousarray(x if x.flags.aligned else x.copy())  # it would keep an odd address
     else:
         with np.errstate(all="ignore"):
             out = np.ascontiguousarray(x, dtype=dtype)

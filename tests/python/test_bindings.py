@@ -5,6 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import _core
+from evenflow.arrays import to_floats
 
 X = np.zeros((4, 4), np.float32)
 
@@ -96,3 +97,11 @@ def test_first_value_that_is_not_finite(dtype, count):
 def test_first_value_that_is_not_finite_of_another_array(x):
     with pytest.raises(TypeError, match=r"\[first_not_finite\] expected array to be a C-contiguous float"):
         _core.first_not_finite(x)
+
+
+def test_odd_addresses():
+    """The core reads whole numbers where they belong."""
+    x = np.frombuffer(b"-" + np.arange(6, dtype=np.float32).tobytes(), np.float32, offset=1).reshape(3, 2)
+    assert not x.flags.aligned
+    taken = to_floats("log_prob", x, x.dtype)
+    assert taken.flags.aligned and np.array_equal(taken, x)
