@@ -31,7 +31,7 @@ def peak(threads: int, kind: str) -> float | None:
 
 
 def peaks(threads: int) -> dict:
-    """The best of three of these, GB/s of main memory, and how busy the machine is."""
+    """GFLOP/s of multiply-adds, the best of three; GB/s of main memory; how busy the machine is."""
     gflops = {kind: max((p for p in (peak(threads, kind) for _ in range(3)) if p), default=None)
               for kind in ("float32", "bfloat16")}
     gbs = {f"{kind}_gbs": _core.bandwidth_gbs(threads, kind) for kind in ("read", "triad", "update")}

@@ -21,8 +21,8 @@ from works import ALL_WORKS
 
 MODULES = {"ours": ("evenflow", "evenflow-bf16"), "peers_torch": ("torch", "torch-compile", "torch-autocast",
                                                                            "torch-compile-autocast"),
-           "peers_flows": ("normflows", "normflows-autocast", "nflows", "zuko", "FrEIA"), "peers_jax": ("jax", "flowjax"),
-           "limits": ("peak", "peak-bf16", "products")}
+           "peers_flows": ("normflows", "normflows-autocast", "nflows", "zuko", "FrEIA"),
+           "peers_jax": ("jax", "flowjax"), "limits": ("peak", "peak-bf16", "products")}
 MODULE_OF = {library: module for module, libraries in MODULES.items() for library in libraries}
 LEAST_CALLS = 3
 
@@ -97,7 +97,7 @@ class Work:
         if MODULE_OF[a.library] == "peers_jax":  # it takes a thread for every core that it may use
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])
         module = importlib.import_module(MODULE_OF[a.library])
-        self.own_median_ms = getattr(module, "median_ms", None)  # where no model runs
+        self.own_ms = getattr(module, "own_ms", None)  # where no model runs
         calls = module.build(a.library, work.model, sizes, a.threads, a.device)
         self.calls = {name: calls[name] for name in a.calls or work.calls if name in calls}
         self.head = {"sizes": sizes, "versions": module.versions(a.library), "calls": list(self.calls)}
@@ -110,10 +110,12 @@ class Work:
             for _ in range(1 if name in self.warm else 2):  # compiles, allocates; fills the caches again
                 call()
             self.warm.add(name)
-            found = {"ms": (self.own_median_ms or median_ms)(call, seconds)}
+            found = {"ms": (self.own_ms or median_ms)(call, seconds)}
         except Exception as error:  # the other calls may work
             return {"error": reason(error)}
-        return {**found, "peak_mb": self.memory.taken()} if name.startswith("step") and not self.own_median_ms else found
+        if self.own_ms or not name.startswith("step"):
+            return found
+        return {**found, "peak_mb": self.memory.taken()}
 
 
 def opened(a) -> tuple[Work | None, dict]:
