@@ -202,16 +202,16 @@ struct CpuExec {
         visit(one, e, r, 0);
         one_by_one(r);
       }
-      bool packed = run.cols == 1;
+      bool done = run.cols == 1;
       if constexpr (kPack > 1) {
         constexpr std::integral_constant<int, kPack> pack;
-        packed = packed || (run.cols % kPack == 0 && f.packs(kPack));
-        for (int64_t e = 0; packed && run.cols > 1 && e < run.count; e += kPack) {
+        done = done || (run.cols % kPack == 0 && f.packs(kPack));
+        for (int64_t e = 0; done && run.cols > 1 && e < run.count; e += kPack) {
           visit(pack, e, r, c);
           if ((c += kPack) == run.cols) c = 0, ++r;
         }
       }
-      for (int64_t e = 0; !packed && e < run.count; ++e) {
+      for (int64_t e = 0; !done && e < run.count; ++e) {
         visit(one, e, r, c);
         if (++c == run.cols) c = 0, ++r;
       }

@@ -78,11 +78,18 @@ struct AmxUnit {
     multiply_add<tall, wide>();
   }
 
+  /// A single part passes by the first-level cache, which keeps the panel of B for the next tile of A; of
+  /// three, of which one is read twice, a panel fills it alone.
   template <bool tall>
   EVENFLOW_HD static void load_a(Strip<float> a, int part) {
     const float* from = a.data + part * (a.stride / parts);
-    _tile_loadd(4, from, a.stride * 4);
-    if (tall) _tile_loadd(5, from + N * a.stride, a.stride * 4);
+    if (parts == 1) {
+      _tile_stream_loadd(4, from, a.stride * 4);
+      if (tall) _tile_stream_loadd(5, from + N * a.stride, a.stride * 4);
+    } else {
+      _tile_loadd(4, from, a.stride * 4);
+      if (tall) _tile_loadd(5, from + N * a.stride, a.stride * 4);
+    }
   }
 
   template <bool wide>

@@ -374,8 +374,10 @@ class TransposedProduct {
         row_(Isa::parts *
              padded_stride(Left::pairs ? whole_steps<Isa>((blocks_.largest + 1) / 2) : blocks_.largest,
                            sizeof(T))),
-        left_size_(split<Isa> ? left.values_size(blocks_.largest) : left.block_size(blocks_.largest)),
-        right_size_(right.block_size(blocks_.largest)),
+        left_size_(split<Isa>        ? left.values_size(blocks_.largest)
+                   : Left::by_panels ? 0
+                                     : left.block_size(blocks_.largest)),
+        right_size_(Right::by_panels ? 0 : right.block_size(blocks_.largest)),
         far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
         c_(c),
         ldc_(ldc),
@@ -418,9 +420,10 @@ class TransposedProduct {
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
       const Strip<T> a = [&] {
         if constexpr (split<Isa>) return left_.values(k0, kc, left_buffer);
+        if constexpr (Left::by_panels) return Strip<T>();
         return left_.block(k0, kc, t_begin * kRows, m_end, left_buffer);
       }();
-      const Strip<T> b = right_.block(k0, kc, n_begin, n_end, right_buffer);
+      const Strip<T> b = Right::by_panels ? Strip<T>() : right_.block(k0, kc, n_begin, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
       const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
@@ -436,33 +439,45 @@ class TransposedProduct {
         const int64_t p = i % count, t0 = t_begin + i / count * chunk_;
         const int64_t t1 = ops::min_of(t_end, t0 + chunk_);
         const int64_t n0 = panel_at(p), cols = ops::min_of(panel_at(p + 1), n_end) - n0;
-        Strip<T> panel{b.template at<Isa>(0, n0), b.stride, b.hop};
-        if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
-          copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
-          panel = {copied_panel, Isa::parts * kCols};
-        }
         if (copy_left && p == 0) {
           const int64_t end = ops::min_of(m_, t1 * kRows);
           if constexpr (split<Isa>) {
             split_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, kc, values);
+          } else if constexpr (Left::by_panels) {
+            for (int64_t t = t0; t < t1; ++t) {
+              const int64_t m0 = t * kRows, m1 = ops::min_of(end, m0 + kRows);
+              transpose_tiles<Isa>(copied_tiles + (t - t0) * tile_size, row_,
+                                   left_.panel(k0, kc, m0, m1, copied_panel), 0, m1 - m0, steps);
+            }
           } else if constexpr (Isa::matrix) {
             transpose_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, steps);
           } else {
             copy_tiles<Isa, kRows>(copied_tiles, tile_size, a, t0 * kRows, end, steps);
           }
         }
+        Strip<T> panel{b.template at<Isa>(0, n0), b.stride, b.hop};
+        Lines next_panel;
+        if constexpr (Right::by_panels) {
+          panel = right_.panel(k0, kc, n0, n0 + cols, copied_panel);
+          if (p + 1 < count) next_panel = right_.ahead(k0, kc, panel_at(p + 1));
+        } else if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
+          copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
+          panel = {copied_panel, Isa::parts * kCols};
+        }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
           left_.prefetch(next + r, t_begin * kRows, m_end);
           right_.prefetch(next + r, n_begin, n_end);
         }
+        const int64_t asked = Right::by_panels ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // rows a tile
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * kRows;
           const Strip<T> tile =
               copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : kRows}
               : copy_last && m0 == m_last ? Strip<T>{copied_tiles, kRows}
                                           : Strip<T>{a.template at<Isa>(0, m0), a.stride};
-          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols, far_},
+          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols, far_,
+                             next_panel.take(asked)},
                             finish);
         }
       }

@@ -41,7 +41,8 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
                 int64_t end) {
   using Value = typename Tile<Isa, float>::Value;
   constexpr int L = Tile<Isa, float>::lanes;
-  constexpr int64_t kAhead = 8;  // rows
+  // Rows; of a panel more, since they are short.
+  const int64_t ahead = Isa::matrix && end - begin <= Tile<Isa, float>::cols ? 48 : 8;
   static const S zeros[L] = {};
   for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
     const bool last = 2 * p + 1 == rows;
@@ -49,8 +50,8 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
     const auto put = [&](auto low, int64_t c) {
       using X = Lanes<Isa, decltype(low)>;
       const S* above = last ? high : high + c;
-      __builtin_prefetch(src + kAhead * stride + c);
-      __builtin_prefetch(src + (kAhead + 1) * stride + c);
+      __builtin_prefetch(src + ahead * stride + c);
+      __builtin_prefetch(src + (ahead + 1) * stride + c);
       if constexpr (split<Isa>) {
         low = X::load(src + c);
         decltype(low) rest = X::load(above);
@@ -76,6 +77,9 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
 template <class Isa, class T, class S, bool half>
 struct MatrixRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
+  /// Whether a gradient of weights has its columns from panel(), a tile's at a time: they are in the
+  /// first-level cache then when tiles read them. Three parts would not fit it.
+  static constexpr bool by_panels = Isa::matrix && !split<Isa>;
   static constexpr bool as_they_are =
       pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
   Matrix<const S> matrix;
@@ -126,6 +130,16 @@ struct MatrixRows {
       }
       return {buffer, ld};
     }
+  }
+  /// Columns [begin, end), at most a tile's, of pairs of rows [k0, k0 + k): whole_steps rows of tile_cols.
+  Strip<T> panel(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
+    constexpr int64_t ld = Tile<Isa, T>::cols;
+    interleave<Isa>(buffer, ld, row(k0) + begin, matrix.stride, k, 0, end - begin);
+    return {buffer, ld};
+  }
+  /// What panel(k0, k, begin, .) will read.
+  EVENFLOW_HD Lines ahead(int64_t k0, int64_t k, int64_t begin) const {
+    return Lines::of(row(k0) + begin, matrix.stride, k);
   }
   int64_t values_size(int64_t) const { return 0; }
   /// The same as they are, float32.
@@ -230,7 +244,7 @@ struct Bordered {
 /// 3x3 patches: row m holds (tap, channel).
 template <class Isa, class T, bool half>
 struct PatchRows {
-  static constexpr bool pairs = by_pairs<Isa, half>;
+  static constexpr bool pairs = by_pairs<Isa, half>, by_panels = false;
   using Element = typename Bordered<Isa, T, half>::Element;
   Bordered<Isa, T, half> image;
 

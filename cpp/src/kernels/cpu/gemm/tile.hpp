@@ -401,13 +401,14 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
 
   void multiply(const TileTask<T>& tile, const Finish& finish) {
-    Upcoming later;
-    later.add(tile.ahead);
-    later.ask_all();
+    // To the second-level cache: the first one keeps b.
+    Lines ahead = tile.ahead;
     if (tile.rows == S::rows && tile.cols == S::cols) {
       int piece = 0;
       int64_t steps = 0;
+      const int64_t at_once = split<Isa> ? ahead.rows : (ahead.rows * S::lanes + tile.k - 1) / tile.k;
       MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, sums_[1 - last_], [&](int64_t step) {
+        ahead.take(at_once).template ask_all<2>();
         for (steps += kPieces * step; steps >= tile.k; steps -= tile.k, ++piece) {
           if (tile.far) ask(finish, tile.m0 + piece * (S::rows / kPieces), tile.n0, S::rows / kPieces);
           if (waiting_) this->finish(piece);
@@ -421,7 +422,8 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
       return;
     }
     end();
-    T* sums = sums_[0];
+    T* const sums = sums_[0];
+    ahead.template ask_all<2>();
     if (tile.far) ask(finish, tile.m0, tile.n0, tile.rows);
     MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, tile.rows > S::low_rows, tile.cols > S::lanes, sums);
     finish_part<Isa, T, 2>(sums, tile.m0, tile.rows, tile.n0, tile.cols, finish);
@@ -435,12 +437,11 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
  private:
   using S = Tile<Isa, T>;
   using Value = typename S::Value;
-  static constexpr int kPieces = 16, kRows = 2 * S::rows / kPieces;  ///< of one vector each
+  static constexpr int kPieces = 8, kRows = 2 * S::rows / kPieces;  ///< of one vector each
 
   EVENFLOW_HD static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
-    Upcoming upcoming;
+    AtOnce upcoming;
     finish.template ask<Isa>(m0, n0, rows, upcoming);
-    upcoming.ask_all();
   }
   EVENFLOW_HD void finish(int piece) const {
     const int j = piece / (kPieces / 2) * S::lanes, first = piece % (kPieces / 2) * kRows;
@@ -483,8 +484,8 @@ struct AddTo {
   int64_t ldc;
   bool overwrite = false;
   EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
-  template <class Isa>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+  template <class Isa, class Asked>
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
@@ -510,8 +511,8 @@ struct Activate {
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
-  template <class Isa>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+  template <class Isa, class Asked>
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }
   template <class Isa, int R, class X, class Value>
@@ -546,8 +547,8 @@ struct ActivateBackward {
     f.sums += block * 2 * width;
     return f;
   }
-  template <class Isa>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Upcoming& upcoming) const {
+  template <class Isa, class Asked>
+  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::of(y.template at<Isa>(m0, n0), y.stride, rows, y.hop));
     upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }

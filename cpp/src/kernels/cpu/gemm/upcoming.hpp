@@ -68,6 +68,23 @@ struct Lines {
     at += stride;
     --rows;
   }
+  /// Asks for all rows, to a cache of that level if they are read; of a line once, where the compiler sees
+  /// that rows have no other.
+  template <int level>
+  EVENFLOW_HD void ask_all() {
+    const auto line = [&](int64_t behind) __attribute__((always_inline)) {
+      if (kAsksToWrite && written) {
+        __builtin_prefetch(at + behind, 1);
+      } else {
+        __builtin_prefetch(at + behind, 0, 4 - level);
+      }
+    };
+    for (; rows > 0; --rows, at += stride) {
+      line(0);
+      if (second != 0) line(second);
+      if (third != second) line(third);
+    }
+  }
 };
 
 /// What a tile should ask for while it is computed, a few rows at a time: all at once they would wait for
@@ -84,11 +101,11 @@ struct Upcoming {
     for (int i = 0; i < count; ++i) sum += list[i].rows;
     return sum;
   }
-  EVENFLOW_HD void ask_all() {
-    for (int i = 0; i < count; ++i) {
-      while (list[i].rows > 0) list[i].ask();
-    }
-  }
+};
+
+/// The same where there are no steps to ask between.
+struct AtOnce {
+  EVENFLOW_HD static void add(Lines lines) { lines.ask_all<1>(); }
 };
 
 }  // namespace evenflow::gemm
