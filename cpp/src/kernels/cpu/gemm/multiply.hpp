@@ -6,8 +6,9 @@
 #include "kernels/cpu/team.hpp"
 
 // Products by blocks. A tile of A stays in the first-level cache or a short block of tiles in the second,
-// and panels of packed weights stream past it; every element of the product is one sum over all of k, so that
-// results depend neither on blocks nor on threads nor on the batch size.
+// and panels of packed weights stream past it; under matrix units it is the panel that stays in the first.
+// Every element of the product is one sum over all of k, so that results depend neither on blocks nor on
+// threads nor on the batch size.
 
 namespace evenflow::gemm {
 
@@ -15,7 +16,7 @@ constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a th
 constexpr int64_t kBlockTiles = 8;
 constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kPixelBlock = 256;     ///< steps of the sum in a gradient of weights, at most
+constexpr int64_t kPixelBlock = 256;     ///< about so many steps has a block of a gradient's sum
 constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
@@ -418,12 +419,13 @@ class TransposedProduct {
       next = blocks_.next(k0, k_end);
       const int64_t kc = next - k0;
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
-      const Strip<T> a = [&] {
-        if constexpr (split<Isa>) return left_.values(k0, kc, left_buffer);
-        if constexpr (Left::by_panels) return Strip<T>();
-        return left_.block(k0, kc, t_begin * kRows, m_end, left_buffer);
-      }();
-      const Strip<T> b = Right::by_panels ? Strip<T>() : right_.block(k0, kc, n_begin, n_end, right_buffer);
+      Strip<T> a, b;
+      if constexpr (split<Isa>) {
+        a = left_.values(k0, kc, left_buffer);
+      } else if constexpr (!Left::by_panels) {
+        a = left_.block(k0, kc, t_begin * kRows, m_end, left_buffer);
+      }
+      if constexpr (!Right::by_panels) b = right_.block(k0, kc, n_begin, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
       const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
@@ -455,7 +457,7 @@ class TransposedProduct {
             copy_tiles<Isa, kRows>(copied_tiles, tile_size, a, t0 * kRows, end, steps);
           }
         }
-        Strip<T> panel{b.template at<Isa>(0, n0), b.stride, b.hop};
+        Strip<T> panel;
         Lines next_panel;
         if constexpr (Right::by_panels) {
           panel = right_.panel(k0, kc, n0, n0 + cols, copied_panel);
@@ -463,6 +465,8 @@ class TransposedProduct {
         } else if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
           copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
           panel = {copied_panel, Isa::parts * kCols};
+        } else {
+          panel = {b.template at<Isa>(0, n0), b.stride, b.hop};
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {

@@ -77,8 +77,8 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
 template <class Isa, class T, class S, bool half>
 struct MatrixRows {
   static constexpr bool pairs = by_pairs<Isa, half>;
-  /// Whether a gradient of weights has its columns from panel(), a tile's at a time: they are in the
-  /// first-level cache then when tiles read them. Three parts would not fit it.
+  /// Whether a gradient of weights has its columns from panel(), a tile's at a time: those of the right side
+  /// are in the first-level cache then when tiles read them. Three parts would not fit it.
   static constexpr bool by_panels = Isa::matrix && !split<Isa>;
   static constexpr bool as_they_are =
       pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;

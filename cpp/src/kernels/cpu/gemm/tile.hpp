@@ -401,7 +401,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
 
   void multiply(const TileTask<T>& tile, const Finish& finish) {
-    // To the second-level cache: the first one keeps b.
+    // To the second-level cache: the first one keeps b. A few rows a step, but where steps have six products.
     Lines ahead = tile.ahead;
     if (tile.rows == S::rows && tile.cols == S::cols) {
       int piece = 0;

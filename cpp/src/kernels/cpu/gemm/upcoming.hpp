@@ -68,8 +68,7 @@ struct Lines {
     at += stride;
     --rows;
   }
-  /// Asks for all rows, to a cache of that level if they are read; of a line once, where the compiler sees
-  /// that rows have no other.
+  /// Asks for all rows, to a cache of that level if they are read, and for no line twice.
   template <int level>
   EVENFLOW_HD void ask_all() {
     const auto line = [&](int64_t behind) __attribute__((always_inline)) {
@@ -103,7 +102,7 @@ struct Upcoming {
   }
 };
 
-/// The same where there are no steps to ask between.
+/// The same of rows that are few enough.
 struct AtOnce {
   EVENFLOW_HD static void add(Lines lines) { lines.ask_all<1>(); }
 };
