@@ -236,7 +236,8 @@ TEST_CASE_TEMPLATE("device: the flat arena at every alignment", T, float, double
 
 TEST_CASE_TEMPLATE("device: weight norm of columns that fit packs, and that do not", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9, 3}, {7, 4}, {1, 8}, {1500, 12}}) {
+  for (const auto& size : {std::pair<int64_t, int64_t>{9, 3}, {7, 4}, {1, 8}, {1500, 12}}) {
+    const int64_t rows = size.first, cols = size.second;  // CAPTURE is a lambda, which captures no binding
     CAPTURE(rows);
     CAPTURE(cols);
     check_same<T>(bound, [&, n = rows, c = cols](Context& ctx, const std::string&) {
@@ -263,7 +264,8 @@ TEST_CASE_TEMPLATE("device: weight norm of columns that fit packs, and that do n
 
 TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 3}, {3000, 12}, {700, 132}, {5, 300}}) {
+  for (const auto& size : {std::pair<int64_t, int64_t>{9000, 3}, {3000, 12}, {700, 132}, {5, 300}}) {
+    const int64_t rows = size.first, cols = size.second;
     CAPTURE(rows);
     CAPTURE(cols);
     const Shape shape{rows, 1, 1, cols};

@@ -193,13 +193,14 @@ struct CpuExec {
     }
 
    private:
-    /// visit(how many neighbours, the first one's place in the run, its row, its column).
+    /// visit(f, how many neighbours, the first one's place in the run, its row, its column). f is passed,
+    /// since Clang looks up load<n> of a known type before it drops the branch.
     template <class Visit>
     EVENFLOW_HD static void walk(const F& f, const ops::Run& run, const Visit& visit) {
       constexpr std::integral_constant<int, 1> one;
       int64_t r = run.row, c = run.col;
       for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
-        visit(one, e, r, 0);
+        visit(f, one, e, r, 0);
         one_by_one(r);
       }
       bool done = run.cols == 1;
@@ -207,32 +208,34 @@ struct CpuExec {
         constexpr std::integral_constant<int, kPack> pack;
         done = done || (run.cols % kPack == 0 && f.packs(kPack));
         for (int64_t e = 0; done && run.cols > 1 && e < run.count; e += kPack) {
-          visit(pack, e, r, c);
+          visit(f, pack, e, r, c);
           if ((c += kPack) == run.cols) c = 0, ++r;
         }
       }
       for (int64_t e = 0; !done && e < run.count; ++e) {
-        visit(one, e, r, c);
+        visit(f, one, e, r, c);
         if (++c == run.cols) c = 0, ++r;
       }
     }
     EVENFLOW_HD void load(const F& f, const ops::Run& run) {
-      walk(f, run, [&](auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-        constexpr int n = decltype(pack)::value;
-        if constexpr (n == 1)
-          f.load(r, c, &in[0][e], kElements);
-        else
-          f.template load<n>(r, c, &in[0][e], kElements);
-      });
+      walk(f, run,
+           [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+             constexpr int n = decltype(pack)::value;
+             if constexpr (n == 1)
+               map.load(r, c, &in[0][e], kElements);
+             else
+               map.template load<n>(r, c, &in[0][e], kElements);
+           });
     }
     EVENFLOW_HD void store(const F& f, const ops::Run& run) {
-      walk(f, run, [&](auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-        constexpr int n = decltype(pack)::value;
-        if constexpr (n == 1)
-          f.store(r, c, &out[0][e], kElements);
-        else
-          f.template store<n>(r, c, &out[0][e], kElements);
-      });
+      walk(f, run,
+           [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+             constexpr int n = decltype(pack)::value;
+             if constexpr (n == 1)
+               map.store(r, c, &out[0][e], kElements);
+             else
+               map.template store<n>(r, c, &out[0][e], kElements);
+           });
     }
   };
 

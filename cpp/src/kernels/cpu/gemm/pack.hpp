@@ -93,8 +93,9 @@ struct Transpose {
 
   /// p[0], p[2], ...; reads nothing behind the last of them.
   EVENFLOW_HD static Vector every_second(const T* p) {
-    return every_second(*reinterpret_cast<const Vector*>(p), *reinterpret_cast<const Vector*>(p + lanes - 1),
-                        std::make_integer_sequence<int, lanes>());
+    // Read here: Clang forgets within a template of the shuffle that a Vector need not be aligned.
+    const Vector a = *reinterpret_cast<const Vector*>(p), b = *reinterpret_cast<const Vector*>(p + lanes - 1);
+    return every_second(a, b, std::make_integer_sequence<int, lanes>());
   }
 
   EVENFLOW_HD static void run(Vector* v) {
