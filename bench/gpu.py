@@ -1,7 +1,8 @@
 """What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
 
 usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
-       python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,...]  [--smoke]
+       python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --limit 180]
+                           [--smoke]
        python gpu.py train DATA [--minutes 20]  [--smoke]
 Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
 needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
@@ -10,6 +11,7 @@ its build; NVIDIA's tools are left out.
 
 import argparse
 import csv
+import glob
 import json
 import os
 import re
@@ -40,7 +42,8 @@ ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE
                 "worker.end_with_parent(); os.execvp(sys.argv[1], sys.argv[1:])")
 TIME = "gpu__time_duration.sum"
 PERCENTS = {"memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
-            "tensor_cores": "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_elapsed"}
+            "tensor_cores": "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed"}
+NSIGHT = "/opt/nvidia/nsight-compute/*/"
 
 
 def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, **environment: str) -> bool:
@@ -64,13 +67,24 @@ def script(name: str, *arguments: str) -> list[str]:
 
 
 def find_tool(name: str) -> str | None:
-    """Of CUDA's toolkit: on the PATH, in its usual folder, or from PyPI."""
+    """Of CUDA's toolkit: on the PATH, in its usual folder, from PyPI, or of the newest Nsight Compute."""
     try:
         import nvidia
         packages = [os.path.join(folder, "cu13", "bin") for folder in nvidia.__path__]
     except ImportError:
         packages = []
-    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *packages]))
+    nsight = sorted(glob.glob(NSIGHT), key=lambda folder: [int(n) for n in re.findall(r"\d+", folder)], reverse=True)
+    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *packages, *nsight]))
+
+
+def device_tests() -> list[str]:
+    """The files with tests that take a device: an import that fails in another would end all."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(TESTS, "test_*.py"))):
+        with open(path) as file:
+            if "pytest.mark.any_device" in file.read():
+                found.append(path)
+    return found
 
 
 def check(a, folder: str) -> dict:
@@ -80,20 +94,23 @@ def check(a, folder: str) -> dict:
                  "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
     device = "cpu" if a.smoke and not built else "cuda"
     pytest = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=120",  # names a test that hangs
+              "-W", "default",  # no errors: other versions of libraries may warn
               "-m", "any_device", "--device", device]
     some = [os.path.join(TESTS, name) for name in SANITIZED]
     outcomes: dict = {}
     if a.smoke:
-        run(outcomes, "tests", *pytest, TESTS, **libraries)
+        run(outcomes, "tests", *pytest, *device_tests(), **libraries)
         run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
         return outcomes
     sanitizer = find_tool("compute-sanitizer")
     for stage in a.stages:
         if stage == "tests":
-            run(outcomes, stage, *pytest, TESTS, limit=a.limit)
+            run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
         elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
+            # Memory is taken and released in a stream's order: does another use it before, or after?
+            more = ["--track-stream-ordered-races", "all"] if stage == "memcheck" else []
             run(outcomes, stage, sanitizer, "--tool", stage, "--error-exitcode", "1", "--report-api-errors", "no",
-                *pytest, *some, limit=a.limit)
+                *more, *pytest, *some, limit=a.limit)
         else:
             outcomes[stage] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
         report.write(folder, f"check_{stage}", {**head(a), "outcome": outcomes[stage]})
@@ -101,47 +118,57 @@ def check(a, folder: str) -> dict:
 
 
 def speed(a, folder: str) -> dict:
-    """The kernels of a few training steps, then run.py's works beside peers; or the stages named."""
+    """The kernels of a training step, then run.py's works beside peers; or the stages named."""
     outcomes: dict = {}
     device = ["--device", "cpu", "--smoke"] if a.smoke else ["--device", "cuda"]
     if "kernels" in a.stages:
         # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
-        steps = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--seconds", "0",
-                       "--set", "steps=4")
+        step = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--profile",
+                      "--set", "steps=4")
         if a.smoke:
-            run(outcomes, "steps for ncu", *steps)
+            run(outcomes, "step for ncu", *step)
         else:
-            profile(a, folder, outcomes, steps)
+            profile(a, folder, outcomes, step)
     if "peers" in a.stages:
         works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
         rounds = a.rounds or (1 if a.smoke else 3)
         libraries = ["--libraries", a.libraries] if a.libraries else []
+        # Where both that compile take as long, a round of a work still ends within ten minutes.
+        limit = ["--limit", str(a.limit or 180)]
         if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *libraries,
-                                          "--out", folder)):
+                                          *limit, "--out", folder)):
             outcomes.update(our_failures(folder, works.split(",")))
     return outcomes
 
 
-def profile(a, folder: str, outcomes: dict, steps: list[str]) -> None:
-    """The kernels of a command, by ncu."""
+def profile(a, folder: str, outcomes: dict, step: list[str]) -> None:
+    """The kernels of a command between the profiler's start and stop, by ncu."""
     ncu = find_tool("ncu")
     if not ncu:
         outcomes["kernels"] = "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute"
         return
     with tempfile.TemporaryDirectory() as scratch:
         log = os.path.join(scratch, "kernels.csv")
-        if not run(outcomes, "kernels", ncu, "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv",
-                   "--print-units", "base", "--log-file", log, *steps, LC_ALL="C"):
-            return
-        with open(log) as file:
-            text = file.read()
+        # By itself ncu holds the clocks at their base and empties the caches before each launch: no step meets that.
+        ended = run(outcomes, "kernels", ncu, "--profile-from-start", "off", "--clock-control", "none",
+                    "--cache-control", "none", "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv",
+                    "--print-units", "base", "--log-file", log, *step, limit=a.limit or 540, LC_ALL="C")
+        text = ""
+        if os.path.exists(log):
+            with open(log) as file:
+                text = file.read()
+    why = list(dict.fromkeys(line for line in text.splitlines() if line.startswith("==ERROR==")))[:2]
+    if not ended:
+        outcomes["kernels"] = "; ".join([outcomes["kernels"], *why])
+        return
     try:
         found = kernels(text)
     except (KeyError, ValueError) as error:  # the other stage runs all the same
         outcomes["kernels"] = worker.reason(error)
         return
-    if not found:
-        outcomes["kernels"] = "expected ncu to see kernels, got none"
+    if not found:  # it ends well where it may not read the counters, too
+        outcomes["kernels"] = "; ".join(["expected ncu to see kernels, got none", *why])
+        return
     show(found)
     report.write(folder, "kernels", {**head(a), "kernels": found})
 
@@ -239,6 +266,8 @@ def arguments():
     for name in ("--works", "--libraries"):
         parsers[speed].add_argument(name, help="of run.py, with commas between")
     parsers[speed].add_argument("--rounds", type=int, help="of run.py; otherwise 3")
+    parsers[speed].add_argument("--limit", type=float, metavar="SECONDS",
+                                help="of run.py for one timing, and for the kernels; otherwise 180 and 540")
     parsers[train].add_argument("data", nargs="?", help="of gpu_training.py")
     parsers[train].add_argument("--minutes", type=float, help="of gpu_training.py, for each of both")
     a = parser.parse_args()

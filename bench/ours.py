@@ -14,6 +14,8 @@ def build(library, model, sizes, threads, device):
     options = {"threads": threads, "device": device}
     if library == "evenflow-bf16":
         options["conditioner_dtype"] = "bfloat16"
+    if library == "evenflow-high":
+        ef.set_matmul_precision("high")
     rng = np.random.default_rng(0)
     batch = sizes["batch"]
     if model == "glow":
@@ -28,12 +30,15 @@ def build(library, model, sizes, threads, device):
         flow = ef.NICE(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"], **options)
         x = rng.random((batch, sizes["dims"]), dtype=np.float32)
     flow.init(x)
+    if device == "cuda":
+        x = flow.sample(batch, device=device)  # an array there, as peers' are: nothing crosses from numpy or back
     optimizer = ef.Adam(flow, lr=1e-5)
 
     def step(budget=None):
         flow.train_step(x, optimizer, activation_budget=budget)
 
     return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x),
-            "sample": lambda: flow.sample(batch), "sample_100000": lambda: flow.sample(100000),
-            "sample_1000000": lambda: flow.sample(1000000),
+            "sample": lambda: flow.sample(batch, device=device),
+            "sample_100000": lambda: flow.sample(100000, device=device),
+            "sample_1000000": lambda: flow.sample(1000000, device=device),
             "log_prob_1": lambda: flow.log_prob(x[:1])}

@@ -62,7 +62,9 @@ class Step(nn.Module):
         z1, z2 = z.chunk(2, 1)
         shift, raw = self.net(z1).chunk(2, 1)
         x = torch.cat([z1, z2 / torch.sigmoid(raw + 2) - shift], 1)
-        x = F.conv2d(x, torch.inverse(self.weight().double()).to(x.dtype)[:, :, None, None])
+        # inverse() reads back whether there is one: a wait each, and no CUDA graph can be recorded.
+        inverse = torch.linalg.inv_ex(self.weight().double())[0]
+        x = F.conv2d(x, inverse.to(x.dtype)[:, :, None, None])
         return x / self.logs.exp()[:, None, None] - self.bias[:, None, None]
 
 

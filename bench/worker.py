@@ -1,9 +1,9 @@
 """Times one work in one library, in this process; prints one line of JSON. `run.py` starts it.
 
 usage: python worker.py WORK LIBRARY [--threads 2 --device cuda --seconds 2 --smoke --set width=128 batch=8
-                                      --calls step | --turns]
+                                      --calls step | --turns | --profile]
 With --turns, a line `CALL SECONDS` on standard input asks for one timing, which is printed as another line; without,
-the exit status is 1 if there is no model, or a call failed.
+the exit status is 1 if there is no model, or a call failed. With --profile nothing is timed: see Work.profile.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import time
 
 from works import ALL_WORKS
 
-MODULES = {"ours": ("evenflow", "evenflow-bf16"), "peers_torch": ("torch", "torch-compile", "torch-autocast",
-                                                                           "torch-compile-autocast"),
+MODULES = {"ours": ("evenflow", "evenflow-high", "evenflow-bf16"),
+           "peers_torch": ("torch", "torch-compile", "torch-autocast", "torch-compile-autocast"),
            "peers_flows": ("normflows", "normflows-autocast", "nflows", "zuko", "FrEIA"),
            "peers_jax": ("jax", "flowjax"), "limits": ("peak", "peak-bf16", "products")}
 MODULE_OF = {library: module for module, libraries in MODULES.items() for library in libraries}
@@ -81,6 +81,13 @@ class Memory:
             return None
 
 
+def tell_profiler(what: str) -> None:
+    """Start or Stop, through the driver: of a thread whose context a call has made."""
+    status = getattr(ctypes.CDLL("libcuda.so.1"), f"cuProfiler{what}")()
+    if status:
+        raise RuntimeError(f"[worker] expected cuProfiler{what} to give 0, got {status}")
+
+
 def reason(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}"[:200]
@@ -90,7 +97,7 @@ class Work:
     """A model in one library, and calls of it by name."""
 
     def __init__(self, a):
-        self.memory = Memory(a.device)
+        self.memory, self._on_gpu = Memory(a.device), a.device == "cuda"
         work = ALL_WORKS[a.work]
         changes = {name: int(value) for name, value in (item.split("=") for item in a.set)}
         sizes = {**work.sizes, **(work.smoke if a.smoke else {}), **changes}
@@ -116,6 +123,16 @@ class Work:
         if self.own_ms or not name.startswith("step"):
             return found
         return {**found, "peak_mb": self.memory.taken()}
+
+    def profile(self) -> None:
+        """Every call once where a profiler looks, as ncu --profile-from-start off does; on the CPU none looks."""
+        for call in self.calls.values():
+            call()  # allocates; the next one launches its kernels one by one, and the third as a graph
+            if self._on_gpu:
+                tell_profiler("Start")
+            call()
+            if self._on_gpu:
+                tell_profiler("Stop")
 
 
 def opened(a) -> tuple[Work | None, dict]:
@@ -154,10 +171,15 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], metavar="SIZE=VALUE")
     parser.add_argument("--calls", nargs="*")
     parser.add_argument("--turns", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     a = parser.parse_args()
     if a.turns:
         end_with_parent()
     work, head = opened(a)
+    if a.profile and work:
+        work.profile()
+        print(json.dumps(head))
+        return
     if not a.turns:
         timings = {call: work.time(call, a.seconds) for call in work.calls} if work else None
         result = head if timings is None else collected(head, timings)

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import types
 
 import pytest
 
+BUILT = os.environ.get("EVENFLOW_EMULATED_BUILT", "")  # a folder of a build with EVENFLOW_TESTS
+BENCH = pathlib.Path(__file__).parents[2] / "bench"
 HEAD = ('"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size",'
         '"Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"')
 PRODUCT = "void evenflow::cuda::run_body<evenflow::device::Product<evenflow::Bf16, (int)128>>(T1)"
@@ -19,7 +22,7 @@ FILL = "void at::native::fill<float>(float *, int)"
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2] / "bench")
+    monkeypatch.syspath_prepend(BENCH)
     return importlib.import_module("gpu")
 
 
@@ -53,6 +56,107 @@ def test_kernels_of_ncu(gpu, capsys):
 def test_kernels_in_another_unit(gpu):
     with pytest.raises(ValueError, match="expected times in ns, got us"):
         gpu.kernels("\n".join([HEAD, *lines(gpu, 0, FILL, ("2", "80", "0"), "us")]))
+
+
+def tool(path, text):
+    """In the place of a program of CUDA's toolkit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_stage_of_ncu(gpu, tmp_path, monkeypatch):
+    """One step, as it runs without ncu; what fails says why, and keeps what was written before."""
+    (tmp_path / "log").write_text("\n".join([HEAD, *lines(gpu, 0, FILL, ("2000", "80", "0"))]))
+    refused = "==ERROR== ERR_NVGPUCTRPERM - no permission"
+
+    def stage(text):
+        ncu = tool(tmp_path / "ncu", 'while [ "$1" != --log-file ]; do echo "$1" >> ' + f"{tmp_path}/given; shift; done"
+                   f'\n{text}')
+        monkeypatch.setattr(gpu, "find_tool", lambda name: ncu)
+        outcomes = {}
+        gpu.profile(argparse.Namespace(limit=60.0, card="a card"), tmp_path, outcomes, ["a", "step"])
+        return outcomes["kernels"]
+
+    assert stage(f'cp {tmp_path}/log "$2"') == "ok"
+    given = " ".join((tmp_path / "given").read_text().split())
+    assert given.startswith("--profile-from-start off --clock-control none --cache-control none --metrics ")
+    assert stage(f'echo "{refused}\n{refused}" > "$2"; exit 9') == f"exit status 9; {refused}"
+    assert stage(f'echo "{refused}" > "$2"') == f"expected ncu to see kernels, got none; {refused}"
+    assert stage("exit 1") == "exit status 1"
+    assert json.loads((tmp_path / "kernels.json").read_text())["kernels"][0]["launches"] == 1
+
+
+def test_one_step_for_a_profiler(gpu, monkeypatch):
+    """The second, which is no graph yet; ncu is told of nothing else."""
+    worker, told, status = importlib.import_module("worker"), [], 0
+
+    def driver(name):
+        return types.SimpleNamespace(cuProfilerStart=lambda: told.append("start") or status,
+                                     cuProfilerStop=lambda: told.append("stop") or status)
+
+    monkeypatch.setattr(worker.ctypes, "CDLL", driver)
+    work = worker.Work.__new__(worker.Work)
+    work.calls, work._on_gpu = {"step": lambda: told.append("step")}, True
+    work.profile()
+    assert told == ["step", "start", "step", "stop"]
+    status = 201
+    with pytest.raises(RuntimeError, match="expected cuProfilerStart to give 0, got 201"):
+        work.profile()
+
+
+def test_tools(gpu, tmp_path, monkeypatch):
+    """The newest Nsight Compute that has it, where nothing else does."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(gpu, "NSIGHT", f"{tmp_path}/nsight-compute/*/")
+    assert gpu.find_tool("a-tool") is None
+    for version in ("2024.9.1", "2025.2.0", "2025.10.0"):
+        tool(tmp_path / "nsight-compute" / version / "a-tool", "")
+    (tmp_path / "nsight-compute" / "2026.1.0").mkdir()
+    assert gpu.find_tool("a-tool") == f"{tmp_path}/nsight-compute/2025.10.0/a-tool"
+    on_path = tool(tmp_path / "bin" / "a-tool", "")
+    assert gpu.find_tool("a-tool") == on_path
+
+
+def test_what_is_sanitized(gpu, tmp_path, monkeypatch):
+    """Files without a test for a device are not read; memcheck alone looks at the order of streams."""
+    files = {pathlib.Path(path).name for path in gpu.device_tests()}
+    assert {"test_device.py", "test_device_arrays.py", "test_nccl.py"} <= files
+    assert not files & {"conftest.py", "test_bench.py", "test_ptx.py"}
+    sanitizer = tool(tmp_path / "sanitizer", f'echo "$@" > {tmp_path}/"$2"')
+    monkeypatch.setattr(gpu, "find_tool", lambda name: sanitizer)
+    options = argparse.Namespace(smoke=False, stages=["memcheck", "racecheck"], limit=60.0, card="a card")
+    assert gpu.check(options, tmp_path) == {"memcheck": "ok", "racecheck": "ok"}
+    more = {stage: "--track-stream-ordered-races all" in (tmp_path / stage).read_text() for stage in options.stages}
+    assert more == {"memcheck": True, "racecheck": False}
+
+
+def test_peers_that_compile_are_last(gpu):
+    """In every work: what stops a run while they do keeps the others' results."""
+    for work in gpu.WORKS_ON_GPUS.values():
+        compiled = [library.startswith("torch-compile") for library in work.libraries]
+        assert compiled == sorted(compiled) and work.libraries[0].startswith("evenflow")
+
+
+@pytest.mark.skipif(not BUILT, reason="EVENFLOW_EMULATED_BUILT names no folder")
+def test_our_arrays_on_a_gpu():
+    """Stay there, as peers' do."""
+    text = f"""
+import sys
+sys.path.insert(0, {str(BENCH)!r})
+import evenflow as ef, ours, works
+work = works.WORKS_ON_GPUS["gpu_table_64"]
+calls = ours.build("evenflow-high", work.model, {{**work.sizes, **work.smoke}}, 1, "cuda")
+calls["step"]()
+for call, rows in (("log_prob", 16), ("log_prob_1", 1), ("sample", 16)):
+    result = calls[call]()
+    assert isinstance(result, ef.DeviceArray) and len(result) == rows, result
+assert ef.matmul_precision() == "high"
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_failures_of_our_calls(gpu, tmp_path):
