@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, RealNVP
@@ -46,8 +46,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
     run), n_features_in_, and feature_names_in_ for data with names of columns.
 
     There are no sample weights: fit takes none, and a scikit-learn tool that passes sample_weight gets a
-    TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, or a column that
-    `dtype` can't resolve about its mean.
+    TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
+    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold; NumericError for a
+    training that fails.
     """
 
     def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
@@ -77,11 +78,17 @@ class FlowDensity(DensityMixin, BaseEstimator):
         held_out = int(fraction * len(rows))
         train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
         _check_columns(train, flow.dtype)
-        history = flow.fit(
-            train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
-            batch_size=self.batch_size, optimizer="adam", lr=self.lr, warmup=100, clip=20.0, average=0.99,
-            patience=self.patience if held_out else None, on_nonfinite="rollback", init_batch=len(train),
-            seed=seed)
+        try:
+            history = flow.fit(
+                train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
+                batch_size=self.batch_size, optimizer="adam", lr=self.lr, warmup=100, clip=20.0, average=0.99,
+                patience=self.patience if held_out else None, on_nonfinite="rollback", init_batch=len(train),
+                seed=seed)
+        except NumericError as error:
+            if flow.initialized:  # the columns were taken, and the training failed
+                raise
+            hint = "dtype='float64', or " if flow.dtype == np.float32 else ""
+            raise ConfigError(f"{error}; in FlowDensity use {hint}another offset or unit of the column") from error
         # Last, so that a fit that fails leaves an earlier one whole.
         validate_data(self, X, skip_check_array=True)
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
@@ -115,8 +122,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
 def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
     """ConfigError for a column that is constant, or nearly so once it is rounded to `dtype`."""
-    spread = X.std(0)
-    step = np.spacing(np.abs(X).max(0).astype(dtype)).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what the dtype can't hold, the flow refuses
+        spread = X.std(0)
+        step = np.spacing(np.abs(X).max(0).astype(dtype)).astype(np.float64)
     for column in np.flatnonzero(step > RESOLUTION * spread):
         if np.ptp(X[:, column]) == 0:
             raise ConfigError(f"[FlowDensity] expected columns that vary, got a constant column {column}")
@@ -125,10 +133,16 @@ def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
                           f"standard deviation {spread[column]:.3g} and steps of {step[column]:.3g}{hint}")
 
 
+def _is_frame(X: Any) -> bool:
+    """Whether X is a data frame of pandas, or of a library that has its methods, or of polars."""
+    return hasattr(X, "iloc") or type(X).__module__.partition(".")[0] == "polars"
+
+
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by a density, with p-values calibrated on rows that the density never saw.
 
-    density: estimator with fit and score_samples; None: FlowDensity().  calibration_fraction: of the rows,
+    density: estimator with fit and score_samples; None: FlowDensity(). A data frame of pandas or polars reaches
+    it as it is, so that it can select columns by name, and is its to check.  calibration_fraction: of the rows,
     held out from it.  contamination: rows with a p-value up to this are outliers, -1; a new row like those
     of `fit` is called one with at most this probability.  random_state: of the split, and of a density
     that has none of its own.
@@ -153,7 +167,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """Fits the density on one part of X (n_samples, n_features) and calibrates on the other."""
         where = "FlowOutlierDetector"
         arrays.refuse_masked(where, X)
-        rows = check_array(X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2, estimator=self)
+        if _is_frame(X):
+            rows = X
+            if len(rows) < 3:
+                raise ConfigError(f"[{where}] expected at least 3 rows, got {len(rows)}")
+        else:
+            rows = check_array(X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2, estimator=self)
         contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
@@ -169,10 +188,11 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         seed = int(state.randint(2**31 - 1))
         density.set_params(**{name: seed for name, value in density.get_params().items()
                               if name.rpartition("__")[2] == "random_state" and value is None})
-        density = density.fit(rows[order[n:]])
-        scores = np.sort(density.score_samples(rows[order[:n]]))
+        at = getattr(rows, "iloc", rows)  # by number, in a frame of pandas too
+        density = density.fit(at[order[n:]])
+        scores = np.sort(density.score_samples(at[order[:n]]))
         validate_data(self, X, skip_check_array=True)
-        self.density_, self.calibration_scores_ = density, scores
+        self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
@@ -180,6 +200,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """log-density (n_samples,) of every row, nats."""
         check_is_fitted(self)
         arrays.refuse_masked("FlowOutlierDetector", X)
+        if _is_frame(X) and self._has_frames:
+            validate_data(self, X, reset=False, skip_check_array=True)
+            return self.density_.score_samples(X)
         return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
 
     def decision_function(self, X: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data import Dataset, load
+from evenflow.data import TABLES, Dataset, load
 from evenflow.data.numpy_files import BROKEN
 from evenflow.data.table import read_csv_blocks
 from evenflow.errors import ConfigError, IoError
@@ -26,22 +26,36 @@ def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, c
 
     The test part is taken where the data have one; source None: that of the run's own data. CSV files are
     read piece by piece, and so is everything that `evenflow.data.load` leaves in its file.
-    columns: of a CSV file; default those that the run of `plan` was trained on, where they have names, else
-    all.
+    columns: of a CSV or Parquet file; default those that the run of `plan` was trained on, where they have
+    names, else all.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
-    if columns is not None and (source is None or not source.endswith(CSV)):
-        raise ConfigError("[data] expected columns with a CSV file only, "
-                          f"got {source or 'the data of a run'}")
     if source is not None and source.endswith(CSV):
         columns, label = (columns, None) if columns is not None or plan is None else plan.selection()
         for block in read_csv_blocks(source, columns=columns, label=label):
             yield block.numbers, None
         return
-    part = held_out(plan, source, size)
+    part = chosen_part(plan, source, size, columns)
     x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
     yield from _pieces(x, labels)
+
+
+def chosen_part(plan: Plan | None, source: str | None, size: int | None = None, columns: Sequence[str] | None = None,
+                label: str | None = None) -> Dataset:
+    """`evenflow.runs.held_out`, or these columns of another table, with or without its column of classes.
+
+    columns None: those of the run, as in `read_rows`, but label. ConfigError for data that are no CSV or Parquet
+    file.
+    """
+    if columns is None and label is None:
+        return held_out(plan, source, size)
+    if source is None or not source.endswith(TABLES):
+        raise ConfigError("[data] expected columns and label with a CSV or Parquet file only, "
+                          f"got {source or 'the data of a run'}")
+    if columns is None and plan is not None:
+        columns, _ = plan.selection()
+    return load(source, columns=columns, label=label)
 
 
 def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

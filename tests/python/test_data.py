@@ -119,8 +119,10 @@ class Bomb:
     (lambda p: p.write_bytes(pickle.dumps(Bomb())), "objects"),
     (lambda p: p.write_bytes(b""), "npy file"),
     (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])), "npy file"),
-    (lambda p: np.save(p, np.zeros((9, 3), np.int64)), "int64"),
-    (lambda p: np.save(p, np.zeros(9)), "float table"),
+    (lambda p: np.save(p, np.zeros((9, 3, 3), np.int64)), "int64"),
+    (lambda p: np.save(p, np.zeros((9, 3), bool)), "bool"),
+    (lambda p: np.save(p, np.zeros((9, 3), np.uint8)), r"other than uint8, got uint8 \(9, 3\)"),
+    (lambda p: np.save(p, np.zeros(9)), "table \\(N, D\\) of floats"),
     (lambda p: np.save(p, np.zeros((0, 3))), "at least one sample"),
 ])
 def test_broken_npy(tmp_path, content, word):

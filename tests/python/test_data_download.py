@@ -142,7 +142,8 @@ def test_no_network(mnist, mirror, word, tmp_path):
     with pytest.raises(ef.IoError, match=r"\[download\] expected train-images") as error:
         ef.data.download("mnist", mirror=mirror)
     assert word in str(error.value) and "put there by hand" in str(error.value)
-    assert str(error.value).endswith(f"; not fetched either: {', '.join(list(SETS['mnist'].files)[1:])}")
+    others = ", ".join(f"{mirror}/{name}" for name in list(SETS["mnist"].files)[1:])
+    assert str(error.value).endswith(f"; not fetched either: {others}")
     assert not os.listdir(tmp_path / "cache" / "mnist")
 
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn.base import clone  # noqa: E402
+from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
@@ -139,6 +140,29 @@ def test_columns_that_hold_nothing(crescent):
     assert exact == pytest.approx(true_score(crescent[1000:]).mean(), abs=0.3)
 
 
+@pytest.mark.parametrize("change", [
+    lambda x: x + [1e5, 0], lambda x: x * [2e30, 1], lambda x: x * [1e-24, 1], lambda x: x * [1e50, 1]],
+    ids=["offset", "large", "small", "beyond"])
+def test_columns_that_the_flow_refuses(change):
+    """A ValueError with the engine's own words, and what to do, which helps."""
+    x = change(np.random.default_rng(0).standard_normal((300, 2)))
+    with pytest.raises(ValueError, match=r"in FlowDensity use dtype='float64', or another offset or unit") as error:
+        clone(TINY).fit(x)
+    cause = error.value.__cause__
+    assert isinstance(cause, ef.NumericError) and str(error.value).startswith(str(cause))
+    assert np.isfinite(clone(TINY).set_params(dtype="float64").fit(x).score(x))
+
+
+def test_columns_that_float64_refuses(crescent):
+    with pytest.raises(ValueError, match="finite, varying column.*; in FlowDensity use another offset or unit"):
+        clone(TINY).set_params(dtype="float64").fit(crescent * [1e160, 1])
+
+
+def test_a_training_that_fails_is_a_numeric_error(crescent):
+    with pytest.raises(ef.NumericError, match=r"^\[fit\]"):
+        clone(TINY).set_params(lr=1e30).fit(crescent)
+
+
 def test_a_failed_fit_leaves_the_earlier_one(crescent, detector, monkeypatch):
     def fail(*_, **__):
         raise ef.NumericError("no")
@@ -148,7 +172,7 @@ def test_a_failed_fit_leaves_the_earlier_one(crescent, detector, monkeypatch):
     before = density.score_samples(x), detector.p_values(x)
     monkeypatch.setattr(ef.Flow, "fit", fail)
     for estimator in (density, detector):
-        with pytest.raises(ef.NumericError):
+        with pytest.raises(ef.ConfigError):
             estimator.fit(wide)
     assert np.array_equal(before, (density.score_samples(x), detector.p_values(x)))
     assert density.n_iter_ == 3 and density.n_features_in_ == 2
@@ -239,6 +263,30 @@ def test_p_values_are_calibrated(crescent):
         assert len(detector.calibration_scores_) == n
         flagged.append(np.mean(detector.predict(crescent[rows[2 * n:]]) == -1))
     assert np.mean(flagged) == pytest.approx(4 / 40, abs=3 * np.std(flagged) / np.sqrt(150))
+
+
+def test_a_density_that_selects_columns_by_name(crescent):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["x"] * 600, "b": crescent[:600, 1], "a": crescent[:600, 0]})
+    frame.index = frame.index[::-1]  # rows are taken by number
+    columns = ColumnTransformer([("numbers", StandardScaler(), ["a", "b"])])
+    pipeline = make_pipeline(columns, GaussianMixture(1, random_state=0))
+    detector = FlowOutlierDetector(pipeline, random_state=0).fit(frame)
+    assert detector.feature_names_in_.tolist() == ["text", "b", "a"]
+    plain = FlowOutlierDetector(make_pipeline(StandardScaler(), GaussianMixture(1, random_state=0)), random_state=0)
+    assert np.array_equal(detector.p_values(frame), plain.fit(crescent[:600]).p_values(crescent[:600]))
+    with pytest.raises(ValueError, match="feature names"):
+        detector.predict(frame.rename(columns={"a": "c"}))
+    with pytest.raises(ValueError, match="at least 3 rows, got 2"):
+        FlowOutlierDetector(pipeline).fit(frame[:2])
+    numbered = frame.set_axis([0, 1, 2], axis=1)  # which scikit-learn takes for no names
+    columns.set_params(transformers=[("numbers", StandardScaler(), [2, 1])])
+    again = FlowOutlierDetector(pipeline, random_state=0).fit(numbered)
+    assert np.array_equal(again.p_values(numbered), detector.p_values(frame))
+    names = FlowOutlierDetector(TINY, random_state=0).fit(frame[["a", "b"]])
+    assert names.density_.feature_names_in_.tolist() == ["a", "b"]
+    assert np.array_equal(names.p_values(frame[["a", "b"]]), FlowOutlierDetector(TINY, random_state=0).fit(
+        crescent[:600]).p_values(crescent[:600]))
 
 
 def test_detector_settings(crescent, detector):

@@ -8,14 +8,16 @@ from typing import Any
 
 from evenflow import _core
 from evenflow.cli.common import class_number, command, model_and_data, model_argument, quality, report
+from evenflow.data import Dataset
 from evenflow.export import write_samples
 from evenflow.latent import enlarged
-from evenflow.runs import evaluate, held_out, open_model
+from evenflow.runs import Plan, evaluate, open_model
+from evenflow.stream import chosen_part
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    result = evaluate(flow, held_out(plan, args.data, args.size))
+    result = evaluate(flow, _part(args, plan))
     report(args, result, f"{quality(result)} on {result['n']} samples")
     return 0
 
@@ -26,8 +28,10 @@ def sample(args: argparse.Namespace) -> int:
     if args.enlarge != 1:
         flow = enlarged(flow, args.enlarge, args.device, args.threads)
     names = plan.columns if plan is not None else None
-    write_samples(flow, args.n, args.out, args.temperature, args.seed, label, names)
-    report(args, {"n": args.n, "out": args.out}, args.out)
+    usual = "samples" + (".png" if flow.is_image else ".csv" if names else ".npy")
+    out = usual if args.out is None else args.out
+    write_samples(flow, args.n, out, args.temperature, args.seed, label, names)
+    report(args, {"n": args.n, "out": out}, out)
     return 0
 
 
@@ -59,17 +63,27 @@ def info(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    part = held_out(plan, args.data, args.size)
+    part = _part(args, plan)
     x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
     found = flow.verify(x, label=labels if flow.classes else None, seed=args.seed)
     report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
     return 0 if found.ok else 1
 
 
+def _part(args: argparse.Namespace, plan: Plan | None) -> Dataset:
+    return chosen_part(plan, args.data, args.size, args.columns, args.label)
+
+
+def _table_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    sub.add_argument("--label", metavar="NAME", help="CSV, Parquet: column of classes, no number for the model")
+
+
 def add_commands(commands: Any) -> None:
     sub = command(commands, "eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
                   "evenflow eval runs/digits --json")
     model_and_data(sub)
+    _table_arguments(sub)
     sub = command(commands, "sample", sample, "Draw samples.",
                   "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
     model_argument(sub)
@@ -79,9 +93,10 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--label", help="class, by name or number; default: all in turn")
     sub.add_argument("--enlarge", type=int, default=1, metavar="K",
                      help="glow, realnvp: images K times as high and wide as those it was trained on")
-    sub.add_argument("--out", default="samples.png", metavar="FILE",
+    sub.add_argument("--out", metavar="FILE",
                      help="a picture (.png), an array (.npy), a table (.csv), or a new folder for single "
-                          "pictures (samples.png)")
+                          "pictures; default: samples.png, for a table samples.csv or, without names of columns, "
+                          "samples.npy")
     sub = command(commands, "info", info, "What a model is.", "evenflow info runs/digits --tensors")
     model_argument(sub)
     sub.add_argument("--tensors", action="store_true", help="list all tensors")
@@ -89,4 +104,5 @@ def add_commands(commands: Any) -> None:
                   "Test a model: inverse, log-determinant, gradients. Exit code 1: failed.",
                   "evenflow verify runs/digits")
     model_and_data(sub)
+    _table_arguments(sub)
     sub.add_argument("--seed", type=int, default=0)

@@ -43,7 +43,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     two-moons, rings, checkerboard     10,000 + 2,000 points in the plane
     mnist, fashion-mnist, cifar10, cifar100, svhn     downloaded once (see `download`), with labels
     *.npz                 train (and test), or x; with train_labels, test_labels or labels where present
-    *.npy                 one array: uint8 images (N, H, W[, C]) or a float table (N, D)
+    *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
     *.csv, *.csv.gz       a table; `columns` selects and orders columns, `label` names the column of classes
     *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file

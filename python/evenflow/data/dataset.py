@@ -11,7 +11,17 @@ import numpy as np
 
 from evenflow.arrays import number, whole
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
-from evenflow.rows import Bordered, Order, Rows, bordered, pick, shuffled
+from evenflow.rows import Bordered, Order, Rows, bordered, group_of, pick, shuffled
+
+
+class Floats(Rows):
+    """Whole numbers as float64."""
+
+    def __init__(self, base: Rows):
+        self.base, self.shape, self.dtype, self.group = base, base.shape, np.dtype(np.float64), group_of(base)
+
+    def _read(self, index: slice | np.ndarray) -> np.ndarray:
+        return self.base[index].astype(np.float64)
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,6 +108,7 @@ class Dataset:
                    test_labels: np.ndarray | None = None) -> Dataset:
         """Decides the kind, checks that the parts agree. IoError names the file.
 
+        Whole numbers (N, D) other than uint8 become a table of float64.
         NumericError for a number of a table in memory that is not finite, by its row in the file.
         """
         train, kind = _kind(path, train)
@@ -134,9 +145,11 @@ def _kind(path: Any, x: Any) -> tuple[Any, str]:
         x, kind = (x.reshape(*x.shape, 1) if x.ndim == 3 else x), "image"
     elif x.dtype.kind == "f" and x.ndim == 2:
         kind = "table"
+    elif x.dtype.kind in "iu" and x.dtype != np.uint8 and x.ndim == 2:
+        x, kind = (Floats(x) if isinstance(x, Rows) else x.astype(np.float64)), "table"
     else:
-        raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a float table (N, D), "
-                      f"got {x.dtype} {x.shape}")
+        raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
+                      f"numbers other than uint8, got {x.dtype} {x.shape}")
     if 0 in x.shape:
         raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
     if kind == "table" and isinstance(x, np.ndarray):

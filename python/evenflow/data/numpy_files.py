@@ -35,8 +35,9 @@ class Planes(Rows):
 
 
 def read_npy(path: str | os.PathLike[str]) -> Dataset:
-    """One array without test part: uint8 images (N, H, W[, C]) or a float table (N, D). IoError.
+    """One array without test part: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers. IoError.
 
+    Whole numbers become float64; uint8 are images only.
     An array of more than 256 MiB stays in its file (`Dataset.train` is then a `Rows`).
     """
     path = file_name("data", path)

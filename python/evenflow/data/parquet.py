@@ -19,6 +19,8 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
                  label: str | None = None) -> Dataset:
     """A table of numbers, float64; columns and label as in `read_csv`. Only the chosen columns are read.
 
+    The index of a pandas frame, which the file holds as columns too, is left out unless it is chosen by name.
+    Whole numbers beyond 2^53 are rounded.
     IoError gives the row (from 0) and the column of an empty cell or a value that is not finite, and the
     type of a column that does not hold numbers; ConfigError for an unknown column or one
     chosen twice; MissingExtra without pyarrow.
@@ -27,11 +29,16 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
     # A broken file fails in many ways, not all of them pyarrow's own.
     try:
-        names = list(parquet.read_schema(path).names)
+        schema = parquet.read_schema(path)
+        names = list(schema.names)
+        # Names of columns; an index of evenly spaced numbers is described instead.
+        index = list((schema.pandas_metadata or {}).get("index_columns", []))
     except Exception as error:
         raise _broken(path, error) from error
     if len(set(names)) != len(names):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
+    if columns is None:
+        columns = [name for name in names if name != label and name not in index]
     chosen = choose(path, names, columns, label)
     wanted = [*chosen, *([] if label is None or label in chosen else [label])]
     try:
@@ -58,7 +65,10 @@ def _numbers(path: str, name: str, column: Any) -> np.ndarray:
     if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
         raise IoError(f"[data] {path}: expected numbers in column {name!r}, got {kind} "
                       "(choose columns, or name it as label)")
-    values = column.cast("double").to_numpy()
+    try:
+        values = column.cast("double", safe=False).to_numpy()
+    except Exception as error:
+        raise IoError(f"[data] {path}: expected numbers in column {name!r}, got {kind}: {_line(error)}") from error
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         row = int(bad[0])
@@ -68,5 +78,8 @@ def _numbers(path: str, name: str, column: Any) -> np.ndarray:
 
 
 def _broken(path: str, error: Exception) -> IoError:
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    return IoError(f"[data] {path}: expected a readable Parquet file, got: {text[:200]}")
+    return IoError(f"[data] {path}: expected a readable Parquet file, got: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -75,7 +75,8 @@ def download(name: str, *, mirror: str | None = None) -> str:
         except IoError as error:
             if i + 1 == len(missing):
                 raise
-            raise IoError(f"{error}; not fetched either: {', '.join(missing[i + 1:])}") from error
+            others = ", ".join(addresses[0] + name for name in missing[i + 1:])
+            raise IoError(f"{error}; not fetched either: {others}") from error
     return folder
 
 

@@ -1,0 +1,239 @@
+"""Tables as pandas and numpy write them, and commands that read them beside a run."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+from evenflow.data import parquet, table
+from evenflow.rows import Stored
+
+X = np.random.default_rng(0).standard_normal((40, 3))
+
+
+@pytest.fixture
+def frame():
+    """X with columns a, b, c and an index that is no range."""
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(X, columns=["a", "b", "c"], index=np.random.default_rng(1).permutation(40))
+
+
+@pytest.fixture
+def to_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+
+    def write(frame):
+        frame.to_parquet(tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+    return write
+
+
+# Parquet
+
+def test_index_is_no_column_of_parquet(frame, to_parquet):
+    named = frame.rename_axis("id")
+    double = frame.set_index([frame.index.rename("id"), (frame.index + 1).rename(None)])
+    for given in (frame, named, double, frame.reset_index(drop=True)):
+        data = ef.data.load(to_parquet(given))
+        assert data.columns == ["a", "b", "c"] and np.array_equal(data.train, X)
+    path = to_parquet(named)
+    assert np.array_equal(ef.data.load(path, columns=["id", "a"]).train[:, 0], frame.index)
+    data = ef.data.load(path, label="id")
+    assert data.columns == ["a", "b", "c"] and len(data.classes) == 40
+    with pytest.raises(ef.ConfigError, match="out of a, b, c, id, got 'd'"):
+        ef.data.load(path, columns=["d"])
+    with pytest.raises(ef.ConfigError, match="at least one column, got none"):
+        ef.data.load(to_parquet(named[[]]))
+
+
+def test_large_whole_numbers_of_parquet_are_rounded(frame, to_parquet, tmp_path):
+    numbers = {"i": [2**53 + 1, -2**63, 2**63 - 1], "u": [2**53 + 3, 2**64 - 1, 7]}
+    given = type(frame)({"i": np.array(numbers["i"], np.int64), "u": np.array(numbers["u"], np.uint64)})
+    given.to_csv(tmp_path / "t.csv", index=False)
+    wanted = np.array([[float(n) for n in column] for column in numbers.values()]).T
+    for path in (to_parquet(given), tmp_path / "t.csv"):
+        assert np.array_equal(ef.data.load(path).train, wanted)
+
+
+def test_what_pyarrow_refuses_is_typed():
+    class Column:
+        type = "decimal128(3, 1)"
+
+        def cast(self, *_, **__):
+            raise NotImplementedError("no such cast\nwith details")
+
+    with pytest.raises(ef.IoError) as error:
+        parquet._numbers("t.parquet", "a", Column())
+    assert str(error.value) == "[data] t.parquet: expected numbers in column 'a', got decimal128(3, 1): no such cast"
+
+
+# Headers of CSV
+
+def test_index_is_no_column_of_csv(frame, tmp_path):
+    path = tmp_path / "t.csv"
+    pairs = frame.set_index([frame.index, frame.index + 1])
+    for given, names in ((frame, ["a", "b", "c"]), (pairs, ["a", "b", "c"]),
+                         (frame.set_axis([0, 1, 2], axis=1), ["0", "1", "2"])):
+        given.to_csv(path)
+        for options in ({}, {"label": names[0]}):
+            with pytest.raises(ef.IoError) as error:
+                ef.data.load(path, **options)
+            assert str(error.value) == (f"[data] {path}: expected a name for every column, got none for column 0 "
+                                        "(pandas' index? write with index=False, or choose columns)")
+        data = ef.data.load(path, columns=names)
+        assert data.columns == names and np.array_equal(data.train, X)
+    frame.to_csv(path, index=False)
+    assert np.array_equal(ef.data.load(path).train, X)
+
+
+@pytest.mark.parametrize("first, header", [
+    ("0,1,2", True), ('"0","1","2"', True), ("0,1,2,3", True), ("0;1;2", True), ("0,1", False), ("0", False),
+    ("1,2,3", False), ("0,2,1", False), ("0.0,1.0,2.0", False), ("0,1,02", False)])
+def test_header_of_a_frame_without_names(tmp_path, first, header):
+    count = 1 + first.replace(";", ",").count(",")
+    (tmp_path / "t.csv").write_text(f"{first}\n" + (";" if ";" in first else ",").join(["7"] * count))
+    data = ef.data.load(tmp_path / "t.csv")
+    assert data.columns == [str(i) for i in range(count)] and data.train.shape == (2 - header, count)
+    assert (data.train[-1] == 7).all()
+
+
+def test_numbered_columns_are_no_names(tmp_path, capsys):
+    """A run on a frame without names takes another table's columns as they come."""
+    np.savetxt(tmp_path / "t.csv", X, delimiter=",", header="0,1,2", comments="")
+    np.savetxt(tmp_path / "other.csv", X, delimiter=",", header="a,b,c", comments="")
+    assert train(tmp_path, tmp_path / "t.csv") == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), str(tmp_path / "other.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 40
+
+
+# Numbers of CSV
+
+CELLS = ["1.5", "-2e-310", "+.5", "9007199254740993", " 1 ", "\t2", "\u0663", "4\u00a0", "", "nan", "inf", "1e999",
+         "1_0", "0x1p3", "\x1c1", "2\x1f", "1\0", "#1", '"1"', '"1\n2"', '"a,b"', "1 2", "1e", "x", "1,2", " "]
+
+
+@pytest.mark.parametrize("chosen", [dict(), dict(columns=["b"]), dict(columns=["c", "a"], label="b")])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r", "\n\n"])
+def test_both_ways_of_reading_agree(tmp_path, monkeypatch, chosen, ending):
+    """Numbers bit for bit, labels and errors: whole blocks by numpy, and cell by cell."""
+    def read(path):
+        try:
+            data = ef.data.read_csv(path, **chosen)
+        except ef.IoError as error:
+            return str(error)
+        return data.train.tobytes(), None if data.train_labels is None else data.train_labels.tolist(), data.classes
+
+    def outcomes():
+        found = []
+        for i, cell in enumerate(CELLS):
+            lines = ["a,b,c", "0.1,2,3", f"4,{cell},6", "7,8,-9.25e3", *(["1,2,3"] * (i % 3))]
+            for name in ("t.csv", "t.csv.gz"):
+                text = ending.join(lines).encode()
+                (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+                found.append(read(tmp_path / name))
+        return found
+
+    monkeypatch.setattr(table, "BLOCK_CELLS", 6)
+    quick = outcomes()
+    monkeypatch.setattr(table, "_plain_block", lambda *_: None)
+    assert quick == outcomes()
+
+
+def test_plain_blocks_are_not_read_cell_by_cell(tmp_path, monkeypatch):
+    """A block with a quote is, and the lines are counted on across it."""
+    monkeypatch.setattr(table, "BLOCK_CELLS", 8)
+    rows, seen, block = [f"{x},{i},k{i % 2}" for i, x in enumerate(X[:, 0])], [], table._block
+    rows[20] = f'{X[20, 0]},20,"k\n\n0"'
+    rows[39] = "?,39,k1"
+    monkeypatch.setattr(table, "_block", lambda *given: (seen.append(len(given[2])), block(*given))[1])
+    for text in ("a,b,kind\n", ""):
+        seen.clear()
+        (tmp_path / "t.csv").write_text(text + "\n".join(rows))
+        label, b = ("kind", "b") if text else ("2", "1")
+        with pytest.raises(ef.IoError, match=f"number in line {42 + bool(text)}, column '{'a' if text else '0'}', "):
+            ef.data.load(tmp_path / "t.csv", label=label)
+        assert len(seen) == 2
+        data = ef.data.load(tmp_path / "t.csv", columns=[b], label=label)
+        assert np.array_equal(data.train[:, 0], np.arange(40)) and data.classes == ["k\n\n0", "k0", "k1"]
+
+
+# Whole numbers of numpy
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint16, np.uint64, ">i4"])
+def test_whole_numbers_in_numpy_files(tmp_path, dtype):
+    x = np.array([[1, 2], [3, 100], [5, 6]], dtype)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", train=x, test=x[:1], labels=np.arange(3))
+    for name in ("x.npy", "x.npz"):
+        data = ef.data.load(tmp_path / name)
+        assert data.kind == "table" and data.train.dtype == np.float64 and np.array_equal(data.train, x)
+    assert data.test.dtype == np.float64 and data.train_labels.tolist() == [0, 1, 2]
+
+
+def test_large_files_of_whole_numbers(tmp_path, monkeypatch):
+    x = np.arange(600).reshape(200, 3)
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr("evenflow.data.numpy_files.RESIDENT_BYTES", 100)
+    rows = ef.data.load(tmp_path / "x.npy").train
+    assert isinstance(rows.base, Stored) and rows.dtype == np.float64 and rows.group == rows.base.group
+    assert rows[3:5].dtype == np.float64 and np.array_equal(rows, x) and np.array_equal(rows[[7, 2]], x[[7, 2]])
+
+
+# Commands
+
+def train(folder, data, *options):
+    return main(["train", str(data), "--couplings", "2", "--hidden", "4", "--steps", "2", "--quiet", "--out",
+                 str(folder / "run"), "--force", *options])
+
+
+def test_eval_of_a_table_with_text(tmp_path, capsys):
+    """What the error advises can be done."""
+    np.savetxt(tmp_path / "bare.csv", X, delimiter=",")
+    kinds = [f"{a},{b},{c},k{i % 2}" for i, (a, b, c) in enumerate(X.tolist())]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,kind", *kinds]))
+    assert train(tmp_path, tmp_path / "bare.csv") == 0
+    run, other = str(tmp_path / "run"), str(tmp_path / "t.csv")
+    capsys.readouterr()
+    assert main(["eval", run, other]) == 2
+    assert "(choose columns, or name it as label)" in capsys.readouterr().err
+    printed = []
+    for options in ([other, "--columns", "a", "b", "c"], [other, "--label", "kind"], [str(tmp_path / "bare.csv")]):
+        assert main(["eval", run, *options]) == 0
+        printed.append(capsys.readouterr().out)
+        assert main(["verify", run, *options]) == 0
+        capsys.readouterr()
+    assert printed[0] == printed[1] == printed[2]
+    for options in (["--columns", "a"], [str(tmp_path / "x.npy"), "--label", "kind"]):
+        assert main(["eval", run, *options]) == 2
+        assert "columns and label with a CSV or Parquet file only, got" in capsys.readouterr().err
+
+
+def test_score_chooses_columns_of_parquet(frame, to_parquet, tmp_path):
+    path = to_parquet(frame.assign(kind="k"))
+    assert train(tmp_path, path, "--columns", "a", "b") == 0
+    run, out = str(tmp_path / "run"), str(tmp_path / "s.npy")
+    flow = ef.load(tmp_path / "run" / "model.safetensors")
+    for options, columns in (([], [0, 1]), (["--columns", "c", "a"], [2, 0])):
+        assert main(["score", run, str(path), *options, "--out", out]) == 0
+        assert np.array_equal(np.load(out), flow.log_prob(X[:, columns]))
+    assert main(["encode", run, str(path), "--columns", "b", "c", "--out", out]) == 0
+    assert np.array_equal(np.load(out), flow.encode(X[:, 1:]))
+
+
+def test_samples_of_a_table_have_a_name_by_default(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for header, name in (("a,b,c", "samples.csv"), ("", "samples.npy")):
+        np.savetxt("t.csv", X, delimiter=",", header=header, comments="")
+        if not header:
+            np.save("t.npy", X)
+        assert train(tmp_path, "t.csv" if header else "t.npy") == 0
+        capsys.readouterr()
+        assert main(["sample", "run", "--n", "5"]) == 0
+        assert capsys.readouterr().out == f"{name}\n"
+        assert ef.data.load(name).train.shape == (5, 3)
+    assert main(["sample", "run", "--n", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"n": 5, "out": "samples.npy"}
