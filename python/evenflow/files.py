@@ -43,10 +43,9 @@ def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
     temporary = os.path.join(folder, f".{os.getpid()}.{name}")
     if not name or os.path.isdir(path):
         raise IoError(f"[{where}] expected the name of a file to write, got a folder: {path}")
-    with writing(where, path):
-        open(temporary, "wb").close()
     try:
         with writing(where, path):
+            open(temporary, "wb").close()
             yield temporary
             os.replace(temporary, path)
     except BaseException as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenflow import arrays, plot
-from evenflow.errors import MissingExtra, NumericError
+from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.export import write_samples
 from evenflow.extras import need
 from evenflow.files import replacing, writing
@@ -85,10 +85,10 @@ class Recorder:
         return [path for path in paths if path is not None]
 
     def picture(self, draw: Any, path: str) -> str | None:
-        """Draws a file; without the package for it, or without finite samples, says so once and goes on."""
+        """Draws a file; without the package for it, or samples that can be drawn, says so once and goes on."""
         try:
             return path if draw(path) else None
-        except MissingExtra as error:
+        except (MissingExtra, ShapeError) as error:
             note = f"no picture: {error}"
         except NumericError:
             note = (f"[train] expected finite samples at temperature {self.outputs.temperature:g} "
@@ -103,8 +103,9 @@ class Recorder:
                 self.board.close()
 
     def _samples(self, path: str) -> bool:
-        if not self.trainer.flow.is_image or self.trainer.flow.shape[2] not in (1, 3):
+        if not self.trainer.flow.is_image:
             return False
+        plot.writer(self.trainer.flow.shape[2])
         folder = os.path.dirname(path)
         with writing("train", folder):
             os.makedirs(folder, exist_ok=True)

@@ -40,14 +40,15 @@ def writer(channels: int) -> Any:
     """Pillow's module, to ask for before work that ends in a picture. ShapeError for channels of which none is written;
     MissingExtra without it.
     """
-    if channels not in (1, 3):
-        raise ShapeError(f"[save_grid] expected 1 or 3 channels, got {channels}")
+    if not 1 <= channels <= 4:
+        raise ShapeError("[save_grid] expected 1 to 4 channels for a picture (grey or RGB, with alpha or without), got "
+                         f"{channels}; an array (.npy) takes any number")
     return need("save_grid", "PIL.Image", "Pillow", "cli")
 
 
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
-    """Writes a grid of images (N, H, W, 1 or 3) as a picture.
+    """Writes a grid of images (N, H, W, C) as a picture; the last of two or four channels is alpha, as in a PNG file.
 
     Errors of `grid`; IoError; MissingExtra without Pillow.
     """

@@ -35,11 +35,13 @@ prior's tails forgive rows far from the others."""
 
 TRAINING: dict[str, dict[str, Any]] = {
     "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100,
-                  average=0.999, patience=20),
+                  average=0.99, long_average=0.999, patience=20),
     "table": dict(epochs=20, least_steps=4000, batch_size=256, optimizer="adam", lr=1e-3, warmup=100,
                   clip=20.0, average=0.99, patience=20),
 }
-"""Length and settings of the training by kind of data, see `epochs`."""
+"""Length and settings of the training by kind of data, see `epochs` and `average`."""
+LONG = 20_000
+"""Steps from which on an average may lag by a thousand of them."""
 
 # Depth and a high rate help most on the digits; more epochs overfit.
 DIGITS_MODEL: dict[str, Any] = dict(levels=2, steps=16, hidden=64)
@@ -155,6 +157,14 @@ def epochs(training: dict[str, Any], n: int, batch_size: int) -> int:
     """Passes over n samples when no length is given: more of them over few samples, up to `least_steps`."""
     least = int(training.get("least_steps", 0))
     return max(int(training["epochs"]), -(-least // -(-n // batch_size)))
+
+
+def average(training: dict[str, Any], n: int, batch_size: int, epochs: int | None, steps: int | None) -> float:
+    """Decay of the moving average where none is given, by the steps that are planned over n samples."""
+    planned = min([math.inf if steps is None else steps,
+                   math.inf if epochs is None else epochs * -(-n // batch_size)])
+    usual = float(training.get("average", 0.0))
+    return float(training.get("long_average", usual)) if planned >= LONG else usual
 
 
 def _levels(height: int, width: int) -> int:

@@ -27,6 +27,7 @@ import numpy as np
 
 from evenflow import _core, arrays, checkpoint, data
 from evenflow.data import Dataset
+from evenflow.data.celeba import ATTRIBUTES
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing, writing
 from evenflow.flow import Flow
@@ -83,6 +84,8 @@ class Plan:
     columns: list[str] = field(default_factory=list)
     """Names of a table's columns, where the data have them."""
     outputs: Outputs = field(default_factory=Outputs)
+    folder: str = field(default_factory=lambda: _here())
+    """In which the run began."""
     data: str | None = None
     """`evenflow.rows.data_mark` of the training and validation data."""
     test: str | None = None
@@ -96,6 +99,8 @@ class Plan:
             names = getattr(self, name)
             if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
                 raise TypeError(f"[train] expected a list of names for {name}, got {names!r}")
+        if not isinstance(self.folder, str):
+            raise TypeError(f"[train] expected the name of a folder, got {self.folder!r}")
 
     def selection(self) -> tuple[list[str] | None, str | None]:
         """(columns, label) of another table: what the model was trained on, by name where there are names."""
@@ -103,15 +108,18 @@ class Plan:
         return (columns, None) if columns else (None, self.source.label)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        """Source.load. ConfigError if the data are others than when the run began."""
-        whole, part = self.source.load()
+        """Source.load, where the run began if the data are not here. ConfigError if they are others than then."""
+        source, there = self.source, os.path.join(self.folder, self.source.path)
+        if not source.named and not os.path.exists(source.path) and os.path.exists(there):
+            source = dataclasses.replace(source, path=there)
+        whole, part = source.load()
         labels = (part.train_labels, part.test_labels) if self.classes else (None, None)
         dtype = np.dtype(self.model["dtype"])
         marks = (data_mark(dtype, part.train, labels[0], part.test, labels[1]),
                  data_mark(dtype, whole.test, whole.test_labels))
         if any(mark not in (None, now) for mark, now in zip((self.data, self.test), marks)):
             raise ConfigError("[data] expected the data that the run was trained on, got others: "
-                              f"{self.source.path} has changed; restore it, or name data to test on")
+                              f"{source.path} has changed; restore it, or name data to test on")
         return whole, part
 
     def trainer(self, flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
@@ -339,9 +347,17 @@ def _circumstances(trainer: Trainer, command: str) -> dict[str, Any]:
     """What else decides a result, or helps to find out why it differs."""
     return {"evenflow": _core.version, "python": platform.python_version(), "numpy": np.__version__,
             "platform": platform.platform(), "instruction_set": _core.isa(),
-            "matmul_precision": _core.matmul_precision(), "command": command, "folder": os.getcwd(),
+            "matmul_precision": _core.matmul_precision(), "command": command,
             "parameters": trainer.flow.num_params,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def _here() -> str:
+    """The working folder, or nothing where it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def _of_living(path: str) -> bool:
@@ -391,7 +407,8 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
     """The data to test on: other data if given (their test part, else all), or the run's own test part.
     ConfigError if the run's own have changed: split anew, rows to test on could be some it was trained on.
 
-    Pictures of a folder are cropped, resized and padded as the run's, unless size is given.
+    Pictures of a folder are cropped, resized and padded as the run's, unless size is given, and read as grey or RGB
+    as the model has them.
     labelled: of another table too, whose column of classes is otherwise left alone.
     """
     if source is not None:
@@ -399,16 +416,28 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         if plan is not None and source.endswith(data.TABLES):
             columns, label = plan.selection()
             label = plan.source.label if labelled else label
-        crop, pad = None, None
+        crop, pad, channels = None, None, None
         if plan is not None:
             pad = plan.source.pad
             if data.is_pictures(source):
                 crop, size = plan.source.crop, plan.source.size if size is None else size
-        part = data.load(source, columns=columns, label=label, size=size, crop=crop, pad=pad)
+                channels = _channels(plan, source)
+        if channels is None:
+            part = data.load(source, columns=columns, label=label, size=size, crop=crop, pad=pad)
+        else:
+            part = data.read_folder(source, size, crop, channels)
+            part = part if pad is None else part.padded(pad)
         return part if plan is None or not plan.classes else _renumber(part, plan.classes)
     if plan is None:
         raise ConfigError("[data] expected data to test a model file on, got none")
     return plan.load()[0]
+
+
+def _channels(plan: Plan, source: str) -> int | None:
+    """Of a model that a folder of pictures can be read for as grey or RGB; CelebA's are RGB."""
+    shape = plan.model["shape"]
+    fits = isinstance(shape, list) and shape[2] in (1, 3) and ATTRIBUTES not in os.listdir(source)
+    return shape[2] if fits else None
 
 
 def _renumber(part: Dataset, classes: list[str]) -> Dataset:

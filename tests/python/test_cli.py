@@ -238,8 +238,8 @@ def test_pictures(tmp_path, monkeypatch):
     assert np.array_equal(canvas[5:9, 7:13], images[4]) and not canvas[5:, 14:].any()
     with pytest.raises(TypeError, match="float32"):
         plot.save_grid(images.astype(np.float32), tmp_path / "x.png")
-    with pytest.raises(ef.ShapeError, match="channels, got 2"):
-        plot.save_grid(images[..., :2], tmp_path / "x.png")
+    with pytest.raises(ef.ShapeError, match=r"1 to 4 channels .*, got 5; an array \(.npy\) takes any"):
+        plot.save_grid(images[..., [0, 1, 2, 0, 1]], tmp_path / "x.png")
     with pytest.raises(ef.IoError, match="nowhere"):
         plot.save_grid(images, tmp_path / "nowhere" / "x.png")
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
@@ -283,13 +283,14 @@ def test_learning_curve(tmp_path, monkeypatch):
         plot.learning_curve(history, tmp_path / "curve.png")
 
 
-def test_images_of_two_channels_have_a_curve_only(tmp_path, images):
+def test_images_of_five_channels_have_a_curve_only(tmp_path, capsys, images):
     pytest.importorskip("matplotlib")
-    np.save(tmp_path / "x.npy", images[0])
+    np.save(tmp_path / "x.npy", images[0][..., [0, 1, 0, 1, 0]])
     out = tmp_path / "run"
     assert main(["train", str(tmp_path / "x.npy"), *SMALL, "--epochs", "2", "--sample-every", "1",
                  "--out", str(out)]) == 0
     assert [path.name for path in out.rglob("*.png")] == ["curve.png"] and not (out / "samples").exists()
+    assert capsys.readouterr().out.count("no picture: [save_grid] expected 1 to 4 channels") == 1
 
 
 def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatch):

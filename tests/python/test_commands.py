@@ -158,7 +158,7 @@ def test_a_folder_that_is_filled_meanwhile(runs, tmp_path):
 
 @pytest.mark.parametrize("name", ["p.png", "pictures"])
 def test_pictures_that_can_not_be_are_found_out_before_the_work(tmp_path, monkeypatch, name):
-    for channels, pillow, error in ((2, sys, ef.ShapeError), (3, None, ef.MissingExtra)):
+    for channels, pillow, error in ((5, sys, ef.ShapeError), (3, None, ef.MissingExtra)):
         monkeypatch.setitem(sys.modules, "PIL.Image", pillow)
         with pytest.raises(error), write_data("sample", ef.NICE((2, 2, channels)), str(tmp_path / name)):
             pytest.fail("work was done")
@@ -331,7 +331,7 @@ def test_conditional_edits(runs, tmp_path, capsys):
            tmp_path / "e.npy")
     rows = np.flatnonzero(DIGITS.test_labels != 0)[:2]
     assert np.abs(np.load(tmp_path / "e.npy")[:, 0] - DIGITS.test[rows] // 16 - 0.5).max() < 1e-3
-    assert main(["interpolate", str(runs / "classes"), "--out", str(tmp_path / "i.png")]) == 2
+    assert main(["interpolate", str(runs / "classes"), "--rows", "0", "1", "--out", str(tmp_path / "i.png")]) == 2
     assert "one class" in capsys.readouterr().err
     same = np.flatnonzero(DIGITS.test_labels == 4)[:4]
     result(capsys, "interpolate", runs / "classes", "--rows", *same, "--out", tmp_path / "i.png")

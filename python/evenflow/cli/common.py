@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from evenflow.console import write
 from evenflow.errors import ConfigError
+from evenflow.files import Rows
 from evenflow.flow import Flow
 from evenflow.runs import Plan, held_out
 
@@ -39,19 +41,35 @@ def model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
 
 
+def label_argument(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--label", help="class of all, by name or number, where the data have no labels")
+
+
 def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the first") -> None:
     sub.add_argument("--n", type=int, default=count, help=f"number of samples ({count})")
     sub.add_argument("--rows", type=int, nargs="+", metavar="ROW",
                      help=f"rows of the data instead; default: {default}")
 
 
-def examples(args: argparse.Namespace, flow: Flow,
-             plan: Plan | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The samples that --rows asks for, else the first --n; labels for a model with classes."""
+def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
+             one_class: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """The samples that --rows asks for, else the first --n; labels for a model with classes.
+
+    one_class: instead of the first ones those of the class with most samples, an even number.
+    """
+    label = given_label(args, flow, plan)
     part = held_out(plan, args.data, args.size)
     x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-    rows = chosen_rows(args, np.arange(len(x)), len(x))
-    return x[rows], labels[rows] if flow.classes and labels is not None else None
+    if not flow.classes:
+        labels = None
+    elif labels is None and label is not None:
+        labels = np.full(len(x), label, np.int32)
+    usual = np.arange(len(x))
+    if one_class and labels is not None:
+        usual = np.flatnonzero(labels == np.bincount(labels).argmax())
+        usual = usual[:len(usual) // 2 * 2]
+    rows = chosen_rows(args, usual, len(x))
+    return x[rows], labels[rows] if labels is not None else None
 
 
 def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.ndarray:
@@ -60,6 +78,21 @@ def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.n
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= count:
         raise ConfigError(f"[data] expected rows in 0 ... {count - 1}, got {rows.tolist() or 'none'}")
     return rows
+
+
+def given_label(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int | None:
+    """The number of the class that --label names."""
+    if args.label is None:
+        return None
+    if not flow.classes:
+        raise ConfigError("[label] expected no label, since the model has no classes, got one")
+    return class_number(args.label, plan.classes if plan is not None else [])
+
+
+def labelled(rows: Rows, label: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Rows with a class for all, where they have none of their own."""
+    for x, labels in rows:
+        yield x, np.full(len(x), label, np.int32) if labels is None and label is not None else labels
 
 
 def class_number(label: str, classes: list[str]) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from evenflow import latent
-from evenflow.cli.common import (chosen_rows, class_number, command, examples, model_and_data, model_argument,
-                                 report, rows_arguments)
+from evenflow.cli.common import (chosen_rows, class_number, command, examples, given_label, label_argument, labelled,
+                                 model_and_data, model_argument, report, rows_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import decode_rows, encode_rows, write_data
@@ -23,7 +23,8 @@ LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 
 def encode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    n = encode_rows(flow, read_rows(args.data, plan, args.columns, args.size), args.out)
+    label = given_label(args, flow, plan)
+    n = encode_rows(flow, labelled(read_rows(args.data, plan, args.columns, args.size), label), args.out)
     report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
     return 0
 
@@ -60,7 +61,7 @@ def reconstruct(args: argparse.Namespace) -> int:
 def interpolate(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     args.n = 4 if args.manifold else args.n
-    x, labels = examples(args, flow, plan)
+    x, labels = examples(args, flow, plan, one_class=True)
     if not args.manifold and len(x) % 2:
         raise ConfigError("[interpolate] expected an even number of rows, start and end in turn, "
                           f"got {len(x)}")
@@ -139,6 +140,7 @@ def _add_reconstruct(commands: Any) -> None:
                   "evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png")
     model_and_data(sub)
     rows_arguments(sub, 10)
+    label_argument(sub)
     sub.add_argument("--keep", type=int, nargs="+", metavar="K",
                      help="keep the coarsest K levels; several K: one line of pictures each (all levels)")
     sub.add_argument("--rest", choices=("zero", "redraw"), default="zero", help="the other levels (zero)")
@@ -152,7 +154,8 @@ def _add_interpolate(commands: Any) -> None:
                   "From sample to sample through latent space: start and end in turn.",
                   "evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png")
     model_and_data(sub)
-    rows_arguments(sub, 8)
+    rows_arguments(sub, 8, "the first, of one class where the model has classes")
+    label_argument(sub)
     sub.add_argument("--manifold", action="store_true",
                      help="Real NVP's manifold of four samples, on steps x steps angles")
     sub.add_argument("--steps", type=int, default=9, help="samples a line (9)")
@@ -179,7 +182,8 @@ def add_commands(commands: Any) -> None:
     sub = command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
                   "evenflow encode runs/digits images.npy --out latents.npy")
     model_and_data(sub)
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns; default: the run's")
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    label_argument(sub)
     sub.add_argument("--out", default="latents.npy", metavar="FILE",
                      help=".npy, .csv, or .npz with labels too (latents.npy)")
     sub = command(commands, "decode", decode, "Latents to data.",

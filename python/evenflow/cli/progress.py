@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -61,7 +62,13 @@ class Progress:
             return None  # lines tell as much
         shape = ("{n_fmt} steps [{elapsed}{postfix}]" if self.total is None else
                  "{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]")
-        return tqdm(total=self.total, initial=self.first, bar_format=shape, dynamic_ncols=True)
+        try:
+            known = min(os.get_terminal_size(sys.stderr.fileno())) > 0
+        except OSError:
+            known = False
+        # Of a terminal that doesn't tell its size tqdm would use none.
+        size = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
+        return tqdm(total=self.total, initial=self.first, bar_format=shape, **size)
 
     def _step(self, record: dict[str, Any]) -> None:
         self.samples += record.get("samples", 0)

@@ -9,7 +9,8 @@ import numpy as np
 
 from evenflow import plot
 from evenflow.bench import bench
-from evenflow.cli.common import command, examples, model_and_data, model_argument, report, rows_arguments
+from evenflow.cli.common import (command, examples, given_label, label_argument, labelled, model_and_data,
+                                 model_argument, report, rows_arguments)
 from evenflow.errors import ConfigError
 from evenflow.export import write_data
 from evenflow.files import replacing, write_rows
@@ -23,13 +24,13 @@ from evenflow.stream import read_rows
 
 def score(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    reference = None
+    reference, label = None, given_label(args, flow, plan)
     if args.data is None and args.reference == "":
         raise ConfigError("[score] expected data to score, other rows than those of the reference, got none")
     if args.reference is not None:
         rows = read_rows(args.reference or None, plan, args.columns if args.reference else None, args.size)
-        reference = np.concatenate(list(log_probs(flow, rows, args.seed)))
-    rows = read_rows(args.data, plan, args.columns, args.size)
+        reference = np.concatenate(list(log_probs(flow, labelled(rows, label), args.seed)))
+    rows = labelled(read_rows(args.data, plan, args.columns, args.size), label)
     result = score_rows(flow, rows, args.out, reference, args.seed)
     report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average, "
@@ -95,7 +96,8 @@ def _add_score(commands: Any) -> None:
                   "Log-likelihood of every row, to a file. Large files are read piece by piece.",
                   "evenflow score runs/digits images.npy --reference --out scores.csv")
     model_and_data(sub)
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV: columns; default: the run's")
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    label_argument(sub)
     sub.add_argument("--reference", nargs="?", const="", metavar="DATA",
                      help="also p-values against these rows; without DATA: the test part of the run's own")
     sub.add_argument("--seed", type=int, default=0, help="of the noise that images get")
@@ -110,6 +112,7 @@ def _add_inpaint(commands: Any) -> None:
     sub.add_argument("--mask", nargs="+", choices=(*MASKS, "all"), metavar="MASK", default=["top"],
                      help=f"what is hidden (top): {', '.join(MASKS)}; all: one after the other")
     rows_arguments(sub, 10)
+    label_argument(sub)
     sub.add_argument("--steps", type=int, default=2000, help="2000; the authors took 111895")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", default="inpaint.png", metavar="FILE",

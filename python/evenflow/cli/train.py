@@ -71,6 +71,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     settings = _settings(values, training)
     if epochs is None and steps is None:
         epochs = presets.epochs(training, len(part.train), settings["batch_size"])
+    if "average" not in values:
+        settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 whole.columns if _has_names(source.path, whole) else [], outputs)
     trainer = plan.trainer(flow, part, ranks)

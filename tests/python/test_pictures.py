@@ -1,0 +1,253 @@
+"""Folders of pictures as people have them, what commands make of them, and pictures that are written."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import plot, presets
+from evenflow.cli import main
+from evenflow.cli.progress import Progress
+from evenflow.data import read_folder
+from evenflow.files import replacing
+
+image = pytest.importorskip("PIL.Image")
+SMALL = ["--levels", "1", "--depth", "1", "--hidden", "4", "--steps", "2", "--quiet"]
+
+
+def write(path, shape=(8, 8, 3), seed=0):
+    """A picture of noise in a file, and its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def colour(tmp_path):
+    """A run that was trained on pictures in two classes, with the label, from a relative path."""
+    for i in range(30):
+        write(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.png", seed=i)
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert main(["train", "photos", *SMALL, "--conditional", "--valid", "0.3", "--out", "run"]) == 0
+    finally:
+        os.chdir(before)
+    return tmp_path / "run"
+
+
+# Folders
+
+def test_pictures_of_a_class_in_subfolders(tmp_path):
+    write(tmp_path / "cat" / "1.png")
+    write(tmp_path / "bird" / "2023" / "may" / "1.png")
+    with pytest.raises(ef.IoError, match=r"bird: expected the pictures of a class .* subfolders: .*2023/may/1.png"):
+        ef.data.load(tmp_path)
+    (tmp_path / "bird" / "2023").rename(tmp_path / "bird" / ".2023")
+    assert ef.data.load(tmp_path).classes == ["cat"]
+
+
+@pytest.mark.parametrize("held_out", [["test"], ["val"], ["valid"], ["validation", "Test"]])
+def test_parts(tmp_path, held_out):
+    x = [write(tmp_path / "train" / f"{i}.png", seed=i) for i in range(3)]
+    y = [write(tmp_path / name / "0.png", seed=9) for name in held_out]
+    (tmp_path / "notes").mkdir()
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train, x) and np.array_equal(data.test, y)
+    assert data.classes == [] and data.train_labels is None and data.test_labels is None
+    stray = tmp_path / "extra" / "0.png"
+    for path in (stray, tmp_path / "0.png"):
+        write(path)
+        with pytest.raises(ef.IoError, match=f"expected no pictures beside .*train and .*, got {path}"):
+            ef.data.load(tmp_path)
+        path.unlink()
+
+
+def test_parts_with_classes(tmp_path):
+    for name in ("train/cat/1", "train/cat/2", "train/dog/1", "val/dog/1", "val/emu/1"):
+        write(tmp_path / f"{name}.png")
+    data = ef.data.load(tmp_path)
+    assert data.classes == ["cat", "dog", "emu"]
+    assert data.train_labels.tolist() == [0, 0, 1] and data.test_labels.tolist() == [1, 2]
+    for name in ("dog", "emu"):
+        (tmp_path / "val" / name / "1.png").rename(tmp_path / "val" / f"{name}.png")
+    data = ef.data.load(tmp_path)
+    assert data.train_labels.tolist() == [0, 0, 1] and data.test_labels is None and len(data.test) == 2
+
+
+def test_other_names_are_classes(tmp_path):
+    for name in ("train", "plane"):
+        write(tmp_path / name / "1.png")
+    data = ef.data.load(tmp_path)
+    assert data.classes == ["plane", "train"] and data.test is None
+
+
+def test_parts_that_stay_on_the_disk(tmp_path, monkeypatch):
+    x, y = (write(tmp_path / part / "0.png", seed=i) for i, part in enumerate(("train", "test")))
+    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("evenflow.rows.RESIDENT_BYTES", 0)
+    data = ef.data.load(tmp_path)
+    assert not isinstance(data.train, np.ndarray)
+    assert np.array_equal(data.train[:], [x]) and np.array_equal(data.test[:], [y])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_set_upright(tmp_path, orientation):
+    ops = pytest.importorskip("PIL.ImageOps")
+    note = image.Exif()
+    note[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    for ending in ("jpg", "png", "tif", "webp"):
+        path = tmp_path / ending / f"1.{ending}"
+        path.parent.mkdir()
+        image.fromarray(pixels).save(path, exif=note)
+        with image.open(path) as picture:
+            wanted = np.asarray(ops.exif_transpose(picture))
+        assert np.array_equal(ef.data.load(path.parent).train[0], wanted)
+        assert np.array_equal(ef.data.load(path.parent, crop=4).train[0],
+                              wanted[wanted.shape[0] // 2 - 2:, wanted.shape[1] // 2 - 2:][:4, :4])
+
+
+def test_a_broken_note_of_a_camera(tmp_path):
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    image.fromarray(pixels).save(tmp_path / "1.jpg", exif=b"Exif\0\0no TIFF header")
+    assert ef.data.load(tmp_path).shape == (6, 8, 3)
+
+
+def test_channels(tmp_path):
+    grey, rgb = write(tmp_path / "grey" / "1.png", (8, 8)), write(tmp_path / "rgb" / "1.png")
+    assert np.array_equal(read_folder(tmp_path / "grey", channels=3).train[0], np.stack(3 * [grey], axis=-1))
+    assert np.array_equal(read_folder(tmp_path / "rgb", channels=1).train[0, ..., 0],
+                          np.asarray(image.fromarray(rgb).convert("L")))
+    with pytest.raises(ef.ConfigError, match=r"\[data\] expected channels to be 1 or 3, got 2"):
+        read_folder(tmp_path / "rgb", channels=2)
+
+
+# Commands
+
+def test_other_pictures_have_the_channels_of_the_model(tmp_path, colour, capsys):
+    grey = [write(tmp_path / "grey" / "a" / f"{i}.png", (8, 8), seed=i) for i in range(4)]
+    flow = ef.load(colour / "model.safetensors")
+    wanted = flow.bits_per_dim(np.stack([np.stack(3 * [x], axis=-1) for x in grey]), label=np.zeros(4, int)).mean()
+    capsys.readouterr()
+    assert main(["eval", str(colour), str(tmp_path / "grey"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_dim"] == pytest.approx(wanted, rel=1e-5)
+    one = tmp_path / "one"
+    assert main(["train", str(tmp_path / "grey"), *SMALL, "--pad", "12", "--valid", "0.3", "--out", str(one)]) == 0
+    assert main(["eval", str(one), str(tmp_path / "photos")]) == 0
+
+
+def test_the_data_are_found_from_elsewhere(tmp_path, colour, capsys, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["eval", "../run"]) == 0
+    assert main(["resume", "../run", "--steps", "3", "--quiet"]) == 0
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    assert main(["eval", "../run"]) == 2
+    assert "got photos, which does not exist" in capsys.readouterr().err
+
+
+def test_a_run_from_a_folder_that_is_gone(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((50, 2)))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["train", str(tmp_path / "x.npy"), "--steps", "1", "--quiet", "--out", str(tmp_path / "run")]) == 0
+    assert main(["eval", str(tmp_path / "run")]) == 0
+
+
+def test_a_label_for_pictures_without(tmp_path, colour, capsys):
+    for i in range(4):
+        write(tmp_path / "new" / f"{i}.png", seed=i)
+    new, out = str(tmp_path / "new"), str(tmp_path / "out.npy")
+    x = ef.data.load(new).train
+    flow = ef.load(colour / "model.safetensors")
+    assert main(["score", str(colour), new, "--label", "b", "--out", out]) == 0
+    assert np.array_equal(np.load(out), flow.log_prob(x, label=1))
+    assert main(["encode", str(colour), new, "--label", "1", "--out", str(tmp_path / "z.npz")]) == 0
+    assert np.load(tmp_path / "z.npz")["labels"].tolist() == 4 * [1]
+    for options in (["reconstruct"], ["interpolate"], ["inpaint", "--steps", "1"]):
+        command = [options[0], str(colour), new, *options[1:], "--n", "4", "--out", out]
+        assert main(command) == 2
+        assert main([*command, "--label", "b"]) == 0
+    assert main(["score", str(colour), new, "--label", "c", "--out", out]) == 2
+    assert "a label out of a, b" in capsys.readouterr().err
+
+
+def test_a_label_for_a_model_without_classes(tmp_path, capsys):
+    for i in range(10):
+        write(tmp_path / "new" / f"{i}.png", seed=i)
+    run = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "new"), *SMALL, "--valid", "0.3", "--out", run]) == 0
+    for command in ("score", "reconstruct"):
+        assert main([command, run, "--label", "0"]) == 2
+        assert "[label] expected no label, since the model has no classes, got one" in capsys.readouterr().err
+
+
+def test_interpolation_within_a_class(tmp_path, colour):
+    out = str(tmp_path / "i.npy")
+    for options, shape in ((["--steps", "3"], (2, 3)), (["--manifold", "--steps", "2"], (2, 2))):
+        assert main(["interpolate", str(colour), *options, "--out", out]) == 0
+        assert np.load(out).shape == (*shape, 8, 8, 3)
+
+
+# How long an average lags
+
+@pytest.mark.parametrize("epochs, steps, wanted", [(334, None, 0.99), (None, 19_999, 0.99), (None, 20_000, 0.999),
+                                                   (2_000, 900, 0.99), (2_300, None, 0.999)])
+def test_the_average_suits_the_length(epochs, steps, wanted):
+    assert presets.average(presets.TRAINING["image"], 540, 64, epochs, steps) == wanted
+
+
+def test_the_average_of_others():
+    assert presets.average(presets.TRAINING["table"], 540, 64, None, 10**6) == 0.99
+    assert presets.average(presets.DIGITS_TRAINING, 1350, 50, None, 10**6) == 0.99
+    assert presets.average(presets.find("glow-cifar10").training, 45_000, 512, 10**6, None) == 0
+
+
+def test_the_average_of_a_run(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8))
+    for options, wanted in (([], "0.99"), (["--average", "0.5"], "0.5"), (["--preset", "nice-mnist"], "0")):
+        small = SMALL if "--preset" not in options else ["--hidden", "4", "--steps", "1", "--quiet"]
+        assert main(["train", str(tmp_path / "x.npy"), *small, *options, "--force", "--out", str(tmp_path / "r")]) == 0
+        assert f"\naverage = {wanted}" in (tmp_path / "r" / "config.toml").read_text()
+
+
+# What is written
+
+@pytest.mark.parametrize("channels, mode", [(2, "LA"), (4, "RGBA")])
+def test_pictures_with_alpha(tmp_path, channels, mode):
+    x = np.random.default_rng(0).integers(0, 256, (20, 8, 8, channels), np.uint8)
+    plot.save_grid(x[:1], tmp_path / "1.png", scale=1)
+    with image.open(tmp_path / "1.png") as picture:
+        assert picture.mode == mode and np.array_equal(np.asarray(picture), x[0])
+    np.save(tmp_path / "x.npy", x)
+    assert main(["train", str(tmp_path / "x.npy"), *SMALL, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert main(["sample", str(tmp_path / "run"), "--n", "2", "--out", str(tmp_path / "s")]) == 0
+    with pytest.raises(ef.IoError, match="x.jpg"):
+        plot.save_grid(x[:1], tmp_path / "x.jpg")
+
+
+def test_an_error_has_the_name_that_was_given(tmp_path):
+    path = str(tmp_path / "nowhere" / "a.png")
+    with pytest.raises(ef.IoError) as caught, replacing("sample", path):
+        pass
+    assert str(caught.value).count(path) == 2 and f".{os.getpid()}." not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (80, 0), (0, 24)])
+def test_a_bar_on_a_terminal_without_a_size(capsys, monkeypatch, size):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size(size))
+    progress = Progress(total=2, quiet=False, images=False)
+    for step in (1, 2):
+        progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
+    progress.close()
+    assert "2/2 steps" in capsys.readouterr().err
