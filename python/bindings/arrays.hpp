@@ -176,4 +176,34 @@ class OnDevice {
   bool follows_ = false;
 };
 
+/// What a call is given besides its batch: None, labels (n) int32, or a context (n, C) of T; and where the
+/// gradient by the context goes, or None. ShapeError, TypeError.
+template <class T>
+class GivenArrays {
+ public:
+  GivenArrays(const char* call, int64_t context, const py::object& given, int64_t n,
+              const py::object& dcontext = py::none()) {
+    if (given.is_none()) return;
+    if (context) {
+      context_ = batch_of<const T>(given, call, "context", context, n);
+      if (!dcontext.is_none()) dcontext_ = batch_of<T>(dcontext, call, "dcontext", context, n);
+    } else {
+      const auto labels = batch_of<const int32_t>(given, call, "labels", 1);
+      if (labels.n != n) fail<ShapeError>(call, "expected ", n, " labels, got ", labels.n);
+      labels_ = labels.data;
+    }
+  }
+
+  /// Where the call computes.
+  Given<T> on(OnDevice& arrays) const {
+    if (!context_.data) return labels_;
+    return Given<T>(arrays.in(context_), dcontext_.data ? arrays.out(dcontext_) : nullptr);
+  }
+
+ private:
+  const int32_t* labels_ = nullptr;
+  Batch<const T> context_{nullptr, 0, 0, false};
+  Batch<T> dcontext_{nullptr, 0, 0, false};
+};
+
 }  // namespace evenflow::python

@@ -121,15 +121,6 @@ const T* data_of(const py::array& array, const char* call, const char* name) {
   return static_cast<const T*>(array.data());
 }
 
-/// Labels (n), or null for None.
-inline const int32_t* labels_of(const py::object& labels, int64_t n, const char* call) {
-  if (labels.is_none()) return nullptr;
-  const py::array array = py::array::ensure(labels);
-  const int32_t* data = data_of<int32_t>(array, call, "labels");
-  if (array.shape(0) != n) fail<ShapeError>(call, "expected ", n, " labels, got ", array.shape(0));
-  return data;
-}
-
 void bind_arrays(py::module_& m);
 void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);

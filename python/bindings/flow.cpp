@@ -18,66 +18,66 @@ py::array_t<T> borrowed(const py::object& owner, T* data, int64_t size) {
 
 template <class T>
 void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
-             const py::object& labels, int64_t first_row) {
+             const py::object& given, int64_t first_row) {
   const char* call = "forward";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims);
   const auto out = batch_of<T>(z, call, "z", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
-  self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, arrays.out(out),
-                    arrays.out(det));
+  self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
+                    arrays.out(out), arrays.out(det));
   arrays.bring();
 }
 
 template <class T>
 void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py::object& logdet,
-             const py::object& labels, int64_t first_row) {
+             const py::object& given, int64_t first_row) {
   const char* call = "inverse";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(z, call, "z", dims);
   const auto out = batch_of<T>(x, call, "x", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
-  self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, label, arrays.out(out, self.flow.sample_shape()),
-                    arrays.out(det));
+  self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, known.on(arrays),
+                    arrays.out(out, self.flow.sample_shape()), arrays.out(det));
   arrays.bring();
 }
 
 template <class T>
-void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& labels,
+void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& given,
               int64_t first_row) {
   const char* call = "log_prob";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", 1, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
   const View<const T> there = arrays.in(in, self.flow.sample_shape());
   if (out.on_device || ctx.on_host()) {
-    self.flow.log_prob(ctx, self.arena, there, label, arrays.out(out));
+    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.out(out));
   } else {
-    self.flow.log_prob(ctx, self.arena, there, label, arrays.room<double>(out.n), out.data);
+    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.room<double>(out.n), out.data);
   }
 }
 
 template <class T>
-void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& labels,
+void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& given,
             int64_t first, int64_t first_row) {
   const char* call = "sample";
   const auto out = batch_of<T>(x, call, "x", self.flow.dims());
-  const int32_t* label = labels_of(labels, out.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, out.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
-  self.flow.sample(ctx, self.arena, first, temperature, seed, label,
+  self.flow.sample(ctx, self.arena, first, temperature, seed, known.on(arrays),
                    arrays.out(out, self.flow.sample_shape()));
   arrays.bring();
 }
@@ -94,53 +94,60 @@ void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& resu
 }
 
 template <class T>
-void backward(PyFlow<T>& self, const py::object& z, const py::object& dz, const py::object& dlogdet,
-              const py::object& x, const py::object& dx, const py::object& labels) {
+double backward(PyFlow<T>& self, const py::object& z, const py::object& dz, const py::object& dlogdet,
+                const py::object& x, const py::object& dx, const py::object& given,
+                const py::object& dcontext, const py::object& truth) {
   const char* call = "backward";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(z, call, "z", dims), din = batch_of<const T>(dz, call, "dz", dims, in.n);
   const auto ddet = batch_of<const double>(dlogdet, call, "dlogdet", 1, in.n);
   const auto out = batch_of<T>(x, call, "x", dims, in.n), dout = batch_of<T>(dx, call, "dx", dims, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n, dcontext);
+  const bool measured = !truth.is_none();
+  const auto wanted = measured ? batch_of<const T>(truth, call, "truth", dims, in.n) : Batch<const T>{};
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
-  self.flow.backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet), label,
-                     arrays.out(out, shape), arrays.out(dout, shape));
+  const double drift = self.flow.backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet),
+                                          known.on(arrays), arrays.out(out, shape), arrays.out(dout, shape),
+                                          measured ? arrays.in(wanted, shape) : View<const T>());
   arrays.bring();
+  return drift;
 }
 
 template <class T>
 void inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx, const py::object& dlogdet,
-                      const py::object& z, const py::object& dz, const py::object& labels) {
+                      const py::object& z, const py::object& dz, const py::object& given,
+                      const py::object& dcontext) {
   const char* call = "inverse_backward";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims), din = batch_of<const T>(dx, call, "dx", dims, in.n);
   const auto ddet = batch_of<const double>(dlogdet, call, "dlogdet", 1, in.n);
   const auto out = batch_of<T>(z, call, "z", dims, in.n), dout = batch_of<T>(dz, call, "dz", dims, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n, dcontext);
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   self.flow.inverse_backward(ctx, self.arena, arrays.in(in, shape), arrays.in(din, shape), arrays.in(ddet),
-                             label, arrays.out(out), arrays.out(dout));
+                             known.on(arrays), arrays.out(out), arrays.out(dout));
   arrays.bring();
 }
 
 template <class T>
 void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& log_prob,
-                       const py::object& grad, const py::object& labels, int64_t first_row) {
+                       const py::object& grad, const py::object& given, int64_t first_row,
+                       const py::object& dcontext) {
   const char* call = "log_prob_and_grad";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims);
   const auto out = batch_of<double>(log_prob, call, "log_prob", 1, in.n);
   const auto dx = batch_of<T>(grad, call, "grad", dims, in.n);
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n, dcontext);
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
-  self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), label, arrays.out(out),
+  self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), known.on(arrays), arrays.out(out),
                               arrays.out(dx, shape));
   arrays.bring();
 }
@@ -180,11 +187,11 @@ py::dict as_dict(const StepResult& r, bool grad_norm = false) {
 }
 
 template <class T>
-py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& labels, int64_t budget,
+py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& given, int64_t budget,
                        double weight, const py::object& sum_over_ranks, const py::object& complete,
-                       int64_t least) {
+                       int64_t least, const py::object& dcontext) {
   const auto in = batch_of<const T>(x, "loss_and_grad", "x", self.flow.dims());
-  const int32_t* label = labels_of(labels, in.n, "loss_and_grad");
+  const GivenArrays<T> known("loss_and_grad", self.flow.context(), given, in.n, dcontext);
   StepResult r;
   PyRanks ranks(sum_over_ranks);
   GradientWatch watch;
@@ -198,23 +205,24 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
       py::gil_scoped_acquire lock;
       complete(part);
     };
-    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
-                                weight, complete.is_none() ? nullptr : &watch);
+    r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
+                                budget, weight, complete.is_none() ? nullptr : &watch);
+    arrays.bring();
   }
   return as_dict(r);
 }
 
 template <class T>
-py::dict train_step(PyFlow<T>& self, const py::object& x, PyOptimizer<T>& optimizer, const py::object& labels,
+py::dict train_step(PyFlow<T>& self, const py::object& x, PyOptimizer<T>& optimizer, const py::object& given,
                     int64_t budget, double max_norm, PyAverage<T>* average, double decay) {
   const char* call = "train_step";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
-  const int32_t* label = labels_of(labels, in.n, call);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n);
   StepResult r;
   {
     OnDevice arrays(self.contexts);
     r = self.flow.train_step(
-        arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), label, budget,
+        arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays), budget,
         {optimizer.optimizer, max_norm, average ? average->values.data() : nullptr, decay});
   }
   return as_dict(r, true);
@@ -237,11 +245,12 @@ void dequantize(PyFlow<T>& self, const py::object& x, int bits, const py::object
 }
 
 template <class T>
-void init(PyFlow<T>& self, const py::object& x) {
+void init(PyFlow<T>& self, const py::object& x, const py::object& given) {
   const auto in = batch_of<const T>(x, "init", "x", self.flow.dims());
+  const GivenArrays<T> known("init", self.flow.context(), given, in.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
-  self.flow.init_from_data(ctx, self.arena, arrays.in(in, self.flow.sample_shape()));
+  self.flow.init_from_data(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays));
 }
 
 template <class Value, class T>
@@ -340,6 +349,7 @@ void bind_class(py::module_& m, const char* name) {
       .def_property_readonly("sample_shape", [](F& f) { return image_shape(f.flow.sample_shape()); })
       .def_property_readonly("dims", [](F& f) { return f.flow.dims(); })
       .def_property_readonly("classes", [](F& f) { return f.flow.classes(); })
+      .def_property_readonly("context", [](F& f) { return f.flow.context(); })
       .def_property_readonly("base", [](F& f) { return to_string(f.flow.base()); })
       .def_property_readonly("initialized", [](F& f) { return f.flow.initialized(f.arena); })
       .def("check_parameters", [](F& f) { f.flow.check_parameters(f.arena); })
@@ -381,22 +391,24 @@ void bind_class(py::module_& m, const char* name) {
                              })
       .def("scale", &scale<T>, "array"_a, "factor"_a)
       .def("first_not_finite", &first_not_finite<T>, "array"_a)
-      .def("init", &init<T>, "x"_a)
-      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "labels"_a = py::none(), "first_row"_a = 0)
-      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "labels"_a = py::none(), "first_row"_a = 0)
-      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "labels"_a = py::none(), "first_row"_a = 0)
-      .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "labels"_a = py::none(),
+      .def("init", &init<T>, "x"_a, "given"_a = py::none())
+      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
+      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
+      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0)
+      .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),
            "first"_a = 0, "first_row"_a = 0)
       .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a)
-      .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "labels"_a = py::none())
+      .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "given"_a = py::none(),
+           "dcontext"_a = py::none(), "truth"_a = py::none())
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,
-           "labels"_a = py::none())
-      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "labels"_a = py::none(),
-           "first_row"_a = 0)
-      .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "labels"_a = py::none(),
+           "given"_a = py::none(), "dcontext"_a = py::none())
+      .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "given"_a = py::none(),
+           "first_row"_a = 0, "dcontext"_a = py::none())
+      .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "given"_a = py::none(),
            "activation_budget"_a = -1, "max_norm"_a = 0.0, "average"_a = py::none(), "decay"_a = 0.0)
-      .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "labels"_a = py::none(), "activation_budget"_a = -1,
-           "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0)
+      .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "given"_a = py::none(), "activation_budget"_a = -1,
+           "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0,
+           "dcontext"_a = py::none())
       .def("gradient_parts", &gradient_parts<T>, "least"_a)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }
@@ -466,7 +478,8 @@ void bind_makers(py::module_& m) {
       [](const std::string& dtype, int64_t dims, int64_t couplings, const std::vector<int64_t>& hidden,
          const std::string& coupling, const std::string& mask, const std::string& permutation,
          const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior,
-         const std::string& conditioner_dtype, uint64_t seed, const std::string& device, int threads) {
+         const std::string& conditioner_dtype, int64_t context, uint64_t seed, const std::string& device,
+         int threads) {
         const RealNvpTableConfig c{dims,
                                    couplings,
                                    hidden,
@@ -477,12 +490,13 @@ void bind_makers(py::module_& m) {
                                    batch_norm,
                                    actnorm,
                                    prior,
-                                   net_dtype(conditioner_dtype)};
+                                   net_dtype(conditioner_dtype),
+                                   context};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
       },
       "dtype"_a, "dims"_a, py::kw_only(), "couplings"_a, "hidden"_a, "coupling"_a, "mask"_a, "permutation"_a,
-      "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "seed"_a,
-      "device"_a = "cpu", "threads"_a = 0);
+      "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "context"_a = 0,
+      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_nice",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings,

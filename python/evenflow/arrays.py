@@ -204,6 +204,23 @@ def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | N
     return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
+def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str) -> Batch:
+    """A context as (n, size) of the model's dtype, from n rows, or from one for all."""
+    if context is None:
+        raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
+    where = f"{where}, context"
+    if device != "cpu" and _is_on(context, CUDA, CUDA_MANAGED) and getattr(context, "ndim", 0) == 2:
+        taken = take_batch(where, context, (size,), dtype, device)
+        if len(taken) != n:
+            raise ShapeError(f"[{where}] expected ({n}, {size}), got {taken.shape}")
+        return taken
+    numbers = as_numbers(where, "the context", context)
+    if numbers.shape not in ((size,), (n, size)):
+        raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}")
+    rows = to_floats(where, numbers.reshape(-1, size), dtype)
+    return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
+
+
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
     """Level units (0 ... 2^bits, floats) to 8-bit pixels, for display and for files.
 

@@ -13,7 +13,8 @@ import numpy as np
 from evenflow import arrays, plot
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import Rows, check_any, replacing, write_rows
-from evenflow.flow import BLOCK_VALUES, Flow, check_flow
+from evenflow.batches import BLOCK_VALUES
+from evenflow.flow import Flow, check_flow
 
 
 def encode_rows(flow: Flow, rows: Rows, out: str) -> int:

@@ -17,7 +17,8 @@ import numpy as np
 from evenflow import _core, arrays
 from evenflow._core import DeviceArray
 from evenflow.arrays import Batch
-from evenflow.errors import ConfigError, DeviceError, ShapeError
+from evenflow.batches import Batches
+from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
 
 if TYPE_CHECKING:
     from evenflow.optim import MovingAverage, Optimizer
@@ -27,11 +28,11 @@ Array = Any
 
 DOUBLE = np.dtype(np.float64)
 
-# Inference runs over blocks of about this many values, so that its memory does not grow with N.
-BLOCK_VALUES = 1 << 22
+DRIFT = {"float32": 1e-3, "float64": 1e-8}
+"""How far a batch that backward rebuilds may be off, relative to its largest value, of the data or standardised."""
 
 
-class Flow:
+class Flow(Batches):
     """A normalizing flow: x <-> z with exact log-density. Made by Glow, RealNVP, NICE or `load`.
 
     Images are (N, H, W, C), uint8 or floats in level units 0 ... 2^bits; tables are (N, D) floats. Arrays in
@@ -43,25 +44,23 @@ class Flow:
     there: C-contiguous, of the model's dtype or uint8 for images, log-determinants float64. A call whose
     first array is on the GPU returns DeviceArrays. Labels are in main memory. See docs/cuda.md.
 
+    A conditional density takes what it is given in every call: a model with classes their numbers as label,
+    (N,) or one for all; a model with a context that many numbers a sample as context, (N, C) or (C,) for all.
+
     Everywhere: TypeError on a wrong dtype, ShapeError on a wrong shape or an empty batch, NumericError on NaN
-    or infinity in the data (with its place), ConfigError on an unknown label and before `init`, DeviceError on
-    an array of another GPU.
+    or infinity in the data (with its place), ConfigError on an unknown label, on a label or context that is
+    missing or that the model has none of, and before `init`, DeviceError on an array of another GPU.
 
     Calls that only read the model (forward, inverse, log_prob, sample, encode, decode) may run in several
     threads at once, and release the GIL; calls that write it (init, loss_and_grad, train_step, backward, fit) need the
     flow for themselves: others beside them may give mixed numbers, but nothing crashes. The child of a fork
-    computes on one thread, since OpenMP's threads stay in the parent; the bits are the same. copy, deepcopy
-    and pickle give an independent flow with the same values, without gradients.
+    computes on one thread if its parent had several, since these stay there; the bits are the same. copy,
+    deepcopy and pickle give an independent flow with the same values, without gradients.
     """
 
     def __init__(self, core: _core.Flow32 | _core.Flow64, config: dict[str, Any]):
-        self._core = core
+        super().__init__(core, isinstance(config["shape"], list), config.get("bits"))
         self._config = config
-        # Every call asks for these, and for one row asking the core would take longer than the products.
-        self._dtype, self._dims, self._classes = np.dtype(core.dtype), core.dims, core.classes
-        self._device = core.device
-        self._is_image = isinstance(config["shape"], list)
-        self._shape: tuple[int, ...] = core.sample_shape if self._is_image else (self._dims,)
         self.last_step: dict[str, Any] = {}
         """Of the last loss_and_grad or train_step: loss, nll, class_nll, class_error; drift: how far the rebuilt batch
         was off, relative to its largest value; fallback: whether the step was repeated from checkpoints for that;
@@ -111,6 +110,11 @@ class Flow:
     def classes(self) -> int:
         """Number of classes that the density is conditioned on, 0 without."""
         return self._classes
+
+    @property
+    def context(self) -> int:
+        """How many numbers a sample's density is conditioned on, C; 0 without."""
+        return self._context
 
     @property
     def initialized(self) -> bool:
@@ -181,83 +185,86 @@ class Flow:
         return {name: grads[offset:offset + size].reshape(shape)
                 for name, shape, group, offset, size in self.entries() if group in ("decay", "no_decay")}
 
-    def init(self, x: Any) -> None:
+    def init(self, x: Any, context: Any = None) -> None:
         """Data-dependent initialisation from a batch, once, before training (actnorm, standardisation).
 
-        uint8 images are dequantised with seed 0. Calling it again starts again from the present parameters.
-        NumericError where a channel is constant.
+        uint8 images are dequantised with seed 0. A context is standardised by this batch's mean and deviation.
+        Calling it again starts again from the present parameters. NumericError where a channel is constant.
         """
         x = self._take("init", x)
-        self._core.init(self._block("init", x, 0, len(x), seed=0))
+        given = self._given("init", None, context, len(x)) if self._context or context is not None else None
+        self._core.init(self._block("init", x, 0, len(x), seed=0), given)
 
     # Density, latents, samples
 
-    def forward(self, x: Any, label: Any = None) -> tuple[Array, Array]:
+    def forward(self, x: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
         x = self._take("forward", x)
-        labels = arrays.check_labels("forward", label, len(x), self.classes)
+        given = self._given("forward", label, context, len(x))
         z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
-            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(labels, a, b), a)
+            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(given, a, b), a)
         return z, logdet
 
-    def inverse(self, z: Any, label: Any = None) -> tuple[Array, Array]:
+    def inverse(self, z: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
         """z (N, D) -> x and logdet (N,) = log |det dx/dz|, minus forward's at x."""
         z = self._take_floats("inverse", z, (self.dims,))
-        labels = arrays.check_labels("inverse", label, len(z), self.classes)
+        given = self._given("inverse", label, context, len(z))
         x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
-            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(labels, a, b), a)
+            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(given, a, b), a)
         return x, logdet
 
-    def encode(self, x: Any, label: Any = None) -> Array:
+    def encode(self, x: Any, label: Any = None, context: Any = None) -> Array:
         """x -> z (N, D). Nothing is added or dropped, so `decode` gives x back."""
-        return self.forward(x, label)[0]
+        return self.forward(x, label, context)[0]
 
-    def decode(self, z: Any, label: Any = None) -> Array:
+    def decode(self, z: Any, label: Any = None, context: Any = None) -> Array:
         """z (N, D) -> x; images in level units (see `to_uint8`)."""
-        return self.inverse(z, label)[0]
+        return self.inverse(z, label, context)[0]
 
-    def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0) -> Array:
-        """log p(x) (N,) float64, nats of the density in the units of x.
+    def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0, context: Any = None) -> Array:
+        """log p(x) (N,) float64, nats of the density in the units of x; log p(x | context) where there is one.
 
         seed: of the uniform dequantisation noise that uint8 images get; floats get none. The noise of row i
         depends on (seed, first + i) alone: first is the number of x's first row, for data in pieces.
         """
         x, seed = self._take("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
-        labels = arrays.check_labels("log_prob", label, len(x), self.classes)
+        given = self._given("log_prob", label, context, len(x))
         first = arrays.whole("log_prob", "first", first, low=0, high=arrays.LARGEST - len(x))
         out = self._empty(x, dtype=DOUBLE)
-        if x.size <= BLOCK_VALUES:
-            self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), out, labels)
+        if self._in_one_block(x):
+            self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), out, given)
             return out
         for a, b in self._blocks(len(x)):
             block = self._block("log_prob", x, a, b, seed, first)
-            self._core.log_prob(block, out[a:b], _rows(labels, a, b), a)
+            self._core.log_prob(block, out[a:b], _rows(given, a, b), a)
         return out
 
-    def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None,
-                          first: int = 0) -> tuple[Array, Array]:
+    def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None, first: int = 0, context: Any = None,
+                          dcontext: Batch | None = None) -> tuple[Array, Array]:
         """log p(x) (N,) float64 in nats and its gradient by x, in x's shape and the model's dtype.
 
         For MAP estimates, Langevin and Hamiltonian samplers, inpainting. Arguments as in log_prob. Far from
         the data, where a flow can't be inverted in its precision, the pass is repeated without rebuilding
         inputs. `grads` are left alone, and batch norm uses its running moments. NumericError where the
-        density or its gradient is not finite.
+        density or its gradient is not finite. dcontext: see `backward`, of the sum of log-densities.
         """
         where = "log_prob_and_grad"
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
-        labels = arrays.check_labels(where, label, len(x), self.classes)
+        given = self._given(where, label, context, len(x))
         first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
+        place = self._place(where, dcontext, len(x))
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(labels, a, b), a)
+            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(given, a, b), a,
+                                         _rows(place, a, b))
         return log_prob, grad
 
-    def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None) -> Array:
+    def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None, context: Any = None) -> Array:
         """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
-        log_prob = self.log_prob(x, seed, label)
+        log_prob = self.log_prob(x, seed, label, context=context)
         nats = -self.dims * math.log(2)
         if isinstance(log_prob, np.ndarray):
             return log_prob / nats
@@ -265,7 +272,7 @@ class Flow:
         return log_prob
 
     def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None, first: int = 0,
-               device: str = "cpu") -> Array:
+               device: str = "cpu", context: Any = None) -> Array:
         """n samples, images as floats in level units (see `to_uint8`).
 
         temperature multiplies the base draw at every level. Sample i depends on (seed, first + i) alone, not
@@ -279,9 +286,9 @@ class Flow:
             raise DeviceError(f"[sample] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
         with arrays.memory_for("sample", f"{n} samples"):
             x = arrays.empty(device, (n, *self.shape), self.dtype)
-        labels = arrays.check_labels("sample", label, n, self.classes)
+        given = self._given("sample", label, context, n)
         for a, b in self._blocks(n):
-            self._core.sample(x[a:b], temperature, seed, _rows(labels, a, b), first=first + a, first_row=a)
+            self._core.sample(x[a:b], temperature, seed, _rows(given, a, b), first=first + a, first_row=a)
         return x
 
     def class_log_prob(self, x: Any) -> Array:
@@ -328,40 +335,43 @@ class Flow:
     # Gradients
 
     def loss_and_grad(self, x: Any, label: Any = None, activation_budget: int | None = None, seed: int = 0,
-                      weight: float = 1.0) -> float:
+                      weight: float = 1.0, *, context: Any = None, dcontext: Batch | None = None) -> float:
         """Mean negative log-likelihood in nats; adds its gradient, times `weight`, to `grads`.
 
         With a class head the loss holds class_weight times the classification loss. activation_budget: bytes
         of conditioner activations to keep instead of recomputing them; None: a share of the free memory, 0:
-        rebuild everything. Running statistics are updated. `last_step` holds the details. NumericError where
-        the loss is not finite.
+        rebuild everything. Running statistics are updated. `last_step` holds the details. dcontext: see
+        `backward`. NumericError where the loss is not finite.
         """
         x, seed = self._take("loss_and_grad", x), arrays.whole("loss_and_grad", "seed", seed, low=0)
-        labels = arrays.check_labels("loss_and_grad", label, len(x), self.classes)
+        given = self._given("loss_and_grad", label, context, len(x))
         budget = -1 if activation_budget is None else arrays.whole("loss_and_grad", "activation_budget",
                                                                    activation_budget, low=0)
         weight = arrays.number("loss_and_grad", "weight", weight, -math.inf)
-        return self._loss_and_grad(x, labels, budget, seed, first=0, weight=weight)
+        return self._loss_and_grad(x, given, budget, seed, first=0, weight=weight,
+                                   dcontext=self._place("loss_and_grad", dcontext, len(x)))
 
-    def _loss_and_grad(self, x: Batch, labels: np.ndarray | None, budget: int, seed: int, first: int,
-                       weight: float, **ranks: Any) -> float:
+    def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int,
+                       weight: float, **more: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
 
-        ranks: sum_over_ranks adds up an array in place: batch norms then take the moments of all ranks' rows.
+        more: dcontext; sum_over_ranks adds up an array in place: batch norms then take the moments of all ranks' rows.
         complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch in C++.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        step = self._core.loss_and_grad(block, labels, budget, weight, **ranks)
+        step = self._core.loss_and_grad(block, given, budget, weight, **more)
         self.last_step = {**step}
         return step["loss"]
 
     def train_step(self, x: Any, optimizer: Optimizer, label: Any = None, activation_budget: int | None = None,
-                   seed: int = 0, *, max_norm: float = 0.0, average: MovingAverage | None = None) -> float:
+                   seed: int = 0, *, max_norm: float = 0.0, average: MovingAverage | None = None,
+                   context: Any = None) -> float:
         """One training step in one call, and its loss: `zero_grad`, `loss_and_grad`, `clip_grad_norm` where
         max_norm is not 0, `optimizer.step()` and `average.update()`.
 
         Faster than these one by one. Arguments as there; `last_step` has grad_norm, before clipping, as well.
-        NumericError where the loss or a gradient is not finite: no value is changed, and `grads` are zero.
+        NumericError where the loss or a gradient is not finite: no value is changed, and `grads` are zero; bad data are
+        refused before anything is.
         """
         where = "train_step"
         Optimizer, MovingAverage = _parts_of_a_step()
@@ -373,29 +383,32 @@ class Flow:
             raise ConfigError(f"[{where}] expected an optimizer, and an average if any, of this flow, "
                               "got another's")
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
-        labels = arrays.check_labels(where, label, len(x), self.classes)
+        given = self._given(where, label, context, len(x))
         budget = -1 if activation_budget is None else arrays.whole(where, "activation_budget",
                                                                    activation_budget, low=0)
-        return self._train_step(x, labels, budget, seed, optimizer,
+        return self._train_step(x, given, budget, seed, optimizer,
                                 arrays.number(where, "max_norm", max_norm, 0.0), average)
 
-    def _train_step(self, x: Batch, labels: np.ndarray | None, budget: int, seed: int, optimizer: Optimizer,
+    def _train_step(self, x: Batch, given: Batch | None, budget: int, seed: int, optimizer: Optimizer,
                     max_norm: float, average: MovingAverage | None) -> float:
         """train_step of checked arguments."""
         block = self._block("train_step", x, 0, len(x), seed, 0)
         if average is None:
-            step = self._core.train_step(block, optimizer._core, labels, budget, max_norm)
+            step = self._core.train_step(block, optimizer._core, given, budget, max_norm)
         else:
-            step = self._core.train_step(block, optimizer._core, labels, budget, max_norm, average._core,
+            step = self._core.train_step(block, optimizer._core, given, budget, max_norm, average._core,
                                          average.next_decay())
             average.steps += 1
         self.last_step = {**step}
         return step["loss"]
 
-    def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None) -> tuple[Array, Array]:
+    def backward(self, z: Any, dz: Any, dlogdet: Any, label: Any = None, context: Any = None,
+                 dcontext: Batch | None = None, truth: Any = None) -> tuple[Array, Array]:
         """For a loss L(z, logdet) of your own: z, dL/dz (N, D) and dL/dlogdet (N,) -> x and dL/dx.
 
-        x is rebuilt from z. Adds dL/dparams to `grads`.
+        x is rebuilt from z. Adds dL/dparams to `grads`. dcontext: an array (N, C) of the model's dtype, where
+        z is, which dL/dcontext is written to. truth: floats, the batch that z was computed from; NumericError
+        where the rebuilt one is off by more than 1e-3 (float64: 1e-8), so that gradients can't be trusted.
         """
         z = self._take_floats("backward", z, (self.dims,))
         dz = self._take_floats("backward", dz, (self.dims,))
@@ -403,16 +416,25 @@ class Flow:
         if not len(z) == len(dz) == len(dlogdet):
             raise ShapeError(f"[backward] expected dz {z.shape} and dlogdet {z.shape[:1]}, "
                              f"got {dz.shape} and {dlogdet.shape}")
-        labels = arrays.check_labels("backward", label, len(z), self.classes)
+        given = self._given("backward", label, context, len(z))
+        if truth is not None:
+            truth = self._floats("backward", self._take_floats("backward", truth, self.shape))
         x, dx = self._empty(z, self.shape), self._empty(z, self.shape)
-        self._core.backward(self._floats("backward", z), self._floats("backward", dz),
-                            self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, labels)
+        drift = self._core.backward(self._floats("backward", z), self._floats("backward", dz),
+                                    self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, given,
+                                    self._place("backward", dcontext, len(z)), truth)
+        if not drift <= DRIFT[self._dtype.name]:
+            raise NumericError(f"[backward] expected an invertible flow, got one whose rebuilt batch is off by "
+                               f"{drift:.1e} of the largest value; use float64, or train by loss_and_grad "
+                               "(FlowModule.loss)")
         return x, dx
 
-    def inverse_backward(self, x: Any, dx: Any, dlogdet: Any, label: Any = None) -> tuple[Array, Array]:
+    def inverse_backward(self, x: Any, dx: Any, dlogdet: Any, label: Any = None, context: Any = None,
+                         dcontext: Batch | None = None) -> tuple[Array, Array]:
         """For a loss L(x, logdet) of `inverse`'s outputs: x, dL/dx (as x) and dL/dlogdet (N,) -> z and dL/dz.
 
         z (N, D) is rebuilt from x. Adds dL/dparams to `grads`. For losses of samples, such as reverse KL.
+        dcontext: see `backward`.
         """
         where = "inverse_backward"
         x, dx = self._take_floats(where, x, self.shape), self._take_floats(where, dx, self.shape)
@@ -420,21 +442,23 @@ class Flow:
         if not len(x) == len(dx) == len(dlogdet):
             raise ShapeError(f"[inverse_backward] expected dx {x.shape} and dlogdet {x.shape[:1]}, "
                              f"got {dx.shape} and {dlogdet.shape}")
-        labels = arrays.check_labels(where, label, len(x), self.classes)
+        given = self._given(where, label, context, len(x))
         z, dz = self._empty(x, (self.dims,)), self._empty(x, (self.dims,))
         self._core.inverse_backward(self._floats(where, x), self._floats(where, dx),
-                                    self._floats(where, dlogdet, dtype=DOUBLE), z, dz, labels)
+                                    self._floats(where, dlogdet, dtype=DOUBLE), z, dz, given,
+                                    self._place(where, dcontext, len(x)))
         return z, dz
 
     # Training, files, self-test
 
     def fit(self, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
-            epochs: int | None = None, steps: int | None = None, callback: Any = None,
-            checkpoint: str | os.PathLike[str] | None = None, resume: bool = False, comm: Any = None,
-            **settings: Any) -> list[dict[str, Any]]:
+            context: Any = None, valid_context: Any = None, epochs: int | None = None, steps: int | None = None,
+            callback: Any = None, checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
+            comm: Any = None, **settings: Any) -> list[dict[str, Any]]:
         """Trains by maximum likelihood and returns the history, one dict an epoch.
 
-        x, valid: data as in log_prob; label, valid_label: for models with classes. Training ends after
+        x, valid: data as in log_prob; label, valid_label: for models with classes; context, valid_context: for
+        models with a context. Training ends after
         `epochs` passes (10 when neither is given) or `steps` updates, counted from the very first one, or
         when `patience` runs out. `valid` is looked at after every epoch, and the parameters that were best on
         it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
@@ -474,7 +498,8 @@ class Flow:
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         with self._undone_on_error():
-            trainer = Trainer(self, x, valid, label=label, valid_label=valid_label, settings=Settings(**settings),
+            trainer = Trainer(self, x, valid, label=label, valid_label=valid_label,
+                              context=context, valid_context=valid_context, settings=Settings(**settings),
                               ranks=ranks)
             if checkpoint is not None and resume:
                 trainer.load_state(checkpoint)
@@ -497,60 +522,16 @@ class Flow:
         from evenflow.checkpoint import save
         save(self, arrays.file_name("save", path))
 
-    def verify(self, x: Any, label: Any = None, seed: int = 0) -> Any:
+    def verify(self, x: Any, label: Any = None, seed: int = 0, context: Any = None) -> Any:
         """Tests the model on a few samples; see `evenflow.verify.Report`."""
         from evenflow.verify import verify
-        return verify(self, x, label, seed)
+        return verify(self, x, label, seed, context)
 
     @functools.cached_property
     def _statistics(self) -> slice:
         """Where running statistics are among all values, next to each other."""
         places = [(at, at + n) for _, _, group, at, n in self.entries() if group == "stats"]
         return slice(min((a for a, _ in places), default=0), max((b for _, b in places), default=0))
-
-    # Batches
-
-    def _check(self, where: str, x: Any) -> np.ndarray:
-        """Data for a call that computes with numpy too."""
-        return arrays.check_batch(where, x, self.shape, uint8=self.is_image)
-
-    def _take(self, where: str, x: Any) -> Batch:
-        return arrays.take_batch(where, x, self._shape, self._dtype, self._device, uint8=self._is_image)
-
-    def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Batch:
-        return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
-
-    def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
-        size = max(1, BLOCK_VALUES // self.dims)
-        for a in range(0, n, size):
-            yield a, min(n, a + size)
-
-    def _empty(self, like: Batch, shape: tuple[int, ...] = (), dtype: np.dtype | None = None) -> Batch:
-        """For results (N, *shape) of the model's dtype: where `like` (N, ...) lies."""
-        device = like.device if isinstance(like, DeviceArray) else "cpu"
-        return arrays.empty(device, (len(like), *shape), self._dtype if dtype is None else dtype)
-
-    def _block(self, where: str, x: Batch, a: int, b: int, seed: int | None = None, first: int = 0) -> Array:
-        """Rows [a, b) as floats; seed None: whole levels, no noise."""
-        if x.dtype != np.uint8:
-            return self._floats(where, x, a, b, first)
-        part = x[a:b] if isinstance(x, DeviceArray) else np.ascontiguousarray(x[a:b])
-        levels = self._empty(part, self.shape)
-        self._core.dequantize(part, self.bits, seed, first + a, levels)
-        return levels
-
-    def _floats(self, where: str, x: Batch, a: int = 0, b: int | None = None, first: int = 0,
-                dtype: np.dtype | None = None) -> Array:
-        """Rows [a, b) of floats as the core takes them. NumericError names the first that is not finite."""
-        part = x[a:b]
-        if not isinstance(part, DeviceArray):
-            return arrays.to_floats(where, part, self._dtype if dtype is None else dtype, first=first + a)
-        at = self._core.first_not_finite(part)
-        if at >= 0:
-            row, *place = (int(i) for i in np.unravel_index(at, part.shape))
-            value = np.asarray(part[row:row + 1])[(0, *place)]
-            raise arrays.not_finite(where, value, first + a + row, place, part.dtype)
-        return part
 
 
 @functools.cache
@@ -577,5 +558,5 @@ def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:
     return flow
 
 
-def _rows(labels: np.ndarray | None, a: int, b: int) -> np.ndarray | None:
-    return None if labels is None else labels[a:b]
+def _rows(given: Batch | None, a: int, b: int) -> Batch | None:
+    return None if given is None else given[a:b]

@@ -82,8 +82,10 @@ class RealNVP(Flow):
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
+    context: how many numbers C the density of a row is given, p(x | c): every coupling's net sees them beside
+    its half, standardised as `init` finds them, and every call takes context=, (N, C) or (C,) for all rows.
     Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
-    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model.
+    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, context=0.
 
     dtype, device, threads, and errors: see Glow.
     """
@@ -94,13 +96,14 @@ class RealNVP(Flow):
                  recursion: int | None = None, bits: int | None = None, couplings: int | None = None,
                  hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
                  preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
-                 batch_norm: bool | None = None, conditioner_dtype: str | None = None, seed: int = 0,
-                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 batch_norm: bool | None = None, conditioner_dtype: str | None = None,
+                 context: int | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
+                 threads: int = 0):
         image = dict(scales=scales, base_dim=base_dim, residual_blocks=residual_blocks, bottleneck=bottleneck,
                      skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
         table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
                      preprocess=preprocess, actnorm=actnorm, prior=prior,
-                     conditioner_dtype=conditioner_dtype)
+                     conditioner_dtype=conditioner_dtype, context=context)
         is_table = _is_number(shape)
         foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
         if foreign:
@@ -210,8 +213,8 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
 
 def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
                     actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
-                    dtype: str) -> dict[str, Any]:
-    return dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
+                    context: Any, dtype: str) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
@@ -221,6 +224,8 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 actnorm=flag("RealNVP", "actnorm", _default(actnorm, False)),
                 prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
+    numbers = _count("RealNVP", "context", _default(context, 0), low=0)
+    return {**settings, "context": numbers} if numbers else settings  # of earlier files, which have none
 
 
 def place(model: str, device: Any, threads: Any) -> dict[str, Any]:

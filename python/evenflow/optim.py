@@ -21,7 +21,8 @@ class Optimizer:
 
     lr may be changed between steps. weight_decay adds weight_decay * value to the gradients of the tensors
     that the model marks for it; shrink multiplies every trained value before the step (Glow's weight decay;
-    1: off). Adam and RMSProp take a gradient beyond 2^63 (float64: 2^511) for that, since its square must be finite.
+    1: off). In float32 Adam and RMSProp take a gradient beyond 2^63 for that, since its square must be finite. A
+    gradient whose norm is not finite in float64 is refused.
     ConfigError for a setting that is negative or not finite, for an eps that is 0 in the flow's dtype and a decaying
     factor that is 1, TypeError for what is no number.
     """

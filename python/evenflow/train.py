@@ -31,6 +31,7 @@ AVERAGE = "from its first values"
 SAVE_SECONDS = 60.0
 SNAPSHOT_STEPS = 100
 INIT_VALUES = 1 << 20
+ROWS_A_COLUMN = 64
 SCORED_VALUES = 1 << 22
 """Values of validation data that are read at once."""
 
@@ -49,20 +50,21 @@ class Trainer:
     """
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
-                 settings: Settings = Settings(), ranks: Ranks = Ranks()):
+                 context: Any = None, valid_context: Any = None, settings: Settings = Settings(),
+                 ranks: Ranks = Ranks()):
         for name, value, kind in (("flow", flow, Flow), ("settings", settings, Settings), ("ranks", ranks, Ranks)):
             if not isinstance(value, kind):
                 raise TypeError(f"[fit] expected {kind.__name__} for {name}, got {type(value).__name__}")
         self.flow, self.settings, self.progress, self.ranks = flow, settings, Progress(), ranks
-        self.x, self.labels = _checked_data(flow, "fit", x, label)
-        self.valid, self.valid_labels = (None, None)
+        self.x, self.given = _checked_data(flow, "fit", x, label, context)
+        self.valid, self.valid_given = (None, None)
         if valid is not None:
-            self.valid, self.valid_labels = _checked_data(flow, "fit valid", valid, valid_label)
-        elif settings.patience is not None or valid_label is not None:
-            raise ConfigError("[fit] expected valid data with patience or valid_label, got none")
+            self.valid, self.valid_given = _checked_data(flow, "fit valid", valid, valid_label, valid_context)
+        elif settings.patience is not None or valid_label is not None or valid_context is not None:
+            raise ConfigError("[fit] expected valid data with patience, valid_label or valid_context, got none")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
-        self.feed = Feed(self.x, self.labels, dtype=flow.dtype, batch_size=settings.batch_size,
+        self.feed = Feed(self.x, self.given, dtype=flow.dtype, batch_size=settings.batch_size,
                          batches=self.batches, seed=settings.seed, augment=settings.augment,
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
@@ -207,7 +209,7 @@ class Trainer:
         flow, s = self.flow, self.settings
         self.optimizer.lr = self.schedule.lr_at(self.progress.step) * self.progress.lr_scale
         if self._sums is None and s.accumulate == 1:
-            loss = flow._train_step(batch.x, batch.labels, self._budget, self._seed, self.optimizer, s.clip,
+            loss = flow._train_step(batch.x, batch.given, self._budget, self._seed, self.optimizer, s.clip,
                                     self.average)
             numbers, norm = {name: flow.last_step[name] for name in self._numbers}, flow.last_step["grad_norm"]
         else:
@@ -281,9 +283,9 @@ class Trainer:
             mine = slice(at, at + end - first)
             at = mine.stop
             watch = self._sums.start if self._sums is not None and end == shares[-1][1] else None
-            labels = None if batch.labels is None else batch.labels[mine]
+            given = None if batch.given is None else batch.given[mine]
             weight = (end - first) / batch.size
-            loss += weight * flow._loss_and_grad(batch.x[mine], labels, self._budget, self._seed, first=first,
+            loss += weight * flow._loss_and_grad(batch.x[mine], given, self._budget, self._seed, first=first,
                                                  weight=weight, sum_over_ranks=meet, complete=watch,
                                                  least=GradientSums.least)
             numbers = [n + weight * flow.last_step[name] for n, name in zip(numbers, self._numbers)]
@@ -376,7 +378,7 @@ class Trainer:
         """Mean negative log-likelihood of the validation data under the values that would be kept now."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             try:
-                value = -float(np.mean(log_prob(self.flow, self.valid, self.valid_labels, self.ranks)))
+                value = -float(np.mean(log_prob(self.flow, self.valid, self.valid_given, self.ranks)))
             except NumericError:
                 if self.settings.on_nonfinite == "raise":
                     raise
@@ -394,9 +396,11 @@ class Trainer:
 
     def _init(self) -> None:
         s = self.settings
-        n = s.init_batch or max(16, INIT_VALUES // self.flow.dims)
+        whitened = self.flow.config.get("preprocess") in ("whiten", "zca")  # never trained, and from few rows far off
+        n = s.init_batch or max(ROWS_A_COLUMN * self.flow.dims if whitened else 16, INIT_VALUES // self.flow.dims)
         rows = shuffled(self.x, s.seed)[:n]
-        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype))
+        context = self.given[rows] if self.flow.context and self.given is not None else None
+        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype), context)
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -553,7 +557,7 @@ class Trainer:
     @functools.cached_property
     def data_mark(self) -> str:
         """Tells one data set from another, see `data_mark`."""
-        return data_mark(self.flow.dtype, self.x, self.labels, self.valid, self.valid_labels)
+        return data_mark(self.flow.dtype, self.x, self.given, self.valid, self.valid_given)
 
 
 def state_path(path: str) -> str:
@@ -570,7 +574,7 @@ def refuse_used(path: str) -> None:
                               "to go on from it, another path, or delete it")
 
 
-def log_prob(flow: Flow, x: Any, labels: np.ndarray | None, ranks: Ranks) -> np.ndarray:
+def log_prob(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks) -> np.ndarray:
     """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
     share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
     starts = range(share.start, share.stop, step)
@@ -579,18 +583,17 @@ def log_prob(flow: Flow, x: Any, labels: np.ndarray | None, ranks: Ranks) -> np.
     def of(part: slice) -> Any:
         rows = origin(x, np.arange(part.start, part.stop))
         return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype), first=part.start,
-                             label=None if labels is None else labels[part])
+                             **flow._by_name(None if given is None else given[part]))
 
     scores = ranks.try_on_all(lambda: [of(part) for part in parts])
     return ranks.gather(np.concatenate([np.empty(0), *scores]))
 
 
-def _checked_data(flow: Flow, where: str, x: Any,
-                  label: Any) -> tuple[np.ndarray | Rows, np.ndarray | None]:
+def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any) -> tuple[np.ndarray | Rows, Any]:
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
     if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
-    return x, arrays.check_labels(where, label, len(x), flow.classes)
+    return x, flow._given(where, label, context, len(x))
 
 
 def _noise_seed(seed: int, step: int) -> int:

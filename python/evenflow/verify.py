@@ -98,39 +98,40 @@ class Report:
         return "\n".join(lines + [f"  failed: {text}" for text in self.failures])
 
 
-def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0) -> Report:
+def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0, context: Any = None) -> Report:
     """Tests `flow` on the first samples of x (uint8 images as whole levels). The flow is left as it was.
 
     ConfigError for an uninitialised model; a NumericError on the way ends up in the report.
     """
     x, seed = flow._check("verify", x), arrays.whole("verify", "seed", seed, low=0)
-    labels = arrays.check_labels("verify", label, len(x), flow.classes)
+    given = flow._given("verify", label, context, len(x))
     x = x[:SAMPLES]
-    labels = None if labels is None else labels[:SAMPLES]
+    given = None if given is None else given[:SAMPLES]
     x = flow._block("verify", x, 0, len(x))
     report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS,
                     bfloat16=flow.config.get("conditioner_dtype") == "bfloat16")
     try:
-        numbers = _measure(flow, x, labels, np.random.default_rng(seed))
+        numbers = _measure(flow, x, given, np.random.default_rng(seed))
         return dataclasses.replace(report, finite=True, **numbers)
     except NumericError as error:
         return dataclasses.replace(report, error=str(error))
 
 
-def _measure(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
+def _measure(flow: Flow, x: np.ndarray, given: np.ndarray | None,
              rng: np.random.Generator) -> dict[str, Any]:
-    z, logdet = flow.forward(x, labels)
-    x2, logdet2 = flow.inverse(z, labels)
+    named = flow._by_name(given)
+    z, logdet = flow.forward(x, **named)
+    x2, logdet2 = flow.inverse(z, **named)
     base = rng.logistic(size=z.shape) if flow._core.base == "logistic" else rng.standard_normal(z.shape)
     z0 = base.astype(flow.dtype)
-    z2, _ = flow.forward(flow.inverse(z0, labels)[0], labels)
+    z2, _ = flow.forward(flow.inverse(z0, **named)[0], **named)
     errors = [_error(b, a) for a, b in zip(flow.split_latent(z0), flow.split_latent(z2))]
     worst = int(np.argmax(errors))
     exact = _float64_copy(flow)
-    precision = _error(flow.log_prob(x, label=labels), exact.log_prob(x, label=labels))
+    precision = _error(flow.log_prob(x, **named), exact.log_prob(x, **named))
     probe = _probe_jacobian if flow.dims <= PROBED_DIMS else _probe_direction
-    jacobian = probe(exact, x[:1].astype(np.float64), None if labels is None else labels[:1], rng)
-    gradient, ratio = _taylor(exact, x.astype(np.float64), labels, rng)
+    jacobian = probe(exact, x[:1].astype(np.float64), None if given is None else given[:1], rng)
+    gradient, ratio = _taylor(exact, x.astype(np.float64), given, rng)
     return dict(
         round_trip_x=_error(x2, x), round_trip_z=_error(z2, z0), logdet_sum=_error(-logdet2, logdet),
         precision=precision, jacobian=jacobian, gradient=gradient, taylor_ratio=ratio, worst_level=worst,
@@ -158,31 +159,33 @@ def _float64_copy(flow: Flow) -> Flow:
     return copy
 
 
-def _probe_jacobian(flow: Flow, x: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_jacobian(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
     """Row i of dz/dx is what backward returns for dz = unit vector i."""
-    z, logdet = flow.forward(x, labels)
+    z, logdet = flow.forward(x, **flow._by_name(given))
     d = flow.dims
     rows = [flow.backward(np.repeat(z, len(unit), 0), unit, np.zeros(len(unit)),
-                          None if labels is None else np.repeat(labels, len(unit)))[1].reshape(len(unit), d)
+                          **flow._by_name(None if given is None else np.repeat(given, len(unit), 0)))[1].reshape(
+                              len(unit), d)
             for unit in np.array_split(np.eye(d), -(-d // 64))]
     sign, exact = np.linalg.slogdet(np.concatenate(rows))
     return _error(logdet, np.array([exact])) if sign != 0 else float("inf")
 
 
-def _probe_direction(flow: Flow, x: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_direction(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
     """d/dt (g z + h logdet)(x + t v) by backward and by central differences."""
-    z, _ = flow.forward(x, labels)
+    named = flow._by_name(given)
+    z, _ = flow.forward(x, **named)
     g, h, v = rng.standard_normal(z.shape) / np.sqrt(flow.dims), np.ones(1), rng.standard_normal(x.shape)
-    _, dx = flow.backward(z, g, h, labels)
+    _, dx = flow.backward(z, g, h, **named)
     step = 1e-5 * max(1.0, float(np.abs(x).max()))
     values = []
     for t in (step, -step):
-        z, logdet = flow.forward(x + t * v, labels)
+        z, logdet = flow.forward(x + t * v, **named)
         values.append(float((g * z).sum() + logdet.sum()))
     return _error(np.array((values[0] - values[1]) / (2 * step)), np.array(float((dx * v).sum())))
 
 
-def _taylor(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
+def _taylor(flow: Flow, x: np.ndarray, given: np.ndarray | None,
             rng: np.random.Generator) -> tuple[float, float]:
     """Relative error of the gradient along a random direction, and the ratio of the Taylor remainders.
 
@@ -191,7 +194,7 @@ def _taylor(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
     """
     start = flow.params.copy()
     flow.zero_grad()
-    loss = flow.loss_and_grad(x, labels)
+    loss = flow.loss_and_grad(x, **flow._by_name(given))
     # Half along the gradient: in a random direction alone the slope may be small by chance.
     direction = flow.grads / max(float(np.linalg.norm(flow.grads)), 1e-300)
     noise = np.zeros_like(start)
@@ -204,7 +207,7 @@ def _taylor(flow: Flow, x: np.ndarray, labels: np.ndarray | None,
     def moved(step: float) -> float:
         flow.params[:] = start + step * direction
         flow.zero_grad()
-        return flow.loss_and_grad(x, labels)
+        return flow.loss_and_grad(x, **flow._by_name(given))
 
     best = (math.inf, math.nan)
     for step in TAYLOR_STEPS:

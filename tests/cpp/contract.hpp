@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
 #include <limits>
 
 #include "check_layer.hpp"
@@ -513,9 +515,12 @@ class Contract {
     const bool batch_norm = flow_.layout()->stats_size() > 0;
     s.inside = s.inside && !batch_norm && latent <= kMostLatent && bound(s, x_, true) <= kMostDrift * largest;
     arena_->zero_grad();
+    std::vector<T> rows = x_;
+    if (batch_norm) std::transform(x_.begin(), x_.end(), std::back_inserter(rows), std::negate<T>());
     try {
-      const StepResult step = flow_.loss_and_grad(ctx_, *arena_, View<const T>(x_.data(), in_.with_batch(1)),
-                                                  label(), rng_.below(2) ? 0 : -1);
+      const StepResult step =
+          flow_.loss_and_grad(ctx_, *arena_, View<const T>(rows.data(), in_.with_batch(batch_norm ? 2 : 1)),
+                              label(), rng_.below(2) ? 0 : -1);
       if (!std::isfinite(step.loss)) FAIL_CHECK(case_.name, ": a loss that is not finite was returned");
     } catch (const NumericError& error) {
       check_error(error, s.inside);

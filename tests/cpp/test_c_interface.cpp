@@ -99,6 +99,9 @@ TEST_CASE("the C interface: structs of other versions") {
   CHECK(info.struct_size == sizeof info);
   info.struct_size = 4;
   CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_CONFIG_ERROR);
+  info.struct_size = SIZE_MAX;
+  CHECK(evenflow_model_get_info(model, &info) == EVENFLOW_CONFIG_ERROR);
+  CHECK(std::string(evenflow_last_error()).find("expected struct_size <= 4096") != std::string::npos);
 
   size_t size = 0;
   CHECK(evenflow_model_get_config(model, nullptr, &size) == EVENFLOW_OK);
@@ -160,6 +163,45 @@ TEST_CASE("the C interface: null pointers") {
   CHECK(evenflow_context_create(1, nullptr) == EVENFLOW_CONFIG_ERROR);
 }
 
+TEST_CASE("the C interface: the dtypes that a call takes") {
+  const TemporaryFile file("model.safetensors");
+  float x[32] = {};
+  double out;
+  const auto error = [&](const Opened& open, auto call) {
+    CHECK(call(open.model, open.context, 9, x, 1, nullptr, &out) == EVENFLOW_CONFIG_ERROR);
+    return std::string(evenflow_last_error());
+  };
+  save(file.path, initialised<float>(table()));
+  const Opened columns(file.path);
+  CHECK(error(columns, evenflow_log_prob) ==
+        "[log_prob] expected dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got 9");
+  save(file.path, initialised<float>(glow_with_classes()));
+  const Opened images(file.path);
+  CHECK(error(images, evenflow_log_prob) ==
+        "[log_prob] expected dtype EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8, got 9");
+  CHECK(error(images, evenflow_encode) ==
+        "[encode] expected dtype EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8, got 9");
+  CHECK(error(images, evenflow_decode) ==
+        "[decode] expected dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got 9");
+}
+
+TEST_CASE("the C interface: a long text ends with a whole character") {
+  evenflow_model* model = nullptr;
+  const std::string clef = "\xF0\x9D\x84\x9E";  // U+1D11E
+  for (size_t before = 0; before < 4; ++before) {
+    CAPTURE(before);
+    std::string path = "/" + std::string(before, 'a');
+    for (int i = 0; i < 300; ++i) path += clef;
+    CHECK(evenflow_load(path.c_str(), &model) == EVENFLOW_IO_ERROR);
+    const std::string text = evenflow_last_error();
+    CHECK(text.size() > 1023 - clef.size());
+    CHECK(text.size() <= 1023);
+    CHECK(text.substr(text.size() - clef.size()) == clef);
+  }
+  CHECK(evenflow_load(std::string(2000, '\x80').c_str(), &model) == EVENFLOW_IO_ERROR);  // no UTF-8
+  CHECK(std::string(evenflow_last_error()).size() == 1020);
+}
+
 TEST_CASE("the C interface: every member of what it fills and takes") {
   const TemporaryFile file("model.safetensors");
   GlowConfig config = glow_with_classes();
@@ -185,7 +227,7 @@ TEST_CASE("the C interface: every member of what it fills and takes") {
   options.seed = 6;
   options.first = 3;
   options.temperature = 0.5;
-  const evenflow_options theirs = {sizeof theirs, labels, 6, 3, 0.5};
+  const evenflow_options theirs = {sizeof theirs, labels, 6, 3, 0.5, nullptr};
   const VerifyReport r = model.verify(ctx, x.data(), 2, options);
   evenflow_report report = EVENFLOW_REPORT_INIT;
   const auto verify = [&] {

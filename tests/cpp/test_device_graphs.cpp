@@ -470,14 +470,16 @@ constexpr Ending kEndings[] = {
 /// All that the end of a step writes, n parameters and as many running statistics; on the CPU, by the updates
 /// that it ought to make.
 template <class T>
-std::vector<T> ended(Context& ctx, const Ending& ending, Rule rule, int64_t n, bool averaged) {
+std::vector<T> ended(Context& ctx, const Ending& ending, Rule rule, int64_t n, bool averaged, bool behind) {
   const KernelSet<T>& kernels = ctx.kernels<T>();
   Arrays a(ctx);
   const int64_t begin = (n + 7) / 8 * 8, total = begin + n;
   using End = StepEnd<T>;
   End end;
   end.not_finite = a.put(std::vector<double>{ending.not_finite});
-  end.found = a.put(std::vector<double>{ending.difference, ending.largest});
+  std::vector<double> found{ending.difference, ending.largest, 0.04, 1};  // of x, and behind a layer
+  if (behind) std::rotate(found.begin(), found.begin() + 2, found.end());
+  end.found = a.put(found);
   end.square = a.put(std::vector<double>{ending.square});
   end.head = ending.head < 0 ? nullptr : a.put(std::vector<double>{ending.head});
   end.initialized = a.put(std::vector<T>{T(ending.initialized)});
@@ -531,8 +533,9 @@ TEST_CASE_TEMPLATE("device: the end of a step is the CPU's updates, or none", T,
       CAPTURE(n);
       check_same<T>(std::is_same<T, double>::value ? 1e-12 : 2e-5, [&](Context& ctx, const std::string&) {
         std::vector<T> results;
-        for (const Ending& ending : kEndings)
-          append(results, ended<T>(ctx, ending, rule, n, &ending != kEndings));
+        for (const Ending& ending : kEndings) {
+          append(results, ended<T>(ctx, ending, rule, n, &ending != kEndings, n == 8));
+        }
         return results;
       });
     }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <locale>
 #include <thread>
 
 #include "embedded.hpp"
@@ -362,6 +363,27 @@ TEST_CASE("an optimiser's file is of its rule, and holds a state that the rule c
   Optimizer<float> optimizer(real_nvp<float>(table()).layout(), {});
   CHECK_THROWS_AS(optimizer.set_steps(kMostSteps + 1), ConfigError);
   CHECK_THROWS_AS(optimizer.set_steps(-1), ConfigError);
+}
+
+TEST_CASE("texts are the same in every locale") {
+  struct Dots : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  struct Global {
+    explicit Global(const std::locale& locale) : before(std::locale::global(locale)) {}
+    ~Global() { std::locale::global(before); }
+    std::locale before;
+  };
+  const Global dots(std::locale(std::locale::classic(), new Dots));
+  CHECK_THROWS_WITH_AS(Context("cpu", 1025), "[context] expected threads in 0 ... 1024, got 1025",
+                       ConfigError);
+  CHECK(text_of(1234567, ' ', 1.5) == "1234567 1.5");
+  const ModelConfig config{glow_with_classes(), Dtype::float32, 1234567};
+  const std::string text = to_json(config);
+  CHECK(text.find("\"class_weight\": 0.1, \"bits\": 5, \"seed\": 1234567,") != std::string::npos);
+  CHECK(to_json(parse_config(text)) == text);
 }
 
 TEST_CASE("a context refuses more threads than a process can have") {

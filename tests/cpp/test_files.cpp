@@ -333,6 +333,40 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
   CHECK_THROWS_AS(layout.add("d", {1}, Group::decay), ConfigError);
 }
 
+TEST_CASE("settings are written as Python writes them") {
+  int files = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(EVENFLOW_TEST_FOLDER) / "golden")) {
+    const std::string path = entry.path().string();
+    if (entry.path().extension() != ".safetensors" || path.find(".expected.") != path.npos) continue;
+    CAPTURE(path);
+    CHECK(load(path).config() == read_safetensors(path).metadata.at("config"));
+    ++files;
+  }
+  CHECK(files >= 8);
+
+  GlowConfig glow;
+  glow.shape = {0, 8, 8, 3};
+  const auto weight = [&](double value) {
+    glow.class_weight = value;
+    const std::string text = to_json({glow, Dtype::float32, ~uint64_t{0}});
+    CHECK(to_json(parse_config(text)) == text);
+    const size_t at = text.find("\"class_weight\": ") + 16;
+    return text.substr(at, text.find(',', at) - at);
+  };
+  CHECK(weight(0.0) == "0.0");
+  CHECK(weight(-0.0) == "-0.0");
+  CHECK(weight(3) == "3.0");
+  CHECK(weight(0.1) == "0.1");
+  CHECK(weight(1.0 / 3) == "0.3333333333333333");
+  CHECK(weight(1e-4) == "0.0001");
+  CHECK(weight(9.5e-5) == "9.5e-05");
+  CHECK(weight(5e-324) == "5e-324");
+  CHECK(weight(1e5) == "100000.0");
+  CHECK(weight(9999999999999998) == "9999999999999998.0");
+  CHECK(weight(1e16) == "1e+16");
+  CHECK(weight(1.7976931348623157e308) == "1.7976931348623157e+308");
+}
+
 TEST_CASE("a file that gets shorter while it is read is refused") {
   const TemporaryFile file("shrunk.safetensors");
   put(file.path, std::string(100, 'x'));

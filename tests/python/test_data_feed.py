@@ -104,13 +104,13 @@ def test_every_row_once_an_epoch(tmp_path):
     late = batches.get(0, 250)
     batches.close()
     for epoch in epochs:
-        rows = np.concatenate([batch.labels for batch in epoch])
+        rows = np.concatenate([batch.given for batch in epoch])
         assert np.array_equal(np.sort(rows), np.arange(30_000))
         assert np.array_equal(np.concatenate([batch.x for batch in epoch]), x[rows])
-        distinct = [len(np.unique(batch.labels // batches.x.group)) for batch in epoch]
+        distinct = [len(np.unique(batch.given // batches.x.group)) for batch in epoch]
         assert np.mean(distinct[:256]) > 60
-    assert np.array_equal(late.labels, epochs[0][250].labels)
-    assert not np.array_equal(epochs[0][0].labels, epochs[1][0].labels)
+    assert np.array_equal(late.given, epochs[0][250].given)
+    assert not np.array_equal(epochs[0][0].given, epochs[1][0].given)
 
 
 def test_prefetch_changes_no_bit(pictures):
@@ -120,7 +120,7 @@ def test_prefetch_changes_no_bit(pictures):
     for epoch in range(3):
         for position in range(6):
             a, b = whole.get(epoch, position), ahead.get(epoch, position)
-            assert np.array_equal(a.x, b.x) and np.array_equal(a.labels, b.labels)
+            assert np.array_equal(a.x, b.x) and np.array_equal(a.given, b.given)
             assert len(b.x) == b.size == (5 if position == 5 else 7)
     assert np.array_equal(whole.get(1, 2).x, ahead.get(1, 2).x)
     assert ahead.x.threads == {"evenflow-feed_0"}

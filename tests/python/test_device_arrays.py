@@ -259,7 +259,7 @@ def test_blocks(table_flow, table, monkeypatch):
              "log_prob_and_grad": table_flow.log_prob_and_grad}
     whole = {name: call(table) for name, call in calls.items()}
     samples = table_flow.sample(200, seed=5, device="cuda")
-    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 3 * 64)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 3 * 64)
     for name, call in calls.items():
         for there, here in zip(call(Lender(table, "cuda")), whole[name]):
             same(there, here)
@@ -509,7 +509,7 @@ def torch_place(device, monkeypatch):
             shared.append((values.ctypes.data, values.ctypes.data + values.nbytes))
         return torch.device("cpu")
 
-    monkeypatch.setattr(bridge, "_device_of", device_of)
+    monkeypatch.setattr(bridge, "device_of", device_of)
     monkeypatch.setattr(bridge, "_tensor", tensor)
     monkeypatch.setattr(bridge, "_array", lambda x: Lender(np.ascontiguousarray(x.detach()), device))
     monkeypatch.setattr(bridge, "_wait", lambda flow: None)
@@ -592,7 +592,8 @@ def test_on_the_emulated_device():
     """All of the above, and the rest of what the public surface does on a device."""
     here = pathlib.Path(__file__)
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda",
-                           here, here.with_name("test_device.py")], capture_output=True, text=True,
+                           here, *(here.with_name(f"test_{name}.py") for name in ("device", "context"))],
+                          capture_output=True, text=True,
                           env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so"})
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

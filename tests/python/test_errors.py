@@ -100,7 +100,7 @@ def test_bad_checkpoint(table_model, table, checkpoint, resume):
 
 
 def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
-    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 3 * 64)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 3 * 64)
     x = table.copy()
     x[150, 1] = np.nan
     with pytest.raises(ef.NumericError, match="row 150, column 1"):
@@ -110,7 +110,7 @@ def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
 
 
 def test_place_of_overflow_in_later_blocks(monkeypatch):
-    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 2 * 64)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 2 * 64)
     flow = ef.NICE(2, couplings=2, hidden=())
     x = np.random.default_rng(0).standard_normal((200, 2))
     flow.init(x)
@@ -564,7 +564,7 @@ def test_blocks_change_nothing(images, table, model, table_model, monkeypatch):
                 table_model.log_prob(table), table_model.sample(100, 0.7, seed=1)]
 
     whole = everything()
-    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 32 * 7)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 32 * 7)
     for a, b in zip(whole, everything()):
         assert np.array_equal(a, b)
 

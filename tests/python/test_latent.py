@@ -63,7 +63,7 @@ def test_steps_beyond_all_memory(images, model):
 def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
     x, labels = images
     whole = latent.attribute(model, x, labels == 1)
-    monkeypatch.setattr("evenflow.flow.BLOCK_VALUES", 7 * 32)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 32)
     np.testing.assert_allclose(latent.attribute(model, x, labels == 1), whole, atol=1e-6)
     bad = x.astype(np.float32)
     bad[60, 0, 0, 0] = np.nan

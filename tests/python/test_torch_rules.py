@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import math
 import os
 import pickle
 import signal
@@ -277,3 +278,97 @@ def test_a_module_is_freed_at_once(flow, x):
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.fixture
+def trained_images():
+    glow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4)
+    images = torch.randint(0, 256, (16, 4, 4, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    glow.init(images)
+    return FlowModule(glow), images
+
+
+def test_noise_of_the_loss_is_torchs(trained_images):
+    """Else each step would have the same noise, which a flow learns by heart."""
+    module, images = trained_images
+    torch.manual_seed(1)
+    first, second = module.loss(images), module.loss(images)
+    torch.manual_seed(1)
+    assert module.loss(images) == first != second
+    assert module.loss(images, seed=3).item() == module.flow.loss_and_grad(images, seed=3)
+    state = torch.get_rng_state()
+    module.loss(images.float())  # without noise
+    assert torch.equal(torch.get_rng_state(), state)
+    for seed, error in ((-1, ef.ConfigError), (2**63, ef.ConfigError), (1.5, TypeError)):
+        with pytest.raises(error, match=r"\[loss\] expected"):
+            module.loss(images, seed=seed)
+
+
+def test_a_compiled_step_takes_any_seed(trained_images):
+    module, images = trained_images
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    step = torch.compile(lambda x, seed: module.loss(x, seed=seed), backend=count, fullgraph=True)
+    assert all(step(images, seed) == module.loss(images, seed=seed) for seed in range(9))
+    draw = torch.compile(lambda t, seed: module.sample(3, t, seed), backend=count, fullgraph=True)
+    assert all(torch.equal(draw(0.5 + seed / 9, seed), module.sample(3, 0.5 + seed / 9, seed)) for seed in range(9))
+    assert len(graphs) <= 4  # a number, then any
+
+
+def test_no_derivative_of_the_gradient_of_the_loss(flow, x):
+    module = FlowModule(flow)
+    loss = module.loss(x)
+    gradients = torch.autograd.grad(loss, list(module.parameters()), create_graph=True)
+    penalty = sum((g * g).sum() for g in gradients)
+    for value in (penalty, loss + penalty):
+        with pytest.raises(NotImplementedError, match="second derivatives of a flow are not offered"):
+            value.backward(retain_graph=True)
+
+
+def test_gradients_that_are_not_finite_go_through(flow, x):
+    """So that a GradScaler finds them, skips the step and lowers its scale."""
+    module = FlowModule(flow)
+    for call in (module.inverse, module):
+        z = x.clone().requires_grad_()
+        out, _ = call(z)
+        (out.sum() * math.inf).backward()
+        assert z.grad.isnan().all()
+        assert all(p.grad.isnan().all() for p in module.parameters())
+        module.zero_grad()
+
+
+def test_modules_made_in_inference_mode_train(flow, x):
+    module = FlowModule(flow)
+    with torch.inference_mode():
+        made, copied = FlowModule(copy.deepcopy(module.flow)), copy.deepcopy(module)
+    with torch.device("meta"):
+        placed = FlowModule(copy.deepcopy(module.flow))
+    for other in (made, copied, placed):
+        other.loss(x).backward()
+        other.log_prob(x).sum().backward()
+        torch.optim.SGD(other.parameters(), 1e-3).step()
+        assert torch.equal(torch.cat([p.detach().flatten() for p in other.parameters()]),
+                           torch.cat([torch.from_numpy(other.flow.named_parameters()[name].ravel())
+                                      for name, _ in other.named_parameters()]))
+        assert not np.array_equal(other.flow.params, module.flow.params)
+
+
+@pytest.mark.parametrize("prior, spread", [("gaussian", 1.0), ("logistic", math.pi / math.sqrt(3))])
+def test_base_sample(prior, spread):
+    module = FlowModule(ef.RealNVP(2, prior=prior, dtype="float64"))
+    torch.manual_seed(0)
+    z = module.base_sample(100_000)
+    assert z.dtype == torch.float64 and z.shape == (100_000, 2)
+    torch.testing.assert_close(z.std(0), torch.full((2,), spread, dtype=torch.float64), rtol=0.01, atol=0)
+    with pytest.raises(ef.ConfigError, match=r"\[base_sample\] expected n >= 1"):
+        module.base_sample(0)
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="torch has no such tag")
+def test_operators_stay_out_of_cuda_graphs():
+    for name in ("forward", "inverse", "forward_vjp", "inverse_vjp", "loss", "sample", "dequantize"):
+        assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.evenflow, name).default.tags

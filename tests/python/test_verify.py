@@ -49,8 +49,8 @@ def test_verify_finds_a_wrong_tensor(table, real_nvp, tensor, check):
 def test_verify_finds_a_wrong_derivative(table, table_model, monkeypatch, call, check):
     right = getattr(ef.Flow, call)
 
-    def wrong(flow, *arguments):
-        found = right(flow, *arguments)
+    def wrong(flow, *arguments, **given):
+        found = right(flow, *arguments, **given)
         if call == "inverse":
             return found[0], 1.1 * found[1]
         flow.grads[:] *= 1.01

@@ -33,7 +33,9 @@ struct ModelConfig {
 
 /// The settings in a model file's JSON. ConfigError for JSON, names, types or sizes that no model has.
 EVENFLOW_API ModelConfig parse_config(const std::string& json);
-/// The same settings as JSON, as the Python package writes them.
+/// The same settings as JSON, in the text that the Python package writes. It calls the nets' arithmetic as
+/// its user did: float32, the default, which stands for the model's own, or float64; here that is always
+/// float32.
 EVENFLOW_API std::string to_json(const ModelConfig& config);
 
 /// The flow that the settings describe; ConfigError or ShapeError where they do not fit together.

@@ -7,9 +7,9 @@
  * Every function that can fail returns a status; evenflow_last_error() then has the text. Nothing is printed,
  * no C++ exception leaves the library, and outputs of a failed call are undefined.
  *
- * Arrays are the caller's, contiguous, row after row, of `n` rows. Float arrays are of the model's own dtype,
- * which every call names, so that a mistake is an error and not a wrong number; x may also be uint8 where
- * said. Ask evenflow_model_get_info for the sizes first.
+ * Arrays are the caller's, contiguous, row after row, of `n` rows; those of one call may not overlap. Float
+ * arrays are of the model's own dtype, which every call names, so that a mistake is an error and not a wrong
+ * number; x may also be uint8 where said. Ask evenflow_model_get_info for the sizes first.
  */
 
 #include <stddef.h>
@@ -53,8 +53,9 @@ typedef struct evenflow_info {
   int64_t width;        /* 1 for tables */
   int64_t channels;     /* columns, for tables */
   int64_t classes;      /* 0: takes no labels */
+  int64_t context;      /* numbers that a row's density is given; 0: takes no context */
 } evenflow_info;
-#define EVENFLOW_INFO_INIT {sizeof(evenflow_info), 0, 0, 0, 0, 0, 0, 0}
+#define EVENFLOW_INFO_INIT {sizeof(evenflow_info), 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct evenflow_options {
   size_t struct_size;
@@ -62,8 +63,9 @@ typedef struct evenflow_options {
   uint64_t seed;         /* of samples, and of the dequantisation noise of uint8 images */
   int64_t first;         /* number of the first row: row i draws from (seed, first + i) alone */
   double temperature;    /* of samples: multiplies the base draw */
+  const double* context; /* (n, info's context), for models with a context alone; else NULL */
 } evenflow_options;
-#define EVENFLOW_OPTIONS_INIT {sizeof(evenflow_options), NULL, 0, 0, 1.0}
+#define EVENFLOW_OPTIONS_INIT {sizeof(evenflow_options), NULL, 0, 0, 1.0, NULL}
 
 /* Errors are relative to max(1, size of the exact quantity). */
 typedef struct evenflow_report {

@@ -22,7 +22,9 @@ struct Level {
 
 /// What the drift guard saw in a step.
 struct Drift {
-  double value = 0;        ///< max |rebuilt x - x| / max(1, max |x|)
+  /// max |rebuilt x - x| / max(1, max |x|), or the same of what a standardising layer makes of x, if that is
+  /// more: beside a column of large numbers, errors of the others do not show in x.
+  double value = 0;
   bool fallback = false;   ///< the step was repeated from checkpoints
   std::string layer;       ///< with fallback: the layer whose own inverse was worst
   double layer_value = 0;  ///< with fallback: how far that layer's rebuilt input was off, likewise
@@ -66,7 +68,8 @@ struct GradientWatch {
 /// last output, form one flat row of D values a sample.
 ///
 /// Arrays lie where the context computes, and so does the arena (DeviceError otherwise); labels are the
-/// program's. Results are complete after Context::synchronize().
+/// program's. Results are complete after Context::synchronize(). ConfigError for a call that is not given
+/// what the density is conditioned on, or is given what it is not.
 template <class T>
 class EVENFLOW_API Flow {
  public:
@@ -91,53 +94,60 @@ class EVENFLOW_API Flow {
   /// Number of classes of a conditional model, 0 otherwise.
   int64_t classes() const { return classes_; }
   void set_classes(int64_t classes) { classes_ = classes; }
+  /// How many numbers a sample's density is given, 0 otherwise. init_from_data standardises each by the
+  /// batch's mean and deviation; one that does not vary is only centred.
+  int64_t context() const { return context_; }
+  /// Before finalize(). Layers read them where their nets take more channels than pass; see layers.hpp.
+  void set_context(int64_t numbers) { context_ = numbers; }
   const std::shared_ptr<const ParamLayout>& layout() const { return layout_; }
 
   /// Random initialisation; the same seed gives the same bits.
   void init(ParamArena<T>& arena, uint64_t seed) const;
   /// Data-dependent initialisation, layer by layer; marks the model as initialised.
-  void init_from_data(Context&, ParamArena<T>& arena, View<const T> x) const;
+  void init_from_data(Context&, ParamArena<T>& arena, View<const T> x, const Given<T>& given = {}) const;
   bool initialized(const ParamArena<T>& arena) const;
   /// NumericError, naming the layer, where fixed parameters are none that this flow could have written: a
   /// permutation that is none, signs other than 1 and -1.
   void check_parameters(const ParamArena<T>& arena) const;
 
-  /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten. labels: (N,) or null.
-  void forward(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, T* z,
+  /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten.
+  void forward(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, T* z,
                double* logdet) const;
-  void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const int32_t* labels, View<T> x,
+  void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const Given<T>& given, View<T> x,
                double* logdet) const;
   /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory.
-  void log_prob(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels, double* out,
+  void log_prob(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, double* out,
                 double* copy = nullptr) const;
   /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.
-  void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const int32_t* labels,
+  void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given,
                          double* log_prob, View<T> dx) const;
   /// Sample i depends on (seed, first + i) alone. temperature multiplies the base draw at every level.
   void sample(Context&, const ParamArena<T>&, int64_t first, double temperature, uint64_t seed,
-              const int32_t* labels, View<T> x) const;
+              const Given<T>& given, View<T> x) const;
   /// The class head's log p(label | x), (N, classes), from the present chain.
   void class_log_prob(Context&, const ParamArena<T>&, View<const T> x, double* out) const;
 
-  /// Reversible backward for a loss L(z, logdet): rebuilds x, writes dx, adds to the arena's gradients.
-  void backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
-                const int32_t* labels, View<T> x, View<T> dx) const;
+  /// Reversible backward for a loss L(z, logdet): rebuilds x, writes dx, adds to the arena's gradients. With
+  /// the batch that z was computed from, `truth`, returns how far the rebuilt one is off (Drift::value), else
+  /// 0.
+  double backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
+                  const Given<T>& given, View<T> x, View<T> dx, View<const T> truth = {}) const;
 
   /// The same for a loss L(x, logdet) of inverse's outputs: rebuilds z, writes dz (N, D), adds to the arena's
   /// gradients.
   void inverse_backward(Context&, ParamArena<T>&, View<const T> x, View<const T> dx, const double* dlogdet,
-                        const int32_t* labels, T* z, T* dz) const;
+                        const Given<T>& given, T* z, T* dz) const;
 
   /// One training step's gradient: mean negative log-likelihood times `weight`, added to the arena's
   /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
   /// kept instead of recomputed; negative: 64 MiB, or half of the free memory if they need more.
-  StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+  StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                            int64_t activation_budget, double weight = 1.0,
                            const GradientWatch* watch = nullptr) const;
   /// A whole training step: loss_and_grad in place of the gradients that are there, clip_grad_norm, the
   /// optimiser's step and update_average. NumericError, also where the loss is not finite: no value is
   /// updated, running statistics neither, and gradients are zero. ConfigError: nothing is changed.
-  StepResult train_step(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+  StepResult train_step(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                         int64_t activation_budget, const Update<T>& update) const;
   /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
   std::vector<GradientPart> gradient_parts(int64_t least) const;
@@ -153,6 +163,7 @@ class EVENFLOW_API Flow {
   /// head is left out), and who is told of complete gradients.
   struct Step {
     std::vector<T*> kept;
+    T* standardised = nullptr;  ///< (n, D): what standardised_ nodes make of the batch; null: there are none
     double head_scale = 0;
     double* head_results = nullptr;
     const GradientWatch* watch = nullptr;
@@ -160,7 +171,7 @@ class EVENFLOW_API Flow {
   };
   /// What a gradient's pass of n samples fills: latents and the gradient there (n, D), the gradient of
   /// log-determinants and log p (n), the rebuilt batch and dx, and what KernelSet::distance finds between x
-  /// and the former (2).
+  /// and the former, and behind standardised_ nodes (4).
   struct PassArrays {
     T* z;
     T* dz;
@@ -182,7 +193,18 @@ class EVENFLOW_API Flow {
                             std::initializer_list<const void*> arrays, const F& f) const;
 
   void check_input(const char* call, const Shape& x) const;
-  void check_labels(const char* call, const int32_t* labels, int64_t n) const;
+  void check_given(const char* call, const Given<T>& given, int64_t n) const;
+  /// ShapeError where batch norm would see a single row, which has no variance.
+  EVENFLOW_LOCAL void check_moments(Context&, const char* call, int64_t n) const;
+  /// The parameters for a call on n samples, with what it is given where layers read it.
+  EVENFLOW_LOCAL Params<T> with(Context&, WorkspaceScope&, HostScope&, Params<T>, const Given<T>&,
+                                int64_t n) const;
+  /// Mean and deviation of n samples' contexts, to the arena.
+  EVENFLOW_LOCAL void init_context(Context&, ParamArena<T>&, const T* context, int64_t n) const;
+  /// For a pass that adds to params.dcontext, and from the gradient by standardised numbers to that by those
+  /// of the call.
+  EVENFLOW_LOCAL void begin_dcontext(Context&, const Params<T>&, int64_t n) const;
+  EVENFLOW_LOCAL void end_dcontext(Context&, const Params<T>&, int64_t n) const;
   void check_ready(Context&, const char* call, const ParamArena<T>&) const;
   void check_device(Context&, const char* call, const ParamArena<T>&) const;
   void check_initialized(Context&, const char* call, const T* values) const;
@@ -211,8 +233,17 @@ class EVENFLOW_API Flow {
   template <class GoOn>
   EVENFLOW_LOCAL void walk_back(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet,
                                 const GoOn& go_on) const;
+  /// truth: the batch that x rebuilds, or none; found (4): see PassArrays.
   void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
-                    View<T> dx, Step* step) const;
+                    View<T> dx, Step* step, View<const T> truth = {}, double* found = nullptr) const;
+  /// found (2): KernelSet::distance between `rebuilt` and what the first standardised_ nodes made of x, or
+  /// make.
+  EVENFLOW_LOCAL void measure_standardised(Context&, const Params<T>&, View<const T> x, const Step*,
+                                           View<const T> rebuilt, double* found) const;
+  /// For a step's pass of n samples.
+  EVENFLOW_LOCAL void keep_standardised(WorkspaceScope& scope, int64_t n, Step& step) const {
+    if (standardised_) step.standardised = scope.take<T>(n * dims());
+  }
   void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
                                  const double* dlogdet, View<T> dx, Step& step, Drift& drift) const;
   /// log p(x), and the gradient of its sum times `weight` at the latents.
@@ -233,13 +264,13 @@ class EVENFLOW_API Flow {
   void begin_gradient(Context&, Params<T>& params) const;
   /// loss_and_grad, with `replace` in place of the gradients that are there. Running statistics stay; those
   /// of the batch go to batch_stats (stats_size() + 1).
-  StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+  StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                       int64_t activation_budget, double weight, const GradientWatch* watch, bool replace,
                       T* batch_stats) const;
   /// train_step that asks the program nothing on the way. Empty where it was not taken, and nothing updated.
-  std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels,
+  std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                                            int64_t activation_budget, const Update<T>& update) const;
-  bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const int32_t* labels, int64_t budget,
+  bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given, int64_t budget,
                      double weight, bool replace, StepResult& result) const;
 
   uint64_t id_;  ///< of all flows of the process
@@ -247,13 +278,17 @@ class EVENFLOW_API Flow {
   Shape current_;
   Base base_;
   int64_t classes_ = 0;
+  int64_t context_ = 0;
   std::vector<Node> nodes_;
   std::vector<Level> levels_;
   std::unique_ptr<ClassHead<T>> head_;
-  size_t head_at_ = 0;  ///< the head sees the input of this node
+  size_t head_at_ = 0;       ///< the head sees the input of this node
+  size_t standardised_ = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
   std::shared_ptr<const ParamLayout> layout_;
   std::shared_ptr<FlowProgram> program_;  ///< null: samples are too wide for one
   ParamId initialized_ = 0;
+  ParamId context_mean_ = -1;
+  ParamId context_std_ = -1;
   int64_t tile_rows_ =
       0;  ///< samples of a tile; 0: too wide for a core's cache, or samples depend on each other
 };

@@ -34,6 +34,8 @@ class EVENFLOW_API Layer {
   /// NumericError where no call can be computed with the parameters. On the CPU a call finds that itself; on
   /// a device it gives numbers that are not finite, and this is asked afterwards.
   virtual void check_values(Context&, const Params<T>&) const {}
+  /// Whether fixed numbers bring the data to a spread of 1, so that its errors count there.
+  virtual bool standardizes() const { return false; }
   /// Values of `kept` for a batch of n.
   virtual int64_t kept_size(int64_t) const { return 0; }
 

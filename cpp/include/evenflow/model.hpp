@@ -14,6 +14,7 @@ struct CallOptions {
   uint64_t seed = 0;                ///< of samples, and of the dequantisation noise of uint8 images
   int64_t first = 0;                ///< number of the first row: row i draws from (seed, first + i) alone
   double temperature = 1;           ///< of samples: multiplies the base draw
+  const double* context = nullptr;  ///< (n, Model::context()), for models with a context alone
 };
 
 /// What Model::verify found; errors are relative to max(1, size of the exact quantity).
@@ -36,12 +37,13 @@ struct VerifyReport {
 /// at a time (ConfigError otherwise), and decides how many threads a large batch is spread over. Once a
 /// context has seen a batch size, calls of that size on one thread allocate nothing.
 ///
-/// Arrays are the caller's, contiguous, row after row. X is T, the model's own type, or uint8_t for images; T
-/// is float or double as dtype() says (ConfigError otherwise). x has sample_shape() values a row (NHWC), z
-/// has dims(). The same file, inputs and seed give the same bits as in Python, whatever n and the threads.
+/// Arrays are the caller's, contiguous, row after row; those of one call may not overlap. X is T, the model's
+/// own type, or uint8_t for images; T is float or double as dtype() says (ConfigError otherwise). x has
+/// sample_shape() values a row (NHWC), z has dims(). The same file, inputs and seed give the same bits as in
+/// Python, whatever n and the threads.
 ///
 /// Everywhere: ShapeError for an empty batch, NumericError for NaN or infinity in the input (with its place)
-/// or in a result, ConfigError for labels or options that do not fit.
+/// or in a result, ConfigError for labels, a context or options that do not fit.
 class EVENFLOW_API Model {
  public:
   explicit Model(Trainable<float> model);
@@ -52,7 +54,8 @@ class EVENFLOW_API Model {
   Dtype dtype() const;
   Shape sample_shape() const;  ///< n is 0; a table of D columns is (0, 1, 1, D)
   int64_t dims() const;
-  int64_t classes() const;  ///< 0: not conditional
+  int64_t classes() const;  ///< 0: takes no labels
+  int64_t context() const;  ///< numbers that a row's density is given; 0: none
   int64_t bits() const;     ///< images: bits a channel, x in 0 ... 2^bits; tables: 0
 
   /// x -> z and logdet (n) = log |det dz/dx|. uint8 images get no noise.

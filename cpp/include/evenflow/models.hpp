@@ -38,7 +38,8 @@ struct RealNvpImageConfig {
   int64_t bits = 8;
 };
 
-/// Real NVP on tables: couplings on alternating halves.
+/// Real NVP on tables: couplings on alternating halves. With a context, a density of the columns given other
+/// numbers, which every coupling's net sees.
 struct RealNvpTableConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
@@ -51,6 +52,7 @@ struct RealNvpTableConfig {
   bool actnorm = false;
   std::string prior = "gaussian";  ///< "gaussian" | "logistic"
   NetDtype conditioner = NetDtype::same;
+  int64_t context = 0;  ///< numbers that a sample's density is given
 };
 
 /// Glow (Kingma, Dhariwal 2018).

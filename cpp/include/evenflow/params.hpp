@@ -89,6 +89,17 @@ class EVENFLOW_API Scope {
   FlowProgram* program_;
 };
 
+/// What a density is conditioned on: nothing, or as the flow says, classes or numbers.
+template <class T>
+struct Given {
+  Given(const int32_t* classes = nullptr) : labels(classes) {}
+  explicit Given(const T* numbers, T* gradient = nullptr) : context(numbers), dcontext(gradient) {}
+
+  const int32_t* labels = nullptr;  ///< (n,) classes
+  const T* context = nullptr;       ///< (n, Flow::context()), contiguous
+  T* dcontext = nullptr;            ///< alike: backward passes write the gradient by the context; null: none
+};
+
 /// What a layer sees of its model during one call.
 template <class T>
 struct Params {
@@ -99,6 +110,8 @@ struct Params {
       nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
   const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
   bool overwrite = false;           ///< overwritable gradients hold nothing yet: they are stored, not added
+  const T* context = nullptr;       ///< (N, C) standardised numbers that the density is given
+  T* dcontext = nullptr;            ///< (N, C), null where nobody asks: backward adds the gradient by them
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }
@@ -156,11 +169,11 @@ class EVENFLOW_API ParamArena {
   Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
     zero_ = finite_ = false;
     square_ = -1;
-    return {layout_.get(), values(), grads_.data(), batch_stats, labels, false};
+    return {layout_.get(), values(), grads_.data(), batch_stats, labels};
   }
   /// For forward and inverse.
   Params<T> params(const int32_t* labels = nullptr) const {
-    return {layout_.get(), values(), nullptr, nullptr, labels, false};
+    return {layout_.get(), values(), nullptr, nullptr, labels};
   }
 
   /// Gradients to zero. See optim.hpp for the same by all threads.

@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cstdio>
+#include <cstddef>
 #include <cstring>
 #include <new>
 
@@ -23,8 +23,17 @@ namespace {
 // Plain memory: a thread may end after the library was unloaded.
 thread_local char last_error[1024];
 
+/// Keeps the text, a long one up to a character's end.
 evenflow_status failed(evenflow_status status, const char* text) {
-  std::snprintf(last_error, sizeof last_error, "%s", text);
+  constexpr size_t kMost = sizeof last_error - 1;
+  size_t size = strnlen(text, kMost + 1);
+  if (size > kMost) {
+    const auto continues = [&] { return (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80; };
+    size = kMost;
+    while (size > kMost - 3 && continues()) --size;  // a path may be no UTF-8
+  }
+  std::memcpy(last_error, text, size);
+  last_error[size] = 0;
   return status;
 }
 
@@ -57,19 +66,26 @@ void expect(const char* call, const char* what, const void* pointer) {
   if (!pointer) fail<ConfigError>(call, "expected ", what, ", got a null pointer");
 }
 
-/// The caller's struct as this version knows it: members that an older caller lacks keep their defaults, and
-/// a newer caller's, which are unknown here, must be zero. `least`: the size in the first version.
+/// The size of the caller's struct. `least`: the size in the first version.
 template <class Struct>
-Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
-  if (!theirs) return out;
+size_t size_of(const char* call, const Struct* theirs, size_t least) {
+  constexpr size_t kMost = 4096;
   const size_t size = theirs->struct_size;
   if (size < least) {
     fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
   }
-  constexpr size_t kMost = 4096;
   if (size > kMost) {
     fail<ConfigError>(call, "expected struct_size <= ", kMost, ", got ", size, "; use the _INIT macro");
   }
+  return size;
+}
+
+/// The caller's struct as this version knows it: members that an older caller lacks keep their defaults, and
+/// a newer caller's, which are unknown here, must be zero.
+template <class Struct>
+Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
+  if (!theirs) return out;
+  const size_t size = size_of(call, theirs, least);
   const char* bytes = reinterpret_cast<const char*>(theirs);
   if (std::any_of(bytes + std::min(size, sizeof out), bytes + size, [](char b) { return b != 0; })) {
     fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
@@ -82,18 +98,15 @@ Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
 template <class Struct>
 void fill(const char* call, Struct ours, size_t least, Struct* theirs) {
   expect(call, "a struct to fill", theirs);
-  const size_t size = theirs->struct_size;
-  if (size < least) {
-    fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
-  }
+  const size_t size = size_of(call, theirs, least);
   ours.struct_size = size;
   std::memcpy(theirs, &ours, std::min(size, sizeof ours));
 }
 
 CallOptions options_of(const char* call, const evenflow_options* theirs) {
   const evenflow_options o =
-      known<evenflow_options>(call, theirs, sizeof(evenflow_options), EVENFLOW_OPTIONS_INIT);
-  return {o.labels, o.seed, o.first, o.temperature};
+      known<evenflow_options>(call, theirs, offsetof(evenflow_options, context), EVENFLOW_OPTIONS_INIT);
+  return {o.labels, o.seed, o.first, o.temperature, o.context};
 }
 
 /// The arguments that calls share, checked.
@@ -110,15 +123,16 @@ struct Call {
     context = &context_->context;
   }
 
-  /// f(input as the type that `dtype` names).
+  /// f(input as the type that `dtype` names). `kinds`: those that the call takes.
   template <class F>
-  void with_floats(evenflow_dtype dtype, const void* in, const F& f) const {
+  void with_floats(evenflow_dtype dtype, const void* in, const F& f,
+                   const char* kinds = "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64") const {
     if (dtype == EVENFLOW_FLOAT32) {
       f(static_cast<const float*>(in));
     } else if (dtype == EVENFLOW_FLOAT64) {
       f(static_cast<const double*>(in));
     } else {
-      fail<ConfigError>(name, "expected dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got ", dtype);
+      fail<ConfigError>(name, "expected dtype ", kinds, ", got ", dtype);
     }
   }
   template <class F>
@@ -126,7 +140,7 @@ struct Call {
     if (dtype == EVENFLOW_UINT8) {
       f(static_cast<const uint8_t*>(in));
     } else {
-      with_floats(dtype, in, f);
+      with_floats(dtype, in, f, kinds());
     }
   }
   /// f(x, z as the model's type), for x of any type.
@@ -141,7 +155,13 @@ struct Call {
       }
       return;
     }
-    with_floats(dtype, x, [&](const auto* values) { f(values, same_type(values, z)); });
+    with_floats(dtype, x, [&](const auto* values) { f(values, same_type(values, z)); }, kinds());
+  }
+
+  /// Of x that may be uint8.
+  const char* kinds() const {
+    return model->bits() ? "EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8"
+                         : "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64";
   }
 
   template <class T>
@@ -189,8 +209,9 @@ evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_in
                                 shape.h,
                                 shape.w,
                                 shape.c,
-                                m.classes()};
-    fill("model_get_info", ours, sizeof(evenflow_info), info);
+                                m.classes(),
+                                m.context()};
+    fill("model_get_info", ours, offsetof(evenflow_info, context), info);
   });
 }
 

@@ -31,17 +31,41 @@ class ContextUse {
   Context& ctx_;
 };
 
-inline void check_batch(const char* call, int64_t n, int64_t classes, const CallOptions& options) {
+template <class T>
+void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOptions& options) {
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
   if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
   constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
   if (n > kLast - options.first) {
     fail<ConfigError>(call, "expected first <= ", kLast - n, " with ", n, " rows, got ", options.first);
   }
-  if (options.labels && !classes) {
+  if (options.labels && !flow.classes()) {
     fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
   }
-  check_labels(call, options.labels, n, classes);
+  check_labels(call, options.labels, n, flow.classes());
+  if (options.context && !flow.context()) {
+    fail<ConfigError>(call, "expected no context, since the model has none, got one");
+  }
+  if (!options.context && flow.context()) {
+    fail<ConfigError>(call, "expected a context of ", flow.context(), " numbers a row, got none");
+  }
+}
+
+/// What rows [first, first + n) of a checked call are given. NumericError for a number that T has not.
+template <class T>
+Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, const CallOptions& options,
+                  int64_t first, int64_t n) {
+  const int64_t width = flow.context();
+  if (!width) return options.labels ? options.labels + first : nullptr;
+  const double* from = options.context + first * width;
+  T* context = scope.take<T>(n * width);
+  for (int64_t i = 0; i < n * width; ++i) {
+    context[i] = static_cast<T>(from[i]);
+    if (std::isfinite(context[i])) continue;
+    fail<NumericError>(call, "expected a finite context, got ", from[i], " in row ", first + i / width,
+                       ", number ", i % width);
+  }
+  return Given<T>(context);
 }
 
 template <class T>

@@ -34,6 +34,7 @@ struct Model::Impl {
       : trained(std::move(model)),
         dims(as<T>().flow.dims()),
         classes(as<T>().flow.classes()),
+        context(as<T>().flow.context()),
         shape(as<T>().flow.sample_shape()) {
     const ModelConfig& settings = as<T>().config;
     config = to_json(settings);
@@ -46,11 +47,12 @@ struct Model::Impl {
     return std::get<Trainable<T>>(trained);
   }
 
-  /// f(first row, rows, labels of them, x of them as T) over the blocks of a checked batch.
+  /// f(first row, rows, what they are given, x of them as T) over the blocks of a checked batch.
   template <class T, class X, class F>
   void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
                   const CallOptions& options, const F& f) const {
-    check_batch(call, n, classes, options);
+    const Flow<T>& flow = as<T>().flow;
+    check_batch(call, n, flow, options);
     if constexpr (std::is_same<X, T>::value) {
       check_finite(call, x, n, dims);
     } else if (bits == 0) {
@@ -60,15 +62,15 @@ struct Model::Impl {
     for (int64_t a = 0; a < n; a += rows) {
       const int64_t count = std::min(rows, n - a);
       const RowsScope counted(ctx, a);
-      const int32_t* labels = options.labels ? options.labels + a : nullptr;
+      WorkspaceScope scope(ctx);
+      const Given<T> given = given_of(call, scope, flow, options, a, count);
       if constexpr (std::is_same<X, T>::value) {
-        f(a, count, labels, x + a * dims);
+        f(a, count, given, x + a * dims);
       } else {
-        WorkspaceScope scope(ctx);
         T* levels = scope.take<T>(count * dims);
         ctx.kernels<T>().dequantize(ctx, count, dims, x + a * dims, static_cast<int>(bits), noise,
                                     options.seed, static_cast<uint64_t>(options.first + a), levels);
-        f(a, count, labels, static_cast<const T*>(levels));
+        f(a, count, given, static_cast<const T*>(levels));
       }
     }
   }
@@ -85,6 +87,7 @@ struct Model::Impl {
   std::variant<Trainable<float>, Trainable<double>> trained;
   int64_t dims;
   int64_t classes;
+  int64_t context;
   Shape shape;
   std::string config;
   Dtype dtype;
@@ -109,6 +112,9 @@ int64_t Model::dims() const {
 int64_t Model::classes() const {
   return impl_->classes;
 }
+int64_t Model::context() const {
+  return impl_->context;
+}
 int64_t Model::bits() const {
   return impl_->bits;
 }
@@ -128,8 +134,8 @@ void Model::forward(Context& ctx, const X* x, int64_t n, T* z, double* logdet,
   const Trainable<T>& model = as<T>("forward");
   const ContextUse use("forward", ctx);
   impl_->for_blocks<T>("forward", ctx, x, n, false, options,
-                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
-                         model.flow.forward(ctx, model.arena, impl_->view(block, count), labels,
+                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                         model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
                                             z + a * impl_->dims, logdet + a);
                        });
 }
@@ -140,8 +146,8 @@ void Model::inverse(Context& ctx, const T* z, int64_t n, T* x, double* logdet,
   const Trainable<T>& model = as<T>("inverse");
   const ContextUse use("inverse", ctx);
   impl_->for_blocks<T>("inverse", ctx, z, n, false, options,
-                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
-                         model.flow.inverse(ctx, model.arena, block, count, labels,
+                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                         model.flow.inverse(ctx, model.arena, block, count, given,
                                             impl_->view(x + a * impl_->dims, count), logdet + a);
                        });
 }
@@ -151,9 +157,9 @@ void Model::encode(Context& ctx, const X* x, int64_t n, T* z, const CallOptions&
   const Trainable<T>& model = as<T>("encode");
   const ContextUse use("encode", ctx);
   impl_->for_blocks<T>("encode", ctx, x, n, false, options,
-                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          WorkspaceScope scope(ctx);
-                         model.flow.forward(ctx, model.arena, impl_->view(block, count), labels,
+                         model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
                                             z + a * impl_->dims, scope.take<double>(count));
                        });
 }
@@ -163,9 +169,9 @@ void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions&
   const Trainable<T>& model = as<T>("decode");
   const ContextUse use("decode", ctx);
   impl_->for_blocks<T>("decode", ctx, z, n, false, options,
-                       [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
+                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          WorkspaceScope scope(ctx);
-                         model.flow.inverse(ctx, model.arena, block, count, labels,
+                         model.flow.inverse(ctx, model.arena, block, count, given,
                                             impl_->view(x + a * impl_->dims, count),
                                             scope.take<double>(count));
                        });
@@ -177,8 +183,8 @@ void Model::log_prob(Context& ctx, const X* x, int64_t n, double* out, const Cal
   const auto run = [&](const auto& model) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
     impl_->for_blocks<T>("log_prob", ctx, x, n, true, options,
-                         [&](int64_t a, int64_t count, const int32_t* labels, const T* block) {
-                           model.flow.log_prob(ctx, model.arena, impl_->view(block, count), labels, out + a);
+                         [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                           model.flow.log_prob(ctx, model.arena, impl_->view(block, count), given, out + a);
                          });
   };
   if constexpr (std::is_same<X, uint8_t>::value) {
@@ -199,13 +205,15 @@ template <class T>
 void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) const {
   const Trainable<T>& model = as<T>("sample");
   const ContextUse use("sample", ctx);
-  check_batch("sample", n, impl_->classes, options);
+  check_batch("sample", n, model.flow, options);
   const int64_t rows = std::max<int64_t>(1, kBlockValues / impl_->dims);
   for (int64_t a = 0; a < n; a += rows) {
     const int64_t count = std::min(rows, n - a);
     const RowsScope counted(ctx, a);
+    WorkspaceScope scope(ctx);
     model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed,
-                      options.labels ? options.labels + a : nullptr, impl_->view(x + a * impl_->dims, count));
+                      given_of("sample", scope, model.flow, options, a, count),
+                      impl_->view(x + a * impl_->dims, count));
   }
 }
 

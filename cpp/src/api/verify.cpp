@@ -88,18 +88,18 @@ Trainable<double> float64_copy(const Trainable<T>& model) {
 }
 
 /// Row i of dz/dx is what backward returns for dz = unit vector i.
-double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const int32_t* label) {
+double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const Given<double>& given) {
   const int64_t d = exact.flow.dims();
   const Shape one = exact.flow.sample_shape().with_batch(1);
   std::vector<double> z(static_cast<size_t>(d)), unit(z), rebuilt(z);
   linalg::Matrix rows(static_cast<size_t>(d * d));
   double logdet = 0;
-  exact.flow.forward(ctx, exact.arena, View<const double>(x, one), label, z.data(), &logdet);
+  exact.flow.forward(ctx, exact.arena, View<const double>(x, one), given, z.data(), &logdet);
   for (int64_t i = 0; i < d; ++i) {
     const double zero = 0;
     std::fill(unit.begin(), unit.end(), 0.0);
     unit[static_cast<size_t>(i)] = 1;
-    exact.flow.backward(ctx, exact.arena, z.data(), unit.data(), &zero, label,
+    exact.flow.backward(ctx, exact.arena, z.data(), unit.data(), &zero, given,
                         View<double>(rebuilt.data(), one), View<double>(rows.data() + i * d, one));
   }
   const double probed = log_abs_det(rows, d);
@@ -112,7 +112,6 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOp
              VerifyReport& report) {
   const Flow<T>& flow = trained.flow;
   const ParamArena<T>& arena = trained.arena;
-  const int32_t* labels = options.labels;
   const int64_t n = report.samples, d = flow.dims();
   const Shape shape = flow.sample_shape().with_batch(n);
   const size_t values = static_cast<size_t>(n * d);
@@ -120,23 +119,27 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOp
   std::vector<double> logdet(static_cast<size_t>(n)), logdet_back(logdet), density(logdet),
       exact_density(logdet);
   check_finite("verify", x, n, d);
-  flow.forward(ctx, arena, View<const T>(x, shape), labels, z.data(), logdet.data());
-  flow.inverse(ctx, arena, z.data(), n, labels, View<T>(back.data(), shape), logdet_back.data());
+  WorkspaceScope scope(ctx);
+  const Given<T> given = given_of("verify", scope, flow, options, 0, n);
+  flow.forward(ctx, arena, View<const T>(x, shape), given, z.data(), logdet.data());
+  flow.inverse(ctx, arena, z.data(), n, given, View<T>(back.data(), shape), logdet_back.data());
   report.round_trip_x = error_of(back.data(), x, n * d);
   report.logdet_sum = error_of(logdet_back.data(), logdet.data(), n, -1);
 
   ctx.kernels<T>().base_sample(ctx, flow.base(), n, d, T(1), options.seed, 0, base.data());
-  flow.inverse(ctx, arena, base.data(), n, labels, View<T>(back.data(), shape), logdet_back.data());
-  flow.forward(ctx, arena, View<const T>(back.data(), shape), labels, z.data(), logdet_back.data());
+  flow.inverse(ctx, arena, base.data(), n, given, View<T>(back.data(), shape), logdet_back.data());
+  flow.forward(ctx, arena, View<const T>(back.data(), shape), given, z.data(), logdet_back.data());
   report.round_trip_z = error_of(z.data(), base.data(), n * d);
 
   Trainable<double> exact = float64_copy(trained);
   const std::vector<double> wide(x, x + n * d);
-  flow.log_prob(ctx, arena, View<const T>(x, shape), labels, density.data());
-  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), shape), labels, exact_density.data());
+  const Given<double> exactly = given_of("verify", scope, exact.flow, options, 0, n);
+  flow.log_prob(ctx, arena, View<const T>(x, shape), given, density.data());
+  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), shape), exactly,
+                      exact_density.data());
   report.precision = error_of(density.data(), exact_density.data(), n);
   report.probed = d <= kProbedDims;
-  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), labels);
+  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), exactly);
 }
 
 }  // namespace
@@ -145,7 +148,7 @@ template <class T>
 VerifyReport Model::verify(Context& ctx, const T* x, int64_t n, const CallOptions& options) const {
   const Trainable<T>& trained = as<T>("verify");
   const ContextUse use("verify", ctx);
-  check_batch("verify", n, trained.flow.classes(), options);
+  check_batch("verify", n, trained.flow, options);
   VerifyReport report;
   report.samples = std::min(n, kSamples);
   try {

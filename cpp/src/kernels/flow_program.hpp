@@ -101,7 +101,7 @@ template <class T>
 struct StepEnd {
   // What the pass left.
   const double* not_finite;  ///< (1): densities that are not
-  const double* found;       ///< (2): KernelSet::distance's
+  const double* found;       ///< (4): KernelSet::distance's, twice
   const double* square;      ///< (1): of the gradient's norm
   const double* head;        ///< the class head's loss, or null
   const T* initialized;      ///< (1): not 0

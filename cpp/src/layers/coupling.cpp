@@ -26,7 +26,8 @@ MaskSizes mask_sizes(Mask mask, int64_t channels) {
 
 namespace {
 
-/// A coupling on contiguous halves of the channels or on a checkerboard.
+/// A coupling on contiguous halves of the channels or on a checkerboard. What the net takes besides the part
+/// that passes is the flow's context.
 template <class T>
 class Coupling final : public Layer<T> {
  public:
@@ -39,7 +40,9 @@ class Coupling final : public Layer<T> {
       fail<ShapeError>(kind, "expected at least 2 channels, got ", in.c);
     }
     const Shape pass = in.with_batch(0).with_channels(sizes.pass);
-    if (net_->input_shape() != pass || net_->out_channels() != sizes.change * (affine ? 2 : 1)) {
+    context_ = in.pixels_per_sample() == 1 ? net_->input_shape().c - sizes.pass : 0;
+    if (context_ < 0 || net_->input_shape() != pass.with_channels(sizes.pass + context_) ||
+        net_->out_channels() != sizes.change * (affine ? 2 : 1)) {
       fail<ShapeError>(kind, "expected a net from ", to_string(pass), " to ", sizes.change * (affine ? 2 : 1),
                        " channels, got ", to_string(net_->input_shape()), " to ", net_->out_channels());
     }
@@ -60,6 +63,7 @@ class Coupling final : public Layer<T> {
       gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
       if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
     }
+    if (context_ && scope.program()) scope.program()->fits = false;
     add_coupling(scope, begin, pass_first_, change_first_, dims_, gain_, offset_);
   }
 
@@ -70,7 +74,8 @@ class Coupling final : public Layer<T> {
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);
-    net_->init_from_data(ctx, arena, pass_input(ctx, scope, x));
+    if (context_) return;  // a dense net, which has nothing to initialise
+    net_->init_from_data(ctx, arena, pass_input(ctx, scope, {}, x));
   }
 
   int64_t kept_size(int64_t n) const override { return h_size(n) + net_->activation_size(n); }
@@ -86,12 +91,30 @@ class Coupling final : public Layer<T> {
     return this->input_shape().with_batch(n).with_channels(net_->out_channels());
   }
 
-  /// What the net sees: a slice of channels, or a copy with the other colour of the checkerboard zeroed.
-  View<const T> pass_input(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
+  /// What the net sees: a slice of channels, with the context behind it in a copy, or a copy with the other
+  /// colour of the checkerboard zeroed.
+  View<const T> pass_input(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                           View<const T> x) const {
+    if (context_) {
+      const View<T> joined = with_context(scope, x.shape.n);
+      ctx.kernels<T>().copy(ctx, x.channels(pass_first_, pass_), joined.channels(0, pass_));
+      ctx.kernels<T>().copy(ctx, context(params.context, x.shape.n), joined.channels(pass_, context_));
+      return joined;
+    }
     if (dims_.parity < 0) return x.channels(pass_first_, pass_);
     View<T> masked(scope.take<T>(x.shape.size()), x.shape);
     ctx.kernels<T>().mask_pixels(ctx, x, 1 - dims_.parity, false, masked);
     return masked;
+  }
+
+  View<T> with_context(WorkspaceScope& scope, int64_t n) const {
+    const Shape shape = net_->input_shape().with_batch(n);
+    return View<T>(scope.take<T>(shape.size()), shape);
+  }
+
+  template <class U>
+  View<U> context(U* numbers, int64_t n) const {
+    return View<U>(numbers, {n, 1, 1, context_});
   }
 
   template <class U>
@@ -114,7 +137,7 @@ class Coupling final : public Layer<T> {
     const int64_t n = x.shape.n;
     WorkspaceScope scope(ctx);
     View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, x), h, kept ? kept + h_size(n) : nullptr);
+    net_->forward(ctx, params, pass_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
     ctx.kernels<T>().coupling_forward(ctx, dims_, gain(params), changed(x), h, changed(z), logdet);
   }
@@ -124,7 +147,7 @@ class Coupling final : public Layer<T> {
     const int64_t n = z.shape.n;
     WorkspaceScope scope(ctx);
     View<T> h(scope.take<T>(h_size(n)), h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, z), h, nullptr);
+    net_->forward(ctx, params, pass_input(ctx, scope, params, z), h, nullptr);
     copy_pass(ctx, z, x);
     ctx.kernels<T>().coupling_inverse(ctx, dims_, gain(params), changed(z), h, changed(x), logdet);
   }
@@ -135,7 +158,7 @@ class Coupling final : public Layer<T> {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     // The net's input is the part of z that passed, so it can be read before x is rebuilt, or after.
-    const View<const T> input = pass_input(ctx, scope, z);
+    const View<const T> input = pass_input(ctx, scope, params, z);
     const bool recompute = !kept;
     if (recompute) kept = scope.take<T>(kept_size(n));
     View<T> h(kept, h_shape(n));
@@ -151,6 +174,16 @@ class Coupling final : public Layer<T> {
     if (dims_.law == CouplingLaw::real_nvp) {
       kernels.gain_gradients(ctx, n, dgain, params.grad(gain_),
                              options_.offset ? params.grad(offset_) : nullptr);
+    }
+    if (context_) {
+      const View<T> dinput = with_context(scope, n);
+      kernels.zero(ctx, dinput.shape.size(), dinput.data);
+      net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
+      kernels.add(ctx, dinput.channels(0, pass_), dx.channels(pass_first_, pass_));
+      if (params.dcontext) {
+        kernels.add(ctx, dinput.channels(pass_, context_), context(params.dcontext, n));
+      }
+      return;
     }
     if (dims_.parity < 0) {
       net_->backward(ctx, params, input, h, kept + h_size(n), dh, dx.channels(pass_first_, pass_));
@@ -209,6 +242,7 @@ class Coupling final : public Layer<T> {
   CouplingDims dims_;
   int64_t pass_first_;
   int64_t pass_;
+  int64_t context_;
   int64_t change_first_;
   ParamId gain_ = -1;  ///< -1: there is no such
   ParamId offset_ = -1;

@@ -16,6 +16,8 @@ class Standardize final : public ChannelScale<T> {
     add_scale(scope, FlowOp::standard, 0, this->channels(), mean_, std_, 1);
   }
 
+  bool standardizes() const override { return true; }
+
   void init(ParamArena<T>& arena, Rng&) const override {
     for (int64_t c = 0; c < this->channels(); ++c) arena.value(std_)[c] = T(1);
   }

@@ -22,8 +22,11 @@ void check_columns(const std::string& name, const T* mean, const T* var, int64_t
   constexpr bool single = sizeof(T) == sizeof(float);
   for (int64_t c = 0; c < columns; ++c) {
     if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
+      // A variance leaves the range of T at the root of its limits.
+      const bool constant = var[c] == 0 && std::abs(mean[c]) > std::sqrt(std::numeric_limits<T>::min());
       fail<NumericError>(name, "expected a finite, varying column, got mean ", mean[c], ", variance ", var[c],
-                         " in column ", c);
+                         " in column ", c,
+                         !single || constant ? "" : "; if it varies, take dtype float64, or another unit");
     }
     if (!varies(mean[c], var[c])) {
       fail<NumericError>(name, "expected a column that varies by more than ", single ? "float32" : "float64",

@@ -65,6 +65,8 @@ class Whiten final : public Layer<T> {
     add_whitening(scope, d, mean_, matrix_, inverse_, logdet_);
   }
 
+  bool standardizes() const override { return true; }
+
   void init(ParamArena<T>& arena, Rng&) const override {
     const int64_t d = this->input_shape().c;
     for (int64_t i = 0; i < d; ++i)
@@ -113,7 +115,7 @@ class Whiten final : public Layer<T> {
   [[noreturn]] void not_definite() const {
     fail<NumericError>(name_,
                        "expected columns with a positive definite covariance, got a singular one; drop "
-                       "duplicate columns, or use more rows than columns");
+                       "duplicate columns, or use more rows than columns (fit takes init_batch of them)");
   }
 
   /// In float64: x^T x / n about the mean, plus 1e-3 I for ZCA.

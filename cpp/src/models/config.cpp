@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <set>
 #include <string_view>
@@ -46,7 +47,7 @@ class Reader {
     const json::Value& found = value(key);
     if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
     if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
-    return get<double>(key, "a number") + 0.0;  // -0 would be written as a whole number, which has no such
+    return get<double>(key, "a number");
   }
 
   uint64_t seed() {
@@ -68,6 +69,7 @@ class Reader {
     return out;
   }
 
+  bool has(const char* key) const { return root_.find(key) != nullptr; }
   bool is_table() { return value("shape").get<int64_t>() != nullptr; }
 
   Shape image() {
@@ -151,6 +153,7 @@ RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
   c.actnorm = in.flag("actnorm");
   c.prior = in.text("prior");
   c.conditioner = in.conditioner(dtype);
+  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
   return c;
 }
 
@@ -172,37 +175,47 @@ NiceConfig read_nice(Reader& in, Dtype dtype) {
   return c;
 }
 
-/// Members of a JSON object, in the order in which they are added.
+/// The shortest text that is read as the same number, as Python writes it: 0.0, 100000.0, 1e+16, 1e-05.
+std::string text_of_number(double value) {
+  std::array<char, 32> text;
+  const auto written = [&](std::chars_format format) {
+    return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value, format).ptr);
+  };
+  const double size = std::abs(value);
+  if (size != 0 && (size < 1e-4 || size >= 1e16)) return written(std::chars_format::scientific);
+  const std::string plain = written(std::chars_format::fixed);
+  return plain.find('.') == plain.npos ? plain + ".0" : plain;
+}
+
+/// Members of a JSON object, in the order in which they are added: the Python package's, see models.py.
 class Writer {
  public:
   void add(const char* key, const std::string& value) { raw(key, json::quote(value, kWhere, key)); }
   void add(const char* key, const char* value) { add(key, std::string(value)); }
   void add(const char* key, bool value) { raw(key, value ? "true" : "false"); }
   void add(const char* key, int64_t value) { raw(key, std::to_string(value)); }
-  void add(const char* key, double value) {
-    std::array<char, 32> text;
-    const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
-    raw(key, std::string(text.data(), end));
-  }
+  void add(const char* key, uint64_t value) { raw(key, std::to_string(value)); }
+  void add(const char* key, double value) { raw(key, text_of_number(value)); }
   void add(const char* key, const std::vector<int64_t>& values) {
     std::string list;
     for (const int64_t value : values) list += (list.empty() ? "" : ", ") + std::to_string(value);
     raw(key, "[" + list + "]");
   }
   void add(const char* key, const Shape& s) { add(key, std::vector<int64_t>{s.h, s.w, s.c}); }
-  void add(NetDtype net, Dtype dtype) {
-    add("conditioner_dtype", net == NetDtype::bfloat16 ? "bfloat16" : to_string(dtype));
-  }
-  void raw(const char* key, const std::string& value) {
-    out_ += (out_.empty() ? "{\"" : ", \"") + std::string(key) + "\": " + value;
+  void add(NetDtype net) {
+    // "float32" stands for the model's own arithmetic, in a model of float64 too.
+    add("conditioner_dtype", net == NetDtype::bfloat16 ? "bfloat16" : "float32");
   }
   std::string text() const { return out_ + "}"; }
 
  private:
+  void raw(const char* key, const std::string& value) {
+    out_ += (out_.empty() ? "{\"" : ", \"") + std::string(key) + "\": " + value;
+  }
   std::string out_;
 };
 
-void write(Writer& out, const GlowConfig& c, Dtype dtype) {
+void write(Writer& out, const GlowConfig& c, uint64_t seed) {
   out.add("model", "Glow");
   out.add("shape", c.shape);
   out.add("levels", c.levels);
@@ -214,10 +227,11 @@ void write(Writer& out, const GlowConfig& c, Dtype dtype) {
   out.add("classes", c.classes);
   out.add("class_weight", c.class_weight);
   out.add("bits", c.bits);
-  out.add(c.conditioner, dtype);
+  out.add("seed", seed);
+  out.add(c.conditioner);
 }
 
-void write(Writer& out, const RealNvpImageConfig& c, Dtype) {
+void write(Writer& out, const RealNvpImageConfig& c, uint64_t seed) {
   out.add("model", "RealNVP");
   out.add("shape", c.shape);
   out.add("scales", c.scales);
@@ -230,9 +244,10 @@ void write(Writer& out, const RealNvpImageConfig& c, Dtype) {
   out.add("recursion", c.recursion);
   out.add("bits", c.bits);
   out.add("coupling", c.coupling);
+  out.add("seed", seed);
 }
 
-void write(Writer& out, const RealNvpTableConfig& c, Dtype dtype) {
+void write(Writer& out, const RealNvpTableConfig& c, uint64_t seed) {
   out.add("model", "RealNVP");
   out.add("shape", c.dims);
   out.add("couplings", c.couplings);
@@ -243,15 +258,16 @@ void write(Writer& out, const RealNvpTableConfig& c, Dtype dtype) {
   out.add("batch_norm", c.batch_norm);
   out.add("actnorm", c.actnorm);
   out.add("prior", c.prior);
-  out.add(c.conditioner, dtype);
+  out.add(c.conditioner);
+  if (c.context) out.add("context", c.context);
   out.add("coupling", c.coupling);
+  out.add("seed", seed);
 }
 
-void write(Writer& out, const NiceConfig& c, Dtype dtype) {
+void write(Writer& out, const NiceConfig& c, uint64_t seed) {
   out.add("model", "NICE");
   if (c.is_image()) {
     out.add("shape", c.shape);
-    out.add("bits", c.bits);
   } else {
     out.add("shape", c.shape.c);
   }
@@ -260,7 +276,9 @@ void write(Writer& out, const NiceConfig& c, Dtype dtype) {
   out.add("prior", c.prior);
   out.add("order", c.order);
   out.add("preprocess", c.preprocess);
-  out.add(c.conditioner, dtype);
+  out.add("seed", seed);
+  out.add(c.conditioner);
+  if (c.is_image()) out.add("bits", c.bits);
 }
 
 template <class T>
@@ -320,8 +338,7 @@ ModelConfig parse_config(const std::string& text) {
 
 std::string to_json(const ModelConfig& config) {
   Writer out;
-  std::visit([&](const auto& model) { write(out, model, config.dtype); }, config.model);
-  out.raw("seed", std::to_string(config.seed));
+  std::visit([&](const auto& model) { write(out, model, config.seed); }, config.model);
   out.add("dtype", to_string(config.dtype));
   return out.text();
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <utility>
 
 #include "core/device.hpp"
 #include "evenflow/error.hpp"
@@ -68,8 +69,14 @@ void Flow<T>::finalize() {
     node.layer->declare(root / node.name);
     node.end_param = layout->entries().size();
     if (program_ && (node.keep || program_->count == steps)) program_->fits = false;
+    if (node.layer->standardizes()) standardised_ = static_cast<size_t>(&node - nodes_.data()) + 1;
   }
   if (head_) head_->declare(root / "class_head");
+  if (context_) {
+    context_mean_ = root.add("context.mean", {context_}, Group::fixed);
+    context_std_ = root.add("context.std", {context_}, Group::fixed);
+    if (program_) program_->fits = false;
+  }
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
   if (program_) program_->complete(*layout, initialized_);
@@ -77,7 +84,7 @@ void Flow<T>::finalize() {
 
   // Weights and a tile's activations share a second-level cache of a megabyte or more.
   constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 1 << 20, kLeastRows = 16;
-  int64_t kept = 3 * dims();
+  int64_t kept = 3 * dims() + 2 * context_;
   for (const Node& node : nodes_) kept += node.layer->kept_size(1);
   const int64_t value = static_cast<int64_t>(sizeof(T));
   const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
@@ -127,6 +134,8 @@ bool Flow<T>::worth_threads(int64_t n) const {
 template <class T>
 Params<T> Flow<T>::rows_of(Params<T> params, int64_t first) const {
   if (params.labels) params.labels += first;
+  if (params.context) params.context += first * context_;
+  if (params.dcontext) params.dcontext += first * context_;
   return params;
 }
 
@@ -146,6 +155,7 @@ template <class T>
 void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
   Rng rng(seed, Stream::init);
   for (const Node& node : nodes_) node.layer->init(arena, rng);
+  if (context_) std::fill_n(arena.value(context_std_), context_, T(1));
 }
 
 namespace {
@@ -166,18 +176,20 @@ void Flow<T>::check_device(Context& ctx, const char* call, const ParamArena<T>& 
 }
 
 template <class T>
-void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
+void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x,
+                             const Given<T>& given) const {
   check_input("init", x.shape);
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
+  // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
+  const std::vector<int32_t> zeros(static_cast<size_t>(classes_ ? n : 0), 0);
+  const Given<T> known = classes_ ? Given<T>(zeros.data()) : given;
+  check_given("init", known, n);
   check_device(ctx, "init", arena);
   HostScope host(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
-  const std::vector<int32_t> zeros(static_cast<size_t>(n), 0);
-  const int32_t* labels = host.send(zeros.data(), n);
   // A layer may refuse what the ones before it have made of the batch.
   const Shape all{1, 1, 1, layout_->total_size()};
   SharedBuffer<T> kept(all.c, arena.device());
@@ -185,11 +197,12 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
   ctx.kernels<T>().copy(ctx, values, before);
   int at = 0;
   try {
+    if (context_) init_context(ctx, arena, given.context, n);
+    const Params<T> params = with(ctx, scope, host, std::as_const(arena).params(), known, n);
     for (const Node& node : nodes_) {
       node.layer->init_from_data(ctx, arena, x);
       View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
-      const ParamArena<T>& fixed = arena;
-      node.layer->forward(ctx, fixed.params(labels), x, z, logdet);
+      node.layer->forward(ctx, params, x, z, logdet);
       x = node.keep ? z.channels(0, node.keep) : z;
       at = 1 - at;
     }
@@ -214,6 +227,12 @@ void Flow<T>::check_parameters(const ParamArena<T>& arena) const {
   if (flag != T(0) && flag != T(1)) {
     fail<NumericError>("flow", "expected 0 or 1 for 'initialized', got ", flag);
   }
+  for (int64_t c = 0; c < context_; ++c) {
+    const T mean = arena.value(context_mean_)[c], std = arena.value(context_std_)[c];
+    if (std::isfinite(mean) && std::isfinite(std) && std > 0) continue;
+    fail<NumericError>("flow", "expected a finite mean and a positive deviation of the context, got ", mean,
+                       " and ", std, " in column ", c);
+  }
 }
 
 template <class T>
@@ -223,21 +242,6 @@ void Flow<T>::check_input(const char* call, const Shape& x) const {
     fail<ShapeError>(call, "expected x of shape ", to_string(sample_shape_.with_batch(x.n)), ", got ",
                      to_string(x));
   }
-}
-
-void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t classes) {
-  if (!classes) return;
-  if (!labels) fail<ConfigError>(call, "expected ", n, " labels for a class-conditional model, got none");
-  for (int64_t i = 0; i < n; ++i) {
-    if (labels[i] < 0 || labels[i] >= classes) {
-      fail<ConfigError>(call, "expected labels in 0 ... ", classes - 1, ", got ", labels[i], " at ", i);
-    }
-  }
-}
-
-template <class T>
-void Flow<T>::check_labels(const char* call, const int32_t* labels, int64_t n) const {
-  evenflow::check_labels(call, labels, n, classes_);
 }
 
 template <class T>
@@ -295,6 +299,9 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
       at = 1 - at;
     }
     node.layer->forward(ctx, params, x, out, logdet, step ? step->kept[i] : nullptr);
+    if (step && step->standardised && i + 1 == standardised_) {
+      ctx.kernels<T>().copy(ctx, out, View<T>(step->standardised, out.shape));
+    }
     if (node.keep) {
       put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
       out = out.channels(0, node.keep);
@@ -458,39 +465,41 @@ bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, View<con
 }
 
 template <class T>
-void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels, T* z,
+void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given, T* z,
                       double* logdet) const {
   check_input("forward", x.shape);
-  check_labels("forward", labels, x.shape.n);
+  check_given("forward", given, x.shape.n);
   check_ready(ctx, "forward", arena);
+  WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  const Params<T> params = arena.params(host.send(labels, x.shape.n));
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
   run_forward(ctx, params, x, z, logdet, nullptr);
   const View<const T> latents(z, {x.shape.n, 1, 1, dims()});
   if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_nonfinite(ctx, params, "forward", x);
 }
 
 template <class T>
-void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const int32_t* labels,
+void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const Given<T>& given,
                       View<T> x, double* logdet) const {
   check_input("inverse", x.shape);
   if (n != x.shape.n) {
     fail<ShapeError>("inverse", "expected x of as many samples as z, ", n, ", got ", x.shape.n);
   }
-  check_labels("inverse", labels, n);
+  check_given("inverse", given, n);
   check_ready(ctx, "inverse", arena);
+  WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  const Params<T> params = arena.params(host.send(labels, n));
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   run_inverse(ctx, params, z, n, x, logdet);
   if (all_finite(ctx, n, logdet, x)) return;
   fail<NumericError>("inverse", "expected finite values, got ", nonfinite_inverse(ctx, params, z, n));
 }
 
 template <class T>
-void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                        double* out, double* copy) const {
   check_input("log_prob", x.shape);
-  check_labels("log_prob", labels, x.shape.n);
+  check_given("log_prob", given, x.shape.n);
   check_device(ctx, "log_prob", arena);
   if (in_one_kernel(ctx) &&
       flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
@@ -501,7 +510,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
-  const Params<T> params = arena.params(host.send(labels, n));
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   queue(ctx, Pass::log_prob, params, x, {out, z}, [&] {
     run_forward(ctx, params, x, z, out, nullptr);
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
@@ -520,9 +529,9 @@ void Flow<T>::queue(Context& ctx, Pass pass, const Params<T>& params, View<const
 
 template <class T>
 void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
-                     uint64_t seed, const int32_t* labels, View<T> x) const {
+                     uint64_t seed, const Given<T>& given, View<T> x) const {
   check_input("sample", x.shape);
-  check_labels("sample", labels, x.shape.n);
+  check_given("sample", given, x.shape.n);
   check_device(ctx, "sample", arena);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
@@ -540,7 +549,7 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   T* z = scope.take<T>(n * dims());
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().base_sample(ctx, base_, n, dims(), scale, seed, draw, z);
-  const Params<T> params = arena.params(host.send(labels, n));
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
   queue(ctx, Pass::sample, params, x, {logdet, z, bad_values}, [&] {
     run_inverse(ctx, params, z, n, x, logdet);

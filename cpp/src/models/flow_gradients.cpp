@@ -36,10 +36,13 @@ void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T>
 
 template <class T>
 void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, const T* dz,
-                           const double* dlogdet, View<T> x, View<T> dx, Step* step) const {
+                           const double* dlogdet, View<T> x, View<T> dx, Step* step, View<const T> truth,
+                           double* found) const {
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
+  if (found) kernels.fill_doubles(ctx, 2 * kDrifts, 0, found);
   const int64_t n = x.shape.n;
+  begin_dcontext(ctx, params, n);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   int at = 0;
@@ -77,6 +80,7 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
     node.layer->backward(ctx, params, cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
     cur = out;
     dcur = dout;
+    if (found && i > 0 && i == standardised_) measure_standardised(ctx, params, truth, step, cur, found + 2);
     if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
     if (!step || !step->watch) continue;
     const std::vector<GradientPart>& parts = step->watch->parts;
@@ -86,6 +90,27 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
     kernels.copy(ctx, cur, x);
     kernels.copy(ctx, dcur, dx);
   }
+  if (found) kernels.distance(ctx, x, truth, found);
+}
+
+template <class T>
+void Flow<T>::measure_standardised(Context& ctx, const Params<T>& params, View<const T> x, const Step* step,
+                                   View<const T> rebuilt, double* found) const {
+  if (step && step->standardised) {
+    ctx.kernels<T>().distance(ctx, rebuilt, View<const T>(step->standardised, rebuilt.shape), found);
+    return;
+  }
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  double* unused = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, unused);
+  for (size_t i = 0; i < standardised_; ++i) {
+    const Shape shape = nodes_[i].layer->output_shape().with_batch(n);
+    const View<T> out(scope.take<T>(shape.size()), shape);
+    nodes_[i].layer->forward(ctx, params, x, out, unused);
+    x = out;
+  }
+  ctx.kernels<T>().distance(ctx, rebuilt, x, found);
 }
 
 template <class T>
@@ -94,6 +119,7 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = x.shape.n;
+  begin_dcontext(ctx, params, n);
   double* unused = scope.take<double>(n);
   kernels.fill_doubles(ctx, n, 0, unused);
   // Outputs of nodes [begin, end), each in its own buffer; an input is the last output's kept channels.
@@ -163,26 +189,32 @@ void Flow<T>::run_backward_checkpointed(Context& ctx, const Params<T>& params, V
 }
 
 template <class T>
-void Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
-                       const int32_t* labels, View<T> x, View<T> dx) const {
+double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
+                         const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) const {
   check_input("backward", x.shape);
   check_same_shape("backward", x.shape, dx.shape);
-  check_labels("backward", labels, x.shape.n);
+  check_given("backward", given, x.shape.n);
   check_ready(ctx, "backward", arena);
+  WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  run_backward(ctx, arena.params(nullptr, host.send(labels, x.shape.n)), z, dz, dlogdet, x, dx, nullptr);
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
+  double* found = truth.data ? scope.take<double>(2 * kDrifts) : nullptr;
+  run_backward(ctx, params, z, dz, dlogdet, x, dx, nullptr, truth, found);
+  end_dcontext(ctx, params, x.shape.n);
+  return found ? largest_drift(host.read(static_cast<const double*>(found), 2 * kDrifts)) : 0;
 }
 
 template <class T>
 void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
-                               const double* dlogdet, const int32_t* labels, T* z, T* dz) const {
+                               const double* dlogdet, const Given<T>& given, T* z, T* dz) const {
   check_input("inverse_backward", x.shape);
   check_same_shape("inverse_backward", x.shape, dx.shape);
-  check_labels("inverse_backward", labels, x.shape.n);
+  check_given("inverse_backward", given, x.shape.n);
   check_ready(ctx, "inverse_backward", arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  const Params<T> params = arena.params(nullptr, host.send(labels, x.shape.n));
+  const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
+  begin_dcontext(ctx, params, x.shape.n);
   const int64_t n = x.shape.n, size = n * dims();
   T* buffers[2] = {scope.take<T>(size), scope.take<T>(size)};
   T* dbuffers[2] = {scope.take<T>(size), scope.take<T>(size)};
@@ -204,6 +236,7 @@ void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T>
   }
   put_level(ctx, x, levels_.back(), z);
   put_level(ctx, dx, levels_.back(), dz);
+  end_dcontext(ctx, params, n);
 }
 
 template <class T>
@@ -236,6 +269,7 @@ std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<c
   const auto add = [&](const void* p) { key.push_back(reinterpret_cast<uintptr_t>(p)); };
   for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
                         static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
+                        static_cast<const void*>(params.context), static_cast<const void*>(params.dcontext),
                         static_cast<const void*>(x.data)}) {
     add(p);
   }
@@ -251,6 +285,7 @@ std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<c
                                       arrays.rebuilt.data, arrays.dx.data, arrays.found, step.head_results});
   key.insert(key.end(), {bits_of(weight), static_cast<uint64_t>(arrays.dx.stride)});
   for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
+  key.push_back(reinterpret_cast<uintptr_t>(step.standardised));
   return key;
 }
 
@@ -267,8 +302,8 @@ void Flow<T>::pass_forward(Context& ctx, const Params<T>& params, View<const T> 
 template <class T>
 void Flow<T>::pass_backward(Context& ctx, const Params<T>& params, View<const T> x, const PassArrays& arrays,
                             Step& step) const {
-  run_backward(ctx, params, arrays.z, arrays.dz, arrays.dlogdet, arrays.rebuilt, arrays.dx, &step);
-  ctx.kernels<T>().distance(ctx, arrays.rebuilt, x, arrays.found);
+  run_backward(ctx, params, arrays.z, arrays.dz, arrays.dlogdet, arrays.rebuilt, arrays.dx, &step, x,
+               arrays.found);
 }
 
 template <class T>
@@ -289,8 +324,9 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
   try {
     WorkspaceScope kept(ctx);
     keep_activations(ctx, kept, n, activation_budget, step);
+    keep_standardised(kept, n, step);
     arrays.rebuilt = View<T>(kept.take<T>(size), x.shape);
-    arrays.found = kept.take<double>(2);
+    arrays.found = kept.take<double>(2 * kDrifts);
     const auto forward = [&] { pass_forward(ctx, params, x, weight, arrays, step); };
     const auto backward = [&] {
       pass_backward(ctx, params, x, arrays, step);
@@ -323,7 +359,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
       check_initialized(ctx, call, params.values);
       check_densities();
     }
-    drift.value = relative_distance(HostScope(ctx).read(arrays.found, 2));
+    drift.value = largest_drift(HostScope(ctx).read(arrays.found, 2 * kDrifts));
     if (!on_all_ranks(ctx, *layout_, drift.value <= drift_tolerance<T>())) {
       for (const Node& node : nodes_) node.layer->check_values(ctx, params);
       undo();
@@ -340,21 +376,22 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
 
 template <class T>
 void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
-                                const int32_t* labels, double* log_prob, View<T> dx) const {
+                                const Given<T>& given, double* log_prob, View<T> dx) const {
   check_input("log_prob_and_grad", x.shape);
   check_same_shape("log_prob_and_grad", x.shape, dx.shape);
-  check_labels("log_prob_and_grad", labels, x.shape.n);
+  check_given("log_prob_and_grad", given, x.shape.n);
   check_ready(ctx, "log_prob_and_grad", arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   // Layers add gradients of parameters along with that of x; these go nowhere.
   const int64_t trainable = layout_->trainable_size();
-  Params<T> params = arena.params(host.send(labels, x.shape.n));
+  Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
   params.grads = scope.take<T>(trainable);
   begin_gradient(ctx, params);
   Step step;
   // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
   differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
+  end_dcontext(ctx, params, x.shape.n);
   const int64_t size = x.shape.n * dims();
   double* not_finite = scope.take<double>(1);
   ctx.kernels<T>().count_not_finite(ctx, dx, not_finite);
@@ -370,9 +407,14 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
 // Member by member: flow.cpp instantiates the rest of the class.
 template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>,
                                          Step&) const;
+template void Flow<float>::measure_standardised(Context&, const Params<float>&, View<const float>,
+                                                const Step*, View<const float>, double*) const;
+template void Flow<double>::measure_standardised(Context&, const Params<double>&, View<const double>,
+                                                 const Step*, View<const double>, double*) const;
 template void Flow<float>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
 template void Flow<float>::run_backward(Context&, const Params<float>&, const float*, const float*,
-                                        const double*, View<float>, View<float>, Step*) const;
+                                        const double*, View<float>, View<float>, Step*, View<const float>,
+                                        double*) const;
 template void Flow<float>::run_backward_checkpointed(Context&, const Params<float>&, View<const float>,
                                                      const float*, const double*, View<float>, Step&,
                                                      Drift&) const;
@@ -382,11 +424,11 @@ template Drift Flow<float>::differentiate(Context&, const Params<float>&, View<c
                                           Step&, double*, View<float>, double*, const std::function<void()>&,
                                           const char*) const;
 template void Flow<float>::log_prob_and_grad(Context&, const ParamArena<float>&, View<const float>,
-                                             const int32_t*, double*, View<float>) const;
-template void Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
-                                    const int32_t*, View<float>, View<float>) const;
+                                             const Given<float>&, double*, View<float>) const;
+template double Flow<float>::backward(Context&, ParamArena<float>&, const float*, const float*, const double*,
+                                      const Given<float>&, View<float>, View<float>, View<const float>) const;
 template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<const float>,
-                                            View<const float>, const double*, const int32_t*, float*,
+                                            View<const float>, const double*, const Given<float>&, float*,
                                             float*) const;
 template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>, double,
                                                    const PassArrays&, const Step&) const;
@@ -395,13 +437,14 @@ template void Flow<float>::pass_forward(Context&, const Params<float>&, View<con
 template void Flow<float>::pass_backward(Context&, const Params<float>&, View<const float>, const PassArrays&,
                                          Step&) const;
 template void Flow<double>::inverse_backward(Context&, ParamArena<double>&, View<const double>,
-                                             View<const double>, const double*, const int32_t*, double*,
+                                             View<const double>, const double*, const Given<double>&, double*,
                                              double*) const;
 template void Flow<double>::head_backward(Context&, const Params<double>&, View<const double>, View<double>,
                                           Step&) const;
 template void Flow<double>::keep_activations(Context&, WorkspaceScope&, int64_t, int64_t, Step&) const;
 template void Flow<double>::run_backward(Context&, const Params<double>&, const double*, const double*,
-                                         const double*, View<double>, View<double>, Step*) const;
+                                         const double*, View<double>, View<double>, Step*, View<const double>,
+                                         double*) const;
 template void Flow<double>::run_backward_checkpointed(Context&, const Params<double>&, View<const double>,
                                                       const double*, const double*, View<double>, Step&,
                                                       Drift&) const;
@@ -411,9 +454,10 @@ template Drift Flow<double>::differentiate(Context&, const Params<double>&, View
                                            double, Step&, double*, View<double>, double*,
                                            const std::function<void()>&, const char*) const;
 template void Flow<double>::log_prob_and_grad(Context&, const ParamArena<double>&, View<const double>,
-                                              const int32_t*, double*, View<double>) const;
-template void Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
-                                     const double*, const int32_t*, View<double>, View<double>) const;
+                                              const Given<double>&, double*, View<double>) const;
+template double Flow<double>::backward(Context&, ParamArena<double>&, const double*, const double*,
+                                       const double*, const Given<double>&, View<double>, View<double>,
+                                       View<const double>) const;
 template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>, double,
                                                     const PassArrays&, const Step&) const;
 template void Flow<double>::pass_forward(Context&, const Params<double>&, View<const double>, double,

@@ -65,6 +65,12 @@ void set_loss(StepResult& result, const ClassHead<T>* head, const double* sums, 
 }  // namespace
 
 template <class T>
+void Flow<T>::check_moments(Context& ctx, const char* call, int64_t n) const {
+  if (!layout_->stats_size() || ctx.ranks() || n * sample_shape_.pixels_per_sample() > 1) return;
+  fail<ShapeError>(call, "expected at least 2 samples for batch norm, got ", n);
+}
+
+template <class T>
 void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
   const int64_t trainable = layout_->trainable_size();
   if (ctx.on_host()) {
@@ -78,7 +84,7 @@ void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
 }
 
 template <class T>
-bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                             int64_t budget, double weight, bool replace, StepResult& result) const {
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
@@ -93,7 +99,8 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   double* log_prob = scope.take<double>(n);
   double* drifts = scope.take<double>(tiles.count);
   const double share = -weight / static_cast<double>(n);
-  const Params<T> all = std::as_const(arena).params(labels);
+  HostScope host(ctx);
+  const Params<T> all = with(ctx, scope, host, std::as_const(arena).params(), given, n);
   const auto undo = [&] {
     if (first_in_place) ctx.kernels<T>().zero(ctx, trainable, total);
   };
@@ -104,7 +111,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     params.grads = grads_of(group);
     if (tile == tiles.first_of(group)) begin_gradient(local, params);
     WorkspaceScope mine(local);
-    double found[2];
+    double found[2 * kDrifts];
     PassArrays arrays;
     arrays.z = mine.take<T>(size);
     arrays.dz = mine.take<T>(size);
@@ -112,13 +119,14 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     arrays.log_prob = log_prob + first;
     Step step;
     keep_activations(local, mine, rows, budget, step);
+    keep_standardised(mine, rows, step);
     const View<const T> in = rows_of(x, first, end);
     arrays.rebuilt = View<T>(mine.take<T>(size), in.shape);
     arrays.dx = View<T>(mine.take<T>(size), in.shape);
     arrays.found = found;
     pass_forward(local, params, in, share, arrays, step);
     pass_backward(local, params, in, arrays, step);
-    drifts[tile] = relative_distance(found);
+    drifts[tile] = largest_drift(found);
   };
   const Tiles pieces(trainable, kPiece);
   double* squares = scope.take<double>(pieces.count);
@@ -158,35 +166,36 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
       local.kernels<T>().add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
     });
   }
+  end_dcontext(ctx, all, n);
   result.loss = result.nll;
   return true;
 }
 
 template <class T>
-StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                                   int64_t activation_budget, double weight,
                                   const GradientWatch* watch) const {
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
   const StepResult result =
-      gradient(ctx, arena, x, labels, activation_budget, weight, watch, false, batch_stats);
+      gradient(ctx, arena, x, given, activation_budget, weight, watch, false, batch_stats);
   move_stats(ctx, batch_stats, arena);
   return result;
 }
 
 template <class T>
-StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                                int64_t activation_budget, const Update<T>& update) const {
   // What is refused is refused before anything changes.
   update.optimizer.check(arena);
   check_max_norm(update.max_norm);
   if (update.average) check_average_decay(update.average_decay);
-  if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, labels, activation_budget, update)) {
+  if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, given, activation_budget, update)) {
     return *taken;
   }
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
-  StepResult result = gradient(ctx, arena, x, labels, activation_budget, 1, nullptr, true, batch_stats);
+  StepResult result = gradient(ctx, arena, x, given, activation_budget, 1, nullptr, true, batch_stats);
   try {
     if (!std::isfinite(result.loss)) {
       fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
@@ -204,11 +213,12 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
 
 template <class T>
 std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& arena, View<const T> x,
-                                                  const int32_t* labels, int64_t activation_budget,
+                                                  const Given<T>& given, int64_t activation_budget,
                                                   const Update<T>& update) const {
   if (ctx.on_host() || ctx.ranks() || x.shape.n == 0) return std::nullopt;
   check_input("train_step", x.shape);
-  check_labels("train_step", labels, x.shape.n);
+  check_given("train_step", given, x.shape.n);
+  check_moments(ctx, "train_step", x.shape.n);
   check_device(ctx, "train_step", arena);
   using End = StepEnd<T>;
   WorkspaceScope scope(ctx);
@@ -218,7 +228,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   const double share = 1 / static_cast<double>(n);
 
   // All that the program reads is one array.
-  constexpr int64_t kFound = 2;
+  constexpr int64_t kFound = 2 * kDrifts;
   const int64_t count = End::kVerdict + kFound + 1 + n + (head_ ? 2 : 0);
   double* numbers = scope.take<double>(count);
   double *found = numbers + End::kVerdict, *square = found + kFound, *log_prob = square + 1,
@@ -244,7 +254,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   end.stats = layout_->stats_size();
   end.stats_rate = kStatsRate;
   T* batch_stats = scope.take<T>(end.stats + 1);
-  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
   end.initialized = params.value(initialized_);
   end.grads = params.grads;
   end.values = arena.values();
@@ -266,6 +276,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   step.head_scale = share;
   if (head_) step.head_results = head;
   keep_activations(ctx, scope, n, activation_budget, step);
+  keep_standardised(scope, n, step);
 
   std::vector<uint64_t> key = key_of(Pass::step, params, x, -share, arrays, step);
   for (const void* p :
@@ -288,6 +299,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
     flow_kernels<T>(*ctx.device()).finish_step(ctx, end);
   });
 
+  end_dcontext(ctx, params, n);
   const double* here = host.read(static_cast<const double*>(numbers), count);
   if (here[End::taken] == 0) return std::nullopt;  // for an error, or the drift guard
   update.optimizer.set_steps(update.optimizer.steps() + 1);
@@ -296,23 +308,24 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   if (here[End::clipped] == 0) arena.square_ = *at(square);
   StepResult result;
   result.grad_norm = std::sqrt(*at(square));
-  result.drift.value = relative_distance(at(found));
+  result.drift.value = largest_drift(at(found));
   result.nll = mean_nll(at(log_prob), n);
   set_loss(result, head_.get(), head_ ? at(head) : nullptr, n);
   return result;
 }
 
 template <class T>
-StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const int32_t* labels,
+StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                              int64_t activation_budget, double weight, const GradientWatch* watch,
                              bool replace, T* batch_stats) const {
   check_input("loss_and_grad", x.shape);
-  check_labels("loss_and_grad", labels, x.shape.n);
+  check_given("loss_and_grad", given, x.shape.n);
+  check_moments(ctx, "loss_and_grad", x.shape.n);
   check_device(ctx, "loss_and_grad", arena);
   if (ctx.on_host()) check_initialized(ctx, "loss_and_grad", std::as_const(arena).values());
   if (by_tiles(ctx, x.shape.n)) {
     StepResult done;
-    if (step_by_tiles(ctx, arena, x, labels, activation_budget, weight, replace, done)) return done;
+    if (step_by_tiles(ctx, arena, x, given, activation_budget, weight, replace, done)) return done;
   }
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
@@ -325,7 +338,7 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   // Gradients already there must survive a step that the drift guard repeats.
   const int64_t trainable = layout_->trainable_size();
   const bool zero = replace || arena.grads_are_zero();
-  Params<T> params = arena.params(batch_stats, host.send(labels, n));
+  Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
   if (replace) begin_gradient(ctx, params);
   params.overwrite = zero && n > 0;
   const Shape flat{1, 1, 1, trainable};
@@ -356,13 +369,18 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
                                "loss_and_grad");
   try {
     if (!(result.drift.layer_value <= drift_tolerance<T>())) {
-      fail<NumericError>("loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
-                         " whose rebuilt input is off by ", result.drift.layer_value,
-                         " of the largest value");
+      const bool data = standardised_ > 0 && result.drift.layer == nodes_[standardised_ - 1].name;
+      fail<NumericError>(
+          "loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
+          " whose rebuilt input is off by ", result.drift.layer_value, " of the largest value",
+          data ? "; values far from the rest set its mean and deviation: leave them out, or clip "
+                 "or transform their column"
+               : "");
     }
     const double norm_squared = *host.read(square, 1);
     check_gradients(ctx, *layout_, params.grads, norm_squared);
     arena.square_ = norm_squared;
+    end_dcontext(ctx, params, n);
   } catch (...) {
     restore();
     throw;
@@ -374,29 +392,35 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::check_moments(Context&, const char*, int64_t) const;
+template void Flow<double>::check_moments(Context&, const char*, int64_t) const;
 template void Flow<float>::begin_gradient(Context&, Params<float>&) const;
-template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const int32_t*,
+template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const Given<float>&,
                                          int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
-                                                               View<const float>, const int32_t*, int64_t,
-                                                               const Update<float>&) const;
-template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>, const int32_t*,
-                                            int64_t, const Update<float>&) const;
-template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>, const int32_t*,
-                                          int64_t, double, const GradientWatch*, bool, float*) const;
+                                                               View<const float>, const Given<float>&,
+                                                               int64_t, const Update<float>&) const;
+template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>,
+                                            const Given<float>&, int64_t, const Update<float>&) const;
+template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>,
+                                          const Given<float>&, int64_t, double, const GradientWatch*, bool,
+                                          float*) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
-                                               const int32_t*, int64_t, double, const GradientWatch*) const;
+                                               const Given<float>&, int64_t, double,
+                                               const GradientWatch*) const;
 template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
-template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>, const int32_t*,
-                                          int64_t, double, bool, StepResult&) const;
+template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>,
+                                          const Given<double>&, int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,
-                                                                View<const double>, const int32_t*, int64_t,
-                                                                const Update<double>&) const;
+                                                                View<const double>, const Given<double>&,
+                                                                int64_t, const Update<double>&) const;
 template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
-                                             const int32_t*, int64_t, const Update<double>&) const;
-template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>, const int32_t*,
-                                           int64_t, double, const GradientWatch*, bool, double*) const;
+                                             const Given<double>&, int64_t, const Update<double>&) const;
+template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>,
+                                           const Given<double>&, int64_t, double, const GradientWatch*, bool,
+                                           double*) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,
-                                                const int32_t*, int64_t, double, const GradientWatch*) const;
+                                                const Given<double>&, int64_t, double,
+                                                const GradientWatch*) const;
 
 }  // namespace evenflow

@@ -33,11 +33,12 @@ Count mlp_values(Count in, const std::vector<int64_t>& hidden, Count out) {
 }
 
 /// Couplings with an MLP between the halves of `dims` columns, `parts` outputs for each changed column.
-ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>& hidden, int64_t parts) {
+ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>& hidden, int64_t parts,
+                     int64_t context = 0) {
   const Count units = static_cast<int64_t>(hidden.size()) + 1;
   const Count half = dims / 2;
   return {(Count(couplings) * 2 * units).value(),
-          (Count(couplings) * mlp_values(half, hidden, half * parts)).value()};
+          (Count(couplings) * mlp_values(half + context, hidden, half * parts)).value()};
 }
 
 ModelSize size_of(const NiceConfig& c) {
@@ -47,7 +48,7 @@ ModelSize size_of(const NiceConfig& c) {
 }
 
 ModelSize size_of(const RealNvpTableConfig& c) {
-  return table_size(c.couplings, c.dims, c.hidden, c.coupling == "affine" ? 2 : 1);
+  return table_size(c.couplings, c.dims, c.hidden, c.coupling == "affine" ? 2 : 1, c.context);
 }
 
 /// Each coupling has a residual net: two convolutions or more a block, one of them from width to width.

@@ -4,12 +4,22 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/kernel_set.hpp"
+
 namespace evenflow {
 
 /// Rebuilt inputs may be off by this much, relative to the largest value of the batch.
 template <class T>
 constexpr double drift_tolerance() {
   return std::is_same<T, float>::value ? 1e-3 : 1e-8;
+}
+
+/// Pairs of numbers that tell how far a rebuilt batch is off: of x, and of what a standardising layer makes
+/// of it; see Flow::PassArrays.
+constexpr int64_t kDrifts = 2;
+inline double largest_drift(const double* found) {
+  const double x = relative_distance(found), standardised = relative_distance(found + 2);
+  return x >= standardised ? x : standardised;
 }
 
 /// A number in the key of a pass, see Context::repeat.

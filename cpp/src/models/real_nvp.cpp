@@ -103,6 +103,7 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
 template <class T>
 Flow<T> real_nvp(const RealNvpTableConfig& config) {
   expect_in(kModel, "dims", config.dims, 2, kMaxWidth);
+  expect_in(kModel, "context", config.context, 0, kMaxWidth);
   expect_in(kModel, "couplings", config.couplings, 1, kMaxLayers);
   expect_widths(kModel, config.hidden);
   const bool affine = is_affine(kModel, config.coupling);
@@ -115,6 +116,7 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
   expect_size(kModel, {config});
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(kModel, config.prior));
+  flow.set_context(config.context);
   if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape))
     flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {
@@ -127,8 +129,8 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
     const Mask mask =
         i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
     const MaskSizes sizes = mask_sizes(mask, config.dims);
-    auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), config.hidden,
-                      MlpInit::he_zero, config.conditioner);
+    auto net = mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * (affine ? 2 : 1),
+                      config.hidden, MlpInit::he_zero, config.conditioner);
     AffineOptions options;
     options.law = ScaleLaw::bounded;
     options.interleaved = false;

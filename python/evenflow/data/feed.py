@@ -23,10 +23,10 @@ WINDOW, WINDOW_BYTES = 64, 1 << 23
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's samples of a batch as a flow takes them, and their labels."""
+    """This rank's samples of a batch as a flow takes them, and what their density is given."""
 
     x: np.ndarray
-    labels: np.ndarray | None
+    given: np.ndarray | None
     size: int
     """Samples of all ranks."""
 
@@ -44,10 +44,10 @@ class Feed:
     mine(size): where in a batch of that size the samples of this rank are; only those are read.
     """
 
-    def __init__(self, x: np.ndarray | Rows, labels: np.ndarray | None, *, dtype: np.dtype,
+    def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, *, dtype: np.dtype,
                  batch_size: int, batches: int, seed: int, augment: Augment | None = None,
                  mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD):
-        self.x, self.labels, self.dtype = x, labels, dtype
+        self.x, self.given, self.dtype = x, given, dtype
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
         self.mine = mine
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
@@ -114,7 +114,7 @@ class Feed:
         x = as_taken("fit", rows, origin(self.x, index), self.dtype)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
-        return Batch(x, None if self.labels is None else self.labels[index], size)
+        return Batch(x, None if self.given is None else self.given[index], size)
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
         """The rows of one batch, or of several in which groups of neighbours are mixed."""

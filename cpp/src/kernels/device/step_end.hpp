@@ -15,13 +15,16 @@ namespace evenflow::device {
 template <class T>
 struct JudgeStep {
   StepEnd<T> end;
+  /// Whether the drift is.
+  EVENFLOW_HD bool within(const double* found) const {
+    return found[0] / (found[1] > 1 ? found[1] : 1) <= end.tolerance;
+  }
   EVENFLOW_HD void operator()(int64_t, int64_t) const {
-    const double drift = end.found[0] / (end.found[1] > 1 ? end.found[1] : 1);
     const double norm = ops::sqrt(*end.square), most = end.settings[StepEnd<T>::max_norm];
     constexpr double kLargest = std::numeric_limits<double>::max();
     // Comparisons that NaN and infinity do not pass.
     const bool finite = *end.not_finite == 0 && norm <= kLargest && (!end.head || *end.head <= kLargest),
-               taken = finite && drift <= end.tolerance && *end.initialized != T(0),
+               taken = finite && within(end.found) && within(end.found + 2) && *end.initialized != T(0),
                clipped = taken && most > 0 && norm > most;
     end.verdict[StepEnd<T>::taken] = taken ? 1 : 0;
     end.verdict[StepEnd<T>::clipped] = clipped ? 1 : 0;

@@ -1,0 +1,267 @@
+"""Densities given numbers, p(x | c): the columns' context, against torch's own arithmetic, differences and truth."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+SETTINGS = [dict(), dict(mask="odd-even"), dict(coupling="additive", prior="logistic", preprocess="none"),
+            dict(permutation="lu", actnorm=True, preprocess="whiten"), dict(permutation="shuffle", batch_norm=True),
+            dict(couplings=1, hidden=()), dict(hidden=(70,), couplings=2)]
+
+
+@pytest.fixture
+def known():
+    """x (120, 3) and what it was drawn given, c (120, 2), columns of very different sizes."""
+    rng = np.random.default_rng(4)
+    c = rng.standard_normal((120, 2)) * [300.0, 0.1] + [5000.0, 0.0]
+    x = rng.standard_normal((120, 3)) * [1.0, 20.0, 0.5]
+    x[:, 0] += (c[:, 0] - 5000) / 300
+    x[:, 1] *= np.exp(5 * c[:, 1])
+    return x, c
+
+
+def conditional(x, c, device="cpu", dtype="float64", **settings):
+    """A flow whose nets, unlike fresh ones, do something."""
+    flow = ef.RealNVP(x.shape[1], **{"couplings": 3, "hidden": (8,), "context": c.shape[1], "dtype": dtype,
+                                     "device": device, **settings})
+    flow.init(x, context=c)
+    flow.params[:] += np.random.default_rng(7).normal(0, 0.1, flow.params.size)
+    return flow
+
+
+def test_against_torch(known):
+    """Each net sees its half, then the context by the mean and deviation of `init`'s batch."""
+    torch = pytest.importorskip("torch")
+    x, c = known
+    flow = conditional(x, c)
+    p = {name: torch.from_numpy(value.copy()) for name, value in flow.named_parameters().items()}
+    np.testing.assert_allclose(p["context.mean"], c.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(p["context.std"], c.std(0), rtol=1e-12)
+    h = (torch.from_numpy(x) - p["preprocess.mean"]) / p["preprocess.std"]
+    given = (torch.from_numpy(c) - p["context.mean"]) / p["context.std"]
+    logdet = -p["preprocess.std"].log().sum() * torch.ones(len(x), dtype=torch.float64)
+    for i in range(3):
+        name = f"coupling{i}."
+        a, b = (h[:, 2:], h[:, :2]) if i % 2 else (h[:, :2], h[:, 2:])
+        hidden = torch.cat([a, given], 1)
+        for layer in ("dense0.", "dense1."):
+            hidden = hidden @ p[name + layer + "weight"].reshape(hidden.shape[1], -1) + p[name + layer + "bias"]
+            hidden = hidden.relu() if layer == "dense0." else hidden
+        shift, raw = hidden.chunk(2, 1)
+        log_scale = 2 * torch.tanh(raw / 2)
+        b = b * log_scale.exp() + shift
+        logdet = logdet + log_scale.sum(1)
+        h = torch.cat([b, a], 1) if i % 2 else torch.cat([a, b], 1)
+    z, found = flow.forward(x, context=c)
+    np.testing.assert_allclose(z, h, atol=1e-12)
+    np.testing.assert_allclose(found, logdet, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_inverse_and_gradients(known, settings):
+    x, c = known
+    flow = conditional(x, c, **settings)
+    z, logdet = flow.forward(x, context=c)
+    back, minus = flow.inverse(z, context=c)
+    np.testing.assert_allclose(back, x, atol=1e-9)
+    np.testing.assert_allclose(minus, -logdet, atol=1e-9)
+    assert np.abs(flow.forward(x, context=c[::-1].copy())[0] - z).max() > 1e-3
+    assert flow.verify(x, context=c).ok
+
+    rng = np.random.default_rng(0)
+    dz, ddet, direction = rng.standard_normal(z.shape), rng.standard_normal(len(x)), rng.standard_normal(c.shape)
+    direction *= c.std(0)
+    of = {name: np.empty_like(c) for name in ("log_prob", "forward", "inverse")}
+    flow.log_prob_and_grad(x, context=c, dcontext=of["log_prob"])
+    flow.backward(z, dz, ddet, context=c, dcontext=of["forward"])
+    flow.inverse_backward(x, dz, ddet, context=c, dcontext=of["inverse"])
+
+    def value(name, t):
+        at = c + t * direction
+        if name == "log_prob":
+            return flow.log_prob(x, context=at)
+        out, det = flow.forward(x, context=at) if name == "forward" else flow.inverse(z, context=at)
+        return (out * dz).sum(1) + det * ddet
+
+    for name, gradient in of.items():
+        slope = (value(name, 1e-6) - value(name, -1e-6)) / 2e-6
+        expected = (gradient * direction).sum(1)
+        error = np.abs(slope - expected) / max(1.0, np.abs(slope).max())
+        assert np.sort(error)[-3] < 1e-7, name  # a row or two may be at a kink of a net
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(hidden=(300, 300))], ids=["tiles", "whole"])
+def test_gradient_of_the_loss(known, settings):
+    x, c = known
+    flow = conditional(x, c, **settings)
+    dcontext, of_density = np.empty_like(c), np.empty_like(c)
+    flow.loss_and_grad(x, context=c, weight=2.0, dcontext=dcontext)
+    flow.log_prob_and_grad(x, context=c, dcontext=of_density)
+    np.testing.assert_allclose(dcontext, -2 * of_density / len(x), rtol=1e-9, atol=1e-15)
+
+
+def test_train_step_is_its_parts(known):
+    x, c = known
+    one, other = conditional(x, c), conditional(x, c)
+    steps, parts = ef.Adam(one, lr=1e-3), ef.Adam(other, lr=1e-3)
+    for _ in range(3):
+        loss = one.train_step(x, steps, context=c)
+        other.zero_grad()
+        assert other.loss_and_grad(x, context=c) == loss
+        parts.step()
+    assert np.array_equal(one.params, other.params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_do_not_depend_on_their_batch(known, dtype):
+    x, c = (np.tile(v, (40, 1)) for v in known)
+    flow = conditional(*known, dtype=dtype, threads=2)
+    all_rows = flow.log_prob(x, context=c)
+    assert np.array_equal(flow.log_prob(x[5:6], context=c[5]), all_rows[5:6])
+    assert np.array_equal(flow.log_prob(x[:17], context=c[:17]), all_rows[:17])
+    samples = flow.sample(len(c), seed=3, context=c)
+    assert np.array_equal(flow.sample(7, seed=3, context=c[20:27], first=20), samples[20:27])
+    repeated = flow.sample(50, seed=3, context=np.tile(c[3], (50, 1)))
+    assert np.array_equal(flow.sample(50, seed=3, context=list(c[3])), repeated)
+    quick = conditional(*known, dtype="float32", conditioner_dtype="bfloat16")
+    np.testing.assert_allclose(quick.log_prob(x[:9], context=c[:9]), all_rows[:9], rtol=3e-2)
+
+
+def test_learns_a_conditional_density():
+    """A Gaussian whose mean and width depend on c: the loss comes near its entropy, and samples follow c."""
+    rng = np.random.default_rng(0)
+    c = rng.uniform(-1, 1, (4000, 1))
+    x = np.concatenate([3 * c, c**2], 1) + rng.standard_normal((4000, 2)) * np.exp(c)
+    flow = ef.RealNVP(2, couplings=4, hidden=(32, 32), context=1)
+    flow.fit(x[:3000], x[3000:], context=c[:3000], valid_context=c[3000:], epochs=25, batch_size=100, lr=5e-3)
+    entropy = (np.log(2 * np.pi * np.e) + 2 * c[3000:, 0]).mean()
+    assert -flow.log_prob(x[3000:], context=c[3000:]).mean() < entropy + 0.06
+    for at in (-0.5, 0.5):
+        drawn = flow.sample(4000, context=[at])
+        np.testing.assert_allclose(drawn.mean(0), [3 * at, at**2], atol=0.3)
+        np.testing.assert_allclose(drawn.std(0), np.exp(at), rtol=0.15)
+
+
+def test_fit_goes_on_from_a_checkpoint(known, tmp_path):
+    x, c = known
+    settings = dict(context=c, valid=x[:20], valid_context=c[:20], batch_size=16, seed=2)
+    whole = ef.RealNVP(3, couplings=2, hidden=(8,), context=2)
+    whole.fit(x, epochs=4, **settings)
+    half = ef.RealNVP(3, couplings=2, hidden=(8,), context=2)
+    half.fit(x, epochs=2, checkpoint=tmp_path / "m.safetensors", **settings)
+    half.fit(x, epochs=4, checkpoint=tmp_path / "m.safetensors", resume=True, **settings)
+    assert np.array_equal(half.params, whole.params)
+    with pytest.raises(ef.ConfigError, match="data"):
+        half.fit(x, epochs=5, checkpoint=tmp_path / "m.safetensors", resume=True,
+                 **{**settings, "context": c[::-1].copy()})
+
+
+def test_copies_and_files(known, tmp_path):
+    x, c = known
+    flow = conditional(x, c)
+    flow.save(tmp_path / "m.safetensors")
+    for other in (ef.load(tmp_path / "m.safetensors"), copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert other.context == 2 and other.config["context"] == 2
+        assert np.array_equal(other.log_prob(x, context=c), flow.log_prob(x, context=c))
+    assert "context" not in ef.RealNVP(2).config and ef.RealNVP(2).context == 0
+
+
+def test_a_context_that_does_not_vary_is_centred(known):
+    x, c = known
+    flow = conditional(x, np.column_stack([c, np.full(len(c), 7.0)]))
+    assert flow.named_parameters()["context.std"][2] == 1
+
+
+def test_errors(known, tmp_path):
+    x, c = known
+    flow, plain = conditional(x, c), ef.RealNVP(3)
+    plain.init(x)
+    nan = c.copy()
+    nan[4, 1] = np.nan
+    for error, text, call in (
+            (ef.ConfigError, r"\[log_prob\] expected a context of 2 numbers a sample, got none",
+             lambda: flow.log_prob(x)),
+            (ef.ConfigError, r"\[log_prob\] expected no context, since the model has none, got one",
+             lambda: plain.log_prob(x, context=c)),
+            (ef.ConfigError, r"\[init\] expected no context", lambda: plain.init(x, context=c)),
+            (ef.ConfigError, r"\[init\] expected a context of 2", lambda: flow.init(x)),
+            (ef.ConfigError, r"\[sample\] expected no label", lambda: flow.sample(3, label=1, context=c[0])),
+            (ef.ShapeError, r"\[sample, context\] expected \(3, 2\), or \(2,\) for all samples, got \(120, 2\)",
+             lambda: flow.sample(3, context=c)),
+            (ef.ShapeError, r"\[inverse, context\]", lambda: flow.inverse(x, context=c[:, :1])),
+            (ef.NumericError, r"\[fit, context\] expected finite values, got nan in row 4, column 1",
+             lambda: flow.fit(x, context=nan)),
+            (TypeError, r"\[forward, context\] expected numbers for the context, got dtype <U1",
+             lambda: flow.encode(x, context=np.full((120, 2), "a"))),
+            (ef.ConfigError, "valid_context, got none", lambda: flow.fit(x, context=c, valid_context=c)),
+            (ef.ConfigError, "expected a context", lambda: flow.fit(x, x, context=c)),
+            (TypeError, r"\[backward\] expected dcontext to be a writable",
+             lambda: flow.backward(x, x, x[:, 0], context=c, dcontext=np.empty((120, 2), np.float32))),
+            (ef.ConfigError, r"\[log_prob_and_grad\] expected no dcontext",
+             lambda: plain.log_prob_and_grad(x, dcontext=np.empty((120, 2), np.float32))),
+            (ef.ConfigError, "settings for images, got context", lambda: ef.RealNVP((4, 4, 1), context=2)),
+            (ef.ConfigError, "expected context >= 0, got -1", lambda: ef.RealNVP(3, context=-1)),
+            (ef.ConfigError, "context in 0 ... 1048576", lambda: ef.RealNVP(3, context=1 << 40))):
+        with pytest.raises(error, match=text):
+            call()
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("settings", SETTINGS[:5], ids=str)
+def test_on_a_device(known, device, settings):
+    x, c = known
+    here, there = conditional(x, c, **settings), conditional(x, c, device, **settings)
+    np.testing.assert_allclose(there.log_prob(x, context=c), here.log_prob(x, context=c), rtol=1e-10)
+    np.testing.assert_allclose(there.sample(9, seed=2, context=c[:9]), here.sample(9, seed=2, context=c[:9]),
+                               rtol=1e-8)
+    found = []
+    for flow in (here, there):
+        of_loss, of_density, of_inverse = (np.empty_like(c) for _ in range(3))
+        for _ in range(3):  # the third is a graph
+            flow.zero_grad()
+            loss = flow.loss_and_grad(x, context=c, dcontext=of_loss)
+        grads = flow.grads.copy()
+        flow.log_prob_and_grad(x, context=c, dcontext=of_density)
+        flow.inverse_backward(x, x, x[:, 0], context=c, dcontext=of_inverse)
+        step = [flow.train_step(x, optimizer, context=c) for optimizer in [ef.Adam(flow, lr=1e-3)] for _ in range(3)]
+        found.append((loss, grads, of_loss, of_density, of_inverse, step))
+    for mine, theirs in zip(*found):
+        np.testing.assert_allclose(theirs, mine, rtol=1e-8, atol=1e-9 * np.abs(mine).max())
+
+
+@pytest.mark.any_device
+def test_torch(known, device):
+    torch = pytest.importorskip("torch")
+    if device != "cpu" and not torch.cuda.is_available():
+        pytest.skip("torch has no GPU")
+    bridge = pytest.importorskip("evenflow.torch")
+    x, c = (torch.from_numpy(v[:6].copy()).to(device) for v in known)
+    module = bridge.FlowModule(conditional(*known, device))
+    x.requires_grad_()
+    c.requires_grad_()
+    scale = torch.tensor([300.0, 0.1], dtype=torch.float64, device=device)
+    start = c.detach() / scale
+    start.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, c: module.log_prob(x, context=c * scale), (x, start), atol=1e-6)
+    assert torch.autograd.gradcheck(lambda z, c: module.inverse(z, context=c * scale), (x, start), atol=1e-6)
+    assert torch.autograd.gradcheck(lambda c: module.loss(x.detach(), context=c * scale), (start,), atol=1e-6)
+    net = torch.nn.Linear(4, 2).double().to(device)  # an embedding, trained along
+    module.loss(x.detach(), context=net(torch.ones(6, 4, dtype=torch.float64, device=device))).backward()
+    assert net.weight.grad.abs().sum() > 0
+    one = c[0].detach()
+    assert torch.equal(module.sample(4, context=one, seed=1), module.sample(4, context=one.repeat(4, 1), seed=1))
+    score = torch.compile(lambda x, c: module.log_prob(x, context=c).mean(), backend="aot_eager", fullgraph=True)
+    compiled, = torch.autograd.grad(score(x, c), c)
+    plain, = torch.autograd.grad(module.log_prob(x, context=c).mean(), c)
+    assert torch.equal(compiled, plain)
+    for error, text, call in (
+            (ef.ConfigError, "expected a context of 2 numbers", lambda: module.loss(x.detach())),
+            (ef.ShapeError, r"\[log_prob, context\]|\[forward, context\]", lambda: module.log_prob(x, context=c[:2])),
+            (TypeError, "expected float values", lambda: module.inverse(x, context=c.long())),
+            (ef.ConfigError, "expected no label", lambda: module.log_prob(x, label=0, context=c))):
+        with pytest.raises(error, match=text):
+            call()

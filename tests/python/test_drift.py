@@ -1,0 +1,82 @@
+"""The guard against drift, in the units that a flow's layers meet the data in; and steps that have no moments."""
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.verify import _float64_copy
+
+
+def shrinking(offset=0.0, scale=1.0, **settings):
+    """A Real NVP in float32 that loses a batch on the way back, in float64 too, and data in some units."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 6))
+    x[:, 0] += offset
+    flow = ef.RealNVP(6, couplings=30, hidden=(32,), **settings)
+    flow.init((scale * x).astype(np.float32))
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.032, flow.params.size)
+    return flow, _float64_copy(flow), (scale * x).astype(np.float32)
+
+
+def distance(found, truth):
+    return np.linalg.norm(found - truth) / np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("units", [dict(), dict(offset=5e4), dict(scale=1e-6), dict(scale=1e6)], ids=str)
+@pytest.mark.parametrize("preprocess", ["standardize", "whiten"])
+def test_units_do_not_blind_the_guard(units, preprocess):
+    """A column beside which the others' errors are small, or units in which all are."""
+    flow, exact, x = shrinking(**units, preprocess=preprocess)
+    flow.loss_and_grad(x, activation_budget=0)
+    exact.loss_and_grad(x.astype(np.float64))
+    assert flow.last_step["fallback"] and flow.last_step["drift"] > 1e-3
+    assert distance(flow.grads, exact.grads) < 1e-3
+
+
+def test_backward_with_the_truth():
+    flow, _, x = shrinking(offset=5e4)
+    z, logdet = flow.forward(x)
+    flow.backward(z, z, logdet)
+    with pytest.raises(ef.NumericError, match=r"\[backward\] expected an invertible flow, got .* off by"):
+        flow.backward(z, z, logdet, truth=x)
+    sound = ef.RealNVP(6, couplings=2, hidden=(8,))
+    sound.init(x)
+    z, logdet = sound.forward(x)
+    for watched, alone in zip(sound.backward(z, z, logdet, truth=x), sound.backward(z, z, logdet)):
+        assert np.array_equal(watched, alone)
+    with pytest.raises(ef.ShapeError):
+        sound.backward(z, z, logdet, truth=x[:, :3])
+
+
+def test_far_values_are_named():
+    x = np.random.default_rng(0).normal(size=(2000, 2))
+    x[::200, 0] = 1e9
+    flow = ef.RealNVP(2, couplings=2, hidden=(8,))
+    with pytest.raises(ef.NumericError, match="layer preprocess .* values far from the rest set its mean"):
+        flow.fit(x, epochs=3)
+    for far in (2e30, 1e-24):
+        with pytest.raises(ef.NumericError, match="if it varies, take dtype float64, or another unit"):
+            ef.RealNVP(2).init(np.random.default_rng(0).normal(size=(100, 2)) * [far, 1])
+
+
+def test_batch_norm_wants_two_rows():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    flow = ef.RealNVP(3, couplings=2, hidden=(8,), batch_norm=True)
+    flow.init(x)
+    before, optimizer = flow.named_parameters()["batch_norm0.var"].copy(), ef.Adam(flow)
+    for call in (lambda: flow.loss_and_grad(x[:1]), lambda: flow.train_step(x[:1], optimizer)):
+        with pytest.raises(ef.ShapeError, match="expected at least 2 samples for batch norm, got 1"):
+            call()
+    assert np.array_equal(flow.named_parameters()["batch_norm0.var"], before)
+    flow.train_step(x[:2], optimizer)
+    flow.log_prob(x[:1])
+
+
+def test_whitening_sees_enough_rows():
+    """A covariance of few rows costs about D (D + 3) / 4M nats a row."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30_000, 300)).astype(np.float32)
+    flow = ef.RealNVP(300, couplings=1, hidden=(2,), preprocess="whiten")
+    flow.fit(x[:-1000], steps=1, batch_size=64, lr=0.0)
+    entropy = 150 * np.log(2 * np.pi * np.e)
+    assert -flow.log_prob(x[-1000:]).mean() < entropy + 4  # of 64 rows a column 1.2 more; of a million values 6.7
