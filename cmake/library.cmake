@@ -44,6 +44,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   endif()
 endif()
 
+# A project that has this one as a part of it calls the targets as one that finds it installed.
+foreach(library shared archive static static_avx2)
+  add_library(evenflow::${library} ALIAS evenflow_${library})
+endforeach()
+
 foreach(library evenflow_shared evenflow_archive)
   target_compile_features(${library} INTERFACE cxx_std_17)
   target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/cpp/include>

@@ -62,13 +62,26 @@ def _options(options: "Options | None"):
     return None if options is None else ctypes.byref(options)
 
 
-def main(library: str, path: str, rows: str) -> None:
+def read_rows(path: str, columns: int) -> "list[list[float]]":
+    rows = []
+    with open(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = [float(cell) for cell in line.split(",")]
+            except ValueError as error:
+                sys.exit(f"{path}: line {number}: {error}")
+            if len(row) != columns:
+                sys.exit(f"{path}: line {number}: expected {columns} columns, got {len(row)}")
+            rows.append(row)
+    return rows
+
+
+def main(library: str, path: str, csv: str) -> None:
     model = Model(library, path)
-    with open(rows) as file:
-        values = [float(cell) for line in file for cell in line.split(",")]
-    n = len(values) // model.info.dims
-    out = (ctypes.c_double * n)()
-    model.log_prob(FLOAT32, (ctypes.c_float * len(values))(*values), n, out)
+    rows = read_rows(csv, model.info.dims)
+    values = [value for row in rows for value in row]
+    out = (ctypes.c_double * len(rows))()
+    model.log_prob(FLOAT32, (ctypes.c_float * len(values))(*values), len(rows), out)
     model.close()
     for value in out:
         print(repr(value))

@@ -6,6 +6,7 @@ usage: check_embed.py make FOLDER            writes a model of every kind, rows.
 """
 
 import ctypes
+import json
 import os
 import sys
 
@@ -25,7 +26,7 @@ def models():
     yield "nice", ef.NICE(7, couplings=4, hidden=(16,), preprocess="zca")
     yield "nice_image", ef.NICE((4, 4, 1), couplings=2, hidden=(8,), bits=5, seed=2**63 - 1)
     yield "real_nvp_image", ef.RealNVP((8, 8, 1), base_dim=4, residual_blocks=1)
-    yield "glow", ef.Glow((8, 8, 3), levels=2, steps=2, hidden=8, bits=5)
+    yield "glow", ef.Glow((8, 8, 3), levels=2, steps=2, hidden=8, bits=5, seed=2**64 - 1)
     yield "glow_classes", ef.Glow((4, 4, 2), levels=1, steps=2, hidden=8, classes=3, class_weight=0.5,
                                   permutation="plain", coupling="additive", dtype="float64")
 
@@ -62,6 +63,14 @@ def expect_equal(what, got, wanted):
     assert got.tobytes() == np.ascontiguousarray(wanted).tobytes(), f"{what}: expected Python's bits"
 
 
+def config_of(model):
+    size = ctypes.c_size_t()
+    model._check(model.c.evenflow_model_get_config(model.model, None, ctypes.byref(size)))
+    text = ctypes.create_string_buffer(size.value)
+    model._check(model.c.evenflow_model_get_config(model.model, text, ctypes.byref(size)))
+    return text.value.decode()
+
+
 def compare(library, folder):
     sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "examples", "ctypes"))
     import evenflow_c as c
@@ -69,6 +78,7 @@ def compare(library, folder):
         model = c.Model(library, os.path.join(folder, f"{name}.safetensors"))
         assert (model.info.dims, model.info.classes) == (flow.dims, flow.classes), name
         assert model.info.bits == (flow.bits if flow.is_image else 0), name
+        assert config_of(model) == json.dumps(flow.config), name
         wanted = np.load(os.path.join(folder, f"{name}.npz"))
         x, z = np.ascontiguousarray(wanted["x"]), np.ascontiguousarray(wanted["z"])
         dtype, own = TYPES[x.dtype], TYPES[flow.dtype]

@@ -93,14 +93,43 @@ done
 
 say "CMake without C++"
 mkdir "$work/no_cxx"
-printf 'cmake_minimum_required(VERSION 3.18)\nproject(app LANGUAGES C)\n%s\n' \
-  'find_package(evenflow REQUIRED COMPONENTS static)' > "$work/no_cxx/CMakeLists.txt"
-! cmake -S "$work/no_cxx" -B "$work/no_cxx/build" -DCMAKE_PREFIX_PATH="$work/prefix" > /dev/null 2> "$work/no_cxx/error"
-grep -q "LANGUAGES C CXX) for the component static, got no CXX" "$work/no_cxx/error"
+# no_cxx FIND WHERE: configures such a project.
+no_cxx() {
+  rm -rf "$work/no_cxx/build"
+  printf 'cmake_minimum_required(VERSION 3.18)\nproject(app LANGUAGES C)\n%s\n' "$1" > "$work/no_cxx/CMakeLists.txt"
+  cmake -S "$work/no_cxx" -B "$work/no_cxx/build" "$2" > /dev/null 2> "$work/no_cxx/error"
+}
+needs_cxx="LANGUAGES C CXX) for the component static, got no CXX"
+! no_cxx 'find_package(evenflow REQUIRED COMPONENTS static)' -DCMAKE_PREFIX_PATH="$work/prefix"
+grep -q "$needs_cxx" "$work/no_cxx/error"
+# Without COMPONENTS it is the shared library alone, and an error where there is none.
+no_cxx 'find_package(evenflow REQUIRED)
+if(TARGET evenflow::static OR NOT TARGET evenflow::shared)
+  message(FATAL_ERROR "expected the shared library alone")
+endif()' -DCMAKE_PREFIX_PATH="$work/prefix"
+! no_cxx 'find_package(evenflow REQUIRED)' -Devenflow_DIR="$wheel_dir"
+grep -q "$needs_cxx" "$work/no_cxx/error"
+
+say "as a part of another project"
+mkdir "$work/part"
+for link in static static_avx2 shared; do
+  cat > "$work/part/CMakeLists.txt" << END
+cmake_minimum_required(VERSION 3.18)
+project(app LANGUAGES CXX)
+add_subdirectory("$root" evenflow)
+add_executable(app "$root/examples/embed/score.cpp")
+target_link_libraries(app PRIVATE evenflow::$link)
+END
+  cmake -S "$work/part" -B "$work/part/$link" > /dev/null
+done
 
 say "ctypes"
 "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
 same log_prob "$work/scores"
+# As many numbers as before, their rows cut elsewhere.
+paste -sd, "$work/data/rows.csv" > "$work/one_row.csv"
+! "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/one_row.csv" 2> "$work/error"
+grep -q "one_row.csv: line 1: expected 6 columns, got 240" "$work/error"
 
 if command -v rustc > /dev/null; then
   say "Rust"
@@ -124,6 +153,11 @@ g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--
 gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl
 "$work/two_versions" "$library" "$work/libother.so" "$work/data/table.safetensors"
 "$work/two_versions" "$work/libother.so" "$library" "$work/data/table.safetensors"
+
+say "forks"
+g++ -std=c++17 -O1 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/forks.cpp -o "$work/forks" "$library" \
+  -Wl,-rpath,"$(dirname "$library")"
+"$work/forks" "$work/data/table.safetensors"
 
 say "16 threads under ThreadSanitizer"
 # One instruction set is enough, and weak symbols let the others go.

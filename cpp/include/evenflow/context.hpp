@@ -88,7 +88,8 @@ constexpr int kMostThreads = 1024;
 class EVENFLOW_API Context {
  public:
   /// device: "cpu" or "cuda". threads: at most kMostThreads (ConfigError); 0 takes the OpenMP default.
-  /// The environment variable EVENFLOW_ISA (baseline, avx2, avx512) lowers the instruction set used.
+  /// The environment variable EVENFLOW_ISA (baseline, avx2, avx512, avx512_bf16, amx) lowers the instruction
+  /// set used.
   explicit Context(const std::string& device = "cpu", int threads = 0);
   ~Context();
   Context(const Context&) = delete;
@@ -100,7 +101,7 @@ class EVENFLOW_API Context {
   /// Null on the CPU.
   Device* device() const { return device_.get(); }
 
-  /// Threads that a call may use: one in the child of a fork.
+  /// Threads that a call may use: one in the child of a process that had several at the fork.
   int threads() const;
   /// Scratch memory for kernels: the device's.
   [[gnu::always_inline]] Workspace& workspace() { return workspace_; }

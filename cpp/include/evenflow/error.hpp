@@ -1,5 +1,6 @@
 #pragma once
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -9,7 +10,8 @@
 
 namespace evenflow {
 
-/// Root of everything the library throws. Texts read `[where] expected ..., got ...`.
+/// Root of everything the library throws but std::bad_alloc, where there is no memory. Texts read
+/// `[where] expected ..., got ...`.
 class EVENFLOW_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -49,6 +51,7 @@ class EVENFLOW_API NumericError : public Error {
 template <class... Parts>
 std::string text_of(const Parts&... parts) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());  // the program's may write 1100 as 1.100
   const auto put = [&text](const auto& part) {
     using Part = std::decay_t<decltype(part)>;
     if constexpr (std::is_floating_point<Part>::value) {

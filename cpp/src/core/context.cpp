@@ -1,5 +1,6 @@
 #include "evenflow/context.hpp"
 
+#include <dirent.h>
 #include <omp.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -29,12 +30,32 @@ IsaLevel wanted_isa() {
   fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512, avx512_bf16 or amx, got ", isa);
 }
 
-/// Whether this process is the child of a fork. OpenMP's threads stay behind in the parent, and a parallel
-/// region would wait for them for ever.
-std::atomic<bool> forked{false};
+/// Whether this process is the child of one with more threads, which a fork leaves behind. If they were
+/// OpenMP's, of ours or of another library that shares its runtime, a parallel region would wait for them for
+/// ever.
+std::atomic<bool> orphaned{false};
+std::atomic<bool> leaves_threads{false};
+
+/// Whether this process has more threads than the one that asks.
+bool has_threads() {
+  DIR* folder = opendir("/proc/self/task");
+  if (!folder) return true;  // it may
+  int threads = 0;
+  while (const dirent* entry = readdir(folder)) threads += entry->d_name[0] != '.';
+  closedir(folder);
+  return threads != 1;
+}
+
+void before_fork() {
+  leaves_threads = has_threads();
+}
+
+void in_child() {
+  if (leaves_threads) orphaned = true;
+}
 
 void watch_forks() {
-  [[maybe_unused]] static const int once = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  [[maybe_unused]] static const int once = pthread_atfork(before_fork, nullptr, in_child);
 }
 
 }  // namespace
@@ -96,7 +117,7 @@ void Context::repeat(std::vector<uint64_t> key, const std::function<void()>& f) 
 }
 
 int Context::threads() const {
-  return forked.load(std::memory_order_relaxed) ? 1 : threads_;
+  return orphaned.load(std::memory_order_relaxed) ? 1 : threads_;
 }
 
 void Context::prepare_children(int count) {
