@@ -39,7 +39,8 @@ set(EVENFLOW_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures o
 function(add_cuda_backend name architectures runtime)
   add_library(${name} SHARED cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/kernels_f32.cu
               cpp/src/kernels/cuda/kernels_f64.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
-              cpp/src/kernels/kernel_set.cpp cpp/src/core/workspace.cpp cpp/src/core/memory.cpp ${ARGN})
+              cpp/src/kernels/kernel_set.cpp cpp/src/core/error.cpp cpp/src/core/workspace.cpp cpp/src/core/memory.cpp
+              ${ARGN})
   target_link_libraries(${name} PRIVATE ${CMAKE_DL_LIBS})
   target_include_directories(${name} PRIVATE cpp/include cpp/src)
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 17

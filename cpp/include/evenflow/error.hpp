@@ -1,9 +1,9 @@
 #pragma once
 
-#include <locale>
-#include <sstream>
+#include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include "evenflow/export.h"
@@ -47,20 +47,45 @@ class EVENFLOW_API NumericError : public Error {
   using Error::Error;
 };
 
-/// All parts, one after the other.
+/// A piece of an error's text: text, or a number.
+class TextPart {
+ public:
+  TextPart(const char* text) : kind_(kText), text_(text) {}
+  TextPart(const std::string& text) : kind_(kText), text_(text) {}
+  TextPart(char letter) : kind_(kLetter), letter_(letter) {}
+  template <class Number, class = std::enable_if_t<std::is_arithmetic<Number>::value>>
+  TextPart(Number number)
+      : kind_(std::is_floating_point<Number>::value ? kReal
+              : std::is_signed<Number>::value       ? kWhole
+                                                    : kNatural) {
+    if constexpr (std::is_floating_point<Number>::value) {
+      real_ = static_cast<double>(number);
+    } else if constexpr (std::is_signed<Number>::value) {
+      whole_ = static_cast<long long>(number);
+    } else {
+      natural_ = static_cast<unsigned long long>(number);
+    }
+  }
+
+ private:
+  friend EVENFLOW_API std::string text_of_parts(const TextPart* parts, size_t count);
+  enum Kind { kText, kLetter, kWhole, kNatural, kReal } kind_;
+  std::string_view text_;
+  union {
+    char letter_;
+    long long whole_;
+    unsigned long long natural_;
+    double real_;
+  };
+};
+
+/// All parts, one after the other. Here, and not where an error is: hundreds of them would each bring a
+/// stream.
+EVENFLOW_API std::string text_of_parts(const TextPart* parts, size_t count);
 template <class... Parts>
 std::string text_of(const Parts&... parts) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());  // the program's may write 1100 as 1.100
-  const auto put = [&text](const auto& part) {
-    using Part = std::decay_t<decltype(part)>;
-    if constexpr (std::is_floating_point<Part>::value) {
-      if (part != part) return void(text << "nan");  // its sign says nothing
-    }
-    text << part;
-  };
-  (put(parts), ...);
-  return text.str();
+  const TextPart all[] = {parts...};
+  return text_of_parts(all, sizeof...(parts));
 }
 
 /// Throws `E` with the text "[where] part part ...".
