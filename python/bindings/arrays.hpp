@@ -189,6 +189,8 @@ class GivenArrays {
       if (!dcontext.is_none()) dcontext_ = batch_of<T>(dcontext, call, "dcontext", context, n);
     } else {
       const auto labels = batch_of<const int32_t>(given, call, "labels", 1);
+      if (labels.on_device)
+        throw py::type_error(std::string("[") + call + "] expected labels in main memory");
       if (labels.n != n) fail<ShapeError>(call, "expected ", n, " labels, got ", labels.n);
       labels_ = labels.data;
     }

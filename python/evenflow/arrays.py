@@ -209,16 +209,28 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
     if context is None:
         raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
     where = f"{where}, context"
-    if device != "cpu" and _is_on(context, CUDA, CUDA_MANAGED) and getattr(context, "ndim", 0) == 2:
-        taken = take_batch(where, context, (size,), dtype, device)
-        if len(taken) != n:
-            raise ShapeError(f"[{where}] expected ({n}, {size}), got {taken.shape}")
-        return taken
+    if device != "cpu" and _is_on(context, CUDA, CUDA_MANAGED):
+        one = getattr(context, "ndim", 2) == 1
+        taken = take_batch(where, context[None] if one else context, (size,), dtype, device)
+        if len(taken) == n:
+            return taken
+        context = np.asarray(taken)[0] if one else taken
     numbers = as_numbers(where, "the context", context)
     if numbers.shape not in ((size,), (n, size)):
-        raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}")
+        hint = "; c[:, None] makes rows of it" if size == 1 and numbers.shape == (n,) else ""
+        raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}{hint}")
     rows = to_floats(where, numbers.reshape(-1, size), dtype)
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
+
+
+def check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> None:
+    """NumericError where a column varies, and not in the model's dtype."""
+    if numbers.ndim != 2:
+        return
+    lost = np.flatnonzero((np.ptp(numbers, 0) > 0) & (np.ptp(rounded, 0) == 0))
+    if lost.size:
+        raise NumericError(f"[{where}] expected numbers that {rounded.dtype} tells apart, got only {rounded[0, lost[0]]} "
+                           f"in column {lost[0]}; subtract an offset, or take dtype float64")
 
 
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:

@@ -38,11 +38,15 @@ class Batches:
     def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Batch:
         return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
 
-    def _given(self, where: str, label: Any, context: Any, n: int) -> Any:
-        """What the density of n samples is conditioned on, checked: labels (n,) or a context (n, C), if any."""
+    def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False) -> Any:
+        """What the density of n samples is conditioned on, checked: labels (n,) or a context (n, C), if any.
+
+        on_host: a context is in main memory, as the rest of a training's data.
+        """
         if self._context:
             arrays.check_labels(where, label, n, 0)
-            taken = arrays.take_context(where, context, n, self._context, self._dtype, self._device)
+            device = "cpu" if on_host else self._device
+            taken = arrays.take_context(where, context, n, self._context, self._dtype, device)
             return self._floats(f"{where}, context", taken) if isinstance(taken, DeviceArray) else taken
         if context is not None:
             raise ConfigError(f"[{where}] expected no context, since the model has none, got one")
@@ -69,12 +73,11 @@ class Batches:
                             f"{getattr(dcontext, 'dtype', 'no dtype')}")
         return dcontext
 
-    @staticmethod
-    def _in_one_block(x: Batch) -> bool:
-        return bool(x.size <= BLOCK_VALUES)
+    def _in_one_block(self, x: Batch) -> bool:
+        return bool(x.size <= BLOCK_VALUES and len(x) * self._context <= BLOCK_VALUES)
 
     def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
-        size = max(1, BLOCK_VALUES // self._dims)
+        size = max(1, BLOCK_VALUES // max(self._dims, self._context))
         for a in range(0, n, size):
             yield a, min(n, a + size)
 

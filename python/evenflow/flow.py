@@ -193,6 +193,8 @@ class Flow(Batches):
         """
         x = self._take("init", x)
         given = self._given("init", None, context, len(x)) if self._context or context is not None else None
+        if isinstance(context, np.ndarray) and isinstance(given, np.ndarray):
+            arrays.check_resolved("init, context", context, given)
         self._core.init(self._block("init", x, 0, len(x), seed=0), given)
 
     # Density, latents, samples

@@ -41,7 +41,7 @@ class Settings:
     """Steps that may fail in one training before the error is raised after all."""
     init_batch: int | None = None
     """Samples for the data-dependent initialisation; None: about a million values, and for
-    whitening at least 64 a column."""
+    whitening 64 rows a column, of at most 134 million values."""
     activation_budget: int | None = None
     sync_batch_norm: bool = True
     """With several ranks: moments of all ranks' samples, as one process has them; else each rank's own."""

@@ -28,10 +28,9 @@ from evenflow.sums import GpuSums, GradientSums, gradient_sums
 STATE_KIND = "evenflow training state"
 AVERAGE = "from its first values"
 """How a state's average was made: earlier ones hold one from zero, and would need a division."""
-SAVE_SECONDS = 60.0
-SNAPSHOT_STEPS = 100
+SAVE_SECONDS, SNAPSHOT_STEPS = 60.0, 100
 INIT_VALUES = 1 << 20
-ROWS_A_COLUMN = 64
+ROWS_A_COLUMN, WHITENED_VALUES = 64, 1 << 27
 SCORED_VALUES = 1 << 22
 """Values of validation data that are read at once."""
 
@@ -395,12 +394,13 @@ class Trainer:
         return {f"{prefix}bits_per_dim": nll / (self.flow.dims * math.log(2))}
 
     def _init(self) -> None:
-        s = self.settings
+        s, dims = self.settings, self.flow.dims
         whitened = self.flow.config.get("preprocess") in ("whiten", "zca")  # never trained, and from few rows far off
-        n = s.init_batch or max(ROWS_A_COLUMN * self.flow.dims if whitened else 16, INIT_VALUES // self.flow.dims)
+        least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // dims) if whitened else 16
+        n = s.init_batch or max(least, INIT_VALUES // dims)
         rows = shuffled(self.x, s.seed)[:n]
-        context = self.given[rows] if self.flow.context and self.given is not None else None
-        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype), context)
+        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype),
+                       self.given[rows] if self.flow.context else None)
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -593,7 +593,7 @@ def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any) -> t
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
     if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
-    return x, flow._given(where, label, context, len(x))
+    return x, flow._given(where, label, context, len(x), on_host=True)
 
 
 def _noise_seed(seed: int, step: int) -> int:

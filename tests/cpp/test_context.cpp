@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 
@@ -151,4 +152,65 @@ TEST_CASE("C: a context in the options, and structs from before it") {
   CHECK(info.context == -1);
   evenflow_context_free(context);
   evenflow_model_free(model);
+}
+
+TEST_CASE("flows whose layers want another context than they have are refused") {
+  const Shape in{0, 1, 1, 4};
+  const auto flow_of = [&](int64_t inputs, int64_t context) {
+    Flow<float> flow(in, Base::gaussian);
+    flow.set_context(context);
+    flow.add("coupling",
+             additive_coupling<float>(in, Mask::second_half,
+                                      mlp<float>(in.with_channels(inputs), 2, {3}, MlpInit::nice)));
+    flow.finalize();
+    return flow;
+  };
+  CHECK(flow_of(3, 1).context() == 1);
+  CHECK(flow_of(2, 3).context() == 3);  // the layer reads none
+  CHECK_THROWS_WITH_AS(flow_of(3, 0), "[coupling] expected a net for a context of 0, got one for 1",
+                       ShapeError);
+  CHECK_THROWS_WITH_AS(flow_of(4, 3), "[coupling] expected a net for a context of 3, got one for 2",
+                       ShapeError);
+  CHECK_THROWS_AS(flow_of(1, 3), ShapeError);
+  CHECK_THROWS_AS(flow_of(4, -1), ConfigError);
+}
+
+TEST_CASE("the drift behind a standardising layer where latents leave the chain there") {
+  const Shape in{0, 1, 1, 4}, rest{0, 1, 1, 2};
+  Flow<double> flow(in, Base::gaussian);
+  flow.add("preprocess", standardize<double>(in));
+  flow.factor_out(2);
+  flow.add("coupling", additive_coupling<double>(rest, Mask::second_half,
+                                                 mlp<double>(rest.with_channels(1), 1, {3}, MlpInit::nice)));
+  flow.finalize();
+  ParamArena<double> arena(flow.layout());
+  flow.init(arena, 1);
+  Context ctx;
+  const std::vector<double> rows = draws<double>(64 * 4, 3, 5);
+  const View<const double> x(rows.data(), {64, 1, 1, 4});
+  flow.init_from_data(ctx, arena, x);
+  CHECK(flow.loss_and_grad(ctx, arena, x, nullptr, -1).drift.value < 1e-12);
+  std::vector<double> z(rows.size()), back(z), dx(z), det(64);
+  flow.forward(ctx, arena, x, nullptr, z.data(), det.data());
+  const View<double> rebuilt(back.data(), x.shape), gradient(dx.data(), x.shape);
+  CHECK(flow.backward(ctx, arena, z.data(), z.data(), det.data(), nullptr, rebuilt, gradient, x) < 1e-12);
+  CHECK_THROWS_AS(flow.backward(ctx, arena, z.data(), z.data(), det.data(), nullptr, rebuilt, gradient,
+                                View<const double>(rows.data(), {63, 1, 1, 4})),
+                  ShapeError);
+}
+
+TEST_CASE("a single image whose moments are of one pixel at a deeper scale") {
+  RealNvpImageConfig config;
+  config.shape = {0, 2, 2, 3};
+  config.base_dim = 4;
+  config.residual_blocks = 1;
+  const Trainable<double> model = initialised<double>(config);
+  Trainable<double> trained(model.config, build<double>(model.config));
+  std::copy_n(model.arena.values(), model.flow.layout()->total_size(), trained.arena.values());
+  Context ctx;
+  const std::vector<double> rows = draws<double>(2 * 12, 20, 100);
+  CHECK_THROWS_WITH_AS(trained.flow.loss_and_grad(ctx, trained.arena,
+                                                  View<const double>(rows.data(), {1, 2, 2, 3}), nullptr, -1),
+                       "[loss_and_grad] expected at least 2 samples for batch norm, got 1", ShapeError);
+  trained.flow.loss_and_grad(ctx, trained.arena, View<const double>(rows.data(), {2, 2, 2, 3}), nullptr, -1);
 }

@@ -176,6 +176,37 @@ def test_a_context_that_does_not_vary_is_centred(known):
     assert flow.named_parameters()["context.std"][2] == 1
 
 
+@pytest.mark.parametrize("scale", [1e-24, 1e20])
+def test_a_context_of_any_unit(known, scale):
+    """float32 holds the deviation, if not the variance."""
+    x, c = known
+    flow = conditional(x, c, dtype="float32")
+    other = conditional(x, c * scale, dtype="float32")
+    np.testing.assert_allclose(other.named_parameters()["context.std"], scale * c.std(0), rtol=1e-4)
+    np.testing.assert_allclose(other.log_prob(x, context=c * scale), flow.log_prob(x, context=c), rtol=1e-3)
+
+
+def test_a_context_that_float32_does_not_resolve_is_refused(known):
+    x, c = known
+    flow = ef.RealNVP(3, context=2)
+    for offset, text in ((3e4, "a context that float32 resolves"), (1e12, "numbers that float32 tells apart")):
+        with pytest.raises(ef.NumericError, match=text + ".* in column 1; subtract an offset, or take dtype float64"):
+            flow.init(x, context=c + [0, offset])
+    ef.RealNVP(3, context=2, dtype="float64").init(x, context=c + [0, 3e4])
+
+
+def test_blocks(known, monkeypatch):
+    """Of a wide context, too, since memory must not grow with the number of rows."""
+    flow = conditional(*known)
+    whole = flow.log_prob(known[0], context=known[1]), flow.sample(120, seed=1, context=known[1])
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 3)
+    assert [b - a for a, b in flow._blocks(15)] == [7, 7, 1]
+    assert np.array_equal(flow.log_prob(known[0], context=known[1]), whole[0])
+    assert np.array_equal(flow.sample(120, seed=1, context=known[1]), whole[1])
+    wide = ef.RealNVP(2, context=21)
+    assert [b - a for a, b in wide._blocks(3)] == [1, 1, 1]
+
+
 def test_errors(known, tmp_path):
     x, c = known
     flow, plain = conditional(x, c), ef.RealNVP(3)
@@ -203,6 +234,8 @@ def test_errors(known, tmp_path):
              lambda: flow.backward(x, x, x[:, 0], context=c, dcontext=np.empty((120, 2), np.float32))),
             (ef.ConfigError, r"\[log_prob_and_grad\] expected no dcontext",
              lambda: plain.log_prob_and_grad(x, dcontext=np.empty((120, 2), np.float32))),
+            (ef.ShapeError, r"got \(120,\); c\[:, None\] makes rows of it",
+             lambda: ef.RealNVP(3, context=1).init(x, context=c[:, 0])),
             (ef.ConfigError, "settings for images, got context", lambda: ef.RealNVP((4, 4, 1), context=2)),
             (ef.ConfigError, "expected context >= 0, got -1", lambda: ef.RealNVP(3, context=-1)),
             (ef.ConfigError, "context in 0 ... 1048576", lambda: ef.RealNVP(3, context=1 << 40))):
@@ -231,6 +264,21 @@ def test_on_a_device(known, device, settings):
         found.append((loss, grads, of_loss, of_density, of_inverse, step))
     for mine, theirs in zip(*found):
         np.testing.assert_allclose(theirs, mine, rtol=1e-8, atol=1e-9 * np.abs(mine).max())
+
+
+@pytest.mark.any_device
+def test_a_context_that_lies_on_the_device(known, device):
+    x, c = known
+    flow, source = conditional(x, c, device), ef.RealNVP(2, device=device, dtype="float64")
+    source.init(c)
+    given = source.sample(len(x), device=device)  # on the GPU, and in main memory
+    here = np.asarray(given)
+    np.testing.assert_array_equal(flow.log_prob(x, context=given), flow.log_prob(x, context=here))
+    np.testing.assert_array_equal(np.asarray(flow.sample(len(x), seed=1, context=given, device=device)),
+                                  flow.sample(len(x), seed=1, context=here))
+    histories = [flow.fit(x, context=some, epochs=1, batch_size=40) for flow, some in
+                 ((conditional(x, c, device), given), (conditional(x, c, device), here))]
+    assert histories[0][0]["loss"] == histories[1][0]["loss"]
 
 
 @pytest.mark.any_device

@@ -195,6 +195,17 @@ def test_interpolation_within_a_class(tmp_path, colour):
         assert np.load(out).shape == (*shape, 8, 8, 3)
 
 
+def test_interpolation_of_classes_with_one_picture_each(tmp_path, colour, capsys):
+    """No rows of one class: those that the command took before, and its error says what to do."""
+    few = tmp_path / "few"
+    for name in "ab":
+        write(few / name / "0.png", seed=1)
+    assert main(["interpolate", str(colour), str(few)]) == 2
+    assert "expected samples of one class" in capsys.readouterr().err
+    assert main(["interpolate", str(colour), str(few), "--label", "9999999999"]) == 2
+    assert "[label] expected a label" in capsys.readouterr().err
+
+
 # How long an average lags
 
 @pytest.mark.parametrize("epochs, steps, wanted", [(334, None, 0.99), (None, 19_999, 0.99), (None, 20_000, 0.999),

@@ -69,7 +69,7 @@ struct GradientWatch {
 ///
 /// Arrays lie where the context computes, and so does the arena (DeviceError otherwise); labels are the
 /// program's. Results are complete after Context::synchronize(). ConfigError for a call that is not given
-/// what the density is conditioned on, or is given what it is not.
+/// what the density is conditioned on, or is given a context without.
 template <class T>
 class EVENFLOW_API Flow {
  public:
@@ -97,8 +97,8 @@ class EVENFLOW_API Flow {
   /// How many numbers a sample's density is given, 0 otherwise. init_from_data standardises each by the
   /// batch's mean and deviation; one that does not vary is only centred.
   int64_t context() const { return context_; }
-  /// Before finalize(). Layers read them where their nets take more channels than pass; see layers.hpp.
-  void set_context(int64_t numbers) { context_ = numbers; }
+  /// Before finalize(), which refuses layers that read another number of them; see layers.hpp.
+  void set_context(int64_t numbers);
   const std::shared_ptr<const ParamLayout>& layout() const { return layout_; }
 
   /// Random initialisation; the same seed gives the same bits.
@@ -282,7 +282,9 @@ class EVENFLOW_API Flow {
   std::vector<Node> nodes_;
   std::vector<Level> levels_;
   std::unique_ptr<ClassHead<T>> head_;
-  size_t head_at_ = 0;       ///< the head sees the input of this node
+  size_t head_at_ = 0;  ///< the head sees the input of this node
+  int64_t moments_of_ =
+      0;  ///< fewest pixels of a sample that batch norms take moments over; 0: there are none
   size_t standardised_ = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
   std::shared_ptr<const ParamLayout> layout_;
   std::shared_ptr<FlowProgram> program_;  ///< null: samples are too wide for one

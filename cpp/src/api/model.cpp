@@ -47,6 +47,8 @@ struct Model::Impl {
     return std::get<Trainable<T>>(trained);
   }
 
+  int64_t rows_of_a_block() const { return std::max<int64_t>(1, kBlockValues / std::max(dims, context)); }
+
   /// f(first row, rows, what they are given, x of them as T) over the blocks of a checked batch.
   template <class T, class X, class F>
   void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
@@ -58,7 +60,7 @@ struct Model::Impl {
     } else if (bits == 0) {
       fail<ConfigError>(call, "expected ", to_string(dtype), " values in a model of tables, got uint8");
     }
-    const int64_t rows = std::max<int64_t>(1, kBlockValues / dims);
+    const int64_t rows = rows_of_a_block();
     for (int64_t a = 0; a < n; a += rows) {
       const int64_t count = std::min(rows, n - a);
       const RowsScope counted(ctx, a);
@@ -206,7 +208,7 @@ void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) co
   const Trainable<T>& model = as<T>("sample");
   const ContextUse use("sample", ctx);
   check_batch("sample", n, model.flow, options);
-  const int64_t rows = std::max<int64_t>(1, kBlockValues / impl_->dims);
+  const int64_t rows = impl_->rows_of_a_block();
   for (int64_t a = 0; a < n; a += rows) {
     const int64_t count = std::min(rows, n - a);
     const RowsScope counted(ctx, a);

@@ -74,10 +74,14 @@ class Coupling final : public Layer<T> {
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);
-    if (context_) return;  // a dense net, which has nothing to initialise
-    net_->init_from_data(ctx, arena, pass_input(ctx, scope, {}, x));
+    if (!context_) return net_->init_from_data(ctx, arena, pass_input(ctx, scope, {}, x));
+    const View<T> joined = with_context(scope, x.shape.n);  // with a context that is its mean
+    ctx.kernels<T>().zero(ctx, joined.shape.size(), joined.data);
+    ctx.kernels<T>().copy(ctx, x.channels(pass_first_, pass_), joined.channels(0, pass_));
+    net_->init_from_data(ctx, arena, joined);
   }
 
+  int64_t context() const override { return context_; }
   int64_t kept_size(int64_t n) const override { return h_size(n) + net_->activation_size(n); }
 
  private:

@@ -30,6 +30,7 @@ class Tiled final : public Layer<T> {
   void check_values(Context& ctx, const Params<T>& params) const override {
     inner_->check_values(ctx, params);
   }
+  int64_t context() const override { return inner_->context(); }
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:

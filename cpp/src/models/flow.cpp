@@ -59,6 +59,7 @@ void Flow<T>::classify(int64_t classes, double weight) {
 
 template <class T>
 void Flow<T>::finalize() {
+  if (head_ && context_) fail<ConfigError>("flow", "expected no class head beside a context, got one");
   const int64_t offset = levels_.empty() ? 0 : levels_.back().offset + levels_.back().shape.per_sample();
   levels_.push_back({current_, offset});
   auto layout = std::make_shared<ParamLayout>();
@@ -66,7 +67,18 @@ void Flow<T>::finalize() {
   const Scope root(*layout, "", program_.get());
   for (Node& node : nodes_) {
     const int steps = step_count(root);
+    const Layer<T>& layer = *node.layer;
+    if (layer.context() && layer.context() != context_) {
+      fail<ShapeError>(node.name, "expected a net for a context of ", context_, ", got one for ",
+                       layer.context());
+    }
+    const size_t first = layout->entries().size();
     node.layer->declare(root / node.name);
+    for (size_t e = first; e < layout->entries().size(); ++e) {
+      if (layout->entries()[e].group != Group::stats) continue;
+      const int64_t pixels = layer.output_shape().pixels_per_sample();
+      moments_of_ = moments_of_ ? std::min(moments_of_, pixels) : pixels;
+    }
     node.end_param = layout->entries().size();
     if (program_ && (node.keep || program_->count == steps)) program_->fits = false;
     if (node.layer->standardizes()) standardised_ = static_cast<size_t>(&node - nodes_.data()) + 1;
@@ -75,7 +87,6 @@ void Flow<T>::finalize() {
   if (context_) {
     context_mean_ = root.add("context.mean", {context_}, Group::fixed);
     context_std_ = root.add("context.std", {context_}, Group::fixed);
-    if (program_) program_->fits = false;
   }
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
@@ -299,12 +310,12 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
       at = 1 - at;
     }
     node.layer->forward(ctx, params, x, out, logdet, step ? step->kept[i] : nullptr);
-    if (step && step->standardised && i + 1 == standardised_) {
-      ctx.kernels<T>().copy(ctx, out, View<T>(step->standardised, out.shape));
-    }
     if (node.keep) {
       put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
       out = out.channels(0, node.keep);
+    }
+    if (step && step->standardised && i + 1 == standardised_) {
+      ctx.kernels<T>().copy(ctx, out, View<T>(step->standardised, out.shape));
     }
     mine = out;
     x = out;

@@ -1,9 +1,9 @@
 #include <cmath>
+#include <limits>
 
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
-#include "layers/varying.hpp"
 #include "models/passes.hpp"
 
 // What a density is conditioned on: labels, or a context, which layers see standardised.
@@ -18,6 +18,12 @@ void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t cl
       fail<ConfigError>(call, "expected labels in 0 ... ", classes - 1, ", got ", labels[i], " at ", i);
     }
   }
+}
+
+template <class T>
+void Flow<T>::set_context(int64_t numbers) {
+  if (numbers < 0) fail<ConfigError>("set_context", "expected 0 numbers or more, got ", numbers);
+  context_ = numbers;
 }
 
 template <class T>
@@ -51,19 +57,30 @@ Params<T> Flow<T>::with(Context& ctx, WorkspaceScope& scope, HostScope& host, Pa
 
 template <class T>
 void Flow<T>::init_context(Context& ctx, ParamArena<T>& arena, const T* context, int64_t n) const {
-  WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  T* moments = scope.take<T>(2 * context_);
-  ctx.kernels<T>().moments(ctx, -1, View<const T>(context, {n, 1, 1, context_}), moments, moments + context_);
-  const T* mean = host.read(static_cast<const T*>(moments), 2 * context_);
-  const T* var = mean + context_;
-  T* deviation = host.take<T>(context_);
+  context = host.read(context, n * context_);
+  T *mean = host.take<T>(context_), *deviation = host.take<T>(context_);
   for (int64_t c = 0; c < context_; ++c) {
-    if (!std::isfinite(mean[c]) || !std::isfinite(var[c])) {
-      fail<NumericError>("init", "expected a finite context, got mean ", mean[c], ", variance ", var[c],
+    double sum = 0, squares = 0;  // in double, where squares of any unit of T are in range
+    for (int64_t i = 0; i < n; ++i) sum += context[i * context_ + c];
+    mean[c] = static_cast<T>(sum / static_cast<double>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      const double off = static_cast<double>(context[i * context_ + c]) - mean[c];
+      squares += off * off;
+    }
+    const double var = squares / static_cast<double>(n);
+    if (!std::isfinite(mean[c]) || !std::isfinite(var)) {
+      fail<NumericError>("init", "expected a finite context, got mean ", mean[c], ", variance ", var,
                          " in column ", c);
     }
-    deviation[c] = varies(mean[c], var[c]) ? std::sqrt(var[c]) : T(1);
+    const double step = static_cast<double>(mean[c]) * std::numeric_limits<T>::epsilon();
+    deviation[c] = var > 0 ? static_cast<T>(std::sqrt(var)) : T(1);
+    if (var > 0 && (deviation[c] == 0 || var <= 1e4 * step * step)) {
+      fail<NumericError>("init", "expected a context that ",
+                         sizeof(T) == sizeof(float) ? "float32" : "float64", " resolves, got mean ", mean[c],
+                         ", variance ", var, " in column ", c, "; subtract an offset",
+                         sizeof(T) == sizeof(float) ? ", or take dtype float64" : "");
+    }
   }
   const size_t bytes = static_cast<size_t>(context_) * sizeof(T);
   ctx.to_device(arena.value(context_mean_), mean, bytes);
@@ -89,12 +106,14 @@ void Flow<T>::end_dcontext(Context& ctx, const Params<T>& params, int64_t n) con
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::set_context(int64_t);
 template void Flow<float>::check_given(const char*, const Given<float>&, int64_t) const;
 template Params<float> Flow<float>::with(Context&, WorkspaceScope&, HostScope&, Params<float>,
                                          const Given<float>&, int64_t) const;
 template void Flow<float>::init_context(Context&, ParamArena<float>&, const float*, int64_t) const;
 template void Flow<float>::begin_dcontext(Context&, const Params<float>&, int64_t) const;
 template void Flow<float>::end_dcontext(Context&, const Params<float>&, int64_t) const;
+template void Flow<double>::set_context(int64_t);
 template void Flow<double>::check_given(const char*, const Given<double>&, int64_t) const;
 template Params<double> Flow<double>::with(Context&, WorkspaceScope&, HostScope&, Params<double>,
                                            const Given<double>&, int64_t) const;

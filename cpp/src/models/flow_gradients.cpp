@@ -108,7 +108,7 @@ void Flow<T>::measure_standardised(Context& ctx, const Params<T>& params, View<c
     const Shape shape = nodes_[i].layer->output_shape().with_batch(n);
     const View<T> out(scope.take<T>(shape.size()), shape);
     nodes_[i].layer->forward(ctx, params, x, out, unused);
-    x = out;
+    x = nodes_[i].keep ? out.channels(0, nodes_[i].keep) : out;
   }
   ctx.kernels<T>().distance(ctx, rebuilt, x, found);
 }
@@ -193,6 +193,10 @@ double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T
                          const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) const {
   check_input("backward", x.shape);
   check_same_shape("backward", x.shape, dx.shape);
+  if (truth.data && truth.shape != x.shape) {
+    fail<ShapeError>("backward", "expected truth of shape ", to_string(x.shape), ", as x, got ",
+                     to_string(truth.shape));
+  }
   check_given("backward", given, x.shape.n);
   check_ready(ctx, "backward", arena);
   WorkspaceScope scope(ctx);

@@ -66,7 +66,7 @@ void set_loss(StepResult& result, const ClassHead<T>* head, const double* sums, 
 
 template <class T>
 void Flow<T>::check_moments(Context& ctx, const char* call, int64_t n) const {
-  if (!layout_->stats_size() || ctx.ranks() || n * sample_shape_.pixels_per_sample() > 1) return;
+  if (!moments_of_ || ctx.ranks() || n * moments_of_ > 1) return;
   fail<ShapeError>(call, "expected at least 2 samples for batch norm, got ", n);
 }
 

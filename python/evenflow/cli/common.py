@@ -52,10 +52,10 @@ def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the
 
 
 def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
-             one_class: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+             of_a_class: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples that --rows asks for, else the first --n; labels for a model with classes.
 
-    one_class: instead of the first ones those of the class with most samples, an even number.
+    of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
     label = given_label(args, flow, plan)
     part = held_out(plan, args.data, args.size)
@@ -65,9 +65,9 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
     elif labels is None and label is not None:
         labels = np.full(len(x), label, np.int32)
     usual = np.arange(len(x))
-    if one_class and labels is not None:
-        usual = np.flatnonzero(labels == np.bincount(labels).argmax())
-        usual = usual[:len(usual) // 2 * 2]
+    if of_a_class and labels is not None:
+        alike = np.flatnonzero(labels == np.bincount(labels).argmax())
+        usual = alike[:len(alike) // 2 * 2] if len(alike) >= of_a_class else usual
     rows = chosen_rows(args, usual, len(x))
     return x[rows], labels[rows] if labels is not None else None
 
@@ -86,7 +86,10 @@ def given_label(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int 
         return None
     if not flow.classes:
         raise ConfigError("[label] expected no label, since the model has no classes, got one")
-    return class_number(args.label, plan.classes if plan is not None else [])
+    number = class_number(args.label, plan.classes if plan is not None else [])
+    if number >= flow.classes:
+        raise ConfigError(f"[label] expected a label in 0 ... {flow.classes - 1}, got {number}")
+    return number
 
 
 def labelled(rows: Rows, label: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -61,7 +61,7 @@ def reconstruct(args: argparse.Namespace) -> int:
 def interpolate(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     args.n = 4 if args.manifold else args.n
-    x, labels = examples(args, flow, plan, one_class=True)
+    x, labels = examples(args, flow, plan, of_a_class=4 if args.manifold else 2)
     if not args.manifold and len(x) % 2:
         raise ConfigError("[interpolate] expected an even number of rows, start and end in turn, "
                           f"got {len(x)}")

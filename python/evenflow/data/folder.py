@@ -134,7 +134,7 @@ def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int
     they are used. IoError for a picture that can't be read; MissingExtra without Pillow.
     """
     path = arrays.file_name("data", path)
-    for name, value in (("size", size), ("crop", crop)):
+    for name, value in (("size", size), ("crop", crop), ("channels", channels)):
         if value is not None:
             arrays.whole("data", name, value, low=1)
     if channels not in (None, 1, 3):
