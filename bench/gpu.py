@@ -36,7 +36,7 @@ TESTS = os.path.join(ROOT, "tests", "python")
 # Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
 SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
     "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
-STAGES = {"check": ("tests", "memcheck", "racecheck", "initcheck", "synccheck"), "speed": ("kernels", "peers")}
+STAGES = {"check": ("kernels", "tests", "memcheck", "racecheck", "initcheck", "synccheck"), "speed": ("kernels", "peers")}
 # Runs a command. No preexec_fn: Python warns of one in a program that has threads.
 ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE!r}); import worker; "
                 "worker.end_with_parent(); os.execvp(sys.argv[1], sys.argv[1:])")
@@ -88,7 +88,9 @@ def device_tests() -> list[str]:
 
 
 def check(a, folder: str) -> dict:
-    """All tests that take a device, then some of them under each of compute-sanitizer's tools; or the stages named."""
+    """Kernels and layers by the C++ tests, all Python tests that take a device, then some of these under each of
+    compute-sanitizer's tools; or the stages named.
+    """
     built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
     libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
                  "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
@@ -102,9 +104,15 @@ def check(a, folder: str) -> dict:
         run(outcomes, "tests", *pytest, *device_tests(), **libraries)
         run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
         return outcomes
-    sanitizer = find_tool("compute-sanitizer")
+    sanitizer, kernels = find_tool("compute-sanitizer"), os.environ.get("EVENFLOW_DEVICE_TESTS")
     for stage in a.stages:
-        if stage == "tests":
+        if stage == "kernels":
+            if kernels:
+                run(outcomes, stage, kernels, "--test-suite=any device", limit=a.limit, EVENFLOW_TEST_DEVICE="cuda")
+            else:
+                outcomes[stage] = ("expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with EVENFLOW_TESTS, "
+                                   "got nothing")
+        elif stage == "tests":
             run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
         elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
             # Memory is taken and released in a stream's order: does another use it before, or after?

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -10,7 +11,8 @@
 #include "check_layer.hpp"
 #include "emulator.hpp"
 
-// The emulated device beside the CPU.
+// The emulated device beside the CPU, or the real one that EVENFLOW_TEST_DEVICE names: for the cases of the
+// suite "any device", which ask the emulator nothing.
 
 namespace evenflow::test {
 
@@ -48,13 +50,24 @@ inline GlowConfig small_glow() {
   return g;
 }
 
-/// run(ctx) on the CPU and on the emulated device in every order: near the CPU's, and the same bits.
+/// run(ctx) on the CPU and on the emulated device in every order, or on the real one twice: near the CPU's,
+/// and the same bits.
 template <class T>
 void check_same(double bound, const std::function<std::vector<T>(Context&, const std::string&)>& run) {
-  install_emulator();
   Context cpu("cpu", 1);
   const std::vector<T> wanted = run(cpu, "cpu");
   std::vector<T> first;
+  if (const char* name = std::getenv("EVENFLOW_TEST_DEVICE")) {
+    for (int again = 0; again < 2; ++again) {
+      Context device(name);
+      const std::vector<T> got = run(device, name);
+      if (!again) first = got;
+      CHECK(gap(got, wanted) <= bound);
+      CHECK(same_bits(got, first));
+    }
+    return;
+  }
+  install_emulator();
   for (const Emulator::Order order : kOrders) {
     Emulator::get().order = order;
     {

@@ -137,6 +137,8 @@ void check_model(const char* name, const Make& make, int64_t n, double low, doub
 
 }  // namespace
 
+TEST_SUITE_BEGIN("any device");
+
 TEST_CASE("device: reductions over sizes that fit no chunk") {
   for (const int64_t n : {1, 255, 257, 4095, 4096, 4097, 70000}) {
     CAPTURE(n);
@@ -220,6 +222,8 @@ TEST_CASE("device: matrices of 1x1 convolutions") {
   }
 }
 
+TEST_SUITE_END();
+
 TEST_CASE("device: inverses of free matrices are the CPU's, bit for bit") {
   for (const int64_t n : {1, 2, 3, 7, 8, 33, 48}) {
     CAPTURE(n);
@@ -279,6 +283,8 @@ TEST_CASE("device: numbers that are not finite are seen") {
   kernels.distance(ctx, {a.put(y), flat}, {a.put(y), flat}, found);
   CHECK(relative_distance(a.get(found, 2).data()) == 0);
 }
+
+TEST_SUITE_BEGIN("any device");
 
 TEST_CASE("device: every layer against the CPU's") {
   const Shape odd{0, 2, 3, 5}, pair{0, 1, 1, 2}, square{0, 4, 2, 3};
@@ -465,6 +471,8 @@ TEST_CASE_TEMPLATE("device: noise is the CPU's", T, float, double) {
     return result;
   });
 }
+
+TEST_SUITE_END();
 
 TEST_CASE("device: a failure names the layer, as on the CPU") {
   install_emulator();

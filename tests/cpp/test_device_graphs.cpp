@@ -526,7 +526,9 @@ std::vector<T> ended(Context& ctx, const Ending& ending, Rule rule, int64_t n, b
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("device: the end of a step is the CPU's updates, or none", T, float, double) {
+TEST_CASE_TEMPLATE("device: the end of a step is the CPU's updates, or none" *
+                       doctest::test_suite("any device"),
+                   T, float, double) {
   for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
     for (const int64_t n : {7, 8}) {  // by numbers and by packs
       CAPTURE(static_cast<int>(rule));

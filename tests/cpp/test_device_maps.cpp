@@ -192,6 +192,8 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
 
 }  // namespace
 
+TEST_SUITE_BEGIN("any device");
+
 TEST_CASE_TEMPLATE("device: maps of views that fit packs, and that do not", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
   for (const int64_t c : {1, 2, 3, 4, 6, 8, 12}) {
@@ -285,3 +287,5 @@ TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double)
 }
 
 }  // namespace evenflow::test
+
+TEST_SUITE_END();

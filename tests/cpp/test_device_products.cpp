@@ -344,6 +344,8 @@ void check_stack(const Shape& in, const std::vector<int64_t>& widths, const std:
 
 }  // namespace
 
+TEST_SUITE_BEGIN("any device");
+
 TEST_CASE("device: convolutions against the CPU's") {
   for (const ConvCase& c : kConvs) {
     check_conv<double>(c, 1e-12);
@@ -376,6 +378,8 @@ TEST_CASE("device: chains of convolutions against the CPU's") {
   check_stack<float>({3, 4, 4, 6}, {17, 9, 12}, {3, 1, 3}, true, 3e-2);
   check_stack<float>({40, 1, 1, 1}, {37, 20, 2}, {1, 1, 1}, true, 3e-2);
 }
+
+TEST_SUITE_END();
 
 TEST_CASE_TEMPLATE("device: chains by matrix units", H, float, Bf16) {
   // Tiles are 128 x (16, 32, and 64 or 128) x (16 or 32).

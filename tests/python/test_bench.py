@@ -190,6 +190,18 @@ def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
     timings = {"step_rebuilding": {"ms": 1.0, "peak_mb": 1200.0}, "step": {"ms": 1.0, "peak_mb": 9800.0}}
     assert worker.collected({}, timings)["peak_mb"] == {"step_rebuilding": 1200.0, "step": 9800.0}
 
+def test_kernels_on_a_gpu(gpu, tmp_path, monkeypatch):
+    """The C++ tests compare the device that their environment names."""
+    tests, seen = tmp_path / "device_tests", tmp_path / "seen"
+    tests.write_text(f'#!/bin/sh\necho "$1 $EVENFLOW_TEST_DEVICE" > {seen}\n')
+    tests.chmod(0o700)
+    options = argparse.Namespace(smoke=False, stages=["kernels"], limit=60.0, card="a card")
+    monkeypatch.delenv("EVENFLOW_DEVICE_TESTS", raising=False)
+    assert gpu.check(options, tmp_path)["kernels"].startswith("expected EVENFLOW_DEVICE_TESTS to name device_tests")
+    monkeypatch.setenv("EVENFLOW_DEVICE_TESTS", str(tests))
+    assert gpu.check(options, tmp_path) == {"kernels": "ok"}
+    assert seen.read_text() == "--test-suite=any device cuda\n"
+
 
 def test_stages(gpu, tmp_path, monkeypatch):
     """Each has a limit, and its outcome a file when it ends; what it started ends with it."""
