@@ -188,11 +188,12 @@ class GivenArrays {
       context_ = batch_of<const T>(given, call, "context", context, n);
       if (!dcontext.is_none()) dcontext_ = batch_of<T>(dcontext, call, "dcontext", context, n);
     } else {
-      const auto labels = batch_of<const int32_t>(given, call, "labels", 1);
-      if (labels.on_device)
+      if (!py::isinstance<py::array>(given)) {
         throw py::type_error(std::string("[") + call + "] expected labels in main memory");
-      if (labels.n != n) fail<ShapeError>(call, "expected ", n, " labels, got ", labels.n);
-      labels_ = labels.data;
+      }
+      const auto labels = py::reinterpret_borrow<py::array>(given);
+      labels_ = data_of<int32_t>(labels, call, "labels");
+      if (labels.shape(0) != n) fail<ShapeError>(call, "expected ", n, " labels, got ", labels.shape(0));
     }
   }
 

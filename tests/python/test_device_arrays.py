@@ -486,7 +486,7 @@ def test_parameters(table_flow, table):
 def torch_place(device, monkeypatch):
     """Where torch's tensors for a flow on `device` are; those on the CPU pass for the emulated one's then."""
     torch = pytest.importorskip("torch")
-    bridge = pytest.importorskip("evenflow.torch")
+    from evenflow import torch as bridge, torch_operators as operators
     if device == "cpu":
         return torch.device("cpu")
     if not emulated():
@@ -510,9 +510,10 @@ def torch_place(device, monkeypatch):
         return torch.device("cpu")
 
     monkeypatch.setattr(bridge, "device_of", device_of)
-    monkeypatch.setattr(bridge, "_tensor", tensor)
-    monkeypatch.setattr(bridge, "_array", lambda x: Lender(np.ascontiguousarray(x.detach()), device))
-    monkeypatch.setattr(bridge, "_wait", lambda flow: None)
+    for module in (bridge, operators):
+        monkeypatch.setattr(module, "tensor_of", tensor)
+    monkeypatch.setattr(operators, "_array", lambda x: Lender(np.ascontiguousarray(x.detach()), device))
+    monkeypatch.setattr(operators, "_wait", lambda flow: None)
     return torch.device("cpu")
 
 
@@ -537,7 +538,7 @@ def test_torch_module(glow, images, gpu, monkeypatch):
             floats = (data + 0.25).requires_grad_()
             z, logdet = module(floats, label)
             back, _ = module.inverse(z.detach(), label)
-            losses = [module.loss(data, label=label), -module.log_prob(data, seed=step, label=label).mean(),
+            losses = [module.loss(data, step, label), -module.log_prob(data, seed=step, label=label).mean(),
                       (z * z.detach()).mean() + logdet.mean(), (back * back.detach()).mean()]
             optimizer.zero_grad()
             sum(losses).backward()
