@@ -56,6 +56,11 @@ class Batches:
         """_given's result as an argument of this class's calls."""
         return {"context" if self._context else "label": given}
 
+    def _conditions(self, given: Any) -> dict[str, Any]:
+        """What rows of a file come with, as an argument of this class's calls; labels are left out that the model
+        has no use for."""
+        return self._by_name(given if self._context or self._classes else None)
+
     def _place(self, where: str, dcontext: Batch | None, n: int) -> Batch | None:
         """dcontext, where the gradient by the context may be written to it."""
         if dcontext is None:

@@ -11,30 +11,35 @@ from evenflow import arrays, optim
 from evenflow.flow import Flow, check_flow
 
 
-def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None) -> dict[str, Any]:
+def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None,
+          context: Any = None) -> dict[str, Any]:
     """Medians over about `seconds` for each of: log_prob, sample, training step, log_prob of one row.
 
     Data are samples of the model. Returns milliseconds a call ("..._ms") and rows a second of the three calls
-    on `batch` rows ("..._rows_per_second"). The model is left as it was.
+    on `batch` rows ("..._rows_per_second"). The model is left as it was. label: of all, default 0; context (C,): of
+    all, default the mean that `init` found.
     """
     check_flow("bench", flow)
     batch = arrays.whole("bench", "batch", batch, low=1)
     seconds = arrays.number("bench", "seconds", seconds, 0.0)
     label = 0 if flow.classes and label is None else label
-    x = flow.sample(batch, label=label)
+    if flow.context and context is None:
+        context = flow.named_parameters()["context.mean"].copy()
+    given: dict[str, Any] = {"label": label, "context": context}
+    x = flow.sample(batch, **given)
     values, grads = flow._core.values.copy(), flow.grads.copy()
     optimizer = optim.Adam(flow, lr=1e-6)
 
     def train() -> None:
         flow.zero_grad()
-        flow.loss_and_grad(x, label)
+        flow.loss_and_grad(x, **given)
         optimizer.step()
 
     try:
-        times = {"log_prob": _median(lambda: flow.log_prob(x, label=label), seconds),
-                 "sample": _median(lambda: flow.sample(batch, label=label), seconds),
+        times = {"log_prob": _median(lambda: flow.log_prob(x, **given), seconds),
+                 "sample": _median(lambda: flow.sample(batch, **given), seconds),
                  "training_step": _median(train, seconds),
-                 "one_row": _median(lambda: flow.log_prob(x[:1], label=label), seconds)}
+                 "one_row": _median(lambda: flow.log_prob(x[:1], **given), seconds)}
     finally:
         flow._core.values[...] = values
         flow.grads[...] = grads

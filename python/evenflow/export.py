@@ -7,11 +7,12 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from evenflow import arrays, plot
-from evenflow.errors import ConfigError, IoError
+from evenflow.errors import ConfigError, IoError, ShapeError
 from evenflow.files import Rows, check_any, replacing, write_rows
 from evenflow.batches import BLOCK_VALUES
 from evenflow.flow import Flow, check_flow
@@ -20,20 +21,21 @@ from evenflow.flow import Flow, check_flow
 def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
     """Writes the latents of data, (N, D), and returns N.
 
-    out: .npy or .csv; or .npz with arrays z and, for a class-conditional model, labels, as decode_rows takes
-    them. Errors leave no file behind.
+    out: .npy or .csv; or .npz with arrays z and, for a model that is given them, labels or the context, as
+    decode_rows takes them. Errors leave no file behind.
     """
     check_flow("encode", flow)
     out = arrays.file_name("encode", out)
     if not out.endswith(".npz"):
         return _encode_rows(flow, rows, out, [])
-    labels: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     with replacing("encode", out) as temporary:
-        arrays_of = {"z": temporary + ".z.npy", "labels": temporary + ".labels.npy"}
+        name = "context" if flow.context else "labels"
+        arrays_of = {"z": temporary + ".z.npy", name: temporary + f".{name}.npy"}
         try:
-            n = _encode_rows(flow, rows, arrays_of["z"], labels)
-            if labels:
-                np.save(arrays_of["labels"], np.concatenate(labels))
+            n = _encode_rows(flow, rows, arrays_of["z"], kept)
+            if kept:
+                np.save(arrays_of[name], np.concatenate(kept))
             with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
                 for name, path in arrays_of.items():
                     if os.path.exists(path):
@@ -45,47 +47,63 @@ def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
     return n
 
 
-def _encode_rows(flow: Flow, rows: Rows, out: str, labels_out: list[np.ndarray]) -> int:
+def _encode_rows(flow: Flow, rows: Rows, out: str, kept: list[np.ndarray]) -> int:
     n = 0
     with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
-        for x, labels in rows:
-            writer.write(flow.encode(x, labels if flow.classes else None))
+        for x, given in rows:
+            writer.write(flow.encode(x, **flow._conditions(given)))
             n += len(x)
-            if flow.classes and labels is not None:
-                labels_out.append(labels)
+            if given is not None and (flow.classes or flow.context):
+                kept.append(given)
         check_any("encode", n)
     return n
 
 
 def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
-                names: Sequence[str] | None = None) -> int:
-    """Writes the data of latents (z, labels) in a form of `write_data`, and returns their number N.
+                names: Sequence[str] | None = None, context: Any = None) -> int:
+    """Writes the data of latents (z, given) in a form of `write_data`, and returns their number N.
 
-    label: for rows without labels, of a class-conditional model.
+    label, context: for rows that come with none, of a model that is given one; a context is (C,) or (N, C).
     """
-    n = 0
+    n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
     with write_data("decode", flow, out, names=names) as write:
-        for z, labels in rows:
-            write(flow.decode(z, label if labels is None else labels))
+        for z, given in rows:
+            if given is None:
+                own = numbers if numbers is None or numbers.ndim != 2 else numbers[n:n + len(z)]
+                write(flow.decode(z, label, own))
+            else:
+                write(flow.decode(z, **flow._by_name(given)))
             n += len(z)
+        if numbers is not None and numbers.ndim == 2 and n != len(numbers):
+            raise ShapeError(f"[decode] expected as many rows of context as latents, {n}, got {len(numbers)}")
         check_any("decode", n)
     return n
 
 
 def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed: int = 0,
-                  label: int | None = None, names: Sequence[str] | None = None) -> None:
-    """Writes n samples in a form of `write_data`. label None: all classes in turn, one a column."""
+                  label: int | None = None, names: Sequence[str] | None = None, context: Any = None) -> int:
+    """Writes n samples in a form of `write_data`, and returns their number.
+
+    label None: all classes in turn, one a column. context: of a model that is given one, (C,), or (M, C) for n
+    samples of each of its rows, M n in that order.
+    """
     check_flow("sample", flow)
     n = arrays.whole("sample", "n", n, low=1)
     if label is not None and not flow.classes:
         raise ConfigError("[sample] expected no label, since the model has no classes, got one")
+    numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
+    each = None if numbers is None or numbers.ndim != 2 else numbers
+    total = n if each is None else n * len(each)
     columns = flow.classes if flow.classes and label is None else None
-    step = max(1, BLOCK_VALUES // flow.dims)
+    step = max(1, BLOCK_VALUES // max(flow.dims, flow.context))
     with write_data("sample", flow, path, columns, names) as write:
-        for a in range(0, n, step):
-            count = min(step, n - a)
-            turn = label if label is not None or not flow.classes else np.arange(a, a + count) % flow.classes
-            write(flow.sample(count, temperature, seed, turn, first=a))
+        for a in range(0, total, step):
+            rows = np.arange(a, min(a + step, total))
+            turn = label if label is not None or not flow.classes else rows % flow.classes
+            write(flow.sample(len(rows), temperature, seed, turn, first=a,
+                              context=numbers if each is None else each[rows // n]))
+        check_any("sample", total)
+    return total
 
 
 @contextlib.contextmanager

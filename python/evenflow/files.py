@@ -16,7 +16,7 @@ from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
 Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
-"""(x, labels) of consecutive rows; labels None where there are none. See `evenflow.stream`."""
+"""(x, given) of consecutive rows: labels or a context, or None where there are none. See `evenflow.stream`."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Work in latent space: reconstruction from some levels, interpolation, editing along attribute vectors.
 
 Images in may be uint8, taken in the middle of their levels, or floats; images out are floats in level units
-(see `Flow.to_uint8`). Class-conditional models take the labels (N,) of the data, and use them both ways.
+(see `Flow.to_uint8`). Class-conditional models take the labels (N,) of the data, models with a context its rows (N, C),
+and use them both ways.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
 
 
 def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero", seed: int = 0,
-                label: Any = None) -> np.ndarray:
+                label: Any = None, context: Any = None) -> np.ndarray:
     """x -> latent -> x (N, ...), with the coarsest `keep` levels of the latent; None: all of them.
 
     The finer levels become zero (rest="zero", Real NVP's compression) or are drawn anew (rest="redraw"), as
@@ -41,63 +42,65 @@ def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero",
     check_flow("reconstruct", flow)
     arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
     seed = arrays.whole("reconstruct", "seed", seed, low=0)
-    z = flow.encode(as_floats(flow, x), label)
+    z = flow.encode(as_floats(flow, x), label, context)
     levels = flow.split_latent(z)
     keep = len(levels) if keep is None else arrays.whole("reconstruct", "keep", keep, low=1)
     if keep > len(levels):
         raise ConfigError(f"[reconstruct] expected keep in 1 ... {len(levels)}, got {keep}")
     if rest == "redraw" and keep < len(levels):
-        fresh = flow.split_latent(flow.encode(flow.sample(len(z), seed=seed, label=label), label))
+        drawn = flow.sample(len(z), seed=seed, label=label, context=context)
+        fresh = flow.split_latent(flow.encode(drawn, label, context))
     else:
         fresh = [np.zeros_like(level) for level in levels]
     finer = len(levels) - keep
-    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label)
+    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label, context)
     return decoded
 
 
-def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None) -> np.ndarray:
+def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None, context: Any = None) -> np.ndarray:
     """(N, steps, ...): from a (N, ...) to b (N, ...) on a straight line in latent space, both ends included.
 
-    As in Glow (Kingma, Dhariwal 2018), figure 5. label: (N,), one a pair.
+    As in Glow (Kingma, Dhariwal 2018), figure 5. label (N,), context (N, C): one a pair.
     """
     check_flow("interpolate", flow)
     steps = arrays.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
-    za, zb = (flow.encode(as_floats(flow, x), label) for x in (a, b))
+    za, zb = (flow.encode(as_floats(flow, x), label, context) for x in (a, b))
     if len(za) != len(zb):
         raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
     with arrays.memory_for("interpolate", f"{len(za)} lines of {steps} samples"):
         t = np.linspace(0, 1, steps, dtype=flow.dtype)[:, None]
-        return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label)
+        return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label, context)
 
 
-def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None) -> np.ndarray:
+def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None, context: Any = None) -> np.ndarray:
     """(steps, steps, ...): the manifold of four images x (4, ...), Real NVP (Dinh et al. 2016), equation 19.
 
     z = cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4), with phi by row and
     phi' by column on `steps` equal angles of the whole circle; four standard normal z give one again. label:
-    the class of all images.
+    the class of all images; context (C,): that of all samples.
     """
     check_flow("manifold", flow)
     steps = arrays.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
     label = None if label is None else arrays.whole("manifold", "label", label, low=0)
-    z = flow.encode(as_floats(flow, x), label)
+    z = flow.encode(as_floats(flow, x), label, context)
     if len(z) != 4:
         raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
     angle = 2 * np.pi * np.arange(steps) / steps
     circle = np.stack([np.cos(angle), np.sin(angle)])
     with arrays.memory_for("manifold", f"{steps} x {steps} samples"):
         weights = np.einsum("ap,bq->pqab", circle, circle).reshape(steps, steps, 4)
-        return _decode(flow, (weights @ z).astype(flow.dtype), label)
+        return _decode(flow, (weights @ z).astype(flow.dtype), label, context)
 
 
-def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None) -> np.ndarray:
+def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None,
+              context: Any = None) -> np.ndarray:
     """(D,): mean latent of the samples with an attribute minus that of those without.
 
     As in Glow (Kingma, Dhariwal 2018), section 5.3. positive, negative: (N,) bool; negative None: all that
     are not positive. x is encoded piece by piece. ConfigError unless there are samples of both kinds.
     """
     x = check_flow("attribute", flow)._check("attribute", x)
-    labels = arrays.check_labels("attribute", label, len(x), flow.classes)
+    given = flow._given("attribute", label, context, len(x), on_host=True)
     groups = [_marks("positive", positive, len(x))]
     groups.append(~groups[0] if negative is None else _marks("negative", negative, len(x)))
     if not all(group.any() for group in groups):
@@ -105,7 +108,7 @@ def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: An
                           f"got {groups[0].sum()} and {groups[1].sum()} out of {len(x)}")
     sums = np.zeros((2, flow.dims))
     for a, b in flow._blocks(len(x)):
-        z = flow.encode(as_floats(flow, x[a:b], a), None if labels is None else labels[a:b])
+        z = flow.encode(as_floats(flow, x[a:b], a), **flow._by_name(None if given is None else given[a:b]))
         sums += [z[group[a:b]].sum(axis=0, dtype=np.float64) for group in groups]
     direction: np.ndarray = sums[0] / groups[0].sum() - sums[1] / groups[1].sum()
     return direction
@@ -118,25 +121,25 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
     return group
 
 
-def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None) -> np.ndarray:
+def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None, context: Any = None) -> np.ndarray:
     """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
     direction = _direction("edit", flow, direction)
     strengths = arrays.as_numbers("edit", "strengths", strengths)
     if strengths.ndim != 1 or len(strengths) == 0:
         raise ShapeError(f"[edit] expected strengths as (S,), got {strengths.shape}")
     strengths = arrays.to_floats("edit", strengths, flow.dtype)
-    z, step = flow.encode(as_floats(flow, x), label), direction.astype(flow.dtype)
+    z, step = flow.encode(as_floats(flow, x), label, context), direction.astype(flow.dtype)
     columns = []
     for strength in strengths:
         try:
-            columns.append(flow.decode(z + strength * step, label))
+            columns.append(flow.decode(z + strength * step, label, context))
         except NumericError as error:
             raise NumericError("[edit] expected strengths that lead to latents with finite data, "
                                f"got {strength:g}: {error}") from error
     return np.stack(columns, axis=1)
 
 
-def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray:
+def project(flow: Flow, x: Any, direction: Any, label: Any = None, context: Any = None) -> np.ndarray:
     """(N,) float64: how much of `direction` (D,), of `attribute`, is in each sample's latent z (Glow's demo).
 
     z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros,
@@ -148,8 +151,8 @@ def project(flow: Flow, x: Any, direction: Any, label: Any = None) -> np.ndarray
         raise ConfigError("[project] expected a direction other than zero, got zeros")
     unit = direction / scale  # whose square neither overflows nor vanishes
     x = flow._check("project", x)
-    labels = arrays.check_labels("project", label, len(x), flow.classes)
-    parts = [flow.encode(as_floats(flow, x[a:b], a), None if labels is None else labels[a:b]) @ unit
+    given = flow._given("project", label, context, len(x), on_host=True)
+    parts = [flow.encode(as_floats(flow, x[a:b], a), **flow._by_name(None if given is None else given[a:b])) @ unit
              for a, b in flow._blocks(len(x))]
     with np.errstate(over="ignore"):
         shares: np.ndarray = np.concatenate(parts) / (unit @ unit) / scale
@@ -184,9 +187,11 @@ def enlarged(flow: Flow, factor: int, device: str = "cpu", threads: int = 0) -> 
     return large
 
 
-def _decode(flow: Flow, z: np.ndarray, label: Any) -> np.ndarray:
-    """Decodes latents (N, S, D), with one label for all or one for each of N."""
+def _decode(flow: Flow, z: np.ndarray, label: Any, context: Any) -> np.ndarray:
+    """Decodes latents (N, S, D), with one label or context for all or one for each of N."""
     if label is not None and np.ndim(label) == 1:
         label = np.repeat(np.asarray(label), z.shape[1])
-    x: np.ndarray = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label)
+    if context is not None and np.ndim(context) == 2:
+        context = np.repeat(np.asarray(context), z.shape[1], axis=0)
+    x: np.ndarray = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label, context)
     return x.reshape(*z.shape[:2], *flow.shape)

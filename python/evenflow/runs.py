@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Source:
     path: str
     columns: list[str] | None = None
     label: str | None = None
+    context: list[str] | None = None
     size: int | None = None
     crop: int | None = None
     pad: int | None = None
@@ -57,15 +58,38 @@ class Source:
 
     def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, size=self.size, crop=self.crop,
-                          pad=self.pad, named=self.named)
+        whole = data.load(self.path, columns=self.columns, label=self.label, context=self.context, size=self.size,
+                          crop=self.crop, pad=self.pad, named=self.named)
         if whole.test is None:
             if self.valid == 0:
                 raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
             whole = whole.split(self.valid, self.seed)
         if self.valid == 0:
-            return whole, dataclasses.replace(whole, test=None, test_labels=None, test_attributes=None)
+            return whole, whole.without_test()
         return whole, whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Columns of a table, as `evenflow.data.load` takes them."""
+
+    columns: Sequence[str] | None = None
+    label: str | None = None
+    context: Sequence[str] | None = None
+
+    @staticmethod
+    def of(columns: Sequence[str] | None, label: str | None, context: Sequence[str] | None) -> Selection | None:
+        """None where nothing is chosen."""
+        chosen = Selection(columns, label, context)
+        return None if chosen == Selection() else chosen
+
+    def over(self, other: Selection | None) -> Selection:
+        """This one with what another one chooses; columns that it chooses leave no label of this one."""
+        if other is None:
+            return self
+        label = other.label if other.columns is not None or other.label is not None else self.label
+        return Selection(self.columns if other.columns is None else other.columns, label,
+                         self.context if other.context is None else other.context)
 
 
 @dataclass(frozen=True)
@@ -83,6 +107,8 @@ class Plan:
     """Names of the labels of a class-conditional model."""
     columns: list[str] = field(default_factory=list)
     """Names of a table's columns, where the data have them."""
+    context: list[str] = field(default_factory=list)
+    """Names of the columns that its density is given."""
     outputs: Outputs = field(default_factory=Outputs)
     folder: str = field(default_factory=lambda: _here())
     """In which the run began."""
@@ -95,17 +121,17 @@ class Plan:
         for name in ("epochs", "steps"):
             if getattr(self, name) is not None:
                 arrays.whole("train", name, getattr(self, name), low=0)
-        for name in ("classes", "columns"):  # which the log may have otherwise
+        for name in ("classes", "columns", "context"):  # which the log may have otherwise
             names = getattr(self, name)
             if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
                 raise TypeError(f"[train] expected a list of names for {name}, got {names!r}")
         if not isinstance(self.folder, str):
             raise TypeError(f"[train] expected the name of a folder, got {self.folder!r}")
 
-    def selection(self) -> tuple[list[str] | None, str | None]:
-        """(columns, label) of another table: what the model was trained on, by name where there are names."""
-        columns = self.columns or self.source.columns
-        return (columns, None) if columns else (None, self.source.label)
+    def selection(self) -> Selection:
+        """Of another table: what the model was trained on, by name where there are names."""
+        columns, context = self.columns or self.source.columns, self.context or self.source.context
+        return Selection(columns, None if columns else self.source.label, context)
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Source.load, where the run began if the data are not here. ConfigError if they are others than then."""
@@ -113,10 +139,10 @@ class Plan:
         if not source.named and not os.path.exists(source.path) and os.path.exists(there):
             source = dataclasses.replace(source, path=there)
         whole, part = source.load()
-        labels = (part.train_labels, part.test_labels) if self.classes else (None, None)
+        given = "context" if self.model.get("context") else "labels" if self.classes else None
         dtype = np.dtype(self.model["dtype"])
-        marks = (data_mark(dtype, part.train, labels[0], part.test, labels[1]),
-                 data_mark(dtype, whole.test, whole.test_labels))
+        marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given)),
+                 test_mark(dtype, whole))
         if any(mark not in (None, now) for mark, now in zip((self.data, self.test), marks)):
             raise ConfigError("[data] expected the data that the run was trained on, got others: "
                               f"{source.path} has changed; restore it, or name data to test on")
@@ -124,10 +150,30 @@ class Plan:
 
     def trainer(self, flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
         """Of the flow, on the training and validation data."""
-        conditional = flow.classes > 0
-        return Trainer(flow, part.train, part.test, label=part.train_labels if conditional else None,
-                       valid_label=part.test_labels if conditional else None,
-                       settings=Settings(**self.training), ranks=ranks)
+        (x, given), (valid, valid_given) = (of_part(part, which, conditions(flow)) for which in ("train", "test"))
+        valid_given = {f"valid_{name}": value for name, value in flow._by_name(valid_given).items()}
+        return Trainer(flow, x, valid, **flow._by_name(given), **valid_given, settings=Settings(**self.training),
+                       ranks=ranks)
+
+
+def conditions(flow: Flow) -> str | None:
+    """What a flow's density is given, by its name in a data set: "labels", a "context", or nothing."""
+    return "context" if flow.context else "labels" if flow.classes else None
+
+
+def of_part(part: Dataset, which: str, given: str | None) -> tuple[Any, Any]:
+    """Samples of "train" or "test", and what their density is given; None for what there is not."""
+    return getattr(part, which), None if given is None else getattr(part, f"{which}_{given}")
+
+
+def tested(flow: Flow, part: Dataset) -> tuple[Any, Any]:
+    """The samples to test on, the test part or else all, and what their density is given."""
+    return of_part(part, "train" if part.test is None else "test", conditions(flow))
+
+
+def test_mark(dtype: np.dtype, whole: Dataset) -> str:
+    """`evenflow.rows.data_mark` of the test part."""
+    return data_mark(dtype, whole.test, whole.test_labels, whole.test_context)
 
 
 # Everything that a run writes, and what a killed process leaves half-written: names with the number of the process.
@@ -374,9 +420,8 @@ def _of_living(path: str) -> bool:
 
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error, or None."""
-    x = part.test if part.test is not None else part.train
-    labels = part.test_labels if part.test is not None else part.train_labels
-    nll = -log_prob(flow, x, labels if flow.classes else None, ranks)
+    x, given = tested(flow, part)
+    nll = -log_prob(flow, x, given, ranks)
     error = _standard_error(nll, drawn_together(x))
     result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
     if flow.is_image:
@@ -403,19 +448,23 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
 
 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
-             labelled: bool = False) -> Dataset:
+             labelled: bool = False, chosen: Selection | None = None) -> Dataset:
     """The data to test on: other data if given (their test part, else all), or the run's own test part.
     ConfigError if the run's own have changed: split anew, rows to test on could be some it was trained on.
 
     Pictures of a folder are cropped, resized and padded as the run's, unless size is given, and read as grey or RGB
     as the model has them.
     labelled: of another table too, whose column of classes is otherwise left alone.
+    chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
+    table = source is not None and source.endswith(data.TABLES)
+    if chosen is not None and not table:
+        raise ConfigError("[data] expected columns, label and context with a CSV or Parquet file only, "
+                          f"got {source or 'the data of a run'}")
     if source is not None:
-        columns, label = None, None
-        if plan is not None and source.endswith(data.TABLES):
-            columns, label = plan.selection()
-            label = plan.source.label if labelled else label
+        own = plan.selection() if plan is not None and table else Selection()
+        if labelled and plan is not None and table:
+            own = dataclasses.replace(own, label=plan.source.label)
         crop, pad, channels = None, None, None
         if plan is not None:
             pad = plan.source.pad
@@ -423,7 +472,7 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
                 crop, size = plan.source.crop, plan.source.size if size is None else size
                 channels = _channels(plan, source)
         if channels is None:
-            part = data.load(source, columns=columns, label=label, size=size, crop=crop, pad=pad)
+            part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, pad=pad)
         else:
             part = data.read_folder(source, size, crop, channels)
             part = part if pad is None else part.padded(pad)

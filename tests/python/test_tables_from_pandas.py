@@ -139,17 +139,17 @@ def test_both_ways_of_reading_agree(tmp_path, monkeypatch, chosen, ending):
 
     monkeypatch.setattr(table, "BLOCK_CELLS", 6)
     quick = outcomes()
-    monkeypatch.setattr(table, "_plain_block", lambda *_: None)
+    monkeypatch.setattr(table, "_plain_rows", lambda *_: None)
     assert quick == outcomes()
 
 
 def test_plain_blocks_are_not_read_cell_by_cell(tmp_path, monkeypatch):
     """A block with a quote is, and the lines are counted on across it."""
     monkeypatch.setattr(table, "BLOCK_CELLS", 8)
-    rows, seen, block = [f"{x},{i},k{i % 2}" for i, x in enumerate(X[:, 0])], [], table._block
+    rows, seen, block = [f"{x},{i},k{i % 2}" for i, x in enumerate(X[:, 0])], [], table._rows
     rows[20] = f'{X[20, 0]},20,"k\n\n0"'
     rows[39] = "?,39,k1"
-    monkeypatch.setattr(table, "_block", lambda *given: (seen.append(len(given[2])), block(*given))[1])
+    monkeypatch.setattr(table, "_rows", lambda *given: (seen.append(len(given[2])), block(*given))[1])
     for text in ("a,b,kind\n", ""):
         seen.clear()
         (tmp_path / "t.csv").write_text(text + "\n".join(rows))
@@ -209,7 +209,7 @@ def test_eval_of_a_table_with_text(tmp_path, capsys):
     assert printed[0] == printed[1] == printed[2]
     for options in (["--columns", "a"], [str(tmp_path / "x.npy"), "--label", "kind"]):
         assert main(["eval", run, *options]) == 2
-        assert "columns and label with a CSV or Parquet file only, got" in capsys.readouterr().err
+        assert "columns, label and context with a CSV or Parquet file only, got" in capsys.readouterr().err
 
 
 def test_score_chooses_columns_of_parquet(frame, to_parquet, tmp_path):

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from evenflow.console import write
+from evenflow.data import TABLES, load
 from evenflow.errors import ConfigError
 from evenflow.files import Rows
 from evenflow.flow import Flow
-from evenflow.runs import Plan, held_out
+from evenflow.runs import Plan, held_out, tested
 
 
 def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
@@ -41,6 +42,17 @@ def model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", type=int, help="folder of images: crop and resize to SIZE x SIZE")
 
 
+def table_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    sub.add_argument("--context", nargs="+", metavar="NAME",
+                     help="CSV, Parquet: columns that the density is given; default: the run's")
+
+
+def given_argument(sub: argparse.ArgumentParser, text: str) -> None:
+    sub.add_argument("--given", nargs="+", metavar="GIVEN",
+                     help=f"context of a model that has one: its numbers, for all, or a table's name: {text}")
+
+
 def label_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--label", help="class of all, by name or number, where the data have no labels")
 
@@ -53,23 +65,21 @@ def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the
 
 def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
              of_a_class: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-    """The samples that --rows asks for, else the first --n; labels for a model with classes.
+    """The samples that --rows asks for, else the first --n; and what the model's density is given, if anything.
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
     label = given_label(args, flow, plan)
     part = held_out(plan, args.data, args.size)
-    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-    if not flow.classes:
-        labels = None
-    elif labels is None and label is not None:
-        labels = np.full(len(x), label, np.int32)
+    x, given = tested(flow, part)
+    if given is None and label is not None:
+        given = np.full(len(x), label, np.int32)
     usual = np.arange(len(x))
-    if of_a_class and labels is not None:
-        alike = np.flatnonzero(labels == np.bincount(labels).argmax())
+    if of_a_class and flow.classes and given is not None:
+        alike = np.flatnonzero(given == np.bincount(given).argmax())
         usual = alike[:len(alike) // 2 * 2] if len(alike) >= of_a_class else usual
     rows = chosen_rows(args, usual, len(x))
-    return x[rows], labels[rows] if labels is not None else None
+    return x[rows], given[rows] if given is not None else None
 
 
 def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.ndarray:
@@ -92,10 +102,37 @@ def given_label(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int 
     return number
 
 
+def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np.ndarray | None:
+    """What --given says: (C,), or (M, C) of a file's rows. ConfigError where it is missing, or the model has none."""
+    if not flow.context:
+        if args.given is not None:
+            raise ConfigError("[given] expected no --given, since the model has no context, got "
+                              f"{' '.join(args.given)}")
+        return None
+    names = "" if plan is None or not plan.context else f" ({', '.join(plan.context)})"
+    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a table"
+    if args.given is None:
+        raise ConfigError(f"[given] {wanted}, since the model's density has a context, got none")
+    try:
+        numbers = np.array([float(one) for one in args.given])
+    except ValueError:
+        if len(args.given) > 1:
+            raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}") from None
+        columns = plan.context if plan is not None and args.given[0].endswith(TABLES) else None
+        table = load(args.given[0], columns=columns or None).train[:]
+        if table.ndim != 2 or table.shape[1] != flow.context:
+            raise ConfigError(f"[given] {args.given[0]}: expected {flow.context} columns{names}, "
+                              f"got data of {table.shape[1:]}") from None
+        return table
+    if len(numbers) != flow.context or not np.isfinite(numbers).all():
+        raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}")
+    return numbers
+
+
 def labelled(rows: Rows, label: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Rows with a class for all, where they have none of their own."""
-    for x, labels in rows:
-        yield x, np.full(len(x), label, np.int32) if labels is None and label is not None else labels
+    """Rows with a class for all, where they come with none of their own."""
+    for x, given in rows:
+        yield x, np.full(len(x), label, np.int32) if given is None and label is not None else given
 
 
 def class_number(label: str, classes: list[str]) -> int:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from evenflow import latent
-from evenflow.cli.common import (chosen_rows, class_number, command, examples, given_label, label_argument, labelled,
-                                 model_and_data, model_argument, report, rows_arguments)
+from evenflow.cli.common import (chosen_rows, class_number, command, examples, given_argument, given_context,
+                                 given_label, label_argument, labelled, model_and_data, model_argument, report,
+                                 rows_arguments, table_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import decode_rows, encode_rows, write_data
 from evenflow.flow import Flow
-from evenflow.runs import held_out, open_model
+from evenflow.runs import conditions, held_out, of_part, open_model
 from evenflow.stream import read_latents, read_rows
 
 PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
@@ -24,7 +25,8 @@ LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 def encode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     label = given_label(args, flow, plan)
-    n = encode_rows(flow, labelled(read_rows(args.data, plan, args.columns, args.size), label), args.out)
+    rows = read_rows(args.data, plan, args.columns, args.size, args.context)
+    n = encode_rows(flow, labelled(rows, label), args.out)
     report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
     return 0
 
@@ -33,20 +35,21 @@ def decode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
     names = plan.columns if plan is not None else None
-    n = decode_rows(flow, read_latents(args.latents), args.out, label, names)
+    context = given_context(args, flow, plan) if args.given is not None else None
+    n = decode_rows(flow, read_latents(args.latents), args.out, label, names, context)
     report(args, {"n": n, "out": args.out}, args.out)
     return 0
 
 
 def reconstruct(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    x, labels = examples(args, flow, plan)
+    x, given = examples(args, flow, plan)
     keeps = args.keep or [len(flow._core.levels())]
     shown, rows = [latent.as_floats(flow, x)], []
     out = _out(args, flow, "reconstruct")
     with write_data("reconstruct", flow, out, columns=len(x)) as write:
         for keep in keeps:
-            shown.append(latent.reconstruct(flow, x, keep, args.rest, args.seed, labels))
+            shown.append(latent.reconstruct(flow, x, keep, args.rest, args.seed, **flow._by_name(given)))
             error = np.abs(shown[-1].astype(np.float64) - shown[0])
             rows.append({"keep": keep, "worst_error": float(error.max()),
                          "mean_error": float(error.mean())})
@@ -61,22 +64,23 @@ def reconstruct(args: argparse.Namespace) -> int:
 def interpolate(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     args.n = 4 if args.manifold else args.n
-    x, labels = examples(args, flow, plan, of_a_class=4 if args.manifold else 2)
+    x, given = examples(args, flow, plan, of_a_class=4 if args.manifold else 2)
     if not args.manifold and len(x) % 2:
         raise ConfigError("[interpolate] expected an even number of rows, start and end in turn, "
                           f"got {len(x)}")
-    if labels is not None:
-        groups = labels[None] if args.manifold else labels.reshape(-1, 2)
+    if given is not None:
+        groups = given[None] if args.manifold else given.reshape(-1, 2, *given.shape[1:])
         if (groups != groups[:, :1]).any():
-            raise ConfigError("[interpolate] expected samples of one class, since the model is "
-                              f"class-conditional, got {labels.tolist()} (choose --rows)")
-        labels = groups[:, 0]
+            found = "others" if flow.context else given.tolist()
+            raise ConfigError(f"[interpolate] expected samples of one {'context' if flow.context else 'class'}, "
+                              f"which the model's density is given, got {found} (choose --rows)")
+        given = groups[:, 0]
     out = _out(args, flow, "interpolate")
     with write_data("interpolate", flow, out, columns=args.steps) as write:
         if args.manifold:
-            write(latent.manifold(flow, x, args.steps, None if labels is None else int(labels[0])))
+            write(latent.manifold(flow, x, args.steps, **flow._by_name(None if given is None else given[0])))
         else:
-            write(latent.interpolate(flow, x[0::2], x[1::2], args.steps, labels))
+            write(latent.interpolate(flow, x[0::2], x[1::2], args.steps, **flow._by_name(given)))
     report(args, {"samples": len(x), "steps": args.steps, "out": out}, out)
     return 0
 
@@ -86,12 +90,12 @@ def edit(args: argparse.Namespace) -> int:
     part = held_out(plan, args.data, args.size, labelled=True)
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
-    conditional = part.train_labels if flow.classes else None
-    direction = latent.attribute(flow, part.train, positive, negative, conditional)
-    x, labels = _unmarked(args, flow, part)
+    train, given = of_part(part, "train", conditions(flow))
+    direction = latent.attribute(flow, train, positive, negative, **flow._by_name(given))
+    x, given = _unmarked(args, flow, part)
     out = _out(args, flow, "edit")
     with write_data("edit", flow, out, columns=len(args.strengths)) as write:
-        write(latent.edit(flow, x, direction, args.strengths, labels))
+        write(latent.edit(flow, x, direction, args.strengths, **flow._by_name(given)))
     result = {"positive": int(positive.sum()), "negative": int(negative.sum()),
               "length": float(np.linalg.norm(direction)), "strengths": args.strengths, "out": out}
     report(args, result, f"direction: {result['positive']} samples with the attribute, {result['negative']} "
@@ -123,7 +127,7 @@ def _unmarked(args: argparse.Namespace, flow: Flow,
               part: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples to edit: --rows of the test part, else its first ones without the attribute."""
     which = "train" if part.test is None else "test"
-    x, labels = getattr(part, which), getattr(part, f"{which}_labels")
+    x, given = of_part(part, which, conditions(flow))
     without = ~_marked(part, args.positive, which)
     if args.negative is not None:
         without &= _marked(part, args.negative, which)
@@ -131,7 +135,7 @@ def _unmarked(args: argparse.Namespace, flow: Flow,
         raise ConfigError(f"[edit] expected a sample of the {which} part without the attribute to edit, got none; "
                           "choose --rows")
     rows = chosen_rows(args, np.flatnonzero(without), len(x))
-    return x[rows], labels[rows] if flow.classes else None
+    return x[rows], None if given is None else given[rows]
 
 
 def _add_reconstruct(commands: Any) -> None:
@@ -182,15 +186,16 @@ def add_commands(commands: Any) -> None:
     sub = command(commands, "encode", encode, "Data to latents. Large files are read piece by piece.",
                   "evenflow encode runs/digits images.npy --out latents.npy")
     model_and_data(sub)
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    table_arguments(sub)
     label_argument(sub)
     sub.add_argument("--out", default="latents.npy", metavar="FILE",
-                     help=".npy, .csv, or .npz with labels too (latents.npy)")
+                     help=".npy, .csv, or .npz with labels or the context too (latents.npy)")
     sub = command(commands, "decode", decode, "Latents to data.",
                   "evenflow decode runs/digits latents.npy --out decoded.png")
     model_argument(sub)
     sub.add_argument("latents", metavar="LATENTS", help="file of `evenflow encode`: .npy, .csv or .npz")
     sub.add_argument("--label", help="class of all, by name or number, where the file has no labels")
+    given_argument(sub, "a row for each latent; where the file has no context")
     sub.add_argument("--out", default="decoded.npy", metavar="FILE",
                      help=f"{PICTURE}; .csv for tables (decoded.npy)")
     _add_reconstruct(commands)

@@ -7,12 +7,12 @@ import dataclasses
 from typing import Any
 
 from evenflow import _core
-from evenflow.cli.common import class_number, command, model_and_data, model_argument, quality, report
+from evenflow.cli.common import (class_number, command, given_argument, given_context, model_and_data, model_argument,
+                                 quality, report, table_arguments)
 from evenflow.data import Dataset
 from evenflow.export import write_samples
 from evenflow.latent import enlarged
-from evenflow.runs import Plan, evaluate, open_model
-from evenflow.stream import chosen_part
+from evenflow.runs import Plan, Selection, evaluate, held_out, open_model, tested
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -25,13 +25,14 @@ def evaluate_command(args: argparse.Namespace) -> int:
 def sample(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
+    context = given_context(args, flow, plan)
     if args.enlarge != 1:
         flow = enlarged(flow, args.enlarge, args.device, args.threads)
     names = plan.columns if plan is not None else None
     usual = "samples" + (".png" if flow.is_image else ".csv" if names else ".npy")
     out = usual if args.out is None else args.out
-    write_samples(flow, args.n, out, args.temperature, args.seed, label, names)
-    report(args, {"n": args.n, "out": out}, out)
+    n = write_samples(flow, args.n, out, args.temperature, args.seed, label, names, context)
+    report(args, {"n": n, "out": out}, out)
     return 0
 
 
@@ -63,19 +64,18 @@ def info(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    part = _part(args, plan)
-    x, labels = (part.train, part.train_labels) if part.test is None else (part.test, part.test_labels)
-    found = flow.verify(x, label=labels if flow.classes else None, seed=args.seed)
+    x, given = tested(flow, _part(args, plan))
+    found = flow.verify(x, seed=args.seed, **flow._by_name(given))
     report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
     return 0 if found.ok else 1
 
 
 def _part(args: argparse.Namespace, plan: Plan | None) -> Dataset:
-    return chosen_part(plan, args.data, args.size, args.columns, args.label)
+    return held_out(plan, args.data, args.size, chosen=Selection.of(args.columns, args.label, args.context))
 
 
 def _table_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    table_arguments(sub)
     sub.add_argument("--label", metavar="NAME", help="CSV, Parquet: column of classes, no number for the model")
 
 
@@ -91,6 +91,7 @@ def add_commands(commands: Any) -> None:
     sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--label", help="class, by name or number; default: all in turn")
+    given_argument(sub, "N samples of each row")
     sub.add_argument("--enlarge", type=int, default=1, metavar="K",
                      help="glow, realnvp: images K times as high and wide as those it was trained on")
     sub.add_argument("--out", metavar="FILE",

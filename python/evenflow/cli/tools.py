@@ -10,7 +10,7 @@ import numpy as np
 from evenflow import plot
 from evenflow.bench import bench
 from evenflow.cli.common import (command, examples, given_label, label_argument, labelled, model_and_data,
-                                 model_argument, report, rows_arguments)
+                                 model_argument, report, rows_arguments, table_arguments)
 from evenflow.errors import ConfigError
 from evenflow.export import write_data
 from evenflow.files import replacing, write_rows
@@ -28,9 +28,10 @@ def score(args: argparse.Namespace) -> int:
     if args.data is None and args.reference == "":
         raise ConfigError("[score] expected data to score, other rows than those of the reference, got none")
     if args.reference is not None:
-        rows = read_rows(args.reference or None, plan, args.columns if args.reference else None, args.size)
+        chosen = (args.columns, args.size, args.context) if args.reference else (None, args.size, None)
+        rows = read_rows(args.reference or None, plan, *chosen)
         reference = np.concatenate(list(log_probs(flow, labelled(rows, label), args.seed)))
-    rows = labelled(read_rows(args.data, plan, args.columns, args.size), label)
+    rows = labelled(read_rows(args.data, plan, args.columns, args.size, args.context), label)
     result = score_rows(flow, rows, args.out, reference, args.seed)
     report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average, "
@@ -96,7 +97,7 @@ def _add_score(commands: Any) -> None:
                   "Log-likelihood of every row, to a file. Large files are read piece by piece.",
                   "evenflow score runs/digits images.npy --reference --out scores.csv")
     model_and_data(sub)
-    sub.add_argument("--columns", nargs="+", metavar="NAME", help="CSV, Parquet: columns; default: the run's")
+    table_arguments(sub)
     label_argument(sub)
     sub.add_argument("--reference", nargs="?", const="", metavar="DATA",
                      help="also p-values against these rows; without DATA: the test part of the run's own")

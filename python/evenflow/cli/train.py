@@ -22,8 +22,7 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
-from evenflow.runs import Plan, Run, Source, inside
-from evenflow.rows import data_mark
+from evenflow.runs import Plan, Run, Source, inside, test_mark
 from evenflow.settings import Settings
 from evenflow.train import Trainer
 
@@ -52,9 +51,9 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     if args.resume and run.exists:
         _require_same(run, values)
         return _continue(run, args, values, ranks)
-    source = Source(values["data"], values.get("columns"), values.get("label"), values.get("size"),
-                    values.get("crop"), values.get("pad"), values.get("valid", 0.1), values.get("seed", 0),
-                    named=not os.path.exists(values["data"]))
+    source = Source(values["data"], values.get("columns"), values.get("label"), values.get("context"),
+                    values.get("size"), values.get("crop"), values.get("pad"), values.get("valid", 0.1),
+                    values.get("seed", 0), named=not os.path.exists(values["data"]))
     for folder in (run.folder, run.sample_folder):
         if is_pictures(source.path) and inside(folder, source.path):
             raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
@@ -74,10 +73,10 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     if "average" not in values:
         settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
-                whole.columns if _has_names(source.path, whole) else [], outputs)
+                *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=data_mark(flow.dtype, whole.test, whole.test_labels))
+                               test=test_mark(flow.dtype, whole))
     text = _config_file(plan, values, args.command)
     with run.alone(ranks):
         run.start(plan, trainer, text, args.command, args.force)
@@ -138,6 +137,8 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
             raise ConfigError("[train] expected labels of the test part with --conditional, got none: "
                               f"{values['data']}")
         given["classes"] = len(whole.classes)
+    if whole.train_context is not None:
+        given["context"] = whole.train_context.shape[1]
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     try:
         return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
@@ -185,8 +186,8 @@ def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
 
 
 def _model_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """A model's arguments by the names of their options."""
-    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k != "model"}
+    """A model's arguments by the names of their options; the number of a context's columns is in the data."""
+    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k not in ("model", "context")}
 
 
 def _training_values(training: dict[str, Any]) -> dict[str, Any]:

@@ -35,16 +35,18 @@ TABLES = (".csv", ".csv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         size: int | None = None, crop: int | None = None, pad: int | None = None,
-         named: bool = False) -> Dataset:
+         context: Sequence[str] | None = None, size: int | None = None, crop: int | None = None,
+         pad: int | None = None, named: bool = False) -> Dataset:
     """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
     two-moons, rings, checkerboard     10,000 + 2,000 points in the plane
     mnist, fashion-mnist, cifar10, cifar100, svhn     downloaded once (see `download`), with labels
-    *.npz                 train (and test), or x; with train_labels, test_labels or labels where present
+    *.npz                 train (and test), or x; with train_labels, test_labels or labels, and train_context,
+                          test_context or context, where present
     *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
-    *.csv, *.csv.gz       a table; `columns` selects and orders columns, `label` names the column of classes
+    *.csv, *.csv.gz       a table; `columns` selects and orders columns, `label` names the column of classes,
+                          `context` the columns that the density of the others is given
     *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file
     *.tar.gz              CIFAR-10 or CIFAR-100, binary or Python version
@@ -59,14 +61,14 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     """
     path = file_name("data", source)
     exists = not flag("data", "named", named) and os.path.exists(path)
-    if (columns is not None or label is not None) and not path.endswith(TABLES):
-        raise ConfigError(f"[data] expected columns and label with a CSV or Parquet file only, got {path}")
+    if any(chosen is not None for chosen in (columns, label, context)) and not path.endswith(TABLES):
+        raise ConfigError(f"[data] expected columns, label and context with a CSV or Parquet file only, got {path}")
     if exists and os.path.isdir(path):
         found = _load_folder(path, size, crop)
     elif size is not None or crop is not None:
         raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
     else:
-        found = _load_file(path, columns, label) if exists else _load_name(path)
+        found = _load_file(path, columns, label, context) if exists else _load_name(path)
     return found if pad is None else found.padded(pad)
 
 
@@ -110,11 +112,12 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
     return reader(path)
 
 
-def _load_file(path: str, columns: Sequence[str] | None, label: str | None) -> Dataset:
+def _load_file(path: str, columns: Sequence[str] | None, label: str | None,
+               context: Sequence[str] | None) -> Dataset:
     if path.endswith((".csv", ".csv.gz")):
-        return read_csv(path, columns=columns, label=label)
+        return read_csv(path, columns=columns, label=label, context=context)
     if path.endswith(".parquet"):
-        return read_parquet(path, columns=columns, label=label)
+        return read_parquet(path, columns=columns, label=label, context=context)
     for suffix, read in ((".npy", read_npy), (".npz", read_npz), (".tar.gz", read_cifar),
                          (".mat", read_svhn)):
         if path.endswith(suffix):

@@ -48,11 +48,17 @@ class Dataset:
     test_attributes: np.ndarray | None = None
     attributes: list[str] = field(default_factory=list)
     """Names of the attributes, by column."""
+    train_context: np.ndarray | None = None
+    """(N, C) float64, numbers that the density of a table's rows is given."""
+    test_context: np.ndarray | None = None
+    context: list[str] = field(default_factory=list)
+    """Names of the context's columns, where the file has them."""
 
     def __repr__(self) -> str:
         """Shapes and types: Dataset(image, train (1500, 8, 8, 1) uint8, ..., 10 classes)."""
         shown = [self.kind]
-        for name in ("train", "test", "train_labels", "test_labels", "train_attributes", "test_attributes"):
+        for name in ("train", "test", "train_labels", "test_labels", "train_attributes", "test_attributes",
+                     "train_context", "test_context"):
             x = getattr(self, name)
             if x is not None:
                 shown.append(f"{name} {tuple(x.shape)} {x.dtype}")
@@ -77,10 +83,15 @@ class Dataset:
         def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
             return (None, None) if y is None else (y[train[:]], y[test[:]])
 
-        labels, attributes = both(self.train_labels), both(self.train_attributes)
+        labels, context, attributes = map(both, (self.train_labels, self.train_context, self.train_attributes))
         return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test),
                                    train_labels=labels[0], test_labels=labels[1],
+                                   train_context=context[0], test_context=context[1],
                                    train_attributes=attributes[0], test_attributes=attributes[1])
+
+    def without_test(self) -> Dataset:
+        """This data set with its training data alone."""
+        return dataclasses.replace(self, test=None, test_labels=None, test_context=None, test_attributes=None)
 
     def padded(self, size: int) -> Dataset:
         """Images in the middle of a black square of size x size, as Glow's authors have MNIST; they also copy its
@@ -105,7 +116,8 @@ class Dataset:
     @staticmethod
     def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
                    test: np.ndarray | Rows | None = None, train_labels: np.ndarray | None = None,
-                   test_labels: np.ndarray | None = None) -> Dataset:
+                   test_labels: np.ndarray | None = None, train_context: np.ndarray | None = None,
+                   test_context: np.ndarray | None = None) -> Dataset:
         """Decides the kind, checks that the parts agree. IoError names the file.
 
         Whole numbers (N, D) other than uint8 become a table of float64.
@@ -120,7 +132,15 @@ class Dataset:
         train_labels = _labels(path, train_labels, train)
         test_labels = _labels(path, test_labels, test)
         count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
-        return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)])
+        if kind == "image":  # which no model gives a context
+            train_context, test_context = None, None
+        train_context = _context(path, train_context, train)
+        test_context = _context(path, test_context, test)
+        if test is not None and width(train_context) != width(test_context):
+            raise IoError(f"[data] {path}: expected as many numbers of context for the test data as for the training "
+                          f"data, got {width(test_context)} and {width(train_context)}")
+        return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)],
+                       train_context=train_context, test_context=test_context)
 
 
 def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -168,3 +188,22 @@ def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
     if y.min() < 0 or y.max() >= 1 << 20:
         raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
     return np.asarray(y, np.int32)
+
+
+def _context(path: Any, c: Any, x: Any) -> np.ndarray | None:
+    if c is None or x is None:
+        return None
+    c = np.asarray(c)
+    if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != len(x) or 0 in c.shape:
+        raise IoError(f"[data] {path}: expected numbers ({len(x)}, C) or ({len(x)},) as context, "
+                      f"got {c.dtype} {c.shape}")
+    numbers: np.ndarray = c.reshape(len(c), -1).astype(np.float64)
+    for row, column in np.argwhere(~np.isfinite(numbers))[:1]:
+        raise NumericError(f"[data] {path}: expected finite values, got {numbers[row, column]} in row {row}, "
+                           f"column {column} of the context")
+    return numbers
+
+
+def width(c: np.ndarray | None) -> int:
+    """How many numbers of context a sample has."""
+    return 0 if c is None else c.shape[1]

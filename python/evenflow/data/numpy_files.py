@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset, entries
+from evenflow.data.dataset import Dataset, entries, width
 from evenflow.errors import IoError
 from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
 
@@ -55,7 +55,8 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
 
 
 def read_npz(path: str | os.PathLike[str]) -> Dataset:
-    """Arrays train (and test), or x; labels in train_labels and test_labels, or labels. IoError.
+    """Arrays train (and test), or x; labels in train_labels and test_labels, or labels; numbers (N, C) or (N,) that
+    the density of a table's rows is given in train_context and test_context, or context. IoError.
 
     An array `data` (N, 3 S S) holds images in planes, with labels counted from 1, as in the files of
     down-sampled ImageNet (Chrabaszcz, Loshchilov, Hutter 2017). An array of more than 256 MiB stays in its
@@ -68,8 +69,8 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: _member(path, file, name) for name in ("train", "x", "data", "test")
                       if name in file.files}
-            labels = {name: file[name] for name in ("labels", "train_labels", "test_labels")
-                      if name in file.files}
+            given = {name: file[name] for name in ("labels", "train_labels", "test_labels", "context", "train_context",
+                                                   "test_context") if name in file.files}
             names = ", ".join(file.files) or "none"
     except BROKEN as error:
         if isinstance(error, IoError):
@@ -78,10 +79,11 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     name = next((n for n in ("train", "x", "data") if n in arrays), None)
     if name is None:
         raise IoError(f"[data] {path}: expected an array train, x or data, got {names}")
-    train, train_labels = arrays[name], labels.get("train_labels", labels.get("labels"))
+    train, train_labels = arrays[name], given.get("train_labels", given.get("labels"))
     if name == "data" and train.ndim == 2:
         train, train_labels = _images_in_planes(path, train, train_labels)
-    return Dataset.from_array(path, train, arrays.get("test"), train_labels, labels.get("test_labels"))
+    return Dataset.from_array(path, train, arrays.get("test"), train_labels, given.get("test_labels"),
+                              given.get("train_context", given.get("context")), given.get("test_context"))
 
 
 def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
@@ -97,12 +99,13 @@ def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
     if not train:
         raise IoError(f"[data] {path}: expected .npz files of training data, "
                       f"got {', '.join(names) or 'none'}")
-    x, y = _joined(path, train)
-    test, test_y = _joined(path, held_out) if held_out else (None, None)
-    return Dataset.from_array(path, x, test, y, test_y)
+    x, y, c = _joined(path, train)
+    test, test_y, test_c = _joined(path, held_out) if held_out else (None, None, None)
+    return Dataset.from_array(path, x, test, y, test_y, c, test_c)
 
 
-def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, np.ndarray | None]:
+def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, np.ndarray | None, np.ndarray | None]:
+    """(x, labels, context) of files with one part each."""
     files = [os.path.join(folder, name) for name in names]
     parts = [read_npz(file) for file in files]
     first = parts[0]
@@ -112,11 +115,17 @@ def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, np.ndarra
         if part.shape != first.shape or part.train.dtype != first.train.dtype:
             raise IoError(f"[data] {file}: expected {first.train.dtype} samples {first.shape} like "
                           f"{files[0]}, got {part.train.dtype} {part.shape}")
-        if (part.train_labels is None) != (first.train_labels is None):
-            raise IoError(f"[data] {file}: expected labels in all files or in none, got both")
+        for what, own, theirs in (("labels", part.train_labels, first.train_labels),
+                                  ("a context", part.train_context, first.train_context)):
+            if (own is None) != (theirs is None):
+                raise IoError(f"[data] {file}: expected {what} in all files or in none, got both")
+        if width(part.train_context) != width(first.train_context):
+            raise IoError(f"[data] {file}: expected {width(first.train_context)} numbers of context like {files[0]}, "
+                          f"got {width(part.train_context)}")
     x: np.ndarray | Rows = Joined([part.train for part in parts])
-    y = None if first.train_labels is None else np.concatenate([part.train_labels for part in parts])
-    return (x if x.nbytes > RESIDENT_BYTES else x[:]), y
+    y, c = (None if getattr(first, given) is None else np.concatenate([getattr(part, given) for part in parts])
+            for given in ("train_labels", "train_context"))
+    return (x if x.nbytes > RESIDENT_BYTES else x[:]), y, c
 
 
 def _images_in_planes(path: str | os.PathLike[str], x: np.ndarray | Rows,

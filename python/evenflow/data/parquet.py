@@ -16,8 +16,8 @@ from evenflow.extras import need
 
 
 def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                 label: str | None = None) -> Dataset:
-    """A table of numbers, float64; columns and label as in `read_csv`. Only the chosen columns are read.
+                 label: str | None = None, context: Sequence[str] | None = None) -> Dataset:
+    """A table of numbers, float64; columns, label and context as in `read_csv`. Only the chosen columns are read.
 
     The index of a pandas frame, which the file holds as columns too, is left out unless it is chosen by name.
     Whole numbers beyond 2^53 are rounded.
@@ -38,8 +38,8 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     if len(set(names)) != len(names):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
     if columns is None:
-        columns = [name for name in names if name != label and name not in index]
-    chosen = choose(path, names, columns, label)
+        columns = [name for name in names if name not in (label, *index, *(context or ()))]
+    chosen = choose(path, names, columns, label, context)
     wanted = [*chosen, *([] if label is None or label in chosen else [label])]
     try:
         table = parquet.read_table(path, columns=wanted)
@@ -51,13 +51,16 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     x = np.empty((table.num_rows, len(chosen)))
     for j, name in enumerate(chosen):
         x[:, j] = _numbers(path, name, table.column(name))
-    if cells is None:
-        return Dataset(x, kind="table", columns=chosen)
-    if None in cells:
-        raise IoError(f"[data] {path}: expected a class in row {cells.index(None)}, column {label!r}, "
-                      "got an empty cell")
-    labels, classes = number_classes(cells)
-    return Dataset(x, kind="table", train_labels=labels, columns=chosen, classes=classes)
+    count = len(chosen) - len(context or ())
+    parts: dict[str, Any] = {"columns": chosen[:count]}
+    if context:
+        parts.update(train_context=x[:, count:], context=chosen[count:])
+    if cells is not None:
+        if None in cells:
+            raise IoError(f"[data] {path}: expected a class in row {cells.index(None)}, column {label!r}, "
+                          "got an empty cell")
+        parts["train_labels"], parts["classes"] = number_classes(cells)
+    return Dataset(x[:, :count], kind="table", **parts)
 
 
 def _numbers(path: str, name: str, column: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -26,22 +26,24 @@ NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
 
 
 def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-             label: str | None = None) -> Dataset:
+             label: str | None = None, context: Sequence[str] | None = None) -> Dataset:
     """A table of numbers, float64, separated by comma, semicolon or tab; .gz too.
 
     The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
     names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ...
-    columns: which to take, in this order; all but the label by default. label: column of classes, any text;
-    they are numbered in sorted order. IoError gives line and column of a cell that is not a finite number, and
+    columns: which to take, in this order; by default all but the label and the context. label: column of classes,
+    any text; they are numbered in sorted order. context: columns of numbers that the density of the others is given,
+    in this order. IoError gives line and column of a cell that is not a finite number, and
     the first column without a name in a header, unless columns are chosen; ConfigError for a column chosen
     twice, or an unknown one, with the known ones.
     """
-    blocks = list(read_csv_blocks(path, columns=columns, label=label))
-    table = np.concatenate([block.numbers for block in blocks])
-    if label is None:
-        return Dataset(table, kind="table", columns=blocks[0].columns)
-    labels, classes = number_classes([cell for block in blocks for cell in block.labels])
-    return Dataset(table, kind="table", train_labels=labels, columns=blocks[0].columns, classes=classes)
+    blocks = list(read_csv_blocks(path, columns=columns, label=label, context=context))
+    parts: dict[str, Any] = {"columns": blocks[0].columns}
+    if label is not None:
+        parts["train_labels"], parts["classes"] = number_classes([cell for block in blocks for cell in block.labels])
+    if blocks[0].context is not None:
+        parts.update(train_context=np.concatenate([block.context for block in blocks]), context=list(context or ()))
+    return Dataset(np.concatenate([block.numbers for block in blocks]), kind="table", **parts)
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Block:
     columns: list[str]
     numbers: np.ndarray
     """(n, D) float64."""
+    context: np.ndarray | None
+    """(n, C) float64, where columns are chosen for it."""
     labels: list[str]
     """Their classes, n or none."""
 
 
 def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                    label: str | None = None) -> Iterator[Block]:
+                    label: str | None = None, context: Sequence[str] | None = None) -> Iterator[Block]:
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
     path = file_name("data", path)
     try:
@@ -64,7 +68,9 @@ def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | No
               else open(path, encoding="utf-8-sig", newline="")) as file:
             first = file.readline()
             file.seek(0)
-            yield from _blocks(path, file, max(DELIMITERS, key=first.count), columns, label)
+            for names, table, labels in _tables(path, file, max(DELIMITERS, key=first.count), columns, label, context):
+                count = len(names) - len(context or ())
+                yield Block(names[:count], table[:, :count], table[:, count:] if context else None, labels)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         if isinstance(error, IoError):
             raise
@@ -85,19 +91,24 @@ def _is_default_header(cells: list[str]) -> bool:
     return len(cells) > 2 and names == [str(i) for i in range(len(names))]
 
 
-def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None) -> list[str]:
-    """The columns to take out of `names`. ConfigError for one that is unknown or given twice."""
-    if columns is not None and (isinstance(columns, str) or not isinstance(columns, Iterable)):
-        raise TypeError(f"[data] expected a sequence of names for columns, got {columns!r}")
-    chosen = [str(c) for c in columns] if columns is not None else [n for n in names if n != label]
+def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None,
+           context: Sequence[str] | None) -> list[str]:
+    """The columns to take out of `names`, those of the context last. ConfigError for one unknown or given twice."""
+    for what, some in (("columns", columns), ("context", context)):
+        if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
+            raise TypeError(f"[data] expected a sequence of names for {what}, got {some!r}")
+    given = [str(c) for c in context or ()]
+    density = [str(c) for c in columns] if columns is not None else [n for n in names if n not in (label, *given)]
+    chosen = density + given
     for name in [*chosen, *([] if label is None else [label])]:
         if name not in names:
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
     if len(set(chosen)) < len(chosen):  # equal columns have no density
         twice = max(chosen, key=chosen.count)
         raise ConfigError(f"[data] {path}: expected different columns, got {twice!r} twice")
-    if not chosen:
-        raise ConfigError(f"[data] {path}: expected at least one column, got none")
+    if not density:
+        raise ConfigError(f"[data] {path}: expected at least one column, got none"
+                          f"{' beside the context' if given else ''}")
     return chosen
 
 
@@ -108,8 +119,9 @@ def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[cell] for cell in cells], np.int32), classes
 
 
-def _blocks(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | None,
-            label: str | None) -> Iterator[Block]:
+def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | None, label: str | None,
+            context: Sequence[str] | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
+    """(the chosen names, their numbers (n, D + C), the classes or none) of consecutive rows."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     head = next((row for row in reader if row), None)
     if head is None:
@@ -124,20 +136,20 @@ def _blocks(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | No
     named = [name for name in names if name]
     if len(set(named)) != len(named):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
-    chosen = choose(path, names, columns, label)
+    chosen = choose(path, names, columns, label, context)
     step, found = max(1, BLOCK_CELLS // len(names)), False
     while lines := _lines(file, step):
-        block = _plain_block(lines, delimiter, names, chosen, label)
+        block = _plain_rows(lines, delimiter, names, chosen, label)
         if block is None:
             # A quoted cell may go on below these lines.
             reader = csv.reader(itertools.chain(lines, file), delimiter=delimiter, strict=True)
             rows = list(itertools.islice(((above + reader.line_num, row) for row in reader if row), step))
-            block = _block(path, names, rows, chosen, label)
+            block = _rows(path, names, rows, chosen, label)
             above += reader.line_num
         else:
             above += len(lines)
-        if len(block.numbers):
-            yield block
+        if len(block[0]):
+            yield chosen, *block
             found = True
     if not found:
         raise IoError(f"[data] {path}: expected rows below the header, got none")
@@ -152,9 +164,9 @@ def _lines(file: TextIO, count: int) -> list[str]:
     return lines
 
 
-def _plain_block(lines: list[str], delimiter: str, names: list[str], chosen: list[str],
-                 label: str | None) -> Block | None:
-    """The rows of plain lines by numpy's reader, which is quicker and gives the same numbers.
+def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list[str],
+                label: str | None) -> tuple[np.ndarray, list[str]] | None:
+    """The numbers and classes of plain lines by numpy's reader, which is quicker and gives the same numbers.
 
     None where it refuses them, or may read otherwise than cell by cell, which also says what is wrong and where.
     """
@@ -170,16 +182,16 @@ def _plain_block(lines: list[str], delimiter: str, names: list[str], chosen: lis
     if len(table) != len(rows) or not np.isfinite(table).all():
         return None
     at = None if label is None else names.index(label)
-    return Block(chosen, table, [] if at is None else [line.split(delimiter)[at].strip() for line in rows])
+    return table, [] if at is None else [line.split(delimiter)[at].strip() for line in rows]
 
 
-def _block(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
-           label: str | None) -> Block:
+def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
+          label: str | None) -> tuple[np.ndarray, list[str]]:
     for line, row in rows:
         if len(row) != len(names):
             raise IoError(f"[data] {path}: expected {len(names)} cells in line {line}, got {len(row)}")
     labels = [] if label is None else [row[names.index(label)].strip() for _, row in rows]
-    return Block(chosen, _numbers(path, names, rows, chosen), labels)
+    return _numbers(path, names, rows, chosen), labels
 
 
 def _numbers(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str]) -> np.ndarray:
