@@ -17,6 +17,12 @@ if(NOT APPLE)
   target_link_options(evenflow_shared PRIVATE -Wl,-Bsymbolic -Wl,--gc-sections
                       -Wl,--version-script=${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
   set_property(TARGET evenflow_shared PROPERTY LINK_DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
+  # OpenMP's threads outlive a call, in code that dlclose would unmap.
+  include(CheckLinkerFlag)
+  check_linker_flag(CXX -Wl,-z,nodelete EVENFLOW_NODELETE)
+  if(EVENFLOW_NODELETE)
+    target_link_options(evenflow_shared PRIVATE -Wl,-z,nodelete)
+  endif()
 endif()
 
 add_library(evenflow_archive STATIC $<TARGET_OBJECTS:evenflow_objects>)
@@ -28,6 +34,7 @@ if(NOT APPLE)
 endif()
 
 # Instruction sets are linked by name: all of them, or AVX2 alone for a small program.
+set(kernels)
 add_library(evenflow_static INTERFACE)
 add_library(evenflow_static_avx2 INTERFACE)
 set_target_properties(evenflow_static PROPERTIES EXPORT_NAME static)
@@ -37,11 +44,12 @@ target_link_libraries(evenflow_static_avx2 INTERFACE evenflow_archive)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(avx2 -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev)
   target_link_options(evenflow_static_avx2 INTERFACE ${avx2})
-  target_link_options(evenflow_static INTERFACE ${avx2} -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev
-                      -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev)
+  set(kernels ${avx2} -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev
+      -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev)
   if(EVENFLOW_AMX)
-    target_link_options(evenflow_static INTERFACE -Wl,-u,_ZN8evenflow10stacks_amxEv)
+    list(APPEND kernels -Wl,-u,_ZN8evenflow10stacks_amxEv)
   endif()
+  target_link_options(evenflow_static INTERFACE ${kernels})
 endif()
 
 # A project that has this one as a part of it calls the targets as one that finds it installed.
@@ -62,6 +70,13 @@ install(TARGETS evenflow_archive evenflow_static evenflow_static_avx2 EXPORT sta
 install(EXPORT static NAMESPACE evenflow:: FILE evenflow-static.cmake DESTINATION ${package})
 if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
   file(RELATIVE_PATH include ${CMAKE_INSTALL_FULL_LIBDIR} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+  # What evenflow::static links to, and C++'s runtime for the linker of C.
+  set(private ${OpenMP_CXX_LIB_NAMES} ${CMAKE_DL_LIBS} ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+  list(FILTER private INCLUDE REGEX "^[A-Za-z+0-9]+$")  # without the compiler's own, and those with a path
+  list(REMOVE_DUPLICATES private)
+  list(REMOVE_ITEM private gcc c)
+  list(TRANSFORM private PREPEND -l)
+  string(REPLACE ";" " " private "${kernels};${private}")
   configure_file(cmake/evenflow.pc.in evenflow.pc @ONLY)
   install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflow.pc DESTINATION ${lib}/pkgconfig)
   install(TARGETS evenflow_shared EXPORT shared LIBRARY DESTINATION ${lib})

@@ -71,7 +71,7 @@ void train(const std::string& rows, const std::string& path, int epochs) {
     throw std::runtime_error(path + ": expected a model of these columns");
 
   evenflow::OptimizerConfig settings;
-  settings.lr = 1e-3;
+  settings.lr = 3e-3;
   evenflow::Optimizer<float> optimizer(model.flow.layout(), settings);
   if (resume) evenflow::load_optimizer(state, optimizer);
   for (int i = 0; i < epochs; ++i) {

@@ -237,7 +237,8 @@ py::dtype numpy_dtype(const DeviceArray& array) {
 
 py::object to_numpy(const DeviceArray& array, const py::object& dtype, const py::object& copy) {
   if (!copy.is_none() && !copy.cast<bool>()) {
-    throw py::value_error("[DeviceArray] expected leave to copy values from the GPU, got copy=False");
+    throw py::value_error(
+        "[DeviceArray] expected copy=None or True, since values are copied from the GPU, got copy=False");
   }
   py::array values(numpy_dtype(array), array.shape);
   void* to = values.mutable_data();

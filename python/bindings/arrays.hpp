@@ -189,7 +189,8 @@ class GivenArrays {
       if (!dcontext.is_none()) dcontext_ = batch_of<T>(dcontext, call, "dcontext", context, n);
     } else {
       if (!py::isinstance<py::array>(given)) {
-        throw py::type_error(std::string("[") + call + "] expected labels in main memory");
+        throw py::type_error(std::string("[") + call + "] expected labels as a numpy array, got " +
+                             type_name(given));
       }
       const auto labels = py::reinterpret_borrow<py::array>(given);
       labels_ = data_of<int32_t>(labels, call, "labels");

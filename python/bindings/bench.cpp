@@ -8,8 +8,14 @@
 namespace evenflow::python {
 namespace {
 
+void check_threads(const char* call, int threads) {
+  if (threads < 1 || threads > kMostThreads) {
+    fail<ConfigError>(call, "expected threads in 1 ... ", kMostThreads, ", got ", threads);
+  }
+}
+
 double peak_gflops(int threads, const std::string& kind) {
-  if (threads < 1) fail<ConfigError>("peak_gflops", "expected threads >= 1, got ", threads);
+  check_threads("peak_gflops", threads);
   if (kind != "float32" && kind != "bfloat16") {
     fail<ConfigError>("peak_gflops", "expected kind float32 or bfloat16, got ", kind);
   }
@@ -21,7 +27,7 @@ double peak_gflops(int threads, const std::string& kind) {
 }
 
 double bandwidth_gbs(int threads, const std::string& kind) {
-  if (threads < 1) fail<ConfigError>("bandwidth_gbs", "expected threads >= 1, got ", threads);
+  check_threads("bandwidth_gbs", threads);
   if (kind == "read") return read_bandwidth_gbs(threads);
   if (kind == "triad") return triad_bandwidth_gbs(threads);
   if (kind == "update") return update_bandwidth_gbs(threads);
@@ -95,7 +101,8 @@ double median_seconds(Pass pass, const ConvDims& dims, int threads, double secon
 
 double time_conv(const std::string& pass, int64_t n, int64_t h, int64_t w, int64_t cin, int64_t cout,
                  int kernel, bool edge, const std::string& dtype, int threads, double seconds) {
-  if (std::min({n, h, w, cin, cout}) < 1) fail<ConfigError>("time_conv", "expected sizes >= 1");
+  const int64_t smallest = std::min({n, h, w, cin, cout});
+  if (smallest < 1) fail<ConfigError>("time_conv", "expected sizes >= 1, got ", smallest);
   if (kernel != 1 && kernel != 3) fail<ConfigError>("time_conv", "expected kernel 1 or 3, got ", kernel);
   ConvDims dims;
   dims.in = {n, h, w, cin};

@@ -96,6 +96,11 @@ struct PyAverage {
   SharedBuffer<T> values;
 };
 
+/// Of an object's class.
+inline std::string type_name(py::handle object) {
+  return py::str(py::type::handle_of(object).attr("__name__"));
+}
+
 template <class T>
 const char* dtype_name() {
   if (std::is_same<T, float>::value) return "float32";

@@ -3,19 +3,19 @@
 #include <cstdint>
 
 // DLPack's structs as its specification fixes them: dmlc.github.io/dlpack. A capsule holds a DLManagedTensor
-// by the name "dltensor", or from version 1.0 on a DLManagedTensorVersioned by "dltensor_versioned". Who
-// takes the tensor prefixes the name with "used_", and calls the deleter when done.
+// by the name "dltensor", or from version 1.0 on a DLManagedTensorVersioned by "dltensor_versioned".
+// Whoever takes the tensor prefixes the name with "used_", and calls the deleter when done.
 
 namespace evenflow::python::dlpack {
 
-enum DLDeviceType : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAManaged = 13 };
+enum DLDeviceType : int32_t { kDLCUDA = 2, kDLCUDAManaged = 13 };
 
 struct DLDevice {
   int32_t device_type;
   int32_t device_id;
 };
 
-enum DLDataTypeCode : uint8_t { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4 };
+enum DLDataTypeCode : uint8_t { kDLUInt = 1, kDLFloat = 2 };
 
 struct DLDataType {
   uint8_t code;

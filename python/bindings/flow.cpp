@@ -83,12 +83,13 @@ void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t s
 }
 
 template <class T>
-void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& result) {
+void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, int64_t first_row) {
   const char* call = "class_log_prob";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", self.flow.classes(), in.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
+  const RowsScope counted(ctx, first_row);
   self.flow.class_log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), arrays.out(out));
   arrays.bring();
 }
@@ -397,7 +398,7 @@ void bind_class(py::module_& m, const char* name) {
       .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0)
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),
            "first"_a = 0, "first_row"_a = 0)
-      .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a)
+      .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a, "first_row"_a = 0)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "given"_a = py::none(),
            "dcontext"_a = py::none(), "truth"_a = py::none())
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,

@@ -34,7 +34,7 @@ void write(const std::string& path, const py::dict& tensors,
   std::vector<py::array> alive;
   for (const auto& [key, value] : tensors) {
     const py::array array = py::array::ensure(value, py::array::c_style);
-    if (!array) throw py::type_error("[write_safetensors] expected numpy arrays");
+    if (!array) throw py::type_error("[write_safetensors] expected numpy arrays, got " + type_name(value));
     const std::string name = key.cast<std::string>(), dtype = py::str(array.dtype()).cast<std::string>();
     const char* stored = nullptr;
     for (const auto& [theirs, ours] : kDtypes) {

@@ -60,7 +60,7 @@ PYBIND11_MODULE(_core, m) {
                            "A value that is not finite, or a transform that can't be inverted.");
   m.def(
       "isa", [] { return std::string(Context().isa()); },
-      "The instruction set of the kernels: 'baseline', 'avx2' or 'avx512'.");
+      "The instruction set of the kernels: 'baseline', 'avx2', 'avx512', 'avx512_bf16', 'amx' or 'neon'.");
   m.def("set_matmul_precision", &set_matmul_precision, "precision"_a,
         "How a GPU multiplies the nets of float32 models: 'highest' or 'high'.");
   m.def("matmul_precision", &matmul_precision_name, "What set_matmul_precision was last given.");

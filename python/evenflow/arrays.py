@@ -43,8 +43,7 @@ def as_array(where: str, x: Any) -> Any:
         try:
             return np.from_dlpack(_with_signs(x))
         except Exception as error:  # of another library
-            raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
-                            f"got {type(x).__name__}: {error}") from error
+            return _by_copy(where, x, error)
     if hasattr(x, "__array__"):
         try:
             return np.asarray(x)
@@ -53,6 +52,25 @@ def as_array(where: str, x: Any) -> Any:
                             f"got {type(x).__name__}: {error}") from error
     raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__), "
                     f"got {type(x).__name__}")
+
+
+def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
+    """An array that DLPack does not give, such as one that JAX has spread over devices. Else TypeError says why."""
+    kind = type(x).__name__
+    dtype = str(getattr(x, "dtype", "")).rpartition(".")[2]
+    if any(base.__name__ == "Tracer" for base in type(x).__mro__):
+        raise TypeError(f"[{where}] expected an array with values, got a {kind}: evenflow can't be traced by JAX "
+                        "(see docs/jax.md)") from error
+    if dtype.startswith(("bfloat16", "float8", "float4")):  # which numpy has no numbers for
+        raise TypeError(f"[{where}] expected a dtype of numpy's, got {kind} of {dtype}; convert it, with x.float() in "
+                        "torch or x.astype('float32') in JAX") from error
+    if hasattr(x, "is_deleted") and x.is_deleted():
+        raise TypeError(f"[{where}] expected an array with values, got one that was deleted or donated") from error
+    if hasattr(x, "__array__") and not getattr(x, "requires_grad", False):
+        with contextlib.suppress(Exception):  # of another library; DLPack's tells more
+            return np.asarray(x)
+    raise TypeError(f"[{where}] expected an array in main memory without gradient tracking, "
+                    f"got {kind}: {error}") from error
 
 
 def refuse_masked(where: str, x: Any) -> None:
@@ -71,7 +89,9 @@ def as_numbers(where: str, name: str, values: Any) -> np.ndarray:
             raise TypeError(f"[{where}] expected numbers for {name}, got {values!r}: {error}") from error
     numbers = np.asarray(as_array(where, values))
     if numbers.dtype.kind not in "iuf":
-        raise TypeError(f"[{where}] expected numbers for {name}, got dtype {numbers.dtype}")
+        hint = f"; convert them with .astype({'int' if name == 'the labels' else 'float'})"
+        raise TypeError(f"[{where}] expected numbers for {name}, got dtype {numbers.dtype}"
+                        f"{hint if numbers.dtype.kind in 'bO' else ''}")
     return numbers
 
 
@@ -81,7 +101,8 @@ def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> n
     floats = x.dtype.kind == "f"
     if not floats and not (uint8 and x.dtype == np.uint8):
         wanted = "uint8 or float values" if uint8 else "float values"
-        hint = "; convert whole numbers with x.astype(float)" if x.dtype.kind in "iub" else ""
+        hint = ("; convert whole numbers with x.astype(float)" if x.dtype.kind in "iub" else
+                "; convert numbers with x.astype(float)" if x.dtype.kind == "O" else "")
         raise TypeError(f"[{where}] expected {wanted}, got dtype {x.dtype}{hint}")
     _check_shape(where, x, shape)
     return cast(np.ndarray, x)
@@ -204,8 +225,12 @@ def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | N
     return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
-def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str) -> Batch:
-    """A context as (n, size) of the model's dtype, from n rows, or from one for all."""
+def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str,
+                 resolve: bool = False) -> Batch:
+    """A context as (n, size) of the model's dtype, from n rows, or from one for all.
+
+    resolve: NumericError for a column that varies, and not in the model's dtype.
+    """
     if context is None:
         raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
     where = f"{where}, context"
@@ -217,20 +242,22 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
         context = np.asarray(taken)[0] if one else taken
     numbers = as_numbers(where, "the context", context)
     if numbers.shape not in ((size,), (n, size)):
-        hint = "; c[:, None] makes rows of it" if size == 1 and numbers.shape == (n,) else ""
+        hint = ("; c[:, None] makes rows of it" if size == 1 and numbers.shape == (n,) else
+                "; c[0] is one for all" if numbers.shape == (1, size) else "")
         raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}{hint}")
     rows = to_floats(where, numbers.reshape(-1, size), dtype)
+    if resolve and numbers.dtype != dtype:
+        _check_resolved(where, numbers.reshape(-1, size), rows)
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
 
 
-def check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> None:
-    """NumericError where a column varies, and not in the model's dtype."""
-    if numbers.ndim != 2:
-        return
-    lost = np.flatnonzero((np.ptp(numbers, 0) > 0) & (np.ptp(rounded, 0) == 0))
+def _check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> None:
+    # No differences, which whole numbers may overflow in.
+    lost = np.flatnonzero((numbers.min(0) < numbers.max(0)) & (rounded.min(0) == rounded.max(0)))
     if lost.size:
-        raise NumericError(f"[{where}] expected numbers that {rounded.dtype} tells apart, got only {rounded[0, lost[0]]} "
-                           f"in column {lost[0]}; subtract an offset, or take dtype float64")
+        at = int(lost[0])
+        raise NumericError(f"[{where}] expected numbers that {rounded.dtype} tells apart, got only {rounded[0, at]} "
+                           f"in column {at}; subtract an offset, or take dtype float64")
 
 
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
@@ -266,7 +293,7 @@ def whole(where: str, name: str, value: Any, low: int | None = None, high: int =
                 raise TypeError
             number = operator.index(value)
         except Exception:  # of another library: torch's on meta have no value
-            raise TypeError(f"[{where}] expected a whole number for {name}, got {value!r}") from None
+            raise TypeError(f"[{where}] expected a whole number for {name}, got {_shown(name, value)}") from None
     if low is not None and number < low:
         raise ConfigError(f"[{where}] expected {name} >= {low}, got {number}")
     if number > high:
@@ -279,17 +306,38 @@ def number(where: str, name: str, value: Any, low: float, high: float = float("i
     if type(value) is float and low <= value <= high and math.isfinite(value):
         return value
     # A span of time is one of numpy's whole numbers.
-    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"[{where}] expected a number for {name}, got {value!r}")
+    usual = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
     try:
+        if not usual and not _is_scalar(value):
+            raise TypeError
         result = float(value)
     except OverflowError:
         result = math.inf
+    except Exception:  # of another library: JAX's tracers have no value
+        raise TypeError(f"[{where}] expected a number for {name}, got {_shown(name, value)}") from None
     if not (low <= result <= high) or not math.isfinite(result):
         wanted = ("to be finite" if not math.isfinite(result) else f">= {low:g}" if high == math.inf
                   else f"in {low:g} ... {high:g}")
         raise ConfigError(f"[{where}] expected {name} {wanted}, got {value}")
     return result
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether this is a real number as an array without axes, of any library."""
+    kind = str(getattr(value, "dtype", "")).rpartition(".")[2]
+    return getattr(value, "shape", None) == () and kind.startswith(("int", "uint", "float", "bfloat"))
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value for an error; of an array its type and shape, and where it may have been meant for another argument."""
+    try:
+        shape = tuple(int(size) for size in value.shape)
+    except Exception:  # of another library
+        return repr(value)
+    if not shape:
+        return repr(value)
+    hint = "; labels and contexts go by name, label=... or context=..." if name in ("seed", "temperature") else ""
+    return f"{type(value).__name__} {shape}{hint}"
 
 
 def flag(where: str, name: str, value: Any) -> bool:

@@ -38,15 +38,16 @@ class Batches:
     def _take_floats(self, where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype | None = None) -> Batch:
         return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
 
-    def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False) -> Any:
+    def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False,
+               resolve: bool = False) -> Any:
         """What the density of n samples is conditioned on, checked: labels (n,) or a context (n, C), if any.
 
-        on_host: a context is in main memory, as the rest of a training's data.
+        on_host: a context is in main memory, as the rest of a training's data. resolve: see arrays.take_context.
         """
         if self._context:
             arrays.check_labels(where, label, n, 0)
             device = "cpu" if on_host else self._device
-            taken = arrays.take_context(where, context, n, self._context, self._dtype, device)
+            taken = arrays.take_context(where, context, n, self._context, self._dtype, device, resolve)
             return self._floats(f"{where}, context", taken) if isinstance(taken, DeviceArray) else taken
         if context is not None:
             raise ConfigError(f"[{where}] expected no context, since the model has none, got one")

@@ -13,7 +13,7 @@ import numpy as np
 
 from evenflow import arrays, plot
 from evenflow.errors import ConfigError, IoError, ShapeError
-from evenflow.files import Rows, check_any, replacing, write_rows
+from evenflow.files import Rows, blocks, check_any, replacing, write_rows
 from evenflow.batches import BLOCK_VALUES
 from evenflow.flow import Flow, check_flow
 
@@ -21,12 +21,13 @@ from evenflow.flow import Flow, check_flow
 def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
     """Writes the latents of data, (N, D), and returns N.
 
+    rows: (x, given) of consecutive rows, of `evenflow.stream.read_rows`, or an array x.
     out: .npy or .csv; or .npz with arrays z and, for a model that is given them, labels or the context, as
     decode_rows takes them. Errors leave no file behind.
     """
     check_flow("encode", flow)
     out = arrays.file_name("encode", out)
-    if not out.endswith(".npz"):
+    if not out.lower().endswith(".npz"):
         return _encode_rows(flow, rows, out, [])
     kept: list[np.ndarray] = []
     with replacing("encode", out) as temporary:
@@ -50,7 +51,10 @@ def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
 def _encode_rows(flow: Flow, rows: Rows, out: str, kept: list[np.ndarray]) -> int:
     n = 0
     with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
-        for x, given in rows:
+        for x, given in blocks("encode", rows):
+            x = flow._take("encode", x)
+            if x.dtype != np.uint8:  # a bad value is named by its row of all
+                x = flow._floats("encode", x, first=n)
             writer.write(flow.encode(x, **flow._conditions(given)))
             n += len(x)
             if given is not None and (flow.classes or flow.context):
@@ -61,13 +65,15 @@ def _encode_rows(flow: Flow, rows: Rows, out: str, kept: list[np.ndarray]) -> in
 
 def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
                 names: Sequence[str] | None = None, context: Any = None) -> int:
-    """Writes the data of latents (z, given) in a form of `write_data`, and returns their number N.
+    """Writes the data of latents in a form of `write_data`, and returns their number N.
 
+    rows: (z, given) of consecutive rows, of `evenflow.stream.read_latents`, or an array z.
     label, context: for rows that come with none, of a model that is given one; a context is (C,) or (N, C).
     """
     n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
     with write_data("decode", flow, out, names=names) as write:
-        for z, given in rows:
+        for z, given in blocks("decode", rows):
+            z = flow._floats("decode", flow._take_floats("decode", z, (flow.dims,)), first=n)
             if given is None:
                 own = numbers if numbers is None or numbers.ndim != 2 else numbers[n:n + len(z)]
                 write(flow.decode(z, label, own))
@@ -111,7 +117,7 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
                names: Sequence[str] | None = None) -> Iterator[Callable[[np.ndarray], None]]:
     """Takes data of a model, block by block, and writes them in the form that the name asks for.
 
-    .npy: floats in the data's units, any number of leading dimensions.  .csv: tables, with `names`.
+    .npy: floats in the data's units, any number of leading dimensions.  .csv: tables, with `names`, else x0, x1, ...
     .png: images in one picture, `columns` side by side.  No ending: a new folder with one picture an image.
     columns: the data are lines of so many samples; of a table they go into .npy files only.
     ConfigError for another name; IoError; errors of `plot.writer`. What can be is found out before the first block,
@@ -119,8 +125,9 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
     """
     check_flow(where, flow)
     path = arrays.file_name(where, path)
-    ending = os.path.splitext(path)[1]
-    if ending == ".csv" and names and len(names) != flow.dims:
+    ending = os.path.splitext(path)[1].lower()
+    names = names or [f"x{i}" for i in range(flow.dims)]
+    if ending == ".csv" and len(names) != flow.dims:
         raise ConfigError(f"[{where}] expected {flow.dims} names of columns, got {len(names)}")
     flat = not flow.is_image and columns is None
     if ending == ".npy" or (ending == ".csv" and flat):
@@ -128,10 +135,10 @@ def write_data(where: str, flow: Flow, path: str, columns: int | None = None,
             yield writer.write
     elif ending == ".png" and flow.is_image:
         plot.writer(flow.shape[2])
-        blocks: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         with replacing(where, path) as temporary:
-            yield lambda x: blocks.append(flow.to_uint8(x.reshape(-1, *flow.shape)))
-            plot.save_grid(np.concatenate(blocks), temporary, columns)
+            yield lambda x: images.append(flow.to_uint8(x.reshape(-1, *flow.shape)))
+            plot.save_grid(np.concatenate(images), temporary, columns)
     elif ending == "" and flow.is_image:
         with _new_folder(where, path) as folder:
             yield _numbered_pictures(flow, folder)

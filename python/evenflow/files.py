@@ -5,18 +5,41 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from evenflow.arrays import file_name
+from evenflow.arrays import as_array, file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
 Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
 """(x, given) of consecutive rows: labels or a context, or None where there are none. See `evenflow.stream`."""
+ARRAY_VALUES = 1 << 20
+"""Of an array, a block."""
+
+
+def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any]]:
+    """Rows, or an array, of which nothing is given besides, in blocks. TypeError for anything else."""
+    if hasattr(rows, "__dlpack__") or hasattr(rows, "__array__"):
+        x = as_array(where, rows)
+        if x.ndim == 0:
+            raise ShapeError(f"[{where}] expected rows, got a single number")
+        step = max(1, ARRAY_VALUES // max(1, math.prod(x.shape[1:])))
+        for a in range(0, len(x), step):
+            yield x[a:a + step], None
+        return
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
+        raise TypeError(f"[{where}] expected an array, or pairs (x, given) of consecutive rows, "
+                        f"got {type(rows).__name__}")
+    for pair in rows:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"[{where}] expected an array, or pairs (x, given) of consecutive rows, as "
+                            f"evenflow.stream.read_rows gives them, got {type(pair).__name__} for a pair")
+        yield pair[0], pair[1]
 
 
 @contextlib.contextmanager
@@ -70,10 +93,11 @@ def write_rows(where: str, path: str | os.PathLike[str],
     IoError; ConfigError for another ending; ShapeError for a table of images.
     """
     path = file_name(where, path)
-    if not path.endswith((".npy", ".csv")):
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in (".npy", ".csv"):
         raise ConfigError(f"[{where}] expected a name ending in .npy or .csv, got {path}")
     with replacing(where, path) as temporary, open(temporary, "wb") as file:
-        writer = _Npy(file) if path.endswith(".npy") else _Csv(where, file, names)
+        writer = _Npy(file) if ending == ".npy" else _Csv(where, file, names)
         yield writer
         writer.close()
 

@@ -192,9 +192,8 @@ class Flow(Batches):
         Calling it again starts again from the present parameters. NumericError where a channel is constant.
         """
         x = self._take("init", x)
-        given = self._given("init", None, context, len(x)) if self._context or context is not None else None
-        if isinstance(context, np.ndarray) and isinstance(given, np.ndarray):
-            arrays.check_resolved("init, context", context, given)
+        needed = self._context or context is not None
+        given = self._given("init", None, context, len(x), resolve=True) if needed else None
         self._core.init(self._block("init", x, 0, len(x), seed=0), given)
 
     # Density, latents, samples
@@ -278,7 +277,8 @@ class Flow(Batches):
         """n samples, images as floats in level units (see `to_uint8`).
 
         temperature multiplies the base draw at every level. Sample i depends on (seed, first + i) alone, not
-        on n: a large draw can be made in pieces. device: where they shall be, "cpu" (numpy) or the model's.
+        on n: a large draw can be made in pieces, and the same seed gives the same samples: pass seed=step in a loop.
+        device: where they shall be, "cpu" (numpy) or the model's.
         """
         most = arrays.LARGEST // (self.dims * self.dtype.itemsize)
         n, seed = arrays.whole("sample", "n", n, low=1, high=most), arrays.whole("sample", "seed", seed, low=0)
@@ -301,7 +301,7 @@ class Flow(Batches):
                               "got one without a class head")
         out = self._empty(x, (self.classes,), DOUBLE)
         for a, b in self._blocks(len(x)):
-            self._core.class_log_prob(self._block("class_log_prob", x, a, b), out[a:b])
+            self._core.class_log_prob(self._block("class_log_prob", x, a, b), out[a:b], a)
         return out
 
     def to_uint8(self, x: Any) -> np.ndarray:
@@ -483,8 +483,10 @@ class Flow(Batches):
 
         settings: the fields of `evenflow.settings.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
         warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
-        on_nonfinite="raise", seed=0, ...
+        on_nonfinite="raise", seed=0, ... Of tables batch_size=32 ... 256 by N (`evenflow.presets.table`),
+        optimizer="adam", lr=3e-3, a warm-up of an epoch or 100 steps, clip=20.0, average=0.99.
         """
+        from evenflow import presets
         from evenflow.ranks import Ranks
         from evenflow.settings import Settings
         from evenflow.train import Trainer, refuse_used
@@ -496,12 +498,17 @@ class Flow(Batches):
                 near = difflib.get_close_matches(name, [*inspect.signature(self.fit).parameters, *known], n=1)
                 raise TypeError(f"[fit] expected the name of a setting, got {name}"
                                 f"{'; nearest: ' if near else ''}{''.join(near)}")
+        usual: dict[str, Any] = {}
+        if not self._is_image:
+            with contextlib.suppress(TypeError):  # of what is no data, or no number, which Trainer says
+                usual = presets.table(len(x if hasattr(x, "__len__") else arrays.as_array("fit", x)),
+                                      settings.get("batch_size"))
         checkpoint = None if checkpoint is None else arrays.file_name("fit", checkpoint)
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         with self._undone_on_error():
             trainer = Trainer(self, x, valid, label=label, valid_label=valid_label,
-                              context=context, valid_context=valid_context, settings=Settings(**settings),
+                              context=context, valid_context=valid_context, settings=Settings(**{**usual, **settings}),
                               ranks=ranks)
             if checkpoint is not None and resume:
                 trainer.load_state(checkpoint)

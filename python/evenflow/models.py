@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import functools
 import inspect
-from typing import Any
-from collections.abc import Mapping, Sequence, Set
+from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
 from evenflow import _core
 from evenflow.arrays import choice, flag, memory_for, number, whole
-from evenflow.errors import ConfigError, DeviceError
+from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
 
@@ -20,6 +23,36 @@ MOST_THREADS = 1024
 """OpenMP ends the process where the system refuses it a thread."""
 RUN_SETTINGS = ("device", "threads")
 """Arguments that say where a model runs, not what it is: they are no part of `config`."""
+ELSEWHERE = {name: ours for ours, theirs in {
+    ("shape",): ("features", "dim", "dims", "input_shape"),
+    ("couplings", "steps"): ("num_layers", "n_layers", "num_flows", "n_flows", "transforms", "flow_layers"),
+    ("hidden",): ("hidden_features", "hidden_channels", "hidden_units", "hidden_dims", "nn_width"),
+    ("classes",): ("num_classes", "n_classes"),
+    ("context",): ("context_features", "cond_dim"),
+}.items() for name in theirs}
+"""Names of settings in other libraries, and ours, of which a model has one."""
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def _says_what_is_near(init: Constructor) -> Constructor:
+    """Another name than a setting's is answered with the nearest one, which Python's own error would not name.
+
+    Around the constructor and not within it: type checkers and help go on seeing its settings.
+    """
+    known = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(self: Flow, *args: Any, **settings: Any) -> None:
+        for name in settings:
+            if name not in known:
+                ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
+                near = (ours or difflib.get_close_matches(name, known, n=1))[:1]
+                raise TypeError(f"[{init.__qualname__.split('.')[0]}] expected the name of a setting, got {name}"
+                                f"{'; nearest: ' if near else ''}{''.join(near)}")
+        init(self, *args, **settings)
+
+    return cast(Constructor, checked)
 
 
 class Glow(Flow):
@@ -41,6 +74,7 @@ class Glow(Flow):
     and flags where these belong, DeviceError for a device that is not there.
     """
 
+    @_says_what_is_near
     def __init__(self, shape: Sequence[int], levels: int = 3, steps: int = 32, hidden: int = 512,
                  coupling: str = "affine", permutation: str = "lu", learn_top: bool = True, classes: int = 0,
                  class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
@@ -59,7 +93,7 @@ class Glow(Flow):
         settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
         shape = _image_shape("Glow", shape)
         run = place("Glow", device, threads)
-        with memory_for("Glow", "the model"):
+        with memory_for("Glow", "the model"), _order_of_axes():
             core = _core.make_glow(dtype, shape, **run, **settings)
         super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
 
@@ -90,6 +124,7 @@ class RealNVP(Flow):
     dtype, device, threads, and errors: see Glow.
     """
 
+    @_says_what_is_near
     def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
                  base_dim: int | None = None, residual_blocks: int | None = None,
                  bottleneck: bool | None = None, skip: bool | None = None, weight_norm: bool | None = None,
@@ -117,7 +152,7 @@ class RealNVP(Flow):
                     else _real_nvp_image(**image, batch_norm=batch_norm))
         settings.update(coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
-        with memory_for("RealNVP", "the model"):
+        with memory_for("RealNVP", "the model"), _order_of_axes():
             core = make(dtype, size, **settings, **run)
         super().__init__(core, {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
                                 "dtype": dtype})
@@ -133,6 +168,7 @@ class NICE(Flow):
     conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads, and errors: see Glow.
     """
 
+    @_says_what_is_near
     def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", order: str = "tile", preprocess: str = "none",
                  bits: int | None = None, conditioner_dtype: str = "float32", seed: int = 0,
@@ -247,7 +283,20 @@ def _is_number(shape: Any) -> bool:
 
 
 def _columns(model: str, columns: Any) -> int:
-    return _count(model, "the number of columns", columns)
+    number = _count(model, "the number of columns", columns)
+    if number == 1:
+        raise ShapeError(f"[{model}] expected two columns at least, since a coupling splits them, got 1; append a "
+                         "column of independent noise")
+    return number
+
+
+@contextlib.contextmanager
+def _order_of_axes() -> Iterator[None]:
+    """Within it, an error of an image's height and width says which axes these are: torch's order is another."""
+    try:
+        yield
+    except ShapeError as error:
+        raise ShapeError(f"{error} (shapes are (H, W, C))") from None
 
 
 def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
@@ -261,7 +310,8 @@ def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
 
 def _widths(model: str, hidden: Any) -> list[int]:
     if not _is_sequence(hidden):
-        raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}")
+        one = f"; one layer is ({hidden},)" if _is_number(hidden) else ""
+        raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}{one}")
     return [_count(model, "a width in hidden", width) for width in hidden]
 
 

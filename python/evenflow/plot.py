@@ -60,12 +60,22 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
         raise IoError(f"[save_grid] expected to write {path}, got: {error}") from error
 
 
-def learning_curve(history: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Training and validation loss by epoch as a picture. history: of `Flow.fit`, at least one epoch.
+def learning_curve(history: Any, path: str | os.PathLike[str]) -> None:
+    """Training and validation loss by epoch as a picture.
 
-    IoError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
+    history: of `Flow.fit`, at least one epoch; a list of records or another iterable, or a data frame of pandas.
+    IoError; TypeError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
     """
     path = arrays.file_name("learning_curve", path)
+    if hasattr(history, "to_dict") and hasattr(history, "iloc"):
+        # What an epoch does not have, its row has as NaN.
+        history = [{name: value for name, value in row.items() if value == value}
+                   for row in history.to_dict("records")]
+    try:
+        history = list(history)  # which is gone through more than once
+    except TypeError:
+        raise TypeError("[learning_curve] expected the history of Flow.fit, "
+                        f"got {type(history).__name__}") from None
     if not history:
         raise ConfigError("[learning_curve] expected at least one epoch, got none")
     for record in history:
@@ -96,8 +106,8 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     if sigma.ndim != 1 or len(sigma) == 0:
         raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")
     sigma = arrays.to_floats("spectrum", sigma, np.dtype(np.float64))
-    if (sigma < 0).any():
-        raise ConfigError(f"[spectrum] expected sigma >= 0, got {sigma.min():g}")
+    if (sigma <= 0).any():  # zero has no place on a logarithmic axis
+        raise ConfigError(f"[spectrum] expected sigma > 0, got {sigma.min():g}")
     Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")

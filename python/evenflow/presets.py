@@ -36,10 +36,9 @@ prior's tails forgive rows far from the others."""
 TRAINING: dict[str, dict[str, Any]] = {
     "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100,
                   average=0.99, long_average=0.999, patience=20),
-    "table": dict(epochs=20, least_steps=4000, batch_size=256, optimizer="adam", lr=1e-3, warmup=100,
-                  clip=20.0, average=0.99, patience=20),
+    "table": dict(epochs=20, least_steps=4000, patience=20),
 }
-"""Length and settings of the training by kind of data, see `epochs` and `average`."""
+"""Length and settings of the training by kind of data, see `table`, `epochs` and `average`."""
 LONG = 20_000
 """Steps from which on an average may lag by a thousand of them."""
 
@@ -131,8 +130,11 @@ def find(name: str) -> Preset:
 
 
 def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
-           preset: str | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(name of the model, its settings, its training) for some data. model None: the default."""
+           preset: str | None = None, n: int = 1,
+           batch_size: int | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(name of the model, its settings, its training) for n samples of some data. model None: the default.
+
+    batch_size: that was asked for."""
     if preset is not None:
         found = find(preset)
         if model not in (None, found.model) or kind != "image":
@@ -143,6 +145,8 @@ def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
     if (name, kind) not in MODELS:
         raise ConfigError(f"[train] expected realnvp or nice for a table, got {name}")
     settings, training = dict(MODELS[name, kind]), dict(TRAINING[kind])
+    if kind == "table":
+        training.update(table(n, batch_size))
     if name == "glow":
         settings["levels"] = _levels(*shape[:2])
     if source == "digits":
@@ -151,6 +155,18 @@ def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
             settings.update(DIGITS_MODEL)
             training = dict(DIGITS_TRAINING)
     return name, settings, training
+
+
+def table(n: int, batch_size: int | None = None) -> dict[str, Any]:
+    """Settings of a training on n rows of a table where none are given, by `evenflow train`, `fit` and FlowDensity.
+
+    batch_size None: small ones for few rows. With 256 of 1,000 rows most of a training was warm-up, and patience ended
+    some in it.
+    """
+    if batch_size is None:
+        batch_size = min(256, max(32, n // 30))
+    return dict(batch_size=batch_size, optimizer="adam", lr=3e-3, warmup=min(100, math.ceil(n / max(1, batch_size))),
+                clip=20.0, average=0.99)
 
 
 def epochs(training: dict[str, Any], n: int, batch_size: int) -> int:

@@ -186,16 +186,28 @@ def _wait_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise ConfigError(f"EVENFLOW_RANK_SECONDS: expected seconds > 0, got {text!r}")
+        raise ConfigError(f"[ranks] EVENFLOW_RANK_SECONDS: expected seconds > 0, got {text!r}")
     return seconds
 
 
 def launched_as() -> tuple[int, int]:
-    """The rank and the number of ranks that a launcher gave this process; (0, 1) without one."""
+    """The rank and the number of ranks that a launcher gave this process; (0, 1) without one.
+
+    ConfigError for what is no number.
+    """
     for rank, size in LAUNCHED:
-        if int(os.environ.get(size, "1")) > 1:
-            return int(os.environ.get(rank, "0")), int(os.environ[size])
+        ranks = _number_in(size, 1)
+        if ranks > 1:
+            return _number_in(rank, 0), ranks
     return 0, 1
+
+
+def _number_in(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable)
+    try:
+        return otherwise if text is None else int(text)
+    except ValueError:
+        raise ConfigError(f"[ranks] {variable}: expected a whole number, got {text!r}") from None
 
 
 def distributed(comm: Any = None, device: str = "cpu") -> Ranks:

@@ -56,7 +56,8 @@ class Rows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("rows can't be read without a copy")
+            raise ValueError("[rows] expected copy=None or True, since rows are read from where they are, "
+                             "got copy=False")
         return np.asarray(self[:], dtype=dtype)
 
     def __getitem__(self, key: Any) -> np.ndarray:

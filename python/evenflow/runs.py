@@ -142,8 +142,9 @@ class Plan:
         given = "context" if self.model.get("context") else "labels" if self.classes else None
         dtype = np.dtype(self.model["dtype"])
         marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given)),
-                 test_mark(dtype, whole))
-        if any(mark not in (None, now) for mark, now in zip((self.data, self.test), marks)):
+                 data_mark(dtype, *of_part(whole, "test", given)))
+        # The first runs also marked labels that their model is not given.
+        if any(mark is not None and not mark.startswith(now) for mark, now in zip((self.data, self.test), marks)):
             raise ConfigError("[data] expected the data that the run was trained on, got others: "
                               f"{source.path} has changed; restore it, or name data to test on")
         return whole, part
@@ -169,11 +170,6 @@ def of_part(part: Dataset, which: str, given: str | None) -> tuple[Any, Any]:
 def tested(flow: Flow, part: Dataset) -> tuple[Any, Any]:
     """The samples to test on, the test part or else all, and what their density is given."""
     return of_part(part, "train" if part.test is None else "test", conditions(flow))
-
-
-def test_mark(dtype: np.dtype, whole: Dataset) -> str:
-    """`evenflow.rows.data_mark` of the test part."""
-    return data_mark(dtype, whole.test, whole.test_labels, whole.test_context)
 
 
 # Everything that a run writes, and what a killed process leaves half-written: names with the number of the process.

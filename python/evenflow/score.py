@@ -10,7 +10,7 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.errors import NumericError, ShapeError
-from evenflow.files import Rows, check_any, write_rows
+from evenflow.files import Rows, blocks, check_any, write_rows
 from evenflow.flow import Flow, check_flow
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
@@ -36,7 +36,7 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
                seed: int = 0) -> dict[str, Any]:
     """Writes one log-likelihood a row [nats] to a .npy or .csv file, in memory that does not grow with it.
 
-    rows: (x, given) of consecutive rows, of `evenflow.stream.read_rows`. With log-likelihoods of
+    rows: (x, given) of consecutive rows, of `evenflow.stream.read_rows`, or an array x. With log-likelihoods of
     reference rows (M,) the file has three columns: log_prob, conformal_p, typicality_p, see `p_values`;
     without, a .npy file is (N,). seed: of uint8 images' noise, which does not depend on the pieces.
     Returns n, and mean, min and max of log_prob. Errors leave no file behind.
@@ -55,10 +55,10 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
 
 
 def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
-    """log_prob of consecutive rows, piece by piece; the same numbers as in one piece."""
+    """log_prob of consecutive rows, or of an array, piece by piece; the same numbers as in one piece."""
     check_flow("score", flow)
     n = 0
-    for x, given in rows:
+    for x, given in blocks("score", rows):
         scores = flow.log_prob(x, seed, first=n, **flow._conditions(given))
         yield scores
         n += len(scores)

@@ -33,7 +33,7 @@ class Settings:
     average: float = 0.0
     """Decay of the moving average (zero-debiased) that is validated and kept; 0: none."""
     patience: int | None = None
-    """Epochs without a better validation loss until training ends."""
+    """Epochs without a better validation loss, after the warm-up, until training ends."""
     on_nonfinite: str = "raise"
     """After a NumericError in a step: "raise" it, "skip" the step, or "rollback" to the last snapshot (every
     100 steps) with half the learning rate. The data that failed are not used again in that epoch."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     from the others) | "nice" (Dinh, Krueger, Bengio 2014).
     couplings, hidden: number of couplings, widths of their hidden layers.
     preprocess: "standardize" | "zca" | "whiten" | "none", fitted with the flow.
-    epochs: at most.  batch_size.  lr: of Adam.
+    epochs: at most.  batch_size: None: 32 ... 256, by the number of rows.  lr: of Adam, reached after a warm-up of an
+    epoch or 100 steps.
     validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
     without a better one. Where that is less than one row, all rows are trained on for all epochs.
     dtype: arithmetic of the flow, "float32" | "float64".
@@ -47,12 +49,12 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     There are no sample weights: fit takes none, and a scikit-learn tool that passes sample_weight gets a
     TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
-    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold; NumericError for a
-    training that fails.
+    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold, or fewer than 2 rows left
+    to train on; NumericError for a training that fails.
     """
 
     def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
-                 preprocess: str = "standardize", epochs: int = 200, batch_size: int = 256, lr: float = 1e-3,
+                 preprocess: str = "standardize", epochs: int = 200, batch_size: int | None = None, lr: float = 3e-3,
                  validation_fraction: float = 0.1, patience: int = 20, dtype: str = "float32",
                  random_state: Any = None):
         self.model = model
@@ -74,38 +76,59 @@ class FlowDensity(DensityMixin, BaseEstimator):
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         flow = self._model(rows.shape[1], seed)
+        _check_range(rows, flow.dtype)  # before the rows change places, so that it names X's own
         order = np.random.default_rng(seed).permutation(len(rows))
         held_out = int(fraction * len(rows))
+        if len(rows) - held_out < 2:
+            raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(rows) - held_out} of "
+                              f"{len(rows)}, since validation_fraction={fraction:g} holds out {held_out}")
         train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
         _check_columns(train, flow.dtype)
+        given: dict[str, Any] = {} if self.batch_size is None else {"batch_size": self.batch_size}
         try:
             history = flow.fit(
                 train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
-                batch_size=self.batch_size, optimizer="adam", lr=self.lr, warmup=100, clip=20.0, average=0.99,
-                patience=self.patience if held_out else None, on_nonfinite="rollback", init_batch=len(train),
-                seed=seed)
+                lr=self.lr, patience=self.patience if held_out else None, on_nonfinite="rollback",
+                init_batch=len(train), seed=seed, **given)
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise
-            hint = "dtype='float64', or " if flow.dtype == np.float32 else ""
-            raise ConfigError(f"{error}; in FlowDensity use {hint}another offset or unit of the column") from error
+            of_one = " in column " in str(error)  # rather than of how columns depend on each other
+            raise ConfigError(f"{error}{_hint(flow.dtype) if of_one else ''}") from error
         # Last, so that a fit that fails leaves an earlier one whole.
         validate_data(self, X, skip_check_array=True)
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
         return self
 
     def _model(self, columns: int, seed: int) -> Flow:
-        shared: dict[str, Any] = dict(couplings=self.couplings, hidden=self.hidden, seed=seed,
-                                      preprocess=self.preprocess, dtype=self.dtype)
+        where = "FlowDensity"  # a model takes None for its default
+        if self.hidden is None:
+            raise TypeError(f"[{where}] expected a sequence of widths for hidden, got None")
+        shared: dict[str, Any] = dict(
+            couplings=arrays.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
+            preprocess=arrays.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
+            dtype=self.dtype)
         if arrays.choice("FlowDensity", "model", self.model, ("real_nvp", "nice")) == "nice":
             return NICE(columns, **shared)
         return RealNVP(columns, mask="odd-even", prior="logistic", **shared)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) (n_samples,) of every row, nats, in the units of X."""
+        """log p(x) (n_samples,) of every row, nats, in the units of X.
+
+        -inf for a row so far off that its density underflows, or that `dtype` can't hold it.
+        """
         check_is_fitted(self)
         arrays.refuse_masked("FlowDensity", X)
-        scores: np.ndarray = self.flow_.log_prob(validate_data(self, X, dtype=np.float64, reset=False))
+        rows = validate_data(self, X, dtype=np.float64, reset=False)
+        try:
+            scores: np.ndarray = self.flow_.log_prob(rows)
+        except NumericError:
+            if not np.isfinite(rows).all():  # which scikit-learn lets pass where it is told to
+                raise
+            with np.errstate(over="ignore"):
+                held = np.isfinite(rows.astype(self.flow_.dtype)).all(1)
+            scores = np.full(len(rows), -np.inf)
+            scores[held] = _far_scores(self.flow_, rows[held])
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -118,6 +141,31 @@ class FlowDensity(DensityMixin, BaseEstimator):
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         samples: np.ndarray = self.flow_.sample(n_samples, seed=seed)
         return samples.astype(np.float64)
+
+
+def _far_scores(flow: Flow, rows: np.ndarray) -> np.ndarray:
+    """log_prob of rows, of which one without a finite density may fail all: found by halves, it gets -inf."""
+    try:
+        return np.asarray(flow.log_prob(rows)) if len(rows) else np.empty(0)
+    except NumericError:
+        half = len(rows) // 2
+        if half == 0:
+            return np.array([-np.inf])
+        return np.concatenate([_far_scores(flow, rows[:half]), _far_scores(flow, rows[half:])])
+
+
+def _hint(dtype: np.dtype) -> str:
+    """What helps with a column that a dtype can't hold or resolve."""
+    other = "dtype='float64', or " if dtype == np.float32 else ""
+    return f"; in FlowDensity use {other}another offset or unit of the column"
+
+
+def _check_range(X: np.ndarray, dtype: np.dtype) -> None:
+    """ConfigError for a value that is not finite, or not in `dtype`."""
+    try:
+        arrays.to_floats("FlowDensity", X, dtype)
+    except NumericError as error:
+        raise ConfigError(f"{error}{_hint(dtype) if np.isfinite(X).all() else ''}") from error
 
 
 def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
@@ -138,6 +186,25 @@ def _is_frame(X: Any) -> bool:
     return hasattr(X, "iloc") or type(X).__module__.partition(".")[0] == "polars"
 
 
+def _more_rows(contamination: float, fraction: float) -> str:
+    """How many rows `fit` needs for a p-value as small as `contamination`, where a number of them does."""
+    if contamination < 1e-9 or fraction == 0:  # no end, or always one row
+        return ""
+    n = next(n for n in itertools.count(int(1 / contamination) - 1) if n > 0 and 1 / (n + 1) <= contamination)
+    rows = next(rows for rows in itertools.count(int(n / fraction) - 1) if int(fraction * rows) >= n)
+    return f"at least {rows} rows, or "
+
+
+def _checked_scores(scores: Any, order: np.ndarray | None = None) -> np.ndarray:
+    """Scores of a density without NaN, which would count as those of the best inliers; `order` numbers the rows."""
+    checked: np.ndarray = np.asarray(scores, np.float64)
+    bad = np.flatnonzero(np.isnan(checked))
+    if bad.size:
+        raise NumericError("[FlowOutlierDetector] expected numbers as the density's scores, got nan for row "
+                           f"{bad[0] if order is None else order[bad[0]]}")
+    return checked
+
+
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by a density, with p-values calibrated on rows that the density never saw.
 
@@ -153,7 +220,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     Fitted: density_, calibration_scores_ (n,) ascending, offset_ (the smallest score of an inlier),
     n_features_in_, feature_names_in_. There are no sample weights. Errors as FlowDensity's; ValueError where
-    n is too small for any p-value to reach `contamination`.
+    n is too small for any p-value to reach `contamination` (the defaults need 76 rows), or where so many
+    calibration rows have a density of zero that no row could be an outlier; NumericError for scores that are NaN.
     """
 
     def __init__(self, density: Any = None, *, contamination: float = 0.05,
@@ -172,7 +240,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
             if len(rows) < 3:
                 raise ConfigError(f"[{where}] expected at least 3 rows, got {len(rows)}")
         else:
-            rows = check_array(X, dtype=np.float64, ensure_min_samples=3, ensure_min_features=2, estimator=self)
+            # As many columns as the density takes.
+            rows = check_array(X, dtype=np.float64, ensure_min_samples=3, estimator=self)
         contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
@@ -182,32 +251,38 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         below = int(np.sum(ranks <= contamination))
         if below == 0:
             raise ConfigError(f"[{where}] expected contamination >= {ranks[0]:.3g}, the smallest p-value of "
-                              f"{n} calibration rows, got {contamination}; use more rows or a larger "
-                              f"calibration_fraction")
+                              f"{n} calibration rows, got {contamination}; use {_more_rows(contamination, fraction)}"
+                              "a larger calibration_fraction")
         density = FlowDensity() if self.density is None else clone(self.density)
         seed = int(state.randint(2**31 - 1))
         density.set_params(**{name: seed for name, value in density.get_params().items()
                               if name.rpartition("__")[2] == "random_state" and value is None})
         at = getattr(rows, "iloc", rows)  # by number, in a frame of pandas too
         density = density.fit(at[order[n:]])
-        scores = np.sort(density.score_samples(at[order[:n]]))
+        scores = np.sort(_checked_scores(density.score_samples(at[order[:n]]), order))
+        if scores[below - 1] == -np.inf:
+            raise ConfigError(f"[{where}] expected fewer than {below} of {n} calibration rows with a density of zero, "
+                              f"got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a density "
+                              "that is wider, or a larger contamination")
         validate_data(self, X, skip_check_array=True)
         self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log-density (n_samples,) of every row, nats."""
+        """log-density (n_samples,) of every row, nats. NumericError for NaN."""
         check_is_fitted(self)
         arrays.refuse_masked("FlowOutlierDetector", X)
         if _is_frame(X) and self._has_frames:
             validate_data(self, X, reset=False, skip_check_array=True)
-            return self.density_.score_samples(X)
-        return self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False))
+            return _checked_scores(self.density_.score_samples(X))
+        return _checked_scores(self.density_.score_samples(validate_data(self, X, dtype=np.float64, reset=False)))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """score_samples(X) - offset_ (n_samples,): negative for outliers."""
-        return self.score_samples(X) - self.offset_
+        """score_samples(X) - offset_ (n_samples,): negative for outliers, -inf where the density is zero."""
+        scores = self.score_samples(X)
+        with np.errstate(invalid="ignore"):  # infinities that are alike have no difference
+            return np.where(scores == self.offset_, 0.0, scores - self.offset_)
 
     def predict(self, X: Any) -> np.ndarray:
         """-1 for outliers, p-value <= contamination, 1 for others."""

@@ -17,7 +17,7 @@ from evenflow.rows import Rows
 from evenflow.runs import Plan, Selection, held_out, of_part
 
 CHUNK_VALUES = 1 << 20
-CSV = (".csv", ".csv.gz")
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, columns: Sequence[str] | None = None,

@@ -20,6 +20,7 @@ from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.flow import Flow, check_flow
 from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, device_of, refuse_tangents, replaced, tensor_of
 
+import numpy as np
 import torch  # after torch_operators, which says what is missing
 
 
@@ -154,9 +155,14 @@ class FlowModule(_Scope):
     def forward(self, x: torch.Tensor, label: Any = None,
                 context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
-        x = self._input("forward", x, seed=None)
-        given = self._given("forward", label, context, len(x))
-        z, logdet = torch.ops.evenflow.forward(x, self._tensors(x, given), self._number, given)
+        return self._latents("forward", x, None, label, context)
+
+    def _latents(self, where: str, x: torch.Tensor, seed: torch.Tensor | None, label: Any,
+                 context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """forward for the call `where`, whose name is in errors."""
+        x = self._channels_last(self._noisy(where, x, seed))
+        given = self._given(where, label, context, len(x))
+        z, logdet = torch.ops.evenflow.forward(x, self._tensors(x, given), self._number, given, where)
         return z, logdet
 
     def inverse(self, z: torch.Tensor, label: Any = None,
@@ -202,7 +208,7 @@ class FlowModule(_Scope):
 
         seed: of the dequantisation noise that uint8 images get, as in Flow.log_prob; floats get none.
         """
-        z, logdet = self.forward(self._noisy("log_prob", x, _seed("log_prob", seed)), label, context)
+        z, logdet = self._latents("log_prob", x, _seed("log_prob", seed), label, context)
         return self.base_log_prob(z) + logdet
 
     def loss(self, x: torch.Tensor, seed: int | None = None, label: Any = None,
@@ -230,11 +236,12 @@ class FlowModule(_Scope):
                     buffer.copy_(statistics[offset - start:offset - start + size].view(shape))
         return loss
 
-    def sample(self, n: int, temperature: float = 1.0, seed: int = 0, label: Any = None,
+    def sample(self, n: int, temperature: float = 1.0, seed: int | None = None, label: Any = None,
                context: torch.Tensor | None = None) -> torch.Tensor:
         """n samples without gradient, images in level units; sample i depends on (seed, i) alone.
 
-        For samples with a gradient, use `inverse` of draws from the base.
+        seed: None draws it from torch's generator on the CPU (torch.manual_seed), as in `loss`: every call gives other
+        samples. For samples with a gradient, use `inverse` of draws from the base.
         """
         if not torch.compiler.is_compiling():  # where numbers may be symbols; the flow looks at them again
             n = arrays.whole("sample", "n", n, low=1)
@@ -254,30 +261,33 @@ class FlowModule(_Scope):
             if context is not None:
                 raise ConfigError(f"[{where}] expected no context, since the model has none, got one")
             if size:
-                raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
+                got = "none" if label is None else "a label; a context goes by name, context=..."
+                raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got {got}")
             return _label(where, label)
         arrays.check_labels(where, label, n, 0)
-        if isinstance(context, torch.Tensor) and context.dim() == 1:
-            context = context.expand(n, -1)
-        self._check(f"{where}, context", context, (size,))
-        if len(context) != n:
-            raise ShapeError(f"[{where}, context] expected ({n}, {size}), got {tuple(context.shape)}")
-        if not context.is_floating_point():
-            raise TypeError(f"[{where}, context] expected float values, got {context.dtype}")
-        return context.to(self._dtype)
+        where = f"{where}, context"
+        self._check(where, context)
+        if context.is_complex() or context.dtype == torch.bool:
+            raise TypeError(f"[{where}] expected numbers, got {context.dtype}")
+        shape = tuple(context.shape)
+        if shape not in ((size,), (n, size)):
+            hint = "; c[:, None] makes rows of it" if size == 1 and shape == (n,) else ""
+            raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {shape}{hint}")
+        return context.to(self._dtype).expand(n, size)
 
     def _shape(self) -> tuple[int, ...]:
         shape = self.flow.shape
         return (shape[2], shape[0], shape[1]) if self._first else shape
 
-    def _check(self, where: str, x: Any, shape: tuple[int, ...]) -> None:
+    def _check(self, where: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
+        """A plain tensor where the flow computes, (N, *shape) if that is said."""
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"[{where}] expected a torch tensor, got {type(x).__name__}")
         _refuse_layouts(where, x)
         if x.device != self._device:
             raise DeviceError(f"[{where}] expected a tensor on {self._device}, where the flow computes, "
                               f"got one on {x.device}")
-        if x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape:
+        if shape is not None and (x.dim() != 1 + len(shape) or tuple(x.shape[1:]) != shape):
             raise ShapeError(f"[{where}] expected {arrays.batch_shape(shape)}, got {tuple(x.shape)}")
 
     def _noisy(self, where: str, x: torch.Tensor, seed: torch.Tensor | None) -> torch.Tensor:
@@ -297,9 +307,6 @@ class FlowModule(_Scope):
             raise TypeError(f"[{where}] expected {wanted}, got {x.dtype}")
         return x.to(self._dtype)
 
-    def _input(self, where: str, x: torch.Tensor, seed: torch.Tensor | None) -> torch.Tensor:
-        return self._channels_last(self._noisy(where, x, seed))
-
     def _channels_last(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 2, 3, 1) if self._first else x
 
@@ -318,7 +325,10 @@ ForkingPickler.register(FlowModule, _by_value)
 def _seed(where: str, seed: int | None) -> torch.Tensor:
     """A seed for an operator, as a tensor: torch.compile would compile anew for every number. None: a drawn one."""
     if seed is None:
-        return torch.randint(2**63 - 1, ())
+        return torch.randint(2**63 - 1, (), device="cpu")
+    if isinstance(seed, (torch.Tensor, np.ndarray)) and seed.ndim:
+        raise TypeError(f"[{where}] expected a whole number for seed, got an array {tuple(seed.shape)}; labels and "
+                        "contexts go by name, label=... or context=...")
     if not torch.compiler.is_compiling():  # where it may be a symbol
         seed = arrays.whole(where, "seed", seed, low=0, high=2**63 - 1)
     return torch.full((), seed, dtype=torch.int64)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evenflow import arrays
-from evenflow.errors import ConfigError, DeviceError, NumericError
+from evenflow.errors import ConfigError, DeviceError, Error, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import DRIFT, Flow
 
@@ -161,11 +161,15 @@ def _with_grads(flow: Flow, call: Callable[[], Any]) -> tuple[Any, torch.Tensor]
             _wait(flow)
 
 
+_CHANGED = ", or parameters that have changed since the forward"
+"""Of what can't be rebuilt: torch sees its own changes alone."""
+
+
 def _check_drift(where: str, flow: Flow, rebuilt: torch.Tensor, truth: torch.Tensor) -> None:
     drift = float((rebuilt - truth).abs().max()) / max(1.0, float(truth.abs().max()))
     if not drift <= DRIFT[flow.dtype.name]:
         raise NumericError(f"[{where}] expected an invertible flow, got one whose rebuilt latents are off by "
-                           f"{drift:.1e} of the largest value; use float64")
+                           f"{drift:.1e} of the largest value{_CHANGED}; use float64")
 
 
 @_operator("dequantize", "(Tensor x, int flow, Tensor? seed) -> Tensor")
@@ -197,23 +201,28 @@ def _(tensors: list[torch.Tensor], flow: int, n: int, temperature: torch.Tensor,
     return torch.empty((n, *module.flow.shape), dtype=module._dtype, device=module._device)
 
 
-@_operator("forward", "(Tensor x, Tensor[] tensors, int flow, Tensor? given) -> (Tensor, Tensor)")
-def _forward(x: torch.Tensor, tensors: list[torch.Tensor], flow: int,
-             given: torch.Tensor | None) -> Pair:
+@_operator("forward", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, str where) -> (Tensor, Tensor)")
+def _forward(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
+             where: str) -> Pair:
+    """`where`: the module's call, for errors to name instead of the flow's."""
     model = _own_flow(flow, tensors)
-    z, logdet = model.forward(_array(x), **_named(model, given))
+    try:
+        z, logdet = model.forward(_array(x), **_named(model, given))
+    except Error as error:
+        if where == "forward" or not str(error).startswith("[forward"):
+            raise
+        raise type(error)(str(error).replace("[forward", f"[{where}", 1)) from None
     return tensor_of(z), tensor_of(logdet)
 
 
 @_forward.register_fake
-def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Pair:
+def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None, where: str) -> Pair:
     n, dims = x.shape[0], _number_to_module(flow).flow.dims
     return x.new_empty((n, dims)), x.new_empty((n,), dtype=torch.float64)
 
 
 @_operator("inverse", "(Tensor z, Tensor[] tensors, int flow, Tensor? given) -> (Tensor, Tensor)")
-def _inverse(z: torch.Tensor, tensors: list[torch.Tensor], flow: int,
-             given: torch.Tensor | None) -> Pair:
+def _inverse(z: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Pair:
     model = _own_flow(flow, tensors)
     x, logdet = model.inverse(_array(z), **_named(model, given))
     return tensor_of(x), tensor_of(logdet)
@@ -246,8 +255,11 @@ def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: to
     dcontext = _dcontext(model, len(z))
     if not _finite(dz, dlogdet):
         return _nothing(model, x, dcontext)
-    (_, dx), grads = _with_grads(model, lambda: model.backward(
-        _array(z), _array(dz), _array(dlogdet), dcontext=dcontext, truth=_array(x), **_named(model, given)))
+    try:
+        (_, dx), grads = _with_grads(model, lambda: model.backward(
+            _array(z), _array(dz), _array(dlogdet), dcontext=dcontext, truth=_array(x), **_named(model, given)))
+    except NumericError as error:
+        raise NumericError(str(error).replace("; use float64", f"{_CHANGED}; use float64")) from None
     return tensor_of(dx), grads, _dgiven(dcontext, z)
 
 
@@ -307,7 +319,7 @@ def _fake_vjp(source: torch.Tensor, target: torch.Tensor, dtarget: torch.Tensor,
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
-    source, tensors, number, given = inputs
+    source, tensors, number, given, *_ = inputs
     ctx.module = _number_to_module(number)  # lives as long as the graph
     # The flow's tensors are saved for torch's check that no optimiser step and no `loss` came between.
     ctx.save_for_backward(source, output[0], given, *tensors)
@@ -318,12 +330,13 @@ def _split(module: FlowModule, grads: torch.Tensor) -> list[torch.Tensor | None]
             for shape, group, offset, size in module._places.values()]
 
 
-def _derivative(vjp: Callable[..., Triple]) -> Callable[..., tuple[Any, ...]]:
+def _derivative(vjp: Callable[..., Triple], *others: None) -> Callable[..., tuple[Any, ...]]:
+    """others: the derivatives by what an operator takes after `given`."""
     def backward(ctx: Any, dtarget: torch.Tensor, dlogdet: torch.Tensor) -> tuple[Any, ...]:
         refuse_tangents(dtarget, dlogdet)
         source, target, given, *tensors = ctx.saved_tensors
         dsource, grads, dgiven = vjp(source, target, dtarget, dlogdet, tensors, ctx.module._number, given)
-        return dsource, _split(ctx.module, grads), None, dgiven if ctx.module.flow.context else None
+        return dsource, _split(ctx.module, grads), None, dgiven if ctx.module.flow.context else None, *others
     return backward
 
 
@@ -348,7 +361,7 @@ def _refuse(ctx: Any, *_: Any) -> None:
                               "(create_graph=True): second derivatives of a flow are not offered")
 
 
-_forward.register_autograd(_derivative(_forward_vjp), setup_context=_save)
+_forward.register_autograd(_derivative(_forward_vjp, None), setup_context=_save)
 _inverse.register_autograd(_derivative(_inverse_vjp), setup_context=_save)
 _loss.register_autograd(_loss_derivative, setup_context=_save_loss)
 for _vjp in (_forward_vjp, _inverse_vjp):

@@ -367,7 +367,7 @@ class Trainer:
             record.update(valid_loss=value, **self._in_bits("valid_", value))
             if value is not None and (p.best_loss is None or value < p.best_loss):
                 p.best_loss, p.bad_epochs, self._best = value, 0, self._candidate()
-            else:
+            elif p.step > self.settings.warmup:  # before, the rate is too small to judge by
                 p.bad_epochs += 1
                 p.stopped = self.settings.patience is not None and p.bad_epochs >= self.settings.patience
         p.history.append(record)
@@ -593,7 +593,7 @@ def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any) -> t
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
     if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
-    return x, flow._given(where, label, context, len(x), on_host=True)
+    return x, flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
 
 
 def _noise_seed(seed: int, step: int) -> int:

@@ -23,8 +23,7 @@ double gap(const std::vector<T>& got, const std::vector<T>& wanted) {
   double worst = 0;
   for (size_t i = 0; i < got.size(); ++i) {
     const double truth = static_cast<double>(wanted[i]);
-    const double error = std::abs(static_cast<double>(got[i]) - truth) / std::max(1.0, std::abs(truth));
-    if (!(error <= worst)) worst = error;
+    worst = larger(worst, std::abs(static_cast<double>(got[i]) - truth) / std::max(1.0, std::abs(truth)));
   }
   return worst;
 }
@@ -48,6 +47,14 @@ inline GlowConfig small_glow() {
   g.steps = 1;
   g.hidden = 6;
   return g;
+}
+
+/// Rows of six columns.
+inline NiceConfig small_nice() {
+  NiceConfig n;
+  n.shape = {0, 1, 1, 6};
+  n.hidden = {9};
+  return n;
 }
 
 /// run(ctx) on the CPU and on the emulated device in every order, or on the real one twice: near the CPU's,

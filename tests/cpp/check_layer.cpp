@@ -15,11 +15,9 @@ std::vector<T> converted(const std::vector<double>& v) {
 }
 
 double worst(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return HUGE_VAL;
   double w = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double error = std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i]));
-    if (!(error <= w)) w = error;  // NaN is worst
-  }
+  for (size_t i = 0; i < a.size(); ++i) w = larger(w, std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i])));
   return w;
 }
 
@@ -56,6 +54,7 @@ class LayerCheck {
       jacobian();
       inverse_differences();
     }
+    strided();
     aliasing();
     float32_and_threads();
     return report_;
@@ -73,7 +72,9 @@ class LayerCheck {
   Shape out() const { return layer_.output_shape().with_batch(n_); }
 
   Params<double> params() {
-    return fixture_.arena->params(case_.training ? stats_.data() : nullptr, labels_.data());
+    Params<double> p = fixture_.arena->params(case_.training ? stats_.data() : nullptr);
+    p.labels = labels_.data();
+    return p;
   }
 
   void forward(const std::vector<double>& x, std::vector<double>& z, std::vector<double>& logdet) {
@@ -120,7 +121,7 @@ class LayerCheck {
   void backward_checks() {
     forward(x_, z_, logdet_);
     ParamArena<double>& arena = *fixture_.arena;
-    arena.zero_grad();
+    zero_grad(ctx_, arena);
     std::vector<double> x, second_x, second_dx;
     backward(x, dx_, nullptr);
     expect(report_, "2 backward rebuilds x", worst(x, x_), 1e-12);
@@ -135,10 +136,12 @@ class LayerCheck {
     std::vector<double> kept(static_cast<size_t>(layer_.kept_size(n_) + 1)), z(static_cast<size_t>(size_));
     std::vector<double> det(static_cast<size_t>(n_), 0.0);
     layer_.forward(ctx_, params(), {x_.data(), in()}, {z.data(), out()}, det.data(), kept.data());
-    arena.zero_grad();
+    zero_grad(ctx_, arena);
     backward(second_x, second_dx, kept.data());
     expect(report_, "6 kept activations rebuild x", worst(second_x, x_), 1e-12);
     expect(report_, "6 kept activations give the same dx", worst(second_dx, dx_), 1e-14);
+    expect(report_, "6 keeping activations changes no output", worst(z, z_), 1e-14);
+    expect(report_, "6 keeping activations changes no log-det", worst(det, logdet_), 1e-12);
     expect(report_, "6 kept activations give the same gradients",
            worst(std::vector<double>(arena.grads(), arena.grads() + trainable), grads_), 1e-14);
   }
@@ -184,7 +187,7 @@ class LayerCheck {
         std::copy(was.begin(), was.end(), values);
         double wanted = 0;
         for (int64_t i = 0; i < entry.size; ++i) wanted += along[i] * grads[entry.offset + i];
-        error = std::max(error, std::abs(slope - wanted) / std::max(1.0, std::abs(slope)));
+        error = larger(error, std::abs(slope - wanted) / std::max(1.0, std::abs(slope)));
       }
       expect(report_, by + entry.name, error, 1e-7);
     }
@@ -202,7 +205,7 @@ class LayerCheck {
   void inverse_differences() {
     forward(x_, z_, logdet_);
     ParamArena<double>& arena = *fixture_.arena;
-    arena.zero_grad();
+    zero_grad(ctx_, arena);
     std::vector<double> z(static_cast<size_t>(size_), -7.0), dz = z;
     layer_.inverse_backward(ctx_, params(), {x_.data(), in()}, {g_.data(), in()}, h_.data(),
                             {z.data(), out()}, {dz.data(), out()});
@@ -233,7 +236,7 @@ class LayerCheck {
                       {dx.data(), in()});
       for (int64_t i = 0; i < n_; ++i) std::copy_n(&dx[i * d], d, &rows[i][j * d]);
     }
-    std::vector<double> probed(static_cast<size_t>(n_), 0.0), by_differences = probed;
+    std::vector<double> probed(static_cast<size_t>(n_), 0.0);
     for (int64_t i = 0; i < n_; ++i) probed[i] = log_abs_det(rows[i], d);
     expect(report_, "5 log-det against the probed Jacobian", worst(probed, logdet_), 1e-10);
     linalg::Matrix columns(static_cast<size_t>(d * d));
@@ -255,32 +258,62 @@ class LayerCheck {
     return total;
   }
 
-  void aliasing() {
-    forward(x_, z_, logdet_);
-    // Channels of a wider array.
-    const int64_t wide_in = in().c + 3, wide_out = out().c + 2;
-    std::vector<double> a(static_cast<size_t>(in().pixels() * wide_in), -9.0);
-    std::vector<double> b(static_cast<size_t>(out().pixels() * wide_out), -9.0);
-    for (int64_t r = 0; r < in().pixels(); ++r) std::copy_n(&x_[r * in().c], in().c, &a[r * wide_in + 1]);
-    std::vector<double> det(static_cast<size_t>(n_), 0.0);
-    if (layer_.output_shape().h == layer_.input_shape().h) {
-      layer_.forward(ctx_, params(), {a.data() + 1, in(), wide_in}, {b.data() + 1, out(), wide_out},
-                     det.data());
-      std::vector<double> z(static_cast<size_t>(size_));
-      bool untouched = true;
-      for (int64_t r = 0; r < out().pixels(); ++r) {
-        std::copy_n(&b[r * wide_out + 1], out().c, &z[r * out().c]);
-        untouched = untouched && b[r * wide_out] == -9.0 && b[r * wide_out + wide_out - 1] == -9.0;
+  /// Channels of a wider array, `after` more behind them.
+  struct Slice {
+    Slice(const Shape& s, int64_t after, const std::vector<double>& values = {})
+        : shape(s), stride(s.c + 1 + after), all(static_cast<size_t>(s.pixels() * stride), kAround) {
+      for (int64_t r = 0; !values.empty() && r < shape.pixels(); ++r) {
+        std::copy_n(&values[r * shape.c], shape.c, &all[r * stride + 1]);
       }
-      expect(report_, "7 strided views", worst(z, z_), 1e-14);
-      expect(report_, "7 strided views leave their neighbours alone", untouched ? 0 : 1, 0);
     }
+    View<double> view() { return {all.data() + 1, shape, stride}; }
+    std::vector<double> values() const {
+      std::vector<double> v;
+      for (int64_t r = 0; r < shape.pixels(); ++r) {
+        const double* const row = &all[r * stride + 1];
+        v.insert(v.end(), row, row + shape.c);
+      }
+      return v;
+    }
+    bool untouched() const {
+      for (int64_t r = 0; r < shape.pixels(); ++r) {
+        const double* const row = &all[r * stride];
+        if (row[0] != kAround || std::any_of(row + 1 + shape.c, row + stride, differs)) return false;
+      }
+      return true;
+    }
+    static bool differs(double v) { return v != kAround; }
+
+    static constexpr double kAround = -9;
+    Shape shape;
+    int64_t stride;
+    std::vector<double> all;
+  };
+
+  void strided() {
+    forward(x_, z_, logdet_);
+    Slice x(in(), 2, x_), z(out(), 1), dz(out(), 3, g_), back(in(), 1), dx(in(), 2);
+    std::vector<double> det(static_cast<size_t>(n_), 0.0);
+    layer_.forward(ctx_, params(), x.view(), z.view(), det.data());
+    expect(report_, "7 strided views", worst(z.values(), z_), 1e-14);
+    layer_.inverse(ctx_, params(), z.view(), back.view(), det.data());
+    expect(report_, "7 strided views of the inverse", worst(back.values(), x_), 1e-12);
+    layer_.backward(ctx_, params(), z.view(), dz.view(), h_.data(), back.view(), dx.view());
+    expect(report_, "7 strided views of backward, x", worst(back.values(), x_), 1e-12);
+    expect(report_, "7 strided views of backward, dx", worst(dx.values(), dx_), 1e-14);
+    bool untouched = true;
+    for (const Slice* slice : {&x, &z, &dz, &back, &dx}) untouched = untouched && slice->untouched();
+    expect(report_, "7 strided views leave their neighbours alone", untouched ? 0 : 1, 0);
+  }
+
+  void aliasing() {
     if (!layer_.in_place()) return;
-    std::vector<double> z = x_, x, dx, dz = g_;
-    std::fill(det.begin(), det.end(), 0.0);
+    forward(x_, z_, logdet_);
+    std::vector<double> z = x_, x, dx, dz = g_, det(static_cast<size_t>(n_), 0.0);
     layer_.forward(ctx_, params(), {z.data(), in()}, {z.data(), out()}, det.data());
     expect(report_, "7 forward in place", worst(z, z_), 0);
-    fixture_.arena->zero_grad();
+    expect(report_, "7 forward in place, log-dets", worst(det, logdet_), 0);
+    zero_grad(ctx_, *fixture_.arena);
     x = z_;
     layer_.backward(ctx_, params(), {x.data(), out()}, {dz.data(), out()}, h_.data(), {x.data(), in()},
                     {dz.data(), in()});
@@ -302,8 +335,9 @@ class LayerCheck {
       Context ctx("cpu", threads);
       std::vector<float> stats(stats_.size(), 0.0f), z(x.size()), back(x.size()), dx(x.size());
       std::vector<double> det(static_cast<size_t>(n_), 0.0);
-      single.arena->zero_grad();
-      const Params<float> p = single.arena->params(case_.training ? stats.data() : nullptr, labels_.data());
+      zero_grad(ctx, *single.arena);
+      Params<float> p = single.arena->params(case_.training ? stats.data() : nullptr);
+      p.labels = labels_.data();
       single.layer->forward(ctx, p, {x.data(), in()}, {z.data(), out()}, det.data());
       single.layer->backward(ctx, p, {z.data(), out()}, {g.data(), out()}, h_.data(), {back.data(), in()},
                              {dx.data(), in()});

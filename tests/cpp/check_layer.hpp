@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "evenflow/evenflow.hpp"
+#include "larger.hpp"
 
 namespace evenflow::test {
 
@@ -31,7 +32,7 @@ struct LayerCase {
 ///  3. dx, 4. every parameter gradient against central differences                (1e-7), along four random
 ///     directions of a tensor that has more numbers
 ///  5. log-det against the Jacobian probed with unit vectors through backward     (1e-10), and by differences
-///  6. backward twice doubles parameter gradients; kept activations change nothing
+///  6. backward twice doubles parameter gradients; kept activations, and keeping them, change nothing
 ///  7. in place = out of place, and a strided view = a contiguous one
 ///  8. float32 agrees with float64; one and two threads give the same bits
 ///  9. the inverse's dz and every parameter gradient as in 4, loss = <g, x> + <h, logdet>  (1e-7); z rebuilt

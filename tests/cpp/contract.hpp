@@ -137,7 +137,7 @@ inline double row_sums(const linalg::Matrix& m, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     double sum = 0;
     for (int64_t j = 0; j < n; ++j) sum += std::abs(m[static_cast<size_t>(i * n + j)]);
-    if (!(sum <= worst)) worst = std::isnan(sum) ? HUGE_VAL : sum;
+    worst = larger(worst, sum);
   }
   return worst;
 }
@@ -460,7 +460,7 @@ class Contract {
     double worst_error = 0;
     for (size_t i = 0; i < size_; ++i) {
       worst_error =
-          std::max(worst_error, std::abs(static_cast<double>(rebuilt[i]) - static_cast<double>(given[i])));
+          larger(worst_error, std::abs(static_cast<double>(rebuilt[i]) - static_cast<double>(given[i])));
     }
     if (!(worst_error <= limit))
       FAIL_CHECK(case_.name, forward ? ": x off by " : ": z off by ", worst_error, ", bound ", limit);
@@ -514,7 +514,7 @@ class Contract {
     // A training step has the scales of its own batch, where there is batch norm.
     const bool batch_norm = flow_.layout()->stats_size() > 0;
     s.inside = s.inside && !batch_norm && latent <= kMostLatent && bound(s, x_, true) <= kMostDrift * largest;
-    arena_->zero_grad();
+    zero_grad(ctx_, *arena_);
     std::vector<T> rows = x_;
     if (batch_norm) std::transform(x_.begin(), x_.end(), std::back_inserter(rows), std::negate<T>());
     try {

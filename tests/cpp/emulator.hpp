@@ -115,7 +115,7 @@ struct EmulatedLauncher {
   using Units = EmulatedUnits;
 
   template <class Body>
-  static void launch(Context& ctx, int64_t blocks, const Body& body) {
+  static void launch([[maybe_unused]] Context& ctx, int64_t blocks, const Body& body) {
     Emulator& emulator = Emulator::get();
 #if __has_builtin(__builtin_clear_padding)  // else what lies in the gaps looks like pointers at times
     Body arguments = body;

@@ -18,7 +18,7 @@ namespace {
 
 using evenflow::cuda::Nccl;
 
-constexpr int kSystemError = 2, kInvalidArgument = 4, kRemoteError = 6, kFloat = 7, kDouble = 8;
+constexpr int kSystemError = 2, kInvalidArgument = 4, kRemoteError = 6;
 constexpr int kRanks = 8;
 constexpr size_t kChunk = 1 << 16;  ///< bytes
 constexpr auto kPatience = std::chrono::seconds(20);
@@ -110,6 +110,7 @@ int ncclCommInitRank(ncclComm** comm, int size, Nccl::Id id, int rank) {
 
 #ifndef INCOMPLETE
 int ncclAllReduce(const void* from, void* to, size_t count, int type, int, ncclComm* comm, void*) {
+  constexpr int kFloat = 7, kDouble = 8;
   if (fails("sum")) return kSystemError;
   if (type != kFloat && type != kDouble) return kInvalidArgument;
   const bool complete = type == kFloat

@@ -104,12 +104,12 @@ class Cases {
     const Shape pass = shape.with_channels(sizes.pass);
     const int64_t out = sizes.change * parts;
     std::vector<std::pair<std::string, std::unique_ptr<Conditioner<T>>>> nets;
-    nets.emplace_back("mlp", mlp<T>(pass, out, {5, 4}, MlpInit::he_zero));
+    nets.emplace_back("mlp", mlp<T>(pass, out, {5, 4}, MlpInit::uniform_zero));
     nets.emplace_back("linear", mlp<T>(pass, out, {}, MlpInit::nice));
     nets.emplace_back("glow_net", glow_net<T>(pass, out, 4));
     nets.emplace_back("zero_conv", zero_conv<T>(pass, out));
     if (std::is_same<T, float>::value) {
-      nets.emplace_back("mlp bfloat16", mlp<T>(pass, out, {5}, MlpInit::he_zero, NetDtype::bfloat16));
+      nets.emplace_back("mlp bfloat16", mlp<T>(pass, out, {5}, MlpInit::uniform_zero, NetDtype::bfloat16));
       nets.emplace_back("glow_net bfloat16", glow_net<T>(pass, out, 4, NetDtype::bfloat16));
     }
     for (int bits = 0; bits < 4; ++bits) {

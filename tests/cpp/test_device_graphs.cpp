@@ -91,9 +91,7 @@ TEST_CASE("device: passes of every kind of model are graphs") {
     t.mask = mask;
     check_recorded(mask, real_nvp<double>(t), 20, -2, 2, 1);  // densities and samples are one kernel each
   }
-  NiceConfig nice_config;
-  nice_config.shape = {0, 1, 1, 6};
-  nice_config.hidden = {9};
+  NiceConfig nice_config = small_nice();
   for (const char* order : {"tile", "shuffle", "none"}) {
     nice_config.order = order;
     check_recorded(order, nice<double>(nice_config), 20, -2, 2, 1);
@@ -365,10 +363,7 @@ TEST_CASE("device: a whole training step is one graph, and asks the program noth
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_trained("real nvp, images", real_nvp<double>(r), Rule::adam, 6, 255);
-  NiceConfig nice_config;
-  nice_config.shape = {0, 1, 1, 6};
-  nice_config.hidden = {9};
-  check_trained("nice", nice<double>(nice_config), Rule::sgd, 20, 1);
+  check_trained("nice", nice<double>(small_nice()), Rule::sgd, 20, 1);
 }
 
 namespace {
@@ -405,15 +400,14 @@ std::vector<double> steps_of_settings(const std::string& device, const Flow<doub
 
 TEST_CASE("device: a step's graph is of its settings") {
   install_emulator();
-  NiceConfig config;
-  config.shape = {0, 1, 1, 6};
-  config.hidden = {9};
-  const Flow<double> flow = nice<double>(config);
+  const Flow<double> flow = nice<double>(small_nice());
   for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
     CAPTURE(static_cast<int>(rule));
     Emulator::get().separate_arrays = false;
+    const int64_t before = Emulator::get().graphs;
     const std::vector<double> got = steps_of_settings("emulated", flow, rule);
     Emulator::get().separate_arrays = true;
+    CHECK(Emulator::get().graphs - before == 14);  // of each setting's three steps all but the first
     CHECK(gap(got, steps_of_settings("cpu", flow, rule)) <= 1e-7);
   }
 }
@@ -436,7 +430,9 @@ TEST_CASE("device: a gradient's graph is of its input's rows, its weight, and wh
     return clip_grad_norm(ctx, arena, 0);
   };
   double once = 0;
+  const int64_t before = Emulator::get().graphs;
   for (int call = 0; call < 3; ++call) once = norm(x, 1);
+  CHECK(Emulator::get().graphs - before == 2);
   CHECK(norm(x, 0.25) == doctest::Approx(once / 4).epsilon(1e-9));
   const double others = norm(apart, 1);
   CHECK(norm(x, 1) == doctest::Approx(once).epsilon(1e-9));

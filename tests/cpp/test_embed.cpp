@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <locale>
 #include <thread>
@@ -131,7 +133,7 @@ TEST_CASE("verify knows by how much bfloat16 nets round") {
   Trainable<float> trained = initialised<float>(config);
   Rng rng(5, Stream::test);
   for (int64_t i = 0; i < trained.flow.layout()->trainable_size(); ++i) {
-    trained.arena.values()[i] += static_cast<float>(0.06 * rng.normal());
+    trained.arena.values()[i] += static_cast<float>(0.2 * rng.normal());
   }
   const Model model(std::move(trained));
   Context ctx;
@@ -363,6 +365,175 @@ TEST_CASE("an optimiser's file is of its rule, and holds a state that the rule c
   Optimizer<float> optimizer(real_nvp<float>(table()).layout(), {});
   CHECK_THROWS_AS(optimizer.set_steps(kMostSteps + 1), ConfigError);
   CHECK_THROWS_AS(optimizer.set_steps(-1), ConfigError);
+}
+
+TEST_CASE("an optimiser keeps the rule that its moments are of") {
+  Trainable<float> model = initialised<float>(table());
+  Context ctx;
+  for (const Rule made_for : {Rule::sgd, Rule::adam}) {
+    const Rule other = made_for == Rule::sgd ? Rule::adam : Rule::sgd;
+    OptimizerConfig config;
+    config.rule = made_for;
+    Optimizer<float> optimizer(model.flow.layout(), config);
+    for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) model.arena.grads()[i] = 0.1F;
+    optimizer.config().rule = other;
+    const float before = model.arena.values()[0];
+    const std::string text = std::string("[optimizer] expected the rule that its moments are of, ") +
+                             to_string(made_for) + ", got " + to_string(other);
+    CHECK_THROWS_WITH_AS(optimizer.step(ctx, model.arena), text.c_str(), ConfigError);
+    CHECK_THROWS_WITH_AS(optimizer.next_rate(), text.c_str(), ConfigError);
+    CHECK_THROWS_WITH_AS(optimizer.check(model.arena), text.c_str(), ConfigError);
+    CHECK((optimizer.steps() == 0 && model.arena.values()[0] == before));
+    const TemporaryFile file("rule.safetensors");
+    save_optimizer(file.path, optimizer);
+    CHECK(read_safetensors(file.path).metadata["rule"] == to_string(made_for));
+    optimizer.config().rule = made_for;
+    CHECK_NOTHROW(optimizer.step(ctx, model.arena));
+  }
+}
+
+TEST_CASE("a batch beyond any memory") {
+  const Model model(initialised<float>(table()));
+  Context ctx;
+  float x[5] = {};
+  double out[1];
+  const int64_t all = std::numeric_limits<int64_t>::max(), rows = all / 20;
+  for (const int64_t n : {all, rows + 1}) {
+    const std::string text = "[log_prob] expected at most " + std::to_string(rows) +
+                             " samples of 20 bytes, got " + std::to_string(n);
+    CHECK_THROWS_WITH_AS(model.log_prob(ctx, x, n, out), text.c_str(), ShapeError);
+    CHECK_THROWS_AS(model.bits_per_dim(ctx, x, n, out), ShapeError);
+    CHECK_THROWS_AS(model.forward(ctx, x, n, x, out), ShapeError);
+    CHECK_THROWS_AS(model.inverse(ctx, x, n, x, out), ShapeError);
+    CHECK_THROWS_AS(model.encode(ctx, x, n, x), ShapeError);
+    CHECK_THROWS_AS(model.decode(ctx, x, n, x), ShapeError);
+    CHECK_THROWS_AS(model.sample(ctx, n, x), ShapeError);
+    CHECK_THROWS_AS(model.verify(ctx, x, n), ShapeError);
+  }
+  const Model images(initialised<float>(glow_with_classes()));
+  const uint8_t levels[32] = {};
+  const int32_t label[1] = {};
+  CallOptions options;
+  options.labels = label;
+  CHECK_THROWS_AS(images.log_prob(ctx, levels, all, out, options), ShapeError);
+}
+
+TEST_CASE("settings of another model than the flow leave the older file") {
+  const TemporaryFile file("settings.safetensors");
+  Trainable<float> model = initialised<float>(table());
+  save(file.path, model);
+  const std::string older = load(file.path).config();
+  const auto error = [&](const auto& change) {
+    ModelConfig config = model.config;
+    change(config, std::get<RealNvpTableConfig>(config.model));
+    std::swap(config, model.config);
+    std::string text;
+    try {
+      save(file.path, model);
+    } catch (const ConfigError& refused) {
+      text = refused.what();
+    }
+    std::swap(config, model.config);
+    CHECK(load(file.path).config() == older);
+    return text;
+  };
+  const std::string start = "[save] expected settings of the flow that is saved, ";
+  CHECK(error([](ModelConfig& c, auto&) { c.model = glow_with_classes(); }) ==
+        start + "for samples of (0, 1, 1, 5), got (0, 4, 4, 2)");
+  CHECK(error([](ModelConfig& c, auto&) { c.dtype = Dtype::float64; }) == start + "in float32, got float64");
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.hidden = {8, 9}; }).rfind(start + "with '", 0) ==
+        0);
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.couplings = 2; }).rfind(start + "with '", 0) == 0);
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.couplings = 4; }).rfind(start + "with ", 0) == 0);
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.prior = "logistic"; }).rfind(start + "of its", 0) ==
+        0);
+  const std::string none = "[save] expected settings of a model, got: ";
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.hidden = {0}; }).rfind(none, 0) == 0);
+  CHECK(error([](ModelConfig&, RealNvpTableConfig& t) { t.dims = 1; }).rfind(none, 0) == 0);
+  model.config.seed = 8;  // says where the flow is from
+  CHECK_NOTHROW(save(file.path, model));
+}
+
+TEST_CASE("a model from bytes in memory") {
+  const TemporaryFile file("bytes.safetensors");
+  save(file.path, initialised<float>(table()));
+  std::ifstream stream(file.path, std::ios::binary);
+  std::vector<char> bytes(1, 0);  // one more, to be out of step with any alignment
+  bytes.insert(bytes.end(), std::istreambuf_iterator<char>(stream), {});
+  const size_t size = bytes.size() - 1;
+  const Model model = load(file.path), other = load(bytes.data() + 1, size);
+  CHECK(other.config() == model.config());
+  Context ctx;
+  const std::vector<float> x = draws<float>(3 * model.dims(), 1, 0);
+  std::vector<double> wanted(3), got(3);
+  model.log_prob(ctx, x.data(), 3, wanted.data());
+  const std::vector<char> kept = bytes;
+  std::fill(bytes.begin(), bytes.end(), 0);  // they are the caller's again
+  other.log_prob(ctx, x.data(), 3, got.data());
+  CHECK(got == wanted);
+
+  const auto error = [](const std::vector<char>& all, size_t count) {
+    try {
+      load(all.data() + 1, count, "part 7");
+    } catch (const IoError& refused) {
+      return std::string(refused.what());
+    }
+    return std::string();
+  };
+  const auto is_refused = [](const std::string& text) {
+    return text.rfind("[load] expected ", 0) == 0 && text.find("(part 7)") != std::string::npos;
+  };
+  for (const size_t count : {size_t{0}, size_t{1}, size_t{8}, size_t{100}, size / 2, size - 1}) {
+    CHECK_MESSAGE(is_refused(error(kept, count)), count, ": ", error(kept, count));
+  }
+  std::vector<char> damaged = kept;
+  damaged.back() ^= 1;
+  CHECK_MESSAGE(is_refused(error(damaged, size)), error(damaged, size));
+  std::vector<char> longer = kept;
+  longer.push_back(0);
+  CHECK_MESSAGE(is_refused(error(longer, size + 1)), error(longer, size + 1));
+  CHECK(error(kept, std::numeric_limits<size_t>::max()).find("expected at most 9223372036854775807 bytes") !=
+        std::string::npos);
+  CHECK_THROWS_WITH_AS(load(nullptr, 0), "[load] expected the bytes of a model file, got a null pointer",
+                       ConfigError);
+
+  evenflow_model* handle = nullptr;
+  REQUIRE(evenflow_load_bytes(kept.data() + 1, size, &handle) == EVENFLOW_OK);
+  evenflow_context* context = nullptr;
+  REQUIRE(evenflow_context_create(1, &context) == EVENFLOW_OK);
+  CHECK(evenflow_log_prob(handle, context, EVENFLOW_FLOAT32, x.data(), 3, nullptr, got.data()) ==
+        EVENFLOW_OK);
+  CHECK(got == wanted);
+  evenflow_context_free(context);
+  evenflow_model_free(handle);
+  CHECK(evenflow_load_bytes(damaged.data() + 1, size, &handle) == EVENFLOW_IO_ERROR);
+  CHECK(handle == nullptr);
+  CHECK(std::string(evenflow_last_error()).rfind("[load_bytes] expected ", 0) == 0);
+  CHECK(evenflow_load_bytes(kept.data() + 1, 0, &handle) == EVENFLOW_IO_ERROR);
+  CHECK(evenflow_load_bytes(kept.data() + 1, size / 2, &handle) == EVENFLOW_IO_ERROR);
+  CHECK(evenflow_load_bytes(nullptr, size, &handle) == EVENFLOW_CONFIG_ERROR);
+  CHECK(evenflow_load_bytes(kept.data() + 1, size, nullptr) == EVENFLOW_CONFIG_ERROR);
+}
+
+TEST_CASE("errors of files begin with the call") {
+  const std::string absent = "/no such folder/model.safetensors";
+  Trainable<float> model = initialised<float>(table());
+  Optimizer<float> optimizer(model.flow.layout(), {});
+  const auto begins = [](const char* start, const auto& call) {
+    try {
+      call();
+    } catch (const IoError& error) {
+      CHECK_MESSAGE(std::string(error.what()).rfind(start, 0) == 0, error.what());
+      CHECK(std::string(error.what()).find("(/no such folder/model.safetensors)") != std::string::npos);
+      return;
+    }
+    FAIL_CHECK(start);
+  };
+  begins("[save] expected ", [&] { save(absent, model); });
+  begins("[save_optimizer] expected ", [&] { save_optimizer(absent, optimizer); });
+  begins("[load] expected ", [&] { load(absent); });
+  begins("[load_trainable] expected ", [&] { load_trainable<float>(absent); });
+  begins("[load_optimizer] expected ", [&] { load_optimizer(absent, optimizer); });
 }
 
 TEST_CASE("texts are the same in every locale") {

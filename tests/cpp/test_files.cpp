@@ -257,7 +257,7 @@ TEST_CASE("settings that promise more than the file holds are refused before any
                  "expected 'shape' in 1 ... 1048576");
   check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
   check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
-  check_contains(error("\"float32\"}", "\"float64\"}"), "got");
+  check_contains(error("\"float32\"}", "\"float64\"}"), "values for its settings, got");
   check_contains(error("{", "{{"), "expected a valid configuration");
   check_contains(error("\"seed\": 3", "\"seed\": 3, \"seed\": 3"), "unique keys");
   check_contains(error("\"seed\": 3", "\"seed\": -3"),

@@ -6,6 +6,7 @@
 
 #include "evenflow/evenflow.hpp"
 #include "evenflow/io.hpp"
+#include "larger.hpp"
 
 namespace fs = std::filesystem;
 
@@ -28,8 +29,7 @@ double error_of(const std::vector<T>& got, const std::vector<T>& wanted) {
   REQUIRE(got.size() == wanted.size());
   double error = 0, size = 1;
   for (size_t i = 0; i < got.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(got[i]) - static_cast<double>(wanted[i]));
-    if (!(difference <= error)) error = difference;  // NaN is worst
+    error = larger(error, std::abs(static_cast<double>(got[i]) - static_cast<double>(wanted[i])));
     size = std::max(size, std::abs(static_cast<double>(wanted[i])));
   }
   return error / size;

@@ -13,6 +13,7 @@
 #include <limits>
 #include <random>
 
+#include "core/memory.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/io.hpp"
 #include "io/crc32.hpp"
@@ -545,4 +546,51 @@ TEST_CASE("safetensors: temporary files of others are left alone") {
   CHECK(read_safetensors(path).tensors.size() == sample_tensors().size());
   for (const std::string& name : stale) CHECK(get(name) == "stale");
   CHECK(folder.count() == 4);
+}
+
+TEST_CASE("free memory: the machine's, and what control groups of either version leave") {
+  constexpr int64_t kMiB = 1 << 20;
+  const TemporaryFolder root;
+  const auto write = [&](const std::string& name, const std::string& text) {
+    fs::create_directories(fs::path(root.file(name)).parent_path());
+    put(root.file(name), text + "\n");
+  };
+  const auto free_mib = [&] { return free_memory(root.path) / kMiB; };
+  CHECK(free_mib() > 0);  // of the real machine
+  write("proc/meminfo", "MemTotal:  9999999 kB\nMemFree:   1 kB\nMemAvailable:  1048576 kB\nCached:  7 kB");
+  CHECK(free_mib() == 1024);
+  write("proc/self/cgroup", "0::/job/step");
+  CHECK(free_mib() == 1024);  // no such folder
+  const std::string two = "sys/fs/cgroup/job/";
+  write(two + "step/memory.max", "max");
+  write(two + "step/memory.current", std::to_string(900 * kMiB));
+  CHECK(free_mib() == 1024);
+  write(two + "memory.max", std::to_string(1000 * kMiB));
+  write(two + "memory.current", std::to_string(700 * kMiB));
+  CHECK(free_mib() == 300);  // the group above has a limit
+  write(two + "memory.stat", "anon 5\ninactive_file 104857600\nactive_file 52428800\nfile 1");
+  CHECK(free_mib() == 450);  // cached files can go
+  write(two + "memory.high", std::to_string(880 * kMiB));
+  CHECK(free_mib() == 330);
+  write(two + "step/memory.max", std::to_string(800 * kMiB));
+  CHECK(free_mib() == 0);
+  // A container that sees its own group where all are mounted.
+  write("proc/self/cgroup", "0::/another/path");
+  write("sys/fs/cgroup/memory.max", std::to_string(200 * kMiB));
+  CHECK(free_mib() == 200);
+
+  write("proc/self/cgroup",
+        "5:cpu,cpuacct:/\n4:hugetlb,memory:/job\n1:name=systemd:/memory\nno group\n0::/none");
+  fs::remove(root.file("sys/fs/cgroup/memory.max"));
+  const std::string one = "sys/fs/cgroup/memory/";
+  write(one + "memory.limit_in_bytes", "9223372036854771712");
+  write(one + "memory.usage_in_bytes", std::to_string(90000 * kMiB));
+  write(one + "job/memory.limit_in_bytes", std::to_string(600 * kMiB));
+  write(one + "job/memory.usage_in_bytes", std::to_string(500 * kMiB));
+  CHECK(free_mib() == 100);
+  write(one + "job/memory.stat",
+        "active_file 1\ntotal_cache 2\ntotal_inactive_file 10485760\ntotal_active_file 20971520");
+  CHECK(free_mib() == 130);
+  write(one + "job/memory.limit_in_bytes", "text");
+  CHECK(free_mib() == 1024);
 }

@@ -86,12 +86,9 @@ std::vector<T> as(const std::vector<double>& v) {
 
 template <class T>
 double worst(const std::vector<T>& a, const std::vector<double>& b) {
+  if (a.size() != b.size()) return HUGE_VAL;
   double w = 0;
-  for (size_t i = 0; i < b.size(); ++i) {
-    const double difference = std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i]));
-    if (std::isnan(difference)) return difference;
-    w = std::max(w, difference);
-  }
+  for (size_t i = 0; i < b.size(); ++i) w = larger(w, std::abs(a[i] - b[i]) / std::max(1.0, std::abs(b[i])));
   return w;
 }
 

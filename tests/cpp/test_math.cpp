@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
+#include "kernels/cpu/choose_isa.hpp"
 #include "kernels/ops/math.hpp"
+#include "larger.hpp"
 
 namespace evenflow::test {
 namespace {
@@ -20,7 +23,7 @@ double worst_ulp(double low, double high, const F& ours, const G& truth, int cou
     const float rounded = std::abs(static_cast<float>(want));
     const double ulp =
         static_cast<double>(std::nextafter(rounded, std::numeric_limits<float>::infinity())) - rounded;
-    worst = std::max(worst, std::abs(static_cast<double>(ours(x)) - want) / ulp);
+    worst = larger(worst, std::abs(static_cast<double>(ours(x)) - want) / ulp);
   }
   return worst;
 }
@@ -46,8 +49,9 @@ TEST_CASE("the functions behind noise are as good as the C library's, for all th
     const double u = (word + 0.5) / 4294967296.0, angle = 6.283185307179586476925 * u;
     double sine, cosine;
     ops::noise_sine(u, &sine, &cosine);
-    log_error = std::max(log_error, std::abs(ops::noise_log(u) / std::log(u) - 1));
-    wave_error = std::max({wave_error, std::abs(sine - std::sin(angle)), std::abs(cosine - std::cos(angle))});
+    log_error = larger(log_error, std::abs(ops::noise_log(u) / std::log(u) - 1));
+    wave_error = larger(wave_error, std::abs(sine - std::sin(angle)));
+    wave_error = larger(wave_error, std::abs(cosine - std::cos(angle)));
   };
   for (uint32_t i = 0; i < 2000; ++i) {  // where the logarithm is steep, and where it vanishes
     check(i);
@@ -74,8 +78,31 @@ TEST_CASE("float32 elementary functions at the ends of their range") {
   CHECK(ops::tanh(-inf) == -1.0f);
   CHECK(std::isnan(ops::tanh(nan)));
   CHECK(ops::sigmoid(-200.0f) >= 0.0f);
+  CHECK(ops::sigmoid(-200.0f) <= std::numeric_limits<float>::min());
   CHECK(ops::softplus(200.0f) == 200.0f);
   CHECK(ops::softplus(-200.0f) == 0.0f);
+}
+
+TEST_CASE("the instruction set: the fastest not above the one asked for") {
+  using Level = IsaLevel;
+  const auto chosen = [](const IsaSupport& has) {
+    std::vector<Level> out;
+    for (const Level wanted :
+         {Level::baseline, Level::avx2, Level::avx512, Level::avx512_bf16, Level::amx, Level::best}) {
+      out.push_back(choose_isa(wanted, has));
+    }
+    return out;
+  };
+  using Levels = std::vector<Level>;
+  const Level base = Level::baseline, avx2 = Level::avx2, avx512 = Level::avx512, pairs = Level::avx512_bf16,
+              amx = Level::amx;
+  CHECK(chosen({}) == Levels{base, base, base, base, base, base});
+  CHECK(chosen({true}) == Levels{base, avx2, avx2, avx2, avx2, avx2});
+  CHECK(chosen({true, true}) == Levels{base, avx2, avx512, avx512, avx512, avx512});
+  // AMD from Zen 4 on; Intel's Cooper Lake, or a system that does not let programs use AMX; Sapphire Rapids.
+  CHECK(chosen({true, true, true}) == Levels{base, avx2, avx512, pairs, pairs, pairs});
+  CHECK(chosen({true, true, true, false, true}) == Levels{base, avx2, avx512, pairs, avx512, avx512});
+  CHECK(chosen({true, true, true, true, true}) == Levels{base, avx2, avx512, pairs, amx, amx});
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <type_traits>
 
@@ -31,7 +32,16 @@ enum class Bug {
   float32_inaccurate,
   depends_on_threads,
   dz_slightly_off,
-  inverse_gradient_sign
+  inverse_gradient_sign,
+  kept_output_off,
+  kept_logdet_off,
+  strided_dx_off,
+  // In the first place: what comes after it must not hide it.
+  nan_in_output,
+  nan_in_logdet,
+  nan_in_rebuilt_x,
+  nan_in_dx,
+  nan_in_gradient
 };
 
 template <class T>
@@ -62,7 +72,11 @@ class Mutant final : public Layer<T> {
       if (bug_ == Bug::depends_on_threads && ctx.threads() == 2)
         value *= T(1) + std::numeric_limits<T>::epsilon();
       if (bug_ == Bug::writes_beyond_its_view && z.stride > z.shape.c) (&value)[1] = T(0);
+      if (bug_ == Bug::kept_output_off && kept) value += T(1e-3);
     }
+    if (bug_ == Bug::kept_logdet_off && kept) logdet[0] += 1e-3;
+    if (bug_ == Bug::nan_in_output) z.data[0] = kNan;
+    if (bug_ == Bug::nan_in_logdet) logdet[0] = std::numeric_limits<double>::quiet_NaN();
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -99,6 +113,10 @@ class Mutant final : public Layer<T> {
     if (bug_ == Bug::dx_slightly_off) {
       for (int64_t r = 0; r < z.shape.pixels(); ++r) dx.data[r * dx.stride] *= T(1.0001);
     }
+    if (bug_ == Bug::strided_dx_off && dx.stride > dx.shape.c) dx.data[0] += T(1e-3);
+    if (bug_ == Bug::nan_in_rebuilt_x) x.data[0] = kNan;
+    if (bug_ == Bug::nan_in_dx) dx.data[0] = kNan;
+    if (bug_ == Bug::nan_in_gradient) params.grads[params.layout->entries().front().offset] = kNan;
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
@@ -114,6 +132,7 @@ class Mutant final : public Layer<T> {
     }
   }
 
+  static constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
   std::unique_ptr<Layer<T>> inner_;
   Bug bug_;
 };
@@ -122,7 +141,7 @@ Report report_of(Bug bug) {
   const Shape shape{0, 2, 3, 4};
   const auto make = [=](auto t) -> std::unique_ptr<Layer<decltype(t)>> {
     using T = decltype(t);
-    auto net = mlp<T>(shape.with_channels(2), 4, {5}, MlpInit::he_zero);
+    auto net = mlp<T>(shape.with_channels(2), 4, {5}, MlpInit::uniform_zero);
     return std::make_unique<Mutant<T>>(affine_coupling<T>(shape, Mask::second_half, std::move(net), {}), bug);
   };
   LayerCase c;
@@ -138,6 +157,13 @@ void caught(Bug bug, const std::string& by) {
     return line.compare(0, by.size(), by) == 0;
   });
   CHECK_MESSAGE(named, "expected check '", by, "' to fail, got:\n", joined(report));
+}
+
+TEST_CASE("NaN is the largest error, whatever comes after it") {
+  double worst = 0;
+  for (const double error : {1.0, std::nan(""), 2.0, 0.0}) worst = larger(worst, error);
+  CHECK(worst == HUGE_VAL);
+  CHECK(larger(larger(0, 3), 2) == 3);
 }
 
 TEST_CASE("the harness passes a correct layer") {
@@ -163,6 +189,14 @@ TEST_CASE("the harness catches planted bugs") {
   caught(Bug::depends_on_threads, "8 two threads");
   caught(Bug::dz_slightly_off, "9 dz of the inverse");
   caught(Bug::inverse_gradient_sign, "9 gradient of the inverse by layer.dense1.bias");
+  caught(Bug::kept_output_off, "6 keeping activations changes no output");
+  caught(Bug::kept_logdet_off, "6 keeping activations changes no log-det");
+  caught(Bug::strided_dx_off, "7 strided views of backward, dx");
+  caught(Bug::nan_in_output, "1 inverse(forward(x))");
+  caught(Bug::nan_in_logdet, "1 log-dets cancel");
+  caught(Bug::nan_in_rebuilt_x, "2 backward rebuilds x");
+  caught(Bug::nan_in_dx, "3 dx");
+  caught(Bug::nan_in_gradient, "4 gradient of layer.dense0.weight");
 }
 
 }  // namespace

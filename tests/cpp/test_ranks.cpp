@@ -97,7 +97,7 @@ double gradient_error(const std::vector<Outcome<T>>& parts, const ParamArena<T>&
   for (int64_t i = 0; i < whole.layout().trainable_size(); ++i) {
     double sum = 0;
     for (const Outcome<T>& part : parts) sum += static_cast<double>(part.arena.grads()[i]);
-    worst = std::max(worst, std::abs(sum - static_cast<double>(whole.grads()[i])));
+    worst = larger(worst, std::abs(sum - static_cast<double>(whole.grads()[i])));
     largest = std::max(largest, std::abs(static_cast<double>(whole.grads()[i])));
   }
   return worst / largest;
@@ -120,7 +120,11 @@ TEST_CASE("ranks with batch norm take the step of one process") {
   Rng rng(4);
   for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) whole.values()[i] += 0.1 * rng.normal();
   const std::vector<Outcome<double>> parts = on_ranks(flow, whole, batch, {1, 3, 7});
+  const ParamLayout& layout = *flow.layout();
+  const double* const stats = whole.values() + layout.stats_begin();
+  const std::vector<double> before(stats, stats + layout.stats_size());
   const StepResult alone = flow.loss_and_grad(ctx, whole, batch, nullptr, -1);
+  CHECK(!std::equal(before.begin(), before.end(), stats));
   double nll = 0;
   for (size_t rank = 0; rank < parts.size(); ++rank) {
     CHECK(parts[rank].error == "");
@@ -217,7 +221,7 @@ void check_watch(const Flow<double>& flow, const Shape& shape, const std::vector
         ++times[static_cast<size_t>(i)];
       }
     };
-    arena.zero_grad();
+    zero_grad(ctx, arena);
     CHECK(!flow.loss_and_grad(ctx, arena, batch, label, -1, 1, &watch).drift.fallback);
     CHECK(next == watch.parts.size());
     CHECK((least == size) == (next == 1));

@@ -90,7 +90,7 @@ void check_repeated(int64_t n, int64_t first, size_t head_after = 0) {
     CAPTURE(e.name);
     double error = 0, largest = 0;
     for (size_t i = e.offset; e.group != Group::fixed && i < static_cast<size_t>(e.offset + e.size); ++i) {
-      error = std::max(error, std::abs(got[i] - wanted[i]));
+      error = larger(error, std::abs(got[i] - wanted[i]));
       largest = std::max(largest, std::abs(wanted[i]));
     }
     CHECK(error <= 1e-3 * largest);
@@ -113,7 +113,7 @@ TEST_CASE("an arena whose gradients are zeroed has none of the norm that was kno
   Stretched<double> s(0);
   s.pass(rows(300, 0));
   CHECK(s.norm() == doctest::Approx(norm_of(s.grads())).epsilon(1e-12));
-  s.arena->zero_grad();
+  zero_grad(s.ctx, *s.arena);
   CHECK(s.norm() == 0);
 }
 
@@ -154,6 +154,90 @@ TEST_CASE("a row has its label in any tile") {
   }
   const View<const double> batch(x.data(), shape);
   CHECK(flow.loss_and_grad(ctx, arena, batch, labels.data(), -1).nll == doctest::Approx(nll).epsilon(1e-12));
+}
+
+TEST_CASE("log-probabilities of classes are finite, or an error says which are not") {
+  const Shape shape{0, 1, 1, 2};
+  Flow<float> flow(shape, Base::gaussian);
+  flow.add("first", scaling<float>(shape));
+  flow.classify(3, 0.5);
+  flow.add("second", scaling<float>(shape));
+  flow.finalize();
+  ParamArena<float> arena(flow.layout());
+  flow.init(arena, 1);
+  const auto set = [&](const char* name, float value) {
+    for (const ParamLayout::Entry& e : flow.layout()->entries()) {
+      if (e.name == name) std::fill_n(arena.values() + e.offset, e.size, value);
+    }
+  };
+  set("initialized", 1);
+  Context ctx("cpu", 1);
+  const RowsScope counted(ctx, 40);
+  const auto error = [&](const std::vector<float>& x) -> std::string {
+    double out[6];
+    try {
+      flow.class_log_prob(ctx, arena, View<const float>(x.data(), shape.with_batch(2)), out);
+    } catch (const NumericError& e) {
+      return e.what();
+    }
+    CHECK(out[5] == doctest::Approx(-std::log(3.0)));
+    return "";
+  };
+  const std::vector<float> large = {1, 2, 3, 3e38F};
+  set("second.logs", 200);  // the head sees nothing of it
+  CHECK(error(large).empty());
+  CHECK(error({1, 2, std::nanf(""), 4}) ==
+        "[class_log_prob] expected finite inputs, got nan in channel 0 of sample 41");
+  set("first.logs", 0.5F);
+  CHECK(error(large) ==
+        "[class_log_prob] expected finite values, got inf from layer first, channel 1, for sample 41");
+  set("class_head.bias", HUGE_VALF);
+  CHECK(error({1, 2, 3, 4}) ==
+        "[class_log_prob] expected finite values, got nan from layer class_head, channel 0, for sample 40");
+}
+
+TEST_CASE("an error of a training step names it, whether the batch goes by tiles or not") {
+  for (const size_t head_after : {0, 2}) {
+    Stretched<double> s(0, head_after);
+    Optimizer<double> optimizer(s.flow.layout(), {});
+    std::vector<double> x = rows(6, 0);
+    const std::vector<int32_t> labels(6);
+    const auto step = [&](int64_t n) {
+      s.flow.train_step(s.ctx, *s.arena, View<const double>(x.data(), {n, 1, 1, 4}), labels.data(), -1,
+                        {optimizer});
+    };
+    step(6);
+    CHECK_THROWS_WITH_AS(step(0), "[train_step] expected at least one sample, got an empty batch",
+                         ShapeError);
+    x[4] = HUGE_VAL;
+    CHECK_THROWS_WITH_AS(step(6), "[train_step] expected finite inputs, got inf in channel 0 of sample 1",
+                         NumericError);
+    CHECK_THROWS_WITH_AS(
+        s.pass(x), "[loss_and_grad] expected finite inputs, got inf in channel 0 of sample 1", NumericError);
+  }
+}
+
+TEST_CASE("an error of a model's bits a dimension names that call") {
+  RealNvpTableConfig config;
+  config.dims = 4;
+  config.couplings = 2;
+  config.hidden = {4};
+  Trainable<double> trained(ModelConfig{config, Dtype::float64, 3});
+  Context ctx("cpu", 1);
+  std::vector<double> x = rows(6, 0);
+  trained.flow.init_from_data(ctx, trained.arena, View<const double>(x.data(), {6, 1, 1, 4}));
+  const Model model(std::move(trained));
+  double bits[6], density[6];
+  model.bits_per_dim(ctx, x.data(), 6, bits);
+  model.log_prob(ctx, x.data(), 6, density);
+  for (size_t i = 0; i < 6; ++i) CHECK(bits[i] == doctest::Approx(-density[i] / (4 * std::log(2.0))));
+  CHECK_THROWS_WITH_AS(model.bits_per_dim(ctx, x.data(), 0, bits),
+                       "[bits_per_dim] expected at least one sample, got 0", ShapeError);
+  x[5] = 1e300;
+  CHECK_THROWS_WITH_AS(model.bits_per_dim(ctx, x.data(), 6, bits),
+                       doctest::Contains("[bits_per_dim] expected "), NumericError);
+  CHECK_THROWS_WITH_AS(model.log_prob(ctx, x.data(), 6, bits), doctest::Contains("[log_prob] expected "),
+                       NumericError);
 }
 
 }  // namespace evenflow::test

@@ -61,6 +61,23 @@ g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp -Wl,--whole-arc
   -Wl,--no-whole-archive -fopenmp -ldl -o "$work/by_hand/score"
 use "$work/by_hand"
 
+if command -v pkg-config > /dev/null; then
+  say "linked by pkg-config, the static library alone"
+  mkdir -p "$work/archive/lib/pkgconfig" "$work/by_pkg_config"
+  cp "$archive" "$work/archive/lib"
+  cp -r "$work/prefix/include" "$work/archive"
+  find "$work/prefix" -name evenflow.pc -exec cp {} "$work/archive/lib/pkgconfig" \;
+  sed -i 's|^includedir=.*|includedir=${libdir}/../include|' "$work/archive/lib/pkgconfig/evenflow.pc"
+  g++ -std=c++17 examples/embed/score.cpp -o "$work/by_pkg_config/score" \
+    $(PKG_CONFIG_PATH="$work/archive/lib/pkgconfig" pkg-config --static --cflags --libs evenflow)
+  use "$work/by_pkg_config"
+  # By the linker of C, too.
+  gcc -std=c99 examples/c/score.c -o "$work/score_c" \
+    $(PKG_CONFIG_PATH="$work/archive/lib/pkgconfig" pkg-config --static --cflags --libs evenflow)
+  "$work/score_c" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
+  same log_prob "$work/scores"
+fi
+
 small=$work/g++-17-static_avx2/score
 strip -o "$work/small" "$small"
 size=$(stat -c %s "$work/small")
@@ -120,8 +137,13 @@ add_subdirectory("$root" evenflow)
 add_executable(app "$root/examples/embed/score.cpp")
 target_link_libraries(app PRIVATE evenflow::$link)
 END
-  cmake -S "$work/part" -B "$work/part/$link" > /dev/null
+  cmake -S "$work/part" -B "$work/part/$link" -G Ninja > /dev/null
 done
+# Its build type stays its own; evenflow's files are compiled for speed.
+grep -qx 'CMAKE_BUILD_TYPE:STRING=' "$work/part/static/CMakeCache.txt"
+ninja -C "$work/part/static" -t commands app > "$work/part/commands"
+grep -q -- '-DNDEBUG .*/linalg\.cpp' "$work/part/commands"
+if grep -q -- '-DNDEBUG .*/embed/score\.cpp' "$work/part/commands"; then exit 1; fi
 
 say "ctypes"
 "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
@@ -153,6 +175,11 @@ g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--
 gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl
 "$work/two_versions" "$library" "$work/libother.so" "$work/data/table.safetensors"
 "$work/two_versions" "$work/libother.so" "$library" "$work/data/table.safetensors"
+
+say "unloaded while its threads wait"
+readelf -d "$library" | grep -q NODELETE
+gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/unload.c -o "$work/unload" -ldl
+"$work/unload" "$library" "$work/data/table.safetensors"
 
 say "forks"
 g++ -std=c++17 -O1 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/forks.cpp -o "$work/forks" "$library" \

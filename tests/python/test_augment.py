@@ -96,6 +96,19 @@ def test_augment_turns_about_the_middle():
     assert np.isin(out, (0, 255)).all()
 
 
+def test_each_change_is_drawn_apart():
+    """One tells nothing of another: flip, zoom of height and of width, shear, rotation, shift down and right."""
+    index, (half, square, line, dot) = np.arange(400), np.zeros((4, 400, 41, 41, 1), np.uint8)
+    half[:, :, :5], square[:, 10:31, 10:31], line[:, 20], dot[:, 20, 20] = 255, 255, 255, 255
+    flipped = Augment(flip=True)(half, 0, 0, index)[:, 20, 0, 0] > 0
+    heights, widths = sizes(Augment(zoom=0.5)(square, 0, 0, index))
+    sheared, turned = (augment(line, 0, 0, index)[:, :18, 40].any(axis=(1, 2))
+                       for augment in (Augment(shear=0.5), Augment(rotation=30.0)))
+    down, right = np.divmod(Augment(shift=0.3)(dot, 0, 0, index).reshape(400, -1).argmax(axis=1), 41)
+    drawn = [flipped, heights > 21, widths > 21, sheared, turned, down > 20, right > 20]
+    assert np.abs(np.corrcoef(drawn) - np.eye(7)).max() < 0.2
+
+
 @pytest.mark.parametrize("make, error, word", [
     (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
     (lambda: Augment(flip=1), TypeError, "flip"),

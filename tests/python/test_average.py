@@ -47,7 +47,7 @@ def test_the_average_of_constant_values(table, real_nvp, zero_debias):
 
 def test_average_is_what_fit_keeps(table, real_nvp):
     raw, averaged, seen = real_nvp(), real_nvp(), []
-    raw.fit(table, steps=6, batch_size=50)
+    raw.fit(table, steps=6, batch_size=50, average=0.0)
     averaged.fit(table, steps=6, batch_size=50, average=0.5,
                  callback=lambda r: r["event"] == "step" and seen.append(averaged.params.copy()))
     assert np.array_equal(seen[-1], raw.params)

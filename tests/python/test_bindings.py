@@ -105,3 +105,23 @@ def test_odd_addresses():
     assert not x.flags.aligned
     taken = to_floats("log_prob", x, x.dtype)
     assert taken.flags.aligned and np.array_equal(taken, x)
+
+
+def test_log_probabilities_of_classes_that_are_not_finite(images, glow):
+    flow = glow(classes=3, class_weight=0.1)
+    x = images[0][:5].astype(np.float32)
+    flow.init(x)
+    out = np.zeros((5, 3))
+    flow._core.class_log_prob(x, out, 7)
+    assert np.array_equal(out, flow.class_log_prob(x)) and np.isfinite(out).all()
+    logs = flow.named_parameters()["level0.step1.actnorm.logs"]
+    logs[2] = 80
+    text = r"^\[class_log_prob\] expected finite values, got -?inf from layer level0.step1.\w+, channel \d, for sample "
+    with pytest.raises(ef.NumericError, match=text + "0$"):
+        flow.class_log_prob(x)
+    with pytest.raises(ef.NumericError, match=text + "7$"):
+        flow._core.class_log_prob(x, out, 7)
+    logs[2] = 0
+    flow.named_parameters()["class_head.bias"][0] = np.inf
+    with pytest.raises(ef.NumericError, match="got nan from layer class_head, channel 0, for sample 0"):
+        flow.class_log_prob(x)

@@ -317,6 +317,7 @@ def test_without_pillow_only_the_picture_is_missing(tmp_path, capsys, monkeypatc
     (["train", "digits", "--valid", "0", "--patience", "3"], "valid data with patience"),
     (["train", "CSV", "--columns", "a", "b", "--valid", "0"], "a test part with valid=0"),
     (["train", "CSV"], "column 'kind'"),
+    (["train", "CSV", "--columns", "a", "b", "--sample-every", "2"], "images with --sample-every, got a table"),
     (["train", "CSV", "--columns", "a", "c"], "out of a, b, kind"),
     (["train", "CSV", "--label", "class"], "out of a, b, kind"),
     (["train", "CSV", "--label", "kind", "--model", "glow"], "realnvp or nice"),

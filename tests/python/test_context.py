@@ -170,10 +170,12 @@ def test_copies_and_files(known, tmp_path):
     assert "context" not in ef.RealNVP(2).config and ef.RealNVP(2).context == 0
 
 
-def test_a_context_that_does_not_vary_is_centred(known):
+def test_a_context_that_does_not_vary_is_ignored(known):
+    """Its weights are random: no later number may reach them."""
     x, c = known
     flow = conditional(x, np.column_stack([c, np.full(len(c), 7.0)]))
-    assert flow.named_parameters()["context.std"][2] == 1
+    found = [flow.log_prob(x, context=np.column_stack([c, np.full(len(c), value)])) for value in (7.0, -1e6)]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-24, 1e20])
@@ -308,8 +310,36 @@ def test_torch(known, device):
     assert torch.equal(compiled, plain)
     for error, text, call in (
             (ef.ConfigError, "expected a context of 2 numbers", lambda: module.loss(x.detach())),
-            (ef.ShapeError, r"\[log_prob, context\]|\[forward, context\]", lambda: module.log_prob(x, context=c[:2])),
-            (TypeError, "expected float values", lambda: module.inverse(x, context=c.long())),
+            (ef.ShapeError, r"\[log_prob, context\] expected \(6, 2\), or \(2,\) for all samples, got \(2, 2\)",
+             lambda: module.log_prob(x, context=c[:2])),
+            (ef.ShapeError, r"\[sample, context\] .* for all samples, got \(3,\)",
+             lambda: module.sample(3, context=c[:3, 0])),
+            (ef.NumericError, r"\[log_prob, context\] expected finite values, got nan in row 0, column 0",
+             lambda: module.log_prob(x, context=c * torch.nan)),
+            (ef.ConfigError, r"\[forward\] expected a context of 2 numbers .*, got a label; a context goes by name",
+             lambda: module(x, c)),
+            (TypeError, r"\[log_prob\] expected a whole number for seed, got an array \(6, 2\)",
+             lambda: module.log_prob(x, c)),
+            (TypeError, r"\[inverse, context\] expected numbers, got torch.bool",
+             lambda: module.inverse(x, context=c > 0)),
             (ef.ConfigError, "expected no label", lambda: module.log_prob(x, label=0, context=c))):
         with pytest.raises(error, match=text):
             call()
+
+
+def test_torch_takes_the_contexts_that_a_flow_takes():
+    """Whole numbers as well, and one for all rows."""
+    torch = pytest.importorskip("torch")
+    bridge = pytest.importorskip("evenflow.torch")
+    rng = np.random.default_rng(5)
+    c = rng.integers(-9, 9, (120, 1))
+    x = rng.standard_normal((120, 3)) + c
+    flow = conditional(x, c)
+    module, rows, given = bridge.FlowModule(flow), torch.from_numpy(x), torch.from_numpy(c)
+    wanted = flow.log_prob(x, context=c)
+    for of in (given, given.int(), given.bfloat16()):
+        np.testing.assert_allclose(module.log_prob(rows, context=of).detach(), wanted, rtol=1e-12)
+    drawn = module.sample(4, seed=1, context=given[0])
+    assert np.array_equal(drawn, flow.sample(4, seed=1, context=c[0]))
+    with pytest.raises(ef.ShapeError, match=r"got \(120,\); c\[:, None\] makes rows of it"):
+        module.log_prob(rows, context=given[:, 0])

@@ -94,6 +94,18 @@ def test_broken_gzip(tmp_path, damage):
         ef.data.load(path)
 
 
+def test_an_idx_folder_without_some_parts(tmp_path):
+    """Labels and a test part may be missing, images to train on may not."""
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(images))
+    with pytest.raises(ef.IoError, match="expected train-images-idx3-ubyte or .*.gz, got neither"):
+        ef.data.load(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").rename(tmp_path / "train-images-idx3-ubyte")
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train[..., 0], images)
+    assert data.test is data.train_labels is data.test_labels is None and data.classes == []
+
+
 def test_npy_and_npz(tmp_path):
     rng = np.random.default_rng(0)
     grey, colour = rng.integers(0, 256, (6, 4, 4), np.uint8), rng.integers(0, 256, (6, 4, 4, 3), np.uint8)
@@ -119,6 +131,7 @@ class Bomb:
     (lambda p: p.write_bytes(pickle.dumps(Bomb())), "objects"),
     (lambda p: p.write_bytes(b""), "npy file"),
     (lambda p: (np.save(p, np.zeros((9, 3))), p.write_bytes(p.read_bytes()[:-8])), "npy file"),
+    (lambda p: (np.savez(f"{p}.npz", x=np.zeros((9, 3))), os.rename(f"{p}.npz", p)), "objects, got: an archive"),
     (lambda p: np.save(p, np.zeros((9, 3, 3), np.int64)), "int64"),
     (lambda p: np.save(p, np.zeros((9, 3), bool)), "bool"),
     (lambda p: np.save(p, np.zeros((9, 3), np.uint8)), r"other than uint8, got uint8 \(9, 3\)"),
@@ -144,6 +157,16 @@ def test_broken_npz(tmp_path, arrays, word):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ef.IoError, match=word):
         ef.data.load(tmp_path / "x.npz")
+
+
+def test_a_folder_of_npz_has_training_data_and_one_part_a_file(tmp_path):
+    x = np.zeros((3, 2))
+    np.savez(tmp_path / "test.npz", x=x)
+    with pytest.raises(ef.IoError, match="expected .npz files of training data, got test.npz"):
+        ef.data.load(tmp_path)
+    np.savez(tmp_path / "a.npz", train=x, test=x)
+    with pytest.raises(ef.IoError, match="a.npz: expected one part in each file of a folder, got a test part too"):
+        ef.data.load(tmp_path)
 
 
 CSV = "\ufeffa,b,kind\n1,2.5,x\n-3e2,4, y\n5,6,x \n"
@@ -330,3 +353,8 @@ def test_split():
     assert not np.array_equal(part.test, digits.split(0.1, seed=4).test)
     with pytest.raises(ef.ConfigError, match="both sides"):
         digits.split(0.0)
+
+
+def test_split_rounds_to_the_nearest_number():
+    part = ef.data.Dataset(np.arange(38.0).reshape(19, 2)).split(0.1)
+    assert (len(part.train), len(part.test)) == (17, 2)

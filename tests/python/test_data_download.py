@@ -17,7 +17,10 @@ from evenflow.data.public import SETS, Public
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves server.files; server.log lists (path, Range). server.cut: bytes until a connection breaks."""
+    """Serves server.files; server.log lists (path, Range). server.cut: bytes until a connection breaks.
+
+    server.ranges: True, False, or "whole" for a server that takes any range for the whole file, and says so.
+    """
 
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
@@ -27,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)
         start = 0
         if wanted is not None and server.ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            start = 0 if server.ranges == "whole" else int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
                 return self.send_error(416)
             self.send_response(206)
@@ -113,12 +116,15 @@ def test_a_foreign_part_is_replaced(mnist, tmp_path, part):
     assert len([path for path, _ in mnist.log if path == "/data/" + FIRST]) == (1 if part == "whole" else 2)
 
 
-def test_a_server_without_ranges(mnist, tmp_path):
+@pytest.mark.parametrize("ranges", [False, "whole"])
+def test_a_server_without_ranges(mnist, tmp_path, ranges):
+    """What it sends is not appended to the part that is there."""
     folder = tmp_path / "cache" / "mnist"
     folder.mkdir(parents=True)
     (folder / f"{FIRST}.part").write_bytes(mnist.files[FIRST][:150])
-    mnist.ranges = False
+    mnist.ranges = ranges
     assert np.array_equal(ef.data.load("mnist").train[..., 0], IMAGES)
+    assert [path for path, _ in mnist.log].count("/data/" + FIRST) == 1
 
 
 def test_wrong_checksum(mnist, tmp_path):

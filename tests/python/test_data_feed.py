@@ -130,6 +130,15 @@ def test_prefetch_changes_no_bit(pictures):
     assert not any("evenflow-feed" in t.name for t in threading.enumerate())
 
 
+def test_augmentation_is_drawn_anew_in_every_epoch(pictures):
+    augment = Augment(shift=0.5)
+    batches = feed(pictures, augment, labels=np.arange(40))
+    for epoch in (0, 3):
+        batch = batches.get(epoch, 1)
+        assert np.array_equal(batch.x, augment(pictures[batch.given], 5, epoch, batch.given))
+    batches.close()
+
+
 def test_prefetch_is_bounded(pictures):
     x = Outside(pictures)
     batches = feed(x)

@@ -492,6 +492,14 @@ def test_broken_parquet(parquet, columns, options, error, word):
     assert "t.parquet" in str(found.value)
 
 
+def test_parquet_columns_of_one_name(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    parquet.write_table(pyarrow.table([[1.0], [2.0], [3.0]], names=["a", "b", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(ef.IoError, match="t.parquet: expected different names of columns, got a, b, a"):
+        ef.data.load(tmp_path / "t.parquet")
+
+
 def test_foreign_parquet(parquet):
     path = parquet(a=np.arange(1000.0))
     whole = path.read_bytes()

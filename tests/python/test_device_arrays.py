@@ -412,7 +412,7 @@ def test_as_numpy(table_flow):
     x, here = table_flow.sample(5, device="cuda"), table_flow.sample(5)
     same(x, here)
     assert np.asarray(x, np.float32).dtype == np.float32
-    with pytest.raises(ValueError, match="expected leave to copy"):
+    with pytest.raises(ValueError, match="expected copy=None or True"):
         x.__array__(copy=False)
     for wrong in (slice(None, None, 2), slice(None, None, -1)):
         with pytest.raises(TypeError, match="expected a slice of rows of step 1, got slice"):

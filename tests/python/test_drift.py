@@ -14,7 +14,7 @@ def shrinking(offset=0.0, scale=1.0, **settings):
     x[:, 0] += offset
     flow = ef.RealNVP(6, couplings=30, hidden=(32,), **settings)
     flow.init((scale * x).astype(np.float32))
-    flow.params[:] += np.random.default_rng(1).normal(0, 0.032, flow.params.size)
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.06, flow.params.size)
     return flow, _float64_copy(flow), (scale * x).astype(np.float32)
 
 

@@ -31,6 +31,34 @@ def test_redrawn_levels_depend_on_the_seed(images, glow):
     assert np.array_equal(one, two) and np.abs(one - other).max() > 1
 
 
+def test_redrawn_levels_are_of_the_label(images, glow):
+    """Those of a sample of its class; the coarsest stays the image's."""
+    x, labels, flow = images[0], np.full(4, 2), glow(levels=2, classes=3)
+    flow.init(x)
+    found, drawn = latent.reconstruct(flow, x[:4], 1, "redraw", 3, labels), flow.sample(4, seed=3, label=labels)
+    z, fresh, kept = (flow.split_latent(flow.encode(y, labels)) for y in (found, drawn, latent.as_floats(flow, x[:4])))
+    assert np.abs(z[0] - fresh[0]).max() < 1e-3 and np.abs(z[1] - kept[1]).max() < 1e-3
+
+
+def test_the_command_redraws_by_its_seed(tmp_path, images, glow):
+    flow, paths = glow(levels=2), [str(tmp_path / name) for name in ("m.safetensors", "x.npy", "out.npy")]
+    flow.init(images[0])
+    flow.save(paths[0])
+    np.save(paths[1], images[0][:3])
+    for seed in (4, 5):
+        options = ["--keep", "1", "--rest", "redraw", "--seed", str(seed), "--out", paths[2]]
+        assert main(["reconstruct", *paths[:2], *options]) == 0
+        wanted = latent.reconstruct(flow, images[0][:3], 1, "redraw", seed)
+        assert np.array_equal(np.load(paths[2])[1], wanted)
+
+
+def test_enlarged_keeps_height_and_width_apart():
+    flow = ef.Glow((4, 8, 1), levels=1, steps=1, hidden=4)
+    flow.init(np.random.default_rng(0).integers(0, 256, (20, 4, 8, 1), np.uint8))
+    large = latent.enlarged(flow, 2)
+    assert large.shape == (8, 16, 1) and large.sample(1).shape == (1, 8, 16, 1)
+
+
 def test_arguments_that_make_no_difference_are_checked(images, model):
     x = images[0][:4]
     for seed, error in ((None, TypeError), ("a", TypeError), (-1, ef.ConfigError), (2**64, ef.ConfigError)):
@@ -70,6 +98,16 @@ def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
     for call in (lambda: latent.attribute(model, bad, labels == 1), lambda: latent.project(model, bad, whole)):
         with pytest.raises(ef.NumericError, match="got nan in row 60,"):
             call()
+
+
+def test_labels_go_with_their_blocks(images, conditional, monkeypatch):
+    x, labels = images
+    bright = x[:, 0, 0, 0] > 40
+    direction = latent.attribute(conditional, x, bright, label=labels)
+    shares = latent.project(conditional, x, direction, labels)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 32)
+    np.testing.assert_allclose(latent.attribute(conditional, x, bright, label=labels), direction, atol=1e-4)
+    np.testing.assert_allclose(latent.project(conditional, x, direction, labels), shares, atol=1e-4)
 
 
 def test_no_sample_left_to_edit(tmp_path, capsys, monkeypatch):
@@ -114,3 +152,22 @@ def test_inpainting_depends_on_seed_label_and_noise(images, conditional):
               inpaint(conditional, x, hidden, steps=5, label=2),
               inpaint(conditional, x.astype(np.float32), hidden, steps=5, label=0)]  # which get no noise
     assert not any(np.array_equal(found, other) for other in others)
+
+
+def test_inpainting_takes_the_steps_of_its_formula(images, model):
+    x, hidden, top = images[0][:2].astype(np.float32), hidden_pixels("left", 4, 4), 2.0**model.bits
+    mask, rng = np.broadcast_to(hidden[..., None], x.shape), np.random.default_rng(5)
+    guess = rng.random(x.shape)
+    for i in range(12):
+        rng.random(x.shape)  # the noise that uint8 pixels would get
+        gradient = model.log_prob_and_grad(np.where(mask, guess * top, x))[1]
+        push = np.clip(top * gradient / 100, -1, 1)
+        guess = np.clip(guess + 10 / (100 + i) * (push + rng.standard_normal(x.shape)), 0, 1)
+    found = inpaint(model, x, hidden, steps=12, seed=5)
+    np.testing.assert_allclose(found, np.where(mask, guess * top, x), atol=0.05)
+
+
+def test_masks_of_sides_that_are_no_multiple_of_four():
+    assert hidden_pixels("rows", 6, 5).all(axis=1).tolist() == [False, True, True, True, True, False]
+    assert hidden_pixels("columns", 6, 7).all(axis=0).tolist() == [False, True, True, True, True, True, False]
+    assert np.array_equal(np.flatnonzero(hidden_pixels("odd", 2, 6)), [1, 3, 5, 7, 9, 11])

@@ -1,6 +1,7 @@
 """Model files: exact, whole after a failure, and refused if they are not a model's."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -178,6 +179,33 @@ def test_save_and_load(tmp_path, images, table, glow, real_nvp):
         again = ef.load(tmp_path / "m.safetensors")
         assert type(again) is type(flow) and again.config == flow.config and again.initialized
         assert np.array_equal(again.log_prob(x, label=label), flow.log_prob(x, label=label))
+
+
+def test_commands_on_a_model_file_alone(tmp_path, capsys, images, glow):
+    """Without a run's data and the names of its classes."""
+    flow, path, data, out = glow(classes=3), *(str(tmp_path / name) for name in ("m", "x.npy", "s.npy"))
+    flow.init(images[0])
+    flow.save(path)
+    np.save(data, images[0])
+    assert main(["info", path, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["config"] == flow.config and "run" not in result and "bfloat16" not in result
+    for command, word in ((["eval", path], "[data] expected data to test a model file on, got none"),
+                          (["score", path, data, "--label", "3"], "[label] expected a label in 0 ... 2, got 3")):
+        assert main(command) == 2
+        assert word in capsys.readouterr().err
+    assert main(["score", path, data, "--label", "2", "--out", out]) == 0
+    assert np.array_equal(np.load(out), flow.log_prob(images[0], label=2))
+
+
+def test_info_of_bfloat16_nets(tmp_path, capsys):
+    """How this machine multiplies their matrices."""
+    ef.RealNVP(3, couplings=1, hidden=(4,), conditioner_dtype="bfloat16").save(tmp_path / "m")
+    assert main(["info", str(tmp_path / "m"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["bfloat16"]
+    assert found in ("pairs", "matrices", "widened")
+    assert main(["info", str(tmp_path / "m")]) == 0
+    assert re.search(f"bfloat16 nets: .*{found}", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", ["classes", "columns"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import pytest
 import evenflow as ef
 from evenflow import plot, presets
 from evenflow.cli import main
-from evenflow.cli.progress import Progress
 from evenflow.data import read_folder
 from evenflow.files import replacing
 
@@ -141,6 +139,31 @@ def test_other_pictures_have_the_channels_of_the_model(tmp_path, colour, capsys)
     assert main(["eval", str(one), str(tmp_path / "photos")]) == 0
 
 
+def test_pictures_of_a_class_that_the_run_lacks(tmp_path, colour, capsys):
+    write(tmp_path / "new" / "b" / "0.png")
+    write(tmp_path / "new" / "c" / "0.png")
+    assert main(["eval", str(colour), str(tmp_path / "new")]) == 2
+    assert "[data] expected labels out of a, b, got 'c'" in capsys.readouterr().err
+    (tmp_path / "new" / "c").rename(tmp_path / "new" / "a")
+    assert main(["eval", str(colour), str(tmp_path / "new")]) == 0
+
+
+def test_edit_along_any_of_several_attributes(tmp_path, capsys):
+    """Of pictures as CelebA has them."""
+    marks = ["1 -1", "-1 1", "-1 -1", "1 1"]
+    for i in range(4):
+        write(tmp_path / "faces" / f"{i}.png", seed=i)
+    lines = ["4", "Bright Odd", *(f"{i}.png {mark}" for i, mark in enumerate(marks))]
+    (tmp_path / "faces" / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    flow = ef.NICE((8, 8, 3), hidden=(4,))
+    flow.init(np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8))
+    flow.save(tmp_path / "m")
+    assert main(["edit", str(tmp_path / "m"), str(tmp_path / "faces"), "--size", "8", "--positive", "Bright", "Odd",
+                 "--strengths", "0", "--out", str(tmp_path / "e.npy"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["positive"], result["negative"]) == (3, 1)
+
+
 def test_the_data_are_found_from_elsewhere(tmp_path, colour, capsys, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -215,7 +238,7 @@ def test_the_average_suits_the_length(epochs, steps, wanted):
 
 
 def test_the_average_of_others():
-    assert presets.average(presets.TRAINING["table"], 540, 64, None, 10**6) == 0.99
+    assert presets.average(presets.table(540), 540, 64, None, 10**6) == 0.99
     assert presets.average(presets.DIGITS_TRAINING, 1350, 50, None, 10**6) == 0.99
     assert presets.average(presets.find("glow-cifar10").training, 45_000, 512, 10**6, None) == 0
 
@@ -249,16 +272,3 @@ def test_an_error_has_the_name_that_was_given(tmp_path):
     with pytest.raises(ef.IoError) as caught, replacing("sample", path):
         pass
     assert str(caught.value).count(path) == 2 and f".{os.getpid()}." not in str(caught.value)
-
-
-@pytest.mark.parametrize("size", [(0, 0), (80, 0), (0, 24)])
-def test_a_bar_on_a_terminal_without_a_size(capsys, monkeypatch, size):
-    pytest.importorskip("tqdm")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
-    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size(size))
-    progress = Progress(total=2, quiet=False, images=False)
-    for step in (1, 2):
-        progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
-    progress.close()
-    assert "2/2 steps" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from evenflow import plot
 @pytest.mark.parametrize("sigma, error, message", [
     ([2.0, np.nan], ef.NumericError, r"\[spectrum\] expected finite values, got nan in row 1"),
     ([np.inf], ef.NumericError, r"\[spectrum\] expected finite values, got inf in row 0"),
-    ([2.0, -1.0], ef.ConfigError, r"\[spectrum\] expected sigma >= 0, got -1")])
+    ([2.0, -1.0], ef.ConfigError, r"\[spectrum\] expected sigma > 0, got -1"),
+    ([0.0, 1.0], ef.ConfigError, r"\[spectrum\] expected sigma > 0, got 0")])
 def test_scales_that_are_none(tmp_path, sigma, error, message):
     with pytest.raises(error, match=message):
         plot.spectrum(sigma, tmp_path / "s.png")
@@ -21,6 +22,19 @@ def test_scales_that_are_none(tmp_path, sigma, error, message):
 def test_a_history_without_steps(tmp_path, history):
     with pytest.raises(ef.ConfigError, match=r"\[learning_curve\] expected records of Flow.fit, with their step, got"):
         plot.learning_curve(history, tmp_path / "c.png")
+
+
+def test_any_iterable_is_a_history(tmp_path):
+    records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "valid_loss": 1.5}]
+    plot.learning_curve(records, tmp_path / "list.png")
+    plot.learning_curve(iter(records), tmp_path / "iter.PNG")
+    wanted = (tmp_path / "list.png").read_bytes()
+    assert (tmp_path / "iter.PNG").read_bytes() == wanted
+    with pytest.raises(TypeError, match=r"\[learning_curve\] expected the history of Flow.fit, got int"):
+        plot.learning_curve(3, tmp_path / "c.png")
+    pandas = pytest.importorskip("pandas")
+    plot.learning_curve(pandas.DataFrame(records), tmp_path / "frame.png")
+    assert (tmp_path / "frame.png").read_bytes() == wanted
 
 
 @pytest.mark.parametrize("call", [lambda path: plot.spectrum([1.0], path),

@@ -307,9 +307,9 @@ def _runs_in(folder):
 
 def test_without_mpi4py(tmp_path):
     (tmp_path / "mpi4py.py").write_text("raise ImportError('No module named mpi4py')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, "-m", "evenflow", "train", "digits", "--out", tmp_path / "run"],
-                          capture_output=True, text=True,
-                          env={**os.environ, "PMI_SIZE": "2", "PYTHONPATH": str(tmp_path)})
+                          capture_output=True, text=True, env={**os.environ, "PMI_SIZE": "2", "PYTHONPATH": path})
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert 'expected mpi4py to be installed (pip install "evenflow[mpi]")' in done.stderr

@@ -106,6 +106,14 @@ def test_an_epoch_whose_callback_failed_is_ended_first(tmp_path, table, real_nvp
     assert_same(part.flow, whole.flow)
 
 
+def test_seconds_count_from_the_first_start(tmp_path, table, real_nvp):
+    path = tmp_path / "m.safetensors"
+    real_nvp().fit(table, steps=1, checkpoint=path)
+    rewrite_progress(tmp_path / "m.state.safetensors", lambda progress: {**progress, "seconds": 100.0})
+    history = ef.load(path).fit(table, epochs=1, checkpoint=path, resume=True)
+    assert 100 <= history[0]["seconds"] < 200
+
+
 def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
     seen = []
 
@@ -115,6 +123,37 @@ def test_checkpoints_are_as_frequent_as_asked_for(tmp_path, table, real_nvp):
 
     Trainer(real_nvp(), table).run(steps=3, callback=look, checkpoint=tmp_path / "m.safetensors", save_every=0)
     assert seen == [(1, 0), (2, 1), (3, 2)]
+
+
+@pytest.fixture
+def overflowing(table, real_nvp):
+    """Makes a trainer whose every other update overflows, which its next step finds."""
+    def make(on_nonfinite):
+        flow, settings = real_nvp(preprocess="none"), Settings(optimizer="sgd", lr=3e38, on_nonfinite=on_nonfinite)
+        return Trainer(flow, table - table.mean(0), settings=settings)
+    return make
+
+
+def test_rollback_comes_before_a_checkpoint(tmp_path, overflowing):
+    """One that is due after an update that overflowed waits."""
+    trainer, path, seen = overflowing("rollback"), tmp_path / "m.safetensors", []
+
+    def watch(record):
+        seen.append(bool(np.isfinite(trainer.flow.params).all()))
+        assert ef.load(path).initialized
+
+    trainer.run(steps=4, checkpoint=path, save_every=0, callback=watch)
+    assert not all(seen) and trainer.progress.failures == seen.count(False)
+    assert_same(ef.load(path), trainer.flow)
+
+
+def test_a_checkpoint_of_an_update_that_overflowed(tmp_path, overflowing):
+    """Without a rollback it fails, and the one before stays."""
+    trainer, path = overflowing("raise"), tmp_path / "m.safetensors"
+    before = values(trainer.flow)
+    with pytest.raises(ef.NumericError, match="expected finite values in 'live0', got NaN or infinity.*nothing"):
+        trainer.run(steps=4, checkpoint=path, save_every=0)
+    assert_same(ef.load(path), before)
 
 
 @pytest.mark.parametrize("call, error, word", [
@@ -142,7 +181,7 @@ def test_resume_refuses_what_differs(tmp_path, table, real_nvp):
     path = tmp_path / "m.safetensors"
     real_nvp().fit(table, steps=3, checkpoint=path)
     again = dict(steps=5, checkpoint=path, resume=True)
-    with pytest.raises(ef.ConfigError, match="lr = 0.001.*got 0.1"):
+    with pytest.raises(ef.ConfigError, match="lr = 0.003.*got 0.1"):
         ef.load(path).fit(table, lr=0.1, **again)
     with pytest.raises(ef.ConfigError, match="data"):
         ef.load(path).fit(table + 1, **again)
@@ -192,10 +231,11 @@ def test_a_state_of_the_first_versions(tmp_path, images, glow):
 
 
 @pytest.mark.parametrize("damage, word", [
-    (dict(step=-1), "step >= 0"), (dict(step="3"), "step"), (dict(position=99), "position 99 of 4"),
+    (dict(step=-1), "step >= 0"), (dict(step="3"), "step"), (dict(position=99), "position 99 of 7"),
     (dict(best_loss="x"), "best_loss"), (dict(history=[3]), "history"), (dict(counters=[1]), "counters"),
     (dict(counters=3), "int"), (dict(unknown=1), "unknown"), (dict(lr_scale=float("nan")), "lr_scale"),
     (dict(sums={"loss": 1.0}), "sums of loss"), (dict(sums=3), "int"),
+    *(({name: -1}, f"{name} >= 0") for name in ("epoch", "position", "samples", "skipped", "failures", "bad_epochs")),
     (dict(history=[{"loss": json.loads("[" * 400 + "]" * 400)}]), "history"),
 ])
 def test_resume_refuses_a_damaged_state(tmp_path, table, real_nvp, damage, word):
@@ -235,6 +275,21 @@ def test_resume_refuses_arrays_that_no_training_has(tmp_path, table, name, value
     with pytest.raises(ef.IoError, match=f"m.state: expected .*{word}"):
         flow.fit(table, epochs=3, checkpoint=path, resume=True, **settings)
     assert_same(flow, before)
+
+
+def test_a_state_that_is_refused_leaves_the_flow(tmp_path, table):
+    """Its values are tried in the flow itself."""
+    flow, path = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m"
+    Trainer(flow, table).run(steps=2, checkpoint=path)
+    tensors, metadata = _core.read_safetensors(str(tmp_path / "m.state"))
+    order = next(offset for entry, _, _, offset, _ in flow.entries() if entry == "permutation1.permutation")
+    tensors["live0"][order] = 7
+    _core.write_safetensors(str(tmp_path / "m.state"), tensors, metadata)
+    trainer = Trainer(ef.load(path), table)
+    before = values(trainer.flow)
+    with pytest.raises(ef.IoError, match="m.state: expected .*a permutation"):
+        trainer.load_state(path)
+    assert_same(trainer.flow, before)
 
 
 def test_resume_takes_an_average_below_zero(tmp_path, table, real_nvp):

@@ -16,7 +16,6 @@ import pytest
 
 import evenflow as ef
 from evenflow.cli import main
-from evenflow.cli.progress import Progress, clock
 from evenflow.runs import Run
 
 SMALL = ["--levels", "1", "--depth", "1", "--hidden", "8", "--batch-size", "100", "--quiet"]
@@ -573,26 +572,3 @@ def test_one_process_at_a_time(tmp_path, capsys):
         process.communicate()
     assert [r["event"] for r in records(out)].count("resume") == 0
     assert main(["resume", str(out), "--steps", "5", "--quiet"]) == 0
-
-
-def test_plain_progress(capsys):
-    progress = Progress(total=40, quiet=False, images=True)
-    for step in range(21, 31):
-        progress({"event": "step", "step": step, "epoch": 3, "samples": 50, "loss": 9.0, "bits_per_dim": 2.0})
-    progress({"event": "epoch", "step": 30, "epoch": 3, "loss": 9.0, "bits_per_dim": 2.0, "valid_loss": 11.0,
-              "valid_bits_per_dim": 2.5})
-    err = capsys.readouterr().err
-    assert err.startswith("epoch 3, step 30 of 40: train 2.000 bits/dim, valid 2.500 bits/dim, ")
-    assert "images/s" in err and err.endswith("0:00 left\n") and err.count("\n") == 1
-    assert [clock(s) for s in (0.4, 59.6, 3700)] == ["0:00", "1:00", "1:01:40"]
-
-
-def test_bar(capsys, monkeypatch):
-    pytest.importorskip("tqdm")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = Progress(total=4, quiet=False, images=False)
-    for step in range(1, 5):
-        progress({"event": "step", "step": step, "epoch": 1, "samples": 50, "loss": 9.0})
-    progress.close()
-    last = capsys.readouterr().err.split("\r")[-1]
-    assert "100%" in last and "4/4 steps" in last and "rows/s" in last and "9.000 nats" in last

@@ -10,11 +10,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from sklearn.base import clone  # noqa: E402
+from sklearn import config_context  # noqa: E402
+from sklearn.base import BaseEstimator, clone  # noqa: E402
 from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.neighbors import KernelDensity  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
@@ -158,6 +160,40 @@ def test_columns_that_float64_refuses(crescent):
         clone(TINY).set_params(dtype="float64").fit(crescent * [1e160, 1])
 
 
+def test_a_value_is_named_by_its_row(crescent):
+    """By that of the caller, with advice where it helps."""
+    x = crescent.copy()
+    x[3, 1] = 1e39
+    with pytest.raises(ef.ConfigError, match=r"float32 can hold, got 1e\+39 in row 3, column 1; .* dtype='float64'"):
+        TINY.fit(x)
+    x[3, 1] = np.nan
+    with config_context(assume_finite=True), pytest.raises(ef.ConfigError, match="got nan in row 3, column 1$"):
+        TINY.fit(x)
+    twice = np.column_stack([crescent, crescent[:, 0]])
+    with pytest.raises(ef.ConfigError, match=r"drop duplicate columns, .*\(fit takes init_batch of them\)$"):
+        clone(TINY).set_params(preprocess="whiten").fit(twice)
+
+
+def test_one_row_to_train_on(crescent):
+    with pytest.raises(ef.ConfigError, match=r"at least 2 rows to train on, got 1 of 10, .*=0.9 holds out 9$"):
+        clone(TINY).set_params(validation_fraction=0.9).fit(crescent[:10])
+
+
+@pytest.mark.parametrize("far", [3e38, 1e39])
+def test_a_far_row_fails_no_other(crescent, fitted, detector, far):
+    """It has no density that its dtype holds."""
+    x = np.insert(crescent[:40], [7, 20], [500, far], axis=0)
+    for estimator in (fitted, detector):
+        scores = estimator.score_samples(x)
+        assert np.flatnonzero(scores == -np.inf).tolist() == [7, 21]
+        assert np.array_equal(np.delete(scores, [7, 21]), estimator.score_samples(crescent[:40]))
+    assert detector.predict(x)[[7, 21]].tolist() == [-1, -1] and detector.p_values(x)[7] == 1 / 151
+    assert detector.decision_function(x)[7] == -np.inf
+    x[0, 0] = np.nan
+    with config_context(assume_finite=True), pytest.raises(ef.NumericError, match="got nan in row 0, column 0"):
+        fitted.score_samples(x)
+
+
 def test_a_training_that_fails_is_a_numeric_error(crescent):
     with pytest.raises(ef.NumericError, match=r"^\[fit\]"):
         clone(TINY).set_params(lr=1e30).fit(crescent)
@@ -193,11 +229,18 @@ def test_masked_values_are_refused(crescent, fitted, detector):
 
 @pytest.mark.parametrize("setting, error", [
     (dict(model="glow"), "'real_nvp', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
+    (dict(preprocess=None), "'whiten', 'none', got None"),
     (dict(validation_fraction=1.0), "validation_fraction in 0 ... 0.9"), (dict(epochs=0), "epochs >= 1"),
     (dict(dtype="float16"), "float16"), (dict(patience=0), "patience >= 1")])
 def test_settings(crescent, setting, error):
     with pytest.raises(ValueError, match=error):
         FlowDensity(**setting).fit(crescent)
+
+
+@pytest.mark.parametrize("setting", ["couplings", "hidden"])
+def test_no_setting_stands_for_the_models_default(crescent, setting):
+    with pytest.raises(TypeError, match=rf"\[FlowDensity\] expected a .* for {setting}, got None"):
+        FlowDensity(**{setting: None}).fit(crescent)
 
 
 def test_no_sample_weight(crescent):
@@ -289,12 +332,50 @@ def test_a_density_that_selects_columns_by_name(crescent):
         crescent[:600]).p_values(crescent[:600]))
 
 
+class Scores(BaseEstimator):
+    """A density that finds its scores in the first column."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_samples(self, X):
+        return np.asarray(X)[:, 0]
+
+
+def test_a_density_that_is_zero(crescent):
+    x = crescent[:200] / crescent[:200].std(0)
+    tophat = FlowOutlierDetector(KernelDensity(kernel="tophat", bandwidth=0.5), contamination=0.2, random_state=0)
+    detector = tophat.fit(x)
+    assert detector.decision_function([[100.0, 0.0]]) == -np.inf and detector.predict([[100.0, 0.0]]) == -1
+    detector.offset_ = -np.inf  # as from a file of an earlier version
+    assert detector.decision_function([[100.0, 0.0]]) == 0
+    with pytest.raises(ef.ConfigError, match="fewer than 10 of 50 calibration rows with a density of zero, got"):
+        tophat.set_params(density__bandwidth=1e-3).fit(x)
+
+
+def test_scores_that_are_no_numbers():
+    x = np.arange(200.0)[:, None]  # one column is the density's to refuse
+    detector = FlowOutlierDetector(Scores(), random_state=0).fit(x)
+    with pytest.raises(ef.NumericError, match="the density's scores, got nan for row 1$"), \
+            config_context(assume_finite=True):
+        detector.predict([[1.0], [np.nan]])
+    held_out = int(np.flatnonzero(np.isin(x[:, 0], detector.calibration_scores_))[5])
+    x[held_out] = np.nan
+    with pytest.raises(ef.NumericError, match=f"got nan for row {held_out}$"), config_context(assume_finite=True):
+        detector.fit(x)
+
+
 def test_detector_settings(crescent, detector):
     assert clone(detector).get_params()["density__couplings"] == 4
     default = FlowOutlierDetector(random_state=0).set_params(density=None)
     assert isinstance(default.fit(crescent[:100]).density_, FlowDensity)
     with pytest.raises(ef.ConfigError, match="contamination >= 0.0909, the smallest p-value of 10 "):
         FlowOutlierDetector(TINY, contamination=0.05).fit(crescent[:40])
+    FlowOutlierDetector(GaussianMixture(1)).fit(crescent[:76])
+    with pytest.raises(ef.ConfigError, match="use at least 76 rows, or a larger calibration_fraction"):
+        FlowOutlierDetector(GaussianMixture(1)).fit(crescent[:75])
+    with pytest.raises(ef.ConfigError, match="use a larger calibration_fraction"):
+        FlowOutlierDetector(TINY, calibration_fraction=0.0).fit(crescent)
     with pytest.raises(ef.ConfigError, match="contamination in 0 ... 0.5, got 0.6"):
         FlowOutlierDetector(TINY, contamination=0.6).fit(crescent)
 

@@ -10,6 +10,7 @@ import evenflow as ef
 from evenflow.cli import main
 from evenflow.data import parquet, table
 from evenflow.rows import Stored
+from evenflow.stream import read_rows
 
 X = np.random.default_rng(0).standard_normal((40, 3))
 
@@ -159,6 +160,38 @@ def test_plain_blocks_are_not_read_cell_by_cell(tmp_path, monkeypatch):
         assert len(seen) == 2
         data = ef.data.load(tmp_path / "t.csv", columns=[b], label=label)
         assert np.array_equal(data.train[:, 0], np.arange(40)) and data.classes == ["k\n\n0", "k0", "k1"]
+
+
+# Classes
+
+@pytest.mark.parametrize("cells, names", [
+    (["10", "2", "0", "2", "-1"], ["-1", "0", "2", "10"]), (["1.5", "-2", "1e1"], ["-2", "1.5", "1e1"]),
+    (["10", "2", "b"], ["10", "2", "b"]), (["10", "9", "nan"], ["10", "9", "nan"]), (["10", "2_0"], ["10", "2_0"]),
+    ([str(2**60 + 1), str(2**60)], [str(2**60), str(2**60 + 1)])])
+def test_order_of_classes(tmp_path, to_parquet, cells, names):
+    numbers = {name: i for i, name in enumerate(names)}
+    frame = pytest.importorskip("pandas").DataFrame({"x": range(len(cells)), "kind": cells})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    for path in (tmp_path / "t.csv", to_parquet(frame)):
+        data = ef.data.load(path, label="kind")
+        assert data.classes == names and data.train_labels.tolist() == [numbers[cell] for cell in cells]
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+def test_a_class_without_a_name(tmp_path, quote):
+    (tmp_path / "t.csv").write_text(f"a,kind\n{quote}1{quote},p\n\n2, \n")
+    with pytest.raises(ef.IoError, match="expected a class in line 4, column 'kind', got an empty cell"):
+        ef.data.load(tmp_path / "t.csv", label="kind")
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz"])
+def test_tabs(tmp_path, name):
+    text = "a, b, c\tkind\n1\tp\n2\tq, r, s\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    data = ef.data.load(tmp_path / name, label="kind")
+    assert data.columns == ["a, b, c"] and data.train.tolist() == [[1], [2]] and data.classes == ["p", "q, r, s"]
+    blocks = list(read_rows(tmp_path / name, columns=["a, b, c"]))
+    assert np.array_equal(blocks[0][0], data.train)
 
 
 # Whole numbers of numpy

@@ -304,6 +304,22 @@ def test_noise_of_the_loss_is_torchs(trained_images):
             module.loss(images, seed=seed)
 
 
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_samples_are_torchs(flow, backend):
+    """Else each call of a loop would draw the same ones."""
+    module = FlowModule(flow)
+    draw = module.sample if backend is None else torch.compile(module.sample, backend=backend, fullgraph=True)
+    torch.manual_seed(1)
+    first, second = draw(3), draw(3)
+    torch.manual_seed(1)
+    assert torch.equal(draw(3), first) and not torch.equal(second, first)
+    state = torch.get_rng_state()
+    assert torch.equal(draw(3, seed=2), torch.from_numpy(flow.sample(3, seed=2)))
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.device("meta"):  # whose numbers have no value
+        assert module.sample(3).shape == (3, 3)
+
+
 def test_a_compiled_step_takes_any_seed(trained_images):
     module, images = trained_images
     graphs = []

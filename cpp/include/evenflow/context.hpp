@@ -114,9 +114,9 @@ class EVENFLOW_API Context {
   void to_host(void* to, const void* from, size_t bytes);
   /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
   void synchronize();
-  /// Calls f, which queues kernels. A device may record them, and queue them all at once the next time that
-  /// the workspace, the precision and whether there are ranks are as they were and `key` the same, which
-  /// holds what else their arguments depend on.
+  /// Calls f, which queues kernels. A device may record them, and in a later call with the same key queue the
+  /// recorded ones at once without calling f; but only if the workspace, the precision, and whether there are
+  /// ranks, are as they were then. The key holds what else the kernels' arguments depend on.
   void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>
@@ -241,7 +241,8 @@ class HostScope {
   WorkspaceScope device_;
 };
 
-/// Half of the memory that the machine has free now: the default bound for kept activations.
+/// Half of the memory that this process may still take, by what the machine has free and by the limits of its
+/// control groups: the default bound for kept activations.
 EVENFLOW_API int64_t default_activation_budget();
 
 }  // namespace evenflow

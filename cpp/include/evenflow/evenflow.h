@@ -24,7 +24,7 @@ extern "C" {
 typedef int32_t evenflow_status;
 enum {
   EVENFLOW_OK = 0,
-  EVENFLOW_SHAPE_ERROR = 1,   /* a size that does not fit, or an empty batch */
+  EVENFLOW_SHAPE_ERROR = 1,   /* a size that does not fit, or an empty batch, or one beyond any memory */
   EVENFLOW_CONFIG_ERROR = 2,  /* an argument or option out of range, a null pointer, the wrong dtype */
   EVENFLOW_DEVICE_ERROR = 3,  /* a processor that this build does not support */
   EVENFLOW_IO_ERROR = 4,      /* a file that is missing, truncated, foreign or invalid */
@@ -90,6 +90,8 @@ EVENFLOW_API const char* evenflow_last_error(void);
 
 /* Reads a model file of `save`; nothing in it is trusted. *model is to be freed, or NULL after an error. */
 EVENFLOW_API evenflow_status evenflow_load(const char* path, evenflow_model** model);
+/* The same of such a file's bytes, which are needed during the call alone, at any address. */
+EVENFLOW_API evenflow_status evenflow_load_bytes(const void* bytes, size_t size, evenflow_model** model);
 EVENFLOW_API void evenflow_model_free(evenflow_model* model);
 EVENFLOW_API evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_info* info);
 /* The settings as JSON, with a final zero, where *size bytes have room (else EVENFLOW_SHAPE_ERROR); *size

@@ -95,7 +95,7 @@ class EVENFLOW_API Flow {
   int64_t classes() const { return classes_; }
   void set_classes(int64_t classes) { classes_ = classes; }
   /// How many numbers a sample's density is given, 0 otherwise. init_from_data standardises each by the
-  /// batch's mean and deviation; one that does not vary is only centred.
+  /// batch's mean and deviation; one that does not vary there is ignored ever after.
   int64_t context() const { return context_; }
   /// Before finalize(), which refuses layers that read another number of them; see layers.hpp.
   void set_context(int64_t numbers);
@@ -115,9 +115,10 @@ class EVENFLOW_API Flow {
                double* logdet) const;
   void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const Given<T>& given, View<T> x,
                double* logdet) const;
-  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory.
+  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory. call: the
+  /// name that errors carry.
   void log_prob(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, double* out,
-                double* copy = nullptr) const;
+                double* copy = nullptr, const char* call = "log_prob") const;
   /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.
   void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given,
                          double* log_prob, View<T> dx) const;
@@ -183,17 +184,17 @@ class EVENFLOW_API Flow {
   };
   enum class Pass : uint64_t { gradient, step, log_prob, sample };
   /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
-  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
-                               std::initializer_list<const void*> arrays) const;
-  std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x, double weight, const PassArrays&,
-                               const Step&) const;
+  EVENFLOW_LOCAL std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
+                                              std::initializer_list<const void*> arrays) const;
+  EVENFLOW_LOCAL std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x, double weight,
+                                              const PassArrays&, const Step&) const;
   /// f(), which queues kernels: on a device through Context::repeat.
   template <class F>
   EVENFLOW_LOCAL void queue(Context&, Pass, const Params<T>&, View<const T> x,
                             std::initializer_list<const void*> arrays, const F& f) const;
 
-  void check_input(const char* call, const Shape& x) const;
-  void check_given(const char* call, const Given<T>& given, int64_t n) const;
+  EVENFLOW_LOCAL void check_input(const char* call, const Shape& x) const;
+  EVENFLOW_LOCAL void check_given(const char* call, const Given<T>& given, int64_t n) const;
   /// ShapeError where batch norm would see a single row, which has no variance.
   EVENFLOW_LOCAL void check_moments(Context&, const char* call, int64_t n) const;
   /// The parameters for a call on n samples, with what it is given where layers read it.
@@ -205,37 +206,50 @@ class EVENFLOW_API Flow {
   /// of the call.
   EVENFLOW_LOCAL void begin_dcontext(Context&, const Params<T>&, int64_t n) const;
   EVENFLOW_LOCAL void end_dcontext(Context&, const Params<T>&, int64_t n) const;
-  void check_ready(Context&, const char* call, const ParamArena<T>&) const;
-  void check_device(Context&, const char* call, const ParamArena<T>&) const;
-  void check_initialized(Context&, const char* call, const T* values) const;
-  /// Whether n log-determinants and, where there are any, `values` are finite.
-  bool all_finite(Context&, int64_t n, const double* logdet, View<const T> values = {}) const;
-  /// Finds the layer whose results for x are not finite; NumericError names it.
-  [[noreturn]] void fail_nonfinite(Context&, const Params<T>&, const char* call, View<const T> x) const;
+  EVENFLOW_LOCAL void check_ready(Context&, const char* call, const ParamArena<T>&) const;
+  EVENFLOW_LOCAL void check_device(Context&, const char* call, const ParamArena<T>&) const;
+  EVENFLOW_LOCAL void check_initialized(Context&, const char* call, const T* values) const;
+  /// Whether n numbers and, where there are any, `values` are finite.
+  EVENFLOW_LOCAL bool all_finite(Context&, int64_t n, const double* numbers, View<const T> values = {}) const;
+  /// NumericError naming the first of nodes [0, end) whose results for x are not finite, or x.
+  EVENFLOW_LOCAL void check_layers(Context&, const Params<T>&, const char* call, View<const T> x,
+                                   size_t end) const;
+  /// Of all nodes, where the density of x is not finite.
+  [[noreturn]] EVENFLOW_LOCAL void fail_not_finite(Context&, const Params<T>&, const char* call,
+                                                   View<const T> x) const;
   /// Value, layer, channel and sample of the first result on the way back from z that is not finite.
-  std::string nonfinite_inverse(Context&, const Params<T>&, const T* z, int64_t n) const;
+  EVENFLOW_LOCAL std::string not_finite_inverse(Context&, const Params<T>&, const T* z, int64_t n) const;
 
-  void put_level(Context&, View<const T> piece, const Level&, T* z) const;
-  void get_level(Context&, const T* z, const Level&, View<T> piece) const;
+  EVENFLOW_LOCAL void put_level(Context&, View<const T> piece, const Level&, T* z) const;
+  EVENFLOW_LOCAL void get_level(Context&, const T* z, const Level&, View<T> piece) const;
 
-  /// Whether work on n samples goes tile by tile, and whether on several threads.
-  bool by_tiles(Context& ctx, int64_t n) const { return tile_rows_ > 0 && n > 0 && ctx.on_host(); }
-  bool worth_threads(int64_t n) const;
+  /// Whether a batch goes tile by tile.
+  EVENFLOW_LOCAL bool by_tiles(Context& ctx) const { return tile_rows_ > 0 && ctx.on_host(); }
+  /// Whether n samples are worth several threads.
+  EVENFLOW_LOCAL bool worth_threads(int64_t n) const;
   /// Whether a density or samples are one kernel, and no layer is asked.
   EVENFLOW_LOCAL bool in_one_kernel(Context&) const;
-  Params<T> rows_of(Params<T> params, int64_t first) const;
-  View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
-  View<const T> rows_of(View<const T> x, int64_t first, int64_t end) const;
+  EVENFLOW_LOCAL Params<T> rows_of(Params<T> params, int64_t first) const;
+  EVENFLOW_LOCAL View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
+  EVENFLOW_LOCAL View<const T> rows_of(View<const T> x, int64_t first, int64_t end) const;
 
-  void run_forward(Context&, const Params<T>&, View<const T> x, T* z, double* logdet, const Step* step) const;
-  void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet) const;
+  EVENFLOW_LOCAL void run_forward(Context&, const Params<T>&, View<const T> x, T* z, double* logdet,
+                                  const Step* step) const;
+  EVENFLOW_LOCAL void run_inverse(Context&, const Params<T>&, const T* z, int64_t n, View<T> x,
+                                  double* logdet) const;
+  /// What nodes [0, end) make of x one after another, in memory of the scope. through(node, x of its layer,
+  /// result) computes the latter.
+  EVENFLOW_LOCAL View<const T> walk_forward(
+      WorkspaceScope&, View<const T> x, size_t end,
+      const std::function<void(const Node&, View<const T>, View<T>)>& through) const;
   /// run_inverse of a batch that is not divided. go_on(node, result of its layer): false ends the walk.
   template <class GoOn>
   EVENFLOW_LOCAL void walk_back(Context&, const Params<T>&, const T* z, int64_t n, View<T> x, double* logdet,
                                 const GoOn& go_on) const;
   /// truth: the batch that x rebuilds, or none; found (4): see PassArrays.
-  void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet, View<T> x,
-                    View<T> dx, Step* step, View<const T> truth = {}, double* found = nullptr) const;
+  EVENFLOW_LOCAL void run_backward(Context&, const Params<T>&, const T* z, const T* dz, const double* dlogdet,
+                                   View<T> x, View<T> dx, Step* step, View<const T> truth = {},
+                                   double* found = nullptr) const;
   /// found (2): KernelSet::distance between `rebuilt` and what the first standardised_ nodes made of x, or
   /// make.
   EVENFLOW_LOCAL void measure_standardised(Context&, const Params<T>&, View<const T> x, const Step*,
@@ -244,8 +258,12 @@ class EVENFLOW_API Flow {
   EVENFLOW_LOCAL void keep_standardised(WorkspaceScope& scope, int64_t n, Step& step) const {
     if (standardised_) step.standardised = scope.take<T>(n * dims());
   }
-  void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
-                                 const double* dlogdet, View<T> dx, Step& step, Drift& drift) const;
+  EVENFLOW_LOCAL void run_backward_checkpointed(Context&, const Params<T>&, View<const T> x, const T* dz,
+                                                const double* dlogdet, View<T> dx, Step& step,
+                                                Drift& drift) const;
+  /// All that a pass on x fills, from the scope.
+  EVENFLOW_LOCAL PassArrays pass_arrays(WorkspaceScope&, const Shape& x, double* log_prob,
+                                        double* found) const;
   /// log p(x), and the gradient of its sum times `weight` at the latents.
   EVENFLOW_LOCAL void pass_forward(Context&, const Params<T>&, View<const T> x, double weight,
                                    const PassArrays&, const Step&) const;
@@ -255,23 +273,32 @@ class EVENFLOW_API Flow {
   /// log p(x) (N), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. square (1,
   /// or null): the sum of squares of params.grads then. undo() takes back what was added before the drift
   /// guard repeats the pass.
-  Drift differentiate(Context&, const Params<T>&, View<const T> x, int64_t activation_budget, double weight,
-                      Step& step, double* log_prob, View<T> dx, double* square,
-                      const std::function<void()>& undo, const char* call) const;
-  void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx, Step& step) const;
-  void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget, Step& step) const;
+  EVENFLOW_LOCAL Drift differentiate(Context&, const Params<T>&, View<const T> x, int64_t activation_budget,
+                                     double weight, Step& step, double* log_prob, View<T> dx, double* square,
+                                     const std::function<void()>& undo, const char* call) const;
+  EVENFLOW_LOCAL void head_backward(Context&, const Params<T>&, View<const T> x, View<T> dx,
+                                    Step& step) const;
+  EVENFLOW_LOCAL void keep_activations(Context&, WorkspaceScope&, int64_t n, int64_t budget,
+                                       Step& step) const;
   /// For a pass that adds to params.grads, which may hold anything: clears what is added to.
-  void begin_gradient(Context&, Params<T>& params) const;
+  EVENFLOW_LOCAL void begin_gradient(Context&, Params<T>& params) const;
+  /// NumericError where a layer's own inverse is too far off for gradients.
+  EVENFLOW_LOCAL void check_drift(const char* call, const Drift&) const;
   /// loss_and_grad, with `replace` in place of the gradients that are there. Running statistics stay; those
   /// of the batch go to batch_stats (stats_size() + 1).
-  StepResult gradient(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
-                      int64_t activation_budget, double weight, const GradientWatch* watch, bool replace,
-                      T* batch_stats) const;
+  EVENFLOW_LOCAL StepResult gradient(Context&, const char* call, ParamArena<T>&, View<const T> x,
+                                     const Given<T>& given, int64_t activation_budget, double weight,
+                                     const GradientWatch* watch, bool replace, T* batch_stats) const;
   /// train_step that asks the program nothing on the way. Empty where it was not taken, and nothing updated.
-  std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
-                                           int64_t activation_budget, const Update<T>& update) const;
-  bool step_by_tiles(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given, int64_t budget,
-                     double weight, bool replace, StepResult& result) const;
+  EVENFLOW_LOCAL std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x,
+                                                          const Given<T>& given, int64_t activation_budget,
+                                                          const Update<T>& update) const;
+  EVENFLOW_LOCAL bool step_by_tiles(Context&, const char* call, ParamArena<T>&, View<const T> x,
+                                    const Given<T>& given, int64_t budget, double weight, bool replace,
+                                    StepResult& result) const;
+  /// One tile's pass: how far its rebuilt rows are off.
+  EVENFLOW_LOCAL double pass_tile(Context&, const Params<T>&, View<const T> x, int64_t budget, double weight,
+                                  double* log_prob) const;
 
   uint64_t id_;  ///< of all flows of the process
   Shape sample_shape_;

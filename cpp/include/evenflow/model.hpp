@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -34,16 +35,17 @@ struct VerifyReport {
 /// A trained flow, ready to score and to sample; immutable, and cheap to copy.
 ///
 /// Any number of threads may use one model at once, each with a Context of its own: a context serves one call
-/// at a time (ConfigError otherwise), and decides how many threads a large batch is spread over. Once a
-/// context has seen a batch size, calls of that size on one thread allocate nothing.
+/// at a time, and decides how many threads a large batch is spread over. A model's call on a context that
+/// another call of a model is using is a ConfigError; a Flow's own calls don't look. Once a context has seen
+/// a batch size, calls of that size on one thread allocate nothing.
 ///
 /// Arrays are the caller's, contiguous, row after row; those of one call may not overlap. X is T, the model's
 /// own type, or uint8_t for images; T is float or double as dtype() says (ConfigError otherwise). x has
 /// sample_shape() values a row (NHWC), z has dims(). The same file, inputs and seed give the same bits as in
 /// Python, whatever n and the threads.
 ///
-/// Everywhere: ShapeError for an empty batch, NumericError for NaN or infinity in the input (with its place)
-/// or in a result, ConfigError for labels, a context or options that do not fit.
+/// Everywhere: ShapeError for an empty batch, or one beyond any memory, NumericError for NaN or infinity in
+/// the input (with its place) or in a result, ConfigError for labels, a context or options that do not fit.
 class EVENFLOW_API Model {
  public:
   explicit Model(Trainable<float> model);
@@ -95,5 +97,8 @@ class EVENFLOW_API Model {
 /// was expected of one that is missing, truncated, foreign or of another format, or whose tensors are not
 /// exactly those of its settings.
 EVENFLOW_API Model load(const std::string& path);
+/// The same of such a file's bytes, which are needed during the call alone, at any address. Errors call them
+/// by `name`. ConfigError for a null pointer.
+EVENFLOW_API Model load(const void* bytes, size_t size, const std::string& name = "bytes in memory");
 
 }  // namespace evenflow

@@ -36,8 +36,10 @@ class EVENFLOW_API Optimizer {
   Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
             const std::string& device = "cpu");
 
+  /// All but the rule may change between steps.
   OptimizerConfig& config() { return config_; }
   const OptimizerConfig& config() const { return config_; }
+  Rule rule() const { return rule_; }
   int64_t steps() const { return steps_; }
   /// ConfigError unless 0 <= steps <= kMostSteps.
   void set_steps(int64_t steps);
@@ -48,14 +50,17 @@ class EVENFLOW_API Optimizer {
   /// NumericError, with the tensor's name, if the gradient is not finite, and what check throws; values are
   /// then untouched.
   void step(Context&, ParamArena<T>&);
-  /// ConfigError on a setting out of range, and on an arena with other numbers of values than the layout.
+  /// ConfigError on a setting out of range, another rule than at construction, and an arena with other
+  /// numbers of values than the layout.
   void check(const ParamArena<T>&) const;
-  /// Learning rate of the next step, with any bias correction. ConfigError on a setting out of range.
+  /// Learning rate of the next step, with any bias correction. ConfigError on a setting out of range, or
+  /// another rule.
   double next_rate() const;
 
  private:
   std::shared_ptr<const ParamLayout> layout_;
   OptimizerConfig config_;
+  Rule rule_;
   int64_t steps_ = 0;
   std::vector<SharedBuffer<T>> moments_;
 };

@@ -166,18 +166,14 @@ class EVENFLOW_API ParamArena {
   T* grad(ParamId id) { return grads() + layout_->offset(id); }
 
   /// For backward: with gradients to add to, during one call.
-  Params<T> params(T* batch_stats = nullptr, const int32_t* labels = nullptr) {
+  Params<T> params(T* batch_stats = nullptr) {
     zero_ = finite_ = false;
     square_ = -1;
-    return {layout_.get(), values(), grads_.data(), batch_stats, labels};
+    return {layout_.get(), values(), grads_.data(), batch_stats};
   }
   /// For forward and inverse.
-  Params<T> params(const int32_t* labels = nullptr) const {
-    return {layout_.get(), values(), nullptr, nullptr, labels};
-  }
+  Params<T> params() const { return {layout_.get(), values()}; }
 
-  /// Gradients to zero. See optim.hpp for the same by all threads.
-  void zero_grad();
   /// Whether gradients are known to be zero: nothing was added since zero_grad, and nobody else can write.
   bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
   /// The sum of squares of all trained parameters' gradients, all finite, where that is known; -1 elsewhere.

@@ -25,7 +25,9 @@ template <class T>
 EVENFLOW_API Trainable<T> load_trainable(const std::string& path);
 
 /// Writes a model file that `load` and the Python package read. It appears complete or not at all: IoError
-/// leaves an old one as it was.
+/// leaves an old one as it was, and so does ConfigError for settings of another model than the flow. They are
+/// compared as far as the flow shows them, by its tensors' names and shapes, its samples' shape, its prior
+/// and its classes; those that change what the same tensors mean, such as the masks' order, are not.
 template <class T>
 EVENFLOW_API void save(const std::string& path, const Trainable<T>& model);
 

@@ -193,6 +193,14 @@ evenflow_status evenflow_load(const char* path, evenflow_model** model) {
   });
 }
 
+evenflow_status evenflow_load_bytes(const void* bytes, size_t size, evenflow_model** model) {
+  return guarded([&] {
+    expect("load_bytes", "a place for the model", model);
+    *model = nullptr;
+    *model = new evenflow_model{load_bytes(bytes, size, {"load_bytes", "bytes in memory"})};
+  });
+}
+
 void evenflow_model_free(evenflow_model* model) {
   delete model;
 }

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "evenflow/error.hpp"
 #include "evenflow/model.hpp"
@@ -34,8 +36,14 @@ class ContextUse {
 template <class T>
 void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOptions& options) {
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
-  if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
   constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
+  constexpr int64_t kValue = sizeof(T), kDouble = sizeof(double);
+  // Bytes of the widest array, so that no index or size overflows.
+  const int64_t row = std::max({flow.dims() * kValue, flow.context() * kDouble, kDouble});
+  if (n > kLast / row) {
+    fail<ShapeError>(call, "expected at most ", kLast / row, " samples of ", row, " bytes, got ", n);
+  }
+  if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
   if (n > kLast - options.first) {
     fail<ConfigError>(call, "expected first <= ", kLast - n, " with ", n, " rows, got ", options.first);
   }
@@ -62,7 +70,10 @@ Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, 
   for (int64_t i = 0; i < n * width; ++i) {
     context[i] = static_cast<T>(from[i]);
     if (std::isfinite(context[i])) continue;
-    fail<NumericError>(call, "expected a finite context, got ", from[i], " in row ", first + i / width,
+    const std::string wanted = std::isfinite(from[i])
+                                   ? text_of("a context that ", to_string(dtype_of<T>()), " holds")
+                                   : "a finite context";
+    fail<NumericError>(call, "expected ", wanted, ", got ", from[i], " in row ", first + i / width,
                        ", number ", i % width);
   }
   return Given<T>(context);

@@ -1,6 +1,8 @@
 #include "evenflow/model.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <new>
 
 #include "api/calls.hpp"
 #include "api/model_file.hpp"
@@ -46,6 +48,14 @@ struct Model::Impl {
   const Trainable<T>& as() const {
     return std::get<Trainable<T>>(trained);
   }
+  template <class T>
+  const Trainable<T>& as(const char* call) const {
+    if (dtype != dtype_of<T>()) {
+      fail<ConfigError>(call, "expected ", to_string(dtype), " values, as the model has, got ",
+                        to_string(dtype_of<T>()));
+    }
+    return as<T>();
+  }
 
   int64_t rows_of_a_block() const { return std::max<int64_t>(1, kBlockValues / std::max(dims, context)); }
 
@@ -74,6 +84,26 @@ struct Model::Impl {
                                     options.seed, static_cast<uint64_t>(options.first + a), levels);
         f(a, count, given, static_cast<const T*>(levels));
       }
+    }
+  }
+
+  /// log p(x) (n), for a call of that name.
+  template <class X>
+  void log_prob(const char* call, Context& ctx, const X* x, int64_t n, double* out,
+                const CallOptions& options) const {
+    const ContextUse use(call, ctx);
+    const auto run = [&](const auto& model) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
+      for_blocks<T>(call, ctx, x, n, true, options,
+                    [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                      model.flow.log_prob(ctx, model.arena, view(block, count), given, out + a, nullptr,
+                                          call);
+                    });
+    };
+    if constexpr (std::is_same<X, uint8_t>::value) {
+      std::visit(run, trained);
+    } else {
+      run(as<X>(call));
     }
   }
 
@@ -123,11 +153,7 @@ int64_t Model::bits() const {
 
 template <class T>
 const Trainable<T>& Model::as(const char* call) const {
-  if (impl_->dtype != dtype_of<T>()) {
-    fail<ConfigError>(call, "expected ", to_string(impl_->dtype), " values, as the model has, got ",
-                      to_string(dtype_of<T>()));
-  }
-  return impl_->as<T>();
+  return impl_->as<T>(call);
 }
 
 template <class X, class T>
@@ -181,24 +207,12 @@ void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions&
 
 template <class X>
 void Model::log_prob(Context& ctx, const X* x, int64_t n, double* out, const CallOptions& options) const {
-  const ContextUse use("log_prob", ctx);
-  const auto run = [&](const auto& model) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
-    impl_->for_blocks<T>("log_prob", ctx, x, n, true, options,
-                         [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                           model.flow.log_prob(ctx, model.arena, impl_->view(block, count), given, out + a);
-                         });
-  };
-  if constexpr (std::is_same<X, uint8_t>::value) {
-    std::visit(run, impl_->trained);
-  } else {
-    run(as<X>("log_prob"));
-  }
+  impl_->log_prob("log_prob", ctx, x, n, out, options);
 }
 
 template <class X>
 void Model::bits_per_dim(Context& ctx, const X* x, int64_t n, double* out, const CallOptions& options) const {
-  log_prob(ctx, x, n, out, options);
+  impl_->log_prob("bits_per_dim", ctx, x, n, out, options);
   constexpr double kLn2 = 0.693147180559945309417;
   for (int64_t i = 0; i < n; ++i) out[i] /= static_cast<double>(-impl_->dims) * kLn2;
 }
@@ -232,12 +246,26 @@ Model load_file(const Site& site) {
   return model;
 }
 
+Model load_bytes(const void* bytes, size_t size, const Site& site) {
+  if (!bytes) fail<ConfigError>(site.where, "expected the bytes of a model file, got a null pointer");
+  constexpr auto kMost = static_cast<size_t>(std::numeric_limits<int64_t>::max());
+  if (size > kMost) reject(site, "expected at most ", kMost, " bytes, got ", size);
+  return load_model({static_cast<const char*>(bytes), static_cast<int64_t>(size)}, site);
+}
+
 Model load(const std::string& path) {
-  const Site site{"load", path};
   try {
-    return load_file(site);
+    return load_file({"load", path});
   } catch (const std::bad_alloc&) {
-    reject(site, "expected memory for the model, got none");
+    reject({"load", path}, "expected memory for the model, got none");
+  }
+}
+
+Model load(const void* bytes, size_t size, const std::string& name) {
+  try {
+    return load_bytes(bytes, size, {"load", name});
+  } catch (const std::bad_alloc&) {
+    reject({"load", name}, "expected memory for the model, got none");
   }
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "evenflow/model.hpp"
 #include "evenflow/trainable.hpp"
 #include "io/safetensors.hpp"
@@ -29,5 +31,6 @@ Model load_model(Bytes file, const Site& site);
 
 /// load, with std::bad_alloc where there is no memory.
 Model load_file(const Site& site);
+Model load_bytes(const void* bytes, size_t size, const Site& site);
 
 }  // namespace evenflow

@@ -164,30 +164,81 @@ Trainable<T>::Trainable(const ModelConfig& config_) : Trainable(config_, build<T
 
 template <class T>
 Trainable<T> load_trainable(const std::string& path) {
-  const Site site{"load", path};
   try {
+    const Site site{"load_trainable", path};
     const MappedFile file(site);
     Trainable<T> model = restore<T>(view_model(file.bytes(), site), site);
     file.check_length();
     return model;
   } catch (const std::bad_alloc&) {
-    reject(site, "expected memory for the model, got none");
+    reject({"load_trainable", path}, "expected memory for the model, got none");
   }
 }
+
+namespace {
+
+/// write_safetensors, whose errors name the call that the user made.
+void write_file(const char* call, const std::string& path, const std::vector<TensorRef>& tensors,
+                const std::map<std::string, std::string>& metadata) {
+  try {
+    write_safetensors(path, tensors, metadata);
+  } catch (const IoError& error) {
+    const std::string text = error.what();
+    throw IoError(text_of('[', call, text.substr(text.find(']'))));
+  }
+}
+
+/// ConfigError where the text of the settings is not that of this flow, as far as a layout shows.
+template <class T>
+void check_config(const std::string& text, const Flow<T>& flow) {
+  const auto other = [](const auto&... parts) {
+    fail<ConfigError>("save", "expected settings of the flow that is saved, ", parts...);
+  };
+  const ModelConfig config = parse_config(text);
+  if (config.dtype != dtype_of<T>()) {
+    other("in ", to_string(dtype_of<T>()), ", got ", to_string(config.dtype));
+  }
+  const Flow<T> meant = build<T>(config);
+  if (meant.sample_shape() != flow.sample_shape()) {
+    other("for samples of ", to_string(flow.sample_shape()), ", got ", to_string(meant.sample_shape()));
+  }
+  if (meant.base() != flow.base()) other("of its prior, got another");
+  if (meant.classes() != flow.classes()) {
+    other("of ", flow.classes(), " classes, got ", meant.classes());
+  }
+  const auto &wanted = flow.layout()->entries(), &got = meant.layout()->entries();
+  for (size_t i = 0; i < std::max(wanted.size(), got.size()); ++i) {
+    const auto shown = [i](const std::vector<ParamLayout::Entry>& entries) {
+      if (i >= entries.size()) return std::string("no other tensor");
+      return text_of(json::shown(entries[i].name), " of ", entries[i].size, " values");
+    };
+    const bool same = i < wanted.size() && i < got.size() && wanted[i].name == got[i].name &&
+                      wanted[i].shape == got[i].shape;
+    if (!same) other("with ", shown(wanted), ", got ", shown(got));
+  }
+}
+
+}  // namespace
 
 template <class T>
 void save(const std::string& path, const Trainable<T>& model) {
   try {
+    const std::string config = to_json(model.config);
+    try {
+      check_config(config, model.flow);
+    } catch (const Error& error) {
+      const std::string said = error.what();
+      if (said.rfind("[save]", 0) == 0) throw;
+      fail<ConfigError>("save", "expected settings of a model, got: ", said);
+    }
     std::vector<TensorRef> tensors;
     for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
       tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
     }
     expect_finite<T>("save", tensors);
-    write_safetensors(path, tensors,
-                      {{"kind", kModelKind},
-                       {"format", kFormat},
-                       {"evenflow", EVENFLOW_VERSION},
-                       {"config", to_json(model.config)}});
+    write_file(
+        "save", path, tensors,
+        {{"kind", kModelKind}, {"format", kFormat}, {"evenflow", EVENFLOW_VERSION}, {"config", config}});
   } catch (const std::bad_alloc&) {
     reject({"save", path}, "expected memory for the list of tensors, got none");
   }
@@ -202,12 +253,12 @@ void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
           {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
     }
     expect_finite<T>("save_optimizer", tensors);
-    write_safetensors(path, tensors,
-                      {{"kind", kOptimizerKind},
-                       {"format", kFormat},
-                       {"evenflow", EVENFLOW_VERSION},
-                       {"rule", to_string(optimizer.config().rule)},
-                       {"steps", std::to_string(optimizer.steps())}});
+    write_file("save_optimizer", path, tensors,
+               {{"kind", kOptimizerKind},
+                {"format", kFormat},
+                {"evenflow", EVENFLOW_VERSION},
+                {"rule", to_string(optimizer.rule())},
+                {"steps", std::to_string(optimizer.steps())}});
   } catch (const std::bad_alloc&) {
     reject({"save_optimizer", path}, "expected memory for the list of moments, got none");
   }
@@ -218,7 +269,7 @@ namespace {
 template <class T>
 void read_optimizer(const MappedFile& mapped, Optimizer<T>& optimizer, const Site& site) {
   const TensorViews file = view(kOptimizerKind, mapped.bytes(), site);
-  const char* rule = to_string(optimizer.config().rule);
+  const char* rule = to_string(optimizer.rule());
   const auto saved = file.metadata.find("rule");
   if (saved != file.metadata.end() && saved->second != rule) {
     reject(site, "expected the state of ", rule, ", got ", json::shown(saved->second));
@@ -253,12 +304,12 @@ void read_optimizer(const MappedFile& mapped, Optimizer<T>& optimizer, const Sit
 
 template <class T>
 void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
-  const Site site{"load_optimizer", path};
   try {
+    const Site site{"load_optimizer", path};
     const MappedFile mapped(site);
     read_optimizer(mapped, optimizer, site);
   } catch (const std::bad_alloc&) {
-    reject(site, "expected memory for the moments, got none");
+    reject({"load_optimizer", path}, "expected memory for the moments, got none");
   }
 }
 

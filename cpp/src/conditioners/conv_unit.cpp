@@ -1,14 +1,10 @@
 #include "conditioners/conv_unit.hpp"
 
 #include "kernels/flow_program.hpp"
+#include "kernels/ops/constants.hpp"
 #include "layers/init_actnorm.hpp"
 
 namespace evenflow {
-namespace {
-
-constexpr double kLogScale = 3.0;
-
-}  // namespace
 
 template <class T>
 void ConvUnit<T>::declare(const Scope& scope, bool overwritable) {

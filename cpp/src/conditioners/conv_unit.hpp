@@ -36,6 +36,7 @@ class ConvUnit {
   /// The raw weight tensor (v with weight norm), for initialisation.
   T* weight(ParamArena<T>& arena) const { return arena.value(weight_); }
   int64_t weight_size() const { return dims(0).weight_size(); }
+  T* bias(ParamArena<T>& arena) const { return arena.value(bias_); }
   T* magnitude(ParamArena<T>& arena) const { return arena.value(magnitude_); }
 
   /// Sets bias and logs so that the output before ReLU has mean 0, std 1 on x.

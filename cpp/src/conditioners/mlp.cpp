@@ -21,16 +21,21 @@ class Mlp final : public ConvStack<T> {
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
     for (const ConvUnit<T>& unit : this->units()) {
-      T* w = unit.weight(arena);
-      if (init_ == MlpInit::he_zero && &unit == &this->units().back()) return;
-      const double std = std::sqrt(2.0 / static_cast<double>(unit.config().in.c));
-      for (int64_t i = 0; i < unit.weight_size(); ++i) {
-        w[i] = static_cast<T>(init_ == MlpInit::nice ? rng.uniform(-0.01, 0.01) : std * rng.normal());
+      if (init_ == MlpInit::nice) {
+        fill(rng, 0.01, unit.weight_size(), unit.weight(arena));
+      } else if (&unit != &this->units().back()) {
+        const double bound = 1 / std::sqrt(static_cast<double>(unit.config().in.c));
+        fill(rng, bound, unit.weight_size(), unit.weight(arena));
+        fill(rng, bound, unit.config().cout, unit.bias(arena));
       }
     }
   }
 
  private:
+  static void fill(Rng& rng, double bound, int64_t count, T* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(rng.uniform(-bound, bound));
+  }
+
   MlpInit init_;
 };
 

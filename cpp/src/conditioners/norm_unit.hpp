@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "evenflow/conditioner.hpp"
+#include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
 
 namespace evenflow {
 
-/// Batch norm inside a net, y = (x - mean) / sqrt(var + 1e-4) + beta, with or without ReLU; without batch
-/// norm only the ReLU. In training the moments are the batch's (of all ranks), and are left in
+/// Batch norm inside a net, y = (x - mean) / sqrt(var + kBatchNormEps) + beta, with or without ReLU; without
+/// batch norm only the ReLU. In training the moments are the batch's (of all ranks), and are left in
 /// params.batch_stats.
 template <class T>
 class NormUnit {
@@ -72,8 +73,8 @@ class NormUnit {
     }
     kernels.moment_coefficients(ctx, channels_,
                                 params.training() ? params.batch_stat(mean_) : params.value(mean_),
-                                params.training() ? params.batch_stat(var_) : params.value(var_), 1e-4, shift,
-                                scale, scope.take<double>(channels_));
+                                params.training() ? params.batch_stat(var_) : params.value(var_),
+                                kBatchNormEps, shift, scale, scope.take<double>(channels_));
     return {shift, scale, params.value(beta_)};
   }
 

@@ -3,15 +3,14 @@
 #include <dirent.h>
 #include <omp.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "core/device.hpp"
+#include "core/memory.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -138,18 +137,7 @@ const char* Context::isa() const {
 }
 
 int64_t default_activation_budget() {
-  // MemAvailable counts reclaimable caches, which sysconf's free pages do not.
-  int64_t kib = -1;
-  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
-    char line[128];
-    while (std::fgets(line, sizeof line, file)) {
-      long value;
-      if (std::sscanf(line, "MemAvailable: %ld", &value) == 1) kib = value;
-    }
-    std::fclose(file);
-  }
-  if (kib >= 0) return kib * 512;
-  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 4;
+  return free_memory() / 2;
 }
 
 }  // namespace evenflow

@@ -92,7 +92,7 @@ struct Backend {
   /// the first use of any. DeviceError where there is none, and where the ranks' library is missing.
   void (*prepare_rank)(int local_rank) = nullptr;
   static constexpr int kIdBytes = 128;
-  /// By what the ranks of a job find each other: one of them makes it (kIdBytes), and hands it round.
+  /// An id by which the ranks of a job find each other: one of them makes it (kIdBytes), and hands it round.
   void (*make_id)(char* id) = nullptr;
   /// Waits for all ranks.
   Collective* (*join)(const char* id, int rank, int size) = nullptr;

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 
 namespace evenflow {
 
@@ -10,5 +12,9 @@ namespace evenflow {
 /// std::bad_alloc where there is none.
 void* allocate(size_t bytes);
 void deallocate(void* memory, size_t bytes) noexcept;
+
+/// Bytes that this process may still take: what the machine has free, or less where a control group (of a
+/// container, of a job) has a limit. root: in tests a folder that stands for "/".
+int64_t free_memory(const std::string& root = "");
 
 }  // namespace evenflow

@@ -74,13 +74,6 @@ ParamArena<T>::ParamArena(std::shared_ptr<const ParamLayout> layout, const std::
       values_(layout_->total_size(), device),
       grads_(layout_->total_size(), device) {}
 
-template <class T>
-void ParamArena<T>::zero_grad() {
-  std::memset(grads_.data(), 0, static_cast<size_t>(layout_->total_size()) * sizeof(T));
-  zero_ = true;
-  square_ = -1;
-}
-
 template class SharedBuffer<float>;
 template class SharedBuffer<double>;
 template class ParamArena<float>;

@@ -17,7 +17,7 @@ namespace evenflow {
 namespace {
 
 // Some systems refuse a single transfer of 2 GiB or more.
-constexpr int64_t max_transfer = int64_t{1} << 30;
+constexpr int64_t kMaxTransfer = int64_t{1} << 30;
 
 [[noreturn]] void reject_errno(const Site& site, const char* wanted) {
   reject(site, "expected ", wanted, ", got ", std::strerror(errno));
@@ -113,7 +113,7 @@ ReplacementFile::~ReplacementFile() {
 void ReplacementFile::write(const void* data, int64_t count) {
   const char* from = static_cast<const char*>(data);
   while (count > 0) {
-    const auto want = static_cast<size_t>(std::min(count, max_transfer));
+    const auto want = static_cast<size_t>(std::min(count, kMaxTransfer));
     const ssize_t done = ::write(file_.get(), from, want);
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) reject_errno(site_, "room for the file");

@@ -11,8 +11,8 @@
 namespace evenflow::json {
 namespace {
 
-constexpr int max_depth = 32;
-constexpr size_t max_shown = 60;
+constexpr int kMaxDepth = 32;
+constexpr size_t kMaxShown = 60;
 
 /// Bytes of the UTF-8 sequence at `at` (RFC 3629, section 4), 0 if it is not valid.
 size_t utf8_length(std::string_view text, size_t at) {
@@ -99,7 +99,7 @@ class Parser {
   Value value(int depth) {
     const int token = peek_token();
     if (token == '{' || token == '[') {
-      if (depth == max_depth) expected("at most " + std::to_string(max_depth) + " nested values");
+      if (depth == kMaxDepth) expected("at most " + std::to_string(kMaxDepth) + " nested values");
       if (token == '{') return object(depth + 1);
       return array(depth + 1);
     }
@@ -284,8 +284,8 @@ std::string quote(std::string_view text, const std::string& where, const std::st
 
 std::string shown(std::string_view text) {
   std::string out = "'";
-  for (const char c : text.substr(0, max_shown)) out += c >= 0x20 && c < 0x7F ? c : '?';
-  return out + (text.size() > max_shown ? "...'" : "'");
+  for (const char c : text.substr(0, kMaxShown)) out += c >= 0x20 && c < 0x7F ? c : '?';
+  return out + (text.size() > kMaxShown ? "...'" : "'");
 }
 
 }  // namespace evenflow::json

@@ -21,12 +21,12 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file's numbers are copied as they are");
 
-constexpr int64_t prefix_bytes = 8;
-constexpr int64_t max_header = 100'000'000;
-constexpr int64_t max_bytes = std::numeric_limits<int64_t>::max() - max_header - prefix_bytes;
-constexpr size_t max_rank = 32;
-constexpr const char* metadata_key = "__metadata__";
-constexpr const char* checksum_key = "evenflow.crc32";
+constexpr int64_t kPrefixBytes = 8;
+constexpr int64_t kMaxHeader = 100'000'000;
+constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() - kMaxHeader - kPrefixBytes;
+constexpr size_t kMaxRank = 32;
+constexpr const char* kMetadataKey = "__metadata__";
+constexpr const char* kChecksumKey = "evenflow.crc32";
 
 struct Entry {
   std::string name;
@@ -67,8 +67,8 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
     reject(site, "expected dtype F32, F64 or I64, got ", json::shown(dtype), " in tensor ",
            json::shown(name));
   }
-  if (shape.size() > max_rank) {
-    reject(site, "expected at most ", max_rank, " dimensions, got ", shape.size(), " in tensor ",
+  if (shape.size() > kMaxRank) {
+    reject(site, "expected at most ", kMaxRank, " dimensions, got ", shape.size(), " in tensor ",
            json::shown(name));
   }
   // Zeros stay out of the product, so that one can't hide an overflow.
@@ -79,7 +79,7 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
     }
     if (size == 0) {
       empty = true;
-    } else if (bytes > max_bytes / size) {
+    } else if (bytes > kMaxBytes / size) {
       reject(site, "expected a shape that fits 64 bits, got an overflow in tensor ", json::shown(name));
     } else {
       bytes *= size;
@@ -89,16 +89,16 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
 }
 
 std::string_view header_of(Bytes file, const Site& site) {
-  if (file.size < prefix_bytes) {
-    reject(site, "expected a safetensors file of at least ", prefix_bytes, " bytes, got ", file.size);
+  if (file.size < kPrefixBytes) {
+    reject(site, "expected a safetensors file of at least ", kPrefixBytes, " bytes, got ", file.size);
   }
   uint64_t length = 0;
-  std::memcpy(&length, file.data, prefix_bytes);
-  const int64_t room = std::min(file.size - prefix_bytes, max_header);
+  std::memcpy(&length, file.data, kPrefixBytes);
+  const int64_t room = std::min(file.size - kPrefixBytes, kMaxHeader);
   if (length > static_cast<uint64_t>(room)) {
     reject(site, "expected a header of at most ", room, " bytes, got ", length);
   }
-  const std::string_view header(file.data + prefix_bytes, static_cast<size_t>(length));
+  const std::string_view header(file.data + kPrefixBytes, static_cast<size_t>(length));
   if (header.empty() || header[0] != '{') {
     reject(site, "expected a header that begins with '{', got ", json::shown(header.substr(0, 1)));
   }
@@ -160,12 +160,12 @@ Entry parse_entry(const std::string& name, const json::Value& value, int64_t dat
 
 std::map<std::string, std::string> parse_metadata(const json::Value& value, const Site& site) {
   const auto* members = value.get<json::Object>();
-  if (members == nullptr) reject(site, "expected an object '", metadata_key, "', got another type");
+  if (members == nullptr) reject(site, "expected an object '", kMetadataKey, "', got another type");
   std::map<std::string, std::string> out;
   for (const auto& [key, item] : *members) {
     const auto* text = item.get<std::string>();
     if (text == nullptr) {
-      reject(site, "expected strings in '", metadata_key, "', got another type for ", json::shown(key));
+      reject(site, "expected strings in '", kMetadataKey, "', got another type for ", json::shown(key));
     }
     out.emplace(key, *text);
   }
@@ -191,7 +191,7 @@ void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site&
 /// Takes the checksum out of the metadata, and compares it with the file's where there is one.
 void check_sum(std::map<std::string, std::string>& metadata, const char* data, int64_t data_bytes,
                const Site& site) {
-  const auto found = metadata.find(checksum_key);
+  const auto found = metadata.find(kChecksumKey);
   if (found == metadata.end()) return;
   const std::string wanted = found->second;
   metadata.erase(found);
@@ -222,12 +222,12 @@ std::string make_header(const std::vector<TensorRef>& tensors,
   };
   std::string header;
   for (const auto& [key, text] : metadata) {
-    header += header.empty() ? "{\"" + std::string(metadata_key) + "\":{" : ",";
+    header += header.empty() ? "{\"" + std::string(kMetadataKey) + "\":{" : ",";
     header += quote(key, "a metadata key") + ":" + quote(text, "metadata " + json::shown(key));
   }
   header += metadata.empty() ? "{" : "}";
 
-  std::set<std::string_view> names = {metadata_key};
+  std::set<std::string_view> names = {kMetadataKey};
   int64_t offset = 0;
   for (const TensorRef& tensor : tensors) {
     const std::string label = json::shown(tensor.name);
@@ -235,7 +235,7 @@ std::string make_header(const std::vector<TensorRef>& tensors,
       reject(site, "expected unique tensor names, got ", label, " again");
     const int64_t bytes = tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site);
     if (bytes > 0 && tensor.data == nullptr) reject(site, "expected data, got none in tensor ", label);
-    if (bytes > max_bytes - offset)
+    if (bytes > kMaxBytes - offset)
       reject(site, "expected data that fits 64 bits, got more with tensor ", label);
     std::string shape;
     for (const int64_t size : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
@@ -246,8 +246,8 @@ std::string make_header(const std::vector<TensorRef>& tensors,
   }
   header += "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
-  if (header.size() > static_cast<size_t>(max_header)) {
-    reject(site, "expected a header of at most ", max_header, " bytes, got ", header.size());
+  if (header.size() > static_cast<size_t>(kMaxHeader)) {
+    reject(site, "expected a header of at most ", kMaxHeader, " bytes, got ", header.size());
   }
   return header;
 }
@@ -257,13 +257,13 @@ std::string make_header(const std::vector<TensorRef>& tensors,
 TensorViews view_safetensors(Bytes file, const Site& site) {
   const std::string_view header = header_of(file, site);
   const char* data = header.data() + header.size();
-  const int64_t data_bytes = file.size - prefix_bytes - static_cast<int64_t>(header.size());
+  const int64_t data_bytes = file.size - kPrefixBytes - static_cast<int64_t>(header.size());
   const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
 
   TensorViews out;
   std::vector<Entry> entries;
   for (const auto& [name, value] : *root.get<json::Object>()) {
-    if (name == metadata_key) {
+    if (name == kMetadataKey) {
       out.metadata = parse_metadata(value, site);
     } else {
       entries.push_back(parse_entry(name, value, data_bytes, site));
@@ -300,17 +300,17 @@ void write_safetensors(const std::string& path, const std::vector<TensorRef>& te
                        const std::map<std::string, std::string>& metadata) {
   const Site site{"write_safetensors", path};
   try {
-    if (metadata.count(checksum_key)) {
-      reject(site, "expected metadata without '", checksum_key, "', which is the writer's, got it");
+    if (metadata.count(kChecksumKey)) {
+      reject(site, "expected metadata without '", kChecksumKey, "', which is the writer's, got it");
     }
     std::map<std::string, std::string> all = metadata;
-    all[checksum_key] = "00000000";
+    all[kChecksumKey] = "00000000";
     make_header(tensors, all, site);  // nothing is read before it is checked
-    all[checksum_key] = checksum_of(tensors, metadata, site);
+    all[kChecksumKey] = checksum_of(tensors, metadata, site);
     const std::string header = make_header(tensors, all, site);
     const uint64_t length = header.size();
     ReplacementFile file(site);
-    file.write(&length, prefix_bytes);
+    file.write(&length, kPrefixBytes);
     file.write(header.data(), static_cast<int64_t>(length));
     for (const TensorRef& tensor : tensors) {
       file.write(tensor.data, tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site));

@@ -99,15 +99,15 @@ struct CouplingGain {
   const T* offset = nullptr;
 };
 
-/// Of a 1x1 convolution by W = P L U (Glow, section 3.2): matrices (n, n) of which what is below the
-/// diagonal, above it, is used, and vectors (n). Row i of W is row permutation[i] of L U.
+/// Of a 1x1 convolution by W = P L U (Glow, section 3.2). L has ones on its diagonal, U sign * exp(logs). Row
+/// i of W is row permutation[i] of L U.
 template <class T>
 struct LuParameters {
-  const T* lower;
-  const T* upper;
-  const T* logs;
-  const T* sign;
-  const T* permutation;
+  const T* lower;        ///< (n, n); what is below the diagonal is read
+  const T* upper;        ///< (n, n); what is above it
+  const T* logs;         ///< (n)
+  const T* sign;         ///< (n)
+  const T* permutation;  ///< (n)
 };
 template <class T>
 struct LuParameterGradients {
@@ -164,12 +164,12 @@ class KernelSet {
                                    const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
                                    View<T> dx) const = 0;
 
-  // Couplings. x, z, dx, dz start at the first changed channel.
+  // Couplings. x, z, dx, dz start at the first changed channel. logdet (n) += in forward and inverse.
   virtual void coupling_forward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> x,
                                 View<const T> h, View<T> z, double* logdet) const = 0;
   virtual void coupling_inverse(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
                                 View<const T> h, View<T> x, double* logdet) const = 0;
-  /// dgain (n, 2): gradients of slope and offset by sample, +=.
+  /// dgain (n, 2) += gradients of slope and offset by sample.
   virtual void coupling_backward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
                                  View<const T> dz, const double* dlogdet, View<const T> h, View<T> x,
                                  View<T> dx, View<T> dh, double* dgain) const = 0;
@@ -182,11 +182,11 @@ class KernelSet {
   /// x[., k * step] = value for k * step < c.
   virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
   virtual void scale_doubles(Context&, int64_t n, double factor, const double* x, double* y) const = 0;
-  /// x += factor * total[0].
+  /// x (n) += factor * total[0], in both.
   virtual void add_total(Context&, int64_t n, double factor, const double* total, double* x) const = 0;
   virtual void add_parameter(Context&, int64_t n, double factor, const T* total, double* x) const = 0;
   virtual void sum_doubles(Context&, int64_t n, const double* x, double* out) const = 0;
-  /// out += factor * sums.
+  /// out (n) += factor * sums.
   virtual void add_sums(Context&, int64_t n, double factor, const double* sums, T* out) const = 0;
   virtual void exp_scale(Context&, int64_t n, T factor, const T* logs, T* scale) const = 0;
   /// shift, scale, log_scale (n) of y = (x + shift) * scale: from bias (null: 0) and logs, log scale = factor
@@ -208,7 +208,7 @@ class KernelSet {
   /// w (n, n), log_det (1) = log |det w|; inverse (n, n) unless null.
   virtual void lu_matrix(Context&, int64_t n, const LuParameters<T>&, T* w, T* inverse,
                          double* log_det) const = 0;
-  /// += from dw (n, n), and from dlogdet (1) the sum over samples.
+  /// The gradients' lower, upper and logs += from dw (n, n), and from dlogdet (1) the sum over samples.
   virtual void lu_gradients(Context&, int64_t n, const LuParameters<T>&, const T* dw, const double* dlogdet,
                             double pixels, const LuParameterGradients<T>&) const = 0;
   /// log_det (1) = log |det w|, -infinity for a singular w (n, n). Unless null, both: exact (n, n) = w^-1,
@@ -226,15 +226,17 @@ class KernelSet {
   /// h: (n, height, width, channels), contiguous; edge and labels may be null.
   virtual void prior_statistics(Context&, const T* edge, const int32_t* labels, const T* weight,
                                 const T* bias, const T* logs, View<T> h) const = 0;
+  /// dweight (3, 3, channels), dbias, dlogs (channels) +=.
   virtual void prior_edge_gradients(Context&, View<const T> dh, const T* edge, const T* logs, T* dweight,
                                     T* dbias, T* dlogs) const = 0;
+  /// dweight (classes, channels), dbias, dlogs (channels) +=.
   virtual void prior_class_gradients(Context&, View<const T> dh, const int32_t* labels, const T* weight,
                                      const T* bias, const T* logs, T* dweight, T* dbias, T* dlogs) const = 0;
   /// pooled (n, c), raw and logp (n, classes).
   virtual void head_log_prob(Context&, View<const T> x, int64_t classes, const T* weight, const T* bias,
                              const T* logs, double* pooled, double* raw, double* logp) const = 0;
-  /// results (2): sum of losses, wrong predictions. Gradients of factor * losses: dweight, dbias, dlogs, dx
-  /// +=.
+  /// results (2): sum of losses, wrong predictions. Gradients of factor * losses: dweight (channels,
+  /// classes), dbias, dlogs (classes), dx +=.
   virtual void head_backward(Context&, int64_t classes, const int32_t* labels, const T* weight, const T* logs,
                              double factor, const double* pooled, const double* raw, const double* logp,
                              T* dweight, T* dbias, T* dlogs, View<T> dx, double* results) const = 0;
@@ -257,7 +259,7 @@ class KernelSet {
   /// w = v / |v| * g per column of (rows, cols), |.| over rows; g null: 1. norms (cols) are written.
   virtual void weight_norm(Context&, int64_t rows, int64_t cols, const T* v, const T* g, T* norms,
                            T* w) const = 0;
-  /// dv +=, dg += (g, dg may be null).
+  /// dv (rows, cols), dg (cols) +=; g and dg may be null.
   virtual void weight_norm_backward(Context&, int64_t rows, int64_t cols, const T* v, const T* g,
                                     const T* norms, const T* dw, T* dv, T* dg) const = 0;
 
@@ -277,7 +279,7 @@ class KernelSet {
   /// x (n, h, w, c) -> y (n, h/2, w/2, 4c), or the way back with inverse.
   virtual void squeeze(Context&, bool diagonal, bool inverse, View<const T> x, View<T> y) const = 0;
 
-  // Preprocessing.
+  // Preprocessing. logdet (n) +=.
   virtual void logit_forward(Context&, View<const T> x, View<T> y, double* logdet) const = 0;
   virtual void logit_inverse(Context&, View<const T> y, View<T> x, double* logdet) const = 0;
   virtual void logit_backward(Context&, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
@@ -315,7 +317,7 @@ class KernelSet {
 };
 
 /// max |a - b| / max(1, max |b|) from what KernelSet::distance found.
-inline double relative_distance(const double* found) {
+EVENFLOW_HD double relative_distance(const double* found) {
   return found[0] / (found[1] > 1 ? found[1] : 1);
 }
 
@@ -323,7 +325,7 @@ inline double relative_distance(const double* found) {
 template <class T>
 const KernelSet<T>& cpu_kernels(IsaLevel level);
 
-/// The best level not above `wanted` that this machine has.
+/// The fastest level not above `wanted` that this machine has; see choose_isa().
 IsaLevel best_isa(IsaLevel wanted);
 
 }  // namespace evenflow

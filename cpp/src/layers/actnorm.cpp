@@ -1,14 +1,13 @@
 #include <cmath>
 
 #include "evenflow/error.hpp"
+#include "kernels/ops/constants.hpp"
 #include "layers/channel_scale.hpp"
 #include "layers/init_actnorm.hpp"
 #include "layers/varying.hpp"
 
 namespace evenflow {
 namespace {
-
-constexpr double kLogScale = 3.0;  // Glow's logscale_factor: log scale = 3 * logs
 
 template <class T>
 class ActNorm final : public ChannelScale<T> {

@@ -1,13 +1,12 @@
 #include <cmath>
 
+#include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
 #include "layers/channel_scale.hpp"
 #include "layers/tiled.hpp"
 
 namespace evenflow {
 namespace {
-
-constexpr double kEps = 1e-4;
 
 template <class T>
 class BatchNorm final : public Layer<T> {
@@ -26,7 +25,7 @@ class BatchNorm final : public Layer<T> {
   void declare(const Scope& scope) override {
     mean_ = scope.add("mean", {count_}, Group::stats);
     var_ = scope.add("var", {count_}, Group::stats);
-    add_scale(scope, FlowOp::moments, first_, count_, mean_, var_, kEps);
+    add_scale(scope, FlowOp::moments, first_, count_, mean_, var_, kBatchNormEps);
   }
 
   void init(ParamArena<T>& arena, Rng&) const override {
@@ -40,7 +39,7 @@ class BatchNorm final : public Layer<T> {
     ctx.kernels<T>().moment_coefficients(ctx, count_,
                                          params.training() ? params.batch_stat(mean_) : params.value(mean_),
                                          params.training() ? params.batch_stat(var_) : params.value(var_),
-                                         kEps, c.shift, c.scale, c.log_scale);
+                                         kBatchNormEps, c.shift, c.scale, c.log_scale);
     return c;
   }
 

@@ -200,23 +200,18 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
   HostScope host(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   // A layer may refuse what the ones before it have made of the batch.
   const Shape all{1, 1, 1, layout_->total_size()};
   SharedBuffer<T> kept(all.c, arena.device());
   const View<T> values(arena.values(), all), before(kept.data(), all);
   ctx.kernels<T>().copy(ctx, values, before);
-  int at = 0;
   try {
     if (context_) init_context(ctx, arena, given.context, n);
     const Params<T> params = with(ctx, scope, host, std::as_const(arena).params(), known, n);
-    for (const Node& node : nodes_) {
-      node.layer->init_from_data(ctx, arena, x);
-      View<T> z(buffers[at], node.layer->output_shape().with_batch(n));
-      node.layer->forward(ctx, params, x, z, logdet);
-      x = node.keep ? z.channels(0, node.keep) : z;
-      at = 1 - at;
-    }
+    walk_forward(scope, x, nodes_.size(), [&](const Node& node, View<const T> in, View<T> out) {
+      node.layer->init_from_data(ctx, arena, in);
+      node.layer->forward(ctx, params, in, out, logdet);
+    });
   } catch (...) {
     ctx.kernels<T>().copy(ctx, before, values);
     ctx.synchronize();
@@ -287,7 +282,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
                           const Step* step) const {
   const int64_t n = x.shape.n;
   const int64_t rows = std::min(tile_rows_, Tiles::kScored);
-  if (!step && by_tiles(ctx, n) && n > rows) {
+  if (!step && by_tiles(ctx) && n > rows) {
     const Tiles tiles(n, rows);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -327,7 +322,7 @@ template <class T>
 void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n, View<T> x,
                           double* logdet) const {
   const int64_t rows = std::min(tile_rows_, Tiles::kScored);
-  if (by_tiles(ctx, n) && n > rows) {
+  if (by_tiles(ctx) && n > rows) {
     const Tiles tiles(n, rows);
     run_tiles(ctx, tiles, worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
       const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -337,6 +332,22 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
     return;
   }
   walk_back(ctx, params, z, n, x, logdet, [](const Node&, View<const T>) { return true; });
+}
+
+template <class T>
+View<const T> Flow<T>::walk_forward(
+    WorkspaceScope& scope, View<const T> x, size_t end,
+    const std::function<void(const Node&, View<const T>, View<T>)>& through) const {
+  const int64_t n = x.shape.n;
+  T* first = scope.take<T>(n * dims());
+  T* buffers[2] = {first, end > 1 ? scope.take<T>(n * dims()) : first};
+  for (size_t i = 0; i < end; ++i) {
+    const Node& node = nodes_[i];
+    const View<T> out(buffers[i % 2], node.layer->output_shape().with_batch(n));
+    through(node, x, out);
+    x = node.keep ? out.channels(0, node.keep) : out;
+  }
+  return x;
 }
 
 template <class T>
@@ -377,36 +388,21 @@ void Flow<T>::walk_back(Context& ctx, const Params<T>& params, const T* z, int64
 
 namespace {
 
-struct NotFinite {
-  int64_t pixel = -1;
-  int64_t channel = 0;
-  double value = 0;
-};
-
-/// The first value that is not finite; pixel -1: there is none.
+/// The first value of a layer that is not finite, and its place; empty: there is none.
 template <class T>
-NotFinite first_nonfinite(Context& ctx, View<const T> v) {
-  WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const int64_t size = v.shape.size();
-  const View<T> dense(scope.take<T>(size), v.shape);
-  ctx.kernels<T>().copy(ctx, v, dense);
-  const T* values = host.read(static_cast<const T*>(dense.data), size);
-  for (int64_t i = 0; i < size; ++i) {
-    if (!std::isfinite(values[i])) return {i / v.shape.c, i % v.shape.c, static_cast<double>(values[i])};
-  }
-  return {};
+std::string value_not_finite(Context& ctx, const std::string& layer, View<const T> v) {
+  const NotFinite found = first_not_finite(ctx, v);
+  if (found.sample < 0) return "";
+  return text_of(found.value, " from layer ", layer, ", channel ", found.channel, ", for sample ",
+                 ctx.first_row() + found.sample);
 }
 
-/// The first value or log-determinant (n) of a layer that is not finite, and its place; empty: there is none.
+/// The same of its values or log-determinants (n).
 template <class T>
-std::string nonfinite_result(Context& ctx, const std::string& layer, View<const T> v, int64_t n,
-                             const double* logdet) {
-  const NotFinite found = first_nonfinite(ctx, v);
-  if (found.pixel >= 0) {
-    return text_of(found.value, " from layer ", layer, ", channel ", found.channel, ", for sample ",
-                   ctx.first_row() + found.pixel / v.shape.pixels_per_sample());
-  }
+std::string result_not_finite(Context& ctx, const std::string& layer, View<const T> v, int64_t n,
+                              const double* logdet) {
+  std::string found = value_not_finite(ctx, layer, v);
+  if (!found.empty()) return found;
   HostScope host(ctx);
   const double* det = host.read(logdet, n);
   for (int64_t i = 0; i < n; ++i) {
@@ -420,50 +416,52 @@ std::string nonfinite_result(Context& ctx, const std::string& layer, View<const 
 
 // The whole batch again, layer by layer: in training its samples depend on each other.
 template <class T>
-void Flow<T>::fail_nonfinite(Context& ctx, const Params<T>& params, const char* call, View<const T> x) const {
+void Flow<T>::check_layers(Context& ctx, const Params<T>& params, const char* call, View<const T> x,
+                           size_t end) const {
   WorkspaceScope scope(ctx);
   const RanksScope alone(ctx, nullptr);  // other ranks do not come along
-  const NotFinite input = first_nonfinite(ctx, x);
-  if (input.pixel >= 0) {
+  const NotFinite input = first_not_finite(ctx, x);
+  if (input.sample >= 0) {
     fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,
-                       " of sample ", ctx.first_row() + input.pixel / x.shape.pixels_per_sample());
+                       " of sample ", ctx.first_row() + input.sample);
   }
   const int64_t n = x.shape.n;
-  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  int at = 0;
-  for (const Node& node : nodes_) {
-    View<T> out(buffers[at], node.layer->output_shape().with_batch(n));
+  walk_forward(scope, x, end, [&](const Node& node, View<const T> in, View<T> out) {
     node.layer->check_values(ctx, params);
-    node.layer->forward(ctx, params, x, out, logdet);
-    const std::string found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
+    node.layer->forward(ctx, params, in, out, logdet);
+    const std::string found = result_not_finite<T>(ctx, node.name, out, n, logdet);
     if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);
-    x = node.keep ? out.channels(0, node.keep) : out;
-    at = 1 - at;
-  }
+  });
+}
+
+template <class T>
+void Flow<T>::fail_not_finite(Context& ctx, const Params<T>& params, const char* call,
+                              View<const T> x) const {
+  check_layers(ctx, params, call, x, nodes_.size());
   fail<NumericError>(call,
                      "expected a finite log-likelihood, got latents too large for the base distribution");
 }
 
 template <class T>
-std::string Flow<T>::nonfinite_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n) const {
+std::string Flow<T>::not_finite_inverse(Context& ctx, const Params<T>& params, const T* z, int64_t n) const {
   WorkspaceScope scope(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  std::string found = nonfinite_result<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, dims()}), n, logdet);
+  std::string found = result_not_finite<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, dims()}), n, logdet);
   if (!found.empty()) return found;
   const View<T> x(scope.take<T>(n * dims()), sample_shape().with_batch(n));
   walk_back(ctx, params, z, n, x, logdet, [&](const Node& node, View<const T> out) {
     node.layer->check_values(ctx, params);
-    found = nonfinite_result<T>(ctx, node.name, out, n, logdet);
+    found = result_not_finite<T>(ctx, node.name, out, n, logdet);
     return found.empty();
   });
   return found.empty() ? "others" : found;
 }
 
 template <class T>
-bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, View<const T> values) const {
+bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> values) const {
   HostScope host(ctx);
   if (values.data) {
     WorkspaceScope scope(ctx);
@@ -471,8 +469,8 @@ bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* logdet, View<con
     ctx.kernels<T>().count_not_finite(ctx, values, bad);
     if (*host.read(bad, 1) != 0) return false;
   }
-  const double* det = host.read(logdet, n);
-  return std::all_of(det, det + n, [](double v) { return std::isfinite(v); });
+  numbers = host.read(numbers, n);
+  return std::all_of(numbers, numbers + n, [](double v) { return std::isfinite(v); });
 }
 
 template <class T>
@@ -486,7 +484,7 @@ void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x,
   const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
   run_forward(ctx, params, x, z, logdet, nullptr);
   const View<const T> latents(z, {x.shape.n, 1, 1, dims()});
-  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_nonfinite(ctx, params, "forward", x);
+  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_not_finite(ctx, params, "forward", x);
 }
 
 template <class T>
@@ -503,20 +501,20 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
   const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   run_inverse(ctx, params, z, n, x, logdet);
   if (all_finite(ctx, n, logdet, x)) return;
-  fail<NumericError>("inverse", "expected finite values, got ", nonfinite_inverse(ctx, params, z, n));
+  fail<NumericError>("inverse", "expected finite values, got ", not_finite_inverse(ctx, params, z, n));
 }
 
 template <class T>
 void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                       double* out, double* copy) const {
-  check_input("log_prob", x.shape);
-  check_given("log_prob", given, x.shape.n);
-  check_device(ctx, "log_prob", arena);
+                       double* out, double* copy, const char* call) const {
+  check_input(call, x.shape);
+  check_given(call, given, x.shape.n);
+  check_device(ctx, call, arena);
   if (in_one_kernel(ctx) &&
       flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
     return;
   }
-  check_initialized(ctx, "log_prob", arena.values());
+  check_initialized(ctx, call, arena.values());
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
@@ -526,7 +524,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
     run_forward(ctx, params, x, z, out, nullptr);
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
   });
-  if (!all_finite(ctx, n, out)) fail_nonfinite(ctx, params, "log_prob", x);
+  if (!all_finite(ctx, n, out)) fail_not_finite(ctx, params, call, x);
   if (copy) ctx.to_host(copy, out, static_cast<size_t>(n) * sizeof(double));
 }
 
@@ -567,13 +565,11 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
     ctx.kernels<T>().count_not_finite(ctx, x, bad_values);
   });
   if (*host.read(bad_values, 1) == 0) return;
-  const View<T> dense(scope.take<T>(n * dims()), x.shape);
-  ctx.kernels<T>().copy(ctx, x, dense);
-  const T* values = host.read(static_cast<const T*>(dense.data), n * dims());
+  const T* values = dense_on_host<T>(ctx, scope, host, x);
   int64_t bad = 0;
   for (int64_t i = 0; i < n; ++i) bad += !finite(values + i * dims(), dims());
   fail<NumericError>("sample", "expected finite samples, got ", bad, " of ", n, " that are not, first ",
-                     nonfinite_inverse(ctx, params, z, n), "; try a lower temperature");
+                     not_finite_inverse(ctx, params, z, n), "; try a lower temperature");
 }
 
 template <class T>
@@ -583,15 +579,19 @@ void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<cons
   if (!head_) fail<ConfigError>("class_log_prob", "expected a model with a class head, got one without");
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
-  T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  const Params<T> params = arena.params();
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  for (size_t i = 0; i < head_at_; ++i) {
-    View<T> z(buffers[i % 2], nodes_[i].layer->output_shape().with_batch(n));
-    nodes_[i].layer->forward(ctx, arena.params(), x, z, logdet);
-    x = nodes_[i].keep ? z.channels(0, nodes_[i].keep) : z;
-  }
-  head_->log_prob(ctx, arena.params(), x, out);
+  const View<const T> seen =
+      walk_forward(scope, x, head_at_, [&](const Node& node, View<const T> in, View<T> z) {
+        node.layer->forward(ctx, params, in, z, logdet);
+      });
+  head_->log_prob(ctx, params, seen, out);
+  const Shape shape{n, 1, 1, head_->classes()};
+  if (all_finite(ctx, shape.size(), out)) return;
+  check_layers(ctx, params, "class_log_prob", x, head_at_);
+  fail<NumericError>("class_log_prob", "expected finite values, got ",
+                     value_not_finite(ctx, "class_head", View<const double>(out, shape)));
 }
 
 template class Flow<float>;

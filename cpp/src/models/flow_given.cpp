@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
@@ -55,36 +57,98 @@ Params<T> Flow<T>::with(Context& ctx, WorkspaceScope& scope, HostScope& host, Pa
   return params;
 }
 
+namespace {
+
+/// A column of contexts, n rows of `width` numbers.
+template <class T>
+struct Column {
+  const T* numbers;
+  int64_t n, width;
+  double operator[](int64_t row) const { return static_cast<double>(numbers[row * width]); }
+};
+
+/// Its deviation from `mean`, in parts of the largest distance: squares of any unit are in range.
+template <class T>
+double deviation_of(const Column<T>& column, double mean) {
+  double largest = 0, squares = 0;
+  for (int64_t i = 0; i < column.n; ++i) largest = std::max(largest, std::abs(column[i] - mean));
+  if (!(largest > 0 && std::isfinite(largest))) return largest;
+  for (int64_t i = 0; i < column.n; ++i) {
+    const double part = (column[i] - mean) / largest;
+    squares += part * part;
+  }
+  return largest * std::sqrt(squares / static_cast<double>(column.n));
+}
+
+/// Whether the rows within the deviation lie so far from the mean that T, once it is subtracted, rounds off
+/// what they differ by: as much as would make the drift guard refuse the preprocessing of x.
+template <class T>
+bool is_moved_by_far_values(const Column<T>& column, double mean, double deviation) {
+  constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
+  double low = std::numeric_limits<double>::infinity(), high = -low, away = 0;
+  for (int64_t i = 0; i < column.n; ++i) {
+    if (!(std::abs(column[i] - mean) <= deviation)) continue;
+    low = std::min(low, column[i]);
+    high = std::max(high, column[i]);
+    away = std::max(away, std::abs(column[i] - mean));
+  }
+  const double spread = high - low, step = kEpsilon * std::max(std::abs(low), std::abs(high));
+  return spread > 100 * step && kEpsilon * away > drift_tolerance<T>() * spread;
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::init_context(Context& ctx, ParamArena<T>& arena, const T* context, int64_t n) const {
+  constexpr bool single = sizeof(T) == sizeof(float);
+  const char* dtype = to_string(dtype_of<T>());
   HostScope host(ctx);
   context = host.read(context, n * context_);
-  T *mean = host.take<T>(context_), *deviation = host.take<T>(context_);
+  T *means = host.take<T>(context_), *deviations = host.take<T>(context_);
   for (int64_t c = 0; c < context_; ++c) {
-    double sum = 0, squares = 0;  // in double, where squares of any unit of T are in range
-    for (int64_t i = 0; i < n; ++i) sum += context[i * context_ + c];
-    mean[c] = static_cast<T>(sum / static_cast<double>(n));
+    const Column<T> column{context + c, n, context_};
+    double sum = 0;
+    bool constant = true;
     for (int64_t i = 0; i < n; ++i) {
-      const double off = static_cast<double>(context[i * context_ + c]) - mean[c];
-      squares += off * off;
+      sum += column[i];
+      constant = constant && column[i] == column[0];
     }
-    const double var = squares / static_cast<double>(n);
-    if (!std::isfinite(mean[c]) || !std::isfinite(var)) {
-      fail<NumericError>("init", "expected a finite context, got mean ", mean[c], ", variance ", var,
+    // Exactly: the mean of equal numbers may be rounded.
+    const T mean = means[c] = constant ? context[c] : static_cast<T>(sum / static_cast<double>(n));
+    const double deviation = deviation_of(column, static_cast<double>(mean));
+    deviations[c] = static_cast<T>(deviation);
+    if (!std::isfinite(mean) || !std::isfinite(deviations[c])) {
+      fail<NumericError>("init", "expected a finite context, got mean ", mean, ", deviation ", deviation,
                          " in column ", c);
     }
-    const double step = static_cast<double>(mean[c]) * std::numeric_limits<T>::epsilon();
-    deviation[c] = var > 0 ? static_cast<T>(std::sqrt(var)) : T(1);
-    if (var > 0 && (deviation[c] == 0 || var <= 1e4 * step * step)) {
-      fail<NumericError>("init", "expected a context that ",
-                         sizeof(T) == sizeof(float) ? "float32" : "float64", " resolves, got mean ", mean[c],
-                         ", variance ", var, " in column ", c, "; subtract an offset",
-                         sizeof(T) == sizeof(float) ? ", or take dtype float64" : "");
+    if (constant) {
+      // Weights that never saw a column vary are random: a later change of it must not reach them. This
+      // deviation leaves of it less than they round off, and denormal numbers, which are slow, only of
+      // changes below epsilon squared. A single row shows nothing.
+      constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+      deviations[c] = n == 1 ? T(1) : kEpsilon * kEpsilon / std::numeric_limits<T>::min();
+      continue;
+    }
+    if (deviation <= 100 * std::abs(static_cast<double>(mean)) * std::numeric_limits<T>::epsilon()) {
+      fail<NumericError>("init", "expected a context that ", dtype, " resolves, got mean ", mean,
+                         ", deviation ", deviation, " in column ", c, "; subtract an offset",
+                         single ? ", or take dtype float64" : "");
+    }
+    if (!std::isfinite(1 / deviations[c])) {
+      fail<NumericError>("init", "expected a context whose deviation has a reciprocal in ", dtype,
+                         ", got deviation ", deviation, " in column ", c, "; take another unit",
+                         single ? ", or dtype float64" : "");
+    }
+    if (is_moved_by_far_values(column, static_cast<double>(mean), deviation)) {
+      fail<NumericError>("init", "expected a context that ", dtype, " resolves, got mean ", mean,
+                         ", deviation ", deviation, " in column ", c,
+                         "; values far from the rest set its mean and deviation: leave them out, or clip or "
+                         "transform the column");
     }
   }
   const size_t bytes = static_cast<size_t>(context_) * sizeof(T);
-  ctx.to_device(arena.value(context_mean_), mean, bytes);
-  ctx.to_device(arena.value(context_std_), deviation, bytes);
+  ctx.to_device(arena.value(context_mean_), means, bytes);
+  ctx.to_device(arena.value(context_std_), deviations, bytes);
 }
 
 template <class T>

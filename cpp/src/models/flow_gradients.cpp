@@ -104,13 +104,11 @@ void Flow<T>::measure_standardised(Context& ctx, const Params<T>& params, View<c
   const int64_t n = x.shape.n;
   double* unused = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, unused);
-  for (size_t i = 0; i < standardised_; ++i) {
-    const Shape shape = nodes_[i].layer->output_shape().with_batch(n);
-    const View<T> out(scope.take<T>(shape.size()), shape);
-    nodes_[i].layer->forward(ctx, params, x, out, unused);
-    x = nodes_[i].keep ? out.channels(0, nodes_[i].keep) : out;
-  }
-  ctx.kernels<T>().distance(ctx, rebuilt, x, found);
+  const View<const T> truth =
+      walk_forward(scope, x, standardised_, [&](const Node& node, View<const T> in, View<T> out) {
+        node.layer->forward(ctx, params, in, out, unused);
+      });
+  ctx.kernels<T>().distance(ctx, rebuilt, truth, found);
 }
 
 template <class T>
@@ -287,10 +285,24 @@ std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<c
   std::vector<uint64_t> key = key_of(pass, params, x,
                                      {arrays.z, arrays.dz, arrays.dlogdet, arrays.log_prob,
                                       arrays.rebuilt.data, arrays.dx.data, arrays.found, step.head_results});
-  key.insert(key.end(), {bits_of(weight), static_cast<uint64_t>(arrays.dx.stride)});
+  key.insert(key.end(), {bit_pattern(weight), static_cast<uint64_t>(arrays.dx.stride)});
   for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
   key.push_back(reinterpret_cast<uintptr_t>(step.standardised));
   return key;
+}
+
+template <class T>
+typename Flow<T>::PassArrays Flow<T>::pass_arrays(WorkspaceScope& scope, const Shape& x, double* log_prob,
+                                                  double* found) const {
+  PassArrays arrays;
+  arrays.z = scope.take<T>(x.size());
+  arrays.dz = scope.take<T>(x.size());
+  arrays.dlogdet = scope.take<double>(x.n);
+  arrays.log_prob = log_prob;
+  arrays.rebuilt = View<T>(scope.take<T>(x.size()), x);
+  arrays.dx = View<T>(scope.take<T>(x.size()), x);
+  arrays.found = found;
+  return arrays;
 }
 
 template <class T>
@@ -339,7 +351,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
     const auto check_densities = [&] {
       const bool finite = all_finite(ctx, n, log_prob);
       if (on_all_ranks(ctx, *layout_, finite)) return;
-      if (!finite) fail_nonfinite(ctx, params, call, x);
+      if (!finite) fail_not_finite(ctx, params, call, x);
       fail<NumericError>(call, "expected finite densities on every rank, got others on another");
     };
     if (ctx.on_host()) {
@@ -396,16 +408,12 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
   differentiate(ctx, params, x, -1, 1.0, step, log_prob, dx, nullptr, [] {}, "log_prob_and_grad");
   end_dcontext(ctx, params, x.shape.n);
-  const int64_t size = x.shape.n * dims();
   double* not_finite = scope.take<double>(1);
   ctx.kernels<T>().count_not_finite(ctx, dx, not_finite);
   if (*host.read(not_finite, 1) == 0) return;
-  const View<T> dense(scope.take<T>(size), dx.shape);
-  ctx.kernels<T>().copy(ctx, dx, dense);
-  const T* values = host.read(static_cast<const T*>(dense.data), size);
-  const T* bad = std::find_if(values, values + size, [](T v) { return !std::isfinite(v); });
-  fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", *bad, " for sample ",
-                     ctx.first_row() + (bad - values) / dims());
+  const NotFinite bad = first_not_finite<T>(ctx, dx);
+  fail<NumericError>("log_prob_and_grad", "expected a finite gradient, got ", bad.value, " for sample ",
+                     ctx.first_row() + bad.sample);
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
@@ -436,6 +444,8 @@ template void Flow<float>::inverse_backward(Context&, ParamArena<float>&, View<c
                                             float*) const;
 template std::vector<uint64_t> Flow<float>::key_of(Pass, const Params<float>&, View<const float>, double,
                                                    const PassArrays&, const Step&) const;
+template Flow<float>::PassArrays Flow<float>::pass_arrays(WorkspaceScope&, const Shape&, double*,
+                                                          double*) const;
 template void Flow<float>::pass_forward(Context&, const Params<float>&, View<const float>, double,
                                         const PassArrays&, const Step&) const;
 template void Flow<float>::pass_backward(Context&, const Params<float>&, View<const float>, const PassArrays&,
@@ -464,6 +474,8 @@ template double Flow<double>::backward(Context&, ParamArena<double>&, const doub
                                        View<const double>) const;
 template std::vector<uint64_t> Flow<double>::key_of(Pass, const Params<double>&, View<const double>, double,
                                                     const PassArrays&, const Step&) const;
+template Flow<double>::PassArrays Flow<double>::pass_arrays(WorkspaceScope&, const Shape&, double*,
+                                                            double*) const;
 template void Flow<double>::pass_forward(Context&, const Params<double>&, View<const double>, double,
                                          const PassArrays&, const Step&) const;
 template void Flow<double>::pass_backward(Context&, const Params<double>&, View<const double>,

@@ -23,7 +23,8 @@ constexpr int64_t kPiece = 4096;    // values of a gradient that one thread adds
 /// NumericError naming the parameter, and so the layer, of a gradient that is not finite; `square`: the sum
 /// of their squares.
 template <class T>
-void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, double square) {
+void check_gradients(Context& ctx, const char* call, const ParamLayout& layout, const T* grads,
+                     double square) {
   if (std::isfinite(square)) return;
   HostScope host(ctx);
   grads = host.read(grads, layout.trainable_size());
@@ -32,8 +33,7 @@ void check_gradients(Context& ctx, const ParamLayout& layout, const T* grads, do
     for (int64_t i = 0; i < entry.size; ++i) {
       const T value = grads[entry.offset + i];
       if (std::isfinite(value)) continue;
-      fail<NumericError>("loss_and_grad", "expected finite gradients, got ", value, " for ", entry.name,
-                         ", value ", i);
+      fail<NumericError>(call, "expected finite gradients, got ", value, " for ", entry.name, ", value ", i);
     }
   }
 }
@@ -62,6 +62,55 @@ void set_loss(StepResult& result, const ClassHead<T>* head, const double* sums, 
   result.loss += head->weight() * result.class_nll;
 }
 
+/// A copy of gradients, or null where all are zero. square (1): the sum of their squares.
+template <class T>
+T* saved_gradients(Context& ctx, WorkspaceScope& scope, T* grads, int64_t count, double* square) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  kernels.sum_squares(ctx, count, grads, square);
+  if (*HostScope(ctx).read(static_cast<const double*>(square), 1) == 0) return nullptr;
+  const Shape flat{1, 1, 1, count};
+  T* saved = scope.take<T>(count);
+  kernels.copy(ctx, View<const T>(grads, flat), View<T>(saved, flat));
+  return saved;
+}
+
+/// All but the places of what the pass leaves and the program reads.
+template <class T>
+StepEnd<T> step_end(const Params<T>& params, ParamArena<T>& arena, const Update<T>& update) {
+  const ParamLayout& layout = arena.layout();
+  std::vector<SharedBuffer<T>>& moments = update.optimizer.moments();
+  StepEnd<T> end;
+  end.tolerance = drift_tolerance<T>();
+  end.config = update.optimizer.config();
+  end.trainable = layout.trainable_size();
+  end.decay_size = layout.decay_size();
+  end.total = layout.total_size();
+  end.grads = params.grads;
+  end.values = arena.values();
+  end.m = moments[0].data();
+  end.v = moments.size() > 1 ? moments[1].data() : nullptr;
+  end.average = update.average;
+  end.stats = layout.stats_size();
+  end.stats_rate = kStatsRate;
+  end.batch_stats = params.batch_stats;
+  end.running = arena.values() + layout.stats_begin();
+  return end;
+}
+
+/// What a step's kernels depend on besides those of its pass.
+template <class T>
+void add_to_key(std::vector<uint64_t>& key, const StepEnd<T>& end) {
+  for (const void* p : std::initializer_list<const void*>{end.verdict, end.not_finite, end.settings, end.m,
+                                                          end.v, end.average}) {
+    key.push_back(reinterpret_cast<uintptr_t>(p));
+  }
+  const OptimizerConfig& c = end.config;
+  key.push_back(static_cast<uint64_t>(c.rule));
+  for (const double setting : {c.momentum, c.beta1, c.beta2, c.decay, c.eps, c.weight_decay, c.shrink}) {
+    key.push_back(bit_pattern(setting));
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -84,8 +133,23 @@ void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
 }
 
 template <class T>
-bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                            int64_t budget, double weight, bool replace, StepResult& result) const {
+double Flow<T>::pass_tile(Context& ctx, const Params<T>& params, View<const T> x, int64_t budget,
+                          double weight, double* log_prob) const {
+  WorkspaceScope scope(ctx);
+  double found[2 * kDrifts];
+  const PassArrays arrays = pass_arrays(scope, x.shape, log_prob, found);
+  Step step;
+  keep_activations(ctx, scope, x.shape.n, budget, step);
+  keep_standardised(scope, x.shape.n, step);
+  pass_forward(ctx, params, x, weight, arrays, step);
+  pass_backward(ctx, params, x, arrays, step);
+  return largest_drift(found);
+}
+
+template <class T>
+bool Flow<T>::step_by_tiles(Context& ctx, const char* call, ParamArena<T>& arena, View<const T> x,
+                            const Given<T>& given, int64_t budget, double weight, bool replace,
+                            StepResult& result) const {
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n, trainable = layout_->trainable_size(), room = (trainable + 15) / 16 * 16;
   const Tiles tiles(n, tile_rows_);
@@ -105,28 +169,11 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
     if (first_in_place) ctx.kernels<T>().zero(ctx, trainable, total);
   };
   const auto pass = [&](Context& local, int64_t group, int64_t tile) {
-    const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1), rows = end - first,
-                  size = rows * dims();
+    const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
     Params<T> params = rows_of(all, first);
     params.grads = grads_of(group);
     if (tile == tiles.first_of(group)) begin_gradient(local, params);
-    WorkspaceScope mine(local);
-    double found[2 * kDrifts];
-    PassArrays arrays;
-    arrays.z = mine.take<T>(size);
-    arrays.dz = mine.take<T>(size);
-    arrays.dlogdet = mine.take<double>(rows);
-    arrays.log_prob = log_prob + first;
-    Step step;
-    keep_activations(local, mine, rows, budget, step);
-    keep_standardised(mine, rows, step);
-    const View<const T> in = rows_of(x, first, end);
-    arrays.rebuilt = View<T>(mine.take<T>(size), in.shape);
-    arrays.dx = View<T>(mine.take<T>(size), in.shape);
-    arrays.found = found;
-    pass_forward(local, params, in, share, arrays, step);
-    pass_backward(local, params, in, arrays, step);
-    drifts[tile] = largest_drift(found);
+    drifts[tile] = pass_tile(local, params, rows_of(x, first, end), budget, share, log_prob + first);
   };
   const Tiles pieces(trainable, kPiece);
   double* squares = scope.take<double>(pieces.count);
@@ -139,7 +186,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
   double square = 0;
   try {
     run_tiles(ctx, tiles, worth_threads(n), pass);
-    if (!all_finite(ctx, n, log_prob)) fail_nonfinite(ctx, all, "loss_and_grad", x);
+    if (!all_finite(ctx, n, log_prob)) fail_not_finite(ctx, all, call, x);
     result.nll = mean_nll(log_prob, n);
     result.drift.value = *std::max_element(drifts, drifts + tiles.count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
@@ -154,7 +201,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, ParamArena<T>& arena, View<const T> x,
       local.kernels<T>().sum_squares(local, shape.c, grads_of(0) + first, squares + i);
     });
     square = std::accumulate(squares, squares + pieces.count, 0.0);
-    check_gradients(ctx, *layout_, grads_of(0), square);
+    check_gradients(ctx, call, *layout_, grads_of(0), square);
   } catch (...) {
     undo();
     throw;
@@ -178,7 +225,7 @@ StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
   const StepResult result =
-      gradient(ctx, arena, x, given, activation_budget, weight, watch, false, batch_stats);
+      gradient(ctx, "loss_and_grad", arena, x, given, activation_budget, weight, watch, false, batch_stats);
   move_stats(ctx, batch_stats, arena);
   return result;
 }
@@ -195,7 +242,8 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
   }
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
-  StepResult result = gradient(ctx, arena, x, given, activation_budget, 1, nullptr, true, batch_stats);
+  StepResult result =
+      gradient(ctx, "train_step", arena, x, given, activation_budget, 1, nullptr, true, batch_stats);
   try {
     if (!std::isfinite(result.loss)) {
       fail<NumericError>("train_step", "expected a finite loss, got ", result.loss);
@@ -215,7 +263,7 @@ template <class T>
 std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& arena, View<const T> x,
                                                   const Given<T>& given, int64_t activation_budget,
                                                   const Update<T>& update) const {
-  if (ctx.on_host() || ctx.ranks() || x.shape.n == 0) return std::nullopt;
+  if (ctx.on_host() || ctx.ranks()) return std::nullopt;
   check_input("train_step", x.shape);
   check_given("train_step", given, x.shape.n);
   check_moments(ctx, "train_step", x.shape.n);
@@ -224,7 +272,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  const int64_t n = x.shape.n, size = n * dims();
+  const int64_t n = x.shape.n;
   const double share = 1 / static_cast<double>(n);
 
   // All that the program reads is one array.
@@ -238,40 +286,19 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   settings[End::max_norm] = update.max_norm;
   settings[End::average_rate] = 1 - update.average_decay;
 
-  End end;
   double* not_finite = scope.take<double>(1);
+  T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
+  const Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
+  End end = step_end(params, arena, update);
   end.not_finite = not_finite;
   end.found = found;
   end.square = square;
   end.head = head_ ? head : nullptr;
-  end.tolerance = drift_tolerance<T>();
+  end.initialized = params.value(initialized_);
   end.settings = host.send(static_cast<const double*>(settings), End::kSettings);
   end.verdict = numbers;
-  end.config = update.optimizer.config();
-  end.trainable = layout_->trainable_size();
-  end.decay_size = layout_->decay_size();
-  end.total = layout_->total_size();
-  end.stats = layout_->stats_size();
-  end.stats_rate = kStatsRate;
-  T* batch_stats = scope.take<T>(end.stats + 1);
-  Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
-  end.initialized = params.value(initialized_);
-  end.grads = params.grads;
-  end.values = arena.values();
-  end.m = update.optimizer.moments()[0].data();
-  end.v = update.optimizer.moments().size() > 1 ? update.optimizer.moments()[1].data() : nullptr;
-  end.average = update.average;
-  end.batch_stats = batch_stats;
-  end.running = arena.values() + layout_->stats_begin();
 
-  PassArrays arrays;
-  arrays.z = scope.take<T>(size);
-  arrays.dz = scope.take<T>(size);
-  arrays.dlogdet = scope.take<double>(n);
-  arrays.log_prob = log_prob;
-  arrays.rebuilt = View<T>(scope.take<T>(size), x.shape);
-  arrays.dx = View<T>(scope.take<T>(size), x.shape);
-  arrays.found = found;
+  const PassArrays arrays = pass_arrays(scope, x.shape, log_prob, found);
   Step step;
   step.head_scale = share;
   if (head_) step.head_results = head;
@@ -279,15 +306,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   keep_standardised(scope, n, step);
 
   std::vector<uint64_t> key = key_of(Pass::step, params, x, -share, arrays, step);
-  for (const void* p :
-       std::initializer_list<const void*>{numbers, not_finite, end.settings, end.m, end.v, end.average}) {
-    key.push_back(reinterpret_cast<uintptr_t>(p));
-  }
-  const OptimizerConfig& c = end.config;
-  key.push_back(static_cast<uint64_t>(c.rule));
-  for (const double setting : {c.momentum, c.beta1, c.beta2, c.decay, c.eps, c.weight_decay, c.shrink}) {
-    key.push_back(bits_of(setting));
-  }
+  add_to_key(key, end);
   ctx.repeat(std::move(key), [&] {
     Params<T> mine = params;
     begin_gradient(ctx, mine);
@@ -315,43 +334,46 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
 }
 
 template <class T>
-StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                             int64_t activation_budget, double weight, const GradientWatch* watch,
-                             bool replace, T* batch_stats) const {
-  check_input("loss_and_grad", x.shape);
-  check_given("loss_and_grad", given, x.shape.n);
-  check_moments(ctx, "loss_and_grad", x.shape.n);
-  check_device(ctx, "loss_and_grad", arena);
-  if (ctx.on_host()) check_initialized(ctx, "loss_and_grad", std::as_const(arena).values());
-  if (by_tiles(ctx, x.shape.n)) {
+void Flow<T>::check_drift(const char* call, const Drift& drift) const {
+  if (drift.layer_value <= drift_tolerance<T>()) return;
+  const bool data = standardised_ > 0 && drift.layer == nodes_[standardised_ - 1].name;
+  fail<NumericError>(call, "expected an invertible flow, got layer ", drift.layer,
+                     " whose rebuilt input is off by ", drift.layer_value, " of the largest value",
+                     data ? "; values far from the rest set its mean and deviation: leave them out, or clip "
+                            "or transform their column"
+                          : "");
+}
+
+template <class T>
+StepResult Flow<T>::gradient(Context& ctx, const char* call, ParamArena<T>& arena, View<const T> x,
+                             const Given<T>& given, int64_t activation_budget, double weight,
+                             const GradientWatch* watch, bool replace, T* batch_stats) const {
+  check_input(call, x.shape);
+  check_given(call, given, x.shape.n);
+  check_moments(ctx, call, x.shape.n);
+  check_device(ctx, call, arena);
+  if (ctx.on_host()) check_initialized(ctx, call, std::as_const(arena).values());
+  if (by_tiles(ctx)) {
     StepResult done;
-    if (step_by_tiles(ctx, arena, x, given, activation_budget, weight, replace, done)) return done;
+    if (step_by_tiles(ctx, call, arena, x, given, activation_budget, weight, replace, done)) return done;
   }
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  const int64_t n = x.shape.n, stats = layout_->stats_size();
+  const int64_t n = x.shape.n, trainable = layout_->trainable_size();
   double* log_prob = scope.take<double>(n);
   View<T> dx(scope.take<T>(n * dims()), x.shape);
-  kernels.zero(ctx, stats + 1, batch_stats);
+  kernels.zero(ctx, layout_->stats_size() + 1, batch_stats);
 
   // Gradients already there must survive a step that the drift guard repeats.
-  const int64_t trainable = layout_->trainable_size();
   const bool zero = replace || arena.grads_are_zero();
   Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
   if (replace) begin_gradient(ctx, params);
-  params.overwrite = zero && n > 0;
-  const Shape flat{1, 1, 1, trainable};
-  T* saved = nullptr;
+  params.overwrite = zero;
   double* square = scope.take<double>(1);
-  if (!zero) {
-    kernels.sum_squares(ctx, trainable, params.grads, square);
-    if (*host.read(square, 1) != 0) {
-      saved = scope.take<T>(trainable);
-      kernels.copy(ctx, View<const T>(params.grads, flat), View<T>(saved, flat));
-    }
-  }
+  const T* saved = zero ? nullptr : saved_gradients(ctx, scope, params.grads, trainable, square);
   const auto restore = [&] {
+    const Shape flat{1, 1, 1, trainable};
     if (saved) {
       kernels.copy(ctx, View<const T>(saved, flat), View<T>(params.grads, flat));
     } else {
@@ -365,20 +387,12 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
   step.head_scale = share;
   if (head_ && share != 0) step.head_results = scope.take<double>(2);
   step.watch = watch;
-  result.drift = differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore,
-                               "loss_and_grad");
+  result.drift =
+      differentiate(ctx, params, x, activation_budget, -share, step, log_prob, dx, square, restore, call);
   try {
-    if (!(result.drift.layer_value <= drift_tolerance<T>())) {
-      const bool data = standardised_ > 0 && result.drift.layer == nodes_[standardised_ - 1].name;
-      fail<NumericError>(
-          "loss_and_grad", "expected an invertible flow, got layer ", result.drift.layer,
-          " whose rebuilt input is off by ", result.drift.layer_value, " of the largest value",
-          data ? "; values far from the rest set its mean and deviation: leave them out, or clip "
-                 "or transform their column"
-               : "");
-    }
+    check_drift(call, result.drift);
     const double norm_squared = *host.read(square, 1);
-    check_gradients(ctx, *layout_, params.grads, norm_squared);
+    check_gradients(ctx, call, *layout_, params.grads, norm_squared);
     arena.square_ = norm_squared;
     end_dcontext(ctx, params, n);
   } catch (...) {
@@ -395,28 +409,34 @@ StepResult Flow<T>::gradient(Context& ctx, ParamArena<T>& arena, View<const T> x
 template void Flow<float>::check_moments(Context&, const char*, int64_t) const;
 template void Flow<double>::check_moments(Context&, const char*, int64_t) const;
 template void Flow<float>::begin_gradient(Context&, Params<float>&) const;
-template bool Flow<float>::step_by_tiles(Context&, ParamArena<float>&, View<const float>, const Given<float>&,
-                                         int64_t, double, bool, StepResult&) const;
+template double Flow<float>::pass_tile(Context&, const Params<float>&, View<const float>, int64_t, double,
+                                       double*) const;
+template bool Flow<float>::step_by_tiles(Context&, const char*, ParamArena<float>&, View<const float>,
+                                         const Given<float>&, int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
                                                                View<const float>, const Given<float>&,
                                                                int64_t, const Update<float>&) const;
 template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>,
                                             const Given<float>&, int64_t, const Update<float>&) const;
-template StepResult Flow<float>::gradient(Context&, ParamArena<float>&, View<const float>,
+template void Flow<float>::check_drift(const char*, const Drift&) const;
+template StepResult Flow<float>::gradient(Context&, const char*, ParamArena<float>&, View<const float>,
                                           const Given<float>&, int64_t, double, const GradientWatch*, bool,
                                           float*) const;
 template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, View<const float>,
                                                const Given<float>&, int64_t, double,
                                                const GradientWatch*) const;
 template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
-template bool Flow<double>::step_by_tiles(Context&, ParamArena<double>&, View<const double>,
+template double Flow<double>::pass_tile(Context&, const Params<double>&, View<const double>, int64_t, double,
+                                        double*) const;
+template bool Flow<double>::step_by_tiles(Context&, const char*, ParamArena<double>&, View<const double>,
                                           const Given<double>&, int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,
                                                                 View<const double>, const Given<double>&,
                                                                 int64_t, const Update<double>&) const;
 template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
                                              const Given<double>&, int64_t, const Update<double>&) const;
-template StepResult Flow<double>::gradient(Context&, ParamArena<double>&, View<const double>,
+template void Flow<double>::check_drift(const char*, const Drift&) const;
+template StepResult Flow<double>::gradient(Context&, const char*, ParamArena<double>&, View<const double>,
                                            const Given<double>&, int64_t, double, const GradientWatch*, bool,
                                            double*) const;
 template StepResult Flow<double>::loss_and_grad(Context&, ParamArena<double>&, View<const double>,

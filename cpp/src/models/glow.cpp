@@ -47,7 +47,7 @@ Flow<T> glow(const GlowConfig& config) {
   expect_in(kModel, "hidden", config.hidden, 1, kMaxWidth);
   expect_in(kModel, "classes", config.classes, 0, kMaxWidth);
   expect_bits(kModel, config.bits);
-  if (config.levels > 30 || config.shape.h % (int64_t{1} << config.levels) ||
+  if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
     fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",
                      config.shape.h, " x ", config.shape.w);

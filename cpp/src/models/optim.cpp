@@ -36,6 +36,13 @@ void check_settings(const OptimizerConfig& c) {
   }
 }
 
+/// The moments are those of the rule that the optimiser was made for.
+void check_rule(Rule made_for, Rule rule) {
+  if (rule == made_for) return;
+  fail<ConfigError>("optimizer", "expected the rule that its moments are of, ", to_string(made_for), ", got ",
+                    to_string(rule));
+}
+
 /// Name of the first trained tensor whose gradient is not finite, or an empty string.
 template <class T>
 std::string bad_gradient(const ParamArena<T>& arena) {
@@ -86,7 +93,7 @@ const char* to_string(Rule rule) {
 template <class T>
 Optimizer<T>::Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
                         const std::string& device)
-    : layout_(std::move(layout)), config_(config) {
+    : layout_(std::move(layout)), config_(config), rule_(config.rule) {
   check_settings<T>(config);
   const int moments = config.rule == Rule::sgd ? 1 : 2;
   for (int i = 0; i < moments; ++i) moments_.emplace_back(layout_->trainable_size(), device);
@@ -103,7 +110,8 @@ void Optimizer<T>::set_steps(int64_t steps) {
 template <class T>
 double Optimizer<T>::next_rate() const {
   check_settings<T>(config_);
-  if (config_.rule != Rule::adam && config_.rule != Rule::adamax) return config_.lr;
+  check_rule(rule_, config_.rule);
+  if (rule_ != Rule::adam && rule_ != Rule::adamax) return config_.lr;
   const double t = static_cast<double>(steps_ + 1);
   return config_.lr * std::sqrt(1 - std::pow(config_.beta2, t)) / (1 - std::pow(config_.beta1, t));
 }
@@ -111,6 +119,7 @@ double Optimizer<T>::next_rate() const {
 template <class T>
 void Optimizer<T>::check(const ParamArena<T>& arena) const {
   check_settings<T>(config_);
+  check_rule(rule_, config_.rule);
   const ParamLayout& layout = arena.layout();
   const int64_t trained = layout.trainable_size(), decayed = layout.decay_size();
   if (trained == layout_->trainable_size() && decayed == layout_->decay_size()) return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -23,10 +24,37 @@ inline double largest_drift(const double* found) {
 }
 
 /// A number in the key of a pass, see Context::repeat.
-inline uint64_t bits_of(double value) {
+inline uint64_t bit_pattern(double value) {
   uint64_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+/// The values of v, without room between its rows, where the program reads them while both scopes last.
+template <class T>
+const T* dense_on_host(Context& ctx, WorkspaceScope& scope, HostScope& host, View<const T> v) {
+  const View<T> dense(scope.take<T>(v.shape.size()), v.shape);
+  ctx.kernels<T>().copy(ctx, v, dense);
+  return host.read(static_cast<const T*>(dense.data), v.shape.size());
+}
+
+struct NotFinite {
+  int64_t sample = -1;
+  int64_t channel = 0;
+  double value = 0;
+};
+
+/// The first value that is not finite; sample -1: there is none.
+template <class T>
+NotFinite first_not_finite(Context& ctx, View<const T> v) {
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const T* values = dense_on_host(ctx, scope, host, v);
+  for (int64_t i = 0; i < v.shape.size(); ++i) {
+    if (std::isfinite(values[i])) continue;
+    return {i / v.shape.per_sample(), i % v.shape.c, static_cast<double>(values[i])};
+  }
+  return {};
 }
 
 /// What calls with labels, clip_grad_norm and update_average refuse.

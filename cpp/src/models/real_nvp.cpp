@@ -130,7 +130,7 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
         i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
     const MaskSizes sizes = mask_sizes(mask, config.dims);
     auto net = mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * (affine ? 2 : 1),
-                      config.hidden, MlpInit::he_zero, config.conditioner);
+                      config.hidden, MlpInit::uniform_zero, config.conditioner);
     AffineOptions options;
     options.law = ScaleLaw::bounded;
     options.interleaved = false;

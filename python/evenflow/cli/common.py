@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,15 @@ from evenflow.flow import Flow
 from evenflow.runs import Plan, held_out, tested
 
 
+NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+
 def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
     """Declares one command; `run` takes its arguments and returns the exit code."""
     sub: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub._negative_number_matcher = NEGATIVE  # argparse takes -1e-3 for an option
     sub.set_defaults(run=run)
     sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")

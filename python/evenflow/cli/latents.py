@@ -71,9 +71,8 @@ def interpolate(args: argparse.Namespace) -> int:
     if given is not None:
         groups = given[None] if args.manifold else given.reshape(-1, 2, *given.shape[1:])
         if (groups != groups[:, :1]).any():
-            found = "others" if flow.context else given.tolist()
-            raise ConfigError(f"[interpolate] expected samples of one {'context' if flow.context else 'class'}, "
-                              f"which the model's density is given, got {found} (choose --rows)")
+            kind, found = ("context", "some of different ones") if flow.context else ("class", given.tolist())
+            raise ConfigError(f"[interpolate] expected samples of one {kind}, got {found} (choose --rows)")
         given = groups[:, 0]
     out = _out(args, flow, "interpolate")
     with write_data("interpolate", flow, out, columns=args.steps) as write:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import os
-import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,8 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
-from evenflow.runs import Plan, Run, Source, inside, test_mark
+from evenflow.rows import data_mark
+from evenflow.runs import Plan, Run, Source, conditions, inside, of_part
 from evenflow.settings import Settings
 from evenflow.train import Trainer
 
@@ -59,7 +60,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
             raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
     whole, part = source.load()
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
-                                           values.get("preset"))
+                                           values.get("preset"), len(part.train), values.get("batch_size"))
     outputs = _outputs(values, training, whole)
     flow = _make_model(values, name, model, whole, _threads(values, ranks))
     epochs, steps = values.get("epochs"), values.get("steps")
@@ -76,7 +77,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
                 *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=test_mark(flow.dtype, whole))
+                               test=data_mark(flow.dtype, *of_part(whole, "test", conditions(flow))))
     text = _config_file(plan, values, args.command)
     with run.alone(ranks):
         run.start(plan, trainer, text, args.command, args.force)
@@ -140,16 +141,14 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
     if whole.train_context is not None:
         given["context"] = whole.train_context.shape[1]
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
-    try:
-        return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
-                            device=values.get("device", "cpu"), threads=threads)
-    except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unknown is None:
-            raise
-        option = {"classes": "conditional", "steps": "depth"}.get(unknown[1], unknown[1])
-        raise ConfigError(f"[train] expected options that {name} has, "
-                          f"got --{option.replace('_', '-')}") from None
+    known = inspect.signature(MODELS[name]).parameters
+    if "context" in given and "context" not in known:
+        raise ConfigError(f"[train] expected realnvp for data with a context, got {name}: {values['data']}")
+    for unknown in (key for key in given if key not in known):
+        option = {"classes": "conditional", "steps": "depth"}.get(unknown, unknown)
+        raise ConfigError(f"[train] expected options that {name} has, got --{option.replace('_', '-')}")
+    return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
+                        device=values.get("device", "cpu"), threads=threads)
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ __all__ = ["Augment", "Dataset", "load", "download", "read_celeba", "read_cifar"
            "read_idx", "read_idx_folder", "read_npy", "read_npz", "read_npz_folder", "read_parquet",
            "read_svhn", "checkerboard", "rings", "two_moons"]
 
-TABLES = (".csv", ".csv.gz", ".parquet")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
@@ -45,7 +45,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     *.npz                 train (and test), or x; with train_labels, test_labels or labels, and train_context,
                           test_context or context, where present
     *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
-    *.csv, *.csv.gz       a table; `columns` selects and orders columns, `label` names the column of classes,
+    *.csv, *.tsv, also .gz    a table; `columns` selects and orders columns, `label` names the column of classes,
                           `context` the columns that the density of the others is given
     *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file
@@ -114,7 +114,7 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
 
 def _load_file(path: str, columns: Sequence[str] | None, label: str | None,
                context: Sequence[str] | None) -> Dataset:
-    if path.endswith((".csv", ".csv.gz")):
+    if path.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         return read_csv(path, columns=columns, label=label, context=context)
     if path.endswith(".parquet"):
         return read_parquet(path, columns=columns, label=label, context=context)

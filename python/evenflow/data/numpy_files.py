@@ -45,6 +45,7 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
         size = os.path.getsize(path)
         x = _stored(path, 0, size) if size > RESIDENT_BYTES else np.load(path, allow_pickle=False)
         if not isinstance(x, (np.ndarray, Rows)):
+            x.close()
             raise ValueError("an archive")
     except BROKEN as error:
         if isinstance(error, IoError):

@@ -18,6 +18,8 @@ from evenflow.data.dataset import Dataset
 from evenflow.errors import ConfigError, IoError
 
 DELIMITERS = ",;\t"
+TABS = (".tsv", ".tsv.gz")
+"""Endings of names that say what separates cells."""
 BLOCK_CELLS = 1 << 16
 """Cells of text that are in memory at once: a few MB."""
 BLANK = ("\n", "\r\n", "\r")
@@ -32,8 +34,9 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
     names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ...
     columns: which to take, in this order; by default all but the label and the context. label: column of classes,
-    any text; they are numbered in sorted order. context: columns of numbers that the density of the others is given,
-    in this order. IoError gives line and column of a cell that is not a finite number, and
+    any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as sorted
+    text. context: columns of numbers that the density of the others is given, in this order.
+    IoError gives line and column of a cell that is not a finite number, or of a class that is empty, and
     the first column without a name in a header, unless columns are chosen; ConfigError for a column chosen
     twice, or an unknown one, with the known ones.
     """
@@ -68,7 +71,8 @@ def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | No
               else open(path, encoding="utf-8-sig", newline="")) as file:
             first = file.readline()
             file.seek(0)
-            for names, table, labels in _tables(path, file, max(DELIMITERS, key=first.count), columns, label, context):
+            delimiter = "\t" if path.endswith(TABS) else max(DELIMITERS, key=first.count)
+            for names, table, labels in _tables(path, file, delimiter, columns, label, context):
                 count = len(names) - len(context or ())
                 yield Block(names[:count], table[:, :count], table[:, count:] if context else None, labels)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
@@ -103,6 +107,9 @@ def choose(path: str, names: list[str], columns: Sequence[str] | None, label: st
     for name in [*chosen, *([] if label is None else [label])]:
         if name not in names:
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
+    for name in given:
+        if name in density:
+            raise ConfigError(f"[data] {path}: expected other columns than those of the context, got {name!r}")
     if len(set(chosen)) < len(chosen):  # equal columns have no density
         twice = max(chosen, key=chosen.count)
         raise ConfigError(f"[data] {path}: expected different columns, got {twice!r} twice")
@@ -113,8 +120,19 @@ def choose(path: str, names: list[str], columns: Sequence[str] | None, label: st
 
 
 def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Names of classes -> their numbers (N,), in sorted order, and the names by number."""
+    """Names of classes -> their numbers (N,), in order, and the names by number.
+
+    Names that are all whole numbers, or all numbers, go by their value, others by their text.
+    """
     classes = sorted(set(cells))
+    for value in (int, float):  # int tells apart what float rounds
+        try:
+            values = {name: value(name) for name in classes}
+        except ValueError:
+            continue
+        if not any("_" in name or values[name] != values[name] for name in classes):  # Python's 1_000, and nan
+            classes.sort(key=values.__getitem__)
+            break
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[cell] for cell in cells], np.int32), classes
 
@@ -181,8 +199,11 @@ def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list
         return None
     if len(table) != len(rows) or not np.isfinite(table).all():
         return None
-    at = None if label is None else names.index(label)
-    return table, [] if at is None else [line.split(delimiter)[at].strip() for line in rows]
+    if label is None:
+        return table, []
+    at = names.index(label)
+    labels = [line.split(delimiter)[at].strip() for line in rows]
+    return None if "" in labels else (table, labels)
 
 
 def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
@@ -191,6 +212,9 @@ def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen
         if len(row) != len(names):
             raise IoError(f"[data] {path}: expected {len(names)} cells in line {line}, got {len(row)}")
     labels = [] if label is None else [row[names.index(label)].strip() for _, row in rows]
+    if "" in labels:
+        raise IoError(f"[data] {path}: expected a class in line {rows[labels.index('')][0]}, column {label!r}, "
+                      "got an empty cell")
     return _numbers(path, names, rows, chosen), labels
 
 

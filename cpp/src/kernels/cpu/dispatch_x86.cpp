@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "evenflow/error.hpp"
+#include "kernels/cpu/choose_isa.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/kernels.hpp"
 
@@ -48,19 +49,17 @@ bool is_intel() {
 }
 
 IsaLevel best_isa(IsaLevel wanted) {
-  const bool avx2 = kernels_avx2_f32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && kernels_avx512_f32 && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  if (wanted >= IsaLevel::amx && bf16 && stacks_amx && may_use_amx()) return IsaLevel::amx;
-  const bool pairs = bf16 && stacks_avx512_bf16;
-  if (wanted == IsaLevel::avx512_bf16 && pairs) return IsaLevel::avx512_bf16;
-  // Intel's processors multiply pairs at a quarter of the rate that AMD's do, slower than they widen to
-  // float32.
-  if (wanted == IsaLevel::best && pairs && !is_intel()) return IsaLevel::avx512_bf16;
-  if (wanted >= IsaLevel::avx512 && avx512) return IsaLevel::avx512;
-  if (wanted >= IsaLevel::avx2 && avx2) return IsaLevel::avx2;
+  IsaSupport has;
+  has.avx2 = kernels_avx2_f32 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  has.avx512 = has.avx2 && kernels_avx512_f32 && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512bw");
+  const bool bf16 = has.avx512 && __builtin_cpu_supports("avx512bf16");
+  has.avx512_bf16 = bf16 && stacks_avx512_bf16;
+  has.slow_pairs = is_intel();
+  has.amx = wanted >= IsaLevel::amx && bf16 && stacks_amx && may_use_amx();
+  const IsaLevel level = choose_isa(wanted, has);
+  if (level != IsaLevel::baseline) return level;
   if (!kernels_baseline_f32 && !kernels_avx2_f32) {
     fail<DeviceError>("context", "expected kernels in this program, got none; link the CMake target ",
                       "evenflow::static, or libevenflow.a with -Wl,--whole-archive");

@@ -3,9 +3,9 @@
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
-#include "kernels/device/body.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
+#include "kernels/ops/place.hpp"
 
 // Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
 // count, and partial sums are added in chunk order, so results do not depend on it either.
@@ -42,7 +42,7 @@ struct CpuExec {
     typename Body::Registers own;
     typename Body::Shared shared;
     for (int64_t phase = 0; phase < body.phases(0); ++phase) {
-      body.run(phase, device::Place{0, 1, 0}, own, shared);
+      body.run(phase, ops::Place{0, 1, 0}, own, shared);
     }
   }
 

@@ -59,10 +59,9 @@ double rate(int threads, const F& block) {
 
 double peak_gflops(int threads, const PeakLoops& loops) {
   constexpr int64_t kRounds = 200000;
-  volatile float kept = 0;  // the result is wanted, so the loop stays
   const double flops = static_cast<double>(kRounds * loops.flops);
   return 1e-9 * rate(threads, [&](int) {
-           kept = loops.multiply_add(kRounds);
+           [[maybe_unused]] volatile float kept = loops.multiply_add(kRounds);  // so the loop stays
            return flops;
          });
 }
@@ -103,8 +102,9 @@ double peak_gflops_bf16(int threads) {
 
 double read_bandwidth_gbs(int threads) {
   const PeakLoops loops = best_loops();
-  volatile float kept = 0;
-  return bandwidth(threads, 1, 1, [&](int64_t n, const float* x) { kept = loops.read(n, x); });
+  return bandwidth(threads, 1, 1, [&](int64_t n, const float* x) {
+    [[maybe_unused]] volatile float kept = loops.read(n, x);
+  });
 }
 
 double triad_bandwidth_gbs(int threads) {

@@ -5,6 +5,7 @@
 
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
+#include "kernels/ops/place.hpp"
 
 // Kernels as plain structs, so that a compiler for the CPU sees them too. A body says
 //   threads                   threads of a block
@@ -24,13 +25,8 @@ namespace evenflow::device {
 
 constexpr int kThreads = 256;
 
-struct Place {
-  int64_t block;
-  int64_t blocks;
-  int thread;
-};
-
-struct Nothing {};
+using ops::Nothing;
+using ops::Place;
 
 /// Columns of the widest access of a functor: sixteen bytes of its numbers, or one if it takes no packs.
 template <class F, class = void>

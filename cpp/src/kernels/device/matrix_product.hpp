@@ -57,11 +57,11 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     }
     EVENFLOW_HD static int place(int i, int k) { return Operand::along_k ? i * stride + k : k * stride + i; }
     EVENFLOW_HD void put(int e, const Eight<Bf16>& from, int) { put_part(e, 0, from); }
-    EVENFLOW_HD void put(int e, const Eight<float>& from, int parts) {
+    EVENFLOW_HD void put(int e, const Eight<float>& from, int count) {
       float rest[kEight];
       for (int i = 0; i < kEight; ++i) rest[i] = from.get(i);
       for (int p = 0; p < kParts; ++p) {
-        if (p == parts) return;
+        if (p == count) return;
         Eight<Bf16> part = zeros<Bf16>();
         for (int i = 0; i < kEight; ++i) {
           part.set(i, rest[i]);

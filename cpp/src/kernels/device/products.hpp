@@ -97,7 +97,7 @@ struct DeviceProducts {
   struct Pair {
     using Number = T;
     View<const T> a, b;
-    bool packs(int n) const {
+    EVENFLOW_HD bool packs(int n) const {
       return b.shape.c % n == 0 && ops::fits(n, a.data, a.stride) && ops::fits(n, b.data, b.stride);
     }
   };

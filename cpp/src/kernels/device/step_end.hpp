@@ -5,6 +5,7 @@
 
 #include "kernels/device/exec.hpp"
 #include "kernels/flow_program.hpp"
+#include "kernels/kernel_set.hpp"
 #include "kernels/ops/optim.hpp"
 
 // The end of a training step, in kernels that go by what the pass before them found.
@@ -15,10 +16,8 @@ namespace evenflow::device {
 template <class T>
 struct JudgeStep {
   StepEnd<T> end;
-  /// Whether the drift is.
-  EVENFLOW_HD bool within(const double* found) const {
-    return found[0] / (found[1] > 1 ? found[1] : 1) <= end.tolerance;
-  }
+  /// Whether a drift, as KernelSet::distance found it, is within the tolerance.
+  EVENFLOW_HD bool within(const double* found) const { return relative_distance(found) <= end.tolerance; }
   EVENFLOW_HD void operator()(int64_t, int64_t) const {
     const double norm = ops::sqrt(*end.square), most = end.settings[StepEnd<T>::max_norm];
     constexpr double kLargest = std::numeric_limits<double>::max();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
@@ -15,7 +16,7 @@ struct PixelMask {
 
   EVENFLOW_HD bool active(int64_t row) const {
     if (parity < 0) return true;
-    return ((row / width % height + row % width) & 1) == parity;
+    return on_parity(row, width, height, parity);
   }
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
@@ -115,8 +116,7 @@ struct CouplingMap {
 
   EVENFLOW_HD bool active(int64_t row) const {
     if (parity < 0) return true;
-    const int64_t i = row / width % height, j = row % width;
-    return ((i + j) & 1) == parity;
+    return on_parity(row, width, height, parity);
   }
 
   /// Whose pixel that is. A division takes as long as the rest of a row.

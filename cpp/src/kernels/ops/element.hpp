@@ -297,18 +297,18 @@ struct FillNoise {
   }
   EVENFLOW_HD void compute(const double* in, double* v, double*) const {
     const double unit = 2.3283064365386963e-10;  // 2^-32
-    if (logistic) {
+    if constexpr (logistic) {
       for (int k = 0; k < 4; ++k) {
         v[k] = noise_log((in[k] + 0.5) * unit) - noise_log((4294967295.5 - in[k]) * unit);
       }
-      return;
-    }
-    for (int k = 0; k < 4; k += 2) {  // Box-Muller
-      const double radius = ops::sqrt(-2.0 * noise_log((in[k] + 0.5) * unit));
-      double sine, cosine;
-      noise_sine((in[k + 1] + 0.5) * unit, &sine, &cosine);
-      v[k] = radius * cosine;
-      v[k + 1] = radius * sine;
+    } else {
+      for (int k = 0; k < 4; k += 2) {  // Box-Muller
+        const double radius = ops::sqrt(-2.0 * noise_log((in[k] + 0.5) * unit));
+        double sine, cosine;
+        noise_sine((in[k + 1] + 0.5) * unit, &sine, &cosine);
+        v[k] = radius * cosine;
+        v[k + 1] = radius * sine;
+      }
     }
   }
   EVENFLOW_HD void store(int64_t row, int64_t block, const double* v, int64_t step) const {

@@ -2,8 +2,9 @@
 
 #include <limits>
 
-#include "kernels/device/body.hpp"
 #include "kernels/kernel_set.hpp"
+#include "kernels/ops/math.hpp"
+#include "kernels/ops/place.hpp"
 
 // Matrices of 1x1 convolutions in float64, each by one block of rows * cols threads: a thread has every
 // rows-th row and every cols-th column. An element's sum has the same order for any number of threads; on the
@@ -54,8 +55,8 @@ struct MatrixShare {
 template <class T, int rows, int cols>
 struct LuMatrix {
   static constexpr int threads = rows * cols;
-  using Registers = device::Nothing;
-  using Shared = device::Nothing;
+  using Registers = Nothing;
+  using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuFactors<T> f;
   T* w;
@@ -65,7 +66,7 @@ struct LuMatrix {
 
   /// The diagonal; W; for the inverse P^-1, from which L's columns and U's are eliminated one by one.
   EVENFLOW_HD int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
-  EVENFLOW_HD void run(int64_t phase, const device::Place& at, Registers&, Shared&) const {
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     if (phase == 0) {
@@ -135,8 +136,8 @@ struct LuMatrix {
 template <class T, int rows, int cols>
 struct LuGradients {
   static constexpr int threads = rows * cols;
-  using Registers = device::Nothing;
-  using Shared = device::Nothing;
+  using Registers = Nothing;
+  using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuFactors<T> f;
   const T* dw;
@@ -147,7 +148,7 @@ struct LuGradients {
 
   /// The diagonal, and U's upper part transposed; the gradients.
   EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_HD void run(int64_t phase, const device::Place& at, Registers&, Shared&) const {
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     for (int64_t i = at.thread; phase == 0 && i < n; i += threads) room[i] = f.diagonal(i);
@@ -206,8 +207,8 @@ struct LuGradients {
 template <class T, int rows, int cols>
 struct PlainMatrix {
   static constexpr int threads = rows * cols;
-  using Registers = device::Nothing;
-  using Shared = device::Nothing;
+  using Registers = Nothing;
+  using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   int64_t n;
   const T* w;
@@ -219,7 +220,7 @@ struct PlainMatrix {
   /// W; for each column its pivot, the exchange of rows and the elimination below it; the determinant; the
   /// columns of both factors' inverses, one by one; their product.
   EVENFLOW_HD int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
-  EVENFLOW_HD void run(int64_t phase, const device::Place& at, Registers&, Shared&) const {
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     if (phase == 0) {
       for (int64_t i = at.thread; i < n * n; i += threads) room[i] = static_cast<double>(w[i]);

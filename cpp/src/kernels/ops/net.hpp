@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/bf16.hpp"
+#include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
@@ -196,7 +197,7 @@ struct ConcatRelu {
     out[c] = max_of(T(0), v);
     out[c + channels] = max_of(T(0), -v);
     if (parity >= 0 && c == 0) {
-      out[2 * channels] = ((row / width % height + row % width) & 1) == parity ? T(1) : T(0);
+      out[2 * channels] = on_parity(row, width, height, parity) ? T(1) : T(0);
     }
   }
 };
@@ -235,7 +236,7 @@ struct MaskPixels {
   EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const bool on = ((row / width % height + row % width) & 1) == parity;
+    const bool on = on_parity(row, width, height, parity);
     Pack<T, n> v = read<n>(x + row * x_stride + c);
     for (int e = 0; e < n; ++e) v.v[e] = on ? v.v[e] : T(0);
     if (accumulate) {

@@ -1,13 +1,12 @@
 #pragma once
 
+#include "kernels/ops/constants.hpp"
 #include "kernels/ops/small.hpp"
 
 // The learned top prior and the class head (Glow). Log scales are 3 * logs. Sums run in a fixed order, one
 // thread an output: these arrays are as large as the coarsest latent.
 
 namespace evenflow::ops {
-
-constexpr double kPriorLogScale = 3.0;
 
 /// Whether a tap of a 3x3 kernel at pixel p of an image looks outside.
 EVENFLOW_HD bool tap_outside(int64_t p, int64_t tap, int64_t height, int64_t width) {
@@ -30,7 +29,7 @@ struct PriorEdge {
     for (int64_t tap = 0; tap < 9; ++tap) {
       if (tap_outside(p, tap, height, width)) sum += weight[tap * channels + k];
     }
-    edge[p * channels + k] = (sum + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+    edge[p * channels + k] = (sum + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
   }
 };
 
@@ -48,8 +47,7 @@ struct PriorStatistics {
   EVENFLOW_HD void operator()(int64_t row, int64_t k) const {
     T own = T(0);
     if (labels) {
-      own =
-          (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+      own = (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
     }
     h[row * channels + k] = edge ? edge[row % pixels * channels + k] + own : own;
   }
@@ -68,12 +66,12 @@ struct PriorEdgeGradients {
   T* dbias;
   T* dlogs;
   EVENFLOW_HD void operator()(int64_t, int64_t k) const {
-    const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    const double scale = exp(kLogScale * static_cast<double>(logs[k]));
     T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t p = 0; p < height * width; ++p) {
       const double g = sums[p * channels + k], inner = g * scale;
       to_bias += static_cast<T>(inner);
-      to_logs += static_cast<T>(kPriorLogScale * g * static_cast<double>(edge[p * channels + k]));
+      to_logs += static_cast<T>(kLogScale * g * static_cast<double>(edge[p * channels + k]));
       for (int64_t tap = 0; tap < 9; ++tap) {
         if (tap_outside(p, tap, height, width)) dweight[tap * channels + k] += static_cast<T>(inner);
       }
@@ -98,17 +96,17 @@ struct PriorClassGradients {
   T* dbias;
   T* dlogs;
   EVENFLOW_HD void operator()(int64_t, int64_t k) const {
-    const double scale = exp(kPriorLogScale * static_cast<double>(logs[k]));
+    const double scale = exp(kLogScale * static_cast<double>(logs[k]));
     T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t i = 0; i < n; ++i) {
       const int64_t at = labels[i] * channels + k;
       double g = 0;
       for (int64_t p = 0; p < pixels; ++p) g += dh[(i * pixels + p) * channels + k];
-      const T part = (weight[at] + bias[k]) * rounded_exp(T(kPriorLogScale) * logs[k]);
+      const T part = (weight[at] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
       const T inner = static_cast<T>(g * scale);
       dweight[at] += inner;
       to_bias += inner;
-      to_logs += static_cast<T>(kPriorLogScale * g * static_cast<double>(part));
+      to_logs += static_cast<T>(kLogScale * g * static_cast<double>(part));
     }
     dbias[k] = to_bias;
     dlogs[k] = to_logs;
@@ -157,7 +155,7 @@ struct HeadLogProb {
     double* row = logp + i * classes;
     double top = -HUGE_VAL;
     for (int64_t y = 0; y < classes; ++y) {
-      row[y] = raw[i * classes + y] * exp(kPriorLogScale * static_cast<double>(logs[y]));
+      row[y] = raw[i * classes + y] * exp(kLogScale * static_cast<double>(logs[y]));
       top = max_of(top, row[y]);
     }
     double sum = 0;
@@ -199,7 +197,7 @@ struct HeadLossGradient {
   EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
     const double p = exp(logp[i * classes + y]);
     dlogit[i * classes + y] =
-        factor * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kPriorLogScale * static_cast<double>(logs[y]));
+        factor * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kLogScale * static_cast<double>(logs[y]));
   }
 };
 
@@ -228,7 +226,7 @@ struct HeadGradients {
     for (int64_t i = 0; i < n; ++i) {
       const double g = dlogit[i * classes + y];
       to_bias += static_cast<T>(g);
-      to_logs += static_cast<T>(kPriorLogScale * g * raw[i * classes + y]);
+      to_logs += static_cast<T>(kLogScale * g * raw[i * classes + y]);
     }
     dbias[y] = to_bias;
     dlogs[y] = to_logs;

@@ -1,0 +1,105 @@
+"""Arrays and numbers of other libraries at the border: what is taken, and what an error says of the rest."""
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+
+class Array:
+    """An array that DLPack does not export: of a dtype, deleted, or spread over devices, as JAX has them."""
+
+    def __init__(self, values, dtype="float64", deleted=False):
+        self.values, self.dtype, self.shape, self.deleted = values, dtype, np.shape(values), deleted
+
+    def __dlpack__(self, **_):
+        raise BufferError("not this one")
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def is_deleted(self):
+        return self.deleted
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype)
+
+
+class Tracer(Array):
+    """Of JAX, without values."""
+
+
+def test_what_dlpack_does_not_export(table_model, table):
+    assert np.array_equal(table_model.log_prob(Array(table)), table_model.log_prob(table))
+    for x, text in ((Array(table, "bfloat16"), r"got Array of bfloat16; convert it, with x.float\(\) in torch or"),
+                    (Array(table, "float8_e4m3fn"), "got Array of float8_e4m3fn"),
+                    (Array(table, deleted=True), "got one that was deleted or donated"),
+                    (Tracer(table), r"got a Tracer: evenflow can't be traced by JAX \(see docs/jax.md\)")):
+        with pytest.raises(TypeError, match=rf"\[log_prob\] expected .*{text}"):
+            table_model.log_prob(x)
+
+
+def test_tensors(table_model, table):
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(table)
+    with pytest.raises(TypeError, match="got Tensor of bfloat16; convert it"):
+        table_model.log_prob(x.bfloat16())
+    with pytest.raises(TypeError, match="without gradient tracking, got Tensor"):
+        table_model.log_prob(x.requires_grad_())
+
+
+def test_arrays_in_the_place_of_numbers(table_model, table):
+    big = np.zeros((200, 3))
+    by_name = "; labels and contexts go by name, label=... or context=..."
+    for call, text in (
+            (lambda: table_model.log_prob(table, big), f"a whole number for seed, got ndarray (200, 3){by_name}"),
+            (lambda: table_model.sample(3, big), f"a number for temperature, got ndarray (200, 3){by_name}"),
+            (lambda: table_model.sample(big), "a whole number for n, got ndarray (200, 3)")):
+        with pytest.raises(TypeError) as error:
+            call()
+        assert str(error.value).endswith(text)
+
+
+@pytest.mark.parametrize("value", [np.array(0.5), np.array(0.5, "f4"), np.float16(0.5)])
+def test_numbers_without_axes(table_model, value):
+    assert np.array_equal(table_model.sample(3, value), table_model.sample(3, 0.5))
+    for wrong in (np.array(True), np.array(3, "m8[s]"), np.array([0.5]), np.array("0.5")):
+        with pytest.raises(TypeError, match="expected a number for temperature"):
+            table_model.sample(3, wrong)
+
+
+def test_objects(table_model, table):
+    with pytest.raises(TypeError, match=r"got dtype object; convert numbers with x.astype\(float\)"):
+        table_model.log_prob(table.astype(object))
+
+
+@pytest.fixture
+def known():
+    """x (40, 2), a context (40, 2) of which float32 loses a column, and its flow."""
+    rng = np.random.default_rng(0)
+    c = rng.standard_normal((40, 2))
+    return rng.standard_normal((40, 2)), c, lambda **more: ef.RealNVP(2, couplings=2, hidden=(4,), context=2, **more)
+
+
+@pytest.mark.parametrize("lose", [lambda v: 1.7e9 + v, lambda v: 1e-47 * v], ids=["offset", "underflow"])
+def test_a_context_that_is_lost_is_refused(known, lose):
+    """By init and by fit, in whatever it comes."""
+    x, c, flow = known
+    c = np.column_stack([np.round(c[:, 0], 3), lose(c[:, 1])])
+    for given in (c, c.tolist(), Array(c)):
+        for name in ("init", "fit"):
+            with pytest.raises(ef.NumericError, match=rf"\[{name}, context\] expected numbers that float32 tells "
+                                                      "apart, got only .* in column 1; subtract an offset"):
+                getattr(flow(), name)(x, context=given)
+
+
+def test_contexts_that_do_not_fit(known):
+    x, c, flow = known
+    flow = flow()
+    flow.init(x, context=c)
+    for given, error, text in (
+            (c[:1], ef.ShapeError, r"got \(1, 2\); c\[0\] is one for all$"),
+            (c.astype(object), TypeError, r"for the context, got dtype object; convert them with .astype\(float\)$"),
+            (c > 0, TypeError, r"for the context, got dtype bool; convert them with .astype\(float\)$")):
+        with pytest.raises(error, match=text):
+            flow.log_prob(x, context=given)

@@ -1,0 +1,75 @@
+"""Code of the documentation that test_docs.py leaves out, since its blocks need names from before them."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import evenflow as ef  # noqa: E402
+from evenflow.torch import FlowModule  # noqa: E402
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def block(page, first):
+    """The fenced block without a language that begins with `first`."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = [code for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
+             if not language and code.startswith(first)]
+    assert len(found) == 1, first
+    return compile(found[0], f"{page}, {first}", "exec")
+
+
+def run(page, blocks, **names):
+    names = {"np": np, "torch": torch, "ef": ef, "FlowModule": FlowModule, **names}
+    for first in blocks:
+        exec(block(page, first), names)
+    return names
+
+
+def test_weights_of_normflows():
+    nf = pytest.importorskip("normflows")
+    layers = []
+    for _ in range(3):
+        layers += [nf.flows.AffineCouplingBlock(nf.nets.MLP([2, 16, 16, 2]), scale=False),
+                   nf.flows.Permute(4, mode="swap")]
+    m = nf.NormalizingFlow(nf.distributions.DiagGaussian(4, trainable=False), layers)
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    found = run("coming_from.md", ["def copy_net(", "blocks = ["], nf=nf, m=m, D=4, x=x.numpy())
+    np.testing.assert_allclose(found["log_prob"], m.log_prob(x).detach(), rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_freia():
+    frames, modules = pytest.importorskip("FrEIA.framework"), pytest.importorskip("FrEIA.modules")
+
+    def subnet(n, m):
+        return torch.nn.Sequential(torch.nn.Linear(n, 16), torch.nn.ReLU(), torch.nn.Linear(16, m))
+
+    inn = frames.SequenceINN(4)
+    for _ in range(3):
+        inn.append(modules.GLOWCouplingBlock, subnet_constructor=subnet, clamp=2.0, clamp_activation="TANH")
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    z, logdet = inn(x)
+    wanted = (-0.5 * z**2).sum(1) - 2 * np.log(2 * np.pi) + logdet
+    found = run("coming_from.md", ["def copy_net(", "nets = ["], inn=inn, D=4, x=x.numpy())
+    np.testing.assert_allclose(found["log_prob"], wanted.detach(), rtol=1e-12)
+
+
+def test_a_net_that_sums_up_the_context():
+    torch.set_default_dtype(torch.float32)
+    draws = torch.Generator().manual_seed(0)
+    parameters, noise = torch.randn(200, 2, generator=draws), torch.randn(200, 2000, generator=draws)
+    found = run("tutorials/conditional.md", ["summary = "], parameters=parameters, steps=3,
+                observations=noise + parameters[:, :1])
+    assert found["summary"][0].weight.grad.abs().sum() > 0

@@ -1,0 +1,50 @@
+"""Files of latents, data and scores, written from Python; test_commands.py writes them by commands."""
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.export import decode_rows, encode_rows, write_samples
+from evenflow.score import score_rows
+
+CALLS = pytest.mark.parametrize("call", [encode_rows, decode_rows, score_rows])
+
+
+@CALLS
+def test_an_array_is_its_rows(table_model, table, tmp_path, monkeypatch, call):
+    """The ending is in either case, and blocks change nothing."""
+    monkeypatch.setattr("evenflow.files.ARRAY_VALUES", 60)
+    rows = table_model.encode(table) if call is decode_rows else table
+    for name, given in (("whole.NPY", rows), ("pairs.npy", [(rows[:150], None), (rows[150:], None)])):
+        call(table_model, given, tmp_path / name)
+    assert np.array_equal(np.load(tmp_path / "whole.NPY"), np.load(tmp_path / "pairs.npy"))
+    assert len(np.load(tmp_path / "pairs.npy")) == len(table)
+
+
+@CALLS
+def test_a_value_is_named_by_its_row_of_all(table_model, table, tmp_path, call):
+    table[155, 1] = np.nan
+    with pytest.raises(ef.NumericError, match="got nan in row 155, column 1"):
+        call(table_model, [(table[:150], None), (table[150:], None)], tmp_path / "x.npy")
+    assert not list(tmp_path.iterdir())
+
+
+@CALLS
+def test_rows_that_are_none(table_model, table, tmp_path, call):
+    for wrong in (3, "x.npy", [table, table], [(table, None, None)]):
+        with pytest.raises(TypeError, match=r"\] expected an array, or pairs \(x, given\) of consecutive rows"):
+            call(table_model, wrong, tmp_path / "x.npy")
+    with pytest.raises(ef.ShapeError, match="expected rows, got a single number"):
+        call(table_model, np.array(1.0), tmp_path / "x.npy")
+
+
+def test_samples_have_names(table_model, tmp_path):
+    write_samples(table_model, 3, tmp_path / "s.CSV")
+    assert (tmp_path / "s.CSV").read_text().splitlines()[0] == "x0,x1,x2"
+    assert ef.data.read_csv(tmp_path / "s.CSV").train.shape == (3, 3)
+
+
+def test_latents_of_either_case(table_model, table, tmp_path):
+    encode_rows(table_model, table, tmp_path / "z.NPZ")
+    with np.load(tmp_path / "z.NPZ") as file:
+        assert np.array_equal(file["z"], table_model.encode(table))

@@ -1,0 +1,51 @@
+"""The torch operators by themselves: what they leave alone, and what they pass on or refuse in backward."""
+
+import numpy as np
+import pytest
+from parameters import assert_same, values
+
+torch = pytest.importorskip("torch")
+
+import evenflow as ef  # noqa: E402
+from evenflow.torch import FlowModule  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def latents(n):
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def test_the_loss_operator_changes_no_statistic(table, real_nvp):
+    """It returns them as they become; `FlowModule.loss` copies them where torch sees it."""
+    flow = real_nvp(batch_norm=True)
+    flow.init(table)
+    module, x, before = FlowModule(flow), torch.from_numpy((2 * table).astype(np.float32)), values(flow)
+    _, _, after, _ = torch.ops.evenflow.loss(x, module._tensors(x, None), module._number, None, None)
+    assert_same(flow, before)
+    module.loss(x)
+    variances = {name: buffer for name, buffer in module.named_buffers() if name.endswith(".var")}
+    assert all(torch.isin(buffer, after).all() for buffer in variances.values())
+    assert not any(np.array_equal(buffer, before[name]) for name, buffer in variances.items())
+
+
+def test_a_gradient_of_the_log_determinant_that_is_not_finite(table_model):
+    """It is passed on, as torch's operators do, where that of the data is finite too."""
+    module = FlowModule(table_model)
+    for call in (module.inverse, module):
+        z = latents(5)
+        out, logdet = call(z)
+        (out.sum() + logdet.sum() * torch.inf).backward()
+        assert z.grad.isnan().all() and all(p.grad.isnan().all() for p in module.parameters())
+        module.zero_grad()
+
+
+def test_drift_of_the_inverse_is_refused(table, real_nvp):
+    flow, z = real_nvp(couplings=8, permutation="lu"), latents(200)
+    flow.init(table)
+    for name, value in flow.named_parameters().items():
+        if name.endswith("logs"):
+            value[:] = [2, -2, 0]
+    x, logdet = FlowModule(flow).inverse(z)
+    with pytest.raises(ef.NumericError, match=r"\[inverse_backward\] expected an invertible flow"):
+        (x.sum() + logdet.sum()).backward()
