@@ -240,4 +240,48 @@ TEST_CASE("an error of a model's bits a dimension names that call") {
                        NumericError);
 }
 
+TEST_CASE("a flow takes no other model's parameters") {
+  const auto flow_of = [](int64_t dims) {
+    RealNvpTableConfig config;
+    config.dims = dims;
+    config.couplings = 2;
+    config.hidden = {4};
+    return Trainable<double>(ModelConfig{config, Dtype::float64, 3});
+  };
+  Trainable<double> small = flow_of(4), large = flow_of(6);
+  Context ctx("cpu", 1);
+  const std::vector<double> x = rows(6, 0);
+  std::vector<double> z(24), logdet(6);
+  const View<const double> batch(x.data(), {6, 1, 1, 4});
+  for (const bool init : {false, true}) {
+    if (init) small.flow.init_from_data(ctx, small.arena, batch);
+    CHECK_THROWS_WITH_AS(small.flow.forward(ctx, large.arena, batch, nullptr, z.data(), logdet.data()),
+                         doctest::Contains("[forward] expected the parameters of this flow, "), ConfigError);
+    CHECK_THROWS_WITH_AS(small.flow.log_prob(ctx, large.arena, batch, nullptr, logdet.data()),
+                         doctest::Contains("[log_prob] expected the parameters of this flow, "), ConfigError);
+    CHECK_THROWS_WITH_AS(small.flow.loss_and_grad(ctx, large.arena, batch, nullptr, -1),
+                         doctest::Contains("[loss_and_grad] expected the parameters of"), ConfigError);
+    CHECK_THROWS_AS(small.flow.init_from_data(ctx, large.arena, batch), ConfigError);
+  }
+  small.flow.log_prob(ctx, small.arena, batch, nullptr, logdet.data());
+}
+
+TEST_CASE("a density that is too small is named by its row") {
+  RealNvpTableConfig config;
+  config.dims = 4;
+  config.couplings = 2;
+  config.hidden = {4};
+  config.preprocess = "none";
+  Trainable<double> model(ModelConfig{config, Dtype::float64, 3});
+  Context ctx("cpu", 1);
+  ctx.set_first_row(100);
+  std::vector<double> x = rows(6, 0), log_prob(6);
+  model.flow.init_from_data(ctx, model.arena, View<const double>(x.data(), {6, 1, 1, 4}));
+  x[4 * 4 + 1] = 1e200;
+  CHECK_THROWS_WITH_AS(model.flow.log_prob(ctx, model.arena, View<const double>(x.data(), {6, 1, 1, 4}),
+                                           nullptr, log_prob.data()),
+                       doctest::Contains("too large for the base distribution, for sample 104"),
+                       NumericError);
+}
+
 }  // namespace evenflow::test

@@ -101,7 +101,8 @@ class EVENFLOW_API Context {
   /// Null on the CPU.
   Device* device() const { return device_.get(); }
 
-  /// Threads that a call may use: one in the child of a process that had several at the fork.
+  /// Threads that a call may use: one in the child of a process that had made a context of several, and had
+  /// other threads at the fork.
   int threads() const;
   /// Scratch memory for kernels: the device's.
   [[gnu::always_inline]] Workspace& workspace() { return workspace_; }
@@ -142,6 +143,9 @@ class EVENFLOW_API Context {
 
  private:
   friend class ContextUse;
+  /// A context of one thread with the same kernels.
+  struct Child {};
+  EVENFLOW_LOCAL Context(const Context& parent, Child);
 
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
   int threads_;

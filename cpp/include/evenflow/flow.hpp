@@ -207,16 +207,16 @@ class EVENFLOW_API Flow {
   EVENFLOW_LOCAL void begin_dcontext(Context&, const Params<T>&, int64_t n) const;
   EVENFLOW_LOCAL void end_dcontext(Context&, const Params<T>&, int64_t n) const;
   EVENFLOW_LOCAL void check_ready(Context&, const char* call, const ParamArena<T>&) const;
-  EVENFLOW_LOCAL void check_device(Context&, const char* call, const ParamArena<T>&) const;
+  EVENFLOW_LOCAL void check_arena(Context&, const char* call, const ParamArena<T>&) const;
   EVENFLOW_LOCAL void check_initialized(Context&, const char* call, const T* values) const;
   /// Whether n numbers and, where there are any, `values` are finite.
   EVENFLOW_LOCAL bool all_finite(Context&, int64_t n, const double* numbers, View<const T> values = {}) const;
   /// NumericError naming the first of nodes [0, end) whose results for x are not finite, or x.
   EVENFLOW_LOCAL void check_layers(Context&, const Params<T>&, const char* call, View<const T> x,
                                    size_t end) const;
-  /// Of all nodes, where the density of x is not finite.
+  /// Of all nodes, where a density (n) of x is not finite.
   [[noreturn]] EVENFLOW_LOCAL void fail_not_finite(Context&, const Params<T>&, const char* call,
-                                                   View<const T> x) const;
+                                                   View<const T> x, const double* log_prob) const;
   /// Value, layer, channel and sample of the first result on the way back from z that is not finite.
   EVENFLOW_LOCAL std::string not_finite_inverse(Context&, const Params<T>&, const T* z, int64_t n) const;
 

@@ -79,6 +79,9 @@ Context::Context(const std::string& device, int threads) {
   kernels_f64_ = &cpu_kernels<double>(level);
 }
 
+Context::Context(const Context& parent, Child)
+    : threads_(1), kernels_f32_(parent.kernels_f32_), kernels_f64_(parent.kernels_f64_) {}
+
 Context::~Context() = default;
 
 const char* Context::device_name() const {
@@ -120,7 +123,7 @@ int Context::threads() const {
 }
 
 void Context::prepare_children(int count) {
-  while (static_cast<int>(children_.size()) < count) children_.push_back(std::make_unique<Context>("cpu", 1));
+  while (static_cast<int>(children_.size()) < count) children_.emplace_back(new Context(*this, Child()));
 }
 
 template <>

@@ -179,14 +179,6 @@ bool finite(const T* values, int64_t count) {
 }  // namespace
 
 template <class T>
-void Flow<T>::check_device(Context& ctx, const char* call, const ParamArena<T>& arena) const {
-  if (arena.device() != ctx.device_name()) {
-    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
-                      ctx.device_name());
-  }
-}
-
-template <class T>
 void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x,
                              const Given<T>& given) const {
   check_input("init", x.shape);
@@ -196,7 +188,7 @@ void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x
   const std::vector<int32_t> zeros(static_cast<size_t>(classes_ ? n : 0), 0);
   const Given<T> known = classes_ ? Given<T>(zeros.data()) : given;
   check_given("init", known, n);
-  check_device(ctx, "init", arena);
+  check_arena(ctx, "init", arena);
   HostScope host(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
@@ -252,7 +244,7 @@ void Flow<T>::check_input(const char* call, const Shape& x) const {
 
 template <class T>
 void Flow<T>::check_ready(Context& ctx, const char* call, const ParamArena<T>& arena) const {
-  check_device(ctx, call, arena);
+  check_arena(ctx, call, arena);
   check_initialized(ctx, call, arena.values());
 }
 
@@ -437,11 +429,15 @@ void Flow<T>::check_layers(Context& ctx, const Params<T>& params, const char* ca
 }
 
 template <class T>
-void Flow<T>::fail_not_finite(Context& ctx, const Params<T>& params, const char* call,
-                              View<const T> x) const {
+void Flow<T>::fail_not_finite(Context& ctx, const Params<T>& params, const char* call, View<const T> x,
+                              const double* log_prob) const {
   check_layers(ctx, params, call, x, nodes_.size());
+  HostScope host(ctx);
+  const double* first = host.read(log_prob, x.shape.n);
+  const auto bad = std::find_if_not(first, first + x.shape.n, [](double v) { return std::isfinite(v); });
   fail<NumericError>(call,
-                     "expected a finite log-likelihood, got latents too large for the base distribution");
+                     "expected a finite log-likelihood, got latents too large for the base distribution",
+                     ", for sample ", ctx.first_row() + (bad - first));
 }
 
 template <class T>
@@ -484,7 +480,7 @@ void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x,
   const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
   run_forward(ctx, params, x, z, logdet, nullptr);
   const View<const T> latents(z, {x.shape.n, 1, 1, dims()});
-  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_not_finite(ctx, params, "forward", x);
+  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_not_finite(ctx, params, "forward", x, logdet);
 }
 
 template <class T>
@@ -509,7 +505,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
                        double* out, double* copy, const char* call) const {
   check_input(call, x.shape);
   check_given(call, given, x.shape.n);
-  check_device(ctx, call, arena);
+  check_arena(ctx, call, arena);
   if (in_one_kernel(ctx) &&
       flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
     return;
@@ -524,7 +520,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
     run_forward(ctx, params, x, z, out, nullptr);
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
   });
-  if (!all_finite(ctx, n, out)) fail_not_finite(ctx, params, call, x);
+  if (!all_finite(ctx, n, out)) fail_not_finite(ctx, params, call, x, out);
   if (copy) ctx.to_host(copy, out, static_cast<size_t>(n) * sizeof(double));
 }
 
@@ -541,7 +537,7 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
                      uint64_t seed, const Given<T>& given, View<T> x) const {
   check_input("sample", x.shape);
   check_given("sample", given, x.shape.n);
-  check_device(ctx, "sample", arena);
+  check_arena(ctx, "sample", arena);
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
   }

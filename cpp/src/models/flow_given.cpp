@@ -23,6 +23,20 @@ void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t cl
 }
 
 template <class T>
+void Flow<T>::check_arena(Context& ctx, const char* call, const ParamArena<T>& arena) const {
+  if (arena.device() != ctx.device_name()) {
+    fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
+                      ctx.device_name());
+  }
+  const ParamLayout &given = arena.layout(), &own = *layout_;
+  if (given.total_size() != own.total_size() || given.trainable_size() != own.trainable_size()) {
+    fail<ConfigError>(call, "expected the parameters of this flow, ", own.total_size(), " values, ",
+                      own.trainable_size(), " of them trained, got an arena of ", given.total_size(), ", ",
+                      given.trainable_size(), " of them trained");
+  }
+}
+
+template <class T>
 void Flow<T>::set_context(int64_t numbers) {
   if (numbers < 0) fail<ConfigError>("set_context", "expected 0 numbers or more, got ", numbers);
   context_ = numbers;
@@ -170,6 +184,7 @@ void Flow<T>::end_dcontext(Context& ctx, const Params<T>& params, int64_t n) con
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
+template void Flow<float>::check_arena(Context&, const char*, const ParamArena<float>&) const;
 template void Flow<float>::set_context(int64_t);
 template void Flow<float>::check_given(const char*, const Given<float>&, int64_t) const;
 template Params<float> Flow<float>::with(Context&, WorkspaceScope&, HostScope&, Params<float>,
@@ -177,6 +192,7 @@ template Params<float> Flow<float>::with(Context&, WorkspaceScope&, HostScope&, 
 template void Flow<float>::init_context(Context&, ParamArena<float>&, const float*, int64_t) const;
 template void Flow<float>::begin_dcontext(Context&, const Params<float>&, int64_t) const;
 template void Flow<float>::end_dcontext(Context&, const Params<float>&, int64_t) const;
+template void Flow<double>::check_arena(Context&, const char*, const ParamArena<double>&) const;
 template void Flow<double>::set_context(int64_t);
 template void Flow<double>::check_given(const char*, const Given<double>&, int64_t) const;
 template Params<double> Flow<double>::with(Context&, WorkspaceScope&, HostScope&, Params<double>,

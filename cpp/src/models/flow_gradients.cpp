@@ -351,7 +351,7 @@ Drift Flow<T>::differentiate(Context& ctx, const Params<T>& params, View<const T
     const auto check_densities = [&] {
       const bool finite = all_finite(ctx, n, log_prob);
       if (on_all_ranks(ctx, *layout_, finite)) return;
-      if (!finite) fail_not_finite(ctx, params, call, x);
+      if (!finite) fail_not_finite(ctx, params, call, x, log_prob);
       fail<NumericError>(call, "expected finite densities on every rank, got others on another");
     };
     if (ctx.on_host()) {

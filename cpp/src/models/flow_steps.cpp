@@ -186,7 +186,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, const char* call, ParamArena<T>& arena
   double square = 0;
   try {
     run_tiles(ctx, tiles, worth_threads(n), pass);
-    if (!all_finite(ctx, n, log_prob)) fail_not_finite(ctx, all, call, x);
+    if (!all_finite(ctx, n, log_prob)) fail_not_finite(ctx, all, call, x, log_prob);
     result.nll = mean_nll(log_prob, n);
     result.drift.value = *std::max_element(drifts, drifts + tiles.count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
@@ -267,7 +267,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   check_input("train_step", x.shape);
   check_given("train_step", given, x.shape.n);
   check_moments(ctx, "train_step", x.shape.n);
-  check_device(ctx, "train_step", arena);
+  check_arena(ctx, "train_step", arena);
   using End = StepEnd<T>;
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
@@ -351,7 +351,7 @@ StepResult Flow<T>::gradient(Context& ctx, const char* call, ParamArena<T>& aren
   check_input(call, x.shape);
   check_given(call, given, x.shape.n);
   check_moments(ctx, call, x.shape.n);
-  check_device(ctx, call, arena);
+  check_arena(ctx, call, arena);
   if (ctx.on_host()) check_initialized(ctx, call, std::as_const(arena).values());
   if (by_tiles(ctx)) {
     StepResult done;
