@@ -443,8 +443,8 @@ void bind_makers(py::module_& m) {
       "make_glow",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t levels, int64_t steps, int64_t hidden,
          const std::string& coupling, const std::string& permutation, bool learn_top, int64_t classes,
-         double class_weight, int64_t bits, const std::string& conditioner_dtype, uint64_t seed,
-         const std::string& device, int threads) {
+         double class_weight, int64_t bits, const std::string& conditioner_dtype, int64_t context,
+         uint64_t seed, const std::string& device, int threads) {
         const GlowConfig c{shape_of(shape),
                            levels,
                            steps,
@@ -455,25 +455,27 @@ void bind_makers(py::module_& m) {
                            classes,
                            class_weight,
                            bits,
-                           net_dtype(conditioner_dtype)};
+                           net_dtype(conditioner_dtype),
+                           context};
         return make(dtype, seed, device, threads, [&](auto t) { return glow<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "levels"_a, "steps"_a, "hidden"_a, "coupling"_a, "permutation"_a,
-      "learn_top"_a, "classes"_a, "class_weight"_a, "bits"_a, "conditioner_dtype"_a, "seed"_a,
-      "device"_a = "cpu", "threads"_a = 0);
+      "learn_top"_a, "classes"_a, "class_weight"_a, "bits"_a, "conditioner_dtype"_a, "context"_a = 0,
+      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_real_nvp_image",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t scales, int64_t base_dim,
          int64_t residual_blocks, bool bottleneck, bool skip, bool batch_norm, bool weight_norm,
-         const std::string& coupling, int64_t recursion, int64_t bits, uint64_t seed,
+         const std::string& coupling, int64_t recursion, int64_t bits, int64_t context, uint64_t seed,
          const std::string& device, int threads) {
-        const RealNvpImageConfig c{shape_of(shape), scales,      base_dim, residual_blocks, bottleneck, skip,
-                                   batch_norm,      weight_norm, coupling, recursion,       bits};
+        const RealNvpImageConfig c{shape_of(shape), scales,    base_dim,   residual_blocks,
+                                   bottleneck,      skip,      batch_norm, weight_norm,
+                                   coupling,        recursion, bits,       context};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "scales"_a, "base_dim"_a, "residual_blocks"_a, "bottleneck"_a,
-      "skip"_a, "batch_norm"_a, "weight_norm"_a, "coupling"_a, "recursion"_a, "bits"_a, "seed"_a,
-      "device"_a = "cpu", "threads"_a = 0);
+      "skip"_a, "batch_norm"_a, "weight_norm"_a, "coupling"_a, "recursion"_a, "bits"_a, "context"_a = 0,
+      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_real_nvp_table",
       [](const std::string& dtype, int64_t dims, int64_t couplings, const std::vector<int64_t>& hidden,

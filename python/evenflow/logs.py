@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from evenflow import arrays, plot
 from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.export import write_samples
@@ -109,9 +111,19 @@ class Recorder:
         folder = os.path.dirname(path)
         with writing("train", folder):
             os.makedirs(folder, exist_ok=True)
-        # The same latents every time, so that pictures of different epochs can be compared.
-        write_samples(self.trainer.flow, 100, path, self.outputs.temperature, seed=0)
+        # The same latents every time, so that pictures of different epochs can be compared; a line a context.
+        contexts = self._contexts()
+        write_samples(self.trainer.flow, 100 if contexts is None else 10, path, self.outputs.temperature, seed=0,
+                      context=contexts)
         return True
+
+    def _contexts(self) -> np.ndarray | None:
+        """Ten that the data have, of a model that is given one."""
+        trainer = self.trainer
+        if not trainer.flow.context:
+            return None
+        found = trainer.given if trainer.valid_given is None else trainer.valid_given
+        return np.resize(found, (10, trainer.flow.context))
 
     def _curve(self, path: str) -> bool:
         if not self.trainer.history:

@@ -67,6 +67,9 @@ class Glow(Flow):
     bits: bits a channel of the images.
     conditioner_dtype: arithmetic inside the coupling nets, "float32" | "bfloat16" (weights and hidden
     activations rounded, sums in float32; the flow itself stays exactly invertible).
+    context: how many numbers C the density of an image is given, p(x | c); 0: none, and no classes with it. Every
+    coupling's net sees them at each pixel, standardised as `init` finds them, and every call takes context=, (N, C)
+    or (C,) for all images.
     dtype: "float32" | "float64", or numpy's; None, which numpy takes for float64, is refused.
     device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
 
@@ -78,7 +81,7 @@ class Glow(Flow):
     def __init__(self, shape: Sequence[int], levels: int = 3, steps: int = 32, hidden: int = 512,
                  coupling: str = "affine", permutation: str = "lu", learn_top: bool = True, classes: int = 0,
                  class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
-                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0, context: int = 0):
         settings: dict[str, Any] = dict(
             levels=_count("Glow", "levels", levels), steps=_count("Glow", "steps", steps),
             hidden=_count("Glow", "hidden", hidden),
@@ -91,6 +94,7 @@ class Glow(Flow):
             raise ConfigError("[Glow] expected classes > 0 with class_weight > 0, got classes 0")
         dtype = _dtype("Glow", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
+        settings.update(_context("Glow", context))
         shape = _image_shape("Glow", shape)
         run = place("Glow", device, threads)
         with memory_for("Glow", "the model"), _order_of_axes():
@@ -104,6 +108,10 @@ class RealNVP(Flow):
     shape: (H, W, C) for images, the paper's multi-scale model; a number D for tables of D columns, couplings
     on alternating halves. Settings of the other kind are refused.
 
+    context: how many numbers C the density of a row or an image is given, p(x | c): every coupling's net sees them
+    beside its half (of images at each pixel), standardised as `init` finds them, and every call takes context=,
+    (N, C) or (C,) for all. Default 0: none.
+
     Images: scales, base_dim: number of scales, and channels of the residual nets at the finest.
     residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings.
     coupling: "affine" | "additive" (the third of each group, and the fourth of the last, stay affine).
@@ -116,10 +124,8 @@ class RealNVP(Flow):
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
-    context: how many numbers C the density of a row is given, p(x | c): every coupling's net sees them beside
-    its half, standardised as `init` finds them, and every call takes context=, (N, C) or (C,) for all rows.
     Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
-    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, context=0.
+    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model.
 
     dtype, device, threads, and errors: see Glow.
     """
@@ -138,7 +144,7 @@ class RealNVP(Flow):
                      skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
         table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
                      preprocess=preprocess, actnorm=actnorm, prior=prior,
-                     conditioner_dtype=conditioner_dtype, context=context)
+                     conditioner_dtype=conditioner_dtype)
         is_table = _is_number(shape)
         foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
         if foreign:
@@ -150,7 +156,7 @@ class RealNVP(Flow):
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
         settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
-        settings.update(coupling=coupling, seed=_seed("RealNVP", seed))
+        settings.update(_context("RealNVP", context), coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
         with memory_for("RealNVP", "the model"), _order_of_axes():
             core = make(dtype, size, **settings, **run)
@@ -249,8 +255,8 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
 
 def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
                     actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
-                    context: Any, dtype: str) -> dict[str, Any]:
-    settings: dict[str, Any] = dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
+                    dtype: str) -> dict[str, Any]:
+    return dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
@@ -260,8 +266,11 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 actnorm=flag("RealNVP", "actnorm", _default(actnorm, False)),
                 prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
-    numbers = _count("RealNVP", "context", _default(context, 0), low=0)
-    return {**settings, "context": numbers} if numbers else settings  # of earlier files, which have none
+
+
+def _context(model: str, numbers: Any) -> dict[str, int]:
+    numbers = _count(model, "context", _default(numbers, 0), low=0)
+    return {"context": numbers} if numbers else {}  # as in earlier files, which have none
 
 
 def place(model: str, device: Any, threads: Any) -> dict[str, Any]:

@@ -123,6 +123,56 @@ TEST_CASE("a training step given numbers: the gradient by them, on tiles and as 
   }
 }
 
+TEST_CASE_TEMPLATE("a model of images given numbers: the flow's bits, one by one too, and its gradient", T,
+                   float, double) {
+  constexpr int64_t kImages = 3, kValues = 4 * 6 * 2;
+  GlowConfig glow;
+  glow.shape = {0, 4, 6, 2};
+  glow.levels = 1;
+  glow.steps = 2;
+  glow.hidden = 5;
+  glow.context = kContext;
+  Trainable<T> trained({glow, dtype_of<T>(), 0});
+  Rng rng(3, Stream::test);
+  std::vector<T> images(kImages * kValues), given(kImages * kContext), dx(images.size()), by(given.size());
+  for (T& v : images) v = static_cast<T>(128 + 30 * rng.normal());
+  for (T& v : given) v = static_cast<T>(100 + 30 * rng.normal());
+  Context ctx;
+  const View<const T> x(images.data(), {kImages, 4, 6, 2});
+  trained.flow.init(trained.arena, 5);
+  trained.flow.init_from_data(ctx, trained.arena, x, Given<T>(given.data()));
+  for (int64_t i = 0; i < trained.flow.layout()->trainable_size(); ++i) {
+    trained.arena.values()[i] += static_cast<T>(0.05 * rng.normal());
+  }
+  std::vector<double> wanted(kImages), got(kImages), near(kImages);
+  trained.flow.log_prob_and_grad(ctx, trained.arena, x, Given<T>(given.data(), by.data()), got.data(),
+                                 View<T>(dx.data(), x.shape));
+  trained.flow.log_prob(ctx, trained.arena, x, Given<T>(given.data()), wanted.data());
+  if (sizeof(T) == sizeof(double)) {
+    for (size_t i = 0; i < given.size(); ++i) {
+      const size_t image = i / kContext;
+      double slope = 0;
+      for (const double step : {1e-4, -1e-4}) {
+        std::vector<T> at = given;
+        at[i] += static_cast<T>(step);
+        trained.flow.log_prob(ctx, trained.arena, x, Given<T>(at.data()), near.data());
+        slope += near[image] / (2 * step);
+      }
+      CHECK(by[i] == doctest::Approx(slope).epsilon(1e-6));
+    }
+  }
+  const Model model(std::move(trained));
+  CHECK(model.context() == kContext);
+  CHECK(to_json(parse_config(model.config())) == model.config());
+  const std::vector<double> context(given.begin(), given.end());
+  CallOptions options;
+  for (int64_t i = 0; i < kImages; ++i) {
+    options.context = context.data() + i * kContext;
+    model.log_prob(ctx, images.data() + i * kValues, 1, got.data(), options);
+    CHECK(got[0] == wanted[static_cast<size_t>(i)]);
+  }
+}
+
 namespace {
 
 /// A flow with a context of one number, initialised with these.

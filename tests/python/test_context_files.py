@@ -97,8 +97,9 @@ def test_bad_contexts_of_numpy_files(tmp_path):
     np.savez(tmp_path / "t.npz", train=X, test=X, train_context=C)
     with pytest.raises(ef.IoError, match="context for the test data as for the training data, got 0 and 3"):
         ef.data.load(tmp_path / "t.npz")
-    np.savez(tmp_path / "t.npz", x=np.zeros((5, 4, 4), np.uint8), context=C[:2])  # images are given none
-    assert ef.data.load(tmp_path / "t.npz").train_context is None
+    np.savez(tmp_path / "t.npz", x=np.zeros((5, 4, 4), np.uint8), context=C[:2])
+    with pytest.raises(ef.IoError, match="expected numbers \\(5, C\\) or \\(5,\\) as context, got float64 \\(2, 3\\)"):
+        ef.data.load(tmp_path / "t.npz")
     (tmp_path / "many").mkdir()
     for i, context in ((0, {"context": C}), (1, {})):
         np.savez(tmp_path / "many" / f"train{i}.npz", x=X, **context)

@@ -26,35 +26,36 @@ def trained(name):
 
 
 def make_data(case, n=12, seed=3):
-    """(x, labels): images in levels 0 ... 2^bits, tables with correlated columns; labels or None."""
+    """(x, given): images in levels 0 ... 2^bits, tables with correlated columns; labels, a context or None."""
     rng = np.random.default_rng(seed)
     if len(case.shape) == 3:
         x = rng.uniform(0, 2.0 ** case.config["bits"], (n, *case.shape))
     else:
         d = case.shape[0]
         x = rng.normal(size=(n, d)) @ (np.eye(d) + 0.3 * rng.normal(size=(d, d))) + 0.5
-    labels = rng.integers(0, case.classes, n).astype(np.int32) if case.classes else None
-    return x, labels
+    if case.context:
+        return x, rng.normal(size=(n, case.context)) * 3 + 5
+    return x, rng.integers(0, case.classes, n).astype(np.int32) if case.classes else None
 
 
-def to_torch(labels):
-    return None if labels is None else torch.from_numpy(labels)
+def to_torch(given):
+    return None if given is None else torch.from_numpy(given)
 
 
 def draw_params(case, seed=0, scale=0.2):
     """Parameters of a case without the library."""
-    x, labels = make_data(case)
+    x, given = make_data(case)
     params = oracle.RandomParams(seed, scale)
-    oracle_loss(case, params, torch.from_numpy(x), to_torch(labels))
+    oracle_loss(case, params, torch.from_numpy(x), to_torch(given))
     return dict(params)
 
 
-def oracle_loss(case, params, x, labels):
+def oracle_loss(case, params, x, given):
     """The training loss: mean NLL, plus the weighted classification loss."""
     if case.family == "Glow":
-        nll, class_nll = oracle.glow.loss(params, x, case.config, labels)
+        nll, class_nll = oracle.glow.loss(params, x, case.config, given)
         return nll + case.config["class_weight"] * class_nll
-    z, logdet = case.forward(params, x, case.config, labels, training=True)
+    z, logdet = case.forward(params, x, case.config, given, training=True)
     return oracle.mean_nll(z, logdet, case.base)
 
 
@@ -64,14 +65,14 @@ def oracle_loss(case, params, x, labels):
 @every_case
 def test_logdet_of_the_oracle_is_that_of_its_jacobian(case):
     params = draw_params(case)
-    x, labels = (torch.from_numpy(a[:1]) if a is not None else None for a in make_data(case))
+    x, given = (torch.from_numpy(a[:1]) if a is not None else None for a in make_data(case))
 
     def latent(flat):
-        return case.forward(params, flat.reshape(x.shape), case.config, labels, training=False)[0][0]
+        return case.forward(params, flat.reshape(x.shape), case.config, given, training=False)[0][0]
 
     jacobian = torch.autograd.functional.jacobian(latent, x.flatten())
     expected = torch.linalg.slogdet(jacobian).logabsdet
-    logdet = case.forward(params, x, case.config, labels, training=False)[1]
+    logdet = case.forward(params, x, case.config, given, training=False)[1]
     assert logdet.shape == (1,)
     assert abs(logdet[0] - expected) < 1e-9 * max(1, abs(expected))
 
@@ -145,8 +146,8 @@ def make_flow(case, data, seed=5):
         settings.pop("bits", None)
     shape = case.shape[0] if len(case.shape) == 1 else case.shape
     flow = getattr(ef, case.family)(shape, **settings, seed=1, dtype="float64")
-    x, labels = data
-    flow.init(x)
+    x, given = data
+    flow.init(x, context=given if case.context else None)
     rng = np.random.default_rng(seed)
     values = flow.named_parameters()
     for name in sorted(flow.named_grads()):
@@ -175,8 +176,8 @@ def assert_close(got, expected):
     assert errors[worst] <= TOLERANCE, f"worst is {worst}: {errors[worst]:.3e}"
 
 
-def label_argument(labels):
-    return {} if labels is None else {"label": labels}
+def by_name(case, given):
+    return {} if given is None else {"context" if case.context else "label": given}
 
 
 @every_case
@@ -191,28 +192,28 @@ def test_names_and_shapes(case):
 
 @every_case
 def test_latent_and_logdet(case):
-    data = x, labels = make_data(case)
+    data = x, given = make_data(case)
     flow = make_flow(case, data)
     with torch.no_grad():
-        z, logdet = case.forward(read_params(flow)[1], torch.from_numpy(x), case.config, to_torch(labels),
+        z, logdet = case.forward(read_params(flow)[1], torch.from_numpy(x), case.config, to_torch(given),
                                  training=False)
-    got_z, got_logdet = flow.forward(x, **label_argument(labels))
+    got_z, got_logdet = flow.forward(x, **by_name(case, given))
     log_prob = oracle.base_log_prob(z, case.base) + logdet
-    assert_close({"z": got_z, "logdet": got_logdet, "log_prob": flow.log_prob(x, **label_argument(labels))},
+    assert_close({"z": got_z, "logdet": got_logdet, "log_prob": flow.log_prob(x, **by_name(case, given))},
                  {"z": z, "logdet": logdet, "log_prob": log_prob})
 
 
 @pytest.mark.parametrize("budget", [0, None])
 @every_case
 def test_loss_and_every_gradient(case, budget):
-    data = x, labels = make_data(case)
+    data = x, given = make_data(case)
     flow = make_flow(case, data)
     leaves, values = read_params(flow)
-    expected_loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(labels))
+    expected_loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(given))
     expected = dict(zip(leaves, torch.autograd.grad(expected_loss, list(leaves.values()))))
 
     flow.zero_grad()
-    loss = flow.loss_and_grad(x, activation_budget=budget, **label_argument(labels))
+    loss = flow.loss_and_grad(x, activation_budget=budget, **by_name(case, given))
     assert abs(loss - expected_loss.item()) <= TOLERANCE * max(1, abs(expected_loss.item()))
     assert not flow.last_step["fallback"]
     assert_close(flow.named_grads(), expected)
@@ -220,13 +221,13 @@ def test_loss_and_every_gradient(case, budget):
 
 @every_case
 def test_gradient_of_log_prob_by_x(case):
-    x, labels = data = make_data(case)
+    x, given = data = make_data(case)
     flow = make_flow(case, data)
     flow.grads[...] = 0.5
     at = torch.from_numpy(x).requires_grad_()
-    z, logdet = case.forward(read_params(flow)[1], at, case.config, to_torch(labels), training=False)
+    z, logdet = case.forward(read_params(flow)[1], at, case.config, to_torch(given), training=False)
     log_prob = oracle.base_log_prob(z, case.base) + logdet
-    got, grad = flow.log_prob_and_grad(x, **label_argument(labels))
+    got, grad = flow.log_prob_and_grad(x, **by_name(case, given))
     assert_close({"log_prob": got, "grad": grad},
                  {"log_prob": log_prob.detach(), "grad": torch.autograd.grad(log_prob.sum(), at)[0]})
     assert (flow.grads == 0.5).all()
@@ -234,13 +235,13 @@ def test_gradient_of_log_prob_by_x(case):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.config.get("batch_norm")], ids=lambda case: case.name)
 def test_running_statistics_move_by_a_tenth(case):
-    data = x, _ = make_data(case)
+    data = x, given = make_data(case)
     flow = make_flow(case, data)
     before = read_params(flow)[1]
     batch = {}
     with torch.no_grad():
-        case.forward(before, torch.from_numpy(x), case.config, training=True, batch_stats=batch)
-    flow.loss_and_grad(x)
+        case.forward(before, torch.from_numpy(x), case.config, to_torch(given), training=True, batch_stats=batch)
+    flow.loss_and_grad(x, **by_name(case, given))
     after = flow.named_parameters()
     assert_close({name: after[name] for name in batch},
                  {name: before[name] - 0.1 * (before[name] - value) for name, value in batch.items()})
@@ -289,13 +290,14 @@ OPTIMIZERS = {
     "sgd": (lambda flow, **s: ef.SGD(flow, **s), dict(lr=1e-5, momentum=0.9)),
     "rmsprop": (lambda flow, **s: ef.RMSProp(flow, **s), dict(lr=1e-3, momentum=0.5, decay=0.95, eps=1e-2)),
 }
-TRAINED_CASES = ["glow-class-head", "nice-image", "table-all", "image-rgb", "image-no-batch-norm"]
+TRAINED_CASES = ["glow-class-head", "nice-image", "table-all", "image-rgb", "image-no-batch-norm",
+                 "glow-context", "table-context", "image-context"]
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name in TRAINED_CASES], ids=lambda case: case.name)
 def test_ten_optimizer_steps(case, rule):
-    data = x, labels = make_data(case)
+    data = x, given = make_data(case)
     flow = make_flow(case, data)
     make, settings = OPTIMIZERS[rule]
     decayed = decay_group(flow)
@@ -305,9 +307,9 @@ def test_ten_optimizer_steps(case, rule):
     losses, expected = [], []
     for _ in range(10):
         flow.zero_grad()
-        losses.append(flow.loss_and_grad(x, **label_argument(labels)))
+        losses.append(flow.loss_and_grad(x, **by_name(case, given)))
         optimizer.step()
-        loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(labels))
+        loss = oracle_loss(case, values, torch.from_numpy(x), to_torch(given))
         mine.step(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())))))
         expected.append(loss.item())
     np.testing.assert_allclose(losses, expected, rtol=TOLERANCE)

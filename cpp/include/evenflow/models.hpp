@@ -22,7 +22,8 @@ struct NiceConfig {
   bool is_image() const { return pixel || shape.pixels_per_sample() > 1; }
 };
 
-/// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion.
+/// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion. With a context, a density
+/// of images given numbers, which every coupling's net sees at each pixel.
 struct RealNvpImageConfig {
   Shape shape{0, 32, 32, 3};
   int64_t scales = 2;
@@ -36,6 +37,7 @@ struct RealNvpImageConfig {
   std::string coupling = "affine";
   int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
+  int64_t context = 0;  ///< numbers that an image's density is given
 };
 
 /// Real NVP on tables: couplings on alternating halves. With a context, a density of the columns given other
@@ -55,7 +57,7 @@ struct RealNvpTableConfig {
   int64_t context = 0;  ///< numbers that a sample's density is given
 };
 
-/// Glow (Kingma, Dhariwal 2018).
+/// Glow (Kingma, Dhariwal 2018). A context: as in Real NVP.
 struct GlowConfig {
   Shape shape{0, 32, 32, 3};
   int64_t levels = 3;
@@ -68,6 +70,7 @@ struct GlowConfig {
   double class_weight = 0;  ///< weight of the classification loss (nats a sample)
   int64_t bits = 8;
   NetDtype conditioner = NetDtype::same;
+  int64_t context = 0;  ///< numbers that a sample's density is given; no classes then
 };
 
 template <class T>

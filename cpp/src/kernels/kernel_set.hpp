@@ -266,7 +266,10 @@ class KernelSet {
   // Data movement. Shapes are equal, strides may differ.
   virtual void copy(Context&, View<const T> x, View<T> y) const = 0;
   virtual void add(Context&, View<const T> x, View<T> y) const = 0;  ///< y += x
-  /// n blocks of (h * w, c) values, `from_step` and `to_step` values from one block to the next.
+  /// y (n, 1, 1, c) += sums over the pixels of x (n, h, w, c).
+  virtual void add_pixel_sums(Context&, View<const T> x, View<T> y) const = 0;
+  /// n blocks of (h * w, c) values, `from_step` and `to_step` values from one block to the next. A stride of
+  /// 0 in `from` repeats one pixel.
   virtual void copy_blocks(Context&, View<const T> from, int64_t from_step, View<T> to,
                            int64_t to_step) const = 0;
   /// order (n) of gather_channels from a stored permutation, or from its inverse; -1 somewhere where that is

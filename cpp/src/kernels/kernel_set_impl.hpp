@@ -391,6 +391,11 @@ class KernelSetImpl : public KernelSet<T> {
     Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Add<T>{x.data, x.stride, y.data, y.stride});
   }
 
+  void add_pixel_sums(Context& ctx, View<const T> x, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.n, x.shape.c,
+                   ops::AddPixelSums<T>{x.shape.pixels_per_sample(), x.data, x.stride, y.data, y.stride});
+  }
+
   void copy_blocks(Context& ctx, View<const T> from, int64_t from_step, View<T> to,
                    int64_t to_step) const override {
     const Shape& shape = to.shape;

@@ -27,7 +27,7 @@ MaskSizes mask_sizes(Mask mask, int64_t channels) {
 namespace {
 
 /// A coupling on contiguous halves of the channels or on a checkerboard. What the net takes besides the part
-/// that passes is the flow's context.
+/// that passes is the flow's context, the same at every pixel.
 template <class T>
 class Coupling final : public Layer<T> {
  public:
@@ -40,7 +40,7 @@ class Coupling final : public Layer<T> {
       fail<ShapeError>(kind, "expected at least 2 channels, got ", in.c);
     }
     const Shape pass = in.with_batch(0).with_channels(sizes.pass);
-    context_ = in.pixels_per_sample() == 1 ? net_->input_shape().c - sizes.pass : 0;
+    context_ = net_->input_shape().c - sizes.pass;
     if (context_ < 0 || net_->input_shape() != pass.with_channels(sizes.pass + context_) ||
         net_->out_channels() != sizes.change * (affine ? 2 : 1)) {
       fail<ShapeError>(kind, "expected a net from ", to_string(pass), " to ", sizes.change * (affine ? 2 : 1),
@@ -74,10 +74,10 @@ class Coupling final : public Layer<T> {
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);
-    if (!context_) return net_->init_from_data(ctx, arena, pass_input(ctx, scope, {}, x));
-    const View<T> joined = with_context(scope, x.shape.n);  // with a context that is its mean
+    if (!context_) return net_->init_from_data(ctx, arena, passing(ctx, scope, x));
+    const View<T> joined = take_input(scope, x.shape.n);  // with a context that is its mean
     ctx.kernels<T>().zero(ctx, joined.shape.size(), joined.data);
-    ctx.kernels<T>().copy(ctx, x.channels(pass_first_, pass_), joined.channels(0, pass_));
+    ctx.kernels<T>().copy(ctx, passing(ctx, scope, x), joined.channels(0, pass_));
     net_->init_from_data(ctx, arena, joined);
   }
 
@@ -95,30 +95,33 @@ class Coupling final : public Layer<T> {
     return this->input_shape().with_batch(n).with_channels(net_->out_channels());
   }
 
-  /// What the net sees: a slice of channels, with the context behind it in a copy, or a copy with the other
-  /// colour of the checkerboard zeroed.
+  /// What the net sees: the part that passes, with a context behind it in a copy.
   View<const T> pass_input(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
                            View<const T> x) const {
-    if (context_) {
-      const View<T> joined = with_context(scope, x.shape.n);
-      ctx.kernels<T>().copy(ctx, x.channels(pass_first_, pass_), joined.channels(0, pass_));
-      ctx.kernels<T>().copy(ctx, context(params.context, x.shape.n), joined.channels(pass_, context_));
-      return joined;
+    if (!context_) return passing(ctx, scope, x);
+    const View<T> joined = take_input(scope, x.shape.n);
+    {
+      WorkspaceScope inner(ctx);
+      ctx.kernels<T>().copy(ctx, passing(ctx, inner, x), joined.channels(0, pass_));
     }
+    const View<T> behind = joined.channels(pass_, context_);
+    ctx.kernels<T>().copy_blocks(ctx, View<const T>(params.context, behind.shape, 0), context_, behind,
+                                 behind.shape.pixels_per_sample() * behind.stride);
+    return joined;
+  }
+
+  /// A slice of channels, or a copy with the other colour of the checkerboard zeroed.
+  View<const T> passing(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     if (dims_.parity < 0) return x.channels(pass_first_, pass_);
     View<T> masked(scope.take<T>(x.shape.size()), x.shape);
     ctx.kernels<T>().mask_pixels(ctx, x, 1 - dims_.parity, false, masked);
     return masked;
   }
 
-  View<T> with_context(WorkspaceScope& scope, int64_t n) const {
+  /// Room for the net's input.
+  View<T> take_input(WorkspaceScope& scope, int64_t n) const {
     const Shape shape = net_->input_shape().with_batch(n);
     return View<T>(scope.take<T>(shape.size()), shape);
-  }
-
-  template <class U>
-  View<U> context(U* numbers, int64_t n) const {
-    return View<U>(numbers, {n, 1, 1, context_});
   }
 
   template <class U>
@@ -179,24 +182,23 @@ class Coupling final : public Layer<T> {
       kernels.gain_gradients(ctx, n, dgain, params.grad(gain_),
                              options_.offset ? params.grad(offset_) : nullptr);
     }
-    if (context_) {
-      const View<T> dinput = with_context(scope, n);
-      kernels.zero(ctx, dinput.shape.size(), dinput.data);
-      net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
-      kernels.add(ctx, dinput.channels(0, pass_), dx.channels(pass_first_, pass_));
-      if (params.dcontext) {
-        kernels.add(ctx, dinput.channels(pass_, context_), context(params.dcontext, n));
-      }
-      return;
-    }
-    if (dims_.parity < 0) {
+    if (!context_ && dims_.parity < 0) {
       net_->backward(ctx, params, input, h, kept + h_size(n), dh, dx.channels(pass_first_, pass_));
       return;
     }
-    View<T> dinput(scope.take<T>(z.shape.size()), z.shape);
-    kernels.zero(ctx, z.shape.size(), dinput.data);
+    const View<T> dinput = take_input(scope, n);
+    kernels.zero(ctx, dinput.shape.size(), dinput.data);
     net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
-    kernels.mask_pixels(ctx, dinput, 1 - dims_.parity, true, dx);
+    const View<const T> dpass = dinput.channels(0, pass_);
+    if (dims_.parity < 0) {
+      kernels.add(ctx, dpass, dx.channels(pass_first_, pass_));
+    } else {
+      kernels.mask_pixels(ctx, dpass, 1 - dims_.parity, true, dx);
+    }
+    if (params.dcontext) {
+      kernels.add_pixel_sums(ctx, dinput.channels(pass_, context_),
+                             View<T>(params.dcontext, {n, 1, 1, context_}));
+    }
   }
 
   // The changed part's dz is dx over the scale. backward for (dx, -dz) on (passing, changed) parts and

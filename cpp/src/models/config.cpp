@@ -121,6 +121,7 @@ GlowConfig read_glow(Reader& in, Dtype dtype) {
   c.class_weight = in.number("class_weight");
   c.bits = in.whole("bits", 1, 8);
   c.conditioner = in.conditioner(dtype);
+  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
   return c;
 }
 
@@ -137,6 +138,7 @@ RealNvpImageConfig read_real_nvp_image(Reader& in) {
   c.coupling = in.text("coupling");
   c.recursion = in.whole("recursion", 1, 4);
   c.bits = in.whole("bits", 1, 8);
+  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
   return c;
 }
 
@@ -229,6 +231,7 @@ void write(Writer& out, const GlowConfig& c, uint64_t seed) {
   out.add("bits", c.bits);
   out.add("seed", seed);
   out.add(c.conditioner);
+  if (c.context) out.add("context", c.context);
 }
 
 void write(Writer& out, const RealNvpImageConfig& c, uint64_t seed) {
@@ -243,6 +246,7 @@ void write(Writer& out, const RealNvpImageConfig& c, uint64_t seed) {
   out.add("weight_norm", c.weight_norm);
   out.add("recursion", c.recursion);
   out.add("bits", c.bits);
+  if (c.context) out.add("context", c.context);
   out.add("coupling", c.coupling);
   out.add("seed", seed);
 }

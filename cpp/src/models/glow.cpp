@@ -21,8 +21,8 @@ void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config
   flow.add(prefix + ".actnorm", actnorm<T>(shape));
   flow.add(prefix + ".permutation", permutation_of<T>(config.permutation, shape));
   const bool affine = is_affine(kModel, config.coupling);
-  const Shape half = shape.with_channels(shape.c / 2);
-  auto net = glow_net<T>(half, affine ? shape.c : shape.c / 2, config.hidden, config.conditioner);
+  const Shape input = shape.with_channels(shape.c / 2 + config.context);
+  auto net = glow_net<T>(input, affine ? shape.c : shape.c / 2, config.hidden, config.conditioner);
   flow.add(prefix + ".coupling", affine ? affine_coupling<T>(shape, Mask::second_half, std::move(net), {})
                                         : additive_coupling<T>(shape, Mask::second_half, std::move(net)));
 }
@@ -46,6 +46,7 @@ Flow<T> glow(const GlowConfig& config) {
   expect_in(kModel, "steps", config.steps, 1, kMaxLayers);
   expect_in(kModel, "hidden", config.hidden, 1, kMaxWidth);
   expect_in(kModel, "classes", config.classes, 0, kMaxWidth);
+  expect_in(kModel, "context", config.context, 0, kMaxWidth);
   expect_bits(kModel, config.bits);
   if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
@@ -58,8 +59,14 @@ Flow<T> glow(const GlowConfig& config) {
                       "expected a finite class_weight >= 0, and classes >= 2 where it is positive, got ",
                       config.class_weight, " with ", config.classes, " classes");
   }
+  if (config.context && config.classes) {
+    fail<ConfigError>(kModel, "expected classes or a context, got ", config.classes,
+                      " classes and a context of ", config.context,
+                      "; give the class as a number of the context, 0 or 1 for each");
+  }
   expect_size(kModel, {config});
   Flow<T> flow(config.shape, Base::gaussian);
+  flow.set_context(config.context);
   const double bins = std::ldexp(1.0, static_cast<int>(config.bits));
   flow.add("rescale", rescale<T>(flow.output_shape(), bins / 2, bins));
   for (int64_t l = 0; l < config.levels; ++l) {

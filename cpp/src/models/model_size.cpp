@@ -58,7 +58,7 @@ ModelSize size_of(const RealNvpImageConfig& c) {
   for (int64_t s = 0; s < c.scales; ++s) {
     const Count couplings = s + 1 == c.scales ? 4 : 7;
     tensors = tensors + couplings * convolutions;
-    values = values + couplings * (width + Count(c.residual_blocks) * width * width);
+    values = values + couplings * width * (Count(1) + c.context + Count(c.residual_blocks) * width);
     if (c.recursion < 4) width = width * 2;
   }
   return {tensors.value(), values.value()};
@@ -69,7 +69,7 @@ ModelSize size_of(const GlowConfig& c) {
   Count tensors = 0, values = 0, channels = Count(4) * c.shape.c;
   for (int64_t l = 0; l < c.levels; ++l) {
     const Count taps = Count(9) * (channels.value() / 2);
-    const Count net = Count(c.hidden) * (taps * 2 + c.hidden);
+    const Count net = Count(c.hidden) * (taps * 2 + Count(9) * c.context + c.hidden);
     tensors = tensors + Count(c.steps) * 12;
     values = values + Count(c.steps) * (channels * 3 + net);
     channels = channels * 2;

@@ -25,7 +25,8 @@ class ImageBuilder {
     net.batch_norm = config_.batch_norm;
     net.weight_norm = config_.weight_norm;
     net.checkerboard = mask == Mask::checkerboard0 ? 1 : mask == Mask::checkerboard1 ? 0 : -1;
-    auto conditioner = res_net<T>(shape.with_channels(sizes.pass), sizes.change * (affine ? 2 : 1), net);
+    const Shape input = shape.with_channels(sizes.pass + config_.context);
+    auto conditioner = res_net<T>(input, sizes.change * (affine ? 2 : 1), net);
     if (affine) {
       AffineOptions options;
       options.law = ScaleLaw::real_nvp;
@@ -75,6 +76,7 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
   expect_in(kModel, "scales", config.scales, 1, kMaxScales);
   expect_in(kModel, "base_dim", config.base_dim, 1, kMaxWidth);
   expect_in(kModel, "residual_blocks", config.residual_blocks, 0, kMaxLayers);
+  expect_in(kModel, "context", config.context, 0, kMaxWidth);
   expect_bits(kModel, config.bits);
   if (config.recursion < 1 || config.recursion > 4) {
     fail<ConfigError>(kModel, "expected recursion 1 ... 4, got ", config.recursion);
@@ -92,6 +94,7 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
   expect_in(kModel, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
   expect_size(kModel, {config});
   Flow<T> flow(config.shape, Base::gaussian);
+  flow.set_context(config.context);
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
   flow.add("logit", logit<T>(flow.output_shape()));
   ImageBuilder<T> builder(config, flow);

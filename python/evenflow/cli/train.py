@@ -143,7 +143,8 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     known = inspect.signature(MODELS[name]).parameters
     if "context" in given and "context" not in known:
-        raise ConfigError(f"[train] expected realnvp for data with a context, got {name}: {values['data']}")
+        fit = "glow or realnvp" if whole.kind == "image" else "realnvp"
+        raise ConfigError(f"[train] expected {fit} for data with a context, got {name}: {values['data']}")
     for unknown in (key for key in given if key not in known):
         option = {"classes": "conditional", "steps": "depth"}.get(unknown, unknown)
         raise ConfigError(f"[train] expected options that {name} has, got --{option.replace('_', '-')}")

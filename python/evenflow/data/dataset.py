@@ -132,8 +132,6 @@ class Dataset:
         train_labels = _labels(path, train_labels, train)
         test_labels = _labels(path, test_labels, test)
         count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
-        if kind == "image":  # which no model gives a context
-            train_context, test_context = None, None
         train_context = _context(path, train_context, train)
         test_context = _context(path, test_context, test)
         if test is not None and width(train_context) != width(test_context):

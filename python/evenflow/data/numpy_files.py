@@ -57,7 +57,7 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
 
 def read_npz(path: str | os.PathLike[str]) -> Dataset:
     """Arrays train (and test), or x; labels in train_labels and test_labels, or labels; numbers (N, C) or (N,) that
-    the density of a table's rows is given in train_context and test_context, or context. IoError.
+    the samples' density is given in train_context and test_context, or context. IoError.
 
     An array `data` (N, 3 S S) holds images in planes, with labels counted from 1, as in the files of
     down-sampled ImageNet (Chrabaszcz, Loshchilov, Hutter 2017). An array of more than 256 MiB stays in its

@@ -1,8 +1,8 @@
 """NICE, Real NVP and Glow once more, in plain torch: no speed, no inverse, gradients by autograd.
 
-Every model is a function `forward(params, x, config, labels=None, training=True) -> (z (N, D), logdet (N,))`
-of a dict of named tensors and a dict of the model's settings, all in the names of the library. It shares
-nothing with the library but these names and the papers.
+Every model is a function `forward(params, x, config, given=None, training=True) -> (z (N, D), logdet (N,))`
+of a dict of named tensors and a dict of the model's settings, all in the names of the library. given: labels (N,),
+or the context (N, C). It shares nothing with the library but these names and the papers.
 """
 
 from . import glow, nice, optim, real_nvp

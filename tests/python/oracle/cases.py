@@ -22,6 +22,10 @@ class Case:
     def classes(self):
         return self.config.get("classes", 0)
 
+    @property
+    def context(self):
+        return self.config.get("context", 0)
+
 
 def _glow(name, shape, **settings):
     config = dict(levels=2, steps=2, hidden=5, coupling="affine", permutation="lu", learn_top=True, classes=0,
@@ -59,6 +63,8 @@ CASES = [
     _glow("classes", (4, 4, 3), classes=4),
     _glow("class-head", (4, 4, 3), classes=4, class_weight=0.7),
     _glow("classes-fixed-top", (4, 4, 1), learn_top=False, classes=3, class_weight=0.01, bits=5),
+    _glow("context", (4, 8, 3), context=2),
+    _glow("context-additive", (4, 4, 1), coupling="additive", learn_top=False, context=1),
     _nice("table", (8,)),
     _nice("odd", (7,), order="none", prior="gaussian", couplings=4),
     _nice("odd-tile", (7,), hidden=(4,)),
@@ -84,6 +90,9 @@ CASES = [
     _table("batch-norm", 5, batch_norm=True),
     _table("actnorm", 5, actnorm=True, prior="logistic"),
     _table("all", 7, mask="odd-even", permutation="lu", preprocess="whiten", batch_norm=True, actnorm=True),
+    _table("context", 5, context=3),
+    _table("context-all", 7, mask="odd-even", permutation="lu", preprocess="whiten", batch_norm=True, actnorm=True,
+           context=1),
     _image("rgb", (4, 4, 3)),
     _image("grey", (8, 4, 1), scales=3),
     _image("one-scale", (3, 5, 2), scales=1),
@@ -105,4 +114,6 @@ CASES = [
     _image("plain-bottleneck", (4, 4, 1), residual_blocks=0, bottleneck=True),
     _image("plain-bottleneck-no-batch-norm", (4, 4, 1), residual_blocks=0, bottleneck=True, batch_norm=False),
     _image("five-bits", (4, 4, 1), bits=5),
+    _image("context", (4, 4, 3), context=2),
+    _image("context-no-batch-norm", (4, 6, 1), batch_norm=False, residual_blocks=0, context=3),
 ]

@@ -4,17 +4,18 @@ import torch
 import torch.nn.functional as F
 
 from . import layers
-from .nets import conv, glow_conv, glow_net, with_edge
+from .nets import beside, conv, glow_conv, glow_net, standardised, with_edge
 from .prior import mean_nll
 from .scope import Chain, Scope
 
 
-def coupling(x, scope, config):
+def coupling(x, scope, config, context):
     c = x.shape[-1]
     x1, x2 = x[..., : c // 2], x[..., c // 2 :]
+    seen = beside(x1, context)
     if config["coupling"] == "additive":
-        return torch.cat([x1, x2 + glow_net(x1, scope, config["hidden"], c // 2)], -1), x.new_tensor(0.0)
-    h = glow_net(x1, scope, config["hidden"], c)
+        return torch.cat([x1, x2 + glow_net(seen, scope, config["hidden"], c // 2)], -1), x.new_tensor(0.0)
+    h = glow_net(seen, scope, config["hidden"], c)
     shift, r = h[..., 0::2], h[..., 1::2]
     y2 = (x2 + shift) * torch.sigmoid(r + 2)
     return torch.cat([x1, y2], -1), layers.per_sample(F.logsigmoid(r + 2))
@@ -59,9 +60,10 @@ def class_logits(x, scope, classes):
     return logits * torch.exp(3 * scope("logs", classes))
 
 
-def run(params, x, config, labels):
+def run(params, x, config, given):
     """Returns (z, logdet, input of the top prior)."""
     scope = Scope(params)
+    context = standardised(given, scope / "context", config)
     chain = Chain(x)
     levels = 2.0 ** config["bits"]
     chain.apply(layers.rescale, levels / 2, levels)
@@ -72,25 +74,25 @@ def run(params, x, config, labels):
             step = level / f"step{k}"
             chain.apply(layers.actnorm, step / "actnorm")
             chain.apply(permutation, step / "permutation", config["permutation"])
-            chain.apply(coupling, step / "coupling", config)
+            chain.apply(coupling, step / "coupling", config, context)
         if i + 1 < config["levels"]:
             chain.apply(split_prior, level / "split")
             chain.factor_out(chain.x.shape[-1] // 2)
     top = chain.x
-    chain.apply(top_prior, scope / "top", config, labels)
+    chain.apply(top_prior, scope / "top", config, given)
     return (*chain.result(), top)
 
 
-def forward(params, x, config, labels=None, training=True):
+def forward(params, x, config, given=None, training=True):
     """x: (N, H, W, C) in levels 0 ... 2^bits. Returns (z (N, D), logdet (N,))."""
-    return run(params, x, config, labels)[:2]
+    return run(params, x, config, given)[:2]
 
 
-def loss(params, x, config, labels=None):
+def loss(params, x, config, given=None):
     """Returns (nll, class_nll): batch means in nats, the second 0 without a class head."""
-    z, logdet, top = run(params, x, config, labels)
+    z, logdet, top = run(params, x, config, given)
     nll = mean_nll(z, logdet, "gaussian")
     if not (config["classes"] and config["class_weight"]):
         return nll, x.new_tensor(0.0)
     logits = class_logits(top, Scope(params) / "class_head", config["classes"])
-    return nll, F.cross_entropy(logits, labels.long())
+    return nll, F.cross_entropy(logits, given.long())

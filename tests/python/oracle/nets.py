@@ -24,6 +24,20 @@ def mlp(x, scope, hidden, out):
     return x
 
 
+def standardised(context, scope, config):
+    """The context as nets see it, by the moments that initialisation found; None: there is none."""
+    count = config.get("context", 0)
+    return (context - scope("mean", count)) / scope("std", count) if count else None
+
+
+def beside(x, context):
+    """x (N, ..., c), and behind it at every pixel the context (N, C), unless that is None."""
+    if context is None:
+        return x
+    everywhere = context.reshape(len(x), *[1] * (x.dim() - 2), -1).expand(*x.shape[:-1], -1)
+    return torch.cat([x, everywhere], -1)
+
+
 def with_edge(x):
     """Pads by one pixel: zeros, and a last channel that is 1 on the frame, 0 inside (Glow, official code)."""
     frame = F.pad(x.new_zeros(*x.shape[:-1], 1), (0, 0, 1, 1, 1, 1), value=1.0)

@@ -14,7 +14,7 @@ def coupling(x, scope, hidden):
     return torch.cat([x1, x2 + mlp(x1, scope, hidden, x2.shape[-1])], -1), x.new_tensor(0.0)
 
 
-def forward(params, x, config, labels=None, training=True):
+def forward(params, x, config, given=None, training=True):
     """x: (N, H, W, C) in levels 0 ... 2^bits, or a table (N, D). Returns (z (N, D), logdet (N,))."""
     scope = Scope(params)
     chain = Chain(x)

@@ -3,7 +3,7 @@
 import torch
 
 from . import layers
-from .nets import BATCH_NORM_EPS, ResNet, mlp
+from .nets import BATCH_NORM_EPS, ResNet, beside, mlp, standardised
 from .scope import Chain, Scope
 
 
@@ -31,10 +31,10 @@ def norm(x, scope):
     return (x - mean) * torch.exp(-log_std), -layers.pixels(x) * log_std.sum()
 
 
-def change(x, r, scope, config, width, affine, mask=None):
-    """The law (x + t) exp(s), with t and s from r; s is 0 if not affine. Returns (y, s)."""
+def change(x, r, context, scope, config, width, affine, mask=None):
+    """The law (x + t) exp(s), with t and s from r and the context; s is 0 if not affine. Returns (y, s)."""
     c = x.shape[-1]
-    h = ResNet(scope, config, width, 2 * c if affine else c, mask)(r)
+    h = ResNet(scope, config, width, 2 * c if affine else c, mask)(beside(r, context))
     if not affine:
         return x + h, torch.zeros_like(x)
     s = scope("gain", 1) * torch.tanh(h[..., c:])
@@ -43,9 +43,9 @@ def change(x, r, scope, config, width, affine, mask=None):
     return (x + h[..., :c]) * torch.exp(s), s
 
 
-def checkerboard_coupling(x, scope, config, width, affine, mask):
+def checkerboard_coupling(x, scope, config, context, width, affine, mask):
     """Pixels with mask 1 pass and condition the others."""
-    y, s = change(x, x * mask, scope, config, width, affine, mask)
+    y, s = change(x, x * mask, context, scope, config, width, affine, mask)
     return x * mask + y * (1 - mask), layers.per_sample(s * (1 - mask))
 
 
@@ -55,13 +55,13 @@ def halves(x):
     return x[..., :keep], x[..., keep:]
 
 
-def channel_coupling(x, scope, config, width, affine, second):
+def channel_coupling(x, scope, config, context, width, affine, second):
     """`second`: the second half of the channels changes, else the first."""
     x1, x2 = halves(x)
     if second:
-        y, s = change(x2, x1, scope, config, width, affine)
+        y, s = change(x2, x1, context, scope, config, width, affine)
         return torch.cat([x1, y], -1), layers.per_sample(s)
-    y, s = change(x1, x2, scope, config, width, affine)
+    y, s = change(x1, x2, context, scope, config, width, affine)
     return torch.cat([y, x2], -1), layers.per_sample(s)
 
 
@@ -75,30 +75,31 @@ def channel_norm(x, scope, second):
     return torch.cat([y, x2], -1), logdet
 
 
-def checkerboard_group(chain, scope, config, width, count):
+def checkerboard_group(chain, scope, config, context, width, count):
     for k in range(count):
         mask = checkerboard(chain.x, k % 2)
         affine = config["coupling"] == "affine" or k >= 2
-        chain.apply(checkerboard_coupling, scope / f"checkerboard{k}", config, width, affine, mask)
+        chain.apply(checkerboard_coupling, scope / f"checkerboard{k}", config, context, width, affine, mask)
         if config["batch_norm"]:
             chain.apply(masked_norm, scope / f"checkerboard_norm{k}", mask)
 
 
-def channel_group(chain, scope, config, width):
+def channel_group(chain, scope, config, context, width):
     for k in range(3):
         second = k != 1
         affine = config["coupling"] == "affine" or k == 2
-        chain.apply(channel_coupling, scope / f"channel{k}", config, width, affine, second)
+        chain.apply(channel_coupling, scope / f"channel{k}", config, context, width, affine, second)
         if config["batch_norm"]:
             chain.apply(channel_norm, scope / f"channel_norm{k}", second)
 
 
-def image_forward(params, x, config, labels=None, training=True, batch_stats=None):
+def image_forward(params, x, config, given=None, training=True, batch_stats=None):
     """x: (N, H, W, C) in levels 0 ... 2^bits. Returns (z (N, D), logdet (N,)).
 
     batch_stats: a dict that gets the batch's moments in training, by the names of the running ones.
     """
     root = Scope(params, training, batch_stats)
+    context = standardised(given, root / "context", config)
     chain = Chain(x)
     chain.apply(layers.rescale, 0.0, 2.0 ** config["bits"])
     chain.apply(layers.logit)
@@ -107,11 +108,11 @@ def image_forward(params, x, config, labels=None, training=True, batch_stats=Non
         channels = chain.x.shape[-1]
         width = config["base_dim"] * (2**i if config["recursion"] < 4 else 1)
         if i + 1 == config["scales"]:
-            checkerboard_group(chain, scope, config, width, 4)
+            checkerboard_group(chain, scope, config, context, width, 4)
             break
-        checkerboard_group(chain, scope, config, width, 3)
+        checkerboard_group(chain, scope, config, context, width, 3)
         chain.apply(layers.squeeze)
-        channel_group(chain, scope, config, 2 * width)
+        channel_group(chain, scope, config, context, 2 * width)
         chain.apply(layers.unsqueeze)
         chain.apply(layers.squeeze_diagonal)
         if config["recursion"] > 1:
@@ -119,9 +120,9 @@ def image_forward(params, x, config, labels=None, training=True, batch_stats=Non
     return chain.result()
 
 
-def table_coupling(x, scope, config, changed):
+def table_coupling(x, scope, config, context, changed):
     """changed: (D,) bool. y = x exp(s) + t with s = 2 tanh(r / 2), or y = x + t."""
-    x1, x2 = x[:, ~changed], x[:, changed]
+    x1, x2 = beside(x[:, ~changed], context), x[:, changed]
     c = x2.shape[1]
     y = x.clone()
     if config["coupling"] == "additive":
@@ -147,9 +148,10 @@ def table_mask(dims, kind, i):
     return later if i % 2 == 0 else ~later
 
 
-def table_forward(params, x, config, labels=None, training=True, batch_stats=None):
+def table_forward(params, x, config, given=None, training=True, batch_stats=None):
     """x: (N, D). Returns (z (N, D), logdet (N,)); batch_stats as in `image_forward`."""
     scope = Scope(params, training, batch_stats)
+    context = standardised(given, scope / "context", config)
     chain = Chain(x)
     if config["preprocess"] != "none":
         chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
@@ -159,7 +161,7 @@ def table_forward(params, x, config, labels=None, training=True, batch_stats=Non
         elif i > 0 and config["permutation"] == "shuffle":
             chain.apply(layers.permute, scope / f"permutation{i}", "shuffle")
         changed = table_mask(x.shape[1], config["mask"], i)
-        chain.apply(table_coupling, scope / f"coupling{i}", config, changed)
+        chain.apply(table_coupling, scope / f"coupling{i}", config, context, changed)
         if config["batch_norm"]:
             chain.apply(table_norm, scope / f"batch_norm{i}", changed)
         if config["actnorm"]:

@@ -46,6 +46,21 @@ struct CopyBlocks {
   }
 };
 
+/// y (n, channels) += sums over each sample's pixels, one thread an output.
+template <class T>
+struct AddPixelSums {
+  int64_t pixels;
+  const T* x;
+  int64_t x_stride;
+  T* y;
+  int64_t y_stride;
+  EVENFLOW_HD void operator()(int64_t i, int64_t c) const {
+    double sum = 0;
+    for (int64_t p = 0; p < pixels; ++p) sum += x[(i * pixels + p) * x_stride + c];
+    y[i * y_stride + c] += static_cast<T>(sum);
+  }
+};
+
 template <class T>
 struct Add {
   using Number = T;

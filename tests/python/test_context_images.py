@@ -1,0 +1,223 @@
+"""Densities of images given numbers, p(x | c), with Glow and Real NVP. Against torch's arithmetic: test_oracle.py."""
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+from evenflow.export import write_samples
+
+MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
+          ("Glow", dict(levels=1, steps=2, hidden=6, coupling="additive", permutation="plain", learn_top=False)),
+          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1)),
+          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1, batch_norm=False, coupling="additive",
+                           recursion=3))]
+every_model = pytest.mark.parametrize("kind, settings", MODELS, ids=lambda v: v if isinstance(v, str) else str(len(v)))
+
+
+@pytest.fixture
+def known():
+    """x (40, 4, 8, 1) in levels and what it was drawn given, c (40, 2), columns of very different sizes."""
+    rng = np.random.default_rng(4)
+    c = rng.standard_normal((40, 2)) * [300.0, 0.1] + [5000.0, 0.0]
+    light = 128 + 20 * (c[:, :1] - 5000) / 300 + rng.standard_normal((40, 32)) * 20
+    return light.clip(1, 255).reshape(40, 4, 8, 1), c
+
+
+def conditional(x, c, kind="Glow", settings=MODELS[0][1], **more):
+    """A flow whose nets, unlike fresh ones, do something."""
+    flow = getattr(ef, kind)(x.shape[1:], context=c.shape[1], **{"dtype": "float64", **settings, **more})
+    flow.init(x, context=c)
+    flow.params[:] += np.random.default_rng(7).normal(0, 0.05, flow.params.size)
+    return flow
+
+
+@every_model
+def test_inverse_and_gradients(known, kind, settings):
+    x, c = known
+    flow = conditional(x, c, kind, settings)
+    z, logdet = flow.forward(x, context=c)
+    back, minus = flow.inverse(z, context=c)
+    np.testing.assert_allclose(back, x, atol=1e-6)
+    np.testing.assert_allclose(minus, -logdet, rtol=1e-9)
+    assert np.abs(flow.forward(x, context=c[::-1].copy())[0] - z).max() > 1e-3
+    assert flow.verify(x[:8], context=c[:8]).ok
+
+    rng = np.random.default_rng(0)
+    dz, ddet, direction = rng.standard_normal(z.shape), rng.standard_normal(len(x)), rng.standard_normal(c.shape)
+    direction *= c.std(0)
+    of = {name: np.empty_like(c) for name in ("log_prob", "forward", "inverse")}
+    flow.log_prob_and_grad(x, context=c, dcontext=of["log_prob"])
+    flow.backward(z, dz, ddet, context=c, dcontext=of["forward"])
+    dx = rng.standard_normal(x.shape)
+    flow.inverse_backward(x, dx, ddet, context=c, dcontext=of["inverse"])
+
+    def value(name, t):
+        at = c + t * direction
+        if name == "log_prob":
+            return flow.log_prob(x, context=at)
+        if name == "forward":
+            out, det = flow.forward(x, context=at)
+            return (out * dz).sum(1) + det * ddet
+        out, det = flow.inverse(z, context=at)
+        return (out * dx).sum((1, 2, 3)) + det * ddet
+
+    for name, gradient in of.items():
+        slope = (value(name, 1e-5) - value(name, -1e-5)) / 2e-5
+        expected = (gradient * direction).sum(1)
+        error = np.abs(slope - expected) / max(1.0, np.abs(slope).max())
+        assert np.abs(expected).max() > 1e-2, name
+        assert np.sort(error)[-4] < 2e-6, name  # some rows may be at a kink of a net
+
+
+@pytest.mark.parametrize("kind, settings", [MODELS[0], MODELS[3]], ids=["Glow", "RealNVP"])
+def test_gradient_of_the_loss(known, kind, settings):
+    """Without batch norm, where rows depend on each other: that of the rows' densities."""
+    x, c = known
+    flow = conditional(x, c, kind, settings)
+    dcontext, of_density = np.empty_like(c), np.empty_like(c)
+    flow.loss_and_grad(x, context=c, weight=2.0, dcontext=dcontext)
+    flow.log_prob_and_grad(x, context=c, dcontext=of_density)
+    assert np.abs(of_density[:, 1]).max() > 1
+    np.testing.assert_allclose(dcontext, -2 * of_density / len(x), rtol=1e-8, atol=1e-14)
+
+
+@every_model
+def test_train_step_is_its_parts(known, kind, settings):
+    x, c = known
+    one, other = (conditional(x, c, kind, settings) for _ in range(2))
+    steps, parts = ef.Adam(one, lr=1e-3), ef.Adam(other, lr=1e-3)
+    for _ in range(3):
+        loss = one.train_step(x, steps, context=c)
+        other.zero_grad()
+        assert other.loss_and_grad(x, context=c) == loss
+        parts.step()
+    assert np.array_equal(one.params, other.params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_images_do_not_depend_on_their_batch(known, dtype):
+    x, c = (np.tile(v, (4, *[1] * (v.ndim - 1))) for v in known)
+    flow = conditional(*known, dtype=dtype, threads=2)
+    everything = flow.log_prob(x, context=c)
+    assert np.array_equal(flow.log_prob(x[5:6], context=c[5]), everything[5:6])
+    assert np.array_equal(flow.log_prob(x[:17], context=c[:17]), everything[:17])
+    samples = flow.sample(len(c), seed=3, context=c)
+    assert np.array_equal(flow.sample(7, seed=3, context=c[20:27], first=20), samples[20:27])
+    repeated = flow.sample(9, seed=3, context=np.tile(c[3], (9, 1)))
+    assert np.array_equal(flow.sample(9, seed=3, context=list(c[3])), repeated)
+    quick = conditional(*known, dtype="float32", conditioner_dtype="bfloat16")
+    np.testing.assert_allclose(quick.log_prob(x[:9], context=c[:9]), everything[:9], rtol=3e-2)
+
+
+@every_model
+def test_saved_and_loaded(known, tmp_path, kind, settings):
+    x, c = known
+    flow = conditional(x, c, kind, settings)
+    flow.save(tmp_path / "m.safetensors")
+    again = ef.load(tmp_path / "m.safetensors")
+    assert again.context == again.config["context"] == 2
+    assert np.array_equal(again.log_prob(x, context=c), flow.log_prob(x, context=c))
+
+
+def digits_with_their_light(n=1000):
+    """Digits, half of them in the negative, and which: (x (n, 8, 8, 1) uint8, c (n, 1))."""
+    x = ef.data.load("digits").train[:n]
+    c = np.random.default_rng(0).integers(0, 2, (n, 1))
+    return np.where(c[:, :, None, None] == 1, 255 - x, x), c
+
+
+def test_learns_what_the_context_says():
+    """Half of the digits are white on black, half black on white: the loss is below an unconditional model's."""
+    x, c = digits_with_their_light()
+    losses = []
+    for given in (c, None):
+        flow = ef.Glow((8, 8, 1), levels=2, steps=4, hidden=32, bits=4, context=0 if given is None else 1)
+        context = dict(context=given[:900], valid_context=given[900:]) if given is not None else {}
+        history = flow.fit(x[:900], x[900:], epochs=6, batch_size=32, optimizer="adam", lr=2e-3, **context)
+        losses.append(history[-1]["valid_bits_per_dim"])
+        if given is not None:
+            dark, light = (flow.sample(100, context=[v], seed=1).mean() for v in (0, 1))
+    assert losses[0] < losses[1] - 0.03, losses
+    assert dark < 7 < 8 < light, (dark, light)
+
+
+@pytest.mark.parametrize("model", [["glow", "--levels", "1", "--depth", "2", "--hidden", "8"],
+                                   ["realnvp", "--base-dim", "4", "--residual-blocks", "1"]], ids=lambda m: m[0])
+def test_command_line(tmp_path, capsys, model):
+    """Arrays of an .npz: train, with a line of samples for each of ten contexts, then every command with a context."""
+    Image = pytest.importorskip("PIL.Image")
+    x, c = digits_with_their_light(120)
+    np.savez(tmp_path / "d.npz", train=x[:100], test=x[100:], train_context=c[:100], test_context=c[100:])
+    run = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "d.npz"), "--model", *model, "--bits", "4", "--epochs", "3", "--lr", "0.01",
+                 "--out", run]) == 0
+    flow = ef.load(f"{run}/model.safetensors")
+    assert flow.context == 1
+    for name, value in (("dark", 0), ("light", 1)):
+        write_samples(flow, 10, f"{run}/{name}.png", context=np.full((10, 1), value))
+    found, *wanted = (np.asarray(Image.open(f"{run}/{name}.png")) for name in ("samples", "dark", "light"))
+    equal = [(found == picture).all(axis=1) for picture in wanted]
+    assert (equal[0] | equal[1]).all() and not equal[0].all() and not equal[1].all()
+    alike = [str(row) for row in np.flatnonzero(c[100:, 0] == 1)[:4]]
+    for command in (["eval", run], ["verify", run],
+                    ["sample", run, "--n", "3", "--given", "1", "--out", f"{run}/s.png"],
+                    ["encode", run, "--out", f"{run}/z.npz"], ["decode", run, f"{run}/z.npz", "--out", f"{run}/b.npy"],
+                    ["score", run, str(tmp_path / "d.npz"), "--out", f"{run}/s.csv"],
+                    ["reconstruct", run, "--out", f"{run}/r.png"],
+                    ["interpolate", run, "--rows", *alike, "--out", f"{run}/i.png"], ["info", run]):
+        capsys.readouterr()
+        assert main(command) == 0, (command, capsys.readouterr())
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("kind, settings", [MODELS[0], MODELS[2]], ids=["Glow", "RealNVP"])
+def test_on_a_device(known, device, kind, settings):
+    x, c = known
+    here, there = (conditional(x, c, kind, settings, device=d) for d in ("cpu", device))
+    np.testing.assert_allclose(there.log_prob(x, context=c), here.log_prob(x, context=c), rtol=1e-9)
+    np.testing.assert_allclose(there.sample(5, seed=2, context=c[:5]), here.sample(5, seed=2, context=c[:5]), rtol=1e-6)
+    found = []
+    for flow in (here, there):
+        of_loss, of_density, of_inverse = (np.empty_like(c) for _ in range(3))
+        for _ in range(3):  # the third is a graph
+            flow.zero_grad()
+            loss = flow.loss_and_grad(x, context=c, dcontext=of_loss)
+        grads = flow.grads.copy()
+        flow.log_prob_and_grad(x, context=c, dcontext=of_density)
+        flow.inverse_backward(x, x, c[:, 1], context=c, dcontext=of_inverse)
+        step = [flow.train_step(x, optimizer, context=c) for optimizer in [ef.Adam(flow, lr=1e-3)] for _ in range(3)]
+        found.append((loss, grads, of_loss, of_density, of_inverse, step))
+    for mine, theirs in zip(*found):
+        np.testing.assert_allclose(theirs, mine, rtol=1e-7, atol=1e-8 * np.abs(mine).max())
+
+
+def test_torch(known):
+    torch = pytest.importorskip("torch")
+    bridge = pytest.importorskip("evenflow.torch")
+    x, c = (torch.from_numpy(v[:3].copy()) for v in known)
+    module = bridge.FlowModule(conditional(*known))
+    scale = torch.tensor([300.0, 0.1], dtype=torch.float64)
+    start = (c / scale).requires_grad_()
+    assert torch.autograd.gradcheck(lambda c: module.log_prob(x, context=c * scale), (start,), atol=1e-5)
+    assert torch.autograd.gradcheck(lambda c: module.loss(x, context=c * scale), (start,), atol=1e-5)
+
+
+def test_refusals(known, tmp_path, capsys):
+    x, c = known
+    flow = conditional(x, c)
+    np.savez(tmp_path / "d.npz", x=x.astype(np.uint8), context=c)
+    for error, text, call in (
+            (ef.ConfigError, r"\[log_prob\] expected a context of 2 numbers a sample, got none",
+             lambda: flow.log_prob(x)),
+            (ef.ShapeError, r"\[forward, context\] expected \(40, 2\), or \(2,\) for all samples, got \(40, 1\)",
+             lambda: flow.forward(x, context=c[:, :1])),
+            (ef.ConfigError, "expected classes or a context, got 3 classes and a context of 2",
+             lambda: ef.Glow((4, 4, 1), levels=1, classes=3, context=2)),
+            (ef.ConfigError, "expected context >= 0, got -1", lambda: ef.Glow((4, 4, 1), levels=1, context=-1)),
+            (ef.ConfigError, "context in 0 ... 1048576", lambda: ef.RealNVP((4, 4, 1), context=1 << 40)),
+            (TypeError, "context", lambda: ef.NICE((4, 4, 1), context=2))):
+        with pytest.raises(error, match=text):
+            call()
+    assert main(["train", str(tmp_path / "d.npz"), "--model", "nice", "--out", str(tmp_path / "run")]) == 2
+    assert "expected glow or realnvp for data with a context, got nice" in capsys.readouterr().err
