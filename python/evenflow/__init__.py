@@ -17,7 +17,7 @@ from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
 from evenflow.checkpoint import load
-from evenflow.errors import (ConfigError, DeviceError, Error, IoError, MissingExtra, NumericError,
+from evenflow.errors import (ConfigError, DataWarning, DeviceError, Error, IoError, MissingExtra, NumericError,
                              RanksError, ShapeError)
 from evenflow.flow import Flow
 from evenflow.models import NICE, Glow, RealNVP, set_matmul_precision
@@ -26,7 +26,7 @@ from evenflow.optim import SGD, Adam, Adamax, MovingAverage, RMSProp, Schedule, 
 __all__ = ["Flow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8", "data", "errors", "Adam",
            "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed",
            "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError", "DeviceError",
-           "IoError", "NumericError", "RanksError", "MissingExtra", "__version__"]
+           "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data

@@ -8,6 +8,7 @@ IoError        a file that is missing, truncated, foreign or not writable (also 
 NumericError   a value that is not finite, or a transform that can't be inverted (also an ArithmeticError)
 RanksError     a rank of a training on several that has died or does not go on (also a RuntimeError)
 MissingExtra   an optional package that is not installed (a ConfigError, also an ImportError)
+DataWarning    a warning, no error: data that a training takes, but that no density describes (a UserWarning)
 
 An array of the wrong dtype, or an argument of the wrong type, is a plain TypeError.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 from evenflow._core import ConfigError, DeviceError, Error, IoError, NumericError, ShapeError
 
 __all__ = ["Error", "ShapeError", "ConfigError", "DeviceError", "IoError", "NumericError", "RanksError",
-           "MissingExtra"]
+           "MissingExtra", "DataWarning"]
 
 
 class RanksError(Error, RuntimeError):
@@ -33,6 +34,12 @@ class MissingExtra(ConfigError, ImportError):
 
     def __init__(self, text: str, name: str | None = None):
         ImportError.__init__(self, text, name=name)
+
+
+class DataWarning(UserWarning):
+    """Data that a training takes, but that no density describes: its likelihood means nothing."""
+
+    __module__ = "evenflow"
 
 
 def on_all_ranks(error: Exception, rank: int) -> Exception:

@@ -464,7 +464,8 @@ class Flow(Batches):
         `epochs` passes (10 when neither is given) or `steps` updates, counted from the very first one, or
         when `patience` runs out. `valid` is looked at after every epoch, and the parameters that were best on
         it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
-        initialised from the data first. An error before the first step leaves the model as it was.
+        initialised from the data first. An error before the first step leaves the model as it was. DataWarning for a
+        table that has no density: columns of few values, one value in many rows, repeated rows.
 
         Another call trains the present parameters, but begins everything else anew: optimiser, counts, and, with the
         same `seed`, the same order and noise, to which many short calls would fit the model. Give each its own
@@ -486,7 +487,7 @@ class Flow(Batches):
         on_nonfinite="raise", seed=0, ... Of tables batch_size=32 ... 256 by N (`evenflow.presets.table`),
         optimizer="adam", lr=3e-3, a warm-up of an epoch or 100 steps, clip=20.0, average=0.99.
         """
-        from evenflow import presets
+        from evenflow import discrete, presets
         from evenflow.ranks import Ranks
         from evenflow.settings import Settings
         from evenflow.train import Trainer, refuse_used
@@ -512,6 +513,8 @@ class Flow(Batches):
                               ranks=ranks)
             if checkpoint is not None and resume:
                 trainer.load_state(checkpoint)
+            if not self._is_image:
+                ranks.lead(lambda: discrete.warn("fit", trainer.x, trainer.given, self._dtype, trainer.settings.seed))
             train = trainer._begin(epochs, steps, callback, checkpoint)
         train()
         return trainer.history

@@ -40,6 +40,7 @@ CHECKS = parametrize_with_checks(
 
 
 # A list: scikit-learn 1.7, the last for Python 3.10, has a generator here, of which pytest 9 warns.
+@pytest.mark.filterwarnings("ignore::evenflow.DataWarning")  # of data that the checks round
 @pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
 def test_scikit_learns_checks(estimator, check):
     check(estimator)

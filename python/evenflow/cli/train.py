@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import _core, presets, signals
+from evenflow import _core, discrete, presets, signals
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
 from evenflow.cli.progress import Progress
@@ -81,6 +81,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     text = _config_file(plan, values, args.command)
     with run.alone(ranks):
         run.start(plan, trainer, text, args.command, args.force)
+        _warn(trainer, whole.columns)
         return _fit(run, trainer, plan, whole, args)
 
 
@@ -251,6 +252,16 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
     lines += [result["model"], result["log"], *result["pictures"], *result["notes"]]
     report(args, result, "\n".join(lines))
     return 0
+
+
+def _warn(trainer: Trainer, names: list[str]) -> None:
+    """Tells of what `fit` warns of, with the names of columns where they have some."""
+    def find() -> str | None:
+        return discrete.found("train", trainer.x, trainer.given, trainer.flow.dtype, trainer.settings.seed, names)
+
+    text = None if trainer.flow.is_image else trainer.ranks.lead(find)
+    if text is not None and trainer.ranks.rank == 0:
+        tell(f"evenflow: warning: {text}")
 
 
 def _total_steps(trainer: Trainer, plan: Plan) -> int | None:

@@ -1,0 +1,127 @@
+"""Tables that have no density: what is warned of, and what is not."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+from evenflow.data.numpy_files import read_npy
+
+
+def warned(x, **settings):
+    """The text of fit's warning of a table, or None."""
+    flow = ef.RealNVP(x.shape[1], couplings=1, hidden=(2,), context=int("context" in settings))
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        flow.fit(x, steps=0, **settings)
+    assert len(found) <= 1
+    for one in found:
+        assert one.category is ef.DataWarning and one.filename == __file__
+    return str(found[0].message) if found else None
+
+
+def normal(n, columns, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, columns))
+
+
+def test_columns_of_few_values_are_named_with_their_counts_and_what_they_are_apart():
+    x = normal(400, 4)
+    x[:, 1] = x[:, 1] > 0
+    x[:, 3] = np.round(4 * x[:, 3]) / 4
+    text = warned(x)
+    assert re.search(r"\[fit\] .* few values in column 1 \(2 values, 1 apart, in 400 of 400 rows\), "
+                     r"column 3 \(\d+ values, 0.25 apart, in 3\d\d of 400 rows\): add uniform noise", text)
+    rng = np.random.default_rng(1)
+    assert warned(x + rng.uniform(0, [0, 1, 0, 0.25], x.shape)) is None  # what the text and the docs advise
+
+
+def test_a_value_that_many_rows_have_is_named():
+    x = normal(400, 3)
+    x[:40, 2] = -99
+    text = warned(x)
+    assert "one value often in column 2 (-99 in 40 of 400 rows): leave these rows out" in text
+    assert warned(x[40:]) is None
+
+
+def test_rows_that_repeat_others_are_counted():
+    x = normal(400, 3)
+    text = warned(np.concatenate([x, x[:20]]))
+    assert "got 20 of 420 rows that repeat others: leave them out" in text
+    assert warned(np.concatenate([x, x[:6]])) is None
+
+
+def test_many_columns_are_not_all_named():
+    x = np.round(normal(400, 30))
+    text = warned(x)
+    assert "column 3 (" in text and "column 4 (" not in text and " and 26 more: add" in text
+
+
+@pytest.mark.parametrize("n", [2, 10, 100, 1000, 10_000, 1_000_000])
+def test_continuous_columns_and_mildly_rounded_ones_are_silent(n):
+    rng = np.random.default_rng(n)
+    x = normal(n, 2, n)
+    tables = [x, np.exp(3 * x), rng.random((n, 2)), rng.standard_cauchy((n, 2)), 1000 + x, x @ [[1, 1], [0, 0.01]]]
+    if n > 2:  # of two rows a rounded column may be constant
+        tables += [x.round(3), x.round(2)]
+    for table in tables:
+        assert warned(table.astype(np.float32)) is None
+
+
+def test_rounded_rows_that_agree_by_chance_are_no_copies():
+    x = normal(20_000, 2).round(2)
+    assert len(x) - len(np.unique(x, axis=0)) > 0.02 * len(x)
+    assert warned(x) is None
+
+
+def test_a_context_may_have_few_values_and_tells_rows_apart():
+    x, flag = normal(400, 2), np.arange(400)[:, None] % 2.0
+    assert warned(x, context=flag) is None
+    twice = np.repeat(x, 2, axis=0)
+    assert warned(twice, context=np.arange(800)[:, None] % 2.0) is None
+    assert "400 of 800 rows that repeat others" in warned(twice, context=np.zeros((800, 1)) + 1)
+
+
+def test_of_many_rows_a_sample_is_looked_at(tmp_path, monkeypatch):
+    x = normal(200_000, 2).astype(np.float32)
+    x[:, 0] = np.round(x[:, 0])
+    assert re.search(r"column 0 \(\d values, 1 apart, in 64\d{3} of 65536 sampled rows\)", warned(x))
+    monkeypatch.setattr("evenflow.data.numpy_files.RESIDENT_BYTES", 1000)
+    x[:2000:20, 1] = np.nan  # of a file, which training would find
+    np.save(tmp_path / "x.npy", x)
+    assert re.search(r"column 0 \(\d values, 1 apart, in 64\d{3} of 655[0-2]\d sampled rows\)",
+                     warned(read_npy(tmp_path / "x.npy").train, init_batch=5))
+
+
+def test_images_are_not_looked_at(pictures):
+    ef.NICE((6, 5, 3), couplings=1, hidden=(2,)).fit(np.repeat(pictures, 2, axis=0), steps=0)
+
+
+def test_a_warning_made_an_error_leaves_the_model_as_it_was():
+    x = np.round(normal(400, 2))
+    flow = ef.RealNVP(2, couplings=1, hidden=(2,))
+    before = flow.params.copy()
+    with pytest.raises(ef.DataWarning):  # as pytest is set up here
+        flow.fit(x, epochs=1)
+    assert not flow.initialized and np.array_equal(flow.params, before)
+
+
+def test_the_estimator_warns():
+    from evenflow.sklearn import FlowDensity
+    x = normal(300, 2)
+    x[:, 1] = np.round(x[:, 1])
+    with pytest.warns(ef.DataWarning, match=r"few values in column 1 \(\d values, 1 apart"):
+        FlowDensity(couplings=1, hidden=(2,), epochs=1, random_state=0).fit(x)
+
+
+def test_the_command_line_tells_once_with_the_columns_names(tmp_path, capsys):
+    x = normal(300, 2)
+    x[:, 1] = x[:, 1] > 0
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="size,sex", comments="")
+    args = ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--steps", "1", "--hidden", "2", "--quiet"]
+    assert main(args) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert re.match(r"evenflow: warning: \[train\] .* column 'sex' \(2 values, 1 apart, in 243 of 243 rows\)", told[0])
