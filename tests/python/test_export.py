@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from evenflow.cli import main
 from evenflow.export import decode_rows, encode_rows, write_samples
 from evenflow.score import score_rows
 
@@ -48,3 +49,17 @@ def test_latents_of_either_case(table_model, table, tmp_path):
     encode_rows(table_model, table, tmp_path / "z.NPZ")
     with np.load(tmp_path / "z.NPZ") as file:
         assert np.array_equal(file["z"], table_model.encode(table))
+
+
+def test_samples_of_images_are_read_again_as_levels(model, tmp_path, capsys):
+    """What the error says of an array of floats, and what the folder of pictures is."""
+    model.save(tmp_path / "model")
+    path, floats, levels, out = (str(tmp_path / name) for name in ("model", "x.npy", "levels.npy", "s.csv"))
+    assert main(["sample", path, "--n", "5", "--out", floats]) == 0
+    for command in (["score", path, floats, "--out", out], ["encode", path, floats], ["eval", path, floats]):
+        assert main(command) == 2
+        assert ("got float32 (5, 4, 4, 2); floats in 0 ... 2^bits, as of evenflow sample, become levels by "
+                "evenflow.to_uint8(x, bits)") in capsys.readouterr().err
+    np.save(levels, ef.to_uint8(np.load(floats), bits=8))
+    assert main(["score", path, levels, "--out", out]) == 0
+    np.testing.assert_allclose(np.loadtxt(out, skiprows=1), model.log_prob(np.load(levels)))

@@ -166,8 +166,10 @@ def _kind(path: Any, x: Any) -> tuple[Any, str]:
     elif x.dtype.kind in "iu" and x.dtype != np.uint8 and x.ndim == 2:
         x, kind = (Floats(x) if isinstance(x, Rows) else x.astype(np.float64)), "table"
     else:
+        hint = ("; floats in 0 ... 2^bits, as of evenflow sample, become levels by evenflow.to_uint8(x, bits)"
+                if x.dtype.kind == "f" and x.ndim in (3, 4) else "")
         raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
-                      f"numbers other than uint8, got {x.dtype} {x.shape}")
+                      f"numbers other than uint8, got {x.dtype} {x.shape}{hint}")
     if 0 in x.shape:
         raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
     if kind == "table" and isinstance(x, np.ndarray):
