@@ -52,8 +52,8 @@ void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py
 
 template <class T>
 void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, const py::object& given,
-              int64_t first_row) {
-  const char* call = "log_prob";
+              int64_t first_row, const std::string& name) {
+  const char* call = name.c_str();
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", 1, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n);
@@ -62,9 +62,9 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
   const RowsScope counted(ctx, first_row);
   const View<const T> there = arrays.in(in, self.flow.sample_shape());
   if (out.on_device || ctx.on_host()) {
-    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.out(out));
+    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.out(out), nullptr, call);
   } else {
-    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.room<double>(out.n), out.data);
+    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.room<double>(out.n), out.data, call);
   }
 }
 
@@ -395,7 +395,8 @@ void bind_class(py::module_& m, const char* name) {
       .def("init", &init<T>, "x"_a, "given"_a = py::none())
       .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
       .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
-      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0)
+      .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0,
+           "call"_a = "log_prob")
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),
            "first"_a = 0, "first_row"_a = 0)
       .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a, "first_row"_a = 0)

@@ -204,8 +204,11 @@ def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np
     return NumericError(f"[{where}] expected values that {dtype} can hold, got {value} in row {row}{inside}{hint}")
 
 
-def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | None:
-    """Labels as (n,) int32, from one number for all or from n numbers; None for a model without classes."""
+def check_labels(where: str, label: Any, n: int, classes: int, first: int = 0) -> np.ndarray | None:
+    """Labels as (n,) int32, from one number for all or from n numbers; None for a model without classes.
+
+    first: number of the first row, as in to_floats.
+    """
     if classes == 0:
         if label is not None:
             raise ConfigError(f"[{where}] expected no label, since the model has no classes, got one")
@@ -221,15 +224,15 @@ def check_labels(where: str, label: Any, n: int, classes: int) -> np.ndarray | N
     bad = np.flatnonzero((y < 0) | (y >= classes))
     if bad.size:
         raise ConfigError(f"[{where}] expected labels in 0 ... {classes - 1}, "
-                          f"got {y.flat[bad[0]]} in row {bad[0]}")
+                          f"got {y.flat[bad[0]]} in row {bad[0] + first * y.ndim}")
     return np.ascontiguousarray(np.broadcast_to(y, (n,)), dtype=np.int32)
 
 
 def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, device: str,
-                 resolve: bool = False) -> Batch:
+                 resolve: bool = False, first: int = 0) -> Batch:
     """A context as (n, size) of the model's dtype, from n rows, or from one for all.
 
-    resolve: NumericError for a column that varies, and not in the model's dtype.
+    resolve: NumericError for a column that varies, and not in the model's dtype.  first: as in to_floats, of n rows.
     """
     if context is None:
         raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got none")
@@ -245,7 +248,7 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
         hint = ("; c[:, None] makes rows of it" if size == 1 and numbers.shape == (n,) else
                 "; c[0] is one for all" if numbers.shape == (1, size) else "")
         raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}{hint}")
-    rows = to_floats(where, numbers.reshape(-1, size), dtype)
+    rows = to_floats(where, numbers.reshape(-1, size), dtype, first if numbers.ndim == 2 else 0)
     if resolve and numbers.dtype != dtype:
         _check_resolved(where, numbers.reshape(-1, size), rows)
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))

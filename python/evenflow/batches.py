@@ -39,19 +39,20 @@ class Batches:
         return arrays.take_batch(where, x, shape, self._dtype if dtype is None else dtype, self._device)
 
     def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False,
-               resolve: bool = False) -> Any:
+               resolve: bool = False, first: int = 0) -> Any:
         """What the density of n samples is conditioned on, checked: labels (n,) or a context (n, C), if any.
 
         on_host: a context is in main memory, as the rest of a training's data. resolve: see arrays.take_context.
+        first: number of the first sample, for errors of data in pieces.
         """
         if self._context:
             arrays.check_labels(where, label, n, 0)
             device = "cpu" if on_host else self._device
-            taken = arrays.take_context(where, context, n, self._context, self._dtype, device, resolve)
-            return self._floats(f"{where}, context", taken) if isinstance(taken, DeviceArray) else taken
+            taken = arrays.take_context(where, context, n, self._context, self._dtype, device, resolve, first)
+            return self._floats(f"{where}, context", taken, first=first) if isinstance(taken, DeviceArray) else taken
         if context is not None:
             raise ConfigError(f"[{where}] expected no context, since the model has none, got one")
-        return arrays.check_labels(where, label, n, self._classes)
+        return arrays.check_labels(where, label, n, self._classes, first)
 
     def _by_name(self, given: Batch | None) -> dict[str, Any]:
         """_given's result as an argument of this class's calls."""

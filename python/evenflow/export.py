@@ -52,11 +52,9 @@ def _encode_rows(flow: Flow, rows: Rows, out: str, kept: list[np.ndarray]) -> in
     n = 0
     with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
         for x, given in blocks("encode", rows):
-            x = flow._take("encode", x)
-            if x.dtype != np.uint8:  # a bad value is named by its row of all
-                x = flow._floats("encode", x, first=n)
-            writer.write(flow.encode(x, **flow._conditions(given)))
-            n += len(x)
+            z, _ = flow._forward("encode", x, **flow._conditions(given), first=n)
+            writer.write(z)
+            n += len(z)
             if given is not None and (flow.classes or flow.context):
                 kept.append(given)
         check_any("encode", n)
@@ -73,12 +71,10 @@ def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
     n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
     with write_data("decode", flow, out, names=names) as write:
         for z, given in blocks("decode", rows):
-            z = flow._floats("decode", flow._take_floats("decode", z, (flow.dims,)), first=n)
-            if given is None:
-                own = numbers if numbers is None or numbers.ndim != 2 else numbers[n:n + len(z)]
-                write(flow.decode(z, label, own))
-            else:
-                write(flow.decode(z, **flow._by_name(given)))
+            z = flow._take_floats("decode", z, (flow.dims,))
+            own = numbers if numbers is None or numbers.ndim != 2 else numbers[n:n + len(z)]
+            known = {"label": label, "context": own} if given is None else flow._by_name(given)
+            write(flow._inverse("decode", z, **known, first=n)[0])
             n += len(z)
         if numbers is not None and numbers.ndim == 2 and n != len(numbers):
             raise ShapeError(f"[decode] expected as many rows of context as latents, {n}, got {len(numbers)}")
@@ -98,7 +94,7 @@ def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed:
     if label is not None and not flow.classes:
         raise ConfigError("[sample] expected no label, since the model has no classes, got one")
     numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
-    each = None if numbers is None or numbers.ndim != 2 else numbers
+    each = None if numbers is None or numbers.ndim != 2 else flow._given("sample", None, numbers, len(numbers))
     total = n if each is None else n * len(each)
     columns = flow.classes if flow.classes and label is None else None
     step = max(1, BLOCK_VALUES // max(flow.dims, flow.context))

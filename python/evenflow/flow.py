@@ -200,29 +200,41 @@ class Flow(Batches):
 
     def forward(self, x: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
         """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
-        x = self._take("forward", x)
-        given = self._given("forward", label, context, len(x))
+        return self._forward("forward", x, label, context)
+
+    def _forward(self, where: str, x: Any, label: Any = None, context: Any = None,
+                 first: int = 0) -> tuple[Array, Array]:
+        """forward, for a call of that name. first: number of x's first row, for errors of data in pieces."""
+        x = self._take(where, x)
+        given = self._given(where, label, context, len(x), first=first)
         z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
-            self._core.forward(self._block("forward", x, a, b), z[a:b], logdet[a:b], _rows(given, a, b), a)
+            block = self._block(where, x, a, b, first=first)
+            self._core.forward(block, z[a:b], logdet[a:b], _rows(given, a, b), first + a)
         return z, logdet
 
     def inverse(self, z: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
         """z (N, D) -> x and logdet (N,) = log |det dx/dz|, minus forward's at x."""
-        z = self._take_floats("inverse", z, (self.dims,))
-        given = self._given("inverse", label, context, len(z))
+        return self._inverse("inverse", z, label, context)
+
+    def _inverse(self, where: str, z: Any, label: Any = None, context: Any = None,
+                 first: int = 0) -> tuple[Array, Array]:
+        """inverse, for a call of that name. first: as in _forward."""
+        z = self._take_floats(where, z, (self.dims,))
+        given = self._given(where, label, context, len(z), first=first)
         x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
-            self._core.inverse(self._floats("inverse", z, a, b), x[a:b], logdet[a:b], _rows(given, a, b), a)
+            block = self._floats(where, z, a, b, first)
+            self._core.inverse(block, x[a:b], logdet[a:b], _rows(given, a, b), first + a)
         return x, logdet
 
     def encode(self, x: Any, label: Any = None, context: Any = None) -> Array:
         """x -> z (N, D). Nothing is added or dropped, so `decode` gives x back."""
-        return self.forward(x, label, context)[0]
+        return self._forward("encode", x, label, context)[0]
 
     def decode(self, z: Any, label: Any = None, context: Any = None) -> Array:
         """z (N, D) -> x; images in level units (see `to_uint8`)."""
-        return self.inverse(z, label, context)[0]
+        return self._inverse("decode", z, label, context)[0]
 
     def log_prob(self, x: Any, seed: int = 0, label: Any = None, first: int = 0, context: Any = None) -> Array:
         """log p(x) (N,) float64, nats of the density in the units of x; log p(x | context) where there is one.
@@ -230,16 +242,20 @@ class Flow(Batches):
         seed: of the uniform dequantisation noise that uint8 images get; floats get none. The noise of row i
         depends on (seed, first + i) alone: first is the number of x's first row, for data in pieces.
         """
-        x, seed = self._take("log_prob", x), arrays.whole("log_prob", "seed", seed, low=0)
-        given = self._given("log_prob", label, context, len(x))
-        first = arrays.whole("log_prob", "first", first, low=0, high=arrays.LARGEST - len(x))
+        return self._log_prob("log_prob", x, seed, label, first, context)
+
+    def _log_prob(self, where: str, x: Any, seed: int, label: Any, first: int, context: Any) -> Array:
+        """log_prob, for a call of that name."""
+        x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
+        first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
+        given = self._given(where, label, context, len(x), first=first)
         out = self._empty(x, dtype=DOUBLE)
         if self._in_one_block(x):
-            self._core.log_prob(self._block("log_prob", x, 0, len(x), seed, first), out, given)
+            self._core.log_prob(self._block(where, x, 0, len(x), seed, first), out, given, first, where)
             return out
         for a, b in self._blocks(len(x)):
-            block = self._block("log_prob", x, a, b, seed, first)
-            self._core.log_prob(block, out[a:b], _rows(given, a, b), a)
+            block = self._block(where, x, a, b, seed, first)
+            self._core.log_prob(block, out[a:b], _rows(given, a, b), first + a, where)
         return out
 
     def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None, first: int = 0, context: Any = None,
@@ -253,19 +269,19 @@ class Flow(Batches):
         """
         where = "log_prob_and_grad"
         x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
-        given = self._given(where, label, context, len(x))
         first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
+        given = self._given(where, label, context, len(x), first=first)
         place = self._place(where, dcontext, len(x))
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(given, a, b), a,
+            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(given, a, b), first + a,
                                          _rows(place, a, b))
         return log_prob, grad
 
     def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None, context: Any = None) -> Array:
         """-log2 p(x) / D (N,); for images of `bits` bits, uniform data give exactly `bits`."""
-        log_prob = self.log_prob(x, seed, label, context=context)
+        log_prob = self._log_prob("bits_per_dim", x, seed, label, 0, context)
         nats = -self.dims * math.log(2)
         if isinstance(log_prob, np.ndarray):
             return log_prob / nats

@@ -107,6 +107,17 @@ def test_odd_addresses():
     assert taken.flags.aligned and np.array_equal(taken, x)
 
 
+def test_errors_of_the_core_name_the_call(table, real_nvp):
+    flow = real_nvp()
+    with pytest.raises(ef.ConfigError, match=r"^\[bits_per_dim\] expected an initialised model"):
+        flow.bits_per_dim(table)
+    flow.init(table)
+    with pytest.raises(ef.NumericError, match=r"^\[bits_per_dim\] expected"):
+        flow.bits_per_dim(np.full_like(table, 1e30))
+    with pytest.raises(ef.NumericError, match=r"^\[log_prob\] expected"):
+        flow.log_prob(np.full_like(table, 1e30))
+
+
 def test_log_probabilities_of_classes_that_are_not_finite(images, glow):
     flow = glow(classes=3, class_weight=0.1)
     x = images[0][:5].astype(np.float32)

@@ -228,7 +228,7 @@ def test_errors(known, tmp_path):
             (ef.ShapeError, r"\[inverse, context\]", lambda: flow.inverse(x, context=c[:, :1])),
             (ef.NumericError, r"\[fit, context\] expected finite values, got nan in row 4, column 1",
              lambda: flow.fit(x, context=nan)),
-            (TypeError, r"\[forward, context\] expected numbers for the context, got dtype <U1",
+            (TypeError, r"\[encode, context\] expected numbers for the context, got dtype <U1",
              lambda: flow.encode(x, context=np.full((120, 2), "a"))),
             (ef.ConfigError, "valid_context, got none", lambda: flow.fit(x, context=c, valid_context=c)),
             (ef.ConfigError, "expected a context", lambda: flow.fit(x, x, context=c)),
