@@ -453,7 +453,7 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
     labelled: of another table too, whose column of classes is otherwise left alone.
     chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
-    table = source is not None and source.endswith(data.TABLES)
+    table = source is not None and source.lower().endswith(data.TABLES)
     if chosen is not None and not table:
         raise ConfigError("[data] expected columns, label and context with a CSV or Parquet file only, "
                           f"got {source or 'the data of a run'}")

@@ -33,7 +33,7 @@ def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, c
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
-    if source is not None and source.endswith(CSV):
+    if source is not None and source.lower().endswith(CSV):
         chosen = (Selection() if plan is None else plan.selection()).over(Selection.of(columns, None, context))
         for block in read_csv_blocks(source, **vars(chosen)):
             yield block.numbers, block.context
@@ -47,7 +47,8 @@ def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, c
 def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """(z, given) of a file of `evenflow encode`: .npy or .csv, or .npz with z and labels or a context. IoError."""
     path = file_name("data", path)
-    if path.endswith(".npz"):
+    ending = path.lower()
+    if ending.endswith(".npz"):
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 z = file["z"]
@@ -56,9 +57,9 @@ def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.
             raise IoError(f"[data] {path}: expected a .npz file with an array z, got: {error}") from error
         part = Dataset.from_array(path, z, train_labels=labels, train_context=context)
         yield from _pieces(*of_part(part, "train", "labels" if context is None else "context"))
-    elif path.endswith(".npy"):
+    elif ending.endswith(".npy"):
         yield from _pieces(load(path).train, None)
-    elif path.endswith(CSV):
+    elif ending.endswith(CSV):
         for block in read_csv_blocks(path):
             yield block.numbers, None
     else:

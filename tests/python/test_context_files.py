@@ -1,6 +1,7 @@
 """A context from files and on the command line: a table's columns that the density of the others is given."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -284,3 +285,14 @@ def test_bench_takes_the_mean_context(folder):
     assert bench.bench(flow, 8, 0.0)["training_step_ms"] > 0
     assert bench.bench(flow, 8, 0.0, context=C[0])["sample_ms"] > 0
     assert flow.params.tobytes() == before
+
+
+def test_tables_with_an_ending_in_capitals(folder, tmp_path, capsys):
+    """Are read by the run's names as well."""
+    run, usual, capital = str(folder / "run"), str(folder / "t.csv"), str(tmp_path / "T.CSV")
+    shutil.copy(usual, capital)
+    results = [[answer(capsys, "eval", run, path)["nll_nats"],
+                answer(capsys, "score", run, path, "--out", str(tmp_path / "s.npy"))["mean"],
+                answer(capsys, "sample", run, "--given", path, "--n", "1", "--out", str(tmp_path / "x.npy"))["n"]]
+               for path in (usual, capital)]
+    assert results[0] == results[1]

@@ -47,6 +47,29 @@ def test_idx_folder(tmp_path, ending):
     assert np.array_equal(single.train, data.train) and single.test is None
 
 
+def test_endings_in_capitals(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((50, 2))
+    text = "".join(f"{a!r}\t{b!r}\n" for a, b in x.tolist())
+    (tmp_path / "X.TSV").write_text("a\tb\n" + text)
+    (tmp_path / "X.TSV.GZ").write_bytes(gzip.compress(b"a\tb\n" + text.encode()))
+    (tmp_path / "X.CSV").write_text("a,b\n" + text.replace("\t", ","))
+    (tmp_path / "X.IDX").write_bytes(idx(x, 0x0E))
+    (tmp_path / "X.Idx.Gz").write_bytes(gzip.compress(idx(x, 0x0E)))
+    (tmp_path / "folder").mkdir()
+    for save, name, arrays in ((np.save, "X.NPY", (x,)), (np.savez, "X.NPZ", ()), (np.savez, "folder/X.NPZ", ())):
+        with open(tmp_path / name, "wb") as file:  # numpy appends an ending of its own
+            save(file, *arrays, **({} if arrays else {"x": x, "z": x}))
+    names = ["X.TSV", "X.TSV.GZ", "X.CSV", "X.IDX", "X.Idx.Gz", "X.NPY", "X.NPZ", "folder"]
+    for name in names:
+        data = ef.data.load(tmp_path / name)
+        assert np.array_equal(data.train, x) and data.columns == (["a", "b"] if "SV" in name else [])
+    assert np.array_equal(ef.data.load(tmp_path / "X.CSV", columns=["b"]).train, x[:, 1:])
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 20)
+    assert len(list(read_rows(tmp_path / "X.TSV.GZ"))) == 5
+    for name in ("X.TSV.GZ", "X.CSV", "X.NPY", "X.NPZ"):
+        assert np.array_equal(np.concatenate([z for z, _ in read_latents(tmp_path / name)]), x)
+
+
 @pytest.mark.parametrize("code, dtype", [(0x0D, np.float32), (0x0E, np.float64)])
 def test_idx_float(tmp_path, code, dtype):
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(dtype)

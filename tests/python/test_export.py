@@ -63,3 +63,11 @@ def test_samples_of_images_are_read_again_as_levels(model, tmp_path, capsys):
     np.save(levels, ef.to_uint8(np.load(floats), bits=8))
     assert main(["score", path, levels, "--out", out]) == 0
     np.testing.assert_allclose(np.loadtxt(out, skiprows=1), model.log_prob(np.load(levels)))
+
+
+def test_a_spectrum_with_an_ending_in_capitals(pictures, tmp_path):
+    flow = ef.NICE((6, 5, 3), couplings=1, hidden=(4,))
+    flow.init(pictures)
+    flow.save(tmp_path / "model")
+    assert main(["spectrum", str(tmp_path / "model"), "--out", str(tmp_path / "S.CSV")]) == 0
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "S.CSV", skiprows=1), flow.spectrum())

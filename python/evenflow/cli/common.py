@@ -123,7 +123,7 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np
     except ValueError:
         if len(args.given) > 1:
             raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}") from None
-        columns = plan.context if plan is not None and args.given[0].endswith(TABLES) else None
+        columns = plan.context if plan is not None and args.given[0].lower().endswith(TABLES) else None
         table = load(args.given[0], columns=columns or None).train[:]
         if table.ndim != 2 or table.shape[1] != flow.context:
             raise ConfigError(f"[given] {args.given[0]}: expected {flow.context} columns{names}, "

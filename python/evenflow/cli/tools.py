@@ -68,7 +68,7 @@ def spectrum(args: argparse.Namespace) -> int:
         raise ConfigError("[spectrum] expected a NICE model, since others have no scaling layer, "
                           f"got {flow.config['model']}")
     sigma = flow.spectrum()
-    if args.out is not None and args.out.endswith((".npy", ".csv")):
+    if args.out is not None and args.out.lower().endswith((".npy", ".csv")):
         with write_rows("spectrum", args.out, ["sigma"]) as writer:
             writer.write(sigma)
     elif args.out is not None:

@@ -273,7 +273,7 @@ def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
 
 def _has_names(path: str, whole: Dataset) -> bool:
     """Whether a table's columns have names of their own, not numbers that stand for a line without."""
-    return path.endswith(".parquet") or is_header(whole.columns)
+    return path.lower().endswith(".parquet") or is_header(whole.columns)
 
 
 def _stem(path: str) -> str:

@@ -56,12 +56,12 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
                           Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
 
     Images of any source: `pad` sets them into the middle of a black square of pad x pad, see `Dataset.padded`.
-    A path goes before a name, unless `named`. IoError, with the path, for a file that is missing, broken or
-    of another kind; ConfigError for an unknown column or an option that does not fit.
+    Endings are the same in capitals. A path goes before a name, unless `named`. IoError, with the path, for a
+    file that is missing, broken or of another kind; ConfigError for an unknown column or an option that does not fit.
     """
     path = file_name("data", source)
     exists = not flag("data", "named", named) and os.path.exists(path)
-    if any(chosen is not None for chosen in (columns, label, context)) and not path.endswith(TABLES):
+    if any(chosen is not None for chosen in (columns, label, context)) and not path.lower().endswith(TABLES):
         raise ConfigError(f"[data] expected columns, label and context with a CSV or Parquet file only, got {path}")
     if exists and os.path.isdir(path):
         found = _load_folder(path, size, crop)
@@ -97,7 +97,7 @@ def _reader(names: list[str]) -> Callable[[str], Dataset] | None:
     return next((read for read, fits in (
         (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
         (read_svhn, svhn.TRAIN in names),
-        (read_npz_folder, any(name.endswith(".npz") for name in names))) if fits), None)
+        (read_npz_folder, any(name.lower().endswith(".npz") for name in names))) if fits), None)
 
 
 def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
@@ -114,14 +114,15 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
 
 def _load_file(path: str, columns: Sequence[str] | None, label: str | None,
                context: Sequence[str] | None) -> Dataset:
-    if path.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+    ending = path.lower()
+    if ending.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         return read_csv(path, columns=columns, label=label, context=context)
-    if path.endswith(".parquet"):
+    if ending.endswith(".parquet"):
         return read_parquet(path, columns=columns, label=label, context=context)
     for suffix, read in ((".npy", read_npy), (".npz", read_npz), (".tar.gz", read_cifar),
                          (".mat", read_svhn)):
-        if path.endswith(suffix):
+        if ending.endswith(suffix):
             return read(path)
-    if path.endswith(SUFFIXES):
+    if ending.endswith(SUFFIXES):
         return Dataset.from_array(path, read_idx(path))
     raise IoError(f"[data] expected a name ending in {', '.join(SUFFIXES)}, got {path}")

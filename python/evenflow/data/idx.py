@@ -21,7 +21,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an IDX file, in native byte order. IoError for a foreign, truncated or overlong file."""
     path = file_name("data", path)
     try:
-        with (gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")) as file:
+        with (gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")) as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in DTYPES or not 1 <= head[3] <= 8:
                 raise IoError(f"[data] {path}: expected the magic number of an IDX file, "

@@ -93,7 +93,7 @@ def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
     Files whose names begin with val or test are the test part. Each as in `read_npz`, without a test part.
     """
     path = file_name("data", path)
-    names = sorted((entry.name for entry in entries(path) if entry.name.endswith(".npz")),
+    names = sorted((entry.name for entry in entries(path) if entry.name.lower().endswith(".npz")),
                    key=lambda n: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", n)])
     train = [n for n in names if not n.startswith(("val", "test"))]
     held_out = [n for n in names if n not in train]

@@ -67,11 +67,11 @@ def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | No
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
     path = file_name("data", path)
     try:
-        with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.endswith(".gz")
+        with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.lower().endswith(".gz")
               else open(path, encoding="utf-8-sig", newline="")) as file:
             first = file.readline()
             file.seek(0)
-            delimiter = "\t" if path.endswith(TABS) else max(DELIMITERS, key=first.count)
+            delimiter = "\t" if path.lower().endswith(TABS) else max(DELIMITERS, key=first.count)
             for names, table, labels in _tables(path, file, delimiter, columns, label, context):
                 count = len(names) - len(context or ())
                 yield Block(names[:count], table[:, :count], table[:, count:] if context else None, labels)
