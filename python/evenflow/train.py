@@ -394,10 +394,10 @@ class Trainer:
         return {f"{prefix}bits_per_dim": nll / (self.flow.dims * math.log(2))}
 
     def _init(self) -> None:
-        s, dims = self.settings, self.flow.dims
+        s, dims, values = self.settings, self.flow.dims, self.flow.dims + self.flow.context
         whitened = self.flow.config.get("preprocess") in ("whiten", "zca")  # never trained, and from few rows far off
-        least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // dims) if whitened else 16
-        n = s.init_batch or max(least, INIT_VALUES // dims)
+        least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
+        n = s.init_batch or max(least, INIT_VALUES // values)
         rows = shuffled(self.x, s.seed)[:n]
         self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype),
                        self.given[rows] if self.flow.context else None)

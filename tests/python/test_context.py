@@ -342,3 +342,16 @@ def test_torch_takes_the_contexts_that_a_flow_takes():
     assert np.array_equal(drawn, flow.sample(4, seed=1, context=c[0]))
     with pytest.raises(ef.ShapeError, match=r"got \(120,\); c\[:, None\] makes rows of it"):
         module.log_prob(rows, context=given[:, 0])
+
+
+@pytest.mark.parametrize("preprocess, given, rows", [("none", {}, 30), ("whiten", {}, 50),
+                                                     ("none", {"init_batch": 80}, 80)])
+def test_initialisation_heeds_the_values_of_the_context(monkeypatch, preprocess, given, rows):
+    """A wide one is copied several times."""
+    monkeypatch.setattr("evenflow.train.INIT_VALUES", 30 * 20)
+    monkeypatch.setattr("evenflow.train.WHITENED_VALUES", 50 * 20)
+    seen, rng = [], np.random.default_rng(0)
+    monkeypatch.setattr(ef.RealNVP, "init", lambda flow, x, context: seen.append((x.shape, context.shape)))
+    flow = ef.RealNVP(2, context=18, couplings=1, hidden=(2,), preprocess=preprocess)
+    flow.fit(rng.standard_normal((200, 2)), context=rng.standard_normal((200, 18)), steps=0, **given)
+    assert seen == [((rows, 2), (rows, 18))]
