@@ -42,6 +42,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
     without a better one. Where that is less than one row, all rows are trained on for all epochs.
     dtype: arithmetic of the flow, "float32" | "float64".
+    device: where it computes, "cpu" | "cuda".  threads: 0 takes the OpenMP default. An estimator that was fitted and
+    unpickled computes on the CPU, on as many.
     random_state: of initialisation, split and order; None: another one at every fit.
 
     Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs
@@ -56,7 +58,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
                  preprocess: str = "standardize", epochs: int = 200, batch_size: int | None = None, lr: float = 3e-3,
                  validation_fraction: float = 0.1, patience: int = 20, dtype: str = "float32",
-                 random_state: Any = None):
+                 device: str = "cpu", threads: int = 0, random_state: Any = None):
         self.model = model
         self.couplings = couplings
         self.hidden = hidden
@@ -67,6 +69,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.dtype = dtype
+        self.device = device
+        self.threads = threads
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> FlowDensity:
@@ -107,7 +111,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         shared: dict[str, Any] = dict(
             couplings=arrays.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
             preprocess=arrays.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
-            dtype=self.dtype)
+            dtype=self.dtype, device=self.device, threads=self.threads)
         if arrays.choice("FlowDensity", "model", self.model, ("real_nvp", "nice")) == "nice":
             return NICE(columns, **shared)
         return RealNVP(columns, mask="odd-even", prior="logistic", **shared)

@@ -232,7 +232,7 @@ def test_masked_values_are_refused(crescent, fitted, detector):
     (dict(model="glow"), "'real_nvp', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
     (dict(preprocess=None), "'whiten', 'none', got None"),
     (dict(validation_fraction=1.0), "validation_fraction in 0 ... 0.9"), (dict(epochs=0), "epochs >= 1"),
-    (dict(dtype="float16"), "float16"), (dict(patience=0), "patience >= 1")])
+    (dict(dtype="float16"), "float16"), (dict(patience=0), "patience >= 1"), (dict(threads=-1), "threads >= 0")])
 def test_settings(crescent, setting, error):
     with pytest.raises(ValueError, match=error):
         FlowDensity(**setting).fit(crescent)
@@ -242,6 +242,26 @@ def test_settings(crescent, setting, error):
 def test_no_setting_stands_for_the_models_default(crescent, setting):
     with pytest.raises(TypeError, match=rf"\[FlowDensity\] expected a .* for {setting}, got None"):
         FlowDensity(**{setting: None}).fit(crescent)
+
+
+@pytest.mark.any_device
+def test_where_it_computes(crescent, device):
+    density = clone(TINY).set_params(device=device, random_state=0).fit(crescent)
+    assert density.flow_.device == device and density.sample(3, random_state=0).shape == (3, 2)
+    again = pickle.loads(pickle.dumps(density))
+    assert again.flow_.device == "cpu" and again.device == device
+    np.testing.assert_allclose(again.score_samples(crescent), density.score_samples(crescent), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ef.DeviceError, match="expected device cpu or cuda, got 'tpu'"):
+        density.set_params(device="tpu").fit(crescent)
+
+
+@pytest.mark.parametrize("model, kind", [("real_nvp", "RealNVP"), ("nice", "NICE")])
+def test_threads_are_the_flows(crescent, monkeypatch, model, kind):
+    made, constructor = [], getattr(ef, kind)
+    monkeypatch.setattr(f"evenflow.sklearn.{kind}", lambda *args, **settings: made.append(settings["threads"]) or
+                        constructor(*args, **settings))
+    clone(TINY).set_params(model=model, threads=3, epochs=1).fit(crescent)
+    assert made == [3]
 
 
 def test_no_sample_weight(crescent):
