@@ -241,6 +241,35 @@ TEST_CASE("a permutation that a caller spoiled is an error, not an access out of
   }
 }
 
+TEST_CASE("settings that are read have the ranges of their models") {
+  const auto check = [](const ModelConfig& config, const std::string& from, const std::string& to,
+                        const std::string& message) {
+    const std::string text = to_json(config);
+    CAPTURE(to);
+    CHECK_NOTHROW(parse_config(text));
+    CHECK_THROWS_WITH_AS(parse_config(replaced(text, from, to)), message.c_str(), ConfigError);
+  };
+  const ModelConfig table{small_table(), Dtype::float32, 0};
+  check(table, "\"shape\": 3", "\"shape\": 1", "[config] expected dims in 2 ... 1048576, got 1");
+  check(table, "[12]", "[12, 0]", "[config] expected a width in hidden in 1 ... 1048576, got 0");
+  NiceConfig nice;
+  nice.shape = {0, 1, 1, 2};
+  check({nice, Dtype::float32, 0}, "\"shape\": 2", "\"shape\": 1",
+        "[config] expected at least 2 dimensions, got 1");
+  GlowConfig glow_config;
+  glow_config.shape = {0, 4, 4, 1};
+  const ModelConfig image{glow_config, Dtype::float32, 0};
+  check(image, "[4, 4, 1]", "[4, 4294967296, 4294967296]",
+        "[config] expected a size in shape in 1 ... 1048576, got 4294967296");
+  check(image, "[4, 4, 1]", "[4, 0, 1]", "[config] expected positive sizes, got 4 x 0 x 1");
+  check(image, "[4, 4, 1]", "[4, 1048576, 1048576]",
+        "[config] expected at most 134217728 values a sample, got 4 x 1048576 x 1048576");
+  check(image, "\"bits\": 8", "\"bits\": 9", "[config] expected bits in 1 ... 8, got 9");
+  RealNvpImageConfig real_nvp_config;
+  check({real_nvp_config, Dtype::float32, 0}, "\"recursion\": 2", "\"recursion\": 5",
+        "[config] expected recursion in 1 ... 4, got 5");
+}
+
 TEST_CASE("settings that promise more than the file holds are refused before anything is built") {
   const Parts table(file_of(initialised<float>(small_table())));
   const std::string config = table.metadata.at("config");
@@ -252,9 +281,10 @@ TEST_CASE("settings that promise more than the file holds are refused before any
   check_contains(error("\"couplings\": 2", "\"couplings\": 65536"), "at least 262144 tensors");
   check_contains(error("\"shape\": 3", "\"shape\": 1048576"), "values for its settings, got");
   check_contains(error("[12]", "[1048576]"), "values for its settings, got");
-  check_contains(error("\"couplings\": 2", "\"couplings\": 65537"), "expected 'couplings' in 1 ... 65536");
+  check_contains(error("\"couplings\": 2", "\"couplings\": 65537"),
+                 "[config] expected couplings in 1 ... 65536, got 65537");
   check_contains(error("\"shape\": 3", "\"shape\": 9223372036854775807"),
-                 "expected 'shape' in 1 ... 1048576");
+                 "[config] expected dims in 2 ... 1048576");
   check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
   check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
   check_contains(error("\"float32\"}", "\"float64\"}"), "values for its settings, got");

@@ -39,9 +39,7 @@ class Reader {
 
   const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
   bool flag(const char* key) { return get<bool>(key, "true or false"); }
-  int64_t whole(const char* key, int64_t low, int64_t high) {
-    return in_range(key, get<int64_t>(key, "a whole number"), low, high);
-  }
+  int64_t whole(const char* key) { return get<int64_t>(key, "a whole number"); }
 
   double number(const char* key) {
     const json::Value& found = value(key);
@@ -52,19 +50,17 @@ class Reader {
 
   uint64_t seed() {
     if (const uint64_t* large = value("seed").get<uint64_t>()) return *large;
-    return static_cast<uint64_t>(whole("seed", 0, std::numeric_limits<int64_t>::max()));
+    const int64_t seed = whole("seed");
+    expect_in(kWhere, "'seed'", seed, 0, std::numeric_limits<int64_t>::max());
+    return static_cast<uint64_t>(seed);
   }
 
-  std::vector<int64_t> sizes(const char* key, int64_t high) {
-    const json::Array& items = get<json::Array>(key, "a list");
-    if (static_cast<int64_t>(items.size()) > kMaxLayers) {
-      fail<ConfigError>(kWhere, "expected at most ", kMaxLayers, " sizes in '", key, "', got ", items.size());
-    }
+  std::vector<int64_t> sizes(const char* key) {
     std::vector<int64_t> out;
-    for (const json::Value& item : items) {
+    for (const json::Value& item : get<json::Array>(key, "a list")) {
       const int64_t* size = item.get<int64_t>();
       if (!size) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
-      out.push_back(in_range(key, *size, 1, high));
+      out.push_back(*size);
     }
     return out;
   }
@@ -73,12 +69,8 @@ class Reader {
   bool is_table() { return value("shape").get<int64_t>() != nullptr; }
 
   Shape image() {
-    const std::vector<int64_t> s = sizes("shape", kMaxWidth);
+    const std::vector<int64_t> s = sizes("shape");
     if (s.size() != 3) fail<ConfigError>(kWhere, "expected a shape (H, W, C), got ", s.size(), " sizes");
-    if (s[0] * s[1] > kMaxDims || s[0] * s[1] * s[2] > kMaxDims) {
-      fail<ConfigError>(kWhere, "expected at most ", kMaxDims, " values a sample, got ",
-                        to_string(Shape{1, s[0], s[1], s[2]}));
-    }
     return {0, s[0], s[1], s[2]};
   }
 
@@ -97,13 +89,6 @@ class Reader {
   }
 
  private:
-  static int64_t in_range(const char* key, int64_t value, int64_t low, int64_t high) {
-    if (value < low || value > high) {
-      fail<ConfigError>(kWhere, "expected '", key, "' in ", low, " ... ", high, ", got ", value);
-    }
-    return value;
-  }
-
   const json::Value& root_;
   std::set<std::string_view> taken_;
 };
@@ -111,42 +96,42 @@ class Reader {
 GlowConfig read_glow(Reader& in, Dtype dtype) {
   GlowConfig c;
   c.shape = in.image();
-  c.levels = in.whole("levels", 1, kMaxLayers);
-  c.steps = in.whole("steps", 1, kMaxLayers);
-  c.hidden = in.whole("hidden", 1, kMaxWidth);
+  c.levels = in.whole("levels");
+  c.steps = in.whole("steps");
+  c.hidden = in.whole("hidden");
   c.coupling = in.text("coupling");
   c.permutation = in.text("permutation");
   c.learn_top = in.flag("learn_top");
-  c.classes = in.whole("classes", 0, kMaxWidth);
+  c.classes = in.whole("classes");
   c.class_weight = in.number("class_weight");
-  c.bits = in.whole("bits", 1, 8);
+  c.bits = in.whole("bits");
   c.conditioner = in.conditioner(dtype);
-  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
+  if (in.has("context")) c.context = in.whole("context");
   return c;
 }
 
 RealNvpImageConfig read_real_nvp_image(Reader& in) {
   RealNvpImageConfig c;
   c.shape = in.image();
-  c.scales = in.whole("scales", 1, kMaxScales);
-  c.base_dim = in.whole("base_dim", 1, kMaxWidth);
-  c.residual_blocks = in.whole("residual_blocks", 0, kMaxLayers);
+  c.scales = in.whole("scales");
+  c.base_dim = in.whole("base_dim");
+  c.residual_blocks = in.whole("residual_blocks");
   c.bottleneck = in.flag("bottleneck");
   c.skip = in.flag("skip");
   c.batch_norm = in.flag("batch_norm");
   c.weight_norm = in.flag("weight_norm");
   c.coupling = in.text("coupling");
-  c.recursion = in.whole("recursion", 1, 4);
-  c.bits = in.whole("bits", 1, 8);
-  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
+  c.recursion = in.whole("recursion");
+  c.bits = in.whole("bits");
+  if (in.has("context")) c.context = in.whole("context");
   return c;
 }
 
 RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
   RealNvpTableConfig c;
-  c.dims = in.whole("shape", 1, kMaxWidth);
-  c.couplings = in.whole("couplings", 1, kMaxLayers);
-  c.hidden = in.sizes("hidden", kMaxWidth);
+  c.dims = in.whole("shape");
+  c.couplings = in.whole("couplings");
+  c.hidden = in.sizes("hidden");
   c.coupling = in.text("coupling");
   c.mask = in.text("mask");
   c.permutation = in.text("permutation");
@@ -155,21 +140,21 @@ RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
   c.actnorm = in.flag("actnorm");
   c.prior = in.text("prior");
   c.conditioner = in.conditioner(dtype);
-  if (in.has("context")) c.context = in.whole("context", 0, kMaxWidth);
+  if (in.has("context")) c.context = in.whole("context");
   return c;
 }
 
 NiceConfig read_nice(Reader& in, Dtype dtype) {
   NiceConfig c;
   if (in.is_table()) {
-    c.shape = {0, 1, 1, in.whole("shape", 1, kMaxWidth)};
+    c.shape = {0, 1, 1, in.whole("shape")};
   } else {
     c.shape = in.image();
-    c.pixel = c.shape.pixels_per_sample() == 1;
-    c.bits = in.whole("bits", 1, 8);
+    c.pixel = c.shape.h == 1 && c.shape.w == 1;
+    c.bits = in.whole("bits");
   }
-  c.couplings = in.whole("couplings", 1, kMaxLayers);
-  c.hidden = in.sizes("hidden", kMaxWidth);
+  c.couplings = in.whole("couplings");
+  c.hidden = in.sizes("hidden");
   c.prior = in.text("prior");
   c.order = in.text("order");
   c.preprocess = in.text("preprocess");
@@ -337,6 +322,11 @@ ModelConfig parse_config(const std::string& text) {
     fail<ConfigError>(kWhere, "expected model Glow, RealNVP or NICE, got ", json::shown(model));
   }
   in.finish();
+  try {
+    std::visit([](const auto& settings) { expect_ranges(kWhere, settings); }, config.model);
+  } catch (const ShapeError& error) {
+    throw ConfigError(error.what());
+  }
   return config;
 }
 

@@ -39,15 +39,19 @@ void add_split(Flow<T>& flow, const std::string& name) {
 
 }  // namespace
 
+void expect_ranges(const char* where, const GlowConfig& config) {
+  expect_image(where, config.shape);
+  expect_in(where, "levels", config.levels, 1, kMaxLayers);
+  expect_in(where, "steps", config.steps, 1, kMaxLayers);
+  expect_in(where, "hidden", config.hidden, 1, kMaxWidth);
+  expect_in(where, "classes", config.classes, 0, kMaxWidth);
+  expect_in(where, "context", config.context, 0, kMaxWidth);
+  expect_in(where, "bits", config.bits, 1, 8);
+}
+
 template <class T>
 Flow<T> glow(const GlowConfig& config) {
-  expect_image(kModel, config.shape);
-  expect_in(kModel, "levels", config.levels, 1, kMaxLayers);
-  expect_in(kModel, "steps", config.steps, 1, kMaxLayers);
-  expect_in(kModel, "hidden", config.hidden, 1, kMaxWidth);
-  expect_in(kModel, "classes", config.classes, 0, kMaxWidth);
-  expect_in(kModel, "context", config.context, 0, kMaxWidth);
-  expect_bits(kModel, config.bits);
+  expect_ranges(kModel, config);
   if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
     fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",

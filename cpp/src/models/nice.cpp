@@ -17,15 +17,19 @@ void add_order(Flow<T>& flow, const std::string& order) {
 
 }  // namespace
 
+void expect_ranges(const char* where, const NiceConfig& config) {
+  expect_image(where, config.shape);
+  if (config.shape.per_sample() < 2) {
+    fail<ShapeError>(where, "expected at least 2 dimensions, got ", config.shape.per_sample());
+  }
+  expect_in(where, "couplings", config.couplings, 1, kMaxLayers);
+  expect_widths(where, config.hidden);
+  expect_in(where, "bits", config.bits, 1, 8);
+}
+
 template <class T>
 Flow<T> nice(const NiceConfig& config) {
-  expect_image(kModel, config.shape);
-  if (config.shape.per_sample() < 2) {
-    fail<ShapeError>(kModel, "expected at least 2 dimensions, got ", config.shape.per_sample());
-  }
-  expect_in(kModel, "couplings", config.couplings, 1, kMaxLayers);
-  expect_widths(kModel, config.hidden);
-  expect_bits(kModel, config.bits);
+  expect_ranges(kModel, config);
   expect_size(kModel, {config});
   Flow<T> flow(config.shape, base_of(kModel, config.prior));
   if (config.shape.pixels_per_sample() > 1) {  // files of one pixel have no scaled levels

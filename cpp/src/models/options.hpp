@@ -47,9 +47,12 @@ inline void expect_size(const char* model, const ModelConfig& config) {
   }
 }
 
-inline void expect_bits(const char* model, int64_t bits) {
-  if (bits < 1 || bits > 8) fail<ConfigError>(model, "expected 1 <= bits <= 8, got ", bits);
-}
+/// The ranges of a model's numbers, for its builder and for settings that are read: ConfigError, or
+/// ShapeError for sizes of which there is no sample. `where` begins the text.
+void expect_ranges(const char* where, const NiceConfig&);
+void expect_ranges(const char* where, const RealNvpImageConfig&);
+void expect_ranges(const char* where, const RealNvpTableConfig&);
+void expect_ranges(const char* where, const GlowConfig&);
 
 /// true for "affine", false for "additive".
 inline bool is_affine(const char* model, const std::string& coupling) {

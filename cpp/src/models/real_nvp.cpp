@@ -70,17 +70,26 @@ class ImageBuilder {
 
 }  // namespace
 
+void expect_ranges(const char* where, const RealNvpImageConfig& config) {
+  expect_image(where, config.shape);
+  expect_in(where, "scales", config.scales, 1, kMaxScales);
+  expect_in(where, "base_dim", config.base_dim, 1, kMaxWidth);
+  expect_in(where, "residual_blocks", config.residual_blocks, 0, kMaxLayers);
+  expect_in(where, "context", config.context, 0, kMaxWidth);
+  expect_in(where, "bits", config.bits, 1, 8);
+  expect_in(where, "recursion", config.recursion, 1, 4);
+}
+
+void expect_ranges(const char* where, const RealNvpTableConfig& config) {
+  expect_in(where, "dims", config.dims, 2, kMaxWidth);
+  expect_in(where, "context", config.context, 0, kMaxWidth);
+  expect_in(where, "couplings", config.couplings, 1, kMaxLayers);
+  expect_widths(where, config.hidden);
+}
+
 template <class T>
 Flow<T> real_nvp(const RealNvpImageConfig& config) {
-  expect_image(kModel, config.shape);
-  expect_in(kModel, "scales", config.scales, 1, kMaxScales);
-  expect_in(kModel, "base_dim", config.base_dim, 1, kMaxWidth);
-  expect_in(kModel, "residual_blocks", config.residual_blocks, 0, kMaxLayers);
-  expect_in(kModel, "context", config.context, 0, kMaxWidth);
-  expect_bits(kModel, config.bits);
-  if (config.recursion < 1 || config.recursion > 4) {
-    fail<ConfigError>(kModel, "expected recursion 1 ... 4, got ", config.recursion);
-  }
+  expect_ranges(kModel, config);
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
     fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales,
@@ -105,10 +114,7 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
 
 template <class T>
 Flow<T> real_nvp(const RealNvpTableConfig& config) {
-  expect_in(kModel, "dims", config.dims, 2, kMaxWidth);
-  expect_in(kModel, "context", config.context, 0, kMaxWidth);
-  expect_in(kModel, "couplings", config.couplings, 1, kMaxLayers);
-  expect_widths(kModel, config.hidden);
+  expect_ranges(kModel, config);
   const bool affine = is_affine(kModel, config.coupling);
   if (config.mask != "halves" && config.mask != "odd-even") {
     fail<ConfigError>(kModel, "expected mask halves or odd-even, got ", config.mask);
