@@ -270,6 +270,24 @@ TEST_CASE("settings that are read have the ranges of their models") {
         "[config] expected recursion in 1 ... 4, got 5");
 }
 
+TEST_CASE("a trainable model takes the place of another") {
+  RealNvpTableConfig larger = small_table();
+  larger.couplings = 3;
+  larger.hidden = {7, 5};
+  Trainable<float> model = initialised<float>(small_table()), other = initialised<float>(larger);
+  const Trainable<float> same = initialised<float>(larger);
+  model = std::move(other);
+  CHECK(holds(file_of(model), same));
+  Context ctx("cpu", 1);
+  const std::vector<float> x{1, 2, 3, 5, 7, 11};
+  const View<const float> batch(x.data(), {2, 1, 1, 3});
+  Optimizer<float> optimizer(model.flow.layout(), {});
+  const double before = model.flow.train_step(ctx, model.arena, batch, {}, -1, {optimizer}).loss;
+  CHECK(model.flow.train_step(ctx, model.arena, batch, {}, -1, {optimizer}).loss < before);
+  other = initialised<float>(small_table());  // what was moved from, too
+  CHECK(holds(file_of(other), initialised<float>(small_table())));
+}
+
 TEST_CASE("settings that promise more than the file holds are refused before anything is built") {
   const Parts table(file_of(initialised<float>(small_table())));
   const std::string config = table.metadata.at("config");

@@ -75,6 +75,7 @@ class EVENFLOW_API Flow {
  public:
   Flow(Shape sample_shape, Base base);
   Flow(Flow&&) = default;
+  Flow& operator=(Flow&&) = default;
 
   // Construction, in the order data -> latent.
   void add(const std::string& name, std::unique_ptr<Layer<T>> layer);
