@@ -176,36 +176,50 @@ class OnDevice {
   bool follows_ = false;
 };
 
-/// What a call is given besides its batch: None, labels (n) int32, or a context (n, C) of T; and where the
-/// gradient by the context goes, or None. ShapeError, TypeError.
+/// What a call is given besides its batch: None, labels (n) int32, or a context (n, C) of T; where the
+/// gradient by the context goes, or None; and the samples' weights (n) float64, or None. ShapeError,
+/// TypeError.
 template <class T>
 class GivenArrays {
  public:
   GivenArrays(const char* call, int64_t context, const py::object& given, int64_t n,
-              const py::object& dcontext = py::none()) {
+              const py::object& dcontext = py::none(), const py::object& sample_weight = py::none()) {
+    if (!sample_weight.is_none()) sample_weight_ = rows_of<double>(sample_weight, call, "sample weights", n);
     if (given.is_none()) return;
     if (context) {
       context_ = batch_of<const T>(given, call, "context", context, n);
       if (!dcontext.is_none()) dcontext_ = batch_of<T>(dcontext, call, "dcontext", context, n);
     } else {
-      if (!py::isinstance<py::array>(given)) {
-        throw py::type_error(std::string("[") + call + "] expected labels as a numpy array, got " +
-                             type_name(given));
-      }
-      const auto labels = py::reinterpret_borrow<py::array>(given);
-      labels_ = data_of<int32_t>(labels, call, "labels");
-      if (labels.shape(0) != n) fail<ShapeError>(call, "expected ", n, " labels, got ", labels.shape(0));
+      labels_ = rows_of<int32_t>(given, call, "labels", n);
     }
   }
 
   /// Where the call computes.
   Given<T> on(OnDevice& arrays) const {
-    if (!context_.data) return labels_;
-    return Given<T>(arrays.in(context_), dcontext_.data ? arrays.out(dcontext_) : nullptr);
+    Given<T> given(labels_);
+    if (context_.data) {
+      given = Given<T>(arrays.in(context_), dcontext_.data ? arrays.out(dcontext_) : nullptr);
+    }
+    given.sample_weight = sample_weight_;
+    return given;
   }
 
  private:
+  /// n numbers in main memory.
+  template <class Number>
+  static const Number* rows_of(const py::object& object, const char* call, const char* name, int64_t n) {
+    if (!py::isinstance<py::array>(object)) {
+      throw py::type_error(std::string("[") + call + "] expected " + name + " as a numpy array, got " +
+                           type_name(object));
+    }
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    const Number* numbers = data_of<Number>(array, call, name);
+    if (array.shape(0) != n) fail<ShapeError>(call, "expected ", n, " ", name, ", got ", array.shape(0));
+    return numbers;
+  }
+
   const int32_t* labels_ = nullptr;
+  const double* sample_weight_ = nullptr;
   Batch<const T> context_{nullptr, 0, 0, false};
   Batch<T> dcontext_{nullptr, 0, 0, false};
 };

@@ -350,8 +350,9 @@ TEST_CASE_TEMPLATE("device: a class head against the CPU's", T, float, double) {
     double* results = a.make<double>(2);
     kernels.head_log_prob(ctx, x, kClasses, weight, a.put(random_of<T>(kClasses, 4)), logs, pooled, raw,
                           logp);
-    kernels.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), weight, logs, 0.75, pooled,
-                          raw, logp, dweight, dbias, dlogs, dx, results);
+    const double* sample_weight = a.put(std::vector<double>{0.5, 2, 0, 1.25});
+    kernels.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), sample_weight, weight, logs,
+                          0.75, pooled, raw, logp, dweight, dbias, dlogs, dx, results);
     std::vector<T> result = a.get(dx.data, shape.size());
     append(result, a.get(dweight, kChannels * kClasses));
     append(result, a.get(dbias, kClasses));

@@ -219,8 +219,9 @@ TEST_CASE("what is of a class needs labels") {
   const ParamArena<double>& arena = *f.arena;
   CHECK_THROWS_WITH_AS(f.layer->forward(ctx, arena.params(), {x, shape}, {z, shape}, results),
                        "[layer] expected 2 labels for a class-conditional model, got none", ConfigError);
-  CHECK_THROWS_WITH_AS(ClassHead<double>(shape, 3, 1).backward(ctx, {}, {x, shape}, 1, {z, shape}, results),
-                       "[class_head] expected 2 labels, got none", ConfigError);
+  CHECK_THROWS_WITH_AS(
+      ClassHead<double>(shape, 3, 1).backward(ctx, {}, {x, shape}, 1, nullptr, {z, shape}, results),
+      "[class_head] expected 2 labels, got none", ConfigError);
 }
 
 template <class Make>

@@ -109,6 +109,24 @@ TEST_CASE("a pass that is repeated has the gradient of a class head, wherever th
   for (const size_t head_after : {1, 2, 3}) check_repeated(8, 0, head_after);
 }
 
+TEST_CASE("a sample's weight is finite and not negative") {
+  Stretched<double> s(0);
+  const std::vector<double> x = rows(3, 0);
+  const View<const double> batch(x.data(), {3, 1, 1, 4});
+  double weights[] = {1, 0, 0};
+  Given<double> given;
+  given.sample_weight = weights;
+  CHECK(s.flow.loss_and_grad(s.ctx, *s.arena, batch, given, -1).loss > 0);
+  weights[2] = -1;
+  CHECK_THROWS_WITH_AS(s.flow.loss_and_grad(s.ctx, *s.arena, batch, given, -1),
+                       "[loss_and_grad] expected sample weights >= 0, got -1 for sample 2", ConfigError);
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    weights[2] = bad;
+    Optimizer<double> optimizer(s.flow.layout(), OptimizerConfig());
+    CHECK_THROWS_AS(s.flow.train_step(s.ctx, *s.arena, batch, given, -1, {optimizer}), NumericError);
+  }
+}
+
 TEST_CASE("an arena whose gradients are zeroed has none of the norm that was known") {
   Stretched<double> s(0);
   s.pass(rows(300, 0));

@@ -34,7 +34,7 @@ struct StepResult {
   double loss = 0;         ///< mean negative log-likelihood in nats, plus class_weight times class_nll
   double nll = 0;          ///< mean negative log-likelihood in nats
   double class_nll = 0;    ///< mean classification loss in nats, 0 without a class head
-  double class_error = 0;  ///< share of wrong predictions
+  double class_error = 0;  ///< share of wrong predictions; of all four, terms of samples times their weights
   double grad_norm = 0;    ///< train_step: of all trained gradients, before clipping
   Drift drift;
 };
@@ -67,9 +67,9 @@ struct GradientWatch {
 /// A chain of layers with a factorised base distribution. Latents that are factored out on the way, and the
 /// last output, form one flat row of D values a sample.
 ///
-/// Arrays lie where the context computes, and so does the arena (DeviceError otherwise); labels are the
-/// program's. Results are complete after Context::synchronize(). ConfigError for a call that is not given
-/// what the density is conditioned on, or is given a context without.
+/// Arrays lie where the context computes, and so does the arena (DeviceError otherwise); labels and sample
+/// weights are the program's. Results are complete after Context::synchronize(). ConfigError for a call that
+/// is not given what the density is conditioned on, or is given a context without.
 template <class T>
 class EVENFLOW_API Flow {
  public:
@@ -141,8 +141,10 @@ class EVENFLOW_API Flow {
                         const Given<T>& given, T* z, T* dz) const;
 
   /// One training step's gradient: mean negative log-likelihood times `weight`, added to the arena's
-  /// gradients; updates running statistics. activation_budget: bytes of conditioner activations that may be
-  /// kept instead of recomputed; negative: 64 MiB, or half of the free memory if they need more.
+  /// gradients; updates running statistics. With sample weights w the mean is sum(w nll) / n, and batch
+  /// norm's moments are of all samples alike; NumericError, ConfigError for a w that is not finite, or
+  /// negative. activation_budget: bytes of conditioner activations that may be kept instead of recomputed;
+  /// negative: 64 MiB, or half of the free memory if they need more.
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                            int64_t activation_budget, double weight = 1.0,
                            const GradientWatch* watch = nullptr) const;
@@ -162,12 +164,13 @@ class EVENFLOW_API Flow {
     size_t end_param = 0;  ///< entries of the layout up to this layer's last
   };
   /// What a training step adds to a pass: kept activations by node, the class head's results (2, null: the
-  /// head is left out), and who is told of complete gradients.
+  /// head is left out), the samples' weights (n, null: 1), and who is told of complete gradients.
   struct Step {
     std::vector<T*> kept;
     T* standardised = nullptr;  ///< (n, D): what standardised_ nodes make of the batch; null: there are none
     double head_scale = 0;
     double* head_results = nullptr;
+    const double* sample_weight = nullptr;
     const GradientWatch* watch = nullptr;
     size_t told = 0;
   };
@@ -265,7 +268,8 @@ class EVENFLOW_API Flow {
   /// All that a pass on x fills, from the scope.
   EVENFLOW_LOCAL PassArrays pass_arrays(WorkspaceScope&, const Shape& x, double* log_prob,
                                         double* found) const;
-  /// log p(x), and the gradient of its sum times `weight` at the latents.
+  /// log p(x), and the gradient at the latents of its sum times `weight`, each term times the step's sample
+  /// weight.
   EVENFLOW_LOCAL void pass_forward(Context&, const Params<T>&, View<const T> x, double weight,
                                    const PassArrays&, const Step&) const;
   /// From there to the rebuilt batch and dx; params.grads +=.
@@ -299,7 +303,7 @@ class EVENFLOW_API Flow {
                                     StepResult& result) const;
   /// One tile's pass: how far its rebuilt rows are off.
   EVENFLOW_LOCAL double pass_tile(Context&, const Params<T>&, View<const T> x, int64_t budget, double weight,
-                                  double* log_prob) const;
+                                  const double* sample_weight, double* log_prob) const;
 
   uint64_t id_;  ///< of all flows of the process
   Shape sample_shape_;

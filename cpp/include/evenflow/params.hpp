@@ -89,7 +89,8 @@ class EVENFLOW_API Scope {
   FlowProgram* program_;
 };
 
-/// What a density is conditioned on: nothing, or as the flow says, classes or numbers.
+/// What a density is conditioned on: nothing, or as the flow says, classes or numbers. And what samples count
+/// for in a training step.
 template <class T>
 struct Given {
   Given(const int32_t* classes = nullptr) : labels(classes) {}
@@ -98,6 +99,7 @@ struct Given {
   const int32_t* labels = nullptr;  ///< (n,) classes
   const T* context = nullptr;       ///< (n, Flow::context()), contiguous
   T* dcontext = nullptr;            ///< alike: backward passes write the gradient by the context; null: none
+  const double* sample_weight = nullptr;  ///< (n,) factors of the samples' terms of a step's loss; null: 1
 };
 
 /// What a layer sees of its model during one call.

@@ -182,6 +182,8 @@ class KernelSet {
   /// x[., k * step] = value for k * step < c.
   virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
   virtual void scale_doubles(Context&, int64_t n, double factor, const double* x, double* y) const = 0;
+  /// x (n, d) contiguous: row i *= factors[i].
+  virtual void scale_rows(Context&, int64_t n, int64_t d, const double* factors, T* x) const = 0;
   /// x (n) += factor * total[0], in both.
   virtual void add_total(Context&, int64_t n, double factor, const double* total, double* x) const = 0;
   virtual void add_parameter(Context&, int64_t n, double factor, const T* total, double* x) const = 0;
@@ -235,11 +237,12 @@ class KernelSet {
   /// pooled (n, c), raw and logp (n, classes).
   virtual void head_log_prob(Context&, View<const T> x, int64_t classes, const T* weight, const T* bias,
                              const T* logs, double* pooled, double* raw, double* logp) const = 0;
-  /// results (2): sum of losses, wrong predictions. Gradients of factor * losses: dweight (channels,
-  /// classes), dbias, dlogs (classes), dx +=.
-  virtual void head_backward(Context&, int64_t classes, const int32_t* labels, const T* weight, const T* logs,
-                             double factor, const double* pooled, const double* raw, const double* logp,
-                             T* dweight, T* dbias, T* dlogs, View<T> dx, double* results) const = 0;
+  /// results (2): sum of losses, wrong predictions, samples by their weights (n, null: 1). Gradients of
+  /// factor * losses: dweight (channels, classes), dbias, dlogs (classes), dx +=.
+  virtual void head_backward(Context&, int64_t classes, const int32_t* labels, const double* sample_weight,
+                             const T* weight, const T* logs, double factor, const double* pooled,
+                             const double* raw, const double* logp, T* dweight, T* dbias, T* dlogs,
+                             View<T> dx, double* results) const = 0;
 
   // Inside conditioners.
   virtual void norm_relu(Context&, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,

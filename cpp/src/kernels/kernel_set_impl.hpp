@@ -195,6 +195,10 @@ class KernelSetImpl : public KernelSet<T> {
     Exec::for_each(ctx, 1, n, ops::Scaled{factor, x, y});
   }
 
+  void scale_rows(Context& ctx, int64_t n, int64_t d, const double* factors, T* x) const override {
+    Exec::for_each(ctx, n, d, ops::ScaleRows<T>{factors, d, x});
+  }
+
   void add_total(Context& ctx, int64_t n, double factor, const double* total, double* x) const override {
     Exec::for_each(ctx, 1, n, ops::AddTotal<double>{factor, total, x});
   }
@@ -308,14 +312,16 @@ class KernelSetImpl : public KernelSet<T> {
     Exec::for_each(ctx, n, 1, ops::HeadLogProb<T>{raw, logs, classes, logp});
   }
 
-  void head_backward(Context& ctx, int64_t classes, const int32_t* labels, const T* weight, const T* logs,
-                     double factor, const double* pooled, const double* raw, const double* logp, T* dweight,
-                     T* dbias, T* dlogs, View<T> dx, double* results) const override {
+  void head_backward(Context& ctx, int64_t classes, const int32_t* labels, const double* sample_weight,
+                     const T* weight, const T* logs, double factor, const double* pooled, const double* raw,
+                     const double* logp, T* dweight, T* dbias, T* dlogs, View<T> dx,
+                     double* results) const override {
     const int64_t n = dx.shape.n, channels = dx.shape.c;
     WorkspaceScope scope(ctx);
     double* dlogit = scope.take<double>(n * classes);
-    Exec::for_each(ctx, 1, 1, ops::HeadLoss{logp, labels, n, classes, results});
-    Exec::for_each(ctx, n, classes, ops::HeadLossGradient<T>{logp, labels, logs, classes, factor, dlogit});
+    Exec::for_each(ctx, 1, 1, ops::HeadLoss{logp, labels, sample_weight, n, classes, results});
+    Exec::for_each(ctx, n, classes,
+                   ops::HeadLossGradient<T>{logp, labels, sample_weight, logs, classes, factor, dlogit});
     Exec::for_each(ctx, channels + 1, classes,
                    ops::HeadGradients<T>{n, pooled, raw, dlogit, channels, classes, dweight, dbias, dlogs});
     Exec::for_each(

@@ -29,8 +29,8 @@ void ClassHead<T>::log_prob(Context& ctx, const Params<T>& params, View<const T>
 }
 
 template <class T>
-void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, double scale, View<T> dx,
-                            double* results) const {
+void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, double scale,
+                            const double* sample_weight, View<T> dx, double* results) const {
   const int64_t n = x.shape.n;
   if (!params.labels) fail<ConfigError>("class_head", "expected ", n, " labels, got none");
   WorkspaceScope scope(ctx);
@@ -40,9 +40,9 @@ void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T>
   const KernelSet<T>& kernels = ctx.kernels<T>();
   kernels.head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_), params.value(logs_), pooled,
                         raw, logp);
-  kernels.head_backward(ctx, classes_, params.labels, params.value(w_), params.value(logs_), weight_ * scale,
-                        pooled, raw, logp, params.grad(w_), params.grad(bias_), params.grad(logs_), dx,
-                        results);
+  kernels.head_backward(ctx, classes_, params.labels, sample_weight, params.value(w_), params.value(logs_),
+                        weight_ * scale, pooled, raw, logp, params.grad(w_), params.grad(bias_),
+                        params.grad(logs_), dx, results);
 }
 
 template class ClassHead<float>;

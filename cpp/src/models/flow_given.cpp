@@ -22,6 +22,21 @@ void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t cl
   }
 }
 
+namespace {
+
+void check_sample_weight(const char* call, const double* weight, int64_t n) {
+  for (int64_t i = 0; weight && i < n; ++i) {
+    if (!std::isfinite(weight[i])) {
+      fail<NumericError>(call, "expected finite sample weights, got ", weight[i], " for sample ", i);
+    }
+    if (weight[i] < 0) {
+      fail<ConfigError>(call, "expected sample weights >= 0, got ", weight[i], " for sample ", i);
+    }
+  }
+}
+
+}  // namespace
+
 template <class T>
 void Flow<T>::check_arena(Context& ctx, const char* call, const ParamArena<T>& arena) const {
   if (arena.device() != ctx.device_name()) {
@@ -45,6 +60,7 @@ void Flow<T>::set_context(int64_t numbers) {
 template <class T>
 void Flow<T>::check_given(const char* call, const Given<T>& given, int64_t n) const {
   check_labels(call, given.labels, n, classes_);
+  check_sample_weight(call, given.sample_weight, n);
   if (given.context && !context_) {
     fail<ConfigError>(call, "expected no context, since the flow has none, got one");
   }

@@ -31,7 +31,7 @@ bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
 template <class T>
 void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx,
                             Step& step) const {
-  head_->backward(ctx, params, x, step.head_scale, dx, step.head_results);
+  head_->backward(ctx, params, x, step.head_scale, step.sample_weight, dx, step.head_results);
 }
 
 template <class T>
@@ -288,6 +288,7 @@ std::vector<uint64_t> Flow<T>::key_of(Pass pass, const Params<T>& params, View<c
   key.insert(key.end(), {bit_pattern(weight), static_cast<uint64_t>(arrays.dx.stride)});
   for (const T* values : step.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
   key.push_back(reinterpret_cast<uintptr_t>(step.standardised));
+  key.push_back(reinterpret_cast<uintptr_t>(step.sample_weight));
   return key;
 }
 
@@ -309,10 +310,15 @@ template <class T>
 void Flow<T>::pass_forward(Context& ctx, const Params<T>& params, View<const T> x, double weight,
                            const PassArrays& arrays, const Step& step) const {
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  kernels.fill_doubles(ctx, x.shape.n, weight, arrays.dlogdet);
+  const int64_t n = x.shape.n;
+  if (step.sample_weight) {
+    kernels.scale_doubles(ctx, n, weight, step.sample_weight, arrays.dlogdet);
+  } else {
+    kernels.fill_doubles(ctx, n, weight, arrays.dlogdet);
+  }
   run_forward(ctx, params, x, arrays.z, arrays.log_prob, &step);
-  kernels.base_log_prob(ctx, base_, x.shape.n, dims(), arrays.z, static_cast<T>(weight), arrays.dz,
-                        arrays.log_prob);
+  kernels.base_log_prob(ctx, base_, n, dims(), arrays.z, static_cast<T>(weight), arrays.dz, arrays.log_prob);
+  if (step.sample_weight) kernels.scale_rows(ctx, n, dims(), step.sample_weight, arrays.dz);
 }
 
 template <class T>

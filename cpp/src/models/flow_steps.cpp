@@ -46,9 +46,12 @@ void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
                            arena.values() + layout.stats_begin());
 }
 
-double mean_nll(const double* log_prob, int64_t n) {
+/// sample_weight: null: 1.
+double mean_nll(const double* log_prob, const double* sample_weight, int64_t n) {
   double nll = 0;
-  for (int64_t i = 0; i < n; ++i) nll -= log_prob[i] / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) {
+    nll -= (sample_weight ? sample_weight[i] * log_prob[i] : log_prob[i]) / static_cast<double>(n);
+  }
   return nll;
 }
 
@@ -134,11 +137,12 @@ void Flow<T>::begin_gradient(Context& ctx, Params<T>& params) const {
 
 template <class T>
 double Flow<T>::pass_tile(Context& ctx, const Params<T>& params, View<const T> x, int64_t budget,
-                          double weight, double* log_prob) const {
+                          double weight, const double* sample_weight, double* log_prob) const {
   WorkspaceScope scope(ctx);
   double found[2 * kDrifts];
   const PassArrays arrays = pass_arrays(scope, x.shape, log_prob, found);
   Step step;
+  step.sample_weight = sample_weight;
   keep_activations(ctx, scope, x.shape.n, budget, step);
   keep_standardised(scope, x.shape.n, step);
   pass_forward(ctx, params, x, weight, arrays, step);
@@ -173,7 +177,9 @@ bool Flow<T>::step_by_tiles(Context& ctx, const char* call, ParamArena<T>& arena
     Params<T> params = rows_of(all, first);
     params.grads = grads_of(group);
     if (tile == tiles.first_of(group)) begin_gradient(local, params);
-    drifts[tile] = pass_tile(local, params, rows_of(x, first, end), budget, share, log_prob + first);
+    const double* sample_weight = given.sample_weight ? given.sample_weight + first : nullptr;
+    drifts[tile] =
+        pass_tile(local, params, rows_of(x, first, end), budget, share, sample_weight, log_prob + first);
   };
   const Tiles pieces(trainable, kPiece);
   double* squares = scope.take<double>(pieces.count);
@@ -187,7 +193,7 @@ bool Flow<T>::step_by_tiles(Context& ctx, const char* call, ParamArena<T>& arena
   try {
     run_tiles(ctx, tiles, worth_threads(n), pass);
     if (!all_finite(ctx, n, log_prob)) fail_not_finite(ctx, all, call, x, log_prob);
-    result.nll = mean_nll(log_prob, n);
+    result.nll = mean_nll(log_prob, given.sample_weight, n);
     result.drift.value = *std::max_element(drifts, drifts + tiles.count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
       undo();
@@ -301,6 +307,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   const PassArrays arrays = pass_arrays(scope, x.shape, log_prob, found);
   Step step;
   step.head_scale = share;
+  step.sample_weight = host.send(given.sample_weight, n);
   if (head_) step.head_results = head;
   keep_activations(ctx, scope, n, activation_budget, step);
   keep_standardised(scope, n, step);
@@ -328,7 +335,7 @@ std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& a
   StepResult result;
   result.grad_norm = std::sqrt(*at(square));
   result.drift.value = largest_drift(at(found));
-  result.nll = mean_nll(at(log_prob), n);
+  result.nll = mean_nll(at(log_prob), given.sample_weight, n);
   set_loss(result, head_.get(), head_ ? at(head) : nullptr, n);
   return result;
 }
@@ -385,6 +392,7 @@ StepResult Flow<T>::gradient(Context& ctx, const char* call, ParamArena<T>& aren
   Step step;
   const double share = weight / static_cast<double>(n);
   step.head_scale = share;
+  step.sample_weight = host.send(given.sample_weight, n);
   if (head_ && share != 0) step.head_results = scope.take<double>(2);
   step.watch = watch;
   result.drift =
@@ -399,7 +407,7 @@ StepResult Flow<T>::gradient(Context& ctx, const char* call, ParamArena<T>& aren
     restore();
     throw;
   }
-  result.nll = mean_nll(host.read(log_prob, n), n);
+  result.nll = mean_nll(host.read(log_prob, n), given.sample_weight, n);
   const double* sums = step.head_results;
   set_loss(result, head_.get(), sums ? host.read(sums, 2) : nullptr, n);
   return result;
@@ -410,7 +418,7 @@ template void Flow<float>::check_moments(Context&, const char*, int64_t) const;
 template void Flow<double>::check_moments(Context&, const char*, int64_t) const;
 template void Flow<float>::begin_gradient(Context&, Params<float>&) const;
 template double Flow<float>::pass_tile(Context&, const Params<float>&, View<const float>, int64_t, double,
-                                       double*) const;
+                                       const double*, double*) const;
 template bool Flow<float>::step_by_tiles(Context&, const char*, ParamArena<float>&, View<const float>,
                                          const Given<float>&, int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
@@ -427,7 +435,7 @@ template StepResult Flow<float>::loss_and_grad(Context&, ParamArena<float>&, Vie
                                                const GradientWatch*) const;
 template void Flow<double>::begin_gradient(Context&, Params<double>&) const;
 template double Flow<double>::pass_tile(Context&, const Params<double>&, View<const double>, int64_t, double,
-                                        double*) const;
+                                        const double*, double*) const;
 template bool Flow<double>::step_by_tiles(Context&, const char*, ParamArena<double>&, View<const double>,
                                           const Given<double>&, int64_t, double, bool, StepResult&) const;
 template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,

@@ -168,6 +168,7 @@ struct HeadLogProb {
 struct HeadLoss {
   const double* logp;
   const int32_t* labels;
+  const double* sample_weight;  ///< what a sample counts for; null: 1
   int64_t n;
   int64_t classes;
   double* results;
@@ -177,8 +178,9 @@ struct HeadLoss {
       const double* row = logp + i * classes;
       int64_t best = 0;
       for (int64_t y = 1; y < classes; ++y) best = row[y] > row[best] ? y : best;
-      loss -= row[labels[i]];
-      wrong += best != labels[i] ? 1 : 0;
+      const double own = sample_weight ? sample_weight[i] : 1.0;
+      loss -= own * row[labels[i]];
+      wrong += best != labels[i] ? own : 0.0;
     }
     results[0] = loss;
     results[1] = wrong;
@@ -190,14 +192,15 @@ template <class T>
 struct HeadLossGradient {
   const double* logp;
   const int32_t* labels;
+  const double* sample_weight;  ///< null: 1
   const T* logs;
   int64_t classes;
   double factor;
   double* dlogit;
   EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
-    const double p = exp(logp[i * classes + y]);
+    const double p = exp(logp[i * classes + y]), own = sample_weight ? factor * sample_weight[i] : factor;
     dlogit[i * classes + y] =
-        factor * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kLogScale * static_cast<double>(logs[y]));
+        own * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kLogScale * static_cast<double>(logs[y]));
   }
 };
 

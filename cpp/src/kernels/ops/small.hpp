@@ -40,6 +40,15 @@ struct Scaled {
   EVENFLOW_HD void operator()(int64_t, int64_t i) const { y[i] = factor * x[i]; }
 };
 
+/// Row i of x (n, d) *= factors[i].
+template <class T>
+struct ScaleRows {
+  const double* factors;
+  int64_t d;
+  T* x;
+  EVENFLOW_HD void operator()(int64_t i, int64_t c) const { x[i * d + c] *= static_cast<T>(factors[i]); }
+};
+
 /// x[i] += factor * total[0].
 template <class U>
 struct AddTotal {
