@@ -19,6 +19,7 @@ from evenflow._core import DeviceArray
 from evenflow.arrays import Batch
 from evenflow.batches import Batches
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
+from evenflow.weights import check_weights
 
 if TYPE_CHECKING:
     from evenflow.optim import MovingAverage, Optimizer
@@ -42,7 +43,7 @@ class Flow(Batches):
 
     A model of device="cuda" takes arrays on its GPU as well, from any library with DLPack, and leaves them
     there: C-contiguous, of the model's dtype or uint8 for images, log-determinants float64. A call whose
-    first array is on the GPU returns DeviceArrays. Labels are in main memory. See docs/cuda.md.
+    first array is on the GPU returns DeviceArrays. Labels and weights are in main memory. See docs/cuda.md.
 
     A conditional density takes what it is given in every call: a model with classes their numbers as label,
     (N,) or one for all; a model with a context that many numbers a sample as context, (N, C) or (C,) for all.
@@ -353,13 +354,15 @@ class Flow(Batches):
     # Gradients
 
     def loss_and_grad(self, x: Any, label: Any = None, activation_budget: int | None = None, seed: int = 0,
-                      weight: float = 1.0, *, context: Any = None, dcontext: Batch | None = None) -> float:
+                      weight: float = 1.0, *, context: Any = None, dcontext: Batch | None = None,
+                      sample_weight: Any = None) -> float:
         """Mean negative log-likelihood in nats; adds its gradient, times `weight`, to `grads`.
 
-        With a class head the loss holds class_weight times the classification loss. activation_budget: bytes
-        of conditioner activations to keep instead of recomputing them; None: a share of the free memory, 0:
-        rebuild everything. Running statistics are updated. `last_step` holds the details. dcontext: see
-        `backward`. NumericError where the loss is not finite.
+        sample_weight: finite numbers (N,) >= 0, by which each row's terms of the loss are multiplied; the sum is
+        still divided by N. Batch norm's moments are of all rows alike. With a class head the loss holds class_weight
+        times the classification loss. activation_budget: bytes of conditioner activations to keep instead of
+        recomputing them; None: a share of the free memory, 0: rebuild everything. Running statistics are updated.
+        `last_step` holds the details. dcontext: see `backward`. NumericError where the loss is not finite.
         """
         x, seed = self._take("loss_and_grad", x), arrays.whole("loss_and_grad", "seed", seed, low=0)
         given = self._given("loss_and_grad", label, context, len(x))
@@ -367,14 +370,15 @@ class Flow(Batches):
                                                                    activation_budget, low=0)
         weight = arrays.number("loss_and_grad", "weight", weight, -math.inf)
         return self._loss_and_grad(x, given, budget, seed, first=0, weight=weight,
-                                   dcontext=self._place("loss_and_grad", dcontext, len(x)))
+                                   dcontext=self._place("loss_and_grad", dcontext, len(x)),
+                                   sample_weight=check_weights("loss_and_grad", sample_weight, len(x)))
 
     def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int,
                        weight: float, **more: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
 
-        more: dcontext; sum_over_ranks adds up an array in place: batch norms then take the moments of all ranks' rows.
-        complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch in C++.
+        more: dcontext; sample_weight; sum_over_ranks adds up an array in place: batch norms then take the moments of
+        all ranks' rows. complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch in C++.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
         step = self._core.loss_and_grad(block, given, budget, weight, **more)
@@ -383,7 +387,7 @@ class Flow(Batches):
 
     def train_step(self, x: Any, optimizer: Optimizer, label: Any = None, activation_budget: int | None = None,
                    seed: int = 0, *, max_norm: float = 0.0, average: MovingAverage | None = None,
-                   context: Any = None) -> float:
+                   context: Any = None, sample_weight: Any = None) -> float:
         """One training step in one call, and its loss: `zero_grad`, `loss_and_grad`, `clip_grad_norm` where
         max_norm is not 0, `optimizer.step()` and `average.update()`.
 
@@ -404,18 +408,19 @@ class Flow(Batches):
         given = self._given(where, label, context, len(x))
         budget = -1 if activation_budget is None else arrays.whole(where, "activation_budget",
                                                                    activation_budget, low=0)
-        return self._train_step(x, given, budget, seed, optimizer,
+        return self._train_step(x, given, check_weights(where, sample_weight, len(x)), budget, seed, optimizer,
                                 arrays.number(where, "max_norm", max_norm, 0.0), average)
 
-    def _train_step(self, x: Batch, given: Batch | None, budget: int, seed: int, optimizer: Optimizer,
-                    max_norm: float, average: MovingAverage | None) -> float:
+    def _train_step(self, x: Batch, given: Batch | None, sample_weight: np.ndarray | None, budget: int, seed: int,
+                    optimizer: Optimizer, max_norm: float, average: MovingAverage | None) -> float:
         """train_step of checked arguments."""
         block = self._block("train_step", x, 0, len(x), seed, 0)
         if average is None:
-            step = self._core.train_step(block, optimizer._core, given, budget, max_norm)
+            step = self._core.train_step(block, optimizer._core, given, budget, max_norm,
+                                         sample_weight=sample_weight)
         else:
             step = self._core.train_step(block, optimizer._core, given, budget, max_norm, average._core,
-                                         average.next_decay())
+                                         average.next_decay(), sample_weight)
             average.steps += 1
         self.last_step = {**step}
         return step["loss"]
@@ -470,13 +475,16 @@ class Flow(Batches):
     # Training, files, self-test
 
     def fit(self, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
-            context: Any = None, valid_context: Any = None, epochs: int | None = None, steps: int | None = None,
+            context: Any = None, valid_context: Any = None, sample_weight: Any = None,
+            valid_sample_weight: Any = None, epochs: int | None = None, steps: int | None = None,
             callback: Any = None, checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
             comm: Any = None, **settings: Any) -> list[dict[str, Any]]:
         """Trains by maximum likelihood and returns the history, one dict an epoch.
 
         x, valid: data as in log_prob; label, valid_label: for models with classes; context, valid_context: for
-        models with a context. Training ends after
+        models with a context. sample_weight, valid_sample_weight: what rows count for, finite numbers (N,) >= 0, not
+        all zero; None: all alike. Those of x are divided by their mean; an epoch's loss and the validation's are
+        weighted means, a step's is its rows' terms times their weights, over the number of rows. Training ends after
         `epochs` passes (10 when neither is given) or `steps` updates, counted from the very first one, or
         when `patience` runs out. `valid` is looked at after every epoch, and the parameters that were best on
         it are kept; without it the moving average, if there is one, or the last. An uninitialised model is
@@ -525,7 +533,8 @@ class Flow(Batches):
         ranks.lead(lambda: None if resume or checkpoint is None else refuse_used(checkpoint))
         with self._undone_on_error():
             trainer = Trainer(self, x, valid, label=label, valid_label=valid_label,
-                              context=context, valid_context=valid_context, settings=Settings(**{**usual, **settings}),
+                              context=context, valid_context=valid_context, sample_weight=sample_weight,
+                              valid_sample_weight=valid_sample_weight, settings=Settings(**{**usual, **settings}),
                               ranks=ranks)
             if checkpoint is not None and resume:
                 trainer.load_state(checkpoint)

@@ -35,8 +35,9 @@ from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
 from evenflow.ranks import Ranks
 from evenflow.rows import data_mark, drawn_together
+from evenflow.score import log_prob_on_ranks
 from evenflow.settings import Settings
-from evenflow.train import Trainer, log_prob, state_path
+from evenflow.train import Trainer, state_path
 
 
 @dataclass(frozen=True)
@@ -417,7 +418,7 @@ def _of_living(path: str) -> bool:
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error, or None."""
     x, given = tested(flow, part)
-    nll = -log_prob(flow, x, given, ranks)
+    nll = -log_prob_on_ranks(flow, x, given, ranks)
     error = _standard_error(nll, drawn_together(x))
     result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
     if flow.is_image:

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
+from evenflow.data.feed import as_taken
 from evenflow.errors import NumericError, ShapeError
 from evenflow.files import Rows, blocks, check_any, write_rows
 from evenflow.flow import Flow, check_flow
+from evenflow.ranks import Ranks
+from evenflow.rows import origin
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
+SCORED_VALUES = 1 << 22
+"""Values of data that are read at once."""
 
 
 def p_values(log_prob: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +67,21 @@ def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
         scores = flow.log_prob(x, seed, first=n, **flow._conditions(given))
         yield scores
         n += len(scores)
+
+
+def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks) -> np.ndarray:
+    """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
+    share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
+    starts = range(share.start, share.stop, step)
+    parts = [slice(a, min(a + step, share.stop)) for a in starts]
+
+    def of(part: slice) -> Any:
+        rows = origin(x, np.arange(part.start, part.stop))
+        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype), first=part.start,
+                             **flow._by_name(None if given is None else given[part]))
+
+    scores = ranks.try_on_all(lambda: [of(part) for part in parts])
+    return ranks.gather(np.concatenate([np.empty(0), *scores]))
 
 
 def _scores(name: str, values: Any) -> np.ndarray:

@@ -22,8 +22,10 @@ from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
+from evenflow.score import log_prob_on_ranks
 from evenflow.settings import LATER, Progress, Settings
 from evenflow.sums import GpuSums, GradientSums, gradient_sums
+from evenflow.weights import check_weights, in_proportion, mean_one
 
 STATE_KIND = "evenflow training state"
 AVERAGE = "from its first values"
@@ -31,8 +33,6 @@ AVERAGE = "from its first values"
 SAVE_SECONDS, SNAPSHOT_STEPS = 60.0, 100
 INIT_VALUES = 1 << 20
 ROWS_A_COLUMN, WHITENED_VALUES = 64, 1 << 27
-SCORED_VALUES = 1 << 22
-"""Values of validation data that are read at once."""
 
 
 class Trainer:
@@ -43,27 +43,31 @@ class Trainer:
     memory are checked at once; data in files (Rows, np.memmap) are never read as a whole, but batch by batch
     and by a thread, and are checked then.
 
+    sample_weight, valid_sample_weight: see Flow.fit.
     ranks: processes that train together. Each has the same flow, data and settings, works on its share of
     every batch, and ends a step with the same parameters as the others. Order, noise and steps do not depend
     on their number. Rank 0 writes the files.
     """
 
     def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
-                 context: Any = None, valid_context: Any = None, settings: Settings = Settings(),
-                 ranks: Ranks = Ranks()):
+                 context: Any = None, valid_context: Any = None, sample_weight: Any = None,
+                 valid_sample_weight: Any = None, settings: Settings = Settings(), ranks: Ranks = Ranks()):
         for name, value, kind in (("flow", flow, Flow), ("settings", settings, Settings), ("ranks", ranks, Ranks)):
             if not isinstance(value, kind):
                 raise TypeError(f"[fit] expected {kind.__name__} for {name}, got {type(value).__name__}")
         self.flow, self.settings, self.progress, self.ranks = flow, settings, Progress(), ranks
-        self.x, self.given = _checked_data(flow, "fit", x, label, context)
-        self.valid, self.valid_given = (None, None)
+        self.x, self.given, self.weights = _checked_data(flow, "fit", x, label, context, sample_weight)
+        self.valid, self.valid_given, self.valid_weights = (None, None, None)
         if valid is not None:
-            self.valid, self.valid_given = _checked_data(flow, "fit valid", valid, valid_label, valid_context)
-        elif settings.patience is not None or valid_label is not None or valid_context is not None:
-            raise ConfigError("[fit] expected valid data with patience, valid_label or valid_context, got none")
+            self.valid, self.valid_given, self.valid_weights = _checked_data(
+                flow, "fit valid", valid, valid_label, valid_context, valid_sample_weight)
+        elif settings.patience is not None or any(
+                one is not None for one in (valid_label, valid_context, valid_sample_weight)):
+            raise ConfigError("[fit] expected valid data with patience, valid_label, valid_context or "
+                              "valid_sample_weight, got none")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
-        self.feed = Feed(self.x, self.given, dtype=flow.dtype, batch_size=settings.batch_size,
+        self.feed = Feed(self.x, self.given, self.weights, dtype=flow.dtype, batch_size=settings.batch_size,
                          batches=self.batches, seed=settings.seed, augment=settings.augment,
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
@@ -188,6 +192,8 @@ class Trainer:
             for name in ("loss", *self._numbers):
                 p.sums[name] = p.sums.get(name, 0.0) + record[name] * batch.size
             p.samples += batch.size
+            if batch.total is not None:
+                p.sums["weight"] = p.sums.get("weight", 0.0) + batch.total
             self._snapshot, p.snapshot_steps = tried  # now that they are known to be good for a step
         except NumericError as error:
             self._recover(error)
@@ -208,8 +214,8 @@ class Trainer:
         flow, s = self.flow, self.settings
         self.optimizer.lr = self.schedule.lr_at(self.progress.step) * self.progress.lr_scale
         if self._sums is None and s.accumulate == 1:
-            loss = flow._train_step(batch.x, batch.given, self._budget, self._seed, self.optimizer, s.clip,
-                                    self.average)
+            loss = flow._train_step(batch.x, batch.given, batch.weights, self._budget, self._seed, self.optimizer,
+                                    s.clip, self.average)
             numbers, norm = {name: flow.last_step[name] for name in self._numbers}, flow.last_step["grad_norm"]
         else:
             statistics = flow._core.values[flow._statistics]
@@ -282,11 +288,11 @@ class Trainer:
             mine = slice(at, at + end - first)
             at = mine.stop
             watch = self._sums.start if self._sums is not None and end == shares[-1][1] else None
-            given = None if batch.given is None else batch.given[mine]
+            given, weights = (None if rows is None else rows[mine] for rows in (batch.given, batch.weights))
             weight = (end - first) / batch.size
             loss += weight * flow._loss_and_grad(batch.x[mine], given, self._budget, self._seed, first=first,
                                                  weight=weight, sum_over_ranks=meet, complete=watch,
-                                                 least=GradientSums.least)
+                                                 least=GradientSums.least, sample_weight=weights)
             numbers = [n + weight * flow.last_step[name] for n, name in zip(numbers, self._numbers)]
             repeated = watch is not None and flow.last_step["fallback"]
         return loss, *numbers, repeated
@@ -355,8 +361,8 @@ class Trainer:
         p.position = 0
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
                   "seconds": round(p.seconds, 3)}
-        if p.samples:
-            means = {name: p.sums[name] / p.samples for name in ("loss", *self._numbers)}
+        if total := p.sums.get("weight", p.samples):
+            means = {name: p.sums[name] / total for name in ("loss", *self._numbers)}
             record.update(loss=means.pop("loss"), **self._in_bits("", means.pop("nll")), **means)
         if p.skipped:
             record["skipped"] = p.skipped
@@ -377,7 +383,8 @@ class Trainer:
         """Mean negative log-likelihood of the validation data under the values that would be kept now."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             try:
-                value = -float(np.mean(log_prob(self.flow, self.valid, self.valid_given, self.ranks)))
+                scores = log_prob_on_ranks(self.flow, self.valid, self.valid_given, self.ranks)
+                value = -float(np.average(scores, weights=self.valid_weights))
             except NumericError:
                 if self.settings.on_nonfinite == "raise":
                     raise
@@ -398,7 +405,7 @@ class Trainer:
         whitened = self.flow.config.get("preprocess") in ("whiten", "zca")  # never trained, and from few rows far off
         least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
         n = s.init_batch or max(least, INIT_VALUES // values)
-        rows = shuffled(self.x, s.seed)[:n]
+        rows = in_proportion(shuffled(self.x, s.seed), self.weights, n)
         self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype),
                        self.given[rows] if self.flow.context else None)
 
@@ -496,7 +503,8 @@ class Trainer:
             progress.check()
             if len(counters) != 2 or progress.position > self.batches:
                 raise ValueError(f"counters {counters} and position {progress.position} of {self.batches}")
-            if progress.samples and not {"loss", *self._numbers} <= progress.sums.keys():
+            names = {"loss", *self._numbers, *([] if self.weights is None else ["weight"])}
+            if progress.samples and not names <= progress.sums.keys():
                 raise ValueError(f"sums of {', '.join(progress.sums) or 'nothing'}")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise IoError(f"[resume] {path}: expected config, settings and progress, got {error!r}") from None
@@ -557,7 +565,8 @@ class Trainer:
     @functools.cached_property
     def data_mark(self) -> str:
         """Tells one data set from another, see `data_mark`."""
-        return data_mark(self.flow.dtype, self.x, self.given, self.valid, self.valid_given)
+        return data_mark(self.flow.dtype, self.x, self.given, self.valid, self.valid_given, self.weights,
+                         self.valid_weights)
 
 
 def state_path(path: str) -> str:
@@ -574,26 +583,14 @@ def refuse_used(path: str) -> None:
                               "to go on from it, another path, or delete it")
 
 
-def log_prob(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks) -> np.ndarray:
-    """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
-    share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
-    starts = range(share.start, share.stop, step)
-    parts = [slice(a, min(a + step, share.stop)) for a in starts]
-
-    def of(part: slice) -> Any:
-        rows = origin(x, np.arange(part.start, part.stop))
-        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype), first=part.start,
-                             **flow._by_name(None if given is None else given[part]))
-
-    scores = ranks.try_on_all(lambda: [of(part) for part in parts])
-    return ranks.gather(np.concatenate([np.empty(0), *scores]))
-
-
-def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any) -> tuple[np.ndarray | Rows, Any]:
+def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any,
+                  sample_weight: Any) -> tuple[np.ndarray | Rows, Any, np.ndarray | None]:
+    """Samples, what their density is given, and their weights, of mean one."""
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
     if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
-    return x, flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
+    given = flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
+    return x, given, mean_one(where, check_weights(where, sample_weight, len(x)))
 
 
 def _noise_seed(seed: int, step: int) -> int:

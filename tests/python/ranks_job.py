@@ -40,6 +40,10 @@ def main() -> None:
         flow.init(data)
         flow.named_parameters()["level0.step0.actnorm.logs"][..., 0] += job["stretch"]
     GradientSums.least = job.get("least", GradientSums.least)
+    weights = {}
+    if job.get("weighted"):
+        rng = np.random.default_rng(1)
+        weights = {"sample_weight": rng.uniform(0, 3, len(data)), "valid_sample_weight": rng.uniform(0, 3, len(valid))}
     losses, repeated = [], 0
 
     def watch(record: dict) -> None:
@@ -49,10 +53,11 @@ def main() -> None:
             repeated += flow.last_step["fallback"]
 
     history = flow.fit(data, valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
-                       resume=job.get("resume", False), comm=comm, **settings)
+                       resume=job.get("resume", False), comm=comm, **weights, **settings)
     marks = comm.allgather(zlib.crc32(flow.params.tobytes()))
     if comm.Get_rank() == 0:
-        print(json.dumps({"losses": losses, "valid": [r["valid_loss"] for r in history], "repeated": repeated,
+        print(json.dumps({"losses": losses, "valid": [r["valid_loss"] for r in history],
+                          "epochs": [r["loss"] for r in history], "repeated": repeated,
                           "same": len(set(marks)) == 1}))
 
 

@@ -115,6 +115,14 @@ def test_rounding_to_bfloat16():
         _core.to_bfloat16(np.zeros(5, np.float32), np.zeros(4, np.uint16))
 
 
+@pytest.mark.parametrize("model, settings", [("glow", {}), ("table", {"accumulate": 2})])
+def test_weighted_rows(alone, model, settings):
+    one, three = (job(n, model, 20, settings=settings, weighted=True) for n in (1, 3))
+    for numbers in ("losses", "valid", "epochs"):
+        close(three[numbers], one[numbers], 1e-10)
+    assert three["same"] and abs(three["losses"][3] / alone[model]["losses"][3] - 1) > 1e-3
+
+
 @pytest.mark.parametrize("model", ["glow", "table"])
 def test_pieces_of_a_batch(model):
     settings = {"accumulate": 3, "average": 0.9}

@@ -86,7 +86,7 @@ def test_patience_begins_after_the_warmup(table, real_nvp):
 def test_validation_in_pieces_is_the_same(images, glow, monkeypatch):
     x, valid = images[0], images[0][:50]
     whole = glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"]
-    monkeypatch.setattr("evenflow.train.SCORED_VALUES", 32 * 7)
+    monkeypatch.setattr("evenflow.score.SCORED_VALUES", 32 * 7)
     assert glow().fit(x, valid=valid, epochs=1)[0]["valid_loss"] == pytest.approx(whole, rel=1e-9)
 
 

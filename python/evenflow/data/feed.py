@@ -27,8 +27,12 @@ class Batch:
 
     x: np.ndarray
     given: np.ndarray | None
+    weights: np.ndarray | None
+    """What they count for; None: all alike."""
     size: int
     """Samples of all ranks."""
+    total: float | None
+    """Sum of their weights."""
 
 
 class Feed:
@@ -44,10 +48,10 @@ class Feed:
     mine(size): where in a batch of that size the samples of this rank are; only those are read.
     """
 
-    def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, *, dtype: np.dtype,
-                 batch_size: int, batches: int, seed: int, augment: Augment | None = None,
+    def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, weights: np.ndarray | None = None, *,
+                 dtype: np.dtype, batch_size: int, batches: int, seed: int, augment: Augment | None = None,
                  mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD):
-        self.x, self.given, self.dtype = x, given, dtype
+        self.x, self.given, self.weights, self.dtype = x, given, weights, dtype
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
         self.mine = mine
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
@@ -105,16 +109,19 @@ class Feed:
         batches: list[Batch | NumericError] = []
         for part, index, x in zip(parts, mine, rows):
             try:
-                batches.append(self._batch(x, index, len(part), epoch))
+                batches.append(self._batch(x, index, part, epoch))
             except NumericError as error:
                 batches.append(error)
         return batches
 
-    def _batch(self, rows: np.ndarray, index: np.ndarray, size: int, epoch: int) -> Batch:
+    def _batch(self, rows: np.ndarray, index: np.ndarray, whole: np.ndarray, epoch: int) -> Batch:
+        """Of this rank's rows `index` out of all of the batch."""
         x = as_taken("fit", rows, origin(self.x, index), self.dtype)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
-        return Batch(x, None if self.given is None else self.given[index], size)
+        given, weights = (None if numbers is None else numbers[index] for numbers in (self.given, self.weights))
+        return Batch(x, given, weights, len(whole),
+                     None if self.weights is None else float(self.weights[whole].sum()))
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
         """The rows of one batch, or of several in which groups of neighbours are mixed."""

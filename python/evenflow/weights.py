@@ -1,0 +1,58 @@
+"""Weights of samples: what each counts for in a mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.rows import Order
+
+
+def check_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
+    """Weights of n samples as (n,) float64; None: there are none.
+
+    TypeError for what is no array of numbers, ShapeError for another shape, NumericError for one that is not finite,
+    ConfigError for a negative one.
+    """
+    if sample_weight is None:
+        return None
+    weights = arrays.as_numbers(where, "sample_weight", sample_weight)
+    if weights.shape != (n,):
+        raise ShapeError(f"[{where}] expected sample_weight of shape ({n},), got {weights.shape}")
+    weights = np.ascontiguousarray(weights, np.float64)
+    for row in np.flatnonzero(~((weights >= 0) & (weights < np.inf)))[:1]:
+        if not np.isfinite(weights[row]):
+            raise NumericError(f"[{where}] expected finite numbers in sample_weight, got {weights[row]} for row {row}")
+        raise ConfigError(f"[{where}] expected sample_weight >= 0, got {weights[row]:g} for row {row}")
+    return weights
+
+
+def mean_one(where: str, weights: np.ndarray | None) -> np.ndarray | None:
+    """Weights over their mean; None: there are none. ConfigError where all are zero."""
+    if weights is None:
+        return None
+    largest = weights.max()
+    if largest == 0:
+        raise ConfigError(f"[{where}] expected a sample_weight > 0, got {len(weights)} zeros")
+    parts = weights / largest  # whose sum is in range
+    return np.asarray(parts / parts.mean())
+
+
+def in_proportion(order: np.ndarray | Order, weights: np.ndarray | None, n: int) -> np.ndarray:
+    """n numbers of rows from the start of a random order, of a row with a weight of 2.5, say, two or three.
+
+    weights: of mean one, by the number of the row; equal ones, or None, leave the first n as they are.
+    """
+    if weights is None:
+        return np.asarray(order[:n])
+    n, count = min(n, len(order)), n
+    while True:
+        rows: np.ndarray = order[:count]
+        ends = np.cumsum(weights[rows])
+        if count >= len(order) or ends[-1] >= n:
+            places = (np.arange(n) + 0.5) * min(1.0, ends[-1] / n)
+            return np.asarray(rows[np.searchsorted(ends, places, side="right")])
+        count *= 2

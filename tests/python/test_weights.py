@@ -1,0 +1,335 @@
+"""Rows that count for more or less than one: sample_weight."""
+
+import numpy as np
+import pytest
+from parameters import assert_same, values as by_name
+from test_drift import shrinking
+
+import evenflow as ef
+from evenflow.data.feed import Feed
+from evenflow.weights import in_proportion, mean_one
+
+def values(flow):
+    return np.concatenate([value.ravel() for value in by_name(flow).values()])
+
+
+def moved(flow, x, **given):
+    """Initialised, with nets that no longer begin at zero."""
+    flow.init(x, **given)
+    flow.params[:] += np.random.default_rng(3).normal(0, 0.02, flow.params.size)
+    return flow
+
+
+def table_case(n=300, **settings):
+    """More rows than a tile has."""
+    x = np.random.default_rng(1).standard_normal((n, 3))
+    return moved(ef.RealNVP(3, couplings=4, hidden=(8, 8), dtype="float64", **settings), x), x, {}
+
+
+def wide_case():
+    """A batch as a whole."""
+    x = np.random.default_rng(1).standard_normal((30, 3))
+    return moved(ef.NICE(3, couplings=4, hidden=(400, 400), dtype="float64"), x), x, {}
+
+
+def context_case():
+    c = np.random.default_rng(2).standard_normal((40, 2))
+    flow = ef.RealNVP(3, couplings=4, hidden=(8,), context=2, dtype="float64")
+    x = np.random.default_rng(1).standard_normal((40, 3))
+    return moved(flow, x, context=c), x, {"context": c}
+
+
+def glow_case():
+    """With a class head."""
+    rng = np.random.default_rng(1)
+    x, label = rng.uniform(0, 256, (12, 4, 4, 2)), rng.integers(0, 3, 12)
+    flow = ef.Glow((4, 4, 2), levels=2, steps=1, hidden=8, classes=3, class_weight=0.5, dtype="float64")
+    return moved(flow, x), x, {"label": label}
+
+
+def image_case():
+    x = np.random.default_rng(1).uniform(0, 256, (12, 4, 4, 2))
+    return moved(ef.NICE((4, 4, 2), couplings=4, hidden=(9,), dtype="float64"), x), x, {}
+
+
+CASES = {"table": table_case, "wide": wide_case, "context": context_case, "glow": glow_case, "image": image_case}
+
+
+def gradient(flow, x, sample_weight=None, factor=1.0, **given):
+    """(its gradient, the step's numbers but for drift), each times the factor."""
+    flow.zero_grad()
+    flow.loss_and_grad(x, weight=factor, sample_weight=sample_weight, **given)
+    step = np.array([flow.last_step[name] for name in ("loss", "nll", "class_nll", "class_error")])
+    return flow.grads.copy(), factor * step
+
+
+def close(got, wanted, tolerance=1e-12):
+    for a, b in zip(got, wanted):
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def rows_of(given, rows):
+    return {name: value[rows] for name, value in given.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_is_the_weighted_sum_of_those_of_rows(case):
+    flow, x, given = CASES[case]()
+    n, w = len(x), np.random.default_rng(4).uniform(0, 3, len(x))
+    w[::5] = 0
+    singles = [gradient(flow, x[[i]], **rows_of(given, [i])) for i in range(n)]
+    wanted = [sum(w[i] * single[k] for i, single in enumerate(singles)) / n for k in (0, 1)]
+    close(gradient(flow, x, w, **given), wanted)
+    assert wanted[1][2] > 0 or case != "glow"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whole_weights_are_repeated_rows(case):
+    flow, x, given = CASES[case]()
+    w = np.random.default_rng(4).integers(0, 4, len(x))
+    rows = np.repeat(np.arange(len(x)), w)
+    close(gradient(flow, x, w, **given), gradient(flow, x[rows], factor=len(rows) / len(x), **rows_of(given, rows)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_of_weight_zero_is_left_out(case):
+    """Exactly: what it is does not matter."""
+    flow, x, given = CASES[case]()
+    w, other = np.ones(len(x)), x.copy()
+    w[[1, 4]] = 0
+    other[[1, 4]] = x[[2, 3]]
+    for a, b in zip(gradient(flow, x, w, **given), gradient(flow, other, w, **given)):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(gradient(flow, x, **given)[0], gradient(flow, other, **given)[0])
+    grads, step = gradient(flow, x, np.zeros(len(x)), **given)
+    assert not grads.any() and not step.any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", ["glow", "table"])
+def test_weights_of_one_change_no_bit(images, table, glow, real_nvp, case, dtype):
+    """Of gradients, of single steps, of a training with all that it logs."""
+    make, x = (glow, images[0]) if case == "glow" else (real_nvp, table)
+    settings = {"classes": 3, "class_weight": 0.1} if case == "glow" else {}
+    given = {"label": images[1]} if case == "glow" else {}
+    found = []
+    for ones in (None, np.ones(len(x))):
+        flow = make(dtype=dtype, **settings)
+        flow.init(x)
+        got = [*gradient(flow, x, ones, **given)]
+        flow.train_step(x, ef.Adam(flow), sample_weight=ones, **given)
+        got.append(values(flow))
+        fresh = make(dtype=dtype, **settings)
+        half = None if ones is None else 0.3 * ones
+        history = fresh.fit(x, valid=x[:20], epochs=3, batch_size=24, seed=1, init_batch=40, accumulate=2, **given,
+                            **{f"valid_{name}": value[:20] for name, value in given.items()}, sample_weight=half,
+                            valid_sample_weight=None if ones is None else half[:20])
+        got += [values(fresh), [[r["loss"], r["valid_loss"]] for r in history]]
+        found.append(got)
+    for a, b in zip(*found):
+        assert np.array_equal(a, b)
+
+
+def test_a_step_is_its_parts(table, real_nvp):
+    """One call, as zero_grad, loss_and_grad, clip_grad_norm and step."""
+    w = np.random.default_rng(4).uniform(0, 3, len(table))
+    one, parts = real_nvp(dtype="float64"), real_nvp(dtype="float64")
+    for flow in (one, parts):
+        flow.init(table)
+    optimizers = ef.Adam(one), ef.Adam(parts)
+    for _ in range(3):
+        loss = one.train_step(table, optimizers[0], max_norm=0.5, sample_weight=w)
+        parts.zero_grad()
+        assert parts.loss_and_grad(table, sample_weight=w) == loss
+        ef.clip_grad_norm(parts, 0.5)
+        optimizers[1].step()
+        assert_same(one, parts)
+    nll = -one.log_prob(table)
+    assert one.train_step(table, optimizers[0], sample_weight=w) == pytest.approx((w * nll).mean(), rel=1e-12)
+
+
+def test_a_repeated_pass_is_weighted_too():
+    """From checkpoints, in float32, against float64 numbers that need none."""
+    flow, exact, x = shrinking(offset=5e4)
+    w = np.random.default_rng(4).uniform(0, 3, len(x))
+    flow.loss_and_grad(x, activation_budget=0, sample_weight=w)
+    exact.loss_and_grad(x.astype(np.float64), sample_weight=w)
+    assert flow.last_step["fallback"] and not exact.last_step["fallback"]
+    assert np.linalg.norm(flow.grads - exact.grads) < 1e-3 * np.linalg.norm(exact.grads)
+
+
+@pytest.mark.any_device
+def test_on_the_device(images, glow, device):
+    x, label = images
+    w = np.random.default_rng(4).uniform(0, 3, len(x))
+    found = []
+    for place in ("cpu", device):
+        flow = glow(device=place, dtype="float64", classes=3, class_weight=0.1)
+        flow.init(x)
+        optimizer = ef.Adam(flow, eps=1e-4)
+        losses = [flow.train_step(x, optimizer, label, sample_weight=np.roll(w, i)) for i in range(5)]
+        flow.zero_grad()
+        losses.append(flow.loss_and_grad(x, label, sample_weight=w))
+        found.append((np.array(losses), flow.grads.copy(), values(flow)))
+    for here, there in zip(*found):
+        np.testing.assert_allclose(there, here, rtol=1e-7, atol=1e-7)
+
+
+# Training
+
+def test_fit_learns_the_weighted_density():
+    """Two heaps of as many rows, of which one counts three times as much; in any unit of the weights."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, 3000)
+    x = rng.standard_normal((3000, 2)) + 8.0 * side[:, None]
+    flow = ef.RealNVP(2, couplings=6, hidden=(32, 32), seed=0)
+    flow.fit(x, sample_weight=1e-3 * (1 + 2 * side), epochs=20, lr=3e-3)
+    assert (flow.sample(4000, seed=1)[:, 0] > 4).mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_numbers_of_a_training_are_weighted_means(table, real_nvp):
+    """Of an epoch's steps, whose rows' weights differ, and of validation, which decides what is kept."""
+    rng = np.random.default_rng(4)
+    w, valid_w = rng.uniform(0, 3, len(table)), rng.uniform(0, 3, 50)
+    flow, seen = real_nvp(dtype="float64"), []
+
+    def watch(record):
+        if record["event"] == "step":
+            seen.append(record)
+        else:
+            with_kept.append(-np.average(flow.log_prob(table[:50]), weights=valid_w))
+
+    with_kept = []
+    history = flow.fit(table, valid=table[:50], sample_weight=w, valid_sample_weight=valid_w, epochs=2, batch_size=30,
+                       average=0.0, lr=0.0, warmup=0, callback=watch)
+    exact = -np.average(flow.log_prob(table), weights=w)
+    for record in history:  # the rate is zero
+        assert record["loss"] == pytest.approx(exact, rel=1e-10)
+    assert [r["valid_loss"] for r in history] == pytest.approx(with_kept, rel=1e-12)
+    scaled = w / w.mean()
+    order = np.random.default_rng([0, 0]).permutation(len(table))[:30]
+    assert seen[0]["loss"] == pytest.approx(-(scaled * flow.log_prob(table))[order].mean(), rel=1e-10)
+
+
+def test_validation_stops_by_weights(table, real_nvp):
+    """Rows far off that count for nothing do not decide."""
+    valid = np.concatenate([table[:40], table[40:80] + [300, 0, 0]])
+    history = [real_nvp(dtype="float64").fit(table, valid=rows, valid_sample_weight=w, epochs=3)
+               for rows, w in ((table[:40], None), (valid, np.repeat([2.0, 0.0], 40)))]
+    assert [r["valid_loss"] for r in history[0]] == pytest.approx([r["valid_loss"] for r in history[1]], rel=1e-12)
+
+
+def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
+    """Standardisation is that of rows by weight: of all rows, of as many as `init_batch` says, of few that count."""
+    w = np.random.default_rng(4).integers(0, 5, len(table)).astype(float)
+    for n, tolerance in ((200, 0.1), (100, 0.2)):
+        flow = real_nvp(dtype="float64")
+        flow.fit(table, sample_weight=w, steps=0, init_batch=n)
+        mean = flow.named_parameters()["preprocess.mean"].ravel()
+        wanted = np.average(table, axis=0, weights=w)
+        assert (np.abs(mean - wanted) < tolerance * table.std(0)).all()
+    few = np.zeros(len(table))
+    few[[5, 50, 77]] = [1, 2, 1]
+    flow = real_nvp(dtype="float64")
+    flow.fit(table, sample_weight=few, steps=0)
+    np.testing.assert_allclose(flow.named_parameters()["preprocess.mean"].ravel(),
+                               np.average(table, axis=0, weights=few), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 7, 100, 1000])
+def test_rows_in_proportion(n):
+    order = np.random.default_rng(0).permutation(100)
+    w = mean_one("test", np.random.default_rng(1).uniform(0, 2, 100) ** 3)
+    rows = in_proportion(order, w, n)
+    assert len(rows) == min(n, 100)
+    counts = np.bincount(rows, minlength=100)
+    chosen = set(order[:np.flatnonzero(np.isin(order, rows)).max() + 1])
+    for row in chosen:  # as often as its weight says, up to one
+        assert abs(counts[row] - w[row]) < 1 or row == order[len(chosen) - 1]
+    assert np.array_equal(in_proportion(order, np.ones(100), n), order[:n])
+    assert np.array_equal(in_proportion(order, None, n), order[:n])
+
+
+@pytest.mark.parametrize("stop", [12, 13, 17])
+def test_resume_is_exact(tmp_path, table, real_nvp, stop):
+    w = np.random.default_rng(4).uniform(0, 3, len(table))
+    settings = dict(valid=table[:40], sample_weight=w, valid_sample_weight=w[:40], batch_size=33, seed=3, accumulate=2)
+    whole, path = real_nvp(), tmp_path / "m.safetensors"
+    history = whole.fit(table, steps=30, **settings)
+    real_nvp().fit(table, steps=stop, checkpoint=path, **settings)
+    again = ef.load(path)
+    resumed = again.fit(table, steps=30, checkpoint=path, resume=True, **settings)
+    assert_same(again, whole)
+    assert [r["loss"] for r in resumed] == [r["loss"] for r in history]
+    for changed in ({"sample_weight": w + 1}, {"sample_weight": None}, {"valid_sample_weight": None}):
+        with pytest.raises(ef.ConfigError, match="expected the data that .* was trained on, got others"):
+            ef.load(path).fit(table, steps=40, checkpoint=path, resume=True, **{**settings, **changed})
+
+
+def test_batches_have_their_rows_weights():
+    """Those of a rank have its own, and the sum of all."""
+    x, w = np.arange(40.0).reshape(20, 2), np.arange(20.0)
+    whole, part = (Feed(x, None, w, dtype=np.dtype(np.float64), batch_size=8, batches=3, seed=0, mine=mine)
+                   for mine in (np.arange, lambda size: np.arange(2, 4)))
+    for position in range(3):
+        batch, own = whole.get(0, position), part.get(0, position)
+        assert np.array_equal(batch.weights, batch.x[:, 0] / 2) and batch.total == batch.weights.sum()
+        assert np.array_equal(own.weights, batch.weights[2:4]) and own.total == batch.total
+
+
+# Errors
+
+BAD = [(lambda w: w[:-1], ef.ShapeError, r"expected sample_weight of shape \(200,\), got \(199,\)"),
+       (lambda w: w[:, None], ef.ShapeError, r"of shape \(200,\), got \(200, 1\)"),
+       (lambda w: 2.0, ef.ShapeError, r"of shape \(200,\), got \(\)"),
+       (lambda w: w > 0, TypeError, "expected numbers for sample_weight, got dtype bool"),
+       (lambda w: w.astype(str), TypeError, "expected numbers for sample_weight, got dtype <U"),
+       (lambda w: w + 0j, TypeError, "expected numbers for sample_weight, got dtype complex128"),
+       (lambda w: "w", TypeError, "expected a numpy array"),
+       (lambda w: np.where(np.arange(200) == 3, np.nan, w), ef.NumericError,
+        "expected finite numbers in sample_weight, got nan for row 3"),
+       (lambda w: np.where(np.arange(200) == 3, np.inf, w), ef.NumericError, "got inf for row 3"),
+       (lambda w: np.where(np.arange(200) == 3, -1, w), ef.ConfigError,
+        "expected sample_weight >= 0, got -1 for row 3")]
+
+
+@pytest.mark.parametrize("spoil, error, text", BAD)
+def test_bad_weights(table, table_model, real_nvp, spoil, error, text):
+    w, before = spoil(np.ones(len(table))), values(table_model)
+    optimizer = ef.Adam(table_model)
+    with pytest.raises(error, match=r"\[loss_and_grad\] .*" + text):
+        table_model.loss_and_grad(table, sample_weight=w)
+    with pytest.raises(error, match=r"\[train_step\] .*" + text):
+        table_model.train_step(table, optimizer, sample_weight=w)
+    with pytest.raises(error, match=r"\[fit\] .*" + text):
+        table_model.fit(table, sample_weight=w)
+    with pytest.raises(error, match=r"\[fit valid\] .*" + text):
+        table_model.fit(table, valid=table, valid_sample_weight=w)
+    assert np.array_equal(values(table_model), before) and not table_model.grads.any()
+
+
+def test_weights_that_are_all_zero(table, table_model):
+    for more in ({"sample_weight": np.zeros(200)}, {"valid": table[:5], "valid_sample_weight": np.zeros(5)}):
+        with pytest.raises(ef.ConfigError, match="expected a sample_weight > 0, got [25]0{,2} zeros"):
+            table_model.fit(table, **more)
+    with pytest.raises(ef.ConfigError, match="expected valid data with .* or valid_sample_weight, got none"):
+        table_model.fit(table, valid_sample_weight=np.ones(5))
+
+
+def test_weights_of_any_size(table, real_nvp):
+    """Whose sum overflows, or whose squares vanish."""
+    flows = []
+    for size in (1.0, 1e307, 1e-300):
+        flows.append(real_nvp(dtype="float64"))
+        flows[-1].fit(table, steps=3, sample_weight=size * (np.arange(1, 201) % 16))
+    for flow in flows[1:]:
+        np.testing.assert_allclose(values(flow), values(flows[0]), rtol=1e-6, atol=1e-9)
+
+
+def test_a_loss_that_overflows(table, table_model):
+    before = values(table_model)
+    for call in (lambda w: table_model.loss_and_grad(table, sample_weight=w),
+                 lambda w: table_model.train_step(table, ef.Adam(table_model), sample_weight=w)):
+        with pytest.raises(ef.NumericError, match="expected finite"):
+            call(np.full(len(table), 1e308))
+        assert not table_model.grads.any() and np.array_equal(values(table_model), before)
