@@ -38,6 +38,7 @@ from evenflow.rows import data_mark, drawn_together
 from evenflow.score import log_prob_on_ranks
 from evenflow.settings import Settings
 from evenflow.train import Trainer, state_path
+from evenflow.weights import mean_one
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Source:
     columns: list[str] | None = None
     label: str | None = None
     context: list[str] | None = None
+    weight: str | None = None
     size: int | None = None
     crop: int | None = None
     pad: int | None = None
@@ -59,8 +61,8 @@ class Source:
 
     def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, context=self.context, size=self.size,
-                          crop=self.crop, pad=self.pad, named=self.named)
+        whole = data.load(self.path, columns=self.columns, label=self.label, context=self.context,
+                          weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, named=self.named)
         if whole.test is None:
             if self.valid == 0:
                 raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
@@ -77,20 +79,23 @@ class Selection:
     columns: Sequence[str] | None = None
     label: str | None = None
     context: Sequence[str] | None = None
+    weight: str | None = None
 
     @staticmethod
-    def of(columns: Sequence[str] | None, label: str | None, context: Sequence[str] | None) -> Selection | None:
+    def of(columns: Sequence[str] | None, label: str | None, context: Sequence[str] | None,
+           weight: str | None = None) -> Selection | None:
         """None where nothing is chosen."""
-        chosen = Selection(columns, label, context)
+        chosen = Selection(columns, label, context, weight)
         return None if chosen == Selection() else chosen
 
     def over(self, other: Selection | None) -> Selection:
-        """This one with what another one chooses; columns that it chooses leave no label of this one."""
+        """This one with what another one chooses; columns that it chooses leave no label or weight of this one."""
         if other is None:
             return self
-        label = other.label if other.columns is not None or other.label is not None else self.label
+        label, weight = (theirs if other.columns is not None or theirs is not None else own
+                         for own, theirs in ((self.label, other.label), (self.weight, other.weight)))
         return Selection(self.columns if other.columns is None else other.columns, label,
-                         self.context if other.context is None else other.context)
+                         self.context if other.context is None else other.context, weight)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ class Plan:
     def selection(self) -> Selection:
         """Of another table: what the model was trained on, by name where there are names."""
         columns, context = self.columns or self.source.columns, self.context or self.source.context
-        return Selection(columns, None if columns else self.source.label, context)
+        label, weight = (None, None) if columns else (self.source.label, self.source.weight)
+        return Selection(columns, label, context, weight)
 
     def load(self) -> tuple[Dataset, Dataset]:
         """Source.load, where the run began if the data are not here. ConfigError if they are others than then."""
@@ -142,8 +148,8 @@ class Plan:
         whole, part = source.load()
         given = "context" if self.model.get("context") else "labels" if self.classes else None
         dtype = np.dtype(self.model["dtype"])
-        marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given)),
-                 data_mark(dtype, *of_part(whole, "test", given)))
+        marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
+                           *(weight_of(part, which) for which in ("train", "test"))), test_mark(dtype, whole, given))
         # The first runs also marked labels that their model is not given.
         if any(mark is not None and not mark.startswith(now) for mark, now in zip((self.data, self.test), marks)):
             raise ConfigError("[data] expected the data that the run was trained on, got others: "
@@ -154,8 +160,8 @@ class Plan:
         """Of the flow, on the training and validation data."""
         (x, given), (valid, valid_given) = (of_part(part, which, conditions(flow)) for which in ("train", "test"))
         valid_given = {f"valid_{name}": value for name, value in flow._by_name(valid_given).items()}
-        return Trainer(flow, x, valid, **flow._by_name(given), **valid_given, settings=Settings(**self.training),
-                       ranks=ranks)
+        return Trainer(flow, x, valid, **flow._by_name(given), **valid_given, sample_weight=part.train_weight,
+                       valid_sample_weight=part.test_weight, settings=Settings(**self.training), ranks=ranks)
 
 
 def conditions(flow: Flow) -> str | None:
@@ -166,6 +172,16 @@ def conditions(flow: Flow) -> str | None:
 def of_part(part: Dataset, which: str, given: str | None) -> tuple[Any, Any]:
     """Samples of "train" or "test", and what their density is given; None for what there is not."""
     return getattr(part, which), None if given is None else getattr(part, f"{which}_{given}")
+
+
+def weight_of(part: Dataset, which: str) -> np.ndarray | None:
+    """What samples of "train" or "test" count for, of mean one. ConfigError where all count for nothing."""
+    return mean_one(f"data, {which}", getattr(part, f"{which}_weight"))
+
+
+def test_mark(dtype: np.dtype, whole: Dataset, given: str | None) -> str:
+    """`evenflow.rows.data_mark` of the test part."""
+    return data_mark(dtype, *of_part(whole, "test", given), weight_of(whole, "test"))
 
 
 def tested(flow: Flow, part: Dataset) -> tuple[Any, Any]:
@@ -416,24 +432,33 @@ def _of_living(path: str) -> bool:
 
 
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
-    """Mean negative log-likelihood of the test part (bits/dim for images), with its standard error, or None."""
+    """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
+    its standard error, or None.
+    """
     x, given = tested(flow, part)
+    weights = weight_of(part, "train" if part.test is None else "test")
     nll = -log_prob_on_ranks(flow, x, given, ranks)
-    error = _standard_error(nll, drawn_together(x))
-    result = {"n": len(nll), "nll_nats": float(nll.mean()), "nll_nats_error": error}
+    mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(x))
+    result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error}
     if flow.is_image:
         scale = flow.dims * np.log(2)
-        result.update(bits_per_dim=float(nll.mean() / scale),
+        result.update(bits_per_dim=float(mean / scale),
                       bits_per_dim_error=None if error is None else float(error / scale))
     return result
 
 
-def _standard_error(values: np.ndarray, group: int) -> float | None:
-    """Of the mean of values that were drawn by groups of neighbours (cluster sampling), or one by one. None: of one."""
-    sums = np.add.reduceat(values - values.mean(), np.arange(0, len(values), group))
-    if len(sums) == 1:
+def _standard_error(values: np.ndarray, weights: np.ndarray | None, group: int) -> float | None:
+    """Of the mean of values that were drawn by groups of neighbours (cluster sampling), or one by one. None: of one.
+
+    weights: of mean one. The mean is a ratio of two sums, whose error is that of its linear part.
+    """
+    starts = np.arange(0, len(values), group)
+    away = values - np.average(values, weights=weights)
+    sums = np.add.reduceat(away if weights is None else weights * away, starts)
+    count = len(starts) if weights is None else int(np.count_nonzero(np.add.reduceat(weights, starts)))
+    if count == 1:
         return None
-    return float(np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values))
+    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
 
 
 def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, Plan | None]:
@@ -456,7 +481,7 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
     """
     table = source is not None and source.lower().endswith(data.TABLES)
     if chosen is not None and not table:
-        raise ConfigError("[data] expected columns, label and context with a CSV or Parquet file only, "
+        raise ConfigError("[data] expected columns, label, context and weight with a CSV or Parquet file only, "
                           f"got {source or 'the data of a run'}")
     if source is not None:
         own = plan.selection() if plan is not None and table else Selection()

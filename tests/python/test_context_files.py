@@ -202,7 +202,7 @@ def test_what_is_given_has_to_fit(folder, tmp_path, capsys):
                    str(tmp_path / "n"), code=2)
     assert "[train] expected realnvp for data with a context, got nice" in error
     error = answer(capsys, "train", "digits", "--context", "y0", code=2)
-    assert "expected columns, label and context with a CSV or Parquet file only, got digits" in error
+    assert "expected columns, label, context and weight with a CSV or Parquet file only, got digits" in error
 
 
 def test_a_run_goes_on_and_repeats_itself(folder, tmp_path, capsys):

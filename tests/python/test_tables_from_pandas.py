@@ -242,7 +242,7 @@ def test_eval_of_a_table_with_text(tmp_path, capsys):
     assert printed[0] == printed[1] == printed[2]
     for options in (["--columns", "a"], [str(tmp_path / "x.npy"), "--label", "kind"]):
         assert main(["eval", run, *options]) == 2
-        assert "columns, label and context with a CSV or Parquet file only, got" in capsys.readouterr().err
+        assert "columns, label, context and weight with a CSV or Parquet file only, got" in capsys.readouterr().err
 
 
 def test_score_chooses_columns_of_parquet(frame, to_parquet, tmp_path):

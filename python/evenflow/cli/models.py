@@ -17,7 +17,7 @@ from evenflow.runs import Plan, Selection, evaluate, held_out, open_model, teste
 
 def evaluate_command(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    result = evaluate(flow, _part(args, plan))
+    result = evaluate(flow, _part(args, plan, args.weight))
     report(args, result, f"{quality(result)} on {result['n']} samples")
     return 0
 
@@ -70,8 +70,8 @@ def verify(args: argparse.Namespace) -> int:
     return 0 if found.ok else 1
 
 
-def _part(args: argparse.Namespace, plan: Plan | None) -> Dataset:
-    return held_out(plan, args.data, args.size, chosen=Selection.of(args.columns, args.label, args.context))
+def _part(args: argparse.Namespace, plan: Plan | None, weight: str | None = None) -> Dataset:
+    return held_out(plan, args.data, args.size, chosen=Selection.of(args.columns, args.label, args.context, weight))
 
 
 def _table_arguments(sub: argparse.ArgumentParser) -> None:
@@ -84,6 +84,7 @@ def add_commands(commands: Any) -> None:
                   "evenflow eval runs/digits --json")
     model_and_data(sub)
     _table_arguments(sub)
+    sub.add_argument("--weight", metavar="NAME", help="CSV, Parquet: column of what rows count for in the mean")
     sub = command(commands, "sample", sample, "Draw samples.",
                   "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
     model_argument(sub)

@@ -100,6 +100,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
              Option("label", str, "tables: column of classes", metavar="NAME"),
              Option("context", str, "tables: columns that the density of the others is given", many=True,
                     metavar="NAME"),
+             Option("weight", str, "tables: column of what rows count for", metavar="NAME"),
              Option("size", int, "folder of images: resize to SIZE x SIZE"),
              Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
              Option("pad", int, "images: in the middle of a black square of PAD x PAD"),

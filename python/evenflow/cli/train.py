@@ -22,8 +22,7 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
-from evenflow.rows import data_mark
-from evenflow.runs import Plan, Run, Source, conditions, inside, of_part
+from evenflow.runs import Plan, Run, Source, conditions, inside, test_mark
 from evenflow.settings import Settings
 from evenflow.train import Trainer
 
@@ -53,8 +52,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         _require_same(run, values)
         return _continue(run, args, values, ranks)
     source = Source(values["data"], values.get("columns"), values.get("label"), values.get("context"),
-                    values.get("size"), values.get("crop"), values.get("pad"), values.get("valid", 0.1),
-                    values.get("seed", 0), named=not os.path.exists(values["data"]))
+                    values.get("weight"), values.get("size"), values.get("crop"), values.get("pad"),
+                    values.get("valid", 0.1), values.get("seed", 0), named=not os.path.exists(values["data"]))
     for folder in (run.folder, run.sample_folder):
         if is_pictures(source.path) and inside(folder, source.path):
             raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
@@ -77,7 +76,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
                 *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=data_mark(flow.dtype, *of_part(whole, "test", conditions(flow))))
+                               test=test_mark(flow.dtype, whole, conditions(flow)))
     text = _config_file(plan, values, args.command)
     with run.alone(ranks):
         run.start(plan, trainer, text, args.command, args.force)

@@ -35,18 +35,19 @@ TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         context: Sequence[str] | None = None, size: int | None = None, crop: int | None = None,
-         pad: int | None = None, named: bool = False) -> Dataset:
+         context: Sequence[str] | None = None, weight: str | None = None, size: int | None = None,
+         crop: int | None = None, pad: int | None = None, named: bool = False) -> Dataset:
     """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
     two-moons, rings, checkerboard     10,000 + 2,000 points in the plane
     mnist, fashion-mnist, cifar10, cifar100, svhn     downloaded once (see `download`), with labels
-    *.npz                 train (and test), or x; with train_labels, test_labels or labels, and train_context,
-                          test_context or context, where present
+    *.npz                 train (and test), or x; with train_labels, test_labels or labels, train_context,
+                          test_context or context, and train_weight, test_weight or weight, where present
     *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
     *.csv, *.tsv, also .gz    a table; `columns` selects and orders columns, `label` names the column of classes,
-                          `context` the columns that the density of the others is given
+                          `context` the columns that the density of the others is given, `weight` the
+                          column of what rows count for
     *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file
     *.tar.gz              CIFAR-10 or CIFAR-100, binary or Python version
@@ -61,14 +62,15 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     """
     path = file_name("data", source)
     exists = not flag("data", "named", named) and os.path.exists(path)
-    if any(chosen is not None for chosen in (columns, label, context)) and not path.lower().endswith(TABLES):
-        raise ConfigError(f"[data] expected columns, label and context with a CSV or Parquet file only, got {path}")
+    if any(chosen is not None for chosen in (columns, label, context, weight)) and not path.lower().endswith(TABLES):
+        raise ConfigError("[data] expected columns, label, context and weight with a CSV or Parquet file only, "
+                          f"got {path}")
     if exists and os.path.isdir(path):
         found = _load_folder(path, size, crop)
     elif size is not None or crop is not None:
         raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
     else:
-        found = _load_file(path, columns, label, context) if exists else _load_name(path)
+        found = _load_file(path, columns, label, context, weight) if exists else _load_name(path)
     return found if pad is None else found.padded(pad)
 
 
@@ -113,12 +115,12 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
 
 
 def _load_file(path: str, columns: Sequence[str] | None, label: str | None,
-               context: Sequence[str] | None) -> Dataset:
+               context: Sequence[str] | None, weight: str | None) -> Dataset:
     ending = path.lower()
     if ending.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-        return read_csv(path, columns=columns, label=label, context=context)
+        return read_csv(path, columns=columns, label=label, context=context, weight=weight)
     if ending.endswith(".parquet"):
-        return read_parquet(path, columns=columns, label=label, context=context)
+        return read_parquet(path, columns=columns, label=label, context=context, weight=weight)
     for suffix, read in ((".npy", read_npy), (".npz", read_npz), (".tar.gz", read_cifar),
                          (".mat", read_svhn)):
         if ending.endswith(suffix):

@@ -53,12 +53,15 @@ class Dataset:
     test_context: np.ndarray | None = None
     context: list[str] = field(default_factory=list)
     """Names of the context's columns, where the file has them."""
+    train_weight: np.ndarray | None = None
+    """(N,) float64, finite and >= 0, what samples count for; None: all alike."""
+    test_weight: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """Shapes and types: Dataset(image, train (1500, 8, 8, 1) uint8, ..., 10 classes)."""
         shown = [self.kind]
         for name in ("train", "test", "train_labels", "test_labels", "train_attributes", "test_attributes",
-                     "train_context", "test_context"):
+                     "train_context", "test_context", "train_weight", "test_weight"):
             x = getattr(self, name)
             if x is not None:
                 shown.append(f"{name} {tuple(x.shape)} {x.dtype}")
@@ -83,15 +86,18 @@ class Dataset:
         def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
             return (None, None) if y is None else (y[train[:]], y[test[:]])
 
-        labels, context, attributes = map(both, (self.train_labels, self.train_context, self.train_attributes))
+        labels, context, attributes, weight = map(both, (self.train_labels, self.train_context,
+                                                         self.train_attributes, self.train_weight))
         return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test),
                                    train_labels=labels[0], test_labels=labels[1],
                                    train_context=context[0], test_context=context[1],
-                                   train_attributes=attributes[0], test_attributes=attributes[1])
+                                   train_attributes=attributes[0], test_attributes=attributes[1],
+                                   train_weight=weight[0], test_weight=weight[1])
 
     def without_test(self) -> Dataset:
         """This data set with its training data alone."""
-        return dataclasses.replace(self, test=None, test_labels=None, test_context=None, test_attributes=None)
+        return dataclasses.replace(self, test=None, test_labels=None, test_context=None, test_attributes=None,
+                                   test_weight=None)
 
     def padded(self, size: int) -> Dataset:
         """Images in the middle of a black square of size x size, as Glow's authors have MNIST; they also copy its
@@ -117,7 +123,8 @@ class Dataset:
     def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
                    test: np.ndarray | Rows | None = None, train_labels: np.ndarray | None = None,
                    test_labels: np.ndarray | None = None, train_context: np.ndarray | None = None,
-                   test_context: np.ndarray | None = None) -> Dataset:
+                   test_context: np.ndarray | None = None, train_weight: np.ndarray | None = None,
+                   test_weight: np.ndarray | None = None) -> Dataset:
         """Decides the kind, checks that the parts agree. IoError names the file.
 
         Whole numbers (N, D) other than uint8 become a table of float64.
@@ -137,8 +144,11 @@ class Dataset:
         if test is not None and width(train_context) != width(test_context):
             raise IoError(f"[data] {path}: expected as many numbers of context for the test data as for the training "
                           f"data, got {width(test_context)} and {width(train_context)}")
+        if test is not None and (train_weight is None) != (test_weight is None):
+            raise IoError(f"[data] {path}: expected weights of both parts or of none, got those of one")
         return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)],
-                       train_context=train_context, test_context=test_context)
+                       train_context=train_context, test_context=test_context,
+                       train_weight=_weight(path, train_weight, train), test_weight=_weight(path, test_weight, test))
 
 
 def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -202,6 +212,22 @@ def _context(path: Any, c: Any, x: Any) -> np.ndarray | None:
         raise NumericError(f"[data] {path}: expected finite values, got {numbers[row, column]} in row {row}, "
                            f"column {column} of the context")
     return numbers
+
+
+def _weight(path: Any, w: Any, x: Any) -> np.ndarray | None:
+    if w is None or x is None:
+        return None
+    w = np.asarray(w)
+    if w.dtype.kind not in "iuf" or w.shape != (len(x),):
+        raise IoError(f"[data] {path}: expected numbers ({len(x)},) as weight, got {w.dtype} {w.shape}")
+    return checked_weight(path, w.astype(np.float64))
+
+
+def checked_weight(path: Any, w: np.ndarray) -> np.ndarray:
+    """What samples of a file count for (N,). IoError for what is negative or not finite, by its row from 0."""
+    for row in np.flatnonzero(~((w >= 0) & (w < np.inf)))[:1]:
+        raise IoError(f"[data] {path}: expected finite weights >= 0, got {w[row]:g} in row {row}")
+    return w
 
 
 def width(c: np.ndarray | None) -> int:

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def read_npy(path: str | os.PathLike[str]) -> Dataset:
 
 def read_npz(path: str | os.PathLike[str]) -> Dataset:
     """Arrays train (and test), or x; labels in train_labels and test_labels, or labels; numbers (N, C) or (N,) that
-    the samples' density is given in train_context and test_context, or context. IoError.
+    the samples' density is given in train_context and test_context, or context; what samples count for (N,) in
+    train_weight and test_weight, or weight. IoError.
 
     An array `data` (N, 3 S S) holds images in planes, with labels counted from 1, as in the files of
     down-sampled ImageNet (Chrabaszcz, Loshchilov, Hutter 2017). An array of more than 256 MiB stays in its
@@ -70,8 +72,8 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: _member(path, file, name) for name in ("train", "x", "data", "test")
                       if name in file.files}
-            given = {name: file[name] for name in ("labels", "train_labels", "test_labels", "context", "train_context",
-                                                   "test_context") if name in file.files}
+            given = {f"{part}{name}": file[f"{part}{name}"] for name in ("labels", "context", "weight")
+                     for part in ("", "train_", "test_") if f"{part}{name}" in file.files}
             names = ", ".join(file.files) or "none"
     except BROKEN as error:
         if isinstance(error, IoError):
@@ -84,7 +86,8 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     if name == "data" and train.ndim == 2:
         train, train_labels = _images_in_planes(path, train, train_labels)
     return Dataset.from_array(path, train, arrays.get("test"), train_labels, given.get("test_labels"),
-                              given.get("train_context", given.get("context")), given.get("test_context"))
+                              given.get("train_context", given.get("context")), given.get("test_context"),
+                              given.get("train_weight", given.get("weight")), given.get("test_weight"))
 
 
 def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
@@ -100,13 +103,13 @@ def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
     if not train:
         raise IoError(f"[data] {path}: expected .npz files of training data, "
                       f"got {', '.join(names) or 'none'}")
-    x, y, c = _joined(path, train)
-    test, test_y, test_c = _joined(path, held_out) if held_out else (None, None, None)
-    return Dataset.from_array(path, x, test, y, test_y, c, test_c)
+    x, y, c, w = _joined(path, train)
+    test, test_y, test_c, test_w = _joined(path, held_out) if held_out else (None, None, None, None)
+    return Dataset.from_array(path, x, test, y, test_y, c, test_c, w, test_w)
 
 
-def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, np.ndarray | None, np.ndarray | None]:
-    """(x, labels, context) of files with one part each."""
+def _joined(folder: str, names: list[str]) -> tuple[Any, Any, Any, Any]:
+    """(x, labels, context, weights) of files with one part each."""
     files = [os.path.join(folder, name) for name in names]
     parts = [read_npz(file) for file in files]
     first = parts[0]
@@ -117,16 +120,17 @@ def _joined(folder: str, names: list[str]) -> tuple[np.ndarray | Rows, np.ndarra
             raise IoError(f"[data] {file}: expected {first.train.dtype} samples {first.shape} like "
                           f"{files[0]}, got {part.train.dtype} {part.shape}")
         for what, own, theirs in (("labels", part.train_labels, first.train_labels),
-                                  ("a context", part.train_context, first.train_context)):
+                                  ("a context", part.train_context, first.train_context),
+                                  ("weights", part.train_weight, first.train_weight)):
             if (own is None) != (theirs is None):
                 raise IoError(f"[data] {file}: expected {what} in all files or in none, got both")
         if width(part.train_context) != width(first.train_context):
             raise IoError(f"[data] {file}: expected {width(first.train_context)} numbers of context like {files[0]}, "
                           f"got {width(part.train_context)}")
     x: np.ndarray | Rows = Joined([part.train for part in parts])
-    y, c = (None if getattr(first, given) is None else np.concatenate([getattr(part, given) for part in parts])
-            for given in ("train_labels", "train_context"))
-    return (x if x.nbytes > RESIDENT_BYTES else x[:]), y, c
+    y, c, w = (None if getattr(first, given) is None else np.concatenate([getattr(part, given) for part in parts])
+               for given in ("train_labels", "train_context", "train_weight"))
+    return (x if x.nbytes > RESIDENT_BYTES else x[:]), y, c, w
 
 
 def _images_in_planes(path: str | os.PathLike[str], x: np.ndarray | Rows,

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, checked_weight
 from evenflow.data.table import choose, number_classes
 from evenflow.errors import IoError
 from evenflow.extras import need
 
 
 def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                 label: str | None = None, context: Sequence[str] | None = None) -> Dataset:
-    """A table of numbers, float64; columns, label and context as in `read_csv`. Only the chosen columns are read.
+                 label: str | None = None, context: Sequence[str] | None = None, weight: str | None = None) -> Dataset:
+    """A table of numbers, float64; columns, label, context and weight as in `read_csv`. Only the chosen columns are
+    read.
 
     The index of a pandas frame, which the file holds as columns too, is left out unless it is chosen by name.
     Whole numbers beyond 2^53 are rounded.
@@ -38,8 +39,8 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     if len(set(names)) != len(names):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
     if columns is None:
-        columns = [name for name in names if name not in (label, *index, *(context or ()))]
-    chosen = choose(path, names, columns, label, context)
+        columns = [name for name in names if name not in (label, weight, *index, *(context or ()))]
+    chosen = choose(path, names, columns, label, context, weight)
     wanted = [*chosen, *([] if label is None or label in chosen else [label])]
     try:
         table = parquet.read_table(path, columns=wanted)
@@ -51,10 +52,12 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     x = np.empty((table.num_rows, len(chosen)))
     for j, name in enumerate(chosen):
         x[:, j] = _numbers(path, name, table.column(name))
-    count = len(chosen) - len(context or ())
+    count, rest = len(chosen) - len(context or ()) - (weight is not None), len(chosen) - (weight is not None)
     parts: dict[str, Any] = {"columns": chosen[:count]}
     if context:
-        parts.update(train_context=x[:, count:], context=chosen[count:])
+        parts.update(train_context=x[:, count:rest], context=chosen[count:rest])
+    if weight is not None:
+        parts["train_weight"] = checked_weight(path, x[:, rest].copy())
     if cells is not None:
         if None in cells:
             raise IoError(f"[data] {path}: expected a class in row {cells.index(None)}, column {label!r}, "

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, checked_weight
 from evenflow.errors import ConfigError, IoError
 
 DELIMITERS = ",;\t"
@@ -28,24 +28,27 @@ NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
 
 
 def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-             label: str | None = None, context: Sequence[str] | None = None) -> Dataset:
+             label: str | None = None, context: Sequence[str] | None = None, weight: str | None = None) -> Dataset:
     """A table of numbers, float64, separated by comma, semicolon or tab; .gz too.
 
     The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
     names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ...
-    columns: which to take, in this order; by default all but the label and the context. label: column of classes,
-    any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as sorted
-    text. context: columns of numbers that the density of the others is given, in this order.
-    IoError gives line and column of a cell that is not a finite number, or of a class that is empty, and
-    the first column without a name in a header, unless columns are chosen; ConfigError for a column chosen
-    twice, or an unknown one, with the known ones.
+    columns: which to take, in this order; by default all but the label, the context and the weight. label: column of
+    classes, any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as
+    sorted text. context: columns of numbers that the density of the others is given, in this order. weight: column of
+    what rows count for, numbers >= 0.
+    IoError gives line and column of a cell that is not a finite number, or of a class that is empty, the row (from 0)
+    of a negative weight, and the first column without a name in a header, unless columns are chosen; ConfigError for a
+    column chosen twice, or an unknown one, with the known ones.
     """
-    blocks = list(read_csv_blocks(path, columns=columns, label=label, context=context))
+    blocks = list(read_csv_blocks(path, columns=columns, label=label, context=context, weight=weight))
     parts: dict[str, Any] = {"columns": blocks[0].columns}
     if label is not None:
         parts["train_labels"], parts["classes"] = number_classes([cell for block in blocks for cell in block.labels])
     if blocks[0].context is not None:
         parts.update(train_context=np.concatenate([block.context for block in blocks]), context=list(context or ()))
+    if weight is not None:
+        parts["train_weight"] = checked_weight(path, np.concatenate([block.weight for block in blocks]))
     return Dataset(np.concatenate([block.numbers for block in blocks]), kind="table", **parts)
 
 
@@ -58,12 +61,15 @@ class Block:
     """(n, D) float64."""
     context: np.ndarray | None
     """(n, C) float64, where columns are chosen for it."""
+    weight: np.ndarray | None
+    """(n,) float64, where a column is chosen for it."""
     labels: list[str]
     """Their classes, n or none."""
 
 
 def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                    label: str | None = None, context: Sequence[str] | None = None) -> Iterator[Block]:
+                    label: str | None = None, context: Sequence[str] | None = None,
+                    weight: str | None = None) -> Iterator[Block]:
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
     path = file_name("data", path)
     try:
@@ -72,9 +78,11 @@ def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | No
             first = file.readline()
             file.seek(0)
             delimiter = "\t" if path.lower().endswith(TABS) else max(DELIMITERS, key=first.count)
-            for names, table, labels in _tables(path, file, delimiter, columns, label, context):
-                count = len(names) - len(context or ())
-                yield Block(names[:count], table[:, :count], table[:, count:] if context else None, labels)
+            for names, table, labels in _tables(path, file, delimiter, columns, label, context, weight):
+                rest = len(names) - (weight is not None)
+                count = rest - len(context or ())
+                yield Block(names[:count], table[:, :count], table[:, count:rest] if context else None,
+                            None if weight is None else table[:, rest], labels)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         if isinstance(error, IoError):
             raise
@@ -96,20 +104,25 @@ def _is_default_header(cells: list[str]) -> bool:
 
 
 def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None,
-           context: Sequence[str] | None) -> list[str]:
-    """The columns to take out of `names`, those of the context last. ConfigError for one unknown or given twice."""
+           context: Sequence[str] | None, weight: str | None) -> list[str]:
+    """The columns to take out of `names`, those of the context after the others, and then the weight's. ConfigError for
+    one unknown or given twice.
+    """
     for what, some in (("columns", columns), ("context", context)):
         if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
             raise TypeError(f"[data] expected a sequence of names for {what}, got {some!r}")
     given = [str(c) for c in context or ()]
-    density = [str(c) for c in columns] if columns is not None else [n for n in names if n not in (label, *given)]
-    chosen = density + given
+    others = (label, weight, *given)
+    density = [str(c) for c in columns] if columns is not None else [n for n in names if n not in others]
+    chosen = density + given + ([] if weight is None else [weight])
     for name in [*chosen, *([] if label is None else [label])]:
         if name not in names:
             raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
     for name in given:
         if name in density:
             raise ConfigError(f"[data] {path}: expected other columns than those of the context, got {name!r}")
+    if weight is not None and (weight in density or weight in given or weight == label):
+        raise ConfigError(f"[data] {path}: expected another column than that of the weights, got {weight!r}")
     if len(set(chosen)) < len(chosen):  # equal columns have no density
         twice = max(chosen, key=chosen.count)
         raise ConfigError(f"[data] {path}: expected different columns, got {twice!r} twice")
@@ -138,8 +151,9 @@ def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | None, label: str | None,
-            context: Sequence[str] | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
-    """(the chosen names, their numbers (n, D + C), the classes or none) of consecutive rows."""
+            context: Sequence[str] | None,
+            weight: str | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
+    """(the chosen names, their numbers (n, D + C + 1 or 0), the classes or none) of consecutive rows."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     head = next((row for row in reader if row), None)
     if head is None:
@@ -154,7 +168,7 @@ def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | No
     named = [name for name in names if name]
     if len(set(named)) != len(named):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
-    chosen = choose(path, names, columns, label, context)
+    chosen = choose(path, names, columns, label, context, weight)
     step, found = max(1, BLOCK_CELLS // len(names)), False
     while lines := _lines(file, step):
         block = _plain_rows(lines, delimiter, names, chosen, label)

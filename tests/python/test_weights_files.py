@@ -1,0 +1,217 @@
+"""Weights of rows from files and on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.cli import main
+from evenflow.runs import evaluate
+from evenflow.stream import read_rows
+
+
+def heaps(n=600):
+    """(n, 2) in two heaps, and weights of 0.5 and 1.5."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, n)
+    return rng.standard_normal((n, 2)) + 6.0 * side[:, None], 0.5 + side + 1e-3 * rng.uniform(size=n)
+
+
+X, W = heaps()
+
+
+def write_csv(path, header="a,b,w", weights=W):
+    np.savetxt(path, np.column_stack([X, weights]), delimiter=",", header=header, comments="", fmt="%.17g")
+    return str(path)
+
+
+def answer(capsys, *args, code=0):
+    """What a command prints: JSON, or the error."""
+    capsys.readouterr()
+    assert main([*map(str, args), *(["--json"] if code == 0 else [])]) == code
+    printed = capsys.readouterr()
+    return json.loads(printed.out) if code == 0 else printed.err
+
+
+SMALL = ("--hidden", "16", "--couplings", "4", "--epochs", "4", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table with weights between its columns, one without, and a run on the former."""
+    folder = tmp_path_factory.mktemp("weights")
+    np.savetxt(folder / "t.csv", np.column_stack([X[:, 0], W, X[:, 1]]), delimiter=",", header="a,w,b", comments="",
+               fmt="%.17g")
+    np.savetxt(folder / "plain.csv", X, delimiter=",", header="a,b", comments="", fmt="%.17g")
+    assert main(["train", str(folder / "t.csv"), "--weight", "w", *SMALL, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+# Data
+
+def test_readers_split_a_table(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    path = write_csv(tmp_path / "t.csv", "b,c,w")
+    pandas.read_csv(path).to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        data = ef.data.load(tmp_path / name, weight="w")
+        assert data.columns == ["b", "c"] and np.array_equal(data.train, X) and np.array_equal(data.train_weight, W)
+        given = ef.data.load(tmp_path / name, columns=["c"], context=["b"], weight="w")
+        assert np.array_equal(given.train, X[:, 1:]) and np.array_equal(given.train_context, X[:, :1])
+        assert np.array_equal(given.train_weight, W) and given.context == ["b"]
+        parts = data.split(0.25, seed=3)
+        for x, w in ((parts.train, parts.train_weight), (parts.test, parts.test_weight)):
+            assert np.array_equal(w, W[[int(np.flatnonzero(X[:, 0] == value)[0]) for value in x[:, 0]]])
+        assert "train_weight (600,)" in repr(data) and parts.without_test().test_weight is None
+    assert "weight" not in repr(ef.data.load(path)) and ef.data.load(path).columns == ["b", "c", "w"]
+
+
+def test_arrays_of_numpy_files(tmp_path):
+    np.savez(tmp_path / "one.npz", x=X, weight=W)
+    np.savez(tmp_path / "two.npz", train=X[:500], test=X[500:], train_weight=W[:500], test_weight=W[500:] > 1)
+    assert np.array_equal(ef.data.load(tmp_path / "one.npz").train_weight, W)
+    with pytest.raises(ef.IoError, match=r"two.npz: expected numbers \(100,\) as weight, got bool \(100,\)"):
+        ef.data.load(tmp_path / "two.npz")
+    np.savez(tmp_path / "two.npz", train=X[:500], test=X[500:], train_weight=W[:500])
+    with pytest.raises(ef.IoError, match="expected weights of both parts or of none, got those of one"):
+        ef.data.load(tmp_path / "two.npz")
+    images = np.zeros((5, 4, 4), np.uint8)
+    np.savez(tmp_path / "two.npz", train=images, test=images[:2], weight=np.arange(5), test_weight=np.ones(2))
+    two = ef.data.load(tmp_path / "two.npz", pad=6)
+    assert two.train_weight.tolist() == [0, 1, 2, 3, 4] and two.test_weight.tolist() == [1, 1]
+    (tmp_path / "many").mkdir()
+    for i in (0, 1):
+        np.savez(tmp_path / "many" / f"train{i}.npz", x=X[i::2], weight=W[i::2])
+    assert np.array_equal(ef.data.load(tmp_path / "many").train_weight, np.concatenate([W[0::2], W[1::2]]))
+    np.savez(tmp_path / "many" / "train1.npz", x=X)
+    with pytest.raises(ef.IoError, match="expected weights in all files or in none, got both"):
+        ef.data.load(tmp_path / "many")
+
+
+def test_bad_weights(tmp_path):
+    for value, text in ((-1, "got -1 in row 7"), (np.nan, "got nan in row 7"), (np.inf, "got inf in row 7")):
+        bad = W.copy()
+        bad[7] = value
+        np.savez(tmp_path / "t.npz", x=X, weight=bad)
+        with pytest.raises(ef.IoError, match=f"t.npz: expected finite weights >= 0, {text}"):
+            ef.data.load(tmp_path / "t.npz")
+    bad[7] = -1
+    with pytest.raises(ef.IoError, match="t.csv: expected finite weights >= 0, got -1 in row 7"):
+        ef.data.load(write_csv(tmp_path / "t.csv", weights=bad), weight="w")
+    np.savez(tmp_path / "t.npz", x=X, weight=W[:5])
+    with pytest.raises(ef.IoError, match=r"expected numbers \(600,\) as weight, got float64 \(5,\)"):
+        ef.data.load(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("chosen, text", [
+    ({"weight": "v"}, "expected a column out of a, b, w, got 'v'"),
+    ({"weight": "w", "columns": ["a", "w"]}, "expected another column than that of the weights, got 'w'"),
+    ({"weight": "w", "context": ["w"]}, "expected another column than that of the weights, got 'w'"),
+    ({"weight": "w", "label": "w"}, "expected another column than that of the weights, got 'w'")])
+def test_bad_choices_of_columns(tmp_path, chosen, text):
+    with pytest.raises(ef.ConfigError, match=text):
+        ef.data.load(write_csv(tmp_path / "t.csv"), **chosen)
+
+
+# The command line
+
+def test_a_run_is_that_of_fit(folder, capsys):
+    """Its held-out number is the weighted mean of the same model on the same rows, with the error of a ratio."""
+    flow = ef.load(folder / "run" / "model.safetensors")
+    whole = ef.data.load(folder / "t.csv", weight="w").split(0.1, 0)
+    nll, w = -flow.log_prob(whole.test), whole.test_weight
+    mean = np.average(nll, weights=w)
+    error = np.sqrt(60 / 59 * ((w * (nll - mean))**2).sum()) / w.sum()
+    end = json.loads((folder / "run" / "log.jsonl").read_text().splitlines()[-1])
+    for found in (end, answer(capsys, "eval", folder / "run")):
+        assert found["nll_nats"] == pytest.approx(mean, rel=1e-10) and found["n"] == 60
+        assert found["nll_nats_error"] == pytest.approx(error, rel=1e-10)
+    assert abs(nll.mean() - mean) > 1e-3
+
+
+def test_a_configuration_repeats_the_run(folder, capsys, tmp_path):
+    answer(capsys, "train", "--config", folder / "run" / "config.toml", "--out", tmp_path / "again", "--quiet")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        folder / "run" / "model.safetensors").read_bytes()
+    assert 'weight = "w"' in (tmp_path / "again" / "config.toml").read_text()
+    answer(capsys, "train", folder / "t.csv", "--columns", "a", "b", *SMALL, "--out", tmp_path / "plain")
+    assert (tmp_path / "plain" / "model.safetensors").read_bytes() != (
+        folder / "run" / "model.safetensors").read_bytes()
+
+
+def test_resume(folder, capsys, tmp_path):
+    """Two epochs and two more are four; and other weights are other data."""
+    table = tmp_path / "t.csv"
+    table.write_bytes((folder / "t.csv").read_bytes())
+    small = [*SMALL[:4], "--quiet", "--average", "0"]
+    answer(capsys, "train", table, "--weight", "w", *small, "--epochs", "4", "--out", tmp_path / "four")
+    answer(capsys, "train", table, "--weight", "w", *small, "--epochs", "2", "--out", tmp_path / "two")
+    answer(capsys, "resume", tmp_path / "two", "--epochs", "4", "--quiet")
+    assert np.array_equal(*(ef.load(tmp_path / name / "model.safetensors").params for name in ("two", "four")))
+    error = answer(capsys, "train", table, "--weight", "b", *small, "--resume", "--out", tmp_path / "two", code=2)
+    assert "with --resume, got weight = 'b' instead of 'w'" in error
+    rows = np.loadtxt(table, delimiter=",", skiprows=1)
+    rows[:, 1] += 1
+    np.savetxt(table, rows, delimiter=",", header="a,w,b", comments="", fmt="%.17g")
+    assert "expected the data that the run was trained on" in answer(capsys, "resume", tmp_path / "two", code=2)
+
+
+def test_other_tables(folder, capsys, tmp_path):
+    """Are read without weights, unless a column is named: by the names of the run's columns, in any order."""
+    flow = ef.load(folder / "run" / "model.safetensors")
+    nll = -flow.log_prob(X)
+    for name in ("t.csv", "plain.csv"):
+        found = answer(capsys, "eval", folder / "run", folder / name)
+        assert found["nll_nats"] == pytest.approx(nll.mean(), rel=1e-10)
+        answer(capsys, "score", folder / "run", folder / name, "--out", tmp_path / "s.npy")
+        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), -nll)
+        assert answer(capsys, "verify", folder / "run", folder / name)["ok"]
+    found = answer(capsys, "eval", folder / "run", folder / "t.csv", "--weight", "w")
+    assert found["nll_nats"] == pytest.approx(np.average(nll, weights=W), rel=1e-10)
+    np.savez(tmp_path / "t.npz", x=X, weight=W)
+    assert answer(capsys, "eval", folder / "run", tmp_path / "t.npz") == found
+    error = answer(capsys, "eval", folder / "run", folder / "plain.csv", "--weight", "w", code=2)
+    assert "expected a column out of a, b, got 'w'" in error
+    for data in ([], [tmp_path / "t.npz"]):
+        error = answer(capsys, "eval", folder / "run", *data, "--weight", "w", code=2)
+        assert "expected columns, label, context and weight with a CSV or Parquet file only" in error
+
+
+def test_columns_without_names(capsys, tmp_path):
+    """That of the weights is left out of the data by every command."""
+    path = tmp_path / "t.csv"
+    np.savetxt(path, np.column_stack([X[:, 0], W, X[:, 1]]), delimiter=",", fmt="%.17g")
+    answer(capsys, "train", path, "--weight", "1", *SMALL, "--out", tmp_path / "run")
+    flow = ef.load(tmp_path / "run" / "model.safetensors")
+    assert flow.dims == 2
+    found = answer(capsys, "eval", tmp_path / "run", path)
+    assert found["nll_nats"] == pytest.approx(-np.average(flow.log_prob(X), weights=W), rel=1e-10)
+    answer(capsys, "score", tmp_path / "run", path, "--out", tmp_path / "s.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), flow.log_prob(X))
+    answer(capsys, "encode", tmp_path / "run", path, "--out", tmp_path / "z.npy")
+    assert np.load(tmp_path / "z.npy").shape == (600, 2)
+    assert all(x.shape[1] == 2 and given is None for x, given in read_rows(path, columns=["0", "2"]))
+
+
+def test_parts_that_count_for_nothing(capsys, tmp_path):
+    np.savez(tmp_path / "t.npz", train=X, test=X[:50], train_weight=W, test_weight=np.zeros(50))
+    error = answer(capsys, "train", tmp_path / "t.npz", *SMALL, "--out", tmp_path / "run", code=2)
+    assert "[data, test] expected a sample_weight > 0, got 50 zeros" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_error_of_a_weighted_mean():
+    """Equal weights are none; a row that counts alone has no error, and one that counts for nothing is not there."""
+    flow = ef.RealNVP(2, couplings=2, hidden=(8,), dtype="float64")
+    flow.init(X)
+
+    def found(x, w):
+        result = evaluate(flow, ef.data.Dataset(x, train_weight=w))
+        return result["nll_nats"], result["nll_nats_error"]
+
+    assert found(X, None) == found(X, np.full(600, 0.3))
+    assert found(X[:3], np.array([0.0, 2.0, 0.0]))[1] is None
+    gone = np.concatenate([W[:300], np.zeros(300)])
+    assert found(X, gone) == pytest.approx(found(X[:300], W[:300]), rel=1e-12)
