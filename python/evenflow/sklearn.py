@@ -16,6 +16,7 @@ from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, RealNVP
+from evenflow.weights import check_weights, mean_one
 
 _version = need("evenflow.sklearn", "sklearn", "scikit-learn", "sklearn").__version__
 from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, clone  # noqa: E402
@@ -49,8 +50,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs
     run), n_features_in_, and feature_names_in_ for data with names of columns.
 
-    There are no sample weights: fit takes none, and a scikit-learn tool that passes sample_weight gets a
-    TypeError. Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
+    Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
     `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold, or fewer than 2 rows left
     to train on; NumericError for a training that fails.
     """
@@ -73,22 +73,30 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.threads = threads
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> FlowDensity:
-        """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
+        """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored.
+
+        sample_weight: what rows count for, in training and on the held-out part, finite numbers (n_samples,) >= 0; rows
+        of weight 0 are left out.
+        """
         arrays.refuse_masked("FlowDensity", X)
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         flow = self._model(rows.shape[1], seed)
         _check_range(rows, flow.dtype)  # before the rows change places, so that it names X's own
-        order = np.random.default_rng(seed).permutation(len(rows))
-        held_out = int(fraction * len(rows))
-        if len(rows) - held_out < 2:
-            raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(rows) - held_out} of "
-                              f"{len(rows)}, since validation_fraction={fraction:g} holds out {held_out}")
+        weights = _checked_weights("FlowDensity", sample_weight, len(rows))
+        order = np.random.default_rng(seed).permutation(len(rows) if weights is None else np.flatnonzero(weights))
+        held_out = int(fraction * len(order))
+        if len(order) - held_out < 2:
+            raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(order) - held_out} of "
+                              f"{len(order)}, since validation_fraction={fraction:g} holds out {held_out}")
         train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
         _check_columns(train, flow.dtype)
         given: dict[str, Any] = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        if weights is not None:
+            given["sample_weight"] = weights[order[held_out:]]
+            given["valid_sample_weight"] = weights[order[:held_out]] if held_out else None
         try:
             history = flow.fit(
                 train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
@@ -135,9 +143,13 @@ class FlowDensity(DensityMixin, BaseEstimator):
             scores[held] = _far_scores(self.flow_, rows[held])
         return scores
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of the rows: larger is better, as model selection wants it."""
-        return float(np.mean(self.score_samples(X)))
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows, weighted if they are: larger is better, as model selection wants it."""
+        scores = self.score_samples(X)
+        weights = _checked_weights("FlowDensity", sample_weight, len(scores))
+        if weights is None:
+            return float(np.mean(scores))
+        return float(np.average(scores[weights > 0], weights=weights[weights > 0]))
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Draws (n_samples, n_features) from the density; random_state None: other ones at every call."""
@@ -185,6 +197,14 @@ def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
                           f"standard deviation {spread[column]:.3g} and steps of {step[column]:.3g}{hint}")
 
 
+def _checked_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
+    """Of mean one. ConfigError, a ValueError, for one that is not finite too."""
+    try:
+        return mean_one(where, check_weights(where, sample_weight, n))
+    except NumericError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _is_frame(X: Any) -> bool:
     """Whether X is a data frame of pandas, or of a library that has its methods, or of polars."""
     return hasattr(X, "iloc") or type(X).__module__.partition(".")[0] == "polars"
@@ -220,10 +240,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
 
     The p-value of a row with score s is (1 + #{calibration scores <= s}) / (n + 1) (conformal prediction,
     Vovk, Gammerman, Shafer 2005): for rows exchangeable with those of `fit`, P(p <= a) <= a for every a,
-    however good or bad the density is.
+    however good or bad the density is. With sample weights w it is (1 + sum of w_i over calibration scores <= s) /
+    (1 + sum of w_i), the largest w of `fit` being 1: the same holds for rows drawn in proportion to weights up to
+    that (weighted conformal prediction, Tibshirani and others 2019, for a row of the largest weight).
 
     Fitted: density_, calibration_scores_ (n,) ascending, offset_ (the smallest score of an inlier),
-    n_features_in_, feature_names_in_. There are no sample weights. Errors as FlowDensity's; ValueError where
+    n_features_in_, feature_names_in_. Errors as FlowDensity's; ValueError where
     n is too small for any p-value to reach `contamination` (the defaults need 76 rows), or where so many
     calibration rows have a density of zero that no row could be an outlier; NumericError for scores that are NaN.
     """
@@ -235,8 +257,12 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.calibration_fraction = calibration_fraction
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
-        """Fits the density on one part of X (n_samples, n_features) and calibrates on the other."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowOutlierDetector:
+        """Fits the density on one part of X (n_samples, n_features) and calibrates on the other.
+
+        sample_weight: what rows count for in both, finite numbers (n_samples,) >= 0, which the density's `fit` has to
+        take; rows of weight 0 are left out.
+        """
         where = "FlowOutlierDetector"
         arrays.refuse_masked(where, X)
         if _is_frame(X):
@@ -249,27 +275,32 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
-        order = state.permutation(len(rows))
+        weights = _checked_weights(where, sample_weight, len(rows))
+        order = state.permutation(len(rows) if weights is None else np.flatnonzero(weights))
         n = max(1, int(fraction * len(order)))
-        ranks = np.arange(1, n + 1) / (n + 1)
-        below = int(np.sum(ranks <= contamination))
-        if below == 0:
-            raise ConfigError(f"[{where}] expected contamination >= {ranks[0]:.3g}, the smallest p-value of "
-                              f"{n} calibration rows, got {contamination}; use {_more_rows(contamination, fraction)}"
-                              "a larger calibration_fraction")
+        counts = np.ones(n) if weights is None else weights[order[:n]] / weights.max()
+        least = 1 / (1 + counts.sum())
+        if least > contamination:
+            more = _more_rows(contamination, fraction) if weights is None else ""
+            raise ConfigError(f"[{where}] expected contamination >= {least:.3g}, the smallest p-value of "
+                              f"{n} calibration rows, got {contamination}; use {more}a larger calibration_fraction")
         density = FlowDensity() if self.density is None else clone(self.density)
         seed = int(state.randint(2**31 - 1))
         density.set_params(**{name: seed for name, value in density.get_params().items()
                               if name.rpartition("__")[2] == "random_state" and value is None})
         at = getattr(rows, "iloc", rows)  # by number, in a frame of pandas too
-        density = density.fit(at[order[n:]])
-        scores = np.sort(_checked_scores(density.score_samples(at[order[:n]]), order))
+        density = density.fit(at[order[n:]], **({} if weights is None else {"sample_weight": weights[order[n:]]}))
+        scores = _checked_scores(density.score_samples(at[order[:n]]), order)
+        ascending = np.argsort(scores, kind="stable")
+        scores, below_each = scores[ascending], np.cumsum([1, *counts[ascending]])
+        below = max(1, int(np.sum(below_each[:-1] / below_each[-1] <= contamination)))  # up to the sums' rounding
         if scores[below - 1] == -np.inf:
             raise ConfigError(f"[{where}] expected fewer than {below} of {n} calibration rows with a density of zero, "
                               f"got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a density "
                               "that is wider, or a larger contamination")
         validate_data(self, X, skip_check_array=True)
         self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
+        self._p_values = below_each / below_each[-1]
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
@@ -295,5 +326,4 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     def p_values(self, X: Any) -> np.ndarray:
         """Conformal p-values (n_samples,), in 1 / (n + 1) ... 1; small for outliers."""
         scores = self.score_samples(X)
-        rank = np.searchsorted(self.calibration_scores_, scores, side="right")
-        return (1 + rank) / (len(self.calibration_scores_) + 1)
+        return np.asarray(self._p_values[np.searchsorted(self.calibration_scores_, scores, side="right")])

@@ -29,8 +29,12 @@ TINY = FlowDensity(couplings=2, hidden=(8,), epochs=3, batch_size=32)
 
 HELD_OUT = ("expects contamination * 300 training rows to be flagged; here the threshold comes from held-out "
             "rows, so that it holds for new rows, and the share of training rows is only near it")
+OF_SPLITS = "a row that counts twice is in one part of the split, two rows may be in both"
+LARGEST = "one weight of ten among sixteen rows leaves no p-value up to 0.5, since a new row may count as much"
 EXPECTED_FAILURES = {"FlowOutlierDetector": {"check_outliers_fit_predict": HELD_OUT,
-                                             "check_outliers_train": HELD_OUT}}
+                                             "check_outliers_train": HELD_OUT,
+                                             "check_sample_weight_equivalence_on_dense_data": OF_SPLITS,
+                                             "check_sample_weights_not_overwritten": LARGEST}}
 
 
 CHECKS = parametrize_with_checks(
@@ -264,9 +268,47 @@ def test_threads_are_the_flows(crescent, monkeypatch, model, kind):
     assert made == [3]
 
 
-def test_no_sample_weight(crescent):
-    with pytest.raises(TypeError, match="sample_weight"):
-        TINY.fit(crescent, sample_weight=np.ones(len(crescent)))
+def heaps(n):
+    """(n, 2), half around 0 and half around 8, and weights of 1 and 3."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, n)
+    return rng.standard_normal((n, 2)) + 8.0 * side[:, None], 1.0 + 2 * side
+
+
+def test_sample_weight():
+    x, w = heaps(3000)
+    density = FlowDensity(random_state=0, epochs=20, patience=20).fit(x, sample_weight=1e-3 * w)
+    assert (density.sample(4000, random_state=1)[:, 0] > 4).mean() == pytest.approx(0.75, abs=0.03)
+    search = GridSearchCV(FlowDensity(**{**SMALL, "epochs": 5}, random_state=0), {"couplings": [2, 4]}, cv=2)
+    search.fit(x[:600], sample_weight=w[:600])
+    scores = density.score_samples(x)
+    assert density.score(x, sample_weight=w) == pytest.approx(np.average(scores, weights=w))
+    assert density.score([x[0], [1e30, 0]], sample_weight=[1, 0]) == pytest.approx(scores[0])  # not -inf
+    assert search.best_estimator_.sample(2000, random_state=1)[:, 0].mean() > 4.5
+
+
+@pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY, contamination=0.3)])
+def test_rows_of_weight_zero_are_left_out(crescent, estimator):
+    """Also those that are no data of this unit."""
+    x, w = crescent[:300].copy(), np.random.default_rng(0).uniform(0.5, 1, 300)
+    w[::3], x[::3] = 0, 1e6
+    one, other = (clone(estimator).set_params(random_state=1) for _ in range(2))
+    one.fit(x, sample_weight=w), other.fit(x[w > 0], sample_weight=w[w > 0])
+    assert np.array_equal(one.score_samples(x), other.score_samples(x))
+    plain = clone(one).fit(x[w > 0])
+    assert not np.array_equal(plain.score_samples(x[:9]), one.score_samples(x[:9]))
+    even = clone(one).fit(x[w > 0], sample_weight=np.full(200, 0.3))
+    assert np.array_equal(plain.score_samples(x), even.score_samples(x))
+
+
+@pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY)])
+@pytest.mark.parametrize("spoil, text", [
+    (lambda w: -w, "expected sample_weight >= 0, got -1 for row 0"), (lambda w: 0 * w, "got 300 zeros"),
+    (lambda w: np.nan * w, "expected finite numbers in sample_weight, got nan for row 0"),
+    (lambda w: w[1:], r"expected sample_weight of shape \(300,\), got \(299,\)")])
+def test_bad_sample_weights(crescent, estimator, spoil, text):
+    with pytest.raises(ValueError, match=rf"\[{type(estimator).__name__}\] .*{text}"):
+        estimator.fit(crescent[:300], sample_weight=spoil(np.ones(300)))
 
 
 def test_pipeline_and_search(crescent):
@@ -314,6 +356,45 @@ def test_p_values(crescent, detector):
     assert (p[-2:] == 1 / 151).all()
     assert np.array_equal(detector.predict(x) == -1, p <= 0.1)
     assert np.array_equal(detector.predict(x) == -1, detector.decision_function(x) < 0)
+
+
+class Known(BaseEstimator):
+    """The first column is the score; keeps the rows that it was fitted on, and their weights."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        self.seen_ = X[:, 0], sample_weight
+        return self
+
+    def score_samples(self, X):
+        return X[:, 0]
+
+
+def test_weighted_p_values():
+    """(1 + sum of w over calibration scores <= s) / (1 + sum of w), counted one by one, the largest w being 1."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((200, 2)), rng.uniform(0, 3, 200)
+    detector = FlowOutlierDetector(Known(), contamination=0.1, random_state=0).fit(x, sample_weight=w)
+    trained = np.isin(x[:, 0], detector.density_.seen_[0])
+    assert trained.sum() == 150 and np.array_equal(np.sort(x[~trained, 0]), detector.calibration_scores_)
+    by_score = dict(zip(*detector.density_.seen_))
+    assert all(by_score[s] == pytest.approx(own / w.mean()) for s, own in zip(x[trained, 0], w[trained]))
+    new, share = rng.standard_normal((300, 2)), w[~trained] / w.max()
+    wanted = [(1 + share[x[~trained, 0] <= s].sum()) / (1 + share.sum()) for s in new[:, 0]]
+    np.testing.assert_allclose(detector.p_values(new), wanted, rtol=1e-12)
+    assert np.array_equal(detector.predict(new) == -1, detector.p_values(new) <= 0.1)
+    with pytest.raises(ValueError, match="expected contamination >= 0.0[0-9]+, the smallest p-value of 50 calibration"):
+        clone(detector).set_params(contamination=0.02).fit(x, sample_weight=w)
+
+
+def test_weighted_p_values_hold_for_the_weighted_rows():
+    """Of another distribution than the rows': the weights are the ratio of the two."""
+    rng, flagged, plain = np.random.default_rng(0), [], []
+    for _ in range(300):
+        x, new = rng.uniform(0, 1, (200, 2)), 1 - np.sqrt(rng.uniform(0, 1, (400, 2)))  # densities 1 and 2 (1 - x)
+        for found, w in ((flagged, 1 - x[:, 0]), (plain, None)):
+            found.append(np.mean(FlowOutlierDetector(Known(), contamination=0.1, random_state=0).fit(
+                x, sample_weight=w).predict(new) == -1))
+    assert 0.06 < np.mean(flagged) <= 0.1 < 0.15 < np.mean(plain)
 
 
 def test_p_values_are_calibrated(crescent):
