@@ -283,8 +283,25 @@ def test_sample_weight():
     search.fit(x[:600], sample_weight=w[:600])
     scores = density.score_samples(x)
     assert density.score(x, sample_weight=w) == pytest.approx(np.average(scores, weights=w))
-    assert density.score([x[0], [1e30, 0]], sample_weight=[1, 0]) == pytest.approx(scores[0])  # not -inf
+    assert density.score([x[0], [1e300, 0]], sample_weight=[1, 0]) == pytest.approx(scores[0])  # not -inf
     assert search.best_estimator_.sample(2000, random_state=1)[:, 0].mean() > 4.5
+
+
+def test_held_out_rows_have_their_weights(crescent, monkeypatch):
+    parts, fit = [], ef.Flow.fit
+
+    def spy(flow, x, valid, sample_weight, valid_sample_weight, **settings):
+        parts.extend([(x, sample_weight), (valid, valid_sample_weight)])
+        return fit(flow, x, valid=valid, sample_weight=sample_weight, valid_sample_weight=valid_sample_weight,
+                   **settings)
+
+    monkeypatch.setattr(ef.Flow, "fit", spy)
+    w = np.random.default_rng(0).uniform(0.5, 1, len(crescent))
+    clone(TINY).fit(crescent, sample_weight=w)
+    wanted = dict(zip(crescent[:, 0], w / w.mean()))
+    assert [len(x) for x, _ in parts] == [1080, 120]
+    for x, own in parts:
+        assert own == pytest.approx([wanted[value] for value in x[:, 0]])
 
 
 @pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY, contamination=0.3)])

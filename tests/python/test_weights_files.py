@@ -153,9 +153,11 @@ def test_resume(folder, capsys, tmp_path):
     error = answer(capsys, "train", table, "--weight", "b", *small, "--resume", "--out", tmp_path / "two", code=2)
     assert "with --resume, got weight = 'b' instead of 'w'" in error
     rows = np.loadtxt(table, delimiter=",", skiprows=1)
-    rows[:, 1] += 1
+    trained = rows[:, 1] == ef.data.load(table, weight="w").split(0.1, 0).train_weight[0]
+    rows[trained, 1] += 1
     np.savetxt(table, rows, delimiter=",", header="a,w,b", comments="", fmt="%.17g")
-    assert "expected the data that the run was trained on" in answer(capsys, "resume", tmp_path / "two", code=2)
+    for command in ("resume", "eval"):
+        assert "expected the data that the run was trained on" in answer(capsys, command, tmp_path / "two", code=2)
 
 
 def test_other_tables(folder, capsys, tmp_path):
