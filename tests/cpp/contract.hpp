@@ -24,7 +24,7 @@ constexpr double kMostMatrix = 1e10;  // sums of a row's magnitudes, of a matrix
 constexpr double kMostLatent = 1e12;  // for a log-likelihood and its gradient
 constexpr double kRoundTrip = 64;     // units of rounding
 
-enum class Kind { movement, channels, logit, coupling, matrix, whiten, top };
+enum class Kind { movement, channels, logit, bounds, coupling, matrix, whiten, top };
 
 template <class T>
 struct Case {
@@ -37,6 +37,7 @@ struct Case {
   bool affine = false;
   bool interleaved = false;
   int64_t classes = 0;
+  std::vector<Bounds> bounds;
   double unit = 1;  ///< rounding of the net's arithmetic counts too
 };
 
@@ -193,7 +194,7 @@ class Contract {
   /// One random pair.
   void pair() {
     draw_parameters();
-    draw(x_, case_.kind == Kind::logit);
+    draw(x_, case_.kind == Kind::logit || case_.kind == Kind::bounds);
     label_ = static_cast<int32_t>(rng_.below(std::max<int64_t>(1, case_.classes)));
     const Standing data = standing(x_, true);
     inside_ += data.inside;
@@ -291,6 +292,8 @@ class Contract {
         s.log_scale = 5;
         s.shift = 1;
         return s;
+      case Kind::bounds:
+        return within_bounds(v, forward);
       case Kind::coupling:
         return coupling(v, input);
       case Kind::matrix:
@@ -299,6 +302,30 @@ class Contract {
       case Kind::top:
         return top();
     }
+    return s;
+  }
+
+  Standing within_bounds(const std::vector<T>& v, bool forward) const {
+    Standing s;
+    s.inside = true;
+    s.finite_only = !forward;  // x is all but a bound out there
+    for (size_t i = 0; i < v.size(); ++i) {
+      const Bounds& b = case_.bounds[i % case_.bounds.size()];
+      const bool above = std::isfinite(b.low), below = std::isfinite(b.high);
+      const double x = static_cast<double>(v[i]);
+      if (!forward) {
+        s.log_scale = std::max(s.log_scale, above || below ? std::abs(x) : 0);
+        continue;
+      }
+      s.inside = s.inside && x > b.low && x < b.high;
+      double slope = above && below ? std::log(b.high - b.low) : 0;
+      if (above) slope -= std::log(x - b.low);
+      if (below) slope -= std::log(b.high - x);
+      s.log_scale = std::max(s.log_scale, std::abs(slope));
+      for (const double end : {b.low, b.high})
+        s.shift = std::max(s.shift, std::isfinite(end) ? std::abs(end) : 0);
+    }
+    s.inside = s.inside && s.log_scale <= kMostLogScale;
     return s;
   }
 
@@ -447,8 +474,9 @@ class Contract {
   void check_error(const NumericError& error, bool inside) {
     ++errors_;
     const std::string text = error.what();
-    const bool named =
-        text.find("probe") != std::string::npos || text.find("base distribution") != std::string::npos;
+    const bool named = text.find("probe") != std::string::npos ||
+                       text.find("base distribution") != std::string::npos ||
+                       (case_.kind == Kind::bounds && text.find(" for column ") != std::string::npos);
     if (!named) FAIL_CHECK(case_.name, ": ", text);
     if (inside) FAIL_CHECK(case_.name, ": within the contract, but ", text);
   }

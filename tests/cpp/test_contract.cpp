@@ -45,6 +45,12 @@ class Cases {
     add("standardize", Kind::channels, standardize<T>(shape));
     add("rescale", Kind::channels, rescale<T>(shape, 1.5, 3));
     add("logit", Kind::logit, logit<T>(shape));
+    std::vector<Bounds> bounds(static_cast<size_t>(shape.c));
+    for (size_t c = 0; c < bounds.size(); ++c) {
+      if (c < 2) bounds[c].low = 0;
+      if (c % 2 == 0) bounds[c].high = c < 2 ? 1 : 2.5;
+    }
+    add("unbound", Kind::bounds, unbound<T>(shape, bounds)).bounds = bounds;
     for (Mask mask : {Mask::first_half, Mask::second_half, Mask::odd, Mask::even, Mask::checkerboard0,
                       Mask::checkerboard1}) {
       add("batch_norm", Kind::channels, batch_norm<T>(shape, mask));

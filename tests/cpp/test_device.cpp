@@ -311,6 +311,8 @@ TEST_CASE("device: every layer against the CPU's") {
   unit.low = 0.05;
   unit.high = 0.95;
   check_layer_on_device("logit", unit, [=](auto t) { return logit<decltype(t)>(odd); });
+  const std::vector<Bounds> ends{{0, 1}, {}, {0, HUGE_VAL}, {-HUGE_VAL, 1}, {-1, 2}};
+  check_layer_on_device("unbound", unit, [=](auto t) { return unbound<decltype(t)>(odd, ends); });
   for (const int64_t classes : {0, 3}) {
     LayerCase classy = c;
     classy.classes = classes;

@@ -315,6 +315,59 @@ TEST_CASE("device: a table flow with matrices in one kernel") {
   check_both([&](auto t) { return nice<decltype(t)>(n); }, {130, 4});
 }
 
+TEST_CASE("device: a table flow of columns within bounds in one kernel") {
+  RealNvpTableConfig c;
+  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  c.dims = 6;
+  c.couplings = 3;
+  c.hidden = {9};
+  c.bounds = {{-3, 4}, {-3, 4}, {}, {-2.5, HUGE_VAL}, {-HUGE_VAL, 3.5}, {-2.5, 8}};
+  check_both(make, {300, 129, 128, 7, 1});
+  c.preprocess = "none";
+  c.bounds.assign(6, {-3, 4});
+  check_both(make, {131, 1});
+  NiceConfig n;
+  n.shape = {0, 1, 1, 6};
+  n.hidden = {9};
+  n.bounds = c.bounds;
+  check_both([&](auto t) { return nice<decltype(t)>(n); }, {130, 4});
+  // More different ends than a program has steps: layer by layer.
+  c.dims = FlowProgram::kDims;
+  c.couplings = 1;
+  c.bounds.clear();
+  for (int i = 0; i < FlowProgram::kDims; ++i) c.bounds.push_back({-3.0 - i, 4});
+  install_emulator();
+  Context device("emulated"), cpu("cpu", 1);
+  const Flow<double> flow = make(double());
+  const auto here = trained(cpu, "cpu", flow);
+  auto there = std::make_unique<ParamArena<double>>(flow.layout(), "emulated");
+  std::copy(here->values(), here->values() + flow.layout()->total_size(), there->values());
+  const Results<double> got = compute(device, *there, flow, 3);
+  CHECK(got.log_prob_launches > 1);
+  CHECK(gap(got.all(), compute(cpu, *here, flow, 3).all()) <= kBound<double>);
+}
+
+TEST_CASE("device: a value outside of a bound is named") {
+  install_emulator();
+  RealNvpTableConfig c;
+  c.dims = 2;
+  c.couplings = 1;
+  c.hidden = {4};
+  c.bounds = {{-3, 4}, {}};
+  const Flow<float> flow = real_nvp<float>(c);
+  Context device("emulated");
+  const auto there = trained(device, "emulated", flow);
+  Arrays a(device);
+  const View<const float> x(a.put(std::vector<float>{1, 2, 5, 0}), {2, 1, 1, 2});
+  double* out = a.make<double>(2);
+  CHECK_THROWS_WITH_AS(flow.log_prob(device, *there, x, nullptr, out),
+                       "[log_prob] expected values between -3 and 4 for column 0, got 5 for sample 1",
+                       NumericError);
+  CHECK_THROWS_WITH_AS(flow.loss_and_grad(device, *there, x, nullptr, -1),
+                       "[loss_and_grad] expected values between -3 and 4 for column 0, got 5 for sample 1",
+                       NumericError);
+}
+
 TEST_CASE("device: a table flow with bfloat16 nets in one kernel") {
   constexpr double kHalf = 1e-2;  // a sum on the other side of a rounding changes what follows
   RealNvpTableConfig c;

@@ -81,7 +81,7 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   const auto view = [&](uint64_t seed, double low = -1) { return Placed<T>(a, shape, place, seed, low); };
   const Placed<T> x = view(1), dy = view(2), unit(a, shape, place, 3, 0.05, 0.95);
   std::vector<Placed<T>> out;
-  for (uint64_t i = 0; i < 9; ++i) out.push_back(view(10 + i));
+  for (uint64_t i = 0; i < 14; ++i) out.push_back(view(10 + i));
   kernels.copy(ctx, x.view, out[0].view);
   kernels.add(ctx, x.view, out[1].view);
   kernels.mask_pixels(ctx, x.view, 1, false, out[2].view);
@@ -91,6 +91,17 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   kernels.logit_forward(ctx, unit.view, out[4].view, det);
   kernels.logit_inverse(ctx, x.view, out[5].view, det);
   kernels.logit_backward(ctx, x.view, dy.view, slope, out[6].view, out[7].view);
+  ColumnBounds<T> bounds;
+  for (int64_t c = 0; c < ColumnBounds<T>::kMost; ++c) {
+    bounds.low[c] = c % 3 ? T(0) : -std::numeric_limits<T>::infinity();
+    bounds.high[c] = c % 2 ? T(1) : std::numeric_limits<T>::infinity();
+    bounds.log_width[c] = T(0);
+  }
+  for (const bool inverse : {false, true}) {
+    kernels.bounds_map(ctx, bounds, inverse, inverse ? x.view : unit.view, out[9 + inverse].view, det);
+    kernels.bounds_backward(ctx, bounds, inverse, x.view, dy.view, slope, inverse ? View<T>() : out[11].view,
+                            out[12 + inverse].view);
+  }
   // Samples further apart than their pixels.
   const int64_t step = (shape.pixels_per_sample() + 1) * x.view.stride;
   T* apart = a.make<T>(shape.n * step);

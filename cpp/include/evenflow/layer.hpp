@@ -34,6 +34,8 @@ class EVENFLOW_API Layer {
   /// NumericError where no call can be computed with the parameters. On the CPU a call finds that itself; on
   /// a device it gives numbers that are not finite, and this is asked afterwards.
   virtual void check_values(Context&, const Params<T>&) const {}
+  /// NumericError from `call` where forward has no finite results for some of these inputs, which are finite.
+  virtual void check_inputs(Context&, const char* /*call*/, View<const T>) const {}
   /// How many numbers of the flow's context it reads; 0: it needs none.
   virtual int64_t context() const { return 0; }
   /// Whether fixed numbers bring the data to a spread of 1, so that its errors count there.

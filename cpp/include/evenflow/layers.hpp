@@ -110,6 +110,12 @@ EVENFLOW_API std::unique_ptr<Layer<T>> logit(Shape in);
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> standardize(Shape in);
 
+/// y = log(x - low) - log(high - x) per column, without the logarithm of an open end; a column with none
+/// stays. The inverse gives numbers strictly between. ConfigError for ends that are not one pair a column,
+/// not low < high, or that T does not tell apart.
+template <class T>
+EVENFLOW_API std::unique_ptr<Layer<T>> unbound(Shape in, const std::vector<Bounds>& bounds);
+
 enum class Whitening {
   zca,        ///< y = (x - mean) (C + 1e-3 I)^(-1/2), symmetric
   covariance  ///< y = (x - mean) L^-T, C = L L^T: a full-covariance Gaussian (NICE, appendix B)

@@ -18,6 +18,7 @@ struct NiceConfig {
   std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
   int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
   NetDtype conditioner = NetDtype::same;
+  std::vector<Bounds> bounds;  ///< tables: one a column, before preprocess; empty: all are open
   bool pixel = false;  ///< an image though its shape is a table's: one pixel, whose levels are not scaled
   bool is_image() const { return pixel || shape.pixels_per_sample() > 1; }
 };
@@ -54,7 +55,8 @@ struct RealNvpTableConfig {
   bool actnorm = false;
   std::string prior = "gaussian";  ///< "gaussian" | "logistic"
   NetDtype conditioner = NetDtype::same;
-  int64_t context = 0;  ///< numbers that a sample's density is given
+  int64_t context = 0;         ///< numbers that a sample's density is given
+  std::vector<Bounds> bounds;  ///< one a column, before preprocess; empty: all are open
 };
 
 /// Glow (Kingma, Dhariwal 2018). A context: as in Real NVP.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -30,6 +31,12 @@ struct Shape {
 
 /// "(n, h, w, c)", for messages.
 EVENFLOW_API std::string to_string(const Shape& shape);
+
+/// What the values of a table's column lie strictly between; infinite: open.
+struct Bounds {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+};
 
 /// A batch that somebody else owns: pixels() rows of c values, `stride` values from one pixel to the next.
 /// Rows are equally spaced, so a slice of channels is a view too.

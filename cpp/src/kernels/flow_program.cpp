@@ -40,6 +40,7 @@ void FlowProgram::begin(const Shape& sample, Base base, std::shared_ptr<FlowProg
 void FlowProgram::complete(const ParamLayout& layout, ParamId initialized_flag) {
   initialized = layout.offset(initialized_flag);
   for (FlowStep& step : steps) {
+    if (step.op == FlowOp::bounds) continue;
     for (int64_t& at : step.at) at = at < 0 ? at : layout.offset(static_cast<ParamId>(at));
   }
   for (int64_t i = 0; i < learned.count; ++i) {
@@ -112,6 +113,17 @@ void add_learned_matrix(const Scope& scope, int64_t count, const FlowMatrix& of)
 
 void add_permutation(const Scope& scope, int64_t count, ParamId order) {
   add_scale(scope, FlowOp::permutation, 0, count, order, -1, 1);
+}
+
+void add_bounds(const Scope& scope, int64_t first, int64_t count, double low, double high, double log_width) {
+  FlowStep step;
+  step.op = FlowOp::bounds;
+  step.first = static_cast<int16_t>(first);
+  step.count = static_cast<int16_t>(count);
+  step.ends[0] = low;
+  step.ends[1] = high;
+  step.factor = log_width;
+  add(scope, step);
 }
 
 void interleave_steps(const Scope& scope, int begin) {

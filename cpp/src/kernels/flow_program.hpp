@@ -23,6 +23,7 @@ enum class FlowOp : int16_t {
   center,       ///< y = x - mean, before a matrix; parameters: mean, the matrix's log |det|
   matrix,       ///< y = x M; parameters: M, its inverse, or none where M is a learned one
   permutation,  ///< y[c] = x[order[c]]; parameter: order
+  bounds,       ///< y = log(x - low) - log(high - x), between `ends`; factor: log(high - low)
 };
 
 /// Plain data, so that steps are a kernel's argument.
@@ -30,14 +31,17 @@ struct FlowStep {
   enum Dense { relu = 1, half = 2 };  ///< bits; half: the net is of bfloat16 numbers
 
   FlowOp op = FlowOp::dense;
-  int16_t first = 0;         ///< of the channels that are read (dense) or changed: first, first + stride, ...
-  int16_t stride = 1;        ///< 0: a dense unit reads the outputs of the one before
-  int16_t count = 0;         ///< how many; a dense unit's inputs
-  int16_t width = 0;         ///< a dense unit's outputs
-  int16_t h_step = 1;        ///< of a coupling, as in CouplingDims
-  int16_t r_offset = 0;      ///< of a coupling, as in CouplingDims
-  int16_t option = 0;        ///< dense: bits of Dense; coupling: its law; matrix: which learned one, or -1
-  int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
+  int16_t first = 0;     ///< of the channels that are read (dense) or changed: first, first + stride, ...
+  int16_t stride = 1;    ///< 0: a dense unit reads the outputs of the one before
+  int16_t count = 0;     ///< how many; a dense unit's inputs
+  int16_t width = 0;     ///< a dense unit's outputs
+  int16_t h_step = 1;    ///< of a coupling, as in CouplingDims
+  int16_t r_offset = 0;  ///< of a coupling, as in CouplingDims
+  int16_t option = 0;    ///< dense: bits of Dense; coupling: its law; matrix: which learned one, or -1
+  union {
+    int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
+    double ends[2];            ///< bounds, which have no parameters: low, high, infinite where open
+  };
   double factor = 1;
 };
 
@@ -92,6 +96,8 @@ void add_whitening(const Scope&, int64_t count, ParamId mean, ParamId matrix, Pa
 /// y = x W, by the ids of W's factors.
 void add_learned_matrix(const Scope&, int64_t count, const FlowMatrix& of);
 void add_permutation(const Scope&, int64_t count, ParamId order);
+/// Columns of the same ends.
+void add_bounds(const Scope&, int64_t first, int64_t count, double low, double high, double log_width);
 /// Steps from `begin` on are of channels of which even ones come first, and become those of the channels in
 /// their own order.
 void interleave_steps(const Scope&, int begin);

@@ -116,6 +116,15 @@ struct LuParameterGradients {
   T* logs;
 };
 
+/// Ends of some columns. Plain data, so that they are a kernel's argument.
+template <class T>
+struct ColumnBounds {
+  static constexpr int kMost = 32;
+  T low[kMost];        ///< -infinity: open
+  T high[kMost];       ///< infinity: open
+  T log_width[kMost];  ///< log(high - low); 0 where an end is open
+};
+
 /// avx512_bf16 and amx differ from avx512 in products of bfloat16 numbers alone. best: the fastest of this
 /// machine.
 enum class IsaLevel { baseline, avx2, avx512, avx512_bf16, amx, best };
@@ -292,6 +301,14 @@ class KernelSet {
                               View<T> dx) const = 0;
   /// dz = (dx - bend) / slope; bend, slope contiguous.
   virtual void logit_pull(Context&, View<const T> dx, const T* bend, const T* slope, View<T> dz) const = 0;
+  /// Columns x within bounds, kMost at most, to columns y without, or the way back with inverse; see
+  /// ops/bounds.hpp. Of an x that lies outside, y and logdet are NaN.
+  virtual void bounds_map(Context&, const ColumnBounds<T>&, bool inverse, View<const T> from, View<T> to,
+                          double* logdet) const = 0;
+  /// From y and the gradient there, x and that by x; or with inverse, from y and the gradient by x, both by
+  /// inverse's outputs, that by y. x may be null.
+  virtual void bounds_backward(Context&, const ColumnBounds<T>&, bool inverse, View<const T> y,
+                               View<const T> from, const double* dlogdet, View<T> x, View<T> to) const = 0;
   /// x, out (n, count): floor(x / 2^(8 - bits)), plus noise for sample first + i unless noise is false.
   virtual void dequantize(Context&, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,
                           uint64_t seed, uint64_t first, T* out) const = 0;

@@ -4,6 +4,7 @@
 
 #include "kernels/bf16.hpp"
 #include "kernels/kernel_set.hpp"
+#include "kernels/ops/bounds.hpp"
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
@@ -472,6 +473,23 @@ class KernelSetImpl : public KernelSet<T> {
   void logit_pull(Context& ctx, View<const T> dx, const T* bend, const T* slope, View<T> dz) const override {
     Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
                    ops::LogitPull<T>{dx.data, dx.stride, bend, slope, dx.shape.c, dz.data, dz.stride});
+  }
+
+  void bounds_map(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> from, View<T> to,
+                  double* logdet) const override {
+    const auto by = [&](const auto& f) {
+      Exec::template map_groups<T>(ctx, from.shape.n, from.shape.pixels_per_sample(), from.shape.c, f,
+                                   logdet);
+    };
+    if (inverse) return by(ops::BoundsMap<T, true>{bounds, from.data, from.stride, to.data, to.stride});
+    by(ops::BoundsMap<T, false>{bounds, from.data, from.stride, to.data, to.stride});
+  }
+
+  void bounds_backward(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> y,
+                       View<const T> from, const double* dlogdet, View<T> x, View<T> to) const override {
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
+                   ops::BoundsBackward<T>{bounds, inverse, y.data, y.stride, from.data, from.stride, dlogdet,
+                                          y.shape.pixels_per_sample(), x.data, x.stride, to.data, to.stride});
   }
 
   void dequantize(Context& ctx, int64_t n, int64_t count, const uint8_t* x, int bits, bool noise,

@@ -41,12 +41,7 @@ class Reader {
   bool flag(const char* key) { return get<bool>(key, "true or false"); }
   int64_t whole(const char* key) { return get<int64_t>(key, "a whole number"); }
 
-  double number(const char* key) {
-    const json::Value& found = value(key);
-    if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
-    if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
-    return get<double>(key, "a number");
-  }
+  double number(const char* key) { return number(key, value(key)); }
 
   uint64_t seed() {
     if (const uint64_t* large = value("seed").get<uint64_t>()) return *large;
@@ -61,6 +56,22 @@ class Reader {
       const int64_t* size = item.get<int64_t>();
       if (!size) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
       out.push_back(*size);
+    }
+    return out;
+  }
+
+  /// Pairs of numbers, of which null stands for an open end.
+  std::vector<Bounds> bounds(const char* key) {
+    const json::Array& items = get<json::Array>(key, "a list");
+    if (items.empty()) fail<ConfigError>(kWhere, "expected pairs in '", key, "', got none");
+    std::vector<Bounds> out;
+    for (const json::Value& item : items) {
+      const json::Array* pair = item.get<json::Array>();
+      if (!pair || pair->size() != 2)
+        fail<ConfigError>(kWhere, "expected pairs in '", key, "', got another value");
+      out.emplace_back();
+      if (!(*pair)[0].get<std::nullptr_t>()) out.back().low = number(key, (*pair)[0]);
+      if (!(*pair)[1].get<std::nullptr_t>()) out.back().high = number(key, (*pair)[1]);
     }
     return out;
   }
@@ -89,6 +100,13 @@ class Reader {
   }
 
  private:
+  static double number(const char* key, const json::Value& found) {
+    if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
+    if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
+    if (const double* real = found.get<double>()) return *real;
+    fail<ConfigError>(kWhere, "expected a number for '", key, "', got another type");
+  }
+
   const json::Value& root_;
   std::set<std::string_view> taken_;
 };
@@ -141,6 +159,7 @@ RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
   c.prior = in.text("prior");
   c.conditioner = in.conditioner(dtype);
   if (in.has("context")) c.context = in.whole("context");
+  if (in.has("bounds")) c.bounds = in.bounds("bounds");
   return c;
 }
 
@@ -159,6 +178,7 @@ NiceConfig read_nice(Reader& in, Dtype dtype) {
   c.order = in.text("order");
   c.preprocess = in.text("preprocess");
   c.conditioner = in.conditioner(dtype);
+  if (in.has("bounds")) c.bounds = in.bounds("bounds");
   return c;
 }
 
@@ -187,6 +207,13 @@ class Writer {
     std::string list;
     for (const int64_t value : values) list += (list.empty() ? "" : ", ") + std::to_string(value);
     raw(key, "[" + list + "]");
+  }
+  void add(const char* key, const std::vector<Bounds>& bounds) {
+    const auto end = [](double value) { return std::isfinite(value) ? text_of_number(value) : "null"; };
+    std::string list;
+    for (const Bounds& b : bounds)
+      list += (list.empty() ? "[" : ", [") + end(b.low) + ", " + end(b.high) + "]";
+    if (!bounds.empty()) raw(key, "[" + list + "]");
   }
   void add(const char* key, const Shape& s) { add(key, std::vector<int64_t>{s.h, s.w, s.c}); }
   void add(NetDtype net) {
@@ -249,6 +276,7 @@ void write(Writer& out, const RealNvpTableConfig& c, uint64_t seed) {
   out.add("prior", c.prior);
   out.add(c.conditioner);
   if (c.context) out.add("context", c.context);
+  out.add("bounds", c.bounds);
   out.add("coupling", c.coupling);
   out.add("seed", seed);
 }
@@ -267,6 +295,7 @@ void write(Writer& out, const NiceConfig& c, uint64_t seed) {
   out.add("preprocess", c.preprocess);
   out.add("seed", seed);
   out.add(c.conditioner);
+  out.add("bounds", c.bounds);
   if (c.is_image()) out.add("bits", c.bits);
 }
 

@@ -422,6 +422,7 @@ void Flow<T>::check_layers(Context& ctx, const Params<T>& params, const char* ca
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
   walk_forward(scope, x, end, [&](const Node& node, View<const T> in, View<T> out) {
     node.layer->check_values(ctx, params);
+    node.layer->check_inputs(ctx, call, in);
     node.layer->forward(ctx, params, in, out, logdet);
     const std::string found = result_not_finite<T>(ctx, node.name, out, n, logdet);
     if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);

@@ -31,11 +31,15 @@ template <class T>
 Flow<T> nice(const NiceConfig& config) {
   expect_ranges(kModel, config);
   expect_size(kModel, {config});
+  if (config.is_image() && !config.bounds.empty()) {
+    fail<ConfigError>(kModel, "expected bounds for columns of a table only, got some for an image");
+  }
   Flow<T> flow(config.shape, base_of(kModel, config.prior));
   if (config.shape.pixels_per_sample() > 1) {  // files of one pixel have no scaled levels
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));
   }
+  if (!config.bounds.empty()) flow.add("bounds", unbound<T>(flow.output_shape(), config.bounds));
   if (auto layer = preprocess_of<T>(kModel, config.preprocess, flow.output_shape())) {
     flow.add("preprocess", std::move(layer));
   }

@@ -126,6 +126,7 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(kModel, config.prior));
   flow.set_context(config.context);
+  if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
   if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape))
     flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {

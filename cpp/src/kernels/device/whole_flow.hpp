@@ -10,6 +10,7 @@
 #include "kernels/device/step_end.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
+#include "kernels/ops/bounds.hpp"
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
@@ -283,10 +284,14 @@ struct WholeFlow {
     if (at.thread >= kLanes * rows) return;
     const int row = at.thread % rows;
     for (int k = at.thread / rows; k < step.count; k += kLanes) {
+      T& value = shared.x[step.first + k * step.stride].row[row];
+      if (step.op == FlowOp::bounds) {
+        r.sum += ops::pass_bounds<inverse>(step.ends, step.factor, &value);
+        continue;
+      }
       T shift, scale;
       double log_scale;
       coefficients(step, k, &shift, &scale, &log_scale);
-      T& value = shared.x[step.first + k * step.stride].row[row];
       if constexpr (inverse) {
         ops::ChannelInverse<T, ops::AllPixels>{{}, &value, 1, &shift, &scale, &value, 1}(0, 0);
       } else {

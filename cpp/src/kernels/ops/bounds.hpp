@@ -1,0 +1,168 @@
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/kernel_set.hpp"
+#include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
+
+// Columns within bounds as columns without: y = log(x - low) - log(high - x), without the logarithm of an end
+// that is open; docs/math/bounds.md.
+
+namespace evenflow::ops {
+
+EVENFLOW_HD double next_after(double from, double to) {
+  return ::nextafter(from, to);
+}
+EVENFLOW_HD float next_after(float from, float to) {
+  return ::nextafterf(from, to);
+}
+
+/// The ends of one column.
+template <class T>
+struct Interval {
+  T low, high, log_width;
+  EVENFLOW_HD bool has_low() const { return low > -std::numeric_limits<T>::infinity(); }
+  EVENFLOW_HD bool has_high() const { return high < std::numeric_limits<T>::infinity(); }
+  EVENFLOW_HD bool holds(T x) const { return x > low && x < high; }
+  /// x, or where it is not inside of a bound the number of its type next to that; NaN stays.
+  EVENFLOW_HD T nearest(T x) const {
+    if (x <= low && has_low()) return next_after(low, high);
+    if (x >= high && has_high()) return next_after(high, low);
+    return x;
+  }
+};
+
+template <class T>
+EVENFLOW_HD Interval<T> interval(const ColumnBounds<T>& bounds, int64_t c) {
+  return {bounds.low[c], bounds.high[c], bounds.log_width[c]};
+}
+
+/// y of an element x, and log dy/dx; NaN both for an x that does not lie between the bounds.
+template <class T>
+EVENFLOW_HD void to_unbounded(T x, const Interval<T>& in, T* y, T* log_slope) {
+  const bool low = in.has_low(), high = in.has_high(), inside = in.holds(x);
+  const T a = log(low ? x - in.low : T(1)), b = log(high ? in.high - x : T(1));
+  *y = !inside ? std::numeric_limits<T>::quiet_NaN() : low || high ? a - b : x;
+  *log_slope = inside ? in.log_width - a - b : std::numeric_limits<T>::quiet_NaN();
+}
+
+/// An element of y, and what follows from it.
+template <class T>
+struct FromUnbounded {
+  T x;      ///< not yet Interval::nearest
+  T slope;  ///< dx/dy
+  T log_slope;
+  T bend;  ///< d log(dy/dx) / dy
+
+  EVENFLOW_HD FromUnbounded(T y, const Interval<T>& in) {
+    const bool low = in.has_low(), high = in.has_high(), both = low && high;
+    const T away = both ? -abs_of(y) : low ? y : -y;
+    const T e = exp(away), share = both ? T(1) / (T(1) + e) : T(1);
+    const T width = both ? in.high - in.low : T(1);
+    const T distance = width * (e * share);  // from the bound that x is nearer to
+    x = low && (!both || y < T(0)) ? in.low + distance : in.high - distance;
+    slope = distance * share;
+    log_slope = both ? in.log_width + away + T(2) * log(share) : away;
+    bend = both ? (T(1) - e) * (y < T(0) ? -share : share) : low ? T(-1) : T(1);
+    if (low || high) return;
+    x = y;
+    slope = T(1);
+    log_slope = bend = T(0);
+  }
+};
+
+/// An element one way or the other, in place; returns log dy/dx, on the way back 0.
+template <bool inverse, class T>
+EVENFLOW_HD double pass_bounds(const double* ends, double log_width, T* value) {
+  const Interval<T> in{static_cast<T>(ends[0]), static_cast<T>(ends[1]), static_cast<T>(log_width)};
+  T log_slope = T(0);
+  if constexpr (inverse) {
+    *value = in.nearest(FromUnbounded<T>(*value, in).x);
+  } else {
+    to_unbounded(*value, in, value, &log_slope);
+  }
+  return static_cast<double>(log_slope);
+}
+
+/// x -> y, sum: log dy/dx; or inverse, y -> x, sum: log dx/dy.
+template <class T, bool inverse>
+struct BoundsMap {
+  using Number = T;
+  static constexpr int inputs = 4;
+  static constexpr int outputs = 1;
+  static constexpr int sums = 1;
+  ColumnBounds<T> bounds;
+  const T* from;
+  int64_t from_stride;
+  T* to;
+  int64_t to_stride;
+  EVENFLOW_HD void prepare() {}
+  EVENFLOW_HD bool packs(int n) const { return fits(n, from, from_stride) && fits(n, to, to_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t step) const {
+    put(read<n>(from + row * from_stride + c), in);
+    for (int e = 0; e < n; ++e) {
+      in[step + e] = bounds.low[c + e];
+      in[2 * step + e] = bounds.high[c + e];
+      in[3 * step + e] = bounds.log_width[c + e];
+    }
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const Interval<T> ends{in[1], in[2], in[3]};
+    if constexpr (inverse) {
+      const FromUnbounded<T> of(in[0], ends);
+      out[0] = of.x;
+      sum[0] = of.log_slope;
+    } else {
+      to_unbounded(in[0], ends, out, sum);
+    }
+  }
+  template <int n = 1>
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    Pack<T, n> v = pack_of<n>(out);
+    for (int e = 0; inverse && e < n; ++e) v.v[e] = interval(bounds, c + e).nearest(v.v[e]);
+    write(v, to + row * to_stride + c);
+  }
+};
+
+/// From y and a gradient there, x and that by x; or with inverse, from y and a gradient by x that by y, where
+/// the log-determinant is the inverse's. x may be null.
+template <class T>
+struct BoundsBackward {
+  using Number = T;
+  ColumnBounds<T> bounds;
+  bool inverse;
+  const T* y;
+  int64_t y_stride;
+  const T* from;
+  int64_t from_stride;
+  const double* dlogdet;
+  int64_t rows_per_sample;
+  T* x;
+  int64_t x_stride;
+  T* to;
+  int64_t to_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, from, from_stride) && fits(n, x, x_stride) &&
+           fits(n, to, to_stride);
+  }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), given = read<n>(from + row * from_stride + c);
+    const T det = static_cast<T>(dlogdet[row / rows_per_sample]);
+    Pack<T, n> in, wanted;
+    for (int e = 0; e < n; ++e) {
+      const Interval<T> ends = interval(bounds, c + e);
+      const FromUnbounded<T> of(out.v[e], ends);
+      const T bent = det * of.bend;
+      in.v[e] = ends.nearest(of.x);
+      wanted.v[e] = inverse ? given.v[e] * of.slope - bent : (given.v[e] + bent) / of.slope;
+    }
+    if (x) write(in, x + row * x_stride + c);
+    write(wanted, to + row * to_stride + c);
+  }
+};
+
+}  // namespace evenflow::ops
