@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "arrays.hpp"
 #include "kernels/kernel_set.hpp"
@@ -440,6 +441,17 @@ NetDtype net_dtype(const std::string& name) {
   return name == "bfloat16" ? NetDtype::bfloat16 : NetDtype::same;
 }
 
+/// Of columns; None: open.
+using Ends = std::vector<std::array<std::optional<double>, 2>>;
+
+std::vector<Bounds> bounds_of(const Ends& ends) {
+  std::vector<Bounds> out(ends.size());
+  for (size_t c = 0; c < ends.size(); ++c) {
+    out[c] = {ends[c][0].value_or(out[c].low), ends[c][1].value_or(out[c].high)};
+  }
+  return out;
+}
+
 void bind_makers(py::module_& m) {
   using namespace py::literals;
   m.def(
@@ -484,8 +496,8 @@ void bind_makers(py::module_& m) {
       [](const std::string& dtype, int64_t dims, int64_t couplings, const std::vector<int64_t>& hidden,
          const std::string& coupling, const std::string& mask, const std::string& permutation,
          const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior,
-         const std::string& conditioner_dtype, int64_t context, uint64_t seed, const std::string& device,
-         int threads) {
+         const std::string& conditioner_dtype, int64_t context, const Ends& bounds, uint64_t seed,
+         const std::string& device, int threads) {
         const RealNvpTableConfig c{dims,
                                    couplings,
                                    hidden,
@@ -497,24 +509,26 @@ void bind_makers(py::module_& m) {
                                    actnorm,
                                    prior,
                                    net_dtype(conditioner_dtype),
-                                   context};
+                                   context,
+                                   bounds_of(bounds)};
         return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
       },
       "dtype"_a, "dims"_a, py::kw_only(), "couplings"_a, "hidden"_a, "coupling"_a, "mask"_a, "permutation"_a,
       "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "context"_a = 0,
-      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+      "bounds"_a = Ends(), "seed"_a, "device"_a = "cpu", "threads"_a = 0);
   m.def(
       "make_nice",
       [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings,
          const std::vector<int64_t>& hidden, const std::string& prior, const std::string& order,
-         const std::string& preprocess, int64_t bits, const std::string& conditioner_dtype, uint64_t seed,
-         const std::string& device, int threads) {
-        const NiceConfig c{shape_of(shape), couplings,  hidden, prior,
-                           order,           preprocess, bits,   net_dtype(conditioner_dtype)};
+         const std::string& preprocess, int64_t bits, const std::string& conditioner_dtype,
+         const Ends& bounds, uint64_t seed, const std::string& device, int threads) {
+        const NiceConfig c{
+            shape_of(shape),  couplings, hidden, prior, order, preprocess, bits, net_dtype(conditioner_dtype),
+            bounds_of(bounds)};
         return make(dtype, seed, device, threads, [&](auto t) { return nice<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a,
-      "bits"_a, "conditioner_dtype"_a, "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+      "bits"_a, "conditioner_dtype"_a, "bounds"_a = Ends(), "seed"_a, "device"_a = "cpu", "threads"_a = 0);
 }
 
 }  // namespace

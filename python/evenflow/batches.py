@@ -114,3 +114,8 @@ class Batches:
             value = np.asarray(part[row:row + 1])[(0, *place)]
             raise arrays.not_finite(where, value, first + a + row, place, part.dtype)
         return part
+
+
+def rows_of(given: Batch | None, a: int, b: int) -> Batch | None:
+    """Rows [a, b) of labels or a context, if there are any."""
+    return None if given is None else given[a:b]

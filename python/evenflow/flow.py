@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import functools
@@ -17,7 +18,7 @@ import numpy as np
 from evenflow import _core, arrays
 from evenflow._core import DeviceArray
 from evenflow.arrays import Batch
-from evenflow.batches import Batches
+from evenflow.batches import Batches, rows_of
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
 from evenflow.weights import check_weights
 
@@ -73,7 +74,7 @@ class Flow(Batches):
     @property
     def config(self) -> dict[str, Any]:
         """The model's name and all its settings, as JSON holds them; a copy."""
-        return {k: list(v) if isinstance(v, list) else v for k, v in self._config.items()}
+        return copy.deepcopy(self._config)
 
     @property
     def dtype(self) -> np.dtype:
@@ -116,6 +117,10 @@ class Flow(Batches):
     def context(self) -> int:
         """How many numbers a sample's density is conditioned on, C; 0 without."""
         return self._context
+
+    @property
+    def _bounds(self) -> list[list[float | None]] | None:
+        return self._config.get("bounds")
 
     @property
     def initialized(self) -> bool:
@@ -211,7 +216,7 @@ class Flow(Batches):
         z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, first=first)
-            self._core.forward(block, z[a:b], logdet[a:b], _rows(given, a, b), first + a)
+            self._core.forward(block, z[a:b], logdet[a:b], rows_of(given, a, b), first + a)
         return z, logdet
 
     def inverse(self, z: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
@@ -226,7 +231,7 @@ class Flow(Batches):
         x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
             block = self._floats(where, z, a, b, first)
-            self._core.inverse(block, x[a:b], logdet[a:b], _rows(given, a, b), first + a)
+            self._core.inverse(block, x[a:b], logdet[a:b], rows_of(given, a, b), first + a)
         return x, logdet
 
     def encode(self, x: Any, label: Any = None, context: Any = None) -> Array:
@@ -256,7 +261,7 @@ class Flow(Batches):
             return out
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob(block, out[a:b], _rows(given, a, b), first + a, where)
+            self._core.log_prob(block, out[a:b], rows_of(given, a, b), first + a, where)
         return out
 
     def log_prob_and_grad(self, x: Any, seed: int = 0, label: Any = None, first: int = 0, context: Any = None,
@@ -276,8 +281,8 @@ class Flow(Batches):
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, seed, first)
-            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], _rows(given, a, b), first + a,
-                                         _rows(place, a, b))
+            self._core.log_prob_and_grad(block, log_prob[a:b], grad[a:b], rows_of(given, a, b), first + a,
+                                         rows_of(place, a, b))
         return log_prob, grad
 
     def bits_per_dim(self, x: Any, seed: int = 0, label: Any = None, context: Any = None) -> Array:
@@ -307,7 +312,7 @@ class Flow(Batches):
             x = arrays.empty(device, (n, *self.shape), self.dtype)
         given = self._given("sample", label, context, n)
         for a, b in self._blocks(n):
-            self._core.sample(x[a:b], temperature, seed, _rows(given, a, b), first=first + a, first_row=a)
+            self._core.sample(x[a:b], temperature, seed, rows_of(given, a, b), first=first + a, first_row=a)
         return x
 
     def class_log_prob(self, x: Any) -> Array:
@@ -593,7 +598,3 @@ def _restored(config: dict[str, Any], values: np.ndarray) -> Flow:
         raise ShapeError(f"[Flow] expected {own.size} values for {config['model']}, got {np.shape(values)}")
     own[:] = values
     return flow
-
-
-def _rows(given: Batch | None, a: int, b: int) -> Batch | None:
-    return None if given is None else given[a:b]

@@ -13,6 +13,7 @@ import numpy as np
 
 from evenflow import _core
 from evenflow.arrays import choice, flag, memory_for, number, whole
+from evenflow.bounds import checked as checked_bounds
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
@@ -124,8 +125,11 @@ class RealNVP(Flow):
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
+    bounds: (low, high) of every column, None for an open end: its values lie strictly between, so do samples, and the
+    density outside is zero. It is learned in log(x - low) - log(high - x), without the logarithm of an open end, which
+    comes before `preprocess`. Values on or outside of a bound are a NumericError.
     Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
-    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model.
+    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, bounds=None.
 
     dtype, device, threads, and errors: see Glow.
     """
@@ -138,13 +142,13 @@ class RealNVP(Flow):
                  hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
                  preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
                  batch_norm: bool | None = None, conditioner_dtype: str | None = None,
-                 context: int | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
-                 threads: int = 0):
+                 context: int | None = None, bounds: Sequence[Any] | None = None, seed: int = 0,
+                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
         image = dict(scales=scales, base_dim=base_dim, residual_blocks=residual_blocks, bottleneck=bottleneck,
                      skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
         table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
                      preprocess=preprocess, actnorm=actnorm, prior=prior,
-                     conditioner_dtype=conditioner_dtype)
+                     conditioner_dtype=conditioner_dtype, bounds=bounds)
         is_table = _is_number(shape)
         foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
         if foreign:
@@ -154,7 +158,7 @@ class RealNVP(Flow):
         coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
         run = place("RealNVP", device, threads)
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
-        settings = (_real_nvp_table(**table, batch_norm=batch_norm, dtype=dtype) if is_table
+        settings = (_real_nvp_table(shape, **table, batch_norm=batch_norm, dtype=dtype) if is_table
                     else _real_nvp_image(**image, batch_norm=batch_norm))
         settings.update(_context("RealNVP", context), coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
@@ -171,17 +175,20 @@ class NICE(Flow):
     couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
     order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
+    bounds: of a table's columns, see RealNVP.
     conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads, and errors: see Glow.
     """
 
     @_says_what_is_near
     def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", order: str = "tile", preprocess: str = "none",
-                 bits: int | None = None, conditioner_dtype: str = "float32", seed: int = 0,
-                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 bits: int | None = None, conditioner_dtype: str = "float32",
+                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
+                 threads: int = 0):
         is_table = _is_number(shape)
-        if is_table and bits is not None:
-            raise ConfigError("[NICE] expected settings for tables, got bits")
+        foreign = "bits" if is_table and bits is not None else "bounds" if not is_table and bounds is not None else None
+        if foreign:
+            raise ConfigError(f"[NICE] expected settings for {'tables' if is_table else 'images'}, got {foreign}")
         settings: dict[str, Any] = dict(
             couplings=_count("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
             prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
@@ -191,6 +198,8 @@ class NICE(Flow):
         dtype = _dtype("NICE", dtype)
         settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
         size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
+        if pairs := checked_bounds("NICE", bounds, size[2]):
+            settings["bounds"] = pairs
         run = place("NICE", device, threads)
         with memory_for("NICE", "the model"):
             core = _core.make_nice(dtype, size, **settings, bits=bits, **run)
@@ -253,10 +262,10 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
                 recursion=recursion, bits=_bits("RealNVP", _default(bits, 8)))
 
 
-def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
+def _real_nvp_table(columns: Any, *, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
                     actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
-                    dtype: str) -> dict[str, Any]:
-    return dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
+                    bounds: Any, dtype: str) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
                 hidden=_widths("RealNVP", _default(hidden, (64, 64))),
                 mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
                 permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
@@ -266,6 +275,8 @@ def _real_nvp_table(*, couplings: Any, hidden: Any, mask: Any, permutation: Any,
                 actnorm=flag("RealNVP", "actnorm", _default(actnorm, False)),
                 prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
                 conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
+    pairs = checked_bounds("RealNVP", bounds, columns)
+    return {**settings, "bounds": pairs} if pairs else settings  # of earlier files, which have none
 
 
 def _context(model: str, numbers: Any) -> dict[str, int]:

@@ -14,7 +14,7 @@ from evenflow.errors import NumericError, ShapeError
 from evenflow.files import Rows, blocks, check_any, write_rows
 from evenflow.flow import Flow, check_flow
 from evenflow.ranks import Ranks
-from evenflow.rows import origin
+from evenflow.rows import origin, stays_outside
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
 SCORED_VALUES = 1 << 22
@@ -76,8 +76,8 @@ def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks
     parts = [slice(a, min(a + step, share.stop)) for a in starts]
 
     def of(part: slice) -> Any:
-        rows = origin(x, np.arange(part.start, part.stop))
-        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype), first=part.start,
+        rows, ends = origin(x, np.arange(part.start, part.stop)), flow._bounds if stays_outside(x) else None
+        return flow.log_prob(as_taken("log_prob", x[part], rows, flow.dtype, ends), first=part.start,
                              **flow._by_name(None if given is None else given[part]))
 
     scores = ranks.try_on_all(lambda: [of(part) for part in parts])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
+from evenflow import bounds as of_columns
 from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import Flow
@@ -38,6 +39,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     from the others) | "nice" (Dinh, Krueger, Bengio 2014).
     couplings, hidden: number of couplings, widths of their hidden layers.
     preprocess: "standardize" | "zca" | "whiten" | "none", fitted with the flow.
+    bounds: pairs (low, high), one a feature, None for an open end, or a dict of them by number or name of a feature,
+    others being open: values lie strictly between, and outside the density is zero; see RealNVP.
     epochs: at most.  batch_size: None: 32 ... 256, by the number of rows.  lr: of Adam, reached after a warm-up of an
     epoch or 100 steps.
     validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
@@ -51,18 +54,20 @@ class FlowDensity(DensityMixin, BaseEstimator):
     run), n_features_in_, and feature_names_in_ for data with names of columns.
 
     Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
-    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold, or fewer than 2 rows left
-    to train on; NumericError for a training that fails.
+    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold or that `bounds` leave out, or
+    fewer than 2 rows left to train on; NumericError for a training that fails.
     """
 
     def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
-                 preprocess: str = "standardize", epochs: int = 200, batch_size: int | None = None, lr: float = 3e-3,
-                 validation_fraction: float = 0.1, patience: int = 20, dtype: str = "float32",
-                 device: str = "cpu", threads: int = 0, random_state: Any = None):
+                 preprocess: str = "standardize", bounds: Any = None, epochs: int = 200,
+                 batch_size: int | None = None, lr: float = 3e-3, validation_fraction: float = 0.1,
+                 patience: int = 20, dtype: str = "float32", device: str = "cpu", threads: int = 0,
+                 random_state: Any = None):
         self.model = model
         self.couplings = couplings
         self.hidden = hidden
         self.preprocess = preprocess
+        self.bounds = bounds
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -83,16 +88,16 @@ class FlowDensity(DensityMixin, BaseEstimator):
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        flow = self._model(rows.shape[1], seed)
-        _check_range(rows, flow.dtype)  # before the rows change places, so that it names X's own
+        flow = self._model(rows.shape[1], seed, [str(name) for name in getattr(X, "columns", ())])
         weights = _checked_weights("FlowDensity", sample_weight, len(rows))
+        _check_range(rows, flow)  # before the rows change places, so that it names X's own
         order = np.random.default_rng(seed).permutation(len(rows) if weights is None else np.flatnonzero(weights))
         held_out = int(fraction * len(order))
         if len(order) - held_out < 2:
             raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(order) - held_out} of "
                               f"{len(order)}, since validation_fraction={fraction:g} holds out {held_out}")
         train, valid = rows[order[held_out:]], rows[order[:held_out]] if held_out else None
-        _check_columns(train, flow.dtype)
+        _check_columns(train, flow)
         given: dict[str, Any] = {} if self.batch_size is None else {"batch_size": self.batch_size}
         if weights is not None:
             given["sample_weight"] = weights[order[held_out:]]
@@ -112,14 +117,15 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
         return self
 
-    def _model(self, columns: int, seed: int) -> Flow:
+    def _model(self, columns: int, seed: int, names: list[str]) -> Flow:
         where = "FlowDensity"  # a model takes None for its default
         if self.hidden is None:
             raise TypeError(f"[{where}] expected a sequence of widths for hidden, got None")
         shared: dict[str, Any] = dict(
             couplings=arrays.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
             preprocess=arrays.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
-            dtype=self.dtype, device=self.device, threads=self.threads)
+            bounds=of_columns.by_column(where, self.bounds, names, columns), dtype=self.dtype, device=self.device,
+            threads=self.threads)
         if arrays.choice("FlowDensity", "model", self.model, ("real_nvp", "nice")) == "nice":
             return NICE(columns, **shared)
         return RealNVP(columns, mask="odd-even", prior="logistic", **shared)
@@ -127,7 +133,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) (n_samples,) of every row, nats, in the units of X.
 
-        -inf for a row so far off that its density underflows, or that `dtype` can't hold it.
+        -inf for a row so far off that its density underflows, or that `dtype` can't hold it, or on or outside of a
+        bound.
         """
         check_is_fitted(self)
         arrays.refuse_masked("FlowDensity", X)
@@ -138,7 +145,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
             if not np.isfinite(rows).all():  # which scikit-learn lets pass where it is told to
                 raise
             with np.errstate(over="ignore"):
-                held = np.isfinite(rows.astype(self.flow_.dtype)).all(1)
+                taken = rows.astype(self.flow_.dtype)
+            held = np.isfinite(taken).all(1) & ~of_columns.outside(self.flow_._bounds, taken).any(1)
             scores = np.full(len(rows), -np.inf)
             scores[held] = _far_scores(self.flow_, rows[held])
         return scores
@@ -176,19 +184,33 @@ def _hint(dtype: np.dtype) -> str:
     return f"; in FlowDensity use {other}another offset or unit of the column"
 
 
-def _check_range(X: np.ndarray, dtype: np.dtype) -> None:
-    """ConfigError for a value that is not finite, or not in `dtype`."""
+def _check_range(X: np.ndarray, flow: Flow) -> None:
+    """ConfigError for a value that is not finite, not in the flow's dtype, or not within its bounds."""
     try:
-        arrays.to_floats("FlowDensity", X, dtype)
+        taken = arrays.to_floats("FlowDensity", X, flow.dtype)
     except NumericError as error:
-        raise ConfigError(f"{error}{_hint(dtype) if np.isfinite(X).all() else ''}") from error
+        raise ConfigError(f"{error}{_hint(flow.dtype) if np.isfinite(X).all() else ''}") from error
+    try:
+        of_columns.require_inside("FlowDensity", flow._bounds, taken)
+    except NumericError as error:
+        raise ConfigError(str(error)) from error
 
 
-def _check_columns(X: np.ndarray, dtype: np.dtype) -> None:
-    """ConfigError for a column that is constant, or nearly so once it is rounded to `dtype`."""
+def _check_columns(X: np.ndarray, flow: Flow) -> None:
+    """ConfigError for a column that is constant, or nearly so once it is rounded to the flow's dtype.
+
+    Of a column with bounds what counts is what the flow makes of it.
+    """
+    dtype = flow.dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what the dtype can't hold, the flow refuses
         spread = X.std(0)
         step = np.spacing(np.abs(X).max(0).astype(dtype)).astype(np.float64)
+    if flow._bounds is not None:
+        bounded = [low is not None or high is not None for low, high in flow._bounds]
+        free = of_columns.unbounded(flow._bounds, X)[:, bounded]
+        error = of_columns.unbounded(flow._bounds, X.astype(dtype))[:, bounded] - free
+        spread[bounded] = free.std(0)
+        step[bounded] = np.maximum(np.sqrt((error**2).mean(0)), np.spacing(np.abs(free).max(0)))
     for column in np.flatnonzero(step > RESOLUTION * spread):
         if np.ptp(X[:, column]) == 0:
             raise ConfigError(f"[FlowDensity] expected columns that vary, got a constant column {column}")

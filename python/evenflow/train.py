@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evenflow import _core, arrays, checkpoint, optim, signals
+from evenflow.bounds import require_inside
 from evenflow.data.feed import Batch, Feed, as_taken
 from evenflow.errors import ConfigError, IoError, NumericError
 from evenflow.flow import Flow
@@ -68,21 +69,18 @@ class Trainer:
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.given, self.weights, dtype=flow.dtype, batch_size=settings.batch_size,
-                         batches=self.batches, seed=settings.seed, augment=settings.augment,
+                         batches=self.batches, seed=settings.seed, augment=settings.augment, bounds=flow._bounds,
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
         self._waited, self._worked = 0.0, 0.0
         self._sums: GradientSums | GpuSums | None = None
-        options = settings.optimizer_options
         try:
-            self.optimizer = optim.OPTIMIZERS[settings.optimizer](flow, lr=settings.lr, **options)
+            self.optimizer = optim.OPTIMIZERS[settings.optimizer](flow, lr=settings.lr, **settings.optimizer_options)
         except TypeError as error:
             raise ConfigError(f"[fit] expected options of {settings.optimizer}, "
-                              f"got {options}: {error}") from None
+                              f"got {settings.optimizer_options}: {error}") from None
         self.schedule = optim.Schedule(settings.lr, settings.warmup, settings.lr_decay, settings.lr_floor)
-        self.average = None
-        if settings.average:
-            self.average = optim.MovingAverage(flow, settings.average, zero_debias=True)
+        self.average = optim.MovingAverage(flow, settings.average, zero_debias=True) if settings.average else None
         self.saved_step = 0
         """Step of the last checkpoint."""
         self._best: np.ndarray | None = None
@@ -406,7 +404,7 @@ class Trainer:
         least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
         n = s.init_batch or max(least, INIT_VALUES // values)
         rows = in_proportion(shuffled(self.x, s.seed), self.weights, n)
-        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype),
+        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype, self.flow._bounds),
                        self.given[rows] if self.flow.context else None)
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
@@ -589,6 +587,7 @@ def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any,
     x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
     if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype)
+        require_inside(where, flow._bounds, x)
     given = flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
     return x, given, mean_one(where, check_weights(where, sample_weight, len(x)))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from evenflow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Option:
     """One or more values."""
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    parts: tuple[str, ...] = ()
+    """What one value consists of; there may be several such values."""
 
 
 MODEL = (
@@ -101,6 +106,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
              Option("context", str, "tables: columns that the density of the others is given", many=True,
                     metavar="NAME"),
              Option("weight", str, "tables: column of what rows count for", metavar="NAME"),
+             Option("bounds", str, "tables: what the values of a column lie strictly between, none for an open end; "
+                    "given again for another column", parts=("NAME", "LOW", "HIGH")),
              Option("size", int, "folder of images: resize to SIZE x SIZE"),
              Option("crop", int, "folder of images: a square of CROP x CROP out of the middle, before"),
              Option("pad", int, "images: in the middle of a black square of PAD x PAD"),
@@ -124,13 +131,21 @@ PLACE = (Option("data", str, "DATA"), Option("device", str, "--device"),
 KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
 
 
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+"""Numbers, not options: Python's own pattern may lack exponents."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares all options; one that is not given stays None."""
+    parser._negative_number_matcher = NEGATIVE
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
             flag = "--" + option.name.replace("_", "-")
-            if option.kind is bool:
+            if option.parts:
+                group.add_argument(flag, nargs=len(option.parts), action="append", metavar=option.parts,
+                                   help=option.text)
+            elif option.kind is bool:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, help=option.text)
             else:
                 group.add_argument(flag, type=option.kind, nargs="+" if option.many else None,
@@ -140,7 +155,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says, by key."""
-    return {name: value for name in KEYS if (value := getattr(args, name)) is not None}
+    values = {name: value for name in KEYS if (value := getattr(args, name)) is not None}
+    if "bounds" in values:
+        values["bounds"] = checked_bounds("[train]", values["bounds"])
+    return values
+
+
+def checked_bounds(where: str, values: Any) -> list[list[Any]]:
+    """[name, low, high] of columns, in the order of names: ends are floats or "none". ConfigError."""
+    if not isinstance(values, list) or not all(isinstance(v, list) and len(v) == 3 and isinstance(v[0], str)
+                                               for v in values):
+        raise ConfigError(f"{where} expected lists of a column's name and two ends for bounds, got {values!r}")
+
+    def end(name: str, value: Any) -> Any:
+        if value == "none":
+            return value
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{where} expected a number or none for the bounds of {name}, got {value!r}") from None
+
+    found = sorted(([name, end(name, low), end(name, high)] for name, low, high in values), key=lambda v: str(v[0]))
+    for (name, *_), (later, *_) in zip(found, found[1:]):
+        if name == later:
+            raise ConfigError(f"{where} expected bounds of a column once, got {name} twice")
+    return found
 
 
 def pick(values: dict[str, Any], options: tuple[Option, ...]) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import _core, discrete, presets, signals
+import numpy as np
+
+from evenflow import _core, arrays, discrete, presets, signals
+from evenflow.bounds import by_column, require_inside
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
 from evenflow.cli.progress import Progress
@@ -22,6 +25,7 @@ from evenflow.flow import Flow
 from evenflow.logs import Outputs
 from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
+from evenflow.rows import stays_outside
 from evenflow.runs import Plan, Run, Source, conditions, inside, test_mark
 from evenflow.settings import Settings
 from evenflow.train import Trainer
@@ -74,6 +78,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
+    _check_bounds(flow, whole, part)
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
                                test=test_mark(flow.dtype, whole, conditions(flow)))
@@ -140,6 +145,11 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         given["classes"] = len(whole.classes)
     if whole.train_context is not None:
         given["context"] = whole.train_context.shape[1]
+    if "bounds" in values:
+        if whole.kind == "image":
+            raise ConfigError(f"[train] expected a table with --bounds, got images: {values['data']}")
+        ends = {column: tuple(None if end == "none" else end for end in pair) for column, *pair in values["bounds"]}
+        given["bounds"] = by_column("train", ends, _column_names(whole.columns, whole.shape[0]), whole.shape[0])
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     known = inspect.signature(MODELS[name]).parameters
     if "context" in given and "context" not in known:
@@ -150,6 +160,21 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         raise ConfigError(f"[train] expected options that {name} has, got --{option.replace('_', '-')}")
     return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
                         device=values.get("device", "cpu"), threads=threads)
+
+
+def _column_names(names: list[str], count: int) -> list[str]:
+    """Of a table without, the numbers of its columns."""
+    return names or [str(c) for c in range(count)]
+
+
+def _check_bounds(flow: Flow, whole: Dataset, part: Dataset) -> None:
+    """NumericError, by the column's name, for data in memory on or outside of a bound: also for those that are only
+    tested on, before hours of training.
+    """
+    for where, x in (("train", part.train), ("train, validation", part.test), ("train, test", whole.test)):
+        if flow._bounds is not None and isinstance(x, np.ndarray) and not stays_outside(x):
+            taken = arrays.to_floats(where, x, flow.dtype)
+            require_inside(where, flow._bounds, taken, names=_column_names(whole.columns, flow.dims))
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +196,18 @@ def _resolved(plan: Plan) -> dict[str, Any]:
     """Every setting of a plan by the name of its option."""
     return {**dataclasses.asdict(plan.source), **_model_values(plan.model), **_training_values(plan.training),
             **dataclasses.asdict(plan.outputs), "data": plan.source.path, "model": plan.model["model"].lower(),
-            "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps}
+            "bounds": _bounds_option(plan), "conditional": bool(plan.classes) or None, "epochs": plan.epochs,
+            "steps": plan.steps}
+
+
+def _bounds_option(plan: Plan) -> list[list[Any]] | None:
+    """A plan's bounds as --bounds has them."""
+    pairs = plan.model.get("bounds")
+    if pairs is None:
+        return None
+    names = _column_names(plan.columns or list(plan.source.columns or ()), len(pairs))
+    return sorted([name, *("none" if end is None else end for end in pair)]
+                  for name, pair in zip(names, pairs) if pair != [None, None])
 
 
 def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
@@ -186,8 +222,10 @@ def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
 
 
 def _model_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """A model's arguments by the names of their options; the number of a context's columns is in the data."""
-    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k not in ("model", "context")}
+    """A model's arguments by the names of their options; the number of a context's columns is in the data, and bounds
+    are by the name of a column.
+    """
+    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k not in ("model", "context", "bounds")}
 
 
 def _training_values(training: dict[str, Any]) -> dict[str, Any]:

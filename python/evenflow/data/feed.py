@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
+from evenflow.bounds import Pairs, require_inside
 from evenflow.data.augment import Augment
 from evenflow.errors import NumericError
 from evenflow.rows import Order, Rows, group_of, origin, shuffled, stays_outside
@@ -46,12 +47,14 @@ class Feed:
     again.
 
     mine(size): where in a batch of that size the samples of this rank are; only those are read.
+    bounds: of a table's columns, which data in files are held against.
     """
 
     def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, weights: np.ndarray | None = None, *,
                  dtype: np.dtype, batch_size: int, batches: int, seed: int, augment: Augment | None = None,
-                 mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD):
+                 mine: Callable[[int], np.ndarray] = np.arange, ahead: int = AHEAD, bounds: Pairs | None = None):
         self.x, self.given, self.weights, self.dtype = x, given, weights, dtype
+        self.bounds = bounds if stays_outside(x) else None
         self.batch_size, self.batches, self.seed, self.augment = batch_size, batches, seed, augment
         self.mine = mine
         self.ahead = ahead if stays_outside(x) or augment is not None else 0
@@ -66,7 +69,9 @@ class Feed:
         self._pending: deque[tuple[tuple[int, int], Future[list[Batch | NumericError]]]] = deque()
 
     def get(self, epoch: int, position: int) -> Batch:
-        """One batch. NumericError for a value that is not finite, IoError for a sample that can't be read."""
+        """One batch. NumericError for a value that is not finite or not within bounds, IoError for a sample that can't
+        be read.
+        """
         window, place = divmod(position, self.window)
         if self._held != (epoch, window):
             self._batches = self._next((epoch, window))
@@ -100,7 +105,7 @@ class Feed:
         return (epoch, number + 1) if (number + 1) * self.window < self.batches else (epoch + 1, 0)
 
     def _make(self, epoch: int, window: int) -> list[Batch | NumericError]:
-        """The batches of a window; in the place of one with a value that is not finite, the error."""
+        """The batches of a window; in the place of one with a NumericError, that."""
         whole = self._window(epoch, window)
         parts = [whole[start:start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
         mine = [part[self.mine(len(part))] for part in parts]
@@ -116,7 +121,7 @@ class Feed:
 
     def _batch(self, rows: np.ndarray, index: np.ndarray, whole: np.ndarray, epoch: int) -> Batch:
         """Of this rank's rows `index` out of all of the batch."""
-        x = as_taken("fit", rows, origin(self.x, index), self.dtype)
+        x = as_taken("fit", rows, origin(self.x, index), self.dtype, self.bounds)
         if self.augment is not None:
             x = self.augment(x, self.seed, epoch, index)
         given, weights = (None if numbers is None else numbers[index] for numbers in (self.given, self.weights))
@@ -134,8 +139,10 @@ class Feed:
         return index
 
 
-def as_taken(where: str, rows: np.ndarray, index: np.ndarray, dtype: np.dtype) -> Any:
+def as_taken(where: str, rows: np.ndarray, index: np.ndarray, dtype: np.dtype, bounds: Pairs | None = None) -> Any:
     """uint8 as they are, floats in `dtype`; NumericError with the number of the row, out of `index`."""
     if rows.dtype == np.uint8:
         return rows
-    return arrays.to_floats(where, rows, dtype, rows=index)
+    x = arrays.to_floats(where, rows, dtype, rows=index)
+    require_inside(where, bounds, x, rows=index)
+    return x

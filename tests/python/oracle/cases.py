@@ -50,6 +50,9 @@ def _image(name, shape, **settings):
     return Case("image-" + name, "RealNVP", real_nvp.image_forward, shape, config | settings)
 
 
+BOUNDS = [(-8, 9), (-7.5, None), (None, None), (None, 8), (-10, 7)]
+"""Around the data that the tests make."""
+
 CASES = [
     _glow("affine", (8, 8, 1)),
     _glow("additive", (4, 8, 3), coupling="additive"),
@@ -73,6 +76,7 @@ CASES = [
     _nice("standardize", (6,), preprocess="standardize", prior="gaussian"),
     _nice("zca", (5,), preprocess="zca"),
     _nice("whiten", (5,), preprocess="whiten", prior="gaussian"),
+    _nice("bounds", (5,), preprocess="standardize", bounds=BOUNDS),
     _nice("image", (4, 3, 3)),
     _nice("image-odd", (3, 3, 1), prior="gaussian", bits=5, order="reverse"),
     _nice("image-zca", (2, 4, 1), preprocess="zca", order="shuffle"),
@@ -87,6 +91,8 @@ CASES = [
     _table("raw", 6, preprocess="none"),
     _table("zca", 5, preprocess="zca"),
     _table("whiten", 5, preprocess="whiten"),
+    _table("bounds", 5, bounds=BOUNDS),
+    _table("bounds-raw", 5, preprocess="none", bounds=BOUNDS),
     _table("batch-norm", 5, batch_norm=True),
     _table("actnorm", 5, actnorm=True, prior="logistic"),
     _table("all", 7, mask="odd-even", permutation="lu", preprocess="whiten", batch_norm=True, actnorm=True),

@@ -27,6 +27,22 @@ def logit(x, c=0.9):
     return y, per_sample(F.softplus(y) + F.softplus(-y) + math.log(c))
 
 
+def unbound(x, bounds):
+    """log(x - low) - log(high - x) by column, without the logarithm of an end that is None."""
+    y, logdet = x.clone(), x.new_zeros(x.shape[0])
+    for c, (low, high) in enumerate(bounds):
+        if low is not None and high is not None:
+            y[:, c] = torch.logit((x[:, c] - low) / (high - low))
+            logdet = logdet + math.log(high - low) - torch.log((x[:, c] - low) * (high - x[:, c]))
+        elif low is not None:
+            y[:, c] = torch.log(x[:, c] - low)
+            logdet = logdet - y[:, c]
+        elif high is not None:
+            y[:, c] = -torch.log(high - x[:, c])
+            logdet = logdet + y[:, c]
+    return y, logdet
+
+
 def standardize(x, scope):
     c = x.shape[-1]
     std = scope("std", c)

@@ -21,6 +21,8 @@ def forward(params, x, config, given=None, training=True):
     if x.dim() == 4:
         chain.apply(layers.rescale, 0.0, 2.0 ** config["bits"])
         chain.x = chain.x.flatten(1)
+    if config.get("bounds"):
+        chain.apply(layers.unbound, config["bounds"])
     if config["preprocess"] != "none":
         chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
     if config["order"] != "none":

@@ -153,6 +153,8 @@ def table_forward(params, x, config, given=None, training=True, batch_stats=None
     scope = Scope(params, training, batch_stats)
     context = standardised(given, scope / "context", config)
     chain = Chain(x)
+    if config.get("bounds"):
+        chain.apply(layers.unbound, config["bounds"])
     if config["preprocess"] != "none":
         chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
     for i in range(config["couplings"]):

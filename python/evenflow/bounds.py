@@ -1,0 +1,93 @@
+"""Bounds of a table's columns: the setting, and which rows lie strictly between them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evenflow import arrays
+from evenflow.errors import ConfigError, NumericError
+
+Pairs = Sequence[Sequence[float | None]]
+"""(low, high) of every column, None for an open end."""
+
+
+def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] | None:
+    """The setting as JSON holds it, or None where all ends are open. TypeError, ConfigError.
+
+    What the numbers have to be the core says, which reads them from files too.
+    """
+    if bounds is None:
+        return None
+    if not _is_sequence(bounds) or not all(_is_sequence(pair) and len(pair) == 2 for pair in bounds):
+        raise TypeError(f"[{where}] expected a pair (low, high) for every column as bounds, got {bounds!r}")
+    if len(bounds) != columns:
+        raise ConfigError(f"[{where}] expected bounds for each of {columns} columns, got {len(bounds)}")
+    pairs = [[None if end is None else arrays.number(where, f"the bounds of column {c} (None: open)", end, -math.inf)
+              for end in pair] for c, pair in enumerate(bounds)]
+    return pairs if any(end is not None for pair in pairs for end in pair) else None
+
+
+def by_column(where: str, bounds: Any, names: Sequence[str], columns: int) -> Any:
+    """A mapping of columns, by name or number, to pairs, as pairs of all columns; other settings as they are."""
+    if not isinstance(bounds, Mapping):
+        return bounds
+    pairs: list[Any] = [(None, None)] * columns
+    known: dict[Any, int] = {**{name: c for c, name in enumerate(names)}, **{c: c for c in range(columns)}}
+    for column, pair in bounds.items():
+        if column not in known:
+            choice = ", ".join(names) if len(names) else f"0 ... {columns - 1}"
+            raise ConfigError(f"[{where}] expected bounds for columns out of {choice}, got {column!r}")
+        pairs[known[column]] = pair
+    return pairs
+
+
+def outside(bounds: Pairs | None, x: np.ndarray) -> np.ndarray:
+    """(N, D) or, without bounds, (N, 1) bool: which values of x lie on a bound or beyond it, in x's own dtype."""
+    if bounds is None:
+        return np.zeros((len(x), 1), bool)
+    low, high = _ends(bounds, x.dtype)
+    return ~((x > low) & (x < high))
+
+
+def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.ndarray | None = None,
+                   names: Sequence[str] = ()) -> None:
+    """NumericError for the first value that lies on a bound or beyond it; `rows` are the numbers of x's rows."""
+    bad = outside(bounds, x)
+    if bounds is None or not bad.any():
+        return
+    row, column = (int(i) for i in np.argwhere(bad)[0])
+    low, high = bounds[column]
+    wanted = f"above {low:g}" if high is None else f"below {high:g}" if low is None else f"between {low:g} and {high:g}"
+    raise NumericError(
+        f"[{where}] expected values {wanted} for column {names[column] if len(names) else column}, "
+        f"got {float(x[row, column]):g} for sample {row if rows is None else rows[row]}; {int(bad.any(1).sum())} of "
+        f"{len(x)} rows lie on or outside of their bounds: widen these, or leave the rows out")
+
+
+def unbounded(bounds: Pairs, x: np.ndarray) -> np.ndarray:
+    """What a model makes of x (N, D), whose rows lie inside, before it standardises: float64."""
+    low, high = _ends(bounds, x.dtype)
+    with np.errstate(invalid="ignore"):
+        above, below = np.where(np.isinf(low), 1.0, x - low), np.where(np.isinf(high), 1.0, high - x)
+    free = np.isinf(low) & np.isinf(high)
+    result: np.ndarray = np.where(free, x, np.log(above, dtype=np.float64) - np.log(below, dtype=np.float64))
+    return result
+
+
+def rounded(bounds: Pairs, dtype: np.dtype) -> list[list[float | None]]:
+    """The bounds that a model of this dtype computes with."""
+    return [[None if end is None else float(dtype.type(end)) for end in pair] for pair in bounds]
+
+
+def _ends(bounds: Pairs, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Two (D,) arrays of `dtype`, infinite where open."""
+    return (np.array([-math.inf if low is None else low for low, _ in bounds], dtype),
+            np.array([math.inf if high is None else high for _, high in bounds], dtype))
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)

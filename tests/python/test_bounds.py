@@ -1,0 +1,427 @@
+"""Columns within bounds: densities, samples, gradients, errors, files, and every way to name them."""
+
+import copy
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import bounds
+from evenflow.cli import main
+
+PAIRS = [(0, None), (0, 1), (None, None), (None, 5)]
+SMALL = dict(couplings=4, hidden=(16,), seed=2)
+
+
+def rows(n, seed=0):
+    """(n, 4) float64, within PAIRS: gamma, beta, normal, and five minus an exponential."""
+    rng = np.random.default_rng(seed)
+    return np.column_stack([rng.gamma(2.0, 1.5, n), rng.beta(0.7, 2, n), rng.normal(10, 3, n),
+                            5 - rng.exponential(2.0, n)])
+
+
+def mapped(x):
+    """(free columns, log of their derivative's product) by hand, in float64."""
+    free = np.column_stack([np.log(x[:, 0]), np.log(x[:, 1] / (1 - x[:, 1])), x[:, 2], -np.log(5 - x[:, 3])])
+    return free, -np.log(x[:, 0] * x[:, 1] * (1 - x[:, 1]) * (5 - x[:, 3]))
+
+
+def moved(flow, x, **given):
+    """An initialised flow whose nets are not what they begin as."""
+    flow.init(x, **given)
+    rng = np.random.default_rng(7)
+    for name in sorted(flow.named_grads()):
+        flow.named_parameters()[name][...] += 0.1 * rng.normal(size=flow.named_parameters()[name].shape)
+    return flow
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return moved(ef.RealNVP(4, bounds=PAIRS, dtype="float64", **SMALL), rows(2000))
+
+
+@pytest.mark.parametrize("make", [ef.RealNVP, ef.NICE], ids=["real_nvp", "nice"])
+@pytest.mark.parametrize("preprocess", ["none", "standardize", "whiten", "zca"])
+def test_is_the_recipe_of_mapped_columns(make, preprocess):
+    x = rows(500)
+    free, slope = mapped(x)
+    settings = dict(SMALL, preprocess=preprocess, dtype="float64")
+    plain = moved(make(4, **settings), free)
+    bounded = moved(make(4, bounds=PAIRS, **settings), x)
+    assert [*bounded.named_parameters()] == [*plain.named_parameters()]
+    assert np.abs(bounded.log_prob(x) - (plain.log_prob(free) + slope)).max() < 1e-10
+    assert np.abs(bounded.encode(x) - plain.encode(free)).max() < 1e-10
+    drawn, other = bounded.sample(200, seed=3), plain.sample(200, seed=3)
+    assert np.abs(mapped(drawn)[0] - other).max() < 1e-9
+
+
+@pytest.mark.parametrize("dtype, close", [("float32", 2e-3), ("float64", 1e-3)])
+def test_the_density_integrates_to_one_over_the_box(dtype, close):
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.beta(2, 3, 3000), rng.uniform(-1, 2, 3000)])
+    box = ef.RealNVP(2, bounds=[(0, 1), (-1, 2)], dtype=dtype, **SMALL)
+    box.fit(x, epochs=3)
+    a, b = np.meshgrid((np.arange(600) + 0.5) / 600, -1 + 3 * (np.arange(600) + 0.5) / 600)
+    assert abs(np.exp(box.log_prob(np.column_stack([a.ravel(), b.ravel()]))).mean() * 3 - 1) < close
+
+
+@pytest.mark.parametrize("pairs", [[(0, 1), (-1, 1)], [(1e-3, None), (None, -7)], [(0, 1e6), (1e3, 1e3 + 1)]])
+def test_every_sample_lies_inside_and_has_a_density(pairs):
+    box = ef.RealNVP(2, bounds=pairs, preprocess="none", prior="logistic", **SMALL)
+    z = np.random.default_rng(0).uniform(-1, 1, (64, 2))
+    box.init(box_values(pairs, z))
+    low, high = (np.array([np.float32(fill if end is None else end) for end in ends])
+                 for ends, fill in zip(zip(*pairs), (-np.inf, np.inf)))
+    for temperature in (1.0, 5.0, 1.0e-3):  # hot samples pile up at the bounds
+        x = box.sample(20000, temperature=temperature, seed=1)
+        assert x.dtype == np.float32 and ((x > low) & (x < high)).all()
+        assert np.isfinite(box.log_prob(x)).all()
+
+
+def box_values(pairs, z):
+    """Values within pairs, from numbers in (-1, 1)."""
+    columns = []
+    for (low, high), t in zip(pairs, z.T):
+        if low is not None and high is not None:
+            columns.append(low + (high - low) * (0.5 + 0.4 * t))
+        else:
+            columns.append(low + np.exp(t) if high is None else high - np.exp(t))
+    return np.column_stack(columns)
+
+
+def test_round_trip_and_verify(flow):
+    x = rows(300, 1)
+    z, logdet = flow.forward(x)
+    back, logdet_back = flow.inverse(z)
+    assert np.abs(back - x).max() < 1e-12 and np.abs(logdet + logdet_back).max() < 1e-12
+    assert flow.verify(x).ok
+    single = ef.RealNVP(4, bounds=PAIRS, **SMALL)
+    single.fit(rows(2000), epochs=2)
+    report = single.verify(x)
+    assert report.ok, report
+
+
+def test_verify_leaves_out_what_rounding_moves():
+    """Half of the values lie so near to 1 that float32 has few digits of their distance."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([1 - 10.0 ** rng.uniform(-6, -0.1, 2000), rng.normal(size=2000)])
+    near = ef.RealNVP(2, bounds=[(0.1, 1), (None, None)], **SMALL)
+    x = x[x[:, 0] > 0.1]
+    near.fit(x, epochs=2)
+    report = near.verify(x)
+    assert report.ok, report
+
+
+def test_gradients_by_differences(flow):
+    x, step = rows(5, 3), 1e-6
+    log_prob, grad = flow.log_prob_and_grad(x)
+    assert np.array_equal(log_prob, flow.log_prob(x))
+    for column in range(4):
+        change = np.zeros(4)
+        change[column] = step
+        slope = (flow.log_prob(x + change) - flow.log_prob(x - change)) / (2 * step)
+        assert np.abs(grad[:, column] - slope).max() < 1e-6 * np.abs(slope).max()
+
+
+def test_gradients_of_samples_by_differences(flow):
+    """A loss <g, x> + <h, logdet> of the inverse's outputs, as in reverse KL."""
+    rng = np.random.default_rng(4)
+    z, g, h = rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), rng.normal(size=6)
+
+    def loss(z):
+        x, logdet = flow.inverse(z)
+        return float((g * x).sum() + h @ logdet)
+
+    x, _ = flow.inverse(z)
+    rebuilt, dz = flow.inverse_backward(x, g, h)
+    assert np.abs(rebuilt - z).max() < 1e-10
+    direction = rng.normal(size=z.shape)
+    slope = (loss(z + 1e-6 * direction) - loss(z - 1e-6 * direction)) / 2e-6
+    assert abs((dz * direction).sum() - slope) < 1e-6 * abs(slope)
+    flow.zero_grad()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("column, value, wanted", [
+    (0, 0.0, "above 0"), (0, -1.0, "above 0"), (1, 1.0, "between 0 and 1"), (1, 1.5, "between 0 and 1"),
+    (1, 0.0, "between 0 and 1"), (3, 5.0, "below 5"), (3, 7.0, "below 5")])
+def test_a_value_on_or_outside_of_a_bound(dtype, column, value, wanted):
+    x = rows(600)
+    model = moved(ef.RealNVP(4, bounds=PAIRS, dtype=dtype, **SMALL), x)
+    bad = x.copy()
+    bad[431, column] = value
+    text = re.escape(f"expected values {wanted} for column {column}, got {value:g} for sample 431")
+    for name, call in {"log_prob": lambda: model.log_prob(bad), "forward": lambda: model.encode(bad),
+                       "log_prob_and_grad": lambda: model.log_prob_and_grad(bad),
+                       "loss_and_grad": lambda: model.loss_and_grad(bad),
+                       "train_step": lambda: model.train_step(bad, ef.Adam(model)),
+                       "init": lambda: model.init(bad)}.items():
+        with pytest.raises(ef.NumericError, match=rf"\[{name}\] {text}$"):
+            call()
+    before = model.params.copy()
+    with pytest.raises(ef.NumericError, match=rf"\[fit\] {text}; 1 of 600 rows lie on or outside of their bounds: "
+                                              "widen these, or leave the rows out"):
+        model.fit(bad, epochs=1)
+    with pytest.raises(ef.NumericError, match=rf"\[fit valid\] {text}"):
+        model.fit(x, valid=bad, epochs=1)
+    assert np.array_equal(model.params, before)
+    assert np.isfinite(model.log_prob(x)).all()
+
+
+def test_float32_rounds_to_a_bound():
+    x = rows(50)
+    x[7, 1] = 1 - 1e-9
+    double = ef.RealNVP(4, bounds=PAIRS, dtype="float64", **SMALL)
+    double.init(x)
+    assert np.isfinite(double.log_prob(x)).all()
+    single = ef.RealNVP(4, bounds=PAIRS, **SMALL)
+    with pytest.raises(ef.NumericError, match="between 0 and 1 for column 1, got 1 for sample 7"):
+        single.fit(x, epochs=1)
+    assert not single.initialized
+
+
+def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path):
+    x = rows(1000)
+    x[613, 1] = 2.0
+    np.save(tmp_path / "x.npy", x)
+    stored = np.load(tmp_path / "x.npy", mmap_mode="r")
+    model = ef.RealNVP(4, bounds=PAIRS, **SMALL)
+    with pytest.raises(ef.NumericError, match=r"\[fit\] .* column 1, got 2 for sample 613; 1 of 1000 rows"):
+        model.fit(stored, epochs=1)  # in the batch that initialises
+    model.init(rows(1000, 5))
+    with pytest.raises(ef.NumericError, match=r"\[fit\] .* column 1, got 2 for sample 613; 1 of 50 rows"):
+        model.fit(stored, epochs=1, batch_size=50)
+    history = model.fit(stored, epochs=1, batch_size=50, on_nonfinite="skip")
+    assert history[0]["skipped"] == 1
+    with pytest.raises(ef.NumericError, match=r"\[log_prob\] .* got 2 for sample 613"):
+        model.fit(rows(100), valid=stored, epochs=1)
+
+
+def test_files_copies_and_config(flow, tmp_path):
+    x = rows(50, 4)
+    path = tmp_path / "model.safetensors"
+    flow.save(path)
+    wanted = flow.log_prob(x)
+    pairs = [[0.0, None], [0.0, 1.0], [None, None], [None, 5.0]]
+    for other in (ef.load(path), copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert other.config == flow.config and other.config["bounds"] == pairs
+        assert np.array_equal(other.log_prob(x), wanted)
+    assert json.loads(json.dumps(flow.config)) == flow.config
+    flow.config["bounds"][0][0] = 3.0
+    assert flow.config["bounds"] == pairs
+    assert "bounds=[[0.0, None]" in repr(flow)
+    for free in (None, [(None, None)] * 4):
+        assert "bounds" not in ef.RealNVP(4, bounds=free).config
+    assert ef.RealNVP(2, bounds=np.array([[0, 1], [2, 3]])).config["bounds"] == [[0.0, 1.0], [2.0, 3.0]]
+
+
+@pytest.mark.parametrize("make", [ef.RealNVP, ef.NICE], ids=["real_nvp", "nice"])
+@pytest.mark.parametrize("pairs, error, text", [
+    ([(0, 1)], ef.ConfigError, "expected bounds for each of 2 columns, got 1"),
+    ([(0, 1), (1, 0)], ef.ConfigError, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
+    ([(0, 1), (2, 2)], ef.ConfigError, "expected a lower bound below the upper one, got 2 and 2 for column 1"),
+    ([(0, 1e39), (0, 1)], ef.ConfigError, "expected bounds that float32 holds, got 0 and 1e+39 for column 0"),
+    ([(1, 1 + 1e-9), (0, 1)], ef.ConfigError, "expected bounds that float32 holds numbers between"),
+    ([(0, float("inf")), (0, 1)], ef.ConfigError, "expected the bounds of column 0 (None: open) to be finite, got inf"),
+    ([(0, float("nan")), (0, 1)], ef.ConfigError, "to be finite, got nan"),
+    ([(0, "1"), (0, 1)], TypeError, "expected a number for the bounds of column 0 (None: open), got '1'"),
+    ([(0, 1), 3], TypeError, "expected a pair (low, high) for every column as bounds"),
+    ([(0, 1, 2), (0, 1)], TypeError, "expected a pair (low, high) for every column as bounds"),
+    ("01", TypeError, "expected a pair (low, high) for every column as bounds, got '01'"),
+    ({0: (0, 1)}, TypeError, "expected a pair (low, high) for every column as bounds"),
+])
+def test_settings_that_are_none(make, pairs, error, text):
+    with pytest.raises(error, match=re.escape(text)):
+        make(2, bounds=pairs)
+
+
+def test_images_have_no_bounds():
+    for make in (ef.RealNVP, ef.NICE):
+        with pytest.raises(ef.ConfigError, match="expected settings for images, got bounds"):
+            make((2, 2, 1), bounds=[(0, 1)] * 4)
+    with pytest.raises(TypeError, match="expected the name of a setting, got bounds"):
+        ef.Glow((2, 2, 1), levels=1, bounds=[(0, 1)] * 4)
+
+
+def test_with_a_context():
+    """A box prior: no draw of any posterior leaves it."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform([0, -1], [1, 3], (3000, 2))
+    seen = x + 0.05 * rng.standard_normal(x.shape)
+    posterior = ef.RealNVP(2, context=2, bounds=[(0, 1), (-1, 3)], **SMALL)
+    posterior.fit(x, context=seen, epochs=5)
+    corner = np.array([1.02, -1.03])  # seen outside of the box
+    draws = posterior.sample(2000, context=corner, seed=1)
+    assert ((draws > [0, -1]) & (draws < [1, 3])).all()
+    assert np.isfinite(posterior.log_prob(draws, context=corner)).all()
+    assert posterior.verify(x, context=seen).ok
+
+
+def test_latent_tools_and_torch(flow):
+    from evenflow import latent
+    x = rows(40, 6)
+    line = latent.interpolate(flow, x[:1], x[1:2], steps=7)
+    line = np.asarray(line).reshape(-1, 4)
+    assert not bounds.outside(flow.config["bounds"], line).any()
+    torch = pytest.importorskip("torch")
+    from evenflow.torch import FlowModule
+    module = FlowModule(copy.deepcopy(flow))
+    at = torch.from_numpy(x).requires_grad_()
+    module.log_prob(at).sum().backward()
+    assert np.allclose(at.grad.numpy(), flow.log_prob_and_grad(x)[1], rtol=1e-12)
+    with pytest.raises(ef.NumericError, match="between 0 and 1 for column 1"):
+        module.log_prob(torch.from_numpy(np.array([[1.0, 2.0, 0.0, 0.0]])))
+
+
+def test_on_a_device(flow, device):
+    other = ef.RealNVP(4, bounds=PAIRS, dtype="float64", device=device, **SMALL)
+    for name, value in other.named_parameters().items():
+        value[...] = flow.named_parameters()[name]
+    for n in (1, 40):
+        x = rows(n, 7)
+        assert np.abs(other.log_prob(x) - flow.log_prob(x)).max() < 1e-10
+    assert np.abs(other.sample(30, seed=2) - flow.sample(30, seed=2)).max() < 1e-10
+    x = rows(40, 7)
+    assert np.abs(other.log_prob_and_grad(x)[1] - flow.log_prob_and_grad(x)[1]).max() < 1e-8
+    x[11, 0] = 0.0
+    for call in (other.log_prob, other.loss_and_grad):
+        with pytest.raises(ef.NumericError, match="expected values above 0 for column 0, got 0 for sample 11"):
+            call(x)
+
+
+# scikit-learn
+
+@pytest.fixture(scope="module")
+def estimator():
+    sklearn = pytest.importorskip("evenflow.sklearn")
+    return sklearn.FlowDensity(couplings=2, hidden=(8,), epochs=2, batch_size=64, bounds=PAIRS, random_state=0)
+
+
+def test_sklearn_density(estimator):
+    from sklearn.base import clone
+    x = rows(400)
+    density = clone(estimator).fit(x)
+    assert density.get_params()["bounds"] is not None and density.flow_.config["bounds"][1] == [0.0, 1.0]
+    new = rows(20, 1)
+    new[3, 0], new[5, 1], new[9, 3], new[12, 1] = -1, 1, 7, 1 - 1e-12  # the last is 1 in float32
+    scores = density.score_samples(new)
+    assert np.flatnonzero(scores == -np.inf).tolist() == [3, 5, 9, 12]
+    kept = np.isfinite(scores)
+    assert np.array_equal(scores[kept], density.flow_.log_prob(new[kept]))
+    x[17, 1], x[30, 0] = 1, 0
+    with pytest.raises(ef.ConfigError, match=re.escape(
+            "[FlowDensity] expected values between 0 and 1 for column 1, got 1 for sample 17; 2 of 400 rows lie on or "
+            "outside of their bounds")):
+        clone(estimator).fit(x)
+
+
+def test_sklearn_columns_by_number_and_name(estimator):
+    from sklearn.base import clone
+    pandas = pytest.importorskip("pandas")
+    x = rows(200)
+    frame = pandas.DataFrame(x, columns=["flux", "share", "t", "depth"])
+    named = clone(estimator).set_params(bounds={"share": (0, 1), "flux": (0, None), 3: (None, 5)}).fit(frame)
+    numbered = clone(estimator).set_params(bounds={0: (0, None), 1: (0, 1), 3: (None, 5)}).fit(x)
+    assert named.flow_.config == numbered.flow_.config == clone(estimator).fit(x).flow_.config
+    for data, key, known in ((frame, "flx", "flux, share, t, depth"), (x, "flux", "0 ... 3"), (x, 4, "0 ... 3")):
+        with pytest.raises(ef.ConfigError, match=re.escape(f"expected bounds for columns out of {known}, got {key!r}")):
+            clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
+
+
+def test_sklearn_judges_columns_as_the_flow_sees_them(estimator):
+    from sklearn.base import clone
+    two = clone(estimator).set_params(bounds={0: (0, None)})
+    rng = np.random.default_rng(0)
+    other = rng.normal(size=300)
+    wide = np.column_stack([10.0 ** rng.uniform(-30, 30, 300), other])  # whose variance float32 could not hold
+    assert np.isfinite(two.fit(wide).score_samples(wide)).all()
+    near = np.column_stack([1000 + 10.0 ** rng.uniform(-4, 1, 300), other])
+    with pytest.raises(ef.ConfigError, match=r"expected columns that float32 resolves, got column 0 with standard "):
+        clone(two).set_params(bounds={0: (999.9999, None)}, dtype="float32").fit(near)
+    clone(two).set_params(bounds={0: (999.9999, None)}, dtype="float64").fit(near)
+    with pytest.raises(ef.ConfigError, match="expected columns that vary, got a constant column 0"):
+        two.fit(np.column_stack([np.full(300, 0.1), other]))
+
+
+# The command line
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A CSV file of rows(), below names."""
+    path = tmp_path_factory.mktemp("bounds") / "table.csv"
+    np.savetxt(path, rows(600), delimiter=",", header="flux,share,t,depth", comments="", fmt="%.17g")
+    return path
+
+
+ENDS = ["--bounds", "share", "0", "1", "--bounds", "flux", "0", "none", "--bounds", "depth", "-1.5e2", "5"]
+RUN = ["--quiet", "--epochs", "1", "--couplings", "2", "--hidden", "8"]
+
+
+def test_command_line(table, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", str(table), "--out", str(run), *ENDS, *RUN]) == 0
+    flow = ef.load(run / "model.safetensors")
+    assert flow.config["bounds"] == [[0.0, None], [0.0, 1.0], [None, None], [-150.0, 5.0]]
+    text = (run / "config.toml").read_text()
+    assert 'bounds = [["depth", -150.0, 5.0], ["flux", 0.0, "none"], ["share", 0.0, 1.0]]' in text
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(run / "config.toml"), "--out", str(again)]) == 0
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert main(["train", str(table), "--out", str(run), "--resume", *ENDS, *RUN, "--epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(table), "--out", str(run), "--resume", "--bounds", "share", "0", "2", *RUN]) == 2
+    assert "bounds = [['share', 0.0, 2.0]] instead of" in capsys.readouterr().err
+    assert main(["sample", str(run), "--n", "500", "--out", str(tmp_path / "drawn.csv")]) == 0
+    drawn = np.loadtxt(tmp_path / "drawn.csv", delimiter=",", skiprows=1)
+    assert not bounds.outside(flow.config["bounds"], drawn).any()
+    capsys.readouterr()
+    assert main(["info", str(run)]) == 0
+    assert "bounds=[[0.0, None], [0.0, 1.0], [None, None], [-150.0, 5.0]]" in capsys.readouterr().out
+    for command in ("eval", "verify"):
+        assert main([command, str(run), str(table)]) == 0
+
+
+def test_command_line_without_names(tmp_path):
+    np.save(tmp_path / "x.npy", rows(300))
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "x.npy"), "--out", str(run), "--bounds", "1", "0", "1", *RUN]) == 0
+    assert ef.load(run / "model.safetensors").config["bounds"][1] == [0.0, 1.0]
+    assert 'bounds = [["1", 0.0, 1.0]]' in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("ends, code, text", [
+    (["share", "0", "0.5"], 1, "expected values between 0 and 0.5 for column share, got "),
+    (["nothing", "0", "1"], 2, "expected bounds for columns out of flux, share, t, depth, got 'nothing'"),
+    (["share", "0", "x"], 2, "expected a number or none for the bounds of share, got 'x'"),
+    (["share", "1", "0"], 2, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
+    (["share", "0", "1", "--bounds", "share", "0", "2"], 2, "expected bounds of a column once, got share twice"),
+    (["share", "0", "1", "--model", "glow"], 2, ""),
+])
+def test_command_line_errors(table, tmp_path, capsys, ends, code, text):
+    assert main(["train", str(table), "--out", str(tmp_path / "run"), "--bounds", *ends, *RUN]) == code
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_command_line_checks_what_is_only_tested_on(tmp_path, capsys):
+    x, test = rows(300), rows(50, 1)
+    test[4, 1] = 1.5
+    np.savez(tmp_path / "x.npz", train=x, test=test)
+    assert main(["train", str(tmp_path / "x.npz"), "--out", str(tmp_path / "run"), "--bounds", "1", "0", "1", *RUN]) == 1
+    assert "[train, test] expected values between 0 and 1 for column 1, got 1.5 for sample 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value, text", [
+    ('"share"', "expected lists of a column's name and two ends for bounds"),
+    ('["share", 0, 1]', "expected lists of a column's name and two ends for bounds"),
+    ('[["share", 0]]', "expected lists of a column's name and two ends for bounds"),
+    ('[["share", 0, true]]', "expected a number or none for the bounds of share, got True"),
+])
+def test_config_file_errors(table, tmp_path, capsys, value, text):
+    path = tmp_path / "c.toml"
+    path.write_text(f"bounds = {value}\n")
+    assert main(["train", str(table), "--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert f"[config] {path}: {text}" in capsys.readouterr().err
