@@ -383,7 +383,8 @@ class Flow(Batches):
         """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
 
         more: dcontext; sample_weight; sum_over_ranks adds up an array in place: batch norms then take the moments of
-        all ranks' rows. complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch in C++.
+        all ranks' rows. complete is told, in the pass, which of gradient_parts(least) are complete; see GradientWatch
+        in C++.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
         step = self._core.loss_and_grad(block, given, budget, weight, **more)

@@ -230,7 +230,7 @@ def test_errors(known, tmp_path):
              lambda: flow.fit(x, context=nan)),
             (TypeError, r"\[encode, context\] expected numbers for the context, got dtype <U1",
              lambda: flow.encode(x, context=np.full((120, 2), "a"))),
-            (ef.ConfigError, "valid_context, got none", lambda: flow.fit(x, context=c, valid_context=c)),
+            (ef.ConfigError, "or valid_sample_weight, got none", lambda: flow.fit(x, context=c, valid_context=c)),
             (ef.ConfigError, "expected a context", lambda: flow.fit(x, x, context=c)),
             (TypeError, r"\[backward\] expected dcontext to be a writable",
              lambda: flow.backward(x, x, x[:, 0], context=c, dcontext=np.empty((120, 2), np.float32))),
