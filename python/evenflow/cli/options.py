@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,13 +130,8 @@ PLACE = (Option("data", str, "DATA"), Option("device", str, "--device"),
 KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}
 
 
-NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-"""Numbers, not options: Python's own pattern may lack exponents."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares all options; one that is not given stays None."""
-    parser._negative_number_matcher = NEGATIVE
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
