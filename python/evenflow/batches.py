@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from collections.abc import Iterator
 
@@ -27,6 +28,8 @@ class Batches:
         self._device = core.device
         self._is_image, self._bits = is_image, bits or 0
         self._shape: tuple[int, ...] = core.sample_shape if is_image else (self._dims,)
+        # A net of images sees the context at every pixel.
+        self._context_values = self._context * math.prod(self._shape[:-1])
 
     def _check(self, where: str, x: Any) -> np.ndarray:
         """Data for a call that computes with numpy too."""
@@ -81,10 +84,10 @@ class Batches:
         return dcontext
 
     def _in_one_block(self, x: Batch) -> bool:
-        return bool(x.size <= BLOCK_VALUES and len(x) * self._context <= BLOCK_VALUES)
+        return bool(x.size <= BLOCK_VALUES and len(x) * self._context_values <= BLOCK_VALUES)
 
     def _blocks(self, n: int) -> Iterator[tuple[int, int]]:
-        size = max(1, BLOCK_VALUES // max(self._dims, self._context))
+        size = max(1, BLOCK_VALUES // max(self._dims, self._context_values))
         for a in range(0, n, size):
             yield a, min(n, a + size)
 

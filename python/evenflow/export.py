@@ -14,7 +14,6 @@ import numpy as np
 from evenflow import arrays, plot
 from evenflow.errors import ConfigError, IoError, ShapeError
 from evenflow.files import Rows, blocks, check_any, replacing, write_rows
-from evenflow.batches import BLOCK_VALUES
 from evenflow.flow import Flow, check_flow
 
 
@@ -97,10 +96,9 @@ def write_samples(flow: Flow, n: int, path: str, temperature: float = 1.0, seed:
     each = None if numbers is None or numbers.ndim != 2 else flow._given("sample", None, numbers, len(numbers))
     total = n if each is None else n * len(each)
     columns = flow.classes if flow.classes and label is None else None
-    step = max(1, BLOCK_VALUES // max(flow.dims, flow.context))
     with write_data("sample", flow, path, columns, names) as write:
-        for a in range(0, total, step):
-            rows = np.arange(a, min(a + step, total))
+        for a, b in flow._blocks(total):
+            rows = np.arange(a, b)
             turn = label if label is not None or not flow.classes else rows % flow.classes
             write(flow.sample(len(rows), temperature, seed, turn, first=a,
                               context=numbers if each is None else each[rows // n]))

@@ -399,7 +399,7 @@ class Trainer:
         return {f"{prefix}bits_per_dim": nll / (self.flow.dims * math.log(2))}
 
     def _init(self) -> None:
-        s, dims, values = self.settings, self.flow.dims, self.flow.dims + self.flow.context
+        s, dims, values = self.settings, self.flow.dims, self.flow.dims + self.flow._context_values
         whitened = self.flow.config.get("preprocess") in ("whiten", "zca")  # never trained, and from few rows far off
         least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
         n = s.init_batch or max(least, INIT_VALUES // values)

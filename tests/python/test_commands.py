@@ -108,7 +108,7 @@ def test_latents_keep_the_labels_of_a_conditional_model(runs, tmp_path, capsys):
 
 def test_sample_in_pieces_files_and_larger(runs, tmp_path, capsys, monkeypatch):
     whole = model(runs, "classes").sample(25, 0.5, seed=3, label=np.arange(25) % 10)
-    monkeypatch.setattr("evenflow.export.BLOCK_VALUES", 7 * 64)
+    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 64)
     options = ["--n", 25, "--seed", 3, "--temperature", 0.5]
     result(capsys, "sample", runs / "classes", *options, "--out", tmp_path / "s.npy")
     assert np.array_equal(np.load(tmp_path / "s.npy"), whole)

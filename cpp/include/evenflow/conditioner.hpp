@@ -78,6 +78,7 @@ struct ResNetConfig {
   bool batch_norm = true;
   bool weight_norm = true;
   int checkerboard = -1;  ///< parity (i + j) % 2 of the pixels that condition; -1: all pixels (channel masks)
+  int64_t context = 0;    ///< last input channels that batch norm at the input passes as they are
 };
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> res_net(Shape in, int64_t out_channels,

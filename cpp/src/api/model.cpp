@@ -57,7 +57,10 @@ struct Model::Impl {
     return as<T>();
   }
 
-  int64_t rows_of_a_block() const { return std::max<int64_t>(1, kBlockValues / std::max(dims, context)); }
+  /// A net of images sees the context at every pixel.
+  int64_t rows_of_a_block() const {
+    return std::max<int64_t>(1, kBlockValues / std::max(dims, context * shape.pixels_per_sample()));
+  }
 
   /// f(first row, rows, what they are given, x of them as T) over the blocks of a checked batch.
   template <class T, class X, class F>

@@ -23,7 +23,14 @@ template <class T>
 class ResNet final : public Conditioner<T> {
  public:
   ResNet(Shape in, int64_t out_channels, const ResNetConfig& config)
-      : Conditioner<T>(in, out_channels), config_(config), input_norm_(in.c, config.batch_norm, false) {
+      : Conditioner<T>(in, out_channels),
+        config_(config),
+        normed_(in.c - config.context),
+        input_norm_(normed_, config.batch_norm, false) {
+    if (config.context < 0 || normed_ < 1) {
+      fail<ShapeError>("res_net", "expected a context of 0 ... ", in.c - 1, " of the ", in.c,
+                       " channels, got ", config.context);
+    }
     if (config.width < 1 || config.blocks < 0) {
       fail<ConfigError>("res_net", "expected width >= 1 and blocks >= 0, got ", config.width, " and ",
                         config.blocks);
@@ -67,7 +74,11 @@ class ResNet final : public Conditioner<T> {
     WorkspaceScope scope(ctx);
     if (!acts) acts = scope.take<T>(activation_size(n));
     View<T> normal(acts, x.shape);
-    input_norm_.forward(ctx, params, x, normal);
+    input_norm_.forward(ctx, params, x.channels(0, normed_), normal.channels(0, normed_));
+    // Which is standardised already, and may be the same in all of a batch.
+    if (config_.context) {
+      kernels.copy(ctx, x.channels(normed_, config_.context), normal.channels(normed_, config_.context));
+    }
     kernels.concat_relu(ctx, normal, input_gain(), config_.checkerboard, tensor(acts, 0, n));
     for (const Step& step : steps_) {
       const View<const T> from = tensor(acts, step.from, n);
@@ -100,7 +111,11 @@ class ResNet final : public Conditioner<T> {
     }
     View<T> dnormal(grads, x.shape);
     kernels.concat_relu_backward(ctx, tensor(acts, 0, n), tensor(grads, 0, n), input_gain(), dnormal);
-    input_norm_.backward(ctx, params, x, dnormal, dx);
+    input_norm_.backward(ctx, params, x.channels(0, normed_), dnormal.channels(0, normed_),
+                         dx.channels(0, normed_));
+    if (config_.context) {
+      kernels.add(ctx, dnormal.channels(normed_, config_.context), dx.channels(normed_, config_.context));
+    }
   }
 
  private:
@@ -188,6 +203,7 @@ class ResNet final : public Conditioner<T> {
   }
 
   ResNetConfig config_;
+  int64_t normed_;  ///< input channels before the context
   NormUnit<T> input_norm_;
   std::vector<int64_t> channels_;  ///< of each tensor
   std::vector<Step> steps_;

@@ -25,6 +25,7 @@ class ImageBuilder {
     net.batch_norm = config_.batch_norm;
     net.weight_norm = config_.weight_norm;
     net.checkerboard = mask == Mask::checkerboard0 ? 1 : mask == Mask::checkerboard1 ? 0 : -1;
+    net.context = config_.context;
     const Shape input = shape.with_channels(sizes.pass + config_.context);
     auto conditioner = res_net<T>(input, sizes.change * (affine ? 2 : 1), net);
     if (affine) {

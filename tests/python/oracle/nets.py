@@ -92,6 +92,7 @@ class ResNet:
         self.use_batch_norm, self.weight_norm = settings["batch_norm"], settings["weight_norm"]
         self.blocks, self.bottleneck, self.skip = (
             settings["residual_blocks"], settings["bottleneck"], settings["skip"])
+        self.context = settings.get("context", 0)
 
     def __call__(self, r):
         x = self.features(r)
@@ -109,7 +110,8 @@ class ResNet:
     def features(self, r):
         """Concatenated ReLU, and the mask as one more channel."""
         if self.use_batch_norm:
-            r = batch_norm(r, self.scope / "bn_in")
+            own = r.shape[-1] - self.context  # the context behind is standardised already
+            r = torch.cat([batch_norm(r[..., :own], self.scope / "bn_in"), r[..., own:]], -1)
             if self.mask is not None:
                 r = 2 * r
         parts = [r, -r]
