@@ -23,10 +23,11 @@ def rows(n, seed=0):
                             5 - rng.exponential(2.0, n)])
 
 
-def mapped(x):
-    """(free columns, log of their derivative's product) by hand, in float64."""
-    free = np.column_stack([np.log(x[:, 0]), np.log(x[:, 1] / (1 - x[:, 1])), x[:, 2], -np.log(5 - x[:, 3])])
-    return free, -np.log(x[:, 0] * x[:, 1] * (1 - x[:, 1]) * (5 - x[:, 3]))
+def mapped(x, low, high):
+    """(free columns, log of their derivative's product) by hand, in float64; low, high: of column 1."""
+    above, below = x[:, 1] - low, high - x[:, 1]
+    free = np.column_stack([np.log(x[:, 0]), np.log(above / below), x[:, 2], -np.log(5 - x[:, 3])])
+    return free, np.log((high - low) / (x[:, 0] * above * below * (5 - x[:, 3])))
 
 
 def moved(flow, x, **given):
@@ -47,15 +48,17 @@ def flow():
 @pytest.mark.parametrize("preprocess", ["none", "standardize", "whiten", "zca"])
 def test_is_the_recipe_of_mapped_columns(make, preprocess):
     x = rows(500)
-    free, slope = mapped(x)
+    x[:, 1] = 4 * x[:, 1] - 2
+    free, slope = mapped(x, -2, 2)
+    pairs = [PAIRS[0], (-2, 2), *PAIRS[2:]]
     settings = dict(SMALL, preprocess=preprocess, dtype="float64")
     plain = moved(make(4, **settings), free)
-    bounded = moved(make(4, bounds=PAIRS, **settings), x)
+    bounded = moved(make(4, bounds=pairs, **settings), x)
     assert [*bounded.named_parameters()] == [*plain.named_parameters()]
     assert np.abs(bounded.log_prob(x) - (plain.log_prob(free) + slope)).max() < 1e-10
     assert np.abs(bounded.encode(x) - plain.encode(free)).max() < 1e-10
     drawn, other = bounded.sample(200, seed=3), plain.sample(200, seed=3)
-    assert np.abs(mapped(drawn)[0] - other).max() < 1e-9
+    assert np.abs(mapped(drawn, -2, 2)[0] - other).max() < 1e-9
 
 
 @pytest.mark.parametrize("dtype, close", [("float32", 2e-3), ("float64", 1e-3)])
@@ -277,6 +280,7 @@ def test_latent_tools_and_torch(flow):
         module.log_prob(torch.from_numpy(np.array([[1.0, 2.0, 0.0, 0.0]])))
 
 
+@pytest.mark.any_device
 def test_on_a_device(flow, device):
     other = ef.RealNVP(4, bounds=PAIRS, dtype="float64", device=device, **SMALL)
     for name, value in other.named_parameters().items():
@@ -411,7 +415,8 @@ def test_command_line_checks_what_is_only_tested_on(tmp_path, capsys):
     x, test = rows(300), rows(50, 1)
     test[4, 1] = 1.5
     np.savez(tmp_path / "x.npz", train=x, test=test)
-    assert main(["train", str(tmp_path / "x.npz"), "--out", str(tmp_path / "run"), "--bounds", "1", "0", "1", *RUN]) == 1
+    run = ["--out", str(tmp_path / "run"), *RUN]
+    assert main(["train", str(tmp_path / "x.npz"), "--bounds", "1", "0", "1", *run]) == 1
     assert "[train, test] expected values between 0 and 1 for column 1, got 1.5 for sample 4" in capsys.readouterr().err
 
 

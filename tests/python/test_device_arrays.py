@@ -592,7 +592,8 @@ def test_models_on_the_cpu(real_nvp, table):
 def test_on_the_emulated_device():
     """All of the above, and the rest of what the public surface does on a device."""
     here = pathlib.Path(__file__)
-    files = [here, *(here.with_name(f"test_{name}.py") for name in ("device", "context", "context_images", "weights"))]
+    others = ("device", "context", "context_images", "weights", "bounds")
+    files = [here, *(here.with_name(f"test_{name}.py") for name in others)]
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda", *files],
                           capture_output=True, text=True,
                           env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so"})
