@@ -522,9 +522,9 @@ void bind_makers(py::module_& m) {
          const std::vector<int64_t>& hidden, const std::string& prior, const std::string& order,
          const std::string& preprocess, int64_t bits, const std::string& conditioner_dtype,
          const Ends& bounds, uint64_t seed, const std::string& device, int threads) {
-        const NiceConfig c{
-            shape_of(shape),  couplings, hidden, prior, order, preprocess, bits, net_dtype(conditioner_dtype),
-            bounds_of(bounds)};
+        const NiceConfig c{shape_of(shape), couplings,        hidden, prior,
+                           order,           preprocess,       bits,   net_dtype(conditioner_dtype),
+                           false,           bounds_of(bounds)};
         return make(dtype, seed, device, threads, [&](auto t) { return nice<decltype(t)>(c); });
       },
       "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a,

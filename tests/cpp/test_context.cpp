@@ -123,6 +123,42 @@ TEST_CASE("a training step given numbers: the gradient by them, on tiles and as 
   }
 }
 
+// The sanitizers watch what lies behind scratch arrays: nothing may be as long as one number of the context.
+TEST_CASE_TEMPLATE("a wide context: rows one by one as together, and their gradients", T, float, double) {
+  constexpr int64_t kWide = 100, kMany = 40;
+  RealNvpTableConfig table;
+  table.dims = 2;
+  table.couplings = 2;
+  table.hidden = {6};
+  table.context = kWide;
+  Trainable<T> model({table, dtype_of<T>(), 0});
+  Rng rng(3, Stream::test);
+  std::vector<T> rows(kMany * 2), given(kMany * kWide), dx(rows), by(given), dx_one(2), by_one(kWide);
+  for (T& v : rows) v = static_cast<T>(rng.normal());
+  for (T& v : given) v = static_cast<T>(5 + rng.normal());
+  Context ctx;
+  model.flow.init(model.arena, 5);
+  model.flow.init_from_data(ctx, model.arena, View<const T>(rows.data(), {kMany, 1, 1, 2}),
+                            Given<T>(given.data()));
+  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
+    model.arena.values()[i] += static_cast<T>(0.1 * rng.normal());
+  }
+  const std::vector<T> before(model.arena.values(), model.arena.values() + model.flow.layout()->total_size());
+  for (int64_t n = 1; n <= kMany; ++n) {
+    std::vector<double> together(static_cast<size_t>(n)), alone(1);
+    model.flow.log_prob_and_grad(ctx, model.arena, View<const T>(rows.data(), {n, 1, 1, 2}),
+                                 Given<T>(given.data(), by.data()), together.data(),
+                                 View<T>(dx.data(), {n, 1, 1, 2}));
+    const int64_t last = n - 1;
+    model.flow.log_prob_and_grad(ctx, model.arena, View<const T>(rows.data() + last * 2, {1, 1, 1, 2}),
+                                 Given<T>(given.data() + last * kWide, by_one.data()), alone.data(),
+                                 View<T>(dx_one.data(), {1, 1, 1, 2}));
+    CHECK(together.back() == alone[0]);
+    CHECK(std::equal(by_one.begin(), by_one.end(), by.begin() + last * kWide));
+  }
+  CHECK(std::equal(before.begin(), before.end(), model.arena.values()));
+}
+
 TEST_CASE_TEMPLATE("a model of images given numbers: the flow's bits, one by one too, and its gradient", T,
                    float, double) {
   constexpr int64_t kImages = 3, kValues = 4 * 6 * 2;

@@ -268,6 +268,23 @@ def test_on_a_device(known, device, settings):
 
 
 @pytest.mark.any_device
+@pytest.mark.parametrize("numbers", [3, 300])
+def test_a_wide_context(device, numbers):
+    """A device takes its scratch arrays from elsewhere than the CPU: they must be as long there."""
+    rng = np.random.default_rng(0)
+    x, c = rng.standard_normal((157, 3)), rng.standard_normal((157, numbers)) + 5
+    here, there = conditional(x, c), conditional(x, c, device)
+    for n in (1, 17, 157):
+        found = []
+        for flow in (here, there):
+            of = np.empty((n, numbers))
+            density, dx = flow.log_prob_and_grad(x[:n], context=c[:n], dcontext=of)
+            found.append((flow.log_prob(x[:n], context=c[:n]), density, dx, of))
+        for mine, theirs in zip(*found):
+            np.testing.assert_allclose(theirs, mine, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.any_device
 def test_a_context_that_lies_on_the_device(known, device):
     x, c = known
     flow, source = conditional(x, c, device), ef.RealNVP(2, device=device, dtype="float64")

@@ -30,11 +30,13 @@ struct Drift {
   double layer_value = 0;  ///< with fallback: how far that layer's rebuilt input was off, likewise
 };
 
+/// Where samples have weights, all means are sums of their terms times the weights, over the number of
+/// samples.
 struct StepResult {
   double loss = 0;         ///< mean negative log-likelihood in nats, plus class_weight times class_nll
   double nll = 0;          ///< mean negative log-likelihood in nats
   double class_nll = 0;    ///< mean classification loss in nats, 0 without a class head
-  double class_error = 0;  ///< share of wrong predictions; of all four, terms of samples times their weights
+  double class_error = 0;  ///< share of wrong predictions
   double grad_norm = 0;    ///< train_step: of all trained gradients, before clipping
   Drift drift;
 };

@@ -38,7 +38,7 @@ class EVENFLOW_API Layer {
   virtual void check_inputs(Context&, const char* /*call*/, View<const T>) const {}
   /// How many numbers of the flow's context it reads; 0: it needs none.
   virtual int64_t context() const { return 0; }
-  /// Whether fixed numbers bring the data to a spread of 1, so that its errors count there.
+  /// Whether fixed numbers bring the data to where errors are judged: to a spread of 1, or to no bounds.
   virtual bool standardizes() const { return false; }
   /// Values of `kept` for a batch of n.
   virtual int64_t kept_size(int64_t) const { return 0; }

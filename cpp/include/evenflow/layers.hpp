@@ -35,8 +35,8 @@ enum class ScaleLaw {
   gaussian   ///< y = (x - t) exp(-r): standardises N(t, e^2r), e^2r the variance (learned priors)
 };
 
-// Couplings. On tables a net may take more channels than pass: behind them it then sees the numbers that the
-// density is given, Flow::set_context() of them.
+// Couplings. A net may take more channels than pass: behind them, at every pixel, it then sees the numbers
+// that the density is given, Flow::set_context() of them.
 
 /// y2 = x2 + net(x1), log-det 0 (NICE).
 template <class T>

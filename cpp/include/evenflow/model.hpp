@@ -24,7 +24,8 @@ struct VerifyReport {
   bool finite = false;  ///< no value on the way was NaN or infinity; else `error` says what was
   std::string error;
   double round_trip_x = 0;  ///< max |inverse(forward(x)) - x|
-  double round_trip_z = 0;  ///< max |forward(inverse(z)) - z|, z drawn from the base
+  double round_trip_z = 0;  ///< max |forward(inverse(z)) - z|, z drawn from the base; 0 where T resolves
+                            ///< the distance of none of their samples from the columns' bounds
   double logdet_sum = 0;    ///< max |logdet of forward + logdet of inverse|
   double precision = 0;     ///< max |log_prob - log_prob of a float64 copy|
   bool probed = false;      ///< whether `jacobian` was measured: with up to 512 dimensions

@@ -18,8 +18,8 @@ struct NiceConfig {
   std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
   int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
   NetDtype conditioner = NetDtype::same;
-  std::vector<Bounds> bounds;  ///< tables: one a column, before preprocess; empty: all are open
   bool pixel = false;  ///< an image though its shape is a table's: one pixel, whose levels are not scaled
+  std::vector<Bounds> bounds;  ///< tables: one a column, before preprocess; empty: all are open
   bool is_image() const { return pixel || shape.pixels_per_sample() > 1; }
 };
 

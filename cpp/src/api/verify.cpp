@@ -14,9 +14,6 @@ namespace {
 
 constexpr int64_t kSamples = 16, kProbedDims = 512;
 constexpr double kPrecision = 1e-3, kBfloat16Precision = 5e-2, kExact = 1e-7;
-/// A sample this near to a bound, relative to its size, has lost digits of its distance.
-constexpr double kNear = 1e-3;
-
 template <class T>
 constexpr double round_trip_bound() {
   return dtype_of<T>() == Dtype::float32 ? 1e-3 : 1e-9;
@@ -98,13 +95,14 @@ Trainable<double> float64_copy(const Trainable<T>& model) {
   return copy;
 }
 
-/// Moves the rows of a and b (n, d) whose samples x lie far from the bounds to the front, and returns how
-/// many these are; n, and nothing moves, where there is none.
+/// Moves the rows of a and b (n, d) whose samples x lie so far from the bounds that T's rounding of x hardly
+/// moves z to the front, and returns how many these are.
 template <class T>
 int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x, int64_t d,
                       std::vector<T>& a, std::vector<T>& b) {
   const int64_t n = static_cast<int64_t>(x.size()) / d;
   if (!bounds || bounds->empty()) return n;
+  constexpr double kNear = 4 * std::numeric_limits<T>::epsilon() / round_trip_bound<T>();
   int64_t kept = 0;
   for (int64_t i = 0; i < n; ++i) {
     const T* row = x.data() + i * d;
@@ -118,7 +116,7 @@ int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x
     for (std::vector<T>* values : {&a, &b}) std::copy_n(values->data() + i * d, d, values->data() + kept * d);
     ++kept;
   }
-  return kept ? kept : n;
+  return kept;
 }
 
 /// Row i of dz/dx is what backward returns for dz = unit vector i.

@@ -5,10 +5,36 @@
 #include "core/memory.hpp"
 #include "evenflow/context.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define EVENFLOW_POISON 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EVENFLOW_POISON 1
+#endif
+#endif
+#ifdef EVENFLOW_POISON
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace evenflow {
 namespace {
 
 constexpr size_t kFirstBlock = size_t{1} << 16;
+
+/// Under the address sanitizer arrays of the program's memory have a gap behind them, which it watches.
+#ifdef EVENFLOW_POISON
+constexpr size_t kGap = 64;
+void unpoison(void* p, size_t bytes) {
+  __asan_unpoison_memory_region(p, bytes);
+}
+void poison(void* p, size_t bytes) {
+  __asan_poison_memory_region(p, bytes);
+}
+#else
+constexpr size_t kGap = 0;
+void unpoison(void*, size_t) {}
+void poison(void*, size_t) {}
+#endif
 
 /// To whole cache lines, at least one.
 size_t rounded(size_t bytes) {
@@ -31,6 +57,7 @@ void Workspace::drop_blocks(size_t keep) {
     if (device_) {
       device_->release(blocks_.back().data);
     } else {
+      unpoison(blocks_.back().data, blocks_.back().size);
       deallocate(blocks_.back().data, blocks_.back().size);
     }
   }
@@ -38,7 +65,8 @@ void Workspace::drop_blocks(size_t keep) {
 
 void* Workspace::take(size_t bytes) {
   const bool exact = device_ && device_->separate_arrays();
-  bytes = exact ? std::max<size_t>(bytes, 1) : rounded(bytes);
+  const size_t gap = device_ ? 0 : kGap;
+  bytes = exact ? std::max<size_t>(bytes, 1) : rounded(bytes) + gap;
   while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
     ++block_;
     used_ = 0;
@@ -47,8 +75,12 @@ void* Workspace::take(size_t bytes) {
     add_block(exact ? bytes : std::max({bytes, kFirstBlock, rounded(capacity() / 2)}));
     used_ = 0;
   }
-  void* p = blocks_[block_].data + used_;
+  char* p = blocks_[block_].data + used_;
   used_ += bytes;
+  if (gap) {
+    unpoison(p, bytes - gap);
+    poison(p + bytes - gap, gap);
+  }
   return p;
 }
 

@@ -399,8 +399,9 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void add_pixel_sums(Context& ctx, View<const T> x, View<T> y) const override {
+    const int64_t pixels = x.shape.pixels_per_sample();
     Exec::for_each(ctx, x.shape.n, x.shape.c,
-                   ops::AddPixelSums<T>{x.shape.pixels_per_sample(), x.data, x.stride, y.data, y.stride});
+                   ops::AddPixelSums<T>{pixels, x.data, x.stride, y.data, y.stride}, pixels);
   }
 
   void copy_blocks(Context& ctx, View<const T> from, int64_t from_step, View<T> to,

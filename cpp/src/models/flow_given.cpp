@@ -24,10 +24,12 @@ void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t cl
 
 namespace {
 
+template <class T>
 void check_sample_weight(const char* call, const double* weight, int64_t n) {
   for (int64_t i = 0; weight && i < n; ++i) {
-    if (!std::isfinite(weight[i])) {
-      fail<NumericError>(call, "expected finite sample weights, got ", weight[i], " for sample ", i);
+    if (!std::isfinite(static_cast<T>(weight[i]))) {
+      fail<NumericError>(call, "expected sample weights that are finite in ", to_string(dtype_of<T>()),
+                         ", got ", weight[i], " for sample ", i);
     }
     if (weight[i] < 0) {
       fail<ConfigError>(call, "expected sample weights >= 0, got ", weight[i], " for sample ", i);
@@ -60,7 +62,7 @@ void Flow<T>::set_context(int64_t numbers) {
 template <class T>
 void Flow<T>::check_given(const char* call, const Given<T>& given, int64_t n) const {
   check_labels(call, given.labels, n, classes_);
-  check_sample_weight(call, given.sample_weight, n);
+  check_sample_weight<T>(call, given.sample_weight, n);
   if (given.context && !context_) {
     fail<ConfigError>(call, "expected no context, since the flow has none, got one");
   }
@@ -80,7 +82,7 @@ Params<T> Flow<T>::with(Context& ctx, WorkspaceScope& scope, HostScope& host, Pa
   const View<T> standard(scope.take<T>(shape.size()), shape);
   T *shift = scope.take<T>(context_), *scale = scope.take<T>(context_);
   kernels.standard_coefficients(ctx, context_, params.value(context_mean_), params.value(context_std_), shift,
-                                scale, scope.take<double>(1));
+                                scale, scope.take<double>(context_));
   kernels.channel_forward(ctx, -1, View<const T>(given.context, shape), shift, scale, standard);
   params.context = standard.data;
   params.dcontext = given.dcontext;
@@ -193,7 +195,7 @@ void Flow<T>::end_dcontext(Context& ctx, const Params<T>& params, int64_t n) con
   const KernelSet<T>& kernels = ctx.kernels<T>();
   T *shift = scope.take<T>(context_), *scale = scope.take<T>(context_);
   kernels.standard_coefficients(ctx, context_, params.value(context_mean_), params.value(context_std_), shift,
-                                scale, scope.take<double>(1));
+                                scale, scope.take<double>(context_));
   kernels.zero(ctx, context_, shift);
   const View<T> gradient(params.dcontext, {n, 1, 1, context_});
   kernels.channel_forward(ctx, -1, gradient, shift, scale, gradient);
