@@ -31,18 +31,25 @@ def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] |
     return pairs if any(end is not None for pair in pairs for end in pair) else None
 
 
-def by_column(where: str, bounds: Any, names: Sequence[str], columns: int) -> Any:
-    """A mapping of columns, by name or number, to pairs, as pairs of all columns; other settings as they are."""
+def by_column(where: str, bounds: Any, names: Sequence[Any], columns: int) -> Any:
+    """A mapping of columns, by name or place (0, 1, ...), to pairs, as pairs of all columns; others as they are.
+
+    A whole number that is the name of a column is that column, wherever it stands. ConfigError for an unknown column,
+    or one that is named twice.
+    """
     if not isinstance(bounds, Mapping):
         return bounds
-    pairs: list[Any] = [(None, None)] * columns
-    known: dict[Any, int] = {**{name: c for c, name in enumerate(names)}, **{c: c for c in range(columns)}}
+    known: dict[Any, int] = {**{c: c for c in range(columns)}, **{name: c for c, name in enumerate(names)}}
+    pairs: dict[int, Any] = {}
     for column, pair in bounds.items():
         if column not in known:
-            choice = ", ".join(names) if len(names) else f"0 ... {columns - 1}"
+            choice = ", ".join(map(str, names)) if len(names) else f"0 ... {columns - 1}"
             raise ConfigError(f"[{where}] expected bounds for columns out of {choice}, got {column!r}")
+        if known[column] in pairs:
+            name = names[known[column]] if len(names) else known[column]
+            raise ConfigError(f"[{where}] expected bounds of a column once, got {name} twice, by name and by place")
         pairs[known[column]] = pair
-    return pairs
+    return [pairs.get(c, (None, None)) for c in range(columns)]
 
 
 def outside(bounds: Pairs | None, x: np.ndarray) -> np.ndarray:

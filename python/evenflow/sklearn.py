@@ -39,8 +39,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
     from the others) | "nice" (Dinh, Krueger, Bengio 2014).
     couplings, hidden: number of couplings, widths of their hidden layers.
     preprocess: "standardize" | "zca" | "whiten" | "none", fitted with the flow.
-    bounds: pairs (low, high), one a feature, None for an open end, or a dict of them by number or name of a feature,
-    others being open: values lie strictly between, and outside the density is zero; see RealNVP.
+    bounds: pairs (low, high), one a feature, None for an open end, or a dict of them by name or place (0, 1, ...) of a
+    feature, a whole number being a name where a feature is called so, and others being open: values lie strictly
+    between, and outside the density is zero; see RealNVP.
     epochs: at most.  batch_size: None: 32 ... 256, by the number of rows.  lr: of Adam, reached after a warm-up of an
     epoch or 100 steps.
     validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
@@ -88,7 +89,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        flow = self._model(rows.shape[1], seed, [str(name) for name in getattr(X, "columns", ())])
+        # pyarrow's `columns` are the values.
+        names = list(getattr(X, "column_names", getattr(X, "columns", ())))
+        flow = self._model(rows.shape[1], seed, names)
         weights = _checked_weights("FlowDensity", sample_weight, len(rows))
         _check_range(rows, flow)  # before the rows change places, so that it names X's own
         order = np.random.default_rng(seed).permutation(len(rows) if weights is None else np.flatnonzero(weights))
@@ -117,7 +120,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.flow_, self.history_, self.n_iter_ = flow, history, len(history)
         return self
 
-    def _model(self, columns: int, seed: int, names: list[str]) -> Flow:
+    def _model(self, columns: int, seed: int, names: list[Any]) -> Flow:
         where = "FlowDensity"  # a model takes None for its default
         if self.hidden is None:
             raise TypeError(f"[{where}] expected a sequence of widths for hidden, got None")

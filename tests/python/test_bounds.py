@@ -336,6 +336,36 @@ def test_sklearn_columns_by_number_and_name(estimator):
             clone(estimator).set_params(bounds={key: (0, 1)}).fit(data)
 
 
+@pytest.mark.parametrize("names, key, place", [
+    ([5, 6, 7, 8], 6, 1), ([5, 6, 7, 8], 1, 1), ([2, 3, 0, 1], 3, 1), ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], 1, 1),
+    ([("a", 0), ("a", 1), ("b", 0), ("b", 1)], ("a", 1), 1)])
+def test_sklearn_names_go_before_places(estimator, names, key, place):
+    from sklearn.base import clone
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rows(200))
+    frame.columns = names
+    wanted = [[0.0, 1.0] if c == place else [None, None] for c in range(4)]
+    assert clone(estimator).set_params(bounds={key: (0, 1)}).fit(frame).flow_.config["bounds"] == wanted
+
+
+def test_sklearn_columns_named_twice_or_not_at_all(estimator):
+    from sklearn.base import clone
+    pandas = pytest.importorskip("pandas")
+    for names, twice, text in ((["a", "b", "c", "d"], {"a": (0, None), 0: (None, 99)}, "got a twice, by name"),
+                               ([1, 2, 3, 4], {0: (0, None), 1: (None, 99)}, "got 1 twice, by name"),
+                               ([5, 6, 7, 8], {9: (0, 1)}, "for columns out of 5, 6, 7, 8, got 9")):
+        with pytest.raises(ef.ConfigError, match=rf"\[FlowDensity\] expected bounds .*{text}"):
+            clone(estimator).set_params(bounds=twice).fit(pandas.DataFrame(rows(200), columns=names))
+
+
+def test_sklearn_columns_of_an_arrow_table(estimator):
+    from sklearn.base import clone
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table(dict(zip("abcd", rows(200).T)))
+    named = clone(estimator).set_params(bounds={"b": (0, 1), 3: (None, 5)}).fit(table)
+    assert named.flow_.config["bounds"] == [[None, None], [0.0, 1.0], [None, None], [None, 5.0]]
+
+
 def test_sklearn_judges_columns_as_the_flow_sees_them(estimator):
     from sklearn.base import clone
     two = clone(estimator).set_params(bounds={0: (0, None)})
