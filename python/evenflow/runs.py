@@ -61,8 +61,15 @@ class Source:
 
     def load(self) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None)."""
-        whole = data.load(self.path, columns=self.columns, label=self.label, context=self.context,
-                          weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, named=self.named)
+        return self.parts(self.read())
+
+    def read(self) -> Dataset:
+        """The data as they come, in their own order."""
+        return data.load(self.path, columns=self.columns, label=self.label, context=self.context,
+                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, named=self.named)
+
+    def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
+        """What `load` makes of data that were read."""
         if whole.test is None:
             if self.valid == 0:
                 raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")

@@ -427,13 +427,45 @@ def test_command_line_without_names(tmp_path):
     assert 'bounds = [["1", 0.0, 1.0]]' in (run / "config.toml").read_text()
 
 
+@pytest.mark.parametrize("option", ["--label", "--context", "--weight"])
+def test_command_line_without_names_behind_a_column_of_another_use(tmp_path, option):
+    table, run, again = tmp_path / "x.csv", tmp_path / "run", tmp_path / "again"
+    first = np.random.default_rng(0).integers(1, 4, 300)
+    np.savetxt(table, np.column_stack([first, rows(300)[:, :3]]), delimiter=",", fmt="%.17g")
+    command = ["train", str(table), option, "0", "--bounds", "2", "0", "1", "--out", str(run), *RUN]
+    assert main(command) == 0
+    assert ef.load(run / "model.safetensors").config["bounds"] == [[None, None], [0.0, 1.0], [None, None]]
+    assert 'bounds = [["2", 0.0, 1.0]]' in (run / "config.toml").read_text()
+    assert main(["train", "--config", str(run / "config.toml"), "--out", str(again)]) == 0
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert main([*command, "--resume"]) == 0
+
+
+def test_command_line_without_an_end(table, tmp_path, capsys):
+    run, free, open_ends = tmp_path / "run", tmp_path / "free", ["--bounds", "share", "none", "none"]
+    command = ["train", str(table), "--out", str(free), *open_ends, *RUN]
+    assert main(command) == 0
+    assert main([*command, "--resume"]) == 0
+    assert main(["train", str(table), "--out", str(run), *ENDS, *RUN]) == 0
+    for out, code in ((tmp_path / "other", 0), (run, 2)):  # in place of the file's, and of the run's
+        assert main(["train", "--config", str(run / "config.toml"), "--out", str(out), *open_ends, "--resume"]) == code
+    for folder in (free, tmp_path / "other"):
+        assert "bounds" not in ef.load(folder / "model.safetensors").config
+        assert "\nbounds" not in (folder / "config.toml").read_text()
+    (tmp_path / "c.toml").write_text("bounds = []\n")
+    assert main(["train", str(table), "--config", str(tmp_path / "c.toml"), "--out", str(free), "--resume", *RUN]) == 0
+    capsys.readouterr()
+    assert main(["train", str(table), "--out", str(run), *open_ends, *open_ends, *RUN]) == 2
+    assert "expected bounds of a column once, got share twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ends, code, text", [
     (["share", "0", "0.5"], 1, "expected values between 0 and 0.5 for column share, got "),
     (["nothing", "0", "1"], 2, "expected bounds for columns out of flux, share, t, depth, got 'nothing'"),
     (["share", "0", "x"], 2, "expected a number or none for the bounds of share, got 'x'"),
     (["share", "1", "0"], 2, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
     (["share", "0", "1", "--bounds", "share", "0", "2"], 2, "expected bounds of a column once, got share twice"),
-    (["share", "0", "1", "--model", "glow"], 2, ""),
+    (["share", "0", "1", "--model", "glow"], 2, "expected realnvp or nice for a table, got glow"),
 ])
 def test_command_line_errors(table, tmp_path, capsys, ends, code, text):
     assert main(["train", str(table), "--out", str(tmp_path / "run"), "--bounds", *ends, *RUN]) == code
@@ -441,12 +473,23 @@ def test_command_line_errors(table, tmp_path, capsys, ends, code, text):
     assert not (tmp_path / "run").exists()
 
 
+def test_command_line_names_rows_of_the_file(tmp_path, capsys):
+    x = rows(600)
+    x[[571, 17, 300], 1] = 1.5, 2.5, 3.5
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="flux,share,t,depth", comments="", fmt="%.17g")
+    for seed in "012":  # of the split
+        assert main(["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--seed", seed,
+                     "--bounds", "share", "0", "1", *RUN]) == 1
+        assert ("[train] expected values between 0 and 1 for column share, got 2.5 for sample 17; 3 of 600 rows lie on "
+                in capsys.readouterr().err)
+
+
 def test_command_line_checks_what_is_only_tested_on(tmp_path, capsys):
     x, test = rows(300), rows(50, 1)
     test[4, 1] = 1.5
     np.savez(tmp_path / "x.npz", train=x, test=test)
-    run = ["--out", str(tmp_path / "run"), *RUN]
-    assert main(["train", str(tmp_path / "x.npz"), "--bounds", "1", "0", "1", *run]) == 1
+    command = ["train", str(tmp_path / "x.npz"), "--out", str(tmp_path / "run"), "--bounds", "1", "0", "1", *RUN]
+    assert main(command) == 1
     assert "[train, test] expected values between 0 and 1 for column 1, got 1.5 for sample 4" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from evenflow.arrays import LARGEST
-from evenflow.cli.options import GROUPS, KEYS, PLACE, Option, checked_bounds
+from evenflow.cli.options import GROUPS, KEYS, PLACE, Option, named_bounds
 from evenflow.errors import ConfigError, IoError
 from evenflow.extras import need
 
@@ -40,7 +40,7 @@ def _checked(path: str, name: str, value: Any) -> Any:
         raise ConfigError(f"[config] {path}: expected the name of an option, got {name}; nearest: {near}")
     option = KEYS[name]
     if option.parts:
-        return checked_bounds(f"[config] {path}:", value)
+        return named_bounds(f"[config] {path}:", value)
     if not option.many:
         return _of_kind(path, option, value)
     return [_of_kind(path, option, one) for one in (value if isinstance(value, list) else [value])]

@@ -151,12 +151,12 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says, by key."""
     values = {name: value for name in KEYS if (value := getattr(args, name)) is not None}
     if "bounds" in values:
-        values["bounds"] = checked_bounds("[train]", values["bounds"])
+        values["bounds"] = named_bounds("[train]", values["bounds"])
     return values
 
 
-def checked_bounds(where: str, values: Any) -> list[list[Any]]:
-    """[name, low, high] of columns, in the order of names: ends are floats or "none". ConfigError."""
+def named_bounds(where: str, values: Any) -> list[list[Any]]:
+    """[name, low, high] of columns with an end, in the order of names: ends are floats or "none". ConfigError."""
     if not isinstance(values, list) or not all(isinstance(v, list) and len(v) == 3 and isinstance(v[0], str)
                                                for v in values):
         raise ConfigError(f"{where} expected lists of a column's name and two ends for bounds, got {values!r}")
@@ -175,7 +175,7 @@ def checked_bounds(where: str, values: Any) -> list[list[Any]]:
     for (name, *_), (later, *_) in zip(found, found[1:]):
         if name == later:
             raise ConfigError(f"{where} expected bounds of a column once, got {name} twice")
-    return found
+    return [one for one in found if one[1:] != ["none", "none"]]
 
 
 def pick(values: dict[str, Any], options: tuple[Option, ...]) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     for folder in (run.folder, run.sample_folder):
         if is_pictures(source.path) and inside(folder, source.path):
             raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
-    whole, part = source.load()
+    loaded = source.read()
+    whole, part = source.parts(loaded)
     name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
                                            values.get("preset"), len(part.train), values.get("batch_size"))
     outputs = _outputs(values, training, whole)
@@ -78,7 +79,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
-    _check_bounds(flow, whole, part)
+    _check_bounds(flow, loaded)
+    del loaded  # the memory; its rows are in the parts
     trainer = plan.trainer(flow, part, ranks)
     plan = dataclasses.replace(plan, data=trainer.data_mark,
                                test=test_mark(flow.dtype, whole, conditions(flow)))
@@ -167,14 +169,14 @@ def _column_names(names: list[str], count: int) -> list[str]:
     return names or [str(c) for c in range(count)]
 
 
-def _check_bounds(flow: Flow, whole: Dataset, part: Dataset) -> None:
-    """NumericError, by the column's name, for data in memory on or outside of a bound: also for those that are only
-    tested on, before hours of training.
+def _check_bounds(flow: Flow, loaded: Dataset) -> None:
+    """NumericError, by the column's name and the file's row, for data in memory on or outside of a bound: also for
+    those that are only tested on, before hours of training.
     """
-    for where, x in (("train", part.train), ("train, validation", part.test), ("train, test", whole.test)):
+    for where, x in (("train", loaded.train), ("train, test", loaded.test)):
         if flow._bounds is not None and isinstance(x, np.ndarray) and not stays_outside(x):
             taken = arrays.to_floats(where, x, flow.dtype)
-            require_inside(where, flow._bounds, taken, names=_column_names(whole.columns, flow.dims))
+            require_inside(where, flow._bounds, taken, names=_column_names(loaded.columns, flow.dims))
 
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +207,10 @@ def _bounds_option(plan: Plan) -> list[list[Any]] | None:
     pairs = plan.model.get("bounds")
     if pairs is None:
         return None
-    names = _column_names(plan.columns or list(plan.source.columns or ()), len(pairs))
+    source = plan.source
+    taken = [source.label, source.weight, *(source.context or ())]
+    numbers = [c for c in map(str, range(len(pairs) + len(taken))) if c not in taken]
+    names = plan.columns or source.columns or numbers
     return sorted([name, *("none" if end is None else end for end in pair)]
                   for name, pair in zip(names, pairs) if pair != [None, None])
 
