@@ -37,8 +37,8 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
     return masks[mask]
 
 
-def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
-            label: Any = None) -> np.ndarray:
+def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0, label: Any = None,
+            context: Any = None) -> np.ndarray:
     """x (N, H, W, C) with new values where `hidden`, bool (H, W) or (N, H, W), is True; the rest is x's own.
 
     Hidden pixels start uniform; then, for pixels in units of the whole range, i = 0 ... steps - 1,
@@ -48,13 +48,14 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     Differences from the script: values stay in the range, and one pixel's gradient / 100 is cut to -1 ... 1,
     the size of the noise, since models steeper than NICE would run away. Observed uint8 pixels get new
     dequantisation noise in every step. The script takes 111,895 steps.
+    label, context: what the density is given, as in Flow.log_prob.
     Returns floats in level units. Parameters and `grads` are left as they were. ConfigError for tables.
     """
     check_flow("inpaint", flow)
     x, steps = flow._check("inpaint", x), arrays.whole("inpaint", "steps", steps, low=1)
     seed = arrays.whole("inpaint", "seed", seed, low=0)
     top = 2.0**flow.bits
-    labels = arrays.check_labels("inpaint", label, len(x), flow.classes)
+    given = flow._by_name(flow._given("inpaint", label, context, len(x)))
     mask = _mask(hidden, x)
     levels: np.ndarray = flow._block("inpaint", x, 0, len(x)).astype(np.float64) / top
     noise = 1 / top if x.dtype == np.uint8 else 0.0
@@ -62,7 +63,7 @@ def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0,
     guess = rng.random(x.shape)
     for i in range(steps):
         full = np.where(mask, guess, levels + noise * rng.random(x.shape))
-        gradient = flow.log_prob_and_grad(full * top, label=labels)[1]
+        gradient = flow.log_prob_and_grad(full * top, **given)[1]
         push = np.clip(GRADIENT_WEIGHT * top * gradient, -1, 1)
         guess = np.clip(guess + 10 / (100 + i) * (push + rng.standard_normal(x.shape)), 0, 1)
     return (np.where(mask, guess, levels) * top).astype(flow.dtype)

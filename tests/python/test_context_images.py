@@ -6,6 +6,7 @@ import pytest
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.export import write_samples
+from evenflow.inpaint import hidden_pixels, inpaint
 
 MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
           ("Glow", dict(levels=1, steps=2, hidden=6, coupling="additive", permutation="plain", learn_top=False)),
@@ -165,9 +166,20 @@ def test_command_line(tmp_path, capsys, model):
                     ["encode", run, "--out", f"{run}/z.npz"], ["decode", run, f"{run}/z.npz", "--out", f"{run}/b.npy"],
                     ["score", run, str(tmp_path / "d.npz"), "--out", f"{run}/s.csv"],
                     ["reconstruct", run, "--out", f"{run}/r.png"],
-                    ["interpolate", run, "--rows", *alike, "--out", f"{run}/i.png"], ["info", run]):
+                    ["interpolate", run, "--rows", *alike, "--out", f"{run}/i.png"],
+                    ["inpaint", run, "--steps", "2", "--out", f"{run}/p.png"], ["info", run]):
         capsys.readouterr()
         assert main(command) == 0, (command, capsys.readouterr())
+
+
+def test_inpainting(known):
+    x, c = known
+    flow, hidden = conditional(x, c), hidden_pixels("top", 4, 8)
+    own = inpaint(flow, x[:4], hidden, steps=30, context=c[:4])
+    first = inpaint(flow, x[:4], hidden, steps=30, context=c[0])
+    np.testing.assert_allclose(first, inpaint(flow, x[:4], hidden, steps=30, context=c[[0] * 4]), atol=1e-9)
+    changed = np.abs(own - first).max(axis=(1, 2, 3))
+    assert changed[0] < 1e-9 and (changed[1:] > 1e-3).all()
 
 
 @pytest.mark.any_device
@@ -212,6 +224,8 @@ def test_refusals(known, tmp_path, capsys):
              lambda: flow.log_prob(x)),
             (ef.ShapeError, r"\[forward, context\] expected \(40, 2\), or \(2,\) for all samples, got \(40, 1\)",
              lambda: flow.forward(x, context=c[:, :1])),
+            (ef.ConfigError, r"\[inpaint\] expected a context of 2 numbers a sample, got none",
+             lambda: inpaint(flow, x, hidden_pixels("top", 4, 8))),
             (ef.ConfigError, "expected classes or a context, got 3 classes and a context of 2",
              lambda: ef.Glow((4, 4, 1), levels=1, classes=3, context=2)),
             (ef.ConfigError, "expected context >= 0, got -1", lambda: ef.Glow((4, 4, 1), levels=1, context=-1)),

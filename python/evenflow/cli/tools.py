@@ -41,7 +41,7 @@ def score(args: argparse.Namespace) -> int:
 
 def inpaint_command(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    x, labels = examples(args, flow, plan)
+    x, given = examples(args, flow, plan)
     masks = MASKS if args.mask == ["all"] else args.mask
     if not flow.is_image:
         raise ConfigError("[inpaint] expected a model of images, got one for tables")
@@ -52,7 +52,7 @@ def inpaint_command(args: argparse.Namespace) -> int:
     with write_data("inpaint", flow, args.out, columns=len(x)) as write:
         for mask in hidden:
             grey = np.where(mask[..., None], 2.0**flow.bits / 2, original).astype(flow.dtype)
-            lines += [grey, inpaint(flow, x, mask, args.steps, args.seed, labels)]
+            lines += [grey, inpaint(flow, x, mask, args.steps, args.seed, **flow._by_name(given))]
         write(np.stack(lines))
     error = {mask: float(np.abs(found - original)[:, h].mean())
              for mask, h, found in zip(masks, hidden, lines[2::2])}
