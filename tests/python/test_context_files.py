@@ -200,7 +200,8 @@ def test_what_is_given_has_to_fit(folder, tmp_path, capsys):
     assert "expected a context of 3 numbers a sample, got none" in error
     error = answer(capsys, "train", str(folder / "t.csv"), "--model", "nice", "--context", "y0", "--out",
                    str(tmp_path / "n"), code=2)
-    assert "[train] expected realnvp for data with a context, got nice" in error
+    assert (f"[train] expected realnvp for data with a context, got nice: {folder / 't.csv'}; or leave out --context"
+            in error)
     error = answer(capsys, "train", "digits", "--context", "y0", code=2)
     assert "expected columns, label, context and weight with a CSV or Parquet file only, got digits" in error
 

@@ -218,7 +218,7 @@ def test_torch(known):
 def test_refusals(known, tmp_path, capsys):
     x, c = known
     flow = conditional(x, c)
-    np.savez(tmp_path / "d.npz", x=x.astype(np.uint8), context=c)
+    np.savez(tmp_path / "d.npz", x=x.astype(np.uint8), context=c, labels=np.arange(40) % 3)
     for error, text, call in (
             (ef.ConfigError, r"\[log_prob\] expected a context of 2 numbers a sample, got none",
              lambda: flow.log_prob(x)),
@@ -233,5 +233,10 @@ def test_refusals(known, tmp_path, capsys):
             (TypeError, "context", lambda: ef.NICE((4, 4, 1), context=2))):
         with pytest.raises(error, match=text):
             call()
-    assert main(["train", str(tmp_path / "d.npz"), "--model", "nice", "--out", str(tmp_path / "run")]) == 2
-    assert "expected glow or realnvp for data with a context, got nice" in capsys.readouterr().err
+    for options, wanted, helps in (
+            (["--model", "nice"], "glow or realnvp for data with a context, got nice", "or "),
+            (["--conditional"], "labels or a context for the density, got --conditional and data with a context",
+             "leave out --conditional, or ")):
+        assert main(["train", str(tmp_path / "d.npz"), *options, "--out", str(tmp_path / "run")]) == 2
+        assert (f"[train] expected {wanted}: {tmp_path / 'd.npz'}; {helps}train on data without the array context"
+                in capsys.readouterr().err)

@@ -154,12 +154,16 @@ def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], who
         given["bounds"] = by_column("train", ends, _column_names(whole.columns, whole.shape[0]), whole.shape[0])
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
     known = inspect.signature(MODELS[name]).parameters
+    other = "leave out --context" if "context" in values else "train on data without the array context"
     if "context" in given and "context" not in known:
         fit = "glow or realnvp" if whole.kind == "image" else "realnvp"
-        raise ConfigError(f"[train] expected {fit} for data with a context, got {name}: {values['data']}")
+        raise ConfigError(f"[train] expected {fit} for data with a context, got {name}: {values['data']}; or {other}")
     for unknown in (key for key in given if key not in known):
         option = {"classes": "conditional", "steps": "depth"}.get(unknown, unknown)
         raise ConfigError(f"[train] expected options that {name} has, got --{option.replace('_', '-')}")
+    if "context" in given and "classes" in given:
+        raise ConfigError("[train] expected labels or a context for the density, got --conditional and data with a "
+                          f"context: {values['data']}; leave out --conditional, or {other}")
     return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
                         device=values.get("device", "cpu"), threads=threads)
 
