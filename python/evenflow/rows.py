@@ -277,10 +277,11 @@ def stays_outside(x: np.ndarray | Rows) -> bool:
     return isinstance(x, (Rows, np.memmap))
 
 
-def data_mark(dtype: Any, *parts: np.ndarray | Rows | None) -> str:
+def data_mark(dtype: Any, *parts: np.ndarray | Rows | None, **weights: np.ndarray | None) -> str:
     """Tells one data set from another, by a checksum of all that is in memory, with floats of a dtype.
 
-    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read.
+    Of other data MARKED_ROWS rows count, evenly spaced, with the neighbours that cost nothing to read. Weights have
+    their names in it.
     """
     def sum_of(x: Any) -> int:
         if stays_outside(x):
@@ -293,4 +294,6 @@ def data_mark(dtype: Any, *parts: np.ndarray | Rows | None) -> str:
         with np.errstate(over="ignore"):
             return x.astype(dtype, copy=False) if x.dtype.kind == "f" and not stays_outside(x) else x
 
-    return "; ".join(f"{x.dtype} {x.shape} {sum_of(x):08x}" for x in (taken(x) for x in parts if x is not None))
+    named = [*(("", x) for x in parts), *((f"{name} ", w) for name, w in weights.items())]
+    return "; ".join(f"{name}{x.dtype} {x.shape} {sum_of(x):08x}"
+                     for name, x in ((name, taken(x)) for name, x in named if x is not None))

@@ -156,9 +156,11 @@ class Plan:
         given = "context" if self.model.get("context") else "labels" if self.classes else None
         dtype = np.dtype(self.model["dtype"])
         marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
-                           *(weight_of(part, which) for which in ("train", "test"))), test_mark(dtype, whole, given))
+                           sample_weight=weight_of(part, "train"), valid_sample_weight=weight_of(part, "test")),
+                 test_mark(dtype, whole, given))
         # The first runs also marked labels that their model is not given.
-        if any(mark is not None and not mark.startswith(now) for mark, now in zip((self.data, self.test), marks)):
+        if any(mark is not None and not re.fullmatch(re.escape(now) + "(; int32 [^;]*)?", mark)
+               for mark, now in zip((self.data, self.test), marks)):
             raise ConfigError("[data] expected the data that the run was trained on, got others: "
                               f"{source.path} has changed; restore it, or name data to test on")
         return whole, part
@@ -188,7 +190,7 @@ def weight_of(part: Dataset, which: str) -> np.ndarray | None:
 
 def test_mark(dtype: np.dtype, whole: Dataset, given: str | None) -> str:
     """`evenflow.rows.data_mark` of the test part."""
-    return data_mark(dtype, *of_part(whole, "test", given), weight_of(whole, "test"))
+    return data_mark(dtype, *of_part(whole, "test", given), sample_weight=weight_of(whole, "test"))
 
 
 def tested(flow: Flow, part: Dataset) -> tuple[Any, Any]:

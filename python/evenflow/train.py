@@ -563,8 +563,8 @@ class Trainer:
     @functools.cached_property
     def data_mark(self) -> str:
         """Tells one data set from another, see `data_mark`."""
-        return data_mark(self.flow.dtype, self.x, self.given, self.valid, self.valid_given, self.weights,
-                         self.valid_weights)
+        return data_mark(self.flow.dtype, self.x, self.given, self.valid, self.valid_given,
+                         sample_weight=self.weights, valid_sample_weight=self.valid_weights)
 
 
 def state_path(path: str) -> str:

@@ -146,6 +146,19 @@ def test_data_that_have_changed(tmp_path, capsys, parts):
         assert main(command) == 0
 
 
+def test_a_run_whose_mark_has_labels(tmp_path, capsys):
+    """As the first runs' had of the test part, for models that are not given them."""
+    rng, out = np.random.default_rng(0), str(tmp_path / "run")
+    np.savez(tmp_path / "x.npz", x=rng.standard_normal((80, 2)))
+    assert main(["train", str(tmp_path / "x.npz"), "--steps", "2", "--quiet", "--out", out]) == 0
+    log = tmp_path / "run" / "log.jsonl"
+    first, rest = log.read_text().split("\n", 1)
+    record = json.loads(first)
+    for more, code in (("; int32 (8,) 0123abcd", 0), ("; float64 (8,) 0123abcd", 2), ("0", 2)):
+        log.write_text(json.dumps({**record, "test": record["test"] + more}) + "\n" + rest)
+        assert main(["eval", out]) == code
+
+
 def test_numbers_as_names(tmp_path, capsys):
     """Columns of another Parquet file are taken by name, whatever the names."""
     pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")

@@ -277,6 +277,13 @@ def test_resume_is_exact(tmp_path, table, real_nvp, stop):
             ef.load(path).fit(table, steps=40, checkpoint=path, resume=True, **{**settings, **changed})
 
 
+def test_weights_of_validation_are_not_those_of_training(tmp_path, table, real_nvp):
+    w, path = np.random.default_rng(4).uniform(0, 3, len(table)), tmp_path / "m.safetensors"
+    real_nvp().fit(table, valid=table[::-1], sample_weight=w, checkpoint=path, epochs=1)
+    with pytest.raises(ef.ConfigError, match="expected the data that .* was trained on, got others"):
+        ef.load(path).fit(table, valid=table[::-1], valid_sample_weight=w, checkpoint=path, resume=True, epochs=2)
+
+
 def test_batches_have_their_rows_weights():
     """Those of a rank have its own, and the sum of all."""
     x, w = np.arange(40.0).reshape(20, 2), np.arange(20.0)

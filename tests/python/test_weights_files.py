@@ -204,6 +204,23 @@ def test_parts_that_count_for_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_data_without_their_weights_are_others(capsys, tmp_path):
+    """Or with new ones; all commands refuse them."""
+    path, run = tmp_path / "w.npz", tmp_path / "run"
+    np.savez(path, x=X, weight=W)
+    answer(capsys, "train", path, *SMALL, "--out", run)
+    np.savez(tmp_path / "plain.npz", x=X)
+    answer(capsys, "train", tmp_path / "plain.npz", *SMALL, "--out", tmp_path / "plain")
+    np.savez(path, x=X)
+    np.savez(tmp_path / "plain.npz", x=X, weight=W)
+    for folder in (run, tmp_path / "plain"):
+        for command in ("eval", "resume"):
+            error = answer(capsys, command, folder, code=2)
+            assert "expected the data that the run was trained on, got others" in error
+    np.savez(path, x=X, weight=W)
+    answer(capsys, "eval", run)
+
+
 def test_the_error_of_a_weighted_mean():
     """Equal weights are none; a row that counts alone has no error, and one that counts for nothing is not there."""
     flow = ef.RealNVP(2, couplings=2, hidden=(8,), dtype="float64")
