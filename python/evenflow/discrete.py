@@ -9,11 +9,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evenflow.errors import DataWarning
-from evenflow.rows import Rows, scramble, shuffled
+from evenflow.rows import scramble, shuffled
+
+if TYPE_CHECKING:
+    from evenflow.train import Trainer
 
 MOST_ROWS, MOST_VALUES = 1 << 16, 1 << 22
 """That are looked at."""
@@ -29,9 +33,9 @@ SHOWN = 4
 """Columns that are named."""
 
 
-def warn(where: str, x: np.ndarray | Rows, context: np.ndarray | None, dtype: np.dtype, seed: int) -> None:
+def warn(where: str, trainer: Trainer) -> None:
     """A DataWarning, at the line that called the package, where `found` finds something."""
-    text = found(where, x, context, dtype, seed)
+    text = found(where, trainer)
     if text is not None:
         level, frame = 1, sys._getframe()
         while _is_ours(frame) and frame.f_back is not None:
@@ -43,19 +47,22 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow"
 
 
-def found(where: str, x: np.ndarray | Rows, context: np.ndarray | None, dtype: np.dtype, seed: int,
-          names: Sequence[str] = ()) -> str | None:
-    """What is wrong with a table (N, D) in this way, and what helps; None where nothing is.
+def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> str | None:
+    """What is wrong with a trainer's table (N, D) in this way, and what helps; None where nothing is.
 
-    context (N, C): numbers that the density is given, few or not; rows that differ in them are no copies.
-    dtype: the model's.  seed: of the sample that is taken of many rows.  names: of the columns, else numbers.
+    Rows that differ in their context are no copies. Rows of weight 0 are left out, others count alike: a weight says
+    how much of the distribution a row stands for, not that its values were drawn again.
+    names: of the columns, else numbers.
     """
+    x, context, dtype = trainer.x, trainer.given, trainer.flow.dtype
     most = max(1, min(MOST_ROWS, MOST_VALUES // x.shape[1]))
-    index = shuffled(x, seed)[:most] if len(x) > most else slice(None)
+    index = shuffled(x, trainer.settings.seed)[:most] if len(x) > most else slice(None)
     with np.errstate(over="ignore"):
         rows = np.asarray(x[index]).astype(dtype)
     given = np.empty((len(rows), 0), dtype) if context is None else context[index]
     good = np.isfinite(rows).all(1)  # those of a file are checked later
+    if trainer.weights is not None:
+        good &= trainer.weights[index] > 0
     rows, given = rows[good], given[good]
     of = f"of {len(rows)} {'sampled ' if len(x) > most else ''}rows"
     few, peaks = [], []

@@ -508,9 +508,8 @@ class Flow(Batches):
         callback(record) is called with a dict after every step ("event": "step") and epoch ("epoch"), as
         docs/training.md lists them; the history holds the latter.
 
-        comm: an mpi4py communicator, or what `distributed` gives, whose ranks train together, each with the
-        same flow, data and settings; see docs/ranks.md. The step is that of one process, up to the order of
-        sums; rank 0 writes the files.
+        comm: an mpi4py communicator, or what `distributed` gives, whose ranks train together, each with the same flow,
+        data and settings (docs/ranks.md). Its step is one process's, up to the order of sums; rank 0 writes the files.
 
         settings: the fields of `evenflow.settings.Settings`: batch_size=64, optimizer="adamax", lr=1e-3,
         warmup=0, lr_decay=1.0, lr_floor=0.0, clip=0.0, accumulate=1, average=0.0, patience=None,
@@ -545,7 +544,7 @@ class Flow(Batches):
             if checkpoint is not None and resume:
                 trainer.load_state(checkpoint)
             if not self._is_image:
-                ranks.lead(lambda: discrete.warn("fit", trainer.x, trainer.given, self._dtype, trainer.settings.seed))
+                ranks.lead(lambda: discrete.warn("fit", trainer))
             train = trainer._begin(epochs, steps, callback, checkpoint)
         train()
         return trainer.history

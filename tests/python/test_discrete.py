@@ -84,6 +84,19 @@ def test_a_context_may_have_few_values_and_tells_rows_apart():
     assert "400 of 800 rows that repeat others" in warned(twice, context=np.zeros((800, 1)) + 1)
 
 
+def test_rows_of_weight_zero_are_not_looked_at():
+    x = normal(400, 2)
+    both, w = np.concatenate([x, x[:60]]), np.repeat([1.0, 0.0], [400, 60])
+    assert warned(both, sample_weight=w) is None
+    assert "60 of 460 rows that repeat others" in warned(both, sample_weight=w + 1e-3)
+    x[::2] = np.round(x[::2])
+    assert "one value often in column 0" in warned(x, sample_weight=1 + np.arange(400) % 2)
+    assert warned(x, sample_weight=np.arange(400) % 2) is None
+    many, w = normal(200_000, 2), np.arange(200_000) % 2.0
+    many[::2, 0] = 0
+    assert warned(many, sample_weight=w, init_batch=500) is None and "column 0 (0 in" in warned(many, init_batch=500)
+
+
 def test_of_many_rows_a_sample_is_looked_at(tmp_path, monkeypatch):
     x = normal(200_000, 2).astype(np.float32)
     x[:, 0] = np.round(x[:, 0])
@@ -120,7 +133,8 @@ def test_the_command_line_tells_once_with_the_columns_names(tmp_path, capsys):
     x = normal(300, 2)
     x[:, 1] = x[:, 1] > 0
     np.savetxt(tmp_path / "x.csv", x, delimiter=",", header="size,sex", comments="")
-    args = ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--steps", "1", "--hidden", "2", "--quiet"]
+    args = ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--steps", "1", "--hidden", "2",
+            "--quiet"]
     assert main(args) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(told) == 1

@@ -302,10 +302,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
 
 def _warn(trainer: Trainer, names: list[str]) -> None:
     """Tells of what `fit` warns of, with the names of columns where they have some."""
-    def find() -> str | None:
-        return discrete.found("train", trainer.x, trainer.given, trainer.flow.dtype, trainer.settings.seed, names)
-
-    text = None if trainer.flow.is_image else trainer.ranks.lead(find)
+    text = None if trainer.flow.is_image else trainer.ranks.lead(lambda: discrete.found("train", trainer, names))
     if text is not None and trainer.ranks.rank == 0:
         tell(f"evenflow: warning: {text}")
 
