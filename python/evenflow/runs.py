@@ -446,7 +446,7 @@ def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any
     """
     x, given = tested(flow, part)
     weights = weight_of(part, "train" if part.test is None else "test")
-    nll = -log_prob_on_ranks(flow, x, given, ranks)
+    nll = -log_prob_on_ranks(flow, x, given, ranks, weights)
     mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(x))
     result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error}
     if flow.is_image:

@@ -14,7 +14,7 @@ from evenflow.errors import NumericError, ShapeError
 from evenflow.files import Rows, blocks, check_any, write_rows
 from evenflow.flow import Flow, check_flow
 from evenflow.ranks import Ranks
-from evenflow.rows import origin, stays_outside
+from evenflow.rows import Picked, origin, stays_outside
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
 SCORED_VALUES = 1 << 22
@@ -69,8 +69,16 @@ def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
         n += len(scores)
 
 
-def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks) -> np.ndarray:
-    """log p of all rows, of which each rank computes its share; the numbers do not depend on how many."""
+def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks,
+                      weights: np.ndarray | None = None) -> np.ndarray:
+    """log p of all rows, of which each rank computes its share; the numbers do not depend on how many.
+
+    Rows of weight 0, which may have no density, are not looked at and get 0.
+    """
+    if weights is not None and not weights.all():
+        full, kept = np.zeros(len(x)), np.flatnonzero(weights)
+        full[kept] = log_prob_on_ranks(flow, Picked(x, kept), None if given is None else given[kept], ranks)
+        return full
     share, step = ranks.share(len(x)), max(1, SCORED_VALUES // flow.dims)
     starts = range(share.start, share.stop, step)
     parts = [slice(a, min(a + step, share.stop)) for a in starts]

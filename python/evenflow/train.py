@@ -26,7 +26,7 @@ from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_out
 from evenflow.score import log_prob_on_ranks
 from evenflow.settings import LATER, Progress, Settings
 from evenflow.sums import GpuSums, GradientSums, gradient_sums
-from evenflow.weights import check_weights, in_proportion, mean_one
+from evenflow.weights import check_weights, few_rows_told, in_proportion, mean_one
 
 STATE_KIND = "evenflow training state"
 AVERAGE = "from its first values"
@@ -96,7 +96,8 @@ class Trainer:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data.
+        """One dict an epoch: epoch, step, loss [nats], lr, ...; valid_loss with validation data. A loss is None where
+        there is none: of an epoch in which no step succeeded, or no row of its batches has a weight.
 
         data_wait: share of the steps' time in which they waited for data, in this process.
         """
@@ -359,9 +360,10 @@ class Trainer:
         p.position = 0
         record = {"event": "epoch", "epoch": p.epoch, "step": p.step, "lr": self.optimizer.lr,
                   "seconds": round(p.seconds, 3)}
+        means: dict[str, Any] = {"loss": None, "nll": None}
         if total := p.sums.get("weight", p.samples):
             means = {name: p.sums[name] / total for name in ("loss", *self._numbers)}
-            record.update(loss=means.pop("loss"), **self._in_bits("", means.pop("nll")), **means)
+        record.update(loss=means.pop("loss"), **self._in_bits("", means.pop("nll")), **means)
         if p.skipped:
             record["skipped"] = p.skipped
         record["data_wait"] = round(self._waited / max(self._worked, 1e-9), 4)
@@ -381,7 +383,7 @@ class Trainer:
         """Mean negative log-likelihood of the validation data under the values that would be kept now."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             try:
-                scores = log_prob_on_ranks(self.flow, self.valid, self.valid_given, self.ranks)
+                scores = log_prob_on_ranks(self.flow, self.valid, self.valid_given, self.ranks, self.valid_weights)
                 value = -float(np.average(scores, weights=self.valid_weights))
             except NumericError:
                 if self.settings.on_nonfinite == "raise":
@@ -404,8 +406,9 @@ class Trainer:
         least = min(ROWS_A_COLUMN * dims, WHITENED_VALUES // values) if whitened else 16
         n = s.init_batch or max(least, INIT_VALUES // values)
         rows = in_proportion(shuffled(self.x, s.seed), self.weights, n)
-        self.flow.init(as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype, self.flow._bounds),
-                       self.given[rows] if self.flow.context else None)
+        x = as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype, self.flow._bounds)
+        with few_rows_told("fit", rows, dims):
+            self.flow.init(x, self.given[rows] if self.flow.context else None)
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 

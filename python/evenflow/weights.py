@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,3 +58,16 @@ def in_proportion(order: np.ndarray | Order, weights: np.ndarray | None, n: int)
             places = (np.arange(n) + 0.5) * min(1.0, ends[-1] / n)
             return np.asarray(rows[np.searchsorted(ends, places, side="right")])
         count *= 2
+
+
+@contextlib.contextmanager
+def few_rows_told(where: str, rows: np.ndarray, few: int) -> Iterator[None]:
+    """Within it, a NumericError of rows that `in_proportion` gave says whether weights left only a few of them."""
+    try:
+        yield
+    except NumericError as error:
+        different = len(np.unique(rows))
+        if different == len(rows) or different > few:
+            raise
+        raise NumericError(f"[{where}] expected weights that more than a few rows share, got some by which the "
+                           f"initialisation drew {different} different of {len(rows)} rows") from error

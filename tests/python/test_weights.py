@@ -7,6 +7,7 @@ from test_drift import shrinking
 
 import evenflow as ef
 from evenflow.data.feed import Feed
+from evenflow.rows import Picked
 from evenflow.weights import in_proportion, mean_one
 
 def values(flow):
@@ -228,6 +229,37 @@ def test_validation_stops_by_weights(table, real_nvp):
     history = [real_nvp(dtype="float64").fit(table, valid=rows, valid_sample_weight=w, epochs=3)
                for rows, w in ((table[:40], None), (valid, np.repeat([2.0, 0.0], 40)))]
     assert [r["valid_loss"] for r in history[0]] == pytest.approx([r["valid_loss"] for r in history[1]], rel=1e-12)
+
+
+def test_a_validation_row_of_weight_zero_may_have_no_density(table, real_nvp):
+    """Of data in memory and of a large file's, whose rows are read by their numbers."""
+    valid, w = np.concatenate([[[3e37, 0, 0]], table[:40], [[0, 3e37, 0]]]), np.pad(np.arange(1.0, 41), 1)
+    found = [real_nvp().fit(table, valid=x, valid_sample_weight=weights, epochs=2)[-1]["valid_loss"]
+             for x, weights in ((valid, w), (Picked(valid, np.arange(42)), w), (table[:40], w[1:-1]))]
+    assert found[0] == found[1] and found[0] == pytest.approx(found[2], rel=1e-12)
+    with pytest.raises(ef.NumericError):
+        real_nvp().fit(table, valid=valid, valid_sample_weight=w + 1e-6, epochs=1)
+
+
+def test_the_loss_of_an_epoch_whose_rows_count_for_nothing(table, real_nvp):
+    """Of 181 rows, the one with a weight is left over from the first epoch's batches."""
+    flow, w = real_nvp(), np.zeros(181)
+    flow.init(table)
+    w[np.random.default_rng([0, 0]).permutation(181)[-1]] = 1
+    history = flow.fit(table[:181], sample_weight=w, epochs=2, batch_size=30)
+    assert history[0]["loss"] is None and np.isfinite(history[1]["loss"])
+
+
+@pytest.mark.parametrize("preprocess, few", [("standardize", 1), ("whiten", 2)])
+def test_a_model_that_few_rows_would_initialise(table, preprocess, few):
+    """It is told of the weights, not of columns that are good; but a bad column is told of by its number."""
+    flow = ef.RealNVP(3, couplings=2, hidden=(8,), preprocess=preprocess)
+    w = np.where(np.arange(200) < few, 1.0, 1e-6)
+    text = rf"\[fit\] .* that more than a few rows share, got some .* drew {few} different of 200 rows$"
+    with pytest.raises(ef.NumericError, match=text):
+        flow.fit(table, sample_weight=w, epochs=1)
+    with pytest.raises(ef.NumericError, match="in column 1" if preprocess == "standardize" else "covariance|column"):
+        flow.fit(table * [1, 0, 1], sample_weight=np.arange(1.0, 201), epochs=1)
 
 
 def test_the_first_batch_is_drawn_in_proportion(table, real_nvp):
