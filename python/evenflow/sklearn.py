@@ -83,7 +83,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored.
 
         sample_weight: what rows count for, in training and on the held-out part, finite numbers (n_samples,) >= 0; rows
-        of weight 0 are left out.
+        of weight 0 are left out, but have to be finite, as scikit-learn has it for all of X.
         """
         arrays.refuse_masked("FlowDensity", X)
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
@@ -93,8 +93,10 @@ class FlowDensity(DensityMixin, BaseEstimator):
         names = list(getattr(X, "column_names", getattr(X, "columns", ())))
         flow = self._model(rows.shape[1], seed, names)
         weights = _checked_weights("FlowDensity", sample_weight, len(rows))
-        _check_range(rows, flow)  # before the rows change places, so that it names X's own
-        order = np.random.default_rng(seed).permutation(len(rows) if weights is None else np.flatnonzero(weights))
+        kept = None if weights is None else np.flatnonzero(weights)
+        # Before the rows change places, so that it names X's own.
+        _check_range(rows if kept is None else rows[kept], flow, kept)
+        order = np.random.default_rng(seed).permutation(len(rows) if kept is None else kept)
         held_out = int(fraction * len(order))
         if len(order) - held_out < 2:
             raise ConfigError(f"[FlowDensity] expected at least 2 rows to train on, got {len(order) - held_out} of "
@@ -187,14 +189,16 @@ def _hint(dtype: np.dtype) -> str:
     return f"; in FlowDensity use {other}another offset or unit of the column"
 
 
-def _check_range(X: np.ndarray, flow: Flow) -> None:
-    """ConfigError for a value that is not finite, not in the flow's dtype, or not within its bounds."""
+def _check_range(X: np.ndarray, flow: Flow, rows: np.ndarray | None) -> None:
+    """ConfigError for a value that is not finite, not in the flow's dtype, or not within its bounds; `rows` are the
+    numbers of X's rows.
+    """
     try:
-        taken = arrays.to_floats("FlowDensity", X, flow.dtype)
+        taken = arrays.to_floats("FlowDensity", X, flow.dtype, rows=rows)
     except NumericError as error:
         raise ConfigError(f"{error}{_hint(flow.dtype) if np.isfinite(X).all() else ''}") from error
     try:
-        of_columns.require_inside("FlowDensity", flow._bounds, taken)
+        of_columns.require_inside("FlowDensity", flow._bounds, taken, rows)
     except NumericError as error:
         raise ConfigError(str(error)) from error
 
@@ -254,6 +258,12 @@ def _checked_scores(scores: Any, order: np.ndarray | None = None) -> np.ndarray:
     return checked
 
 
+def _levels(counts: np.ndarray) -> np.ndarray:
+    """(n + 1,) p-values of rows with 0 ... n calibration scores at most as large as theirs."""
+    sums = np.cumsum(np.concatenate([[1.0], counts]))
+    return np.asarray(sums / sums[-1])
+
+
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by a density, with p-values calibrated on rows that the density never saw.
 
@@ -274,6 +284,10 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     n is too small for any p-value to reach `contamination` (the defaults need 76 rows), or where so many
     calibration rows have a density of zero that no row could be an outlier; NumericError for scores that are NaN.
     """
+
+    _counts: np.ndarray | None = None
+    """What the calibration rows count for, as their scores ascend. None: one each, as in detectors that were pickled
+    before there were weights."""
 
     def __init__(self, density: Any = None, *, contamination: float = 0.05,
                  calibration_fraction: float = 0.25, random_state: Any = None):
@@ -317,15 +331,15 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         density = density.fit(at[order[n:]], **({} if weights is None else {"sample_weight": weights[order[n:]]}))
         scores = _checked_scores(density.score_samples(at[order[:n]]), order)
         ascending = np.argsort(scores, kind="stable")
-        scores, below_each = scores[ascending], np.cumsum([1, *counts[ascending]])
-        below = max(1, int(np.sum(below_each[:-1] / below_each[-1] <= contamination)))  # up to the sums' rounding
+        scores, counts = scores[ascending], counts[ascending]
+        below = max(1, int(np.sum(_levels(counts)[:-1] <= contamination)))  # up to the sums' rounding
         if scores[below - 1] == -np.inf:
             raise ConfigError(f"[{where}] expected fewer than {below} of {n} calibration rows with a density of zero, "
                               f"got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a density "
                               "that is wider, or a larger contamination")
         validate_data(self, X, skip_check_array=True)
         self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
-        self._p_values = below_each / below_each[-1]
+        self._counts = None if weights is None else counts
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
@@ -349,6 +363,9 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X: Any) -> np.ndarray:
-        """Conformal p-values (n_samples,), in 1 / (n + 1) ... 1; small for outliers."""
-        scores = self.score_samples(X)
-        return np.asarray(self._p_values[np.searchsorted(self.calibration_scores_, scores, side="right")])
+        """Conformal p-values (n_samples,), from the least of n calibration rows, 1 / (n + 1), or with weights w
+        1 / (1 + sum of w), the largest w of `fit` being 1, up to 1; small for outliers.
+        """
+        scores, counts = self.score_samples(X), self._counts
+        levels = _levels(np.ones(len(self.calibration_scores_)) if counts is None else counts)
+        return np.asarray(levels[np.searchsorted(self.calibration_scores_, scores, side="right")])

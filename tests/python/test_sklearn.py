@@ -318,6 +318,28 @@ def test_rows_of_weight_zero_are_left_out(crescent, estimator):
     assert np.array_equal(plain.score_samples(x), even.score_samples(x))
 
 
+def test_bounds_are_of_rows_with_a_weight(crescent):
+    """And so is what float32 holds; rows that are refused go by their numbers in X."""
+    x, w = np.abs(crescent[:300]), np.ones(300)
+    density = clone(TINY).set_params(bounds=[(0, None), (0, None)], random_state=0)
+    wanted = clone(density).fit(x[2:]).score_samples(x)
+    w[:2], x[0], x[1] = 0, -1, 1e300
+    assert np.array_equal(density.fit(x, sample_weight=w).score_samples(x[2:]), wanted[2:])
+    x[20, 1], x[21, 0] = -1, 1e300
+    with pytest.raises(ValueError, match="1e.300 in row 21, column 0"):
+        density.fit(x, sample_weight=w)
+    x[21] = 1
+    with pytest.raises(ValueError, match="for column 1, got -1 for sample 20; 1 of 298 rows"):
+        density.fit(x, sample_weight=w)
+
+
+def test_a_dominating_weight_is_told_of(crescent):
+    """Not of a column, which another dtype would not help with."""
+    w = np.where(np.arange(300) == 7, 1.0, 1e-9)
+    with pytest.raises(ValueError, match=r"expected weights that more than a few rows share, got .* of 300 rows$"):
+        clone(TINY).set_params(validation_fraction=0.0).fit(crescent[:300], sample_weight=w)
+
+
 @pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY)])
 @pytest.mark.parametrize("spoil, text", [
     (lambda w: -w, "expected sample_weight >= 0, got -1 for row 0"), (lambda w: 0 * w, "got 300 zeros"),
@@ -401,6 +423,13 @@ def test_weighted_p_values():
     assert np.array_equal(detector.predict(new) == -1, detector.p_values(new) <= 0.1)
     with pytest.raises(ValueError, match="expected contamination >= 0.0[0-9]+, the smallest p-value of 50 calibration"):
         clone(detector).set_params(contamination=0.02).fit(x, sample_weight=w)
+
+
+def test_a_detector_that_was_pickled_before_weights(crescent, detector):
+    state = {name: value for name, value in vars(detector).items() if name != "_counts"}
+    old = FlowOutlierDetector.__new__(FlowOutlierDetector)
+    old.__dict__.update(state)
+    assert np.array_equal(old.p_values(crescent), detector.p_values(crescent))
 
 
 def test_weighted_p_values_hold_for_the_weighted_rows():
