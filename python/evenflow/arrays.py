@@ -29,8 +29,10 @@ CUDA, CUDA_MANAGED = 2, 13
 """DLPack's types of devices."""
 
 
-def as_array(where: str, x: Any) -> Any:
-    """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError."""
+def as_array(where: str, x: Any, name: str = "") -> Any:
+    """x as a numpy array, without a copy where the exporter allows it; Rows stay unread. Else TypeError, with the name
+    of an argument other than the data.
+    """
     if type(x) is np.ndarray:  # a call for one row should not wait for the rest
         return x
     refuse_masked(where, x)
@@ -50,8 +52,8 @@ def as_array(where: str, x: Any) -> Any:
         except Exception as error:
             raise TypeError(f"[{where}] expected an object that __array__ makes an array of, "
                             f"got {type(x).__name__}: {error}") from error
-    raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__), "
-                    f"got {type(x).__name__}")
+    raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__)"
+                    f"{' for ' if name else ''}{name}, got {type(x).__name__}")
 
 
 def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
@@ -87,7 +89,7 @@ def as_numbers(where: str, name: str, values: Any) -> np.ndarray:
             values = np.asarray(values)
         except (TypeError, ValueError, RuntimeError) as error:  # of lists that are ragged, say
             raise TypeError(f"[{where}] expected numbers for {name}, got {values!r}: {error}") from error
-    numbers = np.asarray(as_array(where, values))
+    numbers = np.asarray(as_array(where, values, name))
     if numbers.dtype.kind not in "iuf":
         hint = f"; convert them with .astype({'int' if name == 'the labels' else 'float'})"
         raise TypeError(f"[{where}] expected numbers for {name}, got dtype {numbers.dtype}"

@@ -28,6 +28,7 @@ import numpy as np
 from evenflow import _core, arrays, checkpoint, data
 from evenflow.data import Dataset
 from evenflow.data.celeba import ATTRIBUTES
+from evenflow.data.dataset import require_weight
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing, writing
 from evenflow.flow import Flow
@@ -60,7 +61,7 @@ class Source:
     """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
     def load(self) -> tuple[Dataset, Dataset]:
-        """(train, test), (train, valid or None)."""
+        """(train, test), (train, valid or None). IoError, among others, for a part that counts for nothing."""
         return self.parts(self.read())
 
     def read(self) -> Dataset:
@@ -74,9 +75,10 @@ class Source:
             if self.valid == 0:
                 raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
             whole = whole.split(self.valid, self.seed)
-        if self.valid == 0:
-            return whole, whole.without_test()
-        return whole, whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1))
+        part = (whole.without_test() if self.valid == 0
+                else whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1)))
+        require_weight(self.path, training=part.train_weight, validation=part.test_weight, test=whole.test_weight)
+        return whole, part
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,18 @@ def check_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
     if weights.shape != (n,):
         raise ShapeError(f"[{where}] expected sample_weight of shape ({n},), got {weights.shape}")
     weights = np.ascontiguousarray(weights, np.float64)
-    for row in np.flatnonzero(~((weights >= 0) & (weights < np.inf)))[:1]:
-        if not np.isfinite(weights[row]):
-            raise NumericError(f"[{where}] expected finite numbers in sample_weight, got {weights[row]} for row {row}")
-        raise ConfigError(f"[{where}] expected sample_weight >= 0, got {weights[row]:g} for row {row}")
-    return weights
+    row = first_bad(weights)
+    if row is None:
+        return weights
+    if not np.isfinite(weights[row]):
+        raise NumericError(f"[{where}] expected finite numbers in sample_weight, got {weights[row]} for row {row}")
+    raise ConfigError(f"[{where}] expected sample_weight >= 0, got {weights[row]:g} for row {row}")
+
+
+def first_bad(weights: np.ndarray) -> int | None:
+    """The first row whose weight is negative or not finite."""
+    bad = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))
+    return int(bad[0]) if bad.size else None
 
 
 def mean_one(where: str, weights: np.ndarray | None) -> np.ndarray | None:

@@ -67,7 +67,7 @@ def test_what_pyarrow_refuses_is_typed():
             raise NotImplementedError("no such cast\nwith details")
 
     with pytest.raises(ef.IoError) as error:
-        parquet._numbers("t.parquet", "a", Column())
+        parquet._numbers("t.parquet", "a", Column(), None)
     assert str(error.value) == "[data] t.parquet: expected numbers in column 'a', got decimal128(3, 1): no such cast"
 
 

@@ -10,6 +10,7 @@ from evenflow.data.feed import Feed
 from evenflow.rows import Picked
 from evenflow.weights import in_proportion, mean_one
 
+
 def values(flow):
     return np.concatenate([value.ravel() for value in by_name(flow).values()])
 
@@ -335,7 +336,7 @@ BAD = [(lambda w: w[:-1], ef.ShapeError, r"expected sample_weight of shape \(200
        (lambda w: w > 0, TypeError, "expected numbers for sample_weight, got dtype bool"),
        (lambda w: w.astype(str), TypeError, "expected numbers for sample_weight, got dtype <U"),
        (lambda w: w + 0j, TypeError, "expected numbers for sample_weight, got dtype complex128"),
-       (lambda w: "w", TypeError, "expected a numpy array"),
+       (lambda w: "w", TypeError, "expected a numpy array .* for sample_weight, got str"),
        (lambda w: np.where(np.arange(200) == 3, np.nan, w), ef.NumericError,
         "expected finite numbers in sample_weight, got nan for row 3"),
        (lambda w: np.where(np.arange(200) == 3, np.inf, w), ef.NumericError, "got inf for row 3"),

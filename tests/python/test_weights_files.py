@@ -98,8 +98,16 @@ def test_bad_weights(tmp_path):
         with pytest.raises(ef.IoError, match=f"t.npz: expected finite weights >= 0, {text}"):
             ef.data.load(tmp_path / "t.npz")
     bad[7] = -1
-    with pytest.raises(ef.IoError, match="t.csv: expected finite weights >= 0, got -1 in row 7"):
-        ef.data.load(write_csv(tmp_path / "t.csv", weights=bad), weight="w")
+    path = write_csv(tmp_path / "t.csv", weights=bad)
+    with pytest.raises(ef.IoError, match="t.csv: expected a finite number >= 0 in line 9, column 'w', got '-1'"):
+        ef.data.load(path, weight="w")
+    assert ef.data.load(path).train[7, 2] == -1
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.read_csv(path).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ef.IoError, match="t.parquet: expected a finite number >= 0 in row 7, column 'w', got -1.0"):
+        ef.data.load(tmp_path / "t.parquet", weight="w")
+    assert ef.data.load(tmp_path / "t.parquet").train[7, 2] == -1
     np.savez(tmp_path / "t.npz", x=X, weight=W[:5])
     with pytest.raises(ef.IoError, match=r"expected numbers \(600,\) as weight, got float64 \(5,\)"):
         ef.data.load(tmp_path / "t.npz")
@@ -197,10 +205,21 @@ def test_columns_without_names(capsys, tmp_path):
     assert all(x.shape[1] == 2 and given is None for x, given in read_rows(path, columns=["0", "2"]))
 
 
-def test_parts_that_count_for_nothing(capsys, tmp_path):
-    np.savez(tmp_path / "t.npz", train=X, test=X[:50], train_weight=W, test_weight=np.zeros(50))
-    error = answer(capsys, "train", tmp_path / "t.npz", *SMALL, "--out", tmp_path / "run", code=2)
-    assert "[data, test] expected a sample_weight > 0, got 50 zeros" in error
+def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
+    """In the file, or after it was split."""
+    path = tmp_path / "t.npz"
+    np.savez(path, train=X, test=X[:50], train_weight=W, test_weight=np.zeros(50))
+    error = answer(capsys, "train", path, *SMALL, "--out", tmp_path / "run", code=2)
+    assert f"[data] {path}: expected a weight > 0 in the test part, got 50 zeros" in error
+    csv = write_csv(tmp_path / "t.csv", weights=0 * W)
+    error = answer(capsys, "eval", folder / "run", csv, "--weight", "w", code=2)
+    assert f"[data] {csv}: expected a weight > 0 in the training part, got 600 zeros" in error
+    whole = ef.data.Dataset(X).split(0.1, 0)
+    part = whole.split(0.1, 1)
+    for name, some in (("training", part.train), ("validation", part.test), ("test", whole.test)):
+        np.savez(path, x=X, weight=1.0 * ~np.isin(X[:, 0], some[:, 0]))
+        error = answer(capsys, "train", path, *SMALL, "--out", tmp_path / "run", code=2)
+        assert f"{path}: expected a weight > 0 in the {name} part, got {len(some)} zeros" in error
     assert not (tmp_path / "run").exists()
 
 

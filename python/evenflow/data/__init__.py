@@ -16,7 +16,7 @@ from evenflow.data import celeba, cifar, svhn, toys
 from evenflow.data.augment import Augment
 from evenflow.data.celeba import read_celeba
 from evenflow.data.cifar import read_cifar
-from evenflow.data.dataset import Dataset, entries
+from evenflow.data.dataset import Dataset, entries, require_weight
 from evenflow.data.folder import read_folder
 from evenflow.data.idx import read_idx, read_idx_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
@@ -71,6 +71,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
         raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
     else:
         found = _load_file(path, columns, label, context, weight) if exists else _load_name(path)
+    require_weight(path, training=found.train_weight, test=found.test_weight)
     return found if pad is None else found.padded(pad)
 
 

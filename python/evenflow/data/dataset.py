@@ -12,6 +12,7 @@ import numpy as np
 from evenflow.arrays import number, whole
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.rows import Bordered, Order, Rows, bordered, group_of, pick, shuffled
+from evenflow.weights import first_bad
 
 
 class Floats(Rows):
@@ -220,14 +221,18 @@ def _weight(path: Any, w: Any, x: Any) -> np.ndarray | None:
     w = np.asarray(w)
     if w.dtype.kind not in "iuf" or w.shape != (len(x),):
         raise IoError(f"[data] {path}: expected numbers ({len(x)},) as weight, got {w.dtype} {w.shape}")
-    return checked_weight(path, w.astype(np.float64))
+    numbers: np.ndarray = w.astype(np.float64)
+    row = first_bad(numbers)
+    if row is not None:
+        raise IoError(f"[data] {path}: expected finite weights >= 0, got {numbers[row]:g} in row {row}")
+    return numbers
 
 
-def checked_weight(path: Any, w: np.ndarray) -> np.ndarray:
-    """What samples of a file count for (N,). IoError for what is negative or not finite, by its row from 0."""
-    for row in np.flatnonzero(~((w >= 0) & (w < np.inf)))[:1]:
-        raise IoError(f"[data] {path}: expected finite weights >= 0, got {w[row]:g} in row {row}")
-    return w
+def require_weight(path: Any, **parts: np.ndarray | None) -> None:
+    """IoError for a part, by its name, whose samples all count for nothing."""
+    for name, w in parts.items():
+        if w is not None and not w.any():
+            raise IoError(f"[data] {path}: expected a weight > 0 in the {name} part, got {len(w)} zeros")
 
 
 def width(c: np.ndarray | None) -> int:

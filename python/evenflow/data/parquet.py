@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset, checked_weight
+from evenflow.data.dataset import Dataset
 from evenflow.data.table import choose, number_classes
 from evenflow.errors import IoError
 from evenflow.extras import need
@@ -22,9 +22,9 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
 
     The index of a pandas frame, which the file holds as columns too, is left out unless it is chosen by name.
     Whole numbers beyond 2^53 are rounded.
-    IoError gives the row (from 0) and the column of an empty cell or a value that is not finite, and the
-    type of a column that does not hold numbers; ConfigError for an unknown column or one
-    chosen twice; MissingExtra without pyarrow.
+    IoError gives the row (from 0) and the column of an empty cell, a value that is not finite or a negative weight, and
+    the type of a column that does not hold numbers; ConfigError for an unknown column or one chosen twice; MissingExtra
+    without pyarrow.
     """
     path = file_name("data", path)
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
@@ -51,13 +51,13 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
         raise IoError(f"[data] {path}: expected at least one row, got none")
     x = np.empty((table.num_rows, len(chosen)))
     for j, name in enumerate(chosen):
-        x[:, j] = _numbers(path, name, table.column(name))
+        x[:, j] = _numbers(path, name, table.column(name), weight)
     count, rest = len(chosen) - len(context or ()) - (weight is not None), len(chosen) - (weight is not None)
     parts: dict[str, Any] = {"columns": chosen[:count]}
     if context:
         parts.update(train_context=x[:, count:rest], context=chosen[count:rest])
     if weight is not None:
-        parts["train_weight"] = checked_weight(path, x[:, rest].copy())
+        parts["train_weight"] = x[:, rest].copy()
     if cells is not None:
         if None in cells:
             raise IoError(f"[data] {path}: expected a class in row {cells.index(None)}, column {label!r}, "
@@ -66,7 +66,7 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     return Dataset(x[:, :count], kind="table", **parts)
 
 
-def _numbers(path: str, name: str, column: Any) -> np.ndarray:
+def _numbers(path: str, name: str, column: Any, weight: str | None) -> np.ndarray:
     kind = str(column.type)
     if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
         raise IoError(f"[data] {path}: expected numbers in column {name!r}, got {kind} "
@@ -75,11 +75,11 @@ def _numbers(path: str, name: str, column: Any) -> np.ndarray:
         values = column.cast("double", safe=False).to_numpy()
     except Exception as error:
         raise IoError(f"[data] {path}: expected numbers in column {name!r}, got {kind}: {_line(error)}") from error
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~np.isfinite(values) | ((name == weight) & (values < 0)))
     if bad.size:
         row = int(bad[0])
-        raise IoError(f"[data] {path}: expected a finite number in row {row}, column {name!r}, "
-                      f"got {'an empty cell' if not column[row].is_valid else values[row]}")
+        raise IoError(f"[data] {path}: expected a finite number{' >= 0' if name == weight else ''} in row {row}, "
+                      f"column {name!r}, got {'an empty cell' if not column[row].is_valid else values[row]}")
     return np.asarray(values)
 
 

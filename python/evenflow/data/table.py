@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset, checked_weight
+from evenflow.data.dataset import Dataset
 from evenflow.errors import ConfigError, IoError
 
 DELIMITERS = ",;\t"
@@ -37,9 +37,9 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     classes, any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as
     sorted text. context: columns of numbers that the density of the others is given, in this order. weight: column of
     what rows count for, numbers >= 0.
-    IoError gives line and column of a cell that is not a finite number, or of a class that is empty, the row (from 0)
-    of a negative weight, and the first column without a name in a header, unless columns are chosen; ConfigError for a
-    column chosen twice, or an unknown one, with the known ones.
+    IoError gives line and column of a cell that is not a finite number, of a negative weight, or of a class that is
+    empty, and the first column without a name in a header, unless columns are chosen; ConfigError for a column chosen
+    twice, or an unknown one, with the known ones.
     """
     blocks = list(read_csv_blocks(path, columns=columns, label=label, context=context, weight=weight))
     parts: dict[str, Any] = {"columns": blocks[0].columns}
@@ -48,7 +48,7 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     if blocks[0].context is not None:
         parts.update(train_context=np.concatenate([block.context for block in blocks]), context=list(context or ()))
     if weight is not None:
-        parts["train_weight"] = checked_weight(path, np.concatenate([block.weight for block in blocks]))
+        parts["train_weight"] = np.concatenate([block.weight for block in blocks])
     return Dataset(np.concatenate([block.numbers for block in blocks]), kind="table", **parts)
 
 
@@ -171,12 +171,12 @@ def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | No
     chosen = choose(path, names, columns, label, context, weight)
     step, found = max(1, BLOCK_CELLS // len(names)), False
     while lines := _lines(file, step):
-        block = _plain_rows(lines, delimiter, names, chosen, label)
+        block = _plain_rows(lines, delimiter, names, chosen, label, weight)
         if block is None:
             # A quoted cell may go on below these lines.
             reader = csv.reader(itertools.chain(lines, file), delimiter=delimiter, strict=True)
             rows = list(itertools.islice(((above + reader.line_num, row) for row in reader if row), step))
-            block = _rows(path, names, rows, chosen, label)
+            block = _rows(path, names, rows, chosen, label, weight)
             above += reader.line_num
         else:
             above += len(lines)
@@ -197,7 +197,7 @@ def _lines(file: TextIO, count: int) -> list[str]:
 
 
 def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list[str],
-                label: str | None) -> tuple[np.ndarray, list[str]] | None:
+                label: str | None, weight: str | None) -> tuple[np.ndarray, list[str]] | None:
     """The numbers and classes of plain lines by numpy's reader, which is quicker and gives the same numbers.
 
     None where it refuses them, or may read otherwise than cell by cell, which also says what is wrong and where.
@@ -211,7 +211,7 @@ def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list
                            usecols=[names.index(name) for name in chosen])
     except ValueError:
         return None
-    if len(table) != len(rows) or not np.isfinite(table).all():
+    if len(table) != len(rows) or not np.isfinite(table).all() or (weight is not None and table[:, -1].min() < 0):
         return None
     if label is None:
         return table, []
@@ -221,7 +221,7 @@ def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list
 
 
 def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
-          label: str | None) -> tuple[np.ndarray, list[str]]:
+          label: str | None, weight: str | None) -> tuple[np.ndarray, list[str]]:
     for line, row in rows:
         if len(row) != len(names):
             raise IoError(f"[data] {path}: expected {len(names)} cells in line {line}, got {len(row)}")
@@ -229,10 +229,11 @@ def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen
     if "" in labels:
         raise IoError(f"[data] {path}: expected a class in line {rows[labels.index('')][0]}, column {label!r}, "
                       "got an empty cell")
-    return _numbers(path, names, rows, chosen), labels
+    return _numbers(path, names, rows, chosen, weight), labels
 
 
-def _numbers(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str]) -> np.ndarray:
+def _numbers(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
+             weight: str | None) -> np.ndarray:
     table = np.empty((len(rows), len(chosen)))
     for j, name in enumerate(chosen):
         at = names.index(name)
@@ -242,11 +243,11 @@ def _numbers(path: str, names: list[str], rows: list[tuple[int, list[str]]], cho
             line, cell = next((line, row[at]) for line, row in rows if not _is_number(row[at]))
             raise IoError(f"[data] {path}: expected a number in line {line}, column {name!r}, got {cell!r} "
                           "(choose columns, or name it as label)") from None
-        bad = np.flatnonzero(~np.isfinite(table[:, j]))
+        bad = np.flatnonzero(~np.isfinite(table[:, j]) | ((name == weight) & (table[:, j] < 0)))
         if bad.size:
             line, row = rows[bad[0]]
-            raise IoError(f"[data] {path}: expected a finite number in line {line}, column {name!r}, "
-                          f"got {row[at]!r}")
+            raise IoError(f"[data] {path}: expected a finite number{' >= 0' if name == weight else ''} in line {line}, "
+                          f"column {name!r}, got {row[at]!r}")
     return table
 
 
