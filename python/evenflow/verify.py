@@ -102,13 +102,15 @@ class Report:
 def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0, context: Any = None) -> Report:
     """Tests `flow` on the first samples of x (uint8 images as whole levels). The flow is left as it was.
 
-    ConfigError for an uninitialised model; a NumericError on the way ends up in the report.
+    ConfigError for an uninitialised model, NumericError for a sample that is not finite or not within the bounds; one
+    on the way ends up in the report.
     """
     x, seed = flow._check("verify", x), arrays.whole("verify", "seed", seed, low=0)
     given = flow._given("verify", label, context, len(x))
     x = x[:SAMPLES]
     given = None if given is None else given[:SAMPLES]
     x = flow._block("verify", x, 0, len(x))
+    bounds.require_inside("verify", flow._bounds, x)
     report = Report(samples=len(x), dtype=flow.dtype.name, probed=flow.dims <= PROBED_DIMS,
                     bfloat16=flow.config.get("conditioner_dtype") == "bfloat16")
     try:

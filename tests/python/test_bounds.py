@@ -119,6 +119,18 @@ def test_verify_near_bounds():
         assert report.ok, report
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 2.0])
+def test_verify_refuses_rows_on_or_outside_of_bounds(flow, value):
+    """As it does NaN: what is wrong is the data and not the model."""
+    x = rows(20)
+    x[17, 1] = value  # after those that are looked at
+    assert flow.verify(x).ok
+    x[3, 1] = value
+    with pytest.raises(ef.NumericError, match=rf"\[verify\] expected values between 0 and 1 for column 1, got {value:g} "
+                                              "for sample 3"):
+        flow.verify(x)
+
+
 def test_gradients_by_differences(flow):
     x, step = rows(5, 3), 1e-6
     log_prob, grad = flow.log_prob_and_grad(x)
