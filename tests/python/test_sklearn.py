@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, clone  # noqa: E402
 from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.mixture import GaussianMixture  # noqa: E402
-from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.model_selection import GridSearchCV, cross_validate  # noqa: E402
 from sklearn.neighbors import KernelDensity  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
@@ -285,6 +285,16 @@ def test_sample_weight():
     assert density.score(x, sample_weight=w) == pytest.approx(np.average(scores, weights=w))
     assert density.score([x[0], [1e300, 0]], sample_weight=[1, 0]) == pytest.approx(scores[0])  # not -inf
     assert search.best_estimator_.sample(2000, random_state=1)[:, 0].mean() > 4.5
+
+
+def test_cross_validation_scores_by_routed_weights():
+    x, w = heaps(600)
+    density = FlowDensity(**{**SMALL, "epochs": 2}, random_state=0)
+    with config_context(enable_metadata_routing=True):
+        density.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        found = cross_validate(density, x, cv=2, params={"sample_weight": w})["test_score"]
+    one = clone(density).fit(x[300:], sample_weight=w[300:])
+    assert found[0] == pytest.approx(np.average(one.score_samples(x[:300]), weights=w[:300]))
 
 
 def test_held_out_rows_have_their_weights(crescent, monkeypatch):
