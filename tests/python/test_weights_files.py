@@ -205,6 +205,22 @@ def test_columns_without_names(capsys, tmp_path):
     assert all(x.shape[1] == 2 and given is None for x, given in read_rows(path, columns=["0", "2"]))
 
 
+def test_columns_by_number(tmp_path):
+    """Of a table without names; in Python they are numbers too."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pandas.DataFrame(np.column_stack([X, W, np.arange(600) % 3]))
+    table.to_csv(tmp_path / "t.csv", header=False, index=False)
+    table.rename(columns=str).to_parquet(tmp_path / "t.parquet")
+    for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        data = ef.data.load(path, label=3, context=[1], weight=2)
+        named = ef.data.load(path, label="3", context=["1"], weight="2")
+        assert data.columns == named.columns == ["0"] and data.context == named.context == ["1"]
+        assert np.array_equal(data.train_weight, W) and np.array_equal(data.train_labels, named.train_labels)
+        with pytest.raises(ef.ConfigError, match="expected a column out of 0, 1, 2, 3, got '4'"):
+            ef.data.load(path, weight=4)
+
+
 def test_parts_that_count_for_nothing(folder, capsys, tmp_path):
     """In the file, or after it was split."""
     path = tmp_path / "t.npz"

@@ -34,9 +34,9 @@ __all__ = ["Augment", "Dataset", "load", "download", "read_celeba", "read_cifar"
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
 
-def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None, label: str | None = None,
-         context: Sequence[str] | None = None, weight: str | None = None, size: int | None = None,
-         crop: int | None = None, pad: int | None = None, named: bool = False) -> Dataset:
+def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
+         label: str | int | None = None, context: Sequence[str | int] | None = None, weight: str | int | None = None,
+         size: int | None = None, crop: int | None = None, pad: int | None = None, named: bool = False) -> Dataset:
     """Reads a data set, by name or by path.
 
     digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
@@ -47,7 +47,7 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
     *.csv, *.tsv, also .gz    a table; `columns` selects and orders columns, `label` names the column of classes,
                           `context` the columns that the density of the others is given, `weight` the
-                          column of what rows count for
+                          column of what rows count for; columns without names go by their numbers
     *.parquet             the same (needs pyarrow)
     *-ubyte[.gz], *.idx   one IDX file
     *.tar.gz              CIFAR-10 or CIFAR-100, binary or Python version
@@ -115,8 +115,8 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
     return reader(path)
 
 
-def _load_file(path: str, columns: Sequence[str] | None, label: str | None,
-               context: Sequence[str] | None, weight: str | None) -> Dataset:
+def _load_file(path: str, columns: Sequence[str | int] | None, label: str | int | None,
+               context: Sequence[str | int] | None, weight: str | int | None) -> Dataset:
     ending = path.lower()
     if ending.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
         return read_csv(path, columns=columns, label=label, context=context, weight=weight)

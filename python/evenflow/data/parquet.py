@@ -10,13 +10,14 @@ import numpy as np
 
 from evenflow.arrays import file_name
 from evenflow.data.dataset import Dataset
-from evenflow.data.table import choose, number_classes
+from evenflow.data.table import as_name, choose, number_classes
 from evenflow.errors import IoError
 from evenflow.extras import need
 
 
-def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                 label: str | None = None, context: Sequence[str] | None = None, weight: str | None = None) -> Dataset:
+def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
+                 label: str | int | None = None, context: Sequence[str | int] | None = None,
+                 weight: str | int | None = None) -> Dataset:
     """A table of numbers, float64; columns, label, context and weight as in `read_csv`. Only the chosen columns are
     read.
 
@@ -26,7 +27,7 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     the type of a column that does not hold numbers; ConfigError for an unknown column or one chosen twice; MissingExtra
     without pyarrow.
     """
-    path = file_name("data", path)
+    path, label, weight = file_name("data", path), as_name(label), as_name(weight)
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
     # A broken file fails in many ways, not all of them pyarrow's own.
     try:
@@ -39,7 +40,7 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str] | None 
     if len(set(names)) != len(names):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
     if columns is None:
-        columns = [name for name in names if name not in (label, weight, *index, *(context or ()))]
+        columns = [name for name in names if name not in (label, weight, *index, *map(str, context or ()))]
     chosen = choose(path, names, columns, label, context, weight)
     wanted = [*chosen, *([] if label is None or label in chosen else [label])]
     try:

@@ -27,12 +27,13 @@ NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
 """Quotes, and what numpy drops around a number or Python's reader refuses."""
 
 
-def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-             label: str | None = None, context: Sequence[str] | None = None, weight: str | None = None) -> Dataset:
+def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None, label: str | int | None = None,
+             context: Sequence[str | int] | None = None, weight: str | int | None = None) -> Dataset:
     """A table of numbers, float64, separated by comma, semicolon or tab; .gz too.
 
     The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
-    names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ...
+    names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ..., which may be given
+    as numbers too.
     columns: which to take, in this order; by default all but the label, the context and the weight. label: column of
     classes, any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as
     sorted text. context: columns of numbers that the density of the others is given, in this order. weight: column of
@@ -46,7 +47,8 @@ def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str] | None = No
     if label is not None:
         parts["train_labels"], parts["classes"] = number_classes([cell for block in blocks for cell in block.labels])
     if blocks[0].context is not None:
-        parts.update(train_context=np.concatenate([block.context for block in blocks]), context=list(context or ()))
+        parts.update(train_context=np.concatenate([block.context for block in blocks]),
+                     context=[str(name) for name in context or ()])
     if weight is not None:
         parts["train_weight"] = np.concatenate([block.weight for block in blocks])
     return Dataset(np.concatenate([block.numbers for block in blocks]), kind="table", **parts)
@@ -67,11 +69,11 @@ class Block:
     """Their classes, n or none."""
 
 
-def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str] | None = None,
-                    label: str | None = None, context: Sequence[str] | None = None,
-                    weight: str | None = None) -> Iterator[Block]:
+def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
+                    label: str | int | None = None, context: Sequence[str | int] | None = None,
+                    weight: str | int | None = None) -> Iterator[Block]:
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
-    path = file_name("data", path)
+    path, label, weight = file_name("data", path), as_name(label), as_name(weight)
     try:
         with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.lower().endswith(".gz")
               else open(path, encoding="utf-8-sig", newline="")) as file:
@@ -103,8 +105,13 @@ def _is_default_header(cells: list[str]) -> bool:
     return len(cells) > 2 and names == [str(i) for i in range(len(names))]
 
 
-def choose(path: str, names: list[str], columns: Sequence[str] | None, label: str | None,
-           context: Sequence[str] | None, weight: str | None) -> list[str]:
+def as_name(column: str | int | None) -> str | None:
+    """The name of one column; None: there is none."""
+    return None if column is None else str(column)
+
+
+def choose(path: str, names: list[str], columns: Sequence[str | int] | None, label: str | None,
+           context: Sequence[str | int] | None, weight: str | None) -> list[str]:
     """The columns to take out of `names`, those of the context after the others, and then the weight's. ConfigError for
     one unknown or given twice.
     """
@@ -150,8 +157,8 @@ def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[cell] for cell in cells], np.int32), classes
 
 
-def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str] | None, label: str | None,
-            context: Sequence[str] | None,
+def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str | int] | None, label: str | None,
+            context: Sequence[str | int] | None,
             weight: str | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
     """(the chosen names, their numbers (n, D + C + 1 or 0), the classes or none) of consecutive rows."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
