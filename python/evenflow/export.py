@@ -50,7 +50,7 @@ def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
 def _encode_rows(flow: Flow, rows: Rows, out: str, kept: list[np.ndarray]) -> int:
     n = 0
     with write_rows("encode", out, [f"z{i}" for i in range(flow.dims)]) as writer:
-        for x, given in blocks("encode", rows):
+        for x, given, _ in blocks("encode", rows):
             z, _ = flow._forward("encode", x, **flow._conditions(given), first=n)
             writer.write(z)
             n += len(z)
@@ -69,7 +69,7 @@ def decode_rows(flow: Flow, rows: Rows, out: str, label: int | None = None,
     """
     n, numbers = 0, None if context is None else arrays.as_numbers("decode", "the context", context)
     with write_data("decode", flow, out, names=names) as write:
-        for z, given in blocks("decode", rows):
+        for z, given, _ in blocks("decode", rows):
             z = flow._take_floats("decode", z, (flow.dims,))
             own = numbers if numbers is None or numbers.ndim != 2 else numbers[n:n + len(z)]
             known = {"label": label, "context": own} if given is None else flow._by_name(given)

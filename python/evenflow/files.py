@@ -16,30 +16,32 @@ from evenflow.arrays import as_array, file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
-Rows = Iterable[tuple[np.ndarray, "np.ndarray | None"]]
-"""(x, given) of consecutive rows: labels or a context, or None where there are none. See `evenflow.stream`."""
+Weighted = tuple[np.ndarray, "np.ndarray | None", "np.ndarray | None"]
+"""(x, given, weight) of rows: labels or a context, and what they count for, or None where there are none."""
+Rows = Iterable["tuple[np.ndarray, np.ndarray | None] | Weighted"]
+"""Of consecutive rows, without weights as (x, given). See `evenflow.stream`."""
 ARRAY_VALUES = 1 << 20
 """Of an array, a block."""
 
 
-def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any]]:
-    """Rows, or an array, of which nothing is given besides, in blocks. TypeError for anything else."""
+def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(x, given, weight) of rows, or of an array, of which nothing is given besides. TypeError for anything else."""
     if hasattr(rows, "__dlpack__") or hasattr(rows, "__array__"):
         x = as_array(where, rows)
         if x.ndim == 0:
             raise ShapeError(f"[{where}] expected rows, got a single number")
         step = max(1, ARRAY_VALUES // max(1, math.prod(x.shape[1:])))
         for a in range(0, len(x), step):
-            yield x[a:a + step], None
+            yield x[a:a + step], None, None
         return
+    wanted = (f"[{where}] expected an array, or pairs (x, given) of consecutive rows, or (x, given, weight) as "
+              "evenflow.stream.read_rows gives them")
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
-        raise TypeError(f"[{where}] expected an array, or pairs (x, given) of consecutive rows, "
-                        f"got {type(rows).__name__}")
-    for pair in rows:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"[{where}] expected an array, or pairs (x, given) of consecutive rows, as "
-                            f"evenflow.stream.read_rows gives them, got {type(pair).__name__} for a pair")
-        yield pair[0], pair[1]
+        raise TypeError(f"{wanted}, got {type(rows).__name__}")
+    for block in rows:
+        if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
+            raise TypeError(f"{wanted}, got {type(block).__name__} for one of them")
+        yield block[0], block[1], block[2] if len(block) == 3 else None
 
 
 @contextlib.contextmanager

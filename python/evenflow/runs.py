@@ -98,13 +98,17 @@ class Selection:
         return None if chosen == Selection() else chosen
 
     def over(self, other: Selection | None) -> Selection:
-        """This one with what another one chooses; columns that it chooses leave no label or weight of this one."""
+        """This one with what another one chooses; columns that it chooses leave no label of this one, and a column of
+        weights stays unless it is chosen for something else.
+        """
         if other is None:
             return self
-        label, weight = (theirs if other.columns is not None or theirs is not None else own
-                         for own, theirs in ((self.label, other.label), (self.weight, other.weight)))
+        label = other.label if other.columns is not None or other.label is not None else self.label
+        taken = (*(other.columns or ()), *(other.context or ()), other.label)
+        own = None if self.weight in taken else self.weight
         return Selection(self.columns if other.columns is None else other.columns, label,
-                         self.context if other.context is None else other.context, weight)
+                         self.context if other.context is None else other.context,
+                         own if other.weight is None else other.weight)
 
 
 @dataclass(frozen=True)
@@ -143,10 +147,17 @@ class Plan:
         if not isinstance(self.folder, str):
             raise TypeError(f"[train] expected the name of a folder, got {self.folder!r}")
 
-    def selection(self) -> Selection:
-        """Of another table: what the model was trained on, by name where there are names."""
+    def selection(self, path: str) -> Selection:
+        """Of another table: what the model was trained on, by name where there are names, and the weights if it has
+        them. IoError for one that can't be read.
+        """
         columns, context = self.columns or self.source.columns, self.context or self.source.context
-        label, weight = (None, None) if columns else (self.source.label, self.source.weight)
+        label, weight = None if columns else self.source.label, self.source.weight
+        if weight is not None:
+            names = data.table_columns(path)
+            # Of columns that are all taken in their order, the number says whether weights are among them.
+            others = 0 if columns else self.model["shape"] + len(context or ()) + (label is not None)
+            weight = weight if weight in names and len(names) > others else None
         return Selection(columns, label, context, weight)
 
     def load(self) -> tuple[Dataset, Dataset]:
@@ -444,13 +455,13 @@ def _of_living(path: str) -> bool:
 
 def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
-    its standard error, or None.
+    its standard error, or None; `weighted` says whether they have.
     """
     x, given = tested(flow, part)
     weights = weight_of(part, "train" if part.test is None else "test")
     nll = -log_prob_on_ranks(flow, x, given, ranks, weights)
     mean, error = np.average(nll, weights=weights), _standard_error(nll, weights, drawn_together(x))
-    result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error}
+    result = {"n": len(nll), "nll_nats": float(mean), "nll_nats_error": error, "weighted": weights is not None}
     if flow.is_image:
         scale = flow.dims * np.log(2)
         result.update(bits_per_dim=float(mean / scale),
@@ -495,7 +506,7 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         raise ConfigError("[data] expected columns, label, context and weight with a CSV or Parquet file only, "
                           f"got {source or 'the data of a run'}")
     if source is not None:
-        own = plan.selection() if plan is not None and table else Selection()
+        own = plan.selection(source) if plan is not None and table else Selection()
         if labelled and plan is not None and table:
             own = dataclasses.replace(own, label=plan.source.label)
         crop, pad, channels = None, None, None

@@ -10,18 +10,19 @@ import numpy as np
 
 from evenflow import arrays
 from evenflow.data.feed import as_taken
-from evenflow.errors import NumericError, ShapeError
+from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.files import Rows, blocks, check_any, write_rows
 from evenflow.flow import Flow, check_flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Picked, origin, stays_outside
+from evenflow.weights import check_weights, mean_one
 
 NAMES = ("log_prob", "conformal_p", "typicality_p")
 SCORED_VALUES = 1 << 22
 """Values of data that are read at once."""
 
 
-def p_values(log_prob: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
+def p_values(log_prob: Any, reference: Any, reference_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Of log-likelihoods (N,) against those of reference rows (M,): conformal and typicality p-values, (N,).
 
     conformal: (1 + number of reference rows at most as likely) / (M + 1), one-sided. If a row comes from the
@@ -29,43 +30,57 @@ def p_values(log_prob: Any, reference: Any) -> tuple[np.ndarray, np.ndarray]:
     reference must be rows that the model was not trained on.
     typicality: twice the smaller one of both sides' p-values, at most 1. Small also for a row that is far
     too likely, as flat images are to image models (Nalisnick et al. 2019).
-    ShapeError for other shapes or no reference, NumericError for NaN.
+    reference_weight: what the reference rows count for, (M,) finite numbers >= 0. Then conformal is (1 + sum of w over
+    reference rows at most as likely) / (1 + sum of w), with the largest w as 1, and holds for rows drawn in proportion
+    to weights up to that (weighted conformal prediction, Tibshirani et al. 2019, for a row of the largest weight).
+    ShapeError for other shapes or no reference, NumericError for NaN, ConfigError for negative weights or zeros alone.
     """
-    scores, ranked = _scores("log_prob", log_prob), np.sort(_scores("reference", reference))
-    below = 1 + np.searchsorted(ranked, scores, side="right")
-    above = 1 + len(ranked) - np.searchsorted(ranked, scores, side="left")
-    return below / (len(ranked) + 1), np.minimum(1.0, 2.0 * np.minimum(below, above) / (len(ranked) + 1))
+    return _p_values(_scores("log_prob", log_prob), *_reference(reference, reference_weight))
+
+
+def ranked(scores: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Reference scores (M,) in ascending order, and (M + 1,) what a row that counts for 1 and the first 0 ... M of them
+    count for together. counts: of each score; None: 1.
+    """
+    order = np.argsort(scores, kind="stable")
+    return scores[order], np.cumsum(np.concatenate([[1.0], np.ones(len(scores)) if counts is None else counts[order]]))
 
 
 def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: Any = None,
-               seed: int = 0) -> dict[str, Any]:
+               seed: int = 0, reference_weight: Any = None) -> dict[str, Any]:
     """Writes one log-likelihood a row [nats] to a .npy or .csv file, in memory that does not grow with it.
 
-    rows: (x, given) of consecutive rows, of `evenflow.stream.read_rows`, or an array x. With log-likelihoods of
-    reference rows (M,) the file has three columns: log_prob, conformal_p, typicality_p, see `p_values`;
-    without, a .npy file is (N,). seed: of uint8 images' noise, which does not depend on the pieces.
-    Returns n, and mean, min and max of log_prob. Errors leave no file behind.
+    rows: (x, given, weight) of consecutive rows, of `evenflow.stream.read_rows`, or (x, given), or an array x. With
+    log-likelihoods of reference rows (M,), and what these count for, the file has three columns: log_prob,
+    conformal_p, typicality_p, see `p_values`; without, a .npy file is (N,). seed: of uint8 images' noise, which does
+    not depend on the pieces.
+    Returns n, mean, min and max of log_prob, and weighted: whether the rows have weights, by which the mean then is.
+    ConfigError for weights of some rows alone, and as of `p_values`. Errors leave no file behind.
     """
     check_flow("score", flow)
-    n, total, low, high = 0, 0.0, np.inf, -np.inf
-    ranked = None if reference is None else np.sort(_scores("reference", reference))
-    with write_rows("score", out, NAMES if ranked is not None else NAMES[:1]) as writer:
-        for scores in log_probs(flow, rows, seed):
-            writer.write(scores if ranked is None
-                         else np.stack([scores, *p_values(scores, ranked)], axis=1))
-            n, total = n + len(scores), total + float(scores.sum())
-            low, high = min(low, float(scores.min())), max(high, float(scores.max()))
+    n, low, high, mean = 0, np.inf, -np.inf, _Mean()
+    known = None if reference is None else _reference(reference, reference_weight)
+    with write_rows("score", out, NAMES if known is not None else NAMES[:1]) as writer:
+        for scores, weight in _weighted_log_probs(flow, rows, seed):
+            writer.write(scores if known is None else np.stack([scores, *_p_values(scores, *known)], axis=1))
+            mean.add(scores, check_weights("score", weight, len(scores), first=n))
+            n, low, high = n + len(scores), min(low, float(scores.min())), max(high, float(scores.max()))
         check_any("score", n)
-    return {"n": n, "mean": total / n, "min": low, "max": high}
+        result = {"n": n, "mean": mean.value, "min": low, "max": high, "weighted": bool(mean.weighted)}
+    return result
 
 
 def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
     """log_prob of consecutive rows, or of an array, piece by piece; the same numbers as in one piece."""
+    return (scores for scores, _ in _weighted_log_probs(flow, rows, seed))
+
+
+def _weighted_log_probs(flow: Flow, rows: Rows, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
     check_flow("score", flow)
     n = 0
-    for x, given in blocks("score", rows):
+    for x, given, weight in blocks("score", rows):
         scores = flow.log_prob(x, seed, first=n, **flow._conditions(given))
-        yield scores
+        yield scores, weight
         n += len(scores)
 
 
@@ -90,6 +105,44 @@ def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks
 
     scores = ranks.try_on_all(lambda: [of(part) for part in parts])
     return ranks.gather(np.concatenate([np.empty(0), *scores]))
+
+
+class _Mean:
+    """Of scores that come piece by piece, by their weights if they have any."""
+
+    def __init__(self) -> None:
+        self.weighted: bool | None = None
+        self._total, self._count, self._largest = 0.0, 0.0, 0.0
+
+    def add(self, scores: np.ndarray, weights: np.ndarray | None) -> None:
+        if self.weighted not in (None, weights is not None):
+            raise ConfigError("[score] expected weights of all rows or of none, got those of some")
+        self.weighted = weights is not None
+        counts = np.ones(len(scores)) if weights is None else weights
+        largest = max(self._largest, float(counts.max(initial=0.0)))
+        if largest > 0:  # over the largest, so that sums are in range
+            before, self._largest = self._largest / largest, largest
+            self._total = self._total * before + float((counts / largest * scores).sum())
+            self._count = self._count * before + float((counts / largest).sum())
+
+    @property
+    def value(self) -> float:
+        if self._count == 0:
+            raise ConfigError("[score] expected a sample_weight > 0, got zeros alone")
+        return self._total / self._count
+
+
+def _reference(scores: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`ranked`, the largest weight being 1."""
+    checked = _scores("reference", scores)
+    weights = mean_one("p_values, reference", check_weights("p_values, reference", weight, len(checked)))
+    return ranked(checked, None if weights is None else weights / weights.max())
+
+
+def _p_values(scores: np.ndarray, ascending: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    below = sums[np.searchsorted(ascending, scores, side="right")]
+    above = 1 + sums[-1] - sums[np.searchsorted(ascending, scores, side="left")]
+    return below / sums[-1], np.minimum(1.0, 2.0 * np.minimum(below, above) / sums[-1])
 
 
 def _scores(name: str, values: Any) -> np.ndarray:

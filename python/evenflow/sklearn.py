@@ -17,6 +17,7 @@ from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import Flow
 from evenflow.models import NICE, RealNVP
+from evenflow.score import ranked
 from evenflow.weights import check_weights, mean_one
 
 _version = need("evenflow.sklearn", "sklearn", "scikit-learn", "sklearn").__version__
@@ -258,12 +259,6 @@ def _checked_scores(scores: Any, order: np.ndarray | None = None) -> np.ndarray:
     return checked
 
 
-def _levels(counts: np.ndarray) -> np.ndarray:
-    """(n + 1,) p-values of rows with 0 ... n calibration scores at most as large as theirs."""
-    sums = np.cumsum(np.concatenate([[1.0], counts]))
-    return np.asarray(sums / sums[-1])
-
-
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by a density, with p-values calibrated on rows that the density never saw.
 
@@ -285,7 +280,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     calibration rows have a density of zero that no row could be an outlier; NumericError for scores that are NaN.
     """
 
-    _counts: np.ndarray | None = None
+    _sums: np.ndarray | None = None  # of `ranked`, of weighted rows
     """What the calibration rows count for, as their scores ascend. None: one each, as in detectors that were pickled
     before there were weights."""
 
@@ -330,16 +325,15 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         at = getattr(rows, "iloc", rows)  # by number, in a frame of pandas too
         density = density.fit(at[order[n:]], **({} if weights is None else {"sample_weight": weights[order[n:]]}))
         scores = _checked_scores(density.score_samples(at[order[:n]]), order)
-        ascending = np.argsort(scores, kind="stable")
-        scores, counts = scores[ascending], counts[ascending]
-        below = max(1, int(np.sum(_levels(counts)[:-1] <= contamination)))  # up to the sums' rounding
+        scores, sums = ranked(scores, counts)
+        below = max(1, int(np.sum(sums[:-1] / sums[-1] <= contamination)))  # up to the sums' rounding
         if scores[below - 1] == -np.inf:
             raise ConfigError(f"[{where}] expected fewer than {below} of {n} calibration rows with a density of zero, "
                               f"got {np.sum(scores == -np.inf)}, so that nothing could be an outlier; use a density "
                               "that is wider, or a larger contamination")
         validate_data(self, X, skip_check_array=True)
         self.density_, self.calibration_scores_, self._has_frames = density, scores, _is_frame(X)
-        self._counts = None if weights is None else counts
+        self._sums = None if weights is None else sums
         self.offset_ = float(self.calibration_scores_[below - 1])
         return self
 
@@ -366,6 +360,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """Conformal p-values (n_samples,), from the least of n calibration rows, 1 / (n + 1), or with weights w
         1 / (1 + sum of w), the largest w of `fit` being 1, up to 1; small for outliers.
         """
-        scores, counts = self.score_samples(X), self._counts
-        levels = _levels(np.ones(len(self.calibration_scores_)) if counts is None else counts)
-        return np.asarray(levels[np.searchsorted(self.calibration_scores_, scores, side="right")])
+        sums = np.arange(1.0, len(self.calibration_scores_) + 2) if self._sums is None else self._sums
+        below = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
+        return np.asarray(sums[below] / sums[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from evenflow.data import Dataset, load
 from evenflow.data.numpy_files import BROKEN
 from evenflow.data.table import read_csv_blocks
 from evenflow.errors import IoError
+from evenflow.files import Weighted
 from evenflow.rows import Rows
 from evenflow.runs import Plan, Selection, held_out, of_part
 
@@ -21,27 +23,27 @@ CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, columns: Sequence[str] | None = None,
-              size: int | None = None,
-              context: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """(x, given) of consecutive rows of a data set: what it says that their density is given, a context (n, C) or
-    labels (n,), or None.
+              size: int | None = None, context: Sequence[str] | None = None) -> Iterator[Weighted]:
+    """(x, given, weight) of consecutive rows of a data set: what it says that their density is given, a context (n, C)
+    or labels (n,), and what they count for (n,); None for what it does not say.
 
     The test part is taken where the data have one; source None: that of the run's own data. CSV files are
     read piece by piece, and so is everything that `evenflow.data.load` leaves in its file.
     columns, context: of a CSV or Parquet file; default those that the run of `plan` was trained on, where they have
-    names, else all for columns, none for the context.
+    names, else all for columns, none for the context. Weights are in the column that the run has them in, if there is
+    one, or in a .npz file.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
     if source is not None and source.lower().endswith(CSV):
-        chosen = (Selection() if plan is None else plan.selection()).over(Selection.of(columns, None, context))
+        chosen = (Selection() if plan is None else plan.selection(source)).over(Selection.of(columns, None, context))
         for block in read_csv_blocks(source, **vars(chosen)):
-            yield block.numbers, block.context
+            yield block.numbers, block.context, block.weight
         return
     part = held_out(plan, source, size, chosen=Selection.of(columns, None, context))
     which = "train" if part.test is None else "test"
     given = "labels" if getattr(part, f"{which}_context") is None else "context"
-    yield from _pieces(*of_part(part, which, given))
+    yield from _pieces(*of_part(part, which, given), getattr(part, f"{which}_weight"))
 
 
 def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -66,11 +68,11 @@ def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.
         raise IoError(f"[data] expected latents in a file ending in .npy, .npz or .csv, got {path}")
 
 
-def _pieces(x: np.ndarray | Rows,
-            given: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def _pieces(x: np.ndarray | Rows, *others: np.ndarray | None) -> Iterator[Any]:
+    """Tuples of consecutive rows of x and the others."""
     step = _rows_a_chunk(x.shape[1:])
     for a in range(0, len(x), step):
-        yield x[a:a + step], None if given is None else given[a:a + step]
+        yield x[a:a + step], *(None if y is None else y[a:a + step] for y in others)
 
 
 def _rows_a_chunk(shape: tuple[int, ...]) -> int:

@@ -13,8 +13,8 @@ from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.rows import Order
 
 
-def check_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
-    """Weights of n samples as (n,) float64; None: there are none.
+def check_weights(where: str, sample_weight: Any, n: int, first: int = 0) -> np.ndarray | None:
+    """Weights of n samples as (n,) float64; None: there are none. first: the number of the first row, for errors.
 
     TypeError for what is no array of numbers, ShapeError for another shape, NumericError for one that is not finite,
     ConfigError for a negative one.
@@ -29,8 +29,9 @@ def check_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | None:
     if row is None:
         return weights
     if not np.isfinite(weights[row]):
-        raise NumericError(f"[{where}] expected finite numbers in sample_weight, got {weights[row]} for row {row}")
-    raise ConfigError(f"[{where}] expected sample_weight >= 0, got {weights[row]:g} for row {row}")
+        raise NumericError(f"[{where}] expected finite numbers in sample_weight, got {weights[row]} for row "
+                           f"{first + row}")
+    raise ConfigError(f"[{where}] expected sample_weight >= 0, got {weights[row]:g} for row {first + row}")
 
 
 def first_bad(weights: np.ndarray) -> int | None:

@@ -359,7 +359,7 @@ def test_rows_of_a_path(tmp_path):
     np.savetxt(tmp_path / "t.csv", table, delimiter=",")
     for read, name in ((read_rows, "t.npy"), (read_rows, "t.csv"), (read_latents, "t.npy"), (read_latents, "t.npz"),
                        (read_latents, "t.csv")):
-        (rows, labels), = read(tmp_path / name)
+        (rows, labels, *_), = read(tmp_path / name)
         assert np.array_equal(rows, table) and labels is None
     for read, path in ((read_rows, 3), (read_latents, None)):
         with pytest.raises(TypeError, match=r"\[data\] expected a path, got"):

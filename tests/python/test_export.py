@@ -32,7 +32,7 @@ def test_a_value_is_named_by_its_row_of_all(table_model, table, tmp_path, call):
 
 @CALLS
 def test_rows_that_are_none(table_model, table, tmp_path, call):
-    for wrong in (3, "x.npy", [table, table], [(table, None, None)]):
+    for wrong in (3, "x.npy", [table, table], [(table,)], [(table, None, None, None)]):
         with pytest.raises(TypeError, match=r"\] expected an array, or pairs \(x, given\) of consecutive rows"):
             call(table_model, wrong, tmp_path / "x.npy")
     with pytest.raises(ef.ShapeError, match="expected rows, got a single number"):

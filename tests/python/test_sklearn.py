@@ -436,7 +436,7 @@ def test_weighted_p_values():
 
 
 def test_a_detector_that_was_pickled_before_weights(crescent, detector):
-    state = {name: value for name, value in vars(detector).items() if name != "_counts"}
+    state = {name: value for name, value in vars(detector).items() if name != "_sums"}
     old = FlowOutlierDetector.__new__(FlowOutlierDetector)
     old.__dict__.update(state)
     assert np.array_equal(old.p_values(crescent), detector.p_values(crescent))

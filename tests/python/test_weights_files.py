@@ -169,21 +169,33 @@ def test_resume(folder, capsys, tmp_path):
 
 
 def test_other_tables(folder, capsys, tmp_path):
-    """Are read without weights, unless a column is named: by the names of the run's columns, in any order."""
-    flow = ef.load(folder / "run" / "model.safetensors")
-    nll = -flow.log_prob(X)
-    for name in ("t.csv", "plain.csv"):
-        found = answer(capsys, "eval", folder / "run", folder / name)
-        assert found["nll_nats"] == pytest.approx(nll.mean(), rel=1e-10)
-        answer(capsys, "score", folder / "run", folder / name, "--out", tmp_path / "s.npy")
-        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), -nll)
-        assert answer(capsys, "verify", folder / "run", folder / name)["ok"]
-    found = answer(capsys, "eval", folder / "run", folder / "t.csv", "--weight", "w")
-    assert found["nll_nats"] == pytest.approx(np.average(nll, weights=W), rel=1e-10)
+    """Count by the run's column of weights where they have it, and a .npz file by its array; else alike."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.read_csv(folder / "t.csv").to_parquet(tmp_path / "t.parquet")
     np.savez(tmp_path / "t.npz", x=X, weight=W)
-    assert answer(capsys, "eval", folder / "run", tmp_path / "t.npz") == found
+    np.savez(tmp_path / "plain.npz", x=X)
+    flow, run = ef.load(folder / "run" / "model.safetensors"), folder / "run"
+    nll = -flow.log_prob(X)
+    for path, weights in ((folder / "t.csv", W), (tmp_path / "t.parquet", W), (tmp_path / "t.npz", W),
+                          (folder / "plain.csv", None), (tmp_path / "plain.npz", None)):
+        mean = np.average(nll, weights=weights)
+        found = answer(capsys, "eval", run, path)
+        assert found["nll_nats"] == pytest.approx(mean, rel=1e-6) and found["weighted"] == (weights is not None)
+        scored = answer(capsys, "score", run, path, "--out", tmp_path / "s.npy")
+        assert scored["mean"] == pytest.approx(-mean, rel=1e-6) and scored["weighted"] == (weights is not None)
+        np.testing.assert_allclose(np.load(tmp_path / "s.npy"), -nll)
+        assert answer(capsys, "verify", run, path)["ok"]
+        for command in (["eval"], ["score", "--out", str(tmp_path / "s.npy")]):
+            assert main([command[0], str(run), str(path), *command[1:]]) == 0
+            assert ("(weighted)" in capsys.readouterr().out) == (weights is not None)
+    found = answer(capsys, "eval", run, folder / "t.csv")
+    assert answer(capsys, "eval", run, folder / "t.csv", "--weight", "w") == found
+    error = answer(capsys, "eval", run, tmp_path / "nowhere.csv", code=2)
+    assert "nowhere.csv: expected a table in CSV, got: [Errno 2]" in error
     error = answer(capsys, "eval", folder / "run", folder / "plain.csv", "--weight", "w", code=2)
     assert "expected a column out of a, b, got 'w'" in error
+    assert not answer(capsys, "eval", folder / "run", folder / "t.csv", "--columns", "a", "w")["weighted"]
     for data in ([], [tmp_path / "t.npz"]):
         error = answer(capsys, "eval", folder / "run", *data, "--weight", "w", code=2)
         assert "expected columns, label, context and weight with a CSV or Parquet file only" in error
@@ -202,7 +214,36 @@ def test_columns_without_names(capsys, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "s.npy"), flow.log_prob(X))
     answer(capsys, "encode", tmp_path / "run", path, "--out", tmp_path / "z.npy")
     assert np.load(tmp_path / "z.npy").shape == (600, 2)
-    assert all(x.shape[1] == 2 and given is None for x, given in read_rows(path, columns=["0", "2"]))
+    assert all(x.shape[1] == 2 and given is weight is None for x, given, weight in read_rows(path, columns=["0", "2"]))
+
+
+def test_a_bad_weight_of_another_table(folder, capsys, tmp_path, monkeypatch):
+    """Is named by its row of the file, of which scores are read in blocks."""
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 300)
+    bad = W.copy()
+    bad[500] = -1
+    path = write_csv(tmp_path / "t.csv", weights=bad)
+    error = answer(capsys, "score", folder / "run", path, "--out", tmp_path / "s.npy", code=2)
+    assert "[score] expected sample_weight >= 0, got -1 for row 500" in error
+    assert not (tmp_path / "s.npy").exists()
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_columns_without_names_or_weights(capsys, tmp_path, place):
+    """Data alone are read by a run whose column of weights has a place among them."""
+    np.savetxt(tmp_path / "t.csv", np.insert(X, place, W, axis=1), delimiter=",", fmt="%.17g")
+    np.savetxt(tmp_path / "plain.csv", X, delimiter=",", fmt="%.17g")
+    run, out = tmp_path / "run", tmp_path / "o.npy"
+    answer(capsys, "train", tmp_path / "t.csv", "--weight", place, *SMALL, "--out", run)
+    flow = ef.load(run / "model.safetensors")
+    for name, weights in (("t.csv", W), ("plain.csv", None)):
+        found = answer(capsys, "eval", run, tmp_path / name)
+        assert found["nll_nats"] == pytest.approx(-np.average(flow.log_prob(X), weights=weights), rel=1e-10)
+        answer(capsys, "score", run, tmp_path / name, "--out", out)
+        np.testing.assert_allclose(np.load(out), flow.log_prob(X))
+        answer(capsys, "encode", run, tmp_path / name, "--out", out)
+        np.testing.assert_allclose(np.load(out), flow.encode(X))
+        assert answer(capsys, "verify", run, tmp_path / name)["ok"]
 
 
 def test_columns_by_number(tmp_path):

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from evenflow.console import write
 from evenflow.data import TABLES, load
 from evenflow.errors import ConfigError
-from evenflow.files import Rows
+from evenflow.files import Weighted
 from evenflow.flow import Flow
 from evenflow.runs import Plan, held_out, tested
 
@@ -134,10 +134,10 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np
     return numbers
 
 
-def labelled(rows: Rows, label: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def labelled(rows: Iterable[Weighted], label: int | None) -> Iterator[Weighted]:
     """Rows with a class for all, where they come with none of their own."""
-    for x, given in rows:
-        yield x, np.full(len(x), label, np.int32) if given is None and label is not None else given
+    for x, given, weight in rows:
+        yield x, np.full(len(x), label, np.int32) if given is None and label is not None else given, weight
 
 
 def class_number(label: str, classes: list[str]) -> int:
@@ -166,5 +166,5 @@ def _finite(value: Any) -> Any:
 
 def quality(result: dict[str, Any]) -> str:
     name, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in result else ("nll_nats", "nats")
-    error = result[f"{name}_error"]
-    return f"{result[name]:.4f} {'' if error is None else f'+- {error:.4f} '}{unit}"
+    error, how = result[f"{name}_error"], " (weighted)" if result["weighted"] else ""
+    return f"{result[name]:.4f} {'' if error is None else f'+- {error:.4f} '}{unit}{how}"

@@ -84,7 +84,8 @@ def add_commands(commands: Any) -> None:
                   "evenflow eval runs/digits --json")
     model_and_data(sub)
     _table_arguments(sub)
-    sub.add_argument("--weight", metavar="NAME", help="CSV, Parquet: column of what rows count for in the mean")
+    sub.add_argument("--weight", metavar="NAME",
+                     help="CSV, Parquet: column of what rows count for in the mean; default: the run's, where it is")
     sub = command(commands, "sample", sample, "Draw samples.",
                   "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
     model_argument(sub)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from evenflow.cli.common import (command, examples, given_label, label_argument,
                                  model_argument, report, rows_arguments, table_arguments)
 from evenflow.errors import ConfigError
 from evenflow.export import write_data
-from evenflow.files import replacing, write_rows
+from evenflow.files import Weighted, replacing, write_rows
+from evenflow.flow import Flow
 from evenflow.inpaint import MASKS, hidden_pixels, inpaint
 from evenflow.latent import as_floats
 from evenflow.models import NICE
@@ -24,19 +26,32 @@ from evenflow.stream import read_rows
 
 def score(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    reference, label = None, given_label(args, flow, plan)
+    reference, weights, label = None, None, given_label(args, flow, plan)
     if args.data is None and args.reference == "":
         raise ConfigError("[score] expected data to score, other rows than those of the reference, got none")
     if args.reference is not None:
         chosen = (args.columns, args.size, args.context) if args.reference else (None, args.size, None)
-        rows = read_rows(args.reference or None, plan, *chosen)
-        reference = np.concatenate(list(log_probs(flow, labelled(rows, label), args.seed)))
+        rows = labelled(read_rows(args.reference or None, plan, *chosen), label)
+        reference, weights = _scored(flow, rows, args.seed)
     rows = labelled(read_rows(args.data, plan, args.columns, args.size, args.context), label)
-    result = score_rows(flow, rows, args.out, reference, args.seed)
+    result = score_rows(flow, rows, args.out, reference, args.seed, weights)
     report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
-           f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average, "
-           f"{result['min']:.4f} ... {result['max']:.4f}\n{args.out}")
+           f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average"
+           f"{' (weighted)' if result['weighted'] else ''}, {result['min']:.4f} ... {result['max']:.4f}\n{args.out}")
     return 0
+
+
+def _scored(flow: Flow, rows: Iterable[Weighted], seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """log_prob of all rows, and what they count for."""
+    weights: list[np.ndarray] = []
+
+    def noted() -> Iterator[Weighted]:
+        for x, given, weight in rows:
+            weights.extend(() if weight is None else (weight,))
+            yield x, given, weight
+
+    scores = np.concatenate(list(log_probs(flow, noted(), seed)))
+    return scores, np.concatenate(weights) if weights else None
 
 
 def inpaint_command(args: argparse.Namespace) -> int:

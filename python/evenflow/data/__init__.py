@@ -20,10 +20,10 @@ from evenflow.data.dataset import Dataset, entries, require_weight
 from evenflow.data.folder import read_folder
 from evenflow.data.idx import read_idx, read_idx_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
-from evenflow.data.parquet import read_parquet
+from evenflow.data.parquet import parquet_columns, read_parquet
 from evenflow.data.public import SETS, download, load_public
 from evenflow.data.svhn import read_svhn
-from evenflow.data.table import read_csv
+from evenflow.data.table import csv_columns, read_csv
 from evenflow.data.toys import checkerboard, rings, two_moons
 from evenflow.errors import ConfigError, IoError
 
@@ -113,6 +113,11 @@ def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
     if size is not None or crop is not None:
         raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
     return reader(path)
+
+
+def table_columns(path: str) -> list[str]:
+    """The names of the columns of a CSV or Parquet file. IoError."""
+    return (parquet_columns if path.lower().endswith(".parquet") else csv_columns)(path)
 
 
 def _load_file(path: str, columns: Sequence[str | int] | None, label: str | int | None,

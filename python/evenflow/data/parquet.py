@@ -29,14 +29,7 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str | int] |
     """
     path, label, weight = file_name("data", path), as_name(label), as_name(weight)
     parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
-    # A broken file fails in many ways, not all of them pyarrow's own.
-    try:
-        schema = parquet.read_schema(path)
-        names = list(schema.names)
-        # Names of columns; an index of evenly spaced numbers is described instead.
-        index = list((schema.pandas_metadata or {}).get("index_columns", []))
-    except Exception as error:
-        raise _broken(path, error) from error
+    names, index = _columns(path, parquet)
     if len(set(names)) != len(names):
         raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
     if columns is None:
@@ -65,6 +58,22 @@ def read_parquet(path: str | os.PathLike[str], *, columns: Sequence[str | int] |
                           "got an empty cell")
         parts["train_labels"], parts["classes"] = number_classes(cells)
     return Dataset(x[:, :count], kind="table", **parts)
+
+
+def parquet_columns(path: str | os.PathLike[str]) -> list[str]:
+    """The names of a table's columns, those of the index too. IoError; MissingExtra without pyarrow."""
+    return _columns(file_name("data", path), need("data", "pyarrow.parquet", "pyarrow", "parquet"))[0]
+
+
+def _columns(path: str, parquet: Any) -> tuple[list[str], list[Any]]:
+    """The names of all columns, and which of them pandas' index is."""
+    # A broken file fails in many ways, not all of them pyarrow's own.
+    try:
+        schema = parquet.read_schema(path)
+        # Names of columns; an index of evenly spaced numbers is described instead.
+        return list(schema.names), list((schema.pandas_metadata or {}).get("index_columns", []))
+    except Exception as error:
+        raise _broken(path, error) from error
 
 
 def _numbers(path: str, name: str, column: Any, weight: str | None) -> np.ndarray:

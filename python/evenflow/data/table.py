@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import itertools
@@ -74,17 +75,30 @@ def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str | int
                     weight: str | int | None = None) -> Iterator[Block]:
     """What `read_csv` reads, in one block or more: memory does not grow with the file."""
     path, label, weight = file_name("data", path), as_name(label), as_name(weight)
+    with _opened(path) as (file, delimiter):
+        for names, table, labels in _tables(path, file, delimiter, columns, label, context, weight):
+            rest = len(names) - (weight is not None)
+            count = rest - len(context or ())
+            yield Block(names[:count], table[:, :count], table[:, count:rest] if context else None,
+                        None if weight is None else table[:, rest], labels)
+
+
+def csv_columns(path: str | os.PathLike[str]) -> list[str]:
+    """The names of a table's columns, as `read_csv` has them. IoError."""
+    path = file_name("data", path)
+    with _opened(path) as (file, delimiter):
+        return _head(path, file, delimiter)[0]
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[TextIO, str]]:
+    """A table's file, and what separates its cells. IoError for what goes wrong in the block."""
     try:
         with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.lower().endswith(".gz")
               else open(path, encoding="utf-8-sig", newline="")) as file:
             first = file.readline()
             file.seek(0)
-            delimiter = "\t" if path.lower().endswith(TABS) else max(DELIMITERS, key=first.count)
-            for names, table, labels in _tables(path, file, delimiter, columns, label, context, weight):
-                rest = len(names) - (weight is not None)
-                count = rest - len(context or ())
-                yield Block(names[:count], table[:, :count], table[:, count:rest] if context else None,
-                            None if weight is None else table[:, rest], labels)
+            yield file, "\t" if path.lower().endswith(TABS) else max(DELIMITERS, key=first.count)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         if isinstance(error, IoError):
             raise
@@ -157,10 +171,8 @@ def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[cell] for cell in cells], np.int32), classes
 
 
-def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str | int] | None, label: str | None,
-            context: Sequence[str | int] | None,
-            weight: str | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
-    """(the chosen names, their numbers (n, D + C + 1 or 0), the classes or none) of consecutive rows."""
+def _head(path: str, file: TextIO, delimiter: str) -> tuple[list[str], int]:
+    """The names of the columns, and how many lines they take, after which the file is read on. IoError."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     head = next((row for row in reader if row), None)
     if head is None:
@@ -169,6 +181,14 @@ def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str | int
     if not is_header(names) and not _is_default_header(names):
         names, above = [str(i) for i in range(len(names))], 0
         file.seek(0)
+    return names, above
+
+
+def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str | int] | None, label: str | None,
+            context: Sequence[str | int] | None,
+            weight: str | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
+    """(the chosen names, their numbers (n, D + C + 1 or 0), the classes or none) of consecutive rows."""
+    names, above = _head(path, file, delimiter)
     if columns is None and "" in names:
         raise IoError(f"[data] {path}: expected a name for every column, got none for column {names.index('')} "
                       "(pandas' index? write with index=False, or choose columns)")
