@@ -183,11 +183,11 @@ def test_samples_of_one_context_and_of_many(folder, tmp_path, capsys):
 def test_what_is_given_has_to_fit(folder, tmp_path, capsys):
     run = str(folder / "run")
     np.save(tmp_path / "two.npy", C[:4, :2])
-    for given, text in (([], r"with 3 numbers (y0, y1, y2), or with the name of a table, since the model's density has "
+    for given, text in (([], r"with 3 numbers (y0, y1, y2), or with the name of a file, since the model's density has "
                              "a context, got none"),
-                        (["1", "2"], "with 3 numbers (y0, y1, y2), or with the name of a table, got 1 2"),
-                        (["1", "2", "nan"], "or with the name of a table, got 1 2 nan"),
-                        (["1", "two", "3"], "or with the name of a table, got 1 two 3"),
+                        (["1", "2"], "with 3 numbers (y0, y1, y2), or with the name of a file, got 1 2"),
+                        (["1", "2", "nan"], "or with the name of a file, got 1 2 nan"),
+                        (["1", "two", "3"], "or with the name of a file, got 1 two 3"),
                         ([str(tmp_path / "two.npy")], "two.npy: expected 3 columns (y0, y1, y2), got data of (2,)"),
                         ([str(tmp_path / "no.csv")], "no.csv, which does not exist")):
         error = answer(capsys, "sample", run, *(["--given", *given] if given else []), code=2)
@@ -235,7 +235,7 @@ def test_a_run_on_arrays(tmp_path, capsys):
     assert answer(capsys, "eval", run, str(tmp_path / "t.npz"))["n"] == 600
     out = str(tmp_path / "s.npy")
     error = answer(capsys, "sample", run, "--out", out, code=2)
-    assert "expected --given with 3 numbers, or with the name of a table" in error
+    assert "expected --given with 3 numbers, or with the name of a file" in error
     assert answer(capsys, "sample", run, "--given", "1000", "0", "-5", "--n", "7", "--out", out)["n"] == 7
     np.save(tmp_path / "x.npy", X)
     error = answer(capsys, "eval", run, str(tmp_path / "x.npy"), code=2)

@@ -7,6 +7,7 @@ import evenflow as ef
 from evenflow.cli import main
 from evenflow.export import write_samples
 from evenflow.inpaint import hidden_pixels, inpaint
+from evenflow.latent import as_floats
 
 MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
           ("Glow", dict(levels=1, steps=2, hidden=6, coupling="additive", permutation="plain", learn_top=False)),
@@ -180,6 +181,49 @@ def test_inpainting(known):
     np.testing.assert_allclose(first, inpaint(flow, x[:4], hidden, steps=30, context=c[[0] * 4]), atol=1e-9)
     changed = np.abs(own - first).max(axis=(1, 2, 3))
     assert changed[0] < 1e-9 and (changed[1:] > 1e-3).all()
+
+
+@pytest.fixture
+def of_images(known, tmp_path):
+    """(a model file, images .npy without what they are given, images (40, 4, 8, 1) uint8, c (40, 2))."""
+    x, c = known
+    levels = x.astype(np.uint8)
+    conditional(x, c).save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "x.npy", levels)
+    return str(tmp_path / "m.safetensors"), str(tmp_path / "x.npy"), levels, c
+
+
+def test_given_takes_a_context_out_of_an_archive(of_images, tmp_path, capsys):
+    """Of its arrays test_context, context and train_context the first there is, with images beside it or alone."""
+    model, _, x, c = of_images
+    flow, out = ef.load(model), str(tmp_path / "s.npy")
+    for arrays, rows in ((dict(train=x[:30], test=x[30:], train_context=c[:30], test_context=c[30:]), c[30:]),
+                         (dict(context=c[:3], train_context=c[3:]), c[:3]), (dict(train_context=c[:4]), c[:4]),
+                         (dict(context=c[:2], x=x[:5]), c[:2]), (dict(x=c[:5]), c[:5])):
+        np.savez(tmp_path / "d.npz", **arrays)
+        assert main(["sample", model, "--given", str(tmp_path / "d.npz"), "--n", "2", "--seed", "3", "--out", out]) == 0
+        assert np.array_equal(np.load(out), flow.sample(2 * len(rows), seed=3, context=np.repeat(rows, 2, axis=0)))
+    np.save(tmp_path / "z.npy", flow.encode(as_floats(flow, x[:5]), context=c[:5]))
+    np.savez(tmp_path / "d.npz", context=c[:5])
+    assert main(["decode", model, str(tmp_path / "z.npy"), "--given", str(tmp_path / "d.npz"), "--out", out]) == 0
+    np.testing.assert_allclose(np.load(out), x[:5] + 0.5, atol=1e-6)
+    wrong = c[:5].copy()
+    wrong[3, 1] = np.inf
+    for numbers, code, text in (
+            (c[:5, :1], 2, "d.npz: expected 2 columns, got data of (1,)"),
+            (c[:5, 0], 2, "d.npz: expected 2 columns, got data of (1,)"),
+            (wrong, 1, "d.npz: expected finite values, got inf in row 3, column 1 of the context"),
+            (c[0] > 0, 2, "d.npz: expected numbers (2, C) or (2,) as context, got bool (2,)"),
+            (np.array([None]), 2, "d.npz: expected a .npz file without objects")):
+        np.savez(tmp_path / "d.npz", context=numbers)
+        capsys.readouterr()
+        given = ["--given", str(tmp_path / "d.npz")]
+        assert main(["decode", model, str(tmp_path / "z.npy"), *given, "--out", out]) == code
+        assert text in capsys.readouterr().err, text
+    np.save(tmp_path / "d.npy", c)
+    (tmp_path / "d.npy").rename(tmp_path / "e.npz")
+    assert main(["sample", model, "--given", str(tmp_path / "e.npz"), "--out", out]) == 2
+    assert "e.npz: expected a .npz file without objects" in capsys.readouterr().err
 
 
 @pytest.mark.any_device

@@ -13,6 +13,7 @@ import numpy as np
 
 from evenflow.console import write
 from evenflow.data import TABLES, load
+from evenflow.data.numpy_files import read_npz_context
 from evenflow.errors import ConfigError
 from evenflow.files import Weighted
 from evenflow.flow import Flow
@@ -55,7 +56,7 @@ def table_arguments(sub: argparse.ArgumentParser) -> None:
 
 def given_argument(sub: argparse.ArgumentParser, text: str) -> None:
     sub.add_argument("--given", nargs="+", metavar="GIVEN",
-                     help=f"context of a model that has one: its numbers, for all, or a table's name: {text}")
+                     help=f"context of a model that has one: its numbers, for all, or a file's name: {text}")
 
 
 def label_argument(sub: argparse.ArgumentParser) -> None:
@@ -115,7 +116,7 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np
                               f"{' '.join(args.given)}")
         return None
     names = "" if plan is None or not plan.context else f" ({', '.join(plan.context)})"
-    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a table"
+    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a file"
     if args.given is None:
         raise ConfigError(f"[given] {wanted}, since the model's density has a context, got none")
     try:
@@ -123,8 +124,7 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np
     except ValueError:
         if len(args.given) > 1:
             raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}") from None
-        columns = plan.context if plan is not None and args.given[0].lower().endswith(TABLES) else None
-        table = load(args.given[0], columns=columns or None).train[:]
+        table = _read_context(args.given[0], plan)
         if table.ndim != 2 or table.shape[1] != flow.context:
             raise ConfigError(f"[given] {args.given[0]}: expected {flow.context} columns{names}, "
                               f"got data of {table.shape[1:]}") from None
@@ -132,6 +132,15 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np
     if len(numbers) != flow.context or not np.isfinite(numbers).all():
         raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}")
     return numbers
+
+
+def _read_context(path: str, plan: Plan | None) -> np.ndarray:
+    """Rows of a context: of the arrays of that name in a .npz file, else of a table of it."""
+    numbers = read_npz_context(path) if path.lower().endswith(".npz") else None
+    if numbers is not None:
+        return numbers
+    columns = plan.context if plan is not None and path.lower().endswith(TABLES) else None
+    return load(path, columns=columns or None).train[:]
 
 
 def labelled(rows: Iterable[Weighted], label: int | None) -> Iterator[Weighted]:

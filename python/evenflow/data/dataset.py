@@ -140,8 +140,8 @@ class Dataset:
         train_labels = _labels(path, train_labels, train)
         test_labels = _labels(path, test_labels, test)
         count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
-        train_context = _context(path, train_context, train)
-        test_context = _context(path, test_context, test)
+        train_context = checked_context(path, train_context, train)
+        test_context = checked_context(path, test_context, test)
         if test is not None and width(train_context) != width(test_context):
             raise IoError(f"[data] {path}: expected as many numbers of context for the test data as for the training "
                           f"data, got {width(test_context)} and {width(train_context)}")
@@ -201,7 +201,8 @@ def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
     return np.asarray(y, np.int32)
 
 
-def _context(path: Any, c: Any, x: Any) -> np.ndarray | None:
+def checked_context(path: Any, c: Any, x: Any) -> np.ndarray | None:
+    """What the density of samples x of a file is given, (N, C) float64. IoError; NumericError by its row from 0."""
     if c is None or x is None:
         return None
     c = np.asarray(c)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset, entries, width
+from evenflow.data.dataset import Dataset, checked_context, entries, width
 from evenflow.errors import IoError
 from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of
 
@@ -88,6 +88,21 @@ def read_npz(path: str | os.PathLike[str]) -> Dataset:
     return Dataset.from_array(path, train, arrays.get("test"), train_labels, given.get("test_labels"),
                               given.get("train_context", given.get("context")), given.get("test_context"),
                               given.get("train_weight", given.get("weight")), given.get("test_weight"))
+
+
+def read_npz_context(path: str | os.PathLike[str]) -> np.ndarray | None:
+    """Numbers (M, C) of a .npz file's array test_context, context or train_context, the first that it has, or None.
+
+    No other arrays are needed. IoError; NumericError for a number that is not finite.
+    """
+    path = file_name("data", path)
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            name = next((n for n in ("test_context", "context", "train_context") if n in file.files), None)
+            numbers = None if name is None else np.atleast_1d(file[name])
+    except (*BROKEN, AttributeError, TypeError) as error:  # the last two: an array alone, under this name
+        raise IoError(f"[data] {path}: expected a .npz file without objects, got: {error}") from error
+    return checked_context(path, numbers, numbers)
 
 
 def read_npz_folder(path: str | os.PathLike[str]) -> Dataset:
