@@ -9,6 +9,7 @@ import pytest
 import evenflow as ef
 from evenflow import bench, latent
 from evenflow.cli import main
+from evenflow.export import decode_rows
 from evenflow.stream import read_rows
 
 NAMES = ["freq", "phase", "y0", "y1", "y2"]
@@ -267,17 +268,51 @@ def test_latent_tools_take_a_context(folder):
             call()
 
 
+def test_latents_without_a_context_are_decoded_given_one(folder, tmp_path):
+    """In Python: for all, or a row for each; latents that come with one keep it."""
+    flow, out = ef.load(folder / "run" / "model.safetensors"), str(tmp_path / "x.npy")
+    z = flow.encode(X[:8].astype(np.float32), context=C[:8])
+    for rows, context, at in ((z, C[:8], C[:8]), (z, C[0], C[0]), ([(z, C[:8])], C[0], C[:8])):
+        assert decode_rows(flow, rows, out, context=context) == 8
+        assert np.array_equal(np.load(out), flow.decode(z, context=at))
+    with pytest.raises(ef.ShapeError, match="expected as many rows of context as latents, 8, got 9"):
+        decode_rows(flow, z, out, context=C[:9])
+
+
 def test_latent_commands(folder, tmp_path, capsys):
     run, out = str(folder / "run"), str(tmp_path / "o.npy")
     found = answer(capsys, "reconstruct", run, "--out", out)
     assert found["reconstructions"][0]["worst_error"] < 1e-4
     error = answer(capsys, "interpolate", run, code=2)
-    assert "expected samples of one context, got some of different ones (choose --rows)" in error
+    assert "expected samples of one context, got some of different ones (say it with --given)" in error
     answer(capsys, "interpolate", run, "--rows", "3", "3", "--steps", "2", "--out", out)
     assert np.load(out).shape == (1, 2, 2)
     assert answer(capsys, "interpolate", run, "--manifold", "--rows", "3", "3", "3", "3", "--steps", "2", "--out", out)
     error = answer(capsys, "edit", run, "--positive", "a", code=2)
     assert "expected data with labels or attributes, got none" in error
+
+
+def test_given_of_a_table_without_the_columns(folder, tmp_path, capsys):
+    """Its numbers need not be there for commands on data; those that are there give way."""
+    run, out = str(folder / "run"), str(tmp_path / "o.npy")
+    flow, given = ef.load(folder / "run" / "model.safetensors"), ["1000", "0.0001", "-4"]
+    bare, seen = write_csv(tmp_path / "bare.csv", DENSITY[::-1]), write_csv(tmp_path / "seen.csv", CONTEXT)
+    error = answer(capsys, "score", run, bare, "--out", out, code=2)
+    assert "expected a column out of" in error
+    for path in (bare, str(folder / "t.csv")):
+        for told, context in ((given, np.array(given, float)), ([seen], C)):
+            answer(capsys, "score", run, path, "--given", *told, "--out", out)
+            assert np.array_equal(np.load(out), flow.log_prob(X, context=context))
+            answer(capsys, "encode", run, path, "--given", *told, "--out", out)
+            assert np.array_equal(np.load(out), flow.encode(X, context=context))
+            answer(capsys, "reconstruct", run, path, "--given", *told, "--out", out)
+            np.testing.assert_allclose(np.load(out)[1], X[:10], atol=1e-5)
+        answer(capsys, "interpolate", run, path, "--given", *given, "--out", out)
+        np.testing.assert_allclose(np.load(out)[:, [0, 8]].reshape(8, 2), X[:8], atol=1e-5)
+    error = answer(capsys, "score", run, bare, "--context", *CONTEXT, "--given", *given, code=2)
+    assert "[given] expected --given or --context, got both" in error
+    error = answer(capsys, "score", run, bare, "--label", "1", code=2)
+    assert "[label] expected no label, since the model has no classes, got one" in error
 
 
 def test_bench_takes_the_mean_context(folder):

@@ -15,9 +15,8 @@ from evenflow.console import write
 from evenflow.data import TABLES, load
 from evenflow.data.numpy_files import read_npz_context
 from evenflow.errors import ConfigError
-from evenflow.files import Weighted
 from evenflow.flow import Flow
-from evenflow.runs import Plan, held_out, tested
+from evenflow.runs import Plan, Selection, held_out, tested
 
 
 NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
@@ -63,6 +62,12 @@ def label_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--label", help="class of all, by name or number, where the data have no labels")
 
 
+def data_given_arguments(sub: argparse.ArgumentParser) -> None:
+    """What `data_given` reads."""
+    label_argument(sub)
+    given_argument(sub, "a row for each sample; instead of the data's own")
+
+
 def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the first") -> None:
     sub.add_argument("--n", type=int, default=count, help=f"number of samples ({count})")
     sub.add_argument("--rows", type=int, nargs="+", metavar="ROW",
@@ -75,11 +80,10 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
-    label = given_label(args, flow, plan)
-    part = held_out(plan, args.data, args.size)
-    x, given = tested(flow, part)
-    if given is None and label is not None:
-        given = np.full(len(x), label, np.int32)
+    said = data_given(args, flow, plan)
+    part = held_out(plan, args.data, args.size, chosen=Selection.of(None, None, unread_context(args.data, said)))
+    x, own = tested(flow, part)
+    given = given_samples(said, own, len(x))
     usual = np.arange(len(x))
     if of_a_class and flow.classes and given is not None:
         alike = np.flatnonzero(given == np.bincount(given).argmax())
@@ -143,10 +147,48 @@ def _read_context(path: str, plan: Plan | None) -> np.ndarray:
     return load(path, columns=columns or None).train[:]
 
 
-def labelled(rows: Iterable[Weighted], label: int | None) -> Iterator[Weighted]:
-    """Rows with a class for all, where they come with none of their own."""
-    for x, given, weight in rows:
-        yield x, np.full(len(x), label, np.int32) if given is None and label is not None else given, weight
+def data_given(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np.ndarray | None:
+    """What the density of the data is given: the class of --label, (), or the context of --given, (C,) or (M, C)."""
+    context = given_context(args, flow, plan) if args.given is not None else None
+    label = given_label(args, flow, plan)
+    if context is not None and getattr(args, "context", None) is not None:
+        raise ConfigError("[given] expected --given or --context, got both")
+    return context if label is None else np.array(label, np.int32)
+
+
+def unread_context(source: str | None, said: np.ndarray | None) -> list[str] | None:
+    """No columns, of a table whose context --given says, so that it need not have them; else None, the usual ones."""
+    table = source is not None and source.lower().endswith(TABLES)
+    return [] if table and said is not None and said.ndim else None
+
+
+def given_samples(said: np.ndarray | None, own: np.ndarray | None, n: int, *, keep: bool = False) -> np.ndarray | None:
+    """What `data_given` said, for each of n samples that come with labels or a context of their own, or None.
+
+    A label is for samples without one. A context goes before their own, unless they `keep` it.
+    """
+    if said is None or (own is not None and own.ndim == said.ndim + 1 and (keep or said.ndim == 0)):
+        return own
+    if said.ndim < 2:
+        return np.full((n, *said.shape), said)
+    if len(said) != n:
+        raise ConfigError(f"[given] expected a row for each sample, {n}, got {len(said)}")
+    return said
+
+
+def given_rows(said: np.ndarray | None, rows: Iterable[tuple[Any, ...]], *, keep: bool = False) -> Iterator[Any]:
+    """Consecutive rows with what `given_samples` says of them."""
+    if said is None or said.ndim < 2:
+        for x, own, *weight in rows:
+            yield x, given_samples(said, own, len(x), keep=keep), *weight
+        return
+    n = 0
+    for x, _, *weight in rows:
+        n += len(x)
+        if n > len(said):
+            raise ConfigError(f"[given] expected a row for each sample, at least {n}, got {len(said)}")
+        yield x, said[n - len(x):n], *weight
+    given_samples(said, None, n)
 
 
 def class_number(label: str, classes: list[str]) -> int:

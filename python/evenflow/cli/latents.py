@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from evenflow import latent
-from evenflow.cli.common import (chosen_rows, class_number, command, examples, given_argument, given_context,
-                                 given_label, label_argument, labelled, model_and_data, model_argument, report,
-                                 rows_arguments, table_arguments)
+from evenflow.cli.common import (chosen_rows, class_number, command, data_given, data_given_arguments, examples,
+                                 given_rows, given_samples, model_and_data, model_argument, report, rows_arguments,
+                                 table_arguments, unread_context)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import decode_rows, encode_rows, write_data
 from evenflow.flow import Flow
-from evenflow.runs import conditions, held_out, of_part, open_model
+from evenflow.runs import Selection, conditions, held_out, of_part, open_model
 from evenflow.stream import read_latents, read_rows
 
 PICTURE = "a picture (.png), an array (.npy) or, for images, a new folder"
@@ -24,19 +24,18 @@ LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 
 def encode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    label = given_label(args, flow, plan)
-    rows = read_rows(args.data, plan, args.columns, args.size, args.context)
-    n = encode_rows(flow, labelled(rows, label), args.out)
+    said = data_given(args, flow, plan)
+    rows = read_rows(args.data, plan, args.columns, args.size, args.context or unread_context(args.data, said))
+    n = encode_rows(flow, given_rows(said, rows), args.out)
     report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
     return 0
 
 
 def decode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
+    said = data_given(args, flow, plan)
     names = plan.columns if plan is not None else None
-    context = given_context(args, flow, plan) if args.given is not None else None
-    n = decode_rows(flow, read_latents(args.latents), args.out, label, names, context)
+    n = decode_rows(flow, given_rows(said, read_latents(args.latents)), args.out, names=names)
     report(args, {"n": n, "out": args.out}, args.out)
     return 0
 
@@ -71,8 +70,9 @@ def interpolate(args: argparse.Namespace) -> int:
     if given is not None:
         groups = given[None] if args.manifold else given.reshape(-1, 2, *given.shape[1:])
         if (groups != groups[:, :1]).any():
-            kind, found = ("context", "some of different ones") if flow.context else ("class", given.tolist())
-            raise ConfigError(f"[interpolate] expected samples of one {kind}, got {found} (choose --rows)")
+            kind, found, way = (("context", "some of different ones", "say it with --given") if flow.context
+                                else ("class", given.tolist(), "choose --rows"))
+            raise ConfigError(f"[interpolate] expected samples of one {kind}, got {found} ({way})")
         given = groups[:, 0]
     out = _out(args, flow, "interpolate")
     with write_data("interpolate", flow, out, columns=args.steps) as write:
@@ -86,12 +86,17 @@ def interpolate(args: argparse.Namespace) -> int:
 
 def edit(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    part = held_out(plan, args.data, args.size, labelled=True)
+    said = data_given(args, flow, plan)
+    part = held_out(plan, args.data, args.size, labelled=True,
+                    chosen=Selection.of(None, None, unread_context(args.data, said)))
+    if said is not None and said.ndim == 2 and part.test is not None:
+        raise ConfigError("[given] expected numbers for all samples, since the data have two parts, got a file")
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
-    train, given = of_part(part, "train", conditions(flow))
+    train, own = of_part(part, "train", conditions(flow))
+    given = given_samples(said, own, len(train))
     direction = latent.attribute(flow, train, positive, negative, **flow._by_name(given))
-    x, given = _unmarked(args, flow, part)
+    x, given = _unmarked(args, flow, part, said)
     out = _out(args, flow, "edit")
     with write_data("edit", flow, out, columns=len(args.strengths)) as write:
         write(latent.edit(flow, x, direction, args.strengths, **flow._by_name(given)))
@@ -122,11 +127,12 @@ def _marked(part: Dataset, names: list[str], which: str) -> np.ndarray:
     return np.isin(labels, [class_number(name, part.classes) for name in names])
 
 
-def _unmarked(args: argparse.Namespace, flow: Flow,
-              part: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+def _unmarked(args: argparse.Namespace, flow: Flow, part: Dataset,
+              said: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The samples to edit: --rows of the test part, else its first ones without the attribute."""
     which = "train" if part.test is None else "test"
-    x, given = of_part(part, which, conditions(flow))
+    x, own = of_part(part, which, conditions(flow))
+    given = given_samples(said, own, len(x))
     without = ~_marked(part, args.positive, which)
     if args.negative is not None:
         without &= _marked(part, args.negative, which)
@@ -143,7 +149,7 @@ def _add_reconstruct(commands: Any) -> None:
                   "evenflow reconstruct runs/digits --keep 2 1 --out reconstruct.png")
     model_and_data(sub)
     rows_arguments(sub, 10)
-    label_argument(sub)
+    data_given_arguments(sub)
     sub.add_argument("--keep", type=int, nargs="+", metavar="K",
                      help="keep the coarsest K levels; several K: one line of pictures each (all levels)")
     sub.add_argument("--rest", choices=("zero", "redraw"), default="zero", help="the other levels (zero)")
@@ -158,7 +164,7 @@ def _add_interpolate(commands: Any) -> None:
                   "evenflow interpolate runs/digits --rows 0 4 9 2 --steps 9 --out interpolate.png")
     model_and_data(sub)
     rows_arguments(sub, 8, "the first, of one class where the model has classes")
-    label_argument(sub)
+    data_given_arguments(sub)
     sub.add_argument("--manifold", action="store_true",
                      help="Real NVP's manifold of four samples, on steps x steps angles")
     sub.add_argument("--steps", type=int, default=9, help="samples a line (9)")
@@ -175,6 +181,7 @@ def _add_edit(commands: Any) -> None:
                      help="attributes of the data (CelebA), or classes")
     sub.add_argument("--negative", nargs="+", metavar="NAME", help="those without; default: all others")
     rows_arguments(sub, 8, "the first without the attribute")
+    data_given_arguments(sub)
     sub.add_argument("--strengths", type=float, nargs="+", metavar="S", default=[-1, -0.5, 0, 0.5, 1, 1.5],
                      help="multiples of the vector (-1 to 1.5 by 0.5)")
     sub.add_argument("--out", metavar="FILE",
@@ -186,15 +193,14 @@ def add_commands(commands: Any) -> None:
                   "evenflow encode runs/digits images.npy --out latents.npy")
     model_and_data(sub)
     table_arguments(sub)
-    label_argument(sub)
+    data_given_arguments(sub)
     sub.add_argument("--out", default="latents.npy", metavar="FILE",
                      help=".npy, .csv, or .npz with labels or the context too (latents.npy)")
     sub = command(commands, "decode", decode, "Latents to data.",
                   "evenflow decode runs/digits latents.npy --out decoded.png")
     model_argument(sub)
     sub.add_argument("latents", metavar="LATENTS", help="file of `evenflow encode`: .npy, .csv or .npz")
-    sub.add_argument("--label", help="class of all, by name or number, where the file has no labels")
-    given_argument(sub, "a row for each latent; where the file has no context")
+    data_given_arguments(sub)
     sub.add_argument("--out", default="decoded.npy", metavar="FILE",
                      help=f"{PICTURE}; .csv for tables (decoded.npy)")
     _add_reconstruct(commands)

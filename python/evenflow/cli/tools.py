@@ -10,8 +10,9 @@ import numpy as np
 
 from evenflow import plot
 from evenflow.bench import bench
-from evenflow.cli.common import (command, examples, given_label, label_argument, labelled, model_and_data,
-                                 model_argument, report, rows_arguments, table_arguments)
+from evenflow.cli.common import (command, data_given, data_given_arguments, examples, given_rows,
+                                 model_and_data, model_argument, report, rows_arguments, table_arguments,
+                                 unread_context)
 from evenflow.errors import ConfigError
 from evenflow.export import write_data
 from evenflow.files import Weighted, replacing, write_rows
@@ -26,15 +27,16 @@ from evenflow.stream import read_rows
 
 def score(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    reference, weights, label = None, None, given_label(args, flow, plan)
+    reference, weights, said = None, None, data_given(args, flow, plan)
     if args.data is None and args.reference == "":
         raise ConfigError("[score] expected data to score, other rows than those of the reference, got none")
     if args.reference is not None:
         chosen = (args.columns, args.size, args.context) if args.reference else (None, args.size, None)
-        rows = labelled(read_rows(args.reference or None, plan, *chosen), label)
-        reference, weights = _scored(flow, rows, args.seed)
-    rows = labelled(read_rows(args.data, plan, args.columns, args.size, args.context), label)
-    result = score_rows(flow, rows, args.out, reference, args.seed, weights)
+        rows = read_rows(args.reference or None, plan, *chosen)
+        for_all = None if said is None or said.ndim == 2 else said  # a file's rows are those of the data
+        reference, weights = _scored(flow, given_rows(for_all, rows, keep=True), args.seed)
+    rows = read_rows(args.data, plan, args.columns, args.size, args.context or unread_context(args.data, said))
+    result = score_rows(flow, given_rows(said, rows), args.out, reference, args.seed, weights)
     report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average"
            f"{' (weighted)' if result['weighted'] else ''}, {result['min']:.4f} ... {result['max']:.4f}\n{args.out}")
@@ -113,7 +115,7 @@ def _add_score(commands: Any) -> None:
                   "evenflow score runs/digits images.npy --reference --out scores.csv")
     model_and_data(sub)
     table_arguments(sub)
-    label_argument(sub)
+    data_given_arguments(sub)
     sub.add_argument("--reference", nargs="?", const="", metavar="DATA",
                      help="also p-values against these rows; without DATA: the test part of the run's own")
     sub.add_argument("--seed", type=int, default=0, help="of the noise that images get")
@@ -128,7 +130,7 @@ def _add_inpaint(commands: Any) -> None:
     sub.add_argument("--mask", nargs="+", choices=(*MASKS, "all"), metavar="MASK", default=["top"],
                      help=f"what is hidden (top): {', '.join(MASKS)}; all: one after the other")
     rows_arguments(sub, 10)
-    label_argument(sub)
+    data_given_arguments(sub)
     sub.add_argument("--steps", type=int, default=2000, help="2000; the authors took 111895")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", default="inpaint.png", metavar="FILE",
