@@ -68,11 +68,17 @@ def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.nda
         return
     row, column = (int(i) for i in np.argwhere(bad)[0])
     low, high = bounds[column]
-    wanted = f"above {low:g}" if high is None else f"below {high:g}" if low is None else f"between {low:g} and {high:g}"
+    wanted = (f"above {_shown(low)}" if high is None else f"below {_shown(high)}" if low is None
+              else f"between {_shown(low)} and {_shown(high)}")
     raise NumericError(
         f"[{where}] expected values {wanted} for column {names[column] if len(names) else column}, "
-        f"got {float(x[row, column]):g} for sample {row if rows is None else rows[row]}; {int(bad.any(1).sum())} of "
+        f"got {_shown(x[row, column])} for sample {row if rows is None else rows[row]}; {int(bad.any(1).sum())} of "
         f"{len(x)} rows lie on or outside of their bounds: widen these, or leave the rows out")
+
+
+def _shown(number: Any) -> str:
+    """With as many digits as tell it from others of its type: a bound may be near."""
+    return str(number).removesuffix(".0")
 
 
 def unbounded(bounds: Pairs, x: np.ndarray) -> np.ndarray:

@@ -114,7 +114,8 @@ class RealNVP(Flow):
     (N, C) or (C,) for all. Default 0: none.
 
     Images: scales, base_dim: number of scales, and channels of the residual nets at the finest.
-    residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings.
+    residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings; with a
+    context off by default, since its moments are those of the contexts that a batch happens to have.
     coupling: "affine" | "additive" (the third of each group, and the fourth of the last, stay affine).
     recursion: factored out at each scale, 1: nothing, 2: half, 3: three quarters, 4: 3 at constant width.
     bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model),
@@ -158,9 +159,10 @@ class RealNVP(Flow):
         coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
         run = place("RealNVP", device, threads)
         make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
+        given = _context("RealNVP", context)
         settings = (_real_nvp_table(shape, **table, batch_norm=batch_norm, dtype=dtype) if is_table
-                    else _real_nvp_image(**image, batch_norm=batch_norm))
-        settings.update(_context("RealNVP", context), coupling=coupling, seed=_seed("RealNVP", seed))
+                    else _real_nvp_image(**image, batch_norm=_default(batch_norm, not given)))
+        settings.update(given, coupling=coupling, seed=_seed("RealNVP", seed))
         size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
         with memory_for("RealNVP", "the model"), _order_of_axes():
             core = make(dtype, size, **settings, **run)
@@ -257,7 +259,7 @@ def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottlen
                 residual_blocks=_count("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
                 bottleneck=flag("RealNVP", "bottleneck", _default(bottleneck, False)),
                 skip=flag("RealNVP", "skip", _default(skip, True)),
-                batch_norm=flag("RealNVP", "batch_norm", _default(batch_norm, True)),
+                batch_norm=flag("RealNVP", "batch_norm", batch_norm),
                 weight_norm=flag("RealNVP", "weight_norm", _default(weight_norm, True)),
                 recursion=recursion, bits=_bits("RealNVP", _default(bits, 8)))
 

@@ -48,6 +48,12 @@ void check_values(const Model& model, const TensorFile& file, double bound) {
       labels.push_back(static_cast<int32_t>(label));
     options.labels = labels.data();
   }
+  std::vector<double> context;
+  if (model.context()) {
+    context = values_of<double>(file, "context");
+    REQUIRE(static_cast<int64_t>(context.size()) == n * model.context());
+    options.context = context.data();
+  }
   options.seed = std::stoull(file.metadata.at("seed"));
   Context ctx;
   std::vector<double> density(log_prob.size());
@@ -84,7 +90,7 @@ TEST_CASE("golden files") {
     }
     ++files;
   }
-  CHECK(files >= 8);
+  CHECK(files >= 13);
 }
 
 }  // namespace

@@ -21,6 +21,11 @@ MODELS = {
                                                 conditioner_dtype="bfloat16"),
     "real_nvp_table_f64_1": lambda: ef.RealNVP(4, couplings=3, hidden=(8,), mask="odd-even", batch_norm=True,
                                                preprocess="zca", prior="logistic", dtype="float64"),
+    "real_nvp_bounds_1": lambda: ef.RealNVP(3, couplings=3, hidden=(8,), bounds=[(0, None), (-1, 1.5), (None, None)]),
+    "nice_bounds_1": lambda: ef.NICE(2, couplings=2, hidden=(8,), bounds=[(None, 4), (0, 1)]),
+    "real_nvp_context_1": lambda: ef.RealNVP(3, couplings=3, hidden=(8,), context=10),
+    "real_nvp_image_context_1": lambda: ef.RealNVP((4, 2, 1), scales=1, base_dim=2, residual_blocks=1, context=3),
+    "glow_context_1": lambda: ef.Glow((4, 4, 1), levels=1, steps=2, hidden=6, context=2),
     "real_nvp_image_1": lambda: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=0),
     "real_nvp_residual_1": lambda: ef.RealNVP((4, 2, 1), scales=1, base_dim=2, residual_blocks=1),
     "glow_1": lambda: ef.Glow((8, 8, 1), levels=2, steps=2, hidden=6, bits=5),
@@ -39,15 +44,24 @@ def make(name: str, folder: pathlib.Path) -> None:
     x = rng.normal(size=(256, *flow.shape))
     if flow.is_image:  # level units
         x = np.clip(2**flow.config["bits"] * (0.5 + 0.15 * x), 0, 2**flow.config["bits"])
+    for column, (low, high) in enumerate(flow.config.get("bounds", [])):
+        if low is not None and high is not None:
+            x[:, column] = low + (high - low) / (1 + np.exp(-x[:, column]))
+        elif low is not None or high is not None:
+            x[:, column] = high - np.exp(x[:, column]) if low is None else low + np.exp(x[:, column])
     x = x.astype(flow.dtype)
-    flow.init(x)
+    context = rng.normal(size=(256, flow.context)) + 3 if flow.context else None
+    flow.init(x, context=context)
     # A net's last layer starts at zero: move it, and everything else a little.
     flow.params[:] += (0.05 * rng.normal(size=flow.params.shape)).astype(flow.dtype)
     x = np.ascontiguousarray(x[:ROWS])
     label = np.arange(ROWS) % flow.classes if flow.classes else None
+    context = None if context is None else np.ascontiguousarray(context[:ROWS])
     flow.save(model)
-    tensors = {"x": x, "log_prob": flow.log_prob(x, label=label),
-               "sample": flow.sample(ROWS, seed=7, label=label)}
+    tensors = {"x": x, "log_prob": flow.log_prob(x, label=label, context=context),
+               "sample": flow.sample(ROWS, seed=7, label=label, context=context)}
+    if context is not None:
+        tensors["context"] = context
     if label is not None:
         tensors["label"] = label.astype(np.int64)
     _core.write_safetensors(str(expected), tensors, {"seed": "7"})

@@ -11,7 +11,7 @@ from evenflow.latent import as_floats
 
 MODELS = [("Glow", dict(levels=2, steps=2, hidden=6)),
           ("Glow", dict(levels=1, steps=2, hidden=6, coupling="additive", permutation="plain", learn_top=False)),
-          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1)),
+          ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1, batch_norm=True)),
           ("RealNVP", dict(scales=2, base_dim=3, residual_blocks=1, batch_norm=False, coupling="additive",
                            recursion=3))]
 every_model = pytest.mark.parametrize("kind, settings", MODELS, ids=lambda v: v if isinstance(v, str) else str(len(v)))
@@ -363,3 +363,18 @@ def test_refusals(known, tmp_path, capsys):
         assert main(["train", str(tmp_path / "d.npz"), *options, "--out", str(tmp_path / "run")]) == 2
         assert (f"[train] expected {wanted}: {tmp_path / 'd.npz'}; {helps}train on data without the array context"
                 in capsys.readouterr().err)
+
+
+def test_images_of_a_rare_context(known):
+    """One in fifty is dark, which a flag says: it is no less likely than the others (docs/tutorials/conditional.md)."""
+    rng = np.random.default_rng(0)
+    c = (np.arange(2000) % 50 == 0)[:, None] * 1.0
+    x = (170 - 100 * c[:, :, None, None] + 12 * rng.standard_normal((2000, 4, 4, 1))).clip(1, 255)
+    order = rng.permutation(2000)
+    x, c = x[order], c[order]
+    flow = ef.RealNVP((4, 4, 1), scales=2, base_dim=4, residual_blocks=1, context=1)
+    assert not flow.config["batch_norm"] and ef.RealNVP((4, 4, 1), context=0).config["batch_norm"]
+    flow.fit(x[:1600], context=c[:1600], epochs=6, batch_size=16, optimizer="adam", lr=2e-3)
+    bits = flow.bits_per_dim(x[1600:], context=c[1600:])
+    rare = c[1600:, 0] == 1
+    assert bits[rare].mean() < bits[~rare].mean() + 0.2

@@ -21,13 +21,12 @@ def bound(path):
 def test_golden(path):
     flow = ef.load(path)
     expected, metadata = _core.read_safetensors(str(path.with_suffix(".expected.safetensors")))
-    label = expected.get("label")
-    for got, wanted in ((flow.log_prob(expected["x"], label=label), expected["log_prob"]),
-                        (flow.sample(len(expected["x"]), seed=int(metadata["seed"]), label=label),
-                         expected["sample"])):
+    given = {name: expected.get(name) for name in ("label", "context")}
+    for got, wanted in ((flow.log_prob(expected["x"], **given), expected["log_prob"]),
+                        (flow.sample(len(expected["x"]), seed=int(metadata["seed"]), **given), expected["sample"])):
         assert got.shape == wanted.shape and got.dtype == wanted.dtype
         assert np.abs(got - wanted).max() <= bound(path) * max(1, np.abs(wanted).max())
 
 
 def test_there_is_a_file_of_every_kind():
-    assert len(MODELS) >= 8
+    assert len(MODELS) >= 13

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -12,13 +14,20 @@ namespace {
 
 constexpr const char* kWhere = "bounds";
 
+/// With as many digits as tell the number from others of its type: a bound may be near.
+template <class U>
+std::string shown(U value) {
+  std::array<char, 32> text;
+  return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr);
+}
+
 /// ConfigError where T does not hold the ends of column c, or no number between them.
 template <class T>
 void check_bounds(const Bounds& bounds, int64_t c) {
   const char* dtype = sizeof(T) == sizeof(float) ? "float32" : "float64";
   if (!(bounds.low < bounds.high)) {
-    fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", bounds.low, " and ",
-                      bounds.high, " for column ", c);
+    fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", shown(bounds.low), " and ",
+                      shown(bounds.high), " for column ", c);
   }
   const T low = static_cast<T>(bounds.low), high = static_cast<T>(bounds.high);
   const bool has_low = std::isfinite(bounds.low), has_high = std::isfinite(bounds.high);
@@ -26,7 +35,7 @@ void check_bounds(const Bounds& bounds, int64_t c) {
                     std::isfinite(high - low) == (has_low && has_high);
   if (!held || !(std::nextafter(low, high) < high)) {
     fail<ConfigError>(kWhere, "expected bounds that ", dtype, held ? " holds numbers between" : " holds",
-                      ", got ", bounds.low, " and ", bounds.high, " for column ", c);
+                      ", got ", shown(bounds.low), " and ", shown(bounds.high), " for column ", c);
   }
 }
 
@@ -86,11 +95,12 @@ class Unbound final : public Layer<T> {
       const Column of = column(i % columns);
       const bool has_low = std::isfinite(of.low), has_high = std::isfinite(of.high);
       if ((!has_low || values[i] > of.low) && (!has_high || values[i] < of.high)) continue;
-      const std::string ends = has_low && has_high ? text_of("between ", of.low, " and ", of.high)
-                               : has_low           ? text_of("above ", of.low)
-                                                   : text_of("below ", of.high);
-      fail<NumericError>(call, "expected values ", ends, " for column ", i % columns, ", got ", values[i],
-                         " for sample ", ctx.first_row() + i / x.shape.per_sample());
+      const std::string ends = has_low && has_high
+                                   ? text_of("between ", shown(of.low), " and ", shown(of.high))
+                               : has_low ? text_of("above ", shown(of.low))
+                                         : text_of("below ", shown(of.high));
+      fail<NumericError>(call, "expected values ", ends, " for column ", i % columns, ", got ",
+                         shown(values[i]), " for sample ", ctx.first_row() + i / x.shape.per_sample());
     }
   }
 

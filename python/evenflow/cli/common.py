@@ -19,7 +19,7 @@ from evenflow.flow import Flow
 from evenflow.runs import Plan, Selection, held_out, tested
 
 
-NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+NEGATIVE = re.compile(r"^-((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf)$")
 
 
 def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:

@@ -28,8 +28,9 @@ NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
 """Quotes, and what numpy drops around a number or Python's reader refuses."""
 
 
-def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None, label: str | int | None = None,
-             context: Sequence[str | int] | None = None, weight: str | int | None = None) -> Dataset:
+def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
+             label: str | int | None = None, context: Sequence[str | int] | None = None,
+             weight: str | int | None = None) -> Dataset:
     """A table of numbers, float64, separated by comma, semicolon or tab; .gz too.
 
     The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
