@@ -126,8 +126,8 @@ def test_verify_refuses_rows_on_or_outside_of_bounds(flow, value):
     x[17, 1] = value  # after those that are looked at
     assert flow.verify(x).ok
     x[3, 1] = value
-    with pytest.raises(ef.NumericError, match=rf"\[verify\] expected values between 0 and 1 for column 1, got {value:g} "
-                                              "for sample 3"):
+    with pytest.raises(ef.NumericError, match=rf"\[verify\] expected values between 0 and 1 for column 1, "
+                                              f"got {value:g} for sample 3"):
         flow.verify(x)
 
 
