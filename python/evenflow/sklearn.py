@@ -360,6 +360,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """Conformal p-values (n_samples,), from the least of n calibration rows, 1 / (n + 1), or with weights w
         1 / (1 + sum of w), the largest w of `fit` being 1, up to 1; small for outliers.
         """
+        scores = self.score_samples(X)
         sums = np.arange(1.0, len(self.calibration_scores_) + 2) if self._sums is None else self._sums
-        below = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
+        below = np.searchsorted(self.calibration_scores_, scores, side="right")
         return np.asarray(sums[below] / sums[-1])

@@ -218,13 +218,13 @@ def test_columns_without_names(capsys, tmp_path):
 
 
 def test_a_bad_weight_of_another_table(folder, capsys, tmp_path, monkeypatch):
-    """Is named by its row of the file, of which scores are read in blocks."""
+    """Is named by its line of the file, of which scores are read in blocks."""
     monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", 300)
     bad = W.copy()
     bad[500] = -1
     path = write_csv(tmp_path / "t.csv", weights=bad)
     error = answer(capsys, "score", folder / "run", path, "--out", tmp_path / "s.npy", code=2)
-    assert "[score] expected sample_weight >= 0, got -1 for row 500" in error
+    assert f"[data] {path}: expected a finite number >= 0 in line 502, column 'w', got '-1'" in error
     assert not (tmp_path / "s.npy").exists()
 
 
