@@ -144,7 +144,7 @@ TEST_CASE("bounds that no model has") {
   refused({{-3e38, 3e38}, {}},
           "[bounds] expected bounds that float32 holds, got -3e+38 and 3e+38 for column 0");
   refused({{1, 1 + 1e-7}, {}},
-          "[bounds] expected bounds that float32 holds numbers between, got 1 and 1 for column 0");
+          "[bounds] expected bounds that float32 holds numbers between, got 1 and 1.0000001 for column 0");
   CHECK_NOTHROW(real_nvp<double>(bounded_table({{1, 1 + 1e-7}, {-3e38, 3e38}})));
   CHECK_THROWS_WITH_AS(real_nvp<double>(bounded_table({{-1e308, 1e308}, {}})),
                        "[bounds] expected bounds that float64 holds, got -1e+308 and 1e+308 for column 0",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from alike import assert_alike
 
 SETTINGS = [dict(), dict(mask="odd-even"), dict(coupling="additive", prior="logistic", preprocess="none"),
             dict(permutation="lu", actnorm=True, preprocess="whiten"), dict(permutation="shuffle", batch_norm=True),
@@ -248,23 +249,7 @@ def test_errors(known, tmp_path):
 @pytest.mark.parametrize("settings", SETTINGS[:5], ids=str)
 def test_on_a_device(known, device, settings):
     x, c = known
-    here, there = conditional(x, c, **settings), conditional(x, c, device, **settings)
-    np.testing.assert_allclose(there.log_prob(x, context=c), here.log_prob(x, context=c), rtol=1e-10)
-    np.testing.assert_allclose(there.sample(9, seed=2, context=c[:9]), here.sample(9, seed=2, context=c[:9]),
-                               rtol=1e-8)
-    found = []
-    for flow in (here, there):
-        of_loss, of_density, of_inverse = (np.empty_like(c) for _ in range(3))
-        for _ in range(3):  # the third is a graph
-            flow.zero_grad()
-            loss = flow.loss_and_grad(x, context=c, dcontext=of_loss)
-        grads = flow.grads.copy()
-        flow.log_prob_and_grad(x, context=c, dcontext=of_density)
-        flow.inverse_backward(x, x, x[:, 0], context=c, dcontext=of_inverse)
-        step = [flow.train_step(x, optimizer, context=c) for optimizer in [ef.Adam(flow, lr=1e-3)] for _ in range(3)]
-        found.append((loss, grads, of_loss, of_density, of_inverse, step))
-    for mine, theirs in zip(*found):
-        np.testing.assert_allclose(theirs, mine, rtol=1e-8, atol=1e-9 * np.abs(mine).max())
+    assert_alike(conditional(x, c, **settings), conditional(x, c, device, **settings), x, c, 1e-8)
 
 
 @pytest.mark.any_device

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from alike import assert_alike
 from evenflow.cli import main
 from evenflow.export import write_samples
 from evenflow.inpaint import hidden_pixels, inpaint
@@ -310,21 +311,7 @@ def test_given_of_edits(of_images, tmp_path, capsys):
 def test_on_a_device(known, device, kind, settings):
     x, c = known
     here, there = (conditional(x, c, kind, settings, device=d) for d in ("cpu", device))
-    np.testing.assert_allclose(there.log_prob(x, context=c), here.log_prob(x, context=c), rtol=1e-9)
-    np.testing.assert_allclose(there.sample(5, seed=2, context=c[:5]), here.sample(5, seed=2, context=c[:5]), rtol=1e-6)
-    found = []
-    for flow in (here, there):
-        of_loss, of_density, of_inverse = (np.empty_like(c) for _ in range(3))
-        for _ in range(3):  # the third is a graph
-            flow.zero_grad()
-            loss = flow.loss_and_grad(x, context=c, dcontext=of_loss)
-        grads = flow.grads.copy()
-        flow.log_prob_and_grad(x, context=c, dcontext=of_density)
-        flow.inverse_backward(x, x, c[:, 1], context=c, dcontext=of_inverse)
-        step = [flow.train_step(x, optimizer, context=c) for optimizer in [ef.Adam(flow, lr=1e-3)] for _ in range(3)]
-        found.append((loss, grads, of_loss, of_density, of_inverse, step))
-    for mine, theirs in zip(*found):
-        np.testing.assert_allclose(theirs, mine, rtol=1e-7, atol=1e-8 * np.abs(mine).max())
+    assert_alike(here, there, x, c, 1e-7)
 
 
 def test_torch(known):
