@@ -107,6 +107,12 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   T* apart = a.make<T>(shape.n * step);
   kernels.copy_blocks(ctx, x.view, shape.pixels_per_sample() * x.view.stride,
                       View<T>(apart, shape, x.view.stride), step);
+  // One pixel's values at all pixels of a sample, and back from all of them.
+  T* everywhere = a.make<T>(shape.size());
+  kernels.copy_blocks(ctx, View<const T>(x.view.data, shape, 0), x.view.stride, View<T>(everywhere, shape),
+                      shape.per_sample());
+  T* sums = a.make<T>(shape.n * shape.c, T(0.5));
+  kernels.add_pixel_sums(ctx, x.view, View<T>(sums, {shape.n, 1, 1, shape.c}));
   const Shape small{shape.n, shape.h / 2, shape.w / 2, 4 * shape.c};
   std::vector<T> result;
   for (const bool diagonal : {false, true}) {
@@ -119,6 +125,8 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   append_all(result, a, out);
   append_doubles(result, a.get(det, shape.n));
   append(result, a.get(apart, shape.n * step));
+  append(result, a.get(everywhere, shape.size()));
+  append(result, a.get(sums, shape.n * shape.c));
   return result;
 }
 
