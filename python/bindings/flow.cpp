@@ -19,8 +19,7 @@ py::array_t<T> borrowed(const py::object& owner, T* data, int64_t size) {
 
 template <class T>
 void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
-             const py::object& given, int64_t first_row) {
-  const char* call = "forward";
+             const py::object& given, int64_t first_row, const char* call) {
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims);
   const auto out = batch_of<T>(z, call, "z", dims, in.n);
@@ -30,14 +29,13 @@ void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
   self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
-                    arrays.out(out), arrays.out(det));
+                    arrays.out(out), arrays.out(det), call);
   arrays.bring();
 }
 
 template <class T>
 void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py::object& logdet,
-             const py::object& given, int64_t first_row) {
-  const char* call = "inverse";
+             const py::object& given, int64_t first_row, const char* call) {
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(z, call, "z", dims);
   const auto out = batch_of<T>(x, call, "x", dims, in.n);
@@ -47,7 +45,7 @@ void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
   self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, known.on(arrays),
-                    arrays.out(out, self.flow.sample_shape()), arrays.out(det));
+                    arrays.out(out, self.flow.sample_shape()), arrays.out(det), call);
   arrays.bring();
 }
 
@@ -395,8 +393,10 @@ void bind_class(py::module_& m, const char* name) {
       .def("scale", &scale<T>, "array"_a, "factor"_a)
       .def("first_not_finite", &first_not_finite<T>, "array"_a)
       .def("init", &init<T>, "x"_a, "given"_a = py::none())
-      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
-      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0)
+      .def("forward", &forward<T>, "x"_a, "z"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0,
+           "call"_a = "forward")
+      .def("inverse", &inverse<T>, "z"_a, "x"_a, "logdet"_a, "given"_a = py::none(), "first_row"_a = 0,
+           "call"_a = "inverse")
       .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0,
            "call"_a = "log_prob")
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),

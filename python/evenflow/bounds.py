@@ -16,18 +16,19 @@ Pairs = Sequence[Sequence[float | None]]
 
 
 def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] | None:
-    """The setting as JSON holds it, or None where all ends are open. TypeError, ConfigError.
+    """The setting as JSON holds it, or None where all ends are open. None: a column with two open ends. TypeError,
+    ConfigError.
 
     What the numbers have to be the core says, which reads them from files too.
     """
     if bounds is None:
         return None
-    if not _is_sequence(bounds) or not all(_is_sequence(pair) and len(pair) == 2 for pair in bounds):
-        raise TypeError(f"[{where}] expected a pair (low, high) for every column as bounds, got {bounds!r}")
+    if not _is_sequence(bounds) or not all(pair is None or _is_sequence(pair) and len(pair) == 2 for pair in bounds):
+        raise TypeError(f"[{where}] expected a pair (low, high) or None for every column as bounds, got {bounds!r}")
     if len(bounds) != columns:
         raise ConfigError(f"[{where}] expected bounds for each of {columns} columns, got {len(bounds)}")
     pairs = [[None if end is None else arrays.number(where, f"the bounds of column {c} (None: open)", end, -math.inf)
-              for end in pair] for c, pair in enumerate(bounds)]
+              for end in ((None, None) if pair is None else pair)] for c, pair in enumerate(bounds)]
     return pairs if any(end is not None for pair in pairs for end in pair) else None
 
 

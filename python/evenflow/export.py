@@ -26,7 +26,10 @@ def encode_rows(flow: Flow, rows: Rows, out: str) -> int:
     """
     check_flow("encode", flow)
     out = arrays.file_name("encode", out)
-    if not out.lower().endswith(".npz"):
+    ending = os.path.splitext(out)[1].lower()
+    if ending not in (".npy", ".npz", ".csv"):
+        raise ConfigError(f"[encode] expected a name ending in .npy, .npz or .csv, got {out}")
+    if ending != ".npz":
         return _encode_rows(flow, rows, out, [])
     kept: list[np.ndarray] = []
     with replacing("encode", out) as temporary:

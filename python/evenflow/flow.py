@@ -216,7 +216,7 @@ class Flow(Batches):
         z, logdet = self._empty(x, (self.dims,)), self._empty(x, dtype=DOUBLE)
         for a, b in self._blocks(len(x)):
             block = self._block(where, x, a, b, first=first)
-            self._core.forward(block, z[a:b], logdet[a:b], rows_of(given, a, b), first + a)
+            self._core.forward(block, z[a:b], logdet[a:b], rows_of(given, a, b), first + a, where)
         return z, logdet
 
     def inverse(self, z: Any, label: Any = None, context: Any = None) -> tuple[Array, Array]:
@@ -231,7 +231,7 @@ class Flow(Batches):
         x, logdet = self._empty(z, self.shape), self._empty(z, dtype=DOUBLE)
         for a, b in self._blocks(len(z)):
             block = self._floats(where, z, a, b, first)
-            self._core.inverse(block, x[a:b], logdet[a:b], rows_of(given, a, b), first + a)
+            self._core.inverse(block, x[a:b], logdet[a:b], rows_of(given, a, b), first + a, where)
         return x, logdet
 
     def encode(self, x: Any, label: Any = None, context: Any = None) -> Array:

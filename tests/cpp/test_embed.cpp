@@ -226,6 +226,8 @@ TEST_CASE("errors count the rows of the call, not of the blocks that it is compu
     return std::string();
   };
   CHECK(error().find("for sample 341") != std::string::npos);
+  CHECK_THROWS_WITH_AS(model.decode(ctx, z.data(), n, x.data(), options),
+                       doctest::Contains("[decode] expected finite values, got "), NumericError);
   labels[341] = 7;
   CHECK(error() == "[inverse] expected labels in 0 ... 2, got 7 at 341");
 }

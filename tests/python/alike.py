@@ -22,3 +22,14 @@ def assert_alike(here, there, x, c, rtol):
         found.append((density, forward, sample, loss, grads, of_loss, of_density, of_inverse, step))
     for mine, theirs in zip(*found):
         np.testing.assert_allclose(theirs, mine, rtol=rtol, atol=0.1 * rtol * np.abs(mine).max())
+
+
+def assert_a_step_is_its_parts(one, other, x, c):
+    """Two flows of the same bits: steps of one, and of the other gradients and an optimiser's steps."""
+    steps, parts = ef.Adam(one, lr=1e-3), ef.Adam(other, lr=1e-3)
+    for _ in range(3):
+        loss = one.train_step(x, steps, context=c)
+        other.zero_grad()
+        assert other.loss_and_grad(x, context=c) == loss
+        parts.step()
+    assert np.array_equal(one.params, other.params)

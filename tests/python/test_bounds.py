@@ -170,7 +170,7 @@ def test_a_value_on_or_outside_of_a_bound(dtype, column, value, wanted):
     bad = x.copy()
     bad[431, column] = value
     text = re.escape(f"expected values {wanted} for column {column}, got {value:g} for sample 431")
-    for name, call in {"log_prob": lambda: model.log_prob(bad), "forward": lambda: model.encode(bad),
+    for name, call in {"log_prob": lambda: model.log_prob(bad), "encode": lambda: model.encode(bad),
                        "log_prob_and_grad": lambda: model.log_prob_and_grad(bad),
                        "loss_and_grad": lambda: model.loss_and_grad(bad),
                        "train_step": lambda: model.train_step(bad, ef.Adam(model)),
@@ -229,8 +229,9 @@ def test_files_copies_and_config(flow, tmp_path):
     flow.config["bounds"][0][0] = 3.0
     assert flow.config["bounds"] == pairs
     assert "bounds=[[0.0, None]" in repr(flow)
-    for free in (None, [(None, None)] * 4):
+    for free in (None, [(None, None)] * 4, [None] * 4):
         assert "bounds" not in ef.RealNVP(4, bounds=free).config
+    assert ef.RealNVP(2, bounds=[None, (0, 1)]).config["bounds"] == [[None, None], [0.0, 1.0]]
     assert ef.RealNVP(2, bounds=np.array([[0, 1], [2, 3]])).config["bounds"] == [[0.0, 1.0], [2.0, 3.0]]
 
 
@@ -244,10 +245,10 @@ def test_files_copies_and_config(flow, tmp_path):
     ([(0, float("inf")), (0, 1)], ef.ConfigError, "expected the bounds of column 0 (None: open) to be finite, got inf"),
     ([(0, float("nan")), (0, 1)], ef.ConfigError, "to be finite, got nan"),
     ([(0, "1"), (0, 1)], TypeError, "expected a number for the bounds of column 0 (None: open), got '1'"),
-    ([(0, 1), 3], TypeError, "expected a pair (low, high) for every column as bounds"),
-    ([(0, 1, 2), (0, 1)], TypeError, "expected a pair (low, high) for every column as bounds"),
-    ("01", TypeError, "expected a pair (low, high) for every column as bounds, got '01'"),
-    ({0: (0, 1)}, TypeError, "expected a pair (low, high) for every column as bounds"),
+    ([(0, 1), 3], TypeError, "expected a pair (low, high) or None for every column as bounds"),
+    ([(0, 1, 2), (0, 1)], TypeError, "expected a pair (low, high) or None for every column as bounds"),
+    ("01", TypeError, "expected a pair (low, high) or None for every column as bounds, got '01'"),
+    ({0: (0, 1)}, TypeError, "expected a pair (low, high) or None for every column as bounds"),
 ])
 def test_settings_that_are_none(make, pairs, error, text):
     with pytest.raises(error, match=re.escape(text)):

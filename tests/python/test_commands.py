@@ -479,7 +479,7 @@ def test_score_with_reference(runs, tmp_path, capsys):
 # Bad input
 
 @pytest.mark.parametrize("arguments, word", [
-    (["encode", "glow", "--out", "z.txt"], ".npy or .csv"),
+    (["encode", "glow", "--out", "z.txt"], ".npy, .npz or .csv"),
     (["encode", "glow", "nowhere.npy"], "nowhere.npy"),
     (["encode", "glow", "t.csv", "--columns", "a", "c"], "out of a, b, kind"),
     (["encode", "glow", "--columns", "a"], "CSV"),

@@ -190,7 +190,8 @@ def test_what_is_given_has_to_fit(folder, tmp_path, capsys):
                         (["1", "2", "nan"], "or with the name of a file, got 1 2 nan"),
                         (["1", "two", "3"], "or with the name of a file, got 1 two 3"),
                         ([str(tmp_path / "two.npy")], "two.npy: expected 3 columns (y0, y1, y2), got data of (2,)"),
-                        ([str(tmp_path / "no.csv")], "no.csv, which does not exist")):
+                        ([str(tmp_path / "no.csv")], "no.csv, which does not exist"),
+                        ([str(tmp_path / "no.npz")], "no.npz, which does not exist")):
         error = answer(capsys, "sample", run, *(["--given", *given] if given else []), code=2)
         assert text in error, error
     assert answer(capsys, "train", "two-moons", "--steps", "1", "--quiet", "--out", str(tmp_path / "plain"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from alike import assert_alike
+from alike import assert_a_step_is_its_parts, assert_alike
 from evenflow.cli import main
 from evenflow.export import write_samples
 from evenflow.inpaint import hidden_pixels, inpaint
@@ -88,14 +88,7 @@ def test_gradient_of_the_loss(known, kind, settings):
 @every_model
 def test_train_step_is_its_parts(known, kind, settings):
     x, c = known
-    one, other = (conditional(x, c, kind, settings) for _ in range(2))
-    steps, parts = ef.Adam(one, lr=1e-3), ef.Adam(other, lr=1e-3)
-    for _ in range(3):
-        loss = one.train_step(x, steps, context=c)
-        other.zero_grad()
-        assert other.loss_and_grad(x, context=c) == loss
-        parts.step()
-    assert np.array_equal(one.params, other.params)
+    assert_a_step_is_its_parts(*(conditional(x, c, kind, settings) for _ in range(2)), x, c)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -391,7 +391,7 @@ class Raises:
     (lambda f: ef.load("model.safetensors", device=3), TypeError, r"\[load\] expected the name of a device, got 3"),
     (lambda f: _restored(f.config, np.ones(1, np.float32)), ef.ShapeError, r"values for RealNVP, got \(1,\)"),
     (lambda f: f.log_prob(Raises("__array__")), TypeError, r"__array__ makes an array of, got Raises: 'no values'"),
-    (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "in main memory without gradient .*, got Raises: 'no values'"),
+    (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "main memory without gradient .*, got Raises: 'no values'"),
     (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
     (lambda f: ef.Adam(3), TypeError, "a Flow, got int"),
     (lambda f: ef.MovingAverage(None), TypeError, "a Flow, got NoneType"),
@@ -417,14 +417,15 @@ class Raises:
     (lambda f: plot.spectrum(["a"], "s.png"), TypeError, r"\[spectrum\] expected numbers for sigma"),
     (lambda f: write_samples(f, 2, None), TypeError, r"\[sample\] expected a path, got None"),
     (lambda f: encode_rows(f, [], None), TypeError, r"\[encode\] expected a path, got None"),
+    (lambda f: encode_rows(f, [], "z.txt"), ef.ConfigError, "a name ending in .npy, .npz or .csv, got z.txt"),
     *((call, TypeError, r"\[\w+\] expected a Flow, got NoneType") for call in (
         lambda f: latent.as_floats(None, IMAGES), lambda f: latent.reconstruct(None, IMAGES),
         lambda f: latent.interpolate(None, IMAGES, IMAGES), lambda f: latent.manifold(None, IMAGES),
         lambda f: latent.attribute(None, IMAGES, []), lambda f: latent.edit(None, IMAGES, [], []),
-        lambda f: latent.project(None, IMAGES, []), lambda f: latent.enlarged(None, 2), lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None),
-        lambda f: encode_rows(None, [], "z.npy"), lambda f: decode_rows(None, [], "x.npy"),
-        lambda f: write_samples(None, 2, "x.npy"), lambda f: score_rows(None, [], "s.csv"),
-        lambda f: next(log_probs(None, [])))),
+        lambda f: latent.project(None, IMAGES, []), lambda f: latent.enlarged(None, 2),
+        lambda f: inpaint(None, IMAGES, IMAGES), lambda f: bench(None), lambda f: encode_rows(None, [], "z.npy"),
+        lambda f: decode_rows(None, [], "x.npy"), lambda f: write_samples(None, 2, "x.npy"),
+        lambda f: score_rows(None, [], "s.csv"), lambda f: next(log_probs(None, [])))),
     (lambda f: ef.data.rings("x"), TypeError, "a whole number for n"),
     (lambda f: ef.data.two_moons(-1), ef.ConfigError, "n >= 1"),
     (lambda f: ef.data.two_moons(5, noise=-1.0), ef.ConfigError, "noise >= 0"),
@@ -451,7 +452,7 @@ def test_no_infinity_comes_out():
         with pytest.raises(ef.NumericError, match="finite"):
             call(np.full((1, 2), 3e38))
         assert np.isfinite(call(x)[0]).all()
-    with pytest.raises(ef.NumericError, match="1 of 3 that are not, first -inf from layer coupling0, .*; try a lower temperature"):
+    with pytest.raises(ef.NumericError, match="1 of 3 that are not, first -inf from layer coupling0, .*; try a lower "):
         flow.sample(3, temperature=1e38)
 
 

@@ -22,7 +22,7 @@ from evenflow.models import ELSEWHERE, MODELS
     (lambda: ef.RealNVP(2, xyz=1), TypeError, "got xyz"),
     (lambda: ef.RealNVP(2, hidden=64), TypeError, "for hidden, got 64; one layer is (64,)"),
     (lambda: ef.RealNVP(1, context=3), ef.ShapeError,
-     "[RealNVP] expected two columns at least, since a coupling splits them, got 1; append a column of independent noi"),
+     "[RealNVP] expected two columns at least, since a coupling splits them, got 1; append a column of independent "),
     (lambda: ef.NICE(1), ef.ShapeError, "[NICE] expected two columns at least"),
     (lambda: ef.Glow((3, 32, 32), levels=2), ef.ShapeError, "divisible by 2^2, got 3 x 32 (shapes are (H, W, C))"),
     (lambda: ef.RealNVP((3, 32, 32)), ef.ShapeError, "got 3 x 32 (shapes are (H, W, C))"),

@@ -113,13 +113,12 @@ class EVENFLOW_API Flow {
   /// permutation that is none, signs other than 1 and -1.
   void check_parameters(const ParamArena<T>& arena) const;
 
-  /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten.
-  void forward(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, T* z,
-               double* logdet) const;
+  /// x (N, H, W, C) -> z (N, D); logdet (N) is overwritten. call: the name that errors carry.
+  void forward(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, T* z, double* logdet,
+               const char* call = "forward") const;
   void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const Given<T>& given, View<T> x,
-               double* logdet) const;
-  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory. call: the
-  /// name that errors carry.
+               double* logdet, const char* call = "inverse") const;
+  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory.
   void log_prob(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, double* out,
                 double* copy = nullptr, const char* call = "log_prob") const;
   /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.

@@ -191,7 +191,7 @@ void Model::encode(Context& ctx, const X* x, int64_t n, T* z, const CallOptions&
                        [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          WorkspaceScope scope(ctx);
                          model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
-                                            z + a * impl_->dims, scope.take<double>(count));
+                                            z + a * impl_->dims, scope.take<double>(count), "encode");
                        });
 }
 
@@ -204,7 +204,7 @@ void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions&
                          WorkspaceScope scope(ctx);
                          model.flow.inverse(ctx, model.arena, block, count, given,
                                             impl_->view(x + a * impl_->dims, count),
-                                            scope.take<double>(count));
+                                            scope.take<double>(count), "decode");
                        });
 }
 

@@ -472,33 +472,33 @@ bool Flow<T>::all_finite(Context& ctx, int64_t n, const double* numbers, View<co
 
 template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given, T* z,
-                      double* logdet) const {
-  check_input("forward", x.shape);
-  check_given("forward", given, x.shape.n);
-  check_ready(ctx, "forward", arena);
+                      double* logdet, const char* call) const {
+  check_input(call, x.shape);
+  check_given(call, given, x.shape.n);
+  check_ready(ctx, call, arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const Params<T> params = with(ctx, scope, host, arena.params(), given, x.shape.n);
   run_forward(ctx, params, x, z, logdet, nullptr);
   const View<const T> latents(z, {x.shape.n, 1, 1, dims()});
-  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_not_finite(ctx, params, "forward", x, logdet);
+  if (!all_finite(ctx, x.shape.n, logdet, latents)) fail_not_finite(ctx, params, call, x, logdet);
 }
 
 template <class T>
 void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const Given<T>& given,
-                      View<T> x, double* logdet) const {
-  check_input("inverse", x.shape);
+                      View<T> x, double* logdet, const char* call) const {
+  check_input(call, x.shape);
   if (n != x.shape.n) {
-    fail<ShapeError>("inverse", "expected x of as many samples as z, ", n, ", got ", x.shape.n);
+    fail<ShapeError>(call, "expected x of as many samples as z, ", n, ", got ", x.shape.n);
   }
-  check_given("inverse", given, n);
-  check_ready(ctx, "inverse", arena);
+  check_given(call, given, n);
+  check_ready(ctx, call, arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   run_inverse(ctx, params, z, n, x, logdet);
   if (all_finite(ctx, n, logdet, x)) return;
-  fail<NumericError>("inverse", "expected finite values, got ", not_finite_inverse(ctx, params, z, n));
+  fail<NumericError>(call, "expected finite values, got ", not_finite_inverse(ctx, params, z, n));
 }
 
 template <class T>

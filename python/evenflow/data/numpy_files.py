@@ -96,6 +96,8 @@ def read_npz_context(path: str | os.PathLike[str]) -> np.ndarray | None:
     No other arrays are needed. IoError; NumericError for a number that is not finite.
     """
     path = file_name("data", path)
+    if not os.path.exists(path):
+        raise IoError(f"[data] expected a .npz file, got {path}, which does not exist")
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             name = next((n for n in ("test_context", "context", "train_context") if n in file.files), None)
