@@ -305,6 +305,27 @@ TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double)
   }
 }
 
+TEST_CASE_TEMPLATE("device: sums over the samples of a batch", T, float, double) {
+  for (const int64_t n : {1, 3, 512, 4097, 20000}) {  // of one block and of several
+    CAPTURE(n);
+    check_same<T>(std::is_same<T, float>::value ? 1e-6 : 1e-12, [&](Context& ctx, const std::string&) {
+      const KernelSet<T>& kernels = ctx.kernels<T>();
+      Arrays a(ctx);
+      const double* gains = a.put(random_values(2 * n, 1, 0, 1));
+      double* total = a.make<double>(1);
+      T* slope = a.template make<T>(1, T(0.25));
+      T* offset = a.template make<T>(1, T(-0.5));
+      T* alone = a.template make<T>(1, T(1));
+      kernels.sum_doubles(ctx, n, gains, total);
+      kernels.gain_gradients(ctx, n, gains, slope, offset);
+      kernels.gain_gradients(ctx, n, gains, alone, nullptr);
+      std::vector<T> result{static_cast<T>(a.get(total, 1)[0])};
+      for (const T* each : {slope, offset, alone}) append(result, a.get(each, 1));
+      return result;
+    });
+  }
+}
+
 }  // namespace evenflow::test
 
 TEST_SUITE_END();

@@ -187,6 +187,7 @@ class KernelSet {
 
   // A few numbers: coefficients, gradients from sums, log-determinants; see ops/small.hpp.
   virtual void fill(Context&, int64_t n, T value, T* x) const = 0;
+  void zero(Context& ctx, int64_t n, T* x) const { fill(ctx, n, T(0), x); }
   virtual void fill_doubles(Context&, int64_t n, double value, double* x) const = 0;
   /// x[., k * step] = value for k * step < c.
   virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
@@ -331,7 +332,6 @@ class KernelSet {
   /// out (1).
   virtual void sum_squares(Context&, int64_t n, const T* x, double* out) const = 0;
   virtual void scale(Context&, int64_t n, T factor, T* x) const = 0;
-  virtual void zero(Context&, int64_t n, T* x) const = 0;
   /// average += rate (x - average).
   virtual void average(Context&, int64_t n, const T* x, T rate, T* average) const = 0;
   /// One update of n values; m and v as Optimizer::moments orders them; lr includes any bias correction.

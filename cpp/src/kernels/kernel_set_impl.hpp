@@ -66,19 +66,14 @@ class KernelSetImpl : public KernelSet<T> {
 
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
                          T* dlogs, T factor) const override {
-    const int64_t cols = y.shape.c;
+    const int64_t rows = y.shape.pixels(), cols = y.shape.c;
     WorkspaceScope scope(ctx);
     double* sums = scope.take<double>(2 * cols);
-    const int64_t rows = y.shape.pixels();
-    if (epilogue.relu) {
+    with_flag(epilogue.relu, [&](auto relu) {
       Exec::template sum_columns<T>(
           ctx, rows, cols,
-          ops::EpilogueBackward<T, true>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
-    } else {
-      Exec::template sum_columns<T>(
-          ctx, rows, cols,
-          ops::EpilogueBackward<T, false>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
-    }
+          ops::EpilogueBackward<T, relu.value>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
+    });
     if (dbias) add_sums(ctx, cols, 1, sums, dbias);
     if (dlogs) add_sums(ctx, cols, factor, sums + cols, dlogs);
   }
@@ -176,7 +171,11 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void gain_gradients(Context& ctx, int64_t n, const double* dgain, T* dslope, T* doffset) const override {
-    Exec::for_each(ctx, 1, doffset ? 2 : 1, ops::GainGradients<T>{n, dgain, dslope, doffset});
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(2);
+    Exec::template sum_columns<double>(ctx, n, 2, ops::ColumnSum<double>{ops::PixelMask(), dgain, 2}, sums);
+    add_sums(ctx, 1, 1, sums, dslope);
+    if (doffset) add_sums(ctx, 1, 1, sums + 1, doffset);
   }
 
   void fill(Context& ctx, int64_t n, T value, T* x) const override {
@@ -209,7 +208,7 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void sum_doubles(Context& ctx, int64_t n, const double* x, double* out) const override {
-    Exec::for_each(ctx, 1, 1, ops::SumValues{x, n, out});
+    Exec::sum_values(ctx, n, x, out);
   }
 
   void add_sums(Context& ctx, int64_t n, double factor, const double* sums, T* out) const override {
@@ -478,12 +477,11 @@ class KernelSetImpl : public KernelSet<T> {
 
   void bounds_map(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> from, View<T> to,
                   double* logdet) const override {
-    const auto by = [&](const auto& f) {
-      Exec::template map_groups<T>(ctx, from.shape.n, from.shape.pixels_per_sample(), from.shape.c, f,
-                                   logdet);
-    };
-    if (inverse) return by(ops::BoundsMap<T, true>{bounds, from.data, from.stride, to.data, to.stride});
-    by(ops::BoundsMap<T, false>{bounds, from.data, from.stride, to.data, to.stride});
+    with_flag(inverse, [&](auto back) {
+      Exec::template map_groups<T>(
+          ctx, from.shape.n, from.shape.pixels_per_sample(), from.shape.c,
+          ops::BoundsMap<T, back.value>{bounds, from.data, from.stride, to.data, to.stride}, logdet);
+    });
   }
 
   void bounds_backward(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> y,
@@ -504,23 +502,19 @@ class KernelSetImpl : public KernelSet<T> {
                      double* out) const override {
     // A row a value where rows are not shared: one row a sample would leave a large image to one thread.
     const int64_t rows = Exec::shares_rows ? 1 : d, cols = Exec::shares_rows ? d : 1;
-    if (base == Base::logistic) {
-      Exec::template map_groups<T>(ctx, n, rows, cols, ops::BaseLogProb<T, true>{cols, z, dz, scale}, out);
-    } else {
-      Exec::template map_groups<T>(ctx, n, rows, cols, ops::BaseLogProb<T, false>{cols, z, dz, scale}, out);
-    }
+    with_flag(base == Base::logistic, [&](auto logistic) {
+      Exec::template map_groups<T>(ctx, n, rows, cols,
+                                   ops::BaseLogProb<T, logistic.value>{cols, z, dz, scale}, out);
+    });
   }
 
   void base_sample(Context& ctx, Base base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
                    T* out) const override {
     const uint32_t stream = static_cast<uint32_t>(Stream::prior);
-    if (base == Base::logistic) {
+    with_flag(base == Base::logistic, [&](auto logistic) {
       Exec::template map<double>(ctx, n, (d + 3) / 4,
-                                 ops::FillNoise<T, true>{seed, stream, first, scale, d, out});
-    } else {
-      Exec::template map<double>(ctx, n, (d + 3) / 4,
-                                 ops::FillNoise<T, false>{seed, stream, first, scale, d, out});
-    }
+                                 ops::FillNoise<T, logistic.value>{seed, stream, first, scale, d, out});
+    });
   }
 
   void count_not_finite(Context& ctx, View<const T> x, double* out) const override {
@@ -540,10 +534,6 @@ class KernelSetImpl : public KernelSet<T> {
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {
     Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x}, 1);
-  }
-
-  void zero(Context& ctx, int64_t n, T* x) const override {
-    Exec::for_each(ctx, 1, n, ops::Fill<T>{T(0), x});
   }
 
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
@@ -567,6 +557,13 @@ class KernelSetImpl : public KernelSet<T> {
       cols = x = y = a.shape.size();
     }
   };
+
+  /// f(the flag, as a type)
+  template <class F>
+  static void with_flag(bool flag, const F& f) {
+    if (flag) return f(std::true_type());
+    f(std::false_type());
+  }
 
   /// f(the pixels that take part)
   template <class F>

@@ -430,6 +430,13 @@ struct CpuExec {
     out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return a + b; });
   }
 
+  /// out[0] = x[0] + x[1] + ..., as many as samples or channels.
+  static void sum_values(Context&, int64_t n, const double* x, double* out) {
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i) total += x[i];
+    out[0] = total;
+  }
+
   /// out[0] = the largest f(row, column), or 0.
   template <class F>
   static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {

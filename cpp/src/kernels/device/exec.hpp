@@ -74,6 +74,10 @@ struct DeviceExec {
     reduce<device::Add>(ctx, rows, cols, f, out);
   }
 
+  static void sum_values(Context& ctx, int64_t n, const double* x, double* out) {
+    reduce<device::Add>(ctx, 1, n, device::Values{x}, out);
+  }
+
   template <class F>
   static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     reduce<device::Largest>(ctx, rows, cols, f, out);

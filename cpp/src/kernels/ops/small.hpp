@@ -60,18 +60,6 @@ struct AddTotal {
   }
 };
 
-/// Values in order, by one thread: there are as many as samples or channels.
-struct SumValues {
-  const double* x;
-  int64_t count;
-  double* out;
-  EVENFLOW_HD void operator()(int64_t, int64_t) const {
-    double total = 0;
-    for (int64_t i = 0; i < count; ++i) total += x[i];
-    out[0] = total;
-  }
-};
-
 /// out[i] += factor * sums[i].
 template <class T>
 struct AddSums {
@@ -180,21 +168,6 @@ struct NormMeans {
   EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
     const double more = row == 1 && dlogdet ? active * dlogdet[0] : 0.0;
     means[row * channels + c] = static_cast<T>((sums[row * channels + c] + more) / pixels);
-  }
-};
-
-/// Column k of dgain (n, 2), added sample after sample.
-template <class T>
-struct GainGradients {
-  int64_t n;
-  const double* dgain;
-  T* dslope;
-  T* doffset;  ///< may be null
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
-    T* out = k ? doffset : dslope;
-    T total = out[0];  // memory would be waited for, sample after sample
-    for (int64_t i = 0; i < n; ++i) total += static_cast<T>(dgain[2 * i + k]);
-    out[0] = total;
   }
 };
 
