@@ -83,20 +83,20 @@ def show(first: str, libraries: dict, calls: tuple) -> None:
             print(f"{'':18}{entry['differs']}")
 
 
-def write(folder: str, name: str, result: dict) -> None:
+def write(folder: str, name: str, result: dict, digits: int = 4) -> None:
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name + ".json")
     with open(path + ".part", "w") as file:
-        json.dump(rounded(result), file, indent=1)
+        json.dump(rounded(result, digits), file, indent=1)
         file.write("\n")
     os.replace(path + ".part", path)  # what was there stays, until all is written
     print(f"written: {path}")
 
 
-def rounded(value):
-    """Four digits: the machine's noise is larger."""
+def rounded(value, digits: int):
+    """Four digits are enough for times: the machine's noise is larger."""
     if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
+        return {k: rounded(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+        return [rounded(v, digits) for v in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
