@@ -3,7 +3,7 @@
 usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
        python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --limit 180]
                            [--smoke]
-       python gpu.py train DATA [--minutes 20]  [--smoke]
+       python gpu.py train DATA [--only evenflow --minutes 20 --resume --out FOLDER]  [--smoke]
 Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
 needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
 its build; NVIDIA's tools are left out.
@@ -239,9 +239,11 @@ def show(found: list[dict]) -> None:
 
 
 def train(a, folder: str) -> dict:
-    """Some minutes each of evenflow and torch, from the same start."""
+    """Some minutes each of evenflow and torch, from the same start, each in a process that ends without the other."""
     outcomes: dict = {}
-    data, tiny = a.data, []
+    # Stages run in the root of the repository, this perhaps elsewhere.
+    data, folder, tiny = os.path.abspath(a.data or ""), os.path.abspath(a.out or folder), []
+    os.makedirs(folder, exist_ok=True)
     if a.smoke:
         data = os.path.join(folder, "noise.npz")
         noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
@@ -249,8 +251,9 @@ def train(a, folder: str) -> dict:
         tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8",
                 "--lr", "1e-5"]  # more, and a flow learns these images by heart until it has no finite samples
     minutes = ["--minutes", str(a.minutes)] if a.minutes else []
-    run(outcomes, "training", *script("gpu_training.py", data, *tiny, *minutes, "--out",
-                                      os.path.join(folder, "training.json"), "--pictures", folder))
+    resume = ["--resume"] if a.resume else []
+    for library in (a.only,) if a.only else ("evenflow", "torch"):
+        run(outcomes, library, *script("gpu_training.py", library, data, "--out", folder, *tiny, *minutes, *resume))
     return outcomes
 
 
@@ -278,6 +281,10 @@ def arguments():
                                 help="of run.py for one timing, and for the kernels; otherwise 180 and 540")
     parsers[train].add_argument("data", nargs="?", help="of gpu_training.py")
     parsers[train].add_argument("--minutes", type=float, help="of gpu_training.py, for each of both")
+    parsers[train].add_argument("--only", choices=("evenflow", "torch"), help="one of both")
+    parsers[train].add_argument("--resume", action="store_true", help="from the checkpoints that are there")
+    parsers[train].add_argument("--out", metavar="FOLDER",
+                                help="otherwise that of the card's results; kept with --smoke, too")
     a = parser.parse_args()
     if a.job in STAGES:
         unknown = set(a.stages) - set(STAGES[a.job])
