@@ -12,6 +12,7 @@ its build; NVIDIA's tools are left out.
 import argparse
 import csv
 import glob
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -46,11 +48,20 @@ PERCENTS = {"memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
 NSIGHT = "/opt/nvidia/nsight-compute/*/"
 
 
-def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, **environment: str) -> bool:
-    """Notes what became of a stage; others run all the same. From the root, whose settings pytest needs."""
+def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, seen: list | None = None,
+        **environment: str) -> bool:
+    """Notes what became of a stage; others run all the same. From the root, whose settings pytest needs.
+
+    seen: takes the lines that it prints, which are shown as they come.
+    """
     print(f"\n== {stage}: {' '.join(command)}", flush=True)
+    piped = {} if seen is None else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
+                                     "errors": "replace"}
     with subprocess.Popen([*ENDS_WITH_US, *command], cwd=ROOT, env={**os.environ, **environment},
-                          start_new_session=True) as process:
+                          start_new_session=True, **piped) as process:
+        reader = threading.Thread(target=pass_on, args=(process.stdout, seen), daemon=True)
+        if piped:
+            reader.start()
         try:
             status = process.wait(limit)
             outcomes[stage] = f"exit status {status}" if status else "ok"
@@ -59,7 +70,50 @@ def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, *
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)  # a tool, and the program under it
+            if piped:
+                reader.join(5)  # what a test has left running may hold its output
     return outcomes[stage] == "ok"
+
+
+def pass_on(lines, seen: list) -> None:
+    for line in lines:
+        print(line, end="", flush=True)
+        seen.append(line.rstrip())
+
+
+def tests_run(outcomes: dict, stage: str, *command: str, **options) -> dict:
+    """A stage of tests: how many of them passed, failed or were skipped. One that ran none is no success.
+
+    Both doctest and pytest give status 0 where all are left out.
+    """
+    seen: list = []
+    good = run(outcomes, stage, *command, seen=seen, **options)
+    counts = counted(seen)
+    if good and not counts.get("passed"):
+        outcomes[stage] = f"expected tests to run, got {counts or 'none'}"
+    return counts
+
+
+def counted(lines: list[str]) -> dict[str, int]:
+    """The last summary of pytest or doctest among lines; {} where there is none."""
+    for line in reversed(lines):
+        line = re.sub(r"\x1b\[[\d;]*m", "", line)
+        if re.match(r"\[doctest\] test cases:", line) or re.match(r"[= ]*\d+ \w+.* in [\d.]+s", line):
+            return {kind: int(number) for number, kind in
+                    re.findall(r"(\d+) (passed|failed|skipped|deselected|errors?|xfailed|xpassed)\b", line)}
+    return {}
+
+
+def backend() -> dict[str, str]:
+    """Where a program that is not Python finds the backend of an installed evenflow_cuda, as Python does by itself."""
+    if os.environ.get("EVENFLOW_CUDA_LIBRARY"):
+        return {}
+    found = importlib.util.find_spec("evenflow_cuda")
+    for folder in (found and found.submodule_search_locations) or ():
+        path = os.path.join(folder, "libevenflow_cuda.so")
+        if os.path.exists(path):
+            return {"EVENFLOW_CUDA_LIBRARY": path}
+    return {}
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -101,27 +155,29 @@ def check(a, folder: str) -> dict:
     some = [os.path.join(TESTS, name) for name in SANITIZED]
     outcomes: dict = {}
     if a.smoke:
-        run(outcomes, "tests", *pytest, *device_tests(), **libraries)
-        run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
+        tests_run(outcomes, "tests", *pytest, *device_tests(), **libraries)
+        tests_run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
         return outcomes
     sanitizer, kernels = find_tool("compute-sanitizer"), os.environ.get("EVENFLOW_DEVICE_TESTS")
     for stage in a.stages:
+        counts = {}
         if stage == "kernels":
             if kernels:
-                run(outcomes, stage, kernels, "--test-suite=any device", limit=a.limit, EVENFLOW_TEST_DEVICE="cuda")
+                counts = tests_run(outcomes, stage, kernels, "--test-suite=any device", limit=a.limit,
+                                   EVENFLOW_TEST_DEVICE="cuda", **backend())
             else:
                 outcomes[stage] = ("expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with EVENFLOW_TESTS, "
                                    "got nothing")
         elif stage == "tests":
-            run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
+            counts = tests_run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
         elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
             # Memory is taken and released in a stream's order: does another use it before, or after?
             more = ["--track-stream-ordered-races", "all"] if stage == "memcheck" else []
-            run(outcomes, stage, sanitizer, "--tool", stage, "--error-exitcode", "1", "--report-api-errors", "no",
-                *more, *pytest, *some, limit=a.limit)
+            counts = tests_run(outcomes, stage, sanitizer, "--tool", stage, "--error-exitcode", "1",
+                               "--report-api-errors", "no", *more, *pytest, *some, limit=a.limit)
         else:
             outcomes[stage] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
-        report.write(folder, f"check_{stage}", {**head(a), "outcome": outcomes[stage]})
+        report.write(folder, f"check_{stage}", {**head(a), "outcome": outcomes[stage], "counts": counts})
     return outcomes
 
 

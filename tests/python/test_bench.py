@@ -17,6 +17,7 @@ BENCH = pathlib.Path(__file__).parents[2] / "bench"
 HEAD = ('"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size",'
         '"Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"')
 PRODUCT = "void evenflow::cuda::run_body<evenflow::device::Product<evenflow::Bf16, (int)128>>(T1)"
+PASSED = "5 passed, 2 skipped, 700 deselected in 63.10s (0:01:03)"
 FILL = "void at::native::fill<float>(float *, int)"
 
 
@@ -124,7 +125,7 @@ def test_what_is_sanitized(gpu, tmp_path, monkeypatch):
     files = {pathlib.Path(path).name for path in gpu.device_tests()}
     assert {"test_device.py", "test_device_arrays.py", "test_nccl.py"} <= files
     assert not files & {"conftest.py", "test_bench.py", "test_ptx.py"}
-    sanitizer = tool(tmp_path / "sanitizer", f'echo "$@" > {tmp_path}/"$2"')
+    sanitizer = tool(tmp_path / "sanitizer", f'echo "$@" > {tmp_path}/"$2"; echo "{PASSED}"')
     monkeypatch.setattr(gpu, "find_tool", lambda name: sanitizer)
     options = argparse.Namespace(smoke=False, stages=["memcheck", "racecheck"], limit=60.0, card="a card")
     assert gpu.check(options, tmp_path) == {"memcheck": "ok", "racecheck": "ok"}
@@ -193,14 +194,39 @@ def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
 def test_kernels_on_a_gpu(gpu, tmp_path, monkeypatch):
     """The C++ tests compare the device that their environment names."""
     tests, seen = tmp_path / "device_tests", tmp_path / "seen"
-    tests.write_text(f'#!/bin/sh\necho "$1 $EVENFLOW_TEST_DEVICE" > {seen}\n')
+    summary = "[doctest] test cases:   3 |   3 passed | 0 failed | 40 skipped"
+    tests.write_text(f'#!/bin/sh\necho "$1 $EVENFLOW_TEST_DEVICE $EVENFLOW_CUDA_LIBRARY" > {seen}; echo "{summary}"\n')
     tests.chmod(0o700)
+    package = tmp_path / "evenflow_cuda"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("EVENFLOW_CUDA_LIBRARY", raising=False)
     options = argparse.Namespace(smoke=False, stages=["kernels"], limit=60.0, card="a card")
     monkeypatch.delenv("EVENFLOW_DEVICE_TESTS", raising=False)
     assert gpu.check(options, tmp_path)["kernels"].startswith("expected EVENFLOW_DEVICE_TESTS to name device_tests")
     monkeypatch.setenv("EVENFLOW_DEVICE_TESTS", str(tests))
-    assert gpu.check(options, tmp_path) == {"kernels": "ok"}
-    assert seen.read_text() == "--test-suite=any device cuda\n"
+    for file, library in ((None, ""), ("libevenflow_cuda.so", str(package / "libevenflow_cuda.so"))):
+        if file:
+            (package / file).touch()
+        assert gpu.check(options, tmp_path) == {"kernels": "ok"}
+        assert seen.read_text() == f"--test-suite=any device cuda {library}\n"
+    assert json.loads((tmp_path / "check_kernels.json").read_text())["counts"] == {
+        "passed": 3, "failed": 0, "skipped": 40}
+    monkeypatch.setenv("EVENFLOW_CUDA_LIBRARY", "another")
+    gpu.check(options, tmp_path)
+    assert seen.read_text() == "--test-suite=any device cuda another\n"
+
+
+@pytest.mark.parametrize("lines, counts", [
+    ("[doctest] test cases: 0 | 0 passed | 0 failed | 43 skipped", {"passed": 0, "failed": 0, "skipped": 43}),
+    ("7 skipped, 9 deselected in 0.31s", {"skipped": 7, "deselected": 9}),
+    ("no tests ran in 0.01s", {}), ("", {}),
+    (f"{PASSED}\n========= ERROR SUMMARY: 0 errors", {"passed": 5, "skipped": 2, "deselected": 700})])
+def test_tests_that_did_not_run(gpu, lines, counts):
+    """Are no success, though their program's status is."""
+    outcomes = {}
+    assert gpu.tests_run(outcomes, "tests", "echo", lines) == counts
+    assert outcomes["tests"] == ("ok" if counts.get("passed") else f"expected tests to run, got {counts or 'none'}")
 
 
 def test_stages(gpu, tmp_path, monkeypatch):
