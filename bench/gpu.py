@@ -4,9 +4,10 @@ usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
        python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --limit 180]
                            [--smoke]
        python gpu.py train DATA [--only evenflow --minutes 20 --resume --out FOLDER]  [--smoke]
-Writes results/gpu/<name of the card>/; a failed or missing stage is named at the end, and is the exit status. --smoke
-needs no GPU and keeps nothing: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names
-its build; NVIDIA's tools are left out.
+Writes results/gpu/<name of the card>/, or the folder of --out: a file for each part, and all of them in summary.json,
+as soon as there is something new. A failed or missing stage is named at the end, and is the exit status. --smoke needs
+no GPU and keeps nothing without --out: tiny models on the CPU, check on the emulated device where
+EVENFLOW_EMULATED_BUILT names its build; NVIDIA's tools are left out.
 """
 
 import argparse
@@ -177,7 +178,7 @@ def check(a, folder: str) -> dict:
                                "--report-api-errors", "no", *more, *pytest, *some, limit=a.limit)
         else:
             outcomes[stage] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
-        report.write(folder, f"check_{stage}", {**head(a), "outcome": outcomes[stage], "counts": counts})
+        keep(a, folder, f"check_{stage}", {"outcome": outcomes[stage], "counts": counts})
     return outcomes
 
 
@@ -193,6 +194,7 @@ def speed(a, folder: str) -> dict:
             run(outcomes, "step for ncu", *step)
         else:
             profile(a, folder, outcomes, step)
+            keep(a, folder, "speed_kernels", {"outcome": outcomes["kernels"]})
     if "peers" in a.stages:
         works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
         rounds = a.rounds or (1 if a.smoke else 3)
@@ -200,8 +202,9 @@ def speed(a, folder: str) -> dict:
         # Where both that compile take as long, a round of a work still ends within ten minutes.
         limit = ["--limit", str(a.limit or 180)]
         if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *libraries,
-                                          *limit, "--out", folder)):
+                                          *limit, "--out", folder, "--summary")):
             outcomes.update(our_failures(folder, works.split(",")))
+        keep(a, folder, "speed_peers", {"outcome": outcomes["peers"]})
     return outcomes
 
 
@@ -234,7 +237,7 @@ def profile(a, folder: str, outcomes: dict, step: list[str]) -> None:
         outcomes["kernels"] = "; ".join(["expected ncu to see kernels, got none", *why])
         return
     show(found)
-    report.write(folder, "kernels", {**head(a), "kernels": found})
+    keep(a, folder, "kernels", {"kernels": found})
 
 
 def our_failures(folder: str, works: list[str]) -> dict:
@@ -313,8 +316,11 @@ def train(a, folder: str) -> dict:
     return outcomes
 
 
-def head(a) -> dict:
-    return {"machine": {**machine.describe(), "gpu": a.card}, "date": time.strftime("%Y-%m-%d")}
+def keep(a, folder: str, name: str, result: dict) -> None:
+    """Writes a part of the results, and the summary of all."""
+    report.write(folder, name, {"machine": {**machine.describe(), "gpu": a.card}, "date": time.strftime("%Y-%m-%d"),
+                                **result})
+    report.merge(folder)
 
 
 def arguments():
@@ -325,7 +331,8 @@ def arguments():
         parsers[job] = jobs.add_parser(job.__name__, description=job.__doc__)
         parsers[job].set_defaults(call=job)
         parsers[job].add_argument("--smoke", action="store_true",
-                                  help="does everything run? without a GPU; nothing is kept")
+                                  help="does everything run? without a GPU; nothing is kept without --out")
+        parsers[job].add_argument("--out", metavar="FOLDER", help="otherwise results/gpu/<name of the card>")
     for job in (check, speed):
         parsers[job].add_argument("stages", nargs="*", metavar="STAGE",
                                   help=f"of {', '.join(STAGES[job.__name__])}; otherwise all")
@@ -352,21 +359,30 @@ def arguments():
     return a
 
 
+def measure(a, folder: str) -> dict:
+    """The job's outcomes; its stages run elsewhere, and are told where the folder is."""
+    folder = os.path.abspath(folder)
+    os.makedirs(folder, exist_ok=True)
+    outcomes = a.call(a, folder)
+    report.merge(folder)
+    print(f"written: {folder}")
+    return outcomes
+
+
 def main():
     a = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the stage, too
     if a.smoke:
-        with tempfile.TemporaryDirectory() as folder:
-            outcomes = a.call(a, folder)
+        a.card = None
+        with tempfile.TemporaryDirectory() as passing:
+            outcomes = measure(a, a.out or passing)
     else:
         try:
             ef.RealNVP(2, couplings=1, hidden=(2,), device="cuda")
         except ef.DeviceError as error:
             sys.exit(str(error))
         a.card = machine.gpu_name()
-        folder = os.path.join(HERE, "results", "gpu", re.sub(r"\W+", "_", a.card.lower()))
-        os.makedirs(folder, exist_ok=True)
-        outcomes = a.call(a, folder)
+        outcomes = measure(a, a.out or os.path.join(HERE, "results", "gpu", re.sub(r"\W+", "_", a.card.lower())))
     print(f"\n== {a.job}" + "".join(f"\n{stage}: {outcome}" for stage, outcome in outcomes.items()))
     sys.exit(any(outcome != "ok" for outcome in outcomes.values()))
 

@@ -1,5 +1,6 @@
 """Medians and ratios over rounds, as a table and as JSON."""
 
+import glob
 import json
 import math
 import os
@@ -7,6 +8,8 @@ import statistics
 
 from machine import attainable
 from works import ALL_WORKS, CANNOT, operations
+
+SUMMARY = "summary"
 
 
 def best_of(runs: list[dict]) -> dict:
@@ -90,7 +93,20 @@ def write(folder: str, name: str, result: dict, digits: int = 4) -> None:
         json.dump(rounded(result, digits), file, indent=1)
         file.write("\n")
     os.replace(path + ".part", path)  # what was there stays, until all is written
-    print(f"written: {path}")
+
+
+def merge(folder: str) -> None:
+    """summary.json: all other results of a folder in one file, by name."""
+    parts = {}
+    for path in sorted(glob.glob(os.path.join(folder, "*.json"))):
+        name = os.path.basename(path).removesuffix(".json")
+        if name != SUMMARY:
+            with open(path) as file:
+                try:
+                    parts[name] = json.load(file)
+                except ValueError as error:  # what wrote it was killed
+                    parts[name] = {"error": f"expected JSON, got: {error}"}
+    write(folder, SUMMARY, {"parts": parts})
 
 
 def rounded(value, digits: int):

@@ -45,6 +45,7 @@ def arguments():
                         help="for one timing, with what is compiled for it")
     parser.add_argument("--wheel", help="report its size with the import times")
     parser.add_argument("--out", help="folder for one JSON file a work")
+    parser.add_argument("--summary", action="store_true", help="all results in that folder as one file, too")
     a = parser.parse_args()
     usual = WORKS_ON_GPUS if a.device == "cuda" else [*WORKS, *SINGLES]
     a.works = a.works.split(",") if a.works else list(usual)
@@ -142,7 +143,7 @@ class Worker:
 def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
     """Results of all workers, round by round: after each round, those so far.
 
-    On a GPU one worker at a time is there, since each keeps its memory, and results come after each of them.
+    On a GPU one worker at a time is there, since each keeps its memory, and results come after each of its calls.
     """
     calls, rounds = ALL_WORKS[name].calls, []
     with contextlib.ExitStack() as stack:
@@ -159,10 +160,11 @@ def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
                 rounds.append([{"error": "not measured yet"}] * len(makers))
                 for k, make in enumerate(makers):  # evenflow first: peers compile for minutes
                     with make() as only:
+                        rounds[-1][k] = only.result()
                         for call in calls:
                             only.time(call)
-                        rounds[-1][k] = only.result()
-                    yield rounds
+                            rounds[-1][k] = only.result()
+                            yield rounds
             print(f"  {name}, round {i + 1}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -210,6 +212,8 @@ def run_work(a, name: str, keep) -> dict:
 def write(a, name: str, head: dict, result: dict) -> None:
     if a.out:
         report.write(a.out, name, {**head, **result})
+        if a.summary:
+            report.merge(a.out)
 
 
 def main():
@@ -233,6 +237,8 @@ def main():
         else:
             result = run_work(a, name, keep)
         keep(result)
+        if a.out:
+            print(f"written: {os.path.join(a.out, name)}.json", flush=True)
 
 
 if __name__ == "__main__":

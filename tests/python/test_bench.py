@@ -248,6 +248,12 @@ def test_stages(gpu, tmp_path, monkeypatch):
     expected = {"racecheck": 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'}
     assert gpu.check(options, tmp_path) == expected
     assert json.loads((tmp_path / "check_racecheck.json").read_text())["outcome"] == expected["racecheck"]
+    (tmp_path / "training.json").write_text('{"curve": [1]}')
+    (tmp_path / "kernels.json").write_text('{"kernels": [')
+    gpu.check(options, tmp_path)
+    parts = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert parts["check_racecheck"]["outcome"] == expected["racecheck"] and parts["training"] == {"curve": [1]}
+    assert parts["kernels"]["error"].startswith("expected JSON, got")
 
 
 def test_a_gpu_that_torch_cannot_use(gpu, tmp_path, monkeypatch):
@@ -315,12 +321,12 @@ def test_what_limits_add_up(gpu, monkeypatch):
 
 
 def test_results_so_far(gpu, monkeypatch):
-    """On a GPU after each library, evenflow's first in every round."""
+    """On a GPU after each call of each library, evenflow's first in every round."""
     run = importlib.import_module("run")
 
     class Measured:
         def __init__(self, a, work, library, threads):
-            pass
+            self.ms = {}
 
         def __enter__(self):
             return self
@@ -329,20 +335,22 @@ def test_results_so_far(gpu, monkeypatch):
             pass
 
         def time(self, call):
-            pass
+            self.ms[call] = 2.0
 
         def result(self):
-            return {"sizes": gpu.WORKS_ON_GPUS[work].sizes, "ms": {"step": 2.0}, "errors": {}}
+            return {"sizes": gpu.WORKS_ON_GPUS[work].sizes, "ms": dict(self.ms), "errors": {}}
 
-    work, ours, both, kept = "gpu_glow_depth_4", ["evenflow"], ["evenflow", "torch"], []
+    work, kept = "gpu_glow_depth_4", []
     monkeypatch.setattr(run, "Worker", Measured)
     monkeypatch.setattr(run, "peaks", lambda a: [])
     options = argparse.Namespace(device="cuda", rounds=2, quick=False, smoke=False, threads=1, libraries=None)
     last = run.run_work(options, work, lambda result: kept.append(json.loads(json.dumps(result))))
     assert kept[-1] == last and kept[0]["libraries"]["torch"] == {"error": "not measured yet"}
-    found = [[[library for library in r if r[library]] for r in result["rounds"]] for result in kept]
-    assert found == [[ours], [both], [both, ours], [both, both]]
-    assert last["libraries"]["torch"]["ratio"] == {"step": 1.0}
+    found = [[sum(len(r[library]["ms"]) for library in r if r[library]) for r in result["rounds"]] for result in kept]
+    assert found == [[1], [2], [3], [4], [4, 1], [4, 2], [4, 3], [4, 4]]
+    assert [list(kept[i]["rounds"][0]["evenflow"]["ms"]) for i in (0, 1)] == [
+        ["step_rebuilding"], ["step_rebuilding", "step"]]
+    assert last["libraries"]["torch"]["ratio"] == {"step_rebuilding": 1.0, "step": 1.0}
     none = argparse.Namespace(**{**vars(options), "libraries": "jax"})
     assert run.run_work(none, work, kept.append)["libraries"] == {}
 
