@@ -1,8 +1,8 @@
 """What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
 
 usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
-       python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --limit 180]
-                           [--smoke]
+       python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --calls step,...
+                           --limit 180]  [--smoke]
        python gpu.py train DATA [--only evenflow --minutes 20 --resume --out FOLDER]  [--smoke]
 Writes results/gpu/<name of the card>/, or the folder of --out: a file for each part, and all of them in summary.json,
 as soon as there is something new. A failed or missing stage is named at the end, and is the exit status. --smoke needs
@@ -198,10 +198,10 @@ def speed(a, folder: str) -> dict:
     if "peers" in a.stages:
         works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
         rounds = a.rounds or (1 if a.smoke else 3)
-        libraries = ["--libraries", a.libraries] if a.libraries else []
+        fewer = [f"--{name}={value}" for name, value in (("libraries", a.libraries), ("calls", a.calls)) if value]
         # Where both that compile take as long, a round of a work still ends within ten minutes.
         limit = ["--limit", str(a.limit or 180)]
-        if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *libraries,
+        if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *fewer,
                                           *limit, "--out", folder, "--summary")):
             outcomes.update(our_failures(folder, works.split(",")))
         keep(a, folder, "speed_peers", {"outcome": outcomes["peers"]})
@@ -337,7 +337,7 @@ def arguments():
         parsers[job].add_argument("stages", nargs="*", metavar="STAGE",
                                   help=f"of {', '.join(STAGES[job.__name__])}; otherwise all")
     parsers[check].add_argument("--limit", type=float, default=540, metavar="SECONDS", help="for a stage")
-    for name in ("--works", "--libraries"):
+    for name in ("--works", "--libraries", "--calls"):
         parsers[speed].add_argument(name, help="of run.py, with commas between")
     parsers[speed].add_argument("--rounds", type=int, help="of run.py; otherwise 3")
     parsers[speed].add_argument("--limit", type=float, metavar="SECONDS",

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import types
 
 import torch
 from torch import nn
@@ -164,8 +165,40 @@ class NICE(nn.Module):
         return torch.stack(parts, 2).flatten(1)
 
 
-def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
-    """The calls of every torch library: Adam's fused form, and no gradients but in the step."""
+class Recorded:
+    """A call as one CUDA graph, recorded when it first runs: no launch costs the program anything from then on."""
+
+    def __init__(self, call, before=lambda: None):
+        self._call, self._before, self._graph = call, before, None
+
+    def __call__(self):
+        if self._graph is None:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # compiles, chooses kernels, allocates moments: none of it can be recorded
+                    self._before()
+                    self._call()
+            torch.cuda.current_stream().wait_stream(aside)
+            self._before()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._call()
+            self._graph = graph  # not where recording failed
+        self._graph.replay()
+
+
+def compile_blocks(model, **how):
+    """Steps of a Glow compiled once a level, not every step again: a whole Glow of 96 takes longer than its limit."""
+    torch._dynamo.config.recompile_limit = 64  # programs of one function: levels, with gradients and without
+    forward, inverse = torch.compile(Step.forward, **how), torch.compile(Step.inverse, **how)
+    for step in model.modules():
+        if isinstance(step, Step):
+            step.forward, step.inverse = types.MethodType(forward, step), types.MethodType(inverse, step)
+
+
+def calls(model, log_prob, sample, x, context=contextlib.nullcontext, graphs=False):
+    """The calls of every torch library: Adam's fused form, and no gradients but in the step. graphs: see Recorded."""
     def whole(call):
         """Until a GPU has done it."""
         def run():
@@ -174,14 +207,17 @@ def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
                 torch.cuda.synchronize()
         return run
 
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True, capturable=graphs)
 
-    def step():
-        optimizer.zero_grad()
+    def update():
         with context():
             loss = -log_prob(x).mean()
         loss.backward()
         optimizer.step()
+
+    def step():
+        optimizer.zero_grad()
+        update()
 
     def without_gradients(call, *arguments):
         with torch.inference_mode(), context():
@@ -192,6 +228,10 @@ def calls(model, log_prob, sample, x, context=contextlib.nullcontext):
              "sample_100000": lambda: without_gradients(sample, 100000),
              "sample_1000000": lambda: without_gradients(sample, 1000000),
              "log_prob_1": lambda: without_gradients(log_prob, x[:1])}
+    if graphs:
+        # Without gradients when it is recorded, backward() writes new ones in every replay, and adds to none.
+        named = {name: Recorded(call) for name, call in named.items()}
+        named["step"] = Recorded(update, optimizer.zero_grad)
     return {name: whole(call) for name, call in named.items()}
 
 
@@ -216,7 +256,10 @@ def prepare(library, threads, device):
 
 
 def build(library, model, sizes, threads, device):
-    """The work's calls, by name."""
+    """The work's calls, by name. "torch-graph" and "torch-compile-graph" record each as a CUDA graph."""
+    graphs = "-graph" in library
+    if graphs and device != "cuda":
+        raise ValueError(f"[{library}] expected device cuda, got {device}")
     context = prepare(library, threads, device)
     if model == "glow":
         net = Glow(sizes["size"], sizes["levels"], sizes["steps"], sizes["width"])
@@ -227,5 +270,11 @@ def build(library, model, sizes, threads, device):
     if library.startswith("torch-compile"):
         # One program a batch size: a general one is slower.
         how = {"dynamic": False, "mode": "max-autotune" if device == "cuda" else None}
-        log_prob, sample = torch.compile(log_prob, **how), torch.compile(sample, **how)
-    return calls(net, log_prob, sample, data(model, sizes), context)
+        blocks = model == "glow" and device == "cuda"
+        if graphs or blocks:  # ours are of whole calls, and torch's own would be of each block's every use
+            how["mode"] = "max-autotune-no-cudagraphs"
+        if blocks:
+            compile_blocks(net, **how)
+        else:
+            log_prob, sample = torch.compile(log_prob, **how), torch.compile(sample, **how)
+    return calls(net, log_prob, sample, data(model, sizes), context, graphs)

@@ -1,7 +1,7 @@
 """Measures evenflow beside its peers on this machine. README.md says how to install the peers.
 
 usage: python run.py [--rounds 9] [--quick | --smoke] [--works glow,table,...] [--libraries evenflow,...]
-                     [--jax-python PATH] [--threads 2] [--device cuda] [--wheel PATH] [--out FOLDER]
+                     [--calls step,...] [--jax-python PATH] [--threads 2] [--device cuda] [--wheel PATH] [--out FOLDER]
 A process for each library; in every round each call is timed in all of them, one after the other, so that what else
 the machine does meets all. The machine's peak is measured before and after each work.
 """
@@ -38,6 +38,7 @@ def arguments():
     parser.add_argument("--works", help="these alone, with commas between")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--libraries", help="these alone")
+    parser.add_argument("--calls", help="of each work these alone: step, log_prob, sample, ...")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", default=sys.executable, help="has torch and the libraries over it")
     parser.add_argument("--jax-python", default=sys.executable, help="has jax and flowjax")
@@ -52,6 +53,9 @@ def arguments():
     unknown = set(a.works) - {*ALL_WORKS, *SINGLES}
     if unknown:
         parser.error(f"unknown works: {', '.join(sorted(unknown))}")
+    for name in a.works if a.calls else ():
+        if name in SINGLES or not calls_of(a, name):
+            parser.error(f"--calls {a.calls} leaves nothing of {name}")
     for python in (a.python, a.jax_python):
         if not shutil.which(python):
             parser.error(f"no interpreter at {python}")
@@ -59,6 +63,10 @@ def arguments():
     if not (a.out or a.quick or a.smoke):
         a.out = os.path.join(HERE, "results")
     return a
+
+
+def calls_of(a, work: str) -> list[str]:
+    return [call for call in ALL_WORKS[work].calls if not a.calls or call in a.calls.split(",")]
 
 
 def command(a, work: str, library: str, threads: int, *extra: str) -> list[str]:
@@ -145,7 +153,7 @@ def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
 
     On a GPU one worker at a time is there, since each keeps its memory, and results come after each of its calls.
     """
-    calls, rounds = ALL_WORKS[name].calls, []
+    calls, rounds = calls_of(a, name), []
     with contextlib.ExitStack() as stack:
         kept = [] if a.device == "cuda" else [stack.enter_context(make()) for make in makers]
         for i in range(a.rounds):
@@ -205,7 +213,7 @@ def run_work(a, name: str, keep) -> dict:
     measured += peaks(a)
     result = result_of(name, rounds, measured)
     print(machine.peak_text(measured))
-    report.show(result["ratios_to"], result["libraries"], work.calls)
+    report.show(result["ratios_to"], result["libraries"], calls_of(a, name))
     return result
 
 

@@ -20,7 +20,8 @@ import time
 from works import ALL_WORKS
 
 MODULES = {"ours": ("evenflow", "evenflow-high", "evenflow-bf16"),
-           "peers_torch": ("torch", "torch-compile", "torch-autocast", "torch-compile-autocast"),
+           "peers_torch": tuple(f"torch{compiled}{graph}{autocast}" for compiled in ("", "-compile")
+                                for graph in ("", "-graph") for autocast in ("", "-autocast")),
            "peers_flows": ("normflows", "normflows-autocast", "nflows", "zuko", "FrEIA"),
            "peers_jax": ("jax", "flowjax"), "limits": ("peak", "peak-bf16", "products")}
 MODULE_OF = {library: module for module, libraries in MODULES.items() for library in libraries}

@@ -54,7 +54,8 @@ WORKS = {
 
 OURS_ON_GPUS = ("evenflow", "evenflow-high")
 """In float32: "high" is the one to compare with peers' TF32."""
-GPU_PEERS = ("torch", "torch-autocast", "normflows", "normflows-autocast", "torch-compile", "torch-compile-autocast")
+GPU_PEERS = ("torch", "torch-autocast", "torch-graph", "torch-graph-autocast", "normflows", "normflows-autocast",
+             "torch-compile", "torch-compile-autocast", "torch-compile-graph", "torch-compile-graph-autocast")
 """The compiled ones last: they take minutes, and what was measured before is kept."""
 
 
@@ -65,12 +66,6 @@ def _gpu_glow(size: int, levels: int, batch: int) -> Work:
 
 
 WORKS_ON_GPUS = {
-    **{f"gpu_glow_{n}": _gpu_glow(32, 3, n) for n in (16, 64, 256, 512)},
-    **{f"gpu_glow256_{n}": _gpu_glow(256, 6, n) for n in (4, 16, 64)},
-    **{f"gpu_glow_depth_{k}": Work(f"Glow 32x32x3, L=3, K={k}, width 512, batch 64", "glow",
-                                   dict(size=32, levels=3, steps=k, width=512, batch=64), SMALL_GLOW,
-                                   ("evenflow", "torch"), ("step_rebuilding", "step"))
-       for k in (4, 8, 16, 32)},
     "gpu_table": Work("Real NVP, D=2, 8 couplings x (64, 64), batch 256", "real_nvp",
                       dict(dims=2, couplings=8, hidden=(64, 64), batch=256),
                       dict(couplings=2, hidden=(8, 8), batch=16), (*OURS_ON_GPUS, *GPU_PEERS),
@@ -79,8 +74,14 @@ WORKS_ON_GPUS = {
                          dict(dims=64, couplings=8, hidden=(128, 128), batch=256),
                          dict(dims=8, couplings=2, hidden=(8, 8), batch=16), (*OURS_ON_GPUS, *GPU_PEERS),
                          ("step", "log_prob", "log_prob_1")),
+    **{f"gpu_glow_{n}": _gpu_glow(32, 3, n) for n in (16, 64, 256, 512)},
+    **{f"gpu_glow256_{n}": _gpu_glow(256, 6, n) for n in (4, 16, 64)},
+    **{f"gpu_glow_depth_{k}": Work(f"Glow 32x32x3, L=3, K={k}, width 512, batch 64", "glow",
+                                   dict(size=32, levels=3, steps=k, width=512, batch=64), SMALL_GLOW,
+                                   ("evenflow", "torch"), ("step_rebuilding", "step"))
+       for k in (4, 8, 16, 32)},
 }
-"""Batches that grow until peers run out of memory; --device cuda runs these."""
+"""--device cuda runs these: tables first, which take the least time, then batches until peers run out of memory."""
 ALL_WORKS = {**WORKS, **WORKS_ON_GPUS}
 
 CANNOT = {

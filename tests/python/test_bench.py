@@ -1,6 +1,7 @@
 """What the scripts of bench/ make of other programs' output."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -343,7 +344,7 @@ def test_results_so_far(gpu, monkeypatch):
     work, kept = "gpu_glow_depth_4", []
     monkeypatch.setattr(run, "Worker", Measured)
     monkeypatch.setattr(run, "peaks", lambda a: [])
-    options = argparse.Namespace(device="cuda", rounds=2, quick=False, smoke=False, threads=1, libraries=None)
+    options = argparse.Namespace(device="cuda", rounds=2, quick=False, smoke=False, threads=1, libraries=None, calls=None)
     last = run.run_work(options, work, lambda result: kept.append(json.loads(json.dumps(result))))
     assert kept[-1] == last and kept[0]["libraries"]["torch"] == {"error": "not measured yet"}
     found = [[sum(len(r[library]["ms"]) for library in r if r[library]) for r in result["rounds"]] for result in kept]
@@ -351,8 +352,81 @@ def test_results_so_far(gpu, monkeypatch):
     assert [list(kept[i]["rounds"][0]["evenflow"]["ms"]) for i in (0, 1)] == [
         ["step_rebuilding"], ["step_rebuilding", "step"]]
     assert last["libraries"]["torch"]["ratio"] == {"step_rebuilding": 1.0, "step": 1.0}
+    one = argparse.Namespace(**{**vars(options), "calls": "step,sample"})
+    assert list(run.run_work(one, work, kept.append)["libraries"]["torch"]["median_ms"]) == ["step"]
     none = argparse.Namespace(**{**vars(options), "libraries": "jax"})
     assert run.run_work(none, work, kept.append)["libraries"] == {}
+
+
+@pytest.fixture
+def peers(gpu):
+    pytest.importorskip("torch")
+    return importlib.import_module("peers_torch")
+
+
+def small_glow(peers):
+    """Not the identity, and its batch."""
+    import torch
+    torch.manual_seed(0)
+    model = peers.Glow(16, 2, 2, 8).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return model, torch.rand(4, 3, 16, 16) - 0.5
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_blocks(peers, monkeypatch):
+    """Train, score and sample as the same model without; a program a level and pass, not a step."""
+    import torch
+    from torch._dynamo.testing import CompileCounter
+    programs, found = CompileCounter(), []
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    for compiled in (False, True):
+        model, x = small_glow(peers)
+        if compiled:
+            peers.compile_blocks(model, dynamic=False, backend=programs)
+        calls = peers.calls(model, model.log_prob, model.sample, x)
+        for _ in range(2):
+            calls["step"]()
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            found.append([model.log_prob(x), model.sample(4), *model.parameters()])
+    assert programs.frame_count == 2 * 3 + 1  # levels, in step, log_prob and sample; the first input has no gradient
+    for eager, other in zip(*found):
+        torch.testing.assert_close(other, eager)
+
+
+def test_recorded_steps(peers, monkeypatch):
+    """Recorded once, after steps that are not, without gradients, and replayed by every call."""
+    import torch
+    events, model = [], torch.nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=r"\[torch-graph\] expected device cuda, got cpu"):
+        peers.build("torch-graph", "nice", {}, 1, "cpu")
+
+    class Stream(contextlib.nullcontext):
+        def wait_stream(self, other):
+            pass
+
+    @contextlib.contextmanager
+    def recording(graph):
+        events.append(("record", model.weight.grad))
+        yield
+
+    def log_prob(x):
+        events.append("step")
+        return model(x)[:, 0]
+
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, capturable, **_: torch.optim.SGD(parameters, lr=0.1)
+                        if capturable else None)
+    for name, fake in (("Stream", Stream), ("current_stream", Stream), ("stream", lambda stream: stream),
+                       ("graph", recording),
+                       ("CUDAGraph", lambda: types.SimpleNamespace(replay=lambda: events.append("replay")))):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    calls = peers.calls(model, log_prob, None, torch.ones(3, 2), graphs=True)
+    calls["step"]()
+    calls["step"]()
+    assert events == ["step"] * 3 + [("record", None), "step", "replay", "replay"]
 
 
 def test_status_of_a_worker():
