@@ -135,5 +135,13 @@ MODELS = {("normflows", "glow"): normflows_glow, ("normflows", "real_nvp"): norm
 def build(library, model, sizes, threads, device):
     """The work's calls, by name."""
     context = peers_torch.prepare(library, threads, device)
-    made = MODELS[library.removesuffix("-autocast"), model](sizes)
-    return peers_torch.calls(*made, peers_torch.data(model, sizes), context)
+    with torch.device("cpu"):
+        net, log_prob, sample = MODELS[library.removesuffix("-autocast"), model](sizes)
+    net.to(device)
+    if model == "glow" and library != "FrEIA":  # whose Flatten takes no such arrays
+        net.to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if hasattr(module, "data_dep_init_done"):
+            # Asked for in every pass: on a GPU each is a wait. Set, as the first pass would make another one there.
+            module.data_dep_init_done = torch.tensor(1.0, device="cpu")
+    return peers_torch.calls(net, log_prob, sample, peers_torch.data(model, sizes), context)

@@ -429,6 +429,24 @@ def test_recorded_steps(peers, monkeypatch):
     assert events == ["step"] * 3 + [("record", None), "step", "replay", "replay"]
 
 
+@pytest.mark.filterwarnings("ignore:torch.lu is deprecated")
+def test_norms_of_normflows(peers, monkeypatch):
+    """Ask nothing of a GPU, whose place the device without memory takes; a Glow's nets are channels last."""
+    pytest.importorskip("normflows")
+    import torch
+    import works
+    flows, made = importlib.import_module("peers_flows"), []
+    monkeypatch.setattr(flows.peers_torch, "calls", lambda net, *_: made.append(net))
+    monkeypatch.setattr(flows.peers_torch, "prepare", lambda *_: None)
+    flows.build("normflows", "glow", works.SMALL_GLOW, 1, "meta")
+    net = made[0]
+    flags = {name: flag for name, flag in net.named_buffers() if name.endswith("data_dep_init_done")}
+    assert len(flags) >= works.SMALL_GLOW["levels"] * works.SMALL_GLOW["steps"]
+    assert all(flag.device.type == "cpu" and flag for flag in flags.values())
+    assert {p.device.type for p in net.parameters()} == {"meta"}
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in net.parameters() if p.ndim == 4)
+
+
 def test_status_of_a_worker():
     """1 without a model; what it printed says why."""
     script = pathlib.Path(__file__).parents[2] / "bench" / "worker.py"
