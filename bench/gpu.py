@@ -364,7 +364,9 @@ def measure(a, folder: str) -> dict:
     folder = os.path.abspath(folder)
     os.makedirs(folder, exist_ok=True)
     outcomes = a.call(a, folder)
-    report.merge(folder)
+    said = report.merge(folder)
+    if a.job == "speed":
+        report.show_merged(said)
     print(f"written: {folder}")
     return outcomes
 

@@ -41,4 +41,4 @@ def build(library, model, sizes, threads, device):
             "sample": lambda: flow.sample(batch, device=device),
             "sample_100000": lambda: flow.sample(100000, device=device),
             "sample_1000000": lambda: flow.sample(1000000, device=device),
-            "log_prob_1": lambda: flow.log_prob(x[:1])}
+            "log_prob_1": lambda: flow.log_prob(x[:1]), "parameters": lambda: flow.params.size}

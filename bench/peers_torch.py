@@ -232,7 +232,8 @@ def calls(model, log_prob, sample, x, context=contextlib.nullcontext, graphs=Fal
         # Without gradients when it is recorded, backward() writes new ones in every replay, and adds to none.
         named = {name: Recorded(call) for name, call in named.items()}
         named["step"] = Recorded(update, optimizer.zero_grad)
-    return {name: whole(call) for name, call in named.items()}
+    return {**{name: whole(call) for name, call in named.items()},
+            "parameters": lambda: sum(p.numel() for p in model.parameters())}
 
 
 def data(model, sizes):

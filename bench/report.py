@@ -7,6 +7,7 @@ import os
 import statistics
 
 from machine import attainable
+from worker import MODULE_OF
 from works import ALL_WORKS, CANNOT, operations
 
 SUMMARY = "summary"
@@ -51,7 +52,7 @@ def summarise(name: str, rounds: list[dict], measured: list[dict]) -> tuple[str,
             if call in needed and peak:
                 seconds = entry["median_ms"][call] / 1e3
                 entry["percent_of_peak"][call] = 100e-9 * needed[call] / seconds / peak
-        entry["peak_mb"] = good[0].get("peak_mb")
+        entry["peak_mb"], entry["state_mb"] = (good[0].get(key) for key in ("peak_mb", "state_mb"))
         entry["errors"] = good[0]["errors"]
         if (work.model, library) in CANNOT:
             entry["differs"] = CANNOT[work.model, library]
@@ -95,9 +96,9 @@ def write(folder: str, name: str, result: dict, digits: int = 4) -> None:
     os.replace(path + ".part", path)  # what was there stays, until all is written
 
 
-def merge(folder: str) -> None:
-    """summary.json: all other results of a folder in one file, by name."""
-    parts = {}
+def merge(folder: str) -> dict:
+    """summary.json: all other results of a folder in one file, by name, and what they say; returns the latter."""
+    parts: dict = {}
     for path in sorted(glob.glob(os.path.join(folder, "*.json"))):
         name = os.path.basename(path).removesuffix(".json")
         if name != SUMMARY:
@@ -106,7 +107,52 @@ def merge(folder: str) -> None:
                     parts[name] = json.load(file)
                 except ValueError as error:  # what wrote it was killed
                     parts[name] = {"error": f"expected JSON, got: {error}"}
-    write(folder, SUMMARY, {"parts": parts})
+    works = {name: part for name, part in parts.items() if name in ALL_WORKS and part.get("sizes")}
+    said = {"steps": {name: best_steps({name: part}) for name, part in works.items()},
+            "steps_at_any_batch": best_steps({name: p for name, p in works.items() if name.startswith("gpu_glow256_")}),
+            "memory_mb": {name: memory(part) for name, part in works.items()}}
+    write(folder, SUMMARY, {**said, "parts": parts})
+    return said
+
+
+def best_steps(works: dict) -> dict:
+    """Images or rows a second in a training step: the best of evenflow and of its peers in any of some works' results,
+    and the ratio of these. No peer is the best where none that compiles has been timed.
+    """
+    rates = [{"library": library, "work": name, "per_s": 1e3 * part["sizes"]["batch"] / entry["median_ms"]["step"]}
+             for name, part in works.items() for library, entry in part["libraries"].items()
+             if "step" in entry.get("median_ms", {}) and MODULE_OF[library] != "limits"]
+    ours = [rate for rate in rates if MODULE_OF[rate["library"]] == "ours"]
+    peers = [rate for rate in rates if rate not in ours]
+    best = {"ours": max(ours, key=lambda rate: rate["per_s"], default=None), "peer": "no compiled peer"}
+    if any(rate["library"].startswith("torch-compile") for rate in peers):
+        best["peer"] = max(peers, key=lambda rate: rate["per_s"])
+        if ours:
+            best["ratio"] = best["ours"]["per_s"] / best["peer"]["per_s"]
+    return best
+
+
+def memory(part: dict) -> dict:
+    """By library: a step's peak, and what of it is no parameter, gradient or moment; these grow with depth."""
+    return {library: {call: {"peak": mb, "besides_state": mb - entry["state_mb"]}
+                      for call, mb in entry["peak_mb"].items() if mb is not None}
+            for library, entry in part["libraries"].items() if entry.get("peak_mb") and entry.get("state_mb")}
+
+
+def show_merged(said: dict) -> None:
+    def text(best):
+        if not isinstance(best, dict):
+            return best or "none"
+        return f"{best['per_s']:.4g} ({best['library']}, {best['work']})"
+    best = {**said["steps"], "best at any batch, gpu_glow256": said["steps_at_any_batch"]}
+    for name, it in best.items():
+        ratio = f", ratio {it['ratio']:.2f}" if "ratio" in it else ""
+        print(f"{name}: a second, ours {text(it['ours'])}, peers {text(it['peer'])}{ratio}")
+    for name, libraries in said["memory_mb"].items():
+        for library, calls in libraries.items():
+            for call, mb in calls.items():
+                print(f"{name}, {library}, {call}: {mb['peak']:.0f} MB, {mb['besides_state']:.0f} besides parameters, "
+                      "gradients and moments")
 
 
 def rounded(value, digits: int):

@@ -109,6 +109,8 @@ class Work:
         calls = module.build(a.library, work.model, sizes, a.threads, a.device)
         self.calls = {name: calls[name] for name in a.calls or work.calls if name in calls}
         self.head = {"sizes": sizes, "versions": module.versions(a.library), "calls": list(self.calls)}
+        if "parameters" in calls:  # with gradients and Adam's two moments, in float32
+            self.head["state_mb"] = 16e-6 * calls["parameters"]()
         self.warm: set = set()
 
     def time(self, name: str, seconds: float) -> dict:

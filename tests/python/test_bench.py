@@ -173,6 +173,37 @@ def test_failures_of_our_calls(gpu, tmp_path):
         "four, evenflow": "expected memory in MB, got {'step': 600.0, 'step_rebuilding': None}"}
 
 
+def test_best_steps(gpu, tmp_path, capsys):
+    """A peer's best batch counts against ours; none is the best before one that compiles has a step."""
+    def work(batch, **steps):
+        entries = {library.replace("_", "-"): {"median_ms": {"step": ms}} for library, ms in steps.items()}
+        return {"sizes": {"batch": batch}, "libraries": {**entries, "normflows": {"error": "no memory"}}}
+
+    parts = {"gpu_glow256_4": work(4, evenflow=2.0, torch=8.0, torch_compile=4.0),
+             "gpu_glow256_16": work(16, evenflow=4.0, evenflow_bf16=2.0, torch=8.0),
+             "gpu_glow_16": work(16, torch_compile=1.0, torch_graph=0.5), "table": work(1, evenflow=1.0, peak=0.1)}
+    ours = {"evenflow": {"median_ms": {}, "peak_mb": {"step": 900.0, "step_rebuilding": None}, "state_mb": 600.0}}
+    parts["gpu_glow_depth_4"] = {"sizes": {"batch": 64}, "libraries": ours}
+    for name, part in parts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    said = gpu.report.merge(tmp_path)
+    small, large, peers, table = (said["steps"][name] for name in list(parts)[:4])
+    assert small["ours"]["per_s"] == 2000 and small["peer"]["per_s"] == 1000 and small["ratio"] == 2
+    assert large == {"ours": {"library": "evenflow-bf16", "work": "gpu_glow256_16", "per_s": 8000},
+                     "peer": "no compiled peer"}
+    assert peers["ours"] is None and peers["peer"]["library"] == "torch-graph" and "ratio" not in peers
+    assert table["peer"] == "no compiled peer"
+    most = said["steps_at_any_batch"]
+    assert most["ours"]["work"] == "gpu_glow256_16" and most["peer"]["library"] == "torch"
+    assert most["ratio"] == 4
+    assert said["memory_mb"]["gpu_glow_depth_4"] == {"evenflow": {"step": {"peak": 900, "besides_state": 300}}}
+    gpu.report.show_merged(said)
+    shown = capsys.readouterr().out
+    assert "best at any batch, gpu_glow256: a second, ours 8000 (evenflow-bf16, gpu_glow256_16)" in shown
+    assert "gpu_glow_16: a second, ours none" in shown
+    assert "step: 900 MB, 300 besides parameters, gradients and moments" in shown
+
+
 def test_memory_of_a_gpu(gpu, tmp_path, monkeypatch):
     """What the card has lost since the process began; None, and no error, where nobody tells."""
     worker = importlib.import_module("worker")
