@@ -215,10 +215,10 @@ def profile(a, folder: str, outcomes: dict, step: list[str]) -> None:
         outcomes["kernels"] = "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute"
         return
     with tempfile.TemporaryDirectory() as scratch:
-        log = os.path.join(scratch, "kernels.csv")
+        log, metrics = os.path.join(scratch, "kernels.csv"), known_metrics(ncu)
         # By itself ncu holds the clocks at their base and empties the caches before each launch: no step meets that.
         ended = run(outcomes, "kernels", ncu, "--profile-from-start", "off", "--clock-control", "none",
-                    "--cache-control", "none", "--metrics", ",".join([TIME, *PERCENTS.values()]), "--csv",
+                    "--cache-control", "none", "--metrics", ",".join(metrics), "--csv",
                     "--print-units", "base", "--log-file", log, *step, limit=a.limit or 540, LC_ALL="C")
         text = ""
         if os.path.exists(log):
@@ -237,7 +237,22 @@ def profile(a, folder: str, outcomes: dict, step: list[str]) -> None:
         outcomes["kernels"] = "; ".join(["expected ncu to see kernels, got none", *why])
         return
     show(found)
-    keep(a, folder, "kernels", {"kernels": found})
+    keep(a, folder, "kernels", {"metrics": metrics, "kernels": found})
+
+
+def known_metrics(ncu: str) -> list[str]:
+    """The metrics that this ncu has for this card: one that it has not would end it. All, where it lists none."""
+    try:
+        listed = subprocess.run([ncu, "--query-metrics"], capture_output=True, text=True, timeout=120).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        listed = []
+    wanted = [TIME, *PERCENTS.values()]
+    if TIME.split(".")[0] not in listed:
+        return wanted
+    for name in wanted:
+        if name.split(".")[0] not in listed:
+            print(f"left out, as ncu has no such metric here: {name}", flush=True)
+    return [name for name in wanted if name.split(".")[0] in listed]
 
 
 def our_failures(folder: str, works: list[str]) -> dict:

@@ -58,13 +58,24 @@ def gpu_peaks() -> dict:
     for name in ("float32", "bfloat16"):
         x = torch.randn(n, n, device="cuda", dtype=getattr(torch, name))
         found[name] = 2e-9 * n**3 / best_seconds(lambda: x @ x)
-    x = torch.zeros(1 << 28, device="cuda")
+    busy = gpu_state()
+    x = torch.randn(1 << 28, device="cuda")  # zeros take less power, and may be compressed
     to = torch.empty_like(x)
     moved = 2e-9 * x.numel() * x.element_size() / best_seconds(lambda: to.copy_(x))
     del x, to
     torch.cuda.empty_cache()  # of which the libraries are to have all
-    return {**found, "read_gbs": moved, "triad_gbs": moved, "update_gbs": moved,
+    return {**found, "read_gbs": moved, "triad_gbs": moved, "update_gbs": moved, "after_products": busy,
             "load_average": os.getloadavg()[0]}
+
+
+def gpu_state() -> dict[str, str] | None:
+    """Clocks in MHz, power in W and temperature in degrees Celsius, as nvidia-smi has them; None where it is not."""
+    names = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
+    try:
+        values = gpu_tells(",".join(names)).split(",")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {name: value.strip() for name, value in zip(names, values)}
 
 
 def gpu_name() -> str:

@@ -72,9 +72,12 @@ def test_stage_of_ncu(gpu, tmp_path, monkeypatch):
     """One step, as it runs without ncu; what fails says why, and keeps what was written before."""
     (tmp_path / "log").write_text("\n".join([HEAD, *lines(gpu, 0, FILL, ("2000", "80", "0"))]))
     refused = "==ERROR== ERR_NVGPUCTRPERM - no permission"
+    (tmp_path / "metrics").write_text("Device NVIDIA H100\n" + "\n".join(
+        f"{name.split('.')[0]}  Counter  %  of something" for name in (gpu.TIME, gpu.PERCENTS["memory"])))
 
     def stage(text):
-        ncu = tool(tmp_path / "ncu", 'while [ "$1" != --log-file ]; do echo "$1" >> ' + f"{tmp_path}/given; shift; done"
+        ncu = tool(tmp_path / "ncu", f'if [ "$1" = --query-metrics ]; then cat {tmp_path}/metrics; exit; fi\n'
+                   'while [ "$1" != --log-file ]; do echo "$1" >> ' + f"{tmp_path}/given; shift; done"
                    f'\n{text}')
         monkeypatch.setattr(gpu, "find_tool", lambda name: ncu)
         outcomes = {}
@@ -83,7 +86,10 @@ def test_stage_of_ncu(gpu, tmp_path, monkeypatch):
 
     assert stage(f'cp {tmp_path}/log "$2"') == "ok"
     given = " ".join((tmp_path / "given").read_text().split())
-    assert given.startswith("--profile-from-start off --clock-control none --cache-control none --metrics ")
+    assert given.startswith("--profile-from-start off --clock-control none --cache-control none --metrics "
+                            f"{gpu.TIME},{gpu.PERCENTS['memory']} --csv")
+    (tmp_path / "metrics").write_text("==ERROR== no device")
+    assert gpu.known_metrics(tmp_path / "ncu") == [gpu.TIME, *gpu.PERCENTS.values()]
     assert stage(f'echo "{refused}\n{refused}" > "$2"; exit 9') == f"exit status 9; {refused}"
     assert stage(f'echo "{refused}" > "$2"') == f"expected ncu to see kernels, got none; {refused}"
     assert stage("exit 1") == "exit status 1"
@@ -297,6 +303,11 @@ def test_a_gpu_that_torch_cannot_use(gpu, tmp_path, monkeypatch):
     smi.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n")
     smi.chmod(0o755)
     assert gpu.machine.gpu_name() == "NVIDIA H100 80GB HBM3"
+    smi.write_text("#!/bin/sh\necho 1980, 1980, 2619, 512.10, 700.00, 41\n")
+    assert gpu.machine.gpu_state() == {"clocks.sm": "1980", "clocks.max.sm": "1980", "clocks.mem": "2619",
+                                       "power.draw": "512.10", "power.limit": "700.00", "temperature.gpu": "41"}
+    smi.unlink()
+    assert gpu.machine.gpu_state() is None
     measured = importlib.import_module("run").peaks(argparse.Namespace(device="cuda"))
     result = {"sizes": gpu.WORKS_ON_GPUS["gpu_glow_16"].sizes, "ms": {"step": 2.0}, "errors": {}}
     first, libraries = gpu.report.summarise("gpu_glow_16", [{"evenflow": result}], measured)
