@@ -39,7 +39,8 @@ TESTS = os.path.join(ROOT, "tests", "python")
 # Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
 SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
     "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
-STAGES = {"check": ("kernels", "tests", "memcheck", "racecheck", "initcheck", "synccheck"), "speed": ("kernels", "peers")}
+STAGES = {"check": ("kernels", "tests", "memcheck", "racecheck", "initcheck", "synccheck"),
+          "speed": ("kernels", "peers")}
 # Runs a command. No preexec_fn: Python warns of one in a program that has threads.
 ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE!r}); import worker; "
                 "worker.end_with_parent(); os.execvp(sys.argv[1], sys.argv[1:])")
@@ -167,8 +168,8 @@ def check(a, folder: str) -> dict:
                 counts = tests_run(outcomes, stage, kernels, "--test-suite=any device", limit=a.limit,
                                    EVENFLOW_TEST_DEVICE="cuda", **backend())
             else:
-                outcomes[stage] = ("expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with EVENFLOW_TESTS, "
-                                   "got nothing")
+                outcomes[stage] = ("expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with "
+                                   "EVENFLOW_TESTS, got nothing")
         elif stage == "tests":
             counts = tests_run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
         elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
@@ -315,9 +316,7 @@ def show(found: list[dict]) -> None:
 def train(a, folder: str) -> dict:
     """Some minutes each of evenflow and torch, from the same start, each in a process that ends without the other."""
     outcomes: dict = {}
-    # Stages run in the root of the repository, this perhaps elsewhere.
-    data, folder, tiny = os.path.abspath(a.data or ""), os.path.abspath(a.out or folder), []
-    os.makedirs(folder, exist_ok=True)
+    data, tiny = os.path.abspath(a.data or ""), []  # stages run in the root of the repository, this perhaps elsewhere
     if a.smoke:
         data = os.path.join(folder, "noise.npz")
         noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
@@ -361,8 +360,6 @@ def arguments():
     parsers[train].add_argument("--minutes", type=float, help="of gpu_training.py, for each of both")
     parsers[train].add_argument("--only", choices=("evenflow", "torch"), help="one of both")
     parsers[train].add_argument("--resume", action="store_true", help="from the checkpoints that are there")
-    parsers[train].add_argument("--out", metavar="FOLDER",
-                                help="otherwise that of the card's results; kept with --smoke, too")
     a = parser.parse_args()
     if a.job in STAGES:
         unknown = set(a.stages) - set(STAGES[a.job])

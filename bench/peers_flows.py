@@ -138,7 +138,7 @@ def build(library, model, sizes, threads, device):
     with torch.device("cpu"):
         net, log_prob, sample = MODELS[library.removesuffix("-autocast"), model](sizes)
     net.to(device)
-    if model == "glow" and library != "FrEIA":  # whose Flatten takes no such arrays
+    if device != "cpu" and model == "glow" and library != "FrEIA":  # whose Flatten takes no such arrays
         net.to(memory_format=torch.channels_last)
     for module in net.modules():
         if hasattr(module, "data_dep_init_done"):

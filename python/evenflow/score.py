@@ -135,7 +135,8 @@ class _Mean:
 def _reference(scores: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
     """`ranked`, the largest weight being 1."""
     checked = _scores("reference", scores)
-    weights = mean_one("p_values, reference", check_weights("p_values, reference", weight, len(checked)))
+    name = "reference_weight"
+    weights = mean_one("p_values", check_weights("p_values", weight, len(checked), name=name), name)
     return ranked(checked, None if weights is None else weights / weights.max())
 
 

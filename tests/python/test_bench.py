@@ -418,22 +418,22 @@ def small_glow(peers):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_compiled_blocks(peers, monkeypatch):
+def test_compiled_blocks(peers):
     """Train, score and sample as the same model without; a program a level and pass, not a step."""
     import torch
     from torch._dynamo.testing import CompileCounter
     programs, found = CompileCounter(), []
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
     for compiled in (False, True):
         model, x = small_glow(peers)
-        if compiled:
-            peers.compile_blocks(model, dynamic=False, backend=programs)
-        calls = peers.calls(model, model.log_prob, model.sample, x)
-        for _ in range(2):
-            calls["step"]()
-        torch.manual_seed(1)
-        with torch.inference_mode():
-            found.append([model.log_prob(x), model.sample(4), *model.parameters()])
+        with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):  # which it changes
+            if compiled:
+                peers.compile_blocks(model, dynamic=False, backend=programs)
+            calls = peers.calls(model, model.log_prob, model.sample, x)
+            for _ in range(2):
+                calls["step"]()
+            torch.manual_seed(1)
+            with torch.inference_mode():
+                found.append([model.log_prob(x), model.sample(4), *model.parameters()])
     assert programs.frame_count == 2 * 3 + 1  # levels, in step, log_prob and sample; the first input has no gradient
     for eager, other in zip(*found):
         torch.testing.assert_close(other, eager)
