@@ -176,7 +176,7 @@ TEST_CASE("device: reductions over sizes that fit no chunk") {
 }
 
 TEST_CASE("device: matrices of 1x1 convolutions") {
-  for (const int64_t n : {1, 2, 7, 8, 33, 64, 65}) {  // the last in the memory of all blocks
+  for (const int64_t n : {1, 2, 7, 8, 33, 64, 65}) {
     CAPTURE(n);
     check_same<double>(1e-11, [&](Context& ctx, const std::string&) {
       const KernelSet<double>& kernels = ctx.kernels<double>();

@@ -50,26 +50,13 @@ struct MatrixShare {
   EVENFLOW_HD bool has_col(int64_t j) const { return j % cols == j0; }
 };
 
-/// Numbers that a block's threads work on: in the block's own memory where they fit, for one step follows
-/// another there sooner than in all blocks' memory.
-template <int threads>
-struct LuRoom {
-  static constexpr int64_t most = 64;
-  double numbers[most * most + most];
-  EVENFLOW_HD double* of(int64_t n, double* room) { return n <= most ? numbers : room; }
-};
-template <>
-struct LuRoom<1> {
-  EVENFLOW_HD static double* of(int64_t, double* room) { return room; }
-};
-
-/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n, for matrices
-/// that LuRoom does not take. What is no permutation makes NaN of numbers in both.
+/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n. What is no
+/// permutation makes NaN of numbers in both.
 template <class T, int rows, int cols>
 struct LuMatrix {
   static constexpr int threads = rows * cols;
   using Registers = Nothing;
-  using Shared = LuRoom<threads>;
+  using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuFactors<T> f;
   T* w;
@@ -79,32 +66,29 @@ struct LuMatrix {
 
   /// The diagonal; W; for the inverse P^-1, from which L's columns and U's are eliminated one by one.
   EVENFLOW_HD int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
-    double* diagonal = shared.of(n, room);
-    double* x = diagonal + n;
     if (phase == 0) {
-      for (int64_t i = at.thread; i < n; i += threads) diagonal[i] = f.names(i) ? f.diagonal(i) : none();
+      for (int64_t i = at.thread; i < n; i += threads) room[i] = f.names(i) ? f.diagonal(i) : none();
       if (at.thread == 0) sum_logs();
     } else if (phase == 1) {
-      for (int64_t i = share.first_row(0); i < n; i += rows) multiply(share, i, diagonal, x + i * n);
+      for (int64_t i = share.first_row(0); i < n; i += rows) multiply(share, i);
     } else if (phase == 2) {
-      for (int64_t i = share.first_row(0); i < n; i += rows) permute(share, i, x + i * n);
+      for (int64_t i = share.first_row(0); i < n; i += rows) permute(share, i);
     } else if (phase < n + 3) {
       const int64_t k = phase - 3;
-      for (int64_t i = share.first_row(k + 1); i < n; i += rows) {
-        eliminate(share, f.lower(i, k), x + k * n, x + i * n);
-      }
+      for (int64_t i = share.first_row(k + 1); i < n; i += rows) eliminate(share, i, k, f.lower(i, k));
     } else if (phase < 2 * n + 3) {
       const int64_t k = 2 * n + 2 - phase;
       for (int64_t i = share.first_row(0); i < k; i += rows) {
-        eliminate(share, static_cast<double>(f.of.upper[i * n + k]) / diagonal[k], x + k * n, x + i * n);
+        eliminate(share, i, k, static_cast<double>(f.of.upper[i * n + k]) / room[k]);
       }
     } else {
       for (int64_t i = share.first_row(0); i < n; i += rows) {
+        const double* x = row_of(i);
         for (int64_t j = share.first_col(0); j < n; j += cols) {
-          inverse[i * n + j] = static_cast<T>(x[i * n + j] / diagonal[i]);
+          inverse[i * n + j] = static_cast<T>(x[j] / room[i]);
         }
       }
     }
@@ -112,6 +96,7 @@ struct LuMatrix {
 
  private:
   EVENFLOW_HD static double none() { return std::numeric_limits<double>::quiet_NaN(); }
+  EVENFLOW_HD double* row_of(int64_t i) const { return room + f.n + i * f.n; }
 
   EVENFLOW_HD void sum_logs() const {
     double total = 0;
@@ -119,27 +104,29 @@ struct LuMatrix {
     log_det[0] = total;
   }
 
-  /// Row i of W, by way of sums (n).
-  EVENFLOW_HD void multiply(const Share& share, int64_t i, const double* diagonal, double* sums) const {
+  EVENFLOW_HD void multiply(const Share& share, int64_t i) const {
     const int64_t n = f.n, row = f.row(i);
+    double* sums = row_of(i);
     for (int64_t j = share.first_col(0); j < n; j += cols) sums[j] = row < 0 ? none() : 0;
     for (int64_t k = 0; k <= row; ++k) {
       const double left = f.lower(row, k);
       const T* right = f.of.upper + k * n;
-      if (share.has_col(k)) sums[k] += left * diagonal[k];
+      if (share.has_col(k)) sums[k] += left * room[k];
       for (int64_t j = share.first_col(k + 1); j < n; j += cols)
         sums[j] += left * static_cast<double>(right[j]);
     }
     for (int64_t j = share.first_col(0); j < n; j += cols) w[i * n + j] = static_cast<T>(sums[j]);
   }
 
-  /// Row i of what becomes the inverse.
-  EVENFLOW_HD void permute(const Share& share, int64_t i, double* x) const {
+  EVENFLOW_HD void permute(const Share& share, int64_t i) const {
+    double* x = row_of(i);
     for (int64_t j = share.first_col(0); j < f.n; j += cols) x[j] = f.row(j) == i ? 1 : 0;
   }
 
-  /// A row x of what becomes the inverse -= factor * another one.
-  EVENFLOW_HD void eliminate(const Share& share, double factor, const double* known, double* x) const {
+  /// Row i of what becomes the inverse -= factor * row k.
+  EVENFLOW_HD void eliminate(const Share& share, int64_t i, int64_t k, double factor) const {
+    double* x = row_of(i);
+    const double* known = row_of(k);
     for (int64_t j = share.first_col(0); j < f.n; j += cols) x[j] -= factor * known[j];
   }
 };
