@@ -1,6 +1,6 @@
 #include "emulator.hpp"
+#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/matrix_products.hpp"
-#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::test {
@@ -11,7 +11,7 @@ const KernelSet<float>& emulated_kernels_f32() {
 }
 
 const FlowKernels<float>& emulated_flow_kernels_f32() {
-  static const WholeFlows<EmulatedLauncher, float> kernels;
+  static const DeviceFlows<EmulatedLauncher, float> kernels;
   return kernels;
 }
 

@@ -1,6 +1,6 @@
 #include "emulator.hpp"
+#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/products.hpp"
-#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::test {
@@ -12,7 +12,7 @@ const KernelSet<double>& emulated_kernels_f64() {
 }
 
 const FlowKernels<double>& emulated_flow_kernels_f64() {
-  static const WholeFlows<EmulatedLauncher, double> kernels;
+  static const DeviceFlows<EmulatedLauncher, double> kernels;
   return kernels;
 }
 

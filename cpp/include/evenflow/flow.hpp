@@ -321,6 +321,7 @@ class EVENFLOW_API Flow {
   size_t standardised_ = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
   std::shared_ptr<const ParamLayout> layout_;
   std::shared_ptr<FlowProgram> program_;  ///< null: samples are too wide for one
+  std::shared_ptr<DerivedPlan> derived_;
   ParamId initialized_ = 0;
   ParamId context_mean_ = -1;
   ParamId context_std_ = -1;

@@ -1,5 +1,6 @@
 #include "conditioners/conv_unit.hpp"
 
+#include "kernels/derived.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/ops/constants.hpp"
 #include "layers/init_actnorm.hpp"
@@ -18,7 +19,9 @@ void ConvUnit<T>::declare(const Scope& scope, bool overwritable) {
                       normalised ? Group::no_decay : Group::decay, overwritable);
   if (config_.magnitude) magnitude_ = scope.add("magnitude", {cout}, Group::decay);
   if (config_.bias) bias_ = scope.add("bias", {cout}, Group::no_decay);
-  if (config_.logs) logs_ = scope.add("logs", {cout}, Group::no_decay);
+  if (!config_.logs) return;
+  logs_ = scope.add("logs", {cout}, Group::no_decay);
+  derived_ = add_derived_scale(scope, logs_, cout, 0);
 }
 
 template <class T>
@@ -53,7 +56,9 @@ Epilogue<T> ConvUnit<T>::epilogue(Context& ctx, WorkspaceScope& scope, const Par
   Epilogue<T> e;
   e.relu = config_.relu;
   if (config_.bias) e.bias = params.value(bias_);
-  if (config_.logs) {
+  if (config_.logs && params.derived) {
+    e.scale = params.derived->scale(derived_);
+  } else if (config_.logs) {
     T* scale = scope.take<T>(config_.cout);
     ctx.kernels<T>().exp_scale(ctx, config_.cout, T(kLogScale), params.value(logs_), scale);
     e.scale = scale;

@@ -62,6 +62,7 @@ class ConvUnit {
   ParamId magnitude_ = 0;
   ParamId bias_ = 0;
   ParamId logs_ = 0;
+  int derived_ = -1;  ///< of logs, in the flow's plan
 };
 
 extern template class ConvUnit<float>;

@@ -77,7 +77,7 @@ class Collective {
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
   /// Of this struct, Device, Collective, KernelSet, FlowKernels, Context and the structs in their signatures.
-  static constexpr int kAbi = 10;
+  static constexpr int kAbi = 11;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with

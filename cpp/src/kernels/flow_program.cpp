@@ -17,11 +17,11 @@ void add(const Scope& scope, const FlowStep& step) {
   }
 }
 
-void add_matrix(const Scope& scope, int64_t count, int64_t learned, ParamId matrix, ParamId inverse) {
+void add_matrix(const Scope& scope, int64_t count, int derived, ParamId matrix, ParamId inverse) {
   FlowStep step;
   step.op = FlowOp::matrix;
   step.count = step.width = static_cast<int16_t>(count);
-  step.option = static_cast<int16_t>(learned);
+  step.option = static_cast<int16_t>(derived);
   step.at[0] = matrix;
   step.at[1] = inverse;
   add(scope, step);
@@ -42,12 +42,6 @@ void FlowProgram::complete(const ParamLayout& layout, ParamId initialized_flag) 
   for (FlowStep& step : steps) {
     if (step.op == FlowOp::bounds) continue;
     for (int64_t& at : step.at) at = at < 0 ? at : layout.offset(static_cast<ParamId>(at));
-  }
-  for (int64_t i = 0; i < learned.count; ++i) {
-    FlowMatrix& of = learned.of[i];
-    for (int64_t* at : {&of.lower, &of.upper, &of.logs, &of.sign, &of.permutation}) {
-      *at = layout.offset(static_cast<ParamId>(*at));
-    }
   }
 }
 
@@ -103,12 +97,8 @@ void add_whitening(const Scope& scope, int64_t count, ParamId mean, ParamId matr
   add_matrix(scope, count, -1, matrix, inverse);
 }
 
-void add_learned_matrix(const Scope& scope, int64_t count, const FlowMatrix& of) {
-  FlowProgram* program = scope.program();
-  if (!program) return;
-  FlowMatrices& learned = program->learned;
-  add_matrix(scope, count, learned.count, -1, -1);
-  if (program->fits) learned.of[learned.count++] = of;  // there was room for its step, so there is for it
+void add_learned_matrix(const Scope& scope, int64_t count, int matrix) {
+  add_matrix(scope, count, matrix, -1, -1);
 }
 
 void add_permutation(const Scope& scope, int64_t count, ParamId order) {

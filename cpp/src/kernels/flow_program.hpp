@@ -8,9 +8,11 @@
 #include "evenflow/params.hpp"
 #include "evenflow/prior.hpp"
 #include "evenflow/types.hpp"
+#include "kernels/derived.hpp"
 
 namespace evenflow {
 
+struct ConvDims;
 struct CouplingDims;
 
 /// What a step of a FlowProgram does to a row of a table.
@@ -21,7 +23,7 @@ enum class FlowOp : int16_t {
   standard,     ///< y = (x - mean) / std; parameters: mean, std
   moments,      ///< y = (x - mean) / sqrt(var + factor); parameters: mean, var
   center,       ///< y = x - mean, before a matrix; parameters: mean, the matrix's log |det|
-  matrix,       ///< y = x M; parameters: M, its inverse, or none where M is a learned one
+  matrix,       ///< y = x M; parameters: M, its inverse, or none where M is a derived one
   permutation,  ///< y[c] = x[order[c]]; parameter: order
   bounds,       ///< y = log(x - low) - log(high - x), between `ends`; factor: log(high - low)
 };
@@ -37,7 +39,8 @@ struct FlowStep {
   int16_t width = 0;     ///< a dense unit's outputs
   int16_t h_step = 1;    ///< of a coupling, as in CouplingDims
   int16_t r_offset = 0;  ///< of a coupling, as in CouplingDims
-  int16_t option = 0;    ///< dense: bits of Dense; coupling: its law; matrix: which learned one, or -1
+  int16_t option =
+      0;  ///< dense: bits of Dense; coupling: its law; matrix: the number of a derived one, or -1
   union {
     int64_t at[2] = {-1, -1};  ///< parameters' ids, in a complete program their offsets; -1: there is no such
     double ends[2];            ///< bounds, which have no parameters: low, high, infinite where open
@@ -59,20 +62,8 @@ struct FlowSteps {
   FlowStep steps[kSteps];
 };
 
-/// The parameters of W = P L U, as LuParameters has them: ids, in a complete program their offsets.
-struct FlowMatrix {
-  int64_t lower, upper, logs, sign, permutation;
-};
-
-/// Matrices that are known by their factors, (dims, dims) each, in the order of their steps.
-struct FlowMatrices {
-  int64_t count = 0;
-  FlowMatrix of[FlowSteps::kSteps] = {};
-};
-
 /// Layers add their steps when they are declared; a layer that adds none has none.
 struct FlowProgram : FlowSteps {
-  FlowMatrices learned;
   bool fits = true;  ///< every layer has steps, and there was room for them
 
   /// An empty one for samples of this shape; null: they are too wide, or images.
@@ -93,8 +84,8 @@ void add_scale(const Scope&, FlowOp op, int64_t first, int64_t count, ParamId a,
 /// y = (x - mean) M, with M^-1 and log |det M| among the parameters.
 void add_whitening(const Scope&, int64_t count, ParamId mean, ParamId matrix, ParamId inverse,
                    ParamId logdet);
-/// y = x W, by the ids of W's factors.
-void add_learned_matrix(const Scope&, int64_t count, const FlowMatrix& of);
+/// y = x W, whose number add_derived_matrix gave.
+void add_learned_matrix(const Scope&, int64_t count, int matrix);
 void add_permutation(const Scope&, int64_t count, ParamId order);
 /// Columns of the same ends.
 void add_bounds(const Scope&, int64_t first, int64_t count, double low, double high, double log_width);
@@ -129,19 +120,27 @@ struct StepEnd {
   T* running;
 };
 
-/// What a device does without asking the program on the way: whole flows in one kernel each, or two with
-/// learned matrices, and the end of a training step. A row's results do not depend on the rows beside it.
-/// False: some are not finite, for which the layers have an error.
+/// What a device does without asking the program on the way: whole flows in one kernel each, with learned
+/// matrices in some more, what layers derive from parameters, and the end of a training step. A row's results
+/// do not depend on the rows beside it. False: some are not finite, for which the layers have an error.
 template <class T>
 class FlowKernels {
  public:
   virtual ~FlowKernels() = default;
   /// out (n) = log p(x), x (n, dims). copy (n, or null): the same in the program's memory.
-  virtual bool log_prob(Context&, const FlowProgram&, const T* params, View<const T> x, double* out,
-                        double* copy) const = 0;
+  virtual bool log_prob(Context&, const FlowProgram&, const DerivedPlan&, const T* params, View<const T> x,
+                        double* out, double* copy) const = 0;
   /// x (n, dims) from the base distribution's draws first, first + 1, ... times `scale`.
-  virtual bool sample(Context&, const FlowProgram&, const T* params, T scale, uint64_t seed, uint64_t first,
-                      View<T> x) const = 0;
+  virtual bool sample(Context&, const FlowProgram&, const DerivedPlan&, const T* params, T scale,
+                      uint64_t seed, uint64_t first, View<T> x) const = 0;
+  /// Fills the arrays that `to` has, for a plan that is not empty.
+  virtual void derive(Context&, const T* params, const Derived<T>& to) const = 0;
+  /// Of a 1x1 convolution z = x w by a derived matrix: x = z w^-1, dx = dz w^T, and of its dmatrices
+  /// dw (channels, channels) = x^T dz.
+  virtual void matrix_backward(Context&, const ConvDims&, View<const T> z, View<const T> dz, const T* w,
+                               const T* inverse, View<T> x, View<T> dx, double* dw) const = 0;
+  /// grads += from dmatrices and dlogdet.
+  virtual void add_matrix_gradients(Context&, const T* params, const Derived<T>& of, T* grads) const = 0;
   /// Decides whether the step is taken, and takes it.
   virtual void finish_step(Context&, const StepEnd<T>&) const = 0;
 };

@@ -178,7 +178,7 @@ class KernelSet {
                                 View<const T> h, View<T> z, double* logdet) const = 0;
   virtual void coupling_inverse(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
                                 View<const T> h, View<T> x, double* logdet) const = 0;
-  /// dgain (n, 2) += gradients of slope and offset by sample.
+  /// dgain (n, 2, or null) += gradients of slope and offset by sample.
   virtual void coupling_backward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
                                  View<const T> dz, const double* dlogdet, View<const T> h, View<T> x,
                                  View<T> dx, View<T> dh, double* dgain) const = 0;

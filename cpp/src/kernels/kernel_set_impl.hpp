@@ -67,15 +67,12 @@ class KernelSetImpl : public KernelSet<T> {
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
                          T* dlogs, T factor) const override {
     const int64_t rows = y.shape.pixels(), cols = y.shape.c;
-    WorkspaceScope scope(ctx);
-    double* sums = scope.take<double>(2 * cols);
     with_flag(epilogue.relu, [&](auto relu) {
-      Exec::template sum_columns<T>(
+      Exec::template sum_columns_to<T>(
           ctx, rows, cols,
-          ops::EpilogueBackward<T, relu.value>{y.data, y.stride, dy.data, dy.stride, epilogue.scale}, sums);
+          ops::EpilogueBackward<T, relu.value>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
+          ops::AddPair<T>{factor, dbias, dlogs});
     });
-    if (dbias) add_sums(ctx, cols, 1, sums, dbias);
-    if (dlogs) add_sums(ctx, cols, factor, sums + cols, dlogs);
   }
 
   void channel_forward(Context& ctx, int parity, View<const T> x, const T* shift, const T* scale,
@@ -174,8 +171,7 @@ class KernelSetImpl : public KernelSet<T> {
     WorkspaceScope scope(ctx);
     double* sums = scope.take<double>(2);
     Exec::template sum_columns<double>(ctx, n, 2, ops::ColumnSum<double>{ops::PixelMask(), dgain, 2}, sums);
-    add_sums(ctx, 1, 1, sums, dslope);
-    if (doffset) add_sums(ctx, 1, 1, sums + 1, doffset);
+    Exec::for_each(ctx, 1, 1, ops::FromSums<ops::AddPair<T>>{sums, 1, {1, dslope, doffset}});
   }
 
   void fill(Context& ctx, int64_t n, T value, T* x) const override {
@@ -254,7 +250,7 @@ class KernelSetImpl : public KernelSet<T> {
   void lu_gradients(Context& ctx, int64_t n, const LuParameters<T>& of, const T* dw, const double* dlogdet,
                     double pixels, const LuParameterGradients<T>& out) const override {
     WorkspaceScope scope(ctx.workspace());
-    Exec::block(ctx, ops::LuGradients<T, Exec::block_rows, Exec::block_cols>{
+    Exec::block(ctx, ops::LuGradients<T, T, Exec::block_rows, Exec::block_cols>{
                          {of, n}, dw, dlogdet, pixels, out, scope.take<double>(3 * n * n + n)});
   }
 

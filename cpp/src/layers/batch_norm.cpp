@@ -35,7 +35,7 @@ class BatchNorm final : public Layer<T> {
  private:
   // y = (x + shift) * scale with the batch's moments in training, else the running ones.
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
-    const ChannelCoefficients<T> c(scope, count_);
+    const ChannelRoom<T> c(scope, count_);
     ctx.kernels<T>().moment_coefficients(ctx, count_,
                                          params.training() ? params.batch_stat(mean_) : params.value(mean_),
                                          params.training() ? params.batch_stat(var_) : params.value(var_),
@@ -84,7 +84,7 @@ class BatchNorm final : public Layer<T> {
       double* sums = scope.take<double>(2 * count_);
       kernels.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
       // Each channel's log scale moves the log-det of every changed pixel.
-      batch_norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+      batch_norm_means(ctx, count_, sums, sum_of_dlogdet(ctx, scope, params, dlogdet, z.shape.n),
                        static_cast<double>(active_), z.shape.pixels(), means);
     } else {
       kernels.zero(ctx, 2 * count_, means);
@@ -103,8 +103,9 @@ class BatchNorm final : public Layer<T> {
     pass_others(ctx, x, z);
     pass_others(ctx, dx, dz);
     ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
-    ctx.kernels<T>().zero(ctx, count_, c.shift);
-    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), c.shift, c.scale, changed(dz));
+    T* zeros = scope.take<T>(count_);
+    ctx.kernels<T>().zero(ctx, count_, zeros);
+    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), zeros, c.scale, changed(dz));
   }
 
   int parity_;

@@ -3,33 +3,13 @@
 #include <cmath>
 
 #include "evenflow/layers.hpp"
+#include "kernels/derived.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
 
-/// Coefficients of y = (x + shift) * scale per channel, on the context's device.
-template <class T>
-struct ChannelCoefficients {
-  ChannelCoefficients(WorkspaceScope& scope, int64_t channels)
-      : shift(scope.take<T>(channels)),
-        scale(scope.take<T>(channels)),
-        log_scale(scope.take<double>(channels)),
-        total(scope.take<double>(1)) {}
-
-  /// logdet += factor * (sum of log |scale|).
-  void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
-    ctx.kernels<T>().sum_doubles(ctx, channels, log_scale, total);
-    ctx.kernels<T>().add_total(ctx, n, factor, total, logdet);
-  }
-
-  T* shift;
-  T* scale;
-  double* log_scale;
-  double* total;
-};
-
-/// The sum of values, on the device.
+/// The sum of values (n), on the device.
 template <class T>
 const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, int64_t n) {
   double* total = scope.take<double>(1);
@@ -37,7 +17,44 @@ const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, 
   return total;
 }
 
-/// The common part of layers y = (x + shift) * scale per channel. A subclass fills the coefficients, and
+/// That of a backward pass's dlogdet (n).
+template <class T>
+const double* sum_of_dlogdet(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                             const double* dlogdet, int64_t n) {
+  return params.derived ? params.derived->dlogdet : sum_of<T>(ctx, scope, dlogdet, n);
+}
+
+/// Coefficients of y = (x + shift) * scale per channel, on the context's device.
+template <class T>
+struct ChannelCoefficients {
+  const T* shift;
+  const T* scale;
+  const double* log_scale;  ///< null: the pass knows the log-determinant
+
+  /// logdet += factor * (sum of log |scale|).
+  void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
+    if (!log_scale) return;
+    WorkspaceScope scope(ctx);
+    ctx.kernels<T>().add_total(ctx, n, factor, sum_of<T>(ctx, scope, log_scale, channels), logdet);
+  }
+};
+
+/// Room for them.
+template <class T>
+struct ChannelRoom {
+  ChannelRoom(WorkspaceScope& scope, int64_t channels)
+      : shift(scope.take<T>(channels)),
+        scale(scope.take<T>(channels)),
+        log_scale(scope.take<double>(channels)) {}
+
+  operator ChannelCoefficients<T>() const { return {shift, scale, log_scale}; }
+
+  T* shift;
+  T* scale;
+  double* log_scale;
+};
+
+/// The common part of layers y = (x + shift) * scale per channel. A subclass has the coefficients, and
 /// turns their sums into parameter gradients.
 template <class T>
 class ChannelScale : public Layer<T> {
@@ -47,7 +64,8 @@ class ChannelScale : public Layer<T> {
   int64_t channels() const { return this->input_shape().c; }
 
  private:
-  virtual void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const = 0;
+  virtual ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
+                                              const Params<T>& params) const = 0;
   /// sums (2, C): gradients by shift, then by log scale, without the log-det's; dlogdet (1): its sum; pixels:
   /// of a sample.
   virtual void add_gradients(Context&, const Params<T>&, const double* /*sums*/, const double* /*dlogdet*/,
@@ -57,8 +75,7 @@ class ChannelScale : public Layer<T> {
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    ChannelCoefficients<T> c(scope, channels());
-    coefficients(ctx, params, c);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
     c.add_log_det(ctx, channels(), x.shape.n, static_cast<double>(x.shape.pixels_per_sample()), logdet);
   }
@@ -66,8 +83,7 @@ class ChannelScale : public Layer<T> {
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    ChannelCoefficients<T> c(scope, channels());
-    coefficients(ctx, params, c);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     ctx.kernels<T>().channel_inverse(ctx, -1, z, c.shift, c.scale, x);
     c.add_log_det(ctx, channels(), z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()), logdet);
   }
@@ -75,23 +91,22 @@ class ChannelScale : public Layer<T> {
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
     WorkspaceScope scope(ctx);
-    ChannelCoefficients<T> c(scope, channels());
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     double* sums = scope.take<double>(2 * channels());
-    coefficients(ctx, params, c);
     ctx.kernels<T>().channel_backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
     if (!trained()) return;
-    add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+    add_gradients(ctx, params, sums, sum_of_dlogdet(ctx, scope, params, dlogdet, z.shape.n),
                   static_cast<double>(z.shape.pixels_per_sample()));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
-    ChannelCoefficients<T> c(scope, channels());
-    coefficients(ctx, params, c);
+    const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
-    ctx.kernels<T>().zero(ctx, channels(), c.shift);
-    ctx.kernels<T>().channel_inverse(ctx, -1, dx, c.shift, c.scale, dz);
+    T* zeros = scope.take<T>(channels());
+    ctx.kernels<T>().zero(ctx, channels(), zeros);
+    ctx.kernels<T>().channel_inverse(ctx, -1, dx, zeros, c.scale, dz);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };

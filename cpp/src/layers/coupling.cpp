@@ -172,13 +172,16 @@ class Coupling final : public Layer<T> {
     if (recompute) net_->forward(ctx, params, input, h, kept + h_size(n));
 
     View<T> dh(scope.take<T>(h_size(n)), h.shape);
-    double* dgain = scope.take<double>(2 * n);
-    kernels.fill_doubles(ctx, 2 * n, 0, dgain);
+    double* dgain = nullptr;
+    if (dims_.law == CouplingLaw::real_nvp) {
+      dgain = scope.take<double>(2 * n);
+      kernels.fill_doubles(ctx, 2 * n, 0, dgain);
+    }
     kernels.coupling_backward(ctx, dims_, gain(params), changed(z), changed(dz), dlogdet, h, changed(x),
                               changed(dx), dh, dgain);
     copy_pass(ctx, z, x);
     copy_pass(ctx, dz, dx);
-    if (dims_.law == CouplingLaw::real_nvp) {
+    if (dgain) {
       kernels.gain_gradients(ctx, n, dgain, params.grad(gain_),
                              options_.offset ? params.grad(offset_) : nullptr);
     }

@@ -14,9 +14,12 @@ class Scaling final : public ChannelScale<T> {
   }
 
  private:
-  void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const override {
+  ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
+                                      const Params<T>& params) const override {
+    const ChannelRoom<T> c(scope, this->channels());
     ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), nullptr, params.value(logs_), 1, c.shift,
                                             c.scale, c.log_scale);
+    return c;
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
@@ -35,11 +38,13 @@ class Rescale final : public ChannelScale<T> {
       : ChannelScale<T>("rescale", in), offset_(offset), width_(width) {}
 
  private:
-  void coefficients(Context& ctx, const Params<T>&, ChannelCoefficients<T>& c) const override {
+  ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>&) const override {
+    const ChannelRoom<T> c(scope, this->channels());
     const KernelSet<T>& kernels = ctx.kernels<T>();
     kernels.fill(ctx, this->channels(), static_cast<T>(-offset_), c.shift);
     kernels.fill(ctx, this->channels(), static_cast<T>(1 / width_), c.scale);
     kernels.fill_doubles(ctx, this->channels(), -std::log(width_), c.log_scale);
+    return c;
   }
   bool trained() const override { return false; }
 

@@ -39,9 +39,12 @@ class Standardize final : public ChannelScale<T> {
   }
 
  private:
-  void coefficients(Context& ctx, const Params<T>& params, ChannelCoefficients<T>& c) const override {
+  ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
+                                      const Params<T>& params) const override {
+    const ChannelRoom<T> c(scope, this->channels());
     ctx.kernels<T>().standard_coefficients(ctx, this->channels(), params.value(mean_), params.value(std_),
                                            c.shift, c.scale, c.log_scale);
+    return c;
   }
   bool trained() const override { return false; }
 

@@ -84,9 +84,7 @@ class TopPrior final : public Layer<T> {
     WorkspaceScope scope(ctx);
     View<T> h = statistics(ctx, scope, params, n);
     View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    double* unused = scope.take<double>(2 * n);
-    kernels.fill_doubles(ctx, 2 * n, 0, unused);
-    kernels.coupling_backward(ctx, dims(), {}, z, dz, dlogdet, h, x, dx, dh, unused);
+    kernels.coupling_backward(ctx, dims(), {}, z, dz, dlogdet, h, x, dx, dh, nullptr);
     if (learned_) {
       kernels.prior_edge_gradients(ctx, dh, edge_part(ctx, scope, params), params.value(logs_),
                                    params.grad(weight_), params.grad(bias_), params.grad(logs_));

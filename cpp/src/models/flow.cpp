@@ -9,6 +9,7 @@
 #include "evenflow/error.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/deriving.hpp"
 #include "models/passes.hpp"
 #include "models/tiles.hpp"
 
@@ -64,7 +65,8 @@ void Flow<T>::finalize() {
   levels_.push_back({current_, offset});
   auto layout = std::make_shared<ParamLayout>();
   FlowProgram::begin(sample_shape_, base_, program_);
-  const Scope root(*layout, "", program_.get());
+  derived_ = std::make_shared<DerivedPlan>();
+  const Scope root(*layout, "", program_.get(), derived_.get());
   for (Node& node : nodes_) {
     const int steps = step_count(root);
     const Layer<T>& layer = *node.layer;
@@ -91,6 +93,7 @@ void Flow<T>::finalize() {
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
   if (program_) program_->complete(*layout, initialized_);
+  derived_->complete(*layout);
   layout_ = std::move(layout);
 
   // Weights and a tile's activations share a second-level cache of a megabyte or more.
@@ -101,34 +104,6 @@ void Flow<T>::finalize() {
   const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
   const bool fits = layout_->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
   tile_rows_ = fits && layout_->stats_size() == 0 && !head_ ? rows : 0;
-}
-
-template <class T>
-std::vector<GradientPart> Flow<T>::gradient_parts(int64_t least) const {
-  const std::vector<ParamLayout::Entry>& entries = layout_->entries();
-  // Of what is in no part yet, and how much of that is complete. A group holds its entries in the order of
-  // layers, so that it fills from its end.
-  int64_t ends[2] = {layout_->decay_size(), layout_->trainable_size()};
-  int64_t reached[2] = {ends[0], ends[1]};
-  std::vector<GradientPart> parts;
-  size_t at = entries.size();
-  for (size_t i = nodes_.size(); i-- > 1;) {
-    while (at > nodes_[i - 1].end_param) {
-      const ParamLayout::Entry& entry = entries[--at];
-      if (entry.offset < layout_->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
-    }
-    if (head_ && i > head_at_) continue;  // its gradients, at the very end, come with those of head_at_
-    for (size_t g = 0; g < 2; ++g) {
-      if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
-      parts.push_back({reached[g], ends[g], i});
-      ends[g] = reached[g];
-    }
-  }
-  const int64_t middle = layout_->decay_size();
-  const bool whole = ends[0] == middle;  // what is left is one piece
-  if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
-  if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
-  return parts;
 }
 
 template <class T>
@@ -285,7 +260,9 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
+  const Deriving<T> with(ctx, scope, *derived_, params, false);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  with.add_log_det(n, 1, logdet);
   View<T> mine;  // x, where it may be overwritten
   int at = 0;
   size_t level = 0;
@@ -296,7 +273,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
       out = View<T>(buffers[at], node.layer->output_shape().with_batch(n));
       at = 1 - at;
     }
-    node.layer->forward(ctx, params, x, out, logdet, step ? step->kept[i] : nullptr);
+    node.layer->forward(ctx, with.params(), x, out, logdet, step ? step->kept[i] : nullptr);
     if (node.keep) {
       put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
       out = out.channels(0, node.keep);
@@ -323,7 +300,10 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
     });
     return;
   }
-  walk_back(ctx, params, z, n, x, logdet, [](const Node&, View<const T>) { return true; });
+  WorkspaceScope scope(ctx);
+  const Deriving<T> with(ctx, scope, *derived_, params, true);
+  walk_back(ctx, with.params(), z, n, x, logdet, [](const Node&, View<const T>) { return true; });
+  with.add_log_det(n, -1, logdet);
 }
 
 template <class T>
@@ -508,7 +488,7 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
   check_given(call, given, x.shape.n);
   check_arena(ctx, call, arena);
   if (in_one_kernel(ctx) &&
-      flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, arena.values(), x, out, copy)) {
+      flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, *derived_, arena.values(), x, out, copy)) {
     return;
   }
   check_initialized(ctx, call, arena.values());
@@ -544,8 +524,8 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   }
   const T scale = static_cast<T>(temperature);
   const uint64_t draw = static_cast<uint64_t>(first);
-  if (in_one_kernel(ctx) &&
-      flow_kernels<T>(*ctx.device()).sample(ctx, *program_, arena.values(), scale, seed, draw, x)) {
+  if (in_one_kernel(ctx) && flow_kernels<T>(*ctx.device())
+                                .sample(ctx, *program_, *derived_, arena.values(), scale, seed, draw, x)) {
     return;
   }
   check_initialized(ctx, "sample", arena.values());

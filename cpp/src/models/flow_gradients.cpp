@@ -6,6 +6,7 @@
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/deriving.hpp"
 #include "models/passes.hpp"
 
 namespace evenflow {
@@ -29,6 +30,34 @@ bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
 }  // namespace
 
 template <class T>
+std::vector<GradientPart> Flow<T>::gradient_parts(int64_t least) const {
+  const std::vector<ParamLayout::Entry>& entries = layout_->entries();
+  // Of what is in no part yet, and how much of that is complete. A group holds its entries in the order of
+  // layers, so that it fills from its end.
+  int64_t ends[2] = {layout_->decay_size(), layout_->trainable_size()};
+  int64_t reached[2] = {ends[0], ends[1]};
+  std::vector<GradientPart> parts;
+  size_t at = entries.size();
+  for (size_t i = nodes_.size(); i-- > 1;) {
+    while (at > nodes_[i - 1].end_param) {
+      const ParamLayout::Entry& entry = entries[--at];
+      if (entry.offset < layout_->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
+    }
+    if (head_ && i > head_at_) continue;  // its gradients, at the very end, come with those of head_at_
+    for (size_t g = 0; g < 2; ++g) {
+      if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
+      parts.push_back({reached[g], ends[g], i});
+      ends[g] = reached[g];
+    }
+  }
+  const int64_t middle = layout_->decay_size();
+  const bool whole = ends[0] == middle;  // what is left is one piece
+  if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
+  if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
+  return parts;
+}
+
+template <class T>
 void Flow<T>::head_backward(Context& ctx, const Params<T>& params, View<const T> x, View<T> dx,
                             Step& step) const {
   head_->backward(ctx, params, x, step.head_scale, step.sample_weight, dx, step.head_results);
@@ -43,6 +72,8 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
   if (found) kernels.fill_doubles(ctx, 2 * kDrifts, 0, found);
   const int64_t n = x.shape.n;
   begin_dcontext(ctx, params, n);
+  Deriving<T> with(ctx, scope, *derived_, params, true);
+  with.begin_backward(scope, n, dlogdet, !step || !step->watch);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   int at = 0;
@@ -77,15 +108,17 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
         dout = View<T>(dbuffers[at], shape);
       }
     }
-    node.layer->backward(ctx, params, cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
+    node.layer->backward(ctx, with.params(), cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
     cur = out;
     dcur = dout;
-    if (found && i > 0 && i == standardised_) measure_standardised(ctx, params, truth, step, cur, found + 2);
+    if (found && i > 0 && i == standardised_)
+      measure_standardised(ctx, with.params(), truth, step, cur, found + 2);
     if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
     if (!step || !step->watch) continue;
     const std::vector<GradientPart>& parts = step->watch->parts;
     while (step->told < parts.size() && parts[step->told].layer == i) step->watch->complete(step->told++);
   }
+  with.end_backward();
   if (nodes_.empty()) {
     kernels.copy(ctx, cur, x);
     kernels.copy(ctx, dcur, dx);
@@ -423,6 +456,8 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
 }
 
 // Member by member: flow.cpp instantiates the rest of the class.
+template std::vector<GradientPart> Flow<float>::gradient_parts(int64_t) const;
+template std::vector<GradientPart> Flow<double>::gradient_parts(int64_t) const;
 template void Flow<float>::head_backward(Context&, const Params<float>&, View<const float>, View<float>,
                                          Step&) const;
 template void Flow<float>::measure_standardised(Context&, const Params<float>&, View<const float>,

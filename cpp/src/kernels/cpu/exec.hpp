@@ -6,6 +6,7 @@
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
+#include "kernels/ops/small.hpp"
 
 // Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
 // count, and partial sums are added in chunk order, so results do not depend on it either.
@@ -325,8 +326,8 @@ struct CpuExec {
     });
   }
 
-  /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][F::sums] +=
-  /// the sums over that group's elements.
+  /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][F::sums],
+  /// unless null, += the sums over that group's elements.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, F f, double* out) {
     f.prepare();
@@ -345,7 +346,7 @@ struct CpuExec {
           for (int64_t group = job * share, next; group < end; group = next) {
             next = ops::min_of(end, group + together);
             run.go(f, cols, (next - group) * size);
-            for (int i = 0; i < F::sums; ++i) {
+            for (int i = 0; out && i < F::sums; ++i) {
               const T* values = run.sums[i];
               if (size == 1) {
                 for (int64_t g = group; g < next; ++g) out[g * F::sums + i] += values[g - group];
@@ -379,12 +380,12 @@ struct CpuExec {
         Sum sums[F::sums];
         for (run.seek(first); left > 0; left -= run.count) {
           run.go(f, cols, left);
-          for (int i = 0; i < F::sums; ++i) sums[i].add(run.sums[i], run.count);
+          for (int i = 0; out && i < F::sums; ++i) sums[i].add(run.sums[i], run.count);
         }
         for (int i = 0; i < F::sums; ++i) partial[job * F::sums + i] = sums[i].total();
       }
     });
-    for (int64_t job = 0; job < groups * chunks; ++job) {
+    for (int64_t job = 0; out && job < groups * chunks; ++job) {
       for (int i = 0; i < F::sums; ++i) out[job / chunks * F::sums + i] += partial[job * F::sums + i];
     }
   }
@@ -468,6 +469,15 @@ struct CpuExec {
       }
     }
     sum_rows<T>(ctx, rows, cols, f, out);
+  }
+
+  /// finish(column, its sums, their distance) instead of an array of sums.
+  template <class T, class F, class G>
+  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(F::sums * cols);
+    sum_columns<T>(ctx, rows, cols, f, sums);
+    for_each(ctx, 1, cols, ops::FromSums<G>{sums, cols, finish});
   }
 
   /// sum_columns of long rows. Short runs are added in T, which vectorises, then in double.

@@ -1,6 +1,6 @@
 #include "kernels/cuda/launch.cuh"
+#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/matrix_products.hpp"
-#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::cuda {
@@ -11,7 +11,7 @@ const KernelSet<float>& kernels_f32() {
 }
 
 const FlowKernels<float>& flow_kernels_f32() {
-  static const WholeFlows<Launcher, float> kernels;
+  static const DeviceFlows<Launcher, float> kernels;
   return kernels;
 }
 

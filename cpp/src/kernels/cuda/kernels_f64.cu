@@ -1,6 +1,6 @@
 #include "kernels/cuda/launch.cuh"
+#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/products.hpp"
-#include "kernels/device/whole_flow.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
 namespace evenflow::cuda {
@@ -11,7 +11,7 @@ const KernelSet<double>& kernels_f64() {
 }
 
 const FlowKernels<double>& flow_kernels_f64() {
-  static const WholeFlows<Launcher, double> kernels;
+  static const DeviceFlows<Launcher, double> kernels;
   return kernels;
 }
 

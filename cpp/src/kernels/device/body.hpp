@@ -174,7 +174,7 @@ struct Values {
 };
 
 /// A chunk of a group's packs a block: loaded, computed, stored. out (groups, chunks, F::sums), or += with
-/// `add`.
+/// `add`; null: without sums.
 template <class T, class F, int n>
 struct MapGroups {
   static constexpr int threads = kThreads;
@@ -189,7 +189,7 @@ struct MapGroups {
   bool add;
   double* out;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return Sums::levels + 2; }
+  EVENFLOW_HD int64_t phases(int64_t) const { return out ? Sums::levels + 2 : 1; }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       chunk_sums(at, shared);
@@ -238,6 +238,41 @@ struct AddChunks {
     double total = 0;
     for (int64_t i = 0; i < chunks; ++i) total += partial[(group * chunks + i) * sums + k];
     out[group * sums + k] += total;
+  }
+};
+
+/// finish(column, its sums over all rows, 1) from sums of some rows, partial (rows, G::sums, cols): a few
+/// columns a block, whose lanes of rows are added in order.
+template <class G>
+struct SumRows {
+  static constexpr int threads = kThreads;
+  static constexpr int kColumns = 8, kLanes = threads / kColumns;
+  using Registers = Nothing;
+  struct Shared {
+    double value[G::sums][kLanes][kColumns];
+  };
+  int64_t rows;
+  int64_t cols;
+  const double* partial;
+  G finish;
+
+  EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+    const int place = at.thread % kColumns, first_lane = at.thread / kColumns;
+    const int64_t column = at.block * kColumns + place;
+    if (column >= cols) return;
+    double total[G::sums] = {};
+    if (phase == 0) {
+      for (int64_t r = first_lane; r < rows; r += kLanes) {
+        for (int s = 0; s < G::sums; ++s) total[s] += partial[(r * G::sums + s) * cols + column];
+      }
+      for (int s = 0; s < G::sums; ++s) shared.value[s][first_lane][place] = total[s];
+    } else if (first_lane == 0) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int s = 0; s < G::sums; ++s) total[s] += shared.value[s][lane][place];
+      }
+      finish(column, total, 1);
+    }
   }
 };
 

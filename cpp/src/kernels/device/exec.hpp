@@ -5,7 +5,7 @@
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/device/body.hpp"
-#include "kernels/ops/channel.hpp"
+#include "kernels/ops/small.hpp"
 
 namespace evenflow {
 
@@ -53,20 +53,21 @@ struct DeviceExec {
     for_each(ctx, rows, cols, device::MapOne<T, F>{f});
   }
 
+  /// out: null where nobody asks for the sums.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
     if (groups * rows * cols == 0) return;
     constexpr int64_t kChunk = 2048;
     const int64_t chunks = parts(rows * cols, kChunk);
     WorkspaceScope scope(ctx.workspace());
-    double* partial = chunks == 1 ? out : scope.take<double>(groups * chunks * F::sums);
+    double* partial = chunks == 1 || !out ? out : scope.take<double>(groups * chunks * F::sums);
     in_packs(cols, f, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
       const auto walk = device::Walk::by(device::kThreads, cols / kPack);
       launch(ctx, groups * chunks,
              device::MapGroups<T, F, kPack>{rows, kChunk / kPack, chunks, walk, f, chunks == 1, partial});
     });
-    if (chunks > 1) for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
+    if (chunks > 1 && out) for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
   }
 
   template <class F>
@@ -86,22 +87,39 @@ struct DeviceExec {
   template <class T, class F>
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     if (cols == 0) return;
-    constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
-    const int64_t chunk = ops::max_of(parts(kChunk, ops::min_of(cols, kWidest)), parts(rows, kMostChunks));
-    const int64_t chunks = parts(rows, chunk), width = F::sums * cols;
+    const int64_t chunk = chunk_of(rows, cols), chunks = parts(rows, chunk), width = F::sums * cols;
     if (chunks <= 1) return sum_chunks<T>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(chunks * width);
     sum_chunks<T>(ctx, rows, cols, chunk, f, partial);
-    add_rows(ctx, chunks, width, partial, out);
+    sum_rows(ctx, chunks, width, partial, ops::StoreSum{out});
   }
 
-  /// out (cols) = the sums of a few rows.
-  static void add_rows(Context& ctx, int64_t rows, int64_t cols, const double* x, double* out) {
-    sum_chunks<double>(ctx, rows, cols, rows, ops::ColumnSum<double>{ops::PixelMask(), x, cols}, out);
+  /// finish(column, its sums, their distance) instead of an array of sums.
+  template <class T, class F, class G>
+  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
+    if (cols == 0) return;
+    const int64_t chunk = chunk_of(rows, cols), chunks = ops::max_of<int64_t>(parts(rows, chunk), 1);
+    WorkspaceScope scope(ctx.workspace());
+    double* partial = scope.take<double>(chunks * F::sums * cols);
+    sum_chunks<T>(ctx, rows, cols, chunk, f, partial);
+    sum_rows(ctx, chunks, cols, partial, finish);
+  }
+
+  /// The same of sums that are there for some rows: partial (rows, G::sums, cols).
+  template <class G>
+  static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
+    using Body = device::SumRows<G>;
+    launch(ctx, parts(cols, Body::kColumns), Body{rows, cols, partial, finish});
   }
 
  private:
+  /// Rows of a block's chunk in sums over columns.
+  static int64_t chunk_of(int64_t rows, int64_t cols) {
+    constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
+    return ops::max_of(parts(kChunk, ops::min_of(cols, kWidest)), parts(rows, kMostChunks));
+  }
+
   template <int n, class F, class G>
   static void in_packs_of(int64_t cols, const F& f, const G& g) {
     if constexpr (n > 1) {

@@ -79,11 +79,12 @@ EVENFLOW_HD void write_eight(const Eight<S>& from, S* to) {
 /// dozen instructions for a division (Granlund and Montgomery, "Division by invariant integers using
 /// multiplication", 1994).
 struct Divisor {
-  int32_t by;
+  int32_t by = 0;
   int32_t shift = 31;
   uint32_t factor = 0;
   int32_t most = 0;  ///< the largest multiple of it
 
+  Divisor() = default;
   /// 0: there will be nothing to divide.
   Divisor(int32_t divisor) : by(divisor) {
     if (by == 0) return;

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <vector>
+
 #include "kernels/device/matrix_product.hpp"
 #include "kernels/device/matrix_stores.hpp"
+#include "kernels/device/packing.hpp"
 #include "kernels/device/products.hpp"
 #include "kernels/ops/channel.hpp"
 
@@ -21,15 +24,18 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
     if (!acts) acts = scope.take<H>(hidden_size(units, count, pixels, sizeof(H)));
-    Rows<H> from = pack<H>(ctx, scope, x);
+    Packed<H> packed(ctx, scope);
+    Rows<H> from = packed.rows(x);
+    for (int u = 0; u < count; ++u) {
+      packed.add(units[u], u + 1 == count && taps_forward(units[u]) ? forward_taps(units[u]) : TapWeights());
+    }
+    packed.launch();
     for (int u = 0; u < count; ++u) {
       const StackUnit<float>& unit = units[u];
       WorkspaceScope inner(ctx.workspace());
-      if (u + 1 == count && by_taps(unit.dims.kernel, unit.dims.in.c, unit.dims.cout)) {
-        return forward_by_taps(ctx, unit, from, h);
-      }
+      if (u + 1 == count && taps_forward(unit)) return forward_by_taps(ctx, unit, from, packed.weights[u], h);
       const device::PatchRows<H> a{patches(unit.dims, 1), from.data, from.stride, pixels};
-      const device::MatrixRows<H> b = weights<H>(ctx, inner, unit);
+      const device::MatrixRows<H> b = matrix(unit, packed.weights[u]);
       const Epilogue<float>& e = unit.epilogue;
       if (u + 1 == count) {
         const device::Parts parts = split_product(ctx, inner, pixels, unit.dims.cout, a.dims.size(), a, b);
@@ -59,19 +65,28 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     }
     H* buffers[2] = {nullptr, nullptr};
     for (int u = 0; u + 1 < ops::min_of(count, 3); ++u) buffers[u] = scope.take<H>(pixels * widest);
-    Rows<H> da = pack<H>(ctx, scope, dh);
+    Packed<H> packed(ctx, scope);
+    Rows<H> da = packed.rows(dh);
+    const Rows<H> input = packed.rows(x);
+    for (int u = 0; u < count; ++u) {
+      if (u == 0 && !dx.data) {
+        packed.leave_out();
+      } else {
+        packed.add(units[u], u == 0 && taps_backward(units[u]) ? backward_taps(units[u]) : TapWeights());
+      }
+    }
+    packed.launch();
     for (int u = count - 1; u > 0; --u) {
       const int64_t width = units[u - 1].dims.cout, stride = padded_stride(width, sizeof(H));
       acts -= pixels * stride;
       H* to = buffers[(u - 1) % 2];
       const Rows<H> y{acts, stride, width}, below{to, stride, width};
-      hidden_gradient(ctx, units[u], units[u - 1], da, y, to);
+      hidden_gradient(ctx, units[u], units[u - 1], da, packed.weights[u], y, to);
       weights_gradient(ctx, units[u], y, da);
       da = below;
     }
-    if (dx.data) data_gradient(ctx, units[0], da, dx);
-    WorkspaceScope inner(ctx.workspace());
-    weights_gradient(ctx, units[0], pack<H>(ctx, inner, x), da);
+    if (dx.data) data_gradient(ctx, units[0], da, packed.weights[0], dx);
+    weights_gradient(ctx, units[0], input, da);
   }
 
  private:
@@ -96,48 +111,72 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
             sign};
   }
 
-  template <class H>
-  static Rows<H> pack(Context& ctx, WorkspaceScope& scope, View<const float> x) {
-    const int64_t pixels = x.shape.pixels(), width = device::up_to_eight(x.shape.c);
-    H* out = scope.take<H>(pixels * width);
-    Exec::for_each(ctx, pixels, width, device::PackRows<H>{x.data, x.stride, x.shape.c, width, out});
-    return {out, width, x.shape.c};
-  }
+  /// Steps in a unit's weights, for a product with those of all taps side by side.
+  struct TapWeights {
+    int64_t tap_step, k_step, c_step, k;
+    int64_t channels = 0;  ///< 0: another product
+  };
 
+  /// What a net multiplies, laid out by launch(): rows, and the weights of one unit after another.
   template <class H>
-  static device::MatrixRows<H> weights(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit) {
-    const device::PatchDims dims = patches(unit.dims, 1);
+  struct Packed {
+    Packed(Context& ctx, WorkspaceScope& from) : scope(from), packing(ctx) {}
+
+    Rows<H> rows(View<const float> x) {
+      const int64_t pixels = x.shape.pixels(), width = device::up_to_eight(x.shape.c);
+      H* out = scope.take<H>(pixels * width);
+      packing.add(pixels, width, device::PackRows<H>{x.data, x.stride, x.shape.c, width, out});
+      return {out, width, x.shape.c};
+    }
+    void add(const StackUnit<float>& unit, const TapWeights& w) {
+      const device::PatchDims dims = patches(unit.dims, 1);
+      const bool taps = w.channels > 0;
+      const int64_t width = device::up_to_eight(taps ? 9 * w.channels : unit.dims.cout),
+                    depth = taps ? device::up_to_eight(w.k) : dims.size();
+      H* out = scope.take<H>(depth * width);
+      weights.push_back(out);
+      if (taps) {
+        packing.add(depth, width,
+                    device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
+                                        static_cast<int32_t>(w.channels), width, out});
+      } else {
+        packing.add(depth, width,
+                    device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
+      }
+    }
+    /// A unit whose weights nothing is multiplied with.
+    void leave_out() { weights.push_back(nullptr); }
+    void launch() { packing.launch(); }
+
+    WorkspaceScope& scope;
+    device::Packing<Launcher, H> packing;
+    std::vector<const H*> weights;
+  };
+
+  /// Packed weights of a unit, as its products read them.
+  template <class H>
+  static device::MatrixRows<H> matrix(const StackUnit<float>& unit, const H* packed) {
     const int64_t width = device::up_to_eight(unit.dims.cout);
-    H* out = scope.take<H>(dims.size() * width);
-    Exec::for_each(ctx, dims.size(), width,
-                   device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
-    return {out, width, dims.size(), width};
+    return {packed, width, patches(unit.dims, 1).size(), width};
   }
   template <class H>
-  static device::WeightColumns<H> weight_columns(Context& ctx, WorkspaceScope& scope,
-                                                 const StackUnit<float>& unit) {
+  static device::WeightColumns<H> columns(const StackUnit<float>& unit, const H* packed) {
     const device::PatchDims dims = patches(unit.dims, 1);
-    return {weights<H>(ctx, scope, unit).x, dims.taps(), dims.channels.by,
-            static_cast<int32_t>(device::up_to_eight(unit.dims.cout))};
+    return {packed, dims.taps(), dims.channels.by, static_cast<int32_t>(device::up_to_eight(unit.dims.cout))};
   }
 
   template <class H>
   static void hidden_gradient(Context& ctx, const StackUnit<float>& unit, const StackUnit<float>& lower,
-                              const Rows<H>& da, const Rows<H>& y, H* below) {
+                              const Rows<H>& da, const H* packed, const Rows<H>& y, H* below) {
     const int64_t pixels = unit.dims.in.pixels(), width = y.channels, tiles = Exec::parts(pixels, kTileM);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(tiles * 2 * width);
-    double* sums = scope.take<double>(2 * width);
     const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
-    product(ctx, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit),
+    product(ctx, pixels, width, a.dims.size(), a, columns(unit, packed),
             device::StoreHiddenGradient<H>{y.data, y.stride, below, y.stride, width, lower.epilogue.scale,
                                            lower.epilogue.relu, partial});
-    Exec::template sum_columns<double>(ctx, tiles, 2 * width,
-                                       ops::ColumnSum<double>{ops::PixelMask(), partial, 2 * width}, sums);
-    if (lower.dbias) Exec::for_each(ctx, 1, width, ops::AddSums<float>{1, sums, lower.dbias});
-    if (lower.dlogs) {
-      Exec::for_each(ctx, 1, width, ops::AddSums<float>{lower.logs_factor, sums + width, lower.dlogs});
-    }
+    Exec::sum_rows(ctx, tiles, width, partial,
+                   ops::AddPair<float>{lower.logs_factor, lower.dbias, lower.dlogs});
   }
 
   // A 3x3 kernel with few outputs: a product with all taps of each pixel, and a sum over neighbours. Patches
@@ -145,12 +184,28 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
 
   static bool by_taps(int kernel, int64_t inputs, int64_t outputs) { return kernel == 3 && outputs < inputs; }
 
+  static bool taps_forward(const StackUnit<float>& unit) {
+    return by_taps(unit.dims.kernel, unit.dims.in.c, unit.dims.cout);
+  }
+  static bool taps_backward(const StackUnit<float>& unit) {
+    return by_taps(unit.dims.kernel, unit.dims.cout, unit.dims.in.c);
+  }
+  static TapWeights forward_taps(const StackUnit<float>& unit) {
+    const int64_t cin = unit.dims.in.c, cout = unit.dims.cout;
+    return {unit.dims.weight_rows() * cout, cout, 1, cin, cout};
+  }
+  static TapWeights backward_taps(const StackUnit<float>& unit) {
+    const int64_t cin = unit.dims.in.c, cout = unit.dims.cout;
+    return {unit.dims.weight_rows() * cout, 1, cout, cout, cin};
+  }
+
   template <class H>
-  static void forward_by_taps(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x, View<float> h) {
+  static void forward_by_taps(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x, const H* packed,
+                              View<float> h) {
     const int64_t cin = unit.dims.in.c, cout = unit.dims.cout, rows = unit.dims.weight_rows();
     const Epilogue<float>& e = unit.epilogue;
     WorkspaceScope scope(ctx.workspace());
-    const device::Parts parts = product_of_taps(ctx, scope, unit, x, {rows * cout, cout, 1, cin, cout});
+    const device::Parts parts = product_of_taps(ctx, scope, unit, x, packed, forward_taps(unit));
     const float* edge = unit.dims.edge ? unit.w + cin * cout : nullptr;
     Exec::for_each(ctx, h.shape.pixels(), cout,
                    device::FinishTaps{parts,
@@ -169,17 +224,10 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     return patches(one, 1);
   }
 
-  struct TapWeights {
-    int64_t tap_step, k_step, c_step, k, channels;
-  };
   template <class H>
   static device::Parts product_of_taps(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit,
-                                       const Rows<H>& x, const TapWeights& w) {
+                                       const Rows<H>& x, const H* packed, const TapWeights& w) {
     const int64_t n = 9 * w.channels, width = device::up_to_eight(n), depth = device::up_to_eight(w.k);
-    H* packed = scope.take<H>(depth * width);
-    Exec::for_each(ctx, depth, width,
-                   device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
-                                       static_cast<int32_t>(w.channels), width, packed});
     const int64_t pixels = unit.dims.in.pixels();
     const device::PatchRows<H> a{pointwise(unit.dims, depth), x.data, x.stride, pixels};
     return split_product(ctx, scope, pixels, n, depth, a, device::MatrixRows<H>{packed, width, depth, width});
@@ -189,20 +237,19 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     return {nullptr, nullptr, false, true, dx.data, dx.stride};
   }
   template <class H>
-  static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& da, View<float> dx) {
+  static void data_gradient(Context& ctx, const StackUnit<float>& unit, const Rows<H>& da, const H* packed,
+                            View<float> dx) {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
     WorkspaceScope scope(ctx.workspace());
-    if (by_taps(unit.dims.kernel, unit.dims.cout, width)) {
-      const int64_t cout = unit.dims.cout;
-      const device::Parts parts =
-          product_of_taps(ctx, scope, unit, da, {unit.dims.weight_rows() * cout, 1, cout, cout, width});
+    if (taps_backward(unit)) {
+      const device::Parts parts = product_of_taps(ctx, scope, unit, da, packed, backward_taps(unit));
       Exec::for_each(ctx, pixels, width,
                      device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, add_to(dx)});
       return;
     }
     const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
     const device::Parts parts =
-        split_product(ctx, scope, pixels, width, a.dims.size(), a, weight_columns<H>(ctx, scope, unit));
+        split_product(ctx, scope, pixels, width, a.dims.size(), a, columns(unit, packed));
     Exec::for_each(ctx, pixels, width, device::FinishRows{parts, add_to(dx)});
   }
 
@@ -215,7 +262,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                const Rows<H>& da) {
     const int64_t pixels = unit.dims.in.pixels(), cout = unit.dims.cout;
     WorkspaceScope scope(ctx.workspace());
-    if (by_taps(unit.dims.kernel, unit.dims.in.c, cout)) return weights_gradient_by_taps(ctx, unit, x, da);
+    if (taps_forward(unit)) return weights_gradient_by_taps(ctx, unit, x, da);
     const device::PatchColumns<H> a{patches(unit.dims, 1), x.data, x.stride, pixels};
     const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
     const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);

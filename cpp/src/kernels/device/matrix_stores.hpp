@@ -2,7 +2,7 @@
 
 #include "kernels/device/matrix_operands.hpp"
 
-// What becomes of MatrixProduct's sums, and how its operands are laid out. n counts columns without those
+// What becomes of MatrixProduct's sums. n counts columns without those
 // that fill up; eights are stored whole, with zeros. A thread stores the same eight columns of row after row:
 // what it needs of them, Columns, is read once.
 
@@ -248,55 +248,6 @@ struct FinishTapWeights {
   }
 };
 
-template <class S, int n>
-EVENFLOW_HD void write_as(const ops::Pack<float, n>& from, S* to) {
-  ops::Pack<S, n> pack;
-  for (int e = 0; e < n; ++e) store_value(from.v[e], &pack.v[e]);
-  ops::write(pack, to);
-}
-
-/// Numbers as S, rows filled up with zeros to `width`.
-template <class S>
-struct PackRows {
-  using Number = float;
-  static constexpr bool halves = true;
-  const float* x;
-  int64_t x_stride;
-  int64_t columns;
-  int64_t width;
-  S* out;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x, x_stride) && columns % n == 0; }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    ops::Pack<float, n> from = {};
-    if (c < columns) from = ops::read<n>(x + row * x_stride + c);
-    write_as(from, out + row * width + c);
-  }
-};
-
-/// Weights (taps, cin + edge, cout) by patch index, (dims.size(), width), columns filled up with zeros.
-template <class S>
-struct PackWeights {
-  using Number = float;
-  static constexpr bool halves = true;
-  const float* w;
-  PatchDims dims;
-  int64_t cin;
-  int64_t cout;
-  int64_t width;
-  S* out;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, w, cout); }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
-    const PatchPart part = patch_part(dims, row);
-    const int64_t channel = part.indicator ? cin : part.channel;
-    const bool inside = part.tap < dims.taps() && (part.indicator || channel < cin) && c < cout;
-    ops::Pack<float, n> from = {};
-    if (inside) from = ops::read<n>(w + (part.tap * (cin + (dims.edge ? 1 : 0)) + channel) * cout + c);
-    write_as(from, out + row * width + c);
-  }
-};
-
 /// What reads a pixel through each tap, (pixel, (tap, channel)); zeros where that lies outside of the image,
 /// and to fill rows up. dims: sign -1.
 template <class S>
@@ -317,24 +268,6 @@ struct PackReaders {
     ops::Pack<S, n> value = {};
     if (from >= 0) value = ops::read<n>(x + from * x_stride + at - tap * channels.by);
     ops::write(value, out + row * width + column);
-  }
-};
-
-/// Weights of all taps side by side, (k, (tap, c)), rows and columns filled up with zeros.
-template <class S>
-struct PackTaps {
-  const float* w;
-  int64_t tap_step;  ///< of w, from one tap to the next; k and c alike
-  int64_t k_step;
-  int64_t c_step;
-  int64_t k;
-  Divisor channels;
-  int64_t width;
-  S* out;
-  EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
-    const int32_t at = static_cast<int32_t>(column), tap = channels.quotient(at), c = at - tap * channels.by;
-    const bool inside = row < k && tap < 9;
-    store_value(inside ? w[tap * tap_step + row * k_step + c * c_step] : 0.0f, out + row * width + column);
   }
 };
 

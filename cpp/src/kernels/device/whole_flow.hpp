@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/bf16.hpp"
+#include "kernels/device/derive.hpp"
 #include "kernels/device/exec.hpp"
 #include "kernels/device/step_end.hpp"
 #include "kernels/flow_program.hpp"
@@ -14,44 +15,12 @@
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
-#include "kernels/ops/lu.hpp"
 #include "kernels/ops/small.hpp"
 
 // A FlowProgram in one kernel: a block takes tiles of rows through all steps, in shared memory. Matrices that
 // are known by their factors are a kernel before it.
 
 namespace evenflow::device {
-
-/// The layer's W = P L U and log |det W|, or W^-1, of each learned matrix: a block each.
-template <class T, int block_rows, int block_cols>
-struct LearnedMatrices {
-  using One = ops::LuMatrix<T, block_rows, block_cols>;
-  static constexpr int threads = One::threads;
-  using Registers = typename One::Registers;
-  using Shared = typename One::Shared;
-  FlowMatrices learned;
-  const T* params;
-  int64_t n;
-  int64_t inverse;  ///< whether W^-1 is wanted
-  T* w;             ///< (count, n, n)
-  double* log_det;  ///< (count)
-  double* room;     ///< (count, n * n + n)
-
-  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
-    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
-  }
-
- private:
-  /// W is stored, and then overwritten where its inverse is wanted: nothing reads it in between.
-  EVENFLOW_HD One one(int64_t block) const {
-    const FlowMatrix& at = learned.of[block];
-    T* out = w + block * n * n;
-    const LuParameters<T> of{params + at.lower, params + at.upper, params + at.logs, params + at.sign,
-                             params + at.permutation};
-    return {{of, n}, out, inverse ? out : nullptr, log_det + block, room + block * (n * n + n)};
-  }
-};
 
 /// One channel of the rows of a tile. 16 bytes are read at once where there are as many.
 template <class T, int rows>
@@ -115,7 +84,7 @@ struct WholeFlow {
 
   FlowSteps program;
   const T* params;
-  const T* learned;  ///< of LearnedMatrices, null without any: W or its inverse (count, dims, dims)
+  const T* learned;  ///< of DeriveMatrices, null without any: W or its inverse (count, dims, dims)
   const double* learned_log_det;  ///< (count)
   int64_t n;
   int64_t blocks;
@@ -512,89 +481,3 @@ struct WholeFlow {
 };
 
 }  // namespace evenflow::device
-
-namespace evenflow {
-
-/// FlowKernels by one launch a flow, and one before it where matrices are learned. Calls are short, so that
-/// what the program does around it counts: it reads one array, in one copy.
-template <class Launcher, class T>
-class WholeFlows final : public FlowKernels<T> {
- public:
-  bool log_prob(Context& ctx, const FlowProgram& program, const T* params, View<const T> x, double* out,
-                double* copy) const override {
-    const int64_t n = x.shape.n;
-    run(ctx, program, program.learned, params, n, device::FlowDensities<T>{x.data, x.stride, out});
-    std::vector<double> own(static_cast<size_t>(copy ? 0 : n));
-    if (!copy) copy = own.data();
-    return all_of(ctx, out, n, copy, [](double v) { return std::isfinite(v); });
-  }
-
-  bool sample(Context& ctx, const FlowProgram& program, const T* params, T scale, uint64_t seed,
-              uint64_t first, View<T> x) const override {
-    WorkspaceScope scope(ctx.workspace());
-    double* bad = scope.take<double>(kMostBlocks);
-    const int64_t blocks = run(ctx, reversed(program), program.learned, params, x.shape.n,
-                               device::FlowSamples<T>{x.data, x.stride, bad, scale, seed, first});
-    std::vector<double> here(static_cast<size_t>(blocks));
-    return all_of(ctx, bad, blocks, here.data(), [](double v) { return v == 0; });
-  }
-
-  void finish_step(Context& ctx, const StepEnd<T>& end) const override {
-    device::finish_step<Launcher>(ctx, end);
-  }
-
- private:
-  static constexpr int64_t kMostBlocks = 1024;
-  static constexpr int64_t kAlone = 128;  ///< rows with a block each: about a large GPU's multiprocessors
-  static constexpr int kTileRows = 8;
-
-  /// Latent -> data: layers in the other order, a net still before its coupling.
-  static FlowSteps reversed(const FlowSteps& program) {
-    FlowSteps back = program;
-    FlowStep* to = back.steps;
-    for (int end = program.count; end > 0;) {
-      int begin = end - 1;
-      while (begin > 0 && program.steps[begin - 1].op == FlowOp::dense) --begin;
-      to = std::copy(program.steps + begin, program.steps + end, to);
-      end = begin;
-    }
-    return back;
-  }
-
-  template <class Ends>
-  static int64_t run(Context& ctx, const FlowSteps& program, const FlowMatrices& learned, const T* params,
-                     int64_t n, const Ends& ends) {
-    using Matrices =
-        device::LearnedMatrices<T, DeviceExec<Launcher>::block_rows, DeviceExec<Launcher>::block_cols>;
-    const int64_t count = learned.count, size = int64_t{program.dims} * program.dims;
-    WorkspaceScope scope(ctx.workspace());
-    T* w = nullptr;
-    double* log_det = nullptr;
-    if (count > 0) {
-      w = scope.take<T>(count * size);
-      log_det = scope.take<double>(count);
-      double* room = scope.take<double>(count * (size + program.dims));
-      Launcher::launch(ctx, count, Matrices{learned, params, program.dims, Ends::inverse, w, log_det, room});
-    }
-    if (n <= kAlone)
-      return launch(ctx, device::WholeFlow<T, 1, Ends>{program, params, w, log_det, n, 0, 0, ends});
-    return launch(ctx, device::WholeFlow<T, kTileRows, Ends>{program, params, w, log_det, n, 0, 0, ends});
-  }
-
-  template <class Body>
-  static int64_t launch(Context& ctx, Body body) {
-    body.blocks = std::min({body.tiles(), Launcher::max_blocks, kMostBlocks});
-    body.tile_phases = Body::phases_of(body.program);
-    Launcher::launch(ctx, body.blocks, body);
-    return body.blocks;
-  }
-
-  /// Whether all of the device's values (count) are good, which the program gets in `here`.
-  template <class Good>
-  static bool all_of(Context& ctx, const double* values, int64_t count, double* here, const Good& good) {
-    ctx.device()->to_host(here, values, static_cast<size_t>(count) * sizeof(double));
-    return std::all_of(here, here + count, good);
-  }
-};
-
-}  // namespace evenflow

@@ -69,6 +69,36 @@ struct AddSums {
   EVENFLOW_HD void operator()(int64_t, int64_t i) const { out[i] += static_cast<T>(factor * sums[i]); }
 };
 
+/// A column's two sums, `step` apart, go to gradients: dbias += the first, dlogs += factor * the second;
+/// either may be null.
+template <class T>
+struct AddPair {
+  static constexpr int sums = 2;
+  double factor;
+  T* dbias;
+  T* dlogs;
+  EVENFLOW_HD void operator()(int64_t c, const double* sum, int64_t step) const {
+    if (dbias) dbias[c] += static_cast<T>(sum[0]);
+    if (dlogs) dlogs[c] += static_cast<T>(factor * sum[step]);
+  }
+};
+
+/// A column's sum is stored.
+struct StoreSum {
+  static constexpr int sums = 1;
+  double* out;
+  EVENFLOW_HD void operator()(int64_t c, const double* sum, int64_t) const { out[c] = sum[0]; }
+};
+
+/// f(column, its sums, step) for sums (F::sums, cols) that are there.
+template <class F>
+struct FromSums {
+  const double* sums;
+  int64_t cols;
+  F f;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const { f(c, sums + c, cols); }
+};
+
 /// out[i] = sums[i] / count.
 template <class T>
 struct MeanOf {

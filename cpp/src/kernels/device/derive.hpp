@@ -1,0 +1,177 @@
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/derived.hpp"
+#include "kernels/device/exec.hpp"
+#include "kernels/ops/constants.hpp"
+#include "kernels/ops/lu.hpp"
+#include "kernels/ops/small.hpp"
+
+// A DerivedPlan in few launches: a block for each entry.
+
+namespace evenflow::device {
+
+/// Entries of a plan as a kernel's argument, which has 4 kB at most.
+template <class Entry>
+struct Entries {
+  static constexpr int64_t kMost = 3840 / sizeof(Entry);
+  int64_t first;  ///< its number in the plan
+  Entry of[kMost];
+};
+
+/// scales of each entry; partial (entries): what its logs add to the log-determinant, joined as a tree.
+template <class T>
+struct DeriveScales {
+  static constexpr int threads = kThreads;
+  using Sums = Tree<Add, 1>;
+  using Registers = Nothing;
+  using Shared = typename Sums::Shared;
+  Entries<DerivedScale> entries;
+  const T* params;
+  T* scales;
+  double* partial;
+
+  EVENFLOW_HD int64_t phases(int64_t) const { return Sums::levels + 2; }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+    const DerivedScale& entry = entries.of[at.block];
+    if (phase == 0) {
+      double total = 0;
+      for (int64_t c = at.thread; c < entry.count; c += threads) {
+        const T logs = params[entry.logs + c];
+        if (entry.at >= 0) scales[entry.at + c] = ops::rounded_exp(T(kLogScale) * logs);
+        total += static_cast<double>(logs);
+      }
+      shared.value[0][at.thread] = total;
+    } else if (phase <= Sums::levels) {
+      Sums::join(phase, at.thread, shared);
+    } else if (at.thread == 0) {
+      // Scales of nets have no part in it, whatever they are.
+      partial[entries.first + at.block] = entry.weight == 0 ? 0.0 : entry.weight * shared.value[0][0];
+    }
+  }
+};
+
+/// The parameters that a matrix comes from, or their gradients.
+template <class T>
+EVENFLOW_HD ops::LuFactors<T> factors_of(const DerivedMatrix& entry, const T* params) {
+  return {{params + entry.lower, params + entry.upper, params + entry.logs, params + entry.sign,
+           params + entry.permutation},
+          entry.n};
+}
+
+/// The layer's W = P L U and log |det W|, and unless null W^-1, of each entry. W may be where W^-1 goes:
+/// nothing reads it in between.
+template <class T, int block_rows, int block_cols>
+struct DeriveMatrices {
+  using One = ops::LuMatrix<T, block_rows, block_cols>;
+  static constexpr int threads = One::threads;
+  using Registers = typename One::Registers;
+  using Shared = typename One::Shared;
+  Entries<DerivedMatrix> entries;
+  const T* params;
+  T* matrices;
+  T* inverses;
+  double* log_det;  ///< (entries)
+  double* room;     ///< (entries, room_of_one)
+  int64_t room_of_one;
+
+  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
+    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
+  }
+
+ private:
+  EVENFLOW_HD One one(int64_t block) const {
+    const DerivedMatrix& entry = entries.of[block];
+    const int64_t number = entries.first + block;
+    return {factors_of(entry, params), matrices + entry.at, inverses ? inverses + entry.at : nullptr,
+            log_det + number, room + number * room_of_one};
+  }
+};
+
+/// The layer's gradients of L, U and logs of each entry.
+template <class T, int block_rows, int block_cols>
+struct DerivedGradients {
+  using One = ops::LuGradients<T, double, block_rows, block_cols>;
+  static constexpr int threads = One::threads;
+  using Registers = typename One::Registers;
+  using Shared = typename One::Shared;
+  Entries<DerivedMatrix> entries;
+  const T* params;
+  const double* dmatrices;
+  const double* dlogdet;
+  T* grads;
+  double* room;  ///< (entries, room_of_one)
+  int64_t room_of_one;
+
+  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
+    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
+  }
+
+ private:
+  EVENFLOW_HD One one(int64_t block) const {
+    const DerivedMatrix& entry = entries.of[block];
+    return {factors_of(entry, params),
+            dmatrices + entry.at,
+            dlogdet,
+            entry.pixels,
+            {grads + entry.lower, grads + entry.upper, grads + entry.logs},
+            room + (entries.first + block) * room_of_one};
+  }
+};
+
+/// A launch for each so many entries of a list: body.entries is filled in.
+template <class Launcher, class Entry, class Body>
+void launch_entries(Context& ctx, const std::vector<Entry>& list, Body body) {
+  const int64_t count = static_cast<int64_t>(list.size());
+  for (int64_t first = 0; first < count; first += Entries<Entry>::kMost) {
+    const int64_t blocks = std::min(count - first, Entries<Entry>::kMost);
+    body.entries = {};
+    body.entries.first = first;
+    std::copy_n(list.begin() + first, blocks, body.entries.of);
+    Launcher::launch(ctx, blocks, body);
+  }
+}
+
+/// W and log |det W| (number of matrices), or with `inverses` those too.
+template <class Launcher, class T>
+void derive_matrices(Context& ctx, const DerivedPlan& plan, const T* params, T* matrices, T* inverses,
+                     double* log_det) {
+  using Exec = DeviceExec<Launcher>;
+  const int64_t room = plan.largest * (plan.largest + 1);
+  WorkspaceScope scope(ctx.workspace());
+  double* all = scope.take<double>(static_cast<int64_t>(plan.matrices.size()) * room);
+  launch_entries<Launcher>(ctx, plan.matrices,
+                           DeriveMatrices<T, Exec::block_rows, Exec::block_cols>{
+                               {}, params, matrices, inverses, log_det, all, room});
+}
+
+/// See FlowKernels.
+template <class Launcher, class T>
+void derive(Context& ctx, const T* params, const Derived<T>& to) {
+  const DerivedPlan& plan = *to.plan;
+  const int64_t scales = static_cast<int64_t>(plan.scales.size());
+  WorkspaceScope scope(ctx.workspace());
+  double* partial = scope.take<double>(scales);
+  launch_entries<Launcher>(ctx, plan.scales, DeriveScales<T>{{}, params, to.scales, partial});
+  DeviceExec<Launcher>::sum_values(ctx, scales, partial, to.log_det);
+  if (plan.matrices.empty()) return;
+  double* unused = scope.take<double>(static_cast<int64_t>(plan.matrices.size()));
+  derive_matrices<Launcher>(ctx, plan, params, to.matrices, to.inverses, unused);
+}
+
+template <class Launcher, class T>
+void add_matrix_gradients(Context& ctx, const T* params, const Derived<T>& of, T* grads) {
+  using Exec = DeviceExec<Launcher>;
+  const DerivedPlan& plan = *of.plan;
+  const int64_t room = plan.largest * (3 * plan.largest + 1);
+  WorkspaceScope scope(ctx.workspace());
+  double* all = scope.take<double>(static_cast<int64_t>(plan.matrices.size()) * room);
+  launch_entries<Launcher>(ctx, plan.matrices,
+                           DerivedGradients<T, Exec::block_rows, Exec::block_cols>{
+                               {}, params, of.dmatrices, of.dlogdet, grads, all, room});
+}
+
+}  // namespace evenflow::device
