@@ -111,7 +111,8 @@ struct EmulatedUnits {
 
 struct EmulatedLauncher {
   static constexpr const char* name = "emulated";
-  static constexpr int64_t max_blocks = 3;  // so that small loops stride
+  static constexpr int64_t max_blocks = 3;       // so that small loops stride
+  static constexpr int64_t multiprocessors = 1;  // so that small products have tiles of every width
   using Units = EmulatedUnits;
 
   template <class Body>

@@ -149,14 +149,14 @@ TEST_CASE("device: few kernels for each step of a Glow") {
   GlowConfig g;
   g.shape = {0, 4, 4, 3};
   g.levels = 1;
-  g.hidden = 8;
+  g.hidden = 16;
   for (const NetDtype dtype : {NetDtype::bfloat16, NetDtype::same}) {
     g.conditioner = dtype;
     g.steps = 2;
     const auto two = glow<float>(g);
     g.steps = 3;
     const auto three = glow<float>(g);
-    CHECK(launches(three, 2) - launches(two, 2) == 29);
+    CHECK(launches(three, 2) - launches(two, 2) == 31);
   }
 }
 

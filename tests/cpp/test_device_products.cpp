@@ -390,6 +390,7 @@ TEST_CASE_TEMPLATE("device: chains by matrix units", H, float, Bf16) {
   check_matrix_units<H>({{3, 5, 3, 9}, {17, 33, 24}, {3, 3, 3}, {true, false, false}});
   check_matrix_units<H>({{1, 2, 2, 20}, {300, 8}, {1, 3}, {true, true}});
   check_matrix_units<H>({{2, 3, 4, 3}, {10, 7}, {3, 3}, {true, false}});
+  check_matrix_units<H>({{2, 3, 4, 3}, {100, 6}, {3, 1}, {true, false}});
   check_matrix_units<H>({{2, 4, 3, 5}, {9, 6}, {1, 3}, {true, false}});
   check_matrix_units<H>({{40, 4, 4, 5}, {4}, {3}, {false}});
   check_matrix_units<H>({{30, 1, 1, 4}, {20, 24}, {1, 1}, {true, false}});

@@ -69,6 +69,22 @@ def test_nets_wider_than_a_tile(dtype, rtol, device):
 
 
 @pytest.mark.any_device
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_more_rows_than_narrow_tiles_are_for(dtype, rtol, device):
+    """Few rows have narrow tiles, which are divided among more multiprocessors; these have wide ones."""
+    x = np.random.default_rng(5).normal(size=(4400, 2)).astype(np.float32)
+    found = []
+    for place in ("cpu", device):
+        flow = ef.RealNVP(2, couplings=1, hidden=(128,), conditioner_dtype=dtype, device=place)
+        flow.init(x)
+        flow.params[:] += np.random.default_rng(3).normal(0, 0.01, flow.params.size)
+        found.append((flow.loss_and_grad(x), np.array(flow.grads)))
+    (loss, grads), (loss_there, grads_there) = found
+    assert np.isclose(loss_there, loss, rtol=rtol)
+    np.testing.assert_allclose(grads_there, grads, atol=rtol * np.abs(grads).max())
+
+
+@pytest.mark.any_device
 def test_training(real_nvp, table, device):
     here, there = pair(real_nvp, device)
     histories = []

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/tensor_cores.cuh"
@@ -7,12 +9,41 @@
 
 namespace evenflow::cuda {
 
+/// Whether a body names its stages.
+template <class Body, class = void>
+constexpr bool has_stages = false;
+template <class Body>
+constexpr bool has_stages<Body, std::void_t<decltype(Body::kInner)>> = true;
+
+template <int which, class Body>
+__device__ void run_ends(const Body& body, const device::Place& at, typename Body::Registers& registers,
+                         typename Body::Shared& shared) {
+  if constexpr (which < Body::kEnds) {
+    __syncthreads();
+    body.template end<which>(at, registers, shared);
+    run_ends<which + 1>(body, at, registers, shared);
+  }
+}
+
 /// A body's phases with a barrier after each: what a body may rely on is in kernels/device/body.hpp.
 template <class Body>
 __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
   __shared__ typename Body::Shared shared;
   typename Body::Registers registers;
   const device::Place at{blockIdx.x, gridDim.x, static_cast<int>(threadIdx.x)};
+  if constexpr (has_stages<Body>) {
+    const int steps = body.steps(at.block);
+    body.begin(at, registers, shared);
+    for (int number = 0; number < steps; ++number) {
+      __syncthreads();
+      body.template step<0>(number, steps, at, registers, shared);
+      if constexpr (Body::kInner == 2) {
+        __syncthreads();
+        body.template step<1>(number, steps, at, registers, shared);
+      }
+    }
+    return run_ends<0>(body, at, registers, shared);
+  }
   const int64_t phases = body.phases(at.block);
   for (int64_t phase = 0; phase < phases; ++phase) {
     body.run(phase, at, registers, shared);
@@ -24,6 +55,7 @@ __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
 struct Launcher {
   static constexpr const char* name = "cuda";
   static constexpr int64_t max_blocks = 65535;
+  static constexpr int64_t multiprocessors = 132;  // of an H100; results shall not depend on the GPU's own
   using Units = TensorCores;
 
   template <class Body>

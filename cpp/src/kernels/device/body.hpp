@@ -23,10 +23,45 @@
 
 namespace evenflow::device {
 
+// A body of many phases that are alike may name its stages, so that a device has a loop of its own for them,
+// with no more in its registers than they need:
+//   kInner, kEnds                 phases of a step, one or two, and after the last
+//   steps(block)                  one at least
+//   begin(place, r, s)            the first phase
+//   step<inner>(number, steps, place, r, s)
+//   end<which>(place, r, s)
+
 constexpr int kThreads = 256;
 
 using ops::Nothing;
 using ops::Place;
+
+/// phases() and run() of a body with stages.
+template <class Body>
+EVENFLOW_HD int64_t staged_phases(const Body& body, int64_t block) {
+  return 1 + int64_t{Body::kInner} * body.steps(block) + Body::kEnds;
+}
+template <int which, class Body>
+EVENFLOW_HD void run_end(const Body& body, int64_t number, const Place& at, typename Body::Registers& own,
+                         typename Body::Shared& shared) {
+  if constexpr (which < Body::kEnds) {
+    if (number == which) return body.template end<which>(at, own, shared);
+    run_end<which + 1>(body, number, at, own, shared);
+  }
+}
+template <class Body>
+EVENFLOW_HD void run_staged(const Body& body, int64_t phase, const Place& at, typename Body::Registers& own,
+                            typename Body::Shared& shared) {
+  if (phase == 0) return body.begin(at, own, shared);
+  const int steps = body.steps(at.block);
+  const int64_t after = phase - 1 - int64_t{Body::kInner} * steps;
+  if (after >= 0) return run_end<0>(body, after, at, own, shared);
+  const int number = static_cast<int>((phase - 1) / Body::kInner);
+  if constexpr (Body::kInner == 2) {
+    if (phase % 2 == 0) return body.template step<1>(number, steps, at, own, shared);
+  }
+  body.template step<0>(number, steps, at, own, shared);
+}
 
 /// Columns of the widest access of a functor: sixteen bytes of its numbers, or one if it takes no packs.
 template <class F, class = void>

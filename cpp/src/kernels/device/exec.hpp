@@ -11,6 +11,7 @@ namespace evenflow {
 
 /// Loops and reductions on a device, with CpuExec's interface. Launcher runs a body:
 ///   launch(ctx, blocks, body), blocks >= 1;  max_blocks: grid-stride loops take no more.
+///   multiprocessors: how many a large device has, by which products are divided.
 template <class Launcher>
 struct DeviceExec {
   static constexpr bool cheap_launches = false;

@@ -174,8 +174,13 @@ EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, co
   return out;
 }
 
-// An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor holds what
-// does not change from one step in k to the next.
+// An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor is a
+// thread's place: start(index, k), then next<depth>() reads there, and goes on by so much in k.
+
+/// How far it is from k to the end, for numbers of a launch's part of k.
+EVENFLOW_HD int32_t left_of(int64_t end, int64_t k) {
+  return static_cast<int32_t>(ops::min_of<int64_t>(end - k, INT32_MAX));
+}
 
 /// (pixel, patch index).
 template <class S>
@@ -185,18 +190,22 @@ struct PatchRows {
   struct Cursor {
     int64_t pixel;  ///< negative: outside
     PixelPlace place;
+    int32_t k;
   };
   PatchDims dims;
   const S* x;
   int64_t stride;
   int64_t pixels;
 
-  EVENFLOW_HD Cursor start(int64_t m) const {
-    if (m >= pixels) return {-1, {0, 0}};
-    return {m, place_of(dims, m)};
+  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const {
+    if (m >= pixels) return {-1, {0, 0}, 0};
+    return {m, place_of(dims, m), static_cast<int32_t>(k)};
   }
-  EVENFLOW_HD Eight<S> operator()(const Cursor& at, int64_t k) const {
+  template <int depth>
+  EVENFLOW_HD Eight<S> next(Cursor& at) const {
     if (at.pixel < 0) return zeros<S>();
+    const int32_t k = at.k;
+    at.k += depth;
     return read_patch(dims, patch_part(dims, k), x, stride, at.pixel, at.place);
   }
 };
@@ -206,33 +215,79 @@ template <class S>
 struct PatchColumns {
   using Number = S;
   static constexpr bool along_k = false;
-  using Cursor = PatchPart;
+  struct Cursor {
+    PatchPart part;
+    int64_t pixel;
+  };
   PatchDims dims;
   const S* x;
   int64_t stride;
   int64_t pixels;
 
-  EVENFLOW_HD Cursor start(int64_t m) const { return patch_part(dims, m); }
-  EVENFLOW_HD Eight<S> operator()(const Cursor& part, int64_t pixel) const {
+  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const { return {patch_part(dims, m), k}; }
+  template <int depth>
+  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+    const int64_t pixel = at.pixel;
+    at.pixel += depth;
     if (pixel >= pixels) return zeros<S>();
-    return read_patch(dims, part, x, stride, pixel, place_of(dims, pixel));
+    return read_patch(dims, at.part, x, stride, pixel, place_of(dims, pixel));
   }
 };
 
-/// (k, n) of a matrix whose columns are filled up.
+/// Where the next number of a matrix lies, and how far it is to the end along k; none: outside. An offset,
+/// since nvcc knows of a pointer in a loop no longer that it is of global memory.
+struct MatrixCursor {
+  int64_t at;
+  int32_t left;
+};
+
+/// (k, n) of a matrix (rows, columns) in memory, whose columns are filled up to a multiple of eight.
 template <class S>
 struct MatrixRows {
   using Number = S;
   static constexpr bool along_k = false;
-  using Cursor = int64_t;
+  using Cursor = MatrixCursor;
   const S* x;
   int64_t stride;
   int64_t rows;
-  int64_t columns;  ///< a multiple of eight
+  int64_t columns;
 
-  EVENFLOW_HD Cursor start(int64_t n) const { return n < columns ? n : -1; }
-  EVENFLOW_HD Eight<S> operator()(Cursor n, int64_t k) const {
-    return n < 0 || k >= rows ? zeros<S>() : eight_at(x + k * stride + n);
+  EVENFLOW_HD Cursor start(int64_t n, int64_t k) const {
+    if (n >= columns) return {0, 0};
+    return {k * stride + n, left_of(rows, k)};
+  }
+  template <int depth>
+  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+    const S* from = x + at.at;
+    const bool inside = at.left > 0;
+    at.at += depth * stride;
+    at.left -= depth;
+    return inside ? eight_at(from) : zeros<S>();
+  }
+};
+
+/// (m, k) of a matrix (rows, columns) in memory, likewise.
+template <class S>
+struct MatrixColumns {
+  using Number = S;
+  static constexpr bool along_k = true;
+  using Cursor = MatrixCursor;
+  const S* x;
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;
+
+  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const {
+    if (m >= rows) return {0, 0};
+    return {m * stride + k, left_of(columns, k)};
+  }
+  template <int depth>
+  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+    const S* from = x + at.at;
+    const bool inside = at.left > 0;
+    at.at += depth;
+    at.left -= depth;
+    return inside ? eight_at(from) : zeros<S>();
   }
 };
 
@@ -241,17 +296,25 @@ template <class S>
 struct WeightColumns {
   using Number = S;
   static constexpr bool along_k = true;
-  using Cursor = int64_t;
+  struct Cursor {
+    int64_t n;  ///< negative: outside
+    int32_t k;
+  };
   const S* w;  ///< PackWeights
   int32_t taps;
   int32_t channels;  ///< filled up, as outputs are
   Divisor outputs;
 
-  EVENFLOW_HD Cursor start(int64_t n) const { return n < channels ? n : -1; }
-  EVENFLOW_HD Eight<S> operator()(Cursor n, int64_t k) const {
-    if (n < 0 || k >= int64_t{taps} * outputs.by) return zeros<S>();
-    const int32_t at = static_cast<int32_t>(k), tap = outputs.quotient(at);
-    return eight_at(w + (int64_t{tap} * channels + n) * outputs.by + at - tap * outputs.by);
+  EVENFLOW_HD Cursor start(int64_t n, int64_t k) const {
+    return {n < channels ? n : -1, static_cast<int32_t>(k)};
+  }
+  template <int depth>
+  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+    const int32_t k = at.k;
+    at.k += depth;
+    if (at.n < 0 || k >= taps * outputs.by) return zeros<S>();
+    const int32_t tap = outputs.quotient(k);
+    return eight_at(w + (int64_t{tap} * channels + at.n) * outputs.by + k - tap * outputs.by);
   }
 };
 

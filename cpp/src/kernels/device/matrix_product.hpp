@@ -110,44 +110,54 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   Store store;
   int32_t parts;  ///< of a float32 number: two or three
 
-  /// While a step multiplies one half of the operands' memory, the next step's numbers come; they go into the
-  /// other half, or into the same after a barrier. Then twice half a tile is laid out and stored; then sums
-  /// of columns.
-  EVENFLOW_HD int64_t phases(int64_t block) const { return 1 + loop(block) + 4 + (Store::sums ? 2 : 0); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
-    const int64_t m0 = Grid::first_m(at.block), n0 = Grid::first_n(at.block), k0 = Grid::begin(at.block);
-    const int64_t after = phase - 1 - loop(at.block);
-    if (phase == 0) {
-      start(at.thread, m0, n0, own);
-      fetch(at.thread, k0, own);
-      put(at.thread, own, shared.operands[0]);
-    } else if (after < 0) {
-      const int64_t step = kHalves == 2 ? phase : (phase + 1) / 2;
-      const bool multiplies = kHalves == 2 || phase % 2 != 0, more = step < steps(at.block);
-      if (multiplies && more) fetch(at.thread, k0 + step * kDepth, own);
-      if (multiplies) multiply(at.thread, shared.operands[(step - 1) % kHalves], own);
-      if (kSets > 1 && multiplies && step % kTogether == 0) gather(own);
-      if (more && (kHalves == 2 || !multiplies)) put(at.thread, own, shared.operands[step % kHalves]);
-    } else if (after < 4) {
-      const int half = static_cast<int>(after / 2);
-      if (after % 2 == 0) {
-        lay_out(at.thread, half, own, shared);
-      } else {
-        store_half(at.thread, half, Grid::split(at.block), m0, n0, own, shared);
+  // Stages (body.hpp): while a step multiplies one half of the operands' memory, the next step's numbers
+  // come; they go into the other half, or into the same after a barrier. Then twice half a tile is laid out
+  // and stored; then sums of columns.
+  static constexpr int kInner = kHalves == 2 ? 1 : 2, kEnds = 4 + (Store::sums ? 2 : 0);
+  EVENFLOW_HD int steps(int64_t block) const { return static_cast<int>(Grid::template steps<kDepth>(block)); }
+  EVENFLOW_HD void begin(const Place& at, Registers& own, Shared& shared) const {
+    start(at.thread, Grid::first_m(at.block), Grid::first_n(at.block), Grid::begin(at.block), own);
+    fetch(at.thread, own);
+    put(at.thread, own, shared.operands[0]);
+  }
+  template <int inner>
+  EVENFLOW_HD void step(int number, int count, const Place& at, Registers& own, Shared& shared) const {
+    const bool more = number + 1 < count;
+    if constexpr (inner == 0) {
+      if (more) fetch(at.thread, own);
+      multiply(at.thread, shared.operands[number % kHalves], own);
+      if (kSets > 1 && (number + 1) % kTogether == 0) gather(own);
+    }
+    if (more && inner + 1 == kInner) put(at.thread, own, shared.operands[(number + 1) % kHalves]);
+  }
+  template <int which>
+  EVENFLOW_HD void end(const Place& at, Registers& own, Shared& shared) const {
+    const int64_t m0 = Grid::first_m(at.block), n0 = Grid::first_n(at.block);
+    if constexpr (which == 0) {
+      for (int s = 0; s < kSums; ++s) {
+        for (int e = 0; e < kEight; ++e) own.own[s][e] = 0;
       }
-    } else if constexpr (Store::sums > 0) {
-      if (after == 4) {
-        put_sums(at.thread, own, shared);
+    }
+    if constexpr (which < 4) {
+      if constexpr (which % 2 == 0) {
+        lay_out(at.thread, which / 2, own, shared);
       } else {
-        add_sums(at.thread, m0 / kTileM, n0, shared);
+        store_half(at.thread, which / 2, Grid::split(at.block), m0, n0, own, shared);
       }
+    } else if constexpr (which == 4) {
+      put_sums(at.thread, own, shared);
+    } else {
+      add_sums(at.thread, m0 / kTileM, n0, shared);
     }
   }
 
+  EVENFLOW_HD int64_t phases(int64_t block) const { return staged_phases(*this, block); }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
+    run_staged(*this, phase, at, own, shared);
+  }
+
  private:
-  EVENFLOW_HD int64_t steps(int64_t block) const { return Grid::template steps<kDepth>(block); }
-  EVENFLOW_HD int64_t loop(int64_t block) const { return kHalves == 2 ? steps(block) : 2 * steps(block) - 1; }
-  EVENFLOW_HD void start(int thread, int64_t m0, int64_t n0, Registers& own) const {
+  EVENFLOW_HD void start(int thread, int64_t m0, int64_t n0, int64_t k0, Registers& own) const {
     for (int set = 0; set < kSets; ++set) {
       for (int i = 0; i < kOwnM; ++i) {
         for (int j = 0; j < kOwnN; ++j) {
@@ -155,20 +165,21 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
         }
       }
     }
-    for (int s = 0; s < kSums; ++s) {
-      for (int e = 0; e < kEight; ++e) own.own[s][e] = 0;
-    }
-    for (int i = 0; i < TileA::own; ++i) own.at_a[i] = a.start(m0 + TileA::index(thread + i * kThreads));
-    for (int i = 0; i < TileB::own; ++i) own.at_b[i] = b.start(n0 + TileB::index(thread + i * kThreads));
-  }
-  EVENFLOW_HD void fetch(int thread, int64_t k0, Registers& own) const {
     for (int i = 0; i < TileA::own; ++i) {
       const int e = thread + i * kThreads;
-      if (e < TileA::eights) own.next_a[i] = a(own.at_a[i], k0 + TileA::depth(e));
+      own.at_a[i] = a.start(m0 + TileA::index(e), k0 + TileA::depth(e));
     }
     for (int i = 0; i < TileB::own; ++i) {
       const int e = thread + i * kThreads;
-      if (e < TileB::eights) own.next_b[i] = b(own.at_b[i], k0 + TileB::depth(e));
+      own.at_b[i] = b.start(n0 + TileB::index(e), k0 + TileB::depth(e));
+    }
+  }
+  EVENFLOW_HD void fetch(int thread, Registers& own) const {
+    for (int i = 0; i < TileA::own; ++i) {
+      if (thread + i * kThreads < TileA::eights) own.next_a[i] = a.template next<kDepth>(own.at_a[i]);
+    }
+    for (int i = 0; i < TileB::own; ++i) {
+      if (thread + i * kThreads < TileB::eights) own.next_b[i] = b.template next<kDepth>(own.at_b[i]);
     }
   }
   EVENFLOW_HD void put(int thread, const Registers& own, Operands& to) const {

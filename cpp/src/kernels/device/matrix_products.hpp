@@ -27,25 +27,22 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     Packed<H> packed(ctx, scope);
     Rows<H> from = packed.rows(x);
     for (int u = 0; u < count; ++u) {
-      packed.add(units[u], u + 1 == count && taps_forward(units[u]) ? forward_taps(units[u]) : TapWeights());
+      packed.add(units[u],
+                 u + 1 == count && units[u].dims.kernel == 3 ? forward_taps(units[u]) : TapWeights());
     }
     packed.launch();
     for (int u = 0; u < count; ++u) {
       const StackUnit<float>& unit = units[u];
-      WorkspaceScope inner(ctx.workspace());
-      if (u + 1 == count && taps_forward(unit)) return forward_by_taps(ctx, unit, from, packed.weights[u], h);
-      const device::PatchRows<H> a{patches(unit.dims, 1), from.data, from.stride, pixels};
+      if (u + 1 == count) return last_unit(ctx, unit, from, packed.weights[u], h);
       const device::MatrixRows<H> b = matrix(unit, packed.weights[u]);
       const Epilogue<float>& e = unit.epilogue;
-      if (u + 1 == count) {
-        const device::Parts parts = split_product(ctx, inner, pixels, unit.dims.cout, a.dims.size(), a, b);
-        Exec::for_each(ctx, pixels, unit.dims.cout,
-                       device::FinishRows{parts, {e.bias, e.scale, e.relu, false, h.data, h.stride}});
-        return;
-      }
       const int64_t stride = padded_stride(unit.dims.cout, sizeof(H));
-      product(ctx, pixels, unit.dims.cout, a.dims.size(), a, b,
-              device::StoreHidden<H>{acts, stride, unit.dims.cout, e.bias, e.scale, e.relu});
+      const device::StoreHidden<H> store{acts, stride, unit.dims.cout, e.bias, e.scale, e.relu};
+      if (unit.dims.kernel == 1) {
+        product(ctx, pixels, unit.dims.cout, b.rows, pixel_rows(from, pixels), b, store);
+      } else {
+        product(ctx, pixels, unit.dims.cout, b.rows, patch_rows(unit.dims, 1, from), b, store);
+      }
       from = {acts, stride, unit.dims.cout};
       acts += pixels * stride;
     }
@@ -72,7 +69,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
       if (u == 0 && !dx.data) {
         packed.leave_out();
       } else {
-        packed.add(units[u], u == 0 && taps_backward(units[u]) ? backward_taps(units[u]) : TapWeights());
+        packed.add(units[u], u == 0 && units[u].dims.kernel == 3 ? backward_taps(units[u]) : TapWeights());
       }
     }
     packed.launch();
@@ -159,10 +156,25 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const int64_t width = device::up_to_eight(unit.dims.cout);
     return {packed, width, patches(unit.dims, 1).size(), width};
   }
+  /// The same of one tap, read the other way.
   template <class H>
-  static device::WeightColumns<H> columns(const StackUnit<float>& unit, const H* packed) {
-    const device::PatchDims dims = patches(unit.dims, 1);
-    return {packed, dims.taps(), dims.channels.by, static_cast<int32_t>(device::up_to_eight(unit.dims.cout))};
+  static device::MatrixColumns<H> transposed(const StackUnit<float>& unit, const H* packed) {
+    const device::MatrixRows<H> of = matrix(unit, packed);
+    return {of.x, of.stride, of.rows, of.columns};
+  }
+
+  /// Rows in a product: a pixel's numbers or its patch along k, or pixels along k.
+  template <class H>
+  static device::MatrixColumns<H> pixel_rows(const Rows<H>& x, int64_t pixels) {
+    return {x.data, x.stride, pixels, device::up_to_eight(x.channels)};
+  }
+  template <class H>
+  static device::PatchRows<H> patch_rows(const ConvDims& dims, int32_t sign, const Rows<H>& x) {
+    return {patches(dims, sign), x.data, x.stride, dims.in.pixels()};
+  }
+  template <class H>
+  static device::MatrixRows<H> pixel_columns(const Rows<H>& x, int64_t pixels) {
+    return {x.data, x.stride, pixels, device::up_to_eight(x.channels)};
   }
 
   template <class H>
@@ -171,25 +183,25 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     const int64_t pixels = unit.dims.in.pixels(), width = y.channels, tiles = Exec::parts(pixels, kTileM);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(tiles * 2 * width);
-    const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
-    product(ctx, pixels, width, a.dims.size(), a, columns(unit, packed),
-            device::StoreHiddenGradient<H>{y.data, y.stride, below, y.stride, width, lower.epilogue.scale,
-                                           lower.epilogue.relu, partial});
+    const device::StoreHiddenGradient<H> store{
+        y.data, y.stride, below, y.stride, width, lower.epilogue.scale, lower.epilogue.relu, partial};
+    if (unit.dims.kernel == 1) {
+      const device::MatrixColumns<H> b = transposed(unit, packed);
+      product(ctx, pixels, width, b.columns, pixel_rows(da, pixels), b, store);
+    } else {
+      const auto a = patch_rows(unit.dims, -1, da);
+      const device::WeightColumns<H> b{packed, a.dims.taps(), patches(unit.dims, 1).channels.by,
+                                       a.dims.channels};
+      product(ctx, pixels, width, a.dims.size(), a, b, store);
+    }
     Exec::sum_rows(ctx, tiles, width, partial,
                    ops::AddPair<float>{lower.logs_factor, lower.dbias, lower.dlogs});
   }
 
-  // A 3x3 kernel with few outputs: a product with all taps of each pixel, and a sum over neighbours. Patches
-  // would read each pixel nine times, for tiles that are mostly filled up.
+  // A 3x3 kernel at a net's end, where few numbers of a pixel meet many: a product with all taps of each
+  // pixel, and a sum over neighbours. Patches would read each pixel nine times, for tiles that are mostly
+  // filled up.
 
-  static bool by_taps(int kernel, int64_t inputs, int64_t outputs) { return kernel == 3 && outputs < inputs; }
-
-  static bool taps_forward(const StackUnit<float>& unit) {
-    return by_taps(unit.dims.kernel, unit.dims.in.c, unit.dims.cout);
-  }
-  static bool taps_backward(const StackUnit<float>& unit) {
-    return by_taps(unit.dims.kernel, unit.dims.cout, unit.dims.in.c);
-  }
   static TapWeights forward_taps(const StackUnit<float>& unit) {
     const int64_t cin = unit.dims.in.c, cout = unit.dims.cout;
     return {unit.dims.weight_rows() * cout, cout, 1, cin, cout};
@@ -200,28 +212,22 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   }
 
   template <class H>
-  static void forward_by_taps(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x, const H* packed,
-                              View<float> h) {
-    const int64_t cin = unit.dims.in.c, cout = unit.dims.cout, rows = unit.dims.weight_rows();
+  static void last_unit(Context& ctx, const StackUnit<float>& unit, const Rows<H>& x, const H* packed,
+                        View<float> h) {
+    const int64_t pixels = h.shape.pixels(), cin = unit.dims.in.c, cout = unit.dims.cout;
     const Epilogue<float>& e = unit.epilogue;
+    const device::FinishUnit finish{e.bias, e.scale, e.relu, false, h.data, h.stride};
     WorkspaceScope scope(ctx.workspace());
+    if (unit.dims.kernel == 1) {
+      const device::MatrixRows<H> b = matrix(unit, packed);
+      const device::Parts parts = split_product(ctx, scope, pixels, cout, b.rows, pixel_rows(x, pixels), b);
+      return Exec::for_each(ctx, pixels, cout, device::FinishRows{parts, finish});
+    }
     const device::Parts parts = product_of_taps(ctx, scope, unit, x, packed, forward_taps(unit));
     const float* edge = unit.dims.edge ? unit.w + cin * cout : nullptr;
-    Exec::for_each(ctx, h.shape.pixels(), cout,
-                   device::FinishTaps{parts,
-                                      patches(unit.dims, 1),
-                                      cout,
-                                      edge,
-                                      rows * cout,
-                                      {e.bias, e.scale, e.relu, false, h.data, h.stride}});
-  }
-
-  static device::PatchDims pointwise(const ConvDims& dims, int64_t channels) {
-    ConvDims one = dims;
-    one.in = dims.in.with_channels(channels);
-    one.kernel = 1;
-    one.edge = false;
-    return patches(one, 1);
+    Exec::for_each(
+        ctx, pixels, cout,
+        device::FinishTaps{parts, patches(unit.dims, 1), cout, edge, unit.dims.weight_rows() * cout, finish});
   }
 
   template <class H>
@@ -229,8 +235,8 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                        const Rows<H>& x, const H* packed, const TapWeights& w) {
     const int64_t n = 9 * w.channels, width = device::up_to_eight(n), depth = device::up_to_eight(w.k);
     const int64_t pixels = unit.dims.in.pixels();
-    const device::PatchRows<H> a{pointwise(unit.dims, depth), x.data, x.stride, pixels};
-    return split_product(ctx, scope, pixels, n, depth, a, device::MatrixRows<H>{packed, width, depth, width});
+    return split_product(ctx, scope, pixels, n, depth, pixel_rows(x, pixels),
+                         device::MatrixRows<H>{packed, width, depth, width});
   }
 
   static device::FinishUnit add_to(View<float> dx) {
@@ -241,15 +247,15 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                             View<float> dx) {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
     WorkspaceScope scope(ctx.workspace());
-    if (taps_backward(unit)) {
+    if (unit.dims.kernel == 3) {
       const device::Parts parts = product_of_taps(ctx, scope, unit, da, packed, backward_taps(unit));
       Exec::for_each(ctx, pixels, width,
                      device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, add_to(dx)});
       return;
     }
-    const device::PatchRows<H> a{patches(unit.dims, -1), da.data, da.stride, pixels};
+    const device::MatrixColumns<H> b = transposed(unit, packed);
     const device::Parts parts =
-        split_product(ctx, scope, pixels, width, a.dims.size(), a, columns(unit, packed));
+        split_product(ctx, scope, pixels, width, b.columns, pixel_rows(da, pixels), b);
     Exec::for_each(ctx, pixels, width, device::FinishRows{parts, add_to(dx)});
   }
 
@@ -262,12 +268,16 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                const Rows<H>& da) {
     const int64_t pixels = unit.dims.in.pixels(), cout = unit.dims.cout;
     WorkspaceScope scope(ctx.workspace());
-    if (taps_forward(unit)) return weights_gradient_by_taps(ctx, unit, x, da);
-    const device::PatchColumns<H> a{patches(unit.dims, 1), x.data, x.stride, pixels};
-    const device::MatrixRows<H> b{da.data, da.stride, pixels, device::up_to_eight(cout)};
-    const device::Parts parts = split_product(ctx, scope, a.dims.size(), cout, pixels, a, b);
+    if (unit.dims.kernel == 3 && cout < unit.dims.in.c) return weights_gradient_by_taps(ctx, unit, x, da);
+    const device::PatchDims dims = patches(unit.dims, 1);
+    const device::MatrixRows<H> b = pixel_columns(da, pixels);
+    const device::Parts parts =
+        unit.dims.kernel == 1
+            ? split_product(ctx, scope, dims.size(), cout, pixels, pixel_columns(x, pixels), b)
+            : split_product(ctx, scope, dims.size(), cout, pixels,
+                            device::PatchColumns<H>{dims, x.data, x.stride, pixels}, b);
     Exec::for_each(ctx, unit.dims.taps() * unit.dims.weight_rows(), cout,
-                   device::FinishWeights{parts, a.dims, finish_gradient(unit)});
+                   device::FinishWeights{parts, dims, finish_gradient(unit)});
   }
 
   template <class H>
@@ -280,17 +290,14 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     Exec::for_each(ctx, pixels, width,
                    device::PackReaders<H>{da.data, da.stride, patches(dims, -1), static_cast<int32_t>(cout),
                                           width, readers});
-    const device::PatchColumns<H> a{pointwise(dims, device::up_to_eight(dims.in.c)), x.data, x.stride,
-                                    pixels};
     const device::MatrixRows<H> b{readers, width, pixels, width};
-    const device::Parts taps = split_product(ctx, scope, dims.in.c, n, pixels, a, b);
+    const device::Parts taps = split_product(ctx, scope, dims.in.c, n, pixels, pixel_columns(x, pixels), b);
     device::Parts edge = {};
     if (dims.edge) {
       device::PatchDims indicators = patches(dims, 1);
       indicators.channels = device::Divisor(0);
       const device::PatchColumns<H> outside{indicators, x.data, x.stride, pixels};
-      const device::MatrixRows<H> outputs{da.data, da.stride, pixels, device::up_to_eight(cout)};
-      edge = split_product(ctx, scope, indicators.size(), cout, pixels, outside, outputs);
+      edge = split_product(ctx, scope, indicators.size(), cout, pixels, outside, pixel_columns(da, pixels));
     }
     Exec::for_each(ctx, dims.taps() * dims.weight_rows(), cout,
                    device::FinishTapWeights{taps, edge, finish_gradient(unit)});
@@ -302,13 +309,24 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
   template <class Number>
   static constexpr int widest = std::is_same<Number, Bf16>::value ? 128 : 64;
 
-  /// The width of tiles that takes the fewest instructions; of two the wider one. Counted in PTX, a step
-  /// takes a warp some 250 with 16 columns of bfloat16, 280 with 32, 420 with 128: most of them to fetch the
-  /// left side.
+  /// A step of a tile on a multiprocessor, in cycles, by the machine code for compute capability 9.0 and not
+  /// by the clock: the instructions of two warps, or their products, whichever take longer. Of matrices of
+  /// bfloat16 numbers a warp has 90 with 16 columns, 100 with 32, 145 with 128; of float32 290, 305, 360
+  /// with 64.
   template <class Number>
-  static int tile_n(int64_t n) {
-    constexpr int64_t kFetch = 150, kProducts = std::is_same<Number, Bf16>::value ? 1 : 3;
-    const auto cost = [&](int tile) { return Exec::parts(n, tile) * (kFetch + kProducts * tile); };
+  static int64_t step_cost(int tile) {
+    if (std::is_same<Number, Bf16>::value) return tile == 16 ? 180 : tile == 32 ? 200 : 410;
+    return tile == 16 ? 580 : tile == 32 ? 610 : 720;
+  }
+  /// The width of tiles by which a large GPU is done first, of two the wider one. tiles_m: 0: there will be
+  /// as many splits as it takes to fill it.
+  template <class Number>
+  static int tile_n(int64_t n, int64_t tiles_m) {
+    const auto cost = [&](int tile) {
+      const int64_t tiles = Exec::parts(n, tile);
+      return (tiles_m ? Exec::parts(tiles_m * tiles, Launcher::multiprocessors) : tiles) *
+             step_cost<Number>(tile);
+    };
     int best = 16;
     for (const int tile : {32, widest<Number>}) {
       if (cost(tile) <= cost(best)) best = tile;
@@ -318,7 +336,12 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
 
   template <class A, class B, class Store>
   static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
-                      const Store& store, int64_t splits = 1) {
+                      const Store& store) {
+    launch_product(ctx, m, n, k, a, b, store, 1, tile_n<typename A::Number>(n, Exec::parts(m, kTileM)));
+  }
+  template <class A, class B, class Store>
+  static void launch_product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
+                             const Store& store, int64_t splits, int tile) {
     using Number = typename A::Number;
     const int64_t chunk = Exec::parts(Exec::parts(k, depth<Number>), splits) * depth<Number>;
     const int32_t parts = ctx.matmul_precision() == MatmulPrecision::high ? 2 : 3;
@@ -327,7 +350,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
           {m, n, k, chunk}, a, b, store, parts};
       Exec::launch(ctx, body.blocks(), body);
     };
-    switch (tile_n<Number>(n)) {
+    switch (tile) {
       case 16:
         return launch(std::integral_constant<int, 16>());
       case 32:
@@ -343,13 +366,14 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
                                      const A& a, const B& b) {
     using Number = typename A::Number;
     constexpr int64_t kBlocks = 264, kLeastDepth = 128;
-    const int64_t tiles = Exec::parts(m, kTileM) * Exec::parts(n, tile_n<Number>(n)),
+    const int tile = tile_n<Number>(n, 0);
+    const int64_t tiles = Exec::parts(m, kTileM) * Exec::parts(n, tile),
                   steps = Exec::parts(k, depth<Number>);
     const int64_t wanted = ops::min_of(Exec::parts(kBlocks, tiles), Exec::parts(k, kLeastDepth));
     const int64_t splits = Exec::parts(steps, Exec::parts(steps, wanted));  // none is empty
     const int64_t width = device::up_to_eight(n);
     float* partial = scope.take<float>(splits * m * width);
-    product(ctx, m, n, k, a, b, device::StoreParts{partial, m, width}, splits);
+    launch_product(ctx, m, n, k, a, b, device::StoreParts{partial, m, width}, splits, tile);
     return {splits, m, width, partial};
   }
 };

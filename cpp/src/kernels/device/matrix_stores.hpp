@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+
 #include "kernels/device/matrix_operands.hpp"
 
 // What becomes of MatrixProduct's sums. n counts columns without those
@@ -8,17 +10,17 @@
 
 namespace evenflow::device {
 
-/// Eight of a vector's n numbers, those inside; null: none.
+/// Eight of a vector's n numbers, those inside and zeros behind them; null: `all`.
 struct ColumnValues {
   float v[kEight];
 };
-EVENFLOW_HD ColumnValues eight_of(const float* from, int64_t column, int64_t n) {
+EVENFLOW_HD ColumnValues eight_of(const float* from, int64_t column, int64_t n, float all) {
   ColumnValues values = {};
-  for (int e = 0; from && e < kEight && column + e < n; ++e) values.v[e] = from[column + e];
+  for (int e = 0; e < kEight && column + e < n; ++e) values.v[e] = from ? from[column + e] : all;
   return values;
 }
 
-/// y = act((sum + bias) * scale).
+/// y = act((sum + bias) * scale). Columns behind the last have a scale of zero.
 template <class H>
 struct StoreHidden {
   static constexpr int sums = 0;
@@ -30,22 +32,18 @@ struct StoreHidden {
   bool relu;
   struct Columns {
     ColumnValues bias, scale;
+    float least;
   };
   EVENFLOW_HD Columns columns(int64_t column) const {
-    return {eight_of(bias, column, n), eight_of(scale, column, n)};
+    return {eight_of(bias, column, n, 0), eight_of(scale, column, n, 1),
+            relu ? 0.0f : -std::numeric_limits<float>::infinity()};
   }
   EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
                               const Columns& of, float (*)[kEight]) const {
     Eight<H> out = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
-      float v = 0;
-      if (column + e < n) {
-        v = sum[e];
-        if (bias) v += of.bias.v[e];
-        if (scale) v *= of.scale.v[e];
-        if (relu && v < 0) v = 0;
-      }
-      out.set(e, v);
+      const float v = (sum[e] + of.bias.v[e]) * of.scale.v[e];
+      out.set(e, v < of.least ? of.least : v);
     }
     write_eight(out, y + row * stride + column);
   }
@@ -65,21 +63,19 @@ struct StoreHiddenGradient {
   double* partial;
   struct Columns {
     ColumnValues scale;
+    float least;  ///< outputs that are not larger pass nothing
   };
-  EVENFLOW_HD Columns columns(int64_t column) const { return {eight_of(scale, column, n)}; }
+  EVENFLOW_HD Columns columns(int64_t column) const {
+    return {eight_of(scale, column, n, 1), relu ? 0.0f : -std::numeric_limits<float>::infinity()};
+  }
   EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
                               const Columns& of, float (*own)[kEight]) const {
     const Eight<H> out = eight_at(y + row * y_stride + column);
     Eight<H> through = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
-      float g = 0, v = 0;
-      if (column + e < n) {
-        const float at = out.get(e);
-        g = relu && !(at > 0) ? 0 : sum[e];
-        v = scale ? g * of.scale.v[e] : g;
-        own[0][e] += v;
-        own[1][e] += g * at;
-      }
+      const float at = out.get(e), g = at > of.least ? sum[e] : 0, v = g * of.scale.v[e];
+      own[0][e] += v;
+      own[1][e] += g * at;
       through.set(e, v);
     }
     write_eight(through, da + row * da_stride + column);
