@@ -127,6 +127,20 @@ void protect(void* base, size_t size, int access) {
 
 }  // namespace
 
+Guarded::Guarded(size_t bytes) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), used = (bytes + page - 1) / page * page;
+  size_ = used + page;
+  void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  base_ = static_cast<char*>(memory);
+  protect(base_ + used, page, PROT_NONE);
+  data_ = base_ + (used - bytes);
+}
+
+Guarded::~Guarded() {
+  munmap(base_, size_);
+}
+
 Emulator& Emulator::get() {
   static Emulator emulator;
   return emulator;

@@ -79,6 +79,21 @@ class Emulator {
   std::map<std::pair<const Device*, const Device*>, int64_t> followed_;  ///< allocations at that time
 };
 
+/// Memory that ends where no access is allowed: a block's shared memory.
+class Guarded {
+ public:
+  explicit Guarded(size_t bytes);
+  ~Guarded();
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  char* base_;
+  size_t size_;  ///< with the guard page
+  char* data_;
+};
+
 /// What MatrixProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
 /// a with 8 columns of b at a time, over 16 of k, and each has four of the sums. Products are exact, and what
 /// a sum has beyond float32 is cut off.
@@ -138,7 +153,9 @@ struct EmulatedLauncher {
     Emulator& emulator = Emulator::get();
     emulator.open();
     // Nothing is initialised on a device; 0xCB makes large negative numbers.
-    const auto shared = std::make_unique<typename Body::Shared>();
+    using Shared = typename Body::Shared;
+    const Guarded memory(sizeof(Shared));
+    Shared* shared = new (memory.data()) Shared;
     std::vector<typename Body::Registers> registers(Body::threads);
     const std::vector<int64_t> threads = emulator.order_of(Body::threads);
     for (const int64_t block : emulator.order_of(blocks)) {

@@ -2,6 +2,7 @@
 
 #include "check_device.hpp"
 #include "core/device.hpp"
+#include "kernels/device/exec.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -128,7 +129,7 @@ TEST_CASE("device: parts of a gradient are complete when a watch is told so") {
   const View<const double> x(a.put(random_of<double>(shape.size(), 5, 0, 255)), shape);
   flow.init_from_data(ctx, arena, x);
   std::vector<double> told(static_cast<size_t>(size));
-  GradientWatch watch{flow.gradient_parts(0), nullptr};
+  GradientWatch watch{{}, nullptr};
   watch.complete = [&](size_t part) {
     ctx.synchronize();
     const GradientPart& of = watch.parts[part];
@@ -140,9 +141,67 @@ TEST_CASE("device: parts of a gradient are complete when a watch is told so") {
     ctx.synchronize();
     return std::vector<double>(read.grads(), read.grads() + size);
   };
-  const std::vector<double> watched = gradient(&watch);
-  CHECK(same_bits(told, watched));
-  CHECK(gap(watched, gradient(nullptr)) <= 1e-12);
+  const std::vector<double> together = gradient(nullptr);
+  for (const int64_t least : {int64_t{0}, int64_t{100}, size}) {
+    CAPTURE(least);
+    watch.parts = flow.gradient_parts(least);
+    const std::vector<double> watched = gradient(&watch);
+    CHECK(same_bits(told, watched));
+    CHECK(gap(watched, together) <= 1e-12);
+  }
+}
+
+TEST_CASE("device: a gradient that is taken again from checkpoints is not added to the first") {
+  GlowConfig g = small_glow();
+  g.steps = 8;
+  const auto flow = glow<float>(g);
+  check_same<float>(2e-3, [&](Context& ctx, const std::string& device) {
+    ParamArena<float> arena(flow.layout(), device);
+    const ParamArena<float>& read = arena;
+    flow.init(arena, 3);
+    Arrays a(ctx);
+    const Shape shape = flow.sample_shape().with_batch(3);
+    const View<const float> x(a.put(random_of<float>(shape.size(), 5, 0, 255)), shape);
+    flow.init_from_data(ctx, arena, x);
+    ctx.synchronize();
+    int number = 0;  // steps that lose some digits each, by going up and down
+    for (const ParamLayout::Entry& entry : flow.layout()->entries()) {
+      if (entry.name.find("actnorm.bias") == std::string::npos) continue;
+      for (int64_t i = 0; i < entry.size; ++i) arena.values()[entry.offset + i] += number % 2 ? -8e3f : 8e3f;
+      ++number;
+    }
+    CHECK(flow.loss_and_grad(ctx, arena, x, {}, -1).drift.fallback);
+    ctx.synchronize();
+    std::vector<float> grads(read.grads(), read.grads() + flow.layout()->trainable_size());
+    float largest = 0;
+    for (const float value : grads) largest = std::max(largest, std::abs(value));
+    for (float& value : grads) value /= largest;
+    return grads;
+  });
+}
+
+TEST_CASE("device: sums over more rows than one kernel adds") {
+  check_same<double>(1e-12, [&](Context& ctx, const std::string&) {
+    Arrays a(ctx);
+    constexpr int64_t kRows = 1500, kColumns = 11;
+    const std::vector<double> partial = random_values(kRows * 2 * kColumns, 1, -1, 1);
+    double *bias = a.make<double>(kColumns), *logs = a.make<double>(kColumns);
+    const ops::AddPair<double> finish{0.5, bias, logs};
+    if (!ctx.on_host()) {
+      DeviceExec<EmulatedLauncher>::sum_rows(ctx, kRows, kColumns, a.put(partial), finish);
+    } else {
+      for (int64_t c = 0; c < kColumns; ++c) {
+        double sums[2] = {0, 0};
+        for (int64_t r = 0; r < kRows; ++r) {
+          for (int64_t s = 0; s < 2; ++s) sums[s] += partial[static_cast<size_t>((2 * r + s) * kColumns + c)];
+        }
+        finish(c, sums, 1);
+      }
+    }
+    std::vector<double> result = a.get(bias, kColumns);
+    append(result, a.get(logs, kColumns));
+    return result;
+  });
 }
 
 // Where kernels are short, a step takes as long as they are many.

@@ -396,6 +396,9 @@ TEST_CASE_TEMPLATE("device: chains by matrix units", H, float, Bf16) {
   check_matrix_units<H>({{30, 1, 1, 4}, {20, 24}, {1, 1}, {true, false}});
   check_matrix_units<H>({{300, 1, 1, 70}, {16, 16, 16, 140}, {1, 1, 1, 1}, {true, true, true, false}});
   check_matrix_units<H>({{9, 1, 1, 121}, {5, 128, 3, 120}, {1, 1, 1, 1}, {true, true, true, false}});
+  // More units than one launch lays out.
+  check_matrix_units<H>(
+      {{5, 1, 1, 3}, std::vector<int64_t>(11, 4), std::vector<int>(11, 1), std::vector<bool>(11)});
 }
 
 TEST_CASE("device: division by a product") {

@@ -87,6 +87,21 @@ struct Racing {
   }
 };
 
+/// Writes behind shared memory, through a pointer.
+struct Overrun {
+  static constexpr int threads = 1;
+  using Registers = device::Nothing;
+  struct Shared {
+    double value[3];
+  };
+  int64_t beyond;
+  int64_t phases(int64_t) const { return 1; }
+  void run(int64_t, const device::Place&, Registers&, Shared& shared) const {
+    double* end = shared.value + 2;
+    end[beyond] = 1;
+  }
+};
+
 using Exec = DeviceExec<EmulatedLauncher>;
 
 }  // namespace
@@ -100,6 +115,8 @@ TEST_CASE("the emulator catches planted bugs") {
   CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{0, x}); }));
   CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 512, Write{1, x}); }));  // one past the end
   CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 513, Write{0, x}); }));
+  CHECK(!ends_the_process([&] { Exec::launch(ctx, 1, Overrun{0}); }));
+  CHECK(ends_the_process([&] { Exec::launch(ctx, 1, Overrun{1}); }));
   CHECK(ends_the_process([&] { x[0] = 1; }));  // the program follows a device's pointer
   double here[4];
   CHECK_THROWS_AS(Exec::for_each(ctx, 1, 4, Write{0, here}), std::logic_error);

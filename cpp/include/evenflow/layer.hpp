@@ -11,7 +11,8 @@ namespace evenflow {
 /// an argument, so one layer may serve many threads.
 ///
 /// `forward` goes from data to latent. `logdet` (N) receives += log|det d out / d in| of that call, in
-/// double; `backward` takes the loss's derivative by it, so that no loss sign lives in a layer.
+/// double, but for what Params::derived has of it; `backward` takes the loss's derivative by it, so that no
+/// loss sign lives in a layer.
 ///
 /// `kept` is null or kept_size() values: forward leaves there what backward would otherwise recompute.
 template <class T>

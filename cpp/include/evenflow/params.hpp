@@ -121,8 +121,8 @@ struct Params {
   bool overwrite = false;           ///< overwritable gradients hold nothing yet: they are stored, not added
   const T* context = nullptr;       ///< (N, C) standardised numbers that the density is given
   T* dcontext = nullptr;            ///< (N, C), null where nobody asks: backward adds the gradient by them
-  /// What a device has computed for all layers of the pass, which adds the log-determinants among it; null:
-  /// layers compute it.
+  /// What a device has computed for all layers of a pass: who sets it adds the log-determinants among it,
+  /// which layers leave out. null: layers compute it.
   const Derived<T>* derived = nullptr;
 
   const T* value(ParamId id) const { return values + layout->offset(id); }

@@ -1,7 +1,5 @@
 #include "kernels/derived.hpp"
 
-#include <algorithm>
-
 #include "kernels/ops/constants.hpp"
 
 namespace evenflow {
@@ -18,7 +16,7 @@ int add_derived_scale(const Scope& scope, ParamId logs, int64_t count, double pi
   DerivedPlan* plan = scope.derived();
   if (!plan) return -1;
   plan->scales.push_back({logs, count, plan->scale_values, kLogScale * pixels});
-  plan->scale_values += count;
+  plan->scale_values += (count + 15) / 16 * 16;  // each begins where wide accesses may
   return static_cast<int>(plan->scales.size()) - 1;
 }
 
@@ -26,9 +24,10 @@ int add_derived_matrix(const Scope& scope, DerivedMatrix of) {
   DerivedPlan* plan = scope.derived();
   if (!plan) return -1;
   of.at = plan->matrix_values;
+  of.rows = plan->matrix_rows;
   plan->matrices.push_back(of);
   plan->matrix_values += of.n * of.n;
-  plan->largest = std::max(plan->largest, of.n);
+  plan->matrix_rows += of.n;
   plan->scales.push_back({of.logs, of.n, -1, of.pixels});  // log |det W| is the sum of logs
   return static_cast<int>(plan->matrices.size()) - 1;
 }

@@ -23,6 +23,7 @@ struct DerivedMatrix {
   int64_t lower, upper, logs, sign, permutation;  ///< parameters' ids, in a complete plan their offsets
   int64_t n;
   int64_t at;     ///< in Derived::matrices
+  int64_t rows;   ///< of the matrices before
   double pixels;  ///< of a sample
 };
 
@@ -32,9 +33,9 @@ struct DerivedPlan {
   std::vector<DerivedMatrix> matrices;
   int64_t scale_values = 0;
   int64_t matrix_values = 0;
-  int64_t largest = 0;  ///< n of the largest matrix
+  int64_t matrix_rows = 0;
 
-  bool empty() const { return scales.empty() && matrices.empty(); }
+  bool empty() const { return scales.empty(); }  ///< a matrix has its logs among the scales
   /// All layers are declared: ids become offsets.
   void complete(const ParamLayout& layout);
 };

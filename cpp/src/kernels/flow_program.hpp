@@ -121,8 +121,9 @@ struct StepEnd {
 };
 
 /// What a device does without asking the program on the way: whole flows in one kernel each, with learned
-/// matrices in some more, what layers derive from parameters, and the end of a training step. A row's results
-/// do not depend on the rows beside it. False: some are not finite, for which the layers have an error.
+/// matrices in some more, what layers derive from parameters, and the end of a training step. A row's density
+/// or sample does not depend on the rows beside it; false: some are not finite, for which the layers have an
+/// error.
 template <class T>
 class FlowKernels {
  public:

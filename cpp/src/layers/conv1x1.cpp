@@ -97,7 +97,8 @@ class LuConv1x1 final : public Conv1x1<T> {
     logs_ = scope.add("logs", {c}, Group::no_decay);
     permutation_ = scope.add("permutation", {c}, Group::fixed);
     sign_ = scope.add("sign", {c}, Group::fixed);
-    derived_ = add_derived_matrix(scope, {lower_, upper_, logs_, sign_, permutation_, c, 0, this->pixels()});
+    derived_ =
+        add_derived_matrix(scope, {lower_, upper_, logs_, sign_, permutation_, c, 0, 0, this->pixels()});
     add_learned_matrix(scope, c, derived_);
   }
 

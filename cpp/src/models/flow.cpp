@@ -260,9 +260,9 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  const Deriving<T> with(ctx, scope, *derived_, params, false);
+  const Deriving<T> pass(ctx, scope, *derived_, params, false);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  with.add_log_det(n, 1, logdet);
+  pass.add_log_det(n, 1, logdet);
   View<T> mine;  // x, where it may be overwritten
   int at = 0;
   size_t level = 0;
@@ -273,7 +273,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
       out = View<T>(buffers[at], node.layer->output_shape().with_batch(n));
       at = 1 - at;
     }
-    node.layer->forward(ctx, with.params(), x, out, logdet, step ? step->kept[i] : nullptr);
+    node.layer->forward(ctx, pass.params(), x, out, logdet, step ? step->kept[i] : nullptr);
     if (node.keep) {
       put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
       out = out.channels(0, node.keep);
@@ -301,9 +301,9 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
     return;
   }
   WorkspaceScope scope(ctx);
-  const Deriving<T> with(ctx, scope, *derived_, params, true);
-  walk_back(ctx, with.params(), z, n, x, logdet, [](const Node&, View<const T>) { return true; });
-  with.add_log_det(n, -1, logdet);
+  const Deriving<T> pass(ctx, scope, *derived_, params, true);
+  walk_back(ctx, pass.params(), z, n, x, logdet, [](const Node&, View<const T>) { return true; });
+  pass.add_log_det(n, -1, logdet);
 }
 
 template <class T>

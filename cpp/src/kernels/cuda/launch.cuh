@@ -42,12 +42,13 @@ __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
         body.template step<1>(number, steps, at, registers, shared);
       }
     }
-    return run_ends<0>(body, at, registers, shared);
-  }
-  const int64_t phases = body.phases(at.block);
-  for (int64_t phase = 0; phase < phases; ++phase) {
-    body.run(phase, at, registers, shared);
-    if (phase + 1 < phases) __syncthreads();
+    run_ends<0>(body, at, registers, shared);
+  } else {
+    const int64_t phases = body.phases(at.block);
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      body.run(phase, at, registers, shared);
+      if (phase + 1 < phases) __syncthreads();
+    }
   }
 }
 

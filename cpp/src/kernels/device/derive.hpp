@@ -52,7 +52,29 @@ struct DeriveScales {
   }
 };
 
-/// The parameters that a matrix comes from, or their gradients.
+/// Room of a launch's blocks, `squares` times n * n and n numbers each, side by side.
+struct MatrixRoom {
+  double* all;
+  int64_t squares;
+
+  EVENFLOW_HD double* of(const Entries<DerivedMatrix>& entries, int64_t block) const {
+    const DerivedMatrix &first = entries.of[0], &entry = entries.of[block];
+    return all + squares * (entry.at - first.at) + entry.rows - first.rows;
+  }
+  /// For any launch.
+  static MatrixRoom take(WorkspaceScope& scope, const std::vector<DerivedMatrix>& list, int64_t squares) {
+    int64_t most = 0;
+    for (size_t first = 0; first < list.size(); first += Entries<DerivedMatrix>::kMost) {
+      const size_t end = std::min<size_t>(list.size(), first + Entries<DerivedMatrix>::kMost) - 1;
+      const DerivedMatrix &begin = list[first], &last = list[end];
+      most =
+          std::max(most, squares * (last.at + last.n * last.n - begin.at) + last.rows + last.n - begin.rows);
+    }
+    return {scope.take<double>(most), squares};
+  }
+};
+
+/// The parameters that a matrix comes from.
 template <class T>
 EVENFLOW_HD ops::LuFactors<T> factors_of(const DerivedMatrix& entry, const T* params) {
   return {{params + entry.lower, params + entry.upper, params + entry.logs, params + entry.sign,
@@ -73,8 +95,7 @@ struct DeriveMatrices {
   T* matrices;
   T* inverses;
   double* log_det;  ///< (entries)
-  double* room;     ///< (entries, room_of_one)
-  int64_t room_of_one;
+  MatrixRoom room;
 
   EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
@@ -84,9 +105,8 @@ struct DeriveMatrices {
  private:
   EVENFLOW_HD One one(int64_t block) const {
     const DerivedMatrix& entry = entries.of[block];
-    const int64_t number = entries.first + block;
     return {factors_of(entry, params), matrices + entry.at, inverses ? inverses + entry.at : nullptr,
-            log_det + number, room + number * room_of_one};
+            log_det + entries.first + block, room.of(entries, block)};
   }
 };
 
@@ -102,8 +122,7 @@ struct DerivedGradients {
   const double* dmatrices;
   const double* dlogdet;
   T* grads;
-  double* room;  ///< (entries, room_of_one)
-  int64_t room_of_one;
+  MatrixRoom room;
 
   EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
   EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
@@ -118,7 +137,7 @@ struct DerivedGradients {
             dlogdet,
             entry.pixels,
             {grads + entry.lower, grads + entry.upper, grads + entry.logs},
-            room + (entries.first + block) * room_of_one};
+            room.of(entries, block)};
   }
 };
 
@@ -140,12 +159,11 @@ template <class Launcher, class T>
 void derive_matrices(Context& ctx, const DerivedPlan& plan, const T* params, T* matrices, T* inverses,
                      double* log_det) {
   using Exec = DeviceExec<Launcher>;
-  const int64_t room = plan.largest * (plan.largest + 1);
   WorkspaceScope scope(ctx.workspace());
-  double* all = scope.take<double>(static_cast<int64_t>(plan.matrices.size()) * room);
-  launch_entries<Launcher>(ctx, plan.matrices,
-                           DeriveMatrices<T, Exec::block_rows, Exec::block_cols>{
-                               {}, params, matrices, inverses, log_det, all, room});
+  const MatrixRoom room = MatrixRoom::take(scope, plan.matrices, 1);
+  launch_entries<Launcher>(
+      ctx, plan.matrices,
+      DeriveMatrices<T, Exec::block_rows, Exec::block_cols>{{}, params, matrices, inverses, log_det, room});
 }
 
 /// See FlowKernels.
@@ -166,12 +184,11 @@ template <class Launcher, class T>
 void add_matrix_gradients(Context& ctx, const T* params, const Derived<T>& of, T* grads) {
   using Exec = DeviceExec<Launcher>;
   const DerivedPlan& plan = *of.plan;
-  const int64_t room = plan.largest * (3 * plan.largest + 1);
   WorkspaceScope scope(ctx.workspace());
-  double* all = scope.take<double>(static_cast<int64_t>(plan.matrices.size()) * room);
+  const MatrixRoom room = MatrixRoom::take(scope, plan.matrices, 3);
   launch_entries<Launcher>(ctx, plan.matrices,
                            DerivedGradients<T, Exec::block_rows, Exec::block_cols>{
-                               {}, params, of.dmatrices, of.dlogdet, grads, all, room});
+                               {}, params, of.dmatrices, of.dlogdet, grads, room});
 }
 
 }  // namespace evenflow::device

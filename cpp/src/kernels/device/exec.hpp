@@ -5,6 +5,7 @@
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/device/body.hpp"
+#include "kernels/ops/channel.hpp"
 #include "kernels/ops/small.hpp"
 
 namespace evenflow {
@@ -111,6 +112,16 @@ struct DeviceExec {
   template <class G>
   static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
     using Body = device::SumRows<G>;
+    constexpr int64_t kMost = 1024;  // for a thread to add every 32nd
+    const int64_t width = G::sums * cols, chunk = parts(rows, kMost / 4);
+    WorkspaceScope scope(ctx.workspace());
+    if (rows > kMost) {
+      double* fewer = scope.take<double>(parts(rows, chunk) * width);
+      sum_chunks<double>(ctx, rows, width, chunk, ops::ColumnSum<double>{ops::PixelMask(), partial, width},
+                         fewer);
+      partial = fewer;
+      rows = parts(rows, chunk);
+    }
     launch(ctx, parts(cols, Body::kColumns), Body{rows, cols, partial, finish});
   }
 

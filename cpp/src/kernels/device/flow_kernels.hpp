@@ -12,7 +12,7 @@
 
 namespace evenflow {
 
-/// FlowKernels by one launch a flow, and one or two before it where matrices are learned. Calls are short, so
+/// FlowKernels by one launch a flow, after those of its matrices where they are learned. Calls are short, so
 /// that what the program does around it counts: it reads one array, in one copy.
 template <class Launcher, class T>
 class DeviceFlows final : public FlowKernels<T> {

@@ -161,7 +161,6 @@ template <class S>
 EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
                                 int64_t pixel, const PixelPlace& place) {
   if (!part.inside) return zeros<S>();
-  if (dims.kernel == 1) return eight_at(x + pixel * stride + part.channel);
   if (!part.indicator) {
     const int64_t from = neighbour(dims, place, pixel, part.tap);
     return from < 0 ? zeros<S>() : eight_at(x + from * stride + part.channel);

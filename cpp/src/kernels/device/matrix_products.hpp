@@ -6,7 +6,6 @@
 #include "kernels/device/matrix_stores.hpp"
 #include "kernels/device/packing.hpp"
 #include "kernels/device/products.hpp"
-#include "kernels/ops/channel.hpp"
 
 namespace evenflow {
 

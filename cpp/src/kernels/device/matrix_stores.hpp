@@ -4,9 +4,9 @@
 
 #include "kernels/device/matrix_operands.hpp"
 
-// What becomes of MatrixProduct's sums. n counts columns without those
-// that fill up; eights are stored whole, with zeros. A thread stores the same eight columns of row after row:
-// what it needs of them, Columns, is read once.
+// What becomes of MatrixProduct's sums. n counts columns without those that fill up; eights are stored whole,
+// with zeros behind the last column, or NaN where a row's numbers are not finite. A thread stores the same
+// eight columns of row after row: what it needs of them, Columns, is read once.
 
 namespace evenflow::device {
 

@@ -6,9 +6,7 @@
 #include <vector>
 
 #include "kernels/bf16.hpp"
-#include "kernels/device/derive.hpp"
 #include "kernels/device/exec.hpp"
-#include "kernels/device/step_end.hpp"
 #include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/ops/bounds.hpp"
