@@ -168,10 +168,7 @@ class KernelSetImpl : public KernelSet<T> {
   }
 
   void gain_gradients(Context& ctx, int64_t n, const double* dgain, T* dslope, T* doffset) const override {
-    WorkspaceScope scope(ctx);
-    double* sums = scope.take<double>(2);
-    Exec::template sum_columns<double>(ctx, n, 2, ops::ColumnSum<double>{ops::PixelMask(), dgain, 2}, sums);
-    Exec::for_each(ctx, 1, 1, ops::FromSums<ops::AddPair<T>>{sums, 1, {1, dslope, doffset}});
+    Exec::sum_rows(ctx, n, 1, dgain, ops::AddPair<T>{1, dslope, doffset});
   }
 
   void fill(Context& ctx, int64_t n, T value, T* x) const override {

@@ -3,6 +3,7 @@
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
+#include "kernels/ops/channel.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
@@ -456,7 +457,7 @@ struct CpuExec {
         for (int64_t row = 0; row < rows;) {  // once or twice
           const int64_t left = rows - row, together = ops::min_of(left, kCols / cols),
                         count = left / together;
-          sum_rows<T>(ctx, count, together * cols, f.joined(row, together), sums);
+          sum_long_rows<T>(ctx, count, together * cols, f.joined(row, together), sums);
           const double* sum = sums;
           for (int i = 0; i < F::sums; ++i) {
             for (int64_t r = 0; r < together; ++r, sum += cols) {
@@ -468,7 +469,7 @@ struct CpuExec {
         return;
       }
     }
-    sum_rows<T>(ctx, rows, cols, f, out);
+    sum_long_rows<T>(ctx, rows, cols, f, out);
   }
 
   /// finish(column, its sums, their distance) instead of an array of sums.
@@ -480,10 +481,21 @@ struct CpuExec {
     for_each(ctx, 1, cols, ops::FromSums<G>{sums, cols, finish});
   }
 
+  /// The same of sums that are there for some rows: partial (rows, G::sums, cols).
+  template <class G>
+  static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
+    const int64_t width = G::sums * cols;
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(width);
+    sum_columns<double>(ctx, rows, width, ops::ColumnSum<double>{ops::PixelMask(), partial, width}, sums);
+    for_each(ctx, 1, cols, ops::FromSums<G>{sums, cols, finish});
+  }
+
+ private:
   /// sum_columns of long rows. Short runs are added in T, which vectorises, then in double.
   template <class T, class F>
-  __attribute__((noinline)) static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const F& f,
-                                                 double* out) {
+  __attribute__((noinline)) static void sum_long_rows(Context& ctx, int64_t rows, int64_t cols, const F& f,
+                                                      double* out) {
     constexpr int64_t kRun = 32;
     const int64_t width = F::sums * cols;
     const int64_t chunk = ops::max_of<int64_t>(kRun, 8192 / ops::max_of<int64_t>(cols, 1) / kRun * kRun);

@@ -82,55 +82,50 @@ EVENFLOW_HD ops::LuFactors<T> factors_of(const DerivedMatrix& entry, const T* pa
           entry.n};
 }
 
-/// The layer's W = P L U and log |det W|, and unless null W^-1, of each entry. W may be where W^-1 goes:
-/// nothing reads it in between.
-template <class T, int block_rows, int block_cols>
-struct DeriveMatrices {
-  using One = ops::LuMatrix<T, block_rows, block_cols>;
+/// A layer's own body for each entry: F::one(entries, block) is the one of a block.
+template <class F>
+struct EachMatrix {
+  using One = typename F::One;
   static constexpr int threads = One::threads;
   using Registers = typename One::Registers;
   using Shared = typename One::Shared;
   Entries<DerivedMatrix> entries;
+  F f;
+
+  EVENFLOW_HD int64_t phases(int64_t block) const { return f.one(entries, block).phases(0); }
+  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
+    f.one(entries, at.block).run(phase, {0, 1, at.thread}, r, shared);
+  }
+};
+
+/// W = P L U and log |det W|, and unless null W^-1. W may be where W^-1 goes: nothing reads it in between.
+template <class T, int block_rows, int block_cols>
+struct DeriveMatrices {
+  using One = ops::LuMatrix<T, block_rows, block_cols>;
   const T* params;
   T* matrices;
   T* inverses;
   double* log_det;  ///< (entries)
   MatrixRoom room;
 
-  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
-    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
-  }
-
- private:
-  EVENFLOW_HD One one(int64_t block) const {
+  EVENFLOW_HD One one(const Entries<DerivedMatrix>& entries, int64_t block) const {
     const DerivedMatrix& entry = entries.of[block];
     return {factors_of(entry, params), matrices + entry.at, inverses ? inverses + entry.at : nullptr,
             log_det + entries.first + block, room.of(entries, block)};
   }
 };
 
-/// The layer's gradients of L, U and logs of each entry.
+/// Gradients of L, U and logs.
 template <class T, int block_rows, int block_cols>
 struct DerivedGradients {
   using One = ops::LuGradients<T, double, block_rows, block_cols>;
-  static constexpr int threads = One::threads;
-  using Registers = typename One::Registers;
-  using Shared = typename One::Shared;
-  Entries<DerivedMatrix> entries;
   const T* params;
   const double* dmatrices;
   const double* dlogdet;
   T* grads;
   MatrixRoom room;
 
-  EVENFLOW_HD int64_t phases(int64_t block) const { return one(block).phases(0); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& r, Shared& shared) const {
-    one(at.block).run(phase, {0, 1, at.thread}, r, shared);
-  }
-
- private:
-  EVENFLOW_HD One one(int64_t block) const {
+  EVENFLOW_HD One one(const Entries<DerivedMatrix>& entries, int64_t block) const {
     const DerivedMatrix& entry = entries.of[block];
     return {factors_of(entry, params),
             dmatrices + entry.at,
@@ -161,9 +156,9 @@ void derive_matrices(Context& ctx, const DerivedPlan& plan, const T* params, T* 
   using Exec = DeviceExec<Launcher>;
   WorkspaceScope scope(ctx.workspace());
   const MatrixRoom room = MatrixRoom::take(scope, plan.matrices, 1);
-  launch_entries<Launcher>(
-      ctx, plan.matrices,
-      DeriveMatrices<T, Exec::block_rows, Exec::block_cols>{{}, params, matrices, inverses, log_det, room});
+  using F = DeriveMatrices<T, Exec::block_rows, Exec::block_cols>;
+  launch_entries<Launcher>(ctx, plan.matrices,
+                           EachMatrix<F>{{}, {params, matrices, inverses, log_det, room}});
 }
 
 /// See FlowKernels.
@@ -186,9 +181,9 @@ void add_matrix_gradients(Context& ctx, const T* params, const Derived<T>& of, T
   const DerivedPlan& plan = *of.plan;
   WorkspaceScope scope(ctx.workspace());
   const MatrixRoom room = MatrixRoom::take(scope, plan.matrices, 3);
+  using F = DerivedGradients<T, Exec::block_rows, Exec::block_cols>;
   launch_entries<Launcher>(ctx, plan.matrices,
-                           DerivedGradients<T, Exec::block_rows, Exec::block_cols>{
-                               {}, params, of.dmatrices, of.dlogdet, grads, room});
+                           EachMatrix<F>{{}, {params, of.dmatrices, of.dlogdet, grads, room}});
 }
 
 }  // namespace evenflow::device

@@ -240,55 +240,38 @@ struct MatrixCursor {
   int32_t left;
 };
 
-/// (k, n) of a matrix (rows, columns) in memory, whose columns are filled up to a multiple of eight.
-template <class S>
-struct MatrixRows {
+/// A matrix (rows, columns) in memory, whose columns are filled up to a multiple of eight: (row, k), or
+/// (k, column).
+template <class S, bool along>
+struct PlainMatrix {
   using Number = S;
-  static constexpr bool along_k = false;
+  static constexpr bool along_k = along;
   using Cursor = MatrixCursor;
   const S* x;
   int64_t stride;
   int64_t rows;
   int64_t columns;
 
-  EVENFLOW_HD Cursor start(int64_t n, int64_t k) const {
-    if (n >= columns) return {0, 0};
-    return {k * stride + n, left_of(rows, k)};
+  EVENFLOW_HD Cursor start(int64_t other, int64_t k) const {
+    if (other >= (along ? rows : columns)) return {0, 0};
+    return along ? Cursor{other * stride + k, left_of(columns, k)}
+                 : Cursor{k * stride + other, left_of(rows, k)};
   }
   template <int depth>
   EVENFLOW_HD Eight<S> next(Cursor& at) const {
     const S* from = x + at.at;
     const bool inside = at.left > 0;
-    at.at += depth * stride;
+    at.at += along ? depth : depth * stride;
     at.left -= depth;
     return inside ? eight_at(from) : zeros<S>();
   }
 };
-
-/// (m, k) of a matrix (rows, columns) in memory, likewise.
+/// (k, column).
 template <class S>
-struct MatrixColumns {
-  using Number = S;
-  static constexpr bool along_k = true;
-  using Cursor = MatrixCursor;
-  const S* x;
-  int64_t stride;
-  int64_t rows;
-  int64_t columns;
-
-  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const {
-    if (m >= rows) return {0, 0};
-    return {m * stride + k, left_of(columns, k)};
-  }
-  template <int depth>
-  EVENFLOW_HD Eight<S> next(Cursor& at) const {
-    const S* from = x + at.at;
-    const bool inside = at.left > 0;
-    at.at += depth;
-    at.left -= depth;
-    return inside ? eight_at(from) : zeros<S>();
-  }
-};
+using MatrixRows = PlainMatrix<S, false>;
+/// (row, k).
+template <class S>
+using MatrixColumns = PlainMatrix<S, true>;
 
 /// ((tap, output), input channel) of packed weights: what a gradient is multiplied with on its way down.
 template <class S>

@@ -26,8 +26,11 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     Packed<H> packed(ctx, scope);
     Rows<H> from = packed.rows(x);
     for (int u = 0; u < count; ++u) {
-      packed.add(units[u],
-                 u + 1 == count && units[u].dims.kernel == 3 ? forward_taps(units[u]) : TapWeights());
+      if (u + 1 == count && units[u].dims.kernel == 3) {
+        packed.add_taps(units[u], forward_taps(units[u]));
+      } else {
+        packed.add(units[u]);
+      }
     }
     packed.launch();
     for (int u = 0; u < count; ++u) {
@@ -67,8 +70,10 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     for (int u = 0; u < count; ++u) {
       if (u == 0 && !dx.data) {
         packed.leave_out();
+      } else if (u == 0 && units[u].dims.kernel == 3) {
+        packed.add_taps(units[u], backward_taps(units[u]));
       } else {
-        packed.add(units[u], u == 0 && units[u].dims.kernel == 3 ? backward_taps(units[u]) : TapWeights());
+        packed.add(units[u]);
       }
     }
     packed.launch();
@@ -109,8 +114,7 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
 
   /// Steps in a unit's weights, for a product with those of all taps side by side.
   struct TapWeights {
-    int64_t tap_step, k_step, c_step, k;
-    int64_t channels = 0;  ///< 0: another product
+    int64_t tap_step, k_step, c_step, k, channels;
   };
 
   /// What a net multiplies, laid out by launch(): rows, and the weights of one unit after another.
@@ -124,21 +128,21 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
       packing.add(pixels, width, device::PackRows<H>{x.data, x.stride, x.shape.c, width, out});
       return {out, width, x.shape.c};
     }
-    void add(const StackUnit<float>& unit, const TapWeights& w) {
+    /// A unit's weights by patch index.
+    void add(const StackUnit<float>& unit) {
       const device::PatchDims dims = patches(unit.dims, 1);
-      const bool taps = w.channels > 0;
-      const int64_t width = device::up_to_eight(taps ? 9 * w.channels : unit.dims.cout),
-                    depth = taps ? device::up_to_eight(w.k) : dims.size();
-      H* out = scope.take<H>(depth * width);
-      weights.push_back(out);
-      if (taps) {
-        packing.add(depth, width,
-                    device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
-                                        static_cast<int32_t>(w.channels), width, out});
-      } else {
-        packing.add(depth, width,
-                    device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
-      }
+      const int64_t width = device::up_to_eight(unit.dims.cout);
+      H* out = next(dims.size() * width);
+      packing.add(dims.size(), width,
+                  device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
+    }
+    /// For a product with all taps side by side.
+    void add_taps(const StackUnit<float>& unit, const TapWeights& w) {
+      const int64_t width = device::up_to_eight(9 * w.channels), depth = device::up_to_eight(w.k);
+      H* out = next(depth * width);
+      packing.add(depth, width,
+                  device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
+                                      static_cast<int32_t>(w.channels), width, out});
     }
     /// A unit whose weights nothing is multiplied with.
     void leave_out() { weights.push_back(nullptr); }
@@ -147,6 +151,13 @@ struct MatrixProducts : DeviceProducts<Launcher, float> {
     WorkspaceScope& scope;
     device::Packing<Launcher, H> packing;
     std::vector<const H*> weights;
+
+   private:
+    H* next(int64_t size) {
+      H* out = scope.take<H>(size);
+      weights.push_back(out);
+      return out;
+    }
   };
 
   /// Packed weights of a unit, as its products read them.

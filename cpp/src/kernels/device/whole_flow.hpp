@@ -1,9 +1,6 @@
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <type_traits>
-#include <vector>
 
 #include "kernels/bf16.hpp"
 #include "kernels/device/exec.hpp"
