@@ -38,18 +38,23 @@ use() {
 wheel_dir=$("$python" -m evenflow --cmake-dir)
 compilers=(g++)
 if command -v clang++ > /dev/null; then compilers+=(clang++); else say "no clang++ on this machine: skipped"; fi
-for compiler in "${compilers[@]}"; do
-  for standard in 17 20; do
-    for link in static static_avx2 shared wheel; do
-      folder=$work/$compiler-$standard-$link
-      where=(-DCMAKE_PREFIX_PATH="$work/prefix" -DEVENFLOW_LINK=evenflow::$link)
-      [ $link = wheel ] && where=(-Devenflow_DIR="$wheel_dir" -DEVENFLOW_LINK=evenflow::static)
-      cmake -S examples/embed -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=$compiler -DCMAKE_CXX_STANDARD=$standard \
-        -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wshadow -Werror" "${where[@]}" > /dev/null
-      cmake --build "$folder" > "$folder/log" || { cat "$folder/log"; exit 1; }
-      if [ $link != static_avx2 ] || grep -qw avx2 /proc/cpuinfo; then use "$folder"; fi
-    done
+# examples COMPILER STANDARD: linked in every way.
+examples() {
+  local link folder where
+  for link in static static_avx2 shared wheel; do
+    folder=$work/$1-$2-$link
+    where=(-DCMAKE_PREFIX_PATH="$work/prefix" -DEVENFLOW_LINK=evenflow::$link)
+    [ $link = wheel ] && where=(-Devenflow_DIR="$wheel_dir" -DEVENFLOW_LINK=evenflow::static)
+    cmake -S examples/embed -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=$1 -DCMAKE_CXX_STANDARD=$2 \
+      -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wshadow -Werror" "${where[@]}" > /dev/null
+    cmake --build "$folder" > "$folder/log" || { cat "$folder/log"; exit 1; }
+    if [ $link != static_avx2 ] || grep -qw avx2 /proc/cpuinfo; then use "$folder"; fi
   done
+}
+for compiler in "${compilers[@]}"; do
+  examples $compiler 17 &
+  examples $compiler 20
+  wait $!
 done
 
 say "linked by hand"
