@@ -74,7 +74,14 @@ def require_inside(where: str, bounds: Pairs | None, x: np.ndarray, rows: np.nda
     raise NumericError(
         f"[{where}] expected values {wanted} for column {names[column] if len(names) else column}, "
         f"got {_shown(x[row, column])} for sample {row if rows is None else rows[row]}; {int(bad.any(1).sum())} of "
-        f"{len(x)} rows lie on or outside of their bounds: widen these, or leave the rows out")
+        f"{len(x)} rows lie on or outside of their bounds: widen these, or leave the rows out{_digits(bounds, x)}")
+
+
+def _digits(bounds: Pairs, x: np.ndarray) -> str:
+    """A hint for values that may lie inside before they are rounded."""
+    low, high = _ends(bounds, x.dtype)
+    at = (x == low) | (x == high)
+    return "; float32 rounds what is near, dtype float64 less" if x.dtype == np.float32 and at.any() else ""
 
 
 def _shown(number: Any) -> str:

@@ -248,7 +248,7 @@ def group_of(x: np.ndarray | Rows) -> int:
     """Neighbours of x that are better read together."""
     if isinstance(x, Rows) and not isinstance(x, Stored):
         return x.group
-    if not isinstance(x, (Stored, np.memmap)):
+    if not stays_outside(x):
         return 1
     return min(max(1, GROUP_BYTES * len(x) // max(1, x.nbytes)), LARGEST_GROUP)
 
@@ -273,8 +273,8 @@ def pick(x: np.ndarray | Rows, index: np.ndarray | Order) -> np.ndarray | Rows:
 
 
 def stays_outside(x: np.ndarray | Rows) -> bool:
-    """Whether x is read piece by piece, never as a whole."""
-    return isinstance(x, (Rows, np.memmap))
+    """Whether x is read piece by piece, never as a whole. A small mapping, as joblib makes of any array, is not."""
+    return isinstance(x, Rows) or isinstance(x, np.memmap) and x.nbytes > RESIDENT_BYTES
 
 
 def data_mark(dtype: Any, *parts: np.ndarray | Rows | None, **weights: np.ndarray | None) -> str:

@@ -87,6 +87,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         of weight 0 are left out, but have to be finite, as scikit-learn has it for all of X.
         """
         arrays.refuse_masked("FlowDensity", X)
+        _check_names(X)
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
         fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -235,6 +236,11 @@ def _checked_weights(where: str, sample_weight: Any, n: int) -> np.ndarray | Non
         raise ConfigError(str(error)) from error
 
 
+def _check_names(X: Any) -> None:
+    """scikit-learn's error for names of columns that it does not take, before the training and not after it."""
+    validate_data(BaseEstimator(), X, skip_check_array=True)
+
+
 def _is_frame(X: Any) -> bool:
     """Whether X is a data frame of pandas, or of a library that has its methods, or of polars."""
     return hasattr(X, "iloc") or type(X).__module__.partition(".")[0] == "polars"
@@ -299,6 +305,7 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         """
         where = "FlowOutlierDetector"
         arrays.refuse_masked(where, X)
+        _check_names(X)
         if _is_frame(X):
             rows = X
             if len(rows) < 3:

@@ -199,7 +199,8 @@ def test_float32_rounds_to_a_bound():
     assert not single.initialized
 
 
-def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path):
+def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr("evenflow.rows.RESIDENT_BYTES", 0)
     x = rows(1000)
     x[613, 1] = 2.0
     np.save(tmp_path / "x.npy", x)
@@ -214,6 +215,19 @@ def test_data_in_files_are_held_against_the_bounds_as_they_come(tmp_path):
     assert history[0]["skipped"] == 1
     with pytest.raises(ef.NumericError, match=r"\[log_prob\] .* got 2 for sample 613"):
         model.fit(rows(100), valid=stored, epochs=1)
+
+
+def test_rows_that_float32_rounds_to_a_bound():
+    """The last float32 below 1001 is 6e-5 away: what is nearer is 1001."""
+    x = np.random.default_rng(0).uniform(1000, 1001, (20000, 2))
+    model = {dtype: ef.RealNVP(2, bounds=[(1000, 1001)] * 2, dtype=dtype, **SMALL) for dtype in ("float32", "float64")}
+    with pytest.raises(ef.NumericError, match="got 1001 .* leave the rows out; float32 rounds .*, dtype float64 less"):
+        model["float32"].fit(x, epochs=1)
+    model["float64"].fit(x, epochs=1)
+    x[:] = 1000.5
+    x[7] = 1002
+    with pytest.raises(ef.NumericError, match="got 1002 for sample 7; .* or leave the rows out$"):
+        model["float32"].fit(x, epochs=1)
 
 
 def test_files_copies_and_config(flow, tmp_path):

@@ -389,6 +389,14 @@ def test_names_of_columns(crescent):
         density.score_samples(frame.rename(columns={"b": "c"}))
 
 
+@pytest.mark.parametrize("estimator", [TINY, FlowOutlierDetector(TINY)])
+def test_names_that_are_not_all_strings_are_refused_before_the_training(crescent, monkeypatch, estimator):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr(ef.Flow, "fit", None)
+    with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
+        clone(estimator).fit(pandas.DataFrame(crescent, columns=["a", 1]))
+
+
 @pytest.fixture(scope="module")
 def detector(crescent):
     return FlowOutlierDetector(FlowDensity(**SMALL, random_state=0), contamination=0.1,

@@ -31,6 +31,15 @@ def test_same_seed_same_bits(table, real_nvp):
     assert not np.array_equal(one.params, other.params)
 
 
+def test_a_small_mapping_is_an_array(tmp_path, table, real_nvp):
+    """As joblib hands arrays of a megabyte to its processes."""
+    np.save(tmp_path / "x.npy", table)
+    flows = [real_nvp(), real_nvp()]
+    for flow, x in zip(flows, (table, np.load(tmp_path / "x.npy", mmap_mode="r"))):
+        flow.fit(x, epochs=2)
+    assert_same(*flows)
+
+
 def test_threads_change_no_bit(images, glow):
     one, two = glow(threads=1), glow(threads=2)
     for flow in (one, two):
