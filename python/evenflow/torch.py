@@ -78,6 +78,10 @@ class FlowModule(_Scope):
         self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
+        self._taken = frozenset(name.partition(".")[0] for name, *_ in flow.entries())
+        for name in self._taken:
+            if hasattr(self, name):
+                raise self._has_another(name)
         self._holders: list[tuple[_Scope | None, str]] = []
         """Where the tensors of _places are, None: here, so that there is no cycle. Looking names up in the tree takes
         longer than a row's products.
@@ -87,6 +91,16 @@ class FlowModule(_Scope):
                 self._places[name] = shape, group, offset, size
                 self._register(name, torch.empty(0, dtype=self._dtype), trained=group in TRAINED)
         self._bind()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A scope's tensors would be in no state_dict any more. Of a tensor in another's place (assign=True) calls tell.
+        if name in self.__dict__.get("_taken", ()) and not isinstance(value, torch.Tensor):
+            raise self._has_another(name)
+        super().__setattr__(name, value)
+
+    def _has_another(self, name: str) -> ConfigError:
+        return ConfigError(f"[FlowModule] expected another name than {name} for an attribute of {type(self).__name__}, "
+                           f"since the flow's own tensors have it, got {name}")
 
     def _register(self, name: str, tensor: torch.Tensor, trained: bool) -> None:
         *path, last = name.split(".")

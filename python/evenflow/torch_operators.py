@@ -251,7 +251,7 @@ VJP = ("(Tensor source, Tensor target, Tensor dtarget, Tensor dlogdet, Tensor[] 
 @_operator("forward_vjp", VJP)
 def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: torch.Tensor,
                  tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Triple:
-    model = _own_flow(flow, tensors)
+    model = _number_to_module(flow).flow  # saved tensors may be copies
     dcontext = _dcontext(model, len(z))
     if not _finite(dz, dlogdet):
         return _nothing(model, x, dcontext)
@@ -266,7 +266,7 @@ def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: to
 @_operator("inverse_vjp", VJP)
 def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: torch.Tensor,
                  tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None) -> Triple:
-    model = _own_flow(flow, tensors)
+    model = _number_to_module(flow).flow  # as above
     dcontext = _dcontext(model, len(x))
     if not _finite(dx, dlogdet):
         return _nothing(model, z, dcontext)

@@ -250,6 +250,44 @@ def test_a_fork_beside_a_gradient(flow, x):
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def test_names_of_the_flows_tensors_are_taken(flow, x):
+    """An attribute in their place would take them out of state_dict, or out of an optimiser's reach."""
+    module = FlowModule(flow)
+    before = list(module.state_dict())
+    for name in ("preprocess", "coupling0"):
+        for value in (torch.nn.Linear(3, 3), None, 2):
+            with pytest.raises(ef.ConfigError, match=rf"\[FlowModule\] expected another name than {name} for an attr"):
+                setattr(module, name, value)
+    module.context = torch.nn.Linear(2, 2)  # this flow has none
+    assert list(module.state_dict()) == [*before, "context.weight", "context.bias"]
+
+    class Method(FlowModule):
+        def preprocess(self, x):
+            return x
+
+    with pytest.raises(ef.ConfigError, match="expected another name than preprocess for an attribute of Method"):
+        Method(flow)
+    again = copy.deepcopy(module)
+    with pytest.raises(ef.ConfigError, match="another name"):
+        again.coupling0 = None
+
+
+def test_saved_tensors_may_be_copies(flow, x):
+    """Hooks that move what a backward needs out of memory, and back."""
+    module = FlowModule(flow)
+
+    def gradients():
+        module.zero_grad()
+        z, logdet = module(x)
+        back, more = module.inverse(z.detach())
+        (z.square().sum() + logdet.sum() + back.sum() + more.sum() + module.log_prob(x).sum()).backward()
+        return [p.grad.clone() for p in module.parameters()]
+
+    wanted = gradients()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t):
+        assert all(map(torch.equal, gradients(), wanted))
+
+
 def test_a_module_sent_to_a_process_stays_the_flows(flow, x):
     """Torch moves what it sends into shared memory, out of the flow's."""
     class Named(FlowModule):
