@@ -1,6 +1,7 @@
-"""Tables that have no density: columns of few values, one value in many rows, rows that are there twice.
+"""Tables that have no density, and columns of which few values, far from the rest, set the scale.
 
-On such data the likelihood grows without bound, as the peaks that a flow puts on them become narrower.
+Columns of few values, or that follow from others, one value in many rows, rows that are there twice: on such data the
+likelihood grows without bound, as the peaks that a flow puts on them become narrower.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evenflow.bounds import Pairs, unbounded
 from evenflow.errors import DataWarning
 from evenflow.rows import scramble, shuffled
 
@@ -29,14 +31,22 @@ MOST, MUCH = 0.5, 0.05
 REPEATED, BY_CHANCE = 0.02, 10.0
 """Share of the rows that may repeat others; and how many times as many as independent columns of the same values would
 have, since rows that agree after rounding are no copies."""
+FAR = 1e4
+"""Times the distance of its quartiles that a column's deviation may be. Of a Cauchy distribution it is some tens to
+hundreds; beyond, half of the rows differ by less than a ten-thousandth once they are standardised."""
+MOST_COLUMNS = 1024
+"""Whose dependence is looked for, which takes as long as the cube of their number."""
+OFF = 100.0
+"""Times the distance of a column's quartiles that a row may be from the middle for its dependence on others."""
+NOISE = 4.0
+"""Times the rounding of columns, as a variance, that they may differ by and still follow from each other."""
 SHOWN = 4
 """Columns that are named."""
 
 
 def warn(where: str, trainer: Trainer) -> None:
-    """A DataWarning, at the line that called the package, where `found` finds something."""
-    text = found(where, trainer)
-    if text is not None:
+    """A DataWarning, at the line that called the package, of each thing that `found` finds."""
+    for text in found(where, trainer):
         level, frame = 1, sys._getframe()
         while _is_ours(frame) and frame.f_back is not None:
             level, frame = level + 1, frame.f_back
@@ -47,8 +57,8 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow"
 
 
-def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> str | None:
-    """What is wrong with a trainer's table (N, D) in this way, and what helps; None where nothing is.
+def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> list[str]:
+    """What is wrong with a trainer's table (N, D) in this way, and what helps: no text, one, or two.
 
     Rows that differ in their context are no copies. Rows of weight 0 are left out, others count alike: a weight says
     how much of the distribution a row stands for, not that its values were drawn again.
@@ -65,9 +75,9 @@ def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> str | None
         good &= trainer.weights[index] > 0
     rows, given = rows[good], given[good]
     of = f"of {len(rows)} {'sampled ' if len(x) > most else ''}rows"
+    known = [f"column {names[j]!r}" if len(names) else f"column {j}" for j in range(rows.shape[1])]
     few, peaks = [], []
-    for j, column in enumerate(rows.T):
-        name = f"column {names[j]!r}" if len(names) else f"column {j}"
+    for name, column in zip(known, rows.T):
         values, counts = np.unique(column, return_counts=True)
         often = counts >= max(LEAST, OFTEN * len(rows))
         if often.sum() > 1 and counts[often].sum() >= MOST * len(rows):
@@ -81,11 +91,58 @@ def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> str | None
         said.append(f"one value often in {_listed(peaks)}: leave these rows out, or add noise to them")
     if copies:
         said.append(f"{copies} {of} that repeat others: leave them out")
-    if not said:
-        return None
-    return (f"[{where}] expected rows of a continuous distribution, got {'; '.join(said)}. On such data the likelihood "
-            "can grow without bound, and its size means nothing; see docs/tutorials/tables.md, Discrete columns and "
-            "repeated rows")
+    dependent = [known[j] for j in _dependent(rows, given)]
+    if dependent:
+        from_what = "follow from each other" if len(dependent) > 1 else "follows from the context"
+        said.append(f"{_listed(dependent)} that {from_what} by sums and factors: leave out what the rest gives")
+    texts = []
+    if said:
+        texts.append(f"[{where}] expected rows of a continuous distribution, got {'; '.join(said)}. On such data the "
+                     "likelihood can grow without bound, and its size means nothing; see docs/tutorials/tables.md, "
+                     "Discrete columns and repeated rows")
+    far = _scales_of_few(trainer.flow._bounds, rows, given, known) if trainer.standardises else []
+    if far:
+        texts.append(f"[{where}] expected columns whose rows have a scale in common, got {_listed(far)}: few values, "
+                     "far from the rest, set what it is standardised by; leave their rows out, or clip or transform "
+                     "the column")
+    return texts
+
+
+def _scales_of_few(bounds: Pairs | None, rows: np.ndarray, given: np.ndarray, known: list[str]) -> list[str]:
+    """Columns, of a context too, whose deviation is much larger than what half of their rows lie within."""
+    found = []
+    with np.errstate(all="ignore"):  # rows of a file that lie out of bounds are found later
+        x = rows if bounds is None else unbounded(bounds, rows)
+        names = known + [f"context column {j}" for j in range(given.shape[1])]
+        for name, column in zip(names, [*x.T, *given.T]):
+            column = column[np.isfinite(column)]
+            low, high = np.quantile(column, [0.25, 0.75], method="nearest") if len(column) else (0.0, 0.0)
+            half, deviation = float(high) - float(low), float(column.std(dtype=np.float64)) if len(column) else 0.0
+            if deviation > FAR * half > 0:
+                found.append(f"{name} (deviation {deviation:.3g}, half of the rows within {half:.3g})")
+    return found
+
+
+def _dependent(rows: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The columns of rows that are linear combinations of others and of those of given, up to rounding."""
+    x = np.concatenate([rows, given], axis=1).astype(np.float64)
+    with np.errstate(all="ignore"):
+        low, middle, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0) if len(x) else np.zeros((3, x.shape[1]))
+        far = (np.abs(x - middle) > OFF * (high - low)) & (high > low)
+    x = x[~far.any(1)]  # a row that is far off in several columns puts all on a line
+    at = np.flatnonzero((x != x[:1]).any(0))
+    if len(at) > MOST_COLUMNS or len(x) < 2 * len(at):
+        return np.empty(0, int)
+    x = x[:, at]
+    x /= np.abs(x).max(0, initial=0)  # squares of large numbers are too large
+    size = np.square(x).mean(0) / x.var(0)  # of what is rounded, against the deviation
+    x = (x - x.mean(0)) / x.std(0)
+    spread, ways = np.linalg.eigh(x.T @ x / len(x))
+    rounding = np.square(np.finfo(rows.dtype).eps) * (np.square(ways).T @ size)
+    flat = spread < NOISE * np.maximum(rounding, 1e-16)
+    share = np.abs(ways[:, flat]).max(1, initial=0)
+    part: np.ndarray = at[(share > 1e-3) & (at < rows.shape[1])]
+    return part
 
 
 def _copies(rows: np.ndarray) -> int:

@@ -86,7 +86,8 @@ class Trainer:
         self._best: np.ndarray | None = None
         self._snapshot: list[np.ndarray] | None = None
         self._raw: np.ndarray | None = None
-        if not flow.initialized:  # after all that may be refused
+        self.standardises = not flow.initialized  # by these data
+        if self.standardises:  # after all that may be refused
             self._init()
         ranks.same("fit", lambda: {"evenflow": _core.version,
                                    **{f"model {k}": v for k, v in flow.config.items()},

@@ -53,6 +53,55 @@ def test_rows_that_repeat_others_are_counted():
     assert warned(np.concatenate([x, x[:6]])) is None
 
 
+def test_columns_that_follow_from_each_other_are_named():
+    x = normal(400, 5)
+    x[:, 3] = 20 + 2 * x[:, 0] - x[:, 2]
+    text = warned(x)
+    assert "column 0, column 2, column 3 that follow from each other by sums and factors" in text and "far" not in text
+    assert warned(np.delete(x, 2, 1)) is None
+    assert warned(x + 1e-4 * normal(400, 5, 1)) is None  # near is not the same
+    shares = np.random.default_rng(0).dirichlet([2, 3, 4], 400)
+    assert "column 0, column 1, column 2 that follow" in warned(shares, context=x[:, :1])
+    assert warned(shares[:, :2]) is None
+    text = warned(x[:, :2], context=3 * x[:, 1:2])
+    assert "column 1 that follows from the context by sums and factors" in text
+    assert warned(1e15 * x[:6]) is None  # too few rows to tell
+    assert "that follow" in warned(1e15 * x)
+    x = normal(400, 3)
+    x[7] = 1e15  # one row far off is no dependence of columns
+    assert warned(x) is None or "that follow" not in warned(x)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e3, 1e4])
+def test_dependence_is_told_up_to_the_rounding_of_columns(shift):
+    x = normal(2000, 3)
+    assert warned(x + shift) is None
+    x[:, 2] = x[:, 0] + x[:, 1]
+    assert "column 0, column 1, column 2 that follow" in warned(x + shift)
+
+
+def test_few_values_that_set_the_scale_are_told_of():
+    x = normal(4000, 2)
+    x[::500, 1] = -1e6
+    text = warned(x)
+    assert re.search(r"\[fit\] expected columns whose rows have a scale in common, got column 1 \(deviation 4.47e\+04, "
+                     r"half of the rows within 1.3\d*\): few values, far from the rest", text)
+    assert "context column 0" in warned(normal(4000, 2, 1), context=x[:, 1:])
+    assert warned(np.random.default_rng(0).standard_cauchy((4000, 2))) is None
+    wide = np.column_stack([10.0 ** np.random.default_rng(0).uniform(-12, 12, 4000), x[:, 0]])
+    assert "column 0 (deviation " in warned(wide)
+    bounded = ef.RealNVP(2, couplings=1, hidden=(2,), bounds=[(0, None), None])
+    bounded.fit(wide, steps=0)  # a logarithm is taken of it: a warning would be an error here
+
+
+def test_what_is_found_of_two_kinds_is_two_warnings():
+    x = normal(4000, 3)
+    x[:, 2], x[::500, 1] = x[:, 0], 1e7
+    with pytest.warns(ef.DataWarning) as told:
+        ef.RealNVP(3, couplings=1, hidden=(2,)).fit(x, steps=0)
+    assert ["follow from each other" in str(one.message) for one in told] == [True, False]
+
+
 def test_many_columns_are_not_all_named():
     x = np.round(normal(400, 30))
     text = warned(x)

@@ -302,8 +302,8 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
 
 def _warn(trainer: Trainer, names: list[str]) -> None:
     """Tells of what `fit` warns of, with the names of columns where they have some."""
-    text = None if trainer.flow.is_image else trainer.ranks.lead(lambda: discrete.found("train", trainer, names))
-    if text is not None and trainer.ranks.rank == 0:
+    texts = [] if trainer.flow.is_image else trainer.ranks.lead(lambda: discrete.found("train", trainer, names))
+    for text in texts if trainer.ranks.rank == 0 else []:
         tell(f"evenflow: warning: {text}")
 
 
