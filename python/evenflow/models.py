@@ -322,10 +322,11 @@ def _order_of_axes() -> Iterator[None]:
 
 
 def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
+    wanted = "a shape (H, W, C)" if model == "Glow" else "a number of columns, or a shape (H, W, C)"
     if not _is_sequence(shape):
-        raise TypeError(f"[{model}] expected a shape (H, W, C), got {shape!r}")
+        raise TypeError(f"[{model}] expected {wanted}, got {shape!r}")
     if len(shape) != 3:
-        raise ConfigError(f"[{model}] expected a shape (H, W, C), got {tuple(shape)}")
+        raise ConfigError(f"[{model}] expected {wanted}, got {tuple(shape)}")
     h, w, c = (_count(model, "a size in shape", s) for s in shape)
     return h, w, c
 

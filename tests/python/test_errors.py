@@ -221,6 +221,7 @@ def test_bad_matmul_precision():
     (lambda: ef.Glow((28, 28, 1), levels=3), ValueError, "28|7"),
     (lambda: ef.Glow((8, 8)), ef.ConfigError, r"\(H, W, C\)"),
     (lambda: ef.Glow(8), TypeError, r"\(H, W, C\)"),
+    (lambda: ef.RealNVP((4,)), ef.ConfigError, "expected a number of columns, or a shape"),
     (lambda: ef.Glow((8, 8, 0)), ef.ConfigError, ">= 1"),
     (lambda: ef.Glow((8, 8, 1.0)), TypeError, "whole number"),
     (lambda: ef.Glow((8, 8, 1), levels=0), ef.ConfigError, "levels >= 1"),
