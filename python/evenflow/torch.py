@@ -19,6 +19,7 @@ from evenflow import arrays
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.flow import Flow, check_flow
 from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, device_of, refuse_tangents, replaced, tensor_of
+from evenflow.weights import check_weights
 
 import numpy as np
 import torch  # after torch_operators, which says what is missing
@@ -226,7 +227,7 @@ class FlowModule(_Scope):
         return self.base_log_prob(z) + logdet
 
     def loss(self, x: torch.Tensor, seed: int | None = None, label: Any = None,
-             context: torch.Tensor | None = None) -> torch.Tensor:
+             context: torch.Tensor | None = None, sample_weight: Any = None) -> torch.Tensor:
         """Mean negative log-likelihood in nats (), float64, for training: Flow.loss_and_grad under autograd.
 
         The fastest way to train, with the guard against drift: the gradient by parameters and context is computed
@@ -235,15 +236,20 @@ class FlowModule(_Scope):
 
         seed: of the dequantisation noise that uint8 images get, which has to be another in every step, or the flow
         learns it by heart. None: from torch's generator on the CPU (torch.manual_seed).
+        sample_weight: finite numbers (N,) >= 0, by which each row's terms of the loss are multiplied; the sum is still
+        divided by N. No gradient reaches them.
         """
         x = self._channels_last(self._converted("loss", x))
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ConfigError("[loss] expected x without requires_grad, got one with it; use log_prob")
+        if sample_weight is not None and not isinstance(sample_weight, torch.Tensor):
+            sample_weight = torch.from_numpy(cast(np.ndarray, check_weights("loss", sample_weight, len(x))))
+        for name, tensor in (("x", x), ("sample_weight", sample_weight)):
+            if torch.is_grad_enabled() and tensor is not None and tensor.requires_grad:
+                raise ConfigError(f"[loss] expected {name} without requires_grad, got one with it; use log_prob")
         noise = None if seed is None and x.dtype != torch.uint8 else _seed("loss", seed)
         loss: torch.Tensor
         given = self._given("loss", label, context, len(x))
-        tensors, start = self._tensors(x, given), self.flow._statistics.start
-        loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise)
+        tensors, start = self._tensors(x, given, sample_weight), self.flow._statistics.start
+        loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise, sample_weight)
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
             for buffer, (shape, group, offset, size) in zip(tensors, self._places.values()):
                 if group == "stats":

@@ -276,10 +276,10 @@ def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: to
     return tensor_of(dz), grads, _dgiven(dcontext, z)
 
 
-@_operator("loss", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, Tensor? seed) "
+@_operator("loss", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, Tensor? seed, Tensor? weights) "
                    "-> (Tensor, Tensor, Tensor, Tensor)")
 def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-          seed: torch.Tensor | None) -> Quadruple:
+          seed: torch.Tensor | None, weights: torch.Tensor | None) -> Quadruple:
     """The loss, its gradient by the parameters, the running statistics as they become (those of the flow stay), and
     the gradient by the context.
     """
@@ -289,6 +289,7 @@ def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.
     def step() -> tuple[float, torch.Tensor]:
         before = live.clone()
         loss = model.loss_and_grad(_array(x), seed=0 if seed is None else int(seed), dcontext=dcontext,
+                                   sample_weight=None if weights is None else weights.detach().double().cpu().numpy(),
                                    **_named(model, given))
         statistics = live.clone()
         live.copy_(before)
@@ -300,7 +301,7 @@ def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.
 
 @_loss.register_fake
 def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-      seed: torch.Tensor | None) -> Quadruple:
+      seed: torch.Tensor | None, weights: torch.Tensor | None) -> Quadruple:
     module = _number_to_module(flow)
     return (x.new_empty((), dtype=torch.float64), x.new_empty((len(module.flow.params),), dtype=module._dtype),
             x.new_empty((len(module._statistics),), dtype=module._dtype),
@@ -351,9 +352,10 @@ def _loss_derivative(ctx: Any, dloss: torch.Tensor | None, *others: torch.Tensor
         _refuse(ctx)
     grads, dgiven = ctx.saved_tensors
     if dloss is None:
-        return None, [None] * len(ctx.module._places), None, None, None
+        return None, [None] * len(ctx.module._places), None, None, None, None
     scale = dloss.to(grads.dtype)
-    return None, _split(ctx.module, grads * scale), None, dgiven * scale if ctx.module.flow.context else None, None
+    dcontext = dgiven * scale if ctx.module.flow.context else None
+    return None, _split(ctx.module, grads * scale), None, dcontext, None, None
 
 
 def _refuse(ctx: Any, *_: Any) -> None:

@@ -439,7 +439,9 @@ def test_operators_keep_torchs_rules(images, glow, monkeypatch):
     torch.library.opcheck(operators.forward.default, (floats, tensors, module._number, None, "log_prob"),
                           test_utils=rules)
     torch.library.opcheck(operators.inverse.default, (z, tensors, module._number, None), test_utils=rules)
-    torch.library.opcheck(operators.loss.default, (floats, tensors, module._number, None, seed), test_utils=rules)
+    for weights in (None, torch.rand(len(floats))):
+        torch.library.opcheck(operators.loss.default, (floats, tensors, module._number, None, seed, weights),
+                              test_utils=rules)
 
 
 def test_copies(table_module):

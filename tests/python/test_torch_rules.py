@@ -250,6 +250,42 @@ def test_a_fork_beside_a_gradient(flow, x):
     assert os.waitpid(pid, 0)[1] == 0
 
 
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_weighted_losses(flow, batch_norm, x, backend):
+    weights = np.random.default_rng(0).exponential(size=20)
+
+    def loss(module, w):
+        return module.loss(x, sample_weight=w)
+
+    call = torch.compile(loss, backend=backend) if backend else loss
+    for module in (FlowModule(flow), batch_norm):
+        own = copy.deepcopy(module.flow)
+        own.zero_grad()
+        wanted = own.loss_and_grad(x.numpy(), sample_weight=weights)
+        for w in (torch.from_numpy(weights), weights.tolist() if backend is None else torch.from_numpy(weights)):
+            again = copy.deepcopy(module)
+            value = call(again, w)
+            (2 * value).backward()
+            assert value.item() == wanted
+            for name, parameter in again.named_parameters():
+                np.testing.assert_allclose(parameter.grad, 2 * own.named_grads()[name], rtol=1e-12, atol=1e-14)
+    plain = -(torch.from_numpy(weights) * FlowModule(flow).log_prob(x)).mean()
+    assert FlowModule(flow).loss(x, sample_weight=weights).item() == pytest.approx(plain.item(), rel=1e-12)
+
+
+def test_weights_that_are_refused(flow, x):
+    module, ones = FlowModule(flow), torch.ones(20, dtype=torch.bfloat16)
+    assert module.loss(x, sample_weight=ones) == module.loss(x)
+    for bad, error, text in ((-ones, ef.ConfigError, "sample_weight >= 0, got -1 for row 0"),
+                             (ones[:3], ef.ShapeError, r"sample_weight of shape \(20,\), got \(3,\)"),
+                             (ones / 0, ef.NumericError, "finite numbers in sample_weight"),
+                             ([1.0], ef.ShapeError, r"\[loss\] expected sample_weight of shape"),
+                             ("heavy", TypeError, r"\[loss\]"),
+                             (ones.clone().requires_grad_(), ef.ConfigError, "sample_weight without requires_grad")):
+        with pytest.raises(error, match=text):
+            module.loss(x, sample_weight=bad)
+
+
 def test_names_of_the_flows_tensors_are_taken(flow, x):
     """An attribute in their place would take them out of state_dict, or out of an optimiser's reach."""
     module = FlowModule(flow)
