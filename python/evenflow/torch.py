@@ -95,7 +95,7 @@ class FlowModule(_Scope):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A scope's tensors would be in no state_dict any more. Of a tensor in another's place (assign=True) calls tell.
-        if name in self.__dict__.get("_taken", ()) and not isinstance(value, torch.Tensor):
+        if name in self.__dict__.get("_taken", ()) and not (name in self._own and isinstance(value, torch.Tensor)):
             raise self._has_another(name)
         super().__setattr__(name, value)
 
