@@ -134,11 +134,6 @@ class OnDevice {
     home(batch, there);
     return there;
   }
-  /// Room for results that the call itself takes home.
-  template <class T>
-  T* room(int64_t count) {
-    return scope_.take<T>(count);
-  }
   void bring() {
     for (const Way& way : ways_) ctx_.to_host(way.home, way.there, way.bytes);
   }

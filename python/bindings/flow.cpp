@@ -59,12 +59,9 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
-  const View<const T> there = arrays.in(in, self.flow.sample_shape());
-  if (out.on_device || ctx.on_host()) {
-    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.out(out), nullptr, call);
-  } else {
-    self.flow.log_prob(ctx, self.arena, there, known.on(arrays), arrays.room<double>(out.n), out.data, call);
-  }
+  self.flow.log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
+                     arrays.out(out), call);
+  arrays.bring();
 }
 
 template <class T>

@@ -203,9 +203,8 @@ def set_matmul_precision(precision: str) -> None:
     """How a GPU multiplies the nets of float32 models, in all calls of the process from now on.
 
     "highest", as it begins: as exact as float32 on the CPU. "high": half the products, whose errors are those of
-    numbers with 16 significant bits; docs/cuda.md says more. It changes nothing on the CPU, of nets of another
-    dtype, or where a small table model is computed in one kernel. Decode latents under the precision that they
-    were encoded with. ConfigError for another name.
+    numbers with 16 significant bits; docs/cuda.md says more. It changes nothing on the CPU, or in nets of another
+    dtype. Decode latents under the precision that they were encoded with. ConfigError for another name.
     """
 def matmul_precision() -> str:
     """What set_matmul_precision was last given."""

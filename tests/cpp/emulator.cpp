@@ -88,8 +88,6 @@ class EmulatedDevice final : public Device {
   }
   const KernelSet<float>& kernels_f32() const override { return emulated_kernels_f32(); }
   const KernelSet<double>& kernels_f64() const override { return emulated_kernels_f64(); }
-  const FlowKernels<float>& flow_kernels_f32() const override { return emulated_flow_kernels_f32(); }
-  const FlowKernels<double>& flow_kernels_f64() const override { return emulated_flow_kernels_f64(); }
 
  private:
   mutable bool known_ = false;  ///< to other libraries

@@ -181,8 +181,6 @@ struct EmulatedLauncher {
 // The emulated device's kernels: a file for each type, since they take long to compile.
 const KernelSet<float>& emulated_kernels_f32();
 const KernelSet<double>& emulated_kernels_f64();
-const FlowKernels<float>& emulated_flow_kernels_f32();
-const FlowKernels<double>& emulated_flow_kernels_f64();
 
 inline constexpr Emulator::Order kOrders[] = {Emulator::ascending, Emulator::descending, Emulator::shuffled};
 

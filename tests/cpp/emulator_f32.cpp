@@ -1,5 +1,4 @@
 #include "emulator.hpp"
-#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/matrix_products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
@@ -7,11 +6,6 @@ namespace evenflow::test {
 
 const KernelSet<float>& emulated_kernels_f32() {
   static const KernelSetImpl<DeviceExec<EmulatedLauncher>, MatrixProducts<EmulatedLauncher>, float> kernels;
-  return kernels;
-}
-
-const FlowKernels<float>& emulated_flow_kernels_f32() {
-  static const DeviceFlows<EmulatedLauncher, float> kernels;
   return kernels;
 }
 

@@ -1,5 +1,4 @@
 #include "emulator.hpp"
-#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
@@ -8,11 +7,6 @@ namespace evenflow::test {
 const KernelSet<double>& emulated_kernels_f64() {
   static const KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, double>, double>
       kernels;
-  return kernels;
-}
-
-const FlowKernels<double>& emulated_flow_kernels_f64() {
-  static const DeviceFlows<EmulatedLauncher, double> kernels;
   return kernels;
 }
 

@@ -58,7 +58,7 @@ struct Alone {
   std::vector<double> log_prob(const std::vector<T>& x, const char* call = "log_prob") {
     const int64_t n = static_cast<int64_t>(x.size()) / shape.c;
     std::vector<double> out(static_cast<size_t>(n));
-    flow.log_prob(ctx, *arena, {x.data(), shape.with_batch(n)}, nullptr, out.data(), nullptr, call);
+    flow.log_prob(ctx, *arena, {x.data(), shape.with_batch(n)}, nullptr, out.data(), call);
     return out;
   }
   Context ctx{"cpu", 1};

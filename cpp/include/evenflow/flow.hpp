@@ -3,7 +3,6 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -118,9 +117,9 @@ class EVENFLOW_API Flow {
                const char* call = "forward") const;
   void inverse(Context&, const ParamArena<T>&, const T* z, int64_t n, const Given<T>& given, View<T> x,
                double* logdet, const char* call = "inverse") const;
-  /// log p(x) (N), nats, in the units of x. copy (N, or null): the same in the program's memory.
+  /// log p(x) (N), nats, in the units of x.
   void log_prob(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given, double* out,
-                double* copy = nullptr, const char* call = "log_prob") const;
+                const char* call = "log_prob") const;
   /// log p(x) (N) and its gradient by x. Where rebuilt inputs drift, the pass is repeated from the real ones.
   void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given,
                          double* log_prob, View<T> dx) const;
@@ -187,7 +186,7 @@ class EVENFLOW_API Flow {
     View<T> dx;
     double* found;
   };
-  enum class Pass : uint64_t { gradient, step, log_prob, sample };
+  enum class Pass : uint64_t { gradient, log_prob, sample };
   /// What Context::repeat has to know of a pass: what its kernels' arguments depend on, `arrays` besides x.
   EVENFLOW_LOCAL std::vector<uint64_t> key_of(Pass, const Params<T>&, View<const T> x,
                                               std::initializer_list<const void*> arrays) const;
@@ -232,8 +231,6 @@ class EVENFLOW_API Flow {
   EVENFLOW_LOCAL bool by_tiles(Context& ctx) const { return tile_rows_ > 0 && ctx.on_host(); }
   /// Whether n samples are worth several threads.
   EVENFLOW_LOCAL bool worth_threads(int64_t n) const;
-  /// Whether a density or samples are one kernel, and no layer is asked.
-  EVENFLOW_LOCAL bool in_one_kernel(Context&) const;
   EVENFLOW_LOCAL Params<T> rows_of(Params<T> params, int64_t first) const;
   EVENFLOW_LOCAL View<T> rows_of(View<T> x, int64_t first, int64_t end) const;
   EVENFLOW_LOCAL View<const T> rows_of(View<const T> x, int64_t first, int64_t end) const;
@@ -295,10 +292,6 @@ class EVENFLOW_API Flow {
   EVENFLOW_LOCAL StepResult gradient(Context&, const char* call, ParamArena<T>&, View<const T> x,
                                      const Given<T>& given, int64_t activation_budget, double weight,
                                      const GradientWatch* watch, bool replace, T* batch_stats) const;
-  /// train_step that asks the program nothing on the way. Empty where it was not taken, and nothing updated.
-  EVENFLOW_LOCAL std::optional<StepResult> step_on_device(Context&, ParamArena<T>&, View<const T> x,
-                                                          const Given<T>& given, int64_t activation_budget,
-                                                          const Update<T>& update) const;
   EVENFLOW_LOCAL bool step_by_tiles(Context&, const char* call, ParamArena<T>&, View<const T> x,
                                     const Given<T>& given, int64_t budget, double weight, bool replace,
                                     StepResult& result) const;
@@ -320,8 +313,6 @@ class EVENFLOW_API Flow {
       0;  ///< fewest pixels of a sample that batch norms take moments over; 0: there are none
   size_t standardised_ = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
   std::shared_ptr<const ParamLayout> layout_;
-  std::shared_ptr<FlowProgram> program_;  ///< null: samples are too wide for one
-  std::shared_ptr<DerivedPlan> derived_;
   ParamId initialized_ = 0;
   ParamId context_mean_ = -1;
   ParamId context_std_ = -1;

@@ -11,8 +11,7 @@ namespace evenflow {
 /// an argument, so one layer may serve many threads.
 ///
 /// `forward` goes from data to latent. `logdet` (N) receives += log|det d out / d in| of that call, in
-/// double, but for what Params::derived has of it; `backward` takes the loss's derivative by it, so that no
-/// loss sign lives in a layer.
+/// double; `backward` takes the loss's derivative by it, so that no loss sign lives in a layer.
 ///
 /// `kept` is null or kept_size() values: forward leaves there what backward would otherwise recompute.
 template <class T>
@@ -25,7 +24,7 @@ class EVENFLOW_API Layer {
   /// Whether z may alias x and dx may alias dz.
   bool in_place() const { return in_place_; }
 
-  /// Adds the parameters, and the steps of the scope's program if the layer can do its work in such.
+  /// Adds the parameters.
   virtual void declare(const Scope&) {}
   virtual void init(ParamArena<T>&, Rng&) const {}
   /// Data-dependent initialisation from a batch of this layer's inputs. Called explicitly, once.

@@ -14,10 +14,6 @@
 namespace evenflow {
 
 class Context;
-struct FlowProgram;
-struct DerivedPlan;
-template <class T>
-struct Derived;
 
 /// What happens to a parameter tensor in training.
 enum class Group {
@@ -73,27 +69,19 @@ class EVENFLOW_API ParamLayout {
 /// A place in the tree of names: Scope(layout, "level1") / "step3" / "coupling".
 class EVENFLOW_API Scope {
  public:
-  Scope(ParamLayout& layout, std::string prefix, FlowProgram* program = nullptr,
-        DerivedPlan* derived = nullptr)
-      : layout_(layout), prefix_(std::move(prefix)), program_(program), derived_(derived) {}
+  Scope(ParamLayout& layout, std::string prefix) : layout_(layout), prefix_(std::move(prefix)) {}
   Scope operator/(const std::string& name) const {
-    return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name, program_, derived_);
+    return Scope(layout_, prefix_.empty() ? name : prefix_ + "." + name);
   }
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group,
               bool overwritable = false) const {
     return layout_.add((*this / name).prefix_, std::move(shape), group, overwritable);
   }
   const std::string& prefix() const { return prefix_; }
-  /// Where layers that work on rows of a table add their steps; null: nobody asks for them.
-  FlowProgram* program() const { return program_; }
-  /// Where layers add what they compute from parameters alone; null: nobody asks for it.
-  DerivedPlan* derived() const { return derived_; }
 
  private:
   ParamLayout& layout_;
   std::string prefix_;
-  FlowProgram* program_;
-  DerivedPlan* derived_;
 };
 
 /// What a density is conditioned on: nothing, or as the flow says, classes or numbers. And what samples count
@@ -121,9 +109,6 @@ struct Params {
   bool overwrite = false;           ///< overwritable gradients hold nothing yet: they are stored, not added
   const T* context = nullptr;       ///< (N, C) standardised numbers that the density is given
   T* dcontext = nullptr;            ///< (N, C), null where nobody asks: backward adds the gradient by them
-  /// What a device has computed for all layers of a pass: who sets it adds the log-determinants among it,
-  /// which layers leave out. null: layers compute it.
-  const Derived<T>* derived = nullptr;
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }

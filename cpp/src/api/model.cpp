@@ -99,8 +99,7 @@ struct Model::Impl {
       using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
       for_blocks<T>(call, ctx, x, n, true, options,
                     [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                      model.flow.log_prob(ctx, model.arena, view(block, count), given, out + a, nullptr,
-                                          call);
+                      model.flow.log_prob(ctx, model.arena, view(block, count), given, out + a, call);
                     });
     };
     if constexpr (std::is_same<X, uint8_t>::value) {

@@ -71,7 +71,6 @@ class ConvStack : public Conditioner<T> {
 
  protected:
   const std::vector<ConvUnit<T>>& units() const { return units_; }
-  bool half() const { return half_; }
 
  private:
   /// The list is the program's, what it points to the device's.

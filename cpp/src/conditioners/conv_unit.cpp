@@ -1,7 +1,5 @@
 #include "conditioners/conv_unit.hpp"
 
-#include "kernels/derived.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/ops/constants.hpp"
 #include "layers/init_actnorm.hpp"
 
@@ -19,15 +17,7 @@ void ConvUnit<T>::declare(const Scope& scope, bool overwritable) {
                       normalised ? Group::no_decay : Group::decay, overwritable);
   if (config_.magnitude) magnitude_ = scope.add("magnitude", {cout}, Group::decay);
   if (config_.bias) bias_ = scope.add("bias", {cout}, Group::no_decay);
-  if (!config_.logs) return;
-  logs_ = scope.add("logs", {cout}, Group::no_decay);
-  derived_ = add_derived_scale(scope, logs_, cout, 0);
-}
-
-template <class T>
-void ConvUnit<T>::declare_step(const Scope& scope, bool half) const {
-  const int option = (config_.relu ? FlowStep::relu : 0) | (half ? FlowStep::half : 0);
-  add_dense(scope, config_.in.c, config_.cout, option, weight_, bias_);
+  if (config_.logs) logs_ = scope.add("logs", {cout}, Group::no_decay);
 }
 
 template <class T>
@@ -56,9 +46,7 @@ Epilogue<T> ConvUnit<T>::epilogue(Context& ctx, WorkspaceScope& scope, const Par
   Epilogue<T> e;
   e.relu = config_.relu;
   if (config_.bias) e.bias = params.value(bias_);
-  if (config_.logs && params.derived) {
-    e.scale = params.derived->scale(derived_);
-  } else if (config_.logs) {
+  if (config_.logs) {
     T* scale = scope.take<T>(config_.cout);
     ctx.kernels<T>().exp_scale(ctx, config_.cout, T(kLogScale), params.value(logs_), scale);
     e.scale = scale;

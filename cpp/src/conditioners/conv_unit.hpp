@@ -31,8 +31,6 @@ class ConvUnit {
 
   /// overwritable: whether all backward passes are through describe(), once each; see ParamLayout::Entry.
   void declare(const Scope& scope, bool overwritable = false);
-  /// A dense unit as a step of the program that it was declared for. half: of bfloat16 numbers.
-  void declare_step(const Scope& scope, bool half) const;
   /// The raw weight tensor (v with weight norm), for initialisation.
   T* weight(ParamArena<T>& arena) const { return arena.value(weight_); }
   int64_t weight_size() const { return dims(0).weight_size(); }
@@ -62,7 +60,6 @@ class ConvUnit {
   ParamId magnitude_ = 0;
   ParamId bias_ = 0;
   ParamId logs_ = 0;
-  int derived_ = -1;  ///< of logs, in the flow's plan
 };
 
 extern template class ConvUnit<float>;

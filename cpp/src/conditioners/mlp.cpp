@@ -14,11 +14,6 @@ class Mlp final : public ConvStack<T> {
   Mlp(Shape in, int64_t out_channels, const std::vector<Unit>& units, MlpInit init, NetDtype dtype)
       : ConvStack<T>(in, out_channels, units, dtype), init_(init) {}
 
-  void declare(const Scope& scope) override {
-    ConvStack<T>::declare(scope);
-    for (const ConvUnit<T>& unit : this->units()) unit.declare_step(scope, this->half());
-  }
-
   void init(ParamArena<T>& arena, Rng& rng) const override {
     for (const ConvUnit<T>& unit : this->units()) {
       if (init_ == MlpInit::nice) {

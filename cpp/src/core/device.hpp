@@ -4,15 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
 namespace evenflow {
 
 template <class T>
 class KernelSet;
-template <class T>
-class FlowKernels;
 
 /// An ordered queue of kernels and copies on a device, and its memory. A context owns one.
 ///
@@ -53,8 +50,6 @@ class Device {
 
   virtual const KernelSet<float>& kernels_f32() const = 0;
   virtual const KernelSet<double>& kernels_f64() const = 0;
-  virtual const FlowKernels<float>& flow_kernels_f32() const = 0;
-  virtual const FlowKernels<double>& flow_kernels_f64() const = 0;
 };
 
 /// The ranks of a job, each a process with a device of its own: sums over all of them in the devices' memory.
@@ -76,8 +71,8 @@ class Collective {
 
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
-  /// Of this struct, Device, Collective, KernelSet, FlowKernels, Context and the structs in their signatures.
-  static constexpr int kAbi = 11;
+  /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
+  static constexpr int kAbi = 12;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with
@@ -97,15 +92,6 @@ struct Backend {
   /// Waits for all ranks.
   Collective* (*join)(const char* id, int rank, int size) = nullptr;
 };
-
-template <class T>
-const FlowKernels<T>& flow_kernels(const Device& device) {
-  if constexpr (std::is_same<T, float>::value) {
-    return device.flow_kernels_f32();
-  } else {
-    return device.flow_kernels_f64();
-  }
-}
 
 /// The backend of a device's name; null for "cpu". DeviceError for a name that nothing answers to, and where
 /// the backend's library or what it needs is missing.

@@ -247,7 +247,7 @@ class KernelSetImpl : public KernelSet<T> {
   void lu_gradients(Context& ctx, int64_t n, const LuParameters<T>& of, const T* dw, const double* dlogdet,
                     double pixels, const LuParameterGradients<T>& out) const override {
     WorkspaceScope scope(ctx.workspace());
-    Exec::block(ctx, ops::LuGradients<T, T, Exec::block_rows, Exec::block_cols>{
+    Exec::block(ctx, ops::LuGradients<T, Exec::block_rows, Exec::block_cols>{
                          {of, n}, dw, dlogdet, pixels, out, scope.take<double>(3 * n * n + n)});
   }
 

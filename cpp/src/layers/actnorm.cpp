@@ -18,9 +18,6 @@ class ActNorm final : public ChannelScale<T> {
     name_ = scope.prefix();
     bias_ = scope.add("bias", {this->channels()}, Group::no_decay);
     logs_ = scope.add("logs", {this->channels()}, Group::no_decay);
-    add_scale(scope, FlowOp::log_scale, 0, this->channels(), bias_, logs_, kLogScale);
-    derived_ = add_derived_scale(scope, logs_, this->channels(),
-                                 static_cast<double>(this->input_shape().pixels_per_sample()));
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
@@ -30,8 +27,7 @@ class ActNorm final : public ChannelScale<T> {
  private:
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
-    if (params.derived) return {params.value(bias_), params.derived->scale(derived_), nullptr};
-    const ChannelRoom<T> c(scope, this->channels());
+    const ChannelCoefficients<T> c(scope, this->channels());
     ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), params.value(bias_), params.value(logs_),
                                             kLogScale, c.shift, c.scale, c.log_scale);
     return c;
@@ -46,7 +42,6 @@ class ActNorm final : public ChannelScale<T> {
   std::string name_;
   ParamId bias_ = 0;
   ParamId logs_ = 0;
-  int derived_ = -1;
 };
 
 }  // namespace

@@ -25,7 +25,6 @@ class BatchNorm final : public Layer<T> {
   void declare(const Scope& scope) override {
     mean_ = scope.add("mean", {count_}, Group::stats);
     var_ = scope.add("var", {count_}, Group::stats);
-    add_scale(scope, FlowOp::moments, first_, count_, mean_, var_, kBatchNormEps);
   }
 
   void init(ParamArena<T>& arena, Rng&) const override {
@@ -35,7 +34,7 @@ class BatchNorm final : public Layer<T> {
  private:
   // y = (x + shift) * scale with the batch's moments in training, else the running ones.
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
-    const ChannelRoom<T> c(scope, count_);
+    const ChannelCoefficients<T> c(scope, count_);
     ctx.kernels<T>().moment_coefficients(ctx, count_,
                                          params.training() ? params.batch_stat(mean_) : params.value(mean_),
                                          params.training() ? params.batch_stat(var_) : params.value(var_),
@@ -84,7 +83,7 @@ class BatchNorm final : public Layer<T> {
       double* sums = scope.take<double>(2 * count_);
       kernels.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
       // Each channel's log scale moves the log-det of every changed pixel.
-      batch_norm_means(ctx, count_, sums, sum_of_dlogdet(ctx, scope, params, dlogdet, z.shape.n),
+      batch_norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                        static_cast<double>(active_), z.shape.pixels(), means);
     } else {
       kernels.zero(ctx, 2 * count_, means);

@@ -3,8 +3,6 @@
 #include <cmath>
 
 #include "evenflow/layers.hpp"
-#include "kernels/derived.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
@@ -17,37 +15,19 @@ const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, 
   return total;
 }
 
-/// That of a backward pass's dlogdet (n).
-template <class T>
-const double* sum_of_dlogdet(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
-                             const double* dlogdet, int64_t n) {
-  return params.derived ? params.derived->dlogdet : sum_of<T>(ctx, scope, dlogdet, n);
-}
-
 /// Coefficients of y = (x + shift) * scale per channel, on the context's device.
 template <class T>
 struct ChannelCoefficients {
-  const T* shift;
-  const T* scale;
-  const double* log_scale;  ///< null: the pass knows the log-determinant
-
-  /// logdet += factor * (sum of log |scale|).
-  void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
-    if (!log_scale) return;
-    WorkspaceScope scope(ctx);
-    ctx.kernels<T>().add_total(ctx, n, factor, sum_of<T>(ctx, scope, log_scale, channels), logdet);
-  }
-};
-
-/// Room for them.
-template <class T>
-struct ChannelRoom {
-  ChannelRoom(WorkspaceScope& scope, int64_t channels)
+  ChannelCoefficients(WorkspaceScope& scope, int64_t channels)
       : shift(scope.take<T>(channels)),
         scale(scope.take<T>(channels)),
         log_scale(scope.take<double>(channels)) {}
 
-  operator ChannelCoefficients<T>() const { return {shift, scale, log_scale}; }
+  /// logdet += factor * (sum of log |scale|).
+  void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
+    WorkspaceScope scope(ctx);
+    ctx.kernels<T>().add_total(ctx, n, factor, sum_of<T>(ctx, scope, log_scale, channels), logdet);
+  }
 
   T* shift;
   T* scale;
@@ -95,7 +75,7 @@ class ChannelScale : public Layer<T> {
     double* sums = scope.take<double>(2 * channels());
     ctx.kernels<T>().channel_backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
     if (!trained()) return;
-    add_gradients(ctx, params, sums, sum_of_dlogdet(ctx, scope, params, dlogdet, z.shape.n),
+    add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                   static_cast<double>(z.shape.pixels_per_sample()));
   }
 

@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "core/device.hpp"
 #include "core/linalg.hpp"
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
@@ -22,9 +21,8 @@ class Conv1x1 : public Layer<T> {
   struct Weights {
     const T* w;             ///< W
     const T* inverse;       ///< W^-1, or null
-    const double* log_det;  ///< (1): log |det W|; null: the pass adds it
+    const double* log_det;  ///< (1): log |det W|
     const double* exact;    ///< W^-1 before it was rounded; null where gradients do not need it
-    double* dw;             ///< where the pass collects the gradient by W; null: it does not
   };
 
  private:
@@ -46,7 +44,7 @@ class Conv1x1 : public Layer<T> {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, false);
     ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
-    if (of.log_det) ctx.kernels<T>().add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
+    ctx.kernels<T>().add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -54,7 +52,7 @@ class Conv1x1 : public Layer<T> {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, true);
     ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
-    if (of.log_det) ctx.kernels<T>().add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
+    ctx.kernels<T>().add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
@@ -62,16 +60,12 @@ class Conv1x1 : public Layer<T> {
     WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     const Weights of = weights(ctx, scope, params, true);
-    if (of.dw) {
-      return flow_kernels<T>(*ctx.device())
-          .matrix_backward(ctx, dims(z.shape), z, dz, of.w, of.inverse, x, dx, of.dw);
-    }
     kernels.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
     kernels.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
     T* dw = scope.take<T>(channels() * channels());
     kernels.zero(ctx, channels() * channels(), dw);
     kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
-    add_gradients(ctx, params, of, dw, sum_of_dlogdet(ctx, scope, params, dlogdet, z.shape.n));
+    add_gradients(ctx, params, of, dw, sum_of<T>(ctx, scope, dlogdet, z.shape.n));
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
@@ -97,9 +91,6 @@ class LuConv1x1 final : public Conv1x1<T> {
     logs_ = scope.add("logs", {c}, Group::no_decay);
     permutation_ = scope.add("permutation", {c}, Group::fixed);
     sign_ = scope.add("sign", {c}, Group::fixed);
-    derived_ =
-        add_derived_matrix(scope, {lower_, upper_, logs_, sign_, permutation_, c, 0, 0, this->pixels()});
-    add_learned_matrix(scope, c, derived_);
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
@@ -145,16 +136,12 @@ class LuConv1x1 final : public Conv1x1<T> {
 
   Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params, bool inverse) const override {
     const int64_t n = this->channels();
-    if (const Derived<T>* d = params.derived) {
-      const T* back = d->matrix(d->inverses, derived_);
-      return {d->matrix(d->matrices, derived_), back, nullptr, nullptr, d->matrix(d->dmatrices, derived_)};
-    }
     if (ctx.on_host()) check_values(ctx, params);
     T* w = scope.take<T>(n * n);
     T* back = inverse ? scope.take<T>(n * n) : nullptr;
     double* log_det = scope.take<double>(1);
     ctx.kernels<T>().lu_matrix(ctx, n, parameters(params), w, back, log_det);
-    return {w, back, log_det, nullptr, nullptr};
+    return {w, back, log_det, nullptr};
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, const Weights&, const T* dw,
@@ -169,7 +156,6 @@ class LuConv1x1 final : public Conv1x1<T> {
   ParamId logs_ = 0;
   ParamId permutation_ = 0;
   ParamId sign_ = 0;
-  int derived_ = -1;
 };
 
 template <class T>
@@ -203,7 +189,7 @@ class PlainConv1x1 final : public Conv1x1<T> {
     double* log_det = scope.take<double>(1);
     ctx.kernels<T>().plain_matrix(ctx, this->channels(), params.value(weight_), back, exact, log_det);
     if (ctx.on_host()) check_invertible(*log_det);
-    return {params.value(weight_), back, log_det, exact, nullptr};
+    return {params.value(weight_), back, log_det, exact};
   }
 
   void check_invertible(double log_det) const {

@@ -1,7 +1,6 @@
 #include "layers/coupling.hpp"
 
 #include "evenflow/error.hpp"
-#include "kernels/flow_program.hpp"
 #include "layers/tiled.hpp"
 
 namespace evenflow {
@@ -57,14 +56,11 @@ class Coupling final : public Layer<T> {
   }
 
   void declare(const Scope& scope) override {
-    const int begin = step_count(scope);
     net_->declare(scope);
     if (dims_.law == CouplingLaw::real_nvp) {
       gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
       if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
     }
-    if (context_ && scope.program()) scope.program()->fits = false;
-    add_coupling(scope, begin, pass_first_, change_first_, dims_, gain_, offset_);
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {

@@ -4,7 +4,6 @@
 
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "layers/order.hpp"
 
@@ -22,7 +21,6 @@ class Permutation final : public Layer<T> {
   void declare(const Scope& scope) override {
     name_ = scope.prefix();
     order_id_ = scope.add("permutation", {this->input_shape().c}, Group::fixed);
-    add_permutation(scope, this->input_shape().c, order_id_);
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {

@@ -10,13 +10,12 @@ class Scaling final : public ChannelScale<T> {
 
   void declare(const Scope& scope) override {
     logs_ = scope.add("logs", {this->channels()}, Group::no_decay);
-    add_scale(scope, FlowOp::log_scale, 0, this->channels(), -1, logs_, 1);
   }
 
  private:
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
-    const ChannelRoom<T> c(scope, this->channels());
+    const ChannelCoefficients<T> c(scope, this->channels());
     ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), nullptr, params.value(logs_), 1, c.shift,
                                             c.scale, c.log_scale);
     return c;
@@ -39,7 +38,7 @@ class Rescale final : public ChannelScale<T> {
 
  private:
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>&) const override {
-    const ChannelRoom<T> c(scope, this->channels());
+    const ChannelCoefficients<T> c(scope, this->channels());
     const KernelSet<T>& kernels = ctx.kernels<T>();
     kernels.fill(ctx, this->channels(), static_cast<T>(-offset_), c.shift);
     kernels.fill(ctx, this->channels(), static_cast<T>(1 / width_), c.scale);

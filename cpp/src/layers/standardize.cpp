@@ -13,7 +13,6 @@ class Standardize final : public ChannelScale<T> {
     name_ = scope.prefix();
     mean_ = scope.add("mean", {this->channels()}, Group::fixed);
     std_ = scope.add("std", {this->channels()}, Group::fixed);
-    add_scale(scope, FlowOp::standard, 0, this->channels(), mean_, std_, 1);
   }
 
   bool standardizes() const override { return true; }
@@ -41,7 +40,7 @@ class Standardize final : public ChannelScale<T> {
  private:
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
-    const ChannelRoom<T> c(scope, this->channels());
+    const ChannelCoefficients<T> c(scope, this->channels());
     ctx.kernels<T>().standard_coefficients(ctx, this->channels(), params.value(mean_), params.value(std_),
                                            c.shift, c.scale, c.log_scale);
     return c;

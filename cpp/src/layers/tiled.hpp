@@ -3,7 +3,6 @@
 #include <memory>
 
 #include "evenflow/layers.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
@@ -16,11 +15,7 @@ class Tiled final : public Layer<T> {
   Tiled(const char* kind, std::unique_ptr<Layer<T>> inner)
       : Layer<T>(kind, inner->input_shape(), inner->input_shape(), true), inner_(std::move(inner)) {}
 
-  void declare(const Scope& scope) override {
-    const int begin = step_count(scope);
-    inner_->declare(scope);
-    interleave_steps(scope, begin);
-  }
+  void declare(const Scope& scope) override { inner_->declare(scope); }
   void init(ParamArena<T>& arena, Rng& rng) const override { inner_->init(arena, rng); }
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);

@@ -6,7 +6,6 @@
 
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
 namespace evenflow {
@@ -57,16 +56,6 @@ class Unbound final : public Layer<T> {
       block.low[at] = low;
       block.high[at] = high;
       block.log_width[at] = std::isfinite(high - low) ? std::log(high - low) : T(0);
-    }
-  }
-
-  void declare(const Scope& scope) override {
-    const int64_t n = this->input_shape().c;
-    for (int64_t first = 0, end; first < n; first = end) {
-      const Column of = column(first);
-      for (end = first + 1; end < n && column(end).low == of.low && column(end).high == of.high;) ++end;
-      if (std::isinf(of.low) && std::isinf(of.high)) continue;
-      add_bounds(scope, first, end - first, of.low, of.high, of.log_width);
     }
   }
 

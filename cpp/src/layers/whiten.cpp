@@ -62,7 +62,6 @@ class Whiten final : public Layer<T> {
     matrix_ = scope.add("matrix", {d, d}, Group::fixed);
     inverse_ = scope.add("inverse", {d, d}, Group::fixed);
     logdet_ = scope.add("logdet", {1}, Group::fixed);
-    add_whitening(scope, d, mean_, matrix_, inverse_, logdet_);
   }
 
   bool standardizes() const override { return true; }

@@ -5,11 +5,8 @@
 #include <cmath>
 #include <utility>
 
-#include "core/device.hpp"
 #include "evenflow/error.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
-#include "models/deriving.hpp"
 #include "models/passes.hpp"
 #include "models/tiles.hpp"
 
@@ -64,11 +61,8 @@ void Flow<T>::finalize() {
   const int64_t offset = levels_.empty() ? 0 : levels_.back().offset + levels_.back().shape.per_sample();
   levels_.push_back({current_, offset});
   auto layout = std::make_shared<ParamLayout>();
-  FlowProgram::begin(sample_shape_, base_, program_);
-  derived_ = std::make_shared<DerivedPlan>();
-  const Scope root(*layout, "", program_.get(), derived_.get());
+  const Scope root(*layout, "");
   for (Node& node : nodes_) {
-    const int steps = step_count(root);
     const Layer<T>& layer = *node.layer;
     if (layer.context() && layer.context() != context_) {
       fail<ShapeError>(node.name, "expected a net for a context of ", context_, ", got one for ",
@@ -82,7 +76,6 @@ void Flow<T>::finalize() {
       moments_of_ = moments_of_ ? std::min(moments_of_, pixels) : pixels;
     }
     node.end_param = layout->entries().size();
-    if (program_ && (node.keep || program_->count == steps)) program_->fits = false;
     if (node.layer->standardizes()) standardised_ = static_cast<size_t>(&node - nodes_.data()) + 1;
   }
   if (head_) head_->declare(root / "class_head");
@@ -92,8 +85,6 @@ void Flow<T>::finalize() {
   }
   initialized_ = root.add("initialized", {1}, Group::fixed);
   layout->finalize();
-  if (program_) program_->complete(*layout, initialized_);
-  derived_->complete(*layout);
   layout_ = std::move(layout);
 
   // Weights and a tile's activations share a second-level cache of a megabyte or more.
@@ -104,11 +95,6 @@ void Flow<T>::finalize() {
   const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
   const bool fits = layout_->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
   tile_rows_ = fits && layout_->stats_size() == 0 && !head_ ? rows : 0;
-}
-
-template <class T>
-bool Flow<T>::in_one_kernel(Context& ctx) const {
-  return !ctx.on_host() && program_ && program_->fits;
 }
 
 template <class T>
@@ -260,9 +246,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
   }
   WorkspaceScope scope(ctx);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
-  const Deriving<T> pass(ctx, scope, *derived_, params, false);
   ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
-  pass.add_log_det(n, 1, logdet);
   View<T> mine;  // x, where it may be overwritten
   int at = 0;
   size_t level = 0;
@@ -273,7 +257,7 @@ void Flow<T>::run_forward(Context& ctx, const Params<T>& params, View<const T> x
       out = View<T>(buffers[at], node.layer->output_shape().with_batch(n));
       at = 1 - at;
     }
-    node.layer->forward(ctx, pass.params(), x, out, logdet, step ? step->kept[i] : nullptr);
+    node.layer->forward(ctx, params, x, out, logdet, step ? step->kept[i] : nullptr);
     if (node.keep) {
       put_level(ctx, out.channels(node.keep, out.shape.c - node.keep), levels_[level++], z);
       out = out.channels(0, node.keep);
@@ -300,10 +284,7 @@ void Flow<T>::run_inverse(Context& ctx, const Params<T>& params, const T* z, int
     });
     return;
   }
-  WorkspaceScope scope(ctx);
-  const Deriving<T> pass(ctx, scope, *derived_, params, true);
-  walk_back(ctx, pass.params(), z, n, x, logdet, [](const Node&, View<const T>) { return true; });
-  pass.add_log_det(n, -1, logdet);
+  walk_back(ctx, params, z, n, x, logdet, [](const Node&, View<const T>) { return true; });
 }
 
 template <class T>
@@ -483,15 +464,10 @@ void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int6
 
 template <class T>
 void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                       double* out, double* copy, const char* call) const {
+                       double* out, const char* call) const {
   check_input(call, x.shape);
   check_given(call, given, x.shape.n);
-  check_arena(ctx, call, arena);
-  if (in_one_kernel(ctx) &&
-      flow_kernels<T>(*ctx.device()).log_prob(ctx, *program_, *derived_, arena.values(), x, out, copy)) {
-    return;
-  }
-  check_initialized(ctx, call, arena.values());
+  check_ready(ctx, call, arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
@@ -502,7 +478,6 @@ void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x
     ctx.kernels<T>().base_log_prob(ctx, base_, n, dims(), z, T(0), nullptr, out);
   });
   if (!all_finite(ctx, n, out)) fail_not_finite(ctx, params, call, x, out);
-  if (copy) ctx.to_host(copy, out, static_cast<size_t>(n) * sizeof(double));
 }
 
 template <class T>
@@ -522,19 +497,14 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>("sample", "expected a finite temperature >= 0, got ", temperature);
   }
-  const T scale = static_cast<T>(temperature);
-  const uint64_t draw = static_cast<uint64_t>(first);
-  if (in_one_kernel(ctx) && flow_kernels<T>(*ctx.device())
-                                .sample(ctx, *program_, *derived_, arena.values(), scale, seed, draw, x)) {
-    return;
-  }
   check_initialized(ctx, "sample", arena.values());
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * dims());
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().base_sample(ctx, base_, n, dims(), scale, seed, draw, z);
+  ctx.kernels<T>().base_sample(ctx, base_, n, dims(), static_cast<T>(temperature), seed,
+                               static_cast<uint64_t>(first), z);
   const Params<T> params = with(ctx, scope, host, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
   queue(ctx, Pass::sample, params, x, {logdet, z, bad_values}, [&] {

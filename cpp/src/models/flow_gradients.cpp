@@ -6,7 +6,6 @@
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
 #include "kernels/kernel_set.hpp"
-#include "models/deriving.hpp"
 #include "models/passes.hpp"
 
 namespace evenflow {
@@ -72,8 +71,6 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
   if (found) kernels.fill_doubles(ctx, 2 * kDrifts, 0, found);
   const int64_t n = x.shape.n;
   begin_dcontext(ctx, params, n);
-  Deriving<T> pass(ctx, scope, *derived_, params, true);
-  pass.begin_backward(scope, n, dlogdet, !step || !step->watch);
   T* buffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   T* dbuffers[2] = {scope.take<T>(n * dims()), scope.take<T>(n * dims())};
   int at = 0;
@@ -108,17 +105,15 @@ void Flow<T>::run_backward(Context& ctx, const Params<T>& params, const T* z, co
         dout = View<T>(dbuffers[at], shape);
       }
     }
-    node.layer->backward(ctx, pass.params(), cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
+    node.layer->backward(ctx, params, cur, dcur, dlogdet, out, dout, step ? step->kept[i] : nullptr);
     cur = out;
     dcur = dout;
-    if (found && i > 0 && i == standardised_)
-      measure_standardised(ctx, pass.params(), truth, step, cur, found + 2);
+    if (found && i > 0 && i == standardised_) measure_standardised(ctx, params, truth, step, cur, found + 2);
     if (head && head_at_ == i) head_backward(ctx, params, cur, dcur, *step);
     if (!step || !step->watch) continue;
     const std::vector<GradientPart>& parts = step->watch->parts;
     while (step->told < parts.size() && parts[step->told].layer == i) step->watch->complete(step->told++);
   }
-  pass.end_backward();
   if (nodes_.empty()) {
     kernels.copy(ctx, cur, x);
     kernels.copy(ctx, dcur, dx);

@@ -1,18 +1,15 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <optional>
 #include <utility>
 
-#include "core/device.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/flow.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 #include "models/passes.hpp"
 #include "models/tiles.hpp"
 
-// Training steps: a gradient of a batch as a whole, by tiles, or with its update on a device.
+// Training steps: a gradient of a batch as a whole or by tiles, and its update.
 
 namespace evenflow {
 namespace {
@@ -75,43 +72,6 @@ T* saved_gradients(Context& ctx, WorkspaceScope& scope, T* grads, int64_t count,
   T* saved = scope.take<T>(count);
   kernels.copy(ctx, View<const T>(grads, flat), View<T>(saved, flat));
   return saved;
-}
-
-/// All but the places of what the pass leaves and the program reads.
-template <class T>
-StepEnd<T> step_end(const Params<T>& params, ParamArena<T>& arena, const Update<T>& update) {
-  const ParamLayout& layout = arena.layout();
-  std::vector<SharedBuffer<T>>& moments = update.optimizer.moments();
-  StepEnd<T> end;
-  end.tolerance = drift_tolerance<T>();
-  end.config = update.optimizer.config();
-  end.trainable = layout.trainable_size();
-  end.decay_size = layout.decay_size();
-  end.total = layout.total_size();
-  end.grads = params.grads;
-  end.values = arena.values();
-  end.m = moments[0].data();
-  end.v = moments.size() > 1 ? moments[1].data() : nullptr;
-  end.average = update.average;
-  end.stats = layout.stats_size();
-  end.stats_rate = kStatsRate;
-  end.batch_stats = params.batch_stats;
-  end.running = arena.values() + layout.stats_begin();
-  return end;
-}
-
-/// What a step's kernels depend on besides those of its pass.
-template <class T>
-void add_to_key(std::vector<uint64_t>& key, const StepEnd<T>& end) {
-  for (const void* p : std::initializer_list<const void*>{end.verdict, end.not_finite, end.settings, end.m,
-                                                          end.v, end.average}) {
-    key.push_back(reinterpret_cast<uintptr_t>(p));
-  }
-  const OptimizerConfig& c = end.config;
-  key.push_back(static_cast<uint64_t>(c.rule));
-  for (const double setting : {c.momentum, c.beta1, c.beta2, c.decay, c.eps, c.weight_decay, c.shrink}) {
-    key.push_back(bit_pattern(setting));
-  }
 }
 
 }  // namespace
@@ -243,9 +203,6 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
   update.optimizer.check(arena);
   check_max_norm(update.max_norm);
   if (update.average) check_average_decay(update.average_decay);
-  if (std::optional<StepResult> taken = step_on_device(ctx, arena, x, given, activation_budget, update)) {
-    return *taken;
-  }
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
   StepResult result =
@@ -262,81 +219,6 @@ StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T>
   }
   move_stats(ctx, batch_stats, arena);
   if (update.average) update_average(ctx, arena, update.average, update.average_decay);
-  return result;
-}
-
-template <class T>
-std::optional<StepResult> Flow<T>::step_on_device(Context& ctx, ParamArena<T>& arena, View<const T> x,
-                                                  const Given<T>& given, int64_t activation_budget,
-                                                  const Update<T>& update) const {
-  if (ctx.on_host() || ctx.ranks()) return std::nullopt;
-  check_input("train_step", x.shape);
-  check_given("train_step", given, x.shape.n);
-  check_moments(ctx, "train_step", x.shape.n);
-  check_arena(ctx, "train_step", arena);
-  using End = StepEnd<T>;
-  WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const KernelSet<T>& kernels = ctx.kernels<T>();
-  const int64_t n = x.shape.n;
-  const double share = 1 / static_cast<double>(n);
-
-  // All that the program reads is one array.
-  constexpr int64_t kFound = 2 * kDrifts;
-  const int64_t count = End::kVerdict + kFound + 1 + n + (head_ ? 2 : 0);
-  double* numbers = scope.take<double>(count);
-  double *found = numbers + End::kVerdict, *square = found + kFound, *log_prob = square + 1,
-         *head = log_prob + n;
-  double* settings = host.take<double>(End::kSettings);
-  settings[End::lr] = update.optimizer.next_rate();
-  settings[End::max_norm] = update.max_norm;
-  settings[End::average_rate] = 1 - update.average_decay;
-
-  double* not_finite = scope.take<double>(1);
-  T* batch_stats = scope.take<T>(layout_->stats_size() + 1);
-  const Params<T> params = with(ctx, scope, host, arena.params(batch_stats), given, n);
-  End end = step_end(params, arena, update);
-  end.not_finite = not_finite;
-  end.found = found;
-  end.square = square;
-  end.head = head_ ? head : nullptr;
-  end.initialized = params.value(initialized_);
-  end.settings = host.send(static_cast<const double*>(settings), End::kSettings);
-  end.verdict = numbers;
-
-  const PassArrays arrays = pass_arrays(scope, x.shape, log_prob, found);
-  Step step;
-  step.head_scale = share;
-  step.sample_weight = host.send(given.sample_weight, n);
-  if (head_) step.head_results = head;
-  keep_activations(ctx, scope, n, activation_budget, step);
-  keep_standardised(scope, n, step);
-
-  std::vector<uint64_t> key = key_of(Pass::step, params, x, -share, arrays, step);
-  add_to_key(key, end);
-  ctx.repeat(std::move(key), [&] {
-    Params<T> mine = params;
-    begin_gradient(ctx, mine);
-    kernels.zero(ctx, end.stats + 1, batch_stats);
-    pass_forward(ctx, mine, x, -share, arrays, step);
-    pass_backward(ctx, mine, x, arrays, step);
-    kernels.sum_squares(ctx, end.trainable, mine.grads, square);
-    ctx.kernels<double>().count_not_finite(ctx, View<const double>(log_prob, {1, 1, 1, n}), not_finite);
-    flow_kernels<T>(*ctx.device()).finish_step(ctx, end);
-  });
-
-  end_dcontext(ctx, params, n);
-  const double* here = host.read(static_cast<const double*>(numbers), count);
-  if (here[End::taken] == 0) return std::nullopt;  // for an error, or the drift guard
-  update.optimizer.set_steps(update.optimizer.steps() + 1);
-  const auto at = [&](const double* number) { return here + (number - numbers); };
-  arena.finite_ = true;
-  if (here[End::clipped] == 0) arena.square_ = *at(square);
-  StepResult result;
-  result.grad_norm = std::sqrt(*at(square));
-  result.drift.value = largest_drift(at(found));
-  result.nll = mean_nll(at(log_prob), given.sample_weight, n);
-  set_loss(result, head_.get(), head_ ? at(head) : nullptr, n);
   return result;
 }
 
@@ -421,9 +303,6 @@ template double Flow<float>::pass_tile(Context&, const Params<float>&, View<cons
                                        const double*, double*) const;
 template bool Flow<float>::step_by_tiles(Context&, const char*, ParamArena<float>&, View<const float>,
                                          const Given<float>&, int64_t, double, bool, StepResult&) const;
-template std::optional<StepResult> Flow<float>::step_on_device(Context&, ParamArena<float>&,
-                                                               View<const float>, const Given<float>&,
-                                                               int64_t, const Update<float>&) const;
 template StepResult Flow<float>::train_step(Context&, ParamArena<float>&, View<const float>,
                                             const Given<float>&, int64_t, const Update<float>&) const;
 template void Flow<float>::check_drift(const char*, const Drift&) const;
@@ -438,9 +317,6 @@ template double Flow<double>::pass_tile(Context&, const Params<double>&, View<co
                                         const double*, double*) const;
 template bool Flow<double>::step_by_tiles(Context&, const char*, ParamArena<double>&, View<const double>,
                                           const Given<double>&, int64_t, double, bool, StepResult&) const;
-template std::optional<StepResult> Flow<double>::step_on_device(Context&, ParamArena<double>&,
-                                                                View<const double>, const Given<double>&,
-                                                                int64_t, const Update<double>&) const;
 template StepResult Flow<double>::train_step(Context&, ParamArena<double>&, View<const double>,
                                              const Given<double>&, int64_t, const Update<double>&) const;
 template void Flow<double>::check_drift(const char*, const Drift&) const;

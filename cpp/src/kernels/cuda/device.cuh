@@ -14,8 +14,6 @@ namespace evenflow::cuda {
 // One unit for each type: they compile side by side.
 const KernelSet<float>& kernels_f32();
 const KernelSet<double>& kernels_f64();
-const FlowKernels<float>& flow_kernels_f32();
-const FlowKernels<double>& flow_kernels_f64();
 
 /// Makes the process's GPU the calling thread's: the first that the driver shows, unless choose_gpu() took
 /// another. DeviceError that says what is missing.
@@ -67,8 +65,6 @@ class CudaDevice final : public Device {
   void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override;
   const KernelSet<float>& kernels_f32() const override { return cuda::kernels_f32(); }
   const KernelSet<double>& kernels_f64() const override { return cuda::kernels_f64(); }
-  const FlowKernels<float>& flow_kernels_f32() const override { return cuda::flow_kernels_f32(); }
-  const FlowKernels<double>& flow_kernels_f64() const override { return cuda::flow_kernels_f64(); }
 
  private:
   struct Destroy {

@@ -1,5 +1,4 @@
 #include "kernels/cuda/launch.cuh"
-#include "kernels/device/flow_kernels.hpp"
 #include "kernels/device/matrix_products.hpp"
 #include "kernels/kernel_set_impl.hpp"
 
@@ -7,11 +6,6 @@ namespace evenflow::cuda {
 
 const KernelSet<float>& kernels_f32() {
   static const KernelSetImpl<DeviceExec<Launcher>, MatrixProducts<Launcher>, float> kernels;
-  return kernels;
-}
-
-const FlowKernels<float>& flow_kernels_f32() {
-  static const DeviceFlows<Launcher, float> kernels;
   return kernels;
 }
 

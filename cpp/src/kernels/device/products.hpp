@@ -34,28 +34,6 @@ struct DeviceProducts {
     weights_gradient<T, T, false>(ctx, dims, x, dy, dw, false);
   }
 
-  /// See FlowKernels.
-  static void matrix_backward(Context& ctx, const ConvDims& dims, View<const T> z, View<const T> dz,
-                              const T* w, const T* inverse, View<T> x, View<T> dx, double* dw) {
-    const int64_t channels = dims.cout;
-    if (z.shape.pixels() == 0) {
-      return Exec::for_each(ctx, 1, channels * channels, ops::Fill<double>{0, dw});
-    }
-    if (!is_thin(dims)) {
-      forward(ctx, dims, z, inverse, Epilogue<T>(), x);
-      backward_data(ctx, dims, dz, w, dx, false);
-      return weights_gradient<T, T, false>(ctx, dims, x, dz, dw, true);
-    }
-    Exec::in_packs(channels, Four{{z, x}, {dz, dx}}, [&](auto n) {
-      using Body = device::ThinPair<T, decltype(n)::value>;
-      const auto rebuild = thin_body<decltype(n)::value>(z, inverse, channels, 1, Epilogue<T>(), false, x),
-                 pull = thin_body<decltype(n)::value>(dz, w, 1, channels, Epilogue<T>(), false, dx);
-      const int64_t blocks = Exec::parts(rebuild.pixels, rebuild.tile);
-      Exec::launch(ctx, 2 * blocks, Body{{rebuild, pull}, blocks});
-    });
-    thin_sums(ctx, x, dz, dw);
-  }
-
   /// H: how hidden activations are stored; products of Bf16 numbers if that is what it is.
   template <class H>
   static void stack_forward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts,
@@ -124,74 +102,43 @@ struct DeviceProducts {
     }
   };
 
-  struct Four {
-    using Number = T;
-    Pair first, second;
-    EVENFLOW_HD bool packs(int n) const { return first.packs(n) && second.packs(n); }
-  };
-
   static constexpr int64_t kBlocks = 264;  ///< fill a large GPU
-
-  template <int n>
-  static device::ThinProduct<T, n> thin_body(View<const T> x, const T* w, int64_t w_down, int64_t w_along,
-                                             const Epilogue<T>& e, bool add, View<T> y) {
-    using Body = device::ThinProduct<T, n>;
-    constexpr int kOwn = device::kOwnThin;
-    const int64_t pixels = x.shape.pixels(), depth = x.shape.c, width = y.shape.c;
-    const int64_t threads = Exec::parts(pixels, kOwn * kBlocks);  // along a tile
-    const int64_t most =
-        ops::min_of<int64_t>(device::kThreads / Exec::parts(width, kOwn), Body::kTile / depth / kOwn);
-    const int tile = static_cast<int>(kOwn * ops::min_of(threads, most));
-    return {pixels,
-            static_cast<int>(depth),
-            static_cast<int>(width),
-            tile,
-            x.data,
-            x.stride,
-            w,
-            w_down,
-            w_along,
-            y.data,
-            y.stride,
-            e.bias,
-            e.scale,
-            e.relu,
-            add};
-  }
 
   static void thin_product(Context& ctx, View<const T> x, const T* w, int64_t w_down, int64_t w_along,
                            const Epilogue<T>& e, bool add, View<T> y) {
-    if (x.shape.pixels() == 0) return;
-    Exec::in_packs(x.shape.c, Pair{x, y}, [&](auto n) {
-      const auto body = thin_body<decltype(n)::value>(x, w, w_down, w_along, e, add, y);
-      Exec::launch(ctx, Exec::parts(body.pixels, body.tile), body);
+    const int64_t pixels = x.shape.pixels(), depth = x.shape.c, width = y.shape.c;
+    if (pixels == 0) return;
+    Exec::in_packs(depth, Pair{x, y}, [&](auto n) {
+      using Body = device::ThinProduct<T, decltype(n)::value>;
+      constexpr int kOwn = device::kOwnThin;
+      const int64_t threads = Exec::parts(pixels, kOwn * kBlocks);  // along a tile
+      const int64_t most =
+          ops::min_of<int64_t>(device::kThreads / Exec::parts(width, kOwn), Body::kTile / depth / kOwn);
+      const int tile = static_cast<int>(kOwn * ops::min_of(threads, most));
+      Exec::launch(ctx, Exec::parts(pixels, tile),
+                   Body{pixels, static_cast<int>(depth), static_cast<int>(width), tile, x.data, x.stride, w,
+                        w_down, w_along, y.data, y.stride, e.bias, e.scale, e.relu, add});
     });
   }
 
   static void thin_gradient(Context& ctx, View<const T> x, View<const T> dy, T* dw) {
-    const int64_t size = x.shape.c * dy.shape.c;
+    const int64_t pixels = x.shape.pixels(), rows = x.shape.c, cols = dy.shape.c, size = rows * cols;
+    if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
     double* sums = scope.take<double>(size);
-    if (x.shape.pixels() == 0) return;
-    thin_sums(ctx, x, dy, sums);
-    Exec::for_each(ctx, 1, size, ops::AddSums<T>{1, sums, dw});
-  }
-
-  /// sums (channels of x, of dy) = x^T dy over the pixels, at least one.
-  static void thin_sums(Context& ctx, View<const T> x, View<const T> dy, double* sums) {
-    const int64_t pixels = x.shape.pixels(), rows = x.shape.c, cols = dy.shape.c, size = rows * cols;
     Exec::in_packs(rows, Pair{x, dy}, [&](auto n) {
       using Body = device::ThinGradient<T, decltype(n)::value>;
       const int tile = Body::kTile / (device::up_to_four(rows) + device::up_to_four(cols));
       const int64_t chunk = Exec::parts(Exec::parts(pixels, tile), kBlocks) * tile,
                     blocks = Exec::parts(pixels, chunk);
-      WorkspaceScope scope(ctx.workspace());
-      double* partial = scope.take<double>(blocks * size);
+      WorkspaceScope inner(ctx.workspace());
+      double* partial = inner.take<double>(blocks * size);
       Exec::launch(ctx, blocks,
                    Body{pixels, static_cast<int>(rows), static_cast<int>(cols), tile, chunk, x.data, x.stride,
                         dy.data, dy.stride, partial});
       Exec::sum_rows(ctx, blocks, size, partial, ops::StoreSum{sums});
     });
+    Exec::for_each(ctx, 1, size, ops::AddSums<T>{1, sums, dw});
   }
 
   /// Hidden activations of a unit; the layout is hidden_size()'s.
@@ -240,8 +187,8 @@ struct DeviceProducts {
   }
 
   /// dw += over all pixels, or =: a chunk of them a split, added in order.
-  template <class S, class D, bool half, class U>
-  static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, U* dw,
+  template <class S, class D, bool half>
+  static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
                                bool overwrite) {
     using A = device::Transposed<device::Patches<T, S, half>>;
     using B = device::Rows<T, D, half>;
@@ -258,7 +205,7 @@ struct DeviceProducts {
         {partial, rows, dims.cout}};
     Exec::launch(ctx, body.blocks(), body);
     Exec::for_each(ctx, 1, dims.weight_size(),
-                   device::AddSplits<T, U>{splits, dims.weight_size(), partial, overwrite, dw});
+                   device::AddSplits<T>{splits, dims.weight_size(), partial, overwrite, dw});
   }
 
   /// From da of `unit` to its weights' gradient, and da of the unit below with its bias's and scale's. dy:

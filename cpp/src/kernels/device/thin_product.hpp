@@ -113,23 +113,6 @@ struct ThinProduct {
   }
 };
 
-/// Two of them, of as many blocks each.
-template <class T, int n>
-struct ThinPair {
-  using One = ThinProduct<T, n>;
-  static constexpr int threads = One::threads;
-  using Registers = typename One::Registers;
-  using Shared = typename One::Shared;
-  One of[2];
-  int64_t blocks;  ///< of one
-
-  EVENFLOW_HD int64_t phases(int64_t) const { return of[0].phases(0); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
-    const int64_t second = at.block >= blocks;
-    of[second].run(phase, {at.block - second * blocks, blocks, at.thread}, own, shared);
-  }
-};
-
 /// out (blocks, rows, cols) = x (pixels, rows)^T * dy (pixels, cols), over a chunk of pixels a block, tile
 /// after tile; n channels of x and of dy are one access.
 template <class T, int n>

@@ -184,17 +184,17 @@ struct StoreSplit {
 };
 
 /// dw += partial (splits, size), split after split.
-template <class T, class U>
+template <class T>
 struct AddSplits {
   int64_t splits;
   int64_t size;
   const T* partial;
   bool overwrite;
-  U* dw;
+  T* dw;
   EVENFLOW_HD void operator()(int64_t, int64_t i) const {
     double total = 0;
     for (int64_t s = 0; s < splits; ++s) total += static_cast<double>(partial[s * size + i]);
-    dw[i] = (overwrite ? U(0) : dw[i]) + static_cast<U>(total);
+    dw[i] = (overwrite ? T(0) : dw[i]) + static_cast<T>(total);
   }
 };
 

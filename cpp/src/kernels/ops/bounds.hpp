@@ -73,19 +73,6 @@ struct FromUnbounded {
   }
 };
 
-/// An element one way or the other, in place; returns log dy/dx, on the way back 0.
-template <bool inverse, class T>
-EVENFLOW_HD double pass_bounds(const double* ends, double log_width, T* value) {
-  const Interval<T> in{static_cast<T>(ends[0]), static_cast<T>(ends[1]), static_cast<T>(log_width)};
-  T log_slope = T(0);
-  if constexpr (inverse) {
-    *value = in.nearest(FromUnbounded<T>(*value, in).x);
-  } else {
-    to_unbounded(*value, in, value, &log_slope);
-  }
-  return static_cast<double>(log_slope);
-}
-
 /// x -> y, sum: log dy/dx; or inverse, y -> x, sum: log dx/dy.
 template <class T, bool inverse>
 struct BoundsMap {

@@ -131,16 +131,16 @@ struct LuMatrix {
   }
 };
 
-/// Gradients of L, U and logs += from dw (n, n), numbers D, that of logs from pixels * dlogdet[0] too. room:
-/// 3 n * n + n.
-template <class T, class D, int rows, int cols>
+/// Gradients of L, U and logs += from dw (n, n), that of logs from pixels * dlogdet[0] too. room: 3 n * n +
+/// n.
+template <class T, int rows, int cols>
 struct LuGradients {
   static constexpr int threads = rows * cols;
   using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
   LuFactors<T> f;
-  const D* dw;
+  const T* dw;
   const double* dlogdet;
   double pixels;
   LuParameterGradients<T> out;
@@ -192,7 +192,7 @@ struct LuGradients {
       const int64_t row = f.row(k);
       if (row < i) continue;
       const double left = f.lower(row, i);
-      const D* right = dw + k * n;
+      const T* right = dw + k * n;
       for (int64_t j = share.first_col(i); j < n; j += cols) sums[j] += left * static_cast<double>(right[j]);
     }
     for (int64_t j = share.first_col(i + 1); j < n; j += cols)

@@ -59,7 +59,6 @@ struct Sgd {
   StepBase<T> base;
   T momentum;
   T* v;
-  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(v);
@@ -130,7 +129,6 @@ struct TwoMoments {
   Rule rule;
   T* m;
   T* v;
-  EVENFLOW_HD void set_rate(T rate) { base.lr = rate; }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     base.each_array(f), f(m), f(v);
@@ -178,7 +176,6 @@ struct Average {
   const T* x;
   T rate;
   T* average;
-  EVENFLOW_HD void set_rate(T value) { rate = value; }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     f(x), f(average);
@@ -197,7 +194,6 @@ struct ScaleAll {
   using Number = T;
   T factor;
   T* x;
-  EVENFLOW_HD void set_rate(T value) { factor = value; }
   template <class F>
   EVENFLOW_HD void each_array(const F& f) const {
     f(x);

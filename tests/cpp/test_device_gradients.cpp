@@ -1,12 +1,10 @@
 #include <doctest/doctest.h>
 
 #include "check_device.hpp"
-#include "core/device.hpp"
 #include "kernels/device/exec.hpp"
-#include "kernels/flow_program.hpp"
 #include "kernels/kernel_set.hpp"
 
-// What a device computes for all layers of a pass together, and how many kernels a pass is.
+// The passes of a deep flow on a device, and how its gradients are added up.
 
 namespace evenflow::test {
 namespace {
@@ -45,24 +43,9 @@ std::vector<T> passes(Context& ctx, const std::string& device, const Flow<T>& fl
   return result;
 }
 
-/// Kernels of a training step.
-int64_t launches(const Flow<float>& flow, int64_t n) {
-  Context ctx("emulated");
-  ParamArena<float> arena(flow.layout(), "emulated");
-  flow.init(arena, 3);
-  Optimizer<float> optimizer(flow.layout(), OptimizerConfig(), "emulated");
-  Arrays a(ctx);
-  const Shape shape = flow.sample_shape().with_batch(n);
-  const View<const float> x(a.put(random_of<float>(shape.size(), 5, 0, 255)), shape);
-  flow.init_from_data(ctx, arena, x);
-  const int64_t before = Emulator::get().launches;
-  flow.train_step(ctx, arena, x, {}, -1, {optimizer});
-  return Emulator::get().launches - before;
-}
-
 }  // namespace
 
-TEST_CASE("device: more layers than one launch derives from" * doctest::test_suite("any device")) {
+TEST_CASE("device: every pass of a deep Glow against the CPU's" * doctest::test_suite("any device")) {
   GlowConfig g;
   g.shape = {0, 2, 2, 2};
   g.levels = 1;
@@ -71,49 +54,6 @@ TEST_CASE("device: more layers than one launch derives from" * doctest::test_sui
   const auto flow = glow<double>(g);
   check_same<double>(1e-8,
                      [&](Context& ctx, const std::string& device) { return passes(ctx, device, flow, 3); });
-}
-
-TEST_CASE_TEMPLATE("device: a 1x1 convolution's whole way back" * doctest::test_suite("any device"), T, float,
-                   double) {
-  const double bound = std::is_same<T, double>::value ? 1e-12 : 5e-5;
-  for (const int64_t pixels : {0, 1, 7, 1057}) {
-    for (const int64_t c : {1, 2, 6, 12, 13, 64, 65}) {
-      if (pixels > 7 && c > 64) continue;
-      for (const int64_t between : {0, 1, 2, 4}) {  // numbers from one row to the next
-        CAPTURE(pixels);
-        CAPTURE(c);
-        CAPTURE(between);
-        ConvDims dims;
-        dims.in = {pixels, 1, 1, c};
-        dims.cout = c;
-        check_same<T>(bound, [&](Context& ctx, const std::string&) {
-          Arrays a(ctx);
-          const int64_t stride = c + between, room = pixels * stride + 1;
-          const View<const T> z(a.put(random_of<T>(room, 1)), dims.in, stride);
-          const View<const T> dz(a.put(random_of<T>(room, 2)), dims.in, stride);
-          const T *w = a.put(random_of<T>(c * c, 3)), *inverse = a.put(random_of<T>(c * c, 4));
-          const View<T> x(a.make<T>(room), dims.in, stride), dx(a.make<T>(room), dims.in, stride);
-          double* dw = a.make<double>(c * c, ctx.on_host() ? 0 : -7);
-          if (!ctx.on_host()) {
-            flow_kernels<T>(*ctx.device()).matrix_backward(ctx, dims, z, dz, w, inverse, x, dx, dw);
-          } else if (pixels > 0) {
-            const KernelSet<T>& kernels = ctx.kernels<T>();
-            kernels.conv_forward(ctx, dims, z, inverse, {}, x);
-            kernels.conv_backward_data(ctx, dims, dz, w, dx, false);
-            for (int64_t p = 0; p < pixels * c * c; ++p) {
-              const int64_t pixel = p / (c * c), i = p / c % c, j = p % c;
-              dw[i * c + j] += static_cast<double>(x.data[pixel * stride + i]) *
-                               static_cast<double>(dz.data[pixel * stride + j]);
-            }
-          }
-          std::vector<T> result = a.get(x.data, room);
-          append(result, a.get(dx.data, room));
-          append_doubles(result, a.get(dw, c * c));
-          return result;
-        });
-      }
-    }
-  }
 }
 
 TEST_CASE("device: parts of a gradient are complete when a watch is told so") {
@@ -202,23 +142,6 @@ TEST_CASE("device: sums over more rows than one kernel adds") {
     append(result, a.get(logs, kColumns));
     return result;
   });
-}
-
-// Where kernels are short, a step takes as long as they are many.
-TEST_CASE("device: few kernels for each step of a Glow") {
-  install_emulator();
-  GlowConfig g;
-  g.shape = {0, 4, 4, 3};
-  g.levels = 1;
-  g.hidden = 16;
-  for (const NetDtype dtype : {NetDtype::bfloat16, NetDtype::same}) {
-    g.conditioner = dtype;
-    g.steps = 2;
-    const auto two = glow<float>(g);
-    g.steps = 3;
-    const auto three = glow<float>(g);
-    CHECK(launches(three, 2) - launches(two, 2) == 31);
-  }
 }
 
 }  // namespace evenflow::test
