@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "core/linalg.hpp"
+#include "laws.hpp"
 
 namespace evenflow::test {
 namespace {

@@ -11,6 +11,8 @@
 
 #include "check_layer.hpp"
 #include "core/linalg.hpp"
+#include "kernels/coupling/apply.hpp"
+#include "laws.hpp"
 
 // Random pairs of parameters and inputs of one layer, and what docs/contract.md says of each.
 
@@ -33,8 +35,7 @@ struct Case {
   std::unique_ptr<Layer<T>> layer;
   const Conditioner<T>* net = nullptr;  ///< of a coupling
   Mask mask = Mask::second_half;
-  ScaleLaw law = ScaleLaw::glow;
-  bool affine = false;
+  Law law;
   bool interleaved = false;
   int64_t classes = 0;
   std::vector<Bounds> bounds;
@@ -107,30 +108,6 @@ double net_size(const ParamArena<T>& arena, double input) {
     }
   }
   return size;
-}
-
-/// s and the shift of a law, in double.
-inline void law_of(ScaleLaw law, double t, double r, double slope, double offset, Standing& standing) {
-  double s = 0;
-  double shift = std::abs(t);
-  switch (law) {
-    case ScaleLaw::glow:
-      s = -std::log1p(std::exp(-(r + 2)));
-      if (r < -700) s = r + 2;
-      break;
-    case ScaleLaw::real_nvp:
-      s = slope * std::tanh(r) + offset;
-      break;
-    case ScaleLaw::bounded:
-      s = 2 * std::tanh(r / 2);
-      shift = std::abs(t) * std::exp(-s);  // in units of x
-      break;
-    case ScaleLaw::gaussian:
-      s = -r;
-      break;
-  }
-  standing.log_scale = std::max(standing.log_scale, std::abs(s));
-  standing.shift = std::max(standing.shift, shift);
 }
 
 inline double row_sums(const linalg::Matrix& m, int64_t n) {
@@ -295,7 +272,7 @@ class Contract {
       case Kind::bounds:
         return within_bounds(v, forward);
       case Kind::coupling:
-        return coupling(v, input);
+        return coupling(v, input, forward);
       case Kind::matrix:
       case Kind::whiten:
         return matrix();
@@ -347,7 +324,23 @@ class Contract {
     return s;
   }
 
-  Standing coupling(const std::vector<T>& v, double input) {
+  /// What the law does to a value: its log-slope and its shift in units of x.
+  void value_standing(double value, bool forward, const std::vector<double>& numbers,
+                      const std::vector<double>& shared, Standing& s) const {
+    std::visit(
+        [&](const auto& law) {
+          const ops::ReadNumbers<double> p{numbers.data(), 1, shared.data()};
+          const auto at = forward ? law.at_input(value, p) : law.at_output(value, p);
+          s.log_scale = std::max(s.log_scale, std::abs(at.log));
+          s.shift = std::max(s.shift, std::abs(at.y / at.slope - at.x));
+          if constexpr (std::is_same_v<std::decay_t<decltype(law)>, laws::Spline>) {
+            s.shift = std::max(s.shift, law.high * std::max(1.0, 1 / at.slope));  // knots are rounded
+          }
+        },
+        case_.law);
+  }
+
+  Standing coupling(const std::vector<T>& v, double input, bool forward) {
     Standing s;
     if (!(net_size(*arena_, input) <= kMostNet)) return s;
     // What the net sees of the data, it sees of the latents: the part that passes.
@@ -381,24 +374,28 @@ class Contract {
         }
       }
     }
-    const int64_t out = case_.net->out_channels(), change = case_.affine ? out / 2 : out;
+    const int64_t out = case_.net->out_channels(), change = out / numbers_of(case_.law);
     std::vector<T> h(static_cast<size_t>(shape.pixels() * out));
     const ParamArena<T>& values = *arena_;
     case_.net->forward(ctx_, values.params(), View<const T>(seen.data(), shape.with_channels(sizes.pass)),
                        View<T>(h.data(), shape.with_channels(out)), nullptr);
-    int64_t size = 0;
-    const T* gain = find(*arena_, "probe.gain", &size);
-    const T* offset = find(*arena_, "probe.offset", &size);
+    std::vector<double> shared, numbers;
+    for (const SharedNumber& number : shared_numbers_of(case_.law)) {
+      int64_t size = 0;
+      shared.push_back(*find(*arena_, std::string("probe.") + number.name, &size));
+    }
     for (int64_t p = 0; p < shape.pixels(); ++p) {
       for (int64_t k = 0; k < change; ++k) {
         const T* row = h.data() + p * out;
-        const double t = case_.interleaved ? row[2 * k] : row[k];
-        const double r = !case_.affine ? 0 : case_.interleaved ? row[2 * k + 1] : row[change + k];
-        if (case_.affine) {
-          law_of(case_.law, t, r, gain ? *gain : 0, offset ? *offset : 0, s);
-        } else {
-          s.shift = std::max(s.shift, std::abs(t));
+        numbers.clear();
+        for (int64_t i = 0; i < out / change; ++i) {
+          numbers.push_back(case_.interleaved ? row[k * (out / change) + i] : row[i * change + k]);
         }
+        const int64_t channel = case_.mask == Mask::second_half ? sizes.pass + k
+                                : case_.mask == Mask::odd       ? 2 * k + 1
+                                : case_.mask == Mask::even      ? 2 * k
+                                                                : k;
+        value_standing(v[static_cast<size_t>(p * in_.c + channel)], forward, numbers, shared, s);
       }
     }
     s.inside = s.log_scale <= kMostLogScale && s.shift <= kMostNet;

@@ -7,6 +7,7 @@
 
 #include "embedded.hpp"
 #include "evenflow/evenflow.h"
+#include "laws.hpp"
 
 // Densities given numbers, through the interfaces that an application links.
 

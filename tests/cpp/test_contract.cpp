@@ -71,23 +71,15 @@ class Cases {
   void couplings() {
     for (Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::even, Mask::checkerboard0,
                       Mask::checkerboard1}) {
-      const auto nets = [&](int parts) { return nets_of(mask, parts); };
-      for (auto& [name, net] : nets(1)) {
-        const Conditioner<T>* raw = net.get();
-        coupling("additive " + name, mask, raw, additive_coupling<T>(shape_of(mask), mask, std::move(net)));
-      }
-      for (ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::bounded, ScaleLaw::gaussian}) {
-        for (auto& [name, net] : nets(2)) {
+      for (const LawOptions& law : every_law()) {
+        for (auto& [name, net] : nets_of(mask, static_cast<int>(numbers_of_law(law)))) {
           const Conditioner<T>* raw = net.get();
-          AffineOptions options;
-          options.law = law;
-          options.interleaved = law == ScaleLaw::glow || law == ScaleLaw::gaussian;
-          options.offset = true;
-          Case<T>& c = coupling("law " + std::to_string(static_cast<int>(law)) + " " + name, mask, raw,
-                                affine_coupling<T>(shape_of(mask), mask, std::move(net), options));
-          c.law = law;
-          c.affine = true;
-          c.interleaved = options.interleaved;
+          const bool interleaved = law.name.size() % 2 == 0;
+          Case<T>& c =
+              coupling("law " + law.name + " " + name, mask, raw,
+                       evenflow::coupling<T>(shape_of(mask), mask, std::move(net), {law, interleaved, {}}));
+          c.law = law_of(law);
+          c.interleaved = interleaved;
         }
       }
     }

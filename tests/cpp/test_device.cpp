@@ -1,5 +1,6 @@
 #include "check_device.hpp"
 #include "kernels/kernel_set.hpp"
+#include "laws.hpp"
 
 // The device's kernels and the layers above them on an emulated device, against the CPU's.
 
@@ -383,19 +384,12 @@ TEST_CASE("device: couplings and nets against the CPU's") {
     const MaskSizes sizes = mask_sizes(mask, shape.c);
     const Shape pass = shape.with_channels(sizes.pass);
     LayerCase c;
-    check_layer_on_device("additive", c, [=](auto t) {
-      using T = decltype(t);
-      return additive_coupling<T>(shape, mask, mlp<T>(pass, sizes.change, {6}, MlpInit::nice));
-    });
-    for (const ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::bounded, ScaleLaw::gaussian}) {
-      AffineOptions options;
-      options.law = law;
-      options.interleaved = law == ScaleLaw::glow;
-      options.offset = law == ScaleLaw::real_nvp;
-      check_layer_on_device("affine", c, [=](auto t) {
+    for (const LawOptions& law : every_law()) {
+      const CouplingOptions options{law, law.name == "glow", {}};
+      check_layer_on_device(law.name.c_str(), c, [=](auto t) {
         using T = decltype(t);
-        return affine_coupling<T>(shape, mask, mlp<T>(pass, 2 * sizes.change, {6, 5}, MlpInit::nice),
-                                  options);
+        const int64_t outputs = sizes.change * numbers_of_law(law);
+        return coupling<T>(shape, mask, mlp<T>(pass, outputs, {6, 5}, MlpInit::nice), options);
       });
     }
   }
@@ -404,8 +398,8 @@ TEST_CASE("device: couplings and nets against the CPU's") {
   check_layer_on_device("glow net", c, [=](auto t) {
     using T = decltype(t);
     const Shape shape{0, 4, 3, 4};
-    return affine_coupling<T>(shape, Mask::second_half, glow_net<T>(shape.with_channels(2), 4, 7),
-                              AffineOptions());
+    return coupling<T>(shape, Mask::second_half, glow_net<T>(shape.with_channels(2), 4, 7),
+                       law_options("glow", true));
   });
   for (int bits = 0; bits < 64; bits += 9) {  // every switch on and off
     ResNetConfig config;

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "check_device.hpp"
+#include "laws.hpp"
 
 // Densities and samples of table flows against the CPU, and the errors of spoiled parameters.
 
@@ -179,7 +180,7 @@ TEST_CASE("device: every law, order and scale of a table flow against the CPU's"
   n.hidden = {9, 8};
   n.order = "shuffle";
   check_both([&](auto t) { return nice<decltype(t)>(n); });
-  for (const ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::gaussian}) {
+  for (const std::string law : {"glow", "real_nvp", "gaussian", "spline"}) {
     for (const Mask mask : {Mask::second_half, Mask::even}) {
       check_both([&](auto t) {
         using T = decltype(t);
@@ -187,13 +188,11 @@ TEST_CASE("device: every law, order and scale of a table flow against the CPU's"
         const MaskSizes sizes = mask_sizes(mask, shape.c);
         Flow<T> flow(shape, Base::gaussian);
         for (const char* name : {"first", "second"}) {
-          AffineOptions options;
-          options.law = law;
-          options.interleaved = law == ScaleLaw::glow;
-          options.offset = name[0] == 'f';
-          options.initial_gain = 0.7;
-          auto net = mlp<T>(shape.with_channels(sizes.pass), 2 * sizes.change, {20}, MlpInit::uniform_zero);
-          flow.add(name, affine_coupling<T>(shape, mask, std::move(net), options));
+          CouplingOptions options = law_options(law, law == "glow");
+          options.shared = {{0.7, false}, {0, false, name[0] == 'f'}};
+          auto net = mlp<T>(shape.with_channels(sizes.pass), numbers_of_law(options.law) * sizes.change, {20},
+                            MlpInit::uniform_zero);
+          flow.add(name, coupling<T>(shape, mask, std::move(net), options));
         }
         flow.finalize();
         return flow;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/gemm/row_tiles.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/kernel_set.hpp"
+#include "laws.hpp"
 
 // Convolutions against a direct sum, on shapes that fit no block, for every instruction set of this machine.
 
@@ -259,17 +260,13 @@ TEST_CASE("couplings of more channels than a job takes") {
   for (const int64_t c : {150, 1030, 4100}) {
     CAPTURE(c);
     const Shape shape{3, 1, 1, c};
-    CouplingDims dims;
-    dims.law = CouplingLaw::glow;
-    dims.count = c;
-    dims.h_step = 2;
-    dims.r_offset = 1;
+    const CouplingPlan plan{laws::Glow(), c, true, -1};
     Context ctx("cpu", 2);
     const std::vector<double> x = random_values(3 * c, 1, -1, 1), h = random_values(6 * c, 2, -1, 1);
     std::vector<double> z(x.size()), logdet(3, 0.5);
-    ctx.kernels<double>().coupling_forward(ctx, dims, {}, {x.data(), shape},
-                                           {h.data(), shape.with_channels(2 * c)}, {z.data(), shape},
-                                           logdet.data());
+    ctx.kernels<double>().coupling().forward(ctx, plan, {}, {x.data(), shape},
+                                             {h.data(), shape.with_channels(2 * c)}, {z.data(), shape},
+                                             logdet.data());
     for (int64_t n = 0; n < 3; ++n) {
       double expected = 0.5;
       for (int64_t i = 0; i < c; ++i)
@@ -284,9 +281,10 @@ TEST_CASE("couplings of more channels than a job takes") {
 template <class T>
 struct Coupled {
   std::vector<T> z, x, dx, dh;
-  double logdet = 0, dslope = 0, doffset = 0;
+  double logdet = 0;
+  T dslope = T(0), doffset = T(0);
 
-  Coupled(const Shape& shape, const CouplingDims& dims) {
+  Coupled(const Shape& shape, const CouplingPlan& plan) {
     const int64_t n = shape.n, pixels = shape.pixels(), stride = shape.c + 2, h_stride = 2 * shape.c + 1;
     const auto numbers = [](int64_t count, uint64_t seed) {
       const std::vector<double> v = random_values(count, seed, -1, 1);
@@ -295,7 +293,7 @@ struct Coupled {
     const std::vector<T> in = numbers(pixels * stride, 1), h = numbers(pixels * h_stride, 2),
                          dz = numbers(pixels * stride, 3);
     const std::vector<double> dlogdet(static_cast<size_t>(n), 0.75);
-    std::vector<double> logdets(static_cast<size_t>(n)), dgain(static_cast<size_t>(2 * n));
+    std::vector<double> logdets(static_cast<size_t>(n));
     const T slope = T(1.25), offset = T(-0.25);
     z = x = dx = numbers(pixels * stride, 4);
     dh = numbers(pixels * h_stride, 5);
@@ -304,19 +302,17 @@ struct Coupled {
     const View<const T> raw(h.data(), shape.with_channels(2 * shape.c), h_stride);
     Context ctx("cpu", 1);
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    kernels.coupling_forward(ctx, dims, {&slope, &offset}, values(in), raw, view(z), logdets.data());
-    kernels.coupling_backward(ctx, dims, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
-                              view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
-                              dgain.data());
+    kernels.coupling().forward(ctx, plan, {&slope, &offset}, values(in), raw, view(z), logdets.data());
+    kernels.coupling().backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
+                                view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
+                                {&dslope, &doffset});
     std::vector<T> back = in;
     std::vector<double> inverse(static_cast<size_t>(n));
-    kernels.coupling_inverse(ctx, dims, {&slope, &offset}, values(z), raw, view(back), inverse.data());
+    kernels.coupling().inverse(ctx, plan, {&slope, &offset}, values(z), raw, view(back), inverse.data());
     double undone = 0;
     for (size_t i = 0; i < logdets.size(); ++i) {
       logdet += logdets[i];
       undone += inverse[i];
-      dslope += dgain[2 * i];
-      doffset += dgain[2 * i + 1];
     }
     CHECK(undone == doctest::Approx(-logdet).epsilon(1e-5));
     for (size_t i = 0; i < in.size(); ++i) CHECK(std::abs(back[i] - in[i]) < 1e-5);
@@ -334,15 +330,11 @@ struct Coupled {
 template <class T>
 void check_runs_of_couplings() {
   for (const int64_t c : {1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 20, 33}) {
-    for (const int64_t h_step : {1, 2}) {
+    for (const bool interleaved : {false, true}) {
       CAPTURE(c);
-      CAPTURE(h_step);
-      CouplingDims dims;
-      dims.law = CouplingLaw::real_nvp;
-      dims.count = c;
-      dims.h_step = h_step;
-      dims.r_offset = h_step == 1 ? c : 1;
-      const Coupled<T> image({1, 7, 19, c}, dims), pixels({7 * 19, 1, 1, c}, dims);
+      CAPTURE(interleaved);
+      const CouplingPlan plan{laws::RealNvp(), c, interleaved, -1};
+      const Coupled<T> image({1, 7, 19, c}, plan), pixels({7 * 19, 1, 1, c}, plan);
       CHECK(image.z == pixels.z);
       CHECK(image.x == pixels.x);
       CHECK(image.dx == pixels.dx);

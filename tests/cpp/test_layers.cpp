@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "check_layer.hpp"
+#include "laws.hpp"
 
 namespace evenflow::test {
 namespace {
@@ -171,27 +172,22 @@ TEST_CASE("batch norm as a bijector") {
   }
 }
 
-TEST_CASE("additive and affine couplings, every mask") {
+TEST_CASE("couplings, every law and mask") {
   for (Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::even, Mask::checkerboard0,
                     Mask::checkerboard1}) {
     for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 1, 1, 5}, Shape{0, 3, 2, 4}}) {
       const MaskSizes sizes = mask_sizes(mask, shape.c);
       const Shape pass = shape.with_channels(sizes.pass);
       const std::string name = "mask " + std::to_string(static_cast<int>(mask)) + text(shape);
-      check(layer_case("additive " + name, [=](auto t) {
-        using T = decltype(t);
-        return additive_coupling<T>(shape, mask, mlp<T>(pass, sizes.change, {6}, MlpInit::uniform_zero));
-      }));
-      for (ScaleLaw law : {ScaleLaw::glow, ScaleLaw::real_nvp, ScaleLaw::bounded, ScaleLaw::gaussian}) {
-        AffineOptions options;
-        options.law = law;
-        options.interleaved = law == ScaleLaw::glow || law == ScaleLaw::gaussian;
-        options.offset = true;
-        check(layer_case("affine law " + std::to_string(static_cast<int>(law)) + " " + name, [=](auto t) {
-          using T = decltype(t);
-          return affine_coupling<T>(shape, mask,
-                                    mlp<T>(pass, 2 * sizes.change, {6, 5}, MlpInit::uniform_zero), options);
-        }));
+      for (const LawOptions& law : every_law()) {
+        for (const bool interleaved : {false, true}) {
+          const CouplingOptions options{law, interleaved, {}};
+          const int64_t outputs = sizes.change * numbers_of_law(law);
+          check(layer_case("law " + law.name + " " + name, [=](auto t) {
+            using T = decltype(t);
+            return coupling<T>(shape, mask, mlp<T>(pass, outputs, {6, 5}, MlpInit::uniform_zero), options);
+          }));
+        }
       }
     }
   }

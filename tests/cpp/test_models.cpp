@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "check_layer.hpp"
+#include "laws.hpp"
 
 namespace evenflow::test {
 namespace {

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "check_layer.hpp"
+#include "laws.hpp"
 
 // The harness is itself tested: an affine coupling with one planted bug at a time must fail, and fail the
 // check that is there for that bug.
@@ -142,7 +143,8 @@ Report report_of(Bug bug) {
   const auto make = [=](auto t) -> std::unique_ptr<Layer<decltype(t)>> {
     using T = decltype(t);
     auto net = mlp<T>(shape.with_channels(2), 4, {5}, MlpInit::uniform_zero);
-    return std::make_unique<Mutant<T>>(affine_coupling<T>(shape, Mask::second_half, std::move(net), {}), bug);
+    return std::make_unique<Mutant<T>>(
+        coupling<T>(shape, Mask::second_half, std::move(net), law_options("glow", true)), bug);
   };
   LayerCase c;
   c.name = "mutant";

@@ -27,33 +27,39 @@ struct MaskSizes {
 EVENFLOW_API MaskSizes mask_sizes(Mask mask, int64_t channels);
 EVENFLOW_API bool is_checkerboard(Mask mask);
 
-/// Scale of an affine coupling as a function of the net's raw output r.
-enum class ScaleLaw {
-  glow,      ///< y = (x + t) sigmoid(r + 2)                  (Glow)
-  real_nvp,  ///< y = (x + t) exp(g tanh r [+ g'])             (Real NVP; g, g' learned scalars)
-  bounded,   ///< y = x exp(b tanh(r / b)) + t, b = 2          (log-scale within +-2)
-  gaussian   ///< y = (x - t) exp(-r): standardises N(t, e^2r), e^2r the variance (learned priors)
+/// A coupling law: how a coupling maps each value by numbers of its net. docs/math/ has a page of each.
+struct LawOptions {
+  std::string name = "affine";  ///< one of law_names()
+  int64_t bins = 8;             ///< spline: number of bins
+  double bound = 4;             ///< spline: bins lie on [-bound, bound], and y = x outside
+  bool unit_interval = false;   ///< spline: bins lie on [0, 1] instead, with learned slopes at both ends
+};
+/// All laws, and those that flows of tables offer.
+EVENFLOW_API std::vector<std::string> law_names();
+EVENFLOW_API std::vector<std::string> table_law_names();
+/// How many numbers a law takes for each changed value: a net has so many outputs for it. ConfigError for a
+/// name or a setting that no law has.
+EVENFLOW_API int64_t numbers_of_law(const LawOptions& law);
+
+/// A number that all values of a layer share, as Real NVP's gain and offset.
+struct SharedOptions {
+  double start = 0;
+  bool decay = false;   ///< whether it is in the decay group
+  bool learned = true;  ///< else it stays at the law's default
 };
 
-// Couplings. A net may take more channels than pass: behind them, at every pixel, it then sees the numbers
-// that the density is given, Flow::set_context() of them.
-
-/// y2 = x2 + net(x1), log-det 0 (NICE).
-template <class T>
-EVENFLOW_API std::unique_ptr<Layer<T>> additive_coupling(Shape in, Mask mask,
-                                                         std::unique_ptr<Conditioner<T>> net);
-
-struct AffineOptions {
-  ScaleLaw law = ScaleLaw::glow;
-  bool interleaved = true;    ///< net outputs t, r alternate (Glow); else all t, then all r (Real NVP)
-  double initial_gain = 1.0;  ///< real_nvp: start of g
-  bool gain_decay = false;    ///< real_nvp: g is in the decay group
-  bool offset = false;        ///< real_nvp: learn g' too (used when there is no batch norm)
+struct CouplingOptions {
+  LawOptions law;
+  bool interleaved = false;  ///< the net gives all numbers of a value, then those of the next; else by kind
+  std::vector<SharedOptions> shared;  ///< one for each shared number of the law; empty: as the law has them
 };
+
+/// A coupling: part of x passes and feeds the net, whose outputs change the other part by the law. The net
+/// may take more channels than pass: behind them, at every pixel, it then sees the numbers that the density
+/// is given, Flow::set_context() of them.
 template <class T>
-EVENFLOW_API std::unique_ptr<Layer<T>> affine_coupling(Shape in, Mask mask,
-                                                       std::unique_ptr<Conditioner<T>> net,
-                                                       const AffineOptions& options);
+EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
+                                                const CouplingOptions& options);
 
 /// y = (x + bias) exp(3 logs) per channel, set by init_from_data to mean 0, std 1 (Glow 3.1).
 template <class T>

@@ -5,6 +5,7 @@
 #include "evenflow/prior.hpp"
 #include "evenflow/rng.hpp"
 #include "evenflow/types.hpp"
+#include "kernels/coupling/kernels.hpp"
 #include "kernels/ops/host_device.hpp"
 
 // Every kernel, once. Views are NHWC; "rows" are pixels. Outputs are overwritten unless a comment says +=.
@@ -81,24 +82,6 @@ EVENFLOW_HD int64_t hidden_size(const StackUnit<T>* units, int count, int64_t pi
   return size;
 }
 
-enum class CouplingLaw { additive, glow, real_nvp, bounded, gaussian };
-
-/// Which elements a coupling changes and where their parameters are in h; see ops::CouplingMap.
-struct CouplingDims {
-  CouplingLaw law = CouplingLaw::additive;
-  int64_t count = 0;
-  int64_t h_step = 1;
-  int64_t r_offset = 0;
-  int parity = -1;
-};
-
-/// Learned scalars of a law, on the device; null: 1 and 0.
-template <class T>
-struct CouplingGain {
-  const T* slope = nullptr;
-  const T* offset = nullptr;
-};
-
 /// Of a 1x1 convolution by W = P L U (Glow, section 3.2). L has ones on its diagonal, U sign * exp(logs). Row
 /// i of W is row permutation[i] of L U.
 template <class T>
@@ -173,24 +156,12 @@ class KernelSet {
                                    const T* scale, const T* mean_dy, const T* mean_dyy, View<T> x,
                                    View<T> dx) const = 0;
 
-  // Couplings. x, z, dx, dz start at the first changed channel. logdet (n) += in forward and inverse.
-  virtual void coupling_forward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> x,
-                                View<const T> h, View<T> z, double* logdet) const = 0;
-  virtual void coupling_inverse(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
-                                View<const T> h, View<T> x, double* logdet) const = 0;
-  /// dgain (n, 2, or null) += gradients of slope and offset by sample.
-  virtual void coupling_backward(Context&, const CouplingDims&, const CouplingGain<T>&, View<const T> z,
-                                 View<const T> dz, const double* dlogdet, View<const T> h, View<T> x,
-                                 View<T> dx, View<T> dh, double* dgain) const = 0;
-  /// dslope (1), doffset (1, or null) += the columns of dgain.
-  virtual void gain_gradients(Context&, int64_t n, const double* dgain, T* dslope, T* doffset) const = 0;
+  virtual const CouplingKernels<T>& coupling() const = 0;
 
   // A few numbers: coefficients, gradients from sums, log-determinants; see ops/small.hpp.
   virtual void fill(Context&, int64_t n, T value, T* x) const = 0;
   void zero(Context& ctx, int64_t n, T* x) const { fill(ctx, n, T(0), x); }
   virtual void fill_doubles(Context&, int64_t n, double value, double* x) const = 0;
-  /// x[., k * step] = value for k * step < c.
-  virtual void fill_channels(Context&, T value, int64_t step, View<T> x) const = 0;
   virtual void scale_doubles(Context&, int64_t n, double factor, const double* x, double* y) const = 0;
   /// x (n, d) contiguous: row i *= factors[i].
   virtual void scale_rows(Context&, int64_t n, int64_t d, const double* factors, T* x) const = 0;

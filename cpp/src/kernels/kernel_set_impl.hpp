@@ -3,10 +3,10 @@
 #include <type_traits>
 
 #include "kernels/bf16.hpp"
+#include "kernels/coupling/launch.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/ops/bounds.hpp"
 #include "kernels/ops/channel.hpp"
-#include "kernels/ops/coupling.hpp"
 #include "kernels/ops/element.hpp"
 #include "kernels/ops/lu.hpp"
 #include "kernels/ops/net.hpp"
@@ -132,44 +132,7 @@ class KernelSetImpl : public KernelSet<T> {
                                   mean_dy, mean_dyy, x.data, x.stride, dx.data, dx.stride});
   }
 
-  void coupling_forward(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> x,
-                        View<const T> h, View<T> z, double* logdet) const override {
-    with_law(dims.law, [&](auto law) {
-      Exec::template map_groups<T>(
-          ctx, x.shape.n, x.shape.pixels_per_sample(), dims.count,
-          ops::CouplingForward<T, decltype(law)>{coupling_map(dims, x.shape), x.data, x.stride, h.data,
-                                                 h.stride, z.data, z.stride, gain_of(gain)},
-          logdet);
-    });
-  }
-
-  void coupling_inverse(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> z,
-                        View<const T> h, View<T> x, double* logdet) const override {
-    with_law(dims.law, [&](auto law) {
-      Exec::template map_groups<T>(
-          ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
-          ops::CouplingInverse<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, h.data,
-                                                 h.stride, x.data, x.stride, gain_of(gain)},
-          logdet);
-    });
-  }
-
-  void coupling_backward(Context& ctx, const CouplingDims& dims, const CouplingGain<T>& gain, View<const T> z,
-                         View<const T> dz, const double* dlogdet, View<const T> h, View<T> x, View<T> dx,
-                         View<T> dh, double* dgain) const override {
-    with_law(dims.law, [&](auto law) {
-      Exec::template map_groups<T>(
-          ctx, z.shape.n, z.shape.pixels_per_sample(), dims.count,
-          ops::CouplingBackward<T, decltype(law)>{coupling_map(dims, z.shape), z.data, z.stride, dz.data,
-                                                  dz.stride, dlogdet, h.data, h.stride, x.data, x.stride,
-                                                  dx.data, dx.stride, dh.data, dh.stride, gain_of(gain)},
-          dgain);
-    });
-  }
-
-  void gain_gradients(Context& ctx, int64_t n, const double* dgain, T* dslope, T* doffset) const override {
-    Exec::sum_rows(ctx, n, 1, dgain, ops::AddPair<T>{1, dslope, doffset});
-  }
+  const CouplingKernels<T>& coupling() const override { return coupling_; }
 
   void fill(Context& ctx, int64_t n, T value, T* x) const override {
     Exec::for_each(ctx, 1, n, ops::Fill<T>{value, x});
@@ -177,11 +140,6 @@ class KernelSetImpl : public KernelSet<T> {
 
   void fill_doubles(Context& ctx, int64_t n, double value, double* x) const override {
     Exec::for_each(ctx, 1, n, ops::Fill<double>{value, x});
-  }
-
-  void fill_channels(Context& ctx, T value, int64_t step, View<T> x) const override {
-    Exec::for_each(ctx, x.shape.pixels(), (x.shape.c + step - 1) / step,
-                   ops::FillChannels<T>{value, step, x.data, x.stride});
   }
 
   void scale_doubles(Context& ctx, int64_t n, double factor, const double* x, double* y) const override {
@@ -567,27 +525,8 @@ class KernelSetImpl : public KernelSet<T> {
 
   static ops::PixelMask mask(int parity, const Shape& shape) { return {parity, shape.w, shape.h}; }
 
-  static ops::CouplingMap coupling_map(const CouplingDims& dims, const Shape& shape) {
-    return {shape.w, shape.h, dims.count, dims.h_step, dims.r_offset, dims.parity};
-  }
-
-  static ops::Gain<T> gain_of(const CouplingGain<T>& gain) { return {T(1), T(0), gain.slope, gain.offset}; }
-
-  template <class F>
-  static void with_law(CouplingLaw law, const F& f) {
-    switch (law) {
-      case CouplingLaw::additive:
-        return f(ops::AdditiveLaw());
-      case CouplingLaw::glow:
-        return f(ops::GlowLaw());
-      case CouplingLaw::real_nvp:
-        return f(ops::RealNvpLaw());
-      case CouplingLaw::bounded:
-        return f(ops::BoundedLaw());
-      case CouplingLaw::gaussian:
-        return f(ops::GaussianLaw());
-    }
-  }
+ private:
+  CouplingLaunch<Exec, T> coupling_;
 };
 
 }  // namespace evenflow

@@ -1,6 +1,6 @@
-#include "layers/coupling.hpp"
-
 #include "evenflow/error.hpp"
+#include "evenflow/layers.hpp"
+#include "kernels/kernel_set.hpp"
 #include "layers/tiled.hpp"
 
 namespace evenflow {
@@ -25,47 +25,53 @@ MaskSizes mask_sizes(Mask mask, int64_t channels) {
 
 namespace {
 
+constexpr const char* kKind = "coupling";
+
 /// A coupling on contiguous halves of the channels or on a checkerboard. What the net takes besides the part
 /// that passes is the flow's context, the same at every pixel.
 template <class T>
 class Coupling final : public Layer<T> {
  public:
-  Coupling(const char* kind, Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net, CouplingLaw law,
-           const AffineOptions& options)
-      : Layer<T>(kind, in, in, true), mask_(mask), net_(std::move(net)), options_(options) {
+  Coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options)
+      : Layer<T>(kKind, in, in, true), net_(std::move(net)) {
     const MaskSizes sizes = mask_sizes(mask, in.c);
-    const bool affine = law != CouplingLaw::additive;
     if (sizes.pass < 1 || sizes.change < 1) {
-      fail<ShapeError>(kind, "expected at least 2 channels, got ", in.c);
+      fail<ShapeError>(kKind, "expected at least 2 channels, got ", in.c);
     }
+    plan_.law = law_of(options.law);
+    const int64_t outputs = sizes.change * numbers_of(plan_.law);
     const Shape pass = in.with_batch(0).with_channels(sizes.pass);
     context_ = net_->input_shape().c - sizes.pass;
     if (context_ < 0 || net_->input_shape() != pass.with_channels(sizes.pass + context_) ||
-        net_->out_channels() != sizes.change * (affine ? 2 : 1)) {
-      fail<ShapeError>(kind, "expected a net from ", to_string(pass), " to ", sizes.change * (affine ? 2 : 1),
-                       " channels, got ", to_string(net_->input_shape()), " to ", net_->out_channels());
+        net_->out_channels() != outputs) {
+      fail<ShapeError>(kKind, "expected a net from ", to_string(pass), " to ", outputs, " channels, got ",
+                       to_string(net_->input_shape()), " to ", net_->out_channels());
     }
     pass_first_ = mask == Mask::first_half ? sizes.change : 0;
     change_first_ = mask == Mask::second_half ? sizes.pass : 0;
     pass_ = sizes.pass;
-    dims_.law = law;
-    dims_.count = sizes.change;
-    dims_.h_step = affine && options.interleaved ? 2 : 1;
-    dims_.r_offset = !affine ? 0 : options.interleaved ? 1 : sizes.change;
-    dims_.parity = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
+    plan_.count = sizes.change;
+    plan_.interleaved = options.interleaved;
+    plan_.parity = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
+    for (const SharedNumber& number : shared_numbers_of(plan_.law))
+      shared_.push_back({number.name, {number.start}});
+    for (size_t i = 0; i < shared_.size() && i < options.shared.size(); ++i)
+      shared_[i].options = options.shared[i];
   }
 
   void declare(const Scope& scope) override {
     net_->declare(scope);
-    if (dims_.law == CouplingLaw::real_nvp) {
-      gain_ = scope.add("gain", {1}, options_.gain_decay ? Group::decay : Group::no_decay);
-      if (options_.offset) offset_ = scope.add("offset", {1}, Group::no_decay);
+    for (Shared& number : shared_) {
+      if (!number.options.learned) continue;
+      number.id = scope.add(number.name, {1}, number.options.decay ? Group::decay : Group::no_decay);
     }
   }
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
     net_->init(arena, rng);
-    if (dims_.law == CouplingLaw::real_nvp) arena.value(gain_)[0] = static_cast<T>(options_.initial_gain);
+    for (const Shared& number : shared_) {
+      if (number.id >= 0) arena.value(number.id)[0] = static_cast<T>(number.options.start);
+    }
   }
 
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
@@ -108,9 +114,9 @@ class Coupling final : public Layer<T> {
 
   /// A slice of channels, or a copy with the other colour of the checkerboard zeroed.
   View<const T> passing(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
-    if (dims_.parity < 0) return x.channels(pass_first_, pass_);
+    if (plan_.parity < 0) return x.channels(pass_first_, pass_);
     View<T> masked(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().mask_pixels(ctx, x, 1 - dims_.parity, false, masked);
+    ctx.kernels<T>().mask_pixels(ctx, x, 1 - plan_.parity, false, masked);
     return masked;
   }
 
@@ -122,17 +128,25 @@ class Coupling final : public Layer<T> {
 
   template <class U>
   View<U> changed(View<U> v) const {
-    return v.channels(change_first_, dims_.count);
+    return v.channels(change_first_, plan_.count);
   }
 
   void copy_pass(Context& ctx, View<const T> from, View<T> to) const {
-    if (dims_.parity >= 0 || from.data == to.data) return;
+    if (plan_.parity >= 0 || from.data == to.data) return;
     ctx.kernels<T>().copy(ctx, from.channels(pass_first_, pass_), to.channels(pass_first_, pass_));
   }
 
-  CouplingGain<T> gain(const Params<T>& params) const {
-    if (dims_.law != CouplingLaw::real_nvp) return {};
-    return {params.value(gain_), options_.offset ? params.value(offset_) : nullptr};
+  SharedNumbers<const T*> shared(const Params<T>& params) const {
+    SharedNumbers<const T*> out{};
+    for (size_t i = 0; i < shared_.size(); ++i)
+      out[i] = shared_[i].id < 0 ? nullptr : params.value(shared_[i].id);
+    return out;
+  }
+  SharedNumbers<T*> shared_gradients(const Params<T>& params) const {
+    SharedNumbers<T*> out{};
+    for (size_t i = 0; i < shared_.size(); ++i)
+      out[i] = shared_[i].id < 0 ? nullptr : params.grad(shared_[i].id);
+    return out;
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
@@ -142,7 +156,7 @@ class Coupling final : public Layer<T> {
     View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
-    ctx.kernels<T>().coupling_forward(ctx, dims_, gain(params), changed(x), h, changed(z), logdet);
+    ctx.kernels<T>().coupling().forward(ctx, plan_, shared(params), changed(x), h, changed(z), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -152,47 +166,57 @@ class Coupling final : public Layer<T> {
     View<T> h(scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, params, z), h, nullptr);
     copy_pass(ctx, z, x);
-    ctx.kernels<T>().coupling_inverse(ctx, dims_, gain(params), changed(z), h, changed(x), logdet);
+    ctx.kernels<T>().coupling().inverse(ctx, plan_, shared(params), changed(z), h, changed(x), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
-    const int64_t n = z.shape.n;
+    through_net(ctx, params, z, dz, x, dx, kept, [&](View<const T> h, View<T> dh) {
+      ctx.kernels<T>().coupling().backward(ctx, plan_, shared(params), changed(z), changed(dz), dlogdet, h,
+                                           changed(x), changed(dx), dh, shared_gradients(params));
+    });
+  }
+
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    through_net(ctx, params, x, dx, z, dz, nullptr, [&](View<const T> h, View<T> dh) {
+      ctx.kernels<T>().coupling().inverse_backward(ctx, plan_, shared(params), changed(x), changed(dx),
+                                                   dlogdet, h, changed(z), changed(dz), dh,
+                                                   shared_gradients(params));
+    });
+  }
+
+  /// From `from` and the gradient `dfrom` on one side of the coupling to those on the other side: `law(h,
+  /// dh)` does it for the part that changes, then dh goes through the net to the part that passes, which is
+  /// the same on both sides. kept: null, or the net's outputs and activations.
+  template <class Law>
+  void through_net(Context& ctx, const Params<T>& params, View<const T> from, View<const T> dfrom, View<T> to,
+                   View<T> dto, T* kept, const Law& law) const {
+    const int64_t n = from.shape.n;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
-    // The net's input is the part of z that passed, so it can be read before x is rebuilt, or after.
-    const View<const T> input = pass_input(ctx, scope, params, z);
+    const View<const T> input = pass_input(ctx, scope, params, from);
     const bool recompute = !kept;
     if (recompute) kept = scope.take<T>(kept_size(n));
     View<T> h(kept, h_shape(n));
     if (recompute) net_->forward(ctx, params, input, h, kept + h_size(n));
 
     View<T> dh(scope.take<T>(h_size(n)), h.shape);
-    double* dgain = nullptr;
-    if (dims_.law == CouplingLaw::real_nvp) {
-      dgain = scope.take<double>(2 * n);
-      kernels.fill_doubles(ctx, 2 * n, 0, dgain);
-    }
-    kernels.coupling_backward(ctx, dims_, gain(params), changed(z), changed(dz), dlogdet, h, changed(x),
-                              changed(dx), dh, dgain);
-    copy_pass(ctx, z, x);
-    copy_pass(ctx, dz, dx);
-    if (dgain) {
-      kernels.gain_gradients(ctx, n, dgain, params.grad(gain_),
-                             options_.offset ? params.grad(offset_) : nullptr);
-    }
-    if (!context_ && dims_.parity < 0) {
-      net_->backward(ctx, params, input, h, kept + h_size(n), dh, dx.channels(pass_first_, pass_));
+    law(h, dh);
+    copy_pass(ctx, from, to);
+    copy_pass(ctx, dfrom, dto);
+    if (!context_ && plan_.parity < 0) {
+      net_->backward(ctx, params, input, h, kept + h_size(n), dh, dto.channels(pass_first_, pass_));
       return;
     }
     const View<T> dinput = take_input(scope, n);
     kernels.zero(ctx, dinput.shape.size(), dinput.data);
     net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
     const View<const T> dpass = dinput.channels(0, pass_);
-    if (dims_.parity < 0) {
-      kernels.add(ctx, dpass, dx.channels(pass_first_, pass_));
+    if (plan_.parity < 0) {
+      kernels.add(ctx, dpass, dto.channels(pass_first_, pass_));
     } else {
-      kernels.mask_pixels(ctx, dpass, 1 - dims_.parity, true, dx);
+      kernels.mask_pixels(ctx, dpass, 1 - plan_.parity, true, dto);
     }
     if (params.dcontext) {
       kernels.add_pixel_sums(ctx, dinput.channels(pass_, context_),
@@ -200,77 +224,36 @@ class Coupling final : public Layer<T> {
     }
   }
 
-  // The changed part's dz is dx over the scale. backward for (dx, -dz) on (passing, changed) parts and
-  // -dlogdet then gives the passing part's dz, and adds the inverse's parameter gradients.
-  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
-                           const double* dlogdet, View<T> z, View<T> dz) const override {
-    const int64_t n = x.shape.n;
-    const KernelSet<T>& kernels = ctx.kernels<T>();
-    WorkspaceScope scope(ctx);
-    const auto take = [&] { return View<T>(scope.take<T>(x.shape.size()), x.shape); };
-    const View<T> pulled = take(), flipped = take(), unused = take(), back = take();
-    T* kept = scope.take<T>(kept_size(n));
-    double* det = scope.take<double>(n);
-    kernels.fill_doubles(ctx, n, 0, det);
-    do_forward(ctx, params, x, z, det, kept);
-    kernels.coupling_inverse(ctx, dims_, gain(params), changed(dx),
-                             without_shift(ctx, scope, {kept, h_shape(n)}), changed(pulled), det);
-    T* zeros = scope.take<T>(dims_.count);
-    T* minus = scope.take<T>(dims_.count);
-    kernels.zero(ctx, dims_.count, zeros);
-    kernels.fill(ctx, dims_.count, T(-1), minus);
-    kernels.channel_forward(ctx, dims_.parity, changed(pulled), zeros, minus, changed(flipped));
-    copy_pass(ctx, dx, flipped);
-    kernels.scale_doubles(ctx, n, -1, dlogdet, det);
-    do_backward(ctx, params, z, flipped, det, unused, back, kept);
-    if (dims_.parity < 0) {
-      copy_pass(ctx, back, dz);
-      kernels.copy(ctx, changed(pulled), changed(dz));
-      return;
-    }
-    kernels.mask_pixels(ctx, back, 1 - dims_.parity, false, dz);
-    kernels.mask_pixels(ctx, pulled, dims_.parity, true, dz);
-  }
+  struct Shared {
+    const char* name;
+    SharedOptions options;
+    ParamId id = -1;  ///< -1: not learned
+  };
 
-  /// A copy of h with shifts of zero, which leave a coupling its scale.
-  View<const T> without_shift(Context& ctx, WorkspaceScope& scope, View<const T> h) const {
-    View<T> out(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().copy(ctx, h, out);
-    const int64_t last = (dims_.count - 1) * dims_.h_step;
-    ctx.kernels<T>().fill_channels(ctx, T(0), dims_.h_step, out.channels(0, last + 1));
-    return out;
-  }
-
-  Mask mask_;
   std::unique_ptr<Conditioner<T>> net_;
-  AffineOptions options_;
-  CouplingDims dims_;
+  CouplingPlan plan_;
+  std::vector<Shared> shared_;
   int64_t pass_first_;
   int64_t pass_;
   int64_t context_;
   int64_t change_first_;
-  ParamId gain_ = -1;  ///< -1: there is no such
-  ParamId offset_ = -1;
 };
 
 }  // namespace
 
 template <class T>
-std::unique_ptr<Layer<T>> coupling(const char* kind, Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
-                                   CouplingLaw law, const AffineOptions& options) {
+std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
+                                   const CouplingOptions& options) {
   if (mask != Mask::odd && mask != Mask::even) {
-    return std::make_unique<Coupling<T>>(kind, in, mask, std::move(net), law, options);
+    return std::make_unique<Coupling<T>>(in, mask, std::move(net), options);
   }
   const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<Tiled<T>>(
-      kind, std::make_unique<Coupling<T>>(kind, in, half, std::move(net), law, options));
+  return std::make_unique<Tiled<T>>(kKind, std::make_unique<Coupling<T>>(in, half, std::move(net), options));
 }
 
-template std::unique_ptr<Layer<float>> coupling<float>(const char*, Shape, Mask,
-                                                       std::unique_ptr<Conditioner<float>>, CouplingLaw,
-                                                       const AffineOptions&);
-template std::unique_ptr<Layer<double>> coupling<double>(const char*, Shape, Mask,
-                                                         std::unique_ptr<Conditioner<double>>, CouplingLaw,
-                                                         const AffineOptions&);
+template std::unique_ptr<Layer<float>> coupling<float>(Shape, Mask, std::unique_ptr<Conditioner<float>>,
+                                                       const CouplingOptions&);
+template std::unique_ptr<Layer<double>> coupling<double>(Shape, Mask, std::unique_ptr<Conditioner<double>>,
+                                                         const CouplingOptions&);
 
 }  // namespace evenflow

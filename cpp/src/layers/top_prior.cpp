@@ -29,14 +29,7 @@ class TopPrior final : public Layer<T> {
  private:
   int64_t pixels() const { return this->input_shape().pixels_per_sample(); }
 
-  CouplingDims dims() const {
-    CouplingDims d;
-    d.law = CouplingLaw::gaussian;
-    d.count = this->input_shape().c;
-    d.h_step = 1;
-    d.r_offset = d.count;
-    return d;
-  }
+  CouplingPlan plan() const { return {laws::Gaussian(), this->input_shape().c, false, -1}; }
 
   const int32_t* labels(const Params<T>& params, int64_t n) const {
     if (!classes_) return nullptr;
@@ -66,25 +59,38 @@ class TopPrior final : public Layer<T> {
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().coupling_forward(ctx, dims(), {}, x, statistics(ctx, scope, params, x.shape.n), z,
-                                      logdet);
+    const View<T> h = statistics(ctx, scope, params, x.shape.n);
+    ctx.kernels<T>().coupling().forward(ctx, plan(), {}, x, h, z, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().coupling_inverse(ctx, dims(), {}, z, statistics(ctx, scope, params, z.shape.n), x,
-                                      logdet);
+    const View<T> h = statistics(ctx, scope, params, z.shape.n);
+    ctx.kernels<T>().coupling().inverse(ctx, plan(), {}, z, h, x, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T*) const override {
-    const int64_t n = z.shape.n;
+    WorkspaceScope scope(ctx);
+    const View<T> h = statistics(ctx, scope, params, z.shape.n);
+    const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
+    ctx.kernels<T>().coupling().backward(ctx, plan(), {}, z, dz, dlogdet, h, x, dx, dh, {});
+    add_gradients(ctx, params, dh);
+  }
+
+  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
+                           const double* dlogdet, View<T> z, View<T> dz) const override {
+    WorkspaceScope scope(ctx);
+    const View<T> h = statistics(ctx, scope, params, x.shape.n);
+    const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
+    ctx.kernels<T>().coupling().inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, z, dz, dh, {});
+    add_gradients(ctx, params, dh);
+  }
+
+  void add_gradients(Context& ctx, const Params<T>& params, View<const T> dh) const {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
-    View<T> h = statistics(ctx, scope, params, n);
-    View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    kernels.coupling_backward(ctx, dims(), {}, z, dz, dlogdet, h, x, dx, dh, nullptr);
     if (learned_) {
       kernels.prior_edge_gradients(ctx, dh, edge_part(ctx, scope, params), params.value(logs_),
                                    params.grad(weight_), params.grad(bias_), params.grad(logs_));
@@ -95,20 +101,6 @@ class TopPrior final : public Layer<T> {
                                     params.grad(class_weight_), params.grad(class_bias_),
                                     params.grad(class_logs_));
     }
-  }
-
-  void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
-                           const double* dlogdet, View<T> z, View<T> dz) const override {
-    const int64_t n = x.shape.n;
-    const KernelSet<T>& kernels = ctx.kernels<T>();
-    WorkspaceScope scope(ctx);
-    View<T> h = statistics(ctx, scope, params, n);
-    double* unused = scope.take<double>(n);
-    kernels.fill_doubles(ctx, n, 0, unused);
-    kernels.coupling_forward(ctx, dims(), {}, x, h, z, unused);
-    kernels.fill_channels(ctx, T(0), 1, h.channels(0, dims().count));
-    kernels.coupling_inverse(ctx, dims(), {}, dx, h, dz, unused);
-    this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 
   bool learned_;

@@ -20,20 +20,22 @@ void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config
   const Shape shape = flow.output_shape();
   flow.add(prefix + ".actnorm", actnorm<T>(shape));
   flow.add(prefix + ".permutation", permutation_of<T>(config.permutation, shape));
-  const bool affine = is_affine(kModel, config.coupling);
+  CouplingOptions options;
+  options.law.name = is_affine(kModel, config.coupling) ? "glow" : "additive";
+  options.interleaved = true;
   const Shape input = shape.with_channels(shape.c / 2 + config.context);
-  auto net = glow_net<T>(input, affine ? shape.c : shape.c / 2, config.hidden, config.conditioner);
-  flow.add(prefix + ".coupling", affine ? affine_coupling<T>(shape, Mask::second_half, std::move(net), {})
-                                        : additive_coupling<T>(shape, Mask::second_half, std::move(net)));
+  auto net = glow_net<T>(input, shape.c / 2 * numbers_of_law(options.law), config.hidden, config.conditioner);
+  flow.add(prefix + ".coupling", coupling<T>(shape, Mask::second_half, std::move(net), options));
 }
 
 template <class T>
 void add_split(Flow<T>& flow, const std::string& name) {
   const Shape shape = flow.output_shape();
-  AffineOptions options;
-  options.law = ScaleLaw::gaussian;
-  flow.add(name, affine_coupling<T>(shape, Mask::second_half,
-                                    zero_conv<T>(shape.with_channels(shape.c / 2), shape.c), options));
+  CouplingOptions options;
+  options.law.name = "gaussian";
+  options.interleaved = true;
+  flow.add(name, coupling<T>(shape, Mask::second_half,
+                             zero_conv<T>(shape.with_channels(shape.c / 2), shape.c), options));
   flow.factor_out(shape.c / 2);
 }
 

@@ -47,10 +47,12 @@ Flow<T> nice(const NiceConfig& config) {
   const Shape shape = flow.output_shape();
   // The reversal exchanges the halves, so that every coupling changes the second one (official code).
   const MaskSizes sizes = mask_sizes(Mask::second_half, shape.c);
+  CouplingOptions options;
+  options.law.name = "additive";
   for (int64_t i = 0; i < config.couplings; ++i) {
     auto net = mlp<T>(shape.with_channels(sizes.pass), sizes.change, config.hidden, MlpInit::nice,
                       config.conditioner);
-    flow.add("coupling" + std::to_string(i), additive_coupling<T>(shape, Mask::second_half, std::move(net)));
+    flow.add("coupling" + std::to_string(i), coupling<T>(shape, Mask::second_half, std::move(net), options));
     flow.add("reverse" + std::to_string(i), permutation<T>(shape, Order::reverse));
   }
   flow.add("scaling", scaling<T>(shape));

@@ -27,18 +27,13 @@ class ImageBuilder {
     net.checkerboard = mask == Mask::checkerboard0 ? 1 : mask == Mask::checkerboard1 ? 0 : -1;
     net.context = config_.context;
     const Shape input = shape.with_channels(sizes.pass + config_.context);
-    auto conditioner = res_net<T>(input, sizes.change * (affine ? 2 : 1), net);
-    if (affine) {
-      AffineOptions options;
-      options.law = ScaleLaw::real_nvp;
-      options.interleaved = false;
-      options.initial_gain = is_checkerboard(mask) ? 0 : 1;
-      options.gain_decay = is_checkerboard(mask);  // only `rescaling_scale` is regularised (official code)
-      options.offset = !config_.batch_norm;
-      flow_.add(name, affine_coupling<T>(shape, mask, std::move(conditioner), options));
-    } else {
-      flow_.add(name, additive_coupling<T>(shape, mask, std::move(conditioner)));
-    }
+    CouplingOptions options;
+    options.law.name = affine ? "real_nvp" : "additive";
+    // The official code starts at the identity on checkerboards, and regularises their gain alone.
+    const bool checkerboard = is_checkerboard(mask);
+    if (affine) options.shared = {{checkerboard ? 0.0 : 1.0, checkerboard}, {0, false, !config_.batch_norm}};
+    auto conditioner = res_net<T>(input, sizes.change * numbers_of_law(options.law), net);
+    flow_.add(name, evenflow::coupling<T>(shape, mask, std::move(conditioner), options));
     if (config_.batch_norm) flow_.add(norm, batch_norm<T>(shape, mask));
   }
 
@@ -116,7 +111,8 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
 template <class T>
 Flow<T> real_nvp(const RealNvpTableConfig& config) {
   expect_ranges(kModel, config);
-  const bool affine = is_affine(kModel, config.coupling);
+  CouplingOptions options;
+  options.law.name = config.coupling;
   if (config.mask != "halves" && config.mask != "odd-even") {
     fail<ConfigError>(kModel, "expected mask halves or odd-even, got ", config.mask);
   }
@@ -140,13 +136,10 @@ Flow<T> real_nvp(const RealNvpTableConfig& config) {
     const Mask mask =
         i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
     const MaskSizes sizes = mask_sizes(mask, config.dims);
-    auto net = mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * (affine ? 2 : 1),
-                      config.hidden, MlpInit::uniform_zero, config.conditioner);
-    AffineOptions options;
-    options.law = ScaleLaw::bounded;
-    options.interleaved = false;
-    flow.add("coupling" + index, affine ? affine_coupling<T>(shape, mask, std::move(net), options)
-                                        : additive_coupling<T>(shape, mask, std::move(net)));
+    auto net =
+        mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * numbers_of_law(options.law),
+               config.hidden, MlpInit::uniform_zero, config.conditioner);
+    flow.add("coupling" + index, coupling<T>(shape, mask, std::move(net), options));
     if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, mask));
     if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
   }

@@ -2,6 +2,7 @@
 
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
+#include "kernels/cpu/lanes.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/ops/channel.hpp"
 #include "kernels/ops/math.hpp"
@@ -79,7 +80,7 @@ struct CpuExec {
     for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
   }
 
-  /// to[e] = element e of a run; see coupling.hpp.
+  /// to[e] = element e of a run; see coupling/apply.hpp.
   struct Gather {
     template <class From, class To>
     __attribute__((noinline)) void operator()(const ops::Run& run, const From* from, int64_t stride,
@@ -150,12 +151,14 @@ struct CpuExec {
     /// Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
     static constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
     static constexpr int kSums = F::sums ? F::sums : 1;
+    const int64_t most = kElements;  ///< elements of a run
     alignas(64) T in[F::inputs][kElements];
     alignas(64) T out[F::outputs][kElements];
     alignas(64) T sums[kSums][kElements];
     int64_t row = 0, col = 0;
     int64_t count = 0;  ///< elements of the last run
 
+    EVENFLOW_HD explicit MappedRun(const F&) {}
     EVENFLOW_HD void seek(int64_t to_row) {
       row = to_row;
       col = 0;
@@ -164,11 +167,7 @@ struct CpuExec {
     __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
       count = ops::min_of(kElements, limit);
       const ops::Run run{row, col, cols, count};
-      if constexpr (ops::takes_runs<F>) {
-        f.load_run(run, in[0], kElements, Gather());
-      } else {
-        load(f, run);
-      }
+      load(f, run);
       const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
       for (int i = 0; i < F::inputs; ++i) {
         for (int64_t e = count; e < whole; ++e) in[i][e] = T(0);
@@ -184,11 +183,7 @@ struct CpuExec {
 #pragma GCC unroll 8
         for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
       }
-      if constexpr (ops::takes_runs<F>) {
-        f.store_run(run, out[0], kElements, Scatter());
-      } else {
-        store(f, run);
-      }
+      store(f, run);
       col += count;
       row += col / cols;
       col %= cols;
@@ -238,6 +233,52 @@ struct CpuExec {
              else
                map.template store<n>(r, c, &out[0][e], kElements);
            });
+    }
+  };
+
+  /// The same where arrays are gathered one by one, a whole run of each, and computed in lanes. How many
+  /// there are is known at run time; a run is as long as there is room for them.
+  template <class T, class F>
+  struct GatheredRun {
+    /// float64 is for truth: its functions are the C library's, one number at a time.
+    static constexpr int kLanes = std::is_same<T, float>::value ? Isa::vector_bytes / 4 : 1;
+    using V = std::conditional_t<kLanes == 1, T, ops::Lanes<T, kLanes>>;
+    static constexpr int64_t kNumbers = 8192;
+    static constexpr int kSums = F::sums ? F::sums : 1;
+    const int inputs, outputs;
+    const int64_t most;  ///< elements of a run
+    alignas(64) T numbers[kNumbers];
+    T* sums[kSums];
+    int64_t row = 0, col = 0;
+    int64_t count = 0;  ///< elements of the last run
+
+    EVENFLOW_HD explicit GatheredRun(const F& f)
+        : inputs(f.inputs()),
+          outputs(f.outputs()),
+          most(ops::min_of<int64_t>(ops::Run::kMost,
+                                    kNumbers / (inputs + outputs + kSums) / kLanes * kLanes)) {
+      for (int i = 0; i < kSums; ++i) sums[i] = numbers + (inputs + outputs + i) * most;
+    }
+    EVENFLOW_HD void seek(int64_t to_row) {
+      row = to_row;
+      col = 0;
+    }
+    __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
+      count = ops::min_of(most, limit);
+      const ops::Run run{row, col, cols, count};
+      T *in = numbers, *out = numbers + inputs * most;
+      f.load_run(run, in, most, Gather());
+      const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
+      for (int i = 0; i < inputs; ++i) {
+        for (int64_t e = count; e < whole; ++e) in[i * most + e] = T(0);
+      }
+      for (int64_t e = 0; e < whole; e += kLanes) {
+        f.template compute<V>(in + e, out + e, sums[0] + e, most);
+      }
+      f.store_run(run, out, most, Scatter());
+      col += count;
+      row += col / cols;
+      col %= cols;
     }
   };
 
@@ -318,7 +359,7 @@ struct CpuExec {
     constexpr int64_t kJob = 1024;
     const int64_t share = ops::max_of<int64_t>(1, kJob / cols), jobs = (rows + share - 1) / share;
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
-      MappedRun<T, F> run;
+      MappedRun<T, F> run(f);
       for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
         const int64_t end = ops::min_of(rows, (job + 1) * share);
         run.seek(job * share);
@@ -335,12 +376,12 @@ struct CpuExec {
     constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kWorth);
-    using Run = MappedRun<T, F>;
-    const int64_t size = rows * cols, together = Run::kElements / size;
+    using Run = std::conditional_t<ops::takes_runs<F>, GatheredRun<T, F>, MappedRun<T, F>>;
+    const int64_t size = rows * cols, together = Run(f).most / size;
     if (together > 0) {  // whole groups, several a run
       const int64_t share = ops::max_of<int64_t>(1, kJob / size), jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
-        Run run;
+        Run run(f);
         for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
           const int64_t end = ops::min_of(groups, (job + 1) * share);
           run.seek(job * share * rows);
@@ -374,11 +415,11 @@ struct CpuExec {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(groups * chunks * F::sums);
     run_team<Isa>(threads, [&](const Team& team) {
-      Run run;
+      Run run(f);
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
         int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
-        Sum sums[F::sums];
+        Sum sums[Run::kSums];
         for (run.seek(first); left > 0; left -= run.count) {
           run.go(f, cols, left);
           for (int i = 0; out && i < F::sums; ++i) sums[i].add(run.sums[i], run.count);

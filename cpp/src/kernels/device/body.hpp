@@ -213,7 +213,8 @@ struct Values {
 template <class T, class F, int n>
 struct MapGroups {
   static constexpr int threads = kThreads;
-  using Sums = Tree<Add, F::sums>;
+  static constexpr int kSums = F::sums ? F::sums : 1;
+  using Sums = Tree<Add, kSums>;
   using Registers = Nothing;
   using Shared = typename Sums::Shared;
   int64_t rows;
@@ -240,7 +241,7 @@ struct MapGroups {
   EVENFLOW_HD void chunk_sums(const Place& at, Shared& shared) const {
     F map = f;
     map.prepare();
-    double total[F::sums] = {};
+    double total[kSums] = {};
     const int64_t first = at.block / chunks * rows, begin = at.block % chunks * chunk;
     const int64_t end = ops::min_of(rows * walk.cols, begin + chunk);
     int64_t i = begin + at.thread;
@@ -249,7 +250,16 @@ struct MapGroups {
     }
     for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
   }
-  EVENFLOW_HD static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[F::sums]) {
+  EVENFLOW_HD static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
+    if constexpr (ops::takes_runs<F>) {
+      T part[kSums];
+      map.element(row, c, part);
+      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
+    } else {
+      add_loaded(map, row, c, total);
+    }
+  }
+  EVENFLOW_HD static void add_loaded(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
     T in[F::inputs * n], to[F::outputs * n];
     map.template load<n>(row, c, in, n);
     for (int e = 0; e < n; ++e) {

@@ -3,13 +3,64 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/ops/host_device.hpp"
 
-// Elementary functions with the same expression on every device. float32: branch-free, so that loops over
-// them vectorise; errors measured by tests/cpp/test_math.cpp. float64: the C library's.
+// Elementary functions with the same expression on every device. Their argument is a number, or some numbers
+// of one register (cpu/lanes.hpp). float32: branch-free, so that loops over them vectorise; errors measured
+// by tests/cpp/test_math.cpp. float64: the C library's.
 
 namespace evenflow::ops {
+
+/// The type of one number of a V.
+template <class V>
+struct ElementOf {
+  using type = V;
+};
+template <class V>
+using Element = typename ElementOf<V>::type;
+
+template <class V>
+constexpr bool is_single = std::is_same<Element<V>, float>::value;
+
+/// The number, or the numbers side by side, of a V in memory.
+template <class V>
+EVENFLOW_HD V loaded(const Element<V>* from) {
+  if constexpr (std::is_same<V, Element<V>>::value) {
+    return *from;
+  } else {
+    return V::load(from);
+  }
+}
+template <class V>
+EVENFLOW_HD void keep(V x, Element<V>* to) {
+  if constexpr (std::is_same<V, Element<V>>::value) {
+    *to = x;
+  } else {
+    x.store(to);
+  }
+}
+
+/// a where the condition holds, else b.
+template <class V>
+EVENFLOW_HD V select(bool condition, V a, V b) {
+  return condition ? a : b;
+}
+
+/// f of each number.
+template <class V, class F>
+EVENFLOW_HD V for_each_number(V x, const F& f) {
+  return f(x);
+}
+
+/// Towards zero, for numbers within the range of int32_t.
+EVENFLOW_HD int32_t truncate(float x) {
+  return static_cast<int32_t>(x);
+}
+EVENFLOW_HD float to_float(int32_t x) {
+  return static_cast<float>(x);
+}
 
 EVENFLOW_HD float bits_to_float(int32_t bits) {
   float f;
@@ -26,17 +77,17 @@ EVENFLOW_HD int32_t float_to_bits(float f) {
 /// b where one is NaN; so is min_of.
 template <class T>
 EVENFLOW_HD T max_of(T a, T b) {
-  return a > b ? a : b;
+  return select(a > b, a, b);
 }
 
 template <class T>
 EVENFLOW_HD T min_of(T a, T b) {
-  return a < b ? a : b;
+  return select(a < b, a, b);
 }
 
 template <class T>
 EVENFLOW_HD T abs_of(T a) {
-  return a < T(0) ? -a : a;
+  return select(a < T(0), -a, a);
 }
 
 /// a * b, rounded: compilers fuse a product with the addition that follows where a machine can, and only
@@ -69,17 +120,14 @@ EVENFLOW_HD float sqrt(float x) {
   return ::sqrtf(x);
 }
 
-EVENFLOW_HD double exp(double x) {
-  return ::exp(x);
-}
-
-EVENFLOW_HD float exp(float x) {
-  x = x > 89.0f ? 89.0f : x;
-  x = x < -104.0f ? -104.0f : x;
+template <class V>
+EVENFLOW_HD V single_exp(V x) {
+  x = select(x > 89.0f, V(89.0f), x);
+  x = select(x < -104.0f, V(-104.0f), x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float n = (x * 1.44269504f + magic) - magic;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
+  const V n = (x * 1.44269504f + magic) - magic;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -87,28 +135,34 @@ EVENFLOW_HD float exp(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   // 2^n in two factors, so that neither leaves the exponent's range; NaN passes through r.
-  const int32_t whole = n == n ? static_cast<int32_t>(n) : 0;
-  const int32_t half = whole / 2;
+  const auto whole = truncate(select(n == n, n, V(0.0f)));
+  const auto half = whole / 2;
   return p * bits_to_float((half + 127) << 23) * bits_to_float((whole - half + 127) << 23);
 }
 
-EVENFLOW_HD double log(double x) {
-  return ::log(x);
+template <class V>
+EVENFLOW_HD V exp(V x) {
+  if constexpr (is_single<V>) {
+    return single_exp(x);
+  } else {
+    return for_each_number(x, [](double d) { return ::exp(d); });
+  }
 }
 
-EVENFLOW_HD float log(float x) {
-  const bool tiny = x < 1.17549435e-38f;
-  const float y = tiny ? x * 8388608.0f : x;
-  const int32_t bits = float_to_bits(y);
-  int32_t e = ((bits >> 23) & 0xff) - 126;
-  float m = bits_to_float((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
-  const bool low = m < 0.707106781f;
-  e = low ? e - 1 : e;
-  m = low ? m + m : m;
-  const float f = static_cast<float>(tiny ? e - 23 : e);
-  m -= 1.0f;
-  const float z = m * m;
-  float p = 7.0376836292e-2f;
+template <class V>
+EVENFLOW_HD V single_log(V x) {
+  const auto tiny = x < 1.17549435e-38f;
+  const V y = select(tiny, x * 8388608.0f, x);
+  const auto bits = float_to_bits(y);
+  auto e = ((bits >> 23) & 0xff) - 126;
+  V m = bits_to_float((bits & 0x007fffff) | 0x3f000000);  // [0.5, 1)
+  const auto low = m < 0.707106781f;
+  e = select(low, e - 1, e);
+  m = select(low, m + m, m);
+  const V f = to_float(select(tiny, e - 23, e));
+  m = m - 1.0f;
+  const V z = m * m;
+  V p = 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;
   p = p * m - 1.2420140846e-1f;
@@ -117,21 +171,31 @@ EVENFLOW_HD float log(float x) {
   p = p * m + 2.0000714765e-1f;
   p = p * m - 2.4999993993e-1f;
   p = p * m + 3.3333331174e-1f;
-  float result = p * m * z + f * -2.12194440e-4f - 0.5f * z;
+  V result = p * m * z + f * -2.12194440e-4f - 0.5f * z;
   result = m + result + f * 0.693359375f;
-  result = x > 3.4e38f ? x : result;  // infinity
-  result = x == 0.0f ? -HUGE_VALF : result;
-  return x >= 0.0f ? result : bits_to_float(0x7fc00000);  // negative and NaN
+  result = select(x > 3.4e38f, x, result);  // infinity
+  result = select(x == 0.0f, V(-HUGE_VALF), result);
+  return select(x >= 0.0f, result, V(bits_to_float(0x7fc00000)));  // negative and NaN
 }
 
-EVENFLOW_HD double log1p(double x) {
-  return ::log1p(x);
+template <class V>
+EVENFLOW_HD V log(V x) {
+  if constexpr (is_single<V>) {
+    return single_log(x);
+  } else {
+    return for_each_number(x, [](double d) { return ::log(d); });
+  }
 }
 
-/// For x >= 0. The second term undoes the rounding of 1 + x.
-EVENFLOW_HD float log1p(float x) {
-  const float w = 1.0f + x;
-  return log(w) - ((w - 1.0f) - x) / w;
+/// For x >= 0.
+template <class V>
+EVENFLOW_HD V log1p(V x) {
+  if constexpr (is_single<V>) {
+    const V w = 1.0f + x;
+    return log(w) - ((w - 1.0f) - x) / w;  // the second term undoes the rounding of 1 + x
+  } else {
+    return for_each_number(x, [](double d) { return ::log1p(d); });
+  }
 }
 
 // For noise: double precision and branch-free, so that loops vectorise and every device has the same numbers.
@@ -191,21 +255,27 @@ EVENFLOW_HD void noise_sine(double u, double* sine, double* cosine) {
   *cosine = left ? -b : b;
 }
 
-EVENFLOW_HD double tanh(double x) {
-  return ::tanh(x);
-}
-
-EVENFLOW_HD float tanh(float x) {
-  const float a = abs_of(x);
-  const float z = x * x;
-  float p = -5.70498872745e-3f;
+template <class V>
+EVENFLOW_HD V single_tanh(V x) {
+  const V a = abs_of(x);
+  const V z = x * x;
+  V p = -5.70498872745e-3f;
   p = p * z + 2.06390887954e-2f;
   p = p * z - 5.37397155531e-2f;
   p = p * z + 1.33314422036e-1f;
   p = p * z - 3.33332819422e-1f;
-  const float small = p * z * x + x;
-  const float large = 1.0f - 2.0f / (exp(2.0f * a) + 1.0f);
-  return a < 0.625f ? small : (x < 0.0f ? -large : large);
+  const V small = p * z * x + x;
+  const V large = 1.0f - 2.0f / (exp(2.0f * a) + 1.0f);
+  return select(a < 0.625f, small, select(x < 0.0f, -large, large));
+}
+
+template <class V>
+EVENFLOW_HD V tanh(V x) {
+  if constexpr (is_single<V>) {
+    return single_tanh(x);
+  } else {
+    return for_each_number(x, [](double d) { return ::tanh(d); });
+  }
 }
 
 template <class T>

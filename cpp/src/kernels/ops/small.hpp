@@ -22,16 +22,6 @@ struct Fill {
   }
 };
 
-/// Every step-th channel of a view.
-template <class T>
-struct FillChannels {
-  T value;
-  int64_t step;
-  T* x;
-  int64_t x_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t k) const { x[row * x_stride + k * step] = value; }
-};
-
 /// y = factor * x.
 struct Scaled {
   double factor;

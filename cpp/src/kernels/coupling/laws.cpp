@@ -1,0 +1,73 @@
+#include "kernels/coupling/laws.hpp"
+
+#include <optional>
+
+#include "evenflow/error.hpp"
+
+namespace evenflow {
+namespace {
+
+/// f(a law as it is by default) for each of the table.
+template <size_t i = 0, class F>
+void for_each_law(const F& f) {
+  if constexpr (i < std::variant_size_v<Law>) {
+    f(std::variant_alternative_t<i, Law>());
+    for_each_law<i + 1>(f);
+  }
+}
+
+std::vector<std::string> names(bool tables_only) {
+  std::vector<std::string> out;
+  for_each_law([&](const auto& law) {
+    if (law.for_tables || !tables_only) out.push_back(law.name);
+  });
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::string> law_names() {
+  return names(false);
+}
+
+std::vector<std::string> table_law_names() {
+  return names(true);
+}
+
+Law law_of(const LawOptions& options) {
+  std::optional<Law> found;
+  for_each_law([&](auto law) {
+    if (law.name != options.name) return;
+    if constexpr (std::is_constructible_v<decltype(law), const LawOptions&>) {
+      found = decltype(law)(options);
+    } else {
+      found = law;
+    }
+  });
+  if (found) return *found;
+  std::string known;
+  for (const std::string& name : law_names()) known += (known.empty() ? "" : ", ") + name;
+  fail<ConfigError>("coupling", "there is no law '", options.name, "'; choose one of ", known);
+}
+
+int numbers_of(const Law& law) {
+  return std::visit([](const auto& l) { return l.parameters(); }, law);
+}
+
+int64_t numbers_of_law(const LawOptions& options) {
+  return numbers_of(law_of(options));
+}
+
+std::vector<SharedNumber> shared_numbers_of(const Law& law) {
+  return std::visit(
+      [](const auto& l) {
+        std::vector<SharedNumber> out;
+        if constexpr (l.shared > 0) {
+          for (int i = 0; i < l.shared; ++i) out.push_back({l.shared_names[i], l.shared_defaults[i]});
+        }
+        return out;
+      },
+      law);
+}
+
+}  // namespace evenflow

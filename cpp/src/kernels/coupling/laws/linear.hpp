@@ -1,0 +1,32 @@
+#pragma once
+
+#include "kernels/ops/math.hpp"
+
+// What laws that are linear in x share: y = (x + t) e^s, with the log-scale s a function of a raw number r.
+
+namespace evenflow::ops::laws {
+
+/// s, e^s and ds/dr.
+template <class V>
+struct LogScale {
+  V log, exp, slope;
+};
+
+/// A point of such a law, and ds/dr there.
+template <class V>
+struct LinearPoint {
+  V x, y, log, slope;
+  V dlog;
+};
+
+template <class V>
+EVENFLOW_HD LinearPoint<V> shifted_then_scaled(V x, V t, const LogScale<V>& s) {
+  return {x, (x + t) * s.exp, s.log, s.exp, s.slope};
+}
+
+template <class V>
+EVENFLOW_HD LinearPoint<V> unscaled_then_shifted(V y, V t, const LogScale<V>& s) {
+  return {y / s.exp - t, y, s.log, s.exp, s.slope};
+}
+
+}  // namespace evenflow::ops::laws
