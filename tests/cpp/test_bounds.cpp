@@ -162,6 +162,10 @@ TEST_CASE("bounds in a file's settings") {
   CHECK(text.find("\"bounds\": [[0.0, 0.1], [null, -1e+20]], ") != std::string::npos);
   CHECK(to_json(parse_config(text)) == text);
   CHECK(to_json({bounded_table({}), Dtype::float32, 3}).find("bounds") == std::string::npos);
+  RealNvpTableConfig given = bounded_table({{0, 1}, {}});
+  given.context = 2;
+  CHECK(to_json({given, Dtype::float32, 3}).find("null]], \"context\": 2, \"coupling\"") !=
+        std::string::npos);
   NiceConfig columns;
   columns.shape = {0, 1, 1, 2};
   columns.bounds = {{0, kOpen}, {}};

@@ -265,6 +265,8 @@ TEST_CASE("settings that are read have the ranges of their models") {
   check(image, "[4, 4, 1]", "[4, 1048576, 1048576]",
         "[config] expected at most 134217728 values a sample, got 4 x 1048576 x 1048576");
   check(image, "\"bits\": 8", "\"bits\": 9", "[config] expected bits in 1 ... 8, got 9");
+  check(image, "\"lu\"", "\"qr\"", "[config] expected permutation lu, plain, shuffle or reverse, got 'qr'");
+  check(image, "0.0", "-0.5", "[config] expected a finite class_weight >= 0, got -0.5");
   RealNvpImageConfig real_nvp_config;
   check({real_nvp_config, Dtype::float32, 0}, "\"recursion\": 2", "\"recursion\": 5",
         "[config] expected recursion in 1 ... 4, got 5");

@@ -9,20 +9,53 @@
 
 #include "evenflow/error.hpp"
 #include "io/json.hpp"
-#include "models/options.hpp"
+#include "models/settings.hpp"
 
 namespace evenflow {
 namespace {
 
 constexpr const char* kWhere = "config";
 
-/// Takes the members of a JSON object one by one; what is left over is an error.
+/// Reads settings from the members of a JSON object, of which none may be left over.
 class Reader {
  public:
-  explicit Reader(const json::Value& root) : root_(root) {
+  Reader(const json::Value& root, ModelConfig& config) : root_(root), dtype_(config.dtype) {
     if (!root.get<json::Object>()) fail<ConfigError>(kWhere, "expected a JSON object, got another type");
+    visit_dtype(*this, config);  // first, since that of the nets depends on it
   }
 
+  const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
+  bool is_table() { return value("shape").get<int64_t>() != nullptr; }
+
+  void shape(Shape& s, bool image, const char*) {
+    if (!image) {
+      s = {0, 1, 1, whole("shape")};
+      return;
+    }
+    const std::vector<int64_t> sizes = wholes("shape");
+    if (sizes.size() != 3) {
+      fail<ConfigError>(kWhere, "expected a shape (H, W, C), got ", sizes.size(), " sizes");
+    }
+    s = {0, sizes[0], sizes[1], sizes[2]};
+  }
+  void shape(int64_t& columns, const char*) { columns = whole("shape"); }
+
+  template <class T>
+  void operator()(const char* key, T& out, const Limits& limits, const char*) {
+    if (!limits.optional || root_.find(key)) read(key, out);
+  }
+  void operator()(const char* key, Dtype& out, const Limits& limits, const char*) {
+    expect_choice(kWhere, key, text(key), limits.choices);
+    out = text(key) == "float32" ? Dtype::float32 : Dtype::float64;
+  }
+
+  void finish() const {
+    for (const auto& [key, value] : *root_.get<json::Object>()) {
+      if (!taken_.count(key)) fail<ConfigError>(kWhere, "expected no other settings, got ", json::shown(key));
+    }
+  }
+
+ private:
   const json::Value& value(const char* key) {
     const json::Value* found = root_.find(key);
     if (!found) fail<ConfigError>(kWhere, "expected '", key, "', got none");
@@ -37,34 +70,38 @@ class Reader {
     return *found;
   }
 
-  const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
-  bool flag(const char* key) { return get<bool>(key, "true or false"); }
   int64_t whole(const char* key) { return get<int64_t>(key, "a whole number"); }
 
-  double number(const char* key) { return number(key, value(key)); }
-
-  uint64_t seed() {
-    if (const uint64_t* large = value("seed").get<uint64_t>()) return *large;
-    const int64_t seed = whole("seed");
-    expect_in(kWhere, "'seed'", seed, 0, std::numeric_limits<int64_t>::max());
-    return static_cast<uint64_t>(seed);
-  }
-
-  std::vector<int64_t> sizes(const char* key) {
+  std::vector<int64_t> wholes(const char* key) {
     std::vector<int64_t> out;
     for (const json::Value& item : get<json::Array>(key, "a list")) {
-      const int64_t* size = item.get<int64_t>();
-      if (!size) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
-      out.push_back(*size);
+      const int64_t* number = item.get<int64_t>();
+      if (!number) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
+      out.push_back(*number);
     }
     return out;
   }
 
+  void read(const char* key, std::string& out) { out = text(key); }
+  void read(const char* key, bool& out) { out = get<bool>(key, "true or false"); }
+  void read(const char* key, int64_t& out) { out = whole(key); }
+  void read(const char* key, double& out) { out = number(key, value(key)); }
+  void read(const char* key, std::vector<int64_t>& out) { out = wholes(key); }
+
+  void read(const char* key, uint64_t& out) {
+    if (const uint64_t* large = value(key).get<uint64_t>()) {
+      out = *large;
+      return;
+    }
+    const int64_t small = whole(key);
+    expect_in(kWhere, text_of('\'', key, '\'').c_str(), small, 0, std::numeric_limits<int64_t>::max());
+    out = static_cast<uint64_t>(small);
+  }
+
   /// Pairs of numbers, of which null stands for an open end.
-  std::vector<Bounds> bounds(const char* key) {
+  void read(const char* key, std::vector<Bounds>& out) {
     const json::Array& items = get<json::Array>(key, "a list");
     if (items.empty()) fail<ConfigError>(kWhere, "expected pairs in '", key, "', got none");
-    std::vector<Bounds> out;
     for (const json::Value& item : items) {
       const json::Array* pair = item.get<json::Array>();
       if (!pair || pair->size() != 2)
@@ -73,33 +110,18 @@ class Reader {
       if (!(*pair)[0].get<std::nullptr_t>()) out.back().low = number(key, (*pair)[0]);
       if (!(*pair)[1].get<std::nullptr_t>()) out.back().high = number(key, (*pair)[1]);
     }
-    return out;
   }
 
-  bool has(const char* key) const { return root_.find(key) != nullptr; }
-  bool is_table() { return value("shape").get<int64_t>() != nullptr; }
-
-  Shape image() {
-    const std::vector<int64_t> s = sizes("shape");
-    if (s.size() != 3) fail<ConfigError>(kWhere, "expected a shape (H, W, C), got ", s.size(), " sizes");
-    return {0, s[0], s[1], s[2]};
-  }
-
-  NetDtype conditioner(Dtype dtype) {
-    const std::string& name = text("conditioner_dtype");
-    if (name == "float32" || name == to_string(dtype)) return NetDtype::same;
-    if (name == "bfloat16" && dtype == Dtype::float32) return NetDtype::bfloat16;
-    fail<ConfigError>(kWhere, "expected conditioner_dtype float32 or, in a model of float32, bfloat16; got ",
-                      json::shown(name), " in a model of ", to_string(dtype));
-  }
-
-  void finish() const {
-    for (const auto& [key, value] : *root_.get<json::Object>()) {
-      if (!taken_.count(key)) fail<ConfigError>(kWhere, "expected no other settings, got ", json::shown(key));
+  void read(const char* key, NetDtype& out) {
+    const std::string& name = text(key);
+    if (name == "bfloat16" && dtype_ == Dtype::float32) {
+      out = NetDtype::bfloat16;
+    } else if (name != "float32" && name != to_string(dtype_)) {
+      fail<ConfigError>(kWhere, "expected ", key, " float32 or, in a model of float32, bfloat16; got ",
+                        json::shown(name), " in a model of ", to_string(dtype_));
     }
   }
 
- private:
   static double number(const char* key, const json::Value& found) {
     if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
     if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
@@ -108,82 +130,23 @@ class Reader {
   }
 
   const json::Value& root_;
+  const Dtype& dtype_;
   std::set<std::string_view> taken_;
 };
 
-GlowConfig read_glow(Reader& in, Dtype dtype) {
-  GlowConfig c;
-  c.shape = in.image();
-  c.levels = in.whole("levels");
-  c.steps = in.whole("steps");
-  c.hidden = in.whole("hidden");
-  c.coupling = in.text("coupling");
-  c.permutation = in.text("permutation");
-  c.learn_top = in.flag("learn_top");
-  c.classes = in.whole("classes");
-  c.class_weight = in.number("class_weight");
-  c.bits = in.whole("bits");
-  c.conditioner = in.conditioner(dtype);
-  if (in.has("context")) c.context = in.whole("context");
-  return c;
-}
+// JSON texts of values, as the Python package writes them.
 
-RealNvpImageConfig read_real_nvp_image(Reader& in) {
-  RealNvpImageConfig c;
-  c.shape = in.image();
-  c.scales = in.whole("scales");
-  c.base_dim = in.whole("base_dim");
-  c.residual_blocks = in.whole("residual_blocks");
-  c.bottleneck = in.flag("bottleneck");
-  c.skip = in.flag("skip");
-  c.batch_norm = in.flag("batch_norm");
-  c.weight_norm = in.flag("weight_norm");
-  c.coupling = in.text("coupling");
-  c.recursion = in.whole("recursion");
-  c.bits = in.whole("bits");
-  if (in.has("context")) c.context = in.whole("context");
-  return c;
+std::string json_of(bool value) {
+  return value ? "true" : "false";
 }
-
-RealNvpTableConfig read_real_nvp_table(Reader& in, Dtype dtype) {
-  RealNvpTableConfig c;
-  c.dims = in.whole("shape");
-  c.couplings = in.whole("couplings");
-  c.hidden = in.sizes("hidden");
-  c.coupling = in.text("coupling");
-  c.mask = in.text("mask");
-  c.permutation = in.text("permutation");
-  c.preprocess = in.text("preprocess");
-  c.batch_norm = in.flag("batch_norm");
-  c.actnorm = in.flag("actnorm");
-  c.prior = in.text("prior");
-  c.conditioner = in.conditioner(dtype);
-  if (in.has("context")) c.context = in.whole("context");
-  if (in.has("bounds")) c.bounds = in.bounds("bounds");
-  return c;
+std::string json_of(int64_t value) {
+  return std::to_string(value);
 }
-
-NiceConfig read_nice(Reader& in, Dtype dtype) {
-  NiceConfig c;
-  if (in.is_table()) {
-    c.shape = {0, 1, 1, in.whole("shape")};
-  } else {
-    c.shape = in.image();
-    c.pixel = c.shape.h == 1 && c.shape.w == 1;
-    c.bits = in.whole("bits");
-  }
-  c.couplings = in.whole("couplings");
-  c.hidden = in.sizes("hidden");
-  c.prior = in.text("prior");
-  c.order = in.text("order");
-  c.preprocess = in.text("preprocess");
-  c.conditioner = in.conditioner(dtype);
-  if (in.has("bounds")) c.bounds = in.bounds("bounds");
-  return c;
+std::string json_of(uint64_t value) {
+  return std::to_string(value);
 }
-
-/// The shortest text that is read as the same number, as Python writes it: 0.0, 100000.0, 1e+16, 1e-05.
-std::string text_of_number(double value) {
+/// The shortest text that is read as the same number: 0.0, 100000.0, 1e+16, 1e-05.
+std::string json_of(double value) {
   std::array<char, 32> text;
   const auto written = [&](std::chars_format format) {
     return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value, format).ptr);
@@ -193,133 +156,140 @@ std::string text_of_number(double value) {
   const std::string plain = written(std::chars_format::fixed);
   return plain.find('.') == plain.npos ? plain + ".0" : plain;
 }
+std::string json_of(const std::string& value) {
+  return json::quote(value, kWhere, "the configuration");
+}
+std::string json_of(const char* value) {
+  return json_of(std::string(value));
+}
+std::string json_of(Dtype value) {
+  return json_of(to_string(value));
+}
+/// "float32" stands for the model's own arithmetic, in a model of float64 too.
+std::string json_of(NetDtype value) {
+  return json_of(value == NetDtype::bfloat16 ? "bfloat16" : "float32");
+}
+std::string json_of(const Bounds& value) {
+  const auto end = [](double at) { return std::isfinite(at) ? json_of(at) : "null"; };
+  return "[" + end(value.low) + ", " + end(value.high) + "]";
+}
+template <class T>
+std::string json_of(const std::vector<T>& values) {
+  std::string list;
+  for (const T& value : values) list += (list.empty() ? "" : ", ") + json_of(value);
+  return "[" + list + "]";
+}
 
-/// Members of a JSON object, in the order in which they are added: the Python package's, see models.py.
+/// Writes the members of a JSON object, in the order in which they are added.
 class Writer {
  public:
-  void add(const char* key, const std::string& value) { raw(key, json::quote(value, kWhere, key)); }
-  void add(const char* key, const char* value) { add(key, std::string(value)); }
-  void add(const char* key, bool value) { raw(key, value ? "true" : "false"); }
-  void add(const char* key, int64_t value) { raw(key, std::to_string(value)); }
-  void add(const char* key, uint64_t value) { raw(key, std::to_string(value)); }
-  void add(const char* key, double value) { raw(key, text_of_number(value)); }
-  void add(const char* key, const std::vector<int64_t>& values) {
-    std::string list;
-    for (const int64_t value : values) list += (list.empty() ? "" : ", ") + std::to_string(value);
-    raw(key, "[" + list + "]");
+  void shape(const Shape& s, bool image, const char*) {
+    if (image) {
+      add("shape", std::vector<int64_t>{s.h, s.w, s.c});
+    } else {
+      add("shape", s.c);
+    }
   }
-  void add(const char* key, const std::vector<Bounds>& bounds) {
-    const auto end = [](double value) { return std::isfinite(value) ? text_of_number(value) : "null"; };
-    std::string list;
-    for (const Bounds& b : bounds)
-      list += (list.empty() ? "[" : ", [") + end(b.low) + ", " + end(b.high) + "]";
-    if (!bounds.empty()) raw(key, "[" + list + "]");
+  void shape(int64_t columns, const char*) { add("shape", columns); }
+
+  template <class T>
+  void operator()(const char* key, const T& value, const Limits& limits, const char*) {
+    if (!limits.optional || !is_empty(value)) add(key, value);
   }
-  void add(const char* key, const Shape& s) { add(key, std::vector<int64_t>{s.h, s.w, s.c}); }
-  void add(NetDtype net) {
-    // "float32" stands for the model's own arithmetic, in a model of float64 too.
-    add("conditioner_dtype", net == NetDtype::bfloat16 ? "bfloat16" : "float32");
+
+  template <class T>
+  void add(const char* key, const T& value) {
+    add_text(key, json_of(value));
+  }
+  void add_text(const char* key, const std::string& value) {
+    out_ += (out_.empty() ? "{\"" : ", \"") + std::string(key) + "\": " + value;
   }
   std::string text() const { return out_ + "}"; }
 
  private:
-  void raw(const char* key, const std::string& value) {
-    out_ += (out_.empty() ? "{\"" : ", \"") + std::string(key) + "\": " + value;
+  static bool is_empty(int64_t value) { return value == 0; }
+  template <class T>
+  static bool is_empty(const std::vector<T>& values) {
+    return values.empty();
   }
+  template <class T>
+  static bool is_empty(const T&) {
+    return false;
+  }
+
   std::string out_;
 };
 
-void write(Writer& out, const GlowConfig& c, uint64_t seed) {
-  out.add("model", "Glow");
-  out.add("shape", c.shape);
-  out.add("levels", c.levels);
-  out.add("steps", c.steps);
-  out.add("hidden", c.hidden);
-  out.add("coupling", c.coupling);
-  out.add("permutation", c.permutation);
-  out.add("learn_top", c.learn_top);
-  out.add("classes", c.classes);
-  out.add("class_weight", c.class_weight);
-  out.add("bits", c.bits);
-  out.add("seed", seed);
-  out.add(c.conditioner);
-  if (c.context) out.add("context", c.context);
-}
+/// Lists the settings of one kind of model, see settings_as_json.
+class Describer {
+ public:
+  Describer(std::string& list, const char* model, const char* kind)
+      : list_(list), model_(model), kind_(kind) {}
 
-void write(Writer& out, const RealNvpImageConfig& c, uint64_t seed) {
-  out.add("model", "RealNVP");
-  out.add("shape", c.shape);
-  out.add("scales", c.scales);
-  out.add("base_dim", c.base_dim);
-  out.add("residual_blocks", c.residual_blocks);
-  out.add("bottleneck", c.bottleneck);
-  out.add("skip", c.skip);
-  out.add("batch_norm", c.batch_norm);
-  out.add("weight_norm", c.weight_norm);
-  out.add("recursion", c.recursion);
-  out.add("bits", c.bits);
-  if (c.context) out.add("context", c.context);
-  out.add("coupling", c.coupling);
-  out.add("seed", seed);
-}
+  void shape(const Shape&, bool, const char* help) { add("shape", "shape", {}, "null", help); }
+  void shape(int64_t, const char* help) { add("shape", "shape", {}, "null", help); }
 
-void write(Writer& out, const RealNvpTableConfig& c, uint64_t seed) {
-  out.add("model", "RealNVP");
-  out.add("shape", c.dims);
-  out.add("couplings", c.couplings);
-  out.add("hidden", c.hidden);
-  out.add("mask", c.mask);
-  out.add("permutation", c.permutation);
-  out.add("preprocess", c.preprocess);
-  out.add("batch_norm", c.batch_norm);
-  out.add("actnorm", c.actnorm);
-  out.add("prior", c.prior);
-  out.add(c.conditioner);
-  if (c.context) out.add("context", c.context);
-  out.add("bounds", c.bounds);
-  out.add("coupling", c.coupling);
-  out.add("seed", seed);
-}
-
-void write(Writer& out, const NiceConfig& c, uint64_t seed) {
-  out.add("model", "NICE");
-  if (c.is_image()) {
-    out.add("shape", c.shape);
-  } else {
-    out.add("shape", c.shape.c);
+  template <class T>
+  void operator()(const char* name, const T& value, const Limits& limits, const char* help) {
+    add(name, type_of(value), limits, json_of(value), help);
   }
-  out.add("couplings", c.couplings);
-  out.add("hidden", c.hidden);
-  out.add("prior", c.prior);
-  out.add("order", c.order);
-  out.add("preprocess", c.preprocess);
-  out.add("seed", seed);
-  out.add(c.conditioner);
-  out.add("bounds", c.bounds);
-  if (c.is_image()) out.add("bits", c.bits);
-}
+  void operator()(const char* name, const std::vector<Bounds>&, const Limits& limits, const char* help) {
+    add(name, "bounds", limits, "null", help);
+  }
 
-template <class T>
-Flow<T> make(const GlowConfig& c) {
-  return glow<T>(c);
-}
-template <class T>
-Flow<T> make(const RealNvpImageConfig& c) {
-  return real_nvp<T>(c);
-}
-template <class T>
-Flow<T> make(const RealNvpTableConfig& c) {
-  return real_nvp<T>(c);
-}
-template <class T>
-Flow<T> make(const NiceConfig& c) {
-  return nice<T>(c);
-}
+ private:
+  static const char* type_of(bool) { return "bool"; }
+  static const char* type_of(int64_t) { return "int"; }
+  static const char* type_of(uint64_t) { return "seed"; }
+  static const char* type_of(double) { return "float"; }
+  static const char* type_of(const std::vector<int64_t>&) { return "ints"; }
+  template <class T>
+  static const char* type_of(const T&) {
+    return "str";
+  }
+
+  void add(const char* name, const std::string& type, const Limits& limits, const std::string& standard,
+           const char* help) {
+    const bool number = type == "int" || type == "ints" || type == "float" || type == "seed";
+    Writer out;
+    out.add("model", model_);
+    out.add("kind", kind_);
+    out.add("name", name);
+    out.add("type", type);
+    out.add_text("default", standard);
+    out.add_text("low", number ? json_of(limits.low) : "null");
+    out.add_text("high", number && limits.high < Limits::kNone ? json_of(limits.high) : "null");
+    out.add_text("choices", type == "str" ? json_of(limits.choices) : "null");
+    out.add("optional", limits.optional);
+    out.add("help", help);
+    list_ += (list_.empty() ? "" : ",\n ") + out.text();
+  }
+
+  std::string& list_;
+  const char *model_, *kind_;
+};
 
 }  // namespace
 
 const char* to_string(Dtype dtype) {
   return dtype == Dtype::float32 ? "float32" : "float64";
+}
+
+std::string settings_as_json() {
+  std::string list;
+  ModelConfig common;
+  const auto describe = [&](auto settings, const char* kind) {
+    Describer describer(list, name_of(settings), kind);
+    visit_settings(describer, settings, common);
+  };
+  NiceConfig image;
+  image.pixel = true;
+  describe(GlowConfig(), "image");
+  describe(RealNvpImageConfig(), "image");
+  describe(RealNvpTableConfig(), "table");
+  describe(image, "image");
+  describe(NiceConfig(), "table");
+  return "[" + list + "]";
 }
 
 ModelConfig parse_config(const std::string& text) {
@@ -329,30 +299,31 @@ ModelConfig parse_config(const std::string& text) {
   } catch (const IoError& error) {
     throw ConfigError(error.what());
   }
-  Reader in(root);
   ModelConfig config;
-  const std::string &model = in.text("model"), &dtype = in.text("dtype");
-  if (dtype != "float32" && dtype != "float64") {
-    fail<ConfigError>(kWhere, "expected dtype float32 or float64, got ", json::shown(dtype));
-  }
-  config.dtype = dtype == "float32" ? Dtype::float32 : Dtype::float64;
-  config.seed = in.seed();
+  Reader in(root, config);
+  const std::string& model = in.text("model");
+  const auto read = [&](auto settings) {
+    visit_settings(in, settings, config);
+    config.model = settings;
+  };
   if (model == "Glow") {
-    config.model = read_glow(in, config.dtype);
+    read(GlowConfig());
   } else if (model == "NICE") {
-    config.model = read_nice(in, config.dtype);
+    NiceConfig nice;
+    nice.pixel = !in.is_table();
+    read(nice);
   } else if (model == "RealNVP") {
     if (in.is_table()) {
-      config.model = read_real_nvp_table(in, config.dtype);
+      read(RealNvpTableConfig());
     } else {
-      config.model = read_real_nvp_image(in);
+      read(RealNvpImageConfig());
     }
   } else {
     fail<ConfigError>(kWhere, "expected model Glow, RealNVP or NICE, got ", json::shown(model));
   }
   in.finish();
   try {
-    std::visit([](const auto& settings) { expect_ranges(kWhere, settings); }, config.model);
+    check(kWhere, config);
   } catch (const ShapeError& error) {
     throw ConfigError(error.what());
   }
@@ -360,15 +331,23 @@ ModelConfig parse_config(const std::string& text) {
 }
 
 std::string to_json(const ModelConfig& config) {
+  ModelConfig copy = config;
   Writer out;
-  std::visit([&](const auto& model) { write(out, model, config.seed); }, config.model);
-  out.add("dtype", to_string(config.dtype));
+  std::visit(
+      [&](auto& settings) {
+        out.add("model", name_of(settings));
+        visit_settings(out, settings, copy);
+      },
+      copy.model);
   return out.text();
 }
 
 template <class T>
 Flow<T> build(const ModelConfig& config) {
-  return std::visit([](const auto& model) { return make<T>(model); }, config.model);
+  if (const auto* settings = std::get_if<NiceConfig>(&config.model)) return nice<T>(*settings);
+  if (const auto* settings = std::get_if<GlowConfig>(&config.model)) return glow<T>(*settings);
+  if (const auto* settings = std::get_if<RealNvpTableConfig>(&config.model)) return real_nvp<T>(*settings);
+  return real_nvp<T>(std::get<RealNvpImageConfig>(config.model));
 }
 
 template Flow<float> build<float>(const ModelConfig&);

@@ -9,9 +9,7 @@ template <class T>
 std::unique_ptr<Layer<T>> permutation_of(const std::string& kind, Shape in) {
   if (kind == "lu") return lu_conv1x1<T>(in);
   if (kind == "plain") return plain_conv1x1<T>(in);
-  if (kind == "shuffle") return permutation<T>(in, Order::shuffle);
-  if (kind == "reverse") return permutation<T>(in, Order::reverse);
-  fail<ConfigError>(kModel, "expected permutation lu, plain, shuffle or reverse, got ", kind);
+  return permutation<T>(in, order_of(kind));
 }
 
 /// actnorm, permutation, coupling.
@@ -21,7 +19,7 @@ void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config
   flow.add(prefix + ".actnorm", actnorm<T>(shape));
   flow.add(prefix + ".permutation", permutation_of<T>(config.permutation, shape));
   CouplingOptions options;
-  options.law.name = is_affine(kModel, config.coupling) ? "glow" : "additive";
+  options.law = law_of(config);
   options.interleaved = true;
   const Shape input = shape.with_channels(shape.c / 2 + config.context);
   auto net = glow_net<T>(input, shape.c / 2 * numbers_of_law(options.law), config.hidden, config.conditioner);
@@ -41,29 +39,17 @@ void add_split(Flow<T>& flow, const std::string& name) {
 
 }  // namespace
 
-void expect_ranges(const char* where, const GlowConfig& config) {
-  expect_image(where, config.shape);
-  expect_in(where, "levels", config.levels, 1, kMaxLayers);
-  expect_in(where, "steps", config.steps, 1, kMaxLayers);
-  expect_in(where, "hidden", config.hidden, 1, kMaxWidth);
-  expect_in(where, "classes", config.classes, 0, kMaxWidth);
-  expect_in(where, "context", config.context, 0, kMaxWidth);
-  expect_in(where, "bits", config.bits, 1, 8);
-}
-
 template <class T>
 Flow<T> glow(const GlowConfig& config) {
-  expect_ranges(kModel, config);
+  check(kModel, {config});
   if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
     fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",
                      config.shape.h, " x ", config.shape.w);
   }
-  if (!(config.class_weight >= 0) || !std::isfinite(config.class_weight) ||
-      (config.class_weight > 0 && config.classes < 2)) {
-    fail<ConfigError>(kModel,
-                      "expected a finite class_weight >= 0, and classes >= 2 where it is positive, got ",
-                      config.class_weight, " with ", config.classes, " classes");
+  if (config.class_weight > 0 && config.classes < 2) {
+    fail<ConfigError>(kModel, "expected classes > 0, two or more, with class_weight > 0, got classes ",
+                      config.classes);
   }
   if (config.context && config.classes) {
     fail<ConfigError>(kModel, "expected classes or a context, got ", config.classes,

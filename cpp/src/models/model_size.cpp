@@ -1,7 +1,8 @@
 #include "models/model_size.hpp"
 
-#include <algorithm>
 #include <limits>
+
+#include "models/options.hpp"
 
 namespace evenflow {
 namespace {
@@ -48,7 +49,7 @@ ModelSize size_of(const NiceConfig& c) {
 }
 
 ModelSize size_of(const RealNvpTableConfig& c) {
-  return table_size(c.couplings, c.dims, c.hidden, c.coupling == "affine" ? 2 : 1, c.context);
+  return table_size(c.couplings, c.dims, c.hidden, numbers_of_law(law_of(c)), c.context);
 }
 
 /// Each coupling has a residual net: two convolutions or more a block, one of them from width to width.
@@ -69,7 +70,8 @@ ModelSize size_of(const GlowConfig& c) {
   Count tensors = 0, values = 0, channels = Count(4) * c.shape.c;
   for (int64_t l = 0; l < c.levels; ++l) {
     const Count taps = Count(9) * (channels.value() / 2);
-    const Count net = Count(c.hidden) * (taps * 2 + Count(9) * c.context + c.hidden);
+    const Count net =
+        Count(c.hidden) * (taps * (1 + numbers_of_law(law_of(c))) + Count(9) * c.context + c.hidden);
     tensors = tensors + Count(c.steps) * 12;
     values = values + Count(c.steps) * (channels * 3 + net);
     channels = channels * 2;

@@ -5,45 +5,27 @@ namespace {
 
 constexpr const char* kModel = "nice";
 
-template <class T>
-void add_order(Flow<T>& flow, const std::string& order) {
-  if (order == "none") return;
-  if (order != "tile" && order != "shuffle" && order != "reverse") {
-    fail<ConfigError>(kModel, "expected order tile, shuffle, reverse or none, got ", order);
-  }
-  const Order kind = order == "tile" ? Order::tile : order == "shuffle" ? Order::shuffle : Order::reverse;
-  flow.add("order", permutation<T>(flow.output_shape(), kind));
-}
-
 }  // namespace
-
-void expect_ranges(const char* where, const NiceConfig& config) {
-  expect_image(where, config.shape);
-  if (config.shape.per_sample() < 2) {
-    fail<ShapeError>(where, "expected at least 2 dimensions, got ", config.shape.per_sample());
-  }
-  expect_in(where, "couplings", config.couplings, 1, kMaxLayers);
-  expect_widths(where, config.hidden);
-  expect_in(where, "bits", config.bits, 1, 8);
-}
 
 template <class T>
 Flow<T> nice(const NiceConfig& config) {
-  expect_ranges(kModel, config);
+  check(kModel, {config});
   expect_size(kModel, {config});
   if (config.is_image() && !config.bounds.empty()) {
     fail<ConfigError>(kModel, "expected bounds for columns of a table only, got some for an image");
   }
-  Flow<T> flow(config.shape, base_of(kModel, config.prior));
+  Flow<T> flow(config.shape, base_of(config.prior));
   if (config.shape.pixels_per_sample() > 1) {  // files of one pixel have no scaled levels
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));
   }
   if (!config.bounds.empty()) flow.add("bounds", unbound<T>(flow.output_shape(), config.bounds));
-  if (auto layer = preprocess_of<T>(kModel, config.preprocess, flow.output_shape())) {
+  if (auto layer = preprocess_of<T>(config.preprocess, flow.output_shape())) {
     flow.add("preprocess", std::move(layer));
   }
-  add_order(flow, config.order);
+  if (config.order != "none") {
+    flow.add("order", permutation<T>(flow.output_shape(), order_of(config.order)));
+  }
   const Shape shape = flow.output_shape();
   // The reversal exchanges the halves, so that every coupling changes the second one (official code).
   const MaskSizes sizes = mask_sizes(Mask::second_half, shape.c);

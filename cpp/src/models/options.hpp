@@ -4,39 +4,12 @@
 #include <string>
 
 #include "evenflow/error.hpp"
-#include "evenflow/models.hpp"
 #include "models/model_size.hpp"
+#include "models/settings.hpp"
 
-// Settings shared by the models.
+// What the settings that several models share mean. Their names have been checked.
 
 namespace evenflow {
-
-// More than any model has, and little enough that no product of two of them and a kernel overflows. A file's
-// settings and a program's have the same bounds: what can be saved can be loaded.
-constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxScales = 30;
-constexpr int64_t kMaxTensors = 1 << 20, kMaxValues = int64_t{1} << 48;
-
-inline void expect_in(const char* model, const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high) {
-    fail<ConfigError>(model, "expected ", name, " in ", low, " ... ", high, ", got ", value);
-  }
-}
-
-inline void expect_image(const char* model, const Shape& s) {
-  if (s.h < 1 || s.w < 1 || s.c < 1) {
-    fail<ShapeError>(model, "expected positive sizes, got ", s.h, " x ", s.w, " x ", s.c);
-  }
-  for (const int64_t size : {s.h, s.w, s.c}) expect_in(model, "a size in shape", size, 1, kMaxWidth);
-  if (s.h * s.w > kMaxDims || s.per_sample() > kMaxDims) {
-    fail<ConfigError>(model, "expected at most ", kMaxDims, " values a sample, got ", s.h, " x ", s.w, " x ",
-                      s.c);
-  }
-}
-
-inline void expect_widths(const char* model, const std::vector<int64_t>& hidden) {
-  expect_in(model, "the number of hidden layers", static_cast<int64_t>(hidden.size()), 0, kMaxLayers);
-  for (const int64_t width : hidden) expect_in(model, "a width in hidden", width, 1, kMaxWidth);
-}
 
 /// Before any layer is made. Settings within their bounds.
 inline void expect_size(const char* model, const ModelConfig& config) {
@@ -47,34 +20,37 @@ inline void expect_size(const char* model, const ModelConfig& config) {
   }
 }
 
-/// The ranges of a model's numbers, for its builder and for settings that are read: ConfigError, or
-/// ShapeError for sizes of which there is no sample. `where` begins the text.
-void expect_ranges(const char* where, const NiceConfig&);
-void expect_ranges(const char* where, const RealNvpImageConfig&);
-void expect_ranges(const char* where, const RealNvpTableConfig&);
-void expect_ranges(const char* where, const GlowConfig&);
-
-/// true for "affine", false for "additive".
-inline bool is_affine(const char* model, const std::string& coupling) {
-  if (coupling == "affine") return true;
-  if (coupling == "additive") return false;
-  fail<ConfigError>(model, "expected coupling affine or additive, got ", coupling);
+/// The law that a model's `coupling` setting stands for: "affine" is each paper's own.
+inline LawOptions law_of(const GlowConfig& c) {
+  LawOptions law;
+  law.name = c.coupling == "affine" ? "glow" : c.coupling;
+  return law;
+}
+inline LawOptions law_of(const RealNvpImageConfig& c) {
+  LawOptions law;
+  law.name = c.coupling == "affine" ? "real_nvp" : c.coupling;
+  return law;
+}
+inline LawOptions law_of(const RealNvpTableConfig& c) {
+  LawOptions law;
+  law.name = c.coupling;
+  return law;
 }
 
-inline Base base_of(const char* model, const std::string& prior) {
-  if (prior == "gaussian") return Base::gaussian;
-  if (prior == "logistic") return Base::logistic;
-  fail<ConfigError>(model, "expected prior gaussian or logistic, got ", prior);
+inline Base base_of(const std::string& prior) {
+  return prior == "gaussian" ? Base::gaussian : Base::logistic;
 }
 
-/// The layer of a "none" | "standardize" | "zca" | "whiten" setting; null for "none".
+inline Order order_of(const std::string& name) {
+  return name == "tile" ? Order::tile : name == "shuffle" ? Order::shuffle : Order::reverse;
+}
+
+/// The layer of a `preprocess` setting; null for "none".
 template <class T>
-std::unique_ptr<Layer<T>> preprocess_of(const char* model, const std::string& preprocess, Shape in) {
+std::unique_ptr<Layer<T>> preprocess_of(const std::string& preprocess, Shape in) {
   if (preprocess == "none") return nullptr;
   if (preprocess == "standardize") return standardize<T>(in);
-  if (preprocess == "zca") return whiten<T>(in, Whitening::zca);
-  if (preprocess == "whiten") return whiten<T>(in, Whitening::covariance);
-  fail<ConfigError>(model, "expected preprocess none, standardize, zca or whiten, got ", preprocess);
+  return whiten<T>(in, preprocess == "zca" ? Whitening::zca : Whitening::covariance);
 }
 
 }  // namespace evenflow

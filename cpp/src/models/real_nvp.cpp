@@ -9,14 +9,12 @@ constexpr const char* kModel = "real_nvp";
 template <class T>
 class ImageBuilder {
  public:
-  ImageBuilder(const RealNvpImageConfig& config, Flow<T>& flow)
-      : config_(config), flow_(flow), affine_(is_affine(kModel, config.coupling)) {}
+  ImageBuilder(const RealNvpImageConfig& config, Flow<T>& flow) : config_(config), flow_(flow) {}
 
   /// `last`: the last coupling of its group, affine even in an additive model.
   void coupling(const std::string& name, const std::string& norm, Mask mask, int64_t width, bool last) {
     const Shape shape = flow_.output_shape();
     const MaskSizes sizes = mask_sizes(mask, shape.c);
-    const bool affine = affine_ || last;
     ResNetConfig net;
     net.width = width;
     net.blocks = config_.residual_blocks;
@@ -28,10 +26,11 @@ class ImageBuilder {
     net.context = config_.context;
     const Shape input = shape.with_channels(sizes.pass + config_.context);
     CouplingOptions options;
-    options.law.name = affine ? "real_nvp" : "additive";
+    options.law = law_of(config_);
+    if (last) options.law.name = "real_nvp";
     // The official code starts at the identity on checkerboards, and regularises their gain alone.
     const bool checkerboard = is_checkerboard(mask);
-    if (affine) options.shared = {{checkerboard ? 0.0 : 1.0, checkerboard}, {0, false, !config_.batch_norm}};
+    options.shared = {{checkerboard ? 0.0 : 1.0, checkerboard}, {0, false, !config_.batch_norm}};
     auto conditioner = res_net<T>(input, sizes.change * numbers_of_law(options.law), net);
     flow_.add(name, evenflow::coupling<T>(shape, mask, std::move(conditioner), options));
     if (config_.batch_norm) flow_.add(norm, batch_norm<T>(shape, mask));
@@ -61,31 +60,13 @@ class ImageBuilder {
  private:
   const RealNvpImageConfig& config_;
   Flow<T>& flow_;
-  bool affine_;
 };
 
 }  // namespace
 
-void expect_ranges(const char* where, const RealNvpImageConfig& config) {
-  expect_image(where, config.shape);
-  expect_in(where, "scales", config.scales, 1, kMaxScales);
-  expect_in(where, "base_dim", config.base_dim, 1, kMaxWidth);
-  expect_in(where, "residual_blocks", config.residual_blocks, 0, kMaxLayers);
-  expect_in(where, "context", config.context, 0, kMaxWidth);
-  expect_in(where, "bits", config.bits, 1, 8);
-  expect_in(where, "recursion", config.recursion, 1, 4);
-}
-
-void expect_ranges(const char* where, const RealNvpTableConfig& config) {
-  expect_in(where, "dims", config.dims, 2, kMaxWidth);
-  expect_in(where, "context", config.context, 0, kMaxWidth);
-  expect_in(where, "couplings", config.couplings, 1, kMaxLayers);
-  expect_widths(where, config.hidden);
-}
-
 template <class T>
 Flow<T> real_nvp(const RealNvpImageConfig& config) {
-  expect_ranges(kModel, config);
+  check(kModel, {config});
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
     fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales,
@@ -110,22 +91,15 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
 
 template <class T>
 Flow<T> real_nvp(const RealNvpTableConfig& config) {
-  expect_ranges(kModel, config);
+  check(kModel, {config});
   CouplingOptions options;
-  options.law.name = config.coupling;
-  if (config.mask != "halves" && config.mask != "odd-even") {
-    fail<ConfigError>(kModel, "expected mask halves or odd-even, got ", config.mask);
-  }
-  if (config.permutation != "none" && config.permutation != "shuffle" && config.permutation != "lu") {
-    fail<ConfigError>(kModel, "expected permutation none, shuffle or lu, got ", config.permutation);
-  }
+  options.law = law_of(config);
   expect_size(kModel, {config});
   const Shape shape{0, 1, 1, config.dims};
-  Flow<T> flow(shape, base_of(kModel, config.prior));
+  Flow<T> flow(shape, base_of(config.prior));
   flow.set_context(config.context);
   if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
-  if (auto layer = preprocess_of<T>(kModel, config.preprocess, shape))
-    flow.add("preprocess", std::move(layer));
+  if (auto layer = preprocess_of<T>(config.preprocess, shape)) flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {
     const std::string index = std::to_string(i);
     if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));

@@ -1,0 +1,73 @@
+#include "models/settings.hpp"
+
+#include <cmath>
+
+#include "io/json.hpp"
+
+namespace evenflow {
+
+void expect_choice(const char* where, const char* name, const std::string& value,
+                   const std::vector<std::string>& choices) {
+  std::string listed;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (choices[i] == value) return;
+    listed += (i == 0 ? "" : i + 1 == choices.size() ? " or " : ", ") + choices[i];
+  }
+  fail<ConfigError>(where, "expected ", name, ' ', listed, ", got ", json::shown(value));
+}
+
+namespace {
+
+/// Checks settings against their limits.
+class Checker {
+ public:
+  explicit Checker(const char* where) : where_(where) {}
+
+  void shape(const Shape& s, bool, const char*) const {
+    if (s.h < 1 || s.w < 1 || s.c < 1) {
+      fail<ShapeError>(where_, "expected positive sizes, got ", s.h, " x ", s.w, " x ", s.c);
+    }
+    for (const int64_t size : {s.h, s.w, s.c}) expect_in(where_, "a size in shape", size, 1, kMaxWidth);
+    if (s.h * s.w > kMaxDims || s.per_sample() > kMaxDims) {
+      fail<ConfigError>(where_, "expected at most ", kMaxDims, " values a sample, got ", s.h, " x ", s.w,
+                        " x ", s.c);
+    }
+    if (s.per_sample() < 2) {
+      fail<ShapeError>(where_, "expected at least 2 dimensions, got ", s.per_sample());
+    }
+  }
+  void shape(int64_t columns, const char*) const { expect_in(where_, "dims", columns, 2, kMaxWidth); }
+
+  void operator()(const char* name, int64_t value, const Limits& limits, const char*) const {
+    expect_in(where_, name, value, limits.low, limits.high);
+  }
+  void operator()(const char* name, double value, const Limits& limits, const char*) const {
+    if (!(value >= static_cast<double>(limits.low)) || !std::isfinite(value)) {
+      fail<ConfigError>(where_, "expected a finite ", name, " >= ", limits.low, ", got ", value);
+    }
+  }
+  void operator()(const char* name, const std::string& value, const Limits& limits, const char*) const {
+    expect_choice(where_, name, value, limits.choices);
+  }
+  void operator()(const char* name, const std::vector<int64_t>& values, const Limits& limits,
+                  const char*) const {
+    expect_in(where_, "the number of hidden layers", static_cast<int64_t>(values.size()), 0, kMaxLayers);
+    const std::string width = text_of("a width in ", name);
+    for (const int64_t value : values) expect_in(where_, width.c_str(), value, limits.low, limits.high);
+  }
+  /// Values whose types have no others, and bounds, which their layer checks.
+  template <class T>
+  void operator()(const char*, const T&, const Limits&, const char*) const {}
+
+ private:
+  const char* where_;
+};
+
+}  // namespace
+
+void check(const char* where, ModelConfig config) {
+  const Checker checker(where);
+  std::visit([&](auto& settings) { visit_settings(checker, settings, config); }, config.model);
+}
+
+}  // namespace evenflow

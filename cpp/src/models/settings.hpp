@@ -1,0 +1,210 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "evenflow/config.hpp"
+#include "evenflow/error.hpp"
+
+// The one declaration of every model's settings. Files, checks, the Python package, the command line and the
+// documentation's tables are made from it; defaults are the member initialisers in evenflow/models.hpp.
+
+namespace evenflow {
+
+// More than any model has, and little enough that no product of two of them and a kernel overflows. A file's
+// settings and a program's have the same bounds: what can be saved can be loaded.
+constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxScales = 30;
+constexpr int64_t kMaxTensors = 1 << 20, kMaxValues = int64_t{1} << 48;
+
+/// The values that a setting may have.
+struct Limits {
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+  int64_t low = 0, high = kNone;          ///< of a number, or of each number in a list
+  std::vector<std::string> choices = {};  ///< of a text
+  bool optional = false;                  ///< files leave the setting out if it is 0 or empty
+};
+
+inline Limits in(int64_t low, int64_t high) {
+  Limits limits;
+  limits.low = low;
+  limits.high = high;
+  return limits;
+}
+
+inline Limits one_of(std::vector<std::string> choices) {
+  Limits limits;
+  limits.choices = std::move(choices);
+  return limits;
+}
+
+inline Limits optional(Limits limits) {
+  limits.optional = true;
+  return limits;
+}
+
+/// The name in a file's "model".
+inline const char* name_of(const NiceConfig&) {
+  return "NICE";
+}
+inline const char* name_of(const RealNvpImageConfig&) {
+  return "RealNVP";
+}
+inline const char* name_of(const RealNvpTableConfig&) {
+  return "RealNVP";
+}
+inline const char* name_of(const GlowConfig&) {
+  return "Glow";
+}
+
+// A visitor `v` gets every setting of a model, in the order in which files have them:
+//   v(name, value, limits, help)   the value is a reference to the member, which a reader sets
+//   v.shape(shape, image, help)    the shape of a sample: (H, W, C) of an image, else (1, 1, D) for D columns
+//   v.shape(columns, help)
+// `model` holds the settings that all models have.
+
+template <class V>
+void visit_seed(V& v, ModelConfig& model) {
+  v("seed", model.seed, in(0, Limits::kNone), "seed of the initial parameters");
+}
+
+template <class V>
+void visit_dtype(V& v, ModelConfig& model) {
+  v("dtype", model.dtype, one_of({"float32", "float64"}), "number type of the flow");
+}
+
+template <class V>
+void visit_conditioner(V& v, NetDtype& conditioner) {
+  v("conditioner_dtype", conditioner, one_of({"float32", "float64", "bfloat16"}),
+    "arithmetic inside the nets; float32 stands for dtype");
+}
+
+template <class V>
+void visit_bits(V& v, int64_t& bits) {
+  v("bits", bits, in(1, 8), "bits a channel");
+}
+
+template <class V>
+void visit_context(V& v, int64_t& context) {
+  v("context", context, optional(in(0, kMaxWidth)),
+    "size of the context c of a density p(x | c); 0: no context");
+}
+
+template <class V>
+void visit_bounds(V& v, std::vector<Bounds>& bounds) {
+  v("bounds", bounds, optional({}), "(low, high) of every column, None for an open end");
+}
+
+template <class V>
+void visit_preprocess(V& v, std::string& preprocess) {
+  v("preprocess", preprocess, one_of({"none", "standardize", "zca", "whiten"}),
+    "linear map of the data, fitted by init");
+}
+
+template <class V>
+void visit_prior(V& v, std::string& prior) {
+  v("prior", prior, one_of({"gaussian", "logistic"}), "distribution of the latents");
+}
+
+template <class V>
+void visit_settings(V& v, NiceConfig& c, ModelConfig& model) {
+  v.shape(c.shape, c.is_image(), c.is_image() ? "(H, W, C) of an image" : "number of columns");
+  v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
+  v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
+  visit_prior(v, c.prior);
+  v("order", c.order, one_of({"tile", "shuffle", "reverse", "none"}),
+    "order of the dimensions at the first coupling; tile puts even ones before odd ones");
+  visit_preprocess(v, c.preprocess);
+  visit_seed(v, model);
+  visit_conditioner(v, c.conditioner);
+  if (!c.is_image()) visit_bounds(v, c.bounds);
+  if (c.is_image()) visit_bits(v, c.bits);
+  visit_dtype(v, model);
+}
+
+template <class V>
+void visit_settings(V& v, RealNvpImageConfig& c, ModelConfig& model) {
+  v.shape(c.shape, true, "(H, W, C) of an image");
+  v("scales", c.scales, in(1, kMaxScales), "number of scales");
+  v("base_dim", c.base_dim, in(1, kMaxWidth), "channels of the nets at the finest scale");
+  v("residual_blocks", c.residual_blocks, in(0, kMaxLayers), "residual blocks of each net");
+  v("bottleneck", c.bottleneck, {}, "residual blocks with a bottleneck");
+  v("skip", c.skip, {}, "nets with skip connections from every block to the output");
+  v("batch_norm", c.batch_norm, {},
+    "batch norm in the nets and between couplings; in Python off by default with a context");
+  v("weight_norm", c.weight_norm, {}, "weight norm in the nets");
+  v("recursion", c.recursion, in(1, 4),
+    "share factored out at each scale: 1 none, 2 half, 3 three quarters, 4 as 3 with nets of equal width");
+  visit_bits(v, c.bits);
+  visit_context(v, c.context);
+  v("coupling", c.coupling, one_of({"affine", "additive"}),
+    "law of the couplings; in an additive model the last of each group stays affine");
+  visit_seed(v, model);
+  visit_dtype(v, model);
+}
+
+template <class V>
+void visit_settings(V& v, RealNvpTableConfig& c, ModelConfig& model) {
+  v.shape(c.dims, "number of columns");
+  v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
+  v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
+  v("mask", c.mask, one_of({"halves", "odd-even"}), "columns that a coupling changes");
+  v("permutation", c.permutation, one_of({"none", "shuffle", "lu"}),
+    "mixing of the columns between couplings; lu learns a matrix");
+  visit_preprocess(v, c.preprocess);
+  v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
+  v("actnorm", c.actnorm, {}, "actnorm between couplings");
+  visit_prior(v, c.prior);
+  visit_conditioner(v, c.conditioner);
+  visit_bounds(v, c.bounds);
+  visit_context(v, c.context);
+  v("coupling", c.coupling, one_of({"affine", "additive"}),
+    "law of the couplings; affine has a bounded log-scale");
+  visit_seed(v, model);
+  visit_dtype(v, model);
+}
+
+template <class V>
+void visit_settings(V& v, GlowConfig& c, ModelConfig& model) {
+  v.shape(c.shape, true, "(H, W, C) of an image");
+  v("levels", c.levels, in(1, kMaxLayers), "number of scales");
+  v("steps", c.steps, in(1, kMaxLayers), "steps of flow at each scale");
+  v("hidden", c.hidden, in(1, kMaxWidth), "channels inside the nets");
+  v("coupling", c.coupling, one_of({"affine", "additive"}), "law of the couplings");
+  v("permutation", c.permutation, one_of({"lu", "plain", "shuffle", "reverse"}),
+    "mixing of the channels in each step; lu and plain learn a matrix");
+  v("learn_top", c.learn_top, {}, "learned mean and scale of the coarsest latents");
+  v("classes", c.classes, in(0, kMaxWidth), "number of classes y of a density p(x | y); 0: no classes");
+  v("class_weight", c.class_weight, in(0, Limits::kNone),
+    "weight of a classification loss on the coarsest latents, in nats a sample");
+  visit_bits(v, c.bits);
+  visit_seed(v, model);
+  visit_conditioner(v, c.conditioner);
+  visit_context(v, c.context);
+  visit_dtype(v, model);
+}
+
+inline void expect_in(const char* model, const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) {
+    fail<ConfigError>(model, "expected ", name, " in ", low, " ... ", high, ", got ", value);
+  }
+}
+
+/// Throws ConfigError unless the value is one of the choices: "expected coupling affine or additive, got
+/// 'x'".
+void expect_choice(const char* where, const char* name, const std::string& value,
+                   const std::vector<std::string>& choices);
+
+/// Throws ConfigError for a setting outside its limits, or ShapeError for a shape without samples. `where`
+/// begins the text. Whether the settings fit together is for the model's builder to say.
+void check(const char* where, ModelConfig config);
+
+/// A JSON list of the declared settings: model, kind ("image" or "table"), name, type ("int", "float",
+/// "bool", "str", "ints", "bounds", "shape" or "seed": 64 bits without a sign), default, low, high, choices,
+/// optional, help. Limits that a setting doesn't have are null, and the defaults of shapes and bounds.
+std::string settings_as_json();
+
+}  // namespace evenflow
