@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 
 #include "arrays.hpp"
 #include "kernels/kernel_set.hpp"
+#include "models/settings.hpp"
 
 namespace evenflow::python {
 namespace {
@@ -415,125 +415,26 @@ void bind_class(py::module_& m, const char* name) {
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }
 
-/// Builds the flow for a dtype: `build` is called with a value of that type.
-template <class Build>
-py::object make(const std::string& dtype, uint64_t seed, const std::string& device, int threads,
-                const Build& build) {
-  if (dtype == "float32") {
-    return py::cast(std::make_shared<PyFlow<float>>(build(float()), seed, device, threads));
-  }
-  if (dtype == "float64") {
-    return py::cast(std::make_shared<PyFlow<double>>(build(double()), seed, device, threads));
-  }
-  throw py::type_error("[flow] expected dtype float32 or float64, got " + dtype);
-}
-
-using HeightWidthChannels = std::array<int64_t, 3>;
-
-Shape shape_of(const HeightWidthChannels& s) {
-  return {0, s[0], s[1], s[2]};
-}
-
-NetDtype net_dtype(const std::string& name) {
-  return name == "bfloat16" ? NetDtype::bfloat16 : NetDtype::same;
-}
-
-/// Of columns; None: open.
-using Ends = std::vector<std::array<std::optional<double>, 2>>;
-
-std::vector<Bounds> bounds_of(const Ends& ends) {
-  std::vector<Bounds> out(ends.size());
-  for (size_t c = 0; c < ends.size(); ++c) {
-    out[c] = {ends[c][0].value_or(out[c].low), ends[c][1].value_or(out[c].high)};
-  }
-  return out;
-}
-
-void bind_makers(py::module_& m) {
-  using namespace py::literals;
-  m.def(
-      "make_glow",
-      [](const std::string& dtype, HeightWidthChannels shape, int64_t levels, int64_t steps, int64_t hidden,
-         const std::string& coupling, const std::string& permutation, bool learn_top, int64_t classes,
-         double class_weight, int64_t bits, const std::string& conditioner_dtype, int64_t context,
-         uint64_t seed, const std::string& device, int threads) {
-        const GlowConfig c{shape_of(shape),
-                           levels,
-                           steps,
-                           hidden,
-                           coupling,
-                           permutation,
-                           learn_top,
-                           classes,
-                           class_weight,
-                           bits,
-                           net_dtype(conditioner_dtype),
-                           context};
-        return make(dtype, seed, device, threads, [&](auto t) { return glow<decltype(t)>(c); });
-      },
-      "dtype"_a, "shape"_a, py::kw_only(), "levels"_a, "steps"_a, "hidden"_a, "coupling"_a, "permutation"_a,
-      "learn_top"_a, "classes"_a, "class_weight"_a, "bits"_a, "conditioner_dtype"_a, "context"_a = 0,
-      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
-  m.def(
-      "make_real_nvp_image",
-      [](const std::string& dtype, HeightWidthChannels shape, int64_t scales, int64_t base_dim,
-         int64_t residual_blocks, bool bottleneck, bool skip, bool batch_norm, bool weight_norm,
-         const std::string& coupling, int64_t recursion, int64_t bits, int64_t context, uint64_t seed,
-         const std::string& device, int threads) {
-        const RealNvpImageConfig c{shape_of(shape), scales,    base_dim,   residual_blocks,
-                                   bottleneck,      skip,      batch_norm, weight_norm,
-                                   coupling,        recursion, bits,       context};
-        return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
-      },
-      "dtype"_a, "shape"_a, py::kw_only(), "scales"_a, "base_dim"_a, "residual_blocks"_a, "bottleneck"_a,
-      "skip"_a, "batch_norm"_a, "weight_norm"_a, "coupling"_a, "recursion"_a, "bits"_a, "context"_a = 0,
-      "seed"_a, "device"_a = "cpu", "threads"_a = 0);
-  m.def(
-      "make_real_nvp_table",
-      [](const std::string& dtype, int64_t dims, int64_t couplings, const std::vector<int64_t>& hidden,
-         const std::string& coupling, const std::string& mask, const std::string& permutation,
-         const std::string& preprocess, bool batch_norm, bool actnorm, const std::string& prior,
-         const std::string& conditioner_dtype, int64_t context, const Ends& bounds, uint64_t seed,
-         const std::string& device, int threads) {
-        const RealNvpTableConfig c{dims,
-                                   couplings,
-                                   hidden,
-                                   coupling,
-                                   mask,
-                                   permutation,
-                                   preprocess,
-                                   batch_norm,
-                                   actnorm,
-                                   prior,
-                                   net_dtype(conditioner_dtype),
-                                   context,
-                                   bounds_of(bounds)};
-        return make(dtype, seed, device, threads, [&](auto t) { return real_nvp<decltype(t)>(c); });
-      },
-      "dtype"_a, "dims"_a, py::kw_only(), "couplings"_a, "hidden"_a, "coupling"_a, "mask"_a, "permutation"_a,
-      "preprocess"_a, "batch_norm"_a, "actnorm"_a, "prior"_a, "conditioner_dtype"_a, "context"_a = 0,
-      "bounds"_a = Ends(), "seed"_a, "device"_a = "cpu", "threads"_a = 0);
-  m.def(
-      "make_nice",
-      [](const std::string& dtype, HeightWidthChannels shape, int64_t couplings,
-         const std::vector<int64_t>& hidden, const std::string& prior, const std::string& order,
-         const std::string& preprocess, int64_t bits, const std::string& conditioner_dtype,
-         const Ends& bounds, uint64_t seed, const std::string& device, int threads) {
-        const NiceConfig c{shape_of(shape), couplings,        hidden, prior,
-                           order,           preprocess,       bits,   net_dtype(conditioner_dtype),
-                           false,           bounds_of(bounds)};
-        return make(dtype, seed, device, threads, [&](auto t) { return nice<decltype(t)>(c); });
-      },
-      "dtype"_a, "shape"_a, py::kw_only(), "couplings"_a, "hidden"_a, "prior"_a, "order"_a, "preprocess"_a,
-      "bits"_a, "conditioner_dtype"_a, "bounds"_a = Ends(), "seed"_a, "device"_a = "cpu", "threads"_a = 0);
+py::object build_flow(const std::string& settings, const std::string& device, int threads) {
+  const ModelConfig config = parse_config(settings);
+  const auto built = [&](auto t) {
+    using T = decltype(t);
+    return py::cast(std::make_shared<PyFlow<T>>(build<T>(config), config.seed, device, threads));
+  };
+  return config.dtype == Dtype::float32 ? built(float()) : built(double());
 }
 
 }  // namespace
 
 void bind_flow(py::module_& m) {
+  using namespace py::literals;
   bind_class<float>(m, "Flow32");
   bind_class<double>(m, "Flow64");
-  bind_makers(m);
+  m.def("build", &build_flow, "settings"_a, "device"_a = "cpu", "threads"_a = 0,
+        "The flow that a model's settings, as JSON, describe.");
+  m.def(
+      "settings", [] { return py::module_::import("json").attr("loads")(settings_as_json()); },
+      "The declared settings of the models, as dicts.");
 }
 
 }  // namespace evenflow::python

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import inspect
+import json
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
 from evenflow import _core
-from evenflow.arrays import choice, flag, memory_for, number, whole
+from evenflow.arrays import LARGEST, choice, flag, memory_for, number, whole
 from evenflow.bounds import checked as checked_bounds
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
 
-DTYPES = ("float32", "float64")
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
 """OpenMP ends the process where the system refuses it a thread."""
-RUN_SETTINGS = ("device", "threads")
-"""Arguments that say where a model runs, not what it is: they are no part of `config`."""
 ELSEWHERE = {name: ours for ours, theirs in {
     ("shape",): ("features", "dim", "dims", "input_shape"),
     ("couplings", "steps"): ("num_layers", "n_layers", "num_flows", "n_flows", "transforms", "flow_layers"),
@@ -32,6 +30,54 @@ ELSEWHERE = {name: ours for ours, theirs in {
     ("context",): ("context_features", "cond_dim"),
 }.items() for name in theirs}
 """Names of settings in other libraries, and ours, of which a model has one."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The declaration of one setting of a model, for images or for tables (cpp/src/models/settings.hpp)."""
+
+    model: str
+    kind: str
+    """"image" | "table"."""
+    name: str
+    type: str
+    """"int" | "ints" | "float" | "bool" | "str" | "seed" | "bounds" | "shape"."""
+    default: Any
+    low: int | None
+    high: int | None
+    """Of a number, or of each number in a list."""
+    choices: list[str] | None
+    optional: bool
+    """Left out of `config` where it is 0 or empty."""
+    help: str
+
+    def checked(self, value: Any) -> Any:
+        """The value as JSON holds it. TypeError, ConfigError."""
+        if self.type == "bool":
+            return flag(self.model, self.name, value)
+        if self.type == "float":
+            return number(self.model, self.name, value, self.low or 0)
+        if self.type == "str":
+            return choice(self.model, self.name, _dtype_name(value) if self.name == "dtype" else value,
+                          tuple(self.choices or ()))
+        if self.type != "ints":
+            return self._whole(self.name, value)
+        if not _is_sequence(value):
+            one = f"; one layer is ({value},)" if _is_number(value) else ""
+            raise TypeError(f"[{self.model}] expected a sequence of widths for {self.name}, got {value!r}{one}")
+        return [self._whole(f"a width in {self.name}", width) for width in value]
+
+    def _whole(self, name: str, value: Any) -> int:
+        number = whole(self.model, name, value, self.low, 2**64 - 1 if self.type == "seed" else LARGEST)
+        if self.high is not None and number > self.high:
+            raise ConfigError(f"[{self.model}] expected {name} in {self.low} ... {self.high}, got {number}")
+        return number
+
+
+DECLARED: dict[tuple[str, str], list[Setting]] = {}
+"""The settings of each model, by its name and "image" or "table"."""
+for _setting in _core.settings():
+    DECLARED.setdefault((_setting["model"], _setting["kind"]), []).append(Setting(**_setting))
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
@@ -83,24 +129,7 @@ class Glow(Flow):
                  coupling: str = "affine", permutation: str = "lu", learn_top: bool = True, classes: int = 0,
                  class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0, context: int = 0):
-        settings: dict[str, Any] = dict(
-            levels=_count("Glow", "levels", levels), steps=_count("Glow", "steps", steps),
-            hidden=_count("Glow", "hidden", hidden),
-            coupling=choice("Glow", "coupling", coupling, ("affine", "additive")),
-            permutation=choice("Glow", "permutation", permutation, ("lu", "plain", "shuffle", "reverse")),
-            learn_top=flag("Glow", "learn_top", learn_top), classes=_count("Glow", "classes", classes, low=0),
-            class_weight=number("Glow", "class_weight", class_weight, 0.0), bits=_bits("Glow", bits),
-            seed=_seed("Glow", seed))
-        if settings["class_weight"] > 0 and classes == 0:
-            raise ConfigError("[Glow] expected classes > 0 with class_weight > 0, got classes 0")
-        dtype = _dtype("Glow", dtype)
-        settings["conditioner_dtype"] = _conditioner_dtype("Glow", conditioner_dtype, dtype)
-        settings.update(_context("Glow", context))
-        shape = _image_shape("Glow", shape)
-        run = place("Glow", device, threads)
-        with memory_for("Glow", "the model"), _order_of_axes():
-            core = _core.make_glow(dtype, shape, **run, **settings)
-        super().__init__(core, {"model": "Glow", "shape": list(shape), **settings, "dtype": dtype})
+        super().__init__(*_built("Glow", locals()))
 
 
 class RealNVP(Flow):
@@ -145,29 +174,9 @@ class RealNVP(Flow):
                  batch_norm: bool | None = None, conditioner_dtype: str | None = None,
                  context: int | None = None, bounds: Sequence[Any] | None = None, seed: int = 0,
                  dtype: str = "float32", device: str = "cpu", threads: int = 0):
-        image = dict(scales=scales, base_dim=base_dim, residual_blocks=residual_blocks, bottleneck=bottleneck,
-                     skip=skip, weight_norm=weight_norm, recursion=recursion, bits=bits)
-        table = dict(couplings=couplings, hidden=hidden, mask=mask, permutation=permutation,
-                     preprocess=preprocess, actnorm=actnorm, prior=prior,
-                     conditioner_dtype=conditioner_dtype, bounds=bounds)
-        is_table = _is_number(shape)
-        foreign = sorted(k for k, v in (image if is_table else table).items() if v is not None)
-        if foreign:
-            raise ConfigError(f"[RealNVP] expected settings for {'tables' if is_table else 'images'}, "
-                              f"got {', '.join(foreign)}")
-        dtype = _dtype("RealNVP", dtype)
-        coupling = choice("RealNVP", "coupling", coupling, ("affine", "additive"))
-        run = place("RealNVP", device, threads)
-        make: Any = _core.make_real_nvp_table if is_table else _core.make_real_nvp_image
-        given = _context("RealNVP", context)
-        settings = (_real_nvp_table(shape, **table, batch_norm=batch_norm, dtype=dtype) if is_table
-                    else _real_nvp_image(**image, batch_norm=_default(batch_norm, not given)))
-        settings.update(given, coupling=coupling, seed=_seed("RealNVP", seed))
-        size: Any = _columns("RealNVP", shape) if is_table else _image_shape("RealNVP", shape)
-        with memory_for("RealNVP", "the model"), _order_of_axes():
-            core = make(dtype, size, **settings, **run)
-        super().__init__(core, {"model": "RealNVP", "shape": size if is_table else list(size), **settings,
-                                "dtype": dtype})
+        if batch_norm is None and context is not None and whole("RealNVP", "context", context):
+            batch_norm = False
+        super().__init__(*_built("RealNVP", locals()))
 
 
 class NICE(Flow):
@@ -187,28 +196,7 @@ class NICE(Flow):
                  bits: int | None = None, conditioner_dtype: str = "float32",
                  bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
                  threads: int = 0):
-        is_table = _is_number(shape)
-        foreign = "bits" if is_table and bits is not None else "bounds" if not is_table and bounds is not None else None
-        if foreign:
-            raise ConfigError(f"[NICE] expected settings for {'tables' if is_table else 'images'}, got {foreign}")
-        settings: dict[str, Any] = dict(
-            couplings=_count("NICE", "couplings", couplings), hidden=_widths("NICE", hidden),
-            prior=choice("NICE", "prior", prior, ("logistic", "gaussian")),
-            order=choice("NICE", "order", order, ("tile", "shuffle", "reverse", "none")),
-            preprocess=_preprocess("NICE", preprocess), seed=_seed("NICE", seed))
-        bits = _bits("NICE", 8 if bits is None else bits)
-        dtype = _dtype("NICE", dtype)
-        settings["conditioner_dtype"] = _conditioner_dtype("NICE", conditioner_dtype, dtype)
-        size = (1, 1, _columns("NICE", shape)) if is_table else _image_shape("NICE", shape)
-        if pairs := checked_bounds("NICE", bounds, size[2]):
-            settings["bounds"] = pairs
-        run = place("NICE", device, threads)
-        with memory_for("NICE", "the model"):
-            core = _core.make_nice(dtype, size, **settings, bits=bits, **run)
-        if not is_table:
-            settings["bits"] = bits
-        super().__init__(core, {"model": "NICE", "shape": size[2] if is_table else list(size), **settings,
-                                "dtype": dtype})
+        super().__init__(*_built("NICE", locals()))
 
     def spectrum(self) -> np.ndarray:
         """(D,) float64, the scaling layer's sigma = exp(-s), largest first: NICE's figure 4.
@@ -228,62 +216,59 @@ def set_matmul_precision(precision: str) -> None:
     _core.set_matmul_precision(precision)
 
 
-MODELS = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
+MODELS: dict[str, type[Flow]] = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
 
 
 def build(config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Flow:
     """The model that a `config` describes, with fresh parameters. ConfigError names what does not fit."""
-    if not isinstance(config, dict) or config.get("model") not in MODELS:
-        got = config.get("model") if isinstance(config, dict) else config
-        raise ConfigError(f"[config] expected model to be one of {', '.join(MODELS)}, got {got!r}")
+    core = _core_of("config", config, place("config", device, threads))
     model = MODELS[config["model"]]
-    known = [k for k in inspect.signature(model).parameters if k not in RUN_SETTINGS]
-    unknown = sorted(set(config) - {"model", *known})
-    if unknown:
-        raise ConfigError(f"[config] expected the settings {', '.join(known)} for {config['model']}, "
-                          f"got {', '.join(unknown)}")
-    flow: Flow = model(**{k: v for k, v in config.items() if k != "model"}, device=device, threads=threads)
-    missing = sorted(set(flow.config) - set(config))
-    if missing:
-        raise ConfigError(f"[config] expected {', '.join(missing)} for {config['model']}, got none")
+    flow = model.__new__(model)
+    Flow.__init__(flow, core, config)
     return flow
 
 
-def _real_nvp_image(*, scales: Any, base_dim: Any, residual_blocks: Any, bottleneck: Any, skip: Any,
-                    weight_norm: Any, recursion: Any, bits: Any, batch_norm: Any) -> dict[str, Any]:
-    recursion = whole("RealNVP", "recursion", _default(recursion, 2), low=1)
-    if recursion > 4:
-        raise ConfigError(f"[RealNVP] expected recursion in 1 ... 4, got {recursion}")
-    return dict(scales=_count("RealNVP", "scales", _default(scales, 2)),
-                base_dim=_count("RealNVP", "base_dim", _default(base_dim, 64)),
-                residual_blocks=_count("RealNVP", "residual_blocks", _default(residual_blocks, 8), low=0),
-                bottleneck=flag("RealNVP", "bottleneck", _default(bottleneck, False)),
-                skip=flag("RealNVP", "skip", _default(skip, True)),
-                batch_norm=flag("RealNVP", "batch_norm", batch_norm),
-                weight_norm=flag("RealNVP", "weight_norm", _default(weight_norm, True)),
-                recursion=recursion, bits=_bits("RealNVP", _default(bits, 8)))
+def _core_of(where: str, config: dict[str, Any], run: dict[str, Any]) -> _core.Flow32 | _core.Flow64:
+    with memory_for(where, "the model"):
+        try:
+            return _core.build(json.dumps(config), **run)
+        except ShapeError as error:  # of an image; torch's order of axes is another
+            raise ShapeError(f"{error} (shapes are (H, W, C))") from None
 
 
-def _real_nvp_table(columns: Any, *, couplings: Any, hidden: Any, mask: Any, permutation: Any, preprocess: Any,
-                    actnorm: Any, prior: Any, conditioner_dtype: Any, batch_norm: Any,
-                    bounds: Any, dtype: str) -> dict[str, Any]:
-    settings: dict[str, Any] = dict(couplings=_count("RealNVP", "couplings", _default(couplings, 8)),
-                hidden=_widths("RealNVP", _default(hidden, (64, 64))),
-                mask=choice("RealNVP", "mask", _default(mask, "halves"), ("halves", "odd-even")),
-                permutation=choice("RealNVP", "permutation", _default(permutation, "none"),
-                                   ("none", "shuffle", "lu")),
-                preprocess=_preprocess("RealNVP", _default(preprocess, "standardize")),
-                batch_norm=flag("RealNVP", "batch_norm", _default(batch_norm, False)),
-                actnorm=flag("RealNVP", "actnorm", _default(actnorm, False)),
-                prior=choice("RealNVP", "prior", _default(prior, "gaussian"), ("gaussian", "logistic")),
-                conditioner_dtype=_conditioner_dtype("RealNVP", _default(conditioner_dtype, "float32"), dtype))
-    pairs = checked_bounds("RealNVP", bounds, columns)
-    return {**settings, "bounds": pairs} if pairs else settings  # of earlier files, which have none
+def _built(model: str, arguments: dict[str, Any]) -> tuple[_core.Flow32 | _core.Flow64, dict[str, Any]]:
+    """The core of a model and its `config`, by the arguments of its constructor."""
+    config = config_of(model, arguments)
+    return _core_of(model, config, place(model, arguments["device"], arguments["threads"])), config
 
 
-def _context(model: str, numbers: Any) -> dict[str, int]:
-    numbers = _count(model, "context", _default(numbers, 0), low=0)
-    return {"context": numbers} if numbers else {}  # as in earlier files, which have none
+def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the arguments of a model's constructor, checked against their declaration, as JSON holds them.
+
+    Where an argument's default is None, None stands for the declared default of the kind of model, or for no setting.
+    """
+    kind = "table" if (model, "table") in DECLARED and _is_number(arguments["shape"]) else "image"
+    declared = DECLARED[model, kind]
+    unset = [name for name, argument in inspect.signature(MODELS[model]).parameters.items()
+             if argument.default is None and arguments[name] is None]
+    known = {setting.name for setting in declared}
+    foreign = sorted(setting.name for settings in DECLARED.values() for setting in settings
+                     if setting.model == model and setting.name not in {*known, *unset})
+    if foreign:
+        raise ConfigError(f"[{model}] expected settings for {kind}s, got {', '.join(foreign)}")
+    config: dict[str, Any] = {"model": model}
+    for setting in declared:
+        name = setting.name
+        value = setting.default if name in unset else arguments[name]
+        if setting.type == "shape":
+            value = _columns(model, value) if kind == "table" else _image_shape(model, value)
+        elif setting.type == "bounds":
+            value = checked_bounds(model, value, config["shape"])
+        else:
+            value = setting.checked(value)
+        if value or not setting.optional:
+            config[name] = value
+    return config
 
 
 def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
@@ -296,46 +281,25 @@ def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
     return dict(device=device, threads=whole(model, "threads", threads, low=0, high=MOST_THREADS))
 
 
-def _default(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
 def _is_number(shape: Any) -> bool:
     return isinstance(shape, (int, np.integer)) and not isinstance(shape, bool)
 
 
 def _columns(model: str, columns: Any) -> int:
-    number = _count(model, "the number of columns", columns)
+    number = whole(model, "the number of columns", columns, low=1)
     if number == 1:
         raise ShapeError(f"[{model}] expected two columns at least, since a coupling splits them, got 1; append a "
                          "column of independent noise")
     return number
 
 
-@contextlib.contextmanager
-def _order_of_axes() -> Iterator[None]:
-    """Within it, an error of an image's height and width says which axes these are: torch's order is another."""
-    try:
-        yield
-    except ShapeError as error:
-        raise ShapeError(f"{error} (shapes are (H, W, C))") from None
-
-
-def _image_shape(model: str, shape: Any) -> tuple[int, int, int]:
+def _image_shape(model: str, shape: Any) -> list[int]:
     wanted = "a shape (H, W, C)" if model == "Glow" else "a number of columns, or a shape (H, W, C)"
     if not _is_sequence(shape):
         raise TypeError(f"[{model}] expected {wanted}, got {shape!r}")
     if len(shape) != 3:
         raise ConfigError(f"[{model}] expected {wanted}, got {tuple(shape)}")
-    h, w, c = (_count(model, "a size in shape", s) for s in shape)
-    return h, w, c
-
-
-def _widths(model: str, hidden: Any) -> list[int]:
-    if not _is_sequence(hidden):
-        one = f"; one layer is ({hidden},)" if _is_number(hidden) else ""
-        raise TypeError(f"[{model}] expected a sequence of widths for hidden, got {hidden!r}{one}")
-    return [_count(model, "a width in hidden", width) for width in hidden]
+    return [whole(model, "a size in shape", size, low=1) for size in shape]
 
 
 def _is_sequence(value: Any) -> bool:
@@ -344,37 +308,9 @@ def _is_sequence(value: Any) -> bool:
             and getattr(value, "shape", None) != ())
 
 
-def _count(model: str, name: str, value: Any, low: int = 1) -> int:
-    """Of 64 bits; the core, which has the same bounds for files, says what is too many."""
-    return whole(model, name, value, low=low)
-
-
-def _preprocess(model: str, value: Any) -> str:
-    return choice(model, "preprocess", value, ("none", "standardize", "zca", "whiten"))
-
-
-def _seed(model: str, seed: Any) -> int:
-    return whole(model, "seed", seed, low=0, high=2**64 - 1)
-
-
-def _bits(model: str, bits: Any) -> int:
-    if not 1 <= whole(model, "bits", bits) <= 8:
-        raise ConfigError(f"[{model}] expected bits in 1 ... 8, got {bits}")
-    return int(bits)
-
-
-def _conditioner_dtype(model: str, value: Any, dtype: str) -> str:
-    """"float32" means the model's own arithmetic, as it does by default in a model of float64."""
-    choice(model, "conditioner_dtype", value, (*DTYPES, "bfloat16"))
-    if value not in ("float32", dtype) and (value, dtype) != ("bfloat16", "float32"):
-        raise ConfigError(f"[{model}] expected conditioner_dtype 'float32' or, in a model of float32, 'bfloat16'; "
-                          f"got {value!r} in a model of {dtype}")
-    return str(value)
-
-
-def _dtype(model: str, dtype: Any) -> str:
+def _dtype_name(dtype: Any) -> Any:
+    """numpy takes None for float64."""
     try:
-        name = None if dtype is None else np.dtype(dtype).name
+        return None if dtype is None else np.dtype(dtype).name
     except (TypeError, ValueError):
-        name = dtype
-    return choice(model, "dtype", name, DTYPES)
+        return dtype
