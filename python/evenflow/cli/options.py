@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenflow.errors import ConfigError
+from evenflow.models import DECLARED, Setting
 
 
 @dataclass(frozen=True)
@@ -25,31 +26,36 @@ class Option:
     """What one value consists of; there may be several such values."""
 
 
-MODEL = (
-    Option("levels", int, "glow: scales"),
-    Option("depth", int, "glow: steps of flow a scale"),
-    Option("hidden", int, "width of the nets: one number, or one a layer", many=True),
-    Option("scales", int, "realnvp, images: scales"),
-    Option("base_dim", int, "realnvp, images: channels of the nets"),
-    Option("residual_blocks", int, "realnvp, images: blocks of the nets"),
-    Option("recursion", int, "realnvp, images: 1 to 4"),
-    Option("couplings", int, "realnvp (tables), nice"),
-    Option("coupling", str, "affine, additive"),
-    Option("permutation", str, "glow: lu, plain, shuffle, reverse; realnvp, tables: none, shuffle, lu"),
-    Option("mask", str, "realnvp, tables: halves, odd-even"),
-    Option("prior", str, "gaussian, logistic"),
-    Option("preprocess", str, "none, standardize, zca, whiten"),
-    Option("order", str, "nice: tile, shuffle, reverse, none"),
-    Option("learn_top", bool, "glow: learned prior of the coarsest latents"),
-    Option("bottleneck", bool, "realnvp, images: narrow blocks"),
-    Option("skip", bool, "realnvp, images: nets with skip connections"),
-    Option("actnorm", bool, "realnvp, tables: between couplings"),
-    Option("batch_norm", bool, "realnvp: in nets and between couplings"),
-    Option("weight_norm", bool, "realnvp, images: in nets"),
-    Option("class_weight", float, "glow: weight of a classification loss"),
-    Option("bits", int, "images: bits a channel"),
-    Option("dtype", str, "float32, float64"),
-    Option("conditioner_dtype", str, "arithmetic inside the nets: float32, bfloat16"))
+ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
+"""Settings of models that follow from the data, or from options of other groups."""
+
+
+def _model_option(name: str) -> Option:
+    """The option for all settings of a name, which may differ between models, and between images and tables."""
+    kinds = {"int": int, "ints": int, "float": float, "bool": bool, "str": str}
+    settings = [s for declared in DECLARED.values() for s in declared if s.name == name]
+    texts: dict[str, list[Setting]] = {}
+    for setting in settings:
+        choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+        texts.setdefault(setting.help + choices, []).append(setting)
+    return Option("depth" if name == "steps" else name, kinds[settings[0].type],
+                  "; ".join(_owners(same) + text for text, same in texts.items()),
+                  many=any(setting.type == "ints" for setting in settings))
+
+
+def _owners(settings: list[Setting]) -> str:
+    """"glow, realnvp (tables): "; nothing if all models have the setting."""
+    def label(model: str) -> str:
+        kinds = [setting.kind for setting in settings if setting.model == model]
+        known = [kind for other, kind in DECLARED if other == model]
+        return model.lower() if kinds == known else f"{model.lower()} ({kinds[0]}s)"
+
+    models = dict.fromkeys(setting.model for setting in settings)
+    return "" if len(settings) == len(DECLARED) else ", ".join(map(label, models)) + ": "
+
+
+MODEL = tuple(map(_model_option, dict.fromkeys(
+    setting.name for settings in DECLARED.values() for setting in settings if setting.name not in ELSEWHERE)))
 """Arguments of a model; depth is Glow's `steps`, since steps is the training's."""
 
 TRAINING = (
