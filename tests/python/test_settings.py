@@ -1,12 +1,15 @@
 """The core declares the settings of the models; what is written by hand is compared with that declaration."""
 
+import importlib.util
 import inspect
+from pathlib import Path
 
 import pytest
 
 import evenflow as ef
 from evenflow.models import DECLARED, MODELS, config_of
 
+DOCS = Path(__file__).parents[2] / "docs"
 SHAPES = {"image": (4, 4, 2), "table": 3}
 SMALL = {"levels": 1, "steps": 1, "couplings": 2, "scales": 1, "base_dim": 2, "residual_blocks": 0}
 
@@ -70,3 +73,13 @@ def test_limits_and_choices(model, kind):
             for value in ([1], "x", *below, *above):
                 with pytest.raises((TypeError, ef.ConfigError), match=f"{model}.*{setting.name}"):
                     make(setting, value)
+
+
+def test_the_documentation_has_every_setting():
+    spec = importlib.util.spec_from_file_location("hook", DOCS / "hooks" / "settings.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = hook.on_page_markdown((DOCS / "api" / "models.md").read_text())
+    assert page.count("\n| `") == sum(map(len, DECLARED.values()))
+    assert "| `hidden` | `(64, 64)` | 1 ... 1048576 | widths of the nets' hidden layers |\n" in page
+    assert "| `mask` | `'halves'` | `'halves'`, `'odd-even'` | columns that a coupling changes |\n" in page
