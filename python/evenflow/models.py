@@ -49,6 +49,8 @@ class Setting:
     choices: list[str] | None
     optional: bool
     """Left out of `config` where it is 0 or empty."""
+    laws: list[str]
+    """The couplings that have the setting; empty: all."""
     help: str
 
     def checked(self, value: Any) -> Any:
@@ -151,7 +153,8 @@ class RealNVP(Flow):
     bottleneck=False, skip=True, weight_norm=True, batch_norm=True, recursion=2, bits=8.
 
     Tables: couplings, hidden: number of couplings, widths of their hidden layers.
-    coupling: "affine" (log-scale bounded by 2) | "additive".  mask: "halves" | "odd-even".
+    coupling: "affine" (log-scale bounded by 2) | "additive" | "spline" (monotone rational-quadratic, `bins` bins on
+    [-bound, bound] in units after `preprocess`, the identity outside).  mask: "halves" | "odd-even".
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
@@ -159,7 +162,8 @@ class RealNVP(Flow):
     density outside is zero. It is learned in log(x - low) - log(high - x), without the logarithm of an open end, which
     comes before `preprocess`. Values on or outside of a bound are a NumericError.
     Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
-    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, bounds=None.
+    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, bounds=None, bins=8,
+    bound=4.0.
 
     dtype, device, threads, and errors: see Glow.
     """
@@ -172,8 +176,8 @@ class RealNVP(Flow):
                  hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
                  preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
                  batch_norm: bool | None = None, conditioner_dtype: str | None = None,
-                 context: int | None = None, bounds: Sequence[Any] | None = None, seed: int = 0,
-                 dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 context: int | None = None, bounds: Sequence[Any] | None = None, bins: int | None = None,
+                 bound: float | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu", threads: int = 0):
         if batch_norm is None and context is not None and whole("RealNVP", "context", context):
             batch_norm = False
         super().__init__(*_built("RealNVP", locals()))
@@ -259,6 +263,11 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"model": model}
     for setting in declared:
         name = setting.name
+        if setting.laws and config["coupling"] not in setting.laws:
+            if name not in unset:
+                raise ConfigError(f"[{model}] {name} is a setting of coupling={' or '.join(map(repr, setting.laws))}, "
+                                  f"and coupling is {config['coupling']!r}")
+            continue
         value = setting.default if name in unset else arguments[name]
         if setting.type == "shape":
             value = _columns(model, value) if kind == "table" else _image_shape(model, value)

@@ -29,14 +29,17 @@ EVENFLOW_API bool is_checkerboard(Mask mask);
 
 /// A coupling law: how a coupling maps each value by numbers of its net. docs/math/ has a page of each.
 struct LawOptions {
+  static constexpr int64_t kMostBins = 64;
   std::string name = "affine";  ///< one of law_names()
-  int64_t bins = 8;             ///< spline: number of bins
+  int64_t bins = 8;             ///< spline: number of bins, 1 to kMostBins
   double bound = 4;             ///< spline: bins lie on [-bound, bound], and y = x outside
   bool unit_interval = false;   ///< spline: bins lie on [0, 1] instead, with learned slopes at both ends
 };
 /// All laws, and those that flows of tables offer.
 EVENFLOW_API std::vector<std::string> law_names();
 EVENFLOW_API std::vector<std::string> table_law_names();
+/// Laws that have settings besides their name.
+EVENFLOW_API std::vector<std::string> laws_with_settings();
 /// How many numbers a law takes for each changed value: a net has so many outputs for it. ConfigError for a
 /// name or a setting that no law has.
 EVENFLOW_API int64_t numbers_of_law(const LawOptions& law);

@@ -47,7 +47,7 @@ struct RealNvpTableConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
   std::vector<int64_t> hidden{64, 64};
-  std::string coupling = "affine";         ///< "affine" (bounded log-scale) | "additive"
+  std::string coupling = "affine";         ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   std::string mask = "halves";             ///< "halves" | "odd-even"
   std::string permutation = "none";        ///< between couplings: "none" | "shuffle" | "lu"
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
@@ -57,6 +57,8 @@ struct RealNvpTableConfig {
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< numbers that a sample's density is given
   std::vector<Bounds> bounds;  ///< one a column, before preprocess; empty: all are open
+  int64_t bins = 8;            ///< splines: number of bins
+  double bound = 4;            ///< splines: bins lie on [-bound, bound], in units after preprocess
 };
 
 /// Glow (Kingma, Dhariwal 2018). A context: as in Real NVP.

@@ -19,6 +19,8 @@ constexpr const char* kWhere = "config";
 /// Reads settings from the members of a JSON object, of which none may be left over.
 class Reader {
  public:
+  static constexpr bool kAll = false;
+
   Reader(const json::Value& root, ModelConfig& config) : root_(root), dtype_(config.dtype) {
     if (!root.get<json::Object>()) fail<ConfigError>(kWhere, "expected a JSON object, got another type");
     visit_dtype(*this, config);  // first, since that of the nets depends on it
@@ -183,6 +185,8 @@ std::string json_of(const std::vector<T>& values) {
 /// Writes the members of a JSON object, in the order in which they are added.
 class Writer {
  public:
+  static constexpr bool kAll = false;
+
   void shape(const Shape& s, bool image, const char*) {
     if (image) {
       add("shape", std::vector<int64_t>{s.h, s.w, s.c});
@@ -223,6 +227,8 @@ class Writer {
 /// Lists the settings of one kind of model, see settings_as_json.
 class Describer {
  public:
+  static constexpr bool kAll = true;
+
   Describer(std::string& list, const char* model, const char* kind)
       : list_(list), model_(model), kind_(kind) {}
 
@@ -261,6 +267,7 @@ class Describer {
     out.add_text("high", number && limits.high < Limits::kNone ? json_of(limits.high) : "null");
     out.add_text("choices", type == "str" ? json_of(limits.choices) : "null");
     out.add("optional", limits.optional);
+    out.add("laws", limits.laws);
     out.add("help", help);
     list_ += (list_.empty() ? "" : ",\n ") + out.text();
   }

@@ -34,6 +34,8 @@ inline LawOptions law_of(const RealNvpImageConfig& c) {
 inline LawOptions law_of(const RealNvpTableConfig& c) {
   LawOptions law;
   law.name = c.coupling;
+  law.bins = c.bins;
+  law.bound = c.bound;
   return law;
 }
 

@@ -21,6 +21,8 @@ namespace {
 /// Checks settings against their limits.
 class Checker {
  public:
+  static constexpr bool kAll = false;
+
   explicit Checker(const char* where) : where_(where) {}
 
   void shape(const Shape& s, bool, const char*) const {

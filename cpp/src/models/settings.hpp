@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -26,6 +27,7 @@ struct Limits {
   int64_t low = 0, high = kNone;          ///< of a number, or of each number in a list
   std::vector<std::string> choices = {};  ///< of a text
   bool optional = false;                  ///< files leave the setting out if it is 0 or empty
+  std::vector<std::string> laws = {};     ///< the coupling laws that have the setting; empty: all
 };
 
 inline Limits in(int64_t low, int64_t high) {
@@ -38,6 +40,11 @@ inline Limits in(int64_t low, int64_t high) {
 inline Limits one_of(std::vector<std::string> choices) {
   Limits limits;
   limits.choices = std::move(choices);
+  return limits;
+}
+
+inline Limits of_laws(std::vector<std::string> laws, Limits limits) {
+  limits.laws = std::move(laws);
   return limits;
 }
 
@@ -64,6 +71,7 @@ inline const char* name_of(const GlowConfig&) {
 //   v(name, value, limits, help)   the value is a reference to the member, which a reader sets
 //   v.shape(shape, image, help)    the shape of a sample: (H, W, C) of an image, else (1, 1, D) for D columns
 //   v.shape(columns, help)
+//   V::kAll                        whether it gets settings, too, that the model does not have as it is
 // `model` holds the settings that all models have.
 
 template <class V>
@@ -161,8 +169,14 @@ void visit_settings(V& v, RealNvpTableConfig& c, ModelConfig& model) {
   visit_conditioner(v, c.conditioner);
   visit_bounds(v, c.bounds);
   visit_context(v, c.context);
-  v("coupling", c.coupling, one_of({"affine", "additive"}),
+  v("coupling", c.coupling, one_of(table_law_names()),
     "law of the couplings; affine has a bounded log-scale");
+  const std::vector<std::string> laws = laws_with_settings();
+  if (V::kAll || std::find(laws.begin(), laws.end(), c.coupling) != laws.end()) {
+    v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "bins of a spline");
+    v("bound", c.bound, of_laws(laws, in(0, Limits::kNone)),
+      "a spline's bins lie on [-bound, bound], in units of the standardised data");
+  }
   visit_seed(v, model);
   visit_dtype(v, model);
 }
@@ -204,7 +218,7 @@ void check(const char* where, ModelConfig config);
 
 /// A JSON list of the declared settings: model, kind ("image" or "table"), name, type ("int", "float",
 /// "bool", "str", "ints", "bounds", "shape" or "seed": 64 bits without a sign), default, low, high, choices,
-/// optional, help. Limits that a setting doesn't have are null, and the defaults of shapes and bounds.
+/// optional, laws, help. Limits that a setting doesn't have are null, and the defaults of shapes and bounds.
 std::string settings_as_json();
 
 }  // namespace evenflow

@@ -16,10 +16,15 @@ void for_each_law(const F& f) {
   }
 }
 
-std::vector<std::string> names(bool tables_only) {
+/// Whether L reads settings besides its name.
+template <class L>
+constexpr bool has_settings = std::is_constructible_v<L, const LawOptions&>;
+
+template <class Wanted>
+std::vector<std::string> names(const Wanted& wanted) {
   std::vector<std::string> out;
   for_each_law([&](const auto& law) {
-    if (law.for_tables || !tables_only) out.push_back(law.name);
+    if (wanted(law)) out.push_back(law.name);
   });
   return out;
 }
@@ -27,18 +32,22 @@ std::vector<std::string> names(bool tables_only) {
 }  // namespace
 
 std::vector<std::string> law_names() {
-  return names(false);
+  return names([](const auto&) { return true; });
 }
 
 std::vector<std::string> table_law_names() {
-  return names(true);
+  return names([](const auto& law) { return law.for_tables; });
+}
+
+std::vector<std::string> laws_with_settings() {
+  return names([](const auto& law) { return has_settings<std::decay_t<decltype(law)>>; });
 }
 
 Law law_of(const LawOptions& options) {
   std::optional<Law> found;
   for_each_law([&](auto law) {
     if (law.name != options.name) return;
-    if constexpr (std::is_constructible_v<decltype(law), const LawOptions&>) {
+    if constexpr (has_settings<decltype(law)>) {
       found = decltype(law)(options);
     } else {
       found = law;

@@ -16,7 +16,7 @@ struct Spline {
   static constexpr const char* name = "spline";
   static constexpr bool for_tables = true;
   static constexpr int shared = 0;
-  static constexpr int most_bins = 64;
+  static constexpr int most_bins = static_cast<int>(LawOptions::kMostBins);
   static constexpr double least = 1e-3;                     ///< share of a bin, and slope at a knot
   static constexpr double unit_slope = 0.5397424172369522;  ///< raw: least + softplus of it is 1
 
