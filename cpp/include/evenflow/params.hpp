@@ -175,6 +175,8 @@ class EVENFLOW_API ParamArena {
   bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
   /// The sum of squares of all trained parameters' gradients, all finite, where that is known; -1 elsewhere.
   double grads_square() const { return writable_elsewhere_ ? -1 : square_; }
+  /// For who has computed it: until the next change it need not be computed again.
+  void set_grads_square(double square) { square_ = square; }
   /// Whether they are known to be finite, and their norm with them.
   bool grads_are_finite() const { return grads_square() >= 0 || (finite_ && !writable_elsewhere_); }
 
@@ -183,8 +185,6 @@ class EVENFLOW_API ParamArena {
   friend void zero_grad(Context&, ParamArena<U>&);
   template <class U>
   friend double clip_grad_norm(Context&, ParamArena<U>&, double);
-  template <class U>
-  friend class Flow;
   std::shared_ptr<const ParamLayout> layout_;
   std::string device_;
   SharedBuffer<T> values_;

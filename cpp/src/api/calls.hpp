@@ -8,7 +8,7 @@
 
 #include "evenflow/error.hpp"
 #include "evenflow/model.hpp"
-#include "models/passes.hpp"
+#include "flow/checks.hpp"
 
 // What every call of a Model checks before it computes.
 

@@ -5,8 +5,8 @@
 
 #include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
+#include "flow/checks.hpp"
 #include "kernels/kernel_set.hpp"
-#include "models/passes.hpp"
 
 namespace evenflow {
 namespace {

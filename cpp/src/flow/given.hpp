@@ -1,28 +1,31 @@
-#include <algorithm>
+#pragma once
+
 #include <cmath>
 #include <limits>
 
 #include "evenflow/config.hpp"
-#include "evenflow/error.hpp"
-#include "evenflow/flow.hpp"
+#include "flow/chain.hpp"
+#include "flow/checks.hpp"
 #include "kernels/kernel_set.hpp"
-#include "models/passes.hpp"
 
-// What a density is conditioned on: labels, or a context, which layers see standardised.
+// What a call is given, checked: a batch, the arena, and what its density is conditioned on: labels, or a
+// context, which layers see standardised.
 
 namespace evenflow {
 
-void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t classes) {
-  if (!classes) return;
-  if (!labels) fail<ConfigError>(call, "expected ", n, " labels for a class-conditional model, got none");
-  for (int64_t i = 0; i < n; ++i) {
-    if (labels[i] < 0 || labels[i] >= classes) {
-      fail<ConfigError>(call, "expected labels in 0 ... ", classes - 1, ", got ", labels[i], " at ", i);
-    }
+template <class T>
+void check_input(const Chain<T>& chain, const char* call, const Shape& x) {
+  if (x.n < 1) fail<ShapeError>(call, "expected at least one sample, got an empty batch");
+  if (x.with_batch(0) != chain.sample_shape) {
+    fail<ShapeError>(call, "expected x of shape ", to_string(chain.sample_shape.with_batch(x.n)), ", got ",
+                     to_string(x));
   }
 }
 
-namespace {
+inline void check_same_shape(const char* call, const char* name, const Shape& x, const Shape& got) {
+  if (got == x) return;
+  fail<ShapeError>(call, "expected ", name, " of shape ", to_string(x), ", as x, got ", to_string(got));
+}
 
 template <class T>
 void check_sample_weight(const char* call, const double* weight, int64_t n) {
@@ -37,15 +40,26 @@ void check_sample_weight(const char* call, const double* weight, int64_t n) {
   }
 }
 
-}  // namespace
+template <class T>
+void check_given(const Chain<T>& chain, const char* call, const Given<T>& given, int64_t n) {
+  check_labels(call, given.labels, n, chain.classes);
+  check_sample_weight<T>(call, given.sample_weight, n);
+  if (given.context && !chain.context) {
+    fail<ConfigError>(call, "expected no context, since the flow has none, got one");
+  }
+  if (!given.context && chain.context) {
+    fail<ConfigError>(call, "expected a context of ", chain.context, " numbers for each of ", n,
+                      " samples, got none");
+  }
+}
 
 template <class T>
-void Flow<T>::check_arena(Context& ctx, const char* call, const ParamArena<T>& arena) const {
+void check_arena(Context& ctx, const Chain<T>& chain, const char* call, const ParamArena<T>& arena) {
   if (arena.device() != ctx.device_name()) {
     fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
                       ctx.device_name());
   }
-  const ParamLayout &given = arena.layout(), &own = *layout_;
+  const ParamLayout &given = arena.layout(), &own = *chain.layout;
   if (given.total_size() != own.total_size() || given.trainable_size() != own.trainable_size()) {
     fail<ConfigError>(call, "expected the parameters of this flow, ", own.total_size(), " values, ",
                       own.trainable_size(), " of them trained, got an arena of ", given.total_size(), ", ",
@@ -54,42 +68,65 @@ void Flow<T>::check_arena(Context& ctx, const char* call, const ParamArena<T>& a
 }
 
 template <class T>
-void Flow<T>::set_context(int64_t numbers) {
-  if (numbers < 0) fail<ConfigError>("set_context", "expected 0 numbers or more, got ", numbers);
-  context_ = numbers;
-}
-
-template <class T>
-void Flow<T>::check_given(const char* call, const Given<T>& given, int64_t n) const {
-  check_labels(call, given.labels, n, classes_);
-  check_sample_weight<T>(call, given.sample_weight, n);
-  if (given.context && !context_) {
-    fail<ConfigError>(call, "expected no context, since the flow has none, got one");
-  }
-  if (!given.context && context_) {
-    fail<ConfigError>(call, "expected a context of ", context_, " numbers for each of ", n,
-                      " samples, got none");
+void check_initialized(Context& ctx, const Chain<T>& chain, const char* call, const T* values) {
+  HostScope host(ctx);
+  if (*host.read(values + chain.layout->offset(chain.initialized), 1) == T(0)) {
+    fail<ConfigError>(
+        call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
   }
 }
 
 template <class T>
-Params<T> Flow<T>::with(Context& ctx, WorkspaceScope& scope, HostScope& host, Params<T> params,
-                        const Given<T>& given, int64_t n) const {
+void check_ready(Context& ctx, const Chain<T>& chain, const char* call, const ParamArena<T>& arena) {
+  check_arena(ctx, chain, call, arena);
+  check_initialized(ctx, chain, call, arena.values());
+}
+
+/// y = (x + shift) * scale standardises a context's numbers; both (chain.context).
+template <class T>
+struct Standardising {
+  T *shift, *scale;
+
+  Standardising(Context& ctx, WorkspaceScope& scope, const Chain<T>& chain, const Params<T>& params)
+      : shift(scope.take<T>(chain.context)), scale(scope.take<T>(chain.context)) {
+    ctx.kernels<T>().standard_coefficients(ctx, chain.context, params.value(chain.context_mean),
+                                           params.value(chain.context_std), shift, scale,
+                                           scope.take<double>(chain.context));
+  }
+};
+
+/// The parameters for a call on n samples, with what it is given where layers read it.
+template <class T>
+Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,
+                     Params<T> params, const Given<T>& given, int64_t n) {
   params.labels = host.send(given.labels, n);
-  if (!context_) return params;
-  const KernelSet<T>& kernels = ctx.kernels<T>();
-  const Shape shape{n, 1, 1, context_};
+  if (!chain.context) return params;
+  const Shape shape{n, 1, 1, chain.context};
   const View<T> standard(scope.take<T>(shape.size()), shape);
-  T *shift = scope.take<T>(context_), *scale = scope.take<T>(context_);
-  kernels.standard_coefficients(ctx, context_, params.value(context_mean_), params.value(context_std_), shift,
-                                scale, scope.take<double>(context_));
-  kernels.channel_forward(ctx, -1, View<const T>(given.context, shape), shift, scale, standard);
+  const Standardising<T> by(ctx, scope, chain, params);
+  ctx.kernels<T>().channel_forward(ctx, -1, View<const T>(given.context, shape), by.shift, by.scale,
+                                   standard);
   params.context = standard.data;
   params.dcontext = given.dcontext;
   return params;
 }
 
-namespace {
+/// Before a pass that adds to params.dcontext.
+template <class T>
+void begin_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
+  if (params.dcontext) ctx.kernels<T>().zero(ctx, n * chain.context, params.dcontext);
+}
+
+/// After it: from the gradient by standardised numbers to that by the numbers of the call.
+template <class T>
+void end_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
+  if (!params.dcontext) return;
+  WorkspaceScope scope(ctx);
+  const Standardising<T> by(ctx, scope, chain, params);
+  ctx.kernels<T>().zero(ctx, chain.context, by.shift);
+  const View<T> gradient(params.dcontext, {n, 1, 1, chain.context});
+  ctx.kernels<T>().channel_forward(ctx, -1, gradient, by.shift, by.scale, gradient);
+}
 
 /// A column of contexts, n rows of `width` numbers.
 template <class T>
@@ -128,17 +165,17 @@ bool is_moved_by_far_values(const Column<T>& column, double mean, double deviati
   return spread > 100 * step && kEpsilon * away > drift_tolerance<T>() * spread;
 }
 
-}  // namespace
-
+/// Mean and deviation of n samples' contexts, to the arena.
 template <class T>
-void Flow<T>::init_context(Context& ctx, ParamArena<T>& arena, const T* context, int64_t n) const {
-  constexpr bool single = sizeof(T) == sizeof(float);
+void init_context(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const T* context, int64_t n) {
+  constexpr bool single = std::is_same<T, float>::value;
+  const int64_t width = chain.context;
   const char* dtype = to_string(dtype_of<T>());
   HostScope host(ctx);
-  context = host.read(context, n * context_);
-  T *means = host.take<T>(context_), *deviations = host.take<T>(context_);
-  for (int64_t c = 0; c < context_; ++c) {
-    const Column<T> column{context + c, n, context_};
+  context = host.read(context, n * width);
+  T *means = host.take<T>(width), *deviations = host.take<T>(width);
+  for (int64_t c = 0; c < width; ++c) {
+    const Column<T> column{context + c, n, width};
     double sum = 0;
     bool constant = true;
     for (int64_t i = 0; i < n; ++i) {
@@ -178,45 +215,9 @@ void Flow<T>::init_context(Context& ctx, ParamArena<T>& arena, const T* context,
                          "transform the column");
     }
   }
-  const size_t bytes = static_cast<size_t>(context_) * sizeof(T);
-  ctx.to_device(arena.value(context_mean_), means, bytes);
-  ctx.to_device(arena.value(context_std_), deviations, bytes);
+  const size_t bytes = static_cast<size_t>(width) * sizeof(T);
+  ctx.to_device(arena.value(chain.context_mean), means, bytes);
+  ctx.to_device(arena.value(chain.context_std), deviations, bytes);
 }
-
-template <class T>
-void Flow<T>::begin_dcontext(Context& ctx, const Params<T>& params, int64_t n) const {
-  if (params.dcontext) ctx.kernels<T>().zero(ctx, n * context_, params.dcontext);
-}
-
-template <class T>
-void Flow<T>::end_dcontext(Context& ctx, const Params<T>& params, int64_t n) const {
-  if (!params.dcontext) return;
-  WorkspaceScope scope(ctx);
-  const KernelSet<T>& kernels = ctx.kernels<T>();
-  T *shift = scope.take<T>(context_), *scale = scope.take<T>(context_);
-  kernels.standard_coefficients(ctx, context_, params.value(context_mean_), params.value(context_std_), shift,
-                                scale, scope.take<double>(context_));
-  kernels.zero(ctx, context_, shift);
-  const View<T> gradient(params.dcontext, {n, 1, 1, context_});
-  kernels.channel_forward(ctx, -1, gradient, shift, scale, gradient);
-}
-
-// Member by member: flow.cpp instantiates the rest of the class.
-template void Flow<float>::check_arena(Context&, const char*, const ParamArena<float>&) const;
-template void Flow<float>::set_context(int64_t);
-template void Flow<float>::check_given(const char*, const Given<float>&, int64_t) const;
-template Params<float> Flow<float>::with(Context&, WorkspaceScope&, HostScope&, Params<float>,
-                                         const Given<float>&, int64_t) const;
-template void Flow<float>::init_context(Context&, ParamArena<float>&, const float*, int64_t) const;
-template void Flow<float>::begin_dcontext(Context&, const Params<float>&, int64_t) const;
-template void Flow<float>::end_dcontext(Context&, const Params<float>&, int64_t) const;
-template void Flow<double>::check_arena(Context&, const char*, const ParamArena<double>&) const;
-template void Flow<double>::set_context(int64_t);
-template void Flow<double>::check_given(const char*, const Given<double>&, int64_t) const;
-template Params<double> Flow<double>::with(Context&, WorkspaceScope&, HostScope&, Params<double>,
-                                           const Given<double>&, int64_t) const;
-template void Flow<double>::init_context(Context&, ParamArena<double>&, const double*, int64_t) const;
-template void Flow<double>::begin_dcontext(Context&, const Params<double>&, int64_t) const;
-template void Flow<double>::end_dcontext(Context&, const Params<double>&, int64_t) const;
 
 }  // namespace evenflow

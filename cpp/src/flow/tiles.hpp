@@ -5,12 +5,13 @@
 #include <mutex>
 
 #include "evenflow/context.hpp"
+#include "evenflow/params.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/team.hpp"
 
 namespace evenflow {
 
-/// The second schedule: slices of a batch go through the whole flow, each inside one core's cache. Tiles and
+/// The second schedule: slices of a batch go through the whole chain, each inside one core's cache. Tiles and
 /// their groups depend on the batch alone, not on the threads.
 struct Tiles {
   static constexpr int64_t kMaxRows = 140;  ///< ten register tiles
@@ -24,7 +25,7 @@ struct Tiles {
   int64_t first_of(int64_t group) const { return count * group / groups; }
 };
 
-/// f(context of one thread, group, tile), the tiles of a group in order and by one thread.
+/// f(context of one thread, group, tile): a thread takes the tiles of a group in order.
 template <class F>
 void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
   const int threads = parallel ? static_cast<int>(std::min<int64_t>(ctx.threads(), tiles.groups)) : 1;
@@ -48,6 +49,22 @@ void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
     }
   });
   if (error) std::rethrow_exception(error);
+}
+
+/// Rows [first, end) of a batch.
+template <class T>
+View<T> rows_of(View<T> x, int64_t first, int64_t end) {
+  return View<T>(x.data + first * x.shape.pixels_per_sample() * x.stride, x.shape.with_batch(end - first),
+                 x.stride);
+}
+
+/// A call's parameters for its rows from `first` on; context: numbers that a sample's density is given.
+template <class T>
+Params<T> rows_of(Params<T> params, int64_t first, int64_t context) {
+  if (params.labels) params.labels += first;
+  if (params.context) params.context += first * context;
+  if (params.dcontext) params.dcontext += first * context;
+  return params;
 }
 
 }  // namespace evenflow

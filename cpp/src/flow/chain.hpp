@@ -1,0 +1,174 @@
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "evenflow/error.hpp"
+#include "evenflow/flow.hpp"
+#include "flow/tiles.hpp"
+
+namespace evenflow {
+
+/// A layer of a chain.
+template <class T>
+struct Node {
+  std::string name;
+  std::unique_ptr<Layer<T>> layer;
+  int64_t keep = 0;      ///< channels that go on after this layer, the others are latents; 0: all
+  size_t end_param = 0;  ///< entries of the layout up to this layer's last
+
+  Shape input(int64_t n) const { return layer->input_shape().with_batch(n); }
+  Shape output(int64_t n) const { return layer->output_shape().with_batch(n); }
+  /// The part of an output that goes on, and the part that becomes latents.
+  template <class U>
+  View<U> kept(View<U> out) const {
+    return keep ? out.channels(0, keep) : out;
+  }
+  template <class U>
+  View<U> factored_out(View<U> out) const {
+    return out.channels(keep, out.shape.c - keep);
+  }
+};
+
+/// What a flow is: its layers in the order data -> latent, where latents leave them, and its parameters'
+/// layout.
+template <class T>
+struct Chain {
+  Chain(Shape sample, Base base_) : sample_shape(sample.with_batch(0)), current(sample_shape), base(base_) {
+    static std::atomic<uint64_t> next{0};
+    id = next++;
+    if (dims() < 1) fail<ShapeError>("flow", "expected positive sizes, got ", to_string(sample_shape));
+  }
+
+  int64_t dims() const { return sample_shape.per_sample(); }
+
+  void add(const std::string& name, std::unique_ptr<Layer<T>> layer) {
+    if (layer->input_shape() != current) {
+      fail<ShapeError>(name, "expected a layer for ", to_string(current), ", got ",
+                       to_string(layer->input_shape()));
+    }
+    current = layer->output_shape();
+    nodes.emplace_back();
+    nodes.back().name = name;
+    nodes.back().layer = std::move(layer);
+  }
+
+  void factor_out(int64_t keep) {
+    if (nodes.empty() || keep < 1 || keep >= current.c) {
+      fail<ShapeError>("factor_out", "expected 1 <= channels kept < ", current.c, ", got ", keep);
+    }
+    nodes.back().keep = keep;
+    add_level(current.with_channels(current.c - keep));
+    current.c = keep;
+  }
+
+  void finalize() {
+    if (head && context) fail<ConfigError>("flow", "expected no class head beside a context, got one");
+    if (head && nodes.empty()) fail<ConfigError>("flow", "expected a layer beside a class head, got none");
+    add_level(current);
+    auto all = std::make_shared<ParamLayout>();
+    const Scope root(*all, "");
+    for (size_t i = 0; i < nodes.size(); ++i) declare(root, *all, i);
+    if (head) head->declare(root / "class_head");
+    if (context) {
+      context_mean = root.add("context.mean", {context}, Group::fixed);
+      context_std = root.add("context.std", {context}, Group::fixed);
+    }
+    initialized = root.add("initialized", {1}, Group::fixed);
+    all->finalize();
+    layout = std::move(all);
+    tile_rows = rows_of_a_tile();
+  }
+
+  /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
+  std::vector<GradientPart> gradient_parts(int64_t least) const {
+    const std::vector<ParamLayout::Entry>& entries = layout->entries();
+    // For each group, the end of what is in no part yet, and from where on it is complete. A group holds its
+    // entries in the order of layers, so that it fills from its end.
+    int64_t ends[2] = {layout->decay_size(), layout->trainable_size()};
+    int64_t reached[2] = {ends[0], ends[1]};
+    std::vector<GradientPart> parts;
+    size_t at = entries.size();
+    for (size_t i = nodes.size(); i-- > 1;) {
+      while (at > nodes[i - 1].end_param) {
+        const ParamLayout::Entry& entry = entries[--at];
+        if (entry.offset < layout->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
+      }
+      if (head && i > head_at) continue;  // its gradients, at the very end, come with those of head_at
+      for (size_t g = 0; g < 2; ++g) {
+        if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
+        parts.push_back({reached[g], ends[g], i});
+        ends[g] = reached[g];
+      }
+    }
+    const int64_t middle = layout->decay_size();
+    const bool whole = ends[0] == middle;  // what is left is one piece
+    if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
+    if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
+    return parts;
+  }
+
+  /// Whether n samples are worth several threads.
+  bool worth_threads(int64_t n) const {
+    constexpr int64_t kProducts = int64_t{1} << 21;
+    return n * layout->trainable_size() >= kProducts;
+  }
+
+  uint64_t id;  ///< of all chains of the process
+  Shape sample_shape;
+  Shape current;  ///< of the last layer's output so far
+  Base base;
+  int64_t classes = 0;
+  int64_t context = 0;
+  std::vector<Node<T>> nodes;
+  std::vector<Level> levels;  ///< in the order in which latents leave the chain
+  std::unique_ptr<ClassHead<T>> head;
+  size_t head_at = 0;       ///< the head sees the input of this node
+  int64_t moments_of = 0;   ///< fewest pixels of a sample that batch norms take moments over; 0: none
+  size_t standardised = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
+  std::shared_ptr<const ParamLayout> layout;
+  ParamId initialized = 0;
+  ParamId context_mean = -1;
+  ParamId context_std = -1;
+  int64_t tile_rows = 0;  ///< samples of a tile; 0: too wide for a core's cache, or they depend on each other
+
+ private:
+  void add_level(Shape shape) {
+    const int64_t offset = levels.empty() ? 0 : levels.back().offset + levels.back().shape.per_sample();
+    levels.push_back({shape, offset});
+  }
+
+  void declare(const Scope& root, const ParamLayout& all, size_t i) {
+    Node<T>& node = nodes[i];
+    if (node.layer->context() && node.layer->context() != context) {
+      fail<ShapeError>(node.name, "expected a net for a context of ", context, ", got one for ",
+                       node.layer->context());
+    }
+    const size_t first = all.entries().size();
+    node.layer->declare(root / node.name);
+    node.end_param = all.entries().size();
+    for (size_t e = first; e < node.end_param; ++e) {
+      if (all.entries()[e].group != Group::stats) continue;
+      const int64_t pixels = node.layer->output_shape().pixels_per_sample();
+      moments_of = moments_of ? std::min(moments_of, pixels) : pixels;
+    }
+    if (node.layer->standardizes()) standardised = i + 1;
+  }
+
+  /// Weights and a tile's activations share a second-level cache of a megabyte or more.
+  int64_t rows_of_a_tile() const {
+    constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 1 << 20, kLeastRows = 16;
+    int64_t kept = 3 * dims() + 2 * context;
+    for (const Node<T>& node : nodes) kept += node.layer->kept_size(1);
+    const int64_t value = static_cast<int64_t>(sizeof(T));
+    const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
+    const bool fits = layout->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
+    return fits && layout->stats_size() == 0 && !head ? rows : 0;
+  }
+};
+
+}  // namespace evenflow

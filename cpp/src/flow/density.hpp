@@ -1,0 +1,235 @@
+#pragma once
+
+#include <utility>
+
+#include "flow/diagnose.hpp"
+#include "flow/given.hpp"
+#include "flow/walk.hpp"
+
+// Densities, samples and both ways along a chain without gradients. A batch goes layer by layer, tile by tile
+// where tiles stay in a core's cache, and on a device as a recorded graph.
+
+namespace evenflow {
+
+/// f(context of one thread, first row, end) for tiles of n rows; false: the batch is better left whole.
+template <class T, class F>
+bool by_tiles(Context& ctx, const Chain<T>& chain, int64_t n, const F& f) {
+  const int64_t rows = std::min(chain.tile_rows, Tiles::kScored);
+  if (!ctx.on_host() || rows == 0 || n <= rows) return false;
+  const Tiles tiles(n, rows);
+  run_tiles(ctx, tiles, chain.worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
+    f(local, tiles.begin(tile), tiles.begin(tile + 1));
+  });
+  return true;
+}
+
+/// x -> z (n, D); logdet (n) is overwritten.
+template <class T>
+void run_forward(Context& ctx, const Chain<T>& chain, const Params<T>& params, View<const T> x, T* z,
+                 double* logdet) {
+  const auto tile = [&](Context& local, int64_t first, int64_t end) {
+    run_forward(local, chain, rows_of(params, first, chain.context), rows_of(x, first, end),
+                z + first * chain.dims(), logdet + first);
+  };
+  if (by_tiles(ctx, chain, x.shape.n, tile)) return;
+  WorkspaceScope scope(ctx);
+  ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, logdet);
+  to_latent<T>(ctx, scope, chain, all_nodes(chain), x, {z},
+               [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
+                 chain.nodes[i].layer->forward(ctx, params, in.value, out.value, logdet);
+               });
+}
+
+/// z (n, D) -> x; logdet (n) is overwritten.
+template <class T>
+void run_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, const T* z, View<T> x,
+                 double* logdet) {
+  const auto tile = [&](Context& local, int64_t first, int64_t end) {
+    run_inverse(local, chain, rows_of(params, first, chain.context), z + first * chain.dims(),
+                rows_of(x, first, end), logdet + first);
+  };
+  if (by_tiles(ctx, chain, x.shape.n, tile)) return;
+  ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, logdet);
+  to_data<T>(ctx, chain, {z}, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
+    chain.nodes[i].layer->inverse(ctx, params, out.value, in.value, logdet);
+    return true;
+  });
+}
+
+enum class Pass : uint64_t { gradient, log_prob, sample };
+
+/// What Context::repeat has to know of a pass: all that its kernels' arguments depend on, `arrays` besides x.
+template <class T>
+std::vector<uint64_t> key_of(Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
+                             std::initializer_list<const void*> arrays) {
+  std::vector<uint64_t> key{static_cast<uint64_t>(pass), chain.id, static_cast<uint64_t>(x.shape.n),
+                            static_cast<uint64_t>(x.stride)};
+  const auto add = [&](const void* p) { key.push_back(reinterpret_cast<uintptr_t>(p)); };
+  for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
+                        static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
+                        static_cast<const void*>(params.context), static_cast<const void*>(params.dcontext),
+                        static_cast<const void*>(x.data)}) {
+    add(p);
+  }
+  for (const void* p : arrays) add(p);
+  return key;
+}
+
+/// f(), which queues kernels: on a device as a recorded graph.
+template <class T, class F>
+void queue(Context& ctx, Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
+           std::initializer_list<const void*> arrays, const F& f) {
+  if (ctx.on_host()) return f();
+  ctx.repeat(key_of(pass, chain, params, x, arrays), f);
+}
+
+template <class T>
+void forward(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
+             const Given<T>& given, T* z, double* logdet, const char* call) {
+  check_input(chain, call, x.shape);
+  check_given(chain, call, given, x.shape.n);
+  check_ready(ctx, chain, call, arena);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, x.shape.n);
+  run_forward(ctx, chain, params, x, z, logdet);
+  const View<const T> latents(z, {x.shape.n, 1, 1, chain.dims()});
+  if (!all_finite(ctx, x.shape.n, logdet, latents)) {
+    fail_not_finite<T>(ctx, chain, params, call, x, logdet);
+  }
+}
+
+template <class T>
+void inverse(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, const T* z, int64_t n,
+             const Given<T>& given, View<T> x, double* logdet, const char* call) {
+  check_input(chain, call, x.shape);
+  if (n != x.shape.n) {
+    fail<ShapeError>(call, "expected x of as many samples as z, ", n, ", got ", x.shape.n);
+  }
+  check_given(chain, call, given, n);
+  check_ready(ctx, chain, call, arena);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  run_inverse(ctx, chain, params, z, x, logdet);
+  if (all_finite<T>(ctx, n, logdet, x)) return;
+  fail<NumericError>(call, "expected finite values, got ", not_finite_inverse(ctx, chain, params, z, n));
+}
+
+template <class T>
+void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
+              const Given<T>& given, double* out, const char* call) {
+  check_input(chain, call, x.shape);
+  check_given(chain, call, given, x.shape.n);
+  check_ready(ctx, chain, call, arena);
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const int64_t n = x.shape.n;
+  T* z = scope.take<T>(n * chain.dims());
+  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  queue(ctx, Pass::log_prob, chain, params, x, {out, z}, [&] {
+    run_forward(ctx, chain, params, x, z, out);
+    ctx.kernels<T>().base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
+  });
+  if (!all_finite<T>(ctx, n, out, {})) fail_not_finite<T>(ctx, chain, params, call, x, out);
+}
+
+template <class T>
+void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int64_t first,
+            double temperature, uint64_t seed, const Given<T>& given, View<T> x) {
+  const char* call = "sample";
+  check_input(chain, call, x.shape);
+  check_given(chain, call, given, x.shape.n);
+  check_arena(ctx, chain, call, arena);
+  if (!(temperature >= 0) || !std::isfinite(temperature)) {
+    fail<ConfigError>(call, "expected a finite temperature >= 0, got ", temperature);
+  }
+  check_initialized(ctx, chain, call, arena.values());
+  WorkspaceScope scope(ctx);
+  HostScope host(ctx);
+  const int64_t n = x.shape.n;
+  T* z = scope.take<T>(n * chain.dims());
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
+                               static_cast<uint64_t>(first), z);
+  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  double* bad_values = scope.take<double>(1);
+  queue<T>(ctx, Pass::sample, chain, params, x, {logdet, z, bad_values}, [&] {
+    run_inverse(ctx, chain, params, z, x, logdet);
+    ctx.kernels<T>().count_not_finite(ctx, x, bad_values);
+  });
+  if (*host.read(bad_values, 1) == 0) return;
+  const T* values = dense_on_host<T>(ctx, scope, host, x);
+  int64_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const T* row = values + i * chain.dims();
+    bad += !std::all_of(row, row + chain.dims(), [](T v) { return std::isfinite(v); });
+  }
+  fail<NumericError>(call, "expected finite samples, got ", bad, " of ", n, " that are not, first ",
+                     not_finite_inverse(ctx, chain, params, z, n), "; try a lower temperature");
+}
+
+template <class T>
+void class_log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
+                    double* out) {
+  const char* call = "class_log_prob";
+  check_input(chain, call, x.shape);
+  check_ready(ctx, chain, call, arena);
+  if (!chain.head) fail<ConfigError>(call, "expected a model with a class head, got one without");
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  const Params<T> params = arena.params();
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  const Batch<const T> seen =
+      to_latent<T>(ctx, scope, chain, {0, chain.head_at}, x, {},
+                   [&](size_t i, const Batch<const T>& in, const Batch<T>& z) {
+                     chain.nodes[i].layer->forward(ctx, params, in.value, z.value, logdet);
+                   });
+  chain.head->log_prob(ctx, params, seen.value, out);
+  const Shape shape{n, 1, 1, chain.head->classes()};
+  if (all_finite<T>(ctx, shape.size(), out, {})) return;
+  check_layers(ctx, chain, params, call, x, chain.head_at);
+  fail<NumericError>(call, "expected finite values, got ",
+                     value_not_finite(ctx, "class_head", View<const double>(out, shape)));
+}
+
+/// Data-dependent initialisation, layer by layer.
+template <class T>
+void init_from_data(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
+                    const Given<T>& given) {
+  const char* call = "init";
+  check_input(chain, call, x.shape);
+  WorkspaceScope scope(ctx);
+  const int64_t n = x.shape.n;
+  // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
+  const std::vector<int32_t> zeros(static_cast<size_t>(chain.classes ? n : 0), 0);
+  const Given<T> known = chain.classes ? Given<T>(zeros.data()) : given;
+  check_given(chain, call, known, n);
+  check_arena(ctx, chain, call, arena);
+  HostScope host(ctx);
+  double* logdet = scope.take<double>(n);
+  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  // A layer may refuse what the ones before it have made of the batch.
+  const Shape all{1, 1, 1, chain.layout->total_size()};
+  SharedBuffer<T> kept(all.c, arena.device());
+  const View<T> values(arena.values(), all), before(kept.data(), all);
+  ctx.kernels<T>().copy(ctx, values, before);
+  try {
+    if (chain.context) init_context(ctx, chain, arena, given.context, n);
+    const Params<T> params = with_given(ctx, scope, host, chain, std::as_const(arena).params(), known, n);
+    to_latent<T>(ctx, scope, chain, all_nodes(chain), x, {},
+                 [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
+                   chain.nodes[i].layer->init_from_data(ctx, arena, in.value);
+                   chain.nodes[i].layer->forward(ctx, params, in.value, out.value, logdet);
+                 });
+  } catch (...) {
+    ctx.kernels<T>().copy(ctx, before, values);
+    ctx.synchronize();
+    throw;
+  }
+  const T one = T(1);
+  ctx.to_device(arena.value(chain.initialized), &one, sizeof one);
+}
+
+}  // namespace evenflow
