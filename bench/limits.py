@@ -8,11 +8,11 @@ chain of products gains by reading activations where it has just written them.
 
 from collections import Counter
 
-from evenflow import _core
+import native
 from machine import attainable, peak
 from works import operations, products
 
-PASSES = ("forward", "backward_data", "backward_weights")
+PASSES = ("forward", "backward_data", "backward_weights")  # by their numbers in conv_seconds
 
 
 def versions(library):
@@ -37,11 +37,11 @@ def build(library, model, sizes, threads, device):
     weights = sum(count * cin * cout * kernel**2 for (*_, cin, cout, kernel, _), count in shapes.items())
 
     def one_by_one(call, seconds):
-        passes = PASSES if call == "step" else PASSES[:1]
+        passes = range(len(PASSES) if call == "step" else 1)
         each = seconds / len(shapes) / len(passes)
-        total = sum(count * _core.time_conv(name, *shape, "float32", threads, each)
-                    for shape, count in shapes.items() for name in passes)
-        moved = 7 * 4e-9 * weights / _core.bandwidth_gbs(threads, "update") if call == "step" else 0
+        total = sum(count * native.library().conv_seconds(i, *shape, threads, each)
+                    for shape, count in shapes.items() for i in passes)
+        moved = 7 * 4e-9 * weights / native.library().update_gbs(threads) if call == "step" else 0
         return total + moved
 
     timed = one_by_one if library == "products" else at_peak

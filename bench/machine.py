@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 
 import evenflow as ef
+import native
 from evenflow import _core
 from worker import gpu_tells
 
@@ -24,17 +25,14 @@ def describe() -> dict:
 
 def peak(threads: int, kind: str) -> float | None:
     """GFLOP/s of multiply-adds in registers; None for bfloat16 without its instruction."""
-    try:
-        return _core.peak_gflops(threads, kind)
-    except ef.ConfigError:
-        return None
+    return getattr(native.library(), f"{kind}_gflops")(threads) or None
 
 
 def peaks(threads: int) -> dict:
     """GFLOP/s of multiply-adds, the best of three; GB/s of main memory; how busy the machine is."""
     gflops = {kind: max((p for p in (peak(threads, kind) for _ in range(3)) if p), default=None)
               for kind in ("float32", "bfloat16")}
-    gbs = {f"{kind}_gbs": _core.bandwidth_gbs(threads, kind) for kind in ("read", "triad", "update")}
+    gbs = {name: getattr(native.library(), name)(threads) for name in ("read_gbs", "triad_gbs", "update_gbs")}
     return {**gflops, **gbs, "load_average": os.getloadavg()[0]}
 
 

@@ -4,7 +4,7 @@ import os
 import statistics
 import subprocess
 
-from evenflow import _core
+import native
 from limits import PASSES
 from machine import attainable, peaks
 from works import GLOW, SCALING, SMALL_GLOW, WORKS, operations, products
@@ -24,8 +24,8 @@ def kernels(options) -> dict:
     for _ in range(options.rounds):
         measured.append(peaks(options.threads))
         for shape in shapes()[:3 if options.smoke else None]:
-            for direction in PASSES:
-                time = _core.time_conv(direction, *shape, "float32", options.threads, options.seconds / 10)
+            for i, direction in enumerate(PASSES):
+                time = native.library().conv_seconds(i, *shape, options.threads, options.seconds / 10)
                 seconds.setdefault((shape, direction), []).append(time)
     head = "".join(f"{d + ', GFLOP/s':>26}" for d in PASSES)
     print(f"{'n, h, w, cin, cout, kernel':34}{head}")

@@ -126,7 +126,7 @@ def dense(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 
 def products(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int, int, int, int, bool]]:
-    """(n, h, w, cin, cout, kernel, edge) of every product in one pass, as `time_conv` takes them."""
+    """(n, h, w, cin, cout, kernel, edge) of every product in one pass, as `conv_seconds` takes them."""
     if model != "glow":
         return [(rows, 1, 1, a, b, 1, False) for rows, a, b in dense(model, sizes)]
     found = []

@@ -130,7 +130,6 @@ void bind_arrays(py::module_& m);
 void bind_flow(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_io(py::module_& m);
-void bind_bench(py::module_& m);
 void bind_wire(py::module_& m);
 void bind_collective(py::module_& m);
 

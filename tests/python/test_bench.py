@@ -345,11 +345,11 @@ def test_limits_in_turns(tmp_path):
 def test_what_limits_add_up(gpu, monkeypatch):
     """Operations at the peak; products of each pass, and an optimiser's seven arrays."""
     limits, works = importlib.import_module("limits"), importlib.import_module("works")
-    core = types.SimpleNamespace(time_conv=lambda *product: 1e-3 if product[0] == "forward" else 2e-3,
-                                 bandwidth_gbs=lambda threads, kind: {"update": 50.0}[kind])
+    library = types.SimpleNamespace(conv_seconds=lambda *product: 2e-3 if product[0] else 1e-3,
+                                    update_gbs=lambda threads: 50.0)
     with pytest.raises(ValueError, match="expected device cpu, got cuda"):
         limits.build("peak", "nice", works.WORKS["nice"].sizes, 2, "cuda")
-    monkeypatch.setattr(limits, "_core", core)
+    monkeypatch.setattr(limits.native, "library", lambda: library)
     monkeypatch.setattr(limits, "peak", lambda threads, kind: {"float32": 100.0, "bfloat16": 250.0}[kind])
     for model, sizes, count, weights in (
             ("nice", works.WORKS["nice"].sizes, 4 * 6, 4 * (2 * 392 * 1000 + 4 * 1000 * 1000)),
