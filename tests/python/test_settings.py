@@ -43,7 +43,7 @@ def test_a_signature_has_the_declared_names_and_defaults(model):
 @each_kind
 def test_defaults_are_the_declared_ones(model, kind):
     config = config_of(model, {**arguments_of(model), "shape": SHAPES[kind]})
-    kept = [s for s in DECLARED[model, kind] if not s.optional]
+    kept = [s for s in DECLARED[model, kind] if not s.optional and not s.laws]
     assert list(config) == ["model", *(s.name for s in kept)]
     assert all(config[s.name] == s.default for s in kept if s.name != "shape")
     if model == "RealNVP":  # whose signature says None
@@ -58,13 +58,16 @@ def test_limits_and_choices(model, kind):
         small = {"hidden": 4 if model == "Glow" else (4,), **SMALL}
         settings = {s.name: small[s.name] for s in DECLARED[model, kind] if s.name in small}
         if setting is not None:
+            if setting.laws:
+                settings["coupling"] = setting.laws[0]
             settings[setting.name] = (value,) if setting.type == "ints" else value
         if settings.get("conditioner_dtype") == "float64":
             settings["dtype"] = "float64"
         return MODELS[model](SHAPES[kind], **settings)
 
     for setting in DECLARED[model, kind]:
-        for value in setting.choices or ([] if setting.low is None else [setting.low]):
+        open_at_low = setting.low is None or setting.name == "bound"
+        for value in setting.choices or ([] if open_at_low else [setting.low]):
             got = make(setting, value).config.get(setting.name, 0)
             assert got == ([value] if setting.type == "ints" else value)
         if setting.type not in ("shape", "bounds"):
