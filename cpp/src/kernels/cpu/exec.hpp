@@ -144,143 +144,157 @@ struct CpuExec {
     }
   };
 
-  /// Some successive elements of rows of a map: inputs gathered, computed in vectors, results scattered.
-  template <class T, class F>
-  struct MappedRun {
-    static constexpr int64_t kElements = ops::Run::kMost, kTogether = Isa::vector_bytes / 4;
-    /// Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
-    static constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
-    static constexpr int kSums = F::sums ? F::sums : 1;
-    const int64_t most = kElements;  ///< elements of a run
-    alignas(64) T in[F::inputs][kElements];
-    alignas(64) T out[F::outputs][kElements];
-    alignas(64) T sums[kSums][kElements];
-    int64_t row = 0, col = 0;
-    int64_t count = 0;  ///< elements of the last run
+  /// Some successive elements of rows of a map: inputs are gathered into arrays, computed in vectors, and
+  /// scattered. What computes them is a pointer, so that loops over runs are compiled once for all maps.
+  template <class T>
+  struct Run {
+    using Go = void (*)(Run&, const void* f, int64_t cols, int64_t limit);
+    /// How a map is run.
+    struct Plan {
+      const void* f;
+      Go go;
+      int inputs, outputs, sums;
 
-    EVENFLOW_HD explicit MappedRun(const F&) {}
-    EVENFLOW_HD void seek(int64_t to_row) {
-      row = to_row;
-      col = 0;
-    }
-    /// The next elements, `limit` at most. Inlined it would be everywhere, several kB each.
-    __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
-      count = ops::min_of(kElements, limit);
-      const ops::Run run{row, col, cols, count};
-      load(f, run);
-      const int64_t whole = (count + kTogether - 1) / kTogether * kTogether;
-      for (int i = 0; i < F::inputs; ++i) {
-        for (int64_t e = count; e < whole; ++e) in[i][e] = T(0);
+      int64_t most() const {
+        return ops::min_of<int64_t>(ops::Run::kMost, kNumbers / (inputs + outputs + sums) / kLanes * kLanes);
       }
-#pragma GCC ivdep
-      for (int64_t e = 0; e < whole; ++e) {
-        T a[F::inputs], b[F::outputs], s[kSums];
-#pragma GCC unroll 8
-        for (int i = 0; i < F::inputs; ++i) a[i] = in[i][e];
-        f.compute(a, b, s);
-#pragma GCC unroll 8
-        for (int i = 0; i < F::outputs; ++i) out[i][e] = b[i];
-#pragma GCC unroll 8
-        for (int i = 0; i < F::sums; ++i) sums[i][e] = s[i];
-      }
-      store(f, run);
-      col += count;
-      row += col / cols;
-      col %= cols;
-    }
-
-   private:
-    /// visit(f, how many neighbours, the first one's place in the run, its row, its column). f is passed,
-    /// since Clang looks up load<n> of a known type before it drops the branch.
-    template <class Visit>
-    EVENFLOW_HD static void walk(const F& f, const ops::Run& run, const Visit& visit) {
-      constexpr std::integral_constant<int, 1> one;
-      int64_t r = run.row, c = run.col;
-      for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
-        visit(f, one, e, r, 0);
-        one_by_one(r);
-      }
-      bool done = run.cols == 1;
-      if constexpr (kPack > 1) {
-        constexpr std::integral_constant<int, kPack> pack;
-        done = done || (run.cols % kPack == 0 && f.packs(kPack));
-        for (int64_t e = 0; done && run.cols > 1 && e < run.count; e += kPack) {
-          visit(f, pack, e, r, c);
-          if ((c += kPack) == run.cols) c = 0, ++r;
-        }
-      }
-      for (int64_t e = 0; !done && e < run.count; ++e) {
-        visit(f, one, e, r, c);
-        if (++c == run.cols) c = 0, ++r;
-      }
-    }
-    EVENFLOW_HD void load(const F& f, const ops::Run& run) {
-      walk(f, run,
-           [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-             constexpr int n = decltype(pack)::value;
-             if constexpr (n == 1)
-               map.load(r, c, &in[0][e], kElements);
-             else
-               map.template load<n>(r, c, &in[0][e], kElements);
-           });
-    }
-    EVENFLOW_HD void store(const F& f, const ops::Run& run) {
-      walk(f, run,
-           [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-             constexpr int n = decltype(pack)::value;
-             if constexpr (n == 1)
-               map.store(r, c, &out[0][e], kElements);
-             else
-               map.template store<n>(r, c, &out[0][e], kElements);
-           });
-    }
-  };
-
-  /// The same where arrays are gathered one by one, a whole run of each, and computed in lanes. How many
-  /// there are is known at run time; a run is as long as there is room for them.
-  template <class T, class F>
-  struct GatheredRun {
-    /// float64 is for truth: its functions are the C library's, one number at a time.
-    static constexpr int kLanes = std::is_same<T, float>::value ? Isa::vector_bytes / 4 : 1;
-    using V = std::conditional_t<kLanes == 1, T, ops::Lanes<T, kLanes>>;
+    };
+    static constexpr int kLanes = Isa::vector_bytes / 4;
     static constexpr int64_t kNumbers = 8192;
-    static constexpr int kSums = F::sums ? F::sums : 1;
-    const int inputs, outputs;
+
+    const Plan& plan;
     const int64_t most;  ///< elements of a run
-    alignas(64) T numbers[kNumbers];
-    T* sums[kSums];
     int64_t row = 0, col = 0;
     int64_t count = 0;  ///< elements of the last run
+    alignas(64) T numbers[kNumbers];
 
-    EVENFLOW_HD explicit GatheredRun(const F& f)
-        : inputs(f.inputs()),
-          outputs(f.outputs()),
-          most(ops::min_of<int64_t>(ops::Run::kMost,
-                                    kNumbers / (inputs + outputs + kSums) / kLanes * kLanes)) {
-      for (int i = 0; i < kSums; ++i) sums[i] = numbers + (inputs + outputs + i) * most;
-    }
-    EVENFLOW_HD void seek(int64_t to_row) {
+    explicit Run(const Plan& plan_) : plan(plan_), most(plan_.most()) {}
+    T* in(int i) { return numbers + i * most; }
+    T* out(int i) { return in(plan.inputs + i); }
+    T* sums(int i) { return out(plan.outputs + i); }
+    void seek(int64_t to_row) {
       row = to_row;
       col = 0;
     }
-    __attribute__((noinline)) void go(const F& f, int64_t cols, int64_t limit) {
-      count = ops::min_of(most, limit);
-      const ops::Run run{row, col, cols, count};
-      T *in = numbers, *out = numbers + inputs * most;
-      f.load_run(run, in, most, Gather());
-      const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
-      for (int i = 0; i < inputs; ++i) {
-        for (int64_t e = count; e < whole; ++e) in[i * most + e] = T(0);
-      }
-      for (int64_t e = 0; e < whole; e += kLanes) {
-        f.template compute<V>(in + e, out + e, sums[0] + e, most);
-      }
-      f.store_run(run, out, most, Scatter());
+    /// The next elements, `limit` at most.
+    void go(int64_t cols, int64_t limit) {
+      plan.go(*this, plan.f, cols, limit);
       col += count;
       row += col / cols;
       col %= cols;
     }
+    /// Zeros behind the last element, up to a whole number of vectors; returns how many elements that makes.
+    EVENFLOW_HD int64_t fill_up() {
+      const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
+      for (int i = 0; i < plan.inputs; ++i) {
+        for (int64_t e = count; e < whole; ++e) in(i)[e] = T(0);
+      }
+      return whole;
+    }
   };
+
+  static constexpr int kMostSums = 2;
+  template <class T, class F>
+  static typename Run<T>::Plan plan_of(const F& f) {
+    if constexpr (ops::takes_runs<F>) {
+      return {&f, std::is_same<T, float>::value ? &go_arrays<T, F> : &go_arrays_small<T, F>, f.inputs(),
+              f.outputs(), F::sums};
+    } else {
+      static_assert(F::sums <= kMostSums, "run_groups has room for them");
+      return {&f, &go_elements<T, F>, F::inputs, F::outputs, F::sums};
+    }
+  }
+
+  /// A run of a map that loads and stores arrays, in lanes.
+  template <class T, class F>
+  __attribute__((noinline)) static void go_arrays(Run<T>& run, const void* functor, int64_t cols,
+                                                  int64_t limit) {
+    apply_arrays<Run<T>::kLanes, T>(run, *static_cast<const F*>(functor), cols, limit);
+  }
+  /// The same one by one. float64 is for truth: its functions are the C library's, and code may be small.
+  template <class T, class F>
+  __attribute__((noinline, cold)) static void go_arrays_small(Run<T>& run, const void* functor, int64_t cols,
+                                                              int64_t limit) {
+    apply_arrays<1, T>(run, *static_cast<const F*>(functor), cols, limit);
+  }
+  template <int lanes, class T, class F>
+  EVENFLOW_HD static void apply_arrays(Run<T>& run, const F& f, int64_t cols, int64_t limit) {
+    using V = std::conditional_t<lanes == 1, T, ops::Lanes<T, lanes>>;
+    run.count = ops::min_of(run.most, limit);
+    const ops::Run place{run.row, run.col, cols, run.count};
+    f.load_run(place, run.in(0), run.most, Gather());
+    const int64_t whole = run.fill_up();
+    T *in = run.in(0), *out = run.out(0), *sums = run.sums(0);
+    for (int64_t e = 0; e < whole; e += lanes) f.template compute<V>(in + e, out + e, sums + e, run.most);
+    f.store_run(place, run.out(0), run.most, Scatter());
+  }
+
+  /// A run of a map that loads and stores elements.
+  template <class T, class F>
+  __attribute__((noinline)) static void go_elements(Run<T>& run, const void* functor, int64_t cols,
+                                                    int64_t limit) {
+    const F& f = *static_cast<const F*>(functor);
+    constexpr int64_t kMost = ops::Run::kMost;
+    constexpr int kSums = F::sums ? F::sums : 1;
+    run.count = ops::min_of(kMost, limit);
+    const ops::Run place{run.row, run.col, cols, run.count};
+    T *in = run.in(0), *out = run.out(0), *sums = run.sums(0);
+    walk(f, place,
+         [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+           constexpr int n = decltype(pack)::value;
+           if constexpr (n == 1)
+             map.load(r, c, in + e, kMost);
+           else
+             map.template load<n>(r, c, in + e, kMost);
+         });
+    const int64_t whole = run.fill_up();
+#pragma GCC ivdep
+    for (int64_t e = 0; e < whole; ++e) {
+      T a[F::inputs], b[F::outputs], s[kSums];
+#pragma GCC unroll 8
+      for (int i = 0; i < F::inputs; ++i) a[i] = in[i * kMost + e];
+      f.compute(a, b, s);
+#pragma GCC unroll 8
+      for (int i = 0; i < F::outputs; ++i) out[i * kMost + e] = b[i];
+#pragma GCC unroll 8
+      for (int i = 0; i < F::sums; ++i) sums[i * kMost + e] = s[i];
+    }
+    walk(f, place,
+         [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
+           constexpr int n = decltype(pack)::value;
+           if constexpr (n == 1)
+             map.store(r, c, out + e, kMost);
+           else
+             map.template store<n>(r, c, out + e, kMost);
+         });
+  }
+
+  /// visit(f, how many neighbours, the first one's place in the run, its row, its column). f is passed, since
+  /// Clang looks up load<n> of a known type before it drops the branch.
+  template <class F, class Visit>
+  EVENFLOW_HD static void walk(const F& f, const ops::Run& run, const Visit& visit) {
+    // Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
+    constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
+    constexpr std::integral_constant<int, 1> one;
+    int64_t r = run.row, c = run.col;
+    for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
+      visit(f, one, e, r, 0);
+      one_by_one(r);
+    }
+    bool done = run.cols == 1;
+    if constexpr (kPack > 1) {
+      constexpr std::integral_constant<int, kPack> pack;
+      done = done || (run.cols % kPack == 0 && f.packs(kPack));
+      for (int64_t e = 0; done && run.cols > 1 && e < run.count; e += kPack) {
+        visit(f, pack, e, r, c);
+        if ((c += kPack) == run.cols) c = 0, ++r;
+      }
+    }
+    for (int64_t e = 0; !done && e < run.count; ++e) {
+      visit(f, one, e, r, c);
+      if (++c == run.cols) c = 0, ++r;
+    }
+  }
 
   /// A sum in double: of every eighth number side by side, and of those behind the last eight. Inlined it
   /// would be in every map_groups.
@@ -358,52 +372,58 @@ struct CpuExec {
     if (rows * cols == 0) return;
     constexpr int64_t kJob = 1024;
     const int64_t share = ops::max_of<int64_t>(1, kJob / cols), jobs = (rows + share - 1) / share;
+    const typename Run<T>::Plan plan = plan_of<T>(f);
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
-      MappedRun<T, F> run(f);
+      Run<T> run(plan);
       for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
         const int64_t end = ops::min_of(rows, (job + 1) * share);
         run.seek(job * share);
-        for (int64_t left = (end - job * share) * cols; left > 0; left -= run.count) run.go(f, cols, left);
+        for (int64_t left = (end - job * share) * cols; left > 0; left -= run.count) run.go(cols, left);
       }
     });
   }
 
-  /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][F::sums],
+  /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][sums],
   /// unless null, += the sums over that group's elements.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, F f, double* out) {
     f.prepare();
+    run_groups<T>(ctx, groups, rows, cols, plan_of<T>(f), out);
+  }
+  template <class T>
+  __attribute__((noinline)) static void run_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols,
+                                                   const typename Run<T>::Plan& plan, double* out) {
+    const int sums = plan.sums;
     constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kWorth);
-    using Run = std::conditional_t<ops::takes_runs<F>, GatheredRun<T, F>, MappedRun<T, F>>;
-    const int64_t size = rows * cols, together = Run(f).most / size;
+    const int64_t size = rows * cols, together = plan.most() / size;
     if (together > 0) {  // whole groups, several a run
       const int64_t share = ops::max_of<int64_t>(1, kJob / size), jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
-        Run run(f);
+        Run<T> run(plan);
         for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
           const int64_t end = ops::min_of(groups, (job + 1) * share);
           run.seek(job * share * rows);
           for (int64_t group = job * share, next; group < end; group = next) {
             next = ops::min_of(end, group + together);
-            run.go(f, cols, (next - group) * size);
-            for (int i = 0; out && i < F::sums; ++i) {
-              const T* values = run.sums[i];
+            run.go(cols, (next - group) * size);
+            for (int i = 0; out && i < sums; ++i) {
+              const T* values = run.sums(i);
               if (size == 1) {
-                for (int64_t g = group; g < next; ++g) out[g * F::sums + i] += values[g - group];
+                for (int64_t g = group; g < next; ++g) out[g * sums + i] += values[g - group];
                 continue;
               }
               for (int64_t g = group; g < next; ++g, values += size) {
                 if (size < 8) {  // what a Sum would be
                   double sum = 0;
                   for (int64_t e = 0; e < size; ++e) sum += values[e];
-                  out[g * F::sums + i] += sum;
+                  out[g * sums + i] += sum;
                   continue;
                 }
                 Sum sum;
                 sum.add(values, size);
-                out[g * F::sums + i] += sum.total();
+                out[g * sums + i] += sum.total();
               }
             }
           }
@@ -413,22 +433,22 @@ struct CpuExec {
     }
     const int64_t chunk = ops::max_of<int64_t>(1, kJob / cols), chunks = (rows + chunk - 1) / chunk;
     WorkspaceScope scope(ctx);
-    double* partial = scope.take<double>(groups * chunks * F::sums);
+    double* partial = scope.take<double>(groups * chunks * sums);
     run_team<Isa>(threads, [&](const Team& team) {
-      Run run(f);
+      Run<T> run(plan);
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
         int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
-        Sum sums[Run::kSums];
+        Sum total[kMostSums] = {};
         for (run.seek(first); left > 0; left -= run.count) {
-          run.go(f, cols, left);
-          for (int i = 0; out && i < F::sums; ++i) sums[i].add(run.sums[i], run.count);
+          run.go(cols, left);
+          for (int i = 0; out && i < sums; ++i) total[i].add(run.sums(i), run.count);
         }
-        for (int i = 0; i < F::sums; ++i) partial[job * F::sums + i] = sums[i].total();
+        for (int i = 0; i < sums; ++i) partial[job * sums + i] = total[i].total();
       }
     });
     for (int64_t job = 0; out && job < groups * chunks; ++job) {
-      for (int i = 0; i < F::sums; ++i) out[job / chunks * F::sums + i] += partial[job * F::sums + i];
+      for (int i = 0; i < sums; ++i) out[job / chunks * sums + i] += partial[job * sums + i];
     }
   }
 
