@@ -1,33 +1,20 @@
-#include "conditioners/conv_stack.hpp"
-#include "evenflow/error.hpp"
+#include "conditioners/conv.hpp"
 
 namespace evenflow {
 namespace {
 
-template <class T>
-class GlowNet final : public ConvStack<T> {
- public:
-  using ConvStack<T>::ConvStack;
-
-  void init(ParamArena<T>& arena, Rng& rng) const override {
-    for (const ConvUnit<T>& unit : this->units()) {
-      if (!unit.config().actnorm) return;  // the last convolution stays zero
-      T* w = unit.weight(arena);
-      for (int64_t i = 0; i < unit.weight_size(); ++i) w[i] = static_cast<T>(0.05 * rng.normal());
-    }
-  }
-};
-
-ConvUnitConfig glow_unit(Shape in, int64_t cout, int kernel, bool hidden) {
-  ConvUnitConfig config;
-  config.in = in;
-  config.cout = cout;
-  config.kernel = kernel;
-  config.edge = kernel == 3;
-  config.logs = true;
-  config.actnorm = hidden;
-  config.relu = hidden;
-  return config;
+/// hidden: with ActNorm and ReLU. The others start at zero.
+ConvConfig glow_conv(const char* name, int64_t in, int64_t out, int kernel, bool hidden) {
+  ConvConfig conv;
+  conv.name = name;
+  conv.in = in;
+  conv.out = out;
+  conv.kernel = kernel;
+  conv.edge = kernel == 3;
+  conv.logs = true;
+  conv.actnorm = conv.relu = hidden;
+  conv.normal = hidden ? 0.05 : 0;
+  return conv;
 }
 
 }  // namespace
@@ -35,21 +22,15 @@ ConvUnitConfig glow_unit(Shape in, int64_t cout, int kernel, bool hidden) {
 template <class T>
 std::unique_ptr<Conditioner<T>> glow_net(Shape in, int64_t out_channels, int64_t width, NetDtype dtype) {
   if (width < 1) fail<ConfigError>("glow_net", "expected width >= 1, got ", width);
-  const Shape wide = in.with_channels(width);
-  return std::make_unique<GlowNet<T>>(
-      in, out_channels,
-      std::vector<typename GlowNet<T>::Unit>{{"conv1", glow_unit(in, width, 3, true)},
-                                             {"conv2", glow_unit(wide, width, 1, true)},
-                                             {"conv3", glow_unit(wide, out_channels, 3, false)}},
-      dtype);
+  return chain_net<T>(in,
+                      {glow_conv("conv1", in.c, width, 3, true), glow_conv("conv2", width, width, 1, true),
+                       glow_conv("conv3", width, out_channels, 3, false)},
+                      dtype);
 }
 
 template <class T>
 std::unique_ptr<Conditioner<T>> zero_conv(Shape in, int64_t out_channels) {
-  return std::make_unique<GlowNet<T>>(
-      in, out_channels,
-      std::vector<typename GlowNet<T>::Unit>{{"conv", glow_unit(in, out_channels, 3, false)}},
-      NetDtype::same);
+  return chain_net<T>(in, {glow_conv("conv", in.c, out_channels, 3, false)}, NetDtype::same);
 }
 
 template std::unique_ptr<Conditioner<float>> glow_net<float>(Shape, int64_t, int64_t, NetDtype);
