@@ -10,6 +10,7 @@
 #include "core/memory.hpp"
 #include "evenflow/evenflow.hpp"
 #include "kernels/kernel_set.hpp"
+#include "kernels/net/layout.hpp"
 
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
 #include "kernels/cpu/amx.hpp"
@@ -222,9 +223,10 @@ double conv_seconds(int pass, int n, int h, int w, int cin, int cout, int kernel
   Context ctx("cpu", threads);
   const KernelSet<float>& kernels = ctx.kernels<float>();
   const auto call = [&] {
-    if (pass == 0) return kernels.conv_forward(ctx, dims, x, weights.data(), {bias.data(), nullptr, true}, y);
-    if (pass == 1) return kernels.conv_backward_data(ctx, dims, y, weights.data(), x, false);
-    kernels.conv_backward_weights(ctx, dims, x, y, weights.data());
+    if (pass == 0)
+      return kernels.net.conv_forward(ctx, dims, x, weights.data(), {bias.data(), nullptr, true}, y);
+    if (pass == 1) return kernels.net.conv_backward_data(ctx, dims, y, weights.data(), x, false);
+    kernels.net.conv_backward_weights(ctx, dims, x, y, weights.data());
   };
   call();  // touches pages and scratch memory
   std::vector<double> times;

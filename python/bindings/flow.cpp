@@ -237,8 +237,8 @@ void dequantize(PyFlow<T>& self, const py::object& x, int bits, const py::object
   const uint64_t key = noise ? seed.cast<uint64_t>() : 0;
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
-  ctx.kernels<T>().dequantize(ctx, in.n, dims, arrays.in(in), bits, noise, key, static_cast<uint64_t>(first),
-                              arrays.out(out));
+  ctx.kernels<T>().prior.dequantize(ctx, in.n, dims, arrays.in(in), bits, noise, key,
+                                    static_cast<uint64_t>(first), arrays.out(out));
   arrays.bring();
 }
 
@@ -261,7 +261,7 @@ int64_t first_not_finite_of(PyFlow<T>& self, const DeviceArray& array) {
   WorkspaceScope scope(ctx);
   const Value* values = arrays.in(in);
   double* bad = scope.take<double>(1);
-  ctx.kernels<Value>().count_not_finite(ctx, View<const Value>(values, {1, 1, 1, size}), bad);
+  ctx.kernels<Value>().optim.count_not_finite(ctx, View<const Value>(values, {1, 1, 1, size}), bad);
   if (*host.read(bad, 1) == 0) return -1;
   const Value* here = host.read(values, size);
   return std::find_if(here, here + size, [](Value v) { return !std::isfinite(v); }) - here;
@@ -283,7 +283,7 @@ void scale(PyFlow<T>& self, const py::object& array, double factor) {
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   double* there = arrays.in_out(values);
-  ctx.kernels<T>().scale_doubles(ctx, values.n, factor, there, there);
+  ctx.kernels<T>().move.scale_doubles(ctx, values.n, factor, there, there);
   arrays.bring();
 }
 

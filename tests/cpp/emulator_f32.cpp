@@ -1,12 +1,11 @@
 #include "emulator.hpp"
 #include "kernels/device/matrix_products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow::test {
 
 const KernelSet<float>& emulated_kernels_f32() {
-  static const KernelSetImpl<DeviceExec<EmulatedLauncher>, MatrixProducts<EmulatedLauncher>, float> kernels;
-  return kernels;
+  return kernel_set_of<DeviceExec<EmulatedLauncher>, MatrixProducts<EmulatedLauncher>, float>();
 }
 
 }  // namespace evenflow::test

@@ -1,13 +1,11 @@
 #include "emulator.hpp"
 #include "kernels/device/products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow::test {
 
 const KernelSet<double>& emulated_kernels_f64() {
-  static const KernelSetImpl<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, double>, double>
-      kernels;
-  return kernels;
+  return kernel_set_of<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, double>, double>();
 }
 
 }  // namespace evenflow::test

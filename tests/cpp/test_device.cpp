@@ -152,23 +152,23 @@ TEST_CASE("device: reductions over sizes that fit no chunk") {
       const double* x = a.put(values);
       const double* y = a.put(random_values(n, 2, -2, 2));
       double* found = a.make<double>(4);
-      kernels.sum_squares(ctx, n, x, found);
-      kernels.distance(ctx, {x, {1, 1, 1, n}}, {y, {1, 1, 1, n}}, found + 1);
-      kernels.count_not_finite(ctx, {x, {1, 1, 1, n}}, found + 3);
+      kernels.optim.sum_squares(ctx, n, x, found);
+      kernels.optim.distance(ctx, {x, {1, 1, 1, n}}, {y, {1, 1, 1, n}}, found + 1);
+      kernels.optim.count_not_finite(ctx, {x, {1, 1, 1, n}}, found + 3);
       std::vector<double> result = a.get(found, 4);
       for (const int64_t cols : {int64_t{1}, int64_t{33}, n}) {
         const Shape shape{n / cols, 1, 1, cols};
         double* mean = a.make<double>(cols);
         double* var = a.make<double>(cols);
         if (shape.n == 0) continue;
-        kernels.moments(ctx, -1, {x, shape}, mean, var);
+        kernels.channel.moments(ctx, -1, {x, shape}, mean, var);
         append(result, a.get(mean, cols));
         append(result, a.get(var, cols));
       }
       for (const int64_t groups : {int64_t{1}, int64_t{3}, std::min<int64_t>(n, 257)}) {  // blocks, all alike
         if (n / groups == 0) continue;
         double* out = a.make<double>(groups, 0.5);
-        kernels.base_log_prob(ctx, Base::logistic, groups, n / groups, x, 0, nullptr, out);
+        kernels.prior.base_log_prob(ctx, Base::logistic, groups, n / groups, x, 0, nullptr, out);
         append(result, a.get(out, groups));
       }
       return result;
@@ -200,9 +200,10 @@ TEST_CASE("device: matrices of 1x1 convolutions") {
       double* dlower = a.make<double>(n * n, 0.25);
       double* dupper = a.make<double>(n * n, 0.25);
       double* dlogs = a.make<double>(n, 0.25);
-      kernels.lu_matrix(ctx, n, of, alone, nullptr, log_det);
-      kernels.lu_matrix(ctx, n, of, w, inverse, log_det);
-      kernels.lu_gradients(ctx, n, of, dw, a.put(std::vector<double>{0.75}), 6, {dlower, dupper, dlogs});
+      kernels.mixing.lu_matrix(ctx, n, of, alone, nullptr, log_det);
+      kernels.mixing.lu_matrix(ctx, n, of, w, inverse, log_det);
+      kernels.mixing.lu_gradients(ctx, n, of, dw, a.put(std::vector<double>{0.75}), 6,
+                                  {dlower, dupper, dlogs});
       std::vector<double> result = a.get(w, n * n);
       CHECK(result == a.get(alone, n * n));
       const std::vector<double> back = a.get(inverse, n * n);
@@ -240,13 +241,13 @@ TEST_CASE("device: inverses of free matrices are the CPU's, bit for bit") {
       double* exact = a.make<double>(n * n);
       double* gradient = a.make<double>(n * n, 0.25);
       double* log_det = a.make<double>(3);
-      kernels.plain_matrix(ctx, n, w, nullptr, nullptr, log_det);
-      kernels.plain_matrix(ctx, n, w, inverse, exact, log_det + 1);
-      kernels.plain_gradients(ctx, n, a.put(random_values(n * n, 4, -1, 1)), exact,
-                              a.put(std::vector<double>{0.75}), 6, gradient);
+      kernels.mixing.plain_matrix(ctx, n, w, nullptr, nullptr, log_det);
+      kernels.mixing.plain_matrix(ctx, n, w, inverse, exact, log_det + 1);
+      kernels.mixing.plain_gradients(ctx, n, a.put(random_values(n * n, 4, -1, 1)), exact,
+                                     a.put(std::vector<double>{0.75}), 6, gradient);
       // The first row is the last one too.
       std::copy(values.begin(), values.begin() + n, values.end() - n);
-      kernels.plain_matrix(ctx, n, a.put(values), nullptr, nullptr, log_det + 2);
+      kernels.mixing.plain_matrix(ctx, n, a.put(values), nullptr, nullptr, log_det + 2);
       const std::vector<double> back = a.get(inverse, n * n), found = a.get(log_det, 3);
       CHECK(found[0] == found[1]);
       CHECK(found[2] == (n == 1 ? found[0] : -HUGE_VAL));
@@ -279,11 +280,11 @@ TEST_CASE("device: numbers that are not finite are seen") {
   const Shape flat{1, 1, 1, 5000};
   const KernelSet<double>& kernels = ctx.kernels<double>();
   double* found = a.make<double>(2);
-  kernels.count_not_finite(ctx, {a.put(x), flat}, found);
+  kernels.optim.count_not_finite(ctx, {a.put(x), flat}, found);
   CHECK(a.get(found, 1)[0] == 2);
-  kernels.distance(ctx, {a.put(x), flat}, {a.put(y), flat}, found);
+  kernels.optim.distance(ctx, {a.put(x), flat}, {a.put(y), flat}, found);
   CHECK(std::isinf(relative_distance(a.get(found, 2).data())));
-  kernels.distance(ctx, {a.put(y), flat}, {a.put(y), flat}, found);
+  kernels.optim.distance(ctx, {a.put(y), flat}, {a.put(y), flat}, found);
   CHECK(relative_distance(a.get(found, 2).data()) == 0);
 }
 
@@ -351,11 +352,11 @@ TEST_CASE_TEMPLATE("device: a class head against the CPU's", T, float, double) {
     T* dlogs = a.make<T>(kClasses, T(0.25));
     const View<T> dx(a.make<T>(shape.size(), T(0.5)), shape);
     double* results = a.make<double>(2);
-    kernels.head_log_prob(ctx, x, kClasses, weight, a.put(random_of<T>(kClasses, 4)), logs, pooled, raw,
-                          logp);
+    kernels.prior.head_log_prob(ctx, x, kClasses, weight, a.put(random_of<T>(kClasses, 4)), logs, pooled, raw,
+                                logp);
     const double* sample_weight = a.put(std::vector<double>{0.5, 2, 0, 1.25});
-    kernels.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), sample_weight, weight, logs,
-                          0.75, pooled, raw, logp, dweight, dbias, dlogs, dx, results);
+    kernels.prior.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), sample_weight, weight,
+                                logs, 0.75, pooled, raw, logp, dweight, dbias, dlogs, dx, results);
     std::vector<T> result = a.get(dx.data, shape.size());
     append(result, a.get(dweight, kChannels * kClasses));
     append(result, a.get(dbias, kClasses));
@@ -460,12 +461,12 @@ TEST_CASE_TEMPLATE("device: noise is the CPU's", T, float, double) {
     Arrays a(ctx);
     T* out = a.make<T>(3 * 7);
     T* levels = a.make<T>(2 * 5);
-    kernels.base_sample(ctx, Base::gaussian, 3, 7, T(0.5), 42, 9, out);
+    kernels.prior.base_sample(ctx, Base::gaussian, 3, 7, T(0.5), 42, 9, out);
     std::vector<T> result = a.get(out, 21);
-    kernels.base_sample(ctx, Base::logistic, 3, 7, T(0.5), 42, 9, out);
+    kernels.prior.base_sample(ctx, Base::logistic, 3, 7, T(0.5), 42, 9, out);
     append(result, a.get(out, 21));
     const std::vector<uint8_t> bytes{0, 1, 2, 3, 250, 255, 254, 128, 127, 7};
-    kernels.dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);
+    kernels.prior.dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);
     append(result, a.get(levels, 10));
     return result;
   });

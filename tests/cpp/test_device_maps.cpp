@@ -53,21 +53,22 @@ std::vector<T> channel_maps(Context& ctx, const Shape& shape, const Place& place
   double* sums = a.make<double>(4 * 2 * c);
   T* mean = a.make<T>(c);
   T* var = a.make<T>(c);
-  kernels.channel_forward(ctx, parity, x.view, shift, scale, out[0].view);
-  kernels.channel_inverse(ctx, parity, x.view, shift, scale, out[1].view);
-  kernels.channel_backward(ctx, parity, x.view, dy.view, shift, scale, out[2].view, out[3].view, sums);
-  kernels.moments(ctx, parity, x.view, mean, var);
-  kernels.batch_norm_sums(ctx, parity, x.view, dy.view, sums + 2 * c);
-  kernels.batch_norm_backward(ctx, parity, x.view, dy.view, shift, scale, mean, var, out[4].view,
-                              out[5].view);
-  kernels.norm_relu(ctx, x.view, shift, scale, beta, true, out[6].view);
-  kernels.norm_relu_sums(ctx, x.view, shift, scale, beta, true, out[7].view, sums + 4 * c);
-  kernels.norm_relu_backward(ctx, x.view, shift, scale, mean, var, dy.view, out[8].view);
+  kernels.channel.forward(ctx, parity, x.view, shift, scale, out[0].view);
+  kernels.channel.inverse(ctx, parity, x.view, shift, scale, out[1].view);
+  kernels.channel.backward(ctx, parity, x.view, dy.view, shift, scale, out[2].view, out[3].view, sums);
+  kernels.channel.moments(ctx, parity, x.view, mean, var);
+  kernels.channel.batch_norm_sums(ctx, parity, x.view, dy.view, sums + 2 * c);
+  kernels.channel.batch_norm_backward(ctx, parity, x.view, dy.view, shift, scale, mean, var, out[4].view,
+                                      out[5].view);
+  kernels.net.norm_relu(ctx, x.view, shift, scale, beta, true, out[6].view);
+  kernels.net.norm_relu_sums(ctx, x.view, shift, scale, beta, true, out[7].view, sums + 4 * c);
+  kernels.net.norm_relu_backward(ctx, x.view, shift, scale, mean, var, dy.view, out[8].view);
   T* bias_gradient = a.make<T>(c);
   T* logs_gradient = a.make<T>(c);
-  kernels.epilogue_backward(ctx, x.view, out[9].view, {shift, scale, true}, bias_gradient, logs_gradient,
-                            T(3));
-  kernels.epilogue_backward(ctx, x.view, out[10].view, {shift, nullptr, false}, bias_gradient, nullptr, T(3));
+  kernels.net.epilogue_backward(ctx, x.view, out[9].view, {shift, scale, true}, bias_gradient, logs_gradient,
+                                T(3));
+  kernels.net.epilogue_backward(ctx, x.view, out[10].view, {shift, nullptr, false}, bias_gradient, nullptr,
+                                T(3));
   std::vector<T> result;
   append_all(result, a, out);
   append_doubles(result, a.get(sums, 6 * c));
@@ -83,15 +84,15 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   const Placed<T> x = view(1), dy = view(2), unit(a, shape, place, 3, 0.05, 0.95);
   std::vector<Placed<T>> out;
   for (uint64_t i = 0; i < 14; ++i) out.push_back(view(10 + i));
-  kernels.copy(ctx, x.view, out[0].view);
-  kernels.add(ctx, x.view, out[1].view);
-  kernels.mask_pixels(ctx, x.view, 1, false, out[2].view);
-  kernels.mask_pixels(ctx, x.view, 0, true, out[3].view);
+  kernels.move.copy(ctx, x.view, out[0].view);
+  kernels.move.add(ctx, x.view, out[1].view);
+  kernels.move.mask_pixels(ctx, x.view, 1, false, out[2].view);
+  kernels.move.mask_pixels(ctx, x.view, 0, true, out[3].view);
   double* det = a.make<double>(shape.n, 0.5);
   const double* slope = a.put(random_values(shape.n, 4, -1, 1));
-  kernels.logit_forward(ctx, unit.view, out[4].view, det);
-  kernels.logit_inverse(ctx, x.view, out[5].view, det);
-  kernels.logit_backward(ctx, x.view, dy.view, slope, out[6].view, out[7].view);
+  kernels.channel.logit_forward(ctx, unit.view, out[4].view, det);
+  kernels.channel.logit_inverse(ctx, x.view, out[5].view, det);
+  kernels.channel.logit_backward(ctx, x.view, dy.view, slope, out[6].view, out[7].view);
   ColumnBounds<T> bounds;
   for (int64_t c = 0; c < ColumnBounds<T>::kMost; ++c) {
     bounds.low[c] = c % 3 ? T(0) : -std::numeric_limits<T>::infinity();
@@ -99,27 +100,28 @@ std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
     bounds.log_width[c] = T(0);
   }
   for (const bool inverse : {false, true}) {
-    kernels.bounds_map(ctx, bounds, inverse, inverse ? x.view : unit.view, out[9 + inverse].view, det);
-    kernels.bounds_backward(ctx, bounds, inverse, x.view, dy.view, slope, inverse ? View<T>() : out[11].view,
-                            out[12 + inverse].view);
+    kernels.channel.bounds_map(ctx, bounds, inverse, inverse ? x.view : unit.view, out[9 + inverse].view,
+                               det);
+    kernels.channel.bounds_backward(ctx, bounds, inverse, x.view, dy.view, slope,
+                                    inverse ? View<T>() : out[11].view, out[12 + inverse].view);
   }
   // Samples further apart than their pixels.
   const int64_t step = (shape.pixels_per_sample() + 1) * x.view.stride;
   T* apart = a.make<T>(shape.n * step);
-  kernels.copy_blocks(ctx, x.view, shape.pixels_per_sample() * x.view.stride,
-                      View<T>(apart, shape, x.view.stride), step);
+  kernels.move.copy_blocks(ctx, x.view, shape.pixels_per_sample() * x.view.stride,
+                           View<T>(apart, shape, x.view.stride), step);
   // One pixel's values at all pixels of a sample, and back from all of them.
   T* everywhere = a.make<T>(shape.size());
-  kernels.copy_blocks(ctx, View<const T>(x.view.data, shape, 0), x.view.stride, View<T>(everywhere, shape),
-                      shape.per_sample());
+  kernels.move.copy_blocks(ctx, View<const T>(x.view.data, shape, 0), x.view.stride,
+                           View<T>(everywhere, shape), shape.per_sample());
   T* sums = a.make<T>(shape.n * shape.c, T(0.5));
-  kernels.add_pixel_sums(ctx, x.view, View<T>(sums, {shape.n, 1, 1, shape.c}));
+  kernels.move.add_pixel_sums(ctx, x.view, View<T>(sums, {shape.n, 1, 1, shape.c}));
   const Shape small{shape.n, shape.h / 2, shape.w / 2, 4 * shape.c};
   std::vector<T> result;
   for (const bool diagonal : {false, true}) {
     const Placed<T> squeezed(a, small, place, 5);
-    kernels.squeeze(ctx, diagonal, false, x.view, squeezed.view);
-    kernels.squeeze(ctx, diagonal, true, squeezed.view, out[8].view);
+    kernels.mixing.squeeze(ctx, diagonal, false, x.view, squeezed.view);
+    kernels.mixing.squeeze(ctx, diagonal, true, squeezed.view, out[8].view);
     append(result, a.get(squeezed.all, squeezed.size));
     append(result, a.get(out[8].all, out[8].size));
   }
@@ -149,7 +151,7 @@ std::vector<T> couplings(Context& ctx, const Shape& shape, const Place& place, b
     double* det = a.make<double>(2 * shape.n, 0.5);
     const double* dlogdet = a.put(random_values(shape.n, 12, -1, 1));
     T* dshared = a.make<T>(2, T(0.5));
-    const CouplingKernels<T>& coupling = kernels.coupling();
+    const CouplingKernels<T>& coupling = kernels.coupling;
     coupling.forward(ctx, plan, {slope, offset}, x.view, h.view, out[0].view, det);
     coupling.inverse(ctx, plan, {slope, offset}, x.view, h.view, out[1].view, det + shape.n);
     coupling.backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, out[2].view, out[3].view,
@@ -180,22 +182,22 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
     config.rule = rule;
     for (uint64_t i = 0; i < 3; ++i) out.push_back(array(2 + i, i == 1 ? 0.1 : -1));
     T* const* last = out.data() + out.size() - 3;
-    kernels.optimizer_step(ctx, config, n, n / 2, 1e-2, g, last[0], last[1], last[2]);
+    kernels.optim.step(ctx, config, n, n / 2, 1e-2, g, last[0], last[1], last[2]);
   }
   for (uint64_t i = 0; i < 6; ++i) out.push_back(array(20 + i, -1));
   T* const* last = out.data() + out.size() - 6;
-  kernels.average(ctx, n, g, T(0.1), last[0]);
-  kernels.scale(ctx, n, T(0.5), last[1]);
-  kernels.zero(ctx, n, last[2]);
-  kernels.fill(ctx, n, T(3), last[3]);
+  kernels.optim.average(ctx, n, g, T(0.1), last[0]);
+  kernels.move.scale(ctx, n, T(0.5), last[1]);
+  kernels.move.zero(ctx, n, last[2]);
+  kernels.move.fill(ctx, n, T(3), last[3]);
   double* found = a.make<double>(6, 0.5);
-  kernels.sum_squares(ctx, n, g, found);
+  kernels.optim.sum_squares(ctx, n, g, found);
   const View<const T> flat(g, {1, 1, 1, n}), other(last[4], {1, 1, 1, n});
-  kernels.distance(ctx, flat, other, found + 1);
-  kernels.count_not_finite(ctx, flat, found + 3);
+  kernels.optim.distance(ctx, flat, other, found + 1);
+  kernels.optim.count_not_finite(ctx, flat, found + 3);
   if (n > 0) {
-    kernels.base_log_prob(ctx, Base::gaussian, 1, n, g, T(0.5), last[5], found + 4);
-    kernels.base_log_prob(ctx, Base::logistic, 1, n, g, T(0.5), nullptr, found + 5);
+    kernels.prior.base_log_prob(ctx, Base::gaussian, 1, n, g, T(0.5), last[5], found + 4);
+    kernels.prior.base_log_prob(ctx, Base::logistic, 1, n, g, T(0.5), nullptr, found + 5);
   }
   std::vector<T> result;
   for (const T* values : out) append(result, a.get(values - before, size));
@@ -276,8 +278,8 @@ TEST_CASE_TEMPLATE("device: weight norm of columns that fit packs, and that do n
         T* w = a.make<T>(n * c);
         T* dv = a.make<T>(n * c, T(0.25));
         T* dg = a.make<T>(c, T(0.25));
-        kernels.weight_norm(ctx, n, c, v, g, norms, w);
-        kernels.weight_norm_backward(ctx, n, c, v, g, norms, dw, dv, g ? dg : nullptr);
+        kernels.net.weight_norm(ctx, n, c, v, g, norms, w);
+        kernels.net.weight_norm_backward(ctx, n, c, v, g, norms, dw, dv, g ? dg : nullptr);
         for (const T* values : {norms, dg}) append(result, a.get(values, c));
         for (const T* values : {w, dv}) append(result, a.get(values, n * c));
       }
@@ -298,7 +300,7 @@ TEST_CASE_TEMPLATE("device: sums by columns over many chunks", T, float, double)
       const Placed<T> z(a, shape, {0, 0}, 1), dz(a, shape, {0, 0}, 2);
       std::vector<Placed<T>> out{{a, shape, {0, 0}, 3}, {a, shape, {0, 0}, 4}};
       double* sums = a.make<double>(2 * c);
-      ctx.kernels<T>().channel_backward(ctx, -1, z.view, dz.view, a.put(random_of<T>(c, 5)),
+      ctx.kernels<T>().channel.backward(ctx, -1, z.view, dz.view, a.put(random_of<T>(c, 5)),
                                         a.put(random_of<T>(c, 6, 0.5, 2)), out[0].view, out[1].view, sums);
       std::vector<T> result;
       append_all(result, a, out);
@@ -316,7 +318,7 @@ TEST_CASE_TEMPLATE("device: sums over the samples of a batch", T, float, double)
       Arrays a(ctx);
       const double* gains = a.put(random_values(2 * n, 1, 0, 1));
       double* total = a.make<double>(1);
-      kernels.sum_doubles(ctx, n, gains, total);
+      kernels.move.sum_doubles(ctx, n, gains, total);
       return std::vector<T>{static_cast<T>(a.get(total, 1)[0])};
     });
   }

@@ -3,6 +3,7 @@
 #include "check_device.hpp"
 #include "kernels/device/matrix_operands.hpp"
 #include "kernels/device/products.hpp"
+#include "kernels/kernel_set.hpp"
 
 // A device's convolutions and chains of them.
 
@@ -43,11 +44,11 @@ void check_conv(const ConvCase& c, double bound) {
     const View<T> y(a.make<T>(out.size()), out), plain(a.make<T>(out.size()), out);
     const View<T> dx(a.make<T>(c.in.size()), c.in), more(a.make<T>(c.in.size(), T(0.5)), c.in);
     T* dw = a.make<T>(dims.weight_size(), T(0.25));
-    kernels.conv_forward(ctx, dims, x, w, epilogue, y);
-    kernels.conv_forward(ctx, dims, x, w, {}, plain);
-    kernels.conv_backward_data(ctx, dims, dy, w, dx, false);
-    kernels.conv_backward_data(ctx, dims, dy, w, more, true);
-    kernels.conv_backward_weights(ctx, dims, x, dy, dw);
+    kernels.net.conv_forward(ctx, dims, x, w, epilogue, y);
+    kernels.net.conv_forward(ctx, dims, x, w, {}, plain);
+    kernels.net.conv_backward_data(ctx, dims, dy, w, dx, false);
+    kernels.net.conv_backward_data(ctx, dims, dy, w, more, true);
+    kernels.net.conv_backward_weights(ctx, dims, x, dy, dw);
     std::vector<T> result = a.get(y.data, out.size());
     append(result, a.get(plain.data, out.size()));
     append(result, a.get(dx.data, c.in.size()));
@@ -81,11 +82,11 @@ void check_thin(int64_t pixels, int64_t in, int64_t out, int64_t before, int64_t
     const T* w = a.put(random_of<T>(in * out, 7, -0.5, 0.5));
     const Epilogue<T> epilogue{a.put(random_of<T>(out, 8)), a.put(random_of<T>(out, 9, 0.5, 2)), true};
     T* dw = a.make<T>(in * out, T(0.25));
-    kernels.conv_forward(ctx, dims, x, w, epilogue, y);
-    kernels.conv_forward(ctx, dims, x, w, {}, plain);
-    kernels.conv_backward_data(ctx, dims, dy, w, dx, false);
-    kernels.conv_backward_data(ctx, dims, dy, w, more, true);
-    kernels.conv_backward_weights(ctx, dims, x, dy, dw);
+    kernels.net.conv_forward(ctx, dims, x, w, epilogue, y);
+    kernels.net.conv_forward(ctx, dims, x, w, {}, plain);
+    kernels.net.conv_backward_data(ctx, dims, dy, w, dx, false);
+    kernels.net.conv_backward_data(ctx, dims, dy, w, more, true);
+    kernels.net.conv_backward_weights(ctx, dims, x, dy, dw);
     for (const View<T>& v : {y, plain, dx, more}) append(result, a.get(v.data - before, size(v.shape.c)));
     append(result, a.get(dw, in * out));
     return result;
@@ -101,8 +102,8 @@ struct Chain {
 
 /// All that a chain computes, both ways, from the same float32 numbers whatever T is. acts: the hidden
 /// activations, or null to make them.
-template <class T, class H, class Kernels>
-std::vector<double> run_chain(Context& ctx, Arrays& a, const Kernels& kernels, const Chain& chain, H*& acts) {
+template <class T, class H, class Nets>
+std::vector<double> run_chain(Context& ctx, Arrays& a, const Nets& nets, const Chain& chain, H*& acts) {
   constexpr bool half = std::is_same<H, Bf16>::value;
   const auto put = [&](int64_t n, uint64_t seed, double low = -1, double high = 1) {
     const std::vector<float> v = random_of<float>(n, seed, low, high);
@@ -138,14 +139,14 @@ std::vector<double> run_chain(Context& ctx, Arrays& a, const Kernels& kernels, c
   const View<T> dx(a.make<T>(pixels * x_stride, T(0.5)) + 1, chain.in, x_stride);
   const View<T> dh(put(at.size(), 2), at);
   const bool keep = !acts;
-  if (keep) acts = a.make<H>(hidden_size(units.data(), count, pixels, sizeof(H)) + 1, H{0});
-  kernels.stack_forward(ctx, units.data(), count, half, x, keep ? acts : nullptr, h);
+  if (keep) acts = a.make<H>(activation_values(units.data(), count, pixels, sizeof(H)) + 1, H{0});
+  nets.stack_forward(ctx, units.data(), count, half, x, keep ? acts : nullptr, h);
   std::vector<double> result;
   const auto add = [&](const T* values, int64_t n) {
     for (const T v : a.get(values, n)) result.push_back(static_cast<double>(v));
   };
   add(h.data, pixels * h_stride);
-  kernels.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
+  nets.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
   add(dx.data - 1, pixels * x_stride);
   for (const StackUnit<T>& unit : units) {
     add(unit.dw, unit.dims.weight_size());
@@ -155,11 +156,10 @@ std::vector<double> run_chain(Context& ctx, Arrays& a, const Kernels& kernels, c
   return result;
 }
 
-/// A device's kernels with the generic products: a kernel set of its own would instantiate all the others
-/// anew.
-struct GenericKernels {
+/// A device's nets with the generic products: a NetLaunch of its own would instantiate all others anew.
+struct GenericNets {
   using Products = DeviceProducts<EmulatedLauncher, float>;
-  const KernelSet<float>& others;
+  const NetKernels<float>& others;
 
   template <class H>
   void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool, View<const float> x,
@@ -187,12 +187,12 @@ void check_matrix_units(const Chain& chain) {
     Emulator::get().order = order;
     Context ctx("emulated");
     Arrays a(ctx);
-    const KernelSet<float>& kernels = ctx.kernels<float>();
+    const NetKernels<float>& nets = ctx.kernels<float>().net;
     H* acts = nullptr;
-    const std::vector<double> wanted = run_chain<float, H>(ctx, a, GenericKernels{kernels}, chain, acts);
-    const std::vector<double> got = run_chain<float, H>(ctx, a, kernels, chain, acts);
+    const std::vector<double> wanted = run_chain<float, H>(ctx, a, GenericNets{nets}, chain, acts);
+    const std::vector<double> got = run_chain<float, H>(ctx, a, nets, chain, acts);
     ctx.set_matmul_precision(MatmulPrecision::high);
-    const std::vector<double> high = run_chain<float, H>(ctx, a, kernels, chain, acts);
+    const std::vector<double> high = run_chain<float, H>(ctx, a, nets, chain, acts);
     if (order == Emulator::ascending) {
       first = got;
       first_high = high;
@@ -203,7 +203,7 @@ void check_matrix_units(const Chain& chain) {
       } else {
         double* exact_acts = nullptr;
         const std::vector<double> truth =
-            run_chain<double, double>(ctx, a, ctx.kernels<double>(), chain, exact_acts);
+            run_chain<double, double>(ctx, a, ctx.kernels<double>().net, chain, exact_acts);
         CHECK(gap(wanted, truth) <= 1e-4);  // what the others are measured by; measured: 3e-5
         CHECK(gap(got, truth) <= 1e-6 + 2 * gap(wanted, truth));
         CHECK(gap(high, truth) <= 256 * gap(wanted, truth));  // eight bits fewer; measured: 93
@@ -238,13 +238,14 @@ std::vector<double> errors_of_products(MatmulPrecision precision) {
   float *h = a.make<float>(rows * columns), *dx = a.make<float>(rows * columns, 0),
         *dw = a.make<float>(rows * columns);
   const StackUnit<float> forward = layer(rows, 1, columns, r, nullptr);
-  kernels.stack_forward(ctx, &forward, 1, false, {l, forward.dims.in}, nullptr, {h, {rows, 1, 1, columns}});
+  kernels.net.stack_forward(ctx, &forward, 1, false, {l, forward.dims.in}, nullptr,
+                            {h, {rows, 1, 1, columns}});
   const StackUnit<float> down = layer(rows, columns, 1, r, a.make<float>(columns));
-  kernels.stack_backward(ctx, &down, 1, false, {unused, down.dims.in}, nullptr, {}, {l, {rows, 1, 1, 1}},
-                         {dx, down.dims.in});
+  kernels.net.stack_backward(ctx, &down, 1, false, {unused, down.dims.in}, nullptr, {}, {l, {rows, 1, 1, 1}},
+                             {dx, down.dims.in});
   const StackUnit<float> across = layer(1, rows, columns, unused, dw);
-  kernels.stack_backward(ctx, &across, 1, false, {l, across.dims.in}, nullptr, {}, {r, {1, 1, 1, columns}},
-                         {});
+  kernels.net.stack_backward(ctx, &across, 1, false, {l, across.dims.in}, nullptr, {},
+                             {r, {1, 1, 1, columns}}, {});
   std::vector<double> errors;
   for (const float* products : {h, dx, dw}) {
     const std::vector<float> got = a.get(products, rows * columns);
@@ -273,9 +274,9 @@ std::pair<double, double> errors_of_long_sums(int64_t inputs) {
   units[1].dims.in = {rows, 1, 1, outputs};
   units[0].w = a.put(w);
   units[1].w = a.make<float>(outputs * outputs, 0);
-  float* acts = a.make<float>(hidden_size(units, 2, rows, sizeof(float)));
-  ctx.kernels<float>().stack_forward(ctx, units, 2, false, {a.put(x), units[0].dims.in}, acts,
-                                     {a.make<float>(rows * outputs), units[0].dims.out()});
+  float* acts = a.make<float>(activation_values(units, 2, rows, sizeof(float)));
+  ctx.kernels<float>().net.stack_forward(ctx, units, 2, false, {a.put(x), units[0].dims.in}, acts,
+                                         {a.make<float>(rows * outputs), units[0].dims.out()});
   const int64_t stride = padded_stride(outputs, sizeof(float));
   const std::vector<float> got = a.get(acts, rows * stride);
   double squares = 0, plain_squares = 0;
@@ -326,13 +327,13 @@ void check_stack(const Shape& in, const std::vector<int64_t>& widths, const std:
     const View<T> h(a.make<T>(at.size()), at), again(a.make<T>(at.size()), at);
     const View<T> dh(a.put(random_of<T>(at.size(), 2)), at), dx(a.make<T>(in.size(), T(0.5)), in);
     const int64_t bytes = half ? 2 : static_cast<int64_t>(sizeof(T));
-    char* acts = a.make<char>(hidden_size(units.data(), count, in.pixels(), bytes) * bytes + 64, 0);
-    kernels.stack_forward(ctx, units.data(), count, half, x, acts, h);
-    kernels.stack_forward(ctx, units.data(), count, half, x, nullptr, again);
+    char* acts = a.make<char>(activation_values(units.data(), count, in.pixels(), bytes) * bytes + 64, 0);
+    kernels.net.stack_forward(ctx, units.data(), count, half, x, acts, h);
+    kernels.net.stack_forward(ctx, units.data(), count, half, x, nullptr, again);
     std::vector<T> result = a.get(h.data, at.size());
     append(result, a.get(again.data, at.size()));
     if (half) return result;  // units near zero fire here and not there
-    kernels.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
+    kernels.net.stack_backward(ctx, units.data(), count, half, x, acts, h, dh, dx);
     append(result, a.get(dx.data, in.size()));
     for (const StackUnit<T>& unit : units) {
       append(result, a.get(unit.dw, unit.dims.weight_size()));

@@ -77,7 +77,7 @@ TEST_CASE("device: rows times numbers of their own") {
     Arrays a(ctx);
     constexpr int64_t kRows = 33, kColumns = 70;
     float* x = a.put(random_of<float>(kRows * kColumns, 1));
-    ctx.kernels<float>().scale_rows(ctx, kRows, kColumns, a.put(random_values(kRows, 2, 0, 3)), x);
+    ctx.kernels<float>().move.scale_rows(ctx, kRows, kColumns, a.put(random_values(kRows, 2, 0, 3)), x);
     return a.get(x, kRows * kColumns);
   });
 }

@@ -128,17 +128,17 @@ void check_conv(const ConvCase& c, int threads, double bound) {
   const std::vector<T> tx = as<T>(x), tw = as<T>(w), tb = as<T>(bias), ts = as<T>(scale), tdy = as<T>(dy);
   std::vector<T> got(static_cast<size_t>(out.size()), T(9)), gx(static_cast<size_t>(c.in.size()), T(9));
   std::vector<T> gw = as<T>(start);
-  kernels.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {}, {got.data(), out});
+  kernels.net.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {}, {got.data(), out});
   CHECK(worst(got, y) < bound);
-  kernels.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {tb.data(), ts.data(), true},
-                       {got.data(), out});
+  kernels.net.conv_forward(ctx, dims, {tx.data(), c.in}, tw.data(), {tb.data(), ts.data(), true},
+                           {got.data(), out});
   CHECK(worst(got, activated) < bound);
-  kernels.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, false);
+  kernels.net.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, false);
   CHECK(worst(gx, dx) < bound);
-  kernels.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, true);
+  kernels.net.conv_backward_data(ctx, dims, {tdy.data(), out}, tw.data(), {gx.data(), c.in}, true);
   for (double& v : dx) v *= 2;
   CHECK(worst(gx, dx) < 2 * bound);
-  kernels.conv_backward_weights(ctx, dims, {tx.data(), c.in}, {tdy.data(), out}, gw.data());
+  kernels.net.conv_backward_weights(ctx, dims, {tx.data(), c.in}, {tdy.data(), out}, gw.data());
   CHECK(worst(gw, dw) < bound);
 }
 
@@ -182,8 +182,9 @@ TEST_CASE("NaN passes through ReLU") {
     dims.cout = 20;
     std::vector<float> x(200, 1.0f), w(100, 1.0f), y(800), one(20, 1.0f);
     x[7] = std::nanf("");
-    ctx.kernels<float>().conv_forward(ctx, dims, {x.data(), dims.in}, w.data(),
-                                      {one.data(), one.data(), true}, {y.data(), dims.in.with_channels(20)});
+    ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data(), dims.in}, w.data(),
+                                          {one.data(), one.data(), true},
+                                          {y.data(), dims.in.with_channels(20)});
     CHECK(std::isnan(y[20]));
     CHECK(std::isnan(y[39]));
     CHECK(y[0] == 6.0f);
@@ -264,9 +265,9 @@ TEST_CASE("couplings of more channels than a job takes") {
     Context ctx("cpu", 2);
     const std::vector<double> x = random_values(3 * c, 1, -1, 1), h = random_values(6 * c, 2, -1, 1);
     std::vector<double> z(x.size()), logdet(3, 0.5);
-    ctx.kernels<double>().coupling().forward(ctx, plan, {}, {x.data(), shape},
-                                             {h.data(), shape.with_channels(2 * c)}, {z.data(), shape},
-                                             logdet.data());
+    ctx.kernels<double>().coupling.forward(ctx, plan, {}, {x.data(), shape},
+                                           {h.data(), shape.with_channels(2 * c)}, {z.data(), shape},
+                                           logdet.data());
     for (int64_t n = 0; n < 3; ++n) {
       double expected = 0.5;
       for (int64_t i = 0; i < c; ++i)
@@ -302,13 +303,13 @@ struct Coupled {
     const View<const T> raw(h.data(), shape.with_channels(2 * shape.c), h_stride);
     Context ctx("cpu", 1);
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    kernels.coupling().forward(ctx, plan, {&slope, &offset}, values(in), raw, view(z), logdets.data());
-    kernels.coupling().backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
-                                view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
-                                {&dslope, &doffset});
+    kernels.coupling.forward(ctx, plan, {&slope, &offset}, values(in), raw, view(z), logdets.data());
+    kernels.coupling.backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
+                              view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
+                              {&dslope, &doffset});
     std::vector<T> back = in;
     std::vector<double> inverse(static_cast<size_t>(n));
-    kernels.coupling().inverse(ctx, plan, {&slope, &offset}, values(z), raw, view(back), inverse.data());
+    kernels.coupling.inverse(ctx, plan, {&slope, &offset}, values(z), raw, view(back), inverse.data());
     double undone = 0;
     for (size_t i = 0; i < logdets.size(); ++i) {
       logdet += logdets[i];
@@ -375,9 +376,9 @@ void check_epilogue_backward(int64_t rows, int64_t cols, int64_t stride, bool re
     }
   }
   Context ctx("cpu", 2);
-  ctx.kernels<double>().epilogue_backward(ctx, {y.data(), shape, stride}, {dy.data(), shape, stride},
-                                          {nullptr, scaled ? scale.data() : nullptr, relu}, dbias.data(),
-                                          dlogs.data(), 3);
+  ctx.kernels<double>().net.epilogue_backward(ctx, {y.data(), shape, stride}, {dy.data(), shape, stride},
+                                              {nullptr, scaled ? scale.data() : nullptr, relu}, dbias.data(),
+                                              dlogs.data(), 3);
   CHECK(dy == da);
   for (size_t c = 0; c < dbias.size(); ++c) {
     CHECK(std::abs(dbias[c] - bias_sum[c]) < 1e-10);
@@ -406,7 +407,7 @@ TEST_CASE("threads share the columns of few rows") {
   for (const int threads : {1, 2, 3, 5}) {
     Context ctx("cpu", threads);
     std::vector<float> out(x.size(), -1.0f);
-    ctx.kernels<float>().dequantize(ctx, 2, count, x.data(), 8, true, 3, 0, out.data());
+    ctx.kernels<float>().prior.dequantize(ctx, 2, count, x.data(), 8, true, 3, 0, out.data());
     if (first.empty()) first = out;
     CHECK(first == out);
   }
@@ -426,13 +427,13 @@ TEST_CASE("an output row does not depend on the batch around it, nor on threads"
   for (int threads : {1, 2, 5}) {
     Context ctx("cpu", threads);
     std::vector<float> y(static_cast<size_t>(9 * out)), single(y.size());
-    ctx.kernels<float>().conv_forward(ctx, dims, {x.data(), c.in}, w.data(), {},
-                                      {y.data(), c.in.with_channels(c.cout)});
+    ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data(), c.in}, w.data(), {},
+                                          {y.data(), c.in.with_channels(c.cout)});
     ConvDims one = dims;
     one.in.n = 1;
     for (int64_t i = 0; i < 9; ++i) {
-      ctx.kernels<float>().conv_forward(ctx, one, {x.data() + i * c.in.per_sample(), one.in}, w.data(), {},
-                                        {single.data() + i * out, one.in.with_channels(c.cout)});
+      ctx.kernels<float>().net.conv_forward(ctx, one, {x.data() + i * c.in.per_sample(), one.in}, w.data(),
+                                            {}, {single.data() + i * out, one.in.with_channels(c.cout)});
     }
     CHECK(y == single);
     results.push_back(y);
@@ -453,12 +454,12 @@ TEST_CASE("a row's products do not depend on how many rows there are") {
       const std::vector<float> x = as<float>(random_values(dims.in.size(), 1, -1, 1));
       const std::vector<float> w = as<float>(random_values(dims.weight_size(), 2, -1, 1));
       std::vector<float> all(static_cast<size_t>(40 * cout)), single(all.size());
-      ctx.kernels<float>().conv_forward(ctx, dims, {x.data(), dims.in}, w.data(), {},
-                                        {all.data(), dims.in.with_channels(cout)});
+      ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data(), dims.in}, w.data(), {},
+                                            {all.data(), dims.in.with_channels(cout)});
       dims.in.n = 1;
       for (int64_t i = 0; i < 40; ++i) {
-        ctx.kernels<float>().conv_forward(ctx, dims, {x.data() + i * cin, dims.in}, w.data(), {},
-                                          {single.data() + i * cout, dims.in.with_channels(cout)});
+        ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data() + i * cin, dims.in}, w.data(), {},
+                                              {single.data() + i * cout, dims.in.with_channels(cout)});
       }
       CHECK(all == single);
     }

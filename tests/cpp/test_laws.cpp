@@ -234,19 +234,19 @@ TEST_CASE("laws: float32 in lanes agrees with float64") {
     std::vector<float> yf(x.size());
     Context ctx("cpu", 1);
     const CouplingPlan plan{law, c, false, -1};
-    ctx.kernels<double>().coupling().forward(ctx, plan, {}, {x.data(), shape}, {h.data(), h_shape},
-                                             {y.data(), shape}, det.data());
-    ctx.kernels<float>().coupling().forward(ctx, plan, {}, {xf.data(), shape}, {hf.data(), h_shape},
-                                            {yf.data(), shape}, det32.data());
+    ctx.kernels<double>().coupling.forward(ctx, plan, {}, {x.data(), shape}, {h.data(), h_shape},
+                                           {y.data(), shape}, det.data());
+    ctx.kernels<float>().coupling.forward(ctx, plan, {}, {xf.data(), shape}, {hf.data(), h_shape},
+                                          {yf.data(), shape}, det32.data());
     for (size_t i = 0; i < y.size(); ++i) CHECK(std::abs(yf[i] - y[i]) < 2e-5);
     for (size_t i = 0; i < det.size(); ++i) CHECK(std::abs(det32[i] - det[i]) < 1e-4);
     // One value alone has the bits that it has among others.
     for (int64_t i = 0; i < n; i += 13) {
       std::vector<float> alone(static_cast<size_t>(c));
       double one = 0;
-      ctx.kernels<float>().coupling().forward(ctx, plan, {}, {xf.data() + i * c, shape.with_batch(1)},
-                                              {hf.data() + i * c * numbers, h_shape.with_batch(1)},
-                                              {alone.data(), shape.with_batch(1)}, &one);
+      ctx.kernels<float>().coupling.forward(ctx, plan, {}, {xf.data() + i * c, shape.with_batch(1)},
+                                            {hf.data() + i * c * numbers, h_shape.with_batch(1)},
+                                            {alone.data(), shape.with_batch(1)}, &one);
       for (int64_t k = 0; k < c; ++k)
         CHECK(alone[static_cast<size_t>(k)] == yf[static_cast<size_t>(i * c + k)]);
     }

@@ -138,15 +138,15 @@ void check_chain(const ChainCase& c, int threads, double bound) {
   for (const StackUnit<T>& unit : plain.units) {
     outputs.emplace_back(static_cast<size_t>(unit.dims.in.pixels() * unit.dims.cout));
     const View<T> y(outputs.back().data(), unit.dims.in.with_channels(unit.dims.cout));
-    kernels.conv_forward(ctx, unit.dims, at, unit.w, unit.epilogue, y);
+    kernels.net.conv_forward(ctx, unit.dims, at, unit.w, unit.epilogue, y);
     at = y;
   }
   std::vector<T> h(static_cast<size_t>(fused.output().size())), kept = h;
   std::vector<T> acts(
-      static_cast<size_t>(hidden_size(fused.units.data(), count, c.in.pixels(), sizeof(T)) + 1));
-  kernels.stack_forward(ctx, fused.units.data(), count, false, in, nullptr, {h.data(), fused.output()});
-  kernels.stack_forward(ctx, fused.units.data(), count, false, in, acts.data(),
-                        {kept.data(), fused.output()});
+      static_cast<size_t>(activation_values(fused.units.data(), count, c.in.pixels(), sizeof(T)) + 1));
+  kernels.net.stack_forward(ctx, fused.units.data(), count, false, in, nullptr, {h.data(), fused.output()});
+  kernels.net.stack_forward(ctx, fused.units.data(), count, false, in, acts.data(),
+                            {kept.data(), fused.output()});
   CHECK(h == outputs.back());  // to the last bit: every sum is in the same order
   CHECK(kept == h);
   for (int64_t column = 0; c.in.c == 1 && column < 2; ++column) {  // one of two features, outputs apart
@@ -157,35 +157,35 @@ void check_chain(const ChainCase& c, int threads, double bound) {
     for (int64_t i = 0; i < rows; ++i) pairs[static_cast<size_t>(2 * i + column)] = x[static_cast<size_t>(i)];
     const View<const T> feature(pairs.data() + column, c.in, 2);
     std::fill(apart.begin(), apart.end(), kElsewhere);
-    kernels.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
-                          {apart.data(), fused.output()});
+    kernels.net.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
+                              {apart.data(), fused.output()});
     CHECK(apart == h);
     among.assign(static_cast<size_t>(rows * (outs + 1)), kElsewhere);
     expected = among;
     for (int64_t i = 0; i < rows * outs; ++i) {
       expected[static_cast<size_t>(i / outs * (outs + 1) + i % outs)] = h[static_cast<size_t>(i)];
     }
-    kernels.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
-                          {among.data(), fused.output(), outs + 1});
+    kernels.net.stack_forward(ctx, fused.units.data(), count, false, feature, nullptr,
+                              {among.data(), fused.output(), outs + 1});
     CHECK(among == expected);
   }
 
   const std::vector<double> dh_values = random_values(fused.output().size(), 4, -1, 1);
   std::vector<T> dh(dh_values.begin(), dh_values.end()), dx(x.size(), T(0.5)), plain_dx = dx;
   std::vector<T> dy = dh;
-  kernels.stack_backward(ctx, fused.units.data(), count, false, in, acts.data(), {h.data(), fused.output()},
-                         {dh.data(), fused.output()}, {dx.data(), c.in});
+  kernels.net.stack_backward(ctx, fused.units.data(), count, false, in, acts.data(),
+                             {h.data(), fused.output()}, {dh.data(), fused.output()}, {dx.data(), c.in});
   for (int u = count; u-- > 0;) {
     const StackUnit<T>& unit = plain.units[static_cast<size_t>(u)];
     const Shape out = unit.dims.in.with_channels(unit.dims.cout);
-    kernels.epilogue_backward(ctx, {outputs[static_cast<size_t>(u)].data(), out}, {dy.data(), out},
-                              unit.epilogue, unit.dbias, unit.dlogs, unit.logs_factor);
+    kernels.net.epilogue_backward(ctx, {outputs[static_cast<size_t>(u)].data(), out}, {dy.data(), out},
+                                  unit.epilogue, unit.dbias, unit.dlogs, unit.logs_factor);
     const View<const T> below =
         u ? View<const T>(outputs[static_cast<size_t>(u - 1)].data(), unit.dims.in) : in;
-    kernels.conv_backward_weights(ctx, unit.dims, below, {dy.data(), out}, unit.dw);
+    kernels.net.conv_backward_weights(ctx, unit.dims, below, {dy.data(), out}, unit.dw);
     std::vector<T> dbelow(static_cast<size_t>(unit.dims.in.size()));
     View<T> to(u ? dbelow.data() : plain_dx.data(), unit.dims.in);
-    kernels.conv_backward_data(ctx, unit.dims, {dy.data(), out}, unit.w, to, u == 0);
+    kernels.net.conv_backward_data(ctx, unit.dims, {dy.data(), out}, unit.w, to, u == 0);
     dy = dbelow;
   }
   CHECK(largest_gap(dx, plain_dx) < bound);
@@ -198,8 +198,8 @@ void check_chain(const ChainCase& c, int threads, double bound) {
 
   Chain<T> replaced(c, true);
   std::vector<T> again(dh_values.begin(), dh_values.end());
-  kernels.stack_backward(ctx, replaced.units.data(), count, false, in, acts.data(),
-                         {h.data(), fused.output()}, {again.data(), fused.output()}, {});
+  kernels.net.stack_backward(ctx, replaced.units.data(), count, false, in, acts.data(),
+                             {h.data(), fused.output()}, {again.data(), fused.output()}, {});
   for (size_t u = 0; u < fused.units.size(); ++u) {
     CAPTURE(u);
     for (T& value : replaced.dw[u]) value += T(0.25);
@@ -236,7 +236,7 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
   r.h.resize(static_cast<size_t>(chain.output().size()));
   r.dx.assign(x.size(), T(0.5));
   std::vector<T> acts(static_cast<size_t>(
-      hidden_size(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : sizeof(T)) + 1));
+      activation_values(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : sizeof(T)) + 1));
   const View<T> h(r.h.data(), chain.output());
   std::vector<T> dh = rounded(random_values(chain.output().size(), 4, -1, 1));
   const View<T> dy(dh.data(), chain.output()), dx(r.dx.data(), c.in);
@@ -245,13 +245,13 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
       const auto& calls = stacks_amx().full;
       const StackUnit<T>& last = chain.units.back();
       calls.forward(ctx, chain.units.data(), chain.count(), in, acts.data(), h);
-      kernels.epilogue_backward(ctx, h, dy, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+      kernels.net.epilogue_backward(ctx, h, dy, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
       calls.backward(ctx, chain.units.data(), chain.count(), in, acts.data(), dy, dx);
     }
   }
   if (!split) {
-    kernels.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h);
-    kernels.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h, dy, dx);
+    kernels.net.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h);
+    kernels.net.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h, dy, dx);
   }
   for (const std::vector<T>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
   for (const std::vector<T>& v : chain.dbias) r.dbias.insert(r.dbias.end(), v.begin(), v.end());
@@ -361,8 +361,8 @@ TEST_CASE("NaN in a small net stays where it is") {
     Chain<float> chain(c);
     std::vector<float> x(64 * 3, 0.5f), h(static_cast<size_t>(chain.output().size()));
     x[3 * 5 + 1] = std::nanf("");
-    ctx.kernels<float>().stack_forward(ctx, chain.units.data(), chain.count(), false, {x.data(), c.in},
-                                       nullptr, {h.data(), chain.output()});
+    ctx.kernels<float>().net.stack_forward(ctx, chain.units.data(), chain.count(), false, {x.data(), c.in},
+                                           nullptr, {h.data(), chain.output()});
     for (int64_t i = 0; i < 64; ++i) CHECK(std::isnan(h[static_cast<size_t>(i * widths.back())]) == (i == 5));
   }
 }
@@ -455,12 +455,12 @@ TEST_CASE("a row of a dense chain has the same bits in any batch") {
       std::vector<float> h(static_cast<size_t>(all.output().size())),
           alone(static_cast<size_t>(c.widths.back()));
       const KernelSet<float>& kernels = ctx.kernels<float>();
-      kernels.stack_forward(ctx, all.units.data(), all.count(), false, {x.data(), c.in}, nullptr,
-                            {h.data(), all.output()});
+      kernels.net.stack_forward(ctx, all.units.data(), all.count(), false, {x.data(), c.in}, nullptr,
+                                {h.data(), all.output()});
       for (const int64_t row : {int64_t{0}, c.in.n - 1}) {
-        kernels.stack_forward(ctx, one.units.data(), one.count(), false,
-                              {x.data() + row * c.in.c, {1, 1, 1, c.in.c}}, nullptr,
-                              {alone.data(), one.output()});
+        kernels.net.stack_forward(ctx, one.units.data(), one.count(), false,
+                                  {x.data() + row * c.in.c, {1, 1, 1, c.in.c}}, nullptr,
+                                  {alone.data(), one.output()});
         CHECK(std::equal(alone.begin(), alone.end(), h.begin() + row * c.widths.back()));
       }
     }

@@ -13,7 +13,7 @@
 namespace evenflow {
 
 template <class T>
-class KernelSet;
+struct KernelSet;
 class Device;
 
 /// A stack of scratch memory: what was taken after a mark is given back at once by `release(mark)`.

@@ -10,7 +10,7 @@ namespace evenflow {
 enum class Stream : uint32_t { init = 0, dequantize = 1, prior = 2, test = 3 };
 
 /// Sequential draws from the counter-based generator (Philox 4x32-10, Salmon et al. 2011), for
-/// initialisation and tests. Draws inside models are made by KernelSet::fill_* from (seed, stream, i, j).
+/// initialisation and tests. Draws inside models are made by PriorKernels from (seed, stream, i, j).
 class EVENFLOW_API Rng {
  public:
   explicit Rng(uint64_t seed, Stream stream = Stream::init);

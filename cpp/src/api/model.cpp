@@ -83,8 +83,8 @@ struct Model::Impl {
         f(a, count, given, x + a * dims);
       } else {
         T* levels = scope.take<T>(count * dims);
-        ctx.kernels<T>().dequantize(ctx, count, dims, x + a * dims, static_cast<int>(bits), noise,
-                                    options.seed, static_cast<uint64_t>(options.first + a), levels);
+        ctx.kernels<T>().prior.dequantize(ctx, count, dims, x + a * dims, static_cast<int>(bits), noise,
+                                          options.seed, static_cast<uint64_t>(options.first + a), levels);
         f(a, count, given, static_cast<const T*>(levels));
       }
     }

@@ -158,7 +158,7 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOp
   report.round_trip_x = error_of(back.data(), x, n * d);
   report.logdet_sum = error_of(logdet_back.data(), logdet.data(), n, -1);
 
-  ctx.kernels<T>().base_sample(ctx, flow.base(), n, d, T(1), options.seed, 0, base.data());
+  ctx.kernels<T>().prior.base_sample(ctx, flow.base(), n, d, T(1), options.seed, 0, base.data());
   flow.inverse(ctx, arena, base.data(), n, given, View<T>(back.data(), shape), logdet_back.data());
   flow.forward(ctx, arena, View<const T>(back.data(), shape), given, z.data(), logdet_back.data());
   Trainable<double> exact = float64_copy(trained);

@@ -83,14 +83,14 @@ class Conv final : public NetStep<T> {
     const ConvDims d = dims(x.shape);
     const View<T> raw(scope.take<T>(d.out().size()), d.out());
     const T* w = weights(ctx, scope, std::as_const(arena).params());
-    ctx.kernels<T>().conv_forward(ctx, d, x, w, Epilogue<T>(), raw);
+    ctx.kernels<T>().net.conv_forward(ctx, d, x, w, Epilogue<T>(), raw);
     init_actnorm<T>(ctx, prefix_, raw, arena.value(bias_), arena.value(logs_));
   }
 
   void forward(Context& ctx, const StepForward<T>& f) const override {
     WorkspaceScope scope(ctx);
     const T* w = weights(ctx, scope, f.params);
-    ctx.kernels<T>().conv_forward(ctx, dims(f.x.shape), f.x, w, epilogue(ctx, scope, f.params), f.y);
+    ctx.kernels<T>().net.conv_forward(ctx, dims(f.x.shape), f.x, w, epilogue(ctx, scope, f.params), f.y);
   }
 
   void backward(Context& ctx, const StepBackward<T>& b) const override {
@@ -101,17 +101,17 @@ class Conv final : public NetStep<T> {
     if (config_.bias || config_.logs || config_.relu) {
       // The kernel loads y even where nothing depends on it.
       const View<const T> y = this->backward_reads_y ? b.y : b.dy;
-      kernels.epilogue_backward(ctx, y, b.dy, epilogue(ctx, scope, b.params), gradient(b.params, bias_),
-                                gradient(b.params, logs_), T(kLogScale));
+      kernels.net.epilogue_backward(ctx, y, b.dy, epilogue(ctx, scope, b.params), gradient(b.params, bias_),
+                                    gradient(b.params, logs_), T(kLogScale));
     }
-    kernels.conv_backward_data(ctx, d, b.dy, w, b.dx, true);
+    kernels.net.conv_backward_data(ctx, d, b.dy, w, b.dx, true);
     T* dw = config_.weight_norm ? scope.take<T>(weight_size()) : b.params.grad(weight_);
-    if (config_.weight_norm) kernels.zero(ctx, weight_size(), dw);
-    kernels.conv_backward_weights(ctx, d, b.x, b.dy, dw);
+    if (config_.weight_norm) kernels.move.zero(ctx, weight_size(), dw);
+    kernels.net.conv_backward_weights(ctx, d, b.x, b.dy, dw);
     if (!config_.weight_norm) return;
-    kernels.weight_norm_backward(ctx, weight_size() / d.cout, d.cout, b.params.value(weight_),
-                                 value(b.params, magnitude_), w + weight_size(), dw, b.params.grad(weight_),
-                                 gradient(b.params, magnitude_));
+    kernels.net.weight_norm_backward(ctx, weight_size() / d.cout, d.cout, b.params.value(weight_),
+                                     value(b.params, magnitude_), w + weight_size(), dw,
+                                     b.params.grad(weight_), gradient(b.params, magnitude_));
   }
 
   /// This convolution as part of a chain (no weight norm).
@@ -126,14 +126,14 @@ class Conv final : public NetStep<T> {
   const T* weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     if (!config_.weight_norm) return params.value(weight_);
     T* w = scope.take<T>(weight_size() + config_.out);
-    ctx.kernels<T>().weight_norm(ctx, weight_size() / config_.out, config_.out, params.value(weight_),
-                                 value(params, magnitude_), w + weight_size(), w);
+    ctx.kernels<T>().net.weight_norm(ctx, weight_size() / config_.out, config_.out, params.value(weight_),
+                                     value(params, magnitude_), w + weight_size(), w);
     return w;
   }
 
   Epilogue<T> epilogue(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     T* scale = config_.logs ? scope.take<T>(config_.out) : nullptr;
-    if (scale) ctx.kernels<T>().exp_scale(ctx, config_.out, T(kLogScale), params.value(logs_), scale);
+    if (scale) ctx.kernels<T>().channel.exp_scale(ctx, config_.out, T(kLogScale), params.value(logs_), scale);
     return {value(params, bias_), scale, config_.relu};
   }
 
@@ -193,7 +193,7 @@ class ConvChain final : public NetStep<T> {
     const int64_t value = bfloat16_ ? 2 : sizeof(T);
     int64_t bytes = 0;
     for (size_t u = 0; u + 1 < convs_.size(); ++u) {
-      bytes += value * hidden_size(convs_[u].channels, pixels, value);
+      bytes += value * activation_values(convs_[u].channels, pixels, value);
     }
     return bytes / static_cast<int64_t>(sizeof(T));
   }
@@ -202,14 +202,14 @@ class ConvChain final : public NetStep<T> {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
     const StackUnit<T>* units = describe(ctx, scope, host, f.params, f.x.shape);
-    ctx.kernels<T>().stack_forward(ctx, units, count(), bfloat16_, f.x, f.kept, f.y);
+    ctx.kernels<T>().net.stack_forward(ctx, units, count(), bfloat16_, f.x, f.kept, f.y);
   }
 
   void backward(Context& ctx, const StepBackward<T>& b) const override {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
     const StackUnit<T>* units = describe(ctx, scope, host, b.params, b.x.shape);
-    ctx.kernels<T>().stack_backward(ctx, units, count(), bfloat16_, b.x, b.kept, b.y, b.dy, b.dx);
+    ctx.kernels<T>().net.stack_backward(ctx, units, count(), bfloat16_, b.x, b.kept, b.y, b.dy, b.dx);
   }
 
  private:

@@ -122,7 +122,7 @@ class Net : public Conditioner<T> {
                   size = kept + room(scratch_channels_, pixels);
     WorkspaceScope scope(ctx);
     T* gradients = scope.take<T>(size);
-    if (size) ctx.kernels<T>().zero(ctx, size, gradients);
+    if (size) ctx.kernels<T>().move.zero(ctx, size, gradients);
     const Place<const T> value{x, h, acts, nullptr};
     const Place<T> gradient{dx, dh, gradients, gradients + kept};
     const T* of_step = acts + activation_size(x.shape.n);

@@ -42,8 +42,8 @@ class Norm final : public NetStep<T> {
       batch_moments(ctx, -1, x, f.params.batch_stat(mean_), f.params.batch_stat(var_));
     }
     const Coefficients c = coefficients(ctx, scope, f.params);
-    kernels.norm_relu(ctx, x, c.shift, c.scale, c.beta, relu_, f.y.channels(0, normed_));
-    if (others_) kernels.copy(ctx, f.x.channels(normed_, others_), f.y.channels(normed_, others_));
+    kernels.net.norm_relu(ctx, x, c.shift, c.scale, c.beta, relu_, f.y.channels(0, normed_));
+    if (others_) kernels.move.copy(ctx, f.x.channels(normed_, others_), f.y.channels(normed_, others_));
   }
 
   void backward(Context& ctx, const StepBackward<T>& b) const override {
@@ -54,15 +54,15 @@ class Norm final : public NetStep<T> {
     const Coefficients c = coefficients(ctx, scope, b.params);
     double* sums = scope.take<double>(2 * normed_);
     T* means = scope.take<T>(2 * normed_);
-    kernels.norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
+    kernels.net.norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
     if (batch_norm_ && b.params.training()) {  // moments depend on x
       batch_norm_means(ctx, normed_, sums, nullptr, 0, x.shape.pixels(), means);
     } else {
-      kernels.zero(ctx, 2 * normed_, means);
+      kernels.move.zero(ctx, 2 * normed_, means);
     }
-    if (batch_norm_) kernels.add_sums(ctx, normed_, 1, sums, b.params.grad(beta_));
-    kernels.norm_relu_backward(ctx, x, c.shift, c.scale, means, means + normed_, dy, dx);
-    if (others_) kernels.add(ctx, b.dy.channels(normed_, others_), b.dx.channels(normed_, others_));
+    if (batch_norm_) kernels.move.add_sums(ctx, normed_, 1, sums, b.params.grad(beta_));
+    kernels.net.norm_relu_backward(ctx, x, c.shift, c.scale, means, means + normed_, dy, dx);
+    if (others_) kernels.move.add(ctx, b.dy.channels(normed_, others_), b.dx.channels(normed_, others_));
   }
 
  private:
@@ -75,14 +75,14 @@ class Norm final : public NetStep<T> {
     T* shift = scope.take<T>(normed_);
     T* scale = scope.take<T>(normed_);
     if (!batch_norm_) {
-      kernels.zero(ctx, normed_, shift);
-      kernels.fill(ctx, normed_, T(1), scale);
+      kernels.move.zero(ctx, normed_, shift);
+      kernels.move.fill(ctx, normed_, T(1), scale);
       return {shift, scale, shift};
     }
-    kernels.moment_coefficients(ctx, normed_,
-                                params.training() ? params.batch_stat(mean_) : params.value(mean_),
-                                params.training() ? params.batch_stat(var_) : params.value(var_),
-                                kBatchNormEps, shift, scale, scope.take<double>(normed_));
+    kernels.channel.moment_coefficients(ctx, normed_,
+                                        params.training() ? params.batch_stat(mean_) : params.value(mean_),
+                                        params.training() ? params.batch_stat(var_) : params.value(var_),
+                                        kBatchNormEps, shift, scale, scope.take<double>(normed_));
     return {shift, scale, params.value(beta_)};
   }
 
@@ -101,10 +101,10 @@ class ConcatRelu final : public NetStep<T> {
       : NetStep<T>(2 * inputs + (parity >= 0 ? 1 : 0), false, true), gain_(gain), parity_(parity) {}
 
   void forward(Context& ctx, const StepForward<T>& f) const override {
-    ctx.kernels<T>().concat_relu(ctx, f.x, gain_, parity_, f.y);
+    ctx.kernels<T>().net.concat_relu(ctx, f.x, gain_, parity_, f.y);
   }
   void backward(Context& ctx, const StepBackward<T>& b) const override {
-    ctx.kernels<T>().concat_relu_backward(ctx, b.y, b.dy, gain_, b.dx);
+    ctx.kernels<T>().net.concat_relu_backward(ctx, b.y, b.dy, gain_, b.dx);
   }
 
  private:
@@ -117,9 +117,11 @@ template <class T>
 class Sum final : public NetStep<T> {
  public:
   explicit Sum(int64_t inputs) : NetStep<T>(inputs, false, false, true) {}
-  void forward(Context& ctx, const StepForward<T>& f) const override { ctx.kernels<T>().add(ctx, f.x, f.y); }
+  void forward(Context& ctx, const StepForward<T>& f) const override {
+    ctx.kernels<T>().move.add(ctx, f.x, f.y);
+  }
   void backward(Context& ctx, const StepBackward<T>& b) const override {
-    ctx.kernels<T>().add(ctx, b.dy, b.dx);
+    ctx.kernels<T>().move.add(ctx, b.dy, b.dx);
   }
 };
 

@@ -136,7 +136,7 @@ const KernelSet<double>& Context::kernels<double>() const {
 }
 
 const char* Context::isa() const {
-  return kernels_f32_->isa();
+  return kernels_f32_->isa;
 }
 
 int64_t default_activation_budget() {

@@ -9,7 +9,7 @@
 namespace evenflow {
 
 template <class T>
-class KernelSet;
+struct KernelSet;
 
 /// An ordered queue of kernels and copies on a device, and its memory. A context owns one.
 ///
@@ -72,7 +72,7 @@ class Collective {
 /// What a backend's shared object hands over. The first three members never change their place.
 struct Backend {
   /// Of this struct, Device, Collective, KernelSet, Context and the structs in their signatures.
-  static constexpr int kAbi = 12;
+  static constexpr int kAbi = 13;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< of the library that it was built with

@@ -33,7 +33,7 @@ void run_forward(Context& ctx, const Chain<T>& chain, const Params<T>& params, V
   };
   if (by_tiles(ctx, chain, x.shape.n, tile)) return;
   WorkspaceScope scope(ctx);
-  ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, x.shape.n, 0, logdet);
   to_latent<T>(ctx, scope, chain, all_nodes(chain), x, {z},
                [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                  chain.nodes[i].layer->forward(ctx, params, in.value, out.value, logdet);
@@ -49,7 +49,7 @@ void run_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, c
                 rows_of(x, first, end), logdet + first);
   };
   if (by_tiles(ctx, chain, x.shape.n, tile)) return;
-  ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, x.shape.n, 0, logdet);
   to_data<T>(ctx, chain, {z}, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
     chain.nodes[i].layer->inverse(ctx, params, out.value, in.value, logdet);
     return true;
@@ -129,7 +129,7 @@ void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, V
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
   queue(ctx, Pass::log_prob, chain, params, x, {out, z}, [&] {
     run_forward(ctx, chain, params, x, z, out);
-    ctx.kernels<T>().base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
+    ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
   });
   if (!all_finite<T>(ctx, n, out, {})) fail_not_finite<T>(ctx, chain, params, call, x, out);
 }
@@ -150,13 +150,13 @@ void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
-                               static_cast<uint64_t>(first), z);
+  ctx.kernels<T>().prior.base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
+                                     static_cast<uint64_t>(first), z);
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
   queue<T>(ctx, Pass::sample, chain, params, x, {logdet, z, bad_values}, [&] {
     run_inverse(ctx, chain, params, z, x, logdet);
-    ctx.kernels<T>().count_not_finite(ctx, x, bad_values);
+    ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);
   });
   if (*host.read(bad_values, 1) == 0) return;
   const T* values = dense_on_host<T>(ctx, scope, host, x);
@@ -180,7 +180,7 @@ void class_log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& ar
   const int64_t n = x.shape.n;
   const Params<T> params = arena.params();
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
   const Batch<const T> seen =
       to_latent<T>(ctx, scope, chain, {0, chain.head_at}, x, {},
                    [&](size_t i, const Batch<const T>& in, const Batch<T>& z) {
@@ -209,12 +209,12 @@ void init_from_data(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, V
   check_arena(ctx, chain, call, arena);
   HostScope host(ctx);
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
   // A layer may refuse what the ones before it have made of the batch.
   const Shape all{1, 1, 1, chain.layout->total_size()};
   SharedBuffer<T> kept(all.c, arena.device());
   const View<T> values(arena.values(), all), before(kept.data(), all);
-  ctx.kernels<T>().copy(ctx, values, before);
+  ctx.kernels<T>().move.copy(ctx, values, before);
   try {
     if (chain.context) init_context(ctx, chain, arena, given.context, n);
     const Params<T> params = with_given(ctx, scope, host, chain, std::as_const(arena).params(), known, n);
@@ -224,7 +224,7 @@ void init_from_data(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, V
                    chain.nodes[i].layer->forward(ctx, params, in.value, out.value, logdet);
                  });
   } catch (...) {
-    ctx.kernels<T>().copy(ctx, before, values);
+    ctx.kernels<T>().move.copy(ctx, before, values);
     ctx.synchronize();
     throw;
   }

@@ -15,7 +15,7 @@ namespace evenflow {
 template <class T>
 const T* dense_on_host(Context& ctx, WorkspaceScope& scope, HostScope& host, View<const T> v) {
   const View<T> dense(scope.take<T>(v.shape.size()), v.shape);
-  ctx.kernels<T>().copy(ctx, v, dense);
+  ctx.kernels<T>().move.copy(ctx, v, dense);
   return host.read(static_cast<const T*>(dense.data), v.shape.size());
 }
 
@@ -45,7 +45,7 @@ bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> va
   if (values.data) {
     WorkspaceScope scope(ctx);
     double* bad = scope.take<double>(1);
-    ctx.kernels<T>().count_not_finite(ctx, values, bad);
+    ctx.kernels<T>().optim.count_not_finite(ctx, values, bad);
     if (*host.read(bad, 1) != 0) return false;
   }
   numbers = host.read(numbers, n);
@@ -90,7 +90,7 @@ void check_layers(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   }
   const int64_t n = x.shape.n;
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
   to_latent<T>(ctx, scope, chain, {0, end}, x, {},
                [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                  const Node<T>& node = chain.nodes[i];
@@ -121,7 +121,7 @@ std::string not_finite_inverse(Context& ctx, const Chain<T>& chain, const Params
                                int64_t n) {
   WorkspaceScope scope(ctx);
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().fill_doubles(ctx, n, 0, logdet);
+  ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
   std::string found =
       result_not_finite<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, chain.dims()}), n, logdet);
   if (!found.empty()) return found;

@@ -89,9 +89,9 @@ struct Standardising {
 
   Standardising(Context& ctx, WorkspaceScope& scope, const Chain<T>& chain, const Params<T>& params)
       : shift(scope.take<T>(chain.context)), scale(scope.take<T>(chain.context)) {
-    ctx.kernels<T>().standard_coefficients(ctx, chain.context, params.value(chain.context_mean),
-                                           params.value(chain.context_std), shift, scale,
-                                           scope.take<double>(chain.context));
+    ctx.kernels<T>().channel.standard_coefficients(ctx, chain.context, params.value(chain.context_mean),
+                                                   params.value(chain.context_std), shift, scale,
+                                                   scope.take<double>(chain.context));
   }
 };
 
@@ -104,7 +104,7 @@ Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const
   const Shape shape{n, 1, 1, chain.context};
   const View<T> standard(scope.take<T>(shape.size()), shape);
   const Standardising<T> by(ctx, scope, chain, params);
-  ctx.kernels<T>().channel_forward(ctx, -1, View<const T>(given.context, shape), by.shift, by.scale,
+  ctx.kernels<T>().channel.forward(ctx, -1, View<const T>(given.context, shape), by.shift, by.scale,
                                    standard);
   params.context = standard.data;
   params.dcontext = given.dcontext;
@@ -114,7 +114,7 @@ Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const
 /// Before a pass that adds to params.dcontext.
 template <class T>
 void begin_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
-  if (params.dcontext) ctx.kernels<T>().zero(ctx, n * chain.context, params.dcontext);
+  if (params.dcontext) ctx.kernels<T>().move.zero(ctx, n * chain.context, params.dcontext);
 }
 
 /// After it: from the gradient by standardised numbers to that by the numbers of the call.
@@ -123,9 +123,9 @@ void end_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   if (!params.dcontext) return;
   WorkspaceScope scope(ctx);
   const Standardising<T> by(ctx, scope, chain, params);
-  ctx.kernels<T>().zero(ctx, chain.context, by.shift);
+  ctx.kernels<T>().move.zero(ctx, chain.context, by.shift);
   const View<T> gradient(params.dcontext, {n, 1, 1, chain.context});
-  ctx.kernels<T>().channel_forward(ctx, -1, gradient, by.shift, by.scale, gradient);
+  ctx.kernels<T>().channel.forward(ctx, -1, gradient, by.shift, by.scale, gradient);
 }
 
 /// A column of contexts, n rows of `width` numbers.

@@ -13,7 +13,7 @@ namespace evenflow {
 
 constexpr size_t kCheckpointEvery = 8;              ///< nodes
 constexpr int64_t kSmallBudget = int64_t{1} << 26;  ///< bytes
-constexpr int64_t kDrifts = 2;                      ///< distances that KernelSet::distance finds in a pass
+constexpr int64_t kDrifts = 2;                      ///< distances that OptimKernels::distance finds in a pass
 
 /// What a pass with gradients leaves and needs along the way, for n samples.
 template <class T>
@@ -78,14 +78,14 @@ void measure_standardised(Context& ctx, const Chain<T>& chain, const Params<T>& 
   View<const T> truth(pass.standardised, rebuilt.shape);
   if (!pass.standardised) {
     double* unused = scope.take<double>(rebuilt.shape.n);
-    ctx.kernels<T>().fill_doubles(ctx, rebuilt.shape.n, 0, unused);
+    ctx.kernels<T>().move.fill_doubles(ctx, rebuilt.shape.n, 0, unused);
     truth = to_latent<T>(ctx, scope, chain, {0, chain.standardised}, pass.truth, {},
                          [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                            chain.nodes[i].layer->forward(ctx, params, in.value, out.value, unused);
                          })
                 .value;
   }
-  ctx.kernels<T>().distance(ctx, rebuilt, truth, pass.drifts + 2);
+  ctx.kernels<T>().optim.distance(ctx, rebuilt, truth, pass.drifts + 2);
 }
 
 /// From latents z, the gradient dz by them (n, D) and that by log-determinants (n): the rebuilt batch x, and
@@ -95,7 +95,7 @@ void run_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
                   const double* dlogdet, const Batch<T>& x, GradientPass<T>& pass) {
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const size_t last = chain.nodes.size() - 1;
-  if (pass.drifts) kernels.fill_doubles(ctx, 2 * kDrifts, 0, pass.drifts);
+  if (pass.drifts) kernels.move.fill_doubles(ctx, 2 * kDrifts, 0, pass.drifts);
   begin_dcontext(ctx, chain, params, x.value.shape.n);
   to_data<T>(ctx, chain, z, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
     if (i == last) head_backward(ctx, chain, params, i + 1, out, pass);
@@ -108,7 +108,7 @@ void run_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
     tell_watch(pass, i);
     return true;
   });
-  if (pass.drifts) kernels.distance(ctx, x.value, pass.truth, pass.drifts);
+  if (pass.drifts) kernels.optim.distance(ctx, x.value, pass.truth, pass.drifts);
 }
 
 /// The same from real inputs x: every eighth node's is kept, and those of the nodes between are computed
@@ -123,7 +123,7 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
   const size_t nodes = chain.nodes.size();
   begin_dcontext(ctx, chain, params, n);
   double* unused = scope.take<double>(n);
-  kernels.fill_doubles(ctx, n, 0, unused);
+  kernels.move.fill_doubles(ctx, n, 0, unused);
 
   std::vector<View<const T>> checkpoints{x};  // inputs of nodes 0, k, 2k, ...
   {
@@ -137,7 +137,7 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
                    const Node<T>& node = chain.nodes[i];
                    node.layer->forward(ctx, params, in.value, out.value, unused);
                    if ((i + 1) % kCheckpointEvery) return;
-                   kernels.copy(ctx, node.kept(out.value), copies[i / kCheckpointEvery]);
+                   kernels.move.copy(ctx, node.kept(out.value), copies[i / kCheckpointEvery]);
                    checkpoints.push_back(copies[i / kCheckpointEvery]);
                  });
   }
@@ -152,7 +152,7 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
     to_latent<T>(ctx, local, chain, {begin, end}, checkpoints[begin / kCheckpointEvery], {},
                  [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                    chain.nodes[i].layer->forward(ctx, params, in.value, out.value, unused);
-                   kernels.copy(ctx, out.value, output(i));
+                   kernels.move.copy(ctx, out.value, output(i));
                  });
   };
 
@@ -167,14 +167,14 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
     node.layer->backward(ctx, params, output(i), out.gradient, dlogdet, in.value, in.gradient);
     const View<const T> truth =
         i == begin ? checkpoints[begin / kCheckpointEvery] : chain.nodes[i - 1].kept(output(i - 1));
-    kernels.distance(ctx, in.value, truth, found);
+    kernels.optim.distance(ctx, in.value, truth, found);
     const double value = relative_distance(HostScope(ctx).read(static_cast<const double*>(found), 2));
     if (!(value <= drift.layer_value)) {
       drift.layer_value = value;
       drift.layer = node.name;
     }
     if (pass.head_results && chain.head_at == i) {
-      kernels.copy(ctx, truth, in.value);
+      kernels.move.copy(ctx, truth, in.value);
       head_backward(ctx, chain, params, i, in, pass);
     }
     return true;
@@ -221,7 +221,7 @@ void begin_gradient(Context& ctx, const Chain<T>& chain, Params<T>& params) {
       std::fill(params.grads + first, params.grads + end, T(0));
     }
   } else {  // one kernel, not one for each gap
-    ctx.kernels<T>().zero(ctx, chain.layout->trainable_size(), params.grads);
+    ctx.kernels<T>().move.zero(ctx, chain.layout->trainable_size(), params.grads);
   }
   params.overwrite = true;
 }
@@ -234,22 +234,22 @@ void pass_forward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   const int64_t n = x.shape.n;
   WorkspaceScope scope(ctx);
   if (pass.sample_weight) {
-    kernels.scale_doubles(ctx, n, weight, pass.sample_weight, arrays.dlogdet);
+    kernels.move.scale_doubles(ctx, n, weight, pass.sample_weight, arrays.dlogdet);
   } else {
-    kernels.fill_doubles(ctx, n, weight, arrays.dlogdet);
+    kernels.move.fill_doubles(ctx, n, weight, arrays.dlogdet);
   }
-  kernels.fill_doubles(ctx, n, 0, arrays.log_prob);
+  kernels.move.fill_doubles(ctx, n, 0, arrays.log_prob);
   to_latent<T>(ctx, scope, chain, all_nodes(chain), x, {arrays.z},
                [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                  const Node<T>& node = chain.nodes[i];
                  node.layer->forward(ctx, params, in.value, out.value, arrays.log_prob, pass.kept[i]);
                  if (!pass.standardised || i + 1 != chain.standardised) return;
                  const View<T> seen = node.kept(out.value);
-                 kernels.copy(ctx, seen, View<T>(pass.standardised, seen.shape));
+                 kernels.move.copy(ctx, seen, View<T>(pass.standardised, seen.shape));
                });
-  kernels.base_log_prob(ctx, chain.base, n, chain.dims(), arrays.z, static_cast<T>(weight), arrays.dz,
-                        arrays.log_prob);
-  if (pass.sample_weight) kernels.scale_rows(ctx, n, chain.dims(), pass.sample_weight, arrays.dz);
+  kernels.prior.base_log_prob(ctx, chain.base, n, chain.dims(), arrays.z, static_cast<T>(weight), arrays.dz,
+                              arrays.log_prob);
+  if (pass.sample_weight) kernels.move.scale_rows(ctx, n, chain.dims(), pass.sample_weight, arrays.dz);
 }
 
 /// From there to the rebuilt batch and dx; params.grads +=.
@@ -296,7 +296,7 @@ Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params
       const auto forward = [&] { pass_forward(ctx, chain, params, x, weight, arrays, pass); };
       const auto backward = [&] {
         pass_backward(ctx, chain, params, arrays, pass);
-        if (square) kernels.sum_squares(ctx, layout.trainable_size(), params.grads, square);
+        if (square) kernels.optim.sum_squares(ctx, layout.trainable_size(), params.grads, square);
       };
       const auto check_densities = [&] {
         const bool finite = all_finite<T>(ctx, n, log_prob, {});
@@ -330,7 +330,7 @@ Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params
       drift.fallback = true;
       run_backward_checkpointed<T>(ctx, chain, params, x, {arrays.z, arrays.dz}, arrays.dlogdet,
                                    {arrays.rebuilt, dx}, pass, drift);
-      if (square) kernels.sum_squares(ctx, layout.trainable_size(), params.grads, square);
+      if (square) kernels.optim.sum_squares(ctx, layout.trainable_size(), params.grads, square);
     }
   } catch (...) {
     undo();
@@ -358,7 +358,7 @@ void log_prob_and_grad(Context& ctx, const Chain<T>& chain, const ParamArena<T>&
   differentiate<T>(ctx, chain, params, x, -1, 1.0, pass, log_prob, dx, nullptr, [] {}, call);
   end_dcontext(ctx, chain, params, x.shape.n);
   double* not_finite = scope.take<double>(1);
-  ctx.kernels<T>().count_not_finite(ctx, dx, not_finite);
+  ctx.kernels<T>().optim.count_not_finite(ctx, dx, not_finite);
   if (*host.read(not_finite, 1) == 0) return;
   const NotFinite bad = first_not_finite<T>(ctx, dx);
   fail<NumericError>(call, "expected a finite gradient, got ", bad.value, " for sample ",

@@ -61,7 +61,7 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   if (square < 0) {
     WorkspaceScope scope(ctx);
     double* found = scope.take<double>(1);
-    ctx.kernels<T>().sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), found);
+    ctx.kernels<T>().optim.sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), found);
     square = *HostScope(ctx).read(found, 1);
   }
   if (!std::isfinite(square)) {
@@ -135,8 +135,8 @@ void Optimizer<T>::step(Context& ctx, ParamArena<T>& arena) {
   ++steps_;
   T* second = moments_.size() > 1 ? moments_[1].data() : nullptr;
   const T* grads = std::as_const(arena).grads();
-  ctx.kernels<T>().optimizer_step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, grads,
-                                  moments_[0].data(), second, arena.values());
+  ctx.kernels<T>().optim.step(ctx, config_, layout_->trainable_size(), layout_->decay_size(), lr, grads,
+                              moments_[0].data(), second, arena.values());
 }
 
 void check_max_norm(double max_norm) {
@@ -151,7 +151,7 @@ void check_average_decay(double decay) {
 
 template <class T>
 void zero_grad(Context& ctx, ParamArena<T>& arena) {
-  ctx.kernels<T>().zero(ctx, arena.layout().total_size(), arena.grads_.data());
+  ctx.kernels<T>().move.zero(ctx, arena.layout().total_size(), arena.grads_.data());
   arena.zero_ = true;
   arena.square_ = -1;
 }
@@ -161,8 +161,8 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
   check_max_norm(max_norm);
   const double norm = finite_norm(ctx, arena, "clip_grad_norm");
   if (max_norm > 0 && norm > max_norm) {
-    ctx.kernels<T>().scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
-                           arena.params().grads);
+    ctx.kernels<T>().move.scale(ctx, arena.layout().trainable_size(), static_cast<T>(max_norm / norm),
+                                arena.params().grads);
     arena.finite_ = true;
   }
   return norm;
@@ -171,8 +171,8 @@ double clip_grad_norm(Context& ctx, ParamArena<T>& arena, double max_norm) {
 template <class T>
 void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double decay) {
   check_average_decay(decay);
-  ctx.kernels<T>().average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay),
-                           average);
+  ctx.kernels<T>().optim.average(ctx, arena.layout().total_size(), arena.values(), static_cast<T>(1 - decay),
+                                 average);
 }
 
 template class Optimizer<float>;

@@ -92,7 +92,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
   HostScope host(ctx);
   const Params<T> all = with_given(ctx, scope, host, chain, std::as_const(arena).params(), call.given, n);
   const auto undo = [&] {
-    if (first_in_place) kernels.zero(ctx, trainable, total);
+    if (first_in_place) kernels.move.zero(ctx, trainable, total);
   };
   const auto one_tile = [&](Context& local, int64_t group, int64_t tile) {
     const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
@@ -133,10 +133,10 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
     }
     by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
       for (int64_t g = 1; g < tiles.groups; ++g) {
-        local.kernels<T>().add(local, View<const T>(grads_of(g) + first, shape),
-                               View<T>(grads_of(0) + first, shape));
+        local.kernels<T>().move.add(local, View<const T>(grads_of(g) + first, shape),
+                                    View<T>(grads_of(0) + first, shape));
       }
-      local.kernels<T>().sum_squares(local, shape.c, grads_of(0) + first, squares + i);
+      local.kernels<T>().optim.sum_squares(local, shape.c, grads_of(0) + first, squares + i);
     });
     square = std::accumulate(squares, squares + pieces.count, 0.0);
     check_gradients(ctx, call.name, *chain.layout, grads_of(0), square);
@@ -148,7 +148,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
     arena.set_grads_square(square);
   } else {
     by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
-      local.kernels<T>().add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
+      local.kernels<T>().move.add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
     });
   }
   end_dcontext(ctx, chain, all, n);
@@ -177,7 +177,7 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   const KernelSet<T>& kernels = ctx.kernels<T>();
   double* log_prob = scope.take<double>(n);
   View<T> dx(scope.take<T>(n * chain.dims()), x.shape);
-  kernels.zero(ctx, chain.layout->stats_size() + 1, batch_stats);
+  kernels.move.zero(ctx, chain.layout->stats_size() + 1, batch_stats);
 
   // Gradients already there must survive a step that the drift guard repeats.
   const bool zero = call.replace || arena.grads_are_zero();
@@ -188,17 +188,17 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   const Shape flat{1, 1, 1, trainable};
   View<T> saved;
   if (!zero) {
-    kernels.sum_squares(ctx, trainable, params.grads, square);
+    kernels.optim.sum_squares(ctx, trainable, params.grads, square);
     if (*host.read(static_cast<const double*>(square), 1) != 0) {
       saved = View<T>(scope.take<T>(trainable), flat);
-      kernels.copy(ctx, View<const T>(params.grads, flat), saved);
+      kernels.move.copy(ctx, View<const T>(params.grads, flat), saved);
     }
   }
   const auto restore = [&] {
     if (saved.data) {
-      kernels.copy(ctx, View<const T>(saved), View<T>(params.grads, flat));
+      kernels.move.copy(ctx, View<const T>(saved), View<T>(params.grads, flat));
     } else {
-      kernels.zero(ctx, trainable, params.grads);
+      kernels.move.zero(ctx, trainable, params.grads);
     }
   };
 
@@ -235,8 +235,8 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
 template <class T>
 void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
   const ParamLayout& layout = arena.layout();
-  ctx.kernels<T>().average(ctx, layout.stats_size(), batch_stats, T(kStatsRate),
-                           arena.values() + layout.stats_begin());
+  ctx.kernels<T>().optim.average(ctx, layout.stats_size(), batch_stats, T(kStatsRate),
+                                 arena.values() + layout.stats_begin());
 }
 
 template <class T>

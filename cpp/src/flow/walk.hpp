@@ -55,20 +55,20 @@ class Buffers {
 
 template <class T>
 void copy_batch(Context& ctx, const Batch<const T>& from, const Batch<T>& to) {
-  ctx.kernels<T>().copy(ctx, from.value, to.value);
-  if (to.gradient.data) ctx.kernels<T>().copy(ctx, from.gradient, to.gradient);
+  ctx.kernels<T>().move.copy(ctx, from.value, to.value);
+  if (to.gradient.data) ctx.kernels<T>().move.copy(ctx, from.gradient, to.gradient);
 }
 
 /// A level's values between their place in rows of latents (n, D) and an array of their own.
 template <class T>
 void put_level(Context& ctx, const Chain<T>& chain, const Level& level, View<const T> from, T* z) {
-  ctx.kernels<T>().copy_blocks(ctx, from, from.shape.pixels_per_sample() * from.stride,
-                               View<T>(z + level.offset, from.shape), chain.dims());
+  ctx.kernels<T>().move.copy_blocks(ctx, from, from.shape.pixels_per_sample() * from.stride,
+                                    View<T>(z + level.offset, from.shape), chain.dims());
 }
 template <class T>
 void get_level(Context& ctx, const Chain<T>& chain, const Level& level, const T* z, View<T> to) {
-  ctx.kernels<T>().copy_blocks(ctx, View<const T>(z + level.offset, to.shape), chain.dims(), to,
-                               to.shape.pixels_per_sample() * to.stride);
+  ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(z + level.offset, to.shape), chain.dims(), to,
+                                    to.shape.pixels_per_sample() * to.stride);
 }
 template <class T>
 void put_level(Context& ctx, const Chain<T>& chain, const Level& level, const Batch<const T>& from,

@@ -28,14 +28,15 @@ class ActNorm final : public ChannelScale<T> {
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
     const ChannelCoefficients<T> c(scope, this->channels());
-    ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), params.value(bias_), params.value(logs_),
-                                            kLogScale, c.shift, c.scale, c.log_scale);
+    ctx.kernels<T>().channel.log_scale_coefficients(ctx, this->channels(), params.value(bias_),
+                                                    params.value(logs_), kLogScale, c.shift, c.scale,
+                                                    c.log_scale);
     return c;
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
                      double pixels) const override {
-    ctx.kernels<T>().channel_gradients(ctx, this->channels(), sums, dlogdet, pixels, kLogScale,
+    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, pixels, kLogScale,
                                        params.grad(bias_), params.grad(logs_));
   }
 
@@ -52,7 +53,7 @@ void init_actnorm(Context& ctx, const std::string& name, View<const T> x, T* bia
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   T* moments = scope.take<T>(2 * channels);
-  ctx.kernels<T>().moments(ctx, -1, x, moments, moments + channels);
+  ctx.kernels<T>().channel.moments(ctx, -1, x, moments, moments + channels);
   const T* mean = host.read(moments, 2 * channels);
   const T* var = mean + channels;
   for (int64_t c = 0; c < channels; ++c) {

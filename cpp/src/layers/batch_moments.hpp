@@ -4,11 +4,11 @@
 
 namespace evenflow {
 
-/// Biased moments of a batch over all pixels of a masked array, zeros included; see KernelSet::moments. Where
-/// ranks share the batch, of all their rows, in two rounds: a difference of sums would lose digits.
+/// Biased moments of a batch over all pixels of a masked array, zeros included; see ChannelKernels::moments.
+/// Where ranks share the batch, of all their rows, in two rounds: a difference of sums would lose digits.
 template <class T>
 void batch_moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) {
-  ctx.kernels<T>().moments(ctx, parity, x, mean, var);
+  ctx.kernels<T>().channel.moments(ctx, parity, x, mean, var);
   if (!ctx.ranks()) return;
   HostScope host(ctx);
   const int64_t n = x.shape.c;
@@ -35,12 +35,13 @@ void batch_moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) {
   ctx.to_device(var, out + n, static_cast<size_t>(n) * sizeof(T));
 }
 
-/// KernelSet::norm_means of a batch, from this rank's sums (2, n) and dlogdet (1, or null).
+/// ChannelKernels::norm_means of a batch, from this rank's sums (2, n) and dlogdet (1, or null).
 template <class T>
 void batch_norm_means(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double active,
                       int64_t pixels, T* means) {
   if (!ctx.ranks()) {
-    return ctx.kernels<T>().norm_means(ctx, n, sums, dlogdet, active, static_cast<double>(pixels), means);
+    return ctx.kernels<T>().channel.norm_means(ctx, n, sums, dlogdet, active, static_cast<double>(pixels),
+                                               means);
   }
   HostScope host(ctx);
   double* all = host.take<double>(2 * n + 2);
@@ -50,8 +51,8 @@ void batch_norm_means(Context& ctx, int64_t n, const double* sums, const double*
   all[2 * n + 1] = static_cast<double>(pixels);
   ctx.ranks()->sum(all, 2 * n + 2);
   const double* there = host.send(static_cast<const double*>(all), 2 * n + 1);
-  ctx.kernels<T>().norm_means(ctx, n, there, dlogdet ? there + 2 * n : nullptr, active, all[2 * n + 1],
-                              means);
+  ctx.kernels<T>().channel.norm_means(ctx, n, there, dlogdet ? there + 2 * n : nullptr, active,
+                                      all[2 * n + 1], means);
 }
 
 }  // namespace evenflow

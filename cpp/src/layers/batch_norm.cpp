@@ -35,10 +35,10 @@ class BatchNorm final : public Layer<T> {
   // y = (x + shift) * scale with the batch's moments in training, else the running ones.
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     const ChannelCoefficients<T> c(scope, count_);
-    ctx.kernels<T>().moment_coefficients(ctx, count_,
-                                         params.training() ? params.batch_stat(mean_) : params.value(mean_),
-                                         params.training() ? params.batch_stat(var_) : params.value(var_),
-                                         kBatchNormEps, c.shift, c.scale, c.log_scale);
+    ctx.kernels<T>().channel.moment_coefficients(
+        ctx, count_, params.training() ? params.batch_stat(mean_) : params.value(mean_),
+        params.training() ? params.batch_stat(var_) : params.value(var_), kBatchNormEps, c.shift, c.scale,
+        c.log_scale);
     return c;
   }
 
@@ -49,7 +49,7 @@ class BatchNorm final : public Layer<T> {
 
   // What the map leaves alone is copied when the buffers differ.
   void pass_others(Context& ctx, View<const T> from, View<T> to) const {
-    if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().copy(ctx, from, to);
+    if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
@@ -60,7 +60,7 @@ class BatchNorm final : public Layer<T> {
     }
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
-    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
+    ctx.kernels<T>().channel.forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
     c.add_log_det(ctx, count_, x.shape.n, static_cast<double>(active_), logdet);
   }
 
@@ -69,7 +69,7 @@ class BatchNorm final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, z, x);
-    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(z), c.shift, c.scale, changed(x));
+    ctx.kernels<T>().channel.inverse(ctx, parity_, changed(z), c.shift, c.scale, changed(x));
     c.add_log_det(ctx, count_, z.shape.n, -static_cast<double>(active_), logdet);
   }
 
@@ -81,17 +81,17 @@ class BatchNorm final : public Layer<T> {
     T* means = scope.take<T>(2 * count_);
     if (params.training()) {
       double* sums = scope.take<double>(2 * count_);
-      kernels.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
+      kernels.channel.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
       // Each channel's log scale moves the log-det of every changed pixel.
       batch_norm_means(ctx, count_, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                        static_cast<double>(active_), z.shape.pixels(), means);
     } else {
-      kernels.zero(ctx, 2 * count_, means);
+      kernels.move.zero(ctx, 2 * count_, means);
     }
     pass_others(ctx, z, x);
     pass_others(ctx, dz, dx);
-    kernels.batch_norm_backward(ctx, parity_, changed(z), changed(dz), c.shift, c.scale, means,
-                                means + count_, changed(x), changed(dx));
+    kernels.channel.batch_norm_backward(ctx, parity_, changed(z), changed(dz), c.shift, c.scale, means,
+                                        means + count_, changed(x), changed(dx));
   }
 
   // The moments count as constants.
@@ -101,10 +101,10 @@ class BatchNorm final : public Layer<T> {
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
     pass_others(ctx, dx, dz);
-    ctx.kernels<T>().channel_forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
+    ctx.kernels<T>().channel.forward(ctx, parity_, changed(x), c.shift, c.scale, changed(z));
     T* zeros = scope.take<T>(count_);
-    ctx.kernels<T>().zero(ctx, count_, zeros);
-    ctx.kernels<T>().channel_inverse(ctx, parity_, changed(dx), zeros, c.scale, changed(dz));
+    ctx.kernels<T>().move.zero(ctx, count_, zeros);
+    ctx.kernels<T>().channel.inverse(ctx, parity_, changed(dx), zeros, c.scale, changed(dz));
   }
 
   int parity_;

@@ -11,7 +11,7 @@ namespace evenflow {
 template <class T>
 const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, int64_t n) {
   double* total = scope.take<double>(1);
-  ctx.kernels<T>().sum_doubles(ctx, n, values, total);
+  ctx.kernels<T>().move.sum_doubles(ctx, n, values, total);
   return total;
 }
 
@@ -26,7 +26,7 @@ struct ChannelCoefficients {
   /// logdet += factor * (sum of log |scale|).
   void add_log_det(Context& ctx, int64_t channels, int64_t n, double factor, double* logdet) const {
     WorkspaceScope scope(ctx);
-    ctx.kernels<T>().add_total(ctx, n, factor, sum_of<T>(ctx, scope, log_scale, channels), logdet);
+    ctx.kernels<T>().move.add_total(ctx, n, factor, sum_of<T>(ctx, scope, log_scale, channels), logdet);
   }
 
   T* shift;
@@ -56,7 +56,7 @@ class ChannelScale : public Layer<T> {
                   T*) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
+    ctx.kernels<T>().channel.forward(ctx, -1, x, c.shift, c.scale, z);
     c.add_log_det(ctx, channels(), x.shape.n, static_cast<double>(x.shape.pixels_per_sample()), logdet);
   }
 
@@ -64,7 +64,7 @@ class ChannelScale : public Layer<T> {
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel_inverse(ctx, -1, z, c.shift, c.scale, x);
+    ctx.kernels<T>().channel.inverse(ctx, -1, z, c.shift, c.scale, x);
     c.add_log_det(ctx, channels(), z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()), logdet);
   }
 
@@ -73,7 +73,7 @@ class ChannelScale : public Layer<T> {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     double* sums = scope.take<double>(2 * channels());
-    ctx.kernels<T>().channel_backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
+    ctx.kernels<T>().channel.backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
     if (!trained()) return;
     add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                   static_cast<double>(z.shape.pixels_per_sample()));
@@ -83,10 +83,10 @@ class ChannelScale : public Layer<T> {
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
-    ctx.kernels<T>().channel_forward(ctx, -1, x, c.shift, c.scale, z);
+    ctx.kernels<T>().channel.forward(ctx, -1, x, c.shift, c.scale, z);
     T* zeros = scope.take<T>(channels());
-    ctx.kernels<T>().zero(ctx, channels(), zeros);
-    ctx.kernels<T>().channel_inverse(ctx, -1, dx, zeros, c.scale, dz);
+    ctx.kernels<T>().move.zero(ctx, channels(), zeros);
+    ctx.kernels<T>().channel.inverse(ctx, -1, dx, zeros, c.scale, dz);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };

@@ -24,8 +24,8 @@ void ClassHead<T>::log_prob(Context& ctx, const Params<T>& params, View<const T>
   WorkspaceScope scope(ctx);
   double* pooled = scope.take<double>(x.shape.n * in_.c);
   double* raw = scope.take<double>(x.shape.n * classes_);
-  ctx.kernels<T>().head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_), params.value(logs_),
-                                 pooled, raw, out);
+  ctx.kernels<T>().prior.head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_),
+                                       params.value(logs_), pooled, raw, out);
 }
 
 template <class T>
@@ -38,11 +38,11 @@ void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T>
   double* raw = scope.take<double>(n * classes_);
   double* logp = scope.take<double>(n * classes_);
   const KernelSet<T>& kernels = ctx.kernels<T>();
-  kernels.head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_), params.value(logs_), pooled,
-                        raw, logp);
-  kernels.head_backward(ctx, classes_, params.labels, sample_weight, params.value(w_), params.value(logs_),
-                        weight_ * scale, pooled, raw, logp, params.grad(w_), params.grad(bias_),
-                        params.grad(logs_), dx, results);
+  kernels.prior.head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_), params.value(logs_),
+                              pooled, raw, logp);
+  kernels.prior.head_backward(ctx, classes_, params.labels, sample_weight, params.value(w_),
+                              params.value(logs_), weight_ * scale, pooled, raw, logp, params.grad(w_),
+                              params.grad(bias_), params.grad(logs_), dx, results);
 }
 
 template class ClassHead<float>;

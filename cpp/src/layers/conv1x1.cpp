@@ -43,16 +43,16 @@ class Conv1x1 : public Layer<T> {
                   T*) const override {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, false);
-    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
-    ctx.kernels<T>().add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
+    ctx.kernels<T>().net.conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
+    ctx.kernels<T>().move.add_total(ctx, x.shape.n, pixels(), of.log_det, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, true);
-    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
-    ctx.kernels<T>().add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
+    ctx.kernels<T>().net.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
+    ctx.kernels<T>().move.add_total(ctx, z.shape.n, -pixels(), of.log_det, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
@@ -60,11 +60,11 @@ class Conv1x1 : public Layer<T> {
     WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     const Weights of = weights(ctx, scope, params, true);
-    kernels.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
-    kernels.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
+    kernels.net.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
+    kernels.net.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
     T* dw = scope.take<T>(channels() * channels());
-    kernels.zero(ctx, channels() * channels(), dw);
-    kernels.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
+    kernels.move.zero(ctx, channels() * channels(), dw);
+    kernels.net.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
     add_gradients(ctx, params, of, dw, sum_of<T>(ctx, scope, dlogdet, z.shape.n));
   }
 
@@ -72,8 +72,8 @@ class Conv1x1 : public Layer<T> {
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, true);
-    ctx.kernels<T>().conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
-    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, of.inverse, dz, false);
+    ctx.kernels<T>().net.conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
+    ctx.kernels<T>().net.conv_backward_data(ctx, dims(x.shape), dx, of.inverse, dz, false);
     this->add_inverse_gradients(ctx, params, z, dz, dlogdet);
   }
 };
@@ -140,14 +140,15 @@ class LuConv1x1 final : public Conv1x1<T> {
     T* w = scope.take<T>(n * n);
     T* back = inverse ? scope.take<T>(n * n) : nullptr;
     double* log_det = scope.take<double>(1);
-    ctx.kernels<T>().lu_matrix(ctx, n, parameters(params), w, back, log_det);
+    ctx.kernels<T>().mixing.lu_matrix(ctx, n, parameters(params), w, back, log_det);
     return {w, back, log_det, nullptr};
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, const Weights&, const T* dw,
                      const double* dlogdet) const override {
-    ctx.kernels<T>().lu_gradients(ctx, this->channels(), parameters(params), dw, dlogdet, this->pixels(),
-                                  {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
+    ctx.kernels<T>().mixing.lu_gradients(ctx, this->channels(), parameters(params), dw, dlogdet,
+                                         this->pixels(),
+                                         {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
   }
 
   std::string name_;
@@ -187,7 +188,7 @@ class PlainConv1x1 final : public Conv1x1<T> {
     T* back = inverse ? scope.take<T>(size) : nullptr;
     double* exact = inverse ? scope.take<double>(size) : nullptr;
     double* log_det = scope.take<double>(1);
-    ctx.kernels<T>().plain_matrix(ctx, this->channels(), params.value(weight_), back, exact, log_det);
+    ctx.kernels<T>().mixing.plain_matrix(ctx, this->channels(), params.value(weight_), back, exact, log_det);
     if (ctx.on_host()) check_invertible(*log_det);
     return {params.value(weight_), back, log_det, exact};
   }
@@ -199,8 +200,8 @@ class PlainConv1x1 final : public Conv1x1<T> {
 
   void add_gradients(Context& ctx, const Params<T>& params, const Weights& of, const T* dw,
                      const double* dlogdet) const override {
-    ctx.kernels<T>().plain_gradients(ctx, this->channels(), dw, of.exact, dlogdet, this->pixels(),
-                                     params.grad(weight_));
+    ctx.kernels<T>().mixing.plain_gradients(ctx, this->channels(), dw, of.exact, dlogdet, this->pixels(),
+                                            params.grad(weight_));
   }
 
   std::string name_;

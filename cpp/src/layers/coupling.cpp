@@ -78,8 +78,8 @@ class Coupling final : public Layer<T> {
     WorkspaceScope scope(ctx);
     if (!context_) return net_->init_from_data(ctx, arena, passing(ctx, scope, x));
     const View<T> joined = take_input(scope, x.shape.n);  // with a context that is its mean
-    ctx.kernels<T>().zero(ctx, joined.shape.size(), joined.data);
-    ctx.kernels<T>().copy(ctx, passing(ctx, scope, x), joined.channels(0, pass_));
+    ctx.kernels<T>().move.zero(ctx, joined.shape.size(), joined.data);
+    ctx.kernels<T>().move.copy(ctx, passing(ctx, scope, x), joined.channels(0, pass_));
     net_->init_from_data(ctx, arena, joined);
   }
 
@@ -104,11 +104,11 @@ class Coupling final : public Layer<T> {
     const View<T> joined = take_input(scope, x.shape.n);
     {
       WorkspaceScope inner(ctx);
-      ctx.kernels<T>().copy(ctx, passing(ctx, inner, x), joined.channels(0, pass_));
+      ctx.kernels<T>().move.copy(ctx, passing(ctx, inner, x), joined.channels(0, pass_));
     }
     const View<T> behind = joined.channels(pass_, context_);
-    ctx.kernels<T>().copy_blocks(ctx, View<const T>(params.context, behind.shape, 0), context_, behind,
-                                 behind.shape.pixels_per_sample() * behind.stride);
+    ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(params.context, behind.shape, 0), context_, behind,
+                                      behind.shape.pixels_per_sample() * behind.stride);
     return joined;
   }
 
@@ -116,7 +116,7 @@ class Coupling final : public Layer<T> {
   View<const T> passing(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     if (plan_.parity < 0) return x.channels(pass_first_, pass_);
     View<T> masked(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().mask_pixels(ctx, x, 1 - plan_.parity, false, masked);
+    ctx.kernels<T>().move.mask_pixels(ctx, x, 1 - plan_.parity, false, masked);
     return masked;
   }
 
@@ -133,7 +133,7 @@ class Coupling final : public Layer<T> {
 
   void copy_pass(Context& ctx, View<const T> from, View<T> to) const {
     if (plan_.parity >= 0 || from.data == to.data) return;
-    ctx.kernels<T>().copy(ctx, from.channels(pass_first_, pass_), to.channels(pass_first_, pass_));
+    ctx.kernels<T>().move.copy(ctx, from.channels(pass_first_, pass_), to.channels(pass_first_, pass_));
   }
 
   SharedNumbers<const T*> shared(const Params<T>& params) const {
@@ -156,7 +156,7 @@ class Coupling final : public Layer<T> {
     View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
-    ctx.kernels<T>().coupling().forward(ctx, plan_, shared(params), changed(x), h, changed(z), logdet);
+    ctx.kernels<T>().coupling.forward(ctx, plan_, shared(params), changed(x), h, changed(z), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -166,23 +166,22 @@ class Coupling final : public Layer<T> {
     View<T> h(scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, pass_input(ctx, scope, params, z), h, nullptr);
     copy_pass(ctx, z, x);
-    ctx.kernels<T>().coupling().inverse(ctx, plan_, shared(params), changed(z), h, changed(x), logdet);
+    ctx.kernels<T>().coupling.inverse(ctx, plan_, shared(params), changed(z), h, changed(x), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
     through_net(ctx, params, z, dz, x, dx, kept, [&](View<const T> h, View<T> dh) {
-      ctx.kernels<T>().coupling().backward(ctx, plan_, shared(params), changed(z), changed(dz), dlogdet, h,
-                                           changed(x), changed(dx), dh, shared_gradients(params));
+      ctx.kernels<T>().coupling.backward(ctx, plan_, shared(params), changed(z), changed(dz), dlogdet, h,
+                                         changed(x), changed(dx), dh, shared_gradients(params));
     });
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     through_net(ctx, params, x, dx, z, dz, nullptr, [&](View<const T> h, View<T> dh) {
-      ctx.kernels<T>().coupling().inverse_backward(ctx, plan_, shared(params), changed(x), changed(dx),
-                                                   dlogdet, h, changed(z), changed(dz), dh,
-                                                   shared_gradients(params));
+      ctx.kernels<T>().coupling.inverse_backward(ctx, plan_, shared(params), changed(x), changed(dx), dlogdet,
+                                                 h, changed(z), changed(dz), dh, shared_gradients(params));
     });
   }
 
@@ -210,17 +209,17 @@ class Coupling final : public Layer<T> {
       return;
     }
     const View<T> dinput = take_input(scope, n);
-    kernels.zero(ctx, dinput.shape.size(), dinput.data);
+    kernels.move.zero(ctx, dinput.shape.size(), dinput.data);
     net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
     const View<const T> dpass = dinput.channels(0, pass_);
     if (plan_.parity < 0) {
-      kernels.add(ctx, dpass, dto.channels(pass_first_, pass_));
+      kernels.move.add(ctx, dpass, dto.channels(pass_first_, pass_));
     } else {
-      kernels.mask_pixels(ctx, dpass, 1 - plan_.parity, true, dto);
+      kernels.move.mask_pixels(ctx, dpass, 1 - plan_.parity, true, dto);
     }
     if (params.dcontext) {
-      kernels.add_pixel_sums(ctx, dinput.channels(pass_, context_),
-                             View<T>(params.dcontext, {n, 1, 1, context_}));
+      kernels.move.add_pixel_sums(ctx, dinput.channels(pass_, context_),
+                                  View<T>(params.dcontext, {n, 1, 1, context_}));
     }
   }
 

@@ -62,10 +62,10 @@ void Layer<T>::add_inverse_gradients(Context& ctx, const Params<T>& params, View
   const int64_t n = z.shape.n, size = z.shape.size();
   WorkspaceScope scope(ctx);
   View<T> minus_dz(scope.take<T>(size), z.shape);
-  ctx.kernels<T>().copy(ctx, dz, minus_dz);
-  ctx.kernels<T>().scale(ctx, size, T(-1), minus_dz.data);
+  ctx.kernels<T>().move.copy(ctx, dz, minus_dz);
+  ctx.kernels<T>().move.scale(ctx, size, T(-1), minus_dz.data);
   double* minus_dlogdet = scope.take<double>(n);
-  ctx.kernels<T>().scale_doubles(ctx, n, -1, dlogdet, minus_dlogdet);
+  ctx.kernels<T>().move.scale_doubles(ctx, n, -1, dlogdet, minus_dlogdet);
   const Shape in = in_.with_batch(n);
   const View<T> x(scope.take<T>(size), in), dx(scope.take<T>(size), in);
   do_backward(ctx, params, z, minus_dz, minus_dlogdet, x, dx, nullptr);

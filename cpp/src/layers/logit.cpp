@@ -12,14 +12,14 @@ class Logit final : public Layer<T> {
  private:
   void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
-    ctx.kernels<T>().logit_forward(ctx, x, z, logdet);
+    ctx.kernels<T>().channel.logit_forward(ctx, x, z, logdet);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double* logdet) const override {
-    ctx.kernels<T>().logit_inverse(ctx, z, x, logdet);
+    ctx.kernels<T>().channel.logit_inverse(ctx, z, x, logdet);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double* dlogdet,
                    View<T> x, View<T> dx, T*) const override {
-    ctx.kernels<T>().logit_backward(ctx, z, dz, dlogdet, x, dx);
+    ctx.kernels<T>().channel.logit_backward(ctx, z, dz, dlogdet, x, dx);
   }
   // backward gives slope * dz + dlogdet * bend, bend = d logdet / dx: two calls tell both apart.
   void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx,
@@ -30,15 +30,15 @@ class Logit final : public Layer<T> {
     const auto take = [&] { return View<T>(scope.take<T>(size), x.shape); };
     const View<T> unit = take(), slope = take(), bend = take(), unused = take(), pulled = take();
     double* det = scope.take<double>(n);
-    kernels.fill_doubles(ctx, n, 0, det);
-    kernels.copy(ctx, dx, pulled);
-    kernels.logit_forward(ctx, x, z, det);
-    kernels.fill_doubles(ctx, n, 0, det);
-    kernels.fill(ctx, size, T(1), unit.data);
-    kernels.logit_backward(ctx, z, unit, det, unused, slope);
-    kernels.zero(ctx, size, unit.data);
-    kernels.logit_backward(ctx, z, unit, dlogdet, unused, bend);
-    kernels.logit_pull(ctx, pulled, bend.data, slope.data, dz);
+    kernels.move.fill_doubles(ctx, n, 0, det);
+    kernels.move.copy(ctx, dx, pulled);
+    kernels.channel.logit_forward(ctx, x, z, det);
+    kernels.move.fill_doubles(ctx, n, 0, det);
+    kernels.move.fill(ctx, size, T(1), unit.data);
+    kernels.channel.logit_backward(ctx, z, unit, det, unused, slope);
+    kernels.move.zero(ctx, size, unit.data);
+    kernels.channel.logit_backward(ctx, z, unit, dlogdet, unused, bend);
+    kernels.channel.logit_pull(ctx, pulled, bend.data, slope.data, dz);
   }
 };
 

@@ -53,9 +53,9 @@ class Permutation final : public Layer<T> {
     const int64_t n = in.shape.c;
     WorkspaceScope scope(ctx);
     int32_t* order = scope.take<int32_t>(n);
-    ctx.kernels<T>().channel_order(ctx, n, params.value(order_id_), back, order);
+    ctx.kernels<T>().mixing.channel_order(ctx, n, params.value(order_id_), back, order);
     if (ctx.on_host() && std::find(order, order + n, -1) != order + n) check_values(ctx, params);
-    ctx.kernels<T>().gather_channels(ctx, in, order, out);
+    ctx.kernels<T>().mixing.gather_channels(ctx, in, order, out);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*,

@@ -16,14 +16,14 @@ class Scaling final : public ChannelScale<T> {
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
     const ChannelCoefficients<T> c(scope, this->channels());
-    ctx.kernels<T>().log_scale_coefficients(ctx, this->channels(), nullptr, params.value(logs_), 1, c.shift,
-                                            c.scale, c.log_scale);
+    ctx.kernels<T>().channel.log_scale_coefficients(ctx, this->channels(), nullptr, params.value(logs_), 1,
+                                                    c.shift, c.scale, c.log_scale);
     return c;
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, const double* sums, const double* dlogdet,
                      double pixels) const override {
-    ctx.kernels<T>().channel_gradients(ctx, this->channels(), sums, dlogdet, pixels, 1, nullptr,
+    ctx.kernels<T>().channel.gradients(ctx, this->channels(), sums, dlogdet, pixels, 1, nullptr,
                                        params.grad(logs_));
   }
 
@@ -40,9 +40,9 @@ class Rescale final : public ChannelScale<T> {
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>&) const override {
     const ChannelCoefficients<T> c(scope, this->channels());
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    kernels.fill(ctx, this->channels(), static_cast<T>(-offset_), c.shift);
-    kernels.fill(ctx, this->channels(), static_cast<T>(1 / width_), c.scale);
-    kernels.fill_doubles(ctx, this->channels(), -std::log(width_), c.log_scale);
+    kernels.move.fill(ctx, this->channels(), static_cast<T>(-offset_), c.shift);
+    kernels.move.fill(ctx, this->channels(), static_cast<T>(1 / width_), c.scale);
+    kernels.move.fill_doubles(ctx, this->channels(), -std::log(width_), c.log_scale);
     return c;
   }
   bool trained() const override { return false; }

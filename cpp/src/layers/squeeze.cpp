@@ -28,20 +28,20 @@ class Squeeze final : public Layer<T> {
 
  private:
   void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {
-    ctx.kernels<T>().squeeze(ctx, diagonal_, reversed_, x, z);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
-    ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, z, x);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
                    View<T> x, View<T> dx, T*) const override {
-    ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, z, x);
-    ctx.kernels<T>().squeeze(ctx, diagonal_, !reversed_, dz, dx);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, dz, dx);
   }
   void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx, const double*,
                            View<T> z, View<T> dz) const override {
-    ctx.kernels<T>().squeeze(ctx, diagonal_, reversed_, x, z);
-    ctx.kernels<T>().squeeze(ctx, diagonal_, reversed_, dx, dz);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, x, z);
+    ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, dx, dz);
   }
 
   bool diagonal_;
@@ -59,11 +59,11 @@ class Flatten final : public Layer<T> {
     const Shape image = this->input_shape().with_batch(from.shape.n);
     const int64_t pixels = image.pixels_per_sample();
     if (to.shape.c == image.per_sample()) {
-      ctx.kernels<T>().copy_blocks(ctx, View<const T>(from.data, image, from.stride), pixels * from.stride,
-                                   View<T>(to.data, image), to.stride);
+      ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(from.data, image, from.stride),
+                                        pixels * from.stride, View<T>(to.data, image), to.stride);
     } else {
-      ctx.kernels<T>().copy_blocks(ctx, View<const T>(from.data, image), from.stride,
-                                   View<T>(to.data, image, to.stride), pixels * to.stride);
+      ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(from.data, image), from.stride,
+                                        View<T>(to.data, image, to.stride), pixels * to.stride);
     }
   }
   void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {

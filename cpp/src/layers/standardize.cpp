@@ -26,7 +26,7 @@ class Standardize final : public ChannelScale<T> {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
     T* moments = scope.take<T>(2 * n);
-    ctx.kernels<T>().moments(ctx, -1, x, moments, moments + n);
+    ctx.kernels<T>().channel.moments(ctx, -1, x, moments, moments + n);
     const T* mean = host.read(moments, 2 * n);
     const T* var = mean + n;
     check_columns(name_, mean, var, n);
@@ -41,8 +41,8 @@ class Standardize final : public ChannelScale<T> {
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                       const Params<T>& params) const override {
     const ChannelCoefficients<T> c(scope, this->channels());
-    ctx.kernels<T>().standard_coefficients(ctx, this->channels(), params.value(mean_), params.value(std_),
-                                           c.shift, c.scale, c.log_scale);
+    ctx.kernels<T>().channel.standard_coefficients(ctx, this->channels(), params.value(mean_),
+                                                   params.value(std_), c.shift, c.scale, c.log_scale);
     return c;
   }
   bool trained() const override { return false; }

@@ -39,8 +39,8 @@ class Tiled final : public Layer<T> {
   static void gather(Context& ctx, View<const T> from, bool inverse, View<T> to) {
     WorkspaceScope scope(ctx);
     int32_t* order = scope.take<int32_t>(from.shape.c);
-    ctx.kernels<T>().tile_order(ctx, from.shape.c, inverse, order);
-    ctx.kernels<T>().gather_channels(ctx, from, order, to);
+    ctx.kernels<T>().mixing.evens_first(ctx, from.shape.c, inverse, order);
+    ctx.kernels<T>().mixing.gather_channels(ctx, from, order, to);
   }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,

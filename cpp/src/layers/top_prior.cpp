@@ -42,7 +42,7 @@ class TopPrior final : public Layer<T> {
   const T* edge_part(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     if (!learned_) return nullptr;
     T* edge = scope.take<T>(pixels() * width_);
-    ctx.kernels<T>().prior_edge(ctx, this->input_shape(), width_, params.value(weight_), params.value(bias_),
+    ctx.kernels<T>().prior.edge(ctx, this->input_shape(), width_, params.value(weight_), params.value(bias_),
                                 params.value(logs_), edge);
     return edge;
   }
@@ -51,7 +51,7 @@ class TopPrior final : public Layer<T> {
     View<T> h(scope.take<T>(n * pixels() * width_), this->input_shape().with_batch(n).with_channels(width_));
     const T* edge = edge_part(ctx, scope, params);
     const auto of_class = [&](ParamId id) { return classes_ ? params.value(id) : nullptr; };
-    ctx.kernels<T>().prior_statistics(ctx, edge, labels(params, n), of_class(class_weight_),
+    ctx.kernels<T>().prior.statistics(ctx, edge, labels(params, n), of_class(class_weight_),
                                       of_class(class_bias_), of_class(class_logs_), h);
     return h;
   }
@@ -60,14 +60,14 @@ class TopPrior final : public Layer<T> {
                   T*) const override {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, x.shape.n);
-    ctx.kernels<T>().coupling().forward(ctx, plan(), {}, x, h, z, logdet);
+    ctx.kernels<T>().coupling.forward(ctx, plan(), {}, x, h, z, logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, z.shape.n);
-    ctx.kernels<T>().coupling().inverse(ctx, plan(), {}, z, h, x, logdet);
+    ctx.kernels<T>().coupling.inverse(ctx, plan(), {}, z, h, x, logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
@@ -75,7 +75,7 @@ class TopPrior final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, z.shape.n);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling().backward(ctx, plan(), {}, z, dz, dlogdet, h, x, dx, dh, {});
+    ctx.kernels<T>().coupling.backward(ctx, plan(), {}, z, dz, dlogdet, h, x, dx, dh, {});
     add_gradients(ctx, params, dh);
   }
 
@@ -84,7 +84,7 @@ class TopPrior final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, x.shape.n);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling().inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, z, dz, dh, {});
+    ctx.kernels<T>().coupling.inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, z, dz, dh, {});
     add_gradients(ctx, params, dh);
   }
 
@@ -92,11 +92,11 @@ class TopPrior final : public Layer<T> {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     if (learned_) {
-      kernels.prior_edge_gradients(ctx, dh, edge_part(ctx, scope, params), params.value(logs_),
+      kernels.prior.edge_gradients(ctx, dh, edge_part(ctx, scope, params), params.value(logs_),
                                    params.grad(weight_), params.grad(bias_), params.grad(logs_));
     }
     if (classes_) {
-      kernels.prior_class_gradients(ctx, dh, params.labels, params.value(class_weight_),
+      kernels.prior.class_gradients(ctx, dh, params.labels, params.value(class_weight_),
                                     params.value(class_bias_), params.value(class_logs_),
                                     params.grad(class_weight_), params.grad(class_bias_),
                                     params.grad(class_logs_));

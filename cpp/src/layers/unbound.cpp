@@ -78,7 +78,7 @@ class Unbound final : public Layer<T> {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
     const View<T> dense(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().copy(ctx, x, dense);
+    ctx.kernels<T>().move.copy(ctx, x, dense);
     const T* values = host.read(static_cast<const T*>(dense.data), x.shape.size());
     for (int64_t i = 0; i < x.shape.size(); ++i) {
       const Column of = column(i % columns);
@@ -103,26 +103,28 @@ class Unbound final : public Layer<T> {
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double* dlogdet,
                    View<T> x, View<T> dx, T*) const override {
     by_blocks([&](const ColumnBounds<T>& block, int64_t first, int64_t count) {
-      ctx.kernels<T>().bounds_backward(ctx, block, false, z.channels(first, count), dz.channels(first, count),
-                                       dlogdet, x.channels(first, count), dx.channels(first, count));
+      ctx.kernels<T>().channel.bounds_backward(ctx, block, false, z.channels(first, count),
+                                               dz.channels(first, count), dlogdet, x.channels(first, count),
+                                               dx.channels(first, count));
     });
   }
   void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     double* unused = scope.take<double>(x.shape.n);
-    ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, unused);
+    ctx.kernels<T>().move.fill_doubles(ctx, x.shape.n, 0, unused);
     map(ctx, false, x, z, unused);
     by_blocks([&](const ColumnBounds<T>& block, int64_t first, int64_t count) {
-      ctx.kernels<T>().bounds_backward(ctx, block, true, z.channels(first, count), dx.channels(first, count),
-                                       dlogdet, {}, dz.channels(first, count));
+      ctx.kernels<T>().channel.bounds_backward(ctx, block, true, z.channels(first, count),
+                                               dx.channels(first, count), dlogdet, {},
+                                               dz.channels(first, count));
     });
   }
 
   void map(Context& ctx, bool inverse, View<const T> from, View<T> to, double* logdet) const {
     by_blocks([&](const ColumnBounds<T>& block, int64_t first, int64_t count) {
-      ctx.kernels<T>().bounds_map(ctx, block, inverse, from.channels(first, count), to.channels(first, count),
-                                  logdet);
+      ctx.kernels<T>().channel.bounds_map(ctx, block, inverse, from.channels(first, count),
+                                          to.channels(first, count), logdet);
     });
   }
 

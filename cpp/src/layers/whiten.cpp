@@ -15,7 +15,7 @@ void product(Context& ctx, int64_t n, const double* a, const double* b, double* 
   ConvDims dims;
   dims.in = {n, 1, 1, n};
   dims.cout = n;
-  ctx.kernels<double>().conv_forward(ctx, dims, {a, dims.in}, b, {}, {c, dims.in});
+  ctx.kernels<double>().net.conv_forward(ctx, dims, {a, dims.in}, b, {}, {c, dims.in});
 }
 
 /// A^(-1/2) and A^(1/2) of a positive definite A by the coupled Newton-Schulz iteration.
@@ -78,7 +78,7 @@ class Whiten final : public Layer<T> {
     WorkspaceScope scope(ctx);
     T* mean = scope.take<T>(d);
     T* var = scope.take<T>(d);
-    ctx.kernels<T>().moments(ctx, -1, x, mean, var);
+    ctx.kernels<T>().channel.moments(ctx, -1, x, mean, var);
     check_columns(name_, mean, var, d);
     const linalg::Matrix covariance = covariance_of(ctx, x, mean);
     linalg::Matrix matrix, inverse;
@@ -105,7 +105,7 @@ class Whiten final : public Layer<T> {
     WorkspaceScope scope(ctx);
     HostScope here(ctx);
     View<T> batch(scope.take<T>(x.shape.size()), x.shape);
-    ctx.kernels<T>().copy(ctx, x, batch);
+    ctx.kernels<T>().move.copy(ctx, x, batch);
     const View<const T> copy(here.read(static_cast<const T*>(batch.data), x.shape.size()), x.shape);
     Context host("cpu", ctx.threads());
     init_from_data(host, arena, copy);
@@ -130,8 +130,8 @@ class Whiten final : public Layer<T> {
     ConvDims dims;
     dims.in = {rows, 1, 1, d};
     dims.cout = d;
-    ctx.kernels<double>().conv_backward_weights(ctx, dims, {centred, dims.in}, {centred, dims.in},
-                                                covariance.data());
+    ctx.kernels<double>().net.conv_backward_weights(ctx, dims, {centred, dims.in}, {centred, dims.in},
+                                                    covariance.data());
     for (double& v : covariance) v /= static_cast<double>(rows);
     if (kind_ == Whitening::zca) {
       for (int64_t i = 0; i < d; ++i) covariance[i * (d + 1)] += kZcaEps;
@@ -154,42 +154,42 @@ class Whiten final : public Layer<T> {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     T* shift = scope.take<T>(d);
     T* ones = scope.take<T>(d);
-    kernels.copy(ctx, View<const T>(params.value(mean_), {1, 1, 1, d}), View<T>(shift, {1, 1, 1, d}));
-    kernels.scale(ctx, d, T(-1), shift);
-    kernels.fill(ctx, d, T(1), ones);
+    kernels.move.copy(ctx, View<const T>(params.value(mean_), {1, 1, 1, d}), View<T>(shift, {1, 1, 1, d}));
+    kernels.move.scale(ctx, d, T(-1), shift);
+    kernels.move.fill(ctx, d, T(1), ones);
     View<T> centred(scope.take<T>(x.shape.size()), x.shape);
-    kernels.channel_forward(ctx, -1, x, shift, ones, centred);
-    kernels.conv_forward(ctx, dims(x.shape), centred, params.value(matrix_), Epilogue<T>(), z);
-    kernels.add_parameter(ctx, x.shape.n, static_cast<double>(x.shape.pixels_per_sample()),
-                          params.value(logdet_), logdet);
+    kernels.channel.forward(ctx, -1, x, shift, ones, centred);
+    kernels.net.conv_forward(ctx, dims(x.shape), centred, params.value(matrix_), Epilogue<T>(), z);
+    kernels.move.add_parameter(ctx, x.shape.n, static_cast<double>(x.shape.pixels_per_sample()),
+                               params.value(logdet_), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     rebuild(ctx, params, z, x);
-    ctx.kernels<T>().add_parameter(ctx, z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()),
-                                   params.value(logdet_), logdet);
+    ctx.kernels<T>().move.add_parameter(ctx, z.shape.n, -static_cast<double>(z.shape.pixels_per_sample()),
+                                        params.value(logdet_), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
                    View<T> x, View<T> dx, T*) const override {
     rebuild(ctx, params, z, x);
-    ctx.kernels<T>().conv_backward_data(ctx, dims(z.shape), dz, params.value(matrix_), dx, false);
+    ctx.kernels<T>().net.conv_backward_data(ctx, dims(z.shape), dz, params.value(matrix_), dx, false);
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double*, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
     double* unused = scope.take<double>(x.shape.n);
-    ctx.kernels<T>().fill_doubles(ctx, x.shape.n, 0, unused);
+    ctx.kernels<T>().move.fill_doubles(ctx, x.shape.n, 0, unused);
     do_forward(ctx, params, x, z, unused, nullptr);
-    ctx.kernels<T>().conv_backward_data(ctx, dims(x.shape), dx, params.value(inverse_), dz, false);
+    ctx.kernels<T>().net.conv_backward_data(ctx, dims(x.shape), dx, params.value(inverse_), dz, false);
   }
 
   void rebuild(Context& ctx, const Params<T>& params, View<const T> z, View<T> x) const {
     Epilogue<T> epilogue;
     epilogue.bias = params.value(mean_);
-    ctx.kernels<T>().conv_forward(ctx, dims(z.shape), z, params.value(inverse_), epilogue, x);
+    ctx.kernels<T>().net.conv_forward(ctx, dims(z.shape), z, params.value(inverse_), epilogue, x);
   }
 
   Whitening kind_;

@@ -26,7 +26,6 @@ using SharedNumbers = std::array<P, kMostShared>;
 template <class T>
 class CouplingKernels {
  public:
-  virtual ~CouplingKernels() = default;
   /// logdet (n) += the sums of a sample's log-slopes.
   virtual void forward(Context&, const CouplingPlan&, const SharedNumbers<const T*>&, View<const T> x,
                        View<const T> h, View<T> y, double* logdet) const = 0;
@@ -41,6 +40,9 @@ class CouplingKernels {
                                 View<const T> x, View<const T> dx, const double* dlogdet, View<const T> h,
                                 View<T> y, View<T> dy, View<T> dh,
                                 const SharedNumbers<T*>& dshared) const = 0;
+
+ protected:
+  ~CouplingKernels() = default;
 };
 
 }  // namespace evenflow

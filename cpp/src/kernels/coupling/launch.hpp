@@ -2,6 +2,7 @@
 
 #include "kernels/coupling/apply.hpp"
 #include "kernels/coupling/kernels.hpp"
+#include "kernels/ops/fill.hpp"
 
 namespace evenflow {
 

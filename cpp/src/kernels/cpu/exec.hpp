@@ -4,11 +4,11 @@
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/lanes.hpp"
 #include "kernels/cpu/team.hpp"
-#include "kernels/ops/channel.hpp"
+#include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
-#include "kernels/ops/small.hpp"
+#include "kernels/ops/sums.hpp"
 
 // Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
 // count, and partial sums are added in chunk order, so results do not depend on it either.

@@ -13,8 +13,8 @@ const KernelSet<double>& kernels_avx2_f64();
 const KernelSet<float>& kernels_avx512_f32();
 const KernelSet<double>& kernels_avx512_f64();
 
-/// Chains whose products are of bfloat16 numbers, which are all that some instructions are good for. As
-/// KernelSet's stack_forward and stack_backward, with the last epilogue taken back already.
+/// Chains whose products are of bfloat16 numbers, which are all that some instructions are good for. They
+/// are NetKernels' stack_forward and stack_backward, but the gradient of the last epilogue is already there.
 struct BfloatStacks {
   template <class H>
   struct Calls {

@@ -1,17 +1,15 @@
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/cpu/products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow {
 
 const KernelSet<float>& kernels_avx2_f32() {
-  static const KernelSetImpl<CpuExec<Avx2>, CpuProducts<Avx2, float>, float> kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Avx2>, CpuProducts<Avx2, float>, float>();
 }
 
 const KernelSet<double>& kernels_avx2_f64() {
-  static const KernelSetImpl<CpuExec<Avx2>, CpuProducts<Avx2, double>, double> kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Avx2>, CpuProducts<Avx2, double>, double>();
 }
 
 }  // namespace evenflow

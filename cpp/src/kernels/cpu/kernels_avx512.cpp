@@ -1,6 +1,6 @@
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/cpu/products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow {
 
@@ -9,15 +9,14 @@ namespace evenflow {
 
 namespace {
 
-using Kernels = KernelSetImpl<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>;
+using Net = NetLaunch<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>;
 
 // Weights of a layer from which on taking numbers apart costs less than it brings.
 constexpr int64_t kDense = int64_t{1} << 17, kSpatial = int64_t{1} << 14;
 
-class KernelsWithStacks final : public Kernels {
+class NetWithStacks final : public Net {
  public:
-  explicit KernelsWithStacks(const BfloatStacks& stacks) : stacks_(stacks) {}
-  const char* isa() const override { return stacks_.isa; }
+  explicit NetWithStacks(const BfloatStacks& stacks) : stacks_(stacks) {}
 
   void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
                      void* acts, View<float> h) const override {
@@ -26,14 +25,14 @@ class KernelsWithStacks final : public Kernels {
     } else if (splits(units, count)) {
       stacks_.full.forward(ctx, units, count, x, static_cast<float*>(acts), h);
     } else {
-      Kernels::stack_forward(ctx, units, count, half, x, acts, h);
+      Net::stack_forward(ctx, units, count, half, x, acts, h);
     }
   }
 
   void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
                       const void* acts, View<const float> h, View<float> dh, View<float> dx) const override {
     const bool full = !half && splits(units, count);
-    if (!half && !full) return Kernels::stack_backward(ctx, units, count, half, x, acts, h, dh, dx);
+    if (!half && !full) return Net::stack_backward(ctx, units, count, half, x, acts, h, dh, dx);
     last_epilogue_backward(ctx, units[count - 1], h, dh);
     if (full) {
       stacks_.full.backward(ctx, units, count, x, static_cast<const float*>(acts), dh, dx);
@@ -57,22 +56,23 @@ class KernelsWithStacks final : public Kernels {
 }  // namespace
 
 const KernelSet<float>& kernels_avx512_f32() {
-  static const Kernels kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>();
 }
 
 const KernelSet<double>& kernels_avx512_f64() {
-  static const KernelSetImpl<CpuExec<Avx512>, CpuProducts<Avx512, double>, double> kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Avx512>, CpuProducts<Avx512, double>, double>();
 }
 
 const KernelSet<float>& kernels_avx512_bf16_f32() {
-  static const KernelsWithStacks kernels(stacks_avx512_bf16());
+  static const NetWithStacks net(stacks_avx512_bf16());
+  static const KernelSet<float> kernels =
+      kernel_set_of<CpuExec<Avx512>, float>(stacks_avx512_bf16().isa, net);
   return kernels;
 }
 
 const KernelSet<float>& kernels_amx_f32() {
-  static const KernelsWithStacks kernels(stacks_amx());
+  static const NetWithStacks net(stacks_amx());
+  static const KernelSet<float> kernels = kernel_set_of<CpuExec<Avx512>, float>(stacks_amx().isa, net);
   return kernels;
 }
 

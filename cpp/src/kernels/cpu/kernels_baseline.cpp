@@ -1,17 +1,15 @@
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/cpu/products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow {
 
 const KernelSet<float>& kernels_baseline_f32() {
-  static const KernelSetImpl<CpuExec<Baseline>, CpuProducts<Baseline, float>, float> kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Baseline>, CpuProducts<Baseline, float>, float>();
 }
 
 const KernelSet<double>& kernels_baseline_f64() {
-  static const KernelSetImpl<CpuExec<Baseline>, CpuProducts<Baseline, double>, double> kernels;
-  return kernels;
+  return kernel_set_of<CpuExec<Baseline>, CpuProducts<Baseline, double>, double>();
 }
 
 }  // namespace evenflow

@@ -1,12 +1,11 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/device/matrix_products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow::cuda {
 
 const KernelSet<float>& kernels_f32() {
-  static const KernelSetImpl<DeviceExec<Launcher>, MatrixProducts<Launcher>, float> kernels;
-  return kernels;
+  return kernel_set_of<DeviceExec<Launcher>, MatrixProducts<Launcher>, float>();
 }
 
 }  // namespace evenflow::cuda

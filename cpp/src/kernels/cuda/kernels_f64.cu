@@ -1,12 +1,11 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/device/products.hpp"
-#include "kernels/kernel_set_impl.hpp"
+#include "kernels/launch.hpp"
 
 namespace evenflow::cuda {
 
 const KernelSet<double>& kernels_f64() {
-  static const KernelSetImpl<DeviceExec<Launcher>, DeviceProducts<Launcher, double>, double> kernels;
-  return kernels;
+  return kernel_set_of<DeviceExec<Launcher>, DeviceProducts<Launcher, double>, double>();
 }
 
 }  // namespace evenflow::cuda

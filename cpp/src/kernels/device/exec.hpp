@@ -5,8 +5,8 @@
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/device/body.hpp"
-#include "kernels/ops/channel.hpp"
-#include "kernels/ops/small.hpp"
+#include "kernels/ops/checkerboard.hpp"
+#include "kernels/ops/sums.hpp"
 
 namespace evenflow {
 

@@ -5,7 +5,7 @@
 #include "kernels/device/body.hpp"
 #include "kernels/device/grid.hpp"
 #include "kernels/device/matrix_operands.hpp"
-#include "kernels/kernel_set.hpp"
+#include "kernels/net/kernels.hpp"
 
 // Convolutions and dense layers by the matrix units of a device, as one tiled product of bfloat16 numbers
 // with float32 sums. A float32 number is taken apart into three: x = a + b + c, eight bits of its significand

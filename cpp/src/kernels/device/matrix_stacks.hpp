@@ -18,7 +18,7 @@ class MatrixStacks {
     const int64_t pixels = x.shape.pixels();
     if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
-    if (!acts) acts = scope.take<H>(hidden_size(units, count, pixels, sizeof(H)));
+    if (!acts) acts = scope.take<H>(hidden_rows_size(units, count, pixels, sizeof(H)));
     Packed packed(ctx, scope);
     Rows from = packed.rows(x);
     for (int u = 0; u < count; ++u) {

@@ -5,12 +5,22 @@
 #include "kernels/device/exec.hpp"
 #include "kernels/device/thin_product.hpp"
 #include "kernels/device/tile_product.hpp"
-#include "kernels/ops/net.hpp"
-#include "kernels/ops/small.hpp"
+#include "kernels/net/epilogue.hpp"
+#include "kernels/net/kernels.hpp"
+#include "kernels/net/layout.hpp"
+#include "kernels/ops/sums.hpp"
 
 namespace evenflow {
 
-/// A device's products for KernelSetImpl, over TileProduct. The list of units is the program's, everything it
+/// Values of a chain's hidden activations, each in rows padded_stride() apart, one after the other.
+template <class T>
+int64_t hidden_rows_size(const StackUnit<T>* units, int count, int64_t pixels, int64_t value_bytes) {
+  int64_t size = 0;
+  for (int u = 0; u + 1 < count; ++u) size += pixels * padded_stride(units[u].dims.cout, value_bytes);
+  return size;
+}
+
+/// A device's products for NetLaunch, over TileProduct. The list of units is the program's, everything it
 /// points to the device's.
 template <class Launcher, class T>
 struct DeviceProducts {
@@ -41,7 +51,7 @@ struct DeviceProducts {
     constexpr bool half = std::is_same<H, Bf16>::value;
     const int64_t pixels = x.shape.pixels();
     WorkspaceScope scope(ctx.workspace());
-    if (!acts) acts = scope.take<H>(hidden_size(units, count, pixels, sizeof(H)));
+    if (!acts) acts = scope.take<H>(hidden_rows_size(units, count, pixels, sizeof(H)));
     for (int u = 0; u < count; ++u) {
       const StackUnit<T>& unit = units[u];
       const bool first = u == 0, last = u + 1 == count;
@@ -141,7 +151,7 @@ struct DeviceProducts {
     Exec::for_each(ctx, 1, size, ops::AddSums<T>{1, sums, dw});
   }
 
-  /// Hidden activations of a unit; the layout is hidden_size()'s.
+  /// Hidden activations of a unit; hidden_rows_size() says how they lie.
   template <class H>
   static View<H> hidden(H* acts, const StackUnit<T>* units, int unit, int64_t pixels) {
     for (int u = 0; u < unit; ++u) acts += pixels * padded_stride(units[u].dims.cout, sizeof(H));

@@ -3,7 +3,6 @@
 #include "kernels/bf16.hpp"
 #include "kernels/device/body.hpp"
 #include "kernels/device/grid.hpp"
-#include "kernels/kernel_set.hpp"
 
 // Convolutions and dense layers as one tiled matrix product. An operand is a function of its place, so a 3x3
 // kernel's patches are gathered where they are read. Right first: it is what tuned products are tested

@@ -11,4 +11,21 @@ EVENFLOW_HD bool on_parity(int64_t row, int64_t width, int64_t height, int parit
   return ((row / width % height + row % width) & 1) == parity;
 }
 
+/// The pixels that take part: all of them, or those of one colour of a checkerboard.
+struct PixelMask {
+  int parity = -1;  ///< (i + j) % 2 of the pixels that take part; -1: all
+  int64_t width = 1;
+  int64_t height = 1;
+
+  EVENFLOW_HD bool active(int64_t row) const {
+    if (parity < 0) return true;
+    return on_parity(row, width, height, parity);
+  }
+};
+
+/// All pixels, known when the program is compiled: a kernel then does not divide for each of them.
+struct AllPixels {
+  EVENFLOW_HD bool active(int64_t) const { return true; }
+};
+
 }  // namespace evenflow::ops

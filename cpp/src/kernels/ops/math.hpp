@@ -289,4 +289,10 @@ EVENFLOW_HD T softplus(T x) {
   return max_of(x, T(0)) + log1p(exp(-abs_of(x)));
 }
 
+/// exp(x), computed in float64 and rounded once, so that every device agrees.
+template <class T>
+EVENFLOW_HD T rounded_exp(T x) {
+  return static_cast<T>(exp(static_cast<double>(x)));
+}
+
 }  // namespace evenflow::ops

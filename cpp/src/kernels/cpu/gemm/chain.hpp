@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cpu/gemm/conv.hpp"
+#include "kernels/cpu/gemm/layout.hpp"
 
 // What both ways through a chain of convolutions share: where its activations lie, and its packed weights.
 

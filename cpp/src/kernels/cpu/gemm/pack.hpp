@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/gemm/tile.hpp"
 #include "kernels/cpu/team.hpp"
-#include "kernels/kernel_set.hpp"
+#include "kernels/net/kernels.hpp"
 
 // Weights as the right-hand side of a product, packed into panels of tile_cols columns.
 

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/gemm/pack.hpp"
 #include "kernels/cpu/team.hpp"
+#include "kernels/net/layout.hpp"
 
 // Pixels as the left-hand side of a product, or, transposed, as either side of a gradient of weights.
 

@@ -45,7 +45,7 @@ class StackForward {
   static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
 
   void one_row() {
-    T* y = acts_ ? acts_ : scope_.template take<T>(hidden_size(units_, count_, 1, sizeof(T)));
+    T* y = acts_ ? acts_ : scope_.template take<T>(activation_values(units_, count_, 1, sizeof(T)));
     const T* x = x_.data;
     for (int u = 0; u < count_; ++u) {
       const ConvDims& dims = units_[u].dims;
@@ -75,7 +75,7 @@ class StackForward {
   }
 
   void by_units() {
-    if (!acts_) hidden_.data = scope_.template take<H>(hidden_size(units_, count_, m_, sizeof(H)));
+    if (!acts_) hidden_.data = scope_.template take<H>(activation_values(units_, count_, m_, sizeof(H)));
     for (int u = 0; u < count_; ++u) {
       const StackUnit<T>& unit = units_[u];
       const bool first = u == 0, last = u + 1 == count_;

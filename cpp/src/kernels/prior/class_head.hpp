@@ -1,117 +1,12 @@
 #pragma once
 
 #include "kernels/ops/constants.hpp"
-#include "kernels/ops/small.hpp"
+#include "kernels/ops/math.hpp"
 
-// The learned top prior and the class head (Glow). Log scales are 3 * logs. Sums run in a fixed order, one
-// thread an output: these arrays are as large as the coarsest latent.
+// Glow's class head. Log scales are 3 * logs. A thread computes one output, so that sums have a fixed order;
+// the arrays are no larger than the coarsest latent.
 
 namespace evenflow::ops {
-
-/// Whether a tap of a 3x3 kernel at pixel p of an image looks outside.
-EVENFLOW_HD bool tap_outside(int64_t p, int64_t tap, int64_t height, int64_t width) {
-  const int64_t i = p / width + tap / 3 - 1, j = p % width + tap % 3 - 1;
-  return i < 0 || i >= height || j < 0 || j >= width;
-}
-
-/// edge (pixels, channels): a convolution of an empty image, on which only the edge indicator acts.
-template <class T>
-struct PriorEdge {
-  int64_t height;
-  int64_t width;
-  const T* weight;  ///< (3, 3, channels)
-  const T* bias;
-  const T* logs;
-  int64_t channels;
-  T* edge;
-  EVENFLOW_HD void operator()(int64_t p, int64_t k) const {
-    T sum = T(0);
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      if (tap_outside(p, tap, height, width)) sum += weight[tap * channels + k];
-    }
-    edge[p * channels + k] = (sum + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
-  }
-};
-
-/// h (n * pixels, channels) = edge of the pixel + part of the sample's class; either may be null.
-template <class T>
-struct PriorStatistics {
-  int64_t pixels;
-  int64_t channels;
-  const T* edge;
-  const int32_t* labels;
-  const T* weight;  ///< (classes, channels)
-  const T* bias;
-  const T* logs;
-  T* h;
-  EVENFLOW_HD void operator()(int64_t row, int64_t k) const {
-    T own = T(0);
-    if (labels) {
-      own = (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
-    }
-    h[row * channels + k] = edge ? edge[row % pixels * channels + k] + own : own;
-  }
-};
-
-/// Gradients of PriorEdge from sums (pixels, channels) of dh over samples.
-template <class T>
-struct PriorEdgeGradients {
-  int64_t height;
-  int64_t width;
-  const double* sums;
-  const T* edge;
-  const T* logs;
-  int64_t channels;
-  T* dweight;
-  T* dbias;
-  T* dlogs;
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
-    const double scale = exp(kLogScale * static_cast<double>(logs[k]));
-    T to_bias = dbias[k], to_logs = dlogs[k];
-    for (int64_t p = 0; p < height * width; ++p) {
-      const double g = sums[p * channels + k], inner = g * scale;
-      to_bias += static_cast<T>(inner);
-      to_logs += static_cast<T>(kLogScale * g * static_cast<double>(edge[p * channels + k]));
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        if (tap_outside(p, tap, height, width)) dweight[tap * channels + k] += static_cast<T>(inner);
-      }
-    }
-    dbias[k] = to_bias;
-    dlogs[k] = to_logs;
-  }
-};
-
-/// Gradients of the class part from dh (n * pixels, channels).
-template <class T>
-struct PriorClassGradients {
-  int64_t n;
-  int64_t pixels;
-  int64_t channels;
-  const T* dh;
-  const int32_t* labels;
-  const T* weight;
-  const T* bias;
-  const T* logs;
-  T* dweight;
-  T* dbias;
-  T* dlogs;
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
-    const double scale = exp(kLogScale * static_cast<double>(logs[k]));
-    T to_bias = dbias[k], to_logs = dlogs[k];
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t at = labels[i] * channels + k;
-      double g = 0;
-      for (int64_t p = 0; p < pixels; ++p) g += dh[(i * pixels + p) * channels + k];
-      const T part = (weight[at] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
-      const T inner = static_cast<T>(g * scale);
-      dweight[at] += inner;
-      to_bias += inner;
-      to_logs += static_cast<T>(kLogScale * g * static_cast<double>(part));
-    }
-    dbias[k] = to_bias;
-    dlogs[k] = to_logs;
-  }
-};
 
 /// pooled (n, channels): means over pixels.
 template <class T>
@@ -164,7 +59,8 @@ struct HeadLogProb {
   }
 };
 
-/// results (2): sum of -logp of the labels, number of samples whose largest is another; by one thread.
+/// results (2): the sum of -logp of the labels, and the number of samples whose most probable class is
+/// another. One thread computes both.
 struct HeadLoss {
   const double* logp;
   const int32_t* labels;
@@ -187,7 +83,7 @@ struct HeadLoss {
   }
 };
 
-/// dlogit (n, classes): gradient by the raw logits of factor * sum of losses.
+/// dlogit (n, classes): the gradient of factor * the sum of losses by the raw logits.
 template <class T>
 struct HeadLossGradient {
   const double* logp;
@@ -204,7 +100,7 @@ struct HeadLossGradient {
   }
 };
 
-/// Gradients of weight (row c < channels), or of bias and logs (row channels).
+/// Gradients of the weight (rows c < channels), and of bias and logs (the row after).
 template <class T>
 struct HeadGradients {
   int64_t n;

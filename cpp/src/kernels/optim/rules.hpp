@@ -6,11 +6,11 @@
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
-// Optimiser updates, one element of the flat arena each. g includes L2 where the element is in the decay
-// group.
+// The optimisers' update rules, for one element of the flat arena each.
 
 namespace evenflow::ops {
 
+/// What all rules have. The gradient of an element in the decay group includes L2.
 template <class T>
 struct StepBase {
   T* w;
@@ -31,22 +31,22 @@ struct StepBase {
   }
 };
 
-/// A decaying average that nothing feeds any more (a unit that never fires) ends at zero, not among the
-/// denormal numbers, whose arithmetic is a hundred times slower.
+/// A decaying average to which nothing is added any more (that of a unit that never fires) ends at zero, not
+/// at denormal numbers, with which arithmetic is a hundred times slower.
 template <class T>
 EVENFLOW_HD T settled(T x) {
   constexpr T kLeast = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-30 : 1e-300);
   return abs_of(x) < kLeast ? T(0) : x;
 }
 
-/// average + rate (x - average). The rate is 1 - beta of a beta near 1, which in T has few digits: it is
-/// taken in double. Of values >= 0 the average is >= 0, since rate * average is no larger than average.
+/// average + rate (x - average). The rate is 1 - beta, computed in double because a beta near 1 leaves few
+/// digits of it in T. An average of values >= 0 is >= 0, since rate * average is no larger than average.
 template <class T>
 EVENFLOW_HD T averaged(T average, T rate, T x) {
   return settled((average - rate * average) + rate * x);
 }
 
-/// A gradient, or the largest one whose square is finite: an infinite mean square would stay for ever.
+/// The gradient, limited to numbers whose square is finite: an infinite mean square would stay for ever.
 template <class T>
 EVENFLOW_HD T squarable(T g) {
   constexpr T kMost = static_cast<T>(sizeof(T) == sizeof(float) ? 0x1p63 : 0x1p511);
@@ -81,7 +81,7 @@ struct Sgd {
   }
 };
 
-/// RMSProp with momentum (NICE's official rule): the root mean square has a floor, not an addend.
+/// RMSProp with momentum, as in NICE's official code: eps is the least root mean square, not added to it.
 template <class T>
 struct RmsProp {
   T momentum;
@@ -149,7 +149,7 @@ struct TwoMoments {
   }
 };
 
-/// f(the update of a rule, what an element costs); m and v as Optimizer::moments orders them.
+/// Calls f(the rule's update, what an element costs). m and v are as Optimizer::moments orders them.
 template <class T, class F>
 void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* v, const F& f) {
   const T rate1 = T(1 - config.beta1), eps = T(config.eps), momentum = T(config.momentum);
@@ -168,60 +168,5 @@ void with_rule(const OptimizerConfig& config, const StepBase<T>& base, T* m, T* 
       return two_moments(Adamax<T>{rate1, T(config.beta2), eps});
   }
 }
-
-/// average += rate (x - average).
-template <class T>
-struct Average {
-  using Number = T;
-  const T* x;
-  T rate;
-  T* average;
-  template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
-    f(x), f(average);
-  }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    const Pack<T, n> now = read<n>(x + i);
-    Pack<T, n> mean = read<n>(average + i);
-    for (int e = 0; e < n; ++e) mean.v[e] += rate * (now.v[e] - mean.v[e]);
-    write(mean, average + i);
-  }
-};
-
-template <class T>
-struct ScaleAll {
-  using Number = T;
-  T factor;
-  T* x;
-  template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
-    f(x);
-  }
-  template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
-    Pack<T, n> v = read<n>(x + i);
-    for (int e = 0; e < n; ++e) v.v[e] *= factor;
-    write(v, x + i);
-  }
-};
-
-/// Squares, of one row.
-template <class T>
-struct SumSquares {
-  using Number = T;
-  const T* x;
-  template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
-    f(x);
-  }
-  template <int n = 1>
-  EVENFLOW_HD Pack<double, n> operator()(int64_t, int64_t i) const {
-    const Pack<T, n> in = read<n>(x + i);
-    Pack<double, n> out;
-    for (int e = 0; e < n; ++e) out.v[e] = static_cast<double>(in.v[e]) * static_cast<double>(in.v[e]);
-    return out;
-  }
-};
 
 }  // namespace evenflow::ops

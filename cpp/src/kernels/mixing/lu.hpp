@@ -2,13 +2,12 @@
 
 #include <limits>
 
-#include "kernels/kernel_set.hpp"
+#include "kernels/mixing/kernels.hpp"
+#include "kernels/mixing/matrix_share.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/place.hpp"
 
-// Matrices of 1x1 convolutions in float64, each by one block of rows * cols threads: a thread has every
-// rows-th row and every cols-th column. An element's sum has the same order for any number of threads; on the
-// CPU one thread has everything.
+// W = P L U of a 1x1 convolution, its inverse and its gradients.
 
 namespace evenflow::ops {
 
@@ -39,19 +38,8 @@ struct LuFactors {
   }
 };
 
-/// A thread's share of a matrix: rows first_row(begin), first_row(begin) + rows, ... from `begin` on, and
-/// columns likewise.
-template <int rows, int cols>
-struct MatrixShare {
-  int64_t i0, j0;
-  EVENFLOW_HD explicit MatrixShare(int thread) : i0(thread / cols), j0(thread % cols) {}
-  EVENFLOW_HD int64_t first_row(int64_t begin) const { return begin + (i0 + rows - begin % rows) % rows; }
-  EVENFLOW_HD int64_t first_col(int64_t begin) const { return begin + (j0 + cols - begin % cols) % cols; }
-  EVENFLOW_HD bool has_col(int64_t j) const { return j % cols == j0; }
-};
-
-/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n. What is no
-/// permutation makes NaN of numbers in both.
+/// w = P L U, log_det (1) = log |det w|, inverse = U^-1 L^-1 P^-1 unless null. room: n * n + n. Where the
+/// stored order is no permutation, numbers of both matrices are NaN.
 template <class T, int rows, int cols>
 struct LuMatrix {
   static constexpr int threads = rows * cols;
@@ -131,8 +119,8 @@ struct LuMatrix {
   }
 };
 
-/// Gradients of L, U and logs += from dw (n, n), that of logs from pixels * dlogdet[0] too. room: 3 n * n +
-/// n.
+/// Adds to the gradients of L, U and logs, from dw (n, n); to that of logs also pixels * dlogdet[0]. room:
+/// 3 n * n + n.
 template <class T, int rows, int cols>
 struct LuGradients {
   static constexpr int threads = rows * cols;
@@ -198,138 +186,6 @@ struct LuGradients {
     for (int64_t j = share.first_col(i + 1); j < n; j += cols)
       out.upper[i * n + j] += static_cast<T>(sums[j]);
     if (share.has_col(i)) out.logs[i] += static_cast<T>(sums[i] * room[i] + pixels * dlogdet[0]);
-  }
-};
-
-/// log_det (1) = log |det w|; unless null, exact = w^-1, and inverse the same rounded. Gaussian elimination
-/// with partial pivoting; a singular w has log_det = -infinity. Products are rounded, so that all instruction
-/// sets agree on the inverse. room: 3 * n * n + n + 1.
-template <class T, int rows, int cols>
-struct PlainMatrix {
-  static constexpr int threads = rows * cols;
-  using Registers = Nothing;
-  using Shared = Nothing;
-  using Share = MatrixShare<rows, cols>;
-  int64_t n;
-  const T* w;
-  T* inverse;
-  double* exact;
-  double* log_det;
-  double* room;
-
-  /// W; for each column its pivot, the exchange of rows and the elimination below it; the determinant; the
-  /// columns of both factors' inverses, one by one; their product.
-  EVENFLOW_HD int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
-    const Share share(at.thread);
-    if (phase == 0) {
-      for (int64_t i = at.thread; i < n * n; i += threads) room[i] = static_cast<double>(w[i]);
-      for (int64_t i = at.thread; i < n; i += threads) order()[i] = static_cast<double>(i);
-    } else if (phase <= 3 * n) {
-      const int64_t k = (phase - 1) / 3, step = (phase - 1) % 3;
-      if (step == 0) {
-        if (k > 0) divide(at.thread, k - 1);
-        if (at.thread == 0) *pivot() = static_cast<double>(pivot_of(k));
-      } else if (step == 1) {
-        exchange(at.thread, k, static_cast<int64_t>(*pivot()));
-      } else if (row_of(k)[k] != 0) {
-        for (int64_t i = share.first_row(k + 1); i < n; i += rows) {
-          subtract(share, k + 1, n, row_of(i)[k] / row_of(k)[k], row_of(k), row_of(i));
-        }
-      }
-    } else if (phase == 3 * n + 1) {
-      if (at.thread == 0) sum_logs();
-      for (int64_t i = at.thread; exact && i < n * n; i += threads)
-        left(0)[i] = right(0)[i] = i % (n + 1) == 0;
-    } else if (phase <= 4 * n) {
-      const int64_t k = phase - 3 * n - 2;
-      for (int64_t i = share.first_row(0); i < n; i += rows) {
-        if (i > k) {
-          subtract(share, 0, k + 1, row_of(i)[k], left(k), left(i));
-        } else {
-          subtract(share, k + 1, n, right(i)[k] / row_of(k)[k], row_of(k), right(i));
-        }
-      }
-    } else {
-      for (int64_t i = share.first_row(0); i < n; i += rows) multiply(share, i);
-    }
-  }
-
- private:
-  EVENFLOW_HD double* row_of(int64_t i) const { return room + i * n; }      ///< of what becomes L and U
-  EVENFLOW_HD double* left(int64_t i) const { return room + (n + i) * n; }  ///< of L^-1
-  /// Of U^-1, whose columns are not divided by U's diagonal yet.
-  EVENFLOW_HD double* right(int64_t i) const { return room + (2 * n + i) * n; }
-  EVENFLOW_HD double* order() const { return room + 3 * n * n; }  ///< the rows of W that stand here
-  EVENFLOW_HD double* pivot() const { return order() + n; }       ///< the row for the next exchange
-
-  /// Column k of L; no thread asks for it before the next exchange.
-  EVENFLOW_HD void divide(int64_t thread, int64_t k) const {
-    const double pivot = row_of(k)[k];
-    for (int64_t i = k + 1 + thread; pivot != 0 && i < n; i += threads) row_of(i)[k] /= pivot;
-  }
-
-  EVENFLOW_HD int64_t pivot_of(int64_t k) const {
-    int64_t best = k;
-    for (int64_t i = k + 1; i < n; ++i) {
-      if (abs_of(row_of(i)[k]) > abs_of(row_of(best)[k])) best = i;
-    }
-    return best;
-  }
-
-  EVENFLOW_HD void exchange(int64_t thread, int64_t k, int64_t with) const {
-    for (int64_t j = thread; j < n; j += threads) swap(row_of(k)[j], row_of(with)[j]);
-    if (thread == 0) swap(order()[k], order()[with]);
-  }
-
-  EVENFLOW_HD static void swap(double& a, double& b) {
-    const double before = a;
-    a = b;
-    b = before;
-  }
-
-  /// x -= factor * known, from column `begin` to `end`.
-  EVENFLOW_HD void subtract(const Share& share, int64_t begin, int64_t end, double factor,
-                            const double* known, double* x) const {
-    for (int64_t j = share.first_col(begin); j < end; j += cols) x[j] -= rounded_product(factor, known[j]);
-  }
-
-  EVENFLOW_HD void sum_logs() const {
-    double total = 0;
-    for (int64_t i = 0; i < n; ++i) total += log(abs_of(row_of(i)[i]));
-    log_det[0] = total;
-  }
-
-  /// Row i of U^-1 L^-1, whose columns go back to where W's rows were.
-  EVENFLOW_HD void multiply(const Share& share, int64_t i) const {
-    double* out = exact + i * n;
-    for (int64_t j = share.first_col(0); j < n; j += cols) out[place(j)] = 0;
-    for (int64_t k = i; k < n; ++k) {
-      const double factor = right(i)[k] / row_of(k)[k];
-      if (factor == 0) continue;
-      for (int64_t j = share.first_col(0); j < n; j += cols) {
-        out[place(j)] += rounded_product(factor, left(k)[j]);
-      }
-    }
-    for (int64_t j = share.first_col(0); j < n; j += cols) {
-      inverse[i * n + place(j)] = static_cast<T>(out[place(j)]);
-    }
-  }
-  EVENFLOW_HD int64_t place(int64_t j) const { return static_cast<int64_t>(order()[j]); }
-};
-
-/// out += dw + pixels * dlogdet[0] * exact^T, matrices (n, n).
-template <class T>
-struct PlainGradients {
-  int64_t n;
-  const T* dw;
-  const double* exact;
-  const double* dlogdet;
-  double pixels;
-  T* out;
-  EVENFLOW_HD void operator()(int64_t i, int64_t j) const {
-    const double slope = rounded_product(rounded_product(dlogdet[0], pixels), exact[j * n + i]);
-    out[i * n + j] += static_cast<T>(static_cast<double>(dw[i * n + j]) + slope);
   }
 };
 

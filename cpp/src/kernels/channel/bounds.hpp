@@ -3,12 +3,12 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/kernel_set.hpp"
+#include "kernels/channel/kernels.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 
-// Columns within bounds as columns without: y = log(x - low) - log(high - x), without the logarithm of an end
-// that is open; docs/math/bounds.md.
+// Maps bounded columns to unbounded ones: y = log(x - low) - log(high - x), without the logarithm of a bound
+// that is infinite; docs/math/bounds.md.
 
 namespace evenflow::ops {
 
@@ -19,14 +19,14 @@ EVENFLOW_HD float next_after(float from, float to) {
   return ::nextafterf(from, to);
 }
 
-/// The ends of one column.
+/// The bounds of one column.
 template <class T>
 struct Interval {
   T low, high, log_width;
   EVENFLOW_HD bool has_low() const { return low > -std::numeric_limits<T>::infinity(); }
   EVENFLOW_HD bool has_high() const { return high < std::numeric_limits<T>::infinity(); }
   EVENFLOW_HD bool holds(T x) const { return x > low && x < high; }
-  /// x, or where it is not inside of a bound the number of its type next to that; NaN stays.
+  /// x, or the number next to a bound, on the inside, where x is not inside of it. NaN stays NaN.
   EVENFLOW_HD T nearest(T x) const {
     if (x <= low && has_low()) return next_after(low, high);
     if (x >= high && has_high()) return next_after(high, low);
@@ -39,7 +39,7 @@ EVENFLOW_HD Interval<T> interval(const ColumnBounds<T>& bounds, int64_t c) {
   return {bounds.low[c], bounds.high[c], bounds.log_width[c]};
 }
 
-/// y of an element x, and log dy/dx; NaN both for an x that does not lie between the bounds.
+/// y and log dy/dx at x. Both are NaN where x does not lie between the bounds.
 template <class T>
 EVENFLOW_HD void to_unbounded(T x, const Interval<T>& in, T* y, T* log_slope) {
   const bool low = in.has_low(), high = in.has_high(), inside = in.holds(x);
@@ -48,10 +48,10 @@ EVENFLOW_HD void to_unbounded(T x, const Interval<T>& in, T* y, T* log_slope) {
   *log_slope = inside ? in.log_width - a - b : std::numeric_limits<T>::quiet_NaN();
 }
 
-/// An element of y, and what follows from it.
+/// What follows from y.
 template <class T>
 struct FromUnbounded {
-  T x;      ///< not yet Interval::nearest
+  T x;      ///< may be rounded onto a bound; Interval::nearest moves it inside
   T slope;  ///< dx/dy
   T log_slope;
   T bend;  ///< d log(dy/dx) / dy
@@ -73,7 +73,7 @@ struct FromUnbounded {
   }
 };
 
-/// x -> y, sum: log dy/dx; or inverse, y -> x, sum: log dx/dy.
+/// x -> y, sum: log dy/dx; with inverse y -> x, sum: log dx/dy.
 template <class T, bool inverse>
 struct BoundsMap {
   using Number = T;
@@ -114,8 +114,8 @@ struct BoundsMap {
   }
 };
 
-/// From y and a gradient there, x and that by x; or with inverse, from y and a gradient by x that by y, where
-/// the log-determinant is the inverse's. x may be null.
+/// From y and the gradient by y: x and the gradient by x. With inverse: from y and the gradient by x, the
+/// gradient by y, for a loss of the inverse and of its log-determinant. x may be null.
 template <class T>
 struct BoundsBackward {
   using Number = T;

@@ -1,0 +1,115 @@
+#pragma once
+
+#include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
+
+// The logit of numbers in [0, 1], as Real NVP's official code preprocesses images. Rows are pixels.
+
+namespace evenflow::ops {
+
+/// y = logit((1 + 0.9 (2u - 1)) / 2); sum: log dy/du.
+template <class T>
+struct LogitForward {
+  using Number = T;
+  static constexpr int inputs = 1;
+  static constexpr int outputs = 1;
+  static constexpr int sums = 1;
+  const T* x;
+  int64_t x_stride;
+  T* y;
+  int64_t y_stride;
+  EVENFLOW_HD void prepare() {}
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+    put(read<n>(x + row * x_stride + c), in);
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    const T p = T(0.05) + T(0.9) * in[0];
+    out[0] = log(p) - log(T(1) - p);
+    sum[0] = softplus(out[0]) + softplus(-out[0]) + T(-0.10536051565782628);  // log 0.9
+  }
+  template <int n = 1>
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    write(pack_of<n>(out), y + row * y_stride + c);
+  }
+};
+
+/// u from y; sum: log du/dy.
+template <class T>
+struct LogitInverse {
+  using Number = T;
+  static constexpr int inputs = 1;
+  static constexpr int outputs = 1;
+  static constexpr int sums = 1;
+  const T* y;
+  int64_t y_stride;
+  T* x;
+  int64_t x_stride;
+  EVENFLOW_HD void prepare() {}
+  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  template <int n = 1>
+  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+    put(read<n>(y + row * y_stride + c), in);
+  }
+  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+    out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
+    sum[0] = -(softplus(in[0]) + softplus(-in[0]) + T(-0.10536051565782628));
+  }
+  template <int n = 1>
+  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+    write(pack_of<n>(out), x + row * x_stride + c);
+  }
+};
+
+/// u and the gradient by u, from y and the gradient by y. The derivative of log dy/du by y is tanh(y / 2).
+template <class T>
+struct LogitBackward {
+  using Number = T;
+  const T* y;
+  int64_t y_stride;
+  const T* dy;
+  int64_t dy_stride;
+  const double* dlogdet;
+  int64_t rows_per_sample;
+  T* x;
+  int64_t x_stride;
+  T* dx;
+  int64_t dx_stride;
+  EVENFLOW_HD bool packs(int n) const {
+    return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride);
+  }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const Pack<T, n> out = read<n>(y + row * y_stride + c), above = read<n>(dy + row * dy_stride + c);
+    const T det = static_cast<T>(dlogdet[row / rows_per_sample]);
+    Pack<T, n> in, din;
+    for (int e = 0; e < n; ++e) {
+      const T p = sigmoid(out.v[e]);
+      const T slope = T(0.9) / (p * sigmoid(-out.v[e]));  // dy/du
+      const T g = above.v[e] + det * tanh(out.v[e] / T(2));
+      in.v[e] = (p - T(0.05)) / T(0.9);
+      din.v[e] = g * slope;
+    }
+    write(in, x + row * x_stride + c);
+    write(din, dx + row * dx_stride + c);
+  }
+};
+
+/// dz = (dx - bend) / slope, the gradient of the inverse.
+template <class T>
+struct LogitPull {
+  const T* dx;
+  int64_t dx_stride;
+  const T* bend;
+  const T* slope;
+  int64_t channels;
+  T* dz;
+  int64_t dz_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t i = row * channels + c;
+    dz[row * dz_stride + c] = (dx[row * dx_stride + c] - bend[i]) / slope[i];
+  }
+};
+
+}  // namespace evenflow::ops

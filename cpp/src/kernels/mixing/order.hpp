@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "kernels/ops/host_device.hpp"
+
+// Orders of channels.
+
+namespace evenflow::ops {
+
+/// order[from[c]] = c: the inverse of an order of n channels. `order` starts as -1 everywhere. Numbers that
+/// no permutation holds are skipped, so that a `from` that is none leaves a -1.
+template <class From>
+struct InvertOrder {
+  const From* from;
+  int64_t n;
+  int32_t* order;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const From value = from[c];
+    if (!(value >= From(0) && value < static_cast<From>(n))) return;
+    const int32_t channel = static_cast<int32_t>(value);
+    if (static_cast<From>(channel) == value) order[channel] = static_cast<int32_t>(c);
+  }
+};
+
+/// The order that puts the even ones of n channels first, or its inverse.
+struct EvensFirst {
+  int64_t n;
+  bool inverse;
+  int32_t* order;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const int64_t evens = (n + 1) / 2, channel = c < evens ? 2 * c : 2 * (c - evens) + 1;
+    order[inverse ? channel : c] = static_cast<int32_t>(inverse ? c : channel);
+  }
+};
+
+/// y[row, c] = x[row, order[c]], or NaN where the order is -1.
+template <class T>
+struct GatherChannels {
+  const T* x;
+  int64_t x_stride;
+  const int32_t* order;
+  T* y;
+  int64_t y_stride;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    y[row * y_stride + c] = order[c] < 0 ? std::numeric_limits<T>::quiet_NaN() : x[row * x_stride + order[c]];
+  }
+};
+
+}  // namespace evenflow::ops

@@ -1,0 +1,130 @@
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/bf16.hpp"
+#include "kernels/net/concat_relu.hpp"
+#include "kernels/net/epilogue.hpp"
+#include "kernels/net/kernels.hpp"
+#include "kernels/net/norm_relu.hpp"
+#include "kernels/net/weight_norm.hpp"
+#include "kernels/ops/sums.hpp"
+#include "kernels/ops/with_flag.hpp"
+
+namespace evenflow {
+
+/// Products has convolutions and chains of them; everything else runs over Exec's loops.
+template <class Exec, class Products, class T>
+class NetLaunch : public NetKernels<T> {
+ public:
+  void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
+                    const Epilogue<T>& epilogue, View<T> y) const override {
+    Products::forward(ctx, dims, x, w, epilogue, y);
+  }
+
+  void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
+                          bool accumulate) const override {
+    Products::backward_data(ctx, dims, dy, w, dx, accumulate);
+  }
+
+  void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
+                             T* dw) const override {
+    Products::backward_weights(ctx, dims, x, dy, dw);
+  }
+
+  void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                     void* acts, View<T> h) const override {
+    if constexpr (std::is_same<T, float>::value) {
+      if (half)
+        return Products::template stack_forward<Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h);
+    }
+    Products::template stack_forward<T>(ctx, units, count, x, static_cast<T*>(acts), h);
+  }
+
+  void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+                      const void* acts, View<const T> h, View<T> dh, View<T> dx) const override {
+    last_epilogue_backward(ctx, units[count - 1], h, dh);
+    if constexpr (std::is_same<T, float>::value) {
+      if (half) {
+        return Products::template stack_backward<Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts),
+                                                       dh, dx);
+      }
+    }
+    Products::template stack_backward<T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx);
+  }
+
+  void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
+                         T* dlogs, T factor) const override {
+    const int64_t rows = y.shape.pixels(), cols = y.shape.c;
+    ops::with_flag(epilogue.relu, [&](auto relu) {
+      Exec::template sum_columns_to<T>(
+          ctx, rows, cols,
+          ops::EpilogueBackward<T, relu.value>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
+          ops::AddPair<T>{factor, dbias, dlogs});
+    });
+  }
+
+  void norm_relu(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                 View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::NormRelu<T>{x.data, x.stride, shift, scale, beta, relu, y.data, y.stride});
+  }
+
+  void norm_relu_sums(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* beta, bool relu,
+                      View<T> dy, double* sums) const override {
+    Exec::template sum_columns<T>(
+        ctx, x.shape.pixels(), x.shape.c,
+        ops::NormReluSums<T>{x.data, x.stride, shift, scale, beta, relu, dy.data, dy.stride}, sums);
+  }
+
+  void norm_relu_backward(Context& ctx, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
+                          const T* mean_dvn, View<const T> dv, View<T> dx) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::NormReluBackward<T>{x.data, x.stride, shift, scale, mean_dv, mean_dvn, dv.data,
+                                            dv.stride, dx.data, dx.stride});
+  }
+
+  void concat_relu(Context& ctx, View<const T> x, T gain, int parity, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                   ops::ConcatRelu<T>{x.data, x.stride, x.shape.c, gain, parity, x.shape.w, x.shape.h, y.data,
+                                      y.stride});
+  }
+
+  void concat_relu_backward(Context& ctx, View<const T> y, View<const T> dy, T gain,
+                            View<T> dx) const override {
+    Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
+                   ops::ConcatReluBackward<T>{y.data, y.stride, dy.data, dy.stride, dx.shape.c, gain, dx.data,
+                                              dx.stride});
+  }
+
+  void weight_norm(Context& ctx, int64_t rows, int64_t cols, const T* v, const T* g, T* norms,
+                   T* w) const override {
+    WorkspaceScope scope(ctx);
+    double* squares = scope.take<double>(cols);
+    T* factor = scope.take<T>(cols);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::NormSquares<T>{v, cols}, squares);
+    Exec::for_each(ctx, 1, cols, ops::NormFactors<T>{squares, g, norms, factor});
+    Exec::for_each(ctx, rows, cols, ops::ScaleColumns<T>{v, factor, cols, w});
+  }
+
+  void weight_norm_backward(Context& ctx, int64_t rows, int64_t cols, const T* v, const T* g, const T* norms,
+                            const T* dw, T* dv, T* dg) const override {
+    WorkspaceScope scope(ctx);
+    double* dots = scope.take<double>(cols);
+    T* factor = scope.take<T>(cols);
+    T* along = scope.take<T>(cols);
+    Exec::template sum_columns<T>(ctx, rows, cols, ops::ColumnDots<T>{dw, v, cols}, dots);
+    Exec::for_each(ctx, 1, cols, ops::NormFactorsBackward<T>{dots, g, norms, factor, along, dg});
+    Exec::for_each(ctx, rows, cols, ops::WeightNormBackward<T>{v, dw, factor, along, cols, dv});
+  }
+
+ protected:
+  /// What a chain's gradients begin with.
+  void last_epilogue_backward(Context& ctx, const StackUnit<T>& last, View<const T> h, View<T> dh) const {
+    if (last.epilogue.bias || last.epilogue.scale || last.epilogue.relu) {
+      epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
+    }
+  }
+};
+
+}  // namespace evenflow

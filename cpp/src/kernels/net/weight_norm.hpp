@@ -1,0 +1,98 @@
+#pragma once
+
+#include "kernels/ops/math.hpp"
+#include "kernels/ops/pack.hpp"
+
+// Weight normalisation: w = g v / |v| for each column of v (rows, cols).
+
+namespace evenflow::ops {
+
+/// Squared norms of columns.
+template <class T>
+struct NormSquares {
+  using Number = T;
+  static constexpr int sums = 1;
+  const T* v;
+  int64_t cols;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, v, cols); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+    const Pack<T, n> value = read<n>(v + row * cols + c);
+    for (int e = 0; e < n; ++e) sum[e] += value.v[e] * value.v[e];
+  }
+};
+
+/// norms = sqrt(squares), factor = g / norms.
+template <class T>
+struct NormFactors {
+  const double* squares;
+  const T* g;  ///< null: 1
+  T* norms;
+  T* factor;
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    norms[c] = static_cast<T>(sqrt(squares[c]));
+    factor[c] = (g ? g[c] : T(1)) / norms[c];
+  }
+};
+
+/// w = v * factor, one factor a column.
+template <class T>
+struct ScaleColumns {
+  const T* v;
+  const T* factor;
+  int64_t cols;
+  T* w;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    w[row * cols + c] = v[row * cols + c] * factor[c];
+  }
+};
+
+/// Dot products of the columns of a with those of b.
+template <class T>
+struct ColumnDots {
+  using Number = T;
+  static constexpr int sums = 1;
+  const T* a;
+  const T* b;
+  int64_t cols;
+  EVENFLOW_HD bool packs(int n) const { return fits(n, a, cols) && fits(n, b, cols); }
+  template <int n = 1>
+  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+    const Pack<T, n> left = read<n>(a + row * cols + c), right = read<n>(b + row * cols + c);
+    for (int e = 0; e < n; ++e) sum[e] += left.v[e] * right.v[e];
+  }
+};
+
+/// dg += what the dot products of dw and v make of it; the factors of WeightNormBackward.
+template <class T>
+struct NormFactorsBackward {
+  const double* dots;
+  const T* g;  ///< null: 1
+  const T* norms;
+  T* factor;
+  T* along;
+  T* dg;  ///< may be null
+  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+    const double dot = dots[c] / norms[c];  // d loss / d g
+    factor[c] = (g ? g[c] : T(1)) / norms[c];
+    along[c] = static_cast<T>(factor[c] * dot / norms[c]);
+    if (dg) dg[c] += static_cast<T>(dot);
+  }
+};
+
+/// dv += factor * dw - v * along, two factors a column: the part of dw along v is projected out.
+template <class T>
+struct WeightNormBackward {
+  const T* v;
+  const T* dw;
+  const T* factor;
+  const T* along;
+  int64_t cols;
+  T* dv;
+  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+    const int64_t i = row * cols + c;
+    dv[i] += factor[c] * dw[i] - v[i] * along[c];
+  }
+};
+
+}  // namespace evenflow::ops
