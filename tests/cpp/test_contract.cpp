@@ -58,7 +58,7 @@ class Cases {
   }
 
   void movements() {
-    for (Order order : {Order::reverse, Order::shuffle, Order::tile}) {
+    for (Order order : {Order::reverse, Order::shuffle, Order::even_first}) {
       add("permutation", Kind::movement, permutation<T>({0, 2, 1, 5}, order));
     }
     for (SqueezeOrder order : {SqueezeOrder::raster, SqueezeOrder::diagonal}) {

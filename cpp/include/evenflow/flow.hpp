@@ -58,10 +58,10 @@ struct GradientPart {
   size_t layer;
 };
 
-/// Who is told, in a backward pass, which parts of the gradient (Flow::gradient_parts) are complete: part by
-/// part, in their order. On a device the values are there after Context::synchronize(). Where the pass has to
-/// be repeated (Drift::fallback) or fails, what was told does not hold; a batch that goes by tiles tells
-/// nothing.
+/// Reports to its caller, during a backward pass, which parts of the gradient (Flow::gradient_parts) are
+/// complete, one by one in their order. On a device their values can be read after Context::synchronize().
+/// If the pass is repeated (Drift::fallback) or fails, the parts reported so far are invalid. A batch that
+/// goes by tiles reports nothing.
 struct GradientWatch {
   std::vector<GradientPart> parts;
   std::function<void(size_t part)> complete;

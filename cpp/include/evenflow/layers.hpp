@@ -82,9 +82,9 @@ template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> plain_conv1x1(Shape in);
 
 enum class Order {
-  reverse,  ///< C-1, ..., 1, 0
-  shuffle,  ///< fixed random order
-  tile      ///< 0, 2, 4, ..., 1, 3, 5, ... (NICE)
+  reverse,    ///< C-1, ..., 1, 0
+  shuffle,    ///< fixed random order
+  even_first  ///< 0, 2, 4, ..., 1, 3, 5, ... (NICE)
 };
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> permutation(Shape in, Order order);

@@ -3,7 +3,7 @@
 #include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
 #include "layers/channel_scale.hpp"
-#include "layers/tiled.hpp"
+#include "layers/odd_even.hpp"
 
 namespace evenflow {
 namespace {
@@ -121,7 +121,7 @@ template <class T>
 std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask) {
   if (mask != Mask::odd && mask != Mask::even) return std::make_unique<BatchNorm<T>>(in, mask);
   const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<Tiled<T>>("batch_norm", std::make_unique<BatchNorm<T>>(in, half));
+  return std::make_unique<OddEven<T>>("batch_norm", std::make_unique<BatchNorm<T>>(in, half));
 }
 
 template std::unique_ptr<Layer<float>> batch_norm<float>(Shape, Mask);

@@ -1,7 +1,7 @@
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
-#include "layers/tiled.hpp"
+#include "layers/odd_even.hpp"
 
 namespace evenflow {
 
@@ -247,7 +247,8 @@ std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditio
     return std::make_unique<Coupling<T>>(in, mask, std::move(net), options);
   }
   const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<Tiled<T>>(kKind, std::make_unique<Coupling<T>>(in, half, std::move(net), options));
+  return std::make_unique<OddEven<T>>(kKind,
+                                      std::make_unique<Coupling<T>>(in, half, std::move(net), options));
 }
 
 template std::unique_ptr<Layer<float>> coupling<float>(Shape, Mask, std::unique_ptr<Conditioner<float>>,

@@ -28,8 +28,10 @@ class Permutation final : public Layer<T> {
     T* order = arena.value(order_id_);
     for (int64_t c = 0; c < n; ++c) {
       const int64_t evens = (n + 1) / 2;
-      const int64_t tile = c < evens ? 2 * c : 2 * (c - evens) + 1;
-      order[c] = static_cast<T>(order_ == Order::reverse ? n - 1 - c : order_ == Order::tile ? tile : c);
+      const int64_t even_first = c < evens ? 2 * c : 2 * (c - evens) + 1;
+      order[c] = static_cast<T>(order_ == Order::reverse      ? n - 1 - c
+                                : order_ == Order::even_first ? even_first
+                                                              : c);
     }
     if (order_ != Order::shuffle) return;
     for (int64_t c = n - 1; c > 0; --c) std::swap(order[c], order[rng.below(c + 1)]);

@@ -44,7 +44,7 @@ inline Base base_of(const std::string& prior) {
 }
 
 inline Order order_of(const std::string& name) {
-  return name == "tile" ? Order::tile : name == "shuffle" ? Order::shuffle : Order::reverse;
+  return name == "tile" ? Order::even_first : name == "shuffle" ? Order::shuffle : Order::reverse;
 }
 
 /// The layer of a `preprocess` setting; null for "none".

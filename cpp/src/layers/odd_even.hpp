@@ -10,16 +10,16 @@ namespace evenflow {
 /// A layer on odd or even channels: the layer on halves between two reorderings of the channels, even ones
 /// first.
 template <class T>
-class Tiled final : public Layer<T> {
+class OddEven final : public Layer<T> {
  public:
-  Tiled(const char* kind, std::unique_ptr<Layer<T>> inner)
+  OddEven(const char* kind, std::unique_ptr<Layer<T>> inner)
       : Layer<T>(kind, inner->input_shape(), inner->input_shape(), true), inner_(std::move(inner)) {}
 
   void declare(const Scope& scope) override { inner_->declare(scope); }
   void init(ParamArena<T>& arena, Rng& rng) const override { inner_->init(arena, rng); }
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);
-    inner_->init_from_data(ctx, arena, tiled(ctx, scope, x));
+    inner_->init_from_data(ctx, arena, even_first(ctx, scope, x));
   }
   void check_parameters(const ParamArena<T>& arena) const override { inner_->check_parameters(arena); }
   void check_values(Context& ctx, const Params<T>& params) const override {
@@ -29,12 +29,12 @@ class Tiled final : public Layer<T> {
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:
-  View<T> tiled(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
+  View<T> even_first(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     View<T> out(scope.take<T>(x.shape.size()), x.shape);
     gather(ctx, x, false, out);
     return out;
   }
-  static void untile(Context& ctx, View<const T> from, View<T> to) { gather(ctx, from, true, to); }
+  static void restore(Context& ctx, View<const T> from, View<T> to) { gather(ctx, from, true, to); }
 
   static void gather(Context& ctx, View<const T> from, bool inverse, View<T> to) {
     WorkspaceScope scope(ctx);
@@ -46,34 +46,34 @@ class Tiled final : public Layer<T> {
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T* kept) const override {
     WorkspaceScope scope(ctx);
-    View<T> buffer = tiled(ctx, scope, x);
+    View<T> buffer = even_first(ctx, scope, x);
     inner_->forward(ctx, params, buffer, buffer, logdet, kept);
-    untile(ctx, buffer, z);
+    restore(ctx, buffer, z);
   }
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
-    View<T> buffer = tiled(ctx, scope, z);
+    View<T> buffer = even_first(ctx, scope, z);
     inner_->inverse(ctx, params, buffer, buffer, logdet);
-    untile(ctx, buffer, x);
+    restore(ctx, buffer, x);
   }
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                    const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
     WorkspaceScope scope(ctx);
-    View<T> buffer = tiled(ctx, scope, z);
-    View<T> dbuffer = tiled(ctx, scope, dz);
+    View<T> buffer = even_first(ctx, scope, z);
+    View<T> dbuffer = even_first(ctx, scope, dz);
     inner_->backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer, kept);
-    untile(ctx, buffer, x);
-    untile(ctx, dbuffer, dx);
+    restore(ctx, buffer, x);
+    restore(ctx, dbuffer, dx);
   }
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
-    View<T> buffer = tiled(ctx, scope, x);
-    View<T> dbuffer = tiled(ctx, scope, dx);
+    View<T> buffer = even_first(ctx, scope, x);
+    View<T> dbuffer = even_first(ctx, scope, dx);
     inner_->inverse_backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer);
-    untile(ctx, buffer, z);
-    untile(ctx, dbuffer, dz);
+    restore(ctx, buffer, z);
+    restore(ctx, dbuffer, dz);
   }
 
   std::unique_ptr<Layer<T>> inner_;
