@@ -70,9 +70,10 @@ int64_t numbers_of_law(const LawOptions& options) {
 std::vector<SharedNumber> shared_numbers_of(const Law& law) {
   return std::visit(
       [](const auto& l) {
+        using L = std::decay_t<decltype(l)>;
         std::vector<SharedNumber> out;
-        if constexpr (l.shared > 0) {
-          for (int i = 0; i < l.shared; ++i) out.push_back({l.shared_names[i], l.shared_defaults[i]});
+        if constexpr (L::shared > 0) {
+          for (int i = 0; i < L::shared; ++i) out.push_back({L::shared_names[i], L::shared_defaults[i]});
         }
         return out;
       },
