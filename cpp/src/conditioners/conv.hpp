@@ -45,9 +45,9 @@ class Conv final : public NetStep<T> {
   void declare(const Scope& net) override {
     const Scope scope = net / config_.name;
     prefix_ = scope.prefix();
-    const int64_t k = config_.kernel, rows = dims({}).weight_rows(), out = config_.out;
-    const std::vector<int64_t> shape =
-        config_.dense ? std::vector<int64_t>{rows, out} : std::vector<int64_t>{k, k, rows, out};
+    const int64_t out = config_.out;
+    std::vector<int64_t> shape{dims({}).weight_rows(), out};
+    if (!config_.dense) shape.insert(shape.begin(), 2, config_.kernel);
     // Real NVP's L2 acts on magnitudes; with them, or with an output scale, the weights' own size is free.
     const Group group = config_.weight_norm || config_.logs ? Group::no_decay : Group::decay;
     weight_ = scope.add(config_.weight_norm ? "v" : "weight", shape, group, overwritable_);

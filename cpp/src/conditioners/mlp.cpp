@@ -18,9 +18,8 @@ std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::v
     layer.out = last ? out_channels : hidden[u];
     if (layer.out < 1) fail<ConfigError>("mlp", "expected widths >= 1, got ", layer.out);
     layer.relu = !last;
-    if (init == MlpInit::nice) {
-      layer.uniform = 0.01;
-    } else if (!last) {
+    if (init == MlpInit::nice) layer.uniform = 0.01;
+    if (init == MlpInit::uniform_zero && !last) {
       layer.uniform = layer.uniform_bias = 1 / std::sqrt(static_cast<double>(width));
     }
     width = layer.out;

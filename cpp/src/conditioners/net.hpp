@@ -34,10 +34,9 @@ class NetStep {
  public:
   virtual ~NetStep() = default;
 
-  const int64_t channels;       ///< of the value that it writes
-  const bool backward_reads_x;  ///< and x2; else they have no data in backward
-  const bool backward_reads_y;
-  const bool in_place;  ///< y lies where x2 was
+  const int64_t channels;                         ///< of the value that it writes
+  const bool backward_reads_x, backward_reads_y;  ///< else x and x2, or y, have no data in backward
+  const bool in_place;                            ///< y lies where x2 was
 
   virtual void declare(const Scope&) {}
   /// Files hold the parameters of batch norms before all others.
@@ -61,7 +60,6 @@ template <class T>
 class Net : public Conditioner<T> {
  public:
   static constexpr int kInput = 0;
-
   Net(Shape in, int64_t out_channels) : Conditioner<T>(in, out_channels), values_{{in.c}} {}
 
   /// Appends a step that reads the values x and x2 (-1: none), and returns the number of its result. A step
@@ -104,7 +102,7 @@ class Net : public Conditioner<T> {
     run(ctx, std::as_const(arena).params(), x, View<T>(scope.take<T>(out.size()), out), nullptr, &arena);
   }
 
-  /// `acts` holds the values that are kept, then what each step keeps.
+  /// `acts` holds the values that are kept, then what each step leaves, in order.
   int64_t activation_size(int64_t n) const override {
     const int64_t pixels = this->input_shape().with_batch(n).pixels();
     int64_t size = room(kept_channels_, pixels);
@@ -118,18 +116,20 @@ class Net : public Conditioner<T> {
 
   void backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> h, T* acts, View<T> dh,
                 View<T> dx) const override {
-    const int64_t pixels = x.shape.pixels(), kept = room(kept_channels_, pixels),
-                  size = kept + room(scratch_channels_, pixels);
+    const int64_t pixels = x.shape.pixels(), kept_size = room(kept_channels_, pixels),
+                  size = kept_size + room(scratch_channels_, pixels);
     WorkspaceScope scope(ctx);
-    T* gradients = scope.take<T>(size);
+    T* gradients = take(scope, size);
     if (size) ctx.kernels<T>().move.zero(ctx, size, gradients);
     const Place<const T> value{x, h, acts, nullptr};
-    const Place<T> gradient{dx, dh, gradients, gradients + kept};
-    const T* of_step = acts + activation_size(x.shape.n);
-    for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
-      of_step -= node->step->kept_size(pixels);
-      node->step->backward(ctx, {params, at(value, node->x), at(value, node->x2), at(value, node->y), of_step,
-                                 at(gradient, node->y), at(gradient, node->x), at(gradient, node->x2)});
+    const Place<T> gradient{dx, dh, gradients, gradients + kept_size};
+    const T* of_step = acts + kept_size;
+    for (size_t s = 0; s + 1 < nodes_.size(); ++s) of_step += nodes_[s].step->kept_size(pixels);
+    for (size_t s = nodes_.size(); s-- > 0;) {
+      const Node& node = nodes_[s];
+      node.step->backward(ctx, {params, at(value, node.x), at(value, node.x2), at(value, node.y), of_step,
+                                at(gradient, node.y), at(gradient, node.x), at(gradient, node.x2)});
+      if (s > 0) of_step -= nodes_[s - 1].step->kept_size(pixels);
     }
   }
 
@@ -147,12 +147,14 @@ class Net : public Conditioner<T> {
   template <class U>
   struct Place {
     View<U> input, output;
-    U* kept;
-    U* scratch;
+    U *kept, *scratch;
   };
 
-  /// Values of so many channels. Each starts a cache line.
+  /// Room for values of so many channels. Each value starts a cache line.
   static int64_t room(int64_t channels, int64_t pixels) { return (pixels + 15) / 16 * 16 * channels; }
+
+  /// Null for nothing: a net of one step, called for a few rows, would notice the time to take it.
+  static T* take(WorkspaceScope& scope, int64_t size) { return size ? scope.take<T>(size) : nullptr; }
 
   template <class U>
   View<U> at(const Place<U>& place, int v) const {
@@ -169,15 +171,15 @@ class Net : public Conditioner<T> {
            ParamArena<T>* arena) const {
     const int64_t pixels = x.shape.pixels();
     WorkspaceScope scope(ctx);
-    T* kept = acts ? acts : scope.take<T>(room(kept_channels_, pixels));
-    T* scratch = scope.take<T>(room(scratch_channels_, pixels));
+    T* kept = acts ? acts : take(scope, room(kept_channels_, pixels));
+    T* scratch = take(scope, room(scratch_channels_, pixels));
     const Place<const T> read{x, h, kept, scratch};
     const Place<T> write{{}, h, kept, scratch};
     T* of_step = acts ? acts + room(kept_channels_, pixels) : nullptr;
     for (const Node& node : nodes_) {
       if (arena) node.step->init_from_data(ctx, *arena, at(read, node.x));
       node.step->forward(ctx, {params, at(read, node.x), at(read, node.x2), at(write, node.y), of_step});
-      if (of_step) of_step += node.step->kept_size(pixels);
+      if (of_step && &node != &nodes_.back()) of_step += node.step->kept_size(pixels);
     }
   }
 
