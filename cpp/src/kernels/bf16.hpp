@@ -11,12 +11,12 @@ struct Bf16 {
   uint16_t bits;
 };
 
-EVENFLOW_HD float to_float(Bf16 x) {
+EVENFLOW_INLINE float to_float(Bf16 x) {
   return ops::bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(x.bits) << 16));
 }
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
-EVENFLOW_HD Bf16 to_bf16(float x) {
+EVENFLOW_INLINE Bf16 to_bf16(float x) {
 #ifdef __CUDA_ARCH__
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
@@ -29,22 +29,22 @@ EVENFLOW_HD Bf16 to_bf16(float x) {
 }
 
 /// A stored number's value, and a value as it is stored.
-EVENFLOW_HD float value_of(Bf16 x) {
+EVENFLOW_INLINE float value_of(Bf16 x) {
   return to_float(x);
 }
-EVENFLOW_HD float value_of(float x) {
+EVENFLOW_INLINE float value_of(float x) {
   return x;
 }
-EVENFLOW_HD double value_of(double x) {
+EVENFLOW_INLINE double value_of(double x) {
   return x;
 }
-EVENFLOW_HD void store_value(float x, Bf16* to) {
+EVENFLOW_INLINE void store_value(float x, Bf16* to) {
   *to = to_bf16(x);
 }
-EVENFLOW_HD void store_value(float x, float* to) {
+EVENFLOW_INLINE void store_value(float x, float* to) {
   *to = x;
 }
-EVENFLOW_HD void store_value(double x, double* to) {
+EVENFLOW_INLINE void store_value(double x, double* to) {
   *to = x;
 }
 

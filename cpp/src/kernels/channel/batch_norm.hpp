@@ -16,9 +16,9 @@ struct ColumnSquares {
   const T* x;
   int64_t x_stride;
   const T* mean;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, mean); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, mean); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
     const Pack<T, n> in = read<n>(x + row * x_stride + c), middle = read<n>(mean + c);
     const bool on = mask.active(row);
     for (int e = 0; e < n; ++e) {
@@ -34,7 +34,7 @@ struct MeanOf {
   const double* sums;
   double count;
   T* out;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { out[i] = static_cast<T>(sums[i] / count); }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { out[i] = static_cast<T>(sums[i] / count); }
 };
 
 /// Sums per channel over active pixels: dy, dy * y.
@@ -47,9 +47,9 @@ struct BatchNormSums {
   int64_t y_stride;
   const T* dy;
   int64_t dy_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, y, y_stride) && fits(n, dy, dy_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, y, y_stride) && fits(n, dy, dy_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
     const Pack<T, n> out = read<n>(y + row * y_stride + c), slope = read<n>(dy + row * dy_stride + c);
     const bool on = mask.active(row);
     for (int e = 0; e < n; ++e) {
@@ -69,7 +69,7 @@ struct NormMeans {
   double pixels;
   int64_t channels;
   T* means;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const double more = row == 1 && dlogdet ? active * dlogdet[0] : 0.0;
     means[row * channels + c] = static_cast<T>((sums[row * channels + c] + more) / pixels);
   }
@@ -93,12 +93,12 @@ struct BatchNormBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
            fits(n, shift) && fits(n, scale) && fits(n, mean_dy) && fits(n, mean_dyy);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
     const Pack<T, n> dy_mean = read<n>(mean_dy + c), dyy_mean = read<n>(mean_dyy + c);
     const Pack<T, n> out = read<n>(y + row * y_stride + c), g = read<n>(dy + row * dy_stride + c);

@@ -12,10 +12,10 @@
 
 namespace evenflow::ops {
 
-EVENFLOW_HD double next_after(double from, double to) {
+EVENFLOW_INLINE double next_after(double from, double to) {
   return ::nextafter(from, to);
 }
-EVENFLOW_HD float next_after(float from, float to) {
+EVENFLOW_INLINE float next_after(float from, float to) {
   return ::nextafterf(from, to);
 }
 
@@ -23,11 +23,11 @@ EVENFLOW_HD float next_after(float from, float to) {
 template <class T>
 struct Interval {
   T low, high, log_width;
-  EVENFLOW_HD bool has_low() const { return low > -std::numeric_limits<T>::infinity(); }
-  EVENFLOW_HD bool has_high() const { return high < std::numeric_limits<T>::infinity(); }
-  EVENFLOW_HD bool holds(T x) const { return x > low && x < high; }
+  EVENFLOW_INLINE bool has_low() const { return low > -std::numeric_limits<T>::infinity(); }
+  EVENFLOW_INLINE bool has_high() const { return high < std::numeric_limits<T>::infinity(); }
+  EVENFLOW_INLINE bool holds(T x) const { return x > low && x < high; }
   /// x, or the number next to a bound, on the inside, where x is not inside of it. NaN stays NaN.
-  EVENFLOW_HD T nearest(T x) const {
+  EVENFLOW_INLINE T nearest(T x) const {
     if (x <= low && has_low()) return next_after(low, high);
     if (x >= high && has_high()) return next_after(high, low);
     return x;
@@ -35,13 +35,13 @@ struct Interval {
 };
 
 template <class T>
-EVENFLOW_HD Interval<T> interval(const ColumnBounds<T>& bounds, int64_t c) {
+EVENFLOW_INLINE Interval<T> interval(const ColumnBounds<T>& bounds, int64_t c) {
   return {bounds.low[c], bounds.high[c], bounds.log_width[c]};
 }
 
 /// y and log dy/dx at x. Both are NaN where x does not lie between the bounds.
 template <class T>
-EVENFLOW_HD void to_unbounded(T x, const Interval<T>& in, T* y, T* log_slope) {
+EVENFLOW_INLINE void to_unbounded(T x, const Interval<T>& in, T* y, T* log_slope) {
   const bool low = in.has_low(), high = in.has_high(), inside = in.holds(x);
   const T a = log(low ? x - in.low : T(1)), b = log(high ? in.high - x : T(1));
   *y = !inside ? std::numeric_limits<T>::quiet_NaN() : low || high ? a - b : x;
@@ -56,7 +56,7 @@ struct FromUnbounded {
   T log_slope;
   T bend;  ///< d log(dy/dx) / dy
 
-  EVENFLOW_HD FromUnbounded(T y, const Interval<T>& in) {
+  EVENFLOW_INLINE FromUnbounded(T y, const Interval<T>& in) {
     const bool low = in.has_low(), high = in.has_high(), both = low && high;
     const T away = both ? -abs_of(y) : low ? y : -y;
     const T e = exp(away), share = both ? T(1) / (T(1) + e) : T(1);
@@ -85,10 +85,10 @@ struct BoundsMap {
   int64_t from_stride;
   T* to;
   int64_t to_stride;
-  EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD bool packs(int n) const { return fits(n, from, from_stride) && fits(n, to, to_stride); }
+  EVENFLOW_INLINE void prepare() {}
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, from, from_stride) && fits(n, to, to_stride); }
   template <int n = 1>
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t step) const {
+  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t step) const {
     put(read<n>(from + row * from_stride + c), in);
     for (int e = 0; e < n; ++e) {
       in[step + e] = bounds.low[c + e];
@@ -96,7 +96,7 @@ struct BoundsMap {
       in[3 * step + e] = bounds.log_width[c + e];
     }
   }
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
     const Interval<T> ends{in[1], in[2], in[3]};
     if constexpr (inverse) {
       const FromUnbounded<T> of(in[0], ends);
@@ -107,7 +107,7 @@ struct BoundsMap {
     }
   }
   template <int n = 1>
-  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
     Pack<T, n> v = pack_of<n>(out);
     for (int e = 0; inverse && e < n; ++e) v.v[e] = interval(bounds, c + e).nearest(v.v[e]);
     write(v, to + row * to_stride + c);
@@ -131,12 +131,12 @@ struct BoundsBackward {
   int64_t x_stride;
   T* to;
   int64_t to_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, from, from_stride) && fits(n, x, x_stride) &&
            fits(n, to, to_stride);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> out = read<n>(y + row * y_stride + c), given = read<n>(from + row * from_stride + c);
     const T det = static_cast<T>(dlogdet[row / rows_per_sample]);
     Pack<T, n> in, wanted;

@@ -13,7 +13,7 @@ struct ExpScale {
   T factor;
   const T* logs;
   T* scale;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const { scale[c] = rounded_exp(factor * logs[c]); }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const { scale[c] = rounded_exp(factor * logs[c]); }
 };
 
 /// shift = bias (null: 0), scale = exp(factor * logs).
@@ -25,7 +25,7 @@ struct LogScaleCoefficients {
   T* shift;
   T* scale;
   double* log_scale;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     shift[c] = bias ? bias[c] : T(0);
     scale[c] = rounded_exp(T(factor) * logs[c]);
     log_scale[c] = factor * static_cast<double>(logs[c]);
@@ -40,7 +40,7 @@ struct StandardCoefficients {
   T* shift;
   T* scale;
   double* log_scale;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     shift[c] = -mean[c];
     scale[c] = T(1) / std[c];
     log_scale[c] = -log(static_cast<double>(std[c]));
@@ -56,7 +56,7 @@ struct MomentCoefficients {
   T* shift;
   T* scale;
   double* log_scale;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     shift[c] = -mean[c];
     scale[c] = static_cast<T>(1 / sqrt(static_cast<double>(var[c]) + eps));
     log_scale[c] = log(static_cast<double>(scale[c]));
@@ -73,7 +73,7 @@ struct ChannelGradients {
   int64_t channels;
   T* dbias;
   T* dlogs;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     if (dbias) dbias[c] += static_cast<T>(sums[c]);
     dlogs[c] += static_cast<T>(factor * (sums[channels + c] + pixels * dlogdet[0]));
   }

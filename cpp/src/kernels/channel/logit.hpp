@@ -18,19 +18,19 @@ struct LogitForward {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE void prepare() {}
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
     put(read<n>(x + row * x_stride + c), in);
   }
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
     const T p = T(0.05) + T(0.9) * in[0];
     out[0] = log(p) - log(T(1) - p);
     sum[0] = softplus(out[0]) + softplus(-out[0]) + T(-0.10536051565782628);  // log 0.9
   }
   template <int n = 1>
-  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
     write(pack_of<n>(out), y + row * y_stride + c);
   }
 };
@@ -46,18 +46,18 @@ struct LogitInverse {
   int64_t y_stride;
   T* x;
   int64_t x_stride;
-  EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE void prepare() {}
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
     put(read<n>(y + row * y_stride + c), in);
   }
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
     out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
     sum[0] = -(softplus(in[0]) + softplus(-in[0]) + T(-0.10536051565782628));
   }
   template <int n = 1>
-  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
     write(pack_of<n>(out), x + row * x_stride + c);
   }
 };
@@ -76,11 +76,11 @@ struct LogitBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> out = read<n>(y + row * y_stride + c), above = read<n>(dy + row * dy_stride + c);
     const T det = static_cast<T>(dlogdet[row / rows_per_sample]);
     Pack<T, n> in, din;
@@ -106,7 +106,7 @@ struct LogitPull {
   int64_t channels;
   T* dz;
   int64_t dz_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const int64_t i = row * channels + c;
     dz[row * dz_stride + c] = (dx[row * dx_stride + c] - bend[i]) / slope[i];
   }

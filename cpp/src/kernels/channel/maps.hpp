@@ -17,11 +17,11 @@ struct ChannelForward {
   const T* scale;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, x, x_stride) && fits(n, y, y_stride) && fits(n, shift) && fits(n, scale);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
     const bool on = mask.active(row);
     Pack<T, n> v = read<n>(x + row * x_stride + c);
@@ -41,11 +41,11 @@ struct ChannelInverse {
   const T* scale;
   T* x;
   int64_t x_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, x, x_stride) && fits(n, shift) && fits(n, scale);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
     const bool on = mask.active(row);
     Pack<T, n> v = read<n>(y + row * y_stride + c);
@@ -70,12 +70,12 @@ struct ChannelBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, z, z_stride) && fits(n, dz, dz_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
            fits(n, shift) && fits(n, scale);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
     const Pack<T, n> out = read<n>(z + row * z_stride + c), g = read<n>(dz + row * dz_stride + c);
     const bool on = mask.active(row);

@@ -16,10 +16,12 @@ struct CouplingMap {
   int64_t number_step = 1;  ///< in h, from a value's number to its next one
   int parity = -1;          ///< checkerboards: (i + j) % 2 of changed pixels; -1: every pixel
 
-  EVENFLOW_HD bool active(int64_t row) const { return parity < 0 || on_parity(row, width, height, parity); }
+  EVENFLOW_INLINE bool active(int64_t row) const {
+    return parity < 0 || on_parity(row, width, height, parity);
+  }
 
   /// Whose pixel that is. A division takes as long as the rest of a row.
-  EVENFLOW_HD int64_t sample(int64_t row) const {
+  EVENFLOW_INLINE int64_t sample(int64_t row) const {
     const int64_t pixels = width * height;
     return pixels == 1 ? row : row / pixels;
   }
@@ -30,7 +32,7 @@ template <class T>
 struct Rows {
   T* data;
   int64_t stride;
-  EVENFLOW_HD T* at(int64_t row, int64_t c) const { return data + row * stride + c; }
+  EVENFLOW_INLINE T* at(int64_t row, int64_t c) const { return data + row * stride + c; }
 };
 
 /// What a law reads of a value's numbers, which are `step` apart.
@@ -39,8 +41,8 @@ struct ReadNumbers {
   const Element<V>* first;
   int64_t step;
   const Element<V>* all;  ///< what all values share
-  EVENFLOW_HD V operator()(int i) const { return loaded<V>(first + i * step); }
-  EVENFLOW_HD V shared(int i) const { return V(all[i]); }
+  EVENFLOW_INLINE V operator()(int i) const { return loaded<V>(first + i * step); }
+  EVENFLOW_INLINE V shared(int i) const { return V(all[i]); }
 };
 
 /// Where a law's gradients of them go: 0 for values that do not change.
@@ -49,14 +51,14 @@ struct WriteNumbers {
   Element<V>* first;
   int64_t step;
   V active;
-  EVENFLOW_HD void operator()(int i, V value) const {
+  EVENFLOW_INLINE void operator()(int i, V value) const {
     keep(select(active > V(0), value, V(0)), first + i * step);
   }
 };
 
 struct IgnoreNumbers {
   template <class V>
-  EVENFLOW_HD void operator()(int, V) const {}
+  EVENFLOW_INLINE void operator()(int, V) const {}
 };
 
 // A kernel over a coupling's values has sums by sample, and
@@ -77,30 +79,30 @@ struct CouplingValues {
   const T* shared_at[Law::shared + 1];  ///< null: the default
   T shared[Law::shared + 1];
 
-  EVENFLOW_HD void prepare() {
+  EVENFLOW_INLINE void prepare() {
     for (int i = 0; i < Law::shared; ++i) {
       if (shared_at[i]) shared[i] = *shared_at[i];
     }
   }
 
-  EVENFLOW_HD ReadNumbers<T> numbers(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE ReadNumbers<T> numbers(int64_t row, int64_t c) const {
     return {h.at(row, c * map.value_step), map.number_step, shared};
   }
   template <class Gather>
-  EVENFLOW_HD void load_numbers(const Run& run, T* in, int64_t room, const Gather& gather) const {
+  EVENFLOW_INLINE void load_numbers(const Run& run, T* in, int64_t room, const Gather& gather) const {
     for (int i = 0; i < law.parameters(); ++i) {
       gather(run, h.data + i * map.number_step, h.stride, map.value_step, in + i * room);
     }
   }
   template <class Gather>
-  EVENFLOW_HD void load_active(const Run& run, T* in, const Gather& gather) const {
+  EVENFLOW_INLINE void load_active(const Run& run, T* in, const Gather& gather) const {
     const T all = T(1);
     if (map.parity < 0) return gather(run, &all, 0, 0, in);
     load_by_row(run, [&](int64_t row) { return map.active(row) ? T(1) : T(0); }, in, gather);
   }
   /// Values of rows, one for each element of a run.
   template <class Value, class Gather>
-  EVENFLOW_HD static void load_by_row(const Run& run, const Value& value, T* to, const Gather& gather) {
+  EVENFLOW_INLINE static void load_by_row(const Run& run, const Value& value, T* to, const Gather& gather) {
     T values[Run::kMost];
     const int64_t rows = (run.col + run.count + run.cols - 1) / run.cols;
     for (int64_t i = 0; i < rows; ++i) values[i] = value(run.row + i);
@@ -116,7 +118,7 @@ struct CouplingApply : CouplingValues<T, Law> {
   Rows<T> to;
 
   template <class V, class P>
-  EVENFLOW_HD V apply(V value, V active, const P& p, V* sum) const {
+  EVENFLOW_INLINE V apply(V value, V active, const P& p, V* sum) const {
     const auto on = active > V(0);
     if constexpr (inverse) {
       const auto at = this->law.at_output(value, p);
@@ -129,28 +131,28 @@ struct CouplingApply : CouplingValues<T, Law> {
     }
   }
 
-  EVENFLOW_HD void element(int64_t row, int64_t c, T* sum) const {
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
     const T active = this->map.active(row) ? T(1) : T(0);
     *to.at(row, c) = apply(*from.at(row, c), active, this->numbers(row, c), sum);
   }
 
-  EVENFLOW_HD int inputs() const { return 2 + this->law.parameters(); }
-  EVENFLOW_HD int outputs() const { return 1; }
+  EVENFLOW_INLINE int inputs() const { return 2 + this->law.parameters(); }
+  EVENFLOW_INLINE int outputs() const { return 1; }
   template <class Gather>
-  EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
     gather(run, from.data, from.stride, 1, in);
     this->load_active(run, in + room, gather);
     this->load_numbers(run, in + 2 * room, room, gather);
   }
   template <class V>
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum, int64_t room) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t room) const {
     V log;
     const ReadNumbers<V> p{in + 2 * room, room, this->shared};
     keep(apply(loaded<V>(in), loaded<V>(in + room), p, &log), out);
     keep(log, sum);
   }
   template <class Scatter>
-  EVENFLOW_HD void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
     scatter(run, out, to.data, to.stride, 1);
   }
 };
@@ -168,7 +170,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
   Rows<T> dh;
 
   template <class V, class P, class DP>
-  EVENFLOW_HD V apply(V value, V active, V d, V dlog, const P& p, const DP& dp, V* dvalue, V* sum) const {
+  EVENFLOW_INLINE V apply(V value, V active, V d, V dlog, const P& p, const DP& dp, V* dvalue, V* sum) const {
     const auto on = active > V(0);
     V dshared[Law::shared + 1];
     V result, dresult;
@@ -189,7 +191,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
     return select(on, result, value);
   }
 
-  EVENFLOW_HD void element(int64_t row, int64_t c, T* sum) const {
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
     const T active = this->map.active(row) ? T(1) : T(0);
     const WriteNumbers<T> dp{dh.at(row, c * this->map.value_step), this->map.number_step, active};
     T dvalue;
@@ -199,10 +201,10 @@ struct CouplingBackward : CouplingValues<T, Law> {
     *dto.at(row, c) = dvalue;
   }
 
-  EVENFLOW_HD int inputs() const { return 4 + this->law.parameters(); }
-  EVENFLOW_HD int outputs() const { return 2 + this->law.parameters(); }
+  EVENFLOW_INLINE int inputs() const { return 4 + this->law.parameters(); }
+  EVENFLOW_INLINE int outputs() const { return 2 + this->law.parameters(); }
   template <class Gather>
-  EVENFLOW_HD void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
     gather(run, from.data, from.stride, 1, in);
     this->load_active(run, in + room, gather);
     gather(run, dfrom.data, dfrom.stride, 1, in + 2 * room);
@@ -216,7 +218,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
     this->load_numbers(run, in + 4 * room, room, gather);
   }
   template <class V>
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum, int64_t room) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t room) const {
     V dvalue, dshared[Law::shared + 1];
     const V active = loaded<V>(in + room);
     const ReadNumbers<V> p{in + 4 * room, room, this->shared};
@@ -228,7 +230,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
     for (int i = 0; i < Law::shared; ++i) keep(dshared[i], sum + i * room);
   }
   template <class Scatter>
-  EVENFLOW_HD void store_run(const Run& run, const T* out, int64_t room, const Scatter& scatter) const {
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t room, const Scatter& scatter) const {
     scatter(run, out, to.data, to.stride, 1);
     scatter(run, out + room, dto.data, dto.stride, 1);
     for (int i = 0; i < this->law.parameters(); ++i) {
@@ -243,7 +245,7 @@ template <class T, int n>
 struct AddShared {
   static constexpr int sums = n;
   T* to[n];  ///< null: not wanted
-  EVENFLOW_HD void operator()(int64_t, const double* sum, int64_t step) const {
+  EVENFLOW_INLINE void operator()(int64_t, const double* sum, int64_t step) const {
     for (int i = 0; i < n; ++i) {
       if (to[i]) *to[i] += static_cast<T>(sum[i * step]);
     }

@@ -13,17 +13,17 @@ template <class Isa>
 struct Avx512Rounding {
   using Vector = typename Tile<Isa, float>::Value;
   using Halves = typename HalfLanes<sizeof(Vector)>::Halves;
-  EVENFLOW_HD static Halves halves(Vector value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
+  EVENFLOW_INLINE static Halves halves(Vector value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
   /// The compiler would widen halves of the vector and put them together.
   template <class Words>
-  EVENFLOW_HD static Words words(Halves halves) {
+  EVENFLOW_INLINE static Words words(Halves halves) {
     return (Words)_mm512_cvtepu16_epi32((__m256i)halves);
   }
-  EVENFLOW_HD static Bf16 half(float value) {
+  EVENFLOW_INLINE static Bf16 half(float value) {
     return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};
   }
   /// The upper half of each word of low, then of high.
-  EVENFLOW_HD static __m512i upper_halves(Vector low, Vector high) {
+  EVENFLOW_INLINE static __m512i upper_halves(Vector low, Vector high) {
     alignas(64) static constexpr uint16_t kOdd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
                                                       23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
                                                       45, 47, 49, 51, 53, 55, 57, 59, 61, 63};

@@ -29,7 +29,7 @@ struct CpuExec {
   /// Asks for the lines of f's arrays that hold `count` elements some time after element i: a processor that
   /// foresees reads does not foresee enough of them.
   template <int count, class F>
-  EVENFLOW_HD static void ask_ahead(const F& f, int64_t i) {
+  EVENFLOW_INLINE static void ask_ahead(const F& f, int64_t i) {
     constexpr int64_t kAhead = 512;
     f.each_array([&](const auto* array) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -52,7 +52,7 @@ struct CpuExec {
   /// f(first element, its place, rows, elements of each) of rows of a run, whose elements are `step` apart;
   /// of one row where all elements are: step is changed to their distance.
   template <class F>
-  EVENFLOW_HD static void by_rows(const ops::Run& run, int64_t stride, int64_t& step, const F& f) {
+  EVENFLOW_INLINE static void by_rows(const ops::Run& run, int64_t stride, int64_t& step, const F& f) {
     const int64_t at = run.row * stride + run.col * step;
     if (run.cols == 1) step = stride;
     if (run.cols == 1 || stride == run.cols * step) return f(0, at, 1, run.count);
@@ -66,8 +66,8 @@ struct CpuExec {
 
   /// Rows of at most `most` numbers, by moves that the compiler chooses for each count of these.
   template <int most, class T>
-  EVENFLOW_HD static void copy_short_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride,
-                                          int64_t rows, int64_t cols) {
+  EVENFLOW_INLINE static void copy_short_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride,
+                                              int64_t rows, int64_t cols) {
     if constexpr (most > 0) {
       if (cols < most) return copy_short_rows<most - 1>(from, from_stride, to, to_stride, rows, cols);
       for (; rows > 0; --rows, from += from_stride, to += to_stride) memcpy(to, from, most * sizeof(T));
@@ -184,7 +184,7 @@ struct CpuExec {
       col %= cols;
     }
     /// Zeros behind the last element, up to a whole number of vectors; returns how many elements that makes.
-    EVENFLOW_HD int64_t fill_up() {
+    EVENFLOW_INLINE int64_t fill_up() {
       const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
       for (int i = 0; i < plan.inputs; ++i) {
         for (int64_t e = count; e < whole; ++e) in(i)[e] = T(0);
@@ -218,7 +218,7 @@ struct CpuExec {
     apply_arrays<1, T>(run, *static_cast<const F*>(functor), cols, limit);
   }
   template <int lanes, class T, class F>
-  EVENFLOW_HD static void apply_arrays(Run<T>& run, const F& f, int64_t cols, int64_t limit) {
+  EVENFLOW_INLINE static void apply_arrays(Run<T>& run, const F& f, int64_t cols, int64_t limit) {
     using V = std::conditional_t<lanes == 1, T, ops::Lanes<T, lanes>>;
     run.count = ops::min_of(run.most, limit);
     const ops::Run place{run.row, run.col, cols, run.count};
@@ -272,7 +272,7 @@ struct CpuExec {
   /// visit(f, how many neighbours, the first one's place in the run, its row, its column). f is passed, since
   /// Clang looks up load<n> of a known type before it drops the branch.
   template <class F, class Visit>
-  EVENFLOW_HD static void walk(const F& f, const ops::Run& run, const Visit& visit) {
+  EVENFLOW_INLINE static void walk(const F& f, const ops::Run& run, const Visit& visit) {
     // Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
     constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
     constexpr std::integral_constant<int, 1> one;

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow {
 
@@ -12,14 +12,14 @@ bool is_intel();  ///< the processor
 
 /// Keeps a loop over `index` as it is: of numbers any distance apart, or of few, vectors take ten times the
 /// code and no less time.
-EVENFLOW_HD void one_by_one(int64_t& index) {
+EVENFLOW_INLINE void one_by_one(int64_t& index) {
   __asm__("" : "+r"(index));
 }
 
 /// p + n, or `otherwise` where p is null. A compiler that sees which would make two copies of what follows,
 /// of which one may round a multiply-add once and the other twice.
 template <class T>
-EVENFLOW_HD const T* either(const T* p, int64_t n, const T* otherwise) {
+EVENFLOW_INLINE const T* either(const T* p, int64_t n, const T* otherwise) {
   const T* q = p ? p + n : otherwise;
   __asm__("" : "+r"(q));
   return q;
@@ -27,7 +27,7 @@ EVENFLOW_HD const T* either(const T* p, int64_t n, const T* otherwise) {
 
 /// Copies without reading or writing past the end; some twice.
 template <class T>
-EVENFLOW_HD void copy_run(T* dst, const T* src, int64_t count) {
+EVENFLOW_INLINE void copy_run(T* dst, const T* src, int64_t count) {
   const auto ends = [&](auto size) __attribute__((always_inline)) {
     constexpr int64_t n = decltype(size)::value;
     memcpy(dst, src, n * sizeof(T));

@@ -29,15 +29,15 @@ struct AmxUnit {
   }
 
   template <class Between>
-  EVENFLOW_HD static void multiply(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
-                                   const Between& between) {
+  EVENFLOW_INLINE static void multiply(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+                                       const Between& between) {
     run<true, true>(steps, a, b, sums, between);
   }
 
  private:
   template <bool tall, bool wide, class Between>
-  EVENFLOW_HD static void run(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
-                              const Between& between) {
+  EVENFLOW_INLINE static void run(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+                                  const Between& between) {
     written();
     _tile_zero(0);
     if (wide) _tile_zero(1);
@@ -55,7 +55,7 @@ struct AmxUnit {
   }
 
   template <bool tall, bool wide>
-  EVENFLOW_HD static void add(Strip<float> a, Strip<float> b) {
+  EVENFLOW_INLINE static void add(Strip<float> a, Strip<float> b) {
     if (parts == 1) {
       load_a<tall>(a, 0);
       load_b<wide>(b, 0);
@@ -81,7 +81,7 @@ struct AmxUnit {
   /// A single part passes by the first-level cache, which keeps the panel of B for the next tile of A; of
   /// three, of which one is read twice, a panel fills it alone.
   template <bool tall>
-  EVENFLOW_HD static void load_a(Strip<float> a, int part) {
+  EVENFLOW_INLINE static void load_a(Strip<float> a, int part) {
     const float* from = a.data + part * (a.stride / parts);
     if (parts == 1) {
       _tile_stream_loadd(4, from, a.stride * 4);
@@ -93,14 +93,14 @@ struct AmxUnit {
   }
 
   template <bool wide>
-  EVENFLOW_HD static void load_b(Strip<float> b, int part) {
+  EVENFLOW_INLINE static void load_b(Strip<float> b, int part) {
     const float* from = b.data + part * (b.stride / parts);
     _tile_loadd(6, from, b.stride * 4);
     if (wide) _tile_loadd(7, from + N, b.stride * 4);
   }
 
   template <bool tall, bool wide>
-  EVENFLOW_HD static void multiply_add() {
+  EVENFLOW_INLINE static void multiply_add() {
     _tile_dpbf16ps(0, 4, 6);
     if (wide) _tile_dpbf16ps(1, 4, 7);
     if (tall) _tile_dpbf16ps(2, 5, 6);
@@ -108,7 +108,7 @@ struct AmxUnit {
   }
 
   /// GCC takes the instructions for ones that touch no memory.
-  EVENFLOW_HD static void written() { __asm__ volatile("" ::: "memory"); }
+  EVENFLOW_INLINE static void written() { __asm__ volatile("" ::: "memory"); }
 
   static constexpr int64_t kRow = 2 * N * sizeof(float);
 };
@@ -152,7 +152,7 @@ struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
  private:
   static constexpr int kProducts = 6;
 
-  EVENFLOW_HD static void step(__m512 (&sums)[kProducts], const float* row, int64_t part, __m512 w) {
+  EVENFLOW_INLINE static void step(__m512 (&sums)[kProducts], const float* row, int64_t part, __m512 w) {
     constexpr int left[kProducts] = {0, 0, 1, 1, 2, 0}, right[kProducts] = {2, 1, 1, 0, 0, 0};
     const __m512 a = upper(w), rest = _mm512_sub_ps(w, a), b = upper(rest);
     const __m512 parts[3] = {a, b, _mm512_sub_ps(rest, b)};
@@ -162,7 +162,7 @@ struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
     }
   }
 
-  EVENFLOW_HD static __m512 upper(__m512 x) {
+  EVENFLOW_INLINE static __m512 upper(__m512 x) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(-65536)));
   }
 };

@@ -9,7 +9,7 @@ struct Rounding<Avx512Bf16> : Avx512Rounding<Avx512Bf16> {};
 template <>
 struct PairDot<Avx512Bf16> {
   using Vector = typename Tile<Avx512Bf16, float>::Vector;
-  EVENFLOW_HD static Vector add(Vector sum, float left, Vector right) {
+  EVENFLOW_INLINE static Vector add(Vector sum, float left, Vector right) {
     return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(left), (__m512bh)(__m512)right);
   }
 };

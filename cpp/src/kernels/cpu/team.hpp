@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow {
 
@@ -13,14 +13,14 @@ struct Team {
   int rank = 0;
   int size = 1;
 
-  EVENFLOW_HD void barrier() const {
+  EVENFLOW_INLINE void barrier() const {
     if (size > 1) {
 #pragma omp barrier
     }
   }
   /// This thread's share [begin(count), end(count)) of `count` items.
-  EVENFLOW_HD int64_t begin(int64_t count) const { return size > 1 ? count * rank / size : 0; }
-  EVENFLOW_HD int64_t end(int64_t count) const { return size > 1 ? count * (rank + 1) / size : count; }
+  EVENFLOW_INLINE int64_t begin(int64_t count) const { return size > 1 ? count * rank / size : 0; }
+  EVENFLOW_INLINE int64_t end(int64_t count) const { return size > 1 ? count * (rank + 1) / size : count; }
 };
 
 /// Items that a team divides while it goes: a thread takes those of its own share a few at a time, then what
@@ -33,19 +33,19 @@ class Shares {
     int64_t item;
   };
   /// next: one a thread.
-  EVENFLOW_HD Shares(Next* next, int threads) : next_(next) {
+  EVENFLOW_INLINE Shares(Next* next, int threads) : next_(next) {
     for (int t = 0; t < threads; ++t) next_[t].item = 0;
   }
 
   /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share that others may help
   /// with. Once, and again after renew().
   template <class F>
-  EVENFLOW_HD void work(const Team& team, int64_t count, int64_t most, const F& f) const {
+  EVENFLOW_INLINE void work(const Team& team, int64_t count, int64_t most, const F& f) const {
     for (Piece piece; take(team, count, most, piece);) f(piece.first, piece.end);
   }
 
   /// By each thread, between a barrier after work() and one before the next.
-  EVENFLOW_HD void renew(const Team& team) const { next_[team.rank].item = 0; }
+  EVENFLOW_INLINE void renew(const Team& team) const { next_[team.rank].item = 0; }
 
  private:
   struct Piece {

@@ -38,20 +38,20 @@ using ops::Place;
 
 /// phases() and run() of a body with stages.
 template <class Body>
-EVENFLOW_HD int64_t staged_phases(const Body& body, int64_t block) {
+EVENFLOW_INLINE int64_t staged_phases(const Body& body, int64_t block) {
   return 1 + int64_t{Body::kInner} * body.steps(block) + Body::kEnds;
 }
 template <int which, class Body>
-EVENFLOW_HD void run_end(const Body& body, int64_t number, const Place& at, typename Body::Registers& own,
-                         typename Body::Shared& shared) {
+EVENFLOW_INLINE void run_end(const Body& body, int64_t number, const Place& at, typename Body::Registers& own,
+                             typename Body::Shared& shared) {
   if constexpr (which < Body::kEnds) {
     if (number == which) return body.template end<which>(at, own, shared);
     run_end<which + 1>(body, number, at, own, shared);
   }
 }
 template <class Body>
-EVENFLOW_HD void run_staged(const Body& body, int64_t phase, const Place& at, typename Body::Registers& own,
-                            typename Body::Shared& shared) {
+EVENFLOW_INLINE void run_staged(const Body& body, int64_t phase, const Place& at,
+                                typename Body::Registers& own, typename Body::Shared& shared) {
   if (phase == 0) return body.begin(at, own, shared);
   const int steps = body.steps(at.block);
   const int64_t after = phase - 1 - int64_t{Body::kInner} * steps;
@@ -90,14 +90,14 @@ struct Walk {
     const int64_t of = ops::max_of<int64_t>(cols, 1);
     return {of, step / of, step % of};
   }
-  EVENFLOW_HD Spot start(int64_t i) const {
+  EVENFLOW_INLINE Spot start(int64_t i) const {
     if ((i | cols) >> 32 == 0) {
       const uint32_t at = static_cast<uint32_t>(i), in = static_cast<uint32_t>(cols);
       return {at / in, at % in};
     }
     return {i / cols, i % cols};
   }
-  EVENFLOW_HD void step(Spot& at) const {
+  EVENFLOW_INLINE void step(Spot& at) const {
     at.row += rows_on;
     at.column += cols_on;
     if (at.column < cols) return;
@@ -116,8 +116,8 @@ struct ForEach {
   Walk walk;  ///< by all threads of the grid
   F f;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return 1; }
-  EVENFLOW_HD void run(int64_t, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
+  EVENFLOW_INLINE void run(int64_t, const Place& at, Registers&, Shared&) const {
     for (Spot spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
       if constexpr (n == 1) {
         f(spot.row, spot.column);
@@ -132,7 +132,7 @@ struct ForEach {
 template <class T, class F>
 struct MapOne {
   F f;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     T in[F::inputs], out[F::outputs];
     f.load(row, c, in, 1);
     f.compute(in, out, static_cast<T*>(nullptr));
@@ -141,11 +141,11 @@ struct MapOne {
 };
 
 struct Add {
-  EVENFLOW_HD static double join(double a, double b) { return a + b; }
+  EVENFLOW_INLINE static double join(double a, double b) { return a + b; }
 };
 
 struct Largest {
-  EVENFLOW_HD static double join(double a, double b) { return ops::max_of(a, b); }
+  EVENFLOW_INLINE static double join(double a, double b) { return ops::max_of(a, b); }
 };
 
 /// `count` numbers of every thread of a block, joined as a tree.
@@ -157,7 +157,7 @@ struct Tree {
     double value[count][kThreads];
   };
   /// Level 1 ... levels, each a phase of its own; then value[k][0] is the result.
-  EVENFLOW_HD static void join(int64_t level, int thread, Shared& shared) {
+  EVENFLOW_INLINE static void join(int64_t level, int thread, Shared& shared) {
     const int half = kThreads >> level;
     if (thread >= half) return;
     for (int k = 0; k < count; ++k) {
@@ -178,8 +178,8 @@ struct Reduce {
   F f;
   double* out;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return Tree<Join, 1>::levels + 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return Tree<Join, 1>::levels + 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       double total = 0;
       const int64_t end = ops::min_of(packs, (at.block + 1) * chunk);
@@ -201,9 +201,9 @@ struct Reduce {
 struct Values {
   using Number = double;
   const double* x;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x); }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, x); }
   template <int n>
-  EVENFLOW_HD ops::Pack<double, n> operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE ops::Pack<double, n> operator()(int64_t, int64_t i) const {
     return ops::read<n>(x + i);
   }
 };
@@ -225,8 +225,8 @@ struct MapGroups {
   bool add;
   double* out;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return out ? Sums::levels + 2 : 1; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return out ? Sums::levels + 2 : 1; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       chunk_sums(at, shared);
     } else if (phase <= Sums::levels) {
@@ -238,7 +238,7 @@ struct MapGroups {
   }
 
  private:
-  EVENFLOW_HD void chunk_sums(const Place& at, Shared& shared) const {
+  EVENFLOW_INLINE void chunk_sums(const Place& at, Shared& shared) const {
     F map = f;
     map.prepare();
     double total[kSums] = {};
@@ -250,7 +250,7 @@ struct MapGroups {
     }
     for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
   }
-  EVENFLOW_HD static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
+  EVENFLOW_INLINE static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
     if constexpr (ops::takes_runs<F>) {
       T part[kSums];
       map.element(row, c, part);
@@ -259,7 +259,7 @@ struct MapGroups {
       add_loaded(map, row, c, total);
     }
   }
-  EVENFLOW_HD static void add_loaded(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
+  EVENFLOW_INLINE static void add_loaded(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
     T in[F::inputs * n], to[F::outputs * n];
     map.template load<n>(row, c, in, n);
     for (int e = 0; e < n; ++e) {
@@ -279,7 +279,7 @@ struct AddChunks {
   int64_t sums;
   const double* partial;
   double* out;
-  EVENFLOW_HD void operator()(int64_t group, int64_t k) const {
+  EVENFLOW_INLINE void operator()(int64_t group, int64_t k) const {
     double total = 0;
     for (int64_t i = 0; i < chunks; ++i) total += partial[(group * chunks + i) * sums + k];
     out[group * sums + k] += total;
@@ -301,8 +301,8 @@ struct SumRows {
   const double* partial;
   G finish;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     const int place = at.thread % kColumns, first_lane = at.thread / kColumns;
     const int64_t column = at.block * kColumns + place;
     if (column >= cols) return;
@@ -339,9 +339,9 @@ struct SumColumns {
   F f;
   double* out;
 
-  EVENFLOW_HD int64_t strips() const { return (cols / n + width - 1) / width; }
-  EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE int64_t strips() const { return (cols / n + width - 1) / width; }
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     const int64_t part = at.block / strips(), first = at.block % strips() * width;
     if (phase == 0) {
       const int lane = at.thread / width, place = at.thread % width;
@@ -357,7 +357,8 @@ struct SumColumns {
   }
 
  private:
-  EVENFLOW_HD void add_rows(int64_t part, int lane, int64_t column, const Place& at, Shared& shared) const {
+  EVENFLOW_INLINE void add_rows(int64_t part, int lane, int64_t column, const Place& at,
+                                Shared& shared) const {
     double total[F::sums * n] = {};
     const int64_t end = ops::min_of(rows, (part + 1) * chunk);
     for (int64_t r = part * chunk + lane; r < end; r += lanes) {
@@ -367,7 +368,7 @@ struct SumColumns {
     }
     for (int k = 0; k < F::sums * n; ++k) shared.value[k][at.thread] = total[k];
   }
-  EVENFLOW_HD double total(int sum, int column, const Shared& shared) const {
+  EVENFLOW_INLINE double total(int sum, int column, const Shared& shared) const {
     double total = 0;
     for (int lane = 0; lane < lanes; ++lane) {
       total += shared.value[sum * n + column % n][lane * width + column / n];

@@ -12,29 +12,29 @@ struct ProductGrid {
   int64_t k;
   int64_t chunk;  ///< k of a split, a multiple of a step's
 
-  EVENFLOW_HD int64_t tiles_m() const { return (m + tile_m - 1) / tile_m; }
-  EVENFLOW_HD int64_t tiles_n() const { return (n + tile_n - 1) / tile_n; }
-  EVENFLOW_HD int64_t blocks() const { return (k + chunk - 1) / chunk * tiles_m() * tiles_n(); }
+  EVENFLOW_INLINE int64_t tiles_m() const { return (m + tile_m - 1) / tile_m; }
+  EVENFLOW_INLINE int64_t tiles_n() const { return (n + tile_n - 1) / tile_n; }
+  EVENFLOW_INLINE int64_t blocks() const { return (k + chunk - 1) / chunk * tiles_m() * tiles_n(); }
 
   // Of a block: its split, its range of k, the first row and column of its tile. A launch has less than 2^31
   // blocks, and a GPU takes some eighty instructions less to divide 32 bits.
-  EVENFLOW_HD int64_t split(int64_t block) const { return quotient(block, tiles_m() * tiles_n()); }
-  EVENFLOW_HD int64_t begin(int64_t block) const { return split(block) * chunk; }
-  EVENFLOW_HD int64_t end(int64_t block) const { return ops::min_of(k, begin(block) + chunk); }
+  EVENFLOW_INLINE int64_t split(int64_t block) const { return quotient(block, tiles_m() * tiles_n()); }
+  EVENFLOW_INLINE int64_t begin(int64_t block) const { return split(block) * chunk; }
+  EVENFLOW_INLINE int64_t end(int64_t block) const { return ops::min_of(k, begin(block) + chunk); }
   template <int depth>
-  EVENFLOW_HD int64_t steps(int64_t block) const {
+  EVENFLOW_INLINE int64_t steps(int64_t block) const {
     return (end(block) - begin(block) + depth - 1) / depth;
   }
-  EVENFLOW_HD int64_t first_m(int64_t block) const {
+  EVENFLOW_INLINE int64_t first_m(int64_t block) const {
     const int64_t row = quotient(block, tiles_n());
     return (row - quotient(row, tiles_m()) * tiles_m()) * tile_m;
   }
-  EVENFLOW_HD int64_t first_n(int64_t block) const {
+  EVENFLOW_INLINE int64_t first_n(int64_t block) const {
     return (block - quotient(block, tiles_n()) * tiles_n()) * tile_n;
   }
 
  private:
-  EVENFLOW_HD static int64_t quotient(int64_t a, int64_t b) {
+  EVENFLOW_INLINE static int64_t quotient(int64_t a, int64_t b) {
     return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
   }
 };

@@ -17,14 +17,14 @@ struct Eight {
   static constexpr int kShare = 4 / sizeof(S);  ///< of a word
   uint32_t words[kEight / kShare];
 
-  EVENFLOW_HD float get(int i) const {
+  EVENFLOW_INLINE float get(int i) const {
     const uint32_t word = words[i / kShare];
     return ops::bits_to_float(static_cast<int32_t>(kShare == 1  ? word
                                                    : i % 2 == 0 ? word << 16
                                                                 : word & 0xffff0000u));
   }
   /// Of zeros so far.
-  EVENFLOW_HD void set(int i, float x) {
+  EVENFLOW_INLINE void set(int i, float x) {
     S value;
     store_value(x, &value);
     if constexpr (kShare == 1) {
@@ -35,15 +35,15 @@ struct Eight {
   }
 };
 
-EVENFLOW_HD constexpr int64_t up_to_eight(int64_t n) {
+EVENFLOW_INLINE constexpr int64_t up_to_eight(int64_t n) {
   return (n + kEight - 1) / kEight * kEight;
 }
 template <class S>
-EVENFLOW_HD Eight<S> zeros() {
+EVENFLOW_INLINE Eight<S> zeros() {
   return {};
 }
 template <class S>
-EVENFLOW_HD Eight<S> eight_at(const S* x) {
+EVENFLOW_INLINE Eight<S> eight_at(const S* x) {
   constexpr int n = 16 / sizeof(S);
   using Word = ops::Word<ops::Pack<S, n>>;
   Eight<S> out;
@@ -54,7 +54,7 @@ EVENFLOW_HD Eight<S> eight_at(const S* x) {
   return out;
 }
 template <class S>
-EVENFLOW_HD void put_eight(const Eight<S>& from, S* to) {
+EVENFLOW_INLINE void put_eight(const Eight<S>& from, S* to) {
   constexpr int n = 16 / sizeof(S);
   using Word = ops::Word<ops::Pack<S, n>>;
   for (int i = 0; i < kEight / n; ++i) {
@@ -66,7 +66,7 @@ EVENFLOW_HD void put_eight(const Eight<S>& from, S* to) {
 
 /// The same to the device's own memory.
 template <class S>
-EVENFLOW_HD void write_eight(const Eight<S>& from, S* to) {
+EVENFLOW_INLINE void write_eight(const Eight<S>& from, S* to) {
   constexpr int n = 16 / sizeof(S);
   for (int i = 0; i < kEight / n; ++i) {
     ops::Pack<S, n> pack;
@@ -93,11 +93,11 @@ struct Divisor {
                                    static_cast<uint32_t>(by));
     most = INT32_MAX / by * by;
   }
-  EVENFLOW_HD int32_t quotient(int32_t n) const {
+  EVENFLOW_INLINE int32_t quotient(int32_t n) const {
     return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> shift);
   }
   /// Of a number that may be larger, but not by far: no memory holds many times 2^31 pixels.
-  EVENFLOW_HD int32_t remainder(int64_t n) const {
+  EVENFLOW_INLINE int32_t remainder(int64_t n) const {
     while (n > INT32_MAX) n -= most;
     const int32_t at = static_cast<int32_t>(n);
     return at - quotient(at) * by;
@@ -115,9 +115,9 @@ struct PatchDims {
   bool edge;
   int32_t sign;  ///< 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap
 
-  EVENFLOW_HD int32_t taps() const { return kernel * kernel; }
-  EVENFLOW_HD int64_t inner() const { return int64_t{taps()} * channels.by; }
-  EVENFLOW_HD int64_t size() const { return inner() + (edge ? up_to_eight(taps()) : 0); }
+  EVENFLOW_INLINE int32_t taps() const { return kernel * kernel; }
+  EVENFLOW_INLINE int64_t inner() const { return int64_t{taps()} * channels.by; }
+  EVENFLOW_INLINE int64_t size() const { return inner() + (edge ? up_to_eight(taps()) : 0); }
 };
 
 /// Eight patch indices of one pixel: channels of a tap, or the indicators of eight taps (1 outside, 0
@@ -129,7 +129,7 @@ struct PatchPart {
   bool indicator;
 };
 
-EVENFLOW_HD PatchPart patch_part(const PatchDims& dims, int64_t k) {
+EVENFLOW_INLINE PatchPart patch_part(const PatchDims& dims, int64_t k) {
   if (k >= dims.size()) return {0, 0, false, false};
   if (k >= dims.inner()) return {static_cast<int32_t>(k - dims.inner()), 0, true, true};
   const int32_t at = static_cast<int32_t>(k), tap = dims.channels.quotient(at);
@@ -141,7 +141,7 @@ struct PixelPlace {
   int32_t row;
   int32_t column;
 };
-EVENFLOW_HD PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
+EVENFLOW_INLINE PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
   const int32_t at = dims.area.remainder(pixel);
   const int32_t row = dims.width.quotient(at);
   return {row, at - row * dims.width.by};
@@ -149,7 +149,8 @@ EVENFLOW_HD PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
 
 /// The pixel that a 3x3 kernel's tap reads, or that reads this one through it, by the sign; -1: outside of
 /// the image.
-EVENFLOW_HD int64_t neighbour(const PatchDims& dims, const PixelPlace& place, int64_t pixel, int32_t tap) {
+EVENFLOW_INLINE int64_t neighbour(const PatchDims& dims, const PixelPlace& place, int64_t pixel,
+                                  int32_t tap) {
   const int32_t dy = dims.sign * (tap / 3 - 1), dx = dims.sign * (tap % 3 - 1);
   const int32_t i = place.row + dy, j = place.column + dx;
   if (i < 0 || i >= dims.height || j < 0 || j >= dims.width.by) return -1;
@@ -158,8 +159,8 @@ EVENFLOW_HD int64_t neighbour(const PatchDims& dims, const PixelPlace& place, in
 
 /// Zeros outside of the image.
 template <class S>
-EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
-                                int64_t pixel, const PixelPlace& place) {
+EVENFLOW_INLINE Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
+                                    int64_t pixel, const PixelPlace& place) {
   if (!part.inside) return zeros<S>();
   if (!part.indicator) {
     const int64_t from = neighbour(dims, place, pixel, part.tap);
@@ -177,7 +178,7 @@ EVENFLOW_HD Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, co
 // thread's place: start(index, k), then next<depth>() reads there, and goes on by so much in k.
 
 /// How far it is from k to the end, for numbers of a launch's part of k.
-EVENFLOW_HD int32_t left_of(int64_t end, int64_t k) {
+EVENFLOW_INLINE int32_t left_of(int64_t end, int64_t k) {
   return static_cast<int32_t>(ops::min_of<int64_t>(end - k, INT32_MAX));
 }
 
@@ -196,12 +197,12 @@ struct PatchRows {
   int64_t stride;
   int64_t pixels;
 
-  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const {
+  EVENFLOW_INLINE Cursor start(int64_t m, int64_t k) const {
     if (m >= pixels) return {-1, {0, 0}, 0};
     return {m, place_of(dims, m), static_cast<int32_t>(k)};
   }
   template <int depth>
-  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+  EVENFLOW_INLINE Eight<S> next(Cursor& at) const {
     if (at.pixel < 0) return zeros<S>();
     const int32_t k = at.k;
     at.k += depth;
@@ -223,9 +224,9 @@ struct PatchColumns {
   int64_t stride;
   int64_t pixels;
 
-  EVENFLOW_HD Cursor start(int64_t m, int64_t k) const { return {patch_part(dims, m), k}; }
+  EVENFLOW_INLINE Cursor start(int64_t m, int64_t k) const { return {patch_part(dims, m), k}; }
   template <int depth>
-  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+  EVENFLOW_INLINE Eight<S> next(Cursor& at) const {
     const int64_t pixel = at.pixel;
     at.pixel += depth;
     if (pixel >= pixels) return zeros<S>();
@@ -252,13 +253,13 @@ struct PlainMatrix {
   int64_t rows;
   int64_t columns;
 
-  EVENFLOW_HD Cursor start(int64_t other, int64_t k) const {
+  EVENFLOW_INLINE Cursor start(int64_t other, int64_t k) const {
     if (other >= (along ? rows : columns)) return {0, 0};
     return along ? Cursor{other * stride + k, left_of(columns, k)}
                  : Cursor{k * stride + other, left_of(rows, k)};
   }
   template <int depth>
-  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+  EVENFLOW_INLINE Eight<S> next(Cursor& at) const {
     const S* from = x + at.at;
     const bool inside = at.left > 0;
     at.at += along ? depth : depth * stride;
@@ -287,11 +288,11 @@ struct WeightColumns {
   int32_t channels;  ///< filled up, as outputs are
   Divisor outputs;
 
-  EVENFLOW_HD Cursor start(int64_t n, int64_t k) const {
+  EVENFLOW_INLINE Cursor start(int64_t n, int64_t k) const {
     return {n < channels ? n : -1, static_cast<int32_t>(k)};
   }
   template <int depth>
-  EVENFLOW_HD Eight<S> next(Cursor& at) const {
+  EVENFLOW_INLINE Eight<S> next(Cursor& at) const {
     const int32_t k = at.k;
     at.k += depth;
     if (at.n < 0 || k >= taps * outputs.by) return zeros<S>();

@@ -49,15 +49,17 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     Bf16 value[kParts * size_of_part];
 
     /// Where the e-th eight lies: index along m or n, and k.
-    EVENFLOW_HD static int index(int e) {
+    EVENFLOW_INLINE static int index(int e) {
       return Operand::along_k ? e / (kDepth / kEight) : e % (size / kEight) * kEight;
     }
-    EVENFLOW_HD static int depth(int e) {
+    EVENFLOW_INLINE static int depth(int e) {
       return Operand::along_k ? e % (kDepth / kEight) * kEight : e / (size / kEight);
     }
-    EVENFLOW_HD static int place(int i, int k) { return Operand::along_k ? i * stride + k : k * stride + i; }
-    EVENFLOW_HD void put(int e, const Eight<Bf16>& from, int) { put_part(e, 0, from); }
-    EVENFLOW_HD void put(int e, const Eight<float>& from, int count) {
+    EVENFLOW_INLINE static int place(int i, int k) {
+      return Operand::along_k ? i * stride + k : k * stride + i;
+    }
+    EVENFLOW_INLINE void put(int e, const Eight<Bf16>& from, int) { put_part(e, 0, from); }
+    EVENFLOW_INLINE void put(int e, const Eight<float>& from, int count) {
       float rest[kEight];
       for (int i = 0; i < kEight; ++i) rest[i] = from.get(i);
       for (int p = 0; p < kParts; ++p) {
@@ -70,12 +72,12 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
         put_part(e, p, part);
       }
     }
-    EVENFLOW_HD const Bf16* at(int i, int k, int part) const {
+    EVENFLOW_INLINE const Bf16* at(int i, int k, int part) const {
       return value + part * size_of_part + place(i, k);
     }
 
    private:
-    EVENFLOW_HD void put_part(int e, int part, const Eight<Bf16>& from) {
+    EVENFLOW_INLINE void put_part(int e, int part, const Eight<Bf16>& from) {
       put_eight(from, value + part * size_of_part + place(index(e), depth(e)));
     }
   };
@@ -114,14 +116,16 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   // come; they go into the other half, or into the same after a barrier. Then twice half a tile is laid out
   // and stored; then sums of columns.
   static constexpr int kInner = kHalves == 2 ? 1 : 2, kEnds = 4 + (Store::sums ? 2 : 0);
-  EVENFLOW_HD int steps(int64_t block) const { return static_cast<int>(Grid::template steps<kDepth>(block)); }
-  EVENFLOW_HD void begin(const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE int steps(int64_t block) const {
+    return static_cast<int>(Grid::template steps<kDepth>(block));
+  }
+  EVENFLOW_INLINE void begin(const Place& at, Registers& own, Shared& shared) const {
     start(at.thread, Grid::first_m(at.block), Grid::first_n(at.block), Grid::begin(at.block), own);
     fetch(at.thread, own);
     put(at.thread, own, shared.operands[0]);
   }
   template <int inner>
-  EVENFLOW_HD void step(int number, int count, const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE void step(int number, int count, const Place& at, Registers& own, Shared& shared) const {
     const bool more = number + 1 < count;
     if constexpr (inner == 0) {
       if (more) fetch(at.thread, own);
@@ -131,7 +135,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     if (more && inner + 1 == kInner) put(at.thread, own, shared.operands[(number + 1) % kHalves]);
   }
   template <int which>
-  EVENFLOW_HD void end(const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE void end(const Place& at, Registers& own, Shared& shared) const {
     const int64_t m0 = Grid::first_m(at.block), n0 = Grid::first_n(at.block);
     if constexpr (which == 0) {
       for (int s = 0; s < kSums; ++s) {
@@ -151,13 +155,13 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     }
   }
 
-  EVENFLOW_HD int64_t phases(int64_t block) const { return staged_phases(*this, block); }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t block) const { return staged_phases(*this, block); }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
     run_staged(*this, phase, at, own, shared);
   }
 
  private:
-  EVENFLOW_HD void start(int thread, int64_t m0, int64_t n0, int64_t k0, Registers& own) const {
+  EVENFLOW_INLINE void start(int thread, int64_t m0, int64_t n0, int64_t k0, Registers& own) const {
     for (int set = 0; set < kSets; ++set) {
       for (int i = 0; i < kOwnM; ++i) {
         for (int j = 0; j < kOwnN; ++j) {
@@ -174,7 +178,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       own.at_b[i] = b.start(n0 + TileB::index(e), k0 + TileB::depth(e));
     }
   }
-  EVENFLOW_HD void fetch(int thread, Registers& own) const {
+  EVENFLOW_INLINE void fetch(int thread, Registers& own) const {
     for (int i = 0; i < TileA::own; ++i) {
       if (thread + i * kThreads < TileA::eights) own.next_a[i] = a.template next<kDepth>(own.at_a[i]);
     }
@@ -182,7 +186,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       if (thread + i * kThreads < TileB::eights) own.next_b[i] = b.template next<kDepth>(own.at_b[i]);
     }
   }
-  EVENFLOW_HD void put(int thread, const Registers& own, Operands& to) const {
+  EVENFLOW_INLINE void put(int thread, const Registers& own, Operands& to) const {
     for (int i = 0; i < TileA::own; ++i) {
       const int e = thread + i * kThreads;
       if (e < TileA::eights) to.a.put(e, own.next_a[i], parts);
@@ -193,10 +197,10 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     }
   }
 
-  EVENFLOW_HD static int first_row(int thread) { return thread / 32 / kWarpsN * kOwnM * 16; }
-  EVENFLOW_HD static int first_column(int thread) { return thread / 32 % kWarpsN * kOwnN * 8; }
+  EVENFLOW_INLINE static int first_row(int thread) { return thread / 32 / kWarpsN * kOwnM * 16; }
+  EVENFLOW_INLINE static int first_column(int thread) { return thread / 32 % kWarpsN * kOwnN * 8; }
 
-  EVENFLOW_HD void multiply(int thread, const Operands& from, Registers& own) const {
+  EVENFLOW_INLINE void multiply(int thread, const Operands& from, Registers& own) const {
     for (int d = 0; d < kDepth; d += kStep) {
       multiply_parts<0, 0>(thread, d, from, own.sum[0]);
       if constexpr (kParts == 3) {
@@ -210,13 +214,13 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     }
   }
   template <int part_a, int part_b>
-  EVENFLOW_HD static void multiply_parts(int thread, int d, const Operands& from,
-                                         float (&sum)[kOwnM][kOwnN][4]) {
+  EVENFLOW_INLINE static void multiply_parts(int thread, int d, const Operands& from,
+                                             float (&sum)[kOwnM][kOwnN][4]) {
     Units::template multiply<A::along_k, B::along_k>(
         thread % 32, from.a.at(first_row(thread), d, part_a), TileA::stride,
         from.b.at(first_column(thread), d, part_b), TileB::stride, sum);
   }
-  EVENFLOW_HD static void gather(Registers& own) {
+  EVENFLOW_INLINE static void gather(Registers& own) {
     for (int i = 0; i < kOwnM; ++i) {
       for (int j = 0; j < kOwnN; ++j) {
         for (int e = 0; e < 4; ++e) {
@@ -226,12 +230,12 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       }
     }
   }
-  EVENFLOW_HD static float total(const Registers& own, int i, int j, int e) {
+  EVENFLOW_INLINE static float total(const Registers& own, int i, int j, int e) {
     float total = own.sum[kSets - 1][i][j][e];
     for (int set = 0; set + 1 < kSets; ++set) total += own.sum[set][i][j][e];
     return total;
   }
-  EVENFLOW_HD static void lay_out(int thread, int half, const Registers& own, Shared& shared) {
+  EVENFLOW_INLINE static void lay_out(int thread, int half, const Registers& own, Shared& shared) {
     const int row = first_row(thread) - half * kHalf, column = first_column(thread);
     if (row < 0 || row >= kHalf) return;
     for (int i = 0; i < kOwnM; ++i) {
@@ -243,8 +247,8 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       }
     }
   }
-  EVENFLOW_HD void store_half(int thread, int half, int64_t split, int64_t m0, int64_t n0, Registers& own,
-                              const Shared& shared) const {
+  EVENFLOW_INLINE void store_half(int thread, int half, int64_t split, int64_t m0, int64_t n0, Registers& own,
+                                  const Shared& shared) const {
     const int column = thread % (kTileN / kEight) * kEight;
     if (n0 + column >= Grid::n) return;
     const typename Store::Columns of = store.columns(n0 + column);
@@ -256,13 +260,13 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       store(split, to_m, n0 + column, sums, of, own.own);
     }
   }
-  EVENFLOW_HD static void put_sums(int thread, const Registers& own, Shared& shared) {
+  EVENFLOW_INLINE static void put_sums(int thread, const Registers& own, Shared& shared) {
     const int lane = thread / (kTileN / kEight), column = thread % (kTileN / kEight) * kEight;
     for (int s = 0; s < kSums; ++s) {
       for (int e = 0; e < kEight; ++e) shared.own[s][lane][column + e] = own.own[s][e];
     }
   }
-  EVENFLOW_HD void add_sums(int thread, int64_t tile, int64_t n0, const Shared& shared) const {
+  EVENFLOW_INLINE void add_sums(int thread, int64_t tile, int64_t n0, const Shared& shared) const {
     for (int i = thread; i < kSums * kTileN; i += kThreads) {
       const int s = i / kTileN, column = i % kTileN;
       if (n0 + column >= Grid::n) continue;

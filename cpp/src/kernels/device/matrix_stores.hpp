@@ -14,7 +14,7 @@ namespace evenflow::device {
 struct ColumnValues {
   float v[kEight];
 };
-EVENFLOW_HD ColumnValues eight_of(const float* from, int64_t column, int64_t n, float all) {
+EVENFLOW_INLINE ColumnValues eight_of(const float* from, int64_t column, int64_t n, float all) {
   ColumnValues values = {};
   for (int e = 0; e < kEight && column + e < n; ++e) values.v[e] = from ? from[column + e] : all;
   return values;
@@ -34,12 +34,12 @@ struct StoreHidden {
     ColumnValues bias, scale;
     float least;
   };
-  EVENFLOW_HD Columns columns(int64_t column) const {
+  EVENFLOW_INLINE Columns columns(int64_t column) const {
     return {eight_of(bias, column, n, 0), eight_of(scale, column, n, 1),
             relu ? 0.0f : -std::numeric_limits<float>::infinity()};
   }
-  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
-                              const Columns& of, float (*)[kEight]) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
+                                  const Columns& of, float (*)[kEight]) const {
     Eight<H> out = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
       const float v = (sum[e] + of.bias.v[e]) * of.scale.v[e];
@@ -65,11 +65,11 @@ struct StoreHiddenGradient {
     ColumnValues scale;
     float least;  ///< outputs that are not larger pass nothing
   };
-  EVENFLOW_HD Columns columns(int64_t column) const {
+  EVENFLOW_INLINE Columns columns(int64_t column) const {
     return {eight_of(scale, column, n, 1), relu ? 0.0f : -std::numeric_limits<float>::infinity()};
   }
-  EVENFLOW_HD void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
-                              const Columns& of, float (*own)[kEight]) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t row, int64_t column, const float (&sum)[kEight],
+                                  const Columns& of, float (*own)[kEight]) const {
     const Eight<H> out = eight_at(y + row * y_stride + column);
     Eight<H> through = zeros<H>();
     for (int e = 0; e < kEight; ++e) {
@@ -89,9 +89,9 @@ struct StoreParts {
   int64_t m;
   int64_t width;  ///< a multiple of eight
   struct Columns {};
-  EVENFLOW_HD Columns columns(int64_t) const { return {}; }
-  EVENFLOW_HD void operator()(int64_t split, int64_t row, int64_t column, const float (&sum)[kEight],
-                              const Columns&, float (*)[kEight]) const {
+  EVENFLOW_INLINE Columns columns(int64_t) const { return {}; }
+  EVENFLOW_INLINE void operator()(int64_t split, int64_t row, int64_t column, const float (&sum)[kEight],
+                                  const Columns&, float (*)[kEight]) const {
     float* to = partial + (split * m + row) * width + column;
     ops::write(ops::pack_of<4>(sum), to);
     ops::write(ops::pack_of<4>(sum + 4), to + 4);
@@ -105,7 +105,7 @@ struct Parts {
   int64_t width;  ///< a multiple of eight
   const float* partial;
   template <int n>
-  EVENFLOW_HD ops::Pack<float, n> total(int64_t row, int64_t column) const {
+  EVENFLOW_INLINE ops::Pack<float, n> total(int64_t row, int64_t column) const {
     ops::Pack<float, n> total = {};
     for (int64_t s = 0; s < splits; ++s) {
       const auto part = ops::read<n>(partial + (s * m + row) * width + column);
@@ -123,9 +123,9 @@ struct FinishUnit {
   bool add;
   float* y;
   int64_t stride;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, y, stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, y, stride); }
   template <int n>
-  EVENFLOW_HD void operator()(ops::Pack<float, n> v, int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(ops::Pack<float, n> v, int64_t row, int64_t c) const {
     float* to = y + row * stride + c;
     for (int e = 0; e < n; ++e) {
       if (bias) v.v[e] += bias[c + e];
@@ -145,9 +145,9 @@ struct FinishRows {
   static constexpr bool halves = true;
   Parts parts;
   FinishUnit finish;
-  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     finish(parts.total<n>(row, c), row, c);
   }
 };
@@ -164,9 +164,9 @@ struct FinishTaps {
   const float* edge;  ///< (taps, ..., channels)
   int64_t edge_step;
   FinishUnit finish;
-  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const PixelPlace place = place_of(dims, row);
     ops::Pack<float, n> v = {};
     for (int32_t tap = 0; tap < 9; ++tap) {
@@ -189,9 +189,9 @@ struct FinishGradient {
   int64_t cout;
   bool overwrite;
   float* dw;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, dw, cout); }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, dw, cout); }
   template <int n>
-  EVENFLOW_HD void operator()(ops::Pack<float, n> sum, int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(ops::Pack<float, n> sum, int64_t row, int64_t c) const {
     float* to = dw + row * cout + c;
     if (!overwrite) {
       const auto before = ops::read<n>(to);
@@ -203,7 +203,7 @@ struct FinishGradient {
     int32_t tap;
     int32_t channel;  ///< cin: the indicator
   };
-  EVENFLOW_HD Row row_of(int64_t row) const {
+  EVENFLOW_INLINE Row row_of(int64_t row) const {
     const int32_t at = static_cast<int32_t>(row), tap = rows.quotient(at);
     return {tap, at - tap * rows.by};
   }
@@ -216,9 +216,9 @@ struct FinishWeights {
   Parts parts;
   PatchDims dims;
   FinishGradient finish;
-  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const FinishGradient::Row at = finish.row_of(row);
     const bool indicator = at.channel == finish.cin;
     const int64_t from = indicator ? dims.inner() + at.tap : at.tap * dims.channels.by + at.channel;
@@ -234,9 +234,9 @@ struct FinishTapWeights {
   Parts taps;
   Parts edge;
   FinishGradient finish;
-  EVENFLOW_HD bool packs(int n) const { return finish.packs(n); }
+  EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const FinishGradient::Row at = finish.row_of(row);
     const bool indicator = at.channel == finish.cin;
     finish(indicator ? edge.total<n>(at.tap, c) : taps.total<n>(at.channel, at.tap * finish.cout + c), row,
@@ -256,9 +256,9 @@ struct PackReaders {
   Divisor channels;
   int64_t width;
   S* out;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x, x_stride) && channels.by % n == 0; }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, x, x_stride) && channels.by % n == 0; }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t column) const {
     const int32_t at = static_cast<int32_t>(column), tap = channels.quotient(at);
     const int64_t from = tap < 9 ? neighbour(dims, place_of(dims, row), row, tap) : -1;
     ops::Pack<S, n> value = {};

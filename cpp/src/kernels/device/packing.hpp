@@ -9,7 +9,7 @@
 namespace evenflow::device {
 
 template <class S, int n>
-EVENFLOW_HD void write_as(const ops::Pack<float, n>& from, S* to) {
+EVENFLOW_INLINE void write_as(const ops::Pack<float, n>& from, S* to) {
   ops::Pack<S, n> pack;
   for (int e = 0; e < n; ++e) store_value(from.v[e], &pack.v[e]);
   ops::write(pack, to);
@@ -25,9 +25,9 @@ struct PackRows {
   int64_t columns;
   int64_t width;
   S* out;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, x, x_stride) && columns % n == 0; }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, x, x_stride) && columns % n == 0; }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     ops::Pack<float, n> from = {};
     if (c < columns) from = ops::read<n>(x + row * x_stride + c);
     write_as(from, out + row * width + c);
@@ -45,9 +45,9 @@ struct PackWeights {
   int64_t cout;
   int64_t width;
   S* out;
-  EVENFLOW_HD bool packs(int n) const { return ops::fits(n, w, cout); }
+  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, w, cout); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const PatchPart part = patch_part(dims, row);
     const int64_t channel = part.indicator ? cin : part.channel;
     const bool inside = part.tap < dims.taps() && (part.indicator || channel < cin) && c < cout;
@@ -68,7 +68,7 @@ struct PackTaps {
   Divisor channels;
   int64_t width;
   S* out;
-  EVENFLOW_HD void operator()(int64_t row, int64_t column) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t column) const {
     const int32_t at = static_cast<int32_t>(column), tap = channels.quotient(at), c = at - tap * channels.by;
     const bool inside = row < k && tap < 9;
     store_value(inside ? w[tap * tap_step + row * k_step + c * c_step] : 0.0f, out + row * width + column);
@@ -84,7 +84,7 @@ struct Loop {
   int pack = 1;
   F f = {};
 
-  EVENFLOW_HD void run(int64_t block, int thread) const {
+  EVENFLOW_INLINE void run(int64_t block, int thread) const {
     const int64_t first = block * kThreads + thread;
     if (pack == 4) {
       go<4>(first);
@@ -97,7 +97,7 @@ struct Loop {
 
  private:
   template <int n>
-  EVENFLOW_HD void go(int64_t first) const {
+  EVENFLOW_INLINE void go(int64_t first) const {
     if constexpr (n <= most_packed<F>) {
       for (Spot spot = walk.start(first); spot.row < rows; walk.step(spot)) {
         if constexpr (most_packed<F> == 1) {
@@ -121,8 +121,8 @@ struct PackTogether {
   Loop<PackWeights<S>> weights[kWeights];
   Loop<PackTaps<S>> taps[kTaps];
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return 1; }
-  EVENFLOW_HD void run(int64_t, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
+  EVENFLOW_INLINE void run(int64_t, const Place& at, Registers&, Shared&) const {
     int64_t block = at.block;
     if (run_one(rows, block, at.thread) || run_one(weights, block, at.thread)) return;
     run_one(taps, block, at.thread);
@@ -131,7 +131,7 @@ struct PackTogether {
  private:
   /// Whether the block is one of theirs; if not, `block` becomes its number behind them.
   template <class F, int most>
-  EVENFLOW_HD static bool run_one(const Loop<F> (&loops)[most], int64_t& block, int thread) {
+  EVENFLOW_INLINE static bool run_one(const Loop<F> (&loops)[most], int64_t& block, int thread) {
     int i = 0;
     while (i < most && block >= loops[i].blocks) block -= loops[i++].blocks;
     if (i == most) return false;

@@ -107,7 +107,7 @@ struct DeviceProducts {
   struct Pair {
     using Number = T;
     View<const T> a, b;
-    EVENFLOW_HD bool packs(int n) const {
+    EVENFLOW_INLINE bool packs(int n) const {
       return b.shape.c % n == 0 && ops::fits(n, a.data, a.stride) && ops::fits(n, b.data, b.stride);
     }
   };

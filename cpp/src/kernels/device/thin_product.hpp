@@ -10,13 +10,13 @@ namespace evenflow::device {
 constexpr int kThin = 64;    ///< channels on either side, at most
 constexpr int kOwnThin = 4;  ///< a thread has as many rows and columns of the result
 
-EVENFLOW_HD constexpr int up_to_four(int64_t n) {
+EVENFLOW_INLINE constexpr int up_to_four(int64_t n) {
   return static_cast<int>((n + kOwnThin - 1) / kOwnThin * kOwnThin);
 }
 
 /// Four numbers of shared memory.
 template <class T>
-EVENFLOW_HD ops::Pack<T, kOwnThin> four_at(const T* x) {
+EVENFLOW_INLINE ops::Pack<T, kOwnThin> four_at(const T* x) {
   ops::Pack<T, kOwnThin> out;
   constexpr int kPack = 16 / sizeof(T);
   for (int e = 0; e < kOwnThin; e += kPack) ops::put(ops::read<kPack>(x + e), out.v + e);
@@ -50,8 +50,8 @@ struct ThinProduct {
   bool relu;
   bool add;
 
-  EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       load_matrix(at.thread, shared);
       load_pixels(at, shared);
@@ -61,14 +61,14 @@ struct ThinProduct {
   }
 
  private:
-  EVENFLOW_HD void load_matrix(int thread, Shared& shared) const {
+  EVENFLOW_INLINE void load_matrix(int thread, Shared& shared) const {
     const int row = up_to_four(width);
     for (int i = thread; i < depth * row; i += threads) {
       const int k = i / row, j = i % row;
       shared.w[i] = j < width ? w[k * w_down + j * w_along] : T(0);
     }
   }
-  EVENFLOW_HD void load_pixels(const Place& at, Shared& shared) const {
+  EVENFLOW_INLINE void load_pixels(const Place& at, Shared& shared) const {
     const int packs = depth / n;
     for (int i = at.thread; i < tile * packs; i += threads) {
       const int p = i / packs, k = i % packs * n;
@@ -78,7 +78,7 @@ struct ThinProduct {
       for (int e = 0; e < n; ++e) shared.x[(k + e) * tile + p] = in.v[e];
     }
   }
-  EVENFLOW_HD void multiply(const Place& at, const Shared& shared) const {
+  EVENFLOW_INLINE void multiply(const Place& at, const Shared& shared) const {
     const int row = up_to_four(width), groups = row / kOwnThin;
     const int p = at.thread / groups * kOwnThin, j = at.thread % groups * kOwnThin;
     if (p >= tile) return;
@@ -97,7 +97,7 @@ struct ThinProduct {
       }
     }
   }
-  EVENFLOW_HD void store(int64_t pixel, int j, const T* sum) const {
+  EVENFLOW_INLINE void store(int64_t pixel, int j, const T* sum) const {
     T* to = y + pixel * y_stride + j;
     ops::Pack<T, n> v = ops::pack_of<n>(sum);
     for (int e = 0; e < n; ++e) {
@@ -139,8 +139,8 @@ struct ThinGradient {
   double* out;
 
   /// Two for every tile, then two for the sums.
-  EVENFLOW_HD int64_t phases(int64_t block) const { return 2 * tiles(block) + 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t block) const { return 2 * tiles(block) + 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
     const int64_t after = phase - 2 * tiles(at.block);
     if (after < 0) {
       const int64_t first = at.block * chunk + phase / 2 * tile;
@@ -158,11 +158,12 @@ struct ThinGradient {
   }
 
  private:
-  EVENFLOW_HD int groups() const { return up_to_four(rows) / kOwnThin * (up_to_four(cols) / kOwnThin); }
-  EVENFLOW_HD int64_t tiles(int64_t block) const {
+  EVENFLOW_INLINE int groups() const { return up_to_four(rows) / kOwnThin * (up_to_four(cols) / kOwnThin); }
+  EVENFLOW_INLINE int64_t tiles(int64_t block) const {
     return (ops::min_of(chunk, pixels - block * chunk) + tile - 1) / tile;
   }
-  EVENFLOW_HD void load(int thread, int64_t first, const T* from, int64_t stride, int channels, T* to) const {
+  EVENFLOW_INLINE void load(int thread, int64_t first, const T* from, int64_t stride, int channels,
+                            T* to) const {
     const int row = up_to_four(channels), packs = (channels + n - 1) / n;
     for (int i = thread; i < tile * packs; i += threads) {
       const int p = i / packs, c = i % packs * n;
@@ -171,7 +172,7 @@ struct ThinGradient {
       ops::put(in, to + p * row + c);
     }
   }
-  EVENFLOW_HD void multiply(int thread, bool first, const Shared& shared, Registers& own) const {
+  EVENFLOW_INLINE void multiply(int thread, bool first, const Shared& shared, Registers& own) const {
     const int row = up_to_four(rows), column = up_to_four(cols), across = column / kOwnThin;
     const int lanes = threads / groups(), lane = thread / groups(), group = thread % groups();
     if (first) {
@@ -189,7 +190,7 @@ struct ThinGradient {
       }
     }
   }
-  EVENFLOW_HD void add_lanes(const Place& at, const Shared& shared) const {
+  EVENFLOW_INLINE void add_lanes(const Place& at, const Shared& shared) const {
     const int across = up_to_four(cols) / kOwnThin, lanes = threads / groups();
     for (int i = at.thread; i < rows * cols; i += threads) {
       const int r = i / cols, c = i % cols;

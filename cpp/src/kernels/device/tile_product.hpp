@@ -28,8 +28,8 @@ struct TileProduct : ProductGrid<64, 64> {
   Store store;
 
   /// A phase that loads and one that multiplies for every kDepth of k, then one that stores.
-  EVENFLOW_HD int64_t phases(int64_t block) const { return 2 * steps<kDepth>(block) + 1; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
+  EVENFLOW_INLINE int64_t phases(int64_t block) const { return 2 * steps<kDepth>(block) + 1; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
     const int64_t m0 = first_m(at.block), n0 = first_n(at.block);
     if (phase + 1 == phases(at.block)) {
       store_tile(at, m0, n0, own);
@@ -42,13 +42,13 @@ struct TileProduct : ProductGrid<64, 64> {
   }
 
  private:
-  EVENFLOW_HD static void clear(Registers& own) {
+  EVENFLOW_INLINE static void clear(Registers& own) {
     for (int i = 0; i < kOwn; ++i) {
       for (int j = 0; j < kOwn; ++j) own.sum[i][j] = T(0);
     }
   }
-  EVENFLOW_HD void load(const Place& at, int64_t m0, int64_t n0, int64_t k0, int64_t k_end,
-                        Shared& shared) const {
+  EVENFLOW_INLINE void load(const Place& at, int64_t m0, int64_t n0, int64_t k0, int64_t k_end,
+                            Shared& shared) const {
     for (int e = at.thread; e < kTile * kDepth; e += threads) {
       // Neighbouring threads read neighbouring numbers: an operand says along which index those lie.
       const int i = A::along_k ? e / kDepth : e % kTile, d = A::along_k ? e % kDepth : e / kTile;
@@ -61,7 +61,7 @@ struct TileProduct : ProductGrid<64, 64> {
       shared.b[d][j] = inside ? b(k0 + d, n0 + j) : T(0);
     }
   }
-  EVENFLOW_HD static void multiply(const Place& at, Registers& own, const Shared& shared) {
+  EVENFLOW_INLINE static void multiply(const Place& at, Registers& own, const Shared& shared) {
     const int row = at.thread / kSide, column = at.thread % kSide;
     for (int d = 0; d < kDepth; ++d) {
       T left[kOwn], right[kOwn];
@@ -72,7 +72,7 @@ struct TileProduct : ProductGrid<64, 64> {
       }
     }
   }
-  EVENFLOW_HD void store_tile(const Place& at, int64_t m0, int64_t n0, const Registers& own) const {
+  EVENFLOW_INLINE void store_tile(const Place& at, int64_t m0, int64_t n0, const Registers& own) const {
     const int row = at.thread / kSide, column = at.thread % kSide;
     for (int i = 0; i < kOwn; ++i) {
       for (int j = 0; j < kOwn; ++j) {
@@ -85,11 +85,11 @@ struct TileProduct : ProductGrid<64, 64> {
 
 /// A number as products take it: rounded to bfloat16 if `half`.
 template <bool half>
-EVENFLOW_HD float operand(float x) {
+EVENFLOW_INLINE float operand(float x) {
   return half ? to_float(to_bf16(x)) : x;
 }
 template <bool half>
-EVENFLOW_HD double operand(double x) {
+EVENFLOW_INLINE double operand(double x) {
   return x;
 }
 
@@ -107,7 +107,7 @@ struct Patches {
   bool edge;
   int sign;
 
-  EVENFLOW_HD T operator()(int64_t pixel, int64_t k) const {
+  EVENFLOW_INLINE T operator()(int64_t pixel, int64_t k) const {
     if (kernel == 1) return operand<half>(value_of(x[pixel * stride + k]));
     const int64_t rows = channels + (edge ? 1 : 0), tap = k / rows, c = k % rows;
     const int64_t dy = sign * (tap / 3 - 1), dx = sign * (tap % 3 - 1);
@@ -123,7 +123,7 @@ template <class P>
 struct Transposed {
   static constexpr bool along_k = false;
   P of;
-  EVENFLOW_HD auto operator()(int64_t m, int64_t k) const { return of(k, m); }
+  EVENFLOW_INLINE auto operator()(int64_t m, int64_t k) const { return of(k, m); }
 };
 
 /// (pixel, channel) of a view.
@@ -131,7 +131,7 @@ template <class T, class S, bool half>
 struct Rows {
   const S* x;
   int64_t stride;
-  EVENFLOW_HD T operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE T operator()(int64_t row, int64_t c) const {
     return operand<half>(value_of(x[row * stride + c]));
   }
 };
@@ -142,7 +142,7 @@ struct BackwardWeights {
   const T* w;
   int64_t rows;
   int64_t cout;
-  EVENFLOW_HD T operator()(int64_t k, int64_t c) const {
+  EVENFLOW_INLINE T operator()(int64_t k, int64_t c) const {
     return operand<half>(w[(k / cout * rows + c) * cout + k % cout]);
   }
 };
@@ -155,7 +155,7 @@ struct StoreActivated {
   const T* bias;
   const T* scale;
   bool relu;
-  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t, T sum) const {
+  EVENFLOW_INLINE void operator()(int64_t m, int64_t n, int64_t, T sum) const {
     T v = sum;
     if (bias) v += bias[n];
     if (scale) v *= scale[n];
@@ -168,7 +168,7 @@ template <class T>
 struct StoreAdded {
   T* y;
   int64_t stride;
-  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t, T sum) const { y[m * stride + n] += sum; }
+  EVENFLOW_INLINE void operator()(int64_t m, int64_t n, int64_t, T sum) const { y[m * stride + n] += sum; }
 };
 
 /// partial (splits, m, n).
@@ -177,7 +177,7 @@ struct StoreSplit {
   T* partial;
   int64_t m_count;
   int64_t n_count;
-  EVENFLOW_HD void operator()(int64_t m, int64_t n, int64_t split, T sum) const {
+  EVENFLOW_INLINE void operator()(int64_t m, int64_t n, int64_t split, T sum) const {
     partial[(split * m_count + m) * n_count + n] = sum;
   }
 };
@@ -190,7 +190,7 @@ struct AddSplits {
   const T* partial;
   bool overwrite;
   T* dw;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     double total = 0;
     for (int64_t s = 0; s < splits; ++s) total += static_cast<double>(partial[s * size + i]);
     dw[i] = (overwrite ? T(0) : dw[i]) + static_cast<T>(total);

@@ -17,21 +17,21 @@ struct LuFactors {
   LuParameters<T> of;
   int64_t n;
 
-  EVENFLOW_HD double lower(int64_t i, int64_t j) const {
+  EVENFLOW_INLINE double lower(int64_t i, int64_t j) const {
     return j < i ? static_cast<double>(of.lower[i * n + j]) : j == i ? 1.0 : 0.0;
   }
-  EVENFLOW_HD double diagonal(int64_t i) const {
+  EVENFLOW_INLINE double diagonal(int64_t i) const {
     return static_cast<double>(of.sign[i]) * exp(static_cast<double>(of.logs[i]));
   }
   /// The row of L U that is row i of W; -1: the permutation names none.
-  EVENFLOW_HD int64_t row(int64_t i) const {
+  EVENFLOW_INLINE int64_t row(int64_t i) const {
     const T stored = of.permutation[i];
     if (!(stored >= T(0) && stored < static_cast<T>(n))) return -1;
     const int64_t named = static_cast<int64_t>(stored);
     return static_cast<T>(named) == stored ? named : -1;
   }
   /// Whether the permutation names row k of L U once.
-  EVENFLOW_HD bool names(int64_t k) const {
+  EVENFLOW_INLINE bool names(int64_t k) const {
     int64_t count = 0;
     for (int64_t i = 0; i < n; ++i) count += row(i) == k;
     return count == 1;
@@ -53,8 +53,8 @@ struct LuMatrix {
   double* room;
 
   /// The diagonal; W; for the inverse P^-1, from which L's columns and U's are eliminated one by one.
-  EVENFLOW_HD int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return inverse ? 2 * f.n + 4 : 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     if (phase == 0) {
@@ -83,16 +83,16 @@ struct LuMatrix {
   }
 
  private:
-  EVENFLOW_HD static double none() { return std::numeric_limits<double>::quiet_NaN(); }
-  EVENFLOW_HD double* row_of(int64_t i) const { return room + f.n + i * f.n; }
+  EVENFLOW_INLINE static double none() { return std::numeric_limits<double>::quiet_NaN(); }
+  EVENFLOW_INLINE double* row_of(int64_t i) const { return room + f.n + i * f.n; }
 
-  EVENFLOW_HD void sum_logs() const {
+  EVENFLOW_INLINE void sum_logs() const {
     double total = 0;
     for (int64_t i = 0; i < f.n; ++i) total += static_cast<double>(f.of.logs[i]);
     log_det[0] = total;
   }
 
-  EVENFLOW_HD void multiply(const Share& share, int64_t i) const {
+  EVENFLOW_INLINE void multiply(const Share& share, int64_t i) const {
     const int64_t n = f.n, row = f.row(i);
     double* sums = row_of(i);
     for (int64_t j = share.first_col(0); j < n; j += cols) sums[j] = row < 0 ? none() : 0;
@@ -106,13 +106,13 @@ struct LuMatrix {
     for (int64_t j = share.first_col(0); j < n; j += cols) w[i * n + j] = static_cast<T>(sums[j]);
   }
 
-  EVENFLOW_HD void permute(const Share& share, int64_t i) const {
+  EVENFLOW_INLINE void permute(const Share& share, int64_t i) const {
     double* x = row_of(i);
     for (int64_t j = share.first_col(0); j < f.n; j += cols) x[j] = f.row(j) == i ? 1 : 0;
   }
 
   /// Row i of what becomes the inverse -= factor * row k.
-  EVENFLOW_HD void eliminate(const Share& share, int64_t i, int64_t k, double factor) const {
+  EVENFLOW_INLINE void eliminate(const Share& share, int64_t i, int64_t k, double factor) const {
     double* x = row_of(i);
     const double* known = row_of(k);
     for (int64_t j = share.first_col(0); j < f.n; j += cols) x[j] -= factor * known[j];
@@ -135,8 +135,8 @@ struct LuGradients {
   double* room;
 
   /// The diagonal, and U's upper part transposed; the gradients.
-  EVENFLOW_HD int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     const int64_t n = f.n;
     for (int64_t i = at.thread; phase == 0 && i < n; i += threads) room[i] = f.diagonal(i);
@@ -153,10 +153,10 @@ struct LuGradients {
   }
 
  private:
-  EVENFLOW_HD double* transposed() const { return room + f.n; }
+  EVENFLOW_INLINE double* transposed() const { return room + f.n; }
 
   /// Row i of dW: a row of P^T dW, which times U^T is dL.
-  EVENFLOW_HD void add_lower(const Share& share, int64_t i) const {
+  EVENFLOW_INLINE void add_lower(const Share& share, int64_t i) const {
     const int64_t n = f.n, row = f.row(i);
     double* sums = transposed() + n * n + i * n;
     for (int64_t j = share.first_col(0); j < row; j += cols) sums[j] = 0;
@@ -172,7 +172,7 @@ struct LuGradients {
   }
 
   /// Row i of L^T P^T dW, from the diagonal on dU.
-  EVENFLOW_HD void add_upper(const Share& share, int64_t i) const {
+  EVENFLOW_INLINE void add_upper(const Share& share, int64_t i) const {
     const int64_t n = f.n;
     double* sums = transposed() + 2 * n * n + i * n;
     for (int64_t j = share.first_col(i); j < n; j += cols) sums[j] = 0;

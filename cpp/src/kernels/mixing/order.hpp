@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 // Orders of channels.
 
@@ -16,7 +16,7 @@ struct InvertOrder {
   const From* from;
   int64_t n;
   int32_t* order;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     const From value = from[c];
     if (!(value >= From(0) && value < static_cast<From>(n))) return;
     const int32_t channel = static_cast<int32_t>(value);
@@ -29,7 +29,7 @@ struct EvensFirst {
   int64_t n;
   bool inverse;
   int32_t* order;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     const int64_t evens = (n + 1) / 2, channel = c < evens ? 2 * c : 2 * (c - evens) + 1;
     order[inverse ? channel : c] = static_cast<int32_t>(inverse ? c : channel);
   }
@@ -43,7 +43,7 @@ struct GatherChannels {
   const int32_t* order;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     y[row * y_stride + c] = order[c] < 0 ? std::numeric_limits<T>::quiet_NaN() : x[row * x_stride + order[c]];
   }
 };

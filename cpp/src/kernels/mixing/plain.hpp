@@ -26,8 +26,8 @@ struct PlainMatrix {
 
   /// W; for each column its pivot, the exchange of rows and the elimination below it; the determinant; the
   /// columns of both factors' inverses, one by one; their product.
-  EVENFLOW_HD int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
-  EVENFLOW_HD void run(int64_t phase, const Place& at, Registers&, Shared&) const {
+  EVENFLOW_INLINE int64_t phases(int64_t) const { return exact ? 4 * n + 2 : 3 * n + 2; }
+  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared&) const {
     const Share share(at.thread);
     if (phase == 0) {
       for (int64_t i = at.thread; i < n * n; i += threads) room[i] = static_cast<double>(w[i]);
@@ -63,20 +63,20 @@ struct PlainMatrix {
   }
 
  private:
-  EVENFLOW_HD double* row_of(int64_t i) const { return room + i * n; }      ///< of what becomes L and U
-  EVENFLOW_HD double* left(int64_t i) const { return room + (n + i) * n; }  ///< of L^-1
+  EVENFLOW_INLINE double* row_of(int64_t i) const { return room + i * n; }      ///< of what becomes L and U
+  EVENFLOW_INLINE double* left(int64_t i) const { return room + (n + i) * n; }  ///< of L^-1
   /// Of U^-1, whose columns are not divided by U's diagonal yet.
-  EVENFLOW_HD double* right(int64_t i) const { return room + (2 * n + i) * n; }
-  EVENFLOW_HD double* order() const { return room + 3 * n * n; }  ///< the rows of W that stand here
-  EVENFLOW_HD double* pivot() const { return order() + n; }       ///< the row for the next exchange
+  EVENFLOW_INLINE double* right(int64_t i) const { return room + (2 * n + i) * n; }
+  EVENFLOW_INLINE double* order() const { return room + 3 * n * n; }  ///< the rows of W that stand here
+  EVENFLOW_INLINE double* pivot() const { return order() + n; }       ///< the row for the next exchange
 
   /// Column k of L; no thread asks for it before the next exchange.
-  EVENFLOW_HD void divide(int64_t thread, int64_t k) const {
+  EVENFLOW_INLINE void divide(int64_t thread, int64_t k) const {
     const double pivot = row_of(k)[k];
     for (int64_t i = k + 1 + thread; pivot != 0 && i < n; i += threads) row_of(i)[k] /= pivot;
   }
 
-  EVENFLOW_HD int64_t pivot_of(int64_t k) const {
+  EVENFLOW_INLINE int64_t pivot_of(int64_t k) const {
     int64_t best = k;
     for (int64_t i = k + 1; i < n; ++i) {
       if (abs_of(row_of(i)[k]) > abs_of(row_of(best)[k])) best = i;
@@ -84,31 +84,31 @@ struct PlainMatrix {
     return best;
   }
 
-  EVENFLOW_HD void exchange(int64_t thread, int64_t k, int64_t with) const {
+  EVENFLOW_INLINE void exchange(int64_t thread, int64_t k, int64_t with) const {
     for (int64_t j = thread; j < n; j += threads) swap(row_of(k)[j], row_of(with)[j]);
     if (thread == 0) swap(order()[k], order()[with]);
   }
 
-  EVENFLOW_HD static void swap(double& a, double& b) {
+  EVENFLOW_INLINE static void swap(double& a, double& b) {
     const double before = a;
     a = b;
     b = before;
   }
 
   /// x -= factor * known, from column `begin` to `end`.
-  EVENFLOW_HD void subtract(const Share& share, int64_t begin, int64_t end, double factor,
-                            const double* known, double* x) const {
+  EVENFLOW_INLINE void subtract(const Share& share, int64_t begin, int64_t end, double factor,
+                                const double* known, double* x) const {
     for (int64_t j = share.first_col(begin); j < end; j += cols) x[j] -= rounded_product(factor, known[j]);
   }
 
-  EVENFLOW_HD void sum_logs() const {
+  EVENFLOW_INLINE void sum_logs() const {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) total += log(abs_of(row_of(i)[i]));
     log_det[0] = total;
   }
 
   /// Row i of U^-1 L^-1, whose columns go back to where W's rows were.
-  EVENFLOW_HD void multiply(const Share& share, int64_t i) const {
+  EVENFLOW_INLINE void multiply(const Share& share, int64_t i) const {
     double* out = exact + i * n;
     for (int64_t j = share.first_col(0); j < n; j += cols) out[place(j)] = 0;
     for (int64_t k = i; k < n; ++k) {
@@ -122,7 +122,7 @@ struct PlainMatrix {
       inverse[i * n + place(j)] = static_cast<T>(out[place(j)]);
     }
   }
-  EVENFLOW_HD int64_t place(int64_t j) const { return static_cast<int64_t>(order()[j]); }
+  EVENFLOW_INLINE int64_t place(int64_t j) const { return static_cast<int64_t>(order()[j]); }
 };
 
 /// out += dw + pixels * dlogdet[0] * exact^T, matrices (n, n).
@@ -134,7 +134,7 @@ struct PlainGradients {
   const double* dlogdet;
   double pixels;
   T* out;
-  EVENFLOW_HD void operator()(int64_t i, int64_t j) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t j) const {
     const double slope = rounded_product(rounded_product(dlogdet[0], pixels), exact[j * n + i]);
     out[i * n + j] += static_cast<T>(static_cast<double>(dw[i * n + j]) + slope);
   }

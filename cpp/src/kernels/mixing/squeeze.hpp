@@ -18,9 +18,9 @@ struct Squeeze {
   T* y;
   int64_t y_stride;
 
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const int64_t corner = 2 * (row / width * 2 * width + row % width);  // of the four pixels
     Pack<T, n> four[4];                                                  // (0, 0), (0, 1), (1, 0), (1, 1)
     if (inverse) {
@@ -33,12 +33,14 @@ struct Squeeze {
   }
 
  private:
-  EVENFLOW_HD int64_t pixel(int64_t corner, int k) const { return corner + k / 2 * 2 * width + k % 2; }
+  EVENFLOW_INLINE int64_t pixel(int64_t corner, int k) const { return corner + k / 2 * 2 * width + k % 2; }
   /// Diagonal order: (0, 0), (1, 1), (0, 1), (1, 0).
-  EVENFLOW_HD int64_t position(int k) const { return (k == 0 ? 0 : k == 1 ? 2 : k == 2 ? 3 : 1) * channels; }
+  EVENFLOW_INLINE int64_t position(int k) const {
+    return (k == 0 ? 0 : k == 1 ? 2 : k == 2 ? 3 : 1) * channels;
+  }
 
   template <int n>
-  EVENFLOW_HD void read_small(const T* from, int64_t c, Pack<T, n> (&four)[4]) const {
+  EVENFLOW_INLINE void read_small(const T* from, int64_t c, Pack<T, n> (&four)[4]) const {
     if (diagonal) {
       for (int k = 0; k < 4; ++k) four[k] = read<n>(from + position(k) + c);
       return;
@@ -50,7 +52,7 @@ struct Squeeze {
     }
   }
   template <int n>
-  EVENFLOW_HD void write_small(const Pack<T, n> (&four)[4], int64_t c, T* to) const {
+  EVENFLOW_INLINE void write_small(const Pack<T, n> (&four)[4], int64_t c, T* to) const {
     if (diagonal) {
       for (int k = 0; k < 4; ++k) write(four[k], to + position(k) + c);
       return;

@@ -16,9 +16,9 @@ struct Copy {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     write(read<n>(x + row * x_stride + c), y + row * y_stride + c);
   }
 };
@@ -34,11 +34,11 @@ struct CopyBlocks {
   T* y;
   int64_t y_stride;
   int64_t to_step;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, x, x_stride) && fits(n, y, y_stride) && from_step % n == 0 && to_step % n == 0;
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const int64_t i = row / pixels, p = row % pixels;
     write(read<n>(x + i * from_step + p * x_stride + c), y + i * to_step + p * y_stride + c);
   }
@@ -53,9 +53,9 @@ struct Add {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> more = read<n>(x + row * x_stride + c);
     Pack<T, n> v = read<n>(y + row * y_stride + c);
     for (int e = 0; e < n; ++e) v.v[e] += more.v[e];
@@ -71,7 +71,7 @@ struct AddPixelSums {
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t i, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t c) const {
     double sum = 0;
     for (int64_t p = 0; p < pixels; ++p) sum += x[(i * pixels + p) * x_stride + c];
     y[i * y_stride + c] += static_cast<T>(sum);
@@ -90,9 +90,9 @@ struct MaskPixels {
   bool accumulate;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const bool on = on_parity(row, width, height, parity);
     Pack<T, n> v = read<n>(x + row * x_stride + c);
     for (int e = 0; e < n; ++e) v.v[e] = on ? v.v[e] : T(0);

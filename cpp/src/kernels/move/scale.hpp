@@ -14,11 +14,11 @@ struct ScaleAll {
   T factor;
   T* x;
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     f(x);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     Pack<T, n> v = read<n>(x + i);
     for (int e = 0; e < n; ++e) v.v[e] *= factor;
     write(v, x + i);
@@ -30,7 +30,7 @@ struct Scaled {
   double factor;
   const double* x;
   double* y;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { y[i] = factor * x[i]; }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { y[i] = factor * x[i]; }
 };
 
 /// Row i of x (n, d) *= factors[i].
@@ -39,7 +39,7 @@ struct ScaleRows {
   const double* factors;
   int64_t d;
   T* x;
-  EVENFLOW_HD void operator()(int64_t i, int64_t c) const { x[i * d + c] *= static_cast<T>(factors[i]); }
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t c) const { x[i * d + c] *= static_cast<T>(factors[i]); }
 };
 
 /// x[i] += factor * total[0].
@@ -48,7 +48,7 @@ struct AddTotal {
   double factor;
   const U* total;
   double* x;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     x[i] = multiply_add(factor, static_cast<double>(total[0]), x[i]);
   }
 };

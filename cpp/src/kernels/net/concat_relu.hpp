@@ -17,7 +17,7 @@ struct ConcatRelu {
   int64_t height;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const T v = gain * x[row * x_stride + c];
     T* out = y + row * y_stride;
     out[c] = max_of(T(0), v);
@@ -38,7 +38,7 @@ struct ConcatReluBackward {
   T gain;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const T* out = y + row * y_stride;
     const T* g = dy + row * dy_stride;
     const T up = out[c] > T(0) ? g[c] : T(0);

@@ -20,24 +20,25 @@ struct EpilogueBackward {
   T scaled;  ///< 1, or 0 without a scale: a choice by a number becomes one of vectors, by a bool a branch
   /// The scale, else anything as long: a load from null takes 50 ns even if it is of no lane of a vector.
   const T* scale;
-  EVENFLOW_HD EpilogueBackward(const T* y_, int64_t y_stride_, T* dy_, int64_t dy_stride_, const T* scale_)
+  EVENFLOW_INLINE EpilogueBackward(const T* y_, int64_t y_stride_, T* dy_, int64_t dy_stride_,
+                                   const T* scale_)
       : y(y_),
         y_stride(y_stride_),
         dy(dy_),
         dy_stride(dy_stride_),
         scaled(scale_ ? T(1) : T(0)),
         scale(scale_ ? scale_ : y_) {}
-  EVENFLOW_HD bool flat(int64_t cols) const {
+  EVENFLOW_INLINE bool flat(int64_t cols) const {
     return y_stride == cols && dy_stride == cols && scaled == T(0);
   }
-  EVENFLOW_HD EpilogueBackward joined(int64_t row, int64_t together) const {
+  EVENFLOW_INLINE EpilogueBackward joined(int64_t row, int64_t together) const {
     return {y + row * y_stride, y_stride * together, dy + row * dy_stride, dy_stride * together, nullptr};
   }
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, scale);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
     const Pack<T, n> out = read<n>(y + row * y_stride + c), gradient = read<n>(dy + row * dy_stride + c);
     Pack<T, n> da;
     for (int e = 0; e < n; ++e) {
@@ -64,11 +65,11 @@ struct HiddenBackward {
   bool relu;
   H* da;
   int64_t da_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, da, da_stride);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
     const Pack<H, n> out = read<n>(y + row * y_stride + c);
     const Pack<T, n> slope = read<n>(dy + row * dy_stride + c);
     Pack<H, n> to;

@@ -2,7 +2,7 @@
 
 #include "evenflow/context.hpp"
 #include "evenflow/types.hpp"
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow {
 
@@ -47,8 +47,8 @@ int64_t activation_values(int64_t channels, int64_t pixels, int64_t value_bytes)
 
 /// The same for all hidden units of a chain.
 template <class T>
-EVENFLOW_HD int64_t activation_values(const StackUnit<T>* units, int count, int64_t pixels,
-                                      int64_t value_bytes) {
+EVENFLOW_INLINE int64_t activation_values(const StackUnit<T>* units, int count, int64_t pixels,
+                                          int64_t value_bytes) {
   int64_t values = 0;
   for (int u = 0; u + 1 < count; ++u) {
     values += activation_values(units[u].dims.cout, pixels, value_bytes);

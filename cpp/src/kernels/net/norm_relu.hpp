@@ -20,11 +20,11 @@ struct NormRelu {
   bool relu;
   T* y;
   int64_t y_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, x, x_stride) && fits(n, y, y_stride) && fits(n, shift) && fits(n, scale) && fits(n, beta);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c), more = read<n>(beta + c);
     Pack<T, n> out = read<n>(x + row * x_stride + c);
     for (int e = 0; e < n; ++e) {
@@ -48,12 +48,12 @@ struct NormReluSums {
   bool relu;
   T* dy;
   int64_t dy_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, x, x_stride) && fits(n, dy, dy_stride) && fits(n, shift) && fits(n, scale) &&
            fits(n, beta);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c), more = read<n>(beta + c);
     const Pack<T, n> in = read<n>(x + row * x_stride + c);
     Pack<T, n> v = read<n>(dy + row * dy_stride + c);
@@ -82,12 +82,12 @@ struct NormReluBackward {
   int64_t dv_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD bool packs(int n) const {
+  EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, x, x_stride) && fits(n, dv, dv_stride) && fits(n, dx, dx_stride) && fits(n, shift) &&
            fits(n, scale) && fits(n, mean_dv) && fits(n, mean_dvn);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
     const Pack<T, n> dv_mean = read<n>(mean_dv + c), dvn_mean = read<n>(mean_dvn + c);
     const Pack<T, n> in = read<n>(x + row * x_stride + c), g = read<n>(dv + row * dv_stride + c);

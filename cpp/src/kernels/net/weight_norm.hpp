@@ -14,9 +14,9 @@ struct NormSquares {
   static constexpr int sums = 1;
   const T* v;
   int64_t cols;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, v, cols); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, v, cols); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
     const Pack<T, n> value = read<n>(v + row * cols + c);
     for (int e = 0; e < n; ++e) sum[e] += value.v[e] * value.v[e];
   }
@@ -29,7 +29,7 @@ struct NormFactors {
   const T* g;  ///< null: 1
   T* norms;
   T* factor;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     norms[c] = static_cast<T>(sqrt(squares[c]));
     factor[c] = (g ? g[c] : T(1)) / norms[c];
   }
@@ -42,7 +42,7 @@ struct ScaleColumns {
   const T* factor;
   int64_t cols;
   T* w;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     w[row * cols + c] = v[row * cols + c] * factor[c];
   }
 };
@@ -55,9 +55,9 @@ struct ColumnDots {
   const T* a;
   const T* b;
   int64_t cols;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, a, cols) && fits(n, b, cols); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, a, cols) && fits(n, b, cols); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
     const Pack<T, n> left = read<n>(a + row * cols + c), right = read<n>(b + row * cols + c);
     for (int e = 0; e < n; ++e) sum[e] += left.v[e] * right.v[e];
   }
@@ -72,7 +72,7 @@ struct NormFactorsBackward {
   T* factor;
   T* along;
   T* dg;  ///< may be null
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
     const double dot = dots[c] / norms[c];  // d loss / d g
     factor[c] = (g ? g[c] : T(1)) / norms[c];
     along[c] = static_cast<T>(factor[c] * dot / norms[c]);
@@ -89,7 +89,7 @@ struct WeightNormBackward {
   const T* along;
   int64_t cols;
   T* dv;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     const int64_t i = row * cols + c;
     dv[i] += factor[c] * dw[i] - v[i] * along[c];
   }

@@ -2,12 +2,12 @@
 
 #include <cstdint>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow::ops {
 
 /// Whether a row is a pixel (i, j) of images height x width with (i + j) % 2 == parity.
-EVENFLOW_HD bool on_parity(int64_t row, int64_t width, int64_t height, int parity) {
+EVENFLOW_INLINE bool on_parity(int64_t row, int64_t width, int64_t height, int parity) {
   return ((row / width % height + row % width) & 1) == parity;
 }
 
@@ -17,7 +17,7 @@ struct PixelMask {
   int64_t width = 1;
   int64_t height = 1;
 
-  EVENFLOW_HD bool active(int64_t row) const {
+  EVENFLOW_INLINE bool active(int64_t row) const {
     if (parity < 0) return true;
     return on_parity(row, width, height, parity);
   }
@@ -25,7 +25,7 @@ struct PixelMask {
 
 /// All pixels, known when the program is compiled: a kernel then does not divide for each of them.
 struct AllPixels {
-  EVENFLOW_HD bool active(int64_t) const { return true; }
+  EVENFLOW_INLINE bool active(int64_t) const { return true; }
 };
 
 }  // namespace evenflow::ops

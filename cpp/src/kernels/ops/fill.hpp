@@ -10,9 +10,9 @@ struct Fill {
   using Number = U;
   U value;
   U* x;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     Pack<U, n> v;
     for (int e = 0; e < n; ++e) v.v[e] = value;
     write(v, x + i);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 // Elementary functions with the same expression on every device. Their argument is a number, or some numbers
 // of one register (cpu/lanes.hpp). float32: branch-free, so that loops over them vectorise; errors measured
@@ -26,7 +26,7 @@ constexpr bool is_single = std::is_same<Element<V>, float>::value;
 
 /// The number, or the numbers side by side, of a V in memory.
 template <class V>
-EVENFLOW_HD V loaded(const Element<V>* from) {
+EVENFLOW_INLINE V loaded(const Element<V>* from) {
   if constexpr (std::is_same<V, Element<V>>::value) {
     return *from;
   } else {
@@ -34,7 +34,7 @@ EVENFLOW_HD V loaded(const Element<V>* from) {
   }
 }
 template <class V>
-EVENFLOW_HD void keep(V x, Element<V>* to) {
+EVENFLOW_INLINE void keep(V x, Element<V>* to) {
   if constexpr (std::is_same<V, Element<V>>::value) {
     *to = x;
   } else {
@@ -44,31 +44,31 @@ EVENFLOW_HD void keep(V x, Element<V>* to) {
 
 /// a where the condition holds, else b.
 template <class V>
-EVENFLOW_HD V select(bool condition, V a, V b) {
+EVENFLOW_INLINE V select(bool condition, V a, V b) {
   return condition ? a : b;
 }
 
 /// f of each number.
 template <class V, class F>
-EVENFLOW_HD V for_each_number(V x, const F& f) {
+EVENFLOW_INLINE V for_each_number(V x, const F& f) {
   return f(x);
 }
 
 /// Towards zero, for numbers within the range of int32_t.
-EVENFLOW_HD int32_t truncate(float x) {
+EVENFLOW_INLINE int32_t truncate(float x) {
   return static_cast<int32_t>(x);
 }
-EVENFLOW_HD float to_float(int32_t x) {
+EVENFLOW_INLINE float to_float(int32_t x) {
   return static_cast<float>(x);
 }
 
-EVENFLOW_HD float bits_to_float(int32_t bits) {
+EVENFLOW_INLINE float bits_to_float(int32_t bits) {
   float f;
   memcpy(&f, &bits, sizeof f);
   return f;
 }
 
-EVENFLOW_HD int32_t float_to_bits(float f) {
+EVENFLOW_INLINE int32_t float_to_bits(float f) {
   int32_t bits;
   memcpy(&bits, &f, sizeof bits);
   return bits;
@@ -76,23 +76,23 @@ EVENFLOW_HD int32_t float_to_bits(float f) {
 
 /// b where one is NaN; so is min_of.
 template <class T>
-EVENFLOW_HD T max_of(T a, T b) {
+EVENFLOW_INLINE T max_of(T a, T b) {
   return select(a > b, a, b);
 }
 
 template <class T>
-EVENFLOW_HD T min_of(T a, T b) {
+EVENFLOW_INLINE T min_of(T a, T b) {
   return select(a < b, a, b);
 }
 
 template <class T>
-EVENFLOW_HD T abs_of(T a) {
+EVENFLOW_INLINE T abs_of(T a) {
   return select(a < T(0), -a, a);
 }
 
 /// a * b, rounded: compilers fuse a product with the addition that follows where a machine can, and only
 /// there.
-EVENFLOW_HD double rounded_product(double a, double b) {
+EVENFLOW_INLINE double rounded_product(double a, double b) {
 #ifdef __CUDA_ARCH__
   return __dmul_rn(a, b);
 #else
@@ -103,7 +103,7 @@ EVENFLOW_HD double rounded_product(double a, double b) {
 
 /// a * b + c, rounded once where the processor can. Left to compilers it may be once in the vectors of a loop
 /// and twice behind them.
-EVENFLOW_HD double multiply_add(double a, double b, double c) {
+EVENFLOW_INLINE double multiply_add(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
   return ::fma(a, b, c);
 #elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -113,15 +113,15 @@ EVENFLOW_HD double multiply_add(double a, double b, double c) {
 #endif
 }
 
-EVENFLOW_HD double sqrt(double x) {
+EVENFLOW_INLINE double sqrt(double x) {
   return ::sqrt(x);
 }
-EVENFLOW_HD float sqrt(float x) {
+EVENFLOW_INLINE float sqrt(float x) {
   return ::sqrtf(x);
 }
 
 template <class V>
-EVENFLOW_HD V single_exp(V x) {
+EVENFLOW_INLINE V single_exp(V x) {
   x = select(x > 89.0f, V(89.0f), x);
   x = select(x < -104.0f, V(-104.0f), x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -141,7 +141,7 @@ EVENFLOW_HD V single_exp(V x) {
 }
 
 template <class V>
-EVENFLOW_HD V exp(V x) {
+EVENFLOW_INLINE V exp(V x) {
   if constexpr (is_single<V>) {
     return single_exp(x);
   } else {
@@ -150,7 +150,7 @@ EVENFLOW_HD V exp(V x) {
 }
 
 template <class V>
-EVENFLOW_HD V single_log(V x) {
+EVENFLOW_INLINE V single_log(V x) {
   const auto tiny = x < 1.17549435e-38f;
   const V y = select(tiny, x * 8388608.0f, x);
   const auto bits = float_to_bits(y);
@@ -179,7 +179,7 @@ EVENFLOW_HD V single_log(V x) {
 }
 
 template <class V>
-EVENFLOW_HD V log(V x) {
+EVENFLOW_INLINE V log(V x) {
   if constexpr (is_single<V>) {
     return single_log(x);
   } else {
@@ -189,7 +189,7 @@ EVENFLOW_HD V log(V x) {
 
 /// For x >= 0.
 template <class V>
-EVENFLOW_HD V log1p(V x) {
+EVENFLOW_INLINE V log1p(V x) {
   if constexpr (is_single<V>) {
     const V w = 1.0f + x;
     return log(w) - ((w - 1.0f) - x) / w;  // the second term undoes the rounding of 1 + x
@@ -201,7 +201,7 @@ EVENFLOW_HD V log1p(V x) {
 // For noise: double precision and branch-free, so that loops vectorise and every device has the same numbers.
 
 /// log of 2^-40 <= x <= 1, to 2^-51 of the result.
-EVENFLOW_HD double noise_log(double x) {
+EVENFLOW_INLINE double noise_log(double x) {
   uint64_t bits;
   memcpy(&bits, &x, sizeof bits);
   // x = 2^e m, 0.7 < m < 1.42; 2^52 + e as a double holds e in its lowest bits.
@@ -227,7 +227,7 @@ EVENFLOW_HD double noise_log(double x) {
 }
 
 /// Sine and cosine of 2 pi u, 0 <= u <= 1, to 2^-51 of 1. Taylor series of a quarter turn's half.
-EVENFLOW_HD void noise_sine(double u, double* sine, double* cosine) {
+EVENFLOW_INLINE void noise_sine(double u, double* sine, double* cosine) {
   const double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
   const double shifted = 4 * u + magic, quarter = shifted - magic;
   const double x = (4 * u - quarter) * 1.5707963267948966, z = x * x;
@@ -256,7 +256,7 @@ EVENFLOW_HD void noise_sine(double u, double* sine, double* cosine) {
 }
 
 template <class V>
-EVENFLOW_HD V single_tanh(V x) {
+EVENFLOW_INLINE V single_tanh(V x) {
   const V a = abs_of(x);
   const V z = x * x;
   V p = -5.70498872745e-3f;
@@ -270,7 +270,7 @@ EVENFLOW_HD V single_tanh(V x) {
 }
 
 template <class V>
-EVENFLOW_HD V tanh(V x) {
+EVENFLOW_INLINE V tanh(V x) {
   if constexpr (is_single<V>) {
     return single_tanh(x);
   } else {
@@ -279,19 +279,19 @@ EVENFLOW_HD V tanh(V x) {
 }
 
 template <class T>
-EVENFLOW_HD T sigmoid(T x) {
+EVENFLOW_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exp(-x));
 }
 
 /// log(1 + e^x), without overflow.
 template <class T>
-EVENFLOW_HD T softplus(T x) {
+EVENFLOW_INLINE T softplus(T x) {
   return max_of(x, T(0)) + log1p(exp(-abs_of(x)));
 }
 
 /// exp(x), computed in float64 and rounded once, so that every device agrees.
 template <class T>
-EVENFLOW_HD T rounded_exp(T x) {
+EVENFLOW_INLINE T rounded_exp(T x) {
   return static_cast<T>(exp(static_cast<double>(x)));
 }
 

@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 // Neighbouring numbers as one access. A functor that takes n columns at a time has
 //   Number      what its arrays hold, the bulk of them
@@ -27,7 +27,7 @@ struct alignas(n * sizeof(T)) Pack {
 
 /// Whether packs may begin at every n-th column of rows `stride` numbers apart; null fits.
 template <class T>
-EVENFLOW_HD bool fits(int n, const T* x, int64_t stride = 0) {
+EVENFLOW_INLINE bool fits(int n, const T* x, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(x) % (static_cast<unsigned>(n) * sizeof(T)) == 0 && stride % n == 0;
 }
 
@@ -36,7 +36,7 @@ template <class F, class = void>
 constexpr bool names_arrays = false;
 struct AnyArray {
   template <class T>
-  EVENFLOW_HD void operator()(const T*) const {}
+  EVENFLOW_INLINE void operator()(const T*) const {}
 };
 template <class F>
 constexpr bool names_arrays<F, std::void_t<decltype(std::declval<F>().each_array(AnyArray()))>> = true;
@@ -68,7 +68,7 @@ constexpr bool joins_rows<F, std::void_t<decltype(std::declval<F>().joined(0, 1)
 
 /// Whether n columns are one access in each of f's arrays.
 template <class F>
-EVENFLOW_HD bool packs(const F& f, int n) {
+EVENFLOW_INLINE bool packs(const F& f, int n) {
   if constexpr (names_arrays<F>) {
     bool all = true;
     f.each_array([&](const auto* array) { all = all && fits(n, array); });
@@ -84,21 +84,21 @@ EVENFLOW_HD bool packs(const F& f, int n) {
 template <class P, int bytes = sizeof(P)>
 using Word = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 8, uint2, uint32_t>>;
 template <class W>
-EVENFLOW_HD void store(const W& word, W* to) {
+EVENFLOW_INLINE void store(const W& word, W* to) {
   __stwb(to, word);
 }
 #else
 template <class P>
 using Word = P;
 template <class W>
-EVENFLOW_HD void store(const W& word, W* to) {
+EVENFLOW_INLINE void store(const W& word, W* to) {
   *to = word;
 }
 #endif
 
 /// A GPU ends a kernel that accesses a pack elsewhere; so does what runs such kernels on a CPU.
 template <class W, class T>
-EVENFLOW_HD W* aligned(T* at) {
+EVENFLOW_INLINE W* aligned(T* at) {
 #ifndef __CUDA_ARCH__
   if (reinterpret_cast<uintptr_t>(at) % alignof(W) != 0) __builtin_trap();
 #endif
@@ -106,7 +106,7 @@ EVENFLOW_HD W* aligned(T* at) {
 }
 
 template <int n, class T>
-EVENFLOW_HD Pack<T, n> read(const T* x) {
+EVENFLOW_INLINE Pack<T, n> read(const T* x) {
   if constexpr (n == 1) {
     return {{x[0]}};
   } else {
@@ -119,7 +119,7 @@ EVENFLOW_HD Pack<T, n> read(const T* x) {
 
 /// To the device's own memory, not to what the threads of a block share.
 template <class T, int n>
-EVENFLOW_HD void write(const Pack<T, n>& from, T* to) {
+EVENFLOW_INLINE void write(const Pack<T, n>& from, T* to) {
   if constexpr (n == 1) {
     to[0] = from.v[0];
   } else {
@@ -131,11 +131,11 @@ EVENFLOW_HD void write(const Pack<T, n>& from, T* to) {
 
 /// To and from an array of a thread's own.
 template <class T, int n>
-EVENFLOW_HD void put(const Pack<T, n>& from, T* to) {
+EVENFLOW_INLINE void put(const Pack<T, n>& from, T* to) {
   for (int e = 0; e < n; ++e) to[e] = from.v[e];
 }
 template <int n, class T>
-EVENFLOW_HD Pack<T, n> pack_of(const T* from) {
+EVENFLOW_INLINE Pack<T, n> pack_of(const T* from) {
   Pack<T, n> out;
   for (int e = 0; e < n; ++e) out.v[e] = from[e];
   return out;

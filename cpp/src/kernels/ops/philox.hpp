@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow::ops {
 
@@ -12,7 +12,7 @@ struct Words {
 
 /// Philox 4x32-10 (Salmon et al., SC 2011): key = seed, counter = (block, sample's low word, its high word,
 /// stream).
-EVENFLOW_HD Words philox(uint64_t seed, uint32_t stream, uint64_t sample, uint32_t block) {
+EVENFLOW_INLINE Words philox(uint64_t seed, uint32_t stream, uint64_t sample, uint32_t block) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   uint32_t c0 = block, c1 = static_cast<uint32_t>(sample), c2 = static_cast<uint32_t>(sample >> 32),
            c3 = stream;

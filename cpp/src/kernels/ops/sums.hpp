@@ -15,9 +15,9 @@ struct ColumnSum {
   PixelMask mask;
   const T* x;
   int64_t x_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride); }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
     const Pack<T, n> in = read<n>(x + row * x_stride + c);
     const bool on = mask.active(row);
     for (int e = 0; e < n; ++e) sum[e] += on ? in.v[e] : T(0);
@@ -32,7 +32,7 @@ struct AddPair {
   double factor;
   T* dbias;
   T* dlogs;
-  EVENFLOW_HD void operator()(int64_t c, const double* sum, int64_t step) const {
+  EVENFLOW_INLINE void operator()(int64_t c, const double* sum, int64_t step) const {
     if (dbias) dbias[c] += static_cast<T>(sum[0]);
     if (dlogs) dlogs[c] += static_cast<T>(factor * sum[step]);
   }
@@ -44,14 +44,14 @@ struct AddSums {
   double factor;
   const double* sums;
   T* out;
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const { out[i] += static_cast<T>(factor * sums[i]); }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { out[i] += static_cast<T>(factor * sums[i]); }
 };
 
 /// Stores a column's sum.
 struct StoreSum {
   static constexpr int sums = 1;
   double* out;
-  EVENFLOW_HD void operator()(int64_t c, const double* sum, int64_t) const { out[c] = sum[0]; }
+  EVENFLOW_INLINE void operator()(int64_t c, const double* sum, int64_t) const { out[c] = sum[0]; }
 };
 
 /// Calls f(column, its sums, their distance) for sums (F::sums, cols) that are in memory.
@@ -60,7 +60,7 @@ struct FromSums {
   const double* sums;
   int64_t cols;
   F f;
-  EVENFLOW_HD void operator()(int64_t, int64_t c) const { f(c, sums + c, cols); }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const { f(c, sums + c, cols); }
 };
 
 }  // namespace evenflow::ops

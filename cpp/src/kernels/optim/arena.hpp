@@ -14,11 +14,11 @@ struct Average {
   T rate;
   T* average;
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     f(x), f(average);
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     const Pack<T, n> now = read<n>(x + i);
     Pack<T, n> mean = read<n>(average + i);
     for (int e = 0; e < n; ++e) mean.v[e] += rate * (now.v[e] - mean.v[e]);
@@ -32,11 +32,11 @@ struct SumSquares {
   using Number = T;
   const T* x;
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     f(x);
   }
   template <int n = 1>
-  EVENFLOW_HD Pack<double, n> operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE Pack<double, n> operator()(int64_t, int64_t i) const {
     const Pack<T, n> in = read<n>(x + i);
     Pack<double, n> out;
     for (int e = 0; e < n; ++e) out.v[e] = static_cast<double>(in.v[e]) * static_cast<double>(in.v[e]);

@@ -13,9 +13,9 @@ struct NotFinite {
   using Number = T;
   const T* x;
   int64_t x_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, x, x_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride); }
   template <int n = 1>
-  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
     const Pack<T, n> in = read<n>(x + row * x_stride + c);
     Pack<double, n> out;
     for (int e = 0; e < n; ++e) out.v[e] = in.v[e] - in.v[e] == T(0) ? 0.0 : 1.0;
@@ -31,9 +31,9 @@ struct Distance {
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
-  EVENFLOW_HD bool packs(int n) const { return fits(n, a, a_stride) && fits(n, b, b_stride); }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, a, a_stride) && fits(n, b, b_stride); }
   template <int n = 1>
-  EVENFLOW_HD Pack<double, n> operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
     const Pack<T, n> truth = read<n>(b + row * b_stride + c), got = read<n>(a + row * a_stride + c);
     Pack<double, n> out;
     for (int e = 0; e < n; ++e) {

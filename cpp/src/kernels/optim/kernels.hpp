@@ -3,7 +3,7 @@
 #include "evenflow/context.hpp"
 #include "evenflow/optim.hpp"
 #include "evenflow/types.hpp"
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow {
 
@@ -29,7 +29,7 @@ class OptimKernels {
 };
 
 /// max |a - b| / max(1, max |b|) from what OptimKernels::distance found.
-EVENFLOW_HD double relative_distance(const double* found) {
+EVENFLOW_INLINE double relative_distance(const double* found) {
   return found[0] / (found[1] > 1 ? found[1] : 1);
 }
 

@@ -20,11 +20,11 @@ struct StepBase {
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     f(g), f(w);
   }
   template <int n>
-  EVENFLOW_HD Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
+  EVENFLOW_INLINE Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
     Pack<T, n> slope = read<n>(g + i);
     for (int e = 0; e < n; ++e) slope.v[e] += i + e < decay_size ? weight_decay * at.v[e] : T(0);
     return slope;
@@ -34,7 +34,7 @@ struct StepBase {
 /// A decaying average to which nothing is added any more (that of a unit that never fires) ends at zero, not
 /// at denormal numbers, with which arithmetic is a hundred times slower.
 template <class T>
-EVENFLOW_HD T settled(T x) {
+EVENFLOW_INLINE T settled(T x) {
   constexpr T kLeast = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-30 : 1e-300);
   return abs_of(x) < kLeast ? T(0) : x;
 }
@@ -42,13 +42,13 @@ EVENFLOW_HD T settled(T x) {
 /// average + rate (x - average). The rate is 1 - beta, computed in double because a beta near 1 leaves few
 /// digits of it in T. An average of values >= 0 is >= 0, since rate * average is no larger than average.
 template <class T>
-EVENFLOW_HD T averaged(T average, T rate, T x) {
+EVENFLOW_INLINE T averaged(T average, T rate, T x) {
   return settled((average - rate * average) + rate * x);
 }
 
 /// The gradient, limited to numbers whose square is finite: an infinite mean square would stay for ever.
 template <class T>
-EVENFLOW_HD T squarable(T g) {
+EVENFLOW_INLINE T squarable(T g) {
   constexpr T kMost = static_cast<T>(sizeof(T) == sizeof(float) ? 0x1p63 : 0x1p511);
   return max_of(-kMost, min_of(kMost, g));
 }
@@ -60,12 +60,12 @@ struct Sgd {
   T momentum;
   T* v;
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     base.each_array(f), f(v);
   }
-  EVENFLOW_HD T* target() const { return base.w; }
+  EVENFLOW_INLINE T* target() const { return base.w; }
   template <int n = 1>
-  EVENFLOW_HD Pack<T, n> next(int64_t i) const {
+  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i);
     const Pack<T, n> g = base.grad(i, w);
     for (int e = 0; e < n; ++e) {
@@ -76,7 +76,7 @@ struct Sgd {
     return w;
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     write(next<n>(i), target() + i);
   }
 };
@@ -87,7 +87,7 @@ struct RmsProp {
   T momentum;
   T rate;  ///< 1 - decay
   T floor;
-  EVENFLOW_HD void operator()(const StepBase<T>& base, T slope, T& w, T& speed, T& mean) const {
+  EVENFLOW_INLINE void operator()(const StepBase<T>& base, T slope, T& w, T& speed, T& mean) const {
     const T g = squarable(slope);
     mean = averaged(mean, rate, g * g);
     speed = settled(momentum * speed - base.lr * g / max_of(sqrt(mean), floor));
@@ -101,7 +101,7 @@ struct Adam {
   T rate1;  ///< 1 - beta1
   T rate2;
   T eps;
-  EVENFLOW_HD void operator()(const StepBase<T>& base, T slope, T& w, T& first, T& second) const {
+  EVENFLOW_INLINE void operator()(const StepBase<T>& base, T slope, T& w, T& first, T& second) const {
     const T g = squarable(slope);
     first = averaged(first, rate1, g);
     second = averaged(second, rate2, g * g);
@@ -114,7 +114,7 @@ struct Adamax {
   T rate1;  ///< 1 - beta1
   T beta2;
   T eps;
-  EVENFLOW_HD void operator()(const StepBase<T>& base, T g, T& w, T& first, T& most) const {
+  EVENFLOW_INLINE void operator()(const StepBase<T>& base, T g, T& w, T& first, T& most) const {
     first = averaged(first, rate1, g);
     most = max_of(settled(beta2 * most), abs_of(g));
     w = base.shrink * w - base.lr * first / (most + eps);
@@ -130,12 +130,12 @@ struct TwoMoments {
   T* m;
   T* v;
   template <class F>
-  EVENFLOW_HD void each_array(const F& f) const {
+  EVENFLOW_INLINE void each_array(const F& f) const {
     base.each_array(f), f(m), f(v);
   }
-  EVENFLOW_HD T* target() const { return base.w; }
+  EVENFLOW_INLINE T* target() const { return base.w; }
   template <int n = 1>
-  EVENFLOW_HD Pack<T, n> next(int64_t i) const {
+  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
     Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
     const Pack<T, n> g = base.grad(i, w);
     for (int e = 0; e < n; ++e) rule(base, g.v[e], w.v[e], first.v[e], second.v[e]);
@@ -144,7 +144,7 @@ struct TwoMoments {
     return w;
   }
   template <int n = 1>
-  EVENFLOW_HD void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     write(next<n>(i), target() + i);
   }
 };

@@ -19,20 +19,20 @@ struct BaseLogProb {
   const T* z;
   T* dz;
   T scale;
-  EVENFLOW_HD void prepare() {}
-  EVENFLOW_HD bool packs(int n) const { return fits(n, z, cols) && fits(n, dz); }
+  EVENFLOW_INLINE void prepare() {}
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, z, cols) && fits(n, dz); }
   template <int n = 1>
-  EVENFLOW_HD void load(int64_t row, int64_t c, T* in, int64_t) const {
+  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
     put(read<n>(z + row * cols + c), in);
   }
-  EVENFLOW_HD void compute(const T* in, T* out, T* sum) const {
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
     const T v = in[0];
     sum[0] =
         logistic ? -(softplus(v) + softplus(-v)) : T(-0.5) * (v * v + T(1.8378770664093453));  // log 2 pi
     out[0] = scale * (logistic ? -tanh(v / T(2)) : -v);
   }
   template <int n = 1>
-  EVENFLOW_HD void store(int64_t row, int64_t c, const T* out, int64_t) const {
+  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
     if (dz) write(pack_of<n>(out), dz + row * cols + c);
   }
 };
@@ -49,12 +49,12 @@ struct FillNoise {
   T scale;
   int64_t count;  ///< numbers of a sample
   T* out;
-  EVENFLOW_HD void load(int64_t row, int64_t block, double* in, int64_t step) const {
+  EVENFLOW_INLINE void load(int64_t row, int64_t block, double* in, int64_t step) const {
     const Words words =
         philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
     for (int k = 0; k < 4; ++k) in[k * step] = words.w[k];
   }
-  EVENFLOW_HD void compute(const double* in, double* v, double*) const {
+  EVENFLOW_INLINE void compute(const double* in, double* v, double*) const {
     const double unit = 2.3283064365386963e-10;  // 2^-32
     if constexpr (logistic) {
       for (int k = 0; k < 4; ++k) {
@@ -70,7 +70,7 @@ struct FillNoise {
       }
     }
   }
-  EVENFLOW_HD void store(int64_t row, int64_t block, const double* v, int64_t step) const {
+  EVENFLOW_INLINE void store(int64_t row, int64_t block, const double* v, int64_t step) const {
     T* to = out + row * count + 4 * block;
     const int64_t wanted = count - 4 * block;
     for (int k = 0; k < 4 && k < wanted; ++k) to[k] = scale * static_cast<T>(v[k * step]);

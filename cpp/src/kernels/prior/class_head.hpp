@@ -16,7 +16,7 @@ struct HeadPool {
   int64_t x_stride;
   int64_t channels;
   double* pooled;
-  EVENFLOW_HD void operator()(int64_t i, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t c) const {
     double sum = 0;
     for (int64_t p = 0; p < pixels; ++p) sum += x[(i * pixels + p) * x_stride + c];
     pooled[i * channels + c] = sum / static_cast<double>(pixels);
@@ -32,7 +32,7 @@ struct HeadLogits {
   const T* weight;  ///< (channels, classes)
   const T* bias;
   double* raw;
-  EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t y) const {
     double logit = bias[y];
     for (int64_t c = 0; c < channels; ++c) logit += pooled[i * channels + c] * weight[c * classes + y];
     raw[i * classes + y] = logit;
@@ -46,7 +46,7 @@ struct HeadLogProb {
   const T* logs;
   int64_t classes;
   double* logp;
-  EVENFLOW_HD void operator()(int64_t i, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t) const {
     double* row = logp + i * classes;
     double top = -HUGE_VAL;
     for (int64_t y = 0; y < classes; ++y) {
@@ -68,7 +68,7 @@ struct HeadLoss {
   int64_t n;
   int64_t classes;
   double* results;
-  EVENFLOW_HD void operator()(int64_t, int64_t) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t) const {
     double loss = 0, wrong = 0;
     for (int64_t i = 0; i < n; ++i) {
       const double* row = logp + i * classes;
@@ -93,7 +93,7 @@ struct HeadLossGradient {
   int64_t classes;
   double factor;
   double* dlogit;
-  EVENFLOW_HD void operator()(int64_t i, int64_t y) const {
+  EVENFLOW_INLINE void operator()(int64_t i, int64_t y) const {
     const double p = exp(logp[i * classes + y]), own = sample_weight ? factor * sample_weight[i] : factor;
     dlogit[i * classes + y] =
         own * (p - (y == labels[i] ? 1.0 : 0.0)) * exp(kLogScale * static_cast<double>(logs[y]));
@@ -112,7 +112,7 @@ struct HeadGradients {
   T* dweight;
   T* dbias;
   T* dlogs;
-  EVENFLOW_HD void operator()(int64_t c, int64_t y) const {
+  EVENFLOW_INLINE void operator()(int64_t c, int64_t y) const {
     if (c < channels) {
       T total = dweight[c * classes + y];
       for (int64_t i = 0; i < n; ++i) {
@@ -141,7 +141,7 @@ struct HeadInputGradient {
   int64_t classes;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_HD void operator()(int64_t row, int64_t c) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
     double g = 0;
     for (int64_t y = 0; y < classes; ++y) g += dlogit[row / pixels * classes + y] * weight[c * classes + y];
     dx[row * dx_stride + c] += static_cast<T>(g / static_cast<double>(pixels));

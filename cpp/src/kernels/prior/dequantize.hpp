@@ -16,7 +16,7 @@ struct Dequantize {
   int64_t count;
   const uint8_t* x;
   T* out;
-  EVENFLOW_HD void operator()(int64_t row, int64_t block) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t block) const {
     Words words = {{0, 0, 0, 0}};
     if (noise) words = philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
     for (int k = 0; k < 4 && 4 * block + k < count; ++k) {

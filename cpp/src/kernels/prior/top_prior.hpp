@@ -9,7 +9,7 @@
 namespace evenflow::ops {
 
 /// Whether a tap of a 3x3 kernel at pixel p reads outside of the image.
-EVENFLOW_HD bool tap_outside(int64_t p, int64_t tap, int64_t height, int64_t width) {
+EVENFLOW_INLINE bool tap_outside(int64_t p, int64_t tap, int64_t height, int64_t width) {
   const int64_t i = p / width + tap / 3 - 1, j = p % width + tap % 3 - 1;
   return i < 0 || i >= height || j < 0 || j >= width;
 }
@@ -24,7 +24,7 @@ struct PriorEdge {
   const T* logs;
   int64_t channels;
   T* edge;
-  EVENFLOW_HD void operator()(int64_t p, int64_t k) const {
+  EVENFLOW_INLINE void operator()(int64_t p, int64_t k) const {
     T sum = T(0);
     for (int64_t tap = 0; tap < 9; ++tap) {
       if (tap_outside(p, tap, height, width)) sum += weight[tap * channels + k];
@@ -44,7 +44,7 @@ struct PriorStatistics {
   const T* bias;
   const T* logs;
   T* h;
-  EVENFLOW_HD void operator()(int64_t row, int64_t k) const {
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t k) const {
     T own = T(0);
     if (labels) {
       own = (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
@@ -65,7 +65,7 @@ struct PriorEdgeGradients {
   T* dweight;
   T* dbias;
   T* dlogs;
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t k) const {
     const double scale = exp(kLogScale * static_cast<double>(logs[k]));
     T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t p = 0; p < height * width; ++p) {
@@ -95,7 +95,7 @@ struct PriorClassGradients {
   T* dweight;
   T* dbias;
   T* dlogs;
-  EVENFLOW_HD void operator()(int64_t, int64_t k) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t k) const {
     const double scale = exp(kLogScale * static_cast<double>(logs[k]));
     T to_bias = dbias[k], to_logs = dlogs[k];
     for (int64_t i = 0; i < n; ++i) {

@@ -20,12 +20,12 @@ struct LinearPoint {
 };
 
 template <class V>
-EVENFLOW_HD LinearPoint<V> shifted_then_scaled(V x, V t, const LogScale<V>& s) {
+EVENFLOW_INLINE LinearPoint<V> shifted_then_scaled(V x, V t, const LogScale<V>& s) {
   return {x, (x + t) * s.exp, s.log, s.exp, s.slope};
 }
 
 template <class V>
-EVENFLOW_HD LinearPoint<V> unscaled_then_shifted(V y, V t, const LogScale<V>& s) {
+EVENFLOW_INLINE LinearPoint<V> unscaled_then_shifted(V y, V t, const LogScale<V>& s) {
   return {y / s.exp - t, y, s.log, s.exp, s.slope};
 }
 

@@ -12,7 +12,7 @@ struct RealNvp {
   static constexpr int shared = 2;
   static constexpr const char* shared_names[] = {"gain", "offset"};
   static constexpr double shared_defaults[] = {1, 0};
-  EVENFLOW_HD int parameters() const { return 2; }
+  EVENFLOW_INLINE int parameters() const { return 2; }
 
   template <class V>
   struct Point {
@@ -21,17 +21,17 @@ struct RealNvp {
   };
 
   template <class V, class P>
-  EVENFLOW_HD Point<V> at_input(V x, const P& p) const {
+  EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
     const V h = tanh(p(1)), s = p.shared(0) * h + p.shared(1), e = exp(s);
     return {x, (x + p(0)) * e, s, e, p.shared(0) * (1 - h * h), h};
   }
   template <class V, class P>
-  EVENFLOW_HD Point<V> at_output(V y, const P& p) const {
+  EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
     const V h = tanh(p(1)), s = p.shared(0) * h + p.shared(1), e = exp(s);
     return {y / e - p(0), y, s, e, p.shared(0) * (1 - h * h), h};
   }
   template <class V, class P, class DP>
-  EVENFLOW_HD V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V* dshared) const {
+  EVENFLOW_INLINE V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V* dshared) const {
     const V dx = dy * at.slope, ds = dy * at.y + dlog;
     dp(0, dx);
     dp(1, ds * at.dlog);

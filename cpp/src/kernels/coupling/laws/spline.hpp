@@ -38,7 +38,7 @@ struct Spline {
     }
   }
 
-  EVENFLOW_HD int parameters() const { return 3 * bins + (free_ends ? 1 : -1); }
+  EVENFLOW_INLINE int parameters() const { return 3 * bins + (free_ends ? 1 : -1); }
 
   /// Shares of the bins along x or y.
   template <class V>
@@ -49,7 +49,7 @@ struct Spline {
 
     /// `raw`: the first number's place.
     template <class P>
-    EVENFLOW_HD Shares(const P& p, int raw, int bins) : total(0), before(0), own(0) {
+    EVENFLOW_INLINE Shares(const P& p, int raw, int bins) : total(0), before(0), own(0) {
       V most = p(raw);
       for (int k = 1; k < bins; ++k) most = max_of(most, V(p(raw + k)));
       for (int k = 0; k < bins; ++k) {
@@ -71,7 +71,7 @@ struct Spline {
   };
 
   template <class V, class P>
-  EVENFLOW_HD Point<V> at_input(V x, const P& p) const {
+  EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
     using E = Element<V>;
     const V within = min_of(max_of(x, V(E(low))), V(E(high)));
     V left, bottom;
@@ -84,7 +84,7 @@ struct Spline {
   }
 
   template <class V, class P>
-  EVENFLOW_HD Point<V> at_output(V y, const P& p) const {
+  EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
     using E = Element<V>;
     const V within = min_of(max_of(y, V(E(low))), V(E(high)));
     V left, bottom;
@@ -102,7 +102,7 @@ struct Spline {
   }
 
   template <class V, class P, class DP>
-  EVENFLOW_HD V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V*) const {
+  EVENFLOW_INLINE V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V*) const {
     const V gy = dy * at.inside, gl = dlog * at.inside;
     const V th = at.theta, back = 1 - th, u = th * back, bend = 1 - 2 * th;
     const V s = at.height / at.width, t = at.d0 + at.d1 - 2 * s;
@@ -132,7 +132,7 @@ struct Spline {
  private:
   /// The bin that holds `within` along x, or along y; `left` and `bottom` are its corner.
   template <bool along_x, class V, class P>
-  EVENFLOW_HD Point<V> find(V value, V within, const P& p, V& left, V& bottom) const {
+  EVENFLOW_INLINE Point<V> find(V value, V within, const P& p, V& left, V& bottom) const {
     using E = Element<V>;
     const E floor = E(least * (high - low)), rest = E((1 - least * bins) * (high - low));
     Shares<V> widths(p, 0, bins), heights(p, bins, bins);
@@ -175,14 +175,14 @@ struct Spline {
 
   /// N / D: the way up in the bin, 0 to 1.
   template <class V>
-  EVENFLOW_HD static V ratio(const Point<V>& at) {
+  EVENFLOW_INLINE static V ratio(const Point<V>& at) {
     const V s = at.height / at.width, u = at.theta * (1 - at.theta);
     return (s * at.theta * at.theta + at.d0 * u) / (s + (at.d0 + at.d1 - 2 * s) * u);
   }
 
   /// The slope, from theta.
   template <class V>
-  EVENFLOW_HD static void finish(Point<V>& at) {
+  EVENFLOW_INLINE static void finish(Point<V>& at) {
     const V s = at.height / at.width, th = at.theta, back = 1 - th, u = th * back;
     const V part = s / (s + (at.d0 + at.d1 - 2 * s) * u);
     const V slope = part * part * (at.d1 * th * th + 2 * s * u + at.d0 * back * back);
@@ -192,8 +192,8 @@ struct Spline {
 
   /// From gradients by the bin's first edge and by its size, those of the raw numbers of all bins.
   template <class V, class DP>
-  EVENFLOW_HD void share_gradients(const Shares<V>& of, V bin, V by_edge, V by_size, int raw,
-                                   const DP& dp) const {
+  EVENFLOW_INLINE void share_gradients(const Shares<V>& of, V bin, V by_edge, V by_size, int raw,
+                                       const DP& dp) const {
     using E = Element<V>;
     const V unit = E((1 - least * bins) * (high - low)) / of.total;
     const V mean = (by_edge * of.before + by_size * of.own) / of.total;

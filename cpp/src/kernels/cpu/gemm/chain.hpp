@@ -15,18 +15,18 @@ struct Hidden {
   int64_t pixels;
   bool panels;
 
-  EVENFLOW_HD Matrix<H> operator[](int unit) const {
+  EVENFLOW_INLINE Matrix<H> operator[](int unit) const {
     H* at = data;
     for (int u = 0; u < unit; ++u) at += hidden_size(units[u].dims.cout, pixels, sizeof(H));
     return matrix(at, unit, pixels);
   }
   /// A unit's activations of `count` pixels, at `at`.
-  EVENFLOW_HD Matrix<H> matrix(H* at, int unit, int64_t count) const {
+  EVENFLOW_INLINE Matrix<H> matrix(H* at, int unit, int64_t count) const {
     if (panels) return {at, Matrix<H>::line, (panel_rows(count) - 1) * Matrix<H>::line};
     return {at, padded_stride(units[unit].dims.cout, sizeof(H))};
   }
   /// Values that it takes.
-  EVENFLOW_HD int64_t size(int unit, int64_t count) const {
+  EVENFLOW_INLINE int64_t size(int unit, int64_t count) const {
     const int64_t channels = units[unit].dims.cout;
     return panels ? panels_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
   }
@@ -34,7 +34,7 @@ struct Hidden {
 
 /// Whether no unit looks at neighbours.
 template <class T>
-EVENFLOW_HD bool pointwise(const StackUnit<T>* units, int count) {
+EVENFLOW_INLINE bool pointwise(const StackUnit<T>* units, int count) {
   for (int u = 0; u < count; ++u) {
     if (units[u].dims.kernel != 1) return false;
   }
@@ -43,7 +43,7 @@ EVENFLOW_HD bool pointwise(const StackUnit<T>* units, int count) {
 
 /// Whether a block of pixels can pass the whole chain: only the first and the last unit look at neighbours.
 template <class T>
-EVENFLOW_HD bool pointwise_inside(const StackUnit<T>* units, int count) {
+EVENFLOW_INLINE bool pointwise_inside(const StackUnit<T>* units, int count) {
   for (int u = 1; u < count; ++u) {
     if (units[u].dims.kernel != 1 && (u + 1 < count || gather_input(units[u].dims))) return false;
   }
@@ -58,7 +58,7 @@ bool in_blocks(const StackUnit<T>* units, int count, int64_t pixels, int64_t dep
 
 /// The longest sum of a chain's products, of those backward.
 template <class T>
-EVENFLOW_HD int64_t backward_depth(const StackUnit<T>* units, int count) {
+EVENFLOW_INLINE int64_t backward_depth(const StackUnit<T>* units, int count) {
   int64_t depth = 1;
   for (int u = 0; u < count; ++u) depth = ops::max_of(depth, units[u].dims.taps() * units[u].dims.cout);
   return depth;

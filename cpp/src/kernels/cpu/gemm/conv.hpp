@@ -9,13 +9,13 @@
 
 namespace evenflow::gemm {
 
-EVENFLOW_HD bool gather_input(const ConvDims& dims) {
+EVENFLOW_INLINE bool gather_input(const ConvDims& dims) {
   return dims.kernel == 1 || dims.in.c <= dims.cout;
 }
 
 /// Width of the intermediate product of a pixel with all taps.
 template <class T>
-EVENFLOW_HD int64_t products_stride(int64_t channels) {
+EVENFLOW_INLINE int64_t products_stride(int64_t channels) {
   return padded_stride(9 * channels + kSlack / 4, sizeof(T));
 }
 
@@ -62,7 +62,7 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
 
 /// The indicator's weights, with room to read past their end.
 template <class T>
-EVENFLOW_HD const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims, const T* w) {
+EVENFLOW_INLINE const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims, const T* w) {
   if (!dims.edge) return nullptr;
   T* out = scope.take<T>(9 * dims.cout + kSlack);
   for (int64_t t = 0; t < 9; ++t) {

@@ -21,7 +21,7 @@ constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be wo
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
 
-EVENFLOW_HD int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
+EVENFLOW_INLINE int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
   return m * n * k < kParallelProducts ? 1 : ctx.threads();
 }
 
@@ -52,7 +52,7 @@ struct PixelBlocks {
     return k < largest ? PixelBlocks{k, k} : PixelBlocks{size, largest};
   }
   /// The end of `blocks` blocks that begin with one at `begin`, of those up to `end`.
-  EVENFLOW_HD int64_t next(int64_t begin, int64_t end, int64_t blocks = 1) const {
+  EVENFLOW_INLINE int64_t next(int64_t begin, int64_t end, int64_t blocks = 1) const {
     return end - begin < (blocks - 1) * size + largest ? end : begin + blocks * size;
   }
 };
@@ -60,8 +60,8 @@ struct PixelBlocks {
 /// R rows of A, lda apart, times W packed columns. Each lane adds up its share of k: sum[j * R + i] of row i
 /// and column j. Rows from `count` on repeat the last.
 template <class Isa, class T, int R, int W>
-EVENFLOW_HD void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns,
-                             typename Tile<Isa, T>::Vector* sum) {
+EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns,
+                                 typename Tile<Isa, T>::Vector* sum) {
   using Vector = typename Tile<Isa, T>::Vector;
   constexpr int L = Tile<Isa, T>::lanes;
   const T* rows[R];

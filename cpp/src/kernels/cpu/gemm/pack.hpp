@@ -12,7 +12,7 @@
 namespace evenflow::gemm {
 
 template <class T>
-EVENFLOW_HD Matrix<T> matrix_of(const View<T>& view) {
+EVENFLOW_INLINE Matrix<T> matrix_of(const View<T>& view) {
   return {view.data, view.stride};
 }
 
@@ -24,30 +24,32 @@ struct Transpose {
   using Vector = typename Tile<Isa, T>::Vector;
 #if defined(__clang__)  // has no __builtin_shuffle, whose indices are a vector
   template <int step, int... j>
-  EVENFLOW_HD static void exchange_pair(Vector& low, Vector& high, std::integer_sequence<int, j...>) {
+  EVENFLOW_INLINE static void exchange_pair(Vector& low, Vector& high, std::integer_sequence<int, j...>) {
     const Vector a = low, b = high;
     low = __builtin_shufflevector(a, b, (j & step ? lanes + j - step : j)...);
     high = __builtin_shufflevector(a, b, (j & step ? lanes + j : j + step)...);
   }
 
   template <int step, int... j>
-  EVENFLOW_HD static Vector fold_pair(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+  EVENFLOW_INLINE static Vector fold_pair(const Vector& a, const Vector& b,
+                                          std::integer_sequence<int, j...>) {
     return __builtin_shufflevector(a, b, (j & step ? lanes + j : j)...) +
            __builtin_shufflevector(a, b, (j & step ? lanes + j - step : j + step)...);
   }
 
   template <int step>
-  EVENFLOW_HD static Vector fold(const Vector& a, const Vector& b) {
+  EVENFLOW_INLINE static Vector fold(const Vector& a, const Vector& b) {
     return fold_pair<step>(a, b, std::make_integer_sequence<int, lanes>());
   }
 
   template <int... j>
-  EVENFLOW_HD static Vector every_second(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+  EVENFLOW_INLINE static Vector every_second(const Vector& a, const Vector& b,
+                                             std::integer_sequence<int, j...>) {
     return __builtin_shufflevector(a, b, (2 * j < lanes ? 2 * j : 2 * j + 1)...);
   }
 
   template <int step>
-  EVENFLOW_HD static void exchange(Vector* v) {
+  EVENFLOW_INLINE static void exchange(Vector* v) {
     for (int i = 0; i < lanes; ++i) {
       if (!(i & step)) exchange_pair<step>(v[i], v[i + step], std::make_integer_sequence<int, lanes>());
     }
@@ -57,7 +59,7 @@ struct Transpose {
   typedef Index Lane __attribute__((vector_size(Isa::vector_bytes)));
 
   template <int step>
-  EVENFLOW_HD static void exchange(Vector* v) {
+  EVENFLOW_INLINE static void exchange(Vector* v) {
     Lane low, high;
 #pragma GCC unroll 16
     for (int j = 0; j < lanes; ++j) {
@@ -75,7 +77,7 @@ struct Transpose {
 
   /// Lanes i with i & step: those of b plus those `step` before; others: those of a plus those `step` behind.
   template <int step>
-  EVENFLOW_HD static Vector fold(const Vector& a, const Vector& b) {
+  EVENFLOW_INLINE static Vector fold(const Vector& a, const Vector& b) {
     Lane own, other;
 #pragma GCC unroll 16
     for (int j = 0; j < lanes; ++j) {
@@ -86,19 +88,20 @@ struct Transpose {
   }
 
   template <int... j>
-  EVENFLOW_HD static Vector every_second(const Vector& a, const Vector& b, std::integer_sequence<int, j...>) {
+  EVENFLOW_INLINE static Vector every_second(const Vector& a, const Vector& b,
+                                             std::integer_sequence<int, j...>) {
     return __builtin_shuffle(a, b, Lane{(2 * j < lanes ? 2 * j : 2 * j + 1)...});
   }
 #endif
 
   /// p[0], p[2], ...; reads nothing behind the last of them.
-  EVENFLOW_HD static Vector every_second(const T* p) {
+  EVENFLOW_INLINE static Vector every_second(const T* p) {
     // Read here: Clang forgets within a template of the shuffle that a Vector need not be aligned.
     const Vector a = *reinterpret_cast<const Vector*>(p), b = *reinterpret_cast<const Vector*>(p + lanes - 1);
     return every_second(a, b, std::make_integer_sequence<int, lanes>());
   }
 
-  EVENFLOW_HD static void run(Vector* v) {
+  EVENFLOW_INLINE static void run(Vector* v) {
     if constexpr (lanes > 8) exchange<8>(v);
     if constexpr (lanes > 4) exchange<4>(v);
     if constexpr (lanes > 2) exchange<2>(v);
@@ -106,7 +109,7 @@ struct Transpose {
   }
 
   /// Lane i: the sum of v[i], halves added to each other again and again. v is used up.
-  EVENFLOW_HD static Vector add_up(Vector* v) {
+  EVENFLOW_INLINE static Vector add_up(Vector* v) {
     if constexpr (lanes > 8) fold_all<8>(v);
     if constexpr (lanes > 4) fold_all<4>(v);
     if constexpr (lanes > 2) fold_all<2>(v);
@@ -114,7 +117,7 @@ struct Transpose {
   }
 
   /// The same sum of one vector. By reference: GCC for ARM fails at parameters of such a type.
-  EVENFLOW_HD static T add_up(const Vector& one) {
+  EVENFLOW_INLINE static T add_up(const Vector& one) {
     Vector v = one;
     if constexpr (lanes > 8) v = fold<8>(v, v);
     if constexpr (lanes > 4) v = fold<4>(v, v);
@@ -124,7 +127,7 @@ struct Transpose {
 
  private:
   template <int step>
-  EVENFLOW_HD static void fold_all(Vector* v) {
+  EVENFLOW_INLINE static void fold_all(Vector* v) {
 #pragma GCC unroll 8
     for (int i = 0; i < step; ++i) v[i] = fold<step>(v[i], v[i + step]);
   }

@@ -139,14 +139,14 @@ struct MatrixRows {
     return {buffer, ld};
   }
   /// What panel(k0, k, begin, .) will read.
-  EVENFLOW_HD Lines ahead(int64_t k0, int64_t k, int64_t begin) const {
+  EVENFLOW_INLINE Lines ahead(int64_t k0, int64_t k, int64_t begin) const {
     return Lines::of(row(k0) + begin, matrix.stride, k);
   }
   int64_t values_size(int64_t) const { return 0; }
   /// The same as they are, float32.
   Strip<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
   int64_t readable() const { return matrix.hop != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
-  EVENFLOW_HD void prefetch(int64_t m, int64_t begin, int64_t end) const {
+  EVENFLOW_INLINE void prefetch(int64_t m, int64_t begin, int64_t end) const {
     for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(matrix.template at<Isa>(m, c), 0, 2);
   }
 
@@ -155,7 +155,7 @@ struct MatrixRows {
   static constexpr int L = Tile<Isa, T>::lanes;
   static constexpr int64_t kLine = Matrix<S>::line;
 
-  EVENFLOW_HD const S* row(int64_t m) const { return matrix.data + m * matrix.stride; }
+  EVENFLOW_INLINE const S* row(int64_t m) const { return matrix.data + m * matrix.stride; }
 
   int64_t tile_stride() const {
     const int64_t words = whole_steps<Isa>((cols + 1) / 2);
@@ -170,7 +170,7 @@ struct MatrixRows {
   }
 
   template <class X>
-  EVENFLOW_HD static X operand(const S* src) {
+  EVENFLOW_INLINE static X operand(const S* src) {
     const X value = Lanes<Isa, X>::load(src);
     if constexpr (half && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
     return value;
@@ -226,7 +226,7 @@ struct Bordered {
   }
 
   template <class S>
-  EVENFLOW_HD static void copy(Element* dst, const S* src, int64_t count, bool whole) {
+  EVENFLOW_INLINE static void copy(Element* dst, const S* src, int64_t count, bool whole) {
     using Value = typename Tile<Isa, T>::Value;
     int64_t c = 0;
     for (; whole ? c < count : c + L <= count; c += L)
@@ -235,7 +235,7 @@ struct Bordered {
   }
 
   template <class X, class S>
-  EVENFLOW_HD static X operand(const S* src) {
+  EVENFLOW_INLINE static X operand(const S* src) {
     const X value = Lanes<Isa, X>::load(src);
     if constexpr (half && !split<Isa> && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
     return value;
@@ -279,7 +279,7 @@ struct PatchRows {
   }
 
   int64_t readable() const { return padded_stride(cols() + kSlack / 4, sizeof(T)); }
-  EVENFLOW_HD void prefetch(int64_t, int64_t, int64_t) const {}
+  EVENFLOW_INLINE void prefetch(int64_t, int64_t, int64_t) const {}
   int64_t block_size(int64_t k) const {
     return ((pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : 0) + k + 1) * readable() + kSlack;
   }

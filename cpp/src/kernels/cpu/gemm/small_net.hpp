@@ -18,9 +18,9 @@ struct ActivateRows {
   const T* bias;
   T least;  ///< of the results
   template <class Isa>
-  EVENFLOW_HD void ask(int64_t, int64_t, int64_t, Upcoming&) const {}
+  EVENFLOW_INLINE void ask(int64_t, int64_t, int64_t, Upcoming&) const {}
   template <class Isa, int R, class X, class Value>
-  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+  EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     const X floor = X{} + least;
     const T* shifts = bias + m0;
     T* out = c + m0 * ldc + n;
@@ -135,7 +135,7 @@ class SmallNet {
     int64_t tiles, tall;  ///< of outputs; see RowTiles
     T* bias;
     T least;
-    EVENFLOW_HD ActivateRows<T> finish(T* y) const { return {y, kSamples, bias, least}; }
+    EVENFLOW_INLINE ActivateRows<T> finish(T* y) const { return {y, kSamples, bias, least}; }
   };
 
   static int height(int64_t rows) { return rows > S::low_rows ? S::rows : S::low_rows; }
@@ -189,10 +189,10 @@ class SmallNet {
     }
   }
 
-  EVENFLOW_HD static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
+  EVENFLOW_INLINE static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
 
   /// Output j of both vectors of samples.
-  EVENFLOW_HD static void put(const ActivateRows<T>& finish, int64_t j, Vector low, Vector high) {
+  EVENFLOW_INLINE static void put(const ActivateRows<T>& finish, int64_t j, Vector low, Vector high) {
     using Value = typename S::Value;
     finish.template columns<Isa, 1, Value>(1, j, 0, [&](int) -> Value { return low; });
     finish.template columns<Isa, 1, Value>(1, j, L, [&](int) -> Value { return high; });
@@ -224,7 +224,7 @@ class SmallNet {
   /// Sums over every step-th input from `first` on: from L on as they come, below by halves, as
   /// multiply_columns has them.
   template <int outputs, int first, int step>
-  EVENFLOW_HD static Sums<outputs> sum(const Layer& layer, const T* x) {
+  EVENFLOW_INLINE static Sums<outputs> sum(const Layer& layer, const T* x) {
     Sums<outputs> sums = {};
     if constexpr (step < L) {
       sums = sum<outputs, first, 2 * step>(layer, x);

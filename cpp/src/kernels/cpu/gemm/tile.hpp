@@ -51,17 +51,17 @@ struct HalfLanes {
 template <class Isa>
 struct Rounding {
   template <class X>
-  EVENFLOW_HD static typename HalfLanes<sizeof(X)>::Halves halves(X value) {
+  EVENFLOW_INLINE static typename HalfLanes<sizeof(X)>::Halves halves(X value) {
     using Words = typename HalfLanes<sizeof(X)>::Words;
     const Words w = (Words)value;
     const Words nan = (Words)(value != value);
     const Words rounded = (nan & ((w >> 16) | 0x40u)) | (~nan & ((w + 0x7fffu + ((w >> 16) & 1u)) >> 16));
     return __builtin_convertvector(rounded, typename HalfLanes<sizeof(X)>::Halves);
   }
-  EVENFLOW_HD static Bf16 half(float value) { return to_bf16(value); }
+  EVENFLOW_INLINE static Bf16 half(float value) { return to_bf16(value); }
   /// Words whose lower halves they are.
   template <class Words, class Halves>
-  EVENFLOW_HD static Words words(Halves halves) {
+  EVENFLOW_INLINE static Words words(Halves halves) {
     return __builtin_convertvector(halves, Words);
   }
 };
@@ -70,69 +70,69 @@ struct Rounding {
 template <class Isa, class X>
 struct Lanes {
   template <class T>
-  EVENFLOW_HD static X load(const T* p) {
+  EVENFLOW_INLINE static X load(const T* p) {
     X value;
     memcpy(&value, p, sizeof value);
     return value;
   }
   template <class T>
-  EVENFLOW_HD static void store(X value, T* p) {
+  EVENFLOW_INLINE static void store(X value, T* p) {
     memcpy(p, &value, sizeof value);
   }
-  EVENFLOW_HD static X load(const Bf16* p) { return (X)(words(p) << 16); }
-  EVENFLOW_HD static void store(X value, Bf16* p) {
+  EVENFLOW_INLINE static X load(const Bf16* p) { return (X)(words(p) << 16); }
+  EVENFLOW_INLINE static void store(X value, Bf16* p) {
     const Halves halves = Rounding<Isa>::halves(value);
     memcpy(p, &halves, sizeof halves);
   }
   /// The nearest bfloat16 number.
-  EVENFLOW_HD static X round(X value) { return (X)(words(value) << 16); }
+  EVENFLOW_INLINE static X round(X value) { return (X)(words(value) << 16); }
   /// Words of two bfloat16 numbers, of those at low and at high.
   template <class S>
-  EVENFLOW_HD static X pair(const S* low, const S* high) {
+  EVENFLOW_INLINE static X pair(const S* low, const S* high) {
     return (X)(words(operand(low)) | words(operand(high)) << 16);
   }
   /// The same of the upper halves of low and high, which keep the rest.
-  EVENFLOW_HD static X take_pair(X& low, X& high) {
+  EVENFLOW_INLINE static X take_pair(X& low, X& high) {
     const Words l = (Words)low, h = (Words)high & kUpper;
     low -= (X)(l & kUpper);
     high -= (X)h;
     return (X)(l >> 16 | h);
   }
   /// The same of one vector.
-  EVENFLOW_HD static void take(X& x) { x -= (X)((Words)x & kUpper); }
+  EVENFLOW_INLINE static void take(X& x) { x -= (X)((Words)x & kUpper); }
 
  private:
   static constexpr uint32_t kUpper = 0xffff0000u;
   using Words = typename HalfLanes<sizeof(X)>::Words;
   using Halves = typename HalfLanes<sizeof(X)>::Halves;
 
-  EVENFLOW_HD static Words words(X value) {
+  EVENFLOW_INLINE static Words words(X value) {
     return Rounding<Isa>::template words<Words>(Rounding<Isa>::halves(value));
   }
-  EVENFLOW_HD static Words words(const Bf16* p) {
+  EVENFLOW_INLINE static Words words(const Bf16* p) {
     Halves halves;
     memcpy(&halves, p, sizeof halves);
     return Rounding<Isa>::template words<Words>(halves);
   }
-  EVENFLOW_HD static const Bf16* operand(const Bf16* p) { return p; }
-  EVENFLOW_HD static X operand(const float* p) { return load(p); }
+  EVENFLOW_INLINE static const Bf16* operand(const Bf16* p) { return p; }
+  EVENFLOW_INLINE static X operand(const float* p) { return load(p); }
 };
 
 template <class Isa>
 struct Lanes<Isa, float> {
-  EVENFLOW_HD static float load(const float* p) { return *p; }
-  EVENFLOW_HD static float load(const Bf16* p) { return to_float(*p); }
-  EVENFLOW_HD static void store(float value, float* p) { *p = value; }
-  EVENFLOW_HD static void store(float value, Bf16* p) { *p = Rounding<Isa>::half(value); }
-  EVENFLOW_HD static float round(float value) { return to_float(Rounding<Isa>::half(value)); }
+  EVENFLOW_INLINE static float load(const float* p) { return *p; }
+  EVENFLOW_INLINE static float load(const Bf16* p) { return to_float(*p); }
+  EVENFLOW_INLINE static void store(float value, float* p) { *p = value; }
+  EVENFLOW_INLINE static void store(float value, Bf16* p) { *p = Rounding<Isa>::half(value); }
+  EVENFLOW_INLINE static float round(float value) { return to_float(Rounding<Isa>::half(value)); }
   template <class S>
-  EVENFLOW_HD static float pair(const S* low, const S* high) {
+  EVENFLOW_INLINE static float pair(const S* low, const S* high) {
     const uint32_t bits = Rounding<Isa>::half(load(low)).bits;
     return ops::bits_to_float(
         static_cast<int32_t>(bits | static_cast<uint32_t>(Rounding<Isa>::half(load(high)).bits) << 16));
   }
-  EVENFLOW_HD static void take(float& x) { x -= number(bits(x) & 0xffff0000u); }
-  EVENFLOW_HD static float take_pair(float& low, float& high) {
+  EVENFLOW_INLINE static void take(float& x) { x -= number(bits(x) & 0xffff0000u); }
+  EVENFLOW_INLINE static float take_pair(float& low, float& high) {
     const uint32_t l = bits(low), h = bits(high) & 0xffff0000u;
     low -= number(l & 0xffff0000u);
     high -= number(h);
@@ -140,14 +140,16 @@ struct Lanes<Isa, float> {
   }
 
  private:
-  EVENFLOW_HD static uint32_t bits(float x) { return static_cast<uint32_t>(ops::float_to_bits(x)); }
-  EVENFLOW_HD static float number(uint32_t bits) { return ops::bits_to_float(static_cast<int32_t>(bits)); }
+  EVENFLOW_INLINE static uint32_t bits(float x) { return static_cast<uint32_t>(ops::float_to_bits(x)); }
+  EVENFLOW_INLINE static float number(uint32_t bits) {
+    return ops::bits_to_float(static_cast<int32_t>(bits));
+  }
 };
 
 template <class Isa>
 struct Lanes<Isa, double> {
-  EVENFLOW_HD static double load(const double* p) { return *p; }
-  EVENFLOW_HD static void store(double value, double* p) { *p = value; }
+  EVENFLOW_INLINE static double load(const double* p) { return *p; }
+  EVENFLOW_INLINE static void store(double value, double* p) { *p = value; }
 };
 
 /// Whether a product of bfloat16 numbers takes two steps of k at once. Its operands are then words, a pair of
@@ -192,14 +194,14 @@ struct Matrix {
   int64_t stride = 0, hop = 0;
   static constexpr int64_t line = 64 / sizeof(C);
 
-  EVENFLOW_HD operator Matrix<const C>() const {
+  EVENFLOW_INLINE operator Matrix<const C>() const {
     static_assert(!std::is_const<C>::value, "already const");
     return {data, stride, hop};
   }
   /// Of rows from m on; below 0, of a matrix whose first rows are not stored.
-  EVENFLOW_HD Matrix from_row(int64_t m) const { return {data + m * stride, stride, hop}; }
+  EVENFLOW_INLINE Matrix from_row(int64_t m) const { return {data + m * stride, stride, hop}; }
   template <class Isa>
-  EVENFLOW_HD C* at(int64_t m, int64_t n) const {
+  EVENFLOW_INLINE C* at(int64_t m, int64_t n) const {
     C* const row = data + m * stride + n;
     return Isa::panels ? row + static_cast<int64_t>(static_cast<uint64_t>(n) / line) * hop : row;
   }
@@ -387,10 +389,10 @@ void multiply_tile(const TileTask<T>& tile, const Finish& finish) {
 /// Tiles of a product, one after the other: see multiply_tile.
 template <class Isa, class T, bool columns, bool pairs, class Finish, bool matrix = Isa::matrix>
 struct TileProducts {
-  EVENFLOW_HD void multiply(const TileTask<T>& tile, const Finish& finish) {
+  EVENFLOW_INLINE void multiply(const TileTask<T>& tile, const Finish& finish) {
     multiply_tile<Isa, T, columns, pairs>(tile, finish);
   }
-  EVENFLOW_HD void end() {}
+  EVENFLOW_INLINE void end() {}
 };
 
 /// The same by matrices. What becomes of a tile happens piece by piece during the next one, whose products
@@ -439,11 +441,11 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   using Value = typename S::Value;
   static constexpr int kPieces = 8, kRows = 2 * S::rows / kPieces;  ///< of one vector each
 
-  EVENFLOW_HD static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
+  EVENFLOW_INLINE static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
     AtOnce upcoming;
     finish.template ask<Isa>(m0, n0, rows, upcoming);
   }
-  EVENFLOW_HD void finish(int piece) const {
+  EVENFLOW_INLINE void finish(int piece) const {
     const int j = piece / (kPieces / 2) * S::lanes, first = piece % (kPieces / 2) * kRows;
     const T* sums = sums_[last_] + first * S::cols + j;
     finish_.template columns<Isa, kRows, Value>(kRows, m0_ + first, n0_ + j, [&](int i) -> Value {
@@ -461,7 +463,7 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
 /// f(row) for all rows: R, or as many as `rows` says if that is 0. f should be always_inline, as what it
 /// calls: inlined late, sums are written to memory and read again.
 template <int R, class F>
-EVENFLOW_HD void each_row(int rows, const F& f) {
+EVENFLOW_INLINE void each_row(int rows, const F& f) {
   if constexpr (R > 0) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) f(i);
@@ -483,13 +485,13 @@ struct AddTo {
   T* c;
   int64_t ldc;
   bool overwrite = false;
-  EVENFLOW_HD const AddTo& for_block(int64_t) const { return *this; }
+  EVENFLOW_INLINE const AddTo& for_block(int64_t) const { return *this; }
   template <class Isa, class Asked>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
+  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
-  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+  EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     T* out = c + m0 * ldc + n;
     // Adding to zeros costs what adding does, and no branch or loop of its own.
@@ -510,13 +512,13 @@ struct Activate {
   const T* bias = nullptr;
   const T* scale = nullptr;
   bool relu = false;
-  EVENFLOW_HD const Activate& for_block(int64_t) const { return *this; }
+  EVENFLOW_INLINE const Activate& for_block(int64_t) const { return *this; }
   template <class Isa, class Asked>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
+  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }
   template <class Isa, int R, class X, class Value>
-  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+  EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     // One multiply-add and one maximum a vector, no branch.
     const X factor = L::load(either(scale, n, kOnes));
@@ -542,18 +544,18 @@ struct ActivateBackward {
   bool relu;
   T* sums;
   int64_t width;
-  EVENFLOW_HD ActivateBackward for_block(int64_t block) const {
+  EVENFLOW_INLINE ActivateBackward for_block(int64_t block) const {
     ActivateBackward f = *this;
     f.sums += block * 2 * width;
     return f;
   }
   template <class Isa, class Asked>
-  EVENFLOW_HD void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
+  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
     upcoming.add(Lines::of(y.template at<Isa>(m0, n0), y.stride, rows, y.hop));
     upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
   }
   template <class Isa, int R, class X, class Value>
-  EVENFLOW_HD void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
+  EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = Lanes<Isa, X>;
     const X zero = X{};
     const X s = scale ? L::load(scale + n) : zero + T(1);

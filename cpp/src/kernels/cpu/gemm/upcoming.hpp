@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kernels/ops/host_device.hpp"
+#include "kernels/ops/inline.hpp"
 
 namespace evenflow::gemm {
 
@@ -25,7 +25,7 @@ struct Lines {
 
   /// Of a tile's width of rows whose first element is *first; see Matrix.
   template <class C>
-  EVENFLOW_HD static Lines of(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
+  EVENFLOW_INLINE static Lines of(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
     constexpr int64_t size = sizeof(C), line = 64 / size;
     const int whole =
         size > 2 ? static_cast<int>(64 + hop * size) : 0;  // a tile's bfloat16 numbers fit one line
@@ -34,20 +34,20 @@ struct Lines {
   }
   /// Of results.
   template <class C>
-  EVENFLOW_HD static Lines to_write(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
+  EVENFLOW_INLINE static Lines to_write(const C* first, int64_t row_stride, int64_t rows, int64_t hop = 0) {
     Lines lines = of(first, row_stride, rows, hop);
     lines.written = true;
     return lines;
   }
   /// Of `count` elements, one after the other.
   template <class C>
-  EVENFLOW_HD static Lines of_run(const C* first, int64_t count) {
+  EVENFLOW_INLINE static Lines of_run(const C* first, int64_t count) {
     constexpr int64_t row = 3 * 64;
     return {reinterpret_cast<const char*>(first), row, 64, 128,
             (count * static_cast<int64_t>(sizeof(C)) + row - 1) / row};
   }
   /// The next `count` rows, or what is left.
-  EVENFLOW_HD Lines take(int64_t count) {
+  EVENFLOW_INLINE Lines take(int64_t count) {
     Lines taken = *this;
     taken.rows = count < rows ? count : rows;
     at += taken.rows * stride;
@@ -55,7 +55,7 @@ struct Lines {
     return taken;
   }
   /// Asks for the next row.
-  EVENFLOW_HD void ask() {
+  EVENFLOW_INLINE void ask() {
     if (kAsksToWrite && written) {
       __builtin_prefetch(at, 1);
       __builtin_prefetch(at + second, 1);
@@ -70,7 +70,7 @@ struct Lines {
   }
   /// Asks for all rows, to a cache of that level if they are read, and for no line twice.
   template <int level>
-  EVENFLOW_HD void ask_all() {
+  EVENFLOW_INLINE void ask_all() {
     const auto line = [&](int64_t behind) __attribute__((always_inline)) {
       if (kAsksToWrite && written) {
         __builtin_prefetch(at + behind, 1);
@@ -91,10 +91,10 @@ struct Lines {
 struct Upcoming {
   Lines list[3];
   int count = 0;
-  EVENFLOW_HD void add(const Lines& lines) {
+  EVENFLOW_INLINE void add(const Lines& lines) {
     if (lines.rows > 0) list[count++] = lines;
   }
-  EVENFLOW_HD int64_t rows() const {
+  EVENFLOW_INLINE int64_t rows() const {
     int64_t sum = 0;
 #pragma GCC unroll 1
     for (int i = 0; i < count; ++i) sum += list[i].rows;
@@ -104,7 +104,7 @@ struct Upcoming {
 
 /// The same of rows that are few enough.
 struct AtOnce {
-  EVENFLOW_HD static void add(Lines lines) { lines.ask_all<1>(); }
+  EVENFLOW_INLINE static void add(Lines lines) { lines.ask_all<1>(); }
 };
 
 }  // namespace evenflow::gemm
