@@ -94,7 +94,7 @@ class Guarded {
   char* data_;
 };
 
-/// What MatrixProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
+/// What MmaProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
 /// a with 8 columns of b at a time, over 16 of k, and each has four of the sums. Products are exact, and what
 /// a sum has beyond float32 is cut off.
 struct EmulatedUnits {
@@ -128,7 +128,7 @@ struct EmulatedLauncher {
   static constexpr const char* name = "emulated";
   static constexpr int64_t max_blocks = 3;       // so that small loops stride
   static constexpr int64_t multiprocessors = 1;  // so that small products have tiles of every width
-  using Units = EmulatedUnits;
+  using Mma = EmulatedUnits;
 
   template <class Body>
   static void launch([[maybe_unused]] Context& ctx, int64_t blocks, const Body& body) {

@@ -1,7 +1,7 @@
 #include <limits>
 
 #include "check_device.hpp"
-#include "kernels/device/matrix_operands.hpp"
+#include "kernels/device/mma_operands.hpp"
 #include "kernels/device/products.hpp"
 #include "kernels/kernel_set.hpp"
 

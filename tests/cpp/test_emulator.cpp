@@ -49,7 +49,7 @@ struct Grow {
 /// Columns of the access that each one is written by; a pack may begin where `begins` says.
 struct Width {
   using Number = float;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const float* begins;
   double* width;
   bool packs(int n) const { return ops::fits(n, begins); }

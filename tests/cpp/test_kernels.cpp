@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check_layer.hpp"
-#include "kernels/cpu/gemm/row_tiles.hpp"
+#include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
@@ -212,8 +212,8 @@ TEST_CASE("a team does every item of its shares once a turn, whoever comes late"
         CAPTURE(threads);
         CAPTURE(count);
         CAPTURE(most);
-        std::vector<Shares::Next> next(2 * threads);
-        const Shares shares[2] = {{next.data(), threads}, {next.data() + threads, threads}};
+        std::vector<WorkQueue::Progress> next(2 * threads);
+        const WorkQueue queues[2] = {{next.data(), threads}, {next.data() + threads, threads}};
         std::vector<int> done(count);
         bool fit = true;
 #pragma omp parallel num_threads(threads)
@@ -221,17 +221,17 @@ TEST_CASE("a team does every item of its shares once a turn, whoever comes late"
           const Team team{omp_get_thread_num(), omp_get_num_threads()};
           for (int turn = 0; turn < kTurns; ++turn) {
             if (team.rank == turn % threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-            shares[turn % 2].work(team, ops::max_of<int64_t>(0, count - turn % 2), most,
-                                  [&](int64_t first, int64_t end) {
-                                    for (int64_t i = first; i < end; ++i) {
+            queues[turn % 2].run(team, ops::max_of<int64_t>(0, count - turn % 2), most,
+                                 [&](int64_t first, int64_t end) {
+                                   for (int64_t i = first; i < end; ++i) {
 #pragma omp atomic
-                                      ++done[i];
-                                    }
-                                    if (first < end && end - first <= most) return;
+                                     ++done[i];
+                                   }
+                                   if (first < end && end - first <= most) return;
 #pragma omp atomic write
-                                    fit = false;
-                                  });
-            shares[1 - turn % 2].renew(team);
+                                   fit = false;
+                                 });
+            queues[1 - turn % 2].reset(team);
             team.barrier();
           }
         }
@@ -243,17 +243,17 @@ TEST_CASE("a team does every item of its shares once a turn, whoever comes late"
 }
 
 TEST_CASE("a thread does what others have not begun") {
-  std::vector<Shares::Next> next(3);
-  const Shares shares(next.data(), 3);
+  std::vector<WorkQueue::Progress> next(3);
+  const WorkQueue queue(next.data(), 3);
   std::vector<int64_t> ends;
-  shares.work(Team{1, 3}, 60, 8, [&](int64_t first, int64_t end) {
+  queue.run(Team{1, 3}, 60, 8, [&](int64_t first, int64_t end) {
     CHECK(first == (ends.empty() ? 20 : ends.back() == 60 ? 0 : ends.back()));
     ends.push_back(end);
   });
   CHECK(ends == std::vector<int64_t>{28, 34, 37, 39, 40, 48, 54, 57, 59, 60, 8, 14, 17, 19, 20});
-  std::vector<Shares::Next> one(1);
+  std::vector<WorkQueue::Progress> one(1);
   ends.clear();
-  Shares(one.data(), 1).work(Team(), 20, 8, [&](int64_t, int64_t end) { ends.push_back(end); });
+  WorkQueue(one.data(), 1).run(Team(), 20, 8, [&](int64_t, int64_t end) { ends.push_back(end); });
   CHECK(ends == std::vector<int64_t>{8, 16, 20});
 }
 
@@ -473,10 +473,10 @@ TEST_CASE("an unknown instruction set is refused") {
 
 }  // namespace
 TEST_CASE_TEMPLATE("rows are divided into whole tiles", Isa, Avx2, Avx512, Amx) {
-  using Tile = gemm::Tile<Isa, float>;
+  using Tile = gemm::RegisterTile<Isa, float>;
   for (int64_t m = 0; m <= 700; ++m) {
     CAPTURE(m);
-    const gemm::RowTiles tiles = gemm::RowTiles::of<Isa, float>(m);
+    const gemm::RowStrips tiles = gemm::RowStrips::of<Isa, float>(m);
     CHECK(tiles.row(0) == 0);
     CHECK(tiles.row(tiles.count()) == m);
     CHECK(tiles.at(m) == tiles.count());

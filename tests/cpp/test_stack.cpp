@@ -15,7 +15,7 @@
 
 namespace evenflow {
 
-[[gnu::weak]] const BfloatStacks& stacks_amx();
+[[gnu::weak]] const Bf16Stacks& stacks_amx();
 
 namespace test {
 namespace {
@@ -217,7 +217,7 @@ struct Result {
 
 /// On numbers of float32, whatever T. split: by the chains that take them apart, whatever the weights' size.
 template <class T>
-Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = false, bool overwrite = false) {
+Result<T> run_chain(const ChainCase& c, bool bf16, int threads, bool split = false, bool overwrite = false) {
   Context ctx("cpu", threads);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   Chain<T> chain(c, overwrite);
@@ -236,13 +236,13 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
   r.h.resize(static_cast<size_t>(chain.output().size()));
   r.dx.assign(x.size(), T(0.5));
   std::vector<T> acts(static_cast<size_t>(
-      activation_values(chain.units.data(), chain.count(), c.in.pixels(), half ? 2 : sizeof(T)) + 1));
+      activation_values(chain.units.data(), chain.count(), c.in.pixels(), bf16 ? 2 : sizeof(T)) + 1));
   const View<T> h(r.h.data(), chain.output());
   std::vector<T> dh = rounded(random_values(chain.output().size(), 4, -1, 1));
   const View<T> dy(dh.data(), chain.output()), dx(r.dx.data(), c.in);
   if constexpr (std::is_same<T, float>::value) {
     if (split) {
-      const auto& calls = stacks_amx().full;
+      const auto& calls = stacks_amx().split_f32;
       const StackUnit<T>& last = chain.units.back();
       calls.forward(ctx, chain.units.data(), chain.count(), in, acts.data(), h);
       kernels.net.epilogue_backward(ctx, h, dy, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
@@ -250,8 +250,8 @@ Result<T> run_chain(const ChainCase& c, bool half, int threads, bool split = fal
     }
   }
   if (!split) {
-    kernels.net.stack_forward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h);
-    kernels.net.stack_backward(ctx, chain.units.data(), chain.count(), half, in, acts.data(), h, dy, dx);
+    kernels.net.stack_forward(ctx, chain.units.data(), chain.count(), bf16, in, acts.data(), h);
+    kernels.net.stack_backward(ctx, chain.units.data(), chain.count(), bf16, in, acts.data(), h, dy, dx);
   }
   for (const std::vector<T>& dw : chain.dw) r.dw.insert(r.dw.end(), dw.begin(), dw.end());
   for (const std::vector<T>& v : chain.dbias) r.dbias.insert(r.dbias.end(), v.begin(), v.end());
@@ -318,13 +318,13 @@ TEST_CASE("a chain of convolutions equals its parts, float32") {
 }
 
 template <class T>
-void check_threads(const ChainCase& c, bool half, bool split = false) {
-  CAPTURE(half);
+void check_threads(const ChainCase& c, bool bf16, bool split = false) {
+  CAPTURE(bf16);
   CAPTURE(split);
-  const Result<T> one = run_chain<T>(c, half, 1, split);
+  const Result<T> one = run_chain<T>(c, bf16, 1, split);
   for (const int threads : {2, 3, 5}) {
     CAPTURE(threads);
-    const Result<T> more = run_chain<T>(c, half, threads, split);
+    const Result<T> more = run_chain<T>(c, bf16, threads, split);
     CHECK(one.h == more.h);
     CHECK(one.dx == more.dx);
     CHECK(one.dw == more.dw);
@@ -370,17 +370,17 @@ TEST_CASE("NaN in a small net stays where it is") {
 TEST_CASE("bfloat16 chains stay near float32, and threads change no bit") {
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
-    const Result<float> exact = run_chain<float>(c, false, 1), half = run_chain<float>(c, true, 1),
+    const Result<float> exact = run_chain<float>(c, false, 1), bf16 = run_chain<float>(c, true, 1),
                         two = run_chain<float>(c, true, 2);
-    CHECK(mean_square_gap(half.h, exact.h) < 1e-2);
-    CHECK(mean_square_gap(half.h, exact.h) > 1e-5);  // something was rounded
+    CHECK(mean_square_gap(bf16.h, exact.h) < 1e-2);
+    CHECK(mean_square_gap(bf16.h, exact.h) > 1e-5);  // something was rounded
     // A share of about 2^-8 of the units, those nearest to zero, fire in one and not in the other, and each
     // carries its whole gradient: sqrt(2^-8) = 6 %.
-    CHECK(mean_square_gap(half.dx, exact.dx) < 0.1);
-    CHECK(mean_square_gap(half.dw, exact.dw) < 0.1);
-    CHECK(half.h == two.h);
-    CHECK(half.dx == two.dx);
-    CHECK(half.dw == two.dw);
+    CHECK(mean_square_gap(bf16.dx, exact.dx) < 0.1);
+    CHECK(mean_square_gap(bf16.dw, exact.dw) < 0.1);
+    CHECK(bf16.h == two.h);
+    CHECK(bf16.dx == two.dx);
+    CHECK(bf16.dw == two.dw);
   }
 }
 

@@ -2,10 +2,6 @@
 
 namespace evenflow {
 
-bool is_intel() {
-  return false;
-}
-
 IsaLevel best_isa(IsaLevel) {
   return IsaLevel::baseline;
 }

@@ -18,8 +18,8 @@ namespace evenflow {
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_avx512_f64();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx512_bf16_f32();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_amx_f32();
-[[gnu::weak, gnu::visibility("default")]] const BfloatStacks& stacks_avx512_bf16();
-[[gnu::weak, gnu::visibility("default")]] const BfloatStacks& stacks_amx();
+[[gnu::weak, gnu::visibility("default")]] const Bf16Stacks& stacks_avx512_bf16();
+[[gnu::weak, gnu::visibility("default")]] const Bf16Stacks& stacks_amx();
 
 namespace {
 

@@ -29,7 +29,7 @@ struct CpuExec {
   /// Asks for the lines of f's arrays that hold `count` elements some time after element i: a processor that
   /// foresees reads does not foresee enough of them.
   template <int count, class F>
-  EVENFLOW_INLINE static void ask_ahead(const F& f, int64_t i) {
+  EVENFLOW_INLINE static void prefetch_ahead(const F& f, int64_t i) {
     constexpr int64_t kAhead = 512;
     f.each_array([&](const auto* array) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -107,14 +107,14 @@ struct CpuExec {
           }
           for (; e < cols; ++e) {
             to[e] = all;
-            one_by_one(e);
+            keep_scalar(e);
           }
         } else if (step == 2) {  // by vectors
           for (int64_t e = 0; e < cols; ++e) to[e] = static_cast<To>(from[2 * e]);
         } else {
           for (int64_t e = 0; e < cols; ++e) {
             to[e] = static_cast<To>(from[e * step]);
-            one_by_one(e);
+            keep_scalar(e);
           }
         }
       }
@@ -138,7 +138,7 @@ struct CpuExec {
       for (; rows > 0; --rows, from += cols, to += stride) {
         for (int64_t e = 0; e < cols; ++e) {
           to[e * step] = from[e];
-          one_by_one(e);
+          keep_scalar(e);
         }
       }
     }
@@ -147,12 +147,12 @@ struct CpuExec {
   /// Some successive elements of rows of a map: inputs are gathered into arrays, computed in vectors, and
   /// scattered. What computes them is a pointer, so that loops over runs are compiled once for all maps.
   template <class T>
-  struct Run {
-    using Go = void (*)(Run&, const void* f, int64_t cols, int64_t limit);
+  struct MapRun {
+    using Compute = void (*)(MapRun&, const void* f, int64_t cols, int64_t limit);
     /// How a map is run.
     struct Plan {
       const void* f;
-      Go go;
+      Compute compute;
       int inputs, outputs, sums;
 
       int64_t most() const {
@@ -168,7 +168,7 @@ struct CpuExec {
     int64_t count = 0;  ///< elements of the last run
     alignas(64) T numbers[kNumbers];
 
-    explicit Run(const Plan& plan_) : plan(plan_), most(plan_.most()) {}
+    explicit MapRun(const Plan& plan_) : plan(plan_), most(plan_.most()) {}
     T* in(int i) { return numbers + i * most; }
     T* out(int i) { return in(plan.inputs + i); }
     T* sums(int i) { return out(plan.outputs + i); }
@@ -177,8 +177,8 @@ struct CpuExec {
       col = 0;
     }
     /// The next elements, `limit` at most.
-    void go(int64_t cols, int64_t limit) {
-      plan.go(*this, plan.f, cols, limit);
+    void advance(int64_t cols, int64_t limit) {
+      plan.compute(*this, plan.f, cols, limit);
       col += count;
       row += col / cols;
       col %= cols;
@@ -195,30 +195,30 @@ struct CpuExec {
 
   static constexpr int kMostSums = 2;
   template <class T, class F>
-  static typename Run<T>::Plan plan_of(const F& f) {
+  static typename MapRun<T>::Plan plan_of(const F& f) {
     if constexpr (ops::takes_runs<F>) {
-      return {&f, std::is_same<T, float>::value ? &go_arrays<T, F> : &go_arrays_small<T, F>, f.inputs(),
+      return {&f, std::is_same<T, float>::value ? &run_arrays<T, F> : &run_arrays_scalar<T, F>, f.inputs(),
               f.outputs(), F::sums};
     } else {
       static_assert(F::sums <= kMostSums, "run_groups has room for them");
-      return {&f, &go_elements<T, F>, F::inputs, F::outputs, F::sums};
+      return {&f, &run_elements<T, F>, F::inputs, F::outputs, F::sums};
     }
   }
 
   /// A run of a map that loads and stores arrays, in lanes.
   template <class T, class F>
-  __attribute__((noinline)) static void go_arrays(Run<T>& run, const void* functor, int64_t cols,
-                                                  int64_t limit) {
-    apply_arrays<Run<T>::kLanes, T>(run, *static_cast<const F*>(functor), cols, limit);
+  __attribute__((noinline)) static void run_arrays(MapRun<T>& run, const void* functor, int64_t cols,
+                                                   int64_t limit) {
+    apply_arrays<MapRun<T>::kLanes, T>(run, *static_cast<const F*>(functor), cols, limit);
   }
   /// The same one by one. float64 is for truth: its functions are the C library's, and code may be small.
   template <class T, class F>
-  __attribute__((noinline, cold)) static void go_arrays_small(Run<T>& run, const void* functor, int64_t cols,
-                                                              int64_t limit) {
+  __attribute__((noinline, cold)) static void run_arrays_scalar(MapRun<T>& run, const void* functor,
+                                                                int64_t cols, int64_t limit) {
     apply_arrays<1, T>(run, *static_cast<const F*>(functor), cols, limit);
   }
   template <int lanes, class T, class F>
-  EVENFLOW_INLINE static void apply_arrays(Run<T>& run, const F& f, int64_t cols, int64_t limit) {
+  EVENFLOW_INLINE static void apply_arrays(MapRun<T>& run, const F& f, int64_t cols, int64_t limit) {
     using V = std::conditional_t<lanes == 1, T, ops::Lanes<T, lanes>>;
     run.count = ops::min_of(run.most, limit);
     const ops::Run place{run.row, run.col, cols, run.count};
@@ -231,8 +231,8 @@ struct CpuExec {
 
   /// A run of a map that loads and stores elements.
   template <class T, class F>
-  __attribute__((noinline)) static void go_elements(Run<T>& run, const void* functor, int64_t cols,
-                                                    int64_t limit) {
+  __attribute__((noinline)) static void run_elements(MapRun<T>& run, const void* functor, int64_t cols,
+                                                     int64_t limit) {
     const F& f = *static_cast<const F*>(functor);
     constexpr int64_t kMost = ops::Run::kMost;
     constexpr int kSums = F::sums ? F::sums : 1;
@@ -279,7 +279,7 @@ struct CpuExec {
     int64_t r = run.row, c = run.col;
     for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
       visit(f, one, e, r, 0);
-      one_by_one(r);
+      keep_scalar(r);
     }
     bool done = run.cols == 1;
     if constexpr (kPack > 1) {
@@ -316,11 +316,11 @@ struct CpuExec {
 
   /// f(row, column), each as much work as `worth` plain ones; one row where f names its arrays.
   template <class F>
-  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t worth = 1) {
+  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t cost = 1) {
     if constexpr (ops::names_arrays<F>) {
-      stream(ctx, cols, f, worth);
+      stream(ctx, cols, f, cost);
     } else {
-      run_team<Isa>(threads_for(ctx, rows * cols * worth), [&](const Team& team) {
+      run_team<Isa>(threads_for(ctx, rows * cols * cost), [&](const Team& team) {
         const bool by_rows = rows >= team.size;
         const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);
         for (int64_t r = by_rows ? team.begin(rows) : 0; r < r_end; ++r) {
@@ -336,7 +336,7 @@ struct CpuExec {
   /// f(0, i) for first <= i < last, a block at most.
   template <class F>
   static void stream_block(const F& f, int64_t first, int64_t last) {
-    ask_ahead<kBlock>(f, first);
+    prefetch_ahead<kBlock>(f, first);
     if constexpr (ops::writes_later<F>) {
       // Other cores have read target(): its lines must be called back, sooner in a burst.
       alignas(64) typename F::Number values[kBlock];
@@ -353,14 +353,14 @@ struct CpuExec {
 
   /// f(0, i) for i < n, of arrays too long for a cache.
   template <class F>
-  static void stream(Context& ctx, int64_t n, const F& f, int64_t worth) {
+  static void stream(Context& ctx, int64_t n, const F& f, int64_t cost) {
     constexpr int64_t kMost = 256;
     const int64_t blocks = (n + kBlock - 1) / kBlock;
-    const int threads = threads_for(ctx, n * worth);
+    const int threads = threads_for(ctx, n * cost);
     WorkspaceScope scope(ctx);
-    const Shares shares(scope.take<Shares::Next>(threads), threads);
+    const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
-      shares.work(team, blocks, kMost, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+      queue.run(team, blocks, kMost, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
         for (int64_t b = begin; b < end; ++b) stream_block(f, b * kBlock, ops::min_of(n, (b + 1) * kBlock));
       });
     });
@@ -372,13 +372,13 @@ struct CpuExec {
     if (rows * cols == 0) return;
     constexpr int64_t kJob = 1024;
     const int64_t share = ops::max_of<int64_t>(1, kJob / cols), jobs = (rows + share - 1) / share;
-    const typename Run<T>::Plan plan = plan_of<T>(f);
+    const typename MapRun<T>::Plan plan = plan_of<T>(f);
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
-      Run<T> run(plan);
+      MapRun<T> run(plan);
       for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
         const int64_t end = ops::min_of(rows, (job + 1) * share);
         run.seek(job * share);
-        for (int64_t left = (end - job * share) * cols; left > 0; left -= run.count) run.go(cols, left);
+        for (int64_t left = (end - job * share) * cols; left > 0; left -= run.count) run.advance(cols, left);
       }
     });
   }
@@ -392,22 +392,22 @@ struct CpuExec {
   }
   template <class T>
   __attribute__((noinline)) static void run_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols,
-                                                   const typename Run<T>::Plan& plan, double* out) {
+                                                   const typename MapRun<T>::Plan& plan, double* out) {
     const int sums = plan.sums;
-    constexpr int64_t kWorth = 8;  // an element costs as much as that many plain ones
+    constexpr int64_t kCost = 8;  // an element costs as much as that many plain ones
     constexpr int64_t kJob = 4096;
-    const int threads = threads_for(ctx, groups * rows * cols * kWorth);
+    const int threads = threads_for(ctx, groups * rows * cols * kCost);
     const int64_t size = rows * cols, together = plan.most() / size;
     if (together > 0) {  // whole groups, several a run
       const int64_t share = ops::max_of<int64_t>(1, kJob / size), jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
-        Run<T> run(plan);
+        MapRun<T> run(plan);
         for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
           const int64_t end = ops::min_of(groups, (job + 1) * share);
           run.seek(job * share * rows);
           for (int64_t group = job * share, next; group < end; group = next) {
             next = ops::min_of(end, group + together);
-            run.go(cols, (next - group) * size);
+            run.advance(cols, (next - group) * size);
             for (int i = 0; out && i < sums; ++i) {
               const T* values = run.sums(i);
               if (size == 1) {
@@ -435,13 +435,13 @@ struct CpuExec {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(groups * chunks * sums);
     run_team<Isa>(threads, [&](const Team& team) {
-      Run<T> run(plan);
+      MapRun<T> run(plan);
       for (int64_t job = team.begin(groups * chunks); job < team.end(groups * chunks); ++job) {
         const int64_t group = job / chunks, first = group * rows + job % chunks * chunk;
         int64_t left = (ops::min_of((group + 1) * rows, first + chunk) - first) * cols;
         Sum total[kMostSums] = {};
         for (run.seek(first); left > 0; left -= run.count) {
-          run.go(cols, left);
+          run.advance(cols, left);
           for (int i = 0; out && i < sums; ++i) total[i].add(run.sums(i), run.count);
         }
         for (int i = 0; i < sums; ++i) partial[job * sums + i] = total[i].total();
@@ -469,7 +469,7 @@ struct CpuExec {
         if (c + kLanes <= end) {
           double lanes[kLanes] = {};
           for (; c + kLanes <= end; c += kLanes) {
-            if constexpr (ops::names_arrays<F>) ask_ahead<kLanes>(f, c);
+            if constexpr (ops::names_arrays<F>) prefetch_ahead<kLanes>(f, c);
 #pragma GCC ivdep
             for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l).v[0]);
           }
@@ -564,8 +564,8 @@ struct CpuExec {
     WorkspaceScope scope(ctx);
     double* partial = scope.take<double>(chunks * width);
     T* runs = scope.take<T>(chunks * width);
-    constexpr int64_t kWorth = 4;
-    run_team<Isa>(threads_for(ctx, rows * cols * kWorth), [&](const Team& team) {
+    constexpr int64_t kCost = 4;
+    run_team<Isa>(threads_for(ctx, rows * cols * kCost), [&](const Team& team) {
       for (int64_t job = team.begin(chunks); job < team.end(chunks); ++job) {
         double* total = partial + job * width;
         T* run = runs + job * width;

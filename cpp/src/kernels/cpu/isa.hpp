@@ -12,14 +12,14 @@ bool is_intel();  ///< the processor
 
 /// Keeps a loop over `index` as it is: of numbers any distance apart, or of few, vectors take ten times the
 /// code and no less time.
-EVENFLOW_INLINE void one_by_one(int64_t& index) {
+EVENFLOW_INLINE void keep_scalar(int64_t& index) {
   __asm__("" : "+r"(index));
 }
 
 /// p + n, or `otherwise` where p is null. A compiler that sees which would make two copies of what follows,
 /// of which one may round a multiply-add once and the other twice.
 template <class T>
-EVENFLOW_INLINE const T* either(const T* p, int64_t n, const T* otherwise) {
+EVENFLOW_INLINE const T* offset_or(const T* p, int64_t n, const T* otherwise) {
   const T* q = p ? p + n : otherwise;
   __asm__("" : "+r"(q));
   return q;
@@ -58,7 +58,7 @@ EVENFLOW_INLINE void copy_run(T* dst, const T* src, int64_t count) {
 
 /// What holds where an instruction set does not say otherwise.
 struct AnyIsa {
-  static constexpr bool panels = false, pair_dot = false, matrix = false;
+  static constexpr bool blocked = false, pair_dot = false, matrix = false;
   static constexpr int gradient_rows = 0, gradient_vectors = 0;
   static constexpr int parts = 1;
   static constexpr bool copies(int64_t) { return false; }
@@ -86,7 +86,7 @@ struct Avx512 : AnyIsa {
   static constexpr const char* name = "avx512";
   static constexpr int vector_bytes = 64;
   static constexpr int rows = 14;
-  static constexpr bool panels = true;
+  static constexpr bool blocked = true;
   static constexpr int gradient_rows = 8, gradient_vectors = 3;
   /// Intel's do two multiply-adds of 64 bytes at once.
   static bool copies(int64_t row_bytes) { return row_bytes >= 1024 && is_intel(); }

@@ -15,7 +15,7 @@ const KernelSet<double>& kernels_avx512_f64();
 
 /// Chains whose products are of bfloat16 numbers, which are all that some instructions are good for. They
 /// are NetKernels' stack_forward and stack_backward, but the gradient of the last epilogue is already there.
-struct BfloatStacks {
+struct Bf16Stacks {
   template <class H>
   struct Calls {
     void (*forward)(Context&, const StackUnit<float>* units, int count, View<const float> x, H* acts,
@@ -24,12 +24,12 @@ struct BfloatStacks {
                      View<const float> dh, View<float> dx) = nullptr;
   };
   const char* isa;
-  Calls<Bf16> half;
-  Calls<float> full;  ///< null where float32's own instructions are faster
+  Calls<Bf16> bf16;
+  Calls<float> split_f32;  ///< null where float32's own instructions are faster
 };
 
-const BfloatStacks& stacks_avx512_bf16();
-const BfloatStacks& stacks_amx();
+const Bf16Stacks& stacks_avx512_bf16();
+const Bf16Stacks& stacks_amx();
 
 /// kernels_avx512_f32 with these chains.
 const KernelSet<float>& kernels_avx512_bf16_f32();

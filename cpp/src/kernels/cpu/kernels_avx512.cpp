@@ -4,8 +4,8 @@
 
 namespace evenflow {
 
-[[gnu::weak]] const BfloatStacks& stacks_avx512_bf16();
-[[gnu::weak]] const BfloatStacks& stacks_amx();
+[[gnu::weak]] const Bf16Stacks& stacks_avx512_bf16();
+[[gnu::weak]] const Bf16Stacks& stacks_amx();
 
 namespace {
 
@@ -16,41 +16,41 @@ constexpr int64_t kDense = int64_t{1} << 17, kSpatial = int64_t{1} << 14;
 
 class NetWithStacks final : public Net {
  public:
-  explicit NetWithStacks(const BfloatStacks& stacks) : stacks_(stacks) {}
+  explicit NetWithStacks(const Bf16Stacks& stacks) : stacks_(stacks) {}
 
-  void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
+  void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool bf16, View<const float> x,
                      void* acts, View<float> h) const override {
-    if (half) {
-      stacks_.half.forward(ctx, units, count, x, static_cast<Bf16*>(acts), h);
+    if (bf16) {
+      stacks_.bf16.forward(ctx, units, count, x, static_cast<Bf16*>(acts), h);
     } else if (splits(units, count)) {
-      stacks_.full.forward(ctx, units, count, x, static_cast<float*>(acts), h);
+      stacks_.split_f32.forward(ctx, units, count, x, static_cast<float*>(acts), h);
     } else {
-      Net::stack_forward(ctx, units, count, half, x, acts, h);
+      Net::stack_forward(ctx, units, count, bf16, x, acts, h);
     }
   }
 
-  void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool half, View<const float> x,
+  void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool bf16, View<const float> x,
                       const void* acts, View<const float> h, View<float> dh, View<float> dx) const override {
-    const bool full = !half && splits(units, count);
-    if (!half && !full) return Net::stack_backward(ctx, units, count, half, x, acts, h, dh, dx);
+    const bool split_f32 = !bf16 && splits(units, count);
+    if (!bf16 && !split_f32) return Net::stack_backward(ctx, units, count, bf16, x, acts, h, dh, dx);
     last_epilogue_backward(ctx, units[count - 1], h, dh);
-    if (full) {
-      stacks_.full.backward(ctx, units, count, x, static_cast<const float*>(acts), dh, dx);
+    if (split_f32) {
+      stacks_.split_f32.backward(ctx, units, count, x, static_cast<const float*>(acts), dh, dx);
     } else {
-      stacks_.half.backward(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx);
+      stacks_.bf16.backward(ctx, units, count, x, static_cast<const Bf16*>(acts), dh, dx);
     }
   }
 
  private:
   /// By the net alone: a row gives the same bits in any batch.
   bool splits(const StackUnit<float>* units, int count) const {
-    if (!stacks_.full.forward) return false;
+    if (!stacks_.split_f32.forward) return false;
     int64_t largest = 0;
     for (int u = 0; u < count; ++u) largest = ops::max_of(largest, units[u].dims.weight_size());
     return largest >= (gemm::pointwise(units, count) ? kDense : kSpatial);
   }
 
-  const BfloatStacks& stacks_;
+  const Bf16Stacks& stacks_;
 };
 
 }  // namespace

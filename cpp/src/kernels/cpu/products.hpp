@@ -12,22 +12,23 @@ struct CpuProducts {
 
   static void forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
                       const Epilogue<T>& epilogue, View<T> y) {
-    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, gemm::matrix_of(x), w, epilogue, gemm::matrix_of(y));
+    gemm::conv_forward<Isa, T, false, T, T>(ctx, dims, gemm::strided_of(x), w, epilogue, gemm::strided_of(y));
   }
 
   static void backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
                             bool accumulate) {
-    const gemm::Matrix<const T> from = gemm::matrix_of(dy);
+    const gemm::Strided<const T> from = gemm::strided_of(dy);
     if (accumulate) {
       gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w, gemm::AddTo<T>{dx.data, dx.stride});
     } else {
       gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w,
-                                                 gemm::Activate<T, T>{gemm::matrix_of(dx)});
+                                                 gemm::Activate<T, T>{gemm::strided_of(dx)});
     }
   }
 
   static void backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy, T* dw) {
-    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, gemm::matrix_of(x), gemm::matrix_of(dy), dw);
+    gemm::conv_backward_weights<Isa, T, false, T, T>(ctx, dims, gemm::strided_of(x), gemm::strided_of(dy),
+                                                     dw);
   }
 
   template <class H>

@@ -1,5 +1,5 @@
 #include "kernels/cpu/amx.hpp"
-#include "kernels/cpu/bfloat_stacks.hpp"
+#include "kernels/cpu/bf16_stacks.hpp"
 
 namespace evenflow {
 namespace gemm {
@@ -15,7 +15,7 @@ struct AmxUnit {
   static constexpr int N = MatrixRegisters::size;
   using Session = MatrixRegisters;
 
-  static void multiply(int64_t steps, Strip<float> a, Strip<float> b, bool tall, bool wide, float* sums) {
+  static void multiply(int64_t steps, Operand<float> a, Operand<float> b, bool tall, bool wide, float* sums) {
     const auto nothing = [](int64_t) {};
     if (tall && wide) {
       run<true, true>(steps, a, b, sums, nothing);
@@ -29,14 +29,14 @@ struct AmxUnit {
   }
 
   template <class Between>
-  EVENFLOW_INLINE static void multiply(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+  EVENFLOW_INLINE static void multiply(int64_t steps, Operand<float> a, Operand<float> b, float* sums,
                                        const Between& between) {
     run<true, true>(steps, a, b, sums, between);
   }
 
  private:
   template <bool tall, bool wide, class Between>
-  EVENFLOW_INLINE static void run(int64_t steps, Strip<float> a, Strip<float> b, float* sums,
+  EVENFLOW_INLINE static void run(int64_t steps, Operand<float> a, Operand<float> b, float* sums,
                                   const Between& between) {
     written();
     _tile_zero(0);
@@ -55,7 +55,7 @@ struct AmxUnit {
   }
 
   template <bool tall, bool wide>
-  EVENFLOW_INLINE static void add(Strip<float> a, Strip<float> b) {
+  EVENFLOW_INLINE static void add(Operand<float> a, Operand<float> b) {
     if (parts == 1) {
       load_a<tall>(a, 0);
       load_b<wide>(b, 0);
@@ -81,7 +81,7 @@ struct AmxUnit {
   /// A single part passes by the first-level cache, which keeps the panel of B for the next tile of A; of
   /// three, of which one is read twice, a panel fills it alone.
   template <bool tall>
-  EVENFLOW_INLINE static void load_a(Strip<float> a, int part) {
+  EVENFLOW_INLINE static void load_a(Operand<float> a, int part) {
     const float* from = a.data + part * (a.stride / parts);
     if (parts == 1) {
       _tile_stream_loadd(4, from, a.stride * 4);
@@ -93,7 +93,7 @@ struct AmxUnit {
   }
 
   template <bool wide>
-  EVENFLOW_INLINE static void load_b(Strip<float> b, int part) {
+  EVENFLOW_INLINE static void load_b(Operand<float> b, int part) {
     const float* from = b.data + part * (b.stride / parts);
     _tile_loadd(6, from, b.stride * 4);
     if (wide) _tile_loadd(7, from + N, b.stride * 4);
@@ -169,9 +169,8 @@ struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
 
 }  // namespace gemm
 
-const BfloatStacks& stacks_amx() {
-  static const BfloatStacks stacks = {Amx::name, bfloat_stacks<Amx, Bf16>(),
-                                      bfloat_stacks<AmxSplit, float>()};
+const Bf16Stacks& stacks_amx() {
+  static const Bf16Stacks stacks = {Amx::name, bf16_stacks<Amx, Bf16>(), bf16_stacks<AmxSplit, float>()};
   return stacks;
 }
 

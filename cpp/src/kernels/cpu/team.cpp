@@ -8,11 +8,11 @@
 
 namespace evenflow {
 
-bool Shares::take(const Team& team, int64_t count, int64_t most, Piece& piece) const {
+bool WorkQueue::take(const Team& team, int64_t count, int64_t most, Piece& piece) const {
   for (; piece.owner < team.size; ++piece.owner) {
     const Team owner{(team.rank + piece.owner) % team.size, team.size};
     const int64_t begin = owner.begin(count), size = owner.end(count) - begin;
-    int64_t* const next = &next_[owner.rank].item;
+    int64_t* const next = &progress_[owner.rank].item;
     int64_t first = __atomic_load_n(next, __ATOMIC_RELAXED);
     while (first < size) {
       const int64_t left = size - first, part = team.size > 1 ? (left + 1) / 2 : left;
@@ -28,23 +28,24 @@ bool Shares::take(const Team& team, int64_t count, int64_t most, Piece& piece) c
 
 #if defined(__linux__)
 
-Seats::Seats() {
+ThreadPlacement::ThreadPlacement() {
   processor_[0] = sched_getcpu();
   for (int r = 1; r < kMax; ++r) processor_[r] = -1;
 }
 
-void Seats::take(int rank) {
+void ThreadPlacement::place(int rank) {
   if (rank == 0 || rank >= kMax) return;
   const int here = sched_getcpu();
-  bool taken = here < 0;
-  for (int r = 0; r < rank && !taken; ++r) taken = __atomic_load_n(&processor_[r], __ATOMIC_RELAXED) == here;
+  bool occupied = here < 0;
+  for (int r = 0; r < rank && !occupied; ++r)
+    occupied = __atomic_load_n(&processor_[r], __ATOMIC_RELAXED) == here;
   __atomic_store_n(&processor_[rank], here, __ATOMIC_RELAXED);
   cpu_set_t allowed;
-  if (!taken || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  if (!occupied || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
   cpu_set_t free = allowed;
   for (int r = 0; r <= rank; ++r) {
-    const int seat = __atomic_load_n(&processor_[r], __ATOMIC_RELAXED);
-    if (seat >= 0) CPU_CLR(seat, &free);
+    const int other = __atomic_load_n(&processor_[r], __ATOMIC_RELAXED);
+    if (other >= 0) CPU_CLR(other, &free);
   }
   // Moves at once; the thread may run anywhere again afterwards.
   if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
@@ -54,8 +55,8 @@ void Seats::take(int rank) {
 
 #else
 
-Seats::Seats() {}
-void Seats::take(int) {}
+ThreadPlacement::ThreadPlacement() {}
+void ThreadPlacement::place(int) {}
 
 #endif
 

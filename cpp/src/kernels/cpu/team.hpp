@@ -26,26 +26,26 @@ struct Team {
 /// Items that a team divides while it goes: a thread takes those of its own share a few at a time, then what
 /// others have not begun of theirs, so that nobody waits long for one that was kept from working. Which
 /// thread has which items must not matter.
-class Shares {
+class WorkQueue {
  public:
   /// How far a share is, in a cache line of its own.
-  struct alignas(64) Next {
+  struct alignas(64) Progress {
     int64_t item;
   };
   /// next: one a thread.
-  EVENFLOW_INLINE Shares(Next* next, int threads) : next_(next) {
-    for (int t = 0; t < threads; ++t) next_[t].item = 0;
+  EVENFLOW_INLINE WorkQueue(Progress* next, int threads) : progress_(next) {
+    for (int t = 0; t < threads; ++t) progress_[t].item = 0;
   }
 
   /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share that others may help
   /// with. Once, and again after renew().
   template <class F>
-  EVENFLOW_INLINE void work(const Team& team, int64_t count, int64_t most, const F& f) const {
+  EVENFLOW_INLINE void run(const Team& team, int64_t count, int64_t most, const F& f) const {
     for (Piece piece; take(team, count, most, piece);) f(piece.first, piece.end);
   }
 
   /// By each thread, between a barrier after work() and one before the next.
-  EVENFLOW_INLINE void renew(const Team& team) const { next_[team.rank].item = 0; }
+  EVENFLOW_INLINE void reset(const Team& team) const { progress_[team.rank].item = 0; }
 
  private:
   struct Piece {
@@ -56,16 +56,16 @@ class Shares {
   // Not inlined: it would be in every product.
   bool take(const Team& team, int64_t count, int64_t most, Piece& piece) const;
 
-  Next* next_;
+  Progress* progress_;
 };
 
 /// The processors that a team's threads woke up on. A scheduler may wake a sleeping thread beside the one
 /// that woke it, and leave both there: on some virtual machines for seconds, at half the speed.
-class Seats {
+class ThreadPlacement {
  public:
-  Seats();
+  ThreadPlacement();
   /// Moves the calling thread if a thread of lower rank took the same processor.
-  void take(int rank);
+  void place(int rank);
 
  private:
   static constexpr int kMax = 64;
@@ -79,11 +79,11 @@ void run_team(int threads, const F& f) {
     f(Team());
     return;
   }
-  Seats seats;
+  ThreadPlacement placement;
 #pragma omp parallel num_threads(threads)
   {
     const Team team{omp_get_thread_num(), omp_get_num_threads()};
-    seats.take(team.rank);
+    placement.place(team.rank);
     f(team);
   }
 }

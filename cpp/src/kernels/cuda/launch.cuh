@@ -57,7 +57,7 @@ struct Launcher {
   static constexpr const char* name = "cuda";
   static constexpr int64_t max_blocks = 65535;
   static constexpr int64_t multiprocessors = 132;  // of an H100; results shall not depend on the GPU's own
-  using Units = TensorCores;
+  using Mma = TensorCores;
 
   template <class Body>
   static void launch(Context& ctx, int64_t blocks, const Body& body) {

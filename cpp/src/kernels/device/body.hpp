@@ -70,34 +70,34 @@ template <class F>
 constexpr int most_packed<F, std::void_t<typename F::Number>> = 16 / sizeof(typename F::Number);
 
 template <class F, class = void>
-constexpr bool takes_halves = false;
+constexpr bool takes_half_packs = false;
 template <class F>
-constexpr bool takes_halves<F, std::void_t<decltype(F::halves)>> = F::halves;
+constexpr bool takes_half_packs<F, std::void_t<decltype(F::half_packs)>> = F::half_packs;
 
 /// A place in rows of packs.
-struct Spot {
+struct PackIndex {
   int64_t row;
   int64_t column;
 };
 
 /// Every so-many-th pack of rows of `cols` packs: a thread divides once, and in 32 bits where those suffice.
-struct Walk {
+struct PackWalk {
   int64_t cols;
   int64_t rows_on;  ///< of a step
   int64_t cols_on;
 
-  static Walk by(int64_t step, int64_t cols) {
+  static PackWalk by(int64_t step, int64_t cols) {
     const int64_t of = ops::max_of<int64_t>(cols, 1);
     return {of, step / of, step % of};
   }
-  EVENFLOW_INLINE Spot start(int64_t i) const {
+  EVENFLOW_INLINE PackIndex start(int64_t i) const {
     if ((i | cols) >> 32 == 0) {
       const uint32_t at = static_cast<uint32_t>(i), in = static_cast<uint32_t>(cols);
       return {at / in, at % in};
     }
     return {i / cols, i % cols};
   }
-  EVENFLOW_INLINE void step(Spot& at) const {
+  EVENFLOW_INLINE void step(PackIndex& at) const {
     at.row += rows_on;
     at.column += cols_on;
     if (at.column < cols) return;
@@ -113,12 +113,12 @@ struct ForEach {
   using Registers = Nothing;
   using Shared = Nothing;
   int64_t rows;
-  Walk walk;  ///< by all threads of the grid
+  PackWalk walk;  ///< by all threads of the grid
   F f;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
   EVENFLOW_INLINE void run(int64_t, const Place& at, Registers&, Shared&) const {
-    for (Spot spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
+    for (PackIndex spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
       if constexpr (n == 1) {
         f(spot.row, spot.column);
       } else {
@@ -174,7 +174,7 @@ struct Reduce {
   using Shared = typename Tree<Join, 1>::Shared;
   int64_t packs;
   int64_t chunk;
-  Walk walk;  ///< by a block's threads
+  PackWalk walk;  ///< by a block's threads
   F f;
   double* out;
 
@@ -184,7 +184,7 @@ struct Reduce {
       double total = 0;
       const int64_t end = ops::min_of(packs, (at.block + 1) * chunk);
       int64_t i = at.block * chunk + at.thread;
-      for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+      for (PackIndex spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
         const ops::Pack<double, n> part = f.template operator()<n>(spot.row, spot.column * n);
         for (int e = 0; e < n; ++e) total = Join::join(total, part.v[e]);
       }
@@ -220,7 +220,7 @@ struct MapGroups {
   int64_t rows;
   int64_t chunk;
   int64_t chunks;
-  Walk walk;  ///< by a block's threads
+  PackWalk walk;  ///< by a block's threads
   F f;
   bool add;
   double* out;
@@ -245,7 +245,7 @@ struct MapGroups {
     const int64_t first = at.block / chunks * rows, begin = at.block % chunks * chunk;
     const int64_t end = ops::min_of(rows * walk.cols, begin + chunk);
     int64_t i = begin + at.thread;
-    for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+    for (PackIndex spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
       add_pack(map, first + spot.row, spot.column * n, total);
     }
     for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
@@ -326,7 +326,7 @@ struct SumRows {
 template <class T, class F, int n>
 struct SumColumns {
   static constexpr int threads = kThreads;
-  static constexpr int kStrip = 32;  ///< packs of a row, at most
+  static constexpr int kGroupPacks = 32;  ///< packs of a row, at most
   using Registers = Nothing;
   struct Shared {
     double value[F::sums * n][kThreads];
@@ -339,10 +339,10 @@ struct SumColumns {
   F f;
   double* out;
 
-  EVENFLOW_INLINE int64_t strips() const { return (cols / n + width - 1) / width; }
+  EVENFLOW_INLINE int64_t groups() const { return (cols / n + width - 1) / width; }
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
-    const int64_t part = at.block / strips(), first = at.block % strips() * width;
+    const int64_t part = at.block / groups(), first = at.block % groups() * width;
     if (phase == 0) {
       const int lane = at.thread / width, place = at.thread % width;
       if (lane < lanes && (first + place) * n < cols) add_rows(part, lane, (first + place) * n, at, shared);

@@ -30,7 +30,7 @@ struct DeviceExec {
     launch(ctx, 1, body);
   }
 
-  static int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+  static int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
   /// g(the most columns that are one access: of sixteen bytes, of eight if f takes halves, or one).
   template <class F, class G>
@@ -38,15 +38,15 @@ struct DeviceExec {
     in_packs_of<device::most_packed<F>>(cols, f, g);
   }
   template <class F>
-  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*worth*/ = 1) {
+  static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*cost*/ = 1) {
     if (rows * cols == 0) return;
     in_packs(cols, f, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
       const int64_t packs = cols / kPack;
       const int64_t blocks =
-          ops::min_of<int64_t>(parts(rows * packs, device::kThreads), Launcher::max_blocks);
+          ops::min_of<int64_t>(ceil_div(rows * packs, device::kThreads), Launcher::max_blocks);
       launch(ctx, blocks,
-             device::ForEach<F, kPack>{rows, device::Walk::by(blocks * device::kThreads, packs), f});
+             device::ForEach<F, kPack>{rows, device::PackWalk::by(blocks * device::kThreads, packs), f});
     });
   }
 
@@ -60,12 +60,12 @@ struct DeviceExec {
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
     if (groups * rows * cols == 0) return;
     constexpr int64_t kChunk = 2048;
-    const int64_t chunks = parts(rows * cols, kChunk);
+    const int64_t chunks = ceil_div(rows * cols, kChunk);
     WorkspaceScope scope(ctx.workspace());
     double* partial = chunks == 1 || !out ? out : scope.take<double>(groups * chunks * F::sums);
     in_packs(cols, f, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
-      const auto walk = device::Walk::by(device::kThreads, cols / kPack);
+      const auto walk = device::PackWalk::by(device::kThreads, cols / kPack);
       launch(ctx, groups * chunks,
              device::MapGroups<T, F, kPack>{rows, kChunk / kPack, chunks, walk, f, chunks == 1, partial});
     });
@@ -89,7 +89,7 @@ struct DeviceExec {
   template <class T, class F>
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     if (cols == 0) return;
-    const int64_t chunk = chunk_of(rows, cols), chunks = parts(rows, chunk), width = F::sums * cols;
+    const int64_t chunk = chunk_of(rows, cols), chunks = ceil_div(rows, chunk), width = F::sums * cols;
     if (chunks <= 1) return sum_chunks<T>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(chunks * width);
@@ -101,7 +101,7 @@ struct DeviceExec {
   template <class T, class F, class G>
   static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
     if (cols == 0) return;
-    const int64_t chunk = chunk_of(rows, cols), chunks = ops::max_of<int64_t>(parts(rows, chunk), 1);
+    const int64_t chunk = chunk_of(rows, cols), chunks = ops::max_of<int64_t>(ceil_div(rows, chunk), 1);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(chunks * F::sums * cols);
     sum_chunks<T>(ctx, rows, cols, chunk, f, partial);
@@ -113,30 +113,30 @@ struct DeviceExec {
   static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
     using Body = device::SumRows<G>;
     constexpr int64_t kMost = 1024;  // for a thread to add every 32nd
-    const int64_t width = G::sums * cols, chunk = parts(rows, kMost / 4);
+    const int64_t width = G::sums * cols, chunk = ceil_div(rows, kMost / 4);
     WorkspaceScope scope(ctx.workspace());
     if (rows > kMost) {
-      double* fewer = scope.take<double>(parts(rows, chunk) * width);
+      double* fewer = scope.take<double>(ceil_div(rows, chunk) * width);
       sum_chunks<double>(ctx, rows, width, chunk, ops::ColumnSum<double>{ops::PixelMask(), partial, width},
                          fewer);
       partial = fewer;
-      rows = parts(rows, chunk);
+      rows = ceil_div(rows, chunk);
     }
-    launch(ctx, parts(cols, Body::kColumns), Body{rows, cols, partial, finish});
+    launch(ctx, ceil_div(cols, Body::kColumns), Body{rows, cols, partial, finish});
   }
 
  private:
   /// Rows of a block's chunk in sums over columns.
   static int64_t chunk_of(int64_t rows, int64_t cols) {
     constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
-    return ops::max_of(parts(kChunk, ops::min_of(cols, kWidest)), parts(rows, kMostChunks));
+    return ops::max_of(ceil_div(kChunk, ops::min_of(cols, kWidest)), ceil_div(rows, kMostChunks));
   }
 
   template <int n, class F, class G>
   static void in_packs_of(int64_t cols, const F& f, const G& g) {
     if constexpr (n > 1) {
       if (cols % n != 0 || !ops::packs(f, n))
-        return in_packs_of<device::takes_halves<F> ? n / 2 : 1>(cols, f, g);
+        return in_packs_of<device::takes_half_packs<F> ? n / 2 : 1>(cols, f, g);
     }
     g(std::integral_constant<int, n>());
   }
@@ -144,8 +144,8 @@ struct DeviceExec {
   template <class Join, class F>
   static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     constexpr int64_t kLeast = 4096, kMostBlocks = 1024, kAlign = 4;
-    const int64_t share = parts(parts(rows * cols, kMostBlocks), kAlign) * kAlign;
-    const int64_t chunk = ops::max_of(kLeast, share), blocks = parts(rows * cols, chunk);
+    const int64_t share = ceil_div(ceil_div(rows * cols, kMostBlocks), kAlign) * kAlign;
+    const int64_t chunk = ops::max_of(kLeast, share), blocks = ceil_div(rows * cols, chunk);
     if (blocks <= 1) return reduce_chunks<Join>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(blocks);
@@ -160,9 +160,9 @@ struct DeviceExec {
     in_packs(cols, f, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
       const int64_t row = cols / kPack;
-      launch(ctx, ops::max_of<int64_t>(parts(rows * cols, chunk), 1),
+      launch(ctx, ops::max_of<int64_t>(ceil_div(rows * cols, chunk), 1),
              device::Reduce<F, Join, kPack>{rows * row, chunk / kPack,
-                                            device::Walk::by(device::kThreads, row), f, out});
+                                            device::PackWalk::by(device::kThreads, row), f, out});
     });
   }
 
@@ -171,9 +171,9 @@ struct DeviceExec {
   static void sum_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, double* out) {
     in_packs(cols, f, [&](auto n) {
       using Body = device::SumColumns<T, F, decltype(n)::value>;
-      const int64_t packs = cols / decltype(n)::value, strips = parts(packs, Body::kStrip);
-      const int width = static_cast<int>(parts(packs, strips));
-      launch(ctx, strips * ops::max_of<int64_t>(parts(rows, chunk), 1),
+      const int64_t packs = cols / decltype(n)::value, groups = ceil_div(packs, Body::kGroupPacks);
+      const int width = static_cast<int>(ceil_div(packs, groups));
+      launch(ctx, groups * ops::max_of<int64_t>(ceil_div(rows, chunk), 1),
              Body{rows, cols, chunk, width, device::kThreads / width, f, out});
     });
   }

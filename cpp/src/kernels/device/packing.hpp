@@ -1,9 +1,9 @@
 #pragma once
 
 #include "kernels/device/exec.hpp"
-#include "kernels/device/matrix_operands.hpp"
+#include "kernels/device/mma_operands.hpp"
 
-// How a net's weights and inputs are laid out for MatrixProduct, all of them in one launch: each by itself
+// How a net's weights and inputs are laid out for MmaProduct, all of them in one launch: each by itself
 // takes less time than its launch.
 
 namespace evenflow::device {
@@ -19,7 +19,7 @@ EVENFLOW_INLINE void write_as(const ops::Pack<float, n>& from, S* to) {
 template <class S>
 struct PackRows {
   using Number = float;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const float* x;
   int64_t x_stride;
   int64_t columns;
@@ -38,7 +38,7 @@ struct PackRows {
 template <class S>
 struct PackWeights {
   using Number = float;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const float* w;
   PatchDims dims;
   int64_t cin;
@@ -80,7 +80,7 @@ template <class F>
 struct Loop {
   int64_t blocks = 0;
   int64_t rows = 0;
-  Walk walk = {};  ///< by the threads of these blocks
+  PackWalk walk = {};  ///< by the threads of these blocks
   int pack = 1;
   F f = {};
 
@@ -99,7 +99,7 @@ struct Loop {
   template <int n>
   EVENFLOW_INLINE void go(int64_t first) const {
     if constexpr (n <= most_packed<F>) {
-      for (Spot spot = walk.start(first); spot.row < rows; walk.step(spot)) {
+      for (PackIndex spot = walk.start(first); spot.row < rows; walk.step(spot)) {
         if constexpr (most_packed<F> == 1) {
           f(spot.row, spot.column);
         } else {
@@ -167,8 +167,9 @@ class Packing {
     if (count == most) launch();
     Exec::in_packs(cols, f, [&](auto n) {
       const int64_t packs = cols / decltype(n)::value;
-      const int64_t blocks = ops::min_of<int64_t>(Exec::parts(rows * packs, kThreads), Launcher::max_blocks);
-      to[count++] = {blocks, rows, Walk::by(blocks * kThreads, packs), decltype(n)::value, f};
+      const int64_t blocks =
+          ops::min_of<int64_t>(Exec::ceil_div(rows * packs, kThreads), Launcher::max_blocks);
+      to[count++] = {blocks, rows, PackWalk::by(blocks * kThreads, packs), decltype(n)::value, f};
       blocks_ += blocks;
     });
   }

@@ -48,7 +48,7 @@ struct DeviceProducts {
   template <class H>
   static void stack_forward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts,
                             View<T> h) {
-    constexpr bool half = std::is_same<H, Bf16>::value;
+    constexpr bool bf16 = std::is_same<H, Bf16>::value;
     const int64_t pixels = x.shape.pixels();
     WorkspaceScope scope(ctx.workspace());
     if (!acts) acts = scope.take<H>(hidden_rows_size(units, count, pixels, sizeof(H)));
@@ -56,13 +56,13 @@ struct DeviceProducts {
       const StackUnit<T>& unit = units[u];
       const bool first = u == 0, last = u + 1 == count;
       if (first && last) {
-        convolve<T, T, half>(ctx, unit.dims, x, unit.w, unit.epilogue, h);
+        convolve<T, T, bf16>(ctx, unit.dims, x, unit.w, unit.epilogue, h);
       } else if (first) {
-        convolve<T, H, half>(ctx, unit.dims, x, unit.w, unit.epilogue, hidden(acts, units, u, pixels));
+        convolve<T, H, bf16>(ctx, unit.dims, x, unit.w, unit.epilogue, hidden(acts, units, u, pixels));
       } else if (last) {
-        convolve<H, T, half>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue, h);
+        convolve<H, T, bf16>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue, h);
       } else {
-        convolve<H, H, half>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue,
+        convolve<H, H, bf16>(ctx, unit.dims, hidden(acts, units, u - 1, pixels), unit.w, unit.epilogue,
                              hidden(acts, units, u, pixels));
       }
     }
@@ -72,8 +72,8 @@ struct DeviceProducts {
   template <class H>
   static void stack_backward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x,
                              const H* acts, View<const T> dh, View<T> dx) {
-    constexpr bool half = std::is_same<H, Bf16>::value;
-    if (count == 1) return first_unit<T, half>(ctx, units[0], x, dh, dx);
+    constexpr bool bf16 = std::is_same<H, Bf16>::value;
+    if (count == 1) return first_unit<T, bf16>(ctx, units[0], x, dh, dx);
     const int64_t pixels = x.shape.pixels();
     int64_t widest = 0;
     for (int u = 0; u + 1 < count; ++u) {
@@ -88,14 +88,14 @@ struct DeviceProducts {
       return v;
     };
     View<H> da = buffer(count - 2);
-    hidden_unit<T, H, half>(ctx, units[count - 1], units[count - 2], dh,
+    hidden_unit<T, H, bf16>(ctx, units[count - 1], units[count - 2], dh,
                             hidden(acts, units, count - 2, pixels), dy, da);
     for (int u = count - 2; u > 0; --u) {
       const View<H> below = buffer(u - 1);
-      hidden_unit<H, H, half>(ctx, units[u], units[u - 1], da, hidden(acts, units, u - 1, pixels), dy, below);
+      hidden_unit<H, H, bf16>(ctx, units[u], units[u - 1], da, hidden(acts, units, u - 1, pixels), dy, below);
       da = below;
     }
-    first_unit<H, half>(ctx, units[0], x, da, dx);
+    first_unit<H, bf16>(ctx, units[0], x, da, dx);
   }
 
  private:
@@ -121,11 +121,11 @@ struct DeviceProducts {
     Exec::in_packs(depth, Pair{x, y}, [&](auto n) {
       using Body = device::ThinProduct<T, decltype(n)::value>;
       constexpr int kOwn = device::kOwnThin;
-      const int64_t threads = Exec::parts(pixels, kOwn * kBlocks);  // along a tile
+      const int64_t threads = Exec::ceil_div(pixels, kOwn * kBlocks);  // along a tile
       const int64_t most =
-          ops::min_of<int64_t>(device::kThreads / Exec::parts(width, kOwn), Body::kTile / depth / kOwn);
+          ops::min_of<int64_t>(device::kThreads / Exec::ceil_div(width, kOwn), Body::kTile / depth / kOwn);
       const int tile = static_cast<int>(kOwn * ops::min_of(threads, most));
-      Exec::launch(ctx, Exec::parts(pixels, tile),
+      Exec::launch(ctx, Exec::ceil_div(pixels, tile),
                    Body{pixels, static_cast<int>(depth), static_cast<int>(width), tile, x.data, x.stride, w,
                         w_down, w_along, y.data, y.stride, e.bias, e.scale, e.relu, add});
     });
@@ -139,8 +139,8 @@ struct DeviceProducts {
     Exec::in_packs(rows, Pair{x, dy}, [&](auto n) {
       using Body = device::ThinGradient<T, decltype(n)::value>;
       const int tile = Body::kTile / (device::up_to_four(rows) + device::up_to_four(cols));
-      const int64_t chunk = Exec::parts(Exec::parts(pixels, tile), kBlocks) * tile,
-                    blocks = Exec::parts(pixels, chunk);
+      const int64_t chunk = Exec::ceil_div(Exec::ceil_div(pixels, tile), kBlocks) * tile,
+                    blocks = Exec::ceil_div(pixels, chunk);
       WorkspaceScope inner(ctx.workspace());
       double* partial = inner.take<double>(blocks * size);
       Exec::launch(ctx, blocks,
@@ -159,8 +159,8 @@ struct DeviceProducts {
     return View<H>(acts, units[unit].dims.in.with_channels(cout), padded_stride(cout, sizeof(H)));
   }
 
-  template <class S, bool half>
-  static device::Patches<T, S, half> patches(const ConvDims& dims, const S* x, int64_t stride,
+  template <class S, bool bf16>
+  static device::Patches<T, S, bf16> patches(const ConvDims& dims, const S* x, int64_t stride,
                                              int64_t channels, bool edge, int sign) {
     return {x, stride, dims.in.h, dims.in.w, channels, dims.kernel, edge, sign};
   }
@@ -174,21 +174,21 @@ struct DeviceProducts {
     Exec::launch(ctx, body.blocks(), body);
   }
 
-  template <class S, class Y, bool half>
+  template <class S, class Y, bool bf16>
   static void convolve(Context& ctx, const ConvDims& dims, View<const S> x, const T* w,
                        const Epilogue<T>& epilogue, View<Y> y) {
     product(ctx, dims.in.pixels(), dims.cout, dims.taps() * dims.weight_rows(),
-            patches<S, half>(dims, x.data, x.stride, dims.in.c, dims.edge, 1),
-            device::Rows<T, T, half>{w, dims.cout},
+            patches<S, bf16>(dims, x.data, x.stride, dims.in.c, dims.edge, 1),
+            device::Rows<T, T, bf16>{w, dims.cout},
             device::StoreActivated<T, Y>{y.data, y.stride, epilogue.bias, epilogue.scale, epilogue.relu});
   }
 
-  template <class S, bool half>
+  template <class S, bool bf16>
   static void data_gradient(Context& ctx, const ConvDims& dims, View<const S> dy, const T* w, View<T> dx,
                             bool accumulate) {
     const int64_t m = dims.in.pixels(), n = dims.in.c, k = dims.taps() * dims.cout;
-    const auto a = patches<S, half>(dims, dy.data, dy.stride, dims.cout, false, -1);
-    const device::BackwardWeights<T, half> b{w, dims.weight_rows(), dims.cout};
+    const auto a = patches<S, bf16>(dims, dy.data, dy.stride, dims.cout, false, -1);
+    const device::BackwardWeights<T, bf16> b{w, dims.weight_rows(), dims.cout};
     if (accumulate) {
       product(ctx, m, n, k, a, b, device::StoreAdded<T>{dx.data, dx.stride});
     } else {
@@ -197,20 +197,20 @@ struct DeviceProducts {
   }
 
   /// dw += over all pixels, or =: a chunk of them a split, added in order.
-  template <class S, class D, bool half>
+  template <class S, class D, bool bf16>
   static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
                                bool overwrite) {
-    using A = device::Transposed<device::Patches<T, S, half>>;
-    using B = device::Rows<T, D, half>;
+    using A = device::Transposed<device::Patches<T, S, bf16>>;
+    using B = device::Rows<T, D, bf16>;
     constexpr int64_t kChunk = 1024;
     const int64_t pixels = dims.in.pixels(), rows = dims.taps() * dims.weight_rows();
     if (pixels == 0) return;
     WorkspaceScope scope(ctx.workspace());
-    const int64_t splits = Exec::parts(pixels, kChunk);
+    const int64_t splits = Exec::ceil_div(pixels, kChunk);
     T* partial = scope.take<T>(splits * dims.weight_size());
     const device::TileProduct<T, A, B, device::StoreSplit<T>> body{
         {rows, dims.cout, pixels, kChunk},
-        {patches<S, half>(dims, x.data, x.stride, dims.in.c, dims.edge, 1)},
+        {patches<S, bf16>(dims, x.data, x.stride, dims.in.c, dims.edge, 1)},
         {dy.data, dy.stride},
         {partial, rows, dims.cout}};
     Exec::launch(ctx, body.blocks(), body);
@@ -220,25 +220,25 @@ struct DeviceProducts {
 
   /// From da of `unit` to its weights' gradient, and da of the unit below with its bias's and scale's. dy:
   /// room for a gradient of y.
-  template <class D, class H, bool half>
+  template <class D, class H, bool bf16>
   static void hidden_unit(Context& ctx, const StackUnit<T>& unit, const StackUnit<T>& lower, View<const D> da,
                           View<const H> y, T* dy, View<H> below) {
     const int64_t pixels = y.shape.pixels(), width = y.shape.c;
     WorkspaceScope scope(ctx.workspace());
-    data_gradient<D, half>(ctx, unit.dims, da, unit.w, View<T>(dy, y.shape), false);
+    data_gradient<D, bf16>(ctx, unit.dims, da, unit.w, View<T>(dy, y.shape), false);
     Exec::template sum_columns_to<T>(
         ctx, pixels, width,
         ops::HiddenBackward<T, H>{y.data, y.stride, dy, width, lower.epilogue.scale, lower.epilogue.relu,
                                   below.data, below.stride},
         ops::AddPair<T>{lower.logs_factor, lower.dbias, lower.dlogs});
-    weights_gradient<H, D, half>(ctx, unit.dims, y, da, unit.dw, unit.overwrite);
+    weights_gradient<H, D, bf16>(ctx, unit.dims, y, da, unit.dw, unit.overwrite);
   }
 
-  template <class D, bool half>
+  template <class D, bool bf16>
   static void first_unit(Context& ctx, const StackUnit<T>& unit, View<const T> x, View<const D> da,
                          View<T> dx) {
-    if (dx.data) data_gradient<D, half>(ctx, unit.dims, da, unit.w, dx, true);
-    weights_gradient<T, D, half>(ctx, unit.dims, x, da, unit.dw, unit.overwrite);
+    if (dx.data) data_gradient<D, bf16>(ctx, unit.dims, da, unit.w, dx, true);
+    weights_gradient<T, D, bf16>(ctx, unit.dims, x, da, unit.dw, unit.overwrite);
   }
 };
 

@@ -84,18 +84,18 @@ struct TileProduct : ProductGrid<64, 64> {
 };
 
 /// A number as products take it: rounded to bfloat16 if `half`.
-template <bool half>
+template <bool bf16>
 EVENFLOW_INLINE float operand(float x) {
-  return half ? to_float(to_bf16(x)) : x;
+  return bf16 ? to_float(to_bf16(x)) : x;
 }
-template <bool half>
+template <bool bf16>
 EVENFLOW_INLINE double operand(double x) {
   return x;
 }
 
 /// (pixel, (tap, channel)) of images x, zero outside; with `edge` one channel more, 1 outside and 0 inside.
 /// sign 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap.
-template <class T, class S, bool half>
+template <class T, class S, bool bf16>
 struct Patches {
   static constexpr bool along_k = true;
   const S* x;
@@ -108,13 +108,13 @@ struct Patches {
   int sign;
 
   EVENFLOW_INLINE T operator()(int64_t pixel, int64_t k) const {
-    if (kernel == 1) return operand<half>(value_of(x[pixel * stride + k]));
+    if (kernel == 1) return operand<bf16>(value_of(x[pixel * stride + k]));
     const int64_t rows = channels + (edge ? 1 : 0), tap = k / rows, c = k % rows;
     const int64_t dy = sign * (tap / 3 - 1), dx = sign * (tap % 3 - 1);
     const int64_t i = pixel / width % height + dy, j = pixel % width + dx;
     const bool inside = i >= 0 && i < height && j >= 0 && j < width;
     if (c == channels) return inside ? T(0) : T(1);
-    return inside ? operand<half>(value_of(x[(pixel + dy * width + dx) * stride + c])) : T(0);
+    return inside ? operand<bf16>(value_of(x[(pixel + dy * width + dx) * stride + c])) : T(0);
   }
 };
 
@@ -127,23 +127,23 @@ struct Transposed {
 };
 
 /// (pixel, channel) of a view.
-template <class T, class S, bool half>
+template <class T, class S, bool bf16>
 struct Rows {
   const S* x;
   int64_t stride;
   EVENFLOW_INLINE T operator()(int64_t row, int64_t c) const {
-    return operand<half>(value_of(x[row * stride + c]));
+    return operand<bf16>(value_of(x[row * stride + c]));
   }
 };
 
 /// ((tap, output), channel) of weights (taps, rows, cout).
-template <class T, bool half>
+template <class T, bool bf16>
 struct BackwardWeights {
   const T* w;
   int64_t rows;
   int64_t cout;
   EVENFLOW_INLINE T operator()(int64_t k, int64_t c) const {
-    return operand<half>(w[(k / cout * rows + c) * cout + k % cout]);
+    return operand<bf16>(w[(k / cout * rows + c) * cout + k % cout]);
   }
 };
 

@@ -11,7 +11,7 @@ namespace evenflow::ops {
 template <class T>
 struct Copy {
   using Number = T;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const T* x;
   int64_t x_stride;
   T* y;
@@ -48,7 +48,7 @@ struct CopyBlocks {
 template <class T>
 struct Add {
   using Number = T;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const T* x;
   int64_t x_stride;
   T* y;

@@ -70,11 +70,11 @@ class NetKernels {
   virtual void conv_backward_weights(Context&, const ConvDims&, View<const T> x, View<const T> dy,
                                      T* dw) const = 0;
   /// The chain of `count` units from x to h. acts receives the hidden activations, activation_values() of T,
-  /// or with `half` of bfloat16 (float32 only), to which weights are rounded too. Null: they are not kept.
-  virtual void stack_forward(Context&, const StackUnit<T>* units, int count, bool half, View<const T> x,
+  /// or with `bf16` of bfloat16 (float32 only), to which weights are rounded too. Null: they are not kept.
+  virtual void stack_forward(Context&, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
                              void* acts, View<T> h) const = 0;
   /// The chain's gradients. dh is overwritten; dx += unless null.
-  virtual void stack_backward(Context&, const StackUnit<T>* units, int count, bool half, View<const T> x,
+  virtual void stack_backward(Context&, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
                               const void* acts, View<const T> h, View<T> dh, View<T> dx) const = 0;
   /// dy becomes the gradient of the bare convolution. dbias +=, dlogs += factor * d loss / d log scale;
   /// either may be null.

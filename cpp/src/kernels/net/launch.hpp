@@ -32,20 +32,20 @@ class NetLaunch : public NetKernels<T> {
     Products::backward_weights(ctx, dims, x, dy, dw);
   }
 
-  void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+  void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
                      void* acts, View<T> h) const override {
     if constexpr (std::is_same<T, float>::value) {
-      if (half)
+      if (bf16)
         return Products::template stack_forward<Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h);
     }
     Products::template stack_forward<T>(ctx, units, count, x, static_cast<T*>(acts), h);
   }
 
-  void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool half, View<const T> x,
+  void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
                       const void* acts, View<const T> h, View<T> dh, View<T> dx) const override {
     last_epilogue_backward(ctx, units[count - 1], h, dh);
     if constexpr (std::is_same<T, float>::value) {
-      if (half) {
+      if (bf16) {
         return Products::template stack_backward<Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts),
                                                        dh, dx);
       }

@@ -13,22 +13,22 @@ struct Hidden {
   H* data;
   const StackUnit<T>* units;
   int64_t pixels;
-  bool panels;
+  bool blocked;
 
-  EVENFLOW_INLINE Matrix<H> operator[](int unit) const {
+  EVENFLOW_INLINE Strided<H> operator[](int unit) const {
     H* at = data;
     for (int u = 0; u < unit; ++u) at += hidden_size(units[u].dims.cout, pixels, sizeof(H));
     return matrix(at, unit, pixels);
   }
   /// A unit's activations of `count` pixels, at `at`.
-  EVENFLOW_INLINE Matrix<H> matrix(H* at, int unit, int64_t count) const {
-    if (panels) return {at, Matrix<H>::line, (panel_rows(count) - 1) * Matrix<H>::line};
+  EVENFLOW_INLINE Strided<H> matrix(H* at, int unit, int64_t count) const {
+    if (blocked) return {at, Strided<H>::line, (blocked_rows(count) - 1) * Strided<H>::line};
     return {at, padded_stride(units[unit].dims.cout, sizeof(H))};
   }
   /// Values that it takes.
   EVENFLOW_INLINE int64_t size(int unit, int64_t count) const {
     const int64_t channels = units[unit].dims.cout;
-    return panels ? panels_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
+    return blocked ? blocked_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
   }
 };
 
@@ -53,7 +53,7 @@ EVENFLOW_INLINE bool pointwise_inside(const StackUnit<T>* units, int count) {
 /// Whether it is worth it, with sums over `depth` steps.
 template <class Isa, class T>
 bool in_blocks(const StackUnit<T>* units, int count, int64_t pixels, int64_t depth) {
-  return Blocks<Isa, T>(pixels, depth).count > 1 && pointwise_inside(units, count);
+  return CacheBlocks<Isa, T>(pixels, depth).count > 1 && pointwise_inside(units, count);
 }
 
 /// The longest sum of a chain's products, of those backward.
@@ -67,8 +67,8 @@ EVENFLOW_INLINE int64_t backward_depth(const StackUnit<T>* units, int count) {
 /// Whether kept activations lie in panels; the way back asks too. Products with one or two columns read rows
 /// by vectors, which know no hops.
 template <class Isa, class T, class H>
-bool in_panels(const StackUnit<T>* units, int count, int64_t pixels) {
-  if (!Tile<Isa, T>::panels || !std::is_same<H, T>::value || pixels < kPanelPixels) return false;
+bool channel_blocked(const StackUnit<T>* units, int count, int64_t pixels) {
+  if (!RegisterTile<Isa, T>::blocked || !std::is_same<H, T>::value || pixels < kBlockedPixels) return false;
   for (int u = 0; u < count; ++u) {
     if (units[u].dims.in.c <= 2 || units[u].dims.cout <= 2) return false;
   }
@@ -76,33 +76,33 @@ bool in_panels(const StackUnit<T>* units, int count, int64_t pixels) {
 }
 
 /// The weights of a chain's units, packed, and products with them.
-template <class Isa, class T, bool half>
+template <class Isa, class T, bool bf16>
 class PackedUnits {
  public:
   void take(WorkspaceScope& scope, int count) {
     count_ = count;
-    weights_ = scope.take<WeightsB<Isa, T, half>>(count);
+    weights_ = scope.take<WeightsB<Isa, T, bf16>>(count);
     packed_ = scope.take<T*>(count);
   }
 
-  void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, half>& weights) {
+  void set(WorkspaceScope& scope, int u, const WeightsB<Isa, T, bf16>& weights) {
     weights_[u] = weights;
     packed_[u] = scope.take<T>(weights.packed_size());
     if (!weights.by_rows()) size_ += weights.packed_size();
     // Values of patches, and their parts of half the size.
-    tile_size_ = ops::max_of(tile_size_, (split<Isa> ? 1 + Isa::parts : 1) * Tile<Isa, T>::rows *
-                                                 padded_stride(weights.depth(), sizeof(T)) +
-                                             kSlack);
+    strip_size_ = ops::max_of(strip_size_, (split<Isa> ? 1 + Isa::parts : 1) * RegisterTile<Isa, T>::rows *
+                                                   padded_stride(weights.depth(), sizeof(T)) +
+                                               kSlack);
   }
 
   /// Of the largest tile of pixels.
-  int64_t tile_size() const { return tile_size_; }
+  int64_t strip_size() const { return strip_size_; }
 
   /// This thread's share.
   void pack(const Team& team) const {
     int64_t first = 0;  // value of all units' panels, of those that aren't packed by rows
     for (int u = 0; u < count_; ++u) {
-      const WeightsB<Isa, T, half>& weights = weights_[u];
+      const WeightsB<Isa, T, bf16>& weights = weights_[u];
       if (weights.by_rows()) {
         weights.pack(team, packed_[u]);
         continue;
@@ -119,31 +119,31 @@ class PackedUnits {
 
   /// finish_of(tile)(tiles [first, end) of a times the weights of unit u).
   template <class A, class FinishOf>
-  void multiply(int u, const A& a, const RowTiles& rows, int64_t first, int64_t end,
-                const FinishOf& finish_of, PlacedTile<T>* placed, T* tiles) const {
-    const WeightsB<Isa, T, half>& b = weights_[u];
+  void multiply(int u, const A& a, const RowStrips& rows, int64_t first, int64_t end,
+                const FinishOf& finish_of, LeftStrip<T>* left_strips, T* strips) const {
+    const WeightsB<Isa, T, bf16>& b = weights_[u];
     multiply_block(
         a, rows, first, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); },
-        finish_of, placed, tiles, true);
+        finish_of, left_strips, strips, true);
   }
 
  private:
   int count_ = 0;
-  WeightsB<Isa, T, half>* weights_ = nullptr;
+  WeightsB<Isa, T, bf16>* weights_ = nullptr;
   T** packed_ = nullptr;
   int64_t size_ = 0;  ///< of panels that aren't packed by rows
-  int64_t tile_size_ = 0;
+  int64_t strip_size_ = 0;
 };
 
-/// f(begin, end) for the tiles [first, last) of a thread, about kBlockTiles at a time: as many as its cache
+/// f(begin, end) for the tiles [first, last) of a thread, about kBlockStrips at a time: as many as its cache
 /// holds, so that weights are seldom read.
 template <class F>
-void by_tiles(int64_t first, int64_t last, const F& f) {
+void by_strips(int64_t first, int64_t last, const F& f) {
   const int64_t count = last - first,
-                parts = ops::max_of<int64_t>(1, (count + kBlockTiles / 2) / kBlockTiles);
+                parts = ops::max_of<int64_t>(1, (count + kBlockStrips / 2) / kBlockStrips);
   for (int64_t i = 0; i < parts && count > 0; ++i)
     f(first + count * i / parts, first + count * (i + 1) / parts);
 }
-constexpr int64_t kMostTiles = kBlockTiles + kBlockTiles / 2;  ///< at a time, of by_tiles
+constexpr int64_t kMostStrips = kBlockStrips + kBlockStrips / 2;  ///< at a time, of by_strips
 
 }  // namespace evenflow::gemm

@@ -25,13 +25,13 @@ EVENFLOW_INLINE int64_t products_stride(int64_t channels) {
 template <class Isa, class T, class Finish>
 void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, const T* products,
                  int64_t channels, const T* outside, const Finish& finish) {
-  using Vector = typename Tile<Isa, T>::Vector;
-  constexpr int L = Tile<Isa, T>::lanes;
+  using Vector = typename RegisterTile<Isa, T>::Vector;
+  constexpr int L = RegisterTile<Isa, T>::lanes;
   constexpr int64_t kAhead = 8;  // pixels: each load is of another line, and would wait for it
   const int64_t stride = products_stride<T>(channels);
   for (int64_t m = m_begin; m < m_end; ++m) {
     const T* const later = products + (m + shape.w + kAhead) * stride;
-    for (int64_t c = 0; c < 9 * channels; c += Matrix<T>::line) __builtin_prefetch(later + c);
+    for (int64_t c = 0; c < 9 * channels; c += Strided<T>::line) __builtin_prefetch(later + c);
     const int64_t j = m % shape.w, i = m / shape.w % shape.h;
     const T* source[9];
 #pragma GCC unroll 1
@@ -43,17 +43,18 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
                             : nullptr;
     }
     for (int64_t n = 0; n < channels; n += L) {
-      typename Tile<Isa, T>::Value sum = {};
+      typename RegisterTile<Isa, T>::Value sum = {};
 #pragma GCC unroll 1
       for (int t = 0; t < 9; ++t) {
         if (source[t]) sum += *reinterpret_cast<const Vector*>(source[t] + n);
       }
       if (n + L <= channels) {
-        finish.template columns<Isa, 1, typename Tile<Isa, T>::Value>(1, m, n, [&](int) { return sum; });
+        finish.template columns<Isa, 1, typename RegisterTile<Isa, T>::Value>(1, m, n,
+                                                                              [&](int) { return sum; });
       } else {
         for (int64_t c = n; c < channels; ++c) {
           finish.template columns<Isa, 1, T>(1, m, c, [&](int) { return sum[c - n]; });
-          one_by_one(c);
+          keep_scalar(c);
         }
       }
     }
@@ -73,14 +74,14 @@ EVENFLOW_INLINE const T* outside_weights(WorkspaceScope& scope, const ConvDims& 
 }
 
 /// The images of x with a border, filled by a team of its own.
-template <class Isa, class T, bool half, class S>
-Bordered<Isa, T, half> bordered(Context& ctx, WorkspaceScope& scope, const Matrix<S>& x, const Shape& shape,
+template <class Isa, class T, bool bf16, class S>
+Bordered<Isa, T, bf16> bordered(Context& ctx, WorkspaceScope& scope, const Strided<S>& x, const Shape& shape,
                                 bool edge) {
-  auto* out = scope.take<typename Bordered<Isa, T, half>::Element>(Bordered<Isa, T, half>::size(shape, edge));
-  Bordered<Isa, T, half> image;
+  auto* out = scope.take<typename Bordered<Isa, T, bf16>::Element>(Bordered<Isa, T, bf16>::size(shape, edge));
+  Bordered<Isa, T, bf16> image;
   constexpr int64_t kPixel = 16;  // as much work as so many numbers more
   run_team<Isa>(CpuExec<Isa>::threads_for(ctx, shape.pixels() * (shape.c + kPixel)), [&](const Team& team) {
-    const Bordered<Isa, T, half> filled = Bordered<Isa, T, half>::fill(team, x, shape, edge, out);
+    const Bordered<Isa, T, bf16> filled = Bordered<Isa, T, bf16>::fill(team, x, shape, edge, out);
     if (team.rank == 0) image = filled;
   });
   return image;
@@ -99,43 +100,43 @@ void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* produc
 
 /// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers. x has
 /// no hops if its neighbours are looked at.
-template <class Isa, class T, bool half, class S, class Y>
-void conv_forward(Context& ctx, const ConvDims& dims, const Matrix<const S>& x, const T* w,
-                  const Epilogue<T>& epilogue, const Matrix<Y>& y) {
+template <class Isa, class T, bool bf16, class S, class Y>
+void conv_forward(Context& ctx, const ConvDims& dims, const Strided<const S>& x, const T* w,
+                  const Epilogue<T>& epilogue, const Strided<Y>& y) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   const Activate<T, Y> finish{y, epilogue.bias, epilogue.scale, epilogue.relu};
-  const WeightsB<Isa, T, half> rows(WeightsAs::rows, dims, w);
+  const WeightsB<Isa, T, bf16> rows(WeightsAs::rows, dims, w);
   if (dims.kernel == 1) {
-    multiply(ctx, m, MatrixRows<Isa, T, S, half>{x, dims.in.c}, rows, finish);
+    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c}, rows, finish);
   } else if (gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half>(ctx, scope, x, dims.in, dims.edge)}, rows,
+    multiply(ctx, m, PatchRows<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, x, dims.in, dims.edge)}, rows,
              finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
-    multiply(ctx, m, MatrixRows<Isa, T, S, half>{x, dims.in.c},
-             WeightsB<Isa, T, half>(WeightsAs::channels_by_tap_outputs, dims, w),
+    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c},
+             WeightsB<Isa, T, bf16>(WeightsAs::channels_by_tap_outputs, dims, w),
              Activate<T, T>{{products, products_stride<T>(dims.cout)}});
     gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
   }
 }
 
 /// finish(conv^T(dy)); dy has no hops if its neighbours are looked at.
-template <class Isa, class T, bool half, class S, class Finish>
-void conv_backward_data(Context& ctx, const ConvDims& dims, const Matrix<const S>& dy, const T* w,
+template <class Isa, class T, bool bf16, class S, class Finish>
+void conv_backward_data(Context& ctx, const ConvDims& dims, const Strided<const S>& dy, const T* w,
                         const Finish& finish) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   if (dims.kernel == 1) {
-    multiply(ctx, m, MatrixRows<Isa, T, S, half>{dy, dims.cout},
-             WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
+    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
+             WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
   } else if (!gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, half>{bordered<Isa, T, half>(ctx, scope, dy, dims.out(), false)},
-             WeightsB<Isa, T, half>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
+    multiply(ctx, m, PatchRows<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, dy, dims.out(), false)},
+             WeightsB<Isa, T, bf16>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
-    multiply(ctx, m, MatrixRows<Isa, T, S, half>{dy, dims.cout},
-             WeightsB<Isa, T, half>(WeightsAs::outputs_by_tap_channels, dims, w),
+    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
+             WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w),
              Activate<T, T>{{products, products_stride<T>(dims.in.c)}});
     gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
                             finish.for_block(0));
@@ -145,7 +146,7 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, const Matrix<const S
 /// dw of the indicator's rows, of taps [begin, end): sums of dy over the pixels whose tap is outside the
 /// image.
 template <class Isa, class T, class S>
-void edge_weight_gradient(const ConvDims& dims, const Matrix<const S>& dy, int64_t begin, int64_t end,
+void edge_weight_gradient(const ConvDims& dims, const Strided<const S>& dy, int64_t begin, int64_t end,
                           T* dw) {
   const Shape& in = dims.in;
   for (int64_t line = 0; line < in.n * in.h; ++line) {
@@ -158,7 +159,7 @@ void edge_weight_gradient(const ConvDims& dims, const Matrix<const S>& dy, int64
         if (row >= 0 && row < in.h && column >= 0 && column < in.w) continue;
         T* out = dw + (t * dims.weight_rows() + in.c) * dims.cout;
 #pragma GCC ivdep
-        for (int64_t n = 0; n < dims.cout; ++n) out[n] += Lanes<Isa, T>::load(from + n);
+        for (int64_t n = 0; n < dims.cout; ++n) out[n] += LoadStore<Isa, T>::load(from + n);
       }
     }
   }
@@ -166,11 +167,11 @@ void edge_weight_gradient(const ConvDims& dims, const Matrix<const S>& dy, int64
 
 /// dw += x^T dy, or = with overwrite; all pixels, of which there is one, at once or one run of them after the
 /// other. Its memory is `scope`'s. panels: sides whose neighbours are not looked at may have hops.
-template <class Isa, class T, bool half, class S, class D, bool panels = false>
+template <class Isa, class T, bool bf16, class S, class D, bool blocked = false>
 class WeightGradient {
  public:
-  WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, const Matrix<const S>& x,
-                 const Matrix<const D>& dy, T* dw, bool overwrite)
+  WeightGradient(Context& ctx, WorkspaceScope& scope, const ConvDims& dims, const Strided<const S>& x,
+                 const Strided<const D>& dy, T* dw, bool overwrite)
       : dims_(dims),
         x_{x, dims.in.c},
         dy_(dy),
@@ -180,14 +181,15 @@ class WeightGradient {
         stride_(dims.cout) {
     if (dims.kernel == 1) {
       // Of few outputs dy^T x instead: vectors of outputs would be nearly empty.
-      narrow_ = !half && dims.cout <= Tile<Isa, T>::low_rows && dims.in.c >= Tile<Isa, T>::cols;
+      narrow_ =
+          !bf16 && dims.cout <= RegisterTile<Isa, T>::low_rows && dims.in.c >= RegisterTile<Isa, T>::cols;
       if (narrow_) take_sums(scope, dims.cout, dims.in.c);
       return;
     }
     if (gather_input(dims)) {
-      image_ = bordered<Isa, T, half>(ctx, scope, x, dims.in, dims.edge);
+      image_ = bordered<Isa, T, bf16>(ctx, scope, x, dims.in, dims.edge);
     } else {
-      image_ = bordered<Isa, T, half>(ctx, scope, dy, dims.out(), false);
+      image_ = bordered<Isa, T, bf16>(ctx, scope, dy, dims.out(), false);
       // ((tap, n), c), taps from the last to the first: channels divide more evenly, and one by one they need
       // no neighbours.
       take_sums(scope, 9 * dims.cout, dims.in.c);
@@ -195,25 +197,25 @@ class WeightGradient {
   }
 
   /// The images of dy with a border, of a 3x3 kernel with more inputs than outputs.
-  const Bordered<Isa, T, half>& dy_image() const { return image_; }
+  const Bordered<Isa, T, bf16>& dy_image() const { return image_; }
 
   /// Values that each thread needs for itself.
-  int64_t room() const {
+  int64_t scratch_size() const {
     int64_t values = 0;
-    product(dy_, [&](const auto& p) { values = p.room(); });
+    product(dy_, [&](const auto& p) { values = p.scratch_size(); });
     return values;
   }
 
   /// Adds up pixels [begin, end) of dy.
-  void add(const Team& team, int64_t begin, int64_t end, const Matrix<const D>& dy, T* room) const {
-    product(dy, [&](const auto& p) { p.run(team, begin, end, room); });
+  void add(const Team& team, int64_t begin, int64_t end, const Strided<const D>& dy, T* scratch) const {
+    product(dy, [&](const auto& p) { p.run(team, begin, end, scratch); });
   }
 
   /// After all pixels, and a barrier: this thread's share.
   __attribute__((noinline)) void finish(const Team& team) const {
     if (sums_ == dw_) return;
     finish_edge(team.begin(9), team.end(9));
-    constexpr int64_t kLine = Matrix<T>::line;
+    constexpr int64_t kLine = Strided<T>::line;
     const int64_t rows = dims_.weight_rows(), cout = dims_.cout, taps = dims_.taps();
     for (int64_t t = 0; t < taps; ++t) {
       for (int64_t c0 = team.begin(dims_.in.c), end = team.end(dims_.in.c), next; c0 < end; c0 = next) {
@@ -229,10 +231,10 @@ class WeightGradient {
 
  private:
   template <class X>
-  using Rows = MatrixRows<Isa, T, X, half>;
-  using Patches = PatchRows<Isa, T, half>;
+  using Rows = MatrixRows<Isa, T, X, bf16>;
+  using Patches = PatchRows<Isa, T, bf16>;
   template <class Left, class Right>
-  using Product = TransposedProduct<Isa, T, Left, Right, panels>;
+  using Product = TransposedProduct<Isa, T, Left, Right, blocked>;
 
   void take_sums(WorkspaceScope& scope, int64_t rows, int64_t width) {
     stride_ = padded_stride(width, sizeof(T));
@@ -252,12 +254,12 @@ class WeightGradient {
   void put(T sum, T* to) const { *to = overwrite_ ? sum : *to + sum; }
 
   template <class F>
-  void product(const Matrix<const D>& dy, const F& f) const {
+  void product(const Strided<const D>& dy, const F& f) const {
     const Rows<D> dy_rows{dy, dims_.cout};
     const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
     const bool overwrite = overwrite_ || sums_ != dw_;
     if (narrow_) {
-      if constexpr (!half) {
+      if constexpr (!bf16) {
         f(Product<Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
       }
     } else if (dims_.kernel == 1) {
@@ -272,29 +274,29 @@ class WeightGradient {
 
   ConvDims dims_;
   Rows<S> x_;
-  Matrix<const D> dy_;
+  Strided<const D> dy_;
   T* dw_;
   bool overwrite_;
   T* sums_;  ///< where products are added up: dw, or in another order
   int64_t stride_;
   bool narrow_ = false;
-  Bordered<Isa, T, half> image_;
+  Bordered<Isa, T, bf16> image_;
 };
 
 /// dw += x^T dy, or = with overwrite.
-template <class Isa, class T, bool half, class S, class D>
-void conv_backward_weights(Context& ctx, const ConvDims& dims, const Matrix<const S>& x,
-                           const Matrix<const D>& dy, T* dw, bool overwrite = false) {
+template <class Isa, class T, bool bf16, class S, class D>
+void conv_backward_weights(Context& ctx, const ConvDims& dims, const Strided<const S>& x,
+                           const Strided<const D>& dy, T* dw, bool overwrite = false) {
   const int64_t m = dims.in.pixels();
   if (m == 0) return;
   WorkspaceScope scope(ctx);
-  const WeightGradient<Isa, T, half, S, D> gradient(ctx, scope, dims, x, dy, dw, overwrite);
+  const WeightGradient<Isa, T, bf16, S, D> gradient(ctx, scope, dims, x, dy, dw, overwrite);
   const int threads = threads_for_product(ctx, m, dims.weight_rows() * dims.taps(), dims.cout);
-  const int64_t room = gradient.room();
-  T* rooms = scope.take<T>(threads * room);
+  const int64_t scratch = gradient.scratch_size();
+  T* scratches = scope.take<T>(threads * scratch);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-    gradient.add(team, 0, m, dy, rooms + team.rank * room);
+    gradient.add(team, 0, m, dy, scratches + team.rank * scratch);
     team.barrier();
     gradient.finish(team);
   });

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "evenflow/context.hpp"
-#include "kernels/cpu/gemm/row_tiles.hpp"
+#include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
 #include "kernels/cpu/team.hpp"
 
@@ -13,10 +13,10 @@
 namespace evenflow::gemm {
 
 constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a thread costs more than it brings
-constexpr int64_t kBlockTiles = 8;
-constexpr int64_t kBlocks = 16;          ///< so that few threads get equal shares
+constexpr int64_t kBlockStrips = 8;
+constexpr int64_t kBlockMultiple = 16;   ///< so that few threads get equal shares
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kPixelBlock = 256;     ///< about so many steps has a block of a gradient's sum
+constexpr int64_t kDepthBlock = 256;     ///< about so many steps has a block of a gradient's sum
 constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
 constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
@@ -27,29 +27,29 @@ EVENFLOW_INLINE int threads_for_product(Context& ctx, int64_t m, int64_t n, int6
 
 /// How the rows of a product are divided: into blocks of whole tiles, the same for any number of threads.
 template <class Isa, class T>
-struct Blocks {
-  RowTiles tiles;
+struct CacheBlocks {
+  RowStrips strips;
   int64_t count;
-  Blocks(int64_t m, int64_t k) : tiles(RowTiles::of<Isa, T>(m)) {
-    const int64_t groups = (tiles.count() + kBlockTiles - 1) / kBlockTiles;
+  CacheBlocks(int64_t m, int64_t k) : strips(RowStrips::of<Isa, T>(m)) {
+    const int64_t groups = (strips.count() + kBlockStrips - 1) / kBlockStrips;
     count = m * k * static_cast<int64_t>(sizeof(T)) <= kKeptBytes
                 ? 1
-                : (groups + kBlocks - 1) / kBlocks * kBlocks;
+                : (groups + kBlockMultiple - 1) / kBlockMultiple * kBlockMultiple;
   }
-  int64_t largest() const { return (tiles.count() + count - 1) / count; }  ///< tiles
-  int64_t first_tile(int64_t block) const { return tiles.count() * block / count; }
+  int64_t largest() const { return (strips.count() + count - 1) / count; }  ///< tiles
+  int64_t first_strip(int64_t block) const { return strips.count() * block / count; }
 };
 
 /// How a sum of `k` rows is divided in a gradient of weights: into blocks of whole tiles of the other
 /// products. What is less than half a block belongs to the one before: a short sum costs as much besides its
 /// products.
-struct PixelBlocks {
+struct DepthBlocks {
   int64_t size, largest;
   template <class Isa, class T>
-  static PixelBlocks of(int64_t k, bool pairs) {
-    constexpr int64_t once = kPixelBlock / Tile<Isa, T>::rows * Tile<Isa, T>::rows;
+  static DepthBlocks of(int64_t k, bool pairs) {
+    constexpr int64_t once = kDepthBlock / RegisterTile<Isa, T>::rows * RegisterTile<Isa, T>::rows;
     const int64_t size = pairs && !split<Isa> ? 2 * once : once, largest = size + size / 2;
-    return k < largest ? PixelBlocks{k, k} : PixelBlocks{size, largest};
+    return k < largest ? DepthBlocks{k, k} : DepthBlocks{size, largest};
   }
   /// The end of `blocks` blocks that begin with one at `begin`, of those up to `end`.
   EVENFLOW_INLINE int64_t next(int64_t begin, int64_t end, int64_t blocks = 1) const {
@@ -60,10 +60,10 @@ struct PixelBlocks {
 /// R rows of A, lda apart, times W packed columns. Each lane adds up its share of k: sum[j * R + i] of row i
 /// and column j. Rows from `count` on repeat the last.
 template <class Isa, class T, int R, int W>
-EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Strip<T> columns,
-                                 typename Tile<Isa, T>::Vector* sum) {
-  using Vector = typename Tile<Isa, T>::Vector;
-  constexpr int L = Tile<Isa, T>::lanes;
+EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Operand<T> columns,
+                                 typename RegisterTile<Isa, T>::Vector* sum) {
+  using Vector = typename RegisterTile<Isa, T>::Vector;
+  constexpr int L = RegisterTile<Isa, T>::lanes;
   const T* rows[R];
   rows[0] = a;
 #pragma GCC unroll 16
@@ -99,8 +99,8 @@ EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t cou
 /// count. sums has room for lanes / W rows. Inlined it would be in every product.
 template <class Isa, class T, int W>
 __attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count,
-                                                Strip<T> columns, T* sums, int64_t sums_stride) {
-  using S = Tile<Isa, T>;
+                                                Operand<T> columns, T* sums, int64_t sums_stride) {
+  using S = RegisterTile<Isa, T>;
   constexpr int R = S::lanes / W;
   alignas(Isa::vector_bytes) typename S::Vector sum[S::lanes];
   if (count == 1) {
@@ -117,9 +117,9 @@ __attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t l
 
 /// A tile times one or two columns: a vector of outputs would be nearly empty, a vector of k is full.
 template <class Isa, class T, class Finish>
-void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t rows, int64_t width,
+void multiply_thin(int64_t k, Operand<T> a, Operand<T> columns, int64_t m0, int64_t rows, int64_t width,
                    const Finish& finish) {
-  using S = Tile<Isa, T>;
+  using S = RegisterTile<Isa, T>;
   constexpr int64_t L = S::lanes, size = (S::rows + L - 1) / L * L;
   alignas(Isa::vector_bytes) T sums[2 * size];
   const int64_t together = width == 2 ? L / 2 : L;
@@ -140,50 +140,50 @@ void multiply_thin(int64_t k, Strip<T> a, Strip<T> columns, int64_t m0, int64_t 
 
 /// Rows of A where a tile finds them.
 template <class T>
-struct PlacedTile {
-  Strip<T> strip;
+struct LeftStrip {
+  Operand<T> operand;
   int64_t m0 = 0, rows = 0, index = 0;
 };
 
 /// Tiles [first, end) of `rows` times panels [p_begin, p_end). panel(p) says where a panel is,
-/// finish_of(tile) what becomes of a tile; `fetch`: the next panel is far away; far: see run_tile. placed,
+/// finish_of(tile) what becomes of a tile; `fetch`: the next panel is far away; far: see microkernel. placed,
 /// buffer: room for the tiles.
-template <class Isa, class T, bool half, class A, class Panel, class FinishOf>
-void multiply_block(const A& a, const RowTiles& rows, int64_t first, int64_t end,
-                    const WeightsB<Isa, T, half>& b, int64_t p_begin, int64_t p_end, const Panel& panel,
-                    const FinishOf& finish_of, PlacedTile<T>* placed, T* buffer, bool far,
+template <class Isa, class T, bool bf16, class A, class Panel, class FinishOf>
+void multiply_block(const A& a, const RowStrips& rows, int64_t first, int64_t end,
+                    const WeightsB<Isa, T, bf16>& b, int64_t p_begin, int64_t p_end, const Panel& panel,
+                    const FinishOf& finish_of, LeftStrip<T>* left_strips, T* buffer, bool output_far,
                     bool fetch = false) {
-  using S = Tile<Isa, T>;
-  PlacedTile<T>* last = placed;
+  using S = RegisterTile<Isa, T>;
+  LeftStrip<T>* last = left_strips;
   for (int64_t t = first, m0 = rows.row(first), next; t < end; ++t, ++last, m0 = next) {
     next = rows.row(t + 1);
-    *last = {a.tile(m0, next - m0, S::height_for(next - m0), buffer), m0, next - m0, t};
-    buffer += a.tile_size();
+    *last = {a.strip(m0, next - m0, S::height_for(next - m0), buffer), m0, next - m0, t};
+    buffer += a.strip_size();
   }
   if (b.thin()) {
-    const Strip<T> columns = p_begin < p_end ? panel(0) : Strip<T>();
-    for (const PlacedTile<T>* t = placed; t < last && columns.data; ++t) {
-      multiply_thin<Isa, T>(b.depth(), t->strip, {columns.data, b.column_size()}, t->m0, t->rows, b.width(),
+    const Operand<T> columns = p_begin < p_end ? panel(0) : Operand<T>();
+    for (const LeftStrip<T>* t = left_strips; t < last && columns.data; ++t) {
+      multiply_thin<Isa, T>(b.depth(), t->operand, {columns.data, b.column_size()}, t->m0, t->rows, b.width(),
                             finish_of(t->index));
     }
     return;
   }
-  TileProducts<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
-  TileTask<T> task;
-  task.k = b.steps();
-  task.far = far;
+  TileMultiplier<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
+  MicrokernelArgs<T> args;
+  args.k = b.steps();
+  args.output_far = output_far;
   for (int64_t p = p_begin; p < p_end; ++p) {
-    task.b = panel(p);
-    task.n0 = p * S::cols;
-    task.cols = b.columns_of(p);
-    Lines ahead = fetch && p + 1 < p_end ? b.ahead(p + 1) : Lines();
-    const int64_t share = ahead.rows > 0 ? (ahead.rows + (last - placed) - 1) / (last - placed) : 0;
-    for (const PlacedTile<T>* t = placed; t < last; ++t) {
-      task.a = t->strip;
-      task.m0 = t->m0;
-      task.rows = t->rows;
-      if (fetch) task.ahead = ahead.take(share);
-      products.multiply(task, finish_of(t->index));
+    args.b = panel(p);
+    args.n0 = p * S::cols;
+    args.cols = b.columns_of(p);
+    PrefetchRows ahead = fetch && p + 1 < p_end ? b.ahead(p + 1) : PrefetchRows();
+    const int64_t share = ahead.rows > 0 ? (ahead.rows + (last - left_strips) - 1) / (last - left_strips) : 0;
+    for (const LeftStrip<T>* t = left_strips; t < last; ++t) {
+      args.a = t->operand;
+      args.m0 = t->m0;
+      args.rows = t->rows;
+      if (fetch) args.ahead = ahead.take(share);
+      products.multiply(args, finish_of(t->index));
     }
   }
   products.end();
@@ -193,7 +193,8 @@ void multiply_block(const A& a, const RowTiles& rows, int64_t first, int64_t end
 /// they lie. False, and nothing done, where they have to be packed.
 template <class Isa, class T, class Finish>
 bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, const Finish& finish) {
-  constexpr int L = Tile<Isa, T>::lanes, N = Tile<Isa, T>::cols, V = Isa::vector_bytes < 64 ? 8 : 4;
+  constexpr int L = RegisterTile<Isa, T>::lanes, N = RegisterTile<Isa, T>::cols,
+                V = Isa::vector_bytes < 64 ? 8 : 4;
   if (b.thin()) {
     WorkspaceScope scope(ctx);
     T* columns = scope.take<T>(b.width() * b.column_size());
@@ -202,13 +203,13 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
     return true;
   }
   if (!b.in_place(b.panels() - 1) || threads_for_product(ctx, 1, b.width(), b.depth()) > 1) return false;
-  const Strip<T> a{row, 0};
+  const Operand<T> a{row, 0};
   int64_t n = 0;
   for (; n + V * L <= b.width(); n += V * L) {
-    run_tile<Isa, T, 1, V, false, false>({b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L}, finish);
+    microkernel<Isa, T, 1, V, false, false>({b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L}, finish);
   }
   for (; n < b.width(); n += N) {
-    multiply_tile<Isa, T, false, false>(
+    run_microkernel<Isa, T, false, false>(
         {b.depth(), a, b.columns_in_place(n), 0, 1, n, ops::min_of<int64_t>(N, b.width() - n)}, finish);
   }
   return true;
@@ -217,8 +218,8 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
 /// The same for numbers that are split, to the bit as for more rows.
 template <class Isa, class Finish>
 void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, true>& b, const Finish& finish) {
-  using Value = typename Tile<Isa, float>::Value;
-  constexpr int64_t L = Tile<Isa, float>::lanes, N = 4 * L;
+  using Value = typename RegisterTile<Isa, float>::Value;
+  constexpr int64_t L = RegisterTile<Isa, float>::lanes, N = 4 * L;
   const int64_t k = b.depth();
   WorkspaceScope scope(ctx);
   float* parts = scope.take<float>(Isa::parts * k);
@@ -226,7 +227,7 @@ void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, tru
     float rest = row[p];
     for (int q = 0; q < Isa::parts; ++q) {
       const float before = rest;
-      Lanes<Isa, float>::take(rest);
+      LoadStore<Isa, float>::take(rest);
       parts[q * k + p] = before - rest;
     }
   }
@@ -244,27 +245,27 @@ void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, tru
 }
 
 /// finish(A B), A (m, depth), B (depth, width).
-template <class Isa, class T, bool half, class A, class Finish>
-void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>& b, const Finish& finish) {
+template <class Isa, class T, bool bf16, class A, class Finish>
+void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>& b, const Finish& finish) {
   const int64_t k = b.depth(), panels = b.panels();
-  const Blocks<Isa, T> blocks(m, k);
+  const CacheBlocks<Isa, T> blocks(m, k);
   const int threads = threads_for_product(ctx, m, b.width(), k);
-  const bool far = m * b.width() * static_cast<int64_t>(sizeof(T)) > kNearBytes;
+  const bool output_far = m * b.width() * static_cast<int64_t>(sizeof(T)) > kNearBytes;
   WorkspaceScope scope(ctx);
-  const int64_t tiles = blocks.largest(), a_size = tiles * a.tile_size(), panel_size = b.panel_size();
+  const int64_t strips = blocks.largest(), a_size = strips * a.strip_size(), panel_size = b.panel_size();
   T* a_buffers = scope.take<T>(threads * a_size);
-  PlacedTile<T>* placed = scope.take<PlacedTile<T>>(threads * tiles);
+  LeftStrip<T>* left_strips = scope.take<LeftStrip<T>>(threads * strips);
   const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
   // Rows far apart share few sets of a cache: many tiles would wait for them again and again.
   const bool copy =
-      tiles >= kBlockTiles && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
-  const Shares shares(scope.take<Shares::Next>(threads), threads);
+      strips >= kBlockStrips && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
+  const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
     T* a_buffer = a_buffers + team.rank * a_size;
-    PlacedTile<T>* my_tiles = placed + team.rank * tiles;
+    LeftStrip<T>* my_strips = left_strips + team.rank * strips;
     const auto shared_panel = [&](int64_t p) {
       return in_place ? b.panel_in_place(p) : b.panel_in(packed, p);
     };
@@ -276,8 +277,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
         return b.panel_at(mine);
       };
       multiply_block(
-          a, blocks.tiles, 0, blocks.tiles.count(), b, team.begin(panels), team.end(panels), panel,
-          [&](int64_t) -> decltype(auto) { return finish.for_block(0); }, my_tiles, a_buffer, far,
+          a, blocks.strips, 0, blocks.strips.count(), b, team.begin(panels), team.end(panels), panel,
+          [&](int64_t) -> decltype(auto) { return finish.for_block(0); }, my_strips, a_buffer, output_far,
           !b.in_place());
       return;
     }
@@ -285,10 +286,10 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
       b.pack(team, packed);
       team.barrier();
     }
-    shares.work(team, blocks.count, 1, [&](int64_t i, int64_t) {
+    queue.run(team, blocks.count, 1, [&](int64_t i, int64_t) {
       multiply_block(
-          a, blocks.tiles, blocks.first_tile(i), blocks.first_tile(i + 1), b, 0, panels, shared_panel,
-          [&](int64_t) -> decltype(auto) { return finish.for_block(i); }, my_tiles, a_buffer, far);
+          a, blocks.strips, blocks.first_strip(i), blocks.first_strip(i + 1), b, 0, panels, shared_panel,
+          [&](int64_t) -> decltype(auto) { return finish.for_block(i); }, my_strips, a_buffer, output_far);
     });
   });
 }
@@ -296,7 +297,7 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, half>&
 /// Columns [first, end) of kc rows of each part to a buffer `width` wide, zeros beyond. Inlined it would be
 /// in every product twice.
 template <class Isa, class T>
-__attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, Strip<T> src, int64_t first,
+__attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, Operand<T> src, int64_t first,
                                             int64_t end, int64_t kc) {
   const int64_t count = ops::min_of(width, end - first), part = src.stride / parts;
   for (int64_t p = 0; p < kc * parts; ++p) {
@@ -308,22 +309,22 @@ __attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, St
 /// Columns [first, end) of kc rows to tiles of `width` columns, tile_size apart; zeros beyond the last
 /// column.
 template <class Isa, int width, class T>
-void copy_tiles(T* dst, int64_t tile_size, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
+void copy_strips(T* dst, int64_t strip_size, Operand<T> src, int64_t first, int64_t end, int64_t kc) {
   const int64_t whole = (end - first) / width;
   for (int64_t p = 0; p < kc; ++p) {
     const T* from = src.data + p * src.stride + first;
     T* to = dst + p * width;
-    for (int64_t t = 0; t < whole; ++t) memcpy(to + t * tile_size, from + t * width, width * sizeof(T));
+    for (int64_t t = 0; t < whole; ++t) memcpy(to + t * strip_size, from + t * width, width * sizeof(T));
   }
   if (first + whole * width < end) {
-    copy_columns<Isa>(dst + whole * tile_size, width, 1, src, first + whole * width, end, kc);
+    copy_columns<Isa>(dst + whole * strip_size, width, 1, src, first + whole * width, end, kc);
   }
 }
 
 /// Columns [first, end) of kc rows, transposed, to tiles whose rows are `stride` apart; zeros beyond kc.
 template <class Isa, class T>
-void transpose_tiles(T* dst, int64_t stride, Strip<T> src, int64_t first, int64_t end, int64_t kc) {
-  constexpr int L = Tile<Isa, T>::lanes, width = Tile<Isa, T>::rows;
+void transpose_strips(T* dst, int64_t stride, Operand<T> src, int64_t first, int64_t end, int64_t kc) {
+  constexpr int L = RegisterTile<Isa, T>::lanes, width = RegisterTile<Isa, T>::rows;
   for (int64_t p = 0; p < kc; p += L) {
     const int64_t count = ops::min_of<int64_t>(L, kc - p);
     const T* rows[L];
@@ -337,9 +338,9 @@ void transpose_tiles(T* dst, int64_t stride, Strip<T> src, int64_t first, int64_
 
 /// The same of rows of values, split.
 template <class Isa>
-void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, int64_t end, int64_t k,
-                 float* room) {
-  constexpr int L = Tile<Isa, float>::lanes, width = Tile<Isa, float>::rows;
+void split_strips(float* dst, int64_t stride, Operand<float> src, int64_t first, int64_t end, int64_t k,
+                  float* scratch) {
+  constexpr int L = RegisterTile<Isa, float>::lanes, width = RegisterTile<Isa, float>::rows;
   const int64_t values = padded_stride(k, sizeof(float));
   for (int64_t m = first; m < end; m += width, dst += width * stride) {
     const int64_t count = ops::min_of<int64_t>(width, end - m);
@@ -347,11 +348,11 @@ void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, in
       const float* rows[L];
       const int64_t run = ops::min_of<int64_t>(L, k - p);
       for (int64_t i = 0; i < run; ++i) rows[i] = src.data + (p + i) * src.stride + m;
-      pack_transposed<Isa, float>(room + p, values, rows, run, count);
+      pack_transposed<Isa, float>(scratch + p, values, rows, run, count);
     }
     for (int64_t i = 0; i < count; ++i) {
-      split_row<Isa>(reinterpret_cast<Bf16*>(dst + i * stride), 2 * (stride / Isa::parts), room + i * values,
-                     k);
+      split_row<Isa>(reinterpret_cast<Bf16*>(dst + i * stride), 2 * (stride / Isa::parts),
+                     scratch + i * values, k);
     }
   }
 }
@@ -359,7 +360,7 @@ void split_tiles(float* dst, int64_t stride, Strip<float> src, int64_t first, in
 /// c (m, n) += left^T right, a sum over k rows of both, or = with overwrite. Threads divide c. One call may
 /// take all rows, or each of several calls the next run of them, of whole blocks. panels: the sides may lie
 /// in panels.
-template <class Isa, class T, class Left, class Right, bool panels>
+template <class Isa, class T, class Left, class Right, bool blocked>
 class TransposedProduct {
  public:
   TransposedProduct(int64_t k, const Left& left, int64_t m, const Right& right, int64_t n, T* c, int64_t ldc,
@@ -368,47 +369,47 @@ class TransposedProduct {
         right_(right),
         m_(m),
         n_(n),
-        tiles_((m + kRows - 1) / kRows),
-        blocks_(PixelBlocks::of<Isa, T>(k, Left::pairs)),
+        strips_((m + kRows - 1) / kRows),
+        blocks_(DepthBlocks::of<Isa, T>(k, Left::pairs)),
         chunk_(ops::max_of<int64_t>(
-            1, kLeftBytes / (kPixelBlock * Isa::parts * kRows * static_cast<int64_t>(sizeof(T))))),
+            1, kLeftBytes / (kDepthBlock * Isa::parts * kRows * static_cast<int64_t>(sizeof(T))))),
         row_(Isa::parts *
              padded_stride(Left::pairs ? whole_steps<Isa>((blocks_.largest + 1) / 2) : blocks_.largest,
                            sizeof(T))),
-        left_size_(split<Isa>        ? left.values_size(blocks_.largest)
-                   : Left::by_panels ? 0
-                                     : left.block_size(blocks_.largest)),
-        right_size_(Right::by_panels ? 0 : right.block_size(blocks_.largest)),
-        far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
+        left_size_(split<Isa>              ? left.values_size(blocks_.largest)
+                   : Left::packed_by_panel ? 0
+                                           : left.block_size(blocks_.largest)),
+        right_size_(Right::packed_by_panel ? 0 : right.block_size(blocks_.largest)),
+        output_far_(m * n * static_cast<int64_t>(sizeof(T)) > kNearBytes),
         c_(c),
         ldc_(ldc),
         overwrite_(overwrite) {}
 
   /// Values that each thread needs for itself.
-  int64_t room() const {
+  int64_t scratch_size() const {
     return left_size_ + right_size_ + row_ * kCols + values_size() +
-           row_ * kRows * ops::min_of(chunk_, tiles_) + kSlack;
+           row_ * kRows * ops::min_of(chunk_, strips_) + kSlack;
   }
 
-  void run(const Team& team, int64_t k_begin, int64_t k_end, T* room) const {
-    T* left_buffer = room;
+  void run(const Team& team, int64_t k_begin, int64_t k_end, T* scratch) const {
+    T* left_buffer = scratch;
     T* right_buffer = left_buffer + left_size_;
     T* copied_panel = right_buffer + right_size_;
     T* values = copied_panel + row_ * kCols;
-    T* copied_tiles = values + values_size();
-    const int64_t tile_size = row_ * kRows;
-    TileProducts<Isa, T, !Isa::matrix, Left::pairs, AddTo<T>> products;
+    T* copied_strips = values + values_size();
+    const int64_t strip_size = row_ * kRows;
+    TileMultiplier<Isa, T, !Isa::matrix, Left::pairs, AddTo<T>> products;
     // The side that divides more evenly is divided; if both do, the longer one.
     const auto idle = [&](int64_t count) {
       return ((count + team.size - 1) / team.size * team.size - count) / static_cast<double>(count);
     };
     const int64_t shares_of_n = (n_ + kShare - 1) / kShare;
-    const double idle_n = idle(shares_of_n), idle_m = idle(tiles_);
+    const double idle_n = idle(shares_of_n), idle_m = idle(strips_);
     const bool by_columns = idle_n < idle_m || (idle_n == idle_m && n_ > m_);
     const int64_t n_begin = by_columns ? team.begin(shares_of_n) * kShare : 0,
                   n_end = by_columns ? ops::min_of(n_, team.end(shares_of_n) * kShare) : n_;
-    const int64_t t_begin = by_columns ? 0 : team.begin(tiles_),
-                  t_end = by_columns ? tiles_ : team.end(tiles_);
+    const int64_t t_begin = by_columns ? 0 : team.begin(strips_),
+                  t_end = by_columns ? strips_ : team.end(strips_);
     const int64_t m_end = ops::min_of(m_, t_end * kRows), count = (n_end - n_begin + kCols - 1) / kCols;
     // Panels of nearly one width: a tile of one vector would wait for its loads.
     const int64_t vectors = (n_end - n_begin + S::lanes - 1) / S::lanes;
@@ -419,21 +420,22 @@ class TransposedProduct {
       next = blocks_.next(k0, k_end);
       const int64_t kc = next - k0;
       const int64_t steps = Left::pairs ? whole_steps<Isa>((kc + 1) / 2) : kc;
-      Strip<T> a, b;
+      Operand<T> a, b;
       if constexpr (split<Isa>) {
         a = left_.values(k0, kc, left_buffer);
-      } else if constexpr (!Left::by_panels) {
+      } else if constexpr (!Left::packed_by_panel) {
         a = left_.block(k0, kc, t_begin * kRows, m_end, left_buffer);
       }
-      if constexpr (!Right::by_panels) b = right_.block(k0, kc, n_begin, n_end, right_buffer);
+      if constexpr (!Right::packed_by_panel) b = right_.block(k0, kc, n_begin, n_end, right_buffer);
       constexpr int64_t bytes = sizeof(T);
       const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
           ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
       // The last tile may be higher than what is left to read.
-      const int64_t m_last = (tiles_ - 1) * kRows;
-      const bool copy_last = !copy_left && t_end == tiles_ && m_last + height(m_ - m_last) > left_.readable();
-      if (copy_last) copy_columns<Isa>(copied_tiles, kRows, 1, a, m_last, m_, steps);
+      const int64_t m_last = (strips_ - 1) * kRows;
+      const bool copy_last =
+          !copy_left && t_end == strips_ && m_last + height(m_ - m_last) > left_.readable();
+      if (copy_last) copy_columns<Isa>(copied_strips, kRows, 1, a, m_last, m_, steps);
       const int64_t ahead = next < k_end ? blocks_.next(next, k_end) - next : 0;
       const AddTo<T> finish{c_, ldc_, overwrite_ && k0 == 0};
       const int64_t chunks = (t_end - t_begin + chunk_ - 1) / chunk_, shares = chunks * count;
@@ -444,44 +446,45 @@ class TransposedProduct {
         if (copy_left && p == 0) {
           const int64_t end = ops::min_of(m_, t1 * kRows);
           if constexpr (split<Isa>) {
-            split_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, kc, values);
-          } else if constexpr (Left::by_panels) {
+            split_strips<Isa>(copied_strips, row_, a, t0 * kRows, end, kc, values);
+          } else if constexpr (Left::packed_by_panel) {
             for (int64_t t = t0; t < t1; ++t) {
               const int64_t m0 = t * kRows, m1 = ops::min_of(end, m0 + kRows);
-              transpose_tiles<Isa>(copied_tiles + (t - t0) * tile_size, row_,
-                                   left_.panel(k0, kc, m0, m1, copied_panel), 0, m1 - m0, steps);
+              transpose_strips<Isa>(copied_strips + (t - t0) * strip_size, row_,
+                                    left_.panel(k0, kc, m0, m1, copied_panel), 0, m1 - m0, steps);
             }
           } else if constexpr (Isa::matrix) {
-            transpose_tiles<Isa>(copied_tiles, row_, a, t0 * kRows, end, steps);
+            transpose_strips<Isa>(copied_strips, row_, a, t0 * kRows, end, steps);
           } else {
-            copy_tiles<Isa, kRows>(copied_tiles, tile_size, a, t0 * kRows, end, steps);
+            copy_strips<Isa, kRows>(copied_strips, strip_size, a, t0 * kRows, end, steps);
           }
         }
-        Strip<T> panel;
-        Lines next_panel;
-        if constexpr (Right::by_panels) {
+        Operand<T> panel;
+        PrefetchRows next_panel;
+        if constexpr (Right::packed_by_panel) {
           panel = right_.panel(k0, kc, n0, n0 + cols, copied_panel);
           if (p + 1 < count) next_panel = right_.ahead(k0, kc, panel_at(p + 1));
         } else if (copy_right || n0 + (cols + S::lanes - 1) / S::lanes * S::lanes > right_.readable()) {
           copy_columns<Isa>(copied_panel, kCols, Isa::parts, b, n0, n_end, steps);
           panel = {copied_panel, Isa::parts * kCols};
         } else {
-          panel = {b.template at<Isa>(0, n0), b.stride, b.hop};
+          panel = {b.template at<Isa>(0, n0), b.stride, b.block_gap};
         }
         // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
           left_.prefetch(next + r, t_begin * kRows, m_end);
           right_.prefetch(next + r, n_begin, n_end);
         }
-        const int64_t asked = Right::by_panels ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // rows a tile
+        const int64_t rows_a_tile =
+            Right::packed_by_panel ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // rows a tile
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * kRows;
-          const Strip<T> tile =
-              copy_left ? Strip<T>{copied_tiles + (t - t0) * tile_size, Isa::matrix ? row_ : kRows}
-              : copy_last && m0 == m_last ? Strip<T>{copied_tiles, kRows}
-                                          : Strip<T>{a.template at<Isa>(0, m0), a.stride};
-          products.multiply({steps, tile, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols, far_,
-                             next_panel.take(asked)},
+          const Operand<T> strip =
+              copy_left ? Operand<T>{copied_strips + (t - t0) * strip_size, Isa::matrix ? row_ : kRows}
+              : copy_last && m0 == m_last ? Operand<T>{copied_strips, kRows}
+                                          : Operand<T>{a.template at<Isa>(0, m0), a.stride};
+          products.multiply({steps, strip, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols,
+                             output_far_, next_panel.take(rows_a_tile)},
                             finish);
         }
       }
@@ -490,9 +493,9 @@ class TransposedProduct {
   }
 
  private:
-  using S = Tile<Isa, T>;
-  static constexpr int kRows = panels ? S::gradient_rows : S::rows,
-                       kCols = panels ? S::gradient_cols : S::cols;
+  using S = RegisterTile<Isa, T>;
+  static constexpr int kRows = blocked ? S::gradient_rows : S::rows,
+                       kCols = blocked ? S::gradient_cols : S::cols;
   /// Whether a panel's tiles are of three vectors, which seldom divide columns evenly.
   static constexpr bool wide = kCols > S::cols;
   static constexpr int kShare = wide ? S::lanes : kCols;  ///< of columns that threads divide
@@ -503,12 +506,12 @@ class TransposedProduct {
 
   Left left_;
   Right right_;
-  int64_t m_, n_, tiles_;
-  PixelBlocks blocks_;
+  int64_t m_, n_, strips_;
+  DepthBlocks blocks_;
   int64_t chunk_;  ///< tiles whose left sides stay in the second-level cache
   int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied
   int64_t left_size_, right_size_;
-  bool far_;
+  bool output_far_;
   T* c_;
   int64_t ldc_;
   bool overwrite_;

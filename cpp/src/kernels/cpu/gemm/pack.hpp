@@ -3,7 +3,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/cpu/gemm/tile.hpp"
+#include "kernels/cpu/gemm/register_tile.hpp"
 #include "kernels/cpu/team.hpp"
 #include "kernels/net/kernels.hpp"
 
@@ -12,7 +12,7 @@
 namespace evenflow::gemm {
 
 template <class T>
-EVENFLOW_INLINE Matrix<T> matrix_of(const View<T>& view) {
+EVENFLOW_INLINE Strided<T> strided_of(const View<T>& view) {
   return {view.data, view.stride};
 }
 
@@ -20,8 +20,8 @@ EVENFLOW_INLINE Matrix<T> matrix_of(const View<T>& view) {
 /// them.
 template <class Isa, class T>
 struct Transpose {
-  static constexpr int lanes = Tile<Isa, T>::lanes;
-  using Vector = typename Tile<Isa, T>::Vector;
+  static constexpr int lanes = RegisterTile<Isa, T>::lanes;
+  using Vector = typename RegisterTile<Isa, T>::Vector;
 #if defined(__clang__)  // has no __builtin_shuffle, whose indices are a vector
   template <int step, int... j>
   EVENFLOW_INLINE static void exchange_pair(Vector& low, Vector& high, std::integer_sequence<int, j...>) {
@@ -176,9 +176,9 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
 /// part: bfloat16 pairs, zero beyond the last, whole_steps of them. src may end where dst does.
 template <class Isa, class T>
 void pair_rows(T* dst, const T* src, int64_t k) {
-  using Value = typename Tile<Isa, T>::Value;
-  using X = Lanes<Isa, Value>;
-  constexpr int64_t n = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+  using Value = typename RegisterTile<Isa, T>::Value;
+  using X = LoadStore<Isa, Value>;
+  constexpr int64_t n = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
   static const T zeros[n] = {};
   for (int64_t p = 0; 2 * p < k; ++p) {
     const T* low = src + 2 * p * n;
@@ -205,9 +205,9 @@ enum class WeightsAs {
 };
 
 /// half: rounded to bfloat16, or split.
-template <class Isa, class T, bool half>
+template <class Isa, class T, bool bf16>
 struct WeightsB {
-  static constexpr bool pairs = by_pairs<Isa, half>;
+  static constexpr bool pairs = by_pairs<Isa, bf16>;
   WeightsAs as;
   const T* data;
   int64_t taps;
@@ -241,37 +241,43 @@ struct WeightsB {
   bool thin() const { return !pairs && taps == 1 && width() <= 2; }
   /// The room of a column, zeros at its end.
   int64_t column_size() const {
-    constexpr int64_t L = Tile<Isa, T>::lanes;
+    constexpr int64_t L = RegisterTile<Isa, T>::lanes;
     return (depth() + L - 1) / L * L;
   }
-  int64_t panels() const { return (width() + Tile<Isa, T>::cols - 1) / Tile<Isa, T>::cols; }
-  int64_t panel_size() const { return ops::max_of(Isa::parts * steps(), depth()) * Tile<Isa, T>::cols; }
+  int64_t panels() const { return (width() + RegisterTile<Isa, T>::cols - 1) / RegisterTile<Isa, T>::cols; }
+  int64_t panel_size() const {
+    return ops::max_of(Isa::parts * steps(), depth()) * RegisterTile<Isa, T>::cols;
+  }
   int64_t packed_size() const { return panels() * panel_size(); }
   int64_t columns_of(int64_t panel) const {
-    return ops::min_of<int64_t>(Tile<Isa, T>::cols, width() - panel * Tile<Isa, T>::cols);
+    return ops::min_of<int64_t>(RegisterTile<Isa, T>::cols, width() - panel * RegisterTile<Isa, T>::cols);
   }
   /// Whether a panel can be read where it lies.
   bool in_place(int64_t panel) const {
     const int64_t cols = columns_of(panel);
-    return as == WeightsAs::rows && !half && !thin() &&
-           (cols == Tile<Isa, T>::cols || cols == Tile<Isa, T>::lanes);
+    return as == WeightsAs::rows && !bf16 && !thin() &&
+           (cols == RegisterTile<Isa, T>::cols || cols == RegisterTile<Isa, T>::lanes);
   }
   /// Whether all can, and are few enough to be read so again and again.
   bool in_place() const {
     return in_place(panels() - 1) && depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15);
   }
-  Strip<T> columns_in_place(int64_t n) const { return {data + n, outputs}; }
-  Strip<T> panel_in_place(int64_t panel) const { return columns_in_place(panel * Tile<Isa, T>::cols); }
-  Strip<T> panel_at(const T* packed) const { return {packed, Isa::parts * Tile<Isa, T>::cols}; }
-  Strip<T> panel_in(const T* packed, int64_t panel) const { return panel_at(packed + panel * panel_size()); }
+  Operand<T> columns_in_place(int64_t n) const { return {data + n, outputs}; }
+  Operand<T> panel_in_place(int64_t panel) const {
+    return columns_in_place(panel * RegisterTile<Isa, T>::cols);
+  }
+  Operand<T> panel_at(const T* packed) const { return {packed, Isa::parts * RegisterTile<Isa, T>::cols}; }
+  Operand<T> panel_in(const T* packed, int64_t panel) const {
+    return panel_at(packed + panel * panel_size());
+  }
 
   /// What pack(., panel) will read; only for layouts where that is much. Rows between taps are taken along.
-  Lines ahead(int64_t panel) const {
-    const int64_t n0 = panel * Tile<Isa, T>::cols;
-    if (as == WeightsAs::rows) return Lines::of(data + n0, outputs, depth());
+  PrefetchRows ahead(int64_t panel) const {
+    const int64_t n0 = panel * RegisterTile<Isa, T>::cols;
+    if (as == WeightsAs::rows) return PrefetchRows::of(data + n0, outputs, depth());
     if (as != WeightsAs::outputs_by_tap_channels) return {};
-    return Lines::of_run(data + (n0 / channels * rows + n0 % channels) * outputs,
-                         columns_of(panel) * outputs);
+    return PrefetchRows::of_run(data + (n0 / channels * rows + n0 % channels) * outputs,
+                                columns_of(panel) * outputs);
   }
 
   /// Whether rows of all panels are packed together: memory gives whole rows sooner than parts of many.
@@ -294,7 +300,7 @@ struct WeightsB {
   __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
     if (by_rows()) return place_rows(dst, panel, panel + 1, 0, steps());
-    constexpr int N = Tile<Isa, T>::cols;
+    constexpr int N = RegisterTile<Isa, T>::cols;
     if constexpr (split<Isa>) {
       T* values = dst + steps() * N;
       place(values, panel);
@@ -303,8 +309,8 @@ struct WeightsB {
       place(dst, panel);
       if constexpr (pairs) {
         pair_rows<Isa, T>(dst, dst, depth());
-      } else if constexpr (half) {
-        for (int64_t i = 0; i < depth() * N; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
+      } else if constexpr (bf16) {
+        for (int64_t i = 0; i < depth() * N; ++i) dst[i] = LoadStore<Isa, T>::round(dst[i]);
       }
     }
   }
@@ -314,7 +320,7 @@ struct WeightsB {
   /// them; of parts: as they are. dst: the first of these panels.
   __attribute__((noinline)) void place_rows(T* dst, int64_t panel, int64_t end, int64_t first,
                                             int64_t last) const {
-    constexpr int N = Tile<Isa, T>::cols, at_once = pairs && !split<Isa> ? 2 : 1;
+    constexpr int N = RegisterTile<Isa, T>::cols, at_once = pairs && !split<Isa> ? 2 : 1;
     constexpr int64_t kAhead = 8;
     static const T zeros[N] = {};
     const int64_t k = depth(), size = panel_size();
@@ -340,7 +346,7 @@ struct WeightsB {
 
   /// dst (depth, tile_cols), as they are.
   void place(T* dst, int64_t panel) const {
-    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
+    constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
     const int64_t n0 = panel * N, cols = columns_of(panel);
     switch (as) {
       case WeightsAs::rows:
@@ -395,30 +401,30 @@ struct WeightsB {
     for (int64_t j = 0; j < width(); ++j) {
       for (int64_t p = k; p < size; ++p) dst[j * size + p] = T(0);
     }
-    if constexpr (half) {
-      for (int64_t i = 0; i < width() * size; ++i) dst[i] = Lanes<Isa, T>::round(dst[i]);
+    if constexpr (bf16) {
+      for (int64_t i = 0; i < width() * size; ++i) dst[i] = LoadStore<Isa, T>::round(dst[i]);
     }
   }
 
   const T* end() const { return data + taps * rows * outputs; }
 
   static void copy_vector(T* dst, const T* src) {
-    using Vector = typename Tile<Isa, T>::Vector;
+    using Vector = typename RegisterTile<Isa, T>::Vector;
     *reinterpret_cast<Vector*>(dst) = *reinterpret_cast<const Vector*>(src);
   }
 
   /// dst (tile_cols): `cols` numbers, rounded if they are to be, and zeros.
   static void row(T* dst, const T* src, int64_t cols) {
-    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
-    using Value = typename Tile<Isa, T>::Value;
-    using X = Lanes<Isa, Value>;
+    constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
+    using Value = typename RegisterTile<Isa, T>::Value;
+    using X = LoadStore<Isa, Value>;
     if (cols < N) {
       for (int j = 0; j < N; j += L) X::store(Value{}, dst + j);
       copy_run(dst, src, cols);
       src = dst;
     }
     for (int j = 0; j < N; j += L) {
-      if constexpr (half && !split<Isa>) {
+      if constexpr (bf16 && !split<Isa>) {
         X::store(X::round(X::load(src + j)), dst + j);
       } else {
         X::store(X::load(src + j), dst + j);
@@ -428,19 +434,19 @@ struct WeightsB {
 
   /// dst (tile_cols): `cols` words of two numbers each, and zeros.
   static void pair_of_rows(T* dst, const T* low, const T* high, int64_t cols) {
-    constexpr int N = Tile<Isa, T>::cols, L = Tile<Isa, T>::lanes;
-    using X = Lanes<Isa, typename Tile<Isa, T>::Value>;
+    constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
+    using X = LoadStore<Isa, typename RegisterTile<Isa, T>::Value>;
     if (cols == N) {
       for (int j = 0; j < N; j += L) X::store(X::pair(low + j, high + j), dst + j);
     } else {
-      for (int64_t j = 0; j < N; ++j) dst[j] = j < cols ? Lanes<Isa, T>::pair(low + j, high + j) : T(0);
+      for (int64_t j = 0; j < N; ++j) dst[j] = j < cols ? LoadStore<Isa, T>::pair(low + j, high + j) : T(0);
     }
   }
 
   /// dst[p * N + j] = column(n0 + j)[p] for p < k.
   template <class Column>
   static void transposed(T* dst, int64_t n0, int64_t cols, int64_t k, const Column& column) {
-    constexpr int L = Tile<Isa, T>::lanes, N = Tile<Isa, T>::cols;
+    constexpr int L = RegisterTile<Isa, T>::lanes, N = RegisterTile<Isa, T>::cols;
     for (int64_t j0 = 0; j0 < N; j0 += L) {
       const T* columns[L];
       const int64_t count = ops::max_of<int64_t>(0, ops::min_of<int64_t>(L, cols - j0));

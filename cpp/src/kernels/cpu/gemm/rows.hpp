@@ -14,14 +14,14 @@ constexpr int64_t kSlack = 64;
 /// The parts of `count` numbers of src in rows of dst, `stride` apart, whole vectors of them; zeros beyond.
 template <class Isa>
 void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
-  using Value = typename Tile<Isa, float>::Value;
-  using X = Lanes<Isa, Value>;
-  constexpr int L = Tile<Isa, float>::lanes;
+  using Value = typename RegisterTile<Isa, float>::Value;
+  using X = LoadStore<Isa, Value>;
+  constexpr int L = RegisterTile<Isa, float>::lanes;
   const auto two = [&](const float* from, Bf16* to) {
     Value low = X::load(from), high = X::load(from + L);
     for (int q = 0; q < Isa::parts; ++q, to += stride) {
-      const auto halves = Rounding<Isa>::upper_halves(low, high);
-      memcpy(to, &halves, sizeof halves);
+      const auto bits = Rounding<Isa>::truncate(low, high);
+      memcpy(to, &bits, sizeof bits);
       X::take(low);
       X::take(high);
     }
@@ -40,16 +40,16 @@ void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
 template <class Isa, class S>
 void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, int64_t rows, int64_t begin,
                 int64_t end) {
-  using Value = typename Tile<Isa, float>::Value;
-  constexpr int L = Tile<Isa, float>::lanes;
+  using Value = typename RegisterTile<Isa, float>::Value;
+  constexpr int L = RegisterTile<Isa, float>::lanes;
   // Rows; of a panel more, since they are short.
-  const int64_t ahead = Isa::matrix && end - begin <= Tile<Isa, float>::cols ? 48 : 8;
+  const int64_t ahead = Isa::matrix && end - begin <= RegisterTile<Isa, float>::cols ? 48 : 8;
   static const S zeros[L] = {};
   for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
     const bool last = 2 * p + 1 == rows;
     const S* high = last ? zeros : src + stride;
     const auto put = [&](auto low, int64_t c) {
-      using X = Lanes<Isa, decltype(low)>;
+      using X = LoadStore<Isa, decltype(low)>;
       const S* above = last ? high : high + c;
       __builtin_prefetch(src + ahead * stride + c);
       __builtin_prefetch(src + (ahead + 1) * stride + c);
@@ -75,35 +75,36 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
 
 /// Rows of a matrix, where they lie or converted. half: as an operand of a product of bfloat16 numbers;
 /// without hops then.
-template <class Isa, class T, class S, bool half>
+template <class Isa, class T, class S, bool bf16>
 struct MatrixRows {
-  static constexpr bool pairs = by_pairs<Isa, half>;
+  static constexpr bool pairs = by_pairs<Isa, bf16>;
   /// Whether a gradient of weights has its columns from panel(), a tile's at a time: those of the right side
   /// are in the first-level cache then when tiles read them. Three parts would not fit it.
-  static constexpr bool by_panels = Isa::matrix && !split<Isa>;
+  static constexpr bool packed_by_panel = Isa::matrix && !split<Isa>;
   static constexpr bool as_they_are =
-      pairs ? std::is_same<S, Bf16>::value : !half && std::is_same<T, S>::value;
-  Matrix<const S> matrix;
+      pairs ? std::is_same<S, Bf16>::value : !bf16 && std::is_same<T, S>::value;
+  Strided<const S> matrix;
   int64_t cols;
 
-  int64_t tile_size() const { return Tile<Isa, T>::rows * Isa::parts * tile_stride() + kSlack; }
+  int64_t strip_size() const { return RegisterTile<Isa, T>::rows * Isa::parts * strip_stride() + kSlack; }
 
   /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
-  Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
+  Operand<T> strip(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
       // A panel has room for more rows than there are.
-      if ((rows == height || matrix.hop != 0) && (!pairs || cols == 2 * tile_stride())) {
-        return {reinterpret_cast<const T*>(row(m0)), pairs ? matrix.stride / 2 : matrix.stride, matrix.hop};
+      if ((rows == height || matrix.block_gap != 0) && (!pairs || cols == 2 * strip_stride())) {
+        return {reinterpret_cast<const T*>(row(m0)), pairs ? matrix.stride / 2 : matrix.stride,
+                matrix.block_gap};
       }
     }
-    const int64_t ld = Isa::parts * tile_stride();
+    const int64_t ld = Isa::parts * strip_stride();
     for (int64_t i = 0; i < rows; ++i) {
       if constexpr (split<Isa>) {
-        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * ld), 2 * tile_stride(), row(m0 + i), cols);
+        split_row<Isa>(reinterpret_cast<Bf16*>(buffer + i * ld), 2 * strip_stride(), row(m0 + i), cols);
       } else if constexpr (pairs) {
         Bf16* to = reinterpret_cast<Bf16*>(buffer + i * ld);
         convert(to, row(m0 + i), cols);
-        for (int64_t c = cols; c < 2 * tile_stride(); ++c) to[c] = Bf16{0};
+        for (int64_t c = cols; c < 2 * strip_stride(); ++c) to[c] = Bf16{0};
       } else {
         convert(buffer + i * ld, row(m0 + i), cols);
       }
@@ -118,13 +119,13 @@ struct MatrixRows {
   }
   /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read; readable(): the columns
   /// that may be.
-  Strip<T> block(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
+  Operand<T> block(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
     const int64_t ld = padded_stride(cols, sizeof(T));
     if constexpr (pairs) {
       interleave<Isa>(buffer, Isa::parts * ld, row(k0), matrix.stride, k, begin, ops::min_of(end, cols));
       return {buffer, Isa::parts * ld};
     } else if constexpr (as_they_are) {
-      return {row(k0), matrix.stride, matrix.hop};
+      return {row(k0), matrix.stride, matrix.block_gap};
     } else {
       for (int64_t p = 0; p < k; ++p) {
         convert(buffer + p * ld + begin, row(k0 + p) + begin, ops::min_of(end, cols) - begin);
@@ -133,31 +134,31 @@ struct MatrixRows {
     }
   }
   /// Columns [begin, end), at most a tile's, of pairs of rows [k0, k0 + k): whole_steps rows of tile_cols.
-  Strip<T> panel(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
-    constexpr int64_t ld = Tile<Isa, T>::cols;
+  Operand<T> panel(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
+    constexpr int64_t ld = RegisterTile<Isa, T>::cols;
     interleave<Isa>(buffer, ld, row(k0) + begin, matrix.stride, k, 0, end - begin);
     return {buffer, ld};
   }
   /// What panel(k0, k, begin, .) will read.
-  EVENFLOW_INLINE Lines ahead(int64_t k0, int64_t k, int64_t begin) const {
-    return Lines::of(row(k0) + begin, matrix.stride, k);
+  EVENFLOW_INLINE PrefetchRows ahead(int64_t k0, int64_t k, int64_t begin) const {
+    return PrefetchRows::of(row(k0) + begin, matrix.stride, k);
   }
   int64_t values_size(int64_t) const { return 0; }
   /// The same as they are, float32.
-  Strip<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
-  int64_t readable() const { return matrix.hop != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
+  Operand<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
+  int64_t readable() const { return matrix.block_gap != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
   EVENFLOW_INLINE void prefetch(int64_t m, int64_t begin, int64_t end) const {
     for (int64_t c = begin; c < end; c += kLine) __builtin_prefetch(matrix.template at<Isa>(m, c), 0, 2);
   }
 
  private:
-  using Value = typename Tile<Isa, T>::Value;
-  static constexpr int L = Tile<Isa, T>::lanes;
-  static constexpr int64_t kLine = Matrix<S>::line;
+  using Value = typename RegisterTile<Isa, T>::Value;
+  static constexpr int L = RegisterTile<Isa, T>::lanes;
+  static constexpr int64_t kLine = Strided<S>::line;
 
   EVENFLOW_INLINE const S* row(int64_t m) const { return matrix.data + m * matrix.stride; }
 
-  int64_t tile_stride() const {
+  int64_t strip_stride() const {
     const int64_t words = whole_steps<Isa>((cols + 1) / 2);
     return split<Isa> ? padded_stride(words, sizeof(T)) : pairs ? words : cols;
   }
@@ -165,23 +166,23 @@ struct MatrixRows {
   template <class D>
   static void convert(D* dst, const S* src, int64_t count) {
     int64_t c = 0;
-    for (; c + L <= count; c += L) Lanes<Isa, Value>::store(operand<Value>(src + c), dst + c);
-    for (; c < count; ++c) Lanes<Isa, T>::store(operand<T>(src + c), dst + c);
+    for (; c + L <= count; c += L) LoadStore<Isa, Value>::store(operand<Value>(src + c), dst + c);
+    for (; c < count; ++c) LoadStore<Isa, T>::store(operand<T>(src + c), dst + c);
   }
 
   template <class X>
   EVENFLOW_INLINE static X operand(const S* src) {
-    const X value = Lanes<Isa, X>::load(src);
-    if constexpr (half && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
+    const X value = LoadStore<Isa, X>::load(src);
+    if constexpr (bf16 && std::is_same<S, T>::value) return LoadStore<Isa, X>::round(value);
     return value;
   }
 };
 
 /// Images with a border of one pixel and, for `edge`, a last channel that is 1 there and 0 inside: the
 /// patches of a 3x3 kernel are three runs of three pixels each. half: of numbers rounded to bfloat16.
-template <class Isa, class T, bool half>
+template <class Isa, class T, bool bf16>
 struct Bordered {
-  using Element = typename std::conditional<by_pairs<Isa, half> && !split<Isa>, Bf16, T>::type;
+  using Element = typename std::conditional<by_pairs<Isa, bf16> && !split<Isa>, Bf16, T>::type;
   const Element* data = nullptr;
   int64_t height = 0, width = 0, depth = 0;
 
@@ -191,7 +192,7 @@ struct Bordered {
 
   /// Writes this thread's share of the images into `out`; everybody may read after a barrier.
   template <class S>
-  static Bordered fill(const Team& team, const Matrix<S>& x, const Shape& s, bool edge, Element* out) {
+  static Bordered fill(const Team& team, const Strided<S>& x, const Shape& s, bool edge, Element* out) {
     const Bordered b{out, s.h, s.w, s.c + (edge ? 1 : 0)};
     const int64_t lines = s.n * (s.h + 2), length = (s.w + 2) * b.depth;
     // Vectors may run past the end of a pixel, where this thread writes next.
@@ -218,45 +219,45 @@ struct Bordered {
   }
 
  private:
-  static constexpr int L = Tile<Isa, T>::lanes;
+  static constexpr int L = RegisterTile<Isa, T>::lanes;
 
   void border(Element* dst, bool edge) const {
     for (int64_t c = 0; c < depth; ++c) dst[c] = Element();
-    if (edge) Lanes<Isa, T>::store(T(1), dst + depth - 1);
+    if (edge) LoadStore<Isa, T>::store(T(1), dst + depth - 1);
   }
 
   template <class S>
   EVENFLOW_INLINE static void copy(Element* dst, const S* src, int64_t count, bool whole) {
-    using Value = typename Tile<Isa, T>::Value;
+    using Value = typename RegisterTile<Isa, T>::Value;
     int64_t c = 0;
     for (; whole ? c < count : c + L <= count; c += L)
-      Lanes<Isa, Value>::store(operand<Value>(src + c), dst + c);
-    for (; c < count; ++c) Lanes<Isa, T>::store(operand<T>(src + c), dst + c);
+      LoadStore<Isa, Value>::store(operand<Value>(src + c), dst + c);
+    for (; c < count; ++c) LoadStore<Isa, T>::store(operand<T>(src + c), dst + c);
   }
 
   template <class X, class S>
   EVENFLOW_INLINE static X operand(const S* src) {
-    const X value = Lanes<Isa, X>::load(src);
-    if constexpr (half && !split<Isa> && std::is_same<S, T>::value) return Lanes<Isa, X>::round(value);
+    const X value = LoadStore<Isa, X>::load(src);
+    if constexpr (bf16 && !split<Isa> && std::is_same<S, T>::value) return LoadStore<Isa, X>::round(value);
     return value;
   }
 };
 
 /// 3x3 patches: row m holds (tap, channel).
-template <class Isa, class T, bool half>
+template <class Isa, class T, bool bf16>
 struct PatchRows {
-  static constexpr bool pairs = by_pairs<Isa, half>, by_panels = false;
-  using Element = typename Bordered<Isa, T, half>::Element;
-  Bordered<Isa, T, half> image;
+  static constexpr bool pairs = by_pairs<Isa, bf16>, packed_by_panel = false;
+  using Element = typename Bordered<Isa, T, bf16>::Element;
+  Bordered<Isa, T, bf16> image;
 
   int64_t cols() const { return 9 * image.depth; }
-  int64_t tile_size() const {
-    constexpr int64_t rows = Tile<Isa, T>::rows;
+  int64_t strip_size() const {
+    constexpr int64_t rows = RegisterTile<Isa, T>::rows;
     return rows * ops::max_of(cols(), words()) + kSlack +
            (split<Isa> ? rows * Isa::parts * part_stride() : 0);
   }
 
-  Strip<T> tile(int64_t m0, int64_t rows, int height, T* buffer) const {
+  Operand<T> strip(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (split<Isa>) {
       const int64_t part = part_stride(), split_stride = Isa::parts * part;
       T* values = buffer + height * split_stride;
@@ -284,12 +285,12 @@ struct PatchRows {
     return ((pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : 0) + k + 1) * readable() + kSlack;
   }
   int64_t values_size(int64_t k) const { return (k + 1) * readable() + kSlack; }
-  Strip<T> values(int64_t k0, int64_t k, T* buffer) const {
+  Operand<T> values(int64_t k0, int64_t k, T* buffer) const {
     gather(k0, k, readable(), buffer);
     return {buffer, readable()};
   }
   /// What lies beyond cols() goes into sums that nobody reads.
-  Strip<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
+  Operand<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
     const int64_t ld = readable();
     if constexpr (pairs) {
       Element* rows = reinterpret_cast<Element*>(buffer + whole_steps<Isa>((k + 1) / 2) * Isa::parts * ld);

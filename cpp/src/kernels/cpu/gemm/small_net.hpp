@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cpu/gemm/row_tiles.hpp"
+#include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
 
 // A dense net of few weights. Activations of some samples lie as (channels, samples), so that the vectors of
@@ -12,13 +12,12 @@ namespace evenflow::gemm {
 /// c = act(sums + bias), one bias for each row.
 template <class T>
 struct ActivateRows {
-  static constexpr bool has_sums = false;
   T* c;
   int64_t ldc;
   const T* bias;
   T least;  ///< of the results
   template <class Isa>
-  EVENFLOW_INLINE void ask(int64_t, int64_t, int64_t, Upcoming&) const {}
+  EVENFLOW_INLINE void queue_prefetch(int64_t, int64_t, int64_t, PrefetchQueue&) const {}
   template <class Isa, int R, class X, class Value>
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     const X floor = X{} + least;
@@ -27,7 +26,7 @@ struct ActivateRows {
     const int64_t stride = ldc;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
       const X v = value(i) + shifts[i];
-      Lanes<Isa, X>::store(v < floor ? floor : v, out + i * stride);
+      LoadStore<Isa, X>::store(v < floor ? floor : v, out + i * stride);
     });
   }
 };
@@ -37,7 +36,7 @@ struct ActivateRows {
 template <class Isa, class T>
 class SmallNet {
  public:
-  static constexpr bool exists = Tile<Isa, T>::panels;
+  static constexpr bool exists = RegisterTile<Isa, T>::blocked;
 
   /// Whether it can be, no outputs having scales, and is worth it: the weights stay in a core's caches, few
   /// places of the last vectors are empty, and rows of the input and output are short, since these are
@@ -63,11 +62,11 @@ class SmallNet {
   }
 
   /// Values that each thread needs for itself.
-  int64_t room() const { return 2 * widest_ * kSamples + kSamples * L; }
+  int64_t scratch_size() const { return 2 * widest_ * kSamples + kSamples * L; }
 
   /// h (end - begin, outputs) of samples [begin, end) of x.
-  void run(const Matrix<const T>& x, const Matrix<T>& h, int64_t begin, int64_t end, T* room) const {
-    T *from = room, *to = room + widest_ * kSamples, *rows = room + 2 * widest_ * kSamples;
+  void run(const Strided<const T>& x, const Strided<T>& h, int64_t begin, int64_t end, T* scratch) const {
+    T *from = scratch, *to = scratch + widest_ * kSamples, *rows = scratch + 2 * widest_ * kSamples;
     for (int64_t first = begin; first < end; first += kSamples) {
       const int64_t samples = ops::min_of<int64_t>(kSamples, end - first);
       columns_of(x.from_row(first), layers_[0].inputs, samples, from);
@@ -82,14 +81,14 @@ class SmallNet {
   }
 
  private:
-  using S = Tile<Isa, T>;
+  using S = RegisterTile<Isa, T>;
   using Vector = typename S::Vector;
   static constexpr int kSamples = S::cols, L = S::lanes;
   static constexpr int64_t kThin = 2;   ///< outputs whose sums are over every L-th input first
   static constexpr int64_t kShort = 4;  ///< inputs
 
   /// columns (channels, kSamples) of the first `samples` rows of x; zeros beyond.
-  static void columns_of(const Matrix<const T>& x, int64_t channels, int64_t samples, T* columns) {
+  static void columns_of(const Strided<const T>& x, int64_t channels, int64_t samples, T* columns) {
     for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       T* to = columns + c * kSamples;
       if (samples == kSamples && x.stride == 2) {  // of two features
@@ -110,7 +109,7 @@ class SmallNet {
   }
 
   /// The way back. room (kSamples, L).
-  static void rows_of(const T* columns, int64_t samples, const Matrix<T>& h, int64_t channels, T* room) {
+  static void rows_of(const T* columns, int64_t samples, const Strided<T>& h, int64_t channels, T* scratch) {
     if (samples == kSamples && channels == 2 && h.stride == 2) {  // counts known: shuffles
       T* const to = h.data;
       for (int64_t i = 0; i < kSamples; ++i) to[2 * i] = columns[i], to[2 * i + 1] = columns[kSamples + i];
@@ -123,16 +122,16 @@ class SmallNet {
       const T* from[L];
       const int64_t count = ops::min_of<int64_t>(L, channels - c0);
       for (int64_t c = 0; c < count; ++c) from[c] = columns + (c0 + c) * kSamples;
-      pack_transposed<Isa, T>(room, L, from, count, samples);
-      for (int64_t i = 0; i < samples; ++i) copy_run(h.data + i * h.stride + c0, room + i * L, count);
+      pack_transposed<Isa, T>(scratch, L, from, count, samples);
+      for (int64_t i = 0; i < samples; ++i) copy_run(h.data + i * h.stride + c0, scratch + i * L, count);
     }
   }
 
   /// y = act(x w + bias).
   struct Layer {
     int64_t inputs, outputs;
-    Strip<T> w;           ///< (inputs, outputs)
-    int64_t tiles, tall;  ///< of outputs; see RowTiles
+    Operand<T> w;          ///< (inputs, outputs)
+    int64_t strips, tall;  ///< of outputs; see RowStrips
     T* bias;
     T least;
     EVENFLOW_INLINE ActivateRows<T> finish(T* y) const { return {y, kSamples, bias, least}; }
@@ -143,19 +142,19 @@ class SmallNet {
   static Layer layer(WorkspaceScope& scope, const StackUnit<T>& unit) {
     const int64_t k = unit.dims.in.c, n = unit.dims.cout;
     const Epilogue<T>& e = unit.epilogue;
-    const RowTiles tiles = RowTiles::of<Isa, T>(n);
+    const RowStrips strips = RowStrips::of<Isa, T>(n);
     Layer layer{k,
                 n,
                 {unit.w, n},
-                tiles.count(),
+                strips.count(),
                 0,
                 scope.take<T>(n),
                 e.relu ? T(0) : -std::numeric_limits<T>::infinity()};
     for (int64_t j = 0; j < n; ++j) layer.bias[j] = e.bias ? e.bias[j] : T(0);
-    for (int64_t t = 0; t < tiles.count(); ++t) {
-      layer.tall += height(tiles.row(t + 1) - tiles.row(t)) == S::rows;
+    for (int64_t t = 0; t < strips.count(); ++t) {
+      layer.tall += height(strips.row(t + 1) - strips.row(t)) == S::rows;
     }
-    const int64_t end = layer.tall * S::rows + (layer.tiles - layer.tall) * S::low_rows;
+    const int64_t end = layer.tall * S::rows + (layer.strips - layer.tall) * S::low_rows;
     if (end == n || n <= kThin || k <= kShort) return layer;
     // The last tile reads more columns than there are.
     T* w = scope.take<T>(k * end);
@@ -173,18 +172,18 @@ class SmallNet {
     if (layer.outputs == 2) return multiply_thin<2>(layer, x, y);
     if (layer.inputs <= kShort) return multiply_short(layer, x, y);
     const ActivateRows<T> finish = layer.finish(y);
-    TileTask<T> task;
-    task.k = layer.inputs;
-    task.b = {x, kSamples};
-    task.cols = kSamples;
-    for (int64_t t = 0; t < layer.tiles; ++t, task.m0 += task.rows) {
+    MicrokernelArgs<T> args;
+    args.k = layer.inputs;
+    args.b = {x, kSamples};
+    args.cols = kSamples;
+    for (int64_t t = 0; t < layer.strips; ++t, args.m0 += args.rows) {
       const int64_t rows = t < layer.tall ? S::rows : S::low_rows;
-      task.rows = ops::min_of(rows, layer.outputs - task.m0);
-      task.a = {layer.w.data + task.m0, layer.w.stride};
+      args.rows = ops::min_of(rows, layer.outputs - args.m0);
+      args.a = {layer.w.data + args.m0, layer.w.stride};
       if (rows == S::rows) {
-        run_tile<Isa, T, S::rows, 2, true, false>(task, finish);
+        microkernel<Isa, T, S::rows, 2, true, false>(args, finish);
       } else {
-        run_tile<Isa, T, S::low_rows, 2, true, false>(task, finish);
+        microkernel<Isa, T, S::low_rows, 2, true, false>(args, finish);
       }
     }
   }

@@ -18,12 +18,12 @@ class StackBackward {
       : ctx_(ctx),
         units_(units),
         count_(count),
-        x_(matrix_of(x)),
-        dh_(matrix_of(dh)),
-        dx_(matrix_of(dx)),
+        x_(strided_of(x)),
+        dh_(strided_of(dh)),
+        dx_(strided_of(dx)),
         m_(x.shape.pixels()),
-        rows_(RowTiles::of<Isa, T>(m_)),
-        hidden_{const_cast<H*>(acts), units, m_, in_panels<Isa, T, H>(units, count, m_)} {}
+        rows_(RowStrips::of<Isa, T>(m_)),
+        hidden_{const_cast<H*>(acts), units, m_, channel_blocked<Isa, T, H>(units, count, m_)} {}
 
   void run() {
     if (m_ == 0) return;
@@ -36,7 +36,7 @@ class StackBackward {
   }
 
  private:
-  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
+  static constexpr bool bf16 = split<Isa> || std::is_same<H, Bf16>::value;
 
   void by_units() {
     WorkspaceScope scope(ctx_);
@@ -44,10 +44,10 @@ class StackBackward {
     for (int u = 0; u + 1 < count_; ++u) size = ops::max_of(size, hidden_.size(u, m_));
     H* buffers[2] = {scope.template take<H>(size), scope.template take<H>(size)};
     const auto buffer_for = [&](int u) { return hidden_.matrix(buffers[u % 2], u, m_); };
-    Matrix<H> da = buffer_for(count_ - 2);
+    Strided<H> da = buffer_for(count_ - 2);
     inner_unit<T>(count_ - 1, dh_, da);
     for (int u = count_ - 2; u > 0; --u) {
-      const Matrix<H> next = buffer_for(u - 1);
+      const Strided<H> next = buffer_for(u - 1);
       inner_unit<H>(u, da, next);
       da = next;
     }
@@ -56,7 +56,7 @@ class StackBackward {
 
   /// From da of unit u to its weights' gradient and da of the unit below.
   template <class D>
-  void inner_unit(int u, const Matrix<const D>& da, const Matrix<H>& below) {
+  void inner_unit(int u, const Strided<const D>& da, const Strided<H>& below) {
     const StackUnit<T>& unit = units_[u];
     const StackUnit<T>& lower = units_[u - 1];
     const int64_t width = lower.dims.cout;
@@ -64,25 +64,25 @@ class StackBackward {
     // Without patches each row block adds up its own share; see gather_all_taps for the other case.
     const bool taps = unit.dims.kernel == 3 && gather_input(unit.dims);
     const int64_t blocks =
-        taps ? 1 : Blocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
+        taps ? 1 : CacheBlocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
     T* sums = scope.take<T>(blocks * 2 * width);
     zero(sums, blocks * 2 * width);
-    conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, derivative(u - 1, below, sums));
+    conv_backward_data<Isa, T, bf16, D>(ctx_, unit.dims, da, unit.w, derivative(u - 1, below, sums));
     add_sums(lower, sums, blocks, 0, width);
-    conv_backward_weights<Isa, T, half, H, D>(ctx_, unit.dims, hidden_[u - 1], da, unit.dw, unit.overwrite);
+    conv_backward_weights<Isa, T, bf16, H, D>(ctx_, unit.dims, hidden_[u - 1], da, unit.dw, unit.overwrite);
   }
 
   template <class D>
-  void first_unit(const Matrix<const D>& da) {
+  void first_unit(const Strided<const D>& da) {
     const StackUnit<T>& unit = units_[0];
     if (dx_.data) {
-      conv_backward_data<Isa, T, half, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
+      conv_backward_data<Isa, T, bf16, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
     }
-    conv_backward_weights<Isa, T, half, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
+    conv_backward_weights<Isa, T, bf16, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
   }
 
   /// What turns the gradient of unit u's activation into da and adds up its columns.
-  ActivateBackward<T, H> derivative(int u, const Matrix<H>& da, T* sums) const {
+  ActivateBackward<T, H> derivative(int u, const Strided<H>& da, T* sums) const {
     const Epilogue<T>& e = units_[u].epilogue;
     return {da, hidden_[u], e.scale, e.relu, sums, units_[u].dims.cout};
   }
@@ -118,15 +118,15 @@ class StackBackward {
   void by_runs() {
     WorkspaceScope scope(ctx_);
     const int threads = ctx_.threads(), last = count_ - 1;
-    // Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockTiles
+    // Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockStrips
     // tiles for each thread.
-    const PixelBlocks blocks = PixelBlocks::of<Isa, T>(m_, by_pairs<Isa, half>);
-    const int64_t run = (threads * kBlockTiles * kRows + blocks.size - 1) / blocks.size;  // blocks
+    const DepthBlocks blocks = DepthBlocks::of<Isa, T>(m_, by_pairs<Isa, bf16>);
+    const int64_t run = (threads * kBlockStrips * kRows + blocks.size - 1) / blocks.size;  // blocks
     const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
     const int places = blocks.next(0, m_, run) < m_ ? 2 : 1;
     const int64_t groups = groups_of(rows_.count());
     weights_.take(scope, count_);
-    for (Matrix<H>*& da : da_) da = scope.template take<Matrix<H>>(last);
+    for (Strided<H>*& da : da_) da = scope.template take<Strided<H>>(last);
     sums_ = scope.template take<T*>(last);
     for (int u = 0; u < count_; ++u) {
       const StackUnit<T>& unit = units_[u];
@@ -139,53 +139,56 @@ class StackBackward {
         da_[i][u] = hidden_.matrix(scope.template take<H>(hidden_.size(u, largest)), u, largest);
       sums_[u] = scope.template take<T>(groups * 2 * unit.dims.cout);
     }
-    constexpr bool panels = Tile<Isa, T>::panels && std::is_same<H, T>::value;
-    using Inner = WeightGradient<Isa, T, half, H, H, panels>;
-    const WeightGradient<Isa, T, half, T, H, panels> first_gradient(
+    constexpr bool blocked = RegisterTile<Isa, T>::blocked && std::is_same<H, T>::value;
+    using Inner = WeightGradient<Isa, T, bf16, H, H, blocked>;
+    const WeightGradient<Isa, T, bf16, T, H, blocked> first_gradient(
         ctx_, scope, units_[0].dims, x_, da_[0][0], units_[0].dw, units_[0].overwrite);
-    const WeightGradient<Isa, T, half, H, T, panels> last_gradient(
+    const WeightGradient<Isa, T, bf16, H, T, blocked> last_gradient(
         ctx_, scope, units_[last].dims, hidden_[last - 1], dh_, units_[last].dw, units_[last].overwrite);
     Inner* inner = scope.template take<Inner>(last);
-    int64_t gradient_size = ops::max_of(first_gradient.room(), last_gradient.room());
+    int64_t gradient_size = ops::max_of(first_gradient.scratch_size(), last_gradient.scratch_size());
     for (int u = 1; u < last; ++u) {
       new (inner + u)
           Inner(ctx_, scope, units_[u].dims, hidden_[u - 1], da_[0][u], units_[u].dw, units_[u].overwrite);
-      gradient_size = ops::max_of(gradient_size, inner[u].room());
+      gradient_size = ops::max_of(gradient_size, inner[u].scratch_size());
     }
     dh_image_ = last_gradient.dy_image();
     if (dx_.data && units_[0].dims.kernel == 3) {
       products_ = scope.template take<T>(m_ * products_stride<T>(units_[0].dims.in.c) + kSlack);
     }
-    const int64_t tiles = ops::min_of(kMostTiles, rows_.count()), tiles_size = tiles * weights_.tile_size();
-    const int64_t room_size = ops::max_of(tiles_size, gradient_size);
-    T* rooms = scope.template take<T>(threads * room_size);
-    PlacedTile<T>* placed = scope.template take<PlacedTile<T>>(threads * tiles);
-    const auto take_shares = [&] { return Shares(scope.template take<Shares::Next>(threads), threads); };
-    const Shares shares[2] = {take_shares(), take_shares()};
-    const int64_t most = ops::max_of<int64_t>(1, (kBlockTiles + group_tiles() / 2) / group_tiles());
+    const int64_t strips = ops::min_of(kMostStrips, rows_.count()),
+                  strips_size = strips * weights_.strip_size();
+    const int64_t scratch_size = ops::max_of(strips_size, gradient_size);
+    T* scratches = scope.template take<T>(threads * scratch_size);
+    LeftStrip<T>* left_strips = scope.template take<LeftStrip<T>>(threads * strips);
+    const auto take_queue = [&] {
+      return WorkQueue(scope.template take<WorkQueue::Progress>(threads), threads);
+    };
+    const WorkQueue queues[2] = {take_queue(), take_queue()};
+    const int64_t most = ops::max_of<int64_t>(1, (kBlockStrips + group_strips() / 2) / group_strips());
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-      T* room = rooms + team.rank * room_size;
+      T* scratch = scratches + team.rank * scratch_size;
       weights_.pack(team);
       team.barrier();
       int turn = 0;
       for (int64_t begin = 0, end; begin < m_; begin = end, turn = 1 - turn) {
         end = blocks.next(begin, m_, run);
-        const Matrix<H>* da = da_[turn];
+        const Strided<H>* da = da_[turn];
         const int64_t first = rows_.at(begin), behind = rows_.at(end);
-        shares[turn].work(team, groups_of(behind - first), most, [&](int64_t from, int64_t to) {
-          const int64_t tile = first + from * group_tiles(),
-                        next = ops::min_of(behind, first + to * group_tiles());
-          zero_sums(tile, next);
-          by_tiles(tile, next, [&](int64_t t, int64_t t_next) {
-            derivatives(da, begin, t, t_next, placed + team.rank * tiles, room);
+        queues[turn].run(team, groups_of(behind - first), most, [&](int64_t from, int64_t to) {
+          const int64_t strip = first + from * group_strips(),
+                        next = ops::min_of(behind, first + to * group_strips());
+          zero_sums(strip, next);
+          by_strips(strip, next, [&](int64_t t, int64_t t_next) {
+            derivatives(da, begin, t, t_next, left_strips + team.rank * strips, scratch);
           });
         });
-        shares[1 - turn].renew(team);  // nobody takes from it before the barrier
+        queues[1 - turn].reset(team);  // nobody takes from it before the barrier
         team.barrier();
-        last_gradient.add(team, begin, end, dh_, room);
-        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da[u].from_row(-begin), room);
-        first_gradient.add(team, begin, end, da[0].from_row(-begin), room);
+        last_gradient.add(team, begin, end, dh_, scratch);
+        for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da[u].from_row(-begin), scratch);
+        first_gradient.add(team, begin, end, da[0].from_row(-begin), scratch);
       }
       team.barrier();
       last_gradient.finish(team);
@@ -202,20 +205,20 @@ class StackBackward {
     });
   }
 
-  static constexpr int64_t kRows = Tile<Isa, T>::rows;
+  static constexpr int64_t kRows = RegisterTile<Isa, T>::rows;
 
   // One thread adds up the columns of a group of tiles, whatever the number of threads: a sixth of a run or
   // so, that few threads get equal shares.
-  static constexpr int64_t group_tiles() {
-    const int64_t tiles = kPixelBlock / kRows;
+  static constexpr int64_t group_strips() {
+    const int64_t strips = kDepthBlock / kRows;
     for (int64_t parts = 6;; --parts) {
-      if (tiles % parts == 0) return tiles / parts;
+      if (strips % parts == 0) return strips / parts;
     }
   }
-  static int64_t groups_of(int64_t tiles) { return (tiles + group_tiles() - 1) / group_tiles(); }
+  static int64_t groups_of(int64_t strips) { return (strips + group_strips() - 1) / group_strips(); }
 
-  void zero_sums(int64_t first_tile, int64_t end_tile) const {
-    const int64_t first = first_tile / group_tiles(), count = groups_of(end_tile) - first;
+  void zero_sums(int64_t first_strip, int64_t end_strip) const {
+    const int64_t first = first_strip / group_strips(), count = groups_of(end_strip) - first;
     for (int u = 0; u + 1 < count_; ++u) {
       const int64_t size = 2 * units_[u].dims.cout;
       zero(sums_[u] + first * size, count * size);
@@ -223,48 +226,50 @@ class StackBackward {
   }
 
   /// Tiles [first, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
-  void derivatives(const Matrix<H>* da, int64_t begin, int64_t first, int64_t end, PlacedTile<T>* placed,
-                   T* tiles) const {
+  void derivatives(const Strided<H>* da, int64_t begin, int64_t first, int64_t end, LeftStrip<T>* left_strips,
+                   T* strips) const {
     const auto derive = [&](int u, const auto& a) {
       const ActivateBackward<T, H> finish = derivative(u - 1, da[u - 1].from_row(-begin), sums_[u - 1]);
       weights_.multiply(
-          u, a, rows_, first, end, [&](int64_t tile) { return finish.for_block(tile / group_tiles()); },
-          placed, tiles);
+          u, a, rows_, first, end, [&](int64_t strip) { return finish.for_block(strip / group_strips()); },
+          left_strips, strips);
     };
     if (units_[count_ - 1].dims.kernel == 3) {
-      derive(count_ - 1, PatchRows<Isa, T, half>{dh_image_});
+      derive(count_ - 1, PatchRows<Isa, T, bf16>{dh_image_});
     } else {
-      derive(count_ - 1, MatrixRows<Isa, T, T, half>{dh_, units_[count_ - 1].dims.cout});
+      derive(count_ - 1, MatrixRows<Isa, T, T, bf16>{dh_, units_[count_ - 1].dims.cout});
     }
     const auto rows_of = [&](int u) {
-      return MatrixRows<Isa, T, H, half>{da[u].from_row(-begin), units_[u].dims.cout};
+      return MatrixRows<Isa, T, H, bf16>{da[u].from_row(-begin), units_[u].dims.cout};
     };
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
       const Activate<T, T> finish{{products_, products_stride<T>(units_[0].dims.in.c)}};
       weights_.multiply(
-          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, left_strips,
+          strips);
     } else if (dx_.data) {
       const AddTo<T> finish{dx_.data, dx_.stride};
       weights_.multiply(
-          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, placed, tiles);
+          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, left_strips,
+          strips);
     }
   }
 
   Context& ctx_;
   const StackUnit<T>* units_;
   int count_;
-  Matrix<const T> x_;
-  Matrix<const T> dh_;
-  Matrix<T> dx_;
+  Strided<const T> x_;
+  Strided<const T> dh_;
+  Strided<T> dx_;
   int64_t m_;
-  RowTiles rows_;
+  RowStrips rows_;
   Hidden<T, H> hidden_;
-  PackedUnits<Isa, T, half> weights_;
-  Matrix<H>* da_[2] = {};  ///< of runs in turns, of all units but the last
-  T** sums_ = nullptr;     ///< their columns' sums, (groups, 2, width)
+  PackedUnits<Isa, T, bf16> weights_;
+  Strided<H>* da_[2] = {};  ///< of runs in turns, of all units but the last
+  T** sums_ = nullptr;      ///< their columns' sums, (groups, 2, width)
   T* products_ = nullptr;
-  Bordered<Isa, T, half> dh_image_;
+  Bordered<Isa, T, bf16> dh_image_;
 };
 
 }  // namespace evenflow::gemm

@@ -16,12 +16,12 @@ class StackForward {
         scope_(ctx),
         units_(units),
         count_(count),
-        x_(matrix_of(x)),
-        h_(matrix_of(h)),
+        x_(strided_of(x)),
+        h_(strided_of(h)),
         m_(x.shape.pixels()),
-        rows_(RowTiles::of<Isa, T>(m_)),
+        rows_(RowStrips::of<Isa, T>(m_)),
         acts_(acts),
-        hidden_{acts, units, m_, acts && in_panels<Isa, T, H>(units, count, m_)} {}
+        hidden_{acts, units, m_, acts && channel_blocked<Isa, T, H>(units, count, m_)} {}
 
   void run() {
     if constexpr (std::is_same<H, T>::value) {
@@ -42,7 +42,7 @@ class StackForward {
   }
 
  private:
-  static constexpr bool half = split<Isa> || std::is_same<H, Bf16>::value;
+  static constexpr bool bf16 = split<Isa> || std::is_same<H, Bf16>::value;
 
   void one_row() {
     T* y = acts_ ? acts_ : scope_.template take<T>(activation_values(units_, count_, 1, sizeof(T)));
@@ -51,7 +51,7 @@ class StackForward {
       const ConvDims& dims = units_[u].dims;
       const Epilogue<T>& e = units_[u].epilogue;
       if (u + 1 == count_) y = h_.data;
-      const WeightsB<Isa, T, half> b(WeightsAs::rows, dims, units_[u].w);
+      const WeightsB<Isa, T, bf16> b(WeightsAs::rows, dims, units_[u].w);
       const Activate<T, T> finish{{y, 0}, e.bias, e.scale, e.relu};
       if constexpr (split<Isa>) {
         multiply_row(ctx_, x, b, finish);
@@ -68,9 +68,9 @@ class StackForward {
     for (int u = 0; u < count_; ++u) products += units_[u].dims.weight_size();
     const int threads = threads_for_product(ctx_, m_, products, 1);
     const SmallNet<Isa, T> net(scope_, units_, count_);
-    T* rooms = scope_.template take<T>(threads * net.room());
+    T* scratches = scope_.template take<T>(threads * net.scratch_size());
     run_team<Isa>(threads, [&](const Team& team) {
-      net.run(x_, h_, team.begin(m_), team.end(m_), rooms + team.rank * net.room());
+      net.run(x_, h_, team.begin(m_), team.end(m_), scratches + team.rank * net.scratch_size());
     });
   }
 
@@ -80,13 +80,13 @@ class StackForward {
       const StackUnit<T>& unit = units_[u];
       const bool first = u == 0, last = u + 1 == count_;
       if (first && last) {
-        conv_forward<Isa, T, half, T, T>(ctx_, unit.dims, x_, unit.w, unit.epilogue, h_);
+        conv_forward<Isa, T, bf16, T, T>(ctx_, unit.dims, x_, unit.w, unit.epilogue, h_);
       } else if (first) {
-        conv_forward<Isa, T, half, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden_[0]);
+        conv_forward<Isa, T, bf16, T, H>(ctx_, unit.dims, x_, unit.w, unit.epilogue, hidden_[0]);
       } else if (last) {
-        conv_forward<Isa, T, half, H, T>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, h_);
+        conv_forward<Isa, T, bf16, H, T>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, h_);
       } else {
-        conv_forward<Isa, T, half, H, H>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, hidden_[u]);
+        conv_forward<Isa, T, bf16, H, H>(ctx_, unit.dims, hidden_[u - 1], unit.w, unit.epilogue, hidden_[u]);
       }
     }
   }
@@ -96,7 +96,8 @@ class StackForward {
     const bool taps_last = last.dims.kernel == 3, taps_first = units_[0].dims.kernel == 3;
     const int threads = ctx_.threads();
     weights_.take(scope_, count_);
-    const int64_t tiles = ops::min_of(kBlockTiles, rows_.count()), tile_rows = tiles * Tile<Isa, T>::rows;
+    const int64_t strips = ops::min_of(kBlockStrips, rows_.count()),
+                  block_rows = strips * RegisterTile<Isa, T>::rows;
     int64_t local_size = 0;
     for (int u = 0; u < count_; ++u) {
       const bool by_taps = u + 1 == count_ && taps_last;
@@ -104,30 +105,30 @@ class StackForward {
           scope_, u,
           {by_taps ? WeightsAs::channels_by_tap_outputs : WeightsAs::rows, units_[u].dims, units_[u].w});
       if (u + 1 < count_ && !acts_) {
-        local_size = ops::max_of(local_size, hidden_.size(u, tile_rows));
+        local_size = ops::max_of(local_size, hidden_.size(u, block_rows));
       }
     }
-    const int64_t tile_size = weights_.tile_size();
-    T* tile_buffers = scope_.template take<T>(threads * tiles * tile_size);
-    PlacedTile<T>* placed = scope_.template take<PlacedTile<T>>(threads * tiles);
+    const int64_t strip_size = weights_.strip_size();
+    T* strip_buffers = scope_.template take<T>(threads * strips * strip_size);
+    LeftStrip<T>* left_strips = scope_.template take<LeftStrip<T>>(threads * strips);
     H* local = scope_.template take<H>(threads * 2 * local_size);
     if (taps_last) {
       products_ = scope_.template take<T>(m_ * products_stride<T>(last.dims.cout) + kSlack);
       outside_ = outside_weights(scope_, last.dims, last.w);
     }
     if (taps_first) {
-      image_ = bordered<Isa, T, half>(ctx_, scope_, x_, units_[0].dims.in, units_[0].dims.edge);
+      image_ = bordered<Isa, T, bf16>(ctx_, scope_, x_, units_[0].dims.in, units_[0].dims.edge);
     }
-    const Shares shares(scope_.template take<Shares::Next>(threads), threads);
+    const WorkQueue queue(scope_.template take<WorkQueue::Progress>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
       [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
       weights_.pack(team);
       team.barrier();
-      const Room room{placed + team.rank * tiles,
-                      tile_buffers + team.rank * tiles * tile_size,
-                      {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
-      shares.work(team, rows_.count(), kBlockTiles,
-                  [&](int64_t first, int64_t end) { block(first, end, room); });
+      const Scratch scratch{left_strips + team.rank * strips,
+                            strip_buffers + team.rank * strips * strip_size,
+                            {local + team.rank * 2 * local_size, local + (team.rank * 2 + 1) * local_size}};
+      queue.run(team, rows_.count(), kBlockStrips,
+                [&](int64_t first, int64_t end) { block(first, end, scratch); });
       if (!taps_last) return;
       team.barrier();
       gather_taps<Isa, T>(last.dims.in, team.begin(m_), team.end(m_), 1, products_, last.dims.cout, outside_,
@@ -136,63 +137,66 @@ class StackForward {
   }
 
   /// A thread's own memory.
-  struct Room {
-    PlacedTile<T>* placed;
-    T* tiles;
+  struct Scratch {
+    LeftStrip<T>* left_strips;
+    T* strips;
     H* hidden[2];  ///< of the present block, where activations are not kept
   };
 
   /// Hidden activations of a unit, of the block that starts at tile `first`.
-  Matrix<H> hidden(int u, int64_t first, const Room& room) const {
+  Strided<H> hidden(int u, int64_t first, const Scratch& scratch) const {
     if (acts_) return hidden_[u];
-    return hidden_.matrix(room.hidden[u % 2], u, m_).from_row(-rows_.row(first));
+    return hidden_.matrix(scratch.hidden[u % 2], u, m_).from_row(-rows_.row(first));
   }
 
-  void block(int64_t first, int64_t end, const Room& room) const {
+  void block(int64_t first, int64_t end, const Scratch& scratch) const {
     for (int u = 0; u < count_; ++u) {
       if (u > 0) {
-        unit(u, MatrixRows<Isa, T, H, half>{hidden(u - 1, first, room), units_[u].dims.in.c}, first, end,
-             room);
+        unit(u, MatrixRows<Isa, T, H, bf16>{hidden(u - 1, first, scratch), units_[u].dims.in.c}, first, end,
+             scratch);
       } else if (units_[0].dims.kernel == 3) {
-        unit(0, PatchRows<Isa, T, half>{image_}, first, end, room);
+        unit(0, PatchRows<Isa, T, bf16>{image_}, first, end, scratch);
       } else {
-        unit(0, MatrixRows<Isa, T, T, half>{x_, units_[0].dims.in.c}, first, end, room);
+        unit(0, MatrixRows<Isa, T, T, bf16>{x_, units_[0].dims.in.c}, first, end, scratch);
       }
     }
   }
 
   template <class A>
-  void unit(int u, const A& a, int64_t first, int64_t end, const Room& room) const {
+  void unit(int u, const A& a, int64_t first, int64_t end, const Scratch& scratch) const {
     const Epilogue<T>& e = units_[u].epilogue;
     if (u + 1 < count_) {
-      product(u, a, first, end, room, Activate<T, H>{hidden(u, first, room), e.bias, e.scale, e.relu});
+      product(u, a, first, end, scratch, Activate<T, H>{hidden(u, first, scratch), e.bias, e.scale, e.relu});
     } else if (products_) {
-      product(u, a, first, end, room, Activate<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
+      product(u, a, first, end, scratch,
+              Activate<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
     } else {
-      product(u, a, first, end, room, Activate<T, T>{h_, e.bias, e.scale, e.relu});
+      product(u, a, first, end, scratch, Activate<T, T>{h_, e.bias, e.scale, e.relu});
     }
   }
 
   template <class A, class Finish>
-  void product(int u, const A& a, int64_t first, int64_t end, const Room& room, const Finish& finish) const {
+  void product(int u, const A& a, int64_t first, int64_t end, const Scratch& scratch,
+               const Finish& finish) const {
     weights_.multiply(
-        u, a, rows_, first, end, [&](int64_t) -> const auto& { return finish; }, room.placed, room.tiles);
+        u, a, rows_, first, end, [&](int64_t) -> const auto& { return finish; }, scratch.left_strips,
+        scratch.strips);
   }
 
   Context& ctx_;
   WorkspaceScope scope_;
   const StackUnit<T>* units_;
   int count_;
-  Matrix<const T> x_;
-  Matrix<T> h_;
+  Strided<const T> x_;
+  Strided<T> h_;
   int64_t m_;
-  RowTiles rows_;
+  RowStrips rows_;
   H* acts_;
   Hidden<T, H> hidden_;
-  PackedUnits<Isa, T, half> weights_;
+  PackedUnits<Isa, T, bf16> weights_;
   T* products_ = nullptr;
   const T* outside_ = nullptr;
-  Bordered<Isa, T, half> image_;
+  Bordered<Isa, T, bf16> image_;
 };
 
 }  // namespace evenflow::gemm

@@ -9,25 +9,25 @@ namespace evenflow {
 // kernels of float32 numbers.
 
 template <class Launcher, class H>
-void matrix_stack_forward(Context&, const StackUnit<float>* units, int count, View<const float> x, H* acts,
-                          View<float> h);
+void mma_stack_forward(Context&, const StackUnit<float>* units, int count, View<const float> x, H* acts,
+                       View<float> h);
 template <class Launcher, class H>
-void matrix_stack_backward(Context&, const StackUnit<float>* units, int count, View<const float> x,
-                           const H* acts, View<const float> dh, View<float> dx);
+void mma_stack_backward(Context&, const StackUnit<float>* units, int count, View<const float> x,
+                        const H* acts, View<const float> dh, View<float> dx);
 
 /// A device's products of float32 numbers, with chains by Launcher::Units. Single convolutions are
 /// DeviceProducts'.
 template <class Launcher>
-struct MatrixProducts : DeviceProducts<Launcher, float> {
+struct ProductsWithMma : DeviceProducts<Launcher, float> {
   template <class H>
   static void stack_forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
                             H* acts, View<float> h) {
-    matrix_stack_forward<Launcher>(ctx, units, count, x, acts, h);
+    mma_stack_forward<Launcher>(ctx, units, count, x, acts, h);
   }
   template <class H>
   static void stack_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
                              const H* acts, View<const float> dh, View<float> dx) {
-    matrix_stack_backward<Launcher>(ctx, units, count, x, acts, dh, dx);
+    mma_stack_backward<Launcher>(ctx, units, count, x, acts, dh, dx);
   }
 };
 

@@ -3,7 +3,7 @@
 #include "kernels/bf16.hpp"
 #include "kernels/ops/pack.hpp"
 
-// What MatrixProduct multiplies: matrices of numbers S, float32 or bfloat16, read eight at a time. So
+// What MmaProduct multiplies: matrices of numbers S, float32 or bfloat16, read eight at a time. So
 // channels are filled up with zeros to a multiple of eight; a 3x3 kernel's patches are gathered where they
 // are read.
 
@@ -244,7 +244,7 @@ struct MatrixCursor {
 /// A matrix (rows, columns) in memory, whose columns are filled up to a multiple of eight: (row, k), or
 /// (k, column).
 template <class S, bool along>
-struct PlainMatrix {
+struct MatrixOperand {
   using Number = S;
   static constexpr bool along_k = along;
   using Cursor = MatrixCursor;
@@ -269,10 +269,10 @@ struct PlainMatrix {
 };
 /// (k, column).
 template <class S>
-using MatrixRows = PlainMatrix<S, false>;
+using MnMajorMatrix = MatrixOperand<S, false>;
 /// (row, k).
 template <class S>
-using MatrixColumns = PlainMatrix<S, true>;
+using KMajorMatrix = MatrixOperand<S, true>;
 
 /// ((tap, output), input channel) of packed weights: what a gradient is multiplied with on its way down.
 template <class S>

@@ -11,19 +11,21 @@ namespace gemm {
 /// Numbers below 2^-126 become zero, as the products' instructions take them too.
 template <class Isa>
 struct Avx512Rounding {
-  using Vector = typename Tile<Isa, float>::Value;
-  using Halves = typename HalfLanes<sizeof(Vector)>::Halves;
-  EVENFLOW_INLINE static Halves halves(Vector value) { return (Halves)_mm512_cvtneps_pbh((__m512)value); }
+  using Vector = typename RegisterTile<Isa, float>::Value;
+  using Bf16Bits = typename IntegerLanes<sizeof(Vector)>::Bf16Bits;
+  EVENFLOW_INLINE static Bf16Bits to_bits(Vector value) {
+    return (Bf16Bits)_mm512_cvtneps_pbh((__m512)value);
+  }
   /// The compiler would widen halves of the vector and put them together.
   template <class Words>
-  EVENFLOW_INLINE static Words words(Halves halves) {
-    return (Words)_mm512_cvtepu16_epi32((__m256i)halves);
+  EVENFLOW_INLINE static Words words(Bf16Bits bits) {
+    return (Words)_mm512_cvtepu16_epi32((__m256i)bits);
   }
-  EVENFLOW_INLINE static Bf16 half(float value) {
+  EVENFLOW_INLINE static Bf16 bf16(float value) {
     return {static_cast<uint16_t>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0))};
   }
   /// The upper half of each word of low, then of high.
-  EVENFLOW_INLINE static __m512i upper_halves(Vector low, Vector high) {
+  EVENFLOW_INLINE static __m512i truncate(Vector low, Vector high) {
     alignas(64) static constexpr uint16_t kOdd[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
                                                       23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
                                                       45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
@@ -34,7 +36,7 @@ struct Avx512Rounding {
 }  // namespace gemm
 
 template <class Isa, class H>
-BfloatStacks::Calls<H> bfloat_stacks() {
+Bf16Stacks::Calls<H> bf16_stacks() {
   using Products = CpuProducts<Isa, float>;
   return {&Products::template stack_forward<H>, &Products::template stack_backward<H>};
 }

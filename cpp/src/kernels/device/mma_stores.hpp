@@ -2,9 +2,9 @@
 
 #include <limits>
 
-#include "kernels/device/matrix_operands.hpp"
+#include "kernels/device/mma_operands.hpp"
 
-// What becomes of MatrixProduct's sums. n counts columns without those that fill up; eights are stored whole,
+// What becomes of MmaProduct's sums. n counts columns without those that fill up; eights are stored whole,
 // with zeros behind the last column, or NaN where a row's numbers are not finite. A thread stores the same
 // eight columns of row after row: what it needs of them, Columns, is read once.
 
@@ -83,7 +83,7 @@ struct StoreHiddenGradient {
 };
 
 /// partial (splits, m, width).
-struct StoreParts {
+struct StorePartialSums {
   static constexpr int sums = 0;
   float* partial;
   int64_t m;
@@ -99,7 +99,7 @@ struct StoreParts {
 };
 
 /// Parts of all splits, one after another.
-struct Parts {
+struct PartialSums {
   int64_t splits;
   int64_t m;
   int64_t width;  ///< a multiple of eight
@@ -142,8 +142,8 @@ struct FinishUnit {
 
 struct FinishRows {
   using Number = float;
-  static constexpr bool halves = true;
-  Parts parts;
+  static constexpr bool half_packs = true;
+  PartialSums parts;
   FinishUnit finish;
   EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
@@ -157,8 +157,8 @@ struct FinishRows {
 /// indicator instead, unless null.
 struct FinishTaps {
   using Number = float;
-  static constexpr bool halves = true;
-  Parts parts;
+  static constexpr bool half_packs = true;
+  PartialSums parts;
   PatchDims dims;
   int64_t channels;   ///< of y
   const float* edge;  ///< (taps, ..., channels)
@@ -212,8 +212,8 @@ struct FinishGradient {
 /// From sums by patch index.
 struct FinishWeights {
   using Number = float;
-  static constexpr bool halves = true;
-  Parts parts;
+  static constexpr bool half_packs = true;
+  PartialSums parts;
   PatchDims dims;
   FinishGradient finish;
   EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
@@ -230,9 +230,9 @@ struct FinishWeights {
 /// with outputs, (tap, cout).
 struct FinishTapWeights {
   using Number = float;
-  static constexpr bool halves = true;
-  Parts taps;
-  Parts edge;
+  static constexpr bool half_packs = true;
+  PartialSums taps;
+  PartialSums edge;
   FinishGradient finish;
   EVENFLOW_INLINE bool packs(int n) const { return finish.packs(n); }
   template <int n = 1>
@@ -249,7 +249,7 @@ struct FinishTapWeights {
 template <class S>
 struct PackReaders {
   using Number = S;
-  static constexpr bool halves = true;
+  static constexpr bool half_packs = true;
   const S* x;
   int64_t x_stride;
   PatchDims dims;

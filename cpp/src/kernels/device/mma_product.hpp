@@ -4,7 +4,7 @@
 
 #include "kernels/device/body.hpp"
 #include "kernels/device/grid.hpp"
-#include "kernels/device/matrix_operands.hpp"
+#include "kernels/device/mma_operands.hpp"
 #include "kernels/net/kernels.hpp"
 
 // Convolutions and dense layers by the matrix units of a device, as one tiled product of bfloat16 numbers
@@ -19,15 +19,15 @@ namespace evenflow::device {
 /// Units multiplies, once for 32 threads; see EmulatedUnits in the tests for what it has to do. A store with
 /// column sums (Store::sums) adds to own[sums][eight]; those of a tile go to store.partial
 /// (tiles_m, sums, n).
-template <class Units, int tile_n, class A, class B, class Store>
-struct MatrixProduct : ProductGrid<128, tile_n> {
+template <class Mma, int tile_n, class A, class B, class Store>
+struct MmaProduct : ProductGrid<128, tile_n> {
   using Grid = ProductGrid<128, tile_n>;
   using Number = typename A::Number;
   static_assert(std::is_same<Number, typename B::Number>::value, "operands are of one type");
   static constexpr int threads = kThreads;
   static constexpr int kParts = std::is_same<Number, Bf16>::value ? 1 : 3;  ///< at most
   static constexpr int kTileM = 128, kTileN = tile_n, kDepth = kParts == 1 ? 32 : 16, kStep = 16;
-  static constexpr int kHalves = kParts == 1 ? 2 : 1;  ///< of the operands' memory
+  static constexpr int kBuffers = kParts == 1 ? 2 : 1;  ///< of the operands' memory
   /// Sums of float32 numbers: products of leading parts over kTogether steps, all other products, and those
   /// of leading parts of the steps before. What a unit cuts off after an addition is in proportion to its
   /// sum, and always towards zero.
@@ -39,7 +39,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
 
   /// Rows of eight numbers more than are used: columns of a tile lie in different banks.
   template <class Operand, int size>
-  struct Tile {
+  struct SharedTile {
     static constexpr int rows = Operand::along_k ? size : kDepth;
     static constexpr int columns = Operand::along_k ? kDepth : size;
     static constexpr int stride = columns + kEight;
@@ -81,10 +81,10 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       put_eight(from, value + part * size_of_part + place(index(e), depth(e)));
     }
   };
-  using TileA = Tile<A, kTileM>;
-  using TileB = Tile<B, kTileN>;
+  using TileA = SharedTile<A, kTileM>;
+  using TileB = SharedTile<B, kTileN>;
 
-  static constexpr int kHalf = kTileM / 2;  ///< rows that are stored at a time
+  static constexpr int kStoredRows = kTileM / 2;  ///< rows that are stored at a time
   static constexpr int kOut = kTileN + 4;
   static constexpr int kLanes = kThreads / (kTileN / kEight);  ///< threads with the same eight columns
   static constexpr int kSums = Store::sums ? Store::sums : 1;
@@ -102,8 +102,8 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     TileB b;
   };
   union alignas(16) Shared {
-    Operands operands[kHalves];
-    float out[kHalf][kOut];
+    Operands operands[kBuffers];
+    float out[kStoredRows][kOut];
     float own[kSums][kLanes][kTileN];
   };
 
@@ -115,7 +115,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   // Stages (body.hpp): while a step multiplies one half of the operands' memory, the next step's numbers
   // come; they go into the other half, or into the same after a barrier. Then twice half a tile is laid out
   // and stored; then sums of columns.
-  static constexpr int kInner = kHalves == 2 ? 1 : 2, kEnds = 4 + (Store::sums ? 2 : 0);
+  static constexpr int kInner = kBuffers == 2 ? 1 : 2, kEnds = 4 + (Store::sums ? 2 : 0);
   EVENFLOW_INLINE int steps(int64_t block) const {
     return static_cast<int>(Grid::template steps<kDepth>(block));
   }
@@ -129,10 +129,10 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     const bool more = number + 1 < count;
     if constexpr (inner == 0) {
       if (more) fetch(at.thread, own);
-      multiply(at.thread, shared.operands[number % kHalves], own);
+      multiply(at.thread, shared.operands[number % kBuffers], own);
       if (kSets > 1 && (number + 1) % kTogether == 0) gather(own);
     }
-    if (more && inner + 1 == kInner) put(at.thread, own, shared.operands[(number + 1) % kHalves]);
+    if (more && inner + 1 == kInner) put(at.thread, own, shared.operands[(number + 1) % kBuffers]);
   }
   template <int which>
   EVENFLOW_INLINE void end(const Place& at, Registers& own, Shared& shared) const {
@@ -146,7 +146,7 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
       if constexpr (which % 2 == 0) {
         lay_out(at.thread, which / 2, own, shared);
       } else {
-        store_half(at.thread, which / 2, Grid::split(at.block), m0, n0, own, shared);
+        store_rows(at.thread, which / 2, Grid::split(at.block), m0, n0, own, shared);
       }
     } else if constexpr (which == 4) {
       put_sums(at.thread, own, shared);
@@ -216,9 +216,9 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
   template <int part_a, int part_b>
   EVENFLOW_INLINE static void multiply_parts(int thread, int d, const Operands& from,
                                              float (&sum)[kOwnM][kOwnN][4]) {
-    Units::template multiply<A::along_k, B::along_k>(
-        thread % 32, from.a.at(first_row(thread), d, part_a), TileA::stride,
-        from.b.at(first_column(thread), d, part_b), TileB::stride, sum);
+    Mma::template multiply<A::along_k, B::along_k>(thread % 32, from.a.at(first_row(thread), d, part_a),
+                                                   TileA::stride, from.b.at(first_column(thread), d, part_b),
+                                                   TileB::stride, sum);
   }
   EVENFLOW_INLINE static void gather(Registers& own) {
     for (int i = 0; i < kOwnM; ++i) {
@@ -235,25 +235,25 @@ struct MatrixProduct : ProductGrid<128, tile_n> {
     for (int set = 0; set + 1 < kSets; ++set) total += own.sum[set][i][j][e];
     return total;
   }
-  EVENFLOW_INLINE static void lay_out(int thread, int half, const Registers& own, Shared& shared) {
-    const int row = first_row(thread) - half * kHalf, column = first_column(thread);
-    if (row < 0 || row >= kHalf) return;
+  EVENFLOW_INLINE static void lay_out(int thread, int tile_half, const Registers& own, Shared& shared) {
+    const int row = first_row(thread) - tile_half * kStoredRows, column = first_column(thread);
+    if (row < 0 || row >= kStoredRows) return;
     for (int i = 0; i < kOwnM; ++i) {
       for (int j = 0; j < kOwnN; ++j) {
         for (int e = 0; e < 4; ++e) {
-          shared.out[row + 16 * i + Units::row(thread % 32, e)]
-                    [column + 8 * j + Units::column(thread % 32, e)] = total(own, i, j, e);
+          shared.out[row + 16 * i + Mma::row(thread % 32, e)][column + 8 * j + Mma::column(thread % 32, e)] =
+              total(own, i, j, e);
         }
       }
     }
   }
-  EVENFLOW_INLINE void store_half(int thread, int half, int64_t split, int64_t m0, int64_t n0, Registers& own,
-                                  const Shared& shared) const {
+  EVENFLOW_INLINE void store_rows(int thread, int tile_half, int64_t split, int64_t m0, int64_t n0,
+                                  Registers& own, const Shared& shared) const {
     const int column = thread % (kTileN / kEight) * kEight;
     if (n0 + column >= Grid::n) return;
     const typename Store::Columns of = store.columns(n0 + column);
-    for (int row = thread / (kTileN / kEight); row < kHalf; row += kLanes) {
-      const int64_t to_m = m0 + half * kHalf + row;
+    for (int row = thread / (kTileN / kEight); row < kStoredRows; row += kLanes) {
+      const int64_t to_m = m0 + tile_half * kStoredRows + row;
       if (to_m >= Grid::m) continue;
       float sums[kEight];
       for (int e = 0; e < kEight; e += 4) ops::put(ops::read<4>(&shared.out[row][column + e]), sums + e);

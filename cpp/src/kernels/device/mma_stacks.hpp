@@ -2,16 +2,16 @@
 
 #include <vector>
 
-#include "kernels/device/matrix_product.hpp"
-#include "kernels/device/matrix_products.hpp"
-#include "kernels/device/matrix_stores.hpp"
+#include "kernels/device/mma_product.hpp"
+#include "kernels/device/mma_stores.hpp"
 #include "kernels/device/packing.hpp"
+#include "kernels/device/products_with_mma.hpp"
 
 namespace evenflow {
 
 /// A net's units, one product after another.
 template <class Launcher, class H>
-class MatrixStacks {
+class MmaStacks {
  public:
   static void forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x, H* acts,
                       View<float> h) {
@@ -32,7 +32,7 @@ class MatrixStacks {
     for (int u = 0; u < count; ++u) {
       const StackUnit<float>& unit = units[u];
       if (u + 1 == count) return last_unit(ctx, unit, from, packed.weights[u], h);
-      const device::MatrixRows<H> b = matrix(unit, packed.weights[u]);
+      const device::MnMajorMatrix<H> b = matrix(unit, packed.weights[u]);
       const Epilogue<float>& e = unit.epilogue;
       const int64_t stride = padded_stride(unit.dims.cout, sizeof(H));
       const device::StoreHidden<H> store{acts, stride, unit.dims.cout, e.bias, e.scale, e.relu};
@@ -87,7 +87,7 @@ class MatrixStacks {
 
  private:
   using Exec = DeviceExec<Launcher>;
-  using Units = typename Launcher::Units;
+  using Mma = typename Launcher::Mma;
 
   /// Rows of numbers, `channels` of them filled up with zeros to a multiple of eight.
   struct Rows {
@@ -155,36 +155,36 @@ class MatrixStacks {
   };
 
   /// Packed weights of a unit, as its products read them.
-  static device::MatrixRows<H> matrix(const StackUnit<float>& unit, const H* packed) {
+  static device::MnMajorMatrix<H> matrix(const StackUnit<float>& unit, const H* packed) {
     const int64_t width = device::up_to_eight(unit.dims.cout);
     return {packed, width, patches(unit.dims, 1).size(), width};
   }
   /// The same of one tap, read the other way.
-  static device::MatrixColumns<H> transposed(const StackUnit<float>& unit, const H* packed) {
-    const device::MatrixRows<H> of = matrix(unit, packed);
+  static device::KMajorMatrix<H> transposed(const StackUnit<float>& unit, const H* packed) {
+    const device::MnMajorMatrix<H> of = matrix(unit, packed);
     return {of.x, of.stride, of.rows, of.columns};
   }
 
   /// Rows in a product: a pixel's numbers or its patch along k, or pixels along k.
-  static device::MatrixColumns<H> pixel_rows(const Rows& x, int64_t pixels) {
+  static device::KMajorMatrix<H> pixel_rows(const Rows& x, int64_t pixels) {
     return {x.data, x.stride, pixels, device::up_to_eight(x.channels)};
   }
   static device::PatchRows<H> patch_rows(const ConvDims& dims, int32_t sign, const Rows& x) {
     return {patches(dims, sign), x.data, x.stride, dims.in.pixels()};
   }
-  static device::MatrixRows<H> pixel_columns(const Rows& x, int64_t pixels) {
+  static device::MnMajorMatrix<H> pixel_columns(const Rows& x, int64_t pixels) {
     return {x.data, x.stride, pixels, device::up_to_eight(x.channels)};
   }
 
   static void hidden_gradient(Context& ctx, const StackUnit<float>& unit, const StackUnit<float>& lower,
                               const Rows& da, const H* packed, const Rows& y, H* below) {
-    const int64_t pixels = unit.dims.in.pixels(), width = y.channels, tiles = Exec::parts(pixels, kTileM);
+    const int64_t pixels = unit.dims.in.pixels(), width = y.channels, tiles = Exec::ceil_div(pixels, kTileM);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(tiles * 2 * width);
     const device::StoreHiddenGradient<H> store{
         y.data, y.stride, below, y.stride, width, lower.epilogue.scale, lower.epilogue.relu, partial};
     if (unit.dims.kernel == 1) {
-      const device::MatrixColumns<H> b = transposed(unit, packed);
+      const device::KMajorMatrix<H> b = transposed(unit, packed);
       product(ctx, pixels, width, b.columns, pixel_rows(da, pixels), b, store);
     } else {
       const auto a = patch_rows(unit.dims, -1, da);
@@ -216,23 +216,25 @@ class MatrixStacks {
     const device::FinishUnit finish{e.bias, e.scale, e.relu, false, h.data, h.stride};
     WorkspaceScope scope(ctx.workspace());
     if (unit.dims.kernel == 1) {
-      const device::MatrixRows<H> b = matrix(unit, packed);
-      const device::Parts parts = split_product(ctx, scope, pixels, cout, b.rows, pixel_rows(x, pixels), b);
+      const device::MnMajorMatrix<H> b = matrix(unit, packed);
+      const device::PartialSums parts =
+          split_product(ctx, scope, pixels, cout, b.rows, pixel_rows(x, pixels), b);
       return Exec::for_each(ctx, pixels, cout, device::FinishRows{parts, finish});
     }
-    const device::Parts parts = product_of_taps(ctx, scope, unit, x, packed, forward_taps(unit));
+    const device::PartialSums parts = product_of_taps(ctx, scope, unit, x, packed, forward_taps(unit));
     const float* edge = unit.dims.edge ? unit.w + cin * cout : nullptr;
     Exec::for_each(
         ctx, pixels, cout,
         device::FinishTaps{parts, patches(unit.dims, 1), cout, edge, unit.dims.weight_rows() * cout, finish});
   }
 
-  static device::Parts product_of_taps(Context& ctx, WorkspaceScope& scope, const StackUnit<float>& unit,
-                                       const Rows& x, const H* packed, const TapWeights& w) {
+  static device::PartialSums product_of_taps(Context& ctx, WorkspaceScope& scope,
+                                             const StackUnit<float>& unit, const Rows& x, const H* packed,
+                                             const TapWeights& w) {
     const int64_t n = 9 * w.channels, width = device::up_to_eight(n), depth = device::up_to_eight(w.k);
     const int64_t pixels = unit.dims.in.pixels();
     return split_product(ctx, scope, pixels, n, depth, pixel_rows(x, pixels),
-                         device::MatrixRows<H>{packed, width, depth, width});
+                         device::MnMajorMatrix<H>{packed, width, depth, width});
   }
 
   static device::FinishUnit add_to(View<float> dx) {
@@ -243,13 +245,13 @@ class MatrixStacks {
     const int64_t pixels = dx.shape.pixels(), width = dx.shape.c;
     WorkspaceScope scope(ctx.workspace());
     if (unit.dims.kernel == 3) {
-      const device::Parts parts = product_of_taps(ctx, scope, unit, da, packed, backward_taps(unit));
+      const device::PartialSums parts = product_of_taps(ctx, scope, unit, da, packed, backward_taps(unit));
       Exec::for_each(ctx, pixels, width,
                      device::FinishTaps{parts, patches(unit.dims, -1), width, nullptr, 0, add_to(dx)});
       return;
     }
-    const device::MatrixColumns<H> b = transposed(unit, packed);
-    const device::Parts parts =
+    const device::KMajorMatrix<H> b = transposed(unit, packed);
+    const device::PartialSums parts =
         split_product(ctx, scope, pixels, width, b.columns, pixel_rows(da, pixels), b);
     Exec::for_each(ctx, pixels, width, device::FinishRows{parts, add_to(dx)});
   }
@@ -263,8 +265,8 @@ class MatrixStacks {
     WorkspaceScope scope(ctx.workspace());
     if (unit.dims.kernel == 3 && cout < unit.dims.in.c) return weights_gradient_by_taps(ctx, unit, x, da);
     const device::PatchDims dims = patches(unit.dims, 1);
-    const device::MatrixRows<H> b = pixel_columns(da, pixels);
-    const device::Parts parts =
+    const device::MnMajorMatrix<H> b = pixel_columns(da, pixels);
+    const device::PartialSums parts =
         unit.dims.kernel == 1
             ? split_product(ctx, scope, dims.size(), cout, pixels, pixel_columns(x, pixels), b)
             : split_product(ctx, scope, dims.size(), cout, pixels,
@@ -282,9 +284,10 @@ class MatrixStacks {
     Exec::for_each(ctx, pixels, width,
                    device::PackReaders<H>{da.data, da.stride, patches(dims, -1), static_cast<int32_t>(cout),
                                           width, readers});
-    const device::MatrixRows<H> b{readers, width, pixels, width};
-    const device::Parts taps = split_product(ctx, scope, dims.in.c, n, pixels, pixel_columns(x, pixels), b);
-    device::Parts edge = {};
+    const device::MnMajorMatrix<H> b{readers, width, pixels, width};
+    const device::PartialSums taps =
+        split_product(ctx, scope, dims.in.c, n, pixels, pixel_columns(x, pixels), b);
+    device::PartialSums edge = {};
     if (dims.edge) {
       device::PatchDims indicators = patches(dims, 1);
       indicators.channels = device::Divisor(0);
@@ -296,24 +299,24 @@ class MatrixStacks {
   }
 
   static constexpr int64_t kTileM = 128;
-  static constexpr bool kBfloat = std::is_same<H, Bf16>::value;
-  static constexpr int64_t kDepth = kBfloat ? 32 : 16;
-  static constexpr int kWidest = kBfloat ? 128 : 64;
+  static constexpr bool kBf16 = std::is_same<H, Bf16>::value;
+  static constexpr int64_t kDepth = kBf16 ? 32 : 16;
+  static constexpr int kWidest = kBf16 ? 128 : 64;
 
   /// A step of a tile on a multiprocessor, in cycles, by the machine code for compute capability 9.0 and not
   /// by the clock: the instructions of two warps, or their products, whichever take longer. Of matrices of
   /// bfloat16 numbers a warp has 90 with 16 columns, 100 with 32, 145 with 128; of float32 290, 305, 360
   /// with 64.
   static int64_t step_cost(int tile) {
-    if (kBfloat) return tile == 16 ? 180 : tile == 32 ? 200 : 410;
+    if (kBf16) return tile == 16 ? 180 : tile == 32 ? 200 : 410;
     return tile == 16 ? 580 : tile == 32 ? 610 : 720;
   }
   /// The width of tiles by which a large GPU is done first, of two the wider one. tiles_m: 0: there will be
   /// as many splits as it takes to fill it.
   static int tile_n(int64_t n, int64_t tiles_m) {
     const auto cost = [&](int tile) {
-      const int64_t tiles = Exec::parts(n, tile);
-      return (tiles_m ? Exec::parts(tiles_m * tiles, Launcher::multiprocessors) : tiles) * step_cost(tile);
+      const int64_t tiles = Exec::ceil_div(n, tile);
+      return (tiles_m ? Exec::ceil_div(tiles_m * tiles, Launcher::multiprocessors) : tiles) * step_cost(tile);
     };
     int best = 16;
     for (const int tile : {32, kWidest}) {
@@ -325,15 +328,15 @@ class MatrixStacks {
   template <class A, class B, class Store>
   static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
                       const Store& store) {
-    launch_product(ctx, m, n, k, a, b, store, 1, tile_n(n, Exec::parts(m, kTileM)));
+    launch_product(ctx, m, n, k, a, b, store, 1, tile_n(n, Exec::ceil_div(m, kTileM)));
   }
   template <class A, class B, class Store>
   static void launch_product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
                              const Store& store, int64_t splits, int tile) {
-    const int64_t chunk = Exec::parts(Exec::parts(k, kDepth), splits) * kDepth;
+    const int64_t chunk = Exec::ceil_div(Exec::ceil_div(k, kDepth), splits) * kDepth;
     const int32_t parts = ctx.matmul_precision() == MatmulPrecision::high ? 2 : 3;
     const auto launch = [&](auto width) {
-      const device::MatrixProduct<Units, decltype(width)::value, A, B, Store> body{
+      const device::MmaProduct<Mma, decltype(width)::value, A, B, Store> body{
           {m, n, k, chunk}, a, b, store, parts};
       Exec::launch(ctx, body.blocks(), body);
     };
@@ -349,29 +352,30 @@ class MatrixStacks {
 
   /// In as many parts along k as fill a large GPU, if each has some steps; the count depends on sizes alone.
   template <class A, class B>
-  static device::Parts split_product(Context& ctx, WorkspaceScope& scope, int64_t m, int64_t n, int64_t k,
-                                     const A& a, const B& b) {
+  static device::PartialSums split_product(Context& ctx, WorkspaceScope& scope, int64_t m, int64_t n,
+                                           int64_t k, const A& a, const B& b) {
     constexpr int64_t kBlocks = 264, kLeastDepth = 128;
     const int tile = tile_n(n, 0);
-    const int64_t tiles = Exec::parts(m, kTileM) * Exec::parts(n, tile), steps = Exec::parts(k, kDepth);
-    const int64_t wanted = ops::min_of(Exec::parts(kBlocks, tiles), Exec::parts(k, kLeastDepth));
-    const int64_t splits = Exec::parts(steps, Exec::parts(steps, wanted));  // none is empty
+    const int64_t tiles = Exec::ceil_div(m, kTileM) * Exec::ceil_div(n, tile),
+                  steps = Exec::ceil_div(k, kDepth);
+    const int64_t wanted = ops::min_of(Exec::ceil_div(kBlocks, tiles), Exec::ceil_div(k, kLeastDepth));
+    const int64_t splits = Exec::ceil_div(steps, Exec::ceil_div(steps, wanted));  // none is empty
     const int64_t width = device::up_to_eight(n);
     float* partial = scope.take<float>(splits * m * width);
-    launch_product(ctx, m, n, k, a, b, device::StoreParts{partial, m, width}, splits, tile);
+    launch_product(ctx, m, n, k, a, b, device::StorePartialSums{partial, m, width}, splits, tile);
     return {splits, m, width, partial};
   }
 };
 
 template <class Launcher, class H>
-void matrix_stack_forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
-                          H* acts, View<float> h) {
-  MatrixStacks<Launcher, H>::forward(ctx, units, count, x, acts, h);
+void mma_stack_forward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x, H* acts,
+                       View<float> h) {
+  MmaStacks<Launcher, H>::forward(ctx, units, count, x, acts, h);
 }
 template <class Launcher, class H>
-void matrix_stack_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
-                           const H* acts, View<const float> dh, View<float> dx) {
-  MatrixStacks<Launcher, H>::backward(ctx, units, count, x, acts, dh, dx);
+void mma_stack_backward(Context& ctx, const StackUnit<float>* units, int count, View<const float> x,
+                        const H* acts, View<const float> dh, View<float> dx) {
+  MmaStacks<Launcher, H>::backward(ctx, units, count, x, acts, dh, dx);
 }
 
 }  // namespace evenflow

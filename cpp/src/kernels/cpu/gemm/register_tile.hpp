@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "kernels/bf16.hpp"
-#include "kernels/cpu/gemm/upcoming.hpp"
+#include "kernels/cpu/gemm/prefetch.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/ops/math.hpp"
 
@@ -15,7 +15,7 @@
 namespace evenflow::gemm {
 
 template <class Isa, class T>
-struct Tile {
+struct RegisterTile {
   static constexpr int rows = Isa::rows;
   /// A second tile height, for what is left over: 64 and 512 rows are whole tiles of 14 and one of 8.
   static constexpr int low_rows = Isa::matrix ? Isa::rows / 2 : Isa::rows / 2 + 1;
@@ -25,9 +25,9 @@ struct Tile {
   typedef T Vector __attribute__((vector_size(Isa::vector_bytes), aligned(sizeof(T)), may_alias));
 
   /// The tile of a gradient of weights whose operands may lie in panels, which those of doubles never do.
-  static constexpr bool panels = Isa::panels && std::is_same<T, float>::value;
-  static constexpr int gradient_rows = panels ? Isa::gradient_rows : rows,
-                       gradient_vectors = panels ? Isa::gradient_vectors : 2,
+  static constexpr bool blocked = Isa::blocked && std::is_same<T, float>::value;
+  static constexpr int gradient_rows = blocked ? Isa::gradient_rows : rows,
+                       gradient_vectors = blocked ? Isa::gradient_vectors : 2,
                        gradient_cols = gradient_vectors * lanes;
 
   /// The height of the tile that serves `count` <= rows rows.
@@ -42,33 +42,33 @@ struct Tile {
 
 /// Integer vectors as long as a vector of floats, and of half its size.
 template <int bytes>
-struct HalfLanes {
+struct IntegerLanes {
   typedef uint32_t Words __attribute__((vector_size(bytes)));
-  typedef uint16_t Halves __attribute__((vector_size(bytes / 2)));
+  typedef uint16_t Bf16Bits __attribute__((vector_size(bytes / 2)));
 };
 
 /// Rounding to the nearest bfloat16 number; specialised where there is an instruction.
 template <class Isa>
 struct Rounding {
   template <class X>
-  EVENFLOW_INLINE static typename HalfLanes<sizeof(X)>::Halves halves(X value) {
-    using Words = typename HalfLanes<sizeof(X)>::Words;
+  EVENFLOW_INLINE static typename IntegerLanes<sizeof(X)>::Bf16Bits to_bits(X value) {
+    using Words = typename IntegerLanes<sizeof(X)>::Words;
     const Words w = (Words)value;
     const Words nan = (Words)(value != value);
     const Words rounded = (nan & ((w >> 16) | 0x40u)) | (~nan & ((w + 0x7fffu + ((w >> 16) & 1u)) >> 16));
-    return __builtin_convertvector(rounded, typename HalfLanes<sizeof(X)>::Halves);
+    return __builtin_convertvector(rounded, typename IntegerLanes<sizeof(X)>::Bf16Bits);
   }
-  EVENFLOW_INLINE static Bf16 half(float value) { return to_bf16(value); }
+  EVENFLOW_INLINE static Bf16 bf16(float value) { return to_bf16(value); }
   /// Words whose lower halves they are.
-  template <class Words, class Halves>
-  EVENFLOW_INLINE static Words words(Halves halves) {
-    return __builtin_convertvector(halves, Words);
+  template <class Words, class Bf16Bits>
+  EVENFLOW_INLINE static Words words(Bf16Bits bits) {
+    return __builtin_convertvector(bits, Words);
   }
 };
 
 /// Loads and stores of a vector X of floating point numbers, or of one number, with conversion.
 template <class Isa, class X>
-struct Lanes {
+struct LoadStore {
   template <class T>
   EVENFLOW_INLINE static X load(const T* p) {
     X value;
@@ -81,8 +81,8 @@ struct Lanes {
   }
   EVENFLOW_INLINE static X load(const Bf16* p) { return (X)(words(p) << 16); }
   EVENFLOW_INLINE static void store(X value, Bf16* p) {
-    const Halves halves = Rounding<Isa>::halves(value);
-    memcpy(p, &halves, sizeof halves);
+    const Bf16Bits bits = Rounding<Isa>::to_bits(value);
+    memcpy(p, &bits, sizeof bits);
   }
   /// The nearest bfloat16 number.
   EVENFLOW_INLINE static X round(X value) { return (X)(words(value) << 16); }
@@ -103,33 +103,33 @@ struct Lanes {
 
  private:
   static constexpr uint32_t kUpper = 0xffff0000u;
-  using Words = typename HalfLanes<sizeof(X)>::Words;
-  using Halves = typename HalfLanes<sizeof(X)>::Halves;
+  using Words = typename IntegerLanes<sizeof(X)>::Words;
+  using Bf16Bits = typename IntegerLanes<sizeof(X)>::Bf16Bits;
 
   EVENFLOW_INLINE static Words words(X value) {
-    return Rounding<Isa>::template words<Words>(Rounding<Isa>::halves(value));
+    return Rounding<Isa>::template words<Words>(Rounding<Isa>::to_bits(value));
   }
   EVENFLOW_INLINE static Words words(const Bf16* p) {
-    Halves halves;
-    memcpy(&halves, p, sizeof halves);
-    return Rounding<Isa>::template words<Words>(halves);
+    Bf16Bits bits;
+    memcpy(&bits, p, sizeof bits);
+    return Rounding<Isa>::template words<Words>(bits);
   }
   EVENFLOW_INLINE static const Bf16* operand(const Bf16* p) { return p; }
   EVENFLOW_INLINE static X operand(const float* p) { return load(p); }
 };
 
 template <class Isa>
-struct Lanes<Isa, float> {
+struct LoadStore<Isa, float> {
   EVENFLOW_INLINE static float load(const float* p) { return *p; }
   EVENFLOW_INLINE static float load(const Bf16* p) { return to_float(*p); }
   EVENFLOW_INLINE static void store(float value, float* p) { *p = value; }
-  EVENFLOW_INLINE static void store(float value, Bf16* p) { *p = Rounding<Isa>::half(value); }
-  EVENFLOW_INLINE static float round(float value) { return to_float(Rounding<Isa>::half(value)); }
+  EVENFLOW_INLINE static void store(float value, Bf16* p) { *p = Rounding<Isa>::bf16(value); }
+  EVENFLOW_INLINE static float round(float value) { return to_float(Rounding<Isa>::bf16(value)); }
   template <class S>
   EVENFLOW_INLINE static float pair(const S* low, const S* high) {
-    const uint32_t bits = Rounding<Isa>::half(load(low)).bits;
+    const uint32_t bits = Rounding<Isa>::bf16(load(low)).bits;
     return ops::bits_to_float(
-        static_cast<int32_t>(bits | static_cast<uint32_t>(Rounding<Isa>::half(load(high)).bits) << 16));
+        static_cast<int32_t>(bits | static_cast<uint32_t>(Rounding<Isa>::bf16(load(high)).bits) << 16));
   }
   EVENFLOW_INLINE static void take(float& x) { x -= number(bits(x) & 0xffff0000u); }
   EVENFLOW_INLINE static float take_pair(float& low, float& high) {
@@ -147,15 +147,15 @@ struct Lanes<Isa, float> {
 };
 
 template <class Isa>
-struct Lanes<Isa, double> {
+struct LoadStore<Isa, double> {
   EVENFLOW_INLINE static double load(const double* p) { return *p; }
   EVENFLOW_INLINE static void store(double value, double* p) { *p = value; }
 };
 
 /// Whether a product of bfloat16 numbers takes two steps of k at once. Its operands are then words, a pair of
 /// adjacent numbers of the sum each, held as T.
-template <class Isa, bool half>
-constexpr bool by_pairs = half && Isa::pair_dot;
+template <class Isa, bool bf16>
+constexpr bool by_pairs = bf16 && Isa::pair_dot;
 
 /// Whether a float32 number x is taken apart: x = a + b + c, eight bits of its significand each. Of the nine
 /// products of two such sums b c, c b and c c are left out, 2^-24 of the whole on average and 2^-21 at most.
@@ -170,7 +170,7 @@ struct PairDot;
 /// Steps of a sum, filled up to what one instruction adds up. Operands are zero beyond the last.
 template <class Isa>
 constexpr int64_t whole_steps(int64_t steps) {
-  constexpr int64_t once = Isa::matrix ? Tile<Isa, float>::lanes : 1;
+  constexpr int64_t once = Isa::matrix ? RegisterTile<Isa, float>::lanes : 1;
   return (steps + once - 1) / once * once;
 }
 
@@ -189,45 +189,45 @@ struct MatrixUnit {
 /// that many columns: what a tile writes or a gradient of weights reads then are neighbours, and need no
 /// copy.
 template <class C>
-struct Matrix {
+struct Strided {
   C* data = nullptr;
-  int64_t stride = 0, hop = 0;
+  int64_t stride = 0, block_gap = 0;
   static constexpr int64_t line = 64 / sizeof(C);
 
-  EVENFLOW_INLINE operator Matrix<const C>() const {
+  EVENFLOW_INLINE operator Strided<const C>() const {
     static_assert(!std::is_const<C>::value, "already const");
-    return {data, stride, hop};
+    return {data, stride, block_gap};
   }
   /// Of rows from m on; below 0, of a matrix whose first rows are not stored.
-  EVENFLOW_INLINE Matrix from_row(int64_t m) const { return {data + m * stride, stride, hop}; }
+  EVENFLOW_INLINE Strided from_row(int64_t m) const { return {data + m * stride, stride, block_gap}; }
   template <class Isa>
   EVENFLOW_INLINE C* at(int64_t m, int64_t n) const {
     C* const row = data + m * stride + n;
-    return Isa::panels ? row + static_cast<int64_t>(static_cast<uint64_t>(n) / line) * hop : row;
+    return Isa::blocked ? row + static_cast<int64_t>(static_cast<uint64_t>(n) / line) * block_gap : row;
   }
 };
 
 /// What a tile reads.
 template <class T>
-using Strip = Matrix<const T>;
+using Operand = Strided<const T>;
 
 /// sum[i][j] = sum over p < k of A[i, p] B[p, j]; of A its transpose if `columns`. A's columns, or those of
 /// its transpose, and B's begin with those of a line where there are hops.
 template <class Isa, class T, int R, int V, bool columns, bool pairs>
-inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_a, Strip<T> strip_b,
-                                                      Upcoming& upcoming,
-                                                      typename Tile<Isa, T>::Vector (&sum)[R][V]) {
-  using S = Tile<Isa, T>;
+inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> operand_a, Operand<T> operand_b,
+                                                      PrefetchQueue& queue,
+                                                      typename RegisterTile<Isa, T>::Vector (&sum)[R][V]) {
+  using S = RegisterTile<Isa, T>;
   using Vector = typename S::Vector;
   constexpr int64_t kAhead = 16;                                              // rows of B
   constexpr int kLine = Isa::vector_bytes < 64 ? 64 / Isa::vector_bytes : 1;  // vectors of a cache line
   // Panels have a hop after each line. Where steps are short, what is between longer runs costs less.
   constexpr int64_t kRun = Isa::vector_bytes < 64 ? 64 : S::lanes;
-  const T *a = strip_a.data, *b = strip_b.data;
-  const int64_t lda = strip_a.stride, ldb = strip_b.stride;
+  const T *a = operand_a.data, *b = operand_b.data;
+  const int64_t lda = operand_a.stride, ldb = operand_b.stride;
   // From one vector of B to the next, and what a run of A's steps ends with.
-  const int64_t next = S::lanes + (S::panels && columns ? strip_b.hop : 0);
-  const int64_t hop = S::panels && !columns ? strip_a.hop : 0;
+  const int64_t next = S::lanes + (S::blocked && columns ? operand_b.block_gap : 0);
+  const int64_t block_gap = S::blocked && !columns ? operand_a.block_gap : 0;
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
@@ -236,19 +236,19 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
   // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
-  const T* a_ahead = a + 2 * (S::lanes + hop);
+  const T* a_ahead = a + 2 * (S::lanes + block_gap);
   // In runs of steps, between which there is time to count: a processor of four instructions a cycle has none
   // within them.
   constexpr bool tall = R > S::low_rows, wide = V > 2;
-  const int64_t run = R > 1 || hop != 0 ? kRun : k;
-  Lines *asking = upcoming.list, *last = asking + upcoming.count;
+  const int64_t run = R > 1 || block_gap != 0 ? kRun : k;
+  PrefetchRows *next_rows = queue.list, *last = next_rows + queue.count;
   int at_once = 1;
-  for (const int64_t rows = upcoming.rows(); at_once * k < rows * run;) at_once *= 2;
+  for (const int64_t rows = queue.rows(); at_once * k < rows * run;) at_once *= 2;
   for (int64_t p = 0; p < k;) {
 #pragma GCC unroll 1
-    for (int i = at_once; asking < last;) {
-      asking->ask();
-      if (asking->rows == 0) ++asking;
+    for (int i = at_once; next_rows < last;) {
+      next_rows->prefetch();
+      if (next_rows->rows == 0) ++next_rows;
       if (--i == 0) break;
     }
     for (const int64_t end = ops::min_of(p + run, k); p < end; ++p) {
@@ -285,46 +285,46 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Strip<T> strip_
       ++a10;
       b += ldb;
     }
-    a += hop;
-    a5 += hop;
-    a10 += hop;
-    a_ahead += run + hop - run * lda;
+    a += block_gap;
+    a5 += block_gap;
+    a10 += block_gap;
+    a_ahead += run + block_gap - run * lda;
   }
 }
 
 /// A tile of a product: rows [m0, m0 + rows) and columns [n0, n0 + cols), sums over k. far: its output is
 /// worth asking for in time; ahead: what else is.
 template <class T>
-struct TileTask {
+struct MicrokernelArgs {
   int64_t k = 0;
-  Strip<T> a, b;
+  Operand<T> a, b;
   int64_t m0 = 0, rows = 0, n0 = 0, cols = 0;
-  bool far = false;
-  Lines ahead = {};
+  bool output_far = false;
+  PrefetchRows ahead = {};
 };
 
 /// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart. The last columns go by
 /// halves and quarters of a vector, then one by one. Inlined it would be in every tile.
 template <class Isa, class T, int V, class Finish>
-__attribute__((noinline)) void finish_part(const T* sums, int64_t m0, int64_t rows, int64_t n0, int64_t cols,
-                                           const Finish& finish) {
-  using S = Tile<Isa, T>;
+__attribute__((noinline)) void finish_partial_tile(const T* sums, int64_t m0, int64_t rows, int64_t n0,
+                                                   int64_t cols, const Finish& finish) {
+  using S = RegisterTile<Isa, T>;
   int64_t j = 0;
   const auto by = [&](auto zero) {
     using X = decltype(zero);
     constexpr int64_t count = sizeof(X) / sizeof(T);
     for (; j + count <= cols; j += count) {
       finish.template columns<Isa, 0, X>(static_cast<int>(rows), m0, n0 + j, [&](int i) -> X {
-        return Lanes<Isa, X>::load(sums + i * V * S::lanes + j);
+        return LoadStore<Isa, X>::load(sums + i * V * S::lanes + j);
       });
     }
   };
   by(typename S::Value());
   if constexpr (Isa::vector_bytes == 64 && !Isa::pair_dot) {
-    typedef T Half __attribute__((vector_size(Isa::vector_bytes / 2)));
-    typedef T Quarter __attribute__((vector_size(Isa::vector_bytes / 4)));
-    by(Half());
-    by(Quarter());
+    typedef T HalfVector __attribute__((vector_size(Isa::vector_bytes / 2)));
+    typedef T QuarterVector __attribute__((vector_size(Isa::vector_bytes / 4)));
+    by(HalfVector());
+    by(QuarterVector());
   }
   by(T());
 }
@@ -332,17 +332,17 @@ __attribute__((noinline)) void finish_part(const T* sums, int64_t m0, int64_t ro
 /// One tile, given to `finish` column by column of vectors, while they are in registers. R >= rows and V *
 /// lanes >= cols are what is computed.
 template <class Isa, class T, int R, int V, bool columns, bool pairs, class Finish>
-void run_tile(const TileTask<T>& tile, const Finish& finish) {
-  using S = Tile<Isa, T>;
+void microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
+  using S = RegisterTile<Isa, T>;
   alignas(Isa::vector_bytes) typename S::Vector sum[R][V];
-  Upcoming upcoming;
-  if (tile.far) finish.template ask<Isa>(tile.m0, tile.n0, tile.rows, upcoming);
-  upcoming.add(tile.ahead);
-  accumulate<Isa, T, R, V, columns, pairs>(tile.k, tile.a, tile.b, upcoming, sum);
-  if (tile.rows == R && tile.cols == V * S::lanes) {
+  PrefetchQueue queue;
+  if (args.output_far) finish.template queue_prefetch<Isa>(args.m0, args.n0, args.rows, queue);
+  queue.add(args.ahead);
+  accumulate<Isa, T, R, V, columns, pairs>(args.k, args.a, args.b, queue, sum);
+  if (args.rows == R && args.cols == V * S::lanes) {
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
-      finish.template columns<Isa, R, typename S::Value>(R, tile.m0, tile.n0 + j * S::lanes,
+      finish.template columns<Isa, R, typename S::Value>(R, args.m0, args.n0 + j * S::lanes,
                                                          [&](int i) __attribute__((always_inline)) ->
                                                          typename S::Value { return sum[i][j]; });
     }
@@ -356,41 +356,41 @@ void run_tile(const TileTask<T>& tile, const Finish& finish) {
     for (int j = 0; j < V; ++j)
       *reinterpret_cast<typename S::Vector*>(spilled + (i * V + j) * S::lanes) = sum[i][j];
   }
-  finish_part<Isa, T, V>(spilled, tile.m0, tile.rows, tile.n0, tile.cols, finish);
+  finish_partial_tile<Isa, T, V>(spilled, args.m0, args.rows, args.n0, args.cols, finish);
 }
 
 /// Chooses the tile's height and width.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
-void multiply_tile(const TileTask<T>& tile, const Finish& finish) {
-  using S = Tile<Isa, T>;
-  const int height = columns ? S::height_for_columns(tile.rows) : S::height_for(tile.rows);
+void run_microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
+  using S = RegisterTile<Isa, T>;
+  const int height = columns ? S::height_for_columns(args.rows) : S::height_for(args.rows);
   const auto run = [&](auto vectors) {
     constexpr int V = decltype(vectors)::value;
     if (height == S::rows)
-      run_tile<Isa, T, S::rows, V, columns, pairs>(tile, finish);
+      microkernel<Isa, T, S::rows, V, columns, pairs>(args, finish);
     else if (height > 2)
-      run_tile<Isa, T, S::low_rows, V, columns, pairs>(tile, finish);
+      microkernel<Isa, T, S::low_rows, V, columns, pairs>(args, finish);
     else if (columns && height == 2)
-      run_tile<Isa, T, columns ? 2 : 1, V, columns, pairs>(tile, finish);
+      microkernel<Isa, T, columns ? 2 : 1, V, columns, pairs>(args, finish);
     else
-      run_tile<Isa, T, 1, V, columns, pairs>(tile, finish);
+      microkernel<Isa, T, 1, V, columns, pairs>(args, finish);
   };
   if constexpr (columns && S::gradient_vectors > 2) {
-    if (tile.cols > S::cols) {
-      return run_tile<Isa, T, S::gradient_rows, S::gradient_vectors, columns, pairs>(tile, finish);
+    if (args.cols > S::cols) {
+      return microkernel<Isa, T, S::gradient_rows, S::gradient_vectors, columns, pairs>(args, finish);
     }
   }
-  if (tile.cols > S::lanes)
+  if (args.cols > S::lanes)
     run(std::integral_constant<int, 2>());
   else
     run(std::integral_constant<int, 1>());
 }
 
-/// Tiles of a product, one after the other: see multiply_tile.
+/// Tiles of a product, one after the other: see run_microkernel.
 template <class Isa, class T, bool columns, bool pairs, class Finish, bool matrix = Isa::matrix>
-struct TileProducts {
-  EVENFLOW_INLINE void multiply(const TileTask<T>& tile, const Finish& finish) {
-    multiply_tile<Isa, T, columns, pairs>(tile, finish);
+struct TileMultiplier {
+  EVENFLOW_INLINE void multiply(const MicrokernelArgs<T>& args, const Finish& finish) {
+    run_microkernel<Isa, T, columns, pairs>(args, finish);
   }
   EVENFLOW_INLINE void end() {}
 };
@@ -398,37 +398,38 @@ struct TileProducts {
 /// The same by matrices. What becomes of a tile happens piece by piece during the next one, whose products
 /// keep the processor's other units waiting otherwise; of the last one in end().
 template <class Isa, class T, bool columns, bool pairs, class Finish>
-class TileProducts<Isa, T, columns, pairs, Finish, true> {
+class TileMultiplier<Isa, T, columns, pairs, Finish, true> {
  public:
   static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
 
-  void multiply(const TileTask<T>& tile, const Finish& finish) {
+  void multiply(const MicrokernelArgs<T>& args, const Finish& finish) {
     // To the second-level cache: the first one keeps b. A few rows a step, but where steps have six products.
-    Lines ahead = tile.ahead;
-    if (tile.rows == S::rows && tile.cols == S::cols) {
+    PrefetchRows ahead = args.ahead;
+    if (args.rows == S::rows && args.cols == S::cols) {
       int piece = 0;
       int64_t steps = 0;
-      const int64_t at_once = split<Isa> ? ahead.rows : (ahead.rows * S::lanes + tile.k - 1) / tile.k;
-      MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, sums_[1 - last_], [&](int64_t step) {
-        ahead.take(at_once).template ask_all<2>();
-        for (steps += kPieces * step; steps >= tile.k; steps -= tile.k, ++piece) {
-          if (tile.far) ask(finish, tile.m0 + piece * (S::rows / kPieces), tile.n0, S::rows / kPieces);
+      const int64_t at_once = split<Isa> ? ahead.rows : (ahead.rows * S::lanes + args.k - 1) / args.k;
+      MatrixUnit<Isa>::multiply(args.k, args.a, args.b, sums_[1 - last_], [&](int64_t step) {
+        ahead.take(at_once).template prefetch_all<2>();
+        for (steps += kPieces * step; steps >= args.k; steps -= args.k, ++piece) {
+          if (args.output_far)
+            prefetch_output(finish, args.m0 + piece * (S::rows / kPieces), args.n0, S::rows / kPieces);
           if (waiting_) this->finish(piece);
         }
       });
       last_ = 1 - last_;
       waiting_ = true;
       finish_ = finish;
-      m0_ = tile.m0;
-      n0_ = tile.n0;
+      m0_ = args.m0;
+      n0_ = args.n0;
       return;
     }
     end();
     T* const sums = sums_[0];
-    ahead.template ask_all<2>();
-    if (tile.far) ask(finish, tile.m0, tile.n0, tile.rows);
-    MatrixUnit<Isa>::multiply(tile.k, tile.a, tile.b, tile.rows > S::low_rows, tile.cols > S::lanes, sums);
-    finish_part<Isa, T, 2>(sums, tile.m0, tile.rows, tile.n0, tile.cols, finish);
+    ahead.template prefetch_all<2>();
+    if (args.output_far) prefetch_output(finish, args.m0, args.n0, args.rows);
+    MatrixUnit<Isa>::multiply(args.k, args.a, args.b, args.rows > S::low_rows, args.cols > S::lanes, sums);
+    finish_partial_tile<Isa, T, 2>(sums, args.m0, args.rows, args.n0, args.cols, finish);
   }
 
   void end() {
@@ -437,13 +438,13 @@ class TileProducts<Isa, T, columns, pairs, Finish, true> {
   }
 
  private:
-  using S = Tile<Isa, T>;
+  using S = RegisterTile<Isa, T>;
   using Value = typename S::Value;
   static constexpr int kPieces = 8, kRows = 2 * S::rows / kPieces;  ///< of one vector each
 
-  EVENFLOW_INLINE static void ask(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
-    AtOnce upcoming;
-    finish.template ask<Isa>(m0, n0, rows, upcoming);
+  EVENFLOW_INLINE static void prefetch_output(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
+    PrefetchNow queue;
+    finish.template queue_prefetch<Isa>(m0, n0, rows, queue);
   }
   EVENFLOW_INLINE void finish(int piece) const {
     const int j = piece / (kPieces / 2) * S::lanes, first = piece % (kPieces / 2) * kRows;
@@ -486,13 +487,13 @@ struct AddTo {
   int64_t ldc;
   bool overwrite = false;
   EVENFLOW_INLINE const AddTo& for_block(int64_t) const { return *this; }
-  template <class Isa, class Asked>
-  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
-    upcoming.add(Lines::to_write(c + m0 * ldc + n0, ldc, rows));
+  template <class Isa, class Queue>
+  EVENFLOW_INLINE void queue_prefetch(int64_t m0, int64_t n0, int64_t rows, Queue& queue) const {
+    queue.add(PrefetchRows::to_write(c + m0 * ldc + n0, ldc, rows));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
-    using L = Lanes<Isa, X>;
+    using L = LoadStore<Isa, X>;
     T* out = c + m0 * ldc + n;
     // Adding to zeros costs what adding does, and no branch or loop of its own.
     const T* before = overwrite ? kZeros : out;
@@ -508,21 +509,21 @@ template <class T, class C>
 struct Activate {
   static constexpr bool has_sums = false;
   static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  Matrix<C> c;
+  Strided<C> c;
   const T* bias = nullptr;
   const T* scale = nullptr;
   bool relu = false;
   EVENFLOW_INLINE const Activate& for_block(int64_t) const { return *this; }
-  template <class Isa, class Asked>
-  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
-    upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
+  template <class Isa, class Queue>
+  EVENFLOW_INLINE void queue_prefetch(int64_t m0, int64_t n0, int64_t rows, Queue& queue) const {
+    queue.add(PrefetchRows::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.block_gap));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
-    using L = Lanes<Isa, X>;
+    using L = LoadStore<Isa, X>;
     // One multiply-add and one maximum a vector, no branch.
-    const X factor = L::load(either(scale, n, kOnes));
-    const X shift = L::load(either(bias, n, kZeros)) * factor;
+    const X factor = L::load(offset_or(scale, n, kOnes));
+    const X shift = L::load(offset_or(bias, n, kZeros)) * factor;
     const X least = X{} + (relu ? T(0) : -std::numeric_limits<T>::infinity());
     C* out = c.template at<Isa>(m0, n);
     const int64_t stride = c.stride;
@@ -538,8 +539,8 @@ struct Activate {
 template <class T, class C>
 struct ActivateBackward {
   static constexpr bool has_sums = true;  ///< of rows: one thread a block
-  Matrix<C> c;
-  Matrix<const C> y;
+  Strided<C> c;
+  Strided<const C> y;
   const T* scale;
   bool relu;
   T* sums;
@@ -549,14 +550,14 @@ struct ActivateBackward {
     f.sums += block * 2 * width;
     return f;
   }
-  template <class Isa, class Asked>
-  EVENFLOW_INLINE void ask(int64_t m0, int64_t n0, int64_t rows, Asked& upcoming) const {
-    upcoming.add(Lines::of(y.template at<Isa>(m0, n0), y.stride, rows, y.hop));
-    upcoming.add(Lines::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.hop));
+  template <class Isa, class Queue>
+  EVENFLOW_INLINE void queue_prefetch(int64_t m0, int64_t n0, int64_t rows, Queue& queue) const {
+    queue.add(PrefetchRows::of(y.template at<Isa>(m0, n0), y.stride, rows, y.block_gap));
+    queue.add(PrefetchRows::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.block_gap));
   }
   template <class Isa, int R, class X, class Value>
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
-    using L = Lanes<Isa, X>;
+    using L = LoadStore<Isa, X>;
     const X zero = X{};
     const X s = scale ? L::load(scale + n) : zero + T(1);
     const C* act = y.template at<Isa>(m0, n);
