@@ -204,7 +204,7 @@ TEST_CASE("inside a parallel region, where a team is one thread") {
   }
 }
 
-TEST_CASE("a team does every item of its shares once a turn, whoever comes late") {
+TEST_CASE("a team does every item of a work queue once a turn, whoever comes late") {
   constexpr int kTurns = 4;
   for (int threads = 1; threads <= 5; ++threads) {
     for (const int64_t count : {0, 1, 2, 7, 100}) {

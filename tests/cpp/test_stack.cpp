@@ -59,7 +59,7 @@ const ChainCase kChains[] = {{{2, 3, 3, 2}, {5, 7, 4}, {3, 1, 3}},
                              {{32, 1, 1, 8}, {8}, {1}},
                              {{2900, 1, 1, 2}, {37, 2, 64, 7}, {1, 1, 1, 1}},
                              {{96, 2, 2, 6}, {100, 15, 3}, {1, 1, 1}},
-                             // One row in the last tile; by blocks with fewer pixels than panels want.
+                             // One row in the last tile; by blocks with too few pixels for channel blocks.
                              {{3011, 1, 1, 3}, {90, 90, 5}, {1, 1, 1}},
                              {{210, 1, 1, 3}, {1300, 20, 5}, {1, 1, 1}},
                              // The last kernel widens, the first narrows: convolution by convolution.

@@ -6,13 +6,13 @@
 
 namespace evenflow {
 
-/// While this lives, the thread that made it has eight registers of 16 rows of 16 words each.
+/// Gives the thread that constructs it eight matrix registers of 16 rows of 16 words, until it is destroyed.
 class MatrixRegisters {
  public:
   static constexpr int size = 16;
 
   MatrixRegisters() {
-    alignas(64) uint8_t config[64] = {1};  // the palette; bytes of a row from 16 on, rows from 48 on
+    alignas(64) uint8_t config[64] = {1};  // palette 1; bytes per row from offset 16 on, rows from 48 on
     for (int r = 0; r < 8; ++r) {
       config[16 + 2 * r] = 4 * size;
       config[48 + r] = size;

@@ -8,7 +8,7 @@
 namespace evenflow {
 namespace gemm {
 
-/// Numbers below 2^-126 become zero, as the products' instructions take them too.
+/// Flushes numbers below 2^-126 to zero, as the product instructions do.
 template <class Isa>
 struct Avx512Rounding {
   using Vector = typename RegisterTile<Isa, float>::Value;
@@ -16,7 +16,7 @@ struct Avx512Rounding {
   EVENFLOW_INLINE static Bf16Bits to_bits(Vector value) {
     return (Bf16Bits)_mm512_cvtneps_pbh((__m512)value);
   }
-  /// The compiler would widen halves of the vector and put them together.
+  /// The compiler alone would widen the vector in two halves and join them.
   template <class Words>
   EVENFLOW_INLINE static Words words(Bf16Bits bits) {
     return (Words)_mm512_cvtepu16_epi32((__m256i)bits);

@@ -4,18 +4,18 @@
 
 namespace evenflow {
 
-/// Levels that both the machine and the program have.
+/// Instruction sets that both the machine and this build support.
 struct IsaSupport {
   bool avx2 = false;
   bool avx512 = false;
   bool avx512_bf16 = false;
   bool amx = false;
-  /// Intel's processors multiply pairs of bfloat16 numbers at a quarter of the rate that AMD's do, slower
-  /// than they widen them to float32.
+  /// Intel's processors multiply bfloat16 pairs at a quarter of AMD's rate, more slowly than they widen them
+  /// to float32.
   bool slow_pairs = false;
 };
 
-/// The fastest of them not above `wanted`; pairs that are slow only if asked for by name.
+/// The fastest supported level up to `wanted`. Slow pairs are chosen only if asked for by name.
 inline IsaLevel choose_isa(IsaLevel wanted, const IsaSupport& has) {
   const bool pairs = has.avx512_bf16 && (!has.slow_pairs || wanted == IsaLevel::avx512_bf16);
   if (wanted >= IsaLevel::amx && has.amx) return IsaLevel::amx;

@@ -9,7 +9,7 @@
 
 namespace evenflow {
 
-// Weak: a static program holds the instruction sets that its link asks for, and the others are null here.
+// Weak: a static program may link only some instruction sets. The functions of the others are null.
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_baseline_f32();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<double>& kernels_baseline_f64();
 [[gnu::weak, gnu::visibility("default")]] const KernelSet<float>& kernels_avx2_f32();
@@ -23,8 +23,8 @@ namespace evenflow {
 
 namespace {
 
-/// Whether the processor has matrix registers for bfloat16, and the system lets this process use them: it
-/// keeps no room for them, 8 kB a thread, unless asked.
+/// Whether the processor has AMX for bfloat16 and the system lets this process use it. Linux reserves its 8
+/// kB of state per thread only on request.
 bool may_use_amx() {
 #if defined(__linux__)
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;  // CPUID 7.0, EDX

@@ -10,24 +10,24 @@
 #include "kernels/ops/place.hpp"
 #include "kernels/ops/sums.hpp"
 
-// Loops over rows and columns with OpenMP. Work is cut into chunks whose size does not depend on the thread
-// count, and partial sums are added in chunk order, so results do not depend on it either.
+// Loops over rows and columns with OpenMP. Chunk sizes do not depend on the number of threads, and partial
+// sums are added in chunk order, so results do not depend on it either.
 
 namespace evenflow {
 
-/// Isa is a template argument of everything here: the same body compiled for another instruction set must
-/// not be merged with this one by the linker.
+/// Isa is a template argument of everything here. Otherwise the linker would merge bodies that were compiled
+/// for different instruction sets.
 template <class Isa>
 struct CpuExec {
-  static constexpr int64_t kParallelWork = 1 << 16;  ///< elements below which waking a thread costs more
+  static constexpr int64_t kParallelWork = 1 << 16;  ///< fewer elements are not worth waking a thread
 
   static constexpr bool cheap_launches = true;
-  static constexpr bool shares_rows = false;  ///< whether what adds up may cut a row into pieces
+  static constexpr bool shares_rows = false;  ///< whether a reduction may divide a row
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
-  /// Asks for the lines of f's arrays that hold `count` elements some time after element i: a processor that
-  /// foresees reads does not foresee enough of them.
+  /// Prefetches the lines of f's arrays that hold `count` elements, some time before element i needs them.
+  /// Hardware prefetchers do not look far enough ahead.
   template <int count, class F>
   EVENFLOW_INLINE static void prefetch_ahead(const F& f, int64_t i) {
     constexpr int64_t kAhead = 512;
@@ -37,9 +37,9 @@ struct CpuExec {
     });
   }
 
-  static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block that runs alone
+  static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block() body
 
-  /// A body of one block.
+  /// Runs a body of one block.
   template <class Body>
   static void block(Context&, const Body& body) {
     typename Body::Registers own;
@@ -49,8 +49,8 @@ struct CpuExec {
     }
   }
 
-  /// f(first element, its place, rows, elements of each) of rows of a run, whose elements are `step` apart;
-  /// of one row where all elements are: step is changed to their distance.
+  /// Calls f(first element, its place, rows, columns) for the rows of a run whose elements are `step` apart.
+  /// If all elements are equally spaced, it is one call with one row, and `step` becomes their distance.
   template <class F>
   EVENFLOW_INLINE static void by_rows(const ops::Run& run, int64_t stride, int64_t& step, const F& f) {
     const int64_t at = run.row * stride + run.col * step;
@@ -64,7 +64,8 @@ struct CpuExec {
     if (tail > 0) f(run.count - tail, row + rows * stride, 1, tail);
   }
 
-  /// Rows of at most `most` numbers, by moves that the compiler chooses for each count of these.
+  /// Copies rows of at most `most` numbers. Each count is a template argument, so the compiler picks the
+  /// moves.
   template <int most, class T>
   EVENFLOW_INLINE static void copy_short_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride,
                                               int64_t rows, int64_t cols) {
@@ -101,7 +102,7 @@ struct CpuExec {
         if (step == 0) {
           const To all = static_cast<To>(*from);
           int64_t e = 0;
-          constexpr int64_t kMany = 16;  // some of which the next rows overwrite
+          constexpr int64_t kMany = 16;  // the next rows overwrite the excess
           for (; e < cols && end - (to + e) >= kMany; e += kMany) {
             for (int64_t i = 0; i < kMany; ++i) to[e + i] = all;
           }
@@ -109,7 +110,7 @@ struct CpuExec {
             to[e] = all;
             keep_scalar(e);
           }
-        } else if (step == 2) {  // by vectors
+        } else if (step == 2) {  // as vectors
           for (int64_t e = 0; e < cols; ++e) to[e] = static_cast<To>(from[2 * e]);
         } else {
           for (int64_t e = 0; e < cols; ++e) {
@@ -120,7 +121,7 @@ struct CpuExec {
       }
     }
   };
-  /// The way back.
+  /// The reverse of Gather.
   struct Scatter {
     template <class T>
     __attribute__((noinline)) void operator()(const ops::Run& run, const T* from, T* to, int64_t stride,
@@ -144,12 +145,12 @@ struct CpuExec {
     }
   };
 
-  /// Some successive elements of rows of a map: inputs are gathered into arrays, computed in vectors, and
-  /// scattered. What computes them is a pointer, so that loops over runs are compiled once for all maps.
+  /// Consecutive elements of a map: inputs are gathered into arrays, computed in vectors, and scattered. The
+  /// code that computes them is behind a pointer, so loops over runs are compiled once for all maps.
   template <class T>
   struct MapRun {
     using Compute = void (*)(MapRun&, const void* f, int64_t cols, int64_t limit);
-    /// How a map is run.
+    /// How to compute a map.
     struct Plan {
       const void* f;
       Compute compute;
@@ -163,7 +164,7 @@ struct CpuExec {
     static constexpr int64_t kNumbers = 8192;
 
     const Plan& plan;
-    const int64_t most;  ///< elements of a run
+    const int64_t most;  ///< most elements of a run
     int64_t row = 0, col = 0;
     int64_t count = 0;  ///< elements of the last run
     alignas(64) T numbers[kNumbers];
@@ -176,14 +177,14 @@ struct CpuExec {
       row = to_row;
       col = 0;
     }
-    /// The next elements, `limit` at most.
+    /// Computes the next elements, at most `limit`.
     void advance(int64_t cols, int64_t limit) {
       plan.compute(*this, plan.f, cols, limit);
       col += count;
       row += col / cols;
       col %= cols;
     }
-    /// Zeros behind the last element, up to a whole number of vectors; returns how many elements that makes.
+    /// Zero-pads the inputs to whole vectors and returns the padded count.
     EVENFLOW_INLINE int64_t fill_up() {
       const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
       for (int i = 0; i < plan.inputs; ++i) {
@@ -205,13 +206,14 @@ struct CpuExec {
     }
   }
 
-  /// A run of a map that loads and stores arrays, in lanes.
+  /// A run of a map that loads and stores arrays, computed in vectors.
   template <class T, class F>
   __attribute__((noinline)) static void run_arrays(MapRun<T>& run, const void* functor, int64_t cols,
                                                    int64_t limit) {
     apply_arrays<MapRun<T>::kLanes, T>(run, *static_cast<const F*>(functor), cols, limit);
   }
-  /// The same one by one. float64 is for truth: its functions are the C library's, and code may be small.
+  /// The same element by element. float64 is the reference: it uses the C library's functions, and its code
+  /// may be small.
   template <class T, class F>
   __attribute__((noinline, cold)) static void run_arrays_scalar(MapRun<T>& run, const void* functor,
                                                                 int64_t cols, int64_t limit) {
@@ -269,11 +271,12 @@ struct CpuExec {
          });
   }
 
-  /// visit(f, how many neighbours, the first one's place in the run, its row, its column). f is passed, since
-  /// Clang looks up load<n> of a known type before it drops the branch.
+  /// visit(f, pack size, index in the run, row, column). f is an argument because Clang would look up load<n>
+  /// of a known type before it discards the branch.
   template <class F, class Visit>
   EVENFLOW_INLINE static void walk(const F& f, const ops::Run& run, const Visit& visit) {
-    // Neighbours loaded and stored at once, of what adds up; AVX2's static program has no room for it.
+    // Elements loaded and stored at once, in maps with sums. AVX2 keeps one, to limit the size of its static
+    // program.
     constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
     constexpr std::integral_constant<int, 1> one;
     int64_t r = run.row, c = run.col;
@@ -296,8 +299,8 @@ struct CpuExec {
     }
   }
 
-  /// A sum in double: of every eighth number side by side, and of those behind the last eight. Inlined it
-  /// would be in every map_groups.
+  /// A sum in double: eight interleaved sums, plus the elements after the last eight. noinline avoids a copy
+  /// in every map_groups.
   struct Sum {
     double lanes[8] = {}, rest = 0;
     template <class T>
@@ -314,7 +317,7 @@ struct CpuExec {
     }
   };
 
-  /// f(row, column), each as much work as `worth` plain ones; one row where f names its arrays.
+  /// f(row, column), where one call costs as much as `cost` plain ones. One row if f names its arrays.
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t cost = 1) {
     if constexpr (ops::names_arrays<F>) {
@@ -331,14 +334,14 @@ struct CpuExec {
     }
   }
 
-  static constexpr int64_t kBlock = 64;  ///< elements of a stream that are asked for together
+  static constexpr int64_t kBlock = 64;  ///< elements prefetched together
 
-  /// f(0, i) for first <= i < last, a block at most.
+  /// f(0, i) for first <= i < last, at most one block.
   template <class F>
   static void stream_block(const F& f, int64_t first, int64_t last) {
     prefetch_ahead<kBlock>(f, first);
     if constexpr (ops::writes_later<F>) {
-      // Other cores have read target(): its lines must be called back, sooner in a burst.
+      // Other cores have read target(), so its lines must be called back. A burst of stores does that sooner.
       alignas(64) typename F::Number values[kBlock];
 #pragma GCC ivdep
       for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
@@ -351,7 +354,7 @@ struct CpuExec {
     }
   }
 
-  /// f(0, i) for i < n, of arrays too long for a cache.
+  /// f(0, i) for i < n, over arrays too long for a cache.
   template <class F>
   static void stream(Context& ctx, int64_t n, const F& f, int64_t cost) {
     constexpr int64_t kMost = 256;
@@ -366,7 +369,7 @@ struct CpuExec {
     });
   }
 
-  /// Elements of rows: loaded, computed and stored many at a time.
+  /// Loads, computes and stores elements of rows, many at a time.
   template <class T, class F>
   static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
     if (rows * cols == 0) return;
@@ -383,8 +386,8 @@ struct CpuExec {
     });
   }
 
-  /// Elements of `groups` of `rows` rows: loaded, computed and stored many at a time; out[group][sums],
-  /// unless null, += the sums over that group's elements.
+  /// Loads, computes and stores elements of `groups` of `rows` rows, many at a time. Adds the sums over each
+  /// group to out (groups, sums), unless that is null.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, F f, double* out) {
     f.prepare();
@@ -394,11 +397,11 @@ struct CpuExec {
   __attribute__((noinline)) static void run_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols,
                                                    const typename MapRun<T>::Plan& plan, double* out) {
     const int sums = plan.sums;
-    constexpr int64_t kCost = 8;  // an element costs as much as that many plain ones
+    constexpr int64_t kCost = 8;  // cost of an element, in plain ones
     constexpr int64_t kJob = 4096;
     const int threads = threads_for(ctx, groups * rows * cols * kCost);
     const int64_t size = rows * cols, together = plan.most() / size;
-    if (together > 0) {  // whole groups, several a run
+    if (together > 0) {  // several whole groups per run
       const int64_t share = ops::max_of<int64_t>(1, kJob / size), jobs = (groups + share - 1) / share;
       run_team<Isa>(threads, [&](const Team& team) {
         MapRun<T> run(plan);
@@ -415,7 +418,7 @@ struct CpuExec {
                 continue;
               }
               for (int64_t g = group; g < next; ++g, values += size) {
-                if (size < 8) {  // what a Sum would be
+                if (size < 8) {  // gives the same bits as Sum
                   double sum = 0;
                   for (int64_t e = 0; e < size; ++e) sum += values[e];
                   out[g * sums + i] += sum;
@@ -452,8 +455,8 @@ struct CpuExec {
     }
   }
 
-  /// join(a, b) of 0 and all f(row, column): of kLanes columns side by side, then of those, then of pieces
-  /// of rows.
+  /// Folds join(a, b) over 0 and all f(row, column): first kLanes columns side by side, then the lanes, then
+  /// pieces of rows.
   template <class F, class Join>
   static double joined(Context& ctx, int64_t rows, int64_t cols, const F& f, const Join& join) {
     constexpr int64_t kPiece = 4096;
@@ -487,35 +490,35 @@ struct CpuExec {
     return total;
   }
 
-  /// out[0] = the sum of f(row, column) over all elements.
+  /// out[0] = sum of f(row, column) over all elements.
   template <class F>
   static void sum(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return a + b; });
   }
 
-  /// out[0] = x[0] + x[1] + ..., as many as samples or channels.
+  /// out[0] = x[0] + x[1] + ..., for as many as there are samples or channels.
   static void sum_values(Context&, int64_t n, const double* x, double* out) {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) total += x[i];
     out[0] = total;
   }
 
-  /// out[0] = the largest f(row, column), or 0.
+  /// out[0] = largest f(row, column), or 0.
   template <class F>
   static void largest(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
     out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return ops::max_of(a, b); });
   }
 
-  /// f(row, column, sum, next) adds to sum[0] and sum[next]; out (F::sums, cols) = the sums over rows.
+  /// out (F::sums, cols) = sums over rows. f(row, column, sum, next) adds to sum[0] and sum[next].
   template <class T, class F>
   static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
-    if constexpr (ops::joins_rows<F>) {  // short rows: several as one
+    if constexpr (ops::joins_rows<F>) {  // treats several short rows as one
       constexpr int64_t kCols = 64;
       if (cols <= kCols / 2 && f.flat(cols)) {
         WorkspaceScope scope(ctx);
         double* sums = scope.take<double>(F::sums * kCols);
         for (int64_t k = 0; k < F::sums * cols; ++k) out[k] = 0;
-        for (int64_t row = 0; row < rows;) {  // once or twice
+        for (int64_t row = 0; row < rows;) {  // at most twice
           const int64_t left = rows - row, together = ops::min_of(left, kCols / cols),
                         count = left / together;
           sum_long_rows<T>(ctx, count, together * cols, f.joined(row, together), sums);
@@ -533,7 +536,7 @@ struct CpuExec {
     sum_long_rows<T>(ctx, rows, cols, f, out);
   }
 
-  /// finish(column, its sums, their distance) instead of an array of sums.
+  /// Calls finish(column, its sums, their distance) instead of writing an array.
   template <class T, class F, class G>
   static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
     WorkspaceScope scope(ctx);
@@ -542,7 +545,7 @@ struct CpuExec {
     for_each(ctx, 1, cols, ops::FromSums<G>{sums, cols, finish});
   }
 
-  /// The same of sums that are there for some rows: partial (rows, G::sums, cols).
+  /// The same from partial sums (rows, G::sums, cols).
   template <class G>
   static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
     const int64_t width = G::sums * cols;
@@ -553,7 +556,7 @@ struct CpuExec {
   }
 
  private:
-  /// sum_columns of long rows. Short runs are added in T, which vectorises, then in double.
+  /// sum_columns for long rows: short runs are added in T, which vectorises, and then in double.
   template <class T, class F>
   __attribute__((noinline)) static void sum_long_rows(Context& ctx, int64_t rows, int64_t cols, const F& f,
                                                       double* out) {

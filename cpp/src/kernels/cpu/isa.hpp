@@ -8,16 +8,16 @@
 
 namespace evenflow {
 
-bool is_intel();  ///< the processor
+bool is_intel();  ///< whether the processor is Intel's
 
-/// Keeps a loop over `index` as it is: of numbers any distance apart, or of few, vectors take ten times the
-/// code and no less time.
+/// Keeps the compiler from vectorising a loop over `index`. With strided or few elements, vectors take ten
+/// times the code and no less time.
 EVENFLOW_INLINE void keep_scalar(int64_t& index) {
   __asm__("" : "+r"(index));
 }
 
-/// p + n, or `otherwise` where p is null. A compiler that sees which would make two copies of what follows,
-/// of which one may round a multiply-add once and the other twice.
+/// p + n, or `otherwise` if p is null. The compiler must not see which: it would duplicate the code that
+/// follows, and one copy might round a multiply-add once and the other twice.
 template <class T>
 EVENFLOW_INLINE const T* offset_or(const T* p, int64_t n, const T* otherwise) {
   const T* q = p ? p + n : otherwise;
@@ -25,7 +25,7 @@ EVENFLOW_INLINE const T* offset_or(const T* p, int64_t n, const T* otherwise) {
   return q;
 }
 
-/// Copies without reading or writing past the end; some twice.
+/// Copies without access beyond the ends; may copy some elements twice.
 template <class T>
 EVENFLOW_INLINE void copy_run(T* dst, const T* src, int64_t count) {
   const auto ends = [&](auto size) __attribute__((always_inline)) {
@@ -47,16 +47,20 @@ EVENFLOW_INLINE void copy_run(T* dst, const T* src, int64_t count) {
   }
 }
 
-// Tags that keep the instruction sets' template instances apart. `rows` x 2 vectors is the register tile of
-// the matrix microkernel: it fills the register file but for two vectors of B and a broadcast. `pair_dot`:
-// has an instruction that adds products of pairs of bfloat16 numbers to float32 sums; see PairDot. `matrix`:
-// has registers that hold small matrices of such pairs; see MatrixUnit. `parts`: bfloat16 numbers that a
-// float32 operand is taken apart into, see split. `copies`: whether operands whose rows are so far apart are
-// copied to where they lie one after the other; it pays where a tile takes a row of both in few cycles.
-// `panels`: whether long batches' hidden float32 activations lie in panels (see gemm::Matrix); gradients of
-// weights then have a tile of `gradient_rows` x `gradient_vectors`, which divides their columns.
+// Tags that keep the template instances of the instruction sets apart.
+//
+//   rows              height of the register tile, which is 2 vectors wide. The tile fills the register
+//                     file, except for two vectors of B and a broadcast.
+//   pair_dot          the CPU adds products of bfloat16 pairs to float32 sums; see PairDot
+//   matrix            the CPU has registers for small matrices of such pairs; see MatrixUnit
+//   parts             bfloat16 parts of a float32 operand; see split
+//   copies(bytes)     whether to copy operands whose rows are so far apart. Copies pay where a tile takes
+//                     few cycles for a row of both.
+//   blocked           whether float32 activations of large batches are channel-blocked (gemm::Strided).
+//                     Weight gradients then have a tile of gradient_rows x gradient_vectors, whose rows
+//                     divide a channel block.
 
-/// What holds where an instruction set does not say otherwise.
+/// Defaults.
 struct AnyIsa {
   static constexpr bool blocked = false, pair_dot = false, matrix = false;
   static constexpr int gradient_rows = 0, gradient_vectors = 0;
@@ -68,7 +72,7 @@ struct Baseline : AnyIsa {
   static constexpr int vector_bytes = 16;
 #if defined(__aarch64__)
   static constexpr const char* name = "neon";
-  static constexpr int rows = 8;  // 16 sums: what four units of four cycles each have at work
+  static constexpr int rows = 8;  // 16 sums keep four units with a latency of four cycles busy
 #else
   static constexpr const char* name = "baseline";
   static constexpr int rows = 6;
@@ -88,7 +92,7 @@ struct Avx512 : AnyIsa {
   static constexpr int rows = 14;
   static constexpr bool blocked = true;
   static constexpr int gradient_rows = 8, gradient_vectors = 3;
-  /// Intel's do two multiply-adds of 64 bytes at once.
+  /// Intel's processors issue two 64-byte multiply-adds per cycle.
   static bool copies(int64_t row_bytes) { return row_bytes >= 1024 && is_intel(); }
 };
 
@@ -100,7 +104,7 @@ struct Avx512Bf16 : AnyIsa {
   static constexpr bool pair_dot = true;
 };
 
-/// AVX-512 with VDPBF16PS and TDPBF16PS. `rows` and two vectors are what four of its registers hold.
+/// AVX-512 with VDPBF16PS and TDPBF16PS. `rows` by two vectors fill four matrix registers.
 struct Amx : AnyIsa {
   static constexpr const char* name = "amx";
   static constexpr int vector_bytes = 64;
@@ -109,7 +113,7 @@ struct Amx : AnyIsa {
   static constexpr bool matrix = true;
 };
 
-/// The same for float32: each number as the sum of three bfloat16 ones.
+/// The same for float32: each number is the sum of three bfloat16 numbers.
 struct AmxSplit : Amx {
   static constexpr int parts = 3;
 };

@@ -5,7 +5,7 @@
 
 namespace evenflow {
 
-// One translation unit each, compiled for that instruction set.
+// Each in its own translation unit, compiled for that instruction set.
 const KernelSet<float>& kernels_baseline_f32();
 const KernelSet<double>& kernels_baseline_f64();
 const KernelSet<float>& kernels_avx2_f32();
@@ -13,8 +13,8 @@ const KernelSet<double>& kernels_avx2_f64();
 const KernelSet<float>& kernels_avx512_f32();
 const KernelSet<double>& kernels_avx512_f64();
 
-/// Chains whose products are of bfloat16 numbers, which are all that some instructions are good for. They
-/// are NetKernels' stack_forward and stack_backward, but the gradient of the last epilogue is already there.
+/// Chains of convolutions with bfloat16 products, for instruction sets that add nothing else. The signatures
+/// are those of NetKernels, except that `dh` has already passed the last epilogue.
 struct Bf16Stacks {
   template <class H>
   struct Calls {

@@ -11,7 +11,7 @@ namespace {
 
 using Net = NetLaunch<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>;
 
-// Weights of a layer from which on taking numbers apart costs less than it brings.
+// Weights of a layer from which on split float32 products are faster than plain ones.
 constexpr int64_t kDense = int64_t{1} << 17, kSpatial = int64_t{1} << 14;
 
 class NetWithStacks final : public Net {
@@ -42,7 +42,7 @@ class NetWithStacks final : public Net {
   }
 
  private:
-  /// By the net alone: a row gives the same bits in any batch.
+  /// Depends on the net only, so a row gets the same bits in any batch.
   bool splits(const StackUnit<float>* units, int count) const {
     if (!stacks_.split_f32.forward) return false;
     int64_t largest = 0;

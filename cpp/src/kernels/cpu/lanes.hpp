@@ -5,9 +5,8 @@
 
 #include "kernels/ops/math.hpp"
 
-// Some numbers of one vector register as a number. What is written for a number (ops/math.hpp, the coupling
-// laws) is compiled for them too, so that a loop inside of it does not keep a loop over elements from
-// becoming vectors.
+// A SIMD vector that behaves like a number. Code written for a number (ops/math.hpp, the coupling laws)
+// compiles for it too. A loop inside such code then does not keep the loop over elements from vectorising.
 
 namespace evenflow::ops {
 

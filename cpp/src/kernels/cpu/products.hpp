@@ -5,7 +5,7 @@
 
 namespace evenflow {
 
-/// The CPU's products for NetLaunch: packed, blocked, and chains of them as one kernel.
+/// The CPU's products for NetLaunch: packed and cache-blocked, with a chain of convolutions as one kernel.
 template <class Isa, class T>
 struct CpuProducts {
   static constexpr const char* name = Isa::name;

@@ -9,7 +9,7 @@ struct Rounding<Amx> : Avx512Rounding<Amx> {};
 template <>
 struct Rounding<AmxSplit> : Avx512Rounding<AmxSplit> {};
 
-/// Registers 0 to 3 hold two by two matrices of sums, 4 and 5 of A, 6 and 7 of B.
+/// Matrix registers 0 to 3 hold two by two matrices of sums, 4 and 5 hold A, 6 and 7 hold B.
 template <int parts>
 struct AmxUnit {
   static constexpr int N = MatrixRegisters::size;
@@ -62,7 +62,7 @@ struct AmxUnit {
       multiply_add<tall, wide>();
       return;
     }
-    // The smallest first. Every step loads one side.
+    // Smallest products first. Every step loads one side.
     load_a<tall>(a, 0);
     load_b<wide>(b, 2);
     multiply_add<tall, wide>();
@@ -78,8 +78,8 @@ struct AmxUnit {
     multiply_add<tall, wide>();
   }
 
-  /// A single part passes by the first-level cache, which keeps the panel of B for the next tile of A; of
-  /// three, of which one is read twice, a panel fills it alone.
+  /// With one part, A bypasses L1, which keeps the panel of B for the next strip. With three parts, one of
+  /// which is read twice, a panel fills L1 alone.
   template <bool tall>
   EVENFLOW_INLINE static void load_a(Operand<float> a, int part) {
     const float* from = a.data + part * (a.stride / parts);
@@ -107,7 +107,7 @@ struct AmxUnit {
     if (tall && wide) _tile_dpbf16ps(3, 5, 7);
   }
 
-  /// GCC takes the instructions for ones that touch no memory.
+  /// GCC assumes that these instructions touch no memory.
   EVENFLOW_INLINE static void written() { __asm__ volatile("" ::: "memory"); }
 
   static constexpr int64_t kRow = 2 * N * sizeof(float);
@@ -118,9 +118,9 @@ struct MatrixUnit<Amx> : AmxUnit<Amx::parts> {};
 
 template <>
 struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
-  /// sums (count) = row (k) times columns [n, n + count) of weights (k, width), count <= 64, to the bit as
-  /// multiply has them: an instruction adds up the products of sixteen even steps and of sixteen odd ones,
-  /// then the two, then all to what was there. row: its parts (3, k).
+  /// sums (count <= 64) = row (k) times columns [n, n + count) of weights (k, width); bit-identical to
+  /// multiply. An instruction adds the products of sixteen even steps and of sixteen odd steps, then the two,
+  /// then the result to the sum. row holds the three parts (3, k).
   static void multiply_row(int64_t k, const float* row, const float* weights, int64_t width, int64_t n,
                            int64_t count, float* sums) {
     const unsigned rounding = _mm_getcsr();
@@ -134,7 +134,7 @@ struct MatrixUnit<AmxSplit> : AmxUnit<AmxSplit::parts> {
         __m512 even[kProducts] = {}, odd[kProducts] = {};
         int64_t p = first;
         for (; p + 1 < end; p += 2) {
-          __builtin_prefetch(w + (p + 2 * N) * width);  // rows are too far apart to be foreseen
+          __builtin_prefetch(w + (p + 2 * N) * width);  // rows are too far apart for the hardware prefetcher
           __builtin_prefetch(w + (p + 2 * N + 1) * width);
           step(even, row + p, k, _mm512_maskz_loadu_ps(some, w + p * width));
           step(odd, row + p + 1, k, _mm512_maskz_loadu_ps(some, w + (p + 1) * width));

@@ -47,7 +47,7 @@ void ThreadPlacement::place(int rank) {
     const int other = __atomic_load_n(&processor_[r], __ATOMIC_RELAXED);
     if (other >= 0) CPU_CLR(other, &free);
   }
-  // Moves at once; the thread may run anywhere again afterwards.
+  // The thread moves at once; afterwards it may again run anywhere.
   if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
   __atomic_store_n(&processor_[rank], sched_getcpu(), __ATOMIC_RELAXED);
   sched_setaffinity(0, sizeof allowed, &allowed);

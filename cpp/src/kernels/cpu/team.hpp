@@ -8,7 +8,7 @@
 
 namespace evenflow {
 
-/// A thread's place among those that run one kernel together.
+/// A thread's place in the team that runs one kernel.
 struct Team {
   int rank = 0;
   int size = 1;
@@ -23,48 +23,48 @@ struct Team {
   EVENFLOW_INLINE int64_t end(int64_t count) const { return size > 1 ? count * (rank + 1) / size : count; }
 };
 
-/// Items that a team divides while it goes: a thread takes those of its own share a few at a time, then what
-/// others have not begun of theirs, so that nobody waits long for one that was kept from working. Which
-/// thread has which items must not matter.
+/// A work-stealing queue. A thread takes items of its own share a few at a time, then items of others' shares
+/// that are still left, so nobody waits long for a thread that was preempted. Results must not depend on
+/// which thread takes an item.
 class WorkQueue {
  public:
-  /// How far a share is, in a cache line of its own.
+  /// Items taken from a share, in its own cache line.
   struct alignas(64) Progress {
     int64_t item;
   };
-  /// next: one a thread.
+  /// progress: one per thread.
   EVENFLOW_INLINE WorkQueue(Progress* next, int threads) : progress_(next) {
     for (int t = 0; t < threads; ++t) progress_[t].item = 0;
   }
 
-  /// f(first, end) for `most` of `count` items at a time, fewer at the end of a share that others may help
-  /// with. Once, and again after renew().
+  /// Calls f(first, end) for at most `most` of `count` items at a time, and for fewer near the end of a
+  /// share, to leave some to others. May be called once, and again after reset().
   template <class F>
   EVENFLOW_INLINE void run(const Team& team, int64_t count, int64_t most, const F& f) const {
     for (Piece piece; take(team, count, most, piece);) f(piece.first, piece.end);
   }
 
-  /// By each thread, between a barrier after work() and one before the next.
+  /// Called by each thread after run() and a barrier, and before the barrier that precedes the next run().
   EVENFLOW_INLINE void reset(const Team& team) const { progress_[team.rank].item = 0; }
 
  private:
   struct Piece {
     int64_t first = 0, end = 0;
-    int owner = 0;  ///< whose it is: so many ranks behind who takes it
+    int owner = 0;  ///< owner of the share, as a number of ranks after this thread
   };
 
-  // Not inlined: it would be in every product.
+  // Not inlined, to avoid a copy in every product.
   bool take(const Team& team, int64_t count, int64_t most, Piece& piece) const;
 
   Progress* progress_;
 };
 
-/// The processors that a team's threads woke up on. A scheduler may wake a sleeping thread beside the one
-/// that woke it, and leave both there: on some virtual machines for seconds, at half the speed.
+/// Spreads the threads of a team over processors. A scheduler may wake a thread on the processor of the
+/// thread that woke it. On some virtual machines both stay there for seconds, at half speed.
 class ThreadPlacement {
  public:
   ThreadPlacement();
-  /// Moves the calling thread if a thread of lower rank took the same processor.
+  /// Moves the calling thread if one of lower rank runs on the same processor.
   void place(int rank);
 
  private:
@@ -72,7 +72,8 @@ class ThreadPlacement {
   int processor_[kMax];
 };
 
-/// f(Team) on `threads` threads. One thread calls f directly: OpenMP would cost more than a small product.
+/// Runs f(Team) on `threads` threads. A single thread calls f directly, since OpenMP costs more than a small
+/// product.
 template <class Isa, class F>
 void run_team(int threads, const F& f) {
   if (threads <= 1) {

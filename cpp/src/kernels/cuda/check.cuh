@@ -9,7 +9,7 @@ namespace evenflow::cuda {
 /// Throws DeviceError with the runtime's text unless `status` is success.
 inline void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // an error that can be left behind is left here
+  cudaGetLastError();  // clear the error, unless it is sticky
   fail<DeviceError>("cuda", "expected ", call, " to succeed, got ", cudaGetErrorString(status));
 }
 

@@ -4,7 +4,7 @@
 #include "kernels/cuda/event.cuh"
 #include "kernels/cuda/nccl.hpp"
 
-// Sums over ranks on a stream of their own, beside the kernels of others.
+// Sums over ranks on a stream of their own, concurrent with kernels on other streams.
 
 namespace evenflow::cuda {
 namespace {
@@ -17,8 +17,8 @@ class CudaCollective final : public Collective {
   ~CudaCollective() override {
     const OnGpu here;
     if (cudaStreamQuery(reinterpret_cast<cudaStream_t>(queue_.handle())) == cudaSuccess) comm_->settle();
-    cudaGetLastError();  // or the next launch would report a sum that is not complete
-    comm_.reset();       // an abort ends sums that wait for a rank: the queue's end does not wait for them
+    cudaGetLastError();  // clear it, or the next launch would report an unfinished sum
+    comm_.reset();       // aborts sums that wait for a rank; the queue's destructor would wait for them
   }
 
   void start(Device& after, const float* from, float* to, int64_t count) override {
@@ -31,7 +31,7 @@ class CudaCollective final : public Collective {
   bool done() override {
     const cudaError_t status = cudaStreamQuery(queue_.stream());
     if (status == cudaErrorNotReady) {
-      cudaGetLastError();  // or the next launch would report it
+      cudaGetLastError();  // clear it, or the next launch would report it
     } else {
       check(status, "a sum over ranks");
     }
@@ -51,7 +51,7 @@ class CudaCollective final : public Collective {
     comm_->sum(from, to, count, queue_.stream());
   }
 
-  CudaDevice queue_;  // first: NCCL takes the GPU of the thread
+  CudaDevice queue_;  // first, because NCCL uses the GPU of the thread
   Event kernels_, sums_;
   std::unique_ptr<Communicator> comm_;
 };

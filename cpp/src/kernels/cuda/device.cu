@@ -8,15 +8,15 @@
 #include "kernels/cuda/event.cuh"
 #include "kernels/cuda/nccl.hpp"
 
-// The backend's memory, copies and entry point. One GPU a process.
+// The backend's memory, copies and entry point. A process uses one GPU.
 
 namespace evenflow::cuda {
 namespace {
 
 constexpr int kNone = -1;
 std::atomic<int> chosen{kNone};  ///< the process's GPU
-std::shared_mutex recording;     ///< the device as a whole can't be waited for while a stream is recorded
-constexpr int kLeastMajor = 8;   ///< compute capability: what the kernels are compiled for
+std::shared_mutex recording;     ///< a whole-device wait is not allowed while a stream records
+constexpr int kLeastMajor = 8;   ///< least compute capability that the kernels are compiled for
 
 int attribute(cudaDeviceAttr which) {
   int value = 0;
@@ -24,14 +24,14 @@ int attribute(cudaDeviceAttr which) {
   return value;
 }
 
-/// How many the driver shows, one or more.
+/// Number of GPUs that the driver shows, at least one.
 int count_gpus() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
     int driver = 0;
-    cudaDriverGetVersion(&driver);  // 0: none is installed
+    cudaDriverGetVersion(&driver);  // 0 if none is installed
     fail<DeviceError>("context", "expected an NVIDIA GPU and its driver for device cuda, got ",
                       driver == 0             ? "no driver"
                       : status == cudaSuccess ? "no GPU"
@@ -40,7 +40,7 @@ int count_gpus() {
   return count;
 }
 
-/// Threads begin with the first GPU, and other libraries may leave one with another.
+/// Threads start with the first GPU, and other libraries may have switched to another.
 void use_gpu() {
   check(cudaSetDevice(chosen), "a choice of the GPU");
 }
@@ -49,7 +49,7 @@ Device* open() {
   return new CudaDevice;
 }
 
-/// Managed memory, kept on the GPU while the program leaves it alone.
+/// Managed memory that stays on the GPU while the host does not touch it.
 void* allocate_shared(size_t bytes) {
   require_gpu();
   void* memory = nullptr;
@@ -106,7 +106,7 @@ void choose_gpu(int local_rank) {
 CudaDevice::CudaDevice() {
   require_gpu();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
-  // Freed memory stays in the pool: the next step asks for the same sizes.
+  // Keep freed memory in the pool: the next step asks for the same sizes.
   uint64_t all = UINT64_MAX;
   check(cudaDeviceGetDefaultMemPool(&pool_, chosen), "the memory pool");
   check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
@@ -145,7 +145,7 @@ int64_t CudaDevice::free_memory() const {
   size_t free = 0, total = 0;
   use_gpu();
   check(cudaMemGetInfo(&free, &total), "a query of the memory");
-  // What the pool has kept of what was freed.
+  // The pool's reserve of freed memory counts as free.
   uint64_t reserved = 0, used = 0;
   check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved), "the memory pool");
   check(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used), "the memory pool");
@@ -155,7 +155,8 @@ int64_t CudaDevice::free_memory() const {
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
   repeats_.interrupt();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
-  // The runtime has read pageable memory when the call returns, where it has to stage it for the GPU.
+  // The runtime stages pageable memory before the call returns, but only where the GPU can't read it
+  // directly.
   if (reads_pageable_) check(cudaStreamSynchronize(stream_), "a copy to the GPU");
 }
 
@@ -172,19 +173,19 @@ void CudaDevice::synchronize() {
 
 void CudaDevice::follow(Device& other) {
   repeats_.interrupt();
-  const cudaStream_t earlier = static_cast<CudaDevice&>(other).stream();  // takes the GPU for the event too
+  const cudaStream_t earlier = static_cast<CudaDevice&>(other).stream();  // selects the GPU, too
   Event().order(earlier, stream_);
 }
 
 bool CudaDevice::wait_for_all() noexcept {
   const std::unique_lock<std::shared_mutex> lock(recording);
   const OnGpu here;                                          // other libraries call this through a deleter
-  const bool done = cudaDeviceSynchronize() == cudaSuccess;  // not while another library records a graph
-  cudaGetLastError();  // a failed kernel is reported where its results are asked for
+  const bool done = cudaDeviceSynchronize() == cudaSuccess;  // fails while another library records a graph
+  cudaGetLastError();  // a failed kernel is reported where its results are needed
   return done;
 }
 
-/// A stream's kernels as a CUDA graph.
+/// Records a stream's kernels as a CUDA graph.
 struct CudaDevice::Recorder {
   cudaStream_t stream;
   std::shared_lock<std::shared_mutex> lock{recording, std::defer_lock};
@@ -200,7 +201,7 @@ struct CudaDevice::Recorder {
     const bool made = ended && cudaGraphInstantiate(&graph, recorded, 0) == cudaSuccess;
     if (recorded) cudaGraphDestroy(recorded);
     if (made) return Graph(graph);
-    cudaGetLastError();  // the pass is queued kernel by kernel, which reports what is wrong with it
+    cudaGetLastError();  // the caller then queues the pass kernel by kernel, which reports the error
     return std::nullopt;
   }
   void abandon() {
@@ -208,7 +209,7 @@ struct CudaDevice::Recorder {
     cudaStreamEndCapture(stream, &recorded);
     lock.unlock();
     if (recorded) cudaGraphDestroy(recorded);
-    cudaGetLastError();  // of a capture that a call has spoilt
+    cudaGetLastError();  // of the invalidated capture
   }
   void launch(const Graph& graph) const { check(cudaGraphLaunch(graph.get(), stream), "a graph's launch"); }
 };
@@ -220,7 +221,7 @@ void CudaDevice::repeat(const std::vector<uint64_t>& key, const std::function<vo
 
 }  // namespace evenflow::cuda
 
-/// The library's way in; a caller of another ABI reads no further than the first members.
+/// Entry point of the library. A caller with another ABI reads only the first members.
 extern "C" __attribute__((visibility("default"))) const evenflow::Backend* evenflow_cuda_backend(int) {
   using namespace evenflow::cuda;
   static const evenflow::Backend backend{

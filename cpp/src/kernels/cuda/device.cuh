@@ -11,18 +11,18 @@
 
 namespace evenflow::cuda {
 
-// One unit for each type: they compile side by side.
+// One translation unit per type, so they compile in parallel.
 const KernelSet<float>& kernels_f32();
 const KernelSet<double>& kernels_f64();
 
-/// Makes the process's GPU the calling thread's: the first that the driver shows, unless choose_gpu() took
-/// another. DeviceError that says what is missing.
+/// Selects the process's GPU for the calling thread: the first that the driver shows, unless choose_gpu()
+/// took another. Throws DeviceError that says what is missing.
 void require_gpu();
-/// Takes the GPU of a rank before the first use of any.
+/// Takes the GPU of a rank. Must precede the first use of any GPU.
 void choose_gpu(int local_rank);
 
-/// The process's GPU as the calling thread's, which afterwards has its own again: of calls that may come from
-/// any thread, another library's too.
+/// Selects the process's GPU for the calling thread and restores the previous one at the end. For calls that
+/// may come from any thread, including those of other libraries.
 class OnGpu {
  public:
   OnGpu() noexcept;
@@ -34,21 +34,21 @@ class OnGpu {
   int before_ = 0;
 };
 
-// The members of a backend that ranks need.
+// Members of a backend that ranks need.
 void prepare_rank(int local_rank);
 void make_id(char* id);
 Collective* join(const char* id, int rank, int size);
 
-/// A stream of the process's GPU, and memory in the stream's order.
+/// A stream of the process's GPU, and memory allocated in stream order.
 class CudaDevice final : public Device {
  public:
-  /// DeviceError unless there is a driver and a GPU that fits.
+  /// Throws DeviceError unless there is a driver and a suitable GPU.
   CudaDevice();
   ~CudaDevice() override;
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
 
-  /// For the calling thread to use, whose GPU is the stream's from now on.
+  /// The stream, for the calling thread. Also selects its GPU.
   cudaStream_t stream() const;
 
   const char* name() const override { return "cuda"; }
@@ -74,7 +74,7 @@ class CudaDevice final : public Device {
   struct Recorder;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
-  bool reads_pageable_ = false;  ///< the GPU reads the program's memory by itself
+  bool reads_pageable_ = false;  ///< the GPU can read pageable host memory
   Repeats<Graph> repeats_;
 };
 

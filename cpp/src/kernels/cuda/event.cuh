@@ -6,7 +6,7 @@
 
 namespace evenflow::cuda {
 
-/// An event that times nothing.
+/// An event without timing.
 class Event {
  public:
   Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "an event"); }
@@ -14,7 +14,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  /// What is queued on `later` from now on waits for what is on `earlier`.
+  /// Work queued on `later` from now on waits for all work on `earlier`.
   void order(cudaStream_t earlier, cudaStream_t later) {
     check(cudaEventRecord(event_, earlier), "an event");
     check(cudaStreamWaitEvent(later, event_, 0), "a wait for an event");

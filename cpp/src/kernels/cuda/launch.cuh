@@ -25,7 +25,8 @@ __device__ void run_ends(const Body& body, const device::Place& at, typename Bod
   }
 }
 
-/// A body's phases with a barrier after each: what a body may rely on is in kernels/device/body.hpp.
+/// Runs the phases of a body with a barrier after each; kernels/device/body.hpp states what a body may rely
+/// on.
 template <class Body>
 __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
   __shared__ typename Body::Shared shared;
@@ -56,12 +57,12 @@ __global__ void __launch_bounds__(Body::threads) run_body(const Body body) {
 struct Launcher {
   static constexpr const char* name = "cuda";
   static constexpr int64_t max_blocks = 65535;
-  static constexpr int64_t multiprocessors = 132;  // of an H100; results shall not depend on the GPU's own
+  static constexpr int64_t multiprocessors = 132;  // of an H100; results must not depend on the actual GPU
   using Mma = TensorCores;
 
   template <class Body>
   static void launch(Context& ctx, int64_t blocks, const Body& body) {
-    constexpr int64_t kMost = 2147483647;  // of a grid's first dimension
+    constexpr int64_t kMost = 2147483647;  // limit of a grid's first dimension
     if (blocks > kMost) fail<DeviceError>("cuda", "expected at most ", kMost, " blocks, got ", blocks);
     run_body<<<static_cast<unsigned>(blocks), Body::threads, 0, stream_of(ctx)>>>(body);
     check(cudaGetLastError(), "a kernel's launch");

@@ -21,7 +21,7 @@ void find(void* library, const char* file, const char* name, F*& function) {
   if (!function) fail<DeviceError>("nccl", "expected ", name, " in ", file, ", got a library without it");
 }
 
-/// 22304 is 2.23.4; before 2.9, 2804 was 2.8.4.
+/// Since 2.9, 22304 means 2.23.4. Before, 2804 meant 2.8.4.
 std::string version_text(int version) {
   const int major = version < 10000 ? 1000 : 10000;
   return std::to_string(version / major) + "." + std::to_string(version % major / 100) + "." +
@@ -54,7 +54,7 @@ Nccl Nccl::load(const char* file) {
 
 const Nccl& Nccl::get() {
   const char* const chosen = std::getenv("EVENFLOW_NCCL_LIBRARY");
-  static const Nccl nccl = load(chosen && *chosen ? chosen : "libnccl.so.2");  // tried again after a failure
+  static const Nccl nccl = load(chosen && *chosen ? chosen : "libnccl.so.2");  // retried after a failure
   return nccl;
 }
 

@@ -3,11 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 
-// NCCL without CUDA's headers or its own: opened at run time, so that nobody needs it who trains on one GPU.
+// NCCL, loaded at run time and without its headers or CUDA's, so training on one GPU does not need it.
 
 namespace evenflow::cuda {
 
-/// What is used of NCCL's C interface, whose values never change. Results are 0 or an error.
+/// The part of NCCL's stable C interface that is used. Functions return 0 or an error.
 struct Nccl {
   struct Id {
     char bytes[128];
@@ -25,32 +25,32 @@ struct Nccl {
   const char* (*get_error_string)(int error);
   int version;
 
-  /// DeviceError where the file does not load, or lacks a function.
+  /// Throws DeviceError if the file does not load or lacks a function.
   static Nccl load(const char* file);
-  /// Of this process: libnccl.so.2, or the file that EVENFLOW_NCCL_LIBRARY names.
+  /// The instance of this process: libnccl.so.2, or the file named by EVENFLOW_NCCL_LIBRARY.
   static const Nccl& get();
 
   void make_id(char* id) const;
-  /// DeviceError, with NCCL's text, unless a call succeeded.
+  /// Throws DeviceError with NCCL's text if the call failed.
   void check(int result, const char* call) const;
 };
 
-/// This process as one of the ranks of an id.
+/// This process as one rank of a communicator.
 class Communicator {
  public:
   /// Waits for all ranks.
   Communicator(const Nccl& nccl, const char* id, int rank, int size);
-  /// With sums on their way, or after an error, the other ranks get one.
+  /// With unfinished sums, or after an error, aborts; the other ranks then get an error.
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  /// Queued on a stream of CUDA's.
+  /// Queues a sum on a CUDA stream.
   void sum(const float* from, float* to, int64_t count, void* stream);
   void sum(const double* from, double* to, int64_t count, void* stream);
-  /// DeviceError where a sum went wrong since it was queued, here or on another rank.
+  /// Throws DeviceError if a sum has failed since it was queued, here or on another rank.
   void check();
-  /// The caller has seen all sums complete.
+  /// Tells the communicator that all sums are complete.
   void settle() { pending_ = false; }
 
  private:
@@ -62,7 +62,8 @@ class Communicator {
   bool pending_ = false, broken_ = false;
 };
 
-/// The GPU of a rank, of those that the driver shows to it. One alone is the launcher's choice for this rank.
+/// GPU of a rank, among those that the driver shows to it. A single one was chosen for this rank by the
+/// launcher.
 int gpu_of_rank(int local_rank, int visible);
 
 }  // namespace evenflow::cuda

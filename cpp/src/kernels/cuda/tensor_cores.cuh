@@ -6,21 +6,21 @@
 
 namespace evenflow::cuda {
 
-/// Products of bfloat16 numbers by tensor cores: mma.m16n8k16 of 32 threads, whose operands ldmatrix brings
-/// from shared memory (compute capability 8.0 and later; layouts as in the PTX ISA, "Matrix fragments for
-/// mma.m16n8k16"). The host's compiler sees the declarations alone.
+/// bfloat16 products on tensor cores: mma.m16n8k16 by 32 threads, with operands loaded from shared memory by
+/// ldmatrix. Needs compute capability 8.0; for the layouts see "Matrix fragments for mma.m16n8k16" in the PTX
+/// ISA. The host compiler sees only the declarations.
 struct TensorCores {
-  /// Where a thread's e-th of four sums lies in a 16 x 8 tile.
+  /// Position of a thread's e-th sum, of four, in a 16 x 8 tile.
   __device__ static int row(int lane, int e) { return lane / 4 + e / 2 * 8; }
   __device__ static int column(int lane, int e) { return lane % 4 * 2 + e % 2; }
 
-  /// sum (16 rows, 8 columns each) += a (16 rows, 16) b (16, 8 columns). a and b are the places of their
-  /// first numbers; along k: neighbours in memory are neighbours in k, else in the other index.
+  /// sum (16 rows, 8 columns each) += a (16 rows, 16) b (16, 8 columns). a and b point to the first numbers.
+  /// along_k: numbers adjacent in memory are adjacent in k, else in the other index.
   template <bool a_along_k, bool b_along_k, int rows, int columns>
   __device__ static void multiply(int lane, const Bf16* a, int a_stride, const Bf16* b, int b_stride,
                                   float (&sum)[rows][columns][4]) {
     static_assert(columns % 2 == 0, "b comes for two tiles at a time");
-    // Of the four 8 x 8 matrices of a load, this thread names row `within` of matrix `which`.
+    // A load reads four 8 x 8 matrices. This thread addresses row `within` of matrix `which`.
     const int which = lane / 8, within = lane % 8;
     uint32_t left[rows][4];
 #pragma unroll

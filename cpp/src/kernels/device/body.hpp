@@ -7,26 +7,26 @@
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
 
-// Kernels as plain structs, so that a compiler for the CPU sees them too. A body says
+// Kernels as plain structs, so that a compiler for the CPU can compile them too. A body has
 //   threads                   threads of a block
-//   Registers, Shared         what a thread and a block keep between phases; not initialised
-//   phases(block)             how many there are, the same for all threads of a block
-//   run(phase, place, r, s)   one thread's work between two barriers
-// A device runs the phases with a barrier after each; the tests' emulator runs all threads of a phase one
-// after another, in several orders. Within a phase no thread may read what another one writes.
+//   Registers, Shared         state of a thread and of a block that lasts between phases; not initialised
+//   phases(block)             number of phases, the same for all threads of a block
+//   run(phase, place, r, s)   the work of one thread between two barriers
+// A device runs the phases with a barrier after each. The tests' emulator runs all threads of a phase one
+// after another, in several orders. Within a phase no thread may read what another thread writes.
 //
-// An access is a pack of n neighbouring columns; a launch chooses n. Arrays begin at multiples of sixteen
-// bytes, so n is a matter of the sizes of views, and of which slices they are.
+// One memory access is a pack of n adjacent columns, and the launch chooses n. Arrays start at multiples of
+// sixteen bytes, so n depends only on the sizes and slices of the views.
 //
-// Reductions have a fixed order that depends on these alone: a thread adds every so-many-th pack of its
-// block's chunk, a block's threads are added as a tree, and chunks in the same way.
+// Reductions add in a fixed order that depends only on these sizes. A thread adds every so-many-th pack of
+// its block's chunk, the threads of a block are added as a tree, and then the chunks in the same way.
 
 namespace evenflow::device {
 
-// A body of many phases that are alike may name its stages, so that a device has a loop of its own for them,
-// with no more in its registers than they need:
-//   kInner, kEnds                 phases of a step, one or two, and after the last
-//   steps(block)                  one at least
+// A body with many similar phases may name its stages. A device then runs them in a loop of its own, with no
+// more in registers than the loop needs:
+//   kInner, kEnds                 phases per step (one or two), and phases after the last step
+//   steps(block)                  at least one
 //   begin(place, r, s)            the first phase
 //   step<inner>(number, steps, place, r, s)
 //   end<which>(place, r, s)
@@ -63,7 +63,7 @@ EVENFLOW_INLINE void run_staged(const Body& body, int64_t phase, const Place& at
   body.template step<0>(number, steps, at, own, shared);
 }
 
-/// Columns of the widest access of a functor: sixteen bytes of its numbers, or one if it takes no packs.
+/// Most columns per access of a functor: sixteen bytes, or one column if it takes no packs.
 template <class F, class = void>
 constexpr int most_packed = 1;
 template <class F>
@@ -74,16 +74,16 @@ constexpr bool takes_half_packs = false;
 template <class F>
 constexpr bool takes_half_packs<F, std::void_t<decltype(F::half_packs)>> = F::half_packs;
 
-/// A place in rows of packs.
+/// Position in rows of packs.
 struct PackIndex {
   int64_t row;
   int64_t column;
 };
 
-/// Every so-many-th pack of rows of `cols` packs: a thread divides once, and in 32 bits where those suffice.
+/// Strided walk over rows of `cols` packs. A thread divides only once, in 32 bits if they suffice.
 struct PackWalk {
   int64_t cols;
-  int64_t rows_on;  ///< of a step
+  int64_t rows_on;  ///< per step
   int64_t cols_on;
 
   static PackWalk by(int64_t step, int64_t cols) {
@@ -106,14 +106,14 @@ struct PackWalk {
   }
 };
 
-/// f(row, column) for n columns at a time, grid-stride.
+/// f(row, column), n columns at a time, in a grid-stride loop.
 template <class F, int n>
 struct ForEach {
   static constexpr int threads = kThreads;
   using Registers = Nothing;
   using Shared = Nothing;
   int64_t rows;
-  PackWalk walk;  ///< by all threads of the grid
+  PackWalk walk;  ///< stride: all threads of the grid
   F f;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
@@ -128,7 +128,7 @@ struct ForEach {
   }
 };
 
-/// An element of a map without sums.
+/// One element of a map without sums.
 template <class T, class F>
 struct MapOne {
   F f;
@@ -148,7 +148,7 @@ struct Largest {
   EVENFLOW_INLINE static double join(double a, double b) { return ops::max_of(a, b); }
 };
 
-/// `count` numbers of every thread of a block, joined as a tree.
+/// Joins `count` numbers of every thread of a block as a tree.
 template <class Join, int count>
 struct Tree {
   static constexpr int64_t levels = 8;  // 2^levels threads
@@ -156,7 +156,7 @@ struct Tree {
   struct Shared {
     double value[count][kThreads];
   };
-  /// Level 1 ... levels, each a phase of its own; then value[k][0] is the result.
+  /// Levels 1 to `levels`, each in its own phase. Then value[k][0] holds the result.
   EVENFLOW_INLINE static void join(int64_t level, int thread, Shared& shared) {
     const int half = kThreads >> level;
     if (thread >= half) return;
@@ -166,7 +166,7 @@ struct Tree {
   }
 };
 
-/// out (blocks): f(row, column) over a chunk of packs a block, joined from 0.
+/// out (blocks): joins f(row, column) over one chunk of packs per block, starting from 0.
 template <class F, class Join, int n>
 struct Reduce {
   static constexpr int threads = kThreads;
@@ -174,7 +174,7 @@ struct Reduce {
   using Shared = typename Tree<Join, 1>::Shared;
   int64_t packs;
   int64_t chunk;
-  PackWalk walk;  ///< by a block's threads
+  PackWalk walk;  ///< stride: the threads of a block
   F f;
   double* out;
 
@@ -197,7 +197,7 @@ struct Reduce {
   }
 };
 
-/// Numbers that are there, for a second Reduce.
+/// An array of numbers, for a second Reduce.
 struct Values {
   using Number = double;
   const double* x;
@@ -208,8 +208,8 @@ struct Values {
   }
 };
 
-/// A chunk of a group's packs a block: loaded, computed, stored. out (groups, chunks, F::sums), or += with
-/// `add`; null: without sums.
+/// Loads, computes and stores one chunk of a group's packs per block. Stores the sums in out (groups, chunks,
+/// F::sums), or adds them with `add`. A null out means no sums.
 template <class T, class F, int n>
 struct MapGroups {
   static constexpr int threads = kThreads;
@@ -220,7 +220,7 @@ struct MapGroups {
   int64_t rows;
   int64_t chunk;
   int64_t chunks;
-  PackWalk walk;  ///< by a block's threads
+  PackWalk walk;  ///< stride: the threads of a block
   F f;
   bool add;
   double* out;
@@ -286,8 +286,8 @@ struct AddChunks {
   }
 };
 
-/// finish(column, its sums over all rows, 1) from sums of some rows, partial (rows, G::sums, cols): a few
-/// columns a block, whose lanes of rows are added in order.
+/// Calls finish(column, its sums, 1) with the totals of partial (rows, G::sums, cols). A block adds a few
+/// columns: each lane of threads adds some of the rows, then one thread adds the lanes in order.
 template <class G>
 struct SumRows {
   static constexpr int threads = kThreads;
@@ -321,12 +321,12 @@ struct SumRows {
   }
 };
 
-/// A strip of columns of a chunk of rows a block: threads lie along a row, then along lanes, which are added
-/// in order. out (chunks, F::sums, cols).
+/// out (chunks, F::sums, cols): each block sums a group of columns over a chunk of rows. Threads cover the
+/// columns first and then lanes of rows. The lanes are added in order.
 template <class T, class F, int n>
 struct SumColumns {
   static constexpr int threads = kThreads;
-  static constexpr int kGroupPacks = 32;  ///< packs of a row, at most
+  static constexpr int kGroupPacks = 32;  ///< most packs in a group of columns
   using Registers = Nothing;
   struct Shared {
     double value[F::sums * n][kThreads];
@@ -334,7 +334,7 @@ struct SumColumns {
   int64_t rows;
   int64_t cols;
   int64_t chunk;
-  int width;  ///< packs of a strip
+  int width;  ///< packs in a group of columns
   int lanes;  ///< rows at a time
   F f;
   double* out;

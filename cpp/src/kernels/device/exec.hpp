@@ -10,9 +10,10 @@
 
 namespace evenflow {
 
-/// Loops and reductions on a device, with CpuExec's interface. Launcher runs a body:
-///   launch(ctx, blocks, body), blocks >= 1;  max_blocks: grid-stride loops take no more.
-///   multiprocessors: how many a large device has, by which products are divided.
+/// Loops and reductions on a device, with the interface of CpuExec. Launcher provides
+///   launch(ctx, blocks, body)   for blocks >= 1
+///   max_blocks                  most blocks of a grid-stride loop
+///   multiprocessors             of a large device; products are divided for this number
 template <class Launcher>
 struct DeviceExec {
   static constexpr bool cheap_launches = false;
@@ -23,7 +24,7 @@ struct DeviceExec {
     Launcher::launch(ctx, blocks, body);
   }
 
-  static constexpr int block_rows = 8, block_cols = 32;  ///< threads of a block that runs alone
+  static constexpr int block_rows = 8, block_cols = 32;  ///< threads of a block() body
 
   template <class Body>
   static void block(Context& ctx, const Body& body) {
@@ -32,7 +33,7 @@ struct DeviceExec {
 
   static int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-  /// g(the most columns that are one access: of sixteen bytes, of eight if f takes halves, or one).
+  /// Calls g with the pack size: sixteen bytes, or eight if f takes half packs, or else one column.
   template <class F, class G>
   static void in_packs(int64_t cols, const F& f, const G& g) {
     in_packs_of<device::most_packed<F>>(cols, f, g);
@@ -55,7 +56,7 @@ struct DeviceExec {
     for_each(ctx, rows, cols, device::MapOne<T, F>{f});
   }
 
-  /// out: null where nobody asks for the sums.
+  /// out may be null if the sums are not needed.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
     if (groups * rows * cols == 0) return;
@@ -97,7 +98,7 @@ struct DeviceExec {
     sum_rows(ctx, chunks, width, partial, ops::StoreSum{out});
   }
 
-  /// finish(column, its sums, their distance) instead of an array of sums.
+  /// Calls finish(column, its sums, their distance) instead of writing an array.
   template <class T, class F, class G>
   static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
     if (cols == 0) return;
@@ -108,11 +109,11 @@ struct DeviceExec {
     sum_rows(ctx, chunks, cols, partial, finish);
   }
 
-  /// The same of sums that are there for some rows: partial (rows, G::sums, cols).
+  /// The same from partial sums (rows, G::sums, cols).
   template <class G>
   static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
     using Body = device::SumRows<G>;
-    constexpr int64_t kMost = 1024;  // for a thread to add every 32nd
+    constexpr int64_t kMost = 1024;  // a thread then adds every 32nd
     const int64_t width = G::sums * cols, chunk = ceil_div(rows, kMost / 4);
     WorkspaceScope scope(ctx.workspace());
     if (rows > kMost) {
@@ -126,7 +127,7 @@ struct DeviceExec {
   }
 
  private:
-  /// Rows of a block's chunk in sums over columns.
+  /// Rows per block in sums over columns.
   static int64_t chunk_of(int64_t rows, int64_t cols) {
     constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
     return ops::max_of(ceil_div(kChunk, ops::min_of(cols, kWidest)), ceil_div(rows, kMostChunks));
@@ -153,7 +154,7 @@ struct DeviceExec {
     reduce_chunks<Join>(ctx, 1, blocks, blocks, device::Values{partial}, out);
   }
 
-  /// One number a chunk of elements, one at least.
+  /// Writes one number per chunk of elements, and at least one.
   template <class Join, class F>
   static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f,
                             double* out) {
@@ -166,7 +167,7 @@ struct DeviceExec {
     });
   }
 
-  /// Sums of chunks of rows, one at least: out (chunks, F::sums, cols).
+  /// Sums chunks of rows, at least one: out (chunks, F::sums, cols).
   template <class T, class F>
   static void sum_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, double* out) {
     in_packs(cols, f, [&](auto n) {

@@ -4,20 +4,21 @@
 
 namespace evenflow::device {
 
-/// How blocks divide a product (m, k) x (k, n): tile_m x tile_n of the result and one split of the sum each.
+/// Divides a product (m, k) x (k, n) among blocks: each computes tile_m x tile_n of the result over one split
+/// of k.
 template <int tile_m, int tile_n>
 struct ProductGrid {
   int64_t m;
   int64_t n;
   int64_t k;
-  int64_t chunk;  ///< k of a split, a multiple of a step's
+  int64_t chunk;  ///< k per split, a multiple of the depth of a step
 
   EVENFLOW_INLINE int64_t tiles_m() const { return (m + tile_m - 1) / tile_m; }
   EVENFLOW_INLINE int64_t tiles_n() const { return (n + tile_n - 1) / tile_n; }
   EVENFLOW_INLINE int64_t blocks() const { return (k + chunk - 1) / chunk * tiles_m() * tiles_n(); }
 
-  // Of a block: its split, its range of k, the first row and column of its tile. A launch has less than 2^31
-  // blocks, and a GPU takes some eighty instructions less to divide 32 bits.
+  // The split of a block, its range of k, and the first row and column of its tile. A launch has less than
+  // 2^31 blocks, and a 32-bit division saves a GPU about eighty instructions.
   EVENFLOW_INLINE int64_t split(int64_t block) const { return quotient(block, tiles_m() * tiles_n()); }
   EVENFLOW_INLINE int64_t begin(int64_t block) const { return split(block) * chunk; }
   EVENFLOW_INLINE int64_t end(int64_t block) const { return ops::min_of(k, begin(block) + chunk); }

@@ -3,18 +3,17 @@
 #include "kernels/bf16.hpp"
 #include "kernels/ops/pack.hpp"
 
-// What MmaProduct multiplies: matrices of numbers S, float32 or bfloat16, read eight at a time. So
-// channels are filled up with zeros to a multiple of eight; a 3x3 kernel's patches are gathered where they
-// are read.
+// Operands of MmaProduct: matrices of float32 or bfloat16 numbers S, read eight at a time. Channels are
+// therefore zero-padded to a multiple of eight. Patches of a 3x3 kernel are gathered while they are read.
 
 namespace evenflow::device {
 
 constexpr int kEight = 8;
-/// Neighbouring numbers, sixteen bytes an access. Held as words: numbers of two bytes nvcc takes apart where
-/// they are loaded, and waits for them there.
+/// Eight adjacent numbers in accesses of sixteen bytes. They are held as words, because nvcc unpacks two-byte
+/// numbers right after the load, and so waits for it there.
 template <class S>
 struct Eight {
-  static constexpr int kShare = 4 / sizeof(S);  ///< of a word
+  static constexpr int kShare = 4 / sizeof(S);  ///< numbers per word
   uint32_t words[kEight / kShare];
 
   EVENFLOW_INLINE float get(int i) const {
@@ -23,7 +22,7 @@ struct Eight {
                                                    : i % 2 == 0 ? word << 16
                                                                 : word & 0xffff0000u));
   }
-  /// Of zeros so far.
+  /// Sets number i, which must still be zero.
   EVENFLOW_INLINE void set(int i, float x) {
     S value;
     store_value(x, &value);
@@ -64,7 +63,7 @@ EVENFLOW_INLINE void put_eight(const Eight<S>& from, S* to) {
   }
 }
 
-/// The same to the device's own memory.
+/// The same for the device's global memory, instead of shared memory.
 template <class S>
 EVENFLOW_INLINE void write_eight(const Eight<S>& from, S* to) {
   constexpr int n = 16 / sizeof(S);
@@ -75,17 +74,17 @@ EVENFLOW_INLINE void write_eight(const Eight<S>& from, S* to) {
   }
 }
 
-/// Division of numbers from 0 to 2^31 - 1 by one that the launch knows: by a product, since a GPU takes a few
-/// dozen instructions for a division (Granlund and Montgomery, "Division by invariant integers using
-/// multiplication", 1994).
+/// Divides numbers from 0 to 2^31 - 1 by a divisor that is known at launch. It multiplies instead, since a
+/// division takes a GPU a few dozen instructions (Granlund and Montgomery, "Division by invariant integers
+/// using multiplication", 1994).
 struct Divisor {
   int32_t by = 0;
   int32_t shift = 31;
   uint32_t factor = 0;
-  int32_t most = 0;  ///< the largest multiple of it
+  int32_t most = 0;  ///< largest multiple of the divisor
 
   Divisor() = default;
-  /// 0: there will be nothing to divide.
+  /// A divisor of 0 means that nothing will be divided.
   Divisor(int32_t divisor) : by(divisor) {
     if (by == 0) return;
     while (int64_t{1} << (shift - 31) < by) ++shift;
@@ -96,7 +95,7 @@ struct Divisor {
   EVENFLOW_INLINE int32_t quotient(int32_t n) const {
     return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> shift);
   }
-  /// Of a number that may be larger, but not by far: no memory holds many times 2^31 pixels.
+  /// Also takes numbers that are somewhat larger: no memory holds many times 2^31 pixels.
   EVENFLOW_INLINE int32_t remainder(int64_t n) const {
     while (n > INT32_MAX) n -= most;
     const int32_t at = static_cast<int32_t>(n);
@@ -104,8 +103,8 @@ struct Divisor {
   }
 };
 
-/// How a convolution lies in a product. An index of patches is (tap, channel), channels filled up; behind
-/// those come the taps of the edge's indicator, filled up.
+/// Shape of a convolution in a product. A patch index is (tap, channel), with padded channels, followed by
+/// the taps of the edge indicator, also padded.
 struct PatchDims {
   int32_t height;
   Divisor width;
@@ -120,12 +119,12 @@ struct PatchDims {
   EVENFLOW_INLINE int64_t size() const { return inner() + (edge ? up_to_eight(taps()) : 0); }
 };
 
-/// Eight patch indices of one pixel: channels of a tap, or the indicators of eight taps (1 outside, 0
+/// Eight patch indices of one pixel: channels of one tap, or the indicators of eight taps (1 outside, 0
 /// inside).
 struct PatchPart {
   int32_t tap;
   int32_t channel;
-  bool inside;  ///< else zeros
+  bool inside;  ///< if false, all are zero
   bool indicator;
 };
 
@@ -136,7 +135,7 @@ EVENFLOW_INLINE PatchPart patch_part(const PatchDims& dims, int64_t k) {
   return {tap, at - tap * dims.channels.by, true, false};
 }
 
-/// A pixel in its image.
+/// Position of a pixel in its image.
 struct PixelPlace {
   int32_t row;
   int32_t column;
@@ -147,8 +146,8 @@ EVENFLOW_INLINE PixelPlace place_of(const PatchDims& dims, int64_t pixel) {
   return {row, at - row * dims.width.by};
 }
 
-/// The pixel that a 3x3 kernel's tap reads, or that reads this one through it, by the sign; -1: outside of
-/// the image.
+/// The pixel that a tap of a 3x3 kernel reads, or that reads this one through it, depending on the sign. -1
+/// if it is outside the image.
 EVENFLOW_INLINE int64_t neighbour(const PatchDims& dims, const PixelPlace& place, int64_t pixel,
                                   int32_t tap) {
   const int32_t dy = dims.sign * (tap / 3 - 1), dx = dims.sign * (tap % 3 - 1);
@@ -157,7 +156,7 @@ EVENFLOW_INLINE int64_t neighbour(const PatchDims& dims, const PixelPlace& place
   return pixel + dy * dims.width.by + dx;
 }
 
-/// Zeros outside of the image.
+/// Zeros outside the image.
 template <class S>
 EVENFLOW_INLINE Eight<S> read_patch(const PatchDims& dims, const PatchPart& part, const S* x, int64_t stride,
                                     int64_t pixel, const PixelPlace& place) {
@@ -174,10 +173,10 @@ EVENFLOW_INLINE Eight<S> read_patch(const PatchDims& dims, const PatchPart& part
   return out;
 }
 
-// An operand gives eights of a matrix, zeros outside: along k, or along the other index. A cursor is a
-// thread's place: start(index, k), then next<depth>() reads there, and goes on by so much in k.
+// An operand yields eights of a matrix along k or along the other index, and zeros outside. A cursor is the
+// position of a thread: start(index, k) places it, and next<depth>() reads there and advances k by depth.
 
-/// How far it is from k to the end, for numbers of a launch's part of k.
+/// Distance from k to the end, within a launch's part of k.
 EVENFLOW_INLINE int32_t left_of(int64_t end, int64_t k) {
   return static_cast<int32_t>(ops::min_of<int64_t>(end - k, INT32_MAX));
 }
@@ -234,15 +233,15 @@ struct PatchColumns {
   }
 };
 
-/// Where the next number of a matrix lies, and how far it is to the end along k; none: outside. An offset,
-/// since nvcc knows of a pointer in a loop no longer that it is of global memory.
+/// Offset of the next number in a matrix, and the remaining distance along k (0 if outside). It is an offset
+/// because nvcc forgets in a loop that a pointer refers to global memory.
 struct MatrixCursor {
   int64_t at;
   int32_t left;
 };
 
-/// A matrix (rows, columns) in memory, whose columns are filled up to a multiple of eight: (row, k), or
-/// (k, column).
+/// A matrix (rows, columns) in memory, with columns padded to a multiple of eight, as (row, k) or (k,
+/// column).
 template <class S, bool along>
 struct MatrixOperand {
   using Number = S;
@@ -267,14 +266,14 @@ struct MatrixOperand {
     return inside ? eight_at(from) : zeros<S>();
   }
 };
-/// (k, column).
+/// (k, column), contiguous along the column.
 template <class S>
 using MnMajorMatrix = MatrixOperand<S, false>;
-/// (row, k).
+/// (row, k), contiguous along k.
 template <class S>
 using KMajorMatrix = MatrixOperand<S, true>;
 
-/// ((tap, output), input channel) of packed weights: what a gradient is multiplied with on its way down.
+/// ((tap, output), input channel) of packed weights: the right operand of the gradient by the input.
 template <class S>
 struct WeightColumns {
   using Number = S;
@@ -283,9 +282,9 @@ struct WeightColumns {
     int64_t n;  ///< negative: outside
     int32_t k;
   };
-  const S* w;  ///< PackWeights
+  const S* w;  ///< from PackWeights
   int32_t taps;
-  int32_t channels;  ///< filled up, as outputs are
+  int32_t channels;  ///< padded, as outputs are
   Divisor outputs;
 
   EVENFLOW_INLINE Cursor start(int64_t n, int64_t k) const {

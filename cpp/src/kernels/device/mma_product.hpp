@@ -7,18 +7,26 @@
 #include "kernels/device/mma_operands.hpp"
 #include "kernels/net/kernels.hpp"
 
-// Convolutions and dense layers by the matrix units of a device, as one tiled product of bfloat16 numbers
-// with float32 sums. A float32 number is taken apart into three: x = a + b + c, eight bits of its significand
-// each. Of the nine products of two such sums six are taken; those that are not are 2^-23 of the whole at
-// most. Or into two, and three of four are taken: 2^-15 is missing at most.
+// Convolutions and dense layers on the matrix units of a device: one tiled product of bfloat16 numbers with
+// float32 sums. A float32 number is split into three, x = a + b + c, with eight bits of the significand each.
+// Six of the nine products of two such sums are computed; the other three amount to at most 2^-23 of the
+// product. A split into two computes three of four products and loses at most 2^-15.
 
 namespace evenflow::device {
 
-/// Sums of a (m, k) * b (k, n), a tile of 128 x tile_n a block, handed to
-///   store(split, m, n, sums of eight columns, store.columns(n), own)  for rows and columns inside
-/// Units multiplies, once for 32 threads; see EmulatedUnits in the tests for what it has to do. A store with
-/// column sums (Store::sums) adds to own[sums][eight]; those of a tile go to store.partial
-/// (tiles_m, sums, n).
+/// Computes a (m, k) * b (k, n), one tile of 128 x tile_n per block.
+///
+///   for each step of k                      32 (bfloat16) or 16 (float32)
+///     fetch                                 the next step: global memory to registers
+///     multiply                              this step: shared memory to sums in registers, by warps
+///     put                                   the next step: registers to shared memory, split into parts
+///   for each half of the tile
+///     lay_out, store_rows                   sums to shared memory, then eight columns of a row per thread
+///
+/// A thread calls store(split, m, n, sums of eight columns, store.columns(n), own) for rows and columns
+/// inside the matrix. A store with column sums (Store::sums) accumulates them in own[sums][eight]. Those of a
+/// tile go to store.partial (tiles_m, sums, n). Mma multiplies with 32 threads; EmulatedUnits in the tests
+/// states what it must do.
 template <class Mma, int tile_n, class A, class B, class Store>
 struct MmaProduct : ProductGrid<128, tile_n> {
   using Grid = ProductGrid<128, tile_n>;
@@ -27,28 +35,28 @@ struct MmaProduct : ProductGrid<128, tile_n> {
   static constexpr int threads = kThreads;
   static constexpr int kParts = std::is_same<Number, Bf16>::value ? 1 : 3;  ///< at most
   static constexpr int kTileM = 128, kTileN = tile_n, kDepth = kParts == 1 ? 32 : 16, kStep = 16;
-  static constexpr int kBuffers = kParts == 1 ? 2 : 1;  ///< of the operands' memory
-  /// Sums of float32 numbers: products of leading parts over kTogether steps, all other products, and those
-  /// of leading parts of the steps before. What a unit cuts off after an addition is in proportion to its
-  /// sum, and always towards zero.
+  static constexpr int kBuffers = kParts == 1 ? 2 : 1;  ///< copies of the operands in shared memory
+  /// float32 keeps three sums: leading products over kTogether steps, all other products, and leading
+  /// products of earlier steps. A matrix unit truncates after each addition, in proportion to its sum and
+  /// always towards zero, so sums of leading products are kept short.
   static constexpr int kSets = kParts == 1 ? 1 : 3, kTogether = 8;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kWarpsN = tile_n >= 128 ? 4 : tile_n >= 32 ? 2 : 1, kWarpsM = kWarps / kWarpsN;
   static constexpr int kOwnM = kTileM / kWarpsM / 16, kOwnN = kTileN / kWarpsN / 8;
   static_assert(kOwnM * 16 * kWarpsM == kTileM && kOwnN * 8 * kWarpsN == kTileN && kOwnN % 2 == 0);
 
-  /// Rows of eight numbers more than are used: columns of a tile lie in different banks.
+  /// Rows are padded by eight numbers, so that columns of a tile fall into different banks.
   template <class Operand, int size>
   struct SharedTile {
     static constexpr int rows = Operand::along_k ? size : kDepth;
     static constexpr int columns = Operand::along_k ? kDepth : size;
     static constexpr int stride = columns + kEight;
     static constexpr int eights = rows * columns / kEight;
-    static constexpr int own = (eights + kThreads - 1) / kThreads;  ///< eights of a thread
+    static constexpr int own = (eights + kThreads - 1) / kThreads;  ///< eights per thread
     static constexpr int size_of_part = rows * stride;
     Bf16 value[kParts * size_of_part];
 
-    /// Where the e-th eight lies: index along m or n, and k.
+    /// Position of the e-th eight: its index along m or n, and its k.
     EVENFLOW_INLINE static int index(int e) {
       return Operand::along_k ? e / (kDepth / kEight) : e % (size / kEight) * kEight;
     }
@@ -84,9 +92,9 @@ struct MmaProduct : ProductGrid<128, tile_n> {
   using TileA = SharedTile<A, kTileM>;
   using TileB = SharedTile<B, kTileN>;
 
-  static constexpr int kStoredRows = kTileM / 2;  ///< rows that are stored at a time
+  static constexpr int kStoredRows = kTileM / 2;  ///< rows stored at a time
   static constexpr int kOut = kTileN + 4;
-  static constexpr int kLanes = kThreads / (kTileN / kEight);  ///< threads with the same eight columns
+  static constexpr int kLanes = kThreads / (kTileN / kEight);  ///< threads that store the same eight columns
   static constexpr int kSums = Store::sums ? Store::sums : 1;
 
   struct Registers {
@@ -112,9 +120,9 @@ struct MmaProduct : ProductGrid<128, tile_n> {
   Store store;
   int32_t parts;  ///< of a float32 number: two or three
 
-  // Stages (body.hpp): while a step multiplies one half of the operands' memory, the next step's numbers
-  // come; they go into the other half, or into the same after a barrier. Then twice half a tile is laid out
-  // and stored; then sums of columns.
+  // Stages (body.hpp). While a step multiplies from one buffer, the numbers of the next step arrive. They go
+  // to the other buffer or, if there is only one, to the same one after a barrier. Then each half of the tile
+  // is laid out and stored, and finally the column sums.
   static constexpr int kInner = kBuffers == 2 ? 1 : 2, kEnds = 4 + (Store::sums ? 2 : 0);
   EVENFLOW_INLINE int steps(int64_t block) const {
     return static_cast<int>(Grid::template steps<kDepth>(block));

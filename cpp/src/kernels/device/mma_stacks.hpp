@@ -9,7 +9,7 @@
 
 namespace evenflow {
 
-/// A net's units, one product after another.
+/// Computes a net's units, one product after another.
 template <class Launcher, class H>
 class MmaStacks {
  public:
@@ -89,7 +89,7 @@ class MmaStacks {
   using Exec = DeviceExec<Launcher>;
   using Mma = typename Launcher::Mma;
 
-  /// Rows of numbers, `channels` of them filled up with zeros to a multiple of eight.
+  /// Rows of numbers, with `channels` zero-padded to a multiple of eight.
   struct Rows {
     const H* data;
     int64_t stride;
@@ -107,12 +107,12 @@ class MmaStacks {
             sign};
   }
 
-  /// Steps in a unit's weights, for a product with those of all taps side by side.
+  /// Strides in a unit's weights, for a product with all taps side by side.
   struct TapWeights {
     int64_t tap_step, k_step, c_step, k, channels;
   };
 
-  /// What a net multiplies, laid out by launch(): rows, and the weights of one unit after another.
+  /// Packed operands of a net: rows, and the weights of one unit after another. launch() packs them all.
   struct Packed {
     Packed(Context& ctx, WorkspaceScope& from) : scope(from), packing(ctx) {}
 
@@ -122,7 +122,7 @@ class MmaStacks {
       packing.add(pixels, width, device::PackRows<H>{x.data, x.stride, x.shape.c, width, out});
       return {out, width, x.shape.c};
     }
-    /// A unit's weights by patch index.
+    /// Packs a unit's weights by patch index.
     void add(const StackUnit<float>& unit) {
       const device::PatchDims dims = patches(unit.dims, 1);
       const int64_t width = device::up_to_eight(unit.dims.cout);
@@ -130,7 +130,7 @@ class MmaStacks {
       packing.add(dims.size(), width,
                   device::PackWeights<H>{unit.w, dims, unit.dims.in.c, unit.dims.cout, width, out});
     }
-    /// For a product with all taps side by side.
+    /// Packs a unit's weights for a product with all taps side by side.
     void add_taps(const StackUnit<float>& unit, const TapWeights& w) {
       const int64_t width = device::up_to_eight(9 * w.channels), depth = device::up_to_eight(w.k);
       H* out = next(depth * width);
@@ -138,7 +138,7 @@ class MmaStacks {
                   device::PackTaps<H>{unit.w, w.tap_step, w.k_step, w.c_step, w.k,
                                       static_cast<int32_t>(w.channels), width, out});
     }
-    /// A unit whose weights nothing is multiplied with.
+    /// Skips a unit whose weights no product reads.
     void leave_out() { weights.push_back(nullptr); }
     void launch() { packing.launch(); }
 
@@ -159,13 +159,13 @@ class MmaStacks {
     const int64_t width = device::up_to_eight(unit.dims.cout);
     return {packed, width, patches(unit.dims, 1).size(), width};
   }
-  /// The same of one tap, read the other way.
+  /// The transpose, for a 1x1 kernel.
   static device::KMajorMatrix<H> transposed(const StackUnit<float>& unit, const H* packed) {
     const device::MnMajorMatrix<H> of = matrix(unit, packed);
     return {of.x, of.stride, of.rows, of.columns};
   }
 
-  /// Rows in a product: a pixel's numbers or its patch along k, or pixels along k.
+  /// Rows as an operand: the numbers or the patch of a pixel along k, or pixels along k.
   static device::KMajorMatrix<H> pixel_rows(const Rows& x, int64_t pixels) {
     return {x.data, x.stride, pixels, device::up_to_eight(x.channels)};
   }
@@ -196,9 +196,9 @@ class MmaStacks {
                    ops::AddPair<float>{lower.logs_factor, lower.dbias, lower.dlogs});
   }
 
-  // A 3x3 kernel at a net's end, where few numbers of a pixel meet many: a product with all taps of each
-  // pixel, and a sum over neighbours. Patches would read each pixel nine times, for tiles that are mostly
-  // filled up.
+  // A 3x3 kernel at a net's end connects few channels with many. It is computed as a product with all taps of
+  // each pixel, followed by a sum over neighbours. Patches would read each pixel nine times, for tiles that
+  // are mostly padding.
 
   static TapWeights forward_taps(const StackUnit<float>& unit) {
     const int64_t cin = unit.dims.in.c, cout = unit.dims.cout;
@@ -303,16 +303,16 @@ class MmaStacks {
   static constexpr int64_t kDepth = kBf16 ? 32 : 16;
   static constexpr int kWidest = kBf16 ? 128 : 64;
 
-  /// A step of a tile on a multiprocessor, in cycles, by the machine code for compute capability 9.0 and not
-  /// by the clock: the instructions of two warps, or their products, whichever take longer. Of matrices of
-  /// bfloat16 numbers a warp has 90 with 16 columns, 100 with 32, 145 with 128; of float32 290, 305, 360
-  /// with 64.
+  /// Cycles of one step of a tile on a multiprocessor, counted from machine code for compute capability 9.0
+  /// and not measured: the instructions of two warps or their matrix products, whichever take longer. A warp
+  /// needs 90, 100 and 145 instructions for bfloat16 tiles of 16, 32 and 128 columns, and 290, 305 and 360
+  /// for float32 tiles of 16, 32 and 64.
   static int64_t step_cost(int tile) {
     if (kBf16) return tile == 16 ? 180 : tile == 32 ? 200 : 410;
     return tile == 16 ? 580 : tile == 32 ? 610 : 720;
   }
-  /// The width of tiles by which a large GPU is done first, of two the wider one. tiles_m: 0: there will be
-  /// as many splits as it takes to fill it.
+  /// Tile width that finishes first on a large GPU, and the wider one of two equals. tiles_m = 0 means that k
+  /// will be split as often as it takes to fill the GPU.
   static int tile_n(int64_t n, int64_t tiles_m) {
     const auto cost = [&](int tile) {
       const int64_t tiles = Exec::ceil_div(n, tile);
@@ -350,7 +350,8 @@ class MmaStacks {
     }
   }
 
-  /// In as many parts along k as fill a large GPU, if each has some steps; the count depends on sizes alone.
+  /// Splits k into enough parts to fill a large GPU, if each part has some steps. The count depends on sizes
+  /// only.
   template <class A, class B>
   static device::PartialSums split_product(Context& ctx, WorkspaceScope& scope, int64_t m, int64_t n,
                                            int64_t k, const A& a, const B& b) {
@@ -359,7 +360,7 @@ class MmaStacks {
     const int64_t tiles = Exec::ceil_div(m, kTileM) * Exec::ceil_div(n, tile),
                   steps = Exec::ceil_div(k, kDepth);
     const int64_t wanted = ops::min_of(Exec::ceil_div(kBlocks, tiles), Exec::ceil_div(k, kLeastDepth));
-    const int64_t splits = Exec::ceil_div(steps, Exec::ceil_div(steps, wanted));  // none is empty
+    const int64_t splits = Exec::ceil_div(steps, Exec::ceil_div(steps, wanted));  // no split is empty
     const int64_t width = device::up_to_eight(n);
     float* partial = scope.take<float>(splits * m * width);
     launch_product(ctx, m, n, k, a, b, device::StorePartialSums{partial, m, width}, splits, tile);

@@ -4,13 +4,13 @@
 
 #include "kernels/device/mma_operands.hpp"
 
-// What becomes of MmaProduct's sums. n counts columns without those that fill up; eights are stored whole,
-// with zeros behind the last column, or NaN where a row's numbers are not finite. A thread stores the same
-// eight columns of row after row: what it needs of them, Columns, is read once.
+// Stores for the sums of MmaProduct. n counts columns without padding. Eights are stored whole, with zeros
+// beyond the last column, or NaN where a row is not finite. A thread stores the same eight columns of
+// successive rows, and reads what depends on the columns (Columns) once.
 
 namespace evenflow::device {
 
-/// Eight of a vector's n numbers, those inside and zeros behind them; null: `all`.
+/// Eight of a vector's n numbers, zero-padded. If the vector is null, all are `all`.
 struct ColumnValues {
   float v[kEight];
 };
@@ -20,7 +20,7 @@ EVENFLOW_INLINE ColumnValues eight_of(const float* from, int64_t column, int64_t
   return values;
 }
 
-/// y = act((sum + bias) * scale). Columns behind the last have a scale of zero.
+/// y = act((sum + bias) * scale). Padding columns have a scale of zero.
 template <class H>
 struct StoreHidden {
   static constexpr int sums = 0;
@@ -49,10 +49,10 @@ struct StoreHidden {
   }
 };
 
-/// The gradient of a hidden unit's bare convolution from that of its output y, as ops::HiddenBackward.
+/// Gradient of a hidden unit's bare convolution, from the gradient of its output y; as ops::HiddenBackward.
 template <class H>
 struct StoreHiddenGradient {
-  static constexpr int sums = 2;  ///< of the gradients of bias and log scale
+  static constexpr int sums = 2;  ///< for the gradients of bias and log scale
   const H* y;
   int64_t y_stride;
   H* da;
@@ -63,7 +63,7 @@ struct StoreHiddenGradient {
   double* partial;
   struct Columns {
     ColumnValues scale;
-    float least;  ///< outputs that are not larger pass nothing
+    float least;  ///< outputs up to this value pass no gradient
   };
   EVENFLOW_INLINE Columns columns(int64_t column) const {
     return {eight_of(scale, column, n, 1), relu ? 0.0f : -std::numeric_limits<float>::infinity()};
@@ -98,7 +98,7 @@ struct StorePartialSums {
   }
 };
 
-/// Parts of all splits, one after another.
+/// Sums of all splits, one after another.
 struct PartialSums {
   int64_t splits;
   int64_t m;
@@ -115,7 +115,7 @@ struct PartialSums {
   }
 };
 
-/// What becomes of a unit's sums: y = act((sum + bias) * scale), or y += sum.
+/// Finishes a unit's sums: y = act((sum + bias) * scale), or y += sum.
 struct FinishUnit {
   const float* bias;
   const float* scale;
@@ -152,9 +152,9 @@ struct FinishRows {
   }
 };
 
-/// Of a product with the weights of all nine taps, (pixel, (tap, c)): the sum over taps of what the pixel
-/// reads (sign 1) or is read by (-1). Where that lies outside of the image, the tap's weight of the edge's
-/// indicator instead, unless null.
+/// Finishes a product with the weights of all nine taps, (pixel, (tap, c)). Sums over taps what the pixel
+/// reads (sign 1) or is read by (-1). Where that pixel is outside the image, adds the tap's weight for the
+/// edge indicator, unless null.
 struct FinishTaps {
   using Number = float;
   static constexpr bool half_packs = true;
@@ -182,9 +182,9 @@ struct FinishTaps {
   }
 };
 
-/// What becomes of the sums of a weight's gradient: dw (taps, rows, cout) += sum, or = sum.
+/// Finishes a weight gradient: dw (taps, rows, cout) += sum, or dw = sum.
 struct FinishGradient {
-  Divisor rows;  ///< of a tap: input channels, and then the edge's indicator
+  Divisor rows;  ///< per tap: input channels, then the edge indicator
   int64_t cin;
   int64_t cout;
   bool overwrite;
@@ -201,7 +201,7 @@ struct FinishGradient {
   }
   struct Row {
     int32_t tap;
-    int32_t channel;  ///< cin: the indicator
+    int32_t channel;  ///< cin means the indicator
   };
   EVENFLOW_INLINE Row row_of(int64_t row) const {
     const int32_t at = static_cast<int32_t>(row), tap = rows.quotient(at);
@@ -209,7 +209,7 @@ struct FinishGradient {
   }
 };
 
-/// From sums by patch index.
+/// Finishes a weight gradient from sums by patch index.
 struct FinishWeights {
   using Number = float;
   static constexpr bool half_packs = true;
@@ -226,8 +226,8 @@ struct FinishWeights {
   }
 };
 
-/// From products of channels with the outputs of all taps, (cin, (tap, cout)), and of the edge's indicators
-/// with outputs, (tap, cout).
+/// Finishes a weight gradient from products of channels with the outputs of all taps, (cin, (tap, cout)), and
+/// of edge indicators with outputs, (tap, cout).
 struct FinishTapWeights {
   using Number = float;
   static constexpr bool half_packs = true;
@@ -244,8 +244,8 @@ struct FinishTapWeights {
   }
 };
 
-/// What reads a pixel through each tap, (pixel, (tap, channel)); zeros where that lies outside of the image,
-/// and to fill rows up. dims: sign -1.
+/// Packs the pixels that read a pixel through each tap, (pixel, (tap, channel)). Pixels outside the image and
+/// padding are zero. dims has sign -1.
 template <class S>
 struct PackReaders {
   using Number = S;

@@ -3,8 +3,8 @@
 #include "kernels/device/exec.hpp"
 #include "kernels/device/mma_operands.hpp"
 
-// How a net's weights and inputs are laid out for MmaProduct, all of them in one launch: each by itself
-// takes less time than its launch.
+// Packs a net's weights and inputs for MmaProduct in a single launch, because each takes less time than a
+// launch.
 
 namespace evenflow::device {
 
@@ -15,7 +15,7 @@ EVENFLOW_INLINE void write_as(const ops::Pack<float, n>& from, S* to) {
   ops::write(pack, to);
 }
 
-/// Numbers as S, rows filled up with zeros to `width`.
+/// Converts rows to S, zero-padded to `width`.
 template <class S>
 struct PackRows {
   using Number = float;
@@ -34,7 +34,7 @@ struct PackRows {
   }
 };
 
-/// Weights (taps, cin + edge, cout) by patch index, (dims.size(), width), columns filled up with zeros.
+/// Packs weights (taps, cin + edge, cout) by patch index to (dims.size(), width), zero-padded.
 template <class S>
 struct PackWeights {
   using Number = float;
@@ -57,11 +57,11 @@ struct PackWeights {
   }
 };
 
-/// Weights of all taps side by side, (k, (tap, c)), rows and columns filled up with zeros.
+/// Packs the weights of all taps side by side to (k, (tap, c)), zero-padded.
 template <class S>
 struct PackTaps {
   const float* w;
-  int64_t tap_step;  ///< of w, from one tap to the next; k and c alike
+  int64_t tap_step;  ///< stride in w from one tap to the next; k_step and c_step likewise
   int64_t k_step;
   int64_t c_step;
   int64_t k;
@@ -75,12 +75,12 @@ struct PackTaps {
   }
 };
 
-/// f(row, column) by some of a launch's blocks, for as many columns at a time as f takes.
+/// Runs f(row, column) on some blocks of a launch, for as many columns at a time as f takes.
 template <class F>
 struct Loop {
   int64_t blocks = 0;
   int64_t rows = 0;
-  PackWalk walk = {};  ///< by the threads of these blocks
+  PackWalk walk = {};  ///< stride: the threads of these blocks
   int pack = 1;
   F f = {};
 
@@ -110,7 +110,7 @@ struct Loop {
   }
 };
 
-/// What one launch lays out; a loop without blocks is none.
+/// All packing of one launch. A loop without blocks does nothing.
 template <class S>
 struct PackTogether {
   static constexpr int threads = kThreads;
@@ -129,7 +129,7 @@ struct PackTogether {
   }
 
  private:
-  /// Whether the block is one of theirs; if not, `block` becomes its number behind them.
+  /// Returns whether the block belongs to these loops. If not, subtracts their blocks from `block`.
   template <class F, int most>
   EVENFLOW_INLINE static bool run_one(const Loop<F> (&loops)[most], int64_t& block, int thread) {
     int i = 0;
@@ -140,7 +140,7 @@ struct PackTogether {
   }
 };
 
-/// Collects what is to be laid out, until launch().
+/// Collects packing jobs until launch().
 template <class Launcher, class S>
 class Packing {
  public:

@@ -12,7 +12,7 @@
 
 namespace evenflow {
 
-/// Values of a chain's hidden activations, each in rows padded_stride() apart, one after the other.
+/// Elements of a chain's hidden activations, one after the other, in rows padded_stride() apart.
 template <class T>
 int64_t hidden_rows_size(const StackUnit<T>* units, int count, int64_t pixels, int64_t value_bytes) {
   int64_t size = 0;
@@ -20,8 +20,8 @@ int64_t hidden_rows_size(const StackUnit<T>* units, int count, int64_t pixels, i
   return size;
 }
 
-/// A device's products for NetLaunch, over TileProduct. The list of units is the program's, everything it
-/// points to the device's.
+/// A device's products for NetLaunch, all by TileProduct. `units` is in host memory; what it points to is on
+/// the device.
 template <class Launcher, class T>
 struct DeviceProducts {
   static constexpr const char* name = Launcher::name;
@@ -44,7 +44,7 @@ struct DeviceProducts {
     weights_gradient<T, T, false>(ctx, dims, x, dy, dw, false);
   }
 
-  /// H: how hidden activations are stored; products of Bf16 numbers if that is what it is.
+  /// H is the type of stored hidden activations. With Bf16, products are bfloat16 as well.
   template <class H>
   static void stack_forward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts,
                             View<T> h) {
@@ -103,7 +103,7 @@ struct DeviceProducts {
     return dims.kernel == 1 && !dims.edge && dims.in.c <= device::kThin && dims.cout <= device::kThin;
   }
 
-  /// Two views whose channels are accessed alike.
+  /// Two views whose channels are accessed in packs of one size.
   struct Pair {
     using Number = T;
     View<const T> a, b;
@@ -151,7 +151,7 @@ struct DeviceProducts {
     Exec::for_each(ctx, 1, size, ops::AddSums<T>{1, sums, dw});
   }
 
-  /// Hidden activations of a unit; hidden_rows_size() says how they lie.
+  /// Hidden activations of a unit, laid out as in hidden_rows_size().
   template <class H>
   static View<H> hidden(H* acts, const StackUnit<T>* units, int unit, int64_t pixels) {
     for (int u = 0; u < unit; ++u) acts += pixels * padded_stride(units[u].dims.cout, sizeof(H));
@@ -165,7 +165,7 @@ struct DeviceProducts {
     return {x, stride, dims.in.h, dims.in.w, channels, dims.kernel, edge, sign};
   }
 
-  /// One split: k is a chunk.
+  /// A product without splits: k is one chunk.
   template <class A, class B, class Store>
   static void product(Context& ctx, int64_t m, int64_t n, int64_t k, const A& a, const B& b,
                       const Store& store) {
@@ -196,7 +196,8 @@ struct DeviceProducts {
     }
   }
 
-  /// dw += over all pixels, or =: a chunk of them a split, added in order.
+  /// dw += the sum over all pixels, or dw = with overwrite. Each split sums one chunk of pixels; splits are
+  /// added in order.
   template <class S, class D, bool bf16>
   static void weights_gradient(Context& ctx, const ConvDims& dims, View<const S> x, View<const D> dy, T* dw,
                                bool overwrite) {
@@ -218,8 +219,8 @@ struct DeviceProducts {
                    device::AddSplits<T>{splits, dims.weight_size(), partial, overwrite, dw});
   }
 
-  /// From da of `unit` to its weights' gradient, and da of the unit below with its bias's and scale's. dy:
-  /// room for a gradient of y.
+  /// Computes the weight gradient of `unit` from its da, then da of the unit below and the gradients of that
+  /// unit's bias and scale. dy is scratch memory for the gradient of y.
   template <class D, class H, bool bf16>
   static void hidden_unit(Context& ctx, const StackUnit<T>& unit, const StackUnit<T>& lower, View<const D> da,
                           View<const H> y, T* dy, View<H> below) {

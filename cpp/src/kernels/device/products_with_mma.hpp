@@ -4,9 +4,9 @@
 
 namespace evenflow {
 
-// A net's units by Launcher::Units; H: how hidden activations are stored, and what is multiplied.
-// matrix_stacks.hpp defines them, for a source file of each H: they take a compiler as long as all other
-// kernels of float32 numbers.
+// A net's units by Launcher::Mma. H is the type of stored hidden activations and of the operands.
+// mma_stacks.hpp defines these functions, and each H has its own source file: they take as long to compile as
+// all other float32 kernels.
 
 template <class Launcher, class H>
 void mma_stack_forward(Context&, const StackUnit<float>* units, int count, View<const float> x, H* acts,
@@ -15,8 +15,7 @@ template <class Launcher, class H>
 void mma_stack_backward(Context&, const StackUnit<float>* units, int count, View<const float> x,
                         const H* acts, View<const float> dh, View<float> dx);
 
-/// A device's products of float32 numbers, with chains by Launcher::Units. Single convolutions are
-/// DeviceProducts'.
+/// A device's float32 products, with chains by Launcher::Mma and single convolutions by DeviceProducts.
 template <class Launcher>
 struct ProductsWithMma : DeviceProducts<Launcher, float> {
   template <class H>

@@ -2,13 +2,13 @@
 
 #include "kernels/device/body.hpp"
 
-// Products of pixels with a matrix of few rows and columns: 1x1 convolutions of thin channels. A block holds
-// the matrix and a tile of pixels, every number of which is read once, so it is memory that they wait for.
+// Products of pixels with a small matrix: 1x1 convolutions of few channels. A block holds the matrix and a
+// tile of pixels in shared memory and reads every number once, so memory bandwidth is the limit.
 
 namespace evenflow::device {
 
-constexpr int kThin = 64;    ///< channels on either side, at most
-constexpr int kOwnThin = 4;  ///< a thread has as many rows and columns of the result
+constexpr int kThin = 64;    ///< most channels on either side
+constexpr int kOwnThin = 4;  ///< rows and columns of the result per thread
 
 EVENFLOW_INLINE constexpr int up_to_four(int64_t n) {
   return static_cast<int>((n + kOwnThin - 1) / kOwnThin * kOwnThin);
@@ -23,21 +23,21 @@ EVENFLOW_INLINE ops::Pack<T, kOwnThin> four_at(const T* x) {
   return out;
 }
 
-/// y (pixels, width) = act((x (pixels, depth) * w + bias) * scale), or y += x * w; n channels of x and of y
-/// are one access. The place of w's row k and column j is k * w_down + j * w_along.
+/// y (pixels, width) = act((x (pixels, depth) * w + bias) * scale), or y += x * w. One access is n channels
+/// of x or y. Element (k, j) of w is at k * w_down + j * w_along.
 template <class T, int n>
 struct ThinProduct {
   static constexpr int threads = kThreads;
-  static constexpr int kTile = 16384 / sizeof(T);  ///< numbers of a block's pixels
+  static constexpr int kTile = 16384 / sizeof(T);  ///< elements of x per block
   using Registers = Nothing;
   struct alignas(16) Shared {
-    T w[kThin * kThin];  ///< (depth, width), rows filled up to a multiple of four
+    T w[kThin * kThin];  ///< (depth, width), with rows padded to a multiple of four
     T x[kTile];          ///< (depth, tile)
   };
   int64_t pixels;
   int depth;
   int width;
-  int tile;  ///< pixels of a block, a multiple of four
+  int tile;  ///< pixels per block, a multiple of four
   const T* x;
   int64_t x_stride;
   const T* w;
@@ -113,18 +113,18 @@ struct ThinProduct {
   }
 };
 
-/// out (blocks, rows, cols) = x (pixels, rows)^T * dy (pixels, cols), over a chunk of pixels a block, tile
-/// after tile; n channels of x and of dy are one access.
+/// out (blocks, rows, cols) = x (pixels, rows)^T * dy (pixels, cols). Each block sums a chunk of pixels, tile
+/// after tile. One access is n channels of x or dy.
 template <class T, int n>
 struct ThinGradient {
   static constexpr int threads = kThreads;
   static constexpr int kSize = kOwnThin * kOwnThin;
-  static constexpr int kTile = kThreads * kSize;  ///< numbers of a tile's pixels
+  static constexpr int kTile = kThreads * kSize;  ///< elements of x and dy per tile
   struct Registers {
     T sum[kOwnThin][kOwnThin];
   };
   union alignas(16) Shared {
-    T value[kTile];  ///< (tile, rows), then (tile, cols), both filled up to a multiple of four
+    T value[kTile];  ///< (tile, rows), then (tile, cols), both padded to a multiple of four
     T sum[kSize][kThreads];
   };
   int64_t pixels;
@@ -138,7 +138,7 @@ struct ThinGradient {
   int64_t dy_stride;
   double* out;
 
-  /// Two for every tile, then two for the sums.
+  /// Two phases per tile, then two for the sums.
   EVENFLOW_INLINE int64_t phases(int64_t block) const { return 2 * tiles(block) + 2; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
     const int64_t after = phase - 2 * tiles(at.block);

@@ -4,13 +4,14 @@
 #include "kernels/device/body.hpp"
 #include "kernels/device/grid.hpp"
 
-// Convolutions and dense layers as one tiled matrix product. An operand is a function of its place, so a 3x3
-// kernel's patches are gathered where they are read. Right first: it is what tuned products are tested
-// against.
+// Convolutions and dense layers as one tiled matrix product. An operand is a function of its indices, so
+// patches of a 3x3 kernel are gathered while they are read. It is the simple reference that tuned products
+// are tested against.
 
 namespace evenflow::device {
 
-/// store(m, n, split, sum over the split's k of a(m, k) * b(k, n)), a 64 x 64 tile a block, 4 x 4 a thread.
+/// Calls store(m, n, split, sum over the split's k of a(m, k) * b(k, n)): a 64 x 64 tile per block, 4 x 4 per
+/// thread.
 template <class T, class A, class B, class Store>
 struct TileProduct : ProductGrid<64, 64> {
   static constexpr int threads = kThreads;
@@ -20,14 +21,14 @@ struct TileProduct : ProductGrid<64, 64> {
     T sum[kOwn][kOwn];
   };
   struct Shared {
-    T a[kDepth][kTile + 1];  // a column more: threads store along k
+    T a[kDepth][kTile + 1];  // one column of padding, because threads store along k
     T b[kDepth][kTile];
   };
   A a;
   B b;
   Store store;
 
-  /// A phase that loads and one that multiplies for every kDepth of k, then one that stores.
+  /// For every kDepth of k one phase loads and one multiplies. The last phase stores.
   EVENFLOW_INLINE int64_t phases(int64_t block) const { return 2 * steps<kDepth>(block) + 1; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers& own, Shared& shared) const {
     const int64_t m0 = first_m(at.block), n0 = first_n(at.block);
@@ -50,7 +51,7 @@ struct TileProduct : ProductGrid<64, 64> {
   EVENFLOW_INLINE void load(const Place& at, int64_t m0, int64_t n0, int64_t k0, int64_t k_end,
                             Shared& shared) const {
     for (int e = at.thread; e < kTile * kDepth; e += threads) {
-      // Neighbouring threads read neighbouring numbers: an operand says along which index those lie.
+      // Adjacent threads read adjacent numbers. The operand says along which index those are.
       const int i = A::along_k ? e / kDepth : e % kTile, d = A::along_k ? e % kDepth : e / kTile;
       const bool inside = m0 + i < m && k0 + d < k_end;
       shared.a[d][i] = inside ? a(m0 + i, k0 + d) : T(0);
@@ -83,7 +84,7 @@ struct TileProduct : ProductGrid<64, 64> {
   }
 };
 
-/// A number as products take it: rounded to bfloat16 if `half`.
+/// An operand of a product, rounded to bfloat16 if `bf16`.
 template <bool bf16>
 EVENFLOW_INLINE float operand(float x) {
   return bf16 ? to_float(to_bf16(x)) : x;
@@ -93,8 +94,8 @@ EVENFLOW_INLINE double operand(double x) {
   return x;
 }
 
-/// (pixel, (tap, channel)) of images x, zero outside; with `edge` one channel more, 1 outside and 0 inside.
-/// sign 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap.
+/// (pixel, (tap, channel)) of images x, zero outside. With `edge` there is one more channel, 1 outside and 0
+/// inside. sign 1: the pixel that the tap reads; -1: the pixel that reads this one through the tap.
 template <class T, class S, bool bf16>
 struct Patches {
   static constexpr bool along_k = true;
@@ -118,7 +119,7 @@ struct Patches {
   }
 };
 
-/// The same with places swapped: ((tap, channel), pixel).
+/// The transpose: ((tap, channel), pixel).
 template <class P>
 struct Transposed {
   static constexpr bool along_k = false;

@@ -4,7 +4,7 @@
 
 namespace evenflow {
 
-// Room for the CPU's panels is room for rows, too, which are all that a device has.
+// Enough for the channel-blocked layout, and thus for rows, the only layout that a device uses.
 int64_t activation_values(int64_t channels, int64_t pixels, int64_t value_bytes) {
   return gemm::hidden_size(channels, pixels, value_bytes);
 }

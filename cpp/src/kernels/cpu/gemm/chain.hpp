@@ -3,11 +3,12 @@
 #include "kernels/cpu/gemm/conv.hpp"
 #include "kernels/cpu/gemm/layout.hpp"
 
-// What both ways through a chain of convolutions share: where its activations lie, and its packed weights.
+// Shared by the forward and backward pass of a chain of convolutions: its activations and its packed weights.
 
 namespace evenflow::gemm {
 
-/// The hidden activations of a chain in one buffer, H: T or Bf16; in panels, or in rows padded_stride apart.
+/// Hidden activations of a chain in one buffer, stored as H (T or Bf16), channel-blocked or in rows
+/// padded_stride apart.
 template <class T, class H>
 struct Hidden {
   H* data;
@@ -20,19 +21,19 @@ struct Hidden {
     for (int u = 0; u < unit; ++u) at += hidden_size(units[u].dims.cout, pixels, sizeof(H));
     return matrix(at, unit, pixels);
   }
-  /// A unit's activations of `count` pixels, at `at`.
+  /// Activations of `count` pixels of a unit, stored at `at`.
   EVENFLOW_INLINE Strided<H> matrix(H* at, int unit, int64_t count) const {
     if (blocked) return {at, Strided<H>::line, (blocked_rows(count) - 1) * Strided<H>::line};
     return {at, padded_stride(units[unit].dims.cout, sizeof(H))};
   }
-  /// Values that it takes.
+  /// Elements of that matrix.
   EVENFLOW_INLINE int64_t size(int unit, int64_t count) const {
     const int64_t channels = units[unit].dims.cout;
     return blocked ? blocked_size(channels, count, sizeof(H)) : count * padded_stride(channels, sizeof(H));
   }
 };
 
-/// Whether no unit looks at neighbours.
+/// Whether all units are 1x1.
 template <class T>
 EVENFLOW_INLINE bool pointwise(const StackUnit<T>* units, int count) {
   for (int u = 0; u < count; ++u) {
@@ -41,7 +42,7 @@ EVENFLOW_INLINE bool pointwise(const StackUnit<T>* units, int count) {
   return true;
 }
 
-/// Whether a block of pixels can pass the whole chain: only the first and the last unit look at neighbours.
+/// Whether a block of pixels can pass the whole chain: only the first and the last unit may be 3x3.
 template <class T>
 EVENFLOW_INLINE bool pointwise_inside(const StackUnit<T>* units, int count) {
   for (int u = 1; u < count; ++u) {
@@ -50,13 +51,13 @@ EVENFLOW_INLINE bool pointwise_inside(const StackUnit<T>* units, int count) {
   return count > 1 && gather_input(units[0].dims);
 }
 
-/// Whether it is worth it, with sums over `depth` steps.
+/// Whether it pays to pass the chain in blocks, given sums over `depth` steps.
 template <class Isa, class T>
 bool in_blocks(const StackUnit<T>* units, int count, int64_t pixels, int64_t depth) {
   return CacheBlocks<Isa, T>(pixels, depth).count > 1 && pointwise_inside(units, count);
 }
 
-/// The longest sum of a chain's products, of those backward.
+/// Longest sum among the products of the backward pass.
 template <class T>
 EVENFLOW_INLINE int64_t backward_depth(const StackUnit<T>* units, int count) {
   int64_t depth = 1;
@@ -64,8 +65,8 @@ EVENFLOW_INLINE int64_t backward_depth(const StackUnit<T>* units, int count) {
   return depth;
 }
 
-/// Whether kept activations lie in panels; the way back asks too. Products with one or two columns read rows
-/// by vectors, which know no hops.
+/// Whether kept activations are channel-blocked. The forward and backward pass must agree. Products with one
+/// or two columns read rows by vectors and need row-major matrices.
 template <class Isa, class T, class H>
 bool channel_blocked(const StackUnit<T>* units, int count, int64_t pixels) {
   if (!RegisterTile<Isa, T>::blocked || !std::is_same<H, T>::value || pixels < kBlockedPixels) return false;
@@ -75,7 +76,7 @@ bool channel_blocked(const StackUnit<T>* units, int count, int64_t pixels) {
   return in_blocks<Isa, T>(units, count, pixels, backward_depth(units, count));
 }
 
-/// The weights of a chain's units, packed, and products with them.
+/// Packed weights of all units of a chain, and products with them.
 template <class Isa, class T, bool bf16>
 class PackedUnits {
  public:
@@ -89,18 +90,18 @@ class PackedUnits {
     weights_[u] = weights;
     packed_[u] = scope.take<T>(weights.packed_size());
     if (!weights.by_rows()) size_ += weights.packed_size();
-    // Values of patches, and their parts of half the size.
+    // Gathered patches, and for split operands their parts as well.
     strip_size_ = ops::max_of(strip_size_, (split<Isa> ? 1 + Isa::parts : 1) * RegisterTile<Isa, T>::rows *
                                                    padded_stride(weights.depth(), sizeof(T)) +
                                                kSlack);
   }
 
-  /// Of the largest tile of pixels.
+  /// Elements of the largest strip.
   int64_t strip_size() const { return strip_size_; }
 
-  /// This thread's share.
+  /// Packs this thread's share.
   void pack(const Team& team) const {
-    int64_t first = 0;  // value of all units' panels, of those that aren't packed by rows
+    int64_t first = 0;  // first element of a unit within all panels that aren't packed by rows
     for (int u = 0; u < count_; ++u) {
       const WeightsB<Isa, T, bf16>& weights = weights_[u];
       if (weights.by_rows()) {
@@ -117,7 +118,7 @@ class PackedUnits {
     }
   }
 
-  /// finish_of(tile)(tiles [first, end) of a times the weights of unit u).
+  /// finish_of(strip) for strips [first, end) of a times the weights of unit u.
   template <class A, class FinishOf>
   void multiply(int u, const A& a, const RowStrips& rows, int64_t first, int64_t end,
                 const FinishOf& finish_of, LeftStrip<T>* left_strips, T* strips) const {
@@ -131,12 +132,12 @@ class PackedUnits {
   int count_ = 0;
   WeightsB<Isa, T, bf16>* weights_ = nullptr;
   T** packed_ = nullptr;
-  int64_t size_ = 0;  ///< of panels that aren't packed by rows
+  int64_t size_ = 0;  ///< elements of all panels that aren't packed by rows
   int64_t strip_size_ = 0;
 };
 
-/// f(begin, end) for the tiles [first, last) of a thread, about kBlockStrips at a time: as many as its cache
-/// holds, so that weights are seldom read.
+/// Calls f(begin, end) for strips [first, last) of one thread, about kBlockStrips at a time. That many fit
+/// its cache, so weights are read seldom.
 template <class F>
 void by_strips(int64_t first, int64_t last, const F& f) {
   const int64_t count = last - first,
@@ -144,6 +145,6 @@ void by_strips(int64_t first, int64_t last, const F& f) {
   for (int64_t i = 0; i < parts && count > 0; ++i)
     f(first + count * i / parts, first + count * (i + 1) / parts);
 }
-constexpr int64_t kMostStrips = kBlockStrips + kBlockStrips / 2;  ///< at a time, of by_strips
+constexpr int64_t kMostStrips = kBlockStrips + kBlockStrips / 2;  ///< most strips of one call in by_strips
 
 }  // namespace evenflow::gemm

@@ -3,9 +3,18 @@
 #include "kernels/cpu/exec.hpp"
 #include "kernels/cpu/gemm/multiply.hpp"
 
-// Convolutions as matrix products. A 3x3 kernel multiplies the number of columns by nine on one side; it is
-// taken on the side with fewer channels: patches of the input, or one product a pixel for all taps and a sum
-// of nine neighbours afterwards.
+// Convolutions as matrix products. A 3x3 kernel multiplies the channels of one side by nine taps. This
+// happens on the side with fewer channels, so there are two ways (gather_input chooses):
+//
+//   in.c <= cout:  x (m, c) -> images with a border -> patches (m, 9 c)
+//                  y (m, cout) = patches * w (9 c, cout)
+//
+//   in.c > cout:   products (m, 9 cout) = x (m, c) * w (c, 9 cout)
+//                  y[m] = sum over taps of products[neighbour of m at the tap, tap]
+//
+// m are pixels. Images and products are whole arrays in memory. Patches never are: each strip gathers its own
+// (PatchRows) into a buffer that stays in L1 or L2. Both products run the loops of multiply.hpp. The gradient
+// by x swaps the two ways, and the gradient by w sums over pixels (TransposedProduct).
 
 namespace evenflow::gemm {
 
@@ -13,21 +22,21 @@ EVENFLOW_INLINE bool gather_input(const ConvDims& dims) {
   return dims.kernel == 1 || dims.in.c <= dims.cout;
 }
 
-/// Width of the intermediate product of a pixel with all taps.
+/// Row length of `products`, the product of each pixel with all taps.
 template <class T>
 EVENFLOW_INLINE int64_t products_stride(int64_t channels) {
   return padded_stride(9 * channels + kSlack / 4, sizeof(T));
 }
 
-/// finish(sum over taps of products[source(m, tap), (tap, n)]) for rows [m_begin, m_end). sign 1: source is
-/// the pixel that the tap reads; -1: the pixel that reads m through the tap. Where the source is outside the
-/// image, outside (9, channels + slack) instead, unless null.
+/// Calls finish(sum over taps of products[source(m, tap), (tap, n)]) for rows [m_begin, m_end). With sign 1
+/// the source is the pixel that the tap reads, with -1 the pixel that reads m through the tap. Where the
+/// source is outside the image, reads outside (9, channels + slack) instead, or nothing if that is null.
 template <class Isa, class T, class Finish>
 void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, const T* products,
                  int64_t channels, const T* outside, const Finish& finish) {
   using Vector = typename RegisterTile<Isa, T>::Vector;
   constexpr int L = RegisterTile<Isa, T>::lanes;
-  constexpr int64_t kAhead = 8;  // pixels: each load is of another line, and would wait for it
+  constexpr int64_t kAhead = 8;  // pixels: every load touches another line and would wait for it
   const int64_t stride = products_stride<T>(channels);
   for (int64_t m = m_begin; m < m_end; ++m) {
     const T* const later = products + (m + shape.w + kAhead) * stride;
@@ -61,7 +70,7 @@ void gather_taps(const Shape& shape, int64_t m_begin, int64_t m_end, int sign, c
   }
 }
 
-/// The indicator's weights, with room to read past their end.
+/// Weights of the edge indicator, with slack to read past their end.
 template <class T>
 EVENFLOW_INLINE const T* outside_weights(WorkspaceScope& scope, const ConvDims& dims, const T* w) {
   if (!dims.edge) return nullptr;
@@ -73,13 +82,13 @@ EVENFLOW_INLINE const T* outside_weights(WorkspaceScope& scope, const ConvDims& 
   return out;
 }
 
-/// The images of x with a border, filled by a team of its own.
+/// Copies x into images with a border, on its own team of threads.
 template <class Isa, class T, bool bf16, class S>
 Bordered<Isa, T, bf16> bordered(Context& ctx, WorkspaceScope& scope, const Strided<S>& x, const Shape& shape,
                                 bool edge) {
   auto* out = scope.take<typename Bordered<Isa, T, bf16>::Element>(Bordered<Isa, T, bf16>::size(shape, edge));
   Bordered<Isa, T, bf16> image;
-  constexpr int64_t kPixel = 16;  // as much work as so many numbers more
+  constexpr int64_t kPixel = 16;  // overhead of a pixel, in numbers copied
   run_team<Isa>(CpuExec<Isa>::threads_for(ctx, shape.pixels() * (shape.c + kPixel)), [&](const Team& team) {
     const Bordered<Isa, T, bf16> filled = Bordered<Isa, T, bf16>::fill(team, x, shape, edge, out);
     if (team.rank == 0) image = filled;
@@ -87,7 +96,7 @@ Bordered<Isa, T, bf16> bordered(Context& ctx, WorkspaceScope& scope, const Strid
   return image;
 }
 
-/// gather_taps over all rows, on a team of its own, or by one thread where `finish` adds up columns.
+/// gather_taps for all rows on its own team of threads, or on one thread if `finish` accumulates column sums.
 template <class Isa, class T, class Finish>
 void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* products, int64_t channels,
                      const T* outside, const Finish& finish) {
@@ -98,8 +107,8 @@ void gather_all_taps(Context& ctx, const Shape& shape, int sign, const T* produc
   });
 }
 
-/// y = act((conv(x) + bias) * scale); S and Y: float types or Bf16. half: products of bfloat16 numbers. x has
-/// no hops if its neighbours are looked at.
+/// y = act((conv(x) + bias) * scale). S and Y are float types or Bf16. bf16: bfloat16 products. x must be
+/// row-major if the kernel is 3x3.
 template <class Isa, class T, bool bf16, class S, class Y>
 void conv_forward(Context& ctx, const ConvDims& dims, const Strided<const S>& x, const T* w,
                   const Epilogue<T>& epilogue, const Strided<Y>& y) {
@@ -121,7 +130,7 @@ void conv_forward(Context& ctx, const ConvDims& dims, const Strided<const S>& x,
   }
 }
 
-/// finish(conv^T(dy)); dy has no hops if its neighbours are looked at.
+/// finish(conv^T(dy)). dy must be row-major if the kernel is 3x3.
 template <class Isa, class T, bool bf16, class S, class Finish>
 void conv_backward_data(Context& ctx, const ConvDims& dims, const Strided<const S>& dy, const T* w,
                         const Finish& finish) {
@@ -143,15 +152,15 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, const Strided<const 
   }
 }
 
-/// dw of the indicator's rows, of taps [begin, end): sums of dy over the pixels whose tap is outside the
-/// image.
+/// Gradient of the edge indicator's weights for taps [begin, end): sums of dy over the pixels whose tap is
+/// outside the image.
 template <class Isa, class T, class S>
 void edge_weight_gradient(const ConvDims& dims, const Strided<const S>& dy, int64_t begin, int64_t end,
                           T* dw) {
   const Shape& in = dims.in;
   for (int64_t line = 0; line < in.n * in.h; ++line) {
     const int64_t i = line % in.h;
-    const bool whole = i == 0 || i + 1 == in.h;  // else only the ends are at an edge
+    const bool whole = i == 0 || i + 1 == in.h;  // in other lines only the ends are at an edge
     for (int64_t j = 0; j < in.w; j += whole || j + 1 == in.w ? 1 : in.w - 1) {
       const S* from = dy.data + (line * in.w + j) * dy.stride;
       for (int64_t t = begin; t < end; ++t) {
@@ -165,8 +174,9 @@ void edge_weight_gradient(const ConvDims& dims, const Strided<const S>& dy, int6
   }
 }
 
-/// dw += x^T dy, or = with overwrite; all pixels, of which there is one, at once or one run of them after the
-/// other. Its memory is `scope`'s. panels: sides whose neighbours are not looked at may have hops.
+/// Weight gradient: dw += x^T dy, or dw = with overwrite. add() takes all pixels at once or successive runs
+/// of them, and the threads of a team divide dw. Buffers come from `scope`. blocked: operands of 1x1 kernels
+/// may be channel-blocked.
 template <class Isa, class T, bool bf16, class S, class D, bool blocked = false>
 class WeightGradient {
  public:
@@ -180,7 +190,7 @@ class WeightGradient {
         sums_(dw),
         stride_(dims.cout) {
     if (dims.kernel == 1) {
-      // Of few outputs dy^T x instead: vectors of outputs would be nearly empty.
+      // With few outputs compute dy^T x instead, because vectors of outputs would be nearly empty.
       narrow_ =
           !bf16 && dims.cout <= RegisterTile<Isa, T>::low_rows && dims.in.c >= RegisterTile<Isa, T>::cols;
       if (narrow_) take_sums(scope, dims.cout, dims.in.c);
@@ -190,28 +200,27 @@ class WeightGradient {
       image_ = bordered<Isa, T, bf16>(ctx, scope, x, dims.in, dims.edge);
     } else {
       image_ = bordered<Isa, T, bf16>(ctx, scope, dy, dims.out(), false);
-      // ((tap, n), c), taps from the last to the first: channels divide more evenly, and one by one they need
-      // no neighbours.
+      // ((tap, n), c) with taps in reverse order: channels divide more evenly and need no neighbours.
       take_sums(scope, 9 * dims.cout, dims.in.c);
     }
   }
 
-  /// The images of dy with a border, of a 3x3 kernel with more inputs than outputs.
+  /// Images of dy with a border, if the kernel is 3x3 with more inputs than outputs.
   const Bordered<Isa, T, bf16>& dy_image() const { return image_; }
 
-  /// Values that each thread needs for itself.
+  /// Elements of scratch memory per thread.
   int64_t scratch_size() const {
     int64_t values = 0;
     product(dy_, [&](const auto& p) { values = p.scratch_size(); });
     return values;
   }
 
-  /// Adds up pixels [begin, end) of dy.
+  /// Adds pixels [begin, end) of dy.
   void add(const Team& team, int64_t begin, int64_t end, const Strided<const D>& dy, T* scratch) const {
     product(dy, [&](const auto& p) { p.run(team, begin, end, scratch); });
   }
 
-  /// After all pixels, and a barrier: this thread's share.
+  /// Writes this thread's share of dw, after all pixels and a barrier.
   __attribute__((noinline)) void finish(const Team& team) const {
     if (sums_ == dw_) return;
     finish_edge(team.begin(9), team.end(9));
@@ -241,7 +250,7 @@ class WeightGradient {
     sums_ = scope.take<T>(rows * stride_);
   }
 
-  /// The indicator's rows of taps [begin, end).
+  /// Rows of the edge indicator for taps [begin, end).
   void finish_edge(int64_t begin, int64_t end) const {
     if (!dims_.edge) return;
     for (int64_t t = begin; overwrite_ && t < end; ++t) {
@@ -277,13 +286,13 @@ class WeightGradient {
   Strided<const D> dy_;
   T* dw_;
   bool overwrite_;
-  T* sums_;  ///< where products are added up: dw, or in another order
+  T* sums_;  ///< accumulates the products: dw itself, or a buffer in another order
   int64_t stride_;
   bool narrow_ = false;
   Bordered<Isa, T, bf16> image_;
 };
 
-/// dw += x^T dy, or = with overwrite.
+/// Weight gradient over all pixels: dw += x^T dy, or dw = with overwrite.
 template <class Isa, class T, bool bf16, class S, class D>
 void conv_backward_weights(Context& ctx, const ConvDims& dims, const Strided<const S>& x,
                            const Strided<const D>& dy, T* dw, bool overwrite = false) {

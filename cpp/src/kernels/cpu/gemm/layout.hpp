@@ -2,16 +2,15 @@
 
 #include "kernels/net/layout.hpp"
 
-// Where hidden activations lie: in rows, or in panels.
+// Memory layout of hidden activations: row-major or channel-blocked (Strided in register_tile.hpp).
 
 namespace evenflow::gemm {
 
-/// Hidden activations may lie in panels from so many pixels on: first one cache line of channels of every
-/// pixel, then the next line of every pixel.
+/// Fewest pixels for which hidden activations may be channel-blocked: the first cache line of channels of
+/// every pixel, then the second line of every pixel, and so on.
 constexpr int64_t kBlockedPixels = 256;
 
-/// Rows of a panel. There are some more than pixels, so that the lines of one pixel do not fall into few sets
-/// of a cache.
+/// Rows of a channel block. Padding keeps the lines of one pixel from falling into few sets of a cache.
 EVENFLOW_INLINE int64_t blocked_rows(int64_t pixels) {
   return (pixels + 63) / 64 * 64 + 16;
 }
@@ -20,7 +19,7 @@ EVENFLOW_INLINE int64_t blocked_size(int64_t channels, int64_t pixels, int64_t v
   return (channels + line - 1) / line * line * blocked_rows(pixels);
 }
 
-/// Values of a hidden activation, enough for rows and for panels.
+/// Elements of a hidden activation, enough for either layout.
 EVENFLOW_INLINE int64_t hidden_size(int64_t channels, int64_t pixels, int64_t value_bytes) {
   const int64_t rows = pixels * padded_stride(channels, value_bytes),
                 blocked = pixels < kBlockedPixels ? 0 : blocked_size(channels, pixels, value_bytes);

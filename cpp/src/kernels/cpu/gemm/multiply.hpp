@@ -5,27 +5,45 @@
 #include "kernels/cpu/gemm/rows.hpp"
 #include "kernels/cpu/team.hpp"
 
-// Products by blocks. A tile of A stays in the first-level cache or a short block of tiles in the second,
-// and panels of packed weights stream past it; under matrix units it is the panel that stays in the first.
-// Every element of the product is one sum over all of k, so that results depend neither on blocks nor on
-// threads nor on the batch size.
+// Matrix products C (m, n) = A (m, k) B (k, n), where m are pixels, n outputs and k inputs.
+//
+//   for each cache block of C                m: about 8 strips; threads take them from a work queue
+//     for each panel of B                    n: 2 vectors of outputs, packed once, streams from L2
+//       for each strip of the block          m: 14 rows with AVX-512, read in place, stays in L1 or L2
+//         microkernel                        k: the whole depth; sums of one register tile in registers
+//         finish                             bias, scale, ReLU, before the sums leave the registers
+//
+//                     n
+//              +---+=====+---+
+//              |   |  B  |   |  k           ===  panel          (k, 2 vectors)
+//        k     +---+=====+---+
+//     +-----+  +---+-----+---+
+//     |     |  |   |     |   |
+//     +=====+  |   +#####+   |  m           ###  register tile  (14 rows, 2 vectors)
+//     |  A  |  |   |  C  |   |
+//     +=====+  |   +#####+   |              ===  strip          (14 rows, k)
+//     +-----+  +---+-----+---+
+//
+// A small A is a single block, and threads divide the panels. On a matrix unit the roles of the caches swap:
+// the panel stays in L1 and strips stream past it. Every element of C is one sum over the whole depth, so
+// results depend neither on blocks nor on threads nor on the batch size.
 
 namespace evenflow::gemm {
 
-constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a thread costs more than it brings
+constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a thread costs more than it saves
 constexpr int64_t kBlockStrips = 8;
-constexpr int64_t kBlockMultiple = 16;   ///< so that few threads get equal shares
-constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in the second-level cache
-constexpr int64_t kDepthBlock = 256;     ///< about so many steps has a block of a gradient's sum
-constexpr int64_t kCopiedReads = 8;      ///< of a tile or panel there, to be worth copying
-constexpr int64_t kLeftBytes = 1 << 18;  ///< of the left side there, in the second-level cache
-constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size was in a core's caches when last used
+constexpr int64_t kBlockMultiple = 16;   ///< divides the number of blocks, to balance a few threads
+constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in L2 without blocks
+constexpr int64_t kDepthBlock = 256;     ///< target depth of one block in a weight gradient
+constexpr int64_t kCopiedReads = 8;      ///< fewest reads of a strip or panel that pay for copying it
+constexpr int64_t kLeftBytes = 1 << 18;  ///< bytes of the left operand that stay in L2 in a weight gradient
+constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size is probably still in cache
 
 EVENFLOW_INLINE int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
   return m * n * k < kParallelProducts ? 1 : ctx.threads();
 }
 
-/// How the rows of a product are divided: into blocks of whole tiles, the same for any number of threads.
+/// Divides the rows of a product into cache blocks of whole strips, independently of the number of threads.
 template <class Isa, class T>
 struct CacheBlocks {
   RowStrips strips;
@@ -36,13 +54,13 @@ struct CacheBlocks {
                 ? 1
                 : (groups + kBlockMultiple - 1) / kBlockMultiple * kBlockMultiple;
   }
-  int64_t largest() const { return (strips.count() + count - 1) / count; }  ///< tiles
+  int64_t largest() const { return (strips.count() + count - 1) / count; }  ///< strips in the largest block
   int64_t first_strip(int64_t block) const { return strips.count() * block / count; }
 };
 
-/// How a sum of `k` rows is divided in a gradient of weights: into blocks of whole tiles of the other
-/// products. What is less than half a block belongs to the one before: a short sum costs as much besides its
-/// products.
+/// Divides the depth of a weight gradient (its k pixels) into blocks that are whole strips of the other
+/// products. A remainder below half a block joins the block before it, since a short sum has the same
+/// overhead as a long one.
 struct DepthBlocks {
   int64_t size, largest;
   template <class Isa, class T>
@@ -51,14 +69,14 @@ struct DepthBlocks {
     const int64_t size = pairs && !split<Isa> ? 2 * once : once, largest = size + size / 2;
     return k < largest ? DepthBlocks{k, k} : DepthBlocks{size, largest};
   }
-  /// The end of `blocks` blocks that begin with one at `begin`, of those up to `end`.
+  /// End of `blocks` successive blocks that start at `begin`, at most `end`.
   EVENFLOW_INLINE int64_t next(int64_t begin, int64_t end, int64_t blocks = 1) const {
     return end - begin < (blocks - 1) * size + largest ? end : begin + blocks * size;
   }
 };
 
-/// R rows of A, lda apart, times W packed columns. Each lane adds up its share of k: sum[j * R + i] of row i
-/// and column j. Rows from `count` on repeat the last.
+/// Multiplies R rows of A, lda apart, by W packed columns. Each lane accumulates its share of k: sum[j * R +
+/// i] is for row i and column j. Rows from `count` on repeat the last row.
 template <class Isa, class T, int R, int W>
 EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t count, Operand<T> columns,
                                  typename RegisterTile<Isa, T>::Vector* sum) {
@@ -95,8 +113,8 @@ EVENFLOW_INLINE void sum_columns(int64_t k, const T* a, int64_t lda, int64_t cou
   add(whole, [&](int i) __attribute__((always_inline)) { return rest + i * L; });
 }
 
-/// sums[j * sums_stride + i] of `count` <= lanes / W rows: lanes added up pairwise, the same way for any
-/// count. sums has room for lanes / W rows. Inlined it would be in every product.
+/// Computes sums[j * sums_stride + i] for `count` <= lanes / W rows. Lanes are added pairwise, in the same
+/// order for any count. sums must hold lanes / W rows. noinline avoids a copy in every product.
 template <class Isa, class T, int W>
 __attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t lda, int64_t count,
                                                 Operand<T> columns, T* sums, int64_t sums_stride) {
@@ -115,7 +133,8 @@ __attribute__((noinline)) void multiply_columns(int64_t k, const T* a, int64_t l
   }
 }
 
-/// A tile times one or two columns: a vector of outputs would be nearly empty, a vector of k is full.
+/// Multiplies a strip by one or two columns. Vectors run along k, since a vector of outputs would be nearly
+/// empty.
 template <class Isa, class T, class Finish>
 void multiply_thin(int64_t k, Operand<T> a, Operand<T> columns, int64_t m0, int64_t rows, int64_t width,
                    const Finish& finish) {
@@ -138,16 +157,16 @@ void multiply_thin(int64_t k, Operand<T> a, Operand<T> columns, int64_t m0, int6
   }
 }
 
-/// Rows of A where a tile finds them.
+/// A strip of A: where its rows are.
 template <class T>
 struct LeftStrip {
   Operand<T> operand;
   int64_t m0 = 0, rows = 0, index = 0;
 };
 
-/// Tiles [first, end) of `rows` times panels [p_begin, p_end). panel(p) says where a panel is,
-/// finish_of(tile) what becomes of a tile; `fetch`: the next panel is far away; far: see microkernel. placed,
-/// buffer: room for the tiles.
+/// Multiplies strips [first, end) of `rows` by panels [p_begin, p_end). panel(p) returns a panel and
+/// finish_of(strip) the finish step for a strip. `fetch`: the next panel is not in cache, so prefetch it.
+/// output_far: see MicrokernelArgs. left_strips and buffer are scratch memory for the strips.
 template <class Isa, class T, bool bf16, class A, class Panel, class FinishOf>
 void multiply_block(const A& a, const RowStrips& rows, int64_t first, int64_t end,
                     const WeightsB<Isa, T, bf16>& b, int64_t p_begin, int64_t p_end, const Panel& panel,
@@ -189,8 +208,8 @@ void multiply_block(const A& a, const RowStrips& rows, int64_t first, int64_t en
   products.end();
 }
 
-/// finish(row B) for one row: as many sums side by side as keep the multiply-add units busy, of weights as
-/// they lie. False, and nothing done, where they have to be packed.
+/// finish(row B) for a single row. Reads the weights in place, with enough sums side by side to keep the
+/// multiply-add units busy. Returns false and does nothing if the weights must be packed.
 template <class Isa, class T, class Finish>
 bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, const Finish& finish) {
   constexpr int L = RegisterTile<Isa, T>::lanes, N = RegisterTile<Isa, T>::cols,
@@ -215,7 +234,7 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
   return true;
 }
 
-/// The same for numbers that are split, to the bit as for more rows.
+/// The same for split operands; bit-identical to the version for many rows.
 template <class Isa, class Finish>
 void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, true>& b, const Finish& finish) {
   using Value = typename RegisterTile<Isa, float>::Value;
@@ -244,7 +263,7 @@ void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, tru
   }
 }
 
-/// finish(A B), A (m, depth), B (depth, width).
+/// finish(A B) with A (m, depth) and B (depth, width).
 template <class Isa, class T, bool bf16, class A, class Finish>
 void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>& b, const Finish& finish) {
   const int64_t k = b.depth(), panels = b.panels();
@@ -255,10 +274,10 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>&
   const int64_t strips = blocks.largest(), a_size = strips * a.strip_size(), panel_size = b.panel_size();
   T* a_buffers = scope.take<T>(threads * a_size);
   LeftStrip<T>* left_strips = scope.take<LeftStrip<T>>(threads * strips);
-  const bool divided = blocks.count == 1;  // panels are divided, and packed by those who use them
+  const bool divided = blocks.count == 1;  // threads divide the panels, and each packs its own
   const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
   T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
-  // Rows far apart share few sets of a cache: many tiles would wait for them again and again.
+  // Rows that are far apart compete for few sets of a cache, and each strip would miss again.
   const bool copy =
       strips >= kBlockStrips && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
   const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
@@ -294,8 +313,8 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>&
   });
 }
 
-/// Columns [first, end) of kc rows of each part to a buffer `width` wide, zeros beyond. Inlined it would be
-/// in every product twice.
+/// Copies columns [first, end) of kc rows, for each part, to a buffer `width` columns wide, zero-padded.
+/// noinline avoids two copies in every product.
 template <class Isa, class T>
 __attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, Operand<T> src, int64_t first,
                                             int64_t end, int64_t kc) {
@@ -306,8 +325,8 @@ __attribute__((noinline)) void copy_columns(T* dst, int64_t width, int parts, Op
   }
 }
 
-/// Columns [first, end) of kc rows to tiles of `width` columns, tile_size apart; zeros beyond the last
-/// column.
+/// Copies columns [first, end) of kc rows to strips of `width` columns, strip_size apart; pads the last with
+/// zeros.
 template <class Isa, int width, class T>
 void copy_strips(T* dst, int64_t strip_size, Operand<T> src, int64_t first, int64_t end, int64_t kc) {
   const int64_t whole = (end - first) / width;
@@ -321,7 +340,7 @@ void copy_strips(T* dst, int64_t strip_size, Operand<T> src, int64_t first, int6
   }
 }
 
-/// Columns [first, end) of kc rows, transposed, to tiles whose rows are `stride` apart; zeros beyond kc.
+/// Transposes columns [first, end) of kc rows into strips with rows `stride` apart, zero-padded beyond kc.
 template <class Isa, class T>
 void transpose_strips(T* dst, int64_t stride, Operand<T> src, int64_t first, int64_t end, int64_t kc) {
   constexpr int L = RegisterTile<Isa, T>::lanes, width = RegisterTile<Isa, T>::rows;
@@ -336,7 +355,7 @@ void transpose_strips(T* dst, int64_t stride, Operand<T> src, int64_t first, int
   }
 }
 
-/// The same of rows of values, split.
+/// Transposes in the same way and splits each number.
 template <class Isa>
 void split_strips(float* dst, int64_t stride, Operand<float> src, int64_t first, int64_t end, int64_t k,
                   float* scratch) {
@@ -357,9 +376,16 @@ void split_strips(float* dst, int64_t stride, Operand<float> src, int64_t first,
   }
 }
 
-/// c (m, n) += left^T right, a sum over k rows of both, or = with overwrite. Threads divide c. One call may
-/// take all rows, or each of several calls the next run of them, of whole blocks. panels: the sides may lie
-/// in panels.
+/// Weight gradients: c (m, n) += left^T right, a sum over k rows (pixels) of both, or c = with overwrite.
+///
+///   for each depth block                     k: about 256 pixels
+///     for each chunk of strips               m: their left operands fit L2
+///       for each panel                       n: copied if its rows are far apart, stays in L1
+///         for each strip of the chunk        m: 8 or 14 inputs, copied if rows are far apart
+///           microkernel                      k: the depth block; sums in registers, then added to c
+///
+/// Threads divide the columns or the rows of c, so each element has one owner. A call may cover all rows, or
+/// successive calls may cover runs of whole depth blocks. blocked: the operands may be channel-blocked.
 template <class Isa, class T, class Left, class Right, bool blocked>
 class TransposedProduct {
  public:
@@ -385,7 +411,7 @@ class TransposedProduct {
         ldc_(ldc),
         overwrite_(overwrite) {}
 
-  /// Values that each thread needs for itself.
+  /// Elements of scratch memory per thread.
   int64_t scratch_size() const {
     return left_size_ + right_size_ + row_ * kCols + values_size() +
            row_ * kRows * ops::min_of(chunk_, strips_) + kSlack;
@@ -399,7 +425,7 @@ class TransposedProduct {
     T* copied_strips = values + values_size();
     const int64_t strip_size = row_ * kRows;
     TileMultiplier<Isa, T, !Isa::matrix, Left::pairs, AddTo<T>> products;
-    // The side that divides more evenly is divided; if both do, the longer one.
+    // Divide the side that divides more evenly, or the longer one if both do.
     const auto idle = [&](int64_t count) {
       return ((count + team.size - 1) / team.size * team.size - count) / static_cast<double>(count);
     };
@@ -411,7 +437,7 @@ class TransposedProduct {
     const int64_t t_begin = by_columns ? 0 : team.begin(strips_),
                   t_end = by_columns ? strips_ : team.end(strips_);
     const int64_t m_end = ops::min_of(m_, t_end * kRows), count = (n_end - n_begin + kCols - 1) / kCols;
-    // Panels of nearly one width: a tile of one vector would wait for its loads.
+    // Make panels of nearly one width, because a tile of one vector would wait for its loads.
     const int64_t vectors = (n_end - n_begin + S::lanes - 1) / S::lanes;
     const auto panel_at = [&](int64_t p) {
       return wide ? n_begin + vectors * p / count * S::lanes : n_begin + p * kCols;
@@ -431,7 +457,7 @@ class TransposedProduct {
       const bool copy_left = Isa::matrix || (count >= kCopiedReads && Isa::copies(a.stride * bytes));
       const bool copy_right =
           ops::min_of(chunk_, t_end - t_begin) >= kCopiedReads && Isa::copies(b.stride * bytes);
-      // The last tile may be higher than what is left to read.
+      // The last tile may be taller than the rows that may be read.
       const int64_t m_last = (strips_ - 1) * kRows;
       const bool copy_last =
           !copy_left && t_end == strips_ && m_last + height(m_ - m_last) > left_.readable();
@@ -470,13 +496,13 @@ class TransposedProduct {
         } else {
           panel = {b.template at<Isa>(0, n0), b.stride, b.block_gap};
         }
-        // Rows of the next block, a share at a time: they are far away, and too many streams to be foreseen.
+        // Prefetch rows of the next depth block a few at a time. The hardware prefetcher can't follow that
+        // many streams.
         for (int64_t r = ahead * i / shares; r < ahead * (i + 1) / shares; ++r) {
           left_.prefetch(next + r, t_begin * kRows, m_end);
           right_.prefetch(next + r, n_begin, n_end);
         }
-        const int64_t rows_a_tile =
-            Right::packed_by_panel ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // rows a tile
+        const int64_t prefetched = Right::packed_by_panel ? (kc + t1 - t0 - 1) / (t1 - t0) : 0;  // per tile
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t m0 = t * kRows;
           const Operand<T> strip =
@@ -484,7 +510,7 @@ class TransposedProduct {
               : copy_last && m0 == m_last ? Operand<T>{copied_strips, kRows}
                                           : Operand<T>{a.template at<Isa>(0, m0), a.stride};
           products.multiply({steps, strip, panel, m0, ops::min_of<int64_t>(kRows, m_ - m0), n0, cols,
-                             output_far_, next_panel.take(rows_a_tile)},
+                             output_far_, next_panel.take(prefetched)},
                             finish);
         }
       }
@@ -496,11 +522,11 @@ class TransposedProduct {
   using S = RegisterTile<Isa, T>;
   static constexpr int kRows = blocked ? S::gradient_rows : S::rows,
                        kCols = blocked ? S::gradient_cols : S::cols;
-  /// Whether a panel's tiles are of three vectors, which seldom divide columns evenly.
+  /// Whether tiles are three vectors wide. Three seldom divide the columns evenly.
   static constexpr bool wide = kCols > S::cols;
-  static constexpr int kShare = wide ? S::lanes : kCols;  ///< of columns that threads divide
+  static constexpr int kShare = wide ? S::lanes : kCols;  ///< columns in the unit that threads divide
 
-  /// Of the tiles that serve `count` rows.
+  /// Height of the tile that serves `count` rows.
   static constexpr int height(int64_t count) { return wide ? kRows : S::height_for_columns(count); }
   int64_t values_size() const { return split<Isa> ? kRows * padded_stride(blocks_.largest, sizeof(T)) : 0; }
 
@@ -508,8 +534,8 @@ class TransposedProduct {
   Right right_;
   int64_t m_, n_, strips_;
   DepthBlocks blocks_;
-  int64_t chunk_;  ///< tiles whose left sides stay in the second-level cache
-  int64_t row_;    ///< of a tile that is transposed, or of a panel that is copied
+  int64_t chunk_;  ///< strips whose left operands stay in L2
+  int64_t row_;    ///< row length of a transposed strip or a copied panel
   int64_t left_size_, right_size_;
   bool output_far_;
   T* c_;

@@ -7,7 +7,7 @@
 #include "kernels/cpu/team.hpp"
 #include "kernels/net/kernels.hpp"
 
-// Weights as the right-hand side of a product, packed into panels of tile_cols columns.
+// Packs weights, the right operand of a product, into panels as wide as a register tile.
 
 namespace evenflow::gemm {
 
@@ -16,13 +16,12 @@ EVENFLOW_INLINE Strided<T> strided_of(const View<T>& view) {
   return {view.data, view.stride};
 }
 
-/// Transposes lanes x lanes values held in vectors, by exchanging ever smaller blocks, or adds up each of
-/// them.
+/// Transposes lanes x lanes values in vectors by exchanging ever smaller blocks, or adds up each vector.
 template <class Isa, class T>
 struct Transpose {
   static constexpr int lanes = RegisterTile<Isa, T>::lanes;
   using Vector = typename RegisterTile<Isa, T>::Vector;
-#if defined(__clang__)  // has no __builtin_shuffle, whose indices are a vector
+#if defined(__clang__)  // Clang lacks __builtin_shuffle, which takes indices as a vector
   template <int step, int... j>
   EVENFLOW_INLINE static void exchange_pair(Vector& low, Vector& high, std::integer_sequence<int, j...>) {
     const Vector a = low, b = high;
@@ -75,7 +74,7 @@ struct Transpose {
     }
   }
 
-  /// Lanes i with i & step: those of b plus those `step` before; others: those of a plus those `step` behind.
+  /// Lanes i with i & step: b[i] + b[i - step]. Other lanes: a[i] + a[i + step].
   template <int step>
   EVENFLOW_INLINE static Vector fold(const Vector& a, const Vector& b) {
     Lane own, other;
@@ -94,9 +93,9 @@ struct Transpose {
   }
 #endif
 
-  /// p[0], p[2], ...; reads nothing behind the last of them.
+  /// p[0], p[2], ...; reads nothing beyond the last of them.
   EVENFLOW_INLINE static Vector every_second(const T* p) {
-    // Read here: Clang forgets within a template of the shuffle that a Vector need not be aligned.
+    // Load here: inside the shuffle's template Clang forgets that a Vector may be unaligned.
     const Vector a = *reinterpret_cast<const Vector*>(p), b = *reinterpret_cast<const Vector*>(p + lanes - 1);
     return every_second(a, b, std::make_integer_sequence<int, lanes>());
   }
@@ -108,7 +107,7 @@ struct Transpose {
     exchange<1>(v);
   }
 
-  /// Lane i: the sum of v[i], halves added to each other again and again. v is used up.
+  /// Lane i: the sum of v[i], added up by repeated halving. Overwrites v.
   EVENFLOW_INLINE static Vector add_up(Vector* v) {
     if constexpr (lanes > 8) fold_all<8>(v);
     if constexpr (lanes > 4) fold_all<4>(v);
@@ -116,7 +115,8 @@ struct Transpose {
     return fold<1>(v[0], v[1]);
   }
 
-  /// The same sum of one vector. By reference: GCC for ARM fails at parameters of such a type.
+  /// The sum of one vector in the same order. Taken by reference: GCC for ARM fails on parameters of such a
+  /// type.
   EVENFLOW_INLINE static T add_up(const Vector& one) {
     Vector v = one;
     if constexpr (lanes > 8) v = fold<8>(v, v);
@@ -133,7 +133,7 @@ struct Transpose {
   }
 };
 
-/// dst[p * stride + j] = columns[j][p] for j < count <= lanes, p < k; zero for other lanes.
+/// dst[p * stride + j] = columns[j][p] for j < count <= lanes and p < k; other lanes are zero.
 template <class Isa, class T>
 void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t count, int64_t k) {
   using X = Transpose<Isa, T>;
@@ -141,7 +141,7 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
   for (int64_t p = 0; p < k; p += X::lanes) {
     alignas(Isa::vector_bytes) typename X::Vector v[X::lanes];
     const int64_t run = ops::min_of<int64_t>(X::lanes, k - p);
-    if (run < X::lanes && run <= kShort) {  // as weights of one or two outputs have them
+    if (run < X::lanes && run <= kShort) {  // as in layers of one or two outputs
       for (int64_t i = 0; i < run; ++i) {
         T* const row = dst + (p + i) * stride;
         for (int64_t j = 0; j < count; ++j) row[j] = columns[j][p + i];
@@ -172,8 +172,8 @@ void pack_transposed(T* dst, int64_t stride, const T* const* columns, int64_t co
   }
 }
 
-/// Rows 2 p and 2 p + 1 of a panel src (k, tile_cols) become words of row p of dst, or of its row of each
-/// part: bfloat16 pairs, zero beyond the last, whole_steps of them. src may end where dst does.
+/// Packs rows 2 p and 2 p + 1 of a panel src (k, tile columns) into row p of dst as bfloat16 pairs, or into
+/// one row of dst per part. Pads to whole_steps rows with zeros. src may be the end of dst.
 template <class Isa, class T>
 void pair_rows(T* dst, const T* src, int64_t k) {
   using Value = typename RegisterTile<Isa, T>::Value;
@@ -196,23 +196,23 @@ void pair_rows(T* dst, const T* src, int64_t k) {
   memset(dst, 0, static_cast<size_t>((whole_steps<Isa>(words) - words) * Isa::parts * n) * sizeof(T));
 }
 
-/// Which matrix a product makes of the weights (tap, c, n) of a convolution.
+/// How a product reads the weights (tap, c, n) of a convolution as a matrix.
 enum class WeightsAs {
-  rows,                     ///< B[(tap, c), n]: as they lie
+  rows,                     ///< B[(tap, c), n]: in place
   channels_by_tap_outputs,  ///< B[c, (tap, n)]
   outputs_by_tap_channels,  ///< B[n, (tap, c)]
-  tap_outputs_by_channels   ///< B[(tap, n), c], taps from the last to the first
+  tap_outputs_by_channels   ///< B[(tap, n), c], taps in reverse order
 };
 
-/// half: rounded to bfloat16, or split.
+/// Weights as the right operand B. bf16: rounded to bfloat16, or split.
 template <class Isa, class T, bool bf16>
 struct WeightsB {
   static constexpr bool pairs = by_pairs<Isa, bf16>;
   WeightsAs as;
   const T* data;
   int64_t taps;
-  int64_t rows;      ///< weight rows of a tap
-  int64_t channels;  ///< of them, those of the image
+  int64_t rows;      ///< weight rows per tap
+  int64_t channels;  ///< rows of these that are channels of the image
   int64_t outputs;
 
   WeightsB(WeightsAs as_, const ConvDims& dims, const T* w)
@@ -229,7 +229,7 @@ struct WeightsB {
            : as == WeightsAs::outputs_by_tap_channels ? outputs
                                                       : taps * outputs;
   }
-  /// Steps of the sum.
+  /// Steps of the microkernel.
   int64_t steps() const { return pairs ? whole_steps<Isa>((depth() + 1) / 2) : depth(); }
   int64_t width() const {
     return as == WeightsAs::rows                      ? outputs
@@ -237,9 +237,9 @@ struct WeightsB {
            : as == WeightsAs::outputs_by_tap_channels ? taps * channels
                                                       : channels;
   }
-  /// One or two columns, which are packed one after the other: see multiply_thin.
+  /// Whether B has one or two columns. They are packed one after the other; see multiply_thin.
   bool thin() const { return !pairs && taps == 1 && width() <= 2; }
-  /// The room of a column, zeros at its end.
+  /// Elements of a packed column, including zero padding.
   int64_t column_size() const {
     constexpr int64_t L = RegisterTile<Isa, T>::lanes;
     return (depth() + L - 1) / L * L;
@@ -252,13 +252,13 @@ struct WeightsB {
   int64_t columns_of(int64_t panel) const {
     return ops::min_of<int64_t>(RegisterTile<Isa, T>::cols, width() - panel * RegisterTile<Isa, T>::cols);
   }
-  /// Whether a panel can be read where it lies.
+  /// Whether a panel can be read in place.
   bool in_place(int64_t panel) const {
     const int64_t cols = columns_of(panel);
     return as == WeightsAs::rows && !bf16 && !thin() &&
            (cols == RegisterTile<Isa, T>::cols || cols == RegisterTile<Isa, T>::lanes);
   }
-  /// Whether all can, and are few enough to be read so again and again.
+  /// Whether all panels can, and are small enough to be read repeatedly that way.
   bool in_place() const {
     return in_place(panels() - 1) && depth() * outputs * static_cast<int64_t>(sizeof(T)) <= (1 << 15);
   }
@@ -271,7 +271,7 @@ struct WeightsB {
     return panel_at(packed + panel * panel_size());
   }
 
-  /// What pack(., panel) will read; only for layouts where that is much. Rows between taps are taken along.
+  /// Memory that pack(., panel) will read, for layouts where that is much. Includes the rows between taps.
   PrefetchRows ahead(int64_t panel) const {
     const int64_t n0 = panel * RegisterTile<Isa, T>::cols;
     if (as == WeightsAs::rows) return PrefetchRows::of(data + n0, outputs, depth());
@@ -280,23 +280,23 @@ struct WeightsB {
                                 columns_of(panel) * outputs);
   }
 
-  /// Whether rows of all panels are packed together: memory gives whole rows sooner than parts of many.
+  /// Whether rows of all panels are packed together: memory delivers whole rows faster than pieces of many.
   bool by_rows() const { return as == WeightsAs::rows && !split<Isa> && !thin(); }
 
-  /// This thread's share of all panels to dst, one (panel_size) after the other. Inlined it would be in every
+  /// Packs this thread's share of all panels to dst (panels, panel_size). noinline avoids a copy in every
   /// product.
   __attribute__((noinline)) void pack(const Team& team, T* dst) const {
     if (by_rows()) return place_rows(dst, 0, panels(), team.begin(steps()), team.end(steps()));
     pack(dst, team.begin(panels()), team.end(panels()));
   }
 
-  /// Panels [panel, end), where they belong in dst.
+  /// Packs panels [panel, end) to their places in dst.
   void pack(T* dst, int64_t panel, int64_t end) const {
     for (dst += panel * panel_size(); panel < end; ++panel, dst += panel_size()) pack(dst, panel);
   }
 
-  /// dst (panel_size): the panel's columns, zeros beyond the last. Thin: dst (width, column_size). Inlined it
-  /// would be in every product.
+  /// Packs one panel to dst (panel_size), zero-padded; thin weights to dst (width, column_size). noinline
+  /// avoids a copy in every product.
   __attribute__((noinline)) void pack(T* dst, int64_t panel) const {
     if (thin()) return pack_columns(dst);
     if (by_rows()) return place_rows(dst, panel, panel + 1, 0, steps());
@@ -316,8 +316,8 @@ struct WeightsB {
   }
 
  private:
-  /// Rows [first, last) of panels [panel, end) of weights as they lie, or pairs of them as pair_rows has
-  /// them; of parts: as they are. dst: the first of these panels.
+  /// Copies rows [first, last) of panels [panel, end), or pairs of rows if products take pairs. Split weights
+  /// are copied unchanged. dst is the first of these panels.
   __attribute__((noinline)) void place_rows(T* dst, int64_t panel, int64_t end, int64_t first,
                                             int64_t last) const {
     constexpr int N = RegisterTile<Isa, T>::cols, at_once = pairs && !split<Isa> ? 2 : 1;
@@ -344,7 +344,7 @@ struct WeightsB {
     }
   }
 
-  /// dst (depth, tile_cols), as they are.
+  /// dst (depth, tile columns), without rounding.
   void place(T* dst, int64_t panel) const {
     constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
     const int64_t n0 = panel * N, cols = columns_of(panel);
@@ -356,7 +356,7 @@ struct WeightsB {
         for (int64_t j = 0, run; j < cols; j += run) {
           const int64_t tap = (n0 + j) / outputs, o = (n0 + j) % outputs;
           run = ops::min_of(outputs - o, cols - j);
-          // Whole vectors, as far as they may be read, and the next run overwrites what they write behind it.
+          // Copies whole vectors where the source may be read that far. The next run overwrites the excess.
           const int64_t whole = (run + L - 1) / L * L, first = tap * rows * outputs + o, size = end() - data;
           const int64_t quick =
               j + whole > N || first + whole > size ? 0 : 1 + (size - first - whole) / outputs;
@@ -390,7 +390,7 @@ struct WeightsB {
   void pack_columns(T* dst) const {
     const int64_t k = depth(), size = column_size();
     const bool strided = as == WeightsAs::rows || as == WeightsAs::channels_by_tap_outputs;
-    if (strided && outputs == 2) {  // a stride that the compiler knows becomes shuffles
+    if (strided && outputs == 2) {  // a stride known at compile time becomes shuffles
       for (int64_t p = 0; p < k; ++p) dst[p] = data[2 * p], dst[size + p] = data[2 * p + 1];
     } else {
       for (int64_t j = 0; j < width(); ++j) {
@@ -413,7 +413,7 @@ struct WeightsB {
     *reinterpret_cast<Vector*>(dst) = *reinterpret_cast<const Vector*>(src);
   }
 
-  /// dst (tile_cols): `cols` numbers, rounded if they are to be, and zeros.
+  /// dst (tile columns): `cols` numbers, rounded if needed, and zeros.
   static void row(T* dst, const T* src, int64_t cols) {
     constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
     using Value = typename RegisterTile<Isa, T>::Value;
@@ -432,7 +432,7 @@ struct WeightsB {
     }
   }
 
-  /// dst (tile_cols): `cols` words of two numbers each, and zeros.
+  /// dst (tile columns): `cols` words of two numbers each, and zeros.
   static void pair_of_rows(T* dst, const T* low, const T* high, int64_t cols) {
     constexpr int N = RegisterTile<Isa, T>::cols, L = RegisterTile<Isa, T>::lanes;
     using X = LoadStore<Isa, typename RegisterTile<Isa, T>::Value>;

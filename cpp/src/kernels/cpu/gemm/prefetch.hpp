@@ -6,34 +6,34 @@
 
 namespace evenflow::gemm {
 
-/// Whether there is an instruction that asks for a line to write. Else a line that other cores have read, as
-/// they do operands of gradients, is asked for to read, and the write waits until they have given it up.
+/// Whether the CPU can prefetch a line for writing. Without that, a line that other cores have read, such as
+/// an operand of a gradient, arrives shared, and the write waits until they give it up.
 #if defined(__x86_64__) && !defined(__PRFCHW__)
 constexpr bool kPrefetchesForWrite = false;
 #else
 constexpr bool kPrefetchesForWrite = true;
 #endif
 
-/// Rows of memory that will be needed, up to three cache lines of each: the first one's first, and how far
-/// the others of a row lie behind it (the same one again where there are fewer).
+/// Rows of memory to prefetch, up to three cache lines each. `at` is the first line of the first row;
+/// `second` and `third` are the offsets of the other lines, repeated where a row has fewer.
 struct PrefetchRows {
   const char* at = nullptr;
   int64_t stride = 0;  ///< bytes
   int second = 0, third = 0;
   int64_t rows = 0;
-  bool written = false;  ///< they will be
+  bool written = false;  ///< whether the rows will be written
 
-  /// Of a tile's width of rows whose first element is *first; see Matrix.
+  /// Rows as wide as a register tile, the first of which starts at *first; see Strided.
   template <class C>
   EVENFLOW_INLINE static PrefetchRows of(const C* first, int64_t row_stride, int64_t rows,
                                          int64_t block_gap = 0) {
     constexpr int64_t size = sizeof(C), line = 64 / size;
-    const int whole =
-        size > 2 ? static_cast<int>(64 + block_gap * size) : 0;  // a tile's bfloat16 numbers fit one line
-    return {reinterpret_cast<const char*>(first), row_stride * size, whole,
-            row_stride % line != 0 ? whole + 64 : whole, rows};
+    // A tile's row of bfloat16 numbers fits one line.
+    const int second = size > 2 ? static_cast<int>(64 + block_gap * size) : 0;
+    return {reinterpret_cast<const char*>(first), row_stride * size, second,
+            row_stride % line != 0 ? second + 64 : second, rows};
   }
-  /// Of results.
+  /// Rows that will be written.
   template <class C>
   EVENFLOW_INLINE static PrefetchRows to_write(const C* first, int64_t row_stride, int64_t rows,
                                                int64_t block_gap = 0) {
@@ -41,14 +41,14 @@ struct PrefetchRows {
     lines.written = true;
     return lines;
   }
-  /// Of `count` elements, one after the other.
+  /// A contiguous run of `count` elements.
   template <class C>
   EVENFLOW_INLINE static PrefetchRows of_run(const C* first, int64_t count) {
     constexpr int64_t row = 3 * 64;
     return {reinterpret_cast<const char*>(first), row, 64, 128,
             (count * static_cast<int64_t>(sizeof(C)) + row - 1) / row};
   }
-  /// The next `count` rows, or what is left.
+  /// Splits off the next `count` rows, or all that are left.
   EVENFLOW_INLINE PrefetchRows take(int64_t count) {
     PrefetchRows occupied = *this;
     occupied.rows = count < rows ? count : rows;
@@ -56,7 +56,7 @@ struct PrefetchRows {
     rows -= occupied.rows;
     return occupied;
   }
-  /// Asks for the next row.
+  /// Prefetches the next row.
   EVENFLOW_INLINE void prefetch() {
     if (kPrefetchesForWrite && written) {
       __builtin_prefetch(at, 1);
@@ -70,7 +70,7 @@ struct PrefetchRows {
     at += stride;
     --rows;
   }
-  /// Asks for all rows, to a cache of that level if they are read, and for no line twice.
+  /// Prefetches all rows, for reading into the cache of that level, and no line twice.
   template <int level>
   EVENFLOW_INLINE void prefetch_all() {
     const auto line = [&](int64_t behind) __attribute__((always_inline)) {
@@ -88,8 +88,8 @@ struct PrefetchRows {
   }
 };
 
-/// What a tile should ask for while it is computed, a few rows at a time: all at once they would wait for
-/// each other.
+/// Prefetches that a microkernel issues while it computes. A few rows at a time: issued together they would
+/// wait for each other.
 struct PrefetchQueue {
   PrefetchRows list[3];
   int count = 0;
@@ -104,7 +104,7 @@ struct PrefetchQueue {
   }
 };
 
-/// The same of rows that are few enough.
+/// Prefetches at once, for a few rows.
 struct PrefetchNow {
   EVENFLOW_INLINE static void add(PrefetchRows lines) { lines.prefetch_all<1>(); }
 };

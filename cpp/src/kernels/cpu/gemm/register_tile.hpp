@@ -10,44 +10,54 @@
 #include "kernels/cpu/isa.hpp"
 #include "kernels/ops/math.hpp"
 
-// The register tile of all matrix products: tile_rows x 2 vectors of sums.
+// The register tile of all matrix products and the microkernel that computes it.
+//
+//   for each step p of the depth             k: inputs of a layer, or pixels in a weight gradient
+//     load B[p, 0 .. V)                      V vectors of outputs, from the panel (L1 or L2)
+//     for each row i                         R pixels, or R inputs in a weight gradient
+//       broadcast A[i, p]                    from the strip (L1 or L2)
+//       sum[i][0 .. V) += A[i, p] * B[p, .]  R x V vectors of sums, in registers
+//
+// Words used in this folder: a register tile is R x V vectors of C. A strip is the R rows of A that it needs,
+// a panel its V vectors of columns of B. A cache block is a few strips that stay in cache while panels stream
+// past.
 
 namespace evenflow::gemm {
 
 template <class Isa, class T>
 struct RegisterTile {
   static constexpr int rows = Isa::rows;
-  /// A second tile height, for what is left over: 64 and 512 rows are whole tiles of 14 and one of 8.
+  /// Height of the second tile, for remaining rows: 64 and 512 rows divide into tiles of 14 and one of 8.
   static constexpr int low_rows = Isa::matrix ? Isa::rows / 2 : Isa::rows / 2 + 1;
   static constexpr int lanes = Isa::vector_bytes / static_cast<int>(sizeof(T));
   static constexpr int cols = 2 * lanes;
   typedef T Value __attribute__((vector_size(Isa::vector_bytes)));
   typedef T Vector __attribute__((vector_size(Isa::vector_bytes), aligned(sizeof(T)), may_alias));
 
-  /// The tile of a gradient of weights whose operands may lie in panels, which those of doubles never do.
+  /// Tile of weight gradients. Their operands may be channel-blocked, but only in float32.
   static constexpr bool blocked = Isa::blocked && std::is_same<T, float>::value;
   static constexpr int gradient_rows = blocked ? Isa::gradient_rows : rows,
                        gradient_vectors = blocked ? Isa::gradient_vectors : 2,
                        gradient_cols = gradient_vectors * lanes;
 
-  /// The height of the tile that serves `count` <= rows rows.
+  /// Height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
     return count > low_rows ? rows : count > 1 || Isa::matrix ? low_rows : 1;
   }
-  /// The same for columns of A, as in gradients of weights: two of a thin output are frequent.
+  /// The same for weight gradients, where A is transposed. Layers with two outputs are common there.
   static constexpr int height_for_columns(int64_t count) {
     return count == 2 && !Isa::matrix ? 2 : height_for(count);
   }
 };
 
-/// Integer vectors as long as a vector of floats, and of half its size.
+/// Integer vectors: 32-bit words in `bytes`, and 16-bit numbers in half of that.
 template <int bytes>
 struct IntegerLanes {
   typedef uint32_t Words __attribute__((vector_size(bytes)));
   typedef uint16_t Bf16Bits __attribute__((vector_size(bytes / 2)));
 };
 
-/// Rounding to the nearest bfloat16 number; specialised where there is an instruction.
+/// Rounds to the nearest bfloat16. Specialised where the CPU has an instruction.
 template <class Isa>
 struct Rounding {
   template <class X>
@@ -59,14 +69,14 @@ struct Rounding {
     return __builtin_convertvector(rounded, typename IntegerLanes<sizeof(X)>::Bf16Bits);
   }
   EVENFLOW_INLINE static Bf16 bf16(float value) { return to_bf16(value); }
-  /// Words whose lower halves they are.
+  /// Widens 16-bit numbers to words, into their lower halves.
   template <class Words, class Bf16Bits>
   EVENFLOW_INLINE static Words words(Bf16Bits bits) {
     return __builtin_convertvector(bits, Words);
   }
 };
 
-/// Loads and stores of a vector X of floating point numbers, or of one number, with conversion.
+/// Loads and stores a vector X, or a single number, and converts between float32 and bfloat16.
 template <class Isa, class X>
 struct LoadStore {
   template <class T>
@@ -84,21 +94,22 @@ struct LoadStore {
     const Bf16Bits bits = Rounding<Isa>::to_bits(value);
     memcpy(p, &bits, sizeof bits);
   }
-  /// The nearest bfloat16 number.
+  /// Rounds to the nearest bfloat16 and stays in float32.
   EVENFLOW_INLINE static X round(X value) { return (X)(words(value) << 16); }
-  /// Words of two bfloat16 numbers, of those at low and at high.
+  /// Packs two bfloat16 vectors into one vector of words: `low` in the lower halves, `high` in the upper
+  /// halves.
   template <class S>
   EVENFLOW_INLINE static X pair(const S* low, const S* high) {
     return (X)(words(operand(low)) | words(operand(high)) << 16);
   }
-  /// The same of the upper halves of low and high, which keep the rest.
+  /// Packs the upper halves of low and high in the same way and leaves the remainders in low and high.
   EVENFLOW_INLINE static X take_pair(X& low, X& high) {
     const Words l = (Words)low, h = (Words)high & kUpper;
     low -= (X)(l & kUpper);
     high -= (X)h;
     return (X)(l >> 16 | h);
   }
-  /// The same of one vector.
+  /// Subtracts the upper half, as take_pair does, from one vector.
   EVENFLOW_INLINE static void take(X& x) { x -= (X)((Words)x & kUpper); }
 
  private:
@@ -152,42 +163,46 @@ struct LoadStore<Isa, double> {
   EVENFLOW_INLINE static void store(double value, double* p) { *p = value; }
 };
 
-/// Whether a product of bfloat16 numbers takes two steps of k at once. Its operands are then words, a pair of
-/// adjacent numbers of the sum each, held as T.
+/// Whether a bfloat16 product takes two steps of k at once. Its operands are then 32-bit words held as T.
+/// Each word contains two numbers that are adjacent along k.
 template <class Isa, bool bf16>
 constexpr bool by_pairs = bf16 && Isa::pair_dot;
 
-/// Whether a float32 number x is taken apart: x = a + b + c, eight bits of its significand each. Of the nine
-/// products of two such sums b c, c b and c c are left out, 2^-24 of the whole on average and 2^-21 at most.
-/// Strips then hold `parts` rows for each: a third of their stride apart.
+/// Whether float32 operands are split into bfloat16 parts: x = a + b + c, with eight bits of the significand
+/// each. Of the nine products of two such sums, b c, c b and c c are left out. They amount to 2^-24 of the
+/// product on average and to at most 2^-21. A split strip or panel stores its parts stride / parts elements
+/// apart.
 template <class Isa>
 constexpr bool split = (Isa::parts > 1);
 
-/// sum + left . right for words of two bfloat16 numbers; specialised where there is an instruction.
+/// sum + left . right, for words of two bfloat16 numbers. Specialised where the CPU has an instruction.
 template <class Isa>
 struct PairDot;
 
-/// Steps of a sum, filled up to what one instruction adds up. Operands are zero beyond the last.
+/// Rounds a number of steps up to a multiple of what one instruction adds up. Operands are zero-padded.
 template <class Isa>
 constexpr int64_t whole_steps(int64_t steps) {
   constexpr int64_t once = Isa::matrix ? RegisterTile<Isa, float>::lanes : 1;
   return (steps + once - 1) / once * once;
 }
 
-/// Products of small matrices of words of two bfloat16 numbers; specialised where there is an instruction:
-/// Session, which a thread has to hold during its products; and
-///   multiply(steps, a, b, tall, wide, sums),  sums (rows, 2 lanes) = A B over whole_steps words of each
-///   part,
-/// of which half the rows are computed unless `tall`, and one vector of columns unless `wide`.
+/// A matrix unit, which multiplies small matrices of bfloat16 pairs. Specialisations provide Session, which a
+/// thread holds during its products, and multiply(steps, a, b, tall, wide, sums). The latter computes sums
+/// (rows, 2 lanes) = A B over `steps` words of each part, only half of the rows unless `tall`, and only one
+/// vector of columns unless `wide`.
 template <class Isa>
 struct MatrixUnit {
   struct Session {};
 };
 
-/// A matrix: row m and column n are at data + m * stride + n + n / line * hop, where a line is what a cache
-/// line holds. Without a hop, rows are whole. With one, `stride` is a line and the matrix lies in panels of
-/// that many columns: what a tile writes or a gradient of weights reads then are neighbours, and need no
-/// copy.
+/// A row-major or channel-blocked matrix. Element (m, n) is at data + m * stride + n + n / line * block_gap,
+/// where `line` elements fill a cache line.
+///
+///   row-major (block_gap = 0):   row 0: n = 0 1 2 3 ...   row 1: n = 0 1 2 3 ...
+///   channel-blocked:             line 0 of row 0, row 1, ...; then line 1 of row 0, row 1, ...
+///
+/// In a channel-blocked matrix `stride` equals `line`. What a tile writes, and what a weight gradient reads,
+/// is then contiguous and needs no copy.
 template <class C>
 struct Strided {
   C* data = nullptr;
@@ -198,7 +213,7 @@ struct Strided {
     static_assert(!std::is_const<C>::value, "already const");
     return {data, stride, block_gap};
   }
-  /// Of rows from m on; below 0, of a matrix whose first rows are not stored.
+  /// The matrix that starts at row m. A negative m serves a matrix whose first rows are not stored.
   EVENFLOW_INLINE Strided from_row(int64_t m) const { return {data + m * stride, stride, block_gap}; }
   template <class Isa>
   EVENFLOW_INLINE C* at(int64_t m, int64_t n) const {
@@ -207,12 +222,12 @@ struct Strided {
   }
 };
 
-/// What a tile reads.
+/// Input of a microkernel.
 template <class T>
 using Operand = Strided<const T>;
 
-/// sum[i][j] = sum over p < k of A[i, p] B[p, j]; of A its transpose if `columns`. A's columns, or those of
-/// its transpose, and B's begin with those of a line where there are hops.
+/// sum[i][j] = sum over p < k of A[i, p] B[p, j], or of A[p, i] B[p, j] if `columns`. The caller owns sum;
+/// this function clears it first. Channel-blocked operands start at the first column of a block.
 template <class Isa, class T, int R, int V, bool columns, bool pairs>
 inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> operand_a, Operand<T> operand_b,
                                                       PrefetchQueue& queue,
@@ -220,12 +235,13 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> oper
   using S = RegisterTile<Isa, T>;
   using Vector = typename S::Vector;
   constexpr int64_t kAhead = 16;                                              // rows of B
-  constexpr int kLine = Isa::vector_bytes < 64 ? 64 / Isa::vector_bytes : 1;  // vectors of a cache line
-  // Panels have a hop after each line. Where steps are short, what is between longer runs costs less.
+  constexpr int kLine = Isa::vector_bytes < 64 ? 64 / Isa::vector_bytes : 1;  // vectors per cache line
+  // A channel-blocked A has a gap after each line. Short vectors take longer runs, to spend less time between
+  // runs.
   constexpr int64_t kRun = Isa::vector_bytes < 64 ? 64 : S::lanes;
   const T *a = operand_a.data, *b = operand_b.data;
   const int64_t lda = operand_a.stride, ldb = operand_b.stride;
-  // From one vector of B to the next, and what a run of A's steps ends with.
+  // Distance between two vectors of B, and the gap at the end of a run of A.
   const int64_t next = S::lanes + (S::blocked && columns ? operand_b.block_gap : 0);
   const int64_t block_gap = S::blocked && !columns ? operand_a.block_gap : 0;
 #pragma GCC unroll 16
@@ -233,12 +249,12 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> oper
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) sum[i][j] = Vector{};
   }
-  // Three pointers serve the rows of A: an address holds a base and 1, 2 or 4 times lda.
+  // Three pointers cover the rows of A, because an address can hold a base plus 1, 2 or 4 times lda.
   const T* a5 = a + 5 * lda;
   const T* a10 = a + 10 * lda;
   const T* a_ahead = a + 2 * (S::lanes + block_gap);
-  // In runs of steps, between which there is time to count: a processor of four instructions a cycle has none
-  // within them.
+  // Prefetches are issued between runs of steps: a CPU that issues four instructions a cycle has no slot for
+  // them within a run.
   constexpr bool tall = R > S::low_rows, wide = V > 2;
   const int64_t run = R > 1 || block_gap != 0 ? kRun : k;
   PrefetchRows *next_rows = queue.list, *last = next_rows + queue.count;
@@ -252,7 +268,7 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> oper
       if (--i == 0) break;
     }
     for (const int64_t end = ops::min_of(p + run, k); p < end; ++p) {
-      // Rows of A, two cache lines ahead; a tile of few rows has no time for it.
+      // Prefetch rows of A two cache lines ahead. A short tile has no time for it.
       if (tall && !columns) {
         __builtin_prefetch(a_ahead);
         a_ahead += lda;
@@ -292,8 +308,8 @@ inline __attribute__((always_inline)) void accumulate(int64_t k, Operand<T> oper
   }
 }
 
-/// A tile of a product: rows [m0, m0 + rows) and columns [n0, n0 + cols), sums over k. far: its output is
-/// worth asking for in time; ahead: what else is.
+/// One register tile: rows [m0, m0 + rows) and columns [n0, n0 + cols) of C, summed over k. output_far: the
+/// output is not in cache, so prefetch it. ahead: other memory to prefetch meanwhile.
 template <class T>
 struct MicrokernelArgs {
   int64_t k = 0;
@@ -303,8 +319,8 @@ struct MicrokernelArgs {
   PrefetchRows ahead = {};
 };
 
-/// A part of a tile to `finish`: sums (rows, cols) with rows a tile's columns apart. The last columns go by
-/// halves and quarters of a vector, then one by one. Inlined it would be in every tile.
+/// Hands a partly filled tile to `finish`. sums (rows, V * lanes). Remaining columns go in halves and
+/// quarters of a vector, then one by one. noinline avoids a copy in every microkernel.
 template <class Isa, class T, int V, class Finish>
 __attribute__((noinline)) void finish_partial_tile(const T* sums, int64_t m0, int64_t rows, int64_t n0,
                                                    int64_t cols, const Finish& finish) {
@@ -329,8 +345,8 @@ __attribute__((noinline)) void finish_partial_tile(const T* sums, int64_t m0, in
   by(T());
 }
 
-/// One tile, given to `finish` column by column of vectors, while they are in registers. R >= rows and V *
-/// lanes >= cols are what is computed.
+/// Computes one register tile of R >= rows and V * lanes >= cols and hands it to `finish` vector by vector,
+/// while the sums are in registers.
 template <class Isa, class T, int R, int V, bool columns, bool pairs, class Finish>
 void microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
   using S = RegisterTile<Isa, T>;
@@ -348,7 +364,7 @@ void microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
     }
     return;
   }
-  // A copy, so that the sums themselves need no memory.
+  // Copy the sums, so that the array `sum` itself can stay in registers.
   alignas(Isa::vector_bytes) T spilled[R * V * S::lanes];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
@@ -359,7 +375,7 @@ void microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
   finish_partial_tile<Isa, T, V>(spilled, args.m0, args.rows, args.n0, args.cols, finish);
 }
 
-/// Chooses the tile's height and width.
+/// Chooses the height and width of the tile and runs the microkernel.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
 void run_microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
   using S = RegisterTile<Isa, T>;
@@ -386,7 +402,7 @@ void run_microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
     run(std::integral_constant<int, 1>());
 }
 
-/// Tiles of a product, one after the other: see run_microkernel.
+/// Computes the tiles of a product one after another.
 template <class Isa, class T, bool columns, bool pairs, class Finish, bool matrix = Isa::matrix>
 struct TileMultiplier {
   EVENFLOW_INLINE void multiply(const MicrokernelArgs<T>& args, const Finish& finish) {
@@ -395,15 +411,16 @@ struct TileMultiplier {
   EVENFLOW_INLINE void end() {}
 };
 
-/// The same by matrices. What becomes of a tile happens piece by piece during the next one, whose products
-/// keep the processor's other units waiting otherwise; of the last one in end().
+/// Computes the tiles on a matrix unit. `finish` for a tile runs piece by piece during the next tile, so that
+/// the vector units work while the matrix unit does; end() finishes the last tile.
 template <class Isa, class T, bool columns, bool pairs, class Finish>
 class TileMultiplier<Isa, T, columns, pairs, Finish, true> {
  public:
   static_assert(pairs && !columns, "matrices hold pairs of steps of a row");
 
   void multiply(const MicrokernelArgs<T>& args, const Finish& finish) {
-    // To the second-level cache: the first one keeps b. A few rows a step, but where steps have six products.
+    // Prefetch to L2, because L1 holds b. A few rows per step suffice, except for split operands: a step is
+    // then six products.
     PrefetchRows ahead = args.ahead;
     if (args.rows == S::rows && args.cols == S::cols) {
       int piece = 0;
@@ -440,7 +457,7 @@ class TileMultiplier<Isa, T, columns, pairs, Finish, true> {
  private:
   using S = RegisterTile<Isa, T>;
   using Value = typename S::Value;
-  static constexpr int kPieces = 8, kRows = 2 * S::rows / kPieces;  ///< of one vector each
+  static constexpr int kPieces = 8, kRows = 2 * S::rows / kPieces;  ///< each one vector wide
 
   EVENFLOW_INLINE static void prefetch_output(const Finish& finish, int64_t m0, int64_t n0, int64_t rows) {
     PrefetchNow queue;
@@ -456,13 +473,13 @@ class TileMultiplier<Isa, T, columns, pairs, Finish, true> {
 
   alignas(Isa::vector_bytes) T sums_[2][S::rows * S::cols];
   int last_ = 0;
-  bool waiting_ = false;  ///< sums_[last_] is a whole tile for finish_
+  bool waiting_ = false;  ///< whether sums_[last_] is a whole tile that waits for finish_
   Finish finish_;
   int64_t m0_ = 0, n0_ = 0;
 };
 
-/// f(row) for all rows: R, or as many as `rows` says if that is 0. f should be always_inline, as what it
-/// calls: inlined late, sums are written to memory and read again.
+/// Calls f(row) for R rows, or for `rows` rows if R is 0. f must be always_inline, as must what it calls: if
+/// it is inlined late, GCC writes the sums to memory and reads them back.
 template <int R, class F>
 EVENFLOW_INLINE void each_row(int rows, const F& f) {
   if constexpr (R > 0) {
@@ -474,11 +491,11 @@ EVENFLOW_INLINE void each_row(int rows, const F& f) {
   }
 }
 
-// What becomes of a tile. `columns<Isa, R, X>(rows, m0, n, value)` gets rows value(0) ... value(rows - 1) of
-// output (m0 + i, n), where X is a vector of adjacent columns and R its rows, or one number. `ask` adds what
-// a tile's results need.
+// A finish step consumes a tile. columns<Isa, R, X>(rows, m0, n, value) receives rows value(0) ... value(rows
+// - 1) of output (m0 + i, n), where X is a vector of adjacent columns, or a single number. queue_prefetch
+// adds the memory that the step reads and writes.
 
-/// c += sums, or = with overwrite.
+/// c += sums, or c = sums with overwrite.
 template <class T>
 struct AddTo {
   static constexpr bool has_sums = false;
@@ -495,7 +512,7 @@ struct AddTo {
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = LoadStore<Isa, X>;
     T* out = c + m0 * ldc + n;
-    // Adding to zeros costs what adding does, and no branch or loop of its own.
+    // Adding zeros needs no second loop and no branch.
     const T* before = overwrite ? kZeros : out;
     const int64_t stride = ldc, step = overwrite ? 0 : ldc;
     each_row<R>(rows, [&](int i) __attribute__((always_inline)) {
@@ -521,7 +538,7 @@ struct Activate {
   template <class Isa, int R, class X, class Value>
   EVENFLOW_INLINE void columns(int rows, int64_t m0, int64_t n, const Value& value) const {
     using L = LoadStore<Isa, X>;
-    // One multiply-add and one maximum a vector, no branch.
+    // One multiply-add and one maximum per vector, without a branch.
     const X factor = L::load(offset_or(scale, n, kOnes));
     const X shift = L::load(offset_or(bias, n, kZeros)) * factor;
     const X least = X{} + (relu ? T(0) : -std::numeric_limits<T>::infinity());
@@ -534,11 +551,11 @@ struct Activate {
   }
 };
 
-/// The way back through y = act((a + bias) * scale): sums are dy, c = da. Column sums of da and of dy * y
-/// (masked) are added to sums (blocks, 2, width).
+/// Gradient of y = act((a + bias) * scale): takes dy from the sums and stores c = da. Adds the column sums of
+/// da and of dy * y (after the ReLU mask) to sums (blocks, 2, width). One thread accumulates each block.
 template <class T, class C>
 struct ActivateBackward {
-  static constexpr bool has_sums = true;  ///< of rows: one thread a block
+  static constexpr bool has_sums = true;  ///< column sums, which one thread adds up
   Strided<C> c;
   Strided<const C> y;
   const T* scale;

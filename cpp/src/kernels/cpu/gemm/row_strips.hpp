@@ -4,8 +4,8 @@
 
 namespace evenflow::gemm {
 
-/// How m rows are divided into tiles: tall ones, and at the end as many low ones as leave none partly empty.
-/// 128 rows are eight tiles of 14 and two of 8. Any even m that is large enough comes out.
+/// Divides m rows into strips: tall ones, then as many low ones as it takes to leave none partly empty. 128
+/// rows give eight strips of 14 and two of 8. Every sufficiently large even m divides without a remainder.
 class RowStrips {
  public:
   template <class Isa, class T>
@@ -15,13 +15,13 @@ class RowStrips {
   }
 
   int64_t count() const { return count_; }
-  /// The first row of a tile; m for the one after the last.
+  /// First row of a strip. The strip after the last starts at m.
   int64_t row(int64_t strip) const;
-  /// The tile that starts at a row of the tall ones, or the one after the last.
+  /// Index of the strip that starts at `row`, which is a row of the tall strips or m.
   int64_t at(int64_t row) const { return row == m_ ? count_ : row / height_; }
 
  private:
-  // Neither this nor row() is inlined: it would have the loops of every product split and unrolled.
+  // The constructor and row() are not inlined, or GCC would split and unroll the loops of every product.
   RowStrips(int64_t m, int height, int low_height);
 
   int64_t m_;

@@ -4,14 +4,14 @@
 #include "kernels/cpu/team.hpp"
 #include "kernels/net/layout.hpp"
 
-// Pixels as the left-hand side of a product, or, transposed, as either side of a gradient of weights.
+// Pixels as the left operand of a product or, transposed, as either operand of a weight gradient.
 
 namespace evenflow::gemm {
 
-/// Room that vectors may read or write past the end of a buffer.
+/// Elements that vectors may read or write past the end of a buffer.
 constexpr int64_t kSlack = 64;
 
-/// The parts of `count` numbers of src in rows of dst, `stride` apart, whole vectors of them; zeros beyond.
+/// Splits `count` numbers of src into one row of dst per part, `stride` apart, in whole vectors, zero-padded.
 template <class Isa>
 void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
   using Value = typename RegisterTile<Isa, float>::Value;
@@ -35,14 +35,14 @@ void split_row(Bf16* dst, int64_t stride, const float* src, int64_t count) {
   }
 }
 
-/// Words of bfloat16 numbers, columns [begin, end) of rows 2 p and 2 p + 1 of src in row p of dst, or in its
-/// row of each part, a third of dst_stride apart; zeros beyond the last of `rows`, to whole_steps.
+/// Packs columns [begin, end) of rows 2 p and 2 p + 1 of src into row p of dst as bfloat16 pairs, or into one
+/// row per part, dst_stride / parts apart. Pads `rows` to whole_steps with zeros.
 template <class Isa, class S>
 void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, int64_t rows, int64_t begin,
                 int64_t end) {
   using Value = typename RegisterTile<Isa, float>::Value;
   constexpr int L = RegisterTile<Isa, float>::lanes;
-  // Rows; of a panel more, since they are short.
+  // In rows; more for a panel, whose rows are short.
   const int64_t ahead = Isa::matrix && end - begin <= RegisterTile<Isa, float>::cols ? 48 : 8;
   static const S zeros[L] = {};
   for (int64_t p = 0; 2 * p < rows; ++p, dst += dst_stride, src += 2 * stride) {
@@ -73,13 +73,13 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
   }
 }
 
-/// Rows of a matrix, where they lie or converted. half: as an operand of a product of bfloat16 numbers;
-/// without hops then.
+/// Rows of a matrix, read in place or converted. bf16: as an operand of a bfloat16 product; such a matrix is
+/// row-major.
 template <class Isa, class T, class S, bool bf16>
 struct MatrixRows {
   static constexpr bool pairs = by_pairs<Isa, bf16>;
-  /// Whether a gradient of weights has its columns from panel(), a tile's at a time: those of the right side
-  /// are in the first-level cache then when tiles read them. Three parts would not fit it.
+  /// Whether a weight gradient packs this operand by panel(), one tile width at a time. The panel is then
+  /// still in L1 when the tiles read it. Three parts would not fit.
   static constexpr bool packed_by_panel = Isa::matrix && !split<Isa>;
   static constexpr bool as_they_are =
       pairs ? std::is_same<S, Bf16>::value : !bf16 && std::is_same<T, S>::value;
@@ -88,10 +88,10 @@ struct MatrixRows {
 
   int64_t strip_size() const { return RegisterTile<Isa, T>::rows * Isa::parts * strip_stride() + kSlack; }
 
-  /// Rows [m0, m0 + rows) as a tile of `height`; zeros beyond.
+  /// Rows [m0, m0 + rows) as a strip of `height` rows, zero-padded.
   Operand<T> strip(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
-      // A panel has room for more rows than there are.
+      // A channel block has more rows than there are pixels.
       if ((rows == height || matrix.block_gap != 0) && (!pairs || cols == 2 * strip_stride())) {
         return {reinterpret_cast<const T*>(row(m0)), pairs ? matrix.stride / 2 : matrix.stride,
                 matrix.block_gap};
@@ -117,8 +117,8 @@ struct MatrixRows {
     if (as_they_are && !pairs) return 0;
     return (pairs ? whole_steps<Isa>((k + 1) / 2) * Isa::parts : k) * padded_stride(cols, sizeof(T)) + kSlack;
   }
-  /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read; readable(): the columns
-  /// that may be.
+  /// Rows [k0, k0 + k), or pairs of them, of which columns [begin, end) will be read. readable(): columns
+  /// that may be read.
   Operand<T> block(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
     const int64_t ld = padded_stride(cols, sizeof(T));
     if constexpr (pairs) {
@@ -133,18 +133,19 @@ struct MatrixRows {
       return {buffer, ld};
     }
   }
-  /// Columns [begin, end), at most a tile's, of pairs of rows [k0, k0 + k): whole_steps rows of tile_cols.
+  /// Columns [begin, end), at most one tile width, of pairs of rows [k0, k0 + k): (whole_steps, tile
+  /// columns).
   Operand<T> panel(int64_t k0, int64_t k, int64_t begin, int64_t end, T* buffer) const {
     constexpr int64_t ld = RegisterTile<Isa, T>::cols;
     interleave<Isa>(buffer, ld, row(k0) + begin, matrix.stride, k, 0, end - begin);
     return {buffer, ld};
   }
-  /// What panel(k0, k, begin, .) will read.
+  /// Memory that panel(k0, k, begin, .) will read.
   EVENFLOW_INLINE PrefetchRows ahead(int64_t k0, int64_t k, int64_t begin) const {
     return PrefetchRows::of(row(k0) + begin, matrix.stride, k);
   }
   int64_t values_size(int64_t) const { return 0; }
-  /// The same as they are, float32.
+  /// The rows without conversion, in float32.
   Operand<T> values(int64_t k0, int64_t, T*) const { return {row(k0), matrix.stride}; }
   int64_t readable() const { return matrix.block_gap != 0 ? (cols + kLine - 1) / kLine * kLine : cols; }
   EVENFLOW_INLINE void prefetch(int64_t m, int64_t begin, int64_t end) const {
@@ -178,8 +179,8 @@ struct MatrixRows {
   }
 };
 
-/// Images with a border of one pixel and, for `edge`, a last channel that is 1 there and 0 inside: the
-/// patches of a 3x3 kernel are three runs of three pixels each. half: of numbers rounded to bfloat16.
+/// Images with a border of one pixel. With `edge` they have one more channel, which is 1 in the border and 0
+/// inside. A patch of a 3x3 kernel is then three runs of three pixels. bf16: rounded to bfloat16.
 template <class Isa, class T, bool bf16>
 struct Bordered {
   using Element = typename std::conditional<by_pairs<Isa, bf16> && !split<Isa>, Bf16, T>::type;
@@ -190,7 +191,7 @@ struct Bordered {
     return x.n * (x.h + 2) * (x.w + 2) * (x.c + (edge ? 1 : 0)) + kSlack;
   }
 
-  /// Writes this thread's share of the images into `out`; everybody may read after a barrier.
+  /// Writes this thread's share of the images to `out`. Others may read it after a barrier.
   template <class S>
   static Bordered fill(const Team& team, const Strided<S>& x, const Shape& s, bool edge, Element* out) {
     const Bordered b{out, s.h, s.w, s.c + (edge ? 1 : 0)};
@@ -243,7 +244,7 @@ struct Bordered {
   }
 };
 
-/// 3x3 patches: row m holds (tap, channel).
+/// Patches of a 3x3 kernel: row m holds (tap, channel).
 template <class Isa, class T, bool bf16>
 struct PatchRows {
   static constexpr bool pairs = by_pairs<Isa, bf16>, packed_by_panel = false;
@@ -289,7 +290,7 @@ struct PatchRows {
     gather(k0, k, readable(), buffer);
     return {buffer, readable()};
   }
-  /// What lies beyond cols() goes into sums that nobody reads.
+  /// Columns beyond cols() only reach sums that nobody reads.
   Operand<T> block(int64_t k0, int64_t k, int64_t, int64_t, T* buffer) const {
     const int64_t ld = readable();
     if constexpr (pairs) {
@@ -307,7 +308,7 @@ struct PatchRows {
   int64_t words() const { return whole_steps<Isa>((cols() + 1) / 2); }
   int64_t part_stride() const { return padded_stride(words(), sizeof(T)); }
 
-  /// Vectors run past the end of a line of the patch; what they spill is overwritten by the next.
+  /// Vectors run past the end of a line of the patch. The next line overwrites the excess.
   void gather(int64_t m0, int64_t rows, int64_t ld, Element* dst) const {
     constexpr int bytes = Isa::vector_bytes, N = bytes / static_cast<int>(sizeof(Element));
     const int64_t run = 3 * image.depth, line = (image.width + 2) * image.depth;

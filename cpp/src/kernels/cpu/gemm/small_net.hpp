@@ -3,19 +3,19 @@
 #include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
 
-// A dense net of few weights. Activations of some samples lie as (channels, samples), so that the vectors of
-// a tile are of samples: they go from one layer to the next as they are, the weights are read where they lie,
-// and a layer of one or two outputs fills vectors too.
+// A dense net with few weights. Activations are (channels, samples), so vectors run along samples. Each
+// layer's output is the next layer's input without copying, weights are read in place, and a layer with one
+// or two outputs still fills vectors.
 
 namespace evenflow::gemm {
 
-/// c = act(sums + bias), one bias for each row.
+/// c = act(sums + bias), with one bias per row.
 template <class T>
 struct ActivateRows {
   T* c;
   int64_t ldc;
   const T* bias;
-  T least;  ///< of the results
+  T least;  ///< smallest result: 0 for ReLU, else -infinity
   template <class Isa>
   EVENFLOW_INLINE void queue_prefetch(int64_t, int64_t, int64_t, PrefetchQueue&) const {}
   template <class Isa, int R, class X, class Value>
@@ -31,16 +31,15 @@ struct ActivateRows {
   }
 };
 
-/// Forward, without activations kept. Sums have the order that they have in other products of this
-/// instruction set: a sample's result is the same whichever way it is computed.
+/// Forward pass without kept activations. Sums are added in the same order as in other products of the
+/// instruction set, so a sample gets the same bits either way.
 template <class Isa, class T>
 class SmallNet {
  public:
   static constexpr bool exists = RegisterTile<Isa, T>::blocked;
 
-  /// Whether it can be, no outputs having scales, and is worth it: the weights stay in a core's caches, few
-  /// places of the last vectors are empty, and rows of the input and output are short, since these are
-  /// transposed.
+  /// Whether this pass is possible (no output has a scale) and pays: the weights fit a core's caches, the
+  /// last vectors are nearly full, and rows of input and output are short, because they are transposed.
   static bool fits(const StackUnit<T>* units, int count, int64_t samples) {
     constexpr int64_t kBytes = 96 << 10, kChannels = 8;
     int64_t weights = 0;
@@ -61,10 +60,10 @@ class SmallNet {
     }
   }
 
-  /// Values that each thread needs for itself.
+  /// Elements of scratch memory per thread.
   int64_t scratch_size() const { return 2 * widest_ * kSamples + kSamples * L; }
 
-  /// h (end - begin, outputs) of samples [begin, end) of x.
+  /// Computes h (end - begin, outputs) for samples [begin, end) of x.
   void run(const Strided<const T>& x, const Strided<T>& h, int64_t begin, int64_t end, T* scratch) const {
     T *from = scratch, *to = scratch + widest_ * kSamples, *rows = scratch + 2 * widest_ * kSamples;
     for (int64_t first = begin; first < end; first += kSamples) {
@@ -84,14 +83,14 @@ class SmallNet {
   using S = RegisterTile<Isa, T>;
   using Vector = typename S::Vector;
   static constexpr int kSamples = S::cols, L = S::lanes;
-  static constexpr int64_t kThin = 2;   ///< outputs whose sums are over every L-th input first
-  static constexpr int64_t kShort = 4;  ///< inputs
+  static constexpr int64_t kThin = 2;   ///< most outputs whose sums run over every L-th input first
+  static constexpr int64_t kShort = 4;  ///< most inputs of multiply_short
 
-  /// columns (channels, kSamples) of the first `samples` rows of x; zeros beyond.
+  /// columns (channels, kSamples) from the first `samples` rows of x, zero-padded.
   static void columns_of(const Strided<const T>& x, int64_t channels, int64_t samples, T* columns) {
     for (int64_t c = 0; channels <= kThin && c < channels; ++c) {
       T* to = columns + c * kSamples;
-      if (samples == kSamples && x.stride == 2) {  // of two features
+      if (samples == kSamples && x.stride == 2) {  // two features
         for (int64_t i = 0; i < kSamples; i += L) {
           *reinterpret_cast<Vector*>(to + i) = Transpose<Isa, T>::every_second(x.data + 2 * i + c);
         }
@@ -108,9 +107,9 @@ class SmallNet {
     }
   }
 
-  /// The way back. room (kSamples, L).
+  /// The reverse: rows of h from columns. scratch (kSamples, L).
   static void rows_of(const T* columns, int64_t samples, const Strided<T>& h, int64_t channels, T* scratch) {
-    if (samples == kSamples && channels == 2 && h.stride == 2) {  // counts known: shuffles
+    if (samples == kSamples && channels == 2 && h.stride == 2) {  // becomes shuffles
       T* const to = h.data;
       for (int64_t i = 0; i < kSamples; ++i) to[2 * i] = columns[i], to[2 * i + 1] = columns[kSamples + i];
       return;
@@ -131,7 +130,7 @@ class SmallNet {
   struct Layer {
     int64_t inputs, outputs;
     Operand<T> w;          ///< (inputs, outputs)
-    int64_t strips, tall;  ///< of outputs; see RowStrips
+    int64_t strips, tall;  ///< strips of outputs; see RowStrips
     T* bias;
     T least;
     EVENFLOW_INLINE ActivateRows<T> finish(T* y) const { return {y, kSamples, bias, least}; }
@@ -166,7 +165,7 @@ class SmallNet {
     return layer;
   }
 
-  /// y (outputs, kSamples) of x (inputs, kSamples).
+  /// y (outputs, kSamples) from x (inputs, kSamples).
   static void multiply(const Layer& layer, const T* x, T* y) {
     if (layer.outputs == 1) return multiply_thin<1>(layer, x, y);
     if (layer.outputs == 2) return multiply_thin<2>(layer, x, y);
@@ -190,21 +189,22 @@ class SmallNet {
 
   EVENFLOW_INLINE static Vector load(const T* p) { return *reinterpret_cast<const Vector*>(p); }
 
-  /// Output j of both vectors of samples.
+  /// Stores output j for both vectors of samples.
   EVENFLOW_INLINE static void put(const ActivateRows<T>& finish, int64_t j, Vector low, Vector high) {
     using Value = typename S::Value;
     finish.template columns<Isa, 1, Value>(1, j, 0, [&](int) -> Value { return low; });
     finish.template columns<Isa, 1, Value>(1, j, L, [&](int) -> Value { return high; });
   }
 
-  /// Of few inputs, whose sums a tile would take less time for than for beginning and ending.
+  /// A layer of few inputs, where starting and finishing a tile would take longer than its sums.
   __attribute__((noinline)) static void multiply_short(const Layer& of, const T* x, T* y) {
-    const Layer layer = of;  // which no result can be part of
+    const Layer layer = of;  // a copy, so that the compiler knows that no result aliases it
     const ActivateRows<T> finish = layer.finish(y);
     const Vector first_low = load(x), first_high = load(x + L);
     for (int64_t j = 0; j < layer.outputs; ++j) {
       const T* w = layer.w.data + j;
-      Vector low = {}, high = {};  // a sum even of one product: with the bias that would be rounded once
+      // Even a single product is added to zero first: fused with the bias it would be rounded only once.
+      Vector low = {}, high = {};
       low += first_low * w[0];
       high += first_high * w[0];
       for (int64_t p = 1; p < layer.inputs; ++p) {
@@ -220,8 +220,8 @@ class SmallNet {
     Vector of[outputs][2];
   };
 
-  /// Sums over every step-th input from `first` on: from L on as they come, below by halves, as
-  /// multiply_columns has them.
+  /// Sums over every step-th input from `first` on. Steps from L on add in order, smaller ones by halves, as
+  /// multiply_columns does.
   template <int outputs, int first, int step>
   EVENFLOW_INLINE static Sums<outputs> sum(const Layer& layer, const T* x) {
     Sums<outputs> sums = {};

@@ -4,12 +4,19 @@
 
 #include "kernels/cpu/gemm/chain.hpp"
 
-// The way back through a chain of convolutions: the derivative of each activation is taken where the product
-// that yields its gradient leaves the registers.
+// Backward pass of a chain of convolutions. The finish step of each product differentiates the activation
+// below while the gradient is still in registers.
+//
+//   for each run of pixels                    whole depth blocks, about 8 strips per thread
+//     for each group of strips                threads take groups from a work queue
+//       for each unit, last to first          da of the unit below = (da * w^T) * act'
+//     barrier
+//     for each unit                           dw += input^T da over the run; threads divide dw
+//   barrier; column sums become gradients of bias and scale; a 3x3 first unit sums its taps into dx
 
 namespace evenflow::gemm {
 
-/// dh is da of the last unit: the caller took its epilogue back.
+/// dh is da of the last unit: the caller has already differentiated that unit's epilogue.
 template <class Isa, class T, class H>
 class StackBackward {
  public:
@@ -54,14 +61,14 @@ class StackBackward {
     first_unit<H>(da);
   }
 
-  /// From da of unit u to its weights' gradient and da of the unit below.
+  /// Computes the weight gradient of unit u from its da, and da of the unit below.
   template <class D>
   void inner_unit(int u, const Strided<const D>& da, const Strided<H>& below) {
     const StackUnit<T>& unit = units_[u];
     const StackUnit<T>& lower = units_[u - 1];
     const int64_t width = lower.dims.cout;
     WorkspaceScope scope(ctx_);
-    // Without patches each row block adds up its own share; see gather_all_taps for the other case.
+    // Row blocks accumulate separate column sums, except where gather_all_taps runs on one thread.
     const bool taps = unit.dims.kernel == 3 && gather_input(unit.dims);
     const int64_t blocks =
         taps ? 1 : CacheBlocks<Isa, T>(m_, unit.dims.kernel * unit.dims.kernel * unit.dims.cout).count;
@@ -81,7 +88,7 @@ class StackBackward {
     conv_backward_weights<Isa, T, bf16, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
   }
 
-  /// What turns the gradient of unit u's activation into da and adds up its columns.
+  /// Finish step that turns the gradient of unit u's activation into da and adds up its columns.
   ActivateBackward<T, H> derivative(int u, const Strided<H>& da, T* sums) const {
     const Epilogue<T>& e = units_[u].epilogue;
     return {da, hidden_[u], e.scale, e.relu, sums, units_[u].dims.cout};
@@ -91,12 +98,12 @@ class StackBackward {
     for (int64_t i = 0; i < count; ++i) sums[i] = T(0);
   }
 
-  /// The sums of all blocks to the gradients of bias and scale, columns [begin, end). Inlined it would be in
-  /// every chain of every type.
+  /// Adds the sums of all blocks, columns [begin, end), to the gradients of bias and scale. noinline avoids a
+  /// copy for every chain and type.
   __attribute__((noinline)) static void add_sums(const StackUnit<T>& unit, const T* sums, int64_t blocks,
                                                  int64_t begin, int64_t end) {
     const int64_t width = unit.dims.cout;
-    constexpr int64_t kAtOnce = 64;  // neighbours of a row of sums
+    constexpr int64_t kAtOnce = 64;  // adjacent columns of a row of sums
     for (int64_t c0 = begin; c0 < end; c0 += kAtOnce) {
       double total[kAtOnce] = {}, dots[kAtOnce] = {};
       const int64_t count = ops::min_of(kAtOnce, end - c0);
@@ -112,16 +119,16 @@ class StackBackward {
     }
   }
 
-  /// A run of pixels at a time: threads take tiles through all units, then all threads add the run to the
-  /// gradients of the weights; who is done with that begins with the next run, whose derivatives have places
-  /// of their own. Activations come from memory once, and their derivatives never go there.
+  /// Processes one run of pixels at a time. A thread that has finished its part of the weight gradients
+  /// starts on the next run, which therefore has its own buffers for da. Activations are read from memory
+  /// once, and da never goes there.
   void by_runs() {
     WorkspaceScope scope(ctx_);
     const int threads = ctx_.threads(), last = count_ - 1;
-    // Whole blocks of the gradients' sums, so that these do not depend on the threads; about kBlockStrips
-    // tiles for each thread.
+    // Runs are whole depth blocks, so sums do not depend on the number of threads, and about kBlockStrips
+    // strips per thread.
     const DepthBlocks blocks = DepthBlocks::of<Isa, T>(m_, by_pairs<Isa, bf16>);
-    const int64_t run = (threads * kBlockStrips * kRows + blocks.size - 1) / blocks.size;  // blocks
+    const int64_t run = (threads * kBlockStrips * kRows + blocks.size - 1) / blocks.size;  // in blocks
     const int64_t largest = ops::min_of(m_, (run - 1) * blocks.size + blocks.largest);
     const int places = blocks.next(0, m_, run) < m_ ? 2 : 1;
     const int64_t groups = groups_of(rows_.count());
@@ -184,7 +191,7 @@ class StackBackward {
             derivatives(da, begin, t, t_next, left_strips + team.rank * strips, scratch);
           });
         });
-        queues[1 - turn].reset(team);  // nobody takes from it before the barrier
+        queues[1 - turn].reset(team);  // no thread takes from it before the barrier
         team.barrier();
         last_gradient.add(team, begin, end, dh_, scratch);
         for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da[u].from_row(-begin), scratch);
@@ -207,8 +214,8 @@ class StackBackward {
 
   static constexpr int64_t kRows = RegisterTile<Isa, T>::rows;
 
-  // One thread adds up the columns of a group of tiles, whatever the number of threads: a sixth of a run or
-  // so, that few threads get equal shares.
+  // One thread adds up the columns of a group of strips, whatever the number of threads. A group is about a
+  // sixth of a depth block, small enough to balance a few threads.
   static constexpr int64_t group_strips() {
     const int64_t strips = kDepthBlock / kRows;
     for (int64_t parts = 6;; --parts) {
@@ -225,7 +232,7 @@ class StackBackward {
     }
   }
 
-  /// Tiles [first, end) of a run that starts at row `begin`, from dh to da of each unit and to dx.
+  /// Computes da of each unit, and dx, for strips [first, end) of a run that starts at row `begin`.
   void derivatives(const Strided<H>* da, int64_t begin, int64_t first, int64_t end, LeftStrip<T>* left_strips,
                    T* strips) const {
     const auto derive = [&](int u, const auto& a) {
@@ -266,8 +273,8 @@ class StackBackward {
   RowStrips rows_;
   Hidden<T, H> hidden_;
   PackedUnits<Isa, T, bf16> weights_;
-  Strided<H>* da_[2] = {};  ///< of runs in turns, of all units but the last
-  T** sums_ = nullptr;      ///< their columns' sums, (groups, 2, width)
+  Strided<H>* da_[2] = {};  ///< da of alternate runs, for all units but the last
+  T** sums_ = nullptr;      ///< column sums of da and of dy * y, (groups, 2, width) per unit
   T* products_ = nullptr;
   Bordered<Isa, T, bf16> dh_image_;
 };

@@ -3,8 +3,20 @@
 #include "kernels/cpu/gemm/chain.hpp"
 #include "kernels/cpu/gemm/small_net.hpp"
 
-// A chain of convolutions as one kernel: a block of pixels goes through the whole chain while its activations
-// are in the second-level cache.
+// Runs a chain of convolutions as one kernel: a block of pixels passes all units while its activations stay
+// in L2.
+//
+//   for each block of 8 strips              pixels; threads take blocks from a work queue
+//     for each unit of the chain            its input is the block's output of the unit before, in L2
+//       for each panel of weights           outputs; all units are packed once and shared by all threads
+//         for each strip of the block       pixels; rows read in place, or patches gathered for 3x3
+//           microkernel                     inputs (times taps); sums in registers
+//           finish                          bias, scale, ReLU; stores the next unit's input
+//   barrier, if the last unit is 3x3
+//   for each pixel                          threads divide them; sums nine taps of its neighbours
+//
+// Activations that the backward pass does not need stay in two buffers per thread. Small batches and chains
+// with inner 3x3 units run unit by unit instead, with all threads inside each product.
 
 namespace evenflow::gemm {
 
@@ -136,14 +148,14 @@ class StackForward {
     });
   }
 
-  /// A thread's own memory.
+  /// Scratch memory of one thread.
   struct Scratch {
     LeftStrip<T>* left_strips;
     T* strips;
-    H* hidden[2];  ///< of the present block, where activations are not kept
+    H* hidden[2];  ///< activations of the current block, if they are not kept
   };
 
-  /// Hidden activations of a unit, of the block that starts at tile `first`.
+  /// Hidden activations of a unit for the block that starts at strip `first`.
   Strided<H> hidden(int u, int64_t first, const Scratch& scratch) const {
     if (acts_) return hidden_[u];
     return hidden_.matrix(scratch.hidden[u % 2], u, m_).from_row(-rows_.row(first));
