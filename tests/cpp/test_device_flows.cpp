@@ -45,7 +45,7 @@ std::vector<double> compute(Context& ctx, const ParamArena<T>& arena, const Flow
 }
 
 template <class T>
-constexpr double kBound = std::is_same<T, double>::value ? 1e-10 : 1e-4;
+constexpr double kBound = std::is_same<T, double>::value ? 1e-10 : 1e-5;
 
 /// The device's results are near the CPU's, and the same bits in every order.
 template <class T>

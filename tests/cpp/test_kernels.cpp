@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "check_layer.hpp"
+#include "core/team.hpp"
 #include "kernels/cpu/gemm/row_strips.hpp"
-#include "kernels/cpu/team.hpp"
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
 

@@ -4,10 +4,9 @@
 #include <exception>
 #include <mutex>
 
+#include "core/team.hpp"
 #include "evenflow/context.hpp"
 #include "evenflow/params.hpp"
-#include "kernels/cpu/isa.hpp"
-#include "kernels/cpu/team.hpp"
 
 namespace evenflow {
 
@@ -33,7 +32,7 @@ void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
   std::exception_ptr error;  // of the lowest rank that failed
   int failed = threads;
   std::mutex mutex;
-  run_team<Baseline>(threads, [&](const Team& team) {
+  run_team<Tiles>(threads, [&](const Team& team) {
     try {
       for (int64_t group = team.begin(tiles.groups); group < team.end(tiles.groups); ++group) {
         for (int64_t tile = tiles.first_of(group); tile < tiles.first_of(group + 1); ++tile) {

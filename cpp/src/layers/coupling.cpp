@@ -188,9 +188,9 @@ class Coupling final : public Layer<T> {
   /// From `from` and the gradient `dfrom` on one side of the coupling to those on the other side: `law(h,
   /// dh)` does it for the part that changes, then dh goes through the net to the part that passes, which is
   /// the same on both sides. kept: null, or the net's outputs and activations.
-  template <class Law>
+  template <class ApplyLaw>
   void through_net(Context& ctx, const Params<T>& params, View<const T> from, View<const T> dfrom, View<T> to,
-                   View<T> dto, T* kept, const Law& law) const {
+                   View<T> dto, T* kept, const ApplyLaw& apply_law) const {
     const int64_t n = from.shape.n;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
@@ -201,7 +201,7 @@ class Coupling final : public Layer<T> {
     if (recompute) net_->forward(ctx, params, input, h, kept + h_size(n));
 
     View<T> dh(scope.take<T>(h_size(n)), h.shape);
-    law(h, dh);
+    apply_law(h, dh);
     copy_pass(ctx, from, to);
     copy_pass(ctx, dfrom, dto);
     if (!context_ && plan_.parity < 0) {

@@ -23,7 +23,7 @@ std::string shown(U value) {
 /// ConfigError where T does not hold the ends of column c, or no number between them.
 template <class T>
 void check_bounds(const Bounds& bounds, int64_t c) {
-  const char* dtype = sizeof(T) == sizeof(float) ? "float32" : "float64";
+  const char* dtype = std::is_same<T, float>::value ? "float32" : "float64";
   if (!(bounds.low < bounds.high)) {
     fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", shown(bounds.low), " and ",
                       shown(bounds.high), " for column ", c);

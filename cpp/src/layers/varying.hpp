@@ -19,7 +19,7 @@ bool varies(T mean, T var) {
 /// density would grow on them without bound.
 template <class T>
 void check_columns(const std::string& name, const T* mean, const T* var, int64_t columns) {
-  constexpr bool single = sizeof(T) == sizeof(float);
+  constexpr bool single = std::is_same<T, float>::value;
   for (int64_t c = 0; c < columns; ++c) {
     if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
       // A variance leaves the range of T at the root of its limits.

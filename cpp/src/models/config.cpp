@@ -198,7 +198,7 @@ class Writer {
 
   template <class T>
   void operator()(const char* key, const T& value, const Limits& limits, const char*) {
-    if (!limits.optional || !is_empty(value)) add(key, value);
+    if (!limits.optional || value != T()) add(key, value);
   }
 
   template <class T>
@@ -211,16 +211,6 @@ class Writer {
   std::string text() const { return out_ + "}"; }
 
  private:
-  static bool is_empty(int64_t value) { return value == 0; }
-  template <class T>
-  static bool is_empty(const std::vector<T>& values) {
-    return values.empty();
-  }
-  template <class T>
-  static bool is_empty(const T&) {
-    return false;
-  }
-
   std::string out_;
 };
 

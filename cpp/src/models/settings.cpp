@@ -44,7 +44,8 @@ class Checker {
     expect_in(where_, name, value, limits.low, limits.high);
   }
   void operator()(const char* name, double value, const Limits& limits, const char*) const {
-    if (!(value >= static_cast<double>(limits.low)) || !std::isfinite(value)) {
+    const bool too_large = limits.high < Limits::kNone && value > static_cast<double>(limits.high);
+    if (!(value >= static_cast<double>(limits.low)) || too_large || !std::isfinite(value)) {
       fail<ConfigError>(where_, "expected a finite ", name, " >= ", limits.low, ", got ", value);
     }
   }

@@ -43,6 +43,7 @@ class CouplingLaunch final : public CouplingKernels<T> {
                                           View<const T> h) {
     const int64_t each = plan.interleaved ? law.parameters() : 1, kinds = plan.interleaved ? 1 : plan.count;
     ops::CouplingValues<T, L> out{{shape.w, shape.h, each, kinds, plan.parity}, law, rows(h), {}, {}};
+    static_assert(L::shared <= kMostShared, "SharedNumbers has room for them");
     if constexpr (L::shared > 0) {
       for (int i = 0; i < L::shared; ++i) {
         out.shared_at[i] = shared[static_cast<size_t>(i)];

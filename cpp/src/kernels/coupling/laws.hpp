@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <variant>
 #include <vector>
@@ -26,7 +25,9 @@
 //                                    from a loss's gradients by y and by the log-slope: returns dx, gives
 //                                    those of the numbers to dp(i, value) and dshared[i]
 //
-// V is a number or Lanes of numbers: select() stands for branches. p(i) and p.shared(i) read a number.
+// V is a number or Lanes of numbers: select() stands for branches, and Element<V>(c) for a constant c that is
+// no whole number. p(i) and p.shared(i) read a number. backward gives each dp(i) once, and assigns every
+// dshared[i].
 
 namespace evenflow {
 

@@ -1,9 +1,9 @@
 #pragma once
 
+#include "core/team.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/lanes.hpp"
-#include "kernels/cpu/team.hpp"
 #include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"

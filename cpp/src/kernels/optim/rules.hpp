@@ -35,7 +35,7 @@ struct StepBase {
 /// at denormal numbers, with which arithmetic is a hundred times slower.
 template <class T>
 EVENFLOW_INLINE T settled(T x) {
-  constexpr T kLeast = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-30 : 1e-300);
+  constexpr T kLeast = static_cast<T>(std::is_same<T, float>::value ? 1e-30 : 1e-300);
   return abs_of(x) < kLeast ? T(0) : x;
 }
 
@@ -49,7 +49,7 @@ EVENFLOW_INLINE T averaged(T average, T rate, T x) {
 /// The gradient, limited to numbers whose square is finite: an infinite mean square would stay for ever.
 template <class T>
 EVENFLOW_INLINE T squarable(T g) {
-  constexpr T kMost = static_cast<T>(sizeof(T) == sizeof(float) ? 0x1p63 : 0x1p511);
+  constexpr T kMost = static_cast<T>(std::is_same<T, float>::value ? 0x1p63 : 0x1p511);
   return max_of(-kMost, min_of(kMost, g));
 }
 

@@ -22,17 +22,17 @@ struct Affine {
   template <class V, class P>
   EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
     const LogScale<V> s = scale(p(1));
-    return {x, x * s.exp + p(0), s.log, s.exp, s.slope};
+    return {x, x * s.exp + p(0), s.log, s.exp, s.ds_dr};
   }
   template <class V, class P>
   EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
     const LogScale<V> s = scale(p(1));
-    return {(y - p(0)) / s.exp, y, s.log, s.exp, s.slope};
+    return {(y - p(0)) / s.exp, y, s.log, s.exp, s.ds_dr};
   }
   template <class V, class P, class DP>
   EVENFLOW_INLINE V backward(const Point<V>& at, const P& p, V dy, V dlog, const DP& dp, V*) const {
     dp(0, dy);
-    dp(1, (dy * (at.y - p(0)) + dlog) * at.dlog);
+    dp(1, (dy * (at.y - p(0)) + dlog) * at.ds_dr);
     return dy * at.slope;
   }
 };

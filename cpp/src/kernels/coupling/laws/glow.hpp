@@ -31,7 +31,7 @@ struct Glow {
   EVENFLOW_INLINE V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V*) const {
     const V dx = dy * at.slope;
     dp(0, dx);
-    dp(1, (dy * at.y + dlog) * at.dlog);
+    dp(1, (dy * at.y + dlog) * at.ds_dr);
     return dx;
   }
 };

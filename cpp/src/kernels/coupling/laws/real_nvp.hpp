@@ -17,7 +17,7 @@ struct RealNvp {
   template <class V>
   struct Point {
     V x, y, log, slope;
-    V dlog, tanh;
+    V ds_dr, tanh;
   };
 
   template <class V, class P>
@@ -34,7 +34,7 @@ struct RealNvp {
   EVENFLOW_INLINE V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V* dshared) const {
     const V dx = dy * at.slope, ds = dy * at.y + dlog;
     dp(0, dx);
-    dp(1, ds * at.dlog);
+    dp(1, ds * at.ds_dr);
     dshared[0] = ds * at.tanh;
     dshared[1] = ds;
     return dx;

@@ -1,9 +1,9 @@
 #pragma once
 
+#include "core/team.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
-#include "kernels/cpu/team.hpp"
 
 // Matrix products C (m, n) = A (m, k) B (k, n), where m are pixels, n outputs and k inputs.
 //

@@ -3,8 +3,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/team.hpp"
 #include "kernels/cpu/gemm/register_tile.hpp"
-#include "kernels/cpu/team.hpp"
 #include "kernels/net/kernels.hpp"
 
 // Packs weights, the right operand of a product, into panels as wide as a register tile.

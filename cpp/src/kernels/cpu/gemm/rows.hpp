@@ -1,7 +1,7 @@
 #pragma once
 
+#include "core/team.hpp"
 #include "kernels/cpu/gemm/pack.hpp"
-#include "kernels/cpu/team.hpp"
 #include "kernels/net/layout.hpp"
 
 // Pixels as the left operand of a product or, transposed, as either operand of a weight gradient.

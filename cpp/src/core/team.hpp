@@ -73,8 +73,8 @@ class ThreadPlacement {
 };
 
 /// Runs f(Team) on `threads` threads. A single thread calls f directly, since OpenMP costs more than a small
-/// product.
-template <class Isa, class F>
+/// product. Each instruction set is another Caller: the linker would merge two compilations of one body.
+template <class Caller, class F>
 void run_team(int threads, const F& f) {
   if (threads <= 1) {
     f(Team());

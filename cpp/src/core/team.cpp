@@ -1,4 +1,4 @@
-#include "kernels/cpu/team.hpp"
+#include "core/team.hpp"
 
 #include "kernels/ops/math.hpp"
 
