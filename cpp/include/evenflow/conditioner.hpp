@@ -7,8 +7,8 @@
 
 namespace evenflow {
 
-/// The net inside a coupling: an ordinary feed-forward net from the half that stays to the parameters of
-/// the transform of the other half. It need not be invertible, only deterministic.
+/// The net inside a coupling. It maps the part that passes unchanged to the law's parameters for the other
+/// part. It need not be invertible, only deterministic: both directions call it with the same input.
 template <class T>
 class EVENFLOW_API Conditioner {
  public:
@@ -21,9 +21,9 @@ class EVENFLOW_API Conditioner {
   virtual void init(ParamArena<T>&, Rng&) const = 0;
   virtual void init_from_data(Context&, ParamArena<T>&, View<const T>) const {}
 
-  /// Values of `acts` for a batch of n: everything that backward needs besides x.
+  /// Size of `acts` for a batch of n, in values. `acts` stores the activations that backward needs.
   virtual int64_t activation_size(int64_t n) const = 0;
-  /// Writes h (n, height, width, out_channels) and acts (null: not kept).
+  /// Writes h (n, height, width, out_channels) and, unless it is null, acts.
   virtual void forward(Context&, const Params<T>&, View<const T> x, View<T> h, T* acts) const = 0;
   /// Adds to dx and to params.grads; overwrites acts and dh. `h` is forward's output.
   virtual void backward(Context&, const Params<T>&, View<const T> x, View<const T> h, T* acts, View<T> dh,
@@ -37,19 +37,19 @@ class EVENFLOW_API Conditioner {
   int64_t out_channels_;
 };
 
-/// How the weights of an MLP start.
+/// Initial weights of an MLP.
 enum class MlpInit {
   nice,  ///< weights U(-0.01, 0.01), zero biases (NICE's official code)
-  /// Weights and biases U(-b, b) with b = 1 / sqrt(inputs), last layer zero: the coupling starts as the
-  /// identity, and units bend in different places, where with He's normal weights and zero biases all bend at
-  /// the mean. Tables of 8 to 12 columns end 0.07 to 0.25 nats a row better, of two and four as well
+  /// Weights and biases U(-b, b) with b = 1 / sqrt(inputs). The last layer is zero, so the coupling starts as
+  /// the identity. The ReLU units bend at different inputs; with He's normal weights and zero biases they
+  /// would all bend at the mean. On tables of 8 to 12 columns this gains 0.07 to 0.25 nats a row
   /// (bench/results/tables.md).
   uniform_zero
 };
 
-/// The arithmetic inside a net of a float32 model. bfloat16: weights and hidden activations are rounded to
-/// it, products are added up in float32; parameters and gradients stay float32. A coupling is as invertible
-/// with either, because both directions compute the same.
+/// Arithmetic inside the nets of a float32 model. With bfloat16, weights and hidden activations are rounded
+/// to bfloat16 and products are summed in float32; parameters and gradients stay float32. A coupling inverts
+/// equally well with either, because both directions evaluate the same net.
 enum class NetDtype { same, bfloat16 };
 
 /// Dense ReLU net with a linear output; on images, the same net at every pixel.
@@ -78,7 +78,7 @@ struct ResNetConfig {
   bool batch_norm = true;
   bool weight_norm = true;
   int checkerboard = -1;  ///< parity (i + j) % 2 of the pixels that condition; -1: all pixels (channel masks)
-  int64_t context = 0;    ///< last input channels that batch norm at the input passes as they are
+  int64_t context = 0;    ///< trailing input channels that the first batch norm skips
 };
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> res_net(Shape in, int64_t out_channels,

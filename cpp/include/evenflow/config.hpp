@@ -24,21 +24,22 @@ constexpr Dtype dtype_of<double>() {
   return Dtype::float64;
 }
 
-/// What a model is: everything that its file says besides the parameters.
+/// A model's settings: everything in its file except the parameters.
 struct ModelConfig {
   std::variant<NiceConfig, RealNvpImageConfig, RealNvpTableConfig, GlowConfig> model;
   Dtype dtype = Dtype::float32;
-  uint64_t seed = 0;  ///< of the parameters at the start
+  uint64_t seed = 0;  ///< seed of the initial parameters
 };
 
-/// The settings in a model file's JSON. ConfigError for JSON, names, types or sizes that no model has.
+/// Parses a model file's settings. ConfigError for invalid JSON, and for names, types or sizes that no model
+/// has.
 EVENFLOW_API ModelConfig parse_config(const std::string& json);
-/// The same settings as JSON, in the text that the Python package writes. It calls the nets' arithmetic as
-/// its user did: float32, the default, which stands for the model's own, or float64; here that is always
-/// float32.
+/// The settings as JSON, formatted as the Python package writes them. There is one difference: nets that use
+/// the model's own arithmetic are always written as float32 here, while Python keeps its user's float32 or
+/// float64.
 EVENFLOW_API std::string to_json(const ModelConfig& config);
 
-/// The flow that the settings describe; ConfigError or ShapeError where they do not fit together.
+/// Builds the flow. ConfigError or ShapeError if the settings do not fit together.
 template <class T>
 EVENFLOW_API Flow<T> build(const ModelConfig& config);
 

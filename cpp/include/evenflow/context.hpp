@@ -16,9 +16,8 @@ template <class T>
 struct KernelSet;
 class Device;
 
-/// A stack of scratch memory: what was taken after a mark is given back at once by `release(mark)`.
-/// Blocks never move; when the stack is empty again they are merged into one, so that a repeated call
-/// allocates nothing.
+/// A stack of scratch memory. `release(mark)` frees everything taken after that mark. Blocks never move. When
+/// the stack is empty they are merged into one, so a repeated call allocates nothing.
 class EVENFLOW_API Workspace {
  public:
   struct Mark {
@@ -27,7 +26,7 @@ class EVENFLOW_API Workspace {
   };
 
   Workspace() = default;
-  /// From now on memory comes from the device; nothing may have been taken yet.
+  /// Allocates from the device from now on. Must be called before the first take().
   void use(Device* device) { device_ = device; }
   ~Workspace();
   Workspace(const Workspace&) = delete;
@@ -35,8 +34,8 @@ class EVENFLOW_API Workspace {
 
   /// Uninitialised memory, aligned to 64 bytes.
   void* take(size_t bytes);
-  // What kernels call of this class is inlined always, or never: else each instruction set would compile it,
-  // and the linker keep one of them for all.
+  // Members that kernels call are either always inlined or never. Otherwise each instruction set would
+  // compile its own copy, and the linker would keep one of them for all.
   [[gnu::always_inline]] Mark mark() const { return {block_, used_}; }
   [[gnu::always_inline]] void release(Mark mark) {
     block_ = mark.block;
@@ -44,9 +43,9 @@ class EVENFLOW_API Workspace {
     if (device_ || (block_ == 0 && used_ == 0)) tidy();
   }
 
-  /// Bytes held now, used or not.
+  /// Bytes allocated, in use or not.
   size_t capacity() const;
-  /// Of these, bytes that nobody has taken.
+  /// Bytes allocated but not in use.
   size_t unused() const;
 
  private:
@@ -65,26 +64,26 @@ class EVENFLOW_API Workspace {
   size_t used_ = 0;
 };
 
-/// Processes that compute one batch together, each with its share of the rows: what one of them shows to the
-/// others.
+/// Sums over the processes (ranks) that share a batch. Each rank computes its own rows.
 class EVENFLOW_API Ranks {
  public:
   virtual ~Ranks();
-  /// Adds to values (count) those of all other ranks; the same bits on each. Every rank calls in the same
-  /// order.
+  /// Replaces values (count) with their sum over all ranks, with the same bits on each. All ranks must make
+  /// the same calls in the same order.
   virtual void sum(double* values, int64_t count) = 0;
 };
 
-/// How a device's matrix units multiply float32 numbers, which they take apart into bfloat16 ones. highest:
-/// three each, as exact as float32 itself. high: two, for half the products; errors are those of numbers with
-/// 16 significant bits. Nothing else depends on it.
+/// How a device's matrix units multiply float32 numbers, which they split into bfloat16 parts. highest: three
+/// parts, as exact as float32. high: two parts, with half the products and the errors of numbers with 16
+/// significant bits. Other arithmetic does not depend on it.
 enum class MatmulPrecision { highest, high };
 
-/// The most threads of a context: where the system has no more, OpenMP ends the process.
+/// Largest number of threads of a context. It is limited because OpenMP ends the process if it cannot start a
+/// thread.
 constexpr int kMostThreads = 1024;
 
-/// Where a computation runs: device, threads, scratch memory and the kernels of this machine.
-/// One context serves one call at a time; contexts are independent of each other.
+/// The device, threads, scratch memory and kernels that a computation uses. A context serves one call at a
+/// time; contexts are independent of each other.
 class EVENFLOW_API Context {
  public:
   /// device: "cpu" or "cuda". threads: at most kMostThreads (ConfigError); 0 takes the OpenMP default.
@@ -95,29 +94,29 @@ class EVENFLOW_API Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  /// "cpu", or the name of the device that every array of a call lies on.
+  /// "cpu", or the name of the device that holds every call's arrays.
   const char* device_name() const;
   bool on_host() const { return !device_; }
   /// Null on the CPU.
   Device* device() const { return device_.get(); }
 
-  /// Threads that a call may use: one in the child of a process that had made a context of several, and had
-  /// other threads at the fork.
+  /// Number of threads that a call may use. It is 1 in a forked child whose parent had made a context with
+  /// several threads and had other threads running at the fork.
   int threads() const;
-  /// Scratch memory for kernels: the device's.
+  /// Scratch memory for kernels, on the device.
   [[gnu::always_inline]] Workspace& workspace() { return workspace_; }
-  /// Scratch memory for the program itself; the same one on the CPU.
+  /// Scratch memory in host memory. On the CPU it is workspace().
   Workspace& host_workspace() { return device_ ? host_workspace_ : workspace_; }
 
-  /// Copies bytes between the program and the device, in the order of the kernels around the call. `to_host`
-  /// waits for them; `to_device` reads its source before it returns. On the CPU: plain copies.
+  /// Copy bytes between host and device, in order with the kernels queued before and after. `to_host` waits
+  /// for the copy; `to_device` reads its source before it returns. On the CPU both are plain copies.
   void to_device(void* to, const void* from, size_t bytes);
   void to_host(void* to, const void* from, size_t bytes);
-  /// Waits for the device. Before it, memory of an arena on the device may not be touched by the program.
+  /// Waits for the device. Only after this may the program read or write an arena on the device.
   void synchronize();
-  /// Calls f, which queues kernels. A device may record them, and in a later call with the same key queue the
-  /// recorded ones at once without calling f; but only if the workspace, the precision, and whether there are
-  /// ranks, are as they were then. The key holds what else the kernels' arguments depend on.
+  /// Calls f, which queues kernels. A device may record them and, in a later call with the same key, queue
+  /// the recording without calling f. The context adds its workspace, its precision and whether it has ranks
+  /// to the key. The caller's key must hold everything else that the kernels' arguments depend on.
   void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>
@@ -129,15 +128,15 @@ class EVENFLOW_API Context {
   MatmulPrecision matmul_precision() const { return matmul_precision_; }
   void set_matmul_precision(MatmulPrecision precision) { matmul_precision_ = precision; }
 
-  /// Null, unless a batch is shared: its moments are then those of all ranks' rows. Not owned.
+  /// The ranks that share the batch, or null. With ranks, batch moments cover all ranks' rows. Not owned.
   Ranks* ranks() const { return ranks_; }
   void set_ranks(Ranks* ranks) { ranks_ = ranks; }
 
-  /// What errors call the first sample of a call; not 0 where the call is a block of a larger one.
+  /// Number of the call's first sample in error texts. It is not 0 if the call is a block of a larger one.
   int64_t first_row() const { return first_row_; }
   void set_first_row(int64_t row) { first_row_ = row; }
 
-  /// Makes contexts of one thread each for `count` threads that work side by side.
+  /// Makes a single-thread child context for each of `count` parallel threads.
   void prepare_children(int count);
   Context& child(int rank) { return *children_[static_cast<size_t>(rank)]; }
 
@@ -165,7 +164,7 @@ EVENFLOW_API const KernelSet<float>& Context::kernels<float>() const;
 template <>
 EVENFLOW_API const KernelSet<double>& Context::kernels<double>() const;
 
-/// A context with these ranks, or with none, during the lifetime.
+/// Sets a context's ranks (or null) and restores the previous ones at the end of the scope.
 class RanksScope {
  public:
   RanksScope(Context& ctx, Ranks* ranks) : ctx_(ctx), before_(ctx.ranks()) { ctx.set_ranks(ranks); }
@@ -178,7 +177,7 @@ class RanksScope {
   Ranks* before_;
 };
 
-/// A context whose errors count samples from this one during the lifetime.
+/// Sets a context's first row and restores the previous one at the end of the scope.
 class RowsScope {
  public:
   RowsScope(Context& ctx, int64_t first) : ctx_(ctx), before_(ctx.first_row()) { ctx.set_first_row(first); }
@@ -191,7 +190,7 @@ class RowsScope {
   int64_t before_;
 };
 
-/// Gives back everything taken from a workspace during its lifetime.
+/// Releases at its end everything taken from a workspace during the scope.
 class WorkspaceScope {
  public:
   [[gnu::always_inline]] explicit WorkspaceScope(Context& ctx) : WorkspaceScope(ctx.workspace()) {}
@@ -211,18 +210,18 @@ class WorkspaceScope {
   Workspace::Mark mark_;
 };
 
-/// Scratch memory of the program, and the way of small arrays between it and the device. On the CPU nothing
-/// is copied: both sides are the same memory.
+/// Host scratch memory, and copies of small arrays between host and device. On the CPU nothing is copied:
+/// both are the same memory.
 class HostScope {
  public:
   explicit HostScope(Context& ctx) : ctx_(ctx), host_(ctx.host_workspace()), device_(ctx) {}
 
-  /// For the program to write.
+  /// Host memory for `count` values.
   template <class T>
   T* take(int64_t count) {
     return host_.take<T>(count);
   }
-  /// `count` values of the device, readable here.
+  /// Makes `count` device values readable on the host.
   template <class T>
   const T* read(const T* values, int64_t count) {
     if (ctx_.on_host()) return values;
@@ -230,7 +229,7 @@ class HostScope {
     ctx_.to_host(copy, values, static_cast<size_t>(count) * sizeof(T));
     return copy;
   }
-  /// `count` values of the program, where kernels can read them; null stays null.
+  /// Makes `count` host values readable by kernels; null stays null.
   template <class T>
   const T* send(const T* values, int64_t count) {
     if (ctx_.on_host() || !values) return values;
@@ -245,8 +244,8 @@ class HostScope {
   WorkspaceScope device_;
 };
 
-/// Half of the memory that this process may still take, by what the machine has free and by the limits of its
-/// control groups: the default bound for kept activations.
+/// Default limit for kept activations, in bytes: half of the memory that this process may still allocate.
+/// Free memory of the machine and limits of control groups both count.
 EVENFLOW_API int64_t default_activation_budget();
 
 }  // namespace evenflow

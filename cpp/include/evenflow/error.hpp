@@ -10,8 +10,8 @@
 
 namespace evenflow {
 
-/// Root of everything the library throws but std::bad_alloc, where there is no memory. Texts read
-/// `[where] expected ..., got ...`.
+/// Base class of all exceptions that the library throws, except std::bad_alloc when memory runs out. Texts
+/// read `[where] expected ..., got ...`.
 class EVENFLOW_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -47,7 +47,7 @@ class EVENFLOW_API NumericError : public Error {
   using Error::Error;
 };
 
-/// A piece of an error's text: text, or a number.
+/// A part of an error text: a string, a character or a number.
 class TextPart {
  public:
   TextPart(const char* text) : kind_(kText), text_(text) {}
@@ -79,8 +79,7 @@ class TextPart {
   };
 };
 
-/// All parts, one after the other. Here, and not where an error is: hundreds of them would each bring a
-/// stream.
+/// Joins the parts. It is not inline because each of hundreds of error sites would then contain a stream.
 EVENFLOW_API std::string text_of_parts(const TextPart* parts, size_t count);
 template <class... Parts>
 std::string text_of(const Parts&... parts) {

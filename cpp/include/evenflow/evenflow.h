@@ -4,12 +4,12 @@
 /*
  * The C interface: load a model file, score, sample and transform, from C99 or any language that calls C.
  *
- * Every function that can fail returns a status; evenflow_last_error() then has the text. Nothing is printed,
- * no C++ exception leaves the library, and outputs of a failed call are undefined.
+ * Every function that can fail returns a status; evenflow_last_error() then has the text. The library prints
+ * nothing and throws no C++ exception. Outputs of a failed call are undefined.
  *
- * Arrays are the caller's, contiguous, row after row, of `n` rows; those of one call may not overlap. Float
- * arrays are of the model's own dtype, which every call names, so that a mistake is an error and not a wrong
- * number; x may also be uint8 where said. Ask evenflow_model_get_info for the sizes first.
+ * The caller owns all arrays. They are contiguous and row-major, with `n` rows; the arrays of one call must
+ * not overlap. Float arrays have the model's dtype. Every call names it, so that a mistake is an error and
+ * not a wrong number. Some calls also take x as uint8, and say so. evenflow_model_get_info tells the sizes.
  */
 
 #include <stddef.h>
@@ -24,12 +24,12 @@ extern "C" {
 typedef int32_t evenflow_status;
 enum {
   EVENFLOW_OK = 0,
-  EVENFLOW_SHAPE_ERROR = 1,   /* a size that does not fit, or an empty batch, or one beyond any memory */
+  EVENFLOW_SHAPE_ERROR = 1,   /* a size that does not fit, or a batch that is empty or beyond any memory */
   EVENFLOW_CONFIG_ERROR = 2,  /* an argument or option out of range, a null pointer, the wrong dtype */
   EVENFLOW_DEVICE_ERROR = 3,  /* a processor that this build does not support */
   EVENFLOW_IO_ERROR = 4,      /* a file that is missing, truncated, foreign or invalid */
   EVENFLOW_NUMERIC_ERROR = 5, /* NaN or infinity in the input or in a result */
-  EVENFLOW_MEMORY_ERROR = 6,  /* no memory */
+  EVENFLOW_MEMORY_ERROR = 6,  /* out of memory */
   EVENFLOW_INTERNAL_ERROR = 7 /* a defect of the library */
 };
 
@@ -38,46 +38,46 @@ enum { EVENFLOW_FLOAT32 = 1, EVENFLOW_FLOAT64 = 2, EVENFLOW_UINT8 = 3 };
 
 /* An immutable model: any number of threads may use it at once. */
 typedef struct evenflow_model evenflow_model;
-/* Scratch memory and threads of calls: one call at a time. Calls repeated with it allocate nothing. */
+/* Scratch memory and threads for calls. It serves one call at a time. Repeated calls allocate nothing. */
 typedef struct evenflow_context evenflow_context;
 
-/* Structs start with their size as the caller was compiled, so that later versions can add members. Fill them
- * by the _INIT macros. */
+/* Every struct starts with its size at the caller's compile time, so that later versions can add members.
+ * Initialise structs with the _INIT macros. */
 
 typedef struct evenflow_info {
   size_t struct_size;
-  evenflow_dtype dtype; /* of the model: EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64 */
-  int32_t bits;         /* images: bits a channel, values in 0 ... 2^bits; tables: 0 */
-  int64_t dims;         /* values of a row of x and of z: height * width * channels */
+  evenflow_dtype dtype; /* the model's: EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64 */
+  int32_t bits;         /* images: bits per channel, values in 0 ... 2^bits; tables: 0 */
+  int64_t dims;         /* values per row of x and of z: height * width * channels */
   int64_t height;       /* 1 for tables */
   int64_t width;        /* 1 for tables */
   int64_t channels;     /* columns, for tables */
   int64_t classes;      /* 0: takes no labels */
-  int64_t context;      /* numbers that a row's density is given; 0: takes no context */
+  int64_t context;      /* context values per row; 0: takes no context */
 } evenflow_info;
 #define EVENFLOW_INFO_INIT {sizeof(evenflow_info), 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct evenflow_options {
   size_t struct_size;
-  const int32_t* labels; /* n classes, for class-conditional models alone; else NULL */
-  uint64_t seed;         /* of samples, and of the dequantisation noise of uint8 images */
-  int64_t first;         /* number of the first row: row i draws from (seed, first + i) alone */
-  double temperature;    /* of samples: multiplies the base draw */
-  const double* context; /* (n, info's context), for models with a context alone; else NULL */
+  const int32_t* labels; /* n classes, only for class-conditional models; else NULL */
+  uint64_t seed;         /* for samples, and for the dequantisation noise of uint8 images */
+  int64_t first;         /* number of the first row: row i's draws depend only on (seed, first + i) */
+  double temperature;    /* sampling: multiplies the base draw */
+  const double* context; /* (n, info's context), only for models with a context; else NULL */
 } evenflow_options;
 #define EVENFLOW_OPTIONS_INIT {sizeof(evenflow_options), NULL, 0, 0, 1.0, NULL}
 
 /* Errors are relative to max(1, size of the exact quantity). */
 typedef struct evenflow_report {
   size_t struct_size;
-  int64_t samples;     /* rows looked at */
+  int64_t samples;     /* number of rows tested */
   int32_t ok;          /* 1: all within the bounds of docs/embedding.md */
-  int32_t finite;      /* 1: no NaN or infinity on the way; else evenflow_last_error() says where */
+  int32_t finite;      /* 1: no NaN or infinity in any step; else evenflow_last_error() says where */
   double round_trip_x; /* max |inverse(forward(x)) - x| */
   double round_trip_z; /* max |forward(inverse(z)) - z| */
   double logdet_sum;   /* max |logdet of forward + logdet of inverse| */
   double precision;    /* max |log_prob - log_prob of a float64 copy| */
-  double jacobian;     /* |logdet - log |det dz/dx||, by unit vectors; 0 where not probed */
+  double jacobian;     /* |logdet - log |det dz/dx||, by unit vectors; 0 if not probed */
   int32_t probed;      /* 1: jacobian was measured (up to 512 dimensions) */
   int32_t reserved;
 } evenflow_report;
@@ -85,27 +85,27 @@ typedef struct evenflow_report {
 
 /* The library's version, "major.minor.patch". */
 EVENFLOW_API const char* evenflow_version(void);
-/* What the last failed call of this thread said, `[where] expected ..., got ...`; "" before any. */
+/* The error text of this thread's last failed call, `[where] expected ..., got ...`; "" before any. */
 EVENFLOW_API const char* evenflow_last_error(void);
 
-/* Reads a model file of `save`; nothing in it is trusted. *model is to be freed, or NULL after an error. */
+/* Reads a model file that `save` wrote. The file is not trusted. Free *model with evenflow_model_free; it is
+ * NULL after an error. */
 EVENFLOW_API evenflow_status evenflow_load(const char* path, evenflow_model** model);
-/* The same of such a file's bytes, which are needed during the call alone, at any address. */
+/* Reads such a file from memory. The bytes may have any alignment, and are not used after the call. */
 EVENFLOW_API evenflow_status evenflow_load_bytes(const void* bytes, size_t size, evenflow_model** model);
 EVENFLOW_API void evenflow_model_free(evenflow_model* model);
 EVENFLOW_API evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_info* info);
-/* The settings as JSON, with a final zero, where *size bytes have room (else EVENFLOW_SHAPE_ERROR); *size
- * becomes the bytes needed. With text NULL only that. */
+/* Writes the settings as zero-terminated JSON to text, which has *size bytes (EVENFLOW_SHAPE_ERROR if they
+ * are too few), and sets *size to the number needed. With text NULL, only sets *size. */
 EVENFLOW_API evenflow_status evenflow_model_get_config(const evenflow_model* model, char* text, size_t* size);
 
-/* threads: that a large batch may be spread over, at most 1024; 0: the OpenMP default. A small batch stays on
- * one. */
+/* threads: the most that a large batch may use, up to 1024; 0: the OpenMP default. A small batch uses one. */
 EVENFLOW_API evenflow_status evenflow_context_create(int32_t threads, evenflow_context** context);
 EVENFLOW_API void evenflow_context_free(evenflow_context* context);
 
-/* options may be NULL everywhere: the defaults. */
+/* options may be NULL in every call, for the defaults. */
 
-/* out (n) = log p(x), nats of the density in the units of x. x: the model's dtype or, for images, uint8. */
+/* out (n) = log p(x) in nats, for the density in the units of x. x: the model's dtype, or uint8 images. */
 EVENFLOW_API evenflow_status evenflow_log_prob(const evenflow_model* model, evenflow_context* context,
                                                evenflow_dtype dtype, const void* x, int64_t n,
                                                const evenflow_options* options, double* out);

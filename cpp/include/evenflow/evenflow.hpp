@@ -1,6 +1,6 @@
 #pragma once
 
-/// Everything, for programs that embed evenflow.
+/// The whole public C++ API.
 
 #include "evenflow/conditioner.hpp"
 #include "evenflow/config.hpp"

@@ -17,7 +17,7 @@ struct TensorRef {
   const void* data = nullptr;
 };
 
-/// A tensor as read: the bytes are owned.
+/// A tensor that was read. It owns its bytes.
 struct Tensor {
   std::string dtype;
   std::vector<int64_t> shape;
@@ -29,16 +29,16 @@ struct TensorFile {
   std::map<std::string, std::string> metadata;
 };
 
-/// Writes a safetensors file: to a temporary name in the same folder, synced, renamed. On any failure
-/// IoError is thrown, the temporary file is removed and an existing file keeps its content. A checksum of the
-/// data and of the metadata is added.
+/// Writes a safetensors file under a temporary name in the same folder, syncs it and renames it. IoError on
+/// any failure; the temporary file is then removed, and an existing file keeps its content. Adds a checksum
+/// of the data and the metadata.
 EVENFLOW_API void write_safetensors(const std::string& path, const std::vector<TensorRef>& tensors,
                                     const std::map<std::string, std::string>& metadata);
 
-/// Reads a safetensors file. Nothing in it is trusted: header length, JSON depth, names, dtypes, shapes,
-/// offsets and their products are checked before memory is taken for the data, and the checksum where there
-/// is one; IoError says what is wrong. The header, of at most 100 MB, takes up to some forty times its size
-/// while it is parsed.
+/// Reads a safetensors file. The file is not trusted: header length, JSON depth, names, dtypes, shapes,
+/// offsets and their products are checked before memory for the data is allocated. A checksum, if there is
+/// one, is verified. IoError says what is wrong. The header may have up to 100 MB; parsing needs up to about
+/// forty times its size.
 EVENFLOW_API TensorFile read_safetensors(const std::string& path);
 
 }  // namespace evenflow

@@ -7,13 +7,14 @@
 
 namespace evenflow {
 
-/// One invertible step of a flow. Immutable once declared: parameters live in an arena, everything else is
-/// an argument, so one layer may serve many threads.
+/// One invertible step of a flow. A layer is immutable once declared: parameters live in an arena and
+/// everything else is an argument, so many threads can use one layer.
 ///
-/// `forward` goes from data to latent. `logdet` (N) receives += log|det d out / d in| of that call, in
-/// double; `backward` takes the loss's derivative by it, so that no loss sign lives in a layer.
+/// `forward` goes from data to latent. Each call adds its own log|det d out / d in| to `logdet` (N), in
+/// double. `backward` takes the loss's gradient by it, so no layer depends on the sign of the loss.
 ///
-/// `kept` is null or kept_size() values: forward leaves there what backward would otherwise recompute.
+/// `kept` is null or has kept_size() values. forward stores intermediate results there that backward would
+/// otherwise recompute.
 template <class T>
 class EVENFLOW_API Layer {
  public:
@@ -24,41 +25,44 @@ class EVENFLOW_API Layer {
   /// Whether z may alias x and dx may alias dz.
   bool in_place() const { return in_place_; }
 
-  /// Adds the parameters.
+  /// Adds the layer's parameters to the scope's layout.
   virtual void declare(const Scope&) {}
   virtual void init(ParamArena<T>&, Rng&) const {}
   /// Data-dependent initialisation from a batch of this layer's inputs. Called explicitly, once.
   virtual void init_from_data(Context&, ParamArena<T>&, View<const T>) const {}
-  /// NumericError where fixed parameters, as read from a file, are none that the layer could have written.
+  /// NumericError if fixed parameters, as read from a file, are invalid.
   virtual void check_parameters(const ParamArena<T>&) const {}
-  /// NumericError where no call can be computed with the parameters. On the CPU a call finds that itself; on
-  /// a device it gives numbers that are not finite, and this is asked afterwards.
+  /// NumericError if no call can succeed with these parameters. On the CPU a call checks this itself. On a
+  /// device it returns numbers that are not finite, and this function then finds the cause.
   virtual void check_values(Context&, const Params<T>&) const {}
-  /// NumericError from `call` where forward has no finite results for some of these inputs, which are finite.
+  /// NumericError, naming `call`, if forward has no finite result for some of these finite inputs.
   virtual void check_inputs(Context&, const char* /*call*/, View<const T>) const {}
-  /// How many numbers of the flow's context it reads; 0: it needs none.
+  /// Number of context values that the layer reads; 0: none.
   virtual int64_t context() const { return 0; }
-  /// Whether fixed numbers bring the data to where errors are judged: to a spread of 1, or to no bounds.
+  /// Whether the layer standardises or unbounds the data by constants. The drift guard compares its outputs,
+  /// too.
   virtual bool standardizes() const { return false; }
-  /// Values of `kept` for a batch of n.
+  /// Size of `kept` for a batch of n, in values.
   virtual int64_t kept_size(int64_t) const { return 0; }
 
   void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                T* kept = nullptr) const;
   void inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double* logdet) const;
-  /// Gets the outputs z and the loss's gradient by them; rebuilds x; writes dx; adds to params.grads.
+  /// Takes the outputs z and the loss's gradients by z and logdet; rebuilds x, writes dx and adds to
+  /// params.grads.
   void backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                 const double* dlogdet, View<T> x, View<T> dx, T* kept = nullptr) const;
-  /// The same for a loss of inverse's outputs: gets x, and the loss's gradient by x and by inverse's log-det;
-  /// rebuilds z; writes dz; adds to params.grads. z may alias x, and dz dx, where in_place().
+  /// The same for a loss of inverse's outputs: takes x and the loss's gradients by x and by inverse's
+  /// log-det; rebuilds z, writes dz and adds to params.grads. If in_place(), z may alias x and dz may alias
+  /// dx.
   void inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                         const double* dlogdet, View<T> z, View<T> dz) const;
 
  protected:
   Layer(const char* kind, Shape in, Shape out, bool in_place);
 
-  /// Adds the inverse's parameter gradients: those of backward for -dz and -dlogdet, since the inverse's dz
-  /// and log-det move against forward's when a parameter moves.
+  /// Adds the inverse's parameter gradients. They equal backward's for -dz and -dlogdet: when a parameter
+  /// changes, the inverse's output and log-det change in the opposite direction to forward's.
   void add_inverse_gradients(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                              const double* dlogdet) const;
 

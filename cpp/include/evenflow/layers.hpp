@@ -19,7 +19,7 @@ enum class Mask {
   checkerboard1   ///< changes pixels with (i + j) % 2 == 1
 };
 
-/// Number of channels that condition, and number of conditioner outputs for `parts` per changed channel.
+/// Numbers of channels that pass unchanged, and feed the conditioner, and of those that change.
 struct MaskSizes {
   int64_t pass = 0;
   int64_t change = 0;
@@ -27,7 +27,8 @@ struct MaskSizes {
 EVENFLOW_API MaskSizes mask_sizes(Mask mask, int64_t channels);
 EVENFLOW_API bool is_checkerboard(Mask mask);
 
-/// A coupling law: how a coupling maps each value by numbers of its net. docs/math/ has a page of each.
+/// A coupling law: the invertible function that a coupling applies to each changed value, with parameters
+/// from its net. docs/math/ has a page on each law.
 struct LawOptions {
   static constexpr int64_t kMostBins = 64;
   std::string name = "affine";  ///< one of law_names()
@@ -35,31 +36,31 @@ struct LawOptions {
   double bound = 4;             ///< spline: bins lie on [-bound, bound], and y = x outside
   bool unit_interval = false;   ///< spline: bins lie on [0, 1] instead, with learned slopes at both ends
 };
-/// All laws, and those that flows of tables offer.
+/// Names of all laws, and of those that flows of tables offer.
 EVENFLOW_API std::vector<std::string> law_names();
 EVENFLOW_API std::vector<std::string> table_law_names();
-/// Laws that have settings besides their name.
+/// Names of the laws that have further settings.
 EVENFLOW_API std::vector<std::string> laws_with_settings();
-/// How many numbers a law takes for each changed value: a net has so many outputs for it. ConfigError for a
-/// name or a setting that no law has.
+/// Number of parameters that a law takes for each changed value, and so the number of net outputs per value.
+/// ConfigError for an unknown name or an invalid setting.
 EVENFLOW_API int64_t numbers_of_law(const LawOptions& law);
 
-/// A number that all values of a layer share, as Real NVP's gain and offset.
+/// A parameter that all values of a layer share, such as Real NVP's gain and offset.
 struct SharedOptions {
   double start = 0;
-  bool decay = false;   ///< whether it is in the decay group
+  bool decay = false;   ///< in the decay group
   bool learned = true;  ///< else it stays at the law's default
 };
 
 struct CouplingOptions {
   LawOptions law;
-  bool interleaved = false;  ///< the net gives all numbers of a value, then those of the next; else by kind
-  std::vector<SharedOptions> shared;  ///< one for each shared number of the law; empty: as the law has them
+  bool interleaved = false;           ///< net outputs are grouped by value, else by parameter
+  std::vector<SharedOptions> shared;  ///< one per shared parameter of the law; empty: its defaults
 };
 
-/// A coupling: part of x passes and feeds the net, whose outputs change the other part by the law. The net
-/// may take more channels than pass: behind them, at every pixel, it then sees the numbers that the density
-/// is given, Flow::set_context() of them.
+/// A coupling: part of x passes unchanged and feeds the net. The net's outputs are the law's parameters for
+/// the other part. If the net takes more channels than pass, the last ones are the flow's context
+/// (Flow::set_context()), repeated at every pixel.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
                                                 const CouplingOptions& options);
@@ -68,16 +69,16 @@ EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> actnorm(Shape in);
 
-/// y = (x - mean) / sqrt(var + 1e-4) on the pixels or channels that `mask` changes. In training the moments
-/// of the batch are used, taken over the masked array including its zeros on checkerboards, and running
-/// averages (rate 0.1) elsewhere (Real NVP 3.7).
+/// y = (x - mean) / sqrt(var + 1e-4) on the pixels or channels that `mask` changes. Training uses the batch's
+/// moments, taken over the masked array including its zeros on checkerboards. All other calls use running
+/// averages with rate 0.1 (Real NVP 3.7).
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask);
 
 /// z = x W per pixel, W = P L (U + diag(sign exp(logs))), P and sign fixed (Glow 3.2).
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> lu_conv1x1(Shape in);
-/// z = x W per pixel, W free; NumericError where W becomes singular.
+/// z = x W per pixel, W free; NumericError if W is singular.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> plain_conv1x1(Shape in);
 
@@ -107,7 +108,8 @@ EVENFLOW_API std::unique_ptr<Layer<T>> unsqueeze(Shape in, SqueezeOrder order);
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> flatten(Shape in);
 
-/// y = (x - offset) / width, constants. Images of `bits` bits: offset = 2^bits / 2, width = 2^bits.
+/// y = (x - offset) / width with constant offset and width. Images of `bits` bits: offset = 2^bits / 2, width
+/// = 2^bits.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> rescale(Shape in, double offset, double width);
 
@@ -115,13 +117,13 @@ EVENFLOW_API std::unique_ptr<Layer<T>> rescale(Shape in, double offset, double w
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> logit(Shape in);
 
-/// y = (x - mean) / std per column, from init_from_data.
+/// y = (x - mean) / std per column, with mean and std set by init_from_data.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> standardize(Shape in);
 
-/// y = log(x - low) - log(high - x) per column, without the logarithm of an open end; a column with none
-/// stays. The inverse gives numbers strictly between. ConfigError for ends that are not one pair a column,
-/// not low < high, or that T does not tell apart.
+/// y = log(x - low) - log(high - x) per column. The term of an infinite bound is left out; a column without
+/// bounds is unchanged. The inverse's outputs lie strictly between the bounds. ConfigError unless there is
+/// one pair of bounds per column, with low < high and a number of T between them.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> unbound(Shape in, const std::vector<Bounds>& bounds);
 

@@ -18,13 +18,13 @@ struct NiceConfig {
   std::string preprocess = "none";  ///< "none" | "standardize" | "zca" | "whiten"
   int64_t bits = 8;                 ///< images: levels 0 ... 2^bits - 1 are scaled to [0, 1]
   NetDtype conditioner = NetDtype::same;
-  bool pixel = false;  ///< an image though its shape is a table's: one pixel, whose levels are not scaled
-  std::vector<Bounds> bounds;  ///< tables: one a column, before preprocess; empty: all are open
+  bool pixel = false;          ///< a one-pixel image, whose shape is a table's; levels are not scaled
+  std::vector<Bounds> bounds;  ///< tables: one per column, applied before preprocess; empty: none
   bool is_image() const { return pixel || shape.pixels_per_sample() > 1; }
 };
 
-/// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016). Images: the multi-scale recursion. With a context, a density
-/// of images given numbers, which every coupling's net sees at each pixel.
+/// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016) for images: the multi-scale recursion. A context makes the
+/// density conditional; every coupling's net reads it at each pixel.
 struct RealNvpImageConfig {
   Shape shape{0, 32, 32, 3};
   int64_t scales = 2;
@@ -34,15 +34,16 @@ struct RealNvpImageConfig {
   bool skip = true;
   bool batch_norm = true;
   bool weight_norm = true;
-  /// "affine" | "additive": all but the third of each group, and the fourth of the last scale's.
+  /// "affine" | "additive". The last coupling of each group (the third; the fourth at the last scale) is
+  /// affine in both.
   std::string coupling = "affine";
   int64_t recursion = 2;  ///< 1: nothing factored out, 2: half, 3: three quarters, 4: 3 with constant width
   int64_t bits = 8;
-  int64_t context = 0;  ///< numbers that an image's density is given
+  int64_t context = 0;  ///< context values per image
 };
 
-/// Real NVP on tables: couplings on alternating halves. With a context, a density of the columns given other
-/// numbers, which every coupling's net sees.
+/// Real NVP for tables: couplings on alternating halves. A context makes the density conditional; every
+/// coupling's net reads it.
 struct RealNvpTableConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
@@ -55,13 +56,13 @@ struct RealNvpTableConfig {
   bool actnorm = false;
   std::string prior = "gaussian";  ///< "gaussian" | "logistic"
   NetDtype conditioner = NetDtype::same;
-  int64_t context = 0;         ///< numbers that a sample's density is given
-  std::vector<Bounds> bounds;  ///< one a column, before preprocess; empty: all are open
+  int64_t context = 0;         ///< context values per sample
+  std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none
   int64_t bins = 8;            ///< splines: number of bins
   double bound = 4;            ///< splines: bins lie on [-bound, bound], in units after preprocess
 };
 
-/// Glow (Kingma, Dhariwal 2018). A context: as in Real NVP.
+/// Glow (Kingma, Dhariwal 2018). A context works as in Real NVP.
 struct GlowConfig {
   Shape shape{0, 32, 32, 3};
   int64_t levels = 3;
@@ -74,7 +75,7 @@ struct GlowConfig {
   double class_weight = 0;  ///< weight of the classification loss (nats a sample)
   int64_t bits = 8;
   NetDtype conditioner = NetDtype::same;
-  int64_t context = 0;  ///< numbers that a sample's density is given; no classes then
+  int64_t context = 0;  ///< context values per sample; excludes classes
 };
 
 template <class T>

@@ -19,24 +19,24 @@ struct OptimizerConfig {
   double momentum = 0.0;      ///< sgd, rmsprop
   double beta1 = 0.9;         ///< adam, adamax
   double beta2 = 0.999;       ///< adam, adamax
-  double decay = 0.95;        ///< rmsprop: of the mean square
+  double decay = 0.95;        ///< rmsprop: decay of the mean square
   double eps = 1e-8;          ///< > 0; adam, adamax: added to the denominator; rmsprop: its floor
   double weight_decay = 0.0;  ///< L2: adds weight_decay * value to gradients of the decay group
   double shrink = 1.0;        ///< multiplies every trained value before the step (Glow's weight_decay)
 };
 
-/// Steps that an optimiser may count: more than any training takes, and far from an overflow.
+/// Largest step count of an optimiser: more than any training takes, and far from overflow.
 constexpr int64_t kMostSteps = int64_t{1} << 62;
 
 /// A first-order update of the trained part of an arena, one fused kernel a step.
 template <class T>
 class EVENFLOW_API Optimizer {
  public:
-  /// device: the arena's. Throws ConfigError on a setting out of range.
+  /// device: the arena's. ConfigError for a setting out of range.
   Optimizer(std::shared_ptr<const ParamLayout> layout, const OptimizerConfig& config,
             const std::string& device = "cpu");
 
-  /// All but the rule may change between steps.
+  /// All settings except the rule may change between steps.
   OptimizerConfig& config() { return config_; }
   const OptimizerConfig& config() const { return config_; }
   Rule rule() const { return rule_; }
@@ -47,14 +47,14 @@ class EVENFLOW_API Optimizer {
   /// (velocity).
   std::vector<SharedBuffer<T>>& moments() { return moments_; }
 
-  /// NumericError, with the tensor's name, if the gradient is not finite, and what check throws; values are
-  /// then untouched.
+  /// NumericError, naming the tensor, if the gradient is not finite. Also throws what check() throws.
+  /// Parameters are then unchanged.
   void step(Context&, ParamArena<T>&);
-  /// ConfigError on a setting out of range, another rule than at construction, and an arena with other
-  /// numbers of values than the layout.
+  /// ConfigError for a setting out of range, a rule other than at construction, or an arena whose sizes
+  /// differ from the layout's.
   void check(const ParamArena<T>&) const;
-  /// Learning rate of the next step, with any bias correction. ConfigError on a setting out of range, or
-  /// another rule.
+  /// Learning rate of the next step, including bias correction. ConfigError for a setting out of range or a
+  /// rule other than at construction.
   double next_rate() const;
 
  private:
@@ -65,11 +65,12 @@ class EVENFLOW_API Optimizer {
   std::vector<SharedBuffer<T>> moments_;
 };
 
-/// Gradients to zero, by all threads.
+/// Sets all gradients to zero.
 template <class T>
 EVENFLOW_API void zero_grad(Context&, ParamArena<T>&);
 
-/// L2 norm over all trained gradients; scales them down to max_norm where it is larger (0: only measures).
+/// Returns the L2 norm of all trained gradients. If it exceeds max_norm, scales them down to that norm; 0:
+/// never.
 template <class T>
 EVENFLOW_API double clip_grad_norm(Context&, ParamArena<T>&, double max_norm);
 

@@ -15,7 +15,7 @@ namespace evenflow {
 
 class Context;
 
-/// What happens to a parameter tensor in training.
+/// How training treats a parameter tensor.
 enum class Group {
   decay,     ///< trained, and the target of weight decay
   no_decay,  ///< trained
@@ -26,9 +26,9 @@ enum class Group {
 /// Index of a tensor in its layout.
 using ParamId = int;
 
-/// Names, shapes and offsets of every tensor of a model, in one flat buffer.
-/// Order: decay, no_decay, stats, fixed; each tensor starts on a 64-byte boundary (of float64: 8 values)
-/// and the gaps are always zero.
+/// Names, shapes and offsets of every tensor of a model, in one flat buffer. Tensors are ordered by group:
+/// decay, no_decay, stats, fixed. Each starts at a multiple of 16 values, so at least on a 64-byte boundary;
+/// the gaps are always zero.
 class EVENFLOW_API ParamLayout {
  public:
   struct Entry {
@@ -37,10 +37,10 @@ class EVENFLOW_API ParamLayout {
     Group group;
     int64_t size;
     int64_t offset;
-    bool overwritable;  ///< its gradient is stored where Params::overwrite, not added
+    bool overwritable;  ///< with Params::overwrite its gradient is stored, not added
   };
 
-  /// Throws ConfigError on a second use of a name, and where the values of all tensors pass 2^56.
+  /// ConfigError for a name that is in use, and for more than 2^56 values in all tensors.
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group, bool overwritable = false);
   void finalize();
 
@@ -55,7 +55,7 @@ class EVENFLOW_API ParamLayout {
   int64_t stats_begin() const { return begin_[2]; }
   int64_t stats_size() const { return begin_[3] - begin_[2]; }
   int64_t total_size() const { return begin_[4]; }
-  /// [first, end) of what trained tensors' gradients are besides the overwritable ones, in order.
+  /// Ranges [first, end) that cover the trained gradients except the overwritable ones, in order.
   const std::vector<std::pair<int64_t, int64_t>>& added_to() const { return added_to_; }
 
  private:
@@ -66,7 +66,7 @@ class EVENFLOW_API ParamLayout {
   std::vector<std::pair<int64_t, int64_t>> added_to_;
 };
 
-/// A place in the tree of names: Scope(layout, "level1") / "step3" / "coupling".
+/// A node in the tree of parameter names: Scope(layout, "level1") / "step3" / "coupling".
 class EVENFLOW_API Scope {
  public:
   Scope(ParamLayout& layout, std::string prefix) : layout_(layout), prefix_(std::move(prefix)) {}
@@ -84,8 +84,8 @@ class EVENFLOW_API Scope {
   std::string prefix_;
 };
 
-/// What a density is conditioned on: nothing, or as the flow says, classes or numbers. And what samples count
-/// for in a training step.
+/// What a density is conditioned on: nothing, labels or a context, whichever the flow takes. Also holds the
+/// sample weights of a training step.
 template <class T>
 struct Given {
   Given(const int32_t* classes = nullptr) : labels(classes) {}
@@ -93,22 +93,21 @@ struct Given {
 
   const int32_t* labels = nullptr;  ///< (n,) classes
   const T* context = nullptr;       ///< (n, Flow::context()), contiguous
-  T* dcontext = nullptr;            ///< alike: backward passes write the gradient by the context; null: none
-  const double* sample_weight = nullptr;  ///< (n,) factors of the samples' terms of a step's loss; null: 1
+  T* dcontext = nullptr;            ///< same shape: backward passes write the context's gradient; or null
+  const double* sample_weight = nullptr;  ///< (n,) factor of each sample's loss in a step; null: 1
 };
 
-/// What a layer sees of its model during one call.
+/// The parameters and conditions that a layer reads during one call.
 template <class T>
 struct Params {
   const ParamLayout* layout = nullptr;
   const T* values = nullptr;
-  T* grads = nullptr;  ///< null outside backward
-  T* batch_stats =
-      nullptr;  ///< moments of this batch, laid out like the stats group; null: use the running ones
+  T* grads = nullptr;        ///< null outside backward
+  T* batch_stats = nullptr;  ///< this batch's moments, laid out like the stats group; null: use running ones
   const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
-  bool overwrite = false;           ///< overwritable gradients hold nothing yet: they are stored, not added
-  const T* context = nullptr;       ///< (N, C) standardised numbers that the density is given
-  T* dcontext = nullptr;            ///< (N, C), null where nobody asks: backward adds the gradient by them
+  bool overwrite = false;           ///< overwritable gradients hold nothing yet: store, do not add
+  const T* context = nullptr;       ///< (N, C) standardised context
+  T* dcontext = nullptr;            ///< (N, C) backward adds the context's gradient; null: not requested
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }
@@ -118,12 +117,12 @@ struct Params {
   bool training() const { return batch_stats != nullptr; }
 };
 
-/// Zeros that kernels of a device use, and that the program may touch while none of them runs: after
-/// Context::synchronize(). On the CPU plain memory, aligned to 64 bytes.
+/// A zero-initialised buffer that kernels of a device and the program share. The program may access it only
+/// while no kernel runs: after Context::synchronize(). On the CPU it is plain memory, aligned to 64 bytes.
 template <class T>
 class EVENFLOW_API SharedBuffer {
  public:
-  /// device: "cpu", or where the kernels run; DeviceError as for Context.
+  /// device: "cpu", or the device of the kernels. DeviceError as for Context.
   explicit SharedBuffer(int64_t size, const std::string& device = "cpu");
 
   T* data() { return data_.get(); }
@@ -139,11 +138,11 @@ class EVENFLOW_API SharedBuffer {
   int64_t size_;
 };
 
-/// Two equal buffers, values and gradients, owned here.
+/// A model's parameters: owns two buffers of the same layout, values and gradients.
 template <class T>
 class EVENFLOW_API ParamArena {
  public:
-  /// device: where the contexts of its calls compute; see SharedBuffer.
+  /// device: the device of the contexts that use the arena; see SharedBuffer.
   explicit ParamArena(std::shared_ptr<const ParamLayout> layout, const std::string& device = "cpu");
 
   const std::string& device() const { return device_; }
@@ -151,8 +150,8 @@ class EVENFLOW_API ParamArena {
   const ParamLayout& layout() const { return *layout_; }
   T* values() { return values_.data(); }
   const T* values() const { return values_.data(); }
-  /// Who holds this pointer may write through it at any time: none of grads_are_zero(), grads_square() and
-  /// grads_are_finite() can be known from then on.
+  /// The caller may write through this pointer at any time. So grads_are_zero(), grads_square() and
+  /// grads_are_finite() know nothing from then on.
   T* grads() {
     writable_elsewhere_ = true;
     return grads_.data();
@@ -162,7 +161,7 @@ class EVENFLOW_API ParamArena {
   const T* value(ParamId id) const { return values() + layout_->offset(id); }
   T* grad(ParamId id) { return grads() + layout_->offset(id); }
 
-  /// For backward: with gradients to add to, during one call.
+  /// For one call of backward, which adds to the gradients.
   Params<T> params(T* batch_stats = nullptr) {
     zero_ = finite_ = false;
     square_ = -1;
@@ -171,13 +170,14 @@ class EVENFLOW_API ParamArena {
   /// For forward and inverse.
   Params<T> params() const { return {layout_.get(), values()}; }
 
-  /// Whether gradients are known to be zero: nothing was added since zero_grad, and nobody else can write.
+  /// Whether gradients are known to be zero: nothing was added since zero_grad, and grads() gave out no
+  /// pointer.
   bool grads_are_zero() const { return zero_ && !writable_elsewhere_; }
-  /// The sum of squares of all trained parameters' gradients, all finite, where that is known; -1 elsewhere.
+  /// Sum of squares of all trained gradients if it is known and all are finite, else -1.
   double grads_square() const { return writable_elsewhere_ ? -1 : square_; }
-  /// For who has computed it: until the next change it need not be computed again.
+  /// Stores a computed sum of squares. It is valid until the gradients change.
   void set_grads_square(double square) { square_ = square; }
-  /// Whether they are known to be finite, and their norm with them.
+  /// Whether the gradients, and so their norm, are known to be finite.
   bool grads_are_finite() const { return grads_square() >= 0 || (finite_ && !writable_elsewhere_); }
 
  private:

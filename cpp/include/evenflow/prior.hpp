@@ -23,9 +23,9 @@ class EVENFLOW_API ClassHead {
 
   /// log p(class | x), (N, classes).
   void log_prob(Context&, const Params<T>&, View<const T> x, double* out) const;
-  /// Adds weight * scale * (sum of losses) to the loss that dx and params.grads belong to. results (2): the
-  /// sum of the losses in nats, and how many predictions are wrong. sample_weight (n, null: 1): what a sample
-  /// counts for in these sums.
+  /// Adds the gradient of weight * scale * (sum of losses) to dx and params.grads. results (2): the sum of
+  /// the losses in nats and the number of wrong predictions. sample_weight (n): each sample's factor in both
+  /// sums; null: 1.
   void backward(Context&, const Params<T>&, View<const T> x, double scale, const double* sample_weight,
                 View<T> dx, double* results) const;
 

@@ -7,12 +7,12 @@
 
 namespace evenflow {
 
-/// A flow with its settings and parameters: what training changes, and what a model file holds.
+/// A flow with its settings and parameters: the content of a model file.
 template <class T>
 struct EVENFLOW_API Trainable {
-  /// Fresh parameters from config.seed; config.dtype becomes T's.
+  /// Builds the flow and initialises its parameters from config.seed. config.dtype becomes T's.
   explicit Trainable(const ModelConfig& config);
-  /// The settings' flow, built already, and parameters that are all zero.
+  /// Takes a flow that was built from the settings; parameters are zero.
   Trainable(ModelConfig config, Flow<T> flow);
 
   ModelConfig config;
@@ -20,19 +20,19 @@ struct EVENFLOW_API Trainable {
   ParamArena<T> arena;
 };
 
-/// A model file, to go on training it. IoError as for `load`, and where the file's dtype is not T's.
+/// Loads a model file for further training. IoError as for `load`, and if the file's dtype is not T's.
 template <class T>
 EVENFLOW_API Trainable<T> load_trainable(const std::string& path);
 
-/// Writes a model file that `load` and the Python package read. It appears complete or not at all: IoError
-/// leaves an old one as it was, and so does ConfigError for settings of another model than the flow. They are
-/// compared as far as the flow shows them, by its tensors' names and shapes, its samples' shape, its prior
-/// and its classes; those that change what the same tensors mean, such as the masks' order, are not.
+/// Writes a model file that `load` and the Python package read. The write is atomic: after an error an
+/// existing file is unchanged. IoError if writing fails. ConfigError if the settings are not those of the
+/// flow. This compares tensor names and shapes, the sample shape, the prior and the classes; it cannot see
+/// settings that only change how the same tensors are used, such as the order of masks.
 template <class T>
 EVENFLOW_API void save(const std::string& path, const Trainable<T>& model);
 
-/// Writes and reads an optimiser's number of steps and moments; with the model file, all that an exact
-/// continuation needs besides the order of the data. IoError where the state is not of this optimiser's rule.
+/// Write and read an optimiser's step count and moments. Together with the model file and the order of the
+/// data they let training continue exactly. IoError if the state belongs to another rule.
 template <class T>
 EVENFLOW_API void save_optimizer(const std::string& path, Optimizer<T>& optimizer);
 template <class T>

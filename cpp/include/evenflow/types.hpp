@@ -32,14 +32,14 @@ struct Shape {
 /// "(n, h, w, c)", for messages.
 EVENFLOW_API std::string to_string(const Shape& shape);
 
-/// What the values of a table's column lie strictly between; infinite: open.
+/// Bounds of a table column: values lie strictly between them. An infinite one is no bound.
 struct Bounds {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
 };
 
-/// A batch that somebody else owns: pixels() rows of c values, `stride` values from one pixel to the next.
-/// Rows are equally spaced, so a slice of channels is a view too.
+/// A batch that the view does not own: pixels() rows of c values, with `stride` values from one row to the
+/// next. Rows are equally spaced, so a slice of channels is a view too.
 template <class T>
 struct View {
   T* data = nullptr;
