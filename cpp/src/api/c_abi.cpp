@@ -20,24 +20,24 @@ struct evenflow_context {
 namespace evenflow {
 namespace {
 
-// Plain memory: a thread may end after the library was unloaded.
+// A plain array has no destructor: a thread may end after the library has been unloaded.
 thread_local char last_error[1024];
 
-/// Keeps the text, a long one up to a character's end.
+/// Stores the text for evenflow_last_error(). A long text is cut between UTF-8 characters.
 evenflow_status failed(evenflow_status status, const char* text) {
   constexpr size_t kMost = sizeof last_error - 1;
   size_t size = strnlen(text, kMost + 1);
   if (size > kMost) {
     const auto continues = [&] { return (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80; };
     size = kMost;
-    while (size > kMost - 3 && continues()) --size;  // a path may be no UTF-8
+    while (size > kMost - 3 && continues()) --size;  // bounded: a path may not be UTF-8
   }
   std::memcpy(last_error, text, size);
   last_error[size] = 0;
   return status;
 }
 
-/// Runs f; what it throws becomes a status and a text.
+/// Runs f and converts its exceptions to a status and a text.
 template <class F>
 evenflow_status guarded(const F& f) noexcept {
   try {
@@ -66,11 +66,11 @@ void expect(const char* call, const char* what, const void* pointer) {
   if (!pointer) fail<ConfigError>(call, "expected ", what, ", got a null pointer");
 }
 
-/// The size of the caller's struct. `least`: the size in the first version.
+/// The size of the caller's struct, checked. least: its size in the first version of the library.
 template <class Struct>
-size_t size_of(const char* call, const Struct* theirs, size_t least) {
+size_t checked_size(const char* call, const Struct* caller, size_t least) {
   constexpr size_t kMost = 4096;
-  const size_t size = theirs->struct_size;
+  const size_t size = caller->struct_size;
   if (size < least) {
     fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
   }
@@ -80,13 +80,13 @@ size_t size_of(const char* call, const Struct* theirs, size_t least) {
   return size;
 }
 
-/// The caller's struct as this version knows it: members that an older caller lacks keep their defaults, and
-/// a newer caller's, which are unknown here, must be zero.
+/// Converts the caller's struct to this version's. Members that an older caller lacks keep their values in
+/// `out`. Unknown members of a newer caller must be zero.
 template <class Struct>
-Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
-  if (!theirs) return out;
-  const size_t size = size_of(call, theirs, least);
-  const char* bytes = reinterpret_cast<const char*>(theirs);
+Struct from_caller(const char* call, const Struct* caller, size_t least, Struct out) {
+  if (!caller) return out;
+  const size_t size = checked_size(call, caller, least);
+  const char* bytes = reinterpret_cast<const char*>(caller);
   if (std::any_of(bytes + std::min(size, sizeof out), bytes + size, [](char b) { return b != 0; })) {
     fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
   }
@@ -94,22 +94,22 @@ Struct known(const char* call, const Struct* theirs, size_t least, Struct out) {
   return out;
 }
 
-/// Fills the caller's struct as far as it reaches.
+/// Copies `source` to the caller's struct, as far as the caller's version reaches.
 template <class Struct>
-void fill(const char* call, Struct ours, size_t least, Struct* theirs) {
-  expect(call, "a struct to fill", theirs);
-  const size_t size = size_of(call, theirs, least);
-  ours.struct_size = size;
-  std::memcpy(theirs, &ours, std::min(size, sizeof ours));
+void fill_caller(const char* call, Struct source, size_t least, Struct* caller) {
+  expect(call, "a struct to fill", caller);
+  const size_t size = checked_size(call, caller, least);
+  source.struct_size = size;
+  std::memcpy(caller, &source, std::min(size, sizeof source));
 }
 
-CallOptions options_of(const char* call, const evenflow_options* theirs) {
+CallOptions options_of(const char* call, const evenflow_options* caller) {
   const evenflow_options o =
-      known<evenflow_options>(call, theirs, offsetof(evenflow_options, context), EVENFLOW_OPTIONS_INIT);
+      from_caller<evenflow_options>(call, caller, offsetof(evenflow_options, context), EVENFLOW_OPTIONS_INIT);
   return {o.labels, o.seed, o.first, o.temperature, o.context};
 }
 
-/// The arguments that calls share, checked.
+/// The arguments that all calls share. The constructor checks them.
 struct Call {
   Call(const char* name_, const evenflow_model* model_, evenflow_context* context_, const void* in,
        const void* out, const evenflow_options* options_)
@@ -123,7 +123,7 @@ struct Call {
     context = &context_->context;
   }
 
-  /// f(input as the type that `dtype` names). `kinds`: those that the call takes.
+  /// Calls f with `in` cast to the type of `dtype`. kinds: the types that the call takes, for the error text.
   template <class F>
   void with_floats(evenflow_dtype dtype, const void* in, const F& f,
                    const char* kinds = "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64") const {
@@ -143,7 +143,7 @@ struct Call {
       with_floats(dtype, in, f, kinds());
     }
   }
-  /// f(x, z as the model's type), for x of any type.
+  /// Calls f(x, z), with x of any type and z of the model's type.
   template <class F>
   void with_latents(evenflow_dtype dtype, const void* x, void* z, const F& f) const {
     if (dtype == EVENFLOW_UINT8) {
@@ -158,7 +158,7 @@ struct Call {
     with_floats(dtype, x, [&](const auto* values) { f(values, same_type(values, z)); }, kinds());
   }
 
-  /// Of x that may be uint8.
+  /// The types of an x that may be uint8.
   const char* kinds() const {
     return model->bits() ? "EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8"
                          : "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64";
@@ -210,16 +210,16 @@ evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_in
     expect("model_get_info", "a model", model);
     const Model& m = model->model;
     const Shape shape = m.sample_shape();
-    const evenflow_info ours = {sizeof(evenflow_info),
-                                m.dtype() == Dtype::float32 ? EVENFLOW_FLOAT32 : EVENFLOW_FLOAT64,
-                                static_cast<int32_t>(m.bits()),
-                                m.dims(),
-                                shape.h,
-                                shape.w,
-                                shape.c,
-                                m.classes(),
-                                m.context()};
-    fill("model_get_info", ours, offsetof(evenflow_info, context), info);
+    const evenflow_info result = {sizeof(evenflow_info),
+                                  m.dtype() == Dtype::float32 ? EVENFLOW_FLOAT32 : EVENFLOW_FLOAT64,
+                                  static_cast<int32_t>(m.bits()),
+                                  m.dims(),
+                                  shape.h,
+                                  shape.w,
+                                  shape.c,
+                                  m.classes(),
+                                  m.context()};
+    fill_caller("model_get_info", result, offsetof(evenflow_info, context), info);
   });
 }
 
@@ -228,11 +228,11 @@ evenflow_status evenflow_model_get_config(const evenflow_model* model, char* tex
     expect("model_get_config", "a model", model);
     expect("model_get_config", "a place for the size", size);
     const std::string& config = model->model.config();
-    const size_t needed = config.size() + 1, room = *size;
+    const size_t needed = config.size() + 1, capacity = *size;
     *size = needed;
     if (!text) return;
-    if (room < needed)
-      fail<ShapeError>("model_get_config", "expected room for ", needed, " bytes, got ", room);
+    if (capacity < needed)
+      fail<ShapeError>("model_get_config", "expected room for ", needed, " bytes, got ", capacity);
     std::memcpy(text, config.c_str(), needed);
   });
 }
@@ -331,18 +331,18 @@ evenflow_status evenflow_verify(const evenflow_model* model, evenflow_context* c
     call.with_floats(dtype, x, [&](const auto* in) {
       const VerifyReport r = call.model->verify(*call.context, in, n, call.options);
       if (!r.finite) failed(EVENFLOW_OK, r.error.c_str());
-      const evenflow_report ours = {sizeof(evenflow_report),
-                                    r.samples,
-                                    r.ok,
-                                    r.finite,
-                                    r.round_trip_x,
-                                    r.round_trip_z,
-                                    r.logdet_sum,
-                                    r.precision,
-                                    r.jacobian,
-                                    r.probed,
-                                    0};
-      fill("verify", ours, sizeof(evenflow_report), report);
+      const evenflow_report result = {sizeof(evenflow_report),
+                                      r.samples,
+                                      r.ok,
+                                      r.finite,
+                                      r.round_trip_x,
+                                      r.round_trip_z,
+                                      r.logdet_sum,
+                                      r.precision,
+                                      r.jacobian,
+                                      r.probed,
+                                      0};
+      fill_caller("verify", result, sizeof(evenflow_report), report);
     });
   });
 }

@@ -10,11 +10,11 @@
 #include "evenflow/model.hpp"
 #include "flow/checks.hpp"
 
-// What every call of a Model checks before it computes.
+// Checks that every call of a Model makes before it computes.
 
 namespace evenflow {
 
-/// Claims a context for one call.
+/// Claims a context for one call, so that a second call on it is an error.
 class ContextUse {
  public:
   ContextUse(const char* call, Context& ctx) : ctx_(ctx) {
@@ -38,7 +38,7 @@ void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOpt
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
   constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
   constexpr int64_t kValue = sizeof(T), kDouble = sizeof(double);
-  // Bytes of the widest array, so that no index or size overflows.
+  // Row size of the widest array in bytes; limits n so that no index or size overflows.
   const int64_t row = std::max({flow.dims() * kValue, flow.context() * kDouble, kDouble});
   if (n > kLast / row) {
     fail<ShapeError>(call, "expected at most ", kLast / row, " samples of ", row, " bytes, got ", n);
@@ -59,7 +59,8 @@ void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOpt
   }
 }
 
-/// What rows [first, first + n) of a checked call are given. NumericError for a number that T has not.
+/// Labels or context of rows [first, first + n) of a checked call. NumericError for a context value that is
+/// not finite in T.
 template <class T>
 Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, const CallOptions& options,
                   int64_t first, int64_t n) {
@@ -70,10 +71,10 @@ Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, 
   for (int64_t i = 0; i < n * width; ++i) {
     context[i] = static_cast<T>(from[i]);
     if (std::isfinite(context[i])) continue;
-    const std::string wanted = std::isfinite(from[i])
-                                   ? text_of("a context that ", to_string(dtype_of<T>()), " holds")
-                                   : "a finite context";
-    fail<NumericError>(call, "expected ", wanted, ", got ", from[i], " in row ", first + i / width,
+    const std::string expected = std::isfinite(from[i])
+                                     ? text_of("a context that ", to_string(dtype_of<T>()), " holds")
+                                     : "a finite context";
+    fail<NumericError>(call, "expected ", expected, ", got ", from[i], " in row ", first + i / width,
                        ", number ", i % width);
   }
   return Given<T>(context);

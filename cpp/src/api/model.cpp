@@ -12,7 +12,7 @@
 namespace evenflow {
 namespace {
 
-/// Calls run over blocks of about this many values, so that their memory does not grow with n.
+/// Calls process blocks of about this many values, so their memory does not grow with n.
 constexpr int64_t kBlockValues = int64_t{1} << 22;
 
 int64_t bits_of(const NiceConfig& c) {
@@ -57,12 +57,13 @@ struct Model::Impl {
     return as<T>();
   }
 
-  /// A net of images sees the context at every pixel.
+  /// Image nets read the context at every pixel, so it counts once per pixel.
   int64_t rows_of_a_block() const {
     return std::max<int64_t>(1, kBlockValues / std::max(dims, context * shape.pixels_per_sample()));
   }
 
-  /// f(first row, rows, what they are given, x of them as T) over the blocks of a checked batch.
+  /// Checks a batch and calls f(first row, number of rows, their labels or context, their x as T) for each
+  /// block.
   template <class T, class X, class F>
   void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
                   const CallOptions& options, const F& f) const {
@@ -90,7 +91,7 @@ struct Model::Impl {
     }
   }
 
-  /// log p(x) (n), for a call of that name.
+  /// out (n) = log p(x). call: the name of the call in error texts.
   template <class X>
   void log_prob(const char* call, Context& ctx, const X* x, int64_t n, double* out,
                 const CallOptions& options) const {

@@ -8,28 +8,28 @@
 
 namespace evenflow {
 
-/// A model file, checked but for what only its flow knows; its tensors are in the bytes that it was made
-/// from.
+/// A parsed model file. It is checked except for what needs the flow. Its tensors point into the bytes that
+/// were parsed.
 struct ModelFile {
   TensorViews file;
   ModelConfig config;
 };
 
-/// The model file in these bytes; IoError.
+/// Parses a model file; IoError.
 ModelFile view_model(Bytes file, const Site& site);
 
-/// Before anything is built: IoError where the settings, which parse, imply more than a file of so many
-/// tensors and values holds.
+/// IoError if valid settings imply a model with more tensors or values than the file has. Called before
+/// anything is built, so that a small file cannot make the reader allocate a large model.
 void check_settings(const ModelConfig& config, int64_t tensors, int64_t values, const Site& site);
 
-/// The model of a file whose dtype is T's; IoError. Tensors are copied.
+/// Builds the model of a file whose dtype is T's, and copies its tensors; IoError.
 template <class T>
 Trainable<T> restore(const ModelFile& model, const Site& site);
 
-/// The model in the bytes of a file; IoError.
+/// Loads a model from a file's bytes; IoError.
 Model load_model(Bytes file, const Site& site);
 
-/// load, with std::bad_alloc where there is no memory.
+/// Like load(), but throws std::bad_alloc if there is no memory.
 Model load_file(const Site& site);
 Model load_bytes(const void* bytes, size_t size, const Site& site);
 

@@ -12,8 +12,8 @@
 #include "io/json.hpp"
 #include "models/model_size.hpp"
 
-// A model file: docs/format.md. An optimiser file: tensors moment0, moment1, ... of all trained values, and
-// the number of steps and the rule in the metadata; the first versions wrote no rule.
+// docs/format.md describes model files. An optimiser file has tensors moment0, moment1, ... with a value for
+// every trained one, and the step count and the rule in its metadata. The first versions wrote no rule.
 
 namespace evenflow {
 namespace {
@@ -28,17 +28,17 @@ const char* stored_dtype() {
 }
 
 const std::string& metadata(const TensorViews& file, const char* key, const Site& site) {
-  const auto found = file.metadata.find(key);
-  if (found == file.metadata.end()) reject(site, "expected '", key, "' in the metadata, got none");
-  return found->second;
+  const auto item = file.metadata.find(key);
+  if (item == file.metadata.end()) reject(site, "expected '", key, "' in the metadata, got none");
+  return item->second;
 }
 
 TensorViews view(const char* kind, Bytes bytes, const Site& site) {
   TensorViews file = view_safetensors(bytes, site);
-  const auto found = file.metadata.find("kind");
-  if (found == file.metadata.end() || found->second != kind) {
+  const auto item = file.metadata.find("kind");
+  if (item == file.metadata.end() || item->second != kind) {
     reject(site, "expected an ", kind, " file, got ",
-           found == file.metadata.end() ? "another kind of file" : json::shown(found->second));
+           item == file.metadata.end() ? "another kind of file" : json::shown(item->second));
   }
   const std::string& format = metadata(file, "format", site);
   if (format != kFormat) reject(site, "expected format ", kFormat, ", got ", json::shown(format));
@@ -50,7 +50,7 @@ bool all_finite(const T* values, int64_t count) {
   return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
 }
 
-/// What no reader takes must not replace a file that is good.
+/// A file that no reader accepts must not replace a good one.
 template <class T>
 void expect_finite(const char* call, const std::vector<TensorRef>& tensors) {
   for (const TensorRef& tensor : tensors) {
@@ -62,13 +62,13 @@ void expect_finite(const char* call, const std::vector<TensorRef>& tensors) {
   }
 }
 
-/// Copies a tensor of the file, which must be of this type and shape and hold finite values only.
+/// Copies a tensor of the file. IoError unless it has this type and shape and only finite values.
 template <class T>
 void copy_tensor(const TensorViews& file, const std::string& name, const std::vector<int64_t>& shape, T* out,
                  const Site& site) {
-  const auto found = file.tensors.find(name);
-  if (found == file.tensors.end()) reject(site, "expected tensor ", json::shown(name), ", got none");
-  const TensorView& tensor = found->second;
+  const auto stored = file.tensors.find(name);
+  if (stored == file.tensors.end()) reject(site, "expected tensor ", json::shown(name), ", got none");
+  const TensorView& tensor = stored->second;
   if (tensor.dtype != stored_dtype<T>() || tensor.shape != shape) {
     const auto text = [](const std::string& dtype, const std::vector<int64_t>& sizes) {
       std::string list;
@@ -85,16 +85,17 @@ void copy_tensor(const TensorViews& file, const std::string& name, const std::ve
   }
 }
 
-/// Before memory for the parameters is taken: the file has as many values as they need.
+/// IoError unless the file has exactly the layout's tensors. Called before memory for parameters is
+/// allocated.
 void check_size(const ParamLayout& layout, const TensorViews& file, const Site& site) {
   if (layout.entries().size() != file.tensors.size()) {
     reject(site, "expected ", layout.entries().size(), " tensors for its settings, got ",
            file.tensors.size());
   }
   for (const ParamLayout::Entry& entry : layout.entries()) {
-    const auto found = file.tensors.find(entry.name);
-    if (found == file.tensors.end()) reject(site, "expected tensor ", json::shown(entry.name), ", got none");
-    if (found->second.shape != entry.shape) {
+    const auto stored = file.tensors.find(entry.name);
+    if (stored == file.tensors.end()) reject(site, "expected tensor ", json::shown(entry.name), ", got none");
+    if (stored->second.shape != entry.shape) {
       reject(site, "expected ", json::shown(entry.name), " with ", entry.size, " values, got another shape");
     }
   }
@@ -177,7 +178,7 @@ Trainable<T> load_trainable(const std::string& path) {
 
 namespace {
 
-/// write_safetensors, whose errors name the call that the user made.
+/// Calls write_safetensors, and puts the name of the user's call in its error texts.
 void write_file(const char* call, const std::string& path, const std::vector<TensorRef>& tensors,
                 const std::map<std::string, std::string>& metadata) {
   try {
@@ -188,33 +189,34 @@ void write_file(const char* call, const std::string& path, const std::vector<Ten
   }
 }
 
-/// ConfigError where the text of the settings is not that of this flow, as far as a layout shows.
+/// ConfigError unless the settings describe this flow, as far as shapes, prior, classes and tensors tell.
 template <class T>
 void check_config(const std::string& text, const Flow<T>& flow) {
-  const auto other = [](const auto&... parts) {
+  const auto mismatch = [](const auto&... parts) {
     fail<ConfigError>("save", "expected settings of the flow that is saved, ", parts...);
   };
   const ModelConfig config = parse_config(text);
   if (config.dtype != dtype_of<T>()) {
-    other("in ", to_string(dtype_of<T>()), ", got ", to_string(config.dtype));
+    mismatch("in ", to_string(dtype_of<T>()), ", got ", to_string(config.dtype));
   }
-  const Flow<T> meant = build<T>(config);
-  if (meant.sample_shape() != flow.sample_shape()) {
-    other("for samples of ", to_string(flow.sample_shape()), ", got ", to_string(meant.sample_shape()));
+  const Flow<T> described = build<T>(config);
+  if (described.sample_shape() != flow.sample_shape()) {
+    mismatch("for samples of ", to_string(flow.sample_shape()), ", got ",
+             to_string(described.sample_shape()));
   }
-  if (meant.base() != flow.base()) other("of its prior, got another");
-  if (meant.classes() != flow.classes()) {
-    other("of ", flow.classes(), " classes, got ", meant.classes());
+  if (described.base() != flow.base()) mismatch("of its prior, got another");
+  if (described.classes() != flow.classes()) {
+    mismatch("of ", flow.classes(), " classes, got ", described.classes());
   }
-  const auto &wanted = flow.layout()->entries(), &got = meant.layout()->entries();
-  for (size_t i = 0; i < std::max(wanted.size(), got.size()); ++i) {
+  const auto &expected = flow.layout()->entries(), &got = described.layout()->entries();
+  for (size_t i = 0; i < std::max(expected.size(), got.size()); ++i) {
     const auto shown = [i](const std::vector<ParamLayout::Entry>& entries) {
       if (i >= entries.size()) return std::string("no other tensor");
       return text_of(json::shown(entries[i].name), " of ", entries[i].size, " values");
     };
-    const bool same = i < wanted.size() && i < got.size() && wanted[i].name == got[i].name &&
-                      wanted[i].shape == got[i].shape;
-    if (!same) other("with ", shown(wanted), ", got ", shown(got));
+    const bool same = i < expected.size() && i < got.size() && expected[i].name == got[i].name &&
+                      expected[i].shape == got[i].shape;
+    if (!same) mismatch("with ", shown(expected), ", got ", shown(got));
   }
 }
 
@@ -289,7 +291,7 @@ void read_optimizer(const MappedFile& mapped, Optimizer<T>& optimizer, const Sit
     copy_tensor(file, "moment" + std::to_string(moments.size() - 1), {moment.size()}, moments.back().data(),
                 site);
   }
-  // Second ones are mean squares or largest sizes.
+  // Second moments are mean squares or maxima of magnitudes, so they can't be negative.
   if (moments.size() > 1 && std::any_of(moments[1].begin(), moments[1].end(), [](T v) { return v < 0; })) {
     reject(site, "expected values >= 0 in 'moment1', got a negative one");
   }

@@ -19,20 +19,20 @@ constexpr double round_trip_bound() {
   return dtype_of<T>() == Dtype::float32 ? 1e-3 : 1e-9;
 }
 
-/// max |got - wanted| / max(1, max |wanted|); infinity where a value is not finite.
+/// max |got - expected| / max(1, max |expected|); infinity if a value is not finite.
 template <class A, class B>
-double error_of(const A* got, const B* wanted, int64_t count, double sign = 1) {
+double error_of(const A* got, const B* expected, int64_t count, double sign = 1) {
   double error = 0, size = 1;
   for (int64_t i = 0; i < count; ++i) {
-    const double difference = std::abs(sign * static_cast<double>(got[i]) - static_cast<double>(wanted[i]));
+    const double difference = std::abs(sign * static_cast<double>(got[i]) - static_cast<double>(expected[i]));
     if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
     error = std::max(error, difference);
-    size = std::max(size, std::abs(static_cast<double>(wanted[i])));
+    size = std::max(size, std::abs(static_cast<double>(expected[i])));
   }
   return error / size;
 }
 
-/// log |det A|; -infinity where A is singular.
+/// log |det A|; -infinity if A is singular.
 double log_abs_det(const linalg::Matrix& a, int64_t n) {
   const linalg::Lu factors = linalg::lu(a, n);
   double sum = 0;
@@ -59,8 +59,8 @@ bool has_bfloat16_nets(ModelConfig config) {
   return dtype && *dtype == NetDtype::bfloat16;
 }
 
-/// The same model in float64, with bounds as the model's arithmetic has them. What whitening derives from its
-/// matrix is only right to the model's precision, so it is derived again.
+/// A float64 copy of the model. Bounds are rounded to T, as the model uses them. Values that whitening
+/// derives from its matrix are only accurate to T, so they are derived again.
 template <class T>
 Trainable<double> float64_copy(const Trainable<T>& model) {
   ModelConfig config = model.config;
@@ -95,8 +95,8 @@ Trainable<double> float64_copy(const Trainable<T>& model) {
   return copy;
 }
 
-/// Moves the rows of a and b (n, d) whose samples x lie so far from the bounds that T's rounding of x hardly
-/// moves z to the front, and returns how many these are.
+/// Keeps the rows of a and b (n, d) whose samples x are far enough from the bounds: there, rounding x to T
+/// hardly changes z. Moves these rows to the front and returns their number.
 template <class T>
 int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x, int64_t d,
                       std::vector<T>& a, std::vector<T>& b) {
@@ -108,9 +108,9 @@ int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x
     const T* row = x.data() + i * d;
     bool far = true;
     for (int64_t c = 0; c < d; ++c) {
-      const double v = row[c], room = kNear * std::abs(v) + std::numeric_limits<T>::min();
+      const double v = row[c], margin = kNear * std::abs(v) + std::numeric_limits<T>::min();
       const Bounds& ends = (*bounds)[static_cast<size_t>(c)];
-      far = far && v - room > ends.low && v + room < ends.high;
+      far = far && v - margin > ends.low && v + margin < ends.high;
     }
     if (!far) continue;
     for (std::vector<T>* values : {&a, &b}) std::copy_n(values->data() + i * d, d, values->data() + kept * d);
@@ -119,7 +119,7 @@ int64_t keep_resolved(const std::vector<Bounds>* bounds, const std::vector<T>& x
   return kept;
 }
 
-/// Row i of dz/dx is what backward returns for dz = unit vector i.
+/// Backward for dz = unit vector i returns row i of dz/dx.
 double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, const Given<double>& given) {
   const int64_t d = exact.flow.dims();
   const Shape one = exact.flow.sample_shape().with_batch(1);
@@ -138,7 +138,7 @@ double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, c
   return error_of(&logdet, &probed, 1);
 }
 
-/// By the flow's calls, since those of the model would each claim the context.
+/// Uses the flow's calls: the model's calls would claim the context, which verify has claimed already.
 template <class T>
 void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOptions& options,
              VerifyReport& report) {
@@ -166,13 +166,13 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOp
   report.round_trip_z = error_of(z.data(), base.data(), kept * d);
 
   const std::vector<double> wide(x, x + n * d);
-  const Given<double> exactly = given_of("verify", scope, exact.flow, options, 0, n);
+  const Given<double> exact_given = given_of("verify", scope, exact.flow, options, 0, n);
   flow.log_prob(ctx, arena, View<const T>(x, shape), given, density.data());
-  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), shape), exactly,
+  exact.flow.log_prob(ctx, exact.arena, View<const double>(wide.data(), shape), exact_given,
                       exact_density.data());
   report.precision = error_of(density.data(), exact_density.data(), n);
   report.probed = d <= kProbedDims;
-  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), exactly);
+  if (report.probed) report.jacobian = jacobian_error(ctx, exact, wide.data(), exact_given);
 }
 
 }  // namespace

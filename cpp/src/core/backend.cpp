@@ -8,8 +8,8 @@
 #include "evenflow/error.hpp"
 #include "evenflow/version.h"
 
-// A backend is a shared object of its own, so that one build of the library serves machines with and without
-// the device: it is looked for, and its vendor's libraries with it, only when a context asks for the device.
+// A backend is a separate shared object, so one build of the library serves machines with and without the
+// device. It is loaded, with its vendor's libraries, only when a context asks for the device.
 
 namespace evenflow {
 namespace {
@@ -25,7 +25,8 @@ std::string own_folder() {
   return slash == std::string::npos ? "" : file.substr(0, slash + 1);
 }
 
-/// The library where the variable says, beside this code, or where the loader finds it.
+/// Opens the library that EVENFLOW_CUDA_LIBRARY names; else the one beside this code, or the one that the
+/// loader finds.
 void* open_library(const char* file, std::string& problem) {
   const char* chosen = std::getenv("EVENFLOW_CUDA_LIBRARY");
   if (chosen && !*chosen) chosen = nullptr;

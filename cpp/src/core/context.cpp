@@ -29,16 +29,16 @@ IsaLevel wanted_isa() {
   fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512, avx512_bf16 or amx, got ", isa);
 }
 
-/// Whether this process is the child of one with more threads, which a fork leaves behind. If they were
-/// OpenMP's, of ours or of another library that shares its runtime, a parallel region would wait for them for
-/// ever.
+/// Whether this process was forked from one with several threads. They may have been OpenMP's, started here
+/// or by another library that shares its runtime. They do not exist in the child, where a parallel region
+/// would wait for them forever.
 std::atomic<bool> orphaned{false};
 std::atomic<bool> leaves_threads{false};
 
-/// Whether this process has more threads than the one that asks.
+/// Whether this process has threads besides the calling one.
 bool has_threads() {
   DIR* folder = opendir("/proc/self/task");
-  if (!folder) return true;  // it may
+  if (!folder) return true;  // unknown, so assume the worst
   int threads = 0;
   while (const dirent* entry = readdir(folder)) threads += entry->d_name[0] != '.';
   closedir(folder);

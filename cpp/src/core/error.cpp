@@ -7,7 +7,7 @@ namespace evenflow {
 
 std::string text_of_parts(const TextPart* parts, size_t count) {
   std::ostringstream text;
-  text.imbue(std::locale::classic());  // the program's may write 1100 as 1.100
+  text.imbue(std::locale::classic());  // the program's locale may write 1100 as 1.100
   for (size_t i = 0; i < count; ++i) {
     const TextPart& part = parts[i];
     switch (part.kind_) {
@@ -25,7 +25,7 @@ std::string text_of_parts(const TextPart* parts, size_t count) {
         break;
       case TextPart::kReal:
         if (part.real_ != part.real_) {
-          text << "nan";  // its sign says nothing
+          text << "nan";  // never -nan
         } else {
           text << part.real_;
         }

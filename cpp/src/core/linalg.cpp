@@ -28,7 +28,7 @@ Matrix transpose(const Matrix& a, int64_t n) {
 Matrix random_orthogonal(int64_t n, Rng& rng) {
   Matrix q(static_cast<size_t>(n * n));
   for (double& v : q) v = rng.normal();
-  // Gram-Schmidt on rows, twice, which is orthogonal to rounding.
+  // Gram-Schmidt on rows, twice: the result is then orthogonal up to rounding.
   for (int64_t i = 0; i < n; ++i) {
     for (int pass = 0; pass < 2; ++pass) {
       for (int64_t k = 0; k < i; ++k) {
@@ -46,7 +46,7 @@ Matrix random_orthogonal(int64_t n, Rng& rng) {
 
 Lu lu(const Matrix& a, int64_t n) {
   Matrix m = a;
-  std::vector<int64_t> row(static_cast<size_t>(n));  // row[i]: the row of A that stands at i
+  std::vector<int64_t> row(static_cast<size_t>(n));  // row[i]: the row of A that is now row i
   std::iota(row.begin(), row.end(), 0);
   for (int64_t k = 0; k < n; ++k) {
     int64_t pivot = k;
@@ -95,7 +95,7 @@ Matrix cholesky(const Matrix& a, int64_t n) {
       double v = a[i * n + j];
       for (int64_t k = 0; k < j; ++k) v -= l[i * n + k] * l[j * n + k];
       if (i == j) {
-        // A pivot that is all rounding means a singular matrix.
+        // A pivot that is nothing but rounding errors means a singular matrix.
         if (!(v > 1e-12 * a[i * n + i])) return {};
         l[i * n + i] = std::sqrt(v);
       } else {

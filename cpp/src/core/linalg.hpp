@@ -23,7 +23,7 @@ Matrix transpose(const Matrix& a, int64_t n);
 /// A random orthogonal matrix: Q of the QR decomposition of a Gaussian one.
 Matrix random_orthogonal(int64_t n, Rng& rng);
 
-/// Partial pivoting. A zero pivot is left in `upper`; the caller decides.
+/// LU with partial pivoting. A zero pivot stays in `upper` for the caller to check.
 Lu lu(const Matrix& a, int64_t n);
 
 /// Inverse of a lower (upper) triangular matrix with non-zero diagonal.

@@ -26,9 +26,9 @@ constexpr size_t kLine = 64;
 
 #if defined(__linux__)
 constexpr size_t kHugePage = size_t{1} << 21;
-constexpr size_t kLarge = size_t{1} << 17;  // bytes: from here on not from the C library
+constexpr size_t kLarge = size_t{1} << 17;  // bytes; blocks of this size and more are mapped directly
 
-/// Bytes of a small page: 4 kB, on ARM up to 64.
+/// Bytes of a small page: 4 kB, on ARM up to 64 kB.
 size_t page_size() {
   static const size_t size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return size;
@@ -36,7 +36,7 @@ size_t page_size() {
 
 void* map_pages(size_t bytes) {
   const bool huge = bytes >= kHugePage;
-  // Whole small pages only: what exceeds the huge ones shall not take another.
+  // Round up to small pages only, so that a remainder does not take another huge page.
   const size_t page = page_size(), size = round_up(bytes, page);
   if (size < bytes || size > SIZE_MAX - kHugePage) throw std::bad_alloc();
   const size_t reserved = huge ? size + kHugePage - page : size;
@@ -44,32 +44,32 @@ void* map_pages(size_t bytes) {
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   if (!huge) return mapped;
   char* const first = static_cast<char*>(mapped);
-  const size_t before =
+  const size_t head =
       round_up(reinterpret_cast<uintptr_t>(first), kHugePage) - reinterpret_cast<uintptr_t>(first);
-  const size_t behind = reserved - before - size;
-  if (before) munmap(first, before);
-  if (behind) munmap(first + before + size, behind);
-  madvise(first + before, size, MADV_HUGEPAGE);
-  return first + before;
+  const size_t tail = reserved - head - size;
+  if (head) munmap(first, head);
+  if (tail) munmap(first + head + size, tail);
+  madvise(first + head, size, MADV_HUGEPAGE);
+  return first + head;
 }
 #endif
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-/// f(line) for every line of a small text file; for none where it can't be read.
+/// Calls f(line) for every line of a small text file. An unreadable file has no lines.
 template <class F>
 void each_line(const std::string& path, const F& f) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"), std::fclose);
   if (!file) return;
-  char line[4096];  // a path of a group may be that long
+  char line[4096];  // a group's path may be that long
   while (std::fgets(line, sizeof line, file.get())) f(line);
 }
 
-/// The sum of the numbers behind these words at the beginning of a line; `otherwise` where there are none, or
-/// "max" for one.
+/// The sum of the numbers that follow one of these words at the beginning of a line. Words followed by "max"
+/// are skipped. Returns `otherwise` if no number is found.
 int64_t numbers_in(const std::string& path, std::initializer_list<const char*> words, int64_t otherwise) {
   int64_t sum = 0;
-  bool found = false;
+  bool any = false;
   each_line(path, [&](const char* line) {
     for (const char* word : words) {
       const size_t length = std::strlen(word);
@@ -77,14 +77,14 @@ int64_t numbers_in(const std::string& path, std::initializer_list<const char*> w
       if (std::strncmp(line, word, length) != 0) continue;
       if (std::sscanf(line + length, "%lld", &value) != 1) continue;
       sum += value;
-      found = true;
+      any = true;
     }
   });
-  return found ? sum : otherwise;
+  return any ? sum : otherwise;
 }
 
-/// What a version of control groups calls its files, and the lines of memory.stat that count a group's cached
-/// files and those of the groups in it. high: from where on version 2 slows processes down.
+/// File names of one version of control groups, and the lines of memory.stat that count cached files of a
+/// group and its subgroups. high: the limit above which version 2 slows processes down.
 struct GroupFiles {
   const char *limit, *high, *used, *active, *inactive;
 };
@@ -93,8 +93,8 @@ constexpr GroupFiles kVersion1 = {"/memory.limit_in_bytes", "/memory.limit_in_by
 constexpr GroupFiles kVersion2 = {"/memory.max", "/memory.high", "/memory.current", "active_file ",
                                   "inactive_file "};
 
-/// Bytes that the processes of a group may still take. The system drops cached files before it ends a
-/// process.
+/// Bytes that a group's processes may still allocate. Cached files do not count: the system drops them before
+/// it ends a process.
 int64_t left_in(const std::string& group, const GroupFiles& files) {
   const int64_t limit = std::min(numbers_in(group + files.limit, {""}, kNoLimit),
                                  numbers_in(group + files.high, {""}, kNoLimit));
@@ -104,8 +104,8 @@ int64_t left_in(const std::string& group, const GroupFiles& files) {
   return std::max<int64_t>(limit - kept, 0);
 }
 
-/// The least of a group and those that it is in, up to the folder where they are mounted. A container may see
-/// its own group there, and in /proc/self/cgroup the path that the machine has for it.
+/// The minimum of left_in over a group and its parents, up to the mount point. The mount point counts too: in
+/// a container it may be the container's own group, while /proc/self/cgroup has the host's path.
 int64_t least_left(const std::string& mount, const std::string& group, const GroupFiles& files) {
   int64_t least = left_in(mount, files);
   for (size_t end = group.size(); end != 0 && end != std::string::npos; end = group.rfind('/', end - 1)) {
@@ -114,8 +114,8 @@ int64_t least_left(const std::string& mount, const std::string& group, const Gro
   return least;
 }
 
-/// What the control groups of this process leave it. Lines of /proc/self/cgroup: number:controllers:path,
-/// without controllers for version 2.
+/// Bytes that the control groups of this process still allow. Lines of /proc/self/cgroup:
+/// number:controllers:path, without controllers for version 2.
 int64_t left_by_groups(const std::string& root) {
   int64_t least = kNoLimit;
   each_line(root + "/proc/self/cgroup", [&](const char* line) {
@@ -123,10 +123,10 @@ int64_t left_by_groups(const std::string& root) {
     const char* const path = controllers ? std::strchr(controllers + 1, ':') : nullptr;
     if (!path) return;
     const std::string group(path + 1, std::strcspn(path + 1, "\n"));
-    const std::string named = "," + std::string(controllers + 1, path) + ",";
-    if (named == ",,") {
+    const std::string controller_list = "," + std::string(controllers + 1, path) + ",";
+    if (controller_list == ",,") {
       least = std::min(least, least_left(root + "/sys/fs/cgroup", group, kVersion2));
-    } else if (named.find(",memory,") != std::string::npos) {
+    } else if (controller_list.find(",memory,") != std::string::npos) {
       least = std::min(least, least_left(root + "/sys/fs/cgroup/memory", group, kVersion1));
     }
   });

@@ -6,15 +6,15 @@
 
 namespace evenflow {
 
-/// Zeros, aligned to 64 bytes, for `deallocate` with the same size. Large blocks come from the system itself,
-/// which has them back at once then (the C library would keep them), and gives their pages on first touch.
-/// The largest ask for huge pages: rows of wide activations and weights lie a page or more apart.
-/// std::bad_alloc where there is none.
+/// Zero-initialised memory, aligned to 64 bytes. Free it with `deallocate` and the same size. Large blocks
+/// are mapped directly, so that they return to the system at once (the C library would keep them) and get
+/// pages on first touch. Blocks of 2 MB and more ask for huge pages, because rows of wide activations and
+/// weights are a page or more apart. std::bad_alloc if there is no memory.
 void* allocate(size_t bytes);
 void deallocate(void* memory, size_t bytes) noexcept;
 
-/// Bytes that this process may still take: what the machine has free, or less where a control group (of a
-/// container, of a job) has a limit. root: in tests a folder that stands for "/".
+/// Bytes that this process may still allocate: the machine's free memory, or less if a control group (a
+/// container's or a job's) has a limit. root: in tests, a folder used in place of "/".
 int64_t free_memory(const std::string& root = "");
 
 }  // namespace evenflow

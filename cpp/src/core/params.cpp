@@ -10,7 +10,7 @@ namespace evenflow {
 
 ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group,
                          bool overwritable) {
-  // Bytes and padding of that many still fit 64 bits.
+  // Byte counts with padding then fit in 64 bits.
   constexpr int64_t kMaxValues = int64_t{1} << 56;
   int64_t size = 1;
   for (const int64_t d : shape) {

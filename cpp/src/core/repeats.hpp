@@ -8,19 +8,20 @@
 
 namespace evenflow {
 
-/// Device::repeat() for a device that can record what is queued. Graph frees itself; Recorder has
-///   begin(): what is queued from now on is recorded and does not run;
-///   std::optional<Graph> end(), which is empty where that can't be; abandon(): ends that without one;
-///   launch(Graph&): queues what was recorded.
+/// Device::repeat() for a device that can record kernels. Graph frees itself; Recorder has
+///   begin(): from now on kernels are recorded and do not run;
+///   std::optional<Graph> end(): ends the recording; empty if it failed;
+///   abandon(): ends the recording without a graph;
+///   launch(Graph&): queues a recording.
 template <class Graph>
 class Repeats {
  public:
-  /// Whatever a graph can't hold has to come by here first: a copy, a wait, an allocation.
+  /// Must be called before anything that a graph can't hold: a copy, a wait, an allocation.
   void interrupt() {
     ++interruptions_;
     if (recording_) throw Interrupted();
   }
-  /// The same where nothing may be thrown.
+  /// The same for functions that must not throw.
   void interrupt_quietly() noexcept { ++interruptions_; }
 
   template <class Recorder>
@@ -31,8 +32,7 @@ class Repeats {
     if (entry.graph) return recorder.launch(*entry.graph);
     const int64_t before = interruptions_;
     f();
-    entry.steady =
-        !entry.steady && interruptions_ == before;  // what could not be recorded is not tried at once
+    entry.steady = !entry.steady && interruptions_ == before;  // after a failed recording, do not try at once
   }
 
  private:
@@ -41,7 +41,7 @@ class Repeats {
     bool steady = false;  ///< the last call queued kernels and did nothing else
     std::optional<Graph> graph;
   };
-  static constexpr size_t kMost = 32;  ///< graphs: a program that never repeats itself shall not collect them
+  static constexpr size_t kMost = 32;  ///< graphs; bounds the memory of a program that never repeats a call
 
   template <class Recorder>
   std::optional<Graph> record(Recorder& recorder, const std::function<void()>& f) {

@@ -21,7 +21,8 @@ namespace {
 
 constexpr size_t kFirstBlock = size_t{1} << 16;
 
-/// Under the address sanitizer arrays of the program's memory have a gap behind them, which it watches.
+/// Under the address sanitizer every array in host memory is followed by a poisoned gap, so that overruns are
+/// reported.
 #ifdef EVENFLOW_POISON
 constexpr size_t kGap = 64;
 void unpoison(void* p, size_t bytes) {
@@ -36,7 +37,7 @@ void unpoison(void*, size_t) {}
 void poison(void*, size_t) {}
 #endif
 
-/// To whole cache lines, at least one.
+/// Rounds up to whole cache lines, at least one.
 size_t rounded(size_t bytes) {
   return bytes ? (bytes + 63) / 64 * 64 : 64;
 }
@@ -48,7 +49,7 @@ Workspace::~Workspace() {
 }
 
 void Workspace::add_block(size_t size) {
-  blocks_.reserve(blocks_.size() + 1);  // or what follows could be lost
+  blocks_.reserve(blocks_.size() + 1);  // else push_back could throw and leak the allocation
   blocks_.push_back({static_cast<char*>(device_ ? device_->allocate(size) : allocate(size)), size});
 }
 
@@ -93,7 +94,7 @@ void Workspace::tidy() {
     try {
       add_block(total);
     } catch (const std::exception&) {
-      // A scope ends here, maybe for an error: who takes memory next is told.
+      // This runs in destructors, so it must not throw. The next take() reports the lack of memory.
     }
   }
 }

@@ -13,17 +13,17 @@
 
 namespace evenflow {
 
-/// A layer of a chain.
+/// A layer in its chain.
 template <class T>
 struct Node {
   std::string name;
   std::unique_ptr<Layer<T>> layer;
-  int64_t keep = 0;      ///< channels that go on after this layer, the others are latents; 0: all
-  size_t end_param = 0;  ///< entries of the layout up to this layer's last
+  int64_t keep = 0;      ///< channels that continue to the next layer, the others are latents; 0: all
+  size_t end_param = 0;  ///< end of this layer's entries in the layout
 
   Shape input(int64_t n) const { return layer->input_shape().with_batch(n); }
   Shape output(int64_t n) const { return layer->output_shape().with_batch(n); }
-  /// The part of an output that goes on, and the part that becomes latents.
+  /// The part of an output that continues, and the part that becomes latents.
   template <class U>
   View<U> kept(View<U> out) const {
     return keep ? out.channels(0, keep) : out;
@@ -34,7 +34,7 @@ struct Node {
   }
 };
 
-/// What a flow is: its layers in the order data -> latent, where latents leave them, and its parameters'
+/// The definition of a flow: its layers in the order data -> latent, its latents' levels, and its parameters'
 /// layout.
 template <class T>
 struct Chain {
@@ -84,11 +84,11 @@ struct Chain {
     tile_rows = rows_of_a_tile();
   }
 
-  /// The whole gradient, in parts of at least `least` values where a group of the layout has that many left.
+  /// See Flow::gradient_parts.
   std::vector<GradientPart> gradient_parts(int64_t least) const {
     const std::vector<ParamLayout::Entry>& entries = layout->entries();
-    // For each group, the end of what is in no part yet, and from where on it is complete. A group holds its
-    // entries in the order of layers, so that it fills from its end.
+    // For each group: the end of the values that are in no part yet, and the start of those that are
+    // complete. A group's entries are in the order of layers, so backward completes it from its end.
     int64_t ends[2] = {layout->decay_size(), layout->trainable_size()};
     int64_t reached[2] = {ends[0], ends[1]};
     std::vector<GradientPart> parts;
@@ -98,7 +98,7 @@ struct Chain {
         const ParamLayout::Entry& entry = entries[--at];
         if (entry.offset < layout->trainable_size()) reached[entry.group == Group::no_decay] = entry.offset;
       }
-      if (head && i > head_at) continue;  // its gradients, at the very end, come with those of head_at
+      if (head && i > head_at) continue;  // the head's gradients are last, and complete with head_at
       for (size_t g = 0; g < 2; ++g) {
         if (ends[g] - reached[g] < std::max<int64_t>(least, 1)) continue;
         parts.push_back({reached[g], ends[g], i});
@@ -106,7 +106,7 @@ struct Chain {
       }
     }
     const int64_t middle = layout->decay_size();
-    const bool whole = ends[0] == middle;  // what is left is one piece
+    const bool whole = ends[0] == middle;  // the remainders of both groups are adjacent
     if (!whole && middle < ends[1]) parts.push_back({middle, ends[1], 0});
     if (whole ? ends[1] : ends[0]) parts.push_back({0, whole ? ends[1] : ends[0], 0});
     return parts;
@@ -118,23 +118,24 @@ struct Chain {
     return n * layout->trainable_size() >= kProducts;
   }
 
-  uint64_t id;  ///< of all chains of the process
+  uint64_t id;  ///< unique in the process
   Shape sample_shape;
-  Shape current;  ///< of the last layer's output so far
+  Shape current;  ///< output of the last layer so far
   Base base;
   int64_t classes = 0;
   int64_t context = 0;
   std::vector<Node<T>> nodes;
   std::vector<Level> levels;  ///< in the order in which latents leave the chain
   std::unique_ptr<ClassHead<T>> head;
-  size_t head_at = 0;       ///< the head sees the input of this node
-  int64_t moments_of = 0;   ///< fewest pixels of a sample that batch norms take moments over; 0: none
-  size_t standardised = 0;  ///< nodes up to a layer that standardizes(); 0: there is none
+  size_t head_at = 0;       ///< the head reads the input of this node
+  int64_t moments_of = 0;   ///< fewest pixels per sample in a batch norm's moments; 0: no batch norm
+  size_t standardised = 0;  ///< number of nodes up to a layer that standardizes(); 0: none
   std::shared_ptr<const ParamLayout> layout;
   ParamId initialized = 0;
   ParamId context_mean = -1;
   ParamId context_std = -1;
-  int64_t tile_rows = 0;  ///< samples of a tile; 0: too wide for a core's cache, or they depend on each other
+  /// Samples per tile. 0: no tiles, because one would exceed a core's cache or rows depend on each other.
+  int64_t tile_rows = 0;
 
  private:
   void add_level(Shape shape) {
@@ -159,7 +160,7 @@ struct Chain {
     if (node.layer->standardizes()) standardised = i + 1;
   }
 
-  /// Weights and a tile's activations share a second-level cache of a megabyte or more.
+  /// Sized so that the weights and a tile's activations fit in a second-level cache of 1 MB.
   int64_t rows_of_a_tile() const {
     constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 1 << 20, kLeastRows = 16;
     int64_t kept = 3 * dims() + 2 * context;

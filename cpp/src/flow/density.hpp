@@ -6,12 +6,13 @@
 #include "flow/given.hpp"
 #include "flow/walk.hpp"
 
-// Densities, samples and both ways along a chain without gradients. A batch goes layer by layer, tile by tile
-// where tiles stay in a core's cache, and on a device as a recorded graph.
+// Densities, samples, and both directions of a chain without gradients. A batch is processed layer by layer;
+// on the CPU in tiles, if a tile fits a core's cache; on a device as a recorded graph.
 
 namespace evenflow {
 
-/// f(context of one thread, first row, end) for tiles of n rows; false: the batch is better left whole.
+/// Calls f(single-thread context, first row, end) for tiles of n rows. Returns false, without a call, if the
+/// batch is better processed as a whole.
 template <class T, class F>
 bool by_tiles(Context& ctx, const Chain<T>& chain, int64_t n, const F& f) {
   const int64_t rows = std::min(chain.tile_rows, Tiles::kScored);
@@ -58,7 +59,8 @@ void run_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, c
 
 enum class Pass : uint64_t { gradient, log_prob, sample };
 
-/// What Context::repeat has to know of a pass: all that its kernels' arguments depend on, `arrays` besides x.
+/// A pass's key for Context::repeat: everything that its kernels' arguments depend on. arrays: those used
+/// besides x.
 template <class T>
 std::vector<uint64_t> key_of(Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
                              std::initializer_list<const void*> arrays) {
@@ -75,7 +77,7 @@ std::vector<uint64_t> key_of(Pass pass, const Chain<T>& chain, const Params<T>& 
   return key;
 }
 
-/// f(), which queues kernels: on a device as a recorded graph.
+/// Calls f, which queues kernels. On a device they are recorded as a graph.
 template <class T, class F>
 void queue(Context& ctx, Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
            std::initializer_list<const void*> arrays, const F& f) {
@@ -202,22 +204,24 @@ void init_from_data(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, V
   check_input(chain, call, x.shape);
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
-  // Labels do not matter: the only layer that reads them, the top prior, has nothing to initialise.
+  // Labels do not matter, so zeros will do: the only layer that reads them, the top prior, has nothing to
+  // initialise.
   const std::vector<int32_t> zeros(static_cast<size_t>(chain.classes ? n : 0), 0);
-  const Given<T> known = chain.classes ? Given<T>(zeros.data()) : given;
-  check_given(chain, call, known, n);
+  const Given<T> conditions = chain.classes ? Given<T>(zeros.data()) : given;
+  check_given(chain, call, conditions, n);
   check_arena(ctx, chain, call, arena);
   HostScope host(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
-  // A layer may refuse what the ones before it have made of the batch.
+  // A layer may reject its inputs after earlier layers have been initialised. Keep the values to undo that.
   const Shape all{1, 1, 1, chain.layout->total_size()};
   SharedBuffer<T> kept(all.c, arena.device());
   const View<T> values(arena.values(), all), before(kept.data(), all);
   ctx.kernels<T>().move.copy(ctx, values, before);
   try {
     if (chain.context) init_context(ctx, chain, arena, given.context, n);
-    const Params<T> params = with_given(ctx, scope, host, chain, std::as_const(arena).params(), known, n);
+    const Params<T> params =
+        with_given(ctx, scope, host, chain, std::as_const(arena).params(), conditions, n);
     to_latent<T>(ctx, scope, chain, all_nodes(chain), x, {},
                  [&](size_t i, const Batch<const T>& in, const Batch<T>& out) {
                    chain.nodes[i].layer->init_from_data(ctx, arena, in.value);

@@ -6,12 +6,12 @@
 #include "flow/given.hpp"
 #include "flow/walk.hpp"
 
-// Results are looked at as a whole; only where one is not finite does a second pass search for the layer, the
-// channel and the sample, so that the error can name them.
+// Results are checked as a whole. Only if one is not finite does a second pass search for the layer, the
+// channel and the sample, which the error names.
 
 namespace evenflow {
 
-/// The values of v, without room between its rows, where the program reads them while both scopes last.
+/// A contiguous copy of v in host memory, valid while both scopes exist.
 template <class T>
 const T* dense_on_host(Context& ctx, WorkspaceScope& scope, HostScope& host, View<const T> v) {
   const View<T> dense(scope.take<T>(v.shape.size()), v.shape);
@@ -25,7 +25,7 @@ struct NotFinite {
   double value = 0;
 };
 
-/// The first value that is not finite; sample -1: there is none.
+/// The first value that is not finite; sample is -1 if there is none.
 template <class T>
 NotFinite first_not_finite(Context& ctx, View<const T> v) {
   WorkspaceScope scope(ctx);
@@ -38,7 +38,7 @@ NotFinite first_not_finite(Context& ctx, View<const T> v) {
   return {};
 }
 
-/// Whether n numbers and, where there are any, `values` are finite.
+/// Whether n numbers and `values`, if given, are all finite.
 template <class T>
 bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> values) {
   HostScope host(ctx);
@@ -52,21 +52,21 @@ bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> va
   return std::all_of(numbers, numbers + n, [](double v) { return std::isfinite(v); });
 }
 
-/// A layer's first value that is not finite, and its place; empty: there is none.
+/// Describes a layer's first value that is not finite, and its position; empty if there is none.
 template <class T>
 std::string value_not_finite(Context& ctx, const std::string& layer, View<const T> v) {
-  const NotFinite found = first_not_finite(ctx, v);
-  if (found.sample < 0) return "";
-  return text_of(found.value, " from layer ", layer, ", channel ", found.channel, ", for sample ",
-                 ctx.first_row() + found.sample);
+  const NotFinite bad = first_not_finite(ctx, v);
+  if (bad.sample < 0) return "";
+  return text_of(bad.value, " from layer ", layer, ", channel ", bad.channel, ", for sample ",
+                 ctx.first_row() + bad.sample);
 }
 
 /// The same for a layer's values and log-determinants (n).
 template <class T>
 std::string result_not_finite(Context& ctx, const std::string& layer, View<const T> v, int64_t n,
                               const double* logdet) {
-  std::string found = value_not_finite(ctx, layer, v);
-  if (!found.empty()) return found;
+  std::string problem = value_not_finite(ctx, layer, v);
+  if (!problem.empty()) return problem;
   HostScope host(ctx);
   const double* det = host.read(logdet, n);
   for (int64_t i = 0; i < n; ++i) {
@@ -76,13 +76,13 @@ std::string result_not_finite(Context& ctx, const std::string& layer, View<const
   return "";
 }
 
-/// NumericError naming the first of nodes [0, end) whose results for x are not finite, or x. The whole batch
-/// goes layer by layer again: in training its samples depend on each other.
+/// NumericError naming the input, or the first of nodes [0, end) whose results for x are not finite.
+/// Processes the whole batch again, because in training its samples depend on each other.
 template <class T>
 void check_layers(Context& ctx, const Chain<T>& chain, const Params<T>& params, const char* call,
                   View<const T> x, size_t end) {
   WorkspaceScope scope(ctx);
-  const RanksScope alone(ctx, nullptr);  // other ranks do not come along
+  const RanksScope alone(ctx, nullptr);  // the other ranks do not run this pass
   const NotFinite input = first_not_finite(ctx, x);
   if (input.sample >= 0) {
     fail<NumericError>(call, "expected finite inputs, got ", input.value, " in channel ", input.channel,
@@ -97,12 +97,12 @@ void check_layers(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
                  node.layer->check_values(ctx, params);
                  node.layer->check_inputs(ctx, call, in.value);
                  node.layer->forward(ctx, params, in.value, out.value, logdet);
-                 const std::string found = result_not_finite<T>(ctx, node.name, out.value, n, logdet);
-                 if (!found.empty()) fail<NumericError>(call, "expected finite values, got ", found);
+                 const std::string problem = result_not_finite<T>(ctx, node.name, out.value, n, logdet);
+                 if (!problem.empty()) fail<NumericError>(call, "expected finite values, got ", problem);
                });
 }
 
-/// For a batch of which a density or a log-determinant (n) is not finite.
+/// Throws the error for a batch with a log-likelihood (n) that is not finite.
 template <class T>
 [[noreturn]] void fail_not_finite(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                                   const char* call, View<const T> x, const double* log_prob) {
@@ -115,25 +115,26 @@ template <class T>
                      ", for sample ", ctx.first_row() + (bad - first));
 }
 
-/// Value, layer, channel and sample of the first result on the way from z (n, D) to data that is not finite.
+/// Describes the first result that is not finite on the way from z (n, D) to data: value, layer, channel and
+/// sample.
 template <class T>
 std::string not_finite_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, const T* z,
                                int64_t n) {
   WorkspaceScope scope(ctx);
   double* logdet = scope.take<double>(n);
   ctx.kernels<T>().move.fill_doubles(ctx, n, 0, logdet);
-  std::string found =
+  std::string problem =
       result_not_finite<T>(ctx, "(latents)", View<const T>(z, {n, 1, 1, chain.dims()}), n, logdet);
-  if (!found.empty()) return found;
+  if (!problem.empty()) return problem;
   const View<T> x(scope.take<T>(n * chain.dims()), chain.sample_shape.with_batch(n));
   to_data<T>(ctx, chain, {z}, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
     const Node<T>& node = chain.nodes[i];
     node.layer->inverse(ctx, params, out.value, in.value, logdet);
     node.layer->check_values(ctx, params);
-    found = result_not_finite<T>(ctx, node.name, in.value, n, logdet);
-    return found.empty();
+    problem = result_not_finite<T>(ctx, node.name, in.value, n, logdet);
+    return problem.empty();
   });
-  return found.empty() ? "others" : found;
+  return problem.empty() ? "NaN or infinity" : problem;
 }
 
 }  // namespace evenflow

@@ -8,8 +8,8 @@
 #include "flow/checks.hpp"
 #include "kernels/kernel_set.hpp"
 
-// What a call is given, checked: a batch, the arena, and what its density is conditioned on: labels, or a
-// context, which layers see standardised.
+// Checks a call's arguments: the batch, the arena, and the labels or context. Layers read the context
+// standardised.
 
 namespace evenflow {
 
@@ -59,11 +59,11 @@ void check_arena(Context& ctx, const Chain<T>& chain, const char* call, const Pa
     fail<DeviceError>(call, "expected a context of ", arena.device(), ", where the parameters are, got ",
                       ctx.device_name());
   }
-  const ParamLayout &given = arena.layout(), &own = *chain.layout;
-  if (given.total_size() != own.total_size() || given.trainable_size() != own.trainable_size()) {
-    fail<ConfigError>(call, "expected the parameters of this flow, ", own.total_size(), " values, ",
-                      own.trainable_size(), " of them trained, got an arena of ", given.total_size(), ", ",
-                      given.trainable_size(), " of them trained");
+  const ParamLayout &given = arena.layout(), &expected = *chain.layout;
+  if (given.total_size() != expected.total_size() || given.trainable_size() != expected.trainable_size()) {
+    fail<ConfigError>(call, "expected the parameters of this flow, ", expected.total_size(), " values, ",
+                      expected.trainable_size(), " of them trained, got an arena of ", given.total_size(),
+                      ", ", given.trainable_size(), " of them trained");
   }
 }
 
@@ -82,7 +82,7 @@ void check_ready(Context& ctx, const Chain<T>& chain, const char* call, const Pa
   check_initialized(ctx, chain, call, arena.values());
 }
 
-/// y = (x + shift) * scale standardises a context's numbers; both (chain.context).
+/// Coefficients (chain.context) of y = (x + shift) * scale, which standardises a context.
 template <class T>
 struct Standardising {
   T *shift, *scale;
@@ -95,7 +95,7 @@ struct Standardising {
   }
 };
 
-/// The parameters for a call on n samples, with what it is given where layers read it.
+/// The parameters for a call on n samples, with labels and standardised context in device memory.
 template <class T>
 Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,
                      Params<T> params, const Given<T>& given, int64_t n) {
@@ -111,13 +111,13 @@ Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const
   return params;
 }
 
-/// Before a pass that adds to params.dcontext.
+/// Clears params.dcontext before a pass that adds to it.
 template <class T>
 void begin_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
   if (params.dcontext) ctx.kernels<T>().move.zero(ctx, n * chain.context, params.dcontext);
 }
 
-/// After it: from the gradient by standardised numbers to that by the numbers of the call.
+/// After the pass, converts the gradient by the standardised context to the one by the call's context.
 template <class T>
 void end_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
   if (!params.dcontext) return;
@@ -128,7 +128,7 @@ void end_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   ctx.kernels<T>().channel.forward(ctx, -1, gradient, by.shift, by.scale, gradient);
 }
 
-/// A column of contexts, n rows of `width` numbers.
+/// One column of a context with n rows of `width` numbers.
 template <class T>
 struct Column {
   const T* numbers;
@@ -136,7 +136,8 @@ struct Column {
   double operator[](int64_t row) const { return static_cast<double>(numbers[row * width]); }
 };
 
-/// Its deviation from `mean`, in parts of the largest distance: squares of any unit are in range.
+/// Standard deviation about `mean`. Distances are divided by the largest, so that squares stay in range for
+/// any unit.
 template <class T>
 double deviation_of(const Column<T>& column, double mean) {
   double largest = 0, squares = 0;
@@ -149,8 +150,8 @@ double deviation_of(const Column<T>& column, double mean) {
   return largest * std::sqrt(squares / static_cast<double>(column.n));
 }
 
-/// Whether the rows within the deviation lie so far from the mean that T, once it is subtracted, rounds off
-/// what they differ by: as much as would make the drift guard refuse the preprocessing of x.
+/// Whether a few distant values have moved the mean so far from the others that T cannot resolve the others
+/// once the mean is subtracted. The tolerance is that of the drift guard for x.
 template <class T>
 bool is_moved_by_far_values(const Column<T>& column, double mean, double deviation) {
   constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
@@ -165,7 +166,7 @@ bool is_moved_by_far_values(const Column<T>& column, double mean, double deviati
   return spread > 100 * step && kEpsilon * away > drift_tolerance<T>() * spread;
 }
 
-/// Mean and deviation of n samples' contexts, to the arena.
+/// Stores the mean and deviation of n samples' contexts in the arena.
 template <class T>
 void init_context(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const T* context, int64_t n) {
   constexpr bool single = std::is_same<T, float>::value;
@@ -182,7 +183,7 @@ void init_context(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, con
       sum += column[i];
       constant = constant && column[i] == column[0];
     }
-    // Exactly: the mean of equal numbers may be rounded.
+    // Take a constant's own value: the computed mean of equal numbers may be rounded.
     const T mean = means[c] = constant ? context[c] : static_cast<T>(sum / static_cast<double>(n));
     const double deviation = deviation_of(column, static_cast<double>(mean));
     deviations[c] = static_cast<T>(deviation);
@@ -191,9 +192,9 @@ void init_context(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, con
                          " in column ", c);
     }
     if (constant) {
-      // Weights that never saw a column vary are random: a later change of it must not reach them. This
-      // deviation leaves of it less than they round off, and denormal numbers, which are slow, only of
-      // changes below epsilon squared. A single row shows nothing.
+      // The weights of a column that is constant in the data stay random, so later changes of the column must
+      // not reach the net. This deviation scales them below rounding, and makes slow denormal numbers only of
+      // changes below epsilon squared. A single row does not show whether a column is constant.
       constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
       deviations[c] = n == 1 ? T(1) : kEpsilon * kEpsilon / std::numeric_limits<T>::min();
       continue;

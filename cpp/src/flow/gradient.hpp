@@ -5,31 +5,31 @@
 #include "core/device.hpp"
 #include "flow/density.hpp"
 
-// Gradients. A pass goes to the latents, then back: it rebuilds each layer's input from its output, so that
-// nothing has to be kept. The drift guard compares the rebuilt batch with the real one; where they differ too
-// much, the pass is repeated from checkpoints of real inputs.
+// Gradients. A pass goes to the latents and back. On the way back it rebuilds each layer's input from its
+// output, so no activations need to be stored. The drift guard compares the rebuilt batch with the real one.
+// If they differ too much, the pass is repeated from checkpoints of real inputs.
 
 namespace evenflow {
 
 constexpr size_t kCheckpointEvery = 8;              ///< nodes
 constexpr int64_t kSmallBudget = int64_t{1} << 26;  ///< bytes
-constexpr int64_t kDrifts = 2;                      ///< distances that OptimKernels::distance finds in a pass
+constexpr int64_t kDrifts = 2;                      ///< number of OptimKernels::distance results in a pass
 
-/// What a pass with gradients leaves and needs along the way, for n samples.
+/// Inputs and results of a pass with gradients on n samples.
 template <class T>
 struct GradientPass {
   std::vector<T*> kept;            ///< activations by node; null: recomputed
-  T* standardised = nullptr;       ///< (n, D): what nodes up to chain.standardised make of x; null: unknown
-  View<const T> truth;             ///< the batch, to compare the rebuilt one with; data null: not compared
-  double* drifts = nullptr;        ///< (2 kDrifts): distances of x, and behind chain.standardised
-  double head_scale = 0;           ///< of the class head's loss
-  double* head_results = nullptr;  ///< (2): the class head's; null: it is left out
+  T* standardised = nullptr;       ///< (n, D): output of the first chain.standardised nodes for x; or null
+  View<const T> truth;             ///< the real batch, for the drift guard; data null: not compared
+  double* drifts = nullptr;        ///< (2 kDrifts): distances of x, and of the standardised x
+  double head_scale = 0;           ///< factor of the class head's loss
+  double* head_results = nullptr;  ///< (2): results of the class head; null: no head
   const double* sample_weight = nullptr;  ///< (n); null: 1
   const GradientWatch* watch = nullptr;
-  size_t complete = 0;  ///< parts of the gradient that the watch was told of
+  size_t complete = 0;  ///< number of parts reported to the watch
 };
 
-/// Arrays that a pass fills, from the scope.
+/// Arrays that a pass fills, allocated from the scope.
 template <class T>
 struct PassArrays {
   T *z, *dz;         ///< (n, D)
@@ -46,14 +46,14 @@ struct PassArrays {
         dx(dx_) {}
 };
 
-inline double largest_drift(const double* found) {
-  const double x = relative_distance(found), standardised = relative_distance(found + 2);
+inline double largest_drift(const double* distances) {
+  const double x = relative_distance(distances), standardised = relative_distance(distances + 2);
   return x >= standardised ? x : standardised;
 }
 
-/// Tells the watch which parts of the gradient are complete behind node i.
+/// Reports to the watch the parts of the gradient that are complete after node i.
 template <class T>
-void tell_watch(GradientPass<T>& pass, size_t i) {
+void report_complete(GradientPass<T>& pass, size_t i) {
   if (!pass.watch) return;
   const std::vector<GradientPart>& parts = pass.watch->parts;
   while (pass.complete < parts.size() && parts[pass.complete].layer == i) {
@@ -61,7 +61,7 @@ void tell_watch(GradientPass<T>& pass, size_t i) {
   }
 }
 
-/// The class head's gradient, if the head is at this place of the chain.
+/// Adds the class head's gradient if the head reads the input of this node.
 template <class T>
 void head_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, size_t place,
                    const Batch<T>& at, const GradientPass<T>& pass) {
@@ -70,7 +70,8 @@ void head_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                        pass.head_results);
 }
 
-/// pass.drifts + 2: between `rebuilt` and what the first chain.standardised nodes make of pass.truth.
+/// Writes the distance between `rebuilt` and the first chain.standardised nodes' output for pass.truth to
+/// pass.drifts + 2.
 template <class T>
 void measure_standardised(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                           const GradientPass<T>& pass, View<const T> rebuilt) {
@@ -88,8 +89,8 @@ void measure_standardised(Context& ctx, const Chain<T>& chain, const Params<T>& 
   ctx.kernels<T>().optim.distance(ctx, rebuilt, truth, pass.drifts + 2);
 }
 
-/// From latents z, the gradient dz by them (n, D) and that by log-determinants (n): the rebuilt batch x, and
-/// the gradient dx by it; params.grads +=.
+/// From latents z, their gradient dz (n, D) and the log-determinants' (n), computes the rebuilt batch x and
+/// its gradient dx. Adds to params.grads.
 template <class T>
 void run_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, const Latents<const T>& z,
                   const double* dlogdet, const Batch<T>& x, GradientPass<T>& pass) {
@@ -105,14 +106,14 @@ void run_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
       measure_standardised<T>(ctx, chain, params, pass, in.value);
     }
     head_backward(ctx, chain, params, i, in, pass);
-    tell_watch(pass, i);
+    report_complete(pass, i);
     return true;
   });
   if (pass.drifts) kernels.optim.distance(ctx, x.value, pass.truth, pass.drifts);
 }
 
-/// The same from real inputs x: every eighth node's is kept, and those of the nodes between are computed
-/// again. The drift says how far the layer is off whose own inverse is worst.
+/// The same from real inputs x: every eighth node's input is stored, and those between are recomputed. Sets
+/// `drift` to the layer whose own inverse is worst, and its error.
 template <class T>
 void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params<T>& params, View<const T> x,
                                const Latents<const T>& z, const double* dlogdet, const Batch<T>& rebuilt,
@@ -156,7 +157,7 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
                  });
   };
 
-  double* found = scope.take<double>(2);
+  double* distances = scope.take<double>(2);
   to_data<T>(ctx, chain, z, rebuilt, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
     const size_t begin = i / kCheckpointEvery * kCheckpointEvery;
     if (i + 1 == nodes || (i + 1) % kCheckpointEvery == 0) compute_outputs(begin, i + 1);
@@ -167,8 +168,8 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
     node.layer->backward(ctx, params, output(i), out.gradient, dlogdet, in.value, in.gradient);
     const View<const T> truth =
         i == begin ? checkpoints[begin / kCheckpointEvery] : chain.nodes[i - 1].kept(output(i - 1));
-    kernels.optim.distance(ctx, in.value, truth, found);
-    const double value = relative_distance(HostScope(ctx).read(static_cast<const double*>(found), 2));
+    kernels.optim.distance(ctx, in.value, truth, distances);
+    const double value = relative_distance(HostScope(ctx).read(static_cast<const double*>(distances), 2));
     if (!(value <= drift.layer_value)) {
       drift.layer_value = value;
       drift.layer = node.name;
@@ -181,27 +182,29 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
   });
 }
 
-/// Whether it is so on every rank, where ranks meet within a pass: at batch norms.
-inline bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool so) {
-  if (!ctx.ranks() || layout.stats_size() == 0) return so;
-  double others = so ? 0 : 1;
-  ctx.ranks()->sum(&others, 1);
-  return others == 0;
+/// Whether `here` is true on every rank. Asks only if the model has batch norms: only then do ranks depend on
+/// each other within a pass.
+inline bool on_all_ranks(Context& ctx, const ParamLayout& layout, bool here) {
+  if (!ctx.ranks() || layout.stats_size() == 0) return here;
+  double failures = here ? 0 : 1;
+  ctx.ranks()->sum(&failures, 1);
+  return failures == 0;
 }
 
-/// Takes memory for activations that backward need not compute again, as much as the budget (bytes) allows.
+/// Allocates memory to keep as many activations as the budget (bytes) allows, so that backward need not
+/// recompute them.
 template <class T>
 void keep_activations(Context& ctx, WorkspaceScope& scope, const Chain<T>& chain, int64_t n, int64_t budget,
                       GradientPass<T>& pass) {
   const int64_t value = static_cast<int64_t>(sizeof(T));
-  if (budget < 0) {  // asking for the free memory takes longer than a small step's couplings
+  if (budget < 0) {  // querying free memory takes longer than a small step
     int64_t all = 0;
     for (const Node<T>& node : chain.nodes) all += node.layer->kept_size(n) * value;
-    // What an earlier call's activations took is free as well.
-    const int64_t ours = static_cast<int64_t>(ctx.workspace().unused()) / 2;
+    // Memory that earlier calls used for activations is free, too.
+    const int64_t reusable = static_cast<int64_t>(ctx.workspace().unused()) / 2;
     budget = all <= kSmallBudget ? all
-             : ctx.on_host()     ? default_activation_budget() + ours
-                                 : ctx.device()->free_memory() / 2 + ours;
+             : ctx.on_host()     ? default_activation_budget() + reusable
+                                 : ctx.device()->free_memory() / 2 + reusable;
   }
   pass.kept.assign(chain.nodes.size(), nullptr);
   for (size_t i = chain.nodes.size(); i-- > 0;) {
@@ -213,7 +216,7 @@ void keep_activations(Context& ctx, WorkspaceScope& scope, const Chain<T>& chain
   if (chain.standardised) pass.standardised = scope.take<T>(n * chain.dims());
 }
 
-/// For a pass that adds to params.grads, which may hold anything: clears what is added to.
+/// Prepares params.grads, which may hold anything, for a pass: clears the parts that are added to.
 template <class T>
 void begin_gradient(Context& ctx, const Chain<T>& chain, Params<T>& params) {
   if (ctx.on_host()) {
@@ -226,7 +229,7 @@ void begin_gradient(Context& ctx, const Chain<T>& chain, Params<T>& params) {
   params.overwrite = true;
 }
 
-/// log p(x), and the gradient at the latents of its sum times `weight`, each term times its sample weight.
+/// Computes log p(x), and the gradient by the latents of sum(sample weight * log p(x)) * weight.
 template <class T>
 void pass_forward(Context& ctx, const Chain<T>& chain, const Params<T>& params, View<const T> x,
                   double weight, const PassArrays<T>& arrays, const GradientPass<T>& pass) {
@@ -252,7 +255,7 @@ void pass_forward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   if (pass.sample_weight) kernels.move.scale_rows(ctx, n, chain.dims(), pass.sample_weight, arrays.dz);
 }
 
-/// From there to the rebuilt batch and dx; params.grads +=.
+/// Continues to the rebuilt batch and dx, and adds to params.grads.
 template <class T>
 void pass_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, const PassArrays<T>& arrays,
                    GradientPass<T>& pass) {
@@ -274,9 +277,9 @@ std::vector<uint64_t> key_of(const Chain<T>& chain, const Params<T>& params, Vie
   return key;
 }
 
-/// log p(x) (n), and the gradient of its sum times `weight`: params.grads +=, dx is overwritten. square (1,
-/// or null): the sum of squares of params.grads then. undo() takes back what was added before the drift guard
-/// repeats the pass.
+/// Computes log p(x) (n) and the gradient of its sum times `weight`: adds to params.grads and overwrites dx.
+/// square: (1), set to the sum of squares of params.grads afterwards, or null. undo() removes what was added
+/// before the drift guard repeats the pass, and after an error.
 template <class T, class Undo>
 Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params, View<const T> x,
                     int64_t activation_budget, double weight, GradientPass<T>& pass, double* log_prob,
@@ -302,14 +305,14 @@ Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params
         const bool finite = all_finite<T>(ctx, n, log_prob, {});
         if (on_all_ranks(ctx, layout, finite)) return;
         if (!finite) fail_not_finite(ctx, chain, params, call, x, log_prob);
-        fail<NumericError>(call, "expected finite densities on every rank, got others on another");
+        fail<NumericError>(call, "expected finite densities on every rank, got NaN or infinity on another");
       };
       if (ctx.on_host()) {
         forward();
         check_densities();
         backward();
       } else {
-        // A device is asked once all of the pass is queued: it does not wait for the program in between.
+        // Queue the whole pass before reading results, so that the device never waits for the host.
         const auto all = [&] {
           forward();
           backward();
@@ -349,12 +352,13 @@ void log_prob_and_grad(Context& ctx, const Chain<T>& chain, const ParamArena<T>&
   check_ready(ctx, chain, call, arena);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  // Layers add gradients of parameters along with that of x; these go nowhere.
+  // Layers also compute parameter gradients; these are discarded.
   Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, x.shape.n);
   params.grads = scope.take<T>(chain.layout->trainable_size());
   begin_gradient(ctx, chain, params);
   GradientPass<T> pass;
-  // No layer's dx needs its rebuilt input: when a pass is repeated from the inputs, dx is right at any drift.
+  // No layer's dx depends on its rebuilt input. After a pass from the real inputs dx is right at any drift,
+  // so drift is not checked here.
   differentiate<T>(ctx, chain, params, x, -1, 1.0, pass, log_prob, dx, nullptr, [] {}, call);
   end_dcontext(ctx, chain, params, x.shape.n);
   double* not_finite = scope.take<double>(1);
@@ -365,7 +369,8 @@ void log_prob_and_grad(Context& ctx, const Chain<T>& chain, const ParamArena<T>&
                      ctx.first_row() + bad.sample);
 }
 
-/// Of a loss of forward's outputs. Returns how far the rebuilt batch is off `truth`, or 0 without it.
+/// Backward for a loss of forward's outputs. Returns the rebuilt batch's error against `truth`, or 0 without
+/// it.
 template <class T>
 double backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const T* z, const T* dz,
                 const double* dlogdet, const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) {
@@ -386,7 +391,7 @@ double backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const
   return truth.data ? largest_drift(host.read(static_cast<const double*>(pass.drifts), 2 * kDrifts)) : 0;
 }
 
-/// Of a loss of inverse's outputs.
+/// Backward for a loss of inverse's outputs.
 template <class T>
 void inverse_backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
                       View<const T> dx, const double* dlogdet, const Given<T>& given, T* z, T* dz) {

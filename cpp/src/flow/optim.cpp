@@ -13,7 +13,8 @@ namespace {
 
 template <class T>
 void check_settings(const OptimizerConfig& c) {
-  // As T has them: what is 1, 0 or infinite there would keep for ever, divide by zero, or spoil all values.
+  // Check values after rounding to T: a decay that rounds to 1 would never forget, an eps of 0 would divide
+  // by zero, and an infinite rate would spoil all parameters.
   const char* dtype = to_string(dtype_of<T>());
   const auto in_unit = [&](const char* name, double v) {
     if (v >= 0 && static_cast<T>(v) < 1) return;
@@ -36,7 +37,7 @@ void check_settings(const OptimizerConfig& c) {
   }
 }
 
-/// The moments are those of the rule that the optimiser was made for.
+/// ConfigError if the rule was changed: the moments belong to the rule at construction.
 void check_rule(Rule made_for, Rule rule) {
   if (rule == made_for) return;
   fail<ConfigError>("optimizer", "expected the rule that its moments are of, ", to_string(made_for), ", got ",
@@ -60,16 +61,16 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   double square = arena.grads_square();
   if (square < 0) {
     WorkspaceScope scope(ctx);
-    double* found = scope.take<double>(1);
-    ctx.kernels<T>().optim.sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), found);
-    square = *HostScope(ctx).read(found, 1);
+    double* sum = scope.take<double>(1);
+    ctx.kernels<T>().optim.sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), sum);
+    square = *HostScope(ctx).read(sum, 1);
   }
   if (!std::isfinite(square)) {
     ctx.synchronize();
     const std::string name = bad_gradient(arena);
     if (name.empty())
       fail<NumericError>(call, "expected gradients whose norm is finite, got one that overflows");
-    fail<NumericError>(call, "expected finite gradients, got one that is not in ", name);
+    fail<NumericError>(call, "expected finite gradients, got NaN or infinity in ", name);
   }
   return std::sqrt(square);
 }
@@ -177,7 +178,7 @@ void update_average(Context& ctx, const ParamArena<T>& arena, T* average, double
 
 template class Optimizer<float>;
 template class Optimizer<double>;
-// The friend declarations in ParamArena come first and export nothing.
+// Export here: the friend declarations in ParamArena come first, without EVENFLOW_API.
 template EVENFLOW_API void zero_grad<float>(Context&, ParamArena<float>&);
 template EVENFLOW_API void zero_grad<double>(Context&, ParamArena<double>&);
 template EVENFLOW_API double clip_grad_norm<float>(Context&, ParamArena<float>&, double);

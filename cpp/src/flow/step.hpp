@@ -8,17 +8,17 @@
 
 namespace evenflow {
 
-constexpr double kStatsRate = 0.1;  ///< of running averages (Real NVP)
+constexpr double kStatsRate = 0.1;  ///< rate of running averages (Real NVP)
 
-/// ShapeError where batch norm would see a single row, which has no variance.
+/// ShapeError if batch norm would see a single row, which has no variance.
 template <class T>
 void check_moments(Context& ctx, const Chain<T>& chain, const char* call, int64_t n) {
   if (!chain.moments_of || ctx.ranks() || n * chain.moments_of > 1) return;
   fail<ShapeError>(call, "expected at least 2 samples for batch norm, got ", n);
 }
 
-/// NumericError naming the parameter, and so the layer, of a gradient that is not finite; `square`: the sum
-/// of their squares.
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite. square: the
+/// gradients' sum of squares.
 template <class T>
 void check_gradients(Context& ctx, const char* call, const ParamLayout& layout, const T* grads,
                      double square) {
@@ -35,7 +35,7 @@ void check_gradients(Context& ctx, const char* call, const ParamLayout& layout, 
   }
 }
 
-/// NumericError where a layer's own inverse is too far off for gradients.
+/// NumericError if a layer's own inverse is too inaccurate for gradients.
 template <class T>
 void check_drift(const Chain<T>& chain, const char* call, const Drift& drift) {
   if (drift.layer_value <= drift_tolerance<T>()) return;
@@ -47,7 +47,7 @@ void check_drift(const Chain<T>& chain, const char* call, const Drift& drift) {
                           : "");
 }
 
-/// sample_weight: null: 1.
+/// Mean of -sample_weight * log_prob. sample_weight may be null: all 1.
 inline double mean_nll(const double* log_prob, const double* sample_weight, int64_t n) {
   double nll = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -56,7 +56,7 @@ inline double mean_nll(const double* log_prob, const double* sample_weight, int6
   return nll;
 }
 
-/// What a gradient's call adds to: the arena, or nothing that is worth keeping.
+/// The arguments of a call that computes a gradient.
 template <class T>
 struct GradientCall {
   const char* name;
@@ -65,26 +65,27 @@ struct GradientCall {
   int64_t activation_budget;
   double weight;
   const GradientWatch* watch;
-  bool replace;  ///< the gradients that are there
+  bool replace;  ///< replace existing gradients instead of adding
 };
 
-/// The gradient by tiles, each through the whole chain and back. False: their rebuilt rows drift too far, and
-/// nothing is changed.
+/// Computes the gradient in tiles, each of which goes through the whole chain and back. Returns false, with
+/// nothing changed, if rebuilt rows drift too far.
 template <class T>
 bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const GradientCall<T>& call,
                        StepResult& result) {
-  constexpr int64_t kPiece = 4096;  // values of a gradient that one thread adds up
+  constexpr int64_t kPiece = 4096;  // values of a gradient that a thread sums at a time
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = call.x.shape.n, trainable = chain.layout->trainable_size();
-  const int64_t room = (trainable + 15) / 16 * 16;
+  const int64_t padded = (trainable + 15) / 16 * 16;
   const Tiles tiles(n, chain.tile_rows);
-  // A gradient for each group, added up in order: the first one's in place where nothing is there yet.
+  // Each group of tiles has its own gradient. They are summed in order; the first is computed in place if the
+  // arena's gradients are empty.
   const bool first_in_place = call.replace || arena.grads_are_zero();
   T* total = arena.params().grads;
-  T* others = scope.take<T>((tiles.groups - first_in_place) * room);
+  T* others = scope.take<T>((tiles.groups - first_in_place) * padded);
   const auto grads_of = [&](int64_t group) {
-    return first_in_place && group == 0 ? total : others + (group - first_in_place) * room;
+    return first_in_place && group == 0 ? total : others + (group - first_in_place) * padded;
   };
   double* log_prob = scope.take<double>(n);
   double* drifts = scope.take<double>(tiles.count);
@@ -103,19 +104,19 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
     const View<const T> x = rows_of(call.x, first, end);
     const View<T> dx(tile_scope.take<T>(x.shape.size()), x.shape);
     const PassArrays<T> arrays(tile_scope, x.shape, log_prob + first, dx);
-    double found[2 * kDrifts];
+    double distances[2 * kDrifts];
     GradientPass<T> pass;
     pass.truth = x;
-    pass.drifts = found;
+    pass.drifts = distances;
     if (call.given.sample_weight) pass.sample_weight = call.given.sample_weight + first;
     keep_activations(local, tile_scope, chain, x.shape.n, call.activation_budget, pass);
     pass_forward(local, chain, params, x, share, arrays, pass);
     pass_backward(local, chain, params, arrays, pass);
-    drifts[tile] = largest_drift(found);
+    drifts[tile] = largest_drift(distances);
   };
   const Tiles pieces(trainable, kPiece);
   double* squares = scope.take<double>(pieces.count);
-  // f(context of one thread, number, first value and shape of a piece of the gradient)
+  // Calls f(single-thread context, number, first value, shape) for every piece of the gradient.
   const auto by_pieces = [&](const auto& f) {
     run_tiles(ctx, pieces, chain.worth_threads(n), [&](Context& local, int64_t, int64_t i) {
       f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
@@ -156,8 +157,8 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
   return true;
 }
 
-/// The gradient of the mean negative log-likelihood times call.weight. Running statistics stay; those of the
-/// batch go to batch_stats (stats_size() + 1).
+/// Computes the gradient of the mean negative log-likelihood times call.weight. Writes the batch's statistics
+/// to batch_stats (stats_size() + 1) and leaves the running ones unchanged.
 template <class T>
 StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const GradientCall<T>& call,
                     T* batch_stats) {
@@ -179,7 +180,7 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   View<T> dx(scope.take<T>(n * chain.dims()), x.shape);
   kernels.move.zero(ctx, chain.layout->stats_size() + 1, batch_stats);
 
-  // Gradients already there must survive a step that the drift guard repeats.
+  // Existing gradients must survive if the drift guard repeats the pass.
   const bool zero = call.replace || arena.grads_are_zero();
   Params<T> params = with_given(ctx, scope, host, chain, arena.params(batch_stats), call.given, n);
   if (call.replace) begin_gradient(ctx, chain, params);
@@ -231,7 +232,7 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   return result;
 }
 
-/// Running statistics move towards a batch's.
+/// Moves running statistics towards the batch's.
 template <class T>
 void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
   const ParamLayout& layout = arena.layout();
@@ -255,7 +256,7 @@ template <class T>
 StepResult train_step(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
                       const Given<T>& given, int64_t activation_budget, const Update<T>& update) {
   const char* call = "train_step";
-  // What is refused is refused before anything changes.
+  // Check all arguments before changing anything.
   update.optimizer.check(arena);
   check_max_norm(update.max_norm);
   if (update.average) check_average_decay(update.average_decay);

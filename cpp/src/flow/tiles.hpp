@@ -10,11 +10,11 @@
 
 namespace evenflow {
 
-/// The second schedule: slices of a batch go through the whole chain, each inside one core's cache. Tiles and
-/// their groups depend on the batch alone, not on the threads.
+/// The second schedule: slices (tiles) of a batch go through the whole chain, each within one core's cache.
+/// Tiles and their groups depend only on the batch, not on the number of threads, so results do not either.
 struct Tiles {
   static constexpr int64_t kMaxRows = 140;  ///< ten register tiles
-  static constexpr int64_t kScored = 128;   ///< rows at most without gradients: whole vectors of samples
+  static constexpr int64_t kScored = 128;   ///< largest tile without gradients: whole vectors of samples
   static constexpr int64_t kGroups = 16;
 
   int64_t n, count, groups;
@@ -24,12 +24,13 @@ struct Tiles {
   int64_t first_of(int64_t group) const { return count * group / groups; }
 };
 
-/// f(context of one thread, group, tile): a thread takes the tiles of a group in order.
+/// Calls f(single-thread context, group, tile) for every tile. One thread processes the tiles of a group, in
+/// order.
 template <class F>
 void run_tiles(Context& ctx, const Tiles& tiles, bool parallel, const F& f) {
   const int threads = parallel ? static_cast<int>(std::min<int64_t>(ctx.threads(), tiles.groups)) : 1;
   ctx.prepare_children(threads);
-  std::exception_ptr error;  // of the lowest rank that failed
+  std::exception_ptr error;  // from the lowest rank that failed
   int failed = threads;
   std::mutex mutex;
   run_team<Tiles>(threads, [&](const Team& team) {
@@ -57,7 +58,7 @@ View<T> rows_of(View<T> x, int64_t first, int64_t end) {
                  x.stride);
 }
 
-/// A call's parameters for its rows from `first` on; context: numbers that a sample's density is given.
+/// A call's parameters for its rows from `first` on. context: context values per sample.
 template <class T>
 Params<T> rows_of(Params<T> params, int64_t first, int64_t context) {
   if (params.labels) params.labels += first;

@@ -3,13 +3,13 @@
 #include "flow/chain.hpp"
 #include "kernels/kernel_set.hpp"
 
-// The two ways along a chain: from data to latents, and from latents to data. Everything that moves a batch
-// (densities, samples, both kinds of gradients, initialisation, diagnosis) is one of these loops with a
-// `through` of its own.
+// The two directions of a chain: from data to latents and from latents to data. Everything that moves a batch
+// (densities, samples, both kinds of gradients, initialisation, diagnosis) calls one of these loops with its
+// own `through`.
 
 namespace evenflow {
 
-/// Values at one place of a chain, and the gradient of a loss by them where one goes along.
+/// Values between two nodes of a chain, with their gradient if the pass computes one.
 template <class T>
 struct Batch {
   View<T> value;
@@ -26,14 +26,14 @@ struct Batch {
   }
 };
 
-/// Latents (n, D), and the gradient by them where one goes along.
+/// Latents (n, D), with their gradient if the pass computes one.
 template <class T>
 struct Latents {
   T* value = nullptr;
   T* gradient = nullptr;
 };
 
-/// Two batches' worth of memory, which take turns.
+/// Memory for two batches, used in turn.
 template <class T>
 class Buffers {
  public:
@@ -59,7 +59,7 @@ void copy_batch(Context& ctx, const Batch<const T>& from, const Batch<T>& to) {
   if (to.gradient.data) ctx.kernels<T>().move.copy(ctx, from.gradient, to.gradient);
 }
 
-/// A level's values between their place in rows of latents (n, D) and an array of their own.
+/// Copy a level's values to, or from, their position in rows of latents (n, D).
 template <class T>
 void put_level(Context& ctx, const Chain<T>& chain, const Level& level, View<const T> from, T* z) {
   ctx.kernels<T>().move.copy_blocks(ctx, from, from.shape.pixels_per_sample() * from.stride,
@@ -92,33 +92,35 @@ NodeRange all_nodes(const Chain<T>& chain) {
   return {0, chain.nodes.size()};
 }
 
-/// x through some nodes: through(number of the node, its input, its output) computes the output, which may
-/// alias the input. Latents go to z if all nodes are walked, or nowhere where its value is null. Returns what
-/// node `end` would read, in the scope's memory.
+/// Moves x through the nodes of `range`. through(node number, input, output) computes a node's output, which
+/// may alias its input. Writes latents to z unless z.value is null; the range must then have all nodes.
+/// Returns the input of node `end`, in the scope's memory.
 template <class T, class Through>
 Batch<const T> to_latent(Context& ctx, WorkspaceScope& scope, const Chain<T>& chain, NodeRange range,
                          Batch<const T> x, const Latents<T>& z, const Through& through) {
   const int64_t n = x.value.shape.n;
   Buffers<T> buffers(scope, n * chain.dims(), x.gradient.data != nullptr);
-  Batch<T> own;  // x, where it may be overwritten
+  Batch<T> writable;  // x, once it is in memory that may be overwritten
   size_t level = 0;
   for (size_t i = range.begin; i < range.end; ++i) {
     const Node<T>& node = chain.nodes[i];
-    const Batch<T> out = own.value.data && node.layer->in_place() ? own : buffers.next(node.output(n));
+    const Batch<T> out =
+        writable.value.data && node.layer->in_place() ? writable : buffers.next(node.output(n));
     through(i, x, out);
     if (node.keep && z.value) {
       put_level<T>(ctx, chain, chain.levels[level++],
                    out.map([&](View<T> v) { return node.factored_out(v); }), z);
     }
-    own = out.map([&](View<T> v) { return node.kept(v); });
-    x = own;
+    writable = out.map([&](View<T> v) { return node.kept(v); });
+    x = writable;
   }
   if (z.value) put_level<T>(ctx, chain, chain.levels.back(), x, z);
   return x;
 }
 
-/// Latents through all nodes, the last one first: through(number of the node, its output, its input) computes
-/// the input, which may alias the output; false ends the walk. The first node's input goes to x.
+/// Moves latents back through all nodes, last node first. through(node number, output, input) computes a
+/// node's input, which may alias its output; if it returns false, the walk ends. Writes the first node's
+/// input to x.
 template <class T, class Through>
 void to_data(Context& ctx, const Chain<T>& chain, const Latents<const T>& z, const Batch<T>& x,
              const Through& through) {

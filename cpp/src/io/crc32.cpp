@@ -6,7 +6,7 @@
 namespace evenflow {
 namespace {
 
-constexpr int kSlices = 8;  // bytes a step: a file's check takes less time than reading it
+constexpr int kSlices = 8;  // bytes per step, so that checking a file takes less time than reading it
 using Tables = std::array<std::array<uint32_t, 256>, kSlices>;
 
 constexpr Tables make_tables() {

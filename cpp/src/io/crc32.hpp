@@ -5,7 +5,7 @@
 
 namespace evenflow {
 
-/// CRC-32 of bytes as zlib computes it; `crc`: of the bytes before these.
+/// CRC-32 as zlib computes it. crc: the checksum of the preceding bytes.
 uint32_t crc32(const void* data, size_t size, uint32_t crc = 0);
 
 }  // namespace evenflow

@@ -19,8 +19,8 @@ namespace {
 // Some systems refuse a single transfer of 2 GiB or more.
 constexpr int64_t kMaxTransfer = int64_t{1} << 30;
 
-[[noreturn]] void reject_errno(const Site& site, const char* wanted) {
-  reject(site, "expected ", wanted, ", got ", std::strerror(errno));
+[[noreturn]] void reject_errno(const Site& site, const char* expected) {
+  reject(site, "expected ", expected, ", got ", std::strerror(errno));
 }
 
 const char* kind(mode_t mode) {
@@ -38,7 +38,7 @@ int open_input(const Site& site) {
   return file;
 }
 
-/// With its slash; empty: the working directory.
+/// The path's folder with its slash; empty for the working directory.
 std::string folder_of(const std::string& path) {
   return path.substr(0, path.rfind('/') + 1);
 }
@@ -56,11 +56,12 @@ int open_folder(const Site& site) {
   return file;
 }
 
-/// Opens a new file beside the path and leaves its name in `name`, which is short: the path's own may be as
-/// long as the system allows.
+/// Opens a new file in the path's folder and sets `name`. The name is not derived from the path's, which may
+/// be as long as the system allows.
 int open_temporary(const Site& site, std::string& name) {
   static std::atomic<uint64_t> counter{0};
-  // A process of the same id may have died here before: take the next free name, never someone's file.
+  // An earlier process with the same id may have left a file. Take the next free name, and never overwrite
+  // one.
   for (;;) {
     name = folder_of(site.path) + ".evenflow-" + std::to_string(::getpid()) + "-" +
            std::to_string(counter++) + ".tmp";
@@ -132,8 +133,8 @@ void ReplacementFile::commit() {
   if (::rename(temporary_.c_str(), site_.path.c_str()) != 0)
     reject_errno(site_, "a path that can be replaced");
   temporary_.clear();
-  // The file is complete under its name; this makes the name survive a power cut where the file system can.
-  // Nothing is undone any more: without it the old file may come back, whole.
+  // The file is complete under its name. This sync makes the rename survive a power cut, if the file system
+  // supports it. Its failure is ignored: at worst the old file comes back, complete.
   static_cast<void>(::fsync(folder_.get()));
 }
 

@@ -34,17 +34,17 @@ class Descriptor {
   int value_;
 };
 
-/// Bytes that somebody else holds.
+/// Bytes that this struct does not own.
 struct Bytes {
   const char* data = nullptr;
   int64_t size = 0;
 };
 
-/// A regular file, mapped into memory. Every failure is an IoError, but std::bad_alloc where there is no room
-/// to map it.
+/// A regular file, mapped into memory. IoError on every failure, except std::bad_alloc if there is no address
+/// space for it.
 ///
-/// The file may be replaced meanwhile, as ReplacementFile does, but not cut short: reading past its new end
-/// is the signal SIGBUS.
+/// While mapped, the file may be replaced, as ReplacementFile does, but not truncated: reading beyond its new
+/// end raises SIGBUS.
 class MappedFile {
  public:
   explicit MappedFile(Site site);
@@ -53,7 +53,7 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   Bytes bytes() const { return bytes_; }
-  /// IoError if the file is no longer as long as when it was mapped.
+  /// IoError if the file's length has changed since it was mapped.
   void check_length() const;
 
  private:
@@ -62,8 +62,8 @@ class MappedFile {
   Bytes bytes_;
 };
 
-/// A file that appears under its name complete or not at all: written under a temporary name in the same
-/// folder, then renamed. Every failure is an IoError; without commit() the destructor removes it.
+/// Writes a file atomically: under a temporary name in the same folder, renamed by commit(). IoError on every
+/// failure. Without commit() the destructor removes the temporary file.
 class ReplacementFile {
  public:
   explicit ReplacementFile(Site site);

@@ -57,7 +57,7 @@ std::string hex_byte(char c) {
   return {digits[byte >> 4], digits[byte & 15]};
 }
 
-/// What stands at `at`, for an error message.
+/// Describes the character at `at` for an error message.
 std::string seen(std::string_view text, size_t at) {
   if (at >= text.size()) return "the end";
   const char c = text[at];
@@ -227,7 +227,7 @@ class Parser {
       uint64_t large = 0;
       if (*first != '-' && std::from_chars(first, last, large).ec == std::errc()) return {large};
     }
-    // A stream with the classic locale: strtod follows the program's locale.
+    // Use a stream with the classic locale, because strtod follows the program's locale.
     std::istringstream stream{std::string(text)};
     stream.imbue(std::locale::classic());
     double real = 0;

@@ -11,10 +11,10 @@
 #include "io/crc32.hpp"
 #include "io/json.hpp"
 
-// A safetensors file: 8 bytes, the length N of the header, little-endian; N bytes, a JSON object
+// A safetensors file has 8 bytes with the header's length N, little-endian; N bytes with a JSON object
 // {"name": {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
-// "text"}}; then the data, without holes. Offsets count from the end of the header. docs/format.md says what
-// we add.
+// "text"}}; and the data, without holes. Offsets count from the end of the header. docs/format.md describes
+// our additions.
 
 namespace evenflow {
 namespace {
@@ -34,7 +34,8 @@ struct Entry {
   int64_t begin = 0, end = 0;
 };
 
-/// What the checksum says: the data, then the other metadata, ordered by key, each text closed by a NUL.
+/// The checksum covers the data and then the other metadata, ordered by key, with a NUL after each key and
+/// value.
 class Checksum {
  public:
   void add(const void* data, int64_t size) { crc_ = crc32(data, static_cast<size_t>(size), crc_); }
@@ -59,7 +60,7 @@ int64_t item_bytes(const std::string& dtype) {
   return dtype == "F64" || dtype == "I64" ? 8 : 0;
 }
 
-/// Bytes of a tensor of this type and shape; IoError if it can't be one.
+/// Size in bytes of a tensor of this type and shape; IoError if they are invalid.
 int64_t tensor_bytes(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape,
                      const Site& site) {
   int64_t bytes = item_bytes(dtype);
@@ -71,7 +72,7 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
     reject(site, "expected at most ", kMaxRank, " dimensions, got ", shape.size(), " in tensor ",
            json::shown(name));
   }
-  // Zeros stay out of the product, so that one can't hide an overflow.
+  // Leave zeros out of the product, so that they can't hide an overflow.
   bool empty = false;
   for (const int64_t size : shape) {
     if (size < 0) {
@@ -94,9 +95,9 @@ std::string_view header_of(Bytes file, const Site& site) {
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data, kPrefixBytes);
-  const int64_t room = std::min(file.size - kPrefixBytes, kMaxHeader);
-  if (length > static_cast<uint64_t>(room)) {
-    reject(site, "expected a header of at most ", room, " bytes, got ", length);
+  const int64_t longest = std::min(file.size - kPrefixBytes, kMaxHeader);
+  if (length > static_cast<uint64_t>(longest)) {
+    reject(site, "expected a header of at most ", longest, " bytes, got ", length);
   }
   const std::string_view header(file.data + kPrefixBytes, static_cast<size_t>(length));
   if (header.empty() || header[0] != '{') {
@@ -105,16 +106,16 @@ std::string_view header_of(Bytes file, const Site& site) {
   return header;
 }
 
-/// The member `key` of a tensor's entry as a T.
+/// The member `key` of a tensor's entry, as a T.
 template <class T>
 const T& member(const std::string& name, const json::Value& entry, const char* key, const char* kind,
                 const Site& site) {
-  const json::Value* found = entry.find(key);
-  if (found == nullptr || found->get<T>() == nullptr) {
-    reject(site, "expected ", kind, " '", key, "', got ", found ? "another type" : "none", " in tensor ",
+  const json::Value* item = entry.find(key);
+  if (item == nullptr || item->get<T>() == nullptr) {
+    reject(site, "expected ", kind, " '", key, "', got ", item ? "another type" : "none", " in tensor ",
            json::shown(name));
   }
-  return *found->get<T>();
+  return *item->get<T>();
 }
 
 std::vector<int64_t> integers(const std::string& name, const json::Value& entry, const char* key,
@@ -172,7 +173,7 @@ std::map<std::string, std::string> parse_metadata(const json::Value& value, cons
   return out;
 }
 
-/// Sorts the entries by their place in the data and checks that they cover all of it, each byte once.
+/// Sorts the entries by offset and checks that they cover every byte of the data exactly once.
 void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site& site) {
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
@@ -188,18 +189,18 @@ void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site&
   if (covered != data_bytes) reject(site, "expected ", covered, " bytes of data, got ", data_bytes);
 }
 
-/// Takes the checksum out of the metadata, and compares it with the file's where there is one.
+/// Removes the checksum from the metadata and, if there is one, compares it with the file's content.
 void check_sum(std::map<std::string, std::string>& metadata, const char* data, int64_t data_bytes,
                const Site& site) {
   const auto found = metadata.find(kChecksumKey);
   if (found == metadata.end()) return;
-  const std::string wanted = found->second;
+  const std::string stored_sum = found->second;
   metadata.erase(found);
   Checksum sum;
   sum.add(data, data_bytes);
   sum.add(metadata);
-  if (sum.text() != wanted) {
-    reject(site, "expected data and metadata of checksum ", json::shown(wanted), ", got '", sum.text(),
+  if (sum.text() != stored_sum) {
+    reject(site, "expected data and metadata of checksum ", json::shown(stored_sum), ", got '", sum.text(),
            "': the file is damaged");
   }
 }
@@ -214,7 +215,7 @@ std::string checksum_of(const std::vector<TensorRef>& tensors,
   return sum.text();
 }
 
-/// Checks the arguments too. The checksum is the same number of bytes whatever it is.
+/// Also checks the arguments. The header's length does not depend on the checksum's value.
 std::string make_header(const std::vector<TensorRef>& tensors,
                         const std::map<std::string, std::string>& metadata, const Site& site) {
   const auto quote = [&](const std::string& text, const std::string& source) {
@@ -305,7 +306,7 @@ void write_safetensors(const std::string& path, const std::vector<TensorRef>& te
     }
     std::map<std::string, std::string> all = metadata;
     all[kChecksumKey] = "00000000";
-    make_header(tensors, all, site);  // nothing is read before it is checked
+    make_header(tensors, all, site);  // check the arguments before reading the data
     all[kChecksumKey] = checksum_of(tensors, metadata, site);
     const std::string header = make_header(tensors, all, site);
     const uint64_t length = header.size();

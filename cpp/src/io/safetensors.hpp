@@ -5,7 +5,7 @@
 
 namespace evenflow {
 
-/// A tensor in bytes that somebody else holds. `data` has any alignment.
+/// A tensor in bytes that it does not own. `data` may have any alignment.
 struct TensorView {
   std::string dtype;
   std::vector<int64_t> shape;
@@ -18,7 +18,7 @@ struct TensorViews {
   std::map<std::string, std::string> metadata;
 };
 
-/// The tensors of a safetensors file, checked as `read_safetensors` says, in the bytes given.
+/// Parses a safetensors file with the checks of read_safetensors(). The tensors point into the given bytes.
 TensorViews view_safetensors(Bytes file, const Site& site);
 
 }  // namespace evenflow

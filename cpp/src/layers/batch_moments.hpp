@@ -5,7 +5,8 @@
 namespace evenflow {
 
 /// Biased moments of a batch over all pixels of a masked array, zeros included; see ChannelKernels::moments.
-/// Where ranks share the batch, of all their rows, in two rounds: a difference of sums would lose digits.
+/// If ranks share the batch, the moments cover all their rows. This takes two sums over ranks, the mean
+/// first: computing the variance as a difference of sums would lose digits.
 template <class T>
 void batch_moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) {
   ctx.kernels<T>().channel.moments(ctx, parity, x, mean, var);
@@ -35,7 +36,7 @@ void batch_moments(Context& ctx, int parity, View<const T> x, T* mean, T* var) {
   ctx.to_device(var, out + n, static_cast<size_t>(n) * sizeof(T));
 }
 
-/// ChannelKernels::norm_means of a batch, from this rank's sums (2, n) and dlogdet (1, or null).
+/// ChannelKernels::norm_means over all ranks, from this rank's sums (2, n) and dlogdet (1), or null.
 template <class T>
 void batch_norm_means(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double active,
                       int64_t pixels, T* means) {
@@ -45,13 +46,13 @@ void batch_norm_means(Context& ctx, int64_t n, const double* sums, const double*
   }
   HostScope host(ctx);
   double* all = host.take<double>(2 * n + 2);
-  const double* mine = host.read(sums, 2 * n);
-  for (int64_t i = 0; i < 2 * n; ++i) all[i] = mine[i];
+  const double* own_sums = host.read(sums, 2 * n);
+  for (int64_t i = 0; i < 2 * n; ++i) all[i] = own_sums[i];
   all[2 * n] = dlogdet ? *host.read(dlogdet, 1) : 0;
   all[2 * n + 1] = static_cast<double>(pixels);
   ctx.ranks()->sum(all, 2 * n + 2);
-  const double* there = host.send(static_cast<const double*>(all), 2 * n + 1);
-  ctx.kernels<T>().channel.norm_means(ctx, n, there, dlogdet ? there + 2 * n : nullptr, active,
+  const double* device_sums = host.send(static_cast<const double*>(all), 2 * n + 1);
+  ctx.kernels<T>().channel.norm_means(ctx, n, device_sums, dlogdet ? device_sums + 2 * n : nullptr, active,
                                       all[2 * n + 1], means);
 }
 

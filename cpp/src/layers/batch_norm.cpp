@@ -32,7 +32,8 @@ class BatchNorm final : public Layer<T> {
   }
 
  private:
-  // y = (x + shift) * scale with the batch's moments in training, else the running ones.
+  // Coefficients of y = (x + shift) * scale, from the batch's moments in training and else from the running
+  // ones.
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     const ChannelCoefficients<T> c(scope, count_);
     ctx.kernels<T>().channel.moment_coefficients(
@@ -47,7 +48,7 @@ class BatchNorm final : public Layer<T> {
     return v.channels(first_, count_);
   }
 
-  // What the map leaves alone is copied when the buffers differ.
+  // Copies the unchanged channels if the buffers differ.
   void pass_others(Context& ctx, View<const T> from, View<T> to) const {
     if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
   }
@@ -94,7 +95,7 @@ class BatchNorm final : public Layer<T> {
                                         means + count_, changed(x), changed(dx));
   }
 
-  // The moments count as constants.
+  // The moments are treated as constants.
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double*, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
@@ -110,7 +111,7 @@ class BatchNorm final : public Layer<T> {
   int parity_;
   int64_t count_;
   int64_t first_;
-  int64_t active_;  ///< changed pixels of a sample
+  int64_t active_;  ///< changed pixels per sample
   ParamId mean_ = 0;
   ParamId var_ = 0;
 };

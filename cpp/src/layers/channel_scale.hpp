@@ -7,7 +7,7 @@
 
 namespace evenflow {
 
-/// The sum of values (n), on the device.
+/// The sum of values (n), in device memory.
 template <class T>
 const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, int64_t n) {
   double* total = scope.take<double>(1);
@@ -15,7 +15,7 @@ const double* sum_of(Context& ctx, WorkspaceScope& scope, const double* values, 
   return total;
 }
 
-/// Coefficients of y = (x + shift) * scale per channel, on the context's device.
+/// Coefficients of y = (x + shift) * scale per channel, in device memory.
 template <class T>
 struct ChannelCoefficients {
   ChannelCoefficients(WorkspaceScope& scope, int64_t channels)
@@ -34,8 +34,8 @@ struct ChannelCoefficients {
   double* log_scale;
 };
 
-/// The common part of layers y = (x + shift) * scale per channel. A subclass has the coefficients, and
-/// turns their sums into parameter gradients.
+/// Base class of layers y = (x + shift) * scale per channel. A subclass provides the coefficients and turns
+/// the sums of their gradients into parameter gradients.
 template <class T>
 class ChannelScale : public Layer<T> {
  protected:
@@ -46,8 +46,8 @@ class ChannelScale : public Layer<T> {
  private:
   virtual ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope,
                                               const Params<T>& params) const = 0;
-  /// sums (2, C): gradients by shift, then by log scale, without the log-det's; dlogdet (1): its sum; pixels:
-  /// of a sample.
+  /// sums (2, C): gradients by shift, then by log scale, both without the log-det's part. dlogdet (1): its
+  /// sum over samples. pixels: number per sample.
   virtual void add_gradients(Context&, const Params<T>&, const double* /*sums*/, const double* /*dlogdet*/,
                              double /*pixels*/) const {}
   virtual bool trained() const { return true; }

@@ -8,7 +8,7 @@
 namespace evenflow {
 namespace {
 
-/// z = x W per pixel; a subclass says how W comes from parameters.
+/// z = x W per pixel. A subclass computes W from parameters.
 template <class T>
 class Conv1x1 : public Layer<T> {
  protected:
@@ -17,12 +17,12 @@ class Conv1x1 : public Layer<T> {
   int64_t channels() const { return this->input_shape().c; }
   double pixels() const { return static_cast<double>(this->input_shape().pixels_per_sample()); }
 
-  /// What parameters come to, where kernels read it.
+  /// The matrices computed from the parameters, in device memory.
   struct Weights {
     const T* w;             ///< W
     const T* inverse;       ///< W^-1, or null
     const double* log_det;  ///< (1): log |det W|
-    const double* exact;    ///< W^-1 before it was rounded; null where gradients do not need it
+    const double* exact;    ///< W^-1 in float64; null if gradients do not need it
   };
 
  private:

@@ -27,8 +27,8 @@ namespace {
 
 constexpr const char* kKind = "coupling";
 
-/// A coupling on contiguous halves of the channels or on a checkerboard. What the net takes besides the part
-/// that passes is the flow's context, the same at every pixel.
+/// A coupling on contiguous halves of the channels or on a checkerboard. The net reads the part that passes
+/// and then the flow's context, which is the same at every pixel.
 template <class T>
 class Coupling final : public Layer<T> {
  public:
@@ -77,7 +77,7 @@ class Coupling final : public Layer<T> {
   void init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x) const override {
     WorkspaceScope scope(ctx);
     if (!context_) return net_->init_from_data(ctx, arena, passing(ctx, scope, x));
-    const View<T> joined = take_input(scope, x.shape.n);  // with a context that is its mean
+    const View<T> joined = take_net_input(scope, x.shape.n);  // zeros: a standardised context's mean
     ctx.kernels<T>().move.zero(ctx, joined.shape.size(), joined.data);
     ctx.kernels<T>().move.copy(ctx, passing(ctx, scope, x), joined.channels(0, pass_));
     net_->init_from_data(ctx, arena, joined);
@@ -87,7 +87,7 @@ class Coupling final : public Layer<T> {
   int64_t kept_size(int64_t n) const override { return h_size(n) + net_->activation_size(n); }
 
  private:
-  /// Whole cache lines: the net's activations lie behind.
+  /// Size of h in `kept`, rounded up to whole cache lines: the net's activations follow it.
   int64_t h_size(int64_t n) const {
     constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
     return (h_shape(n).size() + kLine - 1) / kLine * kLine;
@@ -97,22 +97,23 @@ class Coupling final : public Layer<T> {
     return this->input_shape().with_batch(n).with_channels(net_->out_channels());
   }
 
-  /// What the net sees: the part that passes, with a context behind it in a copy.
-  View<const T> pass_input(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
-                           View<const T> x) const {
+  /// The net's input: the part that passes. With a context it is a copy, followed by the context.
+  View<const T> net_input(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                          View<const T> x) const {
     if (!context_) return passing(ctx, scope, x);
-    const View<T> joined = take_input(scope, x.shape.n);
+    const View<T> joined = take_net_input(scope, x.shape.n);
     {
       WorkspaceScope inner(ctx);
       ctx.kernels<T>().move.copy(ctx, passing(ctx, inner, x), joined.channels(0, pass_));
     }
-    const View<T> behind = joined.channels(pass_, context_);
-    ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(params.context, behind.shape, 0), context_, behind,
-                                      behind.shape.pixels_per_sample() * behind.stride);
+    const View<T> context_part = joined.channels(pass_, context_);
+    ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(params.context, context_part.shape, 0), context_,
+                                      context_part,
+                                      context_part.shape.pixels_per_sample() * context_part.stride);
     return joined;
   }
 
-  /// A slice of channels, or a copy with the other colour of the checkerboard zeroed.
+  /// The part that passes: a slice of channels, or a copy with the checkerboard's other colour zeroed.
   View<const T> passing(Context& ctx, WorkspaceScope& scope, View<const T> x) const {
     if (plan_.parity < 0) return x.channels(pass_first_, pass_);
     View<T> masked(scope.take<T>(x.shape.size()), x.shape);
@@ -120,8 +121,8 @@ class Coupling final : public Layer<T> {
     return masked;
   }
 
-  /// Room for the net's input.
-  View<T> take_input(WorkspaceScope& scope, int64_t n) const {
+  /// Takes memory for the net's input.
+  View<T> take_net_input(WorkspaceScope& scope, int64_t n) const {
     const Shape shape = net_->input_shape().with_batch(n);
     return View<T>(scope.take<T>(shape.size()), shape);
   }
@@ -154,7 +155,7 @@ class Coupling final : public Layer<T> {
     const int64_t n = x.shape.n;
     WorkspaceScope scope(ctx);
     View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
+    net_->forward(ctx, params, net_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
     copy_pass(ctx, x, z);
     ctx.kernels<T>().coupling.forward(ctx, plan_, shared(params), changed(x), h, changed(z), logdet);
   }
@@ -164,7 +165,7 @@ class Coupling final : public Layer<T> {
     const int64_t n = z.shape.n;
     WorkspaceScope scope(ctx);
     View<T> h(scope.take<T>(h_size(n)), h_shape(n));
-    net_->forward(ctx, params, pass_input(ctx, scope, params, z), h, nullptr);
+    net_->forward(ctx, params, net_input(ctx, scope, params, z), h, nullptr);
     copy_pass(ctx, z, x);
     ctx.kernels<T>().coupling.inverse(ctx, plan_, shared(params), changed(z), h, changed(x), logdet);
   }
@@ -185,16 +186,16 @@ class Coupling final : public Layer<T> {
     });
   }
 
-  /// From `from` and the gradient `dfrom` on one side of the coupling to those on the other side: `law(h,
-  /// dh)` does it for the part that changes, then dh goes through the net to the part that passes, which is
-  /// the same on both sides. kept: null, or the net's outputs and activations.
+  /// Computes values and gradients on one side of the coupling from `from` and `dfrom` on the other.
+  /// `apply_law(h, dh)` handles the part that changes. Then dh goes back through the net to the part that
+  /// passes, which is equal on both sides. kept: null, or the net's outputs and activations.
   template <class ApplyLaw>
   void through_net(Context& ctx, const Params<T>& params, View<const T> from, View<const T> dfrom, View<T> to,
                    View<T> dto, T* kept, const ApplyLaw& apply_law) const {
     const int64_t n = from.shape.n;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
-    const View<const T> input = pass_input(ctx, scope, params, from);
+    const View<const T> input = net_input(ctx, scope, params, from);
     const bool recompute = !kept;
     if (recompute) kept = scope.take<T>(kept_size(n));
     View<T> h(kept, h_shape(n));
@@ -208,7 +209,7 @@ class Coupling final : public Layer<T> {
       net_->backward(ctx, params, input, h, kept + h_size(n), dh, dto.channels(pass_first_, pass_));
       return;
     }
-    const View<T> dinput = take_input(scope, n);
+    const View<T> dinput = take_net_input(scope, n);
     kernels.move.zero(ctx, dinput.shape.size(), dinput.data);
     net_->backward(ctx, params, input, h, kept + h_size(n), dh, dinput);
     const View<const T> dpass = dinput.channels(0, pass_);

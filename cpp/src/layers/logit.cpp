@@ -21,7 +21,8 @@ class Logit final : public Layer<T> {
                    View<T> x, View<T> dx, T*) const override {
     ctx.kernels<T>().channel.logit_backward(ctx, z, dz, dlogdet, x, dx);
   }
-  // backward gives slope * dz + dlogdet * bend, bend = d logdet / dx: two calls tell both apart.
+  // backward returns slope * dz + dlogdet * bend, where bend = d logdet / dx. Two calls yield slope and bend
+  // separately.
   void do_inverse_backward(Context& ctx, const Params<T>&, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     const int64_t n = x.shape.n, size = x.shape.size();

@@ -7,8 +7,8 @@
 
 namespace evenflow {
 
-/// A layer on odd or even channels: the layer on halves between two reorderings of the channels, even ones
-/// first.
+/// Applies a layer for halves to odd or even channels: it moves even channels first, applies the layer and
+/// restores the order.
 template <class T>
 class OddEven final : public Layer<T> {
  public:

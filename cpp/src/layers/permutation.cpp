@@ -50,7 +50,7 @@ class Permutation final : public Layer<T> {
   }
 
  private:
-  // z[c] = x[order[c]], or the way back.
+  // z[c] = x[order[c]], or its inverse.
   void gather(Context& ctx, const Params<T>& params, bool back, View<const T> in, View<T> out) const {
     const int64_t n = in.shape.c;
     WorkspaceScope scope(ctx);

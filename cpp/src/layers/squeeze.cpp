@@ -17,7 +17,7 @@ Shape unsqueezed(const Shape& in) {
   return {in.n, 2 * in.h, 2 * in.w, in.c / 4};
 }
 
-/// Moves values only: forward and backward are the same movement and its inverse.
+/// Only moves values: backward applies the inverse movement to values and gradients.
 template <class T>
 class Squeeze final : public Layer<T> {
  public:
@@ -54,7 +54,7 @@ class Flatten final : public Layer<T> {
   explicit Flatten(Shape in) : Layer<T>("flatten", in, {0, 1, 1, in.per_sample()}, false) {}
 
  private:
-  // An image's pixels are equally spaced, and so are rows, but not with one stride.
+  // Pixels and rows of an image are equally spaced, but with different strides.
   void move(Context& ctx, View<const T> from, View<T> to) const {
     const Shape image = this->input_shape().with_batch(from.shape.n);
     const int64_t pixels = image.pixels_per_sample();

@@ -38,7 +38,7 @@ class TopPrior final : public Layer<T> {
     return params.labels;
   }
 
-  /// (pixels, 2C): the part that depends on the position; null without one.
+  /// (pixels, 2C): the part that depends on the position; null if it is not learned.
   const T* edge_part(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     if (!learned_) return nullptr;
     T* edge = scope.take<T>(pixels() * width_);

@@ -13,14 +13,14 @@ namespace {
 
 constexpr const char* kWhere = "bounds";
 
-/// With as many digits as tell the number from others of its type: a bound may be near.
+/// Formats a value with enough digits to identify it, because a bound may differ in the last one.
 template <class U>
 std::string shown(U value) {
   std::array<char, 32> text;
   return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr);
 }
 
-/// ConfigError where T does not hold the ends of column c, or no number between them.
+/// ConfigError if T cannot represent the bounds of column c, or no number between them.
 template <class T>
 void check_bounds(const Bounds& bounds, int64_t c) {
   const char* dtype = std::is_same<T, float>::value ? "float32" : "float64";
@@ -38,7 +38,7 @@ void check_bounds(const Bounds& bounds, int64_t c) {
   }
 }
 
-/// In blocks of as many columns as a kernel takes.
+/// Works in blocks of as many columns as a kernel takes.
 template <class T>
 class Unbound final : public Layer<T> {
  public:
@@ -128,7 +128,7 @@ class Unbound final : public Layer<T> {
     });
   }
 
-  /// f(a block, its first column, how many)
+  /// Calls f(block, its first column, its number of columns) for every block.
   template <class F>
   void by_blocks(const F& f) const {
     const int64_t n = this->input_shape().c;

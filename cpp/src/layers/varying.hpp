@@ -8,21 +8,22 @@
 
 namespace evenflow {
 
-/// Whether a channel of this mean and variance varies: rounding alone leaves some variance in a constant one.
+/// Whether a channel with this mean and variance varies. Rounding gives a constant channel some variance,
+/// too.
 template <class T>
 bool varies(T mean, T var) {
   const double step = static_cast<double>(mean) * std::numeric_limits<T>::epsilon();
   return static_cast<double>(var) > 1e4 * step * step;
 }
 
-/// NumericError from layer `name` on a column that is constant, or that T holds in a few steps only: a
-/// density would grow on them without bound.
+/// NumericError, naming layer `name`, for a column that is constant or that T resolves in a few steps only. A
+/// density on such a column would grow without bound.
 template <class T>
 void check_columns(const std::string& name, const T* mean, const T* var, int64_t columns) {
   constexpr bool single = std::is_same<T, float>::value;
   for (int64_t c = 0; c < columns; ++c) {
     if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
-      // A variance leaves the range of T at the root of its limits.
+      // Values beyond the square root of T's range have a variance that underflows or overflows.
       const bool constant = var[c] == 0 && std::abs(mean[c]) > std::sqrt(std::numeric_limits<T>::min());
       fail<NumericError>(name, "expected a finite, varying column, got mean ", mean[c], ", variance ", var[c],
                          " in column ", c,

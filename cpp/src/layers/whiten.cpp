@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kZcaEps = 1e-3;
 
-/// n x n product with the blocked kernels.
+/// c = a b, n x n, with the blocked kernels.
 void product(Context& ctx, int64_t n, const double* a, const double* b, double* c) {
   ConvDims dims;
   dims.in = {n, 1, 1, n};
@@ -100,15 +100,16 @@ class Whiten final : public Layer<T> {
   }
 
  private:
-  /// Once in a model's life: on a copy of the batch, by the CPU's kernels.
+  /// Initialises from a copy of the batch with the CPU's kernels. It happens once per model, so speed does
+  /// not matter.
   void init_on_host(Context& ctx, ParamArena<T>& arena, View<const T> x) const {
     WorkspaceScope scope(ctx);
-    HostScope here(ctx);
+    HostScope host(ctx);
     View<T> batch(scope.take<T>(x.shape.size()), x.shape);
     ctx.kernels<T>().move.copy(ctx, x, batch);
-    const View<const T> copy(here.read(static_cast<const T*>(batch.data), x.shape.size()), x.shape);
-    Context host("cpu", ctx.threads());
-    init_from_data(host, arena, copy);
+    const View<const T> copy(host.read(static_cast<const T*>(batch.data), x.shape.size()), x.shape);
+    Context cpu("cpu", ctx.threads());
+    init_from_data(cpu, arena, copy);
   }
 
   [[noreturn]] void not_definite() const {
@@ -117,7 +118,7 @@ class Whiten final : public Layer<T> {
                        "duplicate columns, or use more rows than columns (fit takes init_batch of them)");
   }
 
-  /// In float64: x^T x / n about the mean, plus 1e-3 I for ZCA.
+  /// Covariance in float64, plus 1e-3 I for ZCA.
   linalg::Matrix covariance_of(Context& ctx, View<const T> x, const T* mean) const {
     const int64_t d = x.shape.c, rows = x.shape.pixels();
     WorkspaceScope scope(ctx);
@@ -149,7 +150,7 @@ class Whiten final : public Layer<T> {
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
     WorkspaceScope scope(ctx);
-    // Centred first: x M - mean M would cancel where means are large.
+    // Centre first: x M - mean M would cancel digits if means are large.
     const int64_t d = x.shape.c;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     T* shift = scope.take<T>(d);

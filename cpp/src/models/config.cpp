@@ -16,14 +16,14 @@ namespace {
 
 constexpr const char* kWhere = "config";
 
-/// Reads settings from the members of a JSON object, of which none may be left over.
+/// Reads settings from the members of a JSON object. finish() rejects members that no setting has read.
 class Reader {
  public:
   static constexpr bool kAll = false;
 
   Reader(const json::Value& root, ModelConfig& config) : root_(root), dtype_(config.dtype) {
     if (!root.get<json::Object>()) fail<ConfigError>(kWhere, "expected a JSON object, got another type");
-    visit_dtype(*this, config);  // first, since that of the nets depends on it
+    visit_dtype(*this, config);  // first: read(NetDtype) depends on it
   }
 
   const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
@@ -59,17 +59,17 @@ class Reader {
 
  private:
   const json::Value& value(const char* key) {
-    const json::Value* found = root_.find(key);
-    if (!found) fail<ConfigError>(kWhere, "expected '", key, "', got none");
+    const json::Value* member = root_.find(key);
+    if (!member) fail<ConfigError>(kWhere, "expected '", key, "', got none");
     taken_.insert(key);
-    return *found;
+    return *member;
   }
 
   template <class T>
   const T& get(const char* key, const char* kind) {
-    const T* found = value(key).get<T>();
-    if (!found) fail<ConfigError>(kWhere, "expected ", kind, " for '", key, "', got another type");
-    return *found;
+    const T* typed = value(key).get<T>();
+    if (!typed) fail<ConfigError>(kWhere, "expected ", kind, " for '", key, "', got another type");
+    return *typed;
   }
 
   int64_t whole(const char* key) { return get<int64_t>(key, "a whole number"); }
@@ -100,7 +100,7 @@ class Reader {
     out = static_cast<uint64_t>(small);
   }
 
-  /// Pairs of numbers, of which null stands for an open end.
+  /// Reads pairs of numbers. null stands for an infinite bound.
   void read(const char* key, std::vector<Bounds>& out) {
     const json::Array& items = get<json::Array>(key, "a list");
     if (items.empty()) fail<ConfigError>(kWhere, "expected pairs in '", key, "', got none");
@@ -124,10 +124,10 @@ class Reader {
     }
   }
 
-  static double number(const char* key, const json::Value& found) {
-    if (const int64_t* whole = found.get<int64_t>()) return static_cast<double>(*whole);
-    if (const uint64_t* large = found.get<uint64_t>()) return static_cast<double>(*large);
-    if (const double* real = found.get<double>()) return *real;
+  static double number(const char* key, const json::Value& item) {
+    if (const int64_t* whole = item.get<int64_t>()) return static_cast<double>(*whole);
+    if (const uint64_t* large = item.get<uint64_t>()) return static_cast<double>(*large);
+    if (const double* real = item.get<double>()) return *real;
     fail<ConfigError>(kWhere, "expected a number for '", key, "', got another type");
   }
 
@@ -136,7 +136,7 @@ class Reader {
   std::set<std::string_view> taken_;
 };
 
-// JSON texts of values, as the Python package writes them.
+// json_of() formats values as the Python package does.
 
 std::string json_of(bool value) {
   return value ? "true" : "false";
@@ -147,7 +147,7 @@ std::string json_of(int64_t value) {
 std::string json_of(uint64_t value) {
   return std::to_string(value);
 }
-/// The shortest text that is read as the same number: 0.0, 100000.0, 1e+16, 1e-05.
+/// The shortest text that parses to the same number: 0.0, 100000.0, 1e+16, 1e-05.
 std::string json_of(double value) {
   std::array<char, 32> text;
   const auto written = [&](std::chars_format format) {
@@ -167,7 +167,7 @@ std::string json_of(const char* value) {
 std::string json_of(Dtype value) {
   return json_of(to_string(value));
 }
-/// "float32" stands for the model's own arithmetic, in a model of float64 too.
+/// "float32" stands for the model's own arithmetic, even in a float64 model.
 std::string json_of(NetDtype value) {
   return json_of(value == NetDtype::bfloat16 ? "bfloat16" : "float32");
 }
@@ -182,7 +182,7 @@ std::string json_of(const std::vector<T>& values) {
   return "[" + list + "]";
 }
 
-/// Writes the members of a JSON object, in the order in which they are added.
+/// Writes a JSON object, with members in the order in which they are added.
 class Writer {
  public:
   static constexpr bool kAll = false;
@@ -214,7 +214,7 @@ class Writer {
   std::string out_;
 };
 
-/// Lists the settings of one kind of model, see settings_as_json.
+/// Lists the settings of one model for settings_as_json().
 class Describer {
  public:
   static constexpr bool kAll = true;

@@ -12,7 +12,7 @@ std::unique_ptr<Layer<T>> permutation_of(const std::string& kind, Shape in) {
   return permutation<T>(in, order_of(kind));
 }
 
-/// actnorm, permutation, coupling.
+/// One step of flow: actnorm, permutation, coupling.
 template <class T>
 void add_step(Flow<T>& flow, const std::string& prefix, const GlowConfig& config) {
   const Shape shape = flow.output_shape();

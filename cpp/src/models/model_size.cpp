@@ -7,7 +7,7 @@
 namespace evenflow {
 namespace {
 
-/// A number of at least 0 that stays at the largest int64_t instead of overflowing.
+/// A non-negative integer whose sums and products saturate at the largest int64_t instead of overflowing.
 class Count {
  public:
   Count(int64_t value) : value_(value) {}
@@ -23,7 +23,7 @@ class Count {
   int64_t value_;
 };
 
-/// Weights and biases of a dense net.
+/// Number of weights and biases of a dense net.
 Count mlp_values(Count in, const std::vector<int64_t>& hidden, Count out) {
   Count values = 0;
   for (const int64_t width : hidden) {
@@ -33,7 +33,8 @@ Count mlp_values(Count in, const std::vector<int64_t>& hidden, Count out) {
   return values + (in + 1) * out;
 }
 
-/// Couplings with an MLP between the halves of `dims` columns, `parts` outputs for each changed column.
+/// Size of couplings whose MLPs go from one half of `dims` columns to `parts` outputs for each column of the
+/// other.
 ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>& hidden, int64_t parts,
                      int64_t context = 0) {
   const Count units = static_cast<int64_t>(hidden.size()) + 1;
@@ -45,14 +46,15 @@ ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>
 ModelSize size_of(const NiceConfig& c) {
   const int64_t dims = c.shape.per_sample();
   const ModelSize nets = table_size(c.couplings, dims, c.hidden, 1);
-  return {nets.tensors, (Count(nets.values) + dims).value()};  // the scaling has a value a column
+  return {nets.tensors, (Count(nets.values) + dims).value()};  // the scaling has one value per column
 }
 
 ModelSize size_of(const RealNvpTableConfig& c) {
   return table_size(c.couplings, c.dims, c.hidden, numbers_of_law(law_of(c)), c.context);
 }
 
-/// Each coupling has a residual net: two convolutions or more a block, one of them from width to width.
+/// Each coupling has a residual net with at least two convolutions per block, one of them from width to
+/// width.
 ModelSize size_of(const RealNvpImageConfig& c) {
   const Count convolutions = Count(2) * c.residual_blocks + 2;
   Count tensors = 0, values = 0, width = c.base_dim;
@@ -65,7 +67,8 @@ ModelSize size_of(const RealNvpImageConfig& c) {
   return {tensors.value(), values.value()};
 }
 
-/// A step: ActNorm (2 values a channel), a permutation (1 or more), and a net of three convolutions.
+/// A step has an ActNorm (2 values per channel), a permutation (at least 1 value per channel) and a net of
+/// three convolutions.
 ModelSize size_of(const GlowConfig& c) {
   Count tensors = 0, values = 0, channels = Count(4) * c.shape.c;
   for (int64_t l = 0; l < c.levels; ++l) {

@@ -4,14 +4,14 @@
 
 namespace evenflow {
 
-/// Tensors of a model, and the values in them; INT64_MAX stands for that and for more.
+/// Number of a model's tensors and of their values. Both saturate at INT64_MAX.
 struct ModelSize {
   int64_t tensors = 0;
   int64_t values = 0;
 };
 
-/// What a model of these settings has at the least, from the settings alone: nothing is allocated, and no
-/// setting overflows.
+/// A lower bound on the size of a model with these settings. It allocates nothing and does not overflow, so
+/// it can check settings before the model is built.
 ModelSize least_size(const ModelConfig& config);
 
 }  // namespace evenflow

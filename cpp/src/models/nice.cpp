@@ -15,7 +15,7 @@ Flow<T> nice(const NiceConfig& config) {
     fail<ConfigError>(kModel, "expected bounds for columns of a table only, got some for an image");
   }
   Flow<T> flow(config.shape, base_of(config.prior));
-  if (config.shape.pixels_per_sample() > 1) {  // files of one pixel have no scaled levels
+  if (config.shape.pixels_per_sample() > 1) {  // levels of one-pixel images are not scaled
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));
   }
@@ -27,7 +27,8 @@ Flow<T> nice(const NiceConfig& config) {
     flow.add("order", permutation<T>(flow.output_shape(), order_of(config.order)));
   }
   const Shape shape = flow.output_shape();
-  // The reversal exchanges the halves, so that every coupling changes the second one (official code).
+  // The reversal after each coupling exchanges the halves, so every coupling changes the second half
+  // (official code).
   const MaskSizes sizes = mask_sizes(Mask::second_half, shape.c);
   CouplingOptions options;
   options.law.name = "additive";

@@ -7,11 +7,12 @@
 #include "models/model_size.hpp"
 #include "models/settings.hpp"
 
-// What the settings that several models share mean. Their names have been checked.
+// Translates settings that several models share. Their values have been checked.
 
 namespace evenflow {
 
-/// Before any layer is made. Settings within their bounds.
+/// ConfigError for a model that is too large. Called before layers are built, with settings within their
+/// limits.
 inline void expect_size(const char* model, const ModelConfig& config) {
   const ModelSize least = least_size(config);
   if (least.tensors > kMaxTensors || least.values > kMaxValues) {
@@ -20,7 +21,7 @@ inline void expect_size(const char* model, const ModelConfig& config) {
   }
 }
 
-/// The law that a model's `coupling` setting stands for: "affine" is each paper's own.
+/// The law for a model's `coupling` setting. "affine" means the law of that model's paper.
 inline LawOptions law_of(const GlowConfig& c) {
   LawOptions law;
   law.name = c.coupling == "affine" ? "glow" : c.coupling;
@@ -47,7 +48,7 @@ inline Order order_of(const std::string& name) {
   return name == "tile" ? Order::even_first : name == "shuffle" ? Order::shuffle : Order::reverse;
 }
 
-/// The layer of a `preprocess` setting; null for "none".
+/// The layer for a `preprocess` setting; null for "none".
 template <class T>
 std::unique_ptr<Layer<T>> preprocess_of(const std::string& preprocess, Shape in) {
   if (preprocess == "none") return nullptr;

@@ -5,13 +5,13 @@ namespace {
 
 constexpr const char* kModel = "real_nvp";
 
-/// The image model: couplings of one kind, each followed by batch norm of what it changed.
+/// Builds the image model: couplings, each followed by batch norm of the part that it changed.
 template <class T>
 class ImageBuilder {
  public:
   ImageBuilder(const RealNvpImageConfig& config, Flow<T>& flow) : config_(config), flow_(flow) {}
 
-  /// `last`: the last coupling of its group, affine even in an additive model.
+  /// last: this is the last coupling of its group, which is affine even in an additive model.
   void coupling(const std::string& name, const std::string& norm, Mask mask, int64_t width, bool last) {
     const Shape shape = flow_.output_shape();
     const MaskSizes sizes = mask_sizes(mask, shape.c);
@@ -28,7 +28,8 @@ class ImageBuilder {
     CouplingOptions options;
     options.law = law_of(config_);
     if (last) options.law.name = "real_nvp";
-    // The official code starts at the identity on checkerboards, and regularises their gain alone.
+    // As in the official code, checkerboard couplings start at the identity, and weight decay applies only to
+    // their gain.
     const bool checkerboard = is_checkerboard(mask);
     options.shared = {{checkerboard ? 0.0 : 1.0, checkerboard}, {0, false, !config_.batch_norm}};
     auto conditioner = res_net<T>(input, sizes.change * numbers_of_law(options.law), net);

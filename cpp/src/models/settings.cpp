@@ -58,7 +58,7 @@ class Checker {
     const std::string width = text_of("a width in ", name);
     for (const int64_t value : values) expect_in(where_, width.c_str(), value, limits.low, limits.high);
   }
-  /// Values whose types have no others, and bounds, which their layer checks.
+  /// Nothing to check: either every value of the type is valid, or the layer checks it (bounds).
   template <class T>
   void operator()(const char*, const T&, const Limits&, const char*) const {}
 

@@ -10,23 +10,23 @@
 #include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
 
-// The one declaration of every model's settings. Files, checks, the Python package, the command line and the
-// documentation's tables are made from it; defaults are the member initialisers in evenflow/models.hpp.
+// The only declaration of the models' settings. Files, checks, the Python package, the command line and the
+// documentation's tables are generated from it. Defaults are the member initialisers in evenflow/models.hpp.
 
 namespace evenflow {
 
-// More than any model has, and little enough that no product of two of them and a kernel overflows. A file's
-// settings and a program's have the same bounds: what can be saved can be loaded.
+// Limits that exceed any real model, yet are small enough that the product of two of them and a kernel size
+// does not overflow. Files and programs share them, so every model that can be saved can be loaded.
 constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxScales = 30;
 constexpr int64_t kMaxTensors = 1 << 20, kMaxValues = int64_t{1} << 48;
 
-/// The values that a setting may have.
+/// The valid values of a setting.
 struct Limits {
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
 
-  int64_t low = 0, high = kNone;          ///< of a number, or of each number in a list
-  std::vector<std::string> choices = {};  ///< of a text
-  bool optional = false;                  ///< files leave the setting out if it is 0 or empty
+  int64_t low = 0, high = kNone;          ///< range of a number, or of each number in a list
+  std::vector<std::string> choices = {};  ///< valid texts
+  bool optional = false;                  ///< files omit the setting if it is 0 or empty
   std::vector<std::string> laws = {};     ///< the coupling laws that have the setting; empty: all
 };
 
@@ -53,7 +53,7 @@ inline Limits optional(Limits limits) {
   return limits;
 }
 
-/// The name in a file's "model".
+/// The model's name in a file.
 inline const char* name_of(const NiceConfig&) {
   return "NICE";
 }
@@ -67,11 +67,11 @@ inline const char* name_of(const GlowConfig&) {
   return "Glow";
 }
 
-// A visitor `v` gets every setting of a model, in the order in which files have them:
-//   v(name, value, limits, help)   the value is a reference to the member, which a reader sets
+// Calls a visitor `v` with every setting of a model, in the order of files:
+//   v(name, value, limits, help)   value: a reference to the member, which a reader sets
 //   v.shape(shape, image, help)    the shape of a sample: (H, W, C) of an image, else (1, 1, D) for D columns
 //   v.shape(columns, help)
-//   V::kAll                        whether it gets settings, too, that the model does not have as it is
+//   V::kAll                        whether to visit settings that do not apply to this model, too
 // `model` holds the settings that all models have.
 
 template <class V>
@@ -207,18 +207,18 @@ inline void expect_in(const char* model, const char* name, int64_t value, int64_
   }
 }
 
-/// Throws ConfigError unless the value is one of the choices: "expected coupling affine or additive, got
-/// 'x'".
+/// ConfigError unless the value is one of the choices: "expected coupling affine or additive, got 'x'".
 void expect_choice(const char* where, const char* name, const std::string& value,
                    const std::vector<std::string>& choices);
 
-/// Throws ConfigError for a setting outside its limits, or ShapeError for a shape without samples. `where`
-/// begins the text. Whether the settings fit together is for the model's builder to say.
+/// ConfigError for a setting outside its limits, ShapeError for a shape with a size below 1 or fewer than 2
+/// dimensions. `where` begins the error text. The model's builder checks whether the settings fit together.
 void check(const char* where, ModelConfig config);
 
 /// A JSON list of the declared settings: model, kind ("image" or "table"), name, type ("int", "float",
 /// "bool", "str", "ints", "bounds", "shape" or "seed": 64 bits without a sign), default, low, high, choices,
-/// optional, laws, help. Limits that a setting doesn't have are null, and the defaults of shapes and bounds.
+/// optional, laws, help. Limits that a setting doesn't have are null, and so are the defaults of shapes and
+/// bounds.
 std::string settings_as_json();
 
 }  // namespace evenflow
