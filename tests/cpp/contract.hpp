@@ -14,15 +14,15 @@
 #include "kernels/coupling/apply.hpp"
 #include "laws.hpp"
 
-// Random pairs of parameters and inputs of one layer, and what docs/contract.md says of each.
+// Checks the promises of docs/contract.md on random pairs of parameters and inputs of one layer.
 
 namespace evenflow::test {
 
 // The numbers of docs/contract.md.
 constexpr double kMostValue = 1e6;    // inputs, latents and parameters
-constexpr double kMostLogScale = 30;  // of each value
+constexpr double kMostLogScale = 30;  // of each value, in magnitude
 constexpr double kMostNet = 1e10;     // size of a net
-constexpr double kMostMatrix = 1e10;  // sums of a row's magnitudes, of a matrix and of its inverse
+constexpr double kMostMatrix = 1e10;  // row sums of magnitudes, of a matrix and of its inverse
 constexpr double kMostLatent = 1e12;  // for a log-likelihood and its gradient
 constexpr double kRoundTrip = 64;     // units of rounding
 
@@ -33,23 +33,24 @@ struct Case {
   std::string name;
   Kind kind;
   std::unique_ptr<Layer<T>> layer;
-  const Conditioner<T>* net = nullptr;  ///< of a coupling
+  const Conditioner<T>* net = nullptr;  ///< the coupling's net
   Mask mask = Mask::second_half;
   Law law;
   bool interleaved = false;
   int64_t classes = 0;
   std::vector<Bounds> bounds;
-  double unit = 1;  ///< rounding of the net's arithmetic counts too
+  double unit = 1;  ///< factor for the rounding of the net's arithmetic
 };
 
-/// Where a pair stands: what the layer does to each value, as far as the contract speaks of it.
-struct Standing {
+/// How a layer maps the values of a pair, in the terms of the contract: whether the pair is within it, and
+/// how strongly errors grow.
+struct Sensitivity {
   bool inside = false;
   bool finite_only = false;  ///< no round trip is promised
   double log_scale = 0;      ///< largest magnitude
   double shift = 0;          ///< largest magnitude, in units of x
   double condition = 1;
-  double stretch = 1;  ///< by what the way back multiplies the rounding of numbers below the normal ones
+  double stretch = 1;  ///< factor by which the inverse amplifies rounding of subnormal numbers
 };
 
 template <class T>
@@ -63,7 +64,7 @@ const T* find(const ParamArena<T>& arena, const std::string& name, int64_t* size
   return nullptr;
 }
 
-/// The largest magnitude of a tensor; 0 if there is none.
+/// The largest magnitude in a tensor; 0 if there is no such tensor.
 template <class T>
 double most(const ParamArena<T>& arena, const std::string& name) {
   int64_t size = 0;
@@ -89,7 +90,7 @@ double net_size(const ParamArena<T>& arena, double input) {
     if (ends_with(name, ".weight")) {
       size *= (1 + rows * most(arena, name)) * std::exp(3 * std::max(0.0, most(arena, scope + "logs")));
     } else if (ends_with(name, ".v")) {
-      // Columns have the norm `magnitude`, or 1. Squares of tiny or huge columns leave float32's range.
+      // Columns have the norm `magnitude`, or 1. Squares of tiny or huge columns are out of float32's range.
       const T* v = arena.values() + entry.offset;
       const int64_t columns = entry.shape.back();
       for (int64_t c = 0; c < columns; ++c) {
@@ -120,13 +121,13 @@ inline double row_sums(const linalg::Matrix& m, int64_t n) {
   return worst;
 }
 
-/// Largest sums of magnitudes of W's columns and of its inverse's: z = x W.
-inline void matrix_standing(const linalg::Matrix& w, const linalg::Matrix& inverse, int64_t n,
-                            Standing& standing) {
+/// Largest column sums of magnitudes of W and of its inverse (z = x W).
+inline void set_matrix_sensitivity(const linalg::Matrix& w, const linalg::Matrix& inverse, int64_t n,
+                                   Sensitivity& sensitivity) {
   const double a = row_sums(linalg::transpose(w, n), n), b = row_sums(linalg::transpose(inverse, n), n);
-  standing.condition = a * b;
-  standing.stretch = std::max(a, b);
-  standing.inside = a <= kMostMatrix && b <= kMostMatrix;
+  sensitivity.condition = a * b;
+  sensitivity.stretch = std::max(a, b);
+  sensitivity.inside = a <= kMostMatrix && b <= kMostMatrix;
 }
 
 inline linalg::Matrix inverse_of(const linalg::Matrix& w, int64_t n) {
@@ -168,17 +169,17 @@ class Contract {
     back_.resize(size_);
   }
 
-  /// One random pair.
+  /// Draws and checks one random pair.
   void pair() {
     draw_parameters();
     draw(x_, case_.kind == Kind::logit || case_.kind == Kind::bounds);
     label_ = static_cast<int32_t>(rng_.below(std::max<int64_t>(1, case_.classes)));
-    const Standing data = standing(x_, true);
+    const Sensitivity data = sensitivity(x_, true);
     inside_ += data.inside;
     data_to_latent(data);
     gradients(data);
     draw(z_, false);
-    latent_to_data(standing(z_, false));
+    latent_to_data(sensitivity(z_, false));
   }
 
   int64_t inside() const { return inside_; }
@@ -212,7 +213,7 @@ class Contract {
     }
   }
 
-  /// Values of up to 1e6; `unit`: half of them within [0, 1] and at its ends.
+  /// Draws values of up to 1e6. With `unit`, moderate draws lie within [0, 1], often at its ends.
   void draw(std::vector<T>& out, bool unit) {
     const bool moderate = rng_.below(3) == 0;
     for (T& value : out) {
@@ -222,7 +223,7 @@ class Contract {
     }
   }
 
-  /// Parameters as initialised, plus noise of one size; or magnitudes of all sizes, and edges.
+  /// Draws parameters: the initial ones plus noise of one size, or values of all magnitudes and edge cases.
   void draw_parameters() {
     const int64_t total = flow_.layout()->total_size();
     std::copy(start_->values(), start_->values() + total, arena_->values());
@@ -241,7 +242,7 @@ class Contract {
       const bool positive = ends_with(entry.name, "var") || ends_with(entry.name, "std");
       for (int64_t i = 0; i < entry.size; ++i) {
         T& value = arena_->values()[entry.offset + i];
-        // Half of the wild draws spare all tensors but one, so that the others do not hide what it does.
+        // Half of the wild draws change only one tensor, so that the others do not hide its effect.
         if (wild) {
           if (chosen.empty() || chosen == entry.name) value = static_cast<T>(draw_value());
         } else {
@@ -252,8 +253,8 @@ class Contract {
     }
   }
 
-  Standing standing(const std::vector<T>& v, bool forward) {
-    Standing s;
+  Sensitivity sensitivity(const std::vector<T>& v, bool forward) {
+    Sensitivity s;
     double input = 0;
     for (const T value : v) input = std::max(input, std::abs(static_cast<double>(value)));
     if (!(input <= kMostValue)) return s;
@@ -265,7 +266,7 @@ class Contract {
         return channels();
       case Kind::logit:
         s.inside = !forward || std::all_of(v.begin(), v.end(), [](T u) { return u >= T(0) && u <= T(1); });
-        s.finite_only = !forward;  // x is all but flat in z out there
+        s.finite_only = !forward;  // far out, x hardly depends on z
         s.log_scale = 5;
         s.shift = 1;
         return s;
@@ -282,10 +283,10 @@ class Contract {
     return s;
   }
 
-  Standing within_bounds(const std::vector<T>& v, bool forward) const {
-    Standing s;
+  Sensitivity within_bounds(const std::vector<T>& v, bool forward) const {
+    Sensitivity s;
     s.inside = true;
-    s.finite_only = !forward;  // x is all but a bound out there
+    s.finite_only = !forward;  // far out, x is nearly at a bound
     for (size_t i = 0; i < v.size(); ++i) {
       const Bounds& b = case_.bounds[i % case_.bounds.size()];
       const bool above = std::isfinite(b.low), below = std::isfinite(b.high);
@@ -306,8 +307,8 @@ class Contract {
     return s;
   }
 
-  Standing channels() const {
-    Standing s;
+  Sensitivity channels() const {
+    Sensitivity s;
     int64_t size = 0;
     const auto log_scales = [&](const char* name, auto f) {
       const T* p = find(*arena_, name, &size);
@@ -324,9 +325,9 @@ class Contract {
     return s;
   }
 
-  /// What the law does to a value: its log-slope and its shift in units of x.
-  void value_standing(double value, bool forward, const std::vector<double>& numbers,
-                      const std::vector<double>& shared, Standing& s) const {
+  /// Adds a value's log-slope under the law, and its shift in units of x.
+  void add_value_sensitivity(double value, bool forward, const std::vector<double>& numbers,
+                             const std::vector<double>& shared, Sensitivity& s) const {
     std::visit(
         [&](const auto& law) {
           const ops::ReadNumbers<double> p{numbers.data(), 1, shared.data()};
@@ -340,10 +341,10 @@ class Contract {
         case_.law);
   }
 
-  Standing coupling(const std::vector<T>& v, double input, bool forward) {
-    Standing s;
+  Sensitivity coupling(const std::vector<T>& v, double input, bool forward) {
+    Sensitivity s;
     if (!(net_size(*arena_, input) <= kMostNet)) return s;
-    // What the net sees of the data, it sees of the latents: the part that passes.
+    // The net reads the part that passes, which is the same in data and latents.
     const Shape shape = in_.with_batch(1);
     const MaskSizes sizes = mask_sizes(case_.mask, in_.c);
     std::vector<T> seen;
@@ -395,15 +396,15 @@ class Contract {
                                 : case_.mask == Mask::odd       ? 2 * k + 1
                                 : case_.mask == Mask::even      ? 2 * k
                                                                 : k;
-        value_standing(v[static_cast<size_t>(p * in_.c + channel)], forward, numbers, shared, s);
+        add_value_sensitivity(v[static_cast<size_t>(p * in_.c + channel)], forward, numbers, shared, s);
       }
     }
     s.inside = s.log_scale <= kMostLogScale && s.shift <= kMostNet;
     return s;
   }
 
-  Standing matrix() const {
-    Standing s;
+  Sensitivity matrix() const {
+    Sensitivity s;
     const int64_t n = in_.c;
     int64_t size = 0;
     linalg::Matrix w(static_cast<size_t>(n * n)), inverse;
@@ -440,13 +441,13 @@ class Contract {
         }
       }
     }
-    matrix_standing(w, inverse, n, s);
+    set_matrix_sensitivity(w, inverse, n, s);
     s.inside = s.inside && s.log_scale <= kMostLogScale;
     return s;
   }
 
-  Standing top() const {
-    Standing s;
+  Sensitivity top() const {
+    Sensitivity s;
     s.log_scale = (9 * most(*arena_, "probe.weight") + most(*arena_, "probe.bias")) *
                       std::exp(3 * most(*arena_, "probe.logs")) +
                   (most(*arena_, "probe.class_weight") + most(*arena_, "probe.class_bias")) *
@@ -457,11 +458,11 @@ class Contract {
     return s;
   }
 
-  /// The bound on |rebuilt - given|: roundings of the largest value on the way.
-  double bound(const Standing& s, const std::vector<T>& from, bool forward) const {
+  /// The bound on |rebuilt - given|: a number of roundings of the largest intermediate value.
+  double bound(const Sensitivity& s, const std::vector<T>& from, bool forward) const {
     double size = 0;
     for (const T v : from) size = std::max(size, std::abs(static_cast<double>(v)));
-    // A latent's rounding is that of its data, which the shift may dominate, on the latent's scale.
+    // A latent's rounding is that of its data, on the latent's scale. The shift may dominate it.
     const double scale = std::exp(s.log_scale);
     const double shift = forward ? s.shift : s.shift * scale;
     return kRoundTrip * eps() * s.condition * (size + shift) +
@@ -478,7 +479,7 @@ class Contract {
     if (inside) FAIL_CHECK(case_.name, ": within the contract, but ", text);
   }
 
-  void check_round_trip(const Standing& s, const std::vector<T>& given, const std::vector<T>& rebuilt,
+  void check_round_trip(const Sensitivity& s, const std::vector<T>& given, const std::vector<T>& rebuilt,
                         bool forward) {
     if (!s.inside || s.finite_only) return;
     const double limit = bound(s, given, forward);
@@ -497,7 +498,7 @@ class Contract {
     if (!finite) FAIL_CHECK(case_.name, ": a value that is not finite was returned");
   }
 
-  void data_to_latent(const Standing& s) {
+  void data_to_latent(const Sensitivity& s) {
     double logdet = 0, logdet_back = 0;
     try {
       flow_.forward(ctx_, *arena_, View<const T>(x_.data(), in_.with_batch(1)), label(), z_.data(), &logdet);
@@ -512,7 +513,7 @@ class Contract {
     check_round_trip(s, x_, back_, true);
   }
 
-  void latent_to_data(const Standing& s) {
+  void latent_to_data(const Sensitivity& s) {
     double logdet = 0;
     std::vector<T> given = z_;
     try {
@@ -530,13 +531,13 @@ class Contract {
     check_round_trip(s, given, z_, false);
   }
 
-  /// Of the log-likelihood, which needs latents whose squares are in range, and an x that the drift guard
-  /// takes.
-  void gradients(Standing s) {
+  /// Checks gradients of the log-likelihood. They need latents whose squares are in range, and an x that the
+  /// drift guard accepts.
+  void gradients(Sensitivity s) {
     double largest = 1;
     for (const T v : x_) largest = std::max(largest, std::abs(static_cast<double>(v)));
     const double latent = (largest + s.shift) * std::exp(s.log_scale) * s.condition;
-    // A training step has the scales of its own batch, where there is batch norm.
+    // With batch norm, a training step has the scales of its own batch.
     const bool batch_norm = flow_.layout()->stats_size() > 0;
     s.inside = s.inside && !batch_norm && latent <= kMostLatent && bound(s, x_, true) <= kMostDrift * largest;
     zero_grad(ctx_, *arena_);
