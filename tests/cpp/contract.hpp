@@ -336,6 +336,12 @@ class Contract {
           s.shift = std::max(s.shift, std::abs(at.y / at.slope - at.x));
           if constexpr (std::is_same_v<std::decay_t<decltype(law)>, laws::Spline>) {
             s.shift = std::max(s.shift, law.high * std::max(1.0, 1 / at.slope));  // knots are rounded
+            // A rounding that the steepest part of the bin stretches may be pulled back by the flattest one.
+            if (at.inside > 0) {
+              const double rise = at.height / at.width, middle = 4 * rise * rise / (at.d0 + at.d1 + 2 * rise);
+              const auto [flattest, steepest] = std::minmax({at.d0, at.d1, rise, middle, at.slope});
+              s.condition = std::max(s.condition, steepest / flattest);
+            }
           }
         },
         case_.law);

@@ -198,7 +198,7 @@ class Writer {
 
   template <class T>
   void operator()(const char* key, const T& value, const Limits& limits, const char*) {
-    if (!limits.optional || value != T()) add(key, value);
+    if (!limits.optional || !is_empty(value)) add(key, value);
   }
 
   template <class T>
@@ -211,6 +211,15 @@ class Writer {
   std::string text() const { return out_ + "}"; }
 
  private:
+  template <class T>
+  static bool is_empty(const T& value) {
+    return value == T();
+  }
+  template <class T>
+  static bool is_empty(const std::vector<T>& values) {
+    return values.empty();
+  }
+
   std::string out_;
 };
 
