@@ -2,7 +2,8 @@
 
 #include "kernels/ops/math.hpp"
 
-// What laws that are linear in x share. Their log-scale s is a function of a raw number r.
+// What laws that are linear in x share. Their log-scale s is a function of a raw number r, which L::scale
+// gives.
 
 namespace evenflow::ops::laws {
 
@@ -24,10 +25,36 @@ template <class V>
 EVENFLOW_INLINE LinearPoint<V> shifted_then_scaled(V x, V t, const LogScale<V>& s) {
   return {x, (x + t) * s.exp, s.log, s.exp, s.ds_dr};
 }
-
 template <class V>
 EVENFLOW_INLINE LinearPoint<V> unscaled_then_shifted(V y, V t, const LogScale<V>& s) {
   return {y / s.exp - t, y, s.log, s.exp, s.ds_dr};
 }
+
+/// A law y = x e^s + t of two numbers t, r.
+template <class L>
+struct ScaleThenShift {
+  static constexpr int shared = 0;
+  EVENFLOW_INLINE int parameters() const { return 2; }
+
+  template <class V>
+  using Point = LinearPoint<V>;
+
+  template <class V, class P>
+  EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
+    const LogScale<V> s = L::scale(p(1));
+    return {x, x * s.exp + p(0), s.log, s.exp, s.ds_dr};
+  }
+  template <class V, class P>
+  EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
+    const LogScale<V> s = L::scale(p(1));
+    return {(y - p(0)) / s.exp, y, s.log, s.exp, s.ds_dr};
+  }
+  template <class V, class P, class DP>
+  EVENFLOW_INLINE V backward(const Point<V>& at, const P& p, V dy, V dlog, const DP& dp, V*) const {
+    dp(0, dy);
+    dp(1, (dy * (at.y - p(0)) + dlog) * at.ds_dr);
+    return dy * at.slope;
+  }
+};
 
 }  // namespace evenflow::ops::laws
