@@ -139,6 +139,9 @@ TEST_CASE("laws: formulas") {
   check_formula(  // with Numbers' gain and offset
       "real_nvp", [](double x, double t, double r) { return (x + t) * std::exp(0.7 * std::tanh(r) - 0.3); },
       [](double, double, double r) { return 0.7 * std::tanh(r) - 0.3; });
+  check_formula(
+      "sigmoid", [](double x, double t, double r) { return x * (sigmoid_of(r + 2) + 1e-3) + t; },
+      [](double, double, double r) { return std::log(sigmoid_of(r + 2) + 1e-3); });
 }
 
 TEST_CASE("laws: the way there and back, slopes and all gradients by differences") {

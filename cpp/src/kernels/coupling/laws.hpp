@@ -10,6 +10,7 @@
 #include "kernels/coupling/laws/gaussian.hpp"
 #include "kernels/coupling/laws/glow.hpp"
 #include "kernels/coupling/laws/real_nvp.hpp"
+#include "kernels/coupling/laws/sigmoid.hpp"
 #include "kernels/coupling/laws/spline.hpp"
 
 // Coupling laws. A law maps a value x to y by numbers p that a net or the layer supplies. It is plain data,
@@ -40,6 +41,7 @@ using Law = std::variant<  //
     laws::Gaussian,        //
     laws::Glow,            //
     laws::RealNvp,         //
+    laws::Sigmoid,         //
     laws::Spline>;
 
 /// Most numbers that all values of a layer share.
