@@ -99,9 +99,12 @@ void run_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params, 
   if (pass.drifts) kernels.move.fill_doubles(ctx, 2 * kDrifts, 0, pass.drifts);
   begin_dcontext(ctx, chain, params, x.value.shape.n);
   to_data<T>(ctx, chain, z, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {
-    if (i == last) head_backward(ctx, chain, params, i + 1, out, pass);
-    chain.nodes[i].layer->backward(ctx, params, out.value, out.gradient, dlogdet, in.value, in.gradient,
-                                   pass.kept.empty() ? nullptr : pass.kept[i]);
+    const Node<T>& node = chain.nodes[i];
+    if (i == last) {
+      head_backward(ctx, chain, params, i + 1, out.map([&](View<T> v) { return node.kept(v); }), pass);
+    }
+    node.layer->backward(ctx, params, out.value, out.gradient, dlogdet, in.value, in.gradient,
+                         pass.kept.empty() ? nullptr : pass.kept[i]);
     if (pass.drifts && i > 0 && i == chain.standardised) {
       measure_standardised<T>(ctx, chain, params, pass, in.value);
     }
