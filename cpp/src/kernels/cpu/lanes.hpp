@@ -59,6 +59,19 @@ EVENFLOW_INLINE Lanes<T, n> select(typename Lanes<T, n>::Mask condition, Lanes<T
   return Lanes<T, n>::of(condition.v ? a.v : b.v);
 }
 
+template <class T, int n>
+EVENFLOW_INLINE Lanes<T, n> max_of(Lanes<T, n> a, Lanes<T, n> b) {
+  return select(a > b, a, b);
+}
+template <class T, int n>
+EVENFLOW_INLINE Lanes<T, n> min_of(Lanes<T, n> a, Lanes<T, n> b) {
+  return select(a < b, a, b);
+}
+template <class T, int n>
+EVENFLOW_INLINE Lanes<T, n> abs_of(Lanes<T, n> a) {
+  return select(a < Lanes<T, n>(0), -a, a);
+}
+
 template <class T, int n, class F>
 EVENFLOW_INLINE Lanes<T, n> for_each_number(Lanes<T, n> x, const F& f) {
   Lanes<T, n> out;

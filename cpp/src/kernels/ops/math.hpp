@@ -77,17 +77,17 @@ EVENFLOW_INLINE int32_t float_to_bits(float f) {
 /// b where one is NaN; so is min_of.
 template <class T>
 EVENFLOW_INLINE T max_of(T a, T b) {
-  return select(a > b, a, b);
+  return a > b ? a : b;
 }
 
 template <class T>
 EVENFLOW_INLINE T min_of(T a, T b) {
-  return select(a < b, a, b);
+  return a < b ? a : b;
 }
 
 template <class T>
 EVENFLOW_INLINE T abs_of(T a) {
-  return select(a < T(0), -a, a);
+  return a < T(0) ? -a : a;
 }
 
 /// a * b, rounded: compilers fuse a product with the addition that follows where a machine can, and only
