@@ -153,8 +153,8 @@ class RealNVP(Flow):
     bottleneck=False, skip=True, weight_norm=True, batch_norm=True, recursion=2, bits=8.
 
     Tables: couplings, hidden: number of couplings, widths of their hidden layers.
-    coupling: "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic, `bins` bins on [-bound, bound] in
-    units after `preprocess`, the identity outside), or another law of docs/math/coupling.md.  mask: "halves" | "odd-even".
+    coupling: "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic, `bins` bins, 1 to 64, on [-bound,
+    bound] in units after `preprocess`, the identity outside), or another law of docs/math/coupling.md.  mask: "halves" | "odd-even".
     permutation: between couplings, "none" | "shuffle" | "lu".
     preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
     couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.

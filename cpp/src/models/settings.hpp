@@ -173,9 +173,9 @@ void visit_settings(V& v, RealNvpTableConfig& c, ModelConfig& model) {
     "law of the couplings; affine has a bounded log-scale");
   const std::vector<std::string> laws = laws_with_settings();
   if (V::kAll || std::find(laws.begin(), laws.end(), c.coupling) != laws.end()) {
-    v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "bins of a spline");
+    v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");
     v("bound", c.bound, of_laws(laws, in(0, Limits::kNone)),
-      "a spline's bins lie on [-bound, bound], in units of the standardised data");
+      "a spline's bins lie on [-bound, bound], in units after preprocess; above 0");
   }
   visit_seed(v, model);
   visit_dtype(v, model);
