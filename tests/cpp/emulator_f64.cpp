@@ -1,11 +1,11 @@
 #include "emulator.hpp"
-#include "kernels/device/products.hpp"
+#include "kernels/device/net.hpp"
 #include "kernels/launch.hpp"
 
 namespace evenflow::test {
 
 const KernelSet<double>& emulated_kernels_f64() {
-  return kernel_set_of<DeviceExec<EmulatedLauncher>, DeviceProducts<EmulatedLauncher, double>, double>();
+  return kernel_set_of<DeviceNet<EmulatedLauncher, double>>();
 }
 
 }  // namespace evenflow::test

@@ -2,7 +2,7 @@
 
 #include "check_device.hpp"
 #include "kernels/device/mma_operands.hpp"
-#include "kernels/device/products.hpp"
+#include "kernels/device/net.hpp"
 #include "kernels/kernel_set.hpp"
 
 // A device's convolutions and chains of them.
@@ -156,25 +156,6 @@ std::vector<double> run_chain(Context& ctx, Arrays& a, const Nets& nets, const C
   return result;
 }
 
-/// A device's nets with the generic products: a NetLaunch of its own would instantiate all others anew.
-struct GenericNets {
-  using Products = DeviceProducts<EmulatedLauncher, float>;
-  const NetKernels<float>& others;
-
-  template <class H>
-  void stack_forward(Context& ctx, const StackUnit<float>* units, int count, bool, View<const float> x,
-                     H* acts, View<float> h) const {
-    Products::stack_forward<H>(ctx, units, count, x, acts, h);
-  }
-  template <class H>
-  void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool, View<const float> x,
-                      const H* acts, View<const float> h, View<float> dh, View<float> dx) const {
-    const StackUnit<float>& last = units[count - 1];
-    others.epilogue_backward(ctx, h, dh, last.epilogue, last.dbias, last.dlogs, last.logs_factor);
-    Products::stack_backward<H>(ctx, units, count, x, acts, dh, dx);
-  }
-};
-
 /// A chain by matrix units, of numbers H, in every order of threads, beside the generic products with the
 /// same activations, and beside itself with two parts a number.
 template <class H>
@@ -188,8 +169,9 @@ void check_matrix_units(const Chain& chain) {
     Context ctx("emulated");
     Arrays a(ctx);
     const NetKernels<float>& nets = ctx.kernels<float>().net;
+    const DeviceNet<EmulatedLauncher, float> generic;
     H* acts = nullptr;
-    const std::vector<double> wanted = run_chain<float, H>(ctx, a, GenericNets{nets}, chain, acts);
+    const std::vector<double> wanted = run_chain<float, H>(ctx, a, generic, chain, acts);
     const std::vector<double> got = run_chain<float, H>(ctx, a, nets, chain, acts);
     ctx.set_matmul_precision(MatmulPrecision::high);
     const std::vector<double> high = run_chain<float, H>(ctx, a, nets, chain, acts);

@@ -9,14 +9,14 @@
 #include "kernels/optim/launch.hpp"
 #include "kernels/prior/launch.hpp"
 
-// A topic's launch sequences are written once; a backend supplies loops and reductions (Exec) and products.
-// They follow no pointer: functors and products do, wherever they run.
+// A topic's launch sequences are written once; a backend supplies loops and reductions (Exec) and a subclass
+// of NetLaunch. They follow no pointer: functors and products do, wherever they run.
 
 namespace evenflow {
 
-/// All topics over Exec's loops, with these kernels of nets.
+/// All topics over the loops of `net`.
 template <class Exec, class T>
-KernelSet<T> kernel_set_of(const char* isa, const NetKernels<T>& net) {
+KernelSet<T> kernel_set_of(const char* isa, const NetLaunch<Exec, T>& net) {
   static const ChannelLaunch<Exec, T> channel;
   static const CouplingLaunch<Exec, T> coupling;
   static const MixingLaunch<Exec, T> mixing;
@@ -26,11 +26,10 @@ KernelSet<T> kernel_set_of(const char* isa, const NetKernels<T>& net) {
   return {isa, channel, coupling, mixing, move, net, optim, prior};
 }
 
-/// The same, with nets over Exec's loops and these products.
-template <class Exec, class Products, class T>
-const KernelSet<T>& kernel_set_of() {
-  static const NetLaunch<Exec, Products, T> net;
-  static const KernelSet<T> kernels = kernel_set_of<Exec, T>(Products::name, net);
+template <class Net>
+const auto& kernel_set_of() {
+  static const Net net;
+  static const auto kernels = kernel_set_of(Net::name, net);
   return kernels;
 }
 

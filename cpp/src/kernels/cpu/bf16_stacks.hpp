@@ -2,8 +2,9 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/gemm/stack_backward.hpp"
+#include "kernels/cpu/gemm/stack_forward.hpp"
 #include "kernels/cpu/kernels.hpp"
-#include "kernels/cpu/products.hpp"
 
 namespace evenflow {
 namespace gemm {
@@ -37,8 +38,7 @@ struct Avx512Rounding {
 
 template <class Isa, class H>
 Bf16Stacks::Calls<H> bf16_stacks() {
-  using Products = CpuProducts<Isa, float>;
-  return {&Products::template stack_forward<H>, &Products::template stack_backward<H>};
+  return {gemm::stack_forward<Isa, float, H>, gemm::stack_backward<Isa, float, H>};
 }
 
 }  // namespace evenflow

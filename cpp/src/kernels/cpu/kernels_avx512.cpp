@@ -1,5 +1,5 @@
 #include "kernels/cpu/kernels.hpp"
-#include "kernels/cpu/products.hpp"
+#include "kernels/cpu/net.hpp"
 #include "kernels/launch.hpp"
 
 namespace evenflow {
@@ -9,12 +9,10 @@ namespace evenflow {
 
 namespace {
 
-using Net = NetLaunch<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>;
-
 // Weights of a layer from which on split float32 products are faster than plain ones.
 constexpr int64_t kDense = int64_t{1} << 17, kSpatial = int64_t{1} << 14;
 
-class NetWithStacks final : public Net {
+class NetWithStacks final : public CpuNet<Avx512, float> {
  public:
   explicit NetWithStacks(const Bf16Stacks& stacks) : stacks_(stacks) {}
 
@@ -25,14 +23,14 @@ class NetWithStacks final : public Net {
     } else if (splits(units, count)) {
       stacks_.split_f32.forward(ctx, units, count, x, static_cast<float*>(acts), h);
     } else {
-      Net::stack_forward(ctx, units, count, bf16, x, acts, h);
+      CpuNet::stack_forward(ctx, units, count, bf16, x, acts, h);
     }
   }
 
   void stack_backward(Context& ctx, const StackUnit<float>* units, int count, bool bf16, View<const float> x,
                       const void* acts, View<const float> h, View<float> dh, View<float> dx) const override {
     const bool split_f32 = !bf16 && splits(units, count);
-    if (!bf16 && !split_f32) return Net::stack_backward(ctx, units, count, bf16, x, acts, h, dh, dx);
+    if (!bf16 && !split_f32) return CpuNet::stack_backward(ctx, units, count, bf16, x, acts, h, dh, dx);
     last_epilogue_backward(ctx, units[count - 1], h, dh);
     if (split_f32) {
       stacks_.split_f32.backward(ctx, units, count, x, static_cast<const float*>(acts), dh, dx);
@@ -56,23 +54,22 @@ class NetWithStacks final : public Net {
 }  // namespace
 
 const KernelSet<float>& kernels_avx512_f32() {
-  return kernel_set_of<CpuExec<Avx512>, CpuProducts<Avx512, float>, float>();
+  return kernel_set_of<CpuNet<Avx512, float>>();
 }
 
 const KernelSet<double>& kernels_avx512_f64() {
-  return kernel_set_of<CpuExec<Avx512>, CpuProducts<Avx512, double>, double>();
+  return kernel_set_of<CpuNet<Avx512, double>>();
 }
 
 const KernelSet<float>& kernels_avx512_bf16_f32() {
   static const NetWithStacks net(stacks_avx512_bf16());
-  static const KernelSet<float> kernels =
-      kernel_set_of<CpuExec<Avx512>, float>(stacks_avx512_bf16().isa, net);
+  static const KernelSet<float> kernels = kernel_set_of(stacks_avx512_bf16().isa, net);
   return kernels;
 }
 
 const KernelSet<float>& kernels_amx_f32() {
   static const NetWithStacks net(stacks_amx());
-  static const KernelSet<float> kernels = kernel_set_of<CpuExec<Avx512>, float>(stacks_amx().isa, net);
+  static const KernelSet<float> kernels = kernel_set_of(stacks_amx().isa, net);
   return kernels;
 }
 

@@ -4,8 +4,8 @@
 
 #include "kernels/device/mma_product.hpp"
 #include "kernels/device/mma_stores.hpp"
+#include "kernels/device/net_with_mma.hpp"
 #include "kernels/device/packing.hpp"
-#include "kernels/device/products_with_mma.hpp"
 
 namespace evenflow {
 

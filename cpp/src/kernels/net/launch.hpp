@@ -1,8 +1,5 @@
 #pragma once
 
-#include <type_traits>
-
-#include "kernels/bf16.hpp"
 #include "kernels/net/concat_relu.hpp"
 #include "kernels/net/epilogue.hpp"
 #include "kernels/net/kernels.hpp"
@@ -13,46 +10,10 @@
 
 namespace evenflow {
 
-/// Products has convolutions and chains of them; everything else runs over Exec's loops.
-template <class Exec, class Products, class T>
+/// All but convolutions and chains of them, which a backend's subclass adds.
+template <class Exec, class T>
 class NetLaunch : public NetKernels<T> {
  public:
-  void conv_forward(Context& ctx, const ConvDims& dims, View<const T> x, const T* w,
-                    const Epilogue<T>& epilogue, View<T> y) const override {
-    Products::forward(ctx, dims, x, w, epilogue, y);
-  }
-
-  void conv_backward_data(Context& ctx, const ConvDims& dims, View<const T> dy, const T* w, View<T> dx,
-                          bool accumulate) const override {
-    Products::backward_data(ctx, dims, dy, w, dx, accumulate);
-  }
-
-  void conv_backward_weights(Context& ctx, const ConvDims& dims, View<const T> x, View<const T> dy,
-                             T* dw) const override {
-    Products::backward_weights(ctx, dims, x, dy, dw);
-  }
-
-  void stack_forward(Context& ctx, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
-                     void* acts, View<T> h) const override {
-    if constexpr (std::is_same<T, float>::value) {
-      if (bf16)
-        return Products::template stack_forward<Bf16>(ctx, units, count, x, static_cast<Bf16*>(acts), h);
-    }
-    Products::template stack_forward<T>(ctx, units, count, x, static_cast<T*>(acts), h);
-  }
-
-  void stack_backward(Context& ctx, const StackUnit<T>* units, int count, bool bf16, View<const T> x,
-                      const void* acts, View<const T> h, View<T> dh, View<T> dx) const override {
-    last_epilogue_backward(ctx, units[count - 1], h, dh);
-    if constexpr (std::is_same<T, float>::value) {
-      if (bf16) {
-        return Products::template stack_backward<Bf16>(ctx, units, count, x, static_cast<const Bf16*>(acts),
-                                                       dh, dx);
-      }
-    }
-    Products::template stack_backward<T>(ctx, units, count, x, static_cast<const T*>(acts), dh, dx);
-  }
-
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
                          T* dlogs, T factor) const override {
     const int64_t rows = y.shape.pixels(), cols = y.shape.c;

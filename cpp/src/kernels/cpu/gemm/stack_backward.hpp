@@ -16,7 +16,6 @@
 
 namespace evenflow::gemm {
 
-/// dh is da of the last unit: the caller has already differentiated that unit's epilogue.
 template <class Isa, class T, class H>
 class StackBackward {
  public:
@@ -278,5 +277,12 @@ class StackBackward {
   T* products_ = nullptr;
   Bordered<Isa, T, bf16> dh_image_;
 };
+
+/// dh is da of the last unit: the caller has already differentiated that unit's epilogue.
+template <class Isa, class T, class H>
+void stack_backward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, const H* acts,
+                    View<const T> dh, View<T> dx) {
+  StackBackward<Isa, T, H>(ctx, units, count, x, acts, dh, dx).run();
+}
 
 }  // namespace evenflow::gemm

@@ -211,4 +211,10 @@ class StackForward {
   Bordered<Isa, T, bf16> image_;
 };
 
+/// acts: hidden activations of type H, which are kept; null: they are not.
+template <class Isa, class T, class H>
+void stack_forward(Context& ctx, const StackUnit<T>* units, int count, View<const T> x, H* acts, View<T> h) {
+  StackForward<Isa, T, H>(ctx, units, count, x, acts, h).run();
+}
+
 }  // namespace evenflow::gemm
