@@ -1,6 +1,7 @@
 #include <limits>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 
 #include "check_device.hpp"
 #include "laws.hpp"
@@ -29,16 +30,18 @@ std::unique_ptr<ParamArena<T>> trained(Context& ctx, const std::string& device, 
   return arena;
 }
 
-/// Densities of n rows, then n samples.
+/// Densities of n rows, then n samples, from number `first` on.
 template <class T>
-std::vector<double> compute(Context& ctx, const ParamArena<T>& arena, const Flow<T>& flow, int64_t n) {
+std::vector<double> compute(Context& ctx, const ParamArena<T>& arena, const Flow<T>& flow, int64_t n,
+                            int64_t first = 0) {
   Arrays a(ctx);
   const Shape shape = flow.sample_shape().with_batch(n);
-  const View<const T> x(a.put(random_of<T>(shape.size(), 6, -2, 3)), shape);
+  const T* rows = a.put(random_of<T>((first + n) * flow.dims(), 6, -2, 3));
+  const View<const T> x(rows + first * flow.dims(), shape);
   const View<T> drawn(a.make<T>(shape.size()), shape);
   double* out = a.make<double>(n);
   flow.log_prob(ctx, arena, x, nullptr, out);
-  flow.sample(ctx, arena, 5, 0.75, 11, nullptr, drawn);
+  flow.sample(ctx, arena, 5 + first, 0.75, 11, nullptr, drawn);
   std::vector<double> results = a.get(out, n);
   for (const T v : a.get(drawn.data, shape.size())) results.push_back(static_cast<double>(v));
   return results;
@@ -49,12 +52,13 @@ constexpr double kBound = std::is_same<T, double>::value ? 1e-10 : 1e-5;
 
 /// The device's results are near the CPU's, and the same bits in every order.
 template <class T>
-void check_flow(const Flow<T>& flow, double bound = kBound<T>) {
+void check_flow(const Flow<T>& flow, double bound = kBound<T>,
+                const std::vector<int64_t>& batches = {131, 1}) {
   CAPTURE(sizeof(T));
   install_emulator();
   Context cpu("cpu", 1);
   const auto here = trained(cpu, "cpu", flow);
-  for (const int64_t n : {131, 1}) {
+  for (const int64_t n : batches) {
     CAPTURE(n);
     const std::vector<double> wanted = compute(cpu, *here, flow, n);
     std::vector<double> first;
@@ -77,6 +81,29 @@ template <class Make>
 void check_both(const Make& make) {
   check_flow<double>(make(double()));
   check_flow<float>(make(float()));
+}
+
+/// Rows and samples alone, and a few of them, have the bits that they have among many.
+template <class T>
+void check_rows(const Flow<T>& flow) {
+  CAPTURE(sizeof(T));
+  install_emulator();
+  Context ctx("emulated");
+  const auto arena = trained(ctx, "emulated", flow);
+  constexpr int64_t kRows = 1300;
+  const std::vector<double> all = compute(ctx, *arena, flow, kRows);
+  const auto part = [&](int64_t first, int64_t n) {
+    const auto begin = all.begin() + first, drawn = all.begin() + kRows + first * flow.dims();
+    std::vector<double> rows(begin, begin + n);
+    rows.insert(rows.end(), drawn, drawn + n * flow.dims());
+    return rows;
+  };
+  for (const auto& rows : {std::pair<int64_t, int64_t>{0, 1}, {131, 1}, {1299, 1}, {5, 30}, {1100, 129}}) {
+    const int64_t first = rows.first, n = rows.second;  // CAPTURE is a lambda, which captures no binding
+    CAPTURE(first);
+    CAPTURE(n);
+    CHECK(same_bits(compute(ctx, *arena, flow, n, first), part(first, n)));
+  }
 }
 
 /// A table flow, n rows for it, and what its calls report once a number of its parameters is
@@ -288,6 +315,103 @@ TEST_CASE("device: a table flow with bfloat16 nets against the CPU's") {
   c.permutation = "lu";
   c.preprocess = "whiten";
   check_flow(real_nvp<float>(c), kHalf);
+}
+
+TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {
+  install_emulator();
+  RealNvpTableConfig c;
+  c.dims = 7;
+  c.couplings = 1;
+  c.hidden = {15};
+  c.coupling = "additive";
+  c.preprocess = "none";
+  c.conditioner = NetDtype::bfloat16;
+  const Flow<float> flow = real_nvp<float>(c);
+  // Weights of few digits: sums before the hidden unit's rounding are exact in any order.
+  std::vector<double> values = random_values(flow.layout()->trainable_size(), 8, -1, 1);
+  for (double& v : values) v = std::round(512 * v) / 512;
+  const auto densities = [&](const std::string& device, int64_t n) {
+    Context ctx(device, 1);
+    const auto arena = trained(ctx, device, flow);
+    ctx.synchronize();
+    std::copy(values.begin(), values.end(), arena->values());
+    std::vector<double> found = compute(ctx, *arena, flow, n);
+    found.resize(static_cast<size_t>(n));
+    return found;
+  };
+  for (const int64_t n : {150, 1}) {
+    CAPTURE(n);
+    CHECK(gap(densities("emulated", n), densities("cpu", n)) <= 1e-6);
+  }
+}
+
+TEST_CASE("device: table flows wide, long and of as many rows as tiles have") {
+  RealNvpTableConfig c;
+  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  for (const int64_t more : {0, 1}) {
+    CAPTURE(more);
+    c.couplings = 2;
+    c.dims = 128 + more;
+    c.hidden = {256 + more, 3};
+    check_flow(make(float()), 1e-5, {128 + more, 1});
+  }
+  c.dims = 4;
+  c.couplings = 33;
+  c.hidden = {8};
+  check_both(make);
+  c.couplings = 1;
+  c.hidden = {(1 << 16) + 8};
+  check_flow(make(double()), kBound<double>, {3});  // not by matrix units, whose tiles of 128 rows take long
+  c.hidden = {8};
+  c.dims = 128;
+  for (int64_t i = 0; i < c.dims; ++i) c.bounds.push_back({-3.0 - static_cast<double>(i), 4});
+  check_flow(make(double()), kBound<double>, {3});
+}
+
+TEST_CASE("device: a row of a table has its bits alone and among others") {
+  RealNvpTableConfig c;
+  const auto both = [&c] {
+    check_rows(real_nvp<double>(c));
+    check_rows(real_nvp<float>(c));
+  };
+  c.dims = 7;
+  c.couplings = 2;
+  c.hidden = {20, 128};  // the last product of wider ones is divided by the number of rows
+  c.batch_norm = true;
+  both();
+  c.conditioner = NetDtype::bfloat16;
+  check_rows(real_nvp<float>(c));
+  c = RealNvpTableConfig();
+  c.dims = 6;
+  c.couplings = 2;
+  c.hidden = {20};
+  c.coupling = "spline";
+  c.permutation = "lu";
+  c.preprocess = "whiten";
+  both();
+  c.dims = 70;
+  c.coupling = "affine";
+  c.preprocess = "none";
+  c.prior = "logistic";
+  both();
+}
+
+TEST_CASE("device: a row of a table with a wide net is near what it is among others") {
+  install_emulator();
+  RealNvpTableConfig c;
+  c.dims = 8;
+  c.couplings = 1;
+  c.hidden = {1024};
+  c.coupling = "additive";
+  c.conditioner = NetDtype::bfloat16;
+  const Flow<float> flow = real_nvp<float>(c);
+  Context ctx("emulated");
+  const auto arena = trained(ctx, "emulated", flow);
+  const int64_t n = 37 * 128 + 1;  // the net's last product is divided into seven parts, for a row into eight
+  const std::vector<double> all = compute(ctx, *arena, flow, n), alone = compute(ctx, *arena, flow, 1);
+  std::vector<double> among{all[0]};
+  among.insert(among.end(), all.begin() + n, all.begin() + n + c.dims);
+  CHECK(gap(alone, among) <= 1e-6);
 }
 
 TEST_CASE("device: an output with room between its rows") {
