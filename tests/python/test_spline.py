@@ -26,7 +26,7 @@ def test_a_spline_is_that_of_nflows(bins: int, bound: float) -> None:
     torch = pytest.importorskip("torch")
     splines = pytest.importorskip("nflows.transforms.splines")
     rng = np.random.default_rng(bins)
-    for _ in range(10):
+    for _ in range(10):  # bounds are some ten times what was measured
         numbers = rng.uniform(-5, 5, size=3 * bins - 1)
         x = np.concatenate([rng.uniform(-1.2 * bound, 1.2 * bound, size=400), [-bound, bound, 0.0]])
         flow = one_spline(bins, bound, numbers)
@@ -39,15 +39,15 @@ def test_a_spline_is_that_of_nflows(bins: int, bound: float) -> None:
         parts = dict(unnormalized_widths=rows[:, :bins], unnormalized_heights=rows[:, bins:2 * bins],
                      unnormalized_derivatives=rows[:, 2 * bins:], tails="linear", tail_bound=bound)
         y, log = splines.unconstrained_rational_quadratic_spline(there, **parts)
-        assert np.abs(z[:, 1] - y.detach().numpy()).max() < 1e-10
+        assert np.abs(z[:, 1] - y.detach().numpy()).max() < 5e-12
         assert np.abs(logdet - log.detach().numpy()).max() < 1e-10
 
         back, inverse_logdet = flow.inverse(np.stack([np.zeros_like(x), x], axis=1))
-        y_back, log_back = splines.unconstrained_rational_quadratic_spline(there, **parts, inverse=True)
-        slope = np.exp(-log_back.detach().numpy())
-        assert (np.abs(back[:, 1] - y_back.detach().numpy()) / np.maximum(1, 1 / slope)).max() < 1e-10
-        # nflows' own inverse loses digits where it subtracts nearly equal numbers; the slope magnifies them.
-        assert (np.abs(inverse_logdet - log_back.detach().numpy()) / np.maximum(1, 1 / slope)).max() < 1e-8
+        y_back, _ = splines.unconstrained_rational_quadratic_spline(there, **parts, inverse=True)
+        assert np.abs(back[:, 1] - y_back.detach().numpy()).max() < 5e-12
+        # nflows' inverse loses digits of the log-slope where it subtracts nearly equal numbers; its forward does not.
+        _, log_back = splines.unconstrained_rational_quadratic_spline(torch.tensor(back[:, 1]), **parts)
+        assert np.abs(inverse_logdet + log_back.detach().numpy()).max() < 5e-11
 
         dy, dlog = rng.normal(size=len(x)), rng.normal(size=len(x))
         (y * torch.tensor(dy) + log * torch.tensor(dlog)).sum().backward()
@@ -56,9 +56,9 @@ def test_a_spline_is_that_of_nflows(bins: int, bound: float) -> None:
         grads = {name: values for name, values in flow.named_grads().items() if name.endswith("bias")}
         inside = np.abs(np.abs(x) - bound) > 1e-9  # derivatives jump at the ends
         scale = max(1.0, np.abs(there.grad.numpy()).max())
-        assert np.abs(dx[inside, 1] - there.grad.numpy()[inside]).max() / scale < 1e-9
+        assert np.abs(dx[inside, 1] - there.grad.numpy()[inside]).max() / scale < 1e-10
         ours = np.concatenate([values.ravel() for values in grads.values()])
-        assert np.abs(ours - theirs.grad.numpy()).max() / max(1.0, np.abs(ours).max()) < 1e-9
+        assert np.abs(ours - theirs.grad.numpy()).max() / max(1.0, np.abs(ours).max()) < 2e-10
 
 
 def test_a_density_of_splines_integrates_to_one() -> None:
