@@ -60,7 +60,7 @@ def held_out_nats(make, rows, seed, he=False, **settings):
     """(nats a row on HELD_OUT rows, those of the truth if it is known, epochs)."""
     x, truth = make(rows + HELD_OUT, seed)
     train, valid, test = np.split(x, [rows - rows // 10, rows])
-    flow = ef.RealNVP(x.shape[1], couplings=8, hidden=(64, 64), mask="odd-even", prior="logistic", seed=seed)
+    flow = ef.CouplingFlow(x.shape[1], couplings=8, hidden=(64, 64), mask="odd-even", base="logistic", seed=seed)
     flow.init(train)
     if he:
         he_normal(flow, seed)

@@ -392,7 +392,7 @@ def main():
             outcomes = measure(a, a.out or passing)
     else:
         try:
-            ef.RealNVP(2, couplings=1, hidden=(2,), device="cuda")
+            ef.CouplingFlow(2, couplings=1, hidden=(2,), device="cuda")
         except ef.DeviceError as error:
             sys.exit(str(error))
         a.card = machine.gpu_name()

@@ -23,7 +23,7 @@ def build(library, model, sizes, threads, device):
                        hidden=sizes["width"], learn_top=False, **options)
         x = 256 * rng.random((batch, *flow.shape), dtype=np.float32)
     elif model == "real_nvp":
-        flow = ef.RealNVP(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"],
+        flow = ef.CouplingFlow(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"],
                           preprocess="none", **options)
         x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
     else:

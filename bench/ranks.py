@@ -28,7 +28,7 @@ from ranks_model import LITTLE, batch_factor, efficiency
 INTERCONNECTS = {"1 Gbit/s Ethernet": (50e-6, 0.117e9), "25 Gbit/s Ethernet": (10e-6, 2.9e9),
                  "200 Gbit/s InfiniBand": (1.5e-6, 24e9)}
 WORKS = {"glow": lambda threads: ef.Glow((32, 32, 3), levels=3, steps=8, hidden=512, seed=0, threads=threads),
-         "table": lambda threads: ef.RealNVP(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
+         "table": lambda threads: ef.CouplingFlow(2, couplings=8, hidden=(64, 64), seed=0, threads=threads)}
 WARM_UP = 3
 """Steps that are not counted."""
 

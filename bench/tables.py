@@ -46,7 +46,7 @@ for label, components in (("gaussian", 1), (f"mixture_{a.components}", a.compone
     print(label, result[label], flush=True)
 
 start = time.perf_counter()
-flow = ef.RealNVP(x.shape[1], couplings=a.couplings, hidden=tuple(a.hidden), permutation=a.permutation, seed=0)
+flow = ef.CouplingFlow(x.shape[1], couplings=a.couplings, hidden=tuple(a.hidden), permutation=a.permutation, seed=0)
 flow.init(train.astype(np.float32))
 history = flow.fit(train.astype(np.float32), valid=valid.astype(np.float32), epochs=a.epochs, batch_size=512,
                    optimizer="adam", lr=1e-3, warmup=100, lr_decay=0.9997, lr_floor=2e-5, clip=20.0, average=0.999,

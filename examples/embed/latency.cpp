@@ -1,5 +1,4 @@
-// Measures one model: the time of log_prob for one row, and rows a second on 1, 2, 4, ... threads that share
-// it.
+// Measures the time of log_prob for one row, and rows a second on 1, 2, 4, ... threads that share one model.
 //
 //   latency MODEL [MAX_THREADS]
 #include <algorithm>

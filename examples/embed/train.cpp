@@ -1,4 +1,4 @@
-// Trains a Real NVP on the rows of a CSV file, without Python; the model file is one that Python loads, too.
+// Trains a flow of couplings on the rows of a CSV file, without Python. Python loads the model file too.
 //
 //   train ROWS.csv MODEL [EPOCHS]
 //
@@ -27,7 +27,7 @@ bool exists(const std::string& path) {
 }
 
 Trainable<float> fresh(evenflow::Context& context, const Table& table) {
-  evenflow::RealNvpTableConfig settings;
+  evenflow::CouplingFlowConfig settings;
   settings.dims = table.columns;
   settings.couplings = 6;
   settings.hidden = {32, 32};

@@ -73,11 +73,12 @@ class ContextPool {
 /// What the Python class holds: a flow, its parameters and contexts to run in.
 template <class T>
 struct PyFlow {
-  PyFlow(Flow<T> f, uint64_t seed, const std::string& device, int threads)
-      : flow(std::move(f)), contexts(device, threads), arena(flow.layout(), device) {
-    flow.init(arena, seed);
+  PyFlow(const ModelConfig& c, const std::string& device, int threads)
+      : config(c), flow(build<T>(c)), contexts(device, threads), arena(flow.layout(), device) {
+    flow.init(arena, c.seed);
   }
 
+  ModelConfig config;
   Flow<T> flow;
   ContextPool contexts;  // first: it says best what a missing device lacks
   ParamArena<T> arena;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "arrays.hpp"
 #include "kernels/kernel_set.hpp"
@@ -66,15 +67,35 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
 
 template <class T>
 void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t seed, const py::object& given,
-            int64_t first, int64_t first_row) {
+            int64_t first, int64_t first_row, const py::object& log_prob) {
   const char* call = "sample";
   const auto out = batch_of<T>(x, call, "x", self.flow.dims());
+  std::optional<Batch<double>> density;
+  if (!log_prob.is_none()) density = batch_of<double>(log_prob, call, "log_prob", 1, out.n);
   const GivenArrays<T> known(call, self.flow.context(), given, out.n);
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
   const RowsScope counted(ctx, first_row);
   self.flow.sample(ctx, self.arena, first, temperature, seed, known.on(arrays),
-                   arrays.out(out, self.flow.sample_shape()));
+                   arrays.out(out, self.flow.sample_shape()), density ? arrays.out(*density) : nullptr);
+  arrays.bring();
+}
+
+template <class T>
+void base_sample(PyFlow<T>& self, const py::object& z, double temperature, uint64_t seed, int64_t first) {
+  const auto out = batch_of<T>(z, "base_sample", "z", self.flow.dims());
+  OnDevice arrays(self.contexts);
+  self.flow.base_sample(arrays.ctx(), first, temperature, seed, out.n, arrays.out(out));
+  arrays.bring();
+}
+
+template <class T>
+void base_log_prob(PyFlow<T>& self, const py::object& z, const py::object& result) {
+  const char* call = "base_log_prob";
+  const auto in = batch_of<const T>(z, call, "z", self.flow.dims());
+  const auto out = batch_of<double>(result, call, "result", 1, in.n);
+  OnDevice arrays(self.contexts);
+  self.flow.base_log_prob(arrays.ctx(), arrays.in(in), in.n, arrays.out(out));
   arrays.bring();
 }
 
@@ -342,6 +363,7 @@ void bind_class(py::module_& m, const char* name) {
   using namespace py::literals;
   using F = PyFlow<T>;
   py::class_<F, std::shared_ptr<F>>(m, name)
+      .def_property_readonly("config", [](F& f) { return to_json(f.config); })
       .def_property_readonly("device", [](F& f) { return f.arena.device(); })
       .def_property_readonly("dtype", [](F&) { return dtype_name<T>(); })
       .def_property_readonly("sample_shape", [](F& f) { return image_shape(f.flow.sample_shape()); })
@@ -375,6 +397,13 @@ void bind_class(py::module_& m, const char* name) {
              Context& ctx = lease;
              zero_grad(ctx, f.arena);
            })
+      .def(
+          "reset",
+          [](F& f, uint64_t seed) {
+            Unlock unlock;
+            f.flow.init(f.arena, seed);
+          },
+          "seed"_a)
       .def_property_readonly("device_values",
                              [](const std::shared_ptr<F>& f) {
                                return lent(f, f->arena.values(), f->flow.layout()->total_size());
@@ -397,7 +426,9 @@ void bind_class(py::module_& m, const char* name) {
       .def("log_prob", &log_prob<T>, "x"_a, "result"_a, "given"_a = py::none(), "first_row"_a = 0,
            "call"_a = "log_prob")
       .def("sample", &sample<T>, "x"_a, "temperature"_a = 1.0, "seed"_a = 0, "given"_a = py::none(),
-           "first"_a = 0, "first_row"_a = 0)
+           "first"_a = 0, "first_row"_a = 0, "log_prob"_a = py::none())
+      .def("base_sample", &base_sample<T>, "z"_a, "temperature"_a = 1.0, "seed"_a = 0, "first"_a = 0)
+      .def("base_log_prob", &base_log_prob<T>, "z"_a, "result"_a)
       .def("class_log_prob", &class_log_prob<T>, "x"_a, "result"_a, "first_row"_a = 0)
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "given"_a = py::none(),
            "dcontext"_a = py::none(), "truth"_a = py::none())
@@ -419,7 +450,7 @@ py::object build_flow(const std::string& settings, const std::string& device, in
   const ModelConfig config = parse_config(settings);
   const auto built = [&](auto t) {
     using T = decltype(t);
-    return py::cast(std::make_shared<PyFlow<T>>(build<T>(config), config.seed, device, threads));
+    return py::cast(std::make_shared<PyFlow<T>>(config, device, threads));
   };
   return config.dtype == Dtype::float32 ? built(float()) : built(double());
 }

@@ -38,6 +38,14 @@ def as_array(where: str, x: Any, name: str = "") -> Any:
     refuse_masked(where, x)
     if isinstance(x, (np.ndarray, Rows)):
         return x
+    if isinstance(x, (list, tuple, int, float, np.number)):
+        try:
+            return np.asarray(x)
+        except ValueError as error:  # rows of different lengths
+            raise TypeError(f"[{where}] expected numbers{' for ' if name else ''}{name}, got a list that numpy makes "
+                            f"no array of: {error}") from error
+    if hasattr(x, "to_numpy") and names_of(x) is not None:
+        return _values_of_frame(where, x)
     if hasattr(x, "__dlpack__"):
         if _is_on(x, CUDA):
             raise TypeError(f"[{where}] expected an array in main memory, got {type(x).__name__} on the GPU; "
@@ -54,6 +62,26 @@ def as_array(where: str, x: Any, name: str = "") -> Any:
                             f"got {type(x).__name__}: {error}") from error
     raise TypeError(f"[{where}] expected a numpy array (or an object with __dlpack__ or __array__)"
                     f"{' for ' if name else ''}{name}, got {type(x).__name__}")
+
+
+def names_of(x: Any) -> list[str] | None:
+    """Names of the columns of a data frame of pandas, polars or pyarrow; None for anything else."""
+    names = getattr(x, "column_names", None)  # pyarrow's `columns` are the values
+    if names is None:
+        names = getattr(x, "columns", None)
+    return None if names is None or not hasattr(x, "shape") else [str(name) for name in names]
+
+
+def _values_of_frame(where: str, frame: Any) -> np.ndarray:
+    """The numbers of a data frame; missing values, also of nullable integers, are NaN."""
+    try:
+        values = np.asarray(frame.to_numpy())
+        if values.dtype.kind == "O":  # pandas' nullable types
+            values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TypeError(f"[{where}] expected columns of numbers, got a {type(frame).__name__} with others: "
+                        f"{error}") from error
+    return np.asarray(values)
 
 
 def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
@@ -97,27 +125,41 @@ def as_numbers(where: str, name: str, values: Any) -> np.ndarray:
     return numbers
 
 
-def check_batch(where: str, x: Any, shape: tuple[int, ...], *, uint8: bool) -> np.ndarray:
-    """A batch (N, *shape) of floats, or of uint8 where images are taken. Values are not looked at."""
+def check_batch(where: str, x: Any, shape: tuple[int, ...], *, image: bool = False, least: int = 0) -> np.ndarray:
+    """A batch (N, *shape) of floats, or of uint8 for images; other integers become one of these.
+
+    Floats are not looked at.
+
+    least: smallest N.
+    """
     x = as_array(where, x)
-    floats = x.dtype.kind == "f"
-    if not floats and not (uint8 and x.dtype == np.uint8):
-        wanted = "uint8 or float values" if uint8 else "float values"
-        hint = ("; convert whole numbers with x.astype(float)" if x.dtype.kind in "iub" else
-                "; convert numbers with x.astype(float)" if x.dtype.kind == "O" else "")
-        raise TypeError(f"[{where}] expected {wanted}, got dtype {x.dtype}{hint}")
-    _check_shape(where, x, shape)
+    if isinstance(x, np.ndarray) and not isinstance(x, np.memmap) and x.dtype.kind in "iu":  # in memory
+        if not image:
+            x = x.astype(np.float64)
+        elif x.dtype != np.uint8:
+            x = _pixels(where, x)
+    if x.dtype.kind != "f" and not (image and x.dtype == np.uint8):
+        hint = "; convert them with x.astype(float)" if x.dtype.kind in "bO" else ""
+        raise TypeError(f"[{where}] expected numbers, got dtype {x.dtype}{hint}")
+    _check_shape(where, x, shape, least)
     return cast(np.ndarray, x)
 
 
+def _pixels(where: str, x: np.ndarray) -> np.ndarray:
+    """Whole numbers as 8-bit pixels."""
+    if x.size and not 0 <= x.min() <= x.max() <= 255:
+        raise ConfigError(f"[{where}] expected integer pixels in 0 ... 255, got {x.min()} ... {x.max()}")
+    return np.asarray(x).astype(np.uint8)
+
+
 def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, device: str, *,
-               uint8: bool = False) -> Batch:
+               image: bool = False, least: int = 0) -> Batch:
     """check_batch for a model of `dtype` on a device: an array on its GPU stays there, and is of that dtype.
 
     DLPack has its library order what it has queued on the array before the model's work.
     """
     if device == "cpu" or isinstance(x, np.ndarray) or not _is_on(x, CUDA, CUDA_MANAGED):
-        return check_batch(where, x, shape, uint8=uint8)
+        return check_batch(where, x, shape, image=image, least=least)
     x = _with_signs(x)
     gpu, stream = _core.gpu_and_stream(device)
     got = int(x.__dlpack_device__()[1])
@@ -132,8 +174,8 @@ def take_batch(where: str, x: Any, shape: tuple[int, ...], dtype: np.dtype, devi
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"[{where}] expected an array on the GPU without gradient tracking, "
                         f"got {type(x).__name__}: {error}") from error
-    taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if uint8 else [dtype.name])
-    _check_shape(where, taken, shape)
+    taken = _core.borrow(where, capsule, device, [dtype.name, "uint8"] if image else [dtype.name])
+    _check_shape(where, taken, shape, least)
     return taken
 
 
@@ -150,10 +192,13 @@ def _is_on(x: Any, *types: int) -> bool:
         return False  # on none that there is a number for; taking it tells more
 
 
-def _check_shape(where: str, x: Batch, shape: tuple[int, ...]) -> None:
+def _check_shape(where: str, x: Batch, shape: tuple[int, ...], least: int) -> None:
     if x.ndim != 1 + len(shape) or x.shape[1:] != shape:
+        if x.size == 0 and x.ndim == 1 and least == 0:
+            raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got an empty list; no rows are "
+                             f"numpy.empty({(0, *shape)})")
         raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}")
-    if x.shape[0] == 0:
+    if x.shape[0] < least:
         raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
 
 
@@ -213,7 +258,7 @@ def check_labels(where: str, label: Any, n: int, classes: int, first: int = 0) -
     """
     if classes == 0:
         if label is not None:
-            raise ConfigError(f"[{where}] expected no label, since the model has no classes, got one")
+            raise ConfigError(f"[{where}] a label was given, but the model has no classes")
         return None
     if label is None:
         raise ConfigError(f"[{where}] expected a label in 0 ... {classes - 1}, got none "
@@ -266,13 +311,28 @@ def _check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> Non
 
 
 def to_uint8(x: Any, bits: int = 8) -> np.ndarray:
-    """Level units (0 ... 2^bits, floats) to 8-bit pixels, for display and for files.
+    """Converts images in level units to 8-bit pixels, for display and for files.
 
-    A sample of level k lies in [k, k + 1), so values are rounded down; but one that is less than 2^(bits - 14)
-    below a level (1/64 with 8 bits) counts as that level, so that decoded images, which are whole levels up to
-    rounding errors, come back exactly. The largest level becomes 255, and the result, given to a model of the
-    same `bits`, has the same levels again. Any shape.
-    NumericError for NaN and infinity, TypeError for whole numbers, ConfigError for bits beyond 1 ... 8.
+    A sample of level k lies in [k, k + 1), so values are rounded down. A value less than 2^(bits - 14) below a level
+    (1/64 with 8 bits) counts as that level, so that decoded images, whole levels up to rounding errors, come back
+    exactly. The largest level becomes 255, and a model of the same `bits` makes the same levels of the result.
+
+    Parameters
+    ----------
+    x : array_like of float
+        Images of any shape, in 0 ... 2^bits.
+    bits : int
+        Bits per channel, 1 ... 8.
+
+    Returns
+    -------
+    ndarray of uint8
+        Pixels, of the shape of x.
+
+    Raises
+    ------
+    NumericError, TypeError, ConfigError
+        A value is not finite, x has whole numbers, or bits is out of range.
     """
     x = as_array("to_uint8", x)
     bits = whole("to_uint8", "bits", bits)  # shifts of a numpy int8 stay in its 8 bits

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from evenflow import arrays, optim
-from evenflow.flow import Flow, check_flow
+from evenflow.density import check_flow
+from evenflow.flow import Flow
 
 
-def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, label: Any = None,
+def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, *, label: Any = None,
           context: Any = None) -> dict[str, Any]:
     """Medians over about `seconds` for each of: log_prob, sample, training step, log_prob of one row.
 

@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from evenflow import _core, arrays
+from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
-from evenflow.flow import Flow
-from evenflow.models import build, place
 
 FORMAT = "1"
 KIND = "evenflow model"
 
 
-def save(flow: Flow, path: str | os.PathLike[str], marks: dict[str, str] | None = None) -> None:
-    """Writes the model. The file appears complete or not at all: IoError leaves an old one as it was.
+def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
+    """Writes the model to a path or a binary file.
 
-    NumericError, before anything is written, where a value is not finite: no reader takes it.  marks: more
-    entries of the file's metadata.
+    A file appears complete or not at all: IoError leaves an old one as it was. NumericError, before anything is
+    written, if a value is not finite: no reader takes it.  marks: more entries of the file's metadata.
     """
     metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config),
-                **(marks or {})}
-    tensors = {name: np.ascontiguousarray(value) for name, value in flow.named_parameters().items()}
+                **{f"columns of {what}": json.dumps(names) for what, names in flow._names.items()}, **(marks or {})}
+    values = flow._core.values.copy()  # at once, since another thread may train
+    tensors = {name: values[offset:offset + size].reshape(shape) for name, shape, _, offset, size in flow.entries()}
     expect_finite("save", tensors)
-    _core.write_safetensors(os.fsencode(path), tensors, metadata)
+    if not hasattr(path, "write"):
+        _core.write_safetensors(os.fsencode(arrays.file_name("save", path)), tensors, metadata)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "model.safetensors")
+        _core.write_safetensors(os.fsencode(file), tensors, metadata)
+        with open(file, "rb") as written:
+            path.write(written.read())
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) -> Flow:
-    """The model in a file that `Flow.save` wrote, ready to use.
+@contextlib.contextmanager
+def as_file(source: Any) -> Iterator[str]:
+    """The name of a model file, which may be given as bytes or as an open binary file."""
+    if hasattr(source, "read"):
+        source = source.read()
+        if not isinstance(source, bytes):
+            raise TypeError(f"[load] expected a file opened to read bytes, got one of {type(source).__name__}")
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        yield arrays.file_name("load", source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "model.safetensors")
+        with open(file, "wb") as copy:
+            copy.write(source)
+        yield file
 
-    IoError, saying what was expected, for a file that is missing, truncated or foreign, of another format, or
-    whose tensors are not exactly those of its configuration; DeviceError, ConfigError or TypeError for a device
-    or a number of threads that is not to be had.
-    """
-    path, run = arrays.file_name("load", path), place("load", device, threads)
+
+def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
+    """The model in a file, made by `build` from its settings. IoError for a file that is no valid model."""
     tensors, metadata = read(path, KIND)
     config = metadata.get("config", "")
     try:
-        # Which also bounds how deep the JSON is nested, as Python's reader does not.
+        # This also bounds how deep the JSON is nested, as Python's reader does not.
         _core.check_settings(os.fsencode(path), config, len(tensors), sum(t.size for t in tensors.values()))
-        flow = build(json.loads(config), **run)
+        flow = build(json.loads(config))
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
+    flow._names = _names(path, metadata)
     parameters = flow.named_parameters()
     check_names(path, set(parameters), set(tensors))
     for name, value in parameters.items():
@@ -56,7 +78,22 @@ def load(path: str | os.PathLike[str], device: str = "cpu", threads: int = 0) ->
     return flow
 
 
-def check_values(path: str, flow: Flow, values: np.ndarray) -> None:
+def _names(path: str, metadata: dict[str, str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for what in ("x", "context"):
+        text = metadata.get(f"columns of {what}")
+        try:
+            found = [] if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise IoError(f"[load] {path}: expected a list of names as columns of {what}, got another value")
+        if found:
+            names[what] = found
+    return names
+
+
+def check_values(path: str, flow: Density, values: np.ndarray) -> None:
     """IoError unless the values, laid out like the model's, are valid parameters. It keeps its own."""
     own = flow._core.values.copy()
     flow._core.values[:] = values
@@ -66,7 +103,7 @@ def check_values(path: str, flow: Flow, values: np.ndarray) -> None:
         flow._core.values[:] = own
 
 
-def _check_parameters(path: str, flow: Flow) -> None:
+def _check_parameters(path: str, flow: Density) -> None:
     try:
         flow._core.check_parameters()
     except NumericError as error:

@@ -11,28 +11,25 @@ from evenflow.errors import IoError
 
 
 def write(text: str) -> None:
-    """Prints a result, if there is a standard output. IoError; BrokenPipeError where whoever read it has gone."""
-    if sys.stdout is None:  # closed before the process began
-        return
+    """Prints a result. IoError; BrokenPipeError where whoever read it has gone."""
     try:
         # A path need not be valid text.
-        encoding = sys.stdout.encoding or "utf-8"
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        raise
     except OSError as error:
-        abandon(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise IoError(f"[output] expected to write the result, got: {error}") from error
+        silence(sys.stdout)
+        raise IoError(f"[output] the result can't be written: {error}") from error
 
 
 def tell(text: str) -> None:
     """Prints a line, or goes on without."""
-    if sys.stderr is None:
-        return
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        abandon(sys.stderr)
+        silence(sys.stderr)
 
 
 def tell_error(text: str) -> None:
@@ -40,9 +37,9 @@ def tell_error(text: str) -> None:
     tell("\\n".join(text.splitlines()))
 
 
-def abandon(stream: Any) -> None:
-    """After an error: what the stream still holds, which Python would write at its end, and what comes go nowhere."""
-    with contextlib.suppress(OSError):  # of a stream without a file
+def silence(stream: Any) -> None:
+    """Drops what a broken stream still holds, which Python would write again at its end."""
+    with contextlib.suppress(OSError):  # a stream without a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -44,12 +44,20 @@ SHOWN = 4
 """Columns that are named."""
 
 
+_TOLD: set[str] = set()
+"""Texts of fits that scikit-learn made, which cross-validates: its searches undo Python's own memory of warnings."""
+
+
 def warn(where: str, trainer: Trainer) -> None:
     """A DataWarning, at the line that called the package, of each thing that `found` finds."""
     for text in found(where, trainer):
         level, frame = 1, sys._getframe()
         while _is_ours(frame) and frame.f_back is not None:
             level, frame = level + 1, frame.f_back
+        if str(frame.f_globals.get("__name__")).startswith("sklearn."):
+            if text in _TOLD:
+                continue
+            _TOLD.add(text)
         warnings.warn(text, DataWarning, stacklevel=level)
 
 
@@ -57,14 +65,15 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "evenflow"
 
 
-def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> list[str]:
+def found(where: str, trainer: Trainer, names: Sequence[str] | None = None) -> list[str]:
     """What is wrong with a trainer's table (N, D) in this way, and what helps: no text, one, or two.
 
     Rows that differ in their context are no copies. Rows of weight 0 are left out, others count alike: a weight says
     how much of the distribution a row stands for, not that its values were drawn again.
-    names: of the columns, else numbers.
+    names: of the columns; None: those that the flow remembers, or else numbers.
     """
     x, context, dtype = trainer.x, trainer.given, trainer.flow.dtype
+    names = list(names or trainer.flow.columns or ())
     most = max(1, min(MOST_ROWS, MOST_VALUES // x.shape[1]))
     index = shuffled(x, trainer.settings.seed)[:most] if len(x) > most else slice(None)
     with np.errstate(over="ignore"):
@@ -74,38 +83,46 @@ def found(where: str, trainer: Trainer, names: Sequence[str] = ()) -> list[str]:
     if trainer.weights is not None:
         good &= trainer.weights[index] > 0
     rows, given = rows[good], given[good]
-    of = f"of {len(rows)} {'sampled ' if len(x) > most else ''}rows"
-    known = [f"column {names[j]!r}" if len(names) else f"column {j}" for j in range(rows.shape[1])]
+    known = [repr(name) for name in names] if names else [str(j) for j in range(rows.shape[1])]
+    said = []
     few, peaks = [], []
     for name, column in zip(known, rows.T):
         values, counts = np.unique(column, return_counts=True)
         often = counts >= max(LEAST, OFTEN * len(rows))
         if often.sum() > 1 and counts[often].sum() >= MOST * len(rows):
             apart = np.diff(values[often].astype(np.float64)).min()
-            few.append(f"{name} ({often.sum()} values, {apart:.3g} apart, in {counts[often].sum()} {of})")
+            few.append(f"{name} ({often.sum()} values, {apart:.3g} apart)")
         elif counts.max(initial=0) >= max(2 * LEAST, MUCH * len(rows)):
-            peaks.append(f"{name} ({values[counts.argmax()]:.6g} in {counts.max()} {of})")
-    copies = _copies(np.concatenate([rows, given], axis=1))
-    said = [f"few values in {_listed(few)}: add uniform noise as wide as they are apart"] if few else []
+            peaks.append(f"{name} ({values[counts.argmax()]:.6g} in {_share(counts.max(), len(rows))} of the rows)")
+    if few:
+        said.append(f"few distinct values in {_columns(few)} (add uniform noise as wide as they are apart)")
     if peaks:
-        said.append(f"one value often in {_listed(peaks)}: leave these rows out, or add noise to them")
-    if copies:
-        said.append(f"{copies} {of} that repeat others: leave them out")
+        said.append(f"one value many times in {_columns(peaks)} (leave these rows out, or add noise to them)")
+    if copies := _copies(np.concatenate([rows, given], axis=1)):
+        said.append(f"{_share(copies, len(rows))} of the rows repeat others (leave them out)")
     dependent = [known[j] for j in _dependent(rows, given)]
     if dependent:
-        from_what = "follow from each other" if len(dependent) > 1 else "follows from the context"
-        said.append(f"{_listed(dependent)} that {from_what} by sums and factors: leave out what the rest gives")
+        of_what = "linearly dependent" if len(dependent) > 1 else "a linear function of the context"
+        are = "are" if len(dependent) > 1 else "is"
+        said.append(f"{_columns(dependent)} {are} {of_what} (leave out what the rest gives)")
     texts = []
     if said:
-        texts.append(f"[{where}] expected rows of a continuous distribution, got {'; '.join(said)}. On such data the "
-                     "likelihood can grow without bound, and its size means nothing; see docs/tutorials/tables.md, "
-                     "Discrete columns and repeated rows")
+        texts.append(f"[{where}] this table has no density: {'; '.join(said)}. The likelihood can grow without bound, "
+                     "and its size means nothing; see docs/tutorials/tables.md, Discrete columns and repeated rows")
     far = _scales_of_few(trainer.flow._bounds, rows, given, known) if trainer.standardises else []
     if far:
-        texts.append(f"[{where}] expected columns whose rows have a scale in common, got {_listed(far)}: few values, "
-                     "far from the rest, set what it is standardised by; leave their rows out, or clip or transform "
-                     "the column")
+        texts.append(f"[{where}] a few outliers dominate the standard deviation of {_listed(far)}: leave their rows "
+                     "out, or clip or transform the column")
     return texts
+
+
+def _share(count: int, of: int) -> str:
+    """A percentage to one digit, so that other folds of the same data give the same text, which is then shown once."""
+    return f"{float(f'{100 * count / of:.1g}'):g} %"
+
+
+def _columns(names: list[str]) -> str:
+    return f"{'column' if len(names) == 1 else 'columns'} {_listed(names)}"
 
 
 def _scales_of_few(bounds: Pairs | None, rows: np.ndarray, given: np.ndarray, known: list[str]) -> list[str]:
@@ -113,13 +130,13 @@ def _scales_of_few(bounds: Pairs | None, rows: np.ndarray, given: np.ndarray, kn
     found = []
     with np.errstate(all="ignore"):  # rows of a file that lie out of bounds are found later
         x = rows if bounds is None else unbounded(bounds, rows)
-        names = known + [f"context column {j}" for j in range(given.shape[1])]
+        names = [f"column {name}" for name in known] + [f"context column {j}" for j in range(given.shape[1])]
         for name, column in zip(names, [*x.T, *given.T]):
             column = column[np.isfinite(column)]
             low, high = np.quantile(column, [0.25, 0.75], method="nearest") if len(column) else (0.0, 0.0)
             half, deviation = float(high) - float(low), float(column.std(dtype=np.float64)) if len(column) else 0.0
             if deviation > FAR * half > 0:
-                found.append(f"{name} (deviation {deviation:.3g}, half of the rows within {half:.3g})")
+                found.append(f"{name} (deviation {deviation:.1g}, half of the rows within {half:.1g})")
     return found
 
 

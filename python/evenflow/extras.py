@@ -9,15 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from evenflow import signals
 from evenflow.errors import DeviceError, MissingExtra
 
 
 def need(where: str, module: str, package: str, extra: str) -> Any:
     """The module of a package that is not a dependency. MissingExtra says how to install it."""
     try:
-        with signals.held_back():
-            return importlib.import_module(module)
+        return importlib.import_module(module)
     except Exception as error:  # a package that does not fit its own dependencies raises what it likes
         raise MissingExtra(f'[{where}] expected {package} to be installed (pip install "evenflow[{extra}]"), '
                            f"got: {error}", name=module) from error

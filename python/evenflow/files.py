@@ -16,16 +16,16 @@ from evenflow.arrays import as_array, file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14
-Weighted = tuple[np.ndarray, "np.ndarray | None", "np.ndarray | None"]
-"""(x, given, weight) of rows: labels or a context, and what they count for, or None where there are none."""
-Rows = Iterable["tuple[np.ndarray, np.ndarray | None] | Weighted"]
-"""Of consecutive rows, without weights as (x, given). See `evenflow.stream`."""
 ARRAY_VALUES = 1 << 20
-"""Of an array, a block."""
+"""Values in a block of an array."""
+Weighted = tuple[np.ndarray, "np.ndarray | None", "np.ndarray | None"]
+"""(x, given, weight) of rows: labels or a context, and what they count for; None where there are none."""
+Rows = Iterable["tuple[np.ndarray, np.ndarray | None] | Weighted"]
+"""Consecutive rows, as `evenflow.stream.read_rows` gives them, or as pairs (x, given)."""
 
 
 def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """(x, given, weight) of rows, or of an array, of which nothing is given besides. TypeError for anything else."""
+    """(x, given, weight) of `Rows` or of an array, which has no more than x. TypeError for anything else."""
     if hasattr(rows, "__dlpack__") or hasattr(rows, "__array__"):
         x = as_array(where, rows)
         if x.ndim == 0:
@@ -57,11 +57,10 @@ def writing(where: str, path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(where: str, path: str | os.PathLike[str]) -> Iterator[str]:
-    """A temporary name beside `path` with the same ending; renamed to `path` if the block ends well.
+    """A temporary name beside `path`, of a file that is made at once and renamed to `path` if the block ends well.
 
-    The temporary file is made at once, so that a place that can't be written is found out before the work. What
-    has the name is replaced, not written to: a symbolic link becomes a file, with the mode of a new one.
-    IoError; an old file at `path` is then left as it was.
+    A place that can't be written is so found out before the work. IoError; an old file at `path` is then left as it
+    was.
     """
     path = file_name(where, path)
     folder, name = os.path.split(path)
@@ -117,20 +116,16 @@ class _Npy:
     def write(self, block: np.ndarray) -> None:
         if self.rows == 0:
             self.kind = block.dtype, block.shape[1:]
-            self._header()
+            self.close()
         self.rows += len(block)
         self.file.write(np.ascontiguousarray(block).data)
 
     def close(self) -> None:
-        self.file.seek(0)
-        self._header()
-
-    def _header(self) -> None:
-        """numpy leaves room for the first size to grow, so a later header fits the place of the first."""
+        """Writes the header: numpy leaves room for the first size to grow, so a later one fits in its place."""
         dtype, shape = self.kind
+        self.file.seek(0)
         np.lib.format.write_array_header_1_0(self.file, {
-            "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-            "shape": (self.rows, *shape)})
+            "descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (self.rows, *shape)})
 
 
 class _Csv:
@@ -143,12 +138,11 @@ class _Csv:
 
     def write(self, block: np.ndarray) -> None:
         if block.ndim > 2:
-            raise ShapeError(f"[{self.where}] expected rows of numbers for a .csv file, "
-                             f"got {block.shape[1:]}; use .npy")
+            raise ShapeError(f"[{self.where}] expected rows of numbers for a .csv file, got {block.shape[1:]}; "
+                             "use .npy")
         rows = block.reshape(len(block), -1)
         for a in range(0, len(rows), CSV_ROWS):
-            # The shortest text that gives the same number back.
-            cells = rows[a:a + CSV_ROWS].astype("U32").tolist()
+            cells = rows[a:a + CSV_ROWS].astype("U32").tolist()  # the shortest text that gives the same number back
             self.file.write("".join(",".join(row) + "\n" for row in cells).encode())
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
+from evenflow.density import check_flow
 from evenflow.errors import ConfigError, ShapeError
-from evenflow.flow import Flow, check_flow
+from evenflow.flow import Flow
 
 MASKS = ("top", "bottom", "even", "odd", "left", "right", "rows", "columns", "random75", "random90")
 """What is hidden: a half; every second pixel; the middle half of rows or columns; a share at random."""
@@ -21,7 +22,17 @@ GRADIENT_WEIGHT = 0.01
 
 
 def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W) bool, True where one of the ten MASKS hides a pixel. ConfigError lists them."""
+    """A mask for `inpaint`, (H, W) bool: True where a pixel is hidden.
+
+    Parameters
+    ----------
+    mask : str
+        One of MASKS.
+    height, width : int
+        Of the images.
+    seed : int
+        For the masks that hide a share of the pixels at random.
+    """
     arrays.choice("inpaint", "mask", mask, MASKS)
     height, width = (arrays.whole("inpaint", name, size, low=1)
                      for name, size in (("height", height), ("width", width)))
@@ -37,19 +48,42 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
     return masks[mask]
 
 
-def inpaint(flow: Flow, x: Any, hidden: Any, steps: int = 2000, seed: int = 0, label: Any = None,
-            context: Any = None) -> np.ndarray:
-    """x (N, H, W, C) with new values where `hidden`, bool (H, W) or (N, H, W), is True; the rest is x's own.
+def inpaint(flow: Flow, x: Any, hidden: Any, *, label: Any = None, context: Any = None, seed: int = 0,
+            steps: int = 2000) -> np.ndarray:
+    """Fills hidden pixels by noisy gradient ascent on the log density (Dinh et al. 2014, section 5.2).
 
-    Hidden pixels start uniform; then, for pixels in units of the whole range, i = 0 ... steps - 1,
+    Hidden pixels start uniform; then, for pixels in units of the whole range and i = 0 ... steps - 1,
 
         x_hidden += a_i (grad log p(x) / 100 + noise),   a_i = 10 / (100 + i),   noise ~ N(0, 1).
 
-    Differences from the script: values stay in the range, and one pixel's gradient / 100 is cut to -1 ... 1,
-    the size of the noise, since models steeper than NICE would run away. Observed uint8 pixels get new
-    dequantisation noise in every step. The script takes 111,895 steps.
-    label, context: what the density is given, as in Flow.log_prob.
-    Returns floats in level units. Parameters and `grads` are left as they were. ConfigError for tables.
+    Two things differ from the authors' script: values stay in the range, and one pixel's gradient / 100 is cut to
+    -1 ... 1, since models steeper than NICE would run away. Observed uint8 pixels get new noise in every step. The
+    script takes 111,895 steps.
+
+    Parameters
+    ----------
+    flow : Flow
+        A model of images.
+    x : array_like, (N, H, W, C)
+        Images.
+    hidden : array_like of bool, (H, W) or (N, H, W)
+        Pixels to fill; see `hidden_pixels`.
+    label, context
+        As in `Flow.log_prob`.
+    seed : int
+        For the noise.
+    steps : int
+        Number of steps.
+
+    Returns
+    -------
+    ndarray, (N, H, W, C)
+        The images in level units, with new values where hidden.
+
+    Raises
+    ------
+    ConfigError
+        The model is for tables, or no pixel is hidden.
     """
     check_flow("inpaint", flow)
     x, steps = flow._check("inpaint", x), arrays.whole("inpaint", "steps", steps, low=1)

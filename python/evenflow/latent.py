@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
+from evenflow.density import check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
-from evenflow.flow import Flow, check_flow
+from evenflow.flow import Flow
 from evenflow.models import build
 
 MOST_STEPS = 1 << 20
@@ -32,39 +33,75 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
 
-def reconstruct(flow: Flow, x: Any, keep: int | None = None, rest: str = "zero", seed: int = 0,
-                label: Any = None, context: Any = None) -> np.ndarray:
-    """x -> latent -> x (N, ...), with the coarsest `keep` levels of the latent; None: all of them.
+def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, seed: int = 0, keep: int | None = None,
+                rest: str = "zero") -> np.ndarray:
+    """Encodes and decodes, keeping only the coarsest levels of the latent (Dinh et al. 2016, appendix D).
 
-    The finer levels become zero (rest="zero", Real NVP's compression) or are drawn anew (rest="redraw"), as
-    in Real NVP (Dinh et al. 2016), appendix D. ConfigError for a number of levels that the model lacks.
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    x : array_like, (N, *shape)
+        Data.
+    label, context
+        As in `Flow.log_prob`.
+    seed : int
+        For rest="redraw".
+    keep : int, optional
+        Number of levels to keep, coarsest first. None: all.
+    rest : str
+        What becomes of the finer levels: "zero" (Real NVP's compression), or "redraw".
+
+    Returns
+    -------
+    ndarray, (N, *shape)
+        Data; images in level units.
+
+    Raises
+    ------
+    ConfigError
+        The model has fewer levels.
     """
     check_flow("reconstruct", flow)
     arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
     seed = arrays.whole("reconstruct", "seed", seed, low=0)
-    z = flow.encode(as_floats(flow, x), label, context)
+    z = flow.encode(as_floats(flow, x), label=label, context=context)
     levels = flow.split_latent(z)
     keep = len(levels) if keep is None else arrays.whole("reconstruct", "keep", keep, low=1)
     if keep > len(levels):
         raise ConfigError(f"[reconstruct] expected keep in 1 ... {len(levels)}, got {keep}")
     if rest == "redraw" and keep < len(levels):
         drawn = flow.sample(len(z), seed=seed, label=label, context=context)
-        fresh = flow.split_latent(flow.encode(drawn, label, context))
+        fresh = flow.split_latent(flow.encode(drawn, label=label, context=context))
     else:
         fresh = [np.zeros_like(level) for level in levels]
     finer = len(levels) - keep
-    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label, context)
+    decoded: np.ndarray = flow.decode(flow.join_latent([*fresh[:finer], *levels[finer:]]), label=label, context=context)
     return decoded
 
 
-def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None, context: Any = None) -> np.ndarray:
-    """(N, steps, ...): from a (N, ...) to b (N, ...) on a straight line in latent space, both ends included.
+def interpolate(flow: Flow, a: Any, b: Any, *, label: Any = None, context: Any = None, steps: int = 9) -> np.ndarray:
+    """Interpolates between pairs of samples on a straight line in latent space (Kingma, Dhariwal 2018, figure 5).
 
-    As in Glow (Kingma, Dhariwal 2018), figure 5. label (N,), context (N, C): one a pair.
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    a, b : array_like, (N, *shape)
+        Both ends of each line, which are included.
+    label, context
+        One for each pair, or one for all.
+    steps : int
+        Samples on a line, at least 2.
+
+    Returns
+    -------
+    ndarray, (N, steps, *shape)
+        Data; images in level units.
     """
     check_flow("interpolate", flow)
     steps = arrays.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
-    za, zb = (flow.encode(as_floats(flow, x), label, context) for x in (a, b))
+    za, zb = (flow.encode(as_floats(flow, x), label=label, context=context) for x in (a, b))
     if len(za) != len(zb):
         raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
     with arrays.memory_for("interpolate", f"{len(za)} lines of {steps} samples"):
@@ -72,17 +109,34 @@ def interpolate(flow: Flow, a: Any, b: Any, steps: int = 9, label: Any = None, c
         return _decode(flow, za[:, None] * (1 - t) + zb[:, None] * t, label, context)
 
 
-def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None, context: Any = None) -> np.ndarray:
-    """(steps, steps, ...): the manifold of four images x (4, ...), Real NVP (Dinh et al. 2016), equation 19.
+def manifold(flow: Flow, x: Any, *, label: int | None = None, context: Any = None, steps: int = 8) -> np.ndarray:
+    """The manifold of four samples (Dinh et al. 2016, equation 19).
 
-    z = cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4), with phi by row and
-    phi' by column on `steps` equal angles of the whole circle; four standard normal z give one again. label:
-    the class of all images; context (C,): that of all samples.
+    z = cos(phi) (cos(phi') z1 + sin(phi') z2) + sin(phi) (cos(phi') z3 + sin(phi') z4), with phi by row and phi' by
+    column on `steps` equal angles of the whole circle. Four standard normal z give standard normal ones.
+
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    x : array_like, (4, *shape)
+        Four samples.
+    label : int, optional
+        The class of all.
+    context : array_like, (C,), optional
+        The context of all.
+    steps : int
+        Rows, and columns, at least 2.
+
+    Returns
+    -------
+    ndarray, (steps, steps, *shape)
+        Data; images in level units.
     """
     check_flow("manifold", flow)
     steps = arrays.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
     label = None if label is None else arrays.whole("manifold", "label", label, low=0)
-    z = flow.encode(as_floats(flow, x), label, context)
+    z = flow.encode(as_floats(flow, x), label=label, context=context)
     if len(z) != 4:
         raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
     angle = 2 * np.pi * np.arange(steps) / steps
@@ -92,12 +146,30 @@ def manifold(flow: Flow, x: Any, steps: int = 8, label: int | None = None, conte
         return _decode(flow, (weights @ z).astype(flow.dtype), label, context)
 
 
-def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, label: Any = None,
+def attribute(flow: Flow, x: Any, positive: Any, negative: Any = None, *, label: Any = None,
               context: Any = None) -> np.ndarray:
-    """(D,): mean latent of the samples with an attribute minus that of those without.
+    """Direction of an attribute in latent space (Kingma, Dhariwal 2018, section 5.3).
 
-    As in Glow (Kingma, Dhariwal 2018), section 5.3. positive, negative: (N,) bool; negative None: all that
-    are not positive. x is encoded piece by piece. ConfigError unless there are samples of both kinds.
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    x : array_like, (N, *shape)
+        Data, which are encoded piece by piece.
+    positive, negative : array_like of bool, (N,)
+        Samples with and without the attribute. negative None: all that are not positive.
+    label, context
+        As in `Flow.log_prob`.
+
+    Returns
+    -------
+    ndarray of float64, (D,)
+        Mean latent of the positive samples minus that of the negative ones.
+
+    Raises
+    ------
+    ConfigError
+        There are no samples of one kind.
     """
     x = check_flow("attribute", flow)._check("attribute", x)
     given = flow._given("attribute", label, context, len(x), on_host=True)
@@ -121,29 +193,71 @@ def _marks(name: str, marks: Any, n: int) -> np.ndarray:
     return group
 
 
-def edit(flow: Flow, x: Any, direction: Any, strengths: Any, label: Any = None, context: Any = None) -> np.ndarray:
-    """(N, S, ...): x with `direction` (D,), of `attribute`, added to its latent at each of S strengths."""
+def edit(flow: Flow, x: Any, direction: Any, strengths: Any, *, label: Any = None, context: Any = None) -> np.ndarray:
+    """Moves samples along a direction of latent space.
+
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    x : array_like, (N, *shape)
+        Data.
+    direction : array_like, (D,)
+        Of `attribute`.
+    strengths : array_like, (S,)
+        Multiples of the direction to add.
+    label, context
+        As in `Flow.log_prob`.
+
+    Returns
+    -------
+    ndarray, (N, S, *shape)
+        Data; images in level units.
+
+    Raises
+    ------
+    NumericError
+        A strength leads to latents without finite data.
+    """
     direction = _direction("edit", flow, direction)
     strengths = arrays.as_numbers("edit", "strengths", strengths)
     if strengths.ndim != 1 or len(strengths) == 0:
         raise ShapeError(f"[edit] expected strengths as (S,), got {strengths.shape}")
     strengths = arrays.to_floats("edit", strengths, flow.dtype)
-    z, step = flow.encode(as_floats(flow, x), label, context), direction.astype(flow.dtype)
+    z, step = flow.encode(as_floats(flow, x), label=label, context=context), direction.astype(flow.dtype)
     columns = []
     for strength in strengths:
         try:
-            columns.append(flow.decode(z + strength * step, label, context))
+            columns.append(flow.decode(z + strength * step, label=label, context=context))
         except NumericError as error:
             raise NumericError("[edit] expected strengths that lead to latents with finite data, "
                                f"got {strength:g}: {error}") from error
     return np.stack(columns, axis=1)
 
 
-def project(flow: Flow, x: Any, direction: Any, label: Any = None, context: Any = None) -> np.ndarray:
-    """(N,) float64: how much of `direction` (D,), of `attribute`, is in each sample's latent z (Glow's demo).
+def project(flow: Flow, x: Any, direction: Any, *, label: Any = None, context: Any = None) -> np.ndarray:
+    """How much of a direction is in each sample's latent z, as in Glow's demo.
 
-    z . direction / |direction|^2, to which `edit` of strength s adds s. ConfigError for a direction of zeros,
-    NumericError for one that is so short that a share overflows.
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    x : array_like, (N, *shape)
+        Data.
+    direction : array_like, (D,)
+        Of `attribute`.
+    label, context
+        As in `Flow.log_prob`.
+
+    Returns
+    -------
+    ndarray of float64, (N,)
+        z . direction / |direction|^2, to which `edit` with strength s adds s.
+
+    Raises
+    ------
+    ConfigError, NumericError
+        The direction is zero, or so short that a share overflows.
     """
     direction = _direction("project", flow, direction)
     scale = float(np.abs(direction).max())
@@ -155,7 +269,7 @@ def project(flow: Flow, x: Any, direction: Any, label: Any = None, context: Any 
     parts = [flow.encode(as_floats(flow, x[a:b], a), **flow._by_name(None if given is None else given[a:b])) @ unit
              for a, b in flow._blocks(len(x))]
     with np.errstate(over="ignore"):
-        shares: np.ndarray = np.concatenate(parts) / (unit @ unit) / scale
+        shares: np.ndarray = np.concatenate([np.empty(0), *parts]) / (unit @ unit) / scale
     if not np.isfinite(shares).all():
         raise NumericError("[project] expected a direction long enough for finite shares, got one whose largest value "
                            f"is {scale:.3g}")
@@ -169,10 +283,27 @@ def _direction(where: str, flow: Flow, direction: Any) -> np.ndarray:
     return arrays.to_floats(where, numbers, flow.dtype).astype(np.float64)
 
 
-def enlarged(flow: Flow, factor: int, device: str = "cpu", threads: int = 0) -> Flow:
-    """The same parameters for images `factor` times as high and wide, as Real NVP's larger samples are made.
+def enlarged(flow: Flow, factor: int, *, device: str = "cpu", threads: int = 0) -> Flow:
+    """A model of the same parameters for larger images, as Real NVP's larger samples are made.
 
-    Convolutional models only: ConfigError for NICE and for tables.
+    Parameters
+    ----------
+    flow : Flow
+        A Glow or RealNVP.
+    factor : int
+        How many times as high and wide.
+    device, threads
+        As in `Glow`.
+
+    Returns
+    -------
+    Flow
+        An independent model.
+
+    Raises
+    ------
+    ConfigError
+        The model is not convolutional: NICE, or for tables.
     """
     check_flow("enlarged", flow)
     factor = arrays.whole("enlarged", "factor", factor, low=1)
@@ -193,5 +324,5 @@ def _decode(flow: Flow, z: np.ndarray, label: Any, context: Any) -> np.ndarray:
         label = np.repeat(np.asarray(label), z.shape[1])
     if context is not None and np.ndim(context) == 2:
         context = np.repeat(np.asarray(context), z.shape[1], axis=0)
-    x: np.ndarray = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label, context)
+    x: np.ndarray = flow.decode(z.reshape(math.prod(z.shape[:2]), flow.dims), label=label, context=context)
     return x.reshape(*z.shape[:2], *flow.shape)

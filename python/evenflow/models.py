@@ -1,36 +1,27 @@
-"""The three models: constructors that check their settings and record them as `config`."""
+"""The models: constructors that check their settings and record them as `config`."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-import json
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+import os
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import IO, Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from evenflow import _core
-from evenflow.arrays import LARGEST, choice, flag, memory_for, number, whole
+from evenflow import _core, checkpoint
+from evenflow.arrays import LARGEST, choice, flag, number, whole
 from evenflow.bounds import checked as checked_bounds
-from evenflow.errors import ConfigError, DeviceError, ShapeError
+from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow
+from evenflow.names import hinted
 
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
-"""OpenMP ends the process where the system refuses it a thread."""
-ELSEWHERE = {name: ours for ours, theirs in {
-    ("shape",): ("features", "dim", "dims", "input_shape"),
-    ("couplings", "steps"): ("num_layers", "n_layers", "num_flows", "n_flows", "transforms", "flow_layers"),
-    ("hidden",): ("hidden_features", "hidden_channels", "hidden_units", "hidden_dims", "nn_width"),
-    ("classes",): ("num_classes", "n_classes"),
-    ("context",): ("context_features", "cond_dim"),
-}.items() for name in theirs}
-"""Names of settings in other libraries, and ours, of which a model has one."""
-
+"""OpenMP ends the process if the system refuses it a thread."""
 
 @dataclass(frozen=True)
 class Setting:
@@ -84,191 +75,297 @@ for _setting in _core.settings():
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
-def _says_what_is_near(init: Constructor) -> Constructor:
-    """Another name than a setting's is answered with the nearest one, which Python's own error would not name.
-
-    Around the constructor and not within it: type checkers and help go on seeing its settings.
-    """
-    known = list(inspect.signature(init).parameters)[1:]
-
+def _for_images(init: Constructor) -> Constructor:
+    """Answers RealNVP(6, ...), which was for tables once, with the call to make."""
     @functools.wraps(init)
-    def checked(self: Flow, *args: Any, **settings: Any) -> None:
-        for name in settings:
-            if name not in known:
-                ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
-                near = (ours or difflib.get_close_matches(name, known, n=1))[:1]
-                raise TypeError(f"[{init.__qualname__.split('.')[0]}] expected the name of a setting, got {name}"
-                                f"{'; nearest: ' if near else ''}{''.join(near)}")
-        init(self, *args, **settings)
+    def checked(self: Flow, *shape: Any, **settings: Any) -> None:
+        columns = shape[0] if shape else settings.get("shape")
+        if _is_number(columns):
+            names = {"coupling": "law", "prior": "base"}
+            told = (f"{names.get(name, name)}={value!r}" for name, value in settings.items() if name != "shape")
+            raise ConfigError(f"[RealNVP] RealNVP is the model of images (H, W, C); for a table of {columns} columns "
+                              f"write CouplingFlow({', '.join([str(columns), *told])})")
+        init(self, *shape, **settings)
 
     return cast(Constructor, checked)
 
 
 class Glow(Flow):
-    """Glow (Kingma, Dhariwal 2018): steps of actnorm, 1x1 convolution and coupling, at several scales.
+    """Glow (Kingma, Dhariwal 2018) for images: steps of actnorm, 1x1 convolution and coupling, at several scales.
 
-    shape: (H, W, C), H and W divisible by 2^levels.  levels, steps: scales, and steps of flow at each.
-    hidden: channels inside the coupling nets.  coupling: "affine" | "additive".
-    permutation: "lu" | "plain" (1x1 convolution) | "shuffle" | "reverse".
-    learn_top: learned mean and scale of the coarsest latents.
-    classes: the top prior depends on a label in 0 ... classes - 1; 0: none.
-    class_weight: weight of a classification loss on the coarsest latents [nats a sample].
-    bits: bits a channel of the images.
-    conditioner_dtype: arithmetic inside the coupling nets, "float32" | "bfloat16" (weights and hidden
-    activations rounded, sums in float32; the flow itself stays exactly invertible).
-    context: how many numbers C the density of an image is given, p(x | c); 0: none, and no classes with it. Every
-    coupling's net sees them at each pixel, standardised as `init` finds them, and every call takes context=, (N, C)
-    or (C,) for all images.
-    dtype: "float32" | "float64", or numpy's; None, which numpy takes for float64, is refused.
-    device: "cpu" | "cuda".  threads: 0 takes the OpenMP default.
+    Parameters
+    ----------
+    shape : (int, int, int)
+        (H, W, C); H and W are divisible by 2^levels.
+    levels, steps : int
+        Number of scales, and steps of flow at each.
+    hidden : int
+        Channels inside the coupling nets.
+    coupling : str
+        Law of the couplings, "affine" or "additive".
+    permutation : str
+        Mixing of the channels: "lu" or "plain" (learned 1x1 convolution), "shuffle" or "reverse".
+    learn_top : bool
+        Learn mean and scale of the coarsest latents.
+    classes : int
+        Number of classes y of a density p(x | y); 0: none.
+    class_weight : float
+        Weight of a classification loss on the coarsest latents, in nats a sample.
+    context : int
+        Number of context values c of a density p(x | c); 0: none. The nets see them at each pixel, standardised by
+        `init`. Excludes classes.
+    bits : int
+        Bits per channel of the images, 1 ... 8.
+    seed : int
+        For the initial parameters.
+    dtype : str
+        "float32" or "float64".
+    conditioner_dtype : str
+        Arithmetic inside the nets: "float32", or "bfloat16" (weights and hidden activations rounded, sums in float32;
+        the flow stays exactly invertible). "float32" stands for dtype.
+    device : str
+        "cpu" or "cuda".
+    threads : int
+        0: as many as OpenMP would take.
 
-    ShapeError or ConfigError for sizes and settings that don't fit, TypeError for others than numbers, names
-    and flags where these belong, DeviceError for a device that is not there.
+    Raises
+    ------
+    ShapeError, ConfigError, TypeError
+        A size or setting doesn't fit.
+    DeviceError
+        The device is not there.
     """
 
-    @_says_what_is_near
-    def __init__(self, shape: Sequence[int], levels: int = 3, steps: int = 32, hidden: int = 512,
+    @hinted
+    def __init__(self, shape: Sequence[int], *, levels: int = 3, steps: int = 32, hidden: int = 512,
                  coupling: str = "affine", permutation: str = "lu", learn_top: bool = True, classes: int = 0,
-                 class_weight: float = 0.0, bits: int = 8, seed: int = 0, dtype: str = "float32",
-                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0, context: int = 0):
-        super().__init__(*_built("Glow", locals()))
+                 class_weight: float = 0.0, context: int = 0, bits: int = 8, seed: int = 0, dtype: str = "float32",
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+        super().__init__(config_of("Glow", locals()), **place("Glow", device, threads))
 
 
 class RealNVP(Flow):
-    """Real NVP (Dinh, Sohl-Dickstein, Bengio 2016).
+    """Real NVP (Dinh, Sohl-Dickstein, Bengio 2016) for images: the paper's multi-scale model.
 
-    shape: (H, W, C) for images, the paper's multi-scale model; a number D for tables of D columns, couplings
-    on alternating halves. Settings of the other kind are refused.
+    For tables see `CouplingFlow`.
 
-    context: how many numbers C the density of a row or an image is given, p(x | c): every coupling's net sees them
-    beside its half (of images at each pixel), standardised as `init` finds them, and every call takes context=,
-    (N, C) or (C,) for all. Default 0: none.
+    Parameters
+    ----------
+    shape : (int, int, int)
+        (H, W, C); H and W are divisible by 2^(scales - 1).
+    scales, base_dim : int
+        Number of scales, and channels of the residual nets at the finest.
+    residual_blocks : int
+        Blocks of each net.
+    bottleneck, skip, weight_norm : bool
+        Of the nets: blocks with a bottleneck, skip connections from every block to the output, weight norm.
+    batch_norm : bool
+        In the nets and between couplings. "auto": True, but False with a context, since a batch's moments are those
+        of the contexts that it happens to have.
+    recursion : int
+        Share factored out at each scale: 1 none, 2 half, 3 three quarters, 4 as 3 with nets of equal width.
+    coupling : str
+        "affine", or "additive", in which the last coupling of each group stays affine.
+    context, bits, seed, dtype, device, threads
+        As in `Glow`.
 
-    Images: scales, base_dim: number of scales, and channels of the residual nets at the finest.
-    residual_blocks, bottleneck, skip, weight_norm: of those nets.  batch_norm: in nets and between couplings; with a
-    context off by default, since its moments are those of the contexts that a batch happens to have.
-    coupling: "affine" | "additive" (the third of each group, and the fourth of the last, stay affine).
-    recursion: factored out at each scale, 1: nothing, 2: half, 3: three quarters, 4: 3 at constant width.
-    bits: bits a channel.  Defaults: scales=2, base_dim=64, residual_blocks=8 (the paper's CIFAR-10 model),
-    bottleneck=False, skip=True, weight_norm=True, batch_norm=True, recursion=2, bits=8.
-
-    Tables: couplings, hidden: number of couplings, widths of their hidden layers.
-    coupling: "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic, `bins` bins, 1 to 64, on [-bound,
-    bound] in units after `preprocess`, the identity outside), or another law of docs/math/coupling.md.  mask: "halves" | "odd-even".
-    permutation: between couplings, "none" | "shuffle" | "lu".
-    preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  batch_norm, actnorm: between
-    couplings.  prior: "gaussian" | "logistic".  conditioner_dtype: "float32" | "bfloat16", see Glow.
-    bounds: (low, high) of every column, None for an open end: its values lie strictly between, so do samples, and the
-    density outside is zero. It is learned in log(x - low) - log(high - x), without the logarithm of an open end, which
-    comes before `preprocess`. Values on or outside of a bound are a NumericError.
-    Defaults: couplings=8, hidden=(64, 64), mask="halves", permutation="none", preprocess="standardize",
-    batch_norm=False, actnorm=False, prior="gaussian", conditioner_dtype that of the model, bounds=None, bins=8,
-    bound=4.0.
-
-    dtype, device, threads, and errors: see Glow.
+    Raises
+    ------
+    ShapeError, ConfigError, TypeError, DeviceError
+        As `Glow`.
     """
 
-    @_says_what_is_near
-    def __init__(self, shape: int | Sequence[int], *, coupling: str = "affine", scales: int | None = None,
-                 base_dim: int | None = None, residual_blocks: int | None = None,
-                 bottleneck: bool | None = None, skip: bool | None = None, weight_norm: bool | None = None,
-                 recursion: int | None = None, bits: int | None = None, couplings: int | None = None,
-                 hidden: Sequence[int] | None = None, mask: str | None = None, permutation: str | None = None,
-                 preprocess: str | None = None, actnorm: bool | None = None, prior: str | None = None,
-                 batch_norm: bool | None = None, conditioner_dtype: str | None = None,
-                 context: int | None = None, bounds: Sequence[Any] | None = None, bins: int | None = None,
-                 bound: float | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu", threads: int = 0):
-        if batch_norm is None and context is not None and whole("RealNVP", "context", context):
-            batch_norm = False
-        super().__init__(*_built("RealNVP", locals()))
+    @_for_images
+    @hinted
+    def __init__(self, shape: Sequence[int], *, scales: int = 2, base_dim: int = 64, residual_blocks: int = 8,
+                 bottleneck: bool = False, skip: bool = True, batch_norm: bool | Literal["auto"] = "auto",
+                 weight_norm: bool = True, recursion: int = 2, coupling: str = "affine", context: int = 0,
+                 bits: int = 8, seed: int = 0, dtype: str = "float32", device: str = "cpu", threads: int = 0):
+        arguments = locals()
+        if isinstance(batch_norm, str) and batch_norm == "auto":
+            arguments["batch_norm"] = not whole("RealNVP", "context", context)
+        super().__init__(config_of("RealNVP", arguments), **place("RealNVP", device, threads))
+
+
+class CouplingFlow(Flow):
+    """A flow of couplings for tables of D >= 2 columns, p(x) or, with a context, p(x | c).
+
+    Parameters
+    ----------
+    shape : int
+        Number of columns, D.
+    context : int
+        Number of context values c of a density p(x | c); 0: none. Every coupling's net sees them, standardised by
+        `init`.
+    couplings : int
+        Number of couplings.
+    law : str
+        "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic; Durkan et al. 2019), "sigmoid"
+        (nflows' affine law), "additive", "gaussian", "glow" or "real_nvp": see docs/math/coupling.md.
+    bins, bound : int, float
+        Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
+    hidden : sequence of int
+        Widths of the hidden layers of each coupling's net.
+    mask : str
+        Columns that a coupling changes: "halves" or "odd-even", alternating.
+    permutation : str
+        Mixing of the columns between couplings: "none", "shuffle" or "lu" (a learned matrix).
+    batch_norm, actnorm : bool
+        Between couplings.
+    base : str
+        Distribution of the latents, "gaussian" or "logistic".
+    preprocess : str
+        Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
+    bounds : sequence of (low, high), optional
+        One pair a column, None for an open end or an unbounded column: values lie strictly between, so do samples, and
+        the density outside is zero. The flow learns log(x - low) - log(high - x), without the logarithm of an open end.
+    seed : int
+        For the initial parameters and orders of columns.
+    dtype, conditioner_dtype, device, threads
+        As in `Glow`.
+
+    Raises
+    ------
+    ShapeError, ConfigError, TypeError, DeviceError
+        As `Glow`.
+    """
+
+    @hinted
+    def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "affine", bins: int = 8,
+                 bound: float = 4.0, hidden: Sequence[int] = (64, 64), mask: str = "halves", permutation: str = "none",
+                 batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
+                 preprocess: str = "standardize", bounds: Sequence[Any] | None = None, seed: int = 0,
+                 dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+        super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 
 
 class NICE(Flow):
     """NICE (Dinh, Krueger, Bengio 2014): additive couplings, then one scaling of every dimension.
 
-    shape: a number D for tables, (H, W, C) for images (levels are scaled to [0, 1], but of one pixel).
-    couplings, hidden: number of couplings, widths of their hidden layers.  prior: "logistic" | "gaussian".
-    order: first reordering, "tile" (even, then odd dimensions) | "shuffle" | "reverse" | "none".
-    preprocess: "none" | "standardize" | "zca" | "whiten", fitted by `init`.  bits: of images.
-    bounds: of a table's columns, see RealNVP.
-    conditioner_dtype: "float32" | "bfloat16"; dtype, device, threads, and errors: see Glow.
+    Parameters
+    ----------
+    shape : int or (int, int, int)
+        Number of columns D >= 2, or (H, W, C) of images, whose levels are scaled to [0, 1].
+    couplings : int
+        Number of couplings.
+    hidden : sequence of int
+        Widths of the hidden layers of each coupling's net.
+    prior : str
+        Distribution of the latents, "logistic" or "gaussian".
+    order : str
+        First order of the dimensions: "tile" (even, then odd), "shuffle", "reverse" or "none".
+    preprocess : str
+        Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
+    bounds : sequence of (low, high), optional
+        For tables; see `CouplingFlow`.
+    bits : int
+        For images: bits per channel.
+    seed, dtype, conditioner_dtype, device, threads
+        As in `Glow`.
+
+    Raises
+    ------
+    ShapeError, ConfigError, TypeError, DeviceError
+        As `Glow`.
     """
 
-    @_says_what_is_near
-    def __init__(self, shape: int | Sequence[int], couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
+    @hinted
+    def __init__(self, shape: int | Sequence[int], *, couplings: int = 4, hidden: Sequence[int] = (1000,) * 5,
                  prior: str = "logistic", order: str = "tile", preprocess: str = "none",
-                 bits: int | None = None, conditioner_dtype: str = "float32",
-                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32", device: str = "cpu",
-                 threads: int = 0):
-        super().__init__(*_built("NICE", locals()))
+                 bounds: Sequence[Any] | None = None, bits: int = 8, seed: int = 0, dtype: str = "float32",
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+        super().__init__(config_of("NICE", locals()), **place("NICE", device, threads))
 
     def spectrum(self) -> np.ndarray:
-        """(D,) float64, the scaling layer's sigma = exp(-s), largest first: NICE's figure 4.
+        """The scaling layer's sigma = exp(-s), (D,) float64, largest first: NICE's figure 4.
 
-        A latent dimension with a small sigma is one that the data hardly vary in, as a small singular value
-        of a principal component analysis.
+        A latent dimension with a small sigma is one in which the data hardly vary, like a small singular value of a
+        principal component analysis.
         """
         return np.sort(np.exp(-self.named_parameters()["scaling.logs"].astype(np.float64)))[::-1]
 
 
 def set_matmul_precision(precision: str) -> None:
-    """How a GPU multiplies the nets of float32 models: "highest" or "high". ConfigError for another word."""
-    if not isinstance(precision, str):
-        raise TypeError(f"[set_matmul_precision] expected highest or high, got {precision!r}")
-    if precision not in ("highest", "high"):  # said here, since a text that is not UTF-8 would not reach the core
-        raise ConfigError(f"[set_matmul_precision] expected highest or high, got {precision!r}")
-    _core.set_matmul_precision(precision)
+    """Sets how a GPU multiplies in the nets of float32 models.
+
+    Parameters
+    ----------
+    precision : str
+        "highest": like float32; "high": with about half of its digits, faster.
+    """
+    # Checked here, since a text that is not UTF-8 would not reach the core.
+    _core.set_matmul_precision(choice("set_matmul_precision", "precision", precision, ("highest", "high")))
 
 
-MODELS: dict[str, type[Flow]] = {"Glow": Glow, "RealNVP": RealNVP, "NICE": NICE}
+MODELS: dict[str, type[Flow]] = {"Glow": Glow, "RealNVP": RealNVP, "CouplingFlow": CouplingFlow, "NICE": NICE}
 
 
 def build(config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Flow:
-    """The model that a `config` describes, with fresh parameters. ConfigError names what does not fit."""
-    core = _core_of("config", config, place("config", device, threads))
-    model = MODELS[config["model"]]
+    """The model that a `config` describes, with fresh parameters. ConfigError names what doesn't fit."""
+    run = place("config", device, threads)
+    name = config.get("model")
+    if name == "RealNVP" and _is_number(config.get("shape")):  # a table, in files from before CouplingFlow
+        name = "CouplingFlow"
+    model = MODELS.get(str(name), Flow)  # the core says what is wrong with another name
     flow = model.__new__(model)
-    Flow.__init__(flow, core, config)
+    Flow.__init__(flow, config, **run)
     return flow
 
 
-def _core_of(where: str, config: dict[str, Any], run: dict[str, Any]) -> _core.Flow32 | _core.Flow64:
-    with memory_for(where, "the model"):
+def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu", threads: int = 0) -> Flow:
+    """Loads a model that `Flow.save` wrote, ready to use.
+
+    Parameters
+    ----------
+    path : path, bytes or binary file
+        The model file.
+    device : str
+        Where to compute, "cpu" or "cuda".
+    threads : int
+        0: as many as OpenMP would take.
+
+    Raises
+    ------
+    IoError
+        The file is missing, truncated, foreign or damaged.
+    DeviceError, ConfigError, TypeError
+        The device or number of threads is not to be had.
+    """
+    run = place("load", device, threads)
+    with checkpoint.as_file(path) as file:
         try:
-            return _core.build(json.dumps(config), **run)
-        except ShapeError as error:  # of an image; torch's order of axes is another
-            raise ShapeError(f"{error} (shapes are (H, W, C))") from None
-
-
-def _built(model: str, arguments: dict[str, Any]) -> tuple[_core.Flow32 | _core.Flow64, dict[str, Any]]:
-    """The core of a model and its `config`, by the arguments of its constructor."""
-    config = config_of(model, arguments)
-    return _core_of(model, config, place(model, arguments["device"], arguments["threads"])), config
+            flow = checkpoint.load_into(file, lambda config: build(config, **run))
+        except IoError as error:
+            if isinstance(path, (str, os.PathLike)):
+                raise
+            raise IoError(str(error).replace(file, "the given bytes")) from None
+    assert isinstance(flow, Flow)
+    return flow
 
 
 def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among the arguments of a model's constructor, checked against their declaration, as JSON holds them.
 
-    Where an argument's default is None, None stands for the declared default of the kind of model, or for no setting.
+    A setting that this kind of data or this law doesn't have must keep its default.
     """
-    kind = "table" if (model, "table") in DECLARED and _is_number(arguments["shape"]) else "image"
+    kind = "image"
+    if model == "CouplingFlow" or model == "NICE" and _is_number(arguments["shape"]):
+        kind = "table"
     declared = DECLARED[model, kind]
-    unset = [name for name, argument in inspect.signature(MODELS[model]).parameters.items()
-             if argument.default is None and arguments[name] is None]
+    defaults = {name: argument.default for name, argument in inspect.signature(MODELS[model]).parameters.items()}
     known = {setting.name for setting in declared}
-    foreign = sorted(setting.name for settings in DECLARED.values() for setting in settings
-                     if setting.model == model and setting.name not in {*known, *unset})
-    if foreign:
-        raise ConfigError(f"[{model}] expected settings for {kind}s, got {', '.join(foreign)}")
+    for other in (setting for settings in DECLARED.values() for setting in settings if setting.model == model):
+        name = other.name
+        if name not in known and not _equal(arguments[name], defaults[name]):
+            raise ConfigError(f"[{model}] {name} is a setting for {other.kind}s, and this is a model for {kind}s")
     config: dict[str, Any] = {"model": model}
     for setting in declared:
-        name = setting.name
-        if setting.laws and config["coupling"] not in setting.laws:
-            if name not in unset:
-                raise ConfigError(f"[{model}] {name} is a setting of coupling={' or '.join(map(repr, setting.laws))}, "
-                                  f"and coupling is {config['coupling']!r}")
+        name, value = setting.name, arguments[setting.name]
+        if setting.laws and config["law"] not in setting.laws:
+            if not _equal(value, defaults[name]):
+                raise ConfigError(f"[{model}] {name} is a setting of law={' or '.join(map(repr, setting.laws))}, "
+                                  f"and law is {config['law']!r}")
             continue
-        value = setting.default if name in unset else arguments[name]
         if setting.type == "shape":
             value = _columns(model, value) if kind == "table" else _image_shape(model, value)
         elif setting.type == "bounds":
@@ -278,6 +375,10 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if value or not setting.optional:
             config[name] = value
     return config
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
 
 
 def place(model: str, device: Any, threads: Any) -> dict[str, Any]:
@@ -303,7 +404,7 @@ def _columns(model: str, columns: Any) -> int:
 
 
 def _image_shape(model: str, shape: Any) -> list[int]:
-    wanted = "a shape (H, W, C)" if model == "Glow" else "a number of columns, or a shape (H, W, C)"
+    wanted = "a number of columns, or a shape (H, W, C)" if model == "NICE" else "a shape (H, W, C)"
     if not _is_sequence(shape):
         raise TypeError(f"[{model}] expected {wanted}, got {shape!r}")
     if len(shape) != 3:

@@ -5,23 +5,28 @@ Every rank calls the same functions in the same order. docs/cuda.md says how the
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import itertools
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
 from evenflow import _core
-from evenflow.errors import ConfigError, DeviceError, Error, on_all_ranks
-from evenflow.extras import load_backend, load_library
-from evenflow.rendezvous import Notes, exchange
+from evenflow.errors import ConfigError, DeviceError, Error, RanksError, on_all_ranks
+from evenflow.extras import load_backend, load_library, need
 
 Collect = Callable[[Any], list[Any]]
 """Gives every rank the small things of all ranks, by rank."""
 
+PAUSE = 1e-3
 JOIN_SECONDS = 300.0
-"""That ranks which torchrun started may come one after the other."""
+"""How long the ranks of torchrun wait for the last of them."""
 
 
 def local_rank(rank: int, collect: Collect) -> int:
@@ -78,11 +83,56 @@ class Nccl:
         return Request(self._collective.done)
 
 
+class Store:
+    """What the ranks of a torchrun job tell each other besides sums, through torch's TCPStore at MASTER_PORT."""
+
+    def __init__(self, job: str, address: str, port: int, rank: int, size: int):
+        torch = need("torchrun", "torch.distributed", "torch", "torch")
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun has one there
+        try:
+            store = torch.TCPStore(address, port, is_master=rank == 0 and not agent, wait_for_workers=False,
+                                   timeout=datetime.timedelta(seconds=JOIN_SECONDS), multi_tenant=True)
+        except (RuntimeError, OSError) as error:
+            raise RanksError(f"[torchrun] rank {rank} can't reach the store at {address}:{port}: {error}") from error
+        self._store = torch.PrefixStore(f"evenflow/{job}", store)
+        self._rank, self._size, self._rounds = rank, size, itertools.count()
+
+    def collect(self, thing: Any) -> list[Any]:
+        """Things of all ranks, by rank, which JSON can hold. RanksError if a rank doesn't come."""
+        at = next(self._rounds)
+        keys = [f"{at}/{rank}" for rank in range(self._size)]
+        self._store.set(keys[self._rank], json.dumps(thing))
+        try:
+            things = [json.loads(self._store.get(key)) for key in keys]
+            self._store.add(f"{at}/read", 1)
+            while self._rank == 0 and self._store.add(f"{at}/read", 0) < self._size:
+                time.sleep(PAUSE)  # the store may end with rank 0
+            return things
+        except RuntimeError as error:  # of the store: a timeout, or rank 0 is gone
+            raise RanksError(f"[torchrun] expected all {self._size} ranks within {JOIN_SECONDS:g} s, got: "
+                             f"{error}") from error
+
+    def note(self, source: int, dest: int, tag: int) -> None:
+        """Leaves a sign for a rank."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"note/{source}/{dest}/{tag}", "")
+
+    def has_note(self, source: int, tag: int) -> bool:
+        try:
+            return bool(self._store.check([f"note/{source}/{self._rank}/{tag}"]))
+        except RuntimeError:
+            return False
+
+    def take_note(self, source: int, tag: int) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._store.delete_key(f"note/{source}/{self._rank}/{tag}")
+
+
 class TorchrunComm:
     """What `Ranks` needs of a communicator, for a job that torchrun started; the data go over NCCL.
 
-    Takes the rank's GPU, so it comes before the first flow of the device. ConfigError where torchrun's variables
-    are missing; RanksError where a rank does not come.
+    Takes the rank's GPU, so it comes before the first flow of the device. ConfigError if torchrun's variables are
+    missing; RanksError if a rank doesn't come.
     """
 
     IN_PLACE = None
@@ -91,19 +141,10 @@ class TorchrunComm:
         self._size = _number(environment, "WORLD_SIZE", 1, 1 << 20)
         self._rank = _number(environment, "RANK", 0, self._size - 1)
         local = _number(environment, "LOCAL_RANK", 0, self._rank)
-        address = _text(environment, "MASTER_ADDR")
-        port = _number(environment, "MASTER_PORT", 1, 65534) + 1  # torchrun's own store is at the port itself
+        address, port = _text(environment, "MASTER_ADDR"), _number(environment, "MASTER_PORT", 1, 65535)
         job = environment.get("TORCHELASTIC_RUN_ID", "none")
-        self._notes = Notes(job, address)
-
-        def collect(thing: Any) -> list[Any]:
-            mine = [thing, *self._notes.place]
-            answers = exchange(mine, self._rank, self._size, (address, port), job, JOIN_SECONDS)
-            self._notes.places = [(host, at) for _, host, at in answers]
-            self._notes.places[0] = address, self._notes.places[0][1]  # rank 0 may know itself by another name
-            return [theirs for theirs, _, _ in answers]
-
-        self.nccl = Nccl(collect, self._rank, self._size, local, device)
+        self._store = Store(job, address, port, self._rank, self._size)
+        self.nccl = Nccl(self._store.collect, self._rank, self._size, local, device)
 
     def Get_rank(self) -> int:
         return self._rank
@@ -133,13 +174,13 @@ class TorchrunComm:
 
     def isend(self, thing: None, dest: int, tag: int) -> None:
         """A note without contents, which may be lost."""
-        self._notes.send(self._rank, dest, tag)
+        self._store.note(self._rank, dest, tag)
 
     def iprobe(self, source: int, tag: int) -> bool:
-        return self._notes.has_come(source, tag)
+        return self._store.has_note(source, tag)
 
     def recv(self, source: int, tag: int) -> None:
-        self._notes.take(source, tag)
+        self._store.take_note(source, tag)
 
     def Abort(self, code: int = 1) -> NoReturn:
         """Ends this rank at once; torchrun then ends the others."""

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
 from collections.abc import Iterator
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 
-from evenflow import _core
+from evenflow import _core, arrays
 from evenflow.arrays import flag, memory_for, number, whole
-from evenflow.errors import ConfigError
-from evenflow.flow import Flow, check_flow
+from evenflow.density import Density, check_flow
+from evenflow.errors import ConfigError, ShapeError
+from evenflow.names import hinted
+
+MOST_STEPS = 2**62
+"""That an optimiser counts."""
 
 
 class Optimizer:
-    """A first-order update of all trained values, one fused pass a step; use Adam, Adamax, SGD or RMSProp.
+    """A first-order update of all trained values, one fused pass a step: the base of Adam, AdamW, Adamax, SGD, RMSProp.
 
-    lr may be changed between steps. weight_decay adds weight_decay * value to the gradients of the tensors
-    that the model marks for it; shrink multiplies every trained value before the step (Glow's weight decay;
-    1: off). In float32 Adam and RMSProp take a gradient beyond 2^63 for that, since its square must be finite. A
-    gradient whose norm is not finite in float64 is refused.
-    ConfigError for a setting that is negative or not finite, for an eps that is 0 in the flow's dtype and a decaying
-    factor that is 1, TypeError for what is no number.
+    `lr` may be changed between steps. In float32, Adam and RMSProp cut gradients at 2^63, since their square must be
+    finite.
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train.
+    rule : str
+        "adam", "adamax", "sgd" or "rmsprop".
+    lr, momentum, beta1, beta2, decay, eps : float
+        Settings of the rule; see the subclasses.
+    weight_decay : float
+        L2: adds weight_decay * value to the gradients of the tensors that the model marks for decay.
+    shrink : float
+        Factor on every trained value before the step; 1: none. This is weight decay in Glow's code.
+
+    Raises
+    ------
+    ConfigError
+        A setting is negative or not finite, eps is 0 in the flow's dtype, or a decaying factor is 1.
+    TypeError
+        A setting is not a number.
     """
 
-    def __init__(self, flow: Flow, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
+    def __init__(self, flow: Density, rule: str, *, lr: float, momentum: float = 0.0, beta1: float = 0.9,
                  beta2: float = 0.999, decay: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.0,
                  shrink: float = 1.0):
         self.flow = check_flow("optimizer", flow)
@@ -65,78 +85,229 @@ class Optimizer:
         """The state besides `steps`: writable flat views, in the layout of `flow.params`."""
         return self._core.moments()
 
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the optimiser's state: steps, lr, and the moments, as flat arrays laid out like `flow.params`."""
+        return {"steps": self.steps, "lr": self.lr, "moments": [moment.copy() for moment in self.moments()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a `state_dict` of an optimiser of the same kind, for a flow of the same tensors.
+
+        Parameters
+        ----------
+        state : dict
+            steps, lr and moments.
+
+        Raises
+        ------
+        ShapeError
+            The moments don't fit the flow.
+        ConfigError, TypeError
+            A number is out of range. Nothing is changed after an error.
+        """
+        where, own = "load_state_dict", self.moments()
+        if state.keys() != self.state_dict().keys():
+            got = ", ".join(map(str, state)) or "nothing"
+            raise ConfigError(f"[{where}] expected steps, lr and moments, got {got}")
+        moments = [arrays.to_floats(where, arrays.as_numbers(where, "a moment", moment), self.flow.dtype)
+                   for moment in state["moments"]]
+        if [moment.shape for moment in moments] != [moment.shape for moment in own]:
+            raise ShapeError(f"[{where}] expected {len(own)} moments of shape {own[0].shape}, got "
+                             f"{', '.join(str(moment.shape) for moment in moments) or 'none'}")
+        steps = whole(where, "steps", state["steps"], low=0, high=MOST_STEPS)
+        self.lr = state["lr"]
+        self.steps = steps
+        for moment, taken in zip(own, moments):
+            moment[:] = taken
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, lr={self.lr:g}, {self.steps} steps, for {type(self.flow).__name__}>"
+
     def step(self) -> None:
         """Updates the values from `flow.grads`, which stay as they are.
 
-        NumericError, with the tensor's name, where a gradient is not finite; nothing is changed then.
+        Raises
+        ------
+        NumericError
+            A gradient is not finite; the text names its tensor, and nothing is changed.
         """
         self._core.step()
 
 
 class Adam(Optimizer):
-    """Adam (Kingma, Ba 2014), bias correction on the step size, as in its section 2 and in Glow's code.
+    """Adam (Kingma, Ba 2014), with bias correction of the step size as in its section 2 and in Glow's code.
 
-    value -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps): torch's Adam with
-    eps / sqrt(1 - beta2^t) for eps.
+    value -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + eps), which is torch's Adam with
+    eps / sqrt(1 - beta2^t) in place of eps.
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train.
+    lr : float
+        Learning rate.
+    beta1, beta2 : float
+        Decay of the mean gradient and of the mean square.
+    eps : float
+        Added to the denominator.
+    weight_decay, shrink : float
+        See `Optimizer`.
     """
 
-    def __init__(self, flow: Flow, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+    @hinted
+    def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0.0, shrink: float = 1.0):
         super().__init__(flow, "adam", lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
                          shrink=shrink)
 
 
-class Adamax(Optimizer):
-    """Adamax as Glow's code has it: decayed infinity norm, with Adam's bias correction on the step size."""
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019): every trained value is first multiplied by
+    1 - lr * weight_decay, as in torch's AdamW.
 
-    def __init__(self, flow: Flow, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train.
+    lr, beta1, beta2, eps : float
+        As in `Adam`.
+    weight_decay : float
+        Decay per unit of learning rate, >= 0, of all trained values.
+
+    Raises
+    ------
+    ConfigError
+        A setting is out of range, or lr * weight_decay is above 1.
+    """
+
+    @hinted
+    def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+                 weight_decay: float = 0.01):
+        self.weight_decay = number("optimizer", "weight_decay", weight_decay, 0.0)
+        super().__init__(flow, lr, beta1, beta2, eps)
+        self.lr = lr
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return self._core.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        lr = number("optimizer", "lr", value, 0.0)
+        if lr * self.weight_decay > 1:
+            raise ConfigError(f"[optimizer] expected lr * weight_decay <= 1, got {lr * self.weight_decay:g}")
+        self._core.lr, self._core.shrink = lr, 1 - lr * self.weight_decay
+
+
+class Adamax(Optimizer):
+    """Adamax as in Glow's code: a decayed infinity norm, with Adam's bias correction of the step size.
+
+    Parameters are those of `Adam`; beta2 is the decay of the norm.
+    """
+
+    @hinted
+    def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0.0, shrink: float = 1.0):
         super().__init__(flow, "adamax", lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
                          shrink=shrink)
 
 
 class SGD(Optimizer):
-    """v = momentum v - lr g; value += v."""
+    """Gradient descent with momentum: v = momentum v - lr g; value += v.
 
-    def __init__(self, flow: Flow, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train.
+    lr, momentum : float
+        Learning rate, and momentum.
+    weight_decay, shrink : float
+        See `Optimizer`.
+    """
+
+    @hinted
+    def __init__(self, flow: Density, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
                  shrink: float = 1.0):
         super().__init__(flow, "sgd", lr=lr, momentum=momentum, weight_decay=weight_decay, shrink=shrink)
 
 
 class RMSProp(Optimizer):
-    """RMSProp with momentum, as NICE's code has it.
+    """RMSProp with momentum, as in NICE's code: v = momentum v - lr g / max(sqrt(mean square), eps); value += v.
 
-    v = momentum v - lr g / max(sqrt(mean square of g), eps); value += v.
+    Parameters
+    ----------
+    flow : Flow
+        The flow to train.
+    lr, momentum : float
+        Learning rate, and momentum.
+    decay : float
+        Decay of the mean square.
+    eps : float
+        Smallest root mean square.
+    weight_decay, shrink : float
+        See `Optimizer`.
     """
 
-    def __init__(self, flow: Flow, lr: float = 1e-3, decay: float = 0.95, momentum: float = 0.0,
+    @hinted
+    def __init__(self, flow: Density, lr: float = 1e-3, decay: float = 0.95, momentum: float = 0.0,
                  eps: float = 1e-2, weight_decay: float = 0.0, shrink: float = 1.0):
         super().__init__(flow, "rmsprop", lr=lr, decay=decay, momentum=momentum, eps=eps,
                          weight_decay=weight_decay, shrink=shrink)
 
 
-OPTIMIZERS = {"adam": Adam, "adamax": Adamax, "sgd": SGD, "rmsprop": RMSProp}
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "adamax": Adamax, "sgd": SGD, "rmsprop": RMSProp}
 
 
-def clip_grad_norm(flow: Flow, max_norm: float) -> float:
-    """L2 norm over all gradients, which are scaled down to max_norm where it is larger. 0 only measures.
+def clip_grad_norm(flow: Density, max_norm: float) -> float:
+    """Scales all gradients down to an L2 norm of max_norm, if theirs is larger.
 
-    NumericError, with the tensor's name, where a gradient is not finite; ConfigError for a negative max_norm.
+    Parameters
+    ----------
+    flow : Flow
+        The flow whose `grads` are clipped.
+    max_norm : float
+        Largest norm; 0 only measures.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    Raises
+    ------
+    NumericError
+        A gradient is not finite; the text names its tensor.
+    ConfigError
+        max_norm is negative.
     """
     check_flow("clip_grad_norm", flow)
     return _core.clip_grad_norm(flow._core, number("clip_grad_norm", "max_norm", max_norm, 0.0))
 
 
 class MovingAverage:
-    """Exponential moving average of a model's values, running statistics included.
+    """Exponential moving average of a model's values and running statistics.
 
-    average += (1 - decay) (values - average), a step. Without zero_debias the average starts at the present
-    values; with it, at the first ones it takes, and step t moves it by (1 - decay) / (1 - decay^t) instead: so an
-    average that starts at zero would be, divided by 1 - decay^t, and early values don't linger. ConfigError
-    unless 0 <= decay < 1, TypeError for what is no number or no flag.
+    Each update moves the average by (1 - decay) (values - average).
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow whose values are averaged.
+    decay : float
+        0 <= decay < 1.
+    zero_debias : bool
+        False: the average starts at the present values. True: it starts at the first values that it takes, and update t
+        moves it by (1 - decay) / (1 - decay^t) instead, so that early values don't linger: an average that starts at
+        zero, divided by 1 - decay^t.
+
+    Raises
+    ------
+    ConfigError, TypeError
+        decay is out of range, or an argument has the wrong type.
     """
 
-    def __init__(self, flow: Flow, decay: float = 0.999, zero_debias: bool = False):
+    @hinted
+    def __init__(self, flow: Density, decay: float = 0.999, zero_debias: bool = False):
         if number("MovingAverage", "decay", decay, 0.0, 1.0) == 1.0:
             raise ConfigError("[MovingAverage] expected decay below 1, got 1")
         self.flow, self.decay = check_flow("MovingAverage", flow), float(decay)
@@ -194,21 +365,38 @@ class MovingAverage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate by step: linear warm-up, then constant or exponential decay down to a floor.
+    """Learning rate by step: linear warm-up, then constant, exponential decay or a cosine, down to a floor.
 
-    warmup: steps until the full rate; the first step already has lr / warmup.
-    decay: factor a step after the warm-up (NICE: 1 / 1.0005); 1: constant.  floor: smallest decayed rate.
-    ConfigError for negative ones, and a decay above 1.
+    Parameters
+    ----------
+    lr : float
+        Full rate.
+    warmup : int
+        Steps until the full rate; the first step already has lr / warmup.
+    decay : float
+        Factor at every step after the warm-up (NICE: 1 / 1.0005), 0 ... 1; 1: constant.
+    floor : float
+        Smallest rate after the warm-up.
+    steps : int, optional
+        With it, the rate falls along half a cosine from lr at the end of the warm-up to floor at this step.
+
+    Raises
+    ------
+    ConfigError
+        A setting is out of range.
     """
 
     lr: float = 1e-3
     warmup: int = 0
     decay: float = 1.0
     floor: float = 0.0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         # What is kept computes as Python's numbers do, and does not overflow as a numpy int8 would.
         object.__setattr__(self, "warmup", whole("Schedule", "warmup", self.warmup, low=0))
+        if self.steps is not None:
+            object.__setattr__(self, "steps", whole("Schedule", "steps", self.steps, low=0))
         for name, high in (("lr", math.inf), ("decay", 1.0), ("floor", math.inf)):
             object.__setattr__(self, name, number("Schedule", name, getattr(self, name), 0.0, high))
 
@@ -217,4 +405,8 @@ class Schedule:
         step = whole("Schedule", "step", step, low=0)
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
+        if self.steps is not None:
+            done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+            floor = min(self.floor, self.lr)
+            return floor + (self.lr - floor) * (1 + math.cos(math.pi * done)) / 2
         return max(self.lr * self.decay**(step - self.warmup), min(self.floor, self.lr))

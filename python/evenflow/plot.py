@@ -14,9 +14,23 @@ from evenflow.extras import need
 
 
 def grid(images: Any, columns: int | None = None, scale: int | None = None, gap: int = 1) -> np.ndarray:
-    """Images (N, H, W, C) uint8 side by side: (h, w, C). scale: enlargement; None: small ones to 32 px.
+    """Puts images side by side.
 
-    TypeError for other values, ShapeError for other shapes.
+    Parameters
+    ----------
+    images : array_like of uint8, (N, H, W, C)
+        The images.
+    columns : int, optional
+        Images in a row. None: about as many as rows.
+    scale : int, optional
+        Enlargement. None: small images become about 32 pixels high.
+    gap : int
+        Black pixels between two images.
+
+    Returns
+    -------
+    ndarray of uint8, (h, w, C)
+        The picture.
     """
     images = arrays.as_array("grid", images)
     if images.dtype != np.uint8:
@@ -48,9 +62,19 @@ def writer(channels: int) -> Any:
 
 def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = None,
               scale: int | None = None) -> None:
-    """Writes a grid of images (N, H, W, C) as a picture; the last of two or four channels is alpha, as in a PNG file.
+    """Writes a grid of images as a picture file, by Pillow.
 
-    Errors of `grid`; IoError; MissingExtra without Pillow.
+    Parameters
+    ----------
+    images, columns, scale
+        As in `grid`, with 1 to 4 channels: the last of two or four is alpha.
+    path : path
+        The file; its ending says the format.
+
+    Raises
+    ------
+    IoError, MissingExtra
+        The file can't be written, or Pillow is missing.
     """
     path, canvas = arrays.file_name("save_grid", path), grid(images, columns, scale)
     Image = writer(canvas.shape[2])
@@ -81,7 +105,7 @@ def learning_curve(history: Any, path: str | os.PathLike[str]) -> None:
     for record in history:
         if not isinstance(record, dict) or "step" not in record:
             raise ConfigError(f"[learning_curve] expected records of Flow.fit, with their step, got {record!r}")
-    Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "plot").Figure
+    Figure = need("learning_curve", "matplotlib.figure", "matplotlib", "cli").Figure
     bits = any("bits_per_dim" in record for record in history)
     key, unit = ("bits_per_dim", "bits/dim") if bits else ("loss", "nats")
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -108,7 +132,7 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     sigma = arrays.to_floats("spectrum", sigma, np.dtype(np.float64))
     if (sigma <= 0).any():  # zero has no place on a logarithmic axis
         raise ConfigError(f"[spectrum] expected sigma > 0, got {sigma.min():g}")
-    Figure = need("spectrum", "matplotlib.figure", "matplotlib", "plot").Figure
+    Figure = need("spectrum", "matplotlib.figure", "matplotlib", "cli").Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="latent dimension, sorted", ylabel="sigma = exp(-s)", yscale="log")
     axes.bar(np.arange(len(sigma)), sigma, width=1.0)

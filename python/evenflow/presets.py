@@ -27,7 +27,7 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
     ("glow", "image"): dict(steps=8, hidden=128),
     ("realnvp", "image"): dict(scales=2, base_dim=32, residual_blocks=2),
     ("nice", "image"): dict(),
-    ("realnvp", "table"): dict(couplings=8, hidden=(64, 64), mask="odd-even", prior="logistic"),
+    ("couplingflow", "table"): dict(couplings=8, hidden=(64, 64), mask="odd-even", base="logistic"),
     ("nice", "table"): dict(couplings=4, hidden=(64, 64), preprocess="standardize"),
 }
 """Settings by model and kind of data, for a desktop machine; the first of a kind is its default. A logistic
@@ -124,8 +124,7 @@ def find(name: str) -> Preset:
     """The preset of a name. ConfigError names the nearest one there is."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"[preset] expected one of those that `evenflow presets` lists, got {name!r}; "
-                          f"nearest: {near}")
+        raise ConfigError(f"[preset] there is no preset {name!r}; did you mean {near}?")
     return PRESETS[name]
 
 
@@ -143,7 +142,8 @@ def choose(source: str, kind: str, shape: tuple[int, ...], model: str | None,
         return found.model, dict(found.settings), dict(found.training)
     name = model or next(m for m, k in MODELS if k == kind)
     if (name, kind) not in MODELS:
-        raise ConfigError(f"[train] expected realnvp or nice for a table, got {name}")
+        known = [m for m, k in MODELS if k == kind]
+        raise ConfigError(f"[train] {name} is not a model of {kind}s; choose --model {' or '.join(known)}")
     settings, training = dict(MODELS[name, kind]), dict(TRAINING[kind])
     if kind == "table":
         training.update(table(n, batch_size))

@@ -158,7 +158,7 @@ class Ranks:
     def _missing(self) -> list[int]:
         """The ranks that do not wait as this one does."""
         others = [rank for rank in range(self.size) if rank != self.rank]
-        sent = [self.comm.isend(None, dest=rank, tag=WAITING) for rank in others]  # kept until the end
+        sent = [self.comm.isend(None, dest=rank, tag=WAITING) for rank in others]  # kept until the end  # noqa: F841
         deadline = time.monotonic() + ANSWER_SECONDS
         missing = set(others)
         while missing and time.monotonic() < deadline:

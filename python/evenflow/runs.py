@@ -3,7 +3,7 @@
 config.toml    what was asked for, resolved; `evenflow train --config` repeats it
 log.jsonl      first line: the plan, versions, command and data; then what happened
 model.safetensors, model.state.safetensors    the checkpoint, see evenflow.train
-samples.png, samples/, curve.png, history.csv, tensorboard/    what `evenflow.logs.Outputs` say
+samples.png, samples/, curve.png    what `evenflow.logs.Outputs` say
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import functools
 import glob
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, checkpoint, data
+from evenflow import _core, arrays, data, models
 from evenflow.data import Dataset
-from evenflow.data.celeba import ATTRIBUTES
 from evenflow.data.dataset import require_weight
+from evenflow.data.table import TABLES, table_columns
+from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing, writing
 from evenflow.flow import Flow
@@ -40,6 +41,15 @@ from evenflow.score import log_prob_on_ranks
 from evenflow.settings import Settings
 from evenflow.train import Trainer, state_path
 from evenflow.weights import mean_one
+
+FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png", "curve.png",
+         "samples/epoch_*.png")
+"""What a run writes."""
+LEFTOVERS = (".evenflow-[0-9]*.tmp", ".[0-9]*.log.jsonl", ".[0-9]*.samples.png", ".[0-9]*.curve.png",
+             "samples/.[0-9]*.epoch_*.png", ".[0-9]*.new")
+"""What a killed process leaves half-written: names with its number."""
+BASELINE_ROWS = 1 << 16
+"""Rows of a table that a Gaussian is fitted to, and that it is tested on."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,18 @@ class Source:
     named: bool = False
     """Whether `path` is a name: a folder of that name may come later, the run's own."""
 
-    def load(self) -> tuple[Dataset, Dataset]:
-        """(train, test), (train, valid or None). IoError, among others, for a part that counts for nothing."""
-        return self.parts(self.read())
-
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
         return data.load(self.path, columns=self.columns, label=self.label, context=self.context,
                          weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, named=self.named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
-        """What `load` makes of data that were read."""
+        """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
+        or without a test part.
+        """
         if whole.test is None:
             if self.valid == 0:
-                raise ConfigError(f"[data] expected a test part with valid=0, got data without: {self.path}")
+                raise ConfigError(f"[data] {self.path} has no test part, so valid=0 would leave nothing to test on")
             whole = whole.split(self.valid, self.seed)
         part = (whole.without_test() if self.valid == 0
                 else whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1)))
@@ -98,7 +106,7 @@ class Selection:
         return None if chosen == Selection() else chosen
 
     def over(self, other: Selection | None) -> Selection:
-        """This one with what another one chooses; columns that it chooses leave no label of this one, and a column of
+        """This one with what another one chooses. Columns that it chooses leave no label of this one; a column of
         weights stays unless it is chosen for something else.
         """
         if other is None:
@@ -134,7 +142,7 @@ class Plan:
     data: str | None = None
     """`evenflow.rows.data_mark` of the training and validation data."""
     test: str | None = None
-    """The same of the test part; None in the first runs."""
+    """The same of the test part."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
@@ -154,31 +162,30 @@ class Plan:
         columns, context = self.columns or self.source.columns, self.context or self.source.context
         label, weight = None if columns else self.source.label, self.source.weight
         if weight is not None:
-            names = data.table_columns(path)
+            names = table_columns(path)
             # Of columns that are all taken in their order, the number says whether weights are among them.
             others = 0 if columns else self.model["shape"] + len(context or ()) + (label is not None)
             weight = weight if weight in names and len(names) > others else None
         return Selection(columns, label, context, weight)
 
     def load(self) -> tuple[Dataset, Dataset]:
-        """Source.load, where the run began if the data are not here. ConfigError if they are others than then."""
+        """(train, test), (train, valid), from where the run began if the data are not here. ConfigError if they are
+        others than then.
+        """
         source, there = self.source, os.path.join(self.folder, self.source.path)
         if not source.named and not os.path.exists(source.path) and os.path.exists(there):
             source = dataclasses.replace(source, path=there)
-        whole, part = source.load()
+        whole, part = source.parts(source.read())
         given = "context" if self.model.get("context") else "labels" if self.classes else None
         dtype = np.dtype(self.model["dtype"])
-        marks = (data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
-                           sample_weight=weight_of(part, "train"), valid_sample_weight=weight_of(part, "test")),
-                 test_mark(dtype, whole, given))
-        # The first runs also marked labels that their model is not given.
-        if any(mark is not None and not re.fullmatch(re.escape(now) + "(; int32 [^;]*)?", mark)
-               for mark, now in zip((self.data, self.test), marks)):
-            raise ConfigError("[data] expected the data that the run was trained on, got others: "
-                              f"{source.path} has changed; restore it, or name data to test on")
+        mark = data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
+                         sample_weight=weight_of(part, "train"), valid_sample_weight=weight_of(part, "test"))
+        if (mark, test_mark(dtype, whole, given)) != (self.data, self.test):
+            raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it, or name "
+                              "data to test on")
         return whole, part
 
-    def trainer(self, flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
+    def trainer(self, flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
         """Of the flow, on the training and validation data."""
         (x, given), (valid, valid_given) = (of_part(part, which, conditions(flow)) for which in ("train", "test"))
         valid_given = {f"valid_{name}": value for name, value in flow._by_name(valid_given).items()}
@@ -186,7 +193,7 @@ class Plan:
                        valid_sample_weight=part.test_weight, settings=Settings(**self.training), ranks=ranks)
 
 
-def conditions(flow: Flow) -> str | None:
+def conditions(flow: Density) -> str | None:
     """What a flow's density is given, by its name in a data set: "labels", a "context", or nothing."""
     return "context" if flow.context else "labels" if flow.classes else None
 
@@ -206,16 +213,9 @@ def test_mark(dtype: np.dtype, whole: Dataset, given: str | None) -> str:
     return data_mark(dtype, *of_part(whole, "test", given), sample_weight=weight_of(whole, "test"))
 
 
-def tested(flow: Flow, part: Dataset) -> tuple[Any, Any]:
+def tested(flow: Density, part: Dataset) -> tuple[Any, Any]:
     """The samples to test on, the test part or else all, and what their density is given."""
     return of_part(part, "train" if part.test is None else "test", conditions(flow))
-
-
-# Everything that a run writes, and what a killed process leaves half-written: names with the number of the process.
-FILES = ("log.jsonl", "config.toml", "model.safetensors", "model.state.safetensors", "samples.png",
-         "curve.png", "history.csv", "samples/epoch_*.png", "tensorboard/events.out.tfevents.*")
-LEFTOVERS = (".evenflow-[0-9]*.tmp", ".[0-9]*.log.jsonl", ".[0-9]*.config.toml", ".[0-9]*.samples.png",
-             ".[0-9]*.curve.png", ".[0-9]*.history.csv", "samples/.[0-9]*.epoch_*.png", ".[0-9]*.new")
 
 
 class Run:
@@ -225,11 +225,9 @@ class Run:
         if folder == "":  # as of an unset variable of the shell
             raise ConfigError("[run] expected a folder, got an empty name")
         self.folder = folder
-        self.log, self.config, self.model = (os.path.join(folder, name) for name in (
-            "log.jsonl", "config.toml", "model.safetensors"))
-        self.samples, self.curve, self.table = (os.path.join(folder, name) for name in (
-            "samples.png", "curve.png", "history.csv"))
-        self.sample_folder, self.board = os.path.join(folder, "samples"), os.path.join(folder, "tensorboard")
+        self.log, self.config, self.model, self.samples, self.curve, self.sample_folder = (
+            os.path.join(folder, name)
+            for name in ("log.jsonl", "config.toml", "model.safetensors", "samples.png", "curve.png", "samples"))
 
     @property
     def exists(self) -> bool:
@@ -237,7 +235,7 @@ class Run:
 
     @contextlib.contextmanager
     def alone(self, ranks: Ranks) -> Iterator[None]:
-        """For `start` or `resume`, and `fit`: no other process works on the run. IoError while one does.
+        """No other process works on the run meanwhile: IoError while one does.
 
         Makes the folder where there is none, with those above it, and removes them if nothing came into it.
         """
@@ -258,84 +256,65 @@ class Run:
             os.makedirs(self.folder, exist_ok=True)
             lock = os.open(self.folder, os.O_RDONLY)
         except OSError as error:
-            raise IoError(f"[train] expected to make the folder {self.folder}, got: {error}") from error
+            raise IoError(f"[train] the folder {self.folder} can't be made: {error}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise IoError("[train] expected a run that no other process works on, "
-                          f"got {self.folder}, where one does") from None
+            raise IoError(f"[train] another process is working on the run in {self.folder}") from None
         except OSError:
             pass  # a file system without locks
         return lock, made
 
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
-        """Makes the first files, all or none. IoError if a run is there, or a file of a name that a run writes,
-        unless `force`: they are then replaced once the new files are complete. ConfigError if the data are one.
+        """Makes the first files, all or none. IoError if the folder has files of a run, unless `force`: they are then
+        replaced once the new files are complete.
         """
         trainer.ranks.lead(lambda: self._start(plan, trainer, config, command, force))
 
     def _start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         there = self._found(FILES)
-        gone = there + self._leftovers()
-        if not plan.source.named and any(inside(plan.source.path, path) for path in gone):
-            raise ConfigError("[train] expected data that --force would not replace, got "
-                              f"{plan.source.path}; use another --out")
         if there and not force:
-            raise IoError(f"[train] expected an empty folder, got {self.folder} with a run in it; resume it, use "
-                          "another --out, or replace it with --force" if self.exists else
-                          f"[train] expected a folder without the files of a run, got {there[0]}; use another "
-                          "--out, or replace it with --force")
+            what = "a run" if self.exists else f"a file that a run would replace, {os.path.basename(there[0])}"
+            raise IoError(f"[train] {self.folder} already has {what}; go on with it by --resume, replace it by "
+                          "--force, or choose another folder with --out")
         new = Run(os.path.join(self.folder, f".{os.getpid()}.new"))
         try:
             with writing("train", self.folder):
-                self._remove(self._leftovers())
+                self._remove(LEFTOVERS)
                 os.makedirs(new.folder)
                 _write(new.config, config)
                 first = {"event": "start", **_circumstances(trainer, command), **dataclasses.asdict(plan)}
                 _write(new.log, json.dumps(first) + "\n")
                 trainer.write(new.model)
-                self._remove(self._found(FILES))
+                self._remove(FILES)
                 # The log first: with it alone, the run can begin again.
                 for path in (self.log, self.config, state_path(self.model), self.model):
                     os.replace(os.path.join(new.folder, os.path.basename(path)), path)
         finally:
             shutil.rmtree(new.folder, ignore_errors=True)
 
-    def _found(self, patterns: tuple[str, ...]) -> list[str]:
+    def _found(self, patterns: Iterable[str]) -> list[str]:
         return [path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), pattern))]
 
-    def _leftovers(self) -> list[str]:
-        return [path for path in self._found(LEFTOVERS) if not _of_living(path)]
-
-    def _remove(self, paths: list[str]) -> None:
-        """Removes files of a run, and its folders once they are empty; nothing else."""
-        for path in paths:
+    def _remove(self, patterns: Iterable[str]) -> None:
+        """Removes files of a run, and the folder of samples once it is empty; nothing else."""
+        for path in self._found(patterns):
             (shutil.rmtree if os.path.isdir(path) else os.remove)(path)
-        for folder in (self.sample_folder, self.board):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.sample_folder)
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line to the log."""
         with writing("train", self.log), open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drops from the log lines that are no records, and what it says of steps after `step`."""
-        try:
-            with open(self.log, encoding="utf-8", errors="replace") as file:
-                kept = [json.dumps(record) + "\n" for record in _records(file) if record.get("step", 0) <= step]
-        except OSError as error:
-            raise IoError(f"[resume] expected to read {self.log}, got: {error}") from error
-        _write(self.log, "".join(kept))
-
     def plan(self) -> Plan:
         """From the first line of the log, with the length that was asked for last. IoError if there is none."""
         try:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 record = json.loads(file.readline())
-                for later in _records(line for line in file if '"resume"' in line):
+                for later in _records(file):
                     if later.get("event") == "resume":
                         record.update(epochs=later["epochs"], steps=later["steps"])
             fields = {f.name: record[f.name] for f in dataclasses.fields(Plan) if f.name in record}
@@ -353,7 +332,8 @@ class Run:
         """
         whole, part = plan.load()
         begun = os.path.exists(self.model)
-        flow = checkpoint.load(self.model, device, threads) if begun else build(plan.model, device, threads)
+        make = functools.partial(models.load, self.model) if begun else functools.partial(build, plan.model)
+        flow = make(device=device, threads=threads)
         trainer = plan.trainer(flow, part, ranks)
         if begun or os.path.exists(state_path(self.model)):
             trainer.load_state(self.model)
@@ -364,11 +344,20 @@ class Run:
 
     def _go_on(self, plan: Plan, trainer: Trainer, anew: bool) -> None:
         with contextlib.suppress(OSError):  # what can't be removed stays
-            self._remove(self._leftovers())
-        self.rewind(trainer.progress.step)
+            self._remove(LEFTOVERS)
+        self._rewind(trainer.progress.step)
         if anew:
             trainer.write(self.model)  # before the log has the length: asked for again, it changes nothing
         self.append({"event": "resume", "epochs": plan.epochs, "steps": plan.steps})
+
+    def _rewind(self, step: int) -> None:
+        """Drops from the log lines that are no records, and what it says of steps after `step`."""
+        try:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                kept = [json.dumps(record) + "\n" for record in _records(file) if record.get("step", 0) <= step]
+        except OSError as error:
+            raise IoError(f"[resume] {self.log} can't be read: {error}") from error
+        _write(self.log, "".join(kept))
 
     def fit(self, trainer: Trainer, plan: Plan, whole: Dataset,
             callback: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -377,26 +366,22 @@ class Run:
         Of several ranks, all return the numbers, and rank 0 alone writes and calls back.
         """
         leads = trainer.ranks.rank == 0
-        processes = trainer.ranks.collect([f"{platform.node()}:{n}" for n in (os.getpid(), os.getppid())])
+        processes = trainer.ranks.collect(f"{platform.node()}:{os.getpid()}")
         if leads and len(processes) > 1:  # launchers report a dead process by its number
-            self.append({"event": "ranks", "ranks": [own for own, _ in processes],
-                         "parents": [parent for _, parent in processes]})
-        recorder = Recorder(self, plan.outputs, trainer) if leads else None
+            self.append({"event": "ranks", "ranks": processes})
+        recorder = Recorder(self, plan.outputs, trainer)
 
         def watch(record: dict[str, Any]) -> None:
-            if recorder is not None:
+            if leads:
                 recorder(record)
                 callback(record)
 
-        try:
-            trainer.run(epochs=plan.epochs, steps=plan.steps, callback=watch, checkpoint=self.model,
-                        save_every=plan.outputs.save_every)
-            result = {"event": "end", "epochs": trainer.progress.epoch, "steps": trainer.progress.step,
-                      **evaluate(trainer.flow, whole, trainer.ranks), "model": self.model, "log": self.log}
-        finally:
-            if recorder is not None:
-                recorder.close()
-        if recorder is not None:
+        trainer.run(epochs=plan.epochs, steps=plan.steps, callback=watch, checkpoint=self.model,
+                    save_every=plan.outputs.save_every)
+        result = {"event": "end", "epochs": trainer.progress.epoch, "steps": trainer.progress.step,
+                  **evaluate(trainer.flow, whole, trainer.ranks), "baseline_nats": baseline(trainer.flow, whole),
+                  "model": self.model, "log": self.log}
+        if leads:
             result.update(pictures=recorder.finish(), notes=recorder.notes)
             self.append(result)
         return result
@@ -441,19 +426,7 @@ def _here() -> str:
         return ""
 
 
-def _of_living(path: str) -> bool:
-    """Whether another process has the number in the name of a half-written file, and may still write it."""
-    number = int(re.findall(r"\d+", os.path.basename(path))[0])
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return number != os.getpid()
-
-
-def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
+def evaluate(flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any]:
     """Mean negative log-likelihood of the test part (bits/dim for images), weighted where the data have weights, with
     its standard error, or None; `weighted` says whether they have.
     """
@@ -467,6 +440,29 @@ def evaluate(flow: Flow, part: Dataset, ranks: Ranks = Ranks()) -> dict[str, Any
         result.update(bits_per_dim=float(mean / scale),
                       bits_per_dim_error=None if error is None else float(error / scale))
     return result
+
+
+def baseline(flow: Density, whole: Dataset) -> float | None:
+    """What `nll_nats` is of a model that has learned nothing: uniform images; of a table, a Gaussian for each column of
+    the training data. None where a column does not vary.
+    """
+    if flow.is_image:
+        return float(flow.dims * flow.bits * np.log(2))
+
+    def rows(which: str) -> tuple[np.ndarray, np.ndarray | None]:
+        x, weights = np.asarray(getattr(whole, which)[:BASELINE_ROWS], np.float64), weight_of(whole, which)
+        if weights is None:
+            return x, None
+        counts = weights[:BASELINE_ROWS]  # rows that count for nothing may be no numbers
+        return x[counts > 0], counts[counts > 0]
+
+    (x, weights), (test, test_weights) = rows("train"), rows("test")
+    with np.errstate(all="ignore"):
+        mean = np.average(x, axis=0, weights=weights)
+        variance = np.average((x - mean)**2, axis=0, weights=weights)
+        nll = 0.5 * ((test - mean)**2 / variance + np.log(2 * np.pi * variance)).sum(axis=1)
+        value = float(np.average(nll, weights=test_weights))
+    return value if np.isfinite(value) else None
 
 
 def _standard_error(values: np.ndarray, weights: np.ndarray | None, group: int) -> float | None:
@@ -487,8 +483,8 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
     """A run's folder or a model file -> the model, and the run's plan where there is one."""
     if os.path.isdir(path):
         run = Run(path)
-        return checkpoint.load(run.model, device, threads), run.plan()
-    return checkpoint.load(path, device, threads), None
+        return models.load(run.model, device=device, threads=threads), run.plan()
+    return models.load(path, device=device, threads=threads), None
 
 
 def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
@@ -501,36 +497,26 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
     labelled: of another table too, whose column of classes is otherwise left alone.
     chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
-    table = source is not None and source.lower().endswith(data.TABLES)
+    table = source is not None and source.lower().endswith(TABLES)
     if chosen is not None and not table:
-        raise ConfigError("[data] expected columns, label, context and weight with a CSV or Parquet file only, "
-                          f"got {source or 'the data of a run'}")
-    if source is not None:
-        own = plan.selection(source) if plan is not None and table else Selection()
-        if labelled and plan is not None and table:
-            own = dataclasses.replace(own, label=plan.source.label)
-        crop, pad, channels = None, None, None
-        if plan is not None:
-            pad = plan.source.pad
-            if data.is_pictures(source):
-                crop, size = plan.source.crop, plan.source.size if size is None else size
-                channels = _channels(plan, source)
-        if channels is None:
-            part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, pad=pad)
-        else:
-            part = data.read_folder(source, size, crop, channels)
-            part = part if pad is None else part.padded(pad)
-        return part if plan is None or not plan.classes else _renumber(part, plan.classes)
-    if plan is None:
-        raise ConfigError("[data] expected data to test a model file on, got none")
-    return plan.load()[0]
-
-
-def _channels(plan: Plan, source: str) -> int | None:
-    """Of a model that a folder of pictures can be read for as grey or RGB; CelebA's are RGB."""
-    shape = plan.model["shape"]
-    fits = isinstance(shape, list) and shape[2] in (1, 3) and ATTRIBUTES not in os.listdir(source)
-    return shape[2] if fits else None
+        raise ConfigError("[data] columns, label, context and weight can be chosen in a CSV or Parquet file only, not "
+                          f"in {source or 'the data of a run'}")
+    if source is None:
+        if plan is None:
+            raise ConfigError("[data] a model file has no data of its own; name data to test on")
+        return plan.load()[0]
+    own = plan.selection(source) if plan is not None and table else Selection()
+    if labelled and plan is not None and table:
+        own = dataclasses.replace(own, label=plan.source.label)
+    crop, pad, channels = None, None, None
+    if plan is not None:
+        pad = plan.source.pad
+        if data.is_pictures(source):
+            crop, size = plan.source.crop, plan.source.size if size is None else size
+            shape = plan.model["shape"]
+            channels = shape[2] if isinstance(shape, list) and shape[2] in (1, 3) else None
+    part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, channels=channels, pad=pad)
+    return part if plan is None or not plan.classes else _renumber(part, plan.classes)
 
 
 def _renumber(part: Dataset, classes: list[str]) -> Dataset:

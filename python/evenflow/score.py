@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays
-from evenflow.data.feed import as_taken
+from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
+from evenflow.feed import as_taken
 from evenflow.files import Rows, blocks, check_any, write_rows
-from evenflow.flow import Flow, check_flow
 from evenflow.ranks import Ranks
 from evenflow.rows import Picked, origin, stays_outside
 from evenflow.weights import check_weights, mean_one
@@ -23,39 +23,69 @@ SCORED_VALUES = 1 << 22
 
 
 def p_values(log_prob: Any, reference: Any, reference_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Of log-likelihoods (N,) against those of reference rows (M,): conformal and typicality p-values, (N,).
+    """p-values of rows against reference rows that the model was not trained on.
 
-    conformal: (1 + number of reference rows at most as likely) / (M + 1), one-sided. If a row comes from the
-    distribution of the reference, P(p <= a) <= a for every a (Vovk et al. 2005), whatever the model. The
-    reference must be rows that the model was not trained on.
-    typicality: twice the smaller one of both sides' p-values, at most 1. Small also for a row that is far
-    too likely, as flat images are to image models (Nalisnick et al. 2019).
-    reference_weight: what the reference rows count for, (M,) finite numbers >= 0. Then conformal is (1 + sum of w over
-    reference rows at most as likely) / (1 + sum of w), with the largest w as 1, and holds for rows drawn in proportion
-    to weights up to that (weighted conformal prediction, Tibshirani et al. 2019, for a row of the largest weight).
-    ShapeError for other shapes or no reference, NumericError for NaN, ConfigError for negative weights or zeros alone.
+    Parameters
+    ----------
+    log_prob : array_like, (N,)
+        Log densities of the rows.
+    reference : array_like, (M,)
+        Log densities of the reference rows.
+    reference_weight : array_like, (M,), optional
+        Weights >= 0 of the reference rows. Conformal p-values then hold for rows drawn in proportion to weights up to
+        the largest one (weighted conformal prediction; Tibshirani et al. 2019).
+
+    Returns
+    -------
+    conformal : ndarray of float64, (N,)
+        (1 + number of reference rows at most as likely) / (M + 1). If a row comes from the distribution of the
+        reference, P(p <= a) <= a for every a, whatever the model (Vovk et al. 2005).
+    typicality : ndarray of float64, (N,)
+        Twice the smaller of both sides' p-values, at most 1. It is also small for a row that is far too likely, as flat
+        images are to image models (Nalisnick et al. 2019).
+
+    Raises
+    ------
+    ShapeError, NumericError, ConfigError
+        A shape is wrong or the reference is empty, a value is NaN, a weight is negative or all are zero.
     """
     return _p_values(_scores("log_prob", log_prob), *_reference(reference, reference_weight))
 
 
 def ranked(scores: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reference scores (M,) in ascending order, and (M + 1,) what a row that counts for 1 and the first 0 ... M of them
-    count for together. counts: of each score; None: 1.
+    """Reference scores (M,) in ascending order, and (M + 1,) the sums of 1 and the counts of the first 0 ... M of them.
+
+    counts: of each score; None: 1.
     """
     order = np.argsort(scores, kind="stable")
     return scores[order], np.cumsum(np.concatenate([[1.0], np.ones(len(scores)) if counts is None else counts[order]]))
 
 
-def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: Any = None,
+def score_rows(flow: Density, rows: Rows, out: str | os.PathLike[str], reference: Any = None,
                seed: int = 0, reference_weight: Any = None) -> dict[str, Any]:
-    """Writes one log-likelihood a row [nats] to a .npy or .csv file, in memory that does not grow with it.
+    """Writes the log density of each row to a .npy or .csv file, in memory that doesn't grow with N.
 
-    rows: (x, given, weight) of consecutive rows, of `evenflow.stream.read_rows`, or (x, given), or an array x. With
-    log-likelihoods of reference rows (M,), and what these count for, the file has three columns: log_prob,
-    conformal_p, typicality_p, see `p_values`; without, a .npy file is (N,). seed: of uint8 images' noise, which does
-    not depend on the pieces.
-    Returns n, mean, min and max of log_prob, and weighted: whether the rows have weights, by which the mean then is.
-    ConfigError for weights of some rows alone, and as of `p_values`. Errors leave no file behind.
+    Parameters
+    ----------
+    flow : Flow
+        The model.
+    rows : array_like or iterable
+        An array x, or an iterable of (x, given) or (x, given, weight) of consecutive rows, such as
+        `evenflow.stream.read_rows` returns.
+    out : path
+        The file. It appears complete or not at all.
+    reference : array_like, (M,), optional
+        Log densities of reference rows. The file then has three columns: log_prob, conformal_p, typicality_p; see
+        `p_values`.
+    seed : int
+        For the noise of uint8 images.
+    reference_weight : array_like, (M,), optional
+        See `p_values`.
+
+    Returns
+    -------
+    dict
+        n, mean, min and max of log_prob in nats, and weighted: whether the mean is over weighted rows.
     """
     check_flow("score", flow)
     n, low, high, mean = 0, np.inf, -np.inf, _Mean()
@@ -70,21 +100,21 @@ def score_rows(flow: Flow, rows: Rows, out: str | os.PathLike[str], reference: A
     return result
 
 
-def log_probs(flow: Flow, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
+def log_probs(flow: Density, rows: Rows, seed: int = 0) -> Iterator[np.ndarray]:
     """log_prob of consecutive rows, or of an array, piece by piece; the same numbers as in one piece."""
     return (scores for scores, _ in _weighted_log_probs(flow, rows, seed))
 
 
-def _weighted_log_probs(flow: Flow, rows: Rows, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+def _weighted_log_probs(flow: Density, rows: Rows, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
     check_flow("score", flow)
     n = 0
     for x, given, weight in blocks("score", rows):
-        scores = flow.log_prob(x, seed, first=n, **flow._conditions(given))
+        scores = flow.log_prob(x, seed=seed, first=n, **flow._conditions(given))
         yield scores, weight
         n += len(scores)
 
 
-def log_prob_on_ranks(flow: Flow, x: Any, given: np.ndarray | None, ranks: Ranks,
+def log_prob_on_ranks(flow: Density, x: Any, given: np.ndarray | None, ranks: Ranks,
                       weights: np.ndarray | None = None) -> np.ndarray:
     """log p of all rows, of which each rank computes its share; the numbers do not depend on how many.
 

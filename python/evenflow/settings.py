@@ -16,15 +16,18 @@ class Settings:
 
     batch_size: int = 64
     optimizer: str = "adamax"
-    """"adam" | "adamax" | "sgd" | "rmsprop"."""
+    """"adam" | "adamw" | "adamax" | "sgd" | "rmsprop"."""
     optimizer_options: dict[str, float] = field(default_factory=dict)
     """More arguments of the optimiser: beta2, momentum, eps, weight_decay, ..."""
     lr: float = 1e-3
     warmup: int = 0
     """Steps of linear warm-up."""
+    schedule: str = "constant"
+    """After the warm-up: "constant", times lr_decay at every step; "cosine", down to lr_floor at the last planned step;
+    "plateau", halved after lr_patience epochs without a better validation loss."""
     lr_decay: float = 1.0
-    """Factor on the rate at every step after the warm-up, down to lr_floor."""
     lr_floor: float = 0.0
+    lr_patience: int = 10
     clip: float = 0.0
     """Largest norm of the gradient (of the loss in nats); 0: not clipped."""
     accumulate: int = 1
@@ -62,9 +65,10 @@ class Settings:
             object.__setattr__(self, name, value)
 
         arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
+        arrays.choice("fit", "schedule", self.schedule, ("constant", "cosine", "plateau"))
         arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
         for name, low in (("batch_size", 1), ("warmup", 0), ("accumulate", 1), ("max_failures", 0),
-                          ("seed", 0)):
+                          ("lr_patience", 1), ("seed", 0)):
             keep(name, arrays.whole("fit", name, getattr(self, name), low=low))
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
@@ -84,7 +88,7 @@ class Settings:
             keep("optimizer_options", {name: arrays.plain(value) for name, value in options})
 
 
-LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None}
+LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None, "schedule": "constant", "lr_patience": 10}
 """Settings that the first trainings did not have, with what they mean there."""
 
 
@@ -107,6 +111,8 @@ class Progress:
     """Step counters of the optimiser and the average in the snapshot."""
     best_loss: float | None = None
     bad_epochs: int = 0
+    flat_epochs: int = 0
+    """Epochs without a better validation loss since the rate was last halved."""
     stopped: bool = False
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -119,7 +125,7 @@ class Progress:
 
     def check(self) -> None:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
-        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs"):
+        for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs", "flat_epochs"):
             arrays.whole("resume", name, getattr(self, name), low=0)
         best = {} if self.best_loss is None else {"best_loss": self.best_loss}
         numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, **best, **self.sums}

@@ -12,7 +12,7 @@ from typing import Any
 @contextlib.contextmanager
 def interrupt_flag() -> Iterator[list[int]]:
     """A list that takes the number of the first signal, so that no step is cut in two; a second Ctrl-C or SIGTERM
-    raises KeyboardInterrupt at once. A terminal that closes may send SIGHUP twice, itself and by its shell.
+    raises KeyboardInterrupt at once. A closing terminal may send SIGHUP twice, itself and through its shell.
     """
     flag: list[int] = []
 
@@ -28,7 +28,7 @@ def interrupt_flag() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that what is half-written is removed."""
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that half-written files are removed."""
 
     def handle(number: int, frame: Any) -> None:
         raise KeyboardInterrupt(number)
@@ -38,27 +38,8 @@ def termination_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP come after the block. Within an import, Python can turn the exception into another:
-    before 3.12 that of a `__set_name__` into a RuntimeError.
-    """
-    numbers: list[int] = []
-    try:
-        with _handled(lambda number, _: numbers.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            yield
-    finally:
-        for number in numbers:
-            signal.raise_signal(number)
-
-
-def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """130 after Ctrl-C or SIGTERM, 129 after SIGHUP."""
-    return 128 + (signal.SIGHUP if interrupt.args == (signal.SIGHUP,) else signal.SIGINT)
-
-
-@contextlib.contextmanager
 def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Signals reach the main thread only; elsewhere nothing is changed. Nor is SIGHUP where nohup has it ignored."""
+    """Python lets the main thread alone handle signals. nohup has SIGHUP ignored, and so it stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

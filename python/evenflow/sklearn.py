@@ -16,7 +16,7 @@ from evenflow import bounds as of_columns
 from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
 from evenflow.flow import Flow
-from evenflow.models import NICE, RealNVP
+from evenflow.models import NICE, CouplingFlow
 from evenflow.score import ranked
 from evenflow.weights import check_weights, mean_one
 
@@ -34,40 +34,70 @@ RESOLUTION = 1e-2
 
 
 class FlowDensity(DensityMixin, BaseEstimator):
-    """The density of a table (n_samples, n_features), at least 2 features, by a normalizing flow.
+    """The density of a table, by a normalizing flow: a scikit-learn estimator with score_samples and sample.
 
-    model: "real_nvp" (Dinh, Sohl-Dickstein, Bengio 2016; with a logistic base, whose tails forgive rows far
-    from the others) | "nice" (Dinh, Krueger, Bengio 2014).
-    couplings, hidden: number of couplings, widths of their hidden layers.
-    preprocess: "standardize" | "zca" | "whiten" | "none", fitted with the flow.
-    bounds: pairs (low, high), one a feature, None for an open end, or a dict of them by name or place (0, 1, ...) of a
-    feature, a whole number being a name where a feature is called so, and others being open: values lie strictly
-    between, and outside the density is zero; see RealNVP.
-    epochs: at most.  batch_size: None: 32 ... 256, by the number of rows.  lr: of Adam, reached after a warm-up of an
-    epoch or 100 steps.
-    validation_fraction: of the rows, held out to choose the epoch; training ends after `patience` epochs
-    without a better one. Where that is less than one row, all rows are trained on for all epochs.
-    dtype: arithmetic of the flow, "float32" | "float64".
-    device: where it computes, "cpu" | "cuda".  threads: 0 takes the OpenMP default. An estimator that was fitted and
-    unpickled computes on the CPU, on as many.
-    random_state: of initialisation, split and order; None: another one at every fit.
+    Parameters
+    ----------
+    model : str
+        "coupling_flow", with a logistic base, whose tails forgive rows far from the others; or "nice" (Dinh, Krueger,
+        Bengio 2014).
+    couplings, hidden : int, sequence of int
+        Number of couplings, and widths of their hidden layers.
+    law : str
+        Law of coupling_flow's couplings: "affine", "spline", ...; see `CouplingFlow`.
+    preprocess : str
+        "standardize", "zca", "whiten" or "none", fitted with the flow.
+    bounds : sequence of (low, high), or dict of them, optional
+        See `CouplingFlow`. A dict has the pairs by name or place of the column; other columns are open.
+    epochs : int
+        Largest number of passes.
+    batch_size : int, optional
+        None: 32 ... 256, by the number of rows.
+    lr : float
+        Learning rate of Adam, after a warm-up of an epoch or 100 steps.
+    validation_fraction : float
+        Share of the rows that is held out to choose the epoch. If that is less than one row, all rows are trained on
+        for all epochs.
+    patience : int
+        Training ends after so many epochs without a better validation loss.
+    dtype : str
+        "float32" or "float64".
+    device : str
+        "cpu" or "cuda". An estimator that was unpickled computes on the CPU.
+    threads : int
+        0: as many as OpenMP would take.
+    random_state : int, RandomState or None
+        For initialisation, split and order. None: another one at every fit.
 
-    Fitted: flow_ (an evenflow model, ready to save), history_ (one dict an epoch), n_iter_ (epochs
-    run), n_features_in_, and feature_names_in_ for data with names of columns.
+    Attributes
+    ----------
+    flow_ : Flow
+        The model, ready to save.
+    history_ : list of dict
+        One record an epoch; see `Flow.fit`.
+    n_iter_ : int
+        Epochs run.
+    n_features_in_, feature_names_in_
+        As scikit-learn has them.
 
-    Errors: ValueError for fewer than 2 rows or features, NaN, a constant column, a column that
-    `dtype` can't resolve about its mean, or values that it or `preprocess` can't hold or that `bounds` leave out, or
-    fewer than 2 rows left to train on; NumericError for a training that fails.
+    Raises
+    ------
+    ValueError
+        X has fewer than 2 rows or columns, NaN, a constant column, a column that `dtype` can't resolve, values outside
+        of `bounds`, or fewer than 2 rows left to train on.
+    NumericError
+        The training failed.
     """
 
-    def __init__(self, model: str = "real_nvp", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
-                 preprocess: str = "standardize", bounds: Any = None, epochs: int = 200,
+    def __init__(self, model: str = "coupling_flow", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
+                 law: str = "affine", preprocess: str = "standardize", bounds: Any = None, epochs: int = 200,
                  batch_size: int | None = None, lr: float = 3e-3, validation_fraction: float = 0.1,
                  patience: int = 20, dtype: str = "float32", device: str = "cpu", threads: int = 0,
                  random_state: Any = None):
         self.model = model
         self.couplings = couplings
         self.hidden = hidden
+        self.law = law
         self.preprocess = preprocess
         self.bounds = bounds
         self.epochs = epochs
@@ -81,10 +111,16 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
-        """Trains on X (n_samples, n_features) by maximum likelihood; y is ignored.
+        """Trains on X by maximum likelihood.
 
-        sample_weight: what rows count for, in training and on the held-out part, finite numbers (n_samples,) >= 0; rows
-        of weight 0 are left out, but have to be finite, as scikit-learn has it for all of X.
+        Parameters
+        ----------
+        X : array_like or data frame, (n_samples, n_features)
+            At least 2 features.
+        y : ignored
+        sample_weight : array_like, (n_samples,), optional
+            How much a row counts, >= 0, in training and on the held-out part. Rows of weight 0 are left out, but must
+            be finite.
         """
         arrays.refuse_masked("FlowDensity", X)
         _check_names(X)
@@ -133,15 +169,17 @@ class FlowDensity(DensityMixin, BaseEstimator):
             preprocess=arrays.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
             bounds=of_columns.by_column(where, self.bounds, names, columns), dtype=self.dtype, device=self.device,
             threads=self.threads)
-        if arrays.choice("FlowDensity", "model", self.model, ("real_nvp", "nice")) == "nice":
+        if arrays.choice("FlowDensity", "model", self.model, ("coupling_flow", "nice")) == "nice":
+            if self.law != "affine":
+                raise ConfigError(f"[{where}] law is a setting of model='coupling_flow', and model is 'nice'")
             return NICE(columns, **shared)
-        return RealNVP(columns, mask="odd-even", prior="logistic", **shared)
+        return CouplingFlow(columns, law=self.law, mask="odd-even", base="logistic", **shared)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) (n_samples,) of every row, nats, in the units of X.
+        """Log density of each row, (n_samples,), in nats, in the units of X.
 
-        -inf for a row so far off that its density underflows, or that `dtype` can't hold it, or on or outside of a
-        bound.
+        It is -inf for a row on or outside of a bound, and for one so far off that its density underflows or that
+        `dtype` can't hold it.
         """
         check_is_fitted(self)
         arrays.refuse_masked("FlowDensity", X)
@@ -268,22 +306,44 @@ def _checked_scores(scores: Any, order: np.ndarray | None = None) -> np.ndarray:
 class FlowOutlierDetector(OutlierMixin, BaseEstimator):
     """Outliers by a density, with p-values calibrated on rows that the density never saw.
 
-    density: estimator with fit and score_samples; None: FlowDensity(). A data frame of pandas or polars reaches
-    it as it is, so that it can select columns by name, and is its to check.  calibration_fraction: of the rows,
-    held out from it.  contamination: rows with a p-value up to this are outliers, -1; a new row like those
-    of `fit` is called one with at most this probability.  random_state: of the split, and of a density
-    that has none of its own.
+    Parameters
+    ----------
+    density : estimator, optional
+        With fit and score_samples; None: FlowDensity(). It gets data frames of pandas or polars as they are.
+    contamination : float
+        Rows with a p-value up to this are outliers. A new row from the distribution of `fit`'s is called one with at
+        most this probability.
+    calibration_fraction : float
+        Share of the rows that is held out from the density.
+    random_state : int, RandomState or None
+        For the split, and for a density that has none of its own.
 
-    The p-value of a row with score s is (1 + #{calibration scores <= s}) / (n + 1) (conformal prediction,
-    Vovk, Gammerman, Shafer 2005): for rows exchangeable with those of `fit`, P(p <= a) <= a for every a,
-    however good or bad the density is. With sample weights w it is (1 + sum of w_i over calibration scores <= s) /
-    (1 + sum of w_i), the largest w of `fit` being 1: the same holds for rows drawn in proportion to weights up to
-    that (weighted conformal prediction, Tibshirani and others 2019, for a row of the largest weight).
+    Attributes
+    ----------
+    density_ : estimator
+        Fitted.
+    calibration_scores_ : ndarray, (n,)
+        Ascending.
+    offset_ : float
+        The smallest score of an inlier.
+    n_features_in_, feature_names_in_
+        As scikit-learn has them.
 
-    Fitted: density_, calibration_scores_ (n,) ascending, offset_ (the smallest score of an inlier),
-    n_features_in_, feature_names_in_. Errors as FlowDensity's; ValueError where
-    n is too small for any p-value to reach `contamination` (the defaults need 76 rows), or where so many
-    calibration rows have a density of zero that no row could be an outlier; NumericError for scores that are NaN.
+    Raises
+    ------
+    ValueError
+        As FlowDensity; or there are too few calibration rows for any p-value to reach `contamination` (the defaults
+        need 76 rows), or so many of them have a density of zero that no row could be an outlier.
+    NumericError
+        A score is NaN.
+
+    Notes
+    -----
+    The p-value of a row with score s is (1 + #{calibration scores <= s}) / (n + 1) (conformal prediction; Vovk,
+    Gammerman, Shafer 2005): for rows exchangeable with those of `fit`, P(p <= a) <= a for every a, however good the
+    density is. With sample weights w it is (1 + sum of w_i over calibration scores <= s) / (1 + sum of w_i), with the
+    largest w of `fit` as 1, and holds for rows drawn in proportion to weights up to that (weighted conformal
+    prediction; Tibshirani et al. 2019).
     """
 
     _sums: np.ndarray | None = None  # of `ranked`, of weighted rows
@@ -298,10 +358,15 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowOutlierDetector:
-        """Fits the density on one part of X (n_samples, n_features) and calibrates on the other.
+        """Fits the density on one part of X and calibrates on the other.
 
-        sample_weight: what rows count for in both, finite numbers (n_samples,) >= 0, which the density's `fit` has to
-        take; rows of weight 0 are left out.
+        Parameters
+        ----------
+        X : array_like or data frame, (n_samples, n_features)
+            Rows, most of them inliers.
+        y : ignored
+        sample_weight : array_like, (n_samples,), optional
+            How much a row counts in both parts, >= 0; the density's fit must take it. Rows of weight 0 are left out.
         """
         where = "FlowOutlierDetector"
         arrays.refuse_masked(where, X)

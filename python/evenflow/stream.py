@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from evenflow.arrays import file_name
-from evenflow.data import Dataset, load
+from evenflow.data import load
+from evenflow.data.dataset import checked
 from evenflow.data.numpy_files import BROKEN
-from evenflow.data.table import read_csv_blocks
+from evenflow.data.table import Columns, read_blocks
 from evenflow.errors import IoError
 from evenflow.files import Weighted
 from evenflow.rows import Rows
@@ -24,23 +25,24 @@ CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, columns: Sequence[str] | None = None,
               size: int | None = None, context: Sequence[str] | None = None) -> Iterator[Weighted]:
-    """(x, given, weight) of consecutive rows of a data set: what it says that their density is given, a context (n, C)
-    or labels (n,), and what they count for (n,); None for what it does not say.
+    """(x, given, weight) of consecutive rows of a data set. `given` is what their density is given, a context (n, C) or
+    labels (n,); weight (n,) is what they count for. Either is None where the data do not say.
 
-    The test part is taken where the data have one; source None: that of the run's own data. CSV files are
-    read piece by piece, and so is everything that `evenflow.data.load` leaves in its file.
-    columns, context: of a CSV or Parquet file; default those that the run of `plan` was trained on, where they have
-    names, else all for columns, none for the context. Weights are in the column that the run has them in, if there is
-    one, or in a .npz file.
+    The test part is taken where the data have one; source None: the run's own data. CSV files, and everything that
+    `evenflow.data.load` leaves in its file, are read piece by piece.
+    columns, context: of a CSV or Parquet file; default: those that the run of `plan` was trained on, where they have
+    names, else all columns and no context. Weights are in the run's column of weights, if the file has it, or in a
+    .npz file.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
+    chosen = Selection.of(columns, None, context)
     if source is not None and source.lower().endswith(CSV):
-        chosen = (Selection() if plan is None else plan.selection(source)).over(Selection.of(columns, None, context))
-        for block in read_csv_blocks(source, **vars(chosen)):
+        own = Selection() if plan is None else plan.selection(source)
+        for block in read_blocks(source, Columns.of(**vars(own.over(chosen)))):
             yield block.numbers, block.context, block.weight
         return
-    part = held_out(plan, source, size, chosen=Selection.of(columns, None, context))
+    part = held_out(plan, source, size, chosen=chosen)
     which = "train" if part.test is None else "test"
     given = "labels" if getattr(part, f"{which}_context") is None else "context"
     yield from _pieces(*of_part(part, which, given), getattr(part, f"{which}_weight"))
@@ -57,23 +59,19 @@ def read_latents(path: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, np.
                 labels, context = (file[name] if name in file.files else None for name in ("labels", "context"))
         except (*BROKEN, AttributeError, TypeError) as error:
             raise IoError(f"[data] {path}: expected a .npz file with an array z, got: {error}") from error
-        part = Dataset.from_array(path, z, train_labels=labels, train_context=context)
+        part = checked(path, z, train_labels=labels, train_context=context)
         yield from _pieces(*of_part(part, "train", "labels" if context is None else "context"))
     elif ending.endswith(".npy"):
         yield from _pieces(load(path).train, None)
     elif ending.endswith(CSV):
-        for block in read_csv_blocks(path):
+        for block in read_blocks(path):
             yield block.numbers, None
     else:
-        raise IoError(f"[data] expected latents in a file ending in .npy, .npz or .csv, got {path}")
+        raise IoError(f"[data] {path}: a file of latents ends in .npy, .npz or .csv")
 
 
 def _pieces(x: np.ndarray | Rows, *others: np.ndarray | None) -> Iterator[Any]:
     """Tuples of consecutive rows of x and the others."""
-    step = _rows_a_chunk(x.shape[1:])
+    step = max(1, CHUNK_VALUES // math.prod(x.shape[1:]))
     for a in range(0, len(x), step):
         yield x[a:a + step], *(None if y is None else y[a:a + step] for y in others)
-
-
-def _rows_a_chunk(shape: tuple[int, ...]) -> int:
-    return max(1, CHUNK_VALUES // math.prod(shape))

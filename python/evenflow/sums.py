@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core
+from evenflow.density import Density
 from evenflow.errors import ConfigError
 from evenflow.extras import need
-from evenflow.flow import Flow
 from evenflow.nccl import Nccl
 from evenflow.ranks import Ranks
 
@@ -20,7 +20,7 @@ PAUSE = 5e-4
 """Seconds between two looks at sums that are on their way: MPI moves data only when it is asked."""
 
 
-def gradient_sums(flow: Flow, ranks: Ranks, wire: str | None) -> GradientSums | GpuSums:
+def gradient_sums(flow: Density, ranks: Ranks, wire: str | None) -> GradientSums | GpuSums:
     """For the time of a training, a context manager."""
     if ranks.nccl is None:
         return GradientSums(flow, ranks, wire)
@@ -34,7 +34,7 @@ class GpuSums:
 
     start = None
 
-    def __init__(self, flow: Flow, ranks: Ranks, nccl: Nccl):
+    def __init__(self, flow: Density, ranks: Ranks, nccl: Nccl):
         self._flow, self._ranks, self._nccl = flow, ranks, nccl
 
     def begin(self) -> None:
@@ -66,7 +66,7 @@ class GradientSums:
     least = 1 << 20
     """Values of a part: smaller ones cost more messages, larger ones leave more to wait for at the end."""
 
-    def __init__(self, flow: Flow, ranks: Ranks, wire: str | None):
+    def __init__(self, flow: Density, ranks: Ranks, wire: str | None):
         self._gradient = flow._core.grads
         self._ranges = [slice(*part) for part in flow._core.gradient_parts(self.least)]
         # Of their own: the order among sums of one communicator is that of the calls, on every rank.

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
-from collections.abc import Callable
+
+import numpy as np
 
 from evenflow import arrays
+from evenflow.density import check_flow
 from evenflow.errors import ConfigError, DeviceError, ShapeError
-from evenflow.flow import Flow, check_flow
+from evenflow.flow import Flow
 from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, device_of, refuse_tangents, replaced, tensor_of
 from evenflow.weights import check_weights
 
-import numpy as np
-import torch  # after torch_operators, which says what is missing
+import torch  # isort: skip  # after torch_operators, which says what is missing
 
 
 class _Scope(torch.nn.Module):
@@ -52,11 +54,18 @@ class _Scope(torch.nn.Module):
 
 
 class FlowModule(_Scope):
-    """A flow as an nn.Module: autograd through log_prob, forward and inverse; any torch optimiser.
+    """A flow as an nn.Module: autograd through log_prob, forward and inverse, with any torch optimiser.
 
-    flow: made by Glow, RealNVP, NICE or `load`, initialised before the first call.
-    channels: "last" takes and returns images (N, H, W, C), "first" (N, C, H, W). Either is used without a
-    copy where channels are innermost in memory: a contiguous NHWC tensor, or NCHW in torch.channels_last.
+    Parameters
+    ----------
+    flow : Flow
+        The model, initialised before the first call.
+    channels : str
+        Order of images' axes: "last" for (N, H, W, C), "first" for (N, C, H, W). Either is used without a copy if
+        channels are innermost in memory: a contiguous NHWC tensor, or NCHW in torch.channels_last.
+
+    Notes
+    -----
 
     Parameters and buffers have the names of `flow.named_parameters()` and share its memory: an optimiser step
     or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
@@ -167,9 +176,12 @@ class FlowModule(_Scope):
 
     # Density, latents, samples
 
-    def forward(self, x: torch.Tensor, label: Any = None,
+    def forward(self, x: torch.Tensor, *, label: Any = None,
                 context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """x -> z (N, D) and logdet (N,) = log |det dz/dx|. uint8 images get no noise."""
+        """Maps data x to latents z (N, D) and logdet (N,) = log |det dz/dx|; uint8 images get no noise.
+
+        label and context are as in `Flow.forward`.
+        """
         return self._latents("forward", x, None, label, context)
 
     def _latents(self, where: str, x: torch.Tensor, seed: torch.Tensor | None, label: Any,
@@ -180,11 +192,11 @@ class FlowModule(_Scope):
         z, logdet = torch.ops.evenflow.forward(x, self._tensors(x, given), self._number, given, where)
         return z, logdet
 
-    def inverse(self, z: torch.Tensor, label: Any = None,
+    def inverse(self, z: torch.Tensor, *, label: Any = None,
                 context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """z (N, D) -> x and logdet (N,) = log |det dx/dz|.
+        """Maps latents z (N, D) to data x and logdet (N,) = log |det dx/dz|.
 
-        Differentiable in z, the context and the parameters, so a sample x of z ~ base is reparametrised.
+        Differentiable in z, the context and the parameters, so x of z = base_sample(n) is a reparametrised sample.
         """
         self._check("inverse", z, (self.flow.dims,))
         if not z.is_floating_point():
@@ -195,8 +207,8 @@ class FlowModule(_Scope):
         return self._output(x), logdet
 
     def base_sample(self, n: int) -> torch.Tensor:
-        """n latents z (n, D) from the base, standard normal or logistic, by torch's generator where the flow is."""
-        shape = arrays.whole("base_sample", "n", n, low=1), self.flow.dims
+        """Draws n latents z (n, D) from the base distribution, by torch's generator on the flow's device."""
+        shape = arrays.whole("base_sample", "n", n, low=0), self.flow.dims
         if not self._logistic:
             return torch.randn(shape, dtype=self._dtype, device=self._device)
         tiny = torch.finfo(torch.float64).tiny
@@ -204,9 +216,9 @@ class FlowModule(_Scope):
         return (u.log() - torch.log1p(-u)).to(self._dtype)
 
     def base_log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        """log p0(z) (N,) float64 of latents z (N, D): standard normal or logistic.
+        """Log density (N,) float64 of latents z (N, D) under the base distribution, in nats.
 
-        NaN and infinity go through: to look for them would wait for the GPU, and break a compiled graph.
+        NaN and infinity go through: looking for them would wait for the GPU, and break a compiled graph.
         """
         self._check("base_log_prob", z, (self.flow.dims,))
         if not z.is_floating_point():
@@ -217,27 +229,36 @@ class FlowModule(_Scope):
             return (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(1)
         return -0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * z.shape[1]
 
-    def log_prob(self, x: torch.Tensor, seed: int = 0, label: Any = None,
-                 context: torch.Tensor | None = None) -> torch.Tensor:
-        """log p(x) (N,) float64, nats of the density in the units of x.
+    def log_prob(self, x: torch.Tensor, *, label: Any = None, context: torch.Tensor | None = None,
+                 seed: int = 0) -> torch.Tensor:
+        """Log density of each row, (N,) float64, in nats, in the units of x.
 
-        seed: of the dequantisation noise that uint8 images get, as in Flow.log_prob; floats get none.
+        Parameters are those of `Flow.log_prob`.
         """
         z, logdet = self._latents("log_prob", x, _seed("log_prob", seed), label, context)
         return self.base_log_prob(z) + logdet
 
-    def loss(self, x: torch.Tensor, seed: int | None = None, label: Any = None,
-             context: torch.Tensor | None = None, sample_weight: Any = None) -> torch.Tensor:
-        """Mean negative log-likelihood in nats (), float64, for training: Flow.loss_and_grad under autograd.
+    def loss(self, x: torch.Tensor, *, label: Any = None, context: torch.Tensor | None = None,
+             seed: int | None = None, sample_weight: Any = None) -> torch.Tensor:
+        """Mean negative log-likelihood, for training: `Flow.loss_and_grad` under autograd.
 
-        The fastest way to train, with the guard against drift: the gradient by parameters and context is computed
-        at once, and backward only scales it. Batch norm uses the batch's moments and updates its running
-        statistics; a class head's loss is added. No gradient reaches x.
+        This is the fastest way to train, with the guard against drift: the gradient by parameters and context is
+        computed at once, and backward only scales it. Batch norm uses the batch's moments and updates its running
+        statistics. No gradient reaches x or the weights.
 
-        seed: of the dequantisation noise that uint8 images get, which has to be another in every step, or the flow
-        learns it by heart. None: from torch's generator on the CPU (torch.manual_seed).
-        sample_weight: finite numbers (N,) >= 0, by which each row's terms of the loss are multiplied; the sum is still
-        divided by N. No gradient reaches them.
+        Parameters
+        ----------
+        x, label, context
+            As in `log_prob`.
+        seed : int, optional
+            For the noise of uint8 images. None: drawn from torch's generator on the CPU.
+        sample_weight : tensor or array_like, (N,), optional
+            Factors >= 0 on the rows' terms. The sum is still divided by N.
+
+        Returns
+        -------
+        tensor of float64, ()
+            Nats a sample.
         """
         x = self._channels_last(self._converted("loss", x))
         if sample_weight is not None and not isinstance(sample_weight, torch.Tensor):
@@ -256,15 +277,15 @@ class FlowModule(_Scope):
                     buffer.copy_(statistics[offset - start:offset - start + size].view(shape))
         return loss
 
-    def sample(self, n: int, temperature: float = 1.0, seed: int | None = None, label: Any = None,
-               context: torch.Tensor | None = None) -> torch.Tensor:
-        """n samples without gradient, images in level units; sample i depends on (seed, i) alone.
+    def sample(self, n: int, *, label: Any = None, context: torch.Tensor | None = None, seed: int | None = None,
+               temperature: float = 1.0) -> torch.Tensor:
+        """Draws n samples without gradient; images are in level units.
 
-        seed: None draws it from torch's generator on the CPU (torch.manual_seed), as in `loss`: every call gives other
-        samples. For samples with a gradient, use `inverse` of draws from the base.
+        Parameters are those of `Flow.sample`, but seed=None draws the seed from torch's generator on the CPU. For
+        samples with a gradient use `inverse(base_sample(n))`.
         """
         if not torch.compiler.is_compiling():  # where numbers may be symbols; the flow looks at them again
-            n = arrays.whole("sample", "n", n, low=1)
+            n = arrays.whole("sample", "n", n, low=0)
             temperature = arrays.number("sample", "temperature", temperature, 0.0)
         with torch.no_grad():
             given = self._given("sample", label, context, n)
@@ -279,7 +300,7 @@ class FlowModule(_Scope):
         size = self.flow.context
         if not size or context is None:
             if context is not None:
-                raise ConfigError(f"[{where}] expected no context, since the model has none, got one")
+                raise ConfigError(f"[{where}] a context was given, but the model has none")
             if size:
                 got = "none" if label is None else "a label; a context goes by name, context=..."
                 raise ConfigError(f"[{where}] expected a context of {size} numbers a sample, got {got}")

@@ -12,16 +12,17 @@ import math
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from collections.abc import Callable
 
 import numpy as np
 
 from evenflow import arrays
+from evenflow.density import DRIFT
 from evenflow.errors import ConfigError, DeviceError, Error, NumericError
 from evenflow.extras import need, outdated
-from evenflow.flow import DRIFT, Flow
+from evenflow.flow import Flow
 
 need("evenflow.torch", "torch", "torch", "torch")
 import torch  # noqa: E402
@@ -161,15 +162,15 @@ def _with_grads(flow: Flow, call: Callable[[], Any]) -> tuple[Any, torch.Tensor]
             _wait(flow)
 
 
-_CHANGED = ", or parameters that have changed since the forward"
-"""Of what can't be rebuilt: torch sees its own changes alone."""
+_CHANGED = "; or the parameters have changed since the forward pass"
+"""Another reason, which torch sees only if it made the change itself."""
 
 
 def _check_drift(where: str, flow: Flow, rebuilt: torch.Tensor, truth: torch.Tensor) -> None:
     drift = float((rebuilt - truth).abs().max()) / max(1.0, float(truth.abs().max()))
     if not drift <= DRIFT[flow.dtype.name]:
-        raise NumericError(f"[{where}] expected an invertible flow, got one whose rebuilt latents are off by "
-                           f"{drift:.1e} of the largest value{_CHANGED}; use float64")
+        raise NumericError(f"[{where}] the flow can't be inverted here: the rebuilt latents are off by {drift:.1e} of "
+                           f"their largest value; use float64{_CHANGED}")
 
 
 @_operator("dequantize", "(Tensor x, int flow, Tensor? seed) -> Tensor")
@@ -191,7 +192,8 @@ def _sample(tensors: list[torch.Tensor], flow: int, n: int, temperature: torch.T
             given: torch.Tensor | None) -> torch.Tensor:
     model = _own_flow(flow, tensors)
     _wait(model)
-    return tensor_of(model.sample(n, float(temperature), int(seed), device=model.device, **_named(model, given)))
+    return tensor_of(model.sample(n, seed=int(seed), temperature=float(temperature), device=model.device,
+                                  **_named(model, given)))
 
 
 @_sample.register_fake
@@ -259,7 +261,7 @@ def _forward_vjp(x: torch.Tensor, z: torch.Tensor, dz: torch.Tensor, dlogdet: to
         (_, dx), grads = _with_grads(model, lambda: model.backward(
             _array(z), _array(dz), _array(dlogdet), dcontext=dcontext, truth=_array(x), **_named(model, given)))
     except NumericError as error:
-        raise NumericError(str(error).replace("; use float64", f"{_CHANGED}; use float64")) from None
+        raise NumericError(f"{error}{_CHANGED}") from None
     return tensor_of(dx), grads, _dgiven(dcontext, z)
 
 

@@ -11,16 +11,16 @@ import math
 import os
 import time
 import zlib
-from typing import Any
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from evenflow import _core, arrays, checkpoint, optim, signals
 from evenflow.bounds import require_inside
-from evenflow.data.feed import Batch, Feed, as_taken
+from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError
-from evenflow.flow import Flow
+from evenflow.feed import Batch, Feed, as_taken
 from evenflow.ranks import Ranks
 from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
 from evenflow.score import log_prob_on_ranks
@@ -50,10 +50,10 @@ class Trainer:
     on their number. Rank 0 writes the files.
     """
 
-    def __init__(self, flow: Flow, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
+    def __init__(self, flow: Density, x: Any, valid: Any = None, *, label: Any = None, valid_label: Any = None,
                  context: Any = None, valid_context: Any = None, sample_weight: Any = None,
                  valid_sample_weight: Any = None, settings: Settings = Settings(), ranks: Ranks = Ranks()):
-        for name, value, kind in (("flow", flow, Flow), ("settings", settings, Settings), ("ranks", ranks, Ranks)):
+        for name, value, kind in (("flow", flow, Density), ("settings", settings, Settings), ("ranks", ranks, Ranks)):
             if not isinstance(value, kind):
                 raise TypeError(f"[fit] expected {kind.__name__} for {name}, got {type(value).__name__}")
         self.flow, self.settings, self.progress, self.ranks = flow, settings, Progress(), ranks
@@ -62,10 +62,10 @@ class Trainer:
         if valid is not None:
             self.valid, self.valid_given, self.valid_weights = _checked_data(
                 flow, "fit valid", valid, valid_label, valid_context, valid_sample_weight)
-        elif settings.patience is not None or any(
+        elif settings.patience is not None or settings.schedule == "plateau" or any(
                 one is not None for one in (valid_label, valid_context, valid_sample_weight)):
-            raise ConfigError("[fit] expected valid data with patience, valid_label, valid_context or "
-                              "valid_sample_weight, got none")
+            raise ConfigError("[fit] patience, schedule='plateau', valid_label, valid_context and valid_sample_weight "
+                              "need valid=..., the data that they are for")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.given, self.weights, dtype=flow.dtype, batch_size=settings.batch_size,
@@ -79,7 +79,7 @@ class Trainer:
         except TypeError as error:
             raise ConfigError(f"[fit] expected options of {settings.optimizer}, "
                               f"got {settings.optimizer_options}: {error}") from None
-        self.schedule = optim.Schedule(settings.lr, settings.warmup, settings.lr_decay, settings.lr_floor)
+        self.schedule = self._schedule(None)
         self.average = optim.MovingAverage(flow, settings.average, zero_debias=True) if settings.average else None
         self.saved_step = 0
         """Step of the last checkpoint."""
@@ -130,12 +130,20 @@ class Trainer:
         save_every = arrays.number("fit", "save_every", save_every, 0.0)
         self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
                                         "checkpoint": checkpoint is not None})
+        planned = min(last_step, last_epoch * self.batches)
+        if self.settings.schedule == "cosine" and planned == math.inf:
+            raise ConfigError("[fit] schedule='cosine' needs epochs or steps, the end of the training")
+        self.schedule = self._schedule(int(planned) if self.settings.schedule == "cosine" else None)
         self._raw_values()
         if self.progress.position == self.batches:  # a callback ended the last run before the epoch
             self._end_epoch()
         if checkpoint is not None:
             self.save(checkpoint)  # a path that can't be written is found out now, not after an hour
         return functools.partial(self._train, last_epoch, last_step, callback, checkpoint, save_every)
+
+    def _schedule(self, steps: int | None) -> optim.Schedule:
+        s = self.settings
+        return optim.Schedule(s.lr, s.warmup, s.lr_decay, s.lr_floor, steps)
 
     def _train(self, last_epoch: float, last_step: float, callback: Callable[[dict[str, Any]], None] | None,
                checkpoint: str | os.PathLike[str] | None, save_every: float) -> None:
@@ -212,7 +220,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Any]:
         flow, s = self.flow, self.settings
-        self.optimizer.lr = self.schedule.lr_at(self.progress.step) * self.progress.lr_scale
+        self.optimizer.lr = max(self.schedule.lr_at(self.progress.step) * self.progress.lr_scale, self._least_rate)
         if self._sums is None and s.accumulate == 1:
             loss = flow._train_step(batch.x, batch.given, batch.weights, self._budget, self._seed, self.optimizer,
                                     s.clip, self.average)
@@ -238,6 +246,11 @@ class Trainer:
     def _numbers(self) -> tuple[str, ...]:
         """Means over a batch that a step tells besides its loss."""
         return ("nll", "class_nll", "class_error") if self.flow.config.get("class_weight") else ("nll",)
+
+    @property
+    def _least_rate(self) -> float:
+        s, p = self.settings, self.progress
+        return min(s.lr_floor, s.lr) if s.schedule == "plateau" and p.step >= s.warmup else 0.0
 
     @property
     def _budget(self) -> int:
@@ -373,9 +386,12 @@ class Trainer:
         if self.valid is not None:
             record.update(valid_loss=value, **self._in_bits("valid_", value))
             if value is not None and (p.best_loss is None or value < p.best_loss):
-                p.best_loss, p.bad_epochs, self._best = value, 0, self._candidate()
+                p.best_loss, p.bad_epochs, p.flat_epochs, self._best = value, 0, 0, self._candidate()
             elif p.step > self.settings.warmup:  # before, the rate is too small to judge by
                 p.bad_epochs += 1
+                p.flat_epochs += 1
+                if self.settings.schedule == "plateau" and p.flat_epochs >= self.settings.lr_patience:
+                    p.lr_scale, p.flat_epochs = p.lr_scale / 2, 0
                 p.stopped = self.settings.patience is not None and p.bad_epochs >= self.settings.patience
         p.history.append(record)
         return dict(record)
@@ -409,7 +425,7 @@ class Trainer:
         rows = in_proportion(shuffled(self.x, s.seed), self.weights, n)
         x = as_taken("fit", self.x[rows], origin(self.x, rows), self.flow.dtype, self.flow._bounds)
         with few_rows_told("fit", rows, dims):
-            self.flow.init(x, self.given[rows] if self.flow.context else None)
+            self.flow._initialize("init", x, self.given[rows] if self.flow.context else None)
 
     # Which values the flow holds: those in training while it runs, the kept ones afterwards
 
@@ -585,11 +601,12 @@ def refuse_used(path: str) -> None:
                               "to go on from it, another path, or delete it")
 
 
-def _checked_data(flow: Flow, where: str, x: Any, label: Any, context: Any,
+def _checked_data(flow: Density, where: str, x: Any, label: Any, context: Any,
                   sample_weight: Any) -> tuple[np.ndarray | Rows, Any, np.ndarray | None]:
     """Samples, what their density is given, and their weights, of mean one."""
-    x = arrays.check_batch(where, x, flow.shape, uint8=flow.is_image)
+    x = flow._check(where, x, least=1)
     if x.dtype != np.uint8 and not stays_outside(x):
+        flow._check_levels(where, x)
         x = arrays.to_floats(where, x, flow.dtype)
         require_inside(where, flow._bounds, x)
     given = flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")

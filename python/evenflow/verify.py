@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from evenflow import arrays, bounds
+from evenflow.density import Density
 from evenflow.errors import NumericError
-from evenflow.flow import Flow
-from evenflow.models import build
 
 SAMPLES = 16
 PROBED_DIMS = 512
@@ -99,13 +98,13 @@ class Report:
         return "\n".join(lines + [f"  failed: {text}" for text in self.failures])
 
 
-def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0, context: Any = None) -> Report:
+def verify(flow: Density, x: Any, *, label: Any = None, context: Any = None, seed: int = 0) -> Report:
     """Tests `flow` on the first samples of x (uint8 images as whole levels). The flow is left as it was.
 
     ConfigError for an uninitialised model, NumericError for a sample that is not finite or not within the bounds; one
     on the way ends up in the report.
     """
-    x, seed = flow._check("verify", x), arrays.whole("verify", "seed", seed, low=0)
+    x, seed = flow._check("verify", x, least=1), arrays.whole("verify", "seed", seed, low=0)
     given = flow._given("verify", label, context, len(x))
     x = x[:SAMPLES]
     given = None if given is None else given[:SAMPLES]
@@ -120,7 +119,7 @@ def verify(flow: Flow, x: Any, label: Any = None, seed: int = 0, context: Any = 
         return dataclasses.replace(report, error=str(error))
 
 
-def _measure(flow: Flow, x: np.ndarray, given: np.ndarray | None,
+def _measure(flow: Density, x: np.ndarray, given: np.ndarray | None,
              rng: np.random.Generator) -> dict[str, Any]:
     named = flow._by_name(given)
     z, logdet = flow.forward(x, **named)
@@ -143,7 +142,7 @@ def _measure(flow: Flow, x: np.ndarray, given: np.ndarray | None,
         worst_level_error=errors[worst], worst_level_z=float(np.abs(flow.split_latent(z)[worst]).max()))
 
 
-def _resolved(flow: Flow, x: np.ndarray) -> np.ndarray | slice:
+def _resolved(flow: Density, x: np.ndarray) -> np.ndarray | slice:
     """The samples that lie so far from the bounds that their rounding hardly moves z."""
     if flow._bounds is None:
         return slice(None)
@@ -162,13 +161,13 @@ def _error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(error) if np.isfinite(error) else float("inf")
 
 
-def _float64_copy(flow: Flow) -> Flow:
+def _float64_copy(flow: Density) -> Density:
     config = {**flow.config, "dtype": "float64"}
     if "bounds" in config:
         config["bounds"] = bounds.rounded(config["bounds"], flow.dtype)
     if "conditioner_dtype" in config:
         config["conditioner_dtype"] = "float32"  # which is float64 here: the nets compute as the model does
-    copy = build(config)
+    copy = Density._built(config)
     values, theirs = copy.named_parameters(), flow.named_parameters()
     for name, value in values.items():
         value[...] = theirs[name]
@@ -179,7 +178,7 @@ def _float64_copy(flow: Flow) -> Flow:
     return copy
 
 
-def _probe_jacobian(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_jacobian(flow: Density, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
     """Row i of dz/dx is what backward returns for dz = unit vector i."""
     z, logdet = flow.forward(x, **flow._by_name(given))
     d = flow.dims
@@ -191,7 +190,7 @@ def _probe_jacobian(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: np
     return _error(logdet, np.array([exact])) if sign != 0 else float("inf")
 
 
-def _probe_direction(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
+def _probe_direction(flow: Density, x: np.ndarray, given: np.ndarray | None, rng: np.random.Generator) -> float:
     """d/dt (g z + h logdet)(x + t v) by backward and by central differences."""
     named = flow._by_name(given)
     z, _ = flow.forward(x, **named)
@@ -205,7 +204,7 @@ def _probe_direction(flow: Flow, x: np.ndarray, given: np.ndarray | None, rng: n
     return _error(np.array((values[0] - values[1]) / (2 * step)), np.array(float((dx * v).sum())))
 
 
-def _taylor(flow: Flow, x: np.ndarray, given: np.ndarray | None,
+def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
             rng: np.random.Generator) -> tuple[float, float]:
     """Relative error of the gradient along a random direction, and the ratio of the Taylor remainders.
 

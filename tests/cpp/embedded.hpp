@@ -45,8 +45,8 @@ Trainable<T> initialised(const Config& config) {
   return model;
 }
 
-inline RealNvpTableConfig table() {
-  RealNvpTableConfig config;
+inline CouplingFlowConfig table() {
+  CouplingFlowConfig config;
   config.dims = 5;
   config.couplings = 3;
   config.hidden = {8, 8};

@@ -121,8 +121,8 @@ TEST_CASE_TEMPLATE("columns within bounds: a value on or outside of one is named
                        NumericError);
 }
 
-RealNvpTableConfig bounded_table(const std::vector<Bounds>& bounds) {
-  RealNvpTableConfig c;
+CouplingFlowConfig bounded_table(const std::vector<Bounds>& bounds) {
+  CouplingFlowConfig c;
   c.dims = 2;
   c.couplings = 2;
   c.hidden = {5};
@@ -132,7 +132,7 @@ RealNvpTableConfig bounded_table(const std::vector<Bounds>& bounds) {
 
 TEST_CASE("bounds that no model has") {
   const auto refused = [](const std::vector<Bounds>& bounds, const char* text) {
-    CHECK_THROWS_WITH_AS(real_nvp<float>(bounded_table(bounds)), text, ConfigError);
+    CHECK_THROWS_WITH_AS(coupling_flow<float>(bounded_table(bounds)), text, ConfigError);
   };
   refused({{0, 1}}, "[bounds] expected bounds for each of 2 columns, got 1");
   refused({{}, {1, 1}}, "[bounds] expected a lower bound below the upper one, got 1 and 1 for column 1");
@@ -145,16 +145,15 @@ TEST_CASE("bounds that no model has") {
           "[bounds] expected bounds that float32 holds, got -3e+38 and 3e+38 for column 0");
   refused({{1, 1 + 1e-7}, {}},
           "[bounds] expected bounds that float32 holds numbers between, got 1 and 1.0000001 for column 0");
-  CHECK_NOTHROW(real_nvp<double>(bounded_table({{1, 1 + 1e-7}, {-3e38, 3e38}})));
-  CHECK_THROWS_WITH_AS(real_nvp<double>(bounded_table({{-1e308, 1e308}, {}})),
+  CHECK_NOTHROW(coupling_flow<double>(bounded_table({{1, 1 + 1e-7}, {-3e38, 3e38}})));
+  CHECK_THROWS_WITH_AS(coupling_flow<double>(bounded_table({{-1e308, 1e308}, {}})),
                        "[bounds] expected bounds that float64 holds, got -1e+308 and 1e+308 for column 0",
                        ConfigError);
   NiceConfig image;
   image.shape = {0, 2, 2, 1};
   image.bounds = {{0, 1}, {}, {}, {}};
   CHECK_THROWS_WITH_AS(nice<float>(image),
-                       "[nice] expected bounds for columns of a table only, got some for an image",
-                       ConfigError);
+                       "[nice] bounds are for the columns of a table, and this is an image", ConfigError);
 }
 
 TEST_CASE("bounds in a file's settings") {
@@ -162,10 +161,9 @@ TEST_CASE("bounds in a file's settings") {
   CHECK(text.find("\"bounds\": [[0.0, 0.1], [null, -1e+20]], ") != std::string::npos);
   CHECK(to_json(parse_config(text)) == text);
   CHECK(to_json({bounded_table({}), Dtype::float32, 3}).find("bounds") == std::string::npos);
-  RealNvpTableConfig given = bounded_table({{0, 1}, {}});
+  CouplingFlowConfig given = bounded_table({{0, 1}, {}});
   given.context = 2;
-  CHECK(to_json({given, Dtype::float32, 3}).find("null]], \"context\": 2, \"coupling\"") !=
-        std::string::npos);
+  CHECK(to_json({given, Dtype::float32, 3}).find("null]], \"seed\": 3") != std::string::npos);
   NiceConfig columns;
   columns.shape = {0, 1, 1, 2};
   columns.bounds = {{0, kOpen}, {}};
@@ -176,7 +174,7 @@ TEST_CASE("bounds in a file's settings") {
     const std::string was = "[[0.0, 0.1], [null, -1e+20]]";
     return changed.replace(changed.find(was), was.size(), bounds);
   };
-  CHECK(std::get<RealNvpTableConfig>(parse_config(with("[[-1, null], [null, null]]")).model).bounds[0].low ==
+  CHECK(std::get<CouplingFlowConfig>(parse_config(with("[[-1, null], [null, null]]")).model).bounds[0].low ==
         -1);
   for (const char* bad : {"null", "{}", "[]", "[0, 1]", "[[0], [1]]", "[[0, 1, 2], [0, 1]]",
                           "[[\"0\", 1], [0, 1]]", "[[0, true], [0, 1]]"}) {

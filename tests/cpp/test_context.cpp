@@ -36,7 +36,7 @@ struct Conditional {
   }
 
   static ModelConfig config() {
-    RealNvpTableConfig table;
+    CouplingFlowConfig table;
     table.dims = kDims;
     table.couplings = 3;
     table.hidden = {7};
@@ -97,7 +97,7 @@ TEST_CASE_TEMPLATE("a model given numbers: the flow's bits, by rows and by block
   const Model plain(initialised<T>(table()));
   options.context = c.context.data();
   CHECK_THROWS_WITH_AS(plain.sample(ctx, 1, sampled.data(), options),
-                       "[sample] expected no context, since the model has none, got one", ConfigError);
+                       "[sample] a context was given, but the model has none", ConfigError);
 }
 
 TEST_CASE("a training step given numbers: the gradient by them, on tiles and as a whole") {
@@ -127,7 +127,7 @@ TEST_CASE("a training step given numbers: the gradient by them, on tiles and as 
 // The sanitizers watch what lies behind scratch arrays: nothing may be as long as one number of the context.
 TEST_CASE_TEMPLATE("a wide context: rows one by one as together, and their gradients", T, float, double) {
   constexpr int64_t kWide = 100, kMany = 40;
-  RealNvpTableConfig table;
+  CouplingFlowConfig table;
   table.dims = 2;
   table.couplings = 2;
   table.hidden = {6};
@@ -229,7 +229,7 @@ struct Given1 {
   }
 
   static ModelConfig config() {
-    RealNvpTableConfig table;
+    CouplingFlowConfig table;
     table.dims = 2;
     table.couplings = 2;
     table.hidden = {7};
@@ -436,7 +436,7 @@ TEST_CASE("the drift behind a standardising layer where latents leave the chain 
 }
 
 TEST_CASE("a single image whose moments are of one pixel at a deeper scale") {
-  RealNvpImageConfig config;
+  RealNvpConfig config;
   config.shape = {0, 2, 2, 3};
   config.base_dim = 4;
   config.residual_blocks = 1;

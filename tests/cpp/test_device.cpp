@@ -434,19 +434,19 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   g.permutation = "shuffle";
   g.coupling = "additive";
   check_model("glow with classes", [=](auto t) { return glow<decltype(t)>(g); }, 5, 0, 255);
-  RealNvpImageConfig r;
+  RealNvpConfig r;
   r.shape = {0, 4, 4, 1};
   r.scales = 2;
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_model("real nvp, images", [=](auto t) { return real_nvp<decltype(t)>(r); }, 6, 0, 255);
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7, 6};
   t.permutation = "lu";
   t.actnorm = true;
-  check_model("real nvp, tables", [=](auto u) { return real_nvp<decltype(u)>(t); }, 40, -2, 2);
+  check_model("real nvp, tables", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, -2, 2);
   NiceConfig n;
   n.shape = {0, 1, 1, 6};
   n.couplings = 4;
@@ -476,11 +476,11 @@ TEST_SUITE_END();
 
 TEST_CASE("device: a failure names the layer, as on the CPU") {
   install_emulator();
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};
-  const Flow<double> flow = real_nvp<double>(t);
+  const Flow<double> flow = coupling_flow<double>(t);
   ParamArena<double> arena(flow.layout(), "emulated");
   flow.init(arena, 1);
   Context ctx("emulated"), cpu("cpu");
@@ -561,12 +561,12 @@ TEST_CASE("device: a step looks at labels before kernels do") {
 
 TEST_CASE("device: a permutation that a caller spoiled is an error, not an access out of bounds") {
   install_emulator();
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};
   t.permutation = "lu";
-  const Flow<double> flow = real_nvp<double>(t);
+  const Flow<double> flow = coupling_flow<double>(t);
   ParamArena<double> arena(flow.layout(), "emulated");
   flow.init(arena, 1);
   Context ctx("emulated");

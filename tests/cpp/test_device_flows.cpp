@@ -110,9 +110,9 @@ void check_rows(const Flow<T>& flow) {
 /// another.
 class Spoiled {
  public:
-  Spoiled(Context& ctx, const RealNvpTableConfig& config, int64_t n)
+  Spoiled(Context& ctx, const CouplingFlowConfig& config, int64_t n)
       : ctx_(ctx),
-        flow_(real_nvp<double>(config)),
+        flow_(coupling_flow<double>(config)),
         arena_(flow_.layout(), "emulated"),
         arrays_(ctx),
         shape_{n, 1, 1, config.dims},
@@ -176,11 +176,11 @@ class Spoiled {
 }  // namespace
 
 TEST_CASE("device: a table model's density and samples against the CPU's") {
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   c.dims = 2;
   c.couplings = 4;
   c.hidden = {64, 64};
-  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   check_both(make);
   c.dims = 64;
   c.couplings = 3;
@@ -193,9 +193,9 @@ TEST_CASE("device: a table model's density and samples against the CPU's") {
   c.hidden = {15};
   c.mask = "odd-even";
   c.actnorm = true;
-  c.prior = "logistic";
+  c.base = "logistic";
   check_both(make);
-  c.coupling = "additive";
+  c.law = "additive";
   c.preprocess = "none";
   c.hidden = {};
   check_both(make);
@@ -229,8 +229,8 @@ TEST_CASE("device: every law, order and scale of a table flow against the CPU's"
 }
 
 TEST_CASE("device: a table flow with matrices against the CPU's") {
-  RealNvpTableConfig c;
-  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  CouplingFlowConfig c;
+  const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   c.dims = 5;
   c.couplings = 3;
   c.hidden = {9};
@@ -243,10 +243,10 @@ TEST_CASE("device: a table flow with matrices against the CPU's") {
   check_both(make);
   c.preprocess = "standardize";
   c.dims = 2;
-  c.prior = "logistic";
+  c.base = "logistic";
   c.actnorm = true;
   check_both(make);
-  c = RealNvpTableConfig();
+  c = CouplingFlowConfig();
   c.dims = 128;  // wider than what the thin products take
   c.couplings = 2;
   c.hidden = {20};
@@ -261,8 +261,8 @@ TEST_CASE("device: a table flow with matrices against the CPU's") {
 }
 
 TEST_CASE("device: a table flow of columns within bounds against the CPU's") {
-  RealNvpTableConfig c;
-  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  CouplingFlowConfig c;
+  const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   c.dims = 6;
   c.couplings = 3;
   c.hidden = {9};
@@ -280,12 +280,12 @@ TEST_CASE("device: a table flow of columns within bounds against the CPU's") {
 
 TEST_CASE("device: a value outside of a bound is named") {
   install_emulator();
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   c.dims = 2;
   c.couplings = 1;
   c.hidden = {4};
   c.bounds = {{-3, 4}, {}};
-  const Flow<float> flow = real_nvp<float>(c);
+  const Flow<float> flow = coupling_flow<float>(c);
   Context device("emulated");
   const auto there = trained(device, "emulated", flow);
   Arrays a(device);
@@ -301,32 +301,32 @@ TEST_CASE("device: a value outside of a bound is named") {
 
 TEST_CASE("device: a table flow with bfloat16 nets against the CPU's") {
   constexpr double kHalf = 1e-2;  // a sum on the other side of a rounding changes what follows
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   c.conditioner = NetDtype::bfloat16;
   c.dims = 7;
   c.couplings = 3;
   c.hidden = {40, 17, 33};
-  check_flow(real_nvp<float>(c), kHalf);
+  check_flow(coupling_flow<float>(c), kHalf);
   c.mask = "odd-even";
   c.hidden = {};
-  check_flow(real_nvp<float>(c), kHalf);
+  check_flow(coupling_flow<float>(c), kHalf);
   c.dims = 20;
   c.hidden = {256};
   c.permutation = "lu";
   c.preprocess = "whiten";
-  check_flow(real_nvp<float>(c), kHalf);
+  check_flow(coupling_flow<float>(c), kHalf);
 }
 
 TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {
   install_emulator();
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   c.dims = 7;
   c.couplings = 1;
   c.hidden = {15};
-  c.coupling = "additive";
+  c.law = "additive";
   c.preprocess = "none";
   c.conditioner = NetDtype::bfloat16;
-  const Flow<float> flow = real_nvp<float>(c);
+  const Flow<float> flow = coupling_flow<float>(c);
   // Weights of few digits: sums before the hidden unit's rounding are exact in any order.
   std::vector<double> values = random_values(flow.layout()->trainable_size(), 8, -1, 1);
   for (double& v : values) v = std::round(512 * v) / 512;
@@ -346,8 +346,8 @@ TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {
 }
 
 TEST_CASE("device: table flows wide, long and of as many rows as tiles have") {
-  RealNvpTableConfig c;
-  const auto make = [&c](auto t) { return real_nvp<decltype(t)>(c); };
+  CouplingFlowConfig c;
+  const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   for (const int64_t more : {0, 1}) {
     CAPTURE(more);
     c.couplings = 2;
@@ -369,10 +369,10 @@ TEST_CASE("device: table flows wide, long and of as many rows as tiles have") {
 }
 
 TEST_CASE("device: a row of a table has its bits alone and among others") {
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   const auto both = [&c] {
-    check_rows(real_nvp<double>(c));
-    check_rows(real_nvp<float>(c));
+    check_rows(coupling_flow<double>(c));
+    check_rows(coupling_flow<float>(c));
   };
   c.dims = 7;
   c.couplings = 2;
@@ -380,31 +380,31 @@ TEST_CASE("device: a row of a table has its bits alone and among others") {
   c.batch_norm = true;
   both();
   c.conditioner = NetDtype::bfloat16;
-  check_rows(real_nvp<float>(c));
-  c = RealNvpTableConfig();
+  check_rows(coupling_flow<float>(c));
+  c = CouplingFlowConfig();
   c.dims = 6;
   c.couplings = 2;
   c.hidden = {20};
-  c.coupling = "spline";
+  c.law = "spline";
   c.permutation = "lu";
   c.preprocess = "whiten";
   both();
   c.dims = 70;
-  c.coupling = "affine";
+  c.law = "affine";
   c.preprocess = "none";
-  c.prior = "logistic";
+  c.base = "logistic";
   both();
 }
 
 TEST_CASE("device: a row of a table with a wide net is near what it is among others") {
   install_emulator();
-  RealNvpTableConfig c;
+  CouplingFlowConfig c;
   c.dims = 8;
   c.couplings = 1;
   c.hidden = {1024};
-  c.coupling = "additive";
+  c.law = "additive";
   c.conditioner = NetDtype::bfloat16;
-  const Flow<float> flow = real_nvp<float>(c);
+  const Flow<float> flow = coupling_flow<float>(c);
   Context ctx("emulated");
   const auto arena = trained(ctx, "emulated", flow);
   const int64_t n = 37 * 128 + 1;  // the net's last product is divided into seven parts, for a row into eight
@@ -416,11 +416,11 @@ TEST_CASE("device: a row of a table with a wide net is near what it is among oth
 
 TEST_CASE("device: an output with room between its rows") {
   check_same<double>(1e-12, [](Context& ctx, const std::string& device) {
-    RealNvpTableConfig config;
+    CouplingFlowConfig config;
     config.dims = 3;
     config.couplings = 2;
     config.hidden = {4};
-    const Flow<double> flow = real_nvp<double>(config);
+    const Flow<double> flow = coupling_flow<double>(config);
     const auto arena = trained<double>(ctx, device, flow);
     Arrays a(ctx);
     const View<double> x(a.put(std::vector<double>(20, kNan)), {4, 1, 1, 3}, 5);
@@ -438,7 +438,7 @@ TEST_CASE("device: an output with room between its rows") {
 
 TEST_CASE("device: a spoiled order or bias is the layers' error") {
   install_emulator();
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};
@@ -458,7 +458,7 @@ TEST_CASE("device: a spoiled order or bias is the layers' error") {
 
 TEST_CASE("device: a spoiled matrix is the layers' error") {
   install_emulator();
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};

@@ -73,20 +73,20 @@ TEST_CASE("device: passes of every kind of model are graphs") {
   check_recorded("classes", glow<double>(g), 5, 0, 255);
   g.class_weight = 0.1;
   check_recorded("class head", glow<double>(g), 5, 0, 255);
-  RealNvpImageConfig r;
+  RealNvpConfig r;
   r.shape = {0, 4, 4, 1};
   r.scales = 2;
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_recorded("real nvp, images", real_nvp<double>(r), 6, 0, 255);
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7};
   t.batch_norm = true;
   for (const char* mask : {"halves", "odd-even"}) {
     t.mask = mask;
-    check_recorded(mask, real_nvp<double>(t), 20, -2, 2);
+    check_recorded(mask, coupling_flow<double>(t), 20, -2, 2);
   }
   NiceConfig nice_config = small_nice();
   for (const char* order : {"tile", "shuffle", "none"}) {
@@ -114,12 +114,12 @@ class Other : public Ranks {
 
 /// The norm of a batch norm's gradient with ranks, after passes without.
 double norm_with_ranks(const std::string& device) {
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 5;
   t.couplings = 2;
   t.hidden = {7};
   t.batch_norm = true;
-  const Flow<double> flow = real_nvp<double>(t);
+  const Flow<double> flow = coupling_flow<double>(t);
   Context ctx(device);
   ParamArena<double> arena(flow.layout(), device);
   flow.init(arena, 3);
@@ -348,7 +348,7 @@ TEST_CASE("device: the gradient of a training step is a graph") {
   g.classes = 3;
   g.class_weight = 0.1;
   check_trained("class head", glow<double>(g), Rule::rmsprop, 5, 255);
-  RealNvpImageConfig r;
+  RealNvpConfig r;
   r.shape = {0, 4, 4, 1};
   r.scales = 2;
   r.base_dim = 3;

@@ -62,13 +62,13 @@ TEST_CASE("device: steps of weighted samples, from a graph too, are the CPU's") 
   g.classes = 3;
   g.class_weight = 0.1;
   check_steps(glow<double>(g), 5, 0, 255);
-  RealNvpTableConfig t;
+  CouplingFlowConfig t;
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7};
   for (const bool batch_norm : {false, true}) {
     t.batch_norm = batch_norm;
-    check_steps(real_nvp<double>(t), 20, -2, 2);
+    check_steps(coupling_flow<double>(t), 20, -2, 2);
   }
 }
 

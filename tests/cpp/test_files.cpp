@@ -42,8 +42,8 @@ Bytes bytes_of(const std::string& text) {
   return {text.data(), static_cast<int64_t>(text.size())};
 }
 
-RealNvpTableConfig small_table() {
-  RealNvpTableConfig config;
+CouplingFlowConfig small_table() {
+  CouplingFlowConfig config;
   config.dims = 3;
   config.couplings = 2;
   config.hidden = {12};
@@ -216,7 +216,7 @@ TEST_CASE("parameters that no model writes are refused") {
     check_contains(finite.error(), "expected finite values in 'coupling0.dense0.weight'");
   }
 
-  RealNvpTableConfig config = small_table();
+  CouplingFlowConfig config = small_table();
   config.permutation = "shuffle";
   Parts shuffled(file_of(initialised<double>(config)));
   shuffled.value<double>("permutation1.permutation", 2) =
@@ -225,7 +225,7 @@ TEST_CASE("parameters that no model writes are refused") {
 }
 
 TEST_CASE("a permutation that a caller spoiled is an error, not an access out of bounds") {
-  RealNvpTableConfig config = small_table();
+  CouplingFlowConfig config = small_table();
   for (const char* kind : {"shuffle", "lu"}) {
     config.permutation = kind;
     Trainable<float> model = initialised<float>(config);
@@ -267,13 +267,13 @@ TEST_CASE("settings that are read have the ranges of their models") {
   check(image, "\"bits\": 8", "\"bits\": 9", "[config] expected bits in 1 ... 8, got 9");
   check(image, "\"lu\"", "\"qr\"", "[config] expected permutation lu, plain, shuffle or reverse, got 'qr'");
   check(image, "0.0", "-0.5", "[config] expected a finite class_weight >= 0, got -0.5");
-  RealNvpImageConfig real_nvp_config;
+  RealNvpConfig real_nvp_config;
   check({real_nvp_config, Dtype::float32, 0}, "\"recursion\": 2", "\"recursion\": 5",
         "[config] expected recursion in 1 ... 4, got 5");
 }
 
 TEST_CASE("a trainable model takes the place of another") {
-  RealNvpTableConfig larger = small_table();
+  CouplingFlowConfig larger = small_table();
   larger.couplings = 3;
   larger.hidden = {7, 5};
   Trainable<float> model = initialised<float>(small_table()), other = initialised<float>(larger);
@@ -307,7 +307,7 @@ TEST_CASE("settings that promise more than the file holds are refused before any
                  "[config] expected dims in 2 ... 1048576");
   check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
   check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
-  check_contains(error("\"float32\"}", "\"float64\"}"), "values for its settings, got");
+  check_contains(error("\"dtype\": \"float32\"", "\"dtype\": \"float64\""), "values for its settings, got");
   check_contains(error("{", "{{"), "expected a valid configuration");
   check_contains(error("\"seed\": 3", "\"seed\": 3, \"seed\": 3"), "unique keys");
   check_contains(error("\"seed\": 3", "\"seed\": -3"),
@@ -342,8 +342,8 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
   nice.hidden = {5, 4};
   check(nice);
   check(small_table());
-  RealNvpTableConfig table = small_table();
-  table.coupling = "additive";
+  CouplingFlowConfig table = small_table();
+  table.law = "additive";
   table.mask = "odd-even";
   table.hidden = {};
   check(table);
@@ -357,7 +357,7 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
     glow.coupling = kind[0] == 'l' ? "affine" : "additive";
     check(glow);
   }
-  RealNvpImageConfig image;
+  RealNvpConfig image;
   image.shape = {0, 8, 8, 2};
   image.base_dim = 4;
   for (int bits = 0; bits < 32; ++bits) {
@@ -389,7 +389,13 @@ TEST_CASE("settings are written as Python writes them") {
     const std::string path = entry.path().string();
     if (entry.path().extension() != ".safetensors" || path.find(".expected.") != path.npos) continue;
     CAPTURE(path);
-    CHECK(load(path).config() == read_safetensors(path).metadata.at("config"));
+    const std::string config = read_safetensors(path).metadata.at("config");
+    if (path.find("real_nvp") != path.npos && config.find("\"prior\"") != config.npos) {
+      // A table of RealNVP, which is a CouplingFlow now, with other names for two settings.
+      CHECK(load(path).config().rfind("{\"model\": \"CouplingFlow\", ", 0) == 0);
+    } else {
+      CHECK(load(path).config() == config);
+    }
     ++files;
   }
   CHECK(files >= 13);

@@ -113,7 +113,7 @@ TEST_CASE("small NICE models pass every check of a layer") {
 TEST_CASE("small Real NVP tables pass every check of a layer") {
   for (const char* mask : {"halves", "odd-even"}) {
     for (const char* permutation : {"none", "shuffle", "lu"}) {
-      RealNvpTableConfig config;
+      CouplingFlowConfig config;
       config.dims = 3;
       config.couplings = 3;
       config.hidden = {4};
@@ -122,15 +122,15 @@ TEST_CASE("small Real NVP tables pass every check of a layer") {
       config.batch_norm = true;
       config.actnorm = true;
       check_flow(
-          std::string(mask) + " " + permutation, [=](auto t) { return real_nvp<decltype(t)>(config); }, -2, 2,
-          0, 6);
+          std::string(mask) + " " + permutation, [=](auto t) { return coupling_flow<decltype(t)>(config); },
+          -2, 2, 0, 6);
     }
   }
 }
 
 TEST_CASE("small Real NVP image models pass every check of a layer") {
   for (int64_t recursion = 1; recursion <= 4; ++recursion) {
-    RealNvpImageConfig config;
+    RealNvpConfig config;
     config.shape = {0, 2, 2, 1 + recursion % 2};
     config.scales = 2;
     config.base_dim = 2;
@@ -369,13 +369,13 @@ TEST_CASE("settings that no file can have are refused before anything is built")
                   }),
                   ConfigError);
 
-  RealNvpImageConfig image;
+  RealNvpConfig image;
   image.shape = {0, 4, 4, 1};
   image.base_dim = 2;
   image.residual_blocks = 0;
   CHECK_NOTHROW(real_nvp<float>(image));
   const auto image_with = [&](const auto& change) {
-    RealNvpImageConfig c = image;
+    RealNvpConfig c = image;
     change(c);
     real_nvp<float>(c);
   };
@@ -392,12 +392,12 @@ TEST_CASE("settings that no file can have are refused before anything is built")
                   }),
                   ShapeError);
 
-  RealNvpTableConfig table = RealNvpTableConfig();
+  CouplingFlowConfig table = CouplingFlowConfig();
   table.dims = 4;
   const auto table_with = [&](const auto& change) {
-    RealNvpTableConfig c = table;
+    CouplingFlowConfig c = table;
     change(c);
-    real_nvp<float>(c);
+    coupling_flow<float>(c);
   };
   CHECK_THROWS_AS(table_with([](auto& c) { c.dims = (1 << 20) + 1; }), ConfigError);
   CHECK_THROWS_AS(table_with([](auto& c) { c.couplings = 65537; }), ConfigError);
@@ -417,7 +417,7 @@ TEST_CASE("settings that no file can have are refused before anything is built")
 }
 
 TEST_CASE("a fresh Real NVP has densities of a usual size with any norms in its nets") {
-  RealNvpImageConfig config;
+  RealNvpConfig config;
   config.shape = {0, 8, 8, 3};
   config.base_dim = 16;
   config.residual_blocks = 8;
@@ -456,12 +456,13 @@ TEST_CASE("a fresh Real NVP has densities of a usual size with any norms in its 
 
 /// A table flow that is initialised from `rows`, dense rows of its dims().
 struct SmallFlow {
-  SmallFlow() : flow(real_nvp<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {
+  SmallFlow()
+      : flow(coupling_flow<double>(config())), arena(flow.layout()), rows(random_values(60, 4, -2, 2)) {
     flow.init(arena, 1);
     flow.init_from_data(ctx, arena, View<const double>(rows.data(), {20, 1, 1, 3}));
   }
-  static RealNvpTableConfig config() {
-    RealNvpTableConfig c;
+  static CouplingFlowConfig config() {
+    CouplingFlowConfig c;
     c.dims = 3;
     c.couplings = 2;
     c.hidden = {4};
@@ -475,9 +476,9 @@ struct SmallFlow {
 };
 
 TEST_CASE("a training step that is refused changes nothing") {
-  RealNvpTableConfig config = SmallFlow::config();
+  CouplingFlowConfig config = SmallFlow::config();
   config.batch_norm = true;
-  const Flow<double> flow = real_nvp<double>(config);
+  const Flow<double> flow = coupling_flow<double>(config);
   ParamArena<double> arena(flow.layout());
   Context ctx("cpu", 1);
   const std::vector<double> rows = random_values(60, 4, -2, 2);
@@ -504,9 +505,9 @@ TEST_CASE("a training step that is refused changes nothing") {
 
 TEST_CASE("an optimiser of another model is refused") {
   SmallFlow s;
-  RealNvpTableConfig config = SmallFlow::config();
+  CouplingFlowConfig config = SmallFlow::config();
   config.hidden = {40};
-  const Flow<double> larger = real_nvp<double>(config);
+  const Flow<double> larger = coupling_flow<double>(config);
   Optimizer<double> optimizer(larger.layout(), {});
   const View<const double> x(s.rows.data(), {20, 1, 1, 3});
   const std::vector<double> before(s.arena.values(), s.arena.values() + s.flow.layout()->total_size());

@@ -236,7 +236,7 @@ TEST_CASE("an error of a training step names it, whether the batch goes by tiles
 }
 
 TEST_CASE("an error of a model's bits a dimension names that call") {
-  RealNvpTableConfig config;
+  CouplingFlowConfig config;
   config.dims = 4;
   config.couplings = 2;
   config.hidden = {4};
@@ -260,7 +260,7 @@ TEST_CASE("an error of a model's bits a dimension names that call") {
 
 TEST_CASE("a flow takes no other model's parameters") {
   const auto flow_of = [](int64_t dims) {
-    RealNvpTableConfig config;
+    CouplingFlowConfig config;
     config.dims = dims;
     config.couplings = 2;
     config.hidden = {4};
@@ -285,7 +285,7 @@ TEST_CASE("a flow takes no other model's parameters") {
 }
 
 TEST_CASE("a density that is too small is named by its row") {
-  RealNvpTableConfig config;
+  CouplingFlowConfig config;
   config.dims = 4;
   config.couplings = 2;
   config.hidden = {4};

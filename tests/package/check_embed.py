@@ -20,9 +20,9 @@ TYPES = {np.dtype("float32"): 1, np.dtype("float64"): 2, np.dtype("uint8"): 3}
 
 def models():
     table = dict(couplings=3, hidden=(16, 16))
-    yield "table", ef.RealNVP(6, couplings=8, hidden=(64, 64))
-    yield "table64", ef.RealNVP(5, **table, dtype="float64", permutation="lu", preprocess="whiten", actnorm=True)
-    yield "table_bf16", ef.RealNVP(6, **table, conditioner_dtype="bfloat16", mask="odd-even", batch_norm=True)
+    yield "table", ef.CouplingFlow(6, couplings=8, hidden=(64, 64))
+    yield "table64", ef.CouplingFlow(5, **table, dtype="float64", permutation="lu", preprocess="whiten", actnorm=True)
+    yield "table_bf16", ef.CouplingFlow(6, **table, conditioner_dtype="bfloat16", mask="odd-even", batch_norm=True)
     yield "nice", ef.NICE(7, couplings=4, hidden=(16,), preprocess="zca")
     yield "nice_image", ef.NICE((4, 4, 1), couplings=2, hidden=(8,), bits=5, seed=2**63 - 1)
     yield "real_nvp_image", ef.RealNVP((8, 8, 1), base_dim=4, residual_blocks=1)

@@ -42,7 +42,7 @@ def main(wheel: str) -> None:
     import evenflow as ef
 
     x = np.random.default_rng(0).standard_normal((256, 3)).astype(np.float32)
-    flow = ef.RealNVP(3, couplings=2, hidden=(8,), seed=0)
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), seed=0)
     flow.init(x)
     flow.fit(x, epochs=1, batch_size=64, optimizer="adam", lr=1e-3, seed=0)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,12 @@ def assert_alike(here, there, x, c, rtol):
         density, _ = flow.log_prob_and_grad(x, context=c, dcontext=of_density)
         flow.inverse_backward(x, x, c[:, 1], context=c, dcontext=of_inverse)
         sample = flow.sample(5, seed=2, context=c[:5])
+        of_sample = flow.sample_and_log_prob(5, seed=2, context=c[:5])[1]
+        z = flow.base_sample(5, seed=2)
         forward = flow.log_prob(x, context=c)
         step = [flow.train_step(x, optimizer, context=c) for optimizer in [ef.Adam(flow, lr=1e-3)] for _ in range(3)]
-        found.append((density, forward, sample, loss, grads, of_loss, of_density, of_inverse, step))
+        draws = sample, of_sample, z, flow.base_log_prob(z)
+        found.append((density, forward, *draws, loss, grads, of_loss, of_density, of_inverse, step))
     for mine, theirs in zip(*found):
         np.testing.assert_allclose(theirs, mine, rtol=rtol, atol=0.1 * rtol * np.abs(mine).max())
 

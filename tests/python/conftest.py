@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(config, items):
         return
     missing = None
     try:
-        ef.RealNVP(2, couplings=1, hidden=(2,), device=device)
+        ef.CouplingFlow(2, couplings=1, hidden=(2,), device=device)
     except ef.DeviceError as error:
         missing = str(error)
     for item in items:
@@ -37,6 +37,15 @@ def pytest_collection_modifyitems(config, items):
 def device(request):
     """The device of --device."""
     return request.config.getoption("--device")
+
+
+@pytest.fixture
+def block_of(monkeypatch):
+    """Sets how many values there are in a block of a call."""
+    def sets(values):
+        monkeypatch.setattr("evenflow.density.FIRST_VALUES", values)
+        monkeypatch.setattr("evenflow.density.BLOCK_VALUES", values)
+    return sets
 
 
 @pytest.fixture
@@ -72,9 +81,9 @@ def glow():
 
 @pytest.fixture
 def real_nvp():
-    """Makes a Real NVP for `table`."""
+    """Makes a CouplingFlow for `table`."""
     def make(**settings):
-        return ef.RealNVP(3, **{"couplings": 4, "hidden": (8, 8), **settings})
+        return ef.CouplingFlow(3, **{"couplings": 4, "hidden": (8, 8), **settings})
     return make
 
 
@@ -88,7 +97,7 @@ def model(images, glow):
 
 @pytest.fixture
 def table_model(table, real_nvp):
-    """A Real NVP that has seen `table`."""
+    """A CouplingFlow that has seen `table`."""
     flow = real_nvp()
     flow.init(table)
     return flow

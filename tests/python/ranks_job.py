@@ -16,7 +16,7 @@ from evenflow.sums import GradientSums
 MODELS = {
     "nice": lambda shape, **o: ef.NICE(shape, couplings=4, hidden=(20, 20), **o),
     "realnvp": lambda shape, **o: ef.RealNVP(shape, scales=2, base_dim=4, residual_blocks=1, **o),
-    "table": lambda shape, **o: ef.RealNVP(3, couplings=4, hidden=(16, 16), batch_norm=True, **o),
+    "table": lambda shape, **o: ef.CouplingFlow(3, couplings=4, hidden=(16, 16), batch_norm=True, **o),
     "wide": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=96, bits=4, **o),
     "glow": lambda shape, **o: ef.Glow(shape, levels=2, steps=2, hidden=16, bits=4, **o),
 }
@@ -52,7 +52,7 @@ def main() -> None:
             losses.append(record["loss"])
             repeated += flow.last_step["fallback"]
 
-    history = flow.fit(data, valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
+    history = flow.fit(data, valid=valid, steps=job["steps"], callback=watch, checkpoint=job.get("checkpoint"),
                        resume=job.get("resume", False), comm=comm, **weights, **settings)
     marks = comm.allgather(zlib.crc32(flow.params.tobytes()))
     if comm.Get_rank() == 0:

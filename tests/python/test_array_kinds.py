@@ -52,8 +52,8 @@ def test_arrays_in_the_place_of_numbers(table_model, table):
     big = np.zeros((200, 3))
     by_name = "; labels and contexts go by name, label=... or context=..."
     for call, text in (
-            (lambda: table_model.log_prob(table, big), f"a whole number for seed, got ndarray (200, 3){by_name}"),
-            (lambda: table_model.sample(3, big), f"a number for temperature, got ndarray (200, 3){by_name}"),
+            (lambda: table_model.log_prob(table, seed=big), f"a whole number for seed, got ndarray (200, 3){by_name}"),
+            (lambda: table_model.sample(3, temperature=big), f"a number for temperature, got ndarray (200, 3){by_name}"),
             (lambda: table_model.sample(big), "a whole number for n, got ndarray (200, 3)")):
         with pytest.raises(TypeError) as error:
             call()
@@ -62,14 +62,14 @@ def test_arrays_in_the_place_of_numbers(table_model, table):
 
 @pytest.mark.parametrize("value", [np.array(0.5), np.array(0.5, "f4"), np.float16(0.5)])
 def test_numbers_without_axes(table_model, value):
-    assert np.array_equal(table_model.sample(3, value), table_model.sample(3, 0.5))
+    assert np.array_equal(*(table_model.sample(3, seed=0, temperature=t) for t in (value, 0.5)))
     for wrong in (np.array(True), np.array(3, "m8[s]"), np.array([0.5]), np.array("0.5")):
         with pytest.raises(TypeError, match="expected a number for temperature"):
-            table_model.sample(3, wrong)
+            table_model.sample(3, temperature=wrong)
 
 
 def test_objects(table_model, table):
-    with pytest.raises(TypeError, match=r"got dtype object; convert numbers with x.astype\(float\)"):
+    with pytest.raises(TypeError, match=r"got dtype object; convert them with x.astype\(float\)"):
         table_model.log_prob(table.astype(object))
 
 
@@ -78,7 +78,7 @@ def known():
     """x (40, 2), a context (40, 2) of which float32 loses a column, and its flow."""
     rng = np.random.default_rng(0)
     c = rng.standard_normal((40, 2))
-    return rng.standard_normal((40, 2)), c, lambda **more: ef.RealNVP(2, couplings=2, hidden=(4,), context=2, **more)
+    return rng.standard_normal((40, 2)), c, lambda **more: ef.CouplingFlow(2, couplings=2, hidden=(4,), context=2, **more)
 
 
 @pytest.mark.parametrize("lose", [lambda v: 1.7e9 + v, lambda v: 1e-47 * v], ids=["offset", "underflow"])

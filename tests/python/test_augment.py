@@ -113,7 +113,7 @@ def test_each_change_is_drawn_apart():
     (lambda: Augment(shift=-1.0), ef.ConfigError, "shift"),
     (lambda: Augment(flip=1), TypeError, "flip"),
     (lambda: Augment.level(3), ef.ConfigError, "0 ... 2"),
-    (lambda: Settings(augment={"mirror": True}), ef.ConfigError, "got mirror"),
+    (lambda: Settings(augment={"mirror": True}), ef.ConfigError, "no setting .mirror."),
     (lambda: Settings(augment=2), TypeError, "Augment"),
     (lambda: Trainer(ef.NICE(3, hidden=(4,)), np.ones((9, 3)), settings=Settings(augment=Augment(flip=True))),
      ef.ConfigError, "for a table"),

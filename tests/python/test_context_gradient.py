@@ -7,7 +7,7 @@ import evenflow as ef
 
 
 def test_a_place_that_can_not_be_written_to(table):
-    flow = ef.RealNVP(3, couplings=2, hidden=(4,), context=2, dtype="float64")
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(4,), context=2, dtype="float64")
     context = np.random.default_rng(0).standard_normal((200, 2))
     flow.init(table, context=context)
     fixed = np.zeros((200, 2))

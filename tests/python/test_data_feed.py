@@ -8,8 +8,8 @@ import pytest
 
 import evenflow as ef
 from evenflow.data.augment import Augment
-from evenflow.data.feed import Feed
-from evenflow.rows import Joined, Stored, Order, Picked, Rows
+from evenflow.feed import Feed
+from evenflow.rows import Joined, Order, Picked, Rows, Stored
 
 
 class Outside(Rows):

@@ -75,7 +75,7 @@ def test_more_rows_than_narrow_tiles_are_for(dtype, rtol, device):
     x = np.random.default_rng(5).normal(size=(4400, 2)).astype(np.float32)
     found = []
     for place in ("cpu", device):
-        flow = ef.RealNVP(2, couplings=1, hidden=(128,), conditioner_dtype=dtype, device=place)
+        flow = ef.CouplingFlow(2, couplings=1, hidden=(128,), conditioner_dtype=dtype, device=place)
         flow.init(x)
         flow.params[:] += np.random.default_rng(3).normal(0, 0.01, flow.params.size)
         found.append((flow.loss_and_grad(x), np.array(flow.grads)))
@@ -126,7 +126,7 @@ def test_files_move_between_devices(real_nvp, table, device, tmp_path):
 def message(**environment):
     """Of a model of device cuda in a new process, which loads the backend anew."""
     code = ("import evenflow as ef\n"
-            "try:\n    ef.RealNVP(2, couplings=1, hidden=(2,), device='cuda')\n"
+            "try:\n    ef.CouplingFlow(2, couplings=1, hidden=(2,), device='cuda')\n"
             "except ef.DeviceError as error:\n    print(error)\n"
             "else:\n    print('it is there')\n")
     return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, check=True,

@@ -24,7 +24,7 @@ def double():
 def block(page, first):
     """The fenced block without a language that begins with `first`."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    found = [code for language, code in re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
+    found = [code for language, code in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.S | re.M)
              if not language and code.startswith(first)]
     assert len(found) == 1, first
     return compile(found[0], f"{page}, {first}", "exec")

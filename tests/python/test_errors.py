@@ -31,24 +31,33 @@ def test_an_error_is_a_builtin_one_too(error, builtin):
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("x, error, word", [
-    (np.zeros((4, 4, 4, 2), np.int64), TypeError, "uint8 or float values, got dtype int64"),
+    (np.full((4, 4, 4, 2), 256), ef.ConfigError, "integer pixels in 0 ... 255, got 256 ... 256"),
+    (np.full((4, 4, 4, 2), -1, np.int8), ef.ConfigError, "integer pixels in 0 ... 255, got -1 ... -1"),
     (np.zeros((4, 4, 4, 2), complex), TypeError, "complex128"),
     (np.zeros((4, 4, 4, 2), bool), TypeError, "bool"),
     (np.array([["a"]]), TypeError, "<U1"),
-    ([[0.0, 1.0]], TypeError, "got list"),
+    ([[0.0, 1.0]], ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(1, 2\)"),
+    ([[0.0, 1.0], [2.0]], TypeError, "got a list that numpy makes no array of"),
+    ({0: 1.0}, TypeError, "got dict"),
     (None, TypeError, "got NoneType"),
     (np.zeros((4, 4, 2), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(4, 4, 2\)"),
     (np.zeros((5, 4, 4, 3), np.uint8), ef.ShapeError, r"expected \(N, 4, 4, 2\), got \(5, 4, 4, 3\)"),
     (np.zeros((5, 6, 4, 2)), ef.ShapeError, r"got \(5, 6, 4, 2\)"),
     (np.zeros((5, 32)), ef.ShapeError, r"got \(5, 32\)"),
     (np.float64(1.0), ef.ShapeError, r"got \(\)"),
-    (np.zeros((0, 4, 4, 2)), ef.ShapeError, "empty batch"),
+    ([], ef.ShapeError, r"expected \(N, 4, 4, 2\), got "),
 ])
 def test_bad_arrays(model, call, x, error, word):
     before = model.params.copy()
     with pytest.raises(error, match=word):
         getattr(model, call)(x)
     assert np.array_equal(model.params, before)
+
+
+@pytest.mark.parametrize("call", ["init", "loss_and_grad", "verify", "fit"])
+def test_no_rows_to_learn_from(model, call):
+    with pytest.raises(ef.ShapeError, match=rf"\[{call}\] expected at least one sample, got an empty batch"):
+        getattr(model, call)(np.zeros((0, 4, 4, 2)))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -62,10 +71,9 @@ def test_nonfinite_images(model, images, call, bad):
 
 @pytest.mark.parametrize("call", CALLS)
 def test_bad_tables(table_model, table, call):
-    with pytest.raises(TypeError, match=r"got dtype int64; convert whole numbers with x.astype\(float\)"):
-        getattr(table_model, call)(table.astype(np.int64))
-    with pytest.raises(TypeError, match="float values, got dtype uint8"):
-        getattr(table_model, call)(np.zeros((5, 3), np.uint8))
+    for kind in (bool, complex, object):
+        with pytest.raises(TypeError, match=rf"\[{call}\] expected numbers, got dtype {np.dtype(kind)}"):
+            getattr(table_model, call)(table.astype(kind))
     with pytest.raises(ef.ShapeError, match=r"expected \(N, 3\), got \(200, 2\)"):
         getattr(table_model, call)(table[:, :2])
     x = table.copy()
@@ -99,8 +107,8 @@ def test_bad_checkpoint(table_model, table, checkpoint, resume):
         table_model.fit(table, epochs=1, checkpoint=checkpoint, resume=resume)
 
 
-def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
-    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 3 * 64)
+def test_place_of_nan_in_later_blocks(table_model, table, block_of):
+    block_of(3 * 64)
     x = table.copy()
     x[150, 1] = np.nan
     with pytest.raises(ef.NumericError, match="row 150, column 1"):
@@ -109,8 +117,8 @@ def test_place_of_nan_in_later_blocks(table_model, table, monkeypatch):
         table_model.log_prob(x, first=7)
 
 
-def test_place_of_overflow_in_later_blocks(monkeypatch):
-    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 2 * 64)
+def test_place_of_overflow_in_later_blocks(block_of):
+    block_of(2 * 64)
     flow = ef.NICE(2, couplings=2, hidden=())
     x = np.random.default_rng(0).standard_normal((200, 2))
     flow.init(x)
@@ -124,19 +132,19 @@ def test_place_of_overflow_in_later_blocks(monkeypatch):
     temperature = 1e36
     with pytest.raises(ef.NumericError, match="for sample 157;"):
         while True:
-            flow.sample(200, temperature, seed=7)
+            flow.sample(200, temperature=temperature, seed=7)
             temperature *= 1.05
-    flow.sample(157, temperature, seed=7)
+    flow.sample(157, temperature=temperature, seed=7)
     with pytest.raises(ef.NumericError, match="for sample 0;"):
-        flow.sample(1, temperature, seed=7, first=157)
+        flow.sample(1, temperature=temperature, seed=7, first=157)
 
 
 @pytest.mark.parametrize("call", ["inverse", "decode"])
 def test_bad_latents(model, call):
     with pytest.raises(ef.ShapeError, match=r"expected \(N, 32\), got \(2, 31\)"):
         getattr(model, call)(np.zeros((2, 31)))
-    with pytest.raises(TypeError, match="uint8"):
-        getattr(model, call)(np.zeros((2, 32), np.uint8))
+    with pytest.raises(TypeError, match="expected numbers, got dtype bool"):
+        getattr(model, call)(np.zeros((2, 32), bool))
     with pytest.raises(ef.NumericError, match="row 1, column 5"):
         getattr(model, call)(np.where(np.arange(64).reshape(2, 32) == 37, np.nan, 0.0))
 
@@ -166,8 +174,8 @@ def test_columns_that_float32_does_not_resolve(kind):
     dates = noise + [2460000.5, 0]  # days; float32 has one in four hours there
     for x, wanted in ((dates, "varies by more than float32 resolves"), (noise * [0, 1] + 5, "varying column")):
         with pytest.raises(ef.NumericError, match=rf"\[preprocess\].*{wanted}.*in column 0"):
-            ef.RealNVP(2, couplings=1, hidden=(4,), preprocess=kind).init(x)
-    flow = ef.RealNVP(2, couplings=1, hidden=(4,), preprocess=kind, dtype="float64")
+            ef.CouplingFlow(2, couplings=1, hidden=(4,), preprocess=kind).init(x)
+    flow = ef.CouplingFlow(2, couplings=1, hidden=(4,), preprocess=kind, dtype="float64")
     flow.init(dates)
     assert np.isfinite(flow.log_prob(dates)).all()
 
@@ -208,11 +216,10 @@ def test_any_seed_of_64_bits_survives_a_file(tmp_path):
 
 
 def test_bad_matmul_precision():
-    for word in ("medium", "high\0", "\ud800"):
-        with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected highest or high, got '[mh\\]"):
+    for word in ("medium", "high\0", "\ud800", None):
+        with pytest.raises(ef.ConfigError, match=r"\[set_matmul_precision\] expected precision to be one of 'highest', "
+                                                 r"'high', got ['N][mho\\]"):
             ef.set_matmul_precision(word)
-    with pytest.raises(TypeError, match=r"\[set_matmul_precision\] expected highest or high, got None"):
-        ef.set_matmul_precision(None)
     assert ef.matmul_precision() == "highest"
 
 
@@ -221,7 +228,8 @@ def test_bad_matmul_precision():
     (lambda: ef.Glow((28, 28, 1), levels=3), ValueError, "28|7"),
     (lambda: ef.Glow((8, 8)), ef.ConfigError, r"\(H, W, C\)"),
     (lambda: ef.Glow(8), TypeError, r"\(H, W, C\)"),
-    (lambda: ef.RealNVP((4,)), ef.ConfigError, "expected a number of columns, or a shape"),
+    (lambda: ef.RealNVP((4,)), ef.ConfigError, r"expected a shape \(H, W, C\), got \(4,\)"),
+    (lambda: ef.NICE((4,)), ef.ConfigError, "expected a number of columns, or a shape"),
     (lambda: ef.Glow((8, 8, 0)), ef.ConfigError, ">= 1"),
     (lambda: ef.Glow((8, 8, 1.0)), TypeError, "whole number"),
     (lambda: ef.Glow((8, 8, 1), levels=0), ef.ConfigError, "levels >= 1"),
@@ -232,12 +240,12 @@ def test_bad_matmul_precision():
     (lambda: ef.Glow((8, 8, 1), class_weight=0.1), ef.ConfigError, "classes > 0"),
     (lambda: ef.Glow((8, 8, 1), dtype="float16"), ef.ConfigError, "float16"),
     (lambda: ef.Glow((8, 8, 1), dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
-    (lambda: ef.RealNVP(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
+    (lambda: ef.CouplingFlow(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
     (lambda: ef.NICE(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
     (lambda: ef.Glow((8, 8, 1), conditioner_dtype="bfloat16", dtype="float64"), ef.ConfigError, "model of float64"),
     (lambda: ef.Glow((8, 8, 1), conditioner_dtype="float16"), ef.ConfigError, "float16"),
     (lambda: ef.NICE(4, conditioner_dtype="bfloat16", dtype="float64"), ef.ConfigError, "model of float64"),
-    (lambda: ef.RealNVP((8, 8, 1), conditioner_dtype="bfloat16"), ef.ConfigError, "images, got conditioner_dtype"),
+    (lambda: ef.RealNVP((8, 8, 1), conditioner_dtype="bfloat16"), TypeError, "unexpected argument 'conditioner_dtype'"),
     (lambda: ef.Glow((8, 8, 1), levels=1, steps=1, hidden=4, device="tpu"), ef.DeviceError, "tpu"),
     (lambda: ef.Glow((8, 8, 1), learn_top="yes"), TypeError, "learn_top"),
     (lambda: ef.Glow((8, 8, 1), hidden=2**70), ef.ConfigError, "hidden <="),
@@ -250,13 +258,13 @@ def test_bad_matmul_precision():
     (lambda: ef.RealNVP((8, 8, 1), base_dim=2**62), ef.ConfigError, "base_dim in 1 ... 1048576"),
     (lambda: ef.RealNVP((8, 8, 1), scales=2**40), ef.ConfigError, "scales in 1 ... 30, got 1099511627776"),
     (lambda: ef.RealNVP((8, 8, 1), residual_blocks=2**17), ef.ConfigError, "residual_blocks in 0 ... 65536"),
-    (lambda: ef.RealNVP(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
-    (lambda: ef.RealNVP(2**62), ef.ConfigError, "dims in 2 ... 1048576"),
-    (lambda: ef.RealNVP(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
-    (lambda: ef.RealNVP(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
-    (lambda: ef.RealNVP(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
+    (lambda: ef.CouplingFlow(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
+    (lambda: ef.CouplingFlow(2**62), ef.ConfigError, "dims in 2 ... 1048576"),
+    (lambda: ef.CouplingFlow(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
+    (lambda: ef.CouplingFlow(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
+    (lambda: ef.CouplingFlow(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
     (lambda: ef.Glow({8: 8, 4: 4, 1: 1}), TypeError, r"shape \(H, W, C\), got {8: 8"),
-    (lambda: ef.RealNVP(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
+    (lambda: ef.CouplingFlow(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
     (lambda: ef.NICE(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
     (lambda: ef.NICE(3, hidden=[1] * (2**16 + 1)), ef.ConfigError, "hidden layers in 0 ... 65536, got 65537"),
     (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
@@ -265,13 +273,13 @@ def test_bad_matmul_precision():
     *((lambda word=word: ef.NICE(4, hidden=(4,), device=word), ef.DeviceError,
        r"\[NICE\] expected device cpu or cuda, got '") for word in ("\ud800", "cpu\0", "")),
     (lambda: ef.NICE(4, dtype="\ud800"), ef.ConfigError, r"'float32', 'float64', got '\\ud800'"),
-    (lambda: ef.RealNVP(3, scales=2), ef.ConfigError, "tables, got scales"),
-    (lambda: ef.RealNVP((8, 8, 1), couplings=2), ef.ConfigError, "images, got couplings"),
+    (lambda: ef.CouplingFlow(3, scales=2), TypeError, "unexpected argument 'scales'"),
+    (lambda: ef.RealNVP((8, 8, 1), couplings=2), TypeError, "unexpected argument 'couplings'"),
     (lambda: ef.RealNVP((6, 6, 1), scales=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),
-    (lambda: ef.RealNVP(0), ef.ConfigError, ">= 1"),
+    (lambda: ef.CouplingFlow(0), ef.ConfigError, ">= 1"),
     (lambda: ef.RealNVP((8, 8, 1), recursion=5), ef.ConfigError, "recursion"),
-    (lambda: ef.RealNVP(3, hidden=64), TypeError, "sequence of widths"),
-    (lambda: ef.NICE(4, bits=8), ef.ConfigError, "tables, got bits"),
+    (lambda: ef.CouplingFlow(3, hidden=64), TypeError, "sequence of widths"),
+    (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is a setting for images, and this is a model for tables"),
     (lambda: ef.NICE(4, prior="student"), ef.ConfigError, "'logistic'"),
     (lambda: ef.NICE(4, hidden=(0,)), ef.ConfigError, ">= 1"),
 ])
@@ -303,7 +311,7 @@ def test_labels(images, glow, model):
             getattr(flow, call)(x, label=labels[1:])
         with pytest.raises(TypeError, match="float64"):
             getattr(flow, call)(x, label=labels.astype(float))
-        with pytest.raises(ef.ConfigError, match="no label"):
+        with pytest.raises(ef.ConfigError, match="a label was given"):
             getattr(model, call)(x, label=labels)
     with pytest.raises(ef.ConfigError, match="got -1"):
         flow.sample(3, label=-1)
@@ -328,7 +336,7 @@ def test_labels_of_odd_kinds(images, glow, label):
 
 
 @pytest.mark.parametrize("arguments, error, word", [
-    (dict(n=0), ef.ConfigError, "n >= 1"),
+    (dict(n=-1), ef.ConfigError, "n >= 0"),
     (dict(n=2.0), TypeError, "n"),
     (dict(n=2, temperature=-0.5), ef.ConfigError, "temperature"),
     (dict(n=2, temperature=np.nan), ef.ConfigError, "temperature"),
@@ -370,27 +378,27 @@ class Raises:
      "got inf in row 0$"),
     (lambda f: f.sample(2**62), ef.ConfigError, "n <= 768614336404564650, got"),
     (lambda f: f.sample(2**40), MemoryError, r"\[sample\] expected memory for 1099511627776 samples, got"),
-    (lambda f: ef.Glow((4, 6, 1), 1, 40, 2**20), MemoryError, r"\[Glow\] expected memory for the model, got"),
-    (lambda f: ef.NICE(4, 1, (2**20,) * 40), MemoryError, r"\[NICE\] expected memory for the model, got"),
-    (lambda f: ef.RealNVP(4, couplings=1, hidden=(2**20,) * 40), MemoryError,
-     r"\[RealNVP\] expected memory for the model, got"),
+    (lambda f: ef.Glow((4, 6, 1), levels=1, steps=40, hidden=2**20), MemoryError, r"\[Glow\] expected memory for the model, got"),
+    (lambda f: ef.NICE(4, couplings=1, hidden=(2**20,) * 40), MemoryError, r"\[NICE\] expected memory for the model, got"),
+    (lambda f: ef.CouplingFlow(4, couplings=1, hidden=(2**20,) * 40), MemoryError,
+     r"\[CouplingFlow\] expected memory for the model, got"),
     (lambda f: f.join_latent(None), TypeError, "a list of 1 levels, got NoneType"),
     (lambda f: f.join_latent(3), TypeError, "a list of 1 levels, got int"),
-    (lambda f: f.train_step(np.eye(3), None), TypeError, r"\[train_step\] expected an optimizer, got NoneType"),
-    (lambda f: f.train_step(np.eye(3), ef.MovingAverage(f)), TypeError, "an optimizer, got MovingAverage"),
-    (lambda f: f.train_step(np.eye(3), ef.Adam(f), average=ef.Adam(f)), TypeError, "MovingAverage or None, got Adam"),
-    (lambda f: f.train_step(np.eye(3), ef.Adam(ef.NICE(3, hidden=()))), ef.ConfigError, "of this flow"),
+    (lambda f: f.train_step(np.eye(3), None), TypeError, r"\[train_step\] expected an optimizer .*, got NoneType"),
+    (lambda f: f.train_step(np.eye(3), ef.MovingAverage(f)), TypeError, "an optimizer of evenflow, got MovingAverage"),
+    (lambda f: f.train_step(np.eye(3), ef.Adam(f), average=ef.Adam(f)), TypeError, "or None for average, got Adam"),
+    (lambda f: f.train_step(np.eye(3), ef.Adam(ef.NICE(3, hidden=()))), ef.ConfigError, "made for another flow"),
     (lambda f: f.fit(np.eye(3), batchsize=1), TypeError,
-     r"\[fit\] expected the name of a setting, got batchsize; nearest: batch_size"),
-    (lambda f: f.fit(np.eye(3), epoch=1), TypeError, "got epoch; nearest: epochs"),
-    (lambda f: f.fit(np.eye(3), zzz=1), TypeError, "got zzz$"),
+     r"\[fit\] unexpected argument 'batchsize'; did you mean 'batch_size'\?"),
+    (lambda f: f.fit(np.eye(3), epoch=1), TypeError, r"unexpected argument 'epoch'; did you mean 'epochs'\?"),
+    (lambda f: f.fit(np.eye(3), zzz=1), TypeError, "unexpected argument 'zzz'$"),
     (lambda f: f.save(None), TypeError, r"\[save\] expected a path, got None"),
     (lambda f: ef.data.load(None), TypeError, r"\[data\] expected a path, got None"),
     (lambda f: ef.load(None), TypeError, r"\[load\] expected a path, got None"),
     (lambda f: ef.load("model.safetensors", threads=-1), ef.ConfigError, r"\[load\] expected threads >= 0"),
     (lambda f: ef.load("model.safetensors", threads=1025), ef.ConfigError, r"\[load\] expected threads <= 1024"),
     (lambda f: ef.load("model.safetensors", device=3), TypeError, r"\[load\] expected the name of a device, got 3"),
-    (lambda f: _restored(f.config, np.ones(1, np.float32)), ef.ShapeError, r"values for RealNVP, got \(1,\)"),
+    (lambda f: _restored(type(f), f.config, np.ones(1, np.float32)), ef.ShapeError, "values for CouplingFlow, got"),
     (lambda f: f.log_prob(Raises("__array__")), TypeError, r"__array__ makes an array of, got Raises: 'no values'"),
     (lambda f: f.log_prob(Raises("__dlpack__")), TypeError, "main memory without gradient .*, got Raises: 'no values'"),
     (lambda f: ef.Glow((8, 8, 1), coupling=np.eye(2)), ef.ConfigError, "'affine', 'additive', got array"),
@@ -431,8 +439,7 @@ class Raises:
     (lambda f: ef.data.two_moons(-1), ef.ConfigError, "n >= 1"),
     (lambda f: ef.data.two_moons(5, noise=-1.0), ef.ConfigError, "noise >= 0"),
     (lambda f: ef.data.load("digits").split(0.1, seed=-1), ef.ConfigError, "seed >= 0"),
-    (lambda f: ef.data.read_folder("nowhere"), ef.IoError, "nowhere: expected a readable folder"),
-    (lambda f: ef.data.read_npz_folder("nowhere"), ef.IoError, "nowhere: expected a readable folder"),
+    (lambda f: ef.data.load("nowhere"), ef.IoError, "no file or folder nowhere"),
 ])
 def test_bad_arguments(table_model, call, error, word):
     grads = table_model.grads.copy()
@@ -454,11 +461,11 @@ def test_no_infinity_comes_out():
             call(np.full((1, 2), 3e38))
         assert np.isfinite(call(x)[0]).all()
     with pytest.raises(ef.NumericError, match="1 of 3 that are not, first -inf from layer coupling0, .*; try a lower "):
-        flow.sample(3, temperature=1e38)
+        flow.sample(3, temperature=1e38, seed=0)
 
 
 def test_a_value_that_is_no_number_has_no_sign():
-    flow = ef.RealNVP(2, preprocess="none", dtype="float64")
+    flow = ef.CouplingFlow(2, preprocess="none", dtype="float64")
     flow.init(np.random.default_rng(0).standard_normal((10, 2)))
     flow.named_parameters()["coupling0.dense0.weight"][...] *= 8
     with pytest.raises(ef.NumericError, match="got nan from layer coupling0"):  # C++'s streams write -nan
@@ -472,8 +479,8 @@ def test_a_value_that_is_no_number_has_no_sign():
     lambda: ef.RealNVP((4, 4, 2), scales=1, base_dim=4, residual_blocks=1, bottleneck=True, batch_norm=False,
                        weight_norm=False, skip=False),
     lambda: ef.NICE((4, 4, 2), couplings=2, hidden=(8, 8), preprocess="standardize"),
-    lambda: ef.RealNVP(32, couplings=4, hidden=(8, 8), batch_norm=True, permutation="lu"),
-    lambda: ef.RealNVP(32, couplings=2, hidden=(8,), actnorm=True, preprocess="whiten", prior="logistic"),
+    lambda: ef.CouplingFlow(32, couplings=4, hidden=(8, 8), batch_norm=True, permutation="lu"),
+    lambda: ef.CouplingFlow(32, couplings=2, hidden=(8,), actnorm=True, preprocess="whiten", base="logistic"),
 ])
 def test_nan_in_any_tensor_is_found(images, make):
     """Not a ReLU nor a maximum may make a number of it."""
@@ -557,17 +564,17 @@ def test_array_kinds(images, table, model, table_model):
     assert np.array_equal(table_model.log_prob(Wrapped()), wanted)
 
 
-def test_blocks_change_nothing(images, table, model, table_model, monkeypatch):
+def test_blocks_change_nothing(images, table, model, table_model, block_of):
     x = images[0]
 
     def everything():
         z, logdet = model.forward(x)
         back, back_logdet = model.inverse(z)
         return [z, logdet, back, back_logdet, model.log_prob(x, seed=5), model.sample(40, seed=3),
-                table_model.log_prob(table), table_model.sample(100, 0.7, seed=1)]
+                table_model.log_prob(table), table_model.sample(100, temperature=0.7, seed=1)]
 
     whole = everything()
-    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 32 * 7)
+    block_of(32 * 7)
     for a, b in zip(whole, everything()):
         assert np.array_equal(a, b)
 
@@ -579,8 +586,8 @@ def test_units(images, model):
     assert np.array_equal(model.to_uint8(model.decode(model.encode(x))), x)
     assert not np.array_equal(model.log_prob(x, seed=0), model.log_prob(x, seed=1))
     for seed in (0, 1):
-        wanted = -model.log_prob(x, seed) / (32 * np.log(2))
-        np.testing.assert_allclose(model.bits_per_dim(x, seed), wanted, rtol=1e-14)
+        wanted = -model.log_prob(x, seed=seed) / (32 * np.log(2))
+        np.testing.assert_allclose(model.bits_per_dim(x, seed=seed), wanted, rtol=1e-14)
     assert np.array_equal(model.log_prob(x[:10]), model.log_prob(x)[:10])
 
 

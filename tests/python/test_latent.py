@@ -27,7 +27,7 @@ def test_as_floats_takes_the_middle_of_levels(images, glow, bits):
 def test_redrawn_levels_depend_on_the_seed(images, glow):
     x, flow = images[0][:4], glow(levels=2)
     flow.init(images[0])
-    one, two, other = (latent.reconstruct(flow, x, 1, "redraw", seed) for seed in (1, 1, 2))
+    one, two, other = (latent.reconstruct(flow, x, keep=1, rest="redraw", seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one, two) and np.abs(one - other).max() > 1
 
 
@@ -35,8 +35,8 @@ def test_redrawn_levels_are_of_the_label(images, glow):
     """Those of a sample of its class; the coarsest stays the image's."""
     x, labels, flow = images[0], np.full(4, 2), glow(levels=2, classes=3)
     flow.init(x)
-    found, drawn = latent.reconstruct(flow, x[:4], 1, "redraw", 3, labels), flow.sample(4, seed=3, label=labels)
-    z, fresh, kept = (flow.split_latent(flow.encode(y, labels)) for y in (found, drawn, latent.as_floats(flow, x[:4])))
+    found, drawn = latent.reconstruct(flow, x[:4], keep=1, rest="redraw", seed=3, label=labels), flow.sample(4, seed=3, label=labels)
+    z, fresh, kept = (flow.split_latent(flow.encode(y, label=labels)) for y in (found, drawn, latent.as_floats(flow, x[:4])))
     assert np.abs(z[0] - fresh[0]).max() < 1e-3 and np.abs(z[1] - kept[1]).max() < 1e-3
 
 
@@ -48,7 +48,7 @@ def test_the_command_redraws_by_its_seed(tmp_path, images, glow):
     for seed in (4, 5):
         options = ["--keep", "1", "--rest", "redraw", "--seed", str(seed), "--out", paths[2]]
         assert main(["reconstruct", *paths[:2], *options]) == 0
-        wanted = latent.reconstruct(flow, images[0][:3], 1, "redraw", seed)
+        wanted = latent.reconstruct(flow, images[0][:3], keep=1, rest="redraw", seed=seed)
         assert np.array_equal(np.load(paths[2])[1], wanted)
 
 
@@ -71,9 +71,9 @@ def test_arguments_that_make_no_difference_are_checked(images, model):
 
 def test_interpolation_has_a_label_a_pair(images, conditional):
     x, labels = images[0], np.array([0, 2])
-    both = latent.interpolate(conditional, x[:2], x[2:4], 3, labels)
+    both = latent.interpolate(conditional, x[:2], x[2:4], steps=3, label=labels)
     for i in range(2):
-        alone = latent.interpolate(conditional, x[i:i + 1], x[i + 2:i + 3], 3, labels[i:i + 1])
+        alone = latent.interpolate(conditional, x[i:i + 1], x[i + 2:i + 3], steps=3, label=labels[i:i + 1])
         assert np.abs(both[i] - alone[0]).max() < 1e-3
 
 
@@ -81,17 +81,17 @@ def test_steps_beyond_all_memory(images, model):
     x = images[0][:4]
     for steps in (2**20 + 1, 2**63 - 1):
         with pytest.raises(ef.ConfigError, match=rf"\[interpolate\] expected steps <= 1048576, got {steps}"):
-            latent.interpolate(model, x[:2], x[2:], steps)
+            latent.interpolate(model, x[:2], x[2:], steps=steps)
         with pytest.raises(ef.ConfigError, match=rf"\[manifold\] expected steps <= 1048576, got {steps}"):
-            latent.manifold(model, x, steps)
+            latent.manifold(model, x, steps=steps)
     with pytest.raises(MemoryError, match=r"\[manifold\] expected memory for 1048576 x 1048576 samples, got:"):
-        latent.manifold(model, x, 2**20)
+        latent.manifold(model, x, steps=2**20)
 
 
-def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
+def test_attribute_in_blocks_is_the_same(images, model, block_of):
     x, labels = images
     whole = latent.attribute(model, x, labels == 1)
-    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 32)
+    block_of(7 * 32)
     np.testing.assert_allclose(latent.attribute(model, x, labels == 1), whole, atol=1e-6)
     bad = x.astype(np.float32)
     bad[60, 0, 0, 0] = np.nan
@@ -100,14 +100,14 @@ def test_attribute_in_blocks_is_the_same(images, model, monkeypatch):
             call()
 
 
-def test_labels_go_with_their_blocks(images, conditional, monkeypatch):
+def test_labels_go_with_their_blocks(images, conditional, block_of):
     x, labels = images
     bright = x[:, 0, 0, 0] > 40
     direction = latent.attribute(conditional, x, bright, label=labels)
-    shares = latent.project(conditional, x, direction, labels)
-    monkeypatch.setattr("evenflow.batches.BLOCK_VALUES", 7 * 32)
+    shares = latent.project(conditional, x, direction, label=labels)
+    block_of(7 * 32)
     np.testing.assert_allclose(latent.attribute(conditional, x, bright, label=labels), direction, atol=1e-4)
-    np.testing.assert_allclose(latent.project(conditional, x, direction, labels), shares, atol=1e-4)
+    np.testing.assert_allclose(latent.project(conditional, x, direction, label=labels), shares, atol=1e-4)
 
 
 def test_no_sample_left_to_edit(tmp_path, capsys, monkeypatch):
@@ -118,7 +118,7 @@ def test_no_sample_left_to_edit(tmp_path, capsys, monkeypatch):
     flow.save("m")
     command = ["edit", "m", "digits", "--positive", "0", "--negative", "0", "--out", "e.npy"]
     assert main(command) == 2
-    assert "[edit] expected a sample of the test part without the attribute to edit" in capsys.readouterr().err
+    assert "[edit] no sample of the test part is without the attribute" in capsys.readouterr().err
     assert main([*command, "--rows", "3"]) == 0
 
 

@@ -22,7 +22,7 @@ from evenflow.cli import main
     (lambda b: b"\xff" * 8 + b[8:], "header of at most"),
     (lambda b: b.replace(b"evenflow model", b"somebody model"), "evenflow model"),
     (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), "format 1"),
-    (lambda b: b.replace(b"RealNVP", b"RealNPV"), "RealNPV"),
+    (lambda b: b.replace(b"CouplingFlow", b"CouplingFlwo"), "CouplingFlwo"),
     (lambda b: b.replace(b"preprocess", b"preprocezz"), "'preprocess', got none"),
     (lambda b: b.replace(b"couplings\\\": 4", b"couplings\\\": 3"), "tensors"),
     (lambda b: b.replace(b"coupling0.dense0.weight", b"coupling0.dense0.wieght"), "wieght|weight"),
@@ -71,7 +71,7 @@ def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
 
 
 def test_parameters_that_no_model_writes(tmp_path):
-    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
     flow.init(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
     flow.named_parameters()["permutation1.permutation"][0] = 7
     flow.save(tmp_path / "m.safetensors")
@@ -84,7 +84,7 @@ def test_parameters_that_no_model_writes(tmp_path):
 @pytest.mark.parametrize("permutation", ["shuffle", "lu"])
 def test_a_permutation_with_a_channel_twice(permutation):
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    flow = ef.RealNVP(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
     flow.init(x)
     order = flow.named_parameters()["permutation1.permutation"]
     order[2] = order[1]
@@ -190,17 +190,17 @@ def test_commands_on_a_model_file_alone(tmp_path, capsys, images, glow):
     assert main(["info", path, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["config"] == flow.config and "run" not in result and "bfloat16" not in result
-    for command, word in ((["eval", path], "[data] expected data to test a model file on, got none"),
-                          (["score", path, data, "--label", "3"], "[label] expected a label in 0 ... 2, got 3")):
+    for command, word in ((["eval", path], "[data] a model file has no data of its own"),
+                          (["sample", path, "--label", "3"], "[label] expected a label in 0 ... 2, got 3")):
         assert main(command) == 2
         assert word in capsys.readouterr().err
-    assert main(["score", path, data, "--label", "2", "--out", out]) == 0
-    assert np.array_equal(np.load(out), flow.log_prob(images[0], label=2))
+    assert main(["sample", path, "--label", "2", "--n", "3", "--out", out]) == 0
+    assert np.array_equal(np.load(out), flow.sample(3, seed=0, label=2))
 
 
 def test_info_of_bfloat16_nets(tmp_path, capsys):
     """How this machine multiplies their matrices."""
-    ef.RealNVP(3, couplings=1, hidden=(4,), conditioner_dtype="bfloat16").save(tmp_path / "m")
+    ef.CouplingFlow(3, couplings=1, hidden=(4,), conditioner_dtype="bfloat16").save(tmp_path / "m")
     assert main(["info", str(tmp_path / "m"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["bfloat16"]
     assert found in ("pairs", "matrices", "widened")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
-from evenflow import _core, nccl, rendezvous
+from evenflow import _core, nccl
 
 JOB = pathlib.Path(__file__).with_name("nccl_job.py")
 BUILT = os.environ.get("EVENFLOW_EMULATED_BUILT", "")  # a folder of a build with EVENFLOW_TESTS
@@ -84,7 +84,7 @@ GOOD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "local
     ({"RANK": "2"}, "[torchrun] expected 0 <= RANK <= 1, got '2'"),
     ({"WORLD_SIZE": "two"}, "[torchrun] expected 1 <= WORLD_SIZE <= 1048576, got 'two'"),
     ({"LOCAL_RANK": "-1"}, "[torchrun] expected 0 <= LOCAL_RANK <= 1, got '-1'"),
-    ({"MASTER_PORT": "65535"}, "[torchrun] expected 1 <= MASTER_PORT <= 65534, got '65535'"),
+    ({"MASTER_PORT": "65536"}, "[torchrun] expected 1 <= MASTER_PORT <= 65535, got '65536'"),
     ({"MASTER_ADDR": ""}, "[torchrun] expected MASTER_ADDR, as torchrun sets it, got none"),
 ])
 def test_wrong_variables(wrong, text):
@@ -93,18 +93,18 @@ def test_wrong_variables(wrong, text):
     assert str(error.value) == text
 
 
-def exchanged(size, port, jobs=None, seconds=20.0, absent=()):
-    """What ranks that are threads get, or the error."""
-    results = [None] * size
+def together(size, work, absent=()):
+    """Results, or errors, of work(store) in ranks that are threads."""
+    pytest.importorskip("torch", reason="torchrun's store is torch's")
+    port, results = free_port(), [None] * size
 
-    def work(rank):
+    def run(rank):
         try:
-            results[rank] = rendezvous.exchange(f"of {rank}", rank, size, ("localhost", port),
-                                                jobs[rank] if jobs else "job", seconds)
+            results[rank] = work(nccl.Store("job", "localhost", port, rank, size))
         except ef.Error as error:
             results[rank] = error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size) if rank not in absent]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size) if rank not in absent]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -113,58 +113,33 @@ def exchanged(size, port, jobs=None, seconds=20.0, absent=()):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_exchange(size):
-    assert exchanged(size, free_port()) == [[f"of {rank}" for rank in range(size)]] * size
+def test_ranks_collect(size):
+    def work(store):
+        return [store.collect(f"{word} of {store._rank}") for word in ("one", "two")]
+
+    assert together(size, work) == [[[f"{word} of {rank}" for rank in range(size)] for word in ("one", "two")]] * size
 
 
-def test_exchange_with_a_rank_that_does_not_come():
-    port = free_port()
-    results = exchanged(4, port, seconds=2.0, absent=(1, 3))
-    assert isinstance(results[0], ef.RanksError)
-    assert str(results[0]) == (f"[torchrun] expected all 4 ranks at localhost:{port} within 2 s, got none from "
-                               "rank 1, 3")
-    assert f"expected rank 0 to answer at localhost:{port} within 2 s" in str(results[2])
-
-
-def test_exchange_does_not_mind_strangers():
-    """A rank of another job, and one who talks something else."""
-    port = free_port()
-
-    def talk():
-        for _ in range(100):
-            try:
-                with socket.create_connection(("localhost", port), timeout=5) as stranger:
-                    return stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            except ConnectionRefusedError:
-                threading.Event().wait(0.05)
-
-    stranger = threading.Thread(target=talk)
-    stranger.start()
-    results = exchanged(2, port, jobs=["mine", "another"], seconds=2.0)
-    stranger.join()
-    assert all(isinstance(result, ef.RanksError) for result in results)
-
-
-def test_a_port_in_use():
-    with socket.create_server(("", 0)) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(ef.ConfigError, match=rf"expected port {port}, MASTER_PORT \+ 1, to be free"):
-            rendezvous.exchange(None, 0, 2, ("localhost", port), "job", 1)
+def test_a_rank_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(nccl, "JOIN_SECONDS", 2.0)
+    results = together(3, lambda store: store.collect(0), absent=(2,))
+    assert all(isinstance(result, ef.RanksError) for result in results[:2])
+    assert "expected all 3 ranks within 2 s" in str(results[0])
+    results = together(2, lambda store: store.collect(0), absent=(0,))
+    assert "rank 1 can't reach the store at localhost:" in str(results[1])
 
 
 def test_notes():
-    first, second = (rendezvous.Notes("job", "localhost") for _ in range(2))
-    stranger = rendezvous.Notes("another job", "localhost")
-    for notes in (first, second, stranger):
-        notes.places = [first.place, second.place]
-    assert not second.has_come(0, 1)
-    stranger.send(0, 1, 1)
-    first.send(0, 1, 7)
-    while not second.has_come(0, 7):
-        pass
-    assert not second.has_come(0, 1)
-    second.take(0, 7)
-    assert not second.has_come(0, 7)
+    def work(store):
+        store.note(store._rank, 1 - store._rank, 7)
+        store.collect(None)
+        found = store.has_note(1 - store._rank, 7), store.has_note(1 - store._rank, 1)
+        store.take_note(1 - store._rank, 7)
+        again = store.has_note(1 - store._rank, 7)
+        store.collect(None)
+        return found, again
+
+    assert together(2, work) == [((True, False), False)] * 2
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -237,7 +212,7 @@ def test_command_line(launcher, tmp_path):
     refused = subprocess.run([program, *launcher[1:], *command, "--device", "cuda", "--wire-dtype", "bfloat16"],
                              cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **LIBRARIES})
     assert refused.returncode != 0
-    assert "[fit] expected no wire_dtype on GPUs, got bfloat16" in refused.stderr
+    assert "[fit] expected no --wire-dtype on GPUs, got bfloat16" in refused.stderr
 
 
 def test_distributed_without_a_launcher():

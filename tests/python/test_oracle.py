@@ -7,16 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import evenflow as ef  # noqa: E402
 import oracle  # noqa: E402
 from oracle import layers, optim  # noqa: E402
 from oracle.cases import CASES  # noqa: E402
+
+import evenflow as ef  # noqa: E402
 
 torch.set_num_threads(1)  # the models are tiny: waking threads would be nearly all of the time
 
 TOLERANCE = 1e-10
 FIXED = {"permutation", "sign", "mean", "var", "std", "matrix"}  # ends of the names of untrained tensors
-NOISE = {"Glow": 0.03, "NICE": 0.1, "RealNVP": 0.1}  # moves every tensor, keeps the models well conditioned
+NOISE = {"Glow": 0.03, "NICE": 0.1, "RealNVP": 0.1, "CouplingFlow": 0.1}  # moves every tensor, keeps the models well conditioned
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -1,5 +1,7 @@
 """Pictures: what can't be drawn, or has no place, is a typed error; test_cli.py and test_commands.py draw them."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,11 +47,24 @@ def test_paths_that_are_none(call):
         call(None)
 
 
-@pytest.mark.parametrize("count", [9, 8192, 8193, 1_200_000])
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_value_that_is_not_finite_is_found_wherever_it_is(tmp_path, count, value):
-    for place in (0, count // 2, count - 1):
-        sigma = np.full(count, 1e300)  # whose squares overflow
-        sigma[place] = value
-        with pytest.raises(ef.NumericError, match=rf"expected finite values, got {value} in row {place}$"):
-            plot.spectrum(sigma, tmp_path / "s.png")
+def test_what_is_drawn(tmp_path, monkeypatch, pictures):
+    canvas = plot.grid(pictures[:5], columns=3, scale=1)
+    assert canvas.shape == (13, 17, 3)
+    assert np.array_equal(canvas[7:13, 6:11], pictures[4]) and not canvas[7:, 12:].any()
+    flow = ef.NICE((6, 5, 3), couplings=1, hidden=(4,))
+    flow.init(pictures)
+    sigma = flow.spectrum()
+    assert np.allclose(sigma, np.sort(np.exp(-flow.named_parameters()["scaling.logs"]))[::-1])
+    plot.spectrum(sigma, tmp_path / "s.png")
+    plot.learning_curve([{"step": 4, "skipped": 4}], tmp_path / "c.png")  # every step failed; no warning
+    for name in ("s.png", "c.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TypeError, match="float32"):
+        plot.save_grid(pictures.astype(np.float32), tmp_path / "x.png")
+    with pytest.raises(ef.ShapeError, match=r"1 to 4 channels .*, got 5; an array \(.npy\) takes any"):
+        plot.save_grid(pictures[..., [0, 1, 2, 0, 1]], tmp_path / "x.png")
+    for module, call in (("PIL.Image", lambda: plot.save_grid(pictures, tmp_path / "x.png")),
+                         ("matplotlib.figure", lambda: plot.spectrum(sigma, tmp_path / "x.png"))):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[cli\]"'):
+            call()

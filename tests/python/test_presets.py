@@ -95,7 +95,7 @@ def test_levels_halve_evenly(shape, levels):
 
 
 def test_unknown_and_unfit():
-    with pytest.raises(ef.ConfigError, match="glow-cifar.*nearest: glow-cifar10"):
+    with pytest.raises(ef.ConfigError, match="glow-cifar.*did you mean glow-cifar10"):
         presets.find("glow-cifar")
     with pytest.raises(ef.ConfigError, match="glow and images"):
         presets.choose("x.npy", "image", (32, 32, 3), "nice", "glow-cifar10")

@@ -156,9 +156,9 @@ def test_data_in_a_file(tmp_path):
         from mpi4py import MPI
         ef.rows.RESIDENT_BYTES = 0
         x = np.load(sys.argv[1], mmap_mode="r")
-        flow = ef.RealNVP(3, couplings=2, hidden=(8,), seed=0, dtype="float64", threads=1)
+        flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), seed=0, dtype="float64", threads=1)
         losses = []
-        flow.fit(x, x, batch_size=50, epochs=2, comm=MPI.COMM_WORLD, seed=0,
+        flow.fit(x, valid=x, batch_size=50, epochs=2, comm=MPI.COMM_WORLD, seed=0,
                  callback=lambda r: losses.append(r["loss" if r["event"] == "step" else "valid_loss"]))
         if MPI.COMM_WORLD.Get_rank() == 0:
             print(json.dumps(losses))
@@ -195,7 +195,7 @@ def test_a_failed_step_fails_on_every_rank(ranks, value, tmp_path):
     script = """if True:
         import sys, numpy as np, evenflow as ef
         from mpi4py import MPI
-        flow = ef.RealNVP(3, couplings=2, hidden=(300, 300), seed=0)
+        flow = ef.CouplingFlow(3, couplings=2, hidden=(300, 300), seed=0)
         ef.rows.RESIDENT_BYTES = 0
         data = np.load(sys.argv[1], mmap_mode="r")
         flow.init(data[20:])
@@ -222,7 +222,7 @@ def test_command_line(tmp_path):
     close([log[-1]["bits_per_dim"]], [end["bits_per_dim"]], 1e-10)
     again = run(2, *command, "--steps", "30", "--out", "two", cwd=tmp_path, check=False)
     assert again.returncode != 0
-    assert again.stderr.count("expected an empty folder") == 1
+    assert again.stderr.count("already has a run") == 1
     more = run(2, "-m", "evenflow", "resume", "two", "--steps", "40", cwd=tmp_path)
     assert more.stdout.count("held out:") == 1
 
@@ -235,31 +235,16 @@ def test_a_file_of_settings_that_one_machine_lacks(tmp_path):
                           capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("evenflow:") == 1
-    assert "evenflow: error: [config] expected to read there.toml, got:" in done.stderr
-
-
-@pytest.mark.parametrize("end, code, told", [
-    ("os.kill(os.getpid(), 9)", -9, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGKILL\n"),
-    ("os.kill(os.getpid(), 11)", -11, r"evenflow: rank 1 \(.+:\d+\) was killed by SIGSEGV\n"),
-    ("sys.exit(3)", 3, ""), ("pass", 0, "")])
-def test_what_was_launched_ends_as_the_rank_does(end, code, told):
-    """By the same signal: MPICH's launcher may let the other ranks wait on after a status."""
-    script = ("import sys; from evenflow.cli import watch; assert watch.wanted(); "
-              f"sys.orig_argv = [sys.executable, '-c', 'import os, sys; {end}']; sys.exit(watch.run())")
-    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=60,
-                          env={**os.environ, "PMI_RANK": "1", "PMI_SIZE": "2"})
-    assert done.returncode == code
-    assert re.fullmatch(told, done.stderr)
+    assert "evenflow: error: [config] there.toml can't be read:" in done.stderr
 
 
 @pytest.mark.parametrize("rank, number", [(0, signal.SIGSEGV), (1, signal.SIGKILL)])
 def test_a_rank_that_dies_ends_the_job(tmp_path, rank, number):
-    """By name; whatever the moment, the checkpoint is whole and the training goes on from it."""
+    """Whatever the moment: the checkpoint is whole and the training goes on from it."""
     job, log = long_job(2, tmp_path, "--save-every", "0")
     os.kill(process_of(rank, log), number)
-    _, told = job.communicate(timeout=30)
+    job.communicate(timeout=60)
     assert job.returncode != 0
-    assert re.search(rf"evenflow: rank {rank} \(.+:{process_of(rank, log)}\) was killed by {number.name}\n", told)
     none_left(tmp_path)
     step = json.loads(log.read_text().splitlines()[-1])["step"]
     done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(step + 100), cwd=tmp_path)
@@ -272,7 +257,6 @@ def test_a_rank_that_stalls_is_named(tmp_path, rank):
     os.kill(process_of(rank, log), signal.SIGSTOP)
     _, told = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert re.search(rf"evenflow: rank {rank} \(.+\) is stopped by SIGSTOP; the others wait for it\n", told)
     # MPICH may hold up a second rank, inside a call, on the one that is stopped.
     named = re.search(r"expected all 3 ranks within 5 s, got none from rank ([\d, ]+)\n", told)
     assert named is not None
@@ -288,7 +272,7 @@ def test_ranks_stop_together(tmp_path, number):
     _, told = job.communicate(timeout=30)
     assert job.returncode == 130
     step = re.search(r"evenflow: stopped; run has step (\d+); go on with: evenflow resume run\n", told)
-    assert step is not None and told.count("evenflow:") == 1
+    assert step is not None and told.count("evenflow: stopped") == 1
     none_left(tmp_path)
     done = run(2, "-m", "evenflow", "resume", "run", "--steps", str(int(step[1]) + 20), cwd=tmp_path)
     assert done.stdout.count("held out:") == 1

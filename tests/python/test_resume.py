@@ -13,7 +13,6 @@ import evenflow as ef
 from evenflow import _core
 from evenflow.train import Settings, Trainer
 
-
 FULL = dict(batch_size=12, optimizer="adam", lr=3e-3, warmup=5, lr_decay=0.99, clip=50.0, average=0.9,
             accumulate=2, on_nonfinite="rollback", seed=3)
 
@@ -167,7 +166,7 @@ def test_a_checkpoint_of_an_update_that_overflowed(tmp_path, overflowing):
     (lambda t: t.load_state(3), TypeError, "a path, got 3"),
     (lambda t: Trainer(t.flow, t.x, settings=None), TypeError, "Settings for settings, got NoneType"),
     (lambda t: Trainer(t.flow, t.x, ranks=None), TypeError, "Ranks for ranks, got NoneType"),
-    (lambda t: Trainer(None, t.x), TypeError, "Flow for flow, got NoneType"),
+    (lambda t: Trainer(None, t.x), TypeError, "flow, got NoneType"),
 ])
 def test_a_trainer_refuses(table, real_nvp, call, error, word):
     trainer = Trainer(real_nvp(), table)
@@ -263,7 +262,7 @@ def test_resume_refuses_a_state_nested_too_deep(tmp_path, table, real_nvp, name)
     ("live2", -1, "moments >= 0 in live2"), ("snapshot2", -1, "moments >= 0 in snapshot2"),
     ("live0", 7, "a permutation"), ("snapshot0", 7, "a permutation"), ("best", 7, "a permutation")])
 def test_resume_refuses_arrays_that_no_training_has(tmp_path, table, name, value, word):
-    flow, path, state = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m", tmp_path / "m.state"
+    flow, path, state = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m", tmp_path / "m.state"
     settings = dict(valid=table, batch_size=100, optimizer="adam", on_nonfinite="rollback", average=0.9)
     flow.fit(table, epochs=2, checkpoint=path, **settings)
     tensors, metadata = _core.read_safetensors(str(state))
@@ -279,7 +278,7 @@ def test_resume_refuses_arrays_that_no_training_has(tmp_path, table, name, value
 
 def test_a_state_that_is_refused_leaves_the_flow(tmp_path, table):
     """Its values are tried in the flow itself."""
-    flow, path = ef.RealNVP(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m"
+    flow, path = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation="lu"), tmp_path / "m"
     Trainer(flow, table).run(steps=2, checkpoint=path)
     tensors, metadata = _core.read_safetensors(str(tmp_path / "m.state"))
     order = next(offset for entry, _, _, offset, _ in flow.entries() if entry == "permutation1.permutation")

@@ -10,7 +10,7 @@ from evenflow.cli import main
 @pytest.fixture
 def pieces(monkeypatch):
     """Files are read, and samples drawn, in pieces of a few rows."""
-    for name in ("evenflow.stream.CHUNK_VALUES", "evenflow.score.SCORED_VALUES", "evenflow.batches.BLOCK_VALUES"):
+    for name in ("evenflow.stream.CHUNK_VALUES", "evenflow.score.SCORED_VALUES", "evenflow.density.BLOCK_VALUES"):
         monkeypatch.setattr(name, 64)
 
 
@@ -19,7 +19,7 @@ def given_numbers(tmp_path):
     """A model with a context in a file, 300 rows, and their context, with a number beyond float32 in row 277."""
     rng = np.random.default_rng(0)
     x, context = rng.standard_normal((300, 2)), rng.standard_normal((300, 3))
-    flow = ef.RealNVP(2, couplings=2, hidden=(4,), context=3)
+    flow = ef.CouplingFlow(2, couplings=2, hidden=(4,), context=3)
     flow.init(x, context=context)
     flow.save(tmp_path / "model")
     context[277, 1] = 1e300
@@ -63,7 +63,7 @@ def test_a_latent_that_is_not_finite(tmp_path, pieces, capsys, command):
     """Which the core finds, in rows that it gets by blocks of a piece."""
     rng = np.random.default_rng(0)
     x = 0.01 * rng.standard_normal((300, 2))
-    flow = ef.RealNVP(2, couplings=2, hidden=(4,))
+    flow = ef.CouplingFlow(2, couplings=2, hidden=(4,))
     flow.init(x)
     flow.save(tmp_path / "model")
     x[211] = 3e38

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -32,24 +33,54 @@ def test_a_signature_has_the_declared_names_and_defaults(model):
     arguments = arguments_of(model)
     assert set(arguments) == {name for settings in kinds for name in settings}
     assert arguments.pop("shape") is inspect.Parameter.empty
+    if model == "RealNVP":  # by the context
+        assert arguments.pop("batch_norm") == "auto"
     for name, default in arguments.items():
-        known = [settings[name] for settings in kinds if name in settings]
-        if default is None:  # it stands for the default of the kind
-            assert model == "RealNVP" or len(known) < len(kinds), name
-        else:
-            assert all((default, type(default)) == (as_argument(s), type(as_argument(s))) for s in known), name
+        known = [as_argument(settings[name]) for settings in kinds if name in settings]
+        assert all((default, type(default)) == (declared, type(declared)) for declared in known), name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_signature_names_all_but_the_shape(model):
+    first, *others = inspect.signature(MODELS[model]).parameters.values()
+    assert (first.name, first.kind) == ("shape", first.POSITIONAL_OR_KEYWORD)
+    assert {p.kind for p in others} == {first.KEYWORD_ONLY}
+    assert [p.name for p in others][-2:] == ["device", "threads"]
+    assert all(p.default is not None or p.name == "bounds" for p in others)
+    text = MODELS[model].__doc__
+    assert all(re.search(rf"\n    ([a-z_]+, )*{p.name}(, [a-z_]+)*( : |\n)", text) for p in (first, *others))
+
+
+@pytest.mark.parametrize("context, wanted", [(0, True), (2, False)])
+def test_batch_norm_of_real_nvp_is_by_the_context(context, wanted):
+    def made(**settings):
+        return ef.RealNVP((4, 4, 1), scales=1, base_dim=2, residual_blocks=0, context=context, **settings).config
+
+    assert made()["batch_norm"] is made(batch_norm="auto")["batch_norm"] is wanted
+    assert made(batch_norm=not wanted)["batch_norm"] is not wanted
+    with pytest.raises(TypeError, match="expected True or False for batch_norm, got 'yes'"):
+        made(batch_norm="yes")
+
+
+def test_settings_of_the_other_kind_of_data():
+    """They may be given as they are by default, so that a program needn't tell the kinds apart."""
+    assert "bits" not in ef.NICE(4, couplings=1, hidden=(2,), bits=8).config
+    assert "bounds" not in ef.NICE((2, 2, 1), couplings=1, hidden=(2,), bounds=None).config
+    for shape, kind, given in ((4, "table", dict(bits=7)), ((2, 2, 1), "image", dict(bounds=[(0, 1)] * 4))):
+        with pytest.raises(ef.ConfigError, match=rf"\[NICE\] {next(iter(given))} is a setting for \w+, and this is a "
+                                                 f"model for {kind}s"):
+            ef.NICE(shape, **given)
 
 
 @each_kind
 def test_defaults_are_the_declared_ones(model, kind):
-    config = config_of(model, {**arguments_of(model), "shape": SHAPES[kind]})
+    arguments = {**arguments_of(model), "shape": SHAPES[kind]}
+    if model == "RealNVP":
+        arguments["batch_norm"] = True
+    config = config_of(model, arguments)
     kept = [s for s in DECLARED[model, kind] if not s.optional and not s.laws]
     assert list(config) == ["model", *(s.name for s in kept)]
     assert all(config[s.name] == s.default for s in kept if s.name != "shape")
-    if model == "RealNVP":  # whose signature says None
-        text = " ".join(ef.RealNVP.__doc__.split())
-        assert all(f"{s.name}={as_argument(s)!r}".replace("'", '"') in text for s in kept
-                   if s.name not in ("shape", "coupling", "conditioner_dtype", "seed", "dtype"))
 
 
 @each_kind
@@ -59,7 +90,7 @@ def test_limits_and_choices(model, kind):
         settings = {s.name: small[s.name] for s in DECLARED[model, kind] if s.name in small}
         if setting is not None:
             if setting.laws:
-                settings["coupling"] = setting.laws[0]
+                settings["law"] = setting.laws[0]
             settings[setting.name] = (value,) if setting.type == "ints" else value
         if settings.get("conditioner_dtype") == "float64":
             settings["dtype"] = "float64"
@@ -69,6 +100,8 @@ def test_limits_and_choices(model, kind):
         open_at_low = setting.low is None or setting.name == "bound"
         for value in setting.choices or ([] if open_at_low else [setting.low]):
             got = make(setting, value).config.get(setting.name, 0)
+            if setting.name == "conditioner_dtype" and value == "float64":
+                value = "float32"  # which stands for the model's
             assert got == ([value] if setting.type == "ints" else value)
         if setting.type not in ("shape", "bounds"):
             below = [] if setting.low is None else [setting.low - 1]

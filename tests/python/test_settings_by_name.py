@@ -1,4 +1,4 @@
-"""Constructors told something that another library would understand: the error says what it is called here."""
+"""Calls told something that another library would understand: the error says what it is called here."""
 
 import inspect
 import re
@@ -6,23 +6,35 @@ import re
 import pytest
 
 import evenflow as ef
-from evenflow.models import ELSEWHERE, MODELS
+from evenflow.models import MODELS
+from evenflow.names import ELSEWHERE
+
+OPTIMIZERS = [ef.Adam, ef.AdamW, ef.Adamax, ef.SGD, ef.RMSProp]
+
+
+def meant(where, name, ours):
+    return f"[{where}] unexpected argument {name!r}; did you mean {ours!r}?"
 
 
 @pytest.mark.parametrize("call, error, text", [
-    (lambda: ef.RealNVP(2, num_layers=4), TypeError,
-     "[RealNVP] expected the name of a setting, got num_layers; nearest: couplings"),
-    (lambda: ef.RealNVP(2, transforms=4, hidden=(4,)), TypeError, "got transforms; nearest: couplings"),
-    (lambda: ef.Glow((4, 4, 1), n_flows=4), TypeError,
-     "[Glow] expected the name of a setting, got n_flows; nearest: steps"),
-    (lambda: ef.NICE(2, hidden_features=(4,)), TypeError,
-     "[NICE] expected the name of a setting, got hidden_features; nearest: hidden"),
-    (lambda: ef.RealNVP(features=2), TypeError, "got features; nearest: shape"),
-    (lambda: ef.RealNVP(2, batchnorm=True), TypeError, "got batchnorm; nearest: batch_norm"),
-    (lambda: ef.RealNVP(2, xyz=1), TypeError, "got xyz"),
-    (lambda: ef.RealNVP(2, hidden=64), TypeError, "for hidden, got 64; one layer is (64,)"),
-    (lambda: ef.RealNVP(1, context=3), ef.ShapeError,
-     "[RealNVP] expected two columns at least, since a coupling splits them, got 1; append a column of independent "),
+    (lambda: ef.CouplingFlow(2, num_layers=4), TypeError, meant("CouplingFlow", "num_layers", "couplings")),
+    (lambda: ef.CouplingFlow(2, transforms=4, hidden=()), TypeError, meant("CouplingFlow", "transforms", "couplings")),
+    (lambda: ef.CouplingFlow(2, coupling="spline"), TypeError, meant("CouplingFlow", "coupling", "law")),
+    (lambda: ef.CouplingFlow(2, prior="logistic"), TypeError, meant("CouplingFlow", "prior", "base")),
+    (lambda: ef.CouplingFlow(2, tail_bound=3.0), TypeError, meant("CouplingFlow", "tail_bound", "bound")),
+    (lambda: ef.CouplingFlow(features=2), TypeError, meant("CouplingFlow", "features", "shape")),
+    (lambda: ef.CouplingFlow(2, batchnorm=True), TypeError, meant("CouplingFlow", "batchnorm", "batch_norm")),
+    (lambda: ef.Glow((4, 4, 1), n_flows=4), TypeError, meant("Glow", "n_flows", "steps")),
+    (lambda: ef.Glow((4, 4, 1), num_classes=4), TypeError, meant("Glow", "num_classes", "classes")),
+    (lambda: ef.NICE(2, hidden_features=(4,)), TypeError, meant("NICE", "hidden_features", "hidden")),
+    (lambda: ef.RealNVP(input_shape=(4, 4, 1)), TypeError, meant("RealNVP", "input_shape", "shape")),
+    (lambda: ef.RealNVP((4, 4, 1), n_layers=4), TypeError, "[RealNVP] unexpected argument 'n_layers'"),
+    (lambda: ef.CouplingFlow(2, xyz=1), TypeError, "[CouplingFlow] unexpected argument 'xyz'"),
+    (lambda: ef.CouplingFlow(2, 4), TypeError, "positional argument"),
+    (lambda: ef.CouplingFlow(2, hidden=64), TypeError, "for hidden, got 64; one layer is (64,)"),
+    (lambda: ef.CouplingFlow((4, 4, 1)), TypeError, "[CouplingFlow] expected a whole number for the number of columns"),
+    (lambda: ef.CouplingFlow(1, context=3), ef.ShapeError,
+     "[CouplingFlow] expected two columns at least, since a coupling splits them, got 1; append a column of "),
     (lambda: ef.NICE(1), ef.ShapeError, "[NICE] expected two columns at least"),
     (lambda: ef.Glow((3, 32, 32), levels=2), ef.ShapeError, "divisible by 2^2, got 3 x 32 (shapes are (H, W, C))"),
     (lambda: ef.RealNVP((3, 32, 32)), ef.ShapeError, "got 3 x 32 (shapes are (H, W, C))"),
@@ -32,8 +44,40 @@ def test_the_error_says_what_it_is_called_here(call, error, text):
         call()
 
 
+@pytest.mark.parametrize("name, ours", [
+    ("learning_rate", "lr"), ("num_epochs", "epochs"), ("validation_data", "valid"), ("max_grad_norm", "clip"),
+    ("weights", "sample_weight"), ("y", "label"), ("batchsize", "batch_size"), ("early_stopping", None)])
+def test_fit(table_model, table, name, ours):
+    with pytest.raises(TypeError) as error:
+        table_model.fit(table, **{name: 1})
+    assert str(error.value) == (meant("fit", name, ours) if ours else f"[fit] unexpected argument {name!r}")
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_optimizers(table_model, make):
+    with pytest.raises(TypeError, match=re.escape(meant(make.__name__, "learning_rate", "lr"))):
+        make(table_model, learning_rate=0.1)
+    with pytest.raises(TypeError, match=re.escape(f"[{make.__name__}] unexpected argument 'xyz'")):
+        make(table_model, xyz=0.1)
+
+
+def test_tables_were_once_of_real_nvp():
+    """The error is the call to make."""
+    for call, wanted in ((lambda: ef.RealNVP(6), "CouplingFlow(6)"),
+                         (lambda: ef.RealNVP(shape=6, couplings=4), "CouplingFlow(6, couplings=4)"),
+                         (lambda: ef.RealNVP(6, coupling="spline", prior="logistic", hidden=(8, 8), bins=4),
+                          "CouplingFlow(6, law='spline', base='logistic', hidden=(8, 8), bins=4)")):
+        with pytest.raises(ef.ConfigError) as error:
+            call()
+        text = str(error.value)
+        assert text.startswith("[RealNVP] RealNVP is the model of images (H, W, C); ") and text.endswith(wanted)
+        assert eval("ef." + wanted).shape == (6,)
+
+
 def test_names_of_other_libraries_are_not_ours():
-    settings = {name: set(inspect.signature(model).parameters) for name, model in MODELS.items()}
-    assert set(settings["NICE"]) >= {"shape", "couplings", "hidden", "threads"}  # seen through what wraps constructors
-    assert not set(ELSEWHERE) & set.union(*settings.values())
-    assert {name for ours in ELSEWHERE.values() for name in ours} <= set.union(*settings.values())
+    calls = [*MODELS.values(), *OPTIMIZERS, ef.MovingAverage, ef.Schedule, ef.Flow.fit, ef.Flow.train_step]
+    known = [set(inspect.signature(call).parameters) for call in calls]
+    assert all(sum(name in ours for name in names) <= 1 for names in known for ours in ELSEWHERE.values())
+    assert {name for ours in ELSEWHERE.values() for name in ours} <= set.union(*known)
+    for call, names in zip(calls, known):  # a name of ours stands for no other of the same call
+        assert not [name for name in set(ELSEWHERE) & names if set(ELSEWHERE[name]) & names], call

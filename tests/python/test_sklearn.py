@@ -109,12 +109,18 @@ def test_held_out_rows_are_not_trained_on(crescent, monkeypatch):
     assert np.array_equal(np.unique(np.concatenate(parts), axis=0), np.unique(crescent, axis=0))
 
 
-@pytest.mark.parametrize("model, kind", [("nice", "NICE"), ("real_nvp", "RealNVP")])
+@pytest.mark.parametrize("model, kind", [("nice", "NICE"), ("coupling_flow", "CouplingFlow")])
 def test_the_model_asked_for(crescent, model, kind):
     density = clone(TINY).set_params(model=model, hidden=(5, 6), preprocess="zca")
     config = density.fit(crescent).flow_.config
     assert (config["model"], config["hidden"], config["preprocess"]) == (kind, [5, 6], "zca")
     assert config["couplings"] == 2
+
+
+@pytest.mark.parametrize("law", ["affine", "spline", "sigmoid"])
+def test_the_law_asked_for(crescent, law):
+    density = clone(TINY).set_params(law=law, epochs=1, random_state=0).fit(crescent)
+    assert density.flow_.config["law"] == law and np.isfinite(density.score_samples(crescent)).all()
 
 
 def test_early_stopping(crescent):
@@ -233,8 +239,8 @@ def test_masked_values_are_refused(crescent, fitted, detector):
 
 
 @pytest.mark.parametrize("setting, error", [
-    (dict(model="glow"), "'real_nvp', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
-    (dict(preprocess=None), "'whiten', 'none', got None"),
+    (dict(model="glow"), "'coupling_flow', 'nice', got 'glow'"), (dict(couplings=0), "couplings >= 1"),
+    (dict(preprocess=None), "'whiten', 'none', got None"), (dict(law="cubic"), "expected law to be one of .*'spline'"),
     (dict(validation_fraction=1.0), "validation_fraction in 0 ... 0.9"), (dict(epochs=0), "epochs >= 1"),
     (dict(dtype="float16"), "float16"), (dict(patience=0), "patience >= 1"), (dict(threads=-1), "threads >= 0")])
 def test_settings(crescent, setting, error):
@@ -259,7 +265,7 @@ def test_where_it_computes(crescent, device):
         density.set_params(device="tpu").fit(crescent)
 
 
-@pytest.mark.parametrize("model, kind", [("real_nvp", "RealNVP"), ("nice", "NICE")])
+@pytest.mark.parametrize("model, kind", [("coupling_flow", "CouplingFlow"), ("nice", "NICE")])
 def test_threads_are_the_flows(crescent, monkeypatch, model, kind):
     made, constructor = [], getattr(ef, kind)
     monkeypatch.setattr(f"evenflow.sklearn.{kind}", lambda *args, **settings: made.append(settings["threads"]) or

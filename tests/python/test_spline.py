@@ -8,10 +8,10 @@ import pytest
 import evenflow as ef
 
 
-def one_spline(bins: int, bound: float, numbers: np.ndarray) -> ef.RealNVP:
+def one_spline(bins: int, bound: float, numbers: np.ndarray) -> ef.CouplingFlow:
     """A flow whose second column is a spline with these numbers (3 bins - 1), whatever the first column is."""
-    flow = ef.RealNVP(2, coupling="spline", bins=bins, bound=bound, couplings=1, hidden=(), preprocess="none",
-                      dtype="float64")
+    flow = ef.CouplingFlow(2, law="spline", bins=bins, bound=bound, couplings=1, hidden=(), preprocess="none",
+                           dtype="float64")
     flow.init(np.zeros((1, 2)))
     for name, values in flow.named_parameters().items():
         if name.endswith("bias"):
@@ -62,7 +62,7 @@ def test_a_spline_is_that_of_nflows(bins: int, bound: float) -> None:
 
 
 def test_a_density_of_splines_integrates_to_one() -> None:
-    flow = ef.RealNVP(2, coupling="spline", bins=5, couplings=4, hidden=(16,), preprocess="none", dtype="float64",
+    flow = ef.CouplingFlow(2, law="spline", bins=5, couplings=4, hidden=(16,), preprocess="none", dtype="float64",
                       seed=1)
     rng = np.random.default_rng(0)
     flow.init(rng.normal(size=(10, 2)))
@@ -79,7 +79,7 @@ def test_bits_do_not_depend_on_threads() -> None:
     x = rng.normal(size=(5000, 5)).astype(np.float32)
     results = []
     for threads in (1, 2):
-        flow = ef.RealNVP(5, coupling="spline", couplings=4, hidden=(32,), threads=threads)
+        flow = ef.CouplingFlow(5, law="spline", couplings=4, hidden=(32,), threads=threads)
         flow.init(x)
         optimizer = ef.Adam(flow, lr=1e-3)
         for _ in range(5):
@@ -93,21 +93,21 @@ def test_training_fits_what_an_affine_coupling_can_not() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 2)) * 0.2 + rng.choice([-1.0, 1.0], size=(4000, 2))
     scores = {}
-    for coupling in ("affine", "spline"):
-        flow = ef.RealNVP(2, coupling=coupling, couplings=4, hidden=(32, 32))
+    for law in ("affine", "spline"):
+        flow = ef.CouplingFlow(2, law=law, couplings=4, hidden=(32, 32))
         flow.fit(x[:3000].astype(np.float32), epochs=30, batch_size=250)
-        scores[coupling] = float(np.mean(flow.log_prob(x[3000:].astype(np.float32))))
+        scores[law] = float(np.mean(flow.log_prob(x[3000:].astype(np.float32))))
     assert scores["spline"] > scores["affine"] + 0.02
     truth = 2 * (-0.5 * np.log(2 * np.pi * np.e * 0.04) - np.log(2))
     assert scores["spline"] > truth - 0.1
 
 
 def test_settings_of_splines() -> None:
-    flow = ef.RealNVP(3, coupling="spline", bins=12, bound=5)
+    flow = ef.CouplingFlow(3, law="spline", bins=12, bound=5)
     assert flow.config["bins"] == 12 and flow.config["bound"] == 5
-    assert "bins" not in ef.RealNVP(3).config
-    with pytest.raises(ef.ConfigError, match="bins is a setting of coupling='spline', and coupling is 'affine'"):
-        ef.RealNVP(3, bins=4)
+    assert "bins" not in ef.CouplingFlow(3).config
+    with pytest.raises(ef.ConfigError, match="bins is a setting of law='spline', and law is 'affine'"):
+        ef.CouplingFlow(3, bins=4)
     for wrong in (dict(bins=0), dict(bins=65), dict(bound=0), dict(bound=-1), dict(bound=np.inf)):
         with pytest.raises(ef.ConfigError, match=next(iter(wrong))):
-            ef.RealNVP(3, coupling="spline", **wrong)
+            ef.CouplingFlow(3, law="spline", **wrong)

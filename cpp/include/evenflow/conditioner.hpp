@@ -43,7 +43,7 @@ enum class MlpInit {
   /// Weights and biases U(-b, b) with b = 1 / sqrt(inputs). The last layer is zero, so the coupling starts as
   /// the identity. The ReLU units bend at different inputs; with He's normal weights and zero biases they
   /// would all bend at the mean. On tables of 8 to 12 columns this gains 0.07 to 0.25 nats a row
-  /// (bench/results/tables.md).
+  /// (bench/results/README.md).
   uniform_zero
 };
 

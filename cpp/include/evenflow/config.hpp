@@ -26,7 +26,7 @@ constexpr Dtype dtype_of<double>() {
 
 /// A model's settings: everything in its file except the parameters.
 struct ModelConfig {
-  std::variant<NiceConfig, RealNvpImageConfig, RealNvpTableConfig, GlowConfig> model;
+  std::variant<NiceConfig, RealNvpConfig, CouplingFlowConfig, GlowConfig> model;
   Dtype dtype = Dtype::float32;
   uint64_t seed = 0;  ///< seed of the initial parameters
 };

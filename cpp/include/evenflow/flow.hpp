@@ -127,8 +127,13 @@ class EVENFLOW_API Flow {
   void log_prob_and_grad(Context&, const ParamArena<T>&, View<const T> x, const Given<T>& given,
                          double* log_prob, View<T> dx) const;
   /// Sample i depends on (seed, first + i) alone. temperature multiplies the base draw at every level.
+  /// log_prob (N): unless null, receives log p(x), the flow's density at any temperature.
   void sample(Context&, const ParamArena<T>&, int64_t first, double temperature, uint64_t seed,
-              const Given<T>& given, View<T> x) const;
+              const Given<T>& given, View<T> x, double* log_prob = nullptr) const;
+  /// The latents z (n, D) from which sample computes its x.
+  void base_sample(Context&, int64_t first, double temperature, uint64_t seed, int64_t n, T* z) const;
+  /// out (n) = log p0(z), the base distribution's log density of z (n, D).
+  void base_log_prob(Context&, const T* z, int64_t n, double* out) const;
   /// out (N, classes) = log p(label | x) of the class head.
   void class_log_prob(Context&, const ParamArena<T>&, View<const T> x, double* out) const;
 

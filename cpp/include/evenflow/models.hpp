@@ -25,7 +25,7 @@ struct NiceConfig {
 
 /// Real NVP (Dinh, Sohl-Dickstein, Bengio 2016) for images: the multi-scale recursion. A context makes the
 /// density conditional; every coupling's net reads it at each pixel.
-struct RealNvpImageConfig {
+struct RealNvpConfig {
   Shape shape{0, 32, 32, 3};
   int64_t scales = 2;
   int64_t base_dim = 64;
@@ -42,19 +42,18 @@ struct RealNvpImageConfig {
   int64_t context = 0;  ///< context values per image
 };
 
-/// Real NVP for tables: couplings on alternating halves. A context makes the density conditional; every
-/// coupling's net reads it.
-struct RealNvpTableConfig {
+/// Couplings for tables. A context makes the density conditional; every coupling's net reads it.
+struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
   std::vector<int64_t> hidden{64, 64};
-  std::string coupling = "affine";         ///< a law of table_law_names(): "affine" (bounded log-scale) ...
+  std::string law = "affine";              ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   std::string mask = "halves";             ///< "halves" | "odd-even"
   std::string permutation = "none";        ///< between couplings: "none" | "shuffle" | "lu"
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
   bool batch_norm = false;
   bool actnorm = false;
-  std::string prior = "gaussian";  ///< "gaussian" | "logistic"
+  std::string base = "gaussian";  ///< "gaussian" | "logistic"
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< context values per sample
   std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none
@@ -81,9 +80,9 @@ struct GlowConfig {
 template <class T>
 EVENFLOW_API Flow<T> nice(const NiceConfig&);
 template <class T>
-EVENFLOW_API Flow<T> real_nvp(const RealNvpImageConfig&);
+EVENFLOW_API Flow<T> real_nvp(const RealNvpConfig&);
 template <class T>
-EVENFLOW_API Flow<T> real_nvp(const RealNvpTableConfig&);
+EVENFLOW_API Flow<T> coupling_flow(const CouplingFlowConfig&);
 template <class T>
 EVENFLOW_API Flow<T> glow(const GlowConfig&);
 

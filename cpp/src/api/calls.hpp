@@ -22,7 +22,7 @@ class ContextUse {
       fail<DeviceError>(call, "expected a context of the CPU, where the model is, got ", ctx.device_name());
     }
     if (ctx.busy_.test_and_set(std::memory_order_acquire)) {
-      fail<ConfigError>(call, "expected a context of this thread's own, got one that another call is using");
+      fail<ConfigError>(call, "another call is using this context; make one for each thread");
     }
   }
   ~ContextUse() { ctx_.busy_.clear(std::memory_order_release); }
@@ -48,11 +48,11 @@ void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOpt
     fail<ConfigError>(call, "expected first <= ", kLast - n, " with ", n, " rows, got ", options.first);
   }
   if (options.labels && !flow.classes()) {
-    fail<ConfigError>(call, "expected no labels, since the model has no classes, got some");
+    fail<ConfigError>(call, "labels were given, but the model has no classes");
   }
   check_labels(call, options.labels, n, flow.classes());
   if (options.context && !flow.context()) {
-    fail<ConfigError>(call, "expected no context, since the model has none, got one");
+    fail<ConfigError>(call, "a context was given, but the model has none");
   }
   if (!options.context && flow.context()) {
     fail<ConfigError>(call, "expected a context of ", flow.context(), " numbers a row, got none");

@@ -18,10 +18,10 @@ constexpr int64_t kBlockValues = int64_t{1} << 22;
 int64_t bits_of(const NiceConfig& c) {
   return c.is_image() ? c.bits : 0;
 }
-int64_t bits_of(const RealNvpTableConfig&) {
+int64_t bits_of(const CouplingFlowConfig&) {
   return 0;
 }
-int64_t bits_of(const RealNvpImageConfig& c) {
+int64_t bits_of(const RealNvpConfig& c) {
   return c.bits;
 }
 int64_t bits_of(const GlowConfig& c) {

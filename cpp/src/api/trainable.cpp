@@ -231,7 +231,7 @@ void save(const std::string& path, const Trainable<T>& model) {
     } catch (const Error& error) {
       const std::string said = error.what();
       if (said.rfind("[save]", 0) == 0) throw;
-      fail<ConfigError>("save", "expected settings of a model, got: ", said);
+      fail<ConfigError>("save", "these are no settings of a model: ", said);
     }
     std::vector<TensorRef> tensors;
     for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {

@@ -44,12 +44,12 @@ template <class Config>
 NetDtype* net_dtype(Config& config) {
   return &config.conditioner;
 }
-NetDtype* net_dtype(RealNvpImageConfig&) {
+NetDtype* net_dtype(RealNvpConfig&) {
   return nullptr;
 }
 
 std::vector<Bounds>* bounds_of(ModelConfig& config) {
-  if (auto* table = std::get_if<RealNvpTableConfig>(&config.model)) return &table->bounds;
+  if (auto* table = std::get_if<CouplingFlowConfig>(&config.model)) return &table->bounds;
   if (auto* nice = std::get_if<NiceConfig>(&config.model)) return &nice->bounds;
   return nullptr;
 }

@@ -163,7 +163,7 @@ class ConvChain final : public NetStep<T> {
       : NetStep<T>(units.back().out, true, units.back().relu || units.back().logs),
         bfloat16_(dtype == NetDtype::bfloat16) {
     if (bfloat16_ && !std::is_same<T, float>::value) {
-      fail<ConfigError>("conditioner", "expected bfloat16 inside a float32 model, got a float64 model");
+      fail<ConfigError>("conditioner", "bfloat16 nets need a float32 model, got a float64 one");
     }
     for (const ConvConfig& unit : units) convs_.emplace_back(unit, true);
   }

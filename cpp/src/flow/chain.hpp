@@ -67,7 +67,7 @@ struct Chain {
   }
 
   void finalize() {
-    if (head && context) fail<ConfigError>("flow", "expected no class head beside a context, got one");
+    if (head && context) fail<ConfigError>("flow", "a class head and a context exclude each other");
     if (head && nodes.empty()) fail<ConfigError>("flow", "expected a layer beside a class head, got none");
     add_level(current);
     auto all = std::make_shared<ParamLayout>();

@@ -137,28 +137,43 @@ void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, V
 }
 
 template <class T>
+void base_sample(Context& ctx, const Chain<T>& chain, const char* call, int64_t first, double temperature,
+                 uint64_t seed, int64_t n, T* z) {
+  if (!(temperature >= 0) || !std::isfinite(temperature)) {
+    fail<ConfigError>(call, "expected a finite temperature >= 0, got ", temperature);
+  }
+  ctx.kernels<T>().prior.base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
+                                     static_cast<uint64_t>(first), z);
+}
+
+template <class T>
+void base_log_prob(Context& ctx, const Chain<T>& chain, const T* z, int64_t n, double* out) {
+  ctx.kernels<T>().move.fill_doubles(ctx, n, 0, out);
+  ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
+}
+
+template <class T>
 void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int64_t first,
-            double temperature, uint64_t seed, const Given<T>& given, View<T> x) {
+            double temperature, uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) {
   const char* call = "sample";
   check_input(chain, call, x.shape);
   check_given(chain, call, given, x.shape.n);
   check_arena(ctx, chain, call, arena);
-  if (!(temperature >= 0) || !std::isfinite(temperature)) {
-    fail<ConfigError>(call, "expected a finite temperature >= 0, got ", temperature);
-  }
   check_initialized(ctx, chain, call, arena.values());
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
   double* logdet = scope.take<double>(n);
-  ctx.kernels<T>().prior.base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
-                                     static_cast<uint64_t>(first), z);
+  base_sample(ctx, chain, call, first, temperature, seed, n, z);
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
-  queue<T>(ctx, Pass::sample, chain, params, x, {logdet, z, bad_values}, [&] {
+  queue<T>(ctx, Pass::sample, chain, params, x, {logdet, z, bad_values, log_prob}, [&] {
     run_inverse(ctx, chain, params, z, x, logdet);
     ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);
+    if (!log_prob) return;
+    ctx.kernels<T>().move.scale_doubles(ctx, n, -1, logdet, log_prob);
+    ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, log_prob);
   });
   if (*host.read(bad_values, 1) == 0) return;
   const T* values = dense_on_host<T>(ctx, scope, host, x);
@@ -177,7 +192,7 @@ void class_log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& ar
   const char* call = "class_log_prob";
   check_input(chain, call, x.shape);
   check_ready(ctx, chain, call, arena);
-  if (!chain.head) fail<ConfigError>(call, "expected a model with a class head, got one without");
+  if (!chain.head) fail<ConfigError>(call, "this model has no class head");
   WorkspaceScope scope(ctx);
   const int64_t n = x.shape.n;
   const Params<T> params = arena.params();

@@ -147,8 +147,19 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
 
 template <class T>
 void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
-                     uint64_t seed, const Given<T>& given, View<T> x) const {
-  evenflow::sample(ctx, *chain_, arena, first, temperature, seed, given, x);
+                     uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
+  evenflow::sample(ctx, *chain_, arena, first, temperature, seed, given, x, log_prob);
+}
+
+template <class T>
+void Flow<T>::base_sample(Context& ctx, int64_t first, double temperature, uint64_t seed, int64_t n,
+                          T* z) const {
+  evenflow::base_sample(ctx, *chain_, "base_sample", first, temperature, seed, n, z);
+}
+
+template <class T>
+void Flow<T>::base_log_prob(Context& ctx, const T* z, int64_t n, double* out) const {
+  evenflow::base_log_prob(ctx, *chain_, z, n, out);
 }
 
 template <class T>

@@ -45,7 +45,7 @@ void check_given(const Chain<T>& chain, const char* call, const Given<T>& given,
   check_labels(call, given.labels, n, chain.classes);
   check_sample_weight<T>(call, given.sample_weight, n);
   if (given.context && !chain.context) {
-    fail<ConfigError>(call, "expected no context, since the flow has none, got one");
+    fail<ConfigError>(call, "a context was given, but the flow has none");
   }
   if (!given.context && chain.context) {
     fail<ConfigError>(call, "expected a context of ", chain.context, " numbers for each of ", n,

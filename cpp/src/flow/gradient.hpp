@@ -308,7 +308,7 @@ Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params
         const bool finite = all_finite<T>(ctx, n, log_prob, {});
         if (on_all_ranks(ctx, layout, finite)) return;
         if (!finite) fail_not_finite(ctx, chain, params, call, x, log_prob);
-        fail<NumericError>(call, "expected finite densities on every rank, got NaN or infinity on another");
+        fail<NumericError>(call, "a density on another rank is not finite");
       };
       if (ctx.on_host()) {
         forward();

@@ -68,8 +68,7 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   if (!std::isfinite(square)) {
     ctx.synchronize();
     const std::string name = bad_gradient(arena);
-    if (name.empty())
-      fail<NumericError>(call, "expected gradients whose norm is finite, got one that overflows");
+    if (name.empty()) fail<NumericError>(call, "the norm of the gradients overflows");
     fail<NumericError>(call, "expected finite gradients, got NaN or infinity in ", name);
   }
   return std::sqrt(square);

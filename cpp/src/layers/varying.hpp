@@ -23,11 +23,11 @@ void check_columns(const std::string& name, const T* mean, const T* var, int64_t
   constexpr bool single = std::is_same<T, float>::value;
   for (int64_t c = 0; c < columns; ++c) {
     if (!std::isfinite(mean[c]) || !std::isfinite(var[c]) || var[c] == 0) {
-      // Values beyond the square root of T's range have a variance that underflows or overflows.
-      const bool constant = var[c] == 0 && std::abs(mean[c]) > std::sqrt(std::numeric_limits<T>::min());
+      // Values beyond the square root of T's range have a variance that underflows or overflows. Large values
+      // may differ by less than T resolves.
       fail<NumericError>(name, "expected a finite, varying column, got mean ", mean[c], ", variance ", var[c],
-                         " in column ", c,
-                         !single || constant ? "" : "; if it varies, take dtype float64, or another unit");
+                         " in column ", c, "; leave a constant column out; if it varies, subtract an offset",
+                         single ? ", or take dtype float64 or another unit" : " or take another unit");
     }
     if (!varies(mean[c], var[c])) {
       fail<NumericError>(name, "expected a column that varies by more than ", single ? "float32" : "float64",

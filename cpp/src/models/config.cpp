@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 #include <string_view>
 
@@ -26,6 +27,9 @@ class Reader {
     visit_dtype(*this, config);  // first: read(NetDtype) depends on it
   }
 
+  /// Reads the setting `name` from a member of another name, as in files of format 1 before CouplingFlow.
+  void rename(const char* name, const char* member) { members_[name] = member; }
+
   const std::string& text(const char* key) { return get<std::string>(key, "a string"); }
   bool is_table() { return value("shape").get<int64_t>() != nullptr; }
 
@@ -44,7 +48,7 @@ class Reader {
 
   template <class T>
   void operator()(const char* key, T& out, const Limits& limits, const char*) {
-    if (!limits.optional || root_.find(key)) read(key, out);
+    if (!limits.optional || root_.find(member(key))) read(key, out);
   }
   void operator()(const char* key, Dtype& out, const Limits& limits, const char*) {
     expect_choice(kWhere, key, text(key), limits.choices);
@@ -53,16 +57,21 @@ class Reader {
 
   void finish() const {
     for (const auto& [key, value] : *root_.get<json::Object>()) {
-      if (!taken_.count(key)) fail<ConfigError>(kWhere, "expected no other settings, got ", json::shown(key));
+      if (!taken_.count(key)) fail<ConfigError>(kWhere, "there is no setting ", json::shown(key));
     }
   }
 
  private:
+  const char* member(const char* key) const {
+    const auto renamed = members_.find(key);
+    return renamed == members_.end() ? key : renamed->second;
+  }
+
   const json::Value& value(const char* key) {
-    const json::Value* member = root_.find(key);
-    if (!member) fail<ConfigError>(kWhere, "expected '", key, "', got none");
-    taken_.insert(key);
-    return *member;
+    const json::Value* found = root_.find(member(key));
+    if (!found) fail<ConfigError>(kWhere, "expected '", member(key), "', got none");
+    taken_.insert(member(key));
+    return *found;
   }
 
   template <class T>
@@ -133,6 +142,7 @@ class Reader {
 
   const json::Value& root_;
   const Dtype& dtype_;
+  std::map<std::string_view, const char*> members_;
   std::set<std::string_view> taken_;
 };
 
@@ -291,8 +301,8 @@ std::string settings_as_json() {
   NiceConfig image;
   image.pixel = true;
   describe(GlowConfig(), "image");
-  describe(RealNvpImageConfig(), "image");
-  describe(RealNvpTableConfig(), "table");
+  describe(RealNvpConfig(), "image");
+  describe(CouplingFlowConfig(), "table");
   describe(image, "image");
   describe(NiceConfig(), "table");
   return "[" + list + "]";
@@ -318,14 +328,16 @@ ModelConfig parse_config(const std::string& text) {
     NiceConfig nice;
     nice.pixel = !in.is_table();
     read(nice);
+  } else if (model == "CouplingFlow") {
+    read(CouplingFlowConfig());
+  } else if (model == "RealNVP" && in.is_table()) {
+    in.rename("law", "coupling");
+    in.rename("base", "prior");
+    read(CouplingFlowConfig());
   } else if (model == "RealNVP") {
-    if (in.is_table()) {
-      read(RealNvpTableConfig());
-    } else {
-      read(RealNvpImageConfig());
-    }
+    read(RealNvpConfig());
   } else {
-    fail<ConfigError>(kWhere, "expected model Glow, RealNVP or NICE, got ", json::shown(model));
+    fail<ConfigError>(kWhere, "expected model Glow, RealNVP, CouplingFlow or NICE, got ", json::shown(model));
   }
   in.finish();
   try {
@@ -352,8 +364,9 @@ template <class T>
 Flow<T> build(const ModelConfig& config) {
   if (const auto* settings = std::get_if<NiceConfig>(&config.model)) return nice<T>(*settings);
   if (const auto* settings = std::get_if<GlowConfig>(&config.model)) return glow<T>(*settings);
-  if (const auto* settings = std::get_if<RealNvpTableConfig>(&config.model)) return real_nvp<T>(*settings);
-  return real_nvp<T>(std::get<RealNvpImageConfig>(config.model));
+  if (const auto* settings = std::get_if<CouplingFlowConfig>(&config.model))
+    return coupling_flow<T>(*settings);
+  return real_nvp<T>(std::get<RealNvpConfig>(config.model));
 }
 
 template Flow<float> build<float>(const ModelConfig&);

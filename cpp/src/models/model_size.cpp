@@ -49,13 +49,13 @@ ModelSize size_of(const NiceConfig& c) {
   return {nets.tensors, (Count(nets.values) + dims).value()};  // the scaling has one value per column
 }
 
-ModelSize size_of(const RealNvpTableConfig& c) {
+ModelSize size_of(const CouplingFlowConfig& c) {
   return table_size(c.couplings, c.dims, c.hidden, numbers_of_law(law_of(c)), c.context);
 }
 
 /// Each coupling has a residual net with at least two convolutions per block, one of them from width to
 /// width.
-ModelSize size_of(const RealNvpImageConfig& c) {
+ModelSize size_of(const RealNvpConfig& c) {
   const Count convolutions = Count(2) * c.residual_blocks + 2;
   Count tensors = 0, values = 0, width = c.base_dim;
   for (int64_t s = 0; s < c.scales; ++s) {

@@ -12,7 +12,7 @@ Flow<T> nice(const NiceConfig& config) {
   check(kModel, {config});
   expect_size(kModel, {config});
   if (config.is_image() && !config.bounds.empty()) {
-    fail<ConfigError>(kModel, "expected bounds for columns of a table only, got some for an image");
+    fail<ConfigError>(kModel, "bounds are for the columns of a table, and this is an image");
   }
   Flow<T> flow(config.shape, base_of(config.prior));
   if (config.shape.pixels_per_sample() > 1) {  // levels of one-pixel images are not scaled

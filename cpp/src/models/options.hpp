@@ -27,14 +27,14 @@ inline LawOptions law_of(const GlowConfig& c) {
   law.name = c.coupling == "affine" ? "glow" : c.coupling;
   return law;
 }
-inline LawOptions law_of(const RealNvpImageConfig& c) {
+inline LawOptions law_of(const RealNvpConfig& c) {
   LawOptions law;
   law.name = c.coupling == "affine" ? "real_nvp" : c.coupling;
   return law;
 }
-inline LawOptions law_of(const RealNvpTableConfig& c) {
+inline LawOptions law_of(const CouplingFlowConfig& c) {
   LawOptions law;
-  law.name = c.coupling;
+  law.name = c.law;
   law.bins = c.bins;
   law.bound = c.bound;
   return law;

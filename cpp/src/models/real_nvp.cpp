@@ -9,7 +9,7 @@ constexpr const char* kModel = "real_nvp";
 template <class T>
 class ImageBuilder {
  public:
-  ImageBuilder(const RealNvpImageConfig& config, Flow<T>& flow) : config_(config), flow_(flow) {}
+  ImageBuilder(const RealNvpConfig& config, Flow<T>& flow) : config_(config), flow_(flow) {}
 
   /// last: this is the last coupling of its group, which is affine even in an additive model.
   void coupling(const std::string& name, const std::string& norm, Mask mask, int64_t width, bool last) {
@@ -59,14 +59,14 @@ class ImageBuilder {
   }
 
  private:
-  const RealNvpImageConfig& config_;
+  const RealNvpConfig& config_;
   Flow<T>& flow_;
 };
 
 }  // namespace
 
 template <class T>
-Flow<T> real_nvp(const RealNvpImageConfig& config) {
+Flow<T> real_nvp(const RealNvpConfig& config) {
   check(kModel, {config});
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
@@ -90,41 +90,7 @@ Flow<T> real_nvp(const RealNvpImageConfig& config) {
   return flow;
 }
 
-template <class T>
-Flow<T> real_nvp(const RealNvpTableConfig& config) {
-  check(kModel, {config});
-  CouplingOptions options;
-  options.law = law_of(config);
-  expect_size(kModel, {config});
-  const Shape shape{0, 1, 1, config.dims};
-  Flow<T> flow(shape, base_of(config.prior));
-  flow.set_context(config.context);
-  if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
-  if (auto layer = preprocess_of<T>(config.preprocess, shape)) flow.add("preprocess", std::move(layer));
-  for (int64_t i = 0; i < config.couplings; ++i) {
-    const std::string index = std::to_string(i);
-    if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));
-    if (i > 0 && config.permutation == "shuffle") {
-      flow.add("permutation" + index, permutation<T>(shape, Order::shuffle));
-    }
-    const bool halves = config.mask == "halves";
-    const Mask mask =
-        i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
-    const MaskSizes sizes = mask_sizes(mask, config.dims);
-    auto net =
-        mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * numbers_of_law(options.law),
-               config.hidden, MlpInit::uniform_zero, config.conditioner);
-    flow.add("coupling" + index, coupling<T>(shape, mask, std::move(net), options));
-    if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, mask));
-    if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
-  }
-  flow.finalize();
-  return flow;
-}
-
-template Flow<float> real_nvp<float>(const RealNvpImageConfig&);
-template Flow<double> real_nvp<double>(const RealNvpImageConfig&);
-template Flow<float> real_nvp<float>(const RealNvpTableConfig&);
-template Flow<double> real_nvp<double>(const RealNvpTableConfig&);
+template Flow<float> real_nvp<float>(const RealNvpConfig&);
+template Flow<double> real_nvp<double>(const RealNvpConfig&);
 
 }  // namespace evenflow

@@ -57,11 +57,11 @@ inline Limits optional(Limits limits) {
 inline const char* name_of(const NiceConfig&) {
   return "NICE";
 }
-inline const char* name_of(const RealNvpImageConfig&) {
+inline const char* name_of(const RealNvpConfig&) {
   return "RealNVP";
 }
-inline const char* name_of(const RealNvpTableConfig&) {
-  return "RealNVP";
+inline const char* name_of(const CouplingFlowConfig&) {
+  return "CouplingFlow";
 }
 inline const char* name_of(const GlowConfig&) {
   return "Glow";
@@ -113,16 +113,11 @@ void visit_preprocess(V& v, std::string& preprocess) {
 }
 
 template <class V>
-void visit_prior(V& v, std::string& prior) {
-  v("prior", prior, one_of({"gaussian", "logistic"}), "distribution of the latents");
-}
-
-template <class V>
 void visit_settings(V& v, NiceConfig& c, ModelConfig& model) {
   v.shape(c.shape, c.is_image(), c.is_image() ? "(H, W, C) of an image" : "number of columns");
   v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
-  visit_prior(v, c.prior);
+  v("prior", c.prior, one_of({"gaussian", "logistic"}), "distribution of the latents");
   v("order", c.order, one_of({"tile", "shuffle", "reverse", "none"}),
     "order of the dimensions at the first coupling; tile puts even ones before odd ones");
   visit_preprocess(v, c.preprocess);
@@ -134,7 +129,7 @@ void visit_settings(V& v, NiceConfig& c, ModelConfig& model) {
 }
 
 template <class V>
-void visit_settings(V& v, RealNvpImageConfig& c, ModelConfig& model) {
+void visit_settings(V& v, RealNvpConfig& c, ModelConfig& model) {
   v.shape(c.shape, true, "(H, W, C) of an image");
   v("scales", c.scales, in(1, kMaxScales), "number of scales");
   v("base_dim", c.base_dim, in(1, kMaxWidth), "channels of the nets at the finest scale");
@@ -155,30 +150,30 @@ void visit_settings(V& v, RealNvpImageConfig& c, ModelConfig& model) {
 }
 
 template <class V>
-void visit_settings(V& v, RealNvpTableConfig& c, ModelConfig& model) {
+void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v.shape(c.dims, "number of columns");
-  v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
-  v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
-  v("mask", c.mask, one_of({"halves", "odd-even"}), "columns that a coupling changes");
-  v("permutation", c.permutation, one_of({"none", "shuffle", "lu"}),
-    "mixing of the columns between couplings; lu learns a matrix");
-  visit_preprocess(v, c.preprocess);
-  v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
-  v("actnorm", c.actnorm, {}, "actnorm between couplings");
-  visit_prior(v, c.prior);
-  visit_conditioner(v, c.conditioner);
-  visit_bounds(v, c.bounds);
   visit_context(v, c.context);
-  v("coupling", c.coupling, one_of(table_law_names()),
-    "law of the couplings; affine has a bounded log-scale");
+  v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
+  v("law", c.law, one_of(table_law_names()),
+    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law");
   const std::vector<std::string> laws = laws_with_settings();
-  if (V::kAll || std::find(laws.begin(), laws.end(), c.coupling) != laws.end()) {
+  if (V::kAll || std::find(laws.begin(), laws.end(), c.law) != laws.end()) {
     v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");
     v("bound", c.bound, of_laws(laws, in(0, Limits::kNone)),
       "a spline's bins lie on [-bound, bound], in units after preprocess; above 0");
   }
+  v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
+  v("mask", c.mask, one_of({"halves", "odd-even"}), "columns that a coupling changes");
+  v("permutation", c.permutation, one_of({"none", "shuffle", "lu"}),
+    "mixing of the columns between couplings; lu learns a matrix");
+  v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
+  v("actnorm", c.actnorm, {}, "actnorm between couplings");
+  v("base", c.base, one_of({"gaussian", "logistic"}), "distribution of the latents");
+  visit_preprocess(v, c.preprocess);
+  visit_bounds(v, c.bounds);
   visit_seed(v, model);
   visit_dtype(v, model);
+  visit_conditioner(v, c.conditioner);
 }
 
 template <class V>

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import evenflow
 from evenflow import _core, signals
-from evenflow.cli import latents, models, tools, train, watch
+from evenflow.cli import latents, models, train
+from evenflow.cli.common import hint, spelled
 from evenflow.console import tell, tell_error, write
 from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
 
@@ -21,62 +23,70 @@ from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, Ran
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: done; 1: a numeric failure, a lost rank or no memory; 2: usage or bad input; 129: interrupted
-    by SIGHUP; 130: by Ctrl-C or SIGTERM; 141: whoever read the output has gone.
+    0: done; 1: a failure in numbers, of a training or a test, a lost rank or no memory; 2: usage or bad input;
+    130: interrupted; 141: whoever read the output has gone.
     """
+    argv, flags = sys.argv[1:] if argv is None else argv, dict[str, str]()
     try:
-        args = build_parser().parse_args(argv)
+        args, unknown = build_parser().parse_known_args(argv)
+        flags = {action.dest: action.option_strings[0] for action in args.parser._actions if action.option_strings}
+        if unknown:
+            args.parser.error(_unknown(unknown[0], args.parser))
         evenflow.set_matmul_precision(args.matmul_precision or "highest")
-        args.command = shlex.join(["evenflow", *(sys.argv[1:] if argv is None else argv)])
-        if argv is None and args.run in (train.train, train.resume):
-            if watch.wanted():
-                return watch.run()
-            watch.tie()
+        args.command = shlex.join(["evenflow", *argv])
         with signals.termination_interrupts():
             return int(args.run(args))
     except BrokenPipeError:
         return 141
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         tell("evenflow: interrupted")
-        return signals.exit_code(interrupt)
+        return 130
     except TypeError as error:
         # Ours say where; any other is a defect and keeps its traceback.
         if not str(error).startswith("["):
             raise
-        tell_error(f"evenflow: error: {error}")
-        return 2
+        return _failed(2, "error", error, flags)
     except (ConfigError, DeviceError, IoError, ShapeError) as error:
-        _tell_once(f"evenflow: error: {error}", error)
-        return 2
+        return _failed(2, "error", error, flags)
     except (NumericError, RanksError, MemoryError) as error:
-        _tell_once(f"evenflow: failed: {error or 'out of memory'}", error)
-        return 1
+        return _failed(1, "failed", error, flags)
 
 
-def _tell_once(text: str, error: Exception) -> None:
+def _failed(code: int, what: str, error: Exception, flags: dict[str, str]) -> int:
+    text = str(error) or "out of memory"
+    if text.startswith("[Glow]"):
+        flags = {**flags, "steps": "--depth"}
     if not getattr(error, "told_elsewhere", False):  # by another rank; see evenflow.ranks
-        tell_error(text)
+        tell_error(f"evenflow: {what}: {text if text.startswith('[config]') else spelled(text, flags)}")
+    return code
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    if not word.startswith("--"):
+        return f"there is no place for {word}"
+    known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    return f"there is no option {word.partition('=')[0]}{hint(word.partition('=')[0], known)}"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="evenflow", description="Normalizing flows: train, evaluate, sample, edit, score.")
+    parser = _Parser(prog="evenflow", description="Normalizing flows: train, evaluate, sample, edit, score.",
+                     allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"evenflow {_core.version}")
     parser.add_argument("--cmake-dir", action=_CmakeDir, nargs=0,
                         help="print the folder for CMake's find_package(evenflow), and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train.add_commands(commands)
-    models.add_commands(commands)
-    latents.add_commands(commands)
-    tools.add_commands(commands)
+    for group in (train, models, latents):
+        group.add_commands(commands)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """Writes help and usage at once: Python would do it at its end, with exit codes of its own where it can't."""
+    """Its errors are one line: the usage of `train` would fill the screen."""
 
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
-            (write if file is sys.stdout else tell)(message.removesuffix("\n"))
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument ", "", message)
+        tell_error(f"evenflow: error: {message} (usage: {self.prog} --help)")
+        sys.exit(2)
 
 
 class _CmakeDir(argparse.Action):
@@ -86,6 +96,6 @@ class _CmakeDir(argparse.Action):
         folders = [os.path.join(path, "lib", "cmake", "evenflow") for path in evenflow.__path__]
         found = [folder for folder in folders if os.path.exists(os.path.join(folder, "evenflowConfig.cmake"))]
         if not found:
-            parser.error(f"[cmake-dir] expected the C++ library in {folders[0]}, got a package without it")
+            parser.error(f"--cmake-dir: this package comes without the C++ library, expected in {folders[0]}")
         write(found[0])
         parser.exit()

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from evenflow.console import write
-from evenflow.data import TABLES, load
+from evenflow.data import load
 from evenflow.data.numpy_files import read_npz_context
+from evenflow.data.table import TABLES
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
-from evenflow.runs import Plan, Selection, held_out, tested
+from evenflow.runs import Plan, held_out, tested
 
-
-NEGATIVE = re.compile(r"^-((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf)$")
+NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
 def command(commands: Any, name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
     """Declares one command; `run` takes its arguments and returns the exit code."""
     sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, epilog=f"example:\n  {example}",
+        name, help=text, description=text, epilog=f"example:\n  {example}", allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     sub._negative_number_matcher = NEGATIVE  # argparse takes -1e-3 for an option
-    sub.set_defaults(run=run)
+    sub.set_defaults(run=run, parser=sub)
     sub.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     sub.add_argument("--threads", type=int, default=0, help="0 (default): all cores")
     sub.add_argument("--matmul-precision", default="highest", choices=("highest", "high"),
-                     help="float32 nets on a GPU: highest (default), or high for half the products")
+                     help="float32 nets on a GPU: highest (default), or high for half of the products")
     sub.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return sub
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """"; did you mean ...?" where an option has a name like this one, or is its initials, as lr of learning-rate."""
+    known, words = list(known), re.split("[-_]", name.strip("-"))
+    initials = [one for one in known if len(words) > 1 and one.strip("-") == "".join(word[:1] for word in words)]
+    near = initials or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def spelled(text: str, flags: dict[str, str]) -> str:
+    """An error as the command line spells it: --batch-size for batch_size=3 and "expected batch_size >= 1"."""
+    name = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
+    if name:
+        listed = rf"(?<=expected )(?:{name})(?:(?:, | and )(?:{name}))*(?= (?:with |to be |in \d|[<>=]))"
+        text = re.sub(listed, lambda found: re.sub(name, lambda one: flags[one[0]], found[0]), text)
+        text = re.sub(rf"(?<![\w./=-])({name})(?: ?= ?)", lambda found: flags[found[1]] + " ", text)
+        text = re.sub(rf"(?<![\w./=-])({name})(?![\w./=-])",
+                      lambda found: flags[found[1]] if "_" in found[1] else found[1], text)
+    return text
 
 
 def model_argument(sub: argparse.ArgumentParser) -> None:
@@ -53,19 +74,11 @@ def table_arguments(sub: argparse.ArgumentParser) -> None:
                      help="CSV, Parquet: columns that the density is given; default: the run's")
 
 
-def given_argument(sub: argparse.ArgumentParser, text: str) -> None:
+def given_arguments(sub: argparse.ArgumentParser, label: str, rows: str) -> None:
+    """What `given` reads."""
+    sub.add_argument("--label", help=f"class, by name or number; {label}")
     sub.add_argument("--given", nargs="+", metavar="GIVEN",
-                     help=f"context of a model that has one: its numbers, for all, or a file's name: {text}")
-
-
-def label_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--label", help="class of all, by name or number, where the data have no labels")
-
-
-def data_given_arguments(sub: argparse.ArgumentParser) -> None:
-    """What `data_given` reads."""
-    label_argument(sub)
-    given_argument(sub, "a row for each sample; instead of the data's own")
+                     help=f"context of a model that has one: its numbers, for all, or a file's name: {rows}")
 
 
 def rows_arguments(sub: argparse.ArgumentParser, count: int, default: str = "the first") -> None:
@@ -80,10 +93,7 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
-    said = data_given(args, flow, plan)
-    part = held_out(plan, args.data, args.size, chosen=Selection.of(None, None, unread_context(args.data, said)))
-    x, own = tested(flow, part)
-    given = given_samples(said, own, len(x))
+    x, given = tested(flow, held_out(plan, args.data, args.size))
     usual = np.arange(len(x))
     if of_a_class and flow.classes and given is not None:
         alike = np.flatnonzero(given == np.bincount(given).argmax())
@@ -95,8 +105,10 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
 def chosen_rows(args: argparse.Namespace, usual: np.ndarray, count: int) -> np.ndarray:
     """--rows, checked against the number of samples, else the first --n of the usual ones."""
     rows = usual[:max(args.n, 0)] if args.rows is None else np.array(args.rows)
-    if len(rows) == 0 or rows.min() < 0 or rows.max() >= count:
-        raise ConfigError(f"[data] expected rows in 0 ... {count - 1}, got {rows.tolist() or 'none'}")
+    if len(rows) == 0:
+        raise ConfigError(f"[data] --n {args.n} asks for no samples")
+    if rows.min() < 0 or rows.max() >= count:
+        raise ConfigError(f"[data] --rows are in 0 ... {count - 1} for these data, not {rows.tolist()}")
     return rows
 
 
@@ -105,90 +117,11 @@ def given_label(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> int 
     if args.label is None:
         return None
     if not flow.classes:
-        raise ConfigError("[label] expected no label, since the model has no classes, got one")
+        raise ConfigError("[label] label given, but the model has no classes")
     number = class_number(args.label, plan.classes if plan is not None else [])
     if number >= flow.classes:
         raise ConfigError(f"[label] expected a label in 0 ... {flow.classes - 1}, got {number}")
     return number
-
-
-def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np.ndarray | None:
-    """What --given says: (C,), or (M, C) of a file's rows. ConfigError where it is missing, or the model has none."""
-    if not flow.context:
-        if args.given is not None:
-            raise ConfigError("[given] expected no --given, since the model has no context, got "
-                              f"{' '.join(args.given)}")
-        return None
-    names = "" if plan is None or not plan.context else f" ({', '.join(plan.context)})"
-    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a file"
-    if args.given is None:
-        raise ConfigError(f"[given] {wanted}, since the model's density has a context, got none")
-    try:
-        numbers = np.array([float(one) for one in args.given])
-    except ValueError:
-        if len(args.given) > 1:
-            raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}") from None
-        table = _read_context(args.given[0], plan)
-        if table.ndim != 2 or table.shape[1] != flow.context:
-            raise ConfigError(f"[given] {args.given[0]}: expected {flow.context} columns{names}, "
-                              f"got data of {table.shape[1:]}") from None
-        return table
-    if len(numbers) != flow.context or not np.isfinite(numbers).all():
-        raise ConfigError(f"[given] {wanted}, got {' '.join(args.given)}")
-    return numbers
-
-
-def _read_context(path: str, plan: Plan | None) -> np.ndarray:
-    """Rows of a context: of the arrays of that name in a .npz file, else of a table of it."""
-    numbers = read_npz_context(path) if path.lower().endswith(".npz") else None
-    if numbers is not None:
-        return numbers
-    columns = plan.context if plan is not None and path.lower().endswith(TABLES) else None
-    return load(path, columns=columns or None).train[:]
-
-
-def data_given(args: argparse.Namespace, flow: Flow, plan: Plan | None) -> np.ndarray | None:
-    """What the density of the data is given: the class of --label, (), or the context of --given, (C,) or (M, C)."""
-    context = given_context(args, flow, plan) if args.given is not None else None
-    label = given_label(args, flow, plan)
-    if context is not None and getattr(args, "context", None) is not None:
-        raise ConfigError("[given] expected --given or --context, got both")
-    return context if label is None else np.array(label, np.int32)
-
-
-def unread_context(source: str | None, said: np.ndarray | None) -> list[str] | None:
-    """No columns, of a table whose context --given says, so that it need not have them; else None, the usual ones."""
-    table = source is not None and source.lower().endswith(TABLES)
-    return [] if table and said is not None and said.ndim else None
-
-
-def given_samples(said: np.ndarray | None, own: np.ndarray | None, n: int, *, keep: bool = False) -> np.ndarray | None:
-    """What `data_given` said, for each of n samples that come with labels or a context of their own, or None.
-
-    A label is for samples without one. A context goes before their own, unless they `keep` it.
-    """
-    if said is None or (own is not None and own.ndim == said.ndim + 1 and (keep or said.ndim == 0)):
-        return own
-    if said.ndim < 2:
-        return np.full((n, *said.shape), said)
-    if len(said) != n:
-        raise ConfigError(f"[given] expected a row for each sample, {n}, got {len(said)}")
-    return said
-
-
-def given_rows(said: np.ndarray | None, rows: Iterable[tuple[Any, ...]], *, keep: bool = False) -> Iterator[Any]:
-    """Consecutive rows with what `given_samples` says of them."""
-    if said is None or said.ndim < 2:
-        for x, own, *weight in rows:
-            yield x, given_samples(said, own, len(x), keep=keep), *weight
-        return
-    n = 0
-    for x, _, *weight in rows:
-        n += len(x)
-        if n > len(said):
-            raise ConfigError(f"[given] expected a row for each sample, at least {n}, got {len(said)}")
-        yield x, said[n - len(x):n], *weight
-    given_samples(said, None, n)
 
 
 def class_number(label: str, classes: list[str]) -> int:
@@ -200,6 +133,41 @@ def class_number(label: str, classes: list[str]) -> int:
         return number
     known = ", ".join(classes) if classes else "a number"
     raise ConfigError(f"[label] expected a label out of {known}, got {label!r}")
+
+
+def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None, *, needed: bool) -> np.ndarray | None:
+    """What --given says: (C,), or (M, C) of a file's rows."""
+    if args.given is None and not (needed and flow.context):
+        return None
+    said = " ".join(args.given or ["nothing"])
+    if not flow.context:
+        raise ConfigError(f"[given] --given {said}, but the model has no context")
+    names = "" if plan is None or not plan.context else f" ({', '.join(plan.context)})"
+    wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a file, got {said}"
+    if args.given is None:
+        raise ConfigError(f"[given] {wanted}")
+    try:
+        numbers = np.array([float(one) for one in args.given])
+    except ValueError:
+        if len(args.given) > 1:
+            raise ConfigError(f"[given] {wanted}") from None
+        table = _read_context(said, plan)
+        if table.ndim != 2 or table.shape[1] != flow.context:
+            raise ConfigError(f"[given] {said}: expected {flow.context} columns{names}, got data of "
+                              f"{table.shape[1:]}") from None
+        return table
+    if len(numbers) != flow.context or not np.isfinite(numbers).all():
+        raise ConfigError(f"[given] {wanted}")
+    return numbers
+
+
+def _read_context(path: str, plan: Plan | None) -> np.ndarray:
+    """Rows of a context: of the arrays of that name in a .npz file, else of a table of it."""
+    numbers = read_npz_context(path) if path.lower().endswith(".npz") else None
+    if numbers is not None:
+        return numbers
+    columns = plan.context if plan is not None and path.lower().endswith(TABLES) else None
+    return load(path, columns=columns or None).train[:]
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:

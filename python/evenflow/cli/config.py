@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import json
+import re
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
-from evenflow.arrays import LARGEST
-from evenflow.cli.options import GROUPS, KEYS, PLACE, Option, named_bounds
+from evenflow.cli.common import hint
+from evenflow.cli.options import GROUPS, KEYS, PLACE, add_options, given
 from evenflow.errors import ConfigError, IoError
 from evenflow.extras import need
 
-KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
 
 def read(path: str) -> dict[str, Any]:
-    """The settings in a file.
-
-    IoError; ConfigError for an unknown key, with the nearest known one, or a value of the wrong kind.
-    """
+    """The settings in a file, checked as those of the command line are. IoError, ConfigError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -28,34 +25,48 @@ def read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             table = tomllib.load(file)
     except OSError as error:
-        raise IoError(f"[config] expected to read {path}, got: {error}") from error
+        raise IoError(f"[config] {path} can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"[config] {path}: expected TOML, got: {error}") from None
-    return {name: _checked(path, name, value) for name, value in table.items()}
+        raise ConfigError(f"[config] {path} is no TOML file: {error}") from None
+    parser, words = _Parser(path), list(_words(path, table))
+    add_options(parser, KEYS.values())
+    try:
+        return given(parser.parse_args(words))
+    except ConfigError as error:
+        raise ConfigError(f"[config] {path}: {str(error).removeprefix('[train] --')}") from None
 
 
-def _checked(path: str, name: str, value: Any) -> Any:
-    if name not in KEYS:
-        near = difflib.get_close_matches(name.replace("-", "_"), KEYS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"[config] {path}: expected the name of an option, got {name}; nearest: {near}")
-    option = KEYS[name]
-    if option.parts:
-        return named_bounds(f"[config] {path}:", value)
-    if not option.many:
-        return _of_kind(path, option, value)
-    return [_of_kind(path, option, one) for one in (value if isinstance(value, list) else [value])]
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, path: str):
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.path = path
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(re.sub(r"^argument --([\w-]+)", lambda found: found[1].replace("-", "_"), message))
 
 
-def _of_kind(path: str, option: Option, value: Any) -> Any:
-    if isinstance(value, int) and abs(value) > LARGEST:  # Python's TOML knows no limit, nor how to print such a one
-        raise ConfigError(f"[config] {path}: expected a number of 64 bits for {option.name}, got a longer one")
-    kinds = (int, float) if option.kind is float else option.kind
-    if not isinstance(value, kinds) or (isinstance(value, bool) and option.kind is not bool):
-        raise ConfigError(f"[config] {path}: expected {KINDS[option.kind]} for {option.name}, got {value!r}")
-    if option.choices is not None and value not in option.choices:
-        known = ", ".join(option.choices)
-        raise ConfigError(f"[config] {path}: expected {option.name} to be one of {known}, got {value!r}")
-    return option.kind(value)
+def _words(path: str, table: dict[str, Any]) -> Iterator[str]:
+    """The settings as words of a command line."""
+    for name, value in table.items():
+        option = KEYS.get(name.replace("-", "_"))
+        if option is None:
+            raise ConfigError(f"[config] {path}: there is no option {name}{hint(name, KEYS)}")
+        if option.kind is bool and isinstance(value, bool):
+            yield option.flag if value else option.flag.replace("--", "--no-", 1)
+        elif option.kind is bool:
+            raise ConfigError(f"[config] {path}: {name} is true or false, not {value!r}")
+        elif option.many or option.parts:
+            for row in value if option.parts and isinstance(value, list) else [value]:
+                yield from (option.flag, *map(_word, row if isinstance(row, list) else [row]))
+        else:
+            yield f"{option.flag}={_word(value)}"
+
+
+def _word(value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    except ValueError:  # of a whole number with thousands of digits
+        return "a number that is too long"
 
 
 def text(values: dict[str, Any], comments: list[str]) -> str:

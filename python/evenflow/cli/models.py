@@ -1,18 +1,35 @@
-"""Commands on a trained model: eval, sample, info, verify."""
+"""Commands on a trained model: eval, score, sample, info, verify."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from evenflow import _core
-from evenflow.cli.common import (class_number, command, given_argument, given_context, model_and_data, model_argument,
-                                 quality, report, table_arguments)
+from evenflow.cli.common import (
+    command,
+    given_arguments,
+    given_context,
+    given_label,
+    model_and_data,
+    model_argument,
+    quality,
+    report,
+    table_arguments,
+)
 from evenflow.data import Dataset
+from evenflow.errors import ConfigError
 from evenflow.export import write_samples
+from evenflow.files import Weighted
+from evenflow.flow import Flow
 from evenflow.latent import enlarged
 from evenflow.runs import Plan, Selection, evaluate, held_out, open_model, tested
+from evenflow.score import log_probs, score_rows
+from evenflow.stream import read_rows
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -22,12 +39,40 @@ def evaluate_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def score(args: argparse.Namespace) -> int:
+    flow, plan = open_model(args.path, args.device, args.threads)
+    reference, weights = None, None
+    if args.data is None and args.reference == "":
+        raise ConfigError("[score] name DATA to score: the run's own are the --reference")
+    if args.reference is not None:
+        chosen = (args.columns, args.size, args.context) if args.reference else (None, args.size, None)
+        reference, weights = _scored(flow, read_rows(args.reference or None, plan, *chosen), args.seed)
+    rows = read_rows(args.data, plan, args.columns, args.size, args.context)
+    result = score_rows(flow, rows, args.out, reference, args.seed, weights)
+    report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
+           f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average"
+           f"{' (weighted)' if result['weighted'] else ''}, {result['min']:.4f} ... {result['max']:.4f}\n{args.out}")
+    return 0
+
+
+def _scored(flow: Flow, rows: Iterable[Weighted], seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """log_prob of all rows, and what they count for."""
+    weights: list[np.ndarray] = []
+
+    def noted() -> Iterator[Weighted]:
+        for x, given, weight in rows:
+            weights.extend(() if weight is None else (weight,))
+            yield x, given, weight
+
+    scores = np.concatenate(list(log_probs(flow, noted(), seed)))
+    return scores, np.concatenate(weights) if weights else None
+
+
 def sample(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    label = None if args.label is None else class_number(args.label, plan.classes if plan is not None else [])
-    context = given_context(args, flow, plan)
+    label, context = given_label(args, flow, plan), given_context(args, flow, plan, needed=True)
     if args.enlarge != 1:
-        flow = enlarged(flow, args.enlarge, args.device, args.threads)
+        flow = enlarged(flow, args.enlarge, device=args.device, threads=args.threads)
     names = plan.columns if plan is not None else None
     usual = "samples" + (".png" if flow.is_image else ".csv" if names else ".npy")
     out = usual if args.out is None else args.out
@@ -47,11 +92,11 @@ def info(args: argparse.Namespace) -> int:
     if flow.device != "cpu":
         lines.append(f"matmul precision: {_core.matmul_precision()}")
     if flow.config.get("conditioner_dtype") == "bfloat16":
-        result["bfloat16"] = {"avx512_bf16": "pairs", "amx": "matrices"}.get(_core.isa(), "widened")
-        lines.append("bfloat16 nets: " + {
-            "matrices": "multiplied as small matrices by this machine's instructions",
-            "pairs": "multiplied in pairs by this machine's instructions",
-            "widened": "widened to float32 on this machine, at float32's speed"}[result["bfloat16"]])
+        result["bfloat16"], text = {
+            "amx": ("matrices", "multiplied as small matrices by this machine's instructions"),
+            "avx512_bf16": ("pairs", "multiplied in pairs by this machine's instructions")}.get(
+                _core.isa(), ("widened", "widened to float32 on this machine, at float32's speed"))
+        lines.append(f"bfloat16 nets: {text}")
     if plan is not None:
         result["run"] = dataclasses.asdict(plan)
         lines.append(f"trained on {plan.source.path}: {plan.training}")
@@ -79,6 +124,18 @@ def _table_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--label", metavar="NAME", help="CSV, Parquet: column of classes, no number for the model")
 
 
+def _add_score(commands: Any) -> None:
+    sub = command(commands, "score", score,
+                  "Log-likelihood of every row, to a file. Large files are read piece by piece.",
+                  "evenflow score runs/digits images.npy --reference --out scores.csv")
+    model_and_data(sub)
+    table_arguments(sub)
+    sub.add_argument("--reference", nargs="?", const="", metavar="DATA",
+                     help="also p-values against these rows; without DATA: the test part of the run's own")
+    sub.add_argument("--seed", type=int, default=0, help="of the noise that images get")
+    sub.add_argument("--out", default="scores.csv", metavar="FILE", help=".csv or .npy (scores.csv)")
+
+
 def add_commands(commands: Any) -> None:
     sub = command(commands, "eval", evaluate_command, "Mean negative log-likelihood of held-out data.",
                   "evenflow eval runs/digits --json")
@@ -86,14 +143,14 @@ def add_commands(commands: Any) -> None:
     _table_arguments(sub)
     sub.add_argument("--weight", metavar="NAME",
                      help="CSV, Parquet: column of what rows count for in the mean; default: the run's, where it is")
+    _add_score(commands)
     sub = command(commands, "sample", sample, "Draw samples.",
                   "evenflow sample runs/digits --n 64 --temperature 0.8 --out samples.png")
     model_argument(sub)
     sub.add_argument("--n", type=int, default=100, help="number of samples (100)")
     sub.add_argument("--temperature", type=float, default=1.0, help="factor on the latent draw (1.0)")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--label", help="class, by name or number; default: all in turn")
-    given_argument(sub, "N samples of each row")
+    given_arguments(sub, "default: all in turn", "N samples of each row")
     sub.add_argument("--enlarge", type=int, default=1, metavar="K",
                      help="glow, realnvp: images K times as high and wide as those it was trained on")
     sub.add_argument("--out", metavar="FILE",

@@ -1,4 +1,4 @@
-"""Commands that train: train, resume, presets."""
+"""Commands that train: train, resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, discrete, presets, signals
+from evenflow import _core, arrays, discrete, models, presets
 from evenflow.bounds import by_column, require_inside
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
@@ -20,17 +20,22 @@ from evenflow.cli.progress import Progress
 from evenflow.console import tell
 from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
+from evenflow.density import Density
 from evenflow.errors import ConfigError
 from evenflow.flow import Flow
 from evenflow.logs import Outputs
-from evenflow.models import NICE, Glow, RealNVP
 from evenflow.ranks import Ranks, launched, threads_a_rank
 from evenflow.rows import stays_outside
 from evenflow.runs import Plan, Run, Source, conditions, inside, test_mark
 from evenflow.settings import Settings
 from evenflow.train import Trainer
 
-MODELS: dict[str, Callable[..., Flow]] = {"glow": Glow, "realnvp": RealNVP, "nice": NICE}
+MODELS: dict[str, Callable[..., Flow]] = {name.lower(): model for name, model in models.MODELS.items()}
+JUDGED_STEPS = 100
+"""A shorter training may not have got anywhere yet."""
+DIVERGED = 0.3
+"""Nats a dimension that a training may end above the baseline: where there is nothing to learn, as in noise, the
+prior's shape alone costs up to 0.2."""
 
 
 # Commands
@@ -48,122 +53,88 @@ def train(args: argparse.Namespace) -> int:
         return _train(args, values, ranks)
 
 
-def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
-    if "data" not in values:
-        raise ConfigError("[train] expected DATA, or data in the file of --config, got neither")
-    run = Run(os.path.join("runs", _stem(values["data"])) if args.out is None else args.out)
-    if args.resume and run.exists:
-        _require_same(run, values)
-        return _continue(run, args, values, ranks)
-    source = Source(values["data"], values.get("columns"), values.get("label"), values.get("context"),
-                    values.get("weight"), values.get("size"), values.get("crop"), values.get("pad"),
-                    values.get("valid", 0.1), values.get("seed", 0), named=not os.path.exists(values["data"]))
-    for folder in (run.folder, run.sample_folder):
-        if is_pictures(source.path) and inside(folder, source.path):
-            raise ConfigError(f"[train] expected --out outside of the folder of pictures, got {folder}")
-    loaded = source.read()
-    whole, part = source.parts(loaded)
-    name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
-                                           values.get("preset"), len(part.train), values.get("batch_size"))
-    outputs = _outputs(values, training, whole)
-    flow = _make_model(values, name, model, whole, _threads(values, ranks))
-    epochs, steps = values.get("epochs"), values.get("steps")
-    if epochs is not None or steps is not None:
-        training.pop("patience", None)  # a length that was asked for is kept
-    if source.valid == 0:
-        training.pop("patience", None)
-    settings = _settings(values, training)
-    if epochs is None and steps is None:
-        epochs = presets.epochs(training, len(part.train), settings["batch_size"])
-    if "average" not in values:
-        settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
-    plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
-                *((whole.columns, whole.context) if _has_names(source.path, whole) else ([], [])), outputs)
-    _check_bounds(flow, loaded)
-    del loaded  # the memory; its rows are in the parts
-    trainer = plan.trainer(flow, part, ranks)
-    plan = dataclasses.replace(plan, data=trainer.data_mark,
-                               test=test_mark(flow.dtype, whole, conditions(flow)))
-    text = _config_file(plan, values, args.command)
-    with run.alone(ranks):
-        run.start(plan, trainer, text, args.command, args.force)
-        _warn(trainer, whole.columns)
-        return _fit(run, trainer, plan, whole, args)
-
-
 def resume(args: argparse.Namespace) -> int:
     values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
     with launched(lambda: str(values.get("device", "cpu"))) as ranks:
         return _continue(Run(args.path), args, values, ranks)
 
 
-def list_presets(args: argparse.Namespace) -> int:
-    if args.name is not None:
-        preset = presets.find(args.name)
-        values = {"model": preset.model, **_model_values(preset.settings), **preset.training,
-                  **_training_values(_settings({}, preset.training))}
-        comment = f"Settings of {args.name}, for evenflow train --config"
-        report(args, options.pick(values, tuple(options.KEYS.values())),
-               config.text(values, [comment]).rstrip())
-        return 0
-    result = {name: {"model": p.model, "shape": list(p.shape)} for name, p in presets.PRESETS.items()}
-    lines = [f"{name:20} {p.model:8} {'x'.join(map(str, p.shape)):10} batch {p.training['batch_size']}"
-             for name, p in presets.PRESETS.items()]
-    report(args, result, "\n".join(lines))
-    return 0
+def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
+    if "data" not in values:
+        raise ConfigError("[train] there are no data to train on: name DATA, or data in the file of --config")
+    run = Run(os.path.join("runs", _stem(values["data"])) if args.out is None else args.out)
+    if args.resume and run.exists:
+        _require_same(run, values)
+        return _continue(run, args, values, ranks)
+    source = Source(values["data"], **{k: values[k] for k in ("columns", "label", "context", "weight", "size", "crop",
+                                                              "pad", "valid", "seed") if k in values},
+                    named=not os.path.exists(values["data"]))
+    if is_pictures(source.path) and (inside(run.folder, source.path) or inside(run.sample_folder, source.path)):
+        raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
+    loaded = source.read()
+    whole, part = source.parts(loaded)
+    name, model, training = presets.choose(source.path, whole.kind, whole.shape, values.get("model"),
+                                           values.get("preset"), len(part.train), values.get("batch_size"))
+    outputs = Outputs(**{**options.pick(training, options.OUTPUT), **options.pick(values, options.OUTPUT)})
+    if "sample_every" in values and whole.kind != "image":
+        raise ConfigError("[train] --sample-every draws images, and these data are a table")
+    flow = _make_model(values, name, model, whole, values.get("threads") or threads_a_rank(ranks))
+    epochs, steps = values.get("epochs"), values.get("steps")
+    if epochs is not None or steps is not None or source.valid == 0:
+        training.pop("patience", None)  # a length that was asked for is kept
+    settings = _settings(values, training)
+    if epochs is None and steps is None:
+        epochs = presets.epochs(training, len(part.train), settings["batch_size"])
+    if "average" not in values:
+        settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
+    named = source.path.lower().endswith(".parquet") or is_header(whole.columns)
+    plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
+                *((whole.columns, whole.context) if named else ([], [])), outputs)
+    _check_bounds(flow, loaded)
+    del loaded  # the memory; its rows are in the parts
+    trainer = plan.trainer(flow, part, ranks)
+    plan = dataclasses.replace(plan, data=trainer.data_mark,
+                               test=test_mark(flow.dtype, whole, conditions(flow)))
+    with run.alone(ranks):
+        run.start(plan, trainer, _config_file(plan, values, args.command), args.command, args.force)
+        _warn(trainer, whole.columns)
+        return _fit(run, trainer, plan, whole, args)
 
 
 # From settings to a training
 
-def _outputs(values: dict[str, Any], training: dict[str, Any], whole: Dataset) -> Outputs:
-    names = [field.name for field in dataclasses.fields(Outputs)]
-    outputs = Outputs(**{k: v for k, v in training.items() if k in names})
-    outputs = dataclasses.replace(outputs, **options.pick(values, options.OUTPUT))
-    if "sample_every" in values and whole.kind != "image":
-        raise ConfigError("[train] expected images with --sample-every, got a table")
-    outputs.require()
-    return outputs
-
-
 def _make_model(values: dict[str, Any], name: str, settings: dict[str, Any], whole: Dataset,
                 threads: int) -> Flow:
     """A model with the settings that were given, over those of a preset."""
-    given = options.pick(values, options.MODEL)
+    given, known = options.pick(values, options.MODEL), inspect.signature(MODELS[name]).parameters
     if name == "glow":
         if "depth" in given:
             given["steps"] = given.pop("depth")
-        if "hidden" in given:
-            if len(given["hidden"]) != 1:
-                raise ConfigError("[train] expected one number for --hidden with glow, "
-                                  f"got {given['hidden']}")
-            given["hidden"] = given["hidden"][0]
+        if len(given.get("hidden", "1")) != 1:
+            raise ConfigError(f"[train] glow takes one number for --hidden, got {given['hidden']}")
+        given.update({"hidden": given["hidden"][0]} if "hidden" in given else {})
+    unknown = [key for key in given if key not in known] + ["conditional"] * (
+        bool(values.get("conditional")) and "classes" not in known)
+    if unknown:
+        raise ConfigError(f"[train] {name} has no option --{unknown[0].replace('_', '-')}")
     if values.get("conditional"):
-        if not whole.classes:
-            raise ConfigError("[train] expected labels with --conditional, got data without: "
-                              f"{values['data']}")
-        if whole.test is not None and whole.test_labels is None:
-            raise ConfigError("[train] expected labels of the test part with --conditional, got none: "
-                              f"{values['data']}")
+        if not whole.classes or (whole.test is not None and whole.test_labels is None):
+            lack = "the test part has" if whole.classes else "the data have"
+            raise ConfigError(f"[train] --conditional needs labels, and {lack} none: {values['data']}")
         given["classes"] = len(whole.classes)
     if whole.train_context is not None:
         given["context"] = whole.train_context.shape[1]
+        wrong = name if "context" not in known else "--conditional" if "classes" in given else ""
+        if wrong:
+            other = "leave out --context" if "context" in values else "train on data without the array context"
+            raise ConfigError(f"[train] {wrong} takes no context, and the data have one; take another model, "
+                              f"or {other}")
     if "bounds" in values:
         if whole.kind == "image":
-            raise ConfigError(f"[train] expected a table with --bounds, got images: {values['data']}")
+            raise ConfigError(f"[train] --bounds are of a table, and the data are images: {values['data']}")
         ends = {column: tuple(None if end == "none" else end for end in pair) for column, *pair in values["bounds"]}
         given["bounds"] = by_column("train", ends, _column_names(whole.columns, whole.shape[0]), whole.shape[0])
     shape = whole.shape if whole.kind == "image" else whole.shape[0]
-    known = inspect.signature(MODELS[name]).parameters
-    other = "leave out --context" if "context" in values else "train on data without the array context"
-    if "context" in given and "context" not in known:
-        fit = "glow or realnvp" if whole.kind == "image" else "realnvp"
-        raise ConfigError(f"[train] expected {fit} for data with a context, got {name}: {values['data']}; or {other}")
-    for unknown in (key for key in given if key not in known):
-        option = {"classes": "conditional", "steps": "depth"}.get(unknown, unknown)
-        raise ConfigError(f"[train] expected options that {name} has, got --{option.replace('_', '-')}")
-    if "context" in given and "classes" in given:
-        raise ConfigError("[train] expected labels or a context for the density, got --conditional and data with a "
-                          f"context: {values['data']}; leave out --conditional, or {other}")
     return MODELS[name](shape, **{**settings, **given}, seed=values.get("seed", 0),
                         device=values.get("device", "cpu"), threads=threads)
 
@@ -185,8 +156,7 @@ def _check_bounds(flow: Flow, loaded: Dataset) -> None:
 
 def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
     """Fields of Settings: those that were given, over those of a preset."""
-    names = [option.name for option in options.TRAINING]
-    settings = {**{k: v for k, v in training.items() if k in names}, **options.pick(values, options.TRAINING),
+    settings = {**options.pick(training, options.TRAINING), **options.pick(values, options.TRAINING),
                 "seed": values.get("seed", 0)}
     # Another optimiser has other arguments: a preset's are for its own.
     own = training.get("optimizer_options", {}) if settings["optimizer"] == training["optimizer"] else {}
@@ -198,53 +168,20 @@ def _settings(values: dict[str, Any], training: dict[str, Any]) -> dict[str, Any
     return dataclasses.asdict(Settings(**settings))
 
 
-def _resolved(plan: Plan) -> dict[str, Any]:
-    """Every setting of a plan by the name of its option."""
-    return {**dataclasses.asdict(plan.source), **_model_values(plan.model), **_training_values(plan.training),
-            **dataclasses.asdict(plan.outputs), "data": plan.source.path, "model": plan.model["model"].lower(),
-            "bounds": _bounds_option(plan), "conditional": bool(plan.classes) or None, "epochs": plan.epochs,
-            "steps": plan.steps}
-
-
-def _bounds_option(plan: Plan) -> list[list[Any]] | None:
-    """A plan's bounds as --bounds has them."""
-    pairs = plan.model.get("bounds")
-    if pairs is None:
-        return None
-    source = plan.source
-    taken = [source.label, source.weight, *(source.context or ())]
-    numbers = [c for c in map(str, range(len(pairs) + len(taken))) if c not in taken]
-    names = plan.columns or source.columns or numbers
-    return sorted([name, *("none" if end is None else end for end in pair)]
-                  for name, pair in zip(names, pairs) if pair != [None, None])
-
-
 def _config_file(plan: Plan, values: dict[str, Any], command_line: str) -> str:
     """config.toml: every setting as it was resolved, so that it repeats the run by itself."""
-    resolved = {**_resolved(plan), "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
+    model = {("depth" if k == "steps" else k): v for k, v in plan.model.items() if k not in ("model", "context")}
+    resolved = {**dataclasses.asdict(plan.source), **model, **plan.training, **plan.training["optimizer_options"],
+                **(plan.training["augment"] or {}), **dataclasses.asdict(plan.outputs), "data": plan.source.path,
+                "model": plan.model["model"].lower(), "bounds": values.get("bounds") or None,
+                "conditional": bool(plan.classes) or None, "epochs": plan.epochs, "steps": plan.steps,
+                "device": values.get("device", "cpu"), "threads": values.get("threads", 0),
                 "matmul_precision": _core.matmul_precision()}
     comments = ["The settings of a run. To repeat it: evenflow train --config THIS_FILE --out FOLDER",
                 f"evenflow {_core.version}, command: {command_line}", f"data: {plan.data}"]
     if "preset" in values:
         comments.append(f"preset: {values['preset']}")
     return config.text(resolved, comments)
-
-
-def _model_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """A model's arguments by the names of their options; the number of a context's columns is in the data, and bounds
-    are by the name of a column.
-    """
-    return {("depth" if k == "steps" else k): v for k, v in settings.items() if k not in ("model", "context", "bounds")}
-
-
-def _training_values(training: dict[str, Any]) -> dict[str, Any]:
-    """Fields of Settings by the names of their options."""
-    return {**training, **training["optimizer_options"], **(training["augment"] or {})}
-
-
-def _threads(values: dict[str, Any], ranks: Ranks) -> int:
-    """Those asked for, else all cores, shared with the ranks beside this one."""
-    return values.get("threads") or threads_a_rank(ranks)
 
 
 # The training
@@ -256,12 +193,13 @@ the run no longer knows."""
 
 def _require_same(run: Run, values: dict[str, Any]) -> None:
     """ConfigError if a setting that was given is not the run's: it would go on without it."""
-    has = _resolved(run.plan())
+    has = config.read(run.config)
     for name, value in values.items():
         own = has.get(name)
-        if name not in ANEW and value != own and value != [own] and (value or own is not None):
-            raise ConfigError(f"[train] expected the settings of the run in {run.folder} with --resume, got "
-                              f"{name} = {value!r} instead of {own!r}")
+        if name not in ANEW and value != own and (value or own is not None):
+            option = name if name == "data" else options.KEYS[name].flag
+            raise ConfigError(f"[train] the run in {run.folder} has {option} {own} instead of {value}; --resume goes "
+                              "on with the settings of the run")
 
 
 def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> int:
@@ -270,33 +208,79 @@ def _continue(run: Run, args: argparse.Namespace, values: dict[str, Any], ranks:
     if "epochs" in values or "steps" in values:
         plan = dataclasses.replace(plan, epochs=values.get("epochs"), steps=values.get("steps"))
     with run.alone(ranks):
-        trainer, whole = run.resume(plan, values.get("device", "cpu"), _threads(values, ranks), ranks,
-                                    anew=plan != before)
+        trainer, whole = run.resume(plan, values.get("device", "cpu"), values.get("threads") or threads_a_rank(ranks),
+                                    ranks, anew=plan != before)
         return _fit(run, trainer, plan, whole, args)
 
 
 def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.Namespace) -> int:
-    leads = trainer.ranks.rank == 0
-    progress = Progress(_total_steps(trainer, plan), args.quiet, images=trainer.flow.is_image)
+    leads, total = trainer.ranks.rank == 0, _total_steps(trainer, plan)
+    progress = Progress(total, args.quiet or not leads, images=trainer.flow.is_image)
+    progress.say(_what_is_done(run, trainer, plan, whole, total))
     try:
         result = run.fit(trainer, plan, whole, progress)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         progress.close()
         if leads:
-            place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
-            tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
-                 f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
-        return signals.exit_code(interrupt)
+            _tell_how_to_go_on(run, trainer)
+        return 130
     finally:
         progress.close()
     if not leads:
         return 0
-    lines = [f"held out: {quality(result)} on {result['n']} samples"]
+    lines = [f"held out: {quality(result)} on {result['n']} samples; {_baseline(result)}"]
+    if trainer.progress.failures:
+        lines.append(f"{trainer.progress.failures} steps failed, see {result['log']}; the learning rate is "
+                     f"{trainer.progress.lr_scale:g} of what it was")
     if trainer.progress.stopped:
         lines.append(f"stopped after epoch {result['epochs']}: the last {trainer.settings.patience} were not "
                      "better on the validation data")
-    lines += [result["model"], result["log"], *result["pictures"], *result["notes"]]
-    report(args, result, "\n".join(lines))
+    report(args, result, "\n".join([*lines, result["model"], result["log"], *result["pictures"]]))
+    for note in result["notes"]:
+        tell(f"evenflow: {note}")
+    return _verdict(trainer.flow, result)
+
+
+def _what_is_done(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, total: int | None) -> str:
+    flow = trainer.flow
+    valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
+    until = "until it is stopped" if total is None else f"{total - trainer.progress.step:,} steps"
+    return (f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.path}: "
+            f"{len(trainer.x):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
+            f"{trainer.batches:,} an epoch; into {run.folder}")
+
+
+def _tell_how_to_go_on(run: Run, trainer: Trainer) -> None:
+    place = ["--", run.folder] if run.folder.startswith("-") else [run.folder]
+    tell(f"evenflow: stopped; {run.folder} has step {trainer.saved_step}; "
+         f"go on with: {shlex.join(['evenflow', 'resume', *place])}")
+    out = os.path.splitext(run.samples)[0] + (".png" if trainer.flow.is_image else ".npy")
+    tell(f"evenflow: samples of the model so far: {shlex.join(['evenflow', 'sample', f'--out={out}', *place])}")
+
+
+def _baseline(result: dict[str, Any]) -> str:
+    if "bits_per_dim" in result:
+        return f"uniform noise has {_baseline_bits(result):g}"
+    value = result["baseline_nats"]
+    return "a column does not vary" if value is None else f"a Gaussian for each column has {value:.4f}"
+
+
+def _baseline_bits(result: dict[str, Any]) -> float:
+    return float(round(result["baseline_nats"] * result["bits_per_dim"] / result["nll_nats"], 6))
+
+
+def _verdict(flow: Density, result: dict[str, Any]) -> int:
+    """The exit code of a training, and words where the model is no better than one that has learned nothing."""
+    reached, trivial = result["nll_nats"], result["baseline_nats"]
+    if trivial is None or reached < trivial:
+        return 0
+    what = "uniform noise" if flow.is_image else "a Gaussian for each column"
+    worse, short = reached > trivial + DIVERGED * flow.dims, result["steps"] < JUDGED_STEPS
+    if worse and not short:
+        tell(f"evenflow: failed: the training diverged: the model is worse than {what}; try a lower --lr, or --clip")
+        return 1
+    if worse or not short:
+        tell(f"evenflow: warning: the model is no better than {what}; train for longer, or with another --lr")
     return 0
 
 
@@ -314,11 +298,6 @@ def _total_steps(trainer: Trainer, plan: Plan) -> int | None:
     return min((n for n in limits if n is not None), default=None)
 
 
-def _has_names(path: str, whole: Dataset) -> bool:
-    """Whether a table's columns have names of their own, not numbers that stand for a line without."""
-    return path.lower().endswith(".parquet") or is_header(whole.columns)
-
-
 def _stem(path: str) -> str:
     name = os.path.basename(os.path.normpath(path))
     return name.split(".")[0] or name
@@ -327,29 +306,21 @@ def _stem(path: str) -> str:
 # Arguments
 
 def add_commands(commands: Any) -> None:
-    _train_arguments(command(commands, "train", train, "Train a model on a data set.",
-                             "evenflow train digits --out runs/digits"))
+    sub = command(commands, "train", train, "Train a model on a data set.", "evenflow train digits --out runs/digits")
+    sub.add_argument("data", nargs="?", metavar="DATA",
+                     help="a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a folder")
+    sub.add_argument("--config", metavar="FILE",
+                     help="TOML file of settings, named like the options (batch_size = 64), which go before it")
+    sub.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
+    sub.add_argument("--force", action="store_true", help="replace a run, or files of its names, that are there")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    for title, group in options.GROUPS.items():
+        options.add_options(sub.add_argument_group(title), group)
+    sub.set_defaults(device=None, threads=None, matmul_precision=None)
     sub = command(commands, "resume", resume, "Go on with a run, as if it had not stopped.",
                   "evenflow resume runs/digits --epochs 200")
     sub.add_argument("path", metavar="RUN", help="folder of the run")
     sub.add_argument("--epochs", type=int, help="passes over the data, in total")
     sub.add_argument("--steps", type=int, help="updates, in total")
     sub.add_argument("--quiet", action="store_true", help="no progress")
-    sub = command(commands, "presets", list_presets,
-                  "The papers' settings: their names, or one as a config file.",
-                  "evenflow presets glow-cifar10 > mine.toml")
-    sub.add_argument("name", nargs="?", metavar="NAME", help="one preset, to print its settings")
-
-
-def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="?", metavar="DATA",
-                        help="a data set's name (digits, mnist, cifar10, ...), a file (.npy .npz .csv ...) or a "
-                        "folder")
-    parser.add_argument("--config", metavar="FILE",
-                        help="TOML file of settings, named like the options (batch_size = 64), which go "
-                        "before it")
-    parser.add_argument("--out", metavar="RUN", help="folder to write (runs/<name of the data>)")
-    parser.add_argument("--force", action="store_true", help="replace a run, or files of its names, that are there")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    options.add_arguments(parser)

@@ -11,126 +11,150 @@ import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from evenflow.arrays import file_name, flag
-from evenflow.data import celeba, cifar, svhn, toys
+from evenflow.arrays import file_name, flag, whole
+from evenflow.data import public, toys
 from evenflow.data.augment import Augment
-from evenflow.data.celeba import read_celeba
-from evenflow.data.cifar import read_cifar
-from evenflow.data.dataset import Dataset, entries, require_weight
+from evenflow.data.dataset import Dataset, checked, entries, require_weight
 from evenflow.data.folder import read_folder
-from evenflow.data.idx import read_idx, read_idx_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
-from evenflow.data.parquet import parquet_columns, read_parquet
-from evenflow.data.public import SETS, download, load_public
-from evenflow.data.svhn import read_svhn
-from evenflow.data.table import csv_columns, read_csv
+from evenflow.data.public import download
+from evenflow.data.table import TABLES, Columns, read_table
 from evenflow.data.toys import checkerboard, rings, two_moons
 from evenflow.errors import ConfigError, IoError
 
-__all__ = ["Augment", "Dataset", "load", "download", "read_celeba", "read_cifar", "read_csv", "read_folder",
-           "read_idx", "read_idx_folder", "read_npy", "read_npz", "read_npz_folder", "read_parquet",
-           "read_svhn", "checkerboard", "rings", "two_moons"]
+__all__ = ["Augment", "Dataset", "checkerboard", "download", "load", "rings", "two_moons"]
 
-TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-SUFFIXES = (".npy", ".npz", *TABLES, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".tar.gz", ".mat")
+FILES: dict[str, Callable[[str], Dataset]] = {
+    ".npy": read_npy, ".npz": read_npz, ".tar.gz": public.read_cifar, ".mat": public.read_svhn,
+    **dict.fromkeys(("-ubyte", "-ubyte.gz", ".idx", ".idx.gz"), lambda path: checked(path, public.read_idx(path)))}
+"""Readers of files by the endings of their names, beside those of tables."""
+
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
          label: str | int | None = None, context: Sequence[str | int] | None = None, weight: str | int | None = None,
-         size: int | None = None, crop: int | None = None, pad: int | None = None, named: bool = False) -> Dataset:
-    """Reads a data set, by name or by path.
+         size: int | None = None, crop: int | None = None, channels: int | None = None, background: str = "white",
+         pad: int | None = None, named: bool = False) -> Dataset:
+    """Read a data set by name or by path.
 
-    digits                1,500 + 297 handwritten digits, 8x8x1, 16 levels (use bits=4), with labels
-    two-moons, rings, checkerboard     10,000 + 2,000 points in the plane
-    mnist, fashion-mnist, cifar10, cifar100, svhn     downloaded once (see `download`), with labels
-    *.npz                 train (and test), or x; with train_labels, test_labels or labels, train_context,
-                          test_context or context, and train_weight, test_weight or weight, where present
-    *.npy                 one array: uint8 images (N, H, W[, C]), or a table (N, D) of floats or whole numbers
-    *.csv, *.tsv, also .gz    a table; `columns` selects and orders columns, `label` names the column of classes,
-                          `context` the columns that the density of the others is given, `weight` the
-                          column of what rows count for; columns without names go by their numbers
-    *.parquet             the same (needs pyarrow)
-    *-ubyte[.gz], *.idx   one IDX file
-    *.tar.gz              CIFAR-10 or CIFAR-100, binary or Python version
-    *.mat                 SVHN (needs scipy)
-    folder                of IDX files (MNIST's names), CIFAR's, SVHN's or .npz files, of CelebA with its
-                          list_attr_celeba.txt, else of pictures (needs Pillow), whose subfolders are classes.
-                          Pictures: `crop` takes a square out of the middle, `size` resizes to size x size
+    Names are `digits` (8x8x1, 16 levels, for `bits=4`), `two-moons`, `rings`, `checkerboard` (10,000 + 2,000 points in
+    the plane), and `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `svhn`, which are downloaded once (see `download`).
+    Paths are files of numpy, CSV, Parquet and IDX, archives of CIFAR, SVHN's files, and folders, as the guide on data
+    describes them. An array larger than 256 MiB stays in its file, if that is not compressed, and so do pictures.
 
-    Images of any source: `pad` sets them into the middle of a black square of pad x pad, see `Dataset.padded`.
-    Endings are the same in capitals. A path goes before a name, unless `named`. IoError, with the path, for a
-    file that is missing, broken or of another kind; ConfigError for an unknown column or an option that does not fit.
+    Parameters
+    ----------
+    source : str or path
+        A path, or a name where no such path exists. Endings are the same in capitals.
+    columns : sequence of str or int, optional
+        Columns of a CSV or Parquet file to take, in this order; by default all that have no other use. Columns without
+        names go by their numbers.
+    label : str or int, optional
+        Column of classes, any text. They are numbered by value where all are numbers, else as sorted text.
+    context : sequence of str or int, optional
+        Columns that the density of the others is conditioned on, in this order.
+    weight : str or int, optional
+        Column of how much each row counts, numbers >= 0.
+    size : int, optional
+        Side in pixels of the squares that the pictures of a folder are resized to; by default they must have one size.
+        CelebA's are resized to 64.
+    crop : int, optional
+        Side in pixels of the square that is taken out of the middle of each picture before it is resized; by default
+        the largest square.
+    channels : int, optional
+        1 reads all pictures as grey, 3 as RGB; by default they are grey if all are.
+    background : str
+        Colour that transparent pictures are put on: a name, or "#rrggbb".
+    pad : int, optional
+        Set images of any source into the middle of a black square of this side, see `Dataset.padded`.
+    named : bool
+        Take `source` for a name even where such a path exists.
+
+    Returns
+    -------
+    Dataset
+        Training data, and test data where the source has them.
+
+    Raises
+    ------
+    IoError
+        If a file is missing, broken or of another kind. The text says where: the row or line, and the column.
+    ConfigError
+        If there is no such column, or an option doesn't fit the source.
+    NumericError
+        If a number of an array is missing or not finite.
+    MissingExtra
+        If a reader needs a package that is not installed.
+
+    Warns
+    -----
+    DataWarning
+        If pictures are transparent.
+
+    Examples
+    --------
+    >>> import evenflow as ef
+    >>> ef.data.load("rings")
+    Dataset(table, train (10000, 2) float64, test (2000, 2) float64, train_labels (10000,) int32, test_labels (2000,) \
+int32, 2 columns, 4 classes)
     """
     path = file_name("data", source)
     exists = not flag("data", "named", named) and os.path.exists(path)
-    if any(chosen is not None for chosen in (columns, label, context, weight)) and not path.lower().endswith(TABLES):
-        raise ConfigError("[data] expected columns, label, context and weight with a CSV or Parquet file only, "
-                          f"got {path}")
-    if exists and os.path.isdir(path):
-        found = _load_folder(path, size, crop)
-    elif size is not None or crop is not None:
-        raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
+    table, pictures = path.lower().endswith(TABLES), exists and is_pictures(path)
+    if not table and any(chosen is not None for chosen in (columns, label, context, weight)):
+        raise ConfigError(f"[data] columns, label, context and weight are for CSV and Parquet files, not for {path}")
+    sides = {"size": size, "crop": crop, "channels": channels}
+    if not pictures and (any(value is not None for value in sides.values()) or background != "white"):
+        raise ConfigError(f"[data] size, crop, channels and background are for folders of pictures, not for {path}")
+    if pictures:
+        for name, value in sides.items():
+            sides[name] = None if value is None else whole("data", name, value, low=1)
+        if channels not in (None, 1, 3):
+            raise ConfigError(f"[data] expected channels to be 1 or 3, got {channels}")
+        celeba = os.path.exists(os.path.join(path, public.ATTRIBUTES))
+        found = (public.read_celeba if celeba else read_folder)(path, **sides, background=background)
+    elif not exists:
+        found = _named(path)
+    elif table:
+        found = read_table(path, Columns.of(columns, label, context, weight))
     else:
-        found = _load_file(path, columns, label, context, weight) if exists else _load_name(path)
+        found = _reader(path)(path)
     require_weight(path, training=found.train_weight, test=found.test_weight)
     return found if pad is None else found.padded(pad)
 
 
-def _load_name(name: str) -> Dataset:
+def is_pictures(path: str) -> bool:
+    """Whether a path is a folder of pictures: CelebA's, or any that has no files of another kind."""
+    return os.path.isdir(path) and (os.path.exists(os.path.join(path, public.ATTRIBUTES))
+                                    or _folder_reader(path) is None)
+
+
+def _named(name: str) -> Dataset:
     if name == "digits":
         with resources.as_file(resources.files(__package__) / "digits.npz") as file:
             return read_npz(file)
     if name in toys.NAMES:
         return toys.toy(name)
-    if name in SETS:
-        return load_public(name)
-    raise IoError(f"[data] expected a file, a folder or one of {', '.join(('digits', *toys.NAMES, *SETS))}, "
-                  f"got {name}, which does not exist")
+    if name in public.SETS:
+        return public.load_public(name)
+    raise IoError(f"[data] there is no file or folder {name}, nor a data set of this name; the names are "
+                  f"{', '.join(('digits', *toys.NAMES, *public.SETS))}")
 
 
-def is_pictures(path: str) -> bool:
-    """Whether a path is a folder whose pictures are cropped and resized."""
-    if not os.path.isdir(path):
-        return False
+def _folder_reader(path: str) -> Callable[[str], Dataset] | None:
+    """The reader of a folder's files, unless they are pictures."""
     names = [entry.name for entry in entries(path)]
-    return celeba.ATTRIBUTES in names or _reader(names) is None
-
-
-def _reader(names: list[str]) -> Callable[[str], Dataset] | None:
-    """Of a folder of these files, unless they are pictures."""
     return next((read for read, fits in (
-        (read_idx_folder, any("idx3-ubyte" in name for name in names)), (read_cifar, cifar.is_cifar(names)),
-        (read_svhn, svhn.TRAIN in names),
+        (public.read_idx_folder, any("idx3-ubyte" in name for name in names)),
+        (public.read_cifar, public.is_cifar(names)), (public.read_svhn, public.SVHN[0] in names),
         (read_npz_folder, any(name.lower().endswith(".npz") for name in names))) if fits), None)
 
 
-def _load_folder(path: str, size: int | None, crop: int | None) -> Dataset:
-    names = [entry.name for entry in entries(path)]
-    if celeba.ATTRIBUTES in names:
-        return read_celeba(path, celeba.SIZE if size is None else size, crop)
-    reader = _reader(names)
-    if reader is None:
-        return read_folder(path, size, crop)
-    if size is not None or crop is not None:
-        raise ConfigError(f"[data] expected size and crop with a folder of images only, got {path}")
-    return reader(path)
-
-
-def table_columns(path: str) -> list[str]:
-    """The names of the columns of a CSV or Parquet file. IoError."""
-    return (parquet_columns if path.lower().endswith(".parquet") else csv_columns)(path)
-
-
-def _load_file(path: str, columns: Sequence[str | int] | None, label: str | int | None,
-               context: Sequence[str | int] | None, weight: str | int | None) -> Dataset:
-    ending = path.lower()
-    if ending.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-        return read_csv(path, columns=columns, label=label, context=context, weight=weight)
-    if ending.endswith(".parquet"):
-        return read_parquet(path, columns=columns, label=label, context=context, weight=weight)
-    for suffix, read in ((".npy", read_npy), (".npz", read_npz), (".tar.gz", read_cifar),
-                         (".mat", read_svhn)):
-        if ending.endswith(suffix):
-            return read(path)
-    if ending.endswith(SUFFIXES):
-        return Dataset.from_array(path, read_idx(path))
-    raise IoError(f"[data] expected a name ending in {', '.join(SUFFIXES)}, got {path}")
+def _reader(path: str) -> Callable[[str], Dataset]:
+    own = _folder_reader(path) if os.path.isdir(path) else None
+    if own is not None:
+        return own
+    for ending, read in FILES.items():
+        if path.lower().endswith(ending):
+            return read
+    raise IoError(f"[data] {path}: the name must end in {', '.join((*FILES, *TABLES))}, which tells how to read the "
+                  "file")

@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from evenflow.arrays import number, whole
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.rows import Bordered, Order, Rows, bordered, group_of, pick, shuffled
-from evenflow.weights import first_bad
+
+LARGEST_LABEL = (1 << 20) - 1
+MISSING = ("", "nan", "-nan", "none", "null", "na", "n/a", "<na>", "#n/a", "?")
+"""How files write a value that is missing, in small letters."""
+PER_SAMPLE = ("labels", "attributes", "context", "weight")
+"""What a data set has beside each part's samples: train_labels, test_labels, ..."""
 
 
 class Floats(Rows):
@@ -27,42 +33,48 @@ class Floats(Rows):
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Training and test data, images (N, H, W, C) uint8 or tables (N, D) float.
+    """Training data and perhaps test data, of one kind.
 
-    Data that are too large for memory are `Rows`: they have a shape and a dtype, and x[a:b] or x[indices]
-    reads these samples as an array. Everything in evenflow that takes data takes them.
+    Samples are images (N, H, W, C) uint8 or a table (N, D) of floats. Data that are too large for memory are a `Rows`:
+    it has `shape`, `dtype` and `len`, and `x[a:b]` or `x[indices]` reads these samples as an array. Everything in
+    evenflow that takes data takes it. An attribute is None, or empty, where the source has nothing for it.
     """
 
     train: np.ndarray | Rows
+    """Training samples."""
     test: np.ndarray | Rows | None = None
+    """Test samples."""
     kind: str = "table"
-    """"image" | "table"."""
-    train_labels: np.ndarray | None = None
-    """(N,) int32, numbers of classes."""
-    test_labels: np.ndarray | None = None
+    """`"image"` or `"table"`."""
+    train_labels: NDArray[np.int32] | None = None
+    """Classes of the training samples, (N,), from 0."""
+    test_labels: NDArray[np.int32] | None = None
+    """Classes of the test samples."""
     columns: list[str] = field(default_factory=list)
-    """Names of a table's columns, where the file has them."""
+    """Names of a table's columns."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by number."""
-    train_attributes: np.ndarray | None = None
-    """(N, A) uint8, 1 where a sample has an attribute."""
-    test_attributes: np.ndarray | None = None
+    train_attributes: NDArray[np.uint8] | None = None
+    """(N, A), 1 where a training sample has an attribute."""
+    test_attributes: NDArray[np.uint8] | None = None
+    """The same of the test samples."""
     attributes: list[str] = field(default_factory=list)
     """Names of the attributes, by column."""
-    train_context: np.ndarray | None = None
-    """(N, C) float64, numbers that the density of a table's rows is given."""
-    test_context: np.ndarray | None = None
+    train_context: NDArray[np.float64] | None = None
+    """(N, C), what the training samples' density is conditioned on."""
+    test_context: NDArray[np.float64] | None = None
+    """The same of the test samples."""
     context: list[str] = field(default_factory=list)
-    """Names of the context's columns, where the file has them."""
-    train_weight: np.ndarray | None = None
-    """(N,) float64, finite and >= 0, what samples count for; None: all alike."""
-    test_weight: np.ndarray | None = None
+    """Names of the context's columns."""
+    train_weight: NDArray[np.float64] | None = None
+    """(N,), finite and >= 0, how much each training sample counts; None: all alike."""
+    test_weight: NDArray[np.float64] | None = None
+    """The same of the test samples."""
 
     def __repr__(self) -> str:
         """Shapes and types: Dataset(image, train (1500, 8, 8, 1) uint8, ..., 10 classes)."""
         shown = [self.kind]
-        for name in ("train", "test", "train_labels", "test_labels", "train_attributes", "test_attributes",
-                     "train_context", "test_context", "train_weight", "test_weight"):
+        for name in ("train", "test", *(f"{part}_{name}" for name in PER_SAMPLE for part in ("train", "test"))):
             x = getattr(self, name)
             if x is not None:
                 shown.append(f"{name} {tuple(x.shape)} {x.dtype}")
@@ -72,84 +84,118 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one sample."""
         return self.train.shape[1:]
 
     def split(self, fraction: float, seed: int = 0) -> Dataset:
-        """This data set with a random `fraction` of the training data taken out as test data."""
-        seed = whole("split", "seed", seed, low=0)
-        count = round(number("split", "fraction", fraction, 0.0, 1.0) * len(self.train))
-        if not 0 < count < len(self.train):
-            raise ConfigError("[split] expected a fraction that leaves samples on both sides, "
-                              f"got {fraction:g}: {count} of {len(self.train)}")
-        test, train = _two_parts(self.train, count, seed)
+        """Take a random part of the training data as test data.
 
-        def both(y: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-            return (None, None) if y is None else (y[train[:]], y[test[:]])
+        Parameters
+        ----------
+        fraction : float
+            Share of the training samples that become the test part, in 0 ... 1.
+        seed : int
+            The same seed draws the same samples.
 
-        labels, context, attributes, weight = map(both, (self.train_labels, self.train_context,
-                                                         self.train_attributes, self.train_weight))
-        return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test),
-                                   train_labels=labels[0], test_labels=labels[1],
-                                   train_context=context[0], test_context=context[1],
-                                   train_attributes=attributes[0], test_attributes=attributes[1],
-                                   train_weight=weight[0], test_weight=weight[1])
+        Returns
+        -------
+        Dataset
+            A data set with both parts. Test data that this one has are not in it.
+
+        Raises
+        ------
+        ConfigError
+            If one of the parts would be empty.
+
+        Examples
+        --------
+        >>> import evenflow as ef
+        >>> digits = ef.data.load("digits").split(0.1)
+        >>> len(digits.train), len(digits.test)
+        (1350, 150)
+        """
+        seed, n = whole("split", "seed", seed, low=0), len(self.train)
+        count = round(number("split", "fraction", fraction, 0.0, 1.0) * n)
+        if not 0 < count < n:
+            raise ConfigError(f"[split] a fraction of {fraction:g} takes {count} of {n} samples; both parts need at "
+                              "least one")
+        order = shuffled(self.train, seed)
+        test, train = ((order.part(0, count), order.part(count, n)) if isinstance(order, Order)
+                       else (np.sort(order[:count]), np.sort(order[count:])))
+        parts: dict[str, Any] = {}
+        for name in PER_SAMPLE:
+            values = getattr(self, f"train_{name}")
+            for part, rows in (("train", train), ("test", test)):
+                parts[f"{part}_{name}"] = None if values is None else values[rows[:]]
+        return dataclasses.replace(self, train=pick(self.train, train), test=pick(self.train, test), **parts)
 
     def without_test(self) -> Dataset:
-        """This data set with its training data alone."""
-        return dataclasses.replace(self, test=None, test_labels=None, test_context=None, test_attributes=None,
-                                   test_weight=None)
+        """Return this data set without its test part."""
+        parts: dict[str, Any] = dict.fromkeys(f"test_{name}" for name in PER_SAMPLE)
+        return dataclasses.replace(self, test=None, **parts)
 
     def padded(self, size: int) -> Dataset:
-        """Images in the middle of a black square of size x size, as Glow's authors have MNIST; they also copy its
-        channel to three, over which bits_per_dim is a mean.
+        """Set images into the middle of a black square.
 
-        ConfigError for a table, ShapeError for images that are larger.
+        Parameters
+        ----------
+        size : int
+            Side of the square in pixels. Glow's authors pad MNIST's 28 x 28 to 32 x 32. They also copy its channel
+            to three, over which bits_per_dim is a mean.
+
+        Returns
+        -------
+        Dataset
+            The same data with images (N, size, size, C).
+
+        Raises
+        ------
+        ConfigError
+            If this is a table.
+        ShapeError
+            If the images are larger than the square.
         """
         size = whole("data", "pad", size, low=1)
         if self.kind != "image":
-            raise ConfigError(f"[data] expected pad={size} with images only, got a table")
+            raise ConfigError("[data] pad is for images; these data are a table")
         if max(self.shape[:2]) > size:
-            raise ShapeError(f"[data] expected images of at most {size} x {size} for pad={size}, "
+            raise ShapeError(f"[data] expected images of at most {size} x {size} pixels for this pad, "
                              f"got {self.shape[0]} x {self.shape[1]}")
 
-        def part(x: np.ndarray | Rows | None) -> Any:
+        def part(x: Any) -> Any:
             if x is None or x.shape[1:3] == (size, size):
                 return x
             return Bordered(x, size) if isinstance(x, Rows) else bordered(x, size)
 
         return dataclasses.replace(self, train=part(self.train), test=part(self.test))
 
-    @staticmethod
-    def from_array(path: str | os.PathLike[str], train: np.ndarray | Rows,
-                   test: np.ndarray | Rows | None = None, train_labels: np.ndarray | None = None,
-                   test_labels: np.ndarray | None = None, train_context: np.ndarray | None = None,
-                   test_context: np.ndarray | None = None, train_weight: np.ndarray | None = None,
-                   test_weight: np.ndarray | None = None) -> Dataset:
-        """Decides the kind, checks that the parts agree. IoError names the file.
 
-        Whole numbers (N, D) other than uint8 become a table of float64.
-        NumericError for a number of a table in memory that is not finite, by its row in the file.
-        """
-        train, kind = _kind(path, train)
-        if test is not None:
-            test, test_kind = _kind(path, test)
-            if test_kind != kind or test.shape[1:] != train.shape[1:]:
-                raise IoError(f"[data] {path}: expected test data like the training data {train.shape}, "
-                              f"got {test.shape}")
-        train_labels = _labels(path, train_labels, train)
-        test_labels = _labels(path, test_labels, test)
-        count = 1 + int(max([y.max() for y in (train_labels, test_labels) if y is not None], default=-1))
-        train_context = checked_context(path, train_context, train)
-        test_context = checked_context(path, test_context, test)
-        if test is not None and width(train_context) != width(test_context):
-            raise IoError(f"[data] {path}: expected as many numbers of context for the test data as for the training "
-                          f"data, got {width(test_context)} and {width(train_context)}")
-        if test is not None and (train_weight is None) != (test_weight is None):
-            raise IoError(f"[data] {path}: expected weights of both parts or of none, got those of one")
-        return Dataset(train, test, kind, train_labels, test_labels, classes=[str(i) for i in range(count)],
-                       train_context=train_context, test_context=test_context,
-                       train_weight=_weight(path, train_weight, train), test_weight=_weight(path, test_weight, test))
+def checked(path: str, train: np.ndarray | Rows, test: np.ndarray | Rows | None = None,
+            **given: ArrayLike | None) -> Dataset:
+    """A file's arrays as a data set. IoError where they don't fit each other, NumericError for a number of a table in
+    memory that is not finite.
+
+    given: train_labels, test_labels, train_context, test_context, train_weight and test_weight.
+    """
+    fields: dict[str, Any] = dict.fromkeys(("train_context", "test_context", "train_weight", "test_weight"))
+    parts = {"train": train} if test is None else {"train": train, "test": test}
+    for part, x in parts.items():
+        fields[part], fields["kind"] = _samples(path, x)
+        for name, check in (("labels", _labels), ("context", checked_context), ("weight", _weight)):
+            values = given.get(f"{part}_{name}")
+            fields[f"{part}_{name}"] = None if values is None else check(path, np.asarray(values), len(x))
+    if test is not None:
+        x, y = fields["train"], fields["test"]
+        if y.shape[1:] != x.shape[1:] or (x.dtype == np.uint8) != (y.dtype == np.uint8):
+            raise IoError(f"[data] {path}: expected test data like the training data {x.shape}, got {y.shape}")
+        for name in ("context", "weight"):
+            shapes = [None if c is None else c.shape[1:] for c in (fields[f"train_{name}"], fields[f"test_{name}"])]
+            if shapes[0] != shapes[1]:
+                raise IoError(f"[data] {path}: the training and the test part differ in their {name}; both need it, "
+                              "with as many numbers for each sample, or neither")
+    labels = [y for y in (fields["train_labels"], fields.get("test_labels")) if y is not None]
+    fields["classes"] = [str(i) for i in range(1 + max((int(y.max()) for y in labels), default=-1))]
+    return Dataset(**fields)
 
 
 def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
@@ -158,84 +204,73 @@ def entries(path: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         with os.scandir(path) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise IoError(f"[data] {os.fspath(path)}: expected a readable folder, got: {error}") from error
+        raise IoError(f"[data] {os.fspath(path)}: this folder can't be read: {error}") from error
 
 
-def _two_parts(x: np.ndarray | Rows, count: int, seed: int) -> tuple[np.ndarray | Order, np.ndarray | Order]:
-    """The numbers of `count` rows, and of the others; sorted where they are kept."""
-    order = shuffled(x, seed)
-    if isinstance(order, Order):
-        return order.part(0, count), order.part(count, len(x))
-    return np.sort(order[:count]), np.sort(order[count:])
+def complaint(cell: object) -> str:
+    """What is wrong with a cell or a value that is no finite number, and what to do."""
+    text = str(cell).strip()
+    if text.lower() in MISSING:
+        return f"missing value ({text or 'an empty cell'}); fill it in, remove the row, or leave out the column"
+    try:
+        float(text.replace("_", "x"))  # Python's 1_000 is no number of a table
+        return f"{text} is not finite"
+    except ValueError:
+        return f"{text!r} is not a number; choose other columns, or name this one as the label"
 
 
-def _kind(path: Any, x: Any) -> tuple[Any, str]:
+def _samples(path: str, x: Any) -> tuple[Any, str]:
+    """Images with an axis of channels or a table of floats, and which of the two."""
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         x, kind = (x.reshape(*x.shape, 1) if x.ndim == 3 else x), "image"
-    elif x.dtype.kind == "f" and x.ndim == 2:
+    elif x.dtype.kind in "iuf" and x.dtype != np.uint8 and x.ndim == 2:
+        if x.dtype.kind != "f":
+            x = Floats(x) if isinstance(x, Rows) else x.astype(np.float64)
         kind = "table"
-    elif x.dtype.kind in "iu" and x.dtype != np.uint8 and x.ndim == 2:
-        x, kind = (Floats(x) if isinstance(x, Rows) else x.astype(np.float64)), "table"
     else:
-        hint = ("; floats in 0 ... 2^bits, as of evenflow sample, become levels by evenflow.to_uint8(x, bits)"
+        hint = ("; evenflow.to_uint8(x, bits) makes levels of floats in 0 ... 2^bits, as evenflow samples them"
                 if x.dtype.kind == "f" and x.ndim in (3, 4) else "")
         raise IoError(f"[data] {path}: expected uint8 images (N, H, W[, C]) or a table (N, D) of floats or of whole "
                       f"numbers other than uint8, got {x.dtype} {x.shape}{hint}")
     if 0 in x.shape:
         raise IoError(f"[data] {path}: expected at least one sample, got {x.shape}")
     if kind == "table" and isinstance(x, np.ndarray):
-        for row, column in np.argwhere(~np.isfinite(x))[:1]:
-            raise NumericError(f"[data] {path}: expected finite values, got {x[row, column]} in row {row}, "
-                               f"column {column}")
+        _require_finite(path, x)
     return x, kind
 
 
-def _labels(path: Any, y: Any, x: Any) -> np.ndarray | None:
-    if y is None or x is None:
-        return None
-    y = np.asarray(y)
-    if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise IoError(f"[data] {path}: expected whole numbers ({len(x)},) as labels, got {y.dtype} {y.shape}")
-    if y.min() < 0 or y.max() >= 1 << 20:
-        raise IoError(f"[data] {path}: expected labels in 0 ... {(1 << 20) - 1}, got {y.min()} ... {y.max()}")
-    return np.asarray(y, np.int32)
+def _require_finite(path: str, x: np.ndarray, of: str = "") -> None:
+    for row, column in np.argwhere(~np.isfinite(x))[:1]:
+        raise NumericError(f"[data] {path}, row {row}, column {column}{of}: {complaint(x[row, column])}")
 
 
-def checked_context(path: Any, c: Any, x: Any) -> np.ndarray | None:
-    """What the density of samples x of a file is given, (N, C) float64. IoError; NumericError by its row from 0."""
-    if c is None or x is None:
-        return None
-    c = np.asarray(c)
-    if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != len(x) or 0 in c.shape:
-        raise IoError(f"[data] {path}: expected numbers ({len(x)}, C) or ({len(x)},) as context, "
-                      f"got {c.dtype} {c.shape}")
-    numbers: np.ndarray = c.reshape(len(c), -1).astype(np.float64)
-    for row, column in np.argwhere(~np.isfinite(numbers))[:1]:
-        raise NumericError(f"[data] {path}: expected finite values, got {numbers[row, column]} in row {row}, "
-                           f"column {column} of the context")
+def _labels(path: str, y: np.ndarray, n: int) -> NDArray[np.int32]:
+    if y.dtype.kind not in "iu" or y.shape != (n,):
+        raise IoError(f"[data] {path}: expected whole numbers ({n},) as labels, got {y.dtype} {y.shape}")
+    if y.min() < 0 or y.max() > LARGEST_LABEL:
+        raise IoError(f"[data] {path}: expected labels in 0 ... {LARGEST_LABEL}, got {y.min()} ... {y.max()}")
+    return y.astype(np.int32)
+
+
+def checked_context(path: str, c: np.ndarray, n: int) -> NDArray[np.float64]:
+    """A file's context of n samples as (n, C) float64. IoError; NumericError for a number that is not finite."""
+    if c.dtype.kind not in "iuf" or c.ndim not in (1, 2) or len(c) != n or 0 in c.shape:
+        raise IoError(f"[data] {path}: expected numbers ({n}, C) or ({n},) as context, got {c.dtype} {c.shape}")
+    numbers = c.reshape(n, -1).astype(np.float64)
+    _require_finite(path, numbers, " of the context")
     return numbers
 
 
-def _weight(path: Any, w: Any, x: Any) -> np.ndarray | None:
-    if w is None or x is None:
-        return None
-    w = np.asarray(w)
-    if w.dtype.kind not in "iuf" or w.shape != (len(x),):
-        raise IoError(f"[data] {path}: expected numbers ({len(x)},) as weight, got {w.dtype} {w.shape}")
-    numbers: np.ndarray = w.astype(np.float64)
-    row = first_bad(numbers)
-    if row is not None:
-        raise IoError(f"[data] {path}: expected finite weights >= 0, got {numbers[row]:g} in row {row}")
-    return numbers
+def _weight(path: str, w: np.ndarray, n: int) -> NDArray[np.float64]:
+    if w.dtype.kind not in "iuf" or w.shape != (n,):
+        raise IoError(f"[data] {path}: expected numbers ({n},) as weight, got {w.dtype} {w.shape}")
+    for row in np.flatnonzero(~((w >= 0) & (w < np.inf)))[:1]:
+        raise IoError(f"[data] {path}: expected finite weights >= 0, got {w[row]:g} in row {row}")
+    return w.astype(np.float64)
 
 
-def require_weight(path: Any, **parts: np.ndarray | None) -> None:
-    """IoError for a part, by its name, whose samples all count for nothing."""
+def require_weight(path: str, **parts: np.ndarray | None) -> None:
+    """IoError for a part, by its name, in which no sample has a weight."""
     for name, w in parts.items():
         if w is not None and not w.any():
             raise IoError(f"[data] {path}: expected a weight > 0 in the {name} part, got {len(w)} zeros")
-
-
-def width(c: np.ndarray | None) -> int:
-    """How many numbers of context a sample has."""
-    return 0 if c is None else c.shape[1]

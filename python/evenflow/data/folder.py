@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evenflow import arrays
-from evenflow.data.dataset import Dataset, entries
-from evenflow.errors import ConfigError, IoError
+from evenflow.data.dataset import Dataset
+from evenflow.errors import ConfigError, DataWarning, IoError
 from evenflow.extras import need
 from evenflow.rows import RESIDENT_BYTES, Rows, pick
 
@@ -20,45 +21,53 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TRAIN, HELD_OUT = ("train",), ("test", "val", "valid", "validation")
 """Names of subfolders that are parts of the data, no classes."""
+DEEPEST = 8
+"""Folders below that in which pictures are looked for; a link may lead back up."""
 ORIENTATION = 0x0112
 # Pillow's methods of `transpose`, by EXIF's orientation.
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 Box = tuple[int, int, int, int]
+"""Left, top, right, bottom [pixels]."""
 
 
 class Pictures(Rows):
     """Picture files, decoded when they are indexed. The headers of all are read at once.
 
-    box: the part (left, top, right, bottom) to take of a picture of (width, height), or None for all of it.
-    side: of the square that it is resized to, or None; smooth: bicubic, over all pixels that one of the
-    smaller picture covers, else `points`. channels: 1 (grey) or 3 (RGB); None: one if all are grey, else three.
-    Pictures are turned as the camera that took them was held. IoError names the file that can't be read or whose
-    size differs from the first's.
+    box: from a picture's width and height to the part of it to take; None: all of it.
+    side: of the square that it is resized to, or None; smooth: bicubic, over all pixels that one of the smaller picture
+    covers, else `points`. channels: 1 (grey) or 3 (RGB); None: one if all are grey, else three. background: the colour
+    that transparent pictures are put on. Pictures are turned as the camera that took them was held.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, files: Sequence[str], side: int | None, box: Callable[[int, int], Box] | None = None,
-                 smooth: bool = True, channels: int | None = None):
+    def __init__(self, files: Sequence[str], side: int | None = None, box: Callable[[int, int], Box] | None = None,
+                 smooth: bool = True, channels: int | None = None, background: str = "white"):
         self._image = need("data", "PIL.Image", "Pillow", "cli")
-        self._bicubic = getattr(self._image, "Resampling", self._image).BICUBIC  # before Pillow 9.1
-        self.files, self.side, self.box, self.smooth = list(files), side, box, smooth
+        try:
+            self._ground = need("data", "PIL.ImageColor", "Pillow", "cli").getrgb(background)[:3]
+        except (ValueError, TypeError, AttributeError):
+            raise ConfigError(f"[data] background must be a colour, such as 'white' or '#ffffff', not "
+                              f"{background!r}") from None
+        self.files, self.side, self.box, self.smooth, self.background = list(files), side, box, smooth, background
+        self.transparent: set[str] = set()
+        """Files that may be transparent; once they are decoded, those that are."""
         shapes = [self._header(file) for file in self.files]
         for file, shape in zip(self.files, shapes):
             if shape[:2] != shapes[0][:2]:
                 raise IoError(f"[data] {file}: expected {shapes[0][0]} x {shapes[0][1]} pixels like "
-                              f"{self.files[0]}, got {shape[0]} x {shape[1]} (size=... makes them equal)")
+                              f"{self.files[0]}, got {shape[0]} x {shape[1]}; choose a size to resize all pictures to")
         self.shape = (len(files), *shapes[0][:2], channels or max(shape[2] for shape in shapes))
 
     def _header(self, path: str) -> tuple[int, int, int]:
         """(height, width, channels) of a picture as it will be read."""
-        picture = self._open(path)
-        with picture:
+        with self._open(path) as picture:
             mode, (width, height), deep = picture.mode, _turned(picture)[1], _is_deep(picture)
+            if _has_alpha(picture):
+                self.transparent.add(path)
         if deep or mode not in (*GREY, *COLOUR):
-            got = "more" if deep else f"a picture of mode {mode}"
-            raise IoError(f"[data] {path}: expected 8 bits a channel, got {got}")
+            raise IoError(f"[data] {path}: expected 8 bits a channel, got {'more' if deep else f'mode {mode}'}")
         if self.side is not None:
             height = width = self.side
         elif self.box is not None:
@@ -86,16 +95,16 @@ class Pictures(Rows):
             out[place] = self._decode(self.files[row])
         return out
 
-    def _decode(self, path: str) -> np.ndarray:
+    def _decode(self, path: str) -> NDArray[np.uint8]:
         with self._open(path) as picture:
             turn, size = _turned(picture)
             box, side = self._box(path, *size), self.side
             # Pillow's plug-ins let errors of many kinds through from a broken file.
             try:
-                picture = picture.convert("L" if self.shape[3] == 1 else "RGB")
+                picture = self._opaque(path, picture).convert("L" if self.shape[3] == 1 else "RGB")
                 picture = (picture if turn is None else picture.transpose(turn)).crop(box)
                 if side is not None and self.smooth:
-                    picture = picture.resize((side, side), self._bicubic)
+                    picture = picture.resize((side, side), self._image.Resampling.BICUBIC)
                 pixels = np.asarray(picture)
                 if side is not None and not self.smooth:
                     pixels = points(pixels, side)
@@ -106,10 +115,32 @@ class Pictures(Rows):
                           f"got {pixels.shape[0]} x {pixels.shape[1]}")
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
+    def _opaque(self, path: str, picture: Any) -> Any:
+        """The picture on the background, if parts of it are transparent."""
+        if not _has_alpha(picture):
+            return picture
+        layer = picture.convert("RGBA")
+        if layer.getchannel("A").getextrema() == (255, 255):
+            self.transparent.discard(path)
+            return picture
+        return self._image.alpha_composite(self._image.new("RGBA", layer.size, self._ground), layer)
 
-def points(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(H, W, ...) uint8 at side x side points, between the four pixels around each and rounded: TensorFlow 1's
-    bilinear resize_images, which smooths nothing that it shrinks."""
+    def decoded(self) -> np.ndarray | Rows:
+        """The pixels, if they are not too large for memory. Warns of transparent pictures."""
+        pixels = self if self.nbytes > RESIDENT_BYTES else self[:]
+        if self.transparent:
+            are = "may be transparent" if pixels is self else "are transparent"
+            warnings.warn(f"[data] {len(self.transparent)} of {len(self)} pictures {are}, such as "
+                          f"{min(self.transparent)}; transparent pixels are put on {self.background}, a colour that "
+                          "you can choose with background", DataWarning, stacklevel=4)
+        return pixels
+
+
+def points(pixels: np.ndarray, side: int) -> NDArray[np.uint8]:
+    """(H, W, ...) uint8 at side x side points, between the four pixels around each and rounded.
+
+    This is TensorFlow 1's bilinear resize_images, which smooths nothing that it shrinks.
+    """
     out = pixels.astype(np.float64)
     for axis, length in enumerate(pixels.shape[:2]):
         at = np.arange(side) * (length / side)
@@ -120,109 +151,66 @@ def points(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.rint(out).astype(np.uint8)
 
 
-def read_folder(path: str | os.PathLike[str], size: int | None = None, crop: int | None = None,
-                channels: int | None = None) -> Dataset:
-    """All pictures of a folder, sorted by name; subfolders are classes and give their pictures' labels.
-
-    Pictures beside them would have none: IoError, as for a subfolder that has pictures in subfolders only. Subfolders
-    without pictures are no classes, nor are hidden ones, as programs leave behind (.ipynb_checkpoints).
-    Subfolders train and test (or val, valid, validation) are the two parts, each with classes or without.
-
-    size: side of the squares that pictures are resized to (bicubic); None: all must have one size. crop: side
-    of the square that is taken out of the middle before; None: with size the largest, else all. channels: 1 or 3;
-    None: one if all pictures are grey, else everything is RGB. More than 256 MiB of pixels are decoded while
-    they are used. IoError for a picture that can't be read; MissingExtra without Pillow.
-    """
-    path = arrays.file_name("data", path)
-    for name, value in (("size", size), ("crop", crop), ("channels", channels)):
-        if value is not None:
-            arrays.whole("data", name, value, low=1)
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"[data] expected channels to be 1 or 3, got {channels!r}")
-    train, test = ([pair for folder in part for pair in _with_classes(folder)] for part in _parts(path))
-    if not train:
-        raise IoError(f"[data] {path}: expected pictures ({', '.join(SUFFIXES)}), got none")
-    classes = sorted({name for _, name in train + test if name is not None}) if train[0][1] is not None else []
-    box = None if size is None and crop is None else lambda w, h: middle(w, h, crop or min(w, h))
-    images = resident(Pictures([file for file, _ in train + test], size, box, channels=channels))
-    data = Dataset(images, kind="image", train_labels=_labels(train, classes), classes=classes)
-    if not test:
-        return data
-    numbers = np.arange(len(images))
-    return dataclasses.replace(data, train=pick(images, numbers[:len(train)]), test=pick(images, numbers[len(train):]),
-                               test_labels=_labels(test, classes))
-
-
-def _parts(path: str) -> tuple[list[str], list[str]]:
-    """Folders of the training and of the test part: train, and test or others of its kind, where they are there, else
-    the folder itself. IoError for pictures that would be in neither.
-    """
-    folders = {entry.path: entry.name.lower() for entry in _subfolders(path)}
-    train, held_out = ([folder for folder, name in folders.items() if name in names and _any_picture(folder)]
-                       for names in (TRAIN, HELD_OUT))
-    if not train or not held_out:
-        return [path], []
-    others = [_any_picture(folder) for folder in folders if folder not in train + held_out]
-    for other in filter(None, [*others, *picture_files(path)]):
-        raise IoError(f"[data] {path}: expected no pictures beside {train[0]} and {held_out[0]}, which are parts of "
-                      f"the data, got {other}")
-    return train, held_out
-
-
-def _with_classes(path: str) -> list[tuple[str, str | None]]:
-    """The pictures of a folder, each with its class: the subfolder that it is in, or None."""
-    files: list[tuple[str, str | None]] = []
-    for entry in _subfolders(path):
-        found = picture_files(entry.path)
-        deeper = None if found else _any_picture(entry.path)
-        if deeper is not None:
-            raise IoError(f"[data] {entry.path}: expected the pictures of a class in its folder, got them in "
-                          f"subfolders: {deeper}")
-        files += [(file, entry.name) for file in found]
-    beside = picture_files(path)
-    if files and beside:
-        raise IoError(f"[data] {path}: expected pictures in subfolders, which are classes, or none there, "
-                      f"got {beside[0]} beside {files[0][0]}")
-    return files or [(file, None) for file in beside]
-
-
-def _labels(files: list[tuple[str, str | None]], classes: list[str]) -> np.ndarray | None:
-    """Numbers of the files' classes; None unless all have one."""
+def read_folder(path: str, size: int | None = None, crop: int | None = None, channels: int | None = None,
+                background: str = "white") -> Dataset:
+    """All pictures of a folder, as docs/data.md describes it; arguments as in `evenflow.data.load`."""
+    found = _pictures(path)
+    if not found:
+        raise IoError(f"[data] {path}: there are no pictures ({', '.join(SUFFIXES)})")
+    train, test = ([p for p in found if len(p) > 1 and p[0].lower() in names] for names in (TRAIN, HELD_OUT))
+    parts, depth = ([train, test], 1) if train and test else ([found], 0)
+    for picture in found:
+        if depth and (len(picture) == 1 or picture[0].lower() not in (*TRAIN, *HELD_OUT)):
+            raise IoError(f"[data] {os.path.join(path, *picture)}: this picture is beside {train[0][0]} and "
+                          f"{test[0][0]}, which are the parts of the data; move it into one of them")
+    named = [_classes(path, part, depth) for part in parts]
+    classes = sorted({name for names in named for name in names if name is not None} if named[0][0] is not None else ())
     number = {name: i for i, name in enumerate(classes)}
-    found = [number[name] for _, name in files if name in number]
-    return np.array(found, np.int32) if len(found) == len(files) else None
+    labels = [np.array([number[n] for n in names if n in number], np.int32) for names in named]
+    kept = [y if len(y) == len(names) else None for y, names in zip(labels, named)]
+    box = None if size is None and crop is None else lambda w, h: middle(w, h, crop or min(w, h))
+    pixels = Pictures([os.path.join(path, *picture) for part in parts for picture in part], size, box,
+                      channels=channels, background=background).decoded()
+    if not depth:
+        return Dataset(pixels, kind="image", train_labels=kept[0], classes=classes)
+    train_rows, test_rows = np.split(np.arange(len(pixels)), [len(train)])
+    return Dataset(pick(pixels, train_rows), pick(pixels, test_rows), "image", kept[0], kept[1], classes=classes)
 
 
-def _subfolders(path: str) -> list[os.DirEntry[str]]:
-    """Without hidden ones."""
-    return [entry for entry in entries(path) if entry.is_dir() and not entry.name.startswith(".")]
+def _pictures(path: str) -> list[tuple[str, ...]]:
+    """The pictures in a folder and below it, sorted: the names of the folders that each is in, and its own.
+
+    Without hidden ones, as programs and systems leave behind (.ipynb_checkpoints, ._a.png).
+    """
+    def refuse(error: OSError) -> None:
+        raise IoError(f"[data] {error.filename}: this folder can't be read: {error}") from error
+
+    found = []
+    for folder, names, files in os.walk(path, onerror=refuse, followlinks=True):
+        above = Path(folder).relative_to(path).parts
+        names[:] = [name for name in names if not name.startswith(".") and len(above) < DEEPEST]
+        found += [(*above, file) for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+    return sorted(found)
 
 
-def _any_picture(path: str) -> str | None:
-    """A picture in a folder or below it, if there is one."""
-    for folder, names, _ in os.walk(path):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        found = picture_files(folder)
-        if found:
-            return found[0]
-    return None
+def _classes(path: str, part: list[tuple[str, ...]], depth: int) -> list[str | None]:
+    """Of each picture, the class: the folder that it is in, below `depth` others; None: it is in no other."""
+    for picture in part:
+        if len(picture) - depth > 2:
+            raise IoError(f"[data] {os.path.join(path, *picture)}: the pictures of a class must be in its folder "
+                          f"{picture[depth]}, not in a subfolder of it")
+    for beside in (picture for picture in part if len(picture) - depth == 1):
+        for other in (picture for picture in part if len(picture) - depth == 2):
+            raise IoError(f"[data] {os.path.join(path, *beside)}: this picture has no class, but "
+                          f"{os.path.join(*other)} has one; move all pictures into subfolders, which are classes, or "
+                          "none")
+    return [picture[depth] if len(picture) - depth == 2 else None for picture in part]
 
 
 def middle(width: int, height: int, side: int) -> Box:
     """The square of a side in the middle of a picture."""
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
-
-
-def resident(images: Pictures) -> np.ndarray | Rows:
-    """Decoded, if that is not too large."""
-    return images if images.nbytes > RESIDENT_BYTES else images[:]
-
-
-def picture_files(path: str) -> list[str]:
-    """Without hidden ones, as some systems leave beside each file they copy (._a.png)."""
-    return [entry.path for entry in entries(path)
-            if entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")]
 
 
 def _turned(picture: Any) -> tuple[int | None, tuple[int, int]]:
@@ -234,6 +222,10 @@ def _turned(picture: Any) -> tuple[int | None, tuple[int, int]]:
     return turn, (height, width) if turn is not None and turn not in (0, 1, 3) else (width, height)
 
 
+def _has_alpha(picture: Any) -> bool:
+    return picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+
+
 def _is_deep(picture: Any) -> bool:
     """Whether the file has more than 8 bits a channel, of which Pillow would drop the lower ones unasked."""
     layout = [tile[3] for tile in picture.tile]  # as RGB;16B, or of a PPM (RGB, 65535)
@@ -243,4 +235,4 @@ def _is_deep(picture: Any) -> bool:
 
 
 def _broken(path: str, error: Exception) -> IoError:
-    return IoError(f"[data] {path}: expected a picture, got: {error}")
+    return IoError(f"[data] {path}: this picture can't be read: {error}")

@@ -1,161 +1,133 @@
-"""Tables in CSV."""
+"""Tables in CSV and Parquet files."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import gzip
 import itertools
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evenflow.arrays import file_name
-from evenflow.data.dataset import Dataset
+from evenflow.data.dataset import Dataset, complaint
 from evenflow.errors import ConfigError, IoError
+from evenflow.extras import need
 
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 DELIMITERS = ",;\t"
-TABS = (".tsv", ".tsv.gz")
-"""Endings of names that say what separates cells."""
 BLOCK_CELLS = 1 << 16
-"""Cells of text that are in memory at once: a few MB."""
+"""Cells that are in memory as text at once: a few MB."""
 BLANK = ("\n", "\r\n", "\r")
 NOT_PLAIN = '"\0\x1c\x1d\x1e\x1f'
-"""Quotes, and what numpy drops around a number or Python's reader refuses."""
+"""Quotes, and characters that numpy drops beside a number but Python's float() refuses."""
 
 
-def read_csv(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
-             label: str | int | None = None, context: Sequence[str | int] | None = None,
-             weight: str | int | None = None) -> Dataset:
-    """A table of numbers, float64, separated by comma, semicolon or tab; .gz too.
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns to read. `columns` is None until the file has said which there are."""
 
-    The first line is a header when none of its cells is a number, or when it is pandas' own for a frame without
-    names, 0, 1, 2, ... to the last of three cells or more; else the columns are called 0, 1, ..., which may be given
-    as numbers too.
-    columns: which to take, in this order; by default all but the label, the context and the weight. label: column of
-    classes, any text, but not none; they are numbered by value where all are whole numbers or all numbers, else as
-    sorted text. context: columns of numbers that the density of the others is given, in this order. weight: column of
-    what rows count for, numbers >= 0.
-    IoError gives line and column of a cell that is not a finite number, of a negative weight, or of a class that is
-    empty, and the first column without a name in a header, unless columns are chosen; ConfigError for a column chosen
-    twice, or an unknown one, with the known ones.
-    """
-    blocks = list(read_csv_blocks(path, columns=columns, label=label, context=context, weight=weight))
-    parts: dict[str, Any] = {"columns": blocks[0].columns}
-    if label is not None:
-        parts["train_labels"], parts["classes"] = number_classes([cell for block in blocks for cell in block.labels])
-    if blocks[0].context is not None:
-        parts.update(train_context=np.concatenate([block.context for block in blocks]),
-                     context=[str(name) for name in context or ()])
-    if weight is not None:
-        parts["train_weight"] = np.concatenate([block.weight for block in blocks])
-    return Dataset(np.concatenate([block.numbers for block in blocks]), kind="table", **parts)
+    columns: list[str] | None = None
+    label: str | None = None
+    context: list[str] = field(default_factory=list)
+    weight: str | None = None
+
+    @staticmethod
+    def of(columns: Sequence[str | int] | None, label: str | int | None, context: Sequence[str | int] | None,
+           weight: str | int | None) -> Columns:
+        for what, some in (("columns", columns), ("context", context)):
+            if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
+                raise TypeError(f"[data] {what} must be a list of names, not {some!r}")
+        return Columns(None if columns is None else [str(c) for c in columns], None if label is None else str(label),
+                       [str(c) for c in context or ()], None if weight is None else str(weight))
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns of numbers: those of the density, then of the context, then of the weight."""
+        return [*(self.columns or ()), *self.context, *([] if self.weight is None else [self.weight])]
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.numbers, *([] if self.label is None else [self.label])]
+
+    def among(self, path: str, names: list[str], index: Sequence[object] = ()) -> Columns:
+        """This choice for a file with these columns, of which pandas' index is taken by name only."""
+        named = [name for name in names if name]
+        if len(set(named)) != len(named):
+            raise IoError(f"[data] {path}: two columns have the same name: {', '.join(names)}")
+        columns = [n for n in names if n not in (*self.all, *index)] if self.columns is None else self.columns
+        chosen = dataclasses.replace(self, columns=columns)
+        for name in chosen.all:
+            if name not in names:
+                raise ConfigError(f"[data] {path}: there is no column {name!r}; the columns are {', '.join(names)}")
+            if chosen.all.count(name) > 1:
+                raise ConfigError(f"[data] {path}: column {name!r} is chosen twice; choose each column once, for "
+                                  "columns, label, context or weight")
+        if not columns:
+            raise ConfigError(f"[data] {path}: no column is left for the density")
+        return chosen
 
 
 @dataclass(frozen=True)
 class Block:
     """Consecutive rows of a table."""
 
-    columns: list[str]
-    numbers: np.ndarray
-    """(n, D) float64."""
-    context: np.ndarray | None
-    """(n, C) float64, where columns are chosen for it."""
-    weight: np.ndarray | None
-    """(n,) float64, where a column is chosen for it."""
+    chosen: Columns
+    table: NDArray[np.float64]
+    """(n, D + C + 1 or 0), the numbers of `chosen.numbers`."""
     labels: list[str]
-    """Their classes, n or none."""
+    """The rows' classes as text, n or none."""
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        return self.table[:, :len(self.chosen.columns or ())]
+
+    @property
+    def context(self) -> NDArray[np.float64] | None:
+        start = len(self.chosen.columns or ())
+        return self.table[:, start:start + len(self.chosen.context)] if self.chosen.context else None
+
+    @property
+    def weight(self) -> NDArray[np.float64] | None:
+        return None if self.chosen.weight is None else self.table[:, -1].copy()
 
 
-def read_csv_blocks(path: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
-                    label: str | int | None = None, context: Sequence[str | int] | None = None,
-                    weight: str | int | None = None) -> Iterator[Block]:
-    """What `read_csv` reads, in one block or more: memory does not grow with the file."""
-    path, label, weight = file_name("data", path), as_name(label), as_name(weight)
-    with _opened(path) as (file, delimiter):
-        for names, table, labels in _tables(path, file, delimiter, columns, label, context, weight):
-            rest = len(names) - (weight is not None)
-            count = rest - len(context or ())
-            yield Block(names[:count], table[:, :count], table[:, count:rest] if context else None,
-                        None if weight is None else table[:, rest], labels)
+def read_table(path: str, chosen: Columns) -> Dataset:
+    """All rows of a CSV or Parquet file, as `evenflow.data.load` describes it."""
+    blocks = list(read_blocks(path, chosen))
+    chosen = blocks[0].chosen
+    whole = Block(chosen, np.concatenate([block.table for block in blocks]), [c for b in blocks for c in b.labels])
+    labels, classes = (None, []) if chosen.label is None else number_classes(whole.labels)
+    return Dataset(whole.numbers, kind="table", train_labels=labels, columns=chosen.columns or [], classes=classes,
+                   context=chosen.context, train_context=whole.context, train_weight=whole.weight)
 
 
-def csv_columns(path: str | os.PathLike[str]) -> list[str]:
-    """The names of a table's columns, as `read_csv` has them. IoError."""
-    path = file_name("data", path)
-    with _opened(path) as (file, delimiter):
+def read_blocks(path: str, chosen: Columns = Columns()) -> Iterator[Block]:
+    """The rows that `read_table` reads, in blocks, so that memory does not grow with the file."""
+    empty = True
+    for block in (_parquet_blocks if _is_parquet(path) else _csv_blocks)(path, chosen):
+        yield block
+        empty = False
+    if empty:
+        raise IoError(f"[data] {path}: the table has no rows")
+
+
+def table_columns(path: str) -> list[str]:
+    """The names of a file's columns. IoError."""
+    if _is_parquet(path):
+        with _parquet(path) as file:
+            return list(file.schema_arrow.names)
+    with _csv(path) as (file, delimiter):
         return _head(path, file, delimiter)[0]
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[TextIO, str]]:
-    """A table's file, and what separates its cells. IoError for what goes wrong in the block."""
-    try:
-        with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.lower().endswith(".gz")
-              else open(path, encoding="utf-8-sig", newline="")) as file:
-            first = file.readline()
-            file.seek(0)
-            yield file, "\t" if path.lower().endswith(TABS) else max(DELIMITERS, key=first.count)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        if isinstance(error, IoError):
-            raise
-        raise IoError(f"[data] {path}: expected a table in CSV, got: {error}") from error
-
-
-def is_header(cells: Sequence[str]) -> bool:
-    """Whether these are names of columns: none is a number."""
-    return not any(_is_number(cell) for cell in cells)
-
-
-def _is_default_header(cells: list[str]) -> bool:
-    """Whether a first line is pandas' header of a frame without names, perhaps with its index before them.
-
-    Two columns have none: points in the plane may well begin with 0, 1.
-    """
-    names = cells[1:] if cells[0] == "" else cells
-    return len(cells) > 2 and names == [str(i) for i in range(len(names))]
-
-
-def as_name(column: str | int | None) -> str | None:
-    """The name of one column; None: there is none."""
-    return None if column is None else str(column)
-
-
-def choose(path: str, names: list[str], columns: Sequence[str | int] | None, label: str | None,
-           context: Sequence[str | int] | None, weight: str | None) -> list[str]:
-    """The columns to take out of `names`, those of the context after the others, and then the weight's. ConfigError for
-    one unknown or given twice.
-    """
-    for what, some in (("columns", columns), ("context", context)):
-        if some is not None and (isinstance(some, str) or not isinstance(some, Iterable)):
-            raise TypeError(f"[data] expected a sequence of names for {what}, got {some!r}")
-    given = [str(c) for c in context or ()]
-    others = (label, weight, *given)
-    density = [str(c) for c in columns] if columns is not None else [n for n in names if n not in others]
-    chosen = density + given + ([] if weight is None else [weight])
-    for name in [*chosen, *([] if label is None else [label])]:
-        if name not in names:
-            raise ConfigError(f"[data] {path}: expected a column out of {', '.join(names)}, got {name!r}")
-    for name in given:
-        if name in density:
-            raise ConfigError(f"[data] {path}: expected other columns than those of the context, got {name!r}")
-    if weight is not None and (weight in density or weight in given or weight == label):
-        raise ConfigError(f"[data] {path}: expected another column than that of the weights, got {weight!r}")
-    if len(set(chosen)) < len(chosen):  # equal columns have no density
-        twice = max(chosen, key=chosen.count)
-        raise ConfigError(f"[data] {path}: expected different columns, got {twice!r} twice")
-    if not density:
-        raise ConfigError(f"[data] {path}: expected at least one column, got none"
-                          f"{' beside the context' if given else ''}")
-    return chosen
-
-
-def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Names of classes -> their numbers (N,), in order, and the names by number.
+def number_classes(cells: list[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """Numbers (N,) of classes, and the names by number.
 
     Names that are all whole numbers, or all numbers, go by their value, others by their text.
     """
@@ -172,47 +144,85 @@ def number_classes(cells: list[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[cell] for cell in cells], np.int32), classes
 
 
+def _refuse_bad(path: str, name: str, values: NDArray[np.float64], cells: Any, row: Any, chosen: Columns) -> None:
+    """IoError for the first value of a column that can't be used; `row` says where it is."""
+    bad = ~np.isfinite(values) | ((name == chosen.weight) & (values < 0))
+    for i in np.flatnonzero(bad)[:1]:
+        wrong = f"the weight {values[i]:g} is negative" if np.isfinite(values[i]) else complaint(cells[i])
+        raise IoError(f"[data] {path}, {row(i)}, column {name!r}: {wrong}")
+
+
+def _require_classes(path: str, label: str | None, cells: list[Any], row: Any) -> None:
+    for missing in ("", None):
+        if missing in cells:
+            raise IoError(f"[data] {path}, {row(cells.index(missing))}, column {label!r}: the class is missing; "
+                          "fill it in, or remove the row")
+
+
+# CSV
+
+@contextlib.contextmanager
+def _csv(path: str) -> Iterator[tuple[TextIO, str]]:
+    """A table's file and its delimiter. IoError for what goes wrong in the block."""
+    ending = path.lower()
+    try:
+        with (gzip.open(path, "rt", encoding="utf-8-sig", newline="") if ending.endswith(".gz")
+              else open(path, encoding="utf-8-sig", newline="")) as file:
+            first = file.readline()
+            file.seek(0)
+            yield file, "\t" if ending.endswith((".tsv", ".tsv.gz")) else max(DELIMITERS, key=first.count)
+    except IoError:
+        raise
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        raise IoError(f"[data] {path}: this CSV file can't be read: {error}") from error
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether these are names of columns: none is a number."""
+    return all(np.isnan(_number(cell)) for cell in cells)
+
+
+def _is_default_header(cells: list[str]) -> bool:
+    """Whether a first line is pandas' header of a frame without names, perhaps with its index before them.
+
+    Two columns have none: points in the plane may well begin with 0, 1.
+    """
+    names = cells[1:] if cells[0] == "" else cells
+    return len(cells) > 2 and names == [str(i) for i in range(len(names))]
+
+
 def _head(path: str, file: TextIO, delimiter: str) -> tuple[list[str], int]:
-    """The names of the columns, and how many lines they take, after which the file is read on. IoError."""
+    """The names of the columns, and how many lines they take, after which the file is read on."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     head = next((row for row in reader if row), None)
     if head is None:
-        raise IoError(f"[data] {path}: expected a table in CSV, got an empty file")
-    names, above = [cell.strip() for cell in head], reader.line_num
-    if not is_header(names) and not _is_default_header(names):
-        names, above = [str(i) for i in range(len(names))], 0
-        file.seek(0)
-    return names, above
+        raise IoError(f"[data] {path}: the file is empty")
+    names = [cell.strip() for cell in head]
+    if is_header(names) or _is_default_header(names):
+        return names, reader.line_num
+    file.seek(0)
+    return [str(i) for i in range(len(names))], 0
 
 
-def _tables(path: str, file: TextIO, delimiter: str, columns: Sequence[str | int] | None, label: str | None,
-            context: Sequence[str | int] | None,
-            weight: str | None) -> Iterator[tuple[list[str], np.ndarray, list[str]]]:
-    """(the chosen names, their numbers (n, D + C + 1 or 0), the classes or none) of consecutive rows."""
-    names, above = _head(path, file, delimiter)
-    if columns is None and "" in names:
-        raise IoError(f"[data] {path}: expected a name for every column, got none for column {names.index('')} "
-                      "(pandas' index? write with index=False, or choose columns)")
-    named = [name for name in names if name]
-    if len(set(named)) != len(named):
-        raise IoError(f"[data] {path}: expected different names of columns, got {', '.join(names)}")
-    chosen = choose(path, names, columns, label, context, weight)
-    step, found = max(1, BLOCK_CELLS // len(names)), False
-    while lines := _lines(file, step):
-        block = _plain_rows(lines, delimiter, names, chosen, label, weight)
-        if block is None:
-            # A quoted cell may go on below these lines.
-            reader = csv.reader(itertools.chain(lines, file), delimiter=delimiter, strict=True)
-            rows = list(itertools.islice(((above + reader.line_num, row) for row in reader if row), step))
-            block = _rows(path, names, rows, chosen, label, weight)
-            above += reader.line_num
-        else:
-            above += len(lines)
-        if len(block[0]):
-            yield chosen, *block
-            found = True
-    if not found:
-        raise IoError(f"[data] {path}: expected rows below the header, got none")
+def _csv_blocks(path: str, chosen: Columns) -> Iterator[Block]:
+    with _csv(path) as (file, delimiter):
+        names, above = _head(path, file, delimiter)
+        if chosen.columns is None and "" in names:
+            raise IoError(f"[data] {path}: column {names.index('')} has no name; if it is the index of a pandas frame, "
+                          "write the file with index=False, or choose columns")
+        chosen, step = chosen.among(path, names), max(1, BLOCK_CELLS // len(names))
+        while lines := _lines(file, step):
+            block = _plain_block(lines, delimiter, names, chosen)
+            if block is None:
+                # A quoted cell may go on below these lines.
+                reader = csv.reader(itertools.chain(lines, file), delimiter=delimiter, strict=True)
+                rows = list(itertools.islice(((above + reader.line_num, row) for row in reader if row), step))
+                block = _block(path, names, rows, chosen)
+                above += reader.line_num
+            else:
+                above += len(lines)
+            if len(block.table):
+                yield block
 
 
 def _lines(file: TextIO, count: int) -> list[str]:
@@ -224,11 +234,10 @@ def _lines(file: TextIO, count: int) -> list[str]:
     return lines
 
 
-def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list[str],
-                label: str | None, weight: str | None) -> tuple[np.ndarray, list[str]] | None:
-    """The numbers and classes of plain lines by numpy's reader, which is quicker and gives the same numbers.
+def _plain_block(lines: list[str], delimiter: str, names: list[str], chosen: Columns) -> Block | None:
+    """Lines without quotes, by numpy's reader, which takes a third of the time.
 
-    None where it refuses them, or may read otherwise than cell by cell, which also says what is wrong and where.
+    None where it might read otherwise than cell by cell. That also says what is wrong and where.
     """
     rows = [line for line in lines if line not in BLANK]
     text, between = "".join(rows), len(names) - 1
@@ -236,59 +245,96 @@ def _plain_rows(lines: list[str], delimiter: str, names: list[str], chosen: list
         return None
     try:
         table = np.loadtxt(rows, delimiter=delimiter, comments=None, ndmin=2,
-                           usecols=[names.index(name) for name in chosen])
+                           usecols=[names.index(name) for name in chosen.numbers])
     except ValueError:
         return None
-    if len(table) != len(rows) or not np.isfinite(table).all() or (weight is not None and table[:, -1].min() < 0):
+    weights = table[:, -1] if chosen.weight is not None else np.zeros(1)
+    if len(table) != len(rows) or not np.isfinite(table).all() or weights.min() < 0:
         return None
-    if label is None:
-        return table, []
-    at = names.index(label)
-    labels = [line.split(delimiter)[at].strip() for line in rows]
-    return None if "" in labels else (table, labels)
+    at = -1 if chosen.label is None else names.index(chosen.label)
+    labels = [] if chosen.label is None else [line.split(delimiter)[at].strip() for line in rows]
+    return None if "" in labels else Block(chosen, table, labels)
 
 
-def _rows(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
-          label: str | None, weight: str | None) -> tuple[np.ndarray, list[str]]:
+def _block(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: Columns) -> Block:
+    """Rows of cells, each with the number of its line."""
     for line, row in rows:
         if len(row) != len(names):
-            raise IoError(f"[data] {path}: expected {len(names)} cells in line {line}, got {len(row)}")
-    labels = [] if label is None else [row[names.index(label)].strip() for _, row in rows]
-    if "" in labels:
-        raise IoError(f"[data] {path}: expected a class in line {rows[labels.index('')][0]}, column {label!r}, "
-                      "got an empty cell")
-    return _numbers(path, names, rows, chosen, weight), labels
+            raise IoError(f"[data] {path}, line {line}: expected {len(names)} cells, got {len(row)}")
 
-
-def _numbers(path: str, names: list[str], rows: list[tuple[int, list[str]]], chosen: list[str],
-             weight: str | None) -> np.ndarray:
-    table = np.empty((len(rows), len(chosen)))
-    for j, name in enumerate(chosen):
+    def cells(name: str) -> list[str]:
         at = names.index(name)
-        try:
-            table[:, j] = [_number(row[at]) for _, row in rows]
-        except ValueError:
-            line, cell = next((line, row[at]) for line, row in rows if not _is_number(row[at]))
-            raise IoError(f"[data] {path}: expected a number in line {line}, column {name!r}, got {cell!r} "
-                          "(choose columns, or name it as label)") from None
-        bad = np.flatnonzero(~np.isfinite(table[:, j]) | ((name == weight) & (table[:, j] < 0)))
-        if bad.size:
-            line, row = rows[bad[0]]
-            raise IoError(f"[data] {path}: expected a finite number{' >= 0' if name == weight else ''} in line {line}, "
-                          f"column {name!r}, got {row[at]!r}")
-    return table
+        return [row[at].strip() for _, row in rows]
+
+    def place(i: int) -> str:
+        return f"line {rows[i][0]}"
+
+    labels = [] if chosen.label is None else cells(chosen.label)
+    _require_classes(path, chosen.label, labels, place)
+    table = np.empty((len(rows), len(chosen.numbers)))
+    for j, name in enumerate(chosen.numbers):
+        found = cells(name)
+        table[:, j] = [_number(cell) for cell in found]
+        _refuse_bad(path, name, table[:, j], found, place, chosen)
+    return Block(chosen, table, labels)
 
 
 def _number(cell: str) -> float:
-    """As float() reads it, but not Python's 1_000."""
-    if "_" in cell:
-        raise ValueError(cell)
-    return float(cell)
-
-
-def _is_number(cell: str) -> bool:
+    """As float() reads it, but not Python's 1_000; NaN where there is no number."""
     try:
-        _number(cell)
+        return float("nan" if "_" in cell else cell)
     except ValueError:
-        return False
-    return True
+        return float("nan")
+
+
+# Parquet
+
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(".parquet")
+
+
+@contextlib.contextmanager
+def _parquet(path: str) -> Iterator[Any]:
+    """A pyarrow.parquet.ParquetFile. IoError for what pyarrow raises in the block; MissingExtra without pyarrow."""
+    parquet = need("data", "pyarrow.parquet", "pyarrow", "parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except (IoError, ConfigError, GeneratorExit):
+        raise
+    except Exception as error:  # a broken file fails in many ways, not all of them pyarrow's own
+        raise IoError(f"[data] {path}: this Parquet file can't be read: {_line(error)}") from error
+
+
+def _parquet_blocks(path: str, chosen: Columns) -> Iterator[Block]:
+    with _parquet(path) as file:
+        schema, above = file.schema_arrow, 0
+        # Names of columns; pandas describes an index of evenly spaced numbers instead.
+        index = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+        chosen = chosen.among(path, list(schema.names), index)
+        for batch in file.iter_batches(max(1, BLOCK_CELLS // len(chosen.all)), columns=chosen.all):
+            def place(i: int, above: int = above) -> str:
+                return f"row {above + i}"
+
+            labels = [] if chosen.label is None else batch.column(chosen.label).cast("string").to_pylist()
+            _require_classes(path, chosen.label, labels, place)
+            table = np.empty((batch.num_rows, len(chosen.numbers)))
+            for j, name in enumerate(chosen.numbers):
+                column = batch.column(name)
+                table[:, j] = _floats(path, name, column)
+                _refuse_bad(path, name, table[:, j], column, place, chosen)
+            above += batch.num_rows
+            yield Block(chosen, table, labels)
+
+
+def _floats(path: str, name: str, column: Any) -> NDArray[np.float64]:
+    kind = str(column.type)
+    if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
+        raise IoError(f"[data] {path}: column {name!r} holds {kind}, not numbers; choose other columns, or name it as "
+                      "the label")
+    values: NDArray[np.float64] = column.cast("double", safe=False).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

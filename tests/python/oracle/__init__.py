@@ -6,7 +6,7 @@ or the context (N, C). It shares nothing with the library but these names and th
 """
 
 from . import glow, nice, optim, real_nvp
-from .scope import RandomParams, Scope
 from .prior import base_log_prob, mean_nll
+from .scope import RandomParams, Scope
 
 __all__ = ["RandomParams", "Scope", "base_log_prob", "glow", "mean_nll", "nice", "optim", "real_nvp"]

@@ -1,7 +1,7 @@
 """Small models of every family with every setting, as (name, oracle function, shape, config)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 from . import glow, nice, real_nvp
 
@@ -9,14 +9,14 @@ from . import glow, nice, real_nvp
 @dataclass
 class Case:
     name: str
-    family: str  # the library's class: "NICE", "RealNVP" or "Glow"
+    family: str  # the library's class: "NICE", "RealNVP", "CouplingFlow" or "Glow"
     forward: Callable
     shape: tuple  # of a sample: (H, W, C) or (D,)
     config: dict = field(default_factory=dict)
 
     @property
     def base(self):
-        return self.config.get("prior", "gaussian")
+        return self.config.get("base") or self.config.get("prior", "gaussian")
 
     @property
     def classes(self):
@@ -39,9 +39,9 @@ def _nice(name, shape, **settings):
 
 
 def _table(name, dims, **settings):
-    config = dict(couplings=3, hidden=(6, 5), coupling="affine", mask="halves", permutation="none",
-                  preprocess="standardize", batch_norm=False, actnorm=False, prior="gaussian")
-    return Case("table-" + name, "RealNVP", real_nvp.table_forward, (dims,), config | settings)
+    config = dict(couplings=3, hidden=(6, 5), law="affine", mask="halves", permutation="none",
+                  preprocess="standardize", batch_norm=False, actnorm=False, base="gaussian")
+    return Case("table-" + name, "CouplingFlow", real_nvp.table_forward, (dims,), config | settings)
 
 
 def _image(name, shape, **settings):
@@ -85,7 +85,7 @@ CASES = [
     _table("odd-even", 6, mask="odd-even"),
     _table("odd-even-odd", 5, mask="odd-even", hidden=(4,)),
     _table("two", 2, couplings=4),
-    _table("additive", 5, coupling="additive"),
+    _table("additive", 5, law="additive"),
     _table("shuffle", 5, permutation="shuffle"),
     _table("lu", 5, permutation="lu"),
     _table("raw", 6, preprocess="none"),
@@ -94,7 +94,7 @@ CASES = [
     _table("bounds", 5, bounds=BOUNDS),
     _table("bounds-raw", 5, preprocess="none", bounds=BOUNDS),
     _table("batch-norm", 5, batch_norm=True),
-    _table("actnorm", 5, actnorm=True, prior="logistic"),
+    _table("actnorm", 5, actnorm=True, base="logistic"),
     _table("all", 7, mask="odd-even", permutation="lu", preprocess="whiten", batch_norm=True, actnorm=True),
     _table("context", 5, context=3),
     _table("context-all", 7, mask="odd-even", permutation="lu", preprocess="whiten", batch_norm=True, actnorm=True,

@@ -125,7 +125,7 @@ def table_coupling(x, scope, config, context, changed):
     x1, x2 = beside(x[:, ~changed], context), x[:, changed]
     c = x2.shape[1]
     y = x.clone()
-    if config["coupling"] == "additive":
+    if config["law"] == "additive":
         y[:, changed] = x2 + mlp(x1, scope, config["hidden"], c)
         return y, x.new_tensor(0.0)
     h = mlp(x1, scope, config["hidden"], 2 * c)

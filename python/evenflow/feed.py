@@ -24,12 +24,12 @@ WINDOW, WINDOW_BYTES = 64, 1 << 23
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's samples of a batch as a flow takes them, and what their density is given."""
+    """This rank's samples of a batch as a flow takes them, and what their density is conditioned on."""
 
     x: np.ndarray
     given: np.ndarray | None
     weights: np.ndarray | None
-    """What they count for; None: all alike."""
+    """How much each counts; None: all alike."""
     size: int
     """Samples of all ranks."""
     total: float | None
@@ -47,7 +47,7 @@ class Feed:
     again.
 
     mine(size): where in a batch of that size the samples of this rank are; only those are read.
-    bounds: of a table's columns, which data in files are held against.
+    bounds: of a table's columns; rows of files are checked against them as they are read.
     """
 
     def __init__(self, x: np.ndarray | Rows, given: np.ndarray | None, weights: np.ndarray | None = None, *,

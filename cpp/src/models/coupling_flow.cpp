@@ -1,0 +1,40 @@
+#include "models/options.hpp"
+
+namespace evenflow {
+
+template <class T>
+Flow<T> coupling_flow(const CouplingFlowConfig& config) {
+  check("coupling_flow", {config});
+  CouplingOptions options;
+  options.law = law_of(config);
+  expect_size("coupling_flow", {config});
+  const Shape shape{0, 1, 1, config.dims};
+  Flow<T> flow(shape, base_of(config.base));
+  flow.set_context(config.context);
+  if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
+  if (auto layer = preprocess_of<T>(config.preprocess, shape)) flow.add("preprocess", std::move(layer));
+  for (int64_t i = 0; i < config.couplings; ++i) {
+    const std::string index = std::to_string(i);
+    if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));
+    if (i > 0 && config.permutation == "shuffle") {
+      flow.add("permutation" + index, permutation<T>(shape, Order::shuffle));
+    }
+    const bool halves = config.mask == "halves";
+    const Mask mask =
+        i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
+    const MaskSizes sizes = mask_sizes(mask, config.dims);
+    auto net =
+        mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * numbers_of_law(options.law),
+               config.hidden, MlpInit::uniform_zero, config.conditioner);
+    flow.add("coupling" + index, coupling<T>(shape, mask, std::move(net), options));
+    if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, mask));
+    if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
+  }
+  flow.finalize();
+  return flow;
+}
+
+template Flow<float> coupling_flow<float>(const CouplingFlowConfig&);
+template Flow<double> coupling_flow<double>(const CouplingFlowConfig&);
+
+}  // namespace evenflow

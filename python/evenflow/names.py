@@ -1,0 +1,53 @@
+"""What an argument is called here, for those who know it by another library's name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+ELSEWHERE = {name: ours for ours, theirs in {
+    ("shape",): ("features", "dim", "dims", "input_shape"),
+    ("couplings", "steps"): ("num_layers", "n_layers", "num_flows", "n_flows", "transforms", "flow_layers"),
+    ("hidden",): ("hidden_features", "hidden_channels", "hidden_units", "hidden_dims", "nn_width"),
+    ("classes",): ("num_classes", "n_classes"),
+    ("context",): ("context_features", "cond_dim"),
+    ("bins",): ("num_bins", "knots"),
+    ("bound",): ("tail_bound", "interval"),
+    ("law",): ("coupling", "transformer"),
+    ("base",): ("prior", "base_dist"),
+    ("lr",): ("learning_rate",),
+    ("epochs",): ("n_epochs", "num_epochs", "max_epochs"),
+    ("valid",): ("validation_data", "x_valid", "val"),
+    ("clip", "max_norm"): ("clip_grad", "grad_clip", "clip_grad_norm", "max_grad_norm"),
+    ("sample_weight",): ("weights",),
+    ("label",): ("y", "labels"),
+    ("beta1",): ("betas", "b1"),
+    ("decay",): ("alpha",),
+}.items() for name in theirs}
+"""Names of arguments in other libraries, and ours, of which a callable has at most one."""
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def hinted(call: Call) -> Call:
+    """Answers an unknown argument with the name that was probably meant, which Python's own error doesn't.
+
+    Signature and docstring stay, for editors and `help`.
+    """
+    known = list(inspect.signature(call).parameters)
+    where = call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+
+    @functools.wraps(call)
+    def checked(*args: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in known:
+                ours = [our for our in ELSEWHERE.get(name, ()) if our in known]
+                near = (ours or difflib.get_close_matches(name, known, n=1))[:1]
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"[{where}] unexpected argument {name!r}{hint}")
+        return call(*args, **named)
+
+    return cast(Call, checked)

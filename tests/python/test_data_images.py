@@ -1,0 +1,393 @@
+"""Folders of pictures, and the image sets of the papers in their own files: CIFAR, SVHN, CelebA."""
+
+import gzip
+import io
+import os
+import struct
+import sys
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import rows
+
+rng = np.random.default_rng(0)
+
+
+# Folders
+
+def test_folder_of_images(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 6, 6, 3), np.uint8)
+    for name, picture in zip(("cat/1.png", "cat/2.png", "dog/1.PNG"), pictures):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        image.fromarray(picture).save(tmp_path / name)
+    (tmp_path / "dog" / "notes.txt").write_text("not a picture")
+    for name in ("bird", ".ipynb_checkpoints", "cat/inside"):  # none is a class
+        (tmp_path / name).mkdir()
+    image.fromarray(pictures[0]).save(tmp_path / ".ipynb_checkpoints" / "1-checkpoint.png")
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train, pictures)
+    assert data.classes == ["cat", "dog"] and np.array_equal(data.train_labels, [0, 0, 1])
+    assert ef.data.load(tmp_path, size=4).shape == (4, 4, 3)
+    image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "dog" / "2.png")
+    with pytest.raises(ef.IoError, match="6 x 6 pixels.*got 6 x 8"):
+        ef.data.load(tmp_path)
+    cropped = ef.data.load(tmp_path, size=6).train
+    assert np.array_equal(cropped[:3], pictures) and not cropped[3].any()
+    (tmp_path / "dog" / "3.png").write_bytes((tmp_path / "dog" / "1.PNG").read_bytes()[:60])
+    with pytest.raises(ef.IoError, match="3.png: this picture can't be read"):
+        ef.data.load(tmp_path, size=6)
+    (tmp_path / "dog" / "3.png").unlink()
+    for hidden in (tmp_path / "._1.png", tmp_path / "dog" / "._1.png"):
+        hidden.write_bytes(b"no picture")
+    assert np.array_equal(ef.data.load(tmp_path, size=6).train, cropped)
+    image.fromarray(pictures[0]).save(tmp_path / "stray.png")
+    with pytest.raises(ef.IoError, match="stray.png: this picture has no class, but .*1.png has one"):
+        ef.data.load(tmp_path, size=6)
+
+
+def test_grey_pictures(tmp_path):
+    """Of seven rows, the six in the middle are the upper ones."""
+    image = pytest.importorskip("PIL.Image")
+    grey = np.random.default_rng(0).integers(0, 256, (7, 6), np.uint8)
+    opaque = image.fromarray(grey)
+    opaque.save(tmp_path / "1.png")
+    image.merge("LA", [opaque, image.new("L", opaque.size, 255)]).save(tmp_path / "2.png")
+    small = np.asarray(image.fromarray(grey[:6]).resize((3, 3), image.Resampling.BICUBIC))
+    for options, wanted in (({}, grey), (dict(crop=6), grey[:6]), (dict(size=3), small)):
+        data = ef.data.load(tmp_path, **options).train
+        assert data.shape[3] == 1 and np.array_equal(data[..., 0], [wanted, wanted])
+    assert ef.data.load(tmp_path, channels=3).shape == (7, 6, 3)
+
+
+@pytest.fixture
+def icons(tmp_path):
+    """Five pictures whose left half is red or grey and opaque, the right half transparent but for the last; by name."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "icons"
+    folder.mkdir()
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[:, :2] = 255, 0, 0, 255
+    la = np.zeros((4, 4, 2), np.uint8)
+    la[:, :2] = 90, 255
+    palette = image.fromarray((rgba[..., 3] == 0).astype(np.uint8))
+    palette.putpalette([255, 0, 0, 0, 0, 0])
+    image.fromarray(rgba).save(folder / "a_rgba.png")
+    image.fromarray(la).save(folder / "b_la.png")
+    palette.save(folder / "c_palette.png", transparency=1)
+    image.fromarray(rgba[..., :3]).save(folder / "d_key.png", transparency=(0, 0, 0))
+    image.fromarray(np.concatenate([rgba[:, :2], rgba[:, :2]], axis=1)).save(folder / "e_opaque.png")
+    return folder
+
+
+@pytest.mark.parametrize("options, colour", [({}, (255, 255, 255)), (dict(background="#0000ff"), (0, 0, 255))])
+def test_transparent_pictures(icons, options, colour):
+    """What nobody sees is not trained on."""
+    name = options.get("background", "white")
+    with pytest.warns(ef.DataWarning) as warned:
+        data = ef.data.load(icons, **options)
+    assert len(warned) == 1 and warned[0].filename == __file__
+    assert f"4 of 5 pictures are transparent, such as {icons}/a_rgba.png; transparent pixels are put on {name}" in str(
+        warned[0].message)
+    for x, left in zip(data.train, [(255, 0, 0), (90, 90, 90), *3 * [(255, 0, 0)]]):
+        assert (x[:, :2] == left).all()
+    assert (data.train[:4, :, 2:] == colour).all() and (data.train[4] == (255, 0, 0)).all()
+
+
+def test_half_transparent_and_grey_pictures(icons):
+    image = pytest.importorskip("PIL.Image")
+    for path in icons.iterdir():
+        path.unlink()
+    image.fromarray(np.full((4, 4, 2), (100, 51), np.uint8)).save(icons / "1.png")  # a fifth of 100, four of 255
+    with pytest.warns(ef.DataWarning, match="1 of 1 pictures are transparent"):
+        data = ef.data.load(icons)
+    assert data.shape == (4, 4, 1) and (data.train == 224).all()
+
+
+def test_transparent_pictures_that_stay_on_the_disk(icons, monkeypatch):
+    """They are not decoded to be counted."""
+    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
+    with pytest.warns(ef.DataWarning, match="5 of 5 pictures may be transparent"):
+        data = ef.data.load(icons)
+    assert (data.train[0][:, 2:] == 255).all()
+
+
+@pytest.mark.parametrize("background", ["no colour", (255, 255, 255)])
+def test_background_is_a_colour(icons, background):
+    with pytest.raises(ef.ConfigError, match="background must be a colour, such as 'white' or '#ffffff', not"):
+        ef.data.load(icons, background=background)
+
+
+def test_pictures_are_cropped_and_decoded_when_used(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    pictures = rng.integers(0, 256, (4, 8, 10, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        image.fromarray(picture).save(tmp_path / f"{i}.png")
+    assert np.array_equal(ef.data.load(tmp_path, crop=4).train, pictures[:, 2:6, 3:7])
+    monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
+    lazy = ef.data.load(tmp_path).train
+    assert isinstance(lazy, rows.Rows) and lazy.shape == pictures.shape
+    assert np.array_equal(lazy[[3, 0]], pictures[[3, 0]])
+    flow = ef.NICE((8, 10, 3), couplings=2, hidden=(8,))
+    history = flow.fit(lazy, valid=ef.data.load(tmp_path).split(0.5).test, batch_size=2, epochs=2)
+    assert history[-1]["valid_loss"] == -flow.log_prob(ef.data.load(tmp_path).split(0.5).test).mean()
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-60])
+    with pytest.raises(ef.IoError, match="2.png: this picture can't be read"):
+        flow.fit(lazy, batch_size=2, epochs=1)
+    image.fromarray(pictures[0, :4]).save(tmp_path / "2.png")
+    with pytest.raises(ef.IoError, match="2.png: expected 8 x 10 pixels as before, got 4 x 10"):
+        lazy[2]
+    with pytest.raises(ef.IoError, match="2.png: expected at least 6 x 6 pixels to crop, got 4 x 10"):
+        ef.data.load(tmp_path, crop=6)
+
+
+def test_pictures_of_16_bits_are_refused(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ef.IoError, match="deep.png: expected 8 bits a channel"):
+        ef.data.load(tmp_path)
+
+
+def png(depth, channels):
+    """A picture of 2 x 2 white pixels; Pillow writes none of 16 bits with colours."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 2, depth, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = zlib.compress(2 * (b"\0" + b"\xff" * (2 * channels * depth // 8)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def ppm(largest):
+    return f"P6 2 2 {largest}\n".encode() + bytes(12 * (1 + (largest > 255)))
+
+
+def tiff(depth):
+    tags = ((256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 206),
+            (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, 12 * depth // 8))
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return header.ljust(200, b"\0") + struct.pack("<HHH", *3 * [depth]) + bytes(12 * depth // 8)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    """Pillow opens them as pictures of 8 bits."""
+    pytest.importorskip("PIL.Image")
+    for kind, good, bad in ([("png", png(8, n), png(16, n)) for n in (2, 3, 4)]
+                            + [("ppm", ppm(255), ppm(65535)), ("tif", tiff(8), tiff(16))]):
+        path = tmp_path / f"x.{kind}"
+        path.write_bytes(good)
+        assert ef.data.load(tmp_path).train[0].std() == 0
+        path.write_bytes(bad)
+        with pytest.raises(ef.IoError, match=f"x.{kind}: expected 8 bits a channel, got more"):
+            ef.data.load(tmp_path)
+        path.unlink()
+
+
+# CIFAR
+
+PLANES = rng.integers(0, 256, (10, 3072), np.uint8)
+IMAGES = PLANES.reshape(10, 3, 32, 32).transpose(0, 2, 3, 1)
+NAMES10, NAMES100 = [f"kind{i}" for i in range(10)], [f"fine{i}" for i in range(100)]
+
+
+def cifar10():
+    record = np.concatenate([np.arange(10, dtype=np.uint8)[:, None], PLANES], axis=1)
+    return {**{f"data_batch_{i + 1}.bin": record[2 * i:2 * i + 2].tobytes() for i in range(5)},
+            "test_batch.bin": record[:3].tobytes(), "batches.meta.txt": "\n".join(NAMES10).encode() + b"\n\n"}
+
+
+def cifar100():
+    labels = np.stack([np.arange(10), 99 - np.arange(10)], axis=1).astype(np.uint8)
+    record = np.concatenate([labels, PLANES], axis=1)
+    return {"train.bin": record.tobytes(), "test.bin": record[:3].tobytes(),
+            "fine_label_names.txt": "\n".join(NAMES100).encode()}
+
+
+def write_folder(path, files):
+    path.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def write_archive(path, files, folder="cifar-batches/"):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in {"readme.html": b"text", **files}.items():
+            member = tarfile.TarInfo(folder + name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("write", [lambda p, f: write_folder(p / "c", f),
+                                   lambda p, f: write_archive(p / "c.tar.gz", f)])
+@pytest.mark.parametrize("files, names, labels", [
+    (cifar10(), NAMES10, np.arange(10)), (cifar100(), NAMES100, 99 - np.arange(10))])
+def test_cifar(tmp_path, write, files, names, labels):
+    data = ef.data.load(write(tmp_path, files))
+    assert np.array_equal(data.train, IMAGES) and np.array_equal(data.test, IMAGES[:3])
+    assert np.array_equal(data.train_labels, labels) and np.array_equal(data.test_labels, labels[:3])
+    assert data.classes == names and data.kind == "image" and data.train.flags.c_contiguous
+
+
+@pytest.mark.parametrize("write", [lambda p, f: write_folder(p / "c", f),
+                                   lambda p, f: write_archive(p / "c.tar.gz", f)])
+def test_cifar_for_python(tmp_path, write):
+    with pytest.raises(ef.IoError, match="the binary files of .* are missing; the versions for Python"):
+        ef.data.load(write(tmp_path, {"data_batch_1": b"", "batches.meta": b""}))
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(test_batch=None), "the file test_batch.bin is missing"),
+    (dict(data_batch_2=b""), "data_batch_2.bin: expected records of 3073 bytes, got 0"),
+    (dict(data_batch_2=bytes(3072)), "data_batch_2.bin: expected records of 3073 bytes, got 3072"),
+    (dict(data_batch_2=b"\x0b" + bytes(3072)), "data_batch_2.bin: expected labels in 0 ... 9, got 11"),
+])
+def test_broken_cifar_binary(tmp_path, change, word):
+    files = cifar10()
+    for name, content in change.items():
+        files.pop(name + ".bin")
+        if content is not None:
+            files[name + ".bin"] = content
+    for path in (write_folder(tmp_path / "c", files), write_archive(tmp_path / "c.tar.gz", files)):
+        with pytest.raises(ef.IoError, match=word):
+            ef.data.load(path)
+
+
+def test_broken_cifar_names(tmp_path):
+    files = {**cifar10(), "batches.meta.txt": b"cat\ndog\n"}
+    with pytest.raises(ef.IoError, match="names of 10 classes"):
+        ef.data.load(write_folder(tmp_path / "c", files))
+
+
+def test_archive_writes_nothing_and_follows_nothing(tmp_path):
+    path = write_archive(tmp_path / "c.tar.gz", cifar10(), folder="../../")
+    before = sorted(os.listdir(tmp_path))
+    assert len(ef.data.load(path).train) == 10 and sorted(os.listdir(tmp_path)) == before
+    with tarfile.open(tmp_path / "l.tar.gz", "w:gz") as archive:
+        for name in cifar10():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+    with pytest.raises(ef.IoError, match="l.tar.gz: the binary files of CIFAR"):
+        ef.data.load(tmp_path / "l.tar.gz")
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"no archive",
+                                    lambda b: b[:2000] + bytes(50) + b[2050:], gzip.compress])
+def test_broken_archive(tmp_path, damage):
+    path = write_archive(tmp_path / "c.tar.gz", cifar10())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ef.IoError, match="c.tar.gz: CIFAR's files can't be read"):
+        ef.data.load(path)
+
+
+# SVHN
+
+def test_svhn(tmp_path):
+    io_module = pytest.importorskip("scipy.io")
+    images, labels = IMAGES.transpose(1, 2, 3, 0), np.arange(1, 11, dtype=np.uint8)[:, None]
+    for name, n in (("train", 10), ("test", 4)):
+        io_module.savemat(tmp_path / f"{name}_32x32.mat", {"X": images[..., :n], "y": labels[:n]})
+    data = ef.data.load(tmp_path)
+    assert np.array_equal(data.train, IMAGES) and np.array_equal(data.test, IMAGES[:4])
+    assert np.array_equal(data.train_labels, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]) and len(data.classes) == 10
+    assert np.array_equal(ef.data.load(tmp_path / "test_32x32.mat").train, IMAGES[:4])
+    path = tmp_path / "test_32x32.mat"
+    whole = path.read_bytes()
+    for content in (whole[:200], b"", b"no matlab" * 40, whole[:-3000]):
+        path.write_bytes(content)
+        with pytest.raises(ef.IoError, match="test_32x32.mat: this MATLAB file can't be read|test_32x32.mat: expected"):
+            ef.data.load(tmp_path)
+    io_module.savemat(path, {"X": images, "y": labels + 1})
+    with pytest.raises(ef.IoError, match="y must be 10 labels in 1 ... 10"):
+        ef.data.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ef.IoError, match="test_32x32.mat: this MATLAB file can't be read"):
+        ef.data.load(tmp_path)
+
+
+def test_without_scipy(tmp_path, monkeypatch):
+    (tmp_path / "t.mat").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[svhn\]"'):
+        ef.data.load(tmp_path / "t.mat")
+
+
+# CelebA
+
+@pytest.fixture
+def celeba(tmp_path):
+    """Five aligned pictures, red inside the face's square and blue outside; two in the test part."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    picture = np.zeros((218, 178, 3), np.uint8)
+    picture[..., 2] = 255
+    picture[40:188, 15:163] = 255, 0, 0
+    names = [f"{i:06}.png" for i in range(1, 6)]
+    for name in names:
+        image.fromarray(picture).save(folder / "img_align_celeba" / name)
+    lines = [f"{name}  {' '.join(v)}" for name, v in zip(names, [("1", "-1"), ("-1", "-1"), ("1", "1"),
+                                                                   ("-1", "1"), ("1", "-1")])]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(["5", "Smiling Young ", *lines]) + "\n")
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {part}\n" for name, part in zip(names, (0, 2, 0, 1, 2))))
+    return folder
+
+
+def test_celeba(celeba):
+    data = ef.data.load(celeba, size=16)
+    assert data.train.shape == (3, 16, 16, 3) and data.test.shape == (2, 16, 16, 3)
+    # The square that Real NVP takes, and nothing beside it.
+    assert (data.train == np.array([255, 0, 0])).all()
+    assert data.attributes == ["Smiling", "Young"]
+    assert np.array_equal(data.train_attributes, [[1, 0], [1, 1], [0, 1]])
+    assert np.array_equal(data.test_attributes, [[0, 0], [1, 0]])
+    part = data.split(1 / 3)
+    assert part.train_attributes.shape == (2, 2) and part.test_attributes.shape == (1, 2)
+    cropped = ef.data.load(celeba, size=16, crop=170)
+    assert cropped.attributes == data.attributes and (cropped.train[:, 0, :, 2] == 255).all()
+    (celeba / "list_eval_partition.txt").unlink()
+    text = (celeba / "list_attr_celeba.txt").read_text()
+    (celeba / "list_attr_celeba.txt").write_text(text + "\n \n")
+    assert ef.data.load(celeba).train.shape == (5, 64, 64, 3)
+
+
+def test_celeba_is_not_smoothed(celeba):
+    """As TensorFlow 1's bilinear resize_images: of 148 rows and columns 64 are taken, and the next ones."""
+    image = pytest.importorskip("PIL.Image")
+    picture = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    image.fromarray(picture).save(celeba / "img_align_celeba" / "000001.png")
+    face, at = picture[40:188, 15:163].astype(float), np.arange(64) * 148 / 64
+    low, share = at.astype(int), at - at.astype(int)
+    lines = face[low] + share[:, None, None] * (face[low + 1] - face[low])
+    wanted = lines[:, low] + share[:, None] * (lines[:, low + 1] - lines[:, low])
+    assert np.abs(ef.data.load(celeba).train[0] - wanted).max() <= 0.5
+
+
+@pytest.mark.parametrize("name, old, new, word", [
+    ("list_attr_celeba.txt", "5\n", "6\n", "list_attr_celeba.txt: the first lines must be .*, and 5 pictures follow"),
+    ("list_attr_celeba.txt", "5\n", "x\n", "the first lines must be"),
+    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1", "line 5 must be another file of the folder and 2 times 1 or -1, not '000003.png 1'"),
+    ("list_attr_celeba.txt", "000003.png  1 1", "000003.png  1 2", "line 5 must be"),
+    ("list_attr_celeba.txt", "000003.png", "../000003.png", "line 5 must be another file"),
+    ("list_attr_celeba.txt", "000003.png", "000002.png", "line 5 must be another file of .*, not '000002.png 1 1'"),
+    ("list_attr_celeba.txt", "Smiling Young", "Young Young", "different names of attributes"),
+    ("list_attr_celeba.txt", "Smiling Young", "", "different names of attributes"),
+    ("list_eval_partition.txt", "000003.png", "000002.png", "line 3 must be another file"),
+    ("list_attr_celeba.txt", "000003.png", "000009.png", "no line for 000009.png"),
+    ("list_eval_partition.txt", "000003.png 0\n", "", "no line for 000003.png"),
+    ("list_eval_partition.txt", "000003.png 0", "000003.png 7", "line 3 must be another file and 0, 1 or 2"),
+])
+def test_broken_celeba(celeba, name, old, new, word):
+    text = (celeba / name).read_text()
+    assert old in text
+    (celeba / name).write_text(text.replace(old, new, 1))
+    with pytest.raises(ef.IoError, match=word):
+        ef.data.load(celeba)

@@ -1,0 +1,163 @@
+"""Tables in CSV and Parquet files: what is in them arrives, and errors name the line and the column."""
+
+import gzip
+import os
+import sys
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow.stream import read_rows
+
+CSV = "\ufeffa,b,kind\n1,2.5,x\n-3e2,4, y\n5,6,x \n"
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet, table
+
+    def write(**columns):
+        parquet.write_table(table(columns), tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+    return write
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+def test_columns(tmp_path, parquet, ending):
+    path = tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        parquet(a=[1, -300, 5], b=[2.5, 4.0, 6.0], kind=["x", "y", "x"])
+    else:
+        path.write_bytes(gzip.compress(CSV.encode()) if ending == "csv.gz" else CSV.encode())
+    data = ef.data.load(path, label="kind")
+    assert data.kind == "table" and data.columns == ["a", "b"] and data.classes == ["x", "y"]
+    assert np.array_equal(data.train, [[1, 2.5], [-300, 4], [5, 6]]) and data.train.dtype == np.float64
+    assert np.array_equal(data.train_labels, [0, 1, 0])
+    assert np.array_equal(ef.data.load(os.fsencode(path), columns=["b", "a"]).train[:, 0], [2.5, 4, 6])
+    assert ef.data.load(path, columns=["b"], label="a").train_labels.tolist() == [1, 0, 2]
+    for options, word in ((dict(columns=["a", "c"]), "no column 'c'; the columns are a, b, kind"),
+                          (dict(label="class"), "no column 'class'"),
+                          (dict(columns=["a", "b", "a"]), "column 'a' is chosen twice"),
+                          (dict(columns=["a"], label="a"), "column 'a' is chosen twice"),
+                          (dict(columns=[]), "no column is left for the density")):
+        with pytest.raises(ef.ConfigError, match=f"t.{ending}: .*{word}"):
+            ef.data.load(path, **options)
+    for columns in ("a", 3):
+        with pytest.raises(TypeError, match="columns must be a list of names, not"):
+            ef.data.load(path, columns=columns)
+    with pytest.raises(ef.IoError, match="column 'kind'.*choose other columns, or name"):
+        ef.data.load(path)
+
+
+@pytest.mark.parametrize("text", ["1;2\n3;4\n", "1\t2\n3\t4\n", "\ufeff1,2\r\n3,4\r\n\r\n",
+                                  '"1","2"\n"3","4"\n'])
+def test_csv_without_header(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8", newline="")
+    data = ef.data.load(tmp_path / "t.csv")
+    assert np.array_equal(data.train, [[1, 2], [3, 4]]) and data.columns == ["0", "1"]
+    assert np.array_equal(ef.data.load(tmp_path / "t.csv", columns=[1]).train, [[2], [4]])
+
+
+@pytest.mark.parametrize("cells", [2, 7, 1 << 16])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
+def test_blocks(tmp_path, parquet, monkeypatch, cells, ending):
+    monkeypatch.setattr("evenflow.data.table.BLOCK_CELLS", cells)
+    table, path = np.random.default_rng(0).standard_normal((50, 2)), tmp_path / f"t.{ending}"
+    kinds = [f"k{i % 3}" for i in range(50)]
+
+    def write(last):
+        if ending == "parquet":
+            return parquet(a=[*table[:, 0], 1.0], b=[*table[:, 1], last], kind=[*kinds, "k0"])
+        lines = ["a,b,kind", *(f"{x},{y},{k}" for (x, y), k in zip(table, kinds)), f"1,{last},k0"]
+        text = "\n".join(lines).encode()
+        return path.write_bytes(gzip.compress(text) if ending == "csv.gz" else text)
+
+    write(2.0)
+    data = ef.data.load(path, label="kind")
+    assert np.array_equal(data.train, [*table, [1, 2]]) and data.train.shape == (51, 2)
+    assert [data.classes[i] for i in data.train_labels] == [*kinds, "k0"]
+    if ending != "parquet":
+        blocks = [x for x, *_ in read_rows(path, columns=["a", "b"])]
+        assert np.array_equal(np.concatenate(blocks), data.train) and len(blocks) == -(-51 // max(1, cells // 3))
+    write(None if ending == "parquet" else "NA")
+    where = "row 50" if ending == "parquet" else "line 52"
+    with pytest.raises(ef.IoError, match=f"t.{ending}, {where}, column 'b': missing value"):
+        ef.data.load(path, label="kind")
+
+
+@pytest.mark.parametrize("text, word", [
+    ("", ": the file is empty"),
+    ("a,b\n", ": the table has no rows"),
+    ("a,b\n1,2\n3,?\n", r", line 3, column 'b': missing value \(\?\); fill it in, remove the row, or leave out"),
+    ("a,1\n2,3\n", ", line 1, column '0': 'a' is not a number"),
+    ("a,b\n1,2\n\n3,\n", r", line 4, column 'b': missing value \(an empty cell\)"),
+    ("a,b\n1,2\n3,nan\n", r", line 3, column 'b': missing value \(nan\)"),
+    ("a,b\n1,2\n3\n", ", line 3: expected 2 cells, got 1"),
+    ("a,b\n1,2,\n", ", line 2: expected 2 cells, got 3"),
+    ("a,a\n1,2\n", ": two columns have the same name"),
+    ('a,b\n1,"2\n', ": this CSV file can't be read"),
+    ("a,b\n1,-inf\n", ", line 2, column 'b': -inf is not finite"),
+    ("a,b\n1,1_000\n", ", line 2, column 'b': '1_000' is not a number"),
+    ('\ufeff"a","b"\n"1","2"\n"3\n","x"\n', ", line 4, column 'b': 'x' is not a number"),
+    ("a,b\n1,\0\n", r": this CSV file can't be read|, line 2, column 'b': '\\x00' is not a number"),
+])
+def test_broken_csv(tmp_path, text, word):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ef.IoError, match=f"t.csv{word}"):
+        ef.data.load(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("name, content", [("t.csv", "a,b\n1,2\n".encode("utf-16")), ("t.csv.gz", b"not gzip")])
+def test_csv_in_another_encoding(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ef.IoError, match=f"{name}: this CSV file can't be read"):
+        ef.data.load(tmp_path / name)
+
+
+def test_numbers_of_parquet(parquet):
+    path = parquet(a=[Decimal("1.5"), Decimal("-2.25")], b=np.array([1, 2], np.float16))
+    assert np.array_equal(ef.data.load(path).train, [[1.5, 1], [-2.25, 2]])
+
+
+@pytest.mark.parametrize("columns, options, word", [
+    (dict(a=[1.0, None]), {}, ", row 1, column 'a': missing value"),
+    (dict(a=[1, None]), {}, ", row 1, column 'a': missing value"),
+    (dict(a=[1.0, 2.0], b=[0.0, np.nan]), {}, ", row 1, column 'b': missing value"),
+    (dict(a=[np.inf]), {}, ", row 0, column 'a': inf is not finite"),
+    (dict(a=["1", "2"]), {}, ": column 'a' holds string, not numbers"),
+    (dict(a=[True]), {}, ": column 'a' holds bool, not numbers"),
+    (dict(a=[1.0], w=[-1]), dict(weight="w"), ", row 0, column 'w': the weight -1 is negative"),
+    (dict(a=[1.0], k=[None]), dict(label="k"), ", row 0, column 'k': the class is missing"),
+    (dict(a=np.empty(0)), {}, ": the table has no rows"),
+])
+def test_broken_parquet(parquet, columns, options, word):
+    with pytest.raises(ef.IoError, match=f"t.parquet{word}"):
+        ef.data.load(parquet(**columns), **options)
+
+
+def test_parquet_columns_of_one_name(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    parquet.write_table(pyarrow.table([[1.0], [2.0], [3.0]], names=["a", "b", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(ef.IoError, match="t.parquet: two columns have the same name: a, b, a"):
+        ef.data.load(tmp_path / "t.parquet")
+
+
+def test_foreign_parquet(parquet):
+    path = parquet(a=np.arange(1000.0))
+    whole = path.read_bytes()
+    for content in (b"", b"PAR1", whole[:-20], whole[:60] + bytes(200) + whole[260:], b"a,b\n1,2\n"):
+        path.write_bytes(content)
+        with pytest.raises(ef.IoError, match="t.parquet: this Parquet file can't be read") as error:
+            ef.data.load(path)
+        assert "\n" not in str(error.value)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ef.MissingExtra, match=r'pip install "evenflow\[parquet\]"'):
+        ef.data.load(tmp_path / "t.parquet")

@@ -1,0 +1,388 @@
+"""The calls of a flow as a user meets them: order of arguments, seeds, no rows, what counts as data, names."""
+
+import copy
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+from evenflow import latent
+from evenflow.inpaint import inpaint
+
+ORDER = ["label", "context", "seed", "first"]
+
+
+def public(kind):
+    return {name: call for name, call in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
+
+
+def calls():
+    found = {f"Flow.{name}": call for name, call in public(ef.Flow).items()}
+    for name in ("reconstruct", "interpolate", "manifold", "attribute", "edit", "project"):
+        found[name] = getattr(latent, name)
+    return {**found, "inpaint": inpaint}
+
+
+@pytest.mark.parametrize("name, call", calls().items(), ids=list(calls()))
+def test_conditions_and_seeds_have_the_same_order_everywhere(name, call):
+    parameters = list(inspect.signature(call).parameters.values())
+    known = [p.name for p in parameters if p.name in ORDER]
+    assert known == [word for word in ORDER if word in known]
+    if name.startswith("Flow."):  # data by place, the rest by name
+        assert all((p.kind == p.KEYWORD_ONLY) == (p.default is not p.empty) for p in parameters)
+    data = sum(p.kind != p.KEYWORD_ONLY for p in parameters)
+    if known and name != "Flow.reset" and name != "Flow.fit":  # valid stands beside x
+        assert [p.name for p in parameters[data:data + len(known)]] == known
+
+
+def test_the_bridge_has_the_same_order():
+    FlowModule = pytest.importorskip("evenflow.torch").FlowModule
+    for name in ("forward", "inverse", "log_prob", "loss", "sample", "base_sample", "base_log_prob"):
+        here, there = (inspect.signature(getattr(kind, {"loss": "loss_and_grad"}.get(name, name)
+                                                 if kind is ef.Flow else name)).parameters
+                       for kind in (ef.Flow, FlowModule))
+        assert [n for n in here if n in there] == [n for n in there if n in here]
+        assert all(p.kind == p.KEYWORD_ONLY for p in there.values() if p.default is not p.empty)
+
+
+@pytest.fixture
+def conditional(images, glow):
+    """A Glow of classes that has seen `images`."""
+    flow = glow(classes=3, class_weight=0.5, levels=2)
+    flow.init(images[0])
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.02, flow.params.size).astype(np.float32)
+    return flow
+
+
+# Seeds
+
+@pytest.mark.parametrize("call", ["sample", "sample_and_log_prob", "base_sample"])
+def test_draws_without_a_seed_are_new_ones(table_model, call):
+    def draw(n=5, **given):
+        drawn = getattr(table_model, call)(n, **given)
+        return drawn[0] if isinstance(drawn, tuple) else drawn
+
+    np.random.seed(0)
+    one = draw()
+    np.random.seed(0)
+    assert not np.array_equal(one, draw()) and not np.array_equal(one, draw(seed=None))
+    seeded = draw(seed=3)
+    assert np.array_equal(seeded, draw(seed=3)) and not np.array_equal(seeded, draw(seed=4))
+    assert np.array_equal(seeded[:2], draw(2, seed=3))
+    assert np.array_equal(seeded[2:], draw(3, seed=3, first=2))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_samples_and_their_density_in_one_pass(images, table, conditional, temperature):
+    flows = [(ef.CouplingFlow(3, couplings=4, hidden=(8,), base=base, dtype="float64", **more), table, {})
+             for base, more in (("gaussian", {}), ("logistic", dict(law="spline", permutation="lu")),
+                                ("gaussian", dict(bounds=[(0, None), (None, 99), (-1, 1)])))]
+    for flow, x, _ in flows:
+        flow.init(x)
+        flow.params[:] += np.random.default_rng(0).normal(0, 0.1, flow.params.size)
+    for flow, _, given in [*flows, (conditional, None, {"label": np.arange(200) % 3})]:
+        x, log_prob = flow.sample_and_log_prob(200, seed=7, temperature=temperature, **given)
+        assert np.array_equal(x, flow.sample(200, seed=7, temperature=temperature, **given))
+        assert log_prob.dtype == np.float64 and log_prob.shape == (200,)
+        close = 1e-10 if flow.dtype == np.float64 else 1e-4
+        np.testing.assert_allclose(log_prob, flow.log_prob(x, **given), rtol=close, atol=close)
+
+
+def test_samples_and_their_density_given_a_context(table):
+    c = np.random.default_rng(3).normal(size=(200, 2))
+    flow = ef.CouplingFlow(3, context=2, couplings=2, hidden=(8,), dtype="float64")
+    flow.init(table, context=c)
+    flow.params[:] += np.random.default_rng(0).normal(0, 0.1, flow.params.size)
+    x, log_prob = flow.sample_and_log_prob(200, context=c, seed=1, first=5)
+    assert np.array_equal(x, flow.sample(200, context=c, seed=1, first=5))
+    np.testing.assert_allclose(log_prob, flow.log_prob(x, context=c), rtol=1e-10)
+    with pytest.raises(ef.ConfigError, match=r"\[sample_and_log_prob\] expected a context of 2 numbers"):
+        flow.sample_and_log_prob(3)
+
+
+def test_blocks_of_draws(table_model, block_of):
+    whole = table_model.sample_and_log_prob(100, seed=2), table_model.base_sample(100, seed=2)
+    block_of(7 * 3)
+    (x, log_prob), z = table_model.sample_and_log_prob(100, seed=2), table_model.base_sample(100, seed=2)
+    assert np.array_equal(x, whole[0][0]) and np.array_equal(log_prob, whole[0][1]) and np.array_equal(z, whole[1])
+    assert np.array_equal(table_model.base_log_prob(z), [table_model.base_log_prob(row[None])[0] for row in z])
+
+
+@pytest.mark.parametrize("base", ["gaussian", "logistic"])
+def test_the_base(table, base):
+    flow = ef.CouplingFlow(3, couplings=3, hidden=(8,), base=base, dtype="float64")
+    flow.init(table)
+    z, logdet = flow.forward(table)
+    np.testing.assert_allclose(flow.base_log_prob(z) + logdet, flow.log_prob(table), rtol=1e-12)
+    exact = -0.5 * (z**2 + np.log(2 * np.pi)) if base == "gaussian" else -z - 2 * np.log1p(np.exp(-z))
+    np.testing.assert_allclose(flow.base_log_prob(z), exact.sum(1), rtol=1e-12)
+    drawn = flow.base_sample(4000, seed=5)
+    assert drawn.shape == (4000, 3) and drawn.dtype == flow.dtype
+    assert drawn.std() == pytest.approx(1 if base == "gaussian" else np.pi / 3**0.5, rel=0.03)
+    np.testing.assert_allclose(flow.decode(drawn[:50]), flow.sample(50, seed=5), rtol=1e-10)
+    np.testing.assert_allclose(flow.base_sample(9, seed=5, temperature=0.5), drawn[:9] / 2, rtol=1e-15)
+    for bad, error, text in ((z[:, :2], ef.ShapeError, r"expected \(N, 3\)"), (z * np.nan, ef.NumericError, "row 0")):
+        with pytest.raises(error, match=r"\[base_log_prob\] .*" + text):
+            flow.base_log_prob(bad)
+
+
+def test_the_base_of_images(images, conditional):
+    x, labels = images
+    z, logdet = conditional.forward(x, label=labels)
+    np.testing.assert_allclose(conditional.base_log_prob(z) + logdet,
+                               conditional.log_prob(x.astype(np.float32), label=labels), rtol=1e-6)
+    drawn = conditional.base_sample(6, seed=2, temperature=0.8)
+    np.testing.assert_allclose(conditional.decode(drawn, label=labels[:6]),
+                               conditional.sample(6, seed=2, temperature=0.8, label=labels[:6]), atol=0.05)
+
+
+def test_noise_of_training_calls_is_counted(images, model):
+    x, other = images[0], copy.deepcopy(model)
+    counted = [model.loss_and_grad(x) for _ in range(3)]
+    assert len(set(counted)) == 3
+    assert counted == [other.loss_and_grad(x, seed=k) for k in (1, 2, 3)]
+    assert model.loss_and_grad(x, seed=9) == other.loss_and_grad(x, seed=9)  # which is not counted
+    assert model.loss_and_grad(x, seed=None) == other.loss_and_grad(x, seed=4)
+    model.zero_grad()
+    steps = [model.train_step(x, ef.SGD(model, lr=0.0)) for _ in range(2)]
+    assert steps == [other.loss_and_grad(x, seed=k) for k in (5, 6)]
+    with pytest.raises(ef.ShapeError):
+        model.loss_and_grad(x[:0])
+    assert model.loss_and_grad(x) == other.loss_and_grad(x, seed=7)
+
+
+def test_densities_repeat_their_noise(images, model):
+    x = images[0]
+    assert np.array_equal(model.log_prob(x), model.log_prob(x, seed=0))
+    assert not np.array_equal(model.log_prob(x), model.log_prob(x, seed=1))
+    assert np.array_equal(model.log_prob(x[5:], first=5), model.log_prob(x)[5:])
+    value, grad = model.log_prob_and_grad(x[5:], first=5)
+    wanted = model.log_prob_and_grad(x)
+    assert np.array_equal(value, wanted[0][5:]) and np.array_equal(grad, wanted[1][5:])
+
+
+def test_a_fit_without_a_seed_has_the_models(table, real_nvp):
+    found = []
+    for given in ({}, {"seed": None}, {"seed": 5}, {"seed": 0}):
+        flow = real_nvp(seed=5)
+        flow.fit(table, epochs=1, **given)
+        found.append(flow.params.copy())
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], found[3])
+
+
+# No rows
+
+def test_no_rows(table_model, conditional):
+    for flow, given in ((table_model, {}), (conditional, {"label": np.empty(0, int)}), (conditional, {"label": 1})):
+        shape, d, kind = flow.shape, flow.dims, flow.dtype
+        x, z = np.empty((0, *shape)), np.empty((0, d))
+        for got, wanted in ((flow.forward(x, **given), [(0, d), (0,)]), (flow.inverse(z, **given), [(0, *shape), (0,)]),
+                            (flow.log_prob_and_grad(x, **given), [(0,), (0, *shape)]),
+                            (flow.sample_and_log_prob(0, **given), [(0, *shape), (0,)]),
+                            (flow.backward(z, z, np.empty(0), **given), [(0, *shape), (0, *shape)]),
+                            (flow.inverse_backward(x, x, np.empty(0), **given), [(0, d), (0, d)])):
+            assert [part.shape for part in got] == wanted
+        for got, wanted, dtype in ((flow.encode(x, **given), (0, d), kind),
+                                   (flow.decode(z, **given), (0, *shape), kind),
+                                   (flow.log_prob(x, **given), (0,), np.float64),
+                                   (flow.bits_per_dim(x, **given), (0,), np.float64),
+                                   (flow.sample(0, **given), (0, *shape), kind),
+                                   (flow.base_sample(0), (0, d), kind), (flow.base_log_prob(z), (0,), np.float64),
+                                   (flow.join_latent(flow.split_latent(z)), (0, d), z.dtype)):
+            assert (got.shape, got.dtype) == (wanted, dtype)
+        for call in (flow.init, flow.fit, flow.verify, flow.loss_and_grad):
+            named = {} if call == flow.init else given
+            with pytest.raises(ef.ShapeError, match="expected at least one sample"):
+                call(x, **named)
+        with pytest.raises(ef.ShapeError, match=r"\[train_step\] expected at least one sample"):
+            flow.train_step(x, ef.SGD(flow), **given)
+    pixels = np.empty((0, 4, 4, 2), np.uint8)
+    assert conditional.class_log_prob(pixels).shape == (0, 3)
+    assert conditional.to_uint8(pixels * 1.0).shape == pixels.shape
+    assert conditional.log_prob(pixels, label=0).shape == (0,)
+    assert table_model.log_prob(np.empty((0, 3), int)).shape == (0,)
+
+
+def test_no_rows_of_latents(model):
+    x, direction = np.empty((0, 4, 4, 2), np.uint8), np.ones(32)
+    assert latent.as_floats(model, x).shape == latent.reconstruct(model, x, keep=1).shape == x.shape
+    assert latent.interpolate(model, x, x, steps=5).shape == (0, 5, 4, 4, 2)
+    assert latent.edit(model, x, direction, [1.0, 2.0]).shape == (0, 2, 4, 4, 2)
+    assert latent.project(model, x, direction).shape == (0,)
+    assert inpaint(model, x, np.ones((4, 4), bool), steps=1).shape == x.shape
+
+
+def test_no_rows_of_tensors(table_model):
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("evenflow.torch").FlowModule(table_model)
+    x = torch.empty((0, 3))
+    assert module.log_prob(x).shape == module.base_log_prob(x).shape == (0,)
+    for out in (module(x)[0], module.inverse(x)[0], module.sample(0), module.base_sample(0)):
+        assert out.shape == (0, 3)
+
+
+# What counts as data
+
+def test_lists_are_data(table, real_nvp):
+    rows = table.tolist()
+    flow, other = real_nvp(dtype="float64"), real_nvp(dtype="float64")
+    flow.init(rows)
+    other.init(table)
+    for call in (flow.log_prob, flow.encode, flow.bits_per_dim, flow.loss_and_grad):
+        assert np.array_equal(call(rows), call(table))
+    assert np.array_equal(flow.log_prob(tuple(map(tuple, rows))), other.log_prob(table))
+    z = flow.encode(rows).tolist()
+    assert np.array_equal(flow.decode(z), flow.decode(np.array(z)))
+    flow.fit(rows, valid=rows[:50], epochs=1)
+    other.fit(table, valid=table[:50], epochs=1)
+    assert np.array_equal(flow.params, other.params)
+    with pytest.raises(ef.ShapeError, match=r"\(N, 3\), got an empty list; no rows are numpy.empty\(\(0, 3\)\)"):
+        flow.log_prob([])
+    with pytest.raises(TypeError, match="got a list that numpy makes no array of"):
+        flow.log_prob([[1.0, 2.0, 3.0], [4.0]])
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.uint16])
+def test_whole_numbers_in_tables_are_numbers(table, table_model, kind):
+    x = np.rint(table).clip(0, 120).astype(kind)
+    for call in (table_model.log_prob, table_model.encode, table_model.verify, table_model.loss_and_grad):
+        got, wanted = call(x), call(x.astype(float))
+        assert np.array_equal(got, wanted) if isinstance(got, np.ndarray) else got == wanted
+    assert np.array_equal(table_model.log_prob(x.tolist()), table_model.log_prob(x))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int64, np.uint32])
+def test_whole_numbers_in_images_are_pixels(images, model, kind):
+    x = images[0]
+    assert np.array_equal(model.log_prob(x.astype(kind), seed=2), model.log_prob(x, seed=2))  # with their noise
+    assert np.array_equal(model.encode(x.astype(kind)), model.encode(x))
+    assert np.array_equal(model.log_prob(x[:3].tolist()), model.log_prob(x[:3]))
+    assert model.loss_and_grad(x.astype(kind), seed=1) == model.loss_and_grad(x, seed=1)
+    with pytest.raises(ef.ConfigError, match=r"\[encode\] expected integer pixels in 0 ... 255, got \d+ ... 300"):
+        model.encode(np.where(x == x.max(), 300, x.astype(kind)))
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_images_out_of_their_levels_are_refused(images, bits):
+    x, top = images[0].astype(np.float32) / 256, 2**bits
+    for call in ("init", "fit"):
+        for bad, text in ((x, rf"these images lie in \[0, 1\], but a model of {bits} bits expects levels 0 ... "
+                              rf"{top - 1}; pass uint8 pixels, or floats in 0 ... {top}$"),
+                          (x * 2 * top, rf"expected image levels in 0 ... {top}, got values in \S+ ... \S+; pass"),
+                          (x * top - top / 2, rf"expected image levels in 0 ... {top}, got values in -")):
+            flow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4, bits=bits)
+            with pytest.raises(ef.ConfigError, match=rf"\[{call}\] {text}"):
+                getattr(flow, call)(bad)
+            assert not flow.initialized
+        getattr(flow, call)(x * top)
+        assert flow.initialized
+
+
+def test_images_of_one_bit_lie_in_0_1(images):
+    flow = ef.Glow((4, 4, 2), levels=1, steps=1, hidden=4, bits=1)
+    flow.init((images[0] > images[0].mean()).astype(np.float32))
+    assert flow.initialized
+
+
+# Columns by name
+
+@pytest.fixture
+def frame(table):
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(table, columns=["mass", "age", "size"])
+
+
+@pytest.mark.parametrize("way", ["init", "fit"])
+def test_columns_are_remembered(frame, table, real_nvp, tmp_path, way):
+    flow = real_nvp(dtype="float64")
+    assert flow.columns is None
+    flow.init(frame) if way == "init" else flow.fit(frame, valid=frame[:50], epochs=1)
+    plain = real_nvp(dtype="float64")
+    plain.init(table) if way == "init" else plain.fit(table, valid=table[:50], epochs=1)
+    wanted = plain.log_prob(table)
+    assert plain.columns is None and flow.columns == ["mass", "age", "size"]
+    flow.save(tmp_path / "m")
+    copies = copy.copy(flow), copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))
+    for other in (flow, ef.load(tmp_path / "m"), *copies):
+        assert other.columns == ["mass", "age", "size"]
+        assert np.array_equal(other.log_prob(frame), wanted) and np.array_equal(other.log_prob(table), wanted)
+        for call in ("log_prob", "encode", "verify", "bits_per_dim", "loss_and_grad", "fit"):
+            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the columns are in another order than those that the "
+                                                    r"flow was trained on; pass frame\[\['mass', 'age', 'size'\]\]$"):
+                getattr(other, call)(frame[["age", "mass", "size"]])
+            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the flow was trained on columns mass, age, size, "):
+                getattr(other, call)(frame.rename(columns={"age": "years"}))
+    flow.columns.append("more")  # of a copy
+    assert flow.columns == ["mass", "age", "size"]
+    flow.init(table)
+    assert flow.columns is None
+
+
+def test_columns_of_what_is_validated_on(frame, real_nvp):
+    with pytest.raises(ef.ShapeError, match=r"\[fit valid\] the columns are in another order"):
+        real_nvp().fit(frame, valid=frame[["age", "mass", "size"]], epochs=1)
+
+
+def test_a_refused_call_remembers_no_columns(frame, real_nvp):
+    other = frame.rename(columns={"age": "years"})
+    other.iloc[3, 1] = np.nan
+    flow = real_nvp()
+    for call in (flow.init, flow.fit):
+        with pytest.raises(ef.NumericError, match="got nan in row 3, column 1"):
+            call(other)
+        assert flow.columns is None
+    flow.init(frame)
+    with pytest.raises(ef.NumericError):
+        flow.init(other)
+    assert flow.columns == ["mass", "age", "size"]
+
+
+def test_nullable_columns(frame):
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame({"n": pandas.array(np.arange(200) % 50, "Int64"), "age": frame["age"].astype("Float64"),
+                          "size": frame["size"].astype("float32")})
+    numbers = np.column_stack([x[name].to_numpy(float) for name in x])
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), dtype="float64")
+    flow.init(x)
+    assert np.array_equal(flow.log_prob(x), flow.log_prob(numbers)) and flow.columns == ["n", "age", "size"]
+    missing = x.copy()
+    missing.loc[7, "n"] = pandas.NA
+    with pytest.raises(ef.NumericError, match=r"\[log_prob\] expected finite values, got nan in row 7, column 0"):
+        flow.log_prob(missing)
+    with pytest.raises(TypeError, match=r"\[log_prob\] expected columns of numbers, got a DataFrame with others: "):
+        flow.log_prob(x.assign(age="old"))
+    assert flow.log_prob(x[:0]).shape == (0,)
+
+
+def test_a_context_by_name(frame, table):
+    c = frame[["mass", "size"]].set_axis(["dose", "time"], axis=1) + 1
+    flow = ef.CouplingFlow(3, context=2, couplings=2, hidden=(8,), dtype="float64")
+    flow.init(table, context=c)
+    assert flow.columns is None
+    wanted = flow.log_prob(table, context=c.to_numpy())
+    again = pickle.loads(pickle.dumps(flow))
+    for other in (flow, again):
+        assert np.array_equal(other.log_prob(table, context=c), wanted)
+        with pytest.raises(ef.ShapeError, match=r"\[log_prob, context\] the columns are in another order .*"
+                                                r"frame\[\['dose', 'time'\]\]$"):
+            other.log_prob(table, context=c[["time", "dose"]])
+        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the flow was trained on columns dose, time"):
+            other.sample(200, context=frame[["mass", "size"]])
+
+
+def test_other_frames(frame, table, real_nvp):
+    flow = real_nvp()
+    flow.init(frame)
+    wanted, columns = flow.log_prob(table), dict(zip(frame.columns, table.T))
+    makers = {"polars": lambda polars: polars.DataFrame, "pyarrow": lambda pyarrow: pyarrow.table}
+    for name, maker in makers.items():
+        try:
+            make = maker(__import__(name))
+        except ImportError:
+            continue
+        assert np.array_equal(flow.log_prob(make(columns)), wanted)
+        with pytest.raises(ef.ShapeError, match="the columns are in another order"):
+            flow.log_prob(make({key: columns[key] for key in ("size", "age", "mass")}))
