@@ -1,13 +1,12 @@
-"""What a machine with a GPU is asked for: agreement under the sanitizer, speed beside peers, a training beside torch.
+"""What a machine with a GPU is asked for: agreement with the CPU, also under the sanitizer, and speed beside peers.
 
-usage: python gpu.py check [tests memcheck ... --limit 540]  [--smoke]
+usage: python gpu.py check [kernels tests memcheck racecheck initcheck synccheck] [--limit 540]
        python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --calls step,...
-                           --limit 180]  [--smoke]
-       python gpu.py train DATA [--only evenflow --minutes 20 --resume --out FOLDER]  [--smoke]
-Writes results/gpu/<name of the card>/, or the folder of --out: a file for each part, and all of them in summary.json,
-as soon as there is something new. A failed or missing stage is named at the end, and is the exit status. --smoke needs
-no GPU and keeps nothing without --out: tiny models on the CPU, check on the emulated device where
-EVENFLOW_EMULATED_BUILT names its build; NVIDIA's tools are left out.
+                           --limit 180]
+Writes results/<name of the card>/, or the folder of --out: a file for each stage, when it ends. A failed or missing
+stage is named at the end, and is the exit status; the others run all the same. --smoke needs no GPU and keeps nothing
+without --out: tiny models on the CPU, check on the emulated device where EVENFLOW_EMULATED_BUILT names its build;
+NVIDIA's tools are left out.
 """
 
 import argparse
@@ -25,13 +24,12 @@ import tempfile
 import threading
 import time
 
-import numpy as np
-
-import evenflow as ef
 import machine
 import report
 import worker
 from works import WORKS_ON_GPUS
+
+import evenflow as ef
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -50,50 +48,46 @@ PERCENTS = {"memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
 NSIGHT = "/opt/nvidia/nsight-compute/*/"
 
 
-def run(outcomes: dict, stage: str, *command: str, limit: float | None = None, seen: list | None = None,
-        **environment: str) -> bool:
-    """Notes what became of a stage; others run all the same. From the root, whose settings pytest needs.
+def run(command: list[str], limit: float | None = None, **environment: str) -> tuple[str, list[str]]:
+    """Outcome of a command, "ok" or what was wrong, and its lines, which are shown as they come.
 
-    seen: takes the lines that it prints, which are shown as they come.
+    It runs in the root, whose settings pytest needs.
     """
-    print(f"\n== {stage}: {' '.join(command)}", flush=True)
-    piped = {} if seen is None else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
-                                     "errors": "replace"}
+    print(f"\n== {' '.join(command)}", flush=True)
+    lines: list[str] = []
+
+    def pass_on(output):
+        for line in output:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip())
+
     with subprocess.Popen([*ENDS_WITH_US, *command], cwd=ROOT, env={**os.environ, **environment},
-                          start_new_session=True, **piped) as process:
-        reader = threading.Thread(target=pass_on, args=(process.stdout, seen), daemon=True)
-        if piped:
-            reader.start()
+                          start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace") as process:
+        reader = threading.Thread(target=pass_on, args=(process.stdout,), daemon=True)
+        reader.start()
         try:
             status = process.wait(limit)
-            outcomes[stage] = f"exit status {status}" if status else "ok"
+            outcome = f"exit status {status}" if status else "ok"
         except subprocess.TimeoutExpired:
-            outcomes[stage] = f"expected to end within {limit:g} s, did not"
+            outcome = f"expected to end within {limit:g} s, did not"
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)  # a tool, and the program under it
-            if piped:
-                reader.join(5)  # what a test has left running may hold its output
-    return outcomes[stage] == "ok"
+            reader.join(5)  # what a test has left running may hold its output
+    return outcome, lines
 
 
-def pass_on(lines, seen: list) -> None:
-    for line in lines:
-        print(line, end="", flush=True)
-        seen.append(line.rstrip())
-
-
-def tests_run(outcomes: dict, stage: str, *command: str, **options) -> dict:
-    """A stage of tests: how many of them passed, failed or were skipped. One that ran none is no success.
+def run_tests(command: list[str], **options) -> tuple[str, dict]:
+    """Outcome, and "counts" of tests that passed, failed or were skipped. Where none ran it is no success.
 
     Both doctest and pytest give status 0 where all are left out.
     """
-    seen: list = []
-    good = run(outcomes, stage, *command, seen=seen, **options)
-    counts = counted(seen)
-    if good and not counts.get("passed"):
-        outcomes[stage] = f"expected tests to run, got {counts or 'none'}"
-    return counts
+    outcome, lines = run(command, **options)
+    counts = counted(lines)
+    if outcome == "ok" and not counts.get("passed"):
+        outcome = f"expected tests to run, got {counts or 'none'}"
+    return outcome, {"counts": counts}
 
 
 def counted(lines: list[str]) -> dict[str, int]:
@@ -118,10 +112,6 @@ def backend() -> dict[str, str]:
     return {}
 
 
-def script(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, os.path.join(HERE, name), *arguments]
-
-
 def find_tool(name: str) -> str | None:
     """Of CUDA's toolkit: on the PATH, in its usual folder, from PyPI, or of the newest Nsight Compute."""
     try:
@@ -143,10 +133,8 @@ def device_tests() -> list[str]:
     return found
 
 
-def check(a, folder: str) -> dict:
-    """Kernels and layers by the C++ tests, all Python tests that take a device, then some of these under each of
-    compute-sanitizer's tools; or the stages named.
-    """
+def check(a, stage: str) -> tuple[str, dict]:
+    """Kernels and layers by the C++ tests, the Python tests that take a device, some of them under a sanitizer."""
     built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
     libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
                  "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
@@ -154,91 +142,69 @@ def check(a, folder: str) -> dict:
     pytest = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=120",  # names a test that hangs
               "-W", "default",  # no errors: other versions of libraries may warn
               "-m", "any_device", "--device", device]
-    some = [os.path.join(TESTS, name) for name in SANITIZED]
-    outcomes: dict = {}
-    if a.smoke:
-        tests_run(outcomes, "tests", *pytest, *device_tests(), **libraries)
-        tests_run(outcomes, "tests for the sanitizer", *pytest, *some, **libraries)
-        return outcomes
-    sanitizer, kernels = find_tool("compute-sanitizer"), os.environ.get("EVENFLOW_DEVICE_TESTS")
-    for stage in a.stages:
-        counts = {}
-        if stage == "kernels":
-            if kernels:
-                counts = tests_run(outcomes, stage, kernels, "--test-suite=any device", limit=a.limit,
-                                   EVENFLOW_TEST_DEVICE="cuda", **backend())
-            else:
-                outcomes[stage] = ("expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with "
-                                   "EVENFLOW_TESTS, got nothing")
-        elif stage == "tests":
-            counts = tests_run(outcomes, stage, *pytest, *device_tests(), limit=a.limit)
-        elif sanitizer:  # some tests are about calls that fail; the library itself reports those that must not
-            # Memory is taken and released in a stream's order: does another use it before, or after?
-            more = ["--track-stream-ordered-races", "all"] if stage == "memcheck" else []
-            counts = tests_run(outcomes, stage, sanitizer, "--tool", stage, "--error-exitcode", "1",
-                               "--report-api-errors", "no", *more, *pytest, *some, limit=a.limit)
-        else:
-            outcomes[stage] = 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"'
-        keep(a, folder, f"check_{stage}", {"outcome": outcomes[stage], "counts": counts})
-    return outcomes
+    limit = a.limit or 540
+    if stage == "tests":
+        return run_tests([*pytest, *device_tests()], limit=limit, **libraries)
+    if stage == "kernels":
+        kernels = os.environ.get("EVENFLOW_DEVICE_TESTS")
+        if not kernels:
+            return "expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with EVENFLOW_TESTS, got nothing", {}
+        return run_tests([kernels, "--test-suite=any device"], limit=limit, EVENFLOW_TEST_DEVICE="cuda", **backend())
+    sanitizer = find_tool("compute-sanitizer")
+    if not sanitizer:
+        return 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"', {}
+    # Memory is taken and released in a stream's order: does another use it before, or after?
+    more = ["--track-stream-ordered-races", "all"] if stage == "memcheck" else []
+    # Some tests are about calls that fail; the library itself reports those that must not.
+    return run_tests([sanitizer, "--tool", stage, "--error-exitcode", "1", "--report-api-errors", "no", *more, *pytest,
+                      *(os.path.join(TESTS, name) for name in SANITIZED)], limit=limit)
 
 
-def speed(a, folder: str) -> dict:
-    """The kernels of a training step, then run.py's works beside peers; or the stages named."""
-    outcomes: dict = {}
+def speed(a, stage: str) -> tuple[str, dict]:
+    """The kernels of a training step, or run.py's works beside peers."""
     device = ["--device", "cpu", "--smoke"] if a.smoke else ["--device", "cuda"]
-    if "kernels" in a.stages:
+    if stage == "kernels":
         # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
-        step = script("worker.py", "gpu_glow_64", "evenflow-bf16", *device, "--calls", "step", "--profile",
-                      "--set", "steps=4")
-        if a.smoke:
-            run(outcomes, "step for ncu", *step)
-        else:
-            profile(a, folder, outcomes, step)
-            keep(a, folder, "speed_kernels", {"outcome": outcomes["kernels"]})
-    if "peers" in a.stages:
-        works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
-        rounds = a.rounds or (1 if a.smoke else 3)
-        fewer = [f"--{name}={value}" for name, value in (("libraries", a.libraries), ("calls", a.calls)) if value]
-        # Where both that compile take as long, a round of a work still ends within ten minutes.
-        limit = ["--limit", str(a.limit or 180)]
-        if run(outcomes, "peers", *script("run.py", *device, "--works", works, "--rounds", str(rounds), *fewer,
-                                          *limit, "--out", folder, "--summary")):
-            outcomes.update(our_failures(folder, works.split(",")))
-        keep(a, folder, "speed_peers", {"outcome": outcomes["peers"]})
-    return outcomes
+        step = [sys.executable, os.path.join(HERE, "worker.py"), "gpu_glow_64", "evenflow-bf16", *device, "--calls",
+                "step", "--profile", "--set", "steps=4"]
+        return (run(step)[0], {}) if a.smoke else profile(step, a.limit or 540)
+    works = a.works or ("gpu_glow_16,gpu_table_64" if a.smoke else ",".join(WORKS_ON_GPUS))
+    fewer = [f"--{name}={value}" for name, value in (("libraries", a.libraries), ("calls", a.calls)) if value]
+    # Where both that compile take as long as a timing may, a round of a work still ends within ten minutes.
+    outcome, _ = run([sys.executable, os.path.join(HERE, "run.py"), *device, "--works", works,
+                      "--rounds", str(a.rounds or (1 if a.smoke else 3)), "--limit", str(a.limit or 180), *fewer,
+                      "--out", a.out])
+    failures = our_failures(a.out, works.split(",")) if outcome == "ok" else {}
+    return (f"failed: {', '.join(failures)}" if failures else outcome), {"failures": failures}
 
 
-def profile(a, folder: str, outcomes: dict, step: list[str]) -> None:
+def profile(step: list[str], limit: float) -> tuple[str, dict]:
     """The kernels of a command between the profiler's start and stop, by ncu."""
     ncu = find_tool("ncu")
     if not ncu:
-        outcomes["kernels"] = "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute"
-        return
+        return "expected ncu, got none; it is part of CUDA's toolkit, as Nsight Compute", {}
     with tempfile.TemporaryDirectory() as scratch:
         log, metrics = os.path.join(scratch, "kernels.csv"), known_metrics(ncu)
         # By itself ncu holds the clocks at their base and empties the caches before each launch: no step meets that.
-        ended = run(outcomes, "kernels", ncu, "--profile-from-start", "off", "--clock-control", "none",
-                    "--cache-control", "none", "--metrics", ",".join(metrics), "--csv",
-                    "--print-units", "base", "--log-file", log, *step, limit=a.limit or 540, LC_ALL="C")
+        outcome, _ = run([ncu, "--profile-from-start", "off", "--clock-control", "none", "--cache-control", "none",
+                          "--metrics", ",".join(metrics), "--csv", "--print-units", "base", "--log-file", log, *step],
+                         limit, LC_ALL="C")
         text = ""
         if os.path.exists(log):
             with open(log) as file:
                 text = file.read()
-    why = list(dict.fromkeys(line for line in text.splitlines() if line.startswith("==ERROR==")))[:2]
-    if not ended:
-        outcomes["kernels"] = "; ".join([outcomes["kernels"], *why])
-        return
-    try:
-        found = kernels(text)
-    except (KeyError, ValueError) as error:  # the other stage runs all the same
-        outcomes["kernels"] = worker.reason(error)
-        return
-    if not found:  # it ends well where it may not read the counters, too
-        outcomes["kernels"] = "; ".join(["expected ncu to see kernels, got none", *why])
-        return
+    found = []
+    if outcome == "ok":
+        try:
+            found = kernels(text)
+            outcome = "ok" if found else "expected ncu to see kernels, got none"  # it may not read the counters
+        except (KeyError, ValueError) as error:
+            outcome = worker.reason(error)
+    if outcome != "ok":
+        why = dict.fromkeys(line for line in text.splitlines() if line.startswith("==ERROR=="))
+        return "; ".join([outcome, *list(why)[:2]]), {}
     show(found)
-    keep(a, folder, "kernels", {"metrics": metrics, "kernels": found})
+    return outcome, {"metrics": metrics, "kernels": found}
 
 
 def known_metrics(ncu: str) -> list[str]:
@@ -250,26 +216,7 @@ def known_metrics(ncu: str) -> list[str]:
     wanted = [TIME, *PERCENTS.values()]
     if TIME.split(".")[0] not in listed:
         return wanted
-    for name in wanted:
-        if name.split(".")[0] not in listed:
-            print(f"left out, as ncu has no such metric here: {name}", flush=True)
     return [name for name in wanted if name.split(".")[0] in listed]
-
-
-def our_failures(folder: str, works: list[str]) -> dict:
-    """run.py notes what fails and goes on, as it must with peers; here evenflow's calls count, and memory."""
-    failures = {}
-    for work in works:
-        with open(os.path.join(folder, work + ".json")) as file:
-            libraries = json.load(file)["libraries"]
-        for library, entry in libraries.items():
-            if not library.startswith("evenflow"):
-                continue
-            if entry.get("errors") or "median_ms" not in entry:
-                failures[f"{work}, {library}"] = str(entry.get("errors") or entry)
-            elif not all((entry.get("peak_mb") or {}).values()):
-                failures[f"{work}, {library}"] = f"expected memory in MB, got {entry['peak_mb']}"
-    return failures
 
 
 def kernels(text: str) -> list[dict]:
@@ -313,90 +260,69 @@ def show(found: list[dict]) -> None:
               + " ".join(f"{percent:>7}" for percent in percents) + f"  {entry['kernel'][:120]}")
 
 
-def train(a, folder: str) -> dict:
-    """Some minutes each of evenflow and torch, from the same start, each in a process that ends without the other."""
-    outcomes: dict = {}
-    data, tiny = os.path.abspath(a.data or ""), []  # stages run in the root of the repository, this perhaps elsewhere
-    if a.smoke:
-        data = os.path.join(folder, "noise.npz")
-        noise = np.random.default_rng(0).integers(0, 256, (2, 64, 16, 16, 3), np.uint8)
-        np.savez(data, train=noise[0], test=noise[1])
-        tiny = ["--device", "cpu", "--minutes", "0.02", "--steps", "1", "--hidden", "8", "--batch", "8",
-                "--lr", "1e-5"]  # more, and a flow learns these images by heart until it has no finite samples
-    minutes = ["--minutes", str(a.minutes)] if a.minutes else []
-    resume = ["--resume"] if a.resume else []
-    for library in (a.only,) if a.only else ("evenflow", "torch"):
-        run(outcomes, library, *script("gpu_training.py", library, data, "--out", folder, *tiny, *minutes, *resume))
-    return outcomes
-
-
-def keep(a, folder: str, name: str, result: dict) -> None:
-    """Writes a part of the results, and the summary of all."""
-    report.write(folder, name, {"machine": {**machine.describe(), "gpu": a.card}, "date": time.strftime("%Y-%m-%d"),
-                                **result})
-    report.merge(folder)
+def our_failures(folder: str, works: list[str]) -> dict:
+    """run.py notes what fails and goes on, as it must with peers; here evenflow's calls count, and memory."""
+    failures = {}
+    for work in works:
+        with open(os.path.join(folder, work + ".json")) as file:
+            libraries = json.load(file)["libraries"]
+        for library, entry in libraries.items():
+            if not library.startswith("evenflow"):
+                continue
+            if entry.get("errors") or "median_ms" not in entry:
+                failures[f"{work}, {library}"] = str(entry.get("errors") or entry)
+            elif not all((entry.get("peak_mb") or {}).values()):
+                failures[f"{work}, {library}"] = f"expected memory in MB, got {entry['peak_mb']}"
+    return failures
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     jobs = parser.add_subparsers(dest="job", required=True)
-    parsers = {}
-    for job in (check, speed, train):
-        parsers[job] = jobs.add_parser(job.__name__, description=job.__doc__)
-        parsers[job].set_defaults(call=job)
-        parsers[job].add_argument("--smoke", action="store_true",
-                                  help="does everything run? without a GPU; nothing is kept without --out")
-        parsers[job].add_argument("--out", metavar="FOLDER", help="otherwise results/gpu/<name of the card>")
-    for job in (check, speed):
-        parsers[job].add_argument("stages", nargs="*", metavar="STAGE",
-                                  help=f"of {', '.join(STAGES[job.__name__])}; otherwise all")
-    parsers[check].add_argument("--limit", type=float, default=540, metavar="SECONDS", help="for a stage")
-    for name in ("--works", "--libraries", "--calls"):
-        parsers[speed].add_argument(name, help="of run.py, with commas between")
-    parsers[speed].add_argument("--rounds", type=int, help="of run.py; otherwise 3")
-    parsers[speed].add_argument("--limit", type=float, metavar="SECONDS",
-                                help="of run.py for one timing, and for the kernels; otherwise 180 and 540")
-    parsers[train].add_argument("data", nargs="?", help="of gpu_training.py")
-    parsers[train].add_argument("--minutes", type=float, help="of gpu_training.py, for each of both")
-    parsers[train].add_argument("--only", choices=("evenflow", "torch"), help="one of both")
-    parsers[train].add_argument("--resume", action="store_true", help="from the checkpoints that are there")
+    for job, stages in STAGES.items():
+        sub = jobs.add_parser(job)
+        sub.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(stages)}; otherwise all")
+        sub.add_argument("--smoke", action="store_true", help="does everything run? without a GPU")
+        sub.add_argument("--out", metavar="FOLDER", help="otherwise results/<name of the card>")
+        sub.add_argument("--limit", type=float, metavar="SECONDS",
+                         help="for a stage, otherwise 540; of peers for one timing, otherwise 180")
+        if job == "speed":
+            for name in ("--works", "--libraries", "--calls"):
+                sub.add_argument(name, help="of run.py, with commas between")
+            sub.add_argument("--rounds", type=int, help="of run.py; otherwise 3")
     a = parser.parse_args()
-    if a.job in STAGES:
-        unknown = set(a.stages) - set(STAGES[a.job])
-        if unknown:
-            parser.error(f"unknown stages: {', '.join(sorted(unknown))}")
-        a.stages = a.stages or list(STAGES[a.job])
-    if a.job == "train" and not a.data and not a.smoke:
-        parser.error("train needs a file of images: gpu_training.py says which")
+    unknown = set(a.stages) - set(STAGES[a.job])
+    if unknown:
+        parser.error(f"unknown stages: {', '.join(sorted(unknown))}")
+    a.stages = a.stages or (["tests"] if a.smoke and a.job == "check" else list(STAGES[a.job]))
     return a
 
 
-def measure(a, folder: str) -> dict:
-    """The job's outcomes; its stages run elsewhere, and are told where the folder is."""
-    folder = os.path.abspath(folder)
-    os.makedirs(folder, exist_ok=True)
-    outcomes = a.call(a, folder)
-    said = report.merge(folder)
-    if a.job == "speed":
-        report.show_merged(said)
-    print(f"written: {folder}")
+def measure(a, card: str | None) -> dict[str, str]:
+    """Outcomes of all stages, each with a file of its own as soon as it has ended."""
+    outcomes = {}
+    for stage in a.stages:
+        outcomes[stage], found = {"check": check, "speed": speed}[a.job](a, stage)
+        report.write(a.out, f"{a.job}_{stage}", {
+            "machine": {**machine.describe(), "gpu": card}, "date": time.strftime("%Y-%m-%d"),
+            "outcome": outcomes[stage], **found})
     return outcomes
 
 
 def main():
     a = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the stage, too
-    if a.smoke:
-        a.card = None
-        with tempfile.TemporaryDirectory() as passing:
-            outcomes = measure(a, a.out or passing)
-    else:
+    card = None
+    if not a.smoke:
         try:
             ef.CouplingFlow(2, couplings=1, hidden=(2,), device="cuda")
         except ef.DeviceError as error:
             sys.exit(str(error))
-        a.card = machine.gpu_name()
-        outcomes = measure(a, a.out or os.path.join(HERE, "results", "gpu", re.sub(r"\W+", "_", a.card.lower())))
+        card = machine.gpu_name()
+    with tempfile.TemporaryDirectory() as passing:
+        usual = passing if a.smoke else os.path.join(HERE, "results", re.sub(r"\W+", "_", card.lower()))
+        a.out = os.path.abspath(a.out or usual)  # stages run in the root of the repository, this perhaps elsewhere
+        outcomes = measure(a, card)
     print(f"\n== {a.job}" + "".join(f"\n{stage}: {outcome}" for stage, outcome in outcomes.items()))
     sys.exit(any(outcome != "ok" for outcome in outcomes.values()))
 

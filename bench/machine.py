@@ -4,12 +4,12 @@ import os
 import platform
 import subprocess
 
+import native
 import numpy as np
+from worker import gpu_tells
 
 import evenflow as ef
-import native
 from evenflow import _core
-from worker import gpu_tells
 
 
 def describe() -> dict:
@@ -23,16 +23,15 @@ def describe() -> dict:
             "evenflow": ef.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
-def peak(threads: int, kind: str) -> float | None:
-    """GFLOP/s of multiply-adds in registers; None for bfloat16 without its instruction."""
-    return getattr(native.library(), f"{kind}_gflops")(threads) or None
-
-
 def peaks(threads: int) -> dict:
-    """GFLOP/s of multiply-adds, the best of three; GB/s of main memory; how busy the machine is."""
-    gflops = {kind: max((p for p in (peak(threads, kind) for _ in range(3)) if p), default=None)
+    """GFLOP/s of multiply-adds in registers, the best of three; GB/s of main memory; how busy the machine is.
+
+    bfloat16 is None without its instruction.
+    """
+    library = native.library()
+    gflops = {kind: max(getattr(library, f"{kind}_gflops")(threads) for _ in range(3)) or None
               for kind in ("float32", "bfloat16")}
-    gbs = {name: getattr(native.library(), name)(threads) for name in ("read_gbs", "triad_gbs", "update_gbs")}
+    gbs = {name: getattr(library, name)(threads) for name in ("read_gbs", "update_gbs")}
     return {**gflops, **gbs, "load_average": os.getloadavg()[0]}
 
 
@@ -55,15 +54,14 @@ def gpu_peaks() -> dict:
     n, found = 8192, {}
     for name in ("float32", "bfloat16"):
         x = torch.randn(n, n, device="cuda", dtype=getattr(torch, name))
-        found[name] = 2e-9 * n**3 / best_seconds(lambda: x @ x)
+        found[name] = 2e-9 * n**3 / best_seconds(lambda x=x: x @ x)
     busy = gpu_state()
     x = torch.randn(1 << 28, device="cuda")  # zeros take less power, and may be compressed
     to = torch.empty_like(x)
     moved = 2e-9 * x.numel() * x.element_size() / best_seconds(lambda: to.copy_(x))
-    del x, to
+    x = to = None
     torch.cuda.empty_cache()  # of which the libraries are to have all
-    return {**found, "read_gbs": moved, "triad_gbs": moved, "update_gbs": moved, "after_products": busy,
-            "load_average": os.getloadavg()[0]}
+    return {**found, "read_gbs": moved, "update_gbs": moved, "after_products": busy, "load_average": os.getloadavg()[0]}
 
 
 def gpu_state() -> dict[str, str] | None:
@@ -77,15 +75,9 @@ def gpu_state() -> dict[str, str] | None:
 
 
 def gpu_name() -> str:
-    """From nvidia-smi, or else torch, which may be a build without CUDA."""
     try:
         return gpu_tells("name")
     except (OSError, subprocess.CalledProcessError):
-        pass
-    try:
-        import torch
-        return torch.cuda.get_device_name()
-    except Exception:  # of several kinds, from torch's own to AssertionError
         return "unknown GPU"
 
 
@@ -99,9 +91,9 @@ def attainable(measured: list[dict], dtype: str) -> float | None:
 
 
 def peak_text(measured: list[dict]) -> str:
-    def spread(kind, digits=0):
+    """Least and most of each peak over the rounds."""
+    def spread(kind):
         values = [m[kind] for m in measured if m[kind]]
-        return " then ".join(f"{v:.{digits}f}" for v in values) if values else "none"
+        return f"{min(values):.4g} to {max(values):.4g}" if values else "none"
     return (f"peak float32 {spread('float32')}, bfloat16 {spread('bfloat16')} GFLOP/s; "
-            f"memory read {spread('read_gbs', 1)}, triad {spread('triad_gbs', 1)}, "
-            f"update {spread('update_gbs', 1)} GB/s")
+            f"memory read {spread('read_gbs')}, update {spread('update_gbs')} GB/s")

@@ -184,15 +184,6 @@ double read_gbs(int threads) {
   });
 }
 
-/// z = x + y / 2, without the read of z that its write may cause.
-double triad_gbs(int threads) {
-  return gbs(threads, 3, 3, [](int64_t n, Vector* x) {
-    const Vector* const y = x + n;
-    Vector* const z = x + 2 * n;
-    for (int64_t i = 0; i < n; ++i) z[i] = x[i] + 0.5f * y[i];
-  });
-}
-
 /// Three arrays are read and written, and a fourth is read, as in a step of an optimiser.
 double update_gbs(int threads) {
   return gbs(threads, 4, 7, [](int64_t n, Vector* x) {

@@ -38,7 +38,7 @@ def build() -> pathlib.Path:
 @functools.cache
 def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(build()))
-    for name in ("float32_gflops", "bfloat16_gflops", "read_gbs", "triad_gbs", "update_gbs"):
+    for name in ("float32_gflops", "bfloat16_gflops", "read_gbs", "update_gbs"):
         getattr(loaded, name).argtypes = [ctypes.c_int]
         getattr(loaded, name).restype = ctypes.c_double
     loaded.conv_seconds.argtypes = [ctypes.c_int] * 9 + [ctypes.c_double]

@@ -24,7 +24,7 @@ def build(library, model, sizes, threads, device):
         x = 256 * rng.random((batch, *flow.shape), dtype=np.float32)
     elif model == "real_nvp":
         flow = ef.CouplingFlow(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"],
-                          preprocess="none", **options)
+                               preprocess="none", **options)
         x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
     else:
         flow = ef.NICE(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"], **options)

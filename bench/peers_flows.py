@@ -2,11 +2,10 @@
 
 from importlib.metadata import version
 
-import torch
-from torch import nn
-
 import peers_torch
+import torch
 from peers_torch import LOG_2PI, glow_net, mlp
+from torch import nn
 
 
 def versions(library):

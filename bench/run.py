@@ -1,9 +1,9 @@
 """Measures evenflow beside its peers on this machine. README.md says how to install the peers.
 
 usage: python run.py [--rounds 9] [--quick | --smoke] [--works glow,table,...] [--libraries evenflow,...]
-                     [--calls step,...] [--jax-python PATH] [--threads 2] [--device cuda] [--wheel PATH] [--out FOLDER]
-A process for each library; in every round each call is timed in all of them, one after the other, so that what else
-the machine does meets all. The machine's peak is measured before and after each work.
+                     [--calls step,...] [--jax-python PATH] [--threads 2] [--device cuda] [--out FOLDER]
+Every library has a process of its own. In every round each call is timed in all of them, one after the other, so that
+whatever else the machine does slows all of them. The machine's peak is measured in every round, too.
 """
 
 import argparse
@@ -22,19 +22,18 @@ from collections.abc import Iterator
 
 import machine
 import report
-import singles
 import worker
+from singles import SINGLES
 from works import ALL_WORKS, WORKS, WORKS_ON_GPUS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SINGLES = ("import", "scaling", "kernels")
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="short timings, no autocast; written with --out")
-    parser.add_argument("--smoke", action="store_true", help="tiny models, to see that all runs; written with --out")
+    parser.add_argument("--quick", action="store_true", help="short timings, no autocast")
+    parser.add_argument("--smoke", action="store_true", help="tiny models, to see that all runs")
     parser.add_argument("--works", help="these alone, with commas between")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--libraries", help="these alone")
@@ -44,9 +43,7 @@ def arguments():
     parser.add_argument("--jax-python", default=sys.executable, help="has jax and flowjax")
     parser.add_argument("--limit", type=float, default=900, metavar="SECONDS",
                         help="for one timing, with what is compiled for it")
-    parser.add_argument("--wheel", help="report its size with the import times")
-    parser.add_argument("--out", help="folder for one JSON file a work")
-    parser.add_argument("--summary", action="store_true", help="all results in that folder as one file, too")
+    parser.add_argument("--out", help="folder for one JSON file a work; nothing is written without it")
     a = parser.parse_args()
     usual = WORKS_ON_GPUS if a.device == "cuda" else [*WORKS, *SINGLES]
     a.works = a.works.split(",") if a.works else list(usual)
@@ -60,8 +57,6 @@ def arguments():
         if not shutil.which(python):
             parser.error(f"no interpreter at {python}")
     a.seconds = 0.05 if a.smoke else 0.3 if a.quick else 2.0
-    if not (a.out or a.quick or a.smoke):
-        a.out = os.path.join(HERE, "results")
     return a
 
 
@@ -69,35 +64,17 @@ def calls_of(a, work: str) -> list[str]:
     return [call for call in ALL_WORKS[work].calls if not a.calls or call in a.calls.split(",")]
 
 
-def command(a, work: str, library: str, threads: int, *extra: str) -> list[str]:
-    python = a.jax_python if library in ("jax", "flowjax") else a.python
-    return [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device", a.device,
-            "--seconds", str(a.seconds), *(["--smoke"] if a.smoke else []), *extra]
-
-
-def run_once(a, work: str, library: str, threads: int, extra: list[str]) -> dict:
-    """All calls in a process of their own."""
-    done = subprocess.run(command(a, work, library, threads, *extra), capture_output=True, text=True)
-    last = done.stdout.strip().split("\n")[-1]
-    if not last.startswith("{"):  # with it, the status says no more than its errors
-        return {"threads": threads, "error": died(done.returncode, done.stderr)}
-    return {"threads": threads, **json.loads(last)}
-
-
-def died(status: int, stderr: str) -> str:
-    last = (stderr.strip() or "nothing on standard error").split("\n")[-1]
-    return f"exit status {status}: {last}"[:200]
-
-
 class Worker:
     """A process that times calls when asked to."""
 
     def __init__(self, a, work: str, library: str, threads: int):
-        self.library, self.threads, self.seconds, self._limit = library, threads, a.seconds, a.limit
+        self.threads, self.seconds, self._limit = threads, a.seconds, a.limit
+        python = a.jax_python if library in ("jax", "flowjax") else a.python
+        command = [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device",
+                   a.device, *(["--smoke"] if a.smoke else []), "--turns"]
         self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(command(a, work, library, threads, "--turns"), stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=self._errors, text=True,
-                                         start_new_session=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                                         text=True, start_new_session=True)
         self._gave_up = False
         self.head = self._answer()
         self._timings: dict[str, dict] = {}
@@ -125,7 +102,8 @@ class Worker:
         if self._gave_up:
             return {"error": f"expected an answer within {self._limit:g} s, got none"}
         self._errors.seek(0)
-        return {"error": died(status, self._errors.read())}
+        last = (self._errors.read().strip() or "nothing on standard error").split("\n")[-1]
+        return {"error": f"exit status {status}: {last}"[:200]}
 
     def _give_up(self) -> None:
         self._gave_up = True
@@ -133,9 +111,7 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)  # what it started holds its output, too
 
     def time(self, call: str) -> None:
-        if call not in self.head.get("calls", ()):
-            return
-        if "error" in self._timings.get(call, {}):  # it won't work now either
+        if call not in self.head.get("calls", ()) or "error" in self._timings.get(call, {}):  # it won't work now either
             return
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{call} {self.seconds}\n")
@@ -148,22 +124,32 @@ class Worker:
         return {"threads": self.threads, **result}
 
 
-def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
-    """Results of all workers, round by round: after each round, those so far.
+def peaks(a) -> list[dict]:
+    """None, and then no percents of it, without a static library of evenflow, or on a GPU that torch can't use."""
+    try:
+        return [machine.gpu_peaks() if a.device == "cuda" else machine.peaks(a.threads)]
+    except Exception as error:  # of many kinds
+        print(f"no peak of the machine: {worker.reason(error)}", file=sys.stderr)
+        return []
+
+
+def run_rounds(a, name: str, makers: list) -> Iterator[tuple[list[dict], list[list[dict]]]]:
+    """Peaks, and results of all workers, round by round: after each round, those so far.
 
     On a GPU one worker at a time is there, since each keeps its memory, and results come after each of its calls.
     """
-    calls, rounds = calls_of(a, name), []
+    calls, measured, rounds = calls_of(a, name), [], []
     with contextlib.ExitStack() as stack:
         kept = [] if a.device == "cuda" else [stack.enter_context(make()) for make in makers]
         for i in range(a.rounds):
             begun = time.perf_counter()
+            measured += peaks(a)
             if kept:
                 for call in calls:
                     for k in range(len(kept)):
                         kept[(i + k) % len(kept)].time(call)  # nobody is always first
                 rounds.append([w.result() for w in kept])
-                yield rounds
+                yield measured, rounds
             else:
                 rounds.append([{"error": "not measured yet"}] * len(makers))
                 for k, make in enumerate(makers):  # evenflow first: peers compile for minutes
@@ -172,19 +158,8 @@ def run_rounds(a, name: str, makers: list) -> Iterator[list[list[dict]]]:
                         for call in calls:
                             only.time(call)
                             rounds[-1][k] = only.result()
-                            yield rounds
+                            yield measured, rounds
             print(f"  {name}, round {i + 1}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-
-
-def peaks(a) -> list[dict]:
-    """None, and then no percents of it, on a GPU that torch can't use."""
-    if a.device == "cpu":
-        return [machine.peaks(a.threads)]
-    try:
-        return [machine.gpu_peaks()]
-    except Exception as error:  # of many kinds
-        print(f"no peak of the GPU, which torch measures: {worker.reason(error)}", file=sys.stderr)
-        return []
 
 
 def result_of(name: str, rounds: list[dict], measured: list[dict]) -> dict:
@@ -198,55 +173,40 @@ def result_of(name: str, rounds: list[dict], measured: list[dict]) -> dict:
 
 def run_work(a, name: str, keep) -> dict:
     """keep(result so far): whatever stops this may come at any time."""
-    work, rounds = ALL_WORKS[name], [{}]
+    work = ALL_WORKS[name]
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
     pairs = [(library, threads) for library in libraries for threads in
              ((1, a.threads) if work.best_of_threads and not library.startswith("evenflow") and a.threads > 1
               else (a.threads,))]
-    measured = peaks(a)
-    makers = [functools.partial(Worker, a, name, *pair) for pair in pairs]
-    for so_far in run_rounds(a, name, makers):
+    result, measured = result_of(name, [{}], []), []
+    for measured, so_far in run_rounds(a, name, [functools.partial(Worker, a, name, *pair) for pair in pairs]):
         rounds = [{library: report.best_of([r for r, pair in zip(results, pairs) if pair[0] == library])
                    for library in libraries} for results in so_far]
-        keep(result_of(name, rounds, measured))
-    measured += peaks(a)
-    result = result_of(name, rounds, measured)
-    print(machine.peak_text(measured))
+        result = result_of(name, rounds, measured)
+        keep(result)
+    if measured:
+        print(machine.peak_text(measured))
     report.show(result["ratios_to"], result["libraries"], calls_of(a, name))
     return result
 
 
-def write(a, name: str, head: dict, result: dict) -> None:
-    if a.out:
-        report.write(a.out, name, {**head, **result})
-        if a.summary:
-            report.merge(a.out)
-
-
 def main():
     a = arguments()
-    fewer = argparse.Namespace(**{**vars(a), "rounds": max(1, a.rounds // 3)})  # of what has no peers beside it
     for name in a.works:
         title = ALL_WORKS[name].title if name in ALL_WORKS else name
         note = "; smoke test with tiny sizes" if a.smoke else ""
-        print(f"\n== {title}; {a.threads} threads, {a.rounds} rounds{note}", flush=True)
+        print(f"\n== {name}: {title}; {a.threads} threads, {a.rounds} rounds{note}", flush=True)
         head = {"work": name, "title": title, "threads": a.threads, "machine": machine.describe(),
                 "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), "date": time.strftime("%Y-%m-%d")}
         if a.device == "cuda":
             head["machine"]["gpu"] = machine.gpu_name()
-        keep = functools.partial(write, a, name, head)
-        if name == "import":
-            result = singles.import_time(a)
-        elif name == "scaling":
-            result = singles.scaling(fewer, lambda *args: run_once(a, *args))
-        elif name == "kernels":
-            result = singles.kernels(fewer)
-        else:
-            result = run_work(a, name, keep)
-        keep(result)
-        if a.out:
-            print(f"written: {os.path.join(a.out, name)}.json", flush=True)
+
+        def keep(result, name=name, head=head):
+            if a.out:
+                report.write(a.out, name, {**head, **result})
+
+        keep(SINGLES[name](a) if name in SINGLES else run_work(a, name, keep))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Times one work in one library, in this process; prints one line of JSON. `run.py` starts it.
+"""Times one work in one library, in this process, and prints lines of JSON. `run.py` starts it.
 
 usage: python worker.py WORK LIBRARY [--threads 2 --device cuda --seconds 2 --smoke --set width=128 batch=8
                                       --calls step | --turns | --profile]
-With --turns, a line `CALL SECONDS` on standard input asks for one timing, which is printed as another line; without,
-the exit status is 1 if there is no model, or a call failed. With --profile nothing is timed: see Work.profile.
+With --turns, a line `CALL SECONDS` on standard input asks for one timing, which is printed as another line. Without it,
+every call is timed, and the exit status is 1 if there is no model or a call failed. With --profile nothing is timed:
+see Work.profile.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -23,7 +25,7 @@ MODULES = {"ours": ("evenflow", "evenflow-high", "evenflow-bf16"),
            "peers_torch": tuple(f"torch{compiled}{graph}{autocast}" for compiled in ("", "-compile")
                                 for graph in ("", "-graph") for autocast in ("", "-autocast")),
            "peers_flows": ("normflows", "normflows-autocast", "nflows", "zuko", "FrEIA"),
-           "peers_jax": ("jax", "flowjax"), "limits": ("peak", "peak-bf16", "products")}
+           "peers_jax": ("jax", "flowjax")}
 MODULE_OF = {library: module for module, libraries in MODULES.items() for library in libraries}
 LEAST_CALLS = 3
 
@@ -38,48 +40,46 @@ def median_ms(call, seconds: float) -> float:
     return 1e3 * statistics.median(times)
 
 
-def peak_mb() -> float:
-    """Largest resident memory so far. Not getrusage's, which starts at the parent's."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith("VmHWM:"))
-
-
 def gpu_tells(what: str) -> str:
-    """A property of the card, from nvidia-smi. OSError or CalledProcessError where there is no answer."""
+    """Properties of the card, from nvidia-smi. OSError or CalledProcessError where there is no answer."""
     card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     done = subprocess.run(["nvidia-smi", "-i", card, f"--query-gpu={what}", "--format=csv,noheader,nounits"],
                           check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
-def gpu_mb() -> float:
-    """Memory that is taken of the GPU. Of the card: a container's driver does not know its processes."""
-    return 1.048576 * float(gpu_tells("memory.used"))
+def gpu_mb() -> float | None:
+    """Memory that is taken of the whole card: a container's driver does not know its processes. None: not told."""
+    try:
+        return 1.048576 * float(gpu_tells("memory.used"))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(f"expected memory of the GPU from nvidia-smi, got: {error}", file=sys.stderr)
+        return None
 
 
 class Memory:
-    """Megabytes that this process has taken so far; all libraries here keep what they have freed on a GPU.
+    """Megabytes that this process takes at most, beyond what it held when this was made.
 
-    There they count from the process' start, with CUDA's context, and nobody else may use the card.
+    On a GPU all libraries here keep what they have freed, so what is taken now is the most so far; CUDA's context
+    counts, and nobody else may use the card.
     """
 
     def __init__(self, device: str):
-        self._on_gpu, self._before = device == "cuda", 0.0
+        self._on_gpu = device == "cuda"
         if self._on_gpu:
-            self._before = self._read() or 0.0
+            self._before = gpu_mb() or 0.0
+        else:
+            with open("/proc/self/statm") as file:
+                self._before = 1e-6 * resource.getpagesize() * int(file.read().split()[1])
 
     def taken(self) -> float | None:
         """None where the machine does not tell."""
-        now = self._read() if self._on_gpu else peak_mb()
-        return None if now is None else now - self._before
-
-    @staticmethod
-    def _read() -> float | None:
-        try:
-            return gpu_mb()
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            print(f"expected memory of the GPU from nvidia-smi, got: {error}", file=sys.stderr)
-            return None
+        if self._on_gpu:
+            now = gpu_mb()
+            return None if now is None else now - self._before
+        with open("/proc/self/status") as file:  # not getrusage's, which starts at the parent's
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+        return 1.024e-3 * peak - self._before
 
 
 def tell_profiler(what: str) -> None:
@@ -98,14 +98,13 @@ class Work:
     """A model in one library, and calls of it by name."""
 
     def __init__(self, a):
-        self.memory, self._on_gpu = Memory(a.device), a.device == "cuda"
         work = ALL_WORKS[a.work]
         changes = {name: int(value) for name, value in (item.split("=") for item in a.set)}
         sizes = {**work.sizes, **(work.smoke if a.smoke else {}), **changes}
         if MODULE_OF[a.library] == "peers_jax":  # it takes a thread for every core that it may use
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])
         module = importlib.import_module(MODULE_OF[a.library])
-        self.own_ms = getattr(module, "own_ms", None)  # where no model runs
+        self.memory, self._on_gpu = Memory(a.device), a.device == "cuda"
         calls = module.build(a.library, work.model, sizes, a.threads, a.device)
         self.calls = {name: calls[name] for name in a.calls or work.calls if name in calls}
         self.head = {"sizes": sizes, "versions": module.versions(a.library), "calls": list(self.calls)}
@@ -120,12 +119,10 @@ class Work:
             for _ in range(1 if name in self.warm else 2):  # compiles, allocates; fills the caches again
                 call()
             self.warm.add(name)
-            found = {"ms": (self.own_ms or median_ms)(call, seconds)}
+            found = {"ms": median_ms(call, seconds)}
         except Exception as error:  # the other calls may work
             return {"error": reason(error)}
-        if self.own_ms or not name.startswith("step"):
-            return found
-        return {**found, "peak_mb": self.memory.taken()}
+        return {**found, "peak_mb": self.memory.taken()} if name.startswith("step") else found
 
     def profile(self) -> None:
         """Every call once where a profiler looks, as ncu --profile-from-start off does; on the CPU none looks."""
@@ -151,10 +148,9 @@ def opened(a) -> tuple[Work | None, dict]:
 
 def collected(head: dict, timings: dict[str, dict]) -> dict:
     """What a library's timings of one round come to."""
-    peaks = {call: t["peak_mb"] for call, t in timings.items() if "peak_mb" in t}
-    return {**head, "ms": {call: t["ms"] for call, t in timings.items() if "ms" in t},
-            "errors": {call: t["error"] for call, t in timings.items() if "error" in t},
-            **({"peak_mb": peaks} if peaks else {})}
+    def of_calls(key):
+        return {call: timing[key] for call, timing in timings.items() if key in timing}
+    return {**head, "ms": of_calls("ms"), "errors": of_calls("error"), "peak_mb": of_calls("peak_mb")}
 
 
 def end_with_parent() -> None:
@@ -179,19 +175,18 @@ def main():
     if a.turns:
         end_with_parent()
     work, head = opened(a)
-    if a.profile and work:
-        work.profile()
-        print(json.dumps(head))
+    if a.turns:
+        print(json.dumps(head), flush=True)
+        for line in sys.stdin:
+            call, seconds = line.split()
+            print(json.dumps(work.time(call, float(seconds))), flush=True)
         return
-    if not a.turns:
-        timings = {call: work.time(call, a.seconds) for call in work.calls} if work else None
-        result = head if timings is None else collected(head, timings)
-        print(json.dumps(result))
-        sys.exit(1 if work is None or result["errors"] else 0)
-    print(json.dumps(head), flush=True)
-    for line in sys.stdin:
-        call, seconds = line.split()
-        print(json.dumps(work.time(call, float(seconds))), flush=True)
+    if work and a.profile:
+        work.profile()
+    elif work:
+        head = collected(head, {call: work.time(call, a.seconds) for call in work.calls})
+    print(json.dumps(head))
+    sys.exit(1 if work is None or head.get("errors") else 0)
 
 
 if __name__ == "__main__":

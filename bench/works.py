@@ -18,38 +18,45 @@ class Work:
     libraries: tuple[str, ...]
     calls: tuple[str, ...] = ("step", "log_prob", "sample")
     slow: tuple[str, ...] = ()
-    """Libraries that --quick leaves out."""
+    """Libraries that --quick and --smoke leave out."""
     best_of_threads: bool = False
     """Peers also run on one thread, and the better counts: on small batches a second one may cost time."""
 
 
-GLOW = dict(size=32, levels=3, steps=8, width=512, batch=16)
 SMALL_GLOW = dict(size=16, levels=2, steps=2, width=32, batch=4)
-GLOW_PEERS = ("torch", "torch-compile", "normflows", "nflows", "FrEIA")
-LIMITS = ("peak", "products")
-"""Of the machine, in turns with the libraries: see limits.py."""
 
+
+def glow(libraries: tuple[str, ...], calls: tuple[str, ...] = ("step", "log_prob", "sample"), *, size: int = 32,
+         levels: int = 3, steps: int = 8, width: int = 512, batch: int = 16, slow: tuple[str, ...] = ()) -> Work:
+    title = f"Glow {size}x{size}x3, L={levels}, K={steps}, width {width}, batch {batch}"
+    return Work(title, "glow", dict(size=size, levels=levels, steps=steps, width=width, batch=batch), SMALL_GLOW,
+                libraries, calls, slow)
+
+
+def table(dims: int, hidden: tuple[int, ...], batch: int, libraries: tuple[str, ...],
+          calls: tuple[str, ...] = ("step", "log_prob", "sample"), best_of_threads: bool = False) -> Work:
+    title = f"Real NVP, D={dims}, 8 couplings x {hidden}, batch {batch}"
+    return Work(title, "real_nvp", dict(dims=dims, couplings=8, hidden=hidden, batch=batch),
+                dict(dims=min(dims, 8), couplings=2, hidden=(8, 8), batch=16), libraries, calls,
+                best_of_threads=best_of_threads)
+
+
+DEPTHS = (4, 8, 16, 32)
+AUTOCAST = ("torch-autocast", "torch-compile-autocast")
+GLOW_PEERS = ("torch", "torch-compile", "normflows", "nflows", "FrEIA")
 WORKS = {
-    "glow": Work("Glow 32x32x3, L=3, K=8, width 512, batch 16", "glow", GLOW, SMALL_GLOW,
-                 ("evenflow", *GLOW_PEERS, *LIMITS), ("step", "step_rebuilding", "log_prob", "sample")),
-    "glow_bf16": Work("Glow as above, bfloat16 inside the coupling nets", "glow", GLOW, SMALL_GLOW,
-                      ("evenflow-bf16", "evenflow", *GLOW_PEERS, "torch-autocast", "torch-compile-autocast",
-                       "peak-bf16", *LIMITS),
-                      slow=("torch-autocast", "torch-compile-autocast")),
-    "table": Work("Real NVP, D=2, 8 couplings x (64, 64), batch 256", "real_nvp",
-                  dict(dims=2, couplings=8, hidden=(64, 64), batch=256),
-                  dict(couplings=2, hidden=(8, 8), batch=16),
-                  ("evenflow", "jax", "flowjax", "torch", "torch-compile", "normflows", "nflows", "zuko",
-                   "FrEIA"),
-                  ("step", "log_prob", "sample", "sample_100000", "log_prob_1"), best_of_threads=True),
-    "table_wide": Work("Real NVP, D=64, 8 couplings x (512, 512), batch 1024", "real_nvp",
-                       dict(dims=64, couplings=8, hidden=(512, 512), batch=1024),
-                       dict(dims=8, couplings=2, hidden=(16, 16), batch=32),
-                       ("evenflow", "evenflow-bf16", "torch", "torch-compile", "jax", "peak-bf16", *LIMITS)),
+    "glow": glow(("evenflow", *GLOW_PEERS), ("step", "step_rebuilding", "log_prob", "sample")),
+    "glow_bf16": glow(("evenflow-bf16", "evenflow", *GLOW_PEERS, *AUTOCAST), slow=AUTOCAST),
+    "table": table(2, (64, 64), 256, ("evenflow", "jax", "flowjax", "torch", "torch-compile", "normflows", "nflows",
+                                      "zuko", "FrEIA"),
+                   ("step", "log_prob", "sample", "sample_100000", "log_prob_1"), best_of_threads=True),
+    "table_wide": table(64, (512, 512), 1024, ("evenflow", "evenflow-bf16", "torch", "torch-compile", "jax")),
     "nice": Work("NICE, 784 dimensions, 4 couplings x 5 layers of 1000, batch 200", "nice",
                  dict(dims=784, couplings=4, hidden=(1000,) * 5, batch=200),
                  dict(dims=16, couplings=2, hidden=(16, 16), batch=8),
-                 ("evenflow", "torch", "torch-compile", "jax", *LIMITS)),
+                 ("evenflow", "torch", "torch-compile", "jax")),
+    **{f"glow_depth_{k}": glow(("evenflow",), ("step_rebuilding", "step"), steps=k, width=128, batch=64)
+       for k in DEPTHS},
 }
 
 OURS_ON_GPUS = ("evenflow", "evenflow-high")
@@ -57,29 +64,14 @@ OURS_ON_GPUS = ("evenflow", "evenflow-high")
 GPU_PEERS = ("torch", "torch-autocast", "torch-graph", "torch-graph-autocast", "normflows", "normflows-autocast",
              "torch-compile", "torch-compile-autocast", "torch-compile-graph", "torch-compile-graph-autocast")
 """The compiled ones last: they take minutes, and what was measured before is kept."""
-
-
-def _gpu_glow(size: int, levels: int, batch: int) -> Work:
-    return Work(f"Glow {size}x{size}x3, L={levels}, K=32, width 512, batch {batch}", "glow",
-                dict(size=size, levels=levels, steps=32, width=512, batch=batch), SMALL_GLOW,
-                ("evenflow-bf16", *OURS_ON_GPUS, *GPU_PEERS), ("step", "log_prob", "sample"))
-
-
+GPU_GLOWS = ("evenflow-bf16", *OURS_ON_GPUS, *GPU_PEERS)
 WORKS_ON_GPUS = {
-    "gpu_table": Work("Real NVP, D=2, 8 couplings x (64, 64), batch 256", "real_nvp",
-                      dict(dims=2, couplings=8, hidden=(64, 64), batch=256),
-                      dict(couplings=2, hidden=(8, 8), batch=16), (*OURS_ON_GPUS, *GPU_PEERS),
-                      ("step", "log_prob", "sample_1000000")),
-    "gpu_table_64": Work("Real NVP, D=64, 8 couplings x (128, 128), batch 256", "real_nvp",
-                         dict(dims=64, couplings=8, hidden=(128, 128), batch=256),
-                         dict(dims=8, couplings=2, hidden=(8, 8), batch=16), (*OURS_ON_GPUS, *GPU_PEERS),
-                         ("step", "log_prob", "log_prob_1")),
-    **{f"gpu_glow_{n}": _gpu_glow(32, 3, n) for n in (16, 64, 256, 512)},
-    **{f"gpu_glow256_{n}": _gpu_glow(256, 6, n) for n in (4, 16, 64)},
-    **{f"gpu_glow_depth_{k}": Work(f"Glow 32x32x3, L=3, K={k}, width 512, batch 64", "glow",
-                                   dict(size=32, levels=3, steps=k, width=512, batch=64), SMALL_GLOW,
-                                   ("evenflow", "torch"), ("step_rebuilding", "step"))
-       for k in (4, 8, 16, 32)},
+    "gpu_table": table(2, (64, 64), 256, (*OURS_ON_GPUS, *GPU_PEERS), ("step", "log_prob", "sample_1000000")),
+    "gpu_table_64": table(64, (128, 128), 256, (*OURS_ON_GPUS, *GPU_PEERS), ("step", "log_prob", "log_prob_1")),
+    **{f"gpu_glow_{n}": glow(GPU_GLOWS, steps=32, batch=n) for n in (16, 64, 256, 512)},
+    **{f"gpu_glow256_{n}": glow(GPU_GLOWS, size=256, levels=6, steps=32, batch=n) for n in (4, 16, 64)},
+    **{f"gpu_glow_depth_{k}": glow(("evenflow", "torch"), ("step_rebuilding", "step"), steps=k, batch=64)
+       for k in DEPTHS},
 }
 """--device cuda runs these: tables first, which take the least time, then batches until peers run out of memory."""
 ALL_WORKS = {**WORKS, **WORKS_ON_GPUS}
@@ -94,52 +86,31 @@ CANNOT = {
 }
 """Where a library can't express our model, and what it has instead."""
 
-SCALING = ([dict(batch=n) for n in (4, 8, 16, 32)] + [dict(width=n) for n in (64, 128, 256, 512)]
-           + [dict(steps=n) for n in (4, 8, 16)] + [dict(size=n) for n in (16, 32, 64)] + [dict(threads=1)])
-"""Changes to GLOW, one at a time."""
-
-
-def convolutions(sizes: dict[str, Any]) -> list[tuple[int, int, int, int]]:
-    """(pixels, cin, cout, kernel) of every product in one pass of a Glow, couplings, 1x1 and split priors."""
-    found = []
-    side, channels = sizes["size"], 3
-    for level in range(sizes["levels"]):
-        side, channels = side // 2, 4 * channels
-        pixels, width = sizes["batch"] * side * side, sizes["width"]
-        found += sizes["steps"] * [(pixels, channels, channels, 1), (pixels, channels // 2, width, 3),
-                                   (pixels, width, width, 1), (pixels, width, channels, 3)]
-        if level + 1 < sizes["levels"]:
-            channels //= 2
-            found.append((pixels, channels, 2 * channels, 3))
-    return found
-
-
-def dense(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """(rows, in, out) of every product in one pass of a table's model."""
-    found = []
-    for i in range(sizes["couplings"]):
-        large, small = (sizes["dims"] + 1) // 2, sizes["dims"] // 2
-        passed, changed = (large, small) if i % 2 == 0 else (small, large)
-        widths = [passed, *sizes["hidden"], changed * (1 if model == "nice" else 2)]
-        found += [(sizes["batch"], a, b) for a, b in zip(widths, widths[1:])]
-    return found
-
 
 def products(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int, int, int, int, bool]]:
-    """(n, h, w, cin, cout, kernel, edge) of every product in one pass, as `conv_seconds` takes them."""
-    if model != "glow":
-        return [(rows, 1, 1, a, b, 1, False) for rows, a, b in dense(model, sizes)]
-    found = []
-    for pixels, cin, cout, kernel in convolutions(sizes):
-        side = round((pixels / sizes["batch"]) ** 0.5)
-        found.append((sizes["batch"], side, side, cin, cout, kernel, kernel == 3))
+    """(n, h, w, cin, cout, kernel, edge) of every product in one pass: of nets, 1x1 convolutions, split priors."""
+    batch, found = sizes["batch"], []
+    if model == "glow":
+        side, channels, width = sizes["size"], 3, sizes["width"]
+        for level in range(sizes["levels"]):
+            side, channels = side // 2, 4 * channels
+            image = (batch, side, side)
+            found += sizes["steps"] * [(*image, channels, channels, 1, False), (*image, channels // 2, width, 3, True),
+                                       (*image, width, width, 1, False), (*image, width, channels, 3, True)]
+            if level + 1 < sizes["levels"]:
+                channels //= 2
+                found.append((*image, channels, 2 * channels, 3, True))
+        return found
+    for i in range(sizes["couplings"]):
+        halves = (sizes["dims"] + 1) // 2, sizes["dims"] // 2
+        passed, changed = halves if i % 2 == 0 else halves[::-1]
+        widths = [passed, *sizes["hidden"], changed * (1 if model == "nice" else 2)]
+        found += [(batch, 1, 1, a, b, 1, False) for a, b in zip(widths, widths[1:])]
     return found
 
 
 def operations(model: str, sizes: dict[str, Any]) -> dict[str, float]:
     """Operations of the products in each call, two a multiply-add: a step has three passes, log_prob one."""
-    if model == "glow":
-        forward = 2 * sum(pixels * kernel**2 * a * b for pixels, a, b, kernel in convolutions(sizes))
-    else:
-        forward = 2 * sum(rows * a * b for rows, a, b in dense(model, sizes))
+    forward = 2 * sum(n * h * w * cin * cout * kernel**2 for n, h, w, cin, cout, kernel, _ in
+                      products(model, sizes))
     return {"step": 3 * forward, "log_prob": forward, "sample": forward}
