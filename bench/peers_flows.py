@@ -69,8 +69,9 @@ def nflows_glow(s):
 
 
 def nflows_table(s):
-    from nflows import distributions, flows, utils
+    from nflows import distributions, flows
     from nflows import transforms as T
+    from nflows import utils
     couplings = [T.AffineCouplingTransform(utils.create_alternating_binary_mask(s["dims"], even=i % 2 == 0),
                                            lambda i, o: WithContext(mlp(i, o, s["hidden"])))
                  for i in range(s["couplings"])]

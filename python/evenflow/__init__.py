@@ -11,24 +11,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from evenflow import (
-    _openmp,  # first: it decides how the core is loaded  # noqa: F401, I001
-    errors,
-)
+from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401
+from evenflow import errors
 from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__
 from evenflow.arrays import to_uint8
-from evenflow.errors import (
-    ConfigError,
-    DataWarning,
-    DeviceError,
-    Error,
-    IoError,
-    MissingExtra,
-    NumericError,
-    RanksError,
-    ShapeError,
-)
+from evenflow.errors import (ConfigError, DataWarning, DeviceError, Error, IoError, MissingExtra, NumericError,
+                             RanksError, ShapeError)
 from evenflow.flow import Flow
 from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_precision
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm

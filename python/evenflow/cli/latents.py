@@ -8,20 +8,8 @@ from typing import Any
 import numpy as np
 
 from evenflow import latent
-from evenflow.cli.common import (
-    chosen_rows,
-    class_number,
-    command,
-    examples,
-    given_arguments,
-    given_context,
-    given_label,
-    model_and_data,
-    model_argument,
-    report,
-    rows_arguments,
-    table_arguments,
-)
+from evenflow.cli.common import (chosen_rows, class_number, command, examples, given_arguments, given_context,
+                                 given_label, model_and_data, model_argument, report, rows_arguments, table_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import decode_rows, encode_rows, write_data

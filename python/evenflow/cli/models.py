@@ -10,17 +10,8 @@ from typing import Any
 import numpy as np
 
 from evenflow import _core
-from evenflow.cli.common import (
-    command,
-    given_arguments,
-    given_context,
-    given_label,
-    model_and_data,
-    model_argument,
-    quality,
-    report,
-    table_arguments,
-)
+from evenflow.cli.common import (command, given_arguments, given_context, given_label, model_and_data, model_argument,
+                                 quality, report, table_arguments)
 from evenflow.data import Dataset
 from evenflow.errors import ConfigError
 from evenflow.export import write_samples
