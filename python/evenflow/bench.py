@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from evenflow import arrays, optim
+from evenflow import checks, optim
 from evenflow.density import check_flow
 from evenflow.flow import Flow
 
@@ -21,8 +21,8 @@ def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, *, label: Any = Non
     all rows, default the mean that `init` found.
     """
     check_flow("bench", flow)
-    batch = arrays.whole("bench", "batch", batch, low=1)
-    seconds = arrays.number("bench", "seconds", seconds, 0.0)
+    batch = checks.whole("bench", "batch", batch, low=1)
+    seconds = checks.number("bench", "seconds", seconds, 0.0)
     label = 0 if flow.classes and label is None else label
     if flow.context and context is None:
         context = flow.named_parameters()["context.mean"].copy()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import checks
 from evenflow.errors import ConfigError, NumericError
 
 Pairs = Sequence[Sequence[float | None]]
@@ -27,7 +27,7 @@ def checked(where: str, bounds: Any, columns: int) -> list[list[float | None]] |
         raise TypeError(f"[{where}] expected a pair (low, high) or None for every column as bounds, got {bounds!r}")
     if len(bounds) != columns:
         raise ConfigError(f"[{where}] expected bounds for each of {columns} columns, got {len(bounds)}")
-    pairs = [[None if end is None else arrays.number(where, f"the bounds of column {c} (None: open)", end, -math.inf)
+    pairs = [[None if end is None else checks.number(where, f"the bounds of column {c} (None: open)", end, -math.inf)
               for end in ((None, None) if pair is None else pair)] for c, pair in enumerate(bounds)]
     return pairs if any(end is not None for pair in pairs for end in pair) else None
 

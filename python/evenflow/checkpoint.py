@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays
+from evenflow import _core, checks
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 
@@ -31,7 +31,7 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
     tensors = {name: values[offset:offset + size].reshape(shape) for name, shape, _, offset, size in flow.entries()}
     expect_finite("save", tensors)
     if not hasattr(path, "write"):
-        _core.write_safetensors(os.fsencode(arrays.file_name("save", path)), tensors, metadata)
+        _core.write_safetensors(os.fsencode(checks.file_name("save", path)), tensors, metadata)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.safetensors")
@@ -48,7 +48,7 @@ def as_file(source: Any) -> Iterator[str]:
         if not isinstance(source, bytes):
             raise TypeError(f"[load] expected a file opened to read bytes, got one of {type(source).__name__}")
     if not isinstance(source, (bytes, bytearray, memoryview)):
-        yield arrays.file_name("load", source)
+        yield checks.file_name("load", source)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.safetensors")

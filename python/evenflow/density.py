@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import _core, arrays
+from evenflow import _core, arrays, checks
 from evenflow._core import DeviceArray
 from evenflow.arrays import Batch
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
@@ -221,7 +221,7 @@ class Density:
         """
         own = self.named_parameters()
         state = dict(state)
-        calls = arrays.whole("load_state_dict", CALLS, np.asarray(state.pop(CALLS, 0))[()], low=0)
+        calls = checks.whole("load_state_dict", CALLS, np.asarray(state.pop(CALLS, 0))[()], low=0)
         if own.keys() != state.keys():
             wrong = sorted(own.keys() ^ state.keys())
             raise ShapeError(f"[load_state_dict] the state is of another model: {wrong[0]!r} is in only one of them")
@@ -252,7 +252,7 @@ class Density:
         seed : int
             For the new weights.
         """
-        seed = arrays.whole("reset", "seed", seed, low=0)
+        seed = checks.whole("reset", "seed", seed, low=0)
         named = self.named_parameters()
         orders = {name: value.copy() for name, value in named.items()
                   if name.endswith(".permutation") and name.replace(".permutation", ".sign") not in named}
@@ -409,8 +409,8 @@ class Density:
 
     def _log_prob(self, where: str, x: Any, label: Any, context: Any, seed: int, first: int) -> Array:
         """log_prob, for a call of that name."""
-        x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
-        first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
+        x, seed = self._take(where, x), checks.whole(where, "seed", seed, low=0)
+        first = checks.whole(where, "first", first, low=0, high=checks.LARGEST - len(x))
         given = self._given(where, label, context, len(x), first=first)
         out = self._empty(x, dtype=DOUBLE)
         if self._in_one_block(x):
@@ -448,8 +448,8 @@ class Density:
             An argument doesn't fit the model, or a value, a density or a gradient is not finite.
         """
         where = "log_prob_and_grad"
-        x, seed = self._take(where, x), arrays.whole(where, "seed", seed, low=0)
-        first = arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - len(x))
+        x, seed = self._take(where, x), checks.whole(where, "seed", seed, low=0)
+        first = checks.whole(where, "first", first, low=0, high=checks.LARGEST - len(x))
         given = self._given(where, label, context, len(x), first=first)
         place = self._place(where, dcontext, len(x))
         log_prob, grad = self._empty(x, dtype=DOUBLE), self._empty(x, self.shape)
@@ -522,7 +522,7 @@ class Density:
     def _sample(self, where: str, n: int, label: Any, context: Any, seed: int | None, first: int, temperature: float,
                 device: str, scored: bool) -> tuple[Array, Array]:
         n, seed, first = self._draws(where, n, seed, first)
-        temperature = arrays.number(where, "temperature", temperature, 0.0)
+        temperature = checks.number(where, "temperature", temperature, 0.0)
         if not isinstance(device, str) or device not in ("cpu", self.device):
             raise DeviceError(f"[{where}] expected device 'cpu' or the model's, {self.device!r}, got {device!r}")
         with arrays.memory_for(where, f"{n} samples"):
@@ -542,7 +542,7 @@ class Density:
             As in `sample`.
         """
         n, seed, first = self._draws("base_sample", n, seed, first)
-        temperature = arrays.number("base_sample", "temperature", temperature, 0.0)
+        temperature = checks.number("base_sample", "temperature", temperature, 0.0)
         with arrays.memory_for("base_sample", f"{n} samples"):
             z = np.empty((n, self.dims), self.dtype)
         for a, b in self._blocks(n):
@@ -561,10 +561,10 @@ class Density:
         return out
 
     def _draws(self, where: str, n: int, seed: int | None, first: int) -> tuple[int, int, int]:
-        most = arrays.LARGEST // (self.dims * self.dtype.itemsize)
-        n = arrays.whole(where, "n", n, low=0, high=most)
-        seed = secrets.randbits(63) if seed is None else arrays.whole(where, "seed", seed, low=0)
-        return n, seed, arrays.whole(where, "first", first, low=0, high=arrays.LARGEST - n)
+        most = checks.LARGEST // (self.dims * self.dtype.itemsize)
+        n = checks.whole(where, "n", n, low=0, high=most)
+        seed = secrets.randbits(63) if seed is None else checks.whole(where, "seed", seed, low=0)
+        return n, seed, checks.whole(where, "first", first, low=0, high=checks.LARGEST - n)
 
     def class_log_prob(self, x: ArrayLike) -> Array:
         """Log probability of each class, by the class head of a Glow with class_weight > 0.
@@ -659,7 +659,7 @@ class Density:
         where = "loss_and_grad"
         x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
         return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0,
-                                   weight=arrays.number(where, "weight", weight, -math.inf),
+                                   weight=checks.number(where, "weight", weight, -math.inf),
                                    dcontext=self._place(where, dcontext, len(x)), sample_weight=weights)
 
     def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int, weight: float,
@@ -714,7 +714,7 @@ class Density:
             if part is not None and part.flow is not self:
                 raise ConfigError(f"[{where}] the {name} was made for another flow")
         x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
-        max_norm = arrays.number(where, "max_norm", max_norm, 0.0)
+        max_norm = checks.number(where, "max_norm", max_norm, 0.0)
         return self._train_step(x, given, weights, budget, self._noise(where, seed), optimizer, max_norm, average)
 
     def _train_step(self, x: Batch, given: Batch | None, sample_weight: np.ndarray | None, budget: int, seed: int,
@@ -737,13 +737,13 @@ class Density:
         given = self._given(where, label, context, len(x))
         budget = -1
         if activation_budget is not None:
-            budget = arrays.whole(where, "activation_budget", activation_budget, low=0)
+            budget = checks.whole(where, "activation_budget", activation_budget, low=0)
         return x, given, check_weights(where, sample_weight, len(x)), budget
 
     def _noise(self, where: str, seed: int | None) -> int:
         """Seed of a training call's noise."""
         if seed is not None:
-            return arrays.whole(where, "seed", seed, low=0)
+            return checks.whole(where, "seed", seed, low=0)
         self._calls += 1
         return self._calls
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, plot
+from evenflow import arrays, checks, plot
 from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, IoError, ShapeError
 from evenflow.files import Rows, blocks, check_any, replacing, write_rows, writing
@@ -25,7 +25,7 @@ def encode_rows(flow: Density, rows: Rows, out: str) -> int:
     labels or context, as decode_rows takes them. Errors leave no file behind.
     """
     check_flow("encode", flow)
-    out = arrays.file_name("encode", out)
+    out = checks.file_name("encode", out)
     if os.path.splitext(out)[1].lower() == ".npz":
         with replacing("encode", out) as temporary:
             z, given = map(list, zip(*_latents(flow, rows)))
@@ -86,7 +86,7 @@ def write_samples(flow: Density, n: int, path: str, temperature: float = 1.0, se
     samples of each of its rows, M n in that order.
     """
     check_flow("sample", flow)
-    n = arrays.whole("sample", "n", n, low=1)
+    n = checks.whole("sample", "n", n, low=1)
     if label is not None and not flow.classes:
         raise ConfigError("[sample] label given, but the model has no classes")
     numbers = None if context is None else arrays.as_numbers("sample", "the context", context)
@@ -115,7 +115,7 @@ def write_data(where: str, flow: Density, path: str, columns: int | None = None,
     and leave nothing behind.
     """
     check_flow(where, flow)
-    path = arrays.file_name(where, path)
+    path = checks.file_name(where, path)
     ending = os.path.splitext(path)[1].lower()
     names = names or [f"x{i}" for i in range(flow.dims)]
     if ending == ".csv" and len(names) != flow.dims:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evenflow.arrays import as_array, file_name
+from evenflow.arrays import as_array
+from evenflow.checks import file_name
 from evenflow.errors import ConfigError, Error, IoError, ShapeError
 
 CSV_ROWS = 1 << 14

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenflow import arrays, checkpoint
+from evenflow import arrays, checkpoint, checks
 from evenflow.density import Density, core_of
 from evenflow.errors import ConfigError, ShapeError
 from evenflow.names import hinted
@@ -172,7 +172,7 @@ class Flow(Density):
         from evenflow.settings import Settings
         from evenflow.train import Trainer, refuse_used
         where = "fit"
-        if arrays.flag(where, "resume", resume) and checkpoint is None:
+        if checks.flag(where, "resume", resume) and checkpoint is None:
             raise ConfigError("[fit] resume=True needs checkpoint=...")
         given: dict[str, Any] = dict(
             batch_size=batch_size, optimizer=optimizer, lr=lr, warmup=warmup, clip=clip, average=average)
@@ -188,7 +188,7 @@ class Flow(Density):
             augment=Augment.of(augment), on_nonfinite=on_nonfinite, max_failures=max_failures, init_batch=init_batch,
             activation_budget=activation_budget, seed=self._config["seed"] if seed is None else seed,
             sync_batch_norm=sync_batch_norm, wire_dtype=wire_dtype)
-        path = None if checkpoint is None else arrays.file_name(where, checkpoint)
+        path = None if checkpoint is None else checks.file_name(where, checkpoint)
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or path is None else refuse_used(path))
         with self._undone_on_error():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, ShapeError
 from evenflow.flow import Flow
@@ -33,10 +33,10 @@ def hidden_pixels(mask: str, height: int, width: int, seed: int = 0) -> np.ndarr
     seed : int
         For the masks that hide a share of the pixels at random.
     """
-    arrays.choice("inpaint", "mask", mask, MASKS)
-    height, width = (arrays.whole("inpaint", name, size, low=1)
+    checks.choice("inpaint", "mask", mask, MASKS)
+    height, width = (checks.whole("inpaint", name, size, low=1)
                      for name, size in (("height", height), ("width", width)))
-    seed = arrays.whole("inpaint", "seed", seed, low=0)
+    seed = checks.whole("inpaint", "seed", seed, low=0)
     y, x = np.mgrid[:height, :width]
     if mask.startswith("random"):
         return np.random.default_rng(seed).random((height, width)) < int(mask.removeprefix("random")) / 100
@@ -86,8 +86,8 @@ def inpaint(flow: Flow, x: Any, hidden: Any, *, label: Any = None, context: Any 
         The model is for tables, or no pixel is hidden.
     """
     check_flow("inpaint", flow)
-    x, steps = flow._check("inpaint", x), arrays.whole("inpaint", "steps", steps, low=1)
-    seed = arrays.whole("inpaint", "seed", seed, low=0)
+    x, steps = flow._check("inpaint", x), checks.whole("inpaint", "steps", steps, low=1)
+    seed = checks.whole("inpaint", "seed", seed, low=0)
     top = 2.0**flow.bits
     given = flow._by_name(flow._given("inpaint", label, context, len(x)))
     mask = _mask(hidden, x)

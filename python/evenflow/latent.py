@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.flow import Flow
@@ -28,7 +28,7 @@ def as_floats(flow: Flow, x: Any, first: int = 0) -> np.ndarray:
     Models are trained on data with noise, for which whole levels are an unlikely corner.
     """
     x = check_flow("data", flow)._check("data", x)
-    first = arrays.whole("data", "first", first, low=0, high=arrays.LARGEST - len(x))
+    first = checks.whole("data", "first", first, low=0, high=checks.LARGEST - len(x))
     floats: np.ndarray = flow._block("data", x, 0, len(x), first=first)
     return floats + flow.dtype.type(0.5) if x.dtype == np.uint8 else floats
 
@@ -63,11 +63,11 @@ def reconstruct(flow: Flow, x: Any, *, label: Any = None, context: Any = None, s
         The model has fewer levels.
     """
     check_flow("reconstruct", flow)
-    arrays.choice("reconstruct", "rest", rest, ("zero", "redraw"))
-    seed = arrays.whole("reconstruct", "seed", seed, low=0)
+    checks.choice("reconstruct", "rest", rest, ("zero", "redraw"))
+    seed = checks.whole("reconstruct", "seed", seed, low=0)
     z = flow.encode(as_floats(flow, x), label=label, context=context)
     levels = flow.split_latent(z)
-    keep = len(levels) if keep is None else arrays.whole("reconstruct", "keep", keep, low=1)
+    keep = len(levels) if keep is None else checks.whole("reconstruct", "keep", keep, low=1)
     if keep > len(levels):
         raise ConfigError(f"[reconstruct] expected keep in 1 ... {len(levels)}, got {keep}")
     if rest == "redraw" and keep < len(levels):
@@ -100,7 +100,7 @@ def interpolate(flow: Flow, a: Any, b: Any, *, label: Any = None, context: Any =
         Data; images in level units.
     """
     check_flow("interpolate", flow)
-    steps = arrays.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
+    steps = checks.whole("interpolate", "steps", steps, low=2, high=MOST_STEPS)
     za, zb = (flow.encode(as_floats(flow, x), label=label, context=context) for x in (a, b))
     if len(za) != len(zb):
         raise ShapeError(f"[interpolate] expected as many ends as starts, got {len(zb)} and {len(za)}")
@@ -134,8 +134,8 @@ def manifold(flow: Flow, x: Any, *, label: int | None = None, context: Any = Non
         Data; images in level units.
     """
     check_flow("manifold", flow)
-    steps = arrays.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
-    label = None if label is None else arrays.whole("manifold", "label", label, low=0)
+    steps = checks.whole("manifold", "steps", steps, low=2, high=MOST_STEPS)
+    label = None if label is None else checks.whole("manifold", "label", label, low=0)
     z = flow.encode(as_floats(flow, x), label=label, context=context)
     if len(z) != 4:
         raise ShapeError(f"[manifold] expected four samples, got {len(z)}")
@@ -306,7 +306,7 @@ def enlarged(flow: Flow, factor: int, *, device: str = "cpu", threads: int = 0) 
         The model is not convolutional: NICE, or for tables.
     """
     check_flow("enlarged", flow)
-    factor = arrays.whole("enlarged", "factor", factor, low=1)
+    factor = checks.whole("enlarged", "factor", factor, low=1)
     if not flow.is_image or flow.config["model"] == "NICE":
         raise ConfigError("[enlarged] expected a convolutional model of images (Glow, RealNVP), "
                           f"got {flow.config['model']} {flow.shape}")

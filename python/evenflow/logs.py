@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, plot
+from evenflow import checks, plot
 from evenflow.errors import MissingExtra, NumericError, ShapeError
 from evenflow.export import write_samples
 from evenflow.files import replacing, writing
@@ -30,11 +30,11 @@ class Outputs:
     """Seconds between two checkpoints; 0: one after every step."""
 
     def __post_init__(self) -> None:
-        arrays.number("train", "temperature", self.temperature, 0.0)
-        arrays.number("train", "save_every", self.save_every, 0.0)
-        arrays.whole("train", "log_every", self.log_every, low=0)
+        checks.number("train", "temperature", self.temperature, 0.0)
+        checks.number("train", "save_every", self.save_every, 0.0)
+        checks.whole("train", "log_every", self.log_every, low=0)
         if self.sample_every is not None:
-            arrays.whole("train", "sample_every", self.sample_every, low=1)
+            checks.whole("train", "sample_every", self.sample_every, low=1)
 
 
 class Recorder:

@@ -12,8 +12,8 @@ from typing import IO, Any, Literal, TypeVar, cast
 import numpy as np
 
 from evenflow import _core, checkpoint
-from evenflow.arrays import LARGEST, choice, flag, number, whole
 from evenflow.bounds import checked as checked_bounds
+from evenflow.checks import LARGEST, choice, flag, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
 from evenflow.extras import load_backend
 from evenflow.flow import Flow

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from evenflow import _core, arrays
-from evenflow.arrays import flag, memory_for, number, whole
+from evenflow.arrays import memory_for
+from evenflow.checks import flag, number, whole
 from evenflow.density import Density, check_flow
 from evenflow.errors import ConfigError, ShapeError
 from evenflow.names import hinted

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import arrays, checks
 from evenflow.errors import ConfigError, IoError, ShapeError
 from evenflow.extras import need
 
@@ -38,10 +38,10 @@ def grid(images: Any, columns: int | None = None, scale: int | None = None, gap:
     if images.ndim != 4 or 0 in images.shape:
         raise ShapeError(f"[grid] expected (N, H, W, C), got {images.shape}")
     n, h, w, c = images.shape
-    columns = math.ceil(math.sqrt(n)) if columns is None else arrays.whole("grid", "columns", columns, low=1)
+    columns = math.ceil(math.sqrt(n)) if columns is None else checks.whole("grid", "columns", columns, low=1)
     columns = min(n, columns)
-    scale = max(1, 32 // max(h, w)) if scale is None else arrays.whole("grid", "scale", scale, low=1)
-    gap = arrays.whole("grid", "gap", gap, low=0)
+    scale = max(1, 32 // max(h, w)) if scale is None else checks.whole("grid", "scale", scale, low=1)
+    gap = checks.whole("grid", "gap", gap, low=0)
     rows = -(-n // columns)
     canvas = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, c), np.uint8)
     for i, image in enumerate(images):
@@ -76,7 +76,7 @@ def save_grid(images: Any, path: str | os.PathLike[str], columns: int | None = N
     IoError, MissingExtra
         The file can't be written, or Pillow is missing.
     """
-    path, canvas = arrays.file_name("save_grid", path), grid(images, columns, scale)
+    path, canvas = checks.file_name("save_grid", path), grid(images, columns, scale)
     Image = writer(canvas.shape[2])
     try:
         Image.fromarray(canvas[:, :, 0] if canvas.shape[2] == 1 else canvas).save(path)
@@ -90,7 +90,7 @@ def learning_curve(history: Any, path: str | os.PathLike[str]) -> None:
     history: of `Flow.fit`, at least one epoch; a list of records or another iterable, or a data frame of pandas.
     IoError; TypeError; ConfigError for an empty history, or another one; MissingExtra without matplotlib.
     """
-    path = arrays.file_name("learning_curve", path)
+    path = checks.file_name("learning_curve", path)
     if hasattr(history, "to_dict") and hasattr(history, "iloc"):
         # What an epoch does not have, its row has as NaN.
         history = [{name: value for name, value in row.items() if value == value}
@@ -125,7 +125,7 @@ def spectrum(sigma: Any, path: str | os.PathLike[str]) -> None:
     TypeError, ShapeError for other arrays, NumericError, ConfigError for values that are no scales; IoError;
     MissingExtra without matplotlib.
     """
-    path = arrays.file_name("spectrum", path)
+    path = checks.file_name("spectrum", path)
     sigma = arrays.as_numbers("spectrum", "sigma", sigma)
     if sigma.ndim != 1 or len(sigma) == 0:
         raise ShapeError(f"[spectrum] expected sigma as (D,), got {sigma.shape}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evenflow import arrays
+from evenflow import checks
 from evenflow.errors import MissingExtra
 from evenflow.extras import need
 
@@ -59,7 +59,7 @@ class Bar:
     @staticmethod
     def _bar_maker(shown: bool | None) -> Any:
         if shown is not None:
-            arrays.flag("fit", "verbose", shown)
+            checks.flag("fit", "verbose", shown)
         if shown is False or shown is None and not _is_watched():
             return None
         try:

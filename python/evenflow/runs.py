@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, data, models
+from evenflow import _core, checks, data, models
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight
 from evenflow.data.table import TABLES, table_columns
@@ -84,7 +84,7 @@ class Source:
                 raise ConfigError(f"[data] {self.path} has no test part, so valid=0 would leave nothing to test on")
             whole = whole.split(self.valid, self.seed)
         part = (whole.without_test() if self.valid == 0
-                else whole.split(self.valid, (self.seed + 1) % (arrays.LARGEST + 1)))
+                else whole.split(self.valid, (self.seed + 1) % (checks.LARGEST + 1)))
         require_weight(self.path, training=part.train_weight, validation=part.test_weight, test=whole.test_weight)
         return whole, part
 
@@ -147,7 +147,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
             if getattr(self, name) is not None:
-                arrays.whole("train", name, getattr(self, name), low=0)
+                checks.whole("train", name, getattr(self, name), low=0)
         for name in ("classes", "columns", "context"):  # which the log may have otherwise
             names = getattr(self, name)
             if not isinstance(names, list) or not all(isinstance(one, str) for one in names):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from evenflow import arrays, optim
+from evenflow import checks, optim
 from evenflow.data.augment import Augment
 
 
@@ -64,28 +64,28 @@ class Settings:
         def keep(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        arrays.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
-        arrays.choice("fit", "schedule", self.schedule, ("constant", "cosine", "plateau"))
-        arrays.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
+        checks.choice("fit", "optimizer", self.optimizer, tuple(optim.OPTIMIZERS))
+        checks.choice("fit", "schedule", self.schedule, ("constant", "cosine", "plateau"))
+        checks.choice("fit", "on_nonfinite", self.on_nonfinite, ("raise", "skip", "rollback"))
         for name, low in (("batch_size", 1), ("warmup", 0), ("accumulate", 1), ("max_failures", 0),
                           ("lr_patience", 1), ("seed", 0)):
-            keep(name, arrays.whole("fit", name, getattr(self, name), low=low))
+            keep(name, checks.whole("fit", name, getattr(self, name), low=low))
         for name, low in (("patience", 1), ("init_batch", 1), ("activation_budget", 0)):
             if getattr(self, name) is not None:
-                keep(name, arrays.whole("fit", name, getattr(self, name), low=low))
+                keep(name, checks.whole("fit", name, getattr(self, name), low=low))
         if not isinstance(self.sync_batch_norm, bool):
             raise TypeError("[fit] expected sync_batch_norm to be True or False, "
                             f"got {self.sync_batch_norm!r}")
         if self.wire_dtype is not None:
-            arrays.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
+            checks.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
         keep("augment", Augment.of(self.augment))
         for name, high in (("lr", math.inf), ("lr_floor", math.inf), ("clip", math.inf), ("lr_decay", 1.0),
                            ("average", 1.0)):
-            arrays.number("fit", name, getattr(self, name), 0.0, high)
-            keep(name, arrays.plain(getattr(self, name)))
+            checks.number("fit", name, getattr(self, name), 0.0, high)
+            keep(name, checks.plain(getattr(self, name)))
         if isinstance(self.optimizer_options, dict):  # the optimiser says what is wrong with another thing
             options = self.optimizer_options.items()
-            keep("optimizer_options", {name: arrays.plain(value) for name, value in options})
+            keep("optimizer_options", {name: checks.plain(value) for name, value in options})
 
 
 LATER: dict[str, Any] = {"sync_batch_norm": True, "wire_dtype": None, "schedule": "constant", "lr_patience": 10}
@@ -126,13 +126,13 @@ class Progress:
     def check(self) -> None:
         """TypeError or ConfigError for what no training leaves behind, as a damaged file may hold it."""
         for name in ("step", "epoch", "position", "samples", "skipped", "failures", "bad_epochs", "flat_epochs"):
-            arrays.whole("resume", name, getattr(self, name), low=0)
+            checks.whole("resume", name, getattr(self, name), low=0)
         best = {} if self.best_loss is None else {"best_loss": self.best_loss}
         numbers = {"lr_scale": self.lr_scale, "seconds": self.seconds, **best, **self.sums}
         for name, value in numbers.items():
-            arrays.number("resume", name, value, -math.inf)
+            checks.number("resume", name, value, -math.inf)
         for steps in self.snapshot_steps:
-            arrays.whole("resume", "snapshot_steps", steps, low=0)
+            checks.whole("resume", "snapshot_steps", steps, low=0)
         flat = all(isinstance(r, dict) and not any(isinstance(v, (dict, list)) for v in r.values())
                    for r in self.history)
         if len(self.snapshot_steps) not in (0, 2) or not flat:

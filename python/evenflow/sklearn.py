@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import arrays, checks
 from evenflow import bounds as of_columns
 from evenflow.errors import ConfigError, NumericError
 from evenflow.extras import need, outdated
@@ -125,7 +125,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         arrays.refuse_masked("FlowDensity", X)
         _check_names(X)
         rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
-        fraction = arrays.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
+        fraction = checks.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # pyarrow's `columns` are the values.
         names = list(getattr(X, "column_names", getattr(X, "columns", ())))
@@ -147,7 +147,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             given["valid_sample_weight"] = weights[order[:held_out]] if held_out else None
         try:
             history = flow.fit(
-                train, valid=valid, epochs=arrays.whole("FlowDensity", "epochs", self.epochs, low=1),
+                train, valid=valid, epochs=checks.whole("FlowDensity", "epochs", self.epochs, low=1),
                 lr=self.lr, patience=self.patience if held_out else None, on_nonfinite="rollback",
                 init_batch=len(train), seed=seed, **given)
         except NumericError as error:
@@ -165,11 +165,11 @@ class FlowDensity(DensityMixin, BaseEstimator):
         if self.hidden is None:
             raise TypeError(f"[{where}] expected a sequence of widths for hidden, got None")
         shared: dict[str, Any] = dict(
-            couplings=arrays.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
-            preprocess=arrays.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
+            couplings=checks.whole(where, "couplings", self.couplings, low=1), hidden=self.hidden, seed=seed,
+            preprocess=checks.choice(where, "preprocess", self.preprocess, ("standardize", "zca", "whiten", "none")),
             bounds=of_columns.by_column(where, self.bounds, names, columns), dtype=self.dtype, device=self.device,
             threads=self.threads)
-        if arrays.choice("FlowDensity", "model", self.model, ("coupling_flow", "nice")) == "nice":
+        if checks.choice("FlowDensity", "model", self.model, ("coupling_flow", "nice")) == "nice":
             if self.law != "affine":
                 raise ConfigError(f"[{where}] law is a setting of model='coupling_flow', and model is 'nice'")
             return NICE(columns, **shared)
@@ -378,8 +378,8 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
         else:
             # As many columns as the density takes.
             rows = check_array(X, dtype=np.float64, ensure_min_samples=3, estimator=self)
-        contamination = arrays.number(where, "contamination", self.contamination, 0.0, 0.5)
-        fraction = arrays.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
+        contamination = checks.number(where, "contamination", self.contamination, 0.0, 0.5)
+        fraction = checks.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)
         state = check_random_state(self.random_state)
         weights = _checked_weights(where, sample_weight, len(rows))
         order = state.permutation(len(rows) if weights is None else np.flatnonzero(weights))

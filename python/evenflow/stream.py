@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.arrays import file_name
+from evenflow.checks import file_name
 from evenflow.data import load
 from evenflow.data.dataset import checked
 from evenflow.data.numpy_files import BROKEN

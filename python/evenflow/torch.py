@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from evenflow import arrays
+from evenflow import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.flow import Flow
@@ -85,7 +85,7 @@ class FlowModule(_Scope):
     def __init__(self, flow: Flow, channels: str = "last"):
         super().__init__()
         self.flow = check_flow("FlowModule", flow)
-        self.channels = arrays.choice("FlowModule", "channels", channels, ("last", "first"))
+        self.channels = checks.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
         self._taken = frozenset(name.partition(".")[0] for name, *_ in flow.entries())
@@ -208,7 +208,7 @@ class FlowModule(_Scope):
 
     def base_sample(self, n: int) -> torch.Tensor:
         """Draws n latents z (n, D) from the base distribution, by torch's generator on the flow's device."""
-        shape = arrays.whole("base_sample", "n", n, low=0), self.flow.dims
+        shape = checks.whole("base_sample", "n", n, low=0), self.flow.dims
         if not self._logistic:
             return torch.randn(shape, dtype=self._dtype, device=self._device)
         tiny = torch.finfo(torch.float64).tiny
@@ -285,8 +285,8 @@ class FlowModule(_Scope):
         samples with a gradient use `inverse(base_sample(n))`.
         """
         if not torch.compiler.is_compiling():  # where numbers may be symbols; the flow looks at them again
-            n = arrays.whole("sample", "n", n, low=0)
-            temperature = arrays.number("sample", "temperature", temperature, 0.0)
+            n = checks.whole("sample", "n", n, low=0)
+            temperature = checks.number("sample", "temperature", temperature, 0.0)
         with torch.no_grad():
             given = self._given("sample", label, context, n)
             heat = torch.full((), temperature, dtype=torch.float64)
@@ -371,7 +371,7 @@ def _seed(where: str, seed: int | None) -> torch.Tensor:
         raise TypeError(f"[{where}] expected a whole number for seed, got an array {tuple(seed.shape)}; labels and "
                         "contexts go by name, label=... or context=...")
     if not torch.compiler.is_compiling():  # where it may be a symbol
-        seed = arrays.whole(where, "seed", seed, low=0, high=2**63 - 1)
+        seed = checks.whole(where, "seed", seed, low=0, high=2**63 - 1)
     return torch.full((), seed, dtype=torch.int64)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import _core, arrays, checkpoint, optim, signals
+from evenflow import _core, arrays, checkpoint, checks, optim, signals
 from evenflow.bounds import require_inside
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError, NumericError
@@ -122,12 +122,12 @@ class Trainer:
         """All of `run` that may be refused; what is returned trains."""
         if epochs is None and steps is None:
             epochs = 10
-        last_epoch = math.inf if epochs is None else arrays.whole("fit", "epochs", epochs, low=0)
-        last_step = math.inf if steps is None else arrays.whole("fit", "steps", steps, low=0)
+        last_epoch = math.inf if epochs is None else checks.whole("fit", "epochs", epochs, low=0)
+        last_step = math.inf if steps is None else checks.whole("fit", "steps", steps, low=0)
         if callback is not None and not callable(callback):
             raise TypeError(f"[fit] expected a function of a record as callback, got {callback!r}")
-        checkpoint = None if checkpoint is None else arrays.file_name("fit", checkpoint)
-        save_every = arrays.number("fit", "save_every", save_every, 0.0)
+        checkpoint = None if checkpoint is None else checks.file_name("fit", checkpoint)
+        save_every = checks.number("fit", "save_every", save_every, 0.0)
         self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
                                         "checkpoint": checkpoint is not None})
         planned = min(last_step, last_epoch * self.batches)
@@ -490,7 +490,7 @@ class Trainer:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """`save`, by this rank alone."""
-        path = arrays.file_name("fit", path)
+        path = checks.file_name("fit", path)
         if os.path.isdir(path) or not os.path.basename(path):  # beside which the state could be written
             raise IoError(f"[fit] expected the name of a file as checkpoint, got {path!r}")
         tensors = {f"live{i}": a for i, a in enumerate(self._live_arrays())}
@@ -511,12 +511,12 @@ class Trainer:
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
-        model = arrays.file_name("resume", path)
+        model = checks.file_name("resume", path)
         path = state_path(model)
         tensors, metadata = checkpoint.read(path, STATE_KIND)
         try:
             config, settings, fields = (dict(json.loads(metadata[k])) for k in ("config", "settings", "progress"))
-            counters = [arrays.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
+            counters = [checks.whole("resume", "counters", n, low=0) for n in fields.pop("counters")]
             progress = Progress.of(fields)
             progress.check()
             if len(counters) != 2 or progress.position > self.batches:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evenflow import arrays, bounds
+from evenflow import bounds, checks
 from evenflow.density import Density
 from evenflow.errors import NumericError
 
@@ -104,7 +104,7 @@ def verify(flow: Density, x: Any, *, label: Any = None, context: Any = None, see
     ConfigError for an uninitialised model, NumericError for a sample that is not finite or not within the bounds; one
     on the way ends up in the report.
     """
-    x, seed = flow._check("verify", x, least=1), arrays.whole("verify", "seed", seed, low=0)
+    x, seed = flow._check("verify", x, least=1), checks.whole("verify", "seed", seed, low=0)
     given = flow._given("verify", label, context, len(x))
     x = x[:SAMPLES]
     given = None if given is None else given[:SAMPLES]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow import arrays
+from evenflow import checks
 from evenflow.errors import ConfigError
 from evenflow.rows import scramble
 
@@ -61,8 +61,8 @@ class Augment:
         if not isinstance(self.flip, bool):
             raise TypeError(f"[augment] expected True or False for flip, got {self.flip!r}")
         for name, high in LARGEST.items():
-            arrays.number("augment", name, getattr(self, name), 0.0, high)
-            object.__setattr__(self, name, arrays.plain(getattr(self, name)))
+            checks.number("augment", name, getattr(self, name), 0.0, high)
+            object.__setattr__(self, name, checks.plain(getattr(self, name)))
 
     @staticmethod
     def level(level: int) -> Augment:
@@ -73,7 +73,7 @@ class Augment:
         level : int
             0: nothing; 1: shifts of 10 % (Glow on MNIST); 2: also flips, 15 degrees, zoom of 10 %, shear of 0.02.
         """
-        if arrays.whole("augment", "level", level, low=0) > 2:
+        if checks.whole("augment", "level", level, low=0) > 2:
             raise ConfigError(f"[augment] expected a level in 0 ... 2, got {level}")
         return (Augment(), Augment(shift=0.1),
                 Augment(shift=0.1, flip=True, rotation=15.0, zoom=0.1, shear=0.02))[level]

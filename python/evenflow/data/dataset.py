@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evenflow.arrays import number, whole
+from evenflow.checks import number, whole
 from evenflow.errors import ConfigError, IoError, NumericError, ShapeError
 from evenflow.rows import Bordered, Order, Rows, bordered, group_of, pick, shuffled
 

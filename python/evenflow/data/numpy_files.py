@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow.arrays import file_name
+from evenflow.checks import file_name
 from evenflow.data.dataset import Dataset, checked, checked_context, entries
 from evenflow.errors import IoError
 from evenflow.rows import RESIDENT_BYTES, Joined, Rows, Stored, group_of

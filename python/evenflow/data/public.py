@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow.arrays import choice
+from evenflow.checks import choice
 from evenflow.data.dataset import Dataset, checked
 from evenflow.data.folder import Box, Pictures, middle
 from evenflow.data.numpy_files import Planes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from evenflow import arrays
+from evenflow import checks
 from evenflow.data.dataset import Dataset
 
 Labelled = tuple[NDArray[np.float64], NDArray[np.int32]]
@@ -90,9 +90,9 @@ def checkerboard(n: int, seed: int = 0) -> NDArray[np.float64]:
 
 
 def _checked(n: int, noise: float, seed: int) -> tuple[int, float, np.random.Generator]:
-    rng = np.random.default_rng(arrays.whole("data", "seed", seed, low=0))
-    noise = abs(arrays.number("data", "noise", noise, 0.0))  # numpy refuses -0.0
-    return arrays.whole("data", "n", n, low=1), noise, rng
+    rng = np.random.default_rng(checks.whole("data", "seed", seed, low=0))
+    noise = abs(checks.number("data", "noise", noise, 0.0))  # numpy refuses -0.0
+    return checks.whole("data", "n", n, low=1), noise, rng
 
 
 LABELLED: dict[str, Callable[..., Labelled]] = {"two-moons": two_moons, "rings": rings}
