@@ -12,7 +12,7 @@ from evenflow import _core
 from evenflow._core import DeviceArray
 from evenflow.checks import whole
 from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
-from evenflow.rows import Rows
+from evenflow.rows import Rows, stays_outside
 
 Batch = np.ndarray | DeviceArray
 """An array of a call, in main memory or on the GPU where the model computes."""
@@ -69,14 +69,13 @@ def names_of(x: Any) -> list[str] | None:
 
 def _values_of_frame(where: str, frame: Any) -> np.ndarray:
     """The numbers of a data frame; missing values, also of nullable integers, are NaN."""
-    try:
-        values = np.asarray(frame.to_numpy())
-        if values.dtype.kind == "O":  # pandas' nullable types
-            values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise TypeError(f"[{where}] expected columns of numbers, got a {type(frame).__name__} with others: "
-                        f"{error}") from error
-    return np.asarray(values)
+    values = np.asarray(frame.to_numpy())
+    if values.dtype.kind != "O":
+        return values
+    for name, dtype in zip(names_of(frame) or (), frame.dtypes):  # of pandas, with nullable types among them
+        if getattr(dtype, "kind", "O") not in "iuf":
+            raise TypeError(f"[{where}] column {name!r} holds {dtype}, not numbers; leave it out or convert it")
+    return np.asarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _by_copy(where: str, x: Any, error: Exception) -> np.ndarray:
@@ -128,7 +127,7 @@ def check_batch(where: str, x: Any, shape: tuple[int, ...], *, image: bool = Fal
     least: smallest N.
     """
     x = as_array(where, x)
-    if isinstance(x, np.ndarray) and not isinstance(x, np.memmap) and x.dtype.kind in "iu":  # in memory
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and not stays_outside(x):
         if not image:
             x = x.astype(np.float64)
         elif x.dtype != np.uint8:
@@ -189,12 +188,22 @@ def _is_on(x: Any, *types: int) -> bool:
 
 def _check_shape(where: str, x: Batch, shape: tuple[int, ...], least: int) -> None:
     if x.ndim != 1 + len(shape) or x.shape[1:] != shape:
-        if x.size == 0 and x.ndim == 1 and least == 0:
-            raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got an empty list; no rows are "
-                             f"numpy.empty({(0, *shape)})")
-        raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}")
+        raise ShapeError(f"[{where}] expected {batch_shape(shape)}, got {x.shape}{_shape_hint(x.shape, shape)}")
     if x.shape[0] < least:
         raise ShapeError(f"[{where}] expected at least one sample, got an empty batch {x.shape}")
+
+
+def _shape_hint(got: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """What to do about a batch that is not (N, *shape)."""
+    if len(shape) == 1 and got == (0,):
+        return f"; no rows are numpy.empty((0, {shape[0]}))"
+    if got == shape:
+        return "; one sample is x[None]"
+    if len(shape) == 1 and len(got) == 2:
+        return "; rows are samples: pass x.T" if got[0] == shape[0] else f"; the model has {shape[0]} columns"
+    if len(shape) == 3 and len(got) == 4 and got[1:] == (shape[2], *shape[:2]):
+        return "; channels come last: pass x.transpose(0, 2, 3, 1)"
+    return ""
 
 
 def empty(device: str, shape: tuple[int, ...], dtype: np.dtype) -> Batch:
@@ -216,11 +225,11 @@ def batch_shape(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["N", *map(str, shape)]) + ")"
 
 
-def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
-              rows: np.ndarray | None = None) -> np.ndarray:
+def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0, rows: np.ndarray | None = None,
+              names: list[str] | None = None) -> np.ndarray:
     """A contiguous copy or view in `dtype`; NumericError names the first value that is not finite there.
 
-    `first` is the number of x's first row in the user's array, or `rows` are the numbers of all.
+    `first` is the number of x's first row in the user's array, or `rows` are the numbers of all. names: of the columns.
     """
     if x.dtype == dtype:
         out = np.ascontiguousarray(x if x.flags.aligned else x.copy())  # it would keep an odd address
@@ -231,17 +240,19 @@ def to_floats(where: str, x: np.ndarray, dtype: np.dtype, first: int = 0,
     if at >= 0:
         at, *place = (int(i) for i in np.unravel_index(at, out.shape))
         row = at + first if rows is None else int(rows[at])
-        raise not_finite(where, x[(at, *place)], row, place, dtype)
+        raise not_finite(where, x[(at, *place)], row, place, dtype, names)
     return out
 
 
-def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype) -> NumericError:
+def not_finite(where: str, value: Any, row: int, place: Iterable[int], dtype: np.dtype,
+               names: list[str] | None = None) -> NumericError:
     """The error of a value at `place` in a row that is not finite, or too large for `dtype`."""
     rest = tuple(int(i) for i in place)
-    inside = ("" if not rest else f", column {rest[0]}" if len(rest) == 1
+    inside = ("" if not rest else f", column {repr(names[rest[0]]) if names else rest[0]}" if len(rest) == 1
               else f", pixel ({rest[0]}, {rest[1]}), channel {rest[2]}")
     if not np.isfinite(value):
-        return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}")
+        help = "; fill it in, or leave the row out" if len(rest) == 1 and np.isnan(value) else ""
+        return NumericError(f"[{where}] expected finite values, got {value} in row {row}{inside}{help}")
     hint = "; dtype float64 holds it" if abs(value) <= np.finfo(np.float64).max else ""
     return NumericError(f"[{where}] expected values that {dtype} can hold, got {value} in row {row}{inside}{hint}")
 
@@ -286,9 +297,10 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
             return taken
         context = np.asarray(taken)[0] if one else taken
     numbers = as_numbers(where, "the context", context)
+    if size == 1 and numbers.shape == (n,):
+        numbers = numbers[:, None]
     if numbers.shape not in ((size,), (n, size)):
-        hint = ("; c[:, None] makes rows of it" if size == 1 and numbers.shape == (n,) else
-                "; c[0] is one for all" if numbers.shape == (1, size) else "")
+        hint = "; for one context of all samples pass its only row" if numbers.shape == (1, size) else ""
         raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {numbers.shape}{hint}")
     rows = to_floats(where, numbers.reshape(-1, size), dtype, first if numbers.ndim == 2 else 0)
     if resolve and numbers.dtype != dtype:

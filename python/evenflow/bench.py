@@ -33,7 +33,7 @@ def bench(flow: Flow, batch: int = 64, seconds: float = 1.0, *, label: Any = Non
     try:
         times = {"log_prob": _median(lambda: flow.log_prob(x, **given), seconds),
                  "sample": _median(lambda: flow.sample(batch, **given), seconds),
-                 "training_step": _median(lambda: flow.train_step(x, optimizer, **given), seconds),
+                 "training_step": _median(lambda: flow.train_step(x, optimizer, seed=0, **given), seconds),
                  "one_row": _median(lambda: flow.log_prob(x[:1], **given), seconds)}
     finally:
         flow._core.values[...] = values

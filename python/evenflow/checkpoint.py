@@ -26,10 +26,13 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
     written, if a value is not finite: no reader takes it.  marks: more entries of the file's metadata.
     """
     metadata = {"kind": KIND, "format": FORMAT, "evenflow": _core.version, "config": json.dumps(flow.config),
+                **({"calls": str(flow._calls)} if flow._calls else {}),
                 **{f"columns of {what}": json.dumps(names) for what, names in flow._names.items()}, **(marks or {})}
     values = flow._core.values.copy()  # at once, since another thread may train
     tensors = {name: values[offset:offset + size].reshape(shape) for name, shape, _, offset, size in flow.entries()}
     expect_finite("save", tensors)
+    if isinstance(path, (bytes, bytearray)):
+        raise TypeError("[save] expected a path or a binary file, got bytes; save to io.BytesIO() to make some")
     if not hasattr(path, "write"):
         _core.write_safetensors(os.fsencode(checks.file_name("save", path)), tensors, metadata)
         return
@@ -37,7 +40,9 @@ def save(flow: Density, path: Any, marks: dict[str, str] | None = None) -> None:
         file = os.path.join(folder, "model.safetensors")
         _core.write_safetensors(os.fsencode(file), tensors, metadata)
         with open(file, "rb") as written:
-            path.write(written.read())
+            rest = memoryview(written.read())
+        while rest:  # a raw file may take a part only
+            rest = rest[path.write(rest):]
 
 
 @contextlib.contextmanager
@@ -68,6 +73,10 @@ def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error
     flow._names = _names(path, metadata)
+    calls = metadata.get("calls", "0")
+    if not calls.isdecimal() or len(calls) > 18:
+        raise IoError(f"[load] {path}: expected a number of calls, got {calls!r}")
+    flow._calls = int(calls)
     parameters = flow.named_parameters()
     check_names(path, set(parameters), set(tensors))
     for name, value in parameters.items():

@@ -39,7 +39,7 @@ def tell_error(text: str) -> None:
 
 def silence(stream: Any) -> None:
     """Drops what a broken stream still holds, which Python would write again at its end."""
-    with contextlib.suppress(OSError):  # a stream without a file
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file, or a closed one
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

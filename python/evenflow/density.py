@@ -66,11 +66,7 @@ class Density:
         is the layer whose own inverse was least accurate, and drift_in_layer its error. train_step adds grad_norm,
         before clipping.
         """
-
-    @classmethod
-    def _built(cls, config: dict[str, Any], device: str = "cpu", threads: int = 0) -> Density:
-        """A density with fresh parameters from a `config`."""
-        return Density(core_of("config", config, device, threads))
+        self._made = frozenset({*vars(self), "_made", "_statistics"} - {"_names", "_calls"})
 
     # What the model is
 
@@ -220,6 +216,8 @@ class Density:
             A value is not finite, or a fixed tensor is invalid. The model keeps its values after any error.
         """
         own = self.named_parameters()
+        if not isinstance(state, dict):
+            raise TypeError(f"[load_state_dict] expected a dict of arrays, got {type(state).__name__}")
         state = dict(state)
         calls = checks.whole("load_state_dict", CALLS, np.asarray(state.pop(CALLS, 0))[()], low=0)
         if own.keys() != state.keys():
@@ -255,7 +253,7 @@ class Density:
         seed = checks.whole("reset", "seed", seed, low=0)
         named = self.named_parameters()
         orders = {name: value.copy() for name, value in named.items()
-                  if name.endswith(".permutation") and name.replace(".permutation", ".sign") not in named}
+                  if name.endswith(".permutation") and name.removesuffix("permutation") + "sign" not in named}
         self._core.values[:] = 0  # as in a new model, of which the core sets the rest
         self._core.reset(seed)
         for name, order in orders.items():
@@ -658,9 +656,10 @@ class Density:
         """
         where = "loss_and_grad"
         x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
-        return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0,
-                                   weight=checks.number(where, "weight", weight, -math.inf),
-                                   dcontext=self._place(where, dcontext, len(x)), sample_weight=weights)
+        weight = checks.number(where, "weight", weight, -math.inf)
+        place = self._place(where, dcontext, len(x))
+        return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0, weight=weight,
+                                   dcontext=place, sample_weight=weights)
 
     def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int, weight: float,
                        **more: Any) -> float:
@@ -967,7 +966,8 @@ class Density:
         """Rows [a, b) of floats as the core takes them. NumericError names the first that is not finite."""
         part = x[a:b]
         if not isinstance(part, DeviceArray):
-            return arrays.to_floats(where, part, self._dtype if dtype is None else dtype, first=first + a)
+            names = self._names.get("x") if part.shape[1:] == self._shape else None
+            return arrays.to_floats(where, part, self._dtype if dtype is None else dtype, first=first + a, names=names)
         at = self._core.first_not_finite(part)
         if at >= 0:
             row, *place = (int(i) for i in np.unravel_index(at, part.shape))
@@ -989,6 +989,10 @@ def core_of(where: str, config: dict[str, Any], device: str, threads: int) -> _c
         except ShapeError as error:  # torch's order of an image's axes is another
             raise ShapeError(f"{error} (shapes are (H, W, C))") from None
 
+
+for _name, _member in vars(Density).items():  # Python's own errors name the class that users know
+    if callable(_member) and not _name.startswith("_"):
+        _member.__qualname__ = f"Flow.{_name}"
 
 Checked = TypeVar("Checked", bound=Density)
 

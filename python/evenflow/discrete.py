@@ -104,7 +104,7 @@ def found(where: str, trainer: Trainer, names: Sequence[str] | None = None) -> l
     if dependent:
         of_what = "linearly dependent" if len(dependent) > 1 else "a linear function of the context"
         are = "are" if len(dependent) > 1 else "is"
-        said.append(f"{_columns(dependent)} {are} {of_what} (leave out what the rest gives)")
+        said.append(f"{_columns(dependent)} {are} {of_what} (leave one of them out)")
     texts = []
     if said:
         texts.append(f"[{where}] this table has no density: {'; '.join(said)}. The likelihood can grow without bound, "

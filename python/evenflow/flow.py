@@ -49,7 +49,7 @@ class Flow(Density):
     """
 
     def __init__(self, config: dict[str, Any], device: str = "cpu", threads: int = 0):
-        super().__init__(core_of(config["model"], config, device, threads))
+        super().__init__(core_of(str(config.get("model", "config")), config, device, threads))
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self._config.items() if k not in ("model", "shape"))
@@ -58,8 +58,7 @@ class Flow(Density):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy, deepcopy and pickle: class, settings, values, and whatever else a subclass has."""
-        made = vars(Density._built(self._config)).keys() - {"_names", "_calls"}
-        rest = {name: value for name, value in vars(self).items() if name not in made}
+        rest = {name: value for name, value in vars(self).items() if name not in self._made}
         return _restored, (type(self), self.config, self._core.values.copy()), rest
 
     @hinted
@@ -156,7 +155,7 @@ class Flow(Density):
         Returns
         -------
         list of dict
-            One record an epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
+            One record a finished epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
 
         Raises
         ------
@@ -164,8 +163,12 @@ class Flow(Density):
             An argument doesn't fit the model, or `checkpoint` exists and resume is False.
         NumericError
             The data or the loss are not finite, as `on_nonfinite` says.
+        IoError
+            `checkpoint` can't be written, or what it holds is damaged.
+        MissingExtra
+            verbose=True without tqdm.
         """
-        # Loaded here, since programs that only use a model need nothing of this.
+        # Imported here, since programs that only use a model don't need this.
         from evenflow import discrete, presets, progress
         from evenflow.data.augment import Augment
         from evenflow.ranks import Ranks
@@ -202,15 +205,19 @@ class Flow(Density):
                 trainer.load_state(path)
             if not self._is_image:
                 ranks.lead(lambda: discrete.warn(where, trainer))
-            bar = progress.Bar(trainer, epochs, steps, verbose if ranks.rank == 0 else False)
-            train = trainer._begin(epochs, steps, bar.around(callback), path)
-        with bar:
+            quiet = ranks.rank > 0 or not progress.wanted(where, verbose)
+            shown = progress.Progress(None, quiet, self._is_image, lines=False)
+            train = trainer._begin(epochs, steps, shown.around(callback), path)
+        shown.total = trainer.planned
+        try:
             train()
+        finally:
+            shown.close()
         return trainer.history
 
     @contextlib.contextmanager
     def _undone_on_error(self) -> Iterator[None]:
-        """An error of the block leaves the values as they were."""
+        """If the block raises, the values are put back."""
         values, names = self._core.values.copy(), dict(self._names)
         try:
             yield

@@ -11,7 +11,7 @@ from typing import IO, Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from evenflow import _core, checkpoint
+from evenflow import _core, checkpoint, checks
 from evenflow.bounds import checked as checked_bounds
 from evenflow.checks import LARGEST, choice, flag, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
@@ -201,7 +201,7 @@ class CouplingFlow(Flow):
         Number of couplings.
     law : str
         "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic; Durkan et al. 2019), "sigmoid"
-        (nflows' affine law), "additive", "gaussian", "glow" or "real_nvp": see docs/math/coupling.md.
+        (nflows' affine law) or "additive": see docs/math/coupling.md.
     bins, bound : int, float
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
     hidden : sequence of int
@@ -329,9 +329,14 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     IoError
         The file is missing, truncated, foreign or damaged.
     DeviceError, ConfigError, TypeError
-        The device or number of threads is not to be had.
+        The device or number of threads is not available.
     """
     run = place("load", device, threads)
+    if isinstance(path, (str, os.PathLike)) and not os.path.isfile(name := checks.file_name("load", path)):
+        if os.path.isdir(name):
+            raise IoError(f"[load] {name} is a folder; the model of a run is its file model.safetensors")
+        if not os.path.exists(name):
+            raise IoError(f"[load] there is no file {name}")
     with checkpoint.as_file(path) as file:
         try:
             flow = checkpoint.load_into(file, lambda config: build(config, **run))

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -83,6 +84,10 @@ class Nccl:
         return Request(self._collective.done)
 
 
+_MADE: Counter[tuple[str, int]] = Counter()
+"""How many stores of a job a rank has made; all ranks make as many."""
+
+
 class Store:
     """What the ranks of a torchrun job tell each other besides sums, through torch's TCPStore at MASTER_PORT."""
 
@@ -94,7 +99,10 @@ class Store:
                                    timeout=datetime.timedelta(seconds=JOIN_SECONDS), multi_tenant=True)
         except (RuntimeError, OSError) as error:
             raise RanksError(f"[torchrun] rank {rank} can't reach the store at {address}:{port}: {error}") from error
-        self._store = torch.PrefixStore(f"evenflow/{job}", store)
+        # The agent's store outlives workers that are restarted, and what this process made before.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = torch.PrefixStore(f"evenflow/{job}/{restart}/{_MADE[job, rank]}", store)
+        _MADE[job, rank] += 1
         self._rank, self._size, self._rounds = rank, size, itertools.count()
 
     def collect(self, thing: Any) -> list[Any]:
@@ -105,8 +113,11 @@ class Store:
         try:
             things = [json.loads(self._store.get(key)) for key in keys]
             self._store.add(f"{at}/read", 1)
-            while self._rank == 0 and self._store.add(f"{at}/read", 0) < self._size:
-                time.sleep(PAUSE)  # the store may end with rank 0
+            deadline = time.monotonic() + JOIN_SECONDS
+            while self._rank == 0 and self._store.add(f"{at}/read", 0) < self._size:  # the store may end with rank 0
+                if time.monotonic() > deadline:
+                    raise RuntimeError("a rank that didn't read the answers")
+                time.sleep(PAUSE)
             return things
         except RuntimeError as error:  # of the store: a timeout, or rank 0 is gone
             raise RanksError(f"[torchrun] expected all {self._size} ranks within {JOIN_SECONDS:g} s, got: "

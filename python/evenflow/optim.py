@@ -14,11 +14,11 @@ from evenflow import _core, arrays
 from evenflow.arrays import memory_for
 from evenflow.checks import flag, number, whole
 from evenflow.density import Density, check_flow
-from evenflow.errors import ConfigError, ShapeError
+from evenflow.errors import ConfigError, NumericError, ShapeError
 from evenflow.names import hinted
 
 MOST_STEPS = 2**62
-"""That an optimiser counts."""
+"""Largest number of steps that an optimiser counts."""
 
 
 class Optimizer:
@@ -80,15 +80,16 @@ class Optimizer:
     def __reduce__(self) -> NoReturn:
         """No copies and no pickles: moments are of no use without the flow's memory, which a copy has not."""
         raise TypeError(f"[optimizer] expected no copy of {type(self).__name__}, which updates the memory of "
-                        "one flow, got one; make a new one for the copied flow, and set its steps and moments()")
+                        "one flow, got one; make a new one for the copied flow, and load this one's state_dict")
 
     def moments(self) -> list[np.ndarray]:
         """The state besides `steps`: writable flat views, in the layout of `flow.params`."""
         return self._core.moments()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the optimiser's state: steps, lr, and the moments, as flat arrays laid out like `flow.params`."""
-        return {"steps": self.steps, "lr": self.lr, "moments": [moment.copy() for moment in self.moments()]}
+        """A copy of the state: rule, steps, lr, and the moments, flat arrays laid out like `flow.params`."""
+        return {"rule": type(self).__name__, "steps": self.steps, "lr": self.lr,
+                "moments": [moment.copy() for moment in self.moments()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a `state_dict` of an optimiser of the same kind, for a flow of the same tensors.
@@ -96,7 +97,7 @@ class Optimizer:
         Parameters
         ----------
         state : dict
-            steps, lr and moments.
+            rule, steps, lr and moments.
 
         Raises
         ------
@@ -106,14 +107,17 @@ class Optimizer:
             A number is out of range. Nothing is changed after an error.
         """
         where, own = "load_state_dict", self.moments()
-        if state.keys() != self.state_dict().keys():
-            got = ", ".join(map(str, state)) or "nothing"
-            raise ConfigError(f"[{where}] expected steps, lr and moments, got {got}")
+        if not isinstance(state, dict) or state.keys() != {"rule", "steps", "lr", "moments"}:
+            raise ConfigError(f"[{where}] this is not a state_dict of an optimiser")
+        if state["rule"] != type(self).__name__:
+            raise ConfigError(f"[{where}] the state is of {state['rule']}, and this is {type(self).__name__}")
         moments = [arrays.to_floats(where, arrays.as_numbers(where, "a moment", moment), self.flow.dtype)
-                   for moment in state["moments"]]
+                   for moment in list(state["moments"])]
         if [moment.shape for moment in moments] != [moment.shape for moment in own]:
             raise ShapeError(f"[{where}] expected {len(own)} moments of shape {own[0].shape}, got "
                              f"{', '.join(str(moment.shape) for moment in moments) or 'none'}")
+        if len(moments) > 1 and (moments[1] < 0).any():
+            raise NumericError(f"[{where}] a second moment is negative, but it is a mean of squares")
         steps = whole(where, "steps", state["steps"], low=0, high=MOST_STEPS)
         self.lr = state["lr"]
         self.steps = steps
@@ -163,7 +167,7 @@ class Adam(Optimizer):
 
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov, Hutter 2019): every trained value is first multiplied by
-    1 - lr * weight_decay, as in torch's AdamW.
+    1 - lr * weight_decay, as in torch's AdamW. The rest is `Adam`, whose eps differs from torch's in early steps.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ class AdamW(Adam):
     @hinted
     def __init__(self, flow: Density, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
                  weight_decay: float = 0.01):
-        self.weight_decay = number("optimizer", "weight_decay", weight_decay, 0.0)
+        self._weight_decay = number("optimizer", "weight_decay", weight_decay, 0.0)
         super().__init__(flow, lr, beta1, beta2, eps)
         self.lr = lr
 
@@ -195,9 +199,9 @@ class AdamW(Adam):
     @lr.setter
     def lr(self, value: float) -> None:
         lr = number("optimizer", "lr", value, 0.0)
-        if lr * self.weight_decay > 1:
-            raise ConfigError(f"[optimizer] expected lr * weight_decay <= 1, got {lr * self.weight_decay:g}")
-        self._core.lr, self._core.shrink = lr, 1 - lr * self.weight_decay
+        if lr * self._weight_decay > 1:
+            raise ConfigError(f"[optimizer] expected lr * weight_decay <= 1, got {lr * self._weight_decay:g}")
+        self._core.lr, self._core.shrink = lr, 1 - lr * self._weight_decay
 
 
 class Adamax(Optimizer):
@@ -332,7 +336,7 @@ class MovingAverage:
     def __reduce__(self) -> NoReturn:
         """No copies and no pickles, as for optimisers."""
         raise TypeError("[MovingAverage] expected no copy, since it follows the memory of one flow, got one; "
-                        "make a new one for the copied flow, and set its steps and average[:]")
+                        "make a new one for the copied flow, and load this one's state_dict")
 
     def update(self) -> None:
         """Takes the present values in; call it after each optimiser step."""
@@ -344,6 +348,32 @@ class MovingAverage:
         if not self.zero_debias:
             return self.decay
         return 1.0 - (1.0 - self.decay) / (1.0 - self.decay**(self.steps + 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the average's state: steps, and the average, laid out like the model's values."""
+        return {"steps": self.steps, "average": self.average.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a `state_dict` of an average of a flow of the same tensors.
+
+        Parameters
+        ----------
+        state : dict
+            steps and average.
+
+        Raises
+        ------
+        ShapeError, ConfigError, TypeError
+            The state doesn't fit. Nothing is changed.
+        """
+        where = "load_state_dict"
+        if not isinstance(state, dict) or state.keys() != {"steps", "average"}:
+            raise ConfigError(f"[{where}] this is not a state_dict of a MovingAverage")
+        values = arrays.to_floats(where, arrays.as_numbers(where, "the average", state["average"]), self.flow.dtype)
+        if values.shape != self.average.shape:
+            raise ShapeError(f"[{where}] expected an average of shape {self.average.shape}, got {values.shape}")
+        self.steps = whole(where, "steps", state["steps"], low=0)
+        self.average[:] = values
 
     def values(self) -> np.ndarray:
         """The averaged values (total,), laid out like the model's; its own before the first update."""
@@ -398,6 +428,8 @@ class Schedule:
         object.__setattr__(self, "warmup", whole("Schedule", "warmup", self.warmup, low=0))
         if self.steps is not None:
             object.__setattr__(self, "steps", whole("Schedule", "steps", self.steps, low=0))
+        if self.steps is not None and self.decay != 1:
+            raise ConfigError("[Schedule] a cosine, which steps asks for, has no decay")
         for name, high in (("lr", math.inf), ("decay", 1.0), ("floor", math.inf)):
             object.__setattr__(self, name, number("Schedule", name, getattr(self, name), 0.0, high))
 

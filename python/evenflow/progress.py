@@ -1,88 +1,126 @@
-"""The progress bar of `Flow.fit`."""
+"""What a person sees of a training, on standard error: tqdm's bar, or a line now and then."""
 
 from __future__ import annotations
 
-import math
 import sys
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evenflow import checks
+from evenflow.console import silence, tell
 from evenflow.errors import MissingExtra
 from evenflow.extras import need
 
-if TYPE_CHECKING:
-    from evenflow.train import Trainer
+LINE_SECONDS = 15.0
+"""Shortest time between two lines."""
 
 
 Callback = Callable[[dict[str, Any]], None]
 
 
-class Bar:
-    """Shows a training's steps, its loss and the validation's, within a `with` block.
+def wanted(where: str, verbose: bool | None) -> bool:
+    """Whether to show a bar. None: if tqdm is installed and a person watches, at a terminal or in a notebook."""
+    if verbose is not None and not checks.flag(where, "verbose", verbose):
+        return False
+    if verbose is None and not (_is_terminal() or "ipykernel" in sys.modules):
+        return False
+    try:
+        need(f"{where} verbose=True", "tqdm.auto", "tqdm", "cli")
+    except MissingExtra:
+        if verbose:
+            raise
+        return False
+    return True
 
-    shown: None shows a bar if tqdm is installed and the output is a terminal or a notebook.
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it was closed
+        return False
+
+
+class Progress:
+    """A callback of a training.
+
+    total: steps; None for a training without an end in sight. lines: print lines where there is no bar.
     """
 
-    def __init__(self, trainer: Trainer, epochs: int | None, steps: int | None, shown: bool | None):
-        self._bar: Any = None
-        self._valid, self._loss = "", math.nan
-        self._make = self._bar_maker(shown)
-        if epochs is None and steps is None:
-            epochs = 10
-        planned = [math.inf if steps is None else steps, math.inf if epochs is None else epochs * trainer.batches]
-        self._total = min(planned)
-        self._trainer = trainer
+    def __init__(self, total: int | None, quiet: bool, images: bool, lines: bool = True):
+        self.total, self.quiet, self.lines = total, quiet or sys.stderr is None, lines
+        self.unit = "images" if images else "rows"
+        self.begun, self.first, self.samples, self.printed = time.monotonic(), -1, 0, 0.0
+        self.bar: Any = None
+        self.valid = ""
 
     def around(self, callback: Callback | None) -> Callback | None:
-        """A callback that also moves the bar, if one is shown."""
-        if self._make is None or callback is not None and not callable(callback):  # the trainer refuses the latter
+        """A callback that also shows the progress."""
+        if self.quiet or callback is not None and not callable(callback):  # the trainer refuses the latter
             return callback
 
-        def told(record: dict[str, Any]) -> None:
+        def both(record: dict[str, Any]) -> None:
             if callback is not None:
                 callback(record)
-            self._show(record)
+            self(record)
 
-        return told
+        return both
 
-    def __enter__(self) -> Bar:
-        if self._make is not None:
-            self._bar = self._make(total=self._total, initial=self._trainer.progress.step, unit=" steps",
-                                   dynamic_ncols=True)
-        return self
+    def __call__(self, record: dict[str, Any]) -> None:
+        if self.quiet:
+            return
+        if self.first < 0:
+            self.first = record["step"] - 1
+            self.bar = self._make_bar()
+        self.samples += record.get("samples", 0)
+        if record["event"] == "epoch" and (valid := _loss(record, "valid_")):
+            self.valid = f", valid {valid}"
+        shown = f"{_loss(record)}{self.valid}, {self._rate()}"
+        last = record["event"] == "epoch" and record["step"] == self.total
+        if self.bar is not None:
+            try:
+                self.bar.set_postfix_str(shown, refresh=False)
+                self.bar.update(record["step"] - self.bar.n)
+            except (OSError, ValueError):  # of a stream that is gone: the training goes on without a word
+                silence(sys.stderr)
+        elif self.lines and time.monotonic() - self.printed > LINE_SECONDS or self.lines and last:
+            self.printed = time.monotonic()
+            of = "" if self.total is None else f" of {self.total}"
+            tell(f"epoch {record['epoch']}, step {record['step']}{of}: {shown}{self._left(record['step'])}")
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tell(text)
 
-    @staticmethod
-    def _bar_maker(shown: bool | None) -> Any:
-        if shown is not None:
-            checks.flag("fit", "verbose", shown)
-        if shown is False or shown is None and not _is_watched():
+    def close(self) -> None:
+        if self.bar is not None:
+            try:
+                self.bar.close()
+            except (OSError, ValueError):
+                silence(sys.stderr)
+
+    def _make_bar(self) -> Any:
+        if self.lines and not _is_terminal():
             return None
         try:
-            return need("fit verbose=True", "tqdm.auto", "tqdm", "cli").tqdm
+            tqdm = need("train", "tqdm.auto", "tqdm", "cli").tqdm
+            return tqdm(total=self.total, initial=self.first, unit=" steps", dynamic_ncols=True)
         except MissingExtra:
-            if shown:
-                raise
-            return None
+            return None  # lines tell as much
 
-    def _show(self, record: dict[str, Any]) -> None:
-        prefix, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in record else ("loss", "nats")
-        value = record.get(prefix)
-        if record["event"] == "step":
-            if value is not None:
-                self._loss = value if math.isnan(self._loss) else 0.95 * self._loss + 0.05 * value
-            self._bar.set_postfix_str(f"train {self._loss:.3f} {unit}{self._valid}", refresh=False)
-            self._bar.update(record["step"] - self._bar.n)
-        elif (valid := record.get(f"valid_{prefix}")) is not None:
-            self._valid = f", valid {valid:.3f}"
+    def _rate(self) -> str:
+        rate = self.samples / max(time.monotonic() - self.begun, 1e-9)
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2f} {self.unit}/s"
+
+    def _left(self, step: int) -> str:
+        if self.total is None:
+            return ""
+        seconds = round((self.total - step) / (step - self.first) * (time.monotonic() - self.begun))
+        return f", {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
 
 
-def _is_watched() -> bool:
-    """Whether a person sees the output: a terminal, or a notebook."""
-    if "ipykernel" in sys.modules:
-        return True
-    return sys.stderr is not None and sys.stderr.isatty()
+def _loss(record: dict[str, Any], prefix: str = "") -> str:
+    """Bits a dimension for images, else nats; nothing where there is no loss."""
+    name, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in record else ("loss", "nats")
+    value = record.get(prefix + name)
+    return "" if value is None else f"{value:.3f} {unit}"

@@ -64,6 +64,7 @@ class Source:
     size: int | None = None
     crop: int | None = None
     pad: int | None = None
+    background: str = "white"
     valid: float = 0.1
     """Fraction of the training data for validation, 0 for none; also for a test part, where the data have none."""
     seed: int = 0
@@ -73,7 +74,8 @@ class Source:
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
         return data.load(self.path, columns=self.columns, label=self.label, context=self.context,
-                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, named=self.named)
+                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, background=self.background,
+                         named=self.named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
         """(train, test), (train, valid or None) of data that were read. ConfigError for a part that counts for nothing,
@@ -111,6 +113,10 @@ class Selection:
         """
         if other is None:
             return self
+        if self.columns and other.columns and self.columns != other.columns and (
+                sorted(self.columns) == sorted(other.columns)):
+            raise ConfigError("[data] the columns are in another order than those that the run was trained on, "
+                              f"{', '.join(self.columns)}")
         label = other.label if other.columns is not None or other.label is not None else self.label
         taken = (*(other.columns or ()), *(other.context or ()), other.label)
         own = None if self.weight in taken else self.weight
@@ -508,14 +514,16 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
     own = plan.selection(source) if plan is not None and table else Selection()
     if labelled and plan is not None and table:
         own = dataclasses.replace(own, label=plan.source.label)
-    crop, pad, channels = None, None, None
+    crop, pad, channels, background = None, None, None, "white"
     if plan is not None:
         pad = plan.source.pad
         if data.is_pictures(source):
             crop, size = plan.source.crop, plan.source.size if size is None else size
+            background = plan.source.background
             shape = plan.model["shape"]
             channels = shape[2] if isinstance(shape, list) and shape[2] in (1, 3) else None
-    part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, channels=channels, pad=pad)
+    part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, channels=channels,
+                     background=background, pad=pad)
     return part if plan is None or not plan.classes else _renumber(part, plan.classes)
 
 

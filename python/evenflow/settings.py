@@ -8,6 +8,7 @@ from typing import Any
 
 from evenflow import checks, optim
 from evenflow.data.augment import Augment
+from evenflow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Settings:
         if self.wire_dtype is not None:
             checks.choice("fit", "wire_dtype", self.wire_dtype, ("bfloat16",))
         keep("augment", Augment.of(self.augment))
+        for name, schedule, usual in (("lr_decay", "constant", 1.0), ("lr_patience", "plateau", 10)):
+            if self.schedule != schedule and getattr(self, name) != usual:
+                raise ConfigError(f"[fit] {name} is a setting of schedule={schedule!r}, and schedule is "
+                                  f"{self.schedule!r}")
         for name, high in (("lr", math.inf), ("lr_floor", math.inf), ("clip", math.inf), ("lr_decay", 1.0),
                            ("average", 1.0)):
             checks.number("fit", name, getattr(self, name), 0.0, high)

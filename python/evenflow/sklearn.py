@@ -145,6 +145,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         if weights is not None:
             given["sample_weight"] = weights[order[held_out:]]
             given["valid_sample_weight"] = weights[order[:held_out]] if held_out else None
+        if names and all(isinstance(name, str) for name in names):
+            flow._names = {"x": names}
         try:
             history = flow.fit(
                 train, valid=valid, epochs=checks.whole("FlowDensity", "epochs", self.epochs, low=1),

@@ -310,10 +310,11 @@ class FlowModule(_Scope):
         self._check(where, context)
         if context.is_complex() or context.dtype == torch.bool:
             raise TypeError(f"[{where}] expected numbers, got {context.dtype}")
+        if size == 1 and tuple(context.shape) == (n,):
+            context = context[:, None]
         shape = tuple(context.shape)
         if shape not in ((size,), (n, size)):
-            hint = "; c[:, None] makes rows of it" if size == 1 and shape == (n,) else ""
-            raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {shape}{hint}")
+            raise ShapeError(f"[{where}] expected ({n}, {size}), or ({size},) for all samples, got {shape}")
         return context.to(self._dtype).expand(n, size)
 
     def _shape(self) -> tuple[int, ...]:

@@ -64,8 +64,10 @@ class Trainer:
                 flow, "fit valid", valid, valid_label, valid_context, valid_sample_weight)
         elif settings.patience is not None or settings.schedule == "plateau" or any(
                 one is not None for one in (valid_label, valid_context, valid_sample_weight)):
-            raise ConfigError("[fit] patience, schedule='plateau', valid_label, valid_context and valid_sample_weight "
-                              "need valid=..., the data that they are for")
+            named = {"patience": settings.patience, "valid_label": valid_label, "valid_context": valid_context,
+                     "valid_sample_weight": valid_sample_weight}
+            told = [name for name, one in named.items() if one is not None] or ["schedule='plateau'"]
+            raise ConfigError(f"[fit] {told[0]} needs validation data: pass valid=...")
         if settings.augment is not None and not flow.is_image:
             raise ConfigError("[fit] expected no augment for a table, got one")
         self.feed = Feed(self.x, self.given, self.weights, dtype=flow.dtype, batch_size=settings.batch_size,
@@ -81,6 +83,8 @@ class Trainer:
                               f"got {settings.optimizer_options}: {error}") from None
         self.schedule = self._schedule(None)
         self.average = optim.MovingAverage(flow, settings.average, zero_debias=True) if settings.average else None
+        self.planned: int | None = None
+        """Steps until the training ends at the latest."""
         self.saved_step = 0
         """Step of the last checkpoint."""
         self._best: np.ndarray | None = None
@@ -130,10 +134,8 @@ class Trainer:
         save_every = checks.number("fit", "save_every", save_every, 0.0)
         self.ranks.same("fit", lambda: {"epochs": epochs, "steps": steps, "save_every": save_every,
                                         "checkpoint": checkpoint is not None})
-        planned = min(last_step, last_epoch * self.batches)
-        if self.settings.schedule == "cosine" and planned == math.inf:
-            raise ConfigError("[fit] schedule='cosine' needs epochs or steps, the end of the training")
-        self.schedule = self._schedule(int(planned) if self.settings.schedule == "cosine" else None)
+        self.planned = int(min(last_step, last_epoch * self.batches))
+        self.schedule = self._schedule(self.planned if self.settings.schedule == "cosine" else None)
         self._raw_values()
         if self.progress.position == self.batches:  # a callback ended the last run before the epoch
             self._end_epoch()
@@ -607,7 +609,7 @@ def _checked_data(flow: Density, where: str, x: Any, label: Any, context: Any,
     x = flow._check(where, x, least=1)
     if x.dtype != np.uint8 and not stays_outside(x):
         flow._check_levels(where, x)
-        x = arrays.to_floats(where, x, flow.dtype)
+        x = arrays.to_floats(where, x, flow.dtype, names=flow.columns)
         require_inside(where, flow._bounds, x)
     given = flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
     return x, given, mean_one(where, check_weights(where, sample_weight, len(x)))

@@ -98,7 +98,7 @@ def test_contexts_that_do_not_fit(known):
     flow = flow()
     flow.init(x, context=c)
     for given, error, text in (
-            (c[:1], ef.ShapeError, r"got \(1, 2\); c\[0\] is one for all$"),
+            (c[:1], ef.ShapeError, r"got \(1, 2\); for one context of all samples pass its only row$"),
             (c.astype(object), TypeError, r"for the context, got dtype object; convert them with .astype\(float\)$"),
             (c > 0, TypeError, r"for the context, got dtype bool; convert them with .astype\(float\)$")):
         with pytest.raises(error, match=text):

@@ -109,7 +109,7 @@ def test_odd_addresses():
 
 def test_errors_of_the_core_name_the_call(table, real_nvp):
     flow = real_nvp()
-    with pytest.raises(ef.ConfigError, match=r"^\[bits_per_dim\] expected an initialised model"):
+    with pytest.raises(ef.ConfigError, match=r"^\[bits_per_dim\] this model is not initialised"):
         flow.bits_per_dim(table)
     flow.init(table)
     with pytest.raises(ef.NumericError, match=r"^\[bits_per_dim\] expected"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evenflow.cli import main
-from evenflow.cli.progress import Progress
+from evenflow.progress import Progress
 from evenflow.presets import UNTIL_STOPPED
 
 

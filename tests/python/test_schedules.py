@@ -117,7 +117,7 @@ def test_a_plateau_waits_for_the_warmup(table, real_nvp):
 
 @pytest.mark.parametrize("setting, error, text", [
     (dict(schedule="linear"), ef.ConfigError, "schedule to be one of 'constant', 'cosine', 'plateau', got 'linear'"),
-    (dict(schedule="plateau"), ef.ConfigError, "schedule='plateau', .* need valid="),
+    (dict(schedule="plateau"), ef.ConfigError, "schedule='plateau' needs validation data"),
     (dict(lr_patience=0), ef.ConfigError, "lr_patience >= 1"), (dict(lr_patience=1.5), TypeError, "lr_patience"),
     (dict(optimizer="adamw", lr=200.0), ef.ConfigError, r"lr \* weight_decay <= 1"),
     (dict(optimizer="adamw", optimizer_options={"shrink": 0.5}), ef.ConfigError, "expected options of adamw, got"),
@@ -170,7 +170,7 @@ def test_a_bar_is_shown_to_who_looks(table, real_nvp, monkeypatch, verbose, term
     text = place.getvalue()
     assert len(seen) == 12 + 3 and bool(text) == shown
     if shown:
-        assert "12/12" in text and "train " in text and " nats, valid " in text
+        assert "12/12" in text and " nats, valid " in text
 
 
 def test_a_bar_of_images_is_in_bits(images, glow, capsys):

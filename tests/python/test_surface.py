@@ -239,7 +239,7 @@ def test_lists_are_data(table, real_nvp):
     flow.fit(rows, valid=rows[:50], epochs=1)
     other.fit(table, valid=table[:50], epochs=1)
     assert np.array_equal(flow.params, other.params)
-    with pytest.raises(ef.ShapeError, match=r"\(N, 3\), got an empty list; no rows are numpy.empty\(\(0, 3\)\)"):
+    with pytest.raises(ef.ShapeError, match=r"\(N, 3\), got \(0,\); no rows are numpy.empty\(\(0, 3\)\)"):
         flow.log_prob([])
     with pytest.raises(TypeError, match="got a list that numpy makes no array of"):
         flow.log_prob([[1.0, 2.0, 3.0], [4.0]])
@@ -331,7 +331,7 @@ def test_a_refused_call_remembers_no_columns(frame, real_nvp):
     other.iloc[3, 1] = np.nan
     flow = real_nvp()
     for call in (flow.init, flow.fit):
-        with pytest.raises(ef.NumericError, match="got nan in row 3, column 1"):
+        with pytest.raises(ef.NumericError, match="got nan in row 3, column 'years'; fill it in"):
             call(other)
         assert flow.columns is None
     flow.init(frame)
@@ -350,10 +350,13 @@ def test_nullable_columns(frame):
     assert np.array_equal(flow.log_prob(x), flow.log_prob(numbers)) and flow.columns == ["n", "age", "size"]
     missing = x.copy()
     missing.loc[7, "n"] = pandas.NA
-    with pytest.raises(ef.NumericError, match=r"\[log_prob\] expected finite values, got nan in row 7, column 0"):
+    with pytest.raises(ef.NumericError, match=r"\[log_prob\] expected finite values, got nan in row 7, column 'n'"):
         flow.log_prob(missing)
-    with pytest.raises(TypeError, match=r"\[log_prob\] expected columns of numbers, got a DataFrame with others: "):
+    with pytest.raises(TypeError, match=r"\[log_prob\] column 'age' holds (object|str), not numbers; leave it out or convert it"):
         flow.log_prob(x.assign(age="old"))
+    for odd in (pandas.Timestamp("2020"), pandas.Timedelta("1h"), True):
+        with pytest.raises(TypeError, match="column 'age' holds .*, not numbers"):
+            flow.log_prob(x.assign(age=odd))
     assert flow.log_prob(x[:0]).shape == (0,)
 
 

@@ -538,7 +538,7 @@ def test_bad_input(table, real_nvp, table_module, images, glow):
     module, x = table_module
     fresh = FlowModule(real_nvp(dtype="float64"))
     for call in (fresh, fresh.log_prob, fresh.loss, fresh.inverse):
-        with pytest.raises(ef.ConfigError, match=r"expected an initialised model.*init\(x\)"):
+        with pytest.raises(ef.ConfigError, match=r"this model is not initialised.*init\(x\)"):
             call(x)
     with pytest.raises(ef.ConfigError, match="initialised"):
         fresh.sample(2)

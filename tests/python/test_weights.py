@@ -364,7 +364,7 @@ def test_weights_that_are_all_zero(table, table_model):
     for more in ({"sample_weight": np.zeros(200)}, {"valid": table[:5], "valid_sample_weight": np.zeros(5)}):
         with pytest.raises(ef.ConfigError, match="expected a sample_weight > 0, got [25]0{,2} zeros"):
             table_model.fit(table, **more)
-    with pytest.raises(ef.ConfigError, match="valid_sample_weight need valid="):
+    with pytest.raises(ef.ConfigError, match="valid_sample_weight needs validation data"):
         table_model.fit(table, valid_sample_weight=np.ones(5))
 
 

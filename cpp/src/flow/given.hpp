@@ -72,7 +72,7 @@ void check_initialized(Context& ctx, const Chain<T>& chain, const char* call, co
   HostScope host(ctx);
   if (*host.read(values + chain.layout->offset(chain.initialized), 1) == T(0)) {
     fail<ConfigError>(
-        call, "expected an initialised model, got a fresh one; call init(x) with a batch of data first");
+        call, "this model is not initialised; call fit(x), or init(x) with a batch of data");
   }
 }
 

@@ -91,13 +91,15 @@ int64_t tensor_bytes(const std::string& name, const std::string& dtype, const st
 
 std::string_view header_of(Bytes file, const Site& site) {
   if (file.size < kPrefixBytes) {
-    reject(site, "expected a safetensors file of at least ", kPrefixBytes, " bytes, got ", file.size);
+    reject(site, "expected a safetensors file of at least ", kPrefixBytes, " bytes, got ", file.size,
+           "; the file is cut short, or not a model file");
   }
   uint64_t length = 0;
   std::memcpy(&length, file.data, kPrefixBytes);
   const int64_t longest = std::min(file.size - kPrefixBytes, kMaxHeader);
   if (length > static_cast<uint64_t>(longest)) {
-    reject(site, "expected a header of at most ", longest, " bytes, got ", length);
+    reject(site, "expected a header of at most ", longest, " bytes, got ", length,
+           "; the file is cut short, or not a model file");
   }
   const std::string_view header(file.data + kPrefixBytes, static_cast<size_t>(length));
   if (header.empty() || header[0] != '{') {
@@ -149,7 +151,7 @@ Entry parse_entry(const std::string& name, const json::Value& value, int64_t dat
   entry.end = offsets[1];
   if (entry.begin > entry.end || entry.end > data_bytes) {
     reject(site, "expected ordered data_offsets within ", data_bytes, " bytes of data, got [", entry.begin,
-           ", ", entry.end, "] in tensor ", json::shown(name));
+           ", ", entry.end, "] in tensor ", json::shown(name), "; the file is cut short or damaged");
   }
   const int64_t bytes = tensor_bytes(name, entry.tensor.dtype, entry.tensor.shape, site);
   if (entry.end - entry.begin != bytes) {

@@ -6,10 +6,13 @@ One file a group of commands; each declares its arguments in `add_commands`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import evenflow
@@ -17,7 +20,7 @@ from evenflow import _core, signals
 from evenflow.cli import latents, models, train
 from evenflow.cli.common import hint, spelled
 from evenflow.console import tell, tell_error, write
-from evenflow.errors import ConfigError, DeviceError, IoError, NumericError, RanksError, ShapeError
+from evenflow.errors import ConfigError, DataWarning, DeviceError, IoError, NumericError, RanksError, ShapeError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             args.parser.error(_unknown(unknown[0], args.parser))
         evenflow.set_matmul_precision(args.matmul_precision or "highest")
         args.command = shlex.join(["evenflow", *argv])
-        with signals.termination_interrupts():
+        with signals.termination_interrupts(), _plain_warnings():
             return int(args.run(args))
     except BrokenPipeError:
         return 141
@@ -50,6 +53,24 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(2, "error", error, flags)
     except (NumericError, RanksError, MemoryError) as error:
         return _failed(1, "failed", error, flags)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings about data are lines like those of errors, without a place in the source."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            tell(f"evenflow: warning: {message}")
+        else:
+            shown(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def _failed(code: int, what: str, error: Exception, flags: dict[str, str]) -> int:

@@ -94,7 +94,9 @@ MODEL = tuple(map(_model_option, dict.fromkeys(
 """Arguments of a model; depth is Glow's `steps`, since steps is the training's."""
 TRAINING = _fields(
     Settings, batch_size="samples a step", optimizer=", ".join(OPTIMIZERS), lr="learning rate",
-    warmup="steps of linear warm-up", lr_decay="factor a step after it", lr_floor="smallest rate",
+    warmup="steps of linear warm-up", schedule="after it: constant, cosine or plateau",
+    lr_decay="factor a step, with a constant schedule", lr_floor="smallest rate",
+    lr_patience="epochs without improvement until plateau halves the rate",
     clip="largest gradient norm; 0: off", accumulate="pieces that a batch is worked through in",
     average="decay of the moving average; 0: off", patience="epochs without improvement until it stops",
     on_nonfinite="after a failed step: raise, skip or rollback", max_failures="steps that may fail",
@@ -104,7 +106,7 @@ TRAINING = _fields(
     wire_dtype="on several ranks: bfloat16 sends gradients rounded")
 OPTIMIZER = tuple(_optimizer_options())
 AUGMENT = _fields(
-    Augment, flip="left and right changed over in half of the training images",
+    Augment, flip="half of the training images are mirrored left to right",
     shift="largest shift, as a fraction of height and width", rotation="largest angle, degrees",
     zoom="largest change of size, as a fraction", shear="largest shear angle, radians")
 OUTPUT = _fields(
@@ -120,6 +122,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
              Option("bounds", "tables: what the values of a column lie strictly between, none for an open end; given "
                     "again for another column", parts=("NAME", "LOW", "HIGH")),
              Option("size", "folder of images: resize to SIZE x SIZE", int),
+             Option("background", "folder of images: colour behind transparent pixels; default: white"),
              Option("crop", "folder of images: a square of CROP x CROP out of the middle, before", int),
              Option("pad", "images: in the middle of a black square of PAD x PAD", int),
              Option("valid", "fraction for validation, 0 for none, and for testing where the data have no test part",

@@ -16,7 +16,7 @@ from evenflow import _core, arrays, discrete, models, presets
 from evenflow.bounds import by_column, require_inside
 from evenflow.cli import config, options
 from evenflow.cli.common import command, quality, report
-from evenflow.cli.progress import Progress
+from evenflow.progress import Progress
 from evenflow.console import tell
 from evenflow.data import Dataset, is_pictures
 from evenflow.data.table import is_header
@@ -67,7 +67,7 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
         _require_same(run, values)
         return _continue(run, args, values, ranks)
     source = Source(values["data"], **{k: values[k] for k in ("columns", "label", "context", "weight", "size", "crop",
-                                                              "pad", "valid", "seed") if k in values},
+                                                              "background", "pad", "valid", "seed") if k in values},
                     named=not os.path.exists(values["data"]))
     if is_pictures(source.path) and (inside(run.folder, source.path) or inside(run.sample_folder, source.path)):
         raise ConfigError(f"[train] --out {run.folder} is in the folder of pictures to train on; choose another one")
@@ -88,6 +88,8 @@ def _train(args: argparse.Namespace, values: dict[str, Any], ranks: Ranks) -> in
     if "average" not in values:
         settings["average"] = presets.average(training, len(part.train), settings["batch_size"], epochs, steps)
     named = source.path.lower().endswith(".parquet") or is_header(whole.columns)
+    flow._names = {what: list(names) for what, names in (("x", whole.columns), ("context", whole.context))
+                   if named and names}
     plan = Plan(source, flow.config, settings, epochs, steps, whole.classes if flow.classes else [],
                 *((whole.columns, whole.context) if named else ([], [])), outputs)
     _check_bounds(flow, loaded)

@@ -131,8 +131,8 @@ class Pictures(Rows):
         if self.transparent:
             are = "may be transparent" if pixels is self else "are transparent"
             warnings.warn(f"[data] {len(self.transparent)} of {len(self)} pictures {are}, such as "
-                          f"{min(self.transparent)}; transparent pixels are put on {self.background}, a colour that "
-                          "you can choose with background", DataWarning, stacklevel=4)
+                          f"{min(self.transparent)}; transparent pixels are put on {self.background}, the colour of "
+                          "background", DataWarning, stacklevel=4)
         return pixels
 
 
