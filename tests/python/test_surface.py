@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -389,3 +390,23 @@ def test_other_frames(frame, table, real_nvp):
         assert np.array_equal(flow.log_prob(make(columns)), wanted)
         with pytest.raises(ef.ShapeError, match="the columns are in another order"):
             flow.log_prob(make({key: columns[key] for key in ("size", "age", "mass")}))
+
+
+def test_ctrl_c_ends_a_long_call():
+    """Between two blocks of rows; all of these would take minutes."""
+    flow = ef.NICE(784)
+    flow.init(np.zeros((2, 784)))
+    rows = np.broadcast_to(np.float32(0.1), (1_000_000, 784))
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for call in (flow.log_prob, flow.encode, lambda x: flow.sample(len(x))):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                call(rows)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
