@@ -209,7 +209,9 @@ class CouplingFlow(Flow):
     mask : str
         Columns that a coupling changes: "halves" or "odd-even", alternating.
     permutation : str
-        Mixing of the columns between couplings: "none", "shuffle" or "lu" (a learned matrix).
+        Mixing of the columns between couplings: "none", "reverse", "shuffle" (an order that is drawn once), "lu" (a
+        learned matrix, at first a random rotation) or "lu-shuffle" (a shuffle, then a learned matrix that is the
+        identity at first).
     batch_norm, actnorm : bool
         Between couplings.
     base : str

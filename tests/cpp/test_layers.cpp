@@ -112,9 +112,24 @@ TEST_CASE("a layer refuses arrays of another shape, whichever they are") {
 
 TEST_CASE("1x1 convolutions") {
   for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 3, 2, 5}, Shape{0, 2, 2, 12}, Shape{0, 1, 1, 1}}) {
-    check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape); }));
+    for (MatrixStart start : {MatrixStart::rotation, MatrixStart::identity}) {
+      check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape, start); }));
+    }
     check(layer_case("plain" + text(shape), [=](auto t) { return plain_conv1x1<decltype(t)>(shape); }));
   }
+}
+
+TEST_CASE("an LU convolution that starts as the identity leaves values as they are") {
+  const Shape shape{4, 1, 1, 3};
+  const std::vector<double> x = random_values(12, 4, -2, 2);
+  std::vector<double> z(12), logdet(4);
+  const View<const double> view(x.data(), shape);
+  const Fixture<double> f(lu_conv1x1<double>(shape, MatrixStart::identity), 7, view, 0);
+  Context ctx("cpu", 1);
+  const ParamArena<double>& arena = *f.arena;
+  f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), logdet.data());
+  CHECK(z == x);
+  CHECK(logdet == std::vector<double>(4));
 }
 
 TEST_CASE("a permutation's indices are numbers of its type") {

@@ -112,7 +112,7 @@ TEST_CASE("small NICE models pass every check of a layer") {
 
 TEST_CASE("small Real NVP tables pass every check of a layer") {
   for (const char* mask : {"halves", "odd-even"}) {
-    for (const char* permutation : {"none", "shuffle", "lu"}) {
+    for (const char* permutation : {"none", "reverse", "shuffle", "lu", "lu-shuffle"}) {
       CouplingFlowConfig config;
       config.dims = 3;
       config.couplings = 3;

@@ -75,9 +75,14 @@ EVENFLOW_API std::unique_ptr<Layer<T>> actnorm(Shape in);
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask);
 
+/// What W of a 1x1 convolution is at first.
+enum class MatrixStart {
+  rotation,  ///< a random orthogonal matrix
+  identity
+};
 /// z = x W per pixel, W = P L (U + diag(sign exp(logs))), P and sign fixed (Glow 3.2).
 template <class T>
-EVENFLOW_API std::unique_ptr<Layer<T>> lu_conv1x1(Shape in);
+EVENFLOW_API std::unique_ptr<Layer<T>> lu_conv1x1(Shape in, MatrixStart start = MatrixStart::rotation);
 /// z = x W per pixel, W free; NumericError if W is singular.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> plain_conv1x1(Shape in);

@@ -47,9 +47,10 @@ struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
   std::vector<int64_t> hidden{64, 64};
-  std::string law = "affine";              ///< a law of table_law_names(): "affine" (bounded log-scale) ...
-  std::string mask = "halves";             ///< "halves" | "odd-even"
-  std::string permutation = "none";        ///< between couplings: "none" | "shuffle" | "lu"
+  std::string law = "affine";   ///< a law of table_law_names(): "affine" (bounded log-scale) ...
+  std::string mask = "halves";  ///< "halves" | "odd-even"
+  std::string permutation =
+      "none";  ///< between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
   bool batch_norm = false;
   bool actnorm = false;

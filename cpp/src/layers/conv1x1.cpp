@@ -81,7 +81,7 @@ class Conv1x1 : public Layer<T> {
 template <class T>
 class LuConv1x1 final : public Conv1x1<T> {
  public:
-  explicit LuConv1x1(Shape in) : Conv1x1<T>("lu_conv1x1", in) {}
+  LuConv1x1(Shape in, MatrixStart start) : Conv1x1<T>("lu_conv1x1", in), start_(start) {}
 
   void declare(const Scope& scope) override {
     const int64_t c = this->channels();
@@ -95,7 +95,8 @@ class LuConv1x1 final : public Conv1x1<T> {
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
     const int64_t n = this->channels();
-    const linalg::Lu f = linalg::lu(linalg::random_orthogonal(n, rng), n);
+    const bool rotates = start_ == MatrixStart::rotation;
+    const linalg::Lu f = linalg::lu(rotates ? linalg::random_orthogonal(n, rng) : linalg::identity(n), n);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         arena.value(lower_)[i * n + j] = j < i ? static_cast<T>(f.lower[i * n + j]) : T(0);
@@ -151,6 +152,7 @@ class LuConv1x1 final : public Conv1x1<T> {
                                          {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
   }
 
+  MatrixStart start_;
   std::string name_;
   ParamId lower_ = 0;
   ParamId upper_ = 0;
@@ -211,8 +213,8 @@ class PlainConv1x1 final : public Conv1x1<T> {
 }  // namespace
 
 template <class T>
-std::unique_ptr<Layer<T>> lu_conv1x1(Shape in) {
-  return std::make_unique<LuConv1x1<T>>(in);
+std::unique_ptr<Layer<T>> lu_conv1x1(Shape in, MatrixStart start) {
+  return std::make_unique<LuConv1x1<T>>(in, start);
 }
 
 template <class T>
@@ -220,8 +222,8 @@ std::unique_ptr<Layer<T>> plain_conv1x1(Shape in) {
   return std::make_unique<PlainConv1x1<T>>(in);
 }
 
-template std::unique_ptr<Layer<float>> lu_conv1x1<float>(Shape);
-template std::unique_ptr<Layer<double>> lu_conv1x1<double>(Shape);
+template std::unique_ptr<Layer<float>> lu_conv1x1<float>(Shape, MatrixStart);
+template std::unique_ptr<Layer<double>> lu_conv1x1<double>(Shape, MatrixStart);
 template std::unique_ptr<Layer<float>> plain_conv1x1<float>(Shape);
 template std::unique_ptr<Layer<double>> plain_conv1x1<double>(Shape);
 

@@ -1,6 +1,25 @@
 #include "models/options.hpp"
 
 namespace evenflow {
+namespace {
+
+/// Adds the layers of a `permutation` setting, which mix the columns in front of coupling `index`.
+template <class T>
+void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index) {
+  const Shape shape = flow.output_shape();
+  const std::string name = "permutation" + index;
+  if (kind == "lu") {
+    flow.add(name, lu_conv1x1<T>(shape));
+  } else if (kind == "lu-shuffle") {
+    // The matrix starts as the identity, so that the shuffle alone decides which columns meet at first.
+    flow.add("shuffle" + index, permutation<T>(shape, Order::shuffle));
+    flow.add(name, lu_conv1x1<T>(shape, MatrixStart::identity));
+  } else if (kind != "none") {
+    flow.add(name, permutation<T>(shape, order_of(kind)));
+  }
+}
+
+}  // namespace
 
 template <class T>
 Flow<T> coupling_flow(const CouplingFlowConfig& config) {
@@ -15,10 +34,7 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
   if (auto layer = preprocess_of<T>(config.preprocess, shape)) flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {
     const std::string index = std::to_string(i);
-    if (i > 0 && config.permutation == "lu") flow.add("permutation" + index, lu_conv1x1<T>(shape));
-    if (i > 0 && config.permutation == "shuffle") {
-      flow.add("permutation" + index, permutation<T>(shape, Order::shuffle));
-    }
+    if (i > 0) add_mixing(flow, config.permutation, index);
     const bool halves = config.mask == "halves";
     const Mask mask =
         i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);

@@ -164,8 +164,8 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   }
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
   v("mask", c.mask, one_of({"halves", "odd-even"}), "columns that a coupling changes");
-  v("permutation", c.permutation, one_of({"none", "shuffle", "lu"}),
-    "mixing of the columns between couplings; lu learns a matrix");
+  v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle"}),
+    "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
   v("base", c.base, one_of({"gaussian", "logistic"}), "distribution of the latents");

@@ -88,6 +88,8 @@ CASES = [
     _table("additive", 5, law="additive"),
     _table("shuffle", 5, permutation="shuffle"),
     _table("lu", 5, permutation="lu"),
+    _table("lu-shuffle", 5, permutation="lu-shuffle"),
+    _table("reverse", 5, permutation="reverse", couplings=4),
     _table("raw", 6, preprocess="none"),
     _table("zca", 5, preprocess="zca"),
     _table("whiten", 5, preprocess="whiten"),

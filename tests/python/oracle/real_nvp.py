@@ -148,6 +148,16 @@ def table_mask(dims, kind, i):
     return later if i % 2 == 0 else ~later
 
 
+def mix_columns(chain, scope, kind, i):
+    """What a setting `permutation` does in front of coupling i."""
+    if kind == "lu-shuffle":
+        chain.apply(layers.permute, scope / f"shuffle{i}", "shuffle")
+    if kind in ("lu", "lu-shuffle"):
+        chain.apply(layers.lu_conv1x1, scope / f"permutation{i}")
+    elif kind != "none":
+        chain.apply(layers.permute, scope / f"permutation{i}", kind)
+
+
 def table_forward(params, x, config, given=None, training=True, batch_stats=None):
     """x: (N, D). Returns (z (N, D), logdet (N,)); batch_stats as in `image_forward`."""
     scope = Scope(params, training, batch_stats)
@@ -158,10 +168,8 @@ def table_forward(params, x, config, given=None, training=True, batch_stats=None
     if config["preprocess"] != "none":
         chain.apply(layers.preprocess, scope / "preprocess", config["preprocess"])
     for i in range(config["couplings"]):
-        if i > 0 and config["permutation"] == "lu":
-            chain.apply(layers.lu_conv1x1, scope / f"permutation{i}")
-        elif i > 0 and config["permutation"] == "shuffle":
-            chain.apply(layers.permute, scope / f"permutation{i}", "shuffle")
+        if i > 0:
+            mix_columns(chain, scope, config["permutation"], i)
         changed = table_mask(x.shape[1], config["mask"], i)
         chain.apply(table_coupling, scope / f"coupling{i}", config, context, changed)
         if config["batch_norm"]:
