@@ -19,6 +19,8 @@ def _tables(model: str) -> str:
 
 def _row(s: Setting) -> str:
     default = "" if s.type == "shape" else f"`{tuple(s.default) if s.type == 'ints' else s.default!r}`"
-    values = {"bool": "`True`, `False`", "str": ", ".join(f"`{choice!r}`" for choice in s.choices or ())}.get(
-        s.type, "" if s.low is None else f"{s.low} ... {s.high}" if s.high is not None else f"at least {s.low}")
+    choices = ["True", "False"] if s.type == "bool" else map(repr, s.choices or ())
+    values = ", ".join(f"`{choice}`" for choice in choices)
+    if s.low is not None:
+        values = f"{s.low} ... {s.high}" if s.high is not None else f"at least {s.low}"
     return f"| `{s.name}` | {default} | {values} | {s.help.replace('|', '&#124;')} |"

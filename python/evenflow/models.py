@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from evenflow import _core, checkpoint, checks
+from evenflow import _core, checkpoint, checks, masks
 from evenflow.bounds import checked as checked_bounds
 from evenflow.checks import LARGEST, choice, flag, number, whole
 from evenflow.errors import ConfigError, DeviceError, IoError, ShapeError
@@ -32,7 +33,7 @@ class Setting:
     """"image" | "table"."""
     name: str
     type: str
-    """"int" | "ints" | "float" | "bool" | "str" | "seed" | "bounds" | "shape"."""
+    """"int" | "ints" | "float" | "bool" | "str" | "seed" | "bounds" | "mask" | "shape"."""
     default: Any
     low: int | None
     high: int | None
@@ -206,8 +207,12 @@ class CouplingFlow(Flow):
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
     hidden : sequence of int
         Widths of the hidden layers of each coupling's net.
-    mask : str
-        Columns that a coupling changes: "halves" or "odd-even", alternating.
+    mask : str or array_like of bool
+        Columns that a coupling changes; the others pass, and its net reads them. "halves", "odd-even": the second half
+        or the odd columns, and the others, in turn. "log2": columns whose number has bit 0, then those without, then
+        by bit 1 and so on, so that of any two columns each is changed by a coupling that reads the other within
+        2 ceil(log2 D) couplings. Or (couplings, D), True where a column is changed: every coupling changes a column
+        and, without a context, passes one, and every column is changed by a coupling.
     permutation : str
         Mixing of the columns between couplings: "none", "reverse", "shuffle" (an order that is drawn once), "lu" (a
         learned matrix, at first a random rotation) or "lu-shuffle" (a shuffle, then a learned matrix that is the
@@ -234,8 +239,8 @@ class CouplingFlow(Flow):
 
     @hinted
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "affine", bins: int = 8,
-                 bound: float = 4.0, hidden: Sequence[int] = (64, 64), mask: str = "halves", permutation: str = "none",
-                 batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
+                 bound: float = 4.0, hidden: Sequence[int] = (64, 64), mask: str | ArrayLike = "halves",
+                 permutation: str = "none", batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
                  preprocess: str = "standardize", bounds: Sequence[Any] | None = None, seed: int = 0,
                  dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
@@ -377,6 +382,8 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             value = _columns(model, value) if kind == "table" else _image_shape(model, value)
         elif setting.type == "bounds":
             value = checked_bounds(model, value, config["shape"])
+        elif setting.type == "mask":
+            value = masks.checked(model, value, tuple(setting.choices or ()), config["couplings"], config["shape"])
         else:
             value = setting.checked(value)
         if value or not setting.optional:

@@ -396,6 +396,17 @@ TEST_CASE("device: couplings and nets against the CPU's") {
   }
   LayerCase c;
   c.batch = 5;
+  check_layer_on_device("listed channels", c, [](auto t) {
+    using T = decltype(t);
+    const Shape shape{0, 3, 2, 5};
+    return coupling<T>(shape, {1, 2, 4}, mlp<T>(shape.with_channels(2), 6, {6, 5}, MlpInit::nice),
+                       law_options("affine"));
+  });
+  check_layer_on_device("more channels than an order's block", c, [](auto t) {
+    std::vector<int64_t> changed;
+    for (int64_t i = 0; i < 300; i += 2) changed.push_back(i);
+    return batch_norm<decltype(t)>({0, 1, 1, 300}, changed);
+  });
   check_layer_on_device("glow net", c, [=](auto t) {
     using T = decltype(t);
     const Shape shape{0, 4, 3, 4};

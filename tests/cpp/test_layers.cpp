@@ -208,6 +208,81 @@ TEST_CASE("couplings, every law and mask") {
   }
 }
 
+TEST_CASE("couplings and batch norms of listed channels") {
+  const Shape shape{0, 1, 2, 5};
+  for (const std::vector<int64_t>& changed :
+       {std::vector<int64_t>{0}, {4}, {2}, {0, 4}, {1, 2, 4}, {0, 1, 2}, {2, 3, 4}}) {
+    const int64_t change = static_cast<int64_t>(changed.size());
+    for (const LawOptions& law : every_law()) {
+      const Shape pass = shape.with_channels(shape.c - change);
+      check(layer_case("law " + law.name + " of " + std::to_string(change), [=](auto t) {
+        using T = decltype(t);
+        return coupling<T>(shape, changed,
+                           mlp<T>(pass, change * numbers_of_law(law), {6, 5}, MlpInit::uniform_zero),
+                           {law, false, {}});
+      }));
+    }
+    for (const bool training : {false, true}) {
+      LayerCase c = layer_case("batch_norm", [=](auto t) { return batch_norm<decltype(t)>(shape, changed); });
+      c.training = training;
+      c.batch = 5;
+      check(c);
+    }
+  }
+  LayerCase wide = layer_case("of 600 channels", [](auto t) {  // of which a kernel takes 256
+    std::vector<int64_t> changed;
+    for (int64_t c = 0; c < 600; c += 3) changed.push_back(c);
+    return batch_norm<decltype(t)>({0, 1, 1, 600}, changed);
+  });
+  wide.batch = 1;
+  check(wide);
+}
+
+TEST_CASE("a mask that lists channels is the one that says the same by a name") {
+  const Shape shape{4, 1, 1, 5};
+  const std::vector<double> x = random_values(20, 4, -1, 1);
+  const View<const double> view(x.data(), shape);
+  const std::pair<Mask, std::vector<int64_t>> pairs[] = {{Mask::first_half, {0, 1, 2}},
+                                                         {Mask::second_half, {3, 4}},
+                                                         {Mask::odd, {1, 3}},
+                                                         {Mask::even, {0, 2, 4}}};
+  for (const auto& [mask, listed] : pairs) {
+    const int64_t change = static_cast<int64_t>(listed.size());
+    std::vector<std::vector<double>> results;
+    for (const bool by_name : {true, false}) {
+      auto net = mlp<double>({0, 1, 1, 5 - change}, 2 * change, {6}, MlpInit::nice);
+      const CouplingOptions options = law_options("affine");
+      const Fixture<double> f(by_name ? coupling<double>(shape, mask, std::move(net), options)
+                                      : coupling<double>(shape, listed, std::move(net), options),
+                              7, view, 0.2);
+      const ParamArena<double>& arena = *f.arena;
+      Context ctx("cpu", 1);
+      std::vector<double> z(24);
+      f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), z.data() + 20);
+      results.push_back(z);
+    }
+    CHECK(results[0] == results[1]);
+    CHECK(results[0] != x);
+  }
+}
+
+TEST_CASE("lists of channels that are no mask are refused") {
+  const Shape shape{0, 1, 1, 3};
+  const auto with = [&](const std::vector<int64_t>& changed, int64_t inputs) {
+    const int64_t change = std::max<int64_t>(1, static_cast<int64_t>(changed.size()));
+    return coupling<double>(shape, changed, mlp<double>({0, 1, 1, inputs}, change, {}, MlpInit::nice),
+                            law_options("additive"));
+  };
+  CHECK_NOTHROW(with({0, 2}, 1));
+  CHECK_NOTHROW(with({0, 1, 2}, 2));  // of a context
+  CHECK_THROWS_WITH_AS(with({2, 0}, 1), doctest::Contains("in increasing order, got 0 after 2"), ShapeError);
+  CHECK_THROWS_AS(with({0, 0}, 1), ShapeError);
+  CHECK_THROWS_WITH_AS(with({3}, 2), doctest::Contains("expected changed channels in 0 ... 2"), ShapeError);
+  CHECK_THROWS_AS(with({-1}, 2), ShapeError);
+  CHECK_THROWS_WITH_AS(with({}, 3), doctest::Contains("expected a channel that changes, and one that passes"),
+                       ShapeError);
+}
+
 TEST_CASE("top prior") {
   for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 2, 3, 3}}) {
     for (bool learned : {false, true}) {

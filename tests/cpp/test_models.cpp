@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "check_layer.hpp"
 #include "laws.hpp"
+#include "models/masks.hpp"
 
 namespace evenflow::test {
 namespace {
+
+using Lists = std::vector<std::vector<int64_t>>;
 
 /// A whole flow as a layer: the model's own arena mirrors the harness's, whose layout it has.
 template <class T>
@@ -111,7 +115,8 @@ TEST_CASE("small NICE models pass every check of a layer") {
 }
 
 TEST_CASE("small Real NVP tables pass every check of a layer") {
-  for (const char* mask : {"halves", "odd-even"}) {
+  const TableMask listed(Lists{{0, 2}, {1}, {0, 1}});
+  for (const TableMask& mask : {TableMask("halves"), TableMask("odd-even"), TableMask("log2"), listed}) {
     for (const char* permutation : {"none", "reverse", "shuffle", "lu", "lu-shuffle"}) {
       CouplingFlowConfig config;
       config.dims = 3;
@@ -122,9 +127,106 @@ TEST_CASE("small Real NVP tables pass every check of a layer") {
       config.batch_norm = true;
       config.actnorm = true;
       check_flow(
-          std::string(mask) + " " + permutation, [=](auto t) { return coupling_flow<decltype(t)>(config); },
-          -2, 2, 0, 6);
+          mask.scheme + " " + permutation, [=](auto t) { return coupling_flow<decltype(t)>(config); }, -2, 2,
+          0, 6);
     }
+  }
+}
+
+TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
+  for (int64_t dims = 2; dims <= 40; ++dims) {
+    CAPTURE(dims);
+    CouplingFlowConfig config;
+    config.dims = dims;
+    config.mask = "log2";
+    int64_t needed = 0;
+    while ((int64_t{1} << needed) < dims) ++needed;
+    std::set<std::pair<int64_t, int64_t>> met;
+    for (int64_t i = 0; i < 2 * needed; ++i) {
+      const std::vector<int64_t> changed = changed_columns(config, i);
+      CHECK(changed_count(config, i) == static_cast<int64_t>(changed.size()));
+      CHECK(changed_columns(config, i + 2 * needed) == changed);
+      for (const int64_t one : changed) {
+        for (int64_t other = 0; other < dims; ++other) {
+          if (std::count(changed.begin(), changed.end(), other) == 0) met.insert({one, other});
+        }
+      }
+    }
+    CHECK(static_cast<int64_t>(met.size()) == dims * (dims - 1));  // each changes, seeing any other
+  }
+  for (const std::string& scheme : mask_schemes()) {
+    CouplingFlowConfig config;
+    config.mask = scheme;
+    for (config.dims = 2; config.dims < 40; ++config.dims) {
+      for (int64_t i = 0; i < 12; ++i) {
+        const int64_t count = changed_count(config, i);
+        CHECK(static_cast<int64_t>(changed_columns(config, i).size()) == count);
+        CHECK(count > 0);
+        CHECK(count < config.dims);
+      }
+    }
+  }
+}
+
+TEST_CASE("masks: a list has to fit the model") {
+  CouplingFlowConfig config;
+  config.dims = 3;
+  config.couplings = 2;
+  const auto with = [&](Lists columns, int64_t context = 0) {
+    config.mask = std::move(columns);
+    config.context = context;
+    coupling_flow<double>(config);
+  };
+  CHECK_NOTHROW(with({{0, 2}, {1}}));
+  CHECK_NOTHROW(with({{0, 1, 2}, {1}}, 1));
+  CHECK_THROWS_WITH_AS(with({{0}, {1}, {2}}),
+                       "[coupling_flow] expected a mask for 2 couplings, got one for 3", ConfigError);
+  CHECK_THROWS_WITH_AS(with({}), "[coupling_flow] expected a mask for 2 couplings, got one for 0",
+                       ConfigError);
+  CHECK_THROWS_WITH_AS(with({{0, 1}, {}}), doctest::Contains("got none in coupling 1"), ConfigError);
+  CHECK_THROWS_WITH_AS(
+      with({{0, 1, 2}, {1}}),
+      doctest::Contains("a column that passes, for the net to read, in every coupling, got none in "
+                        "coupling 0"),
+      ConfigError);
+  CHECK_THROWS_WITH_AS(with({{0}, {1}}), doctest::Contains("got none for column 2"), ConfigError);
+  CHECK_THROWS_WITH_AS(with({{0, 2}, {3}}), doctest::Contains("expected columns in 0 ... 2"), ConfigError);
+  CHECK_THROWS_AS(with({{2, 0}, {1}}), ConfigError);
+  CHECK_THROWS_AS(with({{0, 2}, {-1, 1}}), ConfigError);
+  config.mask = "thirds";
+  CHECK_THROWS_WITH_AS(coupling_flow<double>(config),
+                       doctest::Contains("expected mask halves, odd-even or log2"), ConfigError);
+}
+
+TEST_CASE("masks: configurations keep them") {
+  CouplingFlowConfig table;
+  table.dims = 3;
+  table.couplings = 2;
+  for (const TableMask& mask : {TableMask("log2"), TableMask(Lists{{0, 2}, {1}})}) {
+    table.mask = mask;
+    ModelConfig config;
+    config.model = table;
+    const std::string text = to_json(config);
+    CHECK(to_json(parse_config(text)) == text);
+    const auto again = std::get<CouplingFlowConfig>(parse_config(text).model);
+    CHECK(again.mask.scheme == mask.scheme);
+    CHECK(again.mask.columns == mask.columns);
+  }
+  table.mask = Lists{{0, 2}, {1}};
+  ModelConfig config;
+  config.model = table;
+  const std::string text = to_json(config), wanted = "\"mask\": [[0, 2], [1]]";
+  const size_t at = text.find(wanted);
+  REQUIRE(at != std::string::npos);
+  const auto parse = [&](const std::string& mask) {
+    std::string other = text;
+    parse_config(other.replace(at, wanted.size(), "\"mask\": " + mask));
+  };
+  CHECK_NOTHROW(parse("[[1], [0, 2]]"));
+  for (const char* wrong : {"3", "[0, 2]", "[[0, 2], 1]", "[[0.5], [1, 2]]", "[[0, 2], [true]]", "[]", "\"\"",
+                            "null", "[[0, 2], [4000000000]]", "[[0, 1], [1]]"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_AS(parse(wrong), ConfigError);
   }
 }
 

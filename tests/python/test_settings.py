@@ -118,4 +118,5 @@ def test_the_documentation_has_every_setting():
     page = hook.on_page_markdown((DOCS / "api" / "models.md").read_text())
     assert page.count("\n| `") == sum(map(len, DECLARED.values()))
     assert "| `hidden` | `(64, 64)` | 1 ... 1048576 | widths of the nets' hidden layers |\n" in page
-    assert "| `mask` | `'halves'` | `'halves'`, `'odd-even'` | columns that a coupling changes |\n" in page
+    assert ("| `mask` | `'halves'` | `'halves'`, `'odd-even'`, `'log2'` | columns that couplings change, by a scheme or "
+            "listed for each |\n") in page

@@ -64,6 +64,11 @@ struct CouplingOptions {
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
                                                 const CouplingOptions& options);
+/// The same, changing the channels of a list, which is in increasing order. With a context it may have all.
+template <class T>
+EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int64_t>& changed,
+                                                std::unique_ptr<Conditioner<T>> net,
+                                                const CouplingOptions& options);
 
 /// y = (x + bias) exp(3 logs) per channel, set by init_from_data to mean 0, std 1 (Glow 3.1).
 template <class T>
@@ -74,6 +79,8 @@ EVENFLOW_API std::unique_ptr<Layer<T>> actnorm(Shape in);
 /// averages with rate 0.1 (Real NVP 3.7).
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask);
+template <class T>
+EVENFLOW_API std::unique_ptr<Layer<T>> batch_norm(Shape in, const std::vector<int64_t>& changed);
 
 /// What W of a 1x1 convolution is at first.
 enum class MatrixStart {

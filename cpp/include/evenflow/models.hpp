@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "evenflow/conditioner.hpp"
@@ -42,13 +43,24 @@ struct RealNvpConfig {
   int64_t context = 0;  ///< context values per image
 };
 
+/// The columns that each coupling of a table changes: those of a scheme, or listed ones.
+struct TableMask {
+  std::string scheme = "halves";              ///< "halves" | "odd-even" | "log2"; empty: `columns`
+  std::vector<std::vector<int64_t>> columns;  ///< those of each coupling, in increasing order
+
+  TableMask() = default;
+  TableMask(const char* name) : scheme(name) {}
+  TableMask(std::string name) : scheme(std::move(name)) {}
+  TableMask(std::vector<std::vector<int64_t>> columns_) : scheme(), columns(std::move(columns_)) {}
+};
+
 /// Couplings for tables. A context makes the density conditional; every coupling's net reads it.
 struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
   std::vector<int64_t> hidden{64, 64};
-  std::string law = "affine";   ///< a law of table_law_names(): "affine" (bounded log-scale) ...
-  std::string mask = "halves";  ///< "halves" | "odd-even"
+  std::string law = "affine";  ///< a law of table_law_names(): "affine" (bounded log-scale) ...
+  TableMask mask;
   std::string permutation =
       "none";  ///< between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"

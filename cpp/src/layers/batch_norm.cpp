@@ -2,21 +2,23 @@
 
 #include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
+#include "layers/channel_mask.hpp"
 #include "layers/channel_scale.hpp"
-#include "layers/odd_even.hpp"
 
 namespace evenflow {
 namespace {
 
+constexpr const char* kKind = "batch_norm";
+
 template <class T>
 class BatchNorm final : public Layer<T> {
  public:
-  BatchNorm(Shape in, Mask mask) : Layer<T>("batch_norm", in, in, true) {
-    const MaskSizes sizes = mask_sizes(mask, in.c);
-    parity_ = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
-    count_ = parity_ >= 0 ? in.c : sizes.change;
-    first_ = mask == Mask::second_half ? sizes.pass : 0;
-    active_ = 0;
+  BatchNorm(Shape in, const Split& split)
+      : Layer<T>(kKind, in, in, true),
+        parity_(split.parity),
+        count_(split.change),
+        first_(split.change_first),
+        active_(0) {
     for (int64_t i = 0; i < in.h; ++i) {
       for (int64_t j = 0; j < in.w; ++j) active_ += parity_ < 0 || (i + j) % 2 == parity_;
     }
@@ -120,12 +122,19 @@ class BatchNorm final : public Layer<T> {
 
 template <class T>
 std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask) {
-  if (mask != Mask::odd && mask != Mask::even) return std::make_unique<BatchNorm<T>>(in, mask);
-  const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<OddEven<T>>("batch_norm", std::make_unique<BatchNorm<T>>(in, half));
+  if (mask == Mask::odd || mask == Mask::even) return batch_norm<T>(in, every_second(mask, in.c));
+  return std::make_unique<BatchNorm<T>>(in, split_of(mask, in.c));
+}
+
+template <class T>
+std::unique_ptr<Layer<T>> batch_norm(Shape in, const std::vector<int64_t>& changed) {
+  return on_channels<T>(kKind, in, changed,
+                        [&](const Split& split) { return std::make_unique<BatchNorm<T>>(in, split); });
 }
 
 template std::unique_ptr<Layer<float>> batch_norm<float>(Shape, Mask);
 template std::unique_ptr<Layer<double>> batch_norm<double>(Shape, Mask);
+template std::unique_ptr<Layer<float>> batch_norm<float>(Shape, const std::vector<int64_t>&);
+template std::unique_ptr<Layer<double>> batch_norm<double>(Shape, const std::vector<int64_t>&);
 
 }  // namespace evenflow

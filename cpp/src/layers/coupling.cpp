@@ -1,7 +1,7 @@
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
-#include "layers/odd_even.hpp"
+#include "layers/channel_mask.hpp"
 
 namespace evenflow {
 
@@ -27,32 +27,33 @@ namespace {
 
 constexpr const char* kKind = "coupling";
 
-/// A coupling on contiguous halves of the channels or on a checkerboard. The net reads the part that passes
-/// and then the flow's context, which is the same at every pixel.
+/// A coupling on slices of the channels or on a checkerboard. The net reads the part that passes and then the
+/// flow's context, which is the same at every pixel.
 template <class T>
 class Coupling final : public Layer<T> {
  public:
-  Coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options)
-      : Layer<T>(kKind, in, in, true), net_(std::move(net)) {
-    const MaskSizes sizes = mask_sizes(mask, in.c);
-    if (sizes.pass < 1 || sizes.change < 1) {
-      fail<ShapeError>(kKind, "expected at least 2 channels, got ", in.c);
-    }
+  Coupling(Shape in, const Split& split, std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options)
+      : Layer<T>(kKind, in, in, true),
+        net_(std::move(net)),
+        change_first_(split.change_first),
+        pass_first_(split.pass_first),
+        pass_(split.pass) {
     plan_.law = law_of(options.law);
-    const int64_t outputs = sizes.change * numbers_of(plan_.law);
-    const Shape pass = in.with_batch(0).with_channels(sizes.pass);
-    context_ = net_->input_shape().c - sizes.pass;
-    if (context_ < 0 || net_->input_shape() != pass.with_channels(sizes.pass + context_) ||
+    const int64_t outputs = split.change * numbers_of(plan_.law);
+    const Shape pass = in.with_batch(0).with_channels(pass_);
+    context_ = net_->input_shape().c - pass_;
+    if (split.change < 1 || pass_ + context_ < 1) {
+      fail<ShapeError>(kKind, "expected a channel that changes, and one that passes or a context, got ",
+                       split.change, " and ", pass_, " of ", in.c, " channels");
+    }
+    if (context_ < 0 || net_->input_shape() != pass.with_channels(pass_ + context_) ||
         net_->out_channels() != outputs) {
       fail<ShapeError>(kKind, "expected a net from ", to_string(pass), " to ", outputs, " channels, got ",
                        to_string(net_->input_shape()), " to ", net_->out_channels());
     }
-    pass_first_ = mask == Mask::first_half ? sizes.change : 0;
-    change_first_ = mask == Mask::second_half ? sizes.pass : 0;
-    pass_ = sizes.pass;
-    plan_.count = sizes.change;
+    plan_.count = split.change;
     plan_.interleaved = options.interleaved;
-    plan_.parity = mask == Mask::checkerboard0 ? 0 : mask == Mask::checkerboard1 ? 1 : -1;
+    plan_.parity = split.parity;
     for (const SharedNumber& number : shared_numbers_of(plan_.law))
       shared_.push_back({number.name, {number.start}});
     for (size_t i = 0; i < shared_.size() && i < options.shared.size(); ++i)
@@ -233,10 +234,10 @@ class Coupling final : public Layer<T> {
   std::unique_ptr<Conditioner<T>> net_;
   CouplingPlan plan_;
   std::vector<Shared> shared_;
+  int64_t change_first_;
   int64_t pass_first_;
   int64_t pass_;
   int64_t context_;
-  int64_t change_first_;
 };
 
 }  // namespace
@@ -244,17 +245,29 @@ class Coupling final : public Layer<T> {
 template <class T>
 std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditioner<T>> net,
                                    const CouplingOptions& options) {
-  if (mask != Mask::odd && mask != Mask::even) {
-    return std::make_unique<Coupling<T>>(in, mask, std::move(net), options);
+  if (mask == Mask::odd || mask == Mask::even) {
+    return coupling(in, every_second(mask, in.c), std::move(net), options);
   }
-  const Mask half = mask == Mask::odd ? Mask::second_half : Mask::first_half;
-  return std::make_unique<OddEven<T>>(kKind,
-                                      std::make_unique<Coupling<T>>(in, half, std::move(net), options));
+  return std::make_unique<Coupling<T>>(in, split_of(mask, in.c), std::move(net), options);
+}
+
+template <class T>
+std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int64_t>& changed,
+                                   std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options) {
+  return on_channels<T>(kKind, in, changed, [&](const Split& split) {
+    return std::make_unique<Coupling<T>>(in, split, std::move(net), options);
+  });
 }
 
 template std::unique_ptr<Layer<float>> coupling<float>(Shape, Mask, std::unique_ptr<Conditioner<float>>,
                                                        const CouplingOptions&);
 template std::unique_ptr<Layer<double>> coupling<double>(Shape, Mask, std::unique_ptr<Conditioner<double>>,
+                                                         const CouplingOptions&);
+template std::unique_ptr<Layer<float>> coupling<float>(Shape, const std::vector<int64_t>&,
+                                                       std::unique_ptr<Conditioner<float>>,
+                                                       const CouplingOptions&);
+template std::unique_ptr<Layer<double>> coupling<double>(Shape, const std::vector<int64_t>&,
+                                                         std::unique_ptr<Conditioner<double>>,
                                                          const CouplingOptions&);
 
 }  // namespace evenflow

@@ -83,9 +83,12 @@ class Reader {
 
   int64_t whole(const char* key) { return get<int64_t>(key, "a whole number"); }
 
-  std::vector<int64_t> wholes(const char* key) {
+  std::vector<int64_t> wholes(const char* key) { return wholes(key, value(key)); }
+  static std::vector<int64_t> wholes(const char* key, const json::Value& list) {
+    const json::Array* items = list.get<json::Array>();
+    if (!items) fail<ConfigError>(kWhere, "expected a list for '", key, "', got another type");
     std::vector<int64_t> out;
-    for (const json::Value& item : get<json::Array>(key, "a list")) {
+    for (const json::Value& item : *items) {
       const int64_t* number = item.get<int64_t>();
       if (!number) fail<ConfigError>(kWhere, "expected whole numbers in '", key, "', got another type");
       out.push_back(*number);
@@ -94,6 +97,17 @@ class Reader {
   }
 
   void read(const char* key, std::string& out) { out = text(key); }
+  void read(const char* key, TableMask& out) {
+    if (value(key).get<std::string>()) {
+      out = text(key);
+      if (out.scheme.empty()) fail<ConfigError>(kWhere, "expected a name for '", key, "', got an empty one");
+      return;
+    }
+    std::vector<std::vector<int64_t>> lists;
+    for (const json::Value& item : get<json::Array>(key, "a name or a list for every coupling"))
+      lists.push_back(wholes(key, item));
+    out = lists;
+  }
   void read(const char* key, bool& out) { out = get<bool>(key, "true or false"); }
   void read(const char* key, int64_t& out) { out = whole(key); }
   void read(const char* key, double& out) { out = number(key, value(key)); }
@@ -192,6 +206,10 @@ std::string json_of(const std::vector<T>& values) {
   return "[" + list + "]";
 }
 
+std::string json_of(const TableMask& mask) {
+  return mask.scheme.empty() ? json_of(mask.columns) : json_of(mask.scheme);
+}
+
 /// Writes a JSON object, with members in the order in which they are added.
 class Writer {
  public:
@@ -229,6 +247,7 @@ class Writer {
   static bool is_empty(const std::vector<T>& values) {
     return values.empty();
   }
+  static bool is_empty(const TableMask&) { return false; }
 
   std::string out_;
 };
@@ -258,6 +277,7 @@ class Describer {
   static const char* type_of(uint64_t) { return "seed"; }
   static const char* type_of(double) { return "float"; }
   static const char* type_of(const std::vector<int64_t>&) { return "ints"; }
+  static const char* type_of(const TableMask&) { return "mask"; }
   template <class T>
   static const char* type_of(const T&) {
     return "str";
@@ -274,7 +294,7 @@ class Describer {
     out.add_text("default", standard);
     out.add_text("low", number ? json_of(limits.low) : "null");
     out.add_text("high", number && limits.high < Limits::kNone ? json_of(limits.high) : "null");
-    out.add_text("choices", type == "str" ? json_of(limits.choices) : "null");
+    out.add_text("choices", limits.choices.empty() ? "null" : json_of(limits.choices));
     out.add("optional", limits.optional);
     out.add("laws", limits.laws);
     out.add("help", help);

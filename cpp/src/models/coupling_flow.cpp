@@ -35,15 +35,12 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
   for (int64_t i = 0; i < config.couplings; ++i) {
     const std::string index = std::to_string(i);
     if (i > 0) add_mixing(flow, config.permutation, index);
-    const bool halves = config.mask == "halves";
-    const Mask mask =
-        i % 2 ? (halves ? Mask::first_half : Mask::even) : (halves ? Mask::second_half : Mask::odd);
-    const MaskSizes sizes = mask_sizes(mask, config.dims);
-    auto net =
-        mlp<T>(shape.with_channels(sizes.pass + config.context), sizes.change * numbers_of_law(options.law),
-               config.hidden, MlpInit::uniform_zero, config.conditioner);
-    flow.add("coupling" + index, coupling<T>(shape, mask, std::move(net), options));
-    if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, mask));
+    const std::vector<int64_t> changed = changed_columns(config, i);
+    const int64_t change = static_cast<int64_t>(changed.size()), pass = config.dims - change;
+    auto net = mlp<T>(shape.with_channels(pass + config.context), change * numbers_of_law(options.law),
+                      config.hidden, MlpInit::uniform_zero, config.conditioner);
+    flow.add("coupling" + index, coupling<T>(shape, changed, std::move(net), options));
+    if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, changed));
     if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
   }
   flow.finalize();

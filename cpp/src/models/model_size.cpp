@@ -1,6 +1,7 @@
 #include "models/model_size.hpp"
 
 #include <limits>
+#include <map>
 
 #include "models/options.hpp"
 
@@ -33,24 +34,30 @@ Count mlp_values(Count in, const std::vector<int64_t>& hidden, Count out) {
   return values + (in + 1) * out;
 }
 
-/// Size of couplings whose MLPs go from one half of `dims` columns to `parts` outputs for each column of the
-/// other.
-ModelSize table_size(int64_t couplings, int64_t dims, const std::vector<int64_t>& hidden, int64_t parts,
-                     int64_t context = 0) {
-  const Count units = static_cast<int64_t>(hidden.size()) + 1;
-  const Count half = dims / 2;
-  return {(Count(couplings) * 2 * units).value(),
-          (Count(couplings) * mlp_values(half + context, hidden, half * parts)).value()};
+/// Number of weights and of biases of as many dense nets.
+Count mlp_tensors(Count nets, const std::vector<int64_t>& hidden) {
+  return nets * 2 * (Count(static_cast<int64_t>(hidden.size())) + 1);
 }
 
+/// Each coupling's net goes from one half of the columns to an output for each column of the other. The
+/// scaling has one value per column.
 ModelSize size_of(const NiceConfig& c) {
-  const int64_t dims = c.shape.per_sample();
-  const ModelSize nets = table_size(c.couplings, dims, c.hidden, 1);
-  return {nets.tensors, (Count(nets.values) + dims).value()};  // the scaling has one value per column
+  const int64_t dims = c.shape.per_sample(), half = dims / 2;
+  return {mlp_tensors(c.couplings, c.hidden).value(),
+          (Count(c.couplings) * mlp_values(half, c.hidden, half) + dims).value()};
 }
 
 ModelSize size_of(const CouplingFlowConfig& c) {
-  return table_size(c.couplings, c.dims, c.hidden, numbers_of_law(law_of(c)), c.context);
+  const Count numbers = numbers_of_law(law_of(c));
+  std::map<int64_t, int64_t>
+      alike;  // how many couplings change as many columns: few numbers, and hidden is long
+  for (int64_t i = 0; i < c.couplings; ++i) ++alike[changed_count(c, i)];
+  Count values = 0;
+  for (const auto& [change, couplings] : alike) {
+    const Count net = mlp_values(Count(c.dims - change) + c.context, c.hidden, numbers * change);
+    values = values + Count(couplings) * net;
+  }
+  return {mlp_tensors(c.couplings, c.hidden).value(), values.value()};
 }
 
 /// Each coupling has a residual net with at least two convolutions per block, one of them from width to

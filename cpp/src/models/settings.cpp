@@ -52,6 +52,9 @@ class Checker {
   void operator()(const char* name, const std::string& value, const Limits& limits, const char*) const {
     expect_choice(where_, name, value, limits.choices);
   }
+  void operator()(const char* name, const TableMask& mask, const Limits& limits, const char*) const {
+    if (!mask.scheme.empty()) expect_choice(where_, name, mask.scheme, limits.choices);
+  }
   void operator()(const char* name, const std::vector<int64_t>& values, const Limits& limits,
                   const char*) const {
     expect_in(where_, "the number of hidden layers", static_cast<int64_t>(values.size()), 0, kMaxLayers);
@@ -66,11 +69,23 @@ class Checker {
   const char* where_;
 };
 
+/// Settings that depend on each other and are needed before the model is built.
+template <class C>
+void check_together(const char*, const C&) {}
+void check_together(const char* where, const CouplingFlowConfig& config) {
+  check_mask(where, config);
+}
+
 }  // namespace
 
 void check(const char* where, ModelConfig config) {
   const Checker checker(where);
-  std::visit([&](auto& settings) { visit_settings(checker, settings, config); }, config.model);
+  std::visit(
+      [&](auto& settings) {
+        visit_settings(checker, settings, config);
+        check_together(where, settings);
+      },
+      config.model);
 }
 
 }  // namespace evenflow

@@ -9,6 +9,7 @@
 
 #include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
+#include "models/masks.hpp"
 
 // The only declaration of the models' settings. Files, checks, the Python package, the command line and the
 // documentation's tables are generated from it. Defaults are the member initialisers in evenflow/models.hpp.
@@ -163,7 +164,7 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
       "a spline's bins lie on [-bound, bound], in units after preprocess; above 0");
   }
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
-  v("mask", c.mask, one_of({"halves", "odd-even"}), "columns that a coupling changes");
+  v("mask", c.mask, one_of(mask_schemes()), "columns that couplings change, by a scheme or listed for each");
   v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle"}),
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");

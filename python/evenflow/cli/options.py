@@ -46,7 +46,7 @@ ELSEWHERE = ("shape", "classes", "context", "bounds", "seed")
 
 def _model_option(name: str) -> Option:
     """The option for all settings of a name, which may differ between models, and between images and tables."""
-    kinds = {"int": int, "ints": int, "float": float, "bool": bool, "str": str}
+    kinds = {"int": int, "ints": int, "float": float, "bool": bool, "str": str, "mask": str}
     settings = [s for declared in DECLARED.values() for s in declared if s.name == name]
     texts: dict[str, list[Setting]] = {}
     for setting in settings:

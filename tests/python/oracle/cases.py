@@ -52,6 +52,7 @@ def _image(name, shape, **settings):
 
 BOUNDS = [(-8, 9), (-7.5, None), (None, None), (None, 8), (-10, 7)]
 """Around the data that the tests make."""
+LISTED = [[True, False, False, True], [False, True, False, False], [True, False, True, True]]
 
 CASES = [
     _glow("affine", (8, 8, 1)),
@@ -84,6 +85,10 @@ CASES = [
     _table("halves-odd", 5, couplings=4),
     _table("odd-even", 6, mask="odd-even"),
     _table("odd-even-odd", 5, mask="odd-even", hidden=(4,)),
+    _table("log2", 5, mask="log2", couplings=6),
+    _table("log2-batch-norm", 6, mask="log2", couplings=4, batch_norm=True),
+    _table("listed", 4, mask=LISTED, batch_norm=True),
+    _table("listed-context", 4, mask=[[True] * 4, *LISTED[1:]], context=2),
     _table("two", 2, couplings=4),
     _table("additive", 5, law="additive"),
     _table("shuffle", 5, permutation="shuffle"),

@@ -142,9 +142,13 @@ def table_norm(x, scope, changed):
 
 
 def table_mask(dims, kind, i):
-    """(D,) bool, the columns that coupling i changes: second half or odd for even i, else the rest."""
+    """(D,) bool, the columns that coupling i changes: second half, odd or of a bit for even i, else the rest."""
+    if not isinstance(kind, str):
+        return torch.tensor(kind[i])
     column = torch.arange(dims)
-    later = column >= (dims + 1) // 2 if kind == "halves" else column % 2 == 1
+    bits = max(1, (dims - 1).bit_length())
+    later = {"halves": column >= (dims + 1) // 2, "odd-even": column % 2 == 1,
+             "log2": column >> i // 2 % bits & 1 == 1}[kind]
     return later if i % 2 == 0 else ~later
 
 

@@ -51,8 +51,9 @@ class MixingLaunch final : public MixingKernels<T> {
     Exec::for_each(ctx, 1, n, ops::InvertOrder<int32_t>{back, n, order});
   }
 
-  [[gnu::cold]] void evens_first(Context& ctx, int64_t n, bool inverse, int32_t* order) const override {
-    Exec::for_each(ctx, 1, n, ops::EvensFirst{n, inverse, order});
+  [[gnu::cold]] void write_order(Context& ctx, const OrderBlock& block, int64_t count,
+                                 int32_t* order) const override {
+    Exec::for_each(ctx, 1, count, ops::WriteOrder{block, order});
   }
 
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/mixing/kernels.hpp"
 #include "kernels/ops/inline.hpp"
 
 // Orders of channels.
@@ -24,15 +25,11 @@ struct InvertOrder {
   }
 };
 
-/// The order that puts the even ones of n channels first, or its inverse.
-struct EvensFirst {
-  int64_t n;
-  bool inverse;
+/// order[c] = the block's number c.
+struct WriteOrder {
+  OrderBlock block;
   int32_t* order;
-  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const {
-    const int64_t evens = (n + 1) / 2, channel = c < evens ? 2 * c : 2 * (c - evens) + 1;
-    order[inverse ? channel : c] = static_cast<int32_t>(inverse ? c : channel);
-  }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const { order[c] = block.channels[c]; }
 };
 
 /// y[row, c] = x[row, order[c]], or NaN where the order is -1.

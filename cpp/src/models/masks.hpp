@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "evenflow/models.hpp"
+
+// The columns of a table that each coupling changes.
+
+namespace evenflow {
+
+/// Names of the schemes that a mask may be.
+std::vector<std::string> mask_schemes();
+
+/// ConfigError unless a mask that lists columns fits the other settings.
+void check_mask(const char* where, const CouplingFlowConfig& config);
+
+/// The columns that a coupling changes, in increasing order, and how many they are. The mask has been
+/// checked.
+std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t coupling);
+int64_t changed_count(const CouplingFlowConfig& config, int64_t coupling);
+
+}  // namespace evenflow
