@@ -189,7 +189,10 @@ class RealNVP(Flow):
 
 
 class CouplingFlow(Flow):
-    """A flow of couplings for tables of D >= 2 columns, p(x) or, with a context, p(x | c).
+    """A flow of couplings for tables of D columns, p(x) or, with a context, p(x | c).
+
+    A single column is mapped by numbers that the nets make of the context or, without one, that are parameters: nets,
+    `mask` and `permutation` then have no effect.
 
     Parameters
     ----------
@@ -411,9 +414,9 @@ def _is_number(shape: Any) -> bool:
 
 def _columns(model: str, columns: Any) -> int:
     number = whole(model, "the number of columns", columns, low=1)
-    if number == 1:
-        raise ShapeError(f"[{model}] expected two columns at least, since a coupling splits them, got 1; append a "
-                         "column of independent noise")
+    if number == 1 and model != "CouplingFlow":
+        raise ShapeError(f"[{model}] expected two columns at least, since a coupling splits them, got 1; CouplingFlow "
+                         "takes one")
     return number
 
 

@@ -26,7 +26,7 @@ constexpr double kMostMatrix = 1e10;  // row sums of magnitudes, of a matrix and
 constexpr double kMostLatent = 1e12;  // for a log-likelihood and its gradient
 constexpr double kRoundTrip = 64;     // units of rounding
 
-enum class Kind { movement, channels, logit, bounds, coupling, matrix, whiten, top };
+enum class Kind { movement, channels, logit, bounds, coupling, elementwise, matrix, whiten, top };
 
 template <class T>
 struct Case {
@@ -274,6 +274,8 @@ class Contract {
         return within_bounds(v, forward);
       case Kind::coupling:
         return coupling(v, input, forward);
+      case Kind::elementwise:
+        return elementwise(v, forward);
       case Kind::matrix:
       case Kind::whiten:
         return matrix();
@@ -345,6 +347,22 @@ class Contract {
           }
         },
         case_.law);
+  }
+
+  Sensitivity elementwise(const std::vector<T>& v, bool forward) const {
+    Sensitivity s;
+    int64_t size = 0;
+    const T* all = find(*arena_, "probe.numbers", &size);
+    std::vector<double> shared;
+    for (const SharedNumber& number : shared_numbers_of(case_.law)) shared.push_back(number.start);
+    for (size_t i = 0; i < v.size(); ++i) {
+      std::vector<double> numbers;
+      for (int64_t at = static_cast<int64_t>(i) % in_.c; at < size; at += in_.c)
+        numbers.push_back(static_cast<double>(all[at]));
+      add_value_sensitivity(static_cast<double>(v[i]), forward, numbers, shared, s);
+    }
+    s.inside = s.log_scale <= kMostLogScale && s.shift <= kMostNet;
+    return s;
   }
 
   Sensitivity coupling(const std::vector<T>& v, double input, bool forward) {

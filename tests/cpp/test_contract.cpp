@@ -69,6 +69,10 @@ class Cases {
   }
 
   void couplings() {
+    for (const LawOptions& law : every_law()) {
+      add("elementwise " + law.name, Kind::elementwise, elementwise<T>({0, 1, 1, 2}, {0, 1}, law)).law =
+          law_of(law);
+    }
     for (Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::even, Mask::checkerboard0,
                       Mask::checkerboard1}) {
       for (const LawOptions& law : every_law()) {

@@ -452,7 +452,7 @@ TEST_CASE("settings of another model than the flow leave the older file") {
         0);
   const std::string none = "[save] these are no settings of a model: ";
   CHECK(error([](ModelConfig&, CouplingFlowConfig& t) { t.hidden = {0}; }).rfind(none, 0) == 0);
-  CHECK(error([](ModelConfig&, CouplingFlowConfig& t) { t.dims = 1; }).rfind(none, 0) == 0);
+  CHECK(error([](ModelConfig&, CouplingFlowConfig& t) { t.dims = 0; }).rfind(none, 0) == 0);
   model.config.seed = 8;  // says where the flow is from
   CHECK_NOTHROW(save(file.path, model));
 }

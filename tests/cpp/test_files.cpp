@@ -250,7 +250,7 @@ TEST_CASE("settings that are read have the ranges of their models") {
     CHECK_THROWS_WITH_AS(parse_config(replaced(text, from, to)), message.c_str(), ConfigError);
   };
   const ModelConfig table{small_table(), Dtype::float32, 0};
-  check(table, "\"shape\": 3", "\"shape\": 1", "[config] expected dims in 2 ... 1048576, got 1");
+  check(table, "\"shape\": 3", "\"shape\": 0", "[config] expected dims in 1 ... 1048576, got 0");
   check(table, "[12]", "[12, 0]", "[config] expected a width in hidden in 1 ... 1048576, got 0");
   NiceConfig nice;
   nice.shape = {0, 1, 1, 2};
@@ -304,7 +304,7 @@ TEST_CASE("settings that promise more than the file holds are refused before any
   check_contains(error("\"couplings\": 2", "\"couplings\": 65537"),
                  "[config] expected couplings in 1 ... 65536, got 65537");
   check_contains(error("\"shape\": 3", "\"shape\": 9223372036854775807"),
-                 "[config] expected dims in 2 ... 1048576");
+                 "[config] expected dims in 1 ... 1048576");
   check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
   check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
   check_contains(error("\"dtype\": \"float32\"", "\"dtype\": \"float64\""), "values for its settings, got");

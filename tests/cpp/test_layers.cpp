@@ -238,6 +238,21 @@ TEST_CASE("couplings and batch norms of listed channels") {
   check(wide);
 }
 
+TEST_CASE("laws of each channel by itself") {
+  for (const Shape& shape : {Shape{0, 1, 1, 1}, Shape{0, 1, 1, 5}, Shape{0, 3, 2, 5}}) {
+    for (const LawOptions& law : every_law()) {
+      std::vector<std::vector<int64_t>> lists{{0}};
+      if (shape.c > 1) lists = {{0, 1, 2, 3, 4}, {0, 1}, {3, 4}, {1, 4}};
+      for (const std::vector<int64_t>& changed : lists) {
+        check(layer_case("elementwise " + law.name + " of " + std::to_string(changed.size()) + text(shape),
+                         [=](auto t) { return elementwise<decltype(t)>(shape, changed, law); }));
+      }
+    }
+  }
+  CHECK_THROWS_WITH_AS(elementwise<double>({0, 1, 1, 2}, {}, {}), doctest::Contains("expected a channel that changes"),
+                       ShapeError);
+}
+
 TEST_CASE("a mask that lists channels is the one that says the same by a name") {
   const Shape shape{4, 1, 1, 5};
   const std::vector<double> x = random_values(20, 4, -1, 1);

@@ -133,6 +133,21 @@ TEST_CASE("small Real NVP tables pass every check of a layer") {
   }
 }
 
+TEST_CASE("small flows of one column pass every check of a layer") {
+  for (const char* law : {"affine", "spline", "additive"}) {
+    CouplingFlowConfig config;
+    config.dims = 1;
+    config.couplings = 3;
+    config.hidden = {4};
+    config.law = law;
+    config.mask = "odd-even";
+    config.permutation = "lu";
+    config.batch_norm = true;
+    config.actnorm = true;
+    check_flow(law, [=](auto t) { return coupling_flow<decltype(t)>(config); }, -2, 2, 0, 6);
+  }
+}
+
 TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
   for (int64_t dims = 2; dims <= 40; ++dims) {
     CAPTURE(dims);
@@ -193,6 +208,10 @@ TEST_CASE("masks: a list has to fit the model") {
   CHECK_THROWS_WITH_AS(with({{0, 2}, {3}}), doctest::Contains("expected columns in 0 ... 2"), ConfigError);
   CHECK_THROWS_AS(with({{2, 0}, {1}}), ConfigError);
   CHECK_THROWS_AS(with({{0, 2}, {-1, 1}}), ConfigError);
+  config.dims = 1;
+  CHECK_NOTHROW(with({{0}, {0}}));
+  CHECK_NOTHROW(with({{0}, {0}}, 2));
+  CHECK_THROWS_AS(with({{0}, {}}), ConfigError);
   config.mask = "thirds";
   CHECK_THROWS_WITH_AS(coupling_flow<double>(config),
                        doctest::Contains("expected mask halves, odd-even or log2"), ConfigError);

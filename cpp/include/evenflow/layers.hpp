@@ -70,6 +70,12 @@ EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int6
                                                 std::unique_ptr<Conditioner<T>> net,
                                                 const CouplingOptions& options);
 
+/// y = f(x; p) by a law, for the channels of a list. Each has numbers p of its own, which are parameters and the
+/// same for all samples and pixels. A law's shared parameters stay at their defaults.
+template <class T>
+EVENFLOW_API std::unique_ptr<Layer<T>> elementwise(Shape in, const std::vector<int64_t>& changed,
+                                                   const LawOptions& law);
+
 /// y = (x + bias) exp(3 logs) per channel, set by init_from_data to mean 0, std 1 (Glow 3.1).
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> actnorm(Shape in);

@@ -54,7 +54,8 @@ struct TableMask {
   TableMask(std::vector<std::vector<int64_t>> columns_) : scheme(), columns(std::move(columns_)) {}
 };
 
-/// Couplings for tables. A context makes the density conditional; every coupling's net reads it.
+/// Couplings for tables. A context makes the density conditional; every coupling's net reads it. A single column
+/// is mapped by numbers that nets make of the context, or without one by numbers that are parameters.
 struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;

@@ -7,6 +7,7 @@ namespace {
 template <class T>
 void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index) {
   const Shape shape = flow.output_shape();
+  if (shape.c == 1) return;  // nothing to mix
   const std::string name = "permutation" + index;
   if (kind == "lu") {
     flow.add(name, lu_conv1x1<T>(shape));
@@ -37,9 +38,13 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
     if (i > 0) add_mixing(flow, config.permutation, index);
     const std::vector<int64_t> changed = changed_columns(config, i);
     const int64_t change = static_cast<int64_t>(changed.size()), pass = config.dims - change;
-    auto net = mlp<T>(shape.with_channels(pass + config.context), change * numbers_of_law(options.law),
-                      config.hidden, MlpInit::uniform_zero, config.conditioner);
-    flow.add("coupling" + index, coupling<T>(shape, changed, std::move(net), options));
+    if (has_net(config)) {
+      auto net = mlp<T>(shape.with_channels(pass + config.context), change * numbers_of_law(options.law),
+                        config.hidden, MlpInit::uniform_zero, config.conditioner);
+      flow.add("coupling" + index, coupling<T>(shape, changed, std::move(net), options));
+    } else {
+      flow.add("coupling" + index, elementwise<T>(shape, changed, options.law));
+    }
     if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, changed));
     if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
   }

@@ -79,7 +79,8 @@ void check_mask(const char* where, const CouplingFlowConfig& config) {
       fail<ConfigError>(
           where, "expected a mask with a column that changes in every coupling, got none in coupling ", i);
     }
-    if (static_cast<int64_t>(lists[i].size()) == config.dims && config.context == 0) {
+    const bool all = static_cast<int64_t>(lists[i].size()) == config.dims;
+    if (all && config.context == 0 && has_net(config)) {
       fail<ConfigError>(where,
                         "expected a mask with a column that passes, for the net to read, in every coupling, ",
                         "got none in coupling ", i);
@@ -92,7 +93,12 @@ void check_mask(const char* where, const CouplingFlowConfig& config) {
   }
 }
 
+bool has_net(const CouplingFlowConfig& config) {
+  return config.dims > 1 || config.context > 0;
+}
+
 std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t coupling) {
+  if (config.dims == 1) return {0};
   if (config.mask.scheme.empty()) return config.mask.columns[static_cast<size_t>(coupling)];
   const Scheme& scheme = scheme_of(config.mask);
   std::vector<int64_t> columns;
@@ -104,6 +110,7 @@ std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t c
 }
 
 int64_t changed_count(const CouplingFlowConfig& config, int64_t coupling) {
+  if (config.dims == 1) return 1;
   if (config.mask.scheme.empty()) {
     return static_cast<int64_t>(config.mask.columns[static_cast<size_t>(coupling)].size());
   }

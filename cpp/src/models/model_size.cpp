@@ -49,6 +49,7 @@ ModelSize size_of(const NiceConfig& c) {
 
 ModelSize size_of(const CouplingFlowConfig& c) {
   const Count numbers = numbers_of_law(law_of(c));
+  if (!has_net(c)) return {c.couplings, (Count(c.couplings) * numbers * c.dims).value()};
   std::map<int64_t, int64_t>
       alike;  // how many couplings change as many columns: few numbers, and hidden is long
   for (int64_t i = 0; i < c.couplings; ++i) ++alike[changed_count(c, i)];

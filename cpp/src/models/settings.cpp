@@ -38,7 +38,7 @@ class Checker {
       fail<ShapeError>(where_, "expected at least 2 dimensions, got ", s.per_sample());
     }
   }
-  void shape(int64_t columns, const char*) const { expect_in(where_, "dims", columns, 2, kMaxWidth); }
+  void shape(int64_t columns, const char*) const { expect_in(where_, "dims", columns, 1, kMaxWidth); }
 
   void operator()(const char* name, int64_t value, const Limits& limits, const char*) const {
     expect_in(where_, name, value, limits.low, limits.high);

@@ -85,6 +85,8 @@ CASES = [
     _table("halves-odd", 5, couplings=4),
     _table("odd-even", 6, mask="odd-even"),
     _table("odd-even-odd", 5, mask="odd-even", hidden=(4,)),
+    _table("one", 1, mask="log2", permutation="lu", batch_norm=True, actnorm=True),
+    _table("one-context", 1, context=2, permutation="shuffle"),
     _table("log2", 5, mask="log2", couplings=6),
     _table("log2-batch-norm", 6, mask="log2", couplings=4, batch_norm=True),
     _table("listed", 4, mask=LISTED, batch_norm=True),

@@ -121,17 +121,28 @@ def image_forward(params, x, config, given=None, training=True, batch_stats=None
 
 
 def table_coupling(x, scope, config, context, changed):
-    """changed: (D,) bool. y = x exp(s) + t with s = 2 tanh(r / 2), or y = x + t."""
+    """changed: (D,) bool. The net's outputs are the law's first number of each changed column, then the second."""
     x1, x2 = beside(x[:, ~changed], context), x[:, changed]
     c = x2.shape[1]
+    numbers = NUMBERS[config["law"]]
+    h = mlp(x1, scope, config["hidden"], numbers * c) if x1.shape[1] else scope("numbers", numbers, c)
     y = x.clone()
-    if config["law"] == "additive":
-        y[:, changed] = x2 + mlp(x1, scope, config["hidden"], c)
-        return y, x.new_tensor(0.0)
-    h = mlp(x1, scope, config["hidden"], 2 * c)
-    s = 2 * torch.tanh(h[:, c:] / 2)
-    y[:, changed] = x2 * torch.exp(s) + h[:, :c]
-    return y, s.sum(1)
+    y[:, changed], log = LAWS[config["law"]](x2, h.reshape(-1, numbers, c).transpose(0, 1))
+    return y, log.sum(1)
+
+
+def affine(x, h):
+    """h: two numbers a value. y = x exp(s) + t with s = 2 tanh(r / 2). Returns (y, log slope)."""
+    s = 2 * torch.tanh(h[1] / 2)
+    return x * torch.exp(s) + h[0], s + torch.zeros_like(x)
+
+
+def additive(x, h):
+    return x + h[0], torch.zeros_like(x)
+
+
+NUMBERS = {"affine": 2, "additive": 1}
+LAWS = {"affine": affine, "additive": additive}
 
 
 def table_norm(x, scope, changed):
@@ -143,6 +154,8 @@ def table_norm(x, scope, changed):
 
 def table_mask(dims, kind, i):
     """(D,) bool, the columns that coupling i changes: second half, odd or of a bit for even i, else the rest."""
+    if dims == 1:
+        return torch.tensor([True])
     if not isinstance(kind, str):
         return torch.tensor(kind[i])
     column = torch.arange(dims)
@@ -154,6 +167,8 @@ def table_mask(dims, kind, i):
 
 def mix_columns(chain, scope, kind, i):
     """What a setting `permutation` does in front of coupling i."""
+    if chain.x.shape[1] == 1:
+        return
     if kind == "lu-shuffle":
         chain.apply(layers.permute, scope / f"shuffle{i}", "shuffle")
     if kind in ("lu", "lu-shuffle"):

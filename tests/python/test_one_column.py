@@ -1,0 +1,92 @@
+"""Tables of one column, with and without a context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+LAWS = ("affine", "spline", "sigmoid", "additive")
+
+
+def make(law: str, context: int = 0, **settings: Any) -> tuple[ef.CouplingFlow, np.ndarray, dict[str, np.ndarray]]:
+    """A float64 flow whose parameters are random, rows, and their context."""
+    rng = np.random.default_rng(0)
+    flow = ef.CouplingFlow(1, law=law, couplings=3, context=context, hidden=(6,), dtype="float64", **settings)
+    x = rng.normal(size=(200, 1)) * 2 + 1
+    given = {"context": rng.normal(size=(200, context))} if context else {}
+    flow.init(x, **given)
+    flow.params[:] += 0.3 * rng.normal(size=flow.params.shape)
+    return flow, x, given
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_density_integrates_to_one_and_comes_back(law: str, context: int) -> None:
+    flow, x, given = make(law, context)
+    assert flow.verify(x, **given).ok
+    z, _ = flow.forward(x, **given)
+    back, _ = flow.inverse(z, **given)
+    assert np.abs(back - x).max() < 1e-10
+    edge, n = 30.0, 300_000
+    grid = (np.arange(n) + 0.5) / n * 2 * edge - edge
+    for row in range(3 if context else 1):
+        at = {"context": np.tile(given["context"][row], (len(grid), 1))} if context else {}
+        density = np.exp(flow.log_prob(grid[:, None], **at))
+        assert density.sum() * 2 * edge / n == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("law", LAWS)
+def test_gradients_are_differences(law: str, context: int) -> None:
+    flow, x, given = make(law, context)
+    flow.zero_grad()
+    flow.loss_and_grad(x, **given)
+    grads = flow.grads.copy()
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        way, step = rng.normal(size=grads.shape), 1e-6
+        loss = []
+        for sign in (1, -1):
+            flow.params[:] += sign * step * way
+            loss.append(-float(np.mean(flow.log_prob(x, **given))))
+            flow.params[:] -= sign * step * way
+        assert (loss[0] - loss[1]) / (2 * step) == pytest.approx(float(grads @ way), rel=1e-5, abs=1e-7)
+
+
+def test_without_a_context_numbers_are_parameters() -> None:
+    flow = ef.CouplingFlow(1, law="spline", bins=5, couplings=2)
+    assert {name: view.shape for name, view in flow.named_parameters().items() if name.endswith("numbers")} == {
+        "coupling0.numbers": (14, 1), "coupling1.numbers": (14, 1)}
+    assert flow.num_params == 28
+
+
+def test_settings_for_several_columns_have_no_effect() -> None:
+    x = np.linspace(-2, 2, 50)[:, None]
+    plain, other = (ef.CouplingFlow(1, couplings=2, **settings) for settings in
+                    ({}, dict(mask="log2", permutation="lu", hidden=(4, 4))))
+    for flow in (plain, other):
+        flow.fit(x, epochs=2, batch_size=10)
+    assert plain.log_prob(x).tobytes() == other.log_prob(x).tobytes()
+    assert ef.CouplingFlow(1, couplings=2, mask=np.ones((2, 1), bool)).num_params == plain.num_params
+
+
+def test_fit_finds_two_peaks_whose_place_the_context_gives(tmp_path: Any) -> None:
+    rng = np.random.default_rng(2)
+    c = rng.uniform(1, 3, size=(4000, 1))
+    x = rng.choice([-1.0, 1.0], size=(4000, 1)) * c + 0.2 * rng.normal(size=(4000, 1))
+    flow = ef.CouplingFlow(1, context=1, law="spline", couplings=2, hidden=(32, 32))
+    flow.fit(x[:3000], context=c[:3000], epochs=30, batch_size=100, lr=3e-3)
+    truth = np.log(0.5 * sum(np.exp(-0.5 * ((x - s * c) / 0.2) ** 2) for s in (-1, 1)) / 0.2 / np.sqrt(2 * np.pi))
+    assert np.mean(flow.log_prob(x[3000:], context=c[3000:])) > truth[3000:].mean() - 0.1
+    flow.save(tmp_path / "one.safetensors")
+    again = ef.load(tmp_path / "one.safetensors")
+    assert again.sample(5, context=c[:5], seed=1).tobytes() == flow.sample(5, context=c[:5], seed=1).tobytes()
+
+
+def test_others_need_two() -> None:
+    with pytest.raises(ef.ShapeError, match="CouplingFlow takes one"):
+        ef.NICE(1)
