@@ -208,6 +208,9 @@ class CouplingFlow(Flow):
         (nflows' affine law) or "additive": see docs/math/coupling.md.
     bins, bound : int, float
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
+    unconditional : bool
+        Of splines: the columns that a coupling passes go through splines of their own, whose numbers are parameters,
+        after the coupling's net has read them (RQ-NSF's option).
     hidden : sequence of int
         Widths of the hidden layers of each coupling's net.
     mask : str or array_like of bool
@@ -242,10 +245,11 @@ class CouplingFlow(Flow):
 
     @hinted
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "affine", bins: int = 8,
-                 bound: float = 4.0, hidden: Sequence[int] = (64, 64), mask: str | ArrayLike = "halves",
-                 permutation: str = "none", batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
-                 preprocess: str = "standardize", bounds: Sequence[Any] | None = None, seed: int = 0,
-                 dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 bound: float = 4.0, unconditional: bool = False, hidden: Sequence[int] = (64, 64),
+                 mask: str | ArrayLike = "halves", permutation: str = "none", batch_norm: bool = False,
+                 actnorm: bool = False, base: str = "gaussian", preprocess: str = "standardize",
+                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32",
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 
 

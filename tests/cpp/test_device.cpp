@@ -464,6 +464,12 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   t.permutation = "lu";
   t.actnorm = true;
   check_model("real nvp, tables", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, -2, 2);
+  t.law = "spline";
+  t.bins = 4;
+  t.unconditional = true;
+  t.mask = "log2";
+  t.permutation = "lu-shuffle";
+  check_model("splines of both parts", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, -2, 2);
   t = CouplingFlowConfig();
   t.dims = 1;
   t.couplings = 3;

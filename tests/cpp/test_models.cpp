@@ -148,6 +148,22 @@ TEST_CASE("small flows of one column pass every check of a layer") {
   }
 }
 
+TEST_CASE("small flows with splines for columns that pass go through every check of a layer") {
+  for (const TableMask& mask :
+       {TableMask("halves"), TableMask("log2"), TableMask(Lists{{1, 3}, {0, 2}, {0, 3}})}) {
+    CouplingFlowConfig config;
+    config.dims = 4;
+    config.couplings = 3;
+    config.hidden = {4};
+    config.law = "spline";
+    config.bins = 4;
+    config.unconditional = true;
+    config.mask = mask;
+    config.permutation = "reverse";
+    check_flow(mask.scheme, [=](auto t) { return coupling_flow<decltype(t)>(config); }, -2, 2, 0, 6);
+  }
+}
+
 TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
   for (int64_t dims = 2; dims <= 40; ++dims) {
     CAPTURE(dims);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,41 @@ def test_settings_of_splines() -> None:
     for wrong in (dict(bins=0), dict(bins=65), dict(bound=0), dict(bound=-1), dict(bound=np.inf)):
         with pytest.raises(ef.ConfigError, match=next(iter(wrong))):
             ef.CouplingFlow(3, law="spline", **wrong)
+
+
+@pytest.mark.parametrize("tails", ["linear"])
+def test_unconditional_splines_are_those_of_nflows(tails: str | None) -> None:
+    torch = pytest.importorskip("torch")
+    coupling = pytest.importorskip("nflows.transforms.coupling")
+    bins, bound = 5, 3.0
+    box: dict[str, Any] = dict(bound=bound) if tails else dict(base="uniform")
+    flow = ef.CouplingFlow(4, law="spline", bins=bins, unconditional=True, couplings=1, hidden=(), preprocess="none",
+                           mask="odd-even", dtype="float64", **box)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1.2 * bound, 1.2 * bound, size=(300, 4)) if tails else rng.uniform(size=(300, 4))
+    flow.init(x)
+    flow.params[:] = rng.normal(size=flow.params.shape)
+    values = {name: torch.tensor(np.array(view)) for name, view in flow.named_parameters().items()}
+
+    class Net(torch.nn.Module):
+        """Ours has a value's numbers apart, theirs side by side."""
+
+        def forward(self, seen: torch.Tensor, context: object = None) -> torch.Tensor:
+            h = seen @ values["coupling0.dense0.weight"].reshape(2, -1) + values["coupling0.dense0.bias"]
+            return h.reshape(len(seen), -1, 2).transpose(1, 2).reshape(len(seen), -1)
+
+    with pytest.warns(UserWarning, match="not scaled down"):
+        theirs = coupling.PiecewiseRationalQuadraticCouplingTransform(
+            [-1, 1, -1, 1], lambda *_: Net(), num_bins=bins, tails=tails, tail_bound=bound,
+            apply_unconditional_transform=True).double()
+        own = theirs.unconditional_transform
+        numbers = values["unconditional0.numbers"].T  # (2, 3 bins -+ 1)
+        for name, part in (("widths", numbers[:, :bins]), ("heights", numbers[:, bins:2 * bins]),
+                           ("derivatives", numbers[:, 2 * bins:])):
+            getattr(own, f"unnormalized_{name}").data = part.clone()
+        y, log = theirs(torch.tensor(x))
+        back, _ = theirs.inverse(torch.tensor(x))
+    z, logdet = flow.forward(x)
+    assert np.abs(z - y.detach().numpy()).max() < 1e-11
+    assert np.abs(logdet - log.detach().numpy()).max() < 1e-10
+    assert np.abs(flow.inverse(x)[0] - back.detach().numpy()).max() < 1e-9

@@ -54,8 +54,8 @@ struct TableMask {
   TableMask(std::vector<std::vector<int64_t>> columns_) : scheme(), columns(std::move(columns_)) {}
 };
 
-/// Couplings for tables. A context makes the density conditional; every coupling's net reads it. A single column
-/// is mapped by numbers that nets make of the context, or without one by numbers that are parameters.
+/// Couplings for tables. A context makes the density conditional; every coupling's net reads it. A single
+/// column is mapped by numbers that nets make of the context, or without one by numbers that are parameters.
 struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
@@ -73,6 +73,8 @@ struct CouplingFlowConfig {
   std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none
   int64_t bins = 8;            ///< splines: number of bins
   double bound = 4;            ///< splines: bins lie on [-bound, bound], in units after preprocess
+  /// Splines: each coupling's passing columns go through splines of their own after its net has read them.
+  bool unconditional = false;
 };
 
 /// Glow (Kingma, Dhariwal 2018). A context works as in Real NVP.

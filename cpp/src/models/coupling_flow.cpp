@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "models/options.hpp"
 
 namespace evenflow {
@@ -18,6 +20,15 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
   } else if (kind != "none") {
     flow.add(name, permutation<T>(shape, order_of(kind)));
   }
+}
+
+/// The columns that are not in a list.
+std::vector<int64_t> others(const std::vector<int64_t>& columns, int64_t dims) {
+  std::vector<int64_t> out;
+  for (int64_t c = 0; c < dims; ++c) {
+    if (!std::binary_search(columns.begin(), columns.end(), c)) out.push_back(c);
+  }
+  return out;
 }
 
 }  // namespace
@@ -44,6 +55,9 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
       flow.add("coupling" + index, coupling<T>(shape, changed, std::move(net), options));
     } else {
       flow.add("coupling" + index, elementwise<T>(shape, changed, options.law));
+    }
+    if (config.unconditional && pass > 0) {
+      flow.add("unconditional" + index, elementwise<T>(shape, others(changed, config.dims), options.law));
     }
     if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, changed));
     if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));

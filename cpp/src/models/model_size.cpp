@@ -53,12 +53,13 @@ ModelSize size_of(const CouplingFlowConfig& c) {
   std::map<int64_t, int64_t>
       alike;  // how many couplings change as many columns: few numbers, and hidden is long
   for (int64_t i = 0; i < c.couplings; ++i) ++alike[changed_count(c, i)];
-  Count values = 0;
+  Count tensors = mlp_tensors(c.couplings, c.hidden), values = 0;
   for (const auto& [change, couplings] : alike) {
-    const Count net = mlp_values(Count(c.dims - change) + c.context, c.hidden, numbers * change);
-    values = values + Count(couplings) * net;
+    const Count pass = c.dims - change, own = c.unconditional ? numbers * pass : Count(0);
+    values = values + Count(couplings) * (mlp_values(pass + c.context, c.hidden, numbers * change) + own);
+    if (own.value() > 0) tensors = tensors + couplings;
   }
-  return {mlp_tensors(c.couplings, c.hidden).value(), values.value()};
+  return {tensors.value(), values.value()};
 }
 
 /// Each coupling has a residual net with at least two convolutions per block, one of them from width to

@@ -162,6 +162,8 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
     v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");
     v("bound", c.bound, of_laws(laws, in(0, Limits::kNone)),
       "a spline's bins lie on [-bound, bound], in units after preprocess; above 0");
+    v("unconditional", c.unconditional, of_laws(laws, optional({})),
+      "splines of their own, which no net gives, for the columns that pass");
   }
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
   v("mask", c.mask, one_of(mask_schemes()), "columns that couplings change, by a scheme or listed for each");

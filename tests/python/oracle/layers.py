@@ -60,6 +60,36 @@ def preprocess(x, scope, kind):
     return standardize(x, scope) if kind == "standardize" else whiten(x, scope)
 
 
+def share(raw, low, high):
+    """Edges of bins (K + 1, ...) on [low, high] from raw sizes (K, ...), of which each has a thousandth at least."""
+    sizes = 1e-3 + (1 - 1e-3 * len(raw)) * torch.softmax(raw, 0)
+    edges = low + (high - low) * torch.cumsum(sizes, 0)
+    return torch.cat([torch.full_like(raw[:1], low), edges[:-1], torch.full_like(raw[:1], high)])
+
+
+def spline(x, h, low, high, free):
+    """A rational-quadratic spline (Durkan et al. 2019) by numbers h (3 K -+ 1, ...) that broadcast to x.
+
+    free: h has the slopes at both ends too, which are 1 otherwise. Outside of [low, high] it is the identity.
+    """
+    bins = (len(h) - 1 if free else len(h) + 1) // 3
+    h = h + torch.zeros_like(x)
+    xs, ys = share(h[:bins], low, high), share(h[bins:2 * bins], low, high)
+    slopes = 1e-3 + torch.nn.functional.softplus(h[2 * bins:])
+    if not free:
+        slopes = torch.cat([torch.ones_like(x)[None], slopes, torch.ones_like(x)[None]])
+    inside = (x >= low) & (x <= high)
+    within = x.clamp(low, high)
+    k = (within >= xs[1:-1]).sum(0, keepdim=True)
+    x0, x1, y0, y1, d0, d1 = (a.gather(0, k + i)[0] for a in (xs, ys, slopes) for i in (0, 1))
+    t, s = (within - x0) / (x1 - x0), (y1 - y0) / (x1 - x0)
+    u = t * (1 - t)
+    below = s + (d0 + d1 - 2 * s) * u
+    y = y0 + (y1 - y0) * (s * t**2 + d0 * u) / below
+    log = torch.log(s**2 * (d1 * t**2 + 2 * s * u + d0 * (1 - t) ** 2) / below**2)
+    return torch.where(inside, y, x), torch.where(inside, log, torch.zeros_like(x))
+
+
 def actnorm(x, scope):
     """(x + b) exp(3 l) per channel (Glow 3.1, official code)."""
     c = x.shape[-1]

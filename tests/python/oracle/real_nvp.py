@@ -124,10 +124,19 @@ def table_coupling(x, scope, config, context, changed):
     """changed: (D,) bool. The net's outputs are the law's first number of each changed column, then the second."""
     x1, x2 = beside(x[:, ~changed], context), x[:, changed]
     c = x2.shape[1]
-    numbers = NUMBERS[config["law"]]
+    numbers, law = law_of(config)
     h = mlp(x1, scope, config["hidden"], numbers * c) if x1.shape[1] else scope("numbers", numbers, c)
     y = x.clone()
-    y[:, changed], log = LAWS[config["law"]](x2, h.reshape(-1, numbers, c).transpose(0, 1))
+    y[:, changed], log = law(x2, h.reshape(-1, numbers, c).transpose(0, 1))
+    return y, log.sum(1)
+
+
+def unconditional(x, scope, config, changed):
+    """The law of the columns that a coupling passes, by numbers that are parameters."""
+    numbers, law = law_of(config)
+    y = x.clone()
+    h = scope("numbers", numbers, int((~changed).sum()))
+    y[:, ~changed], log = law(x[:, ~changed], h[:, None])
     return y, log.sum(1)
 
 
@@ -141,8 +150,12 @@ def additive(x, h):
     return x + h[0], torch.zeros_like(x)
 
 
-NUMBERS = {"affine": 2, "additive": 1}
-LAWS = {"affine": affine, "additive": additive}
+def law_of(config):
+    """How many numbers a value has, and (x, numbers) -> (y, log slope)."""
+    if config["law"] == "spline":
+        bound = config["bound"]
+        return 3 * config["bins"] - 1, lambda x, h: layers.spline(x, h, -bound, bound, free=False)
+    return {"affine": (2, affine), "additive": (1, additive)}[config["law"]]
 
 
 def table_norm(x, scope, changed):
@@ -191,6 +204,8 @@ def table_forward(params, x, config, given=None, training=True, batch_stats=None
             mix_columns(chain, scope, config["permutation"], i)
         changed = table_mask(x.shape[1], config["mask"], i)
         chain.apply(table_coupling, scope / f"coupling{i}", config, context, changed)
+        if config.get("unconditional") and not changed.all():
+            chain.apply(unconditional, scope / f"unconditional{i}", config, changed)
         if config["batch_norm"]:
             chain.apply(table_norm, scope / f"batch_norm{i}", changed)
         if config["actnorm"]:
