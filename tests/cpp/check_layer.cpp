@@ -44,6 +44,7 @@ class LayerCheck {
     h_ = random_values(n_, 12, -1, 1);
     for (int64_t i = 0; i < n_; ++i)
       labels_.push_back(static_cast<int32_t>(i % std::max<int64_t>(1, c.classes)));
+    context_ = random_values(n_ * c.context, 13, -1, 1);
     stats_.assign(static_cast<size_t>(fixture_.layout->stats_size() + 1), 0.0);
   }
 
@@ -51,6 +52,7 @@ class LayerCheck {
     round_trip();
     backward_checks();
     differences();
+    context_differences();
     if (!case_.training) {
       jacobian();
       inverse_differences();
@@ -75,6 +77,7 @@ class LayerCheck {
   Params<double> params() {
     Params<double> p = fixture_.arena->params(case_.training ? stats_.data() : nullptr);
     p.labels = labels_.data();
+    p.context = context_.data();
     return p;
   }
 
@@ -149,6 +152,24 @@ class LayerCheck {
 
   void differences() {
     compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
+  }
+
+  void context_differences() {
+    const double step = 1e-6;
+    std::vector<double> dcontext(context_.size()), numeric, x(static_cast<size_t>(size_)), dx(x);
+    Params<double> p = params();
+    p.dcontext = dcontext.data();
+    layer_.backward(ctx_, p, {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
+                    {dx.data(), in()});
+    for (double& value : context_) {
+      const double was = value;
+      value = was + step;
+      const double up = loss(x_);
+      value = was - step;
+      numeric.push_back((up - loss(x_)) / (2 * step));
+      value = was;
+    }
+    expect(report_, "3 gradient of the context", worst(dcontext, numeric), 1e-7);
   }
 
   /// Of a tensor; where it has more numbers than these, directions are random and a wrong gradient of any
@@ -326,7 +347,8 @@ class LayerCheck {
   }
 
   void float32_and_threads() {
-    const std::vector<float> x = converted<float>(x_), g = converted<float>(g_);
+    const std::vector<float> x = converted<float>(x_), g = converted<float>(g_),
+                             context = converted<float>(context_);
     Fixture<float> single(case_.make32(), 7, x_view(), case_.noise);
     for (int64_t i = 0; i < single.layout->total_size(); ++i) {
       single.arena->values()[i] = static_cast<float>(fixture_.arena->values()[i]);
@@ -339,6 +361,7 @@ class LayerCheck {
       zero_grad(ctx, *single.arena);
       Params<float> p = single.arena->params(case_.training ? stats.data() : nullptr);
       p.labels = labels_.data();
+      p.context = context.data();
       single.layer->forward(ctx, p, {x.data(), in()}, {z.data(), out()}, det.data());
       single.layer->backward(ctx, p, {z.data(), out()}, {g.data(), out()}, h_.data(), {back.data(), in()},
                              {dx.data(), in()});
@@ -365,7 +388,7 @@ class LayerCheck {
   Layer<double>& layer_;
   int64_t n_ = 0;
   int64_t size_ = 0;
-  std::vector<double> g_, h_, z_, logdet_, dx_, grads_, stats_;
+  std::vector<double> g_, h_, z_, logdet_, dx_, grads_, stats_, context_;
   std::vector<int32_t> labels_;
   Report report_;
 };

@@ -23,13 +23,15 @@ struct LayerCase {
   double low = -1.5;      ///< range of the inputs
   double high = 1.5;
   int64_t classes = 0;
-  double noise = 0.2;  ///< added to every parameter after initialisation
+  int64_t context = 0;  ///< numbers a sample that a coupling's net also reads
+  double noise = 0.2;   ///< added to every parameter after initialisation
 };
 
 /// The checks of a layer in float64, with loss = <g, z> + <h, logdet>, random g and h:
 ///  1. inverse(forward(x)) = x, forward(inverse(z)) = z, log-dets cancel          (1e-12)
 ///  2. backward rebuilds x                                                        (1e-12)
-///  3. dx, 4. every parameter gradient against central differences                (1e-7), along four random
+///  3. dx and the context's gradient, 4. every parameter gradient against central differences (1e-7), along
+///  four random
 ///     directions of a tensor that has more numbers
 ///  5. log-det against the Jacobian probed with unit vectors through backward     (1e-10), and by differences
 ///  6. backward twice doubles parameter gradients; kept activations, and keeping them, change nothing

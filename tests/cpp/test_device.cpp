@@ -29,6 +29,8 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
   T* stats = a.make<T>(layout->stats_size() + 1, T(0));
   Params<T> params = arena.params(c.training ? stats : nullptr);
   params.labels = a.put(labels);
+  params.context = a.put(random_of<T>(c.batch * c.context, 13));
+  params.dcontext = c.context ? a.make<T>(c.batch * c.context, T(0)) : nullptr;
   const View<T> z(a.make<T>(in.size()), out), back(a.make<T>(in.size()), in), dx(a.make<T>(in.size()), in);
   const View<T> dz(a.make<T>(in.size()), out), z2(a.make<T>(in.size()), out);
   const View<const T> g(a.put(random_of<T>(in.size(), 11)), out);
@@ -54,6 +56,7 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
     append(result, a.get(dz.data, in.size()));
   }
   append(result, a.get(stats, layout->stats_size()));
+  append(result, a.get(params.dcontext, c.batch * c.context));
   ctx.synchronize();
   const ParamArena<T>& done = arena;
   result.insert(result.end(), done.values(), done.values() + layout->total_size());

@@ -37,6 +37,7 @@ enum class Bug {
   kept_output_off,
   kept_logdet_off,
   strided_dx_off,
+  context_gradient_off,
   // In the first place: what comes after it must not hide it.
   nan_in_output,
   nan_in_logdet,
@@ -55,6 +56,7 @@ class Mutant final : public Layer<T> {
 
   void declare(const Scope& scope) override { inner_->declare(scope); }
   void init(ParamArena<T>& arena, Rng& rng) const override { inner_->init(arena, rng); }
+  int64_t context() const override { return inner_->context(); }
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:
@@ -115,6 +117,7 @@ class Mutant final : public Layer<T> {
       for (int64_t r = 0; r < z.shape.pixels(); ++r) dx.data[r * dx.stride] *= T(1.0001);
     }
     if (bug_ == Bug::strided_dx_off && dx.stride > dx.shape.c) dx.data[0] += T(1e-3);
+    if (bug_ == Bug::context_gradient_off && params.dcontext) params.dcontext[0] *= T(1.0001);
     if (bug_ == Bug::nan_in_rebuilt_x) x.data[0] = kNan;
     if (bug_ == Bug::nan_in_dx) dx.data[0] = kNan;
     if (bug_ == Bug::nan_in_gradient) params.grads[params.layout->entries().front().offset] = kNan;
@@ -140,9 +143,10 @@ class Mutant final : public Layer<T> {
 
 Report report_of(Bug bug) {
   const Shape shape{0, 2, 3, 4};
+  const int64_t context = bug == Bug::context_gradient_off ? 1 : 0;
   const auto make = [=](auto t) -> std::unique_ptr<Layer<decltype(t)>> {
     using T = decltype(t);
-    auto net = mlp<T>(shape.with_channels(2), 4, {5}, MlpInit::uniform_zero);
+    auto net = mlp<T>(shape.with_channels(2 + context), 4, {5}, MlpInit::uniform_zero);
     return std::make_unique<Mutant<T>>(
         coupling<T>(shape, Mask::second_half, std::move(net), law_options("glow", true)), bug);
   };
@@ -150,6 +154,7 @@ Report report_of(Bug bug) {
   c.name = "mutant";
   c.make64 = [=] { return make(double()); };
   c.make32 = [=] { return make(float()); };
+  c.context = context;
   return check_layer(c);
 }
 
@@ -194,6 +199,7 @@ TEST_CASE("the harness catches planted bugs") {
   caught(Bug::kept_output_off, "6 keeping activations changes no output");
   caught(Bug::kept_logdet_off, "6 keeping activations changes no log-det");
   caught(Bug::strided_dx_off, "7 strided views of backward, dx");
+  caught(Bug::context_gradient_off, "3 gradient of the context");
   caught(Bug::nan_in_output, "1 inverse(forward(x))");
   caught(Bug::nan_in_logdet, "1 log-dets cancel");
   caught(Bug::nan_in_rebuilt_x, "2 backward rebuilds x");
