@@ -26,4 +26,7 @@ std::unique_ptr<Layer<T>> additive_coupling(Shape in, Mask mask, std::unique_ptr
   return coupling<T>(in, mask, std::move(net), law_options("additive"));
 }
 
+constexpr Activation kActivations[] = {Activation::relu, Activation::leaky_relu, Activation::tanh,
+                                       Activation::silu, Activation::elu};
+
 }  // namespace evenflow::test

@@ -114,6 +114,14 @@ class Cases {
       nets.emplace_back("mlp bfloat16", mlp<T>(pass, out, {5}, MlpInit::uniform_zero, NetDtype::bfloat16));
       nets.emplace_back("glow_net bfloat16", glow_net<T>(pass, out, 4, NetDtype::bfloat16));
     }
+    for (const Activation activation : kActivations) {
+      const std::string of = " " + std::to_string(static_cast<int>(activation));
+      const NetDtype dtype = std::is_same<T, float>::value && activation == Activation::elu
+                                 ? NetDtype::bfloat16
+                                 : NetDtype::same;
+      nets.emplace_back("mlp" + of, mlp<T>(pass, out, {3}, MlpInit::uniform_zero, dtype, activation));
+      nets.emplace_back("residual_net" + of, residual_net<T>(pass, out, {3, 1, 1, activation, dtype}));
+    }
     for (int bits = 0; bits < 4; ++bits) {
       ResNetConfig config;
       config.width = 2;

@@ -422,6 +422,24 @@ TEST_CASE("device: couplings and nets against the CPU's") {
     return coupling<T>(shape, Mask::second_half, glow_net<T>(shape.with_channels(2), 4, 7),
                        law_options("glow", true));
   });
+  for (const Activation activation : kActivations) {
+    LayerCase given;
+    for (const int64_t context : {0, 2}) {
+      given.context = context;
+      const Shape shape{0, 1, 1, 5}, pass{0, 1, 1, 3 + context};
+      check_layer_on_device("mlp", given, [=](auto t) {
+        using T = decltype(t);
+        return coupling<T>(shape, Mask::second_half,
+                           mlp<T>(pass, 4, {6, 5}, MlpInit::nice, NetDtype::same, activation),
+                           law_options("affine", false));
+      });
+      check_layer_on_device("residual net", given, [=](auto t) {
+        using T = decltype(t);
+        return coupling<T>(shape, Mask::second_half, residual_net<T>(pass, 4, {7, 2, context, activation}),
+                           law_options("affine", false));
+      });
+    }
+  }
   for (int bits = 0; bits < 64; bits += 9) {  // every switch on and off
     ResNetConfig config;
     config.width = 3;

@@ -298,6 +298,38 @@ TEST_CASE("lists of channels that are no mask are refused") {
                        ShapeError);
 }
 
+TEST_CASE("couplings of tables, every net and activation, with and without a context") {
+  for (const Activation activation : kActivations) {
+    for (const int64_t dims : {2, 5}) {
+      const Shape shape{0, 1, 1, dims};
+      const MaskSizes sizes = mask_sizes(Mask::second_half, dims);
+      for (const int64_t context : {0, 3}) {
+        const Shape in = shape.with_channels(sizes.pass + context);
+        const int64_t outputs = 2 * sizes.change;
+        const std::string name = std::to_string(static_cast<int>(activation)) + text(in);
+        LayerCase dense = layer_case("mlp " + name, [=](auto t) {
+          using T = decltype(t);
+          return coupling<T>(shape, Mask::second_half,
+                             mlp<T>(in, outputs, {6, 5}, MlpInit::uniform_zero, NetDtype::same, activation),
+                             law_options("affine", false));
+        });
+        LayerCase residual = layer_case("residual net " + name, [=](auto t) {
+          using T = decltype(t);
+          return coupling<T>(shape, Mask::second_half,
+                             residual_net<T>(in, outputs, {7, 1 + dims % 2, context, activation}),
+                             law_options("affine", false));
+        });
+        for (LayerCase* c : {&dense, &residual}) {
+          c->context = context;
+          check(*c);
+          c->batch = 1;
+          check(*c);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("top prior") {
   for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 2, 3, 3}}) {
     for (bool learned : {false, true}) {
@@ -344,6 +376,26 @@ TEST_CASE("conditioners: mlp, Glow's net, the split prior's") {
     check_net("glow_net" + text(shape), [=](auto t) { return glow_net<decltype(t)>(shape, shape.c, 6); });
     check_net("zero_conv" + text(shape), [=](auto t) { return zero_conv<decltype(t)>(shape, shape.c); });
   }
+}
+
+TEST_CASE("conditioners: nets of every activation, over pixels too") {
+  for (const Activation activation : kActivations) {
+    const Shape shape{0, 2, 3, 3};
+    check_net("mlp", [=](auto t) {
+      return mlp<decltype(t)>(shape, 3, {17}, MlpInit::uniform_zero, NetDtype::same, activation);
+    });
+    check_net("residual_net",
+              [=](auto t) { return residual_net<decltype(t)>(shape, 3, {17, 3, 1, activation}); });
+  }
+}
+
+TEST_CASE("a residual net refuses sizes that it can't have") {
+  const Shape in{0, 1, 1, 3};
+  CHECK_THROWS_AS(residual_net<double>(in, 2, {0, 1}), ConfigError);
+  CHECK_THROWS_AS(residual_net<double>(in, 2, {4, 0}), ConfigError);
+  CHECK_THROWS_AS(residual_net<double>(in, 2, {4, 1, 4}), ShapeError);
+  CHECK_THROWS_AS(residual_net<double>(in, 2, {4, 1, -1}), ShapeError);
+  CHECK_THROWS_AS(residual_net<double>(in, 2, {4, 1, 0, Activation::relu, NetDtype::bfloat16}), ConfigError);
 }
 
 /// Weights, biases of dense layers 50 -> 400 -> 30 as they start.

@@ -38,6 +38,10 @@ TEST_CASE("float32 elementary functions, in units of the last place") {
   CHECK(worst_ulp(
             -80, 80, [](float x) { return ops::sigmoid(x); },
             [](double x) { return 1 / (1 + std::exp(-x)); }) < 3);
+  for (const double low : {-1e-6, -1.0, -100.0}) {
+    CHECK(
+        worst_ulp(low, 0, [](float x) { return ops::expm1(x); }, [](double x) { return std::expm1(x); }) < 5);
+  }
   CHECK(worst_ulp(
             -80, 80, [](float x) { return ops::softplus(x); },
             [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }) < 5);

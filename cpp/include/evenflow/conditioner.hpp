@@ -52,11 +52,25 @@ enum class MlpInit {
 /// equally well with either, because both directions evaluate the same net.
 enum class NetDtype { same, bfloat16 };
 
-/// Dense ReLU net with a linear output; on images, the same net at every pixel.
+/// Dense net with a linear output; on images, the same net at every pixel.
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels,
                                                  const std::vector<int64_t>& hidden, MlpInit init,
-                                                 NetDtype dtype = NetDtype::same);
+                                                 NetDtype dtype = NetDtype::same,
+                                                 Activation activation = Activation::relu);
+
+/// Residual net of dense layers (nflows' ResidualNet): pre-activation blocks of two layers, with a gate by
+/// the context.
+struct ResidualNetConfig {
+  int64_t width = 64;
+  int64_t blocks = 2;
+  int64_t context = 0;  ///< trailing input channels that also gate every block
+  Activation activation = Activation::relu;
+  NetDtype dtype = NetDtype::same;
+};
+template <class T>
+EVENFLOW_API std::unique_ptr<Conditioner<T>> residual_net(Shape in, int64_t out_channels,
+                                                          const ResidualNetConfig& config);
 
 /// Glow's net: 3x3, ActNorm, ReLU, 1x1, ActNorm, ReLU, zero-initialised 3x3 with output scale exp(3 logs).
 /// 3x3 kernels see an indicator channel that is 1 outside the image (Kingma and Dhariwal 2018, official

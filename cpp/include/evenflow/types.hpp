@@ -38,6 +38,10 @@ struct Bounds {
   double high = std::numeric_limits<double>::infinity();
 };
 
+/// What the hidden units of dense nets compute: leaky_relu with slope 0.01, silu x sigmoid(x), elu e^x - 1
+/// below 0.
+enum class Activation { relu, leaky_relu, tanh, silu, elu };
+
 /// A batch that the view does not own: pixels() rows of c values, with `stride` values from one row to the
 /// next. Rows are equally spaced, so a slice of channels is a view too.
 template <class T>

@@ -209,7 +209,8 @@ class ConvChain final : public NetStep<T> {
     WorkspaceScope scope(ctx);
     HostScope host(ctx);
     const StackUnit<T>* units = describe(ctx, scope, host, b.params, b.x.shape);
-    ctx.kernels<T>().net.stack_backward(ctx, units, count(), bfloat16_, b.x, b.kept, b.y, b.dy, b.dx);
+    const View<const T> y = this->backward_reads_y ? b.y : b.dy;  // as in Conv
+    ctx.kernels<T>().net.stack_backward(ctx, units, count(), bfloat16_, b.x, b.kept, y, b.dy, b.dx);
   }
 
  private:

@@ -73,12 +73,17 @@ class Net : public Conditioner<T> {
     nodes_.push_back({std::move(step), x, x2, y});
     kept_channels_ = scratch_channels_ = 0;
     for (int v = 1; v < static_cast<int>(values_.size()); ++v) {
-      if (v == y) continue;  // the output is the caller's, like the input
+      if (v == y || values_[v].of_input) continue;  // the output is the caller's, like the input
       int64_t& end = values_[v].kept ? kept_channels_ : scratch_channels_;
       values_[v].first = end;
       end += values_[v].channels;
     }
     return y;
+  }
+  /// The number of a value that is channels [first, first + count) of the input.
+  int input_part(int64_t first, int64_t count) {
+    values_.push_back({count, false, first, true});
+    return static_cast<int>(values_.size()) - 1;
   }
   int64_t channels(int value) const { return values_[value].channels; }
 
@@ -138,6 +143,7 @@ class Net : public Conditioner<T> {
     int64_t channels;
     bool kept = false;  ///< from forward until backward
     int64_t first = 0;  ///< channels of the same kind before it
+    bool of_input = false;
   };
   struct Node {
     std::unique_ptr<NetStep<T>> step;
@@ -160,6 +166,7 @@ class Net : public Conditioner<T> {
   View<U> at(const Place<U>& place, int v) const {
     if (v < 0) return {};
     if (v == kInput) return place.input;
+    if (values_[v].of_input) return place.input.channels(values_[v].first, values_[v].channels);
     if (v == nodes_.back().y) return place.output;
     const Shape shape = place.output.shape.with_channels(values_[v].channels);
     U* base = values_[v].kept ? place.kept : place.scratch;

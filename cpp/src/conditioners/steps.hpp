@@ -112,6 +112,45 @@ class ConcatRelu final : public NetStep<T> {
   int parity_;
 };
 
+/// y = f(x). In place, x2 is x: backward turns dy into dx.
+template <class T>
+class Activate final : public NetStep<T> {
+ public:
+  Activate(int64_t inputs, Activation f, bool in_place_)
+      : NetStep<T>(inputs, false, f != Activation::silu, in_place_), f_(f) {}
+
+  /// silu's slope needs x, whose place may be another value's by then.
+  int64_t kept_size(int64_t pixels) const override {
+    return f_ == Activation::silu ? (pixels * this->channels + 15) / 16 * 16 : 0;
+  }
+
+  void forward(Context& ctx, const StepForward<T>& f) const override {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    if (f_ == Activation::silu && f.kept) kernels.move.copy(ctx, f.x, View<T>(f.kept, f.x.shape));
+    kernels.net.activate(ctx, f_, f.x, f.y);
+  }
+  void backward(Context& ctx, const StepBackward<T>& b) const override {
+    const View<const T> at = f_ == Activation::silu ? View<const T>(b.kept, b.dy.shape) : b.y;
+    ctx.kernels<T>().net.activate_backward(ctx, f_, at, b.dy, b.dx, !this->in_place);
+  }
+
+ private:
+  Activation f_;
+};
+
+/// y = x2 sigmoid(x), in place of x2.
+template <class T>
+class Gate final : public NetStep<T> {
+ public:
+  explicit Gate(int64_t inputs) : NetStep<T>(inputs, true, true, true) {}
+  void forward(Context& ctx, const StepForward<T>& f) const override {
+    ctx.kernels<T>().net.gate(ctx, f.x, f.y);
+  }
+  void backward(Context& ctx, const StepBackward<T>& b) const override {
+    ctx.kernels<T>().net.gate_backward(ctx, b.x, b.y, b.dy, b.dx);
+  }
+};
+
 /// y = x + x2, in place of x2: dx2 is dy.
 template <class T>
 class Sum final : public NetStep<T> {

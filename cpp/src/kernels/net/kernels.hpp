@@ -91,6 +91,17 @@ class NetKernels {
   virtual void norm_relu_backward(Context&, View<const T> x, const T* shift, const T* scale, const T* mean_dv,
                                   const T* mean_dvn, View<const T> dv, View<T> dx) const = 0;
 
+  // Units of dense nets, and gates of residual blocks.
+  /// y = f(x), where y may be x.
+  virtual void activate(Context&, Activation f, View<const T> x, View<T> y) const = 0;
+  /// dx = dy f'(x), where dx may be dy; or dx +=. at: f(x), or x for silu.
+  virtual void activate_backward(Context&, Activation f, View<const T> at, View<const T> dy, View<T> dx,
+                                 bool accumulate) const = 0;
+  /// y *= sigmoid(s).
+  virtual void gate(Context&, View<const T> s, View<T> y) const = 0;
+  /// From the gate's y: ds += its gradient, and dy becomes that of what y was before.
+  virtual void gate_backward(Context&, View<const T> s, View<const T> y, View<T> dy, View<T> ds) const = 0;
+
   /// y = relu([gain x, -gain x]), and one more channel for parity >= 0: 1 on the pixels of that parity.
   virtual void concat_relu(Context&, View<const T> x, T gain, int parity, View<T> y) const = 0;
   virtual void concat_relu_backward(Context&, View<const T> y, View<const T> dy, T gain,

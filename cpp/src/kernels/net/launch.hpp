@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/net/activation.hpp"
 #include "kernels/net/concat_relu.hpp"
 #include "kernels/net/epilogue.hpp"
 #include "kernels/net/kernels.hpp"
@@ -43,6 +44,34 @@ class NetLaunch : public NetKernels<T> {
     Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
                    ops::NormReluBackward<T>{x.data, x.stride, shift, scale, mean_dv, mean_dvn, dv.data,
                                             dv.stride, dx.data, dx.stride});
+  }
+
+  void activate(Context& ctx, Activation f, View<const T> x, View<T> y) const override {
+    ops::with_activation(f, [&](auto unit) {
+      Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+                     ops::Activate<T, decltype(unit)>{x.data, x.stride, y.data, y.stride});
+    });
+  }
+
+  void activate_backward(Context& ctx, Activation f, View<const T> at, View<const T> dy, View<T> dx,
+                         bool accumulate) const override {
+    ops::with_activation(f, [&](auto unit) {
+      ops::with_flag(accumulate, [&](auto add) {
+        Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
+                       ops::ActivateBackward<T, decltype(unit), decltype(add)::value>{
+                           at.data, at.stride, dy.data, dy.stride, dx.data, dx.stride});
+      });
+    });
+  }
+
+  void gate(Context& ctx, View<const T> s, View<T> y) const override {
+    Exec::for_each(ctx, y.shape.pixels(), y.shape.c, ops::Gate<T>{s.data, s.stride, y.data, y.stride});
+  }
+
+  void gate_backward(Context& ctx, View<const T> s, View<const T> y, View<T> dy, View<T> ds) const override {
+    Exec::for_each(
+        ctx, y.shape.pixels(), y.shape.c,
+        ops::GateBackward<T>{s.data, s.stride, y.data, y.stride, dy.data, dy.stride, ds.data, ds.stride});
   }
 
   void concat_relu(Context& ctx, View<const T> x, T gain, int parity, View<T> y) const override {

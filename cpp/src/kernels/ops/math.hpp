@@ -278,6 +278,17 @@ EVENFLOW_INLINE V tanh(V x) {
   }
 }
 
+/// e^x - 1 for x <= 0, without the cancellation near 0: (e^x - 1) / (e^x + 1) = tanh(x / 2).
+template <class V>
+EVENFLOW_INLINE V expm1(V x) {
+  if constexpr (is_single<V>) {
+    const V t = tanh(0.5f * x);
+    return 2.0f * t / (1.0f - t);
+  } else {
+    return for_each_number(x, [](double d) { return ::expm1(d); });
+  }
+}
+
 template <class T>
 EVENFLOW_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exp(-x));
