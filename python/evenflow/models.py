@@ -40,7 +40,7 @@ class Setting:
     """Of a number, or of each number in a list."""
     choices: list[str] | None
     optional: bool
-    """Left out of `config` where it is 0 or empty."""
+    """Left out of `config` where it is 0, empty or the first of its choices."""
     laws: list[str]
     """The couplings that have the setting; empty: all."""
     help: str
@@ -60,6 +60,10 @@ class Setting:
             one = f"; one layer is ({value},)" if _is_number(value) else ""
             raise TypeError(f"[{self.model}] expected a sequence of widths for {self.name}, got {value!r}{one}")
         return [self._whole(f"a width in {self.name}", width) for width in value]
+
+    def left_out(self, value: Any) -> bool:
+        """Whether `config` has no such value."""
+        return self.optional and (not value or self.choices is not None and value == self.choices[0])
 
     def _whole(self, name: str, value: Any) -> int:
         number = whole(self.model, name, value, self.low, 2**64 - 1 if self.type == "seed" else LARGEST)
@@ -211,8 +215,13 @@ class CouplingFlow(Flow):
     unconditional : bool
         Of splines: the columns that a coupling passes go through splines of their own, whose numbers are parameters,
         after the coupling's net has read them (RQ-NSF's option).
+    net : str
+        Net of each coupling: "mlp", dense layers, or "residual", blocks of two dense layers around which the values
+        pass, and which the context gates; nflows' `ResidualNet`.
     hidden : sequence of int
-        Widths of the hidden layers of each coupling's net.
+        Widths of the hidden layers of each coupling's net; of a residual net one entry a block, all equal.
+    activation : str
+        What hidden units compute: "relu", "leaky_relu", "tanh", "silu" or "elu", as in torch.
     mask : str or array_like of bool
         Columns that a coupling changes; the others pass, and its net reads them. "halves", "odd-even": the second half
         or the odd columns, and the others, in turn. "log2": columns whose number has bit 0, then those without, then
@@ -245,11 +254,11 @@ class CouplingFlow(Flow):
 
     @hinted
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "affine", bins: int = 8,
-                 bound: float = 4.0, unconditional: bool = False, hidden: Sequence[int] = (64, 64),
-                 mask: str | ArrayLike = "halves", permutation: str = "none", batch_norm: bool = False,
-                 actnorm: bool = False, base: str = "gaussian", preprocess: str = "standardize",
-                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32",
-                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 bound: float = 4.0, unconditional: bool = False, net: str = "mlp", hidden: Sequence[int] = (64, 64),
+                 activation: str = "relu", mask: str | ArrayLike = "halves", permutation: str = "none",
+                 batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
+                 preprocess: str = "standardize", bounds: Sequence[Any] | None = None, seed: int = 0,
+                 dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 
 
@@ -393,7 +402,7 @@ def config_of(model: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             value = masks.checked(model, value, tuple(setting.choices or ()), config["couplings"], config["shape"])
         else:
             value = setting.checked(value)
-        if value or not setting.optional:
+        if not setting.left_out(value):
             config[name] = value
     return config
 

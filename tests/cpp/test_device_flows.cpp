@@ -315,6 +315,12 @@ TEST_CASE("device: a table flow with bfloat16 nets against the CPU's") {
   c.permutation = "lu";
   c.preprocess = "whiten";
   check_flow(coupling_flow<float>(c), kHalf);
+  c.hidden = {36, 36};
+  c.net = "residual";
+  check_flow(coupling_flow<float>(c), kHalf);
+  c.activation = "tanh";
+  c.net = "mlp";
+  check_flow(coupling_flow<float>(c), kHalf);
 }
 
 TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {

@@ -347,6 +347,11 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
   table.mask = "odd-even";
   table.hidden = {};
   check(table);
+  table.net = "residual";
+  table.hidden = {6, 6};
+  check(table);
+  table.context = 3;
+  check(table);
   GlowConfig glow;
   glow.shape = {0, 8, 8, 3};
   glow.steps = 2;
@@ -381,6 +386,22 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
   CHECK_THROWS_AS(layout.add("b", {-1}, Group::decay), ConfigError);
   layout.add("c", {int64_t{1} << 56}, Group::decay);
   CHECK_THROWS_AS(layout.add("d", {1}, Group::decay), ConfigError);
+}
+
+TEST_CASE("files omit optional settings that are empty or their first choice, and mean those where they do") {
+  CouplingFlowConfig table = small_table();
+  const std::string plain = to_json({table, Dtype::float32, 0});
+  for (const char* name : {"net", "activation", "context"}) CHECK(plain.find(name) == plain.npos);
+  table.net = "residual";
+  table.activation = "elu";
+  const std::string text = to_json({table, Dtype::float32, 0});
+  CHECK(text.find("\"net\": \"residual\", \"hidden\": [12], \"activation\": \"elu\"") != text.npos);
+  for (const std::string& settings : {plain, text}) CHECK(to_json(parse_config(settings)) == settings);
+  const auto read = std::get<CouplingFlowConfig>(parse_config(plain).model);
+  CHECK(read.net == "mlp");
+  CHECK(read.activation == "relu");
+  CHECK_THROWS_WITH_AS(parse_config(replaced(text, "residual", "recurrent")),
+                       "[config] expected net mlp or residual, got 'recurrent'", ConfigError);
 }
 
 TEST_CASE("settings are written as Python writes them") {

@@ -249,8 +249,8 @@ TEST_CASE("laws of each channel by itself") {
       }
     }
   }
-  CHECK_THROWS_WITH_AS(elementwise<double>({0, 1, 1, 2}, {}, {}), doctest::Contains("expected a channel that changes"),
-                       ShapeError);
+  CHECK_THROWS_WITH_AS(elementwise<double>({0, 1, 1, 2}, {}, {}),
+                       doctest::Contains("expected a channel that changes"), ShapeError);
 }
 
 TEST_CASE("a mask that lists channels is the one that says the same by a name") {

@@ -265,6 +265,35 @@ TEST_CASE("masks: configurations keep them") {
   }
 }
 
+TEST_CASE("small tables with residual nets pass every check of a layer") {
+  for (const char* activation : {"relu", "silu"}) {
+    CouplingFlowConfig config;
+    config.dims = 3;
+    config.couplings = 3;
+    config.net = "residual";
+    config.hidden = {5, 5};
+    config.activation = activation;
+    config.permutation = "lu";
+    check_flow(activation, [=](auto t) { return coupling_flow<decltype(t)>(config); }, -2, 2, 0, 6);
+  }
+}
+
+TEST_CASE("the blocks of a residual net have one width") {
+  CouplingFlowConfig config;
+  config.dims = 3;
+  config.net = "residual";
+  CHECK_NOTHROW(coupling_flow<float>(config));
+  config.hidden = {4, 5};
+  CHECK_THROWS_WITH_AS(
+      coupling_flow<float>(config),
+      "[coupling_flow] expected equal widths for the blocks of a residual net in hidden, got 4 and 5",
+      ConfigError);
+  config.hidden = {};
+  CHECK_THROWS_WITH_AS(
+      coupling_flow<float>(config),
+      "[coupling_flow] expected a width for each block of a residual net in hidden, got none", ConfigError);
+}
+
 TEST_CASE("small Real NVP image models pass every check of a layer") {
   for (int64_t recursion = 1; recursion <= 4; ++recursion) {
     RealNvpConfig config;

@@ -28,6 +28,8 @@ MODELS = {
     "glow_context_1": lambda: ef.Glow((4, 4, 1), levels=1, steps=2, hidden=6, context=2),
     "coupling_flow_spline_1": lambda: ef.CouplingFlow(4, couplings=3, law="spline", bins=6, bound=3.0, hidden=(12,),
                                                       permutation="shuffle", base="logistic", context=2),
+    "coupling_flow_residual_1": lambda: ef.CouplingFlow(4, couplings=3, net="residual", hidden=(8, 8), activation="silu",
+                                                        context=2),
     "real_nvp_image_1": lambda: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=0),
     "real_nvp_residual_1": lambda: ef.RealNVP((4, 2, 1), scales=1, base_dim=2, residual_blocks=1),
     "glow_1": lambda: ef.Glow((8, 8, 1), levels=2, steps=2, hidden=6, bits=5),

@@ -59,8 +59,10 @@ struct TableMask {
 struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
-  std::vector<int64_t> hidden{64, 64};
-  std::string law = "affine";  ///< a law of table_law_names(): "affine" (bounded log-scale) ...
+  std::string net = "mlp";              ///< "mlp" | "residual"
+  std::vector<int64_t> hidden{64, 64};  ///< "residual": one entry a block, all equal
+  std::string activation = "relu";      ///< "relu" | "leaky_relu" | "tanh" | "silu" | "elu"
+  std::string law = "affine";           ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   TableMask mask;
   std::string permutation =
       "none";  ///< between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"

@@ -17,6 +17,13 @@ namespace {
 
 constexpr const char* kWhere = "config";
 
+/// What a file means that omits an optional setting.
+template <class T>
+T absent(const Limits& limits) {
+  if constexpr (std::is_same<T, std::string>::value) return limits.choices.front();
+  return T();
+}
+
 /// Reads settings from the members of a JSON object. finish() rejects members that no setting has read.
 class Reader {
  public:
@@ -48,7 +55,11 @@ class Reader {
 
   template <class T>
   void operator()(const char* key, T& out, const Limits& limits, const char*) {
-    if (!limits.optional || root_.find(member(key))) read(key, out);
+    if (!limits.optional || root_.find(member(key))) {
+      read(key, out);
+    } else {
+      out = absent<T>(limits);
+    }
   }
   void operator()(const char* key, Dtype& out, const Limits& limits, const char*) {
     expect_choice(kWhere, key, text(key), limits.choices);
@@ -226,7 +237,7 @@ class Writer {
 
   template <class T>
   void operator()(const char* key, const T& value, const Limits& limits, const char*) {
-    if (!limits.optional || !is_empty(value)) add(key, value);
+    if (!limits.optional || !is_absent(value, limits)) add(key, value);
   }
 
   template <class T>
@@ -240,11 +251,11 @@ class Writer {
 
  private:
   template <class T>
-  static bool is_empty(const T& value) {
-    return value == T();
+  static bool is_absent(const T& value, const Limits& limits) {
+    return value == absent<T>(limits);
   }
   template <class T>
-  static bool is_empty(const std::vector<T>& values) {
+  static bool is_absent(const std::vector<T>& values, const Limits&) {
     return values.empty();
   }
   static bool is_empty(const TableMask&) { return false; }

@@ -31,6 +31,33 @@ std::vector<int64_t> others(const std::vector<int64_t>& columns, int64_t dims) {
   return out;
 }
 
+/// The net of a coupling, whose input ends with the context.
+template <class T>
+std::unique_ptr<Conditioner<T>> net_of(const CouplingFlowConfig& config, Shape in, int64_t outputs) {
+  const Activation activation = activation_of(config.activation);
+  if (config.net == "mlp")
+    return mlp<T>(in, outputs, config.hidden, MlpInit::uniform_zero, config.conditioner, activation);
+  return residual_net<T>(in, outputs,
+                         {config.hidden[0], static_cast<int64_t>(config.hidden.size()), config.context,
+                          activation, config.conditioner});
+}
+
+void check_net(const CouplingFlowConfig& config) {
+  if (config.net != "residual") return;
+  const std::vector<int64_t>& widths = config.hidden;
+  if (widths.empty()) {
+    fail<ConfigError>("coupling_flow",
+                      "expected a width for each block of a residual net in hidden, got none");
+  }
+  for (const int64_t width : widths) {
+    if (width != widths[0]) {
+      fail<ConfigError>("coupling_flow",
+                        "expected equal widths for the blocks of a residual net in hidden, got ", widths[0],
+                        " and ", width);
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -38,6 +65,7 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
   check("coupling_flow", {config});
   CouplingOptions options;
   options.law = law_of(config);
+  check_net(config);
   expect_size("coupling_flow", {config});
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(config.base));
@@ -50,8 +78,8 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
     const std::vector<int64_t> changed = changed_columns(config, i);
     const int64_t change = static_cast<int64_t>(changed.size()), pass = config.dims - change;
     if (has_net(config)) {
-      auto net = mlp<T>(shape.with_channels(pass + config.context), change * numbers_of_law(options.law),
-                        config.hidden, MlpInit::uniform_zero, config.conditioner);
+      auto net =
+          net_of<T>(config, shape.with_channels(pass + config.context), change * numbers_of_law(options.law));
       flow.add("coupling" + index, coupling<T>(shape, changed, std::move(net), options));
     } else {
       flow.add("coupling" + index, elementwise<T>(shape, changed, options.law));

@@ -13,8 +13,8 @@ namespace evenflow {
 /// Names of the schemes that a mask may be.
 std::vector<std::string> mask_schemes();
 
-/// ConfigError unless a mask that lists columns fits the other settings. A single column needs no other to pass,
-/// and every coupling changes it, whatever the scheme.
+/// ConfigError unless a mask that lists columns fits the other settings. A single column needs no other to
+/// pass, and every coupling changes it, whatever the scheme.
 void check_mask(const char* where, const CouplingFlowConfig& config);
 
 /// The columns that a coupling changes, in increasing order, and how many they are. The mask has been
@@ -22,8 +22,8 @@ void check_mask(const char* where, const CouplingFlowConfig& config);
 std::vector<int64_t> changed_columns(const CouplingFlowConfig& config, int64_t coupling);
 int64_t changed_count(const CouplingFlowConfig& config, int64_t coupling);
 
-/// Whether couplings have something for nets to read. One column without a context has not: the numbers of the law
-/// are parameters then.
+/// Whether couplings have something for nets to read. One column without a context has not: the numbers of
+/// the law are parameters then.
 bool has_net(const CouplingFlowConfig& config);
 
 }  // namespace evenflow

@@ -39,6 +39,21 @@ Count mlp_tensors(Count nets, const std::vector<int64_t>& hidden) {
   return nets * 2 * (Count(static_cast<int64_t>(hidden.size())) + 1);
 }
 
+/// Weights and biases of a table's nets, from `in` columns and the context to `out` numbers.
+Count net_values(const CouplingFlowConfig& c, Count in, Count out) {
+  if (c.net == "mlp") return mlp_values(in + c.context, c.hidden, out);
+  const Count blocks = static_cast<int64_t>(c.hidden.size()), context = c.context;
+  const Count width = c.hidden.empty() ? 0 : c.hidden[0], gates = c.context > 0 ? 1 : 0;
+  const Count block = (width + 1) * width * 2 + gates * (context + 1) * width;
+  return (in + context + 1) * width + blocks * block + (width + 1) * out;
+}
+
+Count net_tensors(const CouplingFlowConfig& c) {
+  if (c.net == "mlp") return mlp_tensors(c.couplings, c.hidden);
+  const Count blocks = static_cast<int64_t>(c.hidden.size()), gates = c.context > 0 ? 1 : 0;
+  return Count(c.couplings) * 2 * (blocks * (gates + 2) + 2);
+}
+
 /// Each coupling's net goes from one half of the columns to an output for each column of the other. The
 /// scaling has one value per column.
 ModelSize size_of(const NiceConfig& c) {
@@ -53,10 +68,10 @@ ModelSize size_of(const CouplingFlowConfig& c) {
   std::map<int64_t, int64_t>
       alike;  // how many couplings change as many columns: few numbers, and hidden is long
   for (int64_t i = 0; i < c.couplings; ++i) ++alike[changed_count(c, i)];
-  Count tensors = mlp_tensors(c.couplings, c.hidden), values = 0;
+  Count tensors = net_tensors(c), values = 0;
   for (const auto& [change, couplings] : alike) {
     const Count pass = c.dims - change, own = c.unconditional ? numbers * pass : Count(0);
-    values = values + Count(couplings) * (mlp_values(pass + c.context, c.hidden, numbers * change) + own);
+    values = values + Count(couplings) * (net_values(c, pass, numbers * change) + own);
     if (own.value() > 0) tensors = tensors + couplings;
   }
   return {tensors.value(), values.value()};

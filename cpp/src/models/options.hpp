@@ -44,6 +44,14 @@ inline Base base_of(const std::string& prior) {
   return prior == "gaussian" ? Base::gaussian : Base::logistic;
 }
 
+inline Activation activation_of(const std::string& name) {
+  return name == "leaky_relu" ? Activation::leaky_relu
+         : name == "tanh"     ? Activation::tanh
+         : name == "silu"     ? Activation::silu
+         : name == "elu"      ? Activation::elu
+                              : Activation::relu;
+}
+
 inline Order order_of(const std::string& name) {
   return name == "tile" ? Order::even_first : name == "shuffle" ? Order::shuffle : Order::reverse;
 }

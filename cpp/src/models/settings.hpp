@@ -27,8 +27,9 @@ struct Limits {
 
   int64_t low = 0, high = kNone;          ///< range of a number, or of each number in a list
   std::vector<std::string> choices = {};  ///< valid texts
-  bool optional = false;                  ///< files omit the setting if it is 0 or empty
-  std::vector<std::string> laws = {};     ///< the coupling laws that have the setting; empty: all
+  /// Files omit the setting if it is 0, empty or the first of its choices.
+  bool optional = false;
+  std::vector<std::string> laws = {};  ///< the coupling laws that have the setting; empty: all
 };
 
 inline Limits in(int64_t low, int64_t high) {
@@ -165,7 +166,11 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
     v("unconditional", c.unconditional, of_laws(laws, optional({})),
       "splines of their own, which no net gives, for the columns that pass");
   }
+  v("net", c.net, optional(one_of({"mlp", "residual"})),
+    "nets inside couplings: dense layers, or residual blocks of two, each with an entry in hidden");
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
+  v("activation", c.activation, optional(one_of({"relu", "leaky_relu", "tanh", "silu", "elu"})),
+    "what the nets' hidden units compute");
   v("mask", c.mask, one_of(mask_schemes()), "columns that couplings change, by a scheme or listed for each");
   v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle"}),
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle");

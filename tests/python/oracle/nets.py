@@ -13,15 +13,31 @@ def conv(x, weight, padding=None):
     return y.permute(0, 2, 3, 1)
 
 
-def mlp(x, scope, hidden, out):
-    """Dense ReLU net with a linear output, the same at every pixel."""
-    widths = [x.shape[-1], *hidden, out]
-    for i, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
-        dense = scope / f"dense{i}"
-        x = x @ dense("weight", n_in, n_out) + dense("bias", n_out)
-        if i < len(hidden):
-            x = torch.relu(x)
-    return x
+ACTIVATIONS = {"relu": torch.relu, "leaky_relu": F.leaky_relu, "tanh": torch.tanh, "silu": F.silu, "elu": F.elu}
+
+
+def dense(x, scope, out):
+    return x @ scope("weight", x.shape[-1], out) + scope("bias", out)
+
+
+def mlp(x, scope, hidden, out, activation="relu"):
+    """Dense net with a linear output, the same at every pixel."""
+    for i, width in enumerate(hidden):
+        x = ACTIVATIONS[activation](dense(x, scope / f"dense{i}", width))
+    return dense(x, scope / f"dense{len(hidden)}", out)
+
+
+def residual_net(x, scope, hidden, out, activation, context):
+    """Pre-activation blocks of two dense layers, and a gate by the last `context` columns of x."""
+    act = ACTIVATIONS[activation]
+    h = dense(x, scope / "dense_in", hidden[0])
+    for b, width in enumerate(hidden):
+        block = scope / f"block{b}"
+        t = dense(act(dense(act(h), block / "dense0", width)), block / "dense1", width)
+        if context:
+            t = t * torch.sigmoid(dense(x[..., -context:], block / "gate", width))
+        h = h + t
+    return dense(h, scope / "dense_out", out)
 
 
 def standardised(context, scope, config):

@@ -3,7 +3,7 @@
 import torch
 
 from . import layers
-from .nets import BATCH_NORM_EPS, ResNet, beside, mlp, standardised
+from .nets import BATCH_NORM_EPS, ResNet, beside, mlp, residual_net, standardised
 from .scope import Chain, Scope
 
 
@@ -125,7 +125,12 @@ def table_coupling(x, scope, config, context, changed):
     x1, x2 = beside(x[:, ~changed], context), x[:, changed]
     c = x2.shape[1]
     numbers, law = law_of(config)
-    h = mlp(x1, scope, config["hidden"], numbers * c) if x1.shape[1] else scope("numbers", numbers, c)
+    if not x1.shape[1]:
+        h = scope("numbers", numbers, c)
+    elif config.get("net") == "residual":
+        h = residual_net(x1, scope, config["hidden"], numbers * c, config["activation"], config.get("context", 0))
+    else:
+        h = mlp(x1, scope, config["hidden"], numbers * c, config.get("activation", "relu"))
     y = x.clone()
     y[:, changed], log = law(x2, h.reshape(-1, numbers, c).transpose(0, 1))
     return y, log.sum(1)
