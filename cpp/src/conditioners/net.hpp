@@ -76,7 +76,7 @@ class Net : public Conditioner<T> {
       if (v == y || values_[v].of_input) continue;  // the output is the caller's, like the input
       int64_t& end = values_[v].kept ? kept_channels_ : scratch_channels_;
       values_[v].first = end;
-      end += values_[v].channels;
+      end += (values_[v].channels + 15) / 16 * 16;  // each value starts a cache line
     }
     return y;
   }
@@ -142,7 +142,7 @@ class Net : public Conditioner<T> {
   struct Value {
     int64_t channels;
     bool kept = false;  ///< from forward until backward
-    int64_t first = 0;  ///< channels of the same kind before it
+    int64_t first = 0;  ///< channels before it: of the input, or in the memory for values of its kind
     bool of_input = false;
   };
   struct Node {
@@ -156,8 +156,8 @@ class Net : public Conditioner<T> {
     U *kept, *scratch;
   };
 
-  /// Room for values of so many channels. Each value starts a cache line.
-  static int64_t room(int64_t channels, int64_t pixels) { return (pixels + 15) / 16 * 16 * channels; }
+  /// Room for values of so many channels.
+  static int64_t room(int64_t channels, int64_t pixels) { return pixels * channels; }
 
   /// Null for nothing: a net of one step, called for a few rows, would notice the time to take it.
   static T* take(WorkspaceScope& scope, int64_t size) { return size ? scope.take<T>(size) : nullptr; }
