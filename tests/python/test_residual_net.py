@@ -98,3 +98,22 @@ def test_a_model_file_comes_back(tmp_path, settings):
     assert again.config == flow.config
     assert {name: again.config[name] for name in settings} == settings
     np.testing.assert_array_equal(again.log_prob(x, context=context), flow.log_prob(x, context=context))
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("net", ["mlp", "residual"])
+def test_a_row_has_its_bits_alone_and_among_others(net, activation, context):
+    rng = np.random.default_rng(3)
+    flow = ef.CouplingFlow(5, couplings=2, net=net, hidden=(21, 21), activation=activation, context=context, threads=2)
+    x = rng.normal(size=(700, 5)).astype("float32")
+    given = rng.normal(size=(700, context)).astype("float32")
+
+    def log_prob(n):
+        return flow.log_prob(x[:n], context=given[:n] if context else None)
+
+    flow.init(x, context=given if context else None)
+    flow.params[:] += (0.2 * rng.normal(size=flow.params.shape)).astype("float32")
+    together = log_prob(700)
+    for n in (1, 2, 5, 16, 33, 129):
+        np.testing.assert_array_equal(log_prob(n), together[:n])
