@@ -161,6 +161,10 @@ TEST_CASE("small flows with splines for columns that pass go through every check
     config.mask = mask;
     config.permutation = "reverse";
     check_flow(mask.scheme, [=](auto t) { return coupling_flow<decltype(t)>(config); }, -2, 2, 0, 6);
+    config.law = "affine";
+    CHECK_THROWS_WITH_AS(coupling_flow<double>(config),
+                         "[coupling_flow] unconditional is a setting of splines, got law affine",
+                         ConfigError);
   }
 }
 
