@@ -235,7 +235,9 @@ class CouplingFlow(Flow):
     batch_norm, actnorm : bool
         Between couplings.
     base : str
-        Distribution of the latents, "gaussian" or "logistic".
+        Distribution of the latents, "gaussian", "logistic" or "uniform". With the last, data and latents lie in
+        [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with free slopes at both ends,
+        `preprocess="none"` and no `bound`, `bounds`, learned matrix or norm.
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
     bounds : sequence of (low, high), optional

@@ -129,7 +129,7 @@ class FlowModule(_Scope):
     def _bind(self) -> None:
         """Puts the flow's tensors, which may be copies, into its memory."""
         self._device = device_of(self.flow)
-        self._logistic = self.flow._core.base == "logistic"  # torch 2.4 can't compile the question
+        self._base = str(self.flow._core.base)  # torch 2.4 can't compile the question
         with torch.inference_mode(False):  # whose tensors no later training could use
             self._bind_tensors()
 
@@ -209,8 +209,10 @@ class FlowModule(_Scope):
     def base_sample(self, n: int) -> torch.Tensor:
         """Draws n latents z (n, D) from the base distribution, by torch's generator on the flow's device."""
         shape = checks.whole("base_sample", "n", n, low=0), self.flow.dims
-        if not self._logistic:
+        if self._base == "gaussian":
             return torch.randn(shape, dtype=self._dtype, device=self._device)
+        if self._base == "uniform":
+            return torch.rand(shape, dtype=self._dtype, device=self._device)
         tiny = torch.finfo(torch.float64).tiny
         u = torch.rand(shape, dtype=torch.float64, device=self._device).clamp_(min=tiny)
         return (u.log() - torch.log1p(-u)).to(self._dtype)
@@ -224,7 +226,9 @@ class FlowModule(_Scope):
         if not z.is_floating_point():
             raise TypeError(f"[base_log_prob] expected float values, got {z.dtype}")
         z = z.double()
-        if self._logistic:
+        if self._base == "uniform":
+            return torch.where(((z >= 0) & (z <= 1)).all(1), 0.0, -math.inf).double()
+        if self._base == "logistic":
             # Not softplus, which is z itself above 20.
             return (torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)).sum(1)
         return -0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * z.shape[1]

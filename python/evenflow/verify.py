@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +126,9 @@ def _measure(flow: Density, x: np.ndarray, given: np.ndarray | None,
     named = flow._by_name(given)
     z, logdet = flow.forward(x, **named)
     x2, logdet2 = flow.inverse(z, **named)
-    base = rng.logistic(size=z.shape) if flow._core.base == "logistic" else rng.standard_normal(z.shape)
-    z0 = base.astype(flow.dtype)
+    draws: dict[str, Callable[..., Any]] = {"gaussian": rng.standard_normal, "logistic": rng.logistic,
+                                            "uniform": rng.random}
+    z0 = draws[flow._core.base](size=z.shape).astype(flow.dtype)
     drawn, _ = flow.inverse(z0, **named)
     z2, _ = flow.forward(drawn, **named)
     kept = _resolved(flow, drawn)

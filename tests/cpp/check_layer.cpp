@@ -115,7 +115,7 @@ class LayerCheck {
     for (int64_t i = 0; i < n_; ++i) added[i] -= 0.5;
     expect(report_, "1 log-dets are added", worst(added, logdet_), 1e-12);
     if (case_.training) return;  // the moments of another batch
-    std::vector<double> z = random_values(size_, 5, -1, 1);
+    std::vector<double> z = random_values(size_, 5, case_.latent_low, case_.latent_high);
     const std::vector<double> wanted = z;
     layer_.inverse(ctx_, params(), {z.data(), out()}, {x.data(), in()}, back.data());
     forward(x, again, det);

@@ -22,6 +22,8 @@ struct LayerCase {
   bool training = false;  ///< batch moments: samples depend on each other, so no per-sample Jacobian
   double low = -1.5;      ///< range of the inputs
   double high = 1.5;
+  double latent_low = -1;  ///< and of the latents
+  double latent_high = 1;
   int64_t classes = 0;
   int64_t context = 0;  ///< numbers a sample that a coupling's net also reads
   double noise = 0.2;   ///< added to every parameter after initialisation

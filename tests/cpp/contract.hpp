@@ -26,7 +26,7 @@ constexpr double kMostMatrix = 1e10;  // row sums of magnitudes, of a matrix and
 constexpr double kMostLatent = 1e12;  // for a log-likelihood and its gradient
 constexpr double kRoundTrip = 64;     // units of rounding
 
-enum class Kind { movement, channels, logit, bounds, coupling, elementwise, matrix, whiten, top };
+enum class Kind { movement, channels, logit, bounds, box, coupling, elementwise, matrix, whiten, top };
 
 template <class T>
 struct Case {
@@ -172,13 +172,13 @@ class Contract {
   /// Draws and checks one random pair.
   void pair() {
     draw_parameters();
-    draw(x_, case_.kind == Kind::logit || case_.kind == Kind::bounds);
+    draw(x_, case_.kind == Kind::logit || case_.kind == Kind::bounds || case_.kind == Kind::box);
     label_ = static_cast<int32_t>(rng_.below(std::max<int64_t>(1, case_.classes)));
     const Sensitivity data = sensitivity(x_, true);
     inside_ += data.inside;
     data_to_latent(data);
     gradients(data);
-    draw(z_, false);
+    draw(z_, case_.kind == Kind::box);
     latent_to_data(sensitivity(z_, false));
   }
 
@@ -272,6 +272,9 @@ class Contract {
         return s;
       case Kind::bounds:
         return within_bounds(v, forward);
+      case Kind::box:
+        s.inside = std::all_of(v.begin(), v.end(), [](T u) { return u >= T(0) && u <= T(1); });
+        return s;
       case Kind::coupling:
         return coupling(v, input, forward);
       case Kind::elementwise:
@@ -498,7 +501,8 @@ class Contract {
     const std::string text = error.what();
     const bool named = text.find("probe") != std::string::npos ||
                        text.find("base distribution") != std::string::npos ||
-                       (case_.kind == Kind::bounds && text.find(" for column ") != std::string::npos);
+                       ((case_.kind == Kind::bounds || case_.kind == Kind::box) &&
+                        text.find(" for column ") != std::string::npos);
     if (!named) FAIL_CHECK(case_.name, ": ", text);
     if (inside) FAIL_CHECK(case_.name, ": within the contract, but ", text);
   }

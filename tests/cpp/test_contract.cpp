@@ -51,6 +51,7 @@ class Cases {
       if (c % 2 == 0) bounds[c].high = c < 2 ? 1 : 2.5;
     }
     add("unbound", Kind::bounds, unbound<T>(shape, bounds)).bounds = bounds;
+    add("unit_box", Kind::box, unit_box<T>(shape));
     for (Mask mask : {Mask::first_half, Mask::second_half, Mask::odd, Mask::even, Mask::checkerboard0,
                       Mask::checkerboard1}) {
       add("batch_norm", Kind::channels, batch_norm<T>(shape, mask));
@@ -141,7 +142,7 @@ class Cases {
 
 int64_t wanted_pairs() {
   const char* text = std::getenv("EVENFLOW_CONTRACT_PAIRS");
-  return text ? std::atoll(text) : 40000;
+  return text ? std::atoll(text) : 80000;
 }
 
 template <class T>

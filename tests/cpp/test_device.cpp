@@ -120,7 +120,8 @@ std::vector<T> train(Context& ctx, const std::string& device, const Flow<T>& flo
   append(result, a.get(y.data, shape.size()));
   flow.log_prob(ctx, arena, x, labels.data(), det);
   append_doubles(result, a.get(det, n));
-  flow.sample(ctx, arena, 5, 0.7, 11, labels.data(), y);
+  const double temperature = flow.base() == Base::uniform ? 1 : 0.7;
+  flow.sample(ctx, arena, 5, temperature, 11, labels.data(), y);
   append(result, a.get(y.data, shape.size()));
   flow.backward(ctx, arena, z.data, z.data, det, labels.data(), y, dx);
   append(result, a.get(dx.data, shape.size()));
@@ -316,6 +317,7 @@ TEST_CASE("device: every layer against the CPU's") {
   unit.low = 0.05;
   unit.high = 0.95;
   check_layer_on_device("logit", unit, [=](auto t) { return logit<decltype(t)>(odd); });
+  check_layer_on_device("unit box", unit, [=](auto t) { return unit_box<decltype(t)>(odd); });
   const std::vector<Bounds> ends{{0, 1}, {}, {0, HUGE_VAL}, {-HUGE_VAL, 1}, {-1, 2}};
   check_layer_on_device("unbound", unit, [=](auto t) { return unbound<decltype(t)>(odd, ends); });
   for (const int64_t classes : {0, 3}) {
@@ -491,6 +493,11 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   t.mask = "log2";
   t.permutation = "lu-shuffle";
   check_model("splines of both parts", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, -2, 2);
+  t.actnorm = false;
+  t.base = "uniform";
+  t.preprocess = "none";
+  t.permutation = "reverse";
+  check_model("a uniform base", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, 0.02, 0.98);
   t = CouplingFlowConfig();
   t.dims = 1;
   t.couplings = 3;
@@ -514,6 +521,8 @@ TEST_CASE_TEMPLATE("device: noise is the CPU's", T, float, double) {
     kernels.prior.base_sample(ctx, Base::gaussian, 3, 7, T(0.5), 42, 9, out);
     std::vector<T> result = a.get(out, 21);
     kernels.prior.base_sample(ctx, Base::logistic, 3, 7, T(0.5), 42, 9, out);
+    append(result, a.get(out, 21));
+    kernels.prior.base_sample(ctx, Base::uniform, 3, 7, T(1), 42, 9, out);
     append(result, a.get(out, 21));
     const std::vector<uint8_t> bytes{0, 1, 2, 3, 250, 255, 254, 128, 127, 7};
     kernels.prior.dequantize(ctx, 2, 5, a.put(bytes), 5, true, 3, 1, levels);

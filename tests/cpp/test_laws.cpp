@@ -242,6 +242,34 @@ TEST_CASE("spline: at its knots, at the ends of its box and beyond") {
   }
 }
 
+/// Outside another formula holds, so that rounding must not lead there.
+TEST_CASE("spline: what lies in the box stays in it, in float32") {
+  Context ctx("cpu", 1);
+  for (const bool unit : {false, true}) {
+    const Law law = law_of({"spline", 5, 3, unit});
+    const float low = unit ? 0 : -3, high = unit ? 1 : 3;
+    const int64_t n = 4000, numbers = numbers_of(law);
+    std::vector<float> x, h, y(n), back(n);
+    for (const double v : random_values(n * numbers, 3, -6, 6)) h.push_back(static_cast<float>(v));
+    for (int64_t i = 0; i < n; ++i) {
+      const float end = i % 2 ? low : high;
+      float near = end;
+      for (int64_t k = 0; k < i % 9; ++k) near = std::nextafter(near, low + high - end);
+      x.push_back(near);
+    }
+    const Shape shape{n, 1, 1, 1}, h_shape{n, 1, 1, numbers};
+    const CouplingPlan plan{law, 1, false, -1};
+    std::vector<double> det(n);
+    const View<const float> read(h.data(), h_shape);
+    ctx.kernels<float>().coupling.forward(ctx, plan, {}, {x.data(), shape}, read, {y.data(), shape},
+                                          det.data());
+    ctx.kernels<float>().coupling.inverse(ctx, plan, {}, {x.data(), shape}, read, {back.data(), shape},
+                                          det.data());
+    for (const std::vector<float>* out : {&y, &back})
+      CHECK(std::all_of(out->begin(), out->end(), [&](float v) { return v >= low && v <= high; }));
+  }
+}
+
 TEST_CASE("spline: bins as steep, as flat and as narrow as numbers make them") {
   const Law law = law_of({"spline", 8, 4, false});
   for (uint64_t seed = 0; seed < 200; ++seed) {

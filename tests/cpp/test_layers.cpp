@@ -56,6 +56,16 @@ TEST_CASE("logit") {
   }
 }
 
+TEST_CASE("the unit box") {
+  for (const Shape& shape : kShapes) {
+    LayerCase c =
+        layer_case("unit_box" + text(shape), [shape](auto t) { return unit_box<decltype(t)>(shape); });
+    c.low = c.latent_low = 0.001;
+    c.high = c.latent_high = 0.999;
+    check(c);
+  }
+}
+
 TEST_CASE("permutations, squeezes, flatten") {
   for (const Shape& shape : kShapes) {
     for (Order order : {Order::reverse, Order::shuffle, Order::even_first}) {

@@ -80,8 +80,7 @@ class FlowLayer final : public Layer<T> {
 
 template <class Make>
 void check_flow(const std::string& name, const Make& make, double low, double high, int64_t classes = 0,
-                int64_t batch = 3) {
-  LayerCase c;
+                int64_t batch = 3, LayerCase c = {}) {
   c.name = name;
   c.make64 = [=]() -> std::unique_ptr<Layer<double>> {
     return std::make_unique<FlowLayer<double>>(make(double()));
@@ -166,6 +165,99 @@ TEST_CASE("small flows with splines for columns that pass go through every check
                          "[coupling_flow] unconditional is a setting of splines, got law affine",
                          ConfigError);
   }
+}
+
+CouplingFlowConfig small_box() {
+  CouplingFlowConfig config;
+  config.dims = 3;
+  config.couplings = 3;
+  config.hidden = {4};
+  config.law = "spline";
+  config.bins = 4;
+  config.base = "uniform";
+  config.preprocess = "none";
+  return config;
+}
+
+TEST_CASE("small flows of a uniform base pass every check of a layer") {
+  LayerCase box;
+  box.latent_low = 0.01;
+  box.latent_high = 0.99;
+  for (const char* permutation : {"none", "reverse", "shuffle"}) {
+    for (const bool unconditional : {false, true}) {
+      CouplingFlowConfig config = small_box();
+      config.permutation = permutation;
+      config.mask = "log2";
+      config.unconditional = unconditional;
+      check_flow(
+          permutation, [=](auto t) { return coupling_flow<decltype(t)>(config); }, 0.01, 0.99, 0, 3, box);
+    }
+  }
+}
+
+TEST_CASE("a uniform base refuses what leads out of its box") {
+  CHECK_NOTHROW(coupling_flow<float>(small_box()));
+  const auto check = [](const char* text, const auto& change) {
+    CouplingFlowConfig config = small_box();
+    change(config);
+    CHECK_THROWS_WITH_AS(coupling_flow<float>(config), doctest::Contains(text), ConfigError);
+  };
+  check("base uniform takes law spline", [](auto& c) { c.law = "affine"; });
+  check("base uniform takes no bound:", [](auto& c) { c.bound = 3; });
+  check("base uniform takes preprocess none", [](auto& c) { c.preprocess = "standardize"; });
+  check("base uniform takes no bounds", [](auto& c) { c.bounds = {{0, 1}, {0, 1}, {0, 1}}; });
+  check("base uniform takes permutation none, reverse or shuffle", [](auto& c) { c.permutation = "lu"; });
+  check("base uniform takes permutation none, reverse or shuffle",
+        [](auto& c) { c.permutation = "lu-shuffle"; });
+  check("base uniform takes no batch_norm", [](auto& c) { c.batch_norm = true; });
+  check("base uniform takes no batch_norm and no actnorm", [](auto& c) { c.actnorm = true; });
+}
+
+TEST_CASE_TEMPLATE("a uniform base: data and latents in the box, ends included, and nothing else", T, float,
+                   double) {
+  const Flow<T> flow = coupling_flow<T>(small_box());
+  ParamArena<T> arena(flow.layout());
+  Context ctx("cpu", 1);
+  flow.init(arena, 1);
+  std::vector<T> x;
+  for (const double v : random_values(60, 4, 0, 1)) x.push_back(static_cast<T>(v));
+  const Shape shape{20, 1, 1, 3};
+  flow.init_from_data(ctx, arena, {x.data(), shape});
+  Rng rng(9, Stream::test);
+  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i)
+    arena.values()[i] += static_cast<T>(rng.uniform(-0.5, 0.5));
+  x[4] = T(0);
+  x[5] = T(1);
+  std::vector<T> z(60);
+  std::vector<double> logdet(20), log_prob(20);
+  flow.forward(ctx, arena, {x.data(), shape}, nullptr, z.data(), logdet.data());
+  flow.log_prob(ctx, arena, {x.data(), shape}, nullptr, log_prob.data());
+  CHECK(log_prob == logdet);  // the base's density is 1
+  CHECK(std::all_of(z.begin(), z.end(), [](T v) { return v >= T(0) && v <= T(1); }));
+  std::vector<T> drawn(60);
+  flow.sample(ctx, arena, 0, 1, 7, nullptr, {drawn.data(), shape});
+  CHECK(std::all_of(drawn.begin(), drawn.end(), [](T v) { return v >= T(0) && v <= T(1); }));
+  CHECK_THROWS_WITH_AS(flow.sample(ctx, arena, 0, 0.5, 7, nullptr, {drawn.data(), shape}),
+                       "[sample] a uniform base has no temperature but 1, got 0.5", ConfigError);
+  for (const T wrong : {T(-1e-3), T(1.25)}) {
+    x[7] = wrong;
+    const View<const T> view(x.data(), shape);
+    const std::string text =
+        "expected values in [0, 1] for column 1, got " + text_of(wrong) + " for sample 2";
+    CHECK_THROWS_WITH_AS(flow.log_prob(ctx, arena, view, nullptr, log_prob.data()),
+                         ("[log_prob] " + text).c_str(), NumericError);
+    CHECK_THROWS_WITH_AS(flow.forward(ctx, arena, view, nullptr, z.data(), logdet.data()),
+                         ("[forward] " + text).c_str(), NumericError);
+    CHECK_THROWS_WITH_AS(flow.loss_and_grad(ctx, arena, view, nullptr, -1),
+                         ("[loss_and_grad] " + text).c_str(), NumericError);
+    CHECK_THROWS_WITH_AS(flow.init_from_data(ctx, arena, view), ("[init] " + text).c_str(), NumericError);
+  }
+  z[3] = T(1.5);
+  CHECK_THROWS_AS(flow.inverse(ctx, arena, z.data(), 20, nullptr, View<T>(x.data(), shape), logdet.data()),
+                  NumericError);
+  flow.base_log_prob(ctx, z.data(), 20, logdet.data());
+  CHECK(std::isinf(logdet[1]));
+  CHECK(logdet[3] == 0);
 }
 
 TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {

@@ -31,6 +31,8 @@ def make_data(case, n=12, seed=3):
     rng = np.random.default_rng(seed)
     if len(case.shape) == 3:
         x = rng.uniform(0, 2.0 ** case.config["bits"], (n, *case.shape))
+    elif case.base == "uniform":
+        x = rng.uniform(size=(n, *case.shape))
     else:
         d = case.shape[0]
         x = rng.normal(size=(n, d)) @ (np.eye(d) + 0.3 * rng.normal(size=(d, d))) + 0.5

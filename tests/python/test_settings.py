@@ -94,6 +94,8 @@ def test_limits_and_choices(model, kind):
             settings[setting.name] = (value,) if setting.type == "ints" else value
         if settings.get("conditioner_dtype") == "float64":
             settings["dtype"] = "float64"
+        if settings.get("base") == "uniform":
+            settings |= {"law": "spline", "preprocess": "none"}
         return MODELS[model](SHAPES[kind], **settings)
 
     for setting in DECLARED[model, kind]:

@@ -115,7 +115,7 @@ def test_settings_of_splines() -> None:
             ef.CouplingFlow(3, law="spline", **wrong)
 
 
-@pytest.mark.parametrize("tails", ["linear"])
+@pytest.mark.parametrize("tails", ["linear", None])
 def test_unconditional_splines_are_those_of_nflows(tails: str | None) -> None:
     torch = pytest.importorskip("torch")
     coupling = pytest.importorskip("nflows.transforms.coupling")

@@ -70,8 +70,8 @@ EVENFLOW_API std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int6
                                                 std::unique_ptr<Conditioner<T>> net,
                                                 const CouplingOptions& options);
 
-/// y = f(x; p) by a law, for the channels of a list. Each has numbers p of its own, which are parameters and the
-/// same for all samples and pixels. A law's shared parameters stay at their defaults.
+/// y = f(x; p) by a law, for the channels of a list. Each has numbers p of its own, which are parameters and
+/// the same for all samples and pixels. A law's shared parameters stay at their defaults.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> elementwise(Shape in, const std::vector<int64_t>& changed,
                                                    const LawOptions& law);
@@ -144,6 +144,10 @@ EVENFLOW_API std::unique_ptr<Layer<T>> standardize(Shape in);
 /// one pair of bounds per column, with low < high and a number of T between them.
 template <class T>
 EVENFLOW_API std::unique_ptr<Layer<T>> unbound(Shape in, const std::vector<Bounds>& bounds);
+
+/// y = x for data in [0, 1], both ends included. Other values are errors, in both directions.
+template <class T>
+EVENFLOW_API std::unique_ptr<Layer<T>> unit_box(Shape in);
 
 enum class Whitening {
   zca,        ///< y = (x - mean) (C + 1e-3 I)^(-1/2), symmetric

@@ -69,7 +69,7 @@ struct CouplingFlowConfig {
   std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
   bool batch_norm = false;
   bool actnorm = false;
-  std::string base = "gaussian";  ///< "gaussian" | "logistic"
+  std::string base = "gaussian";  ///< "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< context values per sample
   std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none

@@ -5,9 +5,13 @@
 namespace evenflow {
 
 /// The parameter-free base distribution of z, the same for every dimension.
-enum class Base { gaussian, logistic };
+enum class Base {
+  gaussian,
+  logistic,
+  uniform  ///< on [0, 1]
+};
 
-/// "gaussian" or "logistic".
+/// "gaussian", "logistic" or "uniform".
 EVENFLOW_API const char* to_string(Base base);
 
 /// Glow's classifier on the top latents: logits = (mean over pixels of x) W + b, scaled by exp(3 logs), all

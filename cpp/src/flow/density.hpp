@@ -142,6 +142,9 @@ void base_sample(Context& ctx, const Chain<T>& chain, const char* call, int64_t 
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>(call, "expected a finite temperature >= 0, got ", temperature);
   }
+  if (chain.base == Base::uniform && temperature != 1) {
+    fail<ConfigError>(call, "a uniform base has no temperature but 1, got ", temperature);
+  }
   ctx.kernels<T>().prior.base_sample(ctx, chain.base, n, chain.dims(), static_cast<T>(temperature), seed,
                                      static_cast<uint64_t>(first), z);
 }

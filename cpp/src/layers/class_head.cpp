@@ -5,7 +5,14 @@
 namespace evenflow {
 
 const char* to_string(Base base) {
-  return base == Base::logistic ? "logistic" : "gaussian";
+  switch (base) {
+    case Base::logistic:
+      return "logistic";
+    case Base::uniform:
+      return "uniform";
+    default:
+      return "gaussian";
+  }
 }
 
 template <class T>

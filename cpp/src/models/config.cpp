@@ -258,7 +258,7 @@ class Writer {
   static bool is_absent(const std::vector<T>& values, const Limits&) {
     return values.empty();
   }
-  static bool is_empty(const TableMask&) { return false; }
+  static bool is_absent(const TableMask&, const Limits&) { return false; }
 
   std::string out_;
 };

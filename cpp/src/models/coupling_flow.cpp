@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 
 #include "models/options.hpp"
 
@@ -20,6 +21,21 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
   } else if (kind != "none") {
     flow.add(name, permutation<T>(shape, order_of(kind)));
   }
+}
+
+/// ConfigError for settings that would lead out of the box of a uniform base.
+void check_box(const CouplingFlowConfig& config) {
+  const auto expect = [](bool fits, const char* wanted, const char* why) {
+    if (!fits) fail<ConfigError>("coupling_flow", "base uniform takes ", wanted, ": ", why);
+  };
+  const char* leaves = "data and latents lie in [0, 1]";
+  expect(config.law == "spline", "law spline", "other laws lead out of [0, 1]");
+  expect(config.bound == CouplingFlowConfig().bound, "no bound", "its splines lie on [0, 1]");
+  expect(config.preprocess == "none", "preprocess none", leaves);
+  expect(config.bounds.empty(), "no bounds", leaves);
+  const std::set<std::string> orders{"none", "reverse", "shuffle"};
+  expect(orders.count(config.permutation) == 1, "permutation none, reverse or shuffle", leaves);
+  expect(!config.batch_norm && !config.actnorm, "no batch_norm and no actnorm", leaves);
 }
 
 /// The columns that are not in a list.
@@ -63,6 +79,8 @@ void check_net(const CouplingFlowConfig& config) {
 template <class T>
 Flow<T> coupling_flow(const CouplingFlowConfig& config) {
   check("coupling_flow", {config});
+  const bool in_box = base_of(config.base) == Base::uniform;
+  if (in_box) check_box(config);
   CouplingOptions options;
   options.law = law_of(config);
   check_net(config);
@@ -70,6 +88,7 @@ Flow<T> coupling_flow(const CouplingFlowConfig& config) {
   const Shape shape{0, 1, 1, config.dims};
   Flow<T> flow(shape, base_of(config.base));
   flow.set_context(config.context);
+  if (in_box) flow.add("box", unit_box<T>(shape));
   if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
   if (auto layer = preprocess_of<T>(config.preprocess, shape)) flow.add("preprocess", std::move(layer));
   for (int64_t i = 0; i < config.couplings; ++i) {

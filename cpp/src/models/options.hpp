@@ -21,6 +21,10 @@ inline void expect_size(const char* model, const ModelConfig& config) {
   }
 }
 
+inline Base base_of(const std::string& prior) {
+  return prior == "gaussian" ? Base::gaussian : prior == "uniform" ? Base::uniform : Base::logistic;
+}
+
 /// The law for a model's `coupling` setting. "affine" means the law of that model's paper.
 inline LawOptions law_of(const GlowConfig& c) {
   LawOptions law;
@@ -37,11 +41,8 @@ inline LawOptions law_of(const CouplingFlowConfig& c) {
   law.name = c.law;
   law.bins = c.bins;
   law.bound = c.bound;
+  law.unit_interval = base_of(c.base) == Base::uniform;
   return law;
-}
-
-inline Base base_of(const std::string& prior) {
-  return prior == "gaussian" ? Base::gaussian : Base::logistic;
 }
 
 inline Activation activation_of(const std::string& name) {

@@ -176,7 +176,8 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
-  v("base", c.base, one_of({"gaussian", "logistic"}), "distribution of the latents");
+  v("base", c.base, one_of({"gaussian", "logistic", "uniform"}),
+    "distribution of the latents; uniform: data and latents lie in [0, 1]");
   visit_preprocess(v, c.preprocess);
   visit_bounds(v, c.bounds);
   visit_seed(v, model);

@@ -157,6 +157,8 @@ def additive(x, h):
 
 def law_of(config):
     """How many numbers a value has, and (x, numbers) -> (y, log slope)."""
+    if config["law"] == "spline" and config["base"] == "uniform":
+        return 3 * config["bins"] + 1, lambda x, h: layers.spline(x, h, 0.0, 1.0, free=True)
     if config["law"] == "spline":
         bound = config["bound"]
         return 3 * config["bins"] - 1, lambda x, h: layers.spline(x, h, -bound, bound, free=False)

@@ -73,6 +73,19 @@ struct FromUnbounded {
   }
 };
 
+/// y = x within [0, 1], NaN elsewhere.
+template <class T>
+struct KeepInBox {
+  const T* x;
+  int64_t x_stride;
+  T* y;
+  int64_t y_stride;
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
+    const T value = x[row * x_stride + c];
+    y[row * y_stride + c] = value >= T(0) && value <= T(1) ? value : std::numeric_limits<T>::quiet_NaN();
+  }
+};
+
 /// x -> y, sum: log dy/dx; with inverse y -> x, sum: log dx/dy.
 template <class T, bool inverse>
 struct BoundsMap {

@@ -64,6 +64,8 @@ class ChannelKernels {
                               View<T> dx) const = 0;
   /// dz = (dx - bend) / slope; bend and slope are contiguous.
   virtual void logit_pull(Context&, View<const T> dx, const T* bend, const T* slope, View<T> dz) const = 0;
+  /// y = x within [0, 1], NaN elsewhere.
+  virtual void keep_in_box(Context&, View<const T> x, View<T> y) const = 0;
   /// From columns x with bounds, ColumnBounds::kMost at most, to columns y without; or back with inverse.
   /// Where x lies outside, y and logdet are NaN.
   virtual void bounds_map(Context&, const ColumnBounds<T>&, bool inverse, View<const T> from, View<T> to,

@@ -123,6 +123,10 @@ class ChannelLaunch final : public ChannelKernels<T> {
                    ops::LogitPull<T>{dx.data, dx.stride, bend, slope, dx.shape.c, dz.data, dz.stride});
   }
 
+  [[gnu::cold]] void keep_in_box(Context& ctx, View<const T> x, View<T> y) const override {
+    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::KeepInBox<T>{x.data, x.stride, y.data, y.stride});
+  }
+
   void bounds_map(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> from, View<T> to,
                   double* logdet) const override {
     ops::with_flag(inverse, [&](auto back) {

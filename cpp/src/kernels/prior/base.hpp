@@ -1,5 +1,9 @@
 #pragma once
 
+#include <limits>
+#include <type_traits>
+
+#include "evenflow/prior.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
 #include "kernels/ops/philox.hpp"
@@ -8,8 +12,34 @@
 
 namespace evenflow::ops {
 
+/// Calls f(the base as a type).
+template <class F>
+[[gnu::always_inline]] inline void with_base(Base base, const F& f) {
+  if (base == Base::logistic) return f(std::integral_constant<Base, Base::logistic>());
+  if (base == Base::uniform) return f(std::integral_constant<Base, Base::uniform>());
+  f(std::integral_constant<Base, Base::gaussian>());
+}
+
+/// log p0(z) and its derivative, for each base.
+template <class T, Base base>
+struct BaseAt {
+  T log, slope;
+  EVENFLOW_INLINE explicit BaseAt(T z) {
+    if constexpr (base == Base::logistic) {
+      log = -(softplus(z) + softplus(-z));
+      slope = -tanh(z / T(2));
+    } else if constexpr (base == Base::uniform) {
+      log = z >= T(0) && z <= T(1) ? T(0) : -std::numeric_limits<T>::infinity();
+      slope = T(0);
+    } else {
+      log = T(-0.5) * (z * z + T(1.8378770664093453));  // log 2 pi
+      slope = -z;
+    }
+  }
+};
+
 /// Sum: log p0(z); dz = scale * d log p0 / dz unless null.
-template <class T, bool logistic>
+template <class T, Base base>
 struct BaseLogProb {
   using Number = T;
   static constexpr int inputs = 1;
@@ -26,10 +56,9 @@ struct BaseLogProb {
     put(read<n>(z + row * cols + c), in);
   }
   EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
-    const T v = in[0];
-    sum[0] =
-        logistic ? -(softplus(v) + softplus(-v)) : T(-0.5) * (v * v + T(1.8378770664093453));  // log 2 pi
-    out[0] = scale * (logistic ? -tanh(v / T(2)) : -v);
+    const BaseAt<T, base> at(in[0]);
+    sum[0] = at.log;
+    out[0] = scale * at.slope;
   }
   template <int n = 1>
   EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
@@ -38,7 +67,7 @@ struct BaseLogProb {
 };
 
 /// Draws. Rows are samples, columns are blocks of four numbers: block b has the numbers 4 b ... 4 b + 3.
-template <class T, bool logistic>
+template <class T, Base base>
 struct FillNoise {
   static constexpr int inputs = 4;
   static constexpr int outputs = 4;
@@ -56,7 +85,9 @@ struct FillNoise {
   }
   EVENFLOW_INLINE void compute(const double* in, double* v, double*) const {
     const double unit = 2.3283064365386963e-10;  // 2^-32
-    if constexpr (logistic) {
+    if constexpr (base == Base::uniform) {
+      for (int k = 0; k < 4; ++k) v[k] = (in[k] + 0.5) * unit;
+    } else if constexpr (base == Base::logistic) {
       for (int k = 0; k < 4; ++k) {
         v[k] = noise_log((in[k] + 0.5) * unit) - noise_log((4294967295.5 - in[k]) * unit);
       }

@@ -3,7 +3,6 @@
 #include "evenflow/rng.hpp"
 #include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/sums.hpp"
-#include "kernels/ops/with_flag.hpp"
 #include "kernels/prior/base.hpp"
 #include "kernels/prior/class_head.hpp"
 #include "kernels/prior/dequantize.hpp"
@@ -77,18 +76,18 @@ class PriorLaunch final : public PriorKernels<T> {
                      double* out) const override {
     // A row a value where rows are not shared: one row a sample would leave a large image to one thread.
     const int64_t rows = Exec::shares_rows ? 1 : d, cols = Exec::shares_rows ? d : 1;
-    ops::with_flag(base == Base::logistic, [&](auto logistic) {
-      Exec::template map_groups<T>(ctx, n, rows, cols,
-                                   ops::BaseLogProb<T, logistic.value>{cols, z, dz, scale}, out);
+    ops::with_base(base, [&](auto kind) {
+      Exec::template map_groups<T>(ctx, n, rows, cols, ops::BaseLogProb<T, kind.value>{cols, z, dz, scale},
+                                   out);
     });
   }
 
   void base_sample(Context& ctx, Base base, int64_t n, int64_t d, T scale, uint64_t seed, uint64_t first,
                    T* out) const override {
     const uint32_t stream = static_cast<uint32_t>(Stream::prior);
-    ops::with_flag(base == Base::logistic, [&](auto logistic) {
+    ops::with_base(base, [&](auto kind) {
       Exec::template map<double>(ctx, n, (d + 3) / 4,
-                                 ops::FillNoise<T, logistic.value>{seed, stream, first, scale, d, out});
+                                 ops::FillNoise<T, kind.value>{seed, stream, first, scale, d, out});
     });
   }
 

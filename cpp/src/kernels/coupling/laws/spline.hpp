@@ -72,21 +72,19 @@ struct Spline {
 
   template <class V, class P>
   EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
-    using E = Element<V>;
-    const V within = min_of(max_of(x, V(E(low))), V(E(high)));
+    const V within = in_box(x);
     V left, bottom;
     Point<V> at = find<true>(x, within, p, left, bottom);
     at.theta = min_of(max_of((within - left) / at.width, V(0)), V(1));
     finish(at);
     at.x = x;
-    at.y = select(at.inside > V(0), bottom + at.height * ratio(at), x);
+    at.y = select(at.inside > V(0), in_box(bottom + at.height * ratio(at)), x);
     return at;
   }
 
   template <class V, class P>
   EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
-    using E = Element<V>;
-    const V within = min_of(max_of(y, V(E(low))), V(E(high)));
+    const V within = in_box(y);
     V left, bottom;
     Point<V> at = find<false>(y, within, p, left, bottom);
     // r D = N is a quadratic equation of theta; its root without cancellation.
@@ -97,7 +95,7 @@ struct Spline {
     at.theta = min_of(max_of(theta, V(0)), V(1));
     finish(at);
     at.y = y;
-    at.x = select(at.inside > V(0), left + at.width * at.theta, y);
+    at.x = select(at.inside > V(0), in_box(left + at.width * at.theta), y);
     return at;
   }
 
@@ -130,6 +128,13 @@ struct Spline {
   }
 
  private:
+  /// Rounding must not take a value out of the box, outside of which another formula holds.
+  template <class V>
+  EVENFLOW_INLINE V in_box(V value) const {
+    using E = Element<V>;
+    return min_of(max_of(value, V(E(low))), V(E(high)));
+  }
+
   /// The bin that holds `within` along x, or along y; `left` and `bottom` are its corner.
   template <bool along_x, class V, class P>
   EVENFLOW_INLINE Point<V> find(V value, V within, const P& p, V& left, V& bottom) const {

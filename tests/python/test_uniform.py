@@ -1,0 +1,107 @@
+"""Tables with a uniform base: densities on [0, 1]^D, as integrators want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evenflow as ef
+
+SETTINGS: dict[str, Any] = dict(law="spline", base="uniform", preprocess="none")
+
+
+def make(columns: int, **settings: Any) -> ef.CouplingFlow:
+    rng = np.random.default_rng(0)
+    flow = ef.CouplingFlow(columns, couplings=4, hidden=(16,), **{**SETTINGS, **settings})
+    flow.init(rng.uniform(size=(10, columns)))
+    flow.params[:] += (0.3 * rng.normal(size=flow.params.shape)).astype(flow.dtype)
+    return flow
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_a_density_of_the_box_integrates_to_one(columns: int, unconditional: bool) -> None:
+    flow = make(columns, dtype="float64", unconditional=unconditional)
+    n = 1000
+    at = (np.arange(n) + 0.5) / n
+    grid = np.stack(np.meshgrid(*[at] * columns, indexing="ij"), axis=-1).reshape(-1, columns)
+    assert np.exp(flow.log_prob(grid)).mean() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_data_and_samples_lie_in_the_box(dtype: str, tmp_path: Any) -> None:
+    flow = make(4, dtype=dtype, mask="log2", permutation="shuffle")
+    x, log_prob = flow.sample_and_log_prob(20000, seed=1)
+    assert x.min() >= 0 and x.max() <= 1
+    assert np.abs(flow.log_prob(x) - log_prob).max() < (1e-2 if dtype == "float32" else 1e-8)
+    z = flow.encode(x)
+    assert z.min() >= 0 and z.max() <= 1
+    corners = np.array([[0, 1, 0, 1], [1, 1, 0, 0]], dtype)
+    z, logdet = flow.forward(corners)
+    assert np.abs(np.sort(z) - np.sort(corners)).max() < 1e-6 and np.array_equal(flow.log_prob(corners), logdet)
+    assert flow.verify(x[:50]).ok
+    flow.save(tmp_path / "box.safetensors")
+    assert ef.load(tmp_path / "box.safetensors").log_prob(x).tobytes() == flow.log_prob(x).tobytes()
+
+
+def test_importance_sampling_of_a_trained_flow_has_a_small_variance() -> None:
+    """The integral of a peak and a ridge over the square: training by samples of the flow itself."""
+    def integrand(x: np.ndarray) -> np.ndarray:
+        value: np.ndarray = np.exp(-((x[:, 0] - 0.3) ** 2 + (x[:, 1] - 0.6) ** 2) / 0.02) + 0.1 * x.prod(1)
+        return value
+
+    flow = ef.CouplingFlow(2, couplings=4, hidden=(32,), bins=8, mask="log2", **SETTINGS)
+    rng = np.random.default_rng(3)
+    flow.init(rng.uniform(size=(100, 2)))
+    optimizer = ef.Adam(flow, lr=5e-3)
+    before = None
+    for step in range(300):
+        x, log_prob = flow.sample_and_log_prob(1000, seed=step)
+        weight = integrand(x) / np.exp(log_prob)
+        if before is None:
+            before = weight.std() / weight.mean()
+        flow.train_step(x, optimizer, sample_weight=weight / weight.mean())
+    x, log_prob = flow.sample_and_log_prob(20000, seed=10**6)
+    weight = integrand(x) / np.exp(log_prob)
+    assert weight.std() / weight.mean() < before / 3
+    at = (np.arange(500) + 0.5) / 500
+    grid = np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2)
+    assert weight.mean() == pytest.approx(integrand(grid).mean(), abs=4 * weight.std() / np.sqrt(20000))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.25])
+def test_a_value_outside_is_named(value: float) -> None:
+    flow = make(3)
+    x = np.full((5, 3), 0.5)
+    x[2, 1] = value
+    for call in (flow.log_prob, flow.forward, flow.encode, flow.loss_and_grad, flow.init):
+        with pytest.raises(ef.NumericError, match=rf"expected values in \[0, 1\] for column 1, got {value:g} for sample 2"):
+            call(x)
+    with pytest.raises(ef.NumericError):
+        flow.decode(x)
+    with pytest.raises(ef.ConfigError, match="a uniform base has no temperature but 1, got 0.7"):
+        flow.sample(2, temperature=0.7)
+    assert list(flow.base_log_prob(x.astype(np.float32))) == [0, 0, -np.inf, 0, 0]
+
+
+@pytest.mark.parametrize("wrong, text", [
+    (dict(law="affine"), "law spline"), (dict(bound=3.0), "no bound"), (dict(preprocess="standardize"), "preprocess none"),
+    (dict(bounds=[(0, 1)] * 3), "no bounds"), (dict(permutation="lu"), "permutation none, reverse or shuffle"),
+    (dict(batch_norm=True), "no batch_norm and no actnorm"), (dict(actnorm=True), "no batch_norm and no actnorm"),
+])
+def test_what_leads_out_of_the_box_is_refused(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(ef.ConfigError, match=f"base uniform takes {text}: "):
+        ef.CouplingFlow(3, **{**SETTINGS, **wrong})
+
+
+def test_a_module_of_torch_has_the_same_base() -> None:
+    torch = pytest.importorskip("torch")
+    flow = make(3)
+    module = ef.torch.FlowModule(flow) if hasattr(ef, "torch") else __import__("evenflow.torch").torch.FlowModule(flow)
+    z = module.base_sample(1000)
+    assert z.min() >= 0 and z.max() <= 1
+    assert module.base_log_prob(z).tolist() == [0.0] * 1000
+    z[1, 2] = 1.5
+    assert module.base_log_prob(z)[:3].tolist() == [0.0, -torch.inf, 0.0]
