@@ -71,8 +71,7 @@ template <class T>
 void check_initialized(Context& ctx, const Chain<T>& chain, const char* call, const T* values) {
   HostScope host(ctx);
   if (*host.read(values + chain.layout->offset(chain.initialized), 1) == T(0)) {
-    fail<ConfigError>(
-        call, "this model is not initialised; call fit(x), or init(x) with a batch of data");
+    fail<ConfigError>(call, "this model is not initialised; call fit(x), or init(x) with a batch of data");
   }
 }
 

@@ -8,8 +8,8 @@ namespace {
 
 constexpr const char* kKind = "elementwise";
 
-/// y = f(x; p) of a slice of the channels, with numbers p that are parameters of the layer. Rows share them: as
-/// a coupling's outputs of a net they are an array whose rows are 0 apart.
+/// y = f(x; p) of a slice of the channels, with numbers p that are parameters of the layer. Rows share them:
+/// as a coupling's outputs of a net they are an array whose rows are 0 apart.
 template <class T>
 class Elementwise final : public Layer<T> {
  public:
