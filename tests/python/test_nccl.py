@@ -100,7 +100,7 @@ def together(size, work, absent=()):
 
     def run(rank):
         try:
-            results[rank] = work(nccl.Store("job", "localhost", port, rank, size))
+            results[rank] = work(nccl.Store(f"job {port}", "localhost", port, rank, size))
         except ef.Error as error:
             results[rank] = error
 
