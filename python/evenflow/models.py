@@ -358,10 +358,11 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     """
     run = place("load", device, threads)
     if isinstance(path, (str, os.PathLike)) and not os.path.isfile(name := checks.file_name("load", path)):
+        shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         if os.path.isdir(name):
-            raise IoError(f"[load] {name} is a folder; the model of a run is its file model.safetensors")
+            raise IoError(f"[load] {shown} is a folder; the model of a run is its file model.safetensors")
         if not os.path.exists(name):
-            raise IoError(f"[load] there is no file {name}")
+            raise IoError(f"[load] there is no file {shown}")
     with checkpoint.as_file(path) as file:
         try:
             flow = checkpoint.load_into(file, lambda config: build(config, **run))

@@ -298,7 +298,7 @@ def test_names_that_are_no_text(tmp_path, table_file, capfd):
         assert main(command) == 2
         err = capfd.readouterr().err
         assert err.startswith("evenflow: error: [") and "xff" in err and err.count("\n") == 1
-    ef.load(os.path.join(out, "model.safetensors")).save(os.fsencode(out) + b"/copy")
+    ef.load(os.path.join(out, "model.safetensors")).save(os.path.join(out, "copy"))
     with pytest.raises(ef.IoError, match="xff"):
         ef.load(os.path.join(out, "nowhere"))
 
