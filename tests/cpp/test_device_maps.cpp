@@ -77,6 +77,31 @@ std::vector<T> channel_maps(Context& ctx, const Shape& shape, const Place& place
 }
 
 template <class T>
+std::vector<T> units(Context& ctx, const Shape& shape, const Place& place) {
+  const auto& net = ctx.kernels<T>().net;
+  Arrays a(ctx);
+  const auto view = [&](uint64_t seed) { return Placed<T>(a, shape, place, seed); };
+  const Placed<T> x = view(1), dy = view(2);
+  std::vector<Placed<T>> out;
+  for (const Activation activation : kActivations) {
+    for (uint64_t i = 0; i < 3; ++i) out.push_back(view(10 + i));
+    const Placed<T>* last = out.data() + out.size() - 3;
+    net.activate(ctx, activation, x.view, last[0].view);
+    const View<T> at = activation == Activation::silu ? x.view : last[0].view;
+    for (const bool accumulate : {false, true}) {
+      net.activate_backward(ctx, activation, at, dy.view, last[1 + accumulate].view, accumulate);
+    }
+  }
+  for (uint64_t i = 0; i < 3; ++i) out.push_back(view(20 + i));
+  const Placed<T>* last = out.data() + out.size() - 3;
+  net.gate(ctx, x.view, last[0].view);
+  net.gate_backward(ctx, x.view, last[0].view, last[1].view, last[2].view);
+  std::vector<T> result;
+  append_all(result, a, out);
+  return result;
+}
+
+template <class T>
 std::vector<T> moves(Context& ctx, const Shape& shape, const Place& place) {
   const KernelSet<T>& kernels = ctx.kernels<T>();
   Arrays a(ctx);
@@ -190,7 +215,7 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
   kernels.move.scale(ctx, n, T(0.5), last[1]);
   kernels.move.zero(ctx, n, last[2]);
   kernels.move.fill(ctx, n, T(3), last[3]);
-  double* found = a.make<double>(6, 0.5);
+  double* found = a.make<double>(7, 0.5);
   kernels.optim.sum_squares(ctx, n, g, found);
   const View<const T> flat(g, {1, 1, 1, n}), other(last[4], {1, 1, 1, n});
   kernels.optim.distance(ctx, flat, other, found + 1);
@@ -198,10 +223,11 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
   if (n > 0) {
     kernels.prior.base_log_prob(ctx, Base::gaussian, 1, n, g, T(0.5), last[5], found + 4);
     kernels.prior.base_log_prob(ctx, Base::logistic, 1, n, g, T(0.5), nullptr, found + 5);
+    kernels.prior.base_log_prob(ctx, Base::uniform, 1, n, array(26, 0), T(0.5), nullptr, found + 6);
   }
   std::vector<T> result;
   for (const T* values : out) append(result, a.get(values - before, size));
-  append_doubles(result, a.get(found, 6));
+  append_doubles(result, a.get(found, 7));
   return result;
 }
 
@@ -236,6 +262,7 @@ TEST_CASE_TEMPLATE("device: maps of views that fit packs, and that do not", T, f
         check_couplings<T>(bound, shape, place, parity > 0, parity);
       }
       check_same<T>(bound, [&](Context& ctx, const std::string&) { return moves<T>(ctx, shape, place); });
+      check_same<T>(bound, [&](Context& ctx, const std::string&) { return units<T>(ctx, shape, place); });
     }
   }
 }
