@@ -128,7 +128,8 @@ def table_coupling(x, scope, config, context, changed):
     if not x1.shape[1]:
         h = scope("numbers", numbers, c)
     elif config.get("net") == "residual":
-        h = residual_net(x1, scope, config["hidden"], numbers * c, config["activation"], config.get("context", 0))
+        h = residual_net(x1, scope, config["hidden"], numbers * c, config.get("activation", "relu"),
+                         config.get("context", 0))
     else:
         h = mlp(x1, scope, config["hidden"], numbers * c, config.get("activation", "relu"))
     y = x.clone()
