@@ -11,7 +11,7 @@ import tempfile
 import time
 import zipfile
 
-MAX_WHEEL = 5 << 20  # bytes
+MAX_WHEEL = 6_000_000  # bytes
 
 
 def main(wheel: str) -> None:
