@@ -133,7 +133,7 @@ def errors(c, library, folder):
     fails(2, "got uint8", model.call, *arguments(dtype=3))
     fails(2, "dtype", model.call, *arguments(dtype=9))
     fails(2, "struct_size", model.call, *arguments(c.Options(8)))
-    fails(2, "no labels", model.call, *arguments(c.Options(ctypes.sizeof(c.Options), out.ctypes.data, 0, 0, 1)))
+    fails(2, "no classes", model.call, *arguments(c.Options(ctypes.sizeof(c.Options), out.ctypes.data, 0, 0, 1)))
     fails(2, "null pointer", model.call, "log_prob", 1, None, 3, None, pointer(out))
     fails(2, "temperature", model.sample, 1, 3, pointer(x), c.Options(ctypes.sizeof(c.Options), None, 0, 0, -1))
 
