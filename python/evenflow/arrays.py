@@ -67,6 +67,12 @@ def names_of(x: Any) -> list[str] | None:
     return None if names is None or not hasattr(x, "shape") else [str(name) for name in names]
 
 
+def names_of_row(x: Any) -> list[str]:
+    """The names in a row of pandas' frame, which are its index; none for anything else."""
+    index: Any = getattr(x, "index", None)
+    return [str(name) for name in index] if hasattr(index, "dtype") and getattr(x, "ndim", 0) == 1 else []
+
+
 def _values_of_frame(where: str, frame: Any) -> np.ndarray:
     """The numbers of a data frame; missing values, also of nullable integers, are NaN."""
     values = np.asarray(frame.to_numpy())
@@ -198,11 +204,15 @@ def _shape_hint(got: tuple[int, ...], shape: tuple[int, ...]) -> str:
     if len(shape) == 1 and got == (0,):
         return f"; no rows are numpy.empty((0, {shape[0]}))"
     if got == shape:
-        return "; one sample is x[None]"
+        return "; one sample is x[None], of a data frame frame.iloc[[0]]"
+    if shape == (1,) and len(got) == 1:
+        return "; pass x[:, None], of a data frame frame[['name']]"
     if len(shape) == 1 and len(got) == 2:
         return "; rows are samples: pass x.T" if got[0] == shape[0] else f"; the model has {shape[0]} columns"
     if len(shape) == 3 and len(got) == 4 and got[1:] == (shape[2], *shape[:2]):
         return "; channels come last: pass x.transpose(0, 2, 3, 1)"
+    if len(shape) == 3 and len(got) == 4 and got[1:] == (*shape[:2], shape[2] + 1):
+        return "; the last of their channels may be alpha: put the images on a background, or train a model with it"
     return ""
 
 
@@ -306,6 +316,12 @@ def take_context(where: str, context: Any, n: int, size: int, dtype: np.dtype, d
     if resolve and numbers.dtype != dtype:
         _check_resolved(where, numbers.reshape(-1, size), rows)
     return rows if len(rows) == n else np.ascontiguousarray(np.broadcast_to(rows, (n, size)))
+
+
+def constant_column(rows: Any) -> int | None:
+    """The number of the first column that does not vary."""
+    rows = np.asarray(rows)
+    return next((int(c) for c in np.flatnonzero(rows.min(0) == rows.max(0))), None)
 
 
 def _check_resolved(where: str, numbers: np.ndarray, rounded: np.ndarray) -> None:

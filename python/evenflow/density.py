@@ -8,6 +8,7 @@ import json
 import math
 import secrets
 import time
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike
 from evenflow import _core, arrays, checks
 from evenflow._core import DeviceArray
 from evenflow.arrays import Batch
-from evenflow.errors import ConfigError, DeviceError, NumericError, ShapeError
+from evenflow.errors import ConfigError, DataWarning, DeviceError, NumericError, ShapeError
 from evenflow.weights import check_weights
 
 if TYPE_CHECKING:
@@ -281,18 +282,22 @@ class Density:
         before, found = self._names, (("x", arrays.names_of(x)), ("context", arrays.names_of(context)))
         self._names = {what: names for what, names in found if names is not None}
         try:
-            self._initialize("init", x, context)
+            given = self._initialize("init", x, context)
         except BaseException:
             self._names = before
             raise
+        if given is not None and len(given) > 1 and (column := arrays.constant_column(given)) is not None:
+            warnings.warn(f"[init, context] column {column} is constant here, so the flow will ignore it; initialise "
+                          "it with a context that varies", DataWarning, stacklevel=2)
 
-    def _initialize(self, where: str, x: Any, context: Any) -> None:
-        """init, for a call of that name, without taking the names of columns."""
+    def _initialize(self, where: str, x: Any, context: Any) -> Any:
+        """init, for a call of that name, without taking the names of columns; returns the context, if there is one."""
         x = self._take(where, x, least=1)
         self._check_levels(where, x)
         needed = self._context or context is not None
         given = self._given(where, None, context, len(x), resolve=True) if needed else None
         self._core.init(self._block(where, x, 0, len(x), seed=0), given)
+        return given
 
     # Density, latents, samples
 
@@ -408,6 +413,7 @@ class Density:
     def _log_prob(self, where: str, x: Any, label: Any, context: Any, seed: int, first: int) -> Array:
         """log_prob, for a call of that name."""
         x, seed = self._take(where, x), checks.whole(where, "seed", seed, low=0)
+        self._warn_of_levels(where, x)
         first = checks.whole(where, "first", first, low=0, high=checks.LARGEST - len(x))
         given = self._given(where, label, context, len(x), first=first)
         out = self._empty(x, dtype=DOUBLE)
@@ -793,8 +799,8 @@ class Density:
                                     self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, given, place, real)
         if not drift <= DRIFT[self._dtype.name]:
             raise NumericError("[backward] the flow can't be inverted here: the rebuilt batch is off by "
-                               f"{drift:.1e} of its largest value; use float64, or train by loss_and_grad "
-                               "(FlowModule.loss)")
+                               f"{drift:.1e} of its largest value; lower the learning rate, clip the "
+                               "gradient, use float64, or train by loss_and_grad (FlowModule.loss)")
         return x, dx
 
     def inverse_backward(self, x: ArrayLike, dx: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
@@ -856,30 +862,56 @@ class Density:
     def _check_names(self, where: str, what: str, x: Any) -> None:
         """ShapeError for a data frame whose columns are not those, in that order, of the one that initialised."""
         wanted = self._names.get(what)
-        names = None if wanted is None or type(x) is np.ndarray else arrays.names_of(x)
+        if wanted is None or type(x) is np.ndarray:
+            return
+        names = arrays.names_of(x)
+        if names is None and sorted(row := arrays.names_of_row(x)) == sorted(wanted):
+            names = row
         if names is None or names == wanted:
             return
-        assert wanted is not None
         if sorted(names) == sorted(wanted):
             raise ShapeError(f"[{where}] the columns are in another order than those that the flow was trained on; "
                              f"pass frame[{wanted}]")
-        raise ShapeError(f"[{where}] the flow was trained on columns {', '.join(wanted)}, got {', '.join(names)}")
+        missing, more = (", ".join(name for name in some if name not in there)
+                         for some, there in ((wanted, names), (names, wanted)))
+        raise ShapeError(f"[{where}] the columns are not those that the flow was trained on: "
+                         + "; ".join([f"{missing} missing"] * bool(missing) + [f"{more} more"] * bool(more))
+                         + f"; pass frame[{wanted}]" * (not missing))
 
     def _check_levels(self, where: str, x: Batch) -> None:
-        """ConfigError for float images that are not in level units, such as torch's in [0, 1]."""
-        if not self._is_image or x.dtype == np.uint8:
-            return
-        x = np.asarray(x)
-        if not np.isfinite(x).all():
-            return
-        low, high, top = float(x.min()), float(x.max()), 2**self._bits
+        """ConfigError for images that are not in level units, such as torch's in [0, 1]."""
+        wrong = self._wrong_levels(np.asarray(x))
+        if wrong:
+            raise ConfigError(f"[{where}] {wrong}")
+
+    def _warn_of_levels(self, where: str, x: Batch) -> None:
+        """The same as a DataWarning: a single image may well be black, and samples reach beyond the levels."""
+        wrong = self._wrong_levels(x, beyond=2.0)
+        if wrong:
+            warnings.warn(f"[{where}] {wrong}", DataWarning, stacklevel=4)
+
+    def _wrong_levels(self, x: Batch, beyond: float = 0.0) -> str:
+        """What is wrong with the range of a batch of images; nothing for other data.
+
+        beyond: how far it may reach beyond the levels, in units of their range.
+        """
+        if not self._is_image or not len(x) or isinstance(x, DeviceArray):
+            return ""
+        low, high, top = float(np.min(x)), float(np.max(x)), 2**self._bits
+        if x.dtype == np.uint8:
+            if not 0 < high < top < 256:
+                return ""
+            return (f"these pixels lie in 0 ... {high:g}, but pixels have 8 bits, of which a model of {self._bits} "
+                    f"takes the upper ones; pass {256 // top} * x, or floats in 0 ... {top}")
+        if not math.isfinite(high - low):
+            return ""
         scale = f"pass uint8 pixels, or floats in 0 ... {top}"
         if 0 <= low and high <= 1 and self._bits > 1:
-            raise ConfigError(f"[{where}] these images lie in [0, 1], but a model of {self._bits} bits expects levels "
-                              f"0 ... {top - 1}; {scale}")
-        if low < 0 or high > top:
-            raise ConfigError(f"[{where}] expected image levels in 0 ... {top}, got values in {low:g} ... {high:g}; "
-                              f"{scale}")
+            return (f"these images lie in [0, 1], but a model of {self._bits} bits expects levels 0 ... {top - 1}; "
+                    f"{scale}")
+        if low < -beyond * top or high > (1 + beyond) * top:
+            return f"expected image levels in 0 ... {top}, got values in {low:g} ... {high:g}; {scale}"
+        return ""
 
     def _given(self, where: str, label: Any, context: Any, n: int, *, on_host: bool = False,
                resolve: bool = False, first: int = 0) -> Any:

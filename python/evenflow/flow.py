@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 Auto = Literal["auto"]
 
 
+class History(list[dict[str, Any]]):
+    """What `Flow.fit` returns: a list with one dict a finished epoch."""
+
+    def __repr__(self) -> str:  # a notebook shows what a cell ends with, and a training has hundreds of epochs
+        if not self:
+            return "History: no finished epoch"
+        last = self[-1]
+        told = ", ".join(f"{name} {last[name]:.4f}" for name in ("loss", "valid_loss") if last.get(name) is not None)
+        return f"History: {len(self)} epochs, {last['step']} steps; last epoch: {told} nats"
+
+
 class Flow(Density):
     """A normalizing flow x <-> z with exact log density. Made by Glow, RealNVP, NICE, CouplingFlow or `load`.
 
@@ -75,7 +86,7 @@ class Flow(Density):
             init_batch: int | None = None, activation_budget: int | None = None, seed: int | None = None,
             checkpoint: str | os.PathLike[str] | None = None, resume: bool = False,
             callback: Callable[[dict[str, Any]], None] | None = None, verbose: bool | None = None, comm: Any = None,
-            sync_batch_norm: bool = True, wire_dtype: str | None = None) -> list[dict[str, Any]]:
+            sync_batch_norm: bool = True, wire_dtype: str | None = None) -> History:
         """Trains the flow by maximum likelihood.
 
         A flow that is not initialised is initialised from the data. `valid` is scored after every epoch, and the
@@ -83,7 +94,8 @@ class Flow(Density):
         the first step leaves the flow as it was. A DataWarning tells of a table that has no density: columns of few
         values, one value in many rows, repeated rows.
 
-        Another call of fit trains the present parameters, but starts everything else anew. With the same `seed` it
+        Another call of fit trains the present parameters, and keeps the standardisation of the first data: call `reset`
+        before a fit to data of another scale. Everything else starts anew. With the same `seed` it
         repeats the same order and noise, so give each of several short calls its own.
 
         Parameters
@@ -154,8 +166,8 @@ class Flow(Density):
 
         Returns
         -------
-        list of dict
-            One record a finished epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
+        History
+            A list with one dict a finished epoch: epoch, step, loss (nats a sample), lr, seconds, ..., valid_loss.
 
         Raises
         ------
@@ -212,8 +224,8 @@ class Flow(Density):
         try:
             train()
         finally:
-            shown.close()
-        return trainer.history
+            shown.close(stopped=trainer.progress.stopped)
+        return History(trainer.history)
 
     @contextlib.contextmanager
     def _undone_on_error(self) -> Iterator[None]:

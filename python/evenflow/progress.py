@@ -14,6 +14,8 @@ from evenflow.extras import need
 
 LINE_SECONDS = 15.0
 """Shortest time between two lines."""
+FIRST_SECONDS = 3.0
+"""Until the first one: the rate of a few steps tells little of the time that is left."""
 
 
 Callback = Callable[[dict[str, Any]], None]
@@ -50,7 +52,8 @@ class Progress:
     def __init__(self, total: int | None, quiet: bool, images: bool, lines: bool = True):
         self.total, self.quiet, self.lines = total, quiet or sys.stderr is None, lines
         self.unit = "images" if images else "rows"
-        self.begun, self.first, self.samples, self.printed = time.monotonic(), -1, 0, 0.0
+        self.begun, self.first, self.samples = time.monotonic(), -1, 0
+        self.printed = self.begun + FIRST_SECONDS - LINE_SECONDS
         self.bar: Any = None
         self.valid = ""
 
@@ -83,7 +86,7 @@ class Progress:
                 self.bar.update(record["step"] - self.bar.n)
             except (OSError, ValueError):  # of a stream that is gone: the training goes on without a word
                 silence(sys.stderr)
-        elif self.lines and time.monotonic() - self.printed > LINE_SECONDS or self.lines and last:
+        elif self.lines and (time.monotonic() - self.printed > LINE_SECONDS or last):
             self.printed = time.monotonic()
             of = "" if self.total is None else f" of {self.total}"
             tell(f"epoch {record['epoch']}, step {record['step']}{of}: {shown}{self._left(record['step'])}")
@@ -92,9 +95,13 @@ class Progress:
         if not self.quiet:
             tell(text)
 
-    def close(self) -> None:
+    def close(self, stopped: bool = False) -> None:
+        """stopped: the training ended early because `patience` ran out, which tqdm would show as a failure."""
         if self.bar is not None:
             try:
+                if stopped:
+                    self.bar.total = self.bar.n
+                    self.bar.set_description_str("stopped early")
                 self.bar.close()
             except (OSError, ValueError):
                 silence(sys.stderr)
@@ -104,7 +111,10 @@ class Progress:
             return None
         try:
             tqdm = need("train", "tqdm.auto", "tqdm", "cli").tqdm
-            return tqdm(total=self.total, initial=self.first, unit=" steps", dynamic_ncols=True)
+            bar = tqdm(total=self.total, initial=self.first, unit=" steps", dynamic_ncols=True)
+            if bar.ncols == 0:  # of a terminal that does not know its size
+                bar.dynamic_ncols, bar.ncols = None, 80
+            return bar
         except MissingExtra:
             return None  # lines tell as much
 

@@ -28,7 +28,8 @@ import numpy as np
 from evenflow import _core, checks, data, models
 from evenflow.data import Dataset
 from evenflow.data.dataset import require_weight
-from evenflow.data.table import TABLES, table_columns
+from evenflow.data.folder import MODES
+from evenflow.data.table import TABLES, is_header, table_columns
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError
 from evenflow.files import replacing, writing
@@ -64,7 +65,7 @@ class Source:
     size: int | None = None
     crop: int | None = None
     pad: int | None = None
-    background: str = "white"
+    background: str | None = None
     valid: float = 0.1
     """Fraction of the training data for validation, 0 for none; also for a test part, where the data have none."""
     seed: int = 0
@@ -187,8 +188,8 @@ class Plan:
         mark = data_mark(dtype, *of_part(part, "train", given), *of_part(part, "test", given),
                          sample_weight=weight_of(part, "train"), valid_sample_weight=weight_of(part, "test"))
         if (mark, test_mark(dtype, whole, given)) != (self.data, self.test):
-            raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it, or name "
-                              "data to test on")
+            raise ConfigError(f"[data] {source.path} has changed since the run was trained on it; restore it. To "
+                              "test the model on other data, name them")
         return whole, part
 
     def trainer(self, flow: Density, part: Dataset, ranks: Ranks = Ranks()) -> Trainer:
@@ -493,13 +494,22 @@ def open_model(path: str, device: str = "cpu", threads: int = 0) -> tuple[Flow, 
     return models.load(path, device=device, threads=threads), None
 
 
-def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
+def selection(flow: Density | None, plan: Plan | None, path: str) -> Selection:
+    """The columns of a table that a model takes: by the names in its run or its file, else all by position."""
+    if plan is not None:
+        return plan.selection(path)
+    if flow is None or flow.columns is None or not is_header(table_columns(path)):
+        return Selection()
+    return Selection(flow.columns, context=flow._names.get("context"))
+
+
+def held_out(flow: Density | None, plan: Plan | None, source: str | None, size: int | None = None, *,
              labelled: bool = False, chosen: Selection | None = None) -> Dataset:
-    """The data to test on: other data if given (their test part, else all), or the run's own test part.
+    """The data to test a model on: other data if given (their test part, else all), or its run's own test part.
     ConfigError if the run's own have changed: split anew, rows to test on could be some it was trained on.
 
-    Pictures of a folder are cropped, resized and padded as the run's, unless size is given, and read as grey or RGB
-    as the model has them.
+    Pictures of a folder are cropped, resized and padded as the run's, unless size is given, and have the model's
+    channels.
     labelled: of another table too, whose column of classes is otherwise left alone.
     chosen: columns of another CSV or Parquet file instead of the run's, where they are not None.
     """
@@ -511,17 +521,18 @@ def held_out(plan: Plan | None, source: str | None, size: int | None = None, *,
         if plan is None:
             raise ConfigError("[data] a model file has no data of its own; name data to test on")
         return plan.load()[0]
-    own = plan.selection(source) if plan is not None and table else Selection()
+    own = selection(flow, plan, source) if table else Selection()
     if labelled and plan is not None and table:
         own = dataclasses.replace(own, label=plan.source.label)
-    crop, pad, channels, background = None, None, None, "white"
+    crop, pad, channels, background = None, None, None, None
+    pictures = data.is_pictures(source)
+    if pictures and flow is not None and flow.is_image and flow.shape[2] in MODES:
+        channels = flow.shape[2]
     if plan is not None:
         pad = plan.source.pad
-        if data.is_pictures(source):
+        if pictures:
             crop, size = plan.source.crop, plan.source.size if size is None else size
             background = plan.source.background
-            shape = plan.model["shape"]
-            channels = shape[2] if isinstance(shape, list) and shape[2] in (1, 3) else None
     part = data.load(source, **vars(own.over(chosen)), size=size, crop=crop, channels=channels,
                      background=background, pad=pad)
     return part if plan is None or not plan.classes else _renumber(part, plan.classes)

@@ -5,21 +5,30 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
+SAME_SECONDS = 1.0
+"""Signals that follow the first one this closely are the same wish to stop."""
+
+
 @contextlib.contextmanager
 def interrupt_flag() -> Iterator[list[int]]:
-    """A list that takes the number of the first signal, so that no step is cut in two; a second Ctrl-C or SIGTERM
-    raises KeyboardInterrupt at once. A closing terminal may send SIGHUP twice, itself and through its shell.
+    """A list that takes the number of the first signal, so that no step is cut in two and the checkpoint is written.
+    A later Ctrl-C or SIGTERM raises KeyboardInterrupt at once, but not within SAME_SECONDS: the impatient press twice.
+    A closing terminal may send SIGHUP twice, itself and through its shell.
     """
     flag: list[int] = []
+    first = 0.0
 
     def handle(number: int, frame: Any) -> None:
+        nonlocal first
         if not flag:
             flag.append(number)
-        elif number != signal.SIGHUP:
+            first = time.monotonic()
+        elif number != signal.SIGHUP and time.monotonic() - first > SAME_SECONDS:
             raise KeyboardInterrupt(number)
 
     with _handled(handle, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

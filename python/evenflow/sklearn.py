@@ -68,6 +68,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         0: as many as OpenMP would take.
     random_state : int, RandomState or None
         For initialisation, split and order. None: another one at every fit.
+    verbose : bool
+        Show a bar.
 
     Attributes
     ----------
@@ -93,7 +95,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
                  law: str = "affine", preprocess: str = "standardize", bounds: Any = None, epochs: int = 200,
                  batch_size: int | None = None, lr: float = 3e-3, validation_fraction: float = 0.1,
                  patience: int = 20, dtype: str = "float32", device: str = "cpu", threads: int = 0,
-                 random_state: Any = None):
+                 random_state: Any = None, verbose: bool = False):
         self.model = model
         self.couplings = couplings
         self.hidden = hidden
@@ -109,6 +111,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.device = device
         self.threads = threads
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Trains on X by maximum likelihood.
@@ -151,7 +154,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             history = flow.fit(
                 train, valid=valid, epochs=checks.whole("FlowDensity", "epochs", self.epochs, low=1),
                 lr=self.lr, patience=self.patience if held_out else None, on_nonfinite="rollback",
-                init_batch=len(train), seed=seed, **given)
+                init_batch=len(train), seed=seed, verbose=self.verbose, **given)
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise

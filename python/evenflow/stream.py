@@ -14,35 +14,36 @@ from evenflow.data import load
 from evenflow.data.dataset import checked
 from evenflow.data.numpy_files import BROKEN
 from evenflow.data.table import Columns, read_blocks
+from evenflow.density import Density
 from evenflow.errors import IoError
 from evenflow.files import Weighted
 from evenflow.rows import Rows
-from evenflow.runs import Plan, Selection, held_out, of_part
+from evenflow.runs import Plan, Selection, held_out, of_part, selection
 
 CHUNK_VALUES = 1 << 20
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
-def read_rows(source: str | os.PathLike[str] | None, plan: Plan | None = None, columns: Sequence[str] | None = None,
-              size: int | None = None, context: Sequence[str] | None = None) -> Iterator[Weighted]:
+def read_rows(source: str | os.PathLike[str] | None, flow: Density | None = None, plan: Plan | None = None,
+              columns: Sequence[str] | None = None, size: int | None = None,
+              context: Sequence[str] | None = None) -> Iterator[Weighted]:
     """(x, given, weight) of consecutive rows of a data set. `given` is what their density is given, a context (n, C) or
     labels (n,); weight (n,) is what they count for. Either is None where the data do not say.
 
     The test part is taken where the data have one; source None: the run's own data. CSV files, and everything that
     `evenflow.data.load` leaves in its file, are read piece by piece.
-    columns, context: of a CSV or Parquet file; default: those that the run of `plan` was trained on, where they have
-    names, else all columns and no context. Weights are in the run's column of weights, if the file has it, or in a
+    columns, context: of a CSV or Parquet file; default: those that `flow` was trained on, where they have names, else
+    all columns and no context. Weights are in the run's column of weights, if the file has it, or in a
     .npz file.
     IoError, with row or line, for a broken file; ConfigError for an unknown column.
     """
     source = None if source is None else file_name("data", source)
     chosen = Selection.of(columns, None, context)
     if source is not None and source.lower().endswith(CSV):
-        own = Selection() if plan is None else plan.selection(source)
-        for block in read_blocks(source, Columns.of(**vars(own.over(chosen)))):
+        for block in read_blocks(source, Columns.of(**vars(selection(flow, plan, source).over(chosen)))):
             yield block.numbers, block.context, block.weight
         return
-    part = held_out(plan, source, size, chosen=chosen)
+    part = held_out(flow, plan, source, size, chosen=chosen)
     which = "train" if part.test is None else "test"
     given = "labels" if getattr(part, f"{which}_context") is None else "context"
     yield from _pieces(*of_part(part, which, given), getattr(part, f"{which}_weight"))

@@ -42,7 +42,7 @@ class _Scope(torch.nn.Module):
             if moved is not probe or (moved.is_shared() and not moved.is_cuda):
                 raise TypeError(f"[FlowModule] expected the model's own memory, {probe.dtype} on {probe.device}, "
                                 f"got a move to {moved.dtype} on {moved.device}; make the flow with dtype=..., "
-                                "device=...")
+                                "device=...; modules declared before this one have moved already")
         parameters, buffers = self._parameters, self._buffers
         self._parameters = {name: parameter for name, parameter in parameters.items() if name not in self._own}
         self._buffers = {name: buffer for name, buffer in buffers.items() if name not in self._own}

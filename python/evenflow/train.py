@@ -117,7 +117,7 @@ class Trainer:
 
         save_every: seconds between two checkpoints; 0: one after every step.
         NumericError as `on_nonfinite` says. KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP, at the end of a
-        step, with the checkpoint saved; a second Ctrl-C or SIGTERM does not wait.
+        step, with the checkpoint saved; another Ctrl-C or SIGTERM, a second later, does not wait.
         """
         self._begin(epochs, steps, callback, checkpoint, save_every)()
 
@@ -173,7 +173,8 @@ class Trainer:
             self.feed.close()
             self._finish()
         if stop:
-            raise KeyboardInterrupt(*interrupted)
+            raise KeyboardInterrupt(f"[fit] stopped after step {self.progress.step}; the flow is as trained so far, "
+                                    "and another fit goes on from it")
 
     def _done(self, last_epoch: float, last_step: float) -> bool:
         p = self.progress
@@ -358,7 +359,7 @@ class Trainer:
         p.failures += 1
         p.skipped += 1
         if s.on_nonfinite == "raise":
-            raise error
+            raise NumericError(f"{error}; try a lower lr than {self.optimizer.lr:g}, or clip") from error
         if p.failures > s.max_failures:
             raise NumericError(f"[fit] expected at most {s.max_failures} failed steps, got one more in step "
                                f"{p.step + 1}: {error}") from error
@@ -607,10 +608,11 @@ def _checked_data(flow: Density, where: str, x: Any, label: Any, context: Any,
                   sample_weight: Any) -> tuple[np.ndarray | Rows, Any, np.ndarray | None]:
     """Samples, what their density is given, and their weights, of mean one."""
     x = flow._check(where, x, least=1)
-    if x.dtype != np.uint8 and not stays_outside(x):
+    if not stays_outside(x):
         flow._check_levels(where, x)
+    if x.dtype != np.uint8 and not stays_outside(x):
         x = arrays.to_floats(where, x, flow.dtype, names=flow.columns)
-        require_inside(where, flow._bounds, x)
+        require_inside(where, flow._bounds, x, names=flow.columns or ())
     given = flow._given(where, label, context, len(x), on_host=True, resolve=where == "fit")
     return x, given, mean_one(where, check_weights(where, sample_weight, len(x)))
 

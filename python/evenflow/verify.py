@@ -26,7 +26,7 @@ TAYLOR_STEPS = [1e-4, 1e-5, 1e-6, 1e-7, 1e-8]
 PROBE_STEPS = (1e-5, 1e-6, 1e-7)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What Flow.verify found. Errors are relative to max(1, size of the exact quantity).
 
@@ -98,6 +98,8 @@ class Report:
                  f"  worst level             {self.worst_level} (error {self.worst_level_error:.1e}, "
                  f"max |z| {self.worst_level_z:.2f})"]
         return "\n".join(lines + [f"  failed: {text}" for text in self.failures])
+
+    __repr__ = __str__  # a notebook shows it
 
 
 def verify(flow: Density, x: Any, *, label: Any = None, context: Any = None, seed: int = 0) -> Report:

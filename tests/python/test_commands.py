@@ -136,14 +136,20 @@ def test_columns_go_by_their_names(runs, tmp_path, capsys):
     run, options = tmp_path / "run", ["--couplings", "2", "--hidden", "8", "--steps", "20", "--quiet"]
     result(capsys, "train", tmp_path / "t.csv", "--label", "kind", *options, "--out", run)
     flow, x = ef.load(run / "model.safetensors"), np.stack([a, b], axis=1)[:50]
-    result(capsys, "score", run, tmp_path / "other.csv", "--out", tmp_path / "s.npy")
+    for model in (run, run / "model.safetensors"):
+        result(capsys, "score", model, tmp_path / "other.csv", "--out", tmp_path / "s.npy")
+        assert np.array_equal(np.load(tmp_path / "s.npy"), flow.log_prob(x))
+        out = result(capsys, "eval", model, tmp_path / "other.csv")
+        assert out["nll_nats"] == pytest.approx(-flow.log_prob(x).mean())
+        result(capsys, "sample", model, "--n", 9, "--out", tmp_path / "s.csv")
+        samples = ef.data.load(tmp_path / "s.csv")
+        assert samples.columns == ["x, in m", "b"]
+        assert np.array_equal(samples.train.astype(np.float32), flow.sample(9, seed=0))
+        assert main(["info", str(model)]) == 0
+        assert "columns: x, in m, b" in capsys.readouterr().out
+    np.savetxt(tmp_path / "no names.csv", x, delimiter=",")  # taken by position
+    result(capsys, "score", run / "model.safetensors", tmp_path / "no names.csv", "--out", tmp_path / "s.npy")
     assert np.array_equal(np.load(tmp_path / "s.npy"), flow.log_prob(x))
-    out = result(capsys, "eval", run, tmp_path / "other.csv")
-    assert out["nll_nats"] == pytest.approx(-flow.log_prob(x).mean())
-    result(capsys, "sample", run, "--n", 9, "--out", tmp_path / "s.csv")
-    samples = ef.data.load(tmp_path / "s.csv")
-    assert samples.columns == ["x, in m", "b"]
-    assert np.array_equal(samples.train.astype(np.float32), flow.sample(9, seed=0))
     # Columns without names stay without.
     np.savetxt(tmp_path / "bare.csv", x, delimiter=",")
     result(capsys, "train", tmp_path / "bare.csv", *options, "--out", run, "--force")

@@ -167,7 +167,8 @@ def test_copies_and_files(known, tmp_path):
 def test_a_context_that_does_not_vary_is_ignored(known):
     """Its weights are random: no later number may reach them."""
     x, c = known
-    flow = conditional(x, np.column_stack([c, np.full(len(c), 7.0)]))
+    with pytest.warns(ef.DataWarning, match=r"\[init, context\] column 2 is constant here, so the flow will ignore it"):
+        flow = conditional(x, np.column_stack([c, np.full(len(c), 7.0)]))
     found = [flow.log_prob(x, context=np.column_stack([c, np.full(len(c), value)])) for value in (7.0, -1e6)]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 

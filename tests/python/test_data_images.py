@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 import tarfile
+import warnings
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import evenflow as ef
 from evenflow import rows
+from evenflow.cli import main
 
 rng = np.random.default_rng(0)
 
@@ -88,15 +90,31 @@ def icons(tmp_path):
 @pytest.mark.parametrize("options, colour", [({}, (255, 255, 255)), (dict(background="#0000ff"), (0, 0, 255))])
 def test_transparent_pictures(icons, options, colour):
     """What nobody sees is not trained on."""
-    name = options.get("background", "white")
-    with pytest.warns(ef.DataWarning) as warned:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         data = ef.data.load(icons, **options)
-    assert len(warned) == 1 and warned[0].filename == __file__
-    assert f"4 of 5 pictures are transparent, such as {icons}/a_rgba.png; transparent pixels are put on {name}" in str(
-        warned[0].message)
+    assert [w.filename for w in warned] == [__file__] * (not options)
+    assert all(f"transparent pictures: 4 of 5, such as {icons}/a_rgba.png; transparent pixels become white" in
+               str(w.message) for w in warned)
     for x, left in zip(data.train, [(255, 0, 0), (90, 90, 90), *3 * [(255, 0, 0)]]):
         assert (x[:, :2] == left).all()
     assert (data.train[:4, :, 2:] == colour).all() and (data.train[4] == (255, 0, 0)).all()
+
+
+def test_a_model_with_alpha_reads_it_from_pictures(icons, tmp_path, capsys):
+    data = ef.data.load(icons, channels=4)
+    assert data.train.shape == (5, 4, 4, 4) and (data.train[:4, :, 2:, 3] == 0).all()
+    assert (data.train[:, :, :2, 3] == 255).all()
+    flow = ef.RealNVP((4, 4, 4), scales=1, base_dim=2, residual_blocks=1)
+    flow.init(data.train)
+    flow.save(tmp_path / "m.safetensors")
+    assert main(["score", str(tmp_path / "m.safetensors"), str(icons), "--out", str(tmp_path / "s.csv")]) == 0
+    assert capsys.readouterr().out.startswith("5 rows")
+
+
+def test_a_single_picture_is_no_data_set(icons):
+    with pytest.raises(ef.IoError, match="a single picture is no data set; name a folder with it"):
+        ef.data.load(icons / "a_rgba.png")
 
 
 def test_half_transparent_and_grey_pictures(icons):
@@ -104,7 +122,7 @@ def test_half_transparent_and_grey_pictures(icons):
     for path in icons.iterdir():
         path.unlink()
     image.fromarray(np.full((4, 4, 2), (100, 51), np.uint8)).save(icons / "1.png")  # a fifth of 100, four of 255
-    with pytest.warns(ef.DataWarning, match="1 of 1 pictures are transparent"):
+    with pytest.warns(ef.DataWarning, match="transparent pictures: 1 of 1"):
         data = ef.data.load(icons)
     assert data.shape == (4, 4, 1) and (data.train == 224).all()
 
@@ -112,7 +130,7 @@ def test_half_transparent_and_grey_pictures(icons):
 def test_transparent_pictures_that_stay_on_the_disk(icons, monkeypatch):
     """They are not decoded to be counted."""
     monkeypatch.setattr("evenflow.data.folder.RESIDENT_BYTES", 0)
-    with pytest.warns(ef.DataWarning, match="5 of 5 pictures may be transparent"):
+    with pytest.warns(ef.DataWarning, match="possibly transparent pictures: 5 of 5"):
         data = ef.data.load(icons)
     assert (data.train[0][:, 2:] == 255).all()
 

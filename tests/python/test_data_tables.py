@@ -48,7 +48,7 @@ def test_columns(tmp_path, parquet, ending):
     for columns in ("a", 3):
         with pytest.raises(TypeError, match="columns must be a list of names, not"):
             ef.data.load(path, columns=columns)
-    with pytest.raises(ef.IoError, match="column 'kind'.*choose other columns, or name"):
+    with pytest.raises(ef.IoError, match="column 'kind'.*leave this column out, by choosing the others"):
         ef.data.load(path)
 
 

@@ -379,7 +379,7 @@ def test_values_that_are_not_finite(flow, table_flow, table):
 @pytest.mark.any_device
 def test_what_stays_in_main_memory(flow, table_flow, table):
     """Labels, and calls that compute with numpy."""
-    for call in (lambda: flow.log_prob(ONES, label=Lender(np.zeros(3, np.int32), "cuda")),
+    for call in (lambda: flow.log_prob(2 * ONES, label=Lender(np.zeros(3, np.int32), "cuda")),
                  lambda: flow.verify(Lender(ONES, "cuda"), label=0), lambda: table_flow.fit(Lender(table, "cuda")),
                  lambda: flow.to_uint8(flow.sample(2, label=0, device="cuda")),
                  lambda: flow.split_latent(flow.encode(Lender(ONES, "cuda"), label=0))):

@@ -37,7 +37,7 @@ def test_backward_with_the_truth():
     flow, _, x = shrinking(offset=5e4)
     z, logdet = flow.forward(x)
     flow.backward(z, z, logdet)
-    with pytest.raises(ef.NumericError, match=r"\[backward\] the flow can't be inverted here: .* off by .*; use float64, "):
+    with pytest.raises(ef.NumericError, match=r"\[backward\] the flow can't be inverted here: .* off by .*; lower the learning rate, clip the gradient, use float64, "):
         flow.backward(z, z, logdet, truth=x)
     sound = ef.CouplingFlow(6, couplings=2, hidden=(8,))
     sound.init(x)

@@ -120,8 +120,8 @@ def test_channels(tmp_path):
     assert np.array_equal(ef.data.load(tmp_path / "grey", channels=3).train[0], np.stack(3 * [grey], axis=-1))
     assert np.array_equal(ef.data.load(tmp_path / "rgb", channels=1).train[0, ..., 0],
                           np.asarray(image.fromarray(rgb).convert("L")))
-    with pytest.raises(ef.ConfigError, match=r"\[data\] expected channels to be 1 or 3, got 2"):
-        ef.data.load(tmp_path / "rgb", channels=2)
+    with pytest.raises(ef.ConfigError, match=r"\[data\] expected channels to be 1, 2, 3 or 4, got 5"):
+        ef.data.load(tmp_path / "rgb", channels=5)
 
 
 # Commands

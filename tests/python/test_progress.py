@@ -21,9 +21,20 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "100%" in last and "4/4" in last and "rows/s" in last and "9.000 nats" in last
 
 
+def test_a_training_that_stops_early_has_not_failed(capsys, monkeypatch):
+    """A bar short of its end would be red in a notebook."""
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress(total=40, quiet=False, images=False)
+    progress({"event": "step", "step": 1, "epoch": 1, "samples": 50, "loss": 9.0})
+    progress.close(stopped=True)
+    assert "stopped early: 100%" in capsys.readouterr().err.split("\r")[-1]
+
+
 def test_lines_elsewhere(capsys):
     """The time left is that of a training that was resumed: it took 100 s for ten steps, and has ten to go."""
     progress = Progress(total=40, quiet=False, images=True)
+    progress.printed -= 3  # the first line waits for a rate
     progress({"event": "step", "step": 21, "epoch": 3, "samples": 50, "loss": 9.0, "bits_per_dim": 2.0})
     assert capsys.readouterr().err.startswith("epoch 3, step 21 of 40: 2.000 bits/dim, ")
     progress.begun -= 100

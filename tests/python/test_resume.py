@@ -354,13 +354,14 @@ def test_settings_may_be_numbers_of_numpy(tmp_path, images):
     assert_same(train(int, float, steps=4, resume=True), ef.load(tmp_path / "m.safetensors"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupt_saves(tmp_path, table, real_nvp, hang_up, number):
+@pytest.mark.parametrize("number, times", [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1),
+                                           (signal.SIGHUP, 2)])  # impatience; a terminal and its shell
+def test_interrupt_saves(tmp_path, table, real_nvp, hang_up, number, times):
     flow, path = real_nvp(), tmp_path / "m.safetensors"
 
     def press(record):
         if record["step"] == 9 and record["event"] == "step":
-            for _ in range(2 if number == signal.SIGHUP else 1):  # as a terminal and its shell send it
+            for _ in range(times):
                 os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
@@ -386,7 +387,8 @@ def test_a_hang_up_that_is_ignored(table, real_nvp):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_second_interrupt_does_not_wait(tmp_path, table, real_nvp):
+def test_later_interrupt_does_not_wait(tmp_path, table, real_nvp, monkeypatch):
+    monkeypatch.setattr("evenflow.signals.SAME_SECONDS", -1.0)
     flow, path, seen = real_nvp(), tmp_path / "m.safetensors", []
 
     def press_twice(record):

@@ -314,7 +314,8 @@ def test_columns_are_remembered(frame, table, real_nvp, tmp_path, way):
             with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the columns are in another order than those that the "
                                                     r"flow was trained on; pass frame\[\['mass', 'age', 'size'\]\]$"):
                 getattr(other, call)(frame[["age", "mass", "size"]])
-            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the flow was trained on columns mass, age, size, "):
+            with pytest.raises(ef.ShapeError, match=rf"\[{call}\] the columns are not those that the flow was trained "
+                                                    "on: age missing; years more"):
                 getattr(other, call)(frame.rename(columns={"age": "years"}))
     flow.columns.append("more")  # of a copy
     assert flow.columns == ["mass", "age", "size"]
@@ -373,8 +374,13 @@ def test_a_context_by_name(frame, table):
         with pytest.raises(ef.ShapeError, match=r"\[log_prob, context\] the columns are in another order .*"
                                                 r"frame\[\['dose', 'time'\]\]$"):
             other.log_prob(table, context=c[["time", "dose"]])
-        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the flow was trained on columns dose, time"):
+        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the columns are not those .*: dose, time missing; "
+                                                "mass, size more"):
             other.sample(200, context=frame[["mass", "size"]])
+        assert np.array_equal(other.sample(5, context=c.iloc[0], seed=1),
+                              other.sample(5, context=c.to_numpy()[0], seed=1))
+        with pytest.raises(ef.ShapeError, match=r"\[sample, context\] the columns are in another order"):
+            other.sample(5, context=c.iloc[0][["time", "dose"]])
 
 
 def test_other_frames(frame, table, real_nvp):
@@ -410,3 +416,28 @@ def test_ctrl_c_ends_a_long_call():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_what_a_cell_shows(table, real_nvp):
+    """A notebook shows the value that a cell ends with."""
+    flow = real_nvp()
+    history = flow.fit(table, valid=table[:50], epochs=2)
+    assert history == list(history) and len(history) == 2
+    assert repr(history).startswith("History: 2 epochs, ") and repr(history).count("\n") == 0
+    assert repr(pickle.loads(pickle.dumps(history))) == repr(history)
+    assert repr(flow.verify(table)).startswith("ok: ")
+
+
+@pytest.mark.parametrize("x, text", [
+    (np.full((3, 4, 4, 1), 0.5), r"these images lie in \[0, 1\], but a model of 4 bits expects levels 0 ... 15"),
+    (np.linspace(0, 255, 48).reshape(3, 4, 4, 1), "expected image levels in 0 ... 16, got values in 0 ... 255"),
+    (np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1) % 16, r"these pixels lie in 0 ... 15, .*; pass 16 \* x, or floats")])
+def test_images_in_other_units(x, text):
+    """A fit refuses them; a density may be asked for at any place, so it warns."""
+    flow = ef.NICE((4, 4, 1), bits=4, couplings=2, hidden=(4,))
+    with pytest.raises(ef.ConfigError, match=text):
+        flow.fit(x, epochs=1)
+    flow.init(np.arange(0, 240, 5, np.uint8).reshape(3, 4, 4, 1))
+    for call in ("log_prob", "bits_per_dim"):
+        with pytest.warns(ef.DataWarning, match=rf"\[{call}\] {text}"):
+            getattr(flow, call)(x)

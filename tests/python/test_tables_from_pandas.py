@@ -220,7 +220,7 @@ def test_eval_of_a_table_with_text(tmp_path, capsys):
     run, other = str(tmp_path / "run"), str(tmp_path / "t.csv")
     capsys.readouterr()
     assert main(["eval", run, other]) == 2
-    assert "choose other columns, or name this one as the label" in capsys.readouterr().err
+    assert "leave this column out, by choosing the others as columns" in capsys.readouterr().err
     printed = []
     for options in ([other, "--columns", "a", "b", "c"], [other, "--label", "kind"], [str(tmp_path / "bare.csv")]):
         assert main(["eval", run, *options]) == 0

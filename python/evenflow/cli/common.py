@@ -93,7 +93,7 @@ def examples(args: argparse.Namespace, flow: Flow, plan: Plan | None, *,
 
     of_a_class: where not 0, those of the class with most samples, an even number, if there are so many.
     """
-    x, given = tested(flow, held_out(plan, args.data, args.size))
+    x, given = tested(flow, held_out(flow, plan, args.data, args.size))
     usual = np.arange(len(x))
     if of_a_class and flow.classes and given is not None:
         alike = np.flatnonzero(given == np.bincount(given).argmax())
@@ -142,7 +142,8 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None, *, ne
     said = " ".join(args.given or ["nothing"])
     if not flow.context:
         raise ConfigError(f"[given] --given {said}, but the model has no context")
-    names = "" if plan is None or not plan.context else f" ({', '.join(plan.context)})"
+    columns = flow._names.get("context")
+    names = f" ({', '.join(columns)})" if columns else ""
     wanted = f"expected --given with {flow.context} numbers{names}, or with the name of a file, got {said}"
     if args.given is None:
         raise ConfigError(f"[given] {wanted}")
@@ -151,7 +152,7 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None, *, ne
     except ValueError:
         if len(args.given) > 1:
             raise ConfigError(f"[given] {wanted}") from None
-        table = _read_context(said, plan)
+        table = _read_context(said, columns)
         if table.ndim != 2 or table.shape[1] != flow.context:
             raise ConfigError(f"[given] {said}: expected {flow.context} columns{names}, got data of "
                               f"{table.shape[1:]}") from None
@@ -161,13 +162,12 @@ def given_context(args: argparse.Namespace, flow: Flow, plan: Plan | None, *, ne
     return numbers
 
 
-def _read_context(path: str, plan: Plan | None) -> np.ndarray:
+def _read_context(path: str, columns: list[str] | None) -> np.ndarray:
     """Rows of a context: of the arrays of that name in a .npz file, else of a table of it."""
     numbers = read_npz_context(path) if path.lower().endswith(".npz") else None
     if numbers is not None:
         return numbers
-    columns = plan.context if plan is not None and path.lower().endswith(TABLES) else None
-    return load(path, columns=columns or None).train[:]
+    return load(path, columns=columns if path.lower().endswith(TABLES) else None).train[:]
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], text: str) -> None:

@@ -24,7 +24,7 @@ LINES = "a picture (.png), a new folder or, as tables need, an array (.npy)"
 
 def encode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    n = encode_rows(flow, read_rows(args.data, plan, args.columns, args.size, args.context), args.out)
+    n = encode_rows(flow, read_rows(args.data, flow, plan, args.columns, args.size, args.context), args.out)
     report(args, {"n": n, "dims": flow.dims, "out": args.out}, args.out)
     return 0
 
@@ -32,7 +32,7 @@ def encode(args: argparse.Namespace) -> int:
 def decode(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
     n = decode_rows(flow, read_latents(args.latents), args.out, given_label(args, flow, plan),
-                    plan.columns if plan is not None else None, given_context(args, flow, plan, needed=False))
+                    flow.columns, given_context(args, flow, plan, needed=False))
     report(args, {"n": n, "out": args.out}, args.out)
     return 0
 
@@ -82,7 +82,7 @@ def interpolate(args: argparse.Namespace) -> int:
 
 def edit(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    part = held_out(plan, args.data, args.size, labelled=True)
+    part = held_out(flow, plan, args.data, args.size, labelled=True)
     positive = _marked(part, args.positive, "train")
     negative = ~positive if args.negative is None else _marked(part, args.negative, "train")
     train, given = of_part(part, "train", conditions(flow))

@@ -25,7 +25,7 @@ from evenflow.stream import read_rows
 
 def evaluate_command(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    result = evaluate(flow, _part(args, plan, args.weight))
+    result = evaluate(flow, _part(args, flow, plan, args.weight))
     report(args, result, f"{quality(result)} on {result['n']} samples")
     return 0
 
@@ -37,8 +37,8 @@ def score(args: argparse.Namespace) -> int:
         raise ConfigError("[score] name DATA to score: the run's own are the --reference")
     if args.reference is not None:
         chosen = (args.columns, args.size, args.context) if args.reference else (None, args.size, None)
-        reference, weights = _scored(flow, read_rows(args.reference or None, plan, *chosen), args.seed)
-    rows = read_rows(args.data, plan, args.columns, args.size, args.context)
+        reference, weights = _scored(flow, read_rows(args.reference or None, flow, plan, *chosen), args.seed)
+    rows = read_rows(args.data, flow, plan, args.columns, args.size, args.context)
     result = score_rows(flow, rows, args.out, reference, args.seed, weights)
     report(args, {**result, "reference": None if reference is None else len(reference), "out": args.out},
            f"{result['n']} rows, log-likelihood {result['mean']:.4f} nats on average"
@@ -64,10 +64,9 @@ def sample(args: argparse.Namespace) -> int:
     label, context = given_label(args, flow, plan), given_context(args, flow, plan, needed=True)
     if args.enlarge != 1:
         flow = enlarged(flow, args.enlarge, device=args.device, threads=args.threads)
-    names = plan.columns if plan is not None else None
-    usual = "samples" + (".png" if flow.is_image else ".csv" if names else ".npy")
+    usual = "samples" + (".png" if flow.is_image else ".csv" if flow.columns else ".npy")
     out = usual if args.out is None else args.out
-    n = write_samples(flow, args.n, out, args.temperature, args.seed, label, names, context)
+    n = write_samples(flow, args.n, out, args.temperature, args.seed, label, flow.columns, context)
     report(args, {"n": n, "out": out}, out)
     return 0
 
@@ -78,7 +77,10 @@ def info(args: argparse.Namespace) -> int:
                               "initialized": flow.initialized,
                               "levels": [list(shape) for _, shape in flow._core.levels()],
                               "instruction_set": _core.isa(), "matmul_precision": _core.matmul_precision()}
-    lines = [repr(flow), "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
+    result["columns"] = flow._names
+    lines = [repr(flow), *(f"{'columns' if what == 'x' else what}: {', '.join(names)}" for what, names in
+                           flow._names.items()),
+             "latent levels: " + ", ".join(map(str, map(tuple, result["levels"]))),
              f"instruction set: {_core.isa()}"]
     if flow.device != "cpu":
         lines.append(f"matmul precision: {_core.matmul_precision()}")
@@ -100,14 +102,15 @@ def info(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     flow, plan = open_model(args.path, args.device, args.threads)
-    x, given = tested(flow, _part(args, plan))
+    x, given = tested(flow, _part(args, flow, plan))
     found = flow.verify(x, seed=args.seed, **flow._by_name(given))
     report(args, {**dataclasses.asdict(found), "ok": found.ok, "failures": found.failures}, str(found))
     return 0 if found.ok else 1
 
 
-def _part(args: argparse.Namespace, plan: Plan | None, weight: str | None = None) -> Dataset:
-    return held_out(plan, args.data, args.size, chosen=Selection.of(args.columns, args.label, args.context, weight))
+def _part(args: argparse.Namespace, flow: Flow, plan: Plan | None, weight: str | None = None) -> Dataset:
+    chosen = Selection.of(args.columns, args.label, args.context, weight)
+    return held_out(flow, plan, args.data, args.size, chosen=chosen)
 
 
 def _table_arguments(sub: argparse.ArgumentParser) -> None:

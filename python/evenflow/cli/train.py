@@ -227,7 +227,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
             _tell_how_to_go_on(run, trainer)
         return 130
     finally:
-        progress.close()
+        progress.close(stopped=trainer.progress.stopped)
     if not leads:
         return 0
     lines = [f"held out: {quality(result)} on {result['n']} samples; {_baseline(result)}"]
@@ -246,7 +246,7 @@ def _fit(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, args: argparse.
 def _what_is_done(run: Run, trainer: Trainer, plan: Plan, whole: Dataset, total: int | None) -> str:
     flow = trainer.flow
     valid, test = (0 if x is None else len(x) for x in (trainer.valid, whole.test))
-    until = "until it is stopped" if total is None else f"{total - trainer.progress.step:,} steps"
+    until = "until it is stopped" if total is None else f"{max(total - trainer.progress.step, 0):,} steps"
     return (f"training {flow.config['model']} ({flow.num_params:,} parameters) on {plan.source.path}: "
             f"{len(trainer.x):,} samples, {valid:,} to validate, {test:,} to test; {until}, "
             f"{trainer.batches:,} an epoch; into {run.folder}")

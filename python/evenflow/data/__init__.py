@@ -15,7 +15,7 @@ from evenflow.checks import file_name, flag, whole
 from evenflow.data import public, toys
 from evenflow.data.augment import Augment
 from evenflow.data.dataset import Dataset, checked, entries, require_weight
-from evenflow.data.folder import read_folder
+from evenflow.data.folder import MODES, SUFFIXES, read_folder
 from evenflow.data.numpy_files import read_npy, read_npz, read_npz_folder
 from evenflow.data.public import download
 from evenflow.data.table import TABLES, Columns, read_table
@@ -32,7 +32,7 @@ FILES: dict[str, Callable[[str], Dataset]] = {
 
 def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None = None,
          label: str | int | None = None, context: Sequence[str | int] | None = None, weight: str | int | None = None,
-         size: int | None = None, crop: int | None = None, channels: int | None = None, background: str = "white",
+         size: int | None = None, crop: int | None = None, channels: int | None = None, background: str | None = None,
          pad: int | None = None, named: bool = False) -> Dataset:
     """Read a data set by name or by path.
 
@@ -61,9 +61,11 @@ def load(source: str | os.PathLike[str], *, columns: Sequence[str | int] | None 
         Side in pixels of the square that is taken out of the middle of each picture before it is resized; by default
         the largest square.
     channels : int, optional
-        1 reads all pictures as grey, 3 as RGB; by default they are grey if all are.
-    background : str
-        Colour that transparent pictures are put on: a name, or "#rrggbb".
+        1 reads all pictures as grey, 3 as RGB, 2 and 4 keep their alpha beside; by default they are grey if all are,
+        else RGB.
+    background : str, optional
+        Colour that transparent pictures are put on, unless their alpha is kept: a name, or "#rrggbb"; by default white,
+        with a warning.
     pad : int, optional
         Set images of any source into the middle of a black square of this side, see `Dataset.padded`.
     named : bool
@@ -103,13 +105,13 @@ int32, 2 columns, 4 classes)
     if not table and any(chosen is not None for chosen in (columns, label, context, weight)):
         raise ConfigError(f"[data] columns, label, context and weight are for CSV and Parquet files, not for {path}")
     sides = {"size": size, "crop": crop, "channels": channels}
-    if not pictures and (any(value is not None for value in sides.values()) or background != "white"):
+    if not pictures and (any(value is not None for value in sides.values()) or background is not None):
         raise ConfigError(f"[data] size, crop, channels and background are for folders of pictures, not for {path}")
     if pictures:
         for name, value in sides.items():
             sides[name] = None if value is None else whole("data", name, value, low=1)
-        if channels not in (None, 1, 3):
-            raise ConfigError(f"[data] expected channels to be 1 or 3, got {channels}")
+        if channels not in (None, *MODES):
+            raise ConfigError(f"[data] expected channels to be 1, 2, 3 or 4, got {channels}")
         celeba = os.path.exists(os.path.join(path, public.ATTRIBUTES))
         found = (public.read_celeba if celeba else read_folder)(path, **sides, background=background)
     elif not exists:
@@ -156,5 +158,7 @@ def _reader(path: str) -> Callable[[str], Dataset]:
     for ending, read in FILES.items():
         if path.lower().endswith(ending):
             return read
+    if path.lower().endswith(SUFFIXES):
+        raise IoError(f"[data] {path}: a single picture is no data set; name a folder with it, or load it with Pillow")
     raise IoError(f"[data] {path}: the name must end in {', '.join((*FILES, *TABLES))}, which tells how to read the "
                   "file")

@@ -216,7 +216,7 @@ def complaint(cell: object) -> str:
         float(text.replace("_", "x"))  # Python's 1_000 is no number of a table
         return f"{text} is not finite"
     except ValueError:
-        return f"{text!r} is not a number; choose other columns, or name this one as the label"
+        return f"{text!r} is not a number; leave this column out, by choosing the others as columns, or convert it"
 
 
 def _samples(path: str, x: Any) -> tuple[Any, str]:

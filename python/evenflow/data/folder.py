@@ -17,7 +17,9 @@ from evenflow.errors import ConfigError, DataWarning, IoError
 from evenflow.extras import need
 from evenflow.rows import RESIDENT_BYTES, Rows, pick
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ico", ".tif", ".tiff", ".tga", ".webp", ".ppm", ".pgm")
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""Pillow's names of pictures by their channels."""
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TRAIN, HELD_OUT = ("train",), ("test", "val", "valid", "validation")
 """Names of subfolders that are parts of the data, no classes."""
@@ -36,17 +38,19 @@ class Pictures(Rows):
 
     box: from a picture's width and height to the part of it to take; None: all of it.
     side: of the square that it is resized to, or None; smooth: bicubic, over all pixels that one of the smaller picture
-    covers, else `points`. channels: 1 (grey) or 3 (RGB); None: one if all are grey, else three. background: the colour
-    that transparent pictures are put on. Pictures are turned as the camera that took them was held.
+    covers, else `points`. channels: 1 (grey) or 3 (RGB), 2 or 4 with alpha; None: one if all are grey, else three.
+    background: the colour that transparent pictures are put on where alpha is not kept; None: white, with a warning.
+    Pictures are turned as the camera that took them was held.
     """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, files: Sequence[str], side: int | None = None, box: Callable[[int, int], Box] | None = None,
-                 smooth: bool = True, channels: int | None = None, background: str = "white"):
+                 smooth: bool = True, channels: int | None = None, background: str | None = None):
         self._image = need("data", "PIL.Image", "Pillow", "cli")
         try:
-            self._ground = need("data", "PIL.ImageColor", "Pillow", "cli").getrgb(background)[:3]
+            self._ground = need("data", "PIL.ImageColor", "Pillow", "cli").getrgb(
+                "white" if background is None else background)[:3]
         except (ValueError, TypeError, AttributeError):
             raise ConfigError(f"[data] background must be a colour, such as 'white' or '#ffffff', not "
                               f"{background!r}") from None
@@ -57,7 +61,8 @@ class Pictures(Rows):
         for file, shape in zip(self.files, shapes):
             if shape[:2] != shapes[0][:2]:
                 raise IoError(f"[data] {file}: expected {shapes[0][0]} x {shapes[0][1]} pixels like "
-                              f"{self.files[0]}, got {shape[0]} x {shape[1]}; choose a size to resize all pictures to")
+                              f"{self.files[0]}, got {shape[0]} x {shape[1]}; resize all, with size="
+                              f"{min(shapes[0][:2])}")
         self.shape = (len(files), *shapes[0][:2], channels or max(shape[2] for shape in shapes))
 
     def _header(self, path: str) -> tuple[int, int, int]:
@@ -101,7 +106,8 @@ class Pictures(Rows):
             box, side = self._box(path, *size), self.side
             # Pillow's plug-ins let errors of many kinds through from a broken file.
             try:
-                picture = self._opaque(path, picture).convert("L" if self.shape[3] == 1 else "RGB")
+                keeps_alpha = self.shape[3] % 2 == 0
+                picture = (picture if keeps_alpha else self._opaque(path, picture)).convert(MODES[self.shape[3]])
                 picture = (picture if turn is None else picture.transpose(turn)).crop(box)
                 if side is not None and self.smooth:
                     picture = picture.resize((side, side), self._image.Resampling.BICUBIC)
@@ -128,11 +134,11 @@ class Pictures(Rows):
     def decoded(self) -> np.ndarray | Rows:
         """The pixels, if they are not too large for memory. Warns of transparent pictures."""
         pixels = self if self.nbytes > RESIDENT_BYTES else self[:]
-        if self.transparent:
-            are = "may be transparent" if pixels is self else "are transparent"
-            warnings.warn(f"[data] {len(self.transparent)} of {len(self)} pictures {are}, such as "
-                          f"{min(self.transparent)}; transparent pixels are put on {self.background}, the colour of "
-                          "background", DataWarning, stacklevel=4)
+        if self.transparent and self.background is None and self.shape[3] % 2:
+            what = "possibly transparent" if pixels is self else "transparent"
+            warnings.warn(f"[data] {what} pictures: {len(self.transparent)} of {len(self)}, such as "
+                          f"{min(self.transparent)}; transparent pixels become white, unless you choose a background",
+                          DataWarning, stacklevel=4)
         return pixels
 
 
@@ -152,7 +158,7 @@ def points(pixels: np.ndarray, side: int) -> NDArray[np.uint8]:
 
 
 def read_folder(path: str, size: int | None = None, crop: int | None = None, channels: int | None = None,
-                background: str = "white") -> Dataset:
+                background: str | None = None) -> Dataset:
     """All pictures of a folder, as docs/data.md describes it; arguments as in `evenflow.data.load`."""
     found = _pictures(path)
     if not found:
@@ -235,4 +241,5 @@ def _is_deep(picture: Any) -> bool:
 
 
 def _broken(path: str, error: Exception) -> IoError:
-    return IoError(f"[data] {path}: this picture can't be read: {error}")
+    why = str(error).replace(repr(path), "it")
+    return IoError(f"[data] {path}: this picture can't be read: {why}; remove or replace it")

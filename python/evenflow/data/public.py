@@ -266,7 +266,7 @@ ALIGNED, FACE = (178, 218), (15, 40, 163, 188)
 
 
 def read_celeba(path: str, size: int | None = None, crop: int | None = None, channels: int | None = None,
-                background: str = "white") -> Dataset:
+                background: str | None = None) -> Dataset:
     """A folder with list_attr_celeba.txt and the pictures that it lists, there or in img_align_celeba.
 
     With list_eval_partition.txt its part 2 is the test part, and parts 0 and 1 are training data. Pictures are cropped

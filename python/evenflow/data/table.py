@@ -330,8 +330,8 @@ def _parquet_blocks(path: str, chosen: Columns) -> Iterator[Block]:
 def _floats(path: str, name: str, column: Any) -> NDArray[np.float64]:
     kind = str(column.type)
     if not kind.startswith(("int", "uint", "float", "double", "halffloat", "decimal")):
-        raise IoError(f"[data] {path}: column {name!r} holds {kind}, not numbers; choose other columns, or name it as "
-                      "the label")
+        raise IoError(f"[data] {path}: column {name!r} holds {kind}, not numbers; leave this column out, by "
+                      "choosing the others as columns, or convert it")
     values: NDArray[np.float64] = column.cast("double", safe=False).to_numpy(zero_copy_only=False)
     return values
 
