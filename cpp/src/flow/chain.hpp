@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,6 +83,9 @@ struct Chain {
     all->finalize();
     layout = std::move(all);
     tile_rows = rows_of_a_tile();
+    for (const ParamLayout::Entry& entry : layout->entries()) {
+      if (entry.offset < layout->trainable_size()) largest_weight = std::max(largest_weight, entry.size);
+    }
   }
 
   /// See Flow::gradient_parts.
@@ -118,6 +122,31 @@ struct Chain {
     return n * layout->trainable_size() >= kProducts;
   }
 
+  /// The tiles of a gradient. None if layer by layer is faster: where the gradients of the groups would leave
+  /// the last cache, or several tiles would add to one that exceeds a core's.
+  std::optional<Tiles> gradient_tiles(int64_t n) const {
+    constexpr int64_t kBytes = 1 << 23, kNearBytes = 1 << 21, kGroupsBytes = 1 << 25;
+    const int64_t bytes = layout->trainable_size() * static_cast<int64_t>(sizeof(T));
+    const bool near = bytes <= kNearBytes;
+    const Tiles tiles(n, std::max<int64_t>(tile_rows, 1), worth_threads(n),
+                      near ? Tiles::kGroups : Tiles::kGroups / 2);
+    const bool fits = bytes <= kBytes && tiles.groups * bytes <= kGroupsBytes;
+    if (!tile_rows || !fits || (!near && tiles.count > Tiles::kGroups)) return {};
+    return tiles;
+  }
+
+  /// The tiles of a pass without gradients; its results are those of the whole batch. None if that is faster:
+  /// for too few rows to occupy the threads, and where a matrix of weights exceeds a core's cache.
+  std::optional<Tiles> scored_tiles(int64_t n, int threads) const {
+    constexpr int64_t kFewRowsBytes = 1 << 22, kBytes = 1 << 24, kMatrixBytes = 1 << 19;
+    const int64_t rows = std::min(tile_rows, Tiles::kScored), value = static_cast<int64_t>(sizeof(T));
+    const int64_t most = n >= threads * rows ? kBytes : kFewRowsBytes;
+    if (!rows || layout->trainable_size() * value > most || largest_weight * value > kMatrixBytes) return {};
+    const Tiles tiles(n, rows, threads > 1 && worth_threads(n));
+    if (tiles.count == 1) return {};  // also for a tile, which one thread processes
+    return tiles;
+  }
+
   uint64_t id;  ///< unique in the process
   Shape sample_shape;
   Shape current;  ///< output of the last layer so far
@@ -134,8 +163,9 @@ struct Chain {
   ParamId initialized = 0;
   ParamId context_mean = -1;
   ParamId context_std = -1;
-  /// Samples per tile. 0: no tiles, because one would exceed a core's cache or rows depend on each other.
+  /// Most samples in a tile. 0: no tiles, because rows depend on each other or a sample is large.
   int64_t tile_rows = 0;
+  int64_t largest_weight = 0;  ///< values in the largest trained parameter
 
  private:
   void add_level(Shape shape) {
@@ -160,15 +190,14 @@ struct Chain {
     if (node.layer->standardizes()) standardised = i + 1;
   }
 
-  /// Sized so that the weights and a tile's activations fit in a second-level cache of 1 MB.
+  /// Sized so that a tile's activations stay near the core: they are read once after they are written.
   int64_t rows_of_a_tile() const {
-    constexpr int64_t kWeightBytes = 1 << 19, kTileBytes = 1 << 20, kLeastRows = 16;
+    constexpr int64_t kTileBytes = 1 << 22;
+    if (layout->stats_size() || head) return 0;
     int64_t kept = 3 * dims() + 2 * context;
     for (const Node<T>& node : nodes) kept += node.layer->kept_size(1);
-    const int64_t value = static_cast<int64_t>(sizeof(T));
-    const int64_t rows = std::min(Tiles::kMaxRows, kTileBytes / (kept * value));
-    const bool fits = layout->trainable_size() * value <= kWeightBytes && rows >= kLeastRows;
-    return fits && layout->stats_size() == 0 && !head ? rows : 0;
+    const int64_t rows = kTileBytes / (kept * static_cast<int64_t>(sizeof(T)));
+    return rows < Tiles::kLeastRows ? 0 : std::min(Tiles::kMaxRows, rows);
   }
 };
 

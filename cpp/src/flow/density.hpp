@@ -7,7 +7,7 @@
 #include "flow/walk.hpp"
 
 // Densities, samples, and both directions of a chain without gradients. A batch is processed layer by layer;
-// on the CPU in tiles, if a tile fits a core's cache; on a device as a recorded graph.
+// on the CPU in tiles, where that is faster; on a device as a recorded graph.
 
 namespace evenflow {
 
@@ -15,11 +15,11 @@ namespace evenflow {
 /// batch is better processed as a whole.
 template <class T, class F>
 bool by_tiles(Context& ctx, const Chain<T>& chain, int64_t n, const F& f) {
-  const int64_t rows = std::min(chain.tile_rows, Tiles::kScored);
-  if (!ctx.on_host() || rows == 0 || n <= rows) return false;
-  const Tiles tiles(n, rows);
-  run_tiles(ctx, tiles, chain.worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
-    f(local, tiles.begin(tile), tiles.begin(tile + 1));
+  if (!ctx.on_host()) return false;
+  const std::optional<Tiles> tiles = chain.scored_tiles(n, ctx.threads());
+  if (!tiles) return false;
+  run_tiles(ctx, *tiles, chain.worth_threads(n), [&](Context& local, int64_t, int64_t tile) {
+    f(local, tiles->begin(tile), tiles->begin(tile + 1));
   });
   return true;
 }

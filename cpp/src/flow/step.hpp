@@ -72,13 +72,12 @@ struct GradientCall {
 /// nothing changed, if rebuilt rows drift too far.
 template <class T>
 bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const GradientCall<T>& call,
-                       StepResult& result) {
+                       const Tiles& tiles, StepResult& result) {
   constexpr int64_t kPiece = 4096;  // values of a gradient that a thread sums at a time
   WorkspaceScope scope(ctx);
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const int64_t n = call.x.shape.n, trainable = chain.layout->trainable_size();
   const int64_t padded = (trainable + 15) / 16 * 16;
-  const Tiles tiles(n, chain.tile_rows);
   // Each group of tiles has its own gradient. They are summed in order; the first is computed in place if the
   // arena's gradients are empty.
   const bool first_in_place = call.replace || arena.grads_are_zero();
@@ -153,6 +152,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
     });
   }
   end_dcontext(ctx, chain, all, n);
+  for (size_t part = 0; call.watch && part < call.watch->parts.size(); ++part) call.watch->complete(part);
   result.loss = result.nll;
   return true;
 }
@@ -170,8 +170,8 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   check_arena(ctx, chain, call.name, arena);
   if (ctx.on_host()) check_initialized(ctx, chain, call.name, std::as_const(arena).values());
   StepResult result;
-  if (ctx.on_host() && chain.tile_rows > 0 && gradient_by_tiles(ctx, chain, arena, call, result))
-    return result;
+  const std::optional<Tiles> tiles = ctx.on_host() ? chain.gradient_tiles(n) : std::nullopt;
+  if (tiles && gradient_by_tiles(ctx, chain, arena, call, *tiles, result)) return result;
   result = {};
   WorkspaceScope scope(ctx);
   HostScope host(ctx);

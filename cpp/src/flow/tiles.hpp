@@ -10,15 +10,21 @@
 
 namespace evenflow {
 
-/// The second schedule: slices (tiles) of a batch go through the whole chain, each within one core's cache.
-/// Tiles and their groups depend only on the batch, not on the number of threads, so results do not either.
+/// The second schedule: slices (tiles) of a batch go through the whole chain, each on one core. Tiles and their
+/// groups depend only on the model and the batch, not on the number of threads, so gradients do not either.
 struct Tiles {
-  static constexpr int64_t kMaxRows = 140;  ///< ten register tiles
-  static constexpr int64_t kScored = 128;   ///< largest tile without gradients: whole vectors of samples
+  static constexpr int64_t kMaxRows = 140;   ///< ten register tiles
+  static constexpr int64_t kScored = 128;    ///< largest tile without gradients: whole vectors of samples
+  static constexpr int64_t kLeastRows = 14;  ///< one register tile
   static constexpr int64_t kGroups = 16;
 
   int64_t n, count, groups;
-  Tiles(int64_t n_, int64_t rows) : n(n_), count((n_ + rows - 1) / rows), groups(std::min(count, kGroups)) {}
+  /// rows: most in a tile. shared: several threads pay, so their number is even.
+  Tiles(int64_t n_, int64_t rows, bool shared = false, int64_t most_groups = kGroups)
+      : n(n_), count((n_ + rows - 1) / rows) {
+    if (shared && n >= 2 * kLeastRows) count = (count + 1) / 2 * 2;
+    groups = std::min(count, most_groups);
+  }
 
   int64_t begin(int64_t tile) const { return n * tile / count; }
   int64_t first_of(int64_t group) const { return count * group / groups; }
