@@ -17,6 +17,7 @@ from evenflow.names import hinted
 
 if TYPE_CHECKING:
     from evenflow.data.augment import Augment
+    from evenflow.importance import ImportanceSamples
     from evenflow.verify import Report
 
 Auto = Literal["auto"]
@@ -109,8 +110,9 @@ class Flow(Density):
         sample_weight, valid_sample_weight : array_like, (N,), optional
             How much a row counts, >= 0; those of x are divided by their mean.
         epochs, steps : int, optional
-            Training ends after so many passes (10 if neither is given) or updates, counted from the very first, or
-            when `patience` runs out.
+            Training ends after so many passes or updates, counted from the very first, or when `patience` runs out.
+            If neither is given: 20 passes over a table or more, until there are 4,000 updates; of images 10 and 3,000.
+            Without `valid`, which would end it in time, at most 100 passes.
         batch_size : int
             "auto": 64 for images, 32 ... 256 by N for tables.
         optimizer : str
@@ -132,7 +134,8 @@ class Flow(Density):
             Decay of a moving average of the parameters, which is validated and kept; 0: none. "auto": 0 for images,
             0.99 for tables.
         patience : int, optional
-            Epochs without a better validation loss, after the warm-up, until training ends.
+            Epochs without a better validation loss, after the warm-up, until training ends; 20 if `valid` is given and
+            no length.
         accumulate : int
             Pieces in which a batch is computed, to save memory. Batch norm sees each piece alone.
         augment : Augment or dict, optional
@@ -193,16 +196,22 @@ class Flow(Density):
             batch_size=batch_size, optimizer=optimizer, lr=lr, warmup=warmup, clip=clip, average=average)
         chosen = {name: value for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
         usual: dict[str, Any] = {}
-        if not self._is_image:
-            with contextlib.suppress(TypeError):  # of what is no data, or no number, which Trainer says
-                n = len(cast(Any, x) if hasattr(x, "__len__") else arrays.as_array(where, x))
-                usual = presets.table(n, chosen.get("batch_size"))
+        length = presets.TRAINING["image" if self._is_image else "table"]
+        n = 1
+        with contextlib.suppress(TypeError):  # of what is no data, or no number, which Trainer says
+            n = max(len(cast(Any, x) if hasattr(x, "__len__") else arrays.as_array(where, x)), 1)
+            usual = {} if self._is_image else presets.table(n, chosen.get("batch_size"))
+        if epochs is None and steps is None and patience is None and valid is not None:
+            patience = length["patience"]
         settings = Settings(
             **{**usual, **chosen}, optimizer_options=optimizer_options or {}, schedule=schedule, lr_decay=lr_decay,
             lr_floor=lr_floor, lr_patience=lr_patience, patience=patience, accumulate=accumulate,
             augment=Augment.of(augment), on_nonfinite=on_nonfinite, max_failures=max_failures, init_batch=init_batch,
             activation_budget=activation_budget, seed=self._config["seed"] if seed is None else seed,
             sync_batch_norm=sync_batch_norm, wire_dtype=wire_dtype)
+        if epochs is None and steps is None:
+            epochs = presets.epochs(length, n, settings.batch_size)
+            epochs = min(epochs, presets.UNVALIDATED) if valid is None else epochs
         path = None if checkpoint is None else checks.file_name(where, checkpoint)
         ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
         ranks.lead(lambda: None if resume or path is None else refuse_used(path))
@@ -273,6 +282,46 @@ class Flow(Density):
         """
         from evenflow.verify import verify
         return verify(self, x, label=label, context=context, seed=seed)
+
+    def importance(self, log_density: Callable[[Any], ArrayLike], n: int, *, label: ArrayLike | None = None,
+                   context: ArrayLike | None = None, seed: int | None = None) -> ImportanceSamples:
+        """Draws samples of the flow with weights towards another density, and says whether the weights can be trusted.
+
+        Parameters
+        ----------
+        log_density : callable
+            Takes samples (n, *shape), returns the logarithm (n,) of the target's density in nats, up to a constant.
+        n : int
+            How many samples, at least 100.
+        label, context, seed
+            As in `sample`.
+
+        Returns
+        -------
+        ImportanceSamples
+            x, log_weights, ess, efficiency, pareto_k, log_evidence, ok; `print` it. See evenflow.importance.
+
+        Raises
+        ------
+        NumericError, ShapeError, TypeError, ConfigError
+            log_density returns NaN, infinity, or another shape, or -inf for all samples.
+
+        Warns
+        -----
+        DataWarning
+            If the largest weights have too heavy a tail for reliable means.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import evenflow as ef
+        >>> flow = ef.CouplingFlow(2, preprocess="none")
+        >>> flow.init(np.random.default_rng(0).standard_normal((100, 2)))
+        >>> flow.importance(lambda x: -(x**2).sum(axis=1), 1000, seed=0).ok
+        True
+        """
+        from evenflow.importance import importance
+        return importance(self, log_density, n, label=label, context=context, seed=seed)
 
 
 def _restored(kind: type[Flow], config: dict[str, Any], values: np.ndarray) -> Flow:

@@ -208,7 +208,7 @@ class CouplingFlow(Flow):
     couplings : int
         Number of couplings.
     law : str
-        "affine" (log-scale bounded by 2), "spline" (monotone rational-quadratic; Durkan et al. 2019), "sigmoid"
+        "spline" (monotone rational-quadratic; Durkan et al. 2019), "affine" (log-scale bounded by 2), "sigmoid"
         (nflows' affine law) or "additive": see docs/math/coupling.md.
     bins, bound : int, float
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
@@ -216,8 +216,8 @@ class CouplingFlow(Flow):
         Of splines: the columns that a coupling passes go through splines of their own, whose numbers are parameters,
         after the coupling's net has read them (RQ-NSF's option).
     net : str
-        Net of each coupling: "mlp", dense layers, or "residual", blocks of two dense layers around which the values
-        pass, and which the context gates; nflows' `ResidualNet`.
+        Net of each coupling: "residual", blocks of two dense layers around which the values pass, and which the context
+        gates (nflows' `ResidualNet`), or "mlp", dense layers.
     hidden : sequence of int
         Widths of the hidden layers of each coupling's net; of a residual net one entry a block, all equal.
     activation : str
@@ -231,15 +231,16 @@ class CouplingFlow(Flow):
     permutation : str
         Mixing of the columns between couplings: "none", "reverse", "shuffle" (an order that is drawn once), "lu" (a
         learned matrix, at first a random rotation) or "lu-shuffle" (a shuffle, then a learned matrix that is the
-        identity at first).
+        identity at first). "auto": "lu-shuffle", but "shuffle" for more than 64 columns and for a uniform base.
     batch_norm, actnorm : bool
         Between couplings.
     base : str
-        Distribution of the latents, "gaussian", "logistic" or "uniform". With the last, data and latents lie in
-        [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with free slopes at both ends,
-        `preprocess="none"` and no `bound`, `bounds`, learned matrix or norm.
+        Distribution of the latents: "logistic", whose tails forgive rows far from the others, "gaussian" or "uniform".
+        With the last, data and latents lie in [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with
+        free slopes at both ends, and no `bound`, `bounds`, `preprocess`, learned matrix or norm.
     preprocess : str
-        Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten".
+        Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten". "auto": "standardize", but
+        "none" for a uniform base.
     bounds : sequence of (low, high), optional
         One pair a column, None for an open end or an unbounded column: values lie strictly between, so do samples, and
         the density outside is zero. The flow learns log(x - low) - log(high - x), without the logarithm of an open end.
@@ -255,11 +256,11 @@ class CouplingFlow(Flow):
     """
 
     @hinted
-    def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "affine", bins: int = 8,
-                 bound: float = 4.0, unconditional: bool = False, net: str = "mlp", hidden: Sequence[int] = (64, 64),
-                 activation: str = "relu", mask: str | ArrayLike = "halves", permutation: str = "none",
-                 batch_norm: bool = False, actnorm: bool = False, base: str = "gaussian",
-                 preprocess: str = "standardize", bounds: Sequence[Any] | None = None, seed: int = 0,
+    def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "spline", bins: int = 8,
+                 bound: float = 4.0, unconditional: bool = False, net: str = "residual",
+                 hidden: Sequence[int] = (64, 64), activation: str = "relu", mask: str | ArrayLike = "halves",
+                 permutation: str = "auto", batch_norm: bool = False, actnorm: bool = False, base: str = "logistic",
+                 preprocess: str = "auto", bounds: Sequence[Any] | None = None, seed: int = 0,
                  dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 

@@ -27,11 +27,10 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
     ("glow", "image"): dict(steps=8, hidden=128),
     ("realnvp", "image"): dict(scales=2, base_dim=32, residual_blocks=2),
     ("nice", "image"): dict(),
-    ("couplingflow", "table"): dict(couplings=8, hidden=(64, 64), mask="odd-even", base="logistic"),
+    ("couplingflow", "table"): dict(),
     ("nice", "table"): dict(couplings=4, hidden=(64, 64), preprocess="standardize"),
 }
-"""Settings by model and kind of data, for a desktop machine; the first of a kind is its default. A logistic
-prior's tails forgive rows far from the others."""
+"""Settings by model and kind of data that are not the model's own defaults; the first of a kind is its default."""
 
 TRAINING: dict[str, dict[str, Any]] = {
     "image": dict(epochs=10, least_steps=3000, batch_size=64, optimizer="adamax", lr=1e-3, warmup=100,
@@ -39,6 +38,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "table": dict(epochs=20, least_steps=4000, patience=20),
 }
 """Length and settings of the training by kind of data, see `table`, `epochs` and `average`."""
+UNVALIDATED = 100
+"""Most passes where no length is given, nor data that would show overfitting."""
 LONG = 20_000
 """Steps from which on an average may lag by a thousand of them."""
 

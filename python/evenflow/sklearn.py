@@ -49,8 +49,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         "standardize", "zca", "whiten" or "none", fitted with the flow.
     bounds : sequence of (low, high), or dict of them, optional
         See `CouplingFlow`. A dict has the pairs by name or place of the column; other columns are open.
-    epochs : int
-        Largest number of passes.
+    epochs : int, optional
+        Largest number of passes; None: as `Flow.fit`.
     batch_size : int, optional
         None: 32 ... 256, by the number of rows.
     lr : float
@@ -92,7 +92,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     """
 
     def __init__(self, model: str = "coupling_flow", couplings: int = 8, hidden: tuple[int, ...] = (64, 64), *,
-                 law: str = "affine", preprocess: str = "standardize", bounds: Any = None, epochs: int = 200,
+                 law: str = "spline", preprocess: str = "standardize", bounds: Any = None, epochs: int | None = None,
                  batch_size: int | None = None, lr: float = 3e-3, validation_fraction: float = 0.1,
                  patience: int = 20, dtype: str = "float32", device: str = "cpu", threads: int = 0,
                  random_state: Any = None, verbose: bool = False):
@@ -150,11 +150,11 @@ class FlowDensity(DensityMixin, BaseEstimator):
             given["valid_sample_weight"] = weights[order[:held_out]] if held_out else None
         if names and all(isinstance(name, str) for name in names):
             flow._names = {"x": names}
+        epochs = None if self.epochs is None else checks.whole("FlowDensity", "epochs", self.epochs, low=1)
         try:
             history = flow.fit(
-                train, valid=valid, epochs=checks.whole("FlowDensity", "epochs", self.epochs, low=1),
-                lr=self.lr, patience=self.patience if held_out else None, on_nonfinite="rollback",
-                init_batch=len(train), seed=seed, verbose=self.verbose, **given)
+                train, valid=valid, epochs=epochs, lr=self.lr, patience=self.patience if held_out else None,
+                on_nonfinite="rollback", init_batch=len(train), seed=seed, verbose=self.verbose, **given)
         except NumericError as error:
             if flow.initialized:  # the columns were taken, and the training failed
                 raise
@@ -175,10 +175,10 @@ class FlowDensity(DensityMixin, BaseEstimator):
             bounds=of_columns.by_column(where, self.bounds, names, columns), dtype=self.dtype, device=self.device,
             threads=self.threads)
         if checks.choice("FlowDensity", "model", self.model, ("coupling_flow", "nice")) == "nice":
-            if self.law != "affine":
+            if self.law != "spline":
                 raise ConfigError(f"[{where}] law is a setting of model='coupling_flow', and model is 'nice'")
             return NICE(columns, **shared)
-        return CouplingFlow(columns, law=self.law, mask="odd-even", base="logistic", **shared)
+        return CouplingFlow(columns, law=self.law, **shared)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log density of each row, (n_samples,), in nats, in the units of X.

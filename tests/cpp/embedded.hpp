@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "evenflow/evenflow.hpp"
+#include "plain_table.hpp"
 
 // Models and files of the tests of what programs embed.
 
@@ -46,7 +47,7 @@ Trainable<T> initialised(const Config& config) {
 }
 
 inline CouplingFlowConfig table() {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 5;
   config.couplings = 3;
   config.hidden = {8, 8};

@@ -6,6 +6,7 @@
 
 #include "check_layer.hpp"
 #include "embedded.hpp"
+#include "plain_table.hpp"
 
 // Columns within bounds: the layer, a model's setting, and what lies outside.
 
@@ -122,7 +123,7 @@ TEST_CASE_TEMPLATE("columns within bounds: a value on or outside of one is named
 }
 
 CouplingFlowConfig bounded_table(const std::vector<Bounds>& bounds) {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.dims = 2;
   c.couplings = 2;
   c.hidden = {5};

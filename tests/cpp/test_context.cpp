@@ -8,6 +8,7 @@
 #include "embedded.hpp"
 #include "evenflow/evenflow.h"
 #include "laws.hpp"
+#include "plain_table.hpp"
 
 // Densities given numbers, through the interfaces that an application links.
 
@@ -36,7 +37,7 @@ struct Conditional {
   }
 
   static ModelConfig config() {
-    CouplingFlowConfig table;
+    CouplingFlowConfig table = plain_table();
     table.dims = kDims;
     table.couplings = 3;
     table.hidden = {7};
@@ -127,7 +128,7 @@ TEST_CASE("a training step given numbers: the gradient by them, on tiles and as 
 // The sanitizers watch what lies behind scratch arrays: nothing may be as long as one number of the context.
 TEST_CASE_TEMPLATE("a wide context: rows one by one as together, and their gradients", T, float, double) {
   constexpr int64_t kWide = 100, kMany = 40;
-  CouplingFlowConfig table;
+  CouplingFlowConfig table = plain_table();
   table.dims = 2;
   table.couplings = 2;
   table.hidden = {6};
@@ -229,7 +230,7 @@ struct Given1 {
   }
 
   static ModelConfig config() {
-    CouplingFlowConfig table;
+    CouplingFlowConfig table = plain_table();
     table.dims = 2;
     table.couplings = 2;
     table.hidden = {7};

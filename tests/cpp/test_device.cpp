@@ -1,6 +1,7 @@
 #include "check_device.hpp"
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
+#include "plain_table.hpp"
 
 // The device's kernels and the layers above them on an emulated device, against the CPU's.
 
@@ -480,7 +481,7 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_model("real nvp, images", [=](auto t) { return real_nvp<decltype(t)>(r); }, 6, 0, 255);
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7, 6};
@@ -535,7 +536,7 @@ TEST_SUITE_END();
 
 TEST_CASE("device: a failure names the layer, as on the CPU") {
   install_emulator();
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};
@@ -620,7 +621,7 @@ TEST_CASE("device: a step looks at labels before kernels do") {
 
 TEST_CASE("device: a permutation that a caller spoiled is an error, not an access out of bounds") {
   install_emulator();
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};

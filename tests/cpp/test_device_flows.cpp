@@ -5,6 +5,7 @@
 
 #include "check_device.hpp"
 #include "laws.hpp"
+#include "plain_table.hpp"
 
 // Densities and samples of table flows against the CPU, and the errors of spoiled parameters.
 
@@ -176,7 +177,7 @@ class Spoiled {
 }  // namespace
 
 TEST_CASE("device: a table model's density and samples against the CPU's") {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.dims = 2;
   c.couplings = 4;
   c.hidden = {64, 64};
@@ -229,7 +230,7 @@ TEST_CASE("device: every law, order and scale of a table flow against the CPU's"
 }
 
 TEST_CASE("device: a table flow with matrices against the CPU's") {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   c.dims = 5;
   c.couplings = 3;
@@ -261,7 +262,7 @@ TEST_CASE("device: a table flow with matrices against the CPU's") {
 }
 
 TEST_CASE("device: a table flow of columns within bounds against the CPU's") {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   c.dims = 6;
   c.couplings = 3;
@@ -280,7 +281,7 @@ TEST_CASE("device: a table flow of columns within bounds against the CPU's") {
 
 TEST_CASE("device: a value outside of a bound is named") {
   install_emulator();
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.dims = 2;
   c.couplings = 1;
   c.hidden = {4};
@@ -301,7 +302,7 @@ TEST_CASE("device: a value outside of a bound is named") {
 
 TEST_CASE("device: a table flow with bfloat16 nets against the CPU's") {
   constexpr double kHalf = 1e-2;  // a sum on the other side of a rounding changes what follows
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.conditioner = NetDtype::bfloat16;
   c.dims = 7;
   c.couplings = 3;
@@ -325,7 +326,7 @@ TEST_CASE("device: a table flow with bfloat16 nets against the CPU's") {
 
 TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {
   install_emulator();
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.dims = 7;
   c.couplings = 1;
   c.hidden = {15};
@@ -352,7 +353,7 @@ TEST_CASE("device: a bfloat16 net rounds what the CPU's rounds") {
 }
 
 TEST_CASE("device: table flows wide, long and of as many rows as tiles have") {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   const auto make = [&c](auto t) { return coupling_flow<decltype(t)>(c); };
   for (const int64_t more : {0, 1}) {
     CAPTURE(more);
@@ -375,7 +376,7 @@ TEST_CASE("device: table flows wide, long and of as many rows as tiles have") {
 }
 
 TEST_CASE("device: a row of a table has its bits alone and among others") {
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   const auto both = [&c] {
     check_rows(coupling_flow<double>(c));
     check_rows(coupling_flow<float>(c));
@@ -404,7 +405,7 @@ TEST_CASE("device: a row of a table has its bits alone and among others") {
 
 TEST_CASE("device: a row of a table with a wide net is near what it is among others") {
   install_emulator();
-  CouplingFlowConfig c;
+  CouplingFlowConfig c = plain_table();
   c.dims = 8;
   c.couplings = 1;
   c.hidden = {1024};
@@ -422,7 +423,7 @@ TEST_CASE("device: a row of a table with a wide net is near what it is among oth
 
 TEST_CASE("device: an output with room between its rows") {
   check_same<double>(1e-12, [](Context& ctx, const std::string& device) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = 3;
     config.couplings = 2;
     config.hidden = {4};
@@ -444,7 +445,7 @@ TEST_CASE("device: an output with room between its rows") {
 
 TEST_CASE("device: a spoiled order or bias is the layers' error") {
   install_emulator();
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};
@@ -464,7 +465,7 @@ TEST_CASE("device: a spoiled order or bias is the layers' error") {
 
 TEST_CASE("device: a spoiled matrix is the layers' error") {
   install_emulator();
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 3;
   t.couplings = 2;
   t.hidden = {4};

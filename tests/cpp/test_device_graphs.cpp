@@ -2,6 +2,7 @@
 
 #include "check_device.hpp"
 #include "kernels/kernel_set.hpp"
+#include "plain_table.hpp"
 
 // Passes that a device records.
 
@@ -79,7 +80,7 @@ TEST_CASE("device: passes of every kind of model are graphs") {
   r.base_dim = 3;
   r.residual_blocks = 1;
   check_recorded("real nvp, images", real_nvp<double>(r), 6, 0, 255);
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7};
@@ -114,7 +115,7 @@ class Other : public Ranks {
 
 /// The norm of a batch norm's gradient with ranks, after passes without.
 double norm_with_ranks(const std::string& device) {
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 5;
   t.couplings = 2;
   t.hidden = {7};

@@ -2,6 +2,7 @@
 
 #include "check_device.hpp"
 #include "kernels/kernel_set.hpp"
+#include "plain_table.hpp"
 
 // Steps whose samples have weights, other ones in each call.
 
@@ -62,7 +63,7 @@ TEST_CASE("device: steps of weighted samples, from a graph too, are the CPU's") 
   g.classes = 3;
   g.class_weight = 0.1;
   check_steps(glow<double>(g), 5, 0, 255);
-  CouplingFlowConfig t;
+  CouplingFlowConfig t = plain_table();
   t.dims = 5;
   t.couplings = 3;
   t.hidden = {7};

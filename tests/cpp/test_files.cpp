@@ -11,6 +11,7 @@
 #include "evenflow/evenflow.hpp"
 #include "io/crc32.hpp"
 #include "models/model_size.hpp"
+#include "plain_table.hpp"
 #include "targets.hpp"
 
 namespace fs = std::filesystem;
@@ -43,7 +44,7 @@ Bytes bytes_of(const std::string& text) {
 }
 
 CouplingFlowConfig small_table() {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 3;
   config.couplings = 2;
   config.hidden = {12};

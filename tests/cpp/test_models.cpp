@@ -8,6 +8,7 @@
 #include "check_layer.hpp"
 #include "laws.hpp"
 #include "models/masks.hpp"
+#include "plain_table.hpp"
 
 namespace evenflow::test {
 namespace {
@@ -117,7 +118,7 @@ TEST_CASE("small Real NVP tables pass every check of a layer") {
   const TableMask listed(Lists{{0, 2}, {1}, {0, 1}});
   for (const TableMask& mask : {TableMask("halves"), TableMask("odd-even"), TableMask("log2"), listed}) {
     for (const char* permutation : {"none", "reverse", "shuffle", "lu", "lu-shuffle"}) {
-      CouplingFlowConfig config;
+      CouplingFlowConfig config = plain_table();
       config.dims = 3;
       config.couplings = 3;
       config.hidden = {4};
@@ -134,7 +135,7 @@ TEST_CASE("small Real NVP tables pass every check of a layer") {
 
 TEST_CASE("small flows of one column pass every check of a layer") {
   for (const char* law : {"affine", "spline", "additive"}) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = 1;
     config.couplings = 3;
     config.hidden = {4};
@@ -150,7 +151,7 @@ TEST_CASE("small flows of one column pass every check of a layer") {
 TEST_CASE("small flows with splines for columns that pass go through every check of a layer") {
   for (const TableMask& mask :
        {TableMask("halves"), TableMask("log2"), TableMask(Lists{{1, 3}, {0, 2}, {0, 3}})}) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = 4;
     config.couplings = 3;
     config.hidden = {4};
@@ -168,7 +169,7 @@ TEST_CASE("small flows with splines for columns that pass go through every check
 }
 
 CouplingFlowConfig small_box() {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 3;
   config.couplings = 3;
   config.hidden = {4};
@@ -263,7 +264,7 @@ TEST_CASE_TEMPLATE("a uniform base: data and latents in the box, ends included, 
 TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
   for (int64_t dims = 2; dims <= 40; ++dims) {
     CAPTURE(dims);
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = dims;
     config.mask = "log2";
     int64_t needed = 0;
@@ -282,7 +283,7 @@ TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
     CHECK(static_cast<int64_t>(met.size()) == dims * (dims - 1));  // each changes, seeing any other
   }
   for (const std::string& scheme : mask_schemes()) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.mask = scheme;
     for (config.dims = 2; config.dims < 40; ++config.dims) {
       for (int64_t i = 0; i < 12; ++i) {
@@ -296,7 +297,7 @@ TEST_CASE("masks: log2 lets every pair of columns meet, and leaves none out") {
 }
 
 TEST_CASE("masks: a list has to fit the model") {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 3;
   config.couplings = 2;
   const auto with = [&](Lists columns, int64_t context = 0) {
@@ -330,7 +331,7 @@ TEST_CASE("masks: a list has to fit the model") {
 }
 
 TEST_CASE("masks: configurations keep them") {
-  CouplingFlowConfig table;
+  CouplingFlowConfig table = plain_table();
   table.dims = 3;
   table.couplings = 2;
   for (const TableMask& mask : {TableMask("log2"), TableMask(Lists{{0, 2}, {1}})}) {
@@ -363,7 +364,7 @@ TEST_CASE("masks: configurations keep them") {
 
 TEST_CASE("small tables with residual nets pass every check of a layer") {
   for (const char* activation : {"relu", "silu"}) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = 3;
     config.couplings = 3;
     config.net = "residual";
@@ -375,19 +376,20 @@ TEST_CASE("small tables with residual nets pass every check of a layer") {
 }
 
 TEST_CASE("the blocks of a residual net have one width") {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 3;
   config.net = "residual";
   CHECK_NOTHROW(coupling_flow<float>(config));
   config.hidden = {4, 5};
-  CHECK_THROWS_WITH_AS(
-      coupling_flow<float>(config),
-      "[coupling_flow] expected equal widths for the blocks of a residual net in hidden, got 4 and 5",
-      ConfigError);
+  CHECK_THROWS_WITH_AS(coupling_flow<float>(config),
+                       "[coupling_flow] expected equal widths for the blocks of a residual net in hidden, "
+                       "got 4 and 5; net mlp takes any",
+                       ConfigError);
   config.hidden = {};
-  CHECK_THROWS_WITH_AS(
-      coupling_flow<float>(config),
-      "[coupling_flow] expected a width for each block of a residual net in hidden, got none", ConfigError);
+  CHECK_THROWS_WITH_AS(coupling_flow<float>(config),
+                       "[coupling_flow] expected a width for each block of a residual net in hidden, got "
+                       "none; net mlp takes none",
+                       ConfigError);
 }
 
 TEST_CASE("small Real NVP image models pass every check of a layer") {
@@ -654,7 +656,7 @@ TEST_CASE("settings that no file can have are refused before anything is built")
                   }),
                   ShapeError);
 
-  CouplingFlowConfig table = CouplingFlowConfig();
+  CouplingFlowConfig table = plain_table();
   table.dims = 4;
   const auto table_with = [&](const auto& change) {
     CouplingFlowConfig c = table;
@@ -724,7 +726,7 @@ struct SmallFlow {
     flow.init_from_data(ctx, arena, View<const double>(rows.data(), {20, 1, 1, 3}));
   }
   static CouplingFlowConfig config() {
-    CouplingFlowConfig c;
+    CouplingFlowConfig c = plain_table();
     c.dims = 3;
     c.couplings = 2;
     c.hidden = {4};

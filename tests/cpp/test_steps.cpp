@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "check_layer.hpp"
+#include "plain_table.hpp"
 
 // Batches that go by tiles: what a repeated pass leaves, and what each row of them is given.
 
@@ -236,7 +237,7 @@ TEST_CASE("an error of a training step names it, whether the batch goes by tiles
 }
 
 TEST_CASE("an error of a model's bits a dimension names that call") {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 4;
   config.couplings = 2;
   config.hidden = {4};
@@ -260,7 +261,7 @@ TEST_CASE("an error of a model's bits a dimension names that call") {
 
 TEST_CASE("a flow takes no other model's parameters") {
   const auto flow_of = [](int64_t dims) {
-    CouplingFlowConfig config;
+    CouplingFlowConfig config = plain_table();
     config.dims = dims;
     config.couplings = 2;
     config.hidden = {4};
@@ -285,7 +286,7 @@ TEST_CASE("a flow takes no other model's parameters") {
 }
 
 TEST_CASE("a density that is too small is named by its row") {
-  CouplingFlowConfig config;
+  CouplingFlowConfig config = plain_table();
   config.dims = 4;
   config.couplings = 2;
   config.hidden = {4};

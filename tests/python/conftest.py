@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from plain import plain_table
 
 
 def pytest_addoption(parser):
@@ -83,7 +84,7 @@ def glow():
 def real_nvp():
     """Makes a CouplingFlow for `table`."""
     def make(**settings):
-        return ef.CouplingFlow(3, **{"couplings": 4, "hidden": (8, 8), **settings})
+        return plain_table(3, **{"couplings": 4, "hidden": (8, 8), **settings})
     return make
 
 

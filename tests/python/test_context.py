@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from alike import assert_a_step_is_its_parts, assert_alike
+from plain import plain_table
 
 import evenflow as ef
 
@@ -27,7 +28,7 @@ def known():
 
 def conditional(x, c, device="cpu", dtype="float64", **settings):
     """A flow whose nets, unlike fresh ones, do something."""
-    flow = ef.CouplingFlow(x.shape[1], **{"couplings": 3, "hidden": (8,), "context": c.shape[1], "dtype": dtype,
+    flow = plain_table(x.shape[1], **{"couplings": 3, "hidden": (8,), "context": c.shape[1], "dtype": dtype,
                                      "device": device, **settings})
     flow.init(x, context=c)
     flow.params[:] += np.random.default_rng(7).normal(0, 0.1, flow.params.size)
@@ -130,7 +131,7 @@ def test_learns_a_conditional_density():
     rng = np.random.default_rng(0)
     c = rng.uniform(-1, 1, (4000, 1))
     x = np.concatenate([3 * c, c**2], 1) + rng.standard_normal((4000, 2)) * np.exp(c)
-    flow = ef.CouplingFlow(2, couplings=4, hidden=(32, 32), context=1)
+    flow = plain_table(2, couplings=4, hidden=(32, 32), context=1)
     flow.fit(x[:3000], valid=x[3000:], context=c[:3000], valid_context=c[3000:], epochs=25, batch_size=100, lr=5e-3)
     entropy = (np.log(2 * np.pi * np.e) + 2 * c[3000:, 0]).mean()
     assert -flow.log_prob(x[3000:], context=c[3000:]).mean() < entropy + 0.06
@@ -143,9 +144,9 @@ def test_learns_a_conditional_density():
 def test_fit_goes_on_from_a_checkpoint(known, tmp_path):
     x, c = known
     settings = dict(context=c, valid=x[:20], valid_context=c[:20], batch_size=16, seed=2)
-    whole = ef.CouplingFlow(3, couplings=2, hidden=(8,), context=2)
+    whole = plain_table(3, couplings=2, hidden=(8,), context=2)
     whole.fit(x, epochs=4, **settings)
-    half = ef.CouplingFlow(3, couplings=2, hidden=(8,), context=2)
+    half = plain_table(3, couplings=2, hidden=(8,), context=2)
     half.fit(x, epochs=2, checkpoint=tmp_path / "m.safetensors", **settings)
     half.fit(x, epochs=4, checkpoint=tmp_path / "m.safetensors", resume=True, **settings)
     assert np.array_equal(half.params, whole.params)
@@ -161,7 +162,7 @@ def test_copies_and_files(known, tmp_path):
     for other in (ef.load(tmp_path / "m.safetensors"), copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
         assert other.context == 2 and other.config["context"] == 2
         assert np.array_equal(other.log_prob(x, context=c), flow.log_prob(x, context=c))
-    assert "context" not in ef.CouplingFlow(2).config and ef.CouplingFlow(2).context == 0
+    assert "context" not in plain_table(2).config and plain_table(2).context == 0
 
 
 def test_a_context_that_does_not_vary_is_ignored(known):
@@ -185,11 +186,11 @@ def test_a_context_of_any_unit(known, scale):
 
 def test_a_context_that_float32_does_not_resolve_is_refused(known):
     x, c = known
-    flow = ef.CouplingFlow(3, context=2)
+    flow = plain_table(3, context=2)
     for offset, text in ((3e4, "a context that float32 resolves"), (1e12, "numbers that float32 tells apart")):
         with pytest.raises(ef.NumericError, match=text + ".* in column 1; subtract an offset, or take dtype float64"):
             flow.init(x, context=c + [0, offset])
-    ef.CouplingFlow(3, context=2, dtype="float64").init(x, context=c + [0, 3e4])
+    plain_table(3, context=2, dtype="float64").init(x, context=c + [0, 3e4])
 
 
 def test_blocks(known, block_of):
@@ -200,13 +201,13 @@ def test_blocks(known, block_of):
     assert [b - a for a, b in flow._blocks(15)] == [7, 7, 1]
     assert np.array_equal(flow.log_prob(known[0], context=known[1]), whole[0])
     assert np.array_equal(flow.sample(120, seed=1, context=known[1]), whole[1])
-    wide = ef.CouplingFlow(2, context=21)
+    wide = plain_table(2, context=21)
     assert [b - a for a, b in wide._blocks(3)] == [1, 1, 1]
 
 
 def test_errors(known, tmp_path):
     x, c = known
-    flow, plain = conditional(x, c), ef.CouplingFlow(3)
+    flow, plain = conditional(x, c), plain_table(3)
     plain.init(x)
     nan = c.copy()
     nan[4, 1] = np.nan
@@ -231,8 +232,8 @@ def test_errors(known, tmp_path):
              lambda: flow.backward(x, x, x[:, 0], context=c, dcontext=np.empty((120, 2), np.float32))),
             (ef.ConfigError, r"\[log_prob_and_grad\] dcontext was given, but the model has no context",
              lambda: plain.log_prob_and_grad(x, dcontext=np.empty((120, 2), np.float32))),
-            (ef.ConfigError, "expected context >= 0, got -1", lambda: ef.CouplingFlow(3, context=-1)),
-            (ef.ConfigError, "context in 0 ... 1048576", lambda: ef.CouplingFlow(3, context=1 << 40))):
+            (ef.ConfigError, "expected context >= 0, got -1", lambda: plain_table(3, context=-1)),
+            (ef.ConfigError, "context in 0 ... 1048576", lambda: plain_table(3, context=1 << 40))):
         with pytest.raises(error, match=text):
             call()
 
@@ -264,7 +265,7 @@ def test_a_wide_context(device, numbers):
 @pytest.mark.any_device
 def test_a_context_that_lies_on_the_device(known, device):
     x, c = known
-    flow, source = conditional(x, c, device), ef.CouplingFlow(2, device=device, dtype="float64")
+    flow, source = conditional(x, c, device), plain_table(2, device=device, dtype="float64")
     source.init(c)
     given = source.sample(len(x), device=device)  # on the GPU, and in main memory
     here = np.asarray(given)
@@ -333,7 +334,7 @@ def test_torch_takes_the_contexts_that_a_flow_takes():
     drawn = module.sample(4, seed=1, context=given[0])
     assert np.array_equal(drawn, flow.sample(4, seed=1, context=c[0]))
     # One number a row may come as (N,), in both.
-    single = ef.CouplingFlow(3, couplings=2, hidden=(8,), context=1, dtype="float64")
+    single = plain_table(3, couplings=2, hidden=(8,), context=1, dtype="float64")
     single.init(x, context=c[:, 0])
     wanted = single.log_prob(x, context=c[:, :1])
     assert np.array_equal(single.log_prob(x, context=c[:, 0]), wanted)
@@ -349,6 +350,6 @@ def test_initialisation_heeds_the_values_of_the_context(monkeypatch, preprocess,
     monkeypatch.setattr("evenflow.train.WHITENED_VALUES", 50 * 20)
     seen, rng = [], np.random.default_rng(0)
     monkeypatch.setattr(ef.CouplingFlow, "_initialize", lambda flow, where, x, context: seen.append((x.shape, context.shape)))
-    flow = ef.CouplingFlow(2, context=18, couplings=1, hidden=(2,), preprocess=preprocess)
+    flow = plain_table(2, context=18, couplings=1, hidden=(2,), preprocess=preprocess)
     flow.fit(rng.standard_normal((200, 2)), context=rng.standard_normal((200, 18)), steps=0, **given)
     assert seen == [((rows, 2), (rows, 18))]

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+from plain import plain_table
 import evenflow as ef
 from evenflow.cli import main
 from evenflow.data.numpy_files import read_npy
@@ -15,7 +16,7 @@ from evenflow.data.numpy_files import read_npy
 
 def warned(x, **settings):
     """The text of fit's warning of a table, or None."""
-    flow = ef.CouplingFlow(x.shape[1], couplings=1, hidden=(2,), context=int("context" in settings))
+    flow = plain_table(x.shape[1], couplings=1, hidden=(2,), context=int("context" in settings))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         flow.fit(x, steps=0, **settings)
@@ -92,7 +93,7 @@ def test_few_values_that_set_the_scale_are_told_of():
     assert warned(np.random.default_rng(0).standard_cauchy((4000, 2))) is None
     wide = np.column_stack([10.0 ** np.random.default_rng(0).uniform(-12, 12, 4000), x[:, 0]])
     assert "column 0 (deviation " in warned(wide)
-    bounded = ef.CouplingFlow(2, couplings=1, hidden=(2,), bounds=[(0, None), None])
+    bounded = plain_table(2, couplings=1, hidden=(2,), bounds=[(0, None), None])
     bounded.fit(wide, steps=0)  # a logarithm is taken of it: a warning would be an error here
 
 
@@ -100,7 +101,7 @@ def test_what_is_found_of_two_kinds_is_two_warnings():
     x = normal(4000, 3)
     x[:, 2], x[::500, 1] = x[:, 0], 1e7
     with pytest.warns(ef.DataWarning) as told:
-        ef.CouplingFlow(3, couplings=1, hidden=(2,)).fit(x, steps=0)
+        plain_table(3, couplings=1, hidden=(2,)).fit(x, steps=0)
     assert ["linearly dependent" in str(one.message) for one in told] == [True, False]
 
 
@@ -165,7 +166,7 @@ def test_images_are_not_looked_at(pictures):
 
 def test_a_warning_made_an_error_leaves_the_model_as_it_was():
     x = np.round(normal(400, 2))
-    flow = ef.CouplingFlow(2, couplings=1, hidden=(2,))
+    flow = plain_table(2, couplings=1, hidden=(2,))
     before = flow.params.copy()
     with pytest.raises(ef.DataWarning):  # as pytest is set up here
         flow.fit(x, epochs=1)
@@ -200,6 +201,6 @@ def test_the_command_line_tells_once_with_the_columns_names(tmp_path, capsys):
     args = ["train", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--steps", "1", "--hidden", "2",
             "--quiet"]
     assert main(args) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning: [train]" in line]
     assert len(told) == 1
     assert re.match(r"evenflow: warning: \[train\] .* column 'sex' \(2 values, 1 apart\)", told[0])

@@ -11,6 +11,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.cli import main, options
+from plain import plain_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
@@ -63,7 +64,7 @@ def form(message):
 def test_messages_that_the_troubleshooting_page_quotes():
     quoted = re.findall(r"^`NumericError: (.*)`$", PAGES["docs/troubleshooting.md"], re.M)
     x = np.random.default_rng(0).standard_normal((500, 2))
-    flow, constant, missing = ef.CouplingFlow(2, couplings=4, hidden=(16,)), x.copy(), x.copy()
+    flow, constant, missing = plain_table(2, couplings=4, hidden=(16,)), x.copy(), x.copy()
     constant[:, 1], missing[7, 0] = 1, np.nan
     late, large = x + [0, 1.7e9], x.copy()
     large[7, 0] = 1e50

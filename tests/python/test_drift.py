@@ -5,6 +5,7 @@ import pytest
 
 import evenflow as ef
 from evenflow.verify import _float64_copy
+from plain import plain_table
 
 
 def shrinking(offset=0.0, scale=1.0, **settings):
@@ -12,7 +13,7 @@ def shrinking(offset=0.0, scale=1.0, **settings):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 6))
     x[:, 0] += offset
-    flow = ef.CouplingFlow(6, couplings=30, hidden=(32,), **settings)
+    flow = plain_table(6, couplings=30, hidden=(32,), **settings)
     flow.init((scale * x).astype(np.float32))
     flow.params[:] += np.random.default_rng(1).normal(0, 0.06, flow.params.size)
     return flow, _float64_copy(flow), (scale * x).astype(np.float32)
@@ -39,7 +40,7 @@ def test_backward_with_the_truth():
     flow.backward(z, z, logdet)
     with pytest.raises(ef.NumericError, match=r"\[backward\] the flow can't be inverted here: .* off by .*; lower the learning rate, clip the gradient, use float64, "):
         flow.backward(z, z, logdet, truth=x)
-    sound = ef.CouplingFlow(6, couplings=2, hidden=(8,))
+    sound = plain_table(6, couplings=2, hidden=(8,))
     sound.init(x)
     z, logdet = sound.forward(x)
     for watched, alone in zip(sound.backward(z, z, logdet, truth=x), sound.backward(z, z, logdet)):
@@ -51,18 +52,18 @@ def test_backward_with_the_truth():
 def test_far_values_are_named():
     x = np.random.default_rng(0).normal(size=(2000, 2))
     x[::200, 0] = 1e9
-    flow = ef.CouplingFlow(2, couplings=2, hidden=(8,))
+    flow = plain_table(2, couplings=2, hidden=(8,))
     with (pytest.raises(ef.NumericError, match="layer preprocess .* values far from the rest set its mean"),
           pytest.warns(ef.DataWarning, match="column 0 .deviation 7e.07, half of the rows within 1")):
         flow.fit(x, epochs=3)
     for far in (2e30, 1e-24):
         with pytest.raises(ef.NumericError, match="if it varies, subtract an offset, or take dtype float64 or another unit"):
-            ef.CouplingFlow(2).init(np.random.default_rng(0).normal(size=(100, 2)) * [far, 1])
+            plain_table(2).init(np.random.default_rng(0).normal(size=(100, 2)) * [far, 1])
 
 
 def test_batch_norm_wants_two_rows():
     x = np.random.default_rng(0).normal(size=(50, 3))
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(8,), batch_norm=True)
+    flow = plain_table(3, couplings=2, hidden=(8,), batch_norm=True)
     flow.init(x)
     before, optimizer = flow.named_parameters()["batch_norm0.var"].copy(), ef.Adam(flow)
     for call in (lambda: flow.loss_and_grad(x[:1]), lambda: flow.train_step(x[:1], optimizer)):
@@ -77,7 +78,7 @@ def test_whitening_sees_enough_rows():
     """A covariance of few rows costs about D (D + 3) / 4M nats a row."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((30_000, 300)).astype(np.float32)
-    flow = ef.CouplingFlow(300, couplings=1, hidden=(2,), preprocess="whiten")
+    flow = plain_table(300, couplings=1, hidden=(2,), preprocess="whiten")
     flow.fit(x[:-1000], steps=1, batch_size=64, lr=0.0)
     entropy = 150 * np.log(2 * np.pi * np.e)
     assert -flow.log_prob(x[-1000:]).mean() < entropy + 4  # of 64 rows a column 1.2 more; of a million values 6.7

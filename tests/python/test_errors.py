@@ -14,6 +14,7 @@ from evenflow.export import decode_rows, encode_rows, write_samples
 from evenflow.flow import _restored
 from evenflow.inpaint import inpaint
 from evenflow.score import log_probs, score_rows
+from plain import plain_table
 
 IMAGES = np.zeros((4, 2, 2, 1), np.uint8)
 
@@ -174,8 +175,8 @@ def test_columns_that_float32_does_not_resolve(kind):
     dates = noise + [2460000.5, 0]  # days; float32 has one in four hours there
     for x, wanted in ((dates, "varies by more than float32 resolves"), (noise * [0, 1] + 5, "varying column")):
         with pytest.raises(ef.NumericError, match=rf"\[preprocess\].*{wanted}.*in column 0"):
-            ef.CouplingFlow(2, couplings=1, hidden=(4,), preprocess=kind).init(x)
-    flow = ef.CouplingFlow(2, couplings=1, hidden=(4,), preprocess=kind, dtype="float64")
+            plain_table(2, couplings=1, hidden=(4,), preprocess=kind).init(x)
+    flow = plain_table(2, couplings=1, hidden=(4,), preprocess=kind, dtype="float64")
     flow.init(dates)
     assert np.isfinite(flow.log_prob(dates)).all()
 
@@ -240,7 +241,7 @@ def test_bad_matmul_precision():
     (lambda: ef.Glow((8, 8, 1), class_weight=0.1), ef.ConfigError, "classes > 0"),
     (lambda: ef.Glow((8, 8, 1), dtype="float16"), ef.ConfigError, "float16"),
     (lambda: ef.Glow((8, 8, 1), dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
-    (lambda: ef.CouplingFlow(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
+    (lambda: plain_table(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
     (lambda: ef.NICE(3, dtype=None), ef.ConfigError, "'float32', 'float64', got None"),
     (lambda: ef.Glow((8, 8, 1), conditioner_dtype="bfloat16", dtype="float64"), ef.ConfigError, "model of float64"),
     (lambda: ef.Glow((8, 8, 1), conditioner_dtype="float16"), ef.ConfigError, "float16"),
@@ -258,13 +259,13 @@ def test_bad_matmul_precision():
     (lambda: ef.RealNVP((8, 8, 1), base_dim=2**62), ef.ConfigError, "base_dim in 1 ... 1048576"),
     (lambda: ef.RealNVP((8, 8, 1), scales=2**40), ef.ConfigError, "scales in 1 ... 30, got 1099511627776"),
     (lambda: ef.RealNVP((8, 8, 1), residual_blocks=2**17), ef.ConfigError, "residual_blocks in 0 ... 65536"),
-    (lambda: ef.CouplingFlow(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
-    (lambda: ef.CouplingFlow(2**62), ef.ConfigError, "dims in 1 ... 1048576"),
-    (lambda: ef.CouplingFlow(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
-    (lambda: ef.CouplingFlow(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
-    (lambda: ef.CouplingFlow(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
+    (lambda: plain_table(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
+    (lambda: plain_table(2**62), ef.ConfigError, "dims in 1 ... 1048576"),
+    (lambda: plain_table(3, hidden=(2**21,)), ef.ConfigError, "a width in hidden in 1 ... 1048576"),
+    (lambda: plain_table(3, hidden=np.array(4)), TypeError, r"sequence of widths for hidden, got array\(4\)"),
+    (lambda: plain_table(3, hidden={64, 8}), TypeError, "sequence of widths for hidden, got {"),
     (lambda: ef.Glow({8: 8, 4: 4, 1: 1}), TypeError, r"shape \(H, W, C\), got {8: 8"),
-    (lambda: ef.CouplingFlow(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
+    (lambda: plain_table(3, hidden=[[4], [4, 4]]), TypeError, r"a width in hidden, got \[4\]"),
     (lambda: ef.NICE(3, couplings=10**9), ef.ConfigError, "couplings in 1 ... 65536"),
     (lambda: ef.NICE(3, hidden=[1] * (2**16 + 1)), ef.ConfigError, "hidden layers in 0 ... 65536, got 65537"),
     (lambda: ef.NICE(4, hidden=(4,), seed=2**64), ef.ConfigError, "seed <="),
@@ -273,12 +274,12 @@ def test_bad_matmul_precision():
     *((lambda word=word: ef.NICE(4, hidden=(4,), device=word), ef.DeviceError,
        r"\[NICE\] expected device cpu or cuda, got '") for word in ("\ud800", "cpu\0", "")),
     (lambda: ef.NICE(4, dtype="\ud800"), ef.ConfigError, r"'float32', 'float64', got '\\ud800'"),
-    (lambda: ef.CouplingFlow(3, scales=2), TypeError, "unexpected argument 'scales'"),
+    (lambda: plain_table(3, scales=2), TypeError, "unexpected argument 'scales'"),
     (lambda: ef.RealNVP((8, 8, 1), couplings=2), TypeError, "unexpected argument 'couplings'"),
     (lambda: ef.RealNVP((6, 6, 1), scales=3, base_dim=4, residual_blocks=1), ValueError, "6|3"),
-    (lambda: ef.CouplingFlow(0), ef.ConfigError, ">= 1"),
+    (lambda: plain_table(0), ef.ConfigError, ">= 1"),
     (lambda: ef.RealNVP((8, 8, 1), recursion=5), ef.ConfigError, "recursion"),
-    (lambda: ef.CouplingFlow(3, hidden=64), TypeError, "sequence of widths"),
+    (lambda: plain_table(3, hidden=64), TypeError, "sequence of widths"),
     (lambda: ef.NICE(4, bits=5), ef.ConfigError, "bits is a setting for images, and this is a model for tables"),
     (lambda: ef.NICE(4, prior="student"), ef.ConfigError, "'logistic'"),
     (lambda: ef.NICE(4, hidden=(0,)), ef.ConfigError, ">= 1"),
@@ -380,7 +381,7 @@ class Raises:
     (lambda f: f.sample(2**40), MemoryError, r"\[sample\] expected memory for 1099511627776 samples, got"),
     (lambda f: ef.Glow((4, 6, 1), levels=1, steps=40, hidden=2**20), MemoryError, r"\[Glow\] expected memory for the model, got"),
     (lambda f: ef.NICE(4, couplings=1, hidden=(2**20,) * 40), MemoryError, r"\[NICE\] expected memory for the model, got"),
-    (lambda f: ef.CouplingFlow(4, couplings=1, hidden=(2**20,) * 40), MemoryError,
+    (lambda f: plain_table(4, couplings=1, hidden=(2**20,) * 40), MemoryError,
      r"\[CouplingFlow\] expected memory for the model, got"),
     (lambda f: f.join_latent(None), TypeError, "a list of 1 levels, got NoneType"),
     (lambda f: f.join_latent(3), TypeError, "a list of 1 levels, got int"),
@@ -465,7 +466,7 @@ def test_no_infinity_comes_out():
 
 
 def test_a_value_that_is_no_number_has_no_sign():
-    flow = ef.CouplingFlow(2, preprocess="none", dtype="float64")
+    flow = plain_table(2, preprocess="none", dtype="float64")
     flow.init(np.random.default_rng(0).standard_normal((10, 2)))
     flow.named_parameters()["coupling0.dense0.weight"][...] *= 8
     with pytest.raises(ef.NumericError, match="got nan from layer coupling0"):  # C++'s streams write -nan
@@ -479,8 +480,8 @@ def test_a_value_that_is_no_number_has_no_sign():
     lambda: ef.RealNVP((4, 4, 2), scales=1, base_dim=4, residual_blocks=1, bottleneck=True, batch_norm=False,
                        weight_norm=False, skip=False),
     lambda: ef.NICE((4, 4, 2), couplings=2, hidden=(8, 8), preprocess="standardize"),
-    lambda: ef.CouplingFlow(32, couplings=4, hidden=(8, 8), batch_norm=True, permutation="lu"),
-    lambda: ef.CouplingFlow(32, couplings=2, hidden=(8,), actnorm=True, preprocess="whiten", base="logistic"),
+    lambda: plain_table(32, couplings=4, hidden=(8, 8), batch_norm=True, permutation="lu"),
+    lambda: plain_table(32, couplings=2, hidden=(8,), actnorm=True, preprocess="whiten", base="logistic"),
 ])
 def test_nan_in_any_tensor_is_found(images, make):
     """Not a ReLU nor a maximum may make a number of it."""

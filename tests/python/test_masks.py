@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from plain import plain_table
 
 MASK = np.array([[True, False, True, False], [False, True, False, True], [True, True, True, False]])
 
 
 def one_coupling(columns: int, **settings: Any) -> ef.CouplingFlow:
     """A flow of additive couplings that add 1 to what they change."""
-    flow = ef.CouplingFlow(columns, law="additive", hidden=(), preprocess="none", dtype="float64", **settings)
+    flow = plain_table(columns, law="additive", hidden=(), preprocess="none", dtype="float64", **settings)
     flow.init(np.zeros((2, columns)))
     for name, values in flow.named_parameters().items():
         if name.endswith("bias"):
@@ -36,7 +37,7 @@ def test_a_mask_says_which_columns_change() -> None:
 @pytest.mark.parametrize("mask", ["log2", MASK])
 def test_files_keep_the_mask(mask: Any, tmp_path: Any) -> None:
     x = np.random.default_rng(0).normal(size=(50, 4))
-    flow = ef.CouplingFlow(4, couplings=3, hidden=(8,), mask=mask, batch_norm=True)
+    flow = plain_table(4, couplings=3, hidden=(8,), mask=mask, batch_norm=True)
     flow.fit(x, epochs=2, batch_size=10)
     flow.save(tmp_path / "model.safetensors")
     again = ef.load(tmp_path / "model.safetensors")
@@ -57,22 +58,22 @@ def test_files_keep_the_mask(mask: Any, tmp_path: Any) -> None:
 ])
 def test_masks_that_no_model_has(wrong: Any, message: str) -> None:
     with pytest.raises(ef.ConfigError, match=message):
-        ef.CouplingFlow(4, couplings=3, mask=wrong)
+        plain_table(4, couplings=3, mask=wrong)
 
 
 @pytest.mark.parametrize("wrong", [MASK.astype(int), 3, None, [], [[0, 2], [1, 3], [0, 1, 2]], {"halves"}])
 def test_masks_of_another_type(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"expected as mask one of halves, odd-even, log2, or bools for every coupling"):
-        ef.CouplingFlow(4, couplings=3, mask=wrong)
+        plain_table(4, couplings=3, mask=wrong)
 
 
 def test_with_a_context_a_coupling_may_change_every_column() -> None:
     mask = np.ones((2, 3), bool)
-    flow = ef.CouplingFlow(3, couplings=2, context=1, mask=mask, hidden=(8,), seed=2)
+    flow = plain_table(3, couplings=2, context=1, mask=mask, hidden=(8,), seed=2)
     rng = np.random.default_rng(1)
     context = rng.normal(size=(400, 1))
     x = context + 0.1 * rng.normal(size=(400, 3))
     flow.fit(x, context=context, epochs=20, batch_size=50)
-    alone = ef.CouplingFlow(3, couplings=2, hidden=(8,), seed=2)
+    alone = plain_table(3, couplings=2, hidden=(8,), seed=2)
     alone.fit(x, epochs=20, batch_size=50)
     assert flow.log_prob(x, context=context).mean() > alone.log_prob(x).mean()

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from plain import plain_table
 import evenflow as ef
 from evenflow import _core
 from evenflow.cli import main
@@ -71,7 +72,7 @@ def test_damage_that_only_the_checksum_finds(tmp_path, table_model):
 
 
 def test_parameters_that_no_model_writes(tmp_path):
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
+    flow = plain_table(3, couplings=2, hidden=(4,), permutation="lu", preprocess="none")
     flow.init(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
     flow.named_parameters()["permutation1.permutation"][0] = 7
     flow.save(tmp_path / "m.safetensors")
@@ -84,7 +85,7 @@ def test_parameters_that_no_model_writes(tmp_path):
 @pytest.mark.parametrize("permutation", ["shuffle", "lu"])
 def test_a_permutation_with_a_channel_twice(permutation):
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-    flow = ef.CouplingFlow(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
+    flow = plain_table(3, couplings=2, hidden=(4,), permutation=permutation, preprocess="none")
     flow.init(x)
     order = flow.named_parameters()["permutation1.permutation"]
     order[2] = order[1]
@@ -200,7 +201,7 @@ def test_commands_on_a_model_file_alone(tmp_path, capsys, images, glow):
 
 def test_info_of_bfloat16_nets(tmp_path, capsys):
     """How this machine multiplies their matrices."""
-    ef.CouplingFlow(3, couplings=1, hidden=(4,), conditioner_dtype="bfloat16").save(tmp_path / "m")
+    plain_table(3, couplings=1, hidden=(4,), conditioner_dtype="bfloat16").save(tmp_path / "m")
     assert main(["info", str(tmp_path / "m"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["bfloat16"]
     assert found in ("pairs", "matrices", "widened")

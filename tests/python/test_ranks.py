@@ -195,7 +195,7 @@ def test_a_failed_step_fails_on_every_rank(ranks, value, tmp_path):
     script = """if True:
         import sys, numpy as np, evenflow as ef
         from mpi4py import MPI
-        flow = ef.CouplingFlow(3, couplings=2, hidden=(300, 300), seed=0)
+        flow = ef.CouplingFlow(3, couplings=2, hidden=(300, 300), law="affine", base="gaussian", seed=0)
         ef.rows.RESIDENT_BYTES = 0
         data = np.load(sys.argv[1], mmap_mode="r")
         flow.init(data[20:])

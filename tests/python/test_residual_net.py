@@ -8,6 +8,8 @@ nets = pytest.importorskip("nflows.nn.nets")
 
 import torch.nn.functional as F  # noqa: E402
 
+from plain import plain_table  # noqa: E402
+
 import evenflow as ef  # noqa: E402
 
 ACTIVATIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "tanh": torch.tanh, "silu": F.silu, "elu": F.elu}
@@ -33,7 +35,7 @@ def close(ours, theirs, name=""):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_outputs_and_gradients_are_those_of_nflows(activation, context):
     rng = np.random.default_rng(1)
-    flow = ef.CouplingFlow(DIMS, context=context, couplings=1, law="additive", net="residual", hidden=(WIDTH,) * BLOCKS,
+    flow = plain_table(DIMS, context=context, couplings=1, law="additive", net="residual", hidden=(WIDTH,) * BLOCKS,
                            activation=activation, preprocess="none", dtype="float64")
     x = rng.normal(size=(ROWS, DIMS))
     given = {"context": rng.normal(size=(ROWS, context)) * 2 + 1} if context else {}
@@ -70,7 +72,7 @@ def test_outputs_and_gradients_are_those_of_nflows(activation, context):
 def test_parameters_start_as_in_nflows():
     """But for the last layer, which is zero, so that a coupling starts as the identity."""
     torch.manual_seed(0)
-    values = ef.CouplingFlow(DIMS, context=2, couplings=1, net="residual", hidden=(200,)).named_parameters()
+    values = plain_table(DIMS, context=2, couplings=1, net="residual", hidden=(200,)).named_parameters()
     net = nets.ResidualNet(PASS, DIMS - PASS, 200, 2, 1)
     for layer, name in list(layers_of(net))[:-1]:
         for kind in ("weight", "bias"):
@@ -82,13 +84,13 @@ def test_parameters_start_as_in_nflows():
 @pytest.mark.parametrize("hidden, text", [((), "got none"), ((8, 9), "got 8 and 9")])
 def test_blocks_have_one_width(hidden, text):
     with pytest.raises(ef.ConfigError, match=text):
-        ef.CouplingFlow(3, net="residual", hidden=hidden)
+        plain_table(3, net="residual", hidden=hidden)
 
 
 @pytest.mark.parametrize("settings", [dict(net="residual"), dict(activation="silu"),
                                       dict(net="residual", activation="tanh", conditioner_dtype="bfloat16")])
 def test_a_model_file_comes_back(tmp_path, settings):
-    flow = ef.CouplingFlow(4, couplings=2, hidden=(8, 8), context=1, **settings)
+    flow = plain_table(4, couplings=2, hidden=(8, 8), context=1, **settings)
     rng = np.random.default_rng(2)
     x, context = rng.normal(size=(50, 4)).astype("float32"), rng.normal(size=(50, 1))
     flow.init(x, context=context)
@@ -105,7 +107,7 @@ def test_a_model_file_comes_back(tmp_path, settings):
 @pytest.mark.parametrize("net", ["mlp", "residual"])
 def test_a_row_has_its_bits_alone_and_among_others(net, activation, context):
     rng = np.random.default_rng(3)
-    flow = ef.CouplingFlow(5, couplings=2, net=net, hidden=(21, 21), activation=activation, context=context, threads=2)
+    flow = plain_table(5, couplings=2, net=net, hidden=(21, 21), activation=activation, context=context, threads=2)
     x = rng.normal(size=(700, 5)).astype("float32")
     given = rng.normal(size=(700, context)).astype("float32")
 

@@ -61,7 +61,7 @@ def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
 def test_the_same_length_again_leaves_patience(tmp_path, table_file):
     """`train --resume` as a job that is started again and again: the end is that of a run without a stop."""
     whole, part = tmp_path / "whole", tmp_path / "part"
-    base = ["train", table_file, "--couplings", "2", "--lr", "0.3", "--patience", "3", "--quiet", "--resume"]
+    base = ["train", table_file, "--couplings", "2", "--law", "affine", "--lr", "0.3", "--patience", "3", "--quiet", "--resume"]
     assert main([*base, "--epochs", "200", "--out", str(whole)]) == 0
     stopped = records(whole)[-1]["epochs"]
     assert 3 < stopped < 200
@@ -377,7 +377,7 @@ def test_outputs(tmp_path):
 
 def test_early_stopping_keeps_the_best(tmp_path, table_file):
     out = tmp_path / "run"
-    assert main(["train", table_file, "--couplings", "4", "--lr", "0.1", "--average", "0", "--epochs", "200",
+    assert main(["train", table_file, "--couplings", "4", "--law", "affine", "--lr", "0.1", "--average", "0", "--epochs", "200",
                  "--patience", "3", "--out", str(out), "--quiet"]) == 0
     losses = [r["valid_loss"] for r in records(out) if r["event"] == "epoch"]
     best = int(np.argmin(losses))

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from parameters import assert_same, values
-
+from plain import plain_table
 import evenflow as ef
 from evenflow import _core
 
@@ -159,8 +159,8 @@ def test_a_raw_file_that_takes_a_part_gets_all(table_model):
 # A new start
 
 @pytest.mark.parametrize("make, orders", [
-    (lambda **s: ef.CouplingFlow(32, couplings=4, hidden=(8,), permutation="shuffle", batch_norm=True, **s), 3),
-    (lambda **s: ef.CouplingFlow(32, couplings=2, hidden=(8,), permutation="lu", actnorm=True, **s), 0),
+    (lambda **s: plain_table(32, couplings=4, hidden=(8,), permutation="shuffle", batch_norm=True, **s), 3),
+    (lambda **s: plain_table(32, couplings=2, hidden=(8,), permutation="lu", actnorm=True, **s), 0),
     (lambda **s: ef.NICE((4, 4, 2), couplings=2, hidden=(8,), order="shuffle", preprocess="standardize", **s), 3),
     (lambda **s: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, permutation="shuffle", **s), 4),
     (lambda **s: ef.Glow((4, 4, 2), levels=2, steps=2, hidden=8, **s), 0),
@@ -239,7 +239,7 @@ def test_bad_files_in_memory(tmp_path, table_model):
 
 def test_tables_of_real_nvp_are_coupling_flows(tmp_path, table):
     """Files from before CouplingFlow was a model of its own."""
-    flow = ef.CouplingFlow(3, couplings=3, hidden=(8,), law="spline", bins=5, base="logistic", context=2)
+    flow = plain_table(3, couplings=3, hidden=(8,), law="spline", bins=5, base="logistic", context=2)
     flow.init(table, context=table[:, :2])
     flow.save(path := tmp_path / "m.safetensors")
     tensors, metadata = _core.read_safetensors(str(path))

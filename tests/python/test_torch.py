@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from plain import plain_table  # noqa: E402
+
 import evenflow as ef  # noqa: E402
 from evenflow.torch import FlowModule  # noqa: E402
 
@@ -20,8 +22,8 @@ torch.set_num_threads(1)
 
 MODELS = {
     "nice": lambda **s: ef.NICE(5, couplings=3, hidden=(6,), preprocess="whiten", **s),
-    "real_nvp_table": lambda **s: ef.CouplingFlow(5, couplings=3, hidden=(6,), permutation="lu", **s),
-    "real_nvp_odd_even": lambda **s: ef.CouplingFlow(5, couplings=2, hidden=(6,), mask="odd-even", actnorm=True,
+    "real_nvp_table": lambda **s: plain_table(5, couplings=3, hidden=(6,), permutation="lu", **s),
+    "real_nvp_odd_even": lambda **s: plain_table(5, couplings=2, hidden=(6,), mask="odd-even", actnorm=True,
                                                 batch_norm=True, **s),
     "real_nvp_image": lambda **s: ef.RealNVP((4, 4, 1), scales=2, base_dim=2, residual_blocks=1, **s),
     "glow": lambda **s: ef.Glow((4, 4, 1), levels=2, steps=1, hidden=3, classes=3, **s),
@@ -92,7 +94,7 @@ def test_values(name):
 
 
 def test_logistic_prior_far_out():
-    flow = ef.CouplingFlow(2, couplings=1, hidden=(2,), preprocess="none", base="logistic", dtype="float64")
+    flow = plain_table(2, couplings=1, hidden=(2,), preprocess="none", base="logistic", dtype="float64")
     flow.init(np.random.default_rng(0).standard_normal((50, 2)))
     flow.params[:] = 0  # x is z
     z = torch.tensor([[0.0, 1], [20.5, -20.5], [-50, 50], [800, -800]], dtype=torch.float64, requires_grad=True)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from parameters import assert_same, broken_after, values
-
+from plain import plain_table
 import evenflow as ef
 from evenflow.train import Settings, Trainer
 
@@ -143,8 +143,12 @@ def test_last_batch(table, real_nvp):
     assert real_nvp(batch_norm=True).fit(table[:65], epochs=1, batch_size=64)[0]["step"] == 1
 
 
-def test_ten_epochs_without_a_length(table, real_nvp):
-    assert len(real_nvp().fit(table, batch_size=100)) == 10
+def test_the_length_if_none_is_given(table, real_nvp):
+    """4,000 updates, which patience may end; 100 passes where there are no data to tell."""
+    assert len(real_nvp().fit(table, batch_size=100)) == 100
+    few = real_nvp().fit(table[20:], valid=table[:20], batch_size=100)
+    assert 20 < len(few) < 2000 and all(r["valid_loss"] >= few[-21]["valid_loss"] for r in few[-20:])
+    assert len(real_nvp().fit(table[20:], valid=table[:20], batch_size=100, epochs=2)) == 2
 
 
 @pytest.fixture
@@ -516,7 +520,7 @@ def test_train_step_is_its_parts(table, images, model):
         if model == "dense":
             return ef.NICE(x.shape[1], couplings=3, hidden=(9, 17), **options)
         kind = dict(conditioner_dtype="bfloat16") if model == "half" else {}
-        return ef.CouplingFlow(x.shape[1], couplings=3, hidden=(9, 17), **kind, **options)
+        return plain_table(x.shape[1], couplings=3, hidden=(9, 17), **kind, **options)
 
     label = np.arange(len(x)) % 3 if model == "glow" else None
     one, parts = make(), make()

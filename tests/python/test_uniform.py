@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import evenflow as ef
+from plain import plain_table
 
 SETTINGS: dict[str, Any] = dict(law="spline", base="uniform", preprocess="none")
 
 
 def make(columns: int, **settings: Any) -> ef.CouplingFlow:
     rng = np.random.default_rng(0)
-    flow = ef.CouplingFlow(columns, couplings=4, hidden=(16,), **{**SETTINGS, **settings})
+    flow = plain_table(columns, couplings=4, hidden=(16,), **{**SETTINGS, **settings})
     flow.init(rng.uniform(size=(10, columns)))
     flow.params[:] += (0.3 * rng.normal(size=flow.params.shape)).astype(flow.dtype)
     return flow
@@ -52,7 +53,7 @@ def test_importance_sampling_of_a_trained_flow_has_a_small_variance() -> None:
         value: np.ndarray = np.exp(-((x[:, 0] - 0.3) ** 2 + (x[:, 1] - 0.6) ** 2) / 0.02) + 0.1 * x.prod(1)
         return value
 
-    flow = ef.CouplingFlow(2, couplings=4, hidden=(32,), bins=8, mask="log2", **SETTINGS)
+    flow = plain_table(2, couplings=4, hidden=(32,), bins=8, mask="log2", **SETTINGS)
     rng = np.random.default_rng(3)
     flow.init(rng.uniform(size=(100, 2)))
     optimizer = ef.Adam(flow, lr=5e-3)
@@ -93,7 +94,7 @@ def test_a_value_outside_is_named(value: float) -> None:
 ])
 def test_what_leads_out_of_the_box_is_refused(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(ef.ConfigError, match=f"base uniform takes {text}: "):
-        ef.CouplingFlow(3, **{**SETTINGS, **wrong})
+        plain_table(3, **{**SETTINGS, **wrong})
 
 
 def test_a_module_of_torch_has_the_same_base() -> None:

@@ -9,6 +9,7 @@ import evenflow as ef
 from evenflow.cli import main
 from evenflow.runs import evaluate
 from evenflow.stream import read_rows
+from plain import plain_table
 
 
 def heaps(n=600):
@@ -44,7 +45,8 @@ def folder(tmp_path_factory):
     np.savetxt(folder / "t.csv", np.column_stack([X[:, 0], W, X[:, 1]]), delimiter=",", header="a,w,b", comments="",
                fmt="%.17g")
     np.savetxt(folder / "plain.csv", X, delimiter=",", header="a,b", comments="", fmt="%.17g")
-    assert main(["train", str(folder / "t.csv"), "--weight", "w", *SMALL, "--out", str(folder / "run")]) == 0
+    assert main(["train", str(folder / "t.csv"), "--weight", "w", "--law", "affine", "--base", "gaussian", *SMALL,
+                 "--out", str(folder / "run")]) == 0
     return folder
 
 
@@ -309,7 +311,7 @@ def test_a_row_of_weight_zero_may_have_no_density(folder, capsys, tmp_path):
 
 def test_the_error_of_a_weighted_mean():
     """Equal weights are none; a row that counts alone has no error, and one that counts for nothing is not there."""
-    flow = ef.CouplingFlow(2, couplings=2, hidden=(8,), dtype="float64")
+    flow = plain_table(2, couplings=2, hidden=(8,), dtype="float64")
     flow.init(X)
 
     def found(x, w):

@@ -59,17 +59,19 @@ struct TableMask {
 struct CouplingFlowConfig {
   int64_t dims = 0;
   int64_t couplings = 8;
-  std::string net = "mlp";              ///< "mlp" | "residual"
+  std::string net = "residual";         ///< "mlp" | "residual"
   std::vector<int64_t> hidden{64, 64};  ///< "residual": one entry a block, all equal
   std::string activation = "relu";      ///< "relu" | "leaky_relu" | "tanh" | "silu" | "elu"
-  std::string law = "affine";           ///< a law of table_law_names(): "affine" (bounded log-scale) ...
+  std::string law = "spline";           ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   TableMask mask;
-  std::string permutation =
-      "none";  ///< between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"
-  std::string preprocess = "standardize";  ///< "none" | "standardize" | "zca" | "whiten"
+  /// Between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"; "auto" is lu-shuffle, but
+  /// shuffle for more than 64 columns and for a uniform base.
+  std::string permutation = "auto";
+  /// "none" | "standardize" | "zca" | "whiten"; "auto" is standardize, but none for a uniform base.
+  std::string preprocess = "auto";
   bool batch_norm = false;
   bool actnorm = false;
-  std::string base = "gaussian";  ///< "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]
+  std::string base = "logistic";  ///< "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< context values per sample
   std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none

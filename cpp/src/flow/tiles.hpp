@@ -10,8 +10,9 @@
 
 namespace evenflow {
 
-/// The second schedule: slices (tiles) of a batch go through the whole chain, each on one core. Tiles and their
-/// groups depend only on the model and the batch, not on the number of threads, so gradients do not either.
+/// The second schedule: slices (tiles) of a batch go through the whole chain, each on one core. Tiles and
+/// their groups depend only on the model and the batch, not on the number of threads, so gradients do not
+/// either.
 struct Tiles {
   static constexpr int64_t kMaxRows = 140;   ///< ten register tiles
   static constexpr int64_t kScored = 128;    ///< largest tile without gradients: whole vectors of samples

@@ -23,6 +23,16 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
   }
 }
 
+/// The settings for which "auto" stands. Files hold "auto", so its meaning must not change.
+CouplingFlowConfig resolved(CouplingFlowConfig config) {
+  constexpr int64_t kMixedColumns = 64;  // each learned matrix costs as many products of its columns cubed
+  const bool in_box = base_of(config.base) == Base::uniform;
+  if (config.permutation == "auto")
+    config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
+  if (config.preprocess == "auto") config.preprocess = in_box ? "none" : "standardize";
+  return config;
+}
+
 /// ConfigError for settings that would lead out of the box of a uniform base.
 void check_box(const CouplingFlowConfig& config) {
   const auto expect = [](bool fits, const char* wanted, const char* why) {
@@ -62,14 +72,15 @@ void check_net(const CouplingFlowConfig& config) {
   if (config.net != "residual") return;
   const std::vector<int64_t>& widths = config.hidden;
   if (widths.empty()) {
-    fail<ConfigError>("coupling_flow",
-                      "expected a width for each block of a residual net in hidden, got none");
+    fail<ConfigError>(
+        "coupling_flow",
+        "expected a width for each block of a residual net in hidden, got none; net mlp takes none");
   }
   for (const int64_t width : widths) {
     if (width != widths[0]) {
       fail<ConfigError>("coupling_flow",
                         "expected equal widths for the blocks of a residual net in hidden, got ", widths[0],
-                        " and ", width);
+                        " and ", width, "; net mlp takes any");
     }
   }
 }
@@ -77,8 +88,9 @@ void check_net(const CouplingFlowConfig& config) {
 }  // namespace
 
 template <class T>
-Flow<T> coupling_flow(const CouplingFlowConfig& config) {
-  check("coupling_flow", {config});
+Flow<T> coupling_flow(const CouplingFlowConfig& given) {
+  check("coupling_flow", {given});
+  const CouplingFlowConfig config = resolved(given);
   const bool in_box = base_of(config.base) == Base::uniform;
   if (in_box) check_box(config);
   CouplingOptions options;

@@ -172,13 +172,16 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v("activation", c.activation, optional(one_of({"relu", "leaky_relu", "tanh", "silu", "elu"})),
     "what the nets' hidden units compute");
   v("mask", c.mask, one_of(mask_schemes()), "columns that couplings change, by a scheme or listed for each");
-  v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle"}),
-    "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle");
+  v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle", "auto"}),
+    "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle; "
+    "auto: "
+    "lu-shuffle, but shuffle for more than 64 columns and for a uniform base");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
   v("base", c.base, one_of({"gaussian", "logistic", "uniform"}),
     "distribution of the latents; uniform: data and latents lie in [0, 1]");
-  visit_preprocess(v, c.preprocess);
+  v("preprocess", c.preprocess, one_of({"none", "standardize", "zca", "whiten", "auto"}),
+    "linear map of the data, fitted by init; auto: standardize, but none for a uniform base");
   visit_bounds(v, c.bounds);
   visit_seed(v, model);
   visit_dtype(v, model);

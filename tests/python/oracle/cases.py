@@ -39,7 +39,7 @@ def _nice(name, shape, **settings):
 
 
 def _table(name, dims, **settings):
-    config = dict(couplings=3, hidden=(6, 5), law="affine", mask="halves", permutation="none",
+    config = dict(couplings=3, net="mlp", hidden=(6, 5), law="affine", mask="halves", permutation="none",
                   preprocess="standardize", batch_norm=False, actnorm=False, base="gaussian")
     return Case("table-" + name, "CouplingFlow", real_nvp.table_forward, (dims,), config | settings)
 

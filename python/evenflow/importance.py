@@ -1,0 +1,128 @@
+"""Importance sampling with a flow as the proposal, and the diagnostics of its weights."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenflow import arrays, checks
+from evenflow.density import Density
+from evenflow.errors import ConfigError, DataWarning, NumericError, ShapeError
+
+LEAST = 100
+"""Fewest samples: below, a tail of 20 values tells nothing."""
+
+
+@dataclass(frozen=True, repr=False)
+class ImportanceSamples:
+    """Samples x of a flow with weights w = exp(log_density(x)) / exp(log_prob(x)).
+
+    A mean of f over the target is `numpy.average(f(x), weights=numpy.exp(log_weights - log_weights.max()))`.
+    """
+
+    x: NDArray[Any]
+    """(n, *shape)"""
+    log_weights: NDArray[np.float64]
+    """(n,); -inf where the target has no density."""
+    pareto_k: float
+    """Shape of a generalised Pareto distribution fitted to the largest weights (Vehtari et al. 2024, section 2.4):
+    1 / k is how many of their moments are finite. -inf: they are all equal."""
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size, (sum w)^2 / sum w^2 (Kong 1992)."""
+        w = _relative(self.log_weights)
+        return float(w.sum() ** 2 / np.square(w).sum())
+
+    @property
+    def efficiency(self) -> float:
+        """ess / n, from 1 / n to 1."""
+        return self.ess / len(self.log_weights)
+
+    @property
+    def log_evidence(self) -> float:
+        """log of the mean weight, which estimates log of the integral of exp(log_density) [nats]."""
+        return float(self.log_weights.max() + math.log(_relative(self.log_weights).mean()))
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Its standard error [nats], as the spread of the weights gives it; too small if `pareto_k` is above 0.5."""
+        return math.sqrt(max(1 / self.efficiency - 1, 0.0) / len(self.log_weights))
+
+    @property
+    def limit(self) -> float:
+        """The largest `pareto_k` with which n weights give reliable means: min(1 - 1 / log10(n), 0.7)."""
+        return min(1 - 1 / math.log10(len(self.log_weights)), 0.7)
+
+    @property
+    def ok(self) -> bool:
+        """Whether `pareto_k` is at most `limit`."""
+        return self.pareto_k <= self.limit
+
+    def __str__(self) -> str:
+        n = len(self.log_weights)
+        lines = [f"{'ok' if self.ok else 'UNRELIABLE'}: {n} weights",
+                 f"  effective sample size {self.ess:.1f} ({100 * self.efficiency:.3g} %)",
+                 f"  Pareto k              {self.pareto_k:.2f} (reliable up to {self.limit:.2f})",
+                 f"  log evidence          {self.log_evidence:.4f} +- {self.log_evidence_error:.4f} nats"]
+        return "\n".join(lines)
+
+    __repr__ = __str__  # a notebook shows it
+
+
+def importance(flow: Density, log_density: Callable[[Any], Any], n: int, *, label: Any = None,
+               context: Any = None, seed: int | None = None) -> ImportanceSamples:
+    """See Flow.importance."""
+    where = "importance"
+    if not callable(log_density):
+        raise TypeError(f"[{where}] expected a function of samples as log_density, got {type(log_density).__name__}")
+    n = checks.whole(where, "n", n, low=LEAST)
+    x, log_prob = flow.sample_and_log_prob(n, label=label, context=context, seed=seed)
+    target = arrays.as_numbers(where, "log_density(x)", log_density(x)).astype(np.float64)
+    if target.shape != (n,):
+        raise ShapeError(f"[{where}] expected log_density to return ({n},), one number a sample, got {target.shape}")
+    bad = np.flatnonzero(np.isnan(target) | (target == np.inf))
+    if bad.size:
+        raise NumericError(f"[{where}] expected a finite log-density or -inf, got {target[bad[0]]} for sample {bad[0]}")
+    if not np.isfinite(target).any():
+        raise ConfigError(f"[{where}] log_density is -inf for all {n} samples: the flow does not overlap with it")
+    log_weights = target - log_prob
+    found = ImportanceSamples(x, log_weights, pareto_k(log_weights))
+    if not found.ok:
+        warnings.warn(
+            f"[{where}] the weights have too heavy a tail: Pareto k is {found.pareto_k:.2f}, and means are reliable "
+            f"up to {found.limit:.2f}. Few samples, of {found.ess:.0f} effective ones, decide them: the flow is too "
+            "narrow somewhere. Train it on more samples of the target, or draw more", DataWarning, stacklevel=3)
+    return found
+
+
+def pareto_k(log_weights: NDArray[np.float64]) -> float:
+    """Shape of a generalised Pareto distribution fitted to the min(n / 5, 3 sqrt(n)) largest weights by the method of
+    Zhang and Stephens (2009), drawn towards 1/2 as if by ten more observations (Vehtari et al. 2024, appendix G).
+    """
+    weights = np.sort(_relative(log_weights))
+    count = math.ceil(min(len(weights) / 5, 3 * math.sqrt(len(weights))))
+    tail = weights[-count:] - weights[-count - 1]
+    if tail[0] <= 0 or tail[-1] - tail[0] < 1e-12 * weights[-1]:  # equal values have no tail
+        return -math.inf
+    grid = 30 + int(math.sqrt(count))
+    quartile = tail[int(count / 4 + 0.5) - 1]
+    theta = 1 / tail[-1] + (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile)
+    shapes = np.log1p(-theta[:, None] * tail).mean(axis=1)
+    profile = count * (np.log(-theta / shapes) - shapes - 1)
+    share = np.exp(profile - profile.max())
+    best = float((theta * share).sum() / share.sum())
+    k = float(np.log1p(-best * tail).mean())
+    return (count * k + 5) / (count + 10)
+
+
+def _relative(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights, the largest of them 1."""
+    result: NDArray[np.float64] = np.exp(log_weights - log_weights.max())
+    return result
