@@ -172,15 +172,18 @@ std::vector<T> couplings(Context& ctx, const Shape& shape, const Place& place, b
     const Placed<T> x(a, shape, place, 1), dz(a, shape, place, 2), h(a, h_shape, place, 3);
     const std::vector<Placed<T>> out{{a, shape, place, 4},  {a, shape, place, 5},   {a, shape, place, 6},
                                      {a, shape, place, 7},  {a, h_shape, place, 8}, {a, shape, place, 9},
-                                     {a, shape, place, 10}, {a, h_shape, place, 11}};
+                                     {a, shape, place, 10}, {a, h_shape, place, 11}, {a, shape, place, 13},
+                                     {a, h_shape, place, 14}};
     double* det = a.make<double>(2 * shape.n, 0.5);
     const double* dlogdet = a.put(random_values(shape.n, 12, -1, 1));
     T* dshared = a.make<T>(2, T(0.5));
     const CouplingKernels<T>& coupling = kernels.coupling;
     coupling.forward(ctx, plan, {slope, offset}, x.view, h.view, out[0].view, det);
     coupling.inverse(ctx, plan, {slope, offset}, x.view, h.view, out[1].view, det + shape.n);
-    coupling.backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, out[2].view, out[3].view,
-                      out[4].view, {dshared, dshared + 1});
+    coupling.backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, false, out[2].view,
+                      out[3].view, out[4].view, {dshared, dshared + 1});
+    coupling.backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, true, out[2].view,
+                      out[8].view, out[9].view, {nullptr, nullptr});
     coupling.inverse_backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, out[5].view,
                               out[6].view, out[7].view, {dshared, nullptr});
     append_all(result, a, out);

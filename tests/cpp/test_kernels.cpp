@@ -305,7 +305,7 @@ struct Coupled {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     kernels.coupling.forward(ctx, plan, {&slope, &offset}, values(in), raw, view(z), logdets.data());
     kernels.coupling.backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
-                              view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
+                              false, view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
                               {&dslope, &doffset});
     std::vector<T> back = in;
     std::vector<double> inverse(static_cast<size_t>(n));

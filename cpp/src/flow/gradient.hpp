@@ -168,9 +168,12 @@ void run_backward_checkpointed(Context& ctx, const Chain<T>& chain, const Params
     if (i + 1 == nodes) {
       head_backward(ctx, chain, params, nodes, {node.kept(output(i)), node.kept(out.gradient)}, pass);
     }
-    node.layer->backward(ctx, params, output(i), out.gradient, dlogdet, in.value, in.gradient);
     const View<const T> truth =
         i == begin ? checkpoints[begin / kCheckpointEvery] : chain.nodes[i - 1].kept(output(i - 1));
+    kernels.move.copy(ctx, truth, in.value);
+    Params<T> known = params;
+    known.input_known = true;
+    node.layer->backward(ctx, known, output(i), out.gradient, dlogdet, in.value, in.gradient);
     kernels.optim.distance(ctx, in.value, truth, distances);
     const double value = relative_distance(HostScope(ctx).read(static_cast<const double*>(distances), 2));
     if (!(value <= drift.layer_value)) {

@@ -175,7 +175,8 @@ class Coupling final : public Layer<T> {
                    const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
     through_net(ctx, params, z, dz, x, dx, kept, [&](View<const T> h, View<T> dh) {
       ctx.kernels<T>().coupling.backward(ctx, plan_, shared(params), changed(z), changed(dz), dlogdet, h,
-                                         changed(x), changed(dx), dh, shared_gradients(params));
+                                         params.input_known, changed(x), changed(dx), dh,
+                                         shared_gradients(params));
     });
   }
 

@@ -75,7 +75,7 @@ class TopPrior final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, z.shape.n);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling.backward(ctx, plan(), {}, z, dz, dlogdet, h, x, dx, dh, {});
+    ctx.kernels<T>().coupling.backward(ctx, plan(), {}, z, dz, dlogdet, h, false, x, dx, dh, {});
     add_gradients(ctx, params, dh);
   }
 

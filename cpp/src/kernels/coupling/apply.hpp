@@ -158,8 +158,9 @@ struct CouplingApply : CouplingValues<T, Law> {
 };
 
 /// From the outputs of CouplingApply and the gradients by them and by its log-slopes, its inputs and the
-/// gradients by these and by the numbers; sums: the gradients by the shared numbers.
-template <class T, class Law, bool inverse>
+/// gradients by these and by the numbers; sums: the gradients by the shared numbers. known (not with
+/// inverse): `to` holds the inputs already.
+template <class T, class Law, bool inverse, bool known>
 struct CouplingBackward : CouplingValues<T, Law> {
   static constexpr int sums = Law::shared;
   Rows<const T> from;
@@ -169,8 +170,18 @@ struct CouplingBackward : CouplingValues<T, Law> {
   Rows<T> dto;
   Rows<T> dh;
 
+  template <class V, class P>
+  EVENFLOW_INLINE auto point(V value, [[maybe_unused]] V input, const P& p) const {
+    if constexpr (known) {
+      return this->law.at_input(input, p);
+    } else {
+      return this->law.at_output(value, p);
+    }
+  }
+
   template <class V, class P, class DP>
-  EVENFLOW_INLINE V apply(V value, V active, V d, V dlog, const P& p, const DP& dp, V* dvalue, V* sum) const {
+  EVENFLOW_INLINE V apply(V value, V input, V active, V d, V dlog, const P& p, const DP& dp, V* dvalue,
+                          V* sum) const {
     const auto on = active > V(0);
     V dshared[Law::shared + 1];
     V result, dresult;
@@ -182,7 +193,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
       this->law.backward(at, p, -dresult, -dlog, dp, dshared);
       result = at.y;
     } else {
-      const auto at = this->law.at_output(value, p);
+      const auto at = point(value, input, p);
       dresult = this->law.backward(at, p, d, dlog, dp, dshared);
       result = at.x;
     }
@@ -196,12 +207,12 @@ struct CouplingBackward : CouplingValues<T, Law> {
     const WriteNumbers<T> dp{dh.at(row, c * this->map.value_step), this->map.number_step, active};
     T dvalue;
     *to.at(row, c) =
-        apply(*from.at(row, c), active, *dfrom.at(row, c), static_cast<T>(dlogdet[this->map.sample(row)]),
-              this->numbers(row, c), dp, &dvalue, sum);
+        apply(*from.at(row, c), known ? *to.at(row, c) : T(0), active, *dfrom.at(row, c),
+              static_cast<T>(dlogdet[this->map.sample(row)]), this->numbers(row, c), dp, &dvalue, sum);
     *dto.at(row, c) = dvalue;
   }
 
-  EVENFLOW_INLINE int inputs() const { return 4 + this->law.parameters(); }
+  EVENFLOW_INLINE int inputs() const { return 4 + known + this->law.parameters(); }
   EVENFLOW_INLINE int outputs() const { return 2 + this->law.parameters(); }
   template <class Gather>
   EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
@@ -215,16 +226,17 @@ struct CouplingBackward : CouplingValues<T, Law> {
           run, [&](int64_t row) { return static_cast<T>(dlogdet[this->map.sample(row)]); }, in + 3 * room,
           gather);
     }
-    this->load_numbers(run, in + 4 * room, room, gather);
+    if constexpr (known) gather(run, to.data, to.stride, 1, in + 4 * room);
+    this->load_numbers(run, in + (4 + known) * room, room, gather);
   }
   template <class V>
   EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t room) const {
     V dvalue, dshared[Law::shared + 1];
     const V active = loaded<V>(in + room);
-    const ReadNumbers<V> p{in + 4 * room, room, this->shared};
+    const ReadNumbers<V> p{in + (4 + known) * room, room, this->shared};
     const WriteNumbers<V> dp{out + 2 * room, room, active};
-    keep(apply(loaded<V>(in), active, loaded<V>(in + 2 * room), loaded<V>(in + 3 * room), p, dp, &dvalue,
-               dshared),
+    keep(apply(loaded<V>(in), known ? loaded<V>(in + 4 * room) : V(0), active, loaded<V>(in + 2 * room),
+               loaded<V>(in + 3 * room), p, dp, &dvalue, dshared),
          out);
     keep(dvalue, out + room);
     for (int i = 0; i < Law::shared; ++i) keep(dshared[i], sum + i * room);

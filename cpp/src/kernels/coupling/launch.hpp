@@ -3,6 +3,7 @@
 #include "kernels/coupling/apply.hpp"
 #include "kernels/coupling/kernels.hpp"
 #include "kernels/ops/fill.hpp"
+#include "kernels/ops/with_flag.hpp"
 
 namespace evenflow {
 
@@ -20,15 +21,17 @@ class CouplingLaunch final : public CouplingKernels<T> {
   }
 
   void backward(Context& ctx, const CouplingPlan& plan, const SharedNumbers<const T*>& shared,
-                View<const T> y, View<const T> dy, const double* dlogdet, View<const T> h, View<T> x,
-                View<T> dx, View<T> dh, const SharedNumbers<T*>& dshared) const override {
-    apply_backward<false>(ctx, plan, shared, y, dy, dlogdet, h, x, dx, dh, dshared);
+                View<const T> y, View<const T> dy, const double* dlogdet, View<const T> h, bool x_known,
+                View<T> x, View<T> dx, View<T> dh, const SharedNumbers<T*>& dshared) const override {
+    ops::with_flag(x_known, [&](auto known) {
+      apply_backward<false, decltype(known)::value>(ctx, plan, shared, y, dy, dlogdet, h, x, dx, dh, dshared);
+    });
   }
 
   void inverse_backward(Context& ctx, const CouplingPlan& plan, const SharedNumbers<const T*>& shared,
                         View<const T> x, View<const T> dx, const double* dlogdet, View<const T> h, View<T> y,
                         View<T> dy, View<T> dh, const SharedNumbers<T*>& dshared) const override {
-    apply_backward<true>(ctx, plan, shared, x, dx, dlogdet, h, y, dy, dh, dshared);
+    apply_backward<true, false>(ctx, plan, shared, x, dx, dlogdet, h, y, dy, dh, dshared);
   }
 
  private:
@@ -67,7 +70,7 @@ class CouplingLaunch final : public CouplingKernels<T> {
         plan.law);
   }
 
-  template <bool inverse>
+  template <bool inverse, bool known>
   static void apply_backward(Context& ctx, const CouplingPlan& plan, const SharedNumbers<const T*>& shared,
                              View<const T> from, View<const T> dfrom, const double* dlogdet, View<const T> h,
                              View<T> to, View<T> dto, View<T> dh, const SharedNumbers<T*>& dshared) {
@@ -81,11 +84,11 @@ class CouplingLaunch final : public CouplingKernels<T> {
             sums = scope.take<double>(L::shared * n);
             Exec::for_each(ctx, 1, L::shared * n, ops::Fill<double>{0, sums});
           }
-          Exec::template map_groups<T>(
-              ctx, n, from.shape.pixels_per_sample(), plan.count,
-              ops::CouplingBackward<T, L, inverse>{values(plan, law, shared, from.shape, h), rows(from),
-                                                   rows(dfrom), dlogdet, rows(to), rows(dto), rows(dh)},
-              sums);
+          Exec::template map_groups<T>(ctx, n, from.shape.pixels_per_sample(), plan.count,
+                                       ops::CouplingBackward<T, L, inverse, known>{
+                                           values(plan, law, shared, from.shape, h), rows(from), rows(dfrom),
+                                           dlogdet, rows(to), rows(dto), rows(dh)},
+                                       sums);
           if constexpr (L::shared > 0) {
             ops::AddShared<T, L::shared> add;
             for (int i = 0; i < L::shared; ++i) add.to[i] = dshared[static_cast<size_t>(i)];
