@@ -50,12 +50,19 @@ def test_a_spline_too_flat_to_invert_trains_from_the_real_inputs():
 
 
 def test_backward_with_the_truth():
-    flow, _, x = shrinking(offset=5e4)
+    flow, exact, x = shrinking(offset=5e4)
+    for model, truth in ((flow, x), (exact, x.astype(float))):
+        z, logdet = model.forward(truth)
+        model.zero_grad()
+        model.backward(z, z, logdet, truth=truth)
     z, logdet = flow.forward(x)
+    assert distance(flow.grads, exact.grads) < 1e-3
+    flow.zero_grad()
     flow.backward(z, z, logdet)
-    with pytest.raises(ef.NumericError, match=r"\[backward\] the flow can't be inverted here: .* off by .*; lower the learning "
-                                               "rate, clip the gradient, use float64, "):
-        flow.backward(z, z, logdet, truth=x)
+    assert distance(flow.grads, exact.grads) > 1e-2
+    with pytest.raises(ef.NumericError, match=r"\[backward\] the flow can't be inverted here: .* off by .*; lower the "
+                                               "learning rate, clip the gradient, use float64, "):
+        flow.backward(1.1 * z, z, logdet, truth=x)  # latents of other parameters
     sound = plain_table(6, couplings=2, hidden=(8,))
     sound.init(x)
     z, logdet = sound.forward(x)

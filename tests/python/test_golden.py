@@ -29,4 +29,4 @@ def test_golden(path):
 
 
 def test_there_is_a_file_of_every_kind():
-    assert len(MODELS) >= 13
+    assert len(MODELS) >= 19

@@ -138,8 +138,8 @@ class EVENFLOW_API Flow {
   void class_log_prob(Context&, const ParamArena<T>&, View<const T> x, double* out) const;
 
   /// Reversible backward for a loss L(z, logdet): rebuilds x, writes dx, adds to the arena's gradients.
-  /// truth: the batch that z was computed from, or empty. Returns the error of the rebuilt batch
-  /// (Drift::value), or 0 without `truth`.
+  /// truth: the batch that z was computed from, or empty. With it, a batch that can't be rebuilt well is taken
+  /// from it. Returns the error that is left (Drift::value), or 0 without `truth`.
   double backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
                   const Given<T>& given, View<T> x, View<T> dx, View<const T> truth = {}) const;
 

@@ -375,8 +375,24 @@ void log_prob_and_grad(Context& ctx, const Chain<T>& chain, const ParamArena<T>&
                      ctx.first_row() + bad.sample);
 }
 
-/// Backward for a loss of forward's outputs. Returns the rebuilt batch's error against `truth`, or 0 without
-/// it.
+/// How far z is from the latents of the real batch: other parameters may have made it.
+template <class T>
+double distance_to_latents(Context& ctx, const Chain<T>& chain, const Params<T>& params, View<const T> truth,
+                           const T* z) {
+  WorkspaceScope scope(ctx);
+  const int64_t n = truth.shape.n;
+  T* real = scope.take<T>(n * chain.dims());
+  run_forward(ctx, chain, params, truth, real, scope.take<double>(n));
+  const Shape flat{n, 1, 1, chain.dims()};
+  double* distance = scope.take<double>(2);
+  ctx.kernels<T>().move.fill_doubles(ctx, 2, 0, distance);
+  ctx.kernels<T>().optim.distance(ctx, View<const T>(z, flat), View<const T>(real, flat), distance);
+  return relative_distance(HostScope(ctx).read(static_cast<const double*>(distance), 2));
+}
+
+/// Backward for a loss of forward's outputs. With `truth`, the batch that z was computed from, a pass whose
+/// rebuilt batch is too far from it is repeated from stored inputs. Returns the error that is left, or 0
+/// without `truth`.
 template <class T>
 double backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const T* z, const T* dz,
                 const double* dlogdet, const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) {
@@ -390,11 +406,28 @@ double backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const
   HostScope host(ctx);
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, x.shape.n);
   GradientPass<T> pass;
+  if (!truth.data) {
+    run_backward<T>(ctx, chain, params, {z, dz}, dlogdet, {x, dx}, pass);
+    end_dcontext(ctx, chain, params, x.shape.n);
+    return 0;
+  }
+  const int64_t trainable = chain.layout->trainable_size();
+  const View<T> grads(params.grads, {1, 1, 1, trainable}), before(scope.take<T>(trainable), grads.shape);
+  ctx.kernels<T>().move.copy(ctx, View<const T>(grads), before);
   pass.truth = truth;
-  if (truth.data) pass.drifts = scope.take<double>(2 * kDrifts);
+  pass.drifts = scope.take<double>(2 * kDrifts);
   run_backward<T>(ctx, chain, params, {z, dz}, dlogdet, {x, dx}, pass);
+  double error = largest_drift(host.read(static_cast<const double*>(pass.drifts), 2 * kDrifts));
+  if (!(error <= drift_tolerance<T>())) {
+    ctx.kernels<T>().move.copy(ctx, View<const T>(before), grads);
+    const double moved = distance_to_latents(ctx, chain, params, truth, z);
+    if (!(moved <= drift_tolerance<T>())) return moved;
+    Drift drift;
+    run_backward_checkpointed<T>(ctx, chain, params, truth, {z, dz}, dlogdet, {x, dx}, pass, drift);
+    error = drift.layer_value;
+  }
   end_dcontext(ctx, chain, params, x.shape.n);
-  return truth.data ? largest_drift(host.read(static_cast<const double*>(pass.drifts), 2 * kDrifts)) : 0;
+  return error;
 }
 
 /// Backward for a loss of inverse's outputs.

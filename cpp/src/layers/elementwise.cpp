@@ -65,7 +65,8 @@ class Elementwise final : public Layer<T> {
     pass(ctx, dz, dx);
     with_gradients(ctx, params, z.shape.n, [&](View<T> dh) {
       ctx.kernels<T>().coupling.backward(ctx, plan_, {}, changed(z), changed(dz), dlogdet,
-                                         h(params, z.shape.n), params.input_known, changed(x), changed(dx), dh, {});
+                                         h(params, z.shape.n), params.input_known, changed(x), changed(dx),
+                                         dh, {});
     });
   }
 
