@@ -129,6 +129,40 @@ TEST_CASE("1x1 convolutions") {
   }
 }
 
+TEST_CASE("a 1x1 convolution of many channels, whose factors are applied one by one") {
+  const Shape shape{0, 1, 1, 66};
+  check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape); }));
+}
+
+TEST_CASE("the factors of a 1x1 convolution are solved in blocks") {
+  constexpr int64_t n = 3, c = 150;  // two blocks and a part
+  const Shape shape{n, 1, 1, c};
+  const std::vector<double> x = random_values(n * c, 4, -2, 2);
+  const View<const double> view(x.data(), shape);
+  const Fixture<double> f(lu_conv1x1<double>(shape), 7, view, 0.002);
+  const ParamArena<double>& arena = *f.arena;
+  std::vector<double> z(x.size()), back(x.size()), logdet(n);
+  Context ctx("cpu", 1);
+  f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), logdet.data());
+  f.layer->inverse(ctx, arena.params(), View<const double>(z.data(), shape), View<double>(back.data(), shape),
+                   logdet.data());
+  for (size_t i = 0; i < x.size(); ++i) CHECK(back[i] == doctest::Approx(x[i]).epsilon(1e-9));
+  for (const double both : logdet) CHECK(both == doctest::Approx(0).epsilon(1e-12));
+  // inverse_backward computes W itself: z = x W and dz = dx W^-T, of which backward makes dx again.
+  const std::vector<double> dx = random_values(n * c, 5, -1, 1), dlogdet(n);
+  std::vector<double> by_w(x.size()), dz(x.size()), again(x.size());
+  f.layer->inverse_backward(ctx, f.arena->params(), view, View<const double>(dx.data(), shape),
+                            dlogdet.data(), View<double>(by_w.data(), shape), View<double>(dz.data(), shape));
+  f.layer->backward(ctx, f.arena->params(), View<const double>(z.data(), shape),
+                    View<const double>(dz.data(), shape), dlogdet.data(), View<double>(back.data(), shape),
+                    View<double>(again.data(), shape));
+  for (size_t i = 0; i < x.size(); ++i) {
+    CHECK(by_w[i] == doctest::Approx(z[i]).epsilon(1e-9));
+    CHECK(again[i] == doctest::Approx(dx[i]).epsilon(1e-9));
+    CHECK(back[i] == doctest::Approx(x[i]).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("an LU convolution that starts as the identity leaves values as they are") {
   const Shape shape{4, 1, 1, 3};
   const std::vector<double> x = random_values(12, 4, -2, 2);

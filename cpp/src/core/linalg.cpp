@@ -5,12 +5,6 @@
 
 namespace evenflow::linalg {
 
-Matrix identity(int64_t n) {
-  Matrix one(static_cast<size_t>(n * n), 0.0);
-  for (int64_t i = 0; i < n; ++i) one[i * n + i] = 1;
-  return one;
-}
-
 Matrix multiply(const Matrix& a, const Matrix& b, int64_t n) {
   Matrix c(a.size(), 0.0);
   for (int64_t i = 0; i < n; ++i) {

@@ -17,7 +17,6 @@ struct Lu {
   std::vector<int> permutation;  ///< A[i, :] = (lower upper)[permutation[i], :]
 };
 
-Matrix identity(int64_t n);
 Matrix multiply(const Matrix& a, const Matrix& b, int64_t n);
 Matrix transpose(const Matrix& a, int64_t n);
 

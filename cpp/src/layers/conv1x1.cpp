@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/linalg.hpp"
 #include "evenflow/error.hpp"
 #include "layers/channel_scale.hpp"
+#include "layers/lu_factors.hpp"
 #include "layers/order.hpp"
 
 namespace evenflow {
@@ -24,20 +27,6 @@ class Conv1x1 : public Layer<T> {
     const double* log_det;  ///< (1): log |det W|
     const double* exact;    ///< W^-1 in float64; null if gradients do not need it
   };
-
- private:
-  virtual Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
-                          bool inverse) const = 0;
-  /// dw (C, C): gradient by W; dlogdet (1): the sum over samples.
-  virtual void add_gradients(Context& ctx, const Params<T>& params, const Weights& of, const T* dw,
-                             const double* dlogdet) const = 0;
-
-  ConvDims dims(const Shape& x) const {
-    ConvDims d;
-    d.in = x;
-    d.cout = channels();
-    return d;
-  }
 
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
                   T*) const override {
@@ -68,6 +57,20 @@ class Conv1x1 : public Layer<T> {
     add_gradients(ctx, params, of, dw, sum_of<T>(ctx, scope, dlogdet, z.shape.n));
   }
 
+ private:
+  virtual Weights weights(Context& ctx, WorkspaceScope& scope, const Params<T>& params,
+                          bool inverse) const = 0;
+  /// dw (C, C): gradient by W; dlogdet (1): the sum over samples.
+  virtual void add_gradients(Context& ctx, const Params<T>& params, const Weights& of, const T* dw,
+                             const double* dlogdet) const = 0;
+
+  ConvDims dims(const Shape& x) const {
+    ConvDims d;
+    d.in = x;
+    d.cout = channels();
+    return d;
+  }
+
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     WorkspaceScope scope(ctx);
@@ -95,8 +98,15 @@ class LuConv1x1 final : public Conv1x1<T> {
 
   void init(ParamArena<T>& arena, Rng& rng) const override {
     const int64_t n = this->channels();
-    const bool rotates = start_ == MatrixStart::rotation;
-    const linalg::Lu f = linalg::lu(rotates ? linalg::random_orthogonal(n, rng) : linalg::identity(n), n);
+    if (start_ == MatrixStart::identity) {
+      std::fill_n(arena.value(lower_), n * n, T(0));
+      std::fill_n(arena.value(upper_), n * n, T(0));
+      std::fill_n(arena.value(logs_), n, T(0));
+      std::fill_n(arena.value(sign_), n, T(1));
+      std::iota(arena.value(permutation_), arena.value(permutation_) + n, T(0));
+      return;
+    }
+    const linalg::Lu f = linalg::lu(linalg::random_orthogonal(n, rng), n);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         arena.value(lower_)[i * n + j] = j < i ? static_cast<T>(f.lower[i * n + j]) : T(0);
@@ -129,6 +139,61 @@ class LuConv1x1 final : public Conv1x1<T> {
 
  private:
   using Weights = typename Conv1x1<T>::Weights;
+  static constexpr int64_t kWhole = 64;  ///< most channels for which W itself is computed, on the CPU
+
+  bool by_factors(const Context& ctx) const { return ctx.on_host() && this->channels() > kWhole; }
+  LuFactors<T> factors(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
+    return LuFactors<T>(ctx, scope, name_, this->channels(), parameters(params));
+  }
+  static View<T> take(WorkspaceScope& scope, const Shape& shape) {
+    return View<T>(scope.take<T>(shape.size()), shape);
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
+                  T* kept) const override {
+    if (!by_factors(ctx)) return Conv1x1<T>::do_forward(ctx, params, x, z, logdet, kept);
+    WorkspaceScope scope(ctx);
+    const LuFactors<T> of = factors(ctx, scope, params);
+    const View<T> ordered = take(scope, x.shape), middle = take(scope, x.shape);
+    of.permute(x, ordered);
+    of.by_lower(ordered, middle);
+    of.by_upper(middle, z);
+    ctx.kernels<T>().move.add_total(ctx, x.shape.n, this->pixels(), of.log_det(), logdet);
+  }
+
+  void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
+                  double* logdet) const override {
+    if (!by_factors(ctx)) return Conv1x1<T>::do_inverse(ctx, params, z, x, logdet);
+    WorkspaceScope scope(ctx);
+    const LuFactors<T> of = factors(ctx, scope, params);
+    const View<T> v = take(scope, z.shape);
+    ctx.kernels<T>().move.copy(ctx, z, v);
+    of.solve_upper(v);
+    of.solve_lower(v);
+    of.unpermute(v, x);
+    ctx.kernels<T>().move.add_total(ctx, z.shape.n, -this->pixels(), of.log_det(), logdet);
+  }
+
+  void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
+                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
+    if (!by_factors(ctx)) return Conv1x1<T>::do_backward(ctx, params, z, dz, dlogdet, x, dx, kept);
+    WorkspaceScope scope(ctx);
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    const LuFactors<T> of = factors(ctx, scope, params);
+    const View<T> ordered = take(scope, z.shape), middle = take(scope, z.shape);
+    const View<T> dordered = take(scope, z.shape), dmiddle = take(scope, z.shape);
+    kernels.move.copy(ctx, z, middle);
+    of.solve_upper(middle);
+    kernels.move.copy(ctx, View<const T>(middle), ordered);
+    of.solve_lower(ordered);
+    of.unpermute(ordered, x);
+    of.upper_backward(dz, dmiddle);
+    of.lower_backward(dmiddle, dordered);
+    of.unpermute(dordered, dx);
+    of.add_gradients(ordered, middle, dmiddle, dz,
+                     this->pixels() * *sum_of<T>(ctx, scope, dlogdet, z.shape.n),
+                     {params.grad(lower_), params.grad(upper_), params.grad(logs_)});
+  }
 
   LuParameters<T> parameters(const Params<T>& params) const {
     return {params.value(lower_), params.value(upper_), params.value(logs_), params.value(sign_),
