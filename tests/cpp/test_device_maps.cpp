@@ -170,9 +170,9 @@ std::vector<T> couplings(Context& ctx, const Shape& shape, const Place& place, b
     const CouplingPlan plan{law_of(law), shape.c, interleaved, parity};
     const Shape h_shape = shape.with_channels(shape.c * numbers_of(plan.law));
     const Placed<T> x(a, shape, place, 1), dz(a, shape, place, 2), h(a, h_shape, place, 3);
-    const std::vector<Placed<T>> out{{a, shape, place, 4},  {a, shape, place, 5},   {a, shape, place, 6},
-                                     {a, shape, place, 7},  {a, h_shape, place, 8}, {a, shape, place, 9},
-                                     {a, shape, place, 10}, {a, h_shape, place, 11}, {a, shape, place, 13},
+    const std::vector<Placed<T>> out{{a, shape, place, 4},   {a, shape, place, 5},    {a, shape, place, 6},
+                                     {a, shape, place, 7},   {a, h_shape, place, 8},  {a, shape, place, 9},
+                                     {a, shape, place, 10},  {a, h_shape, place, 11}, {a, shape, place, 13},
                                      {a, h_shape, place, 14}};
     double* det = a.make<double>(2 * shape.n, 0.5);
     const double* dlogdet = a.put(random_values(shape.n, 12, -1, 1));

@@ -304,8 +304,8 @@ struct Coupled {
     Context ctx("cpu", 1);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     kernels.coupling.forward(ctx, plan, {&slope, &offset}, values(in), raw, view(z), logdets.data());
-    kernels.coupling.backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw,
-                              false, view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
+    kernels.coupling.backward(ctx, plan, {&slope, &offset}, values(z), values(dz), dlogdet.data(), raw, false,
+                              view(x), view(dx), {dh.data(), shape.with_channels(2 * shape.c), h_stride},
                               {&dslope, &doffset});
     std::vector<T> back = in;
     std::vector<double> inverse(static_cast<size_t>(n));
