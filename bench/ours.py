@@ -23,22 +23,32 @@ def build(library, model, sizes, threads, device):
                        hidden=sizes["width"], learn_top=False, **options)
         x = 256 * rng.random((batch, *flow.shape), dtype=np.float32)
     elif model == "real_nvp":
-        flow = ef.CouplingFlow(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"],
-                               preprocess="none", **options)
+        flow = ef.CouplingFlow(sizes["dims"], couplings=sizes["couplings"], law="affine", net="mlp",
+                               hidden=sizes["hidden"], permutation="none", base="gaussian", preprocess="none",
+                               **options)
         x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
+    elif model == "spline":
+        flow = ef.CouplingFlow(sizes["dims"], context=sizes["context"], couplings=sizes["couplings"],
+                               bins=sizes["bins"], bound=sizes["bound"], hidden=sizes["hidden"], permutation="none",
+                               base="gaussian", preprocess="none", **options)
+        x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
+        context = rng.standard_normal((100000, sizes["context"]), dtype=np.float32)
     else:
         flow = ef.NICE(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"], **options)
         x = rng.random((batch, sizes["dims"]), dtype=np.float32)
-    flow.init(x)
+    def given(n):
+        return {"context": context[:n]} if flow.context else {}
+
+    flow.init(x, **given(batch))
     if device == "cuda":
         x = flow.sample(batch, device=device)  # an array there, as peers' are: nothing crosses from numpy or back
     optimizer = ef.Adam(flow, lr=1e-5)
 
     def step(budget=None):
-        flow.train_step(x, optimizer, activation_budget=budget)
+        flow.train_step(x, optimizer, **given(batch), activation_budget=budget)
 
-    return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x),
-            "sample": lambda: flow.sample(batch, device=device),
-            "sample_100000": lambda: flow.sample(100000, device=device),
+    return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x, **given(batch)),
+            "sample": lambda: flow.sample(batch, device=device, **given(batch)),
+            "sample_100000": lambda: flow.sample(100000, device=device, **given(100000)),
             "sample_1000000": lambda: flow.sample(1000000, device=device),
-            "log_prob_1": lambda: flow.log_prob(x[:1]), "parameters": lambda: flow.params.size}
+            "log_prob_1": lambda: flow.log_prob(x[:1], **given(1)), "parameters": lambda: flow.params.size}

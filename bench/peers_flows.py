@@ -79,6 +79,25 @@ def nflows_table(s):
     return model, model.log_prob, model.sample
 
 
+def nflows_spline(s):
+    from nflows import distributions, flows
+    from nflows import transforms as T
+    from nflows import utils
+    from nflows.nn.nets import ResidualNet
+    width, given = s["hidden"][0], torch.randn(100000, s["context"]) if s["context"] else None
+
+    def net(inputs, outputs):
+        return ResidualNet(inputs, outputs, width, context_features=s["context"] or None, num_blocks=len(s["hidden"]))
+
+    couplings = [T.PiecewiseRationalQuadraticCouplingTransform(
+        utils.create_alternating_binary_mask(s["dims"], even=i % 2 == 0), net, num_bins=s["bins"], tails="linear",
+        tail_bound=s["bound"]) for i in range(s["couplings"])]
+    model = flows.Flow(T.CompositeTransform(couplings), distributions.StandardNormal([s["dims"]]))
+    if given is None:
+        return model, model.log_prob, model.sample
+    return (model, lambda x: model.log_prob(x, given[:len(x)]), lambda n: model.sample(1, given[:n]))
+
+
 def zuko_table(s):
     import zuko
     model = zuko.flows.RealNVP(s["dims"], transforms=s["couplings"], hidden_features=s["hidden"])
@@ -128,6 +147,7 @@ def freia_table(s):
 
 MODELS = {("normflows", "glow"): normflows_glow, ("normflows", "real_nvp"): normflows_table,
           ("nflows", "glow"): nflows_glow, ("nflows", "real_nvp"): nflows_table,
+          ("nflows", "spline"): nflows_spline,
           ("zuko", "real_nvp"): zuko_table,
           ("FrEIA", "glow"): freia_glow, ("FrEIA", "real_nvp"): freia_table}
 

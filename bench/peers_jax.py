@@ -78,6 +78,80 @@ def nice(sizes):
     return (nets_init(sizes, 1), jnp.zeros(dims)), log_prob, sample
 
 
+def spline_at(x, raw, bins, bound, inverse):
+    """Rational-quadratic splines on [-bound, bound] (Durkan et al. 2019): values, and logs of slopes."""
+    least = 1e-3
+
+    def knots(part):
+        shares = least + (1 - least * bins) * jax.nn.softmax(part, -1)
+        return jnp.pad(2 * bound * jnp.cumsum(shares, -1) - bound, ((0, 0), (0, 0), (1, 0)), constant_values=-bound)
+
+    at_x, at_y = knots(raw[..., :bins]), knots(raw[..., bins:2 * bins])
+    slopes = jnp.pad(least + jax.nn.softplus(raw[..., 2 * bins:]), ((0, 0), (0, 0), (1, 1)), constant_values=1.0)
+    point = jnp.clip(x, -bound, bound)
+    bin = ((at_y if inverse else at_x)[..., 1:-1] <= point[..., None]).sum(-1, keepdims=True)
+
+    def of_bin(values):
+        return jnp.take_along_axis(values, bin, -1)[..., 0]
+
+    left, bottom, d0, d1 = of_bin(at_x), of_bin(at_y), of_bin(slopes), of_bin(slopes[..., 1:])
+    width, height = of_bin(at_x[..., 1:]) - left, of_bin(at_y[..., 1:]) - bottom
+    steep = height / width
+    bend = d0 + d1 - 2 * steep
+    if inverse:
+        up = (point - bottom) / height
+        a, b, c = steep - d0 + up * bend, d0 - up * bend, -steep * up
+        theta = 2 * c / (-b - jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0)))
+    else:
+        theta = (point - left) / width
+    mixed = theta * (1 - theta)
+    below = steep + bend * mixed
+    log = 2 * jnp.log(steep) + jnp.log(d1 * theta**2 + 2 * steep * mixed + d0 * (1 - theta) ** 2) - 2 * jnp.log(below)
+    out = left + width * theta if inverse else bottom + height * (steep * theta**2 + d0 * mixed) / below
+    inside = jnp.abs(x) < bound
+    return jnp.where(inside, out, x), jnp.where(inside, log, 0)
+
+
+def spline(sizes):
+    dims, half, bins, width = sizes["dims"], (sizes["dims"] + 1) // 2, sizes["bins"], sizes["hidden"][0]
+    given = jr.normal(jr.key(3), (100000, sizes["context"]))
+    ends, each = [(half, dims - half), (dims - half, half)], 3 * bins - 1
+
+    def net_init(i):
+        passed, changed = ends[i % 2]
+        blocks = [mlp_init(jr.key(100 * i + b), [width, width, width]) for b in range(len(sizes["hidden"]))]
+        gates = [mlp_init(jr.key(200 * i + b), [sizes["context"], width]) for b in range(len(blocks))]
+        first = mlp_init(jr.key(300 * i), [passed + sizes["context"], width])
+        return first, blocks, gates if sizes["context"] else [], mlp_init(jr.key(400 * i), [width, each * changed])
+
+    def numbers(net, x):
+        first, blocks, gates, last = net
+        context = given[:len(x)]
+        h = mlp(first, jnp.concatenate([x, context], 1))
+        for i, block in enumerate(blocks):
+            change = mlp(block, jax.nn.relu(h))
+            h = h + (change * jax.nn.sigmoid(mlp(gates[i], context)) if gates else change)
+        return mlp(last, h).reshape(len(x), -1, each)
+
+    def log_prob(nets, x):
+        parts, logdet = [x[:, :half], x[:, half:]], 0
+        for i, net in enumerate(nets):
+            raw = numbers(net, parts[i % 2])
+            parts[1 - i % 2], log = spline_at(parts[1 - i % 2], raw, bins, sizes["bound"], False)
+            logdet += log.sum(1)
+        return logdet - 0.5 * sum((p**2).sum(1) for p in parts) - 0.5 * dims * math.log(2 * math.pi)
+
+    def sample(nets, key, n):
+        z = jr.normal(key, (n, dims))
+        parts = [z[:, :half], z[:, half:]]
+        for i, net in reversed(list(enumerate(nets))):
+            raw = numbers(net, parts[i % 2])
+            parts[1 - i % 2], _ = spline_at(parts[1 - i % 2], raw, bins, sizes["bound"], True)
+        return jnp.concatenate(parts, 1)
+
+    return [net_init(i) for i in range(sizes["couplings"])], log_prob, sample
+
+
 def flowjax(sizes):
     import equinox as eqx
     from flowjax.distributions import Normal
@@ -91,7 +165,8 @@ def flowjax(sizes):
             lambda p, key, n: eqx.combine(p, structure).sample(key, (n,)))
 
 
-MODELS = {("jax", "real_nvp"): real_nvp, ("jax", "nice"): nice, ("flowjax", "real_nvp"): flowjax}
+MODELS = {("jax", "real_nvp"): real_nvp, ("jax", "spline"): spline, ("jax", "nice"): nice,
+          ("flowjax", "real_nvp"): flowjax}
 
 
 def build(library, model, sizes, threads, device):

@@ -140,6 +140,90 @@ class RealNVP(nn.Module):
         return torch.cat(parts, 1)
 
 
+class ResidualNet(nn.Module):
+    """Blocks of two layers around which the values pass; a context at the input, and in each block by a gate."""
+
+    def __init__(self, n_in: int, n_out: int, context: int, hidden: tuple):
+        super().__init__()
+        width = hidden[0]
+        self.first, self.last = nn.Linear(n_in + context, width), nn.Linear(width, n_out)
+        self.blocks = nn.ModuleList([nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
+                                     for _ in hidden])
+        self.gates = nn.ModuleList([nn.Linear(context, width) for _ in hidden if context])
+
+    def forward(self, x, context):
+        h = self.first(torch.cat([x, context], 1))
+        for i, (inner, outer) in enumerate(self.blocks):
+            change = outer(F.relu(inner(F.relu(h))))
+            h = h + (change * torch.sigmoid(self.gates[i](context)) if len(self.gates) else change)
+        return self.last(h)
+
+
+def spline(x, raw, bins: int, bound: float, inverse: bool):
+    """Rational-quadratic splines on [-bound, bound] (Durkan et al. 2019): values, and logs of slopes."""
+    least = 1e-3
+
+    def knots(part):
+        shares = least + (1 - least * bins) * torch.softmax(part, -1)
+        return F.pad(2 * bound * shares.cumsum(-1) - bound, (1, 0), value=-bound)
+
+    at_x, at_y = knots(raw[..., :bins]), knots(raw[..., bins:2 * bins])
+    slopes = F.pad(least + F.softplus(raw[..., 2 * bins:]), (1, 1), value=1.0)
+    inside = x.abs() < bound
+    point = x.clamp(-bound, bound)
+    bin = ((at_y if inverse else at_x)[..., 1:-1] <= point[..., None]).sum(-1, keepdim=True)
+
+    def of_bin(values):
+        return values.gather(-1, bin).squeeze(-1)
+
+    left, bottom, d0, d1 = of_bin(at_x), of_bin(at_y), of_bin(slopes), of_bin(slopes[..., 1:])
+    width, height = of_bin(at_x[..., 1:]) - left, of_bin(at_y[..., 1:]) - bottom
+    steep = height / width
+    bend = d0 + d1 - 2 * steep
+    if inverse:
+        up = (point - bottom) / height
+        a, b, c = steep - d0 + up * bend, d0 - up * bend, -steep * up
+        theta = 2 * c / (-b - (b * b - 4 * a * c).clamp(min=0).sqrt())
+    else:
+        theta = (point - left) / width
+    mixed = theta * (1 - theta)
+    below = steep + bend * mixed
+    log = (2 * steep.log() + (d1 * theta**2 + 2 * steep * mixed + d0 * (1 - theta) ** 2).log() - 2 * below.log())
+    out = left + width * theta if inverse else bottom + height * (steep * theta**2 + d0 * mixed) / below
+    return torch.where(inside, out, x), torch.where(inside, log, 0.0)
+
+
+class SplineFlow(nn.Module):
+    """Splines on alternating halves of a table's columns, perhaps given a context."""
+
+    def __init__(self, s: dict):
+        super().__init__()
+        self.dims, self.half, self.bins, self.bound = s["dims"], (s["dims"] + 1) // 2, s["bins"], s["bound"]
+        sizes = [(self.half, self.dims - self.half), (self.dims - self.half, self.half)]
+        self.nets = nn.ModuleList([ResidualNet(a, b * (3 * self.bins - 1), s["context"], s["hidden"])
+                                   for a, b in (sizes[i % 2] for i in range(s["couplings"]))])
+        self.register_buffer("context", torch.randn(100000, s["context"]))
+
+    def numbers(self, i, passed):
+        return self.nets[i](passed, self.context[:len(passed)]).unflatten(1, (-1, 3 * self.bins - 1))
+
+    def log_prob(self, x):
+        parts, logdet = [x[:, :self.half], x[:, self.half:]], 0
+        for i in range(len(self.nets)):
+            keep, change = i % 2, 1 - i % 2
+            parts[change], log = spline(parts[change], self.numbers(i, parts[keep]), self.bins, self.bound, False)
+            logdet = logdet + log.sum(1)
+        return logdet - 0.5 * (torch.cat(parts, 1) ** 2).sum(1) - 0.5 * self.dims * LOG_2PI
+
+    def sample(self, n: int):
+        z = torch.randn(n, self.dims)
+        parts = [z[:, :self.half], z[:, self.half:]]
+        for i in reversed(range(len(self.nets))):
+            keep, change = i % 2, 1 - i % 2
+            parts[change], _ = spline(parts[change], self.numbers(i, parts[keep]), self.bins, self.bound, True)
+        return torch.cat(parts, 1)
+
+
 class NICE(nn.Module):
     """Additive couplings on alternating halves, one scaling, logistic prior."""
 
@@ -265,6 +349,8 @@ def build(library, model, sizes, threads, device):
     if model == "glow":
         net = Glow(sizes["size"], sizes["levels"], sizes["steps"], sizes["width"])
         net = net.to(memory_format=torch.channels_last)
+    elif model == "spline":
+        net = SplineFlow(sizes)
     else:
         net = {"real_nvp": RealNVP, "nice": NICE}[model](sizes["dims"], sizes["couplings"], sizes["hidden"])
     log_prob, sample = net.log_prob, net.sample

@@ -41,6 +41,13 @@ def table(dims: int, hidden: tuple[int, ...], batch: int, libraries: tuple[str, 
                 best_of_threads=best_of_threads)
 
 
+def spline(title: str, libraries: tuple[str, ...], **sizes: Any) -> Work:
+    """Halves that pass and change in turn, and a Gaussian base."""
+    small = dict(dims=3, couplings=2, hidden=(8, 8), bins=4, batch=16)
+    return Work(title, "spline", dict(bound=4.0, **sizes), small, libraries,
+                ("step", "log_prob", "sample_100000", "log_prob_1"), best_of_threads=True)
+
+
 DEPTHS = (4, 8, 16, 32)
 AUTOCAST = ("torch-autocast", "torch-compile-autocast")
 GLOW_PEERS = ("torch", "torch-compile", "normflows", "nflows", "FrEIA")
@@ -51,6 +58,12 @@ WORKS = {
                                       "zuko", "FrEIA"),
                    ("step", "log_prob", "sample", "sample_100000", "log_prob_1"), best_of_threads=True),
     "table_wide": table(64, (512, 512), 1024, ("evenflow", "evenflow-bf16", "torch", "torch-compile", "jax")),
+    "spline": spline("Spline flow, D=6, 10 couplings of 8 bins, residual nets 2 x 256, batch 512",
+                     ("evenflow", "evenflow-bf16", "jax", "torch", "torch-compile", "nflows"),
+                     dims=6, context=0, couplings=10, hidden=(256, 256), bins=8, batch=512),
+    "spline_context": spline("Spline flow, D=5 given 10, 5 couplings of 10 bins, residual nets 2 x 50, batch 200",
+                             ("evenflow", "jax", "torch", "torch-compile", "nflows"),
+                             dims=5, context=10, couplings=5, hidden=(50, 50), bins=10, batch=200),
     "nice": Work("NICE, 784 dimensions, 4 couplings x 5 layers of 1000, batch 200", "nice",
                  dict(dims=784, couplings=4, hidden=(1000,) * 5, batch=200),
                  dict(dims=16, couplings=2, hidden=(16, 16), batch=8),
@@ -83,6 +96,7 @@ CANNOT = {
     ("real_nvp", "flowjax"): "scales are softplus, not exp",
     ("real_nvp", "nflows"): "masks alternate columns; scales are a sigmoid, not exp",
     ("real_nvp", "zuko"): "masks alternate columns",
+    ("spline", "nflows"): "masks alternate columns",
 }
 """Where a library can't express our model, and what it has instead."""
 
@@ -104,6 +118,13 @@ def products(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int, int
     for i in range(sizes["couplings"]):
         halves = (sizes["dims"] + 1) // 2, sizes["dims"] // 2
         passed, changed = halves if i % 2 == 0 else halves[::-1]
+        if model == "spline":
+            width, context = sizes["hidden"][0], sizes["context"]
+            ends = [(passed + context, width), (width, changed * (3 * sizes["bins"] - 1))]
+            gates = len(sizes["hidden"]) * [(context, width)] if context else []
+            found += [(batch, 1, 1, a, b, 1, False) for a, b in
+                      (*ends, *gates, *2 * len(sizes["hidden"]) * [(width, width)])]
+            continue
         widths = [passed, *sizes["hidden"], changed * (1 if model == "nice" else 2)]
         found += [(batch, 1, 1, a, b, 1, False) for a, b in zip(widths, widths[1:])]
     return found
