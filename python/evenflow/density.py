@@ -872,11 +872,12 @@ class Density:
         if sorted(names) == sorted(wanted):
             raise ShapeError(f"[{where}] the columns are in another order than those that the flow was trained on; "
                              f"pass frame[{wanted}]")
-        missing, more = (", ".join(name for name in some if name not in there)
-                         for some, there in ((wanted, names), (names, wanted)))
+        missing = [f"{name} is missing" for name in wanted if name not in names]
+        others = [f"{name} is unexpected" for name in names if name not in wanted]
+        twice = [f"{name} is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         raise ShapeError(f"[{where}] the columns are not those that the flow was trained on: "
-                         + "; ".join([f"{missing} missing"] * bool(missing) + [f"{more} more"] * bool(more))
-                         + f"; pass frame[{wanted}]" * (not missing))
+                         f"{', '.join(missing + others + twice)}"
+                         + f"; pass frame[{wanted}]" * (not missing and not twice))
 
     def _check_levels(self, where: str, x: Batch) -> None:
         """ConfigError for images that are not in level units, such as torch's in [0, 1]."""

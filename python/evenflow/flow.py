@@ -31,7 +31,8 @@ class History(list[dict[str, Any]]):
             return "History: no finished epoch"
         last = self[-1]
         told = ", ".join(f"{name} {last[name]:.4f}" for name in ("loss", "valid_loss") if last.get(name) is not None)
-        return f"History: {len(self)} epochs, {last['step']} steps; last epoch: {told} nats"
+        count = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
+        return f"History: {count}, {last['step']} steps; last epoch: {told} nats"
 
 
 class Flow(Density):
@@ -201,7 +202,8 @@ class Flow(Density):
         with contextlib.suppress(TypeError):  # of what is no data, or no number, which Trainer says
             n = max(len(cast(Any, x) if hasattr(x, "__len__") else arrays.as_array(where, x)), 1)
             usual = {} if self._is_image else presets.table(n, chosen.get("batch_size"))
-        if epochs is None and steps is None and patience is None and valid is not None:
+        automatic = epochs is None and steps is None and patience is None and valid is not None
+        if automatic:
             patience = length["patience"]
         settings = Settings(
             **{**usual, **chosen}, optimizer_options=optimizer_options or {}, schedule=schedule, lr_decay=lr_decay,
@@ -223,6 +225,8 @@ class Flow(Density):
                               valid_context=valid_context, sample_weight=sample_weight,
                               valid_sample_weight=valid_sample_weight, settings=settings, ranks=ranks)
             if path is not None and resume:
+                if automatic:
+                    trainer.adopt_patience(path)
                 trainer.load_state(path)
             if not self._is_image:
                 ranks.lead(lambda: discrete.warn(where, trainer))

@@ -17,6 +17,8 @@ from evenflow.errors import ConfigError, DataWarning, NumericError, ShapeError
 
 LEAST = 100
 """Fewest samples: below, a tail of 20 values tells nothing."""
+LEAST_TAIL = 5
+"""Fewest weights that a tail is fitted to."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +34,7 @@ class ImportanceSamples:
     """(n,); -inf where the target has no density."""
     pareto_k: float
     """Shape of a generalised Pareto distribution fitted to the largest weights (Vehtari et al. 2024, section 2.4):
-    1 / k is how many of their moments are finite. -inf: they are all equal."""
+    1 / k is how many of their moments are finite. -inf: all that are not 0 are equal; inf: too few are not 0."""
 
     @property
     def ess(self) -> float:
@@ -84,7 +86,7 @@ def importance(flow: Density, log_density: Callable[[Any], Any], n: int, *, labe
         raise TypeError(f"[{where}] expected a function of samples as log_density, got {type(log_density).__name__}")
     n = checks.whole(where, "n", n, low=LEAST)
     x, log_prob = flow.sample_and_log_prob(n, label=label, context=context, seed=seed)
-    target = arrays.as_numbers(where, "log_density(x)", log_density(x)).astype(np.float64)
+    target = arrays.as_numbers(where, "log_density(x)", log_density(x.copy())).astype(np.float64)
     if target.shape != (n,):
         raise ShapeError(f"[{where}] expected log_density to return ({n},), one number a sample, got {target.shape}")
     bad = np.flatnonzero(np.isnan(target) | (target == np.inf))
@@ -97,19 +99,27 @@ def importance(flow: Density, log_density: Callable[[Any], Any], n: int, *, labe
     if not found.ok:
         warnings.warn(
             f"[{where}] the weights have too heavy a tail: Pareto k is {found.pareto_k:.2f}, and means are reliable "
-            f"up to {found.limit:.2f}. Few samples, of {found.ess:.0f} effective ones, decide them: the flow is too "
-            "narrow somewhere. Train it on more samples of the target, or draw more", DataWarning, stacklevel=3)
+            f"up to {found.limit:.2f}. A few samples decide them (effective sample size {found.ess:.0f}): the flow is "
+            "too narrow somewhere. Train it on more samples of the target, or draw more", DataWarning, stacklevel=3)
     return found
 
 
 def pareto_k(log_weights: NDArray[np.float64]) -> float:
-    """Shape of a generalised Pareto distribution fitted to the min(n / 5, 3 sqrt(n)) largest weights by the method of
-    Zhang and Stephens (2009), drawn towards 1/2 as if by ten more observations (Vehtari et al. 2024, appendix G).
+    """Shape of a generalised Pareto distribution fitted to the largest min(n / 5, 3 sqrt(n)) of the n weights that are
+    not 0, by the method of Zhang and Stephens (2009), and drawn towards 1/2 as if by ten more observations (Vehtari et
+    al. 2024, appendix G).
     """
     weights = np.sort(_relative(log_weights))
-    count = math.ceil(min(len(weights) / 5, 3 * math.sqrt(len(weights))))
-    tail = weights[-count:] - weights[-count - 1]
-    if tail[0] <= 0 or tail[-1] - tail[0] < 1e-12 * weights[-1]:  # equal values have no tail
+    positive = weights[weights > 0]
+    if len(positive) >= LEAST_TAIL and positive[-1] - positive[0] < 1e-12 * positive[-1]:
+        return -math.inf
+    count = math.ceil(min(len(positive) / 5, 3 * math.sqrt(len(positive))))
+    if count < LEAST_TAIL:
+        return math.inf
+    tail = positive[-count:] - positive[-count - 1]
+    tail = tail[tail > 0]
+    count = len(tail)
+    if count < LEAST_TAIL:  # the largest are equal
         return -math.inf
     grid = 30 + int(math.sqrt(count))
     quartile = tail[int(count / 4 + 0.5) - 1]

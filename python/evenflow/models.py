@@ -231,13 +231,14 @@ class CouplingFlow(Flow):
     permutation : str
         Mixing of the columns between couplings: "none", "reverse", "shuffle" (an order that is drawn once), "lu" (a
         learned matrix, at first a random rotation) or "lu-shuffle" (a shuffle, then a learned matrix that is the
-        identity at first). "auto": "lu-shuffle", but "shuffle" for more than 64 columns and for a uniform base.
+        identity at first). "auto": "lu-shuffle", but "shuffle" for more than 256 columns and for a uniform base.
     batch_norm, actnorm : bool
         Between couplings.
     base : str
         Distribution of the latents: "logistic", whose tails forgive rows far from the others, "gaussian" or "uniform".
-        With the last, data and latents lie in [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with
-        free slopes at both ends, and no `bound`, `bounds`, `preprocess`, learned matrix or norm.
+        "auto": "logistic" with a learned matrix between couplings, which can scale it, else "gaussian". With "uniform"
+        data and latents lie in [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with free slopes at
+        both ends, and no `bound`, `bounds`, `preprocess`, learned matrix or norm.
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten". "auto": "standardize", but
         "none" for a uniform base.
@@ -259,7 +260,7 @@ class CouplingFlow(Flow):
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "spline", bins: int = 8,
                  bound: float = 4.0, unconditional: bool = False, net: str = "residual",
                  hidden: Sequence[int] = (64, 64), activation: str = "relu", mask: str | ArrayLike = "halves",
-                 permutation: str = "auto", batch_norm: bool = False, actnorm: bool = False, base: str = "logistic",
+                 permutation: str = "auto", batch_norm: bool = False, actnorm: bool = False, base: str = "auto",
                  preprocess: str = "auto", bounds: Sequence[Any] | None = None, seed: int = 0,
                  dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))

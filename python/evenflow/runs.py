@@ -74,8 +74,10 @@ class Source:
 
     def read(self) -> Dataset:
         """The data as they come, in their own order."""
+        # Earlier runs say "white" of any data.
+        background = None if self.background == "white" and not data.is_pictures(self.path) else self.background
         return data.load(self.path, columns=self.columns, label=self.label, context=self.context,
-                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, background=self.background,
+                         weight=self.weight, size=self.size, crop=self.crop, pad=self.pad, background=background,
                          named=self.named)
 
     def parts(self, whole: Dataset) -> tuple[Dataset, Dataset]:
@@ -498,7 +500,7 @@ def selection(flow: Density | None, plan: Plan | None, path: str) -> Selection:
     """The columns of a table that a model takes: by the names in its run or its file, else all by position."""
     if plan is not None:
         return plan.selection(path)
-    if flow is None or flow.columns is None or not is_header(table_columns(path)):
+    if flow is None or not flow._names or not is_header(table_columns(path)):
         return Selection()
     return Selection(flow.columns, context=flow._names.get("context"))
 

@@ -42,7 +42,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         "coupling_flow", with a logistic base, whose tails forgive rows far from the others; or "nice" (Dinh, Krueger,
         Bengio 2014).
     couplings, hidden : int, sequence of int
-        Number of couplings, and widths of their hidden layers.
+        Number of couplings, and widths of their nets' hidden layers; of residual nets all equal.
     law : str
         Law of coupling_flow's couplings: "affine", "spline", ...; see `CouplingFlow`.
     preprocess : str
@@ -70,6 +70,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         For initialisation, split and order. None: another one at every fit.
     verbose : bool
         Show a bar.
+    net : str
+        Of coupling_flow: "residual" or "mlp".
 
     Attributes
     ----------
@@ -95,7 +97,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
                  law: str = "spline", preprocess: str = "standardize", bounds: Any = None, epochs: int | None = None,
                  batch_size: int | None = None, lr: float = 3e-3, validation_fraction: float = 0.1,
                  patience: int = 20, dtype: str = "float32", device: str = "cpu", threads: int = 0,
-                 random_state: Any = None, verbose: bool = False):
+                 random_state: Any = None, verbose: bool = False, net: str = "residual"):
         self.model = model
         self.couplings = couplings
         self.hidden = hidden
@@ -112,6 +114,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         self.threads = threads
         self.random_state = random_state
         self.verbose = verbose
+        self.net = net
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Trains on X by maximum likelihood.
@@ -178,7 +181,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
             if self.law != "spline":
                 raise ConfigError(f"[{where}] law is a setting of model='coupling_flow', and model is 'nice'")
             return NICE(columns, **shared)
-        return CouplingFlow(columns, law=self.law, **shared)
+        return CouplingFlow(columns, law=self.law, net=self.net, **shared)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log density of each row, (n_samples,), in nats, in the units of X.

@@ -512,6 +512,13 @@ class Trainer:
         with self.kept():
             checkpoint.save(self.flow, path, mark)
 
+    def adopt_patience(self, path: str | os.PathLike[str]) -> None:
+        """Takes the patience of the training that is gone on with, where the caller chose none."""
+        _, metadata = checkpoint.read(state_path(checks.file_name("resume", path)), STATE_KIND)
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # which load_state tells of
+            patience = json.loads(metadata["settings"])["patience"]
+            self.settings = dataclasses.replace(self.settings, patience=patience)
+
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Goes back to where `save` was. IoError: a broken file; ConfigError: other data or settings."""
         model = checks.file_name("resume", path)

@@ -67,6 +67,30 @@ def test_a_target_on_part_of_the_plane(normal):
     assert inside.log_evidence == pytest.approx(3 - math.log(2), abs=0.05)
 
 
+@pytest.mark.parametrize("log_density", [
+    gaussian(0.001), lambda x: np.where((np.abs(x) < 0.1).all(axis=1), 0.0, -np.inf)], ids=["narrow", "a small box"])
+def test_weights_of_which_hardly_any_count_are_not_trusted(normal, log_density):
+    """Where most underflow, or are 0, the rest are no tail, and not equal either."""
+    with pytest.warns(ef.DataWarning, match=r"the weights have too heavy a tail: Pareto k is inf"):
+        assert not normal.importance(log_density, 2000, seed=5).ok
+
+
+def test_the_tail_of_the_weights_that_are_not_zero():
+    rng = np.random.default_rng(6)
+    log_weights = -0.9 * np.log(rng.random(100_000))
+    log_weights[:90_000] = -np.inf
+    assert pareto_k(log_weights) == pytest.approx(0.9, abs=0.15)
+
+
+def test_a_function_may_write_to_its_samples(normal):
+    def log_density(x):
+        x -= 1
+        return gaussian(1.0)(x + 1)
+
+    found = normal.importance(log_density, 200, seed=7)
+    assert np.array_equal(found.x, normal.sample(200, seed=7)) and found.ok
+
+
 @pytest.mark.parametrize("log_density, error, text", [
     (3.0, TypeError, "expected a function of samples as log_density, got float"),
     (lambda x: x, ef.ShapeError, r"expected log_density to return \(200,\), one number a sample, got \(200, 2\)"),

@@ -1,5 +1,6 @@
 """Checkpoints: exact resume, refusal of what is another training's, interrupts."""
 
+import contextlib
 import json
 import math
 import os
@@ -482,3 +483,17 @@ def test_resume_remembers_the_best(tmp_path, table, real_nvp):
     resumed = again.fit(table[:40], epochs=200, checkpoint=path, resume=True, **options)
     assert [r["valid_loss"] for r in resumed] == [r["valid_loss"] for r in history]
     assert_same(again, whole)
+
+
+def test_a_length_that_is_left_out_goes_on_with_the_patience_of_before(tmp_path, table, real_nvp):
+    """Which fit chooses itself where there is neither length nor patience."""
+    def press(record):
+        if record["step"] == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    for name, length, stops in (("a", {"epochs": 2}, contextlib.nullcontext()),
+                                ("b", {"callback": press}, pytest.raises(KeyboardInterrupt))):
+        flow, data = real_nvp(), dict(x=table[20:], valid=table[:20], checkpoint=tmp_path / name)
+        with stops:
+            flow.fit(**data, **length)
+        assert len(flow.fit(**data, resume=True)) > 2

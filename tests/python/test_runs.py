@@ -38,6 +38,16 @@ def table_file(tmp_path):
 
 # Length, settings, data
 
+def test_a_run_from_before_backgrounds_were_left_out(tmp_path, table_file):
+    """Its log has the colour behind transparent pixels of any data."""
+    out = tmp_path / "run"
+    assert main(["train", table_file, "--couplings", "2", "--quiet", "--steps", "2", "--out", str(out)]) == 0
+    log = (out / "log.jsonl").read_text()
+    assert '"background": null' in log
+    (out / "log.jsonl").write_text(log.replace('"background": null', '"background": "white"', 1))
+    assert main(["eval", str(out)]) == 0 and main(["resume", str(out), "--steps", "4", "--quiet"]) == 0
+
+
 def test_resume_with_other_settings_is_refused(tmp_path, table_file, capsys):
     """`train --resume` goes on with a run as it is: what it would leave out is an error."""
     out = tmp_path / "run"

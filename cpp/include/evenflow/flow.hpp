@@ -27,7 +27,7 @@ struct Drift {
   /// larger error counts: in x, a column of large numbers would hide errors of the others.
   double value = 0;
   bool fallback = false;   ///< the step was repeated from checkpoints
-  std::string layer;       ///< with fallback: the layer whose own inverse was worst
+  std::string layer;       ///< with fallback: the layer whose own inverse was worst; couplings take none
   double layer_value = 0;  ///< with fallback: relative error of that layer's rebuilt input
 };
 
@@ -138,8 +138,8 @@ class EVENFLOW_API Flow {
   void class_log_prob(Context&, const ParamArena<T>&, View<const T> x, double* out) const;
 
   /// Reversible backward for a loss L(z, logdet): rebuilds x, writes dx, adds to the arena's gradients.
-  /// truth: the batch that z was computed from, or empty. With it, a batch that can't be rebuilt well is taken
-  /// from it. Returns the error that is left (Drift::value), or 0 without `truth`.
+  /// truth: the batch that z was computed from, or empty. With it, a batch that can't be rebuilt well is
+  /// taken from it. Returns the error that is left (Drift::value), or 0 without `truth`.
   double backward(Context&, ParamArena<T>&, const T* z, const T* dz, const double* dlogdet,
                   const Given<T>& given, View<T> x, View<T> dx, View<const T> truth = {}) const;
 

@@ -65,13 +65,15 @@ struct CouplingFlowConfig {
   std::string law = "spline";           ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   TableMask mask;
   /// Between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"; "auto" is lu-shuffle, but
-  /// shuffle for more than 64 columns and for a uniform base.
+  /// shuffle for more than 256 columns and for a uniform base.
   std::string permutation = "auto";
   /// "none" | "standardize" | "zca" | "whiten"; "auto" is standardize, but none for a uniform base.
   std::string preprocess = "auto";
   bool batch_norm = false;
   bool actnorm = false;
-  std::string base = "logistic";  ///< "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]
+  /// "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]. "auto" is logistic with a learned
+  /// matrix between couplings, which can scale its wide tails, else gaussian.
+  std::string base = "auto";
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< context values per sample
   std::vector<Bounds> bounds;  ///< one per column, applied before preprocess; empty: none

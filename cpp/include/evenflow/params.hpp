@@ -105,10 +105,10 @@ struct Params {
   T* grads = nullptr;        ///< null outside backward
   T* batch_stats = nullptr;  ///< this batch's moments, laid out like the stats group; null: use running ones
   const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
-  bool input_known = false;  ///< backward's x holds the real input; a layer that uses it leaves it there
-  bool overwrite = false;           ///< overwritable gradients hold nothing yet: store, do not add
-  const T* context = nullptr;       ///< (N, C) standardised context
-  T* dcontext = nullptr;            ///< (N, C) backward adds the context's gradient; null: not requested
+  bool input_known = false;    ///< backward's x holds the real input; a layer that uses it leaves it there
+  bool overwrite = false;      ///< overwritable gradients hold nothing yet: store, do not add
+  const T* context = nullptr;  ///< (N, C) standardised context
+  T* dcontext = nullptr;       ///< (N, C) backward adds the context's gradient; null: not requested
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }

@@ -123,7 +123,7 @@ struct Chain {
   }
 
   /// The tiles of a gradient. None if layer by layer is faster: where the gradients of the groups would leave
-  /// the last cache, or several tiles would add to one that exceeds a core's.
+  /// the last cache, or more than two tiles would add to one that exceeds a core's.
   std::optional<Tiles> gradient_tiles(int64_t n) const {
     constexpr int64_t kBytes = 1 << 23, kNearBytes = 1 << 21, kGroupsBytes = 1 << 25;
     const int64_t bytes = layout->trainable_size() * static_cast<int64_t>(sizeof(T));

@@ -24,6 +24,7 @@ class LuFactors {
     invert_order(name, of.permutation, n, order_);
     lower_ = scope.take<T>(n * n);
     upper_ = scope.take<T>(n * n);
+    diagonal_ = scope.take<double>(n);
     log_det_ = scope.take<double>(1);
     *log_det_ = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -33,7 +34,8 @@ class LuFactors {
         lower_[i * n + j] = j < i ? of.lower[i * n + j] : j == i ? T(1) : T(0);
         upper_[i * n + j] = j > i ? of.upper[i * n + j] : T(0);
       }
-      upper_[i * n + i] = static_cast<T>(of.sign[i] * std::exp(static_cast<double>(of.logs[i])));
+      diagonal_[i] = static_cast<double>(of.sign[i]) * std::exp(static_cast<double>(of.logs[i]));
+      upper_[i * n + i] = static_cast<T>(diagonal_[i]);
     }
   }
 
@@ -115,6 +117,7 @@ class LuFactors {
     for (int64_t i = 0; i < size; ++i) {
       for (int64_t j = 0; j < size; ++j)
         own[static_cast<size_t>(i * size + j)] = static_cast<double>(matrix[(first + i) * n_ + first + j]);
+      if (matrix == upper_) own[static_cast<size_t>(i * size + i)] = diagonal_[first + i];
     }
     own = matrix == lower_ ? linalg::invert_lower(own, size) : linalg::invert_upper(own, size);
     T* inverse = scope.take<T>(size * size);
@@ -129,7 +132,7 @@ class LuFactors {
   int64_t n_;
   int32_t *order_, *back_;
   T *lower_, *upper_;
-  double* log_det_;
+  double *diagonal_, *log_det_;
 };
 
 }  // namespace evenflow

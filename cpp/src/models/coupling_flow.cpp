@@ -25,11 +25,14 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
 
 /// The settings for which "auto" stands. Files hold "auto", so its meaning must not change.
 CouplingFlowConfig resolved(CouplingFlowConfig config) {
-  constexpr int64_t kMixedColumns = 64;  // each learned matrix costs as many products of its columns cubed
-  const bool in_box = base_of(config.base) == Base::uniform;
+  constexpr int64_t kMixedColumns = 256;  // products with more take longer than the nets
+  const bool in_box = config.base == "uniform";
   if (config.permutation == "auto")
     config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
   if (config.preprocess == "auto") config.preprocess = in_box ? "none" : "standardize";
+  // Splines leave alone what is beyond their bound. A logistic base has 4 % there, which a matrix can scale.
+  const bool scales = config.permutation == "lu" || config.permutation == "lu-shuffle";
+  if (config.base == "auto") config.base = scales && config.dims > 1 ? "logistic" : "gaussian";
   return config;
 }
 

@@ -175,11 +175,13 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle", "auto"}),
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle; "
     "auto: "
-    "lu-shuffle, but shuffle for more than 64 columns and for a uniform base");
+    "lu-shuffle, but shuffle for more than 256 columns and for a uniform base");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
-  v("base", c.base, one_of({"gaussian", "logistic", "uniform"}),
-    "distribution of the latents; uniform: data and latents lie in [0, 1]");
+  v("base", c.base, one_of({"gaussian", "logistic", "uniform", "auto"}),
+    "distribution of the latents; uniform: data and latents lie in [0, 1]; auto: logistic with a learned "
+    "matrix "
+    "between couplings, else gaussian");
   v("preprocess", c.preprocess, one_of({"none", "standardize", "zca", "whiten", "auto"}),
     "linear map of the data, fitted by init; auto: standardize, but none for a uniform base");
   visit_bounds(v, c.bounds);
