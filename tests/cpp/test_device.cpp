@@ -499,7 +499,7 @@ TEST_CASE("device: whole models, training and all, against the CPU's") {
   t.preprocess = "none";
   t.permutation = "reverse";
   check_model("a uniform base", [=](auto u) { return coupling_flow<decltype(u)>(t); }, 40, 0.02, 0.98);
-  t = CouplingFlowConfig();
+  t = plain_table();
   t.dims = 1;
   t.couplings = 3;
   t.law =

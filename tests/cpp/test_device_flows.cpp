@@ -247,13 +247,16 @@ TEST_CASE("device: a table flow with matrices against the CPU's") {
   c.base = "logistic";
   c.actnorm = true;
   check_both(make);
-  c = CouplingFlowConfig();
+  c = plain_table();
   c.dims = 128;  // wider than what the thin products take
   c.couplings = 2;
   c.hidden = {20};
   c.permutation = "lu";
   c.preprocess = "none";
-  check_both(make);
+  check_flow<double>(make(double()));
+  // The CPU applies so many channels' factors one by one, rounding in between; the device has W, rounded
+  // once.
+  check_flow<float>(make(float()), 5 * kBound<float>);
   NiceConfig n;
   n.shape = {0, 1, 1, 6};
   n.hidden = {9};
@@ -388,7 +391,7 @@ TEST_CASE("device: a row of a table has its bits alone and among others") {
   both();
   c.conditioner = NetDtype::bfloat16;
   check_rows(coupling_flow<float>(c));
-  c = CouplingFlowConfig();
+  c = plain_table();
   c.dims = 6;
   c.couplings = 2;
   c.hidden = {20};
