@@ -25,7 +25,7 @@ void add_mixing(Flow<T>& flow, const std::string& kind, const std::string& index
 
 /// The settings for which "auto" stands. Files hold "auto", so its meaning must not change.
 CouplingFlowConfig resolved(CouplingFlowConfig config) {
-  constexpr int64_t kMixedColumns = 256;  // products with more take longer than the nets
+  constexpr int64_t kMixedColumns = 256;  // each matrix takes eight products of its size in a step
   const bool in_box = config.base == "uniform";
   if (config.permutation == "auto")
     config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
