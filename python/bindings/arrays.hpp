@@ -178,7 +178,9 @@ template <class T>
 class GivenArrays {
  public:
   GivenArrays(const char* call, int64_t context, const py::object& given, int64_t n,
-              const py::object& dcontext = py::none(), const py::object& sample_weight = py::none()) {
+              const py::object& dcontext = py::none(), const py::object& sample_weight = py::none(),
+              const MaskSeed& masks = {})
+      : masks_(masks) {
     if (!sample_weight.is_none()) sample_weight_ = rows_of<double>(sample_weight, call, "sample weights", n);
     if (given.is_none()) return;
     if (context) {
@@ -196,6 +198,7 @@ class GivenArrays {
       given = Given<T>(arrays.in(context_), dcontext_.data ? arrays.out(dcontext_) : nullptr);
     }
     given.sample_weight = sample_weight_;
+    given.masks = masks_;
     return given;
   }
 
@@ -215,6 +218,7 @@ class GivenArrays {
 
   const int32_t* labels_ = nullptr;
   const double* sample_weight_ = nullptr;
+  MaskSeed masks_;
   Batch<const T> context_{nullptr, 0, 0, false};
   Batch<T> dcontext_{nullptr, 0, 0, false};
 };

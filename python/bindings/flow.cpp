@@ -207,9 +207,11 @@ py::dict as_dict(const StepResult& r, bool grad_norm = false) {
 template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& given, int64_t budget,
                        double weight, const py::object& sum_over_ranks, const py::object& complete,
-                       int64_t least, const py::object& dcontext, const py::object& sample_weight) {
+                       int64_t least, const py::object& dcontext, const py::object& sample_weight,
+                       uint64_t seed, uint64_t first) {
   const auto in = batch_of<const T>(x, "loss_and_grad", "x", self.flow.dims());
-  const GivenArrays<T> known("loss_and_grad", self.flow.context(), given, in.n, dcontext, sample_weight);
+  const GivenArrays<T> known("loss_and_grad", self.flow.context(), given, in.n, dcontext, sample_weight,
+                             {seed, first});
   StepResult r;
   PyRanks ranks(sum_over_ranks);
   GradientWatch watch;
@@ -233,10 +235,10 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& g
 template <class T>
 py::dict train_step(PyFlow<T>& self, const py::object& x, PyOptimizer<T>& optimizer, const py::object& given,
                     int64_t budget, double max_norm, PyAverage<T>* average, double decay,
-                    const py::object& sample_weight) {
+                    const py::object& sample_weight, uint64_t seed) {
   const char* call = "train_step";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
-  const GivenArrays<T> known(call, self.flow.context(), given, in.n, py::none(), sample_weight);
+  const GivenArrays<T> known(call, self.flow.context(), given, in.n, py::none(), sample_weight, {seed, 0});
   StepResult r;
   {
     OnDevice arrays(self.contexts);
@@ -438,10 +440,10 @@ void bind_class(py::module_& m, const char* name) {
            "first_row"_a = 0, "dcontext"_a = py::none())
       .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "given"_a = py::none(),
            "activation_budget"_a = -1, "max_norm"_a = 0.0, "average"_a = py::none(), "decay"_a = 0.0,
-           "sample_weight"_a = py::none())
+           "sample_weight"_a = py::none(), "seed"_a = 0)
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "given"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0,
-           "dcontext"_a = py::none(), "sample_weight"_a = py::none())
+           "dcontext"_a = py::none(), "sample_weight"_a = py::none(), "seed"_a = 0, "first"_a = 0)
       .def("gradient_parts", &gradient_parts<T>, "least"_a)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }

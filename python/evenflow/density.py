@@ -639,8 +639,8 @@ class Density:
         x, label, context
             As in `log_prob`.
         seed : int, optional
-            For the noise of uint8 images. None takes other noise in every call: the number of the call, counted by
-            the flow, is its seed.
+            For the noise of uint8 images and the masks of dropout. None takes others in every call: the number of the
+            call, counted by the flow, is its seed.
         sample_weight : array_like, (N,), optional
             Factors >= 0 on the rows' terms of the loss. The sum is still divided by N.
         weight : float
@@ -669,13 +669,13 @@ class Density:
 
     def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int, weight: float,
                        **more: Any) -> float:
-        """loss_and_grad of checked arguments; `first` numbers the rows for the dequantisation noise.
+        """loss_and_grad of checked arguments; `first` numbers the rows, for noise and dropout.
 
         more: dcontext; sample_weight; sum_over_ranks adds up an array in place, so that batch norm takes the moments of
         all ranks' rows; complete is told during the pass which of gradient_parts(least) are complete.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
-        step = self._core.loss_and_grad(block, given, budget, weight, **more)
+        step = self._core.loss_and_grad(block, given, budget, weight, seed=seed, first=first, **more)
         self.last_step = {**step}
         return step["loss"]
 
@@ -728,10 +728,10 @@ class Density:
         block = self._block("train_step", x, 0, len(x), seed, 0)
         if average is None:
             step = self._core.train_step(block, optimizer._core, given, budget, max_norm,
-                                         sample_weight=sample_weight)
+                                         sample_weight=sample_weight, seed=seed)
         else:
             step = self._core.train_step(block, optimizer._core, given, budget, max_norm, average._core,
-                                         average.next_decay(), sample_weight)
+                                         average.next_decay(), sample_weight, seed)
             average.steps += 1
         self.last_step = {**step}
         return step["loss"]

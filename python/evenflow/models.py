@@ -222,6 +222,10 @@ class CouplingFlow(Flow):
         Widths of the hidden layers of each coupling's net; of a residual net one entry a block, all equal.
     activation : str
         What hidden units compute: "relu", "leaky_relu", "tanh", "silu" or "elu", as in torch.
+    dropout : float
+        Share of hidden units that each training step sets to 0, in [0, 1): after each hidden layer of an "mlp", between
+        the two layers of a residual block. `train_step`, `loss_and_grad` and `fit` drop units; no density, sample or
+        other gradient does.
     mask : str or array_like of bool
         Columns that a coupling changes; the others pass, and its net reads them. "halves", "odd-even": the second half
         or the odd columns, and the others, in turn. "log2": columns whose number has bit 0, then those without, then
@@ -259,10 +263,11 @@ class CouplingFlow(Flow):
     @hinted
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "spline", bins: int = 8,
                  bound: float = 4.0, unconditional: bool = False, net: str = "residual",
-                 hidden: Sequence[int] = (64, 64), activation: str = "relu", mask: str | ArrayLike = "halves",
-                 permutation: str = "auto", batch_norm: bool = False, actnorm: bool = False, base: str = "auto",
-                 preprocess: str = "auto", bounds: Sequence[Any] | None = None, seed: int = 0,
-                 dtype: str = "float32", conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
+                 hidden: Sequence[int] = (64, 64), activation: str = "relu", dropout: float = 0.0,
+                 mask: str | ArrayLike = "halves", permutation: str = "auto", batch_norm: bool = False,
+                 actnorm: bool = False, base: str = "auto", preprocess: str = "auto",
+                 bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32",
+                 conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))
 
 

@@ -221,7 +221,7 @@ def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
     """
     start = flow.params.copy()
     flow.zero_grad()
-    loss = flow.loss_and_grad(x, **flow._by_name(given))
+    loss = flow.loss_and_grad(x, seed=0, **flow._by_name(given))  # one seed: dropout's masks stay
     # Half along the gradient: in a random direction alone the slope may be small by chance.
     direction = flow.grads / max(float(np.linalg.norm(flow.grads)), 1e-300)
     noise = np.zeros_like(start)
@@ -234,7 +234,7 @@ def _taylor(flow: Density, x: np.ndarray, given: np.ndarray | None,
     def moved(step: float) -> float:
         flow.params[:] = start + step * direction
         flow.zero_grad()
-        return flow.loss_and_grad(x, **flow._by_name(given))
+        return flow.loss_and_grad(x, seed=0, **flow._by_name(given))
 
     found = []
     for step in TAYLOR_STEPS:

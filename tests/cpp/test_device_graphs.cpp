@@ -438,6 +438,35 @@ TEST_CASE("device: a gradient's graph is of its input's rows, its weight, and wh
   Emulator::get().separate_arrays = true;
 }
 
+TEST_CASE("device: a recorded step draws the dropout of its own seed") {
+  install_emulator();
+  CouplingFlowConfig config = plain_table();
+  config.dims = 5;
+  config.couplings = 3;
+  config.hidden = {20, 20};
+  config.net = "residual";
+  config.dropout = 0.3;
+  const auto losses_of = [&](const std::string& device) {
+    Context ctx(device);
+    const Flow<double> flow = coupling_flow<double>(config);
+    ParamArena<double> arena(flow.layout(), device);
+    flow.init(arena, 3);
+    Arrays a(ctx);
+    const Shape shape = flow.sample_shape().with_batch(40);
+    const View<const double> x(a.put(random_of<double>(shape.size(), 20, -2, 2)), shape);
+    flow.init_from_data(ctx, arena, x);
+    Optimizer<double> optimizer(flow.layout(), {Rule::adam, 1e-2}, device);
+    std::vector<double> losses;
+    for (uint64_t step = 0; step < 6; ++step) {
+      Given<double> given;
+      given.masks.seed = step;
+      losses.push_back(flow.train_step(ctx, arena, x, given, step % 2 ? -1 : 0, {optimizer}).loss);
+    }
+    return losses;
+  };
+  CHECK(gap(losses_of("emulated"), losses_of("cpu")) <= 1e-10);
+}
+
 TEST_CASE("device: a gradient is one graph, and waits once") {
   install_emulator();
   Emulator& emulator = Emulator::get();

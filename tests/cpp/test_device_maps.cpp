@@ -92,10 +92,15 @@ std::vector<T> units(Context& ctx, const Shape& shape, const Place& place) {
       net.activate_backward(ctx, activation, at, dy.view, last[1 + accumulate].view, accumulate);
     }
   }
-  for (uint64_t i = 0; i < 3; ++i) out.push_back(view(20 + i));
-  const Placed<T>* last = out.data() + out.size() - 3;
+  for (uint64_t i = 0; i < 5; ++i) out.push_back(view(20 + i));
+  const Placed<T>* last = out.data() + out.size() - 5;
   net.gate(ctx, x.view, last[0].view);
   net.gate_backward(ctx, x.view, last[0].view, last[1].view, last[2].view);
+  const MaskSeed seed{5, 1000};
+  HostScope host(ctx);
+  for (const bool accumulate : {false, true}) {
+    net.dropout(ctx, 0.3, host.send(&seed, 1), 2, 7, x.view, last[3 + accumulate].view, accumulate);
+  }
   std::vector<T> result;
   append_all(result, a, out);
   return result;

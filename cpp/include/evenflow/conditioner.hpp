@@ -52,12 +52,14 @@ enum class MlpInit {
 /// equally well with either, because both directions evaluate the same net.
 enum class NetDtype { same, bfloat16 };
 
-/// Dense net with a linear output; on images, the same net at every pixel.
+/// Dense net with a linear output; on images, the same net at every pixel. dropout: the share of hidden units
+/// that a training step sets to 0.
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels,
                                                  const std::vector<int64_t>& hidden, MlpInit init,
                                                  NetDtype dtype = NetDtype::same,
-                                                 Activation activation = Activation::relu);
+                                                 Activation activation = Activation::relu,
+                                                 double dropout = 0);
 
 /// Residual net of dense layers (nflows' ResidualNet): pre-activation blocks of two layers, with a gate by
 /// the context.
@@ -67,6 +69,7 @@ struct ResidualNetConfig {
   int64_t context = 0;  ///< trailing input channels that also gate every block
   Activation activation = Activation::relu;
   NetDtype dtype = NetDtype::same;
+  double dropout = 0;  ///< between a block's two layers, as in mlp
 };
 template <class T>
 EVENFLOW_API std::unique_ptr<Conditioner<T>> residual_net(Shape in, int64_t out_channels,

@@ -62,6 +62,7 @@ struct CouplingFlowConfig {
   std::string net = "residual";         ///< "mlp" | "residual"
   std::vector<int64_t> hidden{64, 64};  ///< "residual": one entry a block, all equal
   std::string activation = "relu";      ///< "relu" | "leaky_relu" | "tanh" | "silu" | "elu"
+  double dropout = 0;                   ///< share of hidden units set to 0 in a training step, below 1
   std::string law = "spline";           ///< a law of table_law_names(): "affine" (bounded log-scale) ...
   TableMask mask;
   /// Between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"; "auto" is lu-shuffle, but

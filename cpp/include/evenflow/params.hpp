@@ -42,8 +42,11 @@ class EVENFLOW_API ParamLayout {
 
   /// ConfigError for a name that is in use, and for more than 2^56 values in all tensors.
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group, bool overwritable = false);
+  /// The number of one more stream of random draws that layers make in training.
+  uint32_t add_stream() { return streams_++; }
   void finalize();
 
+  uint32_t streams() const { return streams_; }
   const std::vector<Entry>& entries() const { return entries_; }
   const Entry& entry(ParamId id) const { return entries_[static_cast<size_t>(id)]; }
   int64_t offset(ParamId id) const { return entry(id).offset; }
@@ -62,6 +65,7 @@ class EVENFLOW_API ParamLayout {
   std::vector<Entry> entries_;
   std::unordered_set<std::string> names_;
   int64_t values_ = 0;
+  uint32_t streams_ = 0;
   int64_t begin_[5] = {0, 0, 0, 0, 0};
   std::vector<std::pair<int64_t, int64_t>> added_to_;
 };
@@ -77,6 +81,7 @@ class EVENFLOW_API Scope {
               bool overwritable = false) const {
     return layout_.add((*this / name).prefix_, std::move(shape), group, overwritable);
   }
+  uint32_t add_stream() const { return layout_.add_stream(); }
   const std::string& prefix() const { return prefix_; }
 
  private:
@@ -84,8 +89,14 @@ class EVENFLOW_API Scope {
   std::string prefix_;
 };
 
+/// What dropout's masks depend on in a training step, besides the place of a value in the flow.
+struct MaskSeed {
+  uint64_t seed = 0;       ///< give each step another one
+  uint64_t first_row = 0;  ///< number of the batch's first row: a row's mask depends on its number
+};
+
 /// What a density is conditioned on: nothing, labels or a context, whichever the flow takes. Also holds the
-/// sample weights of a training step.
+/// sample weights and the seed of a training step.
 template <class T>
 struct Given {
   Given(const int32_t* classes = nullptr) : labels(classes) {}
@@ -95,6 +106,7 @@ struct Given {
   const T* context = nullptr;       ///< (n, Flow::context()), contiguous
   T* dcontext = nullptr;            ///< same shape: backward passes write the context's gradient; or null
   const double* sample_weight = nullptr;  ///< (n,) factor of each sample's loss in a step; null: 1
+  MaskSeed masks;                         ///< of dropout in a step; no other call drops anything
 };
 
 /// The parameters and conditions that a layer reads during one call.
@@ -109,6 +121,8 @@ struct Params {
   bool overwrite = false;      ///< overwritable gradients hold nothing yet: store, do not add
   const T* context = nullptr;  ///< (N, C) standardised context
   T* dcontext = nullptr;       ///< (N, C) backward adds the context's gradient; null: not requested
+  const MaskSeed* masks = nullptr;  ///< of dropout; null: nothing is dropped
+  int64_t first_row = 0;            ///< number in the call of the first row of x
 
   const T* value(ParamId id) const { return values + layout->offset(id); }
   T* grad(ParamId id) const { return grads + layout->offset(id); }

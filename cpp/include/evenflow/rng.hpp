@@ -7,7 +7,8 @@
 namespace evenflow {
 
 /// Streams of one seed, so that unrelated draws never share numbers.
-enum class Stream : uint32_t { init = 0, dequantize = 1, prior = 2, test = 3 };
+/// dropout: and the numbers after it, one for each place in a flow where values are dropped.
+enum class Stream : uint32_t { init = 0, dequantize = 1, prior = 2, test = 3, dropout = 16 };
 
 /// Sequential draws from the counter-based generator (Philox 4x32-10, Salmon et al. 2011), for
 /// initialisation and tests. Draws inside models are made by PriorKernels from (seed, stream, i, j).

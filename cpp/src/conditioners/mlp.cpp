@@ -7,7 +7,7 @@ namespace evenflow {
 
 template <class T>
 std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::vector<int64_t>& hidden,
-                                    MlpInit init, NetDtype dtype, Activation activation) {
+                                    MlpInit init, NetDtype dtype, Activation activation, double dropout) {
   std::vector<ConvConfig> layers;
   int64_t width = in.c;
   for (size_t u = 0; u <= hidden.size(); ++u) {
@@ -26,20 +26,22 @@ std::unique_ptr<Conditioner<T>> mlp(Shape in, int64_t out_channels, const std::v
     width = layer.out;
     layers.push_back(layer);
   }
-  if (activation == Activation::relu) return chain_net<T>(in, layers, dtype);
+  const bool relu = activation == Activation::relu;
+  if (relu && dropout == 0) return chain_net<T>(in, layers, dtype);
   auto net = std::make_unique<Net<T>>(in, out_channels);
   int x = net->kInput;
   for (const ConvConfig& layer : layers) {
     x = net->add(std::make_unique<ConvChain<T>>(std::vector<ConvConfig>{layer}, dtype), x);
-    if (layer.name != layers.back().name)
-      x = net->add(std::make_unique<Activate<T>>(layer.out, activation, true), x, x);
+    if (layer.name == layers.back().name) break;
+    if (!relu) x = net->add(std::make_unique<Activate<T>>(layer.out, activation, true), x, x);
+    if (dropout > 0) x = net->add(std::make_unique<Dropout<T>>(layer.out, dropout), x);
   }
   return net;
 }
 
 template std::unique_ptr<Conditioner<float>> mlp<float>(Shape, int64_t, const std::vector<int64_t>&, MlpInit,
-                                                        NetDtype, Activation);
+                                                        NetDtype, Activation, double);
 template std::unique_ptr<Conditioner<double>> mlp<double>(Shape, int64_t, const std::vector<int64_t>&,
-                                                          MlpInit, NetDtype, Activation);
+                                                          MlpInit, NetDtype, Activation, double);
 
 }  // namespace evenflow

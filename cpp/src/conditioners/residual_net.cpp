@@ -47,7 +47,14 @@ std::unique_ptr<Conditioner<T>> residual_net(Shape in, int64_t out_channels,
     first.relu = relu;
     second.uniform = second.uniform_bias = 1e-3;  // a block starts near the identity
     int t = activate(h, false);
-    t = relu ? chain({first, second}, t) : chain({second}, activate(chain({first}, t), true));
+    if (relu && config.dropout == 0) {
+      t = chain({first, second}, t);
+    } else {
+      t = chain({first}, t);
+      if (!relu) t = activate(t, true);
+      if (config.dropout > 0) t = net->add(std::make_unique<Dropout<T>>(width, config.dropout), t);
+      t = chain({second}, t);
+    }
     if (context) {
       const int gate = chain({dense(block + ".gate", context, width)}, given);
       t = net->add(std::make_unique<Gate<T>>(width), gate, t);

@@ -138,6 +138,31 @@ class Activate final : public NetStep<T> {
   Activation f_;
 };
 
+/// y = x with a share p of its values set to 0 and the others divided by 1 - p, in training; else y = x. The
+/// mask is a function of the step's seed, so that a repeated forward pass and backward draw the same one.
+template <class T>
+class Dropout final : public NetStep<T> {
+ public:
+  Dropout(int64_t inputs, double p) : NetStep<T>(inputs, false, false), p_(p) {}
+
+  void declare(const Scope& net) override { stream_ = net.add_stream(); }
+
+  void forward(Context& ctx, const StepForward<T>& f) const override {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    if (!f.params.masks) return kernels.move.copy(ctx, f.x, f.y);
+    kernels.net.dropout(ctx, p_, f.params.masks, stream_, f.params.first_row, f.x, f.y, false);
+  }
+  void backward(Context& ctx, const StepBackward<T>& b) const override {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    if (!b.params.masks) return kernels.move.add(ctx, b.dy, b.dx);
+    kernels.net.dropout(ctx, p_, b.params.masks, stream_, b.params.first_row, b.dy, b.dx, true);
+  }
+
+ private:
+  double p_;
+  uint32_t stream_ = 0;
+};
+
 /// y = x2 sigmoid(x), in place of x2.
 template <class T>
 class Gate final : public NetStep<T> {

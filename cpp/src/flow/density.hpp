@@ -70,7 +70,7 @@ std::vector<uint64_t> key_of(Pass pass, const Chain<T>& chain, const Params<T>& 
   for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
                         static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
                         static_cast<const void*>(params.context), static_cast<const void*>(params.dcontext),
-                        static_cast<const void*>(x.data)}) {
+                        static_cast<const void*>(params.masks), static_cast<const void*>(x.data)}) {
     add(p);
   }
   for (const void* p : arrays) add(p);

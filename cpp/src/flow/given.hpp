@@ -110,6 +110,15 @@ Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const
   return params;
 }
 
+/// The same for a training step, in which dropout acts.
+template <class T>
+Params<T> in_training(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,
+                      Params<T> params, const Given<T>& given, int64_t n) {
+  params = with_given(ctx, scope, host, chain, params, given, n);
+  if (chain.layout->streams()) params.masks = host.send(&given.masks, 1);
+  return params;
+}
+
 /// Clears params.dcontext before a pass that adds to it.
 template <class T>
 void begin_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {

@@ -90,7 +90,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
   double* drifts = scope.take<double>(tiles.count);
   const double share = -call.weight / static_cast<double>(n);
   HostScope host(ctx);
-  const Params<T> all = with_given(ctx, scope, host, chain, std::as_const(arena).params(), call.given, n);
+  const Params<T> all = in_training(ctx, scope, host, chain, std::as_const(arena).params(), call.given, n);
   const auto undo = [&] {
     if (first_in_place) kernels.move.zero(ctx, trainable, total);
   };
@@ -182,7 +182,7 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
 
   // Existing gradients must survive if the drift guard repeats the pass.
   const bool zero = call.replace || arena.grads_are_zero();
-  Params<T> params = with_given(ctx, scope, host, chain, arena.params(batch_stats), call.given, n);
+  Params<T> params = in_training(ctx, scope, host, chain, arena.params(batch_stats), call.given, n);
   if (call.replace) begin_gradient(ctx, chain, params);
   params.overwrite = zero;
   double* square = scope.take<double>(1);

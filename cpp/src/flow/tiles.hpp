@@ -68,6 +68,7 @@ View<T> rows_of(View<T> x, int64_t first, int64_t end) {
 /// A call's parameters for its rows from `first` on. context: context values per sample.
 template <class T>
 Params<T> rows_of(Params<T> params, int64_t first, int64_t context) {
+  params.first_row += first;
   if (params.labels) params.labels += first;
   if (params.context) params.context += first * context;
   if (params.dcontext) params.dcontext += first * context;

@@ -65,10 +65,11 @@ template <class T>
 std::unique_ptr<Conditioner<T>> net_of(const CouplingFlowConfig& config, Shape in, int64_t outputs) {
   const Activation activation = activation_of(config.activation);
   if (config.net == "mlp")
-    return mlp<T>(in, outputs, config.hidden, MlpInit::uniform_zero, config.conditioner, activation);
+    return mlp<T>(in, outputs, config.hidden, MlpInit::uniform_zero, config.conditioner, activation,
+                  config.dropout);
   return residual_net<T>(in, outputs,
                          {config.hidden[0], static_cast<int64_t>(config.hidden.size()), config.context,
-                          activation, config.conditioner});
+                          activation, config.conditioner, config.dropout});
 }
 
 void check_net(const CouplingFlowConfig& config) {

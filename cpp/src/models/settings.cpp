@@ -74,6 +74,9 @@ template <class C>
 void check_together(const char*, const C&) {}
 void check_together(const char* where, const CouplingFlowConfig& config) {
   check_mask(where, config);
+  if (config.dropout >= 1) {
+    fail<ConfigError>(where, "expected a share of hidden units in [0, 1) for dropout, got ", config.dropout);
+  }
   const std::vector<std::string> laws = laws_with_settings();  // files of others do not hold it
   if (config.unconditional && std::find(laws.begin(), laws.end(), config.law) == laws.end()) {
     fail<ConfigError>(where, "unconditional is a setting of splines, got law ", config.law);

@@ -171,6 +171,10 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v("hidden", c.hidden, in(1, kMaxWidth), "widths of the nets' hidden layers");
   v("activation", c.activation, optional(one_of({"relu", "leaky_relu", "tanh", "silu", "elu"})),
     "what the nets' hidden units compute");
+  v("dropout", c.dropout, optional(in(0, Limits::kNone)),
+    "share of hidden units set to 0 in each training step: after each hidden layer of an mlp, between the "
+    "two "
+    "layers of a residual block; below 1");
   v("mask", c.mask, one_of(mask_schemes()), "columns that couplings change, by a scheme or listed for each");
   v("permutation", c.permutation, one_of({"none", "reverse", "shuffle", "lu", "lu-shuffle", "auto"}),
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle; "

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "evenflow/context.hpp"
+#include "evenflow/params.hpp"
 #include "evenflow/types.hpp"
 #include "kernels/ops/inline.hpp"
 
@@ -97,6 +98,10 @@ class NetKernels {
   /// dx = dy f'(x), where dx may be dy; or dx +=. at: f(x), or x for silu.
   virtual void activate_backward(Context&, Activation f, View<const T> at, View<const T> dy, View<T> dx,
                                  bool accumulate) const = 0;
+  /// y = x times a random mask of 0 and 1 / (1 - p), or y +=. A value is 0 with probability p, rounded to a
+  /// multiple of 2^-16. The mask depends on masks, stream, the row's number in its batch and the column.
+  virtual void dropout(Context&, double p, const MaskSeed* masks, uint32_t stream, int64_t first_row,
+                       View<const T> x, View<T> y, bool accumulate) const = 0;
   /// y *= sigmoid(s).
   virtual void gate(Context&, View<const T> s, View<T> y) const = 0;
   /// From the gate's y: ds += its gradient, and dy becomes that of what y was before.

@@ -2,6 +2,7 @@
 
 #include "kernels/net/activation.hpp"
 #include "kernels/net/concat_relu.hpp"
+#include "kernels/net/dropout.hpp"
 #include "kernels/net/epilogue.hpp"
 #include "kernels/net/kernels.hpp"
 #include "kernels/net/norm_relu.hpp"
@@ -61,6 +62,14 @@ class NetLaunch : public NetKernels<T> {
                        ops::ActivateBackward<T, decltype(unit), decltype(add)::value>{
                            at.data, at.stride, dy.data, dy.stride, dx.data, dx.stride});
       });
+    });
+  }
+
+  void dropout(Context& ctx, double p, const MaskSeed* masks, uint32_t stream, int64_t first_row,
+               View<const T> x, View<T> y, bool accumulate) const override {
+    ops::with_flag(accumulate, [&](auto add) {
+      const ops::Dropout<T, decltype(add)::value> drop(p, masks, stream, first_row, x, y);
+      Exec::for_each(ctx, x.shape.pixels(), drop.blocks(), drop);
     });
   }
 

@@ -1,0 +1,110 @@
+"""Dropout inside the nets of coupling flows: masks are functions of the step's seed."""
+
+import numpy as np
+import pytest
+from plain import plain_table
+
+import evenflow as ef
+
+RATE, UNITS, ROWS = 0.3, 400, 7
+
+
+def table(**settings):
+    flow = plain_table(3, couplings=2, dropout=RATE, dtype="float64", **settings)
+    rng = np.random.default_rng(0)
+    given = {"context": rng.normal(size=(ROWS, flow.context))} if flow.context else {}
+    x = rng.normal(size=(ROWS, 3))
+    flow.init(x, **given)
+    flow.params[:] = 0.3 * rng.normal(size=flow.params.shape)
+    return flow, x, given
+
+
+def gradient(flow, x, given, **options):
+    flow.zero_grad()
+    return flow.loss_and_grad(x, **given, **options), flow.grads.copy()
+
+
+def test_a_loss_is_that_of_the_units_that_are_left():
+    """With the masks that a row's gradient shows: a dropped unit gets none for the weights that read it."""
+    flow, x, _ = table(net="mlp", hidden=(UNITS,), activation="tanh", law="additive")
+    x = x[:1]
+    loss, _ = gradient(flow, x, {}, seed=5)
+    grads, values = flow.named_grads(), flow.named_parameters()
+    z, shares = x[0] * 1.0, []
+    standard = values["preprocess.mean"], values["preprocess.std"]
+    z = (z - standard[0]) / standard[1]
+    for i, (passed, changed) in enumerate([(slice(0, 2), slice(2, 3)), (slice(2, 3), slice(0, 2))]):
+        of = f"coupling{i}.dense"
+        mask = np.any(grads[f"{of}1.weight"] != 0, axis=1)
+        shares.append(1 - mask.mean())
+        hidden = np.tanh(z[passed] @ values[f"{of}0.weight"] + values[f"{of}0.bias"]) * mask / (1 - RATE)
+        z[changed] += hidden @ values[f"{of}1.weight"] + values[f"{of}1.bias"]
+    want = 0.5 * (z**2).sum() + 1.5 * np.log(2 * np.pi) + np.log(standard[1]).sum()
+    assert loss == pytest.approx(want, rel=1e-5)  # the rate is rounded to 16 bits
+    deviation = np.sqrt(RATE * (1 - RATE) / UNITS)
+    assert all(abs(share - RATE) < 4 * deviation for share in shares), shares
+
+
+@pytest.mark.parametrize("settings", [dict(net="residual", hidden=(9, 9), context=2),
+                                      dict(net="residual", hidden=(9,), activation="silu", law="spline"),
+                                      dict(net="mlp", hidden=(9, 9)), dict(net="mlp", hidden=(9,), activation="elu")])
+def test_gradients_are_those_of_the_loss_with_these_masks(settings):
+    flow, x, given = table(**settings)
+    _, grads = gradient(flow, x, given, seed=1)
+    along, step, start = np.random.default_rng(2).normal(size=grads.shape), 1e-6, flow.params.copy()
+    losses = []
+    for sign in (1, -1):
+        flow.params[:] = start + sign * step * along
+        losses.append(gradient(flow, x, given, seed=1)[0])
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(grads @ along, rel=1e-6)
+    flow.params[:] = start
+    rebuilt = gradient(flow, x, given, seed=1, activation_budget=0)[1]
+    np.testing.assert_allclose(rebuilt, grads, atol=1e-12)
+    assert np.abs(gradient(flow, x, given, seed=2)[1] - grads).max() > 1e-3
+
+
+def test_steps_have_masks_of_their_own_and_rows_too():
+    flow, x, given = table(net="residual", hidden=(9, 9))
+    losses = {flow.loss_and_grad(x) for _ in range(5)}
+    assert len(losses) == 5
+    alone = [flow.loss_and_grad(np.repeat(x[:1], n, axis=0), seed=3) for n in (1, 2, 3)]
+    assert len(set(alone)) == 3
+
+
+def test_nothing_else_drops_units():
+    flow, x, _ = table(net="residual", hidden=(9, 9))
+    whole = plain_table(3, couplings=2, dtype="float64", net="residual", hidden=(9, 9))
+    whole.load_state_dict(flow.state_dict())
+    np.testing.assert_allclose(flow.log_prob(x), whole.log_prob(x), rtol=1e-13)
+    np.testing.assert_allclose(flow.sample(5, seed=1), whole.sample(5, seed=1), rtol=1e-12)
+    for ours, theirs in zip(flow.log_prob_and_grad(x), whole.log_prob_and_grad(x)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    report = flow.verify(x)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_threads(dtype):
+    x = np.random.default_rng(0).normal(size=(700, 6))
+    found = []
+    for threads in (1, 2):
+        flow = ef.CouplingFlow(6, dropout=0.2, threads=threads, dtype=dtype)
+        flow.init(x)
+        optimizer = ef.Adam(flow)
+        for _ in range(3):
+            flow.train_step(x, optimizer)
+        found.append(flow.params.copy())
+    assert np.array_equal(*found)
+
+
+def test_a_file_holds_the_rate(tmp_path):
+    flow, x, given = table(net="mlp", hidden=(9,))
+    flow.save(tmp_path / "model.safetensors")
+    again = ef.load(tmp_path / "model.safetensors")
+    assert gradient(again, x, given, seed=4)[0] == gradient(flow, x, given, seed=4)[0]
+
+
+def test_a_rate_is_a_share_below_one():
+    for rate, text in ((1.0, r"in \[0, 1\)"), (-0.1, ">= 0"), (float("nan"), "finite")):
+        with pytest.raises(ef.errors.ConfigError, match=text):
+            ef.CouplingFlow(3, dropout=rate)
