@@ -3,6 +3,7 @@
 #include "kernels/move/copy.hpp"
 #include "kernels/move/kernels.hpp"
 #include "kernels/move/scale.hpp"
+#include "kernels/ops/extent.hpp"
 #include "kernels/ops/fill.hpp"
 #include "kernels/ops/sums.hpp"
 
@@ -12,11 +13,13 @@ template <class Exec, class T>
 class MoveLaunch final : public MoveKernels<T> {
  public:
   void copy(Context& ctx, View<const T> x, View<T> y) const override {
-    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Copy<T>{x.data, x.stride, y.data, y.stride});
+    const ops::Extent all = ops::extent_of(x, y);
+    Exec::for_each(ctx, all.rows, all.cols, ops::Copy<T>{x.data, x.stride, y.data, y.stride});
   }
 
   void add(Context& ctx, View<const T> x, View<T> y) const override {
-    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::Add<T>{x.data, x.stride, y.data, y.stride});
+    const ops::Extent all = ops::extent_of(x, y);
+    Exec::for_each(ctx, all.rows, all.cols, ops::Add<T>{x.data, x.stride, y.data, y.stride});
   }
 
   void copy_blocks(Context& ctx, View<const T> from, int64_t from_step, View<T> to,

@@ -7,6 +7,25 @@
 
 namespace evenflow::ops {
 
+/// Of y = a + bias: da is dy, and the sum of each channel is the bias's gradient.
+template <class T>
+struct BiasBackward {
+  using Number = T;
+  static constexpr int sums = 1;
+  const T* dy;
+  int64_t dy_stride;
+  EVENFLOW_INLINE bool flat(int64_t cols) const { return dy_stride == cols; }
+  EVENFLOW_INLINE BiasBackward joined(int64_t row, int64_t together) const {
+    return {dy + row * dy_stride, dy_stride * together};
+  }
+  EVENFLOW_INLINE bool packs(int n) const { return fits(n, dy, dy_stride); }
+  template <int n = 1>
+  EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
+    const Pack<T, n> gradient = read<n>(dy + row * dy_stride + c);
+    for (int e = 0; e < n; ++e) sum[e] += gradient.v[e];
+  }
+};
+
 /// Of y = act((a + bias) * scale): turns dy into da in place. Sums of each channel: the gradients of bias and
 /// of log scale (dy * y where the ReLU passes).
 template <class T, bool relu>

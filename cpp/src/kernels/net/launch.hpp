@@ -7,6 +7,7 @@
 #include "kernels/net/kernels.hpp"
 #include "kernels/net/norm_relu.hpp"
 #include "kernels/net/weight_norm.hpp"
+#include "kernels/ops/extent.hpp"
 #include "kernels/ops/sums.hpp"
 #include "kernels/ops/with_flag.hpp"
 
@@ -19,6 +20,13 @@ class NetLaunch : public NetKernels<T> {
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
                          T* dlogs, T factor) const override {
     const int64_t rows = y.shape.pixels(), cols = y.shape.c;
+    if (!epilogue.relu && !epilogue.scale) {
+      if (!dbias) return;
+      WorkspaceScope scope(ctx);
+      double* sums = scope.take<double>(cols);
+      Exec::template sum_columns<T>(ctx, rows, cols, ops::BiasBackward<T>{dy.data, dy.stride}, sums);
+      return Exec::for_each(ctx, 1, cols, ops::AddSums<T>{1.0, sums, dbias});
+    }
     ops::with_flag(epilogue.relu, [&](auto relu) {
       Exec::template sum_columns_to<T>(
           ctx, rows, cols,
@@ -48,17 +56,19 @@ class NetLaunch : public NetKernels<T> {
   }
 
   void activate(Context& ctx, Activation f, View<const T> x, View<T> y) const override {
+    const ops::Extent all = ops::extent_of(x, y);
     ops::with_activation(f, [&](auto unit) {
-      Exec::for_each(ctx, x.shape.pixels(), x.shape.c,
+      Exec::for_each(ctx, all.rows, all.cols,
                      ops::Activate<T, decltype(unit)>{x.data, x.stride, y.data, y.stride});
     });
   }
 
   void activate_backward(Context& ctx, Activation f, View<const T> at, View<const T> dy, View<T> dx,
                          bool accumulate) const override {
+    const ops::Extent all = ops::extent_of(at, dy, dx);
     ops::with_activation(f, [&](auto unit) {
       ops::with_flag(accumulate, [&](auto add) {
-        Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
+        Exec::for_each(ctx, all.rows, all.cols,
                        ops::ActivateBackward<T, decltype(unit), decltype(add)::value>{
                            at.data, at.stride, dy.data, dy.stride, dx.data, dx.stride});
       });
@@ -74,12 +84,14 @@ class NetLaunch : public NetKernels<T> {
   }
 
   void gate(Context& ctx, View<const T> s, View<T> y) const override {
-    Exec::for_each(ctx, y.shape.pixels(), y.shape.c, ops::Gate<T>{s.data, s.stride, y.data, y.stride});
+    const ops::Extent all = ops::extent_of(s, y);
+    Exec::for_each(ctx, all.rows, all.cols, ops::Gate<T>{s.data, s.stride, y.data, y.stride});
   }
 
   void gate_backward(Context& ctx, View<const T> s, View<const T> y, View<T> dy, View<T> ds) const override {
+    const ops::Extent all = ops::extent_of(s, y, dy, ds);
     Exec::for_each(
-        ctx, y.shape.pixels(), y.shape.c,
+        ctx, all.rows, all.cols,
         ops::GateBackward<T>{s.data, s.stride, y.data, y.stride, dy.data, dy.stride, ds.data, ds.stride});
   }
 
