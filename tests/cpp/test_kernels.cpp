@@ -376,10 +376,17 @@ void check_epilogue_backward(int64_t rows, int64_t cols, int64_t stride, bool re
     }
   }
   Context ctx("cpu", 2);
-  ctx.kernels<double>().net.epilogue_backward(ctx, {y.data(), shape, stride}, {dy.data(), shape, stride},
-                                              {nullptr, scaled ? scale.data() : nullptr, relu}, dbias.data(),
-                                              dlogs.data(), 3);
+  std::vector<double> alone(static_cast<size_t>(cols), 0.25), again = dy;
+  const auto run = [&](std::vector<double>& gradient, double* to_bias, double* to_logs) {
+    ctx.kernels<double>().net.epilogue_backward(
+        ctx, {y.data(), shape, stride}, {gradient.data(), shape, stride},
+        {nullptr, scaled ? scale.data() : nullptr, relu}, to_bias, to_logs, 3);
+  };
+  run(dy, dbias.data(), dlogs.data());
+  run(again, alone.data(), nullptr);
   CHECK(dy == da);
+  CHECK(again == da);
+  CHECK(alone == dbias);
   for (size_t c = 0; c < dbias.size(); ++c) {
     CHECK(std::abs(dbias[c] - bias_sum[c]) < 1e-10);
     CHECK(std::abs(dlogs[c] - logs_sum[c]) < 1e-10);

@@ -122,16 +122,19 @@ struct Chain {
     return n * layout->trainable_size() >= kProducts;
   }
 
-  /// The tiles of a gradient. None if layer by layer is faster: where the gradients of the groups would leave
-  /// the last cache, or more than two tiles would add to one that exceeds a core's.
+  /// The tiles of a gradient. None if layer by layer is faster: for weights that leave the last cache, and
+  /// where tiles of few rows would read weights that exceed a core's.
   std::optional<Tiles> gradient_tiles(int64_t n) const {
-    constexpr int64_t kBytes = 1 << 23, kNearBytes = 1 << 21, kGroupsBytes = 1 << 25;
+    constexpr int64_t kBytes = 1 << 25, kNearBytes = 1 << 21, kFewRowsBytes = 1 << 23, kFewRows = 64,
+                      kGroupsBytes = 1 << 27;
     const int64_t bytes = layout->trainable_size() * static_cast<int64_t>(sizeof(T));
-    const bool near = bytes <= kNearBytes;
-    const Tiles tiles(n, std::max<int64_t>(tile_rows, 1), worth_threads(n),
-                      near ? Tiles::kGroups : Tiles::kGroups / 2);
-    const bool fits = bytes <= kBytes && tiles.groups * bytes <= kGroupsBytes;
-    if (!tile_rows || !fits || (!near && tiles.count > Tiles::kGroups)) return {};
+    if (!tile_rows || bytes > kBytes) return {};
+    // Longer tiles read weights less often. A large batch leaves enough of them for many threads.
+    const int64_t rows = std::clamp(n / Tiles::kGroups, Tiles::kUsualRows, Tiles::kMostRows),
+                  groups = bytes <= kNearBytes ? Tiles::kGroups
+                                               : std::min(Tiles::kGroups / 2, kGroupsBytes / bytes / 2 * 2);
+    const Tiles tiles(n, std::min(tile_rows, rows), worth_threads(n), groups);
+    if (bytes > kFewRowsBytes && n / tiles.count < kFewRows) return {};
     return tiles;
   }
 
@@ -190,14 +193,14 @@ struct Chain {
     if (node.layer->standardizes()) standardised = i + 1;
   }
 
-  /// Sized so that a tile's activations stay near the core: they are read once after they are written.
+  /// Sized so that a tile's activations stay in a cache: they are read once after they are written.
   int64_t rows_of_a_tile() const {
-    constexpr int64_t kTileBytes = 1 << 22;
+    constexpr int64_t kTileBytes = 1 << 24;
     if (layout->stats_size() || head) return 0;
     int64_t kept = 3 * dims() + 2 * context;
     for (const Node<T>& node : nodes) kept += node.layer->kept_size(1);
     const int64_t rows = kTileBytes / (kept * static_cast<int64_t>(sizeof(T)));
-    return rows < Tiles::kLeastRows ? 0 : std::min(Tiles::kMaxRows, rows);
+    return rows < Tiles::kLeastRows ? 0 : std::min(Tiles::kMostRows, rows);
   }
 };
 

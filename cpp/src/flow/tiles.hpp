@@ -14,7 +14,8 @@ namespace evenflow {
 /// their groups depend only on the model and the batch, not on the number of threads, so gradients do not
 /// either.
 struct Tiles {
-  static constexpr int64_t kMaxRows = 140;   ///< ten register tiles
+  static constexpr int64_t kUsualRows = 140;  ///< ten register tiles
+  static constexpr int64_t kMostRows = 280;
   static constexpr int64_t kScored = 128;    ///< largest tile without gradients: whole vectors of samples
   static constexpr int64_t kLeastRows = 14;  ///< one register tile
   static constexpr int64_t kGroups = 16;

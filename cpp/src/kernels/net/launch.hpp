@@ -20,7 +20,7 @@ class NetLaunch : public NetKernels<T> {
   void epilogue_backward(Context& ctx, View<const T> y, View<T> dy, const Epilogue<T>& epilogue, T* dbias,
                          T* dlogs, T factor) const override {
     const int64_t rows = y.shape.pixels(), cols = y.shape.c;
-    if (!epilogue.relu && !epilogue.scale) {
+    if (!epilogue.relu && !epilogue.scale && !dlogs) {
       if (!dbias) return;
       WorkspaceScope scope(ctx);
       double* sums = scope.take<double>(cols);
