@@ -22,20 +22,16 @@ def build(library, model, sizes, threads, device):
         flow = ef.Glow((sizes["size"], sizes["size"], 3), levels=sizes["levels"], steps=sizes["steps"],
                        hidden=sizes["width"], learn_top=False, **options)
         x = 256 * rng.random((batch, *flow.shape), dtype=np.float32)
-    elif model == "real_nvp":
-        flow = ef.CouplingFlow(sizes["dims"], couplings=sizes["couplings"], law="affine", net="mlp",
-                               hidden=sizes["hidden"], permutation="none", base="gaussian", preprocess="none",
-                               **options)
-        x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
-    elif model == "spline":
-        flow = ef.CouplingFlow(sizes["dims"], context=sizes["context"], couplings=sizes["couplings"],
-                               bins=sizes["bins"], bound=sizes["bound"], hidden=sizes["hidden"], permutation="none",
-                               base="gaussian", preprocess="none", **options)
-        x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
-        context = rng.standard_normal((100000, sizes["context"]), dtype=np.float32)
-    else:
+    elif model == "nice":
         flow = ef.NICE(sizes["dims"], couplings=sizes["couplings"], hidden=sizes["hidden"], **options)
         x = rng.random((batch, sizes["dims"]), dtype=np.float32)
+    else:
+        settings = {name: value for name, value in sizes.items() if name not in ("dims", "batch")}
+        flow = ef.CouplingFlow(sizes["dims"], **settings, permutation="none", base="gaussian", preprocess="none",
+                               **options)
+        x = rng.standard_normal((batch, sizes["dims"]), dtype=np.float32)
+        context = rng.standard_normal((100000, sizes["context"]), dtype=np.float32)
+
     def given(n):
         return {"context": context[:n]} if flow.context else {}
 
@@ -51,4 +47,4 @@ def build(library, model, sizes, threads, device):
             "sample": lambda: flow.sample(batch, device=device, **given(batch)),
             "sample_100000": lambda: flow.sample(100000, device=device, **given(100000)),
             "sample_1000000": lambda: flow.sample(1000000, device=device),
-            "log_prob_1": lambda: flow.log_prob(x[:1], **given(1)), "parameters": lambda: flow.params.size}
+            "log_prob_1": lambda: flow.log_prob(x[:1], **given(1)), "parameters": lambda: flow.num_params}

@@ -1,5 +1,6 @@
 """The works in JAX: by hand under jit, and flowjax. For timing only."""
 
+import functools
 import math
 from importlib.metadata import version
 
@@ -33,29 +34,6 @@ def nets_init(sizes, outputs):
             for i in range(sizes["couplings"])]
 
 
-def real_nvp(sizes):
-    dims, half = sizes["dims"], (sizes["dims"] + 1) // 2
-
-    def log_prob(nets, x):
-        parts, logdet = [x[:, :half], x[:, half:]], 0
-        for i, net in enumerate(nets):
-            shift, raw = jnp.split(mlp(net, parts[i % 2]), 2, 1)
-            logs = 2 * jnp.tanh(raw / 2)
-            parts[1 - i % 2] = parts[1 - i % 2] * jnp.exp(logs) + shift
-            logdet += logs.sum(1)
-        return logdet - 0.5 * sum((p**2).sum(1) for p in parts) - 0.5 * dims * math.log(2 * math.pi)
-
-    def sample(nets, key, n):
-        z = jr.normal(key, (n, dims))
-        parts = [z[:, :half], z[:, half:]]
-        for i, net in reversed(list(enumerate(nets))):
-            shift, raw = jnp.split(mlp(net, parts[i % 2]), 2, 1)
-            parts[1 - i % 2] = (parts[1 - i % 2] - shift) * jnp.exp(-2 * jnp.tanh(raw / 2))
-        return jnp.concatenate(parts, 1)
-
-    return nets_init(sizes, 2), log_prob, sample
-
-
 def nice(sizes):
     dims, half = sizes["dims"], (sizes["dims"] + 1) // 2
 
@@ -78,9 +56,20 @@ def nice(sizes):
     return (nets_init(sizes, 1), jnp.zeros(dims)), log_prob, sample
 
 
-def spline_at(x, raw, bins, bound, inverse):
+def affine(x, raw, inverse):
+    """Log-scales are bounded by 2."""
+    shift, raw = jnp.split(raw, 2, 1)
+    logs = 2 * jnp.tanh(raw / 2)
+    return (x - shift) * jnp.exp(-logs) if inverse else x * jnp.exp(logs) + shift, logs
+
+
+def additive(x, raw, inverse):
+    return x - raw if inverse else x + raw, jnp.zeros((1, 1))
+
+
+def spline(x, raw, inverse, bins, bound):
     """Rational-quadratic splines on [-bound, bound] (Durkan et al. 2019): values, and logs of slopes."""
-    least = 1e-3
+    least, raw = 1e-3, raw.reshape(len(x), -1, 3 * bins - 1)
 
     def knots(part):
         shares = least + (1 - least * bins) * jax.nn.softmax(part, -1)
@@ -112,32 +101,52 @@ def spline_at(x, raw, bins, bound, inverse):
     return jnp.where(inside, out, x), jnp.where(inside, log, 0)
 
 
-def spline(sizes):
-    dims, half, bins, width = sizes["dims"], (sizes["dims"] + 1) // 2, sizes["bins"], sizes["hidden"][0]
-    given = jr.normal(jr.key(3), (100000, sizes["context"]))
-    ends, each = [(half, dims - half), (dims - half, half)], 3 * bins - 1
+def law_of(sizes):
+    """A law, and how many numbers it takes for a column."""
+    if sizes["law"] == "spline":
+        return functools.partial(spline, bins=sizes["bins"], bound=sizes["bound"]), 3 * sizes["bins"] - 1
+    return {"affine": (affine, 2), "additive": (additive, 1)}[sizes["law"]]
+
+
+def residual_init(key, inputs, outputs, context, hidden):
+    """Blocks of two layers around which the values pass; a context also gates each block."""
+    width, keys = hidden[0], jr.split(key, 2 * len(hidden) + 2)
+    blocks = [(mlp_init(keys[2 * b], [width, width, width]),
+               mlp_init(keys[2 * b + 1], [context, width]) if context else []) for b in range(len(hidden))]
+    return mlp_init(keys[-2], [inputs, width]), blocks, mlp_init(keys[-1], [width, outputs])
+
+
+def residual(net, x, context):
+    first, blocks, last = net
+    h = mlp(first, x)
+    for block, gate in blocks:
+        change = mlp(block, jax.nn.relu(h))
+        h = h + (change * jax.nn.sigmoid(mlp(gate, context)) if gate else change)
+    return mlp(last, h)
+
+
+def coupling(sizes):
+    """Couplings on alternating halves of a table's columns, perhaps given a context."""
+    dims, half, context = sizes["dims"], (sizes["dims"] + 1) // 2, sizes["context"]
+    given = jr.normal(jr.key(3), (100000, context))
+    law, numbers = law_of(sizes)
 
     def net_init(i):
-        passed, changed = ends[i % 2]
-        blocks = [mlp_init(jr.key(100 * i + b), [width, width, width]) for b in range(len(sizes["hidden"]))]
-        gates = [mlp_init(jr.key(200 * i + b), [sizes["context"], width]) for b in range(len(blocks))]
-        first = mlp_init(jr.key(300 * i), [passed + sizes["context"], width])
-        return first, blocks, gates if sizes["context"] else [], mlp_init(jr.key(400 * i), [width, each * changed])
+        passed, changed = (half, dims - half) if i % 2 == 0 else (dims - half, half)
+        inputs, outputs, hidden = passed + context, numbers * changed, sizes["hidden"]
+        if sizes["net"] == "residual":
+            return residual_init(jr.key(i), inputs, outputs, context, hidden)
+        return mlp_init(jr.key(i), [inputs, *hidden, outputs])
 
-    def numbers(net, x):
-        first, blocks, gates, last = net
-        context = given[:len(x)]
-        h = mlp(first, jnp.concatenate([x, context], 1))
-        for i, block in enumerate(blocks):
-            change = mlp(block, jax.nn.relu(h))
-            h = h + (change * jax.nn.sigmoid(mlp(gates[i], context)) if gates else change)
-        return mlp(last, h).reshape(len(x), -1, each)
+    def raw(net, x):
+        c = given[:len(x)]
+        x = jnp.concatenate([x, c], 1) if context else x
+        return residual(net, x, c) if sizes["net"] == "residual" else mlp(net, x)
 
     def log_prob(nets, x):
         parts, logdet = [x[:, :half], x[:, half:]], 0
         for i, net in enumerate(nets):
-            raw = numbers(net, parts[i % 2])
-            parts[1 - i % 2], log = spline_at(parts[1 - i % 2], raw, bins, sizes["bound"], False)
+            parts[1 - i % 2], log = law(parts[1 - i % 2], raw(net, parts[i % 2]), False)
             logdet += log.sum(1)
         return logdet - 0.5 * sum((p**2).sum(1) for p in parts) - 0.5 * dims * math.log(2 * math.pi)
 
@@ -145,8 +154,7 @@ def spline(sizes):
         z = jr.normal(key, (n, dims))
         parts = [z[:, :half], z[:, half:]]
         for i, net in reversed(list(enumerate(nets))):
-            raw = numbers(net, parts[i % 2])
-            parts[1 - i % 2], _ = spline_at(parts[1 - i % 2], raw, bins, sizes["bound"], True)
+            parts[1 - i % 2], _ = law(parts[1 - i % 2], raw(net, parts[i % 2]), True)
         return jnp.concatenate(parts, 1)
 
     return [net_init(i) for i in range(sizes["couplings"])], log_prob, sample
@@ -165,7 +173,7 @@ def flowjax(sizes):
             lambda p, key, n: eqx.combine(p, structure).sample(key, (n,)))
 
 
-MODELS = {("jax", "real_nvp"): real_nvp, ("jax", "spline"): spline, ("jax", "nice"): nice,
+MODELS = {**{("jax", model): coupling for model in ("real_nvp", "spline", "coupling")}, ("jax", "nice"): nice,
           ("flowjax", "real_nvp"): flowjax}
 
 
@@ -193,4 +201,5 @@ def build(library, model, sizes, threads, device):
     return {"step": step, "log_prob": lambda: log_prob_jit(state[0], x).block_until_ready(),
             "sample": lambda: sample_jit(state[0], key, len(x)).block_until_ready(),
             "sample_100000": lambda: sample_jit(state[0], key, 100000).block_until_ready(),
-            "log_prob_1": lambda: log_prob_jit(state[0], one).block_until_ready()}
+            "log_prob_1": lambda: log_prob_jit(state[0], one).block_until_ready(),
+            "parameters": lambda: sum(p.size for p in jax.tree.leaves(params))}

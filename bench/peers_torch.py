@@ -1,6 +1,7 @@
 """The works as a careful torch user writes them: channels last, one module a layer. For timing only."""
 
 import contextlib
+import functools
 import math
 import types
 
@@ -109,59 +110,20 @@ class Glow(nn.Module):
         return x
 
 
-class RealNVP(nn.Module):
-    """Couplings on alternating halves of a table's columns, log-scales bounded by 2."""
-
-    def __init__(self, dims: int, couplings: int, hidden: tuple):
-        super().__init__()
-        self.dims, self.half = dims, (dims + 1) // 2
-        sizes = [(self.half, dims - self.half), (dims - self.half, self.half)]
-        self.nets = nn.ModuleList([mlp(n_in, 2 * n_out, hidden)
-                                   for n_in, n_out in (sizes[i % 2] for i in range(couplings))])
-
-    def log_prob(self, x):
-        parts, logdet = [x[:, :self.half], x[:, self.half:]], 0
-        for i, net in enumerate(self.nets):
-            keep, change = i % 2, 1 - i % 2
-            shift, raw = net(parts[keep]).chunk(2, 1)
-            logs = 2 * torch.tanh(raw / 2)
-            parts[change] = parts[change] * logs.exp() + shift
-            logdet = logdet + logs.sum(1)
-        z = torch.cat(parts, 1)
-        return logdet - 0.5 * (z**2).sum(1) - 0.5 * self.dims * LOG_2PI
-
-    def sample(self, n: int):
-        z = torch.randn(n, self.dims)
-        parts = [z[:, :self.half], z[:, self.half:]]
-        for i in reversed(range(len(self.nets))):
-            keep, change = i % 2, 1 - i % 2
-            shift, raw = self.nets[i](parts[keep]).chunk(2, 1)
-            parts[change] = (parts[change] - shift) * torch.exp(-2 * torch.tanh(raw / 2))
-        return torch.cat(parts, 1)
+def affine(x, raw, inverse: bool):
+    """Log-scales are bounded by 2."""
+    shift, raw = raw.chunk(2, 1)
+    logs = 2 * torch.tanh(raw / 2)
+    return (x - shift) / logs.exp() if inverse else x * logs.exp() + shift, logs
 
 
-class ResidualNet(nn.Module):
-    """Blocks of two layers around which the values pass; a context at the input, and in each block by a gate."""
-
-    def __init__(self, n_in: int, n_out: int, context: int, hidden: tuple):
-        super().__init__()
-        width = hidden[0]
-        self.first, self.last = nn.Linear(n_in + context, width), nn.Linear(width, n_out)
-        self.blocks = nn.ModuleList([nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
-                                     for _ in hidden])
-        self.gates = nn.ModuleList([nn.Linear(context, width) for _ in hidden if context])
-
-    def forward(self, x, context):
-        h = self.first(torch.cat([x, context], 1))
-        for i, (inner, outer) in enumerate(self.blocks):
-            change = outer(F.relu(inner(F.relu(h))))
-            h = h + (change * torch.sigmoid(self.gates[i](context)) if len(self.gates) else change)
-        return self.last(h)
+def additive(x, raw, inverse: bool):
+    return x - raw if inverse else x + raw, torch.zeros(1, 1)
 
 
-def spline(x, raw, bins: int, bound: float, inverse: bool):
+def spline(x, raw, inverse: bool, bins: int, bound: float):
     """Rational-quadratic splines on [-bound, bound] (Durkan et al. 2019): values, and logs of slopes."""
-    least = 1e-3
+    least, raw = 1e-3, raw.unflatten(1, (-1, 3 * bins - 1))
 
     def knots(part):
         shares = least + (1 - least * bins) * torch.softmax(part, -1)
@@ -193,25 +155,56 @@ def spline(x, raw, bins: int, bound: float, inverse: bool):
     return torch.where(inside, out, x), torch.where(inside, log, 0.0)
 
 
-class SplineFlow(nn.Module):
-    """Splines on alternating halves of a table's columns, perhaps given a context."""
+def law_of(s: dict):
+    """A law, and how many numbers it takes for a column."""
+    if s["law"] == "spline":
+        return functools.partial(spline, bins=s["bins"], bound=s["bound"]), 3 * s["bins"] - 1
+    return {"affine": (affine, 2), "additive": (additive, 1)}[s["law"]]
+
+
+class ResidualNet(nn.Module):
+    """Blocks of two layers around which the values pass; a context also gates each block."""
+
+    def __init__(self, n_in: int, n_out: int, context: int, hidden: tuple):
+        super().__init__()
+        width = hidden[0]
+        inputs = [width, width, context] if context else [width, width]
+        self.first = nn.Linear(n_in, width)
+        self.blocks = nn.ModuleList([nn.ModuleList([nn.Linear(n, width) for n in inputs]) for _ in hidden])
+        self.last = nn.Linear(width, n_out)
+
+    def forward(self, x, context):
+        h = self.first(x)
+        for inner, outer, *gate in self.blocks:
+            change = outer(F.relu(inner(F.relu(h))))
+            h = h + (change * torch.sigmoid(gate[0](context)) if gate else change)
+        return self.last(h)
+
+
+class CouplingFlow(nn.Module):
+    """Couplings on alternating halves of a table's columns, perhaps given a context."""
 
     def __init__(self, s: dict):
         super().__init__()
-        self.dims, self.half, self.bins, self.bound = s["dims"], (s["dims"] + 1) // 2, s["bins"], s["bound"]
+        self.dims, self.half, self.residual = s["dims"], (s["dims"] + 1) // 2, s["net"] == "residual"
+        self.law, numbers = law_of(s)
         sizes = [(self.half, self.dims - self.half), (self.dims - self.half, self.half)]
-        self.nets = nn.ModuleList([ResidualNet(a, b * (3 * self.bins - 1), s["context"], s["hidden"])
-                                   for a, b in (sizes[i % 2] for i in range(s["couplings"]))])
+        ends = [(a + s["context"], numbers * b) for a, b in sizes]
+        self.nets = nn.ModuleList([ResidualNet(*ends[i % 2], s["context"], s["hidden"]) if self.residual
+                                   else mlp(*ends[i % 2], s["hidden"]) for i in range(s["couplings"])])
         self.register_buffer("context", torch.randn(100000, s["context"]))
 
-    def numbers(self, i, passed):
-        return self.nets[i](passed, self.context[:len(passed)]).unflatten(1, (-1, 3 * self.bins - 1))
+    def raw(self, i, x):
+        context = self.context[:len(x)]
+        if context.shape[1]:
+            x = torch.cat([x, context], 1)
+        return self.nets[i](x, context) if self.residual else self.nets[i](x)
 
     def log_prob(self, x):
         parts, logdet = [x[:, :self.half], x[:, self.half:]], 0
         for i in range(len(self.nets)):
             keep, change = i % 2, 1 - i % 2
-            parts[change], log = spline(parts[change], self.numbers(i, parts[keep]), self.bins, self.bound, False)
+            parts[change], log = self.law(parts[change], self.raw(i, parts[keep]), False)
             logdet = logdet + log.sum(1)
         return logdet - 0.5 * (torch.cat(parts, 1) ** 2).sum(1) - 0.5 * self.dims * LOG_2PI
 
@@ -220,7 +213,7 @@ class SplineFlow(nn.Module):
         parts = [z[:, :self.half], z[:, self.half:]]
         for i in reversed(range(len(self.nets))):
             keep, change = i % 2, 1 - i % 2
-            parts[change], _ = spline(parts[change], self.numbers(i, parts[keep]), self.bins, self.bound, True)
+            parts[change], _ = self.law(parts[change], self.raw(i, parts[keep]), True)
         return torch.cat(parts, 1)
 
 
@@ -349,10 +342,10 @@ def build(library, model, sizes, threads, device):
     if model == "glow":
         net = Glow(sizes["size"], sizes["levels"], sizes["steps"], sizes["width"])
         net = net.to(memory_format=torch.channels_last)
-    elif model == "spline":
-        net = SplineFlow(sizes)
+    elif model == "nice":
+        net = NICE(sizes["dims"], sizes["couplings"], sizes["hidden"])
     else:
-        net = {"real_nvp": RealNVP, "nice": NICE}[model](sizes["dims"], sizes["couplings"], sizes["hidden"])
+        net = CouplingFlow(sizes)
     log_prob, sample = net.log_prob, net.sample
     if library.startswith("torch-compile"):
         # One program a batch size: a general one is slower.

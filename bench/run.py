@@ -56,6 +56,7 @@ def arguments():
     for python in (a.python, a.jax_python):
         if not shutil.which(python):
             parser.error(f"no interpreter at {python}")
+    a.set = []
     a.seconds = 0.05 if a.smoke else 0.3 if a.quick else 2.0
     return a
 
@@ -71,7 +72,7 @@ class Worker:
         self.threads, self.seconds, self._limit = threads, a.seconds, a.limit
         python = a.jax_python if library in ("jax", "flowjax") else a.python
         command = [python, os.path.join(HERE, "worker.py"), work, library, "--threads", str(threads), "--device",
-                   a.device, *(["--smoke"] if a.smoke else []), "--turns"]
+                   a.device, *(["--smoke"] if a.smoke else []), "--set", *a.set, "--turns"]
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                                          text=True, start_new_session=True)
@@ -171,13 +172,14 @@ def result_of(name: str, rounds: list[dict], measured: list[dict]) -> dict:
                         for library, r in results.items()} for results in rounds]}
 
 
-def run_work(a, name: str, keep) -> dict:
-    """keep(result so far): whatever stops this may come at any time."""
+def run_work(a, name: str, keep, best_of_threads: bool | None = None) -> dict:
+    """keep(result so far): whatever stops this may come at any time. best_of_threads: instead of the work's own."""
     work = ALL_WORKS[name]
+    alone = work.best_of_threads if best_of_threads is None else best_of_threads
     libraries = [x for x in work.libraries if not ((a.quick or a.smoke) and x in work.slow)
                  and (not a.libraries or x in a.libraries.split(","))]
     pairs = [(library, threads) for library in libraries for threads in
-             ((1, a.threads) if work.best_of_threads and not library.startswith("evenflow") and a.threads > 1
+             ((1, a.threads) if alone and not library.startswith("evenflow") and a.threads > 1
               else (a.threads,))]
     result, measured = result_of(name, [{}], []), []
     for measured, so_far in run_rounds(a, name, [functools.partial(Worker, a, name, *pair) for pair in pairs]):

@@ -99,7 +99,7 @@ class Work:
 
     def __init__(self, a):
         work = ALL_WORKS[a.work]
-        changes = {name: int(value) for name, value in (item.split("=") for item in a.set)}
+        changes = {name: json.loads(value) for name, value in (item.split("=") for item in a.set)}
         sizes = {**work.sizes, **(work.smoke if a.smoke else {}), **changes}
         if MODULE_OF[a.library] == "peers_jax":  # it takes a thread for every core that it may use
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:a.threads])

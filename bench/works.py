@@ -36,7 +36,8 @@ def glow(libraries: tuple[str, ...], calls: tuple[str, ...] = ("step", "log_prob
 def table(dims: int, hidden: tuple[int, ...], batch: int, libraries: tuple[str, ...],
           calls: tuple[str, ...] = ("step", "log_prob", "sample"), best_of_threads: bool = False) -> Work:
     title = f"Real NVP, D={dims}, 8 couplings x {hidden}, batch {batch}"
-    return Work(title, "real_nvp", dict(dims=dims, couplings=8, hidden=hidden, batch=batch),
+    sizes = dict(law="affine", net="mlp", dims=dims, context=0, couplings=8, hidden=hidden, batch=batch)
+    return Work(title, "real_nvp", sizes,
                 dict(dims=min(dims, 8), couplings=2, hidden=(8, 8), batch=16), libraries, calls,
                 best_of_threads=best_of_threads)
 
@@ -44,7 +45,7 @@ def table(dims: int, hidden: tuple[int, ...], batch: int, libraries: tuple[str, 
 def spline(title: str, libraries: tuple[str, ...], **sizes: Any) -> Work:
     """Halves that pass and change in turn, and a Gaussian base."""
     small = dict(dims=3, couplings=2, hidden=(8, 8), bins=4, batch=16)
-    return Work(title, "spline", dict(bound=4.0, **sizes), small, libraries,
+    return Work(title, "spline", dict(law="spline", net="residual", bound=4.0, **sizes), small, libraries,
                 ("step", "log_prob", "sample_100000", "log_prob_1"), best_of_threads=True)
 
 
@@ -87,7 +88,10 @@ WORKS_ON_GPUS = {
        for k in DEPTHS},
 }
 """--device cuda runs these: tables first, which take the least time, then batches until peers run out of memory."""
-ALL_WORKS = {**WORKS, **WORKS_ON_GPUS}
+SWEEP = Work("Couplings of a shape that sweep.py draws", "coupling",
+             dict(law="affine", net="mlp", dims=6, context=0, couplings=8, hidden=(100, 100), bins=8, bound=4.0,
+                  batch=512), {}, ("evenflow", "evenflow-bf16", "jax", "torch-compile", "torch"), ("step", "log_prob"))
+ALL_WORKS = {**WORKS, **WORKS_ON_GPUS, "sweep": SWEEP}
 
 CANNOT = {
     ("glow", "FrEIA"): "1x1 convolutions are fixed rotations, not learned; split parts are standard normal",
@@ -115,18 +119,18 @@ def products(model: str, sizes: dict[str, Any]) -> list[tuple[int, int, int, int
                 channels //= 2
                 found.append((*image, channels, 2 * channels, 3, True))
         return found
+    context, hidden = sizes.get("context", 0), sizes["hidden"]
+    numbers = {"affine": 2, "additive": 1, "spline": 3 * sizes.get("bins", 0) - 1}[sizes.get("law", "additive")]
     for i in range(sizes["couplings"]):
         halves = (sizes["dims"] + 1) // 2, sizes["dims"] // 2
         passed, changed = halves if i % 2 == 0 else halves[::-1]
-        if model == "spline":
-            width, context = sizes["hidden"][0], sizes["context"]
-            ends = [(passed + context, width), (width, changed * (3 * sizes["bins"] - 1))]
-            gates = len(sizes["hidden"]) * [(context, width)] if context else []
-            found += [(batch, 1, 1, a, b, 1, False) for a, b in
-                      (*ends, *gates, *2 * len(sizes["hidden"]) * [(width, width)])]
-            continue
-        widths = [passed, *sizes["hidden"], changed * (1 if model == "nice" else 2)]
-        found += [(batch, 1, 1, a, b, 1, False) for a, b in zip(widths, widths[1:])]
+        widths = [passed + context, *hidden, numbers * changed]
+        layers = list(zip(widths, widths[1:]))
+        if sizes.get("net") == "residual":
+            width = hidden[0]
+            gates = len(hidden) * [(context, width)] if context else []
+            layers = [layers[0], *gates, *2 * len(hidden) * [(width, width)], layers[-1]]
+        found += [(batch, 1, 1, a, b, 1, False) for a, b in layers]
     return found
 
 

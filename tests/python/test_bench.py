@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+
+import evenflow as ef
 
 BUILT = os.environ.get("EVENFLOW_EMULATED_BUILT", "")  # a folder of a build with EVENFLOW_TESTS
 BENCH = pathlib.Path(__file__).parents[2] / "bench"
@@ -73,6 +76,48 @@ def test_worker():
     done = subprocess.run([*worker_command("nice", "evenflow"), "--set", "couplings=-1"], capture_output=True,
                           text=True, timeout=300)
     assert done.returncode == 1 and "error" in json.loads(done.stdout)
+
+
+def test_sweep(tmp_path):
+    """A second run measures nothing again, and draws what peers were measured."""
+    def sweep(*options):
+        return subprocess.run([sys.executable, BENCH / "sweep.py", "--cells", "1", "--seed", "31", "--libraries",
+                               "evenflow", "--rounds", "1", "--seconds", "0", "--threads", "1", "--out", tmp_path,
+                               *options], check=True, capture_output=True, text=True, timeout=300).stdout
+
+    first, second = sweep(), sweep()
+    assert "== cell 1 of 1" in first and first.endswith(second) and "1 of 1 cells measured" in second
+    kept = json.loads((tmp_path / "sweep.json").read_text())
+    libraries = kept["cells"][0]["libraries"]
+    libraries["evenflow"]["percent_of_peak"] = {"step": 80}
+    libraries["jax"] = {"ratio": {"step": 1.5}, "errors": {"log_prob": "no such thing"}}
+    (tmp_path / "sweep.json").write_text(json.dumps(kept))
+    table = sweep("--show")
+    assert "1.50 jax" in table and "failed: jax: log_prob: no such thing" in table and "1 of 1 cells reach" in table
+    assert (tmp_path / "sweep.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("net", ["mlp", "residual"])
+@pytest.mark.parametrize("law", ["affine", "additive", "spline"])
+def test_torch_has_our_density(law, net, monkeypatch):
+    """With our weights: both time the same model."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(BENCH)
+    dims = 2 if law == "spline" else 5  # of more columns our splines' numbers have another order
+    sizes = dict(law=law, net=net, context=3, couplings=4, hidden=(7, 7), bins=8, bound=4.0)
+    flow = ef.CouplingFlow(dims, **sizes, permutation="none", base="gaussian", preprocess="none")
+    peer = importlib.import_module("peers_torch").CouplingFlow({**sizes, "dims": dims})
+    rng = np.random.default_rng(0)
+    x, context = (rng.standard_normal((50, n), dtype=np.float32) for n in (dims, 3))
+    flow.init(x, context=context)
+    weights = [value for name, value in flow.named_parameters().items() if name.startswith("coupling")]
+    with torch.no_grad():
+        for ours, theirs in zip(weights, peer.parameters(), strict=True):
+            ours[...] = 0.3 * rng.standard_normal(ours.shape)
+            theirs.copy_(torch.tensor(ours.T))
+        peer.context = torch.tensor((context - context.mean(0)) / context.std(0))
+        expected = peer.log_prob(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(flow.log_prob(x, context=context), expected, rtol=1e-4)
 
 
 def runs(process):
