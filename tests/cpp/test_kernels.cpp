@@ -47,6 +47,10 @@ const ConvCase kCases[] = {{{1, 1, 1, 1}, 1, 1, false},
                            {{18, 1, 1, 22}, 9, 1, false},
                            {{33, 1, 1, 30}, 18, 1, false},
                            {{40, 1, 1, 2}, 64, 1, false},
+                           // Weights that are far, with few rows.
+                           {{1, 1, 1, 301}, 450, 1, false},
+                           {{7, 1, 1, 301}, 450, 1, false},
+                           {{12, 1, 1, 9}, 1639, 3, true},
                            // One column of pixels; enough of them for several threads.
                            {{2, 3, 1, 2}, 5, 3, true},
                            {{1, 5, 1, 7}, 4, 3, true},
@@ -450,9 +454,9 @@ TEST_CASE("an output row does not depend on the batch around it, nor on threads"
 }
 
 TEST_CASE("a row's products do not depend on how many rows there are") {
-  Context ctx("cpu", 1);
+  Context ctx("cpu", 2);
   for (const auto& [cin, cout] :
-       {std::pair<int, int>{1, 32}, {32, 2}, {32, 4}, {33, 32}, {32, 48}, {70, 100}}) {
+       {std::pair<int, int>{1, 32}, {32, 2}, {32, 4}, {33, 32}, {32, 48}, {70, 100}, {301, 450}}) {
     for (const int kernel : {1, 3}) {
       ConvDims dims;
       dims.in = {40, 1, 1, cin};
@@ -460,15 +464,17 @@ TEST_CASE("a row's products do not depend on how many rows there are") {
       dims.kernel = kernel;
       const std::vector<float> x = as<float>(random_values(dims.in.size(), 1, -1, 1));
       const std::vector<float> w = as<float>(random_values(dims.weight_size(), 2, -1, 1));
-      std::vector<float> all(static_cast<size_t>(40 * cout)), single(all.size());
+      std::vector<float> all(static_cast<size_t>(40 * cout)), few(all.size());
       ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data(), dims.in}, w.data(), {},
                                             {all.data(), dims.in.with_channels(cout)});
-      dims.in.n = 1;
-      for (int64_t i = 0; i < 40; ++i) {
-        ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data() + i * cin, dims.in}, w.data(), {},
-                                              {single.data() + i * cout, dims.in.with_channels(cout)});
+      for (const int64_t rows : {1, 8, 10}) {
+        dims.in.n = rows;
+        for (int64_t i = 0; i < 40; i += rows) {
+          ctx.kernels<float>().net.conv_forward(ctx, dims, {x.data() + i * cin, dims.in}, w.data(), {},
+                                                {few.data() + i * cout, dims.in.with_channels(cout)});
+        }
+        CHECK(all == few);
       }
-      CHECK(all == single);
     }
   }
 }

@@ -2,6 +2,7 @@
 
 #include "core/team.hpp"
 #include "evenflow/context.hpp"
+#include "kernels/cpu/gemm/few_rows.hpp"
 #include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/cpu/gemm/rows.hpp"
 
@@ -31,6 +32,7 @@
 namespace evenflow::gemm {
 
 constexpr int64_t kParallelProducts = int64_t{1} << 22;  ///< below, waking a thread costs more than it saves
+constexpr int64_t kParallelWeights = 1 << 15;            ///< so many take two threads half the time to read
 constexpr int64_t kBlockStrips = 8;
 constexpr int64_t kBlockMultiple = 16;   ///< divides the number of blocks, to balance a few threads
 constexpr int64_t kKeptBytes = 1 << 20;  ///< an A up to this size stays in L2 without blocks
@@ -39,8 +41,9 @@ constexpr int64_t kCopiedReads = 8;      ///< fewest reads of a strip or panel t
 constexpr int64_t kLeftBytes = 1 << 18;  ///< bytes of the left operand that stay in L2 in a weight gradient
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size is probably still in cache
 
+/// For a product of m rows with weights (k, n), or for the gradient of such weights.
 EVENFLOW_INLINE int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
-  return m * n * k < kParallelProducts ? 1 : ctx.threads();
+  return m * n * k < kParallelProducts && n * k < kParallelWeights ? 1 : ctx.threads();
 }
 
 /// Divides the rows of a product into cache blocks of whole strips, independently of the number of threads.
@@ -263,9 +266,41 @@ void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, tru
   }
 }
 
+/// finish(A B) for at most one strip of rows and far weights. Returns false and does nothing in other cases.
+template <class Isa, class T, class A, class Finish>
+bool multiply_few_rows(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, false>& b,
+                       const Finish& finish) {
+  using S = RegisterTile<Isa, T>;
+  if (m > S::rows || b.as != WeightsAs::rows || b.width() < S::lanes || b.width() * b.depth() < kFarWeights) {
+    return false;
+  }
+  const auto run = [&](auto height) {
+    constexpr int R = decltype(height)::value;
+    WorkspaceScope scope(ctx);
+    const auto& finish_all = finish.for_block(0);
+    using Rows = FewRows<Isa, T, R, typename std::decay<decltype(finish_all)>::type>;
+    const Rows rows(m, a.strip(0, m, R, scope.take<T>(a.strip_size())), b, finish_all);
+    const int threads = threads_for_product(ctx, m, b.width(), b.depth());
+    T* sums = scope.take<T>(threads * Rows::scratch_size());
+    run_team<Isa>(threads,
+                  [&](const Team& team) { rows.run(team, sums + team.rank * Rows::scratch_size()); });
+  };
+  if (m > S::low_rows) {
+    run(std::integral_constant<int, S::rows>());
+  } else if (m > 1) {
+    run(std::integral_constant<int, S::low_rows>());
+  } else {
+    run(std::integral_constant<int, 1>());
+  }
+  return true;
+}
+
 /// finish(A B) with A (m, depth) and B (depth, width).
 template <class Isa, class T, bool bf16, class A, class Finish>
 void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>& b, const Finish& finish) {
+  if constexpr (!bf16) {
+    if (multiply_few_rows(ctx, m, a, b, finish)) return;
+  }
   const int64_t k = b.depth(), panels = b.panels();
   const CacheBlocks<Isa, T> blocks(m, k);
   const int threads = threads_for_product(ctx, m, b.width(), k);
