@@ -122,7 +122,6 @@ class FlowDensity(DensityMixin, BaseEstimator):
         Parameters
         ----------
         X : array_like or data frame, (n_samples, n_features)
-            At least 2 features.
         y : ignored
         sample_weight : array_like, (n_samples,), optional
             How much a row counts, >= 0, in training and on the held-out part. Rows of weight 0 are left out, but must
@@ -130,7 +129,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
         """
         arrays.refuse_masked("FlowDensity", X)
         _check_names(X)
-        rows = check_array(X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2, estimator=self)
+        rows = check_array(X, dtype=np.float64, ensure_min_samples=2, estimator=self,
+                           ensure_min_features=2 if self.model == "nice" else 1)
         fraction = checks.number("FlowDensity", "validation_fraction", self.validation_fraction, 0.0, 0.9)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # pyarrow's `columns` are the values.
@@ -384,7 +384,6 @@ class FlowOutlierDetector(OutlierMixin, BaseEstimator):
             if len(rows) < 3:
                 raise ConfigError(f"[{where}] expected at least 3 rows, got {len(rows)}")
         else:
-            # As many columns as the density takes.
             rows = check_array(X, dtype=np.float64, ensure_min_samples=3, estimator=self)
         contamination = checks.number(where, "contamination", self.contamination, 0.0, 0.5)
         fraction = checks.number(where, "calibration_fraction", self.calibration_fraction, 0.0, 0.9)

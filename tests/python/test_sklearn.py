@@ -137,8 +137,6 @@ def test_tiny_samples(crescent):
     assert np.isfinite(density.score_samples(crescent[:5])).all()
     with pytest.raises(ValueError, match="1 sample"):
         FlowDensity().fit(crescent[:1])
-    with pytest.raises(ValueError, match=r"1 feature\(s\).*minimum of 2"):
-        FlowDensity().fit(crescent[:, :1])
 
 
 def test_columns_that_hold_nothing(crescent):
@@ -504,6 +502,15 @@ def test_a_density_that_selects_columns_by_name(crescent):
         crescent[:600]).p_values(crescent[:600]))
 
 
+def test_one_column():
+    x = np.random.default_rng(0).gamma(2.0, size=(500, 1))
+    density = FlowDensity(epochs=20, random_state=0).fit(x)
+    grid = np.linspace(-2, 20, 2001)[:, None]
+    assert np.exp(density.score_samples(grid)).sum() * (grid[1, 0] - grid[0, 0]) == pytest.approx(1, abs=0.01)
+    assert density.sample(3, random_state=0).shape == (3, 1)
+    assert density.score(x) > -1.7  # a Gaussian's is -1.76
+
+
 class Scores(BaseEstimator):
     """A density that finds its scores in the first column."""
 
@@ -526,7 +533,7 @@ def test_a_density_that_is_zero(crescent):
 
 
 def test_scores_that_are_no_numbers():
-    x = np.arange(200.0)[:, None]  # one column is the density's to refuse
+    x = np.arange(200.0)[:, None]
     detector = FlowOutlierDetector(Scores(), random_state=0).fit(x)
     with pytest.raises(ef.NumericError, match="the density's scores, got nan for row 1$"), \
             config_context(assume_finite=True):
