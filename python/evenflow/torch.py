@@ -63,12 +63,15 @@ class FlowModule(_Scope):
     channels : str
         Order of images' axes: "last" for (N, H, W, C), "first" for (N, C, H, W). Either is used without a copy if
         channels are innermost in memory: a contiguous NHWC tensor, or NCHW in torch.channels_last.
+    flat : bool
+        One parameter, `params`, like `flow.params`, in place of one for each tensor: optimisers, clipping and copies of
+        the state then take microseconds. Buffers are `stats` and `fixed`.
 
     Notes
     -----
 
-    Parameters and buffers have the names of `flow.named_parameters()` and share its memory: an optimiser step
-    or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
+    Parameters and buffers have the names of `flow.named_parameters()`, unless `flat`, and share its memory: an
+    optimiser step or load_state_dict changes the flow, and whatever changes the flow changes the module. Gradients are
     torch's (parameter.grad); flow.grads is left as it was. Tensors are where the flow computes and stay there,
     on the CPU or the flow's GPU, in the flow's dtype; other floats are converted. Labels may be on any device
     but meta; a context (N, C), or (C,) for all, is a tensor like x, and gets gradients. z is (N, D);
@@ -82,13 +85,14 @@ class FlowModule(_Scope):
     A subclass may have more attributes, parameters and submodules. deepcopy and pickle copy them and the flow.
     """
 
-    def __init__(self, flow: Flow, channels: str = "last"):
+    def __init__(self, flow: Flow, channels: str = "last", flat: bool = False):
         super().__init__()
         self.flow = check_flow("FlowModule", flow)
         self.channels = checks.choice("FlowModule", "channels", channels, ("last", "first"))
         self._dtype, self._first = getattr(torch, flow.dtype.name), flow.is_image and self.channels == "first"
         self._places = {}
-        self._taken = frozenset(name.partition(".")[0] for name, *_ in flow.entries())
+        entries = _groups(flow) if checks.flag("FlowModule", "flat", flat) else flow.entries()
+        self._taken = frozenset(name.partition(".")[0] for name, *_ in entries)
         for name in self._taken:
             if hasattr(self, name):
                 raise self._has_another(name)
@@ -97,7 +101,7 @@ class FlowModule(_Scope):
         longer than a row's products.
         """
         with torch.inference_mode(False), torch.device("cpu"):
-            for name, shape, group, offset, size in flow.entries():
+            for name, shape, group, offset, size in entries:
                 self._places[name] = shape, group, offset, size
                 self._register(name, torch.empty(0, dtype=self._dtype), trained=group in TRAINED)
         self._bind()
@@ -358,6 +362,17 @@ class FlowModule(_Scope):
 
     def _output(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2) if self._first else x
+
+
+def _groups(flow: Flow) -> list[tuple[str, tuple[int, ...], str, int, int]]:
+    """What `flow.entries` gives, for all trained tensors as one, all statistics and all that is fixed."""
+    found: list[tuple[str, tuple[int, ...], str, int, int]] = []
+    for name, groups in (("params", TRAINED), ("stats", ("stats",)), ("fixed", ("fixed",))):
+        places = [(offset, offset + size) for _, _, group, offset, size in flow.entries() if group in groups]
+        if places:
+            first, end = min(places)[0], max(end for _, end in places)
+            found.append((name, (end - first,), groups[0], first, end - first))
+    return found
 
 
 def _by_value(module: FlowModule) -> tuple[Any, ...]:

@@ -333,6 +333,29 @@ def test_loss_is_the_native_step(name):
         module.loss(x.clone().requires_grad_(), label=label)
 
 
+@pytest.mark.parametrize("name", ["real_nvp_odd_even", "glow"])
+def test_a_flat_module_is_the_same_with_one_parameter(name):
+    flow, x, label = make(name)
+    module, flat = FlowModule(copy.deepcopy(flow)), FlowModule(flow, flat=True)
+    assert [key for key, _ in flat.named_parameters()] == ["params"]
+    assert set(flat.state_dict()) == {"params", "fixed", *(["stats"] if "stats" in flat.state_dict() else [])}
+    for call in ("loss", "log_prob"):
+        for one in (module, flat):
+            one.zero_grad()
+            getattr(one, call)(x, label=label).mean().backward()
+        for key, parameter in module.named_parameters():
+            offset = next(offset for name, _, _, offset, _ in flow.entries() if name == key)
+            assert torch.equal(flat.params.grad[offset:offset + parameter.numel()], parameter.grad.reshape(-1)), key
+    for key, value in module.flow.named_parameters().items():
+        assert np.array_equal(flow.named_parameters()[key], value), key
+    before = flat.log_prob(x, label=label)
+    state = copy.deepcopy(flat.state_dict())
+    torch.optim.AdamW(flat.parameters(), lr=0.1).step()
+    assert not torch.equal(flat.log_prob(x, label=label), before)
+    flat.load_state_dict(state)
+    assert torch.equal(copy.deepcopy(flat).log_prob(x, label=label), before)
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop,
                                        torch.optim.Adagrad, torch.optim.LBFGS])
 def test_any_optimizer(table_module, optimizer):
