@@ -1,0 +1,98 @@
+"""evenflow as the flow of a pocoMC sampler.
+
+    sampler = pocomc.Sampler(prior, likelihood)
+    sampler.flow = Flow(prior.dim)
+    sampler.run()
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from evenflow.clients.rows import each
+from evenflow.errors import ConfigError
+from evenflow.extras import need
+from evenflow.models import CouplingFlow
+
+need("evenflow.clients.pocomc", "pocomc", "pocomc", "pocomc")
+import torch  # noqa: E402  # pocoMC's own
+
+
+class Flow:
+    """Takes the place of `pocomc.flow.Flow`, whose nsf6 needs a pass of its net for each column of an inverse.
+
+    Parameters
+    ----------
+    n_dim : int
+    **settings
+        Of `CouplingFlow`, over six spline couplings of 8 bins with residual nets of two blocks, as wide as nsf6's. The
+        base is Gaussian and nothing is standardised, as in nsf6. `seed`: drawn from torch's generator.
+
+    Attributes
+    ----------
+    flow : CouplingFlow
+    """
+
+    def __init__(self, n_dim: int, **settings: Any):
+        width = max(32, 1 << (3 * n_dim - 1).bit_length())
+        given = {"couplings": 6, "hidden": (width, width), "base": "gaussian", "preprocess": "none",
+                 "threads": torch.get_num_threads(), "seed": self._seed(), **settings}
+        self.n_dim, self.flow = n_dim, CouplingFlow(n_dim, **given)
+
+    @staticmethod
+    def _seed() -> int:
+        return int(torch.randint(2**63 - 1, ()))
+
+    def fit(self, x: torch.Tensor, weights: torch.Tensor | None = None, validation_split: float = 0.0,
+            epochs: int = 1000, batch_size: int = 1000, patience: int = 20, learning_rate: float = 1e-3,
+            weight_decay: float = 0.0, laplace_scale: float | None = None, gaussian_scale: float | None = None,
+            annealing: bool = True, noise: float | None = None, shuffle: bool = True, clip_grad_norm: float = 1.0,
+            verbose: int = 0) -> dict[str, list[float]]:
+        """Trains the present weights, as pocoMC does; validation_split is the share of samples to train on.
+
+        ConfigError for laplace_scale, gaussian_scale and noise, which are None in pocoMC's own settings.
+        """
+        for name, value in (("laplace_scale", laplace_scale), ("gaussian_scale", gaussian_scale), ("noise", noise)):
+            if value is not None:
+                raise ConfigError(f"[pocomc.Flow] expected {name}=None, got {value!r}: evenflow has no such setting")
+        order = torch.randperm(len(x)).numpy() if shuffle else np.arange(len(x))
+        n = int(validation_split * len(x)) or len(x)
+        samples, held_out = x.numpy()[order], n < len(x)
+        factors = None if weights is None else weights.numpy().astype(float)[order]
+        given: dict[str, Any] = {} if factors is None else {"sample_weight": factors[:n]}
+        if held_out:
+            given.update(valid=samples[n:], patience=max(1, int(1.5 * patience)))
+            given.update({} if factors is None else {"valid_sample_weight": factors[n:]})
+            given.update({"schedule": "plateau", "lr_patience": patience} if annealing else {})
+        history = self.flow.fit(
+            samples[:n], epochs=epochs, batch_size=batch_size, optimizer="adamw",
+            optimizer_options={"weight_decay": weight_decay}, lr=learning_rate, warmup=0, clip=clip_grad_norm,
+            average=0.0, seed=self._seed(), verbose=bool(verbose), **given)
+        return {"loss": [record["loss"] for record in history],
+                "val_loss": [record["valid_loss"] for record in history] if held_out else []}
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of samples, and log |det| of the map."""
+        return self._map(self.flow.forward, x)
+
+    def inverse(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples of latents, and log |det| of the map."""
+        return self._map(self.flow.inverse, u)
+
+    @staticmethod
+    def _map(call: Callable[..., Any], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, logdet = each(call, x.detach().numpy())
+        return torch.from_numpy(y), torch.from_numpy(logdet)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        z, logdet = self.forward(x)
+        return logdet - 0.5 * (z * z).sum(1) - 0.5 * math.log(2 * math.pi) * self.n_dim
+
+    def sample(self, size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and their log density."""
+        x, log_prob = self.flow.sample_and_log_prob(int(size), seed=self._seed())
+        return torch.from_numpy(x.astype(np.float64)), torch.from_numpy(log_prob)
