@@ -64,8 +64,8 @@ class FlowModule(_Scope):
         Order of images' axes: "last" for (N, H, W, C), "first" for (N, C, H, W). Either is used without a copy if
         channels are innermost in memory: a contiguous NHWC tensor, or NCHW in torch.channels_last.
     flat : bool
-        One parameter, `params`, like `flow.params`, in place of one for each tensor: optimisers, clipping and copies of
-        the state then take microseconds. Buffers are `stats` and `fixed`.
+        One parameter, `params`, which is `flow.params` with its padding, in place of one for each tensor: optimisers,
+        clipping and copies of the state then take microseconds. Buffers are `stats` and `fixed`.
 
     Notes
     -----
@@ -366,12 +366,13 @@ class FlowModule(_Scope):
 
 def _groups(flow: Flow) -> list[tuple[str, tuple[int, ...], str, int, int]]:
     """What `flow.entries` gives, for all trained tensors as one, all statistics and all that is fixed."""
-    found: list[tuple[str, tuple[int, ...], str, int, int]] = []
-    for name, groups in (("params", TRAINED), ("stats", ("stats",)), ("fixed", ("fixed",))):
-        places = [(offset, offset + size) for _, _, group, offset, size in flow.entries() if group in groups]
+    found: list[tuple[str, tuple[int, ...], str, int, int]]
+    found = [("params", (len(flow.params),), TRAINED[0], 0, len(flow.params))]
+    for name in ("stats", "fixed"):
+        places = [(offset, offset + size) for _, _, group, offset, size in flow.entries() if group == name]
         if places:
             first, end = min(places)[0], max(end for _, end in places)
-            found.append((name, (end - first,), groups[0], first, end - first))
+            found.append((name, (end - first,), name, first, end - first))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import pickle
 
 import numpy as np
@@ -55,6 +56,7 @@ def test_nessai_settings(nessai):
     ({"linear_transform": "svd"}, "expected linear_transform to be one of"),
     ({"ftype": "nsf", "tails": None, "scale_activation": 3}, "evenflow has no setting 'scale_activation'"),
     ({"distribution": "lars"}, "expected distribution=None, a normal distribution"),
+    ({"training": {"device_tag": "cuda"}}, "expected device_tag='cpu', got 'cuda'"),
     ({"net": "cnn"}, "expected net to be one of resnet, mlp, got 'cnn'"),
     ({"mask": [[1, -1, 1]]}, r"expected a mask of shape \(3,\) or \(4, 3\), got \(1, 3\)"),
 ])
@@ -83,8 +85,17 @@ def test_nessai_trains_and_comes_back(nessai_model, columns, settings, tmp_path)
     other.flow_config = model.flow_config
     other.reload_weights(str(tmp_path / "model.pt"))
     np.testing.assert_array_equal(other.log_prob(x, given), model.log_prob(x, given))
+    with pytest.raises(ef.ConfigError, match="expected weights of a flow with couplings=5, as flow_config says, got 4"):
+        nessai_model(columns, n_blocks=5, **settings).load_weights(str(tmp_path / "model.pt"))
     other.reset_model()
     assert not np.array_equal(other.log_prob(x, given), model.log_prob(x, given))
+
+
+def test_nessai_adds_noise(nessai_model):
+    x = np.random.default_rng(1).normal(size=(300, 2))
+    losses = [nessai_model(2, {"max_epochs": 2, **noise}).train(x, plot=False)["loss"] for noise in (
+        {}, {"noise_scale": 0.5}, {"noise_type": "adaptive", "noise_scale": 5.0})]
+    assert len({loss[0] for loss in losses}) == 3
 
 
 def test_nessai_weights_count(nessai_model):
@@ -104,6 +115,16 @@ def test_nessai_goes_on_after_points_far_off(nessai_model):
                  functools.partial(model.train, np.zeros((100, 2)), weights=np.full(100, np.nan))):
         with pytest.raises(ValueError, match="not finite"):
             call(plot=False)
+
+
+def test_nessai_losses_of_held_out_rows(nessai, nessai_model):
+    flow, x = nessai_model(2).model.flow, np.array([[0.0, 0.1], [0.2, 0.3], [1e20, 0.0]])
+
+    def loss(rows, weights=None):
+        return nessai.Part(flow.dtype, np.array(rows), x, weights, None).loss(flow)
+
+    assert loss([0, 2]) == np.inf and np.isnan(loss([0, 1], np.zeros(3)))
+    assert loss([0, 1], np.array([1.0, 0.0, 0.0])) == pytest.approx(-flow.log_prob(x[:1])[0])
 
 
 def test_nessai_finds_an_evidence(nessai, tmp_path, one_thread):
@@ -185,9 +206,24 @@ def test_sbi_trains_an_embedding_net_its_own_way(sbi, simulations):
 
 
 def test_sbi_refuses_other_trainers(sbi, simulations):
-    from sbi.inference import NRE
+    from sbi.inference import NLE, NRE
     with pytest.raises(ef.ConfigError, match="expected a trainer of NPE or NLE, got NRE"):
         sbi.train(NRE(simulations[0]))
+    with pytest.raises(ef.ConfigError, match=r"expected density_estimator\(likelihood=True\) for NLE"):
+        sbi.train(NLE(simulations[0], density_estimator=sbi.density_estimator()))
+
+
+def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
+    from sbi.inference import NPE
+    prior, theta, x = simulations
+    trainer = NPE(prior, density_estimator=sbi.density_estimator(hidden=(20,)), show_progress_bars=False)
+    trainer.append_simulations(theta, x)
+    for options in ({"max_num_epochs": 3, "learning_rate": 2e-3}, {"max_num_epochs": 6, "resume_training": True}):
+        with pytest.warns(UserWarning, match="Maximum number of epochs"):
+            sbi.train(trainer, **options)
+    assert trainer._evenflow_adam["lr"] == 2e-3 and trainer._evenflow_adam["steps"] == 7 * 4
+    with pytest.warns(UserWarning, match="When the inference object is pickled"):
+        assert pickle.loads(pickle.dumps(trainer))._evenflow_adam["steps"] == 7 * 4
 
 
 @pytest.fixture
@@ -200,7 +236,9 @@ def aspire():
 def test_aspire_flow(aspire, tmp_path):
     h5py = pytest.importorskip("h5py")
     x = np.random.default_rng(0).normal([1, 2], [3, 0.1], (600, 2))
-    flow = aspire.EvenflowFlow(2, couplings=4, hidden=(16,), threads=1)
+    flow = aspire.EvenflowFlow(2, dtype=np.float32, bounds=[(None, 100.0), None], couplings=4, hidden=(16,), threads=1)
+    with pytest.raises(ef.ConfigError, match="patience needs held-out samples"):
+        flow.fit(x, patience=3, validation_fraction=0.0)
     history = flow.fit(x, n_epochs=40, lr=3e-3, batch_size=100, patience=20, lr_annealing=True)
     assert len(history.training_loss) == len(history.validation_loss)
     samples, log_prob = flow.sample_and_log_prob(2000)
@@ -229,10 +267,12 @@ def test_pocomc_flow(pocomc, one_thread):
     dill = pytest.importorskip("dill")
     torch.manual_seed(1)
     x = torch.randn(600, 2) * torch.tensor([0.5, 2.0])
+    x[-50:] = x[:50]  # as of particles that did not move
     flow = pocomc.Flow(2, couplings=4, hidden=(16,))
     history = flow.fit(x, weights=torch.rand(600), validation_split=0.5, epochs=40, batch_size=100, patience=10,
                        learning_rate=3e-3, annealing=False)
     assert len(history["loss"]) == len(history["val_loss"])
+    assert flow.fit(torch.cat([x, torch.full((1, 2), math.inf)]), epochs=2, annealing=False)["val_loss"] == []
     u, logdet = flow.forward(x)
     again, back = flow.inverse(u)
     torch.testing.assert_close(again, x.double(), atol=1e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""Flows inside other packages: samplers and inference that take a density of their user's.
+"""Flows inside other packages: the samplers nessai, aspire and pocoMC, and sbi.
 
-`nessai` is for nessai. Each module needs its package, which an extra of the same name brings.
+Each module needs its package, which an extra of the same name installs.
 """

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 
 from evenflow.clients.rows import each
+from evenflow.errors import ConfigError, DataWarning
 from evenflow.extras import need
 from evenflow.models import CouplingFlow, load
 
@@ -34,7 +36,7 @@ class EvenflowFlow(Flow):
         Of the model: "cpu" or "cuda", float32 or float64.
     data_transform : aspire.transforms.BaseTransform, optional
     **settings
-        Of `CouplingFlow`, whose defaults hold.
+        Of `CouplingFlow`, over its defaults and a Gaussian base.
 
     Attributes
     ----------
@@ -46,9 +48,11 @@ class EvenflowFlow(Flow):
     def __init__(self, dims: int, seed: int = 1234, device: str | None = None,
                  data_transform: BaseTransform | None = None, dtype: Any = None, **settings: Any):
         transform = IdentityTransform(self.xp) if data_transform is None else data_transform
-        super().__init__(dims, device=device or "cpu", data_transform=transform)
-        name = "float32" if dtype is None else str(dtype).rpartition(".")[2]  # "torch.float32", too
-        self.flow: Any = CouplingFlow(dims, seed=seed, device=self.device, dtype=name, **settings)
+        super().__init__(dims, device=str(device or "cpu"), data_transform=transform)
+        # Of numpy, torch or JAX.
+        name = "float32" if dtype is None else getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
+        given = {"base": "gaussian", **settings}
+        self.flow: Any = CouplingFlow(dims, seed=seed, device=self.device, dtype=name, **given)
         self._rng = np.random.default_rng(seed)
 
     def fit(self, x: Any, n_epochs: int = 100, lr: float = 1e-3, batch_size: int = 500,
@@ -58,11 +62,16 @@ class EvenflowFlow(Flow):
         x = np.asarray(self.fit_data_transform(np.asarray(x, float)))
         x = x[self._rng.permutation(len(x))]
         held_out = int(validation_fraction * len(x))
+        if patience is not None and not held_out:
+            raise ConfigError("[EvenflowFlow.fit] patience needs held-out samples, and validation_fraction="
+                              f"{validation_fraction!r} of {len(x)} are none")
         given = {"optimizer": "adam", "warmup": 0, "average": 0.0, "clip": clip_grad or 0.0,
                  "schedule": "cosine" if lr_annealing else "constant", **options}
-        history = self.flow.fit(x[held_out:], valid=x[:held_out] if held_out else None, epochs=n_epochs, lr=lr,
-                                batch_size=batch_size, patience=patience,
-                                seed=int(self._rng.integers(2**31)), **given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # a sampler's points may be repeated
+            history = self.flow.fit(x[held_out:], valid=x[:held_out] if held_out else None, epochs=n_epochs, lr=lr,
+                                    batch_size=batch_size, patience=patience,
+                                    seed=int(self._rng.integers(2**31)), **given)
         return FlowHistory(training_loss=[record["loss"] for record in history],
                            validation_loss=[record["valid_loss"] for record in history] if held_out else [])
 
@@ -71,8 +80,8 @@ class EvenflowFlow(Flow):
         z, logdet = each(self.flow.forward, np.asarray(x_prime))
         log_prob = np.full(len(z), -np.inf)  # where the flow has no number
         finite = np.isfinite(z).all(1)
-        log_prob[finite] = self.flow.base_log_prob(z[finite]) + logdet[finite]
-        return xp.asarray(log_prob + np.asarray(scale))
+        log_prob[finite] = self.flow.base_log_prob(z[finite]) + logdet[finite] + np.asarray(scale)[finite]
+        return xp.asarray(log_prob)
 
     def sample(self, n_samples: int, xp: Any = numpy_api) -> Any:
         return self.sample_and_log_prob(n_samples, xp)[0]
@@ -95,9 +104,8 @@ class EvenflowFlow(Flow):
     def save(self, h5_file: Any, path: str = "flow") -> None:
         """Writes the data transform and the model, as a file in an array of bytes."""
         group = h5_file.create_group(path)
-        config = dict(self.config_dict())
-        config.update(config.pop("settings", {}), dtype=self.flow.dtype.name)
-        del config["data_transform"]
+        seed = self.config_dict()["seed"]
+        config = {"dims": self.dims, "seed": seed, "device": self.device, "dtype": self.flow.dtype.name}
         recursively_save_to_h5_file(group, "config", config)
         self.data_transform.save(group, "data_transform")
         model = io.BytesIO()

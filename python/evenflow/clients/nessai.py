@@ -47,6 +47,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     spline = LAWS[kind] == "spline"
     couplings, columns = config.pop("n_blocks"), config.pop("n_inputs")
     mixing = config.pop("linear_transform", "permutation" if spline else "lu")
+    mixing = mixing.lower() if isinstance(mixing, str) else mixing
     if mixing not in MIXING:
         raise ConfigError(f"[{WHERE}] expected linear_transform to be one of {', '.join(map(str, MIXING))}, "
                           f"got {mixing!r}")
@@ -105,16 +106,19 @@ class EvenflowModel(FlowModel):
 
     def initialise(self) -> None:
         self.update_mask()
+        for name in ("device_tag", "inference_device_tag"):
+            if self.training_config.get(name) not in (None, "cpu"):
+                raise ConfigError(f"[{WHERE}] expected {name}='cpu', got {self.training_config[name]!r}")
         self._settings = settings_of(self.flow_config)
         self.device = self.inference_device = torch.device("cpu")
         self._make()
         self.initialised = True
 
     def _make(self) -> None:
-        flow = CouplingFlow(self.flow_config["n_inputs"], **self._settings, seed=self._seed())
         self.model = SimpleNamespace(
-            flow=flow, device=self.device, training=False, eval=lambda: self.model,
-            base_distribution_log_prob=lambda z: torch.from_numpy(flow.base_log_prob(z.numpy())))
+            flow=CouplingFlow(self.flow_config["n_inputs"], **self._settings, seed=self._seed()), device=self.device,
+            training=False, eval=lambda: self.model,
+            base_distribution_log_prob=lambda z: torch.from_numpy(self._base(z.double().numpy())))
         self._begin()
 
     def _begin(self) -> None:
@@ -159,8 +163,9 @@ class EvenflowModel(FlowModel):
                 raise ValueError(f"{what} not finite")
         if weights is not None and conditional is not None:
             raise RuntimeError("weights and conditional inputs not supported")
-        max_epochs, patience = max_epochs or config["max_epochs"], patience or config["patience"]
-        val_size = config["val_size"] if val_size is None else val_size
+        max_epochs = config["max_epochs"] if max_epochs is None else max_epochs
+        patience = config["patience"] if patience is None else patience
+        val_size = (config["val_size"] or 0.0) if val_size is None else val_size
         output = self.output if output is None else output
         os.makedirs(output, exist_ok=True)
 
@@ -175,8 +180,9 @@ class EvenflowModel(FlowModel):
         if not self._trained:
             flow.init(train.x, context=train.context)
             self._trained = True
-        noise = {"adaptive": lambda: self.noise_scale * np.mean(compute_minimum_distances(samples)),
-                 "constant": lambda: self.noise_scale}.get(self.noise_type, lambda: 0.0)()
+        noise = config["noise_scale"] or 0.0
+        if config["noise_type"] == "adaptive":
+            noise *= np.mean(compute_minimum_distances(samples))
         rate = Schedule(config["lr"], warmup=0, steps=max_epochs) if config["annealing"] else None
 
         best, best_loss, best_epoch = flow._core.values.copy(), np.inf, 0
@@ -199,8 +205,8 @@ class EvenflowModel(FlowModel):
         if len(valid.x):
             flow._core.values[:] = best
         self.save_weights(os.path.join(output, "model.pt"))
-        if plot:
-            plot_loss(epoch, history, filename=os.path.join(output, "loss.png"))
+        if plot and history["loss"]:
+            plot_loss(len(history["loss"]), history, filename=os.path.join(output, "loss.png"))
         return history
 
     def _epoch(self, train: Part, noise: float) -> float:
@@ -214,7 +220,7 @@ class EvenflowModel(FlowModel):
         return float(np.mean(losses))
 
     def reset_model(self, weights: bool = True, permutations: bool = False) -> None:
-        """Draws new weights; those of `permutation` mixing stay unless permutations is true as well."""
+        """Draws new weights; with permutations a new model. Orders of columns stay otherwise."""
         if permutations:
             self._make()
         elif weights:
@@ -232,7 +238,13 @@ class EvenflowModel(FlowModel):
     def load_weights(self, weights_file: str) -> None:
         if not self.initialised:
             self.initialise()
-        self.model.flow = load(weights_file, threads=self._settings["threads"])
+        flow = load(weights_file, threads=self._settings["threads"])
+        wanted = self.model.flow.config
+        for name in wanted.keys() | flow.config.keys():
+            if name not in ("seed", "threads") and wanted.get(name) != flow.config.get(name):
+                raise ConfigError(f"[{WHERE}] expected weights of a flow with {name}={wanted.get(name)!r}, as "
+                                  f"flow_config says, got {flow.config.get(name)!r} in {weights_file}")
+        self.model.flow = flow
         self._trained, self._optimiser = True, self.get_optimiser()
         self.weights_file = weights_file
 
@@ -288,14 +300,21 @@ class Part:
                                       for values in (weights, context))
 
     def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Any, Any]]:
-        """Rows in this order, and their weights over the mean weight of a batch."""
-        for at in range(0, len(order), size):
-            rows = order[at:at + size]
+        """Rows in this order, and their weights over the mean weight of a batch. No batch has a single row."""
+        ends = [*range(size, len(order) - 1, size), len(order)]
+        for begin, end in zip([0, *ends], ends):
+            rows = order[begin:end]
             weights = None if self.weights is None else self.weights[rows] / self.weights[rows].mean()
             yield self.x[rows], weights, None if self.context is None else self.context[rows]
 
     def loss(self, flow: CouplingFlow) -> float:
-        log_prob = flow.log_prob(self.x, context=self.context)
+        """Infinite where a row has no density, as of torch's flows; NaN if all weights are 0."""
+        if self.weights is not None and not self.weights.any():
+            return np.nan
+        try:
+            log_prob = flow.log_prob(self.x, context=self.context)
+        except NumericError:
+            return np.inf
         return float(-np.average(log_prob, weights=self.weights))
 
 

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from evenflow.clients.rows import each
-from evenflow.errors import ConfigError
+from evenflow.errors import ConfigError, DataWarning
 from evenflow.extras import need
 from evenflow.models import CouplingFlow
 
@@ -38,7 +39,7 @@ class Flow:
     """
 
     def __init__(self, n_dim: int, **settings: Any):
-        width = max(32, 1 << (3 * n_dim - 1).bit_length())
+        width = max(32, 1 << (3 * int(n_dim) - 1).bit_length())
         given = {"couplings": 6, "hidden": (width, width), "base": "gaussian", "preprocess": "none",
                  "threads": torch.get_num_threads(), "seed": self._seed(), **settings}
         self.n_dim, self.flow = n_dim, CouplingFlow(n_dim, **given)
@@ -52,26 +53,32 @@ class Flow:
             weight_decay: float = 0.0, laplace_scale: float | None = None, gaussian_scale: float | None = None,
             annealing: bool = True, noise: float | None = None, shuffle: bool = True, clip_grad_norm: float = 1.0,
             verbose: int = 0) -> dict[str, list[float]]:
-        """Trains the present weights, as pocoMC does; validation_split is the share of samples to train on.
+        """Trains the present weights; validation_split is, as in pocoMC, the share of samples to train on.
 
-        ConfigError for laplace_scale, gaussian_scale and noise, which are None in pocoMC's own settings.
+        With annealing the rate is halved (pocoMC: times 0.2). Samples that are not finite are left out. ConfigError for
+        laplace_scale, gaussian_scale and noise, which are None in pocoMC's own settings.
         """
         for name, value in (("laplace_scale", laplace_scale), ("gaussian_scale", gaussian_scale), ("noise", noise)):
             if value is not None:
                 raise ConfigError(f"[pocomc.Flow] expected {name}=None, got {value!r}: evenflow has no such setting")
+        with np.errstate(over="ignore"):
+            taken = x.numpy().astype(self.flow.dtype)
         order = torch.randperm(len(x)).numpy() if shuffle else np.arange(len(x))
-        n = int(validation_split * len(x)) or len(x)
-        samples, held_out = x.numpy()[order], n < len(x)
-        factors = None if weights is None else weights.numpy().astype(float)[order]
-        given: dict[str, Any] = {} if factors is None else {"sample_weight": factors[:n]}
-        if held_out:
-            given.update(valid=samples[n:], patience=max(1, int(1.5 * patience)))
-            given.update({} if factors is None else {"valid_sample_weight": factors[n:]})
-            given.update({"schedule": "plateau", "lr_patience": patience} if annealing else {})
-        history = self.flow.fit(
-            samples[:n], epochs=epochs, batch_size=batch_size, optimizer="adamw",
-            optimizer_options={"weight_decay": weight_decay}, lr=learning_rate, warmup=0, clip=clip_grad_norm,
-            average=0.0, seed=self._seed(), verbose=bool(verbose), **given)
+        order = order[np.isfinite(taken[order]).all(1)]
+        n = int(validation_split * len(order)) or len(order)
+        samples, held_out = taken[order], n < len(order)
+        scored = slice(n, None) if held_out else slice(None)  # pocoMC then stops by the loss of training
+        given: dict[str, Any] = {"schedule": "plateau", "lr_patience": patience} if annealing else {}
+        if weights is not None:
+            factors = weights.numpy().astype(float)[order]
+            given.update(sample_weight=factors[:n], valid_sample_weight=factors[scored])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # particles that did not move are repeated
+            history = self.flow.fit(
+                samples[:n], valid=samples[scored], epochs=epochs, batch_size=batch_size, optimizer="adamw",
+                optimizer_options={"weight_decay": weight_decay}, lr=learning_rate, warmup=0, clip=clip_grad_norm,
+                average=0.0, patience=max(1, int(1.5 * patience)), on_nonfinite="rollback", seed=self._seed(),
+                verbose=bool(verbose), **given)
         return {"loss": [record["loss"] for record in history],
                 "val_loss": [record["valid_loss"] for record in history] if held_out else []}
 

@@ -9,20 +9,29 @@ import numpy as np
 
 from evenflow.errors import NumericError
 
+Pair = tuple[np.ndarray, np.ndarray]
 
-def each(call: Callable[..., tuple[np.ndarray, np.ndarray]], *rows: np.ndarray,
-         context: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """call(*rows, context=...) in float64, NaN for rows that it refuses with a NumericError: a point far off must not
-    end a run of hours.
+
+def each(call: Callable[..., Any], rows: np.ndarray, context: np.ndarray | None = None) -> Pair:
+    """call(rows, context=...) in float64, with NaN for rows that it refuses with a NumericError: a point far off must
+    not end a run of hours. context: (N, C), (C,) or None.
     """
-    given: dict[str, Any] = {} if context is None else {"context": context}
     try:
-        first, second = call(*rows, **given)
-        return first.astype(np.float64), second
+        return _whole(call, rows, context)
     except NumericError:
-        n = len(rows[0])
-        if n == 1:
-            return np.full(rows[0].shape, np.nan), np.full(1, np.nan)
-        parts = [each(call, *(row[part] for row in rows), context=None if context is None else context[part])
-                 for part in (slice(None, n // 2), slice(n // 2, None))]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        n = len(rows)
+        first, second = np.full(rows.shape, np.nan), np.full(n, np.nan)
+        finite = np.isfinite(rows).all(1)
+        if context is not None and context.ndim > 1:
+            finite &= np.isfinite(context).all(1)
+        halves = [np.arange(n)[:n // 2], np.arange(n)[n // 2:]] if finite.all() else [np.flatnonzero(finite)]
+        for half in halves if n > 1 else ():
+            if len(half):
+                part = context[half] if context is not None and context.ndim > 1 else context
+                first[half], second[half] = each(call, rows[half], part)
+        return first, second
+
+
+def _whole(call: Callable[..., Any], rows: np.ndarray, context: np.ndarray | None) -> Pair:
+    first, second = call(rows) if context is None else call(rows, context=context)
+    return first.astype(np.float64), second

@@ -25,13 +25,15 @@ from sbi.inference.trainers.nle.nle_base import LikelihoodEstimatorTrainer  # no
 from sbi.inference.trainers.npe.npe_base import PosteriorEstimatorTrainer  # noqa: E402
 from sbi.neural_nets.estimators.base import ConditionalDensityEstimator  # noqa: E402
 
-NSF = {"couplings": 5, "hidden": (50, 50), "bins": 10, "bound": 3.0, "mask": "odd-even"}
-"""sbi's "nsf", as far as it is not evenflow's default."""
+NSF = {"couplings": 5, "hidden": (50, 50), "bins": 10, "bound": 3.0, "mask": "odd-even", "base": "gaussian"}
+"""The settings of sbi's "nsf" that are not evenflow's defaults."""
+STATEFUL = torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm
+"""Layers that compute otherwise while they are trained."""
 
 
 def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: bool = False,
                       **settings: Any) -> Callable[..., Estimator]:
-    """A builder for sbi's `density_estimator`: NPE, NLE and their variants.
+    """A builder for the argument `density_estimator` of sbi's NPE and NLE, on the CPU.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: 
         For NLE: the density of simulations given parameters, rather than of parameters given simulations.
     **settings
         Of `CouplingFlow`, over those of sbi's "nsf": 5 spline couplings of 10 bins in [-3, 3], residual nets of two
-        blocks of width 50. Inputs and contexts are standardised. `seed`: drawn from torch's generator.
+        blocks of width 50, a Gaussian base. Inputs and contexts are standardised. `seed`: drawn from torch's generator.
 
     Returns
     -------
@@ -59,6 +61,7 @@ def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: 
         flow.init(_flat(input).numpy(), context=context.numpy())
         return Estimator(flow, input[0].shape, condition[0].shape, embedding)
 
+    build.likelihood = likelihood  # type: ignore[attr-defined]  # for train to compare
     return build
 
 
@@ -109,9 +112,9 @@ class Estimator(ConditionalDensityEstimator):
         n, context = torch.Size(sample_shape).numel(), self._context(condition)
         z = self.net.base_sample(n * len(context))
         x, logdet = self.net.inverse(z, context=context.repeat(n, 1))
-        log_prob = (self.net.base_log_prob(z) - logdet).to(x.dtype)
-        return (x.reshape(*sample_shape, len(context), *self.input_shape),
-                log_prob.reshape(*sample_shape, len(context)))
+        log_prob = self.net.base_log_prob(z) - logdet
+        return (x.to(condition.dtype).reshape(*sample_shape, len(context), *self.input_shape),
+                log_prob.to(condition.dtype).reshape(*sample_shape, len(context)))
 
 
 def train(trainer: Any, **options: Any) -> Estimator:
@@ -132,32 +135,46 @@ def train(trainer: Any, **options: Any) -> Estimator:
     -------
     Estimator
         The trained one, which is the trainer's, too.
+
+    Raises
+    ------
+    ConfigError
+        The trainer is neither, or `likelihood` of its density_estimator does not fit it.
     """
     likelihood = isinstance(trainer, LikelihoodEstimatorTrainer)
     if not (likelihood or isinstance(trainer, PosteriorEstimatorTrainer)):
         raise ConfigError(f"[sbi.train] expected a trainer of NPE or NLE, got {type(trainer).__name__}")
+    built = getattr(trainer._build_neural_net, "likelihood", likelihood)
+    if built is not likelihood:
+        raise ConfigError(f"[sbi.train] expected density_estimator(likelihood={likelihood}) for "
+                          f"{type(trainer).__name__}, got likelihood={built}")
     if "dataloader_kwargs" in options or options.get("calibration_kernel") is not None:
         return trainer.train(**options)  # type: ignore[no-any-return]
-    steps = _Steps(likelihood, options.get("learning_rate", 5e-4), bool(options.get("force_first_round_loss")))
+    steps = _Steps(likelihood, options)
     trainer._train_epoch = types.MethodType(steps.train_epoch, trainer)
     trainer._validate_epoch = types.MethodType(steps.validate_epoch, trainer)
     try:
         return trainer.train(**options)  # type: ignore[no-any-return]
     finally:
         del trainer._train_epoch, trainer._validate_epoch
+        if steps.optimizer is not None:
+            trainer._evenflow_adam = steps.optimizer.state_dict()
 
 
 class _Steps:
-    """Epochs of a trainer in numpy. sbi's own Adam stays at its start, but for what it is asked to go on with."""
+    """Epochs of a trainer in numpy. The torch optimiser that sbi makes as well is not used."""
 
-    def __init__(self, likelihood: bool, lr: float, forced: bool):
-        self._likelihood, self._lr, self._forced = likelihood, lr, forced
-        self._optimizer: Adam | None = None
+    def __init__(self, likelihood: bool, options: dict[str, Any]):
+        self._likelihood, self._lr = likelihood, options.get("learning_rate", 5e-4)
+        self._forced = bool(options.get("force_first_round_loss"))
+        self._resumed = bool(options.get("resume_training"))
+        self.optimizer: Adam | None = None
         self._data: tuple[np.ndarray, np.ndarray] | None = None
 
     def _native(self, trainer: Any) -> bool:
         net = trainer._neural_net
-        return (isinstance(net, Estimator) and not list(net.embedding_net.parameters())
+        return (isinstance(net, Estimator) and not any(p.requires_grad for p in net.embedding_net.parameters())
+                and not any(isinstance(layer, STATEFUL) for layer in net.embedding_net.modules())
                 and (self._likelihood or self._forced or trainer._round == 0))
 
     def _rows(self, trainer: Any, loader: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -170,18 +187,22 @@ class _Steps:
             self._data = _flat(input).numpy(), context.numpy()
         return self._data
 
+    def _adam(self, trainer: Any, flow: CouplingFlow) -> Adam:
+        """A new one, or, to go on with, as the last call of `train` left it."""
+        if self.optimizer is None:
+            self.optimizer = Adam(flow, lr=self._lr)
+            if self._resumed and hasattr(trainer, "_evenflow_adam"):
+                self.optimizer.load_state_dict(trainer._evenflow_adam)
+        return self.optimizer
+
     def train_epoch(self, trainer: Any, loader: Any, clip_max_norm: float | None, loss_args: Any) -> float:
         if not self._native(trainer):
             return type(trainer)._train_epoch(trainer, loader, clip_max_norm, loss_args)  # type: ignore[no-any-return]
         flow, (x, context) = trainer._neural_net.flow, self._rows(trainer, loader)
-        if self._optimizer is None:
-            self._optimizer = Adam(flow, lr=self._lr)
-        order, batch = np.asarray(loader.sampler.indices), loader.batch_size
+        adam, order, batch = self._adam(trainer, flow), np.asarray(loader.sampler.indices), loader.batch_size
         order = order[torch.randperm(len(order)).numpy()]
-        losses = []
-        for rows in np.split(order[:len(loader) * batch], len(loader)):
-            losses.append(flow.train_step(x[rows], self._optimizer, context=context[rows],
-                                          max_norm=clip_max_norm or 0.0))
+        losses = [flow.train_step(x[rows], adam, context=context[rows], max_norm=clip_max_norm or 0.0)
+                  for rows in np.split(order[:len(loader) * batch], len(loader))]
         return float(np.mean(losses))
 
     def validate_epoch(self, trainer: Any, loader: Any, loss_args: Any) -> float:
