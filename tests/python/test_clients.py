@@ -44,7 +44,7 @@ def test_nessai_settings(nessai):
     from nessai.flowmodel.utils import update_flow_config
     settings = nessai.settings_of(update_flow_config({"n_inputs": 4}))
     assert settings["hidden"] == (8, 8) and settings["couplings"] == 4 and settings["net"] == "residual"
-    assert settings["law"] == "affine" and settings["permutation"] == "lu-shuffle" and settings["batch_norm"]
+    assert settings["law"] == "sigmoid" and settings["permutation"] == "lu-shuffle" and settings["batch_norm"]
     spline = nessai.settings_of(update_flow_config({"n_inputs": 4, "ftype": "NSF", "num_bins": 6, "net": "mlp"}))
     assert spline["law"] == "spline" and spline["bins"] == 6 and spline["bound"] == 5 and not spline["batch_norm"]
     mask = nessai.settings_of(update_flow_config({"n_inputs": 2, "mask": [1, -1], "n_blocks": 3}))["mask"]

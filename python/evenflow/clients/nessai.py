@@ -27,7 +27,7 @@ from nessai.plot import plot_loss  # noqa: E402
 from nessai.proposal.flowproposal import FlowProposal  # noqa: E402
 from nessai.utils import compute_minimum_distances  # noqa: E402
 
-LAWS = {"realnvp": "affine", "frealnvp": "affine", "nsf": "spline", "spline": "spline"}
+LAWS = {"realnvp": "sigmoid", "frealnvp": "sigmoid", "nsf": "spline", "spline": "spline"}
 NETS = {"resnet": "residual", "mlp": "mlp"}
 MIXING = {"lu": "lu-shuffle", "permutation": "shuffle", None: "none", "none": "none"}
 WHERE = "EvenflowModel"
