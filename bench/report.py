@@ -81,11 +81,11 @@ def show(first: str, libraries: dict, calls: list[str]) -> None:
             print(f"{'':18}{entry['differs']}")
 
 
-def write(folder: str, name: str, result: dict) -> None:
+def write(folder: str, name: str, result: dict, indent: int | None = 1) -> None:
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name + ".json")
     with open(path + ".part", "w") as file:
-        json.dump(rounded(result), file, indent=1)
+        json.dump(rounded(result), file, indent=indent)
         file.write("\n")
     os.replace(path + ".part", path)  # what was there stays, until all is written
 

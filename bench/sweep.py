@@ -118,7 +118,7 @@ def measure(a) -> None:
         begun = time.perf_counter()
         print(f"\n== cell {i + 1} of {len(wanted)}, {gflop(sizes):.3g} GFLOP a step: {sizes}", flush=True)
         done.append(measured(a, sizes))
-        report.write(a.out, "sweep", {"cells": done})
+        report.write(a.out, "sweep", {"cells": done}, indent=None)
         print(f"  {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,7 @@
 """Flows inside other packages, which must be installed."""
 
 import functools
+import importlib
 import logging
 import math
 import pickle
@@ -22,11 +23,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def nessai():
-    pytest.importorskip("nessai")
-    from evenflow.clients import nessai
-    return nessai
+def client(name):
+    """A fixture: the module of that name."""
+    @pytest.fixture(name=name)
+    def module():
+        pytest.importorskip(name)
+        return importlib.import_module(f"evenflow.clients.{name}")
+    return module
+
+
+nessai, sbi, aspire, pocomc = map(client, ("nessai", "sbi", "aspire", "pocomc"))
 
 
 @pytest.fixture
@@ -153,13 +159,6 @@ def test_nessai_finds_an_evidence(nessai, tmp_path, one_thread):
 
 
 @pytest.fixture
-def sbi():
-    pytest.importorskip("sbi")
-    from evenflow.clients import sbi
-    return sbi
-
-
-@pytest.fixture
 def simulations(one_thread, tmp_path, monkeypatch):
     from sbi.utils import BoxUniform
     monkeypatch.chdir(tmp_path)  # where sbi writes its logs
@@ -226,13 +225,6 @@ def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
         assert pickle.loads(pickle.dumps(trainer))._evenflow_adam["steps"] == 7 * 4
 
 
-@pytest.fixture
-def aspire():
-    pytest.importorskip("aspire")
-    from evenflow.clients import aspire
-    return aspire
-
-
 def test_aspire_flow(aspire, tmp_path):
     h5py = pytest.importorskip("h5py")
     x = np.random.default_rng(0).normal([1, 2], [3, 0.1], (600, 2))
@@ -254,13 +246,6 @@ def test_aspire_flow(aspire, tmp_path):
     with h5py.File(tmp_path / "flow.h5") as file:
         same = aspire.EvenflowFlow.load(file)
     np.testing.assert_array_equal(same.log_prob(samples), flow.log_prob(samples))
-
-
-@pytest.fixture
-def pocomc():
-    pytest.importorskip("pocomc")
-    from evenflow.clients import pocomc
-    return pocomc
 
 
 def test_pocomc_flow(pocomc, one_thread):

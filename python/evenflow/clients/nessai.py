@@ -40,7 +40,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
 
     ConfigError for what evenflow has not; `dtype` and `threads` are evenflow's own.
     """
-    config = {name: value for name, value in config.items() if value is not None or name in ("linear_transform",)}
+    config = {name: value for name, value in config.items() if value is not None or name == "linear_transform"}
     kind = str(config.pop("ftype", "RealNVP")).lower()
     if kind not in LAWS:
         raise ConfigError(f"[{WHERE}] expected ftype to be one of {', '.join(LAWS)}, got {kind!r}")
@@ -58,7 +58,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
         "law": LAWS[kind], "couplings": couplings, "permutation": MIXING[mixing], "net": NETS[net],
         "hidden": (config.pop("n_neurons"),) * config.pop("n_layers"), "mask": "odd-even", "base": "gaussian",
         "preprocess": "none", "context": config.pop("context_features", 0),
-        "activation": {"swish": "silu"}.get(name := config.pop("activation", "relu"), name),
+        "activation": config.pop("activation", "relu").replace("swish", "silu"),
         "dropout": config.pop("dropout_probability", 0.0), "actnorm": config.pop("actnorm", False),
         "batch_norm": config.pop("batch_norm_between_layers", not spline),
         "dtype": config.pop("dtype", str(torch.get_default_dtype()).removeprefix("torch.")),
@@ -285,9 +285,6 @@ class EvenflowModel(FlowModel):
     def _base(self, z: np.ndarray) -> np.ndarray:
         log_prob: np.ndarray = -0.5 * (z * z).sum(1) - 0.5 * np.log(2 * np.pi) * z.shape[1]
         return log_prob
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "initialised": False}
 
 
 class Part:
