@@ -17,13 +17,14 @@ from evenflow.errors import ConfigError
 from evenflow.extras import need
 from evenflow.models import CouplingFlow
 from evenflow.optim import Adam
-from evenflow.torch import FlowModule
 
 need("evenflow.clients.sbi", "sbi", "sbi", "sbi")
 import torch  # noqa: E402
 from sbi.inference.trainers.nle.nle_base import LikelihoodEstimatorTrainer  # noqa: E402
 from sbi.inference.trainers.npe.npe_base import PosteriorEstimatorTrainer  # noqa: E402
 from sbi.neural_nets.estimators.base import ConditionalDensityEstimator  # noqa: E402
+
+from evenflow.torch import FlowModule  # noqa: E402
 
 NSF = {"couplings": 5, "hidden": (50, 50), "bins": 10, "bound": 3.0, "mask": "odd-even", "base": "gaussian"}
 """The settings of sbi's "nsf" that are not evenflow's defaults."""
