@@ -208,8 +208,9 @@ class CouplingFlow(Flow):
     couplings : int
         Number of couplings.
     law : str
-        "spline" (monotone rational-quadratic; Durkan et al. 2019), "affine" (log-scale bounded by 2), "sigmoid"
-        (nflows' affine law) or "additive": see docs/math/coupling.md.
+        "spline" (monotone rational-quadratic; Durkan et al. 2019), "affine" (log-scale bounded by 2), "additive",
+        "sigmoid" (nflows' affine law), "softplus" (glasflow's), "exp" or "glow" (normflows'); see
+        docs/math/coupling.md.
     bins, bound : int, float
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
     unconditional : bool
@@ -231,11 +232,13 @@ class CouplingFlow(Flow):
         or the odd columns, and the others, in turn. "log2": columns whose number has bit 0, then those without, then
         by bit 1 and so on, so that of any two columns each is changed by a coupling that reads the other within
         2 ceil(log2 D) couplings. Or (couplings, D), True where a column is changed: every coupling changes a column
-        and, without a context, passes one, and every column is changed by a coupling.
+        and, without a context, passes one. With permutation "none" every column is changed by a coupling.
     permutation : str
         Mixing of the columns between couplings: "none", "reverse", "shuffle" (an order that is drawn once), "lu" (a
         learned matrix, at first a random rotation) or "lu-shuffle" (a shuffle, then a learned matrix that is the
         identity at first). "auto": "lu-shuffle", but "shuffle" for more than 256 columns and for a uniform base.
+    mix_last : bool
+        Mix the columns after the last coupling, too, as sbi's "nsf" does.
     batch_norm, actnorm : bool
         Between couplings.
     base : str
@@ -264,8 +267,8 @@ class CouplingFlow(Flow):
     def __init__(self, shape: int, *, context: int = 0, couplings: int = 8, law: str = "spline", bins: int = 8,
                  bound: float = 4.0, unconditional: bool = False, net: str = "residual",
                  hidden: Sequence[int] = (64, 64), activation: str = "relu", dropout: float = 0.0,
-                 mask: str | ArrayLike = "halves", permutation: str = "auto", batch_norm: bool = False,
-                 actnorm: bool = False, base: str = "auto", preprocess: str = "auto",
+                 mask: str | ArrayLike = "halves", permutation: str = "auto", mix_last: bool = False,
+                 batch_norm: bool = False, actnorm: bool = False, base: str = "auto", preprocess: str = "auto",
                  bounds: Sequence[Any] | None = None, seed: int = 0, dtype: str = "float32",
                  conditioner_dtype: str = "float32", device: str = "cpu", threads: int = 0):
         super().__init__(config_of("CouplingFlow", locals()), **place("CouplingFlow", device, threads))

@@ -68,6 +68,7 @@ struct CouplingFlowConfig {
   /// Between couplings: "none" | "reverse" | "shuffle" | "lu" | "lu-shuffle"; "auto" is lu-shuffle, but
   /// shuffle for more than 256 columns and for a uniform base.
   std::string permutation = "auto";
+  bool mix_last = false;  ///< mix the columns after the last coupling, too
   /// "none" | "standardize" | "zca" | "whiten"; "auto" is standardize, but none for a uniform base.
   std::string preprocess = "auto";
   bool batch_norm = false;

@@ -125,6 +125,7 @@ Flow<T> coupling_flow(const CouplingFlowConfig& given) {
     if (config.batch_norm) flow.add("batch_norm" + index, batch_norm<T>(shape, changed));
     if (config.actnorm) flow.add("actnorm" + index, actnorm<T>(shape));
   }
+  if (config.mix_last) add_mixing(flow, config.permutation, std::to_string(config.couplings));
   flow.finalize();
   return flow;
 }

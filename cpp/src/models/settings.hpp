@@ -157,7 +157,8 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   visit_context(v, c.context);
   v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
   v("law", c.law, one_of(table_law_names()),
-    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law");
+    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law, softplus "
+    "glasflow's, exp and glow are normflows'");
   const std::vector<std::string> laws = laws_with_settings();
   if (V::kAll || std::find(laws.begin(), laws.end(), c.law) != laws.end()) {
     v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");
@@ -180,6 +181,7 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
     "mixing of the columns between couplings; lu learns a matrix, lu-shuffle one after a fixed shuffle; "
     "auto: "
     "lu-shuffle, but shuffle for more than 256 columns and for a uniform base");
+  v("mix_last", c.mix_last, optional({}), "mixing after the last coupling, too, as in sbi's nsf");
   v("batch_norm", c.batch_norm, {}, "batch norm between couplings");
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
   v("base", c.base, one_of({"gaussian", "logistic", "uniform", "auto"}),

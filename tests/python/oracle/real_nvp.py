@@ -156,6 +156,28 @@ def additive(x, h):
     return x + h[0], torch.zeros_like(x)
 
 
+def sigmoid(x, h):
+    scale = torch.sigmoid(h[1] + 2) + 1e-3
+    return x * scale + h[0], torch.log(scale) + torch.zeros_like(x)
+
+
+def exp(x, h):
+    return (x + h[0]) * torch.exp(h[1]), h[1] + torch.zeros_like(x)
+
+
+def glow(x, h):
+    return (x + h[0]) * torch.sigmoid(h[1] + 2), torch.nn.functional.logsigmoid(h[1] + 2) + torch.zeros_like(x)
+
+
+def softplus(x, h):
+    scale = (torch.nn.functional.softplus(h[1]) + 1e-3).clamp(max=3.0)
+    return x * scale + h[0], torch.log(scale) + torch.zeros_like(x)
+
+
+LAWS = {"affine": (2, affine), "additive": (1, additive), "sigmoid": (2, sigmoid), "softplus": (2, softplus),
+        "exp": (2, exp), "glow": (2, glow)}
+
+
 def law_of(config):
     """How many numbers a value has, and (x, numbers) -> (y, log slope)."""
     if config["law"] == "spline" and config["base"] == "uniform":
@@ -163,7 +185,7 @@ def law_of(config):
     if config["law"] == "spline":
         bound = config["bound"]
         return 3 * config["bins"] - 1, lambda x, h: layers.spline(x, h, -bound, bound, free=False)
-    return {"affine": (2, affine), "additive": (1, additive)}[config["law"]]
+    return LAWS[config["law"]]
 
 
 def table_norm(x, scope, changed):
@@ -218,4 +240,6 @@ def table_forward(params, x, config, given=None, training=True, batch_stats=None
             chain.apply(table_norm, scope / f"batch_norm{i}", changed)
         if config["actnorm"]:
             chain.apply(layers.actnorm, scope / f"actnorm{i}")
+    if config.get("mix_last"):
+        mix_columns(chain, scope, config["permutation"], config["couplings"])
     return chain.result()

@@ -7,10 +7,12 @@
 #include "evenflow/layers.hpp"
 #include "kernels/coupling/laws/additive.hpp"
 #include "kernels/coupling/laws/affine.hpp"
+#include "kernels/coupling/laws/exp.hpp"
 #include "kernels/coupling/laws/gaussian.hpp"
 #include "kernels/coupling/laws/glow.hpp"
 #include "kernels/coupling/laws/real_nvp.hpp"
 #include "kernels/coupling/laws/sigmoid.hpp"
+#include "kernels/coupling/laws/softplus.hpp"
 #include "kernels/coupling/laws/spline.hpp"
 
 // Coupling laws. A law maps a value x to y by numbers p that a net or the layer supplies. It is plain data,
@@ -38,10 +40,12 @@ namespace laws = ops::laws;
 using Law = std::variant<  //
     laws::Additive,        //
     laws::Affine,          //
+    laws::Exp,             //
     laws::Gaussian,        //
     laws::Glow,            //
     laws::RealNvp,         //
     laws::Sigmoid,         //
+    laws::Softplus,        //
     laws::Spline>;
 
 /// Most numbers that all values of a layer share.

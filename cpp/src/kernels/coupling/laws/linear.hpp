@@ -30,6 +30,32 @@ EVENFLOW_INLINE LinearPoint<V> unscaled_then_shifted(V y, V t, const LogScale<V>
   return {y / s.exp - t, y, s.log, s.exp, s.ds_dr};
 }
 
+/// A law y = (x + t) e^s of two numbers t, r.
+template <class L>
+struct ShiftThenScale {
+  static constexpr int shared = 0;
+  EVENFLOW_INLINE int parameters() const { return 2; }
+
+  template <class V>
+  using Point = LinearPoint<V>;
+
+  template <class V, class P>
+  EVENFLOW_INLINE Point<V> at_input(V x, const P& p) const {
+    return shifted_then_scaled(x, p(0), L::scale(p(1)));
+  }
+  template <class V, class P>
+  EVENFLOW_INLINE Point<V> at_output(V y, const P& p) const {
+    return unscaled_then_shifted(y, p(0), L::scale(p(1)));
+  }
+  template <class V, class P, class DP>
+  EVENFLOW_INLINE V backward(const Point<V>& at, const P&, V dy, V dlog, const DP& dp, V*) const {
+    const V dx = dy * at.slope;
+    dp(0, dx);
+    dp(1, (dy * at.y + dlog) * at.ds_dr);
+    return dx;
+  }
+};
+
 /// A law y = x e^s + t of two numbers t, r.
 template <class L>
 struct ScaleThenShift {
