@@ -208,8 +208,10 @@ template <class T>
 py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& given, int64_t budget,
                        double weight, const py::object& sum_over_ranks, const py::object& complete,
                        int64_t least, const py::object& dcontext, const py::object& sample_weight,
-                       uint64_t seed, uint64_t first) {
+                       uint64_t seed, uint64_t first, const py::object& nll) {
   const auto in = batch_of<const T>(x, "loss_and_grad", "x", self.flow.dims());
+  double* const each =
+      nll.is_none() ? nullptr : batch_of<double>(nll.cast<py::array>(), "loss_and_grad", "nll", 1, in.n).data;
   const GivenArrays<T> known("loss_and_grad", self.flow.context(), given, in.n, dcontext, sample_weight,
                              {seed, first});
   StepResult r;
@@ -226,7 +228,7 @@ py::dict loss_and_grad(PyFlow<T>& self, const py::object& x, const py::object& g
       complete(part);
     };
     r = self.flow.loss_and_grad(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
-                                budget, weight, complete.is_none() ? nullptr : &watch);
+                                budget, weight, complete.is_none() ? nullptr : &watch, each);
     arrays.bring();
   }
   return as_dict(r);
@@ -443,7 +445,8 @@ void bind_class(py::module_& m, const char* name) {
            "sample_weight"_a = py::none(), "seed"_a = 0)
       .def("loss_and_grad", &loss_and_grad<T>, "x"_a, "given"_a = py::none(), "activation_budget"_a = -1,
            "weight"_a = 1.0, "sum_over_ranks"_a = py::none(), "complete"_a = py::none(), "least"_a = 0,
-           "dcontext"_a = py::none(), "sample_weight"_a = py::none(), "seed"_a = 0, "first"_a = 0)
+           "dcontext"_a = py::none(), "sample_weight"_a = py::none(), "seed"_a = 0, "first"_a = 0,
+           "nll"_a = py::none())
       .def("gradient_parts", &gradient_parts<T>, "least"_a)
       .def("dequantize", &dequantize<T>, "x"_a, "bits"_a, "seed"_a, "first"_a, "levels"_a);
 }

@@ -132,7 +132,7 @@ class _Flow:
                       sum_over_ranks: Callable[[NDArray[np.float64]], None] | None = None,
                       complete: Callable[[int], None] | None = None, least: int = 0,
                       dcontext: _Array | None = None, sample_weight: NDArray[np.float64] | None = None,
-                      seed: int = 0, first: int = 0) -> Step: ...
+                      seed: int = 0, first: int = 0, nll: NDArray[np.float64] | None = None) -> Step: ...
     def train_step(self, x: _Array, optimizer: Optimizer32 | Optimizer64, given: _Given = None,
                    activation_budget: int = -1, max_norm: float = 0.0,
                    average: Average32 | Average64 | None = None, decay: float = 0.0,

@@ -628,7 +628,8 @@ class Density:
 
     def loss_and_grad(self, x: ArrayLike, *, label: ArrayLike | None = None, context: ArrayLike | None = None,
                       seed: int | None = None, sample_weight: ArrayLike | None = None, weight: float = 1.0,
-                      dcontext: Batch | None = None, activation_budget: int | None = None) -> float:
+                      dcontext: Batch | None = None, activation_budget: int | None = None,
+                      nll: np.ndarray | None = None) -> float:
         """Computes the mean negative log-likelihood and adds its gradient to `grads`.
 
         Running statistics are updated, and `last_step` holds details. With a class head the loss includes
@@ -649,6 +650,8 @@ class Density:
             Receives the gradient by the context.
         activation_budget : int, optional
             Bytes of activations to keep instead of recomputing them. None: a share of the free memory; 0: none.
+        nll : ndarray of float64, (N,), optional
+            Receives each row's negative log-likelihood in nats, without its weight.
 
         Returns
         -------
@@ -664,15 +667,17 @@ class Density:
         x, given, weights, budget = self._training(where, x, label, context, sample_weight, activation_budget)
         weight = checks.number(where, "weight", weight, -math.inf)
         place = self._place(where, dcontext, len(x))
+        if nll is not None and not _fits(nll, (len(x),), DOUBLE):
+            raise _no_place(where, "nll", nll, (len(x),), DOUBLE)
         return self._loss_and_grad(x, given, budget, self._noise(where, seed), first=0, weight=weight,
-                                   dcontext=place, sample_weight=weights)
+                                   dcontext=place, sample_weight=weights, nll=nll)
 
     def _loss_and_grad(self, x: Batch, given: Batch | None, budget: int, seed: int, first: int, weight: float,
                        **more: Any) -> float:
         """loss_and_grad of checked arguments; `first` numbers the rows, for noise and dropout.
 
-        more: dcontext; sample_weight; sum_over_ranks adds up an array in place, so that batch norm takes the moments of
-        all ranks' rows; complete is told during the pass which of gradient_parts(least) are complete.
+        more: dcontext; sample_weight; nll; sum_over_ranks adds up an array in place, so that batch norm takes the
+        moments of all ranks' rows; complete is told during the pass which of gradient_parts(least) are complete.
         """
         block = self._block("loss_and_grad", x, 0, len(x), seed, first)
         step = self._core.loss_and_grad(block, given, budget, weight, seed=seed, first=first, **more)
@@ -949,12 +954,9 @@ class Density:
         if isinstance(dcontext, DeviceArray):
             fits = dcontext.shape == (n, self._context) and dcontext.dtype == self._dtype
         else:
-            fits = (isinstance(dcontext, np.ndarray) and dcontext.dtype == self._dtype
-                    and dcontext.shape == (n, self._context) and dcontext.flags.carray)
+            fits = _fits(dcontext, (n, self._context), self._dtype)
         if not fits:
-            raise TypeError(f"[{where}] expected dcontext to be a writable, C-contiguous array {(n, self._context)} "
-                            f"of {self._dtype}, got {type(dcontext).__name__} {np.shape(dcontext)} of "
-                            f"{getattr(dcontext, 'dtype', 'no dtype')}")
+            raise _no_place(where, "dcontext", dcontext, (n, self._context), self._dtype)
         return dcontext
 
     def _in_one_block(self, x: Batch) -> bool:
@@ -1012,6 +1014,16 @@ class Density:
 def rows_of(given: Batch | None, a: int, b: int) -> Batch | None:
     """Rows [a, b) of an array, if there is one."""
     return None if given is None else given[a:b]
+
+
+def _fits(place: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a call can write values to the array."""
+    return (isinstance(place, np.ndarray) and place.dtype == dtype and place.shape == shape and place.flags.carray)
+
+
+def _no_place(where: str, name: str, place: Any, shape: tuple[int, ...], dtype: np.dtype) -> TypeError:
+    return TypeError(f"[{where}] expected {name} to be a writable, C-contiguous array {shape} of {dtype}, got "
+                     f"{type(place).__name__} {np.shape(place)} of {getattr(place, 'dtype', 'no dtype')}")
 
 
 def core_of(where: str, config: dict[str, Any], device: str, threads: int) -> _core.Flow32 | _core.Flow64:

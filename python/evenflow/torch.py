@@ -247,8 +247,8 @@ class FlowModule(_Scope):
         return self.base_log_prob(z) + logdet
 
     def loss(self, x: torch.Tensor, *, label: Any = None, context: torch.Tensor | None = None,
-             seed: int | None = None, sample_weight: Any = None) -> torch.Tensor:
-        """Mean negative log-likelihood, for training: `Flow.loss_and_grad` under autograd.
+             seed: int | None = None, sample_weight: Any = None, reduction: str = "mean") -> torch.Tensor:
+        """Negative log-likelihood, for training: `Flow.loss_and_grad` under autograd.
 
         This is the fastest way to train, with the guard against drift: the gradient by parameters and context is
         computed at once, and backward only scales it. Batch norm uses the batch's moments and updates its running
@@ -259,26 +259,35 @@ class FlowModule(_Scope):
         x, label, context
             As in `log_prob`.
         seed : int, optional
-            For the noise of uint8 images. None: drawn from torch's generator on the CPU.
+            For the noise of uint8 images and the masks of dropout. None: drawn from torch's generator on the CPU.
         sample_weight : tensor or array_like, (N,), optional
             Factors >= 0 on the rows' terms. The sum is still divided by N.
+        reduction : str
+            "mean", or "none" for each row's own. Their gradient is that of the mean where they count alike, as in a
+            mean or sum of them; another one, which must not be negative, takes a second pass.
 
         Returns
         -------
-        tensor of float64, ()
+        tensor of float64, (), or (N,) for "none"
             Nats a sample.
         """
+        rows = checks.choice("loss", "reduction", reduction, ("mean", "none")) == "none"
+        if rows and sample_weight is not None:
+            raise ConfigError('[loss] expected no sample_weight with reduction="none", got one; multiply the losses')
+        if rows and self.flow._config.get("class_weight"):
+            raise ConfigError('[loss] expected reduction="mean" for a model with a class head, got "none"')
         x = self._channels_last(self._converted("loss", x))
         if sample_weight is not None and not isinstance(sample_weight, torch.Tensor):
             sample_weight = torch.from_numpy(cast(np.ndarray, check_weights("loss", sample_weight, len(x))))
         for name, tensor in (("x", x), ("sample_weight", sample_weight)):
             if torch.is_grad_enabled() and tensor is not None and tensor.requires_grad:
                 raise ConfigError(f"[loss] expected {name} without requires_grad, got one with it; use log_prob")
-        noise = None if seed is None and x.dtype != torch.uint8 else _seed("loss", seed)
+        random = x.dtype == torch.uint8 or self.flow._config.get("dropout")
+        noise = None if seed is None and not random else _seed("loss", seed)
         loss: torch.Tensor
         given = self._given("loss", label, context, len(x))
         tensors, start = self._tensors(x, given, sample_weight), self.flow._statistics.start
-        loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise, sample_weight)
+        loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise, sample_weight, rows)
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
             for buffer, (shape, group, offset, size) in zip(tensors, self._places.values()):
                 if group == "stats":

@@ -278,19 +278,24 @@ def _inverse_vjp(z: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dlogdet: to
     return tensor_of(dz), grads, _dgiven(dcontext, z)
 
 
-@_operator("loss", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, Tensor? seed, Tensor? weights) "
+@_operator("loss", "(Tensor x, Tensor[] tensors, int flow, Tensor? given, Tensor? seed, Tensor? weights, bool rows) "
                    "-> (Tensor, Tensor, Tensor, Tensor)")
 def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-          seed: torch.Tensor | None, weights: torch.Tensor | None) -> Quadruple:
-    """The loss, its gradient by the parameters, the running statistics as they become (those of the flow stay), and
-    the gradient by the context.
+          seed: torch.Tensor | None, weights: torch.Tensor | None, rows: bool) -> Quadruple:
+    """The mean loss, or with `rows` those of the rows; the mean's gradient by the parameters; the running statistics as
+    they become (those of the flow stay); and the gradient by the context.
     """
-    model, live = _own_flow(flow, tensors), _number_to_module(flow)._statistics
-    dcontext = _dcontext(model, len(x))
+    return _loss_of(_own_flow(flow, tensors), x, flow, given, seed, weights, rows)
+
+
+def _loss_of(model: Flow, x: torch.Tensor, flow: int, given: torch.Tensor | None, seed: torch.Tensor | None,
+             weights: torch.Tensor | None, rows: bool) -> Quadruple:
+    live, dcontext = _number_to_module(flow)._statistics, _dcontext(model, len(x))
+    nll = np.empty(len(x)) if rows else None
 
     def step() -> tuple[float, torch.Tensor]:
         before = live.clone()
-        loss = model.loss_and_grad(_array(x), seed=0 if seed is None else int(seed), dcontext=dcontext,
+        loss = model.loss_and_grad(_array(x), seed=0 if seed is None else int(seed), dcontext=dcontext, nll=nll,
                                    sample_weight=None if weights is None else weights.detach().double().cpu().numpy(),
                                    **_named(model, given))
         statistics = live.clone()
@@ -298,16 +303,42 @@ def _loss(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.
         return loss, statistics
 
     (loss, statistics), grads = _with_grads(model, step)
-    return torch.tensor(loss, dtype=torch.float64, device=x.device), grads, statistics, _dgiven(dcontext, grads)
+    losses = torch.as_tensor(loss if nll is None else nll, dtype=torch.float64, device=x.device)
+    return losses, grads, statistics, _dgiven(dcontext, grads)
 
 
 @_loss.register_fake
 def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
-      seed: torch.Tensor | None, weights: torch.Tensor | None) -> Quadruple:
+      seed: torch.Tensor | None, weights: torch.Tensor | None, rows: bool) -> Quadruple:
     module = _number_to_module(flow)
-    return (x.new_empty((), dtype=torch.float64), x.new_empty((len(module.flow.params),), dtype=module._dtype),
+    return (x.new_empty((len(x),) if rows else (), dtype=torch.float64),
+            x.new_empty((len(module.flow.params),), dtype=module._dtype),
             x.new_empty((len(module._statistics),), dtype=module._dtype),
             x.new_empty(_dgiven_shape(module.flow, len(x)), dtype=module._dtype))
+
+
+@_operator("losses_vjp", "(Tensor dlosses, Tensor grads, Tensor dgiven, Tensor x, int flow, Tensor? given, "
+                         "Tensor? seed) -> (Tensor, Tensor)")
+def _losses_vjp(dlosses: torch.Tensor, grads: torch.Tensor, dgiven: torch.Tensor, x: torch.Tensor, flow: int,
+                given: torch.Tensor | None, seed: torch.Tensor | None) -> Pair:
+    """From the mean's gradients those of the losses. Those of a mean or sum are multiples; others take a new pass."""
+    model, n = _number_to_module(flow).flow, len(x)  # saved tensors may be copies
+    if bool((dlosses == dlosses[0]).all()):
+        scale = (n * dlosses[0]).to(grads.dtype)
+        return grads * scale, dgiven * scale
+    if not _finite(dlosses):
+        return torch.full_like(grads, math.nan), torch.full_like(dgiven, math.nan)
+    if bool((dlosses < 0).any()):
+        raise ConfigError("[loss] expected weights >= 0 on the losses of rows, or equal ones, got "
+                          f"{float(dlosses.min()):g}; use log_prob, which takes any")
+    _, grads, _, dgiven = _loss_of(model, x, flow, given, seed, n * dlosses, rows=False)
+    return grads, dgiven
+
+
+@_losses_vjp.register_fake
+def _(dlosses: torch.Tensor, grads: torch.Tensor, dgiven: torch.Tensor, x: torch.Tensor, flow: int,
+      given: torch.Tensor | None, seed: torch.Tensor | None) -> Pair:
+    return torch.empty_like(grads), torch.empty_like(dgiven)
 
 
 def _dgiven_shape(flow: Flow, n: int) -> tuple[int, ...]:
@@ -344,20 +375,29 @@ def _derivative(vjp: Callable[..., Triple], *others: None) -> Callable[..., tupl
 
 
 def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: Quadruple) -> None:
-    ctx.module = _number_to_module(inputs[2])
-    ctx.save_for_backward(output[1], output[3])
+    x, tensors, number, given, seed, _, rows = inputs
+    ctx.module, ctx.rows = _number_to_module(number), rows
+    places = ctx.module._places.values()
+    # With the parameters for torch's check, as above. `loss` itself changes the buffers.
+    again = x, given, seed, *(tensor for tensor, place in zip(tensors, places) if place[1] in TRAINED)
+    ctx.save_for_backward(output[1], output[3], *(again if rows else ()))
     ctx.set_materialize_grads(False)
 
 
 def _loss_derivative(ctx: Any, dloss: torch.Tensor | None, *others: torch.Tensor | None) -> tuple[Any, ...]:
     if any(other is not None for other in others):  # of the gradients, which are results here
         _refuse(ctx)
-    grads, dgiven = ctx.saved_tensors
+    grads, dgiven, *again = ctx.saved_tensors
     if dloss is None:
-        return None, [None] * len(ctx.module._places), None, None, None, None
-    scale = dloss.to(grads.dtype)
-    dcontext = dgiven * scale if ctx.module.flow.context else None
-    return None, _split(ctx.module, grads * scale), None, dcontext, None, None
+        return None, [None] * len(ctx.module._places), None, None, None, None, None
+    if ctx.rows:
+        x, given, seed, *_ = again
+        grads, dgiven = _losses_vjp(dloss, grads, dgiven, x, ctx.module._number, given, seed)
+    else:
+        scale = dloss.to(grads.dtype)
+        grads, dgiven = grads * scale, dgiven * scale
+    dcontext = dgiven if ctx.module.flow.context else None
+    return None, _split(ctx.module, grads), None, dcontext, None, None, None
 
 
 def _refuse(ctx: Any, *_: Any) -> None:
@@ -370,4 +410,5 @@ _inverse.register_autograd(_derivative(_inverse_vjp), setup_context=_save)
 _loss.register_autograd(_loss_derivative, setup_context=_save_loss)
 for _vjp in (_forward_vjp, _inverse_vjp):
     _vjp.register_fake(_fake_vjp)
+for _vjp in (_forward_vjp, _inverse_vjp, _losses_vjp):
     _vjp.register_autograd(_refuse)

@@ -21,7 +21,7 @@ def test_the_loss_operator_changes_no_statistic(table, real_nvp):
     flow = real_nvp(batch_norm=True)
     flow.init(table)
     module, x, before = FlowModule(flow), torch.from_numpy((2 * table).astype(np.float32)), values(flow)
-    _, _, after, _ = torch.ops.evenflow.loss(x, module._tensors(x, None), module._number, None, None, None)
+    _, _, after, _ = torch.ops.evenflow.loss(x, module._tensors(x, None), module._number, None, None, None, False)
     assert_same(flow, before)
     module.loss(x)
     variances = {name: buffer for name, buffer in module.named_buffers() if name.endswith(".var")}

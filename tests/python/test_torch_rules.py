@@ -16,6 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from parameters import assert_same, values  # noqa: E402
 from plain import plain_table  # noqa: E402
 
 import evenflow as ef  # noqa: E402
@@ -273,6 +274,65 @@ def test_weighted_losses(flow, batch_norm, x, backend):
                 np.testing.assert_allclose(parameter.grad, 2 * own.named_grads()[name], rtol=1e-12, atol=1e-14)
     plain = -(torch.from_numpy(weights) * FlowModule(flow).log_prob(x)).mean()
     assert FlowModule(flow).loss(x, sample_weight=weights).item() == pytest.approx(plain.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_losses_of_rows(flow, batch_norm, x, backend):
+    """Their gradients are those of log_prob, whether rows count alike or not."""
+    def losses(module):
+        return module.loss(x, reduction="none")
+
+    weights = torch.from_numpy(np.random.default_rng(0).exponential(size=20))
+    call = torch.compile(losses, backend=backend) if backend else losses
+    for weigh in (torch.mean, torch.sum, lambda rows: (weights * rows).mean()):
+        module, twin = FlowModule(copy.deepcopy(flow)), FlowModule(copy.deepcopy(flow))
+        rows, wanted = call(module), -twin.log_prob(x)
+        np.testing.assert_allclose(rows.detach(), wanted.detach(), rtol=1e-12)
+        weigh(rows).backward()
+        weigh(wanted).backward()
+        for (name, parameter), other in zip(module.named_parameters(), twin.parameters()):
+            np.testing.assert_allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-12, err_msg=name)
+        again, moments = copy.deepcopy(batch_norm), copy.deepcopy(batch_norm)
+        weigh(call(again)).backward()
+        if weigh is torch.mean:
+            moments.loss(x).backward()
+        else:
+            moments.loss(x, sample_weight=20 * torch.ones(20) if weigh is torch.sum else weights).backward()
+        assert_same(again.flow, values(moments.flow))
+        for parameter, other in zip(again.parameters(), moments.parameters()):
+            np.testing.assert_allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_losses_of_rows_that_are_refused(flow, x):
+    module = FlowModule(flow)
+    with pytest.raises(ef.ConfigError, match='expected no sample_weight with reduction="none"'):
+        module.loss(x, sample_weight=torch.ones(20), reduction="none")
+    with pytest.raises(ef.ConfigError, match="expected reduction mean or none|reduction"):
+        module.loss(x, reduction="sum")
+    weights = torch.ones(20)
+    weights[3] = -0.5
+    with pytest.raises(ef.ConfigError, match=r"\[loss\] expected weights >= 0 .* got -0.5; use log_prob"):
+        (weights * module.loss(x, reduction="none")).sum().backward()
+    (weights * torch.nan * module.loss(x, reduction="none")).sum().backward()
+    assert all(p.grad.isnan().all() for p in module.parameters())
+    losses = module.loss(x, reduction="none")
+    with torch.no_grad():
+        next(module.parameters()).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.mean().backward()
+
+
+def test_dropout_in_a_loss_draws_anew(table):
+    flow = ef.CouplingFlow(3, couplings=2, hidden=(8, 8), dropout=0.5, seed=0)
+    flow.init(table)
+    rng = np.random.default_rng(0)
+    flow.params[:] += 0.1 * rng.standard_normal(len(flow.params)).astype(flow.params.dtype)
+    module, x = FlowModule(flow), torch.from_numpy(table.astype(np.float32))
+    torch.manual_seed(0)
+    first, second = module.loss(x), module.loss(x)
+    torch.manual_seed(0)
+    assert module.loss(x) == first != second
+    assert module.loss(x, seed=3).item() == flow.loss_and_grad(table.astype(np.float32), seed=3)
 
 
 def test_weights_that_are_refused(flow, x):

@@ -152,10 +152,11 @@ class EVENFLOW_API Flow {
   /// the mean negative log-likelihood times `weight`. With sample weights w the mean is sum(w nll) / n, but
   /// batch norm's moments count all samples equally. NumericError for a w that is not finite, ConfigError for
   /// a negative one. activation_budget: bytes of conditioner activations that may be kept instead of
-  /// recomputed; negative: 64 MiB, or half of the free memory if they need more.
+  /// recomputed; negative: 64 MiB, or half of the free memory if they need more. nll (N), in host memory:
+  /// unless null, receives each sample's negative log-likelihood in nats.
   StepResult loss_and_grad(Context&, ParamArena<T>&, View<const T> x, const Given<T>& given,
                            int64_t activation_budget, double weight = 1.0,
-                           const GradientWatch* watch = nullptr) const;
+                           const GradientWatch* watch = nullptr, double* nll = nullptr) const;
   /// A whole training step: loss_and_grad, which replaces the gradients here, clip_grad_norm, the optimiser's
   /// step and update_average. NumericError also if the loss is not finite; parameters and running statistics
   /// are then unchanged, and gradients are zero. ConfigError changes nothing.

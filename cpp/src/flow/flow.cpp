@@ -181,9 +181,9 @@ void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T>
 
 template <class T>
 StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                                  int64_t activation_budget, double weight,
-                                  const GradientWatch* watch) const {
-  return evenflow::loss_and_grad(ctx, *chain_, arena, x, given, activation_budget, weight, watch);
+                                  int64_t activation_budget, double weight, const GradientWatch* watch,
+                                  double* nll) const {
+  return evenflow::loss_and_grad(ctx, *chain_, arena, x, given, activation_budget, weight, watch, nll);
 }
 
 template <class T>

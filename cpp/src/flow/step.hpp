@@ -47,13 +47,15 @@ void check_drift(const Chain<T>& chain, const char* call, const Drift& drift) {
                           : "");
 }
 
-/// Mean of -sample_weight * log_prob. sample_weight may be null: all 1.
-inline double mean_nll(const double* log_prob, const double* sample_weight, int64_t n) {
-  double nll = 0;
+/// Mean of -sample_weight * log_prob. sample_weight may be null: all 1. nll (n) receives -log_prob, or is
+/// null.
+inline double mean_nll(const double* log_prob, const double* sample_weight, int64_t n, double* nll) {
+  double mean = 0;
   for (int64_t i = 0; i < n; ++i) {
-    nll -= (sample_weight ? sample_weight[i] * log_prob[i] : log_prob[i]) / static_cast<double>(n);
+    mean -= (sample_weight ? sample_weight[i] * log_prob[i] : log_prob[i]) / static_cast<double>(n);
+    if (nll) nll[i] = -log_prob[i];
   }
-  return nll;
+  return mean;
 }
 
 /// The arguments of a call that computes a gradient.
@@ -66,6 +68,7 @@ struct GradientCall {
   double weight;
   const GradientWatch* watch;
   bool replace;  ///< replace existing gradients instead of adding
+  double* nll;   ///< (n) in host memory, for each sample's negative log-likelihood; or null
 };
 
 /// Computes the gradient in tiles, each of which goes through the whole chain and back. Returns false, with
@@ -125,7 +128,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
   try {
     run_tiles(ctx, tiles, chain.worth_threads(n), one_tile);
     if (!all_finite<T>(ctx, n, log_prob, {})) fail_not_finite(ctx, chain, all, call.name, call.x, log_prob);
-    result.nll = mean_nll(log_prob, call.given.sample_weight, n);
+    result.nll = mean_nll(log_prob, call.given.sample_weight, n, call.nll);
     result.drift.value = *std::max_element(drifts, drifts + tiles.count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
       undo();
@@ -221,7 +224,8 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
     restore();
     throw;
   }
-  result.nll = mean_nll(host.read(static_cast<const double*>(log_prob), n), call.given.sample_weight, n);
+  result.nll =
+      mean_nll(host.read(static_cast<const double*>(log_prob), n), call.given.sample_weight, n, call.nll);
   result.loss = result.nll;
   if (pass.head_results) {
     const double* sums = host.read(static_cast<const double*>(pass.head_results), 2);
@@ -243,11 +247,12 @@ void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
 template <class T>
 StepResult loss_and_grad(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
                          const Given<T>& given, int64_t activation_budget, double weight,
-                         const GradientWatch* watch) {
+                         const GradientWatch* watch, double* nll) {
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(chain.layout->stats_size() + 1);
-  const StepResult result = gradient<T>(
-      ctx, chain, arena, {"loss_and_grad", x, given, activation_budget, weight, watch, false}, batch_stats);
+  const StepResult result =
+      gradient<T>(ctx, chain, arena,
+                  {"loss_and_grad", x, given, activation_budget, weight, watch, false, nll}, batch_stats);
   move_stats(ctx, batch_stats, arena);
   return result;
 }
@@ -262,8 +267,8 @@ StepResult train_step(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena,
   if (update.average) check_average_decay(update.average_decay);
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(chain.layout->stats_size() + 1);
-  StepResult result =
-      gradient<T>(ctx, chain, arena, {call, x, given, activation_budget, 1, nullptr, true}, batch_stats);
+  StepResult result = gradient<T>(
+      ctx, chain, arena, {call, x, given, activation_budget, 1, nullptr, true, nullptr}, batch_stats);
   try {
     if (!std::isfinite(result.loss)) {
       fail<NumericError>(call, "expected a finite loss, got ", result.loss);

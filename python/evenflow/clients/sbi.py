@@ -103,7 +103,11 @@ class Estimator(ConditionalDensityEstimator):
         return log_prob.reshape(-1, batch).to(input.dtype)  # type: ignore[no-any-return]
 
     def loss(self, input: torch.Tensor, condition: torch.Tensor, **_: Any) -> torch.Tensor:
-        return -self.log_prob(input, condition)[0]
+        if not torch.is_grad_enabled():
+            return -self.log_prob(input, condition)[0]
+        self._check_input_shape(input)
+        losses = self.net.loss(_flat(input), context=self._context(condition), reduction="none")
+        return losses.to(input.dtype)  # type: ignore[no-any-return]
 
     def sample(self, sample_shape: torch.Size, condition: torch.Tensor, **_: Any) -> torch.Tensor:
         return self.sample_and_log_prob(sample_shape, condition)[0]
