@@ -151,6 +151,14 @@ TEST_CASE("the C interface: null pointers") {
   moved_with_logdet(evenflow_inverse);
   check_null([&](auto* m, auto* c, auto* to) { return evenflow_sample(m, c, type, 1, nullptr, to); },
              open.model, open.context, x);
+  check_null([&](auto* m, auto* c, auto* to,
+                 auto* density) { return evenflow_sample_and_log_prob(m, c, type, 1, nullptr, to, density); },
+             open.model, open.context, x, &out);
+  check_null(
+      [&](auto* m, auto* c, auto* in, auto* to) {
+        return evenflow_log_prob_and_grad(m, c, type, in, 1, nullptr, to, nullptr, nullptr);
+      },
+      open.model, open.context, x, &out);
   check_null(
       [&](auto* m, auto* c, auto* in, auto* to) { return evenflow_verify(m, c, type, in, 1, nullptr, to); },
       open.model, open.context, x, &report);
@@ -227,7 +235,11 @@ TEST_CASE("the C interface: every member of what it fills and takes") {
   options.seed = 6;
   options.first = 3;
   options.temperature = 0.5;
-  const evenflow_options theirs = {sizeof theirs, labels, 6, 3, 0.5, nullptr};
+  evenflow_options theirs = EVENFLOW_OPTIONS_INIT;
+  theirs.labels = labels;
+  theirs.seed = 6;
+  theirs.first = 3;
+  theirs.temperature = 0.5;
   const VerifyReport r = model.verify(ctx, x.data(), 2, options);
   evenflow_report report = EVENFLOW_REPORT_INIT;
   const auto verify = [&] {
@@ -269,6 +281,56 @@ TEST_CASE("the C interface: every member of what it fills and takes") {
   CHECK(std::equal(logdet, logdet + 2, wanted_logdet));
   CHECK(evenflow_log_prob(open.model, open.context, 9, x.data(), 2, &theirs, logdet) ==
         EVENFLOW_CONFIG_ERROR);
+}
+
+TEST_CASE("the C interface: densities with gradients, samples with densities, rows with strides") {
+  const TemporaryFile file("model.safetensors");
+  CouplingFlowConfig config = table();
+  config.context = 2;
+  Trainable<float> trained(ModelConfig{config, Dtype::float32, 3});
+  const std::vector<float> data = draws<float>(32 * 5, 1, 0), conditions = draws<float>(32 * 2, 1, 0);
+  Context ctx("cpu", 1);
+  trained.flow.init_from_data(ctx, trained.arena, View<const float>(data.data(), {32, 1, 1, 5}),
+                              Given<float>(conditions.data()));
+  save(file.path, trained);
+  const Opened open(file.path);
+  const Model model = load(file.path);
+  constexpr evenflow_dtype type = EVENFLOW_FLOAT32;
+  constexpr int64_t n = 3, wide = 6;
+  std::vector<float> x(n * wide), wanted_x(n * wide), dx(n * 5), dcontext(n * 2), wanted_dx(n * 5),
+      wanted_dcontext(n * 2);
+  double density[n], wanted[n];
+  CallOptions options;
+  options.context = {conditions.data(), 4};
+  options.x_stride = wide;
+  options.seed = 5;
+  evenflow_options theirs = EVENFLOW_OPTIONS_INIT;
+  theirs.context = conditions.data();
+  theirs.context_dtype = EVENFLOW_FLOAT32;
+  theirs.context_stride = 4;
+  theirs.x_stride = wide;
+  theirs.seed = 5;
+  REQUIRE(evenflow_sample_and_log_prob(open.model, open.context, type, n, &theirs, x.data(), density) ==
+          EVENFLOW_OK);
+  model.sample_and_log_prob(ctx, n, wanted_x.data(), wanted, options);
+  CHECK(x == wanted_x);
+  CHECK(std::equal(density, density + n, wanted));
+  REQUIRE(evenflow_log_prob_and_grad(open.model, open.context, type, x.data(), n, &theirs, density, dx.data(),
+                                     dcontext.data()) == EVENFLOW_OK);
+  model.log_prob_and_grad(ctx, x.data(), n, wanted, wanted_dx.data(), wanted_dcontext.data(), options);
+  CHECK(dx == wanted_dx);
+  CHECK(dcontext == wanted_dcontext);
+  CHECK(std::equal(density, density + n, wanted));
+  const auto refused = [&](const char* text) {
+    CHECK(evenflow_log_prob(open.model, open.context, type, x.data(), n, &theirs, density) ==
+          EVENFLOW_CONFIG_ERROR);
+    CHECK(std::string(evenflow_last_error()) == text);
+  };
+  theirs.context_dtype = EVENFLOW_UINT8;
+  refused("[log_prob] expected a context_dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got 3");
+  theirs.context_dtype = EVENFLOW_FLOAT32;
+  theirs.x_stride = 2;
+  refused("[log_prob] expected at least 5 values from one row of x to the next, got a stride of 2");
 }
 
 }  // namespace

@@ -270,6 +270,152 @@ TEST_CASE("a row has its number, its label and its noise in any block") {
                        doctest::Contains("for sample 341"), NumericError);
 }
 
+/// A table with a context of two values, initialised from data.
+template <class T>
+Trainable<T> with_context() {
+  CouplingFlowConfig config = table();
+  config.context = 2;
+  config.law = "spline";
+  config.net = "residual";
+  Trainable<T> model(ModelConfig{config, Dtype::float32, 3});
+  Context ctx("cpu", 1);
+  const std::vector<T> x = draws<T>(32 * 5, 1, 0), given = draws<T>(32 * 2, 2, 1);
+  model.flow.init_from_data(ctx, model.arena, View<const T>(x.data(), {32, 1, 1, 5}), Given<T>(given.data()));
+  Rng rng(4, Stream::test);
+  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
+    model.arena.values()[i] += static_cast<T>(0.05 * rng.normal());
+  }
+  return model;
+}
+
+TEST_CASE("gradients of log_prob by x and context are its differences") {
+  const Model model(with_context<double>());
+  Context ctx;
+  constexpr int64_t n = 3, d = 5, width = 2;
+  std::vector<double> x = draws<double>(n * d, 1, 0), given = draws<double>(n * width, 2, 1);
+  std::vector<double> dx(n * d), dcontext(n * width);
+  double density[n], wanted[n], up[n], down[n];
+  CallOptions options;
+  options.context = given.data();
+  model.log_prob_and_grad(ctx, x.data(), n, density, dx.data(), dcontext.data(), options);
+  model.log_prob(ctx, x.data(), n, wanted, options);
+  for (int64_t i = 0; i < n; ++i) CHECK(density[i] == doctest::Approx(wanted[i]).epsilon(1e-13));
+  const auto check = [&](std::vector<double>& values, int64_t columns, const std::vector<double>& gradient) {
+    constexpr double kStep = 1e-6;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double value = values[i];
+      const size_t row = i / static_cast<size_t>(columns);
+      values[i] = value + kStep;
+      model.log_prob(ctx, x.data(), n, up, options);
+      values[i] = value - kStep;
+      model.log_prob(ctx, x.data(), n, down, options);
+      values[i] = value;
+      CHECK(gradient[i] == doctest::Approx((up[row] - down[row]) / (2 * kStep)).epsilon(1e-6));
+    }
+  };
+  check(x, d, dx);
+  check(given, width, dcontext);
+  std::vector<double> alone(n * d);
+  model.log_prob_and_grad(ctx, x.data(), n, density, alone.data(), nullptr, options);
+  CHECK(alone == dx);
+  model.log_prob_and_grad(ctx, x.data(), n, density, nullptr, alone.data(), options);
+  CHECK(std::equal(dcontext.begin(), dcontext.end(), alone.begin()));
+  const Model without(initialised<double>(table()));
+  CHECK_THROWS_WITH_AS(without.log_prob_and_grad(ctx, x.data(), n, density, dx.data(), dcontext.data()),
+                       "[log_prob_and_grad] a dcontext was given, but the model has no context", ConfigError);
+}
+
+TEST_CASE("samples come with the log_prob that they have") {
+  const Model model(with_context<float>());
+  Context ctx;
+  constexpr int64_t n = 40, d = 5;
+  const std::vector<float> given = draws<float>(n * 2, 2, 1);
+  std::vector<float> x(n * d), wanted(n * d);
+  std::vector<double> density(n), scored(n);
+  CallOptions options;
+  options.context = given.data();
+  options.seed = 3;
+  options.temperature = 0.7;
+  model.sample_and_log_prob(ctx, n, x.data(), density.data(), options);
+  model.sample(ctx, n, wanted.data(), options);
+  CHECK(x == wanted);
+  model.log_prob(ctx, x.data(), n, scored.data(), options);
+  for (size_t i = 0; i < n; ++i) CHECK(density[i] == doctest::Approx(scored[i]).epsilon(1e-4));
+}
+
+TEST_CASE("rows of x and of a context may have strides, and share a context") {
+  const Model model(with_context<float>());
+  Context ctx;
+  constexpr int64_t n = 4, d = 5, width = 2, wide = 9;
+  const std::vector<float> x = draws<float>(n * d, 1, 0), given = draws<float>(n * width, 2, 1);
+  // Rows of x and of the context in one record, as a simulation program has them.
+  std::vector<float> records(n * wide, 100);
+  std::vector<double> doubles(given.begin(), given.end());
+  for (int64_t i = 0; i < n; ++i) {
+    std::copy_n(x.data() + i * d, d, records.data() + i * wide);
+    std::copy_n(given.data() + i * width, width, records.data() + i * wide + d);
+  }
+  CallOptions packed, strided, in_doubles;
+  packed.context = given.data();
+  in_doubles.context = doubles.data();
+  strided.context = {records.data() + d, wide};
+  strided.x_stride = wide;
+  packed.seed = strided.seed = 2;
+  std::vector<double> wanted(n), density(n);
+  model.log_prob(ctx, x.data(), n, wanted.data(), packed);
+  model.log_prob(ctx, records.data(), n, density.data(), strided);
+  CHECK(density == wanted);
+  model.log_prob(ctx, x.data(), n, density.data(), in_doubles);
+  CHECK(density == wanted);
+
+  std::vector<float> z(n * d), dx(n * d), other(n * d), drawn(n * d);
+  model.encode(ctx, x.data(), n, z.data(), packed);
+  model.encode(ctx, records.data(), n, other.data(), strided);
+  CHECK(other == z);
+  model.log_prob_and_grad(ctx, x.data(), n, wanted.data(), dx.data(), nullptr, packed);
+  model.log_prob_and_grad(ctx, records.data(), n, density.data(), other.data(), nullptr, strided);
+  CHECK(other == dx);
+  CHECK(model.verify(ctx, records.data(), n, strided).ok);
+  const auto check_records = [&](const std::vector<float>& rows) {
+    for (int64_t i = 0; i < n; ++i) {
+      CHECK(std::equal(rows.data() + i * d, rows.data() + (i + 1) * d, records.data() + i * wide));
+      CHECK(std::equal(given.data() + i * width, given.data() + (i + 1) * width,
+                       records.data() + i * wide + d));
+      CHECK(records[i * wide + d + width] == 100);  // what is between the rows stays
+    }
+  };
+  model.decode(ctx, z.data(), n, drawn.data(), packed);
+  model.decode(ctx, z.data(), n, records.data(), strided);
+  check_records(drawn);
+  model.inverse(ctx, z.data(), n, records.data(), density.data(), strided);
+  check_records(drawn);
+  model.sample(ctx, n, drawn.data(), packed);
+  model.sample(ctx, n, records.data(), strided);
+  check_records(drawn);
+
+  std::vector<float> repeated;
+  for (int64_t i = 0; i < n; ++i) repeated.insert(repeated.end(), given.begin(), given.begin() + width);
+  packed.context = repeated.data();
+  model.sample(ctx, n, drawn.data(), packed);
+  packed.context = {given.data(), 0};
+  model.sample(ctx, n, other.data(), packed);
+  CHECK(other == drawn);
+
+  const auto refused = [&](const CallOptions& options, const char* text) {
+    CHECK_THROWS_WITH_AS(model.log_prob(ctx, x.data(), n, density.data(), options), text, ConfigError);
+  };
+  strided.x_stride = 4;
+  refused(strided, "[log_prob] expected at least 5 values from one row of x to the next, got a stride of 4");
+  strided.x_stride = 0;
+  refused(strided, "[log_prob] expected at least 5 values from one row of x to the next, got a stride of 0");
+  packed.context.stride = 1;
+  refused(packed,
+          "[log_prob] expected 0, or at least 2 values from one row of the context to the next, got a "
+          "stride of 1");
+  packed.context.stride = std::numeric_limits<int64_t>::max();
+  CHECK_THROWS_AS(model.log_prob(ctx, x.data(), n, density.data(), packed), ShapeError);
+}
+
 TEST_CASE("an image of one pixel is an image in every language") {
   const std::string text =
       R"({"model": "NICE", "shape": [1, 1, 3], "bits": 7, "couplings": 1, "hidden": [4], "prior": "logistic", )"

@@ -23,16 +23,19 @@ template <class T>
 void use(const Model& model) {
   Context ctx("cpu", 1);
   const std::vector<T> x(static_cast<size_t>(model.dims()), T(0.5));
-  std::vector<T> z(x.size()), back(x.size());
+  std::vector<T> z(x.size()), back(x.size()), gradient(x.size());
   double log_prob = 0;
   const int32_t label = 0;
   CallOptions options;
   if (model.classes() > 0) options.labels = &label;
+  const std::vector<float> context(static_cast<size_t>(model.context()), 0.5f);
+  if (model.context() > 0) options.context = context.data();
   try {
     model.log_prob(ctx, x.data(), 1, &log_prob, options);
     model.encode(ctx, x.data(), 1, z.data(), options);
     model.decode(ctx, z.data(), 1, back.data(), options);
-    model.sample(ctx, 1, back.data(), options);
+    model.sample_and_log_prob(ctx, 1, back.data(), &log_prob, options);
+    model.log_prob_and_grad(ctx, x.data(), 1, &log_prob, gradient.data(), nullptr, options);
   } catch (const NumericError&) {
   } catch (const ConfigError&) {
   }
@@ -65,7 +68,7 @@ void model_file(const uint8_t* data, size_t size) {
   } catch (const IoError&) {
     return;
   }
-  if (model->dims() > kMaxDims) return;
+  if (model->dims() > kMaxDims || model->context() > kMaxDims) return;
   if (model->dtype() == Dtype::float32) {
     use<float>(*model);
   } else {

@@ -2,7 +2,7 @@
 
 usage: check_embed.py make FOLDER            writes a model of every kind, rows.csv and what Python computes
        check_embed.py compare LIBRARY FOLDER the same through the C interface, and errors
-       check_embed.py same FOLDER NAME FILE  a program's output against Python's NAME
+       check_embed.py same FOLDER NAME FILE  a program's output against Python's NAME, an array of a model
 """
 
 import ctypes
@@ -31,7 +31,22 @@ def models():
                                   permutation="plain", coupling="additive", dtype="float64")
 
 
+def make_posterior(folder):
+    """A density given a context, as sbi's posteriors are."""
+    rng = np.random.default_rng(0)
+    flow = ef.CouplingFlow(5, context=2, couplings=3, hidden=(16, 16))
+    context = rng.standard_normal((200, 2))
+    flow.fit(rng.standard_normal((200, 5)) + context[:, :1], context=context, epochs=2, batch_size=50, seed=0)
+    flow.save(os.path.join(folder, "posterior.safetensors"))
+    draws, log_prob = flow.sample_and_log_prob(SAMPLES, context=[0.5, -1], seed=SEED)
+    events = context[:ROWS].astype(np.float32)
+    np.savetxt(os.path.join(folder, "conditions.csv"), events, delimiter=",", fmt="%.9g")
+    np.savez(os.path.join(folder, "posterior"), draws=np.column_stack([draws.astype(float), log_prob]),
+             events=flow.sample(ROWS, context=events, seed=SEED))
+
+
 def make(folder):
+    make_posterior(folder)
     rng = np.random.default_rng(0)
     for name, flow in models():
         shape = (200, *flow.shape)
@@ -139,7 +154,8 @@ def errors(c, library, folder):
 
 
 def same(folder, name, path):
-    wanted = np.load(os.path.join(folder, "table.npz"))[name]
+    model, name = name.split("/")
+    wanted = np.load(os.path.join(folder, f"{model}.npz"))[name]
     with open(path) as file:
         got = np.array([float(cell) for line in file for cell in line.split(",")])
     expect_equal(path, got.reshape(wanted.shape).astype(wanted.dtype), wanted)

@@ -31,8 +31,14 @@ same() { (cd "$work" && "$python" "$root/tests/package/check_embed.py" same data
 use() {
   "$1/score" "$work/data/table.safetensors" "$work/data/rows.csv" > "$1/scores"
   "$1/score" "$work/data/table.safetensors" --sample 50 5 "$1/samples"
-  same log_prob "$1/scores"
-  same plain_sample "$1/samples"
+  same table/log_prob "$1/scores"
+  same table/plain_sample "$1/samples"
+  if [ -x "$1/posterior" ]; then
+    "$1/posterior" "$work/data/posterior.safetensors" 50 5 0.5 -1 > "$1/draws"
+    same posterior/draws "$1/draws"
+    "$1/events" "$work/data/posterior.safetensors" "$work/data/conditions.csv" 5 > "$1/events.csv"
+    same posterior/events "$1/events.csv"
+  fi
 }
 
 wheel_dir=$("$python" -m evenflow --cmake-dir)
@@ -80,14 +86,15 @@ if command -v pkg-config > /dev/null; then
   gcc -std=c99 examples/c/score.c -o "$work/score_c" \
     $(PKG_CONFIG_PATH="$work/archive/lib/pkgconfig" pkg-config --static --cflags --libs evenflow)
   "$work/score_c" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
-  same log_prob "$work/scores"
+  same table/log_prob "$work/scores"
 fi
 
-small=$work/g++-17-static_avx2/score
-strip -o "$work/small" "$small"
-size=$(stat -c %s "$work/small")
-say "stripped static program: $size bytes"
-[ "$size" -lt 2500000 ]
+for program in score posterior; do
+  strip -o "$work/small" "$work/g++-17-static_avx2/$program"
+  size=$(stat -c %s "$work/small")
+  say "stripped static program $program: $size bytes"
+  [ "$size" -lt 2500000 ]
+done
 
 say "training"
 trained=$work/g++-17-static
@@ -108,9 +115,9 @@ for compiler in gcc clang; do
   $compiler -std=c99 -pedantic -Wall -Wextra -Werror -I"$work/prefix/include" examples/c/score.c -o "$work/score_c" \
     "$library" -Wl,-rpath,"$(dirname "$library")"
   "$work/score_c" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
-  same log_prob "$work/scores"
+  same table/log_prob "$work/scores"
   "$work/score_c" "$work/data/table.safetensors" --sample 50 5 > "$work/samples"
-  same plain_sample "$work/samples"
+  same table/plain_sample "$work/samples"
 done
 
 say "CMake without C++"
@@ -152,7 +159,7 @@ if grep -q -- '-DNDEBUG .*/embed/score\.cpp' "$work/part/commands"; then exit 1;
 
 say "ctypes"
 "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
-same log_prob "$work/scores"
+same table/log_prob "$work/scores"
 # As many numbers as before, their rows cut elsewhere.
 paste -sd, "$work/data/rows.csv" > "$work/one_row.csv"
 ! "$python" examples/ctypes/evenflow_c.py "$library" "$work/data/table.safetensors" "$work/one_row.csv" 2> "$work/error"
@@ -163,7 +170,7 @@ if command -v rustc > /dev/null; then
   rustc -O -D warnings examples/rust/score.rs -o "$work/score_rust" -L native="$(dirname "$library")" \
     -C link-arg=-Wl,-rpath,"$(dirname "$library")"
   "$work/score_rust" "$work/data/table.safetensors" "$work/data/rows.csv" > "$work/scores"
-  same log_prob "$work/scores"
+  same table/log_prob "$work/scores"
 fi
 
 say "no allocation after two calls"

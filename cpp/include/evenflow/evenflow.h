@@ -7,9 +7,10 @@
  * Every function that can fail returns a status; evenflow_last_error() then has the text. The library prints
  * nothing and throws no C++ exception. Outputs of a failed call are undefined.
  *
- * The caller owns all arrays. They are contiguous and row-major, with `n` rows; the arrays of one call must
- * not overlap. Float arrays have the model's dtype. Every call names it, so that a mistake is an error and
- * not a wrong number. Some calls also take x as uint8, and say so. evenflow_model_get_info tells the sizes.
+ * The caller owns all arrays. They are row-major, with `n` rows, and contiguous, but for x and the context,
+ * whose rows may have a stride. The arrays of one call must not overlap. Float arrays have the model's dtype.
+ * Every call names it, so that a mistake is an error and not a wrong number. Some calls also take x as uint8,
+ * and say so. evenflow_model_get_info tells the sizes.
  */
 
 #include <stddef.h>
@@ -57,15 +58,23 @@ typedef struct evenflow_info {
 } evenflow_info;
 #define EVENFLOW_INFO_INIT {sizeof(evenflow_info), 0, 0, 0, 0, 0, 0, 0, 0}
 
+/* A stride is the number of values from one row to the next. */
+enum { EVENFLOW_CONTIGUOUS = -1 };
+
 typedef struct evenflow_options {
   size_t struct_size;
-  const int32_t* labels; /* n classes, only for class-conditional models; else NULL */
-  uint64_t seed;         /* for samples, and for the dequantisation noise of uint8 images */
-  int64_t first;         /* number of the first row: row i's draws depend only on (seed, first + i) */
-  double temperature;    /* sampling: multiplies the base draw */
-  const double* context; /* (n, info's context), only for models with a context; else NULL */
+  const int32_t* labels;        /* n classes, only for class-conditional models; else NULL */
+  uint64_t seed;                /* for samples, and for the dequantisation noise of uint8 images */
+  int64_t first;                /* number of the first row: row i's draws depend only on (seed, first + i) */
+  double temperature;           /* sampling: multiplies the base draw */
+  const void* context;          /* (n, info's context), only for models with a context; else NULL */
+  evenflow_dtype context_dtype; /* EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, whatever the model's dtype */
+  int64_t context_stride;       /* 0: all rows share one context */
+  int64_t x_stride;             /* at least info's dims */
 } evenflow_options;
-#define EVENFLOW_OPTIONS_INIT {sizeof(evenflow_options), NULL, 0, 0, 1.0, NULL}
+#define EVENFLOW_OPTIONS_INIT                                                              \
+  {sizeof(evenflow_options), NULL, 0, 0, 1.0, NULL, EVENFLOW_FLOAT64, EVENFLOW_CONTIGUOUS, \
+   EVENFLOW_CONTIGUOUS}
 
 /* Errors are relative to max(1, size of the exact quantity). */
 typedef struct evenflow_report {
@@ -109,6 +118,13 @@ EVENFLOW_API void evenflow_context_free(evenflow_context* context);
 EVENFLOW_API evenflow_status evenflow_log_prob(const evenflow_model* model, evenflow_context* context,
                                                evenflow_dtype dtype, const void* x, int64_t n,
                                                const evenflow_options* options, double* out);
+/* out (n) = log p(x), with its gradients dx (n, dims) and dcontext (n, info's context). Either may be NULL.
+ */
+EVENFLOW_API evenflow_status evenflow_log_prob_and_grad(const evenflow_model* model,
+                                                        evenflow_context* context, evenflow_dtype dtype,
+                                                        const void* x, int64_t n,
+                                                        const evenflow_options* options, double* out,
+                                                        void* dx, void* dcontext);
 /* out (n) = -log2 p(x) / dims. */
 EVENFLOW_API evenflow_status evenflow_bits_per_dim(const evenflow_model* model, evenflow_context* context,
                                                    evenflow_dtype dtype, const void* x, int64_t n,
@@ -117,6 +133,11 @@ EVENFLOW_API evenflow_status evenflow_bits_per_dim(const evenflow_model* model, 
 EVENFLOW_API evenflow_status evenflow_sample(const evenflow_model* model, evenflow_context* context,
                                              evenflow_dtype dtype, int64_t n, const evenflow_options* options,
                                              void* x);
+/* The same samples, and log_prob (n) = log p(x), the density of each at any temperature. */
+EVENFLOW_API evenflow_status evenflow_sample_and_log_prob(const evenflow_model* model,
+                                                          evenflow_context* context, evenflow_dtype dtype,
+                                                          int64_t n, const evenflow_options* options, void* x,
+                                                          double* log_prob);
 /* x -> z (n, dims) of the model's dtype, logdet (n) = log |det dz/dx|. uint8 images get no noise. */
 EVENFLOW_API evenflow_status evenflow_forward(const evenflow_model* model, evenflow_context* context,
                                               evenflow_dtype dtype, const void* x, int64_t n,

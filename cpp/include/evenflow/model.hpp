@@ -3,11 +3,30 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "evenflow/context.hpp"
 #include "evenflow/trainable.hpp"
 
 namespace evenflow {
+
+template <class T>
+using Deduced = std::common_type_t<T>;  ///< T of another argument, so that this one may be nullptr
+
+constexpr int64_t kContiguous = -1;  ///< a stride: rows without gaps
+
+/// Context values (n, Model::context()) of float or double, whatever the model's dtype. stride: number of
+/// values from one row to the next; 0: all rows share one.
+struct ContextRows {
+  ContextRows(std::nullptr_t = nullptr) {}
+  ContextRows(const double* values_, int64_t stride_ = kContiguous) : values(values_), stride(stride_) {}
+  ContextRows(const float* values_, int64_t stride_ = kContiguous)
+      : values(values_), dtype(Dtype::float32), stride(stride_) {}
+
+  const void* values = nullptr;
+  Dtype dtype = Dtype::float64;
+  int64_t stride = kContiguous;
+};
 
 /// Optional arguments of a call.
 struct CallOptions {
@@ -15,7 +34,8 @@ struct CallOptions {
   uint64_t seed = 0;                ///< for samples, and for the dequantisation noise of uint8 images
   int64_t first = 0;       ///< number of the first row: row i's draws depend only on (seed, first + i)
   double temperature = 1;  ///< sampling: multiplies the base draw
-  const double* context = nullptr;  ///< (n, Model::context()); models with a context only
+  ContextRows context;     ///< models with a context only
+  int64_t x_stride = kContiguous;  ///< number of values from one row of x to the next, at least Model::dims()
 };
 
 /// Results of Model::verify. Errors are relative to max(1, size of the exact quantity).
@@ -38,10 +58,11 @@ struct VerifyReport {
 /// Any number of threads may use one model at once, each with its own Context. A context serves one call at a
 /// time and sets how many threads a large batch uses. ConfigError if another model call is using the context;
 /// calls of a Flow do not check this. After the first call with a batch size, further calls of that size on
-/// one thread allocate nothing.
+/// one thread allocate nothing, but for log_prob_and_grad.
 ///
-/// The caller owns all arrays. They are contiguous and row-major, and those of one call must not overlap. T
-/// is float or double and must match dtype() (ConfigError otherwise). X is T, or uint8_t for images. A row of
+/// The caller owns all arrays. They are contiguous and row-major, but for x and the context, whose rows may
+/// have a stride; those of one call must not overlap. T is float or double and must match dtype()
+/// (ConfigError otherwise). X is T, or uint8_t for images. A row of
 /// x has sample_shape() values (NHWC), a row of z has dims(). The same file, inputs and seed give the same
 /// bits as in Python, for any n and any number of threads.
 ///
@@ -76,12 +97,19 @@ class EVENFLOW_API Model {
   /// log p(x) (n), nats of the density in the units of x. uint8 images get uniform noise from the seed.
   template <class X>
   void log_prob(Context&, const X* x, int64_t n, double* out, const CallOptions& = {}) const;
+  /// out (n) = log p(x), with its gradients dx (n, dims()) and dcontext (n, context()). Either may be null.
+  template <class T>
+  void log_prob_and_grad(Context&, const T* x, int64_t n, double* out, Deduced<T>* dx,
+                         Deduced<T>* dcontext = nullptr, const CallOptions& = {}) const;
   /// -log2 p(x) / dims() (n).
   template <class X>
   void bits_per_dim(Context&, const X* x, int64_t n, double* out, const CallOptions& = {}) const;
   /// n samples; images in level units.
   template <class T>
   void sample(Context&, int64_t n, T* x, const CallOptions& = {}) const;
+  /// The same samples, and log p(x) (n), the density of each at any temperature.
+  template <class T>
+  void sample_and_log_prob(Context&, int64_t n, T* x, double* log_prob, const CallOptions& = {}) const;
 
   /// Tests the model on the first 16 rows of x, or on all if there are fewer. A NumericError in a test is
   /// reported, not thrown.

@@ -106,7 +106,16 @@ void fill_caller(const char* call, Struct source, size_t least, Struct* caller) 
 CallOptions options_of(const char* call, const evenflow_options* caller) {
   const evenflow_options o =
       from_caller<evenflow_options>(call, caller, offsetof(evenflow_options, context), EVENFLOW_OPTIONS_INIT);
-  return {o.labels, o.seed, o.first, o.temperature, o.context};
+  CallOptions options{o.labels, o.seed, o.first, o.temperature, {}, o.x_stride};
+  if (o.context_dtype == EVENFLOW_FLOAT32) {
+    options.context = {static_cast<const float*>(o.context), o.context_stride};
+  } else if (o.context_dtype == EVENFLOW_FLOAT64) {
+    options.context = {static_cast<const double*>(o.context), o.context_stride};
+  } else {
+    fail<ConfigError>(call, "expected a context_dtype EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64, got ",
+                      o.context_dtype);
+  }
+  return options;
 }
 
 /// The arguments that all calls share. The constructor checks them.
@@ -259,6 +268,19 @@ evenflow_status evenflow_log_prob(const evenflow_model* model, evenflow_context*
   });
 }
 
+evenflow_status evenflow_log_prob_and_grad(const evenflow_model* model, evenflow_context* context,
+                                           evenflow_dtype dtype, const void* x, int64_t n,
+                                           const evenflow_options* options, double* out, void* dx,
+                                           void* dcontext) {
+  return guarded([&] {
+    const Call call("log_prob_and_grad", model, context, x, out, options);
+    call.with_floats(dtype, x, [&](const auto* in) {
+      call.model->log_prob_and_grad(*call.context, in, n, out, Call::same_type(in, dx),
+                                    Call::same_type(in, dcontext), call.options);
+    });
+  });
+}
+
 evenflow_status evenflow_bits_per_dim(const evenflow_model* model, evenflow_context* context,
                                       evenflow_dtype dtype, const void* x, int64_t n,
                                       const evenflow_options* options, double* out) {
@@ -275,6 +297,17 @@ evenflow_status evenflow_sample(const evenflow_model* model, evenflow_context* c
     const Call call("sample", model, context, x, x, options);
     call.with_floats(dtype, x, [&](const auto* typed) {
       call.model->sample(*call.context, n, Call::same_type(typed, x), call.options);
+    });
+  });
+}
+
+evenflow_status evenflow_sample_and_log_prob(const evenflow_model* model, evenflow_context* context,
+                                             evenflow_dtype dtype, int64_t n, const evenflow_options* options,
+                                             void* x, double* log_prob) {
+  return guarded([&] {
+    const Call call("sample_and_log_prob", model, context, x, log_prob, options);
+    call.with_floats(dtype, x, [&](const auto* typed) {
+      call.model->sample_and_log_prob(*call.context, n, Call::same_type(typed, x), log_prob, call.options);
     });
   });
 }

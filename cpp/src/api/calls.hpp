@@ -33,13 +33,28 @@ class ContextUse {
   Context& ctx_;
 };
 
+/// The stride of rows of `width` values. least: the smallest that the call takes.
+inline int64_t stride_of(const char* call, const char* rows, int64_t stride, int64_t width, int64_t least) {
+  if (stride == kContiguous) return width;
+  if (stride < least || (stride > 0 && stride < width)) {
+    fail<ConfigError>(call, "expected ", least ? "" : "0, or ", "at least ", width,
+                      " values from one row of ", rows, " to the next, got a stride of ", stride);
+  }
+  return stride;
+}
+
 template <class T>
 void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOptions& options) {
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
   constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
   constexpr int64_t kValue = sizeof(T), kDouble = sizeof(double);
   // Row size of the widest array in bytes; limits n so that no index or size overflows.
-  const int64_t row = std::max({flow.dims() * kValue, flow.context() * kDouble, kDouble});
+  const int64_t x_stride = stride_of(call, "x", options.x_stride, flow.dims(), flow.dims());
+  const int64_t context_stride = stride_of(call, "the context", options.context.stride, flow.context(), 0);
+  const int64_t widest = std::max(x_stride, context_stride);
+  if (widest > kLast / kDouble)
+    fail<ShapeError>(call, "expected rows within memory, got a stride of ", widest);
+  const int64_t row = std::max({x_stride * kValue, context_stride * kDouble, kDouble});
   if (n > kLast / row) {
     fail<ShapeError>(call, "expected at most ", kLast / row, " samples of ", row, " bytes, got ", n);
   }
@@ -51,42 +66,60 @@ void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOpt
     fail<ConfigError>(call, "labels were given, but the model has no classes");
   }
   check_labels(call, options.labels, n, flow.classes());
-  if (options.context && !flow.context()) {
+  if (options.context.values && !flow.context()) {
     fail<ConfigError>(call, "a context was given, but the model has none");
   }
-  if (!options.context && flow.context()) {
+  if (!options.context.values && flow.context()) {
     fail<ConfigError>(call, "expected a context of ", flow.context(), " numbers a row, got none");
   }
 }
 
-/// Labels or context of rows [first, first + n) of a checked call. NumericError for a context value that is
-/// not finite in T.
+/// Labels or context of rows [first, first + n) of a checked call. dcontext: for the gradient by the context
+/// of all rows, or null. NumericError for a context value that is not finite in T.
 template <class T>
 Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, const CallOptions& options,
-                  int64_t first, int64_t n) {
+                  int64_t first, int64_t n, T* dcontext = nullptr) {
   const int64_t width = flow.context();
   if (!width) return options.labels ? options.labels + first : nullptr;
-  const double* from = options.context + first * width;
   T* context = scope.take<T>(n * width);
-  for (int64_t i = 0; i < n * width; ++i) {
-    context[i] = static_cast<T>(from[i]);
-    if (std::isfinite(context[i])) continue;
-    const std::string expected = std::isfinite(from[i])
-                                     ? text_of("a context that ", to_string(dtype_of<T>()), " holds")
-                                     : "a finite context";
-    fail<NumericError>(call, "expected ", expected, ", got ", from[i], " in row ", first + i / width,
-                       ", number ", i % width);
+  const auto convert = [&](const auto* values) {
+    const int64_t stride = stride_of(call, "the context", options.context.stride, width, 0);
+    for (int64_t row = first; row < first + n; ++row) {
+      for (int64_t c = 0; c < width; ++c) {
+        const auto value = values[row * stride + c];
+        T& converted = context[(row - first) * width + c];
+        converted = static_cast<T>(value);
+        if (std::isfinite(converted)) continue;
+        const std::string expected = std::isfinite(value)
+                                         ? text_of("a context that ", to_string(dtype_of<T>()), " holds")
+                                         : "a finite context";
+        fail<NumericError>(call, "expected ", expected, ", got ", value, " in row ", row, ", number ", c);
+      }
+    }
+  };
+  if (options.context.dtype == Dtype::float32) {
+    convert(static_cast<const float*>(options.context.values));
+  } else {
+    convert(static_cast<const double*>(options.context.values));
   }
-  return Given<T>(context);
+  return Given<T>(context, dcontext ? dcontext + first * width : nullptr);
 }
 
 template <class T>
-void check_finite(const char* call, const T* values, int64_t n, int64_t row_size) {
-  for (int64_t i = 0; i < n * row_size; ++i) {
-    if (std::isfinite(values[i])) continue;
-    fail<NumericError>(call, "expected finite values, got ", values[i], " in row ", i / row_size, ", value ",
-                       i % row_size);
+void check_finite(const char* call, const T* rows, int64_t n, int64_t row_size, int64_t stride) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < row_size; ++c) {
+      const T value = rows[i * stride + c];
+      if (std::isfinite(value)) continue;
+      fail<NumericError>(call, "expected finite values, got ", value, " in row ", i, ", value ", c);
+    }
   }
+}
+
+/// Copies n rows of `width` values.
+template <class T>
+void copy_rows(const T* from, int64_t from_stride, int64_t n, int64_t width, T* to, int64_t to_stride) {
+  for (int64_t i = 0; i < n; ++i) std::copy_n(from + i * from_stride, width, to + i * to_stride);
 }
 
 }  // namespace evenflow

@@ -62,15 +62,15 @@ struct Model::Impl {
     return std::max<int64_t>(1, kBlockValues / std::max(dims, context * shape.pixels_per_sample()));
   }
 
-  /// Checks a batch and calls f(first row, number of rows, their labels or context, their x as T) for each
-  /// block.
+  /// Checks a batch of x, or of z, and calls f(first row, number of rows, their labels or context, their
+  /// values as contiguous T) for each block.
   template <class T, class X, class F>
-  void for_blocks(const char* call, Context& ctx, const X* x, int64_t n, bool noise,
-                  const CallOptions& options, const F& f) const {
+  void for_blocks(const char* call, Context& ctx, const X* in, int64_t stride, int64_t n, bool noise,
+                  const CallOptions& options, const F& f, T* dcontext = nullptr) const {
     const Flow<T>& flow = as<T>().flow;
     check_batch(call, n, flow, options);
     if constexpr (std::is_same<X, T>::value) {
-      check_finite(call, x, n, dims);
+      check_finite(call, in, n, dims, stride);
     } else if (bits == 0) {
       fail<ConfigError>(call, "expected ", to_string(dtype), " values in a model of tables, got uint8");
     }
@@ -79,16 +79,36 @@ struct Model::Impl {
       const int64_t count = std::min(rows, n - a);
       const RowsScope counted(ctx, a);
       WorkspaceScope scope(ctx);
-      const Given<T> given = given_of(call, scope, flow, options, a, count);
+      const Given<T> given = given_of(call, scope, flow, options, a, count, dcontext);
+      const X* block = in + a * stride;
+      if (stride != dims) {
+        X* packed = scope.take<X>(count * dims);
+        copy_rows(block, stride, count, dims, packed, dims);
+        block = packed;
+      }
       if constexpr (std::is_same<X, T>::value) {
-        f(a, count, given, x + a * dims);
+        f(a, count, given, block);
       } else {
         T* levels = scope.take<T>(count * dims);
-        ctx.kernels<T>().prior.dequantize(ctx, count, dims, x + a * dims, static_cast<int>(bits), noise,
+        ctx.kernels<T>().prior.dequantize(ctx, count, dims, block, static_cast<int>(bits), noise,
                                           options.seed, static_cast<uint64_t>(options.first + a), levels);
         f(a, count, given, static_cast<const T*>(levels));
       }
     }
+  }
+
+  int64_t stride_of_x(const char* call, const CallOptions& options) const {
+    return stride_of(call, "x", options.x_stride, dims, dims);
+  }
+
+  /// Calls f(view), which fills rows [a, a + count) of x.
+  template <class T, class F>
+  void fill_rows(Context& ctx, T* x, int64_t stride, int64_t a, int64_t count, const F& f) const {
+    if (stride == dims) return f(view(x + a * dims, count));
+    WorkspaceScope scope(ctx);
+    T* packed = scope.take<T>(count * dims);
+    f(view(packed, count));
+    copy_rows(packed, dims, count, dims, x + a * stride, stride);
   }
 
   /// out (n) = log p(x). call: the name of the call in error texts.
@@ -98,7 +118,7 @@ struct Model::Impl {
     const ContextUse use(call, ctx);
     const auto run = [&](const auto& model) {
       using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
-      for_blocks<T>(call, ctx, x, n, true, options,
+      for_blocks<T>(call, ctx, x, stride_of_x(call, options), n, true, options,
                     [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                       model.flow.log_prob(ctx, model.arena, view(block, count), given, out + a, call);
                     });
@@ -107,6 +127,26 @@ struct Model::Impl {
       std::visit(run, trained);
     } else {
       run(as<X>(call));
+    }
+  }
+
+  /// log_prob may be null.
+  template <class T>
+  void sample(const char* call, Context& ctx, int64_t n, T* x, double* log_prob,
+              const CallOptions& options) const {
+    const Trainable<T>& model = as<T>(call);
+    const ContextUse use(call, ctx);
+    check_batch(call, n, model.flow, options);
+    const int64_t rows = rows_of_a_block(), stride = stride_of_x(call, options);
+    for (int64_t a = 0; a < n; a += rows) {
+      const int64_t count = std::min(rows, n - a);
+      const RowsScope counted(ctx, a);
+      WorkspaceScope scope(ctx);
+      const Given<T> given = given_of(call, scope, model.flow, options, a, count);
+      fill_rows(ctx, x, stride, a, count, [&](View<T> block) {
+        model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed, given,
+                          block, log_prob ? log_prob + a : nullptr);
+      });
     }
   }
 
@@ -164,7 +204,7 @@ void Model::forward(Context& ctx, const X* x, int64_t n, T* z, double* logdet,
                     const CallOptions& options) const {
   const Trainable<T>& model = as<T>("forward");
   const ContextUse use("forward", ctx);
-  impl_->for_blocks<T>("forward", ctx, x, n, false, options,
+  impl_->for_blocks<T>("forward", ctx, x, impl_->stride_of_x("forward", options), n, false, options,
                        [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
                                             z + a * impl_->dims, logdet + a);
@@ -176,10 +216,12 @@ void Model::inverse(Context& ctx, const T* z, int64_t n, T* x, double* logdet,
                     const CallOptions& options) const {
   const Trainable<T>& model = as<T>("inverse");
   const ContextUse use("inverse", ctx);
-  impl_->for_blocks<T>("inverse", ctx, z, n, false, options,
+  const int64_t stride = impl_->stride_of_x("inverse", options);
+  impl_->for_blocks<T>("inverse", ctx, z, impl_->dims, n, false, options,
                        [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                         model.flow.inverse(ctx, model.arena, block, count, given,
-                                            impl_->view(x + a * impl_->dims, count), logdet + a);
+                         impl_->fill_rows(ctx, x, stride, a, count, [&](View<T> rows) {
+                           model.flow.inverse(ctx, model.arena, block, count, given, rows, logdet + a);
+                         });
                        });
 }
 
@@ -187,7 +229,7 @@ template <class X, class T>
 void Model::encode(Context& ctx, const X* x, int64_t n, T* z, const CallOptions& options) const {
   const Trainable<T>& model = as<T>("encode");
   const ContextUse use("encode", ctx);
-  impl_->for_blocks<T>("encode", ctx, x, n, false, options,
+  impl_->for_blocks<T>("encode", ctx, x, impl_->stride_of_x("encode", options), n, false, options,
                        [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          WorkspaceScope scope(ctx);
                          model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
@@ -199,12 +241,14 @@ template <class T>
 void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions& options) const {
   const Trainable<T>& model = as<T>("decode");
   const ContextUse use("decode", ctx);
-  impl_->for_blocks<T>("decode", ctx, z, n, false, options,
+  const int64_t stride = impl_->stride_of_x("decode", options);
+  impl_->for_blocks<T>("decode", ctx, z, impl_->dims, n, false, options,
                        [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
                          WorkspaceScope scope(ctx);
-                         model.flow.inverse(ctx, model.arena, block, count, given,
-                                            impl_->view(x + a * impl_->dims, count),
-                                            scope.take<double>(count), "decode");
+                         double* logdet = scope.take<double>(count);
+                         impl_->fill_rows(ctx, x, stride, a, count, [&](View<T> rows) {
+                           model.flow.inverse(ctx, model.arena, block, count, given, rows, logdet, "decode");
+                         });
                        });
 }
 
@@ -221,19 +265,31 @@ void Model::bits_per_dim(Context& ctx, const X* x, int64_t n, double* out, const
 }
 
 template <class T>
-void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) const {
-  const Trainable<T>& model = as<T>("sample");
-  const ContextUse use("sample", ctx);
-  check_batch("sample", n, model.flow, options);
-  const int64_t rows = impl_->rows_of_a_block();
-  for (int64_t a = 0; a < n; a += rows) {
-    const int64_t count = std::min(rows, n - a);
-    const RowsScope counted(ctx, a);
+void Model::log_prob_and_grad(Context& ctx, const T* x, int64_t n, double* out, Deduced<T>* dx,
+                              Deduced<T>* dcontext, const CallOptions& options) const {
+  const char* call = "log_prob_and_grad";
+  const Trainable<T>& model = as<T>(call);
+  const ContextUse use(call, ctx);
+  if (dcontext && !impl_->context)
+    fail<ConfigError>(call, "a dcontext was given, but the model has no context");
+  const auto block = [&](int64_t a, int64_t count, const Given<T>& given, const T* rows) {
     WorkspaceScope scope(ctx);
-    model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed,
-                      given_of("sample", scope, model.flow, options, a, count),
-                      impl_->view(x + a * impl_->dims, count));
-  }
+    T* gradient = dx ? dx + a * impl_->dims : scope.take<T>(count * impl_->dims);
+    model.flow.log_prob_and_grad(ctx, model.arena, impl_->view(rows, count), given, out + a,
+                                 impl_->view(gradient, count));
+  };
+  impl_->for_blocks<T>(call, ctx, x, impl_->stride_of_x(call, options), n, false, options, block, dcontext);
+}
+
+template <class T>
+void Model::sample(Context& ctx, int64_t n, T* x, const CallOptions& options) const {
+  impl_->sample<T>("sample", ctx, n, x, nullptr, options);
+}
+
+template <class T>
+void Model::sample_and_log_prob(Context& ctx, int64_t n, T* x, double* log_prob,
+                                const CallOptions& options) const {
+  impl_->sample<T>("sample_and_log_prob", ctx, n, x, log_prob, options);
 }
 
 Model load_model(Bytes file, const Site& site) {
@@ -283,6 +339,9 @@ template void Model::inverse<float>(Context&, const float*, int64_t, float*, dou
                                     const CallOptions&) const;
 template void Model::decode<float>(Context&, const float*, int64_t, float*, const CallOptions&) const;
 template void Model::sample<float>(Context&, int64_t, float*, const CallOptions&) const;
+template void Model::sample_and_log_prob<float>(Context&, int64_t, float*, double*, const CallOptions&) const;
+template void Model::log_prob_and_grad<float>(Context&, const float*, int64_t, double*, float*, float*,
+                                              const CallOptions&) const;
 template const Trainable<float>& Model::as<float>(const char*) const;
 template void Model::forward<double, double>(Context&, const double*, int64_t, double*, double*,
                                              const CallOptions&) const;
@@ -296,6 +355,10 @@ template void Model::inverse<double>(Context&, const double*, int64_t, double*, 
                                      const CallOptions&) const;
 template void Model::decode<double>(Context&, const double*, int64_t, double*, const CallOptions&) const;
 template void Model::sample<double>(Context&, int64_t, double*, const CallOptions&) const;
+template void Model::sample_and_log_prob<double>(Context&, int64_t, double*, double*,
+                                                 const CallOptions&) const;
+template void Model::log_prob_and_grad<double>(Context&, const double*, int64_t, double*, double*, double*,
+                                               const CallOptions&) const;
 template const Trainable<double>& Model::as<double>(const char*) const;
 template void Model::log_prob<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;
 template void Model::bits_per_dim<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;

@@ -140,7 +140,7 @@ double jacobian_error(Context& ctx, Trainable<double>& exact, const double* x, c
 
 /// Uses the flow's calls: the model's calls would claim the context, which verify has claimed already.
 template <class T>
-void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOptions& options,
+void measure(Context& ctx, const Trainable<T>& trained, const T* rows, const CallOptions& options,
              VerifyReport& report) {
   const Flow<T>& flow = trained.flow;
   const ParamArena<T>& arena = trained.arena;
@@ -150,7 +150,11 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* x, const CallOp
   std::vector<T> z(values), back(values), base(values);
   std::vector<double> logdet(static_cast<size_t>(n)), logdet_back(logdet), density(logdet),
       exact_density(logdet);
-  check_finite("verify", x, n, d);
+  const int64_t stride = stride_of("verify", "x", options.x_stride, d, d);
+  check_finite("verify", rows, n, d, stride);
+  std::vector<T> packed(values);
+  copy_rows(rows, stride, n, d, packed.data(), d);
+  const T* x = packed.data();
   WorkspaceScope scope(ctx);
   const Given<T> given = given_of("verify", scope, flow, options, 0, n);
   flow.forward(ctx, arena, View<const T>(x, shape), given, z.data(), logdet.data());

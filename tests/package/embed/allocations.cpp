@@ -74,6 +74,8 @@ void check_sizes(const char* path, const evenflow::Model& model) {
   const std::vector<int32_t> labels(kMost, 0);
   evenflow::CallOptions options;
   if (model.classes()) options.labels = labels.data();
+  const std::vector<float> context(static_cast<size_t>(kMost * model.context()), 1);
+  if (model.context()) options.context = context.data();
   std::vector<T> x(static_cast<size_t>(kMost * model.dims()));
   std::vector<double> out(kMost);
   const auto call = [&](int64_t n) {
@@ -94,6 +96,8 @@ void check(const char* path, const evenflow::Model& model) {
     const std::vector<int32_t> labels(static_cast<size_t>(n), 0);
     evenflow::CallOptions options;
     if (model.classes()) options.labels = labels.data();
+    const std::vector<float> context(static_cast<size_t>(n * model.context()), 1);
+    if (model.context()) options.context = context.data();
     std::vector<T> x(static_cast<size_t>(n * model.dims())), z(x.size());
     std::vector<double> out(static_cast<size_t>(n));
     expect_none_after_two(path, "sample", n, [&] { model.sample(ctx, n, x.data(), options); });

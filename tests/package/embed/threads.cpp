@@ -12,11 +12,12 @@
 namespace {
 
 struct Results {
-  std::vector<float> x, z;
+  std::vector<float> x, z, dx;
   std::vector<double> density, logdet;
 
   bool operator==(const Results& other) const {
-    return x == other.x && z == other.z && density == other.density && logdet == other.logdet;
+    return x == other.x && z == other.z && dx == other.dx && density == other.density &&
+           logdet == other.logdet;
   }
 };
 
@@ -27,9 +28,10 @@ Results use(const evenflow::Model& model, int64_t n) {
   if (model.classes()) options.labels = labels.data();
   options.seed = 7;
   const size_t rows = static_cast<size_t>(n), values = rows * static_cast<size_t>(model.dims());
-  Results out{std::vector<float>(values), std::vector<float>(values), std::vector<double>(rows),
-              std::vector<double>(rows)};
-  model.sample(ctx, n, out.x.data(), options);
+  Results out{std::vector<float>(values), std::vector<float>(values), std::vector<float>(values),
+              std::vector<double>(rows), std::vector<double>(rows)};
+  model.sample_and_log_prob(ctx, n, out.x.data(), out.density.data(), options);
+  model.log_prob_and_grad(ctx, out.x.data(), n, out.density.data(), out.dx.data(), nullptr, options);
   model.log_prob(ctx, out.x.data(), n, out.density.data(), options);
   model.encode(ctx, out.x.data(), n, out.z.data(), options);
   model.inverse(ctx, out.z.data(), n, out.x.data(), out.logdet.data(), options);
