@@ -58,10 +58,11 @@ class Flow(Density):
     threads at once, and release the GIL. Calls that write it (init, loss_and_grad, train_step, backward, fit) need the
     flow for themselves: others beside them may return mixed numbers, but nothing crashes. The child of a fork
     computes on one thread if its parent had several; the bits are the same. copy, deepcopy and pickle give an
-    independent flow with the same values, without gradients, on the CPU.
+    independent flow with the same values and threads, without gradients, on the CPU.
     """
 
     def __init__(self, config: dict[str, Any], device: str = "cpu", threads: int = 0):
+        self._threads = threads
         super().__init__(core_of(str(config.get("model", "config")), config, device, threads))
 
     def __repr__(self) -> str:
@@ -72,7 +73,7 @@ class Flow(Density):
     def __reduce__(self) -> tuple[Any, ...]:
         """For copy, deepcopy and pickle: class, settings, values, and whatever else a subclass has."""
         rest = {name: value for name, value in vars(self).items() if name not in self._made}
-        return _restored, (type(self), self.config, self._core.values.copy()), rest
+        return _restored, (type(self), self.config, self._core.values.copy(), self._threads), rest
 
     @hinted
     def fit(self, x: ArrayLike, *, valid: ArrayLike | None = None, label: ArrayLike | None = None,
@@ -328,9 +329,9 @@ class Flow(Density):
         return importance(self, log_density, n, label=label, context=context, seed=seed)
 
 
-def _restored(kind: type[Flow], config: dict[str, Any], values: np.ndarray) -> Flow:
+def _restored(kind: type[Flow], config: dict[str, Any], values: np.ndarray, threads: int = 0) -> Flow:
     flow = kind.__new__(kind)
-    Flow.__init__(flow, config)
+    Flow.__init__(flow, config, threads=threads)
     own = flow._core.values
     if np.shape(values) != own.shape:  # which numpy might broadcast
         raise ShapeError(f"[Flow] expected {own.size} values for {config['model']}, got {np.shape(values)}")
