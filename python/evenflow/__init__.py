@@ -22,13 +22,14 @@ from evenflow.flow import Flow
 from evenflow.models import NICE, CouplingFlow, Glow, RealNVP, load, set_matmul_precision
 from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Schedule, clip_grad_norm
 
-__all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "DeviceArray", "to_uint8", "data", "errors",
-           "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm", "distributed",
-           "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError", "DeviceError", "IoError",
-           "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
+__all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
+           "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm",
+           "distributed", "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
+           "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data
+    from evenflow.converters import convert
     from evenflow.ranks import distributed
 
 
@@ -40,6 +41,9 @@ def __getattr__(name: str) -> Any:
     """Loads what not every program needs."""
     if name == "data":
         return importlib.import_module("evenflow.data")
+    if name == "convert":
+        from evenflow.converters import convert
+        return convert
     if name == "distributed":
         from evenflow.ranks import distributed
         return distributed

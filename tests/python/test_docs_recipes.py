@@ -37,35 +37,6 @@ def run(page, blocks, **names):
     return names
 
 
-def test_weights_of_normflows():
-    nf = pytest.importorskip("normflows")
-    layers = []
-    for _ in range(3):
-        layers += [nf.flows.AffineCouplingBlock(nf.nets.MLP([2, 16, 16, 2]), scale=False),
-                   nf.flows.Permute(4, mode="swap")]
-    m = nf.NormalizingFlow(nf.distributions.DiagGaussian(4, trainable=False), layers)
-    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    found = run("coming_from.md", ["def copy_net(", "blocks = ["], nf=nf, m=m, D=4, x=x.numpy())
-    np.testing.assert_allclose(found["log_prob"], m.log_prob(x).detach(), rtol=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_weights_of_freia():
-    frames, modules = pytest.importorskip("FrEIA.framework"), pytest.importorskip("FrEIA.modules")
-
-    def subnet(n, m):
-        return torch.nn.Sequential(torch.nn.Linear(n, 16), torch.nn.ReLU(), torch.nn.Linear(16, m))
-
-    inn = frames.SequenceINN(4)
-    for _ in range(3):
-        inn.append(modules.GLOWCouplingBlock, subnet_constructor=subnet, clamp=2.0, clamp_activation="TANH")
-    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    z, logdet = inn(x)
-    wanted = (-0.5 * z**2).sum(1) - 2 * np.log(2 * np.pi) + logdet
-    found = run("coming_from.md", ["def copy_net(", "nets = ["], inn=inn, D=4, x=x.numpy())
-    np.testing.assert_allclose(found["log_prob"], wanted.detach(), rtol=1e-12)
-
-
 def test_a_net_that_sums_up_the_context():
     torch.set_default_dtype(torch.float32)
     draws = torch.Generator().manual_seed(0)

@@ -1,0 +1,80 @@
+"""Trained flows of other libraries as models of evenflow.
+
+    flow = ef.convert(module)          # of nflows, glasflow, sbi, normflows or FrEIA
+    flow.save("model.safetensors")
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from evenflow.checks import choice
+from evenflow.errors import ConfigError
+from evenflow.extras import need
+from evenflow.flow import Flow
+
+__all__ = ["convert"]
+
+
+def convert(module: Any, *, dtype: str | None = None) -> Flow:
+    """Makes a model of a flow that another library has trained.
+
+    The model is an ordinary one: it scores, samples, trains on, and its file works in C and C++.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A flow of nflows or glasflow: Real NVP, additive, affine and rational-quadratic couplings with `ResidualNet` or
+        an MLP, with everything between them that is affine. The `NFlowsFlow` of sbi, or a posterior that holds one. A
+        `NormalizingFlow` of normflows of `AffineCouplingBlock` and `CoupledRationalQuadraticSpline`, or its
+        `MultiscaleFlow` of `GlowBlock`. A `SequenceINN` or `ReversibleGraphNet` of FrEIA's `AllInOneBlock`.
+    dtype : str, optional
+        "float32" or "float64". None: that of the module's parameters.
+
+    Returns
+    -------
+    CouplingFlow or Glow
+        In the columns and units of the module. Its latents may be in another order.
+
+    Raises
+    ------
+    ConfigError
+        A layer has no counterpart, and is named; or the module is of another kind.
+    MissingExtra
+        torch is not installed.
+
+    Notes
+    -----
+    Permutations become masks. Batch norm takes its running moments, as in evaluation, and becomes ActNorm. A
+    standardising embedding net becomes the model's standardisation of its context.
+
+    The log-densities of module and model are compared in float64 on samples of the model, and a difference above 1e-6
+    is a ConfigError.
+    """
+    need("convert", "torch", "torch", "torch")
+    import torch
+
+    from evenflow.converters import freia, nflows, normflows
+    from evenflow.converters.build import build, check_same, in_dtype
+
+    module = getattr(module, "posterior_estimator", module)  # of sbi
+    if hasattr(getattr(module, "net", None), "_transform"):
+        module = module.net
+    if isinstance(module, dict):
+        raise ConfigError("[convert] expected a module, got a dict: a state dict says nothing of activations, bounds "
+                          "and the order of layers; load it into its module first")
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigError(f"[convert] expected a torch module, got {type(module).__name__}")
+    wanted = next((str(p.dtype).removeprefix("torch.") for p in module.parameters()), "float32")
+    dtype = choice("convert", "dtype", wanted if dtype is None else dtype, ("float32", "float64"))
+    exact = copy.deepcopy(module).cpu().double().eval()
+    for reader in (nflows, normflows, freia):
+        if reader.reads(exact):
+            with torch.no_grad():
+                source = reader.read(exact)
+                flow = source if isinstance(source, Flow) else build(source)
+                check_same(flow, reader.log_prob(exact))
+            return in_dtype(flow, dtype)
+    raise ConfigError(f"[convert] expected a flow of nflows, glasflow, sbi, normflows or FrEIA, got "
+                      f"{type(module).__module__}.{type(module).__name__}")
