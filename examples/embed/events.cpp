@@ -21,17 +21,12 @@ class Generator {
   }
 
   /// values (model.dims()) of event number `event`. They depend on the seed, the number and the conditions
-  /// alone, not on the thread or on other events.
+  /// alone, not on the thread or on other events. A simulation with latents of its own passes them to
+  /// model.decode, with the same options.
   void generate(int64_t event, const float* conditions, float* values) {
     options_.first = event;
     options_.context = conditions;
     model_.sample(context_, 1, values, options_);
-  }
-
-  /// The same from the simulation's own draws: latents (model.dims()) of the base distribution.
-  void generate(const float* latents, const float* conditions, float* values) {
-    options_.context = conditions;
-    model_.decode(context_, latents, 1, values, options_);
   }
 
  private:

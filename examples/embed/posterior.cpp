@@ -1,15 +1,17 @@
 // Draws from a density given a context: a posterior of simulation-based inference given what was observed.
+// The model is the estimator; where the prior has bounds, leave out the draws beyond them.
 //
 //   posterior MODEL N SEED OBSERVED ...    N draws, one a line; the last number is log p
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <string>
 #include <vector>
 
 #include "evenflow/evenflow.hpp"
 
 int main(int argc, char** argv) {
-  if (argc < 5) {
+  if (argc < 5 || std::atoll(argv[2]) < 1) {
     std::fprintf(stderr, "usage: posterior MODEL N SEED OBSERVED ...\n");
     return 2;
   }
@@ -22,7 +24,7 @@ int main(int argc, char** argv) {
     }
     const int64_t n = std::atoll(argv[2]);
     std::vector<double> observed, log_prob(static_cast<size_t>(n));
-    for (int i = 4; i < argc; ++i) observed.push_back(std::atof(argv[i]));
+    for (int i = 4; i < argc; ++i) observed.push_back(std::stod(argv[i]));
     std::vector<float> draws(static_cast<size_t>(n * model.dims()));
 
     evenflow::Context context;

@@ -311,10 +311,10 @@ def _loss_of(model: Flow, x: torch.Tensor, flow: int, given: torch.Tensor | None
 def _(x: torch.Tensor, tensors: list[torch.Tensor], flow: int, given: torch.Tensor | None,
       seed: torch.Tensor | None, weights: torch.Tensor | None, rows: bool) -> Quadruple:
     module = _number_to_module(flow)
-    return (x.new_empty((len(x),) if rows else (), dtype=torch.float64),
+    return (x.new_empty((x.shape[0],) if rows else (), dtype=torch.float64),
             x.new_empty((len(module.flow.params),), dtype=module._dtype),
             x.new_empty((len(module._statistics),), dtype=module._dtype),
-            x.new_empty(_dgiven_shape(module.flow, len(x)), dtype=module._dtype))
+            x.new_empty(_dgiven_shape(module.flow, x.shape[0]), dtype=module._dtype))
 
 
 @_operator("losses_vjp", "(Tensor dlosses, Tensor grads, Tensor dgiven, Tensor x, int flow, Tensor? given, "

@@ -15,8 +15,9 @@ import evenflow as ef  # noqa: E402
 
 D, N = 5, 300
 
-# nflows calls what torch gives up.
-pytestmark = pytest.mark.filterwarnings("ignore:torch.(lu|triangular_solve) is deprecated")
+# nflows calls what torch gives up, normflows what numpy does.
+pytestmark = [pytest.mark.filterwarnings("ignore:torch.(lu|triangular_solve) is deprecated"),
+              pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context")]
 
 
 def shaken(module: Any, scale: float = 0.1) -> Any:
@@ -142,7 +143,7 @@ def test_a_standardising_embedding_net() -> None:
     flow = check(nflows_flow(couplings, lambda t: [], embedding=embedding), of_nflows, 2)
     np.testing.assert_allclose(flow.named_parameters()["context.std"], [0.5, 3])
     embedding = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
-    with pytest.raises(ef.ConfigError, match=r"\[convert\] expected couplings and affine layers, got Sequential"):
+    with pytest.raises(ef.ConfigError, match="an embedding net that standardises, got Sequential; put"):
         ef.convert(nflows_flow(couplings, lambda t: [], embedding=embedding))
 
 
@@ -204,6 +205,16 @@ def test_splines_of_normflows() -> None:
         nf.flows.CoupledRationalQuadraticSpline(D, 2, 8, num_bins=6, reverse_mask=k % 2 == 1), nf.flows.LULinearPermute(D))]
     module = nf.NormalizingFlow(nf.distributions.DiagGaussian(D, trainable=False), layers)
     check(shaken(module), lambda m, x: m.log_prob(x), law="spline", bins=6, unconditional=True)
+
+
+def test_splines_of_normflows_on_the_box() -> None:
+    nf = pytest.importorskip("normflows")
+    torch.manual_seed(0)
+    layers = [nf.flows.CoupledRationalQuadraticSpline(D, 2, 8, num_bins=6, reverse_mask=k % 2 == 1, tails=None,
+                                                      tail_bound=1.0) for k in range(4)]
+    layers.insert(2, nf.flows.Permute(D))
+    module = nf.NormalizingFlow(nf.distributions.base.Uniform(D, 0.0, 1.0), layers)
+    check(shaken(module), lambda m, x: m.log_prob(x), base="uniform")
 
 
 @pytest.mark.parametrize("classes", [None, 4])
@@ -269,6 +280,57 @@ def test_glow_blocks_of_freia(clamp: str) -> None:
     inn.append(GLOWCouplingBlock, clamp=2.0, subnet_constructor=torch.nn.Linear)
     with pytest.raises(ef.ConfigError, match="clamp_activation TANH or SIGMOID.* got GLOWCouplingBlock"):
         ef.convert(inn)
+
+
+def test_a_module_that_has_been_used() -> None:
+    """nflows caches matrices, FrEIA its permutation, both with the graph of the last call."""
+    transforms = pytest.importorskip("nflows.transforms")
+    couplings = [transforms.AffineCouplingTransform(mask, residual()) for mask in masks()]
+    module = nflows_flow(couplings, lambda t: [t.LULinear(D, using_cache=True)])
+    x = torch.linspace(-1, 1, 2 * D).reshape(2, D)
+    wanted = module.log_prob(x)
+    for flow in (ef.convert(module), ef.convert(module, dtype="float64")):
+        np.testing.assert_allclose(flow.log_prob(x.numpy()), wanted.detach(), rtol=1e-5)
+    framework, modules = pytest.importorskip("FrEIA.framework"), pytest.importorskip("FrEIA.modules")
+    inn = framework.SequenceINN(D)
+    inn.append(modules.AllInOneBlock, learned_householder_permutation=2, subnet_constructor=torch.nn.Linear)
+    before = inn(x)
+    np.testing.assert_allclose(ef.convert(inn).log_prob(x), of_freia(inn, x).detach(), rtol=1e-5)
+    assert torch.equal(inn(x)[0], before[0])
+
+
+def test_a_column_far_from_zero() -> None:
+    """As sbi standardises a time."""
+    transforms, flows = pytest.importorskip("nflows.transforms"), pytest.importorskip("nflows.flows")
+    from nflows.distributions.normal import StandardNormal
+    couplings = [transforms.AffineCouplingTransform(mask, residual()) for mask in masks()]
+    mean, std = torch.tensor([1.7e9, 0, 1, 2, 3]).double(), torch.tensor([1e7, 1, 1, 1, 1]).double()
+    module = shaken(flows.Flow(transforms.CompositeTransform([
+        transforms.PointwiseAffineTransform(-mean / std, 1 / std), *couplings]), StandardNormal([D]))).double()
+    flow = ef.convert(module)
+    x = flow.sample(50, seed=0)
+    with torch.no_grad():
+        np.testing.assert_allclose(flow.log_prob(x), module.log_prob(torch.from_numpy(x)), rtol=1e-8)
+
+
+def test_one_activation_in_many_places() -> None:
+    transforms = pytest.importorskip("nflows.transforms")
+    act = torch.nn.ReLU()
+
+    class Net(torch.nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            linear = torch.nn.Linear
+            self.layers = torch.nn.Sequential(linear(inputs, 6), act, linear(6, 5), act, linear(5, outputs))
+
+        def forward(self, x: Any, context: Any = None) -> Any:
+            return self.layers(x)
+
+    couplings = [transforms.AffineCouplingTransform(mask, Net) for mask in masks()]
+    assert check(nflows_flow(couplings, lambda t: []), of_nflows).config["hidden"] == [6, 5]
+    act = torch.nn.ReLU6()
+    with pytest.raises(ef.ConfigError, match="one of the activations relu, .*, got ReLU6"):
+        ef.convert(nflows_flow([transforms.AffineCouplingTransform(masks()[0], Net)], lambda t: []))
 
 
 def test_a_converted_model_is_an_ordinary_one(tmp_path: Any) -> None:

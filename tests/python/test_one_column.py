@@ -32,7 +32,7 @@ def test_a_density_integrates_to_one_and_comes_back(law: str, context: int) -> N
     z, _ = flow.forward(x, **given)
     back, _ = flow.inverse(z, **given)
     assert np.abs(back - x).max() < 1e-10
-    edge, n = 30.0, 300_000
+    edge, n = 60.0, 600_000
     grid = (np.arange(n) + 0.5) / n * 2 * edge - edge
     for row in range(3 if context else 1):
         at = {"context": np.tile(given["context"][row], (len(grid), 1))} if context else {}

@@ -465,8 +465,8 @@ def test_operators_keep_torchs_rules(images, glow, monkeypatch):
     torch.library.opcheck(operators.forward.default, (floats, tensors, module._number, None, "log_prob"),
                           test_utils=rules)
     torch.library.opcheck(operators.inverse.default, (z, tensors, module._number, None), test_utils=rules)
-    for weights in (None, torch.rand(len(floats))):
-        torch.library.opcheck(operators.loss.default, (floats, tensors, module._number, None, seed, weights),
+    for weights, rows in ((None, False), (torch.rand(len(floats)), False), (None, True)):
+        torch.library.opcheck(operators.loss.default, (floats, tensors, module._number, None, seed, weights, rows),
                               test_utils=rules)
 
 

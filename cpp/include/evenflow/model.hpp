@@ -61,7 +61,7 @@ struct VerifyReport {
 /// one thread allocate nothing, but for log_prob_and_grad.
 ///
 /// The caller owns all arrays. They are contiguous and row-major, but for x and the context, whose rows may
-/// have a stride; those of one call must not overlap. T is float or double and must match dtype()
+/// have a stride; no value may belong to two of a call. T is float or double and must match dtype()
 /// (ConfigError otherwise). X is T, or uint8_t for images. A row of
 /// x has sample_shape() values (NHWC), a row of z has dims(). The same file, inputs and seed give the same
 /// bits as in Python, for any n and any number of threads.

@@ -125,8 +125,8 @@ struct Call {
       : name(name_) {
     expect(name, "a model", model_);
     expect(name, "a context", context_);
-    expect(name, "an input", in);
     expect(name, "an output", out);
+    expect(name, "an input", in);
     options = options_of(name, options_);
     model = &model_->model;
     context = &context_->context;

@@ -87,7 +87,8 @@ void check_mask(const char* where, const CouplingFlowConfig& config) {
     }
   }
   const auto never = std::find(changed.begin(), changed.end(), false);
-  if (never != changed.end() && config.permutation == "none") {
+  const bool mixes = config.permutation != "none" && (config.couplings > 1 || config.mix_last);
+  if (never != changed.end() && !mixes) {
     fail<ConfigError>(where, "expected a mask in which a coupling changes every column, got none for column ",
                       never - changed.begin());
   }

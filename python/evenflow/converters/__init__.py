@@ -26,16 +26,18 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
     ----------
     module : torch.nn.Module
         A flow of nflows or glasflow: Real NVP, additive, affine and rational-quadratic couplings with `ResidualNet` or
-        an MLP, with everything between them that is affine. The `NFlowsFlow` of sbi, or a posterior that holds one. A
-        `NormalizingFlow` of normflows of `AffineCouplingBlock` and `CoupledRationalQuadraticSpline`, or its
-        `MultiscaleFlow` of `GlowBlock`. A `SequenceINN` or `ReversibleGraphNet` of FrEIA's `AllInOneBlock`.
+        an MLP, with everything between them that is affine. An object of sbi or nessai that holds one: an estimator, a
+        `DirectPosterior`, a `FlowModel`. A `NormalizingFlow` of normflows of `AffineCouplingBlock` and
+        `CoupledRationalQuadraticSpline`, or its `MultiscaleFlow` of `GlowBlock`. A `SequenceINN` of FrEIA's
+        `AllInOneBlock` and `GLOWCouplingBlock`.
     dtype : str, optional
         "float32" or "float64". None: that of the module's parameters.
 
     Returns
     -------
     CouplingFlow or Glow
-        In the columns and units of the module. Its latents may be in another order.
+        In the columns and units of the module. Its latents may be in another order. Of a posterior it is the estimator:
+        without the prior's bounds, and without the factor by which sbi corrects for what leaks out of them.
 
     Raises
     ------
@@ -46,8 +48,9 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
 
     Notes
     -----
-    Permutations become masks. Batch norm takes its running moments, as in evaluation, and becomes ActNorm. A
-    standardising embedding net becomes the model's standardisation of its context.
+    Permutations become masks. Batch norm takes its running moments, as in evaluation, and becomes ActNorm. What lies in
+    front of the first coupling becomes the model's preprocessing, which no training changes. A standardising embedding
+    net becomes the model's standardisation of its context.
 
     The log-densities of module and model are compared in float64 on samples of the model, and a difference above 1e-6
     is a ConfigError.
@@ -58,23 +61,37 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
     from evenflow.converters import freia, nflows, normflows
     from evenflow.converters.build import build, check_same, in_dtype
 
-    module = getattr(module, "posterior_estimator", module)  # of sbi
-    if hasattr(getattr(module, "net", None), "_transform"):
-        module = module.net
     if isinstance(module, dict):
         raise ConfigError("[convert] expected a module, got a dict: a state dict says nothing of activations, bounds "
                           "and the order of layers; load it into its module first")
+    for name in ("posterior_estimator", "model", "net"):  # of sbi and nessai
+        inner = getattr(module, name, None)
+        if isinstance(inner, torch.nn.Module) and not hasattr(module, "_transform"):
+            module = inner
     if not isinstance(module, torch.nn.Module):
-        raise ConfigError(f"[convert] expected a torch module, got {type(module).__name__}")
-    wanted = next((str(p.dtype).removeprefix("torch.") for p in module.parameters()), "float32")
-    dtype = choice("convert", "dtype", wanted if dtype is None else dtype, ("float32", "float64"))
-    exact = copy.deepcopy(module).cpu().double().eval()
-    for reader in (nflows, normflows, freia):
-        if reader.reads(exact):
-            with torch.no_grad():
+        raise ConfigError(f"[convert] expected a torch module, got {type(module).__name__}; give the flow in it")
+    kinds = [str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()]
+    own = "float64" if kinds and kinds[0] == "float64" else "float32"
+    dtype = choice("convert", "dtype", own if dtype is None else dtype, ("float32", "float64"))
+    with torch.no_grad(), torch.device("cpu"):
+        exact = _copied(module).cpu().double().train().eval()  # train: nflows' layers drop what they have cached
+        for reader in (nflows, normflows, freia):
+            if reader.reads(exact):
                 source = reader.read(exact)
                 flow = source if isinstance(source, Flow) else build(source)
                 check_same(flow, reader.log_prob(exact))
-            return in_dtype(flow, dtype)
+                return in_dtype(flow, dtype)
     raise ConfigError(f"[convert] expected a flow of nflows, glasflow, sbi, normflows or FrEIA, got "
                       f"{type(module).__module__}.{type(module).__name__}")
+
+
+def _copied(module: Any) -> Any:
+    """A copy. Modules may hold tensors with a graph, from their last call, which deepcopy refuses."""
+    import torch
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for holder in (part, getattr(part, "cache", None)):
+            for value in getattr(holder, "__dict__", {}).values():
+                if isinstance(value, torch.Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(module, memo)

@@ -56,10 +56,11 @@ def build(source: Source) -> CouplingFlow:
     masks = np.array([coupling.changed for coupling in couplings])
     # A column that no coupling changes needs a matrix, or the model refuses the masks.
     mixes = any(gap.matrix is not None for gap in between) or not masks.any(0).all()
+    mixes_last = between[-1].matrix is not None or (mixes and len(couplings) == 1)
     norms = any((gap.shift != 0).any() or (gap.scale != 1).any() for gap in between)
     flow = CouplingFlow(
         source.dims, couplings=len(couplings), mask=masks if source.dims > 1 else "halves", base=source.base,
-        dtype="float64", permutation="lu" if mixes else "none", mix_last=between[-1].matrix is not None, actnorm=norms,
+        dtype="float64", permutation="lu" if mixes else "none", mix_last=mixes_last, actnorm=norms,
         preprocess="none" if first.trivial else "standardize" if first.matrix is None else "whiten", **settings)
     values = flow.named_parameters()
     if first.matrix is not None:
@@ -72,7 +73,7 @@ def build(source: Source) -> CouplingFlow:
             _set(values, f"coupling{i}.{name}", weight=layer.weight, bias=layer.bias)
         if coupling.own is not None:
             _set(values, f"unconditional{i}", numbers=coupling.own)
-        _set_gap(values, i, between[i], norms, mixes and (i + 1 < len(couplings) or between[i].matrix is not None))
+        _set_gap(values, i, between[i], norms, mixes_last if i + 1 == len(couplings) else mixes)
     if source.context is not None:
         _set(values, "context", mean=source.context[0], std=source.context[1])
     values["initialized"][...] = 1
@@ -155,9 +156,13 @@ def check_same(flow: Flow, log_prob: Callable[..., torch.Tensor]) -> None:
         given = {"context": context}
     if flow.classes:
         given = {"label": np.arange(n) % flow.classes}
-    x = flow.sample(n, seed=0, **given)
-    ours = flow.log_prob(x, **given)
-    other = log_prob(torch.from_numpy(x), **{name: torch.from_numpy(values) for name, values in given.items()}).numpy()
+    try:
+        x = flow.sample(n, seed=0, **given)
+        ours = flow.log_prob(x, **given)
+        theirs = {name: torch.from_numpy(array) for name, array in given.items()}
+        other = log_prob(torch.from_numpy(x), **theirs).numpy()
+    except Exception as error:
+        raise ConfigError(f"[convert] expected to compare log-densities with the source's, got: {error}") from error
     difference = np.abs(ours - other).max()
     if not difference <= 1e-6 * max(1.0, np.abs(ours).max()):
         raise ConfigError(f"[convert] expected the source's log-densities, got a difference of {difference:.1g}: it "

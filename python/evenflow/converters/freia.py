@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evenflow.converters.steps import Affine, Coupling, Source, net_of, probed, refused
+from evenflow.converters.steps import RAW, Affine, Coupling, Source, net_of, probed, refused
 
 
 def reads(flow: Any) -> bool:
@@ -30,6 +30,8 @@ def read(flow: Any) -> Source:
     dims = flow.shapes[0][0] if hasattr(flow, "shapes") else 0
     if not dims or len(flow.shapes[0]) != 1:
         raise refused("a SequenceINN of columns", flow)
+    if any(condition not in (None, 0) for condition in flow.conditions) or flow.force_tuple_output:
+        raise refused("one condition, number 0, and a tensor as output", flow)
     source = Source(dims)
     for block in flow.module_list:
         kind = type(block).__name__
@@ -64,8 +66,7 @@ def _all_in_one(block: Any, dims: int) -> list[Affine | Coupling]:
 
 
 def _two_couplings(block: Any, dims: int) -> list[Affine | Coupling]:
-    raw = torch.linspace(-3, 3, 13, dtype=torch.float64)
-    factor = next((k for k in (1.0, 2.0) if torch.allclose(block.f_clamp(raw), torch.tanh(k * raw / 2))), 0.0)
+    factor = next((k for k in (1.0, 2.0) if torch.allclose(block.f_clamp(RAW), torch.tanh(k * RAW / 2))), 0.0)
     if block.clamp != 2 or not factor:
         raise refused("clamp 2 and clamp_activation TANH or SIGMOID, as law affine has", block)
     second = np.arange(dims) >= block.split_len1

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evenflow.converters.steps import (Affine, Coupling, Source, changed_by, net_of, numbers_last, probed, refused,
+from evenflow.converters.steps import (RAW, Affine, Coupling, Source, changed_by, net_of, numbers_last, probed, refused,
                                     spline_coupling)
+from evenflow.errors import ConfigError
 
 SCALES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": lambda u: torch.sigmoid(u + 2) + 1e-3,
@@ -33,7 +34,7 @@ def read(flow: Any) -> Source:
         raise refused("at least one coupling", flow._transform)
     source = Source(dims)
     kind = type(flow._distribution).__name__
-    free = kind in ("MultivariateUniform", "BoxUniform")
+    free = kind == "MultivariateUniform"
     if free:
         source.base = "uniform"
         ends = [np.asarray(getattr(flow._distribution, name)) for name in ("low", "high")]
@@ -80,7 +81,7 @@ def _step(transform: Any, dims: int, free: bool) -> Affine | Coupling:
 
 
 def _law_of(transform: Any) -> str:
-    raw = torch.linspace(-4, 4, 17, dtype=torch.float64)[:, None].expand(-1, 2 * transform.num_transform_features)
+    raw = RAW[:, None].expand(-1, 2 * transform.num_transform_features)
     scale = transform._scale_and_shift(raw)[0]
     for law, known in SCALES.items():
         if torch.allclose(scale, known(raw[:, :1]).expand_as(scale), rtol=1e-12, atol=0):
@@ -94,9 +95,13 @@ def _standardisation(net: Any, source: Source) -> tuple[np.ndarray, np.ndarray] 
     size = coupling.net.inputs - int((~coupling.changed).sum())
     if size == 0 or isinstance(net, torch.nn.Identity):
         return None
-    affine = probed(net, size, net)
+    other = refused("an embedding net that standardises", f"{type(net).__name__}; put torch.nn.Identity() in its place "
+                    "and pass its outputs as the context")
+    try:
+        affine = probed(net, size, net)
+    except ConfigError as error:
+        raise other from error
     scale = np.diagonal(affine.matrix)
     if (affine.matrix != np.diag(scale)).any() or not (scale > 0).all():
-        raise refused("an embedding net that standardises; convert the flow without it, and pass its outputs as the "
-                      "context", net)
+        raise other
     return -affine.shift / scale, 1 / scale

@@ -25,9 +25,9 @@ def read(flow: Any) -> Source | Flow:
     dims = flow.q0.loc.numel() if type(flow.q0).__name__ == "DiagGaussian" else 0
     free = type(flow.q0).__name__ == "Uniform"
     if free:
-        dims = flow.q0.low.numel()
-        if (flow.q0.low != 0).any() or (flow.q0.high != 1).any():
-            raise refused("a uniform base on [0, 1]", "another one")
+        dims = int(flow.q0.d)
+        if (flow.q0.low, flow.q0.high) != (0, 1):
+            raise refused("a uniform base on [0, 1]", f"one on [{flow.q0.low}, {flow.q0.high}]")
     if not dims:
         raise refused("a DiagGaussian or Uniform base", flow.q0)
     source = Source(dims, base="uniform" if free else "gaussian")
@@ -86,6 +86,12 @@ def _glow(model: Any) -> Glow:
     """A `MultiscaleFlow` of `GlowBlock`, whose data in [0, 1] are levels / 256 here."""
     levels = [[list(block.flows) for block in _glow_blocks(model, level)] for level in reversed(model.flows)]
     bases = list(reversed(model.q0))
+    for base in bases:
+        if type(base).__name__ != "GlowBase":
+            raise refused("GlowBase at all levels", base)
+    shapes = {(len(level), parts[0].flows[1].param_map.net[0].out_channels) for level in levels for parts in level}
+    if len(shapes) != 1:
+        raise refused("levels of as many blocks, with nets of one width", f"blocks and widths {sorted(shapes)}")
     channels, height, width = bases[0].shape
     shape = (2 * height, 2 * width, channels // (2 if len(levels) > 1 else 4))
     hidden = levels[0][0][0].flows[1].param_map.net[0].out_channels

@@ -16,6 +16,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu, "leaky_relu": F.leaky_relu, "tanh": torch.tanh, "silu": F.silu, "elu": F.elu}
 
 
+RAW = torch.cat([torch.linspace(-4, 4, 17), torch.tensor([-1e3, -100, -20, -7, 7, 20, 100, 1e3])]).double()
+"""Where functions of one number are compared: near 0, and where some are clipped."""
+
+
 class Affine(NamedTuple):
     """y = x matrix + shift, of rows x (D,)."""
 
@@ -91,11 +95,15 @@ def probed(f: Callable[[torch.Tensor], torch.Tensor], dims: int, layer: Any) -> 
     x = torch.randn(5, dims, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x *= torch.tensor([[0.1], [0.5], [1], [3], [10]])
     try:
-        shift, rows, y = (f(at.double()).numpy() for at in (torch.zeros(1, dims), torch.eye(dims), x))
+        shift, y = (f(at.double()).numpy() for at in (torch.zeros(1, dims), x))
+        step, matrix = 1.0, np.zeros((dims, dims))
+        for _ in range(2):  # the second time by steps that move y as far as the shift does, to lose no digits
+            matrix = (f(step * torch.eye(dims, dtype=torch.float64)).numpy() - shift) / step
+            step = 2.0 ** round(np.log2(max(1.0, np.abs(shift).max() / max(np.abs(matrix).max(), 1e-300))))
     except Exception as error:
         raise refused("couplings and affine layers", f"{type(layer).__name__} ({error})") from error
-    affine = Affine(rows - shift, shift[0])
-    if rows.shape != (dims, dims) or not np.allclose(x.numpy() @ affine.matrix + shift, y, rtol=1e-9, atol=1e-9):
+    affine = Affine(matrix, shift[0])
+    if matrix.shape != (dims, dims) or not np.allclose(x.numpy() @ affine.matrix + shift, y, rtol=1e-9, atol=1e-9):
         raise refused("couplings and affine layers", layer)
     return affine
 
@@ -107,7 +115,7 @@ def dense(layer: torch.nn.Linear) -> Dense:
 
 def activation_of(f: Callable[[torch.Tensor], torch.Tensor]) -> str:
     """The name of what f computes."""
-    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    x = RAW
     try:
         y = f(x)
     except Exception as error:
@@ -177,7 +185,8 @@ def net_of(net: Any) -> Net:
         for layer in (net._input_layer, *net._hidden_layers):
             layers += [layer, net._activation]
         return mlp([*layers, net._output_layer])
-    return mlp(layer for layer in net.modules() if not list(layer.children()))
+    layers = [layer for _, layer in net.named_modules(remove_duplicate=False)]  # one activation may serve many
+    return mlp(layer for layer in layers if not list(layer.children()))
 
 
 def spline_coupling(layer: Any, free: bool) -> Coupling:
