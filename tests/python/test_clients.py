@@ -228,7 +228,8 @@ def test_sbi_goes_on_where_a_training_ended(sbi, simulations):
 def test_aspire_flow(aspire, tmp_path):
     h5py = pytest.importorskip("h5py")
     x = np.random.default_rng(0).normal([1, 2], [3, 0.1], (600, 2))
-    flow = aspire.EvenflowFlow(2, dtype=np.float32, bounds=[(None, 100.0), None], couplings=4, hidden=(16,), threads=1)
+    flow = aspire.EvenflowFlow(2, dtype=np.float32, bounds=[(None, 100.0), None], couplings=4, net="residual",
+                               hidden=(16,), threads=1)
     with pytest.raises(ef.ConfigError, match="patience needs held-out samples"):
         flow.fit(x, patience=3, validation_fraction=0.0)
     history = flow.fit(x, n_epochs=40, lr=3e-3, batch_size=100, patience=20, lr_annealing=True)
