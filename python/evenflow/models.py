@@ -243,9 +243,9 @@ class CouplingFlow(Flow):
         Between couplings.
     base : str
         Distribution of the latents: "logistic", whose tails forgive rows far from the others, "gaussian" or "uniform".
-        "auto": "logistic" with a learned matrix between couplings, which can scale it, else "gaussian". With "uniform"
-        data and latents lie in [0, 1]^D, as integrators want them: for splines, which lie on [0, 1] with free slopes at
-        both ends, and no `bound`, `bounds`, `preprocess`, learned matrix or norm.
+        "auto": "logistic" with a learned matrix between couplings, which can scale it, and without a context; else
+        "gaussian". With "uniform" data and latents lie in [0, 1]^D, as integrators want them: for splines, which lie on
+        [0, 1] with free slopes at both ends, and no `bound`, `bounds`, `preprocess`, learned matrix or norm.
     preprocess : str
         Linear map of the data, fitted by `init`: "none", "standardize", "zca" or "whiten". "auto": "standardize", but
         "none" for a uniform base.

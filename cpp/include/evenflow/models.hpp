@@ -74,7 +74,7 @@ struct CouplingFlowConfig {
   bool batch_norm = false;
   bool actnorm = false;
   /// "gaussian" | "logistic" | "uniform": data and latents lie in [0, 1]. "auto" is logistic with a learned
-  /// matrix between couplings, which can scale its wide tails, else gaussian.
+  /// matrix between couplings, which can scale its wide tails, and without a context; else gaussian.
   std::string base = "auto";
   NetDtype conditioner = NetDtype::same;
   int64_t context = 0;         ///< context values per sample

@@ -123,10 +123,10 @@ struct Chain {
   }
 
   /// The tiles of a gradient. None if layer by layer is faster: for weights that leave the last cache, and
-  /// where tiles of few rows would read weights that exceed a core's.
+  /// where tiles of few rows would read weights that exceed a core's, or a single matrix does.
   std::optional<Tiles> gradient_tiles(int64_t n) const {
     constexpr int64_t kBytes = 1 << 25, kNearBytes = 1 << 21, kFewRowsBytes = 1 << 23, kFewRows = 64,
-                      kGroupsBytes = 1 << 27;
+                      kMatrixBytes = 1 << 19, kGroupsBytes = 1 << 27;
     const int64_t bytes = layout->trainable_size() * static_cast<int64_t>(sizeof(T));
     if (!tile_rows || bytes > kBytes) return {};
     // Longer tiles read weights less often. A large batch leaves enough of them for many threads.
@@ -134,7 +134,8 @@ struct Chain {
                   groups = bytes <= kNearBytes ? Tiles::kGroups
                                                : std::min(Tiles::kGroups / 2, kGroupsBytes / bytes / 2 * 2);
     const Tiles tiles(n, std::min(tile_rows, rows), worth_threads(n), groups);
-    if (bytes > kFewRowsBytes && n / tiles.count < kFewRows) return {};
+    const bool wide = largest_weight * static_cast<int64_t>(sizeof(T)) > kMatrixBytes;
+    if (bytes > kFewRowsBytes && (wide || n / tiles.count < kFewRows)) return {};
     return tiles;
   }
 

@@ -31,8 +31,10 @@ CouplingFlowConfig resolved(CouplingFlowConfig config) {
     config.permutation = in_box || config.dims > kMixedColumns ? "shuffle" : "lu-shuffle";
   if (config.preprocess == "auto") config.preprocess = in_box ? "none" : "standardize";
   // Splines leave alone what is beyond their bound. A logistic base has 4 % there, which a matrix can scale.
+  // Given a context, densities of Gaussian tails are the rule.
   const bool scales = config.permutation == "lu" || config.permutation == "lu-shuffle";
-  if (config.base == "auto") config.base = scales && config.dims > 1 ? "logistic" : "gaussian";
+  const bool logistic = scales && config.dims > 1 && config.context == 0;
+  if (config.base == "auto") config.base = logistic ? "logistic" : "gaussian";
   return config;
 }
 

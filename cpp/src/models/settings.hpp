@@ -186,8 +186,7 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   v("actnorm", c.actnorm, {}, "actnorm between couplings");
   v("base", c.base, one_of({"gaussian", "logistic", "uniform", "auto"}),
     "distribution of the latents; uniform: data and latents lie in [0, 1]; auto: logistic with a learned "
-    "matrix "
-    "between couplings, else gaussian");
+    "matrix between couplings and without a context, else gaussian");
   v("preprocess", c.preprocess, one_of({"none", "standardize", "zca", "whiten", "auto"}),
     "linear map of the data, fitted by init; auto: standardize, but none for a uniform base");
   visit_bounds(v, c.bounds);
