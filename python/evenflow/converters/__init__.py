@@ -59,7 +59,7 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
     import torch
 
     from evenflow.converters import freia, nflows, normflows
-    from evenflow.converters.build import build, check_same, in_dtype
+    from evenflow.converters.build import check_same, in_dtype
 
     if isinstance(module, dict):
         raise ConfigError("[convert] expected a module, got a dict: a state dict says nothing of activations, bounds "
@@ -77,8 +77,7 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
         exact = _copied(module).cpu().double().train().eval()  # train: nflows' layers drop what they have cached
         for reader in (nflows, normflows, freia):
             if reader.reads(exact):
-                source = reader.read(exact)
-                flow = source if isinstance(source, Flow) else build(source)
+                flow = reader.read(exact)
                 check_same(flow, reader.log_prob(exact))
                 return in_dtype(flow, dtype)
     raise ConfigError(f"[convert] expected a flow of nflows, glasflow, sbi, normflows or FrEIA, got "

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from evenflow.converters.build import build
 from evenflow.converters.steps import RAW, Affine, Coupling, Source, net_of, probed, refused
+from evenflow.models import CouplingFlow
 
 
 def reads(flow: Any) -> bool:
@@ -26,7 +28,7 @@ def log_prob(flow: Any) -> Callable[..., torch.Tensor]:
     return call
 
 
-def read(flow: Any) -> Source:
+def read(flow: Any) -> CouplingFlow:
     dims = flow.shapes[0][0] if hasattr(flow, "shapes") else 0
     if not dims or len(flow.shapes[0]) != 1:
         raise refused("a SequenceINN of columns", flow)
@@ -41,7 +43,7 @@ def read(flow: Any) -> Source:
             source.steps += _two_couplings(block, dims)
         else:
             source.steps.append(probed(partial(_alone, block), dims, block))
-    return source
+    return build(source)
 
 
 def _alone(block: Any, x: torch.Tensor) -> Any:

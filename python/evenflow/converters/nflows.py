@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from evenflow.converters.build import build
 from evenflow.converters.steps import (RAW, Affine, Coupling, Source, changed_by, net_of, numbers_last, probed, refused,
                                     spline_coupling)
 from evenflow.errors import ConfigError
+from evenflow.models import CouplingFlow
 
 SCALES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": lambda u: torch.sigmoid(u + 2) + 1e-3,
@@ -27,7 +29,7 @@ def log_prob(flow: Any) -> Callable[..., torch.Tensor]:
     return lambda x, context=None: flow.log_prob(x, context)
 
 
-def read(flow: Any) -> Source:
+def read(flow: Any) -> CouplingFlow:
     transforms = list(_flat(flow._transform))
     dims = next((t.features for t in transforms if hasattr(t, "transform_features")), 0)
     if not dims:
@@ -47,7 +49,7 @@ def read(flow: Any) -> Source:
         mean, log_std = (getattr(flow._distribution, name).numpy().ravel() for name in ("mean_", "log_std_"))
         source.steps.append(Affine(np.diag(np.exp(-log_std)), -mean * np.exp(-log_std)))
     source.context = _standardisation(getattr(flow, "_embedding_net", torch.nn.Identity()), source)
-    return source
+    return build(source)
 
 
 def _flat(transform: Any) -> Iterator[Any]:

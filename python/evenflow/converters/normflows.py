@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evenflow.converters.build import build
 from evenflow.converters.steps import Affine, Coupling, Source, net_of, probed, refused, spline_coupling
 from evenflow.flow import Flow
 from evenflow.models import Glow
@@ -18,7 +19,7 @@ def reads(flow: Any) -> bool:
     return hasattr(flow, "q0") and hasattr(flow, "flows")
 
 
-def read(flow: Any) -> Source | Flow:
+def read(flow: Any) -> Flow:
     if type(flow).__name__ == "MultiscaleFlow":
         return _glow(flow)
     layers = list(_flat(reversed(flow.flows)))
@@ -35,7 +36,7 @@ def read(flow: Any) -> Source | Flow:
     if not free:
         scale = np.exp(-flow.q0.log_scale.numpy().ravel())
         source.steps.append(Affine(np.diag(scale), -flow.q0.loc.numpy().ravel() * scale))
-    return source
+    return build(source)
 
 
 def _flat(layers: Any) -> Iterator[Any]:
