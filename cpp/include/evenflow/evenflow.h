@@ -8,9 +8,9 @@
  * nothing and throws no C++ exception. Outputs of a failed call are undefined.
  *
  * The caller owns all arrays. They are row-major, with `n` rows, and contiguous, but for x and the context,
- * whose rows may have a stride. No value may belong to two arrays of a call. Float arrays have the model's dtype.
- * Every call names it, so that a mistake is an error and not a wrong number. Some calls also take x as uint8,
- * and say so. evenflow_model_get_info tells the sizes.
+ * whose rows may have a stride. No value may belong to two arrays of a call. Float arrays have the model's
+ * dtype. Every call names it, so that a mistake is an error and not a wrong number. Some calls also take x as
+ * uint8, and say so. evenflow_model_get_info tells the sizes.
  */
 
 #include <stddef.h>
