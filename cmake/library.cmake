@@ -27,6 +27,9 @@ endif()
 
 add_library(evenflow_archive STATIC $<TARGET_OBJECTS:evenflow_objects>)
 set_target_properties(evenflow_archive PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME archive)
+if(CMAKE_STRIP AND CMAKE_BUILD_TYPE STREQUAL "Release")  # of local names, a part of the wheel's size
+  add_custom_command(TARGET evenflow_archive POST_BUILD COMMAND ${CMAKE_STRIP} --strip-unneeded $<TARGET_FILE:evenflow_archive>)
+endif()
 target_link_libraries(evenflow_archive INTERFACE ${OpenMP_CXX_LIB_NAMES} ${CMAKE_DL_LIBS})
 if(NOT APPLE)
   # A shared object that holds a copy of the library does not offer it to others.

@@ -50,7 +50,7 @@ MODELS = {
     "coupling_flow_column_1": lambda: ef.CouplingFlow(1, couplings=2, hidden=(6,), bins=4, context=2),
     "coupling_flow_context_1": lambda: ef.CouplingFlow(4, couplings=2, hidden=(8, 8), context=2),
     "coupling_flow_mix_last_1": lambda: ef.CouplingFlow(
-        4, couplings=2, net="mlp", hidden=(8,), law="softplus", permutation="lu", mix_last=True, actnorm=True,
+        4, couplings=2, net="mlp", hidden=(8,), law="exp", permutation="lu", mix_last=True, actnorm=True,
         preprocess="whiten"),
     "glow_classes_1": lambda: ef.Glow((4, 4, 3), levels=1, steps=2, hidden=6, classes=3, class_weight=0.1,
                                       permutation="plain"),
