@@ -41,7 +41,8 @@ def make_posterior(folder):
     draws, log_prob = flow.sample_and_log_prob(SAMPLES, context=[0.5, -1], seed=SEED)
     events = context[:ROWS].astype(np.float32)
     np.savetxt(os.path.join(folder, "conditions.csv"), events, delimiter=",", fmt="%.9g")
-    np.savez(os.path.join(folder, "posterior"), draws=np.column_stack([draws.astype(float), log_prob]),
+    printed = [[float(f"{value:.9g}") for value in row] for row in draws]
+    np.savez(os.path.join(folder, "posterior"), draws=np.column_stack([printed, log_prob]),
              events=flow.sample(ROWS, context=events, seed=SEED))
 
 
