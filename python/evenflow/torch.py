@@ -21,7 +21,7 @@ from evenflow import arrays, checks
 from evenflow.density import check_flow
 from evenflow.errors import ConfigError, DeviceError, ShapeError
 from evenflow.flow import Flow
-from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, device_of, refuse_tangents, replaced, tensor_of
+from evenflow.torch_operators import MODULES, NUMBERS, TRAINED, Loss, device_of, refuse_tangents, replaced, tensor_of
 from evenflow.weights import check_weights
 
 import torch  # isort: skip  # after torch_operators, which says what is missing
@@ -287,7 +287,12 @@ class FlowModule(_Scope):
         loss: torch.Tensor
         given = self._given("loss", label, context, len(x))
         tensors, start = self._tensors(x, given, sample_weight), self.flow._statistics.start
-        loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise, sample_weight, rows)
+        if torch.compiler.is_compiling():
+            loss, _, statistics, _ = torch.ops.evenflow.loss(x, tensors, self._number, given, noise, sample_weight,
+                                                             rows)
+        else:
+            loss, _, statistics, _ = Loss.apply(  # type: ignore[no-untyped-call]
+                x, self._number, given, noise, sample_weight, rows, *tensors)
         with torch.no_grad():  # here, and not in the operator, so that torch knows of it
             for buffer, (shape, group, offset, size) in zip(tensors, self._places.values()):
                 if group == "stats":

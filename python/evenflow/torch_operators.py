@@ -400,6 +400,22 @@ def _loss_derivative(ctx: Any, dloss: torch.Tensor | None, *others: torch.Tensor
     return None, _split(ctx.module, grads), None, dcontext, None, None, None
 
 
+class Loss(torch.autograd.Function):
+    """The operator `loss` without torch's dispatcher, which takes longer than the step of a small flow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, number: int, given: torch.Tensor | None, seed: torch.Tensor | None,
+                weights: torch.Tensor | None, rows: bool, *tensors: torch.Tensor) -> Quadruple:
+        output = _loss_of(_own_flow(number, list(tensors)), x, number, given, seed, weights, rows)
+        _save_loss(ctx, (x, tensors, number, given, seed, weights, rows), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
+        _, dtensors, _, dcontext, *_ = _loss_derivative(ctx, *gradients)
+        return None, None, dcontext, None, None, None, *dtensors
+
+
 def _refuse(ctx: Any, *_: Any) -> None:
     raise NotImplementedError("[FlowModule] expected first derivatives, got a derivative of a gradient "
                               "(create_graph=True): second derivatives of a flow are not offered")
