@@ -212,28 +212,36 @@ void multiply_block(const A& a, const RowStrips& rows, int64_t first, int64_t en
 }
 
 /// finish(row B) for a single row. Reads the weights in place, with enough sums side by side to keep the
-/// multiply-add units busy. Returns false and does nothing if the weights must be packed.
+/// multiply-add units busy; the last vectors may compute columns a second time. Returns false and does
+/// nothing if the weights must be packed.
 template <class Isa, class T, class Finish>
 bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, const Finish& finish) {
-  constexpr int L = RegisterTile<Isa, T>::lanes, N = RegisterTile<Isa, T>::cols,
-                V = Isa::vector_bytes < 64 ? 8 : 4;
+  constexpr int L = RegisterTile<Isa, T>::lanes, V = Isa::vector_bytes < 64 ? 8 : 4;
+  const int64_t width = b.width();
   if (b.thin()) {
     WorkspaceScope scope(ctx);
-    T* columns = scope.take<T>(b.width() * b.column_size());
+    T* columns = scope.take<T>(width * b.column_size());
     b.pack(columns, 0);
-    multiply_thin<Isa, T>(b.depth(), {row, 0}, {columns, b.column_size()}, 0, 1, b.width(), finish);
+    multiply_thin<Isa, T>(b.depth(), {row, 0}, {columns, b.column_size()}, 0, 1, width, finish);
     return true;
   }
-  if (!b.in_place(b.panels() - 1) || threads_for_product(ctx, 1, b.width(), b.depth()) > 1) return false;
-  const Operand<T> a{row, 0};
+  if (b.as != WeightsAs::rows || width < L || threads_for_product(ctx, 1, width, b.depth()) > 1) return false;
   int64_t n = 0;
-  for (; n + V * L <= b.width(); n += V * L) {
-    microkernel<Isa, T, 1, V, false, false>({b.depth(), a, b.columns_in_place(n), 0, 1, n, V * L}, finish);
-  }
-  for (; n < b.width(); n += N) {
-    run_microkernel<Isa, T, false, false>(
-        {b.depth(), a, b.columns_in_place(n), 0, 1, n, ops::min_of<int64_t>(N, b.width() - n)}, finish);
-  }
+  const auto vectors = [&](auto count) {
+    constexpr int most = decltype(count)::value;
+    if constexpr (most > 1) {
+      if (width < most * L) return;
+    }
+    for (const int64_t enough = most > 2 ? most * L : (most - 1) * L + 1; width - n >= enough;) {
+      const int64_t first = ops::min_of(n, width - most * L);
+      microkernel<Isa, T, 1, most, false, false>(
+          {b.depth(), {row, 0}, b.columns_in_place(first), 0, 1, first, most * L}, finish);
+      n = first + most * L;
+    }
+  };
+  vectors(std::integral_constant<int, V>());
+  vectors(std::integral_constant<int, 2>());
+  vectors(std::integral_constant<int, 1>());
   return true;
 }
 
