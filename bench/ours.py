@@ -45,6 +45,7 @@ def build(library, model, sizes, threads, device):
 
     return {"step": step, "step_rebuilding": lambda: step(0), "log_prob": lambda: flow.log_prob(x, **given(batch)),
             "sample": lambda: flow.sample(batch, device=device, **given(batch)),
+            "sample_1": lambda: flow.sample(1, device=device, **given(1)),
             "sample_100000": lambda: flow.sample(100000, device=device, **given(100000)),
             "sample_1000000": lambda: flow.sample(1000000, device=device),
             "log_prob_1": lambda: flow.log_prob(x[:1], **given(1)), "parameters": lambda: flow.num_params}

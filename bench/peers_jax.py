@@ -200,6 +200,7 @@ def build(library, model, sizes, threads, device):
 
     return {"step": step, "log_prob": lambda: log_prob_jit(state[0], x).block_until_ready(),
             "sample": lambda: sample_jit(state[0], key, len(x)).block_until_ready(),
+            "sample_1": lambda: sample_jit(state[0], key, 1).block_until_ready(),
             "sample_100000": lambda: sample_jit(state[0], key, 100000).block_until_ready(),
             "log_prob_1": lambda: log_prob_jit(state[0], one).block_until_ready(),
             "parameters": lambda: sum(p.size for p in jax.tree.leaves(params))}

@@ -302,6 +302,7 @@ def calls(model, log_prob, sample, x, context=contextlib.nullcontext, graphs=Fal
 
     named = {"step": step, "log_prob": lambda: without_gradients(log_prob, x),
              "sample": lambda: without_gradients(sample, len(x)),
+             "sample_1": lambda: without_gradients(sample, 1),
              "sample_100000": lambda: without_gradients(sample, 100000),
              "sample_1000000": lambda: without_gradients(sample, 1000000),
              "log_prob_1": lambda: without_gradients(log_prob, x[:1])}

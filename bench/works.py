@@ -46,7 +46,7 @@ def spline(title: str, libraries: tuple[str, ...], **sizes: Any) -> Work:
     """Halves that pass and change in turn, and a Gaussian base."""
     small = dict(dims=3, couplings=2, hidden=(8, 8), bins=4, batch=16)
     return Work(title, "spline", dict(law="spline", net="residual", bound=4.0, **sizes), small, libraries,
-                ("step", "log_prob", "sample_100000", "log_prob_1"), best_of_threads=True)
+                ("step", "log_prob", "sample_100000", "log_prob_1", "sample_1"), best_of_threads=True)
 
 
 DEPTHS = (4, 8, 16, 32)
