@@ -15,7 +15,8 @@ struct Relu {
   static constexpr bool by_input = false;
   template <class T>
   EVENFLOW_INLINE static T value(T x) {
-    return max_of(T(0), x);  // NaN stays NaN, so that an error can name it
+    // NaN stays NaN, so that an error can name it. With max_of GCC makes branches, and no vectors.
+    return x > T(0) ? x : x < T(0) ? T(0) : x;
   }
   template <class T>
   EVENFLOW_INLINE static T backward(T y, T dy) {
