@@ -209,7 +209,8 @@ class CouplingFlow(Flow):
         Number of couplings.
     law : str
         "spline" (monotone rational-quadratic; Durkan et al. 2019), "affine" (log-scale bounded by 2), "additive",
-        "sigmoid" (nflows' affine law), "exp" or "glow" (normflows'); see docs/math/coupling.md.
+        "sigmoid" (nflows' affine law), "softplus" (glasflow's), "exp" or "glow" (normflows'); see
+        docs/math/coupling.md.
     bins, bound : int, float
         Of a spline: number of bins, on [-bound, bound] in units after `preprocess`; the identity outside.
     unconditional : bool

@@ -145,6 +145,19 @@ TEST_CASE("laws: formulas") {
   check_formula(
       "sigmoid", [](double x, double t, double r) { return x * (sigmoid_of(r + 2) + 1e-3) + t; },
       [](double, double, double r) { return std::log(sigmoid_of(r + 2) + 1e-3); });
+  check_formula(
+      "softplus", [](double x, double t, double r) { return x * (std::log1p(std::exp(r)) + 1e-3) + t; },
+      [](double, double, double r) { return std::log(std::log1p(std::exp(r)) + 1e-3); });
+}
+
+TEST_CASE("laws: the largest scale of softplus") {
+  const Law law = law_of({"softplus", 8, 4, false});
+  Numbers p(law, 0, 1);
+  p.own = {0.5, 4};  // softplus(4) > 3
+  const Value at = at_input(law, 2.0, p);
+  CHECK(at.y == doctest::Approx(6.5).epsilon(1e-12));
+  CHECK(at.log == doctest::Approx(std::log(3.0)).epsilon(1e-12));
+  CHECK(backward(law, 2.0, p, 0.3, 0.7).own == std::vector<double>{0.3, 0});
 }
 
 TEST_CASE("laws: the way there and back, slopes and all gradients by differences") {

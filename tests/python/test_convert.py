@@ -147,7 +147,7 @@ def test_a_standardising_embedding_net() -> None:
         ef.convert(nflows_flow(couplings, lambda t: [], embedding=embedding))
 
 
-@pytest.mark.parametrize("kind", ["nflows", "log2", "nice", "nsf", "uniform"])
+@pytest.mark.parametrize("kind", ["realnvp", "nflows", "log2", "nice", "nsf", "uniform"])
 def test_flows_of_glasflow(kind: str) -> None:
     glasflow = pytest.importorskip("glasflow")
     torch.manual_seed(0)
@@ -157,9 +157,9 @@ def test_flows_of_glasflow(kind: str) -> None:
         uniform = dict(distribution="uniform", linear_transform="permutation", n_transforms=6) if kind == "uniform" else {}
         module = glasflow.CouplingNSF(**{**settings, **uniform}, num_bins=5)
     else:
-        more = dict(volume_preserving=True) if kind == "nice" else dict(scale_activation=kind)
+        more = dict(volume_preserving=True) if kind == "nice" else dict(scale_activation=kind) if kind != "realnvp" else {}
         module = glasflow.RealNVP(**settings, **more)
-    law = {"nice": "additive", "log2": "affine", "nflows": "sigmoid"}.get(kind, "spline")
+    law = {"nice": "additive", "log2": "affine", "realnvp": "softplus", "nflows": "sigmoid"}.get(kind, "spline")
     check(shaken(module), of_nflows, law=law, **(dict(base="uniform") if kind == "uniform" else {}))
 
 

@@ -10,7 +10,7 @@ import pytest
 import evenflow as ef
 from plain import plain_table
 
-LAWS = ("affine", "spline", "sigmoid", "exp", "glow", "additive")
+LAWS = ("affine", "spline", "sigmoid", "softplus", "exp", "glow", "additive")
 
 
 def make(law: str, context: int = 0, **settings: Any) -> tuple[ef.CouplingFlow, np.ndarray, dict[str, np.ndarray]]:

@@ -157,8 +157,8 @@ void visit_settings(V& v, CouplingFlowConfig& c, ModelConfig& model) {
   visit_context(v, c.context);
   v("couplings", c.couplings, in(1, kMaxLayers), "number of couplings");
   v("law", c.law, one_of(table_law_names()),
-    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law, "
-    "exp and glow are normflows'");
+    "law of the couplings: affine has a bounded log-scale, sigmoid is nflows' affine law, softplus "
+    "glasflow's, exp and glow are normflows'");
   const std::vector<std::string> laws = laws_with_settings();
   if (V::kAll || std::find(laws.begin(), laws.end(), c.law) != laws.end()) {
     v("bins", c.bins, of_laws(laws, in(1, LawOptions::kMostBins)), "number of bins of a spline");

@@ -16,6 +16,7 @@ from evenflow.models import CouplingFlow
 
 SCALES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": lambda u: torch.sigmoid(u + 2) + 1e-3,
+    "softplus": lambda u: (torch.nn.functional.softplus(u) + 1e-3).clamp(0, 3),
     "affine": lambda u: torch.exp(2 * torch.tanh(u / 2))}
 """What the laws make of a raw scale; glasflow has others."""
 
@@ -87,7 +88,7 @@ def _law_of(transform: Any) -> str:
     for law, known in SCALES.items():
         if torch.allclose(scale, known(raw[:, :1]).expand_as(scale), rtol=1e-12, atol=0):
             return law
-    raise refused("the scale of one of the laws sigmoid and affine in affine couplings", transform)
+    raise refused("the scale of one of the laws sigmoid, softplus and affine in affine couplings", transform)
 
 
 def _standardisation(net: Any, source: Source) -> tuple[np.ndarray, np.ndarray] | None:

@@ -93,7 +93,7 @@ CASES = [
     _table("listed-context", 4, mask=[[True] * 4, *LISTED[1:]], context=2),
     _table("two", 2, couplings=4),
     _table("additive", 5, law="additive"),
-    *(_table(law, 5, law=law) for law in ("sigmoid", "exp", "glow")),
+    *(_table(law, 5, law=law) for law in ("sigmoid", "softplus", "exp", "glow")),
     _table("mix-last", 5, permutation="lu-shuffle", mix_last=True),
     _table("spline", 5, law="spline", bins=4, bound=3),
     _table("unconditional", 5, law="spline", bins=4, bound=3, unconditional=True, mask="odd-even", actnorm=True),

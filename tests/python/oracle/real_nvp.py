@@ -169,7 +169,12 @@ def glow(x, h):
     return (x + h[0]) * torch.sigmoid(h[1] + 2), torch.nn.functional.logsigmoid(h[1] + 2) + torch.zeros_like(x)
 
 
-LAWS = {"affine": (2, affine), "additive": (1, additive), "sigmoid": (2, sigmoid),
+def softplus(x, h):
+    scale = (torch.nn.functional.softplus(h[1]) + 1e-3).clamp(max=3.0)
+    return x * scale + h[0], torch.log(scale) + torch.zeros_like(x)
+
+
+LAWS = {"affine": (2, affine), "additive": (1, additive), "sigmoid": (2, sigmoid), "softplus": (2, softplus),
         "exp": (2, exp), "glow": (2, glow)}
 
 
