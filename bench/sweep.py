@@ -208,7 +208,7 @@ def draw(rows: list[Row], title: str, path: str) -> None:
     bottom.set(ylim=(0, None), xlabel="operations in the products of a training step, GFLOP",
                ylabel="evenflow, % of the float32 peak")
     figure.colorbar(points, ax=(top, bottom), label="evenflow, % of the float32 peak", pad=0.02)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=130)
 
 
 def show(a) -> None:
