@@ -42,7 +42,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.3, help="least time of a timing")
     parser.add_argument("--libraries", default="evenflow,jax,torch-compile", help="also torch, evenflow-bf16")
-    parser.add_argument("--calls", help="step or log_prob alone; torch.compile takes a minute for each")
+    parser.add_argument("--calls", choices=CALLS, help="one alone; torch.compile takes a minute for each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--python", default=sys.executable, help="has torch")
     parser.add_argument("--jax-python", default=sys.executable, help="has jax")

@@ -227,6 +227,7 @@ bool multiply_row(Context& ctx, const T* row, const WeightsB<Isa, T, false>& b, 
   }
   if (b.as != WeightsAs::rows || width < L || threads_for_product(ctx, 1, width, b.depth()) > 1) return false;
   int64_t n = 0;
+  // The next columns, so many vectors at once. All V of them must be new; of two, one more than a vector.
   const auto vectors = [&](auto count) {
     constexpr int most = decltype(count)::value;
     if constexpr (most > 1) {
