@@ -19,7 +19,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
          for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
 
 NEEDS = {"README.md": ["matplotlib"], "docs/torch.md": ["torch"], "docs/sklearn.md": ["sklearn"],
-         "docs/samplers.md": ["nessai", "aspire", "pocomc", "sbi", "madnis"],
+         "docs/samplers.md": ["nessai", "aspire", "pocomc", "sbi", "madnis", "matplotlib"],
          "docs/tutorials/images.md": ["PIL"], "docs/tutorials/editing.md": ["PIL"]}
 """Packages that a page needs besides numpy."""
 
