@@ -82,6 +82,8 @@ struct Chain {
     initialized = root.add("initialized", {1}, Group::fixed);
     all->finalize();
     layout = std::move(all);
+    kept_values = 3 * dims() + 2 * context;
+    for (const Node<T>& node : nodes) kept_values += node.layer->kept_size(1);
     tile_rows = rows_of_a_tile();
     for (const ParamLayout::Entry& entry : layout->entries()) {
       if (entry.offset < layout->trainable_size()) largest_weight = std::max(largest_weight, entry.size);
@@ -116,10 +118,10 @@ struct Chain {
     return parts;
   }
 
-  /// Whether n samples are worth several threads.
+  /// Whether n samples are worth several threads: a gradient then takes about 0.1 ms on one.
   bool worth_threads(int64_t n) const {
-    constexpr int64_t kProducts = int64_t{1} << 21;
-    return n * layout->trainable_size() >= kProducts;
+    constexpr int64_t kProducts = int64_t{1} << 21, kProductsPerValue = 50;
+    return n * (layout->trainable_size() + kProductsPerValue * kept_values) >= kProducts;
   }
 
   /// The tiles of a gradient. None if layer by layer is faster: for weights that leave the last cache, and
@@ -169,6 +171,7 @@ struct Chain {
   ParamId context_std = -1;
   /// Most samples in a tile. 0: no tiles, because rows depend on each other or a sample is large.
   int64_t tile_rows = 0;
+  int64_t kept_values = 0;     ///< values of a sample that a gradient keeps
   int64_t largest_weight = 0;  ///< values in the largest trained parameter
 
  private:
@@ -198,9 +201,7 @@ struct Chain {
   int64_t rows_of_a_tile() const {
     constexpr int64_t kTileBytes = 1 << 24;
     if (layout->stats_size() || head) return 0;
-    int64_t kept = 3 * dims() + 2 * context;
-    for (const Node<T>& node : nodes) kept += node.layer->kept_size(1);
-    const int64_t rows = kTileBytes / (kept * static_cast<int64_t>(sizeof(T)));
+    const int64_t rows = kTileBytes / (kept_values * static_cast<int64_t>(sizeof(T)));
     return rows < Tiles::kLeastRows ? 0 : std::min(Tiles::kMostRows, rows);
   }
 };
