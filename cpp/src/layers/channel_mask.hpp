@@ -123,8 +123,9 @@ class Reordered final : public Layer<T> {
     WorkspaceScope scope(ctx);
     View<T> buffer = reordered(ctx, scope, z);
     View<T> dbuffer = reordered(ctx, scope, dz);
-    inner_->backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer, kept);
-    restore(ctx, buffer, x);
+    View<T> input = params.input_known ? reordered(ctx, scope, x) : buffer;
+    inner_->backward(ctx, params, buffer, dbuffer, dlogdet, input, dbuffer, kept);
+    restore(ctx, input, x);
     restore(ctx, dbuffer, dx);
   }
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
