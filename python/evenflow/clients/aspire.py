@@ -36,7 +36,7 @@ class EvenflowFlow(Flow):
         Of the model: "cpu" or "cuda", float32 or float64.
     data_transform : aspire.transforms.BaseTransform, optional
     **settings
-        Of `CouplingFlow`, over six couplings with nets of two layers of 32 and a Gaussian base.
+        Of `CouplingFlow`, over six spline couplings of 5 bins, nets of two layers of 32 and a Gaussian base.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class EvenflowFlow(Flow):
         super().__init__(dims, device=str(device or "cpu"), data_transform=transform)
         # Of numpy, torch or JAX.
         name = "float32" if dtype is None else getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
-        given = {"couplings": 6, "net": "mlp", "hidden": (32, 32), "base": "gaussian", **settings}
+        given = {"couplings": 6, "bins": 5, "net": "mlp", "hidden": (32, 32), "base": "gaussian", **settings}
         self.flow: Any = CouplingFlow(dims, seed=seed, device=self.device, dtype=name, **given)
         self._rng = np.random.default_rng(seed)
 
