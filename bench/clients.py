@@ -268,18 +268,24 @@ def of_mean(values: list[float]) -> str:
 
 def show(runs: list[dict]) -> None:
     for work in WORKS:
-        of = {engine: {r["seed"]: r for r in runs if (r["work"], r["engine"]) == (work, engine) and "failed" not in r}
-              for engine in ENGINES}
-        seeds = sorted(of["host"].keys() & of["evenflow"].keys())
-        if not seeds:
+        found = {engine: {(r["seed"], r["threads"]): r for r in runs
+                       if (r["work"], r["engine"]) == (work, engine) and "failed" not in r} for engine in ENGINES}
+        both = sorted(found["host"].keys() & found["evenflow"].keys())
+        if not both:
             continue
-        pairs = [(of["host"][seed], of["evenflow"][seed]) for seed in seeds]
+        pairs = [(found["host"][key], found["evenflow"][key]) for key in both]
         walls = [statistics.median(pair[i]["wall"] for pair in pairs) for i in (0, 1)]
         ratio = statistics.median(host["wall"] / ours["wall"] for host, ours in pairs)
-        print(f"\n{work}, {len(seeds)} seeds: host {walls[0]:.1f} s, evenflow {walls[1]:.1f} s, ratio {ratio:.1f}")
+        print(f"\n{work}, {len(both)} runs: host {walls[0]:.1f} s, evenflow {walls[1]:.1f} s, ratio {ratio:.1f}")
         quantities = [what for what in ("efficiency", "log_prob", "least_p_value_of_ranks") if what in pairs[0][0]]
         for what in quantities:
             compare(what, [[r[what] for r in side] for side in zip(*pairs)])
+        if "mean" in pairs[0][0]:
+            of, rng = problem(WORKS[work][1]), np.random.default_rng(0)
+            x = np.concatenate([of.draws(2000, rng) for _ in range(10)])
+            for what, truth in (("mean", x.mean(0)), ("deviation", x.std(0))):
+                compare(f"{what}, column farthest off, in deviations",
+                        [[float(np.abs((r[what] - truth) / x.std(0)).max()) for r in side] for side in zip(*pairs)])
         if "truth" in pairs[0][0]:
             compare("log evidence - truth", [[r["log_evidence"] - r["truth"] for r in side] for side in zip(*pairs)])
 

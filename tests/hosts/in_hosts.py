@@ -8,6 +8,7 @@ In a copy of a host's repository, at the version that is installed beside evenfl
 import functools
 
 import numpy as np
+import pytest
 
 
 def nessai():
@@ -15,7 +16,7 @@ def nessai():
     import nessai.proposal.flowproposal as module
 
     from evenflow.clients.nessai import EvenflowProposal
-    package.FlowProposal = package.flowproposal.FlowProposal = module.FlowProposal = EvenflowProposal
+    package.FlowProposal = module.FlowProposal = EvenflowProposal
 
 
 def aspire():
@@ -39,7 +40,7 @@ def pocomc():
     from evenflow.clients.pocomc import Flow
 
     class RoundedFlow(Flow):
-        """Results in float32, as pocoMC's own, and weights before fit."""
+        """evenflow's, with weights before fit, and its float64 results rounded to float32 as those of pocoMC's own."""
 
         def __init__(self, n_dim, flow="nsf6"):
             super().__init__(n_dim)
@@ -51,6 +52,9 @@ def pocomc():
         def inverse(self, u):
             return tuple(y.float() for y in super().inverse(u))
 
+        def log_prob(self, x):
+            return super().log_prob(x).float()
+
         def sample(self, size=1):
             return tuple(y.float() for y in super().sample(size))
 
@@ -58,7 +62,7 @@ def pocomc():
 
 
 def sbi():
-    """The spline and autoregressive estimators, and the training of NPE and NLE."""
+    """Spline couplings in place of sbi's "nsf" and of its autoregressive "maf", and evenflow's training of NPE and NLE."""
     from sbi.inference import NLE_A, NPE_C
     from sbi.neural_nets import factory
 
@@ -82,9 +86,27 @@ def natively(of_sbi, train):
     return method
 
 
+EXPLAINED = {
+    "nessai": {"test_invalid_keyword_argument": "nessai's message quotes the name of its own class",
+               "test_sampling_with_maf": "evenflow has no autoregressive flow, and says so"},
+    "aspire": {"test_get_flow_wrapper_zuko": "compares with aspire's own class"},
+    "pocomc": {"test_logprob_backward": "evenflow.clients.pocomc trains in evenflow's steps, not by torch's gradients",
+               "test_logprob_float64": "pocoMC's flow warns of float64, which evenflow takes"},
+    "sbi": {},
+}
+"""Tests that fail, and why."""
+
+
 def pytest_addoption(parser):
     parser.addoption("--host", required=True, choices=["nessai", "aspire", "pocomc", "sbi"])
 
 
 def pytest_configure(config):
     globals()[config.getoption("host")]()
+
+
+def pytest_collection_modifyitems(config, items):
+    reasons = EXPLAINED[config.getoption("host")]
+    for item in items:
+        if item.name in reasons:
+            item.add_marker(pytest.mark.xfail(reason=reasons[item.name], strict=True))

@@ -114,7 +114,7 @@ def test_nessai_weights_count(nessai_model):
 
 def test_nessai_goes_on_after_points_far_off(nessai_model):
     model = nessai_model(2)
-    x = np.array([[0.0, 0.1], [1e300, -1e300], [np.inf, 0.0], [0.2, 0.3]])
+    x = np.array([[0.0, 0.1], [1e60, -1e60], [np.inf, 0.0], [0.2, 0.3]])
     z, log_prob = model.forward_and_log_prob(x)
     assert np.isfinite(log_prob).tolist() == [True, False, False, True] and np.isfinite(z[[0, 3]]).all()
     for call in (functools.partial(model.train, np.full((100, 2), np.nan)),
@@ -189,6 +189,10 @@ def test_sbi_finds_a_posterior(sbi, simulations, native, kind):
         samples, log_prob = estimator.sample_and_log_prob((4,), x[:3])
         assert samples.shape == (4, 3, 2)
         torch.testing.assert_close(log_prob, estimator.log_prob(samples, x[:3]), atol=1e-3, rtol=0)
+        assert estimator.log_prob(theta[:0], x[:0]).shape == (1, 0)
+        assert estimator.sample((4,), x[:0]).shape == (4, 0, 2)
+        with pytest.raises(ef.ConfigError, match="got evenflow's own: take the attribute flow"):
+            ef.convert(posterior)
         again = pickle.loads(pickle.dumps(estimator))
         torch.testing.assert_close(again.log_prob(samples, x[:3]), estimator.log_prob(samples, x[:3]))
 
@@ -230,8 +234,11 @@ def test_aspire_flow(aspire, tmp_path):
     x = np.random.default_rng(0).normal([1, 2], [3, 0.1], (600, 2))
     flow = aspire.EvenflowFlow(2, dtype=np.float32, bounds=[(None, 100.0), None], couplings=4, net="residual",
                                hidden=(16,), threads=1)
-    with pytest.raises(ef.ConfigError, match="patience needs held-out samples"):
-        flow.fit(x, patience=3, validation_fraction=0.0)
+    for wrong, text in (({"patience": 3, "validation_fraction": 0.0}, "patience needs held-out samples"),
+                        ({"validation_fraction": -0.1}, "expected 0 <= validation_fraction < 1, got -0.1"),
+                        ({"sample_weight": np.ones(600)}, "can't take sample_weight: it shuffles")):
+        with pytest.raises(ef.ConfigError, match=text):
+            flow.fit(x, **wrong)
     history = flow.fit(x, n_epochs=40, lr=3e-3, batch_size=100, patience=20, lr_annealing=True)
     assert len(history.training_loss) == len(history.validation_loss)
     samples, log_prob = flow.sample_and_log_prob(2000)
@@ -254,7 +261,7 @@ def test_pocomc_flow(pocomc, one_thread):
     torch.manual_seed(1)
     x = torch.randn(600, 2) * torch.tensor([0.5, 2.0])
     x[-50:] = x[:50]  # as of particles that did not move
-    flow = pocomc.Flow(2, couplings=4, hidden=(16,))
+    flow = pocomc.Flow(2, couplings=4, hidden=(16,), base="logistic")
     history = flow.fit(x, weights=torch.rand(600), validation_split=0.5, epochs=40, batch_size=100, patience=10,
                        learning_rate=3e-3, annealing=False)
     assert len(history["loss"]) == len(history["val_loss"])

@@ -118,7 +118,9 @@ struct Chain {
     return parts;
   }
 
-  /// Whether n samples are worth several threads: a gradient then takes about 0.1 ms on one.
+  /// Whether n samples are worth several threads. At the bound a gradient takes about 0.1 ms on one thread,
+  /// and a pass without a gradient a third of that. An activation takes the time of kProductsPerValue
+  /// products.
   bool worth_threads(int64_t n) const {
     constexpr int64_t kProducts = int64_t{1} << 21, kProductsPerValue = 50;
     return n * (layout->trainable_size() + kProductsPerValue * kept_values) >= kProducts;
@@ -171,7 +173,7 @@ struct Chain {
   ParamId context_std = -1;
   /// Most samples in a tile. 0: no tiles, because rows depend on each other or a sample is large.
   int64_t tile_rows = 0;
-  int64_t kept_values = 0;     ///< values of a sample that a gradient keeps
+  int64_t kept_values = 0;     ///< values that a gradient keeps of a sample, in whole cache lines
   int64_t largest_weight = 0;  ///< values in the largest trained parameter
 
  private:

@@ -123,6 +123,7 @@ class Reordered final : public Layer<T> {
     WorkspaceScope scope(ctx);
     View<T> buffer = reordered(ctx, scope, z);
     View<T> dbuffer = reordered(ctx, scope, dz);
+    // A layer that is given its real input reads it from there; else the input takes the output's place.
     View<T> input = params.input_known ? reordered(ctx, scope, x) : buffer;
     inner_->backward(ctx, params, buffer, dbuffer, dlogdet, input, dbuffer, kept);
     restore(ctx, input, x);

@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.clients.rows import each
+from evenflow.clients import rows
 from evenflow.errors import ConfigError, DataWarning
 from evenflow.extras import need
 from evenflow.models import CouplingFlow, load
 
-need("evenflow.clients.aspire", "aspire", "aspire-inference", "aspire")
+need("evenflow.clients.aspire", "aspire.flows.base", "aspire-inference", "aspire")
 import array_api_compat.numpy as numpy_api  # noqa: E402
 from aspire.flows.base import Flow  # noqa: E402
 from aspire.history import FlowHistory  # noqa: E402
 from aspire.transforms import BaseTransform, IdentityTransform  # noqa: E402
 from aspire.utils import load_from_h5_file, recursively_save_to_h5_file  # noqa: E402
+
+PER_ROW = {"valid", "label", "valid_label", "context", "valid_context", "sample_weight", "valid_sample_weight"}
+"""Arguments of Flow.fit."""
 
 
 class EvenflowFlow(Flow):
@@ -36,7 +39,8 @@ class EvenflowFlow(Flow):
         Of the model: "cpu" or "cuda", float32 or float64.
     data_transform : aspire.transforms.BaseTransform, optional
     **settings
-        Of `CouplingFlow`, over six spline couplings of 5 bins, nets of two layers of 32 and a Gaussian base.
+        Settings of `CouplingFlow`. The defaults are six spline couplings of 5 bins, nets of two layers of 32 and a
+        Gaussian base.
 
     Attributes
     ----------
@@ -49,7 +53,7 @@ class EvenflowFlow(Flow):
                  data_transform: BaseTransform | None = None, dtype: Any = None, **settings: Any):
         transform = IdentityTransform(self.xp) if data_transform is None else data_transform
         super().__init__(dims, device=str(device or "cpu"), data_transform=transform)
-        # Of numpy, torch or JAX.
+        # A dtype of numpy, torch or JAX.
         name = "float32" if dtype is None else getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
         given = {"couplings": 6, "bins": 5, "net": "mlp", "hidden": (32, 32), "base": "gaussian", **settings}
         self.flow: Any = CouplingFlow(dims, seed=seed, device=self.device, dtype=name, **given)
@@ -58,7 +62,14 @@ class EvenflowFlow(Flow):
     def fit(self, x: Any, n_epochs: int = 100, lr: float = 1e-3, batch_size: int = 500,
             validation_fraction: float = 0.2, clip_grad: float | None = None, lr_annealing: bool = False,
             patience: int | None = None, **options: Any) -> FlowHistory:
-        """Trains the present weights by maximum likelihood; options are those of `Flow.fit`."""
+        """Trains the present weights by maximum likelihood, on samples (N, D) in another order.
+
+        options: other arguments of `Flow.fit`. ConfigError for those with a value for each row.
+        """
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(f"[EvenflowFlow.fit] expected 0 <= validation_fraction < 1, got {validation_fraction!r}")
+        for name in PER_ROW & options.keys():
+            raise ConfigError(f"[EvenflowFlow.fit] can't take {name}: it shuffles and splits the samples alone")
         x = np.asarray(self.fit_data_transform(np.asarray(x, float)))
         x = x[self._rng.permutation(len(x))]
         held_out = int(validation_fraction * len(x))
@@ -66,22 +77,19 @@ class EvenflowFlow(Flow):
             raise ConfigError("[EvenflowFlow.fit] patience needs held-out samples, and validation_fraction="
                               f"{validation_fraction!r} of {len(x)} are none")
         given = {"optimizer": "adam", "warmup": 0, "average": 0.0, "clip": clip_grad or 0.0,
-                 "schedule": "cosine" if lr_annealing else "constant", **options}
+                 "schedule": "cosine" if lr_annealing else "constant", "seed": int(self._rng.integers(2**31)),
+                 **options}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # a sampler's points may be repeated
             history = self.flow.fit(x[held_out:], valid=x[:held_out] if held_out else None, epochs=n_epochs, lr=lr,
-                                    batch_size=batch_size, patience=patience,
-                                    seed=int(self._rng.integers(2**31)), **given)
+                                    batch_size=batch_size, patience=patience, **given)
         return FlowHistory(training_loss=[record["loss"] for record in history],
                            validation_loss=[record["valid_loss"] for record in history] if held_out else [])
 
     def log_prob(self, x: Any, xp: Any = numpy_api) -> Any:
         x_prime, scale = self.rescale(np.asarray(x, float))
-        z, logdet = each(self.flow.forward, np.asarray(x_prime))
-        log_prob = np.full(len(z), -np.inf)  # where the flow has no number
-        finite = np.isfinite(z).all(1)
-        log_prob[finite] = self.flow.base_log_prob(z[finite]) + logdet[finite] + np.asarray(scale)[finite]
-        return xp.asarray(log_prob)
+        log_prob = rows.log_prob(self.flow, np.asarray(x_prime))
+        return xp.asarray(np.where(np.isnan(log_prob), -np.inf, log_prob + np.asarray(scale)))
 
     def sample(self, n_samples: int, xp: Any = numpy_api) -> Any:
         return self.sample_and_log_prob(n_samples, xp)[0]
@@ -93,11 +101,11 @@ class EvenflowFlow(Flow):
 
     def forward(self, x: Any, xp: Any = numpy_api) -> tuple[Any, Any]:
         x_prime, scale = self.rescale(np.asarray(x, float))
-        z, logdet = each(self.flow.forward, np.asarray(x_prime))
+        z, logdet = rows.each(self.flow, "forward", np.asarray(x_prime))
         return xp.asarray(z), xp.asarray(logdet + np.asarray(scale))
 
     def inverse(self, z: Any, xp: Any = numpy_api) -> tuple[Any, Any]:
-        x, logdet = each(self.flow.inverse, np.asarray(z, float))
+        x, logdet = rows.each(self.flow, "inverse", np.asarray(z, float))
         x, scale = self.inverse_rescale(x)
         return xp.asarray(x), xp.asarray(logdet + np.asarray(scale))
 

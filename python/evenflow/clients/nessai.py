@@ -20,7 +20,7 @@ from evenflow.extras import need
 from evenflow.models import CouplingFlow, load
 from evenflow.optim import SGD, Adam, AdamW, Optimizer, Schedule
 
-need("evenflow.clients.nessai", "nessai", "nessai", "nessai")
+need("evenflow.clients.nessai", "nessai.proposal.flowproposal", "nessai", "nessai")
 import torch  # noqa: E402  # nessai's own
 from nessai.flowmodel import FlowModel  # noqa: E402
 from nessai.plot import plot_loss  # noqa: E402
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What CouplingFlow takes for a flow_config of nessai's, whose defaults differ between its classes.
+    """CouplingFlow's arguments for a flow_config of nessai's. The defaults are those of nessai's class of that `ftype`.
 
-    ConfigError for what evenflow has not; `dtype` and `threads` are evenflow's own.
+    `dtype` and `threads` are evenflow's own. ConfigError for a setting that evenflow doesn't have.
     """
     config = {name: value for name, value in config.items() if value is not None or name == "linear_transform"}
     kind = str(config.pop("ftype", "RealNVP")).lower()
@@ -252,11 +252,11 @@ class EvenflowModel(FlowModel):
 
     def forward_and_log_prob(self, x: np.ndarray,
                              conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        z, logdet = each(self.model.flow.forward, x, context=conditional)
+        z, logdet = each(self.model.flow, "forward", x, conditional)
         return z, self._base(z) + logdet
 
     def inverse(self, z: np.ndarray, conditional: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        return each(self.model.flow.inverse, z, context=conditional)
+        return each(self.model.flow, "inverse", z, conditional)
 
     def log_prob(self, x: np.ndarray, conditional: np.ndarray | None = None) -> np.ndarray:
         return self.forward_and_log_prob(x, conditional)[1]
@@ -305,7 +305,7 @@ class Part:
             yield self.x[rows], weights, None if self.context is None else self.context[rows]
 
     def loss(self, flow: CouplingFlow) -> float:
-        """Infinite where a row has no density, as of torch's flows; NaN if all weights are 0."""
+        """Infinity if a row has no density, as torch's flows give; NaN if all weights are 0."""
         if self.weights is not None and not self.weights.any():
             return np.nan
         try:

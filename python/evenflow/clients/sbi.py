@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from evenflow.extras import need
 from evenflow.models import CouplingFlow
 from evenflow.optim import Adam
 
-need("evenflow.clients.sbi", "sbi", "sbi", "sbi")
+need("evenflow.clients.sbi", "sbi.inference.trainers.nle.nle_base", "sbi", "sbi")
 import torch  # noqa: E402
 from sbi.inference.trainers.nle.nle_base import LikelihoodEstimatorTrainer  # noqa: E402
 from sbi.inference.trainers.npe.npe_base import PosteriorEstimatorTrainer  # noqa: E402
@@ -43,8 +44,9 @@ def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: 
     likelihood : bool
         For NLE: the density of simulations given parameters, rather than of parameters given simulations.
     **settings
-        Of `CouplingFlow`, over those of sbi's "nsf": 5 spline couplings of 10 bins in [-3, 3], residual nets of two
-        blocks of width 50, a Gaussian base. Inputs and contexts are standardised. `seed`: drawn from torch's generator.
+        Settings of `CouplingFlow`. The defaults are those of sbi's "nsf": 5 spline couplings of 10 bins in [-3, 3],
+        residual nets of two blocks of width 50, a Gaussian base. Inputs and contexts are standardised. `seed` is drawn
+        from torch's generator.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def density_estimator(embedding_net: torch.nn.Module | None = None, likelihood: 
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
-    return x.reshape(len(x), -1)
+    return x.flatten(1)
 
 
 class Estimator(ConditionalDensityEstimator):
@@ -92,15 +94,16 @@ class Estimator(ConditionalDensityEstimator):
         return self._embedding_net
 
     def _context(self, condition: torch.Tensor) -> torch.Tensor:
-        """(n, C) of conditions (n, *condition_shape)."""
+        """(n, C) of conditions (..., *condition_shape)."""
         self._check_condition_shape(condition)
-        return _flat(self._embedding_net(condition.reshape(-1, *self.condition_shape)))
+        n = condition.shape[:condition.dim() - len(self.condition_shape)].numel()
+        return _flat(self._embedding_net(condition.reshape(n, *self.condition_shape)))
 
     def log_prob(self, input: torch.Tensor, condition: torch.Tensor, **_: Any) -> torch.Tensor:
         self._check_input_shape(input)
-        input, condition, batch = self._broadcast_and_align(input, condition)
-        log_prob = self.net.log_prob(input.reshape(-1, self.flow.dims), context=self._context(condition))
-        return log_prob.reshape(-1, batch).to(input.dtype)  # type: ignore[no-any-return]
+        input, condition, _ = self._broadcast_and_align(input, condition)
+        log_prob = self.net.log_prob(_flat(input.flatten(0, 1)), context=self._context(condition))
+        return log_prob.reshape(input.shape[:2]).to(input.dtype)  # type: ignore[no-any-return]
 
     def loss(self, input: torch.Tensor, condition: torch.Tensor, **_: Any) -> torch.Tensor:
         if not torch.is_grad_enabled():
@@ -146,6 +149,9 @@ def train(trainer: Any, **options: Any) -> Estimator:
     ConfigError
         The trainer is neither, or `likelihood` of its density_estimator does not fit it.
     """
+    if not hasattr(trainer, "_train_epoch"):
+        raise ConfigError(f"[sbi.train] expected a trainer of sbi 0.27 with a method _train_epoch, got "
+                          f"{type(trainer).__name__} of sbi {version('sbi')}; call trainer.train")
     likelihood = isinstance(trainer, LikelihoodEstimatorTrainer)
     if not (likelihood or isinstance(trainer, PosteriorEstimatorTrainer)):
         raise ConfigError(f"[sbi.train] expected a trainer of NPE or NLE, got {type(trainer).__name__}")
@@ -170,7 +176,7 @@ class _Steps:
     """Epochs of a trainer in numpy. The torch optimiser that sbi makes as well is not used."""
 
     def __init__(self, likelihood: bool, options: dict[str, Any]):
-        self._likelihood, self._lr = likelihood, options.get("learning_rate", 5e-4)
+        self._likelihood = likelihood
         self._forced = bool(options.get("force_first_round_loss"))
         self._resumed = bool(options.get("resume_training"))
         self.optimizer: Adam | None = None
@@ -195,7 +201,7 @@ class _Steps:
     def _adam(self, trainer: Any, flow: CouplingFlow) -> Adam:
         """A new one, or, to go on with, as the last call of `train` left it."""
         if self.optimizer is None:
-            self.optimizer = Adam(flow, lr=self._lr)
+            self.optimizer = Adam(flow, lr=trainer.optimizer.param_groups[0]["lr"])
             if self._resumed and hasattr(trainer, "_evenflow_adam"):
                 self.optimizer.load_state_dict(trainer._evenflow_adam)
         return self.optimizer

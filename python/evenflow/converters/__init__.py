@@ -70,6 +70,8 @@ def convert(module: Any, *, dtype: str | None = None) -> Flow:
             module = inner
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(f"[convert] expected a torch module, got {type(module).__name__}; give the flow in it")
+    if isinstance(getattr(module, "flow", None), Flow):
+        raise ConfigError("[convert] expected a flow of another library, got evenflow's own: take the attribute flow")
     kinds = [str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.is_floating_point()]
     own = "float64" if kinds and kinds[0] == "float64" else "float32"
     dtype = choice("convert", "dtype", own if dtype is None else dtype, ("float32", "float64"))
