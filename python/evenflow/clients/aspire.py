@@ -24,7 +24,7 @@ from aspire.transforms import BaseTransform, IdentityTransform  # noqa: E402
 from aspire.utils import load_from_h5_file, recursively_save_to_h5_file  # noqa: E402
 
 PER_ROW = {"valid", "label", "valid_label", "context", "valid_context", "sample_weight", "valid_sample_weight"}
-"""Arguments of Flow.fit."""
+"""Arguments of Flow.fit with a value for each row, and the rows to validate on."""
 
 
 class EvenflowFlow(Flow):
