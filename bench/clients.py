@@ -27,6 +27,7 @@ WORKS = {name: tuple(name.split("-", 1)) for name in (
     "aspire-rosenbrock4", "aspire-rosenbrock8", "sbi-two_moons", "sbi-gaussian_linear", "sbi-slcp")}
 ENGINES = "host", "evenflow"
 SIMULATIONS, HELD_OUT = 10_000, 5_000
+OBSERVATIONS, REFERENCE = 10, 1000  # of the classifier two-sample test
 
 
 # Problems of the samplers
@@ -162,41 +163,113 @@ def run_aspire(name: str, engine: str, seed: int, threads: int) -> dict:
             "error": float(found.log_evidence_error), "truth": of.log_evidence(), "efficiency": float(found.efficiency)}
 
 
-def two_moons(theta):
-    import torch
-    angle, radius = math.pi * (torch.rand(len(theta)) - 0.5), 0.1 + 0.01 * torch.randn(len(theta))
-    moon = torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], 1)
-    return moon + torch.stack([-theta.sum(1).abs(), theta[:, 1] - theta[:, 0]], 1) / math.sqrt(2)
+# Tasks of sbi: a prior, a simulator, and draws of the exact posterior of one observation
 
 
-def gaussian_linear(theta):
-    import torch
-    return theta + math.sqrt(0.1) * torch.randn_like(theta)
+class TwoMoons:
+    """The posterior has two crescents."""
+
+    def prior(self):
+        import torch
+        from sbi.utils import BoxUniform
+        return BoxUniform(-torch.ones(2), torch.ones(2))
+
+    def moon(self, n: int):
+        import torch
+        angle, radius = math.pi * (torch.rand(n) - 0.5), 0.1 + 0.01 * torch.randn(n)
+        return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], 1)
+
+    def simulate(self, theta):
+        import torch
+        shift = torch.stack([-theta.sum(1).abs(), theta[:, 1] - theta[:, 0]], 1)
+        return self.moon(len(theta)) + shift / math.sqrt(2)
+
+    def posterior(self, x, n: int):
+        """Invert the shift of random moons, and keep parameters inside the prior's box."""
+        import torch
+        found = torch.empty(0, 2)
+        while len(found) < n:
+            shift = math.sqrt(2) * (x - self.moon(4 * n))
+            total = shift[:, 0] * (2 * torch.randint(2, (len(shift),)) - 1)
+            theta = torch.stack([total - shift[:, 1], total + shift[:, 1]], 1) / 2
+            found = torch.cat([found, theta[(shift[:, 0] <= 0) & (theta.abs() <= 1).all(1)]])
+        return found[:n]
 
 
-def slcp(theta):
+class GaussianLinear:
+    """Ten parameters, each seen with the noise of its own prior."""
+
+    def prior(self):
+        import torch
+        return torch.distributions.MultivariateNormal(torch.zeros(10), 0.1 * torch.eye(10))
+
+    def simulate(self, theta):
+        import torch
+        return theta + math.sqrt(0.1) * torch.randn_like(theta)
+
+    def posterior(self, x, n: int):
+        import torch
+        return x / 2 + math.sqrt(0.05) * torch.randn(n, 10)
+
+
+class Slcp:
     """Four points of a Gaussian whose moments are functions of five parameters."""
-    import torch
-    noise = torch.randn(len(theta), 4, 2)
-    scale, correlation = theta[:, 2:4, None]**2, theta[:, 4:].tanh()
-    second = correlation * noise[..., 0] + (1 - correlation**2).sqrt() * noise[..., 1]
-    points = torch.stack([noise[..., 0], second], 1) * scale + theta[:, :2, None]
-    return points.transpose(1, 2).reshape(len(theta), 8)
+
+    def prior(self):
+        import torch
+        from sbi.utils import BoxUniform
+        return BoxUniform(-3 * torch.ones(5), 3 * torch.ones(5))
+
+    def factor(self, spread):
+        """Cholesky factor of the points' covariance: theta[:, 2:] (N, 3) -> (N, 2, 2)."""
+        import torch
+        scale, correlation = spread[:, :2]**2, spread[:, 2].tanh()
+        second = torch.stack([correlation, (1 - correlation**2).sqrt()], 1) * scale[:, 1:]
+        first = torch.stack([scale[:, 0], torch.zeros(len(spread))], 1)
+        return torch.stack([first, second], 1)
+
+    def simulate(self, theta):
+        import torch
+        noise = torch.randn(len(theta), 4, 2)
+        return (noise @ self.factor(theta[:, 2:]).mT + theta[:, None, :2]).reshape(len(theta), 8)
+
+    def posterior(self, x, n: int):
+        """Weight spreads drawn from the prior by their likelihood, with the mean integrated out; then draw the mean.
+
+        Given the spread, the mean is normal about the points' mean, with a quarter of their covariance. Means outside
+        the prior's box have no weight.
+        """
+        import torch
+        points = x.reshape(4, 2)
+        theta, log_weight, weight = torch.empty(0, 5), torch.empty(0), torch.zeros(1)
+        while weight.sum()**2 < 2 * n * weight.square().sum() or not len(theta):  # effective draws
+            spread = 3 * (2 * torch.rand(1_000_000, 3) - 1)
+            factor = self.factor(spread)
+            mean = points.mean(0) + (factor @ torch.randn(len(spread), 2, 1))[..., 0] / 2
+            centred = (points - points.mean(0)).T.expand(len(spread), 2, 4)
+            whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
+            likelihood = -3 * factor.diagonal(dim1=1, dim2=2).log().sum(1) - whitened.square().sum((1, 2)) / 2
+            kept = likelihood.isfinite() & (mean.abs() <= 3).all(1)
+            theta = torch.cat([theta, torch.cat([mean, spread], 1)[kept]])
+            log_weight = torch.cat([log_weight, likelihood[kept]])
+            weight = (log_weight - log_weight.max()).exp()
+        return theta[torch.multinomial(weight, n, replacement=True)]
+
+
+TASKS = {"two_moons": TwoMoons(), "gaussian_linear": GaussianLinear(), "slcp": Slcp()}
 
 
 def run_sbi(name: str, engine: str, seed: int, threads: int) -> dict:
     import torch
     from sbi.diagnostics import check_sbc, run_sbc
     from sbi.inference import NPE
-    from sbi.utils import BoxUniform
+    from sbi.utils.metrics import c2st
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    normal = torch.distributions.MultivariateNormal(torch.zeros(10), 0.1 * torch.eye(10))
-    prior, simulate = {"two_moons": (BoxUniform(-torch.ones(2), torch.ones(2)), two_moons),
-                       "gaussian_linear": (normal, gaussian_linear),
-                       "slcp": (BoxUniform(-3 * torch.ones(5), 3 * torch.ones(5)), slcp)}[name]
+    task = TASKS[name]
+    prior = task.prior()
     theta, held_out = prior.sample((SIMULATIONS,)), prior.sample((HELD_OUT,))
-    x, held_out_x = simulate(theta), simulate(held_out)
+    x, held_out_x = task.simulate(theta), task.simulate(held_out)
     begun = time.perf_counter()
     if engine == "evenflow":
         from evenflow.clients import sbi
@@ -212,9 +285,13 @@ def run_sbi(name: str, engine: str, seed: int, threads: int) -> dict:
     ranks, daps = run_sbc(held_out[tested], held_out_x[tested], posterior, num_posterior_samples=200,
                           show_progress_bar=False, use_batched_sampling=False)
     checks = check_sbc(ranks, held_out[tested], daps, num_posterior_samples=200)
+    accuracies = []
+    for one in held_out_x[:OBSERVATIONS]:
+        drawn = posterior.sample((REFERENCE,), x=one, show_progress_bars=False)
+        accuracies.append(float(c2st(task.posterior(one, REFERENCE), drawn, classifier="mlp")))
     return {"wall": wall, "epochs": trainer.summary["epochs_trained"][-1], "log_prob": float(log_prob.mean()),
             "parameters": sum(p.numel() for p in estimator.parameters()),
-            "least_p_value_of_ranks": float(checks["ks_pvals"].min())}
+            "least_p_value_of_ranks": float(checks["ks_pvals"].min()), "c2st": statistics.mean(accuracies)}
 
 
 RUNS = {"nessai": run_nessai, "pocomc": run_pocomc, "aspire": run_aspire, "sbi": run_sbi}
@@ -277,9 +354,9 @@ def show(runs: list[dict]) -> None:
         walls = [statistics.median(pair[i]["wall"] for pair in pairs) for i in (0, 1)]
         ratio = statistics.median(host["wall"] / ours["wall"] for host, ours in pairs)
         print(f"\n{work}, {len(both)} runs: host {walls[0]:.1f} s, evenflow {walls[1]:.1f} s, ratio {ratio:.1f}")
-        quantities = [what for what in ("efficiency", "log_prob", "least_p_value_of_ranks") if what in pairs[0][0]]
-        for what in quantities:
-            compare(what, [[r[what] for r in side] for side in zip(*pairs)])
+        for what in "efficiency", "log_prob", "least_p_value_of_ranks", "c2st":
+            if what in pairs[0][0]:
+                compare(what, [[r[what] for r in side] for side in zip(*pairs)])
         if "mean" in pairs[0][0]:
             of, rng = problem(WORKS[work][1]), np.random.default_rng(0)
             x = np.concatenate([of.draws(2000, rng) for _ in range(10)])
