@@ -27,7 +27,7 @@ WORKS = {name: tuple(name.split("-", 1)) for name in (
     "aspire-rosenbrock4", "aspire-rosenbrock8", "sbi-two_moons", "sbi-gaussian_linear", "sbi-slcp")}
 ENGINES = "host", "evenflow"
 SIMULATIONS, HELD_OUT = 10_000, 5_000
-OBSERVATIONS, REFERENCE = 10, 1000  # of the classifier two-sample test
+OBSERVATIONS, REFERENCE = 5, 1000  # of the classifier two-sample test
 
 
 # Problems of the samplers

@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("columns within bounds: a value on or outside of one is named
   fails(1, T(1), "[log_prob] expected values between 0 and 1 for column 1, got 1 for sample 5");
   fails(1, T(0), "[log_prob] expected values between 0 and 1 for column 1, got 0 for sample 5");
   fails(2, T(-1.5), "[log_prob] expected values above -1.5 for column 2, got -1.5 for sample 5");
-  fails(3, T(2e6), "[log_prob] expected values below 1e+06 for column 3, got 2e+06 for sample 5");
+  fails(3, T(2e6), "[log_prob] expected values below 1000000 for column 3, got 2000000 for sample 5");
   std::vector<T> z(8), dx(8);
   std::vector<double> logdet(2);
   const std::vector<T> bad = with(1, T(2));

@@ -1,13 +1,15 @@
 #include <doctest/doctest.h>
 
+#include <clocale>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <limits>
-#include <locale>
+#include <random>
 #include <thread>
 
+#include "core/numbers.hpp"
 #include "embedded.hpp"
 #include "evenflow/evenflow.h"
 
@@ -686,17 +688,11 @@ TEST_CASE("errors of files begin with the call") {
 }
 
 TEST_CASE("texts are the same in every locale") {
-  struct Dots : std::numpunct<char> {
-    char do_decimal_point() const override { return ','; }
-    char do_thousands_sep() const override { return '.'; }
-    std::string do_grouping() const override { return "\3"; }
-  };
-  struct Global {
-    explicit Global(const std::locale& locale) : before(std::locale::global(locale)) {}
-    ~Global() { std::locale::global(before); }
-    std::locale before;
-  };
-  const Global dots(std::locale(std::locale::classic(), new Dots));
+  struct Comma {
+    ~Comma() { std::setlocale(LC_ALL, "C"); }
+    bool set = std::setlocale(LC_ALL, "de_DE.UTF-8") != nullptr;
+  } comma;
+  if (!comma.set) MESSAGE("this system has no German locale: tried with the usual one alone");
   CHECK_THROWS_WITH_AS(Context("cpu", 1025), "[context] expected threads in 0 ... 1024, got 1025",
                        ConfigError);
   CHECK(text_of(1234567, ' ', 1.5) == "1234567 1.5");
@@ -704,6 +700,27 @@ TEST_CASE("texts are the same in every locale") {
   const std::string text = to_json(config);
   CHECK(text.find("\"class_weight\": 0.1, \"bits\": 5, \"seed\": 1234567,") != std::string::npos);
   CHECK(to_json(parse_config(text)) == text);
+}
+
+TEST_CASE("numbers as texts read as the same numbers") {
+  CHECK(exact_text(0.1) == "0.1");
+  CHECK(exact_text(0.1f) == "0.1");
+  CHECK(exact_text(-100000.0) == "-100000");
+  CHECK(exact_text(1e16) == "1e+16");
+  CHECK(exact_text(0.0001) == "0.0001");
+  CHECK(exact_text(0.00001) == "1e-05");
+  CHECK(exact_text(1 / 3.0) == "0.3333333333333333");
+  CHECK(rounded_text(-std::numeric_limits<double>::quiet_NaN()) == "nan");
+  CHECK(rounded_text(1 / 3.0) == "0.333333");
+  std::mt19937_64 random(3);
+  for (int i = 0; i < 10000; ++i) {
+    const uint64_t bits = random();
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    if (std::isfinite(value)) CHECK(number_of(exact_text(value)) == value);
+    const float narrow = static_cast<float>(std::ldexp(static_cast<double>(bits >> 11), -70));
+    CHECK(static_cast<float>(number_of(exact_text(narrow))) == narrow);
+  }
 }
 
 TEST_CASE("a context refuses more threads than a process can have") {

@@ -1,11 +1,11 @@
 #include "io/json.hpp"
 
 #include <charconv>
-#include <locale>
+#include <cmath>
 #include <set>
-#include <sstream>
 #include <system_error>
 
+#include "core/numbers.hpp"
 #include "evenflow/error.hpp"
 
 namespace evenflow::json {
@@ -227,11 +227,8 @@ class Parser {
       uint64_t large = 0;
       if (*first != '-' && std::from_chars(first, last, large).ec == std::errc()) return {large};
     }
-    // Use a stream with the classic locale, because strtod follows the program's locale.
-    std::istringstream stream{std::string(text)};
-    stream.imbue(std::locale::classic());
-    double real = 0;
-    if (!(stream >> real)) reject(start, "a finite number", shown(text));
+    const double real = number_of(std::string(text));
+    if (!std::isfinite(real)) reject(start, "a finite number", shown(text));
     return {real};
   }
 

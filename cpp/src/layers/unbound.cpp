@@ -1,9 +1,8 @@
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 
+#include "core/numbers.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
@@ -13,20 +12,13 @@ namespace {
 
 constexpr const char* kWhere = "bounds";
 
-/// Formats a value with enough digits to identify it, because a bound may differ in the last one.
-template <class U>
-std::string shown(U value) {
-  std::array<char, 32> text;
-  return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr);
-}
-
 /// ConfigError if T cannot represent the bounds of column c, or no number between them.
 template <class T>
 void check_bounds(const Bounds& bounds, int64_t c) {
   const char* dtype = std::is_same<T, float>::value ? "float32" : "float64";
   if (!(bounds.low < bounds.high)) {
-    fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", shown(bounds.low), " and ",
-                      shown(bounds.high), " for column ", c);
+    fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", exact_text(bounds.low),
+                      " and ", exact_text(bounds.high), " for column ", c);
   }
   const T low = static_cast<T>(bounds.low), high = static_cast<T>(bounds.high);
   const bool has_low = std::isfinite(bounds.low), has_high = std::isfinite(bounds.high);
@@ -34,7 +26,7 @@ void check_bounds(const Bounds& bounds, int64_t c) {
                     std::isfinite(high - low) == (has_low && has_high);
   if (!held || !(std::nextafter(low, high) < high)) {
     fail<ConfigError>(kWhere, "expected bounds that ", dtype, held ? " holds numbers between" : " holds",
-                      ", got ", shown(bounds.low), " and ", shown(bounds.high), " for column ", c);
+                      ", got ", exact_text(bounds.low), " and ", exact_text(bounds.high), " for column ", c);
   }
 }
 
@@ -85,11 +77,11 @@ class Unbound final : public Layer<T> {
       const bool has_low = std::isfinite(of.low), has_high = std::isfinite(of.high);
       if ((!has_low || values[i] > of.low) && (!has_high || values[i] < of.high)) continue;
       const std::string ends = has_low && has_high
-                                   ? text_of("between ", shown(of.low), " and ", shown(of.high))
-                               : has_low ? text_of("above ", shown(of.low))
-                                         : text_of("below ", shown(of.high));
+                                   ? text_of("between ", exact_text(of.low), " and ", exact_text(of.high))
+                               : has_low ? text_of("above ", exact_text(of.low))
+                                         : text_of("below ", exact_text(of.high));
       fail<NumericError>(call, "expected values ", ends, " for column ", i % columns, ", got ",
-                         shown(values[i]), " for sample ", ctx.first_row() + i / x.shape.per_sample());
+                         exact_text(values[i]), " for sample ", ctx.first_row() + i / x.shape.per_sample());
     }
   }
 

@@ -1,13 +1,12 @@
 #include "evenflow/config.hpp"
 
-#include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
 #include <string_view>
 
+#include "core/numbers.hpp"
 #include "evenflow/error.hpp"
 #include "io/json.hpp"
 #include "models/settings.hpp"
@@ -182,16 +181,10 @@ std::string json_of(int64_t value) {
 std::string json_of(uint64_t value) {
   return std::to_string(value);
 }
-/// The shortest text that parses to the same number: 0.0, 100000.0, 1e+16, 1e-05.
+/// With a point or an exponent, since a text without either is an integer.
 std::string json_of(double value) {
-  std::array<char, 32> text;
-  const auto written = [&](std::chars_format format) {
-    return std::string(text.data(), std::to_chars(text.data(), text.data() + text.size(), value, format).ptr);
-  };
-  const double size = std::abs(value);
-  if (size != 0 && (size < 1e-4 || size >= 1e16)) return written(std::chars_format::scientific);
-  const std::string plain = written(std::chars_format::fixed);
-  return plain.find('.') == plain.npos ? plain + ".0" : plain;
+  const std::string text = exact_text(value);
+  return text.find_first_of(".e") == text.npos ? text + ".0" : text;
 }
 std::string json_of(const std::string& value) {
   return json::quote(value, kWhere, "the configuration");
