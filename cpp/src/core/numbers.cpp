@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <clocale>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,11 +19,19 @@ void replace(std::string& text, const std::string& from, const std::string& to) 
   if (at != text.npos) text.replace(at, from.size(), to);
 }
 
+/// What stands between the digits of 0.5. localeconv() would say it too, but threads may not call it at the
+/// same time.
+std::string decimal_point() {
+  std::array<char, 16> text;
+  const int size = std::snprintf(text.data(), text.size(), "%.1f", 0.5);
+  return std::string(text.data() + 1, static_cast<size_t>(size - 2));
+}
+
 std::string printed(const char* format, int precision, double value) {
   std::array<char, 64> text;
   std::snprintf(text.data(), text.size(), format, precision, value);
   std::string found = text.data();
-  replace(found, std::localeconv()->decimal_point, ".");
+  replace(found, decimal_point(), ".");
   return found;
 }
 
@@ -57,7 +64,7 @@ std::string exact_text(double value) {
 }
 
 double number_of(std::string text) {
-  replace(text, ".", std::localeconv()->decimal_point);
+  replace(text, ".", decimal_point());
   return std::strtod(text.c_str(), nullptr);
 }
 
