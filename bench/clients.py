@@ -252,6 +252,8 @@ class Slcp:
             kept = likelihood.isfinite() & (mean.abs() <= 3).all(1)
             theta = torch.cat([theta, torch.cat([mean, spread], 1)[kept]])
             log_weight = torch.cat([log_weight, likelihood[kept]])
+            heavy = log_weight > log_weight.max() - 20  # the others never count
+            theta, log_weight = theta[heavy], log_weight[heavy]
             weight = (log_weight - log_weight.max()).exp()
         return theta[torch.multinomial(weight, n, replacement=True)]
 
