@@ -234,28 +234,25 @@ class Slcp:
         return (noise @ self.factor(theta[:, 2:]).mT + theta[:, None, :2]).reshape(len(theta), 8)
 
     def posterior(self, x, n: int):
-        """Weight spreads drawn from the prior by their likelihood, with the mean integrated out; then draw the mean.
+        """Accept spreads from the prior by their likelihood, with the mean integrated out; the mean is then normal.
 
-        Given the spread, the mean is normal about the points' mean, with a quarter of their covariance. Means outside
-        the prior's box have no weight.
+        It lies about the points' mean, with a quarter of their covariance, and within the prior's box.
         """
         import torch
-        points = x.reshape(4, 2)
-        theta, log_weight, weight = torch.empty(0, 5), torch.empty(0), torch.zeros(1)
-        while weight.sum()**2 < 2 * n * weight.square().sum() or not len(theta):  # effective draws
+        points, found, highest = x.reshape(4, 2), torch.empty(0, 5), torch.tensor(-math.inf)
+        centred = (points - points.mean(0)).T
+        while len(found) < n:
             spread = 3 * (2 * torch.rand(1_000_000, 3) - 1)
             factor = self.factor(spread)
             mean = points.mean(0) + (factor @ torch.randn(len(spread), 2, 1))[..., 0] / 2
-            centred = (points - points.mean(0)).T.expand(len(spread), 2, 4)
-            whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
+            whitened = torch.linalg.solve_triangular(factor, centred.expand(len(spread), 2, 4), upper=False)
             likelihood = -3 * factor.diagonal(dim1=1, dim2=2).log().sum(1) - whitened.square().sum((1, 2)) / 2
             kept = likelihood.isfinite() & (mean.abs() <= 3).all(1)
-            theta = torch.cat([theta, torch.cat([mean, spread], 1)[kept]])
-            log_weight = torch.cat([log_weight, likelihood[kept]])
-            heavy = log_weight > log_weight.max() - 20  # the others never count
-            theta, log_weight = theta[heavy], log_weight[heavy]
-            weight = (log_weight - log_weight.max()).exp()
-        return theta[torch.multinomial(weight, n, replacement=True)]
+            theta, likelihood = torch.cat([mean, spread], 1)[kept], likelihood[kept]
+            before, highest = highest, torch.cat([highest[None], likelihood]).max()
+            found = found[torch.rand(len(found)).log() < before - highest]  # as if this maximum had been known
+            found = torch.cat([found, theta[torch.rand(len(theta)).log() < likelihood - highest]])
+        return found[:n]
 
 
 TASKS = {"two_moons": TwoMoons(), "gaussian_linear": GaussianLinear(), "slcp": Slcp()}
@@ -272,6 +269,8 @@ def run_sbi(name: str, engine: str, seed: int, threads: int) -> dict:
     prior = task.prior()
     theta, held_out = prior.sample((SIMULATIONS,)), prior.sample((HELD_OUT,))
     x, held_out_x = task.simulate(theta), task.simulate(held_out)
+    exact = [task.posterior(one, REFERENCE) for one in held_out_x[:OBSERVATIONS]]
+    torch.manual_seed(seed)
     begun = time.perf_counter()
     if engine == "evenflow":
         from evenflow.clients import sbi
@@ -288,9 +287,9 @@ def run_sbi(name: str, engine: str, seed: int, threads: int) -> dict:
                           show_progress_bar=False, use_batched_sampling=False)
     checks = check_sbc(ranks, held_out[tested], daps, num_posterior_samples=200)
     accuracies = []
-    for one in held_out_x[:OBSERVATIONS]:
+    for one, draws in zip(held_out_x, exact):
         drawn = posterior.sample((REFERENCE,), x=one, show_progress_bars=False)
-        accuracies.append(float(c2st(task.posterior(one, REFERENCE), drawn, classifier="mlp")))
+        accuracies.append(float(c2st(draws, drawn, classifier="mlp")))
     return {"wall": wall, "epochs": trainer.summary["epochs_trained"][-1], "log_prob": float(log_prob.mean()),
             "parameters": sum(p.numel() for p in estimator.parameters()),
             "least_p_value_of_ranks": float(checks["ks_pvals"].min()), "c2st": statistics.mean(accuracies)}
