@@ -40,8 +40,7 @@ function(add_cuda_backend name architectures runtime)
   add_library(${name} SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/stacks_f32.cu
               cpp/src/kernels/cuda/stacks_bf16.cu cpp/src/kernels/cuda/kernels_f64.cu
               cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
-              cpp/src/core/error.cpp cpp/src/core/memory.cpp cpp/src/core/numbers.cpp cpp/src/core/workspace.cpp
-              ${ARGN})
+              ${backend_core} ${ARGN})
   target_link_libraries(${name} PRIVATE ${CMAKE_DL_LIBS})
   target_include_directories(${name} PRIVATE cpp/include cpp/src)
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 17

@@ -10,14 +10,14 @@ endif()
 add_library(evenflow_shared SHARED $<TARGET_OBJECTS:evenflow_objects>)
 set_target_properties(evenflow_shared PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME shared VERSION ${PROJECT_VERSION}
                       SOVERSION ${abi})
-target_link_libraries(evenflow_shared PRIVATE OpenMP::OpenMP_CXX ${CMAKE_DL_LIBS})
+target_link_libraries(evenflow_shared PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
 if(NOT APPLE)
   # Versioned symbols that bind within the library: two versions can live in one process.
   configure_file(cmake/evenflow.map.in evenflow.map @ONLY)
   target_link_options(evenflow_shared PRIVATE -Wl,-Bsymbolic -Wl,--gc-sections
                       -Wl,--version-script=${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
   set_property(TARGET evenflow_shared PROPERTY LINK_DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/evenflow.map)
-  # OpenMP's threads outlive a call, in code that dlclose would unmap.
+  # Threads outlive a call, in code that dlclose would unmap.
   include(CheckLinkerFlag)
   check_linker_flag(CXX -Wl,-z,nodelete EVENFLOW_NODELETE)
   if(EVENFLOW_NODELETE)
@@ -30,7 +30,7 @@ set_target_properties(evenflow_archive PROPERTIES OUTPUT_NAME evenflow EXPORT_NA
 if(CMAKE_STRIP AND CMAKE_BUILD_TYPE STREQUAL "Release")  # of local names, a part of the wheel's size
   add_custom_command(TARGET evenflow_archive POST_BUILD COMMAND ${CMAKE_STRIP} --strip-unneeded $<TARGET_FILE:evenflow_archive>)
 endif()
-target_link_libraries(evenflow_archive INTERFACE ${OpenMP_CXX_LIB_NAMES} ${CMAKE_DL_LIBS})
+target_link_libraries(evenflow_archive INTERFACE ${CMAKE_THREAD_LIBS_INIT} ${CMAKE_DL_LIBS})
 if(NOT APPLE)
   # A shared object that holds a copy of the library does not offer it to others.
   target_link_options(evenflow_archive INTERFACE -Wl,--gc-sections -Wl,--exclude-libs,libevenflow.a)
@@ -74,7 +74,7 @@ install(EXPORT static NAMESPACE evenflow:: FILE evenflow-static.cmake DESTINATIO
 if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
   file(RELATIVE_PATH include ${CMAKE_INSTALL_FULL_LIBDIR} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
   # What evenflow::static links to, and C++'s runtime for the linker of C.
-  set(private ${OpenMP_CXX_LIB_NAMES} ${CMAKE_DL_LIBS} ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+  set(private ${CMAKE_THREAD_LIBS_INIT} ${CMAKE_DL_LIBS} ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
   list(FILTER private INCLUDE REGEX "^[A-Za-z+0-9]+$")  # without the compiler's own, and those with a path
   list(REMOVE_DUPLICATES private)
   list(REMOVE_ITEM private gcc c)

@@ -11,7 +11,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from evenflow import _openmp  # first: it decides how the core is loaded  # noqa: F401
 from evenflow import errors
 from evenflow._core import DeviceArray, matmul_precision
 from evenflow._core import version as __version__

@@ -22,7 +22,7 @@ from evenflow.names import hinted
 
 DEVICES = ("cpu", "cuda")
 MOST_THREADS = 1024
-"""OpenMP ends the process if the system refuses it a thread."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -131,7 +131,7 @@ class Glow(Flow):
     device : str
         "cpu" or "cuda".
     threads : int
-        0: as many as OpenMP would take.
+        0: `OMP_NUM_THREADS`, or all processors that the process may use.
 
     Raises
     ------
@@ -357,7 +357,7 @@ def load(path: str | os.PathLike[str] | bytes | IO[bytes], *, device: str = "cpu
     device : str
         Where to compute, "cpu" or "cuda".
     threads : int
-        0: as many as OpenMP would take.
+        0: `OMP_NUM_THREADS`, or all processors that the process may use.
 
     Raises
     ------

@@ -65,7 +65,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     device : str
         "cpu" or "cuda". An estimator that was unpickled computes on the CPU.
     threads : int
-        0: as many as OpenMP would take.
+        0: `OMP_NUM_THREADS`, or all processors that the process may use.
     random_state : int, RandomState or None
         For initialisation, split and order. None: another one at every fit.
     verbose : bool

@@ -14,6 +14,7 @@
 #include <random>
 
 #include "core/memory.hpp"
+#include "core/processors.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/io.hpp"
 #include "io/crc32.hpp"
@@ -548,13 +549,38 @@ TEST_CASE("safetensors: temporary files of others are left alone") {
   CHECK(folder.count() == 4);
 }
 
+/// A folder in the place of /proc and /sys.
+struct FakeRoot : TemporaryFolder {
+  void write(const std::string& name, const std::string& text) const {
+    fs::create_directories(fs::path(file(name)).parent_path());
+    put(file(name), text + "\n");
+  }
+};
+
+TEST_CASE("processors: those of the affinity, and what control groups of either version pay for") {
+  const FakeRoot root;
+  const int all = usable_processors(root.path);
+  CHECK(all >= 1);
+  root.write("proc/self/cgroup", "0::/job/step");
+  root.write("sys/fs/cgroup/job/step/cpu.max", "max 100000");
+  CHECK(usable_processors(root.path) == all);
+  root.write("sys/fs/cgroup/job/cpu.max", "50000 100000");
+  CHECK(usable_processors(root.path) == 1);
+  root.write("sys/fs/cgroup/job/cpu.max", "150000 100000");
+  CHECK(usable_processors(root.path) == std::min(all, 2));
+  root.write("proc/self/cgroup", "5:cpu,cpuacct:/box");
+  root.write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1");
+  root.write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000");
+  CHECK(usable_processors(root.path) == all);
+  root.write("sys/fs/cgroup/cpu/box/cpu.cfs_quota_us", "100000");
+  root.write("sys/fs/cgroup/cpu/box/cpu.cfs_period_us", "100000");
+  CHECK(usable_processors(root.path) == 1);
+}
+
 TEST_CASE("free memory: the machine's, and what control groups of either version leave") {
   constexpr int64_t kMiB = 1 << 20;
-  const TemporaryFolder root;
-  const auto write = [&](const std::string& name, const std::string& text) {
-    fs::create_directories(fs::path(root.file(name)).parent_path());
-    put(root.file(name), text + "\n");
-  };
+  const FakeRoot root;
+  const auto write = [&](const std::string& name, const std::string& text) { root.write(name, text); };
   const auto free_mib = [&] { return free_memory(root.path) / kMiB; };
   CHECK(free_mib() > 0);  // of the real machine
   write("proc/meminfo", "MemTotal:  9999999 kB\nMemFree:   1 kB\nMemAvailable:  1048576 kB\nCached:  7 kB");

@@ -1,14 +1,10 @@
 #include <doctest/doctest.h>
-#include <omp.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <thread>
 #include <vector>
 
 #include "check_layer.hpp"
-#include "core/team.hpp"
 #include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
@@ -198,67 +194,6 @@ TEST_CASE("NaN passes through ReLU") {
 
 TEST_CASE("more threads than seats") {
   check_conv<float>({{300, 1, 1, 200}, 130, 1, false}, 70, 2e-4);
-}
-
-TEST_CASE("inside a parallel region, where a team is one thread") {
-#pragma omp parallel num_threads(2)
-  {
-#pragma omp master
-    check_conv<float>({{300, 1, 1, 200}, 130, 1, false}, 3, 2e-4);
-  }
-}
-
-TEST_CASE("a team does every item of a work queue once a turn, whoever comes late") {
-  constexpr int kTurns = 4;
-  for (int threads = 1; threads <= 5; ++threads) {
-    for (const int64_t count : {0, 1, 2, 7, 100}) {
-      for (const int64_t most : {1, 3, 8}) {
-        CAPTURE(threads);
-        CAPTURE(count);
-        CAPTURE(most);
-        std::vector<WorkQueue::Progress> next(2 * threads);
-        const WorkQueue queues[2] = {{next.data(), threads}, {next.data() + threads, threads}};
-        std::vector<int> done(count);
-        bool fit = true;
-#pragma omp parallel num_threads(threads)
-        {
-          const Team team{omp_get_thread_num(), omp_get_num_threads()};
-          for (int turn = 0; turn < kTurns; ++turn) {
-            if (team.rank == turn % threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-            queues[turn % 2].run(team, ops::max_of<int64_t>(0, count - turn % 2), most,
-                                 [&](int64_t first, int64_t end) {
-                                   for (int64_t i = first; i < end; ++i) {
-#pragma omp atomic
-                                     ++done[i];
-                                   }
-                                   if (first < end && end - first <= most) return;
-#pragma omp atomic write
-                                   fit = false;
-                                 });
-            queues[1 - turn % 2].reset(team);
-            team.barrier();
-          }
-        }
-        CHECK(fit);
-        for (int64_t i = 0; i < count; ++i) CHECK(done[i] == (i + 1 < count ? kTurns : kTurns / 2));
-      }
-    }
-  }
-}
-
-TEST_CASE("a thread does what others have not begun") {
-  std::vector<WorkQueue::Progress> next(3);
-  const WorkQueue queue(next.data(), 3);
-  std::vector<int64_t> ends;
-  queue.run(Team{1, 3}, 60, 8, [&](int64_t first, int64_t end) {
-    CHECK(first == (ends.empty() ? 20 : ends.back() == 60 ? 0 : ends.back()));
-    ends.push_back(end);
-  });
-  CHECK(ends == std::vector<int64_t>{28, 34, 37, 39, 40, 48, 54, 57, 59, 60, 8, 14, 17, 19, 20});
-  std::vector<WorkQueue::Progress> one(1);
-  ends.clear();
-  WorkQueue(one.data(), 1).run(Team(), 20, 8, [&](int64_t, int64_t end) { ends.push_back(end); });
-  CHECK(ends == std::vector<int64_t>{8, 16, 20});
 }
 
 TEST_CASE("couplings of more channels than a job takes") {

@@ -65,11 +65,11 @@ done
 
 say "linked by hand"
 mkdir "$work/by_hand"
-g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp "$archive" -fopenmp -ldl -o "$work/by_hand/score"
+g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp "$archive" -pthread -ldl -o "$work/by_hand/score"
 ! "$work/by_hand/score" "$work/data/table.safetensors" "$work/data/rows.csv" 2> "$work/by_hand/error"
 grep -q "expected kernels in this program, got none" "$work/by_hand/error"
 g++ -std=c++17 -I"$work/prefix/include" examples/embed/score.cpp -Wl,--whole-archive "$archive" \
-  -Wl,--no-whole-archive -fopenmp -ldl -o "$work/by_hand/score"
+  -Wl,--no-whole-archive -pthread -ldl -o "$work/by_hand/score"
 use "$work/by_hand"
 
 if command -v pkg-config > /dev/null; then
@@ -183,7 +183,7 @@ gcc -std=c99 -fPIC -c tests/package/embed/other_version.c -o "$work/other_versio
 sed 's/EVENFLOW_[0-9.]*/EVENFLOW_999/' "$work/build/evenflow.map" > "$work/other.map"
 g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--version-script="$work/other.map" \
   -Wl,-u,evenflow_load -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev \
-  -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev -Wl,-u,_ZN8evenflow10stacks_amxEv "$archive" -lgomp
+  -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev -Wl,-u,_ZN8evenflow10stacks_amxEv "$archive" -pthread
 gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl
 "$work/two_versions" "$library" "$work/libother.so" "$work/data/table.safetensors"
 "$work/two_versions" "$work/libother.so" "$library" "$work/data/table.safetensors"
@@ -202,9 +202,9 @@ say "16 threads under ThreadSanitizer"
 # One instruction set is enough, and weak symbols let the others go.
 mkdir "$work/tsan"
 git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e amx -e portable |
-  xargs -P "$(nproc)" -I{} sh -c 'g++ -std=c++17 -O1 -w -fsanitize=thread -fopenmp -Icpp/include -Icpp/src -c "$1" \
+  xargs -P "$(nproc)" -I{} sh -c 'g++ -std=c++17 -O1 -w -fsanitize=thread -Icpp/include -Icpp/src -c "$1" \
     -o "$2/$(echo "$1" | tr / _).o"' sh {} "$work/tsan"
-g++ -std=c++17 -O1 -Wall -Wextra -Werror -fsanitize=thread -fopenmp -Icpp/include tests/package/embed/threads.cpp \
+g++ -std=c++17 -O1 -Wall -Wextra -Werror -fsanitize=thread -Icpp/include tests/package/embed/threads.cpp \
   "$work"/tsan/*.o -o "$work/threads"
 "$work/threads" "$work"/data/{table,table_bf16,nice,glow}.safetensors
 

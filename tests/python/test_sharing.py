@@ -1,8 +1,11 @@
 """One flow, one file, many threads and processes; copies and pickles."""
 
+import concurrent.futures
 import copy
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -55,6 +58,49 @@ def test_a_fork_computes_the_same_bits(busy):
 
     assert in_children(2, job)
     assert np.array_equal(flow.log_prob(x), wanted)
+
+
+def test_new_processes_compute_the_same_bits(busy):
+    flow, x = busy
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(flow.log_prob, 3 * [x]))
+    assert np.array_equal(found, 3 * [flow.log_prob(x)])
+
+
+def test_joblib_computes_the_same_bits(busy):
+    joblib = pytest.importorskip("joblib")
+    flow, x = busy
+    try:
+        found = joblib.Parallel(2, backend="loky")(3 * [joblib.delayed(flow.log_prob)(x)])
+    finally:
+        joblib.externals.loky.get_reusable_executor().shutdown()
+    assert np.array_equal(found, 3 * [flow.log_prob(x)])
+
+
+BESIDE_TORCH = """
+import os
+{imports}
+flow = evenflow.CouplingFlow(8, hidden=(64, 64), threads=2, seed=0)
+x = torch.linspace(-1, 1, 80_000).reshape(10_000, 8)
+flow.init(x.numpy())
+torch.set_num_threads(2)
+(torch.ones(500, 500) @ torch.ones(500, 500)).sum()
+wanted = flow.log_prob(x.numpy())
+child = os.fork()
+if child == 0:
+    os._exit(0 if (flow.log_prob(x.numpy()) == wanted).all() else 3)
+assert os.waitpid(child, 0)[1] == 0
+print(wanted.tobytes().hex())
+"""
+
+
+@forks
+def test_torch_may_be_imported_before_or_after():
+    pytest.importorskip("torch")
+    found = [subprocess.run([sys.executable, "-W", "ignore", "-c", BESIDE_TORCH.format(imports=imports)],
+                            capture_output=True, text=True, timeout=120, check=True).stdout
+             for imports in ("import torch, evenflow", "import evenflow, torch")]
+    assert found[0] and found[0] == found[1]
 
 
 @forks

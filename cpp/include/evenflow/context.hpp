@@ -78,17 +78,16 @@ class EVENFLOW_API Ranks {
 /// significant bits. Other arithmetic does not depend on it.
 enum class MatmulPrecision { highest, high };
 
-/// Largest number of threads of a context. It is limited because OpenMP ends the process if it cannot start a
-/// thread.
+/// Largest number of threads of a context.
 constexpr int kMostThreads = 1024;
 
 /// The device, threads, scratch memory and kernels that a computation uses. A context serves one call at a
 /// time; contexts are independent of each other.
 class EVENFLOW_API Context {
  public:
-  /// device: "cpu" or "cuda". threads: at most kMostThreads (ConfigError); 0 takes the OpenMP default.
-  /// The environment variable EVENFLOW_ISA (baseline, avx2, avx512, avx512_bf16, amx) lowers the instruction
-  /// set used.
+  /// device: "cpu" or "cuda". threads: at most kMostThreads (ConfigError); 0 takes OMP_NUM_THREADS, or as
+  /// many as the process has processors, by its affinity and its container's quota. The environment variable
+  /// EVENFLOW_ISA (baseline, avx2, avx512, avx512_bf16, amx) lowers the instruction set used.
   explicit Context(const std::string& device = "cpu", int threads = 0);
   ~Context();
   Context(const Context&) = delete;
@@ -100,9 +99,9 @@ class EVENFLOW_API Context {
   /// Null on the CPU.
   Device* device() const { return device_.get(); }
 
-  /// Number of threads that a call may use. It is 1 in a forked child whose parent had made a context with
-  /// several threads and had other threads running at the fork.
-  int threads() const;
+  /// Number of threads that a call may use. It takes fewer if the system refuses some, and only its own while
+  /// another call of the process uses them.
+  int threads() const { return threads_; }
   /// Scratch memory for kernels, on the device.
   [[gnu::always_inline]] Workspace& workspace() { return workspace_; }
   /// Scratch memory in host memory. On the CPU it is workspace().

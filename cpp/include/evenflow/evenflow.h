@@ -108,7 +108,8 @@ EVENFLOW_API evenflow_status evenflow_model_get_info(const evenflow_model* model
  * are too few), and sets *size to the number needed. With text NULL, only sets *size. */
 EVENFLOW_API evenflow_status evenflow_model_get_config(const evenflow_model* model, char* text, size_t* size);
 
-/* threads: the most that a large batch may use, up to 1024; 0: the OpenMP default. A small batch uses one. */
+/* threads: the most that a large batch may use, up to 1024; 0: OMP_NUM_THREADS, or as many as the process has
+ * processors. A small batch uses one. */
 EVENFLOW_API evenflow_status evenflow_context_create(int32_t threads, evenflow_context** context);
 EVENFLOW_API void evenflow_context_free(evenflow_context* context);
 

@@ -1,16 +1,12 @@
 #include "evenflow/context.hpp"
 
-#include <dirent.h>
-#include <omp.h>
-#include <pthread.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
 #include "core/device.hpp"
 #include "core/memory.hpp"
+#include "core/team.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
 
@@ -29,34 +25,6 @@ IsaLevel wanted_isa() {
   fail<ConfigError>("EVENFLOW_ISA", "expected baseline, avx2, avx512, avx512_bf16 or amx, got ", isa);
 }
 
-/// Whether this process was forked from one with several threads. They may have been OpenMP's, started here
-/// or by another library that shares its runtime. They do not exist in the child, where a parallel region
-/// would wait for them forever.
-std::atomic<bool> orphaned{false};
-std::atomic<bool> leaves_threads{false};
-
-/// Whether this process has threads besides the calling one.
-bool has_threads() {
-  DIR* folder = opendir("/proc/self/task");
-  if (!folder) return true;  // unknown, so assume the worst
-  int threads = 0;
-  while (const dirent* entry = readdir(folder)) threads += entry->d_name[0] != '.';
-  closedir(folder);
-  return threads != 1;
-}
-
-void before_fork() {
-  leaves_threads = has_threads();
-}
-
-void in_child() {
-  if (leaves_threads) orphaned = true;
-}
-
-void watch_forks() {
-  [[maybe_unused]] static const int once = pthread_atfork(before_fork, nullptr, in_child);
-}
-
 }  // namespace
 
 Ranks::~Ranks() = default;
@@ -65,7 +33,7 @@ Context::Context(const std::string& device, int threads) {
   if (threads < 0 || threads > kMostThreads) {
     fail<ConfigError>("context", "expected threads in 0 ... ", kMostThreads, ", got ", threads);
   }
-  threads_ = threads ? threads : std::min(omp_get_max_threads(), kMostThreads);
+  threads_ = threads ? threads : usual_threads();
   if (const Backend* backend = find_backend(device.c_str())) {
     device_.reset(backend->open());
     workspace_.use(device_.get());
@@ -73,7 +41,6 @@ Context::Context(const std::string& device, int threads) {
     kernels_f64_ = &device_->kernels_f64();
     return;
   }
-  if (threads_ > 1) watch_forks();
   const IsaLevel level = best_isa(wanted_isa());
   kernels_f32_ = &cpu_kernels<float>(level);
   kernels_f64_ = &cpu_kernels<double>(level);
@@ -116,10 +83,6 @@ void Context::repeat(std::vector<uint64_t> key, const std::function<void()>& f) 
   for (const Workspace::Block& block : workspace_.blocks_)
     key.insert(key.end(), {at(block.data), block.size});
   device_->repeat(key, f);
-}
-
-int Context::threads() const {
-  return orphaned.load(std::memory_order_relaxed) ? 1 : threads_;
 }
 
 void Context::prepare_children(int count) {

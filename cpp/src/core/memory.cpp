@@ -3,17 +3,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 #include <limits>
-#include <memory>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include "core/control_groups.hpp"
 
 namespace evenflow {
 namespace {
@@ -56,81 +56,31 @@ void* map_pages(size_t bytes) {
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-/// Calls f(line) for every line of a small text file. An unreadable file has no lines.
-template <class F>
-void each_line(const std::string& path, const F& f) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"), std::fclose);
-  if (!file) return;
-  char line[4096];  // a group's path may be that long
-  while (std::fgets(line, sizeof line, file.get())) f(line);
-}
-
-/// The sum of the numbers that follow one of these words at the beginning of a line. Words followed by "max"
-/// are skipped. Returns `otherwise` if no number is found.
-int64_t numbers_in(const std::string& path, std::initializer_list<const char*> words, int64_t otherwise) {
-  int64_t sum = 0;
-  bool any = false;
-  each_line(path, [&](const char* line) {
-    for (const char* word : words) {
-      const size_t length = std::strlen(word);
-      long long value;
-      if (std::strncmp(line, word, length) != 0) continue;
-      if (std::sscanf(line + length, "%lld", &value) != 1) continue;
-      sum += value;
-      any = true;
-    }
-  });
-  return any ? sum : otherwise;
-}
-
-/// File names of one version of control groups, and the lines of memory.stat that count cached files of a
-/// group and its subgroups. high: the limit above which version 2 slows processes down.
+/// File names of a version of control groups, and the lines of memory.stat that count cached files of a group
+/// and its subgroups. high: the limit above which version 2 slows processes down.
 struct GroupFiles {
   const char *limit, *high, *used, *active, *inactive;
 };
-constexpr GroupFiles kVersion1 = {"/memory.limit_in_bytes", "/memory.limit_in_bytes",
-                                  "/memory.usage_in_bytes", "total_active_file ", "total_inactive_file "};
-constexpr GroupFiles kVersion2 = {"/memory.max", "/memory.high", "/memory.current", "active_file ",
-                                  "inactive_file "};
+constexpr GroupFiles kFiles[] = {
+    {"/memory.limit_in_bytes", "/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_active_file ",
+     "total_inactive_file "},
+    {"/memory.max", "/memory.high", "/memory.current", "active_file ", "inactive_file "}};
+
+int64_t number_in(const std::string& path, const char* word, int64_t otherwise) {
+  const std::vector<int64_t> numbers = numbers_after(path, word);
+  return numbers.empty() ? otherwise : numbers[0];
+}
 
 /// Bytes that a group's processes may still allocate. Cached files do not count: the system drops them before
-/// it ends a process.
+/// it ends a process. A limit "max" is none.
 int64_t left_in(const std::string& group, const GroupFiles& files) {
-  const int64_t limit = std::min(numbers_in(group + files.limit, {""}, kNoLimit),
-                                 numbers_in(group + files.high, {""}, kNoLimit));
+  const int64_t limit =
+      std::min(number_in(group + files.limit, "", kNoLimit), number_in(group + files.high, "", kNoLimit));
   if (limit == kNoLimit) return kNoLimit;
-  const int64_t cached = numbers_in(group + "/memory.stat", {files.active, files.inactive}, 0);
-  const int64_t kept = std::max<int64_t>(numbers_in(group + files.used, {""}, 0) - cached, 0);
+  const std::string stat = group + "/memory.stat";
+  const int64_t cached = number_in(stat, files.active, 0) + number_in(stat, files.inactive, 0);
+  const int64_t kept = std::max<int64_t>(number_in(group + files.used, "", 0) - cached, 0);
   return std::max<int64_t>(limit - kept, 0);
-}
-
-/// The minimum of left_in over a group and its parents, up to the mount point. The mount point counts too: in
-/// a container it may be the container's own group, while /proc/self/cgroup has the host's path.
-int64_t least_left(const std::string& mount, const std::string& group, const GroupFiles& files) {
-  int64_t least = left_in(mount, files);
-  for (size_t end = group.size(); end != 0 && end != std::string::npos; end = group.rfind('/', end - 1)) {
-    least = std::min(least, left_in(mount + group.substr(0, end), files));
-  }
-  return least;
-}
-
-/// Bytes that the control groups of this process still allow. Lines of /proc/self/cgroup:
-/// number:controllers:path, without controllers for version 2.
-int64_t left_by_groups(const std::string& root) {
-  int64_t least = kNoLimit;
-  each_line(root + "/proc/self/cgroup", [&](const char* line) {
-    const char* const controllers = std::strchr(line, ':');
-    const char* const path = controllers ? std::strchr(controllers + 1, ':') : nullptr;
-    if (!path) return;
-    const std::string group(path + 1, std::strcspn(path + 1, "\n"));
-    const std::string controller_list = "," + std::string(controllers + 1, path) + ",";
-    if (controller_list == ",,") {
-      least = std::min(least, least_left(root + "/sys/fs/cgroup", group, kVersion2));
-    } else if (controller_list.find(",memory,") != std::string::npos) {
-      least = std::min(least, least_left(root + "/sys/fs/cgroup/memory", group, kVersion1));
-    }
-  });
-  return least;
 }
 
 }  // namespace
@@ -158,10 +108,13 @@ void deallocate(void* memory, size_t bytes) noexcept {
 
 int64_t free_memory(const std::string& root) {
   // MemAvailable counts reclaimable caches, which sysconf's free pages do not.
-  const int64_t kib = numbers_in(root + "/proc/meminfo", {"MemAvailable:"}, -1);
-  const int64_t machine =
+  const int64_t kib = number_in(root + "/proc/meminfo", "MemAvailable:", -1);
+  int64_t least =
       kib >= 0 ? kib * 1024 : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 2;
-  return std::min(machine, left_by_groups(root));
+  each_control_group(root, "memory", [&](const std::string& folder, int version) {
+    least = std::min(least, left_in(folder, kFiles[version - 1]));
+  });
+  return least;
 }
 
 }  // namespace evenflow

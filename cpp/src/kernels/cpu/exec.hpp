@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/team.hpp"
+#include "core/work_queue.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/lanes.hpp"
@@ -10,8 +10,8 @@
 #include "kernels/ops/place.hpp"
 #include "kernels/ops/sums.hpp"
 
-// Loops over rows and columns with OpenMP. Chunk sizes do not depend on the number of threads, and partial
-// sums are added in chunk order, so results do not depend on it either.
+// Loops over rows and columns, on a team of threads. Chunk sizes do not depend on the number of threads, and
+// partial sums are added in chunk order, so results do not depend on it either.
 
 namespace evenflow {
 

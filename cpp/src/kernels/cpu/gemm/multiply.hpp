@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/team.hpp"
+#include "core/work_queue.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/cpu/gemm/few_rows.hpp"
 #include "kernels/cpu/gemm/row_strips.hpp"
