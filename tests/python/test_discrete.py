@@ -174,6 +174,7 @@ def test_a_warning_made_an_error_leaves_the_model_as_it_was():
 
 
 def test_the_estimator_warns():
+    pytest.importorskip("sklearn")
     from evenflow.sklearn import FlowDensity
     x = normal(300, 2)
     x[:, 1] = np.round(x[:, 1])
@@ -182,6 +183,7 @@ def test_the_estimator_warns():
 
 
 def test_a_search_over_folds_warns_once():
+    pytest.importorskip("sklearn")
     code = """
 import numpy as np, sklearn.model_selection
 from evenflow.sklearn import FlowDensity

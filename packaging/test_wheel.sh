@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Tests a folder's wheel as a user gets it: in a new environment, without a compiler.
+#
+# usage: packaging/test_wheel.sh FOLDER ENVIRONMENT, a folder that the Python on the PATH makes
+set -euo pipefail
+dist=$(realpath "$1") environment=$2
+cd "$(dirname "$0")/.."
+python -m venv "$environment"
+alone() { env -i PATH="$environment/bin" HOME="$HOME" LANG=C.UTF-8 "$@"; }
+alone python -m pip install -q --no-index --no-deps --find-links "$dist" evenflow
+alone python -m pip install -q --only-binary :all: numpy
+(cd "$environment" && alone python "$OLDPWD/tests/package/check_wheel.py" "$dist"/evenflow-*.whl)
+alone python -m pip install -q --only-binary :all: pytest pillow matplotlib tqdm
+alone python -m pytest -q tests/python/test_{golden,surface,states,spline,masks,weights,discrete,one_column,uniform,errors}.py
+(cd "$environment" && alone evenflow train digits --quiet && test -s runs/digits/samples.png)

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the wheel that is published for Linux, for the Python that is first on the PATH: manylinux_2_28.
+#
+# usage: packaging/wheel.sh FOLDER [SOURCE] [x86_64 | aarch64]; needs packaging/requirements.txt, gcc and g++ of 12 or
+# newer, and for the other processor g++-aarch64-linux-gnu. SOURCE is the sdist, or this repository.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=$1 source=${2:-$here/..} machine=${3:-$(uname -m)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+python "$here/glibc.py" "$work/glibc" "$machine"
+# libstdc++ comes with the wheel, because an older system's lacks functions of this one's.
+export LDFLAGS="-L$work/glibc -static-libstdc++ -Wl,--gc-sections -Wl,--exclude-libs,ALL"
+if [ "$machine" != "$(uname -m)" ]; then
+  export CC=$machine-linux-gnu-gcc CXX=$machine-linux-gnu-g++ _PYTHON_HOST_PLATFORM=linux-$machine
+  suffix=$(python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+  export SETUPTOOLS_EXT_SUFFIX=${suffix/$(uname -m)/$machine}
+  # Debian keeps Python's pyconfig.h apart for each processor; that of another 64-bit Linux says the same.
+  version=python$(python -c 'import sysconfig; print(sysconfig.get_python_version())')
+  mkdir -p "$work/include/$machine-linux-gnu"
+  ln -s "/usr/include/$(uname -m)-linux-gnu/$version" "$work/include/$machine-linux-gnu/"
+  export CXXFLAGS=-I$work/include
+  export SKBUILD_CMAKE_DEFINE="CMAKE_SYSTEM_NAME=Linux;CMAKE_SYSTEM_PROCESSOR=$machine"
+fi
+python -m pip wheel -q --no-deps --no-build-isolation -w "$work" "$source"
+auditwheel repair -w "$out" "$work"/evenflow-*.whl
+twine check --strict "$out"/evenflow-*"_$machine.whl"
