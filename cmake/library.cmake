@@ -7,11 +7,15 @@ if(SKBUILD)  # inside the wheel everything lies in the package
   set(CMAKE_INSTALL_LIBDIR lib)
 endif()
 
-add_library(evenflow_shared SHARED $<TARGET_OBJECTS:evenflow_objects>)
-set_target_properties(evenflow_shared PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME shared VERSION ${PROJECT_VERSION}
-                      SOVERSION ${abi})
-target_link_libraries(evenflow_shared PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
-if(NOT APPLE)
+set(libraries archive static static_avx2)
+if(NOT WIN32)  # which has the static library alone
+  list(APPEND libraries shared)
+  add_library(evenflow_shared SHARED $<TARGET_OBJECTS:evenflow_objects>)
+  set_target_properties(evenflow_shared PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME shared VERSION ${PROJECT_VERSION}
+                        SOVERSION ${abi})
+  target_link_libraries(evenflow_shared PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
+endif()
+if(NOT WIN32 AND NOT APPLE)
   # Versioned symbols that bind within the library: two versions can live in one process.
   configure_file(cmake/evenflow.map.in evenflow.map @ONLY)
   target_link_options(evenflow_shared PRIVATE -Wl,-Bsymbolic -Wl,--gc-sections
@@ -31,7 +35,7 @@ if(CMAKE_STRIP AND CMAKE_BUILD_TYPE STREQUAL "Release")  # of local names, a par
   add_custom_command(TARGET evenflow_archive POST_BUILD COMMAND ${CMAKE_STRIP} --strip-unneeded $<TARGET_FILE:evenflow_archive>)
 endif()
 target_link_libraries(evenflow_archive INTERFACE ${CMAKE_THREAD_LIBS_INIT} ${CMAKE_DL_LIBS})
-if(NOT APPLE)
+if(NOT WIN32 AND NOT APPLE)
   # A shared object that holds a copy of the library does not offer it to others.
   target_link_options(evenflow_archive INTERFACE -Wl,--gc-sections -Wl,--exclude-libs,libevenflow.a)
 endif()
@@ -56,13 +60,14 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 
 # A project that has this one as a part of it calls the targets as one that finds it installed.
-foreach(library shared archive static static_avx2)
+foreach(library IN LISTS libraries)
   add_library(evenflow::${library} ALIAS evenflow_${library})
 endforeach()
 
-foreach(library evenflow_shared evenflow_archive)
-  target_compile_features(${library} INTERFACE cxx_std_17)
-  target_include_directories(${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/cpp/include>
+list(FILTER libraries INCLUDE REGEX "shared|archive")
+foreach(library IN LISTS libraries)
+  target_compile_features(evenflow_${library} INTERFACE cxx_std_17)
+  target_include_directories(evenflow_${library} INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/cpp/include>
                              $<INSTALL_INTERFACE:${prefix}${CMAKE_INSTALL_INCLUDEDIR}>)
 endforeach()
 
@@ -82,8 +87,10 @@ if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
   string(REPLACE ";" " " private "${kernels};${private}")
   configure_file(cmake/evenflow.pc.in evenflow.pc @ONLY)
   install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflow.pc DESTINATION ${lib}/pkgconfig)
-  install(TARGETS evenflow_shared EXPORT shared LIBRARY DESTINATION ${lib})
-  install(EXPORT shared NAMESPACE evenflow:: FILE evenflow-shared.cmake DESTINATION ${package})
+  if(TARGET evenflow_shared)
+    install(TARGETS evenflow_shared EXPORT shared LIBRARY DESTINATION ${lib})
+    install(EXPORT shared NAMESPACE evenflow:: FILE evenflow-shared.cmake DESTINATION ${package})
+  endif()
 endif()
 
 include(CMakePackageConfigHelpers)

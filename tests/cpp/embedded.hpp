@@ -1,13 +1,12 @@
 #pragma once
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <string>
 #include <vector>
 
 #include "evenflow/evenflow.hpp"
 #include "plain_table.hpp"
+#include "system.hpp"
 
 // Models and files of the tests of what programs embed.
 
@@ -16,7 +15,7 @@ namespace evenflow::test {
 /// A name in the temporary folder whose file goes with the object.
 struct TemporaryFile {
   explicit TemporaryFile(const char* name)
-      : path(std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)) {}
+      : path((std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)).string()) {}
   ~TemporaryFile() { std::filesystem::remove(path); }
   std::string path;
 };

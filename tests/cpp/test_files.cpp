@@ -1,5 +1,4 @@
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include "io/crc32.hpp"
 #include "models/model_size.hpp"
 #include "plain_table.hpp"
+#include "system.hpp"
 #include "targets.hpp"
 
 namespace fs = std::filesystem;
@@ -25,7 +25,7 @@ const Site kSite{"load", "test"};
 
 struct TemporaryFile {
   explicit TemporaryFile(const std::string& name)
-      : path(fs::temp_directory_path() / (std::to_string(getpid()) + name)) {}
+      : path((fs::temp_directory_path() / (std::to_string(getpid()) + name)).string()) {}
   ~TemporaryFile() { fs::remove(path); }
   std::string path;
 };
@@ -445,6 +445,7 @@ TEST_CASE("settings are written as Python writes them") {
   CHECK(weight(1.7976931348623157e308) == "1.7976931348623157e+308");
 }
 
+#if !defined(_WIN32)  // where it is read at once
 TEST_CASE("a file that gets shorter while it is read is refused") {
   const TemporaryFile file("shrunk.safetensors");
   put(file.path, std::string(100, 'x'));
@@ -454,6 +455,7 @@ TEST_CASE("a file that gets shorter while it is read is refused") {
   fs::resize_file(file.path, 99);
   CHECK_THROWS_WITH_AS(mapped.check_length(), doctest::Contains("got 99 bytes instead of 100"), IoError);
 }
+#endif
 
 TEST_CASE("what the fuzzers kept") {
   const fs::path corpus = fs::path(EVENFLOW_TEST_FOLDER) / "fuzz/corpus";

@@ -8,6 +8,7 @@
 #include "kernels/cpu/gemm/row_strips.hpp"
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
+#include "system.hpp"
 
 // Convolutions against a direct sum, on shapes that fit no block, for every instruction set of this machine.
 

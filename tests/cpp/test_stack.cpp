@@ -10,12 +10,19 @@
 #include "kernels/bf16.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/kernel_set.hpp"
+#include "system.hpp"
 
 // Chains of convolutions as one kernel, against the same convolutions one after another.
 
 namespace evenflow {
 
+#if defined(__x86_64__)
 [[gnu::weak]] const Bf16Stacks& stacks_amx();
+#else
+const Bf16Stacks& stacks_amx() {
+  std::abort();  // no other processor has AMX
+}
+#endif
 
 namespace test {
 namespace {

@@ -1,7 +1,4 @@
 #include <doctest/doctest.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -12,6 +9,7 @@
 
 #include "core/work_queue.hpp"
 #include "kernels/ops/math.hpp"
+#include "system.hpp"
 
 // Threads that run kernels: teams, their barriers, and queues of work.
 
@@ -34,6 +32,7 @@ bool done_by(int threads) {
   return seen;
 }
 
+#if !defined(_WIN32)
 /// Whether a child process finds that f() holds, in a minute.
 bool in_child(const std::function<bool()>& f) {
   const pid_t child = fork();
@@ -44,6 +43,7 @@ bool in_child(const std::function<bool()>& f) {
   int status = -1;
   return waitpid(child, &status, 0) == child && status == 0;
 }
+#endif
 
 TEST_CASE("a team of any size does all, and its barrier shows what others did") {
   for (const int threads : {1, 2, 3, 8, 70}) {
@@ -77,6 +77,8 @@ TEST_CASE("several callers at the same time") {
   CHECK(failed == 0);
 }
 
+#if !defined(_WIN32)
+
 TEST_CASE("a forked child has threads of its own") {
   CHECK(done_by(2));
   int size = 0;
@@ -106,6 +108,8 @@ TEST_CASE("threads that the system refuses are done without") {
     return setrlimit(RLIMIT_AS, &none) == 0 && done_by(500) && done_by(2);
   }));
 }
+#endif
+
 #endif
 
 TEST_CASE("a queue's items are done once a turn, whoever comes late") {

@@ -201,7 +201,7 @@ g++ -std=c++17 -O1 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/
 say "16 threads under ThreadSanitizer"
 # One instruction set is enough, and weak symbols let the others go.
 mkdir "$work/tsan"
-git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e amx -e portable |
+git ls-files 'cpp/src/*.cpp' | grep -v -e avx -e amx -e portable -e windows |
   xargs -P "$(nproc)" -I{} sh -c 'g++ -std=c++17 -O1 -w -fsanitize=thread -Icpp/include -Icpp/src -c "$1" \
     -o "$2/$(echo "$1" | tr / _).o"' sh {} "$work/tsan"
 g++ -std=c++17 -O1 -Wall -Wextra -Werror -fsanitize=thread -Icpp/include tests/package/embed/threads.cpp \

@@ -1,5 +1,3 @@
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -8,6 +6,10 @@
 #include "evenflow/error.hpp"
 #include "evenflow/version.h"
 
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#endif
+
 // A backend is a separate shared object, so one build of the library serves machines with and without the
 // device. It is loaded, with its vendor's libraries, only when a context asks for the device.
 
@@ -15,6 +17,14 @@ namespace evenflow {
 namespace {
 
 const Backend* installed = nullptr;
+
+#if defined(_WIN32)
+
+const Backend* load_cuda() {
+  fail<DeviceError>("context", "expected device cpu, got cuda, which evenflow supports on Linux only");
+}
+
+#else
 
 /// The folder of the file that holds this code: the Python module, the shared library or the program.
 std::string own_folder() {
@@ -57,6 +67,8 @@ const Backend* load_cuda() {
   }
   return backend;
 }
+
+#endif
 
 }  // namespace
 

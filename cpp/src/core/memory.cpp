@@ -1,7 +1,5 @@
 #include "core/memory.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +7,11 @@
 #include <new>
 #include <vector>
 
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -54,6 +57,50 @@ void* map_pages(size_t bytes) {
 }
 #endif
 
+}  // namespace
+
+void* allocate(size_t bytes) {
+#if defined(__linux__)
+  if (bytes >= kLarge) return map_pages(bytes);
+#endif
+  const size_t size = round_up(bytes ? bytes : 1, kLine);
+#if defined(_WIN32)
+  void* const memory = _aligned_malloc(size, kLine);
+#else
+  void* const memory = std::aligned_alloc(kLine, size);
+#endif
+  if (!memory) throw std::bad_alloc();
+  return std::memset(memory, 0, size);
+}
+
+void deallocate(void* memory, size_t bytes) noexcept {
+#if defined(__linux__)
+  if (bytes >= kLarge) {
+    munmap(memory, round_up(bytes, page_size()));
+    return;
+  }
+#endif
+  (void)bytes;
+#if defined(_WIN32)
+  _aligned_free(memory);
+#else
+  std::free(memory);
+#endif
+}
+
+#if defined(_WIN32)
+
+int64_t free_memory(const std::string&) {
+  MEMORYSTATUSEX status = {};
+  status.dwLength = sizeof status;
+  if (!GlobalMemoryStatusEx(&status)) return std::numeric_limits<int64_t>::max();
+  return static_cast<int64_t>(std::min(status.ullAvailPhys, status.ullAvailPageFile));
+}
+
+#else
+
+namespace {
+
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
 /// File names of a version of control groups, and the lines of memory.stat that count cached files of a group
@@ -85,27 +132,6 @@ int64_t left_in(const std::string& group, const GroupFiles& files) {
 
 }  // namespace
 
-void* allocate(size_t bytes) {
-#if defined(__linux__)
-  if (bytes >= kLarge) return map_pages(bytes);
-#endif
-  const size_t size = round_up(bytes ? bytes : 1, kLine);
-  void* const memory = std::aligned_alloc(kLine, size);
-  if (!memory) throw std::bad_alloc();
-  return std::memset(memory, 0, size);
-}
-
-void deallocate(void* memory, size_t bytes) noexcept {
-#if defined(__linux__)
-  if (bytes >= kLarge) {
-    munmap(memory, round_up(bytes, page_size()));
-    return;
-  }
-#endif
-  (void)bytes;
-  std::free(memory);
-}
-
 int64_t free_memory(const std::string& root) {
   // MemAvailable counts reclaimable caches, which sysconf's free pages do not.
   const int64_t kib = number_in(root + "/proc/meminfo", "MemAvailable:", -1);
@@ -116,5 +142,7 @@ int64_t free_memory(const std::string& root) {
   });
   return least;
 }
+
+#endif
 
 }  // namespace evenflow

@@ -20,7 +20,7 @@ class Placement {
 
  private:
   static constexpr int kMost = 64;
-  std::atomic<int> processor_[kMost] = {};
+  [[maybe_unused]] std::atomic<int> processor_[kMost] = {};
 };
 
 }  // namespace evenflow

@@ -6,8 +6,6 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#elif defined(_WIN32)
-#include <windows.h>
 #endif
 
 namespace evenflow {
@@ -58,15 +56,6 @@ void Signal::sleep(uint32_t seen) {
 }
 void Signal::wake() {
   syscall(SYS_futex, &count_, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
-}
-
-#elif defined(_WIN32)
-
-void Signal::sleep(uint32_t seen) {
-  WaitOnAddress(&count_, &seen, sizeof seen, INFINITE);
-}
-void Signal::wake() {
-  WakeByAddressAll(&count_);
 }
 
 #else

@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstdint>
 
-#if !defined(__linux__) && !defined(_WIN32)
+#if !defined(__linux__)
 #include <condition_variable>
 #include <mutex>
 #endif
@@ -27,7 +27,7 @@ class Signal {
   void wake();
 
   std::atomic<uint32_t> count_{0}, sleepers_{0};
-#if !defined(__linux__) && !defined(_WIN32)
+#if !defined(__linux__)
   std::mutex mutex_;
   std::condition_variable changed_;
 #endif

@@ -45,11 +45,12 @@ struct PriorStatistics {
   const T* logs;
   T* h;
   EVENFLOW_INLINE void operator()(int64_t row, int64_t k) const {
-    T own = T(0);
+    T value = edge ? edge[row % pixels * channels + k] : T(0);
     if (labels) {
-      own = (weight[labels[row / pixels] * channels + k] + bias[k]) * rounded_exp(T(kLogScale) * logs[k]);
+      const T inner = weight[labels[row / pixels] * channels + k] + bias[k];
+      value = static_cast<T>(multiply_add(inner, rounded_exp(T(kLogScale) * logs[k]), value));
     }
-    h[row * channels + k] = edge ? edge[row % pixels * channels + k] + own : own;
+    h[row * channels + k] = value;
   }
 };
 

@@ -1,5 +1,3 @@
-#include "io/file.hpp"
-
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +10,8 @@
 #include <cstring>
 #include <new>
 #include <utility>
+
+#include "io/file.hpp"
 
 namespace evenflow {
 namespace {
