@@ -31,10 +31,13 @@ endif()
 
 add_library(evenflow_archive STATIC $<TARGET_OBJECTS:evenflow_objects>)
 set_target_properties(evenflow_archive PROPERTIES OUTPUT_NAME evenflow EXPORT_NAME archive)
-if(CMAKE_STRIP AND CMAKE_BUILD_TYPE STREQUAL "Release")  # of local names, a part of the wheel's size
+if(CMAKE_STRIP AND NOT APPLE AND NOT WIN32 AND CMAKE_BUILD_TYPE STREQUAL "Release")  # of local names, a part of the wheel's size
   add_custom_command(TARGET evenflow_archive POST_BUILD COMMAND ${CMAKE_STRIP} --strip-unneeded $<TARGET_FILE:evenflow_archive>)
 endif()
-target_link_libraries(evenflow_archive INTERFACE ${CMAKE_THREAD_LIBS_INIT} ${CMAKE_DL_LIBS})
+target_link_libraries(evenflow_archive INTERFACE ${CMAKE_DL_LIBS})
+if(UNIX)
+  target_link_options(evenflow_archive INTERFACE -pthread)  # a library of its own before glibc 2.34
+endif()
 if(NOT WIN32 AND NOT APPLE)
   # A shared object that holds a copy of the library does not offer it to others.
   target_link_options(evenflow_archive INTERFACE -Wl,--gc-sections -Wl,--exclude-libs,libevenflow.a)
@@ -79,12 +82,12 @@ install(EXPORT static NAMESPACE evenflow:: FILE evenflow-static.cmake DESTINATIO
 if(NOT SKBUILD)  # a wheel holds the static library alone, to stay small
   file(RELATIVE_PATH include ${CMAKE_INSTALL_FULL_LIBDIR} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
   # What evenflow::static links to, and C++'s runtime for the linker of C.
-  set(private ${CMAKE_THREAD_LIBS_INIT} ${CMAKE_DL_LIBS} ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+  set(private ${CMAKE_DL_LIBS} ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
   list(FILTER private INCLUDE REGEX "^[A-Za-z+0-9]+$")  # without the compiler's own, and those with a path
   list(REMOVE_DUPLICATES private)
   list(REMOVE_ITEM private gcc c)
   list(TRANSFORM private PREPEND -l)
-  string(REPLACE ";" " " private "${kernels};${private}")
+  string(REPLACE ";" " " private "${kernels};${private};-pthread")
   configure_file(cmake/evenflow.pc.in evenflow.pc @ONLY)
   install(FILES ${CMAKE_CURRENT_BINARY_DIR}/evenflow.pc DESTINATION ${lib}/pkgconfig)
   if(TARGET evenflow_shared)

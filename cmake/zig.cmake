@@ -5,8 +5,10 @@
 
 if(EVENFLOW_TARGET MATCHES "windows")
   set(CMAKE_SYSTEM_NAME Windows)
-else()
+elseif(EVENFLOW_TARGET MATCHES "macos")
   set(CMAKE_SYSTEM_NAME Darwin)
+else()
+  message(FATAL_ERROR "EVENFLOW_TARGET: expected x86_64-windows-gnu or aarch64-macos.11.0, got \"${EVENFLOW_TARGET}\"")
 endif()
 string(REGEX MATCH "^[^-]+" CMAKE_SYSTEM_PROCESSOR "${EVENFLOW_TARGET}")
 

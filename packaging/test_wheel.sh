@@ -3,7 +3,7 @@
 #
 # usage: packaging/test_wheel.sh FOLDER ENVIRONMENT, a folder that the Python on the PATH makes
 set -euo pipefail
-dist=$(realpath "$1") environment=$2
+dist=$(realpath "$1") environment=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
 python -m venv "$environment"
 alone() { env -i PATH="$environment/bin" HOME="$HOME" LANG=C.UTF-8 "$@"; }

@@ -24,5 +24,5 @@ if [ "$machine" != "$(uname -m)" ]; then
   export SKBUILD_CMAKE_DEFINE="CMAKE_SYSTEM_NAME=Linux;CMAKE_SYSTEM_PROCESSOR=$machine"
 fi
 python -m pip wheel -q --no-deps --no-build-isolation -w "$work" "$source"
-auditwheel repair -w "$out" "$work"/evenflow-*.whl
+auditwheel repair --plat "manylinux_2_28_$machine" -w "$out" "$work"/evenflow-*.whl
 twine check --strict "$out"/evenflow-*"_$machine.whl"

@@ -9,7 +9,12 @@ namespace evenflow {
 namespace {
 
 void each_line(const std::string& path, const std::function<void(const std::string& line)>& f) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "r"), std::fclose);
+#if defined(__linux__)
+  const char* mode = "re";  // closed in a program that another thread starts
+#else
+  const char* mode = "r";
+#endif
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), mode), std::fclose);
   if (!file) return;
   char line[4096];  // a group's path may be that long
   while (std::fgets(line, sizeof line, file.get())) f(std::string(line, std::strcspn(line, "\n")));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #if defined(_WIN32)
+#define NOMINMAX
 #include <windows.h>
 #else
 #include <unistd.h>
@@ -64,6 +65,7 @@ void* allocate(size_t bytes) {
   if (bytes >= kLarge) return map_pages(bytes);
 #endif
   const size_t size = round_up(bytes ? bytes : 1, kLine);
+  if (size < bytes) throw std::bad_alloc();
 #if defined(_WIN32)
   void* const memory = _aligned_malloc(size, kLine);
 #else

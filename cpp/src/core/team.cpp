@@ -28,6 +28,8 @@ class Crew {
   /// The process's own. A forked child has a new one, since threads stay in the parent.
   static Crew& get();
 
+  explicit Crew(int processors) : processors_(processors) {}
+
   bool take() { return !taken_.exchange(true, std::memory_order_acquire); }
   void give_back() { taken_.store(false, std::memory_order_release); }
 
@@ -72,13 +74,14 @@ class Crew {
     return std::min(threads, started_);
   }
 
-  /// Signals go to the program's own threads.
+  /// Signals go to the program's own threads, but those of a thread's own faults.
   void start(int rank) {
 #if defined(_WIN32)
     std::thread(&Crew::serve, this, rank).detach();
 #else
     sigset_t all, before;
     sigfillset(&all);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&all, fault);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
       std::thread(&Crew::serve, this, rank).detach();
@@ -102,7 +105,7 @@ class Crew {
   Member members_[kMost];
   std::atomic<bool> taken_{false};
   int started_ = 1, most_ = kMost;
-  const int processors_ = usable_processors();
+  const int processors_;
 
   // Of the running team.
   TeamBody body_ = nullptr;
@@ -118,19 +121,21 @@ class Crew {
 
 alignas(Crew) unsigned char place_of_crew[sizeof(Crew)];
 
-Crew* new_crew() {
-  return new (place_of_crew) Crew;
-}
-
 Crew& Crew::get() {
   static Crew* const crew = [] {
 #if !defined(_WIN32)
-    pthread_atfork(nullptr, nullptr, [] { new_crew(); });
+    pthread_atfork(nullptr, nullptr, [] {
+      const int processors = reinterpret_cast<Crew*>(place_of_crew)->processors_;
+      new (place_of_crew) Crew(processors);
+    });
 #endif
-    return new_crew();
+    return new (place_of_crew) Crew(usable_processors());
   }();
   return *crew;
 }
+
+// When the library is loaded: a fork beside the first call would leave the child a crew half made.
+[[maybe_unused]] Crew& made_early = Crew::get();
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <io.h>
 #include <sys/stat.h>
+#define NOMINMAX
 #include <windows.h>
 
 #include <algorithm>
@@ -88,12 +89,15 @@ MappedFile::MappedFile(Site site) : site_(std::move(site)), file_(open_input(sit
     const int done =
         _read(file_.get(), data + at, static_cast<unsigned>(std::min(bytes_.size - at, kMaxTransfer)));
     if (done <= 0) {
+      const int error = errno;
       deallocate(data, static_cast<size_t>(bytes_.size));
+      errno = error;
       if (done < 0) reject_errno(site_, "a readable file");
       reject(site_, "expected ", bytes_.size, " bytes, got ", at);
     }
     at += done;
   }
+  file_.close();  // an open file could not be replaced either
 }
 
 MappedFile::~MappedFile() {
@@ -123,8 +127,8 @@ void ReplacementFile::write(const void* data, int64_t count) {
 
 void ReplacementFile::commit() {
   if (_commit(file_.get()) != 0 || !file_.close()) reject_errno(site_, "the file to reach the disk");
-  if (!MoveFileExW(wide({site_.where, temporary_}).c_str(), wide(site_).c_str(),
-                   MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) {
+  const std::wstring from = wide({site_.where, temporary_}), to = wide(site_);
+  if (!MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) {
     reject(site_, "expected a path that can be replaced, got error ", GetLastError(), " of Windows");
   }
   temporary_.clear();
