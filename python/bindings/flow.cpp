@@ -363,7 +363,7 @@ py::list levels(PyFlow<T>& self) {
 }
 
 template <class T>
-void bind_class(py::module_& m, const char* name) {
+void bind_flow_class(py::module_& m, const char* name) {
   using namespace py::literals;
   using F = PyFlow<T>;
   py::class_<F, std::shared_ptr<F>>(m, name)
@@ -464,8 +464,8 @@ py::object build_flow(const std::string& settings, const std::string& device, in
 
 void bind_flow(py::module_& m) {
   using namespace py::literals;
-  bind_class<float>(m, "Flow32");
-  bind_class<double>(m, "Flow64");
+  bind_flow_class<float>(m, "Flow32");
+  bind_flow_class<double>(m, "Flow64");
   m.def("build", &build_flow, "settings"_a, "device"_a = "cpu", "threads"_a = 0,
         "The flow that a model's settings, as JSON, describe.");
   m.def(

@@ -12,7 +12,7 @@ Rule rule_of(const std::string& name) {
 }
 
 template <class T>
-void bind_class(py::module_& m, const char* name) {
+void bind_optimizer(py::module_& m, const char* name) {
   using namespace py::literals;
   using O = PyOptimizer<T>;
   py::class_<O, std::shared_ptr<O>> cls(m, name);
@@ -89,8 +89,8 @@ void bind_average(py::module_& m, const char* name) {
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  bind_class<float>(m, "Optimizer32");
-  bind_class<double>(m, "Optimizer64");
+  bind_optimizer<float>(m, "Optimizer32");
+  bind_optimizer<double>(m, "Optimizer64");
   bind_average<float>(m, "Average32");
   bind_average<double>(m, "Average64");
 }
