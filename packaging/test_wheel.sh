@@ -9,7 +9,8 @@ python -m venv "$environment"
 alone() { env -i PATH="$environment/bin" HOME="$HOME" LANG=C.UTF-8 "$@"; }
 alone python -m pip install -q --no-index --no-deps --find-links "$dist" evenflow
 alone python -m pip install -q --only-binary :all: numpy
-(cd "$environment" && alone python "$OLDPWD/tests/package/check_wheel.py" "$dist"/evenflow-*.whl)
+python=$(alone python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+(cd "$environment" && alone python "$OLDPWD/tests/package/check_wheel.py" "$dist"/evenflow-*-"$python"-*"$(uname -m).whl")
 alone python -m pip install -q --only-binary :all: pytest pillow matplotlib tqdm
 alone python -m pytest -q tests/python/test_{golden,surface,states,spline,masks,weights,discrete,one_column,uniform,errors}.py
 (cd "$environment" && alone evenflow train digits --quiet && test -s runs/digits/samples.png)

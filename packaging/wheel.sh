@@ -21,8 +21,16 @@ if [ "$machine" != "$(uname -m)" ]; then
   mkdir -p "$work/include/$machine-linux-gnu"
   ln -s "/usr/include/$(uname -m)-linux-gnu/$version" "$work/include/$machine-linux-gnu/"
   export CXXFLAGS=-I$work/include
-  export SKBUILD_CMAKE_DEFINE="CMAKE_SYSTEM_NAME=Linux;CMAKE_SYSTEM_PROCESSOR=$machine"
+  export SKBUILD_CMAKE_DEFINE="CMAKE_SYSTEM_NAME=Linux;CMAKE_SYSTEM_PROCESSOR=$machine;PYBIND11_USE_CROSSCOMPILING=ON"
 fi
-python -m pip wheel -q --no-deps --no-build-isolation -w "$work" "$source"
-auditwheel repair --plat "manylinux_2_28_$machine" -w "$out" "$work"/evenflow-*.whl
-twine check --strict "$out"/evenflow-*"_$machine.whl"
+# Without pip's cache, which knows a source distribution by its path alone.
+python -m pip wheel -q --no-cache-dir --no-deps --no-build-isolation -w "$work" "$source"
+auditwheel repair -w "$work/portable" "$work"/evenflow-*.whl
+wheel=$(echo "$work"/portable/evenflow-*.whl)
+if ! [[ $wheel =~ manylinux_2_2[0-8]_$machine.whl$ ]]; then
+  echo "packaging/wheel.sh: expected a wheel for glibc 2.28 or older, got $(basename "$wheel")" >&2
+  exit 1
+fi
+twine check --strict "$wheel"
+mkdir -p "$out"
+mv "$wheel" "$out"
