@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -43,6 +44,25 @@ def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
         if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
             raise TypeError(f"{wanted}, got {type(block).__name__} for one of them")
         yield block[0], block[1], block[2] if len(block) == 3 else None
+
+
+def lock(folder: str) -> int:
+    """A descriptor that locks the folder until it is closed or the process ends. BlockingIOError if another has it."""
+    if sys.platform == "win32":
+        try:  # Windows locks no folder, but removes a file with its last descriptor
+            return os.open(os.path.join(folder, ".lock"), os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
+        except FileExistsError as error:
+            raise BlockingIOError(*error.args) from error
+    import fcntl
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import datetime
 import itertools
 import json
 import os
+import platform
 import sys
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ JOIN_SECONDS = 300.0
 
 def local_rank(rank: int, collect: Collect) -> int:
     """How many lower ranks this machine has: the number of the rank's GPU."""
-    machines = collect(os.uname().nodename)
+    machines = collect(platform.node())
     return machines[:rank].count(machines[rank])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -271,5 +272,5 @@ def threads_a_rank(ranks: Ranks) -> int:
     if ranks.size == 1 or not hasattr(os, "sched_getaffinity"):
         return 0
     cores, allowed = os.cpu_count() or 1, len(os.sched_getaffinity(0))
-    here = ranks.collect(os.uname().nodename).count(os.uname().nodename)
+    here = ranks.collect(platform.node()).count(platform.node())
     return 0 if allowed < cores else max(1, cores // here)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -97,6 +99,7 @@ class Stored(Rows):
             self._file = open(self.path, "rb", buffering=0)
         except OSError as error:
             raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
+        self._position = threading.Lock()
         weakref.finalize(self, self._file.close)
         self._check_size()
 
@@ -120,15 +123,22 @@ class Stored(Rows):
         return out
 
     def _fill(self, place: int, target: memoryview) -> None:
-        # The file's own position is left alone: threads and forked processes share it.
         try:
-            while len(target) and (count := os.preadv(self._file.fileno(), [target], place)):
+            while len(target) and (count := self._read_at(place, target)):
                 target, place = target[count:], place + count
         except OSError as error:
             raise IoError(f"[data] {self.path}: expected a readable file, got: {error}") from error
         if len(target):
             self._check_size()
             raise IoError(f"[data] {self.path}: expected {len(target)} more bytes, got none")
+
+    def _read_at(self, place: int, target: memoryview) -> int:
+        # Threads and forked processes share the file's own position. Windows has no fork, nor preadv.
+        if sys.platform != "win32":
+            return os.preadv(self._file.fileno(), [target], place)
+        with self._position:
+            self._file.seek(place)
+            return self._file.readinto(target)
 
     def _check_size(self) -> None:
         wanted, got = self.offset + self.nbytes, os.fstat(self._file.fileno()).st_size

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import functools
 import glob
 import json
@@ -32,7 +31,7 @@ from evenflow.data.folder import MODES
 from evenflow.data.table import TABLES, is_header, table_columns
 from evenflow.density import Density
 from evenflow.errors import ConfigError, IoError
-from evenflow.files import replacing, writing
+from evenflow.files import lock, replacing, writing
 from evenflow.flow import Flow
 from evenflow.logs import Outputs, Recorder
 from evenflow.models import build
@@ -248,32 +247,26 @@ class Run:
 
         Makes the folder where there is none, with those above it, and removes them if nothing came into it.
         """
-        lock, made = ranks.lead(self._lock)
+        held, made = ranks.lead(self._lock)
         try:
             yield
         finally:
             if ranks.rank == 0:
+                os.close(held)
                 with contextlib.suppress(OSError):
                     for folder in made:
                         os.rmdir(folder)  # only if nothing is in it
-                os.close(lock)
 
     def _lock(self) -> tuple[int, list[Path]]:
         """(a descriptor that locks the folder until it is closed or the process ends, the folders made for it)."""
         made = [folder for folder in (Path(self.folder), *Path(self.folder).parents) if not os.path.exists(folder)]
         try:
             os.makedirs(self.folder, exist_ok=True)
-            lock = os.open(self.folder, os.O_RDONLY)
+            return lock(self.folder), made
+        except BlockingIOError:
+            raise IoError(f"[train] another process is working on the run in {self.folder}") from None
         except OSError as error:
             raise IoError(f"[train] the folder {self.folder} can't be made: {error}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise IoError(f"[train] another process is working on the run in {self.folder}") from None
-        except OSError:
-            pass  # a file system without locks
-        return lock, made
 
     def start(self, plan: Plan, trainer: Trainer, config: str, command: str, force: bool) -> None:
         """Makes the first files, all or none. IoError if the folder has files of a run, unless `force`: they are then

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Windows has none."""
+
 SAME_SECONDS = 1.0
 """Signals that follow the first one this closely are the same wish to stop."""
 
@@ -28,10 +31,10 @@ def interrupt_flag() -> Iterator[list[int]]:
         if not flag:
             flag.append(number)
             first = time.monotonic()
-        elif number != signal.SIGHUP and time.monotonic() - first > SAME_SECONDS:
+        elif number != HANGUP and time.monotonic() - first > SAME_SECONDS:
             raise KeyboardInterrupt(number)
 
-    with _handled(handle, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    with _handled(handle, signal.SIGINT, signal.SIGTERM, HANGUP):
         yield flag
 
 
@@ -42,18 +45,18 @@ def termination_interrupts() -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         raise KeyboardInterrupt(number)
 
-    with _handled(handle, signal.SIGTERM, signal.SIGHUP):
+    with _handled(handle, signal.SIGTERM, HANGUP):
         yield
 
 
 @contextlib.contextmanager
-def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals | None) -> Iterator[None]:
     """Python lets the main thread alone handle signals. nohup has SIGHUP ignored, and so it stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handle) for number in numbers
-                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN}
+    previous = {number: signal.signal(number, handle) for number in numbers if number is not None
+                and (number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN)}
     try:
         yield
     finally:

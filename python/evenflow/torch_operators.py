@@ -60,7 +60,8 @@ def _renew_lock() -> None:
     _GRADS_LOCK = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it stays in the parent
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_renew_lock)  # a thread that held it stays in the parent
 
 
 # The kernels wait for the GPU's results, which a CUDA graph of torch.compile can't hold; earlier versions have no word
