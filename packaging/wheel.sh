@@ -23,11 +23,15 @@ if [ "$machine" != "$(uname -m)" ]; then
   export CXXFLAGS=-I$work/include
   export SKBUILD_CMAKE_DEFINE="CMAKE_SYSTEM_NAME=Linux;CMAKE_SYSTEM_PROCESSOR=$machine;PYBIND11_USE_CROSSCOMPILING=ON"
 fi
-# Without pip's cache, which knows a source distribution by its path alone.
-python -m pip wheel -q --no-cache-dir --no-deps --no-build-isolation -w "$work" "$source"
+if [ -f "$source" ]; then  # pip's cache would know an archive by its path alone
+  mkdir "$work/source"
+  tar -xf "$source" -C "$work/source" --strip-components 1
+  source=$work/source
+fi
+python -m pip wheel -q --no-deps --no-build-isolation -w "$work" "$source"
 auditwheel repair -w "$work/portable" "$work"/evenflow-*.whl
 wheel=$(echo "$work"/portable/evenflow-*.whl)
-if ! [[ $wheel =~ manylinux_2_2[0-8]_$machine.whl$ ]]; then
+if ! [[ $wheel =~ manylinux_2_([0-9]|1[0-9]|2[0-8])_$machine.whl$ ]]; then
   echo "packaging/wheel.sh: expected a wheel for glibc 2.28 or older, got $(basename "$wheel")" >&2
   exit 1
 fi

@@ -158,6 +158,8 @@ def _pictures(where: str, flow: Density, path: str) -> Iterator[Callable[[np.nda
         os.mkdir(temporary)
         try:
             yield write
+            if os.path.isdir(path):
+                os.rmdir(path)  # Windows renames to a new name only
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

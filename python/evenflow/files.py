@@ -49,10 +49,15 @@ def blocks(where: str, rows: Any) -> Iterator[tuple[Any, Any, Any]]:
 def lock(folder: str) -> int:
     """A descriptor that locks the folder until it is closed or the process ends. BlockingIOError if another has it."""
     if sys.platform == "win32":
-        try:  # Windows locks no folder, but removes a file with its last descriptor
-            return os.open(os.path.join(folder, ".lock"), os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
-        except FileExistsError as error:
+        import msvcrt
+        # Windows locks no folder, but a file in it, which it removes with the last descriptor.
+        descriptor = os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_TEMPORARY)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            os.close(descriptor)
             raise BlockingIOError(*error.args) from error
+        return descriptor
     import fcntl
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,10 +253,13 @@ class Run:
             yield
         finally:
             if ranks.rank == 0:
-                os.close(held)
+                if sys.platform == "win32":
+                    os.close(held)  # a file in the folder
                 with contextlib.suppress(OSError):
                     for folder in made:
                         os.rmdir(folder)  # only if nothing is in it
+                if sys.platform != "win32":
+                    os.close(held)
 
     def _lock(self) -> tuple[int, list[Path]]:
         """(a descriptor that locks the folder until it is closed or the process ends, the folders made for it)."""
@@ -391,8 +395,8 @@ class Run:
 
 def inside(path: str, folder: str) -> bool:
     """Whether a path is a folder, or file, or in it."""
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([path, folder]) == folder
+    here = Path(os.path.realpath(path))
+    return here.is_relative_to(os.path.realpath(folder))
 
 
 def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
-HANGUP = getattr(signal, "SIGHUP", None)
-"""Windows has none."""
+if sys.platform == "win32":  # of a closing terminal
+    HANGUP = signal.SIGBREAK
+else:
+    HANGUP = signal.SIGHUP
 
 SAME_SECONDS = 1.0
 """Signals that follow the first one this closely are the same wish to stop."""
@@ -50,13 +53,13 @@ def termination_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals | None) -> Iterator[None]:
+def _handled(handle: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
     """Python lets the main thread alone handle signals. nohup has SIGHUP ignored, and so it stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handle) for number in numbers if number is not None
-                and (number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN)}
+    previous = {number: signal.signal(number, handle) for number in numbers
+                if number != HANGUP or signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
