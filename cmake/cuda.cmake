@@ -35,21 +35,17 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
   set(architectures 80-real 90-real 100)
 endif()
 set(EVENFLOW_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures of the CUDA backend")
-# A backend, with sources of its own besides.
-function(add_cuda_backend name architectures runtime)
-  add_library(${name} SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/stacks_f32.cu
-              cpp/src/kernels/cuda/stacks_bf16.cu cpp/src/kernels/cuda/kernels_f64.cu
-              cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
-              ${backend_core} ${ARGN})
-  target_link_libraries(${name} PRIVATE ${CMAKE_DL_LIBS})
-  target_include_directories(${name} PRIVATE cpp/include cpp/src)
-  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}" CUDA_STANDARD 17
-                        CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY ${runtime} CUDA_VISIBILITY_PRESET hidden)
-  # The architectures of a unit compile side by side; constexpr functions serve both sides.
-  target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--threads=2>")
-  target_link_options(${name} PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
-endfunction()
-add_cuda_backend(evenflow_cuda "${EVENFLOW_CUDA_ARCHITECTURES}" Static)
+add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/stacks_f32.cu
+            cpp/src/kernels/cuda/stacks_bf16.cu cpp/src/kernels/cuda/kernels_f64.cu
+            cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
+            ${backend_core})
+target_link_libraries(evenflow_cuda PRIVATE ${CMAKE_DL_LIBS})
+target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
+set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}" CUDA_STANDARD 17
+                      CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+# The architectures of a unit compile side by side; constexpr functions serve both sides.
+target_compile_options(evenflow_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--threads=2>")
+target_link_options(evenflow_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,--no-undefined)
 set(backend_folder ${CMAKE_INSTALL_LIBDIR})
 if(SKBUILD)
   set(backend_folder evenflow_cuda)  # the Python package of packaging/cuda

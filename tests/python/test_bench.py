@@ -218,7 +218,7 @@ def test_checks(gpu, tmp_path, monkeypatch):
     """What runs on which device, and what each stage leaves."""
     files = {pathlib.Path(path).name for path in gpu.device_tests()}
     assert {"test_device.py", "test_device_arrays.py", "test_nccl.py"} <= files
-    assert not files & {"conftest.py", "test_bench.py", "test_ptx.py"}
+    assert not files & {"conftest.py", "test_bench.py"}
     summary = "[doctest] test cases:   3 |   3 passed | 0 failed | 40 skipped"
     seen = tmp_path / "seen"
     tests = program(tmp_path / "device_tests",
