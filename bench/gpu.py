@@ -136,8 +136,7 @@ def device_tests() -> list[str]:
 def check(a, stage: str) -> tuple[str, dict]:
     """Kernels and layers by the C++ tests, the Python tests that take a device, some of them under a sanitizer."""
     built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
-    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
-                 "EVENFLOW_NCCL_LIBRARY": f"{built}/libfake_nccl.so"} if built else {}
+    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so"} if built else {}
     device = "cpu" if a.smoke and not built else "cuda"
     pytest = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=120",  # names a test that hangs
               "-W", "default",  # no errors: other versions of libraries may warn

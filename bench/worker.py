@@ -127,7 +127,7 @@ class Work:
     def profile(self) -> None:
         """Every call once where a profiler looks, as ncu --profile-from-start off does; on the CPU none looks."""
         for call in self.calls.values():
-            call()  # allocates; the next one launches its kernels one by one, and the third as a graph
+            call()  # allocates
             if self._on_gpu:
                 tell_profiler("Start")
             call()

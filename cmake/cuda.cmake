@@ -37,8 +37,7 @@ endif()
 set(EVENFLOW_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures of the CUDA backend")
 add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/stacks_f32.cu
             cpp/src/kernels/cuda/stacks_bf16.cu cpp/src/kernels/cuda/kernels_f64.cu
-            cpp/src/kernels/cuda/device.cu cpp/src/kernels/cuda/collective.cu cpp/src/kernels/cuda/nccl.cpp
-            ${backend_core})
+            cpp/src/kernels/cuda/device.cu ${backend_core})
 target_link_libraries(evenflow_cuda PRIVATE ${CMAKE_DL_LIBS})
 target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
 set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}" CUDA_STANDARD 17

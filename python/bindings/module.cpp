@@ -69,7 +69,6 @@ PYBIND11_MODULE(_core, m) {
   bind_optim(m);
   bind_io(m);
   bind_wire(m);
-  bind_collective(m);
 }
 
 }  // namespace evenflow::python

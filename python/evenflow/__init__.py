@@ -23,13 +23,12 @@ from evenflow.optim import SGD, Adam, Adamax, AdamW, MovingAverage, RMSProp, Sch
 
 __all__ = ["Flow", "CouplingFlow", "Glow", "RealNVP", "NICE", "load", "convert", "DeviceArray", "to_uint8", "data",
            "errors", "Adam", "AdamW", "Adamax", "SGD", "RMSProp", "Schedule", "MovingAverage", "clip_grad_norm",
-           "distributed", "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
+           "set_matmul_precision", "matmul_precision", "Error", "ShapeError", "ConfigError",
            "DeviceError", "IoError", "NumericError", "RanksError", "MissingExtra", "DataWarning", "__version__"]
 
 if TYPE_CHECKING:
     from evenflow import data
     from evenflow.converters import convert
-    from evenflow.ranks import distributed
 
 
 def __dir__() -> list[str]:
@@ -43,7 +42,4 @@ def __getattr__(name: str) -> Any:
     if name == "convert":
         from evenflow.converters import convert
         return convert
-    if name == "distributed":
-        from evenflow.ranks import distributed
-        return distributed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,27 +26,18 @@ def outdated(where: str, package: str, least: str, got: str) -> MissingExtra:
     return MissingExtra(f"[{where}] expected {package} {least} or newer, got {got}", name=package)
 
 
-def load_library(package: str, file: str, variable: str) -> None:
-    """Loads a shared object of a package from PyPI, where there is one and the environment's variable names no other.
+def load_backend(device: str) -> None:
+    """Loads the device's kernels from their package, where it is installed and EVENFLOW_CUDA_LIBRARY names no others.
 
-    The loader would not look there by itself, and now finds it by its name. The core says what is missing.
+    The loader would not look there by itself, and now finds them by their name. The core says what is missing.
     """
-    if os.environ.get(variable):
+    if device != "cuda" or os.environ.get("EVENFLOW_CUDA_LIBRARY"):
         return
-    try:
-        found = importlib.util.find_spec(package)
-    except ModuleNotFoundError:
-        return
+    found = importlib.util.find_spec("evenflow_cuda")
     for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder, file)
+        path = Path(folder, "libevenflow_cuda.so")
         if path.exists():
             try:
                 ctypes.CDLL(str(path))
             except OSError as error:
-                raise DeviceError(f"[{package}] expected a library that loads, got: {error}") from None
-
-
-def load_backend(device: str) -> None:
-    """Loads the device's kernels from their package, where it is installed; comes before the core looks for them."""
-    if device == "cuda":
-        load_library("evenflow_cuda", "libevenflow_cuda.so", "EVENFLOW_CUDA_LIBRARY")
+                raise DeviceError(f"[evenflow_cuda] expected a library that loads, got: {error}") from None

@@ -163,7 +163,7 @@ class Flow(Density):
         verbose : bool, optional
             Show a progress bar (tqdm). None: if tqdm is installed and the output is a terminal or a notebook.
         comm : optional
-            An mpi4py communicator, or what `distributed` returns, whose ranks train together (docs/ranks.md).
+            An mpi4py communicator whose ranks train together (docs/ranks.md).
         sync_batch_norm : bool
             With ranks: moments over all ranks' samples, rather than over each rank's own.
         wire_dtype : str, optional
@@ -216,7 +216,7 @@ class Flow(Density):
             epochs = presets.epochs(length, n, settings.batch_size)
             epochs = min(epochs, presets.UNVALIDATED) if valid is None else epochs
         path = None if checkpoint is None else checks.file_name(where, checkpoint)
-        ranks = comm if isinstance(comm, Ranks) else Ranks(comm)
+        ranks = Ranks(comm)
         ranks.lead(lambda: None if resume or path is None else refuse_used(path))
         with self._undone_on_error():
             if not self.initialized:

@@ -19,7 +19,6 @@ import numpy as np
 from evenflow.console import tell, tell_error
 from evenflow.errors import ConfigError, Error, RanksError, on_all_ranks
 from evenflow.extras import need
-from evenflow.nccl import Nccl, TorchrunComm, local_rank
 
 Result = TypeVar("Result")
 
@@ -38,10 +37,7 @@ PATIENCE, PAUSE = 0.1, 1e-3
 
 
 class Ranks:
-    """The ranks of an mpi4py communicator; without one, this process alone.
-
-    nccl: where they also have a GPU each, what sums gradients there.
-    """
+    """The ranks of an mpi4py communicator; without one, this process alone."""
 
     def __init__(self, comm: Any = None):
         if comm is not None and not all(hasattr(comm, name) for name in ("Iallreduce", "Iallgatherv")):
@@ -49,10 +45,8 @@ class Ranks:
         self.comm = comm
         self.rank: int = 0 if comm is None else comm.Get_rank()
         self.size: int = 1 if comm is None else comm.Get_size()
-        self.nccl: Nccl | None = getattr(comm, "nccl", None)
         if comm is not None:
-            mpi = comm if hasattr(comm, "IN_PLACE") else need("fit", "mpi4py.MPI", "mpi4py", "mpi")
-            self.in_place = mpi.IN_PLACE
+            self.in_place = need("fit", "mpi4py.MPI", "mpi4py", "mpi").IN_PLACE
             self.wait_seconds = _wait_seconds()
 
     def share(self, n: int) -> slice:
@@ -211,48 +205,23 @@ def _number_in(variable: str, otherwise: int) -> int:
         raise ConfigError(f"[ranks] {variable}: expected a whole number, got {text!r}") from None
 
 
-def distributed(comm: Any = None, device: str = "cpu") -> Ranks:
-    """The ranks of an mpi4py communicator, or of the job that torchrun started, for `fit(comm=...)`.
-
-    device: "cuda" takes this rank's GPU, so it comes before the first flow there; gradients are summed in the GPUs'
-    memory, through NCCL. Without a communicator all goes over NCCL. DeviceError, on all ranks, where something is
-    missing on one; ConfigError without a communicator, a launcher or a GPU.
-    """
-    if comm is None:
-        if device == "cpu":
-            raise ConfigError("[distributed] expected mpiexec and mpi4py, or torchrun and device cuda, "
-                              "got neither")
-        return Ranks(TorchrunComm(device))
-    ranks = Ranks(comm)
-    if device != "cpu" and ranks.size > 1:
-        ranks.nccl = Nccl(ranks.collect, ranks.rank, ranks.size, local_rank(ranks.rank, ranks.collect), device)
-    return ranks
-
-
 @contextlib.contextmanager
-def launched(device: Callable[[], str]) -> Iterator[Ranks]:
-    """The ranks that mpirun, mpiexec, srun or torchrun started, or this process alone, for the time of a command.
+def launched() -> Iterator[Ranks]:
+    """The ranks that mpirun, mpiexec or srun started, or this process alone, for the time of a command.
 
-    device() says where the flow will be, once the ranks can tell each other of its error. An error of one rank alone
-    ends all of them, which would wait for it for ever. MissingExtra without mpi4py; ConfigError where it uses another
-    MPI than the launcher.
+    An error of one rank alone ends all of them, which would wait for it for ever. MissingExtra without mpi4py;
+    ConfigError where it uses another MPI than the launcher.
     """
     _, size = launched_as()
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    if size == 1 and not torchrun:
-        device()
+    if size == 1:
         yield Ranks()
         return
-    comm = None
-    if size > 1:
-        comm = need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD
-        if comm.Get_size() != size:
-            raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {comm.Get_size()} from "
-                              "mpi4py: it uses another MPI library than the launcher")
-    ranks = Ranks(comm) if comm is not None else distributed(None, device())
+    comm = need("train", "mpi4py.MPI", "mpi4py", "mpi").COMM_WORLD
+    if comm.Get_size() != size:
+        raise ConfigError(f"[train] expected {size} ranks, as the launcher says, got {comm.Get_size()} from mpi4py: "
+                          "it uses another MPI library than the launcher")
+    ranks = Ranks(comm)
     try:
-        if comm is not None:
-            ranks = distributed(comm, ranks.try_on_all(device))
         yield ranks
     except BaseException as error:
         if not getattr(error, "on_all_ranks", False):
@@ -263,7 +232,7 @@ def launched(device: Callable[[], str]) -> Iterator[Ranks]:
             else:
                 tell(f"{traceback.format_exc()}evenflow: rank {ranks.rank} failed, see above")
             time.sleep(TELL_SECONDS)
-            ranks.comm.Abort(1)
+            comm.Abort(1)
         raise
 
 

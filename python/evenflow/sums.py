@@ -11,46 +11,11 @@ import numpy as np
 
 from evenflow import _core
 from evenflow.density import Density
-from evenflow.errors import ConfigError
 from evenflow.extras import need
-from evenflow.nccl import Nccl
 from evenflow.ranks import Ranks
 
 PAUSE = 5e-4
 """Seconds between two looks at sums that are on their way: MPI moves data only when it is asked."""
-
-
-def gradient_sums(flow: Density, ranks: Ranks, wire: str | None) -> GradientSums | GpuSums:
-    """For the time of a training, a context manager."""
-    if ranks.nccl is None:
-        return GradientSums(flow, ranks, wire)
-    if wire is not None:
-        raise ranks.everywhere(ConfigError(f"[fit] expected no wire_dtype on GPUs, got {wire}"))
-    return GpuSums(flow, ranks, ranks.nccl)
-
-
-class GpuSums:
-    """The gradient of a flow on the GPUs of ranks, summed where it is: as a whole, after the pass."""
-
-    start = None
-
-    def __init__(self, flow: Density, ranks: Ranks, nccl: Nccl):
-        self._flow, self._ranks, self._nccl = flow, ranks, nccl
-
-    def begin(self) -> None:
-        """As GradientSums has it, and so the others."""
-
-    def wait(self) -> None:
-        """Nothing is on its way."""
-
-    def store(self) -> None:
-        self._ranks.wait_until(self._nccl.start_gradient(self._flow._core).Test)
-
-    def __enter__(self) -> GpuSums:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        pass
 
 
 class GradientSums:

@@ -25,7 +25,7 @@ from evenflow.ranks import Ranks
 from evenflow.rows import Rows, data_mark, group_of, origin, shuffled, stays_outside
 from evenflow.score import log_prob_on_ranks
 from evenflow.settings import LATER, Progress, Settings
-from evenflow.sums import GpuSums, GradientSums, gradient_sums
+from evenflow.sums import GradientSums
 from evenflow.weights import check_weights, few_rows_told, in_proportion, mean_one
 
 STATE_KIND = "evenflow training state"
@@ -75,7 +75,7 @@ class Trainer:
                          mine=lambda size: np.concatenate([np.arange(a, b) for a, b in self._shares(size)]))
         self._check_shares()
         self._waited, self._worked = 0.0, 0.0
-        self._sums: GradientSums | GpuSums | None = None
+        self._sums: GradientSums | None = None
         try:
             self.optimizer = optim.OPTIMIZERS[settings.optimizer](flow, lr=settings.lr, **settings.optimizer_options)
         except TypeError as error:
@@ -269,7 +269,7 @@ class Trainer:
         if self.ranks.size == 1:
             yield
             return
-        with gradient_sums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
+        with GradientSums(self.flow, self.ranks, self.settings.wire_dtype) as self._sums:
             yield
 
     def _gradient_of_all(self, batch: Batch) -> tuple[float, dict[str, float]]:

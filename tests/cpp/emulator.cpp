@@ -9,11 +9,8 @@
 #include <iterator>
 #include <numeric>
 #include <stdexcept>
-#include <utility>
 
-#include "core/repeats.hpp"
 #include "evenflow/version.h"
-#include "kernels/cuda/nccl.hpp"
 
 namespace evenflow::test {
 namespace {
@@ -28,7 +25,6 @@ class EmulatedDevice final : public Device {
     return reinterpret_cast<uintptr_t>(this);
   }
   void* allocate(size_t bytes) override {
-    repeats_.interrupt();
     idle_ = false;
     if (Emulator::get().allocations_left-- == 0) {
       Emulator::get().allocations_left = 0;
@@ -37,54 +33,27 @@ class EmulatedDevice final : public Device {
     return Emulator::get().allocate(bytes, this);
   }
   void release(void* memory) noexcept override {
-    repeats_.interrupt_quietly();
     if (known_ && !idle_) std::abort();  // whom the queue was told may have work on the memory under way
     Emulator::get().release(memory);
   }
   bool separate_arrays() const override { return Emulator::get().separate_arrays; }
   int64_t free_memory() const override { return int64_t{1} << 30; }
   void to_device(void* to, const void* from, size_t bytes) override {
-    repeats_.interrupt();
     Emulator::get().open();
     std::memcpy(to, from, bytes);
     Emulator::get().close();
   }
   void to_host(void* to, const void* from, size_t bytes) override {
-    repeats_.interrupt();
     Emulator::get().open();
     std::memcpy(to, from, bytes);
     Emulator::get().close();
     Emulator::get().wait();
   }
-  void synchronize() override {
-    repeats_.interrupt();
-    Emulator::get().wait();
-  }
-  void follow(Device& other) override {
-    repeats_.interrupt();
-    Emulator::get().follow(this, &other);
-  }
+  void synchronize() override { Emulator::get().wait(); }
+  void follow(Device& other) override { Emulator::get().follow(this, &other); }
   bool wait_for_all() noexcept override {
     Emulator::get().wait();
     return idle_ = true;
-  }
-  void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) override {
-    repeats_.run(*this, key, f);
-  }
-
-  using Graph = std::vector<std::function<void()>>;
-  void begin() { Emulator::get().recording = &recorded_; }
-  std::optional<Graph> end() {
-    abandon();
-    return Emulator::get().makes_graphs ? std::optional<Graph>(std::move(last_)) : std::nullopt;
-  }
-  void abandon() {
-    Emulator::get().recording = nullptr;
-    last_ = std::exchange(recorded_, {});
-  }
-  void launch(const Graph& graph) {
-    ++Emulator::get().graphs;
-    for (const auto& kernel : graph) kernel();
   }
   const KernelSet<float>& kernels_f32() const override { return emulated_kernels_f32(); }
   const KernelSet<double>& kernels_f64() const override { return emulated_kernels_f64(); }
@@ -92,31 +61,6 @@ class EmulatedDevice final : public Device {
  private:
   mutable bool known_ = false;  ///< to other libraries
   bool idle_ = false;           ///< nothing was allocated since wait_for_all()
-  Repeats<Graph> repeats_;
-  Graph recorded_, last_;
-};
-
-/// Every sum is complete when it has started.
-class EmulatedCollective final : public Collective {
- public:
-  EmulatedCollective(const char* id, int rank, int size) : comm_(cuda::Nccl::get(), id, rank, size) {}
-  void start(Device&, const float* from, float* to, int64_t count) override { add_up(from, to, count); }
-  void start(Device&, const double* from, double* to, int64_t count) override { add_up(from, to, count); }
-  bool done() override {
-    comm_.check();
-    comm_.settle();
-    return true;
-  }
-  void finish(Device&) override { comm_.check(); }
-
- private:
-  template <class T>
-  void add_up(const T* from, T* to, int64_t count) {
-    Emulator::get().open();
-    comm_.sum(from, to, count, nullptr);
-    Emulator::get().close();
-  }
-  cuda::Communicator comm_;
 };
 
 void protect(void* base, size_t size, int access) {
@@ -245,14 +189,6 @@ Backend emulated_backend(const char* name) {
   backend.open = []() -> Device* { return new EmulatedDevice; };
   backend.allocate_shared = [](size_t bytes) { return Emulator::get().allocate(bytes, nullptr); };
   backend.release_shared = [](void* memory) { Emulator::get().release(memory); };
-  backend.prepare_rank = [](int local_rank) {
-    cuda::gpu_of_rank(local_rank, kEmulatedGpus);
-    cuda::Nccl::get();
-  };
-  backend.make_id = [](char* id) { cuda::Nccl::get().make_id(id); };
-  backend.join = [](const char* id, int rank, int size) -> Collective* {
-    return new EmulatedCollective(id, rank, size);
-  };
   return backend;
 }
 

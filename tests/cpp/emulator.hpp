@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <typeinfo>
@@ -33,12 +32,8 @@ class Emulator {
   const char* name = "emulated";
   bool separate_arrays = true;  ///< whether each array has a guard page
   int64_t launches = 0;
-  int64_t before_wait = 0;  ///< launches before the program first waited; set to -1 to be told
-  int64_t graphs = 0;       ///< launches of recorded kernels
-  std::vector<std::function<void()>>* recording = nullptr;
-  bool makes_graphs = true;
-  bool spoils_recordings = false;  ///< launches fail while kernels are recorded
-  int64_t allocations_left = -1;   ///< until there is no memory; below 0: there is always some
+  int64_t before_wait = 0;        ///< launches before the program first waited; set to -1 to be told
+  int64_t allocations_left = -1;  ///< until there is no memory; below 0: there is always some
   int64_t live() const { return static_cast<int64_t>(regions_.size()); }
 
   /// queue: whose kernels, and those of queues that follow it, may use the memory; null: shared memory.
@@ -139,18 +134,6 @@ struct EmulatedLauncher {
     emulator.check_arguments(&arguments, sizeof arguments, ctx.device());
 #endif
     ++emulator.launches;
-    if (emulator.recording) {
-      if (emulator.spoils_recordings) fail<DeviceError>("emulator", "expected a recording, got a spoilt one");
-      emulator.recording->push_back([blocks, body] { run(blocks, body); });
-    } else {
-      run(blocks, body);
-    }
-  }
-
- private:
-  template <class Body>
-  static void run(int64_t blocks, const Body& body) {
-    Emulator& emulator = Emulator::get();
     emulator.open();
     // Nothing is initialised on a device; 0xCB makes large negative numbers.
     using Shared = typename Body::Shared;
@@ -172,6 +155,7 @@ struct EmulatedLauncher {
     [[maybe_unused]] static const bool noted = Emulator::note(typeid(Body).name());  // once a body
   }
 
+ private:
   template <class S>
   static void spoil(S& s) {
     std::memset(static_cast<void*>(&s), 0xCB, sizeof s);
@@ -211,9 +195,7 @@ class Arrays {
   WorkspaceScope scope_;
 };
 
-/// Ranks meet through the NCCL that EVENFLOW_NCCL_LIBRARY names, each a process, on kEmulatedGpus a machine.
 Backend emulated_backend(const char* name);
-inline constexpr int kEmulatedGpus = 4;
 
 /// Makes Context("emulated") work.
 inline void install_emulator() {

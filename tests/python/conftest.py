@@ -41,6 +41,13 @@ def device(request):
 
 
 @pytest.fixture
+def gpu(device):
+    if device == "cpu":
+        pytest.skip("has no GPU; test_on_the_emulated_device runs it there")
+    return device
+
+
+@pytest.fixture
 def block_of(monkeypatch):
     """Sets how many values there are in a block of a call."""
     def sets(values):

@@ -128,13 +128,6 @@ def emulated():
 
 
 @pytest.fixture
-def gpu(device):
-    if device == "cpu":
-        pytest.skip("has no GPU; test_on_the_emulated_device runs it there")
-    return device
-
-
-@pytest.fixture
 def flow(glow, images, gpu):
     x, labels = images
     flow = glow(device=gpu, classes=3, class_weight=0.1, seed=2)
@@ -597,7 +590,7 @@ def test_models_on_the_cpu(real_nvp, table):
 def test_on_the_emulated_device():
     """All of the above, and the rest of what the public surface does on a device."""
     here = pathlib.Path(__file__)
-    others = ("device", "context", "context_images", "weights", "bounds")
+    others = ("device", "context", "context_images", "weights", "bounds", "ranks")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda", here,
                            *(here.with_name(f"test_{name}.py") for name in others)],
                           capture_output=True, text=True,

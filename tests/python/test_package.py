@@ -43,7 +43,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 PUBLIC = [ef.Flow, ef.CouplingFlow, ef.Glow, ef.RealNVP, ef.NICE, ef.Adam, ef.AdamW, ef.Adamax, ef.SGD, ef.RMSProp,
-          ef.MovingAverage, ef.Schedule, ef.load, ef.to_uint8, ef.clip_grad_norm, ef.distributed,
+          ef.MovingAverage, ef.Schedule, ef.load, ef.to_uint8, ef.clip_grad_norm,
           ef.set_matmul_precision]
 TOOLS = {"latent": ("reconstruct", "interpolate", "manifold", "attribute", "edit", "project", "enlarged"),
          "inpaint": ("inpaint", "hidden_pixels"), "score": ("p_values", "score_rows"), "plot": ("grid", "save_grid")}

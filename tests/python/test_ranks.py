@@ -78,6 +78,17 @@ def test_parts_that_are_sent_during_the_pass(model, settings, ranks):
     assert together["same"]
 
 
+@pytest.mark.any_device
+@pytest.mark.parametrize("model, settings", [("wide", {}), ("table", {"accumulate": 2}), ("glow", {"average": 0.9})])
+def test_ranks_on_a_device(model, settings, gpu):
+    """Their gradients are there, and MPI adds them up."""
+    here = job(1, model, 6, settings=settings)
+    there = job(2, model, 6, settings=settings, least=500, device=gpu)
+    for numbers in ("losses", "valid", "params"):
+        close(there[numbers], here[numbers], 1e-7)
+    assert there["same"]
+
+
 def test_passes_that_are_repeated():
     """The parts that were sent are those of the first pass."""
     settings = {"clip": 0.01, "optimizer": "sgd", "lr": 1e-3}

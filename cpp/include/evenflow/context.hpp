@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,7 +52,6 @@ class EVENFLOW_API Workspace {
     char* data;
     size_t size;
   };
-  friend class Context;
   void tidy();
   void add_block(size_t size);
   void drop_blocks(size_t keep);
@@ -113,10 +111,6 @@ class EVENFLOW_API Context {
   void to_host(void* to, const void* from, size_t bytes);
   /// Waits for the device. Only after this may the program read or write an arena on the device.
   void synchronize();
-  /// Calls f, which queues kernels. A device may record them and, in a later call with the same key, queue
-  /// the recording without calling f. The context adds its workspace, its precision and whether it has ranks
-  /// to the key. The caller's key must hold everything else that the kernels' arguments depend on.
-  void repeat(std::vector<uint64_t> key, const std::function<void()>& f);
 
   template <class T>
   const KernelSet<T>& kernels() const;

@@ -75,16 +75,6 @@ void Context::synchronize() {
   if (device_) device_->synchronize();
 }
 
-void Context::repeat(std::vector<uint64_t> key, const std::function<void()>& f) {
-  if (!device_) return f();
-  const auto at = [](const void* p) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p)); };
-  key.insert(key.end(), {static_cast<uint64_t>(matmul_precision_), ranks_ != nullptr, workspace_.block_,
-                         workspace_.used_});
-  for (const Workspace::Block& block : workspace_.blocks_)
-    key.insert(key.end(), {at(block.data), block.size});
-  device_->repeat(key, f);
-}
-
 void Context::prepare_children(int count) {
   while (static_cast<int>(children_.size()) < count) children_.emplace_back(new Context(*this, Child()));
 }

@@ -2,9 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <vector>
 
 namespace evenflow {
 
@@ -43,39 +40,16 @@ class Device {
   /// Waits for all work of the device, from any queue. Returns false if it cannot wait now.
   virtual bool wait_for_all() noexcept = 0;
 
-  /// Queues the kernels that f queues. If the last call of f with this key did nothing else (no copy, no
-  /// wait, no allocation), f is recorded, and later calls queue the recording without calling f. So the key
-  /// must hold everything that the arguments of f's kernels depend on, and f may be called twice.
-  virtual void repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) = 0;
-
   virtual const KernelSet<float>& kernels_f32() const = 0;
   virtual const KernelSet<double>& kernels_f64() const = 0;
-};
-
-/// Sums over the ranks of a job, in device memory. Each rank is a process with its own device. All ranks must
-/// make the same calls in the same order. DeviceError if the ranks' library reports an error, of this rank or
-/// another.
-class Collective {
- public:
-  virtual ~Collective() = default;
-
-  /// Starts writing the sum of `from` over all ranks to `to`, which may be the same array. The sum waits for
-  /// the kernels queued on `after` so far and runs in parallel with later ones. Both arrays must exist until
-  /// finish().
-  virtual void start(Device& after, const float* from, float* to, int64_t count) = 0;
-  virtual void start(Device& after, const double* from, double* to, int64_t count) = 0;
-  /// Whether all started sums are complete. It does not wait, so that the program can detect a lost rank.
-  virtual bool done() = 0;
-  /// Makes kernels that are queued on the device from now on wait for all started sums. Does not wait itself.
-  virtual void finish(Device& device) = 0;
 };
 
 /// The interface that a backend's shared object provides. The first three members never move, so that any
 /// version can read them.
 struct Backend {
-  /// Version of the binary interface: this struct, Device, Collective, KernelSet, Context and the structs in
-  /// their signatures.
-  static constexpr int kAbi = 13;
+  /// Version of the binary interface: this struct, Device, KernelSet, Context and the structs in their
+  /// signatures.
+  static constexpr int kAbi = 14;
 
   int abi = kAbi;
   const char* version = nullptr;  ///< version of the library that it was built with
@@ -85,16 +59,6 @@ struct Backend {
   /// Memory that the program may access too while no kernel runs: for parameters, gradients and moments.
   void* (*allocate_shared)(size_t bytes) = nullptr;
   void (*release_shared)(void* memory) = nullptr;
-
-  /// Makes this process rank `local_rank` of the job on its machine and selects the GPU of that number. Must
-  /// be called before any GPU is used. DeviceError if there is no such GPU or the ranks' library is missing.
-  void (*prepare_rank)(int local_rank) = nullptr;
-  static constexpr int kIdBytes = 128;
-  /// Writes an id (kIdBytes) by which the ranks of a job find each other. One rank makes it and sends it to
-  /// the others.
-  void (*make_id)(char* id) = nullptr;
-  /// Joins the job; waits for all ranks.
-  Collective* (*join)(const char* id, int rank, int size) = nullptr;
 };
 
 /// The backend for a device name; null for "cpu". DeviceError for an unknown name, and if the backend's

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,8 +39,6 @@ struct Node {
 template <class T>
 struct Chain {
   Chain(Shape sample, Base base_) : sample_shape(sample.with_batch(0)), current(sample_shape), base(base_) {
-    static std::atomic<uint64_t> next{0};
-    id = next++;
     if (dims() < 1) fail<ShapeError>("flow", "expected positive sizes, got ", to_string(sample_shape));
   }
 
@@ -155,7 +152,6 @@ struct Chain {
     return tiles;
   }
 
-  uint64_t id;  ///< unique in the process
   Shape sample_shape;
   Shape current;  ///< output of the last layer so far
   Base base;

@@ -7,7 +7,7 @@
 #include "flow/walk.hpp"
 
 // Densities, samples, and both directions of a chain without gradients. A batch is processed layer by layer;
-// on the CPU in tiles, where that is faster; on a device as a recorded graph.
+// on the CPU in tiles, where that is faster.
 
 namespace evenflow {
 
@@ -57,34 +57,6 @@ void run_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, c
   });
 }
 
-enum class Pass : uint64_t { gradient, log_prob, sample };
-
-/// A pass's key for Context::repeat: everything that its kernels' arguments depend on. arrays: those used
-/// besides x.
-template <class T>
-std::vector<uint64_t> key_of(Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
-                             std::initializer_list<const void*> arrays) {
-  std::vector<uint64_t> key{static_cast<uint64_t>(pass), chain.id, static_cast<uint64_t>(x.shape.n),
-                            static_cast<uint64_t>(x.stride)};
-  const auto add = [&](const void* p) { key.push_back(reinterpret_cast<uintptr_t>(p)); };
-  for (const void* p : {static_cast<const void*>(params.values), static_cast<const void*>(params.grads),
-                        static_cast<const void*>(params.batch_stats), static_cast<const void*>(params.labels),
-                        static_cast<const void*>(params.context), static_cast<const void*>(params.dcontext),
-                        static_cast<const void*>(params.masks), static_cast<const void*>(x.data)}) {
-    add(p);
-  }
-  for (const void* p : arrays) add(p);
-  return key;
-}
-
-/// Calls f, which queues kernels. On a device they are recorded as a graph.
-template <class T, class F>
-void queue(Context& ctx, Pass pass, const Chain<T>& chain, const Params<T>& params, View<const T> x,
-           std::initializer_list<const void*> arrays, const F& f) {
-  if (ctx.on_host()) return f();
-  ctx.repeat(key_of(pass, chain, params, x, arrays), f);
-}
-
 template <class T>
 void forward(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
              const Given<T>& given, T* z, double* logdet, const char* call) {
@@ -129,10 +101,8 @@ void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, V
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
-  queue(ctx, Pass::log_prob, chain, params, x, {out, z}, [&] {
-    run_forward(ctx, chain, params, x, z, out);
-    ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
-  });
+  run_forward(ctx, chain, params, x, z, out);
+  ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
   if (!all_finite<T>(ctx, n, out, {})) fail_not_finite<T>(ctx, chain, params, call, x, out);
 }
 
@@ -171,13 +141,12 @@ void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int
   base_sample(ctx, chain, call, first, temperature, seed, n, z);
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
-  queue<T>(ctx, Pass::sample, chain, params, x, {logdet, z, bad_values, log_prob}, [&] {
-    run_inverse(ctx, chain, params, z, x, logdet);
-    ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);
-    if (!log_prob) return;
+  run_inverse(ctx, chain, params, z, x, logdet);
+  ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);
+  if (log_prob) {
     ctx.kernels<T>().move.scale_doubles(ctx, n, -1, logdet, log_prob);
     ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, log_prob);
-  });
+  }
   if (*host.read(bad_values, 1) == 0) return;
   const T* values = dense_on_host<T>(ctx, scope, host, x);
   int64_t bad = 0;

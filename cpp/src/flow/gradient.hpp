@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstring>
-
 #include "core/device.hpp"
 #include "flow/density.hpp"
 
@@ -269,20 +267,6 @@ void pass_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                   pass);
 }
 
-template <class T>
-std::vector<uint64_t> key_of(const Chain<T>& chain, const Params<T>& params, View<const T> x, double weight,
-                             const PassArrays<T>& arrays, const GradientPass<T>& pass, const double* square) {
-  std::vector<uint64_t> key =
-      key_of(Pass::gradient, chain, params, x,
-             {arrays.z, arrays.dz, arrays.dlogdet, arrays.log_prob, arrays.rebuilt.data, arrays.dx.data,
-              pass.drifts, pass.head_results, pass.standardised, pass.sample_weight, square});
-  for (const T* values : pass.kept) key.push_back(reinterpret_cast<uintptr_t>(values));
-  uint64_t bits;
-  std::memcpy(&bits, &weight, sizeof bits);
-  key.insert(key.end(), {bits, static_cast<uint64_t>(arrays.dx.stride), params.overwrite});
-  return key;
-}
-
 /// Computes log p(x) (n) and the gradient of its sum times `weight`: adds to params.grads and overwrites dx.
 /// square: (1), set to the sum of squares of params.grads afterwards, or null. undo() removes what was added
 /// before the drift guard repeats the pass, and after an error.
@@ -302,34 +286,15 @@ Drift differentiate(Context& ctx, const Chain<T>& chain, const Params<T>& params
       keep_activations(ctx, kept, chain, n, activation_budget, pass);
       pass.truth = x;
       pass.drifts = kept.take<double>(2 * kDrifts);
-      const auto forward = [&] { pass_forward(ctx, chain, params, x, weight, arrays, pass); };
-      const auto backward = [&] {
-        pass_backward(ctx, chain, params, arrays, pass);
-        if (square) kernels.optim.sum_squares(ctx, layout.trainable_size(), params.grads, square);
-      };
-      const auto check_densities = [&] {
-        const bool finite = all_finite<T>(ctx, n, log_prob, {});
-        if (on_all_ranks(ctx, layout, finite)) return;
+      // The whole pass is queued before its results are read, so that a device never waits for the host.
+      pass_forward(ctx, chain, params, x, weight, arrays, pass);
+      pass_backward(ctx, chain, params, arrays, pass);
+      if (square) kernels.optim.sum_squares(ctx, layout.trainable_size(), params.grads, square);
+      check_initialized(ctx, chain, call, params.values);
+      const bool finite = all_finite<T>(ctx, n, log_prob, {});
+      if (!on_all_ranks(ctx, layout, finite)) {
         if (!finite) fail_not_finite(ctx, chain, params, call, x, log_prob);
         fail<NumericError>(call, "a density on another rank is not finite");
-      };
-      if (ctx.on_host()) {
-        forward();
-        check_densities();
-        backward();
-      } else {
-        // Queue the whole pass before reading results, so that the device never waits for the host.
-        const auto all = [&] {
-          forward();
-          backward();
-        };
-        if (pass.watch) {
-          all();
-        } else {
-          ctx.repeat(key_of(chain, params, x, weight, arrays, pass, square), all);
-        }
-        check_initialized(ctx, chain, call, params.values);
-        check_densities();
       }
       drift.value = largest_drift(HostScope(ctx).read(static_cast<const double*>(pass.drifts), 2 * kDrifts));
     }

@@ -42,20 +42,16 @@ prior's shape alone costs up to 0.2."""
 
 def train(args: argparse.Namespace) -> int:
     values = options.given(args)
-
-    def device() -> str:
+    with launched() as ranks:
         if args.config is not None:
-            values.update({**config.read(args.config), **values})
+            values = {**ranks.try_on_all(lambda: config.read(args.config)), **values}
             _core.set_matmul_precision(values.get("matmul_precision", "highest"))
-        return str(values.get("device", "cpu"))
-
-    with launched(device) as ranks:
         return _train(args, values, ranks)
 
 
 def resume(args: argparse.Namespace) -> int:
     values = {k: v for k in ("epochs", "steps", "device", "threads") if (v := getattr(args, k)) is not None}
-    with launched(lambda: str(values.get("device", "cpu"))) as ranks:
+    with launched() as ranks:
         return _continue(Run(args.path), args, values, ranks)
 
 

@@ -1,31 +1,28 @@
-#include <atomic>
-#include <mutex>
-#include <shared_mutex>
-
 #include "evenflow/version.h"
 #include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/event.cuh"
-#include "kernels/cuda/nccl.hpp"
 
-// The backend's memory, copies and entry point. A process uses one GPU.
+// The backend's memory, copies and entry point. A process uses one GPU, the first that the driver shows.
 
 namespace evenflow::cuda {
 namespace {
 
-constexpr int kNone = -1;
-std::atomic<int> chosen{kNone};  ///< the process's GPU
-std::shared_mutex recording;     ///< a whole-device wait is not allowed while a stream records
-constexpr int kLeastMajor = 8;   ///< least compute capability that the kernels are compiled for
+constexpr int kGpu = 0;         ///< the process's GPU
+constexpr int kLeastMajor = 8;  ///< least compute capability that the kernels are compiled for
 
 int attribute(cudaDeviceAttr which) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, chosen), "a query of the GPU");
+  check(cudaDeviceGetAttribute(&value, which, kGpu), "a query of the GPU");
   return value;
 }
 
-/// Number of GPUs that the driver shows, at least one.
-int count_gpus() {
+/// Threads start with the first GPU, and other libraries may have switched to another.
+void use_gpu() {
+  check(cudaSetDevice(kGpu), "a choice of the GPU");
+}
+
+/// Selects the GPU for the calling thread. Throws DeviceError that says what is missing.
+void require_gpu() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -37,49 +34,6 @@ int count_gpus() {
                       : status == cudaSuccess ? "no GPU"
                                               : cudaGetErrorString(status));
   }
-  return count;
-}
-
-/// Threads start with the first GPU, and other libraries may have switched to another.
-void use_gpu() {
-  check(cudaSetDevice(chosen), "a choice of the GPU");
-}
-
-Device* open() {
-  return new CudaDevice;
-}
-
-/// Managed memory that stays on the GPU while the host does not touch it.
-void* allocate_shared(size_t bytes) {
-  require_gpu();
-  void* memory = nullptr;
-  check(cudaMallocManaged(&memory, bytes ? bytes : 1), "an allocation of shared memory");
-#if CUDART_VERSION >= 13000
-  const cudaMemLocation place{cudaMemLocationTypeDevice, chosen};
-#else
-  const int place = chosen;
-#endif
-  check(cudaMemAdvise(memory, bytes ? bytes : 1, cudaMemAdviseSetPreferredLocation, place),
-        "advice on shared memory");
-  return memory;
-}
-
-void release_shared(void* memory) {
-  const OnGpu here;
-  cudaFree(memory);
-}
-
-}  // namespace
-
-OnGpu::OnGpu() noexcept : before_(chosen) {
-  cudaGetDevice(&before_);
-  cudaSetDevice(chosen);
-}
-
-void require_gpu() {
-  count_gpus();
-  int none = kNone;
-  chosen.compare_exchange_strong(none, 0);
   use_gpu();
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
   if (major < kLeastMajor) {
@@ -93,22 +47,54 @@ void require_gpu() {
   }
 }
 
-void choose_gpu(int local_rank) {
-  const int wanted = gpu_of_rank(local_rank, count_gpus());
-  int before = kNone;
-  if (!chosen.compare_exchange_strong(before, wanted) && before != wanted) {
-    fail<DeviceError>("nccl", "expected rank ", local_rank, " of this machine to take GPU ", wanted,
-                      " before its first use of one, got GPU ", before, " in use");
+/// Selects the process's GPU for the calling thread and restores the previous one at the end. For calls that
+/// may come from any thread, including those of other libraries.
+class OnGpu {
+ public:
+  OnGpu() noexcept {
+    cudaGetDevice(&before_);
+    cudaSetDevice(kGpu);
   }
-  require_gpu();
+  ~OnGpu() { cudaSetDevice(before_); }
+  OnGpu(const OnGpu&) = delete;
+  OnGpu& operator=(const OnGpu&) = delete;
+
+ private:
+  int before_ = kGpu;
+};
+
+Device* open() {
+  return new CudaDevice;
 }
+
+/// Managed memory that stays on the GPU while the host does not touch it.
+void* allocate_shared(size_t bytes) {
+  require_gpu();
+  void* memory = nullptr;
+  check(cudaMallocManaged(&memory, bytes ? bytes : 1), "an allocation of shared memory");
+#if CUDART_VERSION >= 13000
+  const cudaMemLocation place{cudaMemLocationTypeDevice, kGpu};
+#else
+  const int place = kGpu;
+#endif
+  check(cudaMemAdvise(memory, bytes ? bytes : 1, cudaMemAdviseSetPreferredLocation, place),
+        "advice on shared memory");
+  return memory;
+}
+
+void release_shared(void* memory) {
+  const OnGpu here;
+  cudaFree(memory);
+}
+
+}  // namespace
 
 CudaDevice::CudaDevice() {
   require_gpu();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   // Keep freed memory in the pool: the next step asks for the same sizes.
   uint64_t all = UINT64_MAX;
-  check(cudaDeviceGetDefaultMemPool(&pool_, chosen), "the memory pool");
+  check(cudaDeviceGetDefaultMemPool(&pool_, kGpu), "the memory pool");
   check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool");
   reads_pageable_ = attribute(cudaDevAttrPageableMemoryAccess);
 }
@@ -125,18 +111,16 @@ cudaStream_t CudaDevice::stream() const {
 }
 
 int CudaDevice::id() const {
-  return chosen;
+  return kGpu;
 }
 
 void* CudaDevice::allocate(size_t bytes) {
-  repeats_.interrupt();
   void* memory = nullptr;
   check(cudaMallocAsync(&memory, bytes, stream()), "an allocation");
   return memory;
 }
 
 void CudaDevice::release(void* memory) noexcept {
-  repeats_.interrupt_quietly();
   const OnGpu here;
   cudaFreeAsync(memory, stream_);
 }
@@ -153,7 +137,6 @@ int64_t CudaDevice::free_memory() const {
 }
 
 void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
-  repeats_.interrupt();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "a copy to the GPU");
   // The runtime stages pageable memory before the call returns, but only where the GPU can't read it
   // directly.
@@ -161,62 +144,29 @@ void CudaDevice::to_device(void* to, const void* from, size_t bytes) {
 }
 
 void CudaDevice::to_host(void* to, const void* from, size_t bytes) {
-  repeats_.interrupt();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "a copy from the GPU");
   synchronize();
 }
 
 void CudaDevice::synchronize() {
-  repeats_.interrupt();
   check(cudaStreamSynchronize(stream()), "the work before");
 }
 
 void CudaDevice::follow(Device& other) {
-  repeats_.interrupt();
   const cudaStream_t earlier = static_cast<CudaDevice&>(other).stream();  // selects the GPU, too
-  Event().order(earlier, stream_);
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  cudaError_t status = cudaEventRecord(event, earlier);
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(stream_, event, 0);
+  cudaEventDestroy(event);  // the wait stays queued
+  check(status, "a wait for another stream");
 }
 
 bool CudaDevice::wait_for_all() noexcept {
-  const std::unique_lock<std::shared_mutex> lock(recording);
   const OnGpu here;                                          // other libraries call this through a deleter
   const bool done = cudaDeviceSynchronize() == cudaSuccess;  // fails while another library records a graph
   cudaGetLastError();  // a failed kernel is reported where its results are needed
   return done;
-}
-
-/// Records a stream's kernels as a CUDA graph.
-struct CudaDevice::Recorder {
-  cudaStream_t stream;
-  std::shared_lock<std::shared_mutex> lock{recording, std::defer_lock};
-  void begin() {
-    lock.lock();
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "the start of a graph");
-  }
-  std::optional<Graph> end() {
-    cudaGraph_t recorded = nullptr;
-    cudaGraphExec_t graph = nullptr;
-    const bool ended = cudaStreamEndCapture(stream, &recorded) == cudaSuccess;
-    lock.unlock();
-    const bool made = ended && cudaGraphInstantiate(&graph, recorded, 0) == cudaSuccess;
-    if (recorded) cudaGraphDestroy(recorded);
-    if (made) return Graph(graph);
-    cudaGetLastError();  // the caller then queues the pass kernel by kernel, which reports the error
-    return std::nullopt;
-  }
-  void abandon() {
-    cudaGraph_t recorded = nullptr;
-    cudaStreamEndCapture(stream, &recorded);
-    lock.unlock();
-    if (recorded) cudaGraphDestroy(recorded);
-    cudaGetLastError();  // of the invalidated capture
-  }
-  void launch(const Graph& graph) const { check(cudaGraphLaunch(graph.get(), stream), "a graph's launch"); }
-};
-
-void CudaDevice::repeat(const std::vector<uint64_t>& key, const std::function<void()>& f) {
-  Recorder recorder{stream(), {recording, std::defer_lock}};
-  repeats_.run(recorder, key, f);
 }
 
 }  // namespace evenflow::cuda
@@ -224,8 +174,7 @@ void CudaDevice::repeat(const std::vector<uint64_t>& key, const std::function<vo
 /// Entry point of the library. A caller with another ABI reads only the first members.
 extern "C" __attribute__((visibility("default"))) const evenflow::Backend* evenflow_cuda_backend(int) {
   using namespace evenflow::cuda;
-  static const evenflow::Backend backend{
-      evenflow::Backend::kAbi, EVENFLOW_VERSION, "cuda",   &open, &allocate_shared,
-      &release_shared,         &prepare_rank,    &make_id, &join};
+  static const evenflow::Backend backend{evenflow::Backend::kAbi, EVENFLOW_VERSION, "cuda", &open,
+                                         &allocate_shared,        &release_shared};
   return &backend;
 }
