@@ -7,19 +7,21 @@ from parameters import assert_same, values
 import evenflow as ef
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("zero_debias", [False, True])
-def test_moving_average(table, real_nvp, zero_debias):
-    flow = real_nvp(dtype="float64", permutation="shuffle")
+def test_moving_average(table, real_nvp, zero_debias, device):
+    flow = real_nvp(dtype="float64", permutation="shuffle", device=device)
     flow.init(table)
     average, decay = ef.MovingAverage(flow, 0.8, zero_debias=zero_debias), 0.8
     wanted = np.zeros_like(flow.params) if zero_debias else flow.params.copy()
-    optimizer = ef.Adam(flow, lr=1e-2)
+    optimizer, shared = ef.Adam(flow, lr=1e-2), average.average
     for _ in range(5):
         flow.zero_grad()
         flow.loss_and_grad(table)
         optimizer.step()
         average.update()
         wanted = decay * wanted + (1 - decay) * flow.params
+    assert np.array_equal(shared, average.average)  # one array, of kernels and the program
     wanted /= (1 - decay**5) if zero_debias else 1
     own = values(flow)
     with average.applied():
