@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <vector>
 
-#include "core/memory.hpp"
 #include "evenflow/evenflow.hpp"
 #include "kernels/kernel_set.hpp"
 #include "kernels/net/layout.hpp"
@@ -136,16 +136,15 @@ float multiply_add_matrices(int64_t rounds) {
 template <class F>
 double gbs(int threads, int arrays, int moved, const F& pass) {
   const int64_t n = static_cast<int64_t>(kBufferBytes) / kVectorBytes / threads / arrays / kLoads * kLoads;
-  Vector* const buffer = static_cast<Vector*>(allocate(kBufferBytes));
+  SharedBuffer<float> memory(kBufferBytes / sizeof(float));
+  Vector* const buffer = reinterpret_cast<Vector*>(memory.data());
 #pragma omp parallel num_threads(threads)
   std::fill_n(buffer + omp_get_thread_num() * n * arrays, n * arrays, Vector{} + 1);
   const double bytes = static_cast<double>(n * moved) * kVectorBytes;
-  const double speed = 1e-9 * rate(threads, [&](int thread) {
-                         pass(n, buffer + thread * n * arrays);
-                         return bytes;
-                       });
-  deallocate(buffer, kBufferBytes);
-  return speed;
+  return 1e-9 * rate(threads, [&](int thread) {
+           pass(n, buffer + thread * n * arrays);
+           return bytes;
+         });
 }
 
 }  // namespace
@@ -161,7 +160,7 @@ double float32_gflops(int threads) {
 double bfloat16_gflops([[maybe_unused]] int threads) {
 #if defined(__AMX_BF16__)
   // The call asks the system for the matrix registers.
-  if (best_isa(IsaLevel::amx) == IsaLevel::amx) {
+  if (std::strcmp(Context().isa(), "amx") == 0) {
     return gflops(threads, 4 * 2 * 16 * 32 * 16, multiply_add_matrices);
   }
 #endif

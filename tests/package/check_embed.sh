@@ -12,19 +12,23 @@ trap 'rm -rf "$work"' EXIT
 say() { printf -- '-- %s\n' "$*"; }
 
 say "build and install"
-cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release > /dev/null
+cmake -S . -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DEVENFLOW_STATIC=ON > /dev/null
 cmake --build "$work/build" > "$work/build.log" || { cat "$work/build.log"; exit 1; }
 cmake --install "$work/build" --prefix "$work/prefix" > /dev/null
 library=$(find "$work/prefix" -name libevenflow.so)
 archive=$(find "$work/prefix" -name libevenflow.a)
+wheel_dir=$("$python" -m evenflow --cmake-dir)
+in_wheel=$(echo "$wheel_dir"/../../libevenflow.so.*)
 
 say "symbols"
-tests/package/embed/symbols.sh "$library" | diff tests/package/embed/symbols.txt -
+for file in "$library" "$in_wheel"; do tests/package/embed/symbols.sh "$file" | diff tests/package/embed/symbols.txt -; done
 
 say "models, and Python against C through ctypes"
 mkdir "$work/data"
 (cd "$work" && "$python" "$root/tests/package/check_embed.py" make data)
-(cd "$work" && "$python" "$root/tests/package/check_embed.py" compare "$library" data)
+for file in "$library" "$in_wheel"; do
+  (cd "$work" && "$python" "$root/tests/package/check_embed.py" compare "$file" data)
+done
 same() { (cd "$work" && "$python" "$root/tests/package/check_embed.py" same data "$@"); }
 
 # use FOLDER: runs the example's programs there and compares.
@@ -41,7 +45,6 @@ use() {
   fi
 }
 
-wheel_dir=$("$python" -m evenflow --cmake-dir)
 compilers=(g++)
 if command -v clang++ > /dev/null; then compilers+=(clang++); else say "no clang++ on this machine: skipped"; fi
 # examples COMPILER STANDARD: linked in every way.
@@ -50,7 +53,7 @@ examples() {
   for link in static static_avx2 shared wheel; do
     folder=$work/$1-$2-$link
     where=(-DCMAKE_PREFIX_PATH="$work/prefix" -DEVENFLOW_LINK=evenflow::$link)
-    [ $link = wheel ] && where=(-Devenflow_DIR="$wheel_dir" -DEVENFLOW_LINK=evenflow::static)
+    [ $link = wheel ] && where=(-Devenflow_DIR="$wheel_dir")
     cmake -S examples/embed -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=$1 -DCMAKE_CXX_STANDARD=$2 \
       -DCMAKE_CXX_FLAGS="-Wall -Wextra -Wshadow -Werror" "${where[@]}" > /dev/null
     cmake --build "$folder" > "$folder/log" || { cat "$folder/log"; exit 1; }
@@ -131,13 +134,15 @@ no_cxx() {
 needs_cxx="LANGUAGES C CXX) for the component static, got no CXX"
 ! no_cxx 'find_package(evenflow REQUIRED COMPONENTS static)' -DCMAKE_PREFIX_PATH="$work/prefix"
 grep -q "$needs_cxx" "$work/no_cxx/error"
-# Without COMPONENTS it is the shared library alone, and an error where there is none.
-no_cxx 'find_package(evenflow REQUIRED)
+! no_cxx 'find_package(evenflow REQUIRED COMPONENTS static)' -Devenflow_DIR="$wheel_dir"
+grep -q "expected the component static, got an installation without it" "$work/no_cxx/error"
+# Without COMPONENTS it is the shared library alone.
+for where in -DCMAKE_PREFIX_PATH="$work/prefix" -Devenflow_DIR="$wheel_dir"; do
+  no_cxx 'find_package(evenflow REQUIRED)
 if(TARGET evenflow::static OR NOT TARGET evenflow::shared)
   message(FATAL_ERROR "expected the shared library alone")
-endif()' -DCMAKE_PREFIX_PATH="$work/prefix"
-! no_cxx 'find_package(evenflow REQUIRED)' -Devenflow_DIR="$wheel_dir"
-grep -q "$needs_cxx" "$work/no_cxx/error"
+endif()' "$where"
+done
 
 say "as a part of another project"
 mkdir "$work/part"
@@ -145,6 +150,7 @@ for link in static static_avx2 shared; do
   cat > "$work/part/CMakeLists.txt" << END
 cmake_minimum_required(VERSION 3.18)
 project(app LANGUAGES CXX)
+set(EVENFLOW_STATIC ON)
 add_subdirectory("$root" evenflow)
 add_executable(app "$root/examples/embed/score.cpp")
 target_link_libraries(app PRIVATE evenflow::$link)
@@ -181,7 +187,8 @@ g++ -std=c++17 -O1 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/
 say "two versions in one process"
 gcc -std=c99 -fPIC -c tests/package/embed/other_version.c -o "$work/other_version.o"
 sed 's/EVENFLOW_[0-9.]*/EVENFLOW_999/' "$work/build/evenflow.map" > "$work/other.map"
-g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,-Bsymbolic -Wl,--version-script="$work/other.map" \
+g++ -shared -o "$work/libother.so" "$work/other_version.o" -Wl,--allow-multiple-definition -Wl,-Bsymbolic \
+  -Wl,--version-script="$work/other.map" \
   -Wl,-u,evenflow_load -Wl,-u,_ZN8evenflow20kernels_baseline_f32Ev -Wl,-u,_ZN8evenflow16kernels_avx2_f32Ev \
   -Wl,-u,_ZN8evenflow18kernels_avx512_f32Ev -Wl,-u,_ZN8evenflow18stacks_avx512_bf16Ev -Wl,-u,_ZN8evenflow10stacks_amxEv "$archive" -pthread
 gcc -std=c99 -Wall -Wextra -Werror -I"$work/prefix/include" tests/package/embed/two_versions.c -o "$work/two_versions" -ldl

@@ -20,7 +20,8 @@ ModelFile view_model(Bytes file, const Site& site);
 
 /// IoError if valid settings imply a model with more tensors or values than the file has. Called before
 /// anything is built, so that a small file cannot make the reader allocate a large model.
-void check_settings(const ModelConfig& config, int64_t tensors, int64_t values, const Site& site);
+EVENFLOW_API void check_settings(const ModelConfig& config, int64_t tensors, int64_t values,
+                                 const Site& site);
 
 /// Builds the model of a file whose dtype is T's, and copies its tensors; IoError.
 template <class T>

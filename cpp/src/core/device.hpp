@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "evenflow/export.h"
+
 namespace evenflow {
 
 template <class T>
@@ -63,7 +65,7 @@ struct Backend {
 
 /// The backend for a device name; null for "cpu". DeviceError for an unknown name, and if the backend's
 /// library or one of its dependencies is missing.
-const Backend* find_backend(const char* name);
+EVENFLOW_API const Backend* find_backend(const char* name);
 
 /// Registers a backend under its name, for tests.
 void install_backend(const Backend* backend);

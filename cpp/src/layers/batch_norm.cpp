@@ -8,13 +8,13 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kKind = "batch_norm";
+constexpr const char* kBatchNorm = "batch_norm";
 
 template <class T>
 class BatchNorm final : public Layer<T> {
  public:
   BatchNorm(Shape in, const Split& split)
-      : Layer<T>(kKind, in, in, true),
+      : Layer<T>(kBatchNorm, in, in, true),
         parity_(split.parity),
         count_(split.change),
         first_(split.change_first),
@@ -128,7 +128,7 @@ std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask) {
 
 template <class T>
 std::unique_ptr<Layer<T>> batch_norm(Shape in, const std::vector<int64_t>& changed) {
-  return on_channels<T>(kKind, in, changed,
+  return on_channels<T>(kBatchNorm, in, changed,
                         [&](const Split& split) { return std::make_unique<BatchNorm<T>>(in, split); });
 }
 

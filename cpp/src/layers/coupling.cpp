@@ -25,7 +25,7 @@ MaskSizes mask_sizes(Mask mask, int64_t channels) {
 
 namespace {
 
-constexpr const char* kKind = "coupling";
+constexpr const char* kCoupling = "coupling";
 
 /// A coupling on slices of the channels or on a checkerboard. The net reads the part that passes and then the
 /// flow's context, which is the same at every pixel.
@@ -33,7 +33,7 @@ template <class T>
 class Coupling final : public Layer<T> {
  public:
   Coupling(Shape in, const Split& split, std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options)
-      : Layer<T>(kKind, in, in, true),
+      : Layer<T>(kCoupling, in, in, true),
         net_(std::move(net)),
         change_first_(split.change_first),
         pass_first_(split.pass_first),
@@ -43,12 +43,12 @@ class Coupling final : public Layer<T> {
     const Shape pass = in.with_batch(0).with_channels(pass_);
     context_ = net_->input_shape().c - pass_;
     if (split.change < 1 || pass_ + context_ < 1) {
-      fail<ShapeError>(kKind, "expected a channel that changes, and one that passes or a context, got ",
+      fail<ShapeError>(kCoupling, "expected a channel that changes, and one that passes or a context, got ",
                        split.change, " and ", pass_, " of ", in.c, " channels");
     }
     if (context_ < 0 || net_->input_shape() != pass.with_channels(pass_ + context_) ||
         net_->out_channels() != outputs) {
-      fail<ShapeError>(kKind, "expected a net from ", to_string(pass), " to ", outputs, " channels, got ",
+      fail<ShapeError>(kCoupling, "expected a net from ", to_string(pass), " to ", outputs, " channels, got ",
                        to_string(net_->input_shape()), " to ", net_->out_channels());
     }
     plan_.count = split.change;
@@ -255,7 +255,7 @@ std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditio
 template <class T>
 std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int64_t>& changed,
                                    std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options) {
-  return on_channels<T>(kKind, in, changed, [&](const Split& split) {
+  return on_channels<T>(kCoupling, in, changed, [&](const Split& split) {
     return std::make_unique<Coupling<T>>(in, split, std::move(net), options);
   });
 }

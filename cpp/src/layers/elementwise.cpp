@@ -6,7 +6,7 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kKind = "elementwise";
+constexpr const char* kElementwise = "elementwise";
 
 /// y = f(x; p) of a slice of the channels, with numbers p that are parameters of the layer. Rows share them:
 /// as a coupling's outputs of a net they are an array whose rows are 0 apart.
@@ -14,8 +14,9 @@ template <class T>
 class Elementwise final : public Layer<T> {
  public:
   Elementwise(Shape in, const Split& split, const LawOptions& law)
-      : Layer<T>(kKind, in, in, true), split_(split) {
-    if (split.change < 1) fail<ShapeError>(kKind, "expected a channel that changes, got none of ", in.c);
+      : Layer<T>(kElementwise, in, in, true), split_(split) {
+    if (split.change < 1)
+      fail<ShapeError>(kElementwise, "expected a channel that changes, got none of ", in.c);
     plan_.law = law_of(law);
     plan_.count = split.change;
   }
@@ -99,7 +100,7 @@ class Elementwise final : public Layer<T> {
 
 template <class T>
 std::unique_ptr<Layer<T>> elementwise(Shape in, const std::vector<int64_t>& changed, const LawOptions& law) {
-  return on_channels<T>(kKind, in, changed,
+  return on_channels<T>(kElementwise, in, changed,
                         [&](const Split& split) { return std::make_unique<Elementwise<T>>(in, split, law); });
 }
 

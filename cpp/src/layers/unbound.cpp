@@ -10,14 +10,14 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kWhere = "bounds";
+constexpr const char* kBounds = "bounds";
 
 /// ConfigError if T cannot represent the bounds of column c, or no number between them.
 template <class T>
 void check_bounds(const Bounds& bounds, int64_t c) {
   const char* dtype = std::is_same<T, float>::value ? "float32" : "float64";
   if (!(bounds.low < bounds.high)) {
-    fail<ConfigError>(kWhere, "expected a lower bound below the upper one, got ", exact_text(bounds.low),
+    fail<ConfigError>(kBounds, "expected a lower bound below the upper one, got ", exact_text(bounds.low),
                       " and ", exact_text(bounds.high), " for column ", c);
   }
   const T low = static_cast<T>(bounds.low), high = static_cast<T>(bounds.high);
@@ -25,7 +25,7 @@ void check_bounds(const Bounds& bounds, int64_t c) {
   const bool held = std::isfinite(low) == has_low && std::isfinite(high) == has_high &&
                     std::isfinite(high - low) == (has_low && has_high);
   if (!held || !(std::nextafter(low, high) < high)) {
-    fail<ConfigError>(kWhere, "expected bounds that ", dtype, held ? " holds numbers between" : " holds",
+    fail<ConfigError>(kBounds, "expected bounds that ", dtype, held ? " holds numbers between" : " holds",
                       ", got ", exact_text(bounds.low), " and ", exact_text(bounds.high), " for column ", c);
   }
 }
@@ -34,9 +34,9 @@ void check_bounds(const Bounds& bounds, int64_t c) {
 template <class T>
 class Unbound final : public Layer<T> {
  public:
-  Unbound(Shape in, const std::vector<Bounds>& bounds) : Layer<T>(kWhere, in, in, true) {
+  Unbound(Shape in, const std::vector<Bounds>& bounds) : Layer<T>(kBounds, in, in, true) {
     if (static_cast<int64_t>(bounds.size()) != in.c) {
-      fail<ConfigError>(kWhere, "expected bounds for each of ", in.c, " columns, got ", bounds.size());
+      fail<ConfigError>(kBounds, "expected bounds for each of ", in.c, " columns, got ", bounds.size());
     }
     for (int64_t c = 0; c < in.c; ++c) {
       check_bounds<T>(bounds[static_cast<size_t>(c)], c);

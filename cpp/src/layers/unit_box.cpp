@@ -5,13 +5,13 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kKind = "unit_box";
+constexpr const char* kUnitBox = "unit_box";
 
 /// Passes data in [0, 1] on, and makes NaN of other values, which a flow's calls then name.
 template <class T>
 class UnitBox final : public Layer<T> {
  public:
-  explicit UnitBox(Shape in) : Layer<T>(kKind, in, in, true) {}
+  explicit UnitBox(Shape in) : Layer<T>(kUnitBox, in, in, true) {}
 
   void init_from_data(Context& ctx, ParamArena<T>&, View<const T> x) const override {
     check_inputs(ctx, "init", x);

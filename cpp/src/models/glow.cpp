@@ -3,7 +3,7 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kModel = "glow";
+constexpr const char* kGlow = "glow";
 
 template <class T>
 std::unique_ptr<Layer<T>> permutation_of(const std::string& kind, Shape in) {
@@ -41,22 +41,22 @@ void add_split(Flow<T>& flow, const std::string& name) {
 
 template <class T>
 Flow<T> glow(const GlowConfig& config) {
-  check(kModel, {config});
+  check(kGlow, {config});
   if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
-    fail<ShapeError>(kModel, "expected height and width divisible by 2^", config.levels, ", got ",
+    fail<ShapeError>(kGlow, "expected height and width divisible by 2^", config.levels, ", got ",
                      config.shape.h, " x ", config.shape.w);
   }
   if (config.class_weight > 0 && config.classes < 2) {
-    fail<ConfigError>(kModel, "expected classes > 0, two or more, with class_weight > 0, got classes ",
+    fail<ConfigError>(kGlow, "expected classes > 0, two or more, with class_weight > 0, got classes ",
                       config.classes);
   }
   if (config.context && config.classes) {
-    fail<ConfigError>(kModel, "expected classes or a context, got ", config.classes,
+    fail<ConfigError>(kGlow, "expected classes or a context, got ", config.classes,
                       " classes and a context of ", config.context,
                       "; give the class as a number of the context, 0 or 1 for each");
   }
-  expect_size(kModel, {config});
+  expect_size(kGlow, {config});
   Flow<T> flow(config.shape, Base::gaussian);
   flow.set_context(config.context);
   const double bins = std::ldexp(1.0, static_cast<int>(config.bits));

@@ -3,16 +3,16 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kModel = "nice";
+constexpr const char* kNice = "nice";
 
 }  // namespace
 
 template <class T>
 Flow<T> nice(const NiceConfig& config) {
-  check(kModel, {config});
-  expect_size(kModel, {config});
+  check(kNice, {config});
+  expect_size(kNice, {config});
   if (config.is_image() && !config.bounds.empty()) {
-    fail<ConfigError>(kModel, "bounds are for the columns of a table, and this is an image");
+    fail<ConfigError>(kNice, "bounds are for the columns of a table, and this is an image");
   }
   Flow<T> flow(config.shape, base_of(config.prior));
   if (config.shape.pixels_per_sample() > 1) {  // levels of one-pixel images are not scaled

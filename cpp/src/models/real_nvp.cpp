@@ -3,7 +3,7 @@
 namespace evenflow {
 namespace {
 
-constexpr const char* kModel = "real_nvp";
+constexpr const char* kRealNvp = "real_nvp";
 
 /// Builds the image model: couplings, each followed by batch norm of the part that it changed.
 template <class T>
@@ -67,19 +67,19 @@ class ImageBuilder {
 
 template <class T>
 Flow<T> real_nvp(const RealNvpConfig& config) {
-  check(kModel, {config});
+  check(kRealNvp, {config});
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
-    fail<ShapeError>(kModel, "expected height and width divisible by ", unit, " for ", config.scales,
+    fail<ShapeError>(kRealNvp, "expected height and width divisible by ", unit, " for ", config.scales,
                      " scales, got ", config.shape.h, " x ", config.shape.w);
   }
   if (config.shape.pixels_per_sample() < 2) {
-    fail<ShapeError>(kModel, "expected an image of at least 2 pixels, got ", config.shape.h, " x ",
+    fail<ShapeError>(kRealNvp, "expected an image of at least 2 pixels, got ", config.shape.h, " x ",
                      config.shape.w);
   }
   const int64_t doublings = config.recursion < 4 ? config.scales - 1 : 0;
-  expect_in(kModel, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
-  expect_size(kModel, {config});
+  expect_in(kRealNvp, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
+  expect_size(kRealNvp, {config});
   Flow<T> flow(config.shape, Base::gaussian);
   flow.set_context(config.context);
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));

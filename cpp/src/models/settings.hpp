@@ -233,6 +233,6 @@ void check(const char* where, ModelConfig config);
 /// "bool", "str", "ints", "bounds", "shape" or "seed": 64 bits without a sign), default, low, high, choices,
 /// optional, laws, help. Limits that a setting doesn't have are null, and so are the defaults of shapes and
 /// bounds.
-std::string settings_as_json();
+EVENFLOW_API std::string settings_as_json();
 
 }  // namespace evenflow
