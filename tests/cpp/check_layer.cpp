@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <sstream>
 
 #include "core/linalg.hpp"
@@ -9,11 +10,6 @@
 
 namespace evenflow::test {
 namespace {
-
-template <class T>
-std::vector<T> converted(const std::vector<double>& v) {
-  return std::vector<T>(v.begin(), v.end());
-}
 
 double worst(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.size() != b.size()) return HUGE_VAL;
@@ -52,7 +48,6 @@ class LayerCheck {
     round_trip();
     backward_checks();
     differences();
-    context_differences();
     if (!case_.training) {
       jacobian();
       inverse_differences();
@@ -87,13 +82,21 @@ class LayerCheck {
     layer_.forward(ctx_, params(), {x.data(), in()}, {z.data(), out()}, logdet.data());
   }
 
+  double weighted(const std::vector<double>& values, const std::vector<double>& logdet) const {
+    return std::inner_product(g_.begin(), g_.end(), values.begin(), 0.0) +
+           std::inner_product(h_.begin(), h_.end(), logdet.begin(), 0.0);
+  }
+
   double loss(const std::vector<double>& x) {
     std::vector<double> z, logdet;
     forward(x, z, logdet);
-    double total = 0;
-    for (int64_t i = 0; i < size_; ++i) total += g_[i] * z[i];
-    for (int64_t i = 0; i < n_; ++i) total += h_[i] * logdet[i];
-    return total;
+    return weighted(z, logdet);
+  }
+
+  double inverse_loss(const std::vector<double>& z) {
+    std::vector<double> x(static_cast<size_t>(size_)), logdet(static_cast<size_t>(n_), 0.0);
+    layer_.inverse(ctx_, params(), {z.data(), out()}, {x.data(), in()}, logdet.data());
+    return weighted(x, logdet);
   }
 
   void backward(std::vector<double>& x, std::vector<double>& dx, double* kept) {
@@ -150,25 +153,31 @@ class LayerCheck {
            worst(std::vector<double>(arena.grads(), arena.grads() + trainable), grads_), 1e-14);
   }
 
-  void differences() {
-    compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
+  static constexpr double kStep = 1e-6;  // small, so that few steps cross the kink of a ReLU
+
+  /// Central differences of `value` by each of the numbers `at`.
+  template <class F>
+  static std::vector<double> slopes(std::vector<double>& at, const F& value) {
+    std::vector<double> out;
+    for (double& number : at) {
+      const double was = number;
+      number = was + kStep;
+      const double up = value();
+      number = was - kStep;
+      out.push_back((up - value()) / (2 * kStep));
+      number = was;
+    }
+    return out;
   }
 
-  void context_differences() {
-    const double step = 1e-6;
-    std::vector<double> dcontext(context_.size()), numeric, x(static_cast<size_t>(size_)), dx(x);
+  void differences() {
+    compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
+    std::vector<double> dcontext(context_.size()), x(static_cast<size_t>(size_)), dx(x);
     Params<double> p = params();
     p.dcontext = dcontext.data();
     layer_.backward(ctx_, p, {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
                     {dx.data(), in()});
-    for (double& value : context_) {
-      const double was = value;
-      value = was + step;
-      const double up = loss(x_);
-      value = was - step;
-      numeric.push_back((up - loss(x_)) / (2 * step));
-      value = was;
-    }
+    const std::vector<double> numeric = slopes(context_, [&] { return loss(x_); });
     expect(report_, "3 gradient of the context", worst(dcontext, numeric), 1e-7);
   }
 
@@ -179,17 +188,8 @@ class LayerCheck {
   /// Gradients by `at` and by every parameter against central differences of `value`.
   template <class Loss>
   void compare(const std::string& what, const std::vector<double>& dat, const std::string& by,
-               const std::vector<double>& grads, const std::vector<double>& at, const Loss& value) {
-    const double step = 1e-6;  // small, so that few steps cross the kink of a ReLU
-    std::vector<double> numeric(static_cast<size_t>(size_));
-    for (int64_t i = 0; i < size_; ++i) {
-      std::vector<double> moved = at;
-      moved[i] += step;
-      const double up = value(moved);
-      moved[i] -= 2 * step;
-      numeric[i] = (up - value(moved)) / (2 * step);
-    }
-    expect(report_, what, worst(dat, numeric), 1e-7);
+               const std::vector<double>& grads, std::vector<double> at, const Loss& value) {
+    expect(report_, what, worst(dat, slopes(at, [&] { return value(at); })), 1e-7);
     for (const ParamLayout::Entry& entry : fixture_.layout->entries()) {
       if (entry.offset >= fixture_.layout->trainable_size()) continue;
       double* const values = fixture_.arena->values() + entry.offset;
@@ -205,23 +205,14 @@ class LayerCheck {
           for (int64_t i = 0; i < entry.size; ++i) values[i] = was[i] + shift * along[i];
           return value(at);
         };
-        const double up = moved(step), slope = (up - moved(-step)) / (2 * step);
+        const double up = moved(kStep), slope = (up - moved(-kStep)) / (2 * kStep);
         std::copy(was.begin(), was.end(), values);
-        double wanted = 0;
-        for (int64_t i = 0; i < entry.size; ++i) wanted += along[i] * grads[entry.offset + i];
+        const double wanted =
+            std::inner_product(along.begin(), along.end(), grads.begin() + entry.offset, 0.0);
         error = larger(error, std::abs(slope - wanted) / std::max(1.0, std::abs(slope)));
       }
       expect(report_, by + entry.name, error, 1e-7);
     }
-  }
-
-  double inverse_loss(const std::vector<double>& z) {
-    std::vector<double> x(static_cast<size_t>(size_)), det(static_cast<size_t>(n_), 0.0);
-    layer_.inverse(ctx_, params(), {z.data(), out()}, {x.data(), in()}, det.data());
-    double total = 0;
-    for (int64_t i = 0; i < size_; ++i) total += g_[i] * x[i];
-    for (int64_t i = 0; i < n_; ++i) total += h_[i] * det[i];
-    return total;
   }
 
   void inverse_differences() {
@@ -347,8 +338,8 @@ class LayerCheck {
   }
 
   void float32_and_threads() {
-    const std::vector<float> x = converted<float>(x_), g = converted<float>(g_),
-                             context = converted<float>(context_);
+    const std::vector<float> x(x_.begin(), x_.end()), g(g_.begin(), g_.end()),
+        context(context_.begin(), context_.end());
     Fixture<float> single(case_.make32(), 7, x_view(), case_.noise);
     for (int64_t i = 0; i < single.layout->total_size(); ++i) {
       single.arena->values()[i] = static_cast<float>(fixture_.arena->values()[i]);
@@ -373,9 +364,8 @@ class LayerCheck {
     }
     std::vector<double> truth;
     forward(x_, truth, logdet_);
-    truth.insert(truth.end(), logdet_.begin(), logdet_.end());
-    truth.insert(truth.end(), dx_.begin(), dx_.end());
-    truth.insert(truth.end(), grads_.begin(), grads_.end());
+    for (const std::vector<double>* more : {&logdet_, &dx_, &grads_})
+      truth.insert(truth.end(), more->begin(), more->end());
     const std::vector<double> got(results[0].begin(), results[0].end());
     expect(report_, "8 float32 against float64", worst(got, truth), 3e-4);
     expect(report_, "8 two threads give the same bits", results[0] == results[1] ? 0 : 1, 0);

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "evenflow/evenflow.hpp"
+#include "arenas.hpp"
 #include "plain_table.hpp"
 #include "system.hpp"
 
@@ -14,9 +14,14 @@ namespace evenflow::test {
 
 /// A name in the temporary folder whose file goes with the object.
 struct TemporaryFile {
-  explicit TemporaryFile(const char* name)
-      : path((std::filesystem::temp_directory_path() / (std::to_string(getpid()) + name)).string()) {}
+  explicit TemporaryFile(const std::string& name = "model") {
+    static int count = 0;
+    const std::string own = std::to_string(getpid()) + "-" + std::to_string(count++) + "-" + name;
+    path = (std::filesystem::temp_directory_path() / own).string();
+  }
   ~TemporaryFile() { std::filesystem::remove(path); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
   std::string path;
 };
 
@@ -38,10 +43,7 @@ Trainable<T> initialised(const Config& config) {
   const std::vector<T> x = draws<T>(n * model.flow.dims(), image ? 3 : 1, image ? 16 : 0);
   model.flow.init_from_data(ctx, model.arena,
                             View<const T>(x.data(), model.flow.sample_shape().with_batch(n)));
-  Rng rng(4, Stream::test);
-  for (int64_t i = 0; i < model.flow.layout()->trainable_size(); ++i) {
-    model.arena.values()[i] += static_cast<T>(0.02 * rng.normal());
-  }
+  add_noise(model.arena, 0.02);
   return model;
 }
 

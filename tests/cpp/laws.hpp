@@ -29,4 +29,7 @@ std::unique_ptr<Layer<T>> additive_coupling(Shape in, Mask mask, std::unique_ptr
 constexpr Activation kActivations[] = {Activation::relu, Activation::leaky_relu, Activation::tanh,
                                        Activation::silu, Activation::elu};
 
+constexpr Mask kMasks[] = {Mask::second_half, Mask::first_half,    Mask::odd,
+                           Mask::even,        Mask::checkerboard0, Mask::checkerboard1};
+
 }  // namespace evenflow::test

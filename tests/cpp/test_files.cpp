@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -7,11 +8,10 @@
 #include <random>
 
 #include "api/model_file.hpp"
-#include "evenflow/evenflow.hpp"
+#include "embedded.hpp"
+#include "evenflow/io.hpp"
 #include "io/crc32.hpp"
 #include "models/model_size.hpp"
-#include "plain_table.hpp"
-#include "system.hpp"
 #include "targets.hpp"
 
 namespace fs = std::filesystem;
@@ -22,13 +22,6 @@ namespace evenflow::test {
 namespace {
 
 const Site kSite{"load", "test"};
-
-struct TemporaryFile {
-  explicit TemporaryFile(const std::string& name)
-      : path((fs::temp_directory_path() / (std::to_string(getpid()) + name)).string()) {}
-  ~TemporaryFile() { fs::remove(path); }
-  std::string path;
-};
 
 std::string get(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -52,21 +45,9 @@ CouplingFlowConfig small_table() {
   return config;
 }
 
-template <class T, class Config>
-Trainable<T> initialised(const Config& config) {
-  Trainable<T> model(ModelConfig{config, dtype_of<T>(), 3});
-  const Shape shape = model.flow.sample_shape().with_batch(64);
-  std::vector<T> x(static_cast<size_t>(shape.size()));
-  Rng rng(5, Stream::test);
-  for (T& value : x) value = static_cast<T>(10 + rng.normal());
-  Context ctx("cpu", 1);
-  model.flow.init_from_data(ctx, model.arena, View<const T>(x.data(), shape));
-  return model;
-}
-
 template <class T>
 std::string file_of(const Trainable<T>& model) {
-  const TemporaryFile file("bytes.safetensors");
+  const TemporaryFile file;
   save(file.path, model);
   return get(file.path);
 }
@@ -105,29 +86,18 @@ struct Parts {
     return reinterpret_cast<T*>(tensors.at(name).bytes.data())[i];
   }
   std::string error() const {
-    const TemporaryFile file("parts.safetensors");
+    const TemporaryFile file;
     std::vector<TensorRef> refs;
     for (const auto& [name, tensor] : tensors) {
       refs.push_back({name, tensor.dtype, tensor.shape, tensor.bytes.data()});
     }
     write_safetensors(file.path, refs, metadata);
-    try {
-      load(file.path);
-    } catch (const IoError& error) {
-      return error.what();
-    }
-    return "";
+    return error_of<IoError>([&] { load(file.path); });
   }
 
   std::map<std::string, std::string> metadata;
   std::map<std::string, Tensor> tensors;
 };
-
-void check_contains(const std::string& text, const std::string& part) {
-  INFO("text: ", text);
-  INFO("part: ", part);
-  CHECK(text.find(part) != std::string::npos);
-}
 
 TEST_CASE("crc32 is zlib's, in one piece and in several") {
   const std::string text = "123456789 The quick brown fox";
@@ -139,11 +109,16 @@ TEST_CASE("crc32 is zlib's, in one piece and in several") {
   }
 }
 
-TEST_CASE("a damaged model file is an error or the same model: 1,000 truncations") {
+/// The same file as another writer would make it.
+std::string without_checksum(std::string bytes) {
+  return replaced(std::move(bytes), "\"evenflow.crc32\"", "\"eVENFLOW.crc32\"");
+}
+
+TEST_CASE("a damaged model file is an error or the same model: 1,000 truncations, 12,000 flipped bytes") {
   const Trainable<float> model = initialised<float>(small_table());
-  const std::string good = file_of(model);
+  const std::string good = file_of(model), plain = without_checksum(good);
   REQUIRE(holds(good, model));
-  const TemporaryFile file("cut.safetensors");
+  const TemporaryFile file;
   std::mt19937 random(1);
   for (int i = 0; i < 1000; ++i) {
     const std::string cut = good.substr(0, random() % good.size());
@@ -153,28 +128,23 @@ TEST_CASE("a damaged model file is an error or the same model: 1,000 truncations
     CHECK_THROWS_AS(load(file.path), IoError);
   }
   CHECK_THROWS_AS(load_model(bytes_of(good + '\0'), kSite), IoError);
-}
-
-TEST_CASE("a damaged model file is an error or the same model: 10,000 flipped bytes") {
-  const Trainable<float> model = initialised<float>(small_table());
-  const std::string good = file_of(model);
-  std::mt19937 random(2);
-  int errors = 0, equal = 0;
-  for (int i = 0; i < 10000; ++i) {
-    std::string bytes = good;
+  int errors = 0, equal = 0, others = 0;
+  for (int i = 0; i < 12000; ++i) {
+    std::string bytes = i < 10000 ? good : plain;
     char& byte = bytes[random() % bytes.size()];
     // Half of them flip one bit, the others change the byte to any other.
     byte = static_cast<char>(byte ^ (random() % 2 ? 1 << random() % 8 : 1 + random() % 255));
     try {
       const bool same = holds(bytes, model);
-      CHECK_MESSAGE(same, "another model after change ", i);
-      ++equal;
+      CHECK_MESSAGE((same || i >= 10000), "another model after change ", i);
+      ++(same ? equal : others);
     } catch (const IoError&) {
       ++errors;
     }
   }
   CHECK(errors > 9000);
-  CHECK(equal > 0);  // blanks in the header, the version that wrote the file
+  CHECK(equal > 0);   // blanks in the header, the version that wrote the file
+  CHECK(others > 0);  // what only the checksum finds
 }
 
 TEST_CASE("a checksum finds what no other check can; files without one are read") {
@@ -186,53 +156,40 @@ TEST_CASE("a checksum finds what no other check can; files without one are read"
   CHECK_THROWS_WITH_AS(holds(other, model), doctest::Contains("the file is damaged"), IoError);
   CHECK_THROWS_WITH_AS(holds(replaced(good, R"(\"seed\": 3)", R"(\"seed\": 4)"), model),
                        doctest::Contains("the file is damaged"), IoError);
-  // The same file as another writer would make it.
-  const size_t key = good.find("\"evenflow.crc32\"");
-  REQUIRE(key != std::string::npos);
-  std::string plain = good;
-  plain.replace(key + 1, 8, "eVENFLOW");
+  std::string plain = without_checksum(good);
   CHECK(holds(plain, model));
   plain[weight] ^= 1;
   CHECK(!holds(plain, model));
 }
 
 TEST_CASE("parameters that no model writes are refused") {
-  const std::string table = file_of(initialised<float>(small_table()));
-  REQUIRE(Parts(table).error() == "");
-  for (const float value : {-1.f, 3.f, 0.5f, 1e30f, 1.f}) {
-    Parts parts(table);
-    parts.value<float>("permutation1.permutation", 0) = value;
-    parts.value<float>("permutation1.permutation", 1) = 1;
-    check_contains(parts.error(), "expected a permutation of 0 ... 2, got");
+  CouplingFlowConfig shuffled = small_table();
+  shuffled.permutation = "shuffle";
+  const Parts table(file_of(initialised<float>(small_table()))),
+      of_shuffle(file_of(initialised<float>(shuffled)));
+  REQUIRE(table.error() == "");
+  const auto refused = [](Parts parts, const std::string& name, size_t i, float value, const char* text) {
+    parts.value<float>(name, i) = value;
+    check_contains(parts.error(), text);
+  };
+  for (const float value : {-1.f, 3.f, 0.5f, 1e30f}) {
+    refused(table, "permutation1.permutation", 0, value, "expected a permutation of 0 ... 2, got");
   }
-  Parts sign(table);
-  sign.value<float>("permutation1.sign", 1) = 0.5;
-  check_contains(sign.error(), "[permutation1] expected signs of 1 or -1, got 0.5 in channel 1");
-  Parts flag(table);
-  flag.value<float>("initialized", 0) = 2;
-  check_contains(flag.error(), "expected 0 or 1 for 'initialized', got 2");
+  Parts twice = of_shuffle;
+  const float first = twice.value<float>("permutation1.permutation", 0);
+  refused(twice, "permutation1.permutation", 2, first,
+          "[permutation1] expected a permutation of 0 ... 2, got");
+  refused(table, "permutation1.sign", 1, 0.5,
+          "[permutation1] expected signs of 1 or -1, got 0.5 in channel 1");
+  refused(table, "initialized", 0, 2, "expected 0 or 1 for 'initialized', got 2");
   for (const float value : {std::nanf(""), HUGE_VALF}) {
-    Parts finite(table);
-    finite.value<float>("coupling0.dense0.weight", 4) = value;
-    check_contains(finite.error(), "expected finite values in 'coupling0.dense0.weight'");
+    refused(table, "coupling0.dense0.weight", 4, value,
+            "expected finite values in 'coupling0.dense0.weight'");
   }
-
-  CouplingFlowConfig config = small_table();
-  config.permutation = "shuffle";
-  Parts shuffled(file_of(initialised<double>(config)));
-  shuffled.value<double>("permutation1.permutation", 2) =
-      shuffled.value<double>("permutation1.permutation", 0);
-  check_contains(shuffled.error(), "[permutation1] expected a permutation of 0 ... 2, got");
-}
-
-TEST_CASE("a permutation that a caller spoiled is an error, not an access out of bounds") {
-  CouplingFlowConfig config = small_table();
-  for (const char* kind : {"shuffle", "lu"}) {
-    config.permutation = kind;
+  // Those that a caller spoils are an error, too, not an access out of bounds.
+  for (const CouplingFlowConfig& config : {shuffled, small_table()}) {
     Trainable<float> model = initialised<float>(config);
-    for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
-      if (entry.name == "permutation1.permutation") model.arena.values()[entry.offset] = 1e9F;
-    }
+    tensor(model.arena, "permutation1.permutation")[0] = 1e9F;
     Context ctx;
     const std::vector<float> x = {1, 2, 3};
     double out;
@@ -243,34 +200,29 @@ TEST_CASE("a permutation that a caller spoiled is an error, not an access out of
 }
 
 TEST_CASE("settings that are read have the ranges of their models") {
-  const auto check = [](const ModelConfig& config, const std::string& from, const std::string& to,
+  const auto check = [](const auto& model, const std::string& from, const std::string& to,
                         const std::string& message) {
-    const std::string text = to_json(config);
+    const std::string text = to_json({model, Dtype::float32, 0});
     CAPTURE(to);
     CHECK_NOTHROW(parse_config(text));
-    CHECK_THROWS_WITH_AS(parse_config(replaced(text, from, to)), message.c_str(), ConfigError);
+    CHECK_THROWS_WITH_AS(parse_config(replaced(text, from, to)), ("[config] expected " + message).c_str(),
+                         ConfigError);
   };
-  const ModelConfig table{small_table(), Dtype::float32, 0};
-  check(table, "\"shape\": 3", "\"shape\": 0", "[config] expected dims in 1 ... 1048576, got 0");
-  check(table, "[12]", "[12, 0]", "[config] expected a width in hidden in 1 ... 1048576, got 0");
+  check(small_table(), "\"shape\": 3", "\"shape\": 0", "dims in 1 ... 1048576, got 0");
+  check(small_table(), "[12]", "[12, 0]", "a width in hidden in 1 ... 1048576, got 0");
   NiceConfig nice;
   nice.shape = {0, 1, 1, 2};
-  check({nice, Dtype::float32, 0}, "\"shape\": 2", "\"shape\": 1",
-        "[config] expected at least 2 dimensions, got 1");
-  GlowConfig glow_config;
-  glow_config.shape = {0, 4, 4, 1};
-  const ModelConfig image{glow_config, Dtype::float32, 0};
-  check(image, "[4, 4, 1]", "[4, 4294967296, 4294967296]",
-        "[config] expected a size in shape in 1 ... 1048576, got 4294967296");
-  check(image, "[4, 4, 1]", "[4, 0, 1]", "[config] expected positive sizes, got 4 x 0 x 1");
-  check(image, "[4, 4, 1]", "[4, 1048576, 1048576]",
-        "[config] expected at most 134217728 values a sample, got 4 x 1048576 x 1048576");
-  check(image, "\"bits\": 8", "\"bits\": 9", "[config] expected bits in 1 ... 8, got 9");
-  check(image, "\"lu\"", "\"qr\"", "[config] expected permutation lu, plain, shuffle or reverse, got 'qr'");
-  check(image, "0.0", "-0.5", "[config] expected a finite class_weight >= 0, got -0.5");
-  RealNvpConfig real_nvp_config;
-  check({real_nvp_config, Dtype::float32, 0}, "\"recursion\": 2", "\"recursion\": 5",
-        "[config] expected recursion in 1 ... 4, got 5");
+  check(nice, "\"shape\": 2", "\"shape\": 1", "at least 2 dimensions, got 1");
+  GlowConfig glow;
+  glow.shape = {0, 4, 4, 1};
+  check(glow, "[4, 4, 1]", "[4, 4294967296, 4294967296]", "a size in shape in 1 ... 1048576, got 4294967296");
+  check(glow, "[4, 4, 1]", "[4, 0, 1]", "positive sizes, got 4 x 0 x 1");
+  check(glow, "[4, 4, 1]", "[4, 1048576, 1048576]",
+        "at most 134217728 values a sample, got 4 x 1048576 x 1048576");
+  check(glow, "\"bits\": 8", "\"bits\": 9", "bits in 1 ... 8, got 9");
+  check(glow, "\"lu\"", "\"qr\"", "permutation lu, plain, shuffle or reverse, got 'qr'");
+  check(glow, "0.0", "-0.5", "a finite class_weight >= 0, got -0.5");
+  check(RealNvpConfig(), "\"recursion\": 2", "\"recursion\": 5", "recursion in 1 ... 4, got 5");
 }
 
 TEST_CASE("a trainable model takes the place of another") {
@@ -278,9 +230,8 @@ TEST_CASE("a trainable model takes the place of another") {
   larger.couplings = 3;
   larger.hidden = {7, 5};
   Trainable<float> model = initialised<float>(small_table()), other = initialised<float>(larger);
-  const Trainable<float> same = initialised<float>(larger);
   model = std::move(other);
-  CHECK(holds(file_of(model), same));
+  CHECK(holds(file_of(model), initialised<float>(larger)));
   Context ctx("cpu", 1);
   const std::vector<float> x{1, 2, 3, 5, 7, 11};
   const View<const float> batch(x.data(), {2, 1, 1, 3});
@@ -292,67 +243,61 @@ TEST_CASE("a trainable model takes the place of another") {
 }
 
 TEST_CASE("settings that promise more than the file holds are refused before anything is built") {
-  const Parts table(file_of(initialised<float>(small_table())));
-  const std::string config = table.metadata.at("config");
-  const auto error = [&](const std::string& from, const std::string& to) {
-    Parts parts = table;
-    parts.metadata["config"] = replaced(config, from, to);
-    return parts.error();
+  const auto refused = [](Parts parts, const std::string& from, const std::string& to, const char* text) {
+    parts.metadata["config"] = replaced(parts.metadata.at("config"), from, to);
+    check_contains(parts.error(), text);
   };
-  check_contains(error("\"couplings\": 2", "\"couplings\": 65536"), "at least 262144 tensors");
-  check_contains(error("\"shape\": 3", "\"shape\": 1048576"), "values for its settings, got");
-  check_contains(error("[12]", "[1048576]"), "values for its settings, got");
-  check_contains(error("\"couplings\": 2", "\"couplings\": 65537"),
-                 "[config] expected couplings in 1 ... 65536, got 65537");
-  check_contains(error("\"shape\": 3", "\"shape\": 9223372036854775807"),
-                 "[config] expected dims in 1 ... 1048576");
-  check_contains(error("\"shape\": 3", "\"shape\": 2"), "got another shape");
-  check_contains(error("\"hidden\": [12]", "\"hidden\": [11]"), "got another shape");
-  check_contains(error("\"dtype\": \"float32\"", "\"dtype\": \"float64\""), "values for its settings, got");
-  check_contains(error("{", "{{"), "expected a valid configuration");
-  check_contains(error("\"seed\": 3", "\"seed\": 3, \"seed\": 3"), "unique keys");
-  check_contains(error("\"seed\": 3", "\"seed\": -3"),
-                 "expected 'seed' in 0 ... 9223372036854775807, got -3");
-  Parts later = table;
-  later.metadata["format"] = "2";
-  check_contains(later.error(), "expected format 1, got '2'");
-
-  GlowConfig glow_config;
-  glow_config.shape = {0, 4, 4, 1};
-  glow_config.levels = glow_config.steps = 1;
-  glow_config.hidden = 2;
-  Parts image(file_of(initialised<float>(glow_config)));
-  image.metadata["config"] = replaced(image.metadata.at("config"), "[4, 4, 1]", "[4, 5, 1]");
-  check_contains(image.error(), "[glow] expected height and width divisible by 2^1, got 4 x 5");
+  Parts table(file_of(initialised<float>(small_table())));
+  refused(table, "\"couplings\": 2", "\"couplings\": 65536", "at least 262144 tensors");
+  refused(table, "\"shape\": 3", "\"shape\": 1048576", "values for its settings, got");
+  refused(table, "[12]", "[1048576]", "values for its settings, got");
+  refused(table, "\"couplings\": 2", "\"couplings\": 65537", "couplings in 1 ... 65536, got 65537");
+  refused(table, "\"shape\": 3", "\"shape\": 9223372036854775807", "dims in 1 ... 1048576");
+  refused(table, "\"shape\": 3", "\"shape\": 2", "got another shape");
+  refused(table, "\"hidden\": [12]", "\"hidden\": [11]", "got another shape");
+  refused(table, "\"dtype\": \"float32\"", "\"dtype\": \"float64\"", "values for its settings, got");
+  refused(table, "{", "{{", "expected a valid configuration");
+  refused(table, "\"seed\": 3", "\"seed\": 3, \"seed\": 3", "unique keys");
+  refused(table, "\"seed\": 3", "\"seed\": -3", "expected 'seed' in 0 ... 9223372036854775807, got -3");
+  table.metadata["format"] = "2";
+  check_contains(table.error(), "expected format 1, got '2'");
+  GlowConfig glow;
+  glow.shape = {0, 4, 4, 1};
+  glow.levels = glow.steps = 1;
+  glow.hidden = 2;
+  refused(Parts(file_of(initialised<float>(glow))), "[4, 4, 1]", "[4, 5, 1]",
+          "[glow] expected height and width divisible by 2^1, got 4 x 5");
 }
 
 TEST_CASE("the size of settings is never more than the model's, and never overflows") {
-  const auto check = [](const auto& model) {
+  const auto check = [](const auto& model, double least_part = 0.1) {
     const ModelConfig config{model, Dtype::float32, 0};
     const Flow<float> flow = build<float>(config);
+    const ParamLayout& layout = *flow.layout();
     int64_t values = 0;
-    for (const ParamLayout::Entry& entry : flow.layout()->entries()) values += entry.size;
+    for (const ParamLayout::Entry& entry : layout.entries()) values += entry.size;
     const ModelSize least = least_size(config);
     CAPTURE(to_json(config));
-    CHECK(least.tensors <= static_cast<int64_t>(flow.layout()->entries().size()));
+    CHECK(least.tensors <= static_cast<int64_t>(layout.entries().size()));
     CHECK(least.values <= values);
-    CHECK(least.values >= values / 10);  // a bound that says something
+    CHECK(least.values >= static_cast<int64_t>(least_part * values));  // a bound that says something
   };
   NiceConfig nice;
   nice.shape = {0, 1, 1, 7};
   nice.hidden = {5, 4};
   check(nice);
-  check(small_table());
   CouplingFlowConfig table = small_table();
+  check(table);
   table.law = "additive";
   table.mask = "odd-even";
   table.hidden = {};
   check(table);
   table.net = "residual";
   table.hidden = {6, 6};
-  check(table);
-  table.context = 3;
-  check(table);
+  for (const int64_t context : {0, 3}) {
+    table.context = context;
+    check(table);
+  }
   GlowConfig glow;
   glow.shape = {0, 8, 8, 3};
   glow.steps = 2;
@@ -373,9 +318,7 @@ TEST_CASE("the size of settings is never more than the model's, and never overfl
     image.recursion = bits & 8 ? 4 : 2;
     image.batch_norm = bits & 16;
     image.weight_norm = image.batch_norm;
-    const ModelConfig config{image, Dtype::float32, 0};
-    CHECK(least_size(config).tensors <=
-          static_cast<int64_t>(build<float>(config).layout()->entries().size()));
+    check(image, 0);
   }
   image.scales = 30;
   image.base_dim = 1 << 20;
@@ -405,23 +348,7 @@ TEST_CASE("files omit optional settings that are empty or their first choice, an
                        "[config] expected net mlp or residual, got 'recurrent'", ConfigError);
 }
 
-TEST_CASE("settings are written as Python writes them") {
-  int files = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(EVENFLOW_TEST_FOLDER) / "golden")) {
-    const std::string path = entry.path().string();
-    if (entry.path().extension() != ".safetensors" || path.find(".expected.") != path.npos) continue;
-    CAPTURE(path);
-    const std::string config = read_safetensors(path).metadata.at("config");
-    if (path.find("real_nvp") != path.npos && config.find("\"prior\"") != config.npos) {
-      // A table of RealNVP, which is a CouplingFlow now, with other names for two settings.
-      CHECK(load(path).config().rfind("{\"model\": \"CouplingFlow\", ", 0) == 0);
-    } else {
-      CHECK(load(path).config() == config);
-    }
-    ++files;
-  }
-  CHECK(files >= 13);
-
+TEST_CASE("numbers are written as Python writes them") {
   GlowConfig glow;
   glow.shape = {0, 8, 8, 3};
   const auto weight = [&](double value) {
@@ -431,23 +358,19 @@ TEST_CASE("settings are written as Python writes them") {
     const size_t at = text.find("\"class_weight\": ") + 16;
     return text.substr(at, text.find(',', at) - at);
   };
-  CHECK(weight(0.0) == "0.0");
   CHECK(weight(-0.0) == "-0.0");
   CHECK(weight(3) == "3.0");
-  CHECK(weight(0.1) == "0.1");
   CHECK(weight(1.0 / 3) == "0.3333333333333333");
   CHECK(weight(1e-4) == "0.0001");
   CHECK(weight(9.5e-5) == "9.5e-05");
   CHECK(weight(5e-324) == "5e-324");
-  CHECK(weight(1e5) == "100000.0");
   CHECK(weight(9999999999999998) == "9999999999999998.0");
   CHECK(weight(1e16) == "1e+16");
-  CHECK(weight(1.7976931348623157e308) == "1.7976931348623157e+308");
 }
 
 #if !defined(_WIN32)  // where it is read at once
 TEST_CASE("a file that gets shorter while it is read is refused") {
-  const TemporaryFile file("shrunk.safetensors");
+  const TemporaryFile file;
   put(file.path, std::string(100, 'x'));
   const MappedFile mapped({"load", file.path});
   CHECK_NOTHROW(mapped.check_length());

@@ -8,11 +8,10 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
-#include <random>
 
+#include "arenas.hpp"
 #include "core/memory.hpp"
 #include "core/processors.hpp"
-#include "evenflow/error.hpp"
 #include "evenflow/io.hpp"
 #include "io/crc32.hpp"
 #include "io/json.hpp"
@@ -20,6 +19,7 @@
 
 namespace fs = std::filesystem;
 using namespace evenflow;
+using evenflow::test::check_contains;
 
 namespace {
 
@@ -98,31 +98,14 @@ size_t bytes_in(const std::string& dtype, const std::vector<int64_t>& shape) {
   return bytes;
 }
 
-std::string hex_crc32(const std::string& bytes) {
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", crc32(bytes.data(), bytes.size()));
-  return text;
-}
-
 /// The text of the IoError that `call` throws, empty if it throws nothing; any other exception is a failure.
 template <class Call>
 std::string error_of(const Call& call) {
-  try {
-    call();
-  } catch (const IoError& error) {
-    return error.what();
-  }
-  return "";
+  return evenflow::test::error_of<IoError>(call);
 }
 
 std::string read_error(const std::string& path) {
   return error_of([&] { read_safetensors(path); });
-}
-
-void check_contains(const std::string& text, const std::string& part) {
-  INFO("text: ", text);
-  INFO("part: ", part);
-  CHECK(text.find(part) != std::string::npos);
 }
 
 /// Reads a file of these bytes and checks that the error names the call, the file and `part`.
@@ -147,36 +130,31 @@ std::vector<TensorRef> sample_tensors() {
           {"scalar", "F64", {}, doubles.data() + 1}};
 }
 
-/// A header's entry for tensor "a".
-std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
-  return R"("a":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + '}';
+json::Value parsed(const std::string& text) {
+  return json::parse(text, "parse", "test");
 }
 
 std::string json_error(const std::string& text) {
-  return error_of([&] { json::parse(text, "parse", "test"); });
+  return error_of([&] { parsed(text); });
 }
 
 }  // namespace
 
 TEST_CASE("json: values of every type") {
-  const json::Value root = json::parse(
+  const json::Value root = parsed(
       " {\"z\" : [1, -2,0 ,\t9223372036854775807,-9223372036854775808],\r\n\"b\":{\"c\":null,\"d\":true,"
-      "\"e\":false},\"f\":[],\"a\":{},\"h\":[1.5,-0.25e2,1E-2,18446744073709551616]} ",
-      "parse", "test");
+      "\"e\":false},\"f\":[],\"a\":{},\"h\":[1.5,-0.25e2,1E-2,18446744073709551616,-9223372036854775809]} ");
   std::string order;
   for (const auto& [key, value] : *root.get<json::Object>()) order += key;
   CHECK(order == "zbfah");
   std::vector<int64_t> whole;
   for (const json::Value& item : *root.find("z")->get<json::Array>()) whole.push_back(*item.get<int64_t>());
   CHECK(whole == std::vector<int64_t>{1, -2, 0, INT64_MAX, INT64_MIN});
-  const auto parsed = [](const char* text) { return json::parse(text, "test", "text"); };
-  CHECK(*parsed("9223372036854775808").get<uint64_t>() == uint64_t{1} << 63);
-  CHECK(*parsed("18446744073709551615").get<uint64_t>() == ~uint64_t{0});
-  CHECK(*parsed("18446744073709551616").get<double>() == 18446744073709551616.0);
-  CHECK(*parsed("-9223372036854775809").get<double>() == -9223372036854775808.0);
   std::vector<double> real;
   for (const json::Value& item : *root.find("h")->get<json::Array>()) real.push_back(*item.get<double>());
-  CHECK(real == std::vector<double>{1.5, -25., 0.01, 18446744073709551616.});
+  CHECK(real == std::vector<double>{1.5, -25., 0.01, 18446744073709551616., -9223372036854775808.});
+  CHECK(*parsed("9223372036854775808").get<uint64_t>() == uint64_t{1} << 63);
+  CHECK(*parsed("18446744073709551615").get<uint64_t>() == ~uint64_t{0});
   const json::Value* b = root.find("b");
   CHECK(b->find("c")->get<std::nullptr_t>() != nullptr);
   CHECK(*b->find("d")->get<bool>());
@@ -187,9 +165,7 @@ TEST_CASE("json: values of every type") {
 }
 
 TEST_CASE("json: strings, escapes and UTF-8") {
-  const auto text = [](const std::string& source) {
-    return *json::parse(source, "parse", "test").get<std::string>();
-  };
+  const auto text = [](const std::string& source) { return *parsed(source).get<std::string>(); };
   CHECK(text(R"("\"\\\/\b\f\n\r\t")") == "\"\\/\b\f\n\r\t");
   CHECK(text(R"("\u0041\u00e9\u20AC\ud83c\udf0a")") == "A\xC3\xA9\xE2\x82\xAC\xF0\x9F\x8C\x8A");
   CHECK(text(R"("a\u0000b")") == std::string("a\0b", 3));
@@ -202,8 +178,8 @@ TEST_CASE("json: strings, escapes and UTF-8") {
        {"\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xC2", "\xC2\x41", "\xE0\x9F\xBF", "\xE2\x82",
         "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xF0\x9F\x8C"}) {
     check_contains(json_error("\"ab" + raw + '"'), "expected valid UTF-8, got byte 0x");
-    const std::string error = error_of([&] { json::quote("ab" + raw, "quote", "test"); });
-    check_contains(error, "[quote] expected valid UTF-8, got byte 0x");
+    check_contains(error_of([&] { json::quote("ab" + raw, "quote", "test"); }),
+                   "[quote] expected valid UTF-8");
   }
   for (int c = 0; c < 0x80; ++c) {
     const std::string raw(1, static_cast<char>(c));
@@ -231,12 +207,11 @@ TEST_CASE("json: everything else is an error with its position, nesting over 32 
       check_contains(json_error(text), " at byte " + std::to_string(at) + " of test");
     }
   }
-  CHECK(json_error("{\"a\":1 2}") == "[parse] expected ',' or '}', got '2' at byte 7 of test");
-  CHECK(json_error("[1") == "[parse] expected ',' or ']', got the end at byte 2 of test");
+  check_contains(json_error("{\"a\":1 2}"), "expected ',' or '}', got '2' at byte 7 of test");
+  check_contains(json_error("[1"), "expected ',' or ']', got the end at byte 2 of test");
   check_contains(json_error("[1,\xFF]"), "expected a JSON value, got byte 0xff");
-  check_contains(json_error("{\"a\":1,\"b\":2,\"\\u0061\":3}"), "expected unique keys, got 'a' twice");
-  check_contains(json_error("-1e999"), "expected a finite number, got '-1e999'");
-  check_contains(json_error("\"\\ud83c\\u0041\""), "expected a surrogate pair, got a lone surrogate");
+  check_contains(json_error("{\"a\":1,\"\\u0061\":3}"), "expected unique keys, got 'a' twice");
+  check_contains(json_error("\"\\ud83c\\u0041\""), "got a lone surrogate");
 
   const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
   CHECK(json_error(nested(32)) == "");
@@ -247,27 +222,42 @@ TEST_CASE("json: everything else is an error with its position, nesting over 32 
   check_contains(json_error(objects), "expected at most 32 nested values, got '{'");
 }
 
-TEST_CASE("safetensors: what is written is read") {
+TEST_CASE("safetensors: the writer's bytes, and what is read of them") {
   const TemporaryFolder folder;
   const std::string path = folder.file("model.safetensors");
   const std::map<std::string, std::string> metadata = {
-      {"config", R"({"model": "glow", "path": "a\\b"})"},
-      {"key \"quoted\"", std::string("nul \0 tab \t bell \a line \n / \\", 29)},
-      {"unicode \xC3\xA9", "\xE2\x82\xAC \xF0\x9F\x8C\x8A \x7F"},
-      {"", ""}};
+      {"a \"\\", std::string("nul \0 \t\a\n", 9)}, {"x \xC3\xA9", "\xF0\x9F\x8C\x8A \x7F"}, {"", ""}};
   write_safetensors(path, sample_tensors(), metadata);
   CHECK(folder.count() == 1);
+  const std::string data =
+      bytes_of(floats) + bytes_of(doubles) + bytes_of(integers) + bytes_of(doubles).substr(8, 8);
+  std::string checked = data;
+  for (const auto& [key, value] : metadata) checked += key + '\0' + value + '\0';
+  char crc[9];
+  std::snprintf(crc, sizeof crc, "%08x", crc32(checked.data(), checked.size()));
+  std::string header =
+      std::string("{\"__metadata__\":{\"\":\"\",\"a \\\"\\\\\":\"nul \\u0000 \\u0009\\u0007\\u000a\",") +
+      "\"evenflow.crc32\":\"" + crc + "\",\"x \xC3\xA9\":\"\xF0\x9F\x8C\x8A \x7F\"}," +
+      R"("level1.step3.coupling.conv2.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+      R"("a":{"dtype":"F64","shape":[3,1],"data_offsets":[24,48]},)"
+      R"("empty":{"dtype":"F32","shape":[0,5],"data_offsets":[48,48]},)"
+      R"("steps":{"dtype":"I64","shape":[4],"data_offsets":[48,80]},)"
+      R"("scalar":{"dtype":"F64","shape":[],"data_offsets":[80,88]}})";
+  while (header.size() % 8 != 0) header += ' ';
+  CHECK(get(path) == file_of(header, data));
   const TensorFile file = read_safetensors(path);
   CHECK(file.metadata == metadata);
   REQUIRE(file.tensors.size() == sample_tensors().size());
   for (const TensorRef& tensor : sample_tensors()) {
     INFO("tensor ", tensor.name);
     const Tensor& got = file.tensors.at(tensor.name);
-    CHECK(got.dtype == tensor.dtype);
-    CHECK(got.shape == tensor.shape);
+    CHECK((got.dtype == tensor.dtype && got.shape == tensor.shape));
     REQUIRE(got.bytes.size() == bytes_in(tensor.dtype, tensor.shape));
     CHECK(std::equal(got.bytes.begin(), got.bytes.end(), static_cast<const char*>(tensor.data)));
   }
+  write_safetensors(path, {}, {});
+  CHECK(get(path) == file_of("{\"__metadata__\":{\"evenflow.crc32\":\"00000000\"}}  "));
+  CHECK(read_safetensors(path).tensors.empty());
 }
 
 #if !defined(_WIN32)
@@ -280,30 +270,6 @@ TEST_CASE("safetensors: who may read a file is what the process says of its file
   CHECK(fs::status(path).permissions() == fs::perms(0640));
 }
 #endif
-
-TEST_CASE("safetensors: the writer's bytes") {
-  const TemporaryFolder folder;
-  const std::string path = folder.file("model.safetensors");
-  const TensorRef z = {"z", "F32", {2, 3}, floats.data()}, e = {"e", "I64", {0}, nullptr};
-  write_safetensors(path, {z, e, {"b \xC3\xA9", "F64", {}, doubles.data()}}, {{"x", "1\n\""}, {"a", "2"}});
-  std::string header =
-      "{\"__metadata__\":{\"a\":\"2\",\"evenflow.crc32\":\"@\",\"x\":\"1\\u000a\\\"\"},"
-      "\"z\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-      "\"e\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[24,24]},"
-      "\"b \xC3\xA9\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[24,32]}}";
-  const std::string data = bytes_of(floats) + bytes_of(doubles).substr(0, 8);
-  header.replace(header.find('@'), 1,
-                 hex_crc32(data + std::string("a\0"
-                                              "2\0"
-                                              "x\0"
-                                              "1\n\"\0",
-                                              10)));
-  while (header.size() % 8 != 0) header += ' ';
-  CHECK(get(path) == file_of(header, data));
-  write_safetensors(path, {}, {});
-  CHECK(get(path) == file_of("{\"__metadata__\":{\"evenflow.crc32\":\"00000000\"}}  "));
-  CHECK(read_safetensors(path).tensors.empty());
-}
 
 TEST_CASE("safetensors: a foreign file is read") {
   const TemporaryFolder folder;
@@ -325,10 +291,8 @@ TEST_CASE("safetensors: a foreign file is read") {
 
 TEST_CASE("safetensors: paths that are no file") {
   const TemporaryFolder folder;
-  const std::string path = folder.file("missing"), reason = std::strerror(ENOENT);
-  CHECK(read_error(path) == "[read_safetensors] expected a readable file, got " + reason + " (" + path + ")");
+  check_contains(read_error(folder.file("missing")), std::strerror(ENOENT));
   check_contains(read_error(folder.path), "expected a regular file, got a directory");
-  check_contains(read_error(""), reason);
 #if !defined(_WIN32)
   check_contains(read_error("/dev/zero"), "expected a regular file, got a special file (/dev/zero)");
   REQUIRE(::mkfifo(folder.file("pipe").c_str(), 0600) == 0);
@@ -340,19 +304,17 @@ TEST_CASE("safetensors: paths that are no file") {
 
 TEST_CASE("safetensors: bad length and header") {
   const TemporaryFolder folder;
-  check_rejected(folder, "", "at least 8 bytes, got 0");
-  check_rejected(folder, "1234567", "at least 8 bytes, got 7");
-  check_rejected(folder, prefix(0), "expected a header that begins with '{', got ''");
-  check_rejected(folder, prefix(1), "expected a header of at most 0 bytes, got 1");
-  check_rejected(folder, prefix(3) + "{}", "expected a header of at most 2 bytes, got 3");
-  for (const uint64_t length : {~uint64_t{0}, ~uint64_t{0} - 7, uint64_t{1} << 63, (uint64_t{1} << 63) - 1}) {
-    check_rejected(folder, prefix(length) + "{}", "expected a header of at most 2 bytes, got");
-  }
-  check_rejected(folder, file_of(" {}"), "begins with '{', got ' '");
-  check_rejected(folder, file_of("[]"), "begins with '{', got '['");
-  check_rejected(folder, file_of("{} {}"), "got '{' at byte 3 of the header");
-  check_rejected(folder, file_of("{\"a\":1"), "at byte 6 of the header");
-  check_rejected(folder, std::string("\x80\2}q") + std::string(200, '\0'), "expected a header of at most");
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "at least 8 bytes, got 0"},
+      {"1234567", "at least 8 bytes, got 7"},
+      {prefix(0), "expected a header that begins with '{', got ''"},
+      {prefix(1), "expected a header of at most 0 bytes, got 1"},
+      {prefix(~uint64_t{0}) + "{}", "expected a header of at most 2 bytes, got"},
+      {prefix(uint64_t{1} << 63) + "{}", "expected a header of at most 2 bytes, got"},
+      {file_of(" {}"), "begins with '{', got ' '"},
+      {file_of("{} {}"), "got '{' at byte 3 of the header"},
+      {file_of("{\"a\":1"), "at byte 6 of the header"}};
+  for (const auto& [bytes, part] : cases) check_rejected(folder, bytes, part);
   // A sparse file long enough for the length alone to pass.
   const std::string path = folder.file("bad.safetensors");
   put(path, prefix(100'000'001) + "{}");
@@ -360,132 +322,100 @@ TEST_CASE("safetensors: bad length and header") {
   check_contains(read_error(path), "expected a header of at most 100000000 bytes, got 100000001");
 }
 
+/// A header's entry for a tensor of F32, of the offsets' size.
+std::string item(const std::string& name, int begin, int end) {
+  const std::string size = std::to_string((end - begin) / 4);
+  return '"' + name + R"(":{"dtype":"F32","shape":[)" + size + R"(],"data_offsets":[)" +
+         std::to_string(begin) + "," + std::to_string(end) + "]}";
+}
+
 TEST_CASE("safetensors: bad entries, holes and overlaps") {
   const TemporaryFolder folder;
-  const auto rejected = [&](const std::string& entries, const std::string& part) {
-    check_rejected(folder, file_of("{" + entries + "}", std::string(8, '\1')), part);
-  };
-  rejected(R"("a":1)", "expected a string 'dtype', got none in tensor 'a'");
-  rejected(R"("a":{"dtype":3,"shape":[2],"data_offsets":[0,8]})", "a string 'dtype', got another type");
-  rejected(R"("a":{"dtype":"F32","data_offsets":[0,8]})", "expected a list 'shape', got none");
-  rejected(R"("a":{"dtype":"F32","shape":[2]})", "expected a list 'data_offsets', got none");
-  rejected(R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})", "got 4 members in tensor 'a'");
-  for (const std::string dtype : {"F16", "BF16", "I32", "f32", "", "F32 "}) {
-    rejected(entry(dtype, "[2]", "[0,8]"), "dtype F32, F64 or I64, got '" + dtype + "' in tensor 'a'");
-  }
-  rejected(entry("F32", "{}", "[0,8]"), "expected a list 'shape', got another type");
-  for (const std::string shape : {"[-2]", "[2.0]", "[\"2\"]", "[null]", "[9223372036854775808]"}) {
-    rejected(entry("F32", shape, "[0,8]"), "integers of at least 0 in 'shape'");
-  }
-  for (const std::string shape : {"[4611686018427387904]", "[4294967296,4294967296]", "[9223372036854775807]",
-                                  "[0,4294967296,4294967296]", "[4294967296,4294967296,0]"}) {
-    rejected(entry("F32", shape, "[0,8]"), "expected a shape that fits 64 bits, got an overflow");
-  }
+  const std::string eight(8, '\1'), path = folder.file("good.safetensors");
+  put(path, file_of("{" + item("a", 4, 8) + "," + item("b", 0, 4) + "}", eight));
+  CHECK(read_safetensors(path).tensors.size() == 2);
+  const std::pair<std::string, const char*> entries[] = {
+      {R"("a":1)", "expected a string 'dtype', got none in tensor 'a'"},
+      {R"("a":{"dtype":3,"shape":[2],"data_offsets":[0,8]})", "a string 'dtype', got another type"},
+      {R"("a":{"dtype":"F32","data_offsets":[0,8]})", "expected a list 'shape', got none"},
+      {R"("a":{"dtype":"F32","shape":[2]})", "expected a list 'data_offsets', got none"},
+      {R"("a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})", "got 4 members in tensor 'a'"},
+      {R"("__metadata__":[])", "expected an object '__metadata__', got another type"},
+      {R"("__metadata__":{"k":1})", "strings in '__metadata__', got another type for 'k'"},
+      {"", "expected 0 bytes of data, got 8"},
+      {item("a", 0, 4), "expected 4 bytes of data, got 8"},
+      {item("a", 4, 8), "expected data of tensor 'a' at offset 0, got 4"},
+      {item("a", 0, 8) + "," + item("b", 0, 8), "expected data of tensor 'b' at offset 8, got 0"},
+      {item("a", 0, 8) + "," + item("b", 4, 8), "expected data of tensor 'b' at offset 8, got 4"},
+      {item("a", 0, 4) + "," + item("a", 4, 8), "expected unique keys, got 'a' twice"}};
+  for (const auto& [text, part] : entries) check_rejected(folder, file_of("{" + text + "}", eight), part);
+
   std::string ones = "[2";
   for (int i = 0; i < 32; ++i) ones += ",1";
-  rejected(entry("F32", ones + "]", "[0,8]"), "expected at most 32 dimensions, got 33");
-  rejected(entry("F32", "[2]", "[0]"), "expected 2 data_offsets, got 1");
-  rejected(entry("F32", "[2]", "[0,8,8]"), "expected 2 data_offsets, got 3");
-  rejected(entry("F32", "[2]", "[-8,0]"), "integers of at least 0 in 'data_offsets', got -8");
-  rejected(entry("F32", "[2]", "[0,8.0]"), "integers of at least 0 in 'data_offsets'");
-  rejected(entry("F32", "[2]", "[0,18446744073709551624]"), "integers of at least 0 in 'data_offsets'");
-  rejected(entry("F32", "[2]", "[8,0]"), "ordered data_offsets within 8 bytes of data, got [8, 0]");
-  rejected(entry("F32", "[3]", "[0,12]"), "ordered data_offsets within 8 bytes of data, got [0, 12]");
-  rejected(entry("F32", "[2]", "[9223372036854775800,9223372036854775807]"), "expected ordered data_offsets");
-  rejected(entry("F32", "[1]", "[0,8]"), "expected 4 bytes of data for its shape, got 8");
-  rejected(entry("F64", "[2]", "[0,8]"), "expected 16 bytes of data for its shape, got 8");
-  rejected(entry("F32", "[0]", "[0,8]"), "expected 0 bytes of data for its shape, got 8");
-  rejected(R"("__metadata__":[])", "expected an object '__metadata__', got another type");
-  rejected(R"("__metadata__":{"k":1})", "strings in '__metadata__', got another type for 'k'");
-  rejected(R"("__metadata__":{"k":"1","k":"2"})", "expected unique keys, got 'k' twice");
-  // Holes, overlaps and duplicates.
-  const auto item = [](const std::string& name, int begin, int end) {
-    return '"' + name + R"(":{"dtype":"F32","shape":[)" + std::to_string((end - begin) / 4) +
-           R"(],"data_offsets":[)" + std::to_string(begin) + "," + std::to_string(end) + "]}";
-  };
-  const std::string path = folder.file("good.safetensors");
-  put(path, file_of("{" + item("a", 4, 8) + "," + item("b", 0, 4) + "}", std::string(8, '\1')));
-  CHECK(read_safetensors(path).tensors.size() == 2);
-  rejected(item("a", 0, 4), "expected 4 bytes of data, got 8");
-  rejected("", "expected 0 bytes of data, got 8");
-  rejected(item("a", 4, 8), "expected data of tensor 'a' at offset 0, got 4");
-  rejected(item("a", 0, 8) + "," + item("b", 0, 8), "expected data of tensor 'b' at offset 8, got 0");
-  rejected(item("a", 0, 8) + "," + item("b", 4, 8), "expected data of tensor 'b' at offset 8, got 4");
-  rejected(item("a", 0, 8) + "," + item("b", 4, 4), "expected data of tensor 'b' at offset 8, got 4");
-  rejected(item("a", 0, 4) + "," + item("a", 4, 8), "expected unique keys, got 'a' twice");
+  const char *sizes = "integers of at least 0 in 'shape'", *overflow = "fits 64 bits, got an overflow",
+             *offsets = "integers of at least 0 in 'data_offsets'",
+             *order = "expected ordered data_offsets within 8 bytes of data";
+  const struct {
+    std::string dtype, shape, offsets;
+    const char* part;
+  } tensors[] = {{"F16", "[2]", "[0,8]", "dtype F32, F64 or I64, got 'F16' in tensor 'a'"},
+                 {"F32 ", "[2]", "[0,8]", "dtype F32, F64 or I64"},
+                 {"F32", "{}", "[0,8]", "expected a list 'shape', got another type"},
+                 {"F32", "[-2]", "[0,8]", sizes},
+                 {"F32", "[2.0]", "[0,8]", sizes},
+                 {"F32", "[9223372036854775808]", "[0,8]", sizes},
+                 {"F32", "[4611686018427387904]", "[0,8]", overflow},
+                 {"F32", "[4294967296,4294967296]", "[0,8]", overflow},
+                 {"F32", "[0,4294967296,4294967296]", "[0,8]", overflow},
+                 {"F32", ones + "]", "[0,8]", "expected at most 32 dimensions, got 33"},
+                 {"F32", "[2]", "[0]", "expected 2 data_offsets, got 1"},
+                 {"F32", "[2]", "[-8,0]", offsets},
+                 {"F32", "[2]", "[0,18446744073709551624]", offsets},
+                 {"F32", "[2]", "[8,0]", order},
+                 {"F32", "[3]", "[0,12]", order},
+                 {"F32", "[2]", "[9223372036854775800,9223372036854775807]", order},
+                 {"F32", "[1]", "[0,8]", "expected 4 bytes of data for its shape, got 8"}};
+  for (const auto& t : tensors) {
+    check_rejected(folder,
+                   file_of(R"({"a":{"dtype":")" + t.dtype + R"(","shape":)" + t.shape +
+                               R"(,"data_offsets":)" + t.offsets + "}}",
+                           eight),
+                   t.part);
+  }
 }
 
-TEST_CASE("safetensors: a damaged file gives an error or consistent tensors") {
-  const TemporaryFolder folder;
-  const std::string path = folder.file("damaged.safetensors");
-  const std::string good =
-      file_of(R"({"__metadata__":{"k":"v \u00e9"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-              R"("b":{"dtype":"I64","shape":[1,1],"data_offsets":[8,16]}} )",
-              bytes_of(std::vector<float>{1.f, 2.f}) + bytes_of(std::vector<int64_t>{-3}));
-  put(path, good);
-  REQUIRE(read_safetensors(path).tensors.size() == 2);
-  put(path, good + 'x');
-  check_contains(read_error(path), "expected 16 bytes of data, got 17");
-  std::mt19937 random(1);
-  for (int i = 0; i < 300; ++i) {
-    put(path, good.substr(0, random() % good.size()));
-    check_contains(read_error(path), "[read_safetensors] expected ");
-  }
-  int errors = 0, files = 0;
-  for (int i = 0; i < 2000; ++i) {
-    std::string bytes = good;
-    for (uint32_t n = random() % 3 + 1; n > 0; --n) {
-      const size_t at = random() % bytes.size();
-      // Half of the changes flip one bit, the others write any byte.
-      bytes[at] = static_cast<char>(random() % 2 ? bytes[at] ^ (1 << random() % 8) : random() % 256);
-    }
-    put(path, bytes);
-    try {
-      size_t total = 0;
-      for (const auto& [name, tensor] : read_safetensors(path).tensors) {
-        REQUIRE(tensor.bytes.size() == bytes_in(tensor.dtype, tensor.shape));
-        total += tensor.bytes.size();
-      }
-      REQUIRE(total == 16);
-      ++files;
-    } catch (const IoError&) {
-      ++errors;
-    }
-  }
-  // Both happen, so that neither check is idle.
-  CHECK(errors > 0);
-  CHECK(files > 0);
-}
-
-TEST_CASE("safetensors: the writer's arguments") {
+TEST_CASE("safetensors: what is not written leaves the old file") {
   const TemporaryFolder folder;
   const std::string path = folder.file("model.safetensors");
   put(path, "old");
-  const auto rejected = [&](const std::vector<TensorRef>& tensors, const std::string& part,
-                            const std::map<std::string, std::string>& metadata = {}) {
-    const std::string text = error_of([&] { write_safetensors(path, tensors, metadata); });
+  const float* data = floats.data();
+  const std::vector<int64_t> half = {int64_t{1} << 60};
+  const struct {
+    std::vector<TensorRef> tensors;
+    std::map<std::string, std::string> metadata;
+    const char* part;
+  } cases[] = {{{{"a", "F16", {2}, data}}, {}, "dtype F32, F64 or I64, got 'F16' in tensor 'a'"},
+               {{{"a", "F32", {-2}, data}}, {}, "dimensions of at least 0, got -2 in tensor 'a'"},
+               {{{"a", "F32", {int64_t{1} << 32, int64_t{1} << 32}, data}}, {}, "a shape that fits 64 bits"},
+               {{{"a", "F32", std::vector<int64_t>(33, 1), data}}, {}, "at most 32 dimensions, got 33"},
+               {{{"a", "F32", {2}, nullptr}}, {}, "expected data, got none in tensor 'a'"},
+               {{{"a", "F32", {1}, data}, {"a", "F32", {1}, data}}, {}, "unique tensor names, got 'a' again"},
+               {{{"a", "F32", half, data}, {"b", "F32", half, data}}, {}, "data that fits 64 bits"},
+               {{{"__metadata__", "F32", {1}, data}}, {}, "unique tensor names, got '__metadata__' again"},
+               {{{"a\xFF", "F32", {1}, data}}, {}, "valid UTF-8, got byte 0xff at byte 1 of a tensor name"},
+               {{}, {{"evenflow.crc32", "00000000"}}, "metadata without 'evenflow.crc32'"},
+               {{}, {{"\xC3", "v"}}, "valid UTF-8, got byte 0xc3 at byte 0 of a metadata key"},
+               {{}, {{"k", "v\xED\xA0\x80"}}, "valid UTF-8, got byte 0xed at byte 1 of metadata 'k'"},
+               // Quotes double in size, so that a short text makes a header over the limit.
+               {{}, {{"k", std::string(50'000'000, '"')}}, "a header of at most 100000000 bytes, got"}};
+  for (const auto& c : cases) {
+    const std::string text = error_of([&] { write_safetensors(path, c.tensors, c.metadata); });
     check_contains(text, "[write_safetensors] expected ");
     check_contains(text, path);
-    check_contains(text, part);
+    check_contains(text, c.part);
     CHECK(get(path) == "old");
     CHECK(folder.count() == 1);
-  };
-  const float* data = floats.data();
-  rejected({{"a", "F16", {2}, data}}, "expected dtype F32, F64 or I64, got 'F16' in tensor 'a'");
-  rejected({{"a", "F32", {-2}, data}}, "expected dimensions of at least 0, got -2 in tensor 'a'");
-  rejected({{"a", "F32", {int64_t{1} << 32, int64_t{1} << 32}, data}}, "expected a shape that fits 64 bits");
-  rejected({{"a", "F32", std::vector<int64_t>(33, 1), data}}, "expected at most 32 dimensions, got 33");
-  rejected({{"a", "F32", {2}, nullptr}}, "expected data, got none in tensor 'a'");
-  rejected({{"a", "F32", {1}, data}, {"a", "F32", {1}, data}}, "expected unique tensor names, got 'a' again");
-  rejected({}, "expected metadata without 'evenflow.crc32'", {{"evenflow.crc32", "00000000"}});
-  rejected({{"__metadata__", "F32", {1}, data}}, "expected unique tensor names, got '__metadata__' again");
-  rejected({{"a\xFF", "F32", {1}, data}}, "expected valid UTF-8, got byte 0xff at byte 1 of a tensor name");
-  rejected({}, "expected valid UTF-8, got byte 0xc3 at byte 0 of a metadata key", {{"\xC3", "v"}});
-  rejected({}, "expected valid UTF-8, got byte 0xed at byte 1 of metadata 'k'", {{"k", "v\xED\xA0\x80"}});
-  const std::vector<int64_t> half = {int64_t{1} << 60};
-  rejected({{"a", "F32", half, data}, {"b", "F32", half, data}}, "expected data that fits 64 bits");
-  // Quotes double in size, so that a short text makes a header over the limit.
-  rejected({}, "expected a header of at most 100000000 bytes, got", {{"k", std::string(50'000'000, '"')}});
+  }
 }
 
 TEST_CASE("safetensors: paths that can't be written") {
@@ -567,6 +497,7 @@ struct FakeRoot : TemporaryFolder {
     fs::create_directories(fs::path(file(name)).parent_path());
     put(file(name), text + "\n");
   }
+  void write(const std::string& name, int64_t mib) const { write(name, std::to_string(mib << 20)); }
 };
 
 TEST_CASE("processors: those of the affinity, and what control groups of either version pay for") {
@@ -590,47 +521,44 @@ TEST_CASE("processors: those of the affinity, and what control groups of either 
 }
 
 TEST_CASE("free memory: the machine's, and what control groups of either version leave") {
-  constexpr int64_t kMiB = 1 << 20;
   const FakeRoot root;
-  const auto write = [&](const std::string& name, const std::string& text) { root.write(name, text); };
-  const auto free_mib = [&] { return free_memory(root.path) / kMiB; };
-  CHECK(free_mib() > 0);  // of the real machine
-  write("proc/meminfo", "MemTotal:  9999999 kB\nMemFree:   1 kB\nMemAvailable:  1048576 kB\nCached:  7 kB");
-  CHECK(free_mib() == 1024);
-  write("proc/self/cgroup", "0::/job/step");
-  CHECK(free_mib() == 1024);  // no such folder
-  const std::string two = "sys/fs/cgroup/job/";
-  write(two + "step/memory.max", "max");
-  write(two + "step/memory.current", std::to_string(900 * kMiB));
-  CHECK(free_mib() == 1024);
-  write(two + "memory.max", std::to_string(1000 * kMiB));
-  write(two + "memory.current", std::to_string(700 * kMiB));
-  CHECK(free_mib() == 300);  // the group above has a limit
-  write(two + "memory.stat", "anon 5\ninactive_file 104857600\nactive_file 52428800\nfile 1");
-  CHECK(free_mib() == 450);  // cached files can go
-  write(two + "memory.high", std::to_string(880 * kMiB));
-  CHECK(free_mib() == 330);
-  write(two + "step/memory.max", std::to_string(800 * kMiB));
-  CHECK(free_mib() == 0);
-  // A container that sees its own group where all are mounted.
-  write("proc/self/cgroup", "0::/another/path");
-  write("sys/fs/cgroup/memory.max", std::to_string(200 * kMiB));
-  CHECK(free_mib() == 200);
+  const auto left = [&] { return free_memory(root.path) >> 20; };
+  CHECK(left() > 0);  // of the real machine
+  root.write("proc/meminfo",
+             "MemTotal:  9999999 kB\nMemFree:   1 kB\nMemAvailable:  1048576 kB\nCached:  7 kB");
+  CHECK(left() == 1024);
+  root.write("proc/self/cgroup", "0::/job/step");
+  CHECK(left() == 1024);  // no such folder
+  const std::string two = "sys/fs/cgroup/", job = two + "job/", one = two + "memory/";
+  root.write(job + "step/memory.max", "max");
+  root.write(job + "step/memory.current", 900);
+  CHECK(left() == 1024);
+  root.write(job + "memory.max", 1000);
+  root.write(job + "memory.current", 700);
+  CHECK(left() == 300);  // the group above has a limit
+  root.write(job + "memory.stat", "anon 5\ninactive_file 104857600\nactive_file 52428800\nfile 1");
+  CHECK(left() == 450);  // cached files can go
+  root.write(job + "memory.high", 880);
+  CHECK(left() == 330);
+  root.write(job + "step/memory.max", 800);
+  CHECK(left() == 0);
+  root.write("proc/self/cgroup", "0::/another/path");  // of a container that sees its own group where all are
+  root.write(two + "memory.max", 200);
+  CHECK(left() == 200);
 
-  write("proc/self/cgroup",
-        "5:cpu,cpuacct:/\n4:hugetlb,memory:/job\n1:name=systemd:/memory\nno group\n0::/none");
-  fs::remove(root.file("sys/fs/cgroup/memory.max"));
-  const std::string one = "sys/fs/cgroup/memory/";
-  write(one + "memory.limit_in_bytes", "9223372036854771712");
-  write(one + "memory.usage_in_bytes", std::to_string(90000 * kMiB));
-  write(one + "job/memory.limit_in_bytes", std::to_string(600 * kMiB));
-  write(one + "job/memory.usage_in_bytes", std::to_string(500 * kMiB));
-  CHECK(free_mib() == 100);
-  write(one + "job/memory.stat",
-        "active_file 1\ntotal_cache 2\ntotal_inactive_file 10485760\ntotal_active_file 20971520");
-  CHECK(free_mib() == 130);
-  write(one + "job/memory.limit_in_bytes", "text");
-  CHECK(free_mib() == 1024);
+  root.write("proc/self/cgroup",
+             "5:cpu,cpuacct:/\n4:hugetlb,memory:/job\n1:name=systemd:/memory\nno group\n0::/none");
+  fs::remove(root.file(two + "memory.max"));
+  root.write(one + "memory.limit_in_bytes", "9223372036854771712");
+  root.write(one + "memory.usage_in_bytes", 90000);
+  root.write(one + "job/memory.limit_in_bytes", 600);
+  root.write(one + "job/memory.usage_in_bytes", 500);
+  CHECK(left() == 100);
+  root.write(one + "job/memory.stat",
+             "active_file 1\ntotal_cache 2\ntotal_inactive_file 10485760\ntotal_active_file 20971520");
+  CHECK(left() == 130);
+  root.write(one + "job/memory.limit_in_bytes", "text");
+  CHECK(left() == 1024);
 }
 
 #endif

@@ -8,8 +8,8 @@
 #include "kernels/kernel_set.hpp"
 #include "laws.hpp"
 
-// Laws alone, in float64; test_layers.cpp has them in couplings, test_contract.cpp at the edges of what
-// parameters and inputs may be.
+// Laws alone, in float64; test_layers.cpp has their inverses and gradients, test_contract.cpp the edges of
+// what parameters and inputs may be.
 
 namespace evenflow::test {
 namespace {
@@ -23,26 +23,18 @@ struct Numbers {
   ops::ReadNumbers<double> read() const { return {own.data(), 1, shared.data()}; }
 };
 
-/// A law's point and gradients, whichever law it is.
+/// A law's point, whichever law it is.
 struct Value {
   double x, y, log, slope;
 };
 
 Value at_input(const Law& law, double x, const Numbers& p) {
-  return std::visit(
-      [&](const auto& l) {
-        const auto at = l.at_input(x, p.read());
-        return Value{at.x, at.y, at.log, at.slope};
-      },
-      law);
+  const auto of = [](const auto& at) { return Value{at.x, at.y, at.log, at.slope}; };
+  return std::visit([&](const auto& l) { return of(l.at_input(x, p.read())); }, law);
 }
 Value at_output(const Law& law, double y, const Numbers& p) {
-  return std::visit(
-      [&](const auto& l) {
-        const auto at = l.at_output(y, p.read());
-        return Value{at.x, at.y, at.log, at.slope};
-      },
-      law);
+  const auto of = [](const auto& at) { return Value{at.x, at.y, at.log, at.slope}; };
+  return std::visit([&](const auto& l) { return of(l.at_output(y, p.read())); }, law);
 }
 
 /// dx, and gradients by the law's numbers.
@@ -53,20 +45,13 @@ struct Gradients {
 
 Gradients backward(const Law& law, double x, const Numbers& p, double dy, double dlog) {
   Gradients out{0, std::vector<double>(p.own.size()), {0, 0}};
-  std::visit(
+  const ops::WriteNumbers<double> to{out.own.data(), 1, 1};
+  out.dx = std::visit(
       [&](const auto& l) {
-        const ops::WriteNumbers<double> to{out.own.data(), 1, 1};
-        out.dx = l.backward(l.at_input(x, p.read()), p.read(), dy, dlog, to, out.shared.data());
+        return l.backward(l.at_input(x, p.read()), p.read(), dy, dlog, to, out.shared.data());
       },
       law);
   return out;
-}
-
-constexpr double kStep = 1e-6;
-
-template <class F>
-double difference(const F& f, double at) {
-  return (f(at + kStep) - f(at - kStep)) / (2 * kStep);
 }
 
 /// Knots of a spline with these numbers, along x.
@@ -92,14 +77,11 @@ TEST_CASE("laws: names are told apart, and what is not in the table is refused")
           name);
   }
   for (const std::string& name : table_law_names()) CHECK(names.count(name) == 1);
-  CHECK(names.count("glow") == 1);
-  CHECK_THROWS_WITH_AS(law_of({"cubic", 8, 4, false}),
-                       doctest::Contains("there is no law 'cubic'; choose one of"), ConfigError);
-  CHECK_THROWS_WITH_AS(law_of({"spline", 65, 4, false}), "[spline] expected bins in 1 ... 64, got 65",
+  CHECK_THROWS_WITH_AS(law_of({"cubic", 8, 4, false}), doctest::Contains("there is no law 'cubic'"),
                        ConfigError);
-  CHECK_THROWS_AS(law_of({"spline", 0, 4, false}), ConfigError);
-  CHECK_THROWS_AS(law_of({"spline", 8, 0, false}), ConfigError);
-  CHECK_THROWS_AS(law_of({"spline", 8, HUGE_VAL, false}), ConfigError);
+  for (const int64_t bins : {0, 65}) CHECK_THROWS_AS(law_of({"spline", bins, 4, false}), ConfigError);
+  for (const double bound : {0.0, HUGE_VAL})
+    CHECK_THROWS_AS(law_of({"spline", 8, bound, false}), ConfigError);
   CHECK(numbers_of_law({"spline", 10, 4, false}) == 29);
   CHECK(numbers_of_law({"spline", 10, 4, true}) == 31);
   CHECK(numbers_of_law({"affine", 10, 4, true}) == 2);
@@ -160,59 +142,6 @@ TEST_CASE("laws: the largest scale of softplus") {
   CHECK(backward(law, 2.0, p, 0.3, 0.7).own == std::vector<double>{0.3, 0});
 }
 
-TEST_CASE("laws: the way there and back, slopes and all gradients by differences") {
-  for (const LawOptions& options : every_law()) {
-    const Law law = law_of(options);
-    for (uint64_t seed = 0; seed < 40; ++seed) {
-      CAPTURE(options.name);
-      CAPTURE(seed);
-      const Numbers p(law, seed, options.name == "spline" ? 5 : 1.5);
-      const double x =
-          random_values(1, 100 + seed, options.unit_interval ? 0 : -3, options.unit_interval ? 1 : 3)[0];
-      const Value at = at_input(law, x, p), back = at_output(law, at.y, p);
-      CHECK(std::abs(back.x - x) <= 1e-10 * std::max(1.0, 1 / at.slope));
-      CHECK(at.log == doctest::Approx(std::log(at.slope)).epsilon(1e-12));
-      CHECK(std::abs(back.log - at.log) <= 1e-9 * std::max(1.0, 1 / at.slope));
-      if (const auto* spline = std::get_if<laws::Spline>(&law)) {  // derivatives jump there
-        bool near = false;
-        for (const double knot : knots_of(*spline, p)) near = near || std::abs(knot - x) < 1e-4;
-        if (near) continue;
-      }
-      const auto y_at = [&](double v) { return at_input(law, v, p).y; };
-      CHECK(at.slope == doctest::Approx(difference(y_at, x)).epsilon(1e-6));
-
-      const double dy = 0.6, dlog = -0.8;
-      const Gradients g = backward(law, x, p, dy, dlog);
-      const auto loss = [&](double v, const Numbers& with) {
-        const Value value = at_input(law, v, with);
-        return dy * value.y + dlog * value.log;
-      };
-      CHECK(g.dx == doctest::Approx(difference([&](double v) { return loss(v, p); }, x)).epsilon(1e-5));
-      for (size_t i = 0; i < p.own.size(); ++i) {
-        CAPTURE(i);
-        const double wanted = difference(
-            [&](double v) {
-              Numbers moved = p;
-              moved.own[i] = v;
-              return loss(x, moved);
-            },
-            p.own[i]);
-        CHECK(std::abs(g.own[i] - wanted) <= 1e-6 * std::max(1.0, std::abs(wanted)));
-      }
-      for (size_t i = 0; i < shared_numbers_of(law).size(); ++i) {
-        const double wanted = difference(
-            [&](double v) {
-              Numbers moved = p;
-              moved.shared[i] = v;
-              return loss(x, moved);
-            },
-            p.shared[i]);
-        CHECK(g.shared[i] == doctest::Approx(wanted).epsilon(1e-6));
-      }
-    }
-  }
-}
-
 TEST_CASE("spline: at its knots, at the ends of its box and beyond") {
   for (const bool unit : {false, true}) {
     const Law law = law_of({"spline", 6, 3, unit});
@@ -225,20 +154,10 @@ TEST_CASE("spline: at its knots, at the ends of its box and beyond") {
         CAPTURE(knot);
         const Value at = at_input(law, knot, p);
         CHECK(std::abs(at_output(law, at.y, p).x - knot) <= 1e-10 * std::max(1.0, 1 / at.slope));
-        // One-sided: the slopes of both sides agree, their derivatives do not.
-        for (const double side : {-1.0, 1.0}) {
-          const double far = knot + side * 1e-8;
-          if (far < spline.low || far > spline.high) continue;
-          const double bend = backward(law, far, p, 0, 1).dx,
-                       step = side * 1e-8 / std::max(1.0, 1e-5 * std::abs(bend));
-          const double first = knot + step / 2, last = knot + 3 * step / 2;
-          const Value here = at_input(law, first, p), there = at_input(law, last, p),
-                      middle = at_input(law, knot + step, p);
-          const double wanted = (there.log - here.log) / (last - first);
-          CHECK(middle.slope == doctest::Approx((there.y - here.y) / (last - first)).epsilon(1e-5));
-          CHECK(std::abs(backward(law, knot + step, p, 0, 1).dx - wanted) <=
-                1e-3 * std::max(1.0, std::abs(wanted)));
-          CHECK(std::abs(middle.log - at.log) <= 2e-8 * std::max(1.0, std::abs(bend)));
+        for (const double side : {-1e-8, 1e-8}) {  // the slopes of both sides agree
+          const double near = knot + side, bend = std::abs(backward(law, near, p, 0, 1).dx);
+          if (near < spline.low || near > spline.high) continue;
+          CHECK(std::abs(at_input(law, near, p).log - at.log) <= 2e-8 * std::max(1.0, bend));
         }
       }
       for (const double end : {spline.low, spline.high})
@@ -299,40 +218,6 @@ TEST_CASE("spline: bins as steep, as flat and as narrow as numbers make them") {
       CHECK(std::isfinite(g.dx));
       for (const double d : g.own) CHECK(std::isfinite(d));
       CHECK(std::abs(at_output(law, at.y, p).x - x) <= 1e-9 * std::max(1.0, 1 / at.slope));
-    }
-  }
-}
-
-/// Many values in both precisions: what Lanes compute is what a number is alone.
-TEST_CASE("laws: float32 in lanes agrees with float64") {
-  for (const LawOptions& options : every_law()) {
-    const Law law = law_of(options);
-    const int64_t n = 67, c = 5, numbers = numbers_of(law);
-    CAPTURE(options.name);
-    const Shape shape{n, 1, 1, c}, h_shape{n, 1, 1, c * numbers};
-    const double low = options.unit_interval ? 0 : -3, high = options.unit_interval ? 1 : 3;
-    const std::vector<double> x = random_values(n * c, 1, low, high),
-                              h = random_values(n * c * numbers, 2, -1, 1);
-    const std::vector<float> xf(x.begin(), x.end()), hf(h.begin(), h.end());
-    std::vector<double> y(x.size()), det(n), det32(n);
-    std::vector<float> yf(x.size());
-    Context ctx("cpu", 1);
-    const CouplingPlan plan{law, c, false, -1};
-    ctx.kernels<double>().coupling.forward(ctx, plan, {}, {x.data(), shape}, {h.data(), h_shape},
-                                           {y.data(), shape}, det.data());
-    ctx.kernels<float>().coupling.forward(ctx, plan, {}, {xf.data(), shape}, {hf.data(), h_shape},
-                                          {yf.data(), shape}, det32.data());
-    for (size_t i = 0; i < y.size(); ++i) CHECK(std::abs(yf[i] - y[i]) < 2e-5);
-    for (size_t i = 0; i < det.size(); ++i) CHECK(std::abs(det32[i] - det[i]) < 1e-4);
-    // One value alone has the bits that it has among others.
-    for (int64_t i = 0; i < n; i += 13) {
-      std::vector<float> alone(static_cast<size_t>(c));
-      double one = 0;
-      ctx.kernels<float>().coupling.forward(ctx, plan, {}, {xf.data() + i * c, shape.with_batch(1)},
-                                            {hf.data() + i * c * numbers, h_shape.with_batch(1)},
-                                            {alone.data(), shape.with_batch(1)}, &one);
-      for (int64_t k = 0; k < c; ++k)
-        CHECK(alone[static_cast<size_t>(k)] == yf[static_cast<size_t>(i * c + k)]);
     }
   }
 }

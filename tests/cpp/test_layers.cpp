@@ -26,64 +26,64 @@ void check(const LayerCase& c) {
   CHECK_MESSAGE(report.empty(), joined(report));
 }
 
+template <class Make>
+void check(const std::string& name, const Make& make) {
+  check(layer_case(name, make));
+}
+
 std::string text(const Shape& s) {
   return " " + to_string(s);
+}
+
+/// What a layer makes of x after its initialisation with it, the log-determinants at the end.
+std::vector<double> applied(std::unique_ptr<Layer<double>> layer, const Shape& shape,
+                            const std::vector<double>& x, double noise = 0) {
+  const View<const double> view(x.data(), shape);
+  const Fixture<double> f(std::move(layer), 7, view, noise);
+  const ParamArena<double>& arena = *f.arena;
+  Context ctx("cpu", 1);
+  std::vector<double> z(x.size() + static_cast<size_t>(shape.n));
+  f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), z.data() + x.size());
+  return z;
 }
 
 // Odd channel counts, two channels, one pixel, sizes that fit no block.
 const Shape kShapes[] = {{0, 1, 1, 2}, {0, 1, 1, 7}, {0, 3, 2, 4}, {0, 2, 5, 3}, {0, 1, 3, 6}};
 
-TEST_CASE("channel-wise layers") {
+TEST_CASE("channel-wise layers, permutations, flatten") {
   for (const Shape& shape : kShapes) {
-    check(layer_case("actnorm" + text(shape), [shape](auto t) { return actnorm<decltype(t)>(shape); }));
-    check(layer_case("scaling" + text(shape), [shape](auto t) { return scaling<decltype(t)>(shape); }));
-    check(
-        layer_case("rescale" + text(shape), [shape](auto t) { return rescale<decltype(t)>(shape, 1.5, 3); }));
-    check(
-        layer_case("standardize" + text(shape), [shape](auto t) { return standardize<decltype(t)>(shape); }));
-    LayerCase one = layer_case("scaling, N = 1", [shape](auto t) { return scaling<decltype(t)>(shape); });
-    one.batch = 1;
-    check(one);
+    check("actnorm" + text(shape), [=](auto t) { return actnorm<decltype(t)>(shape); });
+    check("rescale" + text(shape), [=](auto t) { return rescale<decltype(t)>(shape, 1.5, 3); });
+    check("standardize" + text(shape), [=](auto t) { return standardize<decltype(t)>(shape); });
+    check("flatten" + text(shape), [=](auto t) { return flatten<decltype(t)>(shape); });
+    LayerCase c = layer_case("scaling" + text(shape), [=](auto t) { return scaling<decltype(t)>(shape); });
+    for (c.batch = 1; c.batch <= 3; c.batch += 2) check(c);
+    for (Order order : {Order::reverse, Order::shuffle, Order::even_first}) {
+      check("permutation" + text(shape), [=](auto t) { return permutation<decltype(t)>(shape, order); });
+    }
   }
 }
 
-TEST_CASE("logit") {
+TEST_CASE("logit and the unit box") {
   for (const Shape& shape : kShapes) {
-    LayerCase c = layer_case("logit" + text(shape), [shape](auto t) { return logit<decltype(t)>(shape); });
+    LayerCase c = layer_case("logit" + text(shape), [=](auto t) { return logit<decltype(t)>(shape); });
     c.low = 0.001;
     c.high = 0.999;
     check(c);
-  }
-}
-
-TEST_CASE("the unit box") {
-  for (const Shape& shape : kShapes) {
-    LayerCase c =
-        layer_case("unit_box" + text(shape), [shape](auto t) { return unit_box<decltype(t)>(shape); });
+    c = layer_case("unit_box" + text(shape), [=](auto t) { return unit_box<decltype(t)>(shape); });
     c.low = c.latent_low = 0.001;
     c.high = c.latent_high = 0.999;
     check(c);
   }
 }
 
-TEST_CASE("permutations, squeezes, flatten") {
-  for (const Shape& shape : kShapes) {
-    for (Order order : {Order::reverse, Order::shuffle, Order::even_first}) {
-      check(layer_case("permutation" + text(shape),
-                       [=](auto t) { return permutation<decltype(t)>(shape, order); }));
-    }
-    check(layer_case("flatten" + text(shape), [=](auto t) { return flatten<decltype(t)>(shape); }));
-  }
+TEST_CASE("squeezes") {
   for (SqueezeOrder order : {SqueezeOrder::raster, SqueezeOrder::diagonal}) {
     for (const Shape& shape : {Shape{0, 2, 2, 1}, Shape{0, 4, 6, 3}}) {
-      check(layer_case("squeeze" + text(shape), [=](auto t) { return squeeze<decltype(t)>(shape, order); }));
+      check("squeeze" + text(shape), [=](auto t) { return squeeze<decltype(t)>(shape, order); });
     }
-    const Shape shape{0, 2, 1, 8};
-    check(layer_case("unsqueeze", [=](auto t) { return unsqueeze<decltype(t)>(shape, order); }));
+    check("unsqueeze", [=](auto t) { return unsqueeze<decltype(t)>({0, 2, 1, 8}, order); });
   }
-}
-
-TEST_CASE("sizes that can't be squeezed are refused") {
   for (const Shape& odd : {Shape{0, 3, 2, 1}, Shape{0, 2, 3, 1}}) {
     CHECK_THROWS_WITH_AS(squeeze<double>(odd, SqueezeOrder::raster),
                          doctest::Contains("[squeeze] expected even height and width, got "), ShapeError);
@@ -105,9 +105,8 @@ TEST_CASE("a layer refuses arrays of another shape, whichever they are") {
     for (size_t i = 0; i < names.size(); ++i) {
       Views views = right;
       views[i] = View<double>(views[i].data, other);
-      const std::string text = "[squeeze." + std::string(call) + "] expected " + names[i] + " of shape " +
-                               to_string(right[i].shape) + ", got (2, 1, 2, 2)";
-      CHECK_THROWS_WITH_AS(f(views), text.c_str(), ShapeError);
+      const std::string text = "[squeeze." + std::string(call) + "] expected " + names[i] + " of shape ";
+      CHECK_THROWS_WITH_AS(f(views), doctest::Contains(text.c_str()), ShapeError);
     }
   };
   check_call("forward", {"x", "z"}, {{x, in}, {z, out}},
@@ -123,57 +122,19 @@ TEST_CASE("a layer refuses arrays of another shape, whichever they are") {
 TEST_CASE("1x1 convolutions") {
   for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 3, 2, 5}, Shape{0, 2, 2, 12}, Shape{0, 1, 1, 1}}) {
     for (MatrixStart start : {MatrixStart::rotation, MatrixStart::identity}) {
-      check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape, start); }));
+      check("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape, start); });
     }
-    check(layer_case("plain" + text(shape), [=](auto t) { return plain_conv1x1<decltype(t)>(shape); }));
+    check("plain" + text(shape), [=](auto t) { return plain_conv1x1<decltype(t)>(shape); });
   }
-}
-
-TEST_CASE("a 1x1 convolution of many channels, whose factors are applied one by one") {
-  const Shape shape{0, 1, 1, 66};
-  check(layer_case("lu" + text(shape), [=](auto t) { return lu_conv1x1<decltype(t)>(shape); }));
-}
-
-TEST_CASE("the factors of a 1x1 convolution are solved in blocks") {
-  constexpr int64_t n = 3, c = 150;  // two blocks and a part
-  const Shape shape{n, 1, 1, c};
-  const std::vector<double> x = random_values(n * c, 4, -2, 2);
-  const View<const double> view(x.data(), shape);
-  const Fixture<double> f(lu_conv1x1<double>(shape), 7, view, 0.002);
-  const ParamArena<double>& arena = *f.arena;
-  std::vector<double> z(x.size()), back(x.size()), logdet(n);
-  Context ctx("cpu", 1);
-  f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), logdet.data());
-  f.layer->inverse(ctx, arena.params(), View<const double>(z.data(), shape), View<double>(back.data(), shape),
-                   logdet.data());
-  for (size_t i = 0; i < x.size(); ++i) CHECK(back[i] == doctest::Approx(x[i]).epsilon(1e-9));
-  for (const double both : logdet) CHECK(both == doctest::Approx(0).epsilon(1e-12));
-  // inverse_backward computes W itself: z = x W and dz = dx W^-T, of which backward makes dx again.
-  const std::vector<double> dx = random_values(n * c, 5, -1, 1), dlogdet(n);
-  std::vector<double> by_w(x.size()), dz(x.size()), again(x.size());
-  f.layer->inverse_backward(ctx, f.arena->params(), view, View<const double>(dx.data(), shape),
-                            dlogdet.data(), View<double>(by_w.data(), shape), View<double>(dz.data(), shape));
-  f.layer->backward(ctx, f.arena->params(), View<const double>(z.data(), shape),
-                    View<const double>(dz.data(), shape), dlogdet.data(), View<double>(back.data(), shape),
-                    View<double>(again.data(), shape));
-  for (size_t i = 0; i < x.size(); ++i) {
-    CHECK(by_w[i] == doctest::Approx(z[i]).epsilon(1e-9));
-    CHECK(again[i] == doctest::Approx(dx[i]).epsilon(1e-9));
-    CHECK(back[i] == doctest::Approx(x[i]).epsilon(1e-9));
-  }
-}
-
-TEST_CASE("an LU convolution that starts as the identity leaves values as they are") {
-  const Shape shape{4, 1, 1, 3};
-  const std::vector<double> x = random_values(12, 4, -2, 2);
-  std::vector<double> z(12), logdet(4);
-  const View<const double> view(x.data(), shape);
-  const Fixture<double> f(lu_conv1x1<double>(shape, MatrixStart::identity), 7, view, 0);
-  Context ctx("cpu", 1);
-  const ParamArena<double>& arena = *f.arena;
-  f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), logdet.data());
-  CHECK(z == x);
-  CHECK(logdet == std::vector<double>(4));
+  // Of many channels, whose factors are applied one by one, in two blocks and a part.
+  LayerCase wide = layer_case("of 150", [](auto t) { return lu_conv1x1<decltype(t)>({0, 1, 1, 150}); });
+  wide.noise = 0.002;
+  check(wide);
+  const std::vector<double> x = random_values(12, 4, -2, 2),
+                            z = applied(lu_conv1x1<double>({0, 1, 1, 3}, MatrixStart::identity), {4, 1, 1, 3},
+                                        x);
+  CHECK(std::equal(x.begin(), x.end(), z.begin()));
+  CHECK(std::all_of(z.end() - 4, z.end(), [](double logdet) { return logdet == 0; }));
 }
 
 TEST_CASE("a permutation's indices are numbers of its type") {
@@ -185,22 +146,22 @@ TEST_CASE("a permutation's indices are numbers of its type") {
 
 TEST_CASE("whitening") {
   for (Whitening kind : {Whitening::zca, Whitening::covariance}) {
-    const Shape shape{0, 1, 1, 3};
-    LayerCase c = layer_case("whiten", [=](auto t) { return whiten<decltype(t)>(shape, kind); });
+    LayerCase c = layer_case("whiten", [=](auto t) { return whiten<decltype(t)>({0, 1, 1, 3}, kind); });
     c.batch = 9;
     check(c);
+  }
+  for (uint64_t seed = 0; seed < 20; ++seed) {  // columns that depend on each other
+    std::vector<double> x = random_values(120, seed, -1, 1);
+    for (size_t i = 0; i < 120; i += 3) x[i + 2] = x[i] + x[i + 1];
+    CHECK_THROWS_AS(applied(whiten<double>({0, 1, 1, 3}, Whitening::covariance), {40, 1, 1, 3}, x),
+                    NumericError);
   }
 }
 
 TEST_CASE("actnorm makes channels of a small spread unit ones") {
-  const Shape shape{50, 1, 1, 2};
-  std::vector<double> x = random_values(100, 4, -0.01, 0.01), z(100), logdet(50);
+  std::vector<double> x = random_values(100, 4, -0.01, 0.01);
   for (double& v : x) v += 5;
-  const Fixture<double> f(actnorm<double>(shape), 7, View<const double>(x.data(), shape), 0);
-  Context ctx("cpu", 1);
-  const ParamArena<double>& arena = *f.arena;
-  f.layer->forward(ctx, arena.params(), View<const double>(x.data(), shape), View<double>(z.data(), shape),
-                   logdet.data());
+  const std::vector<double> z = applied(actnorm<double>({0, 1, 1, 2}), {50, 1, 1, 2}, x);
   for (size_t c = 0; c < 2; ++c) {
     double square = 0;
     for (size_t i = c; i < 100; i += 2) square += z[i] * z[i] / 50;
@@ -208,44 +169,32 @@ TEST_CASE("actnorm makes channels of a small spread unit ones") {
   }
 }
 
-TEST_CASE("columns that depend on each other can't be whitened") {
-  const Shape shape{40, 1, 1, 3};
-  for (uint64_t seed = 0; seed < 20; ++seed) {
-    std::vector<double> x = random_values(120, seed, -1, 1);
-    for (size_t i = 0; i < 120; i += 3) x[i + 2] = x[i] + x[i + 1];
-    const View<const double> view(x.data(), shape);
-    CHECK_THROWS_AS(Fixture<double>(whiten<double>(shape, Whitening::covariance), 7, view, 0), NumericError);
+template <class Make>
+void check_batch_norm(const Make& make, int64_t batch = 5) {
+  LayerCase c = layer_case("batch_norm", make);
+  c.batch = batch;
+  for (const bool training : {false, true}) {
+    c.training = training;
+    check(c);
   }
 }
 
-TEST_CASE("batch norm as a bijector") {
-  for (bool training : {false, true}) {
-    for (Mask mask : {Mask::first_half, Mask::second_half, Mask::odd, Mask::even, Mask::checkerboard0,
-                      Mask::checkerboard1}) {
-      const Shape shape = is_checkerboard(mask) ? Shape{0, 3, 2, 2} : Shape{0, 1, 2, 5};
-      LayerCase c = layer_case("batch_norm", [=](auto t) { return batch_norm<decltype(t)>(shape, mask); });
-      c.training = training;
-      c.batch = 5;
-      check(c);
-    }
-  }
-}
-
-TEST_CASE("couplings, every law and mask") {
-  for (Mask mask : {Mask::second_half, Mask::first_half, Mask::odd, Mask::even, Mask::checkerboard0,
-                    Mask::checkerboard1}) {
+TEST_CASE("couplings and batch norms, every law and mask") {
+  for (const Mask mask : kMasks) {
+    const Shape normed = is_checkerboard(mask) ? Shape{0, 3, 2, 2} : Shape{0, 1, 2, 5};
+    check_batch_norm([=](auto t) { return batch_norm<decltype(t)>(normed, mask); });
     for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 1, 1, 5}, Shape{0, 3, 2, 4}}) {
       const MaskSizes sizes = mask_sizes(mask, shape.c);
       const Shape pass = shape.with_channels(sizes.pass);
-      const std::string name = "mask " + std::to_string(static_cast<int>(mask)) + text(shape);
       for (const LawOptions& law : every_law()) {
         for (const bool interleaved : {false, true}) {
-          const CouplingOptions options{law, interleaved, {}};
-          const int64_t outputs = sizes.change * numbers_of_law(law);
-          check(layer_case("law " + law.name + " " + name, [=](auto t) {
-            using T = decltype(t);
-            return coupling<T>(shape, mask, mlp<T>(pass, outputs, {6, 5}, MlpInit::uniform_zero), options);
-          }));
+          check("law " + law.name + " mask " + std::to_string(static_cast<int>(mask)) + text(shape),
+                [=](auto t) {
+                  using T = decltype(t);
+                  const int64_t outputs = sizes.change * numbers_of_law(law);
+                  return coupling<T>(shape, mask, mlp<T>(pass, outputs, {6, 5}, MlpInit::uniform_zero),
+                                     {law, interleaved, {}});
+                });
         }
       }
     }
@@ -257,27 +206,21 @@ TEST_CASE("couplings and batch norms of listed channels") {
   for (const std::vector<int64_t>& changed :
        {std::vector<int64_t>{0}, {4}, {2}, {0, 4}, {1, 2, 4}, {0, 1, 2}, {2, 3, 4}}) {
     const int64_t change = static_cast<int64_t>(changed.size());
+    check_batch_norm([=](auto t) { return batch_norm<decltype(t)>(shape, changed); });
     for (const LawOptions& law : every_law()) {
       const Shape pass = shape.with_channels(shape.c - change);
-      check(layer_case("law " + law.name + " of " + std::to_string(change), [=](auto t) {
+      check("law " + law.name + " of " + std::to_string(change), [=](auto t) {
         using T = decltype(t);
-        return coupling<T>(shape, changed,
-                           mlp<T>(pass, change * numbers_of_law(law), {6, 5}, MlpInit::uniform_zero),
+        const int64_t outputs = change * numbers_of_law(law);
+        return coupling<T>(shape, changed, mlp<T>(pass, outputs, {6, 5}, MlpInit::uniform_zero),
                            {law, false, {}});
-      }));
-    }
-    for (const bool training : {false, true}) {
-      LayerCase c = layer_case("batch_norm", [=](auto t) { return batch_norm<decltype(t)>(shape, changed); });
-      c.training = training;
-      c.batch = 5;
-      check(c);
+      });
     }
   }
-  LayerCase wide = layer_case("of 600 channels", [](auto t) {  // of which a kernel takes 256
-    std::vector<int64_t> changed;
-    for (int64_t c = 0; c < 600; c += 3) changed.push_back(c);
-    return batch_norm<decltype(t)>({0, 1, 1, 600}, changed);
-  });
+  std::vector<int64_t> thirds;  // of 600 channels, of which a kernel takes 256
+  for (int64_t c = 0; c < 600; c += 3) thirds.push_back(c);
+  LayerCase wide =
+      layer_case("wide", [=](auto t) { return batch_norm<decltype(t)>({0, 1, 1, 600}, thirds); });
   wide.batch = 1;
   check(wide);
 }
@@ -288,8 +231,13 @@ TEST_CASE("laws of each channel by itself") {
       std::vector<std::vector<int64_t>> lists{{0}};
       if (shape.c > 1) lists = {{0, 1, 2, 3, 4}, {0, 1}, {3, 4}, {1, 4}};
       for (const std::vector<int64_t>& changed : lists) {
-        check(layer_case("elementwise " + law.name + " of " + std::to_string(changed.size()) + text(shape),
-                         [=](auto t) { return elementwise<decltype(t)>(shape, changed, law); }));
+        LayerCase c =
+            layer_case("elementwise " + law.name + " of " + std::to_string(changed.size()) + text(shape),
+                       [=](auto t) { return elementwise<decltype(t)>(shape, changed, law); });
+        c.noise = 1;
+        c.low = law.unit_interval ? 0 : -3;
+        c.high = law.unit_interval ? 1 : 3;
+        check(c);
       }
     }
   }
@@ -300,28 +248,20 @@ TEST_CASE("laws of each channel by itself") {
 TEST_CASE("a mask that lists channels is the one that says the same by a name") {
   const Shape shape{4, 1, 1, 5};
   const std::vector<double> x = random_values(20, 4, -1, 1);
-  const View<const double> view(x.data(), shape);
   const std::pair<Mask, std::vector<int64_t>> pairs[] = {{Mask::first_half, {0, 1, 2}},
                                                          {Mask::second_half, {3, 4}},
                                                          {Mask::odd, {1, 3}},
                                                          {Mask::even, {0, 2, 4}}};
   for (const auto& [mask, listed] : pairs) {
     const int64_t change = static_cast<int64_t>(listed.size());
-    std::vector<std::vector<double>> results;
-    for (const bool by_name : {true, false}) {
-      auto net = mlp<double>({0, 1, 1, 5 - change}, 2 * change, {6}, MlpInit::nice);
-      const CouplingOptions options = law_options("affine");
-      const Fixture<double> f(by_name ? coupling<double>(shape, mask, std::move(net), options)
-                                      : coupling<double>(shape, listed, std::move(net), options),
-                              7, view, 0.2);
-      const ParamArena<double>& arena = *f.arena;
-      Context ctx("cpu", 1);
-      std::vector<double> z(24);
-      f.layer->forward(ctx, arena.params(), view, View<double>(z.data(), shape), z.data() + 20);
-      results.push_back(z);
-    }
-    CHECK(results[0] == results[1]);
-    CHECK(results[0] != x);
+    const auto with = [&, n = change](const auto& which) {
+      auto net = mlp<double>({0, 1, 1, 5 - n}, 2 * n, {6}, MlpInit::nice);
+      return applied(coupling<double>(shape, which, std::move(net), law_options("affine")), shape, x, 0.2);
+    };
+    const std::vector<double> z = with(mask);
+    CHECK(z == with(listed));
+    for (int64_t i = 0; i < 20; ++i)
+      CHECK((x[i] == z[i]) == (std::find(listed.begin(), listed.end(), i % 5) == listed.end()));
   }
 }
 
@@ -349,25 +289,17 @@ TEST_CASE("couplings of tables, every net and activation, with and without a con
       const MaskSizes sizes = mask_sizes(Mask::second_half, dims);
       for (const int64_t context : {0, 3}) {
         const Shape in = shape.with_channels(sizes.pass + context);
-        const int64_t outputs = 2 * sizes.change;
-        const std::string name = std::to_string(static_cast<int>(activation)) + text(in);
-        LayerCase dense = layer_case("mlp " + name, [=](auto t) {
-          using T = decltype(t);
-          return coupling<T>(shape, Mask::second_half,
-                             mlp<T>(in, outputs, {6, 5}, MlpInit::uniform_zero, NetDtype::same, activation),
-                             law_options("affine", false));
-        });
-        LayerCase residual = layer_case("residual net " + name, [=](auto t) {
-          using T = decltype(t);
-          return coupling<T>(shape, Mask::second_half,
-                             residual_net<T>(in, outputs, {7, 1 + dims % 2, context, activation}),
-                             law_options("affine", false));
-        });
-        for (LayerCase* c : {&dense, &residual}) {
-          c->context = context;
-          check(*c);
-          c->batch = 1;
-          check(*c);
+        for (const bool residual : {false, true}) {
+          LayerCase c = layer_case(std::to_string(static_cast<int>(activation)) + text(in), [=](auto t) {
+            using T = decltype(t);
+            const int64_t outputs = 2 * sizes.change;
+            auto net = residual
+                           ? residual_net<T>(in, outputs, {7, 1 + dims % 2, context, activation})
+                           : mlp<T>(in, outputs, {6, 5}, MlpInit::uniform_zero, NetDtype::same, activation);
+            return coupling<T>(shape, Mask::second_half, std::move(net), law_options("affine"));
+          });
+          c.context = context;
+          for (c.batch = 1; c.batch <= 3; c.batch += 2) check(c);
         }
       }
     }
@@ -376,35 +308,28 @@ TEST_CASE("couplings of tables, every net and activation, with and without a con
 
 TEST_CASE("top prior") {
   for (const Shape& shape : {Shape{0, 1, 1, 2}, Shape{0, 2, 3, 3}}) {
-    for (bool learned : {false, true}) {
-      for (int64_t classes : {0, 3}) {
-        if (!learned && !classes) continue;
-        LayerCase c = layer_case("top_prior" + text(shape),
-                                 [=](auto t) { return top_prior<decltype(t)>(shape, learned, classes); });
-        c.classes = classes;
-        check(c);
-      }
+    for (const auto& [learned, classes] : {std::pair(true, 0), {true, 3}, {false, 3}}) {
+      LayerCase c = layer_case("top_prior" + text(shape), [=, l = learned, n = classes](auto t) {
+        return top_prior<decltype(t)>(shape, l, n);
+      });
+      c.classes = classes;
+      check(c);
     }
   }
-}
-
-TEST_CASE("what is of a class needs labels") {
   const Shape shape{2, 1, 1, 2};
-  double x[4] = {}, z[4] = {}, results[2] = {};
-  const Fixture<double> f(top_prior<double>(shape, true, 3), 7, View<const double>(x, shape), 0);
+  std::vector<double> x(4), dx(4), results(2);
+  CHECK_THROWS_WITH_AS(applied(top_prior<double>(shape, true, 3), shape, x),
+                       doctest::Contains("expected 2 labels for a class-conditional model"), ConfigError);
   Context ctx("cpu", 1);
-  const ParamArena<double>& arena = *f.arena;
-  CHECK_THROWS_WITH_AS(f.layer->forward(ctx, arena.params(), {x, shape}, {z, shape}, results),
-                       "[layer] expected 2 labels for a class-conditional model, got none", ConfigError);
   CHECK_THROWS_WITH_AS(
-      ClassHead<double>(shape, 3, 1).backward(ctx, {}, {x, shape}, 1, nullptr, {z, shape}, results),
+      ClassHead<double>(shape, 3, 1)
+          .backward(ctx, {}, {x.data(), shape}, 1, nullptr, {dx.data(), shape}, results.data()),
       "[class_head] expected 2 labels, got none", ConfigError);
 }
 
 template <class Make>
 void check_net(const std::string& name, const Make& make, bool training = false) {
   NetCase c;
-  c.name = name;
   c.make64 = [make] { return make(double()); };
   c.make32 = [make] { return make(float()); };
   c.training = training;
@@ -413,18 +338,15 @@ void check_net(const std::string& name, const Make& make, bool training = false)
   CHECK_MESSAGE(report.empty(), joined(report));
 }
 
-TEST_CASE("conditioners: mlp, Glow's net, the split prior's") {
+TEST_CASE("conditioners: mlp, Glow's net, the split prior's, and of every activation over pixels") {
   for (const Shape& shape : {Shape{0, 1, 1, 1}, Shape{0, 3, 2, 2}, Shape{0, 1, 4, 3}}) {
     check_net("mlp" + text(shape),
               [=](auto t) { return mlp<decltype(t)>(shape, shape.c, {5, 4}, MlpInit::uniform_zero); });
     check_net("glow_net" + text(shape), [=](auto t) { return glow_net<decltype(t)>(shape, shape.c, 6); });
     check_net("zero_conv" + text(shape), [=](auto t) { return zero_conv<decltype(t)>(shape, shape.c); });
   }
-}
-
-TEST_CASE("conditioners: nets of every activation, over pixels too") {
+  const Shape shape{0, 2, 3, 3};
   for (const Activation activation : kActivations) {
-    const Shape shape{0, 2, 3, 3};
     check_net("mlp", [=](auto t) {
       return mlp<decltype(t)>(shape, 3, {17}, MlpInit::uniform_zero, NetDtype::same, activation);
     });
@@ -442,46 +364,29 @@ TEST_CASE("a residual net refuses sizes that it can't have") {
   CHECK_THROWS_AS(residual_net<double>(in, 2, {4, 1, 0, Activation::relu, NetDtype::bfloat16}), ConfigError);
 }
 
-/// Weights, biases of dense layers 50 -> 400 -> 30 as they start.
-std::vector<std::vector<double>> initial_values(MlpInit kind) {
-  const std::unique_ptr<Conditioner<double>> net = mlp<double>({0, 1, 1, 50}, 30, {400}, kind);
-  const auto layout = std::make_shared<ParamLayout>();
-  net->declare(Scope(*layout, "net"));
-  layout->finalize();
-  ParamArena<double> arena(layout);
-  Rng rng(3);
-  net->init(arena, rng);
-  std::vector<std::vector<double>> values;
-  for (const ParamLayout::Entry& e : layout->entries()) {
-    const double* first = arena.values() + e.offset;
-    values.emplace_back(first, first + e.size);
-  }
-  return values;
-}
-
 TEST_CASE("weights and biases of an mlp start as wide as its kind says") {
-  const auto rms = [](const std::vector<double>& w) {
-    double square = 0;
-    for (const double v : w) square += v * v / static_cast<double>(w.size());
-    return std::sqrt(square);
+  // Of dense layers 50 -> 400 -> 30, in the order of their declaration.
+  const auto check_start = [](MlpInit kind, const std::vector<double>& bounds) {
+    const std::unique_ptr<Conditioner<double>> net = mlp<double>({0, 1, 1, 50}, 30, {400}, kind);
+    const auto layout = std::make_shared<ParamLayout>();
+    net->declare(Scope(*layout, "net"));
+    layout->finalize();
+    ParamArena<double> arena(layout);
+    Rng rng(3);
+    net->init(arena, rng);
+    REQUIRE(layout->entries().size() == bounds.size());
+    for (size_t k = 0; k < bounds.size(); ++k) {
+      const ParamLayout::Entry& e = layout->entries()[k];
+      const double n = static_cast<double>(e.size), *values = arena.values() + e.offset;
+      const double mean = std::accumulate(values, values + e.size, 0.0) / n,
+                   rms = std::sqrt(std::inner_product(values, values + e.size, values, 0.0) / n);
+      CHECK(std::abs(mean) <= 0.1 * bounds[k]);
+      CHECK(rms == doctest::Approx(bounds[k] / std::sqrt(3.0)).epsilon(e.size > 1000 ? 0.02 : 0.1));
+      CHECK(std::all_of(values, values + e.size, [&](double v) { return std::abs(v) <= bounds[k]; }));
+    }
   };
-  const auto mean = [](const std::vector<double>& w) {
-    return std::accumulate(w.begin(), w.end(), 0.0) / static_cast<double>(w.size());
-  };
-  const auto is_uniform = [&](const std::vector<double>& w, double bound) {
-    CHECK(std::abs(mean(w)) < 0.1 * bound);
-    CHECK(rms(w) / (bound / std::sqrt(3.0)) == doctest::Approx(1).epsilon(w.size() > 1000 ? 0.02 : 0.1));
-    CHECK(std::all_of(w.begin(), w.end(), [=](double v) { return std::abs(v) <= bound; }));
-  };
-  const auto nice = initial_values(MlpInit::nice), uniform = initial_values(MlpInit::uniform_zero);
-  REQUIRE(nice.size() == 4);
-  for (const int w : {0, 2}) {
-    is_uniform(nice[w], 0.01);
-    CHECK(rms(nice[w + 1]) == 0);
-  }
-  REQUIRE(uniform.size() == 4);
-  for (const int v : {0, 1}) is_uniform(uniform[v], 1 / std::sqrt(50.0));
-  for (const int v : {2, 3}) CHECK(rms(uniform[v]) == 0);
+  check_start(MlpInit::nice, {0.01, 0, 0.01, 0});
+  check_start(MlpInit::uniform_zero, {1 / std::sqrt(50.0), 1 / std::sqrt(50.0), 0, 0});
 }
 
 TEST_CASE("conditioners: Real NVP's residual net, every switch") {
@@ -494,13 +399,9 @@ TEST_CASE("conditioners: Real NVP's residual net, every switch") {
     config.batch_norm = bits & 8;
     config.weight_norm = bits & 16;
     config.checkerboard = (bits & 32) ? 1 : -1;
-    const Shape shape{0, 2, 3, 2};
-    for (bool training : {false, true}) {
-      if (training && !config.batch_norm) continue;
-      check_net(
-          "res_net " + std::to_string(bits) + (training ? " training" : ""),
-          [=](auto t) { return res_net<decltype(t)>(shape, shape.c, config); }, training);
-    }
+    const auto make = [=](auto t) { return res_net<decltype(t)>({0, 2, 3, 2}, 2, config); };
+    check_net("res_net " + std::to_string(bits), make);
+    if (config.batch_norm) check_net("res_net in training " + std::to_string(bits), make, true);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <thread>
 
+#include "arenas.hpp"
 #include "check_layer.hpp"
 
 // Batches shared by ranks, which are threads here: they must give what one process gives.
@@ -78,12 +79,9 @@ std::vector<Outcome<T>> on_ranks(const Flow<T>& flow, const ParamArena<T>& start
       ThreadRanks ranks(meeting, rank);
       Context ctx("cpu", 1);
       ctx.set_ranks(&ranks);
-      try {
-        outcome.result = flow.loss_and_grad(ctx, outcome.arena, mine, nullptr, -1,
-                                            static_cast<double>(n) / static_cast<double>(x.shape.n));
-      } catch (const NumericError& error) {
-        outcome.error = error.what();
-      }
+      const double share = static_cast<double>(n) / static_cast<double>(x.shape.n);
+      outcome.error = error_of<NumericError>(
+          [&] { outcome.result = flow.loss_and_grad(ctx, outcome.arena, mine, nullptr, -1, share); });
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -103,26 +101,28 @@ double gradient_error(const std::vector<Outcome<T>>& parts, const ParamArena<T>&
   return worst / largest;
 }
 
-TEST_CASE("ranks with batch norm take the step of one process") {
+RealNvpConfig images(Shape shape, int64_t scales) {
   RealNvpConfig config;
-  config.shape = {0, 4, 4, 2};
-  config.scales = 1;
+  config.shape = shape;
+  config.scales = scales;
   config.base_dim = 4;
   config.residual_blocks = 1;
-  const Flow<double> flow = real_nvp<double>(config);
+  return config;
+}
+
+TEST_CASE("ranks with batch norm take the step of one process") {
+  const Flow<double> flow = real_nvp<double>(images({0, 4, 4, 2}, 1));
   ParamArena<double> whole(flow.layout());
   flow.init(whole, 3);
-  const View<const double> shape(nullptr, {7, 4, 4, 2});
-  const std::vector<double> x = random_values(shape.shape.size(), 5, 1, 255);
-  const View<const double> batch(x.data(), shape.shape);
+  const Shape shape{7, 4, 4, 2};
+  const std::vector<double> x = random_values(shape.size(), 5, 1, 255);
+  const View<const double> batch(x.data(), shape);
   Context ctx("cpu", 1);
   flow.init_from_data(ctx, whole, batch);
-  Rng rng(4);
-  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) whole.values()[i] += 0.1 * rng.normal();
+  add_noise(whole, 0.1);
   const std::vector<Outcome<double>> parts = on_ranks(flow, whole, batch, {1, 3, 7});
-  const ParamLayout& layout = *flow.layout();
-  const double* const stats = whole.values() + layout.stats_begin();
-  const std::vector<double> before(stats, stats + layout.stats_size());
+  const double* const stats = whole.values() + flow.layout()->stats_begin();
+  const std::vector<double> before(stats, stats + flow.layout()->stats_size());
   const StepResult alone = flow.loss_and_grad(ctx, whole, batch, nullptr, -1);
   CHECK(!std::equal(before.begin(), before.end(), stats));
   double nll = 0;
@@ -137,31 +137,24 @@ TEST_CASE("ranks with batch norm take the step of one process") {
   CHECK(gradient_error(parts, whole) < 1e-11);
 }
 
-/// Batch norm of channels 0 and 1, then channel 0 by e^log_scale and, where it comes `back`, mixed into the
-/// others and shrunk.
-Flow<float> stretched(bool back) {
-  const Shape shape{0, 1, 1, 4};
-  Flow<float> flow(shape, Base::gaussian);
-  flow.add("norm", batch_norm<float>(shape, Mask::first_half));
-  flow.add("up", scaling<float>(shape));
-  if (back) {
+/// Batch norm of channels 0 and 1, then channel 0 by e^up, mixed into the others, and by e^down.
+struct Stretched {
+  Stretched(float up, float down) : flow({0, 1, 1, 4}, Base::gaussian) {
+    const Shape shape = flow.sample_shape();
+    flow.add("norm", batch_norm<float>(shape, Mask::first_half));
+    flow.add("up", scaling<float>(shape));
     flow.add("mix", plain_conv1x1<float>(shape));
     flow.add("down", scaling<float>(shape));
+    flow.finalize();
+    arena = std::make_unique<ParamArena<float>>(flow.layout());
+    flow.init(*arena, 1);
+    tensor(*arena, "initialized")[0] = 1;
+    tensor(*arena, "up.logs")[0] = up;
+    tensor(*arena, "down.logs")[0] = down;
   }
-  flow.finalize();
-  return flow;
-}
-
-ParamArena<float> stretch(const Flow<float>& flow, float log_scale) {
-  ParamArena<float> arena(flow.layout());
-  flow.init(arena, 1);
-  for (const ParamLayout::Entry& e : flow.layout()->entries()) {
-    if (e.name == "initialized") arena.values()[e.offset] = 1;
-    if (e.name == "up.logs") arena.values()[e.offset] = log_scale;
-    if (e.name == "down.logs") arena.values()[e.offset] = -log_scale;
-  }
-  return arena;
-}
+  Flow<float> flow;
+  std::unique_ptr<ParamArena<float>> arena;
+};
 
 /// Eight rows; channel 0 has mean 0, and is 0 in the last four.
 std::vector<float> rows() {
@@ -172,25 +165,24 @@ std::vector<float> rows() {
 }
 
 TEST_CASE("a pass that one rank has to repeat is repeated by all") {
-  const Flow<float> flow = stretched(true);
-  ParamArena<float> whole = stretch(flow, 13.0f);
+  const Stretched whole(13, -13);
   const std::vector<float> x = rows();
   const View<const float> batch(x.data(), {8, 1, 1, 4});
-  const std::vector<Outcome<float>> parts = on_ranks(flow, whole, batch, {4, 8});
+  const std::vector<Outcome<float>> parts = on_ranks(whole.flow, *whole.arena, batch, {4, 8});
   Context ctx("cpu", 1);
-  CHECK(flow.loss_and_grad(ctx, whole, batch, nullptr, -1).drift.fallback);
+  CHECK(whole.flow.loss_and_grad(ctx, *whole.arena, batch, nullptr, -1).drift.fallback);
   for (const Outcome<float>& part : parts) {
     CHECK(part.error == "");
     CHECK(part.result.drift.fallback);
   }
-  CHECK(gradient_error(parts, whole) < 1e-5);
+  CHECK(gradient_error(parts, *whole.arena) < 1e-5);
 }
 
 TEST_CASE("a density that is not finite on one rank fails on all") {
-  const Flow<float> flow = stretched(false);
+  const Stretched whole(60, 0);
   const std::vector<float> x = rows();
   const std::vector<Outcome<float>> parts =
-      on_ranks(flow, stretch(flow, 60.0f), View<const float>(x.data(), {8, 1, 1, 4}), {4, 8});
+      on_ranks(whole.flow, *whole.arena, View<const float>(x.data(), {8, 1, 1, 4}), {4, 8});
   CHECK(parts[0].error.find("expected") != std::string::npos);
   CHECK(parts[0].error.find("on another") == std::string::npos);
   CHECK(parts[1].error.find("a density on another rank is not finite") != std::string::npos);
@@ -205,9 +197,8 @@ void check_watch(const Flow<double>& flow, const Shape& shape, const std::vector
   const int32_t* label = labels.empty() ? nullptr : labels.data();
   Context ctx("cpu", 1);
   flow.init_from_data(ctx, arena, batch);
-  Rng rng(4);
+  add_noise(arena, 0.01);
   const int64_t size = flow.layout()->trainable_size();
-  for (int64_t i = 0; i < size; ++i) arena.values()[i] += 0.01 * rng.normal();
   for (const int64_t least : {int64_t{0}, int64_t{100}, size}) {
     CAPTURE(least);
     std::vector<double> told(static_cast<size_t>(size), 0);
@@ -241,12 +232,7 @@ TEST_CASE("gradients are complete when a watch is told so") {
   glow_config.classes = 3;
   glow_config.class_weight = 0.5;
   check_watch(glow<double>(glow_config), {5, 8, 8, 1}, {0, 1, 2, 1, 0});
-  RealNvpConfig nvp_config;
-  nvp_config.shape = {0, 8, 8, 1};
-  nvp_config.scales = 2;
-  nvp_config.base_dim = 4;
-  nvp_config.residual_blocks = 1;
-  check_watch(real_nvp<double>(nvp_config), {5, 8, 8, 1}, {});
+  check_watch(real_nvp<double>(images({0, 8, 8, 1}, 2)), {5, 8, 8, 1}, {});
 }
 
 }  // namespace
