@@ -424,9 +424,6 @@ TEST_CASE("safetensors: paths that can't be written") {
     return error_of([&] { write_safetensors(path, sample_tensors(), {}); });
   };
   check_contains(error(folder.file("absent/model")), "[write_safetensors] expected an existing folder");
-#if !defined(_WIN32)
-  check_contains(error(folder.file(std::string(256, 'n'))), std::strerror(ENAMETOOLONG));
-#endif
   check_contains(error(folder.file(std::string("a\0b", 3))), "expected a path without NUL");
   check_contains(error(""), "[write_safetensors] expected a path that can be replaced, got ");
   CHECK(folder.count() == 0);
