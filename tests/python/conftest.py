@@ -11,6 +11,7 @@ from plain import plain_table
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="where the models of the fixtures compute: cpu or cuda")
+    parser.addoption("--list-skipped", metavar="FILE", help="writes the names of skipped tests there, for pytest @FILE")
 
 
 def pytest_configure(config):
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="computes on the CPU"))
         elif missing:
             item.add_marker(pytest.mark.skip(reason=f"no {device}: {missing}"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    path = config.getoption("--list-skipped")
+    if path:
+        names = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
+        with open(path, "w") as file:
+            file.writelines(f"{name}\n" for name in sorted(names))
 
 
 @pytest.fixture
