@@ -134,21 +134,25 @@ double backward(PyFlow<T>& self, const py::object& z, const py::object& dz, cons
 }
 
 template <class T>
-void inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx, const py::object& dlogdet,
-                      const py::object& z, const py::object& dz, const py::object& given,
-                      const py::object& dcontext) {
+double inverse_backward(PyFlow<T>& self, const py::object& x, const py::object& dx, const py::object& dlogdet,
+                        const py::object& z, const py::object& dz, const py::object& given,
+                        const py::object& dcontext, const py::object& known_z) {
   const char* call = "inverse_backward";
   const int64_t dims = self.flow.dims();
   const auto in = batch_of<const T>(x, call, "x", dims), din = batch_of<const T>(dx, call, "dx", dims, in.n);
   const auto ddet = batch_of<const double>(dlogdet, call, "dlogdet", 1, in.n);
   const auto out = batch_of<T>(z, call, "z", dims, in.n), dout = batch_of<T>(dz, call, "dz", dims, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n, dcontext);
+  const bool has_z = !known_z.is_none();
+  const auto latents = has_z ? batch_of<const T>(known_z, call, "z", dims, in.n) : Batch<const T>{};
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
   Context& ctx = arrays.ctx();
-  self.flow.inverse_backward(ctx, self.arena, arrays.in(in, shape), arrays.in(din, shape), arrays.in(ddet),
-                             known.on(arrays), arrays.out(out), arrays.out(dout));
+  const double distance = self.flow.inverse_backward(
+      ctx, self.arena, arrays.in(in, shape), arrays.in(din, shape), arrays.in(ddet), known.on(arrays),
+      arrays.out(out), arrays.out(dout), has_z ? arrays.in(latents) : nullptr);
   arrays.bring();
+  return distance;
 }
 
 template <class T>
@@ -437,7 +441,7 @@ void bind_flow_class(py::module_& m, const char* name) {
       .def("backward", &backward<T>, "z"_a, "dz"_a, "dlogdet"_a, "x"_a, "dx"_a, "given"_a = py::none(),
            "dcontext"_a = py::none(), "truth"_a = py::none())
       .def("inverse_backward", &inverse_backward<T>, "x"_a, "dx"_a, "dlogdet"_a, "z"_a, "dz"_a,
-           "given"_a = py::none(), "dcontext"_a = py::none())
+           "given"_a = py::none(), "dcontext"_a = py::none(), "known_z"_a = py::none())
       .def("log_prob_and_grad", &log_prob_and_grad<T>, "x"_a, "log_prob"_a, "grad"_a, "given"_a = py::none(),
            "first_row"_a = 0, "dcontext"_a = py::none())
       .def("train_step", &train_step<T>, "x"_a, "optimizer"_a, "given"_a = py::none(),

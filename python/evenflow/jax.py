@@ -136,11 +136,11 @@ def functions(flow: Density) -> Functions:
 
         def keep(*arrays: Any) -> Any:
             results = apply(*arrays)
-            return results, (results[0], *arrays[1:])
+            return results, (results[0], *arrays)
 
         def vjp(kept: tuple[Any, ...], d: tuple[Any, ...]) -> tuple[Any, ...]:
-            result, *context = kept
-            return tuple(call(backward, (result, *d, *context), target, [source, *given]))
+            result, *arrays = kept
+            return tuple(call(backward, (result, *d, *arrays), target, [source, *given]))
 
         apply.defvjp(keep, vjp)
         return apply
@@ -262,6 +262,8 @@ def _run(flow: Density, call: str, arguments: list[np.ndarray], results: list[np
     else:
         dcontext = [np.zeros_like(context) for context in named.values()]
         named.update(zip(["dcontext"], dcontext))
+        if call != "log_prob_and_grad":
+            named["truth" if call == "backward" else "z"] = arrays.pop()
         with _lock:
             found = getattr(flow, call)(*arrays, **named)
         found = (found if call == "log_prob_and_grad" else found[1:]) + tuple(dcontext)

@@ -69,10 +69,14 @@ class LayerCheck {
   Shape in() const { return layer_.input_shape().with_batch(n_); }
   Shape out() const { return layer_.output_shape().with_batch(n_); }
 
-  Params<double> params() {
-    Params<double> p = fixture_.arena->params(case_.training ? stats_.data() : nullptr);
-    p.labels = labels_.data();
-    p.context = context_.data();
+  Params<double> params(double* kept = nullptr, bool known = false) {
+    Params<double> p = fixture_.arena->params();
+    p.given.labels = labels_.data();
+    p.given.context = context_.data();
+    mode_.batch_stats = case_.training ? stats_.data() : nullptr;
+    mode_.kept = kept;
+    mode_.known = known;
+    p.mode = &mode_;
     return p;
   }
 
@@ -102,8 +106,8 @@ class LayerCheck {
   void backward(std::vector<double>& x, std::vector<double>& dx, double* kept) {
     x.assign(static_cast<size_t>(size_), -7.0);
     dx.assign(static_cast<size_t>(size_), -7.0);
-    layer_.backward(ctx_, params(), {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
-                    {dx.data(), in()}, kept);
+    layer_.backward(ctx_, params(kept), {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
+                    {dx.data(), in()});
   }
 
   void round_trip() {
@@ -142,7 +146,7 @@ class LayerCheck {
 
     std::vector<double> kept(static_cast<size_t>(layer_.kept_size(n_) + 1)), z(static_cast<size_t>(size_));
     std::vector<double> det(static_cast<size_t>(n_), 0.0);
-    layer_.forward(ctx_, params(), {x_.data(), in()}, {z.data(), out()}, det.data(), kept.data());
+    layer_.forward(ctx_, params(kept.data()), {x_.data(), in()}, {z.data(), out()}, det.data());
     zero_grad(ctx_, arena);
     backward(second_x, second_dx, kept.data());
     expect(report_, "6 kept activations rebuild x", worst(second_x, x_), 1e-12);
@@ -151,6 +155,12 @@ class LayerCheck {
     expect(report_, "6 keeping activations changes no log-det", worst(det, logdet_), 1e-12);
     expect(report_, "6 kept activations give the same gradients",
            worst(std::vector<double>(arena.grads(), arena.grads() + trainable), grads_), 1e-14);
+
+    Params<double> inputs_alone = params();
+    inputs_alone.grads = nullptr;
+    layer_.backward(ctx_, inputs_alone, {z_.data(), out()}, {g_.data(), out()}, h_.data(),
+                    {second_x.data(), in()}, {second_dx.data(), in()});
+    expect(report_, "6 without parameter gradients the same dx", worst(second_dx, dx_), 0);
   }
 
   static constexpr double kStep = 1e-6;  // small, so that few steps cross the kink of a ReLU
@@ -174,7 +184,7 @@ class LayerCheck {
     compare("3 dx", dx_, "4 gradient of ", grads_, x_, [&](const std::vector<double>& x) { return loss(x); });
     std::vector<double> dcontext(context_.size()), x(static_cast<size_t>(size_)), dx(x);
     Params<double> p = params();
-    p.dcontext = dcontext.data();
+    p.given.dcontext = dcontext.data();
     layer_.backward(ctx_, p, {z_.data(), out()}, {g_.data(), out()}, h_.data(), {x.data(), in()},
                     {dx.data(), in()});
     const std::vector<double> numeric = slopes(context_, [&] { return loss(x_); });
@@ -226,6 +236,16 @@ class LayerCheck {
     const std::vector<double> grads(arena.grads(), arena.grads() + fixture_.layout->trainable_size());
     compare("9 dz of the inverse", dz, "9 gradient of the inverse by ", grads, z_,
             [&](const std::vector<double>& at) { return inverse_loss(at); });
+    std::vector<double> kept(static_cast<size_t>(layer_.kept_size(n_) + 1)), known = z_, known_dz = dz;
+    std::vector<double> det(static_cast<size_t>(n_), 0.0), rebuilt(static_cast<size_t>(size_));
+    layer_.inverse(ctx_, params(kept.data()), {z_.data(), out()}, {rebuilt.data(), in()}, det.data());
+    zero_grad(ctx_, arena);
+    layer_.inverse_backward(ctx_, params(kept.data(), true), {x_.data(), in()}, {g_.data(), in()}, h_.data(),
+                            {known.data(), out()}, {known_dz.data(), out()});
+    expect(report_, "9 with known z the same z", worst(known, z_), 1e-12);
+    expect(report_, "9 with known z the same dz", worst(known_dz, dz), 1e-9);
+    expect(report_, "9 with known z the same gradients",
+           worst(std::vector<double>(arena.grads(), arena.grads() + grads.size()), grads), 1e-9);
     if (!layer_.in_place()) return;
     std::vector<double> x = x_, dx = g_;
     layer_.inverse_backward(ctx_, params(), {x.data(), in()}, {dx.data(), in()}, h_.data(), {x.data(), out()},
@@ -350,9 +370,12 @@ class LayerCheck {
       std::vector<float> stats(stats_.size(), 0.0f), z(x.size()), back(x.size()), dx(x.size());
       std::vector<double> det(static_cast<size_t>(n_), 0.0);
       zero_grad(ctx, *single.arena);
-      Params<float> p = single.arena->params(case_.training ? stats.data() : nullptr);
-      p.labels = labels_.data();
-      p.context = context.data();
+      Params<float> p = single.arena->params();
+      Mode<float> mode;
+      if (case_.training) mode.batch_stats = stats.data();
+      p.given.labels = labels_.data();
+      p.given.context = context.data();
+      p.mode = &mode;
       single.layer->forward(ctx, p, {x.data(), in()}, {z.data(), out()}, det.data());
       single.layer->backward(ctx, p, {z.data(), out()}, {g.data(), out()}, h_.data(), {back.data(), in()},
                              {dx.data(), in()});
@@ -379,6 +402,7 @@ class LayerCheck {
   int64_t n_ = 0;
   int64_t size_ = 0;
   std::vector<double> g_, h_, z_, logdet_, dx_, grads_, stats_, context_;
+  Mode<double> mode_;
   std::vector<int32_t> labels_;
   Report report_;
 };

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/mode.hpp"
 #include "evenflow/evenflow.hpp"
 #include "larger.hpp"
 

@@ -28,10 +28,13 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
   const View<const T> x(a.put(random_of<T>(in.size(), 4, c.low, c.high)), in);
   layer->init_from_data(ctx, arena, x);
   T* stats = a.make<T>(layout->stats_size() + 1, T(0));
-  Params<T> params = arena.params(c.training ? stats : nullptr);
-  params.labels = a.put(labels);
-  params.context = a.put(random_of<T>(c.batch * c.context, 13));
-  params.dcontext = c.context ? a.make<T>(c.batch * c.context, T(0)) : nullptr;
+  Params<T> params = arena.params();
+  Mode<T> mode, keeping;
+  mode.batch_stats = c.training ? stats : nullptr;
+  params.mode = &mode;
+  params.given.labels = a.put(labels);
+  params.given.context = a.put(random_of<T>(c.batch * c.context, 13));
+  params.given.dcontext = c.context ? a.make<T>(c.batch * c.context, T(0)) : nullptr;
   const View<T> z(a.make<T>(in.size()), out), back(a.make<T>(in.size()), in), dx(a.make<T>(in.size()), in);
   const View<T> dz(a.make<T>(in.size()), out), z2(a.make<T>(in.size()), out);
   const View<const T> g(a.put(random_of<T>(in.size(), 11)), out);
@@ -39,17 +42,20 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
   double* det = a.make<double>(c.batch, 0.5);
   double* det_back = a.make<double>(c.batch, 0.5);
   const double* h = a.put(random_values(c.batch, 12, -1, 1));
-  T* kept = a.make<T>(layer->kept_size(c.batch) + 1, T(0));
-  layer->forward(ctx, params, x, z, det, kept);
+  keeping = mode;
+  keeping.kept = a.make<T>(layer->kept_size(c.batch) + 1, T(0));
+  Params<T> kept = params;
+  kept.mode = &keeping;
+  layer->forward(ctx, kept, x, z, det);
   layer->inverse(ctx, params, z, back, det_back);
   std::vector<T> result = a.get(z.data, in.size());
   append(result, a.get(back.data, in.size()));
   append_doubles(result, a.get(det, c.batch));
   append_doubles(result, a.get(det_back, c.batch));
-  layer->backward(ctx, params, z, g, h, back, dx, nullptr);
+  layer->backward(ctx, params, z, g, h, back, dx);
   append(result, a.get(back.data, in.size()));
   append(result, a.get(dx.data, in.size()));
-  layer->backward(ctx, params, z, g, h, back, dx, kept);
+  layer->backward(ctx, kept, z, g, h, back, dx);
   append(result, a.get(dx.data, in.size()));
   if (!c.training) {
     layer->inverse_backward(ctx, params, x, gx, h, z2, dz);
@@ -57,7 +63,7 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
     append(result, a.get(dz.data, in.size()));
   }
   append(result, a.get(stats, layout->stats_size()));
-  append(result, a.get(params.dcontext, c.batch * c.context));
+  append(result, a.get(params.given.dcontext, c.batch * c.context));
   ctx.synchronize();
   const ParamArena<T>& done = arena;
   result.insert(result.end(), done.values(), done.values() + layout->total_size());

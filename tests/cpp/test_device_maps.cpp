@@ -189,8 +189,8 @@ std::vector<T> couplings(Context& ctx, const Shape& shape, const Place& place, b
                       out[3].view, out[4].view, {dshared, dshared + 1});
     coupling.backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, true, out[2].view,
                       out[8].view, out[9].view, {nullptr, nullptr});
-    coupling.inverse_backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, out[5].view,
-                              out[6].view, out[7].view, {dshared, nullptr});
+    coupling.inverse_backward(ctx, plan, {slope, offset}, x.view, dz.view, dlogdet, h.view, false,
+                              out[5].view, out[6].view, out[7].view, {dshared, nullptr});
     append_all(result, a, out);
     append_doubles(result, a.get(det, 2 * shape.n));
     append(result, a.get(dshared, 2));

@@ -45,11 +45,11 @@ class FlowLayer final : public Layer<T> {
     }
     return rows;
   }
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     std::vector<double> det(static_cast<size_t>(x.shape.n));
     std::vector<T> rows(static_cast<size_t>(x.shape.size()));
-    flow_.forward(ctx, mirror(params), x, params.labels, rows.data(), det.data());
+    flow_.forward(ctx, mirror(params), x, params.given.labels, rows.data(), det.data());
     for (int64_t i = 0; i < x.shape.n; ++i) logdet[i] += det[i];
     for (int64_t i = 0; i < x.shape.n; ++i)
       std::copy_n(&rows[i * z.shape.c], z.shape.c, z.data + i * z.stride);
@@ -57,22 +57,24 @@ class FlowLayer final : public Layer<T> {
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
     std::vector<double> det(static_cast<size_t>(z.shape.n));
-    flow_.inverse(ctx, mirror(params), packed(z).data(), z.shape.n, params.labels, x, det.data());
+    flow_.inverse(ctx, mirror(params), packed(z).data(), z.shape.n, params.given.labels, x, det.data());
     for (int64_t i = 0; i < z.shape.n; ++i) logdet[i] += det[i];
   }
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     ParamArena<T>& arena = mirror(params);
     zero_grad(ctx, arena);
-    flow_.backward(ctx, arena, packed(z).data(), packed(dz).data(), dlogdet, params.labels, x, dx);
-    for (int64_t i = 0; i < flow_.layout()->trainable_size(); ++i) params.grads[i] += arena.grads()[i];
+    flow_.backward(ctx, arena, packed(z).data(), packed(dz).data(), dlogdet, params.given.labels, x, dx);
+    for (int64_t i = 0; params.grads && i < flow_.layout()->trainable_size(); ++i)
+      params.grads[i] += arena.grads()[i];
   }
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
     ParamArena<T>& arena = mirror(params);
     zero_grad(ctx, arena);
-    flow_.inverse_backward(ctx, arena, x, dx, dlogdet, params.labels, z.data, dz.data);
-    for (int64_t i = 0; i < flow_.layout()->trainable_size(); ++i) params.grads[i] += arena.grads()[i];
+    flow_.inverse_backward(ctx, arena, x, dx, dlogdet, params.given.labels, z.data, dz.data);
+    for (int64_t i = 0; params.grads && i < flow_.layout()->trainable_size(); ++i)
+      params.grads[i] += arena.grads()[i];
   }
 
   Flow<T> flow_;

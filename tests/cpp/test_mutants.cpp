@@ -30,10 +30,11 @@ class Mutant final : public Layer<T> {
   int64_t kept_size(int64_t n) const override { return inner_->kept_size(n); }
 
  private:
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T* kept) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
+    const bool kept = mode_of(params).kept;
     std::vector<double> det(static_cast<size_t>(x.shape.n), 0.0);
-    inner_->forward(ctx, params, x, z, det.data(), kept);
+    inner_->forward(ctx, params, x, z, det.data());
     for (int64_t i = 0; i < x.shape.n; ++i) {
       if (bug_ == "logdet_overwritten") logdet[i] = 0;
       logdet[i] += bug_ == "logdet_sign" ? -det[i] : bug_ == "logdet_scaled" ? det[i] / 2 : det[i];
@@ -65,8 +66,9 @@ class Mutant final : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
-    const int64_t n = z.shape.n, trainable = params.layout->trainable_size();
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
+    T* kept = mode_of(params).kept;
+    const int64_t n = z.shape.n, trainable = params.grads ? params.layout->trainable_size() : 0;
     std::vector<double> det(dlogdet, dlogdet + n);
     if (bug_ == "dlogdet_ignored") std::fill(det.begin(), det.end(), 0.0);
     if (bug_ == "kept_activations_wrong" && kept) kept[0] += T(0.1);
@@ -75,8 +77,8 @@ class Mutant final : public Layer<T> {
     if (bug_ == "reads_after_overwriting" && x.data == z.data) {
       for (int64_t i = 0; i < n * z.shape.per_sample(); ++i) dx.data[i] *= T(1.5);
     }
-    inner_->backward(ctx, params, z, dz, det.data(), x, dx, kept);
-    if (bug_ == "gradient_missing") {
+    inner_->backward(ctx, params, z, dz, det.data(), x, dx);
+    if (bug_ == "gradient_missing" && trainable) {
       const ParamLayout::Entry& last = params.layout->entries().back();
       std::copy_n(&before[last.offset], last.size, params.grads + last.offset);
     }
@@ -87,10 +89,11 @@ class Mutant final : public Layer<T> {
       for (int64_t r = 0; r < z.shape.pixels(); ++r) dx.data[r * dx.stride] *= T(1.0001);
     }
     if (bug_ == "strided_dx_off" && dx.stride > dx.shape.c) dx.data[0] += T(1e-3);
-    if (bug_ == "context_gradient_off" && params.dcontext) params.dcontext[0] *= T(1.0001);
+    if (bug_ == "dx_alone_off" && !params.grads) dx.data[0] *= T(1.0001);
+    if (bug_ == "context_gradient_off" && params.given.dcontext) params.given.dcontext[0] *= T(1.0001);
     if (bug_ == "nan_in_rebuilt_x") x.data[0] = kNan;
     if (bug_ == "nan_in_dx") dx.data[0] = kNan;
-    if (bug_ == "nan_in_gradient") params.grads[params.layout->entries().front().offset] = kNan;
+    if (bug_ == "nan_in_gradient" && trainable) params.grads[params.layout->entries().front().offset] = kNan;
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
@@ -100,6 +103,10 @@ class Mutant final : public Layer<T> {
     inner_->inverse_backward(ctx, params, x, dx, dlogdet, z, dz);
     if (bug_ == "inverse_gradient_sign") {
       for (int64_t i = 0; i < trainable; ++i) params.grads[i] = 2 * before[i] - params.grads[i];
+    }
+    if (bug_ == "known_dz_off" && mode_of(params).known) dz.data[0] *= T(1.0001);
+    if (bug_ == "known_gradient_missing" && mode_of(params).known) {
+      std::copy(before.begin(), before.end(), params.grads);
     }
     if (bug_ == "dz_slightly_off") {
       for (int64_t r = 0; r < dz.shape.pixels(); ++r) dz.data[r * dz.stride] *= T(1.0001);
@@ -158,6 +165,9 @@ TEST_CASE(
       {"kept_output_off", "6 keeping activations changes no output"},
       {"kept_logdet_off", "6 keeping activations changes no log-det"},
       {"strided_dx_off", "7 strided views of backward, dx"},
+      {"dx_alone_off", "6 without parameter gradients"},
+      {"known_dz_off", "9 with known z the same dz"},
+      {"known_gradient_missing", "9 with known z the same gradients"},
       {"context_gradient_off", "3 gradient of the context"},
       // In the first place: what comes after it must not hide it.
       {"nan_in_output", "1 inverse(forward(x))"},

@@ -77,6 +77,57 @@ def test_backward_with_the_truth():
         sound.backward(z, z, logdet, truth=x[:, :3])
 
 
+def steep_spline(dtype="float32", threads=0):
+    """A flow of splines that makes volumes up to 1e10 times smaller: float32 loses the latents."""
+    flow = ef.CouplingFlow(5, couplings=12, bins=8, hidden=(32, 32), preprocess="none", dtype=dtype, threads=threads)
+    flow.init(np.random.default_rng(0).standard_normal((200, 5)))
+    flow.params[:] += np.random.default_rng(1).normal(0, 0.06, flow.params.size).astype(np.float32)
+    return flow
+
+
+def test_samples_have_gradients_where_they_lose_their_latents():
+    """Given the latents, a loss of samples has the gradient that it has in float64."""
+    flow, exact = steep_spline(), steep_spline("float64")
+    z = flow.base_sample(600, seed=0)
+    found = []
+    for model in (flow, exact):
+        x, logdet = model.inverse(z.astype(model.dtype))
+        _, dz = model.inverse_backward(x, np.cos(x), np.sin(logdet), z=z)
+        found.append((dz, model.grads.copy()))
+    for got, want in zip(*found):
+        assert distance(got, want) < 1e-3
+    x, logdet = flow.inverse(z)
+    rebuilt, dz = flow.inverse_backward(x, np.cos(x), np.sin(logdet))
+    assert np.abs(rebuilt - z).max() > 1e-2 and distance(dz, found[1][0]) > 1e-3
+    before = flow.grads.copy()
+    for wrong in (z + 0.1, z[::-1]):
+        with pytest.raises(ef.NumericError, match=r"\[inverse_backward\] expected the x that inverse makes of z"):
+            flow.inverse_backward(x, x, logdet, z=wrong)
+    assert np.array_equal(flow.grads, before)
+    with pytest.raises(ef.ShapeError, match="expected z .600, 5., got .599, 5."):
+        flow.inverse_backward(x, x, logdet, z=z[1:])
+
+
+def test_gradients_do_not_depend_on_threads():
+    """Nor, by inputs, on the rows beside: a batch of several tiles, and a part of it."""
+    found = []
+    for threads in (1, 2):
+        flow = ef.CouplingFlow(5, couplings=4, hidden=(64, 64), threads=threads)
+        x = np.random.default_rng(0).standard_normal((700, 5)).astype(np.float32)
+        flow.init(x)
+        flow.params[:] += np.random.default_rng(1).normal(0, 0.1, flow.params.size).astype(np.float32)
+        z, logdet = flow.forward(x)
+        results = [*flow.log_prob_and_grad(x), *flow.backward(z, z, logdet, truth=x), *flow.backward(z, z, logdet),
+                   *flow.inverse_backward(x, x, logdet)]
+        samples, det = flow.inverse(z)
+        results += [*flow.inverse_backward(samples, x, det, z=z), flow.grads.copy()]
+        found.append(results)
+    for one, two in zip(*found):
+        assert np.array_equal(one, two)
+    for whole, part in zip(flow.log_prob_and_grad(x), flow.log_prob_and_grad(x[100:230])):
+        assert np.array_equal(whole[100:230], part)
+
+
 def test_far_values_are_named():
     x = np.random.default_rng(0).normal(size=(2000, 2))
     x[::200, 0] = 1e9

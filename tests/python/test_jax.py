@@ -48,9 +48,11 @@ def test_values_and_gradients_are_the_flows(trained):
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=40).astype(np.float32)
     other, before = copy.deepcopy(flow), flow.grads.copy()
-    for function, backward, source in ((forward, other.backward, x), (inverse, other.inverse_backward, z)):
+    for function, backward, source, name in ((forward, other.backward, x, "truth"),
+                                             (inverse, other.inverse_backward, z, "z")):
         dcontext = np.zeros_like(given[0]) if given else None
-        _, grad = backward(function(source, *given)[0], a, b, **context, dcontext=dcontext)
+        real = {name: np.asarray(source, np.float32)}
+        _, grad = backward(function(source, *given)[0], a, b, **context, **real, dcontext=dcontext)
         _, pull = jax.vjp(function, source, *given)
         for got, want in zip(pull((jnp.asarray(a), jnp.asarray(b))), (grad, dcontext)):
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)

@@ -557,7 +557,7 @@ def test_a_native_change_between_forward_and_backward(table_module, call):
     z, _ = module(x)
     result = module.log_prob(x).sum() if call == "log_prob" else module.inverse(z.detach())[0].sum()
     module.flow.params[:] += 0.01
-    with pytest.raises(ef.NumericError, match="use float64.*; or the parameters have changed since the forward"):
+    with pytest.raises(ef.NumericError, match="parameters have changed since"):
         result.backward()
 
 

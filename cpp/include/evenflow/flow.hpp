@@ -144,9 +144,12 @@ class EVENFLOW_API Flow {
                   const Given<T>& given, View<T> x, View<T> dx, View<const T> truth = {}) const;
 
   /// The same for a loss L(x, logdet) of inverse's outputs: rebuilds z, writes dz (N, D), adds to the arena's
-  /// gradients.
-  void inverse_backward(Context&, ParamArena<T>&, View<const T> x, View<const T> dx, const double* dlogdet,
-                        const Given<T>& given, T* z, T* dz) const;
+  /// gradients. known_z: the latents that x came from, or null. With them gradients are those of the values
+  /// that inverse computed, also where z can't be rebuilt well from x. Returns how far x is from their
+  /// samples, relative to max(1, max |x|), or 0 without them; beyond the drift guard's tolerance gradients
+  /// stay what they were.
+  double inverse_backward(Context&, ParamArena<T>&, View<const T> x, View<const T> dx, const double* dlogdet,
+                          const Given<T>& given, T* z, T* dz, const T* known_z = nullptr) const;
 
   /// Adds one training step's gradient to the arena's gradients, and updates running statistics. The loss is
   /// the mean negative log-likelihood times `weight`. With sample weights w the mean is sum(w nll) / n, but

@@ -12,9 +12,6 @@ namespace evenflow {
 ///
 /// `forward` goes from data to latent. Each call adds its own log|det d out / d in| to `logdet` (N), in
 /// double. `backward` takes the loss's gradient by it, so no layer depends on the sign of the loss.
-///
-/// `kept` is null or has kept_size() values. forward stores intermediate results there that backward would
-/// otherwise recompute.
 template <class T>
 class EVENFLOW_API Layer {
  public:
@@ -42,16 +39,15 @@ class EVENFLOW_API Layer {
   /// Whether the layer standardises or unbounds the data by constants. The drift guard compares its outputs,
   /// too.
   virtual bool standardizes() const { return false; }
-  /// Size of `kept` for a batch of n, in values.
+  /// How many values a pass may keep of the layer's intermediate results for n samples.
   virtual int64_t kept_size(int64_t) const { return 0; }
 
-  void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-               T* kept = nullptr) const;
+  void forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet) const;
   void inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double* logdet) const;
   /// Takes the outputs z and the loss's gradients by z and logdet; rebuilds x, writes dx and adds to
   /// params.grads.
   void backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                const double* dlogdet, View<T> x, View<T> dx, T* kept = nullptr) const;
+                const double* dlogdet, View<T> x, View<T> dx) const;
   /// The same for a loss of inverse's outputs: takes x and the loss's gradients by x and by inverse's
   /// log-det; rebuilds z, writes dz and adds to params.grads. If in_place(), z may alias x and dz may alias
   /// dx.
@@ -67,11 +63,10 @@ class EVENFLOW_API Layer {
                              const double* dlogdet) const;
 
  private:
-  virtual void do_forward(Context&, const Params<T>&, View<const T> x, View<T> z, double* logdet,
-                          T* kept) const = 0;
+  virtual void do_forward(Context&, const Params<T>&, View<const T> x, View<T> z, double* logdet) const = 0;
   virtual void do_inverse(Context&, const Params<T>&, View<const T> z, View<T> x, double* logdet) const = 0;
   virtual void do_backward(Context&, const Params<T>&, View<const T> z, View<const T> dz,
-                           const double* dlogdet, View<T> x, View<T> dx, T* kept) const = 0;
+                           const double* dlogdet, View<T> x, View<T> dx) const = 0;
   virtual void do_inverse_backward(Context&, const Params<T>&, View<const T> x, View<const T> dx,
                                    const double* dlogdet, View<T> z, View<T> dz) const = 0;
   void check(const char* call, const char* name, const Shape& expected, const Shape& got) const;

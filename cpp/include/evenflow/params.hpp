@@ -37,7 +37,7 @@ class EVENFLOW_API ParamLayout {
     Group group;
     int64_t size;
     int64_t offset;
-    bool overwritable;  ///< with Params::overwrite its gradient is stored, not added
+    bool overwritable;  ///< its gradient is computed at once, so that it may be stored rather than added
   };
 
   /// ConfigError for a name that is in use, and for more than 2^56 values in all tensors.
@@ -109,27 +109,30 @@ struct Given {
   MaskSeed masks;                         ///< of dropout in a step; no other call drops anything
 };
 
-/// The parameters and conditions that a layer reads during one call.
+/// What the rows of one call are conditioned on, as layers read it.
+template <class T>
+struct Conditions {
+  const int32_t* labels = nullptr;  ///< (N,) classes, for class-conditional models
+  const T* context = nullptr;       ///< (N, C) standardised context
+  T* dcontext = nullptr;            ///< (N, C) backward adds the context's gradient; null: not requested
+  int64_t first_row = 0;            ///< number in the call of the first row of x
+};
+
+template <class T>
+struct Mode;
+
+/// The parameters that a layer reads during one call, and what the call is about.
 template <class T>
 struct Params {
   const ParamLayout* layout = nullptr;
   const T* values = nullptr;
-  T* grads = nullptr;        ///< null outside backward
-  T* batch_stats = nullptr;  ///< this batch's moments, laid out like the stats group; null: use running ones
-  const int32_t* labels = nullptr;  ///< (N,) classes of the batch, for class-conditional models
-  bool input_known = false;    ///< backward's x holds the real input; a layer that uses it leaves it there
-  bool overwrite = false;      ///< overwritable gradients hold nothing yet: store, do not add
-  const T* context = nullptr;  ///< (N, C) standardised context
-  T* dcontext = nullptr;       ///< (N, C) backward adds the context's gradient; null: not requested
-  const MaskSeed* masks = nullptr;  ///< of dropout; null: nothing is dropped
-  int64_t first_row = 0;            ///< number in the call of the first row of x
+  T* grads = nullptr;  ///< backward adds to them; null: only gradients by inputs are wanted
+  Conditions<T> given;
+  const Mode<T>* mode = nullptr;  ///< of a pass that the flow makes; null elsewhere
 
-  const T* value(ParamId id) const { return values + layout->offset(id); }
-  T* grad(ParamId id) const { return grads + layout->offset(id); }
-  T* batch_stat(ParamId id) const {
-    return batch_stats ? batch_stats + (layout->offset(id) - layout->stats_begin()) : nullptr;
-  }
-  bool training() const { return batch_stats != nullptr; }
+  /// Null where a layer has no such parameter (id -1), or no gradient is wanted.
+  const T* value(ParamId id) const { return id < 0 ? nullptr : values + layout->offset(id); }
+  T* grad(ParamId id) const { return id < 0 || !grads ? nullptr : grads + layout->offset(id); }
 };
 
 /// A zero-initialised buffer that kernels of a device and the program share. The program may access it only
@@ -177,13 +180,13 @@ class EVENFLOW_API ParamArena {
   T* grad(ParamId id) { return grads() + layout_->offset(id); }
 
   /// For one call of backward, which adds to the gradients.
-  Params<T> params(T* batch_stats = nullptr) {
+  Params<T> params() {
     zero_ = finite_ = false;
     square_ = -1;
-    return {layout_.get(), values(), grads_.data(), batch_stats};
+    return {layout_.get(), values(), grads_.data(), {}};
   }
   /// For forward and inverse.
-  Params<T> params() const { return {layout_.get(), values()}; }
+  Params<T> params() const { return {layout_.get(), values(), nullptr, {}}; }
 
   /// Whether gradients are known to be zero: nothing was added since zero_grad, and grads() gave out no
   /// pointer.

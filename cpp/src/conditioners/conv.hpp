@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "conditioners/net.hpp"
+#include "core/mode.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/ops/constants.hpp"
 #include "layers/init_actnorm.hpp"
@@ -101,24 +102,30 @@ class Conv final : public NetStep<T> {
     if (config_.bias || config_.logs || config_.relu) {
       // The kernel loads y even where nothing depends on it.
       const View<const T> y = this->backward_reads_y ? b.y : b.dy;
-      kernels.net.epilogue_backward(ctx, y, b.dy, epilogue(ctx, scope, b.params), gradient(b.params, bias_),
-                                    gradient(b.params, logs_), T(kLogScale));
+      kernels.net.epilogue_backward(ctx, y, b.dy, epilogue(ctx, scope, b.params), b.params.grad(bias_),
+                                    b.params.grad(logs_), T(kLogScale));
     }
     kernels.net.conv_backward_data(ctx, d, b.dy, w, b.dx, true);
+    if (!b.params.grads) return;
     T* dw = config_.weight_norm ? scope.take<T>(weight_size()) : b.params.grad(weight_);
     if (config_.weight_norm) kernels.move.zero(ctx, weight_size(), dw);
     kernels.net.conv_backward_weights(ctx, d, b.x, b.dy, dw);
     if (!config_.weight_norm) return;
     kernels.net.weight_norm_backward(ctx, weight_size() / d.cout, d.cout, b.params.value(weight_),
-                                     value(b.params, magnitude_), w + weight_size(), dw,
-                                     b.params.grad(weight_), gradient(b.params, magnitude_));
+                                     b.params.value(magnitude_), w + weight_size(), dw,
+                                     b.params.grad(weight_), b.params.grad(magnitude_));
   }
 
   /// This convolution as part of a chain (no weight norm).
   StackUnit<T> describe(Context& ctx, WorkspaceScope& scope, const Params<T>& params, Shape image) const {
-    return {
-        dims(image),      params.value(weight_),   epilogue(ctx, scope, params), gradient(params, weight_),
-        params.overwrite, gradient(params, bias_), gradient(params, logs_),      T(kLogScale)};
+    return {dims(image),
+            params.value(weight_),
+            epilogue(ctx, scope, params),
+            params.grad(weight_),
+            mode_of(params).overwrite,
+            params.grad(bias_),
+            params.grad(logs_),
+            T(kLogScale)};
   }
 
  private:
@@ -127,26 +134,20 @@ class Conv final : public NetStep<T> {
     if (!config_.weight_norm) return params.value(weight_);
     T* w = scope.take<T>(weight_size() + config_.out);
     ctx.kernels<T>().net.weight_norm(ctx, weight_size() / config_.out, config_.out, params.value(weight_),
-                                     value(params, magnitude_), w + weight_size(), w);
+                                     params.value(magnitude_), w + weight_size(), w);
     return w;
   }
 
   Epilogue<T> epilogue(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     T* scale = config_.logs ? scope.take<T>(config_.out) : nullptr;
     if (scale) ctx.kernels<T>().channel.exp_scale(ctx, config_.out, T(kLogScale), params.value(logs_), scale);
-    return {value(params, bias_), scale, config_.relu};
+    return {params.value(bias_), scale, config_.relu};
   }
 
   ConvDims dims(Shape image) const {
     return {image.with_channels(config_.in), config_.out, config_.kernel, config_.edge};
   }
   int64_t weight_size() const { return dims({}).weight_size(); }
-
-  /// Null where there is no such parameter, or no gradient.
-  static const T* value(const Params<T>& params, ParamId id) { return id < 0 ? nullptr : params.value(id); }
-  static T* gradient(const Params<T>& params, ParamId id) {
-    return id < 0 || !params.grads ? nullptr : params.grad(id);
-  }
 
   ConvConfig config_;
   bool overwritable_;

@@ -3,13 +3,14 @@
 #include <string>
 
 #include "conditioners/net.hpp"
+#include "core/mode.hpp"
 #include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
 
 namespace evenflow {
 
 /// Batch norm, y = (x - mean) / sqrt(var + kBatchNormEps) + beta, with or without ReLU; without batch norm
-/// only the ReLU. In training the moments are the batch's (of all ranks), and are left in params.batch_stats.
+/// only the ReLU. In training the moments are the batch's (of all ranks), and are left in Mode::batch_stats.
 /// The last `others` channels pass unchanged.
 template <class T>
 class Norm final : public NetStep<T> {
@@ -38,8 +39,10 @@ class Norm final : public NetStep<T> {
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     const View<const T> x = f.x.channels(0, normed_);
-    if (batch_norm_ && f.params.training()) {
-      batch_moments(ctx, -1, x, f.params.batch_stat(mean_), f.params.batch_stat(var_));
+    const Mode<T>& mode = mode_of(f.params);
+    if (batch_norm_ && mode.training()) {
+      batch_moments(ctx, -1, x, mode.batch_stat(*f.params.layout, mean_),
+                    mode.batch_stat(*f.params.layout, var_));
     }
     const Coefficients c = coefficients(ctx, scope, f.params);
     kernels.net.norm_relu(ctx, x, c.shift, c.scale, c.beta, relu_, f.y.channels(0, normed_));
@@ -55,12 +58,12 @@ class Norm final : public NetStep<T> {
     double* sums = scope.take<double>(2 * normed_);
     T* means = scope.take<T>(2 * normed_);
     kernels.net.norm_relu_sums(ctx, x, c.shift, c.scale, c.beta, relu_, dy, sums);
-    if (batch_norm_ && b.params.training()) {  // moments depend on x
+    if (batch_norm_ && mode_of(b.params).training()) {  // moments depend on x
       batch_norm_means(ctx, normed_, sums, nullptr, 0, x.shape.pixels(), means);
     } else {
       kernels.move.zero(ctx, 2 * normed_, means);
     }
-    if (batch_norm_) kernels.move.add_sums(ctx, normed_, 1, sums, b.params.grad(beta_));
+    if (batch_norm_ && b.params.grads) kernels.move.add_sums(ctx, normed_, 1, sums, b.params.grad(beta_));
     kernels.net.norm_relu_backward(ctx, x, c.shift, c.scale, means, means + normed_, dy, dx);
     if (others_) kernels.move.add(ctx, b.dy.channels(normed_, others_), b.dx.channels(normed_, others_));
   }
@@ -79,9 +82,7 @@ class Norm final : public NetStep<T> {
       kernels.move.fill(ctx, normed_, T(1), scale);
       return {shift, scale, shift};
     }
-    kernels.channel.moment_coefficients(ctx, normed_,
-                                        params.training() ? params.batch_stat(mean_) : params.value(mean_),
-                                        params.training() ? params.batch_stat(var_) : params.value(var_),
+    kernels.channel.moment_coefficients(ctx, normed_, statistic(params, mean_), statistic(params, var_),
                                         kBatchNormEps, shift, scale, scope.take<double>(normed_));
     return {shift, scale, params.value(beta_)};
   }
@@ -149,13 +150,15 @@ class Dropout final : public NetStep<T> {
 
   void forward(Context& ctx, const StepForward<T>& f) const override {
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    if (!f.params.masks) return kernels.move.copy(ctx, f.x, f.y);
-    kernels.net.dropout(ctx, p_, f.params.masks, stream_, f.params.first_row, f.x, f.y, false);
+    const MaskSeed* masks = mode_of(f.params).masks;
+    if (!masks) return kernels.move.copy(ctx, f.x, f.y);
+    kernels.net.dropout(ctx, p_, masks, stream_, f.params.given.first_row, f.x, f.y, false);
   }
   void backward(Context& ctx, const StepBackward<T>& b) const override {
     const KernelSet<T>& kernels = ctx.kernels<T>();
-    if (!b.params.masks) return kernels.move.add(ctx, b.dy, b.dx);
-    kernels.net.dropout(ctx, p_, b.params.masks, stream_, b.params.first_row, b.dy, b.dx, true);
+    const MaskSeed* masks = mode_of(b.params).masks;
+    if (!masks) return kernels.move.add(ctx, b.dy, b.dx);
+    kernels.net.dropout(ctx, p_, masks, stream_, b.params.given.first_row, b.dy, b.dx, true);
   }
 
  private:

@@ -174,9 +174,10 @@ double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T
 }
 
 template <class T>
-void Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
-                               const double* dlogdet, const Given<T>& given, T* z, T* dz) const {
-  evenflow::inverse_backward(ctx, *chain_, arena, x, dx, dlogdet, given, z, dz);
+double Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
+                                 const double* dlogdet, const Given<T>& given, T* z, T* dz,
+                                 const T* known_z) const {
+  return evenflow::inverse_backward(ctx, *chain_, arena, x, dx, dlogdet, given, z, dz, known_z);
 }
 
 template <class T>

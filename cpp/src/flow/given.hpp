@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/mode.hpp"
 #include "evenflow/config.hpp"
 #include "flow/chain.hpp"
 #include "flow/checks.hpp"
@@ -98,41 +99,44 @@ struct Standardising {
 template <class T>
 Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,
                      Params<T> params, const Given<T>& given, int64_t n) {
-  params.labels = host.send(given.labels, n);
+  params.given.labels = host.send(given.labels, n);
   if (!chain.context) return params;
   const Shape shape{n, 1, 1, chain.context};
   const View<T> standard(scope.take<T>(shape.size()), shape);
   const Standardising<T> by(ctx, scope, chain, params);
   ctx.kernels<T>().channel.forward(ctx, -1, View<const T>(given.context, shape), by.shift, by.scale,
                                    standard);
-  params.context = standard.data;
-  params.dcontext = given.dcontext;
+  params.given.context = standard.data;
+  params.given.dcontext = given.dcontext;
   return params;
 }
 
-/// The same for a training step, in which dropout acts.
+/// The same for a training step, in which dropout acts. batch_stats: receives the batch's moments; or null.
 template <class T>
 Params<T> in_training(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,
-                      Params<T> params, const Given<T>& given, int64_t n) {
+                      Params<T> params, const Given<T>& given, int64_t n, T* batch_stats, Mode<T>& mode) {
   params = with_given(ctx, scope, host, chain, params, given, n);
-  if (chain.layout->streams()) params.masks = host.send(&given.masks, 1);
+  mode.batch_stats = batch_stats;
+  if (chain.layout->streams()) mode.masks = host.send(&given.masks, 1);
+  params.mode = &mode;
   return params;
 }
 
-/// Clears params.dcontext before a pass that adds to it.
+/// Clears the context's gradient before a pass that adds to it.
 template <class T>
 void begin_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
-  if (params.dcontext) ctx.kernels<T>().move.zero(ctx, n * chain.context, params.dcontext);
+  T* dcontext = params.given.dcontext;
+  if (dcontext) ctx.kernels<T>().move.zero(ctx, n * chain.context, dcontext);
 }
 
 /// After the pass, converts the gradient by the standardised context to the one by the call's context.
 template <class T>
 void end_dcontext(Context& ctx, const Chain<T>& chain, const Params<T>& params, int64_t n) {
-  if (!params.dcontext) return;
+  if (!params.given.dcontext) return;
   WorkspaceScope scope(ctx);
   const Standardising<T> by(ctx, scope, chain, params);
   ctx.kernels<T>().move.zero(ctx, chain.context, by.shift);
-  const View<T> gradient(params.dcontext, {n, 1, 1, chain.context});
+  const View<T> gradient(params.given.dcontext, {n, 1, 1, chain.context});
   ctx.kernels<T>().channel.forward(ctx, -1, gradient, by.shift, by.scale, gradient);
 }
 

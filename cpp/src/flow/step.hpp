@@ -1,7 +1,5 @@
 #pragma once
 
-#include <numeric>
-
 #include "flow/gradient.hpp"
 
 // Training steps: the gradient of a batch, as a whole or by tiles, and its update.
@@ -75,85 +73,57 @@ struct GradientCall {
 /// nothing changed, if rebuilt rows drift too far.
 template <class T>
 bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const GradientCall<T>& call,
-                       const Tiles& tiles, StepResult& result) {
-  constexpr int64_t kPiece = 4096;  // values of a gradient that a thread sums at a time
+                       const std::optional<Tiles>& tiles, StepResult& result) {
   WorkspaceScope scope(ctx);
-  const KernelSet<T>& kernels = ctx.kernels<T>();
-  const int64_t n = call.x.shape.n, trainable = chain.layout->trainable_size();
-  const int64_t padded = (trainable + 15) / 16 * 16;
-  // Each group of tiles has its own gradient. They are summed in order; the first is computed in place if the
-  // arena's gradients are empty.
-  const bool first_in_place = call.replace || arena.grads_are_zero();
-  T* total = arena.params().grads;
-  T* others = scope.take<T>((tiles.groups - first_in_place) * padded);
-  const auto grads_of = [&](int64_t group) {
-    return first_in_place && group == 0 ? total : others + (group - first_in_place) * padded;
-  };
-  double* log_prob = scope.take<double>(n);
-  double* drifts = scope.take<double>(tiles.count);
-  const double share = -call.weight / static_cast<double>(n);
   HostScope host(ctx);
-  const Params<T> all = in_training(ctx, scope, host, chain, std::as_const(arena).params(), call.given, n);
+  const int64_t n = call.x.shape.n, trainable = chain.layout->trainable_size();
+  const bool parallel = chain.worth_threads(n), empty = call.replace || arena.grads_are_zero();
+  T* total = arena.params().grads;
+  const GroupGradients<T> gradients(scope, tiles, trainable, total, empty);
+  double* log_prob = scope.take<double>(n);
+  double* drifts = scope.take<double>(tiles->count);
+  Mode<T> mode;
+  const Params<T> all =
+      in_training<T>(ctx, scope, host, chain, std::as_const(arena).params(), call.given, n, nullptr, mode);
   const auto undo = [&] {
-    if (first_in_place) kernels.move.zero(ctx, trainable, total);
+    if (empty) ctx.kernels<T>().move.zero(ctx, trainable, total);
   };
-  const auto one_tile = [&](Context& local, int64_t group, int64_t tile) {
-    const int64_t first = tiles.begin(tile), end = tiles.begin(tile + 1);
-    Params<T> params = rows_of(all, first, chain.context);
-    params.grads = grads_of(group);
-    if (tile == tiles.first_of(group)) begin_gradient(local, chain, params);
+  const auto one_tile = [&](Context& local, const Params<T>& params, int64_t tile, int64_t first,
+                            int64_t end) {
     WorkspaceScope tile_scope(local);
     const View<const T> x = rows_of(call.x, first, end);
     const View<T> dx(tile_scope.take<T>(x.shape.size()), x.shape);
     const PassArrays<T> arrays(tile_scope, x.shape, log_prob + first, dx);
     double distances[2 * kDrifts];
     GradientPass<T> pass;
+    pass.weight = -call.weight / static_cast<double>(n);
+    if (call.given.sample_weight) pass.sample_weight = call.given.sample_weight + first;
+    pass.kept = keep_activations(local, tile_scope, chain, x.shape.n, call.activation_budget);
+    if (chain.standardised) pass.standardised = tile_scope.take<T>(x.shape.size());
     pass.truth = x;
     pass.drifts = distances;
-    if (call.given.sample_weight) pass.sample_weight = call.given.sample_weight + first;
-    keep_activations(local, tile_scope, chain, x.shape.n, call.activation_budget, pass);
-    pass_forward(local, chain, params, x, share, arrays, pass);
-    pass_backward(local, chain, params, arrays, pass);
+    pass_forward(local, chain, params, x, arrays, pass);
+    pass_backward<T>(local, chain, params, {arrays.z, arrays.dz}, arrays.dlogdet, {arrays.rebuilt, dx}, pass);
     drifts[tile] = largest_drift(distances);
-  };
-  const Tiles pieces(trainable, kPiece);
-  double* squares = scope.take<double>(pieces.count);
-  // Calls f(single-thread context, number, first value, shape) for every piece of the gradient.
-  const auto by_pieces = [&](const auto& f) {
-    run_tiles(ctx, pieces, chain.worth_threads(n), [&](Context& local, int64_t, int64_t i) {
-      f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
-    });
   };
   double square = 0;
   try {
-    run_tiles(ctx, tiles, chain.worth_threads(n), one_tile);
+    by_gradient_tiles(ctx, chain, tiles, n, all, &gradients, one_tile);
     if (!all_finite<T>(ctx, n, log_prob, {})) fail_not_finite(ctx, chain, all, call.name, call.x, log_prob);
     result.nll = mean_nll(log_prob, call.given.sample_weight, n, call.nll);
-    result.drift.value = *std::max_element(drifts, drifts + tiles.count);
+    result.drift.value = *std::max_element(drifts, drifts + tiles->count);
     if (!(result.drift.value <= drift_tolerance<T>())) {
       undo();
       return false;
     }
-    by_pieces([&](Context& local, int64_t i, int64_t first, const Shape& shape) {
-      for (int64_t g = 1; g < tiles.groups; ++g) {
-        local.kernels<T>().move.add(local, View<const T>(grads_of(g) + first, shape),
-                                    View<T>(grads_of(0) + first, shape));
-      }
-      local.kernels<T>().optim.sum_squares(local, shape.c, grads_of(0) + first, squares + i);
-    });
-    square = std::accumulate(squares, squares + pieces.count, 0.0);
-    check_gradients(ctx, call.name, *chain.layout, grads_of(0), square);
+    square = gradients.add_up(ctx, parallel);
+    check_gradients(ctx, call.name, *chain.layout, gradients.of(0), square);
   } catch (...) {
     undo();
     throw;
   }
-  if (first_in_place) {
-    arena.set_grads_square(square);
-  } else {
-    by_pieces([&](Context& local, int64_t, int64_t first, const Shape& shape) {
-      local.kernels<T>().move.add(local, View<const T>(others + first, shape), View<T>(total + first, shape));
-    });
-  }
+  if (empty) arena.set_grads_square(square);
+  gradients.add_to_total(ctx, parallel);
   end_dcontext(ctx, chain, all, n);
   for (size_t part = 0; call.watch && part < call.watch->parts.size(); ++part) call.watch->complete(part);
   result.loss = result.nll;
@@ -173,8 +143,8 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
   check_arena(ctx, chain, call.name, arena);
   if (ctx.on_host()) check_initialized(ctx, chain, call.name, std::as_const(arena).values());
   StepResult result;
-  const std::optional<Tiles> tiles = ctx.on_host() ? chain.gradient_tiles(n) : std::nullopt;
-  if (tiles && gradient_by_tiles(ctx, chain, arena, call, *tiles, result)) return result;
+  const std::optional<Tiles> tiles = gradient_tiles(ctx, chain, n);
+  if (tiles && gradient_by_tiles(ctx, chain, arena, call, tiles, result)) return result;
   result = {};
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
@@ -185,9 +155,11 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
 
   // Existing gradients must survive if the drift guard repeats the pass.
   const bool zero = call.replace || arena.grads_are_zero();
-  Params<T> params = in_training(ctx, scope, host, chain, arena.params(batch_stats), call.given, n);
+  Mode<T> mode;
+  mode.overwrite = zero;
+  const Params<T> params =
+      in_training(ctx, scope, host, chain, arena.params(), call.given, n, batch_stats, mode);
   if (call.replace) begin_gradient(ctx, chain, params);
-  params.overwrite = zero;
   double* square = scope.take<double>(1);
   const Shape flat{1, 1, 1, trainable};
   View<T> saved;
@@ -208,12 +180,15 @@ StepResult gradient(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, c
 
   GradientPass<T> pass;
   const double share = call.weight / static_cast<double>(n);
+  pass.weight = -share;
   pass.head_scale = share;
   pass.sample_weight = host.send(call.given.sample_weight, n);
   if (chain.head && share != 0) pass.head_results = scope.take<double>(2);
+  pass.square = square;
   pass.watch = call.watch;
-  result.drift = differentiate<T>(ctx, chain, params, x, call.activation_budget, -share, pass, log_prob, dx,
-                                  square, restore, call.name);
+  const PassArrays<T> arrays(scope, x.shape, log_prob, dx);
+  result.drift =
+      guarded_pass(ctx, chain, params, x, call.activation_budget, arrays, pass, call.name, restore);
   try {
     check_drift(chain, call.name, result.drift);
     const double norm_squared = *host.read(static_cast<const double*>(square), 1);

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <exception>
 #include <mutex>
+#include <numeric>
+#include <optional>
 
 #include "core/team.hpp"
 #include "evenflow/context.hpp"
 #include "evenflow/params.hpp"
+#include "kernels/kernel_set.hpp"
 
 namespace evenflow {
 
@@ -69,11 +72,74 @@ View<T> rows_of(View<T> x, int64_t first, int64_t end) {
 /// A call's parameters for its rows from `first` on. context: context values per sample.
 template <class T>
 Params<T> rows_of(Params<T> params, int64_t first, int64_t context) {
-  params.first_row += first;
-  if (params.labels) params.labels += first;
-  if (params.context) params.context += first * context;
-  if (params.dcontext) params.dcontext += first * context;
+  Conditions<T>& given = params.given;
+  given.first_row += first;
+  if (given.labels) given.labels += first;
+  if (given.context) given.context += first * context;
+  if (given.dcontext) given.dcontext += first * context;
   return params;
 }
+
+/// Gradients by parameters from tiles: each group has its own, and they are added in order. Without tiles
+/// there is one, the total.
+template <class T>
+class GroupGradients {
+ public:
+  /// total (size): what the sum is added to. first_in_place: it holds nothing yet, and the first group's lie
+  /// there.
+  GroupGradients(WorkspaceScope& scope, const std::optional<Tiles>& tiles, int64_t size, T* total,
+                 bool first_in_place = false)
+      : groups_(tiles ? tiles->groups : 1),
+        size_(size),
+        padded_((size + 15) / 16 * 16),
+        total_(total),
+        in_place_(first_in_place || !tiles),
+        others_(scope.take<T>((groups_ - in_place_) * padded_)) {}
+
+  T* of(int64_t group) const {
+    return in_place_ && group == 0 ? total_ : others_ + (group - in_place_) * padded_;
+  }
+
+  /// Adds all groups to the first. Returns the sum of squares.
+  double add_up(Context& ctx, bool parallel) const {
+    WorkspaceScope scope(ctx);
+    const Tiles pieces(size_, kPiece);
+    double* squares = scope.take<double>(pieces.count);
+    by_pieces(ctx, pieces, parallel, [&](Context& local, int64_t i, int64_t first, const Shape& shape) {
+      for (int64_t g = 1; g < groups_; ++g) {
+        local.kernels<T>().move.add(local, View<const T>(of(g) + first, shape),
+                                    View<T>(of(0) + first, shape));
+      }
+      local.kernels<T>().optim.sum_squares(local, shape.c, of(0) + first, squares + i);
+    });
+    return std::accumulate(squares, squares + pieces.count, 0.0);
+  }
+
+  /// Adds what add_up() left to the total.
+  void add_to_total(Context& ctx, bool parallel) const {
+    if (in_place_) return;
+    by_pieces(ctx, Tiles(size_, kPiece), parallel,
+              [&](Context& local, int64_t, int64_t first, const Shape& shape) {
+                local.kernels<T>().move.add(local, View<const T>(others_ + first, shape),
+                                            View<T>(total_ + first, shape));
+              });
+  }
+
+ private:
+  static constexpr int64_t kPiece = 4096;  ///< values of a gradient that a thread sums at a time
+
+  /// Calls f(single-thread context, number, first value, shape) for every piece of the gradient.
+  template <class F>
+  static void by_pieces(Context& ctx, const Tiles& pieces, bool parallel, const F& f) {
+    run_tiles(ctx, pieces, parallel, [&](Context& local, int64_t, int64_t i) {
+      f(local, i, pieces.begin(i), Shape{1, 1, 1, pieces.begin(i + 1) - pieces.begin(i)});
+    });
+  }
+
+  int64_t groups_, size_, padded_;
+  T* total_;
+  bool in_place_;
+  T* others_;
+};
 
 }  // namespace evenflow

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/mode.hpp"
 #include "kernels/ops/constants.hpp"
 #include "layers/batch_moments.hpp"
 #include "layers/channel_mask.hpp"
@@ -38,10 +39,9 @@ class BatchNorm final : public Layer<T> {
   // ones.
   ChannelCoefficients<T> coefficients(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     const ChannelCoefficients<T> c(scope, count_);
-    ctx.kernels<T>().channel.moment_coefficients(
-        ctx, count_, params.training() ? params.batch_stat(mean_) : params.value(mean_),
-        params.training() ? params.batch_stat(var_) : params.value(var_), kBatchNormEps, c.shift, c.scale,
-        c.log_scale);
+    ctx.kernels<T>().channel.moment_coefficients(ctx, count_, statistic(params, mean_),
+                                                 statistic(params, var_), kBatchNormEps, c.shift, c.scale,
+                                                 c.log_scale);
     return c;
   }
 
@@ -55,11 +55,13 @@ class BatchNorm final : public Layer<T> {
     if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
-    if (params.training()) {
-      batch_moments(ctx, parity_, changed(x), params.batch_stat(mean_), params.batch_stat(var_));
+    const Mode<T>& mode = mode_of(params);
+    if (mode.training()) {
+      batch_moments(ctx, parity_, changed(x), mode.batch_stat(*params.layout, mean_),
+                    mode.batch_stat(*params.layout, var_));
     }
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     pass_others(ctx, x, z);
@@ -77,12 +79,12 @@ class BatchNorm final : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     T* means = scope.take<T>(2 * count_);
-    if (params.training()) {
+    if (mode_of(params).training()) {
       double* sums = scope.take<double>(2 * count_);
       kernels.channel.batch_norm_sums(ctx, parity_, changed(z), changed(dz), sums);
       // Each channel's log scale moves the log-det of every changed pixel.

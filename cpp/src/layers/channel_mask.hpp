@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/mode.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
@@ -104,11 +105,11 @@ class Reordered final : public Layer<T> {
     ctx.kernels<T>().mixing.gather_channels(ctx, from, order, to);
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T* kept) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
     View<T> buffer = reordered(ctx, scope, x);
-    inner_->forward(ctx, params, buffer, buffer, logdet, kept);
+    inner_->forward(ctx, params, buffer, buffer, logdet);
     restore(ctx, buffer, z);
   }
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
@@ -119,13 +120,13 @@ class Reordered final : public Layer<T> {
     restore(ctx, buffer, x);
   }
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     WorkspaceScope scope(ctx);
     View<T> buffer = reordered(ctx, scope, z);
     View<T> dbuffer = reordered(ctx, scope, dz);
     // A layer that is given its real input reads it from there; else the input takes the output's place.
-    View<T> input = params.input_known ? reordered(ctx, scope, x) : buffer;
-    inner_->backward(ctx, params, buffer, dbuffer, dlogdet, input, dbuffer, kept);
+    View<T> input = mode_of(params).known ? reordered(ctx, scope, x) : buffer;
+    inner_->backward(ctx, params, buffer, dbuffer, dlogdet, input, dbuffer);
     restore(ctx, input, x);
     restore(ctx, dbuffer, dx);
   }
@@ -134,8 +135,9 @@ class Reordered final : public Layer<T> {
     WorkspaceScope scope(ctx);
     View<T> buffer = reordered(ctx, scope, x);
     View<T> dbuffer = reordered(ctx, scope, dx);
-    inner_->inverse_backward(ctx, params, buffer, dbuffer, dlogdet, buffer, dbuffer);
-    restore(ctx, buffer, z);
+    View<T> output = mode_of(params).known ? reordered(ctx, scope, z) : buffer;
+    inner_->inverse_backward(ctx, params, buffer, dbuffer, dlogdet, output, dbuffer);
+    restore(ctx, output, z);
     restore(ctx, dbuffer, dz);
   }
 

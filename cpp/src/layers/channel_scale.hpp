@@ -52,8 +52,8 @@ class ChannelScale : public Layer<T> {
                              double /*pixels*/) const {}
   virtual bool trained() const { return true; }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     ctx.kernels<T>().channel.forward(ctx, -1, x, c.shift, c.scale, z);
@@ -69,12 +69,12 @@ class ChannelScale : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     WorkspaceScope scope(ctx);
     const ChannelCoefficients<T> c = coefficients(ctx, scope, params);
     double* sums = scope.take<double>(2 * channels());
     ctx.kernels<T>().channel.backward(ctx, -1, z, dz, c.shift, c.scale, x, dx, sums);
-    if (!trained()) return;
+    if (!trained() || !params.grads) return;
     add_gradients(ctx, params, sums, sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                   static_cast<double>(z.shape.pixels_per_sample()));
   }

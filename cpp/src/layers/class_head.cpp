@@ -39,7 +39,7 @@ template <class T>
 void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T> x, double scale,
                             const double* sample_weight, View<T> dx, double* results) const {
   const int64_t n = x.shape.n;
-  if (!params.labels) fail<ConfigError>("class_head", "expected ", n, " labels, got none");
+  if (!params.given.labels) fail<ConfigError>("class_head", "expected ", n, " labels, got none");
   WorkspaceScope scope(ctx);
   double* pooled = scope.take<double>(n * in_.c);
   double* raw = scope.take<double>(n * classes_);
@@ -47,7 +47,7 @@ void ClassHead<T>::backward(Context& ctx, const Params<T>& params, View<const T>
   const KernelSet<T>& kernels = ctx.kernels<T>();
   kernels.prior.head_log_prob(ctx, x, classes_, params.value(w_), params.value(bias_), params.value(logs_),
                               pooled, raw, logp);
-  kernels.prior.head_backward(ctx, classes_, params.labels, sample_weight, params.value(w_),
+  kernels.prior.head_backward(ctx, classes_, params.given.labels, sample_weight, params.value(w_),
                               params.value(logs_), weight_ * scale, pooled, raw, logp, params.grad(w_),
                               params.grad(bias_), params.grad(logs_), dx, results);
 }

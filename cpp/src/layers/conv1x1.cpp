@@ -28,8 +28,8 @@ class Conv1x1 : public Layer<T> {
     const double* exact;    ///< W^-1 in float64; null if gradients do not need it
   };
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
     const Weights of = weights(ctx, scope, params, false);
     ctx.kernels<T>().net.conv_forward(ctx, dims(x.shape), x, of.w, Epilogue<T>(), z);
@@ -45,12 +45,13 @@ class Conv1x1 : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     const Weights of = weights(ctx, scope, params, true);
     kernels.net.conv_forward(ctx, dims(z.shape), z, of.inverse, Epilogue<T>(), x);
     kernels.net.conv_backward_data(ctx, dims(z.shape), dz, of.w, dx, false);
+    if (!params.grads) return;
     T* dw = scope.take<T>(channels() * channels());
     kernels.move.zero(ctx, channels() * channels(), dw);
     kernels.net.conv_backward_weights(ctx, dims(z.shape), x, dz, dw);
@@ -149,9 +150,9 @@ class LuConv1x1 final : public Conv1x1<T> {
     return View<T>(scope.take<T>(shape.size()), shape);
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T* kept) const override {
-    if (!by_factors(ctx)) return Conv1x1<T>::do_forward(ctx, params, x, z, logdet, kept);
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
+    if (!by_factors(ctx)) return Conv1x1<T>::do_forward(ctx, params, x, z, logdet);
     WorkspaceScope scope(ctx);
     const LuFactors<T> of = factors(ctx, scope, params);
     const View<T> ordered = take(scope, x.shape), middle = take(scope, x.shape);
@@ -175,8 +176,8 @@ class LuConv1x1 final : public Conv1x1<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
-    if (!by_factors(ctx)) return Conv1x1<T>::do_backward(ctx, params, z, dz, dlogdet, x, dx, kept);
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
+    if (!by_factors(ctx)) return Conv1x1<T>::do_backward(ctx, params, z, dz, dlogdet, x, dx);
     WorkspaceScope scope(ctx);
     const KernelSet<T>& kernels = ctx.kernels<T>();
     const LuFactors<T> of = factors(ctx, scope, params);
@@ -190,6 +191,7 @@ class LuConv1x1 final : public Conv1x1<T> {
     of.upper_backward(dz, dmiddle);
     of.lower_backward(dmiddle, dordered);
     of.unpermute(dordered, dx);
+    if (!params.grads) return;
     of.add_gradients(ordered, middle, dmiddle, dz,
                      this->pixels() * *sum_of<T>(ctx, scope, dlogdet, z.shape.n),
                      {params.grad(lower_), params.grad(upper_), params.grad(logs_)});

@@ -1,3 +1,4 @@
+#include "core/mode.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
@@ -108,8 +109,8 @@ class Coupling final : public Layer<T> {
       ctx.kernels<T>().move.copy(ctx, passing(ctx, inner, x), joined.channels(0, pass_));
     }
     const View<T> context_part = joined.channels(pass_, context_);
-    ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(params.context, context_part.shape, 0), context_,
-                                      context_part,
+    ctx.kernels<T>().move.copy_blocks(ctx, View<const T>(params.given.context, context_part.shape, 0),
+                                      context_, context_part,
                                       context_part.shape.pixels_per_sample() * context_part.stride);
     return joined;
   }
@@ -140,64 +141,69 @@ class Coupling final : public Layer<T> {
 
   SharedNumbers<const T*> shared(const Params<T>& params) const {
     SharedNumbers<const T*> out{};
-    for (size_t i = 0; i < shared_.size(); ++i)
-      out[i] = shared_[i].id < 0 ? nullptr : params.value(shared_[i].id);
+    for (size_t i = 0; i < shared_.size(); ++i) out[i] = params.value(shared_[i].id);
     return out;
   }
   SharedNumbers<T*> shared_gradients(const Params<T>& params) const {
     SharedNumbers<T*> out{};
-    for (size_t i = 0; i < shared_.size(); ++i)
-      out[i] = shared_[i].id < 0 ? nullptr : params.grad(shared_[i].id);
+    for (size_t i = 0; i < shared_.size(); ++i) out[i] = params.grad(shared_[i].id);
     return out;
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T* kept) const override {
+  /// The net's outputs for the part that passes of `x`, which is equal on both sides.
+  View<const T> numbers(Context& ctx, WorkspaceScope& scope, const Params<T>& params, View<const T> x) const {
     const int64_t n = x.shape.n;
-    WorkspaceScope scope(ctx);
-    View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
+    T* kept = mode_of(params).kept;
+    const View<T> h(kept ? kept : scope.take<T>(h_size(n)), h_shape(n));
     net_->forward(ctx, params, net_input(ctx, scope, params, x), h, kept ? kept + h_size(n) : nullptr);
+    return h;
+  }
+
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
+    WorkspaceScope scope(ctx);
+    const View<const T> h = numbers(ctx, scope, params, x);
     copy_pass(ctx, x, z);
     ctx.kernels<T>().coupling.forward(ctx, plan_, shared(params), changed(x), h, changed(z), logdet);
   }
 
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x,
                   double* logdet) const override {
-    const int64_t n = z.shape.n;
     WorkspaceScope scope(ctx);
-    View<T> h(scope.take<T>(h_size(n)), h_shape(n));
-    net_->forward(ctx, params, net_input(ctx, scope, params, z), h, nullptr);
+    const View<const T> h = numbers(ctx, scope, params, z);
     copy_pass(ctx, z, x);
     ctx.kernels<T>().coupling.inverse(ctx, plan_, shared(params), changed(z), h, changed(x), logdet);
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T* kept) const override {
-    through_net(ctx, params, z, dz, x, dx, kept, [&](View<const T> h, View<T> dh) {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
+    through_net(ctx, params, z, dz, x, dx, [&](View<const T> h, View<T> dh) {
       ctx.kernels<T>().coupling.backward(ctx, plan_, shared(params), changed(z), changed(dz), dlogdet, h,
-                                         params.input_known, changed(x), changed(dx), dh,
+                                         mode_of(params).known, changed(x), changed(dx), dh,
                                          shared_gradients(params));
     });
   }
 
   void do_inverse_backward(Context& ctx, const Params<T>& params, View<const T> x, View<const T> dx,
                            const double* dlogdet, View<T> z, View<T> dz) const override {
-    through_net(ctx, params, x, dx, z, dz, nullptr, [&](View<const T> h, View<T> dh) {
+    through_net(ctx, params, x, dx, z, dz, [&](View<const T> h, View<T> dh) {
       ctx.kernels<T>().coupling.inverse_backward(ctx, plan_, shared(params), changed(x), changed(dx), dlogdet,
-                                                 h, changed(z), changed(dz), dh, shared_gradients(params));
+                                                 h, mode_of(params).known, changed(z), changed(dz), dh,
+                                                 shared_gradients(params));
     });
   }
 
   /// Computes values and gradients on one side of the coupling from `from` and `dfrom` on the other.
   /// `apply_law(h, dh)` handles the part that changes. Then dh goes back through the net to the part that
-  /// passes, which is equal on both sides. kept: null, or the net's outputs and activations.
+  /// passes, which is equal on both sides.
   template <class ApplyLaw>
   void through_net(Context& ctx, const Params<T>& params, View<const T> from, View<const T> dfrom, View<T> to,
-                   View<T> dto, T* kept, const ApplyLaw& apply_law) const {
+                   View<T> dto, const ApplyLaw& apply_law) const {
     const int64_t n = from.shape.n;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     const View<const T> input = net_input(ctx, scope, params, from);
+    T* kept = mode_of(params).kept;
     const bool recompute = !kept;
     if (recompute) kept = scope.take<T>(kept_size(n));
     View<T> h(kept, h_shape(n));
@@ -220,9 +226,9 @@ class Coupling final : public Layer<T> {
     } else {
       kernels.move.mask_pixels(ctx, dpass, 1 - plan_.parity, true, dto);
     }
-    if (params.dcontext) {
+    if (params.given.dcontext) {
       kernels.move.add_pixel_sums(ctx, dinput.channels(pass_, context_),
-                                  View<T>(params.dcontext, {n, 1, 1, context_}));
+                                  View<T>(params.given.dcontext, {n, 1, 1, context_}));
     }
   }
 

@@ -1,3 +1,4 @@
+#include "core/mode.hpp"
 #include "evenflow/error.hpp"
 #include "evenflow/layers.hpp"
 #include "kernels/kernel_set.hpp"
@@ -48,8 +49,8 @@ class Elementwise final : public Layer<T> {
                                to.channels(split_.pass_first, split_.pass));
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     pass(ctx, x, z);
     ctx.kernels<T>().coupling.forward(ctx, plan_, {}, changed(x), h(params, x.shape.n), changed(z), logdet);
   }
@@ -61,12 +62,12 @@ class Elementwise final : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     pass(ctx, z, x);
     pass(ctx, dz, dx);
     with_gradients(ctx, params, z.shape.n, [&](View<T> dh) {
       ctx.kernels<T>().coupling.backward(ctx, plan_, {}, changed(z), changed(dz), dlogdet,
-                                         h(params, z.shape.n), params.input_known, changed(x), changed(dx),
+                                         h(params, z.shape.n), mode_of(params).known, changed(x), changed(dx),
                                          dh, {});
     });
   }
@@ -77,7 +78,8 @@ class Elementwise final : public Layer<T> {
     pass(ctx, dx, dz);
     with_gradients(ctx, params, x.shape.n, [&](View<T> dh) {
       ctx.kernels<T>().coupling.inverse_backward(ctx, plan_, {}, changed(x), changed(dx), dlogdet,
-                                                 h(params, x.shape.n), changed(z), changed(dz), dh, {});
+                                                 h(params, x.shape.n), mode_of(params).known, changed(z),
+                                                 changed(dz), dh, {});
     });
   }
 

@@ -21,11 +21,11 @@ void Layer<T>::check(const char* call, const char* name, const Shape& expected, 
 }
 
 template <class T>
-void Layer<T>::forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                       T* kept) const {
+void Layer<T>::forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                       double* logdet) const {
   check("forward", "x", in_.with_batch(x.shape.n), x.shape);
   check("forward", "z", out_.with_batch(x.shape.n), z.shape);
-  do_forward(ctx, params, x, z, logdet, kept);
+  do_forward(ctx, params, x, z, logdet);
 }
 
 template <class T>
@@ -38,12 +38,12 @@ void Layer<T>::inverse(Context& ctx, const Params<T>& params, View<const T> z, V
 
 template <class T>
 void Layer<T>::backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                        const double* dlogdet, View<T> x, View<T> dx, T* kept) const {
+                        const double* dlogdet, View<T> x, View<T> dx) const {
   check("backward", "z", out_.with_batch(z.shape.n), z.shape);
   check("backward", "dz", z.shape, dz.shape);
   check("backward", "x", in_.with_batch(z.shape.n), x.shape);
   check("backward", "dx", x.shape, dx.shape);
-  do_backward(ctx, params, z, dz, dlogdet, x, dx, kept);
+  do_backward(ctx, params, z, dz, dlogdet, x, dx);
 }
 
 template <class T>
@@ -59,6 +59,7 @@ void Layer<T>::inverse_backward(Context& ctx, const Params<T>& params, View<cons
 template <class T>
 void Layer<T>::add_inverse_gradients(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
                                      const double* dlogdet) const {
+  if (!params.grads) return;
   const int64_t n = z.shape.n, size = z.shape.size();
   WorkspaceScope scope(ctx);
   View<T> minus_dz(scope.take<T>(size), z.shape);
@@ -68,7 +69,7 @@ void Layer<T>::add_inverse_gradients(Context& ctx, const Params<T>& params, View
   ctx.kernels<T>().move.scale_doubles(ctx, n, -1, dlogdet, minus_dlogdet);
   const Shape in = in_.with_batch(n);
   const View<T> x(scope.take<T>(size), in), dx(scope.take<T>(size), in);
-  do_backward(ctx, params, z, minus_dz, minus_dlogdet, x, dx, nullptr);
+  do_backward(ctx, params, z, minus_dz, minus_dlogdet, x, dx);
 }
 
 template class Layer<float>;

@@ -10,15 +10,14 @@ class Logit final : public Layer<T> {
   explicit Logit(Shape in) : Layer<T>("logit", in, in, true) {}
 
  private:
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet) const override {
     ctx.kernels<T>().channel.logit_forward(ctx, x, z, logdet);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double* logdet) const override {
     ctx.kernels<T>().channel.logit_inverse(ctx, z, x, logdet);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double* dlogdet,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     ctx.kernels<T>().channel.logit_backward(ctx, z, dz, dlogdet, x, dx);
   }
   // backward returns slope * dz + dlogdet * bend, where bend = d logdet / dx. Two calls yield slope and bend

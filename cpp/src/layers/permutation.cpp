@@ -60,15 +60,14 @@ class Permutation final : public Layer<T> {
     ctx.kernels<T>().mixing.gather_channels(ctx, in, order, out);
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double*) const override {
     gather(ctx, params, false, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>& params, View<const T> z, View<T> x, double*) const override {
     gather(ctx, params, true, z, x);
   }
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     gather(ctx, params, true, z, x);
     gather(ctx, params, true, dz, dx);
   }

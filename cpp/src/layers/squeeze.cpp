@@ -27,14 +27,14 @@ class Squeeze final : public Layer<T> {
         reversed_(reversed) {}
 
  private:
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*) const override {
     ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, reversed_, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
     ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, z, x);
     ctx.kernels<T>().mixing.squeeze(ctx, diagonal_, !reversed_, dz, dx);
   }
@@ -66,14 +66,14 @@ class Flatten final : public Layer<T> {
                                         View<T>(to.data, image, to.stride), pixels * to.stride);
     }
   }
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*) const override {
     move(ctx, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
     move(ctx, z, x);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     move(ctx, z, x);
     move(ctx, dz, dx);
   }

@@ -33,9 +33,9 @@ class TopPrior final : public Layer<T> {
 
   const int32_t* labels(const Params<T>& params, int64_t n) const {
     if (!classes_) return nullptr;
-    if (!params.labels)
+    if (!params.given.labels)
       fail<ConfigError>(name_, "expected ", n, " labels for a class-conditional model, got none");
-    return params.labels;
+    return params.given.labels;
   }
 
   /// (pixels, 2C): the part that depends on the position; null if it is not learned.
@@ -56,8 +56,8 @@ class TopPrior final : public Layer<T> {
     return h;
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, x.shape.n);
     ctx.kernels<T>().coupling.forward(ctx, plan(), {}, x, h, z, logdet);
@@ -71,7 +71,7 @@ class TopPrior final : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz,
-                   const double* dlogdet, View<T> x, View<T> dx, T*) const override {
+                   const double* dlogdet, View<T> x, View<T> dx) const override {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, z.shape.n);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
@@ -84,11 +84,12 @@ class TopPrior final : public Layer<T> {
     WorkspaceScope scope(ctx);
     const View<T> h = statistics(ctx, scope, params, x.shape.n);
     const View<T> dh(scope.take<T>(h.shape.size()), h.shape);
-    ctx.kernels<T>().coupling.inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, z, dz, dh, {});
+    ctx.kernels<T>().coupling.inverse_backward(ctx, plan(), {}, x, dx, dlogdet, h, false, z, dz, dh, {});
     add_gradients(ctx, params, dh);
   }
 
   void add_gradients(Context& ctx, const Params<T>& params, View<const T> dh) const {
+    if (!params.grads) return;
     const KernelSet<T>& kernels = ctx.kernels<T>();
     WorkspaceScope scope(ctx);
     if (learned_) {
@@ -96,7 +97,7 @@ class TopPrior final : public Layer<T> {
                                    params.grad(weight_), params.grad(bias_), params.grad(logs_));
     }
     if (classes_) {
-      kernels.prior.class_gradients(ctx, dh, params.labels, params.value(class_weight_),
+      kernels.prior.class_gradients(ctx, dh, params.given.labels, params.value(class_weight_),
                                     params.value(class_bias_), params.value(class_logs_),
                                     params.grad(class_weight_), params.grad(class_bias_),
                                     params.grad(class_logs_));

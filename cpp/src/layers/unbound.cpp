@@ -85,15 +85,14 @@ class Unbound final : public Layer<T> {
     }
   }
 
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double* logdet) const override {
     map(ctx, false, x, z, logdet);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double* logdet) const override {
     map(ctx, true, z, x, logdet);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double* dlogdet,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     by_blocks([&](const ColumnBounds<T>& block, int64_t first, int64_t count) {
       ctx.kernels<T>().channel.bounds_backward(ctx, block, false, z.channels(first, count),
                                                dz.channels(first, count), dlogdet, x.channels(first, count),

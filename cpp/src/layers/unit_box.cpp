@@ -38,14 +38,14 @@ class UnitBox final : public Layer<T> {
     if (from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
   }
 
-  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*, T*) const override {
+  void do_forward(Context& ctx, const Params<T>&, View<const T> x, View<T> z, double*) const override {
     keep(ctx, x, z);
   }
   void do_inverse(Context& ctx, const Params<T>&, View<const T> z, View<T> x, double*) const override {
     keep(ctx, z, x);
   }
   void do_backward(Context& ctx, const Params<T>&, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     keep(ctx, z, x);
     copy(ctx, dz, dx);
   }

@@ -147,8 +147,8 @@ class Whiten final : public Layer<T> {
     return d;
   }
 
-  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z, double* logdet,
-                  T*) const override {
+  void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
+                  double* logdet) const override {
     WorkspaceScope scope(ctx);
     // Centre first: x M - mean M would cancel digits if means are large.
     const int64_t d = x.shape.c;
@@ -173,7 +173,7 @@ class Whiten final : public Layer<T> {
   }
 
   void do_backward(Context& ctx, const Params<T>& params, View<const T> z, View<const T> dz, const double*,
-                   View<T> x, View<T> dx, T*) const override {
+                   View<T> x, View<T> dx) const override {
     rebuild(ctx, params, z, x);
     ctx.kernels<T>().net.conv_backward_data(ctx, dims(z.shape), dz, params.value(matrix_), dx, false);
   }
@@ -183,7 +183,7 @@ class Whiten final : public Layer<T> {
     WorkspaceScope scope(ctx);
     double* unused = scope.take<double>(x.shape.n);
     ctx.kernels<T>().move.fill_doubles(ctx, x.shape.n, 0, unused);
-    do_forward(ctx, params, x, z, unused, nullptr);
+    do_forward(ctx, params, x, z, unused);
     ctx.kernels<T>().net.conv_backward_data(ctx, dims(x.shape), dx, params.value(inverse_), dz, false);
   }
 

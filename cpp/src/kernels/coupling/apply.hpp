@@ -158,8 +158,8 @@ struct CouplingApply : CouplingValues<T, Law> {
 };
 
 /// From the outputs of CouplingApply and the gradients by them and by its log-slopes, its inputs and the
-/// gradients by these and by the numbers; sums: the gradients by the shared numbers. known (not with
-/// inverse): `to` holds the inputs already.
+/// gradients by these and by the numbers; sums: the gradients by the shared numbers. known: `to` holds the
+/// inputs already, and stays.
 template <class T, class Law, bool inverse, bool known>
 struct CouplingBackward : CouplingValues<T, Law> {
   static constexpr int sums = Law::shared;
@@ -170,12 +170,13 @@ struct CouplingBackward : CouplingValues<T, Law> {
   Rows<T> dto;
   Rows<T> dh;
 
+  /// The point of the law from the side where the inputs are, if they are known; else from the other side.
   template <class V, class P>
   EVENFLOW_INLINE auto point(V value, [[maybe_unused]] V input, const P& p) const {
-    if constexpr (known) {
-      return this->law.at_input(input, p);
+    if constexpr (known == inverse) {
+      return this->law.at_output(known ? input : value, p);
     } else {
-      return this->law.at_output(value, p);
+      return this->law.at_input(known ? input : value, p);
     }
   }
 
@@ -187,7 +188,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
     V result, dresult;
     if constexpr (inverse) {
       // Of the inverse x(y, p): its slope is 1 / slope, and its log-slope -log moves with y as x does.
-      const auto at = this->law.at_input(value, p);
+      const auto at = point(value, input, p);
       const V bend = this->law.backward(at, p, V(0), -dlog, IgnoreNumbers(), dshared);
       dresult = (d + bend) / at.slope;
       this->law.backward(at, p, -dresult, -dlog, dp, dshared);

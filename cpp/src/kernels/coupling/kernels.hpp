@@ -31,15 +31,15 @@ class CouplingKernels {
                        View<const T> h, View<T> y, double* logdet) const = 0;
   virtual void inverse(Context&, const CouplingPlan&, const SharedNumbers<const T*>&, View<const T> y,
                        View<const T> h, View<T> x, double* logdet) const = 0;
-  /// From forward's outputs and a loss's gradients by them. x_known: x holds the inputs already. dshared: +=
-  /// those by shared numbers.
+  /// From forward's outputs and a loss's gradients by them. x_known: x holds the inputs already, and stays.
+  /// dshared: += those by shared numbers.
   virtual void backward(Context&, const CouplingPlan&, const SharedNumbers<const T*>&, View<const T> y,
                         View<const T> dy, const double* dlogdet, View<const T> h, bool x_known, View<T> x,
                         View<T> dx, View<T> dh, const SharedNumbers<T*>& dshared) const = 0;
   /// The same from inverse's outputs.
   virtual void inverse_backward(Context&, const CouplingPlan&, const SharedNumbers<const T*>&,
                                 View<const T> x, View<const T> dx, const double* dlogdet, View<const T> h,
-                                View<T> y, View<T> dy, View<T> dh,
+                                bool y_known, View<T> y, View<T> dy, View<T> dh,
                                 const SharedNumbers<T*>& dshared) const = 0;
 
  protected:

@@ -29,9 +29,12 @@ class CouplingLaunch final : public CouplingKernels<T> {
   }
 
   void inverse_backward(Context& ctx, const CouplingPlan& plan, const SharedNumbers<const T*>& shared,
-                        View<const T> x, View<const T> dx, const double* dlogdet, View<const T> h, View<T> y,
-                        View<T> dy, View<T> dh, const SharedNumbers<T*>& dshared) const override {
-    apply_backward<true, false>(ctx, plan, shared, x, dx, dlogdet, h, y, dy, dh, dshared);
+                        View<const T> x, View<const T> dx, const double* dlogdet, View<const T> h,
+                        bool y_known, View<T> y, View<T> dy, View<T> dh,
+                        const SharedNumbers<T*>& dshared) const override {
+    ops::with_flag(y_known, [&](auto known) {
+      apply_backward<true, decltype(known)::value>(ctx, plan, shared, x, dx, dlogdet, h, y, dy, dh, dshared);
+    });
   }
 
  private:

@@ -78,11 +78,11 @@ class MmaStacks {
       H* to = buffers[(u - 1) % 2];
       const Rows y{acts, stride, width}, below{to, stride, width};
       hidden_gradient(ctx, units[u], units[u - 1], da, packed.weights[u], y, to);
-      weights_gradient(ctx, units[u], y, da);
+      if (units[u].dw) weights_gradient(ctx, units[u], y, da);
       da = below;
     }
     if (dx.data) data_gradient(ctx, units[0], da, packed.weights[0], dx);
-    weights_gradient(ctx, units[0], input, da);
+    if (units[0].dw) weights_gradient(ctx, units[0], input, da);
   }
 
  private:

@@ -111,6 +111,7 @@ class DeviceNet : public DeviceConvolutions<Launcher, T> {
         ops::HiddenBackward<T, H>{y.data, y.stride, dy, width, lower.epilogue.scale, lower.epilogue.relu,
                                   below.data, below.stride},
         ops::AddPair<T>{lower.logs_factor, lower.dbias, lower.dlogs});
+    if (!unit.dw) return;
     Base::template weights_gradient<H, D, bf16>(ctx, unit.dims, y, da, unit.dw, unit.overwrite);
   }
 
@@ -118,6 +119,7 @@ class DeviceNet : public DeviceConvolutions<Launcher, T> {
   static void first_unit(Context& ctx, const StackUnit<T>& unit, View<const T> x, View<const D> da,
                          View<T> dx) {
     if (dx.data) Base::template data_gradient<D, bf16>(ctx, unit.dims, da, unit.w, dx, true);
+    if (!unit.dw) return;
     Base::template weights_gradient<T, D, bf16>(ctx, unit.dims, x, da, unit.dw, unit.overwrite);
   }
 };

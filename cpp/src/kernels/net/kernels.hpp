@@ -28,8 +28,9 @@ struct Epilogue {
   bool relu = false;
 };
 
-/// One convolution of a chain, and where its gradients go; null where there is no such parameter. Gradients
-/// are added, but dw is stored where `overwrite`.
+/// One convolution of a chain, and where its gradients go: null where there is no such parameter, and all
+/// null, in all units, if only the gradient by x is wanted. Gradients are added, but dw is stored where
+/// `overwrite`.
 template <class T>
 struct StackUnit {
   ConvDims dims;

@@ -75,6 +75,7 @@ class StackBackward {
     zero(sums, blocks * 2 * width);
     conv_backward_data<Isa, T, bf16, D>(ctx_, unit.dims, da, unit.w, derivative(u - 1, below, sums));
     add_sums(lower, sums, blocks, 0, width);
+    if (!unit.dw) return;
     conv_backward_weights<Isa, T, bf16, H, D>(ctx_, unit.dims, hidden_[u - 1], da, unit.dw, unit.overwrite);
   }
 
@@ -84,6 +85,7 @@ class StackBackward {
     if (dx_.data) {
       conv_backward_data<Isa, T, bf16, D>(ctx_, unit.dims, da, unit.w, AddTo<T>{dx_.data, dx_.stride});
     }
+    if (!unit.dw) return;
     conv_backward_weights<Isa, T, bf16, T, D>(ctx_, unit.dims, x_, da, unit.dw, unit.overwrite);
   }
 
@@ -192,17 +194,20 @@ class StackBackward {
         });
         queues[1 - turn].reset(team);  // no thread takes from it before the barrier
         team.barrier();
+        if (!units_[0].dw) continue;
         last_gradient.add(team, begin, end, dh_, scratch);
         for (int u = last - 1; u > 0; --u) inner[u].add(team, begin, end, da[u].from_row(-begin), scratch);
         first_gradient.add(team, begin, end, da[0].from_row(-begin), scratch);
       }
       team.barrier();
-      last_gradient.finish(team);
-      for (int u = 1; u < last; ++u) inner[u].finish(team);
-      first_gradient.finish(team);
-      for (int u = 0; u < last; ++u) {
-        const int64_t width = units_[u].dims.cout;
-        add_sums(units_[u], sums_[u], groups, team.begin(width), team.end(width));
+      if (units_[0].dw) {
+        last_gradient.finish(team);
+        for (int u = 1; u < last; ++u) inner[u].finish(team);
+        first_gradient.finish(team);
+        for (int u = 0; u < last; ++u) {
+          const int64_t width = units_[u].dims.cout;
+          add_sums(units_[u], sums_[u], groups, team.begin(width), team.end(width));
+        }
       }
       if (!products_) return;
       const Shape& in = units_[0].dims.in;
