@@ -58,8 +58,9 @@ void run_inverse(Context& ctx, const Chain<T>& chain, const Params<T>& params, c
 }
 
 template <class T>
-void forward(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
-             const Given<T>& given, T* z, double* logdet, const char* call) {
+void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given, T* z,
+                      double* logdet, const char* call) const {
+  const Chain<T>& chain = *chain_;
   check_input(chain, call, x.shape);
   check_given(chain, call, given, x.shape.n);
   check_ready(ctx, chain, call, arena);
@@ -74,8 +75,9 @@ void forward(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, Vi
 }
 
 template <class T>
-void inverse(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, const T* z, int64_t n,
-             const Given<T>& given, View<T> x, double* logdet, const char* call) {
+void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const Given<T>& given,
+                      View<T> x, double* logdet, const char* call) const {
+  const Chain<T>& chain = *chain_;
   check_input(chain, call, x.shape);
   if (n != x.shape.n) {
     fail<ShapeError>(call, "expected x of as many samples as z, ", n, ", got ", x.shape.n);
@@ -91,8 +93,9 @@ void inverse(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, co
 }
 
 template <class T>
-void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
-              const Given<T>& given, double* out, const char* call) {
+void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
+                       double* out, const char* call) const {
+  const Chain<T>& chain = *chain_;
   check_input(chain, call, x.shape);
   check_given(chain, call, given, x.shape.n);
   check_ready(ctx, chain, call, arena);
@@ -106,9 +109,10 @@ void log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, V
   if (!all_finite<T>(ctx, n, out, {})) fail_not_finite<T>(ctx, chain, params, call, x, out);
 }
 
+/// The latents of sample and base_sample, for errors of `call`.
 template <class T>
-void base_sample(Context& ctx, const Chain<T>& chain, const char* call, int64_t first, double temperature,
-                 uint64_t seed, int64_t n, T* z) {
+void draw_latents(Context& ctx, const Chain<T>& chain, const char* call, int64_t first, double temperature,
+                  uint64_t seed, int64_t n, T* z) {
   if (!(temperature >= 0) || !std::isfinite(temperature)) {
     fail<ConfigError>(call, "expected a finite temperature >= 0, got ", temperature);
   }
@@ -120,14 +124,22 @@ void base_sample(Context& ctx, const Chain<T>& chain, const char* call, int64_t 
 }
 
 template <class T>
-void base_log_prob(Context& ctx, const Chain<T>& chain, const T* z, int64_t n, double* out) {
+void Flow<T>::base_sample(Context& ctx, int64_t first, double temperature, uint64_t seed, int64_t n,
+                          T* z) const {
+  draw_latents(ctx, *chain_, "base_sample", first, temperature, seed, n, z);
+}
+
+template <class T>
+void Flow<T>::base_log_prob(Context& ctx, const T* z, int64_t n, double* out) const {
+  const Chain<T>& chain = *chain_;
   ctx.kernels<T>().move.fill_doubles(ctx, n, 0, out);
   ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
 }
 
 template <class T>
-void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int64_t first,
-            double temperature, uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) {
+void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
+                     uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "sample";
   check_input(chain, call, x.shape);
   check_given(chain, call, given, x.shape.n);
@@ -138,7 +150,7 @@ void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
   double* logdet = scope.take<double>(n);
-  base_sample(ctx, chain, call, first, temperature, seed, n, z);
+  draw_latents(ctx, chain, call, first, temperature, seed, n, z);
   const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
   double* bad_values = scope.take<double>(1);
   run_inverse(ctx, chain, params, z, x, logdet);
@@ -159,8 +171,8 @@ void sample(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, int
 }
 
 template <class T>
-void class_log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
-                    double* out) {
+void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, double* out) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "class_log_prob";
   check_input(chain, call, x.shape);
   check_ready(ctx, chain, call, arena);
@@ -185,8 +197,9 @@ void class_log_prob(Context& ctx, const Chain<T>& chain, const ParamArena<T>& ar
 
 /// Data-dependent initialisation, layer by layer.
 template <class T>
-void init_from_data(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
-                    const Given<T>& given) {
+void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x,
+                             const Given<T>& given) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "init";
   check_input(chain, call, x.shape);
   WorkspaceScope scope(ctx);

@@ -96,12 +96,6 @@ void Flow<T>::init(ParamArena<T>& arena, uint64_t seed) const {
 }
 
 template <class T>
-void Flow<T>::init_from_data(Context& ctx, ParamArena<T>& arena, View<const T> x,
-                             const Given<T>& given) const {
-  evenflow::init_from_data(ctx, *chain_, arena, x, given);
-}
-
-template <class T>
 bool Flow<T>::initialized(const ParamArena<T>& arena) const {
   return arena.value(chain_->initialized)[0] != T(0);
 }
@@ -119,78 +113,6 @@ void Flow<T>::check_parameters(const ParamArena<T>& arena) const {
     fail<NumericError>("flow", "expected a finite mean and a positive deviation of the context, got ", mean,
                        " and ", std, " in column ", c);
   }
-}
-
-template <class T>
-void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given, T* z,
-                      double* logdet, const char* call) const {
-  evenflow::forward(ctx, *chain_, arena, x, given, z, logdet, call);
-}
-
-template <class T>
-void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const Given<T>& given,
-                      View<T> x, double* logdet, const char* call) const {
-  evenflow::inverse(ctx, *chain_, arena, z, n, given, x, logdet, call);
-}
-
-template <class T>
-void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                       double* out, const char* call) const {
-  evenflow::log_prob(ctx, *chain_, arena, x, given, out, call);
-}
-
-template <class T>
-void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
-                                const Given<T>& given, double* log_prob, View<T> dx) const {
-  evenflow::log_prob_and_grad(ctx, *chain_, arena, x, given, log_prob, dx);
-}
-
-template <class T>
-void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, double temperature,
-                     uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
-  evenflow::sample(ctx, *chain_, arena, first, temperature, seed, given, x, log_prob);
-}
-
-template <class T>
-void Flow<T>::base_sample(Context& ctx, int64_t first, double temperature, uint64_t seed, int64_t n,
-                          T* z) const {
-  evenflow::base_sample(ctx, *chain_, "base_sample", first, temperature, seed, n, z);
-}
-
-template <class T>
-void Flow<T>::base_log_prob(Context& ctx, const T* z, int64_t n, double* out) const {
-  evenflow::base_log_prob(ctx, *chain_, z, n, out);
-}
-
-template <class T>
-void Flow<T>::class_log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, double* out) const {
-  evenflow::class_log_prob(ctx, *chain_, arena, x, out);
-}
-
-template <class T>
-double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
-                         const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) const {
-  return evenflow::backward(ctx, *chain_, arena, z, dz, dlogdet, given, x, dx, truth);
-}
-
-template <class T>
-double Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
-                                 const double* dlogdet, const Given<T>& given, T* z, T* dz,
-                                 const T* known_z) const {
-  return evenflow::inverse_backward(ctx, *chain_, arena, x, dx, dlogdet, given, z, dz, known_z);
-}
-
-template <class T>
-StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                                  int64_t activation_budget, double weight, const GradientWatch* watch,
-                                  double* nll) const {
-  return evenflow::loss_and_grad(ctx, *chain_, arena, x, given, activation_budget, weight, watch, nll);
-}
-
-template <class T>
-StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
-                               int64_t activation_budget, const Update<T>& update) const {
-  return evenflow::train_step(ctx, *chain_, arena, x, given, activation_budget, update);
 }
 
 template class Flow<float>;

@@ -43,8 +43,9 @@ std::optional<Tiles> gradient_tiles(Context& ctx, const Chain<T>& chain, int64_t
 }
 
 template <class T>
-void log_prob_and_grad(Context& ctx, const Chain<T>& chain, const ParamArena<T>& arena, View<const T> x,
-                       const Given<T>& given, double* log_prob, View<T> dx) {
+void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<const T> x,
+                                const Given<T>& given, double* log_prob, View<T> dx) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "log_prob_and_grad";
   const int64_t n = x.shape.n;
   check_input(chain, call, x.shape);
@@ -90,8 +91,9 @@ double distance_to_latents(Context& ctx, const Chain<T>& chain, const Params<T>&
 /// rebuilt batch is too far from it is repeated from stored inputs. Returns the error that is left, or 0
 /// without `truth`.
 template <class T>
-double backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, const T* z, const T* dz,
-                const double* dlogdet, const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) {
+double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T* dz, const double* dlogdet,
+                         const Given<T>& given, View<T> x, View<T> dx, View<const T> truth) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "backward";
   const int64_t n = x.shape.n, trainable = chain.layout->trainable_size();
   check_input(chain, call, x.shape);
@@ -197,9 +199,10 @@ double pass_from_latents(Context& ctx, const Chain<T>& chain, const Params<T>& p
 /// Backward for a loss of inverse's outputs. known_z (n, D): the latents that x came from, or null. Returns
 /// how far x is from their samples, or 0 without them; if that is too far, gradients stay what they were.
 template <class T>
-double inverse_backward(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
-                        View<const T> dx, const double* dlogdet, const Given<T>& given, T* z, T* dz,
-                        const T* known_z) {
+double Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const T> x, View<const T> dx,
+                                 const double* dlogdet, const Given<T>& given, T* z, T* dz,
+                                 const T* known_z) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "inverse_backward";
   const int64_t n = x.shape.n;
   check_input(chain, call, x.shape);

@@ -220,9 +220,10 @@ void move_stats(Context& ctx, const T* batch_stats, ParamArena<T>& arena) {
 }
 
 template <class T>
-StepResult loss_and_grad(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
-                         const Given<T>& given, int64_t activation_budget, double weight,
-                         const GradientWatch* watch, double* nll) {
+StepResult Flow<T>::loss_and_grad(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
+                                  int64_t activation_budget, double weight, const GradientWatch* watch,
+                                  double* nll) const {
+  const Chain<T>& chain = *chain_;
   WorkspaceScope scope(ctx);
   T* batch_stats = scope.take<T>(chain.layout->stats_size() + 1);
   const StepResult result =
@@ -233,8 +234,9 @@ StepResult loss_and_grad(Context& ctx, const Chain<T>& chain, ParamArena<T>& are
 }
 
 template <class T>
-StepResult train_step(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena, View<const T> x,
-                      const Given<T>& given, int64_t activation_budget, const Update<T>& update) {
+StepResult Flow<T>::train_step(Context& ctx, ParamArena<T>& arena, View<const T> x, const Given<T>& given,
+                               int64_t activation_budget, const Update<T>& update) const {
+  const Chain<T>& chain = *chain_;
   const char* call = "train_step";
   // Check all arguments before changing anything.
   update.optimizer.check(arena);
