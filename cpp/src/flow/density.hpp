@@ -61,12 +61,8 @@ template <class T>
 void Flow<T>::forward(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given, T* z,
                       double* logdet, const char* call) const {
   const Chain<T>& chain = *chain_;
-  check_input(chain, call, x.shape);
-  check_given(chain, call, given, x.shape.n);
-  check_ready(ctx, chain, call, arena);
-  WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, x.shape.n);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
+  const Params<T>& params = checked.params;
   run_forward(ctx, chain, params, x, z, logdet);
   const View<const T> latents(z, {x.shape.n, 1, 1, chain.dims()});
   if (!all_finite(ctx, x.shape.n, logdet, latents)) {
@@ -78,15 +74,11 @@ template <class T>
 void Flow<T>::inverse(Context& ctx, const ParamArena<T>& arena, const T* z, int64_t n, const Given<T>& given,
                       View<T> x, double* logdet, const char* call) const {
   const Chain<T>& chain = *chain_;
-  check_input(chain, call, x.shape);
   if (n != x.shape.n) {
     fail<ShapeError>(call, "expected x of as many samples as z, ", n, ", got ", x.shape.n);
   }
-  check_given(chain, call, given, n);
-  check_ready(ctx, chain, call, arena);
-  WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
+  const Params<T>& params = checked.params;
   run_inverse(ctx, chain, params, z, x, logdet);
   if (all_finite<T>(ctx, n, logdet, x)) return;
   fail<NumericError>(call, "expected finite values, got ", not_finite_inverse(ctx, chain, params, z, n));
@@ -96,14 +88,11 @@ template <class T>
 void Flow<T>::log_prob(Context& ctx, const ParamArena<T>& arena, View<const T> x, const Given<T>& given,
                        double* out, const char* call) const {
   const Chain<T>& chain = *chain_;
-  check_input(chain, call, x.shape);
-  check_given(chain, call, given, x.shape.n);
-  check_ready(ctx, chain, call, arena);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
   WorkspaceScope scope(ctx);
-  HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  const Params<T>& params = checked.params;
   run_forward(ctx, chain, params, x, z, out);
   ctx.kernels<T>().prior.base_log_prob(ctx, chain.base, n, chain.dims(), z, T(0), nullptr, out);
   if (!all_finite<T>(ctx, n, out, {})) fail_not_finite<T>(ctx, chain, params, call, x, out);
@@ -141,17 +130,14 @@ void Flow<T>::sample(Context& ctx, const ParamArena<T>& arena, int64_t first, do
                      uint64_t seed, const Given<T>& given, View<T> x, double* log_prob) const {
   const Chain<T>& chain = *chain_;
   const char* call = "sample";
-  check_input(chain, call, x.shape);
-  check_given(chain, call, given, x.shape.n);
-  check_arena(ctx, chain, call, arena);
-  check_initialized(ctx, chain, call, arena.values());
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
   const int64_t n = x.shape.n;
   T* z = scope.take<T>(n * chain.dims());
   double* logdet = scope.take<double>(n);
   draw_latents(ctx, chain, call, first, temperature, seed, n, z);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  const Params<T>& params = checked.params;
   double* bad_values = scope.take<double>(1);
   run_inverse(ctx, chain, params, z, x, logdet);
   ctx.kernels<T>().optim.count_not_finite(ctx, x, bad_values);

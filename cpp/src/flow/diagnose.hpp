@@ -52,6 +52,24 @@ bool all_finite(Context& ctx, int64_t n, const double* numbers, View<const T> va
   return std::all_of(numbers, numbers + n, [](double v) { return std::isfinite(v); });
 }
 
+/// NumericError naming the parameter, and so the layer, of a gradient that is not finite. square: the
+/// gradients' sum of squares.
+template <class T>
+void check_gradients(Context& ctx, const char* call, const ParamLayout& layout, const T* grads,
+                     double square) {
+  if (std::isfinite(square)) return;
+  HostScope host(ctx);
+  grads = host.read(grads, layout.trainable_size());
+  for (const ParamLayout::Entry& entry : layout.entries()) {
+    if (entry.offset >= layout.trainable_size()) continue;
+    for (int64_t i = 0; i < entry.size; ++i) {
+      const T value = grads[entry.offset + i];
+      if (std::isfinite(value)) continue;
+      fail<NumericError>(call, "expected finite gradients, got ", value, " for ", entry.name, ", value ", i);
+    }
+  }
+}
+
 /// Describes a layer's first value that is not finite, and its position; empty if there is none.
 template <class T>
 std::string value_not_finite(Context& ctx, const std::string& layer, View<const T> v) {

@@ -111,6 +111,25 @@ Params<T> with_given(Context& ctx, WorkspaceScope& scope, HostScope& host, const
   return params;
 }
 
+/// A call on the rows of x whose arguments are checked: its parameters, and memory for as long as it lasts.
+template <class T>
+struct Call {
+  WorkspaceScope scope;
+  HostScope host;
+  Params<T> params;
+
+  /// arena: const for a call without gradients by parameters.
+  template <class Arena>
+  Call(Context& ctx, const Chain<T>& chain, const char* name, Arena& arena, const Shape& x,
+       const Given<T>& given)
+      : scope(ctx), host(ctx) {
+    check_input(chain, name, x);
+    check_given(chain, name, given, x.n);
+    check_ready(ctx, chain, name, arena);
+    params = with_given(ctx, scope, host, chain, arena.params(), given, x.n);
+  }
+};
+
 /// The same for a training step, in which dropout acts. batch_stats: receives the batch's moments; or null.
 template <class T>
 Params<T> in_training(Context& ctx, WorkspaceScope& scope, HostScope& host, const Chain<T>& chain,

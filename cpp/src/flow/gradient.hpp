@@ -48,13 +48,11 @@ void Flow<T>::log_prob_and_grad(Context& ctx, const ParamArena<T>& arena, View<c
   const Chain<T>& chain = *chain_;
   const char* call = "log_prob_and_grad";
   const int64_t n = x.shape.n;
-  check_input(chain, call, x.shape);
-  check_same_shape(call, "dx", x.shape, dx.shape);
-  check_given(chain, call, given, n);
-  check_ready(ctx, chain, call, arena);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
   WorkspaceScope scope(ctx);
   HostScope host(ctx);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  check_same_shape(call, "dx", x.shape, dx.shape);
+  const Params<T>& params = checked.params;
   by_gradient_tiles<T>(ctx, chain, gradient_tiles(ctx, chain, n), n, params, nullptr,
                        [&](Context& local, const Params<T>& of, int64_t, int64_t first, int64_t end) {
                          WorkspaceScope tile(local);
@@ -96,14 +94,11 @@ double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T
   const Chain<T>& chain = *chain_;
   const char* call = "backward";
   const int64_t n = x.shape.n, trainable = chain.layout->trainable_size();
-  check_input(chain, call, x.shape);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
+  WorkspaceScope scope(ctx);
   check_same_shape(call, "dx", x.shape, dx.shape);
   if (truth.data) check_same_shape(call, "truth", x.shape, truth.shape);
-  check_given(chain, call, given, n);
-  check_ready(ctx, chain, call, arena);
-  WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  const Params<T>& params = checked.params;
   const std::optional<Tiles> tiles = gradient_tiles(ctx, chain, n);
   const GroupGradients<T> gradients(scope, tiles, trainable, params.grads);
   const View<T> grads(params.grads, {1, 1, 1, trainable});
@@ -205,13 +200,10 @@ double Flow<T>::inverse_backward(Context& ctx, ParamArena<T>& arena, View<const 
   const Chain<T>& chain = *chain_;
   const char* call = "inverse_backward";
   const int64_t n = x.shape.n;
-  check_input(chain, call, x.shape);
-  check_same_shape(call, "dx", x.shape, dx.shape);
-  check_given(chain, call, given, n);
-  check_ready(ctx, chain, call, arena);
+  const Call<T> checked(ctx, chain, call, arena, x.shape, given);
   WorkspaceScope scope(ctx);
-  HostScope host(ctx);
-  const Params<T> params = with_given(ctx, scope, host, chain, arena.params(), given, n);
+  check_same_shape(call, "dx", x.shape, dx.shape);
+  const Params<T>& params = checked.params;
   const std::optional<Tiles> tiles = gradient_tiles(ctx, chain, n);
   const GroupGradients<T> gradients(scope, tiles, chain.layout->trainable_size(), params.grads);
   std::vector<double> distances(static_cast<size_t>(tiles ? tiles->count : 1), 0.0);

@@ -5,8 +5,7 @@
 
 #include "evenflow/config.hpp"
 #include "evenflow/error.hpp"
-#include "flow/checks.hpp"
-#include "kernels/kernel_set.hpp"
+#include "flow/diagnose.hpp"
 
 namespace evenflow {
 namespace {
@@ -44,18 +43,6 @@ void check_rule(Rule made_for, Rule rule) {
                     to_string(rule));
 }
 
-/// Name of the first trained tensor whose gradient is not finite, or an empty string.
-template <class T>
-std::string bad_gradient(const ParamArena<T>& arena) {
-  for (const ParamLayout::Entry& entry : arena.layout().entries()) {
-    if (entry.offset >= arena.layout().trainable_size()) continue;
-    for (int64_t i = 0; i < entry.size; ++i) {
-      if (!std::isfinite(arena.grads()[entry.offset + i])) return entry.name;
-    }
-  }
-  return {};
-}
-
 template <class T>
 double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
   double square = arena.grads_square();
@@ -65,12 +52,8 @@ double finite_norm(Context& ctx, const ParamArena<T>& arena, const char* call) {
     ctx.kernels<T>().optim.sum_squares(ctx, arena.layout().trainable_size(), arena.grads(), sum);
     square = *HostScope(ctx).read(sum, 1);
   }
-  if (!std::isfinite(square)) {
-    ctx.synchronize();
-    const std::string name = bad_gradient(arena);
-    if (name.empty()) fail<NumericError>(call, "the norm of the gradients overflows");
-    fail<NumericError>(call, "expected finite gradients, got NaN or infinity in ", name);
-  }
+  check_gradients(ctx, call, arena.layout(), arena.grads(), square);
+  if (!std::isfinite(square)) fail<NumericError>(call, "the norm of the gradients overflows");
   return std::sqrt(square);
 }
 

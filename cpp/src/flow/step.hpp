@@ -15,24 +15,6 @@ void check_moments(Context& ctx, const Chain<T>& chain, const char* call, int64_
   fail<ShapeError>(call, "expected at least 2 samples for batch norm, got ", n);
 }
 
-/// NumericError naming the parameter, and so the layer, of a gradient that is not finite. square: the
-/// gradients' sum of squares.
-template <class T>
-void check_gradients(Context& ctx, const char* call, const ParamLayout& layout, const T* grads,
-                     double square) {
-  if (std::isfinite(square)) return;
-  HostScope host(ctx);
-  grads = host.read(grads, layout.trainable_size());
-  for (const ParamLayout::Entry& entry : layout.entries()) {
-    if (entry.offset >= layout.trainable_size()) continue;
-    for (int64_t i = 0; i < entry.size; ++i) {
-      const T value = grads[entry.offset + i];
-      if (std::isfinite(value)) continue;
-      fail<NumericError>(call, "expected finite gradients, got ", value, " for ", entry.name, ", value ", i);
-    }
-  }
-}
-
 /// NumericError if a layer's own inverse is too inaccurate for gradients.
 template <class T>
 void check_drift(const Chain<T>& chain, const char* call, const Drift& drift) {
