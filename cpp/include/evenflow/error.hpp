@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <variant>
 
 #include "evenflow/export.h"
 
@@ -47,43 +48,26 @@ class EVENFLOW_API NumericError : public Error {
   using Error::Error;
 };
 
-/// A part of an error text: a string, a character or a number.
-class TextPart {
- public:
-  TextPart(const char* text) : kind_(kText), text_(text) {}
-  TextPart(const std::string& text) : kind_(kText), text_(text) {}
-  TextPart(char letter) : kind_(kLetter), letter_(letter) {}
-  template <class Number, class = std::enable_if_t<std::is_arithmetic<Number>::value>>
-  TextPart(Number number)
-      : kind_(std::is_floating_point<Number>::value ? kReal
-              : std::is_signed<Number>::value       ? kWhole
-                                                    : kNatural) {
-    if constexpr (std::is_floating_point<Number>::value) {
-      real_ = static_cast<double>(number);
-    } else if constexpr (std::is_signed<Number>::value) {
-      whole_ = static_cast<long long>(number);
-    } else {
-      natural_ = static_cast<unsigned long long>(number);
-    }
+/// A part of an error text.
+using TextPart = std::variant<std::string_view, char, long long, unsigned long long, double>;
+template <class T>
+TextPart text_part(const T& value) {
+  if constexpr (std::is_floating_point<T>::value) {
+    return static_cast<double>(value);
+  } else if constexpr (!std::is_arithmetic<T>::value || std::is_same<T, char>::value) {
+    return value;
+  } else if constexpr (std::is_signed<T>::value) {
+    return static_cast<long long>(value);
+  } else {
+    return static_cast<unsigned long long>(value);
   }
+}
 
- private:
-  friend EVENFLOW_API std::string text_of_parts(const TextPart* parts, size_t count);
-  enum Kind { kText, kLetter, kWhole, kNatural, kReal } kind_;
-  std::string_view text_;
-  union {
-    char letter_;
-    long long whole_;
-    unsigned long long natural_;
-    double real_;
-  };
-};
-
-/// Joins the parts. It is not inline because each of hundreds of error sites would then contain a stream.
+/// Joins the parts. It is not inline because hundreds of error sites would then contain it.
 EVENFLOW_API std::string text_of_parts(const TextPart* parts, size_t count);
 template <class... Parts>
 std::string text_of(const Parts&... parts) {
-  const TextPart all[] = {parts...};
+  const TextPart all[] = {text_part(parts)...};
   return text_of_parts(all, sizeof...(parts));
 }
 

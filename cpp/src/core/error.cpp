@@ -3,30 +3,30 @@
 #include "core/numbers.hpp"
 
 namespace evenflow {
+namespace {
+
+std::string text(std::string_view part) {
+  return std::string(part);
+}
+std::string text(char part) {
+  return std::string(1, part);
+}
+std::string text(double part) {
+  return rounded_text(part);
+}
+template <class Integer>
+std::string text(Integer part) {
+  return std::to_string(part);
+}
+
+}  // namespace
 
 std::string text_of_parts(const TextPart* parts, size_t count) {
-  std::string text;
+  std::string all;
   for (size_t i = 0; i < count; ++i) {
-    const TextPart& part = parts[i];
-    switch (part.kind_) {
-      case TextPart::kText:
-        text += part.text_;
-        break;
-      case TextPart::kLetter:
-        text += part.letter_;
-        break;
-      case TextPart::kWhole:
-        text += std::to_string(part.whole_);
-        break;
-      case TextPart::kNatural:
-        text += std::to_string(part.natural_);
-        break;
-      case TextPart::kReal:
-        text += rounded_text(part.real_);
-        break;
-    }
+    all += std::visit([](const auto& part) { return text(part); }, parts[i]);
   }
-  return text;
+  return all;
 }
 
 }  // namespace evenflow
