@@ -112,10 +112,10 @@ TEST_CASE("the C interface: structs of other versions") {
   CHECK(sample() == EVENFLOW_OK);
   newer.unknown = 1;
   check_refused(sample(), "knows, got newer ones");
-  options.struct_size = offsetof(evenflow_options, context);  // of a version without it
-  check_refused(sample(), "[sample] expected a context of 2 numbers a row, got none");
+  options.struct_size = 8;
+  check_refused(sample(), "expected struct_size in ");
   options.struct_size = SIZE_MAX;  // of a struct that nobody initialised
-  check_refused(sample(), "expected struct_size <= 4096");
+  check_refused(sample(), "4096, got ");
 
   evenflow_info info = EVENFLOW_INFO_INIT;
   const auto get_info = [&](size_t size) {
@@ -124,11 +124,8 @@ TEST_CASE("the C interface: structs of other versions") {
   };
   CHECK(get_info(sizeof info) == EVENFLOW_OK);
   CHECK((info.dims == 5 && info.context == 2 && info.struct_size == sizeof info));
-  info.context = -1;
-  CHECK(get_info(offsetof(evenflow_info, context)) == EVENFLOW_OK);
-  CHECK(info.context == -1);
-  check_refused(get_info(4), "expected struct_size >= ");
-  check_refused(get_info(SIZE_MAX), "expected struct_size <= 4096");
+  check_refused(get_info(4), "expected struct_size in ");
+  check_refused(get_info(SIZE_MAX), "4096, got ");
 
   size_t size = 0;
   CHECK(evenflow_model_get_config(open.model, nullptr, &size) == EVENFLOW_OK);

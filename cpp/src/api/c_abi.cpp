@@ -1,7 +1,7 @@
 #include <algorithm>
-#include <cstddef>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #include "api/model_file.hpp"
 #include "evenflow/error.hpp"
@@ -66,46 +66,34 @@ void expect(const char* call, const char* what, const void* pointer) {
   if (!pointer) fail<ConfigError>(call, "expected ", what, ", got a null pointer");
 }
 
-/// The size of the caller's struct, checked. least: its size in the first version of the library.
+/// The size of the caller's struct, which may be a later version's and then has more members than ours.
 template <class Struct>
-size_t checked_size(const char* call, const Struct* caller, size_t least) {
+size_t size_of(const char* call, const Struct& caller) {
   constexpr size_t kMost = 4096;
-  const size_t size = caller->struct_size;
-  if (size < least) {
-    fail<ConfigError>(call, "expected struct_size >= ", least, ", got ", size, "; use the _INIT macro");
-  }
-  if (size > kMost) {
-    fail<ConfigError>(call, "expected struct_size <= ", kMost, ", got ", size, "; use the _INIT macro");
+  const size_t size = caller.struct_size;
+  if (size < sizeof(Struct) || size > kMost) {
+    fail<ConfigError>(call, "expected struct_size in ", sizeof(Struct), " ... ", kMost, ", got ", size,
+                      "; use the _INIT macro");
   }
   return size;
 }
 
-/// Converts the caller's struct to this version's. Members that an older caller lacks keep their values in
-/// `out`. Unknown members of a newer caller must be zero.
+/// Fills the members that this version knows.
 template <class Struct>
-Struct from_caller(const char* call, const Struct* caller, size_t least, Struct out) {
-  if (!caller) return out;
-  const size_t size = checked_size(call, caller, least);
+void fill(const char* call, Struct source, Struct* caller) {
+  expect(call, "a struct to fill", caller);
+  source.struct_size = size_of(call, *caller);
+  *caller = source;
+}
+
+/// Members that this version does not know must be zero.
+CallOptions options_of(const char* call, const evenflow_options* caller) {
+  if (!caller) return {};
+  const evenflow_options& o = *caller;
   const char* bytes = reinterpret_cast<const char*>(caller);
-  if (std::any_of(bytes + std::min(size, sizeof out), bytes + size, [](char b) { return b != 0; })) {
+  if (std::any_of(bytes + sizeof o, bytes + size_of(call, o), [](char b) { return b != 0; })) {
     fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
   }
-  std::memcpy(&out, bytes, std::min(size, sizeof out));
-  return out;
-}
-
-/// Copies `source` to the caller's struct, as far as the caller's version reaches.
-template <class Struct>
-void fill_caller(const char* call, Struct source, size_t least, Struct* caller) {
-  expect(call, "a struct to fill", caller);
-  const size_t size = checked_size(call, caller, least);
-  source.struct_size = size;
-  std::memcpy(caller, &source, std::min(size, sizeof source));
-}
-
-CallOptions options_of(const char* call, const evenflow_options* caller) {
-  const evenflow_options o =
-      from_caller<evenflow_options>(call, caller, offsetof(evenflow_options, context), EVENFLOW_OPTIONS_INIT);
   CallOptions options{o.labels, o.seed, o.first, o.temperature, {}, o.x_stride};
   if (o.context_dtype == EVENFLOW_FLOAT32) {
     options.context = {static_cast<const float*>(o.context), o.context_stride};
@@ -118,71 +106,55 @@ CallOptions options_of(const char* call, const evenflow_options* caller) {
   return options;
 }
 
-/// The arguments that all calls share. The constructor checks them.
+/// What a call is given, checked.
 struct Call {
-  Call(const char* name_, const evenflow_model* model_, evenflow_context* context_, const void* in,
-       const void* out, const evenflow_options* options_)
-      : name(name_) {
-    expect(name, "a model", model_);
-    expect(name, "a context", context_);
-    expect(name, "an output", out);
-    expect(name, "an input", in);
-    options = options_of(name, options_);
-    model = &model_->model;
-    context = &context_->context;
-  }
-
-  /// Calls f with `in` cast to the type of `dtype`. kinds: the types that the call takes, for the error text.
-  template <class F>
-  void with_floats(evenflow_dtype dtype, const void* in, const F& f,
-                   const char* kinds = "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64") const {
-    if (dtype == EVENFLOW_FLOAT32) {
-      f(static_cast<const float*>(in));
-    } else if (dtype == EVENFLOW_FLOAT64) {
-      f(static_cast<const double*>(in));
-    } else {
-      fail<ConfigError>(name, "expected dtype ", kinds, ", got ", dtype);
-    }
-  }
-  template <class F>
-  void with_any(evenflow_dtype dtype, const void* in, const F& f) const {
-    if (dtype == EVENFLOW_UINT8) {
-      f(static_cast<const uint8_t*>(in));
-    } else {
-      with_floats(dtype, in, f, kinds());
-    }
-  }
-  /// Calls f(x, z), with x of any type and z of the model's type.
-  template <class F>
-  void with_latents(evenflow_dtype dtype, const void* x, void* z, const F& f) const {
-    if (dtype == EVENFLOW_UINT8) {
-      const auto* levels = static_cast<const uint8_t*>(x);
-      if (model->dtype() == Dtype::float32) {
-        f(levels, static_cast<float*>(z));
-      } else {
-        f(levels, static_cast<double*>(z));
-      }
-      return;
-    }
-    with_floats(dtype, x, [&](const auto* values) { f(values, same_type(values, z)); }, kinds());
-  }
-
-  /// The types of an x that may be uint8.
-  const char* kinds() const {
-    return model->bits() ? "EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8"
-                         : "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64";
-  }
-
-  template <class T>
-  static T* same_type(const T*, void* out) {
-    return static_cast<T*>(out);
-  }
-
-  const char* name;
-  const Model* model;
-  Context* context;
+  const Model& model;
+  Context& context;
   CallOptions options;
+
+  /// Calls f with z, which is of the model's type: in's, or for uint8 images the one that the model says.
+  template <class X, class F>
+  void with_latents(const X*, void* z, const F& f) const {
+    if constexpr (std::is_floating_point<X>::value) {
+      f(static_cast<X*>(z));
+    } else if (model.dtype() == Dtype::float32) {
+      f(static_cast<float*>(z));
+    } else {
+      f(static_cast<double*>(z));
+    }
+  }
 };
+
+/// Calls f(call, x) with x of the type that `dtype` says. takes_levels: it may be uint8, in a model of
+/// images.
+template <bool takes_levels = false, class F>
+evenflow_status run(const char* name, const evenflow_model* model, evenflow_context* context,
+                    evenflow_dtype dtype, const void* x, const void* out, const evenflow_options* options,
+                    const F& f) noexcept {
+  return guarded([&] {
+    expect(name, "a model", model);
+    expect(name, "a context", context);
+    expect(name, "an output", out);
+    expect(name, "an input", x);
+    const Call call{model->model, context->context, options_of(name, options)};
+    if (dtype == EVENFLOW_FLOAT32) return f(call, static_cast<const float*>(x));
+    if (dtype == EVENFLOW_FLOAT64) return f(call, static_cast<const double*>(x));
+    if constexpr (takes_levels) {
+      if (dtype == EVENFLOW_UINT8) return f(call, static_cast<const uint8_t*>(x));
+    }
+    fail<ConfigError>(name, "expected dtype ",
+                      takes_levels && model->model.bits()
+                          ? "EVENFLOW_FLOAT32, EVENFLOW_FLOAT64 or EVENFLOW_UINT8"
+                          : "EVENFLOW_FLOAT32 or EVENFLOW_FLOAT64",
+                      ", got ", dtype);
+  });
+}
+
+/// out as an array of the other argument's type.
+template <class T>
+T* typed(const T*, void* out) {
+  return static_cast<T*>(out);
+}
 
 }  // namespace
 }  // namespace evenflow
@@ -219,7 +191,7 @@ evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_in
     expect("model_get_info", "a model", model);
     const Model& m = model->model;
     const Shape shape = m.sample_shape();
-    const evenflow_info result = {sizeof(evenflow_info),
+    const evenflow_info result = {0,
                                   m.dtype() == Dtype::float32 ? EVENFLOW_FLOAT32 : EVENFLOW_FLOAT64,
                                   static_cast<int32_t>(m.bits()),
                                   m.dims(),
@@ -228,7 +200,7 @@ evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_in
                                   shape.c,
                                   m.classes(),
                                   m.context()};
-    fill_caller("model_get_info", result, offsetof(evenflow_info, context), info);
+    fill("model_get_info", result, info);
   });
 }
 
@@ -261,10 +233,8 @@ void evenflow_context_free(evenflow_context* context) {
 evenflow_status evenflow_log_prob(const evenflow_model* model, evenflow_context* context,
                                   evenflow_dtype dtype, const void* x, int64_t n,
                                   const evenflow_options* options, double* out) {
-  return guarded([&] {
-    const Call call("log_prob", model, context, x, out, options);
-    call.with_any(dtype, x,
-                  [&](const auto* in) { call.model->log_prob(*call.context, in, n, out, call.options); });
+  return run<true>("log_prob", model, context, dtype, x, out, options, [&](const Call& call, const auto* in) {
+    call.model.log_prob(call.context, in, n, out, call.options);
   });
 }
 
@@ -272,110 +242,80 @@ evenflow_status evenflow_log_prob_and_grad(const evenflow_model* model, evenflow
                                            evenflow_dtype dtype, const void* x, int64_t n,
                                            const evenflow_options* options, double* out, void* dx,
                                            void* dcontext) {
-  return guarded([&] {
-    const Call call("log_prob_and_grad", model, context, x, out, options);
-    call.with_floats(dtype, x, [&](const auto* in) {
-      call.model->log_prob_and_grad(*call.context, in, n, out, Call::same_type(in, dx),
-                                    Call::same_type(in, dcontext), call.options);
-    });
-  });
+  return run("log_prob_and_grad", model, context, dtype, x, out, options,
+             [&](const Call& call, const auto* in) {
+               call.model.log_prob_and_grad(call.context, in, n, out, typed(in, dx), typed(in, dcontext),
+                                            call.options);
+             });
 }
 
 evenflow_status evenflow_bits_per_dim(const evenflow_model* model, evenflow_context* context,
                                       evenflow_dtype dtype, const void* x, int64_t n,
                                       const evenflow_options* options, double* out) {
-  return guarded([&] {
-    const Call call("bits_per_dim", model, context, x, out, options);
-    call.with_any(dtype, x,
-                  [&](const auto* in) { call.model->bits_per_dim(*call.context, in, n, out, call.options); });
-  });
+  return run<true>("bits_per_dim", model, context, dtype, x, out, options,
+                   [&](const Call& call, const auto* in) {
+                     call.model.bits_per_dim(call.context, in, n, out, call.options);
+                   });
 }
 
 evenflow_status evenflow_sample(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                 int64_t n, const evenflow_options* options, void* x) {
-  return guarded([&] {
-    const Call call("sample", model, context, x, x, options);
-    call.with_floats(dtype, x, [&](const auto* typed) {
-      call.model->sample(*call.context, n, Call::same_type(typed, x), call.options);
-    });
+  return run("sample", model, context, dtype, x, x, options, [&](const Call& call, const auto* in) {
+    call.model.sample(call.context, n, typed(in, x), call.options);
   });
 }
 
 evenflow_status evenflow_sample_and_log_prob(const evenflow_model* model, evenflow_context* context,
                                              evenflow_dtype dtype, int64_t n, const evenflow_options* options,
                                              void* x, double* log_prob) {
-  return guarded([&] {
-    const Call call("sample_and_log_prob", model, context, x, log_prob, options);
-    call.with_floats(dtype, x, [&](const auto* typed) {
-      call.model->sample_and_log_prob(*call.context, n, Call::same_type(typed, x), log_prob, call.options);
-    });
-  });
+  return run("sample_and_log_prob", model, context, dtype, x, log_prob, options,
+             [&](const Call& call, const auto* in) {
+               call.model.sample_and_log_prob(call.context, n, typed(in, x), log_prob, call.options);
+             });
 }
 
 evenflow_status evenflow_forward(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                  const void* x, int64_t n, const evenflow_options* options, void* z,
                                  double* logdet) {
-  return guarded([&] {
-    const Call call("forward", model, context, x, z, options);
+  return run<true>("forward", model, context, dtype, x, z, options, [&](const Call& call, const auto* in) {
     expect("forward", "a place for logdet", logdet);
-    call.with_latents(dtype, x, z, [&](const auto* in, auto* out) {
-      call.model->forward(*call.context, in, n, out, logdet, call.options);
-    });
+    call.with_latents(in, z,
+                      [&](auto* to) { call.model.forward(call.context, in, n, to, logdet, call.options); });
   });
 }
 
 evenflow_status evenflow_inverse(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                  const void* z, int64_t n, const evenflow_options* options, void* x,
                                  double* logdet) {
-  return guarded([&] {
-    const Call call("inverse", model, context, z, x, options);
+  return run("inverse", model, context, dtype, z, x, options, [&](const Call& call, const auto* in) {
     expect("inverse", "a place for logdet", logdet);
-    call.with_floats(dtype, z, [&](const auto* in) {
-      call.model->inverse(*call.context, in, n, Call::same_type(in, x), logdet, call.options);
-    });
+    call.model.inverse(call.context, in, n, typed(in, x), logdet, call.options);
   });
 }
 
 evenflow_status evenflow_encode(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                 const void* x, int64_t n, const evenflow_options* options, void* z) {
-  return guarded([&] {
-    const Call call("encode", model, context, x, z, options);
-    call.with_latents(dtype, x, z, [&](const auto* in, auto* out) {
-      call.model->encode(*call.context, in, n, out, call.options);
-    });
+  return run<true>("encode", model, context, dtype, x, z, options, [&](const Call& call, const auto* in) {
+    call.with_latents(in, z, [&](auto* to) { call.model.encode(call.context, in, n, to, call.options); });
   });
 }
 
 evenflow_status evenflow_decode(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                 const void* z, int64_t n, const evenflow_options* options, void* x) {
-  return guarded([&] {
-    const Call call("decode", model, context, z, x, options);
-    call.with_floats(dtype, z, [&](const auto* in) {
-      call.model->decode(*call.context, in, n, Call::same_type(in, x), call.options);
-    });
+  return run("decode", model, context, dtype, z, x, options, [&](const Call& call, const auto* in) {
+    call.model.decode(call.context, in, n, typed(in, x), call.options);
   });
 }
 
 evenflow_status evenflow_verify(const evenflow_model* model, evenflow_context* context, evenflow_dtype dtype,
                                 const void* x, int64_t n, const evenflow_options* options,
                                 evenflow_report* report) {
-  return guarded([&] {
-    const Call call("verify", model, context, x, report, options);
-    call.with_floats(dtype, x, [&](const auto* in) {
-      const VerifyReport r = call.model->verify(*call.context, in, n, call.options);
-      if (!r.finite) failed(EVENFLOW_OK, r.error.c_str());
-      const evenflow_report result = {sizeof(evenflow_report),
-                                      r.samples,
-                                      r.ok,
-                                      r.finite,
-                                      r.round_trip_x,
-                                      r.round_trip_z,
-                                      r.logdet_sum,
-                                      r.precision,
-                                      r.jacobian,
-                                      r.probed,
-                                      0};
-      fill_caller("verify", result, sizeof(evenflow_report), report);
-    });
+  return run("verify", model, context, dtype, x, report, options, [&](const Call& call, const auto* in) {
+    const VerifyReport r = call.model.verify(call.context, in, n, call.options);
+    if (!r.finite) failed(EVENFLOW_OK, r.error.c_str());
+    const evenflow_report result = {
+        0,           r.samples,  r.ok,     r.finite, r.round_trip_x, r.round_trip_z, r.logdet_sum,
+        r.precision, r.jacobian, r.probed, 0};
+    fill("verify", result, report);
   });
 }

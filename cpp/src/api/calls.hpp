@@ -46,17 +46,14 @@ inline int64_t stride_of(const char* call, const char* rows, int64_t stride, int
 template <class T>
 void check_batch(const char* call, int64_t n, const Flow<T>& flow, const CallOptions& options) {
   if (n < 1) fail<ShapeError>(call, "expected at least one sample, got ", n);
+  // No index or size overflows, in bytes of doubles, of which the largest arrays are.
   constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
-  constexpr int64_t kValue = sizeof(T), kDouble = sizeof(double);
-  // Row size of the widest array in bytes; limits n so that no index or size overflows.
-  const int64_t x_stride = stride_of(call, "x", options.x_stride, flow.dims(), flow.dims());
-  const int64_t context_stride = stride_of(call, "the context", options.context.stride, flow.context(), 0);
-  const int64_t widest = std::max(x_stride, context_stride);
-  if (widest > kLast / kDouble)
-    fail<ShapeError>(call, "expected rows within memory, got a stride of ", widest);
-  const int64_t row = std::max({x_stride * kValue, context_stride * kDouble, kDouble});
-  if (n > kLast / row) {
-    fail<ShapeError>(call, "expected at most ", kLast / row, " samples of ", row, " bytes, got ", n);
+  constexpr int64_t kMostValues = kLast / static_cast<int64_t>(sizeof(double));
+  const int64_t row =
+      std::max({stride_of(call, "x", options.x_stride, flow.dims(), flow.dims()),
+                stride_of(call, "the context", options.context.stride, flow.context(), 0), int64_t{1}});
+  if (n > kMostValues / row) {
+    fail<ShapeError>(call, "expected at most ", kMostValues / row, " samples of ", row, " values, got ", n);
   }
   if (options.first < 0) fail<ConfigError>(call, "expected first >= 0, got ", options.first);
   if (n > kLast - options.first) {
@@ -105,13 +102,14 @@ Given<T> given_of(const char* call, WorkspaceScope& scope, const Flow<T>& flow, 
   return Given<T>(context, dcontext ? dcontext + first * width : nullptr);
 }
 
+/// first: the number of the first row.
 template <class T>
-void check_finite(const char* call, const T* rows, int64_t n, int64_t row_size, int64_t stride) {
+void check_finite(const char* call, const T* rows, int64_t n, int64_t width, int64_t stride, int64_t first) {
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t c = 0; c < row_size; ++c) {
+    for (int64_t c = 0; c < width; ++c) {
       const T value = rows[i * stride + c];
       if (std::isfinite(value)) continue;
-      fail<NumericError>(call, "expected finite values, got ", value, " in row ", i, ", value ", c);
+      fail<NumericError>(call, "expected finite values, got ", value, " in row ", first + i, ", value ", c);
     }
   }
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <new>
 
 #include "api/calls.hpp"
 #include "api/model_file.hpp"
@@ -15,17 +14,15 @@ namespace {
 /// Calls process blocks of about this many values, so their memory does not grow with n.
 constexpr int64_t kBlockValues = int64_t{1} << 22;
 
+template <class Config>
+int64_t bits_of(const Config& c) {
+  return c.bits;
+}
 int64_t bits_of(const NiceConfig& c) {
   return c.is_image() ? c.bits : 0;
 }
 int64_t bits_of(const CouplingFlowConfig&) {
   return 0;
-}
-int64_t bits_of(const RealNvpConfig& c) {
-  return c.bits;
-}
-int64_t bits_of(const GlowConfig& c) {
-  return c.bits;
 }
 
 }  // namespace
@@ -33,28 +30,22 @@ int64_t bits_of(const GlowConfig& c) {
 struct Model::Impl {
   template <class T>
   explicit Impl(Trainable<T> model)
-      : trained(std::move(model)),
-        dims(as<T>().flow.dims()),
-        classes(as<T>().flow.classes()),
-        context(as<T>().flow.context()),
-        shape(as<T>().flow.sample_shape()) {
-    const ModelConfig& settings = as<T>().config;
-    config = to_json(settings);
-    dtype = settings.dtype;
-    bits = std::visit([](const auto& c) { return bits_of(c); }, settings.model);
-  }
+      : dims(model.flow.dims()),
+        classes(model.flow.classes()),
+        context(model.flow.context()),
+        shape(model.flow.sample_shape()),
+        config(to_json(model.config)),
+        dtype(model.config.dtype),
+        bits(std::visit([](const auto& c) { return bits_of(c); }, model.config.model)),
+        trained(std::move(model)) {}
 
-  template <class T>
-  const Trainable<T>& as() const {
-    return std::get<Trainable<T>>(trained);
-  }
   template <class T>
   const Trainable<T>& as(const char* call) const {
     if (dtype != dtype_of<T>()) {
       fail<ConfigError>(call, "expected ", to_string(dtype), " values, as the model has, got ",
                         to_string(dtype_of<T>()));
     }
-    return as<T>();
+    return std::get<Trainable<T>>(trained);
   }
 
   /// Image nets read the context at every pixel, so it counts once per pixel.
@@ -62,39 +53,49 @@ struct Model::Impl {
     return std::max<int64_t>(1, kBlockValues / std::max(dims, context * shape.pixels_per_sample()));
   }
 
-  /// Checks a batch of x, or of z, and calls f(first row, number of rows, their labels or context, their
-  /// values as contiguous T) for each block.
-  template <class T, class X, class F>
-  void for_blocks(const char* call, Context& ctx, const X* in, int64_t stride, int64_t n, bool noise,
-                  const CallOptions& options, const F& f, T* dcontext = nullptr) const {
-    const Flow<T>& flow = as<T>().flow;
-    check_batch(call, n, flow, options);
-    if constexpr (std::is_same<X, T>::value) {
-      check_finite(call, in, n, dims, stride);
-    } else if (bits == 0) {
-      fail<ConfigError>(call, "expected ", to_string(dtype), " values in a model of tables, got uint8");
-    }
+  /// Checks a call and runs f(model, first row, number of rows, their labels or context) for each block.
+  template <class T, class F>
+  void for_blocks(const char* call, Context& ctx, int64_t n, const CallOptions& options, const F& f,
+                  T* dcontext = nullptr) const {
+    const Trainable<T>& model = as<T>(call);
+    const ContextUse use(call, ctx);
+    check_batch(call, n, model.flow, options);
     const int64_t rows = rows_of_a_block();
     for (int64_t a = 0; a < n; a += rows) {
       const int64_t count = std::min(rows, n - a);
       const RowsScope counted(ctx, a);
       WorkspaceScope scope(ctx);
-      const Given<T> given = given_of(call, scope, flow, options, a, count, dcontext);
-      const X* block = in + a * stride;
+      f(model, a, count, given_of(call, scope, model.flow, options, a, count, dcontext));
+    }
+  }
+
+  /// The same for a call that takes values x or z: f also gets a block's values as contiguous T.
+  template <class T, class X, class F>
+  void for_values(const char* call, Context& ctx, const X* in, int64_t stride, int64_t n, bool noise,
+                  const CallOptions& options, const F& f, T* dcontext = nullptr) const {
+    constexpr bool levels = !std::is_same<X, T>::value;
+    if (levels && bits == 0) {
+      fail<ConfigError>(call, "expected ", to_string(dtype), " values in a model of tables, got uint8");
+    }
+    const auto block = [&](const Trainable<T>& model, int64_t a, int64_t count, const Given<T>& given) {
+      const X* values = in + a * stride;
+      if constexpr (!levels) check_finite(call, values, count, dims, stride, a);
+      WorkspaceScope scope(ctx);
       if (stride != dims) {
         X* packed = scope.take<X>(count * dims);
-        copy_rows(block, stride, count, dims, packed, dims);
-        block = packed;
+        copy_rows(values, stride, count, dims, packed, dims);
+        values = packed;
       }
-      if constexpr (std::is_same<X, T>::value) {
-        f(a, count, given, block);
+      if constexpr (levels) {
+        T* converted = scope.take<T>(count * dims);
+        ctx.kernels<T>().prior.dequantize(ctx, count, dims, values, static_cast<int>(bits), noise,
+                                          options.seed, static_cast<uint64_t>(options.first + a), converted);
+        f(model, a, count, given, static_cast<const T*>(converted));
       } else {
-        T* levels = scope.take<T>(count * dims);
-        ctx.kernels<T>().prior.dequantize(ctx, count, dims, block, static_cast<int>(bits), noise,
-                                          options.seed, static_cast<uint64_t>(options.first + a), levels);
-        f(a, count, given, static_cast<const T*>(levels));
+        f(model, a, count, given, values);
       }
-    }
+    };
+    for_blocks<T>(call, ctx, n, options, block, dcontext);
   }
 
   int64_t stride_of_x(const char* call, const CallOptions& options) const {
@@ -111,22 +112,51 @@ struct Model::Impl {
     copy_rows(packed, dims, count, dims, x + a * stride, stride);
   }
 
-  /// out (n) = log p(x). call: the name of the call in error texts.
+  // `call` is the name of the call in error texts.
+
+  /// logdet may be null.
+  template <class T, class X>
+  void forward(const char* call, Context& ctx, const X* x, int64_t n, T* z, double* logdet,
+               const CallOptions& options) const {
+    for_values<T>(call, ctx, x, stride_of_x(call, options), n, false, options,
+                  [&](const auto& model, int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                    WorkspaceScope scope(ctx);
+                    model.flow.forward(ctx, model.arena, view(block, count), given, z + a * dims,
+                                       logdet ? logdet + a : scope.take<double>(count), call);
+                  });
+  }
+
+  /// logdet may be null.
+  template <class T>
+  void inverse(const char* call, Context& ctx, const T* z, int64_t n, T* x, double* logdet,
+               const CallOptions& options) const {
+    const int64_t stride = stride_of_x(call, options);
+    for_values<T>(call, ctx, z, dims, n, false, options,
+                  [&](const auto& model, int64_t a, int64_t count, const Given<T>& given, const T* block) {
+                    WorkspaceScope scope(ctx);
+                    double* det = logdet ? logdet + a : scope.take<double>(count);
+                    fill_rows(ctx, x, stride, a, count, [&](View<T> rows) {
+                      model.flow.inverse(ctx, model.arena, block, count, given, rows, det, call);
+                    });
+                  });
+  }
+
   template <class X>
   void log_prob(const char* call, Context& ctx, const X* x, int64_t n, double* out,
                 const CallOptions& options) const {
-    const ContextUse use(call, ctx);
-    const auto run = [&](const auto& model) {
-      using T = std::remove_const_t<std::remove_pointer_t<decltype(model.arena.values())>>;
-      for_blocks<T>(call, ctx, x, stride_of_x(call, options), n, true, options,
-                    [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
+    const auto run = [&](auto t) {
+      using T = decltype(t);
+      for_values<T>(call, ctx, x, stride_of_x(call, options), n, true, options,
+                    [&](const auto& model, int64_t a, int64_t count, const Given<T>& given, const T* block) {
                       model.flow.log_prob(ctx, model.arena, view(block, count), given, out + a, call);
                     });
     };
-    if constexpr (std::is_same<X, uint8_t>::value) {
-      std::visit(run, trained);
+    if constexpr (std::is_floating_point<X>::value) {
+      run(X());
+    } else if (dtype == Dtype::float32) {
+      run(float());
     } else {
-      run(as<X>(call));
+      run(double());
     }
   }
 
@@ -134,32 +164,21 @@ struct Model::Impl {
   template <class T>
   void sample(const char* call, Context& ctx, int64_t n, T* x, double* log_prob,
               const CallOptions& options) const {
-    const Trainable<T>& model = as<T>(call);
-    const ContextUse use(call, ctx);
-    check_batch(call, n, model.flow, options);
-    const int64_t rows = rows_of_a_block(), stride = stride_of_x(call, options);
-    for (int64_t a = 0; a < n; a += rows) {
-      const int64_t count = std::min(rows, n - a);
-      const RowsScope counted(ctx, a);
-      WorkspaceScope scope(ctx);
-      const Given<T> given = given_of(call, scope, model.flow, options, a, count);
-      fill_rows(ctx, x, stride, a, count, [&](View<T> block) {
-        model.flow.sample(ctx, model.arena, options.first + a, options.temperature, options.seed, given,
-                          block, log_prob ? log_prob + a : nullptr);
-      });
-    }
+    const int64_t stride = stride_of_x(call, options);
+    for_blocks<T>(call, ctx, n, options,
+                  [&](const auto& model, int64_t a, int64_t count, const Given<T>& given) {
+                    fill_rows(ctx, x, stride, a, count, [&](View<T> block) {
+                      model.flow.sample(ctx, model.arena, options.first + a, options.temperature,
+                                        options.seed, given, block, log_prob ? log_prob + a : nullptr);
+                    });
+                  });
   }
 
-  template <class T>
-  View<const T> view(const T* x, int64_t n) const {
-    return View<const T>(x, shape.with_batch(n));
-  }
   template <class T>
   View<T> view(T* x, int64_t n) const {
     return View<T>(x, shape.with_batch(n));
   }
 
-  std::variant<Trainable<float>, Trainable<double>> trained;
   int64_t dims;
   int64_t classes;
   int64_t context;
@@ -167,6 +186,7 @@ struct Model::Impl {
   std::string config;
   Dtype dtype;
   int64_t bits;
+  std::variant<Trainable<float>, Trainable<double>> trained;
 };
 
 Model::Model(Trainable<float> model) : impl_(std::make_shared<const Impl>(std::move(model))) {}
@@ -202,54 +222,23 @@ const Trainable<T>& Model::as(const char* call) const {
 template <class X, class T>
 void Model::forward(Context& ctx, const X* x, int64_t n, T* z, double* logdet,
                     const CallOptions& options) const {
-  const Trainable<T>& model = as<T>("forward");
-  const ContextUse use("forward", ctx);
-  impl_->for_blocks<T>("forward", ctx, x, impl_->stride_of_x("forward", options), n, false, options,
-                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                         model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
-                                            z + a * impl_->dims, logdet + a);
-                       });
+  impl_->forward("forward", ctx, x, n, z, logdet, options);
 }
 
 template <class T>
 void Model::inverse(Context& ctx, const T* z, int64_t n, T* x, double* logdet,
                     const CallOptions& options) const {
-  const Trainable<T>& model = as<T>("inverse");
-  const ContextUse use("inverse", ctx);
-  const int64_t stride = impl_->stride_of_x("inverse", options);
-  impl_->for_blocks<T>("inverse", ctx, z, impl_->dims, n, false, options,
-                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                         impl_->fill_rows(ctx, x, stride, a, count, [&](View<T> rows) {
-                           model.flow.inverse(ctx, model.arena, block, count, given, rows, logdet + a);
-                         });
-                       });
+  impl_->inverse("inverse", ctx, z, n, x, logdet, options);
 }
 
 template <class X, class T>
 void Model::encode(Context& ctx, const X* x, int64_t n, T* z, const CallOptions& options) const {
-  const Trainable<T>& model = as<T>("encode");
-  const ContextUse use("encode", ctx);
-  impl_->for_blocks<T>("encode", ctx, x, impl_->stride_of_x("encode", options), n, false, options,
-                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                         WorkspaceScope scope(ctx);
-                         model.flow.forward(ctx, model.arena, impl_->view(block, count), given,
-                                            z + a * impl_->dims, scope.take<double>(count), "encode");
-                       });
+  impl_->forward("encode", ctx, x, n, z, nullptr, options);
 }
 
 template <class T>
 void Model::decode(Context& ctx, const T* z, int64_t n, T* x, const CallOptions& options) const {
-  const Trainable<T>& model = as<T>("decode");
-  const ContextUse use("decode", ctx);
-  const int64_t stride = impl_->stride_of_x("decode", options);
-  impl_->for_blocks<T>("decode", ctx, z, impl_->dims, n, false, options,
-                       [&](int64_t a, int64_t count, const Given<T>& given, const T* block) {
-                         WorkspaceScope scope(ctx);
-                         double* logdet = scope.take<double>(count);
-                         impl_->fill_rows(ctx, x, stride, a, count, [&](View<T> rows) {
-                           model.flow.inverse(ctx, model.arena, block, count, given, rows, logdet, "decode");
-                         });
-                       });
+  impl_->inverse("decode", ctx, z, n, x, nullptr, options);
 }
 
 template <class X>
@@ -268,17 +257,17 @@ template <class T>
 void Model::log_prob_and_grad(Context& ctx, const T* x, int64_t n, double* out, Deduced<T>* dx,
                               Deduced<T>* dcontext, const CallOptions& options) const {
   const char* call = "log_prob_and_grad";
-  const Trainable<T>& model = as<T>(call);
-  const ContextUse use(call, ctx);
   if (dcontext && !impl_->context)
     fail<ConfigError>(call, "a dcontext was given, but the model has no context");
-  const auto block = [&](int64_t a, int64_t count, const Given<T>& given, const T* rows) {
+  const int64_t dims = impl_->dims;
+  const auto block = [&](const Trainable<T>& model, int64_t a, int64_t count, const Given<T>& given,
+                         const T* rows) {
     WorkspaceScope scope(ctx);
-    T* gradient = dx ? dx + a * impl_->dims : scope.take<T>(count * impl_->dims);
+    T* gradient = dx ? dx + a * dims : scope.take<T>(count * dims);
     model.flow.log_prob_and_grad(ctx, model.arena, impl_->view(rows, count), given, out + a,
                                  impl_->view(gradient, count));
   };
-  impl_->for_blocks<T>(call, ctx, x, impl_->stride_of_x(call, options), n, false, options, block, dcontext);
+  impl_->for_values<T>(call, ctx, x, impl_->stride_of_x(call, options), n, false, options, block, dcontext);
 }
 
 template <class T>
@@ -313,60 +302,42 @@ Model load_bytes(const void* bytes, size_t size, const Site& site) {
 }
 
 Model load(const std::string& path) {
-  try {
-    return load_file({"load", path});
-  } catch (const std::bad_alloc&) {
-    reject({"load", path}, "expected memory for the model, got none");
-  }
+  const Site site{"load", path};
+  return with_memory(site, "the model", [&] { return load_file(site); });
 }
 
 Model load(const void* bytes, size_t size, const std::string& name) {
-  try {
-    return load_bytes(bytes, size, {"load", name});
-  } catch (const std::bad_alloc&) {
-    reject({"load", name}, "expected memory for the model, got none");
-  }
+  const Site site{"load", name};
+  return with_memory(site, "the model", [&] { return load_bytes(bytes, size, site); });
 }
 
-template void Model::forward<float, float>(Context&, const float*, int64_t, float*, double*,
-                                           const CallOptions&) const;
-template void Model::encode<float, float>(Context&, const float*, int64_t, float*, const CallOptions&) const;
-template void Model::forward<uint8_t, float>(Context&, const uint8_t*, int64_t, float*, double*,
-                                             const CallOptions&) const;
-template void Model::encode<uint8_t, float>(Context&, const uint8_t*, int64_t, float*,
-                                            const CallOptions&) const;
-template void Model::inverse<float>(Context&, const float*, int64_t, float*, double*,
-                                    const CallOptions&) const;
-template void Model::decode<float>(Context&, const float*, int64_t, float*, const CallOptions&) const;
-template void Model::sample<float>(Context&, int64_t, float*, const CallOptions&) const;
-template void Model::sample_and_log_prob<float>(Context&, int64_t, float*, double*, const CallOptions&) const;
-template void Model::log_prob_and_grad<float>(Context&, const float*, int64_t, double*, float*, float*,
-                                              const CallOptions&) const;
-template const Trainable<float>& Model::as<float>(const char*) const;
-template void Model::forward<double, double>(Context&, const double*, int64_t, double*, double*,
-                                             const CallOptions&) const;
-template void Model::encode<double, double>(Context&, const double*, int64_t, double*,
-                                            const CallOptions&) const;
-template void Model::forward<uint8_t, double>(Context&, const uint8_t*, int64_t, double*, double*,
-                                              const CallOptions&) const;
-template void Model::encode<uint8_t, double>(Context&, const uint8_t*, int64_t, double*,
-                                             const CallOptions&) const;
-template void Model::inverse<double>(Context&, const double*, int64_t, double*, double*,
-                                     const CallOptions&) const;
-template void Model::decode<double>(Context&, const double*, int64_t, double*, const CallOptions&) const;
-template void Model::sample<double>(Context&, int64_t, double*, const CallOptions&) const;
-template void Model::sample_and_log_prob<double>(Context&, int64_t, double*, double*,
-                                                 const CallOptions&) const;
-template void Model::log_prob_and_grad<double>(Context&, const double*, int64_t, double*, double*, double*,
-                                               const CallOptions&) const;
-template const Trainable<double>& Model::as<double>(const char*) const;
-template void Model::log_prob<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;
-template void Model::bits_per_dim<float>(Context&, const float*, int64_t, double*, const CallOptions&) const;
-template void Model::log_prob<double>(Context&, const double*, int64_t, double*, const CallOptions&) const;
-template void Model::bits_per_dim<double>(Context&, const double*, int64_t, double*,
-                                          const CallOptions&) const;
-template void Model::log_prob<uint8_t>(Context&, const uint8_t*, int64_t, double*, const CallOptions&) const;
-template void Model::bits_per_dim<uint8_t>(Context&, const uint8_t*, int64_t, double*,
-                                           const CallOptions&) const;
+template const Trainable<float>& Model::as(const char*) const;
+template void Model::forward(Context&, const float*, int64_t, float*, double*, const CallOptions&) const;
+template void Model::encode(Context&, const float*, int64_t, float*, const CallOptions&) const;
+template void Model::forward(Context&, const uint8_t*, int64_t, float*, double*, const CallOptions&) const;
+template void Model::encode(Context&, const uint8_t*, int64_t, float*, const CallOptions&) const;
+template void Model::inverse(Context&, const float*, int64_t, float*, double*, const CallOptions&) const;
+template void Model::decode(Context&, const float*, int64_t, float*, const CallOptions&) const;
+template void Model::log_prob_and_grad(Context&, const float*, int64_t, double*, float*, float*,
+                                       const CallOptions&) const;
+template void Model::sample(Context&, int64_t, float*, const CallOptions&) const;
+template void Model::sample_and_log_prob(Context&, int64_t, float*, double*, const CallOptions&) const;
+template const Trainable<double>& Model::as(const char*) const;
+template void Model::forward(Context&, const double*, int64_t, double*, double*, const CallOptions&) const;
+template void Model::encode(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::forward(Context&, const uint8_t*, int64_t, double*, double*, const CallOptions&) const;
+template void Model::encode(Context&, const uint8_t*, int64_t, double*, const CallOptions&) const;
+template void Model::inverse(Context&, const double*, int64_t, double*, double*, const CallOptions&) const;
+template void Model::decode(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::log_prob_and_grad(Context&, const double*, int64_t, double*, double*, double*,
+                                       const CallOptions&) const;
+template void Model::sample(Context&, int64_t, double*, const CallOptions&) const;
+template void Model::sample_and_log_prob(Context&, int64_t, double*, double*, const CallOptions&) const;
+template void Model::log_prob(Context&, const float*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim(Context&, const float*, int64_t, double*, const CallOptions&) const;
+template void Model::log_prob(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim(Context&, const double*, int64_t, double*, const CallOptions&) const;
+template void Model::log_prob(Context&, const uint8_t*, int64_t, double*, const CallOptions&) const;
+template void Model::bits_per_dim(Context&, const uint8_t*, int64_t, double*, const CallOptions&) const;
 
 }  // namespace evenflow

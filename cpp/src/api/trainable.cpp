@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <new>
 
 #include "api/model_file.hpp"
 #include "evenflow/error.hpp"
@@ -13,7 +12,7 @@
 #include "models/model_size.hpp"
 
 // docs/format.md describes model files. An optimiser file has tensors moment0, moment1, ... with a value for
-// every trained one, and the step count and the rule in its metadata. The first versions wrote no rule.
+// every trained one, and the step count and the rule in its metadata.
 
 namespace evenflow {
 namespace {
@@ -50,16 +49,11 @@ bool all_finite(const T* values, int64_t count) {
   return std::all_of(values, values + count, [](T v) { return std::isfinite(v); });
 }
 
-/// A file that no reader accepts must not replace a good one.
-template <class T>
-void expect_finite(const char* call, const std::vector<TensorRef>& tensors) {
-  for (const TensorRef& tensor : tensors) {
-    int64_t count = 1;
-    for (const int64_t size : tensor.shape) count *= size;
-    if (all_finite(static_cast<const T*>(tensor.data), count)) continue;
-    fail<NumericError>(call, "expected finite values in ", json::shown(tensor.name),
-                       ", got NaN or infinity; nothing was written");
-  }
+/// "(2, 3)".
+std::string list_of(const std::vector<int64_t>& shape) {
+  std::string list;
+  for (const int64_t size : shape) list += (list.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + list + ")";
 }
 
 /// Copies a tensor of the file. IoError unless it has this type and shape and only finite values.
@@ -70,13 +64,8 @@ void copy_tensor(const TensorViews& file, const std::string& name, const std::ve
   if (stored == file.tensors.end()) reject(site, "expected tensor ", json::shown(name), ", got none");
   const TensorView& tensor = stored->second;
   if (tensor.dtype != stored_dtype<T>() || tensor.shape != shape) {
-    const auto text = [](const std::string& dtype, const std::vector<int64_t>& sizes) {
-      std::string list;
-      for (const int64_t size : sizes) list += (list.empty() ? "" : ", ") + std::to_string(size);
-      return dtype + " (" + list + ")";
-    };
-    reject(site, "expected ", json::shown(name), " as ", text(stored_dtype<T>(), shape), ", got ",
-           text(tensor.dtype, tensor.shape));
+    reject(site, "expected ", json::shown(name), " as ", stored_dtype<T>(), " ", list_of(shape), ", got ",
+           tensor.dtype, " ", list_of(tensor.shape));
   }
   if (tensor.bytes == 0) return;
   std::memcpy(out, tensor.data, static_cast<size_t>(tensor.bytes));
@@ -165,58 +154,58 @@ Trainable<T>::Trainable(const ModelConfig& config_) : Trainable(config_, build<T
 
 template <class T>
 Trainable<T> load_trainable(const std::string& path) {
-  try {
-    const Site site{"load_trainable", path};
+  const Site site{"load_trainable", path};
+  return with_memory(site, "the model", [&] {
     const MappedFile file(site);
     Trainable<T> model = restore<T>(view_model(file.bytes(), site), site);
     file.check_length();
     return model;
-  } catch (const std::bad_alloc&) {
-    reject({"load_trainable", path}, "expected memory for the model, got none");
-  }
+  });
 }
 
 namespace {
 
-/// Calls write_safetensors, and puts the name of the user's call in its error texts.
-void write_file(const char* call, const std::string& path, const std::vector<TensorRef>& tensors,
-                const std::map<std::string, std::string>& metadata) {
-  try {
-    write_safetensors(path, tensors, metadata);
-  } catch (const IoError& error) {
-    const std::string text = error.what();
-    throw IoError(text_of('[', call, text.substr(text.find(']'))));
+/// A file that no reader accepts must not replace a good one: NumericError if a value is not finite.
+template <class T>
+void write(const Site& site, const char* kind, const std::vector<TensorRef>& tensors,
+           std::map<std::string, std::string> metadata) {
+  for (const TensorRef& tensor : tensors) {
+    int64_t count = 1;
+    for (const int64_t size : tensor.shape) count *= size;
+    if (all_finite(static_cast<const T*>(tensor.data), count)) continue;
+    fail<NumericError>(site.where, "expected finite values in ", json::shown(tensor.name),
+                       ", got NaN or infinity; nothing was written");
   }
+  metadata.insert({{"kind", kind}, {"format", kFormat}, {"evenflow", EVENFLOW_VERSION}});
+  write_safetensors(site, tensors, std::move(metadata));
 }
 
 /// ConfigError unless the settings describe this flow, as far as shapes, prior, classes and tensors tell.
 template <class T>
 void check_config(const std::string& text, const Flow<T>& flow) {
-  const auto mismatch = [](const auto&... parts) {
-    fail<ConfigError>("save", "expected settings of the flow that is saved, ", parts...);
+  const auto compare = [](const char* what, const std::string& expected, const std::string& got) {
+    if (expected == got) return;
+    fail<ConfigError>("save", "expected settings of the flow that is saved, ", what, expected, ", got ", got);
   };
-  const ModelConfig config = parse_config(text);
-  if (config.dtype != dtype_of<T>()) {
-    mismatch("in ", to_string(dtype_of<T>()), ", got ", to_string(config.dtype));
-  }
-  const Flow<T> described = build<T>(config);
-  if (described.sample_shape() != flow.sample_shape()) {
-    mismatch("for samples of ", to_string(flow.sample_shape()), ", got ",
-             to_string(described.sample_shape()));
-  }
-  if (described.base() != flow.base()) mismatch("of its prior, got another");
-  if (described.classes() != flow.classes()) {
-    mismatch("of ", flow.classes(), " classes, got ", described.classes());
-  }
+  const auto [dtype, described] = [&] {
+    try {
+      const ModelConfig config = parse_config(text);
+      return std::pair(config.dtype, build<T>(config));
+    } catch (const Error& error) {
+      fail<ConfigError>("save", "these are no settings of a model: ", error.what());
+    }
+  }();
+  compare("in ", to_string(dtype_of<T>()), to_string(dtype));
+  compare("for samples of ", to_string(flow.sample_shape()), to_string(described.sample_shape()));
+  compare("of prior ", to_string(flow.base()), to_string(described.base()));
+  compare("with classes: ", std::to_string(flow.classes()), std::to_string(described.classes()));
   const auto &expected = flow.layout()->entries(), &got = described.layout()->entries();
   for (size_t i = 0; i < std::max(expected.size(), got.size()); ++i) {
-    const auto shown = [i](const std::vector<ParamLayout::Entry>& entries) {
+    const auto tensor = [i](const std::vector<ParamLayout::Entry>& entries) {
       if (i >= entries.size()) return std::string("no other tensor");
-      return text_of(json::shown(entries[i].name), " of ", entries[i].size, " values");
+      return json::shown(entries[i].name) + " " + list_of(entries[i].shape);
     };
-    const bool same = i < expected.size() && i < got.size() && expected[i].name == got[i].name &&
-                      expected[i].shape == got[i].shape;
-    if (!same) mismatch("with ", shown(expected), ", got ", shown(got));
+    compare("with ", tensor(expected), tensor(got));
   }
 }
 
@@ -224,95 +213,65 @@ void check_config(const std::string& text, const Flow<T>& flow) {
 
 template <class T>
 void save(const std::string& path, const Trainable<T>& model) {
-  try {
+  const Site site{"save", path};
+  with_memory(site, "the list of tensors", [&] {
     const std::string config = to_json(model.config);
-    try {
-      check_config(config, model.flow);
-    } catch (const Error& error) {
-      const std::string said = error.what();
-      if (said.rfind("[save]", 0) == 0) throw;
-      fail<ConfigError>("save", "these are no settings of a model: ", said);
-    }
+    check_config(config, model.flow);
     std::vector<TensorRef> tensors;
     for (const ParamLayout::Entry& entry : model.flow.layout()->entries()) {
       tensors.push_back({entry.name, stored_dtype<T>(), entry.shape, model.arena.values() + entry.offset});
     }
-    expect_finite<T>("save", tensors);
-    write_file(
-        "save", path, tensors,
-        {{"kind", kModelKind}, {"format", kFormat}, {"evenflow", EVENFLOW_VERSION}, {"config", config}});
-  } catch (const std::bad_alloc&) {
-    reject({"save", path}, "expected memory for the list of tensors, got none");
-  }
+    write<T>(site, kModelKind, tensors, {{"config", config}});
+  });
 }
 
 template <class T>
 void save_optimizer(const std::string& path, Optimizer<T>& optimizer) {
-  try {
+  const Site site{"save_optimizer", path};
+  with_memory(site, "the list of moments", [&] {
     std::vector<TensorRef> tensors;
     for (const SharedBuffer<T>& moment : optimizer.moments()) {
       tensors.push_back(
           {"moment" + std::to_string(tensors.size()), stored_dtype<T>(), {moment.size()}, moment.data()});
     }
-    expect_finite<T>("save_optimizer", tensors);
-    write_file("save_optimizer", path, tensors,
-               {{"kind", kOptimizerKind},
-                {"format", kFormat},
-                {"evenflow", EVENFLOW_VERSION},
-                {"rule", to_string(optimizer.rule())},
-                {"steps", std::to_string(optimizer.steps())}});
-  } catch (const std::bad_alloc&) {
-    reject({"save_optimizer", path}, "expected memory for the list of moments, got none");
-  }
+    write<T>(site, kOptimizerKind, tensors,
+             {{"rule", to_string(optimizer.rule())}, {"steps", std::to_string(optimizer.steps())}});
+  });
 }
-
-namespace {
-
-template <class T>
-void read_optimizer(const MappedFile& mapped, Optimizer<T>& optimizer, const Site& site) {
-  const TensorViews file = view(kOptimizerKind, mapped.bytes(), site);
-  const char* rule = to_string(optimizer.rule());
-  const auto saved = file.metadata.find("rule");
-  if (saved != file.metadata.end() && saved->second != rule) {
-    reject(site, "expected the state of ", rule, ", got ", json::shown(saved->second));
-  }
-  const std::string& text = metadata(file, "steps", site);
-  int64_t steps = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
-  if (error != std::errc() || end != text.data() + text.size() || steps < 0 || steps > kMostSteps) {
-    reject(site, "expected a number of steps, got ", json::shown(text));
-  }
-  if (file.tensors.size() != optimizer.moments().size()) {
-    reject(site, "expected ", optimizer.moments().size(), " moments, got ", file.tensors.size());
-  }
-  std::vector<std::vector<T>> moments;
-  for (const SharedBuffer<T>& moment : optimizer.moments()) {
-    moments.emplace_back(static_cast<size_t>(moment.size()));
-    copy_tensor(file, "moment" + std::to_string(moments.size() - 1), {moment.size()}, moments.back().data(),
-                site);
-  }
-  // Second moments are mean squares or maxima of magnitudes, so they can't be negative.
-  if (moments.size() > 1 && std::any_of(moments[1].begin(), moments[1].end(), [](T v) { return v < 0; })) {
-    reject(site, "expected values >= 0 in 'moment1', got a negative one");
-  }
-  mapped.check_length();
-  for (size_t i = 0; i < moments.size(); ++i) {
-    std::copy(moments[i].begin(), moments[i].end(), optimizer.moments()[i].data());
-  }
-  optimizer.set_steps(steps);
-}
-
-}  // namespace
 
 template <class T>
 void load_optimizer(const std::string& path, Optimizer<T>& optimizer) {
-  try {
-    const Site site{"load_optimizer", path};
+  const Site site{"load_optimizer", path};
+  with_memory(site, "the moments", [&] {
     const MappedFile mapped(site);
-    read_optimizer(mapped, optimizer, site);
-  } catch (const std::bad_alloc&) {
-    reject({"load_optimizer", path}, "expected memory for the moments, got none");
-  }
+    const TensorViews file = view(kOptimizerKind, mapped.bytes(), site);
+    const std::string &rule = to_string(optimizer.rule()), &saved = metadata(file, "rule", site);
+    if (saved != rule) reject(site, "expected the state of ", rule, ", got ", json::shown(saved));
+    const std::string& text = metadata(file, "steps", site);
+    int64_t steps = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
+    if (error != std::errc() || end != text.data() + text.size() || steps < 0 || steps > kMostSteps) {
+      reject(site, "expected a number of steps, got ", json::shown(text));
+    }
+    if (file.tensors.size() != optimizer.moments().size()) {
+      reject(site, "expected ", optimizer.moments().size(), " moments, got ", file.tensors.size());
+    }
+    std::vector<std::vector<T>> moments;
+    for (const SharedBuffer<T>& moment : optimizer.moments()) {
+      moments.emplace_back(static_cast<size_t>(moment.size()));
+      copy_tensor(file, "moment" + std::to_string(moments.size() - 1), {moment.size()}, moments.back().data(),
+                  site);
+    }
+    // Second moments are mean squares or maxima of magnitudes, so they can't be negative.
+    if (moments.size() > 1 && std::any_of(moments[1].begin(), moments[1].end(), [](T v) { return v < 0; })) {
+      reject(site, "expected values >= 0 in 'moment1', got a negative one");
+    }
+    mapped.check_length();
+    for (size_t i = 0; i < moments.size(); ++i) {
+      std::copy(moments[i].begin(), moments[i].end(), optimizer.moments()[i].data());
+    }
+    optimizer.set_steps(steps);
+  });
 }
 
 template struct Trainable<float>;

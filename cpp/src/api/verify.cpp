@@ -151,7 +151,7 @@ void measure(Context& ctx, const Trainable<T>& trained, const T* rows, const Cal
   std::vector<double> logdet(static_cast<size_t>(n)), logdet_back(logdet), density(logdet),
       exact_density(logdet);
   const int64_t stride = stride_of("verify", "x", options.x_stride, d, d);
-  check_finite("verify", rows, n, d, stride);
+  check_finite("verify", rows, n, d, stride, 0);
   std::vector<T> packed(values);
   copy_rows(rows, stride, n, d, packed.data(), d);
   const T* x = packed.data();

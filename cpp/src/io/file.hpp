@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <string>
 
 #include "evenflow/error.hpp"
@@ -17,6 +18,16 @@ struct Site {
 template <class... Parts>
 [[noreturn]] void reject(const Site& site, const Parts&... parts) {
   fail<IoError>(site.where, parts..., " (", site.path, ")");
+}
+
+/// Returns f(); IoError where that throws std::bad_alloc. purpose: what the memory is for.
+template <class F>
+auto with_memory(const Site& site, const char* purpose, const F& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    reject(site, "expected memory for ", purpose, ", got none");
+  }
 }
 
 /// Owns a file descriptor.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -28,12 +27,6 @@ constexpr size_t kMaxRank = 32;
 constexpr const char* kMetadataKey = "__metadata__";
 constexpr const char* kChecksumKey = "evenflow.crc32";
 
-struct Entry {
-  std::string name;
-  TensorView tensor;
-  int64_t begin = 0, end = 0;
-};
-
 /// The checksum covers the data and then the other metadata, ordered by key, with a NUL after each key and
 /// value.
 class Checksum {
@@ -55,33 +48,29 @@ class Checksum {
   uint32_t crc_ = 0;
 };
 
-int64_t item_bytes(const std::string& dtype) {
-  if (dtype == "F32") return 4;
-  return dtype == "F64" || dtype == "I64" ? 8 : 0;
+template <class... Parts>
+[[noreturn]] void reject_tensor(const Site& site, const std::string& name, const Parts&... parts) {
+  reject(site, parts..., " in tensor ", json::shown(name));
 }
 
 /// Size in bytes of a tensor of this type and shape; IoError if they are invalid.
 int64_t tensor_bytes(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape,
                      const Site& site) {
-  int64_t bytes = item_bytes(dtype);
-  if (bytes == 0) {
-    reject(site, "expected dtype F32, F64 or I64, got ", json::shown(dtype), " in tensor ",
-           json::shown(name));
+  int64_t bytes = dtype == "F32" ? 4 : 8;
+  if (dtype != "F32" && dtype != "F64" && dtype != "I64") {
+    reject_tensor(site, name, "expected dtype F32, F64 or I64, got ", json::shown(dtype));
   }
   if (shape.size() > kMaxRank) {
-    reject(site, "expected at most ", kMaxRank, " dimensions, got ", shape.size(), " in tensor ",
-           json::shown(name));
+    reject_tensor(site, name, "expected at most ", kMaxRank, " dimensions, got ", shape.size());
   }
   // Leave zeros out of the product, so that they can't hide an overflow.
   bool empty = false;
   for (const int64_t size : shape) {
-    if (size < 0) {
-      reject(site, "expected dimensions of at least 0, got ", size, " in tensor ", json::shown(name));
-    }
+    if (size < 0) reject_tensor(site, name, "expected dimensions of at least 0, got ", size);
     if (size == 0) {
       empty = true;
     } else if (bytes > kMaxBytes / size) {
-      reject(site, "expected a shape that fits 64 bits, got an overflow in tensor ", json::shown(name));
+      reject_tensor(site, name, "expected a shape that fits 64 bits, got an overflow");
     } else {
       bytes *= size;
     }
@@ -114,8 +103,7 @@ const T& member(const std::string& name, const json::Value& entry, const char* k
                 const Site& site) {
   const json::Value* item = entry.find(key);
   if (item == nullptr || item->get<T>() == nullptr) {
-    reject(site, "expected ", kind, " '", key, "', got ", item ? "another type" : "none", " in tensor ",
-           json::shown(name));
+    reject_tensor(site, name, "expected ", kind, " '", key, "', got ", item ? "another type" : "none");
   }
   return *item->get<T>();
 }
@@ -126,39 +114,36 @@ std::vector<int64_t> integers(const std::string& name, const json::Value& entry,
   for (const json::Value& item : member<json::Array>(name, entry, key, "a list", site)) {
     const int64_t* number = item.get<int64_t>();
     if (number == nullptr || *number < 0) {
-      reject(site, "expected integers of at least 0 in '", key, "', got ",
-             number ? std::to_string(*number) : "another value", " in tensor ", json::shown(name));
+      reject_tensor(site, name, "expected integers of at least 0 in '", key, "', got ",
+                    number ? std::to_string(*number) : "another value");
     }
     out.push_back(*number);
   }
   return out;
 }
 
-Entry parse_entry(const std::string& name, const json::Value& value, int64_t data_bytes, const Site& site) {
-  Entry entry;
-  entry.name = name;
-  entry.tensor.dtype = member<std::string>(name, value, "dtype", "a string", site);
-  entry.tensor.shape = integers(name, value, "shape", site);
+TensorView parse_tensor(const std::string& name, const json::Value& value, Bytes data, const Site& site) {
+  TensorView tensor;
+  tensor.dtype = member<std::string>(name, value, "dtype", "a string", site);
+  tensor.shape = integers(name, value, "shape", site);
   const std::vector<int64_t> offsets = integers(name, value, "data_offsets", site);
-  if (value.get<json::Object>()->size() != 3) {
-    reject(site, "expected dtype, shape and data_offsets alone, got ", value.get<json::Object>()->size(),
-           " members in tensor ", json::shown(name));
+  const size_t members = value.get<json::Object>()->size();
+  if (members != 3) {
+    reject_tensor(site, name, "expected dtype, shape and data_offsets alone, got ", members, " members");
   }
-  if (offsets.size() != 2) {
-    reject(site, "expected 2 data_offsets, got ", offsets.size(), " in tensor ", json::shown(name));
+  if (offsets.size() != 2) reject_tensor(site, name, "expected 2 data_offsets, got ", offsets.size());
+  const int64_t begin = offsets[0], end = offsets[1];
+  if (begin > end || end > data.size) {
+    reject(site, "expected ordered data_offsets within ", data.size, " bytes of data, got [", begin, ", ",
+           end, "] in tensor ", json::shown(name), "; the file is cut short or damaged");
   }
-  entry.begin = offsets[0];
-  entry.end = offsets[1];
-  if (entry.begin > entry.end || entry.end > data_bytes) {
-    reject(site, "expected ordered data_offsets within ", data_bytes, " bytes of data, got [", entry.begin,
-           ", ", entry.end, "] in tensor ", json::shown(name), "; the file is cut short or damaged");
+  tensor.data = data.data + begin;
+  tensor.bytes = end - begin;
+  const int64_t bytes = tensor_bytes(name, tensor.dtype, tensor.shape, site);
+  if (tensor.bytes != bytes) {
+    reject_tensor(site, name, "expected ", bytes, " bytes of data for its shape, got ", tensor.bytes);
   }
-  const int64_t bytes = tensor_bytes(name, entry.tensor.dtype, entry.tensor.shape, site);
-  if (entry.end - entry.begin != bytes) {
-    reject(site, "expected ", bytes, " bytes of data for its shape, got ", entry.end - entry.begin,
-           " in tensor ", json::shown(name));
-  }
-  return entry;
+  return tensor;
 }
 
 std::map<std::string, std::string> parse_metadata(const json::Value& value, const Site& site) {
@@ -175,62 +160,83 @@ std::map<std::string, std::string> parse_metadata(const json::Value& value, cons
   return out;
 }
 
-/// Sorts the entries by offset and checks that they cover every byte of the data exactly once.
-void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const Site& site) {
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+/// Checks that the tensors cover every byte of the data exactly once.
+void check_coverage(const std::map<std::string, TensorView>& tensors, Bytes data, const Site& site) {
+  using Item = const std::pair<const std::string, TensorView>*;
+  std::vector<Item> items;
+  for (const auto& item : tensors) items.push_back(&item);
+  std::sort(items.begin(), items.end(), [](Item a, Item b) {
+    return std::pair(a->second.data, a->second.bytes) < std::pair(b->second.data, b->second.bytes);
   });
   int64_t covered = 0;
-  for (const Entry& entry : entries) {
-    if (entry.begin != covered) {
-      reject(site, "expected data of tensor ", json::shown(entry.name), " at offset ", covered, ", got ",
-             entry.begin);
+  for (const Item item : items) {
+    const int64_t begin = item->second.data - data.data;
+    if (begin != covered) {
+      reject(site, "expected data of tensor ", json::shown(item->first), " at offset ", covered, ", got ",
+             begin);
     }
-    covered = entry.end;
+    covered += item->second.bytes;
   }
-  if (covered != data_bytes) reject(site, "expected ", covered, " bytes of data, got ", data_bytes);
+  if (covered != data.size) reject(site, "expected ", covered, " bytes of data, got ", data.size);
 }
 
 /// Removes the checksum from the metadata and, if there is one, compares it with the file's content.
-void check_sum(std::map<std::string, std::string>& metadata, const char* data, int64_t data_bytes,
-               const Site& site) {
-  const auto found = metadata.find(kChecksumKey);
-  if (found == metadata.end()) return;
-  const std::string stored_sum = found->second;
-  metadata.erase(found);
+void check_sum(std::map<std::string, std::string>& metadata, Bytes data, const Site& site) {
+  const auto stored = metadata.extract(kChecksumKey);
+  if (!stored) return;
   Checksum sum;
-  sum.add(data, data_bytes);
+  sum.add(data.data, data.size);
   sum.add(metadata);
-  if (sum.text() != stored_sum) {
-    reject(site, "expected data and metadata of checksum ", json::shown(stored_sum), ", got '", sum.text(),
-           "': the file is damaged");
+  if (sum.text() != stored.mapped()) {
+    reject(site, "expected data and metadata of checksum ", json::shown(stored.mapped()), ", got '",
+           sum.text(), "': the file is damaged");
   }
 }
 
-std::string checksum_of(const std::vector<TensorRef>& tensors,
-                        const std::map<std::string, std::string>& metadata, const Site& site) {
-  Checksum sum;
-  for (const TensorRef& tensor : tensors) {
-    sum.add(tensor.data, tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site));
+}  // namespace
+
+TensorViews view_safetensors(Bytes file, const Site& site) {
+  const std::string_view header = header_of(file, site);
+  const Bytes data{header.data() + header.size(),
+                   file.size - kPrefixBytes - static_cast<int64_t>(header.size())};
+  const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
+
+  TensorViews out;
+  for (const auto& [name, value] : *root.get<json::Object>()) {
+    if (name == kMetadataKey) {
+      out.metadata = parse_metadata(value, site);
+    } else {
+      out.tensors.emplace(name, parse_tensor(name, value, data, site));
+    }
   }
-  sum.add(metadata);
-  return sum.text();
+  check_coverage(out.tensors, data, site);
+  check_sum(out.metadata, data, site);
+  return out;
 }
 
-/// Also checks the arguments. The header's length does not depend on the checksum's value.
-std::string make_header(const std::vector<TensorRef>& tensors,
-                        const std::map<std::string, std::string>& metadata, const Site& site) {
+TensorFile read_safetensors(const std::string& path) {
+  const Site site{"read_safetensors", path};
+  return with_memory(site, "the file", [&] {
+    const MappedFile file(site);
+    TensorViews views = view_safetensors(file.bytes(), site);
+    TensorFile out;
+    out.metadata = std::move(views.metadata);
+    for (auto& [name, tensor] : views.tensors) {
+      out.tensors[name] = {tensor.dtype, tensor.shape, {tensor.data, tensor.data + tensor.bytes}};
+    }
+    file.check_length();
+    return out;
+  });
+}
+
+void write_safetensors(const Site& site, const std::vector<TensorRef>& tensors,
+                       std::map<std::string, std::string> metadata) {
   const auto quote = [&](const std::string& text, const std::string& source) {
     return json::quote(text, site.where, source + " (" + site.path + ")");
   };
-  std::string header;
-  for (const auto& [key, text] : metadata) {
-    header += header.empty() ? "{\"" + std::string(kMetadataKey) + "\":{" : ",";
-    header += quote(key, "a metadata key") + ":" + quote(text, "metadata " + json::shown(key));
-  }
-  header += metadata.empty() ? "{" : "}";
-
   std::set<std::string_view> names = {kMetadataKey};
+  std::vector<Bytes> data;
+  std::string entries;
   int64_t offset = 0;
   for (const TensorRef& tensor : tensors) {
     const std::string label = json::shown(tensor.name);
@@ -242,86 +248,40 @@ std::string make_header(const std::vector<TensorRef>& tensors,
       reject(site, "expected data that fits 64 bits, got more with tensor ", label);
     std::string shape;
     for (const int64_t size : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
-    header += (header.size() > 1 ? "," : "") + quote(tensor.name, "a tensor name") + ":{\"dtype\":\"" +
-              tensor.dtype + "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(offset) +
-              "," + std::to_string(offset + bytes) + "]}";
+    entries += "," + quote(tensor.name, "a tensor name") + ":{\"dtype\":\"" + tensor.dtype +
+               "\",\"shape\":[" + shape + "],\"data_offsets\":[" + std::to_string(offset) + "," +
+               std::to_string(offset + bytes) + "]}";
     offset += bytes;
+    data.push_back({static_cast<const char*>(tensor.data), bytes});
   }
-  header += "}";
+  Checksum sum;
+  for (const Bytes& bytes : data) sum.add(bytes.data, bytes.size);
+  sum.add(metadata);
+  if (!metadata.emplace(kChecksumKey, sum.text()).second) {
+    reject(site, "expected metadata without '", kChecksumKey, "', which is the writer's, got it");
+  }
+  std::string header;
+  for (const auto& [key, text] : metadata) {
+    header += header.empty() ? "{\"" + std::string(kMetadataKey) + "\":{" : ",";
+    header += quote(key, "a metadata key") + ":" + quote(text, "metadata " + json::shown(key));
+  }
+  header += "}" + entries + "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
-  if (header.size() > static_cast<size_t>(kMaxHeader)) {
-    reject(site, "expected a header of at most ", kMaxHeader, " bytes, got ", header.size());
+  const uint64_t length = header.size();
+  if (length > static_cast<uint64_t>(kMaxHeader)) {
+    reject(site, "expected a header of at most ", kMaxHeader, " bytes, got ", length);
   }
-  return header;
-}
-
-}  // namespace
-
-TensorViews view_safetensors(Bytes file, const Site& site) {
-  const std::string_view header = header_of(file, site);
-  const char* data = header.data() + header.size();
-  const int64_t data_bytes = file.size - kPrefixBytes - static_cast<int64_t>(header.size());
-  const json::Value root = json::parse(header, site.where, "the header (" + site.path + ")");
-
-  TensorViews out;
-  std::vector<Entry> entries;
-  for (const auto& [name, value] : *root.get<json::Object>()) {
-    if (name == kMetadataKey) {
-      out.metadata = parse_metadata(value, site);
-    } else {
-      entries.push_back(parse_entry(name, value, data_bytes, site));
-    }
-  }
-  check_coverage(entries, data_bytes, site);
-  check_sum(out.metadata, data, data_bytes, site);
-  for (Entry& entry : entries) {
-    entry.tensor.data = data + entry.begin;
-    entry.tensor.bytes = entry.end - entry.begin;
-    out.tensors.emplace(std::move(entry.name), std::move(entry.tensor));
-  }
-  return out;
-}
-
-TensorFile read_safetensors(const std::string& path) {
-  const Site site{"read_safetensors", path};
-  try {
-    const MappedFile file(site);
-    TensorViews views = view_safetensors(file.bytes(), site);
-    TensorFile out;
-    out.metadata = std::move(views.metadata);
-    for (auto& [name, tensor] : views.tensors) {
-      out.tensors[name] = {tensor.dtype, tensor.shape, {tensor.data, tensor.data + tensor.bytes}};
-    }
-    file.check_length();
-    return out;
-  } catch (const std::bad_alloc&) {
-    reject(site, "expected memory for the file, got none");
-  }
+  ReplacementFile file(site);
+  file.write(&length, kPrefixBytes);
+  file.write(header.data(), static_cast<int64_t>(length));
+  for (const Bytes& bytes : data) file.write(bytes.data, bytes.size);
+  file.commit();
 }
 
 void write_safetensors(const std::string& path, const std::vector<TensorRef>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   const Site site{"write_safetensors", path};
-  try {
-    if (metadata.count(kChecksumKey)) {
-      reject(site, "expected metadata without '", kChecksumKey, "', which is the writer's, got it");
-    }
-    std::map<std::string, std::string> all = metadata;
-    all[kChecksumKey] = "00000000";
-    make_header(tensors, all, site);  // check the arguments before reading the data
-    all[kChecksumKey] = checksum_of(tensors, metadata, site);
-    const std::string header = make_header(tensors, all, site);
-    const uint64_t length = header.size();
-    ReplacementFile file(site);
-    file.write(&length, kPrefixBytes);
-    file.write(header.data(), static_cast<int64_t>(length));
-    for (const TensorRef& tensor : tensors) {
-      file.write(tensor.data, tensor_bytes(tensor.name, tensor.dtype, tensor.shape, site));
-    }
-    file.commit();
-  } catch (const std::bad_alloc&) {
-    reject(site, "expected memory for the file's header, got none");
-  }
+  with_memory(site, "the file's header", [&] { write_safetensors(site, tensors, metadata); });
 }
 
 }  // namespace evenflow

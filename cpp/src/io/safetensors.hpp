@@ -21,4 +21,8 @@ struct TensorViews {
 /// Parses a safetensors file with the checks of read_safetensors(). The tensors point into the given bytes.
 TensorViews view_safetensors(Bytes file, const Site& site);
 
+/// write_safetensors() for another call, which the site names.
+void write_safetensors(const Site& site, const std::vector<TensorRef>& tensors,
+                       std::map<std::string, std::string> metadata);
+
 }  // namespace evenflow
