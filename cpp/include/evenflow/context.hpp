@@ -237,8 +237,4 @@ class HostScope {
   WorkspaceScope device_;
 };
 
-/// Default limit for kept activations, in bytes: half of the memory that this process may still allocate.
-/// Free memory of the machine and limits of control groups both count.
-EVENFLOW_API int64_t default_activation_budget();
-
 }  // namespace evenflow

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "core/device.hpp"
-#include "core/memory.hpp"
 #include "core/team.hpp"
 #include "evenflow/error.hpp"
 #include "kernels/kernel_set.hpp"
@@ -90,10 +89,6 @@ const KernelSet<double>& Context::kernels<double>() const {
 
 const char* Context::isa() const {
   return kernels_f32_->isa;
-}
-
-int64_t default_activation_budget() {
-  return free_memory() / 2;
 }
 
 }  // namespace evenflow

@@ -38,18 +38,18 @@ std::vector<int64_t> numbers_after(const std::string& path, const std::string& w
 
 // Lines of /proc/self/cgroup: number:controllers:path, without controllers for version 2.
 void each_control_group(const std::string& root, const std::string& controller,
-                        const std::function<void(const std::string& folder, int version)>& f) {
+                        const std::function<void(const std::string& folder)>& f) {
   each_line(root + "/proc/self/cgroup", [&](const std::string& line) {
     const size_t first = line.find(':'), second = first == line.npos ? first : line.find(':', first + 1);
     if (second == line.npos) return;
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const int version = controllers == ",," ? 2 : 1;
-    if (version == 1 && controllers.find("," + controller + ",") == controllers.npos) return;
-    const std::string mount = root + "/sys/fs/cgroup" + (version == 1 ? "/" + controller : "");
-    f(mount, version);
+    const bool version2 = controllers == ",,";
+    if (!version2 && controllers.find("," + controller + ",") == controllers.npos) return;
+    const std::string mount = root + "/sys/fs/cgroup" + (version2 ? "" : "/" + controller);
+    f(mount);
     const std::string group = line.substr(second + 1);
     for (size_t end = group.size(); end != 0 && end != group.npos; end = group.rfind('/', end - 1)) {
-      f(mount + group.substr(0, end), version);
+      f(mount + group.substr(0, end));
     }
   });
 }

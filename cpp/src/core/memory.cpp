@@ -105,31 +105,26 @@ namespace {
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-/// File names of a version of control groups, and the lines of memory.stat that count cached files of a group
-/// and its subgroups. high: the limit above which version 2 slows processes down.
-struct GroupFiles {
-  const char *limit, *high, *used, *active, *inactive;
-};
-constexpr GroupFiles kFiles[] = {
-    {"/memory.limit_in_bytes", "/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_active_file ",
-     "total_inactive_file "},
-    {"/memory.max", "/memory.high", "/memory.current", "active_file ", "inactive_file "}};
-
-int64_t number_in(const std::string& path, const char* word, int64_t otherwise) {
+int64_t number_in(const std::string& path, const std::string& word, int64_t otherwise) {
   const std::vector<int64_t> numbers = numbers_after(path, word);
   return numbers.empty() ? otherwise : numbers[0];
 }
 
 /// Bytes that a group's processes may still allocate. Cached files do not count: the system drops them before
-/// it ends a process. A limit "max" is none.
-int64_t left_in(const std::string& group, const GroupFiles& files) {
-  const int64_t limit =
-      std::min(number_in(group + files.limit, "", kNoLimit), number_in(group + files.high, "", kNoLimit));
+/// it ends a process. A limit "max" is none. Above memory.high version 2 slows processes down.
+int64_t left_in(const std::string& group) {
+  int64_t limit = kNoLimit;
+  for (const char* file : {"/memory.max", "/memory.high", "/memory.limit_in_bytes"}) {
+    limit = std::min(limit, number_in(group + file, "", kNoLimit));
+  }
   if (limit == kNoLimit) return kNoLimit;
-  const std::string stat = group + "/memory.stat";
-  const int64_t cached = number_in(stat, files.active, 0) + number_in(stat, files.inactive, 0);
-  const int64_t kept = std::max<int64_t>(number_in(group + files.used, "", 0) - cached, 0);
-  return std::max<int64_t>(limit - kept, 0);
+  int64_t kept = number_in(group + "/memory.current", "", number_in(group + "/memory.usage_in_bytes", "", 0));
+  // Version 1 has lines "total_" for a group with its subgroups, whose memory counts too.
+  for (const std::string line : {"active_file ", "inactive_file "}) {
+    const std::string stat = group + "/memory.stat";
+    kept -= number_in(stat, "total_" + line, number_in(stat, line, 0));
+  }
+  return std::max<int64_t>(limit - std::max<int64_t>(kept, 0), 0);
 }
 
 }  // namespace
@@ -139,9 +134,8 @@ int64_t free_memory(const std::string& root) {
   const int64_t kib = number_in(root + "/proc/meminfo", "MemAvailable:", -1);
   int64_t least =
       kib >= 0 ? kib * 1024 : static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / 2;
-  each_control_group(root, "memory", [&](const std::string& folder, int version) {
-    least = std::min(least, left_in(folder, kFiles[version - 1]));
-  });
+  each_control_group(root, "memory",
+                     [&](const std::string& group) { least = std::min(least, left_in(group)); });
   return least;
 }
 

@@ -21,15 +21,11 @@ int usable_processors(const std::string& root) {
   double count = sched_getaffinity(0, sizeof allowed, &allowed) == 0
                      ? CPU_COUNT(&allowed)
                      : std::thread::hardware_concurrency();  // over 1,024 processors
-  // Microseconds of each period; "max" or -1 is no quota.
-  each_control_group(root, "cpu", [&](const std::string& folder, int version) {
+  each_control_group(root, "cpu", [&](const std::string& group) {
+    // Microseconds of each period, and the period; "max" or -1 is no quota. Version 2 has the first file.
     std::vector<int64_t> quota;
-    if (version == 2) {
-      quota = numbers_after(folder + "/cpu.max", "");
-    } else {
-      for (const char* file : {"/cpu.cfs_quota_us", "/cpu.cfs_period_us"}) {
-        for (const int64_t number : numbers_after(folder + file, "")) quota.push_back(number);
-      }
+    for (const char* file : {"/cpu.max", "/cpu.cfs_quota_us", "/cpu.cfs_period_us"}) {
+      for (const int64_t number : numbers_after(group + file, "")) quota.push_back(number);
     }
     if (quota.size() == 2 && quota[0] > 0 && quota[1] > 0) {
       count = std::min(count, std::ceil(static_cast<double>(quota[0]) / static_cast<double>(quota[1])));

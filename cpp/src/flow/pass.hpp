@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/device.hpp"
+#include "core/memory.hpp"
 #include "core/mode.hpp"
 #include "flow/density.hpp"
 
@@ -83,7 +84,7 @@ std::vector<T*> keep_activations(Context& ctx, WorkspaceScope& scope, const Chai
     // Memory that earlier calls used for activations is free, too.
     const int64_t reusable = static_cast<int64_t>(ctx.workspace().unused()) / 2;
     budget = all <= kSmallBudget ? all
-             : ctx.on_host()     ? default_activation_budget() + reusable
+             : ctx.on_host()     ? free_memory() / 2 + reusable
                                  : ctx.device()->free_memory() / 2 + reusable;
   }
   std::vector<T*> kept(chain.nodes.size(), nullptr);
