@@ -21,7 +21,7 @@ int64_t size_of(const std::vector<int64_t>& shape) {
 
 Exchange& Exchange::of(const std::string& device) {
   if (device == "cpu") fail<DeviceError>("arrays", "expected a device with memory of its own, got the CPU");
-  static Exchange* const exchange = new Exchange(device);  // of the one backend that there is
+  static Exchange* const exchange = new Exchange(device);  // there is one backend
   return *exchange;
 }
 
@@ -31,9 +31,9 @@ std::shared_ptr<void> Exchange::allocate(size_t bytes) {
 }
 
 void Exchange::release(void* memory) noexcept {
-  // Our own calls are through with an array when they return. Another library calls DLPack's deleter when its
-  // program is: kernels that the program queued may still be under way, on queues that we do not know. So
-  // memory goes back when the device has nothing left to do. What it waits for may need Python's lock.
+  // Our own calls have finished with an array when they return. Another library may call DLPack's deleter
+  // while its kernels still read the array, on queues that we do not know. So memory is released when the
+  // whole device is idle. Python's lock is released meanwhile, because the queued work may need it.
   std::optional<Unlock> unlock;
   if (Py_IsInitialized() && PyGILState_Check()) unlock.emplace();
   std::vector<void*> free;
@@ -103,7 +103,7 @@ bool contiguous(const DLTensor& tensor) {
 DeviceArray array_of(const std::string& where, const DLTensor& tensor, std::shared_ptr<void> owner,
                      Exchange& exchange, const std::vector<std::string>& dtypes) {
   const auto refuse = [&](const std::string& expected, const std::string& got) {
-    throw py::type_error("[" + where + "] expected " + expected + ", got " + got);
+    fail<py::type_error>(where, "expected ", expected, ", got ", got);
   };
   const DLDevice at = tensor.device;
   if ((at.device_type != kDLCUDA && at.device_type != kDLCUDAManaged) ||
@@ -143,8 +143,7 @@ DeviceArray borrow(const std::string& where, const py::object& capsule, const st
   if (PyCapsule_IsValid(capsule.ptr(), DLManagedTensorVersioned::name)) {
     const auto tensor = taken<DLManagedTensorVersioned>(capsule.ptr());
     if (tensor->version.major != 1) {
-      throw py::type_error("[" + where + "] expected DLPack of version 1, got " +
-                           std::to_string(tensor->version.major));
+      fail<py::type_error>(where, "expected DLPack of version 1, got ", tensor->version.major);
     }
     return array_of(where, tensor->dl_tensor, tensor, exchange, dtypes);
   }
@@ -152,7 +151,7 @@ DeviceArray borrow(const std::string& where, const py::object& capsule, const st
     const auto tensor = taken<DLManagedTensor>(capsule.ptr());
     return array_of(where, tensor->dl_tensor, tensor, exchange, dtypes);
   }
-  throw py::type_error("[" + where + "] expected a DLPack capsule from __dlpack__, got " +
+  fail<py::type_error>(where, "expected a DLPack capsule from __dlpack__, got ",
                        std::string(py::repr(capsule)));
 }
 
@@ -171,7 +170,7 @@ void end_loan(Managed* managed) {
   delete static_cast<Loan<Managed>*>(managed->manager_ctx);
 }
 
-/// Of a capsule that nobody took the tensor from.
+/// The destructor of a capsule. It releases the tensor unless somebody has taken it.
 template <class Managed>
 void end_capsule(PyObject* capsule) {
   if (!PyCapsule_IsValid(capsule, Managed::name)) return;
@@ -185,7 +184,7 @@ std::unique_ptr<Loan<Managed>> loan_of(const DeviceArray& array) {
   loan->shape = array.shape;
   loan->strides.resize(array.shape.size(), 1);
   for (size_t i = array.shape.size(); i-- > 1;) loan->strides[i - 1] = loan->strides[i] * array.shape[i];
-  // Parameters lie in managed memory, which is the GPU's as well; few libraries know a type for it.
+  // Parameters lie in managed memory, whose type few libraries know. The GPU can access it like its own.
   const DLDevice place{kDLCUDA, array.exchange.device().id()};
   loan->managed.dl_tensor = {
       array.data,           place, static_cast<int32_t>(array.shape.size()), array.dtype, loan->shape.data(),
@@ -214,7 +213,7 @@ py::tuple dlpack_device(const DeviceArray& array) {
   throw py::error_already_set();
 }
 
-/// Calls return when their results are there, so no stream of the consumer's has to wait.
+/// Our calls return when their results are complete, so the consumer's stream has nothing to wait for.
 py::object to_dlpack(const DeviceArray& array, const py::object& /*stream*/, const py::object& max_version,
                      const py::object& dl_device, const py::object& copy) {
   if (!dl_device.is_none() && !dl_device.equal(dlpack_device(array))) {
@@ -229,7 +228,7 @@ py::object to_dlpack(const DeviceArray& array, const py::object& /*stream*/, con
   return capsule_of(std::move(loan));
 }
 
-// As numpy and Python see them.
+// Arrays on the device as numpy and Python see them.
 
 py::dtype numpy_dtype(const DeviceArray& array) {
   return py::dtype(name_of(array.dtype));
@@ -237,8 +236,8 @@ py::dtype numpy_dtype(const DeviceArray& array) {
 
 py::object to_numpy(const DeviceArray& array, const py::object& dtype, const py::object& copy) {
   if (!copy.is_none() && !copy.cast<bool>()) {
-    throw py::value_error(
-        "[DeviceArray] expected copy=None or True, since values are copied from the GPU, got copy=False");
+    fail<py::value_error>("DeviceArray",
+                          "expected copy=None or True, since values are copied from the GPU, got copy=False");
   }
   py::array values(numpy_dtype(array), array.shape);
   void* to = values.mutable_data();
@@ -252,8 +251,8 @@ py::object to_numpy(const DeviceArray& array, const py::object& dtype, const py:
 DeviceArray rows(const DeviceArray& array, const py::slice& slice) {
   py::ssize_t start, stop, step, length;
   if (array.shape.empty() || !slice.compute(array.shape[0], &start, &stop, &step, &length) || step != 1) {
-    throw py::type_error("[DeviceArray] expected a slice of rows of step 1, got " +
-                         std::string(py::repr(slice)) + " of shape " + shape_text(array.shape));
+    fail<py::type_error>("DeviceArray", "expected a slice of rows of step 1, got ",
+                         std::string(py::repr(slice)), " of shape ", shape_text(array.shape));
   }
   DeviceArray part = array;
   part.shape[0] = length;
@@ -276,13 +275,13 @@ DeviceArray empty(const std::string& device, std::vector<int64_t> shape, const p
   return {exchange, std::move(memory), data, type, std::move(shape)};
 }
 
-/// The place of the first of `size` values that is not finite; -1: there is none.
+/// The index of the first of `size` values that is not finite; -1: there is none.
 template <class T>
 int64_t first_not_finite_of(const T* values, int64_t size) {
   constexpr int64_t kPiece = 4096;
   for (int64_t begin = 0; begin < size; begin += kPiece) {
     const int64_t end = std::min(size, begin + kPiece);
-    int bad = 0;  // without a way out the loop is one of vectors
+    int bad = 0;  // the compiler vectorises a loop without an exit
     for (int64_t i = begin; i < end; ++i) bad |= !(std::abs(values[i]) <= std::numeric_limits<T>::max());
     if (!bad) continue;
     return std::find_if(values + begin, values + end, [](T v) { return !std::isfinite(v); }) - values;
@@ -290,7 +289,7 @@ int64_t first_not_finite_of(const T* values, int64_t size) {
   return -1;
 }
 
-/// The same of an array, C-contiguous float32 or float64, in the order of its memory.
+/// The same for a C-contiguous array of float32 or float64. The index is that of the flat array.
 int64_t first_not_finite(const py::array& array) {
   const char* call = "first_not_finite";
   if (py::isinstance<py::array_t<float>>(array)) {

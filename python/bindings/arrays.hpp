@@ -7,21 +7,21 @@
 #include "core/device.hpp"
 #include "dlpack.hpp"
 
-// Arrays of calls: numpy's, or on the device.
+// The arrays that calls take: numpy arrays, and arrays on a device.
 
 namespace evenflow::python {
 
-/// The queue on which arrays come to a device and leave it: other libraries order their work before it, and
-/// contexts follow it. The process has one, which is never closed, since arrays may outlive everything else.
+/// The queue through which arrays are shared with other libraries. They order their work before it, and
+/// contexts wait for it. The process has one and never closes it, because arrays may outlive everything else.
 class Exchange {
  public:
   /// DeviceError for the CPU.
   static Exchange& of(const std::string& device);
 
   Device& device() const { return *context_.device(); }
-  /// Memory that goes back when nobody holds it any more.
+  /// Memory that is released with its last owner.
   std::shared_ptr<void> allocate(size_t bytes);
-  /// Waits for what was queued here. Without Python's lock.
+  /// Waits for what was queued here. The caller must have released Python's lock.
   void to_host(void* to, const void* from, size_t bytes);
 
  private:
@@ -53,7 +53,7 @@ std::string name_of(dlpack::DLDataType type);
 /// "(2, 3)".
 std::string shape_text(const std::vector<int64_t>& shape);
 
-/// An argument of a call as kernels see it, C-contiguous: n rows of numbers T, const where it is read alone.
+/// An array argument of a call: n rows of `width` values, C-contiguous. T is const if the call only reads it.
 template <class T>
 struct Batch {
   T* data;
@@ -91,18 +91,21 @@ Batch<T> batch_of(const py::object& object, const char* call, const char* name, 
   }
   const auto& array = object.cast<const DeviceArray&>();
   if (name_of(array.dtype) != dtype_name<Value>()) {
-    throw py::type_error("[" + std::string(call) + "] expected " + name + " to be of dtype " +
-                         dtype_name<Value>() + ", got " + name_of(array.dtype));
+    fail<py::type_error>(call, "expected ", name, " to be of dtype ", dtype_name<Value>(), ", got ",
+                         name_of(array.dtype));
   }
   return batch_at(reinterpret_cast<T*>(array.data), array.shape.data(),
                   static_cast<py::ssize_t>(array.shape.size()), true);
 }
 
-/// A call's context, without Python's lock, and its arguments where that computes: those that lie there
-/// themselves, else copies.
+/// Holds what a call needs while it computes: a context, and the call's arrays on the context's device. An
+/// array in main memory is copied to a GPU; an array that is on the device is used where it is. Python's lock
+/// is released meanwhile.
 class OnDevice {
  public:
-  explicit OnDevice(ContextPool& contexts) : lease_(contexts), ctx_(lease_), scope_(ctx_) {}
+  /// first_row: number of the first row in error texts.
+  explicit OnDevice(ContextPool& contexts, int64_t first_row = 0)
+      : lease_(contexts), ctx_(lease_), rows_(ctx_, first_row), scope_(ctx_) {}
 
   Context& ctx() { return ctx_; }
 
@@ -166,14 +169,15 @@ class OnDevice {
   py::gil_scoped_release unlock_;
   ContextPool::Lease lease_;
   Context& ctx_;
+  RowsScope rows_;
   WorkspaceScope scope_;
   std::vector<Way> ways_;
   bool follows_ = false;
 };
 
-/// What a call is given besides its batch: None, labels (n) int32, or a context (n, C) of T; where the
-/// gradient by the context goes, or None; and the samples' weights (n) float64, or None. ShapeError,
-/// TypeError.
+/// The checked arguments of a call besides its batch (ShapeError, TypeError). given: None, labels (n) int32,
+/// or a context (n, C) of T. dcontext: receives the gradient by the context, or None. sample_weight: (n)
+/// float64, or None.
 template <class T>
 class GivenArrays {
  public:
@@ -191,7 +195,7 @@ class GivenArrays {
     }
   }
 
-  /// Where the call computes.
+  /// The same where the call computes.
   Given<T> on(OnDevice& arrays) const {
     Given<T> given(labels_);
     if (context_.data) {
@@ -207,8 +211,7 @@ class GivenArrays {
   template <class Number>
   static const Number* rows_of(const py::object& object, const char* call, const char* name, int64_t n) {
     if (!py::isinstance<py::array>(object)) {
-      throw py::type_error(std::string("[") + call + "] expected " + name + " as a numpy array, got " +
-                           type_name(object));
+      fail<py::type_error>(call, "expected ", name, " as a numpy array, got ", type_name(object));
     }
     const auto array = py::reinterpret_borrow<py::array>(object);
     const Number* numbers = data_of<Number>(array, call, name);

@@ -16,11 +16,11 @@ namespace evenflow::python {
 
 namespace py = pybind11;
 
-/// What set_matmul_precision() says, of calls that begin from then on.
+/// The last setting of set_matmul_precision(). A call reads it when it begins.
 inline std::atomic<MatmulPrecision> matmul_precision{MatmulPrecision::highest};
 
-/// Contexts that are not in use; a call takes one and gives it back, so that calls from several threads run
-/// at once.
+/// Contexts that are not in use. A call takes one and returns it, so that calls of several threads run at
+/// the same time.
 class ContextPool {
  public:
   ContextPool(std::string device, int threads) : device_(std::move(device)), threads_(threads) {
@@ -33,11 +33,11 @@ class ContextPool {
       context_->set_matmul_precision(matmul_precision);
     }
     ~Lease() {
-      // A caller's arrays and the flow's parameters are the program's again.
+      // After the call the program may access its arrays and the flow's parameters.
       try {
         context_->synchronize();
       } catch (const Error&) {
-        return;  // a broken queue is not used again; the next call reports what is wrong
+        return;  // drops a broken queue; the next call reports what is wrong
       }
       const std::lock_guard<std::mutex> lock(pool_.mutex_);
       pool_.free_.push_back(std::move(context_));
@@ -70,7 +70,7 @@ class ContextPool {
   std::vector<std::unique_ptr<Context>> free_;
 };
 
-/// What the Python class holds: a flow, its parameters and contexts to run in.
+/// The state of the Python class: a flow, its parameters and its contexts.
 template <class T>
 struct PyFlow {
   PyFlow(const ModelConfig& c, const std::string& device, int threads)
@@ -80,7 +80,7 @@ struct PyFlow {
 
   ModelConfig config;
   Flow<T> flow;
-  ContextPool contexts;  // first: it says best what a missing device lacks
+  ContextPool contexts;  // before the arena, because its error text explains a missing device better
   ParamArena<T> arena;
 };
 
@@ -90,14 +90,14 @@ struct PyOptimizer {
   Optimizer<T> optimizer;
 };
 
-/// A moving average where the flow's kernels reach it.
+/// A moving average of a flow's parameters, on the flow's device.
 template <class T>
 struct PyAverage {
   std::shared_ptr<PyFlow<T>> owner;
   SharedBuffer<T> values;
 };
 
-/// Of an object's class.
+/// The name of the object's class.
 inline std::string type_name(py::handle object) {
   return py::str(py::type::handle_of(object).attr("__name__"));
 }
@@ -114,12 +114,13 @@ const char* dtype_name() {
 template <class T>
 void require(const py::array& array, const char* call, const char* name) {
   if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
-    throw py::type_error("[" + std::string(call) + "] expected " + name + " to be a C-contiguous " +
-                         dtype_name<T>() + " array, got dtype " + std::string(py::str(array.dtype())));
+    fail<py::type_error>(call, "expected ", name, " to be a C-contiguous ", dtype_name<T>(),
+                         " array, got dtype ", std::string(py::str(array.dtype())));
   }
 }
 
-/// The data of an array that must be C-contiguous and of type T (TypeError) with one axis (ShapeError).
+/// The values of an array; TypeError unless it is C-contiguous and of type T, ShapeError unless it has one
+/// axis.
 template <class T>
 const T* data_of(const py::array& array, const char* call, const char* name) {
   require<T>(array, call, name);

@@ -12,12 +12,6 @@ namespace {
 
 using Unlock = py::gil_scoped_release;
 
-/// A writable numpy view of `size` values inside the flow, which it keeps alive.
-template <class T>
-py::array_t<T> borrowed(const py::object& owner, T* data, int64_t size) {
-  return py::array_t<T>(std::vector<py::ssize_t>{size}, data, owner);
-}
-
 template <class T>
 void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py::object& logdet,
              const py::object& given, int64_t first_row, const char* call) {
@@ -26,10 +20,8 @@ void forward(PyFlow<T>& self, const py::object& x, const py::object& z, const py
   const auto out = batch_of<T>(z, call, "z", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n);
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.forward(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.forward(arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
                     arrays.out(out), arrays.out(det), call);
   arrays.bring();
 }
@@ -42,10 +34,8 @@ void inverse(PyFlow<T>& self, const py::object& z, const py::object& x, const py
   const auto out = batch_of<T>(x, call, "x", dims, in.n);
   const auto det = batch_of<double>(logdet, call, "logdet", 1, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n);
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.inverse(ctx, self.arena, arrays.in(in), in.n, known.on(arrays),
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.inverse(arrays.ctx(), self.arena, arrays.in(in), in.n, known.on(arrays),
                     arrays.out(out, self.flow.sample_shape()), arrays.out(det), call);
   arrays.bring();
 }
@@ -57,10 +47,8 @@ void log_prob(PyFlow<T>& self, const py::object& x, const py::object& result, co
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", 1, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n);
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.log_prob(arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays),
                      arrays.out(out), call);
   arrays.bring();
 }
@@ -73,10 +61,8 @@ void sample(PyFlow<T>& self, const py::object& x, double temperature, uint64_t s
   std::optional<Batch<double>> density;
   if (!log_prob.is_none()) density = batch_of<double>(log_prob, call, "log_prob", 1, out.n);
   const GivenArrays<T> known(call, self.flow.context(), given, out.n);
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.sample(ctx, self.arena, first, temperature, seed, known.on(arrays),
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.sample(arrays.ctx(), self.arena, first, temperature, seed, known.on(arrays),
                    arrays.out(out, self.flow.sample_shape()), density ? arrays.out(*density) : nullptr);
   arrays.bring();
 }
@@ -104,10 +90,9 @@ void class_log_prob(PyFlow<T>& self, const py::object& x, const py::object& resu
   const char* call = "class_log_prob";
   const auto in = batch_of<const T>(x, call, "x", self.flow.dims());
   const auto out = batch_of<double>(result, call, "result", self.flow.classes(), in.n);
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.class_log_prob(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), arrays.out(out));
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.class_log_prob(arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()),
+                           arrays.out(out));
   arrays.bring();
 }
 
@@ -125,10 +110,9 @@ double backward(PyFlow<T>& self, const py::object& z, const py::object& dz, cons
   const auto wanted = measured ? batch_of<const T>(truth, call, "truth", dims, in.n) : Batch<const T>{};
   const Shape shape = self.flow.sample_shape();
   OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const double drift = self.flow.backward(ctx, self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet),
-                                          known.on(arrays), arrays.out(out, shape), arrays.out(dout, shape),
-                                          measured ? arrays.in(wanted, shape) : View<const T>());
+  const double drift = self.flow.backward(
+      arrays.ctx(), self.arena, arrays.in(in), arrays.in(din), arrays.in(ddet), known.on(arrays),
+      arrays.out(out, shape), arrays.out(dout, shape), measured ? arrays.in(wanted, shape) : View<const T>());
   arrays.bring();
   return drift;
 }
@@ -166,11 +150,9 @@ void log_prob_and_grad(PyFlow<T>& self, const py::object& x, const py::object& l
   const auto dx = batch_of<T>(grad, call, "grad", dims, in.n);
   const GivenArrays<T> known(call, self.flow.context(), given, in.n, dcontext);
   const Shape shape = self.flow.sample_shape();
-  OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  const RowsScope counted(ctx, first_row);
-  self.flow.log_prob_and_grad(ctx, self.arena, arrays.in(in, shape), known.on(arrays), arrays.out(out),
-                              arrays.out(dx, shape));
+  OnDevice arrays(self.contexts, first_row);
+  self.flow.log_prob_and_grad(arrays.ctx(), self.arena, arrays.in(in, shape), known.on(arrays),
+                              arrays.out(out), arrays.out(dx, shape));
   arrays.bring();
 }
 
@@ -187,9 +169,9 @@ class PyRanks final : public Ranks {
   py::object sum_;
 };
 
-/// By name. grad_norm is the last of the names, of train_step alone.
+/// grad_norm: whether the dict has that too, which train_step alone computes.
 py::dict as_dict(const StepResult& r, bool grad_norm = false) {
-  // Made once, never released: a small step takes little longer than making them does.
+  // Making the strings would take almost as long as a small step. They are made once and never released.
   static const auto* const names =
       new std::array<py::str, 9>{"loss",     "nll",         "class_nll",      "class_error", "drift",
                                  "fallback", "drift_layer", "drift_in_layer", "grad_norm"};
@@ -276,8 +258,8 @@ void init(PyFlow<T>& self, const py::object& x, const py::object& given) {
   const auto in = batch_of<const T>(x, "init", "x", self.flow.dims());
   const GivenArrays<T> known("init", self.flow.context(), given, in.n);
   OnDevice arrays(self.contexts);
-  Context& ctx = arrays.ctx();
-  self.flow.init_from_data(ctx, self.arena, arrays.in(in, self.flow.sample_shape()), known.on(arrays));
+  self.flow.init_from_data(arrays.ctx(), self.arena, arrays.in(in, self.flow.sample_shape()),
+                           known.on(arrays));
 }
 
 template <class Value, class T>
@@ -296,7 +278,7 @@ int64_t first_not_finite_of(PyFlow<T>& self, const DeviceArray& array) {
   return std::find_if(here, here + size, [](Value v) { return !std::isfinite(v); }) - here;
 }
 
-/// The place of the first value that is not finite; -1: there is none.
+/// The index of the first value that is not finite; -1: there is none.
 template <class T>
 int64_t first_not_finite(PyFlow<T>& self, const DeviceArray& array) {
   const std::string type = name_of(array.dtype);
@@ -316,24 +298,9 @@ void scale(PyFlow<T>& self, const py::object& array, double factor) {
   arrays.bring();
 }
 
-/// `size` values of the flow, which the array keeps alive, where kernels see them.
-template <class T>
-DeviceArray lent(const std::shared_ptr<PyFlow<T>>& self, T* data, int64_t size) {
-  return {Exchange::of(self->arena.device()), self, reinterpret_cast<char*>(data), type_of<T>(),
-          std::vector<int64_t>(1, size)};
-}
-
 const char* group_name(Group group) {
-  switch (group) {
-    case Group::decay:
-      return "decay";
-    case Group::no_decay:
-      return "no_decay";
-    case Group::stats:
-      return "stats";
-    default:
-      return "fixed";
-  }
+  constexpr const char* kNames[] = {"decay", "no_decay", "stats", "fixed"};
+  return kNames[static_cast<int>(group)];
 }
 
 py::tuple image_shape(const Shape& s) {
@@ -370,8 +337,23 @@ template <class T>
 void bind_flow_class(py::module_& m, const char* name) {
   using namespace py::literals;
   using F = PyFlow<T>;
-  py::class_<F, std::shared_ptr<F>>(m, name)
-      .def_property_readonly("config", [](F& f) { return to_json(f.config); })
+  py::class_<F, std::shared_ptr<F>> cls(m, name);
+  // A writable numpy array of the flow's memory, and an array where kernels see it. Both keep the flow alive.
+  const auto array = [&](const std::string& attribute, T* (*data)(F&), int64_t (ParamLayout::*size)() const) {
+    cls.def_property_readonly(attribute.c_str(), [=](py::object self) {
+      F& f = self.cast<F&>();
+      return py::array_t<T>(std::vector<py::ssize_t>{(*f.flow.layout().*size)()}, data(f), self);
+    });
+    cls.def_property_readonly(("device_" + attribute).c_str(), [=](const std::shared_ptr<F>& f) {
+      return DeviceArray{Exchange::of(f->arena.device()), f, reinterpret_cast<char*>(data(*f)), type_of<T>(),
+                         std::vector<int64_t>(1, (*f->flow.layout().*size)())};
+    });
+  };
+  const auto values = [](F& f) { return f.arena.values(); };
+  array("values", values, &ParamLayout::total_size);
+  array("params", values, &ParamLayout::trainable_size);
+  array("grads", [](F& f) { return f.arena.grads(); }, &ParamLayout::trainable_size);
+  cls.def_property_readonly("config", [](F& f) { return to_json(f.config); })
       .def_property_readonly("device", [](F& f) { return f.arena.device(); })
       .def_property_readonly("dtype", [](F&) { return dtype_name<T>(); })
       .def_property_readonly("sample_shape", [](F& f) { return image_shape(f.flow.sample_shape()); })
@@ -383,21 +365,6 @@ void bind_flow_class(py::module_& m, const char* name) {
       .def("check_parameters", [](F& f) { f.flow.check_parameters(f.arena); })
       .def("levels", &levels<T>)
       .def("entries", &entries<T>)
-      .def_property_readonly("values",
-                             [](py::object self) {
-                               F& f = self.cast<F&>();
-                               return borrowed(self, f.arena.values(), f.flow.layout()->total_size());
-                             })
-      .def_property_readonly("params",
-                             [](py::object self) {
-                               F& f = self.cast<F&>();
-                               return borrowed(self, f.arena.values(), f.flow.layout()->trainable_size());
-                             })
-      .def_property_readonly("grads",
-                             [](py::object self) {
-                               F& f = self.cast<F&>();
-                               return borrowed(self, f.arena.grads(), f.flow.layout()->trainable_size());
-                             })
       .def("zero_grad",
            [](F& f) {
              Unlock unlock;
@@ -412,18 +379,6 @@ void bind_flow_class(py::module_& m, const char* name) {
             f.flow.init(f.arena, seed);
           },
           "seed"_a)
-      .def_property_readonly("device_values",
-                             [](const std::shared_ptr<F>& f) {
-                               return lent(f, f->arena.values(), f->flow.layout()->total_size());
-                             })
-      .def_property_readonly("device_params",
-                             [](const std::shared_ptr<F>& f) {
-                               return lent(f, f->arena.values(), f->flow.layout()->trainable_size());
-                             })
-      .def_property_readonly("device_grads",
-                             [](const std::shared_ptr<F>& f) {
-                               return lent(f, f->arena.grads(), f->flow.layout()->trainable_size());
-                             })
       .def("scale", &scale<T>, "array"_a, "factor"_a)
       .def("first_not_finite", &first_not_finite<T>, "array"_a)
       .def("init", &init<T>, "x"_a, "given"_a = py::none())

@@ -30,19 +30,19 @@ py::tuple read(const std::string& path) {
 
 void write(const std::string& path, const py::dict& tensors,
            const std::map<std::string, std::string>& metadata) {
+  const char* call = "write_safetensors";
   std::vector<TensorRef> refs;
   std::vector<py::array> alive;
   for (const auto& [key, value] : tensors) {
     const py::array array = py::array::ensure(value, py::array::c_style);
-    if (!array) throw py::type_error("[write_safetensors] expected numpy arrays, got " + type_name(value));
+    if (!array) fail<py::type_error>(call, "expected numpy arrays, got ", type_name(value));
     const std::string name = key.cast<std::string>(), dtype = py::str(array.dtype()).cast<std::string>();
     const char* stored = nullptr;
     for (const auto& [theirs, ours] : kDtypes) {
       if (dtype == ours) stored = theirs;
     }
     if (!stored) {
-      throw py::type_error("[write_safetensors] expected float32, float64 or int64 for " + name + ", got " +
-                           dtype);
+      fail<py::type_error>(call, "expected float32, float64 or int64 for ", name, ", got ", dtype);
     }
     refs.push_back(
         {name, stored, std::vector<int64_t>(array.shape(), array.shape() + array.ndim()), array.data()});

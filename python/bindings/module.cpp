@@ -18,7 +18,7 @@ void bind_error(py::module_& m, const char* name, const py::object& base, PyObje
     try {
       if (p) std::rethrow_exception(p);
     } catch (const E& e) {
-      // It may name a file whose name is no valid text.
+      // The text may hold a file name that is not valid UTF-8.
       const std::string text = e.what();
       const py::object said = py::reinterpret_steal<py::object>(
           PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));

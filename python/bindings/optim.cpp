@@ -4,10 +4,9 @@ namespace evenflow::python {
 namespace {
 
 Rule rule_of(const std::string& name) {
-  if (name == "sgd") return Rule::sgd;
-  if (name == "rmsprop") return Rule::rmsprop;
-  if (name == "adam") return Rule::adam;
-  if (name == "adamax") return Rule::adamax;
+  for (const Rule rule : {Rule::sgd, Rule::rmsprop, Rule::adam, Rule::adamax}) {
+    if (name == to_string(rule)) return rule;
+  }
   fail<ConfigError>("optimizer", "expected rule sgd, rmsprop, adam or adamax, got ", name);
 }
 

@@ -2,7 +2,7 @@
 #include "evenflow/error.hpp"
 #include "kernels/bf16.hpp"
 
-// Gradients on their way between ranks as bfloat16: halves of float32, uint16 to numpy.
+// Gradients that ranks exchange as bfloat16, the upper half of a float32. numpy sees uint16.
 
 namespace evenflow::python {
 namespace {
@@ -20,7 +20,7 @@ Bf16* halves(uint16_t* bits) {
   return reinterpret_cast<Bf16*>(bits);
 }
 
-/// out = values, to nearest even.
+/// out = values, rounded to nearest even.
 template <class T>
 void to_bfloat16(const Vector<T>& values, Halves& out) {
   check_size("to_bfloat16", values.size(), out.size());
@@ -31,7 +31,7 @@ void to_bfloat16(const Vector<T>& values, Halves& out) {
   for (py::ssize_t i = 0; i < n; ++i) to[i] = to_bf16(static_cast<float>(from[i]));
 }
 
-/// parts (p, n) -> their sum (n), added up in float32 in the order of the parts.
+/// out (n) = the sum of parts (p, n), added in float32 in the order of the parts.
 void sum_bfloat16(const Halves& parts, Halves& out) {
   if (parts.ndim() != 2) fail<ShapeError>("sum_bfloat16", "expected 2 axes, got ", parts.ndim());
   const py::ssize_t p = parts.shape(0), n = parts.shape(1);
