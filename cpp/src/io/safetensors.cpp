@@ -27,26 +27,18 @@ constexpr size_t kMaxRank = 32;
 constexpr const char* kMetadataKey = "__metadata__";
 constexpr const char* kChecksumKey = "evenflow.crc32";
 
-/// The checksum covers the data and then the other metadata, ordered by key, with a NUL after each key and
-/// value.
-class Checksum {
- public:
-  void add(const void* data, int64_t size) { crc_ = crc32(data, static_cast<size_t>(size), crc_); }
-  void add(const std::map<std::string, std::string>& metadata) {
-    for (const auto& [key, text] : metadata) {
-      crc_ = crc32(key.c_str(), key.size() + 1, crc_);
-      crc_ = crc32(text.c_str(), text.size() + 1, crc_);
-    }
+/// Of the data and then the metadata, ordered by key, with a NUL after each key and value.
+std::string checksum(const std::vector<Bytes>& data, const std::map<std::string, std::string>& metadata) {
+  uint32_t crc = 0;
+  for (const Bytes& bytes : data) crc = crc32(bytes.data, static_cast<size_t>(bytes.size), crc);
+  for (const auto& [key, text] : metadata) {
+    crc = crc32(key.c_str(), key.size() + 1, crc);
+    crc = crc32(text.c_str(), text.size() + 1, crc);
   }
-  std::string text() const {
-    std::string out;
-    for (int shift = 28; shift >= 0; shift -= 4) out += "0123456789abcdef"[crc_ >> shift & 15];
-    return out;
-  }
-
- private:
-  uint32_t crc_ = 0;
-};
+  std::string out;
+  for (int shift = 28; shift >= 0; shift -= 4) out += "0123456789abcdef"[crc >> shift & 15];
+  return out;
+}
 
 template <class... Parts>
 [[noreturn]] void reject_tensor(const Site& site, const std::string& name, const Parts&... parts) {
@@ -184,12 +176,10 @@ void check_coverage(const std::map<std::string, TensorView>& tensors, Bytes data
 void check_sum(std::map<std::string, std::string>& metadata, Bytes data, const Site& site) {
   const auto stored = metadata.extract(kChecksumKey);
   if (!stored) return;
-  Checksum sum;
-  sum.add(data.data, data.size);
-  sum.add(metadata);
-  if (sum.text() != stored.mapped()) {
-    reject(site, "expected data and metadata of checksum ", json::shown(stored.mapped()), ", got '",
-           sum.text(), "': the file is damaged");
+  const std::string sum = checksum({data}, metadata);
+  if (sum != stored.mapped()) {
+    reject(site, "expected data and metadata of checksum ", json::shown(stored.mapped()), ", got '", sum,
+           "': the file is damaged");
   }
 }
 
@@ -254,10 +244,7 @@ void write_safetensors(const Site& site, const std::vector<TensorRef>& tensors,
     offset += bytes;
     data.push_back({static_cast<const char*>(tensor.data), bytes});
   }
-  Checksum sum;
-  for (const Bytes& bytes : data) sum.add(bytes.data, bytes.size);
-  sum.add(metadata);
-  if (!metadata.emplace(kChecksumKey, sum.text()).second) {
+  if (!metadata.emplace(kChecksumKey, checksum(data, metadata)).second) {
     reject(site, "expected metadata without '", kChecksumKey, "', which is the writer's, got it");
   }
   std::string header;
