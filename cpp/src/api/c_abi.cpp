@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -66,33 +67,38 @@ void expect(const char* call, const char* what, const void* pointer) {
   if (!pointer) fail<ConfigError>(call, "expected ", what, ", got a null pointer");
 }
 
-/// The size of the caller's struct, which may be a later version's and then has more members than ours.
+/// The size of the caller's struct, which may have more or fewer members than ours. least: the size of those
+/// that every caller has.
 template <class Struct>
-size_t size_of(const char* call, const Struct& caller) {
+size_t size_of(const char* call, const Struct& caller, size_t least) {
   constexpr size_t kMost = 4096;
   const size_t size = caller.struct_size;
-  if (size < sizeof(Struct) || size > kMost) {
-    fail<ConfigError>(call, "expected struct_size in ", sizeof(Struct), " ... ", kMost, ", got ", size,
+  if (size < least || size > kMost) {
+    fail<ConfigError>(call, "expected struct_size in ", least, " ... ", kMost, ", got ", size,
                       "; use the _INIT macro");
   }
   return size;
 }
 
-/// Fills the members that this version knows.
+/// Fills the members that the caller's struct has.
 template <class Struct>
-void fill(const char* call, Struct source, Struct* caller) {
+void fill(const char* call, Struct source, size_t least, Struct* caller) {
   expect(call, "a struct to fill", caller);
-  source.struct_size = size_of(call, *caller);
-  *caller = source;
+  source.struct_size = size_of(call, *caller, least);
+  std::memcpy(caller, &source, std::min(source.struct_size, sizeof source));
 }
 
-/// Members that this version does not know must be zero.
+/// Members that the caller's struct lacks keep their defaults. Members that we do not know must be zero.
 CallOptions options_of(const char* call, const evenflow_options* caller) {
-  if (!caller) return {};
-  const evenflow_options& o = *caller;
-  const char* bytes = reinterpret_cast<const char*>(caller);
-  if (std::any_of(bytes + sizeof o, bytes + size_of(call, o), [](char b) { return b != 0; })) {
-    fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
+  evenflow_options o = EVENFLOW_OPTIONS_INIT;
+  if (caller) {
+    const char* bytes = reinterpret_cast<const char*>(caller);
+    const size_t size = size_of(call, *caller, offsetof(evenflow_options, context));
+    const size_t known = std::min(size, sizeof o);
+    if (std::any_of(bytes + known, bytes + size, [](char b) { return b != 0; })) {
+      fail<ConfigError>(call, "expected options that version ", evenflow_version(), " knows, got newer ones");
+    }
+    std::memcpy(&o, caller, known);
   }
   CallOptions options{o.labels, o.seed, o.first, o.temperature, {}, o.x_stride};
   if (o.context_dtype == EVENFLOW_FLOAT32) {
@@ -200,7 +206,7 @@ evenflow_status evenflow_model_get_info(const evenflow_model* model, evenflow_in
                                   shape.c,
                                   m.classes(),
                                   m.context()};
-    fill("model_get_info", result, info);
+    fill("model_get_info", result, offsetof(evenflow_info, context), info);
   });
 }
 
@@ -316,6 +322,6 @@ evenflow_status evenflow_verify(const evenflow_model* model, evenflow_context* c
     const evenflow_report result = {
         0,           r.samples,  r.ok,     r.finite, r.round_trip_x, r.round_trip_z, r.logdet_sum,
         r.precision, r.jacobian, r.probed, 0};
-    fill("verify", result, report);
+    fill("verify", result, sizeof result, report);
   });
 }
