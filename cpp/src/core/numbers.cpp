@@ -11,16 +11,15 @@
 namespace evenflow {
 namespace {
 
-// The C++ library's own functions for this are missing from systems that we serve, and its streams would make
-// up a tenth of a program that links them statically.
+// Some systems that we support lack std::to_chars and std::from_chars for floating point. Streams would be a
+// tenth of a program that links them statically.
 
 void replace(std::string& text, const std::string& from, const std::string& to) {
   const size_t at = text.find(from);
   if (at != text.npos) text.replace(at, from.size(), to);
 }
 
-/// What stands between the digits of 0.5. localeconv() would say it too, but threads may not call it at the
-/// same time.
+/// The locale's decimal point, from a printed 0.5. localeconv() is not safe to call from several threads.
 std::string decimal_point() {
   std::array<char, 16> text;
   const int size = std::snprintf(text.data(), text.size(), "%.1f", 0.5);

@@ -20,7 +20,7 @@ int usable_processors(const std::string& root) {
   cpu_set_t allowed;
   double count = sched_getaffinity(0, sizeof allowed, &allowed) == 0
                      ? CPU_COUNT(&allowed)
-                     : std::thread::hardware_concurrency();  // over 1,024 processors
+                     : std::thread::hardware_concurrency();  // cpu_set_t has room for 1,024 processors
   each_control_group(root, "cpu", [&](const std::string& group) {
     // Microseconds of each period, and the period; "max" or -1 is no quota. Version 2 has the first file.
     std::vector<int64_t> quota;

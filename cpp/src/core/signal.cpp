@@ -22,7 +22,8 @@ void pause_processor() {
 }  // namespace
 
 void Signal::raise() {
-  // Either this sees the sleeper, or the sleeper sees the count: both are stored before the other is loaded.
+  // This stores the count before it loads the sleepers; a sleeper does the opposite. So at least one of them
+  // sees the other, and no sleeper is missed.
   count_.fetch_add(1, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) wake();
 }
