@@ -1,6 +1,6 @@
 """What a machine with a GPU is asked for: agreement with the CPU, also under the sanitizer, and speed beside peers.
 
-usage: python gpu.py check [kernels tests memcheck racecheck initcheck synccheck] [--limit 540]
+usage: python gpu.py check [kernels plain tests memcheck racecheck initcheck synccheck] [--limit 540]
        python gpu.py speed [kernels peers --works gpu_glow_64,... --rounds 3 --libraries evenflow,... --calls step,...
                            --limit 180]
 Writes results/<name of the card>/, or the folder of --out: a file for each stage, when it ends. A failed or missing
@@ -12,7 +12,6 @@ NVIDIA's tools are left out.
 import argparse
 import csv
 import glob
-import importlib.util
 import json
 import os
 import re
@@ -30,6 +29,7 @@ import worker
 from works import WORKS_ON_GPUS
 
 import evenflow as ef
+from evenflow.extras import installed_libraries
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -37,7 +37,7 @@ TESTS = os.path.join(ROOT, "tests", "python")
 # Kernels take far longer under the sanitizer: passes, gradients, training steps and samples of two small models.
 SANITIZED = ("test_device.py", *(f"test_device_arrays.py::{name}" for name in (
     "test_calls", "test_gradients", "test_training_steps", "test_initialisation", "test_samples")))
-STAGES = {"check": ("kernels", "tests", "memcheck", "racecheck", "initcheck", "synccheck"),
+STAGES = {"check": ("kernels", "plain", "tests", "memcheck", "racecheck", "initcheck", "synccheck"),
           "speed": ("kernels", "peers")}
 # Runs a command. No preexec_fn: Python warns of one in a program that has threads.
 ENDS_WITH_US = (sys.executable, "-c", f"import os, sys; sys.path.insert(0, {HERE!r}); import worker; "
@@ -100,18 +100,6 @@ def counted(lines: list[str]) -> dict[str, int]:
     return {}
 
 
-def backend() -> dict[str, str]:
-    """Where a program that is not Python finds the backend of an installed evenflow_cuda, as Python does by itself."""
-    if os.environ.get("EVENFLOW_CUDA_LIBRARY"):
-        return {}
-    found = importlib.util.find_spec("evenflow_cuda")
-    for folder in (found and found.submodule_search_locations) or ():
-        path = os.path.join(folder, "libevenflow_cuda.so")
-        if os.path.exists(path):
-            return {"EVENFLOW_CUDA_LIBRARY": path}
-    return {}
-
-
 def find_tool(name: str) -> str | None:
     """Of CUDA's toolkit: on the PATH, in its usual folder, from PyPI, or of the newest Nsight Compute."""
     try:
@@ -134,9 +122,12 @@ def device_tests() -> list[str]:
 
 
 def check(a, stage: str) -> tuple[str, dict]:
-    """Kernels and layers by the C++ tests, the Python tests that take a device, some of them under a sanitizer."""
+    """Kernels and layers by the C++ tests, with and without cuBLASLt; the Python tests that take a device, some of them
+    under a sanitizer.
+    """
     built = os.environ.get("EVENFLOW_EMULATED_BUILT") if a.smoke else None
-    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so"} if built else {}
+    libraries = {"EVENFLOW_CUDA_LIBRARY": f"{built}/libevenflow_emulated.so",
+                 "EVENFLOW_CUBLASLT_LIBRARY": f"{built}/libfake_cublaslt.so"} if built else {}
     device = "cpu" if a.smoke and not built else "cuda"
     pytest = [sys.executable, "-m", "pytest", "-q", "-o", "faulthandler_timeout=120",  # names a test that hangs
               "-W", "default",  # no errors: other versions of libraries may warn
@@ -144,11 +135,14 @@ def check(a, stage: str) -> tuple[str, dict]:
     limit = a.limit or 540
     if stage == "tests":
         return run_tests([*pytest, *device_tests()], limit=limit, **libraries)
-    if stage == "kernels":
+    if stage in ("kernels", "plain"):
         kernels = os.environ.get("EVENFLOW_DEVICE_TESTS")
         if not kernels:
             return "expected EVENFLOW_DEVICE_TESTS to name device_tests of a build with EVENFLOW_TESTS, got nothing", {}
-        return run_tests([kernels, "--test-suite=any device"], limit=limit, EVENFLOW_TEST_DEVICE="cuda", **backend())
+        found = {**installed_libraries(), "EVENFLOW_TEST_DEVICE": "cuda"}
+        if stage == "plain":
+            found["EVENFLOW_CUBLASLT_LIBRARY"] = "none"
+        return run_tests([kernels, "--test-suite=any device"], limit=limit, **found)
     sanitizer = find_tool("compute-sanitizer")
     if not sanitizer:
         return 'expected compute-sanitizer, got none; pip install "cuda-toolkit[sanitizer]"', {}
@@ -162,7 +156,7 @@ def check(a, stage: str) -> tuple[str, dict]:
 def speed(a, stage: str) -> tuple[str, dict]:
     """The kernels of a training step, or run.py's works beside peers."""
     device = ["--device", "cpu", "--smoke"] if a.smoke else ["--device", "cuda"]
-    if stage == "kernels":
+    if stage in ("kernels", "plain"):
         # Four steps a level: the kernels of 32, and an eighth of the launches, each of which ncu repeats.
         step = [sys.executable, os.path.join(HERE, "worker.py"), "gpu_glow_64", "evenflow-bf16", *device, "--calls",
                 "step", "--profile", "--set", "steps=4"]

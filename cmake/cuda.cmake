@@ -35,9 +35,8 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
   set(architectures 80-real 90-real 100)
 endif()
 set(EVENFLOW_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "Architectures of the CUDA backend")
-add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/stacks_f32.cu
-            cpp/src/kernels/cuda/stacks_bf16.cu cpp/src/kernels/cuda/kernels_f64.cu
-            cpp/src/kernels/cuda/device.cu ${backend_core})
+add_library(evenflow_cuda SHARED cpp/src/kernels/cuda/kernels_f32.cu cpp/src/kernels/cuda/kernels_f64.cu
+            cpp/src/kernels/cuda/device.cu cpp/src/kernels/device/cublaslt.cpp ${backend_core})
 target_link_libraries(evenflow_cuda PRIVATE ${CMAKE_DL_LIBS})
 target_include_directories(evenflow_cuda PRIVATE cpp/include cpp/src)
 set_target_properties(evenflow_cuda PROPERTIES CUDA_ARCHITECTURES "${EVENFLOW_CUDA_ARCHITECTURES}" CUDA_STANDARD 17

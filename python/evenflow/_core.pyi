@@ -184,8 +184,8 @@ def isa() -> str: ...
 def set_matmul_precision(precision: str) -> None:
     """How a GPU multiplies the nets of float32 models, in all calls of the process from now on.
 
-    "highest", as it begins: as exact as float32 on the CPU. "high": half the products, whose errors are those of
-    numbers with 16 significant bits; docs/cuda.md says more. It changes nothing on the CPU, or in nets of another
+    "highest", as it begins: as float32. "high": as TF32, which rounds the factors to 11 significant bits; docs/cuda.md
+    says more. It changes nothing on the CPU, or in nets of another
     dtype. Decode latents under the precision that they were encoded with. ConfigError for another name.
     """
 def matmul_precision() -> str:

@@ -6,10 +6,13 @@ import ctypes
 import importlib
 import importlib.util
 import os
-from pathlib import Path
 from typing import Any
 
 from evenflow.errors import DeviceError, MissingExtra
+
+LIBRARIES = (("evenflow_cuda", "libevenflow_cuda.so", "EVENFLOW_CUDA_LIBRARY"),
+             ("nvidia", "cu13/lib/libcublasLt.so.13", "EVENFLOW_CUBLASLT_LIBRARY"))
+"""Of a GPU: the package from PyPI, its file, and the environment's variable that names another file."""
 
 
 def need(where: str, module: str, package: str, extra: str) -> Any:
@@ -26,18 +29,24 @@ def outdated(where: str, package: str, least: str, got: str) -> MissingExtra:
     return MissingExtra(f"[{where}] expected {package} {least} or newer, got {got}", name=package)
 
 
+def installed_libraries() -> dict[str, str]:
+    """Files of packages that are installed, by the variables which name others; without those that do."""
+    found = {}
+    for package, file, variable in LIBRARIES:
+        spec = None if os.environ.get(variable) else importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if os.path.exists(path := os.path.join(folder, file)):
+                found[variable] = path
+    return found
+
+
 def load_backend(device: str) -> None:
-    """Loads the device's kernels from their package, where it is installed and EVENFLOW_CUDA_LIBRARY names no others.
+    """Loads the device's kernels, and cuBLASLt, where their packages are installed.
 
     The loader would not look there by itself, and now finds them by their name. The core says what is missing.
     """
-    if device != "cuda" or os.environ.get("EVENFLOW_CUDA_LIBRARY"):
-        return
-    found = importlib.util.find_spec("evenflow_cuda")
-    for folder in (found and found.submodule_search_locations) or ():
-        path = Path(folder, "libevenflow_cuda.so")
-        if path.exists():
-            try:
-                ctypes.CDLL(str(path))
-            except OSError as error:
-                raise DeviceError(f"[evenflow_cuda] expected a library that loads, got: {error}") from None
+    for path in installed_libraries().values() if device == "cuda" else ():
+        try:
+            ctypes.CDLL(path)
+        except OSError as error:
+            raise DeviceError(f"[cuda] expected a library that loads, got: {error}") from None

@@ -326,7 +326,7 @@ def set_matmul_precision(precision: str) -> None:
     Parameters
     ----------
     precision : str
-        "highest": like float32; "high": with about half of its digits, faster.
+        "highest": as float32; "high": as TF32, which rounds the factors to 11 bits and is faster.
     """
     # Checked here, since a text that is not UTF-8 would not reach the core.
     _core.set_matmul_precision(choice("set_matmul_precision", "precision", precision, ("highest", "high")))

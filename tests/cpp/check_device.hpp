@@ -100,4 +100,32 @@ void append_doubles(std::vector<T>& to, const std::vector<double>& from) {
   for (const double v : from) to.push_back(static_cast<T>(v));
 }
 
+/// How an array lies in memory: numbers before it, and between its rows.
+struct Place {
+  int64_t before;
+  int64_t between;
+};
+// Where packs fit, and where none do; a pointer alone that is amiss, and a stride alone.
+constexpr Place kPlaces[] = {{0, 0}, {4, 8}, {1, 4}, {0, 3}};
+
+/// A view into an array of its own, with what lies around it.
+template <class T>
+struct Placed {
+  View<T> view;
+  T* all;
+  int64_t size;
+
+  Placed(Arrays& a, const Shape& shape, const Place& place, uint64_t seed, double low = -1, double high = 1) {
+    const int64_t stride = shape.c + place.between;
+    size = place.before + shape.pixels() * stride;
+    all = a.put(random_of<T>(size, seed, low, high));
+    view = View<T>(all + place.before, shape, stride);
+  }
+};
+
+template <class T>
+void append_all(std::vector<T>& to, Arrays& a, const std::vector<Placed<T>>& from) {
+  for (const Placed<T>& p : from) append(to, a.get(p.all, p.size));
+}
+
 }  // namespace evenflow::test

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <typeinfo>
@@ -11,7 +11,6 @@
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "evenflow/error.hpp"
-#include "kernels/bf16.hpp"
 #include "kernels/device/body.hpp"
 
 // A device on the CPU: the kernels' bodies block by block, thread by thread, phase by phase. Its memory is
@@ -89,52 +88,34 @@ class Guarded {
   char* data_;
 };
 
-/// What MmaProduct asks of a device's matrix units, as the CPU computes it: 32 threads multiply 16 rows of
-/// a with 8 columns of b at a time, over 16 of k, and each has four of the sums. Products are exact, and what
-/// a sum has beyond float32 is cut off.
-struct EmulatedUnits {
-  static float cut_off(double x) {
-    const float near = static_cast<float>(x);
-    return std::abs(static_cast<double>(near)) > std::abs(x) ? std::nextafter(near, 0.0f) : near;
-  }
-  static int row(int lane, int e) { return lane / 4 + e / 2 * 8; }
-  static int column(int lane, int e) { return lane % 4 * 2 + e % 2; }
-
-  template <bool a_along_k, bool b_along_k, int rows, int columns>
-  static void multiply(int lane, const Bf16* a, int a_stride, const Bf16* b, int b_stride,
-                       float (&sum)[rows][columns][4]) {
-    for (int i = 0; i < rows; ++i) {
-      for (int j = 0; j < columns; ++j) {
-        for (int e = 0; e < 4; ++e) {
-          const int m = 16 * i + row(lane, e), n = 8 * j + column(lane, e);
-          double total = static_cast<double>(sum[i][j][e]);
-          for (int k = 0; k < 16; ++k) {
-            total += static_cast<double>(to_float(a[a_along_k ? m * a_stride + k : k * a_stride + m])) *
-                     static_cast<double>(to_float(b[b_along_k ? n * b_stride + k : k * b_stride + n]));
-          }
-          sum[i][j][e] = cut_off(total);
-        }
-      }
-    }
-  }
-};
-
 struct EmulatedLauncher {
   static constexpr const char* name = "emulated";
   static constexpr int64_t max_blocks = 3;       // so that small loops stride
-  static constexpr int64_t multiprocessors = 1;  // so that small products have tiles of every width
-  using Mma = EmulatedUnits;
+  static constexpr int64_t patch_values = 3000;  // so that small batches are divided
 
   template <class Body>
-  static void launch([[maybe_unused]] Context& ctx, int64_t blocks, const Body& body) {
-    Emulator& emulator = Emulator::get();
+  static void launch(Context& ctx, int64_t blocks, const Body& body) {
 #if __has_builtin(__builtin_clear_padding)  // else what lies in the gaps looks like pointers at times
     Body arguments = body;
     __builtin_clear_padding(&arguments);
-    emulator.check_arguments(&arguments, sizeof arguments, ctx.device());
+    Emulator::get().check_arguments(&arguments, sizeof arguments, ctx.device());
 #endif
-    ++emulator.launches;
-    emulator.open();
+    run([blocks, &body] { run_blocks(blocks, body); });
+    [[maybe_unused]] static const bool noted = Emulator::note(typeid(Body).name());  // once a body
+  }
+
+  static void* stream(Context& ctx) { return ctx.device(); }
+  static void run(const std::function<void()>& f) {
+    ++Emulator::get().launches;
+    Emulator::get().open();
+    f();
+    Emulator::get().close();
+  }
+
+ private:
+  template <class Body>
+  static void run_blocks(int64_t blocks, const Body& body) {
+    const Emulator& emulator = Emulator::get();
     // Nothing is initialised on a device; 0xCB makes large negative numbers.
     using Shared = typename Body::Shared;
     const Guarded memory(sizeof(Shared));
@@ -151,11 +132,8 @@ struct EmulatedLauncher {
         }
       }
     }
-    emulator.close();
-    [[maybe_unused]] static const bool noted = Emulator::note(typeid(Body).name());  // once a body
   }
 
- private:
   template <class S>
   static void spoil(S& s) {
     std::memset(static_cast<void*>(&s), 0xCB, sizeof s);

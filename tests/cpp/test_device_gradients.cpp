@@ -4,44 +4,10 @@
 #include "kernels/device/exec.hpp"
 #include "kernels/kernel_set.hpp"
 
-// The passes of a deep flow on a device, and how its gradients are added up.
+// How gradients are added up on a device.
 
 namespace evenflow::test {
 namespace {
-
-/// Every pass of an initialised flow: numbers, and gradients of parameters.
-template <class T>
-std::vector<T> passes(Context& ctx, const std::string& device, const Flow<T>& flow, int64_t n) {
-  ParamArena<T> arena(flow.layout(), device);
-  const ParamArena<T>& read = arena;
-  flow.init(arena, 3);
-  Rng rng(4);
-  for (int64_t i = 0; i < flow.layout()->trainable_size(); ++i) {
-    arena.values()[i] += static_cast<T>(0.005 * rng.normal());
-  }
-  Arrays a(ctx);
-  const Shape shape = flow.sample_shape().with_batch(n);
-  const int64_t size = shape.size();
-  const View<const T> x(a.put(random_of<T>(size, 5, 0, 255)), shape);
-  const View<T> back(a.make<T>(size), shape), dx(a.make<T>(size), shape), drawn(a.make<T>(size), shape);
-  T* z = a.make<T>(size);
-  double *det = a.make<double>(n), *log_prob = a.make<double>(n), *back_det = a.make<double>(n);
-  flow.init_from_data(ctx, arena, x);
-  flow.forward(ctx, arena, x, {}, z, det);
-  flow.inverse(ctx, arena, z, n, {}, back, back_det);
-  flow.log_prob(ctx, arena, x, {}, log_prob);
-  flow.sample(ctx, arena, 0, 0.7, 11, {}, drawn);
-  flow.log_prob_and_grad(ctx, arena, x, {}, log_prob, dx);
-  std::vector<T> result = a.get(z, size);
-  for (const View<T>& v : {back, dx, drawn}) append(result, a.get(v.data, size));
-  for (const double* d : {det, log_prob, back_det}) append_doubles(result, a.get(d, n));
-  zero_grad(ctx, arena);
-  const double loss = flow.loss_and_grad(ctx, arena, x, {}, -1).loss;
-  ctx.synchronize();
-  result.push_back(static_cast<T>(loss));
-  append(result, std::vector<T>(read.grads(), read.grads() + flow.layout()->trainable_size()));
-  return result;
-}
 
 /// Gradients by a coupling's gain and offset from n rows, so many in a call, one way and then the other too.
 template <class T>
@@ -89,17 +55,6 @@ std::vector<double> shared_gradients(Context& ctx, const std::string& device, in
 }
 
 }  // namespace
-
-TEST_CASE("device: every pass of a deep Glow against the CPU's" * doctest::test_suite("any device")) {
-  GlowConfig g;
-  g.shape = {0, 2, 2, 2};
-  g.levels = 1;
-  g.steps = 65;
-  g.hidden = 2;
-  const auto flow = glow<double>(g);
-  check_same<double>(1e-8,
-                     [&](Context& ctx, const std::string& device) { return passes(ctx, device, flow, 3); });
-}
 
 TEST_CASE("device: parts of a gradient are complete when a watch is told so") {
   install_emulator();

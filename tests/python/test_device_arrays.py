@@ -71,6 +71,10 @@ def address(array):
     return held(array.__dlpack__()).tensor.data
 
 
+KEPT: list = []
+"""What borrowers call or read, who may live longer than the lender."""
+
+
 class Lender:
     """Another library's array on the GPU: values in the managed memory of a flow's parameters.
 
@@ -106,6 +110,7 @@ class Lender:
         lengths, steps = (ctypes.c_int64 * len(shape))(*shape), (ctypes.c_int64 * len(shape))(*(strides or ()))
         deleter = Deleter(give_back)
         self.kept.append((lengths, steps, deleter))
+        KEPT.append(self.kept[-1])
         fields = {"deleter": ctypes.cast(deleter, ctypes.c_void_p), "ndim": len(shape), "shape": lengths,
                   "strides": steps if strides else None, "code": {"i": 0, "u": 1, "f": 2}[dtype.kind],
                   "bits": 8 * dtype.itemsize, **wrong}
@@ -524,5 +529,6 @@ def test_on_the_emulated_device():
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "cuda", here,
                            *(here.with_name(f"test_{name}.py") for name in others)],
                           capture_output=True, text=True,
-                          env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so"})
+                          env={**os.environ, "EVENFLOW_CUDA_LIBRARY": f"{BUILT}/libevenflow_emulated.so",
+                               "EVENFLOW_CUBLASLT_LIBRARY": f"{BUILT}/libfake_cublaslt.so"})
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout

@@ -136,7 +136,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "output": OUTPUT}
 PLACE = (Option("data", "DATA"), Option("device", "where to compute: cpu or cuda"),
          Option("threads", "0: all cores", int),
-         Option("matmul_precision", "float32 nets on a GPU: high has half of the products",
+         Option("matmul_precision", "float32 nets on a GPU: high multiplies as TF32",
                 choices=("highest", "high")))
 """Keys of a config file that every command has as options, or in another way."""
 KEYS = {option.name: option for options in (PLACE, *GROUPS.values()) for option in options}

@@ -1,5 +1,4 @@
 #include "evenflow/version.h"
-#include "kernels/cuda/check.cuh"
 #include "kernels/cuda/device.cuh"
 
 // The backend's memory, copies and entry point. A process uses one GPU, the first that the driver shows.

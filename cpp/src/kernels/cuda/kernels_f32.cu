@@ -1,11 +1,11 @@
 #include "kernels/cuda/launch.cuh"
-#include "kernels/device/net_with_mma.hpp"
+#include "kernels/device/net.hpp"
 #include "kernels/launch.hpp"
 
 namespace evenflow::cuda {
 
 const KernelSet<float>& kernels_f32() {
-  return kernel_set_of<DeviceNetWithMma<Launcher>>();
+  return kernel_set_of<DeviceNet<Launcher, float>>();
 }
 
 }  // namespace evenflow::cuda

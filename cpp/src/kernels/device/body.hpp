@@ -23,56 +23,16 @@
 
 namespace evenflow::device {
 
-// A body with many similar phases may name its stages. A device then runs them in a loop of its own, with no
-// more in registers than the loop needs:
-//   kInner, kEnds                 phases per step (one or two), and phases after the last step
-//   steps(block)                  at least one
-//   begin(place, r, s)            the first phase
-//   step<inner>(number, steps, place, r, s)
-//   end<which>(place, r, s)
-
 constexpr int kThreads = 256;
 
 using ops::Nothing;
 using ops::Place;
-
-/// phases() and run() of a body with stages.
-template <class Body>
-EVENFLOW_INLINE int64_t staged_phases(const Body& body, int64_t block) {
-  return 1 + int64_t{Body::kInner} * body.steps(block) + Body::kEnds;
-}
-template <int which, class Body>
-EVENFLOW_INLINE void run_end(const Body& body, int64_t number, const Place& at, typename Body::Registers& own,
-                             typename Body::Shared& shared) {
-  if constexpr (which < Body::kEnds) {
-    if (number == which) return body.template end<which>(at, own, shared);
-    run_end<which + 1>(body, number, at, own, shared);
-  }
-}
-template <class Body>
-EVENFLOW_INLINE void run_staged(const Body& body, int64_t phase, const Place& at,
-                                typename Body::Registers& own, typename Body::Shared& shared) {
-  if (phase == 0) return body.begin(at, own, shared);
-  const int steps = body.steps(at.block);
-  const int64_t after = phase - 1 - int64_t{Body::kInner} * steps;
-  if (after >= 0) return run_end<0>(body, after, at, own, shared);
-  const int number = static_cast<int>((phase - 1) / Body::kInner);
-  if constexpr (Body::kInner == 2) {
-    if (phase % 2 == 0) return body.template step<1>(number, steps, at, own, shared);
-  }
-  body.template step<0>(number, steps, at, own, shared);
-}
 
 /// Most columns per access of a functor: sixteen bytes, or one column if it takes no packs.
 template <class F, class = void>
 constexpr int most_packed = 1;
 template <class F>
 constexpr int most_packed<F, std::void_t<typename F::Number>> = 16 / sizeof(typename F::Number);
-
-template <class F, class = void>
-constexpr bool takes_half_packs = false;
-template <class F>
-constexpr bool takes_half_packs<F, std::void_t<decltype(F::half_packs)>> = F::half_packs;
 
 /// Position in rows of packs.
 struct PackIndex {
@@ -286,38 +246,19 @@ struct AddChunks {
   }
 };
 
-/// Calls finish(column, its sums, 1) with the totals of partial (rows, G::sums, cols). A block adds a few
-/// columns: each lane of threads adds some of the rows, then one thread adds the lanes in order.
+/// Calls finish(column, its sums, 1) with the totals of partial (rows, G::sums, cols), row after row.
 template <class G>
-struct SumRows {
-  static constexpr int threads = kThreads;
-  static constexpr int kColumns = 8, kLanes = threads / kColumns;
-  using Registers = Nothing;
-  struct Shared {
-    double value[G::sums][kLanes][kColumns];
-  };
+struct FinishSums {
   int64_t rows;
   int64_t cols;
   const double* partial;
   G finish;
-
-  EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
-  EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
-    const int place = at.thread % kColumns, first_lane = at.thread / kColumns;
-    const int64_t column = at.block * kColumns + place;
-    if (column >= cols) return;
+  EVENFLOW_INLINE void operator()(int64_t, int64_t column) const {
     double total[G::sums] = {};
-    if (phase == 0) {
-      for (int64_t r = first_lane; r < rows; r += kLanes) {
-        for (int s = 0; s < G::sums; ++s) total[s] += partial[(r * G::sums + s) * cols + column];
-      }
-      for (int s = 0; s < G::sums; ++s) shared.value[s][first_lane][place] = total[s];
-    } else if (first_lane == 0) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        for (int s = 0; s < G::sums; ++s) total[s] += shared.value[s][lane][place];
-      }
-      finish(column, total, 1);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int s = 0; s < G::sums; ++s) total[s] += partial[(r * G::sums + s) * cols + column];
     }
+    finish(column, total, 1);
   }
 };
 

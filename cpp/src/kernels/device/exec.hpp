@@ -13,7 +13,6 @@ namespace evenflow {
 /// Loops and reductions on a device, with the interface of CpuExec. Launcher provides
 ///   launch(ctx, blocks, body)   for blocks >= 1
 ///   max_blocks                  most blocks of a grid-stride loop
-///   multiprocessors             of a large device; products are divided for this number
 template <class Launcher>
 struct DeviceExec {
   static constexpr bool cheap_launches = false;
@@ -33,10 +32,14 @@ struct DeviceExec {
 
   static int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-  /// Calls g with the pack size: sixteen bytes, or eight if f takes half packs, or else one column.
+  /// Calls g with the pack size: sixteen bytes, or else one column.
   template <class F, class G>
   static void in_packs(int64_t cols, const F& f, const G& g) {
-    in_packs_of<device::most_packed<F>>(cols, f, g);
+    constexpr int kMost = device::most_packed<F>;
+    if constexpr (kMost > 1) {
+      if (cols % kMost == 0 && ops::packs(f, kMost)) return g(std::integral_constant<int, kMost>());
+    }
+    g(std::integral_constant<int, 1>());
   }
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*cost*/ = 1) {
@@ -112,9 +115,8 @@ struct DeviceExec {
   /// The same from partial sums (rows, G::sums, cols).
   template <class G>
   static void sum_rows(Context& ctx, int64_t rows, int64_t cols, const double* partial, const G& finish) {
-    using Body = device::SumRows<G>;
-    constexpr int64_t kMost = 1024;  // a thread then adds every 32nd
-    const int64_t width = G::sums * cols, chunk = ceil_div(rows, kMost / 4);
+    constexpr int64_t kMost = 64;  // that a thread adds
+    const int64_t width = G::sums * cols, chunk = ceil_div(rows, kMost);
     WorkspaceScope scope(ctx.workspace());
     if (rows > kMost) {
       double* fewer = scope.take<double>(ceil_div(rows, chunk) * width);
@@ -123,7 +125,7 @@ struct DeviceExec {
       partial = fewer;
       rows = ceil_div(rows, chunk);
     }
-    launch(ctx, ceil_div(cols, Body::kColumns), Body{rows, cols, partial, finish});
+    for_each(ctx, 1, cols, device::FinishSums<G>{rows, cols, partial, finish});
   }
 
  private:
@@ -131,15 +133,6 @@ struct DeviceExec {
   static int64_t chunk_of(int64_t rows, int64_t cols) {
     constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
     return ops::max_of(ceil_div(kChunk, ops::min_of(cols, kWidest)), ceil_div(rows, kMostChunks));
-  }
-
-  template <int n, class F, class G>
-  static void in_packs_of(int64_t cols, const F& f, const G& g) {
-    if constexpr (n > 1) {
-      if (cols % n != 0 || !ops::packs(f, n))
-        return in_packs_of<device::takes_half_packs<F> ? n / 2 : 1>(cols, f, g);
-    }
-    g(std::integral_constant<int, n>());
   }
 
   template <class Join, class F>

@@ -11,7 +11,6 @@ namespace evenflow::ops {
 template <class T>
 struct Copy {
   using Number = T;
-  static constexpr bool half_packs = true;
   const T* x;
   int64_t x_stride;
   T* y;
@@ -48,7 +47,6 @@ struct CopyBlocks {
 template <class T>
 struct Add {
   using Number = T;
-  static constexpr bool half_packs = true;
   const T* x;
   int64_t x_stride;
   T* y;

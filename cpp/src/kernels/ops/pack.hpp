@@ -14,7 +14,6 @@
 //   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
 //   next(i), target()  where what belongs into element i of target() may be written later than the rest
 //   runs        true, with load_run and store_run: see coupling/apply.hpp
-//   halves      true, if eight bytes are worth a kernel where sixteen don't fit: slices of six floats do that
 // and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
 // vectors of loops.
 
