@@ -37,7 +37,7 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
   params.given.context = a.put(random_of<T>(c.batch * c.context, 13));
   params.given.dcontext = c.context ? a.make<T>(c.batch * c.context, T(0)) : nullptr;
   const Placed<T> z(a, out, place, 5), back(a, in, place, 6), dx(a, in, place, 7), again(a, in, place, 8),
-      kept_dx(a, in, place, 9), dz(a, out, place, 10), z2(a, out, place, 14);
+      kept_dx(a, in, place, 9), dz(a, out, place, 10), z2(a, out, place, 14), known_dz(a, out, place, 16);
   const View<T> g = Placed<T>(a, out, place, 11).view, gx = Placed<T>(a, in, place, 15).view;
   double* det = a.make<double>(c.batch, 0.5);
   double* det_back = a.make<double>(c.batch, 0.5);
@@ -49,10 +49,15 @@ std::vector<T> all_of(Context& ctx, const std::string& device, const LayerCase& 
   layer->forward(ctx, kept, x, z.view, det);
   layer->inverse(ctx, params, z.view, back.view, det_back);
   layer->backward(ctx, params, z.view, g, h, again.view, dx.view);
+  keeping.known = true;  // the inputs, from the call before
   layer->backward(ctx, kept, z.view, g, h, again.view, kept_dx.view);
-  if (!c.training) layer->inverse_backward(ctx, params, x, gx, h, z2.view, dz.view);
+  if (!c.training) {
+    layer->inverse_backward(ctx, params, x, gx, h, z2.view, dz.view);
+    mode.known = true;
+    layer->inverse_backward(ctx, params, x, gx, h, z2.view, known_dz.view);
+  }
   std::vector<T> result;
-  append_all(result, a, {z, back, dx, again, kept_dx, dz, z2});
+  append_all(result, a, {z, back, dx, again, kept_dx, dz, z2, known_dz});
   append_doubles(result, a.get(det, c.batch));
   append_doubles(result, a.get(det_back, c.batch));
   append(result, a.get(stats, layout->stats_size()));
@@ -76,7 +81,7 @@ void check_layer_on_device(const std::string& name, const LayerCase& c, const Ma
     });
   };
   for (const Place& place : kPlaces) check(double(), 1e-10, place, c);
-  check(float(), 2e-4, kPlaces[1], c);
+  for (const int place : {1, 2}) check(float(), 2e-4, kPlaces[place], c);
   LayerCase one = c;
   one.batch = 1;
   if (c.batch <= 3) check(double(), 1e-10, kPlaces[0], one);  // a batch of one has no variance
@@ -339,6 +344,38 @@ TEST_CASE("device: every layer against the CPU's") {
       check("whiten", [=](auto t) { return whiten<decltype(t)>(Shape{0, 1, 1, 3}, kind); });
     }
   }
+}
+
+TEST_CASE_TEMPLATE("device: a class head against the CPU's", T, float, double) {
+  const Shape shape{4, 2, 3, 5};
+  constexpr int64_t kClasses = 3, kChannels = 5, kSamples = 4;
+  check_same<T>(std::is_same<T, double>::value ? 1e-12 : 2e-5, [&](Context& ctx, const std::string&) {
+    const KernelSet<T>& kernels = ctx.kernels<T>();
+    Arrays a(ctx);
+    const View<const T> x(a.put(random_of<T>(shape.size(), 1, -2, 2)), shape);
+    const T* weight = a.put(random_of<T>(kChannels * kClasses, 2));
+    const T* logs = a.put(random_of<T>(kClasses, 3));
+    double* pooled = a.make<double>(kSamples * kChannels);
+    double* raw = a.make<double>(kSamples * kClasses);
+    double* logp = a.make<double>(kSamples * kClasses);
+    T* dweight = a.make<T>(kChannels * kClasses, T(0.25));
+    T* dbias = a.make<T>(kClasses, T(0.25));
+    T* dlogs = a.make<T>(kClasses, T(0.25));
+    const View<T> dx(a.make<T>(shape.size(), T(0.5)), shape);
+    double* results = a.make<double>(2);
+    kernels.prior.head_log_prob(ctx, x, kClasses, weight, a.put(random_of<T>(kClasses, 4)), logs, pooled, raw,
+                                logp);
+    const double* sample_weight = a.put(std::vector<double>{0.5, 2, 0, 1.25});
+    kernels.prior.head_backward(ctx, kClasses, a.put(std::vector<int32_t>{2, 0, 1, 2}), sample_weight, weight,
+                                logs, 0.75, pooled, raw, logp, dweight, dbias, dlogs, dx, results);
+    std::vector<T> result = a.get(dx.data, shape.size());
+    append(result, a.get(dweight, kChannels * kClasses));
+    append(result, a.get(dbias, kClasses));
+    append(result, a.get(dlogs, kClasses));
+    append_doubles(result, a.get(logp, kSamples * kClasses));
+    append_doubles(result, a.get(results, 2));
+    return result;
+  });
 }
 
 TEST_CASE("device: batch norm against the CPU's") {

@@ -10,6 +10,44 @@ namespace evenflow::test {
 namespace {
 
 template <class T>
+std::vector<T> channel_maps(Context& ctx, const Shape& shape, const Place& place, int parity) {
+  const KernelSet<T>& kernels = ctx.kernels<T>();
+  Arrays a(ctx);
+  const auto view = [&](uint64_t seed) { return Placed<T>(a, shape, place, seed); };
+  const int64_t c = shape.c;
+  const T* shift = a.put(random_of<T>(c, 1));
+  const T* scale = a.put(random_of<T>(c, 2, 0.5, 2));
+  const T* beta = a.put(random_of<T>(c, 3));
+  const Placed<T> x = view(4), dy = view(5);
+  std::vector<Placed<T>> out;
+  for (uint64_t i = 0; i < 11; ++i) out.push_back(view(10 + i));
+  double* sums = a.make<double>(4 * 2 * c);
+  T* mean = a.make<T>(c);
+  T* var = a.make<T>(c);
+  kernels.channel.forward(ctx, parity, x.view, shift, scale, out[0].view);
+  kernels.channel.inverse(ctx, parity, x.view, shift, scale, out[1].view);
+  kernels.channel.backward(ctx, parity, x.view, dy.view, shift, scale, out[2].view, out[3].view, sums);
+  kernels.channel.moments(ctx, parity, x.view, mean, var);
+  kernels.channel.batch_norm_sums(ctx, parity, x.view, dy.view, sums + 2 * c);
+  kernels.channel.batch_norm_backward(ctx, parity, x.view, dy.view, shift, scale, mean, var, out[4].view,
+                                      out[5].view);
+  kernels.net.norm_relu(ctx, x.view, shift, scale, beta, true, out[6].view);
+  kernels.net.norm_relu_sums(ctx, x.view, shift, scale, beta, true, out[7].view, sums + 4 * c);
+  kernels.net.norm_relu_backward(ctx, x.view, shift, scale, mean, var, dy.view, out[8].view);
+  T* bias_gradient = a.make<T>(c);
+  T* logs_gradient = a.make<T>(c);
+  kernels.net.epilogue_backward(ctx, x.view, out[9].view, {shift, scale, true}, bias_gradient, logs_gradient,
+                                T(3));
+  kernels.net.epilogue_backward(ctx, x.view, out[10].view, {shift, nullptr, false}, bias_gradient, nullptr,
+                                T(3));
+  std::vector<T> result;
+  append_all(result, a, out);
+  append_doubles(result, a.get(sums, 6 * c));
+  for (const T* v : {mean, var, bias_gradient, logs_gradient}) append(result, a.get(v, c));
+  return result;
+}
+
+template <class T>
 std::vector<T> units(Context& ctx, const Shape& shape, const Place& place) {
   const auto& net = ctx.kernels<T>().net;
   Arrays a(ctx);
@@ -123,6 +161,11 @@ TEST_CASE_TEMPLATE("device: maps of views that fit packs, and that do not", T, f
       CAPTURE(place.before);
       CAPTURE(place.between);
       const Shape shape{3, 4, 6, c};
+      for (const int parity : {-1, 1}) {
+        check_same<T>(bound, [&](Context& ctx, const std::string&) {
+          return channel_maps<T>(ctx, shape, place, parity);
+        });
+      }
       check_same<T>(bound, [&](Context& ctx, const std::string&) { return moves<T>(ctx, shape, place); });
       check_same<T>(bound, [&](Context& ctx, const std::string&) { return units<T>(ctx, shape, place); });
     }

@@ -13,9 +13,8 @@ SOURCES = Path(__file__).parents[2] / "cpp" / "src" / "kernels"
 
 
 def demangled(names: list[bytes], shape: str) -> set[str]:
-    """What `shape` captures of the names; matrix units are called the same on either device."""
+    """What `shape` captures of the names."""
     text = subprocess.run(["c++filt", "-t"], input=b"\n".join(names), capture_output=True, check=True).stdout.decode()
-    text = re.sub(r"\bevenflow::(cuda::TensorCores|test::EmulatedUnits)\b", "Units", text)
     return {match[1] for match in (re.fullmatch(shape, line) for line in text.splitlines()) if match}
 
 
