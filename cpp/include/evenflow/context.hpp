@@ -71,9 +71,9 @@ class EVENFLOW_API Ranks {
   virtual void sum(double* values, int64_t count) = 0;
 };
 
-/// How a GPU multiplies float32 numbers in chains of convolutions and dense layers. highest: as float32. high:
-/// as TF32, which rounds the factors to 11 significant bits. Neither other arithmetic nor a CPU depends on
-/// it.
+/// How a GPU multiplies float32 numbers in chains of convolutions and dense layers. highest: as float32.
+/// high: as TF32, which rounds the factors to 11 significant bits. Neither other arithmetic nor a CPU depends
+/// on it.
 enum class MatmulPrecision { highest, high };
 
 /// Largest number of threads of a context.
