@@ -89,9 +89,6 @@ struct KeepInBox {
 /// x -> y, sum: log dy/dx; with inverse y -> x, sum: log dx/dy.
 template <class T, bool inverse>
 struct BoundsMap {
-  using Number = T;
-  static constexpr int inputs = 4;
-  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   ColumnBounds<T> bounds;
   const T* from;
@@ -99,31 +96,50 @@ struct BoundsMap {
   T* to;
   int64_t to_stride;
   EVENFLOW_INLINE void prepare() {}
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, from, from_stride) && fits(n, to, to_stride); }
-  template <int n = 1>
-  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t step) const {
-    put(read<n>(from + row * from_stride + c), in);
-    for (int e = 0; e < n; ++e) {
-      in[step + e] = bounds.low[c + e];
-      in[2 * step + e] = bounds.high[c + e];
-      in[3 * step + e] = bounds.log_width[c + e];
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
+    T value;
+    apply(from[row * from_stride + c], interval(bounds, c), &value, sum);
+    to[row * to_stride + c] = inverse ? interval(bounds, c).nearest(value) : value;
+  }
+  EVENFLOW_INLINE int inputs() const { return 4; }
+  EVENFLOW_INLINE int outputs() const { return 1; }
+  template <class Gather>
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
+    gather(run, from, from_stride, 1, in);
+    gather(run, bounds.low, 0, 1, in + room);
+    gather(run, bounds.high, 0, 1, in + 2 * room);
+    gather(run, bounds.log_width, 0, 1, in + 3 * room);
+  }
+  template <class V>
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t room) const {
+    constexpr int kLanes = sizeof(V) / sizeof(T);
+#pragma GCC ivdep
+    for (int e = 0; e < kLanes; ++e) {
+      T value, log_slope;
+      apply(in[e], {in[room + e], in[2 * room + e], in[3 * room + e]}, &value, &log_slope);
+      out[e] = value;
+      sum[e] = log_slope;
     }
   }
-  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
-    const Interval<T> ends{in[1], in[2], in[3]};
+  template <class Scatter>
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    if (!inverse) return scatter(run, out, to, to_stride, 1);
+    T values[Run::kMost];
+    for (int64_t e = 0; e < run.count; ++e) {
+      values[e] = interval(bounds, (run.col + e) % run.cols).nearest(out[e]);
+    }
+    scatter(run, values, to, to_stride, 1);
+  }
+
+ private:
+  EVENFLOW_INLINE static void apply(T value, const Interval<T>& ends, T* out, T* log_slope) {
     if constexpr (inverse) {
-      const FromUnbounded<T> of(in[0], ends);
-      out[0] = of.x;
-      sum[0] = of.log_slope;
+      const FromUnbounded<T> of(value, ends);
+      *out = of.x;
+      *log_slope = of.log_slope;
     } else {
-      to_unbounded(in[0], ends, out, sum);
+      to_unbounded(value, ends, out, log_slope);
     }
-  }
-  template <int n = 1>
-  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    Pack<T, n> v = pack_of<n>(out);
-    for (int e = 0; inverse && e < n; ++e) v.v[e] = interval(bounds, c + e).nearest(v.v[e]);
-    write(v, to + row * to_stride + c);
   }
 };
 

@@ -10,55 +10,60 @@ namespace evenflow::ops {
 /// y = logit((1 + 0.9 (2u - 1)) / 2); sum: log dy/du.
 template <class T>
 struct LogitForward {
-  using Number = T;
-  static constexpr int inputs = 1;
-  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   const T* x;
   int64_t x_stride;
   T* y;
   int64_t y_stride;
   EVENFLOW_INLINE void prepare() {}
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
-  template <int n = 1>
-  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
-    put(read<n>(x + row * x_stride + c), in);
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
+    compute<T>(x + row * x_stride + c, y + row * y_stride + c, sum, 1);
   }
-  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
-    const T p = T(0.05) + T(0.9) * in[0];
-    out[0] = log(p) - log(T(1) - p);
-    sum[0] = softplus(out[0]) + softplus(-out[0]) + T(-0.10536051565782628);  // log 0.9
+  EVENFLOW_INLINE int inputs() const { return 1; }
+  EVENFLOW_INLINE int outputs() const { return 1; }
+  template <class Gather>
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t, const Gather& gather) const {
+    gather(run, x, x_stride, 1, in);
   }
-  template <int n = 1>
-  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    write(pack_of<n>(out), y + row * y_stride + c);
+  template <class V>
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t) const {
+    const V p = T(0.05) + T(0.9) * loaded<V>(in), value = log(p) - log(T(1) - p);
+    keep(softplus(value) + softplus(-value) + T(-0.10536051565782628), sum);  // log 0.9
+    keep(value, out);
+  }
+  template <class Scatter>
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    scatter(run, out, y, y_stride, 1);
   }
 };
 
 /// u from y; sum: log du/dy.
 template <class T>
 struct LogitInverse {
-  using Number = T;
-  static constexpr int inputs = 1;
-  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   const T* y;
   int64_t y_stride;
   T* x;
   int64_t x_stride;
   EVENFLOW_INLINE void prepare() {}
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
-  template <int n = 1>
-  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
-    put(read<n>(y + row * y_stride + c), in);
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
+    compute<T>(y + row * y_stride + c, x + row * x_stride + c, sum, 1);
   }
-  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
-    out[0] = (sigmoid(in[0]) - T(0.05)) / T(0.9);
-    sum[0] = -(softplus(in[0]) + softplus(-in[0]) + T(-0.10536051565782628));
+  EVENFLOW_INLINE int inputs() const { return 1; }
+  EVENFLOW_INLINE int outputs() const { return 1; }
+  template <class Gather>
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t, const Gather& gather) const {
+    gather(run, y, y_stride, 1, in);
   }
-  template <int n = 1>
-  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    write(pack_of<n>(out), x + row * x_stride + c);
+  template <class V>
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t) const {
+    const V value = loaded<V>(in);
+    keep(-(softplus(value) + softplus(-value) + T(-0.10536051565782628)), sum);
+    keep((sigmoid(value) - T(0.05)) / T(0.9), out);
+  }
+  template <class Scatter>
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    scatter(run, out, x, x_stride, 1);
   }
 };
 

@@ -61,18 +61,9 @@ struct IgnoreNumbers {
   EVENFLOW_INLINE void operator()(int, V) const {}
 };
 
-// A kernel over a coupling's values has sums by sample, and
-//   element(row, c, sum)   one value, where it lies
-//   load_run, compute, store_run
-//                          some successive values, of which each array is gathered into `room` numbers, then
-//                          computed V by V, and scattered: gather(run, from, stride, step, to) and
-//                          scatter(run, from, to, stride, step), where column c of row r is
-//                          stride * r + step * c numbers on
-// prepare() is called once before either.
-
+/// What all maps of a coupling's values have (see ops/pack.hpp for maps). Their groups are samples.
 template <class T, class Law>
 struct CouplingValues {
-  static constexpr bool runs = true;
   CouplingMap map;
   Law law;
   Rows<const T> h;

@@ -26,14 +26,15 @@ struct CpuExec {
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
 
-  /// Prefetches the lines of f's arrays that hold `count` elements, some time before element i needs them.
-  /// Hardware prefetchers do not look far enough ahead.
+  /// Prefetches the lines of f's arrays that hold `count` elements of a row, some time before element `col`
+  /// needs them. Hardware prefetchers do not look far enough ahead.
   template <int count, class F>
-  EVENFLOW_INLINE static void prefetch_ahead(const F& f, int64_t i) {
+  EVENFLOW_INLINE static void prefetch_ahead(const F& f, int64_t row, int64_t col) {
     constexpr int64_t kAhead = 512;
-    f.each_array([&](const auto* array) __attribute__((always_inline)) {
+    f.each_array([&](const auto* array, int64_t stride) __attribute__((always_inline)) {
+      const auto* const at = array + row * stride + col + kAhead;
 #pragma GCC unroll 8
-      for (int64_t c = 0; c < count; c += 64 / sizeof(*array)) __builtin_prefetch(array + i + kAhead + c);
+      for (int64_t c = 0; c < count; c += 64 / sizeof(*array)) __builtin_prefetch(at + c);
     });
   }
 
@@ -81,7 +82,7 @@ struct CpuExec {
     for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
   }
 
-  /// to[e] = element e of a run; see coupling/apply.hpp.
+  /// to[e] = element e of a run; see ops/pack.hpp.
   struct Gather {
     template <class From, class To>
     __attribute__((noinline)) void operator()(const ops::Run& run, const From* from, int64_t stride,
@@ -194,109 +195,30 @@ struct CpuExec {
     }
   };
 
-  static constexpr int kMostSums = 2;
-  template <class T, class F>
-  static typename MapRun<T>::Plan plan_of(const F& f) {
-    if constexpr (ops::takes_runs<F>) {
-      return {&f, std::is_same<T, float>::value ? &run_arrays<T, F> : &run_arrays_scalar<T, F>, f.inputs(),
-              f.outputs(), F::sums};
-    } else {
-      static_assert(F::sums <= kMostSums, "run_groups has room for them");
-      return {&f, &run_elements<T, F>, F::inputs, F::outputs, F::sums};
-    }
+  /// Computes a run of elements, `lanes` at a time.
+  template <int lanes, class T, class F>
+  __attribute__((noinline)) static void run_map(MapRun<T>& run, const void* functor, int64_t cols,
+                                                int64_t limit) {
+    apply_map<lanes>(run, *static_cast<const F*>(functor), cols, limit);
   }
-
-  /// A run of a map that loads and stores arrays, computed in vectors.
+  /// The same in little code. float64 is the reference: it may take its time, and it uses the C library's
+  /// functions.
   template <class T, class F>
-  __attribute__((noinline)) static void run_arrays(MapRun<T>& run, const void* functor, int64_t cols,
-                                                   int64_t limit) {
-    apply_arrays<MapRun<T>::kLanes, T>(run, *static_cast<const F*>(functor), cols, limit);
-  }
-  /// The same element by element. float64 is the reference: it uses the C library's functions, and its code
-  /// may be small.
-  template <class T, class F>
-  __attribute__((noinline, cold)) static void run_arrays_scalar(MapRun<T>& run, const void* functor,
-                                                                int64_t cols, int64_t limit) {
-    apply_arrays<1, T>(run, *static_cast<const F*>(functor), cols, limit);
+  __attribute__((noinline, cold)) static void run_small_map(MapRun<T>& run, const void* functor, int64_t cols,
+                                                            int64_t limit) {
+    apply_map<1>(run, *static_cast<const F*>(functor), cols, limit);
   }
   template <int lanes, class T, class F>
-  EVENFLOW_INLINE static void apply_arrays(MapRun<T>& run, const F& f, int64_t cols, int64_t limit) {
+  EVENFLOW_INLINE static void apply_map(MapRun<T>& run, const F& f, int64_t cols, int64_t limit) {
     using V = std::conditional_t<lanes == 1, T, ops::Lanes<T, lanes>>;
     run.count = ops::min_of(run.most, limit);
     const ops::Run place{run.row, run.col, cols, run.count};
     f.load_run(place, run.in(0), run.most, Gather());
     const int64_t whole = run.fill_up();
     T *in = run.in(0), *out = run.out(0), *sums = run.sums(0);
+#pragma GCC ivdep
     for (int64_t e = 0; e < whole; e += lanes) f.template compute<V>(in + e, out + e, sums + e, run.most);
     f.store_run(place, run.out(0), run.most, Scatter());
-  }
-
-  /// A run of a map that loads and stores elements.
-  template <class T, class F>
-  __attribute__((noinline)) static void run_elements(MapRun<T>& run, const void* functor, int64_t cols,
-                                                     int64_t limit) {
-    const F& f = *static_cast<const F*>(functor);
-    constexpr int64_t kMost = ops::Run::kMost;
-    constexpr int kSums = F::sums ? F::sums : 1;
-    run.count = ops::min_of(kMost, limit);
-    const ops::Run place{run.row, run.col, cols, run.count};
-    T *in = run.in(0), *out = run.out(0), *sums = run.sums(0);
-    walk(f, place,
-         [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-           constexpr int n = decltype(pack)::value;
-           if constexpr (n == 1)
-             map.load(r, c, in + e, kMost);
-           else
-             map.template load<n>(r, c, in + e, kMost);
-         });
-    const int64_t whole = run.fill_up();
-#pragma GCC ivdep
-    for (int64_t e = 0; e < whole; ++e) {
-      T a[F::inputs], b[F::outputs], s[kSums];
-#pragma GCC unroll 8
-      for (int i = 0; i < F::inputs; ++i) a[i] = in[i * kMost + e];
-      f.compute(a, b, s);
-#pragma GCC unroll 8
-      for (int i = 0; i < F::outputs; ++i) out[i * kMost + e] = b[i];
-#pragma GCC unroll 8
-      for (int i = 0; i < F::sums; ++i) sums[i * kMost + e] = s[i];
-    }
-    walk(f, place,
-         [&](const auto& map, auto pack, int64_t e, int64_t r, int64_t c) __attribute__((always_inline)) {
-           constexpr int n = decltype(pack)::value;
-           if constexpr (n == 1)
-             map.store(r, c, out + e, kMost);
-           else
-             map.template store<n>(r, c, out + e, kMost);
-         });
-  }
-
-  /// visit(f, pack size, index in the run, row, column). f is an argument because Clang would look up load<n>
-  /// of a known type before it discards the branch.
-  template <class F, class Visit>
-  EVENFLOW_INLINE static void walk(const F& f, const ops::Run& run, const Visit& visit) {
-    // Elements loaded and stored at once, in maps with sums. AVX2 keeps one, to limit the size of its static
-    // program.
-    constexpr int kPack = Isa::vector_bytes == 64 && F::sums > 0 ? 4 : 1;
-    constexpr std::integral_constant<int, 1> one;
-    int64_t r = run.row, c = run.col;
-    for (int64_t e = 0; run.cols == 1 && e < run.count; ++e, ++r) {
-      visit(f, one, e, r, 0);
-      keep_scalar(r);
-    }
-    bool done = run.cols == 1;
-    if constexpr (kPack > 1) {
-      constexpr std::integral_constant<int, kPack> pack;
-      done = done || (run.cols % kPack == 0 && f.packs(kPack));
-      for (int64_t e = 0; done && run.cols > 1 && e < run.count; e += kPack) {
-        visit(f, pack, e, r, c);
-        if ((c += kPack) == run.cols) c = 0, ++r;
-      }
-    }
-    for (int64_t e = 0; !done && e < run.count; ++e) {
-      visit(f, one, e, r, c);
-      if (++c == run.cols) c = 0, ++r;
-    }
   }
 
   /// A sum in double: eight interleaved sums, plus the elements after the last eight. noinline avoids a copy
@@ -317,46 +239,37 @@ struct CpuExec {
     }
   };
 
-  /// f(row, column), where one call costs as much as `cost` plain ones. One row if f names its arrays.
+  /// f(row, column), where one call costs as much as `cost` plain ones.
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t cost = 1) {
-    if constexpr (ops::names_arrays<F>) {
-      stream(ctx, cols, f, cost);
-    } else {
-      run_team<Isa>(threads_for(ctx, rows * cols * cost), [&](const Team& team) {
-        const bool by_rows = rows >= team.size;
-        const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);
-        for (int64_t r = by_rows ? team.begin(rows) : 0; r < r_end; ++r) {
+    run_team<Isa>(threads_for(ctx, rows * cols * cost), [&](const Team& team) {
+      const bool by_rows = rows >= team.size;
+      const int64_t r_end = by_rows ? team.end(rows) : rows, c_end = by_rows ? cols : team.end(cols);
+      for (int64_t r = by_rows ? team.begin(rows) : 0; r < r_end; ++r) {
 #pragma GCC ivdep
-          for (int64_t c = by_rows ? 0 : team.begin(cols); c < c_end; ++c) f(r, c);
-        }
-      });
-    }
+        for (int64_t c = by_rows ? 0 : team.begin(cols); c < c_end; ++c) f(r, c);
+      }
+    });
   }
 
   static constexpr int64_t kBlock = 64;  ///< elements prefetched together
 
-  /// f(0, i) for first <= i < last, at most one block.
+  /// f.target()[i] = f.next(i) for first <= i < last, at most one block.
   template <class F>
-  static void stream_block(const F& f, int64_t first, int64_t last) {
-    prefetch_ahead<kBlock>(f, first);
-    if constexpr (ops::writes_later<F>) {
-      // Other cores have read target(), so its lines must be called back. A burst of stores does that sooner.
-      alignas(64) typename F::Number values[kBlock];
+  static void update_block(const F& f, int64_t first, int64_t last) {
+    prefetch_ahead<kBlock>(f, 0, first);
+    // Other cores have read target(), so its lines must be called back. A burst of stores does that sooner.
+    alignas(64) typename F::Number values[kBlock];
 #pragma GCC ivdep
-      for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
-      typename F::Number* to = f.target();
+    for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
+    typename F::Number* to = f.target();
 #pragma GCC ivdep
-      for (int64_t i = first; i < last; ++i) to[i] = values[i - first];
-    } else {
-#pragma GCC ivdep
-      for (int64_t i = first; i < last; ++i) f(0, i);
-    }
+    for (int64_t i = first; i < last; ++i) to[i] = values[i - first];
   }
 
-  /// f(0, i) for i < n, over arrays too long for a cache.
+  /// f.target()[i] = f.next(i) for i < n, over arrays too long for a cache.
   template <class F>
-  static void stream(Context& ctx, int64_t n, const F& f, int64_t cost) {
+  static void update(Context& ctx, int64_t n, const F& f, int64_t cost = 1) {
     constexpr int64_t kMost = 256;
     const int64_t blocks = (n + kBlock - 1) / kBlock;
     const int threads = threads_for(ctx, n * cost);
@@ -364,18 +277,18 @@ struct CpuExec {
     const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
     run_team<Isa>(threads, [&](const Team& team) {
       queue.run(team, blocks, kMost, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t b = begin; b < end; ++b) stream_block(f, b * kBlock, ops::min_of(n, (b + 1) * kBlock));
+        for (int64_t b = begin; b < end; ++b) update_block(f, b * kBlock, ops::min_of(n, (b + 1) * kBlock));
       });
     });
   }
 
-  /// Loads, computes and stores elements of rows, many at a time.
+  /// A map without sums whose computations are in T = double, like noise.
   template <class T, class F>
   static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
     if (rows * cols == 0) return;
     constexpr int64_t kJob = 1024;
     const int64_t share = ops::max_of<int64_t>(1, kJob / cols), jobs = (rows + share - 1) / share;
-    const typename MapRun<T>::Plan plan = plan_of<T>(f);
+    const typename MapRun<T>::Plan plan{&f, &run_map<1, T, F>, f.inputs(), f.outputs(), 0};
     run_team<Isa>(threads_for(ctx, rows * cols), [&](const Team& team) {
       MapRun<T> run(plan);
       for (int64_t job = team.begin(jobs); job < team.end(jobs); ++job) {
@@ -386,12 +299,18 @@ struct CpuExec {
     });
   }
 
-  /// Loads, computes and stores elements of `groups` of `rows` rows, many at a time. Adds the sums over each
-  /// group to out (groups, sums), unless that is null.
+  static constexpr int kMostSums = 2;
+
+  /// A map of `groups` of `rows` rows. Adds the sums over each group to out (groups, sums), unless that is
+  /// null.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, F f, double* out) {
+    static_assert(F::sums <= kMostSums, "run_groups has room for them");
     f.prepare();
-    run_groups<T>(ctx, groups, rows, cols, plan_of<T>(f), out);
+    const typename MapRun<T>::Plan plan{
+        &f, std::is_same<T, float>::value ? &run_map<MapRun<T>::kLanes, T, F> : &run_small_map<T, F>,
+        f.inputs(), f.outputs(), F::sums};
+    run_groups<T>(ctx, groups, rows, cols, plan, out);
   }
   template <class T>
   __attribute__((noinline)) static void run_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols,
@@ -472,7 +391,7 @@ struct CpuExec {
         if (c + kLanes <= end) {
           double lanes[kLanes] = {};
           for (; c + kLanes <= end; c += kLanes) {
-            if constexpr (ops::names_arrays<F>) prefetch_ahead<kLanes>(f, c);
+            prefetch_ahead<kLanes>(f, r, c);
 #pragma GCC ivdep
             for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l).v[0]);
           }
@@ -509,39 +428,37 @@ struct CpuExec {
     out[0] = joined(ctx, rows, cols, f, [](double a, double b) { return ops::max_of(a, b); });
   }
 
-  /// out (F::sums, cols) = sums over rows. f(row, column, sum, next) adds to sum[0] and sum[next].
+  /// out (F::sums, cols) = sums over rows. f(row, column, sum, next) adds to sum[0] and sum[next]. flat: the
+  /// rows of f's arrays follow each other without gaps, and f treats all columns alike.
   template <class T, class F>
-  static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
-    if constexpr (ops::joins_rows<F>) {  // treats several short rows as one
-      constexpr int64_t kCols = 64;
-      if (cols <= kCols / 2 && f.flat(cols)) {
-        WorkspaceScope scope(ctx);
-        double* sums = scope.take<double>(F::sums * kCols);
-        for (int64_t k = 0; k < F::sums * cols; ++k) out[k] = 0;
-        for (int64_t row = 0; row < rows;) {  // at most twice
-          const int64_t left = rows - row, together = ops::min_of(left, kCols / cols),
-                        count = left / together;
-          sum_long_rows<T>(ctx, count, together * cols, f.joined(row, together), sums);
-          const double* sum = sums;
-          for (int i = 0; i < F::sums; ++i) {
-            for (int64_t r = 0; r < together; ++r, sum += cols) {
-              for (int64_t c = 0; c < cols; ++c) out[i * cols + c] += sum[c];
-            }
-          }
-          row += count * together;
+  static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out,
+                          bool flat = false) {
+    constexpr int64_t kCols = 64;
+    if (!flat || cols > kCols / 2) return sum_long_rows<T>(ctx, {0, rows, 1}, cols, f, out);
+    // Several short rows are one: column c of a row is column c - cols of the next.
+    WorkspaceScope scope(ctx);
+    double* sums = scope.take<double>(F::sums * kCols);
+    for (int64_t k = 0; k < F::sums * cols; ++k) out[k] = 0;
+    for (int64_t row = 0; row < rows;) {  // at most twice
+      const int64_t left = rows - row, together = ops::min_of(left, kCols / cols), count = left / together;
+      sum_long_rows<T>(ctx, {row, count, together}, together * cols, f, sums);
+      const double* sum = sums;
+      for (int i = 0; i < F::sums; ++i) {
+        for (int64_t r = 0; r < together; ++r, sum += cols) {
+          for (int64_t c = 0; c < cols; ++c) out[i * cols + c] += sum[c];
         }
-        return;
       }
+      row += count * together;
     }
-    sum_long_rows<T>(ctx, rows, cols, f, out);
   }
 
   /// Calls finish(column, its sums, their distance) instead of writing an array.
   template <class T, class F, class G>
-  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
+  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish,
+                             bool flat = false) {
     WorkspaceScope scope(ctx);
     double* sums = scope.take<double>(F::sums * cols);
-    sum_columns<T>(ctx, rows, cols, f, sums);
+    sum_columns<T>(ctx, rows, cols, f, sums, flat);
     for_each(ctx, 1, cols, ops::FromSums<G>{sums, cols, finish});
   }
 
@@ -556,11 +473,17 @@ struct CpuExec {
   }
 
  private:
+  /// `count` rows, from `first` on, of which every step-th is summed.
+  struct EveryRow {
+    int64_t first, count, step;
+  };
+
   /// sum_columns for long rows: short runs are added in T, which vectorises, and then in double.
   template <class T, class F>
-  __attribute__((noinline)) static void sum_long_rows(Context& ctx, int64_t rows, int64_t cols, const F& f,
-                                                      double* out) {
+  __attribute__((noinline)) static void sum_long_rows(Context& ctx, const EveryRow& every, int64_t cols,
+                                                      const F& f, double* out) {
     constexpr int64_t kRun = 32;
+    const int64_t rows = every.count;
     const int64_t width = F::sums * cols;
     const int64_t chunk = ops::max_of<int64_t>(kRun, 8192 / ops::max_of<int64_t>(cols, 1) / kRun * kRun);
     const int64_t chunks = (rows + chunk - 1) / chunk;
@@ -578,7 +501,7 @@ struct CpuExec {
           for (int64_t k = 0; k < width; ++k) run[k] = T(0);
           for (int64_t r = begin; r < ops::min_of(end, begin + kRun); ++r) {
 #pragma GCC ivdep
-            for (int64_t c = 0; c < cols; ++c) f(r, c, run + c, cols);
+            for (int64_t c = 0; c < cols; ++c) f(every.first + r * every.step, c, run + c, cols);
           }
           for (int64_t k = 0; k < width; ++k) total[k] += run[k];
         }

@@ -93,10 +93,24 @@ template <class T, class F>
 struct MapOne {
   F f;
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    T in[F::inputs], out[F::outputs];
-    f.load(row, c, in, 1);
-    f.compute(in, out, static_cast<T*>(nullptr));
-    f.store(row, c, out, 1);
+    f.element(row, c, static_cast<T*>(nullptr));
+  }
+};
+
+/// What an access of n columns needs, where f names its arrays.
+template <class F>
+struct ByArrays {
+  using Number = typename F::Number;
+  F f;
+  EVENFLOW_INLINE bool packs(int n) const { return ops::all_fit(f, n); }
+};
+
+/// One element of an update.
+template <class F>
+struct Update : ByArrays<F> {
+  template <int n = 1>
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
+    ops::write(this->f.template next<n>(i), this->f.target() + i);
   }
 };
 
@@ -161,16 +175,19 @@ struct Reduce {
 struct Values {
   using Number = double;
   const double* x;
-  EVENFLOW_INLINE bool packs(int n) const { return ops::fits(n, x); }
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(x, 0);
+  }
   template <int n>
   EVENFLOW_INLINE ops::Pack<double, n> operator()(int64_t, int64_t i) const {
     return ops::read<n>(x + i);
   }
 };
 
-/// Loads, computes and stores one chunk of a group's packs per block. Stores the sums in out (groups, chunks,
-/// F::sums), or adds them with `add`. A null out means no sums.
-template <class T, class F, int n>
+/// Loads, computes and stores one chunk of a group's elements per block. Stores the sums in out (groups,
+/// chunks, F::sums), or adds them with `add`. A null out means no sums.
+template <class T, class F>
 struct MapGroups {
   static constexpr int threads = kThreads;
   static constexpr int kSums = F::sums ? F::sums : 1;
@@ -206,30 +223,11 @@ struct MapGroups {
     const int64_t end = ops::min_of(rows * walk.cols, begin + chunk);
     int64_t i = begin + at.thread;
     for (PackIndex spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
-      add_pack(map, first + spot.row, spot.column * n, total);
+      T part[kSums];
+      map.element(first + spot.row, spot.column, part);
+      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
     }
     for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
-  }
-  EVENFLOW_INLINE static void add_pack(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
-    if constexpr (ops::takes_runs<F>) {
-      T part[kSums];
-      map.element(row, c, part);
-      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
-    } else {
-      add_loaded(map, row, c, total);
-    }
-  }
-  EVENFLOW_INLINE static void add_loaded(const F& map, int64_t row, int64_t c, double (&total)[kSums]) {
-    T in[F::inputs * n], to[F::outputs * n];
-    map.template load<n>(row, c, in, n);
-    for (int e = 0; e < n; ++e) {
-      T a[F::inputs], b[F::outputs], part[F::sums];
-      for (int i = 0; i < F::inputs; ++i) a[i] = in[i * n + e];
-      map.compute(a, b, part);
-      for (int i = 0; i < F::outputs; ++i) to[i * n + e] = b[i];
-      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
-    }
-    map.template store<n>(row, c, to, n);
   }
 };
 

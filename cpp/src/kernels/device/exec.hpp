@@ -37,7 +37,7 @@ struct DeviceExec {
   static void in_packs(int64_t cols, const F& f, const G& g) {
     constexpr int kMost = device::most_packed<F>;
     if constexpr (kMost > 1) {
-      if (cols % kMost == 0 && ops::packs(f, kMost)) return g(std::integral_constant<int, kMost>());
+      if (cols % kMost == 0 && f.packs(kMost)) return g(std::integral_constant<int, kMost>());
     }
     g(std::integral_constant<int, 1>());
   }
@@ -59,6 +59,12 @@ struct DeviceExec {
     for_each(ctx, rows, cols, device::MapOne<T, F>{f});
   }
 
+  /// f.target()[i] = f.next(i) for i < n.
+  template <class F>
+  static void update(Context& ctx, int64_t n, const F& f, int64_t /*cost*/ = 1) {
+    for_each(ctx, 1, n, device::Update<F>{f});
+  }
+
   /// out may be null if the sums are not needed.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {
@@ -67,12 +73,9 @@ struct DeviceExec {
     const int64_t chunks = ceil_div(rows * cols, kChunk);
     WorkspaceScope scope(ctx.workspace());
     double* partial = chunks == 1 || !out ? out : scope.take<double>(groups * chunks * F::sums);
-    in_packs(cols, f, [&](auto n) {
-      constexpr int kPack = decltype(n)::value;
-      const auto walk = device::PackWalk::by(device::kThreads, cols / kPack);
-      launch(ctx, groups * chunks,
-             device::MapGroups<T, F, kPack>{rows, kChunk / kPack, chunks, walk, f, chunks == 1, partial});
-    });
+    const auto walk = device::PackWalk::by(device::kThreads, cols);
+    launch(ctx, groups * chunks,
+           device::MapGroups<T, F>{rows, kChunk, chunks, walk, f, chunks == 1, partial});
     if (chunks > 1 && out) for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
   }
 
@@ -91,7 +94,8 @@ struct DeviceExec {
   }
 
   template <class T, class F>
-  static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
+  static void sum_columns(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out,
+                          bool /*flat*/ = false) {
     if (cols == 0) return;
     const int64_t chunk = chunk_of(rows, cols), chunks = ceil_div(rows, chunk), width = F::sums * cols;
     if (chunks <= 1) return sum_chunks<T>(ctx, rows, cols, chunk, f, out);
@@ -103,7 +107,8 @@ struct DeviceExec {
 
   /// Calls finish(column, its sums, their distance) instead of writing an array.
   template <class T, class F, class G>
-  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish) {
+  static void sum_columns_to(Context& ctx, int64_t rows, int64_t cols, const F& f, const G& finish,
+                             bool /*flat*/ = false) {
     if (cols == 0) return;
     const int64_t chunk = chunk_of(rows, cols), chunks = ops::max_of<int64_t>(ceil_div(rows, chunk), 1);
     WorkspaceScope scope(ctx.workspace());
@@ -151,7 +156,7 @@ struct DeviceExec {
   template <class Join, class F>
   static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f,
                             double* out) {
-    in_packs(cols, f, [&](auto n) {
+    in_packs(cols, device::ByArrays<F>{f}, [&](auto n) {
       constexpr int kPack = decltype(n)::value;
       const int64_t row = cols / kPack;
       launch(ctx, ops::max_of<int64_t>(ceil_div(rows * cols, chunk), 1),

@@ -13,15 +13,16 @@ struct ScaleAll {
   using Number = T;
   T factor;
   T* x;
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    f(x);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(x, 0);
   }
+  EVENFLOW_INLINE T* target() const { return x; }
   template <int n = 1>
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
     Pack<T, n> v = read<n>(x + i);
     for (int e = 0; e < n; ++e) v.v[e] *= factor;
-    write(v, x + i);
+    return v;
   }
 };
 

@@ -14,10 +14,6 @@ struct BiasBackward {
   static constexpr int sums = 1;
   const T* dy;
   int64_t dy_stride;
-  EVENFLOW_INLINE bool flat(int64_t cols) const { return dy_stride == cols; }
-  EVENFLOW_INLINE BiasBackward joined(int64_t row, int64_t together) const {
-    return {dy + row * dy_stride, dy_stride * together};
-  }
   EVENFLOW_INLINE bool packs(int n) const { return fits(n, dy, dy_stride); }
   template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
@@ -47,12 +43,6 @@ struct EpilogueBackward {
         dy_stride(dy_stride_),
         scaled(scale_ ? T(1) : T(0)),
         scale(scale_ ? scale_ : y_) {}
-  EVENFLOW_INLINE bool flat(int64_t cols) const {
-    return y_stride == cols && dy_stride == cols && scaled == T(0);
-  }
-  EVENFLOW_INLINE EpilogueBackward joined(int64_t row, int64_t together) const {
-    return {y + row * y_stride, y_stride * together, dy + row * dy_stride, dy_stride * together, nullptr};
-  }
   EVENFLOW_INLINE bool packs(int n) const {
     return fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, scale);
   }

@@ -24,14 +24,16 @@ class NetLaunch : public NetKernels<T> {
       if (!dbias) return;
       WorkspaceScope scope(ctx);
       double* sums = scope.take<double>(cols);
-      Exec::template sum_columns<T>(ctx, rows, cols, ops::BiasBackward<T>{dy.data, dy.stride}, sums);
+      Exec::template sum_columns<T>(ctx, rows, cols, ops::BiasBackward<T>{dy.data, dy.stride}, sums,
+                                    dy.contiguous());
       return Exec::for_each(ctx, 1, cols, ops::AddSums<T>{1.0, sums, dbias});
     }
+    const bool flat = y.contiguous() && dy.contiguous() && !epilogue.scale;
     ops::with_flag(epilogue.relu, [&](auto relu) {
       Exec::template sum_columns_to<T>(
           ctx, rows, cols,
           ops::EpilogueBackward<T, relu.value>{y.data, y.stride, dy.data, dy.stride, epilogue.scale},
-          ops::AddPair<T>{factor, dbias, dlogs});
+          ops::AddPair<T>{factor, dbias, dlogs}, flat);
     });
   }
 

@@ -2,20 +2,47 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "kernels/ops/inline.hpp"
 
-// Neighbouring numbers as one access. A functor that takes n columns at a time has
-//   Number      what its arrays hold, the bulk of them
-//   packs(n)    whether n columns, from a multiple of n on, are one access in each array
-//               or, of whole arrays whose i-th elements belong together,
-//   each_array(f)  f(array) for each
-//   flat(cols), joined(row, together)  where rows may be passed several at a time (joins_rows)
-//   next(i), target()  where what belongs into element i of target() may be written later than the rest
-//   runs        true, with load_run and store_run: see coupling/apply.hpp
-// and its calls are templates over n: on a device up to sixteen bytes; 1 on a CPU, where the compiler makes
-// vectors of loops.
+// What the loops of a backend (CpuExec in cpu/exec.hpp, DeviceExec in device/exec.hpp) ask of a functor f:
+//
+//   for_each            f(row, column) computes one element
+//   sum, largest        f(row, column) returns a Pack of doubles
+//                       each_array(g) calls g(array, distance of its rows) for each array that f reads
+//   sum_columns         f(row, column, sum, next) adds to sum[0], sum[next] ..., `sums` of them
+//   sum_columns_to,     the same; finish(column, sum, next) gets each column's totals, `finish.sums` of them
+//   sum_rows
+//   update              next(i) is the new element i of the array target(); it may write others itself
+//                       each_array(g) as above
+//   map, map_groups     see below
+//
+// On a GPU a thread may compute a pack: n adjacent columns, with one access per array. The calls of sum,
+// largest, sum_columns and update are templates over n, and so are those of for_each where f has a Number:
+//
+//   Number              what f's arrays hold, the bulk of them; a pack has up to sixteen bytes of these
+//   packs(n)            whether n columns, from a multiple of n on, are one access in each array; each_array
+//                       replaces it in sum, largest and update
+//
+// On a CPU n is 1, and compilers make vectors of loops.
+//
+// A map reads its inputs, computes, and writes its outputs, element by element on a GPU, and in runs of
+// successive elements on a CPU:
+//
+//   sums                how many numbers an element adds to the sums of its group (map_groups alone)
+//   prepare()           called once before the first element (map_groups alone)
+//   element(row, column, sum)
+//                       reads, computes and writes one element
+//   inputs(), outputs() how many numbers an element reads and writes
+//   load_run(run, in, room, gather)
+//                       writes input i of the run's elements to in + i * room. gather(run, from, stride,
+//                       step, to) copies an array whose element (row, column) is at row * stride + column *
+//                       step
+//   compute<V>(in, out, sum, room)
+//                       computes the one element, or the several, whose inputs i are the V at in + i * room.
+//                       `map` calls it with V = T, map_groups also with the Lanes of cpu/lanes.hpp
+//   store_run(run, out, room, scatter)
+//                       the reverse of load_run: scatter(run, from, to, stride, step)
 
 namespace evenflow::ops {
 
@@ -30,21 +57,13 @@ EVENFLOW_INLINE bool fits(int n, const T* x, int64_t stride = 0) {
   return reinterpret_cast<uintptr_t>(x) % (static_cast<unsigned>(n) * sizeof(T)) == 0 && stride % n == 0;
 }
 
-/// Whether F names its arrays.
-template <class F, class = void>
-constexpr bool names_arrays = false;
-struct AnyArray {
-  template <class T>
-  EVENFLOW_INLINE void operator()(const T*) const {}
-};
+/// Whether packs of n fit all arrays that f names.
 template <class F>
-constexpr bool names_arrays<F, std::void_t<decltype(std::declval<F>().each_array(AnyArray()))>> = true;
-
-/// Whether F leaves it to its caller when to write next(i).
-template <class F, class = void>
-constexpr bool writes_later = false;
-template <class F>
-constexpr bool writes_later<F, std::void_t<decltype(std::declval<F>().next(0))>> = true;
+EVENFLOW_INLINE bool all_fit(const F& f, int n) {
+  bool all = true;
+  f.each_array([&](const auto* array, int64_t stride) { all = all && fits(n, array, stride); });
+  return all;
+}
 
 /// Successive elements of rows of `cols`: `count`, from column `col` of `row` on.
 struct Run {
@@ -52,33 +71,7 @@ struct Run {
   int64_t row, col, cols, count;
 };
 
-/// Whether F loads and stores runs of elements, array by array.
-template <class F, class = void>
-constexpr bool takes_runs = false;
-template <class F>
-constexpr bool takes_runs<F, std::void_t<decltype(F::runs)>> = F::runs;
-
-/// Whether F knows rows that are one array, flat(cols), all of whose numbers are passed alike, and becomes
-/// joined(row, together): itself from a row on, of rows so many times as long.
-template <class F, class = void>
-constexpr bool joins_rows = false;
-template <class F>
-constexpr bool joins_rows<F, std::void_t<decltype(std::declval<F>().joined(0, 1))>> = true;
-
-/// Whether n columns are one access in each of f's arrays.
-template <class F>
-EVENFLOW_INLINE bool packs(const F& f, int n) {
-  if constexpr (names_arrays<F>) {
-    bool all = true;
-    f.each_array([&](const auto* array) { all = all && fits(n, array); });
-    return all;
-  } else {
-    return f.packs(n);
-  }
-}
-
-// What the bytes of a pack are to the machine, and how they are stored: nvcc takes other structs apart at
-// times.
+// nvcc sometimes accesses a struct field by field. A Word has the bytes of a pack and is accessed at once.
 #ifdef __CUDA_ARCH__
 template <class P, int bytes = sizeof(P)>
 using Word = std::conditional_t<bytes == 16, uint4, std::conditional_t<bytes == 8, uint2, uint32_t>>;
@@ -95,7 +88,8 @@ EVENFLOW_INLINE void store(const W& word, W* to) {
 }
 #endif
 
-/// A GPU ends a kernel that accesses a pack elsewhere; so does what runs such kernels on a CPU.
+/// A pack's place in memory. A GPU stops a kernel that accesses a pack at an address that is not a multiple
+/// of its size. A CPU would not, so the tests' emulator needs the check.
 template <class W, class T>
 EVENFLOW_INLINE W* aligned(T* at) {
 #ifndef __CUDA_ARCH__
@@ -116,7 +110,7 @@ EVENFLOW_INLINE Pack<T, n> read(const T* x) {
   }
 }
 
-/// To the device's own memory, not to what the threads of a block share.
+/// Writes to a device's main memory. (Memory that the threads of a block share takes plain assignments.)
 template <class T, int n>
 EVENFLOW_INLINE void write(const Pack<T, n>& from, T* to) {
   if constexpr (n == 1) {
@@ -128,7 +122,7 @@ EVENFLOW_INLINE void write(const Pack<T, n>& from, T* to) {
   }
 }
 
-/// To and from an array of a thread's own.
+/// Copies between a pack and a thread's own array, which may lie in registers.
 template <class T, int n>
 EVENFLOW_INLINE void put(const Pack<T, n>& from, T* to) {
   for (int e = 0; e < n; ++e) to[e] = from.v[e];

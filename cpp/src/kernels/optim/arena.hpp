@@ -13,16 +13,17 @@ struct Average {
   const T* x;
   T rate;
   T* average;
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    f(x), f(average);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(x, 0), g(average, 0);
   }
+  EVENFLOW_INLINE T* target() const { return average; }
   template <int n = 1>
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
+  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
     const Pack<T, n> now = read<n>(x + i);
     Pack<T, n> mean = read<n>(average + i);
     for (int e = 0; e < n; ++e) mean.v[e] += rate * (now.v[e] - mean.v[e]);
-    write(mean, average + i);
+    return mean;
   }
 };
 
@@ -31,9 +32,9 @@ template <class T>
 struct SumSquares {
   using Number = T;
   const T* x;
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    f(x);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(x, 0);
   }
   template <int n = 1>
   EVENFLOW_INLINE Pack<double, n> operator()(int64_t, int64_t i) const {

@@ -13,7 +13,10 @@ struct NotFinite {
   using Number = T;
   const T* x;
   int64_t x_stride;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride); }
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(x, x_stride);
+  }
   template <int n = 1>
   EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
     const Pack<T, n> in = read<n>(x + row * x_stride + c);
@@ -31,7 +34,10 @@ struct Distance {
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, a, a_stride) && fits(n, b, b_stride); }
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    g(a, a_stride), g(b, b_stride);
+  }
   template <int n = 1>
   EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
     const Pack<T, n> truth = read<n>(b + row * b_stride + c), got = read<n>(a + row * a_stride + c);

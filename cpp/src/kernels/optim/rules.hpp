@@ -19,9 +19,9 @@ struct StepBase {
   T shrink;            ///< multiplies w before the step
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    f(g), f(w);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& f) const {
+    f(g, 0), f(w, 0);
   }
   template <int n>
   EVENFLOW_INLINE Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
@@ -59,9 +59,9 @@ struct Sgd {
   StepBase<T> base;
   T momentum;
   T* v;
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    base.each_array(f), f(v);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    base.each_array(g), g(v, 0);
   }
   EVENFLOW_INLINE T* target() const { return base.w; }
   template <int n = 1>
@@ -74,10 +74,6 @@ struct Sgd {
     }
     write(speed, v + i);
     return w;
-  }
-  template <int n = 1>
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
-    write(next<n>(i), target() + i);
   }
 };
 
@@ -129,9 +125,9 @@ struct TwoMoments {
   Rule rule;
   T* m;
   T* v;
-  template <class F>
-  EVENFLOW_INLINE void each_array(const F& f) const {
-    base.each_array(f), f(m), f(v);
+  template <class G>
+  EVENFLOW_INLINE void each_array(const G& g) const {
+    base.each_array(g), g(m, 0), g(v, 0);
   }
   EVENFLOW_INLINE T* target() const { return base.w; }
   template <int n = 1>
@@ -142,10 +138,6 @@ struct TwoMoments {
     write(first, m + i);
     write(second, v + i);
     return w;
-  }
-  template <int n = 1>
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
-    write(next<n>(i), target() + i);
   }
 };
 

@@ -21,15 +21,17 @@ template <class F>
 }
 
 /// log p0(z) and its derivative, for each base.
-template <class T, Base base>
+template <class V, Base base>
 struct BaseAt {
-  T log, slope;
-  EVENFLOW_INLINE explicit BaseAt(T z) {
+  V log, slope;
+  EVENFLOW_INLINE explicit BaseAt(V z) {
+    using T = Element<V>;
     if constexpr (base == Base::logistic) {
       log = -(softplus(z) + softplus(-z));
       slope = -tanh(z / T(2));
     } else if constexpr (base == Base::uniform) {
-      log = z >= T(0) && z <= T(1) ? T(0) : -std::numeric_limits<T>::infinity();
+      const V outside = -std::numeric_limits<T>::infinity();
+      log = select(z >= T(0), select(z <= T(1), V(T(0)), outside), outside);
       slope = T(0);
     } else {
       log = T(-0.5) * (z * z + T(1.8378770664093453));  // log 2 pi
@@ -41,50 +43,66 @@ struct BaseAt {
 /// Sum: log p0(z); dz = scale * d log p0 / dz unless null.
 template <class T, Base base>
 struct BaseLogProb {
-  using Number = T;
-  static constexpr int inputs = 1;
-  static constexpr int outputs = 1;
   static constexpr int sums = 1;
   int64_t cols;
   const T* z;
   T* dz;
   T scale;
   EVENFLOW_INLINE void prepare() {}
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, z, cols) && fits(n, dz); }
-  template <int n = 1>
-  EVENFLOW_INLINE void load(int64_t row, int64_t c, T* in, int64_t) const {
-    put(read<n>(z + row * cols + c), in);
+  EVENFLOW_INLINE void element(int64_t row, int64_t c, T* sum) const {
+    T slope;
+    compute<T>(z + row * cols + c, &slope, sum, 1);
+    if (dz) dz[row * cols + c] = slope;
   }
-  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum) const {
-    const BaseAt<T, base> at(in[0]);
-    sum[0] = at.log;
-    out[0] = scale * at.slope;
+  EVENFLOW_INLINE int inputs() const { return 1; }
+  EVENFLOW_INLINE int outputs() const { return 1; }
+  template <class Gather>
+  EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t, const Gather& gather) const {
+    gather(run, z, cols, 1, in);
   }
-  template <int n = 1>
-  EVENFLOW_INLINE void store(int64_t row, int64_t c, const T* out, int64_t) const {
-    if (dz) write(pack_of<n>(out), dz + row * cols + c);
+  template <class V>
+  EVENFLOW_INLINE void compute(const T* in, T* out, T* sum, int64_t) const {
+    const BaseAt<V, base> at(loaded<V>(in));
+    keep(at.log, sum);
+    keep(scale * at.slope, out);
+  }
+  template <class Scatter>
+  EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t, const Scatter& scatter) const {
+    if (dz) scatter(run, out, dz, cols, 1);
   }
 };
 
 /// Draws. Rows are samples, columns are blocks of four numbers: block b has the numbers 4 b ... 4 b + 3.
 template <class T, Base base>
 struct FillNoise {
-  static constexpr int inputs = 4;
-  static constexpr int outputs = 4;
-  static constexpr int sums = 0;
   uint64_t seed;
   uint32_t stream;
   uint64_t first;
   T scale;
   int64_t count;  ///< numbers of a sample
   T* out;
-  EVENFLOW_INLINE void load(int64_t row, int64_t block, double* in, int64_t step) const {
-    const Words words =
-        philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
-    for (int k = 0; k < 4; ++k) in[k * step] = words.w[k];
+  EVENFLOW_INLINE void element(int64_t row, int64_t block, double*) const {
+    const Run one{row, block, block + 1, 1};
+    double in[4], v[4];
+    load_run(one, in, 1, nullptr);
+    compute<double>(in, v, nullptr, 1);
+    store_run(one, v, 1, nullptr);
   }
-  EVENFLOW_INLINE void compute(const double* in, double* v, double*) const {
+  EVENFLOW_INLINE int inputs() const { return 4; }
+  EVENFLOW_INLINE int outputs() const { return 4; }
+  template <class Gather>
+  EVENFLOW_INLINE void load_run(const Run& run, double* in, int64_t room, const Gather&) const {
+    each_block(run, [&](int64_t e, int64_t row, int64_t block) {
+      const Words words =
+          philox(seed, stream, first + static_cast<uint64_t>(row), static_cast<uint32_t>(block));
+      for (int k = 0; k < 4; ++k) in[k * room + e] = words.w[k];
+    });
+  }
+  template <class V>
+  EVENFLOW_INLINE void compute(const double* from, double* to, double*, int64_t room) const {
     const double unit = 2.3283064365386963e-10;  // 2^-32
+    double in[4], v[4];
+    for (int k = 0; k < 4; ++k) in[k] = from[k * room];
     if constexpr (base == Base::uniform) {
       for (int k = 0; k < 4; ++k) v[k] = (in[k] + 0.5) * unit;
     } else if constexpr (base == Base::logistic) {
@@ -100,11 +118,25 @@ struct FillNoise {
         v[k + 1] = radius * sine;
       }
     }
+    for (int k = 0; k < 4; ++k) to[k * room] = v[k];
   }
-  EVENFLOW_INLINE void store(int64_t row, int64_t block, const double* v, int64_t step) const {
-    T* to = out + row * count + 4 * block;
-    const int64_t wanted = count - 4 * block;
-    for (int k = 0; k < 4 && k < wanted; ++k) to[k] = scale * static_cast<T>(v[k * step]);
+  template <class Scatter>
+  EVENFLOW_INLINE void store_run(const Run& run, const double* v, int64_t room, const Scatter&) const {
+    each_block(run, [&](int64_t e, int64_t row, int64_t block) {
+      T* to = out + row * count + 4 * block;
+      const int64_t wanted = count - 4 * block;
+      for (int k = 0; k < 4 && k < wanted; ++k) to[k] = scale * static_cast<T>(v[k * room + e]);
+    });
+  }
+
+ private:
+  template <class G>
+  EVENFLOW_INLINE static void each_block(const Run& run, const G& g) {
+    int64_t row = run.row, block = run.col;
+    for (int64_t e = 0; e < run.count; ++e) {
+      g(e, row, block);
+      if (++block == run.cols) block = 0, ++row;
+    }
   }
 };
 
