@@ -74,7 +74,8 @@ class Crew {
     return std::min(threads, started_);
   }
 
-  /// Signals go to the program's own threads, but those of a thread's own faults.
+  /// Starts a thread that blocks signals, so that the system delivers them to the program's own threads. It
+  /// does not block signals such as SIGSEGV, which a thread gets for its own faults.
   void start(int rank) {
 #if defined(_WIN32)
     std::thread(&Crew::serve, this, rank).detach();

@@ -63,7 +63,8 @@ struct ColumnDots {
   }
 };
 
-/// dg += what the dot products of dw and v make of it; the factors of WeightNormBackward.
+/// Adds the gradient by g to dg, given the dot products of dw and v. Also computes the two factors that
+/// WeightNormBackward needs.
 template <class T>
 struct NormFactorsBackward {
   const double* dots;
