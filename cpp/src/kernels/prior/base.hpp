@@ -99,26 +99,9 @@ struct FillNoise {
     });
   }
   template <class V>
-  EVENFLOW_INLINE void compute(const double* from, double* to, double*, int64_t room) const {
-    const double unit = 2.3283064365386963e-10;  // 2^-32
-    double in[4], v[4];
-    for (int k = 0; k < 4; ++k) in[k] = from[k * room];
-    if constexpr (base == Base::uniform) {
-      for (int k = 0; k < 4; ++k) v[k] = (in[k] + 0.5) * unit;
-    } else if constexpr (base == Base::logistic) {
-      for (int k = 0; k < 4; ++k) {
-        v[k] = noise_log((in[k] + 0.5) * unit) - noise_log((4294967295.5 - in[k]) * unit);
-      }
-    } else {
-      for (int k = 0; k < 4; k += 2) {  // Box-Muller
-        const double radius = ops::sqrt(-2.0 * noise_log((in[k] + 0.5) * unit));
-        double sine, cosine;
-        noise_sine((in[k + 1] + 0.5) * unit, &sine, &cosine);
-        v[k] = radius * cosine;
-        v[k + 1] = radius * sine;
-      }
-    }
-    for (int k = 0; k < 4; ++k) to[k * room] = v[k];
+  EVENFLOW_INLINE void compute(const double* words, double* v, double*, int64_t room) const {
+    draw(words[0], words[room], v, v + room);
+    draw(words[2 * room], words[3 * room], v + 2 * room, v + 3 * room);
   }
   template <class Scatter>
   EVENFLOW_INLINE void store_run(const Run& run, const double* v, int64_t room, const Scatter&) const {
@@ -130,6 +113,25 @@ struct FillNoise {
   }
 
  private:
+  /// Two numbers from two random words. (A loop over numbers would keep compilers from making vectors of
+  /// blocks.)
+  EVENFLOW_INLINE static void draw(double word, double other, double* x, double* y) {
+    const double unit = 2.3283064365386963e-10;  // 2^-32
+    const double u = (word + 0.5) * unit, v = (other + 0.5) * unit;
+    if constexpr (base == Base::uniform) {
+      *x = u;
+      *y = v;
+    } else if constexpr (base == Base::logistic) {
+      *x = noise_log(u) - noise_log((4294967295.5 - word) * unit);
+      *y = noise_log(v) - noise_log((4294967295.5 - other) * unit);
+    } else {  // Box-Muller
+      const double radius = ops::sqrt(-2.0 * noise_log(u));
+      double sine, cosine;
+      noise_sine(v, &sine, &cosine);
+      *x = radius * cosine;
+      *y = radius * sine;
+    }
+  }
   template <class G>
   EVENFLOW_INLINE static void each_block(const Run& run, const G& g) {
     int64_t row = run.row, block = run.col;
