@@ -25,7 +25,7 @@ class CpuNet : public NetLaunch<CpuExec<Isa>, T> {
       gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w, gemm::AddTo<T>{dx.data, dx.stride});
     } else {
       gemm::conv_backward_data<Isa, T, false, T>(ctx, dims, from, w,
-                                                 gemm::Activate<T, T>{gemm::strided_of(dx)});
+                                                 gemm::ActivateTo<T, T>{gemm::strided_of(dx)});
     }
   }
 

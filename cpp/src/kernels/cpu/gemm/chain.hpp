@@ -118,14 +118,15 @@ class PackedUnits {
     }
   }
 
-  /// finish_of(strip) for strips [first, end) of a times the weights of unit u.
-  template <class A, class FinishOf>
-  void multiply(int u, const A& a, const RowStrips& rows, int64_t first, int64_t end,
-                const FinishOf& finish_of, LeftStrip<T>* left_strips, T* strips) const {
+  /// finish(a times the weights of unit u) for strips [first, end), of which every `per_block` share a block
+  /// of column sums.
+  template <class Finish>
+  void multiply(int u, const LeftRows<Isa, T>& a, const RowStrips& rows, int64_t first, int64_t end,
+                const Finish& finish, int64_t per_block, LeftStrip<T>* left_strips, T* strips) const {
     const WeightsB<Isa, T, bf16>& b = weights_[u];
-    multiply_block(
-        a, rows, first, end, b, 0, b.panels(), [&](int64_t p) { return b.panel_in(packed_[u], p); },
-        finish_of, left_strips, strips, true);
+    const LeftStrip<T>* last = take_strips(a, rows, first, end, per_block, left_strips, strips);
+    multiply_strips(left_strips, last, Panels<Isa, T, bf16>{b, packed_[u]}, 0, b.panels(), finish, true,
+                    false);
   }
 
  private:

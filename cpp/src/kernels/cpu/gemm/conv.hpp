@@ -13,7 +13,7 @@
 //                  y[m] = sum over taps of products[neighbour of m at the tap, tap]
 //
 // m are pixels. Images and products are whole arrays in memory. Patches never are: each strip gathers its own
-// (PatchRows) into a buffer that stays in L1 or L2. Both products run the loops of multiply.hpp. The gradient
+// (Patches) into a buffer that stays in L1 or L2. Both products run the loops of multiply.hpp. The gradient
 // by x swaps the two ways, and the gradient by w sums over pixels (TransposedProduct).
 
 namespace evenflow::gemm {
@@ -114,18 +114,19 @@ void conv_forward(Context& ctx, const ConvDims& dims, const Strided<const S>& x,
                   const Epilogue<T>& epilogue, const Strided<Y>& y) {
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
-  const Activate<T, Y> finish{y, epilogue.bias, epilogue.scale, epilogue.relu};
+  const ActivateTo<T, Y> finish{y, epilogue.bias, epilogue.scale, epilogue.relu};
   const WeightsB<Isa, T, bf16> rows(WeightsAs::rows, dims, w);
   if (dims.kernel == 1) {
-    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c}, rows, finish);
+    multiply<Isa, T, bf16>(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c}, rows, finish);
   } else if (gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, x, dims.in, dims.edge)}, rows,
-             finish);
+    multiply<Isa, T, bf16>(ctx, m,
+                           Patches<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, x, dims.in, dims.edge)},
+                           rows, finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.cout) + kSlack);
-    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c},
-             WeightsB<Isa, T, bf16>(WeightsAs::channels_by_tap_outputs, dims, w),
-             Activate<T, T>{{products, products_stride<T>(dims.cout)}});
+    multiply<Isa, T, bf16>(ctx, m, MatrixRows<Isa, T, S, bf16>{x, dims.in.c},
+                           WeightsB<Isa, T, bf16>(WeightsAs::channels_by_tap_outputs, dims, w),
+                           ActivateTo<T, T>{{products, products_stride<T>(dims.cout)}});
     gather_all_taps<Isa, T>(ctx, dims.in, 1, products, dims.cout, outside_weights(scope, dims, w), finish);
   }
 }
@@ -137,16 +138,17 @@ void conv_backward_data(Context& ctx, const ConvDims& dims, const Strided<const 
   const int64_t m = dims.in.pixels();
   WorkspaceScope scope(ctx);
   if (dims.kernel == 1) {
-    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
-             WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
+    multiply<Isa, T, bf16>(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
+                           WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w), finish);
   } else if (!gather_input(dims)) {
-    multiply(ctx, m, PatchRows<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, dy, dims.out(), false)},
-             WeightsB<Isa, T, bf16>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
+    multiply<Isa, T, bf16>(ctx, m,
+                           Patches<Isa, T, bf16>{bordered<Isa, T, bf16>(ctx, scope, dy, dims.out(), false)},
+                           WeightsB<Isa, T, bf16>(WeightsAs::tap_outputs_by_channels, dims, w), finish);
   } else {
     T* products = scope.take<T>(m * products_stride<T>(dims.in.c) + kSlack);
-    multiply(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
-             WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w),
-             Activate<T, T>{{products, products_stride<T>(dims.in.c)}});
+    multiply<Isa, T, bf16>(ctx, m, MatrixRows<Isa, T, S, bf16>{dy, dims.cout},
+                           WeightsB<Isa, T, bf16>(WeightsAs::outputs_by_tap_channels, dims, w),
+                           ActivateTo<T, T>{{products, products_stride<T>(dims.in.c)}});
     gather_all_taps<Isa, T>(ctx, dims.in, -1, products, dims.in.c, static_cast<const T*>(nullptr),
                             finish.for_block(0));
   }
@@ -240,8 +242,7 @@ class WeightGradient {
 
  private:
   template <class X>
-  using Rows = MatrixRows<Isa, T, X, bf16>;
-  using Patches = PatchRows<Isa, T, bf16>;
+  using Pixels = MatrixRows<Isa, T, X, bf16>;
   template <class Left, class Right>
   using Product = TransposedProduct<Isa, T, Left, Right, blocked>;
 
@@ -264,25 +265,25 @@ class WeightGradient {
 
   template <class F>
   void product(const Strided<const D>& dy, const F& f) const {
-    const Rows<D> dy_rows{dy, dims_.cout};
+    const Pixels<D> dy_rows{dy, dims_.cout};
     const int64_t m = dims_.in.pixels(), cin = dims_.in.c, cout = dims_.cout;
     const bool overwrite = overwrite_ || sums_ != dw_;
     if (narrow_) {
       if constexpr (!bf16) {
-        f(Product<Rows<D>, Rows<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
+        f(Product<Pixels<D>, Pixels<S>>(m, dy_rows, cout, x_, cin, sums_, stride_, overwrite));
       }
     } else if (dims_.kernel == 1) {
-      f(Product<Rows<S>, Rows<D>>(m, x_, cin, dy_rows, cout, sums_, stride_, overwrite));
+      f(Product<Pixels<S>, Pixels<D>>(m, x_, cin, dy_rows, cout, sums_, stride_, overwrite));
     } else if (gather_input(dims_)) {
-      f(Product<Patches, Rows<D>>(m, {image_}, 9 * dims_.weight_rows(), dy_rows, cout, sums_, stride_,
-                                  overwrite));
+      f(Product<Patches<Isa, T, bf16>, Pixels<D>>(m, {image_}, 9 * dims_.weight_rows(), dy_rows, cout, sums_,
+                                                  stride_, overwrite));
     } else {
-      f(Product<Patches, Rows<S>>(m, {image_}, 9 * cout, x_, cin, sums_, stride_, overwrite));
+      f(Product<Patches<Isa, T, bf16>, Pixels<S>>(m, {image_}, 9 * cout, x_, cin, sums_, stride_, overwrite));
     }
   }
 
   ConvDims dims_;
-  Rows<S> x_;
+  Pixels<S> x_;
   Strided<const D> dy_;
   T* dw_;
   bool overwrite_;

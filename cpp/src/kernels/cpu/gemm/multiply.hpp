@@ -40,6 +40,7 @@ constexpr int64_t kDepthBlock = 256;     ///< target depth of one block in a wei
 constexpr int64_t kCopiedReads = 8;      ///< fewest reads of a strip or panel that pay for copying it
 constexpr int64_t kLeftBytes = 1 << 18;  ///< bytes of the left operand that stay in L2 in a weight gradient
 constexpr int64_t kNearBytes = 1 << 17;  ///< an output up to this size is probably still in cache
+constexpr int64_t kEveryStrip = std::numeric_limits<int64_t>::max();  ///< strips per block: there is one
 
 /// For a product of m rows with weights (k, n), or for the gradient of such weights.
 EVENFLOW_INLINE int threads_for_product(Context& ctx, int64_t m, int64_t n, int64_t k) {
@@ -160,52 +161,74 @@ void multiply_thin(int64_t k, Operand<T> a, Operand<T> columns, int64_t m0, int6
   }
 }
 
-/// A strip of A: where its rows are.
+/// A strip of A, and the block whose column sums it adds to.
 template <class T>
 struct LeftStrip {
   Operand<T> operand;
-  int64_t m0 = 0, rows = 0, index = 0;
+  int64_t m0, rows, block;
 };
 
-/// Multiplies strips [first, end) of `rows` by panels [p_begin, p_end). panel(p) returns a panel and
-/// finish_of(strip) the finish step for a strip. `fetch`: the next panel is not in cache, so prefetch it.
-/// output_far: see MicrokernelArgs. left_strips and buffer are scratch memory for the strips.
-template <class Isa, class T, bool bf16, class A, class Panel, class FinishOf>
-void multiply_block(const A& a, const RowStrips& rows, int64_t first, int64_t end,
-                    const WeightsB<Isa, T, bf16>& b, int64_t p_begin, int64_t p_end, const Panel& panel,
-                    const FinishOf& finish_of, LeftStrip<T>* left_strips, T* buffer, bool output_far,
-                    bool fetch = false) {
-  using S = RegisterTile<Isa, T>;
-  LeftStrip<T>* last = left_strips;
-  for (int64_t t = first, m0 = rows.row(first), next; t < end; ++t, ++last, m0 = next) {
+/// Takes strips [first, end) of `rows`, of which every `per_block` share a block. buffer has a.strip_size()
+/// elements for each. Returns the end of the strips.
+template <class Isa, class T>
+LeftStrip<T>* take_strips(const LeftRows<Isa, T>& a, const RowStrips& rows, int64_t first, int64_t end,
+                          int64_t per_block, LeftStrip<T>* strips, T* buffer) {
+  for (int64_t t = first, m0 = rows.row(first), next; t < end; ++t, ++strips, m0 = next) {
     next = rows.row(t + 1);
-    *last = {a.strip(m0, next - m0, S::height_for(next - m0), buffer), m0, next - m0, t};
+    const int height = RegisterTile<Isa, T>::height_for(next - m0);
+    *strips = {a.strip(m0, next - m0, height, buffer), m0, next - m0, t / per_block};
     buffer += a.strip_size();
   }
+  return strips;
+}
+
+/// Panels of B: all of them packed, or else each packed to `buffer` when it is needed. Such a panel is read
+/// in place instead if it can be, unless `copies`.
+template <class Isa, class T, bool bf16>
+struct Panels {
+  const WeightsB<Isa, T, bf16>& b;
+  const T* packed;
+  T* buffer = nullptr;
+  bool copies = false;
+  Operand<T> operator[](int64_t p) const {
+    if (packed) return b.panel_in(packed, p);
+    if (!copies && b.in_place(p)) return b.panel_in_place(p);
+    b.pack(buffer, p);
+    return b.panel_at(buffer);
+  }
+};
+
+/// Multiplies strips [begin, end) by panels [p_begin, p_end). `fetch`: the next panel is not in cache, so
+/// prefetch it. output_far: see MicrokernelArgs.
+template <class Isa, class T, bool bf16, class Finish>
+void multiply_strips(const LeftStrip<T>* begin, const LeftStrip<T>* end, const Panels<Isa, T, bf16>& panels,
+                     int64_t p_begin, int64_t p_end, const Finish& finish, bool output_far, bool fetch) {
+  const WeightsB<Isa, T, bf16>& b = panels.b;
+  if (p_begin == p_end) return;
   if (b.thin()) {
-    const Operand<T> columns = p_begin < p_end ? panel(0) : Operand<T>();
-    for (const LeftStrip<T>* t = left_strips; t < last && columns.data; ++t) {
-      multiply_thin<Isa, T>(b.depth(), t->operand, {columns.data, b.column_size()}, t->m0, t->rows, b.width(),
-                            finish_of(t->index));
+    const Operand<T> columns{panels[0].data, b.column_size()};
+    for (const LeftStrip<T>* t = begin; t < end; ++t) {
+      multiply_thin<Isa, T>(b.depth(), t->operand, columns, t->m0, t->rows, b.width(),
+                            finish.for_block(t->block));
     }
     return;
   }
-  TileMultiplier<Isa, T, false, A::pairs, typename std::decay<decltype(finish_of(0))>::type> products;
+  TileMultiplier<Isa, T, false, by_pairs<Isa, bf16>, Finish> products;
   MicrokernelArgs<T> args;
   args.k = b.steps();
   args.output_far = output_far;
   for (int64_t p = p_begin; p < p_end; ++p) {
-    args.b = panel(p);
-    args.n0 = p * S::cols;
+    args.b = panels[p];
+    args.n0 = p * RegisterTile<Isa, T>::cols;
     args.cols = b.columns_of(p);
     PrefetchRows ahead = fetch && p + 1 < p_end ? b.ahead(p + 1) : PrefetchRows();
-    const int64_t share = ahead.rows > 0 ? (ahead.rows + (last - left_strips) - 1) / (last - left_strips) : 0;
-    for (const LeftStrip<T>* t = left_strips; t < last; ++t) {
+    const int64_t share = ahead.rows > 0 ? (ahead.rows + (end - begin) - 1) / (end - begin) : 0;
+    for (const LeftStrip<T>* t = begin; t < end; ++t) {
       args.a = t->operand;
       args.m0 = t->m0;
       args.rows = t->rows;
       if (fetch) args.ahead = ahead.take(share);
-      products.multiply(args, finish_of(t->index));
+      products.multiply(args, finish.for_block(t->block));
     }
   }
   products.end();
@@ -276,8 +299,8 @@ void multiply_row(Context& ctx, const float* row, const WeightsB<Isa, float, tru
 }
 
 /// finish(A B) for at most one strip of rows and far weights. Returns false and does nothing in other cases.
-template <class Isa, class T, class A, class Finish>
-bool multiply_few_rows(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, false>& b,
+template <class Isa, class T, class Finish>
+bool multiply_few_rows(Context& ctx, int64_t m, const LeftRows<Isa, T>& a, const WeightsB<Isa, T, false>& b,
                        const Finish& finish) {
   using S = RegisterTile<Isa, T>;
   if (m > S::rows || b.as != WeightsAs::rows || b.width() < S::lanes || b.width() * b.depth() < kFarWeights) {
@@ -285,14 +308,13 @@ bool multiply_few_rows(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, 
   }
   const auto run = [&](auto height) {
     constexpr int R = decltype(height)::value;
+    using Product = FewRows<Isa, T, R, Finish>;
     WorkspaceScope scope(ctx);
-    const auto& finish_all = finish.for_block(0);
-    using Rows = FewRows<Isa, T, R, typename std::decay<decltype(finish_all)>::type>;
-    const Rows rows(m, a.strip(0, m, R, scope.take<T>(a.strip_size())), b, finish_all);
+    const Product product(m, a.strip(0, m, R, scope.take<T>(a.strip_size())), b, finish);
     const int threads = threads_for_product(ctx, m, b.width(), b.depth());
-    T* sums = scope.take<T>(threads * Rows::scratch_size());
+    T* sums = scope.take<T>(threads * Product::scratch_size());
     run_team<Isa>(threads,
-                  [&](const Team& team) { rows.run(team, sums + team.rank * Rows::scratch_size()); });
+                  [&](const Team& team) { product.run(team, sums + team.rank * Product::scratch_size()); });
   };
   if (m > S::low_rows) {
     run(std::integral_constant<int, S::rows>());
@@ -305,9 +327,10 @@ bool multiply_few_rows(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, 
 }
 
 /// finish(A B) with A (m, depth) and B (depth, width).
-template <class Isa, class T, bool bf16, class A, class Finish>
-void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>& b, const Finish& finish) {
-  if constexpr (!bf16) {
+template <class Isa, class T, bool bf16, class Finish>
+void multiply(Context& ctx, int64_t m, const LeftRows<Isa, T>& a, const WeightsB<Isa, T, bf16>& b,
+              const Finish& finish) {
+  if constexpr (!bf16 && std::is_same<T, float>::value) {
     if (multiply_few_rows(ctx, m, a, b, finish)) return;
   }
   const int64_t k = b.depth(), panels = b.panels();
@@ -319,41 +342,30 @@ void multiply(Context& ctx, int64_t m, const A& a, const WeightsB<Isa, T, bf16>&
   T* a_buffers = scope.take<T>(threads * a_size);
   LeftStrip<T>* left_strips = scope.take<LeftStrip<T>>(threads * strips);
   const bool divided = blocks.count == 1;  // threads divide the panels, and each packs its own
-  const bool in_place = !divided && b.in_place(), shared = !divided && !in_place;
-  T* packed = in_place ? nullptr : scope.take<T>(shared ? b.packed_size() : threads * panel_size);
+  const bool shared = !divided && !b.in_place();
+  T* packed = shared ? scope.take<T>(b.packed_size()) : nullptr;
+  T* buffers = divided ? scope.take<T>(threads * panel_size) : nullptr;
   // Rows that are far apart compete for few sets of a cache, and each strip would miss again.
-  const bool copy =
-      strips >= kBlockStrips && !b.in_place() && Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
+  const bool copies = divided && strips >= kBlockStrips && !b.in_place() &&
+                      Isa::copies(b.outputs * static_cast<int64_t>(sizeof(T)));
   const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
   run_team<Isa>(threads, [&](const Team& team) {
     [[maybe_unused]] const typename MatrixUnit<Isa>::Session session;
-    T* a_buffer = a_buffers + team.rank * a_size;
-    LeftStrip<T>* my_strips = left_strips + team.rank * strips;
-    const auto shared_panel = [&](int64_t p) {
-      return in_place ? b.panel_in_place(p) : b.panel_in(packed, p);
+    const Panels<Isa, T, bf16> source{b, packed, buffers + team.rank * panel_size, copies};
+    LeftStrip<T>* const begin = left_strips + team.rank * strips;
+    const auto block = [&](int64_t i, int64_t p_begin, int64_t p_end) {
+      const LeftStrip<T>* const end =
+          take_strips(a, blocks.strips, blocks.first_strip(i), blocks.first_strip(i + 1), kEveryStrip, begin,
+                      a_buffers + team.rank * a_size);
+      multiply_strips(begin, end, source, p_begin, p_end, finish.for_block(i), output_far,
+                      divided && !b.in_place());
     };
-    if (divided) {
-      T* mine = packed + team.rank * panel_size;
-      const auto panel = [&](int64_t p) {
-        if (!copy && b.in_place(p)) return b.panel_in_place(p);
-        b.pack(mine, p);
-        return b.panel_at(mine);
-      };
-      multiply_block(
-          a, blocks.strips, 0, blocks.strips.count(), b, team.begin(panels), team.end(panels), panel,
-          [&](int64_t) -> decltype(auto) { return finish.for_block(0); }, my_strips, a_buffer, output_far,
-          !b.in_place());
-      return;
-    }
+    if (divided) return block(0, team.begin(panels), team.end(panels));
     if (shared) {
       b.pack(team, packed);
       team.barrier();
     }
-    queue.run(team, blocks.count, 1, [&](int64_t i, int64_t) {
-      multiply_block(
-          a, blocks.strips, blocks.first_strip(i), blocks.first_strip(i + 1), b, 0, panels, shared_panel,
-          [&](int64_t) -> decltype(auto) { return finish.for_block(i); }, my_strips, a_buffer, output_far);
-    });
+    queue.run(team, blocks.count, 1, [&](int64_t i, int64_t) { block(i, 0, panels); });
   });
 }
 

@@ -40,13 +40,16 @@ struct RegisterTile {
                        gradient_vectors = blocked ? Isa::gradient_vectors : 2,
                        gradient_cols = gradient_vectors * lanes;
 
+  /// Whether all strips have `rows` rows or one. float64 is the reference, so its products may be slow, but
+  /// their code must be small.
+  static constexpr bool few_heights = std::is_same<T, double>::value;
   /// Height of the tile that serves `count` <= rows rows.
   static constexpr int height_for(int64_t count) {
-    return count > low_rows ? rows : count > 1 || Isa::matrix ? low_rows : 1;
+    return count > (few_heights ? 1 : low_rows) ? rows : count > 1 || Isa::matrix ? low_rows : 1;
   }
   /// The same for weight gradients, where A is transposed. Layers with two outputs are common there.
   static constexpr int height_for_columns(int64_t count) {
-    return count == 2 && !Isa::matrix ? 2 : height_for(count);
+    return count == 2 && !Isa::matrix && !few_heights ? 2 : height_for(count);
   }
 };
 
@@ -382,12 +385,13 @@ void run_microkernel(const MicrokernelArgs<T>& args, const Finish& finish) {
   const int height = columns ? S::height_for_columns(args.rows) : S::height_for(args.rows);
   const auto run = [&](auto vectors) {
     constexpr int V = decltype(vectors)::value;
+    constexpr int low = S::few_heights ? S::rows : S::low_rows, two = columns && !S::few_heights ? 2 : 1;
     if (height == S::rows)
       microkernel<Isa, T, S::rows, V, columns, pairs>(args, finish);
     else if (height > 2)
-      microkernel<Isa, T, S::low_rows, V, columns, pairs>(args, finish);
-    else if (columns && height == 2)
-      microkernel<Isa, T, columns ? 2 : 1, V, columns, pairs>(args, finish);
+      microkernel<Isa, T, low, V, columns, pairs>(args, finish);
+    else if (height == 2)
+      microkernel<Isa, T, two, V, columns, pairs>(args, finish);
     else
       microkernel<Isa, T, 1, V, columns, pairs>(args, finish);
   };
@@ -523,14 +527,14 @@ struct AddTo {
 
 /// c = act((sums + bias) * scale).
 template <class T, class C>
-struct Activate {
+struct ActivateTo {
   static constexpr bool has_sums = false;
   static constexpr T kZeros[16] = {}, kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
   Strided<C> c;
   const T* bias = nullptr;
   const T* scale = nullptr;
   bool relu = false;
-  EVENFLOW_INLINE const Activate& for_block(int64_t) const { return *this; }
+  EVENFLOW_INLINE const ActivateTo& for_block(int64_t) const { return *this; }
   template <class Isa, class Queue>
   EVENFLOW_INLINE void queue_prefetch(int64_t m0, int64_t n0, int64_t rows, Queue& queue) const {
     queue.add(PrefetchRows::to_write(c.template at<Isa>(m0, n0), c.stride, rows, c.block_gap));
@@ -554,7 +558,7 @@ struct Activate {
 /// Gradient of y = act((a + bias) * scale): takes dy from the sums and stores c = da. Adds the column sums of
 /// da and of dy * y (after the ReLU mask) to sums (blocks, 2, width). One thread accumulates each block.
 template <class T, class C>
-struct ActivateBackward {
+struct ActivateBackwardTo {
   static constexpr bool has_sums = true;  ///< column sums, which one thread adds up
   Strided<C> c;
   Strided<const C> y;
@@ -562,8 +566,8 @@ struct ActivateBackward {
   bool relu;
   T* sums;
   int64_t width;
-  EVENFLOW_INLINE ActivateBackward for_block(int64_t block) const {
-    ActivateBackward f = *this;
+  EVENFLOW_INLINE ActivateBackwardTo for_block(int64_t block) const {
+    ActivateBackwardTo f = *this;
     f.sums += block * 2 * width;
     return f;
   }

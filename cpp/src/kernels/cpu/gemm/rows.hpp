@@ -73,6 +73,31 @@ void interleave(float* dst, int64_t dst_stride, const S* src, int64_t stride, in
   }
 }
 
+/// A left operand of any type. Its strips are behind a pointer, so products are compiled once for all types.
+template <class Isa, class T>
+class LeftRows {
+ public:
+  template <class A>
+  LeftRows(const A& a)
+      : a_(&a),
+        strip_size_(a.strip_size()),
+        strip_([](const void* rows, int64_t m0, int64_t count, int height, T* buffer) {
+          return static_cast<const A*>(rows)->strip(m0, count, height, buffer);
+        }) {}
+
+  /// Most elements of a strip.
+  int64_t strip_size() const { return strip_size_; }
+  /// Rows [m0, m0 + count) as a strip of `height` rows, zero-padded. Uses buffer if they must be copied.
+  Operand<T> strip(int64_t m0, int64_t count, int height, T* buffer) const {
+    return strip_(a_, m0, count, height, buffer);
+  }
+
+ private:
+  const void* a_;
+  int64_t strip_size_;
+  Operand<T> (*strip_)(const void*, int64_t, int64_t, int, T*);
+};
+
 /// Rows of a matrix, read in place or converted. bf16: as an operand of a bfloat16 product; such a matrix is
 /// row-major.
 template <class Isa, class T, class S, bool bf16>
@@ -88,7 +113,6 @@ struct MatrixRows {
 
   int64_t strip_size() const { return RegisterTile<Isa, T>::rows * Isa::parts * strip_stride() + kSlack; }
 
-  /// Rows [m0, m0 + rows) as a strip of `height` rows, zero-padded.
   Operand<T> strip(int64_t m0, int64_t rows, int height, T* buffer) const {
     if constexpr (as_they_are) {
       // A channel block has more rows than there are pixels.
@@ -246,7 +270,7 @@ struct Bordered {
 
 /// Patches of a 3x3 kernel: row m holds (tap, channel).
 template <class Isa, class T, bool bf16>
-struct PatchRows {
+struct Patches {
   static constexpr bool pairs = by_pairs<Isa, bf16>, packed_by_panel = false;
   using Element = typename Bordered<Isa, T, bf16>::Element;
   Bordered<Isa, T, bf16> image;

@@ -90,7 +90,7 @@ class StackBackward {
   }
 
   /// Finish step that turns the gradient of unit u's activation into da and adds up its columns.
-  ActivateBackward<T, H> derivative(int u, const Strided<H>& da, T* sums) const {
+  ActivateBackwardTo<T, H> derivative(int u, const Strided<H>& da, T* sums) const {
     const Epilogue<T>& e = units_[u].epilogue;
     return {da, hidden_[u], e.scale, e.relu, sums, units_[u].dims.cout};
   }
@@ -239,14 +239,14 @@ class StackBackward {
   /// Computes da of each unit, and dx, for strips [first, end) of a run that starts at row `begin`.
   void derivatives(const Strided<H>* da, int64_t begin, int64_t first, int64_t end, LeftStrip<T>* left_strips,
                    T* strips) const {
-    const auto derive = [&](int u, const auto& a) {
-      const ActivateBackward<T, H> finish = derivative(u - 1, da[u - 1].from_row(-begin), sums_[u - 1]);
-      weights_.multiply(
-          u, a, rows_, first, end, [&](int64_t strip) { return finish.for_block(strip / group_strips()); },
-          left_strips, strips);
+    const auto multiply = [&](int u, const LeftRows<Isa, T>& a, const auto& finish) {
+      weights_.multiply(u, a, rows_, first, end, finish, group_strips(), left_strips, strips);
+    };
+    const auto derive = [&](int u, const LeftRows<Isa, T>& a) {
+      multiply(u, a, derivative(u - 1, da[u - 1].from_row(-begin), sums_[u - 1]));
     };
     if (units_[count_ - 1].dims.kernel == 3) {
-      derive(count_ - 1, PatchRows<Isa, T, bf16>{dh_image_});
+      derive(count_ - 1, Patches<Isa, T, bf16>{dh_image_});
     } else {
       derive(count_ - 1, MatrixRows<Isa, T, T, bf16>{dh_, units_[count_ - 1].dims.cout});
     }
@@ -255,15 +255,9 @@ class StackBackward {
     };
     for (int u = count_ - 2; u > 0; --u) derive(u, rows_of(u));
     if (products_) {
-      const Activate<T, T> finish{{products_, products_stride<T>(units_[0].dims.in.c)}};
-      weights_.multiply(
-          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, left_strips,
-          strips);
+      multiply(0, rows_of(0), ActivateTo<T, T>{{products_, products_stride<T>(units_[0].dims.in.c)}});
     } else if (dx_.data) {
-      const AddTo<T> finish{dx_.data, dx_.stride};
-      weights_.multiply(
-          0, rows_of(0), rows_, first, end, [&](int64_t) -> const auto& { return finish; }, left_strips,
-          strips);
+      multiply(0, rows_of(0), AddTo<T>{dx_.data, dx_.stride});
     }
   }
 

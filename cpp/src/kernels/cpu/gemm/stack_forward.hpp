@@ -64,11 +64,11 @@ class StackForward {
       const Epilogue<T>& e = units_[u].epilogue;
       if (u + 1 == count_) y = h_.data;
       const WeightsB<Isa, T, bf16> b(WeightsAs::rows, dims, units_[u].w);
-      const Activate<T, T> finish{{y, 0}, e.bias, e.scale, e.relu};
+      const ActivateTo<T, T> finish{{y, 0}, e.bias, e.scale, e.relu};
       if constexpr (split<Isa>) {
         multiply_row(ctx_, x, b, finish);
       } else if (!multiply_row(ctx_, x, b, finish)) {
-        multiply(ctx_, 1, MatrixRows<Isa, T, T, false>{{x}, dims.in.c}, b, finish);
+        multiply<Isa, T, false>(ctx_, 1, MatrixRows<Isa, T, T, false>{{x}, dims.in.c}, b, finish);
       }
       x = y;
       y += padded_stride(dims.cout, sizeof(T));
@@ -144,7 +144,7 @@ class StackForward {
       if (!taps_last) return;
       team.barrier();
       gather_taps<Isa, T>(last.dims.in, team.begin(m_), team.end(m_), 1, products_, last.dims.cout, outside_,
-                          Activate<T, T>{h_, last.epilogue.bias, last.epilogue.scale, last.epilogue.relu});
+                          ActivateTo<T, T>{h_, last.epilogue.bias, last.epilogue.scale, last.epilogue.relu});
     });
   }
 
@@ -167,32 +167,30 @@ class StackForward {
         unit(u, MatrixRows<Isa, T, H, bf16>{hidden(u - 1, first, scratch), units_[u].dims.in.c}, first, end,
              scratch);
       } else if (units_[0].dims.kernel == 3) {
-        unit(0, PatchRows<Isa, T, bf16>{image_}, first, end, scratch);
+        unit(0, Patches<Isa, T, bf16>{image_}, first, end, scratch);
       } else {
         unit(0, MatrixRows<Isa, T, T, bf16>{x_, units_[0].dims.in.c}, first, end, scratch);
       }
     }
   }
 
-  template <class A>
-  void unit(int u, const A& a, int64_t first, int64_t end, const Scratch& scratch) const {
+  void unit(int u, const LeftRows<Isa, T>& a, int64_t first, int64_t end, const Scratch& scratch) const {
     const Epilogue<T>& e = units_[u].epilogue;
     if (u + 1 < count_) {
-      product(u, a, first, end, scratch, Activate<T, H>{hidden(u, first, scratch), e.bias, e.scale, e.relu});
+      product(u, a, first, end, scratch,
+              ActivateTo<T, H>{hidden(u, first, scratch), e.bias, e.scale, e.relu});
     } else if (products_) {
       product(u, a, first, end, scratch,
-              Activate<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
+              ActivateTo<T, T>{{products_, products_stride<T>(units_[u].dims.cout)}});
     } else {
-      product(u, a, first, end, scratch, Activate<T, T>{h_, e.bias, e.scale, e.relu});
+      product(u, a, first, end, scratch, ActivateTo<T, T>{h_, e.bias, e.scale, e.relu});
     }
   }
 
-  template <class A, class Finish>
-  void product(int u, const A& a, int64_t first, int64_t end, const Scratch& scratch,
+  template <class Finish>
+  void product(int u, const LeftRows<Isa, T>& a, int64_t first, int64_t end, const Scratch& scratch,
                const Finish& finish) const {
-    weights_.multiply(
-        u, a, rows_, first, end, [&](int64_t) -> const auto& { return finish; }, scratch.left_strips,
-        scratch.strips);
+    weights_.multiply(u, a, rows_, first, end, finish, kEveryStrip, scratch.left_strips, scratch.strips);
   }
 
   Context& ctx_;
