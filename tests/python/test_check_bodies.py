@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parents[1] / "package" / "check_bodies.py"
 # Mangled within run_body<> and alone, and as the check names them.
 BODIES = [("NS_3ops3SgdIfEE", "N8evenflow3ops3SgdIfEE", "evenflow::ops::Sgd<float>"),
           ("NS_3ops3SgdIdEE", "N8evenflow3ops3SgdIdEE", "evenflow::ops::Sgd<double>"),
-          ("NS_6device7ProductINS0_11TensorCoresELi16EEE",
-           "N8evenflow6device7ProductINS_4test13EmulatedUnitsELi16EEE", "evenflow::device::Product<Units, 16>")]
+          ("NS_6device11TileProductIffEE", "N8evenflow6device11TileProductIffEE",
+           "evenflow::device::TileProduct<float, float>")]
 
 
 @pytest.mark.skipif(not shutil.which("c++filt"), reason="needs c++filt")

@@ -20,7 +20,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
 
 NEEDS = {"README.md": ["matplotlib"], "docs/torch.md": ["torch"], "docs/sklearn.md": ["sklearn"],
          "docs/samplers.md": ["nessai", "aspire", "pocomc", "sbi", "madnis", "matplotlib"],
-         "docs/tutorials/images.md": ["PIL"], "docs/tutorials/editing.md": ["PIL"]}
+         "docs/ranks.md": ["mpi4py"], "docs/tutorials/images.md": ["PIL"], "docs/tutorials/editing.md": ["PIL"]}
 """Packages that a page needs besides numpy."""
 
 def data():
