@@ -1,6 +1,5 @@
 #include <cstring>
 
-#include "api/model_file.hpp"
 #include "common.hpp"
 
 namespace evenflow::python {
@@ -52,9 +51,14 @@ void write(const std::string& path, const py::dict& tensors,
   write_safetensors(path, refs, metadata);
 }
 
-/// IoError, or ConfigError for JSON that no model has.
-void check(const std::string& path, const std::string& config, int64_t tensors, int64_t values) {
-  check_settings(parse_config(config), tensors, values, {"load", path});
+/// ConfigError or ShapeError unless a model has these settings, with at most as many tensors and values.
+void check(const std::string& config, int64_t tensors, int64_t values) {
+  const ModelConfig model = parse_config(config);
+  if (model.dtype == Dtype::float32) {
+    build<float>(model, {tensors, values});
+  } else {
+    build<double>(model, {tensors, values});
+  }
 }
 
 }  // namespace
@@ -63,7 +67,7 @@ void bind_io(py::module_& m) {
   using namespace py::literals;
   m.def("read_safetensors", &read, "path"_a);
   m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
-  m.def("check_settings", &check, "path"_a, "config"_a, "tensors"_a, "values"_a);
+  m.def("check_settings", &check, "config"_a, "tensors"_a, "values"_a);
 }
 
 }  // namespace evenflow::python

@@ -68,7 +68,7 @@ def load_into(path: str, build: Callable[[dict[str, Any]], Density]) -> Density:
     config = metadata.get("config", "")
     try:
         # This also bounds how deep the JSON is nested, as Python's reader does not.
-        _core.check_settings(os.fsencode(path), config, len(tensors), sum(t.size for t in tensors.values()))
+        _core.check_settings(config, len(tensors), sum(t.size for t in tensors.values()))
         flow = build(json.loads(config))
     except (ConfigError, ShapeError, TypeError) as error:
         raise IoError(f"[load] {path}: expected a valid configuration, got: {error}") from error

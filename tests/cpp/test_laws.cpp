@@ -69,12 +69,24 @@ std::vector<double> knots_of(const laws::Spline& spline, const Numbers& p) {
   return out;
 }
 
+/// Empty for a law without numbers that could be trained.
+std::string name_of(const Law& law) {
+  return std::visit(
+      [](const auto& l) -> std::string {
+        if constexpr (std::is_base_of_v<laws::FixedLaw, std::decay_t<decltype(l)>>) {
+          return "";
+        } else {
+          return l.name;
+        }
+      },
+      law);
+}
+
 TEST_CASE("laws: names are told apart, and what is not in the table is refused") {
   std::set<std::string> names;
   for (const std::string& name : law_names()) {
     CHECK(names.insert(name).second);
-    CHECK(std::visit([](const auto& law) { return std::string(law.name); }, law_of({name, 8, 4, false})) ==
-          name);
+    CHECK(name_of(law_of({name, 8, 4, false})) == name);
   }
   for (const std::string& name : table_law_names()) CHECK(names.count(name) == 1);
   CHECK_THROWS_WITH_AS(law_of({"cubic", 8, 4, false}), doctest::Contains("there is no law 'cubic'"),

@@ -39,8 +39,9 @@ EVENFLOW_API ModelConfig parse_config(const std::string& json);
 /// float64.
 EVENFLOW_API std::string to_json(const ModelConfig& config);
 
-/// Builds the flow. ConfigError or ShapeError if the settings do not fit together.
+/// Builds the flow. ConfigError or ShapeError if the settings do not fit together, and ConfigError
+/// for more tensors or values than the limit, before memory for them is taken.
 template <class T>
-EVENFLOW_API Flow<T> build(const ModelConfig& config);
+EVENFLOW_API Flow<T> build(const ModelConfig& config, const ParamLimit& limit = {});
 
 }  // namespace evenflow

@@ -76,7 +76,7 @@ struct GradientWatch {
 template <class T>
 class EVENFLOW_API Flow {
  public:
-  Flow(Shape sample_shape, Base base);
+  Flow(Shape sample_shape, Base base, const ParamLimit& limit = {});
   ~Flow();
   Flow(Flow&&) noexcept;
   Flow& operator=(Flow&&) noexcept;

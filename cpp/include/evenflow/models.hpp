@@ -102,12 +102,12 @@ struct GlowConfig {
 };
 
 template <class T>
-EVENFLOW_API Flow<T> nice(const NiceConfig&);
+EVENFLOW_API Flow<T> nice(const NiceConfig&, const ParamLimit& = {});
 template <class T>
-EVENFLOW_API Flow<T> real_nvp(const RealNvpConfig&);
+EVENFLOW_API Flow<T> real_nvp(const RealNvpConfig&, const ParamLimit& = {});
 template <class T>
-EVENFLOW_API Flow<T> coupling_flow(const CouplingFlowConfig&);
+EVENFLOW_API Flow<T> coupling_flow(const CouplingFlowConfig&, const ParamLimit& = {});
 template <class T>
-EVENFLOW_API Flow<T> glow(const GlowConfig&);
+EVENFLOW_API Flow<T> glow(const GlowConfig&, const ParamLimit& = {});
 
 }  // namespace evenflow

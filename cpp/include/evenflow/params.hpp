@@ -26,6 +26,12 @@ enum class Group {
 /// Index of a tensor in its layout.
 using ParamId = int;
 
+/// How many tensors and values a model may have.
+struct ParamLimit {
+  int64_t tensors = int64_t{1} << 20;
+  int64_t values = int64_t{1} << 48;
+};
+
 /// Names, shapes and offsets of every tensor of a model, in one flat buffer. Tensors are ordered by group:
 /// decay, no_decay, stats, fixed. Each starts at a multiple of 16 values, so at least on a 64-byte boundary;
 /// the gaps are always zero.
@@ -40,7 +46,10 @@ class EVENFLOW_API ParamLayout {
     bool overwritable;  ///< its gradient is computed at once, so that it may be stored rather than added
   };
 
-  /// ConfigError for a name that is in use, and for more than 2^56 values in all tensors.
+  explicit ParamLayout(const ParamLimit& limit = {}) : limit_(limit) {}
+
+  const ParamLimit& limit() const { return limit_; }
+  /// ConfigError for a name that is in use, and for more tensors or values than the limit.
   ParamId add(const std::string& name, std::vector<int64_t> shape, Group group, bool overwritable = false);
   /// The number of one more stream of random draws that layers make in training.
   uint32_t add_stream() { return streams_++; }
@@ -62,6 +71,7 @@ class EVENFLOW_API ParamLayout {
   const std::vector<std::pair<int64_t, int64_t>>& added_to() const { return added_to_; }
 
  private:
+  ParamLimit limit_;
   std::vector<Entry> entries_;
   std::unordered_set<std::string> names_;
   int64_t values_ = 0;

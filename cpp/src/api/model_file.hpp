@@ -18,11 +18,6 @@ struct ModelFile {
 /// Parses a model file; IoError.
 ModelFile view_model(Bytes file, const Site& site);
 
-/// IoError if valid settings imply a model with more tensors or values than the file has. Called before
-/// anything is built, so that a small file cannot make the reader allocate a large model.
-EVENFLOW_API void check_settings(const ModelConfig& config, int64_t tensors, int64_t values,
-                                 const Site& site);
-
 /// Builds the model of a file whose dtype is T's, and copies its tensors; IoError.
 template <class T>
 Trainable<T> restore(const ModelFile& model, const Site& site);

@@ -9,7 +9,6 @@
 #include "evenflow/error.hpp"
 #include "evenflow/version.h"
 #include "io/json.hpp"
-#include "models/model_size.hpp"
 
 // docs/format.md describes model files. An optimiser file has tensors moment0, moment1, ... with a value for
 // every trained one, and the step count and the rule in its metadata.
@@ -74,6 +73,15 @@ void copy_tensor(const TensorViews& file, const std::string& name, const std::ve
   }
 }
 
+/// How many tensors and values of T a file has. A small file can't make its reader build a large model.
+template <class T>
+ParamLimit size_of(const TensorViews& file) {
+  ParamLimit size{static_cast<int64_t>(file.tensors.size()), 0};
+  for (const auto& [name, tensor] : file.tensors)
+    size.values += tensor.bytes / static_cast<int64_t>(sizeof(T));
+  return size;
+}
+
 /// IoError unless the file has exactly the layout's tensors. Called before memory for parameters is
 /// allocated.
 void check_size(const ParamLayout& layout, const TensorViews& file, const Site& site) {
@@ -92,16 +100,6 @@ void check_size(const ParamLayout& layout, const TensorViews& file, const Site& 
 
 }  // namespace
 
-void check_settings(const ModelConfig& config, int64_t tensors, int64_t values, const Site& site) {
-  const ModelSize least = least_size(config);
-  if (least.tensors > tensors) {
-    reject(site, "expected at least ", least.tensors, " tensors for its settings, got ", tensors);
-  }
-  if (least.values > values) {
-    reject(site, "expected at least ", least.values, " values for its settings, got ", values);
-  }
-}
-
 ModelFile view_model(Bytes file, const Site& site) {
   ModelFile out;
   out.file = view(kModelKind, file, site);
@@ -110,10 +108,6 @@ ModelFile view_model(Bytes file, const Site& site) {
   } catch (const ConfigError& error) {
     reject(site, "expected a valid configuration, got: ", error.what());
   }
-  int64_t bytes = 0;
-  for (const auto& [name, tensor] : out.file.tensors) bytes += tensor.bytes;
-  const int64_t value = out.config.dtype == Dtype::float32 ? sizeof(float) : sizeof(double);
-  check_settings(out.config, static_cast<int64_t>(out.file.tensors.size()), bytes / value, site);
   return out;
 }
 
@@ -124,7 +118,7 @@ Trainable<T> restore(const ModelFile& model, const Site& site) {
            to_string(model.config.dtype));
   }
   try {
-    Flow<T> flow = build<T>(model.config);
+    Flow<T> flow = build<T>(model.config, size_of<T>(model.file));
     check_size(*flow.layout(), model.file, site);
     Trainable<T> out(model.config, std::move(flow));
     for (const ParamLayout::Entry& entry : out.flow.layout()->entries()) {

@@ -10,17 +10,17 @@ namespace evenflow {
 
 ParamId ParamLayout::add(const std::string& name, std::vector<int64_t> shape, Group group,
                          bool overwritable) {
-  // Byte counts with padding then fit in 64 bits.
-  constexpr int64_t kMaxValues = int64_t{1} << 56;
+  const auto expect = [&](bool fits, int64_t most, const char* what) {
+    if (!fits) fail<ConfigError>("params", "expected at most ", most, what, " in all, got more with ", name);
+  };
+  expect(static_cast<int64_t>(entries_.size()) < limit_.tensors, limit_.tensors, " tensors");
+  const int64_t left = limit_.values - values_;
   int64_t size = 1;
   for (const int64_t d : shape) {
-    if (d < 0 || (d > 0 && size > kMaxValues / d)) {
-      fail<ConfigError>("params", "expected a tensor of at most 2^56 values, got more in ", name);
-    }
+    expect(d >= 0 && (d == 0 || size <= left / d), limit_.values, " values");
     size *= d;
   }
   values_ += size;
-  if (values_ > kMaxValues) fail<ConfigError>("params", "expected at most 2^56 values, got more with ", name);
   if (!names_.insert(name).second) {
     fail<ConfigError>("params", "expected unique names, got ", name, " twice");
   }

@@ -38,21 +38,36 @@ struct Node {
 /// layout.
 template <class T>
 struct Chain {
-  Chain(Shape sample, Base base_) : sample_shape(sample.with_batch(0)), current(sample_shape), base(base_) {
+  Chain(Shape sample, Base base_, const ParamLimit& limit)
+      : sample_shape(sample.with_batch(0)),
+        current(sample_shape),
+        base(base_),
+        declared_(std::make_shared<ParamLayout>(limit)) {
     if (dims() < 1) fail<ShapeError>("flow", "expected positive sizes, got ", to_string(sample_shape));
   }
 
   int64_t dims() const { return sample_shape.per_sample(); }
 
+  /// Declares the layer's tensors at once, so that a model beyond the limit is not made whole first.
   void add(const std::string& name, std::unique_ptr<Layer<T>> layer) {
     if (layer->input_shape() != current) {
       fail<ShapeError>(name, "expected a layer for ", to_string(current), ", got ",
                        to_string(layer->input_shape()));
     }
     current = layer->output_shape();
+    const std::vector<ParamLayout::Entry>& entries = declared_->entries();
+    const size_t first = entries.size();
+    layer->declare(root() / name);
+    for (size_t e = first; e < entries.size(); ++e) {
+      if (entries[e].group != Group::stats) continue;
+      const int64_t pixels = current.pixels_per_sample();
+      moments_of = moments_of ? std::min(moments_of, pixels) : pixels;
+    }
     nodes.emplace_back();
     nodes.back().name = name;
     nodes.back().layer = std::move(layer);
+    nodes.back().end_param = entries.size();
+    if (nodes.back().layer->standardizes()) standardised = nodes.size();
   }
 
   void factor_out(int64_t keep) {
@@ -68,17 +83,20 @@ struct Chain {
     if (head && context) fail<ConfigError>("flow", "a class head and a context exclude each other");
     if (head && nodes.empty()) fail<ConfigError>("flow", "expected a layer beside a class head, got none");
     add_level(current);
-    auto all = std::make_shared<ParamLayout>();
-    const Scope root(*all, "");
-    for (size_t i = 0; i < nodes.size(); ++i) declare(root, *all, i);
-    if (head) head->declare(root / "class_head");
-    if (context) {
-      context_mean = root.add("context.mean", {context}, Group::fixed);
-      context_std = root.add("context.std", {context}, Group::fixed);
+    for (const Node<T>& node : nodes) {
+      if (node.layer->context() && node.layer->context() != context) {
+        fail<ShapeError>(node.name, "expected a net for a context of ", context, ", got one for ",
+                         node.layer->context());
+      }
     }
-    initialized = root.add("initialized", {1}, Group::fixed);
-    all->finalize();
-    layout = std::move(all);
+    if (head) head->declare(root() / "class_head");
+    if (context) {
+      context_mean = root().add("context.mean", {context}, Group::fixed);
+      context_std = root().add("context.std", {context}, Group::fixed);
+    }
+    initialized = root().add("initialized", {1}, Group::fixed);
+    declared_->finalize();
+    layout = declared_;
     kept_values = 3 * dims() + 2 * context;
     for (const Node<T>& node : nodes) kept_values += node.layer->kept_size(1);
     tile_rows = rows_of_a_tile();
@@ -178,22 +196,7 @@ struct Chain {
     levels.push_back({shape, offset});
   }
 
-  void declare(const Scope& root, const ParamLayout& all, size_t i) {
-    Node<T>& node = nodes[i];
-    if (node.layer->context() && node.layer->context() != context) {
-      fail<ShapeError>(node.name, "expected a net for a context of ", context, ", got one for ",
-                       node.layer->context());
-    }
-    const size_t first = all.entries().size();
-    node.layer->declare(root / node.name);
-    node.end_param = all.entries().size();
-    for (size_t e = first; e < node.end_param; ++e) {
-      if (all.entries()[e].group != Group::stats) continue;
-      const int64_t pixels = node.layer->output_shape().pixels_per_sample();
-      moments_of = moments_of ? std::min(moments_of, pixels) : pixels;
-    }
-    if (node.layer->standardizes()) standardised = i + 1;
-  }
+  Scope root() { return Scope(*declared_, ""); }
 
   /// Sized so that a tile's activations stay in a cache: they are read once after they are written.
   int64_t rows_of_a_tile() const {
@@ -202,6 +205,8 @@ struct Chain {
     const int64_t rows = kTileBytes / (kept_values * static_cast<int64_t>(sizeof(T)));
     return rows < Tiles::kLeastRows ? 0 : std::min(Tiles::kMostRows, rows);
   }
+
+  std::shared_ptr<ParamLayout> declared_;  ///< the layout as it grows
 };
 
 }  // namespace evenflow

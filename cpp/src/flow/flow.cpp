@@ -15,7 +15,8 @@ void check_labels(const char* call, const int32_t* labels, int64_t n, int64_t cl
 }
 
 template <class T>
-Flow<T>::Flow(Shape sample_shape, Base base) : chain_(std::make_unique<Chain<T>>(sample_shape, base)) {}
+Flow<T>::Flow(Shape sample_shape, Base base, const ParamLimit& limit)
+    : chain_(std::make_unique<Chain<T>>(sample_shape, base, limit)) {}
 template <class T>
 Flow<T>::~Flow() = default;
 template <class T>

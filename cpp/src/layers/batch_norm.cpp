@@ -12,13 +12,13 @@ namespace {
 constexpr const char* kBatchNorm = "batch_norm";
 
 template <class T>
-class BatchNorm final : public Layer<T> {
+class BatchNorm : public Layer<T> {
  public:
-  BatchNorm(Shape in, const Split& split)
+  BatchNorm(Shape in, const Slices& slices)
       : Layer<T>(kBatchNorm, in, in, true),
-        parity_(split.parity),
-        count_(split.change),
-        first_(split.change_first),
+        parity_(slices.parity),
+        count_(slices.change),
+        first_(slices.change_first),
         active_(0) {
     for (int64_t i = 0; i < in.h; ++i) {
       for (int64_t j = 0; j < in.w; ++j) active_ += parity_ < 0 || (i + j) % 2 == parity_;
@@ -55,6 +55,7 @@ class BatchNorm final : public Layer<T> {
     if (count_ < from.shape.c && from.data != to.data) ctx.kernels<T>().move.copy(ctx, from, to);
   }
 
+ protected:
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
@@ -112,6 +113,7 @@ class BatchNorm final : public Layer<T> {
     ctx.kernels<T>().channel.inverse(ctx, parity_, changed(dx), zeros, c.scale, changed(dz));
   }
 
+ private:
   int parity_;
   int64_t count_;
   int64_t first_;
@@ -125,13 +127,12 @@ class BatchNorm final : public Layer<T> {
 template <class T>
 std::unique_ptr<Layer<T>> batch_norm(Shape in, Mask mask) {
   if (mask == Mask::odd || mask == Mask::even) return batch_norm<T>(in, every_second(mask, in.c));
-  return std::make_unique<BatchNorm<T>>(in, split_of(mask, in.c));
+  return std::make_unique<BatchNorm<T>>(in, slices_of(mask, in.c));
 }
 
 template <class T>
 std::unique_ptr<Layer<T>> batch_norm(Shape in, const std::vector<int64_t>& changed) {
-  return on_channels<T>(kBatchNorm, in, changed,
-                        [&](const Split& split) { return std::make_unique<BatchNorm<T>>(in, split); });
+  return on_channels<T, BatchNorm<T>>(kBatchNorm, in, changed);
 }
 
 template std::unique_ptr<Layer<float>> batch_norm<float>(Shape, Mask);

@@ -140,9 +140,8 @@ class LuConv1x1 final : public Conv1x1<T> {
 
  private:
   using Weights = typename Conv1x1<T>::Weights;
-  static constexpr int64_t kWhole = 64;  ///< most channels for which W itself is computed, on the CPU
 
-  bool by_factors(const Context& ctx) const { return ctx.on_host() && this->channels() > kWhole; }
+  bool by_factors(Context& ctx) const { return ctx.kernels<T>().mixing.mixes_by_factors(this->channels()); }
   LuFactors<T> factors(Context& ctx, WorkspaceScope& scope, const Params<T>& params) const {
     return LuFactors<T>(ctx, scope, name_, this->channels(), parameters(params));
   }

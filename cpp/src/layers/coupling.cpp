@@ -31,30 +31,31 @@ constexpr const char* kCoupling = "coupling";
 /// A coupling on slices of the channels or on a checkerboard. The net reads the part that passes and then the
 /// flow's context, which is the same at every pixel.
 template <class T>
-class Coupling final : public Layer<T> {
+class Coupling : public Layer<T> {
  public:
-  Coupling(Shape in, const Split& split, std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options)
+  Coupling(Shape in, const Slices& slices, std::unique_ptr<Conditioner<T>> net,
+           const CouplingOptions& options)
       : Layer<T>(kCoupling, in, in, true),
         net_(std::move(net)),
-        change_first_(split.change_first),
-        pass_first_(split.pass_first),
-        pass_(split.pass) {
+        change_first_(slices.change_first),
+        pass_first_(slices.pass_first),
+        pass_(slices.pass) {
     plan_.law = law_of(options.law);
-    const int64_t outputs = split.change * numbers_of(plan_.law);
+    const int64_t outputs = slices.change * numbers_of(plan_.law);
     const Shape pass = in.with_batch(0).with_channels(pass_);
     context_ = net_->input_shape().c - pass_;
-    if (split.change < 1 || pass_ + context_ < 1) {
+    if (slices.change < 1 || pass_ + context_ < 1) {
       fail<ShapeError>(kCoupling, "expected a channel that changes, and one that passes or a context, got ",
-                       split.change, " and ", pass_, " of ", in.c, " channels");
+                       slices.change, " and ", pass_, " of ", in.c, " channels");
     }
     if (context_ < 0 || net_->input_shape() != pass.with_channels(pass_ + context_) ||
         net_->out_channels() != outputs) {
       fail<ShapeError>(kCoupling, "expected a net from ", to_string(pass), " to ", outputs, " channels, got ",
                        to_string(net_->input_shape()), " to ", net_->out_channels());
     }
-    plan_.count = split.change;
+    plan_.count = slices.change;
     plan_.interleaved = options.interleaved;
-    plan_.parity = split.parity;
+    plan_.parity = slices.parity;
     for (const SharedNumber& number : shared_numbers_of(plan_.law))
       shared_.push_back({number.name, {number.start}});
     for (size_t i = 0; i < shared_.size() && i < options.shared.size(); ++i)
@@ -159,6 +160,7 @@ class Coupling final : public Layer<T> {
     return h;
   }
 
+ protected:
   void do_forward(Context& ctx, const Params<T>& params, View<const T> x, View<T> z,
                   double* logdet) const override {
     WorkspaceScope scope(ctx);
@@ -193,6 +195,7 @@ class Coupling final : public Layer<T> {
     });
   }
 
+ private:
   /// Computes values and gradients on one side of the coupling from `from` and `dfrom` on the other.
   /// `apply_law(h, dh)` handles the part that changes. Then dh goes back through the net to the part that
   /// passes, which is equal on both sides.
@@ -255,15 +258,13 @@ std::unique_ptr<Layer<T>> coupling(Shape in, Mask mask, std::unique_ptr<Conditio
   if (mask == Mask::odd || mask == Mask::even) {
     return coupling(in, every_second(mask, in.c), std::move(net), options);
   }
-  return std::make_unique<Coupling<T>>(in, split_of(mask, in.c), std::move(net), options);
+  return std::make_unique<Coupling<T>>(in, slices_of(mask, in.c), std::move(net), options);
 }
 
 template <class T>
 std::unique_ptr<Layer<T>> coupling(Shape in, const std::vector<int64_t>& changed,
                                    std::unique_ptr<Conditioner<T>> net, const CouplingOptions& options) {
-  return on_channels<T>(kCoupling, in, changed, [&](const Split& split) {
-    return std::make_unique<Coupling<T>>(in, split, std::move(net), options);
-  });
+  return on_channels<T, Coupling<T>>(kCoupling, in, changed, std::move(net), options);
 }
 
 template std::unique_ptr<Layer<float>> coupling<float>(Shape, Mask, std::unique_ptr<Conditioner<float>>,

@@ -385,15 +385,15 @@ std::string to_json(const ModelConfig& config) {
 }
 
 template <class T>
-Flow<T> build(const ModelConfig& config) {
-  if (const auto* settings = std::get_if<NiceConfig>(&config.model)) return nice<T>(*settings);
-  if (const auto* settings = std::get_if<GlowConfig>(&config.model)) return glow<T>(*settings);
+Flow<T> build(const ModelConfig& config, const ParamLimit& limit) {
+  if (const auto* settings = std::get_if<NiceConfig>(&config.model)) return nice<T>(*settings, limit);
+  if (const auto* settings = std::get_if<GlowConfig>(&config.model)) return glow<T>(*settings, limit);
   if (const auto* settings = std::get_if<CouplingFlowConfig>(&config.model))
-    return coupling_flow<T>(*settings);
-  return real_nvp<T>(std::get<RealNvpConfig>(config.model));
+    return coupling_flow<T>(*settings, limit);
+  return real_nvp<T>(std::get<RealNvpConfig>(config.model), limit);
 }
 
-template Flow<float> build<float>(const ModelConfig&);
-template Flow<double> build<double>(const ModelConfig&);
+template Flow<float> build<float>(const ModelConfig&, const ParamLimit&);
+template Flow<double> build<double>(const ModelConfig&, const ParamLimit&);
 
 }  // namespace evenflow

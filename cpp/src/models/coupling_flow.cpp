@@ -94,7 +94,7 @@ void check_net(const CouplingFlowConfig& config) {
 }  // namespace
 
 template <class T>
-Flow<T> coupling_flow(const CouplingFlowConfig& given) {
+Flow<T> coupling_flow(const CouplingFlowConfig& given, const ParamLimit& limit) {
   check("coupling_flow", {given});
   const CouplingFlowConfig config = resolved(given);
   const bool in_box = base_of(config.base) == Base::uniform;
@@ -102,9 +102,12 @@ Flow<T> coupling_flow(const CouplingFlowConfig& given) {
   CouplingOptions options;
   options.law = law_of(config);
   check_net(config);
-  expect_size("coupling_flow", {config});
+  // Columns and layers are listed before their tensors are declared.
+  expect_in("coupling_flow", "dims", config.dims, 1, limit.values);
+  expect_in("coupling_flow", "the number of hidden layers", static_cast<int64_t>(config.hidden.size()), 0,
+            limit.tensors);
   const Shape shape{0, 1, 1, config.dims};
-  Flow<T> flow(shape, base_of(config.base));
+  Flow<T> flow(shape, base_of(config.base), limit);
   flow.set_context(config.context);
   if (in_box) flow.add("box", unit_box<T>(shape));
   if (!config.bounds.empty()) flow.add("bounds", unbound<T>(shape, config.bounds));
@@ -132,7 +135,7 @@ Flow<T> coupling_flow(const CouplingFlowConfig& given) {
   return flow;
 }
 
-template Flow<float> coupling_flow<float>(const CouplingFlowConfig&);
-template Flow<double> coupling_flow<double>(const CouplingFlowConfig&);
+template Flow<float> coupling_flow<float>(const CouplingFlowConfig&, const ParamLimit&);
+template Flow<double> coupling_flow<double>(const CouplingFlowConfig&, const ParamLimit&);
 
 }  // namespace evenflow

@@ -40,7 +40,7 @@ void add_split(Flow<T>& flow, const std::string& name) {
 }  // namespace
 
 template <class T>
-Flow<T> glow(const GlowConfig& config) {
+Flow<T> glow(const GlowConfig& config, const ParamLimit& limit) {
   check(kGlow, {config});
   if (config.levels > kMaxScales || config.shape.h % (int64_t{1} << config.levels) ||
       config.shape.w % (int64_t{1} << config.levels)) {
@@ -56,8 +56,7 @@ Flow<T> glow(const GlowConfig& config) {
                       " classes and a context of ", config.context,
                       "; give the class as a number of the context, 0 or 1 for each");
   }
-  expect_size(kGlow, {config});
-  Flow<T> flow(config.shape, Base::gaussian);
+  Flow<T> flow(config.shape, Base::gaussian, limit);
   flow.set_context(config.context);
   const double bins = std::ldexp(1.0, static_cast<int>(config.bits));
   flow.add("rescale", rescale<T>(flow.output_shape(), bins / 2, bins));
@@ -76,7 +75,7 @@ Flow<T> glow(const GlowConfig& config) {
   return flow;
 }
 
-template Flow<float> glow<float>(const GlowConfig&);
-template Flow<double> glow<double>(const GlowConfig&);
+template Flow<float> glow<float>(const GlowConfig&, const ParamLimit&);
+template Flow<double> glow<double>(const GlowConfig&, const ParamLimit&);
 
 }  // namespace evenflow

@@ -8,13 +8,12 @@ constexpr const char* kNice = "nice";
 }  // namespace
 
 template <class T>
-Flow<T> nice(const NiceConfig& config) {
+Flow<T> nice(const NiceConfig& config, const ParamLimit& limit) {
   check(kNice, {config});
-  expect_size(kNice, {config});
   if (config.is_image() && !config.bounds.empty()) {
     fail<ConfigError>(kNice, "bounds are for the columns of a table, and this is an image");
   }
-  Flow<T> flow(config.shape, base_of(config.prior));
+  Flow<T> flow(config.shape, base_of(config.prior), limit);
   if (config.shape.pixels_per_sample() > 1) {  // levels of one-pixel images are not scaled
     flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
     flow.add("flatten", flatten<T>(flow.output_shape()));
@@ -43,7 +42,7 @@ Flow<T> nice(const NiceConfig& config) {
   return flow;
 }
 
-template Flow<float> nice<float>(const NiceConfig&);
-template Flow<double> nice<double>(const NiceConfig&);
+template Flow<float> nice<float>(const NiceConfig&, const ParamLimit&);
+template Flow<double> nice<double>(const NiceConfig&, const ParamLimit&);
 
 }  // namespace evenflow

@@ -4,22 +4,11 @@
 #include <string>
 
 #include "evenflow/error.hpp"
-#include "models/model_size.hpp"
 #include "models/settings.hpp"
 
 // Translates settings that several models share. Their values have been checked.
 
 namespace evenflow {
-
-/// ConfigError for a model that is too large. Called before layers are built, with settings within their
-/// limits.
-inline void expect_size(const char* model, const ModelConfig& config) {
-  const ModelSize least = least_size(config);
-  if (least.tensors > kMaxTensors || least.values > kMaxValues) {
-    fail<ConfigError>(model, "expected a model of at most ", kMaxTensors, " tensors and ", kMaxValues,
-                      " values, got settings of a larger one");
-  }
-}
 
 inline Base base_of(const std::string& prior) {
   return prior == "gaussian" ? Base::gaussian : prior == "uniform" ? Base::uniform : Base::logistic;

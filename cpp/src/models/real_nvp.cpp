@@ -66,7 +66,7 @@ class ImageBuilder {
 }  // namespace
 
 template <class T>
-Flow<T> real_nvp(const RealNvpConfig& config) {
+Flow<T> real_nvp(const RealNvpConfig& config, const ParamLimit& limit) {
   check(kRealNvp, {config});
   const int64_t unit = int64_t{1} << (config.scales - 1);
   if (config.shape.h % unit || config.shape.w % unit) {
@@ -79,8 +79,9 @@ Flow<T> real_nvp(const RealNvpConfig& config) {
   }
   const int64_t doublings = config.recursion < 4 ? config.scales - 1 : 0;
   expect_in(kRealNvp, "the width of the last scale's nets", config.base_dim << doublings, 1, kMaxWidth);
-  expect_size(kRealNvp, {config});
-  Flow<T> flow(config.shape, Base::gaussian);
+  // A net's blocks are made before they are declared.
+  expect_in(kRealNvp, "the number of residual blocks", config.residual_blocks, 0, limit.tensors);
+  Flow<T> flow(config.shape, Base::gaussian, limit);
   flow.set_context(config.context);
   flow.add("rescale", rescale<T>(flow.output_shape(), 0, std::ldexp(1.0, static_cast<int>(config.bits))));
   flow.add("logit", logit<T>(flow.output_shape()));
@@ -90,7 +91,7 @@ Flow<T> real_nvp(const RealNvpConfig& config) {
   return flow;
 }
 
-template Flow<float> real_nvp<float>(const RealNvpConfig&);
-template Flow<double> real_nvp<double>(const RealNvpConfig&);
+template Flow<float> real_nvp<float>(const RealNvpConfig&, const ParamLimit&);
+template Flow<double> real_nvp<double>(const RealNvpConfig&, const ParamLimit&);
 
 }  // namespace evenflow

@@ -19,7 +19,6 @@ namespace evenflow {
 // Limits that exceed any real model, yet are small enough that the product of two of them and a kernel size
 // does not overflow. Files and programs share them, so every model that can be saved can be loaded.
 constexpr int64_t kMaxLayers = 1 << 16, kMaxWidth = 1 << 20, kMaxDims = 1 << 27, kMaxScales = 30;
-constexpr int64_t kMaxTensors = 1 << 20, kMaxValues = int64_t{1} << 48;
 
 /// The valid values of a setting.
 struct Limits {

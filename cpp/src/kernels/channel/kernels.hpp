@@ -5,15 +5,6 @@
 
 namespace evenflow {
 
-/// The bounds of some columns: plain data, which a kernel takes by value.
-template <class T>
-struct ColumnBounds {
-  static constexpr int kMost = 32;
-  T low[kMost];        ///< -infinity: none
-  T high[kMost];       ///< infinity: none
-  T log_width[kMost];  ///< log(high - low); 0 where one of them is infinite
-};
-
 /// Maps of each channel by itself, and what becomes of their parameters.
 template <class T>
 class ChannelKernels {
@@ -56,24 +47,6 @@ class ChannelKernels {
   /// From backward's sums (2, n): dbias (or null) and dlogs +=. dlogdet (1) is the sum over samples.
   virtual void gradients(Context&, int64_t n, const double* sums, const double* dlogdet, double pixels,
                          double factor, T* dbias, T* dlogs) const = 0;
-
-  // From numbers in [0, 1] and from bounded columns to all numbers. logdet (n) +=.
-  virtual void logit_forward(Context&, View<const T> x, View<T> y, double* logdet) const = 0;
-  virtual void logit_inverse(Context&, View<const T> y, View<T> x, double* logdet) const = 0;
-  virtual void logit_backward(Context&, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
-                              View<T> dx) const = 0;
-  /// dz = (dx - bend) / slope; bend and slope are contiguous.
-  virtual void logit_pull(Context&, View<const T> dx, const T* bend, const T* slope, View<T> dz) const = 0;
-  /// y = x within [0, 1], NaN elsewhere.
-  virtual void keep_in_box(Context&, View<const T> x, View<T> y) const = 0;
-  /// From columns x with bounds, ColumnBounds::kMost at most, to columns y without; or back with inverse.
-  /// Where x lies outside, y and logdet are NaN.
-  virtual void bounds_map(Context&, const ColumnBounds<T>&, bool inverse, View<const T> from, View<T> to,
-                          double* logdet) const = 0;
-  /// From y and the gradient by y: x and the gradient by x. With inverse: from y and the gradient by x, the
-  /// gradient by y, for a loss of the inverse and of its log-determinant. x may be null.
-  virtual void bounds_backward(Context&, const ColumnBounds<T>&, bool inverse, View<const T> y,
-                               View<const T> from, const double* dlogdet, View<T> x, View<T> to) const = 0;
 
  protected:
   ~ChannelKernels() = default;

@@ -1,14 +1,11 @@
 #pragma once
 
 #include "kernels/channel/batch_norm.hpp"
-#include "kernels/channel/bounds.hpp"
 #include "kernels/channel/coefficients.hpp"
 #include "kernels/channel/kernels.hpp"
-#include "kernels/channel/logit.hpp"
 #include "kernels/channel/maps.hpp"
 #include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/sums.hpp"
-#include "kernels/ops/with_flag.hpp"
 
 namespace evenflow {
 
@@ -99,48 +96,6 @@ class ChannelLaunch final : public ChannelKernels<T> {
   void gradients(Context& ctx, int64_t n, const double* sums, const double* dlogdet, double pixels,
                  double factor, T* dbias, T* dlogs) const override {
     Exec::for_each(ctx, 1, n, ops::ChannelGradients<T>{sums, dlogdet, pixels, factor, n, dbias, dlogs});
-  }
-
-  void logit_forward(Context& ctx, View<const T> x, View<T> y, double* logdet) const override {
-    Exec::template map_groups<T>(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
-                                 ops::LogitForward<T>{x.data, x.stride, y.data, y.stride}, logdet);
-  }
-
-  void logit_inverse(Context& ctx, View<const T> y, View<T> x, double* logdet) const override {
-    Exec::template map_groups<T>(ctx, x.shape.n, x.shape.pixels_per_sample(), x.shape.c,
-                                 ops::LogitInverse<T>{y.data, y.stride, x.data, x.stride}, logdet);
-  }
-
-  void logit_backward(Context& ctx, View<const T> y, View<const T> dy, const double* dlogdet, View<T> x,
-                      View<T> dx) const override {
-    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
-                   ops::LogitBackward<T>{y.data, y.stride, dy.data, dy.stride, dlogdet,
-                                         y.shape.pixels_per_sample(), x.data, x.stride, dx.data, dx.stride});
-  }
-
-  void logit_pull(Context& ctx, View<const T> dx, const T* bend, const T* slope, View<T> dz) const override {
-    Exec::for_each(ctx, dx.shape.pixels(), dx.shape.c,
-                   ops::LogitPull<T>{dx.data, dx.stride, bend, slope, dx.shape.c, dz.data, dz.stride});
-  }
-
-  [[gnu::cold]] void keep_in_box(Context& ctx, View<const T> x, View<T> y) const override {
-    Exec::for_each(ctx, x.shape.pixels(), x.shape.c, ops::KeepInBox<T>{x.data, x.stride, y.data, y.stride});
-  }
-
-  void bounds_map(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> from, View<T> to,
-                  double* logdet) const override {
-    ops::with_flag(inverse, [&](auto back) {
-      Exec::template map_groups<T>(
-          ctx, from.shape.n, from.shape.pixels_per_sample(), from.shape.c,
-          ops::BoundsMap<T, back.value>{bounds, from.data, from.stride, to.data, to.stride}, logdet);
-    });
-  }
-
-  void bounds_backward(Context& ctx, const ColumnBounds<T>& bounds, bool inverse, View<const T> y,
-                       View<const T> from, const double* dlogdet, View<T> x, View<T> to) const override {
-    Exec::for_each(ctx, y.shape.pixels(), y.shape.c,
-                   ops::BoundsBackward<T>{bounds, inverse, y.data, y.stride, from.data, from.stride, dlogdet,
-                                          y.shape.pixels_per_sample(), x.data, x.stride, to.data, to.stride});
   }
 
  private:

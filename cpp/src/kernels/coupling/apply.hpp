@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/coupling/laws/fixed.hpp"
 #include "kernels/ops/checkerboard.hpp"
 #include "kernels/ops/math.hpp"
 #include "kernels/ops/pack.hpp"
@@ -161,6 +162,11 @@ struct CouplingBackward : CouplingValues<T, Law> {
   Rows<T> dto;
   Rows<T> dh;
 
+  /// Of each value's numbers, how many get gradients.
+  EVENFLOW_INLINE int gradients() const {
+    return std::is_base_of<laws::FixedLaw, Law>::value ? 0 : this->law.parameters();
+  }
+
   /// The point of the law from the side where the inputs are, if they are known; else from the other side.
   template <class V, class P>
   EVENFLOW_INLINE auto point(V value, [[maybe_unused]] V input, const P& p) const {
@@ -205,7 +211,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
   }
 
   EVENFLOW_INLINE int inputs() const { return 4 + known + this->law.parameters(); }
-  EVENFLOW_INLINE int outputs() const { return 2 + this->law.parameters(); }
+  EVENFLOW_INLINE int outputs() const { return 2 + gradients(); }
   template <class Gather>
   EVENFLOW_INLINE void load_run(const Run& run, T* in, int64_t room, const Gather& gather) const {
     gather(run, from.data, from.stride, 1, in);
@@ -237,7 +243,7 @@ struct CouplingBackward : CouplingValues<T, Law> {
   EVENFLOW_INLINE void store_run(const Run& run, const T* out, int64_t room, const Scatter& scatter) const {
     scatter(run, out, to.data, to.stride, 1);
     scatter(run, out + room, dto.data, dto.stride, 1);
-    for (int i = 0; i < this->law.parameters(); ++i) {
+    for (int i = 0; i < gradients(); ++i) {
       scatter(run, out + (2 + i) * room, dh.data + i * this->map.number_step, dh.stride,
               this->map.value_step);
     }

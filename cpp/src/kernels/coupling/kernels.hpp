@@ -31,8 +31,8 @@ class CouplingKernels {
                        View<const T> h, View<T> y, double* logdet) const = 0;
   virtual void inverse(Context&, const CouplingPlan&, const SharedNumbers<const T*>&, View<const T> y,
                        View<const T> h, View<T> x, double* logdet) const = 0;
-  /// From forward's outputs and a loss's gradients by them. x_known: x holds the inputs already, and stays.
-  /// dshared: += those by shared numbers.
+  /// From forward's outputs and a loss's gradients by them. x_known: x holds the inputs already, and stays;
+  /// a FixedLaw computes them again. dshared: += those by shared numbers.
   virtual void backward(Context&, const CouplingPlan&, const SharedNumbers<const T*>&, View<const T> y,
                         View<const T> dy, const double* dlogdet, View<const T> h, bool x_known, View<T> x,
                         View<T> dx, View<T> dh, const SharedNumbers<T*>& dshared) const = 0;

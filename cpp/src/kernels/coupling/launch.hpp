@@ -80,6 +80,8 @@ class CouplingLaunch final : public CouplingKernels<T> {
     std::visit(
         [&](const auto& law) {
           using L = std::decay_t<decltype(law)>;
+          // No gradient by a number needs the real inputs: one kernel fewer is compiled.
+          constexpr bool read = known && !std::is_base_of_v<ops::laws::FixedLaw, L>;
           const int64_t n = from.shape.n;
           WorkspaceScope scope(ctx);
           double* sums = nullptr;
@@ -87,11 +89,11 @@ class CouplingLaunch final : public CouplingKernels<T> {
             sums = scope.take<double>(L::shared * n);
             Exec::for_each(ctx, 1, L::shared * n, ops::Fill<double>{0, sums});
           }
-          Exec::template map_groups<T>(ctx, n, from.shape.pixels_per_sample(), plan.count,
-                                       ops::CouplingBackward<T, L, inverse, known>{
-                                           values(plan, law, shared, from.shape, h), rows(from), rows(dfrom),
-                                           dlogdet, rows(to), rows(dto), rows(dh)},
-                                       sums);
+          Exec::template map_groups<T>(
+              ctx, n, from.shape.pixels_per_sample(), plan.count,
+              ops::CouplingBackward<T, L, inverse, read>{values(plan, law, shared, from.shape, h), rows(from),
+                                                         rows(dfrom), dlogdet, rows(to), rows(dto), rows(dh)},
+              sums);
           if constexpr (L::shared > 0) {
             ops::AddShared<T, L::shared> add;
             for (int i = 0; i < L::shared; ++i) add.to[i] = dshared[static_cast<size_t>(i)];

@@ -7,11 +7,12 @@
 namespace evenflow {
 namespace {
 
-/// f(a law as it is by default) for each of the table.
+/// f(a law as it is by default) for each of the table that has a name.
 template <size_t i = 0, class F>
 void for_each_law(const F& f) {
   if constexpr (i < std::variant_size_v<Law>) {
-    f(std::variant_alternative_t<i, Law>());
+    using L = std::variant_alternative_t<i, Law>;
+    if constexpr (!std::is_base_of_v<laws::FixedLaw, L>) f(L());
     for_each_law<i + 1>(f);
   }
 }

@@ -10,15 +10,19 @@
 #include "kernels/coupling/laws/exp.hpp"
 #include "kernels/coupling/laws/gaussian.hpp"
 #include "kernels/coupling/laws/glow.hpp"
+#include "kernels/coupling/laws/logit.hpp"
 #include "kernels/coupling/laws/real_nvp.hpp"
 #include "kernels/coupling/laws/sigmoid.hpp"
 #include "kernels/coupling/laws/softplus.hpp"
 #include "kernels/coupling/laws/spline.hpp"
+#include "kernels/coupling/laws/unbound.hpp"
+#include "kernels/coupling/laws/unit_box.hpp"
 
 // Coupling laws. A law maps a value x to y by numbers p that a net or the layer supplies. It is plain data,
 // and the only code that knows its formula; every instruction set and a GPU compile the same text.
 //
-//   name, for_tables                 what files and users call it; whether table flows offer it
+//   name, for_tables                 what files and users call it; whether table flows offer it (neither of a
+//                                    FixedLaw)
 //   parameters()                     how many numbers p each value has
 //   shared                           how many numbers all values of a layer share, with shared_names and
 //                                    shared_defaults where there are any
@@ -46,7 +50,9 @@ using Law = std::variant<  //
     laws::RealNvp,         //
     laws::Sigmoid,         //
     laws::Softplus,        //
-    laws::Spline>;
+    laws::Spline,          //
+    // Of layers without trained numbers:
+    laws::Logit, laws::Unbound, laws::UnitBox>;
 
 /// Most numbers that all values of a layer share.
 constexpr int kMostShared = 2;

@@ -22,16 +22,13 @@ struct LuParameterGradients {
   T* logs;
 };
 
-/// A part of an order of channels: plain data, which a kernel takes by value.
-struct OrderBlock {
-  static constexpr int kMost = 256;
-  int32_t channels[kMost];
-};
-
 /// Linear maps across channels: matrices of 1x1 convolutions, orders of channels, and squeezing.
 template <class T>
 class MixingKernels {
  public:
+  /// Whether n channels are faster mixed by P, L and U one after the other, on the host, than by W.
+  virtual bool mixes_by_factors(int64_t n) const = 0;
+
   // Matrices of 1x1 convolutions, computed in float64. The products with pixels are NetKernels'.
   /// w (n, n), log_det (1) = log |det w|; inverse (n, n) unless null.
   virtual void lu_matrix(Context&, int64_t n, const LuParameters<T>&, T* w, T* inverse,
@@ -51,8 +48,6 @@ class MixingKernels {
   /// order (n) for gather_channels from a stored permutation, or from its inverse. Where the stored numbers
   /// are no permutation, -1 is among them.
   virtual void channel_order(Context&, int64_t n, const T* stored, bool inverse, int32_t* order) const = 0;
-  /// order (count) = the first numbers of the block.
-  virtual void write_order(Context&, const OrderBlock&, int64_t count, int32_t* order) const = 0;
   /// y[., c] = x[., order[c]], NaN for -1.
   virtual void gather_channels(Context&, View<const T> x, const int32_t* order, View<T> y) const = 0;
 

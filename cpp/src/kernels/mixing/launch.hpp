@@ -12,6 +12,11 @@ namespace evenflow {
 template <class Exec, class T>
 class MixingLaunch final : public MixingKernels<T> {
  public:
+  bool mixes_by_factors(int64_t n) const override {
+    constexpr int64_t kWhole = 64;  // most channels for which one thread computes W
+    return Exec::block_rows * Exec::block_cols == 1 && n > kWhole;
+  }
+
   void lu_matrix(Context& ctx, int64_t n, const LuParameters<T>& of, T* w, T* inverse,
                  double* log_det) const override {
     WorkspaceScope scope(ctx.workspace());
@@ -49,11 +54,6 @@ class MixingLaunch final : public MixingKernels<T> {
     // The inverse's inverse, and not what is stored: that may name a channel twice.
     Exec::for_each(ctx, 1, n, ops::Fill<int32_t>{-1, order});
     Exec::for_each(ctx, 1, n, ops::InvertOrder<int32_t>{back, n, order});
-  }
-
-  [[gnu::cold]] void write_order(Context& ctx, const OrderBlock& block, int64_t count,
-                                 int32_t* order) const override {
-    Exec::for_each(ctx, 1, count, ops::WriteOrder{block, order});
   }
 
   void gather_channels(Context& ctx, View<const T> x, const int32_t* order, View<T> y) const override {

@@ -13,7 +13,7 @@ namespace evenflow::ops {
 
 /// L has ones on its diagonal, U sign * exp(logs).
 template <class T>
-struct LuFactors {
+struct LuEntries {
   LuParameters<T> of;
   int64_t n;
 
@@ -46,7 +46,7 @@ struct LuMatrix {
   using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
-  LuFactors<T> f;
+  LuEntries<T> f;
   T* w;
   T* inverse;
   double* log_det;
@@ -127,7 +127,7 @@ struct LuGradients {
   using Registers = Nothing;
   using Shared = Nothing;
   using Share = MatrixShare<rows, cols>;
-  LuFactors<T> f;
+  LuEntries<T> f;
   const T* dw;
   const double* dlogdet;
   double pixels;

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <limits>
 
-#include "kernels/mixing/kernels.hpp"
 #include "kernels/ops/inline.hpp"
 
 // Orders of channels.
@@ -23,13 +22,6 @@ struct InvertOrder {
     const int32_t channel = static_cast<int32_t>(value);
     if (static_cast<From>(channel) == value) order[channel] = static_cast<int32_t>(c);
   }
-};
-
-/// order[c] = the block's number c.
-struct WriteOrder {
-  OrderBlock block;
-  int32_t* order;
-  EVENFLOW_INLINE void operator()(int64_t, int64_t c) const { order[c] = block.channels[c]; }
 };
 
 /// y[row, c] = x[row, order[c]], or NaN where the order is -1.
