@@ -276,7 +276,8 @@ TEST_CASE("a model is built within a limit of tensors and values, or not at all"
     const ModelConfig config{model, Dtype::float32, 0};
     CAPTURE(to_json(config));
     ParamLimit size{0, 0};
-    for (const ParamLayout::Entry& entry : build<float>(config).layout()->entries()) {
+    const std::shared_ptr<const ParamLayout> layout = build<float>(config).layout();
+    for (const ParamLayout::Entry& entry : layout->entries()) {
       ++size.tensors;
       size.values += entry.size;
     }
