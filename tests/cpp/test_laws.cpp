@@ -9,7 +9,7 @@
 #include "laws.hpp"
 
 // Laws alone, in float64; test_layers.cpp has their inverses and gradients, test_contract.cpp the edges of
-// what parameters and inputs may be.
+// what parameters and inputs may be, and tests/python/test_oracle.py their formulas.
 
 namespace evenflow::test {
 namespace {
@@ -97,51 +97,6 @@ TEST_CASE("laws: names are told apart, and what is not in the table is refused")
   CHECK(numbers_of_law({"spline", 10, 4, false}) == 29);
   CHECK(numbers_of_law({"spline", 10, 4, true}) == 31);
   CHECK(numbers_of_law({"affine", 10, 4, true}) == 2);
-}
-
-/// y and log |dy/dx| of a law with two numbers, by a formula of the test's own.
-void check_formula(const char* name, double (*y)(double x, double a, double b),
-                   double (*log)(double x, double a, double b)) {
-  CAPTURE(name);
-  const Law law = law_of({name, 8, 4, false});
-  for (uint64_t seed = 0; seed < 20; ++seed) {
-    const Numbers p(law, seed, 3);
-    const double x = random_values(1, 50 + seed, -3, 3)[0], b = p.own.size() > 1 ? p.own[1] : 0;
-    const Value at = at_input(law, x, p);
-    CHECK(at.y == doctest::Approx(y(x, p.own[0], b)).epsilon(1e-12));
-    CHECK(at.log == doctest::Approx(log(x, p.own[0], b)).epsilon(1e-12));
-  }
-}
-
-double sigmoid_of(double r) {
-  return 1 / (1 + std::exp(-r));
-}
-
-TEST_CASE("laws: formulas") {
-  check_formula(
-      "additive", [](double x, double t, double) { return x + t; },
-      [](double, double, double) { return 0.0; });
-  check_formula(
-      "affine", [](double x, double t, double r) { return x * std::exp(2 * std::tanh(r / 2)) + t; },
-      [](double, double, double r) { return 2 * std::tanh(r / 2); });
-  check_formula(
-      "exp", [](double x, double t, double r) { return (x + t) * std::exp(r); },
-      [](double, double, double r) { return r; });
-  check_formula(
-      "gaussian", [](double x, double m, double r) { return (x - m) / std::exp(r); },
-      [](double, double, double r) { return -r; });
-  check_formula(
-      "glow", [](double x, double t, double r) { return (x + t) * sigmoid_of(r + 2); },
-      [](double, double, double r) { return std::log(sigmoid_of(r + 2)); });
-  check_formula(  // with Numbers' gain and offset
-      "real_nvp", [](double x, double t, double r) { return (x + t) * std::exp(0.7 * std::tanh(r) - 0.3); },
-      [](double, double, double r) { return 0.7 * std::tanh(r) - 0.3; });
-  check_formula(
-      "sigmoid", [](double x, double t, double r) { return x * (sigmoid_of(r + 2) + 1e-3) + t; },
-      [](double, double, double r) { return std::log(sigmoid_of(r + 2) + 1e-3); });
-  check_formula(
-      "softplus", [](double x, double t, double r) { return x * (std::log1p(std::exp(r)) + 1e-3) + t; },
-      [](double, double, double r) { return std::log(std::log1p(std::exp(r)) + 1e-3); });
 }
 
 TEST_CASE("laws: the largest scale of softplus") {

@@ -2,15 +2,14 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <string>
 
 #include "check_layer.hpp"
+#include "isa_choice.hpp"
 #include "kernels/bf16.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/kernel_set.hpp"
-#include "system.hpp"
 
 // Chains of convolutions as one kernel, against the same convolutions one after another.
 
@@ -204,22 +203,24 @@ void check_chain(const ChainCase& c, int threads, double bound) {
   }
 
   Chain<T> replaced(c, true);
-  std::vector<T> again(dh_values.begin(), dh_values.end());
+  dh.assign(dh_values.begin(), dh_values.end());
   kernels.net.stack_backward(ctx, replaced.units.data(), count, false, in, acts.data(),
-                             {h.data(), fused.output()}, {again.data(), fused.output()}, {});
+                             {h.data(), fused.output()}, {dh.data(), fused.output()}, {});
   for (size_t u = 0; u < fused.units.size(); ++u) {
     CAPTURE(u);
     for (T& value : replaced.dw[u]) value += T(0.25);
     CHECK(largest_gap(replaced.dw[u], plain.dw[u]) < bound);
-    CHECK(replaced.dbias[u] == fused.dbias[u]);
-    CHECK(replaced.dlogs[u] == fused.dlogs[u]);
   }
+  CHECK(replaced.dbias == fused.dbias);
+  CHECK(replaced.dlogs == fused.dlogs);
 }
 
 template <class T>
 struct Result {
-  std::vector<T> h, dx, dw;
-  std::vector<T> dbias, dlogs;  ///< of all units
+  std::vector<T> h, dx, dw, dbias, dlogs;  ///< gradients of all units
+  bool operator==(const Result& o) const {
+    return h == o.h && dx == o.dx && dw == o.dw && dbias == o.dbias && dlogs == o.dlogs;
+  }
 };
 
 /// On numbers of float32, whatever T. split: by the chains that take them apart, whatever the weights' size.
@@ -275,23 +276,6 @@ void check_overwritten(Result<T> stored, const Result<T>& added) {
   CHECK(stored.dlogs == added.dlogs);
 }
 
-/// Gives EVENFLOW_ISA its value back.
-class IsaChoice {
- public:
-  IsaChoice() : chosen_(std::getenv("EVENFLOW_ISA")), before_(chosen_ ? std::getenv("EVENFLOW_ISA") : "") {}
-  ~IsaChoice() {
-    if (chosen_) {
-      setenv("EVENFLOW_ISA", before_.c_str(), 1);
-    } else {
-      unsetenv("EVENFLOW_ISA");
-    }
-  }
-
- private:
-  bool chosen_;
-  std::string before_;
-};
-
 template <class T, class U>
 double mean_square_gap(const std::vector<T>& a, const std::vector<U>& b) {
   if (a.size() != b.size()) return HUGE_VAL;
@@ -316,7 +300,7 @@ TEST_CASE("a chain of convolutions equals its parts, float64") {
 TEST_CASE("a chain of convolutions equals its parts, float32") {
   const IsaChoice restored;
   // AMX takes numbers apart in chains alone.
-  if (best_isa(IsaLevel::best) == IsaLevel::amx) setenv("EVENFLOW_ISA", "avx512", 1);
+  if (best_isa(IsaLevel::best) == IsaLevel::amx) IsaChoice::set("avx512");
   for (const ChainCase& c : kChains) {
     check_chain<float>(c, 1, 2e-5);
     check_chain<float>(c, 2, 2e-5);
@@ -331,12 +315,7 @@ void check_threads(const ChainCase& c, bool bf16, bool split = false) {
   const Result<T> one = run_chain<T>(c, bf16, 1, split);
   for (const int threads : {2, 3, 5}) {
     CAPTURE(threads);
-    const Result<T> more = run_chain<T>(c, bf16, threads, split);
-    CHECK(one.h == more.h);
-    CHECK(one.dx == more.dx);
-    CHECK(one.dw == more.dw);
-    CHECK(one.dbias == more.dbias);
-    CHECK(one.dlogs == more.dlogs);
+    CHECK(run_chain<T>(c, bf16, threads, split) == one);
   }
 }
 
@@ -357,7 +336,7 @@ TEST_CASE("threads change no bit of a chain that goes by blocks and runs of pixe
 
 TEST_CASE("threads that add up columns of one chain do not disturb each other") {
   const IsaChoice restored;
-  if (best_isa(IsaLevel::best) == IsaLevel::amx) setenv("EVENFLOW_ISA", "avx512", 1);  // as above
+  if (best_isa(IsaLevel::best) == IsaLevel::amx) IsaChoice::set("avx512");  // as above
   for (int i = 0; i < 5; ++i) check_chain<float>({{4, 24, 24, 6}, {64, 32, 8}, {3, 3, 3}}, 3, 1e-4);
 }
 
@@ -377,17 +356,14 @@ TEST_CASE("NaN in a small net stays where it is") {
 TEST_CASE("bfloat16 chains stay near float32, and threads change no bit") {
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
-    const Result<float> exact = run_chain<float>(c, false, 1), bf16 = run_chain<float>(c, true, 1),
-                        two = run_chain<float>(c, true, 2);
+    const Result<float> exact = run_chain<float>(c, false, 1), bf16 = run_chain<float>(c, true, 1);
     CHECK(mean_square_gap(bf16.h, exact.h) < 1e-2);
     CHECK(mean_square_gap(bf16.h, exact.h) > 1e-5);  // something was rounded
     // A share of about 2^-8 of the units, those nearest to zero, fire in one and not in the other, and each
     // carries its whole gradient: sqrt(2^-8) = 6 %.
     CHECK(mean_square_gap(bf16.dx, exact.dx) < 0.1);
     CHECK(mean_square_gap(bf16.dw, exact.dw) < 0.1);
-    CHECK(bf16.h == two.h);
-    CHECK(bf16.dx == two.dx);
-    CHECK(bf16.dw == two.dw);
+    CHECK(run_chain<float>(c, true, 2) == bf16);
   }
 }
 
@@ -402,11 +378,11 @@ TEST_CASE("products of pairs of bfloat16 numbers equal those widened to float32"
   const IsaChoice restored;
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
-    setenv("EVENFLOW_ISA", "avx512", 1);
+    IsaChoice::set("avx512");
     const Result<float> widened = run_chain<float>(c, true, 2);
     for (const char* isa : sets) {
       CAPTURE(isa);
-      setenv("EVENFLOW_ISA", isa, 1);
+      IsaChoice::set(isa);
       const Result<float> pairs = run_chain<float>(c, true, 2);
       // Sums in another order may round an activation to the neighbouring bfloat16 number.
       CHECK(mean_square_gap(pairs.h, widened.h) < 2e-4);
@@ -426,10 +402,9 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
   for (const ChainCase& c : kChains) {
     CAPTURE(to_string(c.in));
     const Result<double> exact = run_chain<double>(c, false, 2);
-    setenv("EVENFLOW_ISA", "avx512", 1);
+    IsaChoice::set("avx512");
     const Result<float> own = run_chain<float>(c, false, 2);
-    const Result<float> parts = run_chain<float>(c, false, 2, true),
-                        alone = run_chain<float>(c, false, 1, true);
+    const Result<float> parts = run_chain<float>(c, false, 2, true);
     // What is left out, 2^-24 of the whole on average, is as much as sums of few products lose by rounding.
     int64_t longest = 0;
     for (const StackUnit<float>& unit : Chain<float>(c).units)
@@ -440,28 +415,26 @@ TEST_CASE("float32 by three bfloat16 parts is as exact as by its own instruction
     CHECK(mean_square_gap(parts.h, exact.h) < bound(1.5, mean_square_gap(own.h, exact.h)));
     CHECK(mean_square_gap(parts.dx, exact.dx) < bound(1.5, mean_square_gap(own.dx, exact.dx)));
     CHECK(mean_square_gap(parts.dw, exact.dw) < bound(2, mean_square_gap(own.dw, exact.dw)));
-    CHECK(parts.h == alone.h);
-    CHECK(parts.dx == alone.dx);
-    CHECK(parts.dw == alone.dw);
+    CHECK(run_chain<float>(c, false, 1, true) == parts);
     check_overwritten(run_chain<float>(c, false, 2, true, true), parts);
   }
 }
 
 TEST_CASE("a row of a dense chain has the same bits in any batch") {
+  Context ctx("cpu", 2);
+  const KernelSet<float>& kernels = ctx.kernels<float>();
   for (const ChainCase& c : {kChains[3], kChains[5], kChains[7], kChains[13].plain(), kChains[14].plain(),
                              kChains[15].plain(), kChains[17], kChains[17].plain()}) {
     CAPTURE(to_string(c.in));
     for (const double size : {1.0, 1e-19, 1e17}) {
-      Context ctx("cpu", 2);
       Chain<float> all(c), one({{1, 1, 1, c.in.c}, c.widths, c.kernels, c.scales});
-      std::vector<double> values = random_values(c.in.size(), 3, -1, 1);
-      std::vector<float> x;
-      for (const double v : values) x.push_back(static_cast<float>(size * v));
-      for (auto& bias : one.bias) std::fill(bias.begin(), bias.end(), 0.0f);
-      for (auto& bias : all.bias) std::fill(bias.begin(), bias.end(), 0.0f);
+      for (Chain<float>* chain : {&all, &one}) {
+        for (std::vector<float>& bias : chain->bias) std::fill(bias.begin(), bias.end(), 0.0f);
+      }
+      const std::vector<double> values = random_values(c.in.size(), 3, -size, size);
+      const std::vector<float> x(values.begin(), values.end());
       std::vector<float> h(static_cast<size_t>(all.output().size())),
           alone(static_cast<size_t>(c.widths.back()));
-      const KernelSet<float>& kernels = ctx.kernels<float>();
       kernels.net.stack_forward(ctx, all.units.data(), all.count(), false, {x.data(), c.in}, nullptr,
                                 {h.data(), all.output()});
       for (const int64_t row : {int64_t{0}, c.in.n - 1}) {

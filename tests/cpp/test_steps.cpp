@@ -68,35 +68,73 @@ double norm_of(const std::vector<double>& values) {
   return std::sqrt(std::inner_product(values.begin(), values.end(), values.begin(), 0.0));
 }
 
-/// The step of float32 numbers against the same one of float64 numbers, which needs no guard.
-void check_repeated(int64_t n, int64_t first, size_t head_after = 0) {
+/// The step of float32 numbers against the same one of float64 numbers, which needs no guard. `before` is
+/// what the gradients are added to.
+void check_repeated(int64_t n, int64_t first, size_t head_after = 0, float before = 0) {
   CAPTURE(n);
   CAPTURE(head_after);
   Stretched<float> s(13, head_after);
   Stretched<double> exact(13, head_after);
   const std::vector<double> wide = rows(n, first);
   const std::vector<float> x(wide.begin(), wide.end());
+  const std::vector<double> same(x.begin(), x.end());
   const float* values = s.arena->values();
   std::copy(values, values + s.flow.layout()->total_size(), exact.arena->values());
-  CHECK(s.pass(x).drift.fallback);
-  CHECK_FALSE(exact.pass(std::vector<double>(x.begin(), x.end())).drift.fallback);
+  if (before != 0) std::fill_n(s.arena->grads(), s.flow.layout()->trainable_size(), before);
+  const StepResult repeated = s.pass(x);
+  CHECK(repeated.drift.fallback);
+  CHECK(repeated.drift.value > 1e-3);
+  CHECK_FALSE(repeated.drift.layer.empty());
+  CHECK_FALSE(exact.pass(same).drift.fallback);
   const std::vector<double> got = s.grads(), wanted = exact.grads();
   for (const ParamLayout::Entry& e : s.flow.layout()->entries()) {  // gradients of very different sizes
     CAPTURE(e.name);
     double error = 0, largest = 0;
     for (size_t i = e.offset; e.group != Group::fixed && i < static_cast<size_t>(e.offset + e.size); ++i) {
-      error = larger(error, std::abs(got[i] - wanted[i]));
+      error = larger(error, std::abs(got[i] - static_cast<double>(before) - wanted[i]));
       largest = std::max(largest, std::abs(wanted[i]));
     }
     CHECK(error <= 1e-3 * largest);
   }
   CHECK(s.norm() == doctest::Approx(norm_of(got)).epsilon(1e-12));
+
+  // The gradient by x needs no inverse.
+  const Shape shape{n, 1, 1, 4};
+  std::vector<float> dx(x.size());
+  std::vector<double> exact_dx(x.size()), density(static_cast<size_t>(n));
+  s.flow.log_prob_and_grad(s.ctx, *s.arena, {x.data(), shape}, nullptr, density.data(), {dx.data(), shape});
+  exact.flow.log_prob_and_grad(exact.ctx, *exact.arena, {same.data(), shape}, nullptr, density.data(),
+                               {exact_dx.data(), shape});
+  double error = 0, largest = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    error = larger(error, std::abs(dx[i] - exact_dx[i]));
+    largest = std::max(largest, std::abs(exact_dx[i]));
+  }
+  CHECK(error <= 1e-3 * largest);
 }
 
 TEST_CASE("a pass that is repeated leaves its own gradient alone, whichever tile it is repeated for") {
   check_repeated(8, 0);
+  check_repeated(8, 0, 0, 0.25f);
   check_repeated(300, 250);
   for (const size_t head_after : {1, 2, 3}) check_repeated(8, 0, head_after);  // with a class head's
+}
+
+TEST_CASE("the drift guard is quiet on a sound flow, and names a layer that float32 can't invert") {
+  const std::vector<double> wide = rows(8, 0);
+  const std::vector<float> x(wide.begin(), wide.end());
+  Stretched<float> s(0.5f);
+  const Drift quiet = s.pass(x).drift;
+  CHECK_FALSE(quiet.fallback);
+  CHECK(quiet.value > 0);
+  CHECK(quiet.value < 1e-4);
+  CHECK(quiet.layer_value == 0);
+  std::fill_n(s.arena->grads(), s.flow.layout()->trainable_size(), 0.25f);
+  const std::vector<double> before = s.grads();
+  const Values<float> weight = tensor(*s.arena, "mix.weight");
+  for (int64_t i = 0; i < weight.size; ++i) weight[i] = i % 5 ? 1.0f : 1.0f + 1e-6f;
+  CHECK_THROWS_WITH_AS(s.pass(x), doctest::Contains("got layer mix"), NumericError);
+  CHECK(s.grads() == before);
 }
 
 TEST_CASE("a sample's weight is finite and not negative") {

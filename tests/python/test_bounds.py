@@ -256,6 +256,7 @@ def test_files_copies_and_config(flow, tmp_path):
     ([(0, 1), (1, 0)], ef.ConfigError, "expected a lower bound below the upper one, got 1 and 0 for column 1"),
     ([(0, 1), (2, 2)], ef.ConfigError, "expected a lower bound below the upper one, got 2 and 2 for column 1"),
     ([(0, 1e39), (0, 1)], ef.ConfigError, "expected bounds that float32 holds, got 0 and 1e+39 for column 0"),
+    ([(-3e38, 3e38), (0, 1)], ef.ConfigError, "expected bounds that float32 holds, got -3e+38 and 3e+38 for column 0"),
     ([(1, 1 + 1e-9), (0, 1)], ef.ConfigError, "expected bounds that float32 holds numbers between"),
     ([(0, float("inf")), (0, 1)], ef.ConfigError, "expected the bounds of column 0 (None: open) to be finite, got inf"),
     ([(0, float("nan")), (0, 1)], ef.ConfigError, "to be finite, got nan"),
@@ -268,6 +269,12 @@ def test_files_copies_and_config(flow, tmp_path):
 def test_settings_that_are_none(make, pairs, error, text):
     with pytest.raises(error, match=re.escape(text)):
         make(2, bounds=pairs)
+
+
+def test_bounds_of_float64():
+    plain_table(2, bounds=[(1, 1 + 1e-9), (-3e38, 3e38)], dtype="float64")
+    with pytest.raises(ef.ConfigError, match="expected bounds that float64 holds, got"):
+        plain_table(2, bounds=[(-1e308, 1e308), None], dtype="float64")
 
 
 def test_images_have_no_bounds():

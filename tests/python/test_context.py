@@ -165,23 +165,57 @@ def test_copies_and_files(known, tmp_path):
     assert "context" not in plain_table(2).config and plain_table(2).context == 0
 
 
-def test_a_context_that_does_not_vary_is_ignored(known):
-    """Its weights are random: no later number may reach them."""
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_context_that_does_not_vary_is_ignored(known, dtype):
+    """Its weights are random: no later number may reach them. The mean of equal numbers may be rounded."""
     x, c = known
     with pytest.warns(ef.DataWarning, match=r"\[init, context\] column 2 is constant here, so the flow will ignore it"):
-        flow = conditional(x, np.column_stack([c, np.full(len(c), 7.0)]))
-    found = [flow.log_prob(x, context=np.column_stack([c, np.full(len(c), value)])) for value in (7.0, -1e6)]
+        flow = conditional(x, np.column_stack([c, np.full(len(c), 0.1)]), dtype=dtype)
+    found = [flow.log_prob(x, context=np.column_stack([c, np.full(len(c), value)])) for value in (0.1, -1e6)]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+    by = np.empty((len(c), 3), dtype)
+    flow.log_prob_and_grad(x, context=np.column_stack([c, np.full(len(c), -1e6)]), dcontext=by)
+    assert np.abs(by[:, 2]).max() < 1e-20 < np.abs(by[:, :2]).max()
 
 
-@pytest.mark.parametrize("scale", [1e-24, 1e20])
-def test_a_context_of_any_unit(known, scale):
-    """float32 holds the deviation, if not the variance."""
+def of_one_number(numbers, dtype):
+    flow = plain_table(2, couplings=2, hidden=(7,), context=1, preprocess="none", dtype=dtype)
+    flow.init(np.random.default_rng(0).standard_normal((len(numbers), 2)), context=np.array(numbers)[:, None])
+    return flow.named_parameters()["context.std"][0]
+
+
+def test_a_context_of_one_row_shows_no_deviation():
+    assert of_one_number([7.0], "float64") == 1
+
+
+@pytest.mark.parametrize("dtype, scale", [("float32", 1e-24), ("float32", 1e20),
+                                          ("float64", 1e-300), ("float64", 1e300)])
+def test_a_context_of_any_unit(known, dtype, scale):
+    """A type holds the deviation, if not the variance."""
     x, c = known
-    flow = conditional(x, c, dtype="float32")
-    other = conditional(x, c * scale, dtype="float32")
+    flow = conditional(x, c, dtype=dtype)
+    other = conditional(x, c * scale, dtype=dtype)
     np.testing.assert_allclose(other.named_parameters()["context.std"], scale * c.std(0), rtol=1e-4)
     np.testing.assert_allclose(other.log_prob(x, context=c * scale), flow.log_prob(x, context=c), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype, scale", [("float32", 1e-40), ("float64", 1e-310)])
+def test_a_context_whose_deviation_has_no_reciprocal(dtype, scale):
+    with pytest.raises(ef.NumericError, match=f"deviation has a reciprocal in {dtype}"):
+        of_one_number(scale * np.random.default_rng(1).standard_normal(64), dtype)
+
+
+def test_a_context_with_values_far_from_the_rest():
+    numbers = np.random.default_rng(1).standard_normal(1000)
+    numbers[17] = 1e4
+    of_one_number(numbers, "float32")
+    numbers[17] = 1e9
+    with pytest.raises(ef.NumericError, match="float32 resolves, got mean .* in column 0; values far from the rest"):
+        of_one_number(numbers, "float32")
+    of_one_number(numbers, "float64")
+    numbers[np.arange(1000) != 17] = 0  # a rare mark among equal numbers is told apart
+    of_one_number(numbers, "float32")
+    of_one_number(1e5 + np.arange(1000) % 7, "float32")
 
 
 def test_a_context_that_float32_does_not_resolve_is_refused(known):
