@@ -177,6 +177,7 @@ TEST_CASE("convolutions against direct sums") {
       }
     }
   }
+  check_conv<float>({{300, 1, 1, 200}, 130, 1, false}, 70, 2e-4);  // more threads than seats
 }
 
 TEST_CASE("NaN passes through ReLU") {
@@ -196,10 +197,6 @@ TEST_CASE("NaN passes through ReLU") {
     CHECK(y[0] == 6.0f);
     CHECK(y[40] == 6.0f);
   }
-}
-
-TEST_CASE("more threads than seats") {
-  check_conv<float>({{300, 1, 1, 200}, 130, 1, false}, 70, 2e-4);
 }
 
 TEST_CASE("couplings of more channels than a job takes") {
@@ -257,9 +254,8 @@ std::pair<std::vector<std::vector<T>>, std::vector<double>> coupled(const Shape&
   return {{z, x, dx, dh}, {logdet, -undone, static_cast<double>(dslope), static_cast<double>(doffset)}};
 }
 
-/// Of an image, whose runs of elements end within pixels, and of the same pixels as so many samples.
-template <class T>
-void check_runs_of_couplings() {
+// An image's runs of elements end within pixels, those of the same pixels as so many samples don't.
+TEST_CASE_TEMPLATE("runs of a coupling's elements end anywhere in pixels", T, float, double) {
   for (const int64_t c : {1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 20, 33}) {
     for (const bool interleaved : {false, true}) {
       CAPTURE(c);
@@ -272,11 +268,6 @@ void check_runs_of_couplings() {
       for (size_t i = 0; i < sums.size(); ++i) CHECK(sums[i] == doctest::Approx(pixel_sums[i]).epsilon(1e-6));
     }
   }
-}
-
-TEST_CASE("runs of a coupling's elements end anywhere in pixels") {
-  check_runs_of_couplings<double>();
-  check_runs_of_couplings<float>();
 }
 
 /// The gradient of y = act((a + bias) scale) for rows of `cols` numbers, `stride` apart, against sums in
