@@ -94,7 +94,7 @@ struct EmulatedLauncher {
   static constexpr int64_t patch_values = 3000;  // so that small batches are divided
 
   template <class Body>
-  static void launch(Context& ctx, int64_t blocks, const Body& body) {
+  static void launch([[maybe_unused]] Context& ctx, int64_t blocks, const Body& body) {
 #if __has_builtin(__builtin_clear_padding)  // else what lies in the gaps looks like pointers at times
     Body arguments = body;
     __builtin_clear_padding(&arguments);
