@@ -30,7 +30,7 @@ Array = Any
 DOUBLE = np.dtype(np.float64)
 
 DRIFT = {"float32": 1e-3, "float64": 1e-8}
-"""Largest error of a batch that backward rebuilds, relative to its largest value."""
+"""Largest error of a row that backward rebuilds, relative to its largest value, or to 1."""
 
 BLOCK_VALUES, FIRST_VALUES = 1 << 22, 1 << 16
 """Largest and first number of values in a block of a call. Memory doesn't grow with N, and Ctrl-C ends a call between
@@ -63,9 +63,9 @@ class Density:
         """Results of the last loss_and_grad or train_step.
 
         loss, nll, class_nll, class_error: means over the batch, in nats. drift: error of the rebuilt batch, relative
-        to its largest value. fallback: whether the step was repeated from checkpoints for that reason; then drift_layer
-        is the layer whose own inverse was least accurate, and drift_in_layer its error. train_step adds grad_norm,
-        before clipping.
+        to the largest value of the row. fallback: whether the step was repeated from checkpoints for that reason; then
+        drift_layer is the layer whose own inverse was least accurate, and drift_in_layer its error. train_step adds
+        grad_norm, before clipping.
         """
         self._made = frozenset({*vars(self), "_made", "_statistics"} - {"_names", "_calls"})
 
@@ -783,8 +783,9 @@ class Density:
         Raises
         ------
         NumericError
-            The rebuilt batch is off by more than 1e-3 (float64: 1e-8) of its largest value, so that gradients can't
-            be trusted.
+            A row that was rebuilt is off from `truth` by more than 1e-3 (float64: 1e-8) of its largest value, so that
+            gradients can't be trusted: z is not what `forward` makes of `truth` now, or the flow can't be inverted
+            there.
         """
         z = self._take_floats("backward", z, (self.dims,))
         dz = self._take_floats("backward", dz, (self.dims,))
@@ -803,9 +804,10 @@ class Density:
         drift = self._core.backward(self._floats("backward", z), self._floats("backward", dz),
                                     self._floats("backward", dlogdet, dtype=DOUBLE), x, dx, given, place, real)
         if not drift <= DRIFT[self._dtype.name]:
-            raise NumericError("[backward] the flow can't be inverted here: the rebuilt batch is off by "
-                               f"{drift:.1e} of its largest value; lower the learning rate, clip the "
-                               "gradient, use float64, or train by loss_and_grad (FlowModule.loss)")
+            raise NumericError(f"[backward] expected z to give truth back, got a row that is off by {drift:.1e} of its "
+                               "largest value: z is of other data or parameters, or the flow can't be inverted here; "
+                               "then lower the learning rate, clip the gradient, use float64, or train by "
+                               "loss_and_grad (FlowModule.loss)")
         return x, dx
 
     def inverse_backward(self, x: ArrayLike, dx: ArrayLike, dlogdet: ArrayLike, *, label: ArrayLike | None = None,
@@ -836,8 +838,8 @@ class Density:
         Raises
         ------
         NumericError
-            x is off by more than 1e-3 (float64: 1e-8) of its largest value from what `inverse` makes of z now. `grads`
-            are unchanged.
+            A row of x is off by more than 1e-3 (float64: 1e-8) of its largest value from what `inverse` makes of z
+            now. `grads` are unchanged.
         """
         where = "inverse_backward"
         x, dx = self._take_floats(where, x, self.shape), self._take_floats(where, dx, self.shape)
@@ -860,9 +862,9 @@ class Density:
                                                self._floats(where, dlogdet, dtype=DOUBLE), latents, dz, given, place,
                                                known)
         if not distance <= DRIFT[self._dtype.name]:
-            raise NumericError(f"[inverse_backward] expected the x that inverse makes of z, got one that is off by "
-                               f"{distance:.1e} of its largest value; the parameters have changed since, or z belongs "
-                               "to other samples")
+            raise NumericError(f"[inverse_backward] expected the x that inverse makes of z, got a row that is off "
+                               f"by {distance:.1e} of its largest value; the parameters have changed since, or z "
+                               "belongs to other samples")
         return latents, dz
 
     @functools.cached_property

@@ -137,6 +137,7 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
   kernels.optim.sum_squares(ctx, n, g, found);
   const View<const T> flat(g, {1, 1, 1, n}), other(last[4], {1, 1, 1, n});
   kernels.optim.distance(ctx, flat, other, found + 1);
+  kernels.optim.distance(ctx, {g, {n, 1, 1, 1}}, {last[4], {n, 1, 1, 1}}, found + 2);
   kernels.optim.count_not_finite(ctx, flat, found + 3);
   if (n > 0) {
     kernels.prior.base_log_prob(ctx, Base::gaussian, 1, n, g, T(0.5), last[5], found + 4);

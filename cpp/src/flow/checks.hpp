@@ -5,7 +5,7 @@
 
 namespace evenflow {
 
-/// Largest error of rebuilt inputs that is accepted, relative to the batch's largest value.
+/// Largest error of rebuilt inputs that is accepted, relative to the largest value of their row.
 template <class T>
 constexpr double drift_tolerance() {
   return std::is_same<T, float>::value ? 1e-3 : 1e-8;

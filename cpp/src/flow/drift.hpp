@@ -115,7 +115,7 @@ Drift guarded_pass(Context& ctx, const Chain<T>& chain, const Params<T>& params,
       pass.kept = keep_activations(ctx, local, chain, n, activation_budget);
       if (chain.standardised) pass.standardised = local.take<T>(n * chain.dims());
       pass.truth = x;
-      pass.drifts = local.take<double>(2 * kDrifts);
+      pass.drifts = local.take<double>(kDrifts);
       pass_forward(ctx, chain, params, x, arrays, pass);
       // On a device the whole pass is queued before results are read: it never waits for the host.
       if (ctx.on_host()) check_densities();
@@ -125,7 +125,7 @@ Drift guarded_pass(Context& ctx, const Chain<T>& chain, const Params<T>& params,
         check_initialized(ctx, chain, call, params.values);
         check_densities();
       }
-      drift.value = largest_drift(HostScope(ctx).read(static_cast<const double*>(pass.drifts), 2 * kDrifts));
+      drift.value = largest_drift(HostScope(ctx).read(static_cast<const double*>(pass.drifts), kDrifts));
     }
     if (!on_all_ranks(ctx, *chain.layout, drift.value <= drift_tolerance<T>())) {
       for (const Node<T>& node : chain.nodes) node.layer->check_values(ctx, params);

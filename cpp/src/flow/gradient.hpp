@@ -114,7 +114,7 @@ double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T
                          GradientPass<T> pass;
                          if (truth.data) {
                            pass.truth = rows_of(truth, first, end);
-                           pass.drifts = tile_scope.take<double>(2 * kDrifts);
+                           pass.drifts = tile_scope.take<double>(kDrifts);
                          }
                          const int64_t at = first * chain.dims();
                          pass_backward<T>(local, chain, of, {z + at, dz + at}, dlogdet + first,
@@ -122,7 +122,7 @@ double Flow<T>::backward(Context& ctx, ParamArena<T>& arena, const T* z, const T
                          if (!truth.data) return;
                          HostScope read(local);
                          drifts[static_cast<size_t>(tile)] =
-                             largest_drift(read.read(static_cast<const double*>(pass.drifts), 2 * kDrifts));
+                             largest_drift(read.read(static_cast<const double*>(pass.drifts), kDrifts));
                        });
   double error = *std::max_element(drifts.begin(), drifts.end());
   if (error <= drift_tolerance<T>()) {
@@ -176,7 +176,16 @@ double pass_from_latents(Context& ctx, const Chain<T>& chain, const Params<T>& p
     chain.nodes[i].layer->inverse(ctx, keeping.of(i), at.value, in.value, logdet);
     return true;
   });
-  const double distance = distance_between(ctx, x.value, View<const T>(samples));
+  double distances[kDrifts] = {distance_between(ctx, x.value, View<const T>(samples))};
+  if (chain.standardised) {  // where no column is larger than the others
+    GradientPass<T> pass;
+    pass.truth = x.value;
+    pass.drifts = scope.take<double>(kDrifts);
+    measure_standardised<T>(ctx, chain, params, pass,
+                            chain.nodes[chain.standardised - 1].kept(outputs[chain.standardised - 1]));
+    distances[1] = HostScope(ctx).read(static_cast<const double*>(pass.drifts), kDrifts)[1];
+  }
+  const double distance = largest_drift(distances);
   if (!(distance <= drift_tolerance<T>())) return distance;
   begin_dcontext(ctx, chain, params, n);
   NodeParams<T> known(params, kept, true);

@@ -49,7 +49,7 @@ struct GradientPass {
   std::vector<T*> kept;       ///< intermediate results by node; null: computed again
   T* standardised = nullptr;  ///< (n, D): output of the first chain.standardised nodes for x; or null
   View<const T> truth;        ///< the real batch, for the drift guard; data null: not compared
-  double* drifts = nullptr;   ///< (2 kDrifts): distances of x, and of the standardised x
+  double* drifts = nullptr;   ///< (kDrifts): distances of x, and of the standardised x
   double* square = nullptr;   ///< (1): receives the sum of squares of params.grads; null: not wanted
   const GradientWatch* watch = nullptr;
   size_t complete = 0;  ///< number of parts reported to the watch
@@ -128,7 +128,7 @@ void head_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params,
 }
 
 /// Writes the distance between `rebuilt` and the first chain.standardised nodes' output for pass.truth to
-/// pass.drifts + 2.
+/// pass.drifts + 1.
 template <class T>
 void measure_standardised(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                           const GradientPass<T>& pass, View<const T> rebuilt) {
@@ -143,22 +143,21 @@ void measure_standardised(Context& ctx, const Chain<T>& chain, const Params<T>& 
                          })
                 .value;
   }
-  ctx.kernels<T>().optim.distance(ctx, rebuilt, truth, pass.drifts + 2);
+  ctx.kernels<T>().optim.distance(ctx, rebuilt, truth, pass.drifts + 1);
 }
 
-/// max |a - b| / max(1, max |b|), infinite if a is not finite.
+/// OptimKernels::distance as a number.
 template <class T>
 double distance_between(Context& ctx, View<const T> a, View<const T> b) {
   WorkspaceScope scope(ctx);
-  double* found = scope.take<double>(2);
+  double* found = scope.take<double>(1);
   ctx.kernels<T>().optim.distance(ctx, a, b, found);
-  return relative_distance(HostScope(ctx).read(static_cast<const double*>(found), 2));
+  return HostScope(ctx).read(static_cast<const double*>(found), 1)[0];
 }
 
 /// The larger of the distances in pass.drifts.
 inline double largest_drift(const double* drifts) {
-  const double x = relative_distance(drifts), standardised = relative_distance(drifts + 2);
-  return x >= standardised ? x : standardised;
+  return drifts[0] >= drifts[1] ? drifts[0] : drifts[1];
 }
 
 /// Computes log p(x), and the gradient of the loss by the latents and by log-determinants.
@@ -195,7 +194,7 @@ void pass_backward(Context& ctx, const Chain<T>& chain, const Params<T>& params,
                    const double* dlogdet, const Batch<T>& x, GradientPass<T>& pass) {
   const KernelSet<T>& kernels = ctx.kernels<T>();
   const size_t last = chain.nodes.size() - 1;
-  if (pass.drifts) kernels.move.fill_doubles(ctx, 2 * kDrifts, 0, pass.drifts);
+  if (pass.drifts) kernels.move.fill_doubles(ctx, kDrifts, 0, pass.drifts);
   begin_dcontext(ctx, chain, params, x.value.shape.n);
   NodeParams<T> node_params(params, pass.kept);
   to_data<T>(ctx, chain, z, x, [&](size_t i, const Batch<T>& out, const Batch<T>& in) {

@@ -21,7 +21,7 @@ void check_drift(const Chain<T>& chain, const char* call, const Drift& drift) {
   if (drift.layer_value <= drift_tolerance<T>()) return;
   const bool data = chain.standardised > 0 && drift.layer == chain.nodes[chain.standardised - 1].name;
   fail<NumericError>(call, "expected an invertible flow, got layer ", drift.layer,
-                     " whose rebuilt input is off by ", drift.layer_value, " of the largest value",
+                     " whose rebuilt input is off by ", drift.layer_value, " of a row's largest value",
                      data ? "; values far from the rest set its mean and deviation: leave them out, or clip "
                             "or transform their column"
                           : "");
@@ -76,7 +76,7 @@ bool gradient_by_tiles(Context& ctx, const Chain<T>& chain, ParamArena<T>& arena
     const View<const T> x = rows_of(call.x, first, end);
     const View<T> dx(tile_scope.take<T>(x.shape.size()), x.shape);
     const PassArrays<T> arrays(tile_scope, x.shape, log_prob + first, dx);
-    double distances[2 * kDrifts];
+    double distances[kDrifts];
     GradientPass<T> pass;
     pass.weight = -call.weight / static_cast<double>(n);
     if (call.given.sample_weight) pass.sample_weight = call.given.sample_weight + first;

@@ -26,28 +26,47 @@ struct NotFinite {
   }
 };
 
-/// |a - b|, infinite where it is not finite; with `size` |b|.
-template <class T, bool size>
-struct Distance {
-  using Number = T;
+/// For sample i of a and b, each `pixels` rows of cols values: max |a - b| / max(1, max |b|), infinite where it is
+/// no number. One large sample thus hides nothing of the others.
+template <class T>
+struct SampleDistance {
+  using Number = double;  // of the result; all else is read value by value
+  int64_t pixels, cols;
   const T* a;
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
   template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(a, a_stride), g(b, b_stride);
-  }
+  EVENFLOW_INLINE void each_array(const G&) const {}
   template <int n = 1>
-  EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> truth = read<n>(b + row * b_stride + c), got = read<n>(a + row * a_stride + c);
+  EVENFLOW_INLINE Pack<double, n> operator()(int64_t, int64_t sample) const {
     Pack<double, n> out;
-    for (int e = 0; e < n; ++e) {
-      const double right = truth.v[e];
-      const double error = abs_of(static_cast<double>(got.v[e]) - right);
-      out.v[e] = size ? abs_of(right) : min_of(error, HUGE_VAL);
-    }
+    for (int e = 0; e < n; ++e) out.v[e] = of(sample + e);
     return out;
+  }
+
+ private:
+  EVENFLOW_INLINE double of(int64_t sample) const {
+    constexpr int kLanes = 8;
+    T error[kLanes] = {}, size[kLanes] = {T(1)};
+    for (int64_t pixel = sample * pixels, end = pixel + pixels; pixel < end; ++pixel) {
+      const T* got = a + pixel * a_stride;
+      const T* truth = b + pixel * b_stride;
+      int64_t c = 0;
+      for (; c + kLanes <= cols; c += kLanes) {
+        for (int l = 0; l < kLanes; ++l) see(got[c + l], truth[c + l], error[l], size[l]);
+      }
+      for (; c < cols; ++c) see(got[c], truth[c], error[0], size[0]);
+    }
+    for (int l = 1; l < kLanes; ++l) {
+      error[0] = max_of(error[0], error[l]);
+      size[0] = max_of(size[0], size[l]);
+    }
+    return static_cast<double>(error[0]) / static_cast<double>(size[0]);
+  }
+  EVENFLOW_INLINE static void see(T got, T truth, T& error, T& size) {
+    error = max_of(error, min_of(abs_of(got - truth), T(HUGE_VAL)));
+    size = max_of(size, abs_of(truth));
   }
 };
 

@@ -21,16 +21,11 @@ class OptimKernels {
 
   /// out (1): how many values are not finite.
   virtual void count_not_finite(Context&, View<const T> x, double* out) const = 0;
-  /// out (2): max |a - b|, infinite if a is not finite, and max |b|; see relative_distance().
+  /// out (1): the largest max |a - b| / max(1, max |b|) of a sample, infinite if a is not finite.
   virtual void distance(Context&, View<const T> a, View<const T> b, double* out) const = 0;
 
  protected:
   ~OptimKernels() = default;
 };
-
-/// max |a - b| / max(1, max |b|) from what OptimKernels::distance found.
-EVENFLOW_INLINE double relative_distance(const double* found) {
-  return found[0] / (found[1] > 1 ? found[1] : 1);
-}
 
 }  // namespace evenflow

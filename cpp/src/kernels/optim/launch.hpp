@@ -25,27 +25,15 @@ class OptimLaunch final : public OptimKernels<T> {
   }
 
   void count_not_finite(Context& ctx, View<const T> x, double* out) const override {
-    const Flat flat(x, x);
-    Exec::sum(ctx, flat.rows, flat.cols, ops::NotFinite<T>{x.data, flat.x}, out);
+    const bool flat = x.contiguous();
+    const int64_t cols = flat ? x.shape.size() : x.shape.c;
+    Exec::sum(ctx, flat ? 1 : x.shape.pixels(), cols, ops::NotFinite<T>{x.data, flat ? cols : x.stride}, out);
   }
 
   void distance(Context& ctx, View<const T> a, View<const T> b, double* out) const override {
-    const Flat flat(a, b);
-    Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, false>{a.data, flat.x, b.data, flat.y}, out);
-    Exec::largest(ctx, flat.rows, flat.cols, ops::Distance<T, true>{a.data, flat.x, b.data, flat.y}, out + 1);
+    const Shape& s = a.shape;
+    Exec::largest(ctx, 1, s.n, ops::SampleDistance<T>{s.h * s.w, s.c, a.data, a.stride, b.data, b.stride}, out);
   }
-
- private:
-  /// Rows of two views of one shape: one where both are contiguous.
-  struct Flat {
-    int64_t rows, cols, x, y;
-    Flat(const View<const T>& a, const View<const T>& b)
-        : rows(a.shape.pixels()), cols(a.shape.c), x(a.stride), y(b.stride) {
-      if (!a.contiguous() || !b.contiguous()) return;
-      rows = 1;
-      cols = x = y = a.shape.size();
-    }
-  };
 };
 
 }  // namespace evenflow
