@@ -20,6 +20,14 @@ pytestmark = [pytest.mark.filterwarnings("ignore:torch.(lu|triangular_solve) is 
               pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context")]
 
 
+
+@pytest.fixture(autouse=True)
+def same_modules() -> None:
+    """Modules draw permutations and weights from torch's and numpy's own generators."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
 def shaken(module: Any, scale: float = 0.1) -> Any:
     """With weights that a training might have left."""
     torch.manual_seed(0)
@@ -150,7 +158,6 @@ def test_a_standardising_embedding_net() -> None:
 @pytest.mark.parametrize("kind", ["realnvp", "nflows", "log2", "nice", "nsf", "uniform"])
 def test_flows_of_glasflow(kind: str) -> None:
     glasflow = pytest.importorskip("glasflow")
-    torch.manual_seed(0)
     settings: dict[str, Any] = dict(n_inputs=D, n_transforms=3, n_neurons=8, n_blocks_per_transform=2,
                                     batch_norm_between_transforms=kind != "uniform", linear_transform="lu")
     if kind in ("nsf", "uniform"):
@@ -166,7 +173,6 @@ def test_flows_of_glasflow(kind: str) -> None:
 @pytest.mark.parametrize("dims, condition", [(5, 3), (2, 2), (1, 2)])
 def test_estimators_of_sbi(dims: int, condition: int) -> None:
     flow_builders = pytest.importorskip("sbi.neural_nets.net_builders")
-    torch.manual_seed(0)
     x, y = torch.randn(100, dims) * 3 + 1, torch.randn(100, condition) * 2 - 1
     estimator = flow_builders.build_nsf(x, y, hidden_features=11, num_transforms=3)
     shaken(estimator)
@@ -200,7 +206,6 @@ def test_affine_couplings_of_normflows(scale_map: str | None, dims: int) -> None
 
 def test_splines_of_normflows() -> None:
     nf = pytest.importorskip("normflows")
-    torch.manual_seed(0)
     layers = [layer for k in range(3) for layer in (
         nf.flows.CoupledRationalQuadraticSpline(D, 2, 8, num_bins=6, reverse_mask=k % 2 == 1), nf.flows.LULinearPermute(D))]
     module = nf.NormalizingFlow(nf.distributions.DiagGaussian(D, trainable=False), layers)
@@ -209,7 +214,6 @@ def test_splines_of_normflows() -> None:
 
 def test_splines_of_normflows_on_the_box() -> None:
     nf = pytest.importorskip("normflows")
-    torch.manual_seed(0)
     layers = [nf.flows.CoupledRationalQuadraticSpline(D, 2, 8, num_bins=6, reverse_mask=k % 2 == 1, tails=None,
                                                       tail_bound=1.0) for k in range(4)]
     layers.insert(2, nf.flows.Permute(D))
@@ -220,7 +224,6 @@ def test_splines_of_normflows_on_the_box() -> None:
 @pytest.mark.parametrize("classes", [None, 4])
 def test_glow_of_normflows(classes: int | None) -> None:
     nf = pytest.importorskip("normflows")
-    torch.manual_seed(0)
     levels = [[nf.flows.GlowBlock(channels, 16, split_mode="channel", scale=True) for _ in range(2)]
               + [nf.flows.Squeeze()] for channels in (8, 4)]
     bases = [nf.distributions.GlowBase((8, 2, 2), num_classes=classes), nf.distributions.GlowBase((2, 4, 4))]
@@ -254,8 +257,6 @@ def test_blocks_of_freia(options: dict[str, Any], context: int) -> None:
     def subnet(inputs: int, outputs: int) -> Any:
         return torch.nn.Sequential(torch.nn.Linear(inputs, 12), torch.nn.SiLU(), torch.nn.Linear(12, outputs))
 
-    torch.manual_seed(0)
-    np.random.seed(0)
     inn = SequenceINN(D)
     for _ in range(3):
         condition = dict(cond=0, cond_shape=(context,)) if context else {}
@@ -270,7 +271,6 @@ def test_glow_blocks_of_freia(clamp: str) -> None:
     pytest.importorskip("FrEIA")
     from FrEIA.framework import SequenceINN
     from FrEIA.modules import GLOWCouplingBlock, PermuteRandom
-    torch.manual_seed(0)
     inn = SequenceINN(D)
     for k in range(2):
         inn.append(GLOWCouplingBlock, clamp=2.0, clamp_activation=clamp, subnet_constructor=lambda n, m: torch.nn.Sequential(
