@@ -105,7 +105,7 @@ struct Place {
   int64_t before;
   int64_t between;
 };
-// Where packs fit, and where none do; a pointer alone that is amiss, and a stride alone.
+// Next to each other; apart, and beginning at a line of memory or not; a stride alone.
 constexpr Place kPlaces[] = {{0, 0}, {4, 8}, {1, 4}, {0, 3}};
 
 /// A view into an array of its own, with what lies around it.

@@ -154,7 +154,7 @@ std::vector<T> flat_arrays(Context& ctx, int64_t n, int64_t before) {
 
 TEST_SUITE_BEGIN("any device");
 
-TEST_CASE_TEMPLATE("device: maps of views that fit packs, and that do not", T, float, double) {
+TEST_CASE_TEMPLATE("device: maps of views with gaps and without", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
   for (const int64_t c : {1, 2, 3, 4, 6, 8, 12}) {
     for (const Place& place : kPlaces) {
@@ -192,7 +192,7 @@ TEST_CASE_TEMPLATE("device: the flat arena at every alignment", T, float, double
   }
 }
 
-TEST_CASE_TEMPLATE("device: weight norm of columns that fit packs, and that do not", T, float, double) {
+TEST_CASE_TEMPLATE("device: weight norm of few columns and many", T, float, double) {
   const double bound = std::is_same<T, double>::value ? 1e-12 : 2e-5;
   for (const auto& size : {std::pair<int64_t, int64_t>{9, 3}, {7, 4}, {1, 8}, {1500, 12}}) {
     const int64_t rows = size.first, cols = size.second;  // CAPTURE is a lambda, which captures no binding

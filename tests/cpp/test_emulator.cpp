@@ -46,30 +46,6 @@ struct Grow {
   void operator()(int64_t, int64_t i) const { x[i] += 1; }
 };
 
-/// Columns of the access that each one is written by; a pack may begin where `begins` says.
-struct Width {
-  using Number = float;
-  const float* begins;
-  double* width;
-  bool packs(int n) const { return ops::fits(n, begins); }
-  template <int n = 1>
-  void operator()(int64_t, int64_t c) const {
-    ops::read<n>(begins + c);
-    for (int e = 0; e < n; ++e) width[c + e] = n;
-  }
-};
-
-/// A pack where none may begin.
-struct Misplaced {
-  using Number = float;
-  float* x;
-  bool packs(int) const { return true; }
-  template <int n = 1>
-  void operator()(int64_t, int64_t i) const {
-    ops::write(ops::read<n>(x + i), x + i);
-  }
-};
-
 /// A tree whose threads read what others write in the same phase.
 struct Racing {
   static constexpr int threads = device::kThreads;
@@ -134,10 +110,6 @@ TEST_CASE("the emulator catches planted bugs") {
   CHECK(ends_the_process([&] { shared.data()[0] = 2; }));
   ctx.synchronize();
   CHECK(shared.data()[3] == 1);
-  float* y = a.make<float>(64);
-  CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 16, Misplaced{y}); }));
-  CHECK(ends_the_process([&] { Exec::for_each(ctx, 1, 16, Misplaced{y + 2}); }));
-  CHECK(!ends_the_process([&] { Exec::for_each(ctx, 1, 15, Misplaced{y + 1}); }));  // a number at a time
   // A race shows as a result that depends on the order of threads.
   std::vector<double> results;
   for (const Emulator::Order order : kOrders) {
@@ -147,23 +119,6 @@ TEST_CASE("the emulator catches planted bugs") {
   }
   Emulator::get().order = Emulator::ascending;
   CHECK((results[0] != results[1] || results[0] != results[2]));
-}
-
-TEST_CASE("accesses are as wide as columns and places allow") {
-  install_emulator();
-  Context ctx("emulated");
-  Arrays a(ctx);
-  const float* x = a.make<float>(64);
-  double* width = a.make<double>(64);
-  for (int64_t cols = 1; cols <= 12; ++cols) {
-    for (int64_t before = 0; before < 4; ++before) {
-      CAPTURE(cols);
-      CAPTURE(before);
-      Exec::for_each(ctx, 1, cols, Width{x + before, width});
-      const double wanted = cols % 4 == 0 && before == 0 ? 4 : 1;
-      CHECK(a.get(width, cols) == std::vector<double>(static_cast<size_t>(cols), wanted));
-    }
-  }
 }
 
 }  // namespace evenflow::test

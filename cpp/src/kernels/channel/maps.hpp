@@ -1,6 +1,8 @@
 #pragma once
 
-#include "kernels/ops/pack.hpp"
+#include <cstdint>
+
+#include "kernels/ops/inline.hpp"
 
 // y = (x + shift) * scale of each channel: ActNorm, scaling, standardisation, batch norm. Rows are pixels.
 
@@ -9,7 +11,6 @@ namespace evenflow::ops {
 /// y = (x + shift) * scale; y = x on other pixels.
 template <class T, class Mask>
 struct ChannelForward {
-  using Number = T;
   Mask mask;
   const T* x;
   int64_t x_stride;
@@ -17,23 +18,15 @@ struct ChannelForward {
   const T* scale;
   T* y;
   int64_t y_stride;
-  EVENFLOW_INLINE bool packs(int n) const {
-    return fits(n, x, x_stride) && fits(n, y, y_stride) && fits(n, shift) && fits(n, scale);
-  }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
-    const bool on = mask.active(row);
-    Pack<T, n> v = read<n>(x + row * x_stride + c);
-    for (int e = 0; e < n; ++e) v.v[e] = on ? (v.v[e] + by.v[e]) * times.v[e] : v.v[e];
-    write(v, y + row * y_stride + c);
+    const T by = shift[c], times = scale[c], v = x[row * x_stride + c];
+    y[row * y_stride + c] = mask.active(row) ? (v + by) * times : v;
   }
 };
 
 /// x = y / scale - shift; x = y on other pixels.
 template <class T, class Mask>
 struct ChannelInverse {
-  using Number = T;
   Mask mask;
   const T* y;
   int64_t y_stride;
@@ -41,23 +34,15 @@ struct ChannelInverse {
   const T* scale;
   T* x;
   int64_t x_stride;
-  EVENFLOW_INLINE bool packs(int n) const {
-    return fits(n, y, y_stride) && fits(n, x, x_stride) && fits(n, shift) && fits(n, scale);
-  }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
-    const bool on = mask.active(row);
-    Pack<T, n> v = read<n>(y + row * y_stride + c);
-    for (int e = 0; e < n; ++e) v.v[e] = on ? v.v[e] / times.v[e] - by.v[e] : v.v[e];
-    write(v, x + row * x_stride + c);
+    const T by = shift[c], times = scale[c], v = y[row * y_stride + c];
+    x[row * x_stride + c] = mask.active(row) ? v / times - by : v;
   }
 };
 
 /// x = z / scale - shift, dx = dz * scale. Sums of each channel over active pixels: dx, dz * z.
 template <class T, class Mask>
 struct ChannelBackward {
-  using Number = T;
   static constexpr int sums = 2;
   Mask mask;
   const T* z;
@@ -70,24 +55,14 @@ struct ChannelBackward {
   int64_t x_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_INLINE bool packs(int n) const {
-    return fits(n, z, z_stride) && fits(n, dz, dz_stride) && fits(n, x, x_stride) && fits(n, dx, dx_stride) &&
-           fits(n, shift) && fits(n, scale);
-  }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t next) const {
-    const Pack<T, n> by = read<n>(shift + c), times = read<n>(scale + c);
-    const Pack<T, n> out = read<n>(z + row * z_stride + c), g = read<n>(dz + row * dz_stride + c);
+    const T by = shift[c], times = scale[c], out = z[row * z_stride + c], g = dz[row * dz_stride + c];
     const bool on = mask.active(row);
-    Pack<T, n> in, din;
-    for (int e = 0; e < n; ++e) {
-      din.v[e] = on ? g.v[e] * times.v[e] : g.v[e];
-      in.v[e] = on ? out.v[e] / times.v[e] - by.v[e] : out.v[e];
-      sum[e] += on ? din.v[e] : T(0);
-      sum[next + e] += on ? g.v[e] * out.v[e] : T(0);
-    }
-    write(in, x + row * x_stride + c);
-    write(din, dx + row * dx_stride + c);
+    const T din = on ? g * times : g;
+    sum[0] += on ? din : T(0);
+    sum[next] += on ? g * out : T(0);
+    x[row * x_stride + c] = on ? out / times - by : out;
+    dx[row * dx_stride + c] = din;
   }
 };
 

@@ -2,8 +2,8 @@
 
 #include "kernels/coupling/laws/fixed.hpp"
 #include "kernels/ops/checkerboard.hpp"
+#include "kernels/ops/functor.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // How a law is applied to the values of an array, in either direction, and the gradients of both.
 
@@ -62,7 +62,7 @@ struct IgnoreNumbers {
   EVENFLOW_INLINE void operator()(int, V) const {}
 };
 
-/// What all maps of a coupling's values have (see ops/pack.hpp for maps). Their groups are samples.
+/// What all maps of a coupling's values have (see ops/functor.hpp for maps). Their groups are samples.
 template <class T, class Law>
 struct CouplingValues {
   CouplingMap map;

@@ -5,8 +5,8 @@
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/lanes.hpp"
 #include "kernels/ops/checkerboard.hpp"
+#include "kernels/ops/functor.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
 #include "kernels/ops/sums.hpp"
 
@@ -82,7 +82,7 @@ struct CpuExec {
     for (; rows > 0; --rows, from += from_stride, to += to_stride) copy_run(to, from, cols);
   }
 
-  /// to[e] = element e of a run; see ops/pack.hpp.
+  /// to[e] = element e of a run; see ops/functor.hpp.
   struct Gather {
     template <class From, class To>
     __attribute__((noinline)) void operator()(const ops::Run& run, const From* from, int64_t stride,
@@ -259,10 +259,10 @@ struct CpuExec {
   static void update_block(const F& f, int64_t first, int64_t last) {
     prefetch_ahead<kBlock>(f, 0, first);
     // Other cores have read target(), so its lines must be called back. A burst of stores does that sooner.
-    alignas(64) typename F::Number values[kBlock];
+    alignas(64) std::remove_pointer_t<decltype(f.target())> values[kBlock];
 #pragma GCC ivdep
-    for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i).v[0];
-    typename F::Number* to = f.target();
+    for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i);
+    auto* to = f.target();
 #pragma GCC ivdep
     for (int64_t i = first; i < last; ++i) to[i] = values[i - first];
   }
@@ -393,14 +393,14 @@ struct CpuExec {
           for (; c + kLanes <= end; c += kLanes) {
             prefetch_ahead<kLanes>(f, r, c);
 #pragma GCC ivdep
-            for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l).v[0]);
+            for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l));
           }
           for (int half = kLanes / 2; half > 0; half /= 2) {
             for (int l = 0; l < half; ++l) lanes[l] = join(lanes[l], lanes[l + half]);
           }
           total = lanes[0];
         }
-        for (; c < end; ++c) total = join(total, f(r, c).v[0]);
+        for (; c < end; ++c) total = join(total, f(r, c));
         partial[i] = total;
       }
     });

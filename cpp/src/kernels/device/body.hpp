@@ -1,10 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
+#include "kernels/ops/functor.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 #include "kernels/ops/place.hpp"
 
 // Kernels as plain structs, so that a compiler for the CPU can compile them too. A body has
@@ -15,11 +14,9 @@
 // A device runs the phases with a barrier after each. The tests' emulator runs all threads of a phase one
 // after another, in several orders. Within a phase no thread may read what another thread writes.
 //
-// One memory access is a pack of n adjacent columns, and the launch chooses n. Arrays start at multiples of
-// sixteen bytes, so n depends only on the sizes and slices of the views.
-//
-// Reductions add in a fixed order that depends only on these sizes. A thread adds every so-many-th pack of
-// its block's chunk, the threads of a block are added as a tree, and then the chunks in the same way.
+// Reductions add in a fixed order that depends only on the sizes of views. A thread adds every so-many-th
+// element of its block's chunk, the threads of a block are added as a tree, and then the chunks in the same
+// way.
 
 namespace evenflow::device {
 
@@ -28,36 +25,30 @@ constexpr int kThreads = 256;
 using ops::Nothing;
 using ops::Place;
 
-/// Most columns per access of a functor: sixteen bytes, or one column if it takes no packs.
-template <class F, class = void>
-constexpr int most_packed = 1;
-template <class F>
-constexpr int most_packed<F, std::void_t<typename F::Number>> = 16 / sizeof(typename F::Number);
-
-/// Position in rows of packs.
-struct PackIndex {
+/// A place in rows of columns.
+struct Spot {
   int64_t row;
   int64_t column;
 };
 
-/// Strided walk over rows of `cols` packs. A thread divides only once, in 32 bits if they suffice.
-struct PackWalk {
+/// Strided walk over rows of `cols` columns. A thread divides only once, in 32 bits if they suffice.
+struct Walk {
   int64_t cols;
   int64_t rows_on;  ///< per step
   int64_t cols_on;
 
-  static PackWalk by(int64_t step, int64_t cols) {
+  static Walk by(int64_t step, int64_t cols) {
     const int64_t of = ops::max_of<int64_t>(cols, 1);
     return {of, step / of, step % of};
   }
-  EVENFLOW_INLINE PackIndex start(int64_t i) const {
+  EVENFLOW_INLINE Spot start(int64_t i) const {
     if ((i | cols) >> 32 == 0) {
       const uint32_t at = static_cast<uint32_t>(i), in = static_cast<uint32_t>(cols);
       return {at / in, at % in};
     }
     return {i / cols, i % cols};
   }
-  EVENFLOW_INLINE void step(PackIndex& at) const {
+  EVENFLOW_INLINE void step(Spot& at) const {
     at.row += rows_on;
     at.column += cols_on;
     if (at.column < cols) return;
@@ -66,24 +57,20 @@ struct PackWalk {
   }
 };
 
-/// f(row, column), n columns at a time, in a grid-stride loop.
-template <class F, int n>
+/// f(row, column) in a grid-stride loop.
+template <class F>
 struct ForEach {
   static constexpr int threads = kThreads;
   using Registers = Nothing;
   using Shared = Nothing;
   int64_t rows;
-  PackWalk walk;  ///< stride: all threads of the grid
+  Walk walk;  ///< stride: all threads of the grid
   F f;
 
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 1; }
   EVENFLOW_INLINE void run(int64_t, const Place& at, Registers&, Shared&) const {
-    for (PackIndex spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
-      if constexpr (n == 1) {
-        f(spot.row, spot.column);
-      } else {
-        f.template operator()<n>(spot.row, spot.column * n);
-      }
+    for (Spot spot = walk.start(at.block * threads + at.thread); spot.row < rows; walk.step(spot)) {
+      f(spot.row, spot.column);
     }
   }
 };
@@ -97,21 +84,11 @@ struct MapOne {
   }
 };
 
-/// What an access of n columns needs, where f names its arrays.
-template <class F>
-struct ByArrays {
-  using Number = typename F::Number;
-  F f;
-  EVENFLOW_INLINE bool packs(int n) const { return ops::all_fit(f, n); }
-};
-
 /// One element of an update.
 template <class F>
-struct Update : ByArrays<F> {
-  template <int n = 1>
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
-    ops::write(this->f.template next<n>(i), this->f.target() + i);
-  }
+struct Update {
+  F f;
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { f.target()[i] = f.next(i); }
 };
 
 struct Add {
@@ -140,15 +117,15 @@ struct Tree {
   }
 };
 
-/// out (blocks): joins f(row, column) over one chunk of packs per block, starting from 0.
-template <class F, class Join, int n>
+/// out (blocks): joins f(row, column) over one chunk of elements per block, starting from 0.
+template <class F, class Join>
 struct Reduce {
   static constexpr int threads = kThreads;
   using Registers = Nothing;
   using Shared = typename Tree<Join, 1>::Shared;
-  int64_t packs;
+  int64_t count;
   int64_t chunk;
-  PackWalk walk;  ///< stride: the threads of a block
+  Walk walk;  ///< stride: the threads of a block
   F f;
   double* out;
 
@@ -156,11 +133,10 @@ struct Reduce {
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     if (phase == 0) {
       double total = 0;
-      const int64_t end = ops::min_of(packs, (at.block + 1) * chunk);
+      const int64_t end = ops::min_of(count, (at.block + 1) * chunk);
       int64_t i = at.block * chunk + at.thread;
-      for (PackIndex spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
-        const ops::Pack<double, n> part = f.template operator()<n>(spot.row, spot.column * n);
-        for (int e = 0; e < n; ++e) total = Join::join(total, part.v[e]);
+      for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+        total = Join::join(total, f(spot.row, spot.column));
       }
       shared.value[0][at.thread] = total;
     } else if (phase <= Tree<Join, 1>::levels) {
@@ -173,16 +149,8 @@ struct Reduce {
 
 /// An array of numbers, for a second Reduce.
 struct Values {
-  using Number = double;
   const double* x;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(x, 0);
-  }
-  template <int n>
-  EVENFLOW_INLINE ops::Pack<double, n> operator()(int64_t, int64_t i) const {
-    return ops::read<n>(x + i);
-  }
+  EVENFLOW_INLINE double operator()(int64_t, int64_t i) const { return x[i]; }
 };
 
 /// Loads, computes and stores one chunk of a group's elements per block. Stores the sums in out (groups,
@@ -197,7 +165,7 @@ struct MapGroups {
   int64_t rows;
   int64_t chunk;
   int64_t chunks;
-  PackWalk walk;  ///< stride: the threads of a block
+  Walk walk;  ///< stride: the threads of a block
   F f;
   bool add;
   double* out;
@@ -222,7 +190,7 @@ struct MapGroups {
     const int64_t first = at.block / chunks * rows, begin = at.block % chunks * chunk;
     const int64_t end = ops::min_of(rows * walk.cols, begin + chunk);
     int64_t i = begin + at.thread;
-    for (PackIndex spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
+    for (Spot spot = walk.start(i); i < end; i += threads, walk.step(spot)) {
       T part[kSums];
       map.element(first + spot.row, spot.column, part);
       for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(part[k]);
@@ -262,34 +230,34 @@ struct FinishSums {
 
 /// out (chunks, F::sums, cols): each block sums a group of columns over a chunk of rows. Threads cover the
 /// columns first and then lanes of rows. The lanes are added in order.
-template <class T, class F, int n>
+template <class T, class F>
 struct SumColumns {
   static constexpr int threads = kThreads;
-  static constexpr int kGroupPacks = 32;  ///< most packs in a group of columns
+  static constexpr int kGroup = 32;  ///< most columns in a group
   using Registers = Nothing;
   struct Shared {
-    double value[F::sums * n][kThreads];
+    double value[F::sums][kThreads];
   };
   int64_t rows;
   int64_t cols;
   int64_t chunk;
-  int width;  ///< packs in a group of columns
+  int width;  ///< columns in a group
   int lanes;  ///< rows at a time
   F f;
   double* out;
 
-  EVENFLOW_INLINE int64_t groups() const { return (cols / n + width - 1) / width; }
+  EVENFLOW_INLINE int64_t groups() const { return (cols + width - 1) / width; }
   EVENFLOW_INLINE int64_t phases(int64_t) const { return 2; }
   EVENFLOW_INLINE void run(int64_t phase, const Place& at, Registers&, Shared& shared) const {
     const int64_t part = at.block / groups(), first = at.block % groups() * width;
     if (phase == 0) {
       const int lane = at.thread / width, place = at.thread % width;
-      if (lane < lanes && (first + place) * n < cols) add_rows(part, lane, (first + place) * n, at, shared);
+      if (lane < lanes && first + place < cols) add_rows(part, lane, first + place, at, shared);
     } else {
-      for (int i = at.thread; i < F::sums * n * width; i += threads) {
-        const int sum = i / (n * width), column = i % (n * width);
-        if (first * n + column < cols) {
-          out[(part * F::sums + sum) * cols + first * n + column] = total(sum, column, shared);
+      for (int i = at.thread; i < F::sums * width; i += threads) {
+        const int sum = i / width, column = i % width;
+        if (first + column < cols) {
+          out[(part * F::sums + sum) * cols + first + column] = total(sum, column, shared);
         }
       }
     }
@@ -298,20 +266,18 @@ struct SumColumns {
  private:
   EVENFLOW_INLINE void add_rows(int64_t part, int lane, int64_t column, const Place& at,
                                 Shared& shared) const {
-    double total[F::sums * n] = {};
+    double total[F::sums] = {};
     const int64_t end = ops::min_of(rows, (part + 1) * chunk);
     for (int64_t r = part * chunk + lane; r < end; r += lanes) {
-      T one[F::sums * n] = {};
-      f.template operator()<n>(r, column, one, n);
-      for (int k = 0; k < F::sums * n; ++k) total[k] += static_cast<double>(one[k]);
+      T one[F::sums] = {};
+      f(r, column, one, 1);
+      for (int k = 0; k < F::sums; ++k) total[k] += static_cast<double>(one[k]);
     }
-    for (int k = 0; k < F::sums * n; ++k) shared.value[k][at.thread] = total[k];
+    for (int k = 0; k < F::sums; ++k) shared.value[k][at.thread] = total[k];
   }
   EVENFLOW_INLINE double total(int sum, int column, const Shared& shared) const {
     double total = 0;
-    for (int lane = 0; lane < lanes; ++lane) {
-      total += shared.value[sum * n + column % n][lane * width + column / n];
-    }
+    for (int lane = 0; lane < lanes; ++lane) total += shared.value[sum][lane * width + column];
     return total;
   }
 };

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <type_traits>
-
 #include "core/device.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/device/body.hpp"
@@ -32,26 +30,12 @@ struct DeviceExec {
 
   static int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-  /// Calls g with the pack size: sixteen bytes, or else one column.
-  template <class F, class G>
-  static void in_packs(int64_t cols, const F& f, const G& g) {
-    constexpr int kMost = device::most_packed<F>;
-    if constexpr (kMost > 1) {
-      if (cols % kMost == 0 && f.packs(kMost)) return g(std::integral_constant<int, kMost>());
-    }
-    g(std::integral_constant<int, 1>());
-  }
   template <class F>
   static void for_each(Context& ctx, int64_t rows, int64_t cols, const F& f, int64_t /*cost*/ = 1) {
     if (rows * cols == 0) return;
-    in_packs(cols, f, [&](auto n) {
-      constexpr int kPack = decltype(n)::value;
-      const int64_t packs = cols / kPack;
-      const int64_t blocks =
-          ops::min_of<int64_t>(ceil_div(rows * packs, device::kThreads), Launcher::max_blocks);
-      launch(ctx, blocks,
-             device::ForEach<F, kPack>{rows, device::PackWalk::by(blocks * device::kThreads, packs), f});
-    });
+    const int64_t blocks =
+        ops::min_of<int64_t>(ceil_div(rows * cols, device::kThreads), Launcher::max_blocks);
+    launch(ctx, blocks, device::ForEach<F>{rows, device::Walk::by(blocks * device::kThreads, cols), f});
   }
 
   template <class T, class F>
@@ -73,7 +57,7 @@ struct DeviceExec {
     const int64_t chunks = ceil_div(rows * cols, kChunk);
     WorkspaceScope scope(ctx.workspace());
     double* partial = chunks == 1 || !out ? out : scope.take<double>(groups * chunks * F::sums);
-    const auto walk = device::PackWalk::by(device::kThreads, cols);
+    const auto walk = device::Walk::by(device::kThreads, cols);
     launch(ctx, groups * chunks,
            device::MapGroups<T, F>{rows, kChunk, chunks, walk, f, chunks == 1, partial});
     if (chunks > 1 && out) for_each(ctx, groups, F::sums, device::AddChunks{chunks, F::sums, partial, out});
@@ -136,15 +120,15 @@ struct DeviceExec {
  private:
   /// Rows per block in sums over columns.
   static int64_t chunk_of(int64_t rows, int64_t cols) {
-    constexpr int64_t kChunk = 4096, kWidest = 128, kMostChunks = 512;
+    constexpr int64_t kChunk = 4096, kWidest = 32, kMostChunks = 512;
     return ops::max_of(ceil_div(kChunk, ops::min_of(cols, kWidest)), ceil_div(rows, kMostChunks));
   }
 
   template <class Join, class F>
   static void reduce(Context& ctx, int64_t rows, int64_t cols, const F& f, double* out) {
-    constexpr int64_t kLeast = 4096, kMostBlocks = 1024, kAlign = 4;
-    const int64_t share = ceil_div(ceil_div(rows * cols, kMostBlocks), kAlign) * kAlign;
-    const int64_t chunk = ops::max_of(kLeast, share), blocks = ceil_div(rows * cols, chunk);
+    constexpr int64_t kLeast = 4096, kMostBlocks = 1024;
+    const int64_t chunk = ops::max_of(kLeast, ceil_div(rows * cols, kMostBlocks)),
+                  blocks = ceil_div(rows * cols, chunk);
     if (blocks <= 1) return reduce_chunks<Join>(ctx, rows, cols, chunk, f, out);
     WorkspaceScope scope(ctx.workspace());
     double* partial = scope.take<double>(blocks);
@@ -156,25 +140,18 @@ struct DeviceExec {
   template <class Join, class F>
   static void reduce_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f,
                             double* out) {
-    in_packs(cols, device::ByArrays<F>{f}, [&](auto n) {
-      constexpr int kPack = decltype(n)::value;
-      const int64_t row = cols / kPack;
-      launch(ctx, ops::max_of<int64_t>(ceil_div(rows * cols, chunk), 1),
-             device::Reduce<F, Join, kPack>{rows * row, chunk / kPack,
-                                            device::PackWalk::by(device::kThreads, row), f, out});
-    });
+    launch(ctx, ops::max_of<int64_t>(ceil_div(rows * cols, chunk), 1),
+           device::Reduce<F, Join>{rows * cols, chunk, device::Walk::by(device::kThreads, cols), f, out});
   }
 
   /// Sums chunks of rows, at least one: out (chunks, F::sums, cols).
   template <class T, class F>
   static void sum_chunks(Context& ctx, int64_t rows, int64_t cols, int64_t chunk, const F& f, double* out) {
-    in_packs(cols, f, [&](auto n) {
-      using Body = device::SumColumns<T, F, decltype(n)::value>;
-      const int64_t packs = cols / decltype(n)::value, groups = ceil_div(packs, Body::kGroupPacks);
-      const int width = static_cast<int>(ceil_div(packs, groups));
-      launch(ctx, groups * ops::max_of<int64_t>(ceil_div(rows, chunk), 1),
-             Body{rows, cols, chunk, width, device::kThreads / width, f, out});
-    });
+    using Body = device::SumColumns<T, F>;
+    const int64_t groups = ceil_div(cols, Body::kGroup);
+    const int width = static_cast<int>(ceil_div(cols, groups));
+    launch(ctx, groups * ops::max_of<int64_t>(ceil_div(rows, chunk), 1),
+           Body{rows, cols, chunk, width, device::kThreads / width, f, out});
   }
 };
 

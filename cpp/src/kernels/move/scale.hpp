@@ -1,7 +1,6 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // Products of arrays with numbers, and sums of both.
 
@@ -10,7 +9,6 @@ namespace evenflow::ops {
 /// x *= factor.
 template <class T>
 struct ScaleAll {
-  using Number = T;
   T factor;
   T* x;
   template <class G>
@@ -18,12 +16,7 @@ struct ScaleAll {
     g(x, 0);
   }
   EVENFLOW_INLINE T* target() const { return x; }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
-    Pack<T, n> v = read<n>(x + i);
-    for (int e = 0; e < n; ++e) v.v[e] *= factor;
-    return v;
-  }
+  EVENFLOW_INLINE T next(int64_t i) const { return factor * x[i]; }
 };
 
 /// y = factor * x.

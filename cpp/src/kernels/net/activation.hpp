@@ -2,7 +2,6 @@
 
 #include "evenflow/types.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // The hidden units of dense nets, and the gates of residual blocks.
 
@@ -95,68 +94,46 @@ template <class G>
 /// y = f(x), where y may be x.
 template <class T, class F>
 struct Activate {
-  using Number = T;
   const T* x;
   int64_t x_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride) && fits(n, y, y_stride); }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    Pack<T, n> v = read<n>(x + row * x_stride + c);
-    for (int e = 0; e < n; ++e) v.v[e] = F::value(v.v[e]);
-    write(v, y + row * y_stride + c);
+    y[row * y_stride + c] = F::value(x[row * x_stride + c]);
   }
 };
 
 /// dx = dy f', where dx may be dy, or dx += dy f'.
 template <class T, class F, bool add>
 struct ActivateBackward {
-  using Number = T;
   const T* at;  ///< f(x), or x
   int64_t at_stride;
   const T* dy;
   int64_t dy_stride;
   T* dx;
   int64_t dx_stride;
-  EVENFLOW_INLINE bool packs(int n) const {
-    return fits(n, at, at_stride) && fits(n, dy, dy_stride) && fits(n, dx, dx_stride);
-  }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> v = read<n>(at + row * at_stride + c), g = read<n>(dy + row * dy_stride + c);
-    T* to = dx + row * dx_stride + c;
-    Pack<T, n> out = read<n>(to);
-    for (int e = 0; e < n; ++e) {
-      const T through = F::backward(v.v[e], g.v[e]);
-      out.v[e] = add ? out.v[e] + through : through;
-    }
-    write(out, to);
+    const T through = F::backward(at[row * at_stride + c], dy[row * dy_stride + c]);
+    T& to = dx[row * dx_stride + c];
+    to = add ? to + through : through;
   }
 };
 
 /// y *= sigmoid(s), a gated linear unit.
 template <class T>
 struct Gate {
-  using Number = T;
   const T* s;
   int64_t s_stride;
   T* y;
   int64_t y_stride;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, s, s_stride) && fits(n, y, y_stride); }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> by = read<n>(s + row * s_stride + c);
-    Pack<T, n> v = read<n>(y + row * y_stride + c);
-    for (int e = 0; e < n; ++e) v.v[e] = v.v[e] * sigmoid(by.v[e]);
-    write(v, y + row * y_stride + c);
+    y[row * y_stride + c] *= sigmoid(s[row * s_stride + c]);
   }
 };
 
 /// ds += dy y (1 - sigmoid(s)), then dy *= sigmoid(s), the gradient before the gate.
 template <class T>
 struct GateBackward {
-  using Number = T;
   const T* s;
   int64_t s_stride;
   const T* y;
@@ -165,20 +142,10 @@ struct GateBackward {
   int64_t dy_stride;
   T* ds;
   int64_t ds_stride;
-  EVENFLOW_INLINE bool packs(int n) const {
-    return fits(n, s, s_stride) && fits(n, y, y_stride) && fits(n, dy, dy_stride) && fits(n, ds, ds_stride);
-  }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> by = read<n>(s + row * s_stride + c), v = read<n>(y + row * y_stride + c);
-    Pack<T, n> g = read<n>(dy + row * dy_stride + c), out = read<n>(ds + row * ds_stride + c);
-    for (int e = 0; e < n; ++e) {
-      const T gate = sigmoid(by.v[e]);
-      out.v[e] += g.v[e] * v.v[e] * (T(1) - gate);
-      g.v[e] = g.v[e] * gate;
-    }
-    write(out, ds + row * ds_stride + c);
-    write(g, dy + row * dy_stride + c);
+    const T gate = sigmoid(s[row * s_stride + c]), g = dy[row * dy_stride + c];
+    ds[row * ds_stride + c] += g * y[row * y_stride + c] * (T(1) - gate);
+    dy[row * dy_stride + c] = g * gate;
   }
 };
 

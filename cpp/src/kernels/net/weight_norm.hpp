@@ -1,7 +1,6 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // Weight normalisation: w = g v / |v| for each column of v (rows, cols).
 
@@ -10,15 +9,12 @@ namespace evenflow::ops {
 /// Squared norms of columns.
 template <class T>
 struct NormSquares {
-  using Number = T;
   static constexpr int sums = 1;
   const T* v;
   int64_t cols;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, v, cols); }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    const Pack<T, n> value = read<n>(v + row * cols + c);
-    for (int e = 0; e < n; ++e) sum[e] += value.v[e] * value.v[e];
+    const T value = v[row * cols + c];
+    sum[0] += value * value;
   }
 };
 
@@ -50,16 +46,12 @@ struct ScaleColumns {
 /// Dot products of the columns of a with those of b.
 template <class T>
 struct ColumnDots {
-  using Number = T;
   static constexpr int sums = 1;
   const T* a;
   const T* b;
   int64_t cols;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, a, cols) && fits(n, b, cols); }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    const Pack<T, n> left = read<n>(a + row * cols + c), right = read<n>(b + row * cols + c);
-    for (int e = 0; e < n; ++e) sum[e] += left.v[e] * right.v[e];
+    sum[0] += a[row * cols + c] * b[row * cols + c];
   }
 };
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "kernels/ops/checkerboard.hpp"
-#include "kernels/ops/pack.hpp"
 
 // Sums of columns, and what becomes of them; for all topics. Totals are in double.
 
@@ -10,17 +9,13 @@ namespace evenflow::ops {
 /// The sum of each column over the pixels that take part.
 template <class T>
 struct ColumnSum {
-  using Number = T;
   static constexpr int sums = 1;
   PixelMask mask;
   const T* x;
   int64_t x_stride;
-  EVENFLOW_INLINE bool packs(int n) const { return fits(n, x, x_stride); }
-  template <int n = 1>
   EVENFLOW_INLINE void operator()(int64_t row, int64_t c, T* sum, int64_t) const {
-    const Pack<T, n> in = read<n>(x + row * x_stride + c);
-    const bool on = mask.active(row);
-    for (int e = 0; e < n; ++e) sum[e] += on ? in.v[e] : T(0);
+    const T value = x[row * x_stride + c];
+    sum[0] += mask.active(row) ? value : T(0);
   }
 };
 

@@ -1,6 +1,8 @@
 #pragma once
 
-#include "kernels/ops/pack.hpp"
+#include <cstdint>
+
+#include "kernels/ops/inline.hpp"
 
 // What is done with all parameters or gradients at once, besides an optimiser's update.
 
@@ -9,7 +11,6 @@ namespace evenflow::ops {
 /// average += rate (x - average).
 template <class T>
 struct Average {
-  using Number = T;
   const T* x;
   T rate;
   T* average;
@@ -18,30 +19,19 @@ struct Average {
     g(x, 0), g(average, 0);
   }
   EVENFLOW_INLINE T* target() const { return average; }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
-    const Pack<T, n> now = read<n>(x + i);
-    Pack<T, n> mean = read<n>(average + i);
-    for (int e = 0; e < n; ++e) mean.v[e] += rate * (now.v[e] - mean.v[e]);
-    return mean;
-  }
+  EVENFLOW_INLINE T next(int64_t i) const { return average[i] + rate * (x[i] - average[i]); }
 };
 
 /// The sum of x^2.
 template <class T>
 struct SumSquares {
-  using Number = T;
   const T* x;
   template <class G>
   EVENFLOW_INLINE void each_array(const G& g) const {
     g(x, 0);
   }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<double, n> operator()(int64_t, int64_t i) const {
-    const Pack<T, n> in = read<n>(x + i);
-    Pack<double, n> out;
-    for (int e = 0; e < n; ++e) out.v[e] = static_cast<double>(in.v[e]) * static_cast<double>(in.v[e]);
-    return out;
+  EVENFLOW_INLINE double operator()(int64_t, int64_t i) const {
+    return static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }
 };
 

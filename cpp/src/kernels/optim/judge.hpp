@@ -1,7 +1,6 @@
 #pragma once
 
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // Whether results are finite, and how far they are from what they should be.
 
@@ -10,19 +9,15 @@ namespace evenflow::ops {
 /// 1 for a value that is not finite.
 template <class T>
 struct NotFinite {
-  using Number = T;
   const T* x;
   int64_t x_stride;
   template <class G>
   EVENFLOW_INLINE void each_array(const G& g) const {
     g(x, x_stride);
   }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<double, n> operator()(int64_t row, int64_t c) const {
-    const Pack<T, n> in = read<n>(x + row * x_stride + c);
-    Pack<double, n> out;
-    for (int e = 0; e < n; ++e) out.v[e] = in.v[e] - in.v[e] == T(0) ? 0.0 : 1.0;
-    return out;
+  EVENFLOW_INLINE double operator()(int64_t row, int64_t c) const {
+    const T value = x[row * x_stride + c];
+    return value - value == T(0) ? 0.0 : 1.0;
   }
 };
 
@@ -30,7 +25,6 @@ struct NotFinite {
 /// no number. One large sample thus hides nothing of the others.
 template <class T>
 struct SampleDistance {
-  using Number = double;  // of the result; all else is read value by value
   int64_t pixels, cols;
   const T* a;
   int64_t a_stride;
@@ -38,15 +32,7 @@ struct SampleDistance {
   int64_t b_stride;
   template <class G>
   EVENFLOW_INLINE void each_array(const G&) const {}
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<double, n> operator()(int64_t, int64_t sample) const {
-    Pack<double, n> out;
-    for (int e = 0; e < n; ++e) out.v[e] = of(sample + e);
-    return out;
-  }
-
- private:
-  EVENFLOW_INLINE double of(int64_t sample) const {
+  EVENFLOW_INLINE double operator()(int64_t, int64_t sample) const {
     constexpr int kLanes = 8;
     T error[kLanes] = {}, size[kLanes] = {T(1)};
     for (int64_t pixel = sample * pixels, end = pixel + pixels; pixel < end; ++pixel) {
@@ -64,6 +50,8 @@ struct SampleDistance {
     }
     return static_cast<double>(error[0]) / static_cast<double>(size[0]);
   }
+
+ private:
   EVENFLOW_INLINE static void see(T got, T truth, T& error, T& size) {
     error = max_of(error, min_of(abs_of(got - truth), T(HUGE_VAL)));
     size = max_of(size, abs_of(truth));

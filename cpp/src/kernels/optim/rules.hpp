@@ -4,7 +4,6 @@
 
 #include "evenflow/optim.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 
 // The optimisers' update rules, for one element of the flat arena each.
 
@@ -23,12 +22,7 @@ struct StepBase {
   EVENFLOW_INLINE void each_array(const G& f) const {
     f(g, 0), f(w, 0);
   }
-  template <int n>
-  EVENFLOW_INLINE Pack<T, n> grad(int64_t i, const Pack<T, n>& at) const {
-    Pack<T, n> slope = read<n>(g + i);
-    for (int e = 0; e < n; ++e) slope.v[e] += i + e < decay_size ? weight_decay * at.v[e] : T(0);
-    return slope;
-  }
+  EVENFLOW_INLINE T grad(int64_t i, T at) const { return g[i] + (i < decay_size ? weight_decay * at : T(0)); }
 };
 
 /// A decaying average to which nothing is added any more (that of a unit that never fires) ends at zero, not
@@ -55,7 +49,6 @@ EVENFLOW_INLINE T squarable(T g) {
 
 template <class T>
 struct Sgd {
-  using Number = T;
   StepBase<T> base;
   T momentum;
   T* v;
@@ -64,16 +57,10 @@ struct Sgd {
     base.each_array(g), g(v, 0);
   }
   EVENFLOW_INLINE T* target() const { return base.w; }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
-    Pack<T, n> w = read<n>(base.w + i), speed = read<n>(v + i);
-    const Pack<T, n> g = base.grad(i, w);
-    for (int e = 0; e < n; ++e) {
-      speed.v[e] = settled(momentum * speed.v[e] - base.lr * g.v[e]);
-      w.v[e] = base.shrink * w.v[e] + speed.v[e];
-    }
-    write(speed, v + i);
-    return w;
+  EVENFLOW_INLINE T next(int64_t i) const {
+    const T w = base.w[i], speed = settled(momentum * v[i] - base.lr * base.grad(i, w));
+    v[i] = speed;
+    return base.shrink * w + speed;
   }
 };
 
@@ -120,7 +107,6 @@ struct Adamax {
 /// A step of a rule with two moments.
 template <class T, class Rule>
 struct TwoMoments {
-  using Number = T;
   StepBase<T> base;
   Rule rule;
   T* m;
@@ -130,13 +116,11 @@ struct TwoMoments {
     base.each_array(g), g(m, 0), g(v, 0);
   }
   EVENFLOW_INLINE T* target() const { return base.w; }
-  template <int n = 1>
-  EVENFLOW_INLINE Pack<T, n> next(int64_t i) const {
-    Pack<T, n> w = read<n>(base.w + i), first = read<n>(m + i), second = read<n>(v + i);
-    const Pack<T, n> g = base.grad(i, w);
-    for (int e = 0; e < n; ++e) rule(base, g.v[e], w.v[e], first.v[e], second.v[e]);
-    write(first, m + i);
-    write(second, v + i);
+  EVENFLOW_INLINE T next(int64_t i) const {
+    T w = base.w[i], first = m[i], second = v[i];
+    rule(base, base.grad(i, w), w, first, second);
+    m[i] = first;
+    v[i] = second;
     return w;
   }
 };

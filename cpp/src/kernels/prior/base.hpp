@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "evenflow/prior.hpp"
+#include "kernels/ops/functor.hpp"
 #include "kernels/ops/math.hpp"
-#include "kernels/ops/pack.hpp"
 #include "kernels/ops/philox.hpp"
 
 // Base distributions: their density, and draws.
