@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/work_queue.hpp"
+#include "core/team.hpp"
 #include "evenflow/context.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/lanes.hpp"
@@ -25,18 +25,6 @@ struct CpuExec {
   static constexpr bool shares_rows = false;  ///< whether a reduction may divide a row
 
   static int threads_for(Context& ctx, int64_t work) { return work < kParallelWork ? 1 : ctx.threads(); }
-
-  /// Prefetches the lines of f's arrays that hold `count` elements of a row, some time before element `col`
-  /// needs them. Hardware prefetchers do not look far enough ahead.
-  template <int count, class F>
-  EVENFLOW_INLINE static void prefetch_ahead(const F& f, int64_t row, int64_t col) {
-    constexpr int64_t kAhead = 512;
-    f.each_array([&](const auto* array, int64_t stride) __attribute__((always_inline)) {
-      const auto* const at = array + row * stride + col + kAhead;
-#pragma GCC unroll 8
-      for (int64_t c = 0; c < count; c += 64 / sizeof(*array)) __builtin_prefetch(at + c);
-    });
-  }
 
   static constexpr int block_rows = 1, block_cols = 1;  ///< threads of a block() body
 
@@ -252,36 +240,6 @@ struct CpuExec {
     });
   }
 
-  static constexpr int64_t kBlock = 64;  ///< elements prefetched together
-
-  /// f.target()[i] = f.next(i) for first <= i < last, at most one block.
-  template <class F>
-  static void update_block(const F& f, int64_t first, int64_t last) {
-    prefetch_ahead<kBlock>(f, 0, first);
-    // Other cores have read target(), so its lines must be called back. A burst of stores does that sooner.
-    alignas(64) std::remove_pointer_t<decltype(f.target())> values[kBlock];
-#pragma GCC ivdep
-    for (int64_t i = first; i < last; ++i) values[i - first] = f.next(i);
-    auto* to = f.target();
-#pragma GCC ivdep
-    for (int64_t i = first; i < last; ++i) to[i] = values[i - first];
-  }
-
-  /// f.target()[i] = f.next(i) for i < n, over arrays too long for a cache.
-  template <class F>
-  static void update(Context& ctx, int64_t n, const F& f, int64_t cost = 1) {
-    constexpr int64_t kMost = 256;
-    const int64_t blocks = (n + kBlock - 1) / kBlock;
-    const int threads = threads_for(ctx, n * cost);
-    WorkspaceScope scope(ctx);
-    const WorkQueue queue(scope.take<WorkQueue::Progress>(threads), threads);
-    run_team<Isa>(threads, [&](const Team& team) {
-      queue.run(team, blocks, kMost, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t b = begin; b < end; ++b) update_block(f, b * kBlock, ops::min_of(n, (b + 1) * kBlock));
-      });
-    });
-  }
-
   /// A map without sums whose computations are in T = double, like noise.
   template <class T, class F>
   static void map(Context& ctx, int64_t rows, int64_t cols, const F& f) {
@@ -391,7 +349,6 @@ struct CpuExec {
         if (c + kLanes <= end) {
           double lanes[kLanes] = {};
           for (; c + kLanes <= end; c += kLanes) {
-            prefetch_ahead<kLanes>(f, r, c);
 #pragma GCC ivdep
             for (int l = 0; l < kLanes; ++l) lanes[l] = join(lanes[l], f(r, c + l));
           }

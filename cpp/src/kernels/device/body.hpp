@@ -84,13 +84,6 @@ struct MapOne {
   }
 };
 
-/// One element of an update.
-template <class F>
-struct Update {
-  F f;
-  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { f.target()[i] = f.next(i); }
-};
-
 struct Add {
   EVENFLOW_INLINE static double join(double a, double b) { return a + b; }
 };

@@ -43,12 +43,6 @@ struct DeviceExec {
     for_each(ctx, rows, cols, device::MapOne<T, F>{f});
   }
 
-  /// f.target()[i] = f.next(i) for i < n.
-  template <class F>
-  static void update(Context& ctx, int64_t n, const F& f, int64_t /*cost*/ = 1) {
-    for_each(ctx, 1, n, device::Update<F>{f});
-  }
-
   /// out may be null if the sums are not needed.
   template <class T, class F>
   static void map_groups(Context& ctx, int64_t groups, int64_t rows, int64_t cols, const F& f, double* out) {

@@ -63,7 +63,7 @@ class MoveLaunch final : public MoveKernels<T> {
   }
 
   void scale(Context& ctx, int64_t n, T factor, T* x) const override {
-    Exec::update(ctx, n, ops::ScaleAll<T>{factor, x});
+    Exec::for_each(ctx, 1, n, ops::ScaleAll<T>{factor, x});
   }
 
   void scale_doubles(Context& ctx, int64_t n, double factor, const double* x, double* y) const override {

@@ -11,12 +11,7 @@ template <class T>
 struct ScaleAll {
   T factor;
   T* x;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(x, 0);
-  }
-  EVENFLOW_INLINE T* target() const { return x; }
-  EVENFLOW_INLINE T next(int64_t i) const { return factor * x[i]; }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { x[i] *= factor; }
 };
 
 /// y = factor * x.

@@ -6,12 +6,9 @@
 //
 //   for_each            f(row, column) computes one element
 //   sum, largest        f(row, column) returns a double
-//                       each_array(g) calls g(array, distance of its rows) for each array that f reads
 //   sum_columns         f(row, column, sum, next) adds to sum[0], sum[next] ..., `sums` of them
 //   sum_columns_to,     the same; finish(column, sum, next) gets each column's totals, `finish.sums` of them
 //   sum_rows
-//   update              next(i) is the new element i of the array target(); it may write others itself
-//                       each_array(g) as above
 //   map, map_groups     see below
 //
 // On a CPU compilers make vectors of loops.

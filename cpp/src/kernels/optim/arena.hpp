@@ -14,22 +14,13 @@ struct Average {
   const T* x;
   T rate;
   T* average;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(x, 0), g(average, 0);
-  }
-  EVENFLOW_INLINE T* target() const { return average; }
-  EVENFLOW_INLINE T next(int64_t i) const { return average[i] + rate * (x[i] - average[i]); }
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const { average[i] += rate * (x[i] - average[i]); }
 };
 
 /// The sum of x^2.
 template <class T>
 struct SumSquares {
   const T* x;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(x, 0);
-  }
   EVENFLOW_INLINE double operator()(int64_t, int64_t i) const {
     return static_cast<double>(x[i]) * static_cast<double>(x[i]);
   }

@@ -11,10 +11,6 @@ template <class T>
 struct NotFinite {
   const T* x;
   int64_t x_stride;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    g(x, x_stride);
-  }
   EVENFLOW_INLINE double operator()(int64_t row, int64_t c) const {
     const T value = x[row * x_stride + c];
     return value - value == T(0) ? 0.0 : 1.0;
@@ -30,8 +26,6 @@ struct SampleDistance {
   int64_t a_stride;
   const T* b;
   int64_t b_stride;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G&) const {}
   EVENFLOW_INLINE double operator()(int64_t, int64_t sample) const {
     constexpr int kLanes = 8;
     T error[kLanes] = {}, size[kLanes] = {T(1)};

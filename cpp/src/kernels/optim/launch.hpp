@@ -13,11 +13,12 @@ class OptimLaunch final : public OptimKernels<T> {
   void step(Context& ctx, const OptimizerConfig& config, int64_t n, int64_t decay_size, double lr, const T* g,
             T* m, T* v, T* w) const override {
     const ops::StepBase<T> base{w, g, T(lr), T(config.shrink), T(config.weight_decay), decay_size};
-    ops::with_rule(config, base, m, v, [&](const auto& f, int64_t cost) { Exec::update(ctx, n, f, cost); });
+    ops::with_rule(config, base, m, v,
+                   [&](const auto& f, int64_t cost) { Exec::for_each(ctx, 1, n, f, cost); });
   }
 
   void average(Context& ctx, int64_t n, const T* x, T rate, T* average) const override {
-    Exec::update(ctx, n, ops::Average<T>{x, rate, average});
+    Exec::for_each(ctx, 1, n, ops::Average<T>{x, rate, average});
   }
 
   void sum_squares(Context& ctx, int64_t n, const T* x, double* out) const override {

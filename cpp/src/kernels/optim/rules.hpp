@@ -18,10 +18,6 @@ struct StepBase {
   T shrink;            ///< multiplies w before the step
   T weight_decay;      ///< L2 factor
   int64_t decay_size;  ///< elements [0, decay_size) have L2
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& f) const {
-    f(g, 0), f(w, 0);
-  }
   EVENFLOW_INLINE T grad(int64_t i, T at) const { return g[i] + (i < decay_size ? weight_decay * at : T(0)); }
 };
 
@@ -52,15 +48,10 @@ struct Sgd {
   StepBase<T> base;
   T momentum;
   T* v;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    base.each_array(g), g(v, 0);
-  }
-  EVENFLOW_INLINE T* target() const { return base.w; }
-  EVENFLOW_INLINE T next(int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     const T w = base.w[i], speed = settled(momentum * v[i] - base.lr * base.grad(i, w));
     v[i] = speed;
-    return base.shrink * w + speed;
+    base.w[i] = base.shrink * w + speed;
   }
 };
 
@@ -111,17 +102,12 @@ struct TwoMoments {
   Rule rule;
   T* m;
   T* v;
-  template <class G>
-  EVENFLOW_INLINE void each_array(const G& g) const {
-    base.each_array(g), g(m, 0), g(v, 0);
-  }
-  EVENFLOW_INLINE T* target() const { return base.w; }
-  EVENFLOW_INLINE T next(int64_t i) const {
+  EVENFLOW_INLINE void operator()(int64_t, int64_t i) const {
     T w = base.w[i], first = m[i], second = v[i];
     rule(base, base.grad(i, w), w, first, second);
     m[i] = first;
     v[i] = second;
-    return w;
+    base.w[i] = w;
   }
 };
 
